@@ -1,0 +1,92 @@
+"""Source: whatever can produce topics (the live session, the simulator, a replay), and the Sink it feeds.
+
+A source runs threads of its own. The feeder calls `subscribe`, `unsubscribe` and `download` on the publisher's
+thread: they must return at once, so a source that has to wait (xtquant does) enqueues the call. A source answers
+through the sink, from any of its threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, Protocol
+
+from qmt_bridge.errors import ErrorCode
+from qmt_bridge.wire.topics import Kind, Topic, TopicParts
+
+FeedState = Literal["up", "down", "stale", "ended"]
+
+
+class DownloadRequest(NamedTuple):
+    """What xtdata.download_history_data2 takes; times are '' or 'YYYYMMDD' or 'YYYYMMDDhhmmss'."""
+
+    stocks: tuple[str, ...]
+    period: str
+    start_time: str
+    end_time: str
+
+
+class Sink(Protocol):
+    """What a source may tell the feeder. Every method may be called from any thread and never blocks."""
+
+    def publish(self, topic: Topic, body: object, received_ns: int) -> None:
+        """Publish `body`, the object a documented WebSocket client gets as JSON.
+
+        It is encoded before this returns: a source may change it afterwards. `received_ns` is when the source's
+        callback was entered. A body that cannot be encoded is counted, logged once per kind, and dropped.
+        """
+
+    def publish_whole(self, topic: Topic, ticks: Mapping[str, object], received_ns: int) -> None:
+        """Publish whole-quote `ticks` by code, in batches of at most 512 KiB."""
+
+    def publish_trade(self, account: str, event: str, data: Mapping[str, object], received_ns: int) -> None:
+        """Journal and publish one trade event of `account`; `event` is its documented ``type``."""
+
+    def accept(self, topic: Topic) -> None:
+        """Say that the source has subscribed `topic`; the first publish says so too."""
+
+    def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
+        """Say that `topic` cannot be served, now or any more; whoever wants it is told."""
+
+    def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
+        """Say how the session is; published on ``status/feeder/`` at once. A source starts as ``down``."""
+
+    def wait_room(self, limit: int, timeout: float) -> bool:
+        """Block until fewer than `limit` messages wait to be sent; False if `timeout` seconds passed.
+
+        The one call that may block: a replay at full speed keeps pace with its consumers by it.
+        """
+
+
+class Source(Protocol):
+    """A producer of topics."""
+
+    # "xtquant", "sim" or "replay"
+    name: str
+    # Whether its data is invented; announced wherever the data is shown.
+    simulated: bool
+    # Subscriptions to any other kind are refused by the feeder before they reach the source.
+    kinds: frozenset[Kind]
+    # True only for a replay at full speed: no message may be dropped, a slow consumer holds everybody.
+    lossless: bool
+
+    def start(self, sink: Sink) -> None:
+        """Start the source's threads and return; raise what makes starting impossible."""
+
+    def subscribe(self, topic: Topic, parts: TopicParts) -> None:
+        """Begin to publish `topic`; raise `Refused` or call ``sink.refuse`` if it cannot be."""
+
+    def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
+        """Stop publishing `topic`, which was subscribed before."""
+
+    def download(self, topic: Topic, request: DownloadRequest) -> None:
+        """Download history; publish progress and the end on `topic`; raise `Refused` if it cannot be.
+
+        Progress is ``{"finished":1,"total":3,"stockcode":"000001.SZ","message":""}``; the last body is
+        ``{"status":"done"}`` or ``{"status":"error","code":..,"error":..,"failed":{code: reason}}``.
+        """
+
+    def upstream(self) -> int:
+        """Return how many subscriptions are held at the source."""
+
+    def close(self) -> None:
+        """Stop the threads; return within two seconds."""

@@ -1,0 +1,188 @@
+"""Every setting on one screen: defaults, then a TOML file, then environment ``QMT_BRIDGE_*``, then flags.
+
+Read once at the edge (a command, or the ASGI app's start) and handed down; nothing below reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import msgspec
+import platformdirs
+from msgspec import Meta
+
+from qmt_bridge.errors import ConfigError
+
+ENV_PREFIX = "QMT_BRIDGE_"
+# Names the file itself, so it is no setting.
+CONFIG_ENV = "QMT_BRIDGE_CONFIG"
+
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All settings. A TOML key is the field's name; the environment name is ``QMT_BRIDGE_<NAME>``."""
+
+    # gateway
+    host: Annotated[str, Meta(description="Address on which the gateway listens.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")] = 8000
+    workers: Annotated[int, Meta(ge=1, le=64, description="Number of gateway worker processes.")] = 1
+    api_key: Annotated[
+        str,
+        Meta(description="Key for /ws/trade; without one nobody gets trade events (`up` makes one for its run)."),
+    ] = ""
+    require_key: Annotated[bool, Meta(description="Ask for the key on the market-data URLs too.")] = False
+    origins: Annotated[
+        tuple[str, ...],
+        Meta(description='Browser origins that may connect, e.g. "https://desk.example"; "*" is any.'),
+    ] = ("*",)
+    max_connections: Annotated[Positive, Meta(description="Open WebSockets a worker accepts.")] = 5000
+    max_topics: Annotated[Positive, Meta(description="Subscriptions that one WebSocket may hold.")] = 6000
+    max_rate: Annotated[
+        Positive,
+        Meta(description="Requests a second that one WebSocket may send; four times that in a burst."),
+    ] = 50
+    outbox_bytes: Annotated[
+        Positive, Meta(description="Bytes that may wait for one slow client before its stream is conflated.")
+    ] = 4 * 1024 * 1024
+    slow_timeout: Annotated[
+        float, Meta(gt=0, description="Seconds without any progress after which a slow client is aborted.")
+    ] = 60.0
+
+    # feeder
+    source: Annotated[
+        Literal["auto", "xtquant", "sim", "replay"],
+        Meta(description="Where data comes from; auto is xtquant where it can be imported, else sim."),
+    ] = "auto"
+    file: Annotated[str, Meta(description="replay: the CSV or CSV.gz file to play.")] = ""
+    speed: Annotated[
+        float, Meta(ge=0, description="replay: times the recorded pace; 0 is as fast as consumers take it.")
+    ] = 1.0
+    delay: Annotated[float, Meta(ge=0, description="replay: seconds from the first subscription to the start.")] = 2.0
+    loop: Annotated[bool, Meta(description="replay: start again at the end.")] = False
+    sim_seed: Annotated[int, Meta(ge=0, description="sim: the same seed gives the same day.")] = 1
+    sim_interval: Annotated[float, Meta(ge=0.01, description="sim: seconds between two snapshots of a code.")] = 3.0
+    sim_l2_rate: Annotated[
+        float, Meta(gt=0, le=1000, description="sim: orders and trade prints a second and subscribed code.")
+    ] = 5.0
+    sim_order_interval: Annotated[
+        float, Meta(ge=0.01, description="sim: seconds between two new orders of the account.")
+    ] = 5.0
+    sim_hours: Annotated[
+        Literal["always", "exchange"],
+        Meta(description="sim: always open, or only in the hours of the exchange."),
+    ] = "always"
+    grace: Annotated[
+        float, Meta(ge=0, description="Seconds that a topic stays subscribed after its last subscriber left.")
+    ] = 5.0
+    journal_days: Annotated[Positive, Meta(description="Days for which trade events can be replayed.")] = 30
+    data_dir: Annotated[str, Meta(description="Folder of the trade journal; empty is the user's own.")] = ""
+
+    # wire
+    market_addr: Annotated[str, Meta(description="ZeroMQ address of market data.")] = "tcp://127.0.0.1:5555"
+    trade_addr: Annotated[str, Meta(description="ZeroMQ address of trade events.")] = "tcp://127.0.0.1:5556"
+    ask_addr: Annotated[str, Meta(description="ZeroMQ address of questions.")] = "tcp://127.0.0.1:5557"
+    curve_dir: Annotated[
+        str, Meta(description="Folder of CURVE keys (`qmt-bridge keygen`); needed off the machine.")
+    ] = ""
+
+    # log
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="Least serious message to log.")
+    ] = "info"
+    log_format: Annotated[Literal["text", "json"], Meta(description="Form of a log line.")] = "text"
+
+    def __repr__(self) -> str:
+        # A secret is never logged, not even by an accidental "%r".
+        shown = {**msgspec.structs.asdict(self), "api_key": "***" if self.api_key else ""}
+        return f"Config({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    @property
+    def data_path(self) -> Path:
+        """Return the folder for the feeder's own files; it may not exist yet."""
+        return Path(self.data_dir) if self.data_dir else platformdirs.user_data_path("qmt-bridge", False)
+
+
+_HINTS = get_type_hints(Config, include_extras=True)
+NAMES: tuple[str, ...] = Config.__struct_fields__
+
+
+def env_name(name: str) -> str:
+    """Return the environment variable of the setting `name`."""
+    return ENV_PREFIX + name.upper()
+
+
+def description(name: str) -> str:
+    """Return the sentence that explains the setting `name`."""
+    for meta in get_args(_HINTS[name])[1:]:
+        if isinstance(meta, Meta) and meta.description:
+            return meta.description
+    raise KeyError(name)
+
+
+def default(name: str) -> Any:
+    """Return the default of the setting `name`."""
+    return Config.__struct_defaults__[NAMES.index(name)]
+
+
+def load_config(
+    file: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Config:
+    """Read the settings; raise `ConfigError` that names the first unknown or malformed one.
+
+    `file` is the TOML file (else ``QMT_BRIDGE_CONFIG``, else none), `env` the environment (else the process's),
+    `flags` what the command line said, None values being what it did not say.
+    """
+    env = os.environ if env is None else env
+    values: dict[str, object] = {}
+    file = file or env.get(CONFIG_ENV)
+    if file:
+        for name, value in _read_toml(Path(file)).items():
+            values[name] = _convert(name, value, f"{name} in {file}", strict=True)
+    for variable, text in env.items():
+        if variable.startswith(ENV_PREFIX) and variable != CONFIG_ENV:
+            name = variable.removeprefix(ENV_PREFIX).lower()
+            values[name] = _convert(name, text, variable, strict=False)
+    for name, value in (flags or {}).items():
+        if value is not None:
+            values[name] = _convert(name, value, f"--{name.replace('_', '-')}", strict=True)
+    return Config(**values)  # type: ignore[arg-type]  # each value was converted to its field's type
+
+
+def export_env(config: Config) -> dict[str, str]:
+    """Return the environment that makes a child process read exactly `config`."""
+    exported = {}
+    for name in NAMES:
+        value = getattr(config, name)
+        if value == default(name):
+            continue
+        exported[env_name(name)] = ",".join(value) if isinstance(value, tuple) else str(value)
+    return exported
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(str(path), f"cannot read the settings: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(str(path), f"not valid TOML: {exc}") from exc
+
+
+def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
+    if name not in _HINTS:
+        raise ConfigError(shown, "unknown setting")
+    if not strict and isinstance(value, str) and isinstance(default(name), tuple):
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    try:
+        return msgspec.convert(value, _HINTS[name], strict=strict)
+    except msgspec.ValidationError as exc:
+        # msgspec's sentence does not hold the value, so a key is not shown.
+        got = "" if name == "api_key" else f", got {value!r}"
+        raise ConfigError(shown, f"{str(exc)[:1].lower()}{str(exc)[1:]}{got}") from None

@@ -1,0 +1,72 @@
+"""Logging, configured once by a command: text or JSON lines on stderr, API keys redacted.
+
+Modules only do ``logger = logging.getLogger(__name__)``; nothing but a command calls `configure`. The ASGI app
+installs the redaction alone, because under a foreign server the logging is not ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+
+import orjson
+
+# uvicorn writes the whole query string at INFO when it accepts a WebSocket (logger "uvicorn.error"), so
+# --no-access-log does not help.
+_KEY = re.compile(r"(api_key=)[^&\s\"']*", re.IGNORECASE)
+
+
+class RedactKeys(logging.Filter):
+    """Replace the value of ``api_key=`` in every record that passes."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if "api_key=" in message.lower():
+            record.msg, record.args = _KEY.sub(r"\1***", message), ()
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (ISO 8601), level, logger, message, and the traceback if there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(record.created))
+            + f".{int(record.msecs):03d}"
+            + time.strftime("%z", time.localtime(record.created)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+def redact_server_logs() -> None:
+    """Keep keys out of the lines of uvicorn, gunicorn and hypercorn, whoever configured their logging."""
+    for name in ("uvicorn.error", "uvicorn.access", "gunicorn.access", "hypercorn.access"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(existing, RedactKeys) for existing in logger.filters):
+            logger.addFilter(RedactKeys())
+
+
+def configure(level: str, form: str) -> None:
+    """Send every logger's records to stderr as `form` ("text" or "json") from `level` upwards."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(RedactKeys())
+    if form == "json":
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # Two lines a connection from uvicorn beside our own one would be noise.
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "websockets"):
+        noisy = logging.getLogger(name)
+        noisy.handlers[:] = []
+        noisy.propagate = True
+        noisy.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))

@@ -1,0 +1,137 @@
+"""Frame(topic, stamp, body) to and from its ZeroMQ parts, and the body's encodings.
+
+Pure. A body is encoded once, in the feeder; a gateway worker renders JSON at most once per frame, and only
+when somebody wants it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import orjson
+
+from qmt_bridge.errors import WireError
+from qmt_bridge.wire.topics import Topic
+
+# epoch, seq, received_ns, published_ns (WIRE.md)
+_STAMP = struct.Struct(">4Q")
+# A batch of whole-market data; one of 5,400 codes would be 2.6 MB and hold up everything behind it.
+BATCH_BYTES = 512 * 1024
+
+
+def _plain(value: object) -> object:
+    # bson's Int64 and numpy's float64 are subclasses, which msgspec does not take as they are.
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"cannot encode {type(value).__name__}")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+_decoder = msgspec.msgpack.Decoder()
+_split_decoder = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
+
+
+def encode(body: object) -> bytes:
+    """Return `body` as MessagePack; raise TypeError, ValueError or OverflowError if it cannot be."""
+    return _encoder.encode(body)
+
+
+def decode(body: bytes) -> Any:
+    """Return the object that `body` encodes; raise `WireError` if it is not MessagePack."""
+    try:
+        return _decoder.decode(body)
+    except msgspec.DecodeError as exc:
+        raise WireError(f"body is not MessagePack: {exc}") from exc
+
+
+def split(body: bytes) -> dict[str, msgspec.Raw]:
+    """Return a body keyed by code, each value still encoded: 0.3 us a tick, a sixth of decoding it."""
+    try:
+        return _split_decoder.decode(body)
+    except msgspec.DecodeError as exc:
+        raise WireError(f"body is not a map by code: {exc}") from exc
+
+
+def join(by_code: Mapping[str, msgspec.Raw], limit: int = BATCH_BYTES) -> Iterator[bytes]:
+    """Yield bodies of at most `limit` bytes that together hold `by_code`; a larger single record stands alone."""
+    batch: dict[str, msgspec.Raw] = {}
+    size = 5
+    for code, record in by_code.items():
+        # A map header is at most 5 bytes, that of a code of up to 255 bytes at most 2.
+        added = len(code.encode()) + 2 + len(memoryview(record))
+        if batch and size + added > limit:
+            yield _encoder.encode(batch)
+            batch, size = {}, 5
+        batch[code] = record
+        size += added
+    if batch:
+        yield _encoder.encode(batch)
+
+
+def to_json(value: object) -> bytes:
+    """Return `value` as JSON: NaN and infinity become null, nothing is rounded (WEBSOCKET.md, section 1)."""
+    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS, default=_json_default)
+
+
+def _json_default(value: object) -> object:
+    # The only MessagePack types without a JSON form are bytes and extensions.
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"cannot render {type(value).__name__}")
+
+
+class Frame:
+    """One message: its topic, where it stands in the topic's sequence, when it came, and its encoded body.
+
+    `received_ns` is when the source's callback was entered, `published_ns` when ZeroMQ got it (ns since 1970).
+    """
+
+    __slots__ = ("_json", "body", "epoch", "published_ns", "received_ns", "seq", "topic")
+
+    def __init__(self, topic: Topic, epoch: int, seq: int, received_ns: int, published_ns: int, body: bytes) -> None:
+        self.topic = topic
+        self.epoch = epoch
+        self.seq = seq
+        self.received_ns = received_ns
+        self.published_ns = published_ns
+        self.body = body
+        self._json: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Frame {self.topic} seq={self.seq} {len(self.body)} bytes>"
+
+    @classmethod
+    def from_parts(cls, parts: Sequence[bytes]) -> Frame:
+        """Read the three parts of a ZeroMQ message; raise `WireError` if they are not ours."""
+        try:
+            topic, stamp, body = parts
+            epoch, seq, received_ns, published_ns = _STAMP.unpack(stamp)
+            return cls(Topic(topic.decode("ascii")), epoch, seq, received_ns, published_ns, body)
+        except (ValueError, struct.error) as exc:
+            raise WireError(f"not a frame: {len(parts)} parts of {[len(part) for part in parts]} bytes") from exc
+
+    def to_parts(self) -> list[bytes]:
+        """Return the three parts to send."""
+        stamp = _STAMP.pack(self.epoch, self.seq, self.received_ns, self.published_ns)
+        return [self.topic.encode("ascii"), stamp, self.body]
+
+    @property
+    def data(self) -> Any:
+        """Return the decoded body."""
+        return decode(self.body)
+
+    @property
+    def json(self) -> bytes:
+        """Return the body as a WebSocket client of the documented layer gets it; rendered once."""
+        if self._json is None:
+            self._json = to_json(decode(self.body))
+        return self._json

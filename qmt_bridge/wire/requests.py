@@ -1,0 +1,153 @@
+"""What may be asked: by a WebSocket client of the gateway, and by the gateway of the feeder.
+
+Pure. Source: WEBSOCKET.md sections 1 and 2, WIRE.md (CatchUp, StartDownload).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+import orjson
+
+from qmt_bridge.errors import BadRequest, ErrorCode
+
+# A request larger than this is closed with 1009.
+REQUEST_BYTES = 64 * 1024
+
+
+class QuoteRequest(msgspec.Struct, frozen=True):
+    """`/ws/realtime`: quotes of single instruments."""
+
+    stocks: list[object]
+    period: str = "tick"
+
+
+class WholeRequest(msgspec.Struct, frozen=True):
+    """`/ws/whole_quote`: whole markets, single codes, or both."""
+
+    codes: list[object]
+
+
+class L2Request(msgspec.Struct, frozen=True):
+    """`/ws/l2_thousand`: depth; `gear_num` levels a side, 0 = every one."""
+
+    stocks: list[object]
+    gear_num: int = 0
+
+
+class DownloadStart(msgspec.Struct, frozen=True):
+    """`/ws/download_progress`: download history and watch it."""
+
+    stocks: list[object]
+    period: str = "1d"
+    start_time: str = ""
+    end_time: str = ""
+
+
+class FormulaRequest(msgspec.Struct, frozen=True):
+    """`/ws/formula`: one formula on one instrument."""
+
+    formula_name: str
+    stock_code: object
+    period: str = "1d"
+    count: int = -1
+    dividend_type: str = "none"
+    params: dict[str, int | float | str] = {}
+
+
+class FormulaUnsubscribe(msgspec.Struct, frozen=True):
+    """`/ws/formula`: end the subscription that was answered with `seq_id`."""
+
+    seq_id: int
+
+
+def parse_json(text: str | bytes) -> dict[str, Any]:
+    """Return the JSON object of a client's text frame; raise `BadRequest` if it is not one."""
+    try:
+        request = orjson.loads(text)
+    except orjson.JSONDecodeError as exc:
+        raise BadRequest("bad_json", f"not JSON: {exc}") from None
+    if not isinstance(request, dict):
+        raise BadRequest("bad_request", f"a request is a JSON object, not {_json_type(request)}")
+    return request
+
+
+Request = TypeVar("Request", bound=msgspec.Struct)
+
+
+def read_request(request: dict[str, Any], shape: type[Request]) -> Request:
+    """Return `request` as `shape`; raise `BadRequest` naming the field that is missing or of a wrong type."""
+    for name in ("stocks", "codes"):
+        if name in shape.__struct_fields__ and (not isinstance(request.get(name), list) or not request[name]):
+            raise BadRequest("bad_request", f"{name} must be a non-empty list of codes")
+    try:
+        return msgspec.convert(request, shape)
+    except msgspec.ValidationError as exc:
+        raise BadRequest("bad_request", str(exc)[:1].lower() + str(exc)[1:]) from None
+
+
+def request_id(request: dict[str, Any]) -> int | str | None:
+    """Return the client's own number of a request; raise `BadRequest` if it is neither a number nor a string."""
+    given = request.get("id")
+    if given is None or (isinstance(given, int | str) and not isinstance(given, bool)):
+        return given
+    raise BadRequest("bad_request", f"id must be a number or a string, not {_json_type(given)}")
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
+    """Ask where topics stand: last value, or a trade journal `after` a position; one reply a topic or more."""
+
+    id: int
+    topics: list[str]
+    after: int | None = None
+
+
+class StartDownload(msgspec.Struct, frozen=True, tag_field="ask", tag="start_download"):
+    """Ask for a download; equal requests share a job."""
+
+    id: int
+    stocks: list[str]
+    period: str
+    start_time: str = ""
+    end_time: str = ""
+
+
+class TopicState(msgspec.Struct, frozen=True):
+    """The reply to CatchUp for one topic: position, and the body of the last value.
+
+    The snapshot of a market comes in several replies, a journal in chunks whose body is an array of events;
+    all but the last say `more`.
+    """
+
+    id: int
+    topic: str
+    state: Literal["live", "pending", "refused"]
+    error: str | None = None
+    # The error's code, where `state` is refused.
+    code: ErrorCode | None = None
+    epoch: int = 0
+    seq: int = 0
+    body: bytes | None = None
+    more: bool = False
+
+
+class DownloadStarted(msgspec.Struct, frozen=True):
+    """The reply to StartDownload: the topic to subscribe, or the refusal."""
+
+    id: int
+    topic: str | None = None
+    code: ErrorCode | None = None
+    error: str | None = None
+
+
+Ask = CatchUp | StartDownload
+ask_decoder = msgspec.msgpack.Decoder(Ask)
+reply_encoder = msgspec.msgpack.Encoder()
+topic_state_decoder = msgspec.msgpack.Decoder(TopicState)
+download_started_decoder = msgspec.msgpack.Decoder(DownloadStarted)

@@ -1,0 +1,238 @@
+"""Every topic name: build it, parse it, and the one table of how each kind of topic behaves.
+
+Pure. Feeder, hub, outbox and key check all read ``KINDS``; none of them asks what kind a topic is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Literal, NamedTuple, NewType
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from qmt_bridge.errors import BadCode, BadRequest, WireError
+
+Topic = NewType("Topic", str)
+Code = NewType("Code", str)
+
+# xtdata.get_markets() and the aliases that the vendor's own functions accept (facts: xtdata.py 2213, 2579).
+MARKETS = frozenset("SH SZ BJ HK HGT SGT IF SF DF ZF GF INE SHO SZO BKZS CFFEX SHFE DCE CZCE GFEX".split())
+
+# What stands before the last dot. Futures and options keep the letter case of their exchange.
+_SYMBOL = {
+    "SH": re.compile(r"[0-9]{6}"),
+    "SZ": re.compile(r"[0-9]{6}"),
+    "BJ": re.compile(r"[0-9]{6}"),
+    "SHO": re.compile(r"[0-9]{8}"),
+    "SZO": re.compile(r"[0-9]{8}"),
+}
+_ANY_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_&-]{0,31}")
+
+# Bars, in xtquant's names (doc/xtdata.md, 127-181).
+BAR_PERIODS = ("1m", "5m", "15m", "30m", "60m", "1h", "1d", "1w", "1mon", "1q", "1hy", "1y")
+LEVEL2_PERIODS = (
+    "l2quote",
+    "l2order",
+    "l2transaction",
+    "l2quoteaux",
+    "l2orderqueue",
+    "l2transactioncount",
+)
+# Only the research edition of the terminal serves these; they pass as they are.
+RESEARCH_PERIODS = (
+    "warehousereceipt futureholderrank interactiveqa transactioncount1m transactioncount1d delistchangebond "
+    "replacechangebond specialtreatment northfinancechange1m northfinancechange1d dividendplaninfo "
+    "historycontract optionhistorycontract historymaincontract stoppricedata snapshotindex stocklistchange "
+    "limitupperformance announcement hktstatistics hktdetails riskfreerate etfstatistics etfstatisticsl2 "
+    "etfredemptionlist brokerqueue brokerqueue2 brokerinfo etfiopv etfiopv1m etfiopv1d hfetfstatistics hfiopv "
+    "l2thousandqueue fullspeedorderbook hftransactioncount"
+).split()
+PERIODS = frozenset(("tick", *BAR_PERIODS, *LEVEL2_PERIODS, *RESEARCH_PERIODS))
+DIVIDEND_TYPES = ("none", "front", "back", "front_ratio", "back_ratio")
+
+
+class Kind(StrEnum):
+    """The first word of a topic."""
+
+    QUOTE = "quote"
+    WHOLE = "whole"
+    L2 = "l2"
+    FORMULA = "formula"
+    DOWNLOAD = "download"
+    TRADE = "trade"
+    STATUS = "status"
+
+
+class Behaviour(NamedTuple):
+    """How a kind of topic is kept, repaired, conflated and protected."""
+
+    socket: Literal["market", "trade"]
+    # What the feeder can answer a CatchUp with.
+    keeps: Literal["last", "by_code", "journal"]
+    # Does a subscription make the feeder subscribe at its source?
+    on_demand: bool
+    # What a gateway does when a sequence number is missing. A quote that has just arrived is newer than
+    # anything a snapshot could bring; a market batch is not, and a trade event may not be lost at all.
+    on_gap: Literal["count", "snapshot", "replay"]
+    # What a slow client keeps (WEBSOCKET.md, section 5).
+    when_full: Literal["newest", "newest_per_code", "strict"]
+    # Never without a key, whatever the settings say.
+    needs_key: bool
+
+
+KINDS: Mapping[Kind, Behaviour] = {
+    Kind.QUOTE: Behaviour("market", "last", True, "count", "newest", False),
+    Kind.WHOLE: Behaviour("market", "by_code", True, "snapshot", "newest_per_code", False),
+    Kind.L2: Behaviour("market", "last", True, "count", "newest", False),
+    Kind.FORMULA: Behaviour("market", "last", True, "count", "newest", False),
+    Kind.DOWNLOAD: Behaviour("market", "last", False, "snapshot", "newest", False),
+    Kind.TRADE: Behaviour("trade", "journal", False, "replay", "strict", True),
+    Kind.STATUS: Behaviour("market", "last", False, "count", "newest", False),
+}
+
+STATUS_TOPIC = Topic("status/feeder/")
+# The only prefix that a gateway listens to: the journal numbers the events of all accounts in one row.
+ALL_TRADES = Topic("trade/")
+
+
+class TopicParts(NamedTuple):
+    """A parsed topic: ``quote/600519.SH/tick/`` is ``(Kind.QUOTE, "600519.SH", "tick")``."""
+
+    kind: Kind
+    # Code, market, canonical formula request (decoded), job or account.
+    name: str
+    # Period of a quote, gear_num of a depth; else empty.
+    detail: str
+
+
+class FormulaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One formula subscription as xtdata.subscribe_formula takes it; equal ones share a topic.
+
+    `count` is the number of bars to calculate over, -1 for all; `params` are the formula's own parameters,
+    without the ``MODEL:`` that xtquant wants before each name.
+    """
+
+    formula_name: str
+    stock_code: str
+    period: str = "1d"
+    count: int = -1
+    dividend_type: str = "none"
+    params: dict[str, int | float | str] = {}
+
+
+def check_code(text: object) -> Code:
+    """Return `text` as a code, or raise `BadCode` that says what is wrong with it."""
+    if not isinstance(text, str):
+        raise BadCode(repr(text), f"code must be a string, not {type(text).__name__}")
+    symbol, dot, market = text.rpartition(".")
+    if not dot:
+        raise BadCode(text, f"{text[:40]!r} is not a code like '600519.SH'")
+    if market not in MARKETS:
+        raise BadCode(text, f"unknown market {market[:20]!r} in {text[:40]!r}")
+    if not _SYMBOL.get(market, _ANY_SYMBOL).fullmatch(symbol):
+        raise BadCode(text, f"{text[:40]!r} is not a code of market {market}")
+    return Code(text)
+
+
+def check_period(text: str) -> str:
+    """Return `text` if xtquant knows such a period, else raise `BadRequest` (unsupported_period)."""
+    if text not in PERIODS:
+        known = ", ".join(("tick", *BAR_PERIODS, *LEVEL2_PERIODS))
+        raise BadRequest("unsupported_period", f"unknown period {text[:40]!r}; expected one of {known}")
+    return text
+
+
+def quote_topic(code: str, period: str = "tick") -> Topic:
+    """Return the topic of one instrument's quotes: ``{"<code>": [record]}``, as subscribe_quote pushes."""
+    return Topic(f"quote/{check_code(code)}/{check_period(period)}/")
+
+
+def whole_topic(market_or_code: str) -> Topic:
+    """Return the whole-quote topic of a market (``SH``) or a single code: ``{"<code>": tick, ...}``."""
+    if market_or_code not in MARKETS:
+        check_code(market_or_code)
+    return Topic(f"whole/{market_or_code}/")
+
+
+def l2_topic(code: str, gear_num: int = 0) -> Topic:
+    """Return the thousand-level depth topic: ``{"<code>": [depth]}``; `gear_num` levels, 0 = every one."""
+    if gear_num < 0:
+        raise BadRequest("bad_request", f"gear_num must not be negative, got {gear_num}")
+    return Topic(f"l2/{check_code(code)}/{gear_num}/")
+
+
+def formula_topic(spec: FormulaSpec) -> Topic:
+    """Return the topic of a formula's values; the name is the canonical request, percent-encoded."""
+    check_code(spec.stock_code)
+    check_period(spec.period)
+    if not spec.formula_name:
+        raise BadRequest("bad_request", "formula_name must not be empty")
+    if spec.dividend_type not in DIVIDEND_TYPES:
+        known = ", ".join(DIVIDEND_TYPES)
+        raise BadRequest("bad_request", f"unknown dividend_type {spec.dividend_type[:40]!r}; expected one of {known}")
+    canonical = msgspec.json.encode(spec, order="deterministic").decode()
+    return Topic(f"formula/{quote(canonical, safe='')}/")
+
+
+def download_topic(job: str) -> Topic:
+    """Return the topic of a download job's progress."""
+    return Topic(f"download/{job}/")
+
+
+def trade_topic(account: str) -> Topic:
+    """Return the topic of one account's trade events. Its `seq` is the journal's, which counts all accounts."""
+    return Topic(f"trade/{quote(account, safe='')}/")
+
+
+def parse_topic(text: str) -> TopicParts:
+    """Parse a whole topic; raise `WireError` for anything else, prefixes such as ``quote/`` included."""
+    head, *rest = text.split("/")
+    try:
+        kind = Kind(head)
+    except ValueError:
+        raise WireError(f"unknown topic {text[:80]!r}") from None
+    detailed = kind in (Kind.QUOTE, Kind.L2)
+    if len(rest) != (3 if detailed else 2) or rest[-1] or not all(rest[:-1]):
+        raise WireError(f"not a whole topic: {text[:80]!r}")
+    return TopicParts(kind, unquote(rest[0]), rest[1] if detailed else "")
+
+
+def parse_demand(text: str) -> TopicParts | None:
+    """Return what a ZeroMQ subscription asks of a source, or None if it only listens.
+
+    A prefix, a stranger's topic and the kinds that need no demand return None; a topic whose code or period
+    cannot exist raises `BadRequest`, so that a source never sees it.
+    """
+    try:
+        parts = parse_topic(text)
+    except WireError:
+        return None
+    if not KINDS[parts.kind].on_demand:
+        return None
+    match parts.kind:
+        case Kind.QUOTE:
+            quote_topic(parts.name, parts.detail)
+        case Kind.WHOLE:
+            whole_topic(parts.name)
+        case Kind.L2:
+            if not parts.detail.isdecimal():
+                raise BadRequest("bad_request", f"gear_num must be a number, got {parts.detail[:20]!r}")
+            l2_topic(parts.name, int(parts.detail))
+        case Kind.FORMULA:
+            formula_spec(parts)
+    return parts
+
+
+def formula_spec(parts: TopicParts) -> FormulaSpec:
+    """Return the request that a formula topic names; raise `BadRequest` if it is not one."""
+    try:
+        spec = msgspec.json.decode(parts.name, type=FormulaSpec)
+    except (msgspec.DecodeError, ValueError) as exc:
+        raise BadRequest("bad_request", f"bad formula topic {parts.name[:200]!r}: {exc}") from None
+    # Two spellings of one request would be two subscriptions upstream.
+    if formula_topic(spec) != f"formula/{quote(parts.name, safe='')}/":
+        raise BadRequest("bad_request", f"formula topic is not in canonical form: {parts.name[:200]!r}")
+    return spec
