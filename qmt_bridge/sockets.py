@@ -1,0 +1,158 @@
+"""Both ends of every ZeroMQ socket side by side: type, high-water mark, linger, heartbeats, CURVE.
+
+A socket belongs to the thread that made it; contexts may be shared, sockets may not.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import zmq
+import zmq.auth
+from zmq.auth.thread import ThreadAuthenticator
+
+from qmt_bridge.errors import ConfigError
+
+# Messages, not bytes: some seconds of a whole market at its busiest for a consumer that hangs, then loss by seq.
+HIGH_WATER_MARK = 20_000
+# A stopped or unplugged peer is noticed after about 1.9 s; without heartbeats never.
+HEARTBEAT_MS = 500
+HEARTBEAT_TIMEOUT_MS = 1500
+# A feeder that returns has its workers back within half a second, and a closed port is not hammered.
+RECONNECT_MS = 50
+RECONNECT_MAX_MS = 400
+
+_LOOPBACK = re.compile(r"(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):|ipc://|inproc://)")
+Role = Literal["feeder", "gateway"]
+
+
+class Curve(NamedTuple):
+    """Keys of one end: its own pair, and for a connecting end the feeder's public key."""
+
+    public: bytes
+    secret: bytes
+    server: bytes | None
+
+
+def load_curve(curve_dir: str, role: Role) -> Curve | None:
+    """Read the keys of `role` from `curve_dir`; None without a folder; raise `ConfigError` if one is missing."""
+    if not curve_dir:
+        return None
+    folder = Path(curve_dir)
+    try:
+        public, secret = zmq.auth.load_certificate(folder / f"{role}.key_secret")
+        server = None if role == "feeder" else zmq.auth.load_certificate(folder / "feeder.key")[0]
+    except (OSError, ValueError) as exc:
+        raise ConfigError("curve_dir", f"cannot read the keys of the {role}: {exc}") from exc
+    if secret is None:
+        raise ConfigError("curve_dir", f"{folder / f'{role}.key_secret'} holds no secret key")
+    return Curve(public, secret, server)
+
+
+def make_keys(curve_dir: Path) -> list[Path]:
+    """Write a key pair for the feeder and one for its gateways; return the files, never overwrite one.
+
+    The feeder's machine needs ``feeder.key_secret`` and ``clients/``; another machine ``feeder.key`` and
+    ``gateway.key_secret``.
+    """
+    clients = curve_dir / "clients"
+    clients.mkdir(parents=True, exist_ok=True)
+    written = []
+    for role in ("feeder", "gateway"):
+        if (curve_dir / f"{role}.key_secret").exists():
+            raise ConfigError("curve_dir", f"{curve_dir / f'{role}.key_secret'} exists already")
+        written += [Path(path) for path in zmq.auth.create_certificates(curve_dir, role)]
+    allowed = clients / "gateway.key"
+    allowed.write_text((curve_dir / "gateway.key").read_text(encoding="utf-8"), encoding="utf-8")
+    for path in written:
+        if path.suffix == ".key_secret":
+            path.chmod(0o600)
+    return [*written, allowed]
+
+
+def start_authenticator(context: zmq.Context[zmq.Socket[bytes]], curve_dir: str) -> ThreadAuthenticator:
+    """Admit only the keys in `curve_dir`/clients. Without this ZAP thread CURVE accepts any client key at all."""
+    authenticator = ThreadAuthenticator(context)
+    authenticator.start()
+    authenticator.configure_curve(domain="*", location=str(Path(curve_dir) / "clients"))
+    return authenticator
+
+
+def bind_publisher(
+    context: zmq.Context[zmq.Socket[bytes]], name: str, address: str, curve: Curve | None, *, lossless: bool = False
+) -> zmq.Socket[bytes]:
+    """Bind the XPUB of the setting `name`. `lossless` makes a full consumer hold the sender (EAGAIN on NOBLOCK)."""
+    socket = context.socket(zmq.XPUB)
+    socket.sndhwm = HIGH_WATER_MARK
+    socket.rcvhwm = 0
+    if lossless:
+        socket.setsockopt(zmq.XPUB_NODROP, 1)
+    return _bind(socket, name, address, curve)
+
+
+def bind_router(context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
+    """Bind the ROUTER that answers questions."""
+    socket = context.socket(zmq.ROUTER)
+    # One answer a topic: a worker that comes back asks for ten thousand at once.
+    socket.sndhwm = 100_000
+    socket.rcvhwm = 100_000
+    return _bind(socket, "ask_addr", address, curve)
+
+
+def connect_subscriber(context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
+    """Connect a SUB; it subscribes again by itself after a reconnect, but only while somebody reads it."""
+    socket = context.socket(zmq.SUB)
+    # With the default of 1,000 a burst of 10,000 subscriptions loses 9,000 of them without a word.
+    socket.sndhwm = 0
+    socket.rcvhwm = HIGH_WATER_MARK
+    return _connect(socket, address, curve)
+
+
+def connect_dealer(context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
+    """Connect a DEALER to the feeder's ROUTER; sending raises `zmq.Again` while the feeder is away."""
+    socket = context.socket(zmq.DEALER)
+    socket.immediate = True
+    socket.sndhwm = 100_000
+    socket.rcvhwm = 100_000
+    return _connect(socket, address, curve)
+
+
+def _bind(socket: zmq.Socket[bytes], name: str, address: str, curve: Curve | None) -> zmq.Socket[bytes]:
+    try:
+        if not _LOOPBACK.match(address) and curve is None:
+            raise ConfigError(name, f"{address} can be reached from other machines; it needs curve_dir")
+        _prepare(socket)
+        if curve is not None:
+            socket.curve_publickey = curve.public
+            socket.curve_secretkey = curve.secret
+            socket.curve_server = True
+            socket.zap_domain = b"qmt-bridge"
+        socket.bind(address)
+    except zmq.ZMQError as exc:
+        socket.close(linger=0)
+        raise ConfigError(name, f"cannot listen on {address}: {exc.strerror or exc}") from exc
+    except ConfigError:
+        socket.close(linger=0)
+        raise
+    return socket
+
+
+def _connect(socket: zmq.Socket[bytes], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
+    _prepare(socket)
+    socket.reconnect_ivl = RECONNECT_MS
+    socket.reconnect_ivl_max = RECONNECT_MAX_MS
+    if curve is not None:
+        socket.curve_publickey = curve.public
+        socket.curve_secretkey = curve.secret
+        socket.curve_serverkey = curve.server
+    socket.connect(address)
+    return socket
+
+
+def _prepare(socket: zmq.Socket[bytes]) -> None:
+    socket.linger = 0
+    socket.heartbeat_ivl = HEARTBEAT_MS
+    socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
+    socket.tcp_keepalive = 1
