@@ -1,0 +1,48 @@
+"""API key -> may this socket pass. Pure; compares in constant time, on hashes (WEBSOCKET.md, section 4)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from urllib.parse import parse_qs
+
+# Browsers cannot set headers on a WebSocket; this item of Sec-WebSocket-Protocol carries the key instead.
+KEY_SUBPROTOCOL = "key."
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+
+
+class Keys:
+    """The configured key, kept as its hash only."""
+
+    def __init__(self, api_key: str) -> None:
+        self._digest = _digest(api_key) if api_key else None
+
+    @property
+    def configured(self) -> bool:
+        """Return whether there is any key that could pass."""
+        return self._digest is not None
+
+    def accepts(self, key: str) -> bool:
+        """Return whether `key` is the configured one."""
+        return self._digest is not None and hmac.compare_digest(self._digest, _digest(key))
+
+
+def presented_key(headers: Mapping[str, str], subprotocols: Iterable[str], query_string: bytes) -> str | None:
+    """Return the key of a handshake: Bearer, X-API-Key, subprotocol ``key.<token>``, or ``?api_key=``, in that order.
+
+    `headers` has lower-case names. None means that the client may still send one in its first frame.
+    """
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    if headers.get("x-api-key"):
+        return headers["x-api-key"]
+    for item in subprotocols:
+        if item.startswith(KEY_SUBPROTOCOL) and item != KEY_SUBPROTOCOL:
+            return item.removeprefix(KEY_SUBPROTOCOL)
+    values = parse_qs(query_string.decode("latin-1"), keep_blank_values=False).get("api_key")
+    return values[0] if values else None

@@ -1,0 +1,381 @@
+"""The six WebSocket endpoints: read a request, name its topics, relay. Run in the sessions' tasks.
+
+Frames and errors as in WEBSOCKET.md, sections 1 and 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import parse_qs
+
+import msgspec
+
+from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, Subscription, Ticket
+from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
+from qmt_bridge.wire.frames import Frame, to_json
+from qmt_bridge.wire.requests import (
+    DownloadStart,
+    FormulaRequest,
+    FormulaUnsubscribe,
+    L2Request,
+    QuoteRequest,
+    WholeRequest,
+    read_request,
+)
+from qmt_bridge.wire.topics import (
+    ALL_TRADES,
+    MARKETS,
+    FormulaSpec,
+    Topic,
+    check_code,
+    check_period,
+    formula_topic,
+    l2_topic,
+    parse_topic,
+    quote_topic,
+    whole_topic,
+)
+
+# A request may name thousands of codes; that many error frames of their own would be no help to anybody.
+ERRORS_A_REQUEST = 20
+
+
+class Rejection(NamedTuple):
+    """A code that a request named and that is not served."""
+
+    code: str
+    error: ErrorCode
+    reason: str
+
+    def shown(self) -> dict[str, str]:
+        """Return the entry of an ack."""
+        return self._asdict()
+
+
+class _Codes:
+    """What the endpoints have in common whose requests name codes: subscribe, unsubscribe, list."""
+
+    always_key: ClassVar[bool] = False
+    opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
+    first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
+    # The field that names the codes.
+    field: ClassVar[str] = "stocks"
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        # What the client asked for, and its name for it; what is subscribed may be less (whole_quote).
+        self.wanted: dict[Topic, str] = {}
+        self._held: dict[Topic, Subscription] = {}
+        session.on_refused = self._refused
+
+    def topics(self, request: dict[str, Any]) -> tuple[dict[Topic, str], list[Rejection]]:
+        """Return the topics that a request names, and what in it is no code; raise `BadRequest`."""
+        raise NotImplementedError
+
+    def needed(self) -> Iterable[Topic]:
+        """Return the topics to subscribe for what is wanted."""
+        return self.wanted
+
+    async def handle(self, request: dict[str, Any]) -> None:
+        """Serve one request."""
+        match request.get("action", "subscribe"):
+            case "subscribe":
+                self._subscribe(request)
+            case "unsubscribe":
+                self._unsubscribe(request)
+            case "list":
+                codes = sorted(set(self.wanted.values()))
+                self.session.tell({"type": "subscriptions", "id": request.get("id"), self.field: codes})
+            case action:
+                raise BadRequest(
+                    "unknown_action",
+                    f"unknown action {str(action)[:40]!r}; expected subscribe, unsubscribe, list, ping or auth",
+                )
+
+    def _refused(self, subscription: Subscription, code: ErrorCode, error: str) -> None:
+        """Tell the client of a refusal that no ack will name."""
+        self.session.error(code, error, symbol=self._forget(subscription.topic))
+        # A code that came with its market may now have to come by itself.
+        self.session.later(self._update)
+
+    def _forget(self, topic: Topic) -> str:
+        self._held.pop(topic, None)
+        return self.wanted.pop(topic)
+
+    def _subscribe(self, request: dict[str, Any]) -> None:
+        named, rejected = self.topics(request)
+        limit = self.session.worker.config.max_topics
+        added: list[str] = []
+        for topic, name in named.items():
+            if topic in self.wanted:
+                continue
+            if len(self.wanted) >= limit:
+                rejected.append(Rejection(name, "symbol_limit", f"a socket holds at most {limit} subscriptions"))
+                continue
+            self.wanted[topic] = name
+            added.append(name)
+        if self.opts_in.isdisjoint(request):
+            self._reject(rejected)
+            self._update()
+            return
+
+        def acknowledge(ticket: Ticket) -> None:
+            refused = [Rejection(self._forget(topic), *why) for topic, why in ticket.refused.items()]
+            names = {rejection.code for rejection in refused}
+            ack = {
+                "type": "subscribed",
+                "id": request.get("id"),
+                "added": [name for name in added if name not in names],
+                "rejected": [rejection.shown() for rejection in (*rejected, *refused)],
+                "active": len(self.wanted),
+            }
+            pending = [self.wanted[topic] for topic in ticket.pending if topic in self.wanted]
+            # Their source has not said yet whether it serves them; a refusal would come as an error frame.
+            self.session.tell({**ack, "pending": pending} if pending else ack)
+
+        self._update(acknowledge)
+
+    def _unsubscribe(self, request: dict[str, Any]) -> None:
+        named, rejected = self.topics(request)
+        removed = []
+        for topic, name in named.items():
+            if self.wanted.pop(topic, None) is None:
+                rejected.append(Rejection(name, "not_subscribed", f"{name} is not subscribed"))
+            else:
+                removed.append(name)
+        self._update()
+        answer = {"type": "unsubscribed", "id": request.get("id"), "removed": removed, "active": len(self.wanted)}
+        rejections = [rejection.shown() for rejection in rejected]
+        self.session.tell({**answer, "rejected": rejections} if rejections else answer)
+
+    def _update(self, acknowledge: Callable[[Ticket], None] | None = None) -> None:
+        """Hold exactly the subscriptions that are needed for what is wanted."""
+        needed = dict.fromkeys(self.needed())
+        for topic in [topic for topic in self._held if topic not in needed]:
+            self.session.unsubscribe(self._held.pop(topic))
+        added = {topic: Subscription(self.session, topic) for topic in needed if topic not in self._held}
+        self._held.update(added)
+        self.session.subscribe(list(added.values()), None, acknowledge)
+
+    def _reject(self, rejected: list[Rejection]) -> None:
+        for rejection in rejected[:ERRORS_A_REQUEST]:
+            self.session.error(rejection.error, rejection.reason, symbol=rejection.code)
+        rest = rejected[ERRORS_A_REQUEST:]
+        if rest:
+            names = [rejection.code for rejection in rest]
+            self.session.error(rest[0].error, f"{len(rest)} more codes", symbol=names[0], symbols=names)
+
+
+class Realtime(_Codes):
+    """`/ws/realtime`: ticks, bars and level-2 records of single instruments, as subscribe_quote delivers them."""
+
+    def topics(self, request: dict[str, Any]) -> tuple[dict[Topic, str], list[Rejection]]:
+        asked = read_request(request, QuoteRequest)
+        period = check_period(asked.period)
+        return _checked(asked.stocks, lambda code: quote_topic(code, period))
+
+
+class WholeQuote(_Codes):
+    """`/ws/whole_quote`: whole markets and single codes; first the current snapshot, then what changes."""
+
+    field: ClassVar[str] = "codes"
+
+    def topics(self, request: dict[str, Any]) -> tuple[dict[Topic, str], list[Rejection]]:
+        return _checked(read_request(request, WholeRequest).codes, whole_topic)
+
+    def needed(self) -> Iterable[Topic]:
+        # A code whose whole market is wanted too would come twice.
+        return [topic for topic in self.wanted if not self._within_market(topic)]
+
+    def _within_market(self, topic: Topic) -> bool:
+        name = self.wanted[topic]
+        return name not in MARKETS and whole_topic(name.rpartition(".")[2]) in self.wanted
+
+
+class L2Thousand(_Codes):
+    """`/ws/l2_thousand`: depth of up to a thousand levels."""
+
+    def topics(self, request: dict[str, Any]) -> tuple[dict[Topic, str], list[Rejection]]:
+        asked = read_request(request, L2Request)
+        if asked.gear_num < 0:
+            raise BadRequest("bad_request", f"gear_num must not be negative, got {asked.gear_num}")
+        return _checked(asked.stocks, lambda code: l2_topic(code, asked.gear_num))
+
+
+class Formula:
+    """`/ws/formula`: values of formulas; every subscription has a `seq_id` of this socket."""
+
+    always_key: ClassVar[bool] = False
+    # An action is part of the document here.
+    opts_in: ClassVar[frozenset[str]] = frozenset(("id",))
+    first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        session.on_refused = self._refused
+        self._by_seq: dict[int, Subscription] = {}
+        self._newest_seq = 0
+
+    async def handle(self, request: dict[str, Any]) -> None:
+        """Serve one request."""
+        match request.get("action", "subscribe"):
+            case "subscribe":
+                self._subscribe(request)
+            case "unsubscribe":
+                seq_id = read_request(request, FormulaUnsubscribe).seq_id
+                subscription = self._by_seq.pop(seq_id, None)
+                if subscription is None:
+                    raise BadRequest("not_subscribed", f"no subscription has seq_id {seq_id}")
+                self.session.unsubscribe(subscription)
+                self.session.tell({"action": "unsubscribed", "seq_id": seq_id, "id": request.get("id")})
+            case "list":
+                named = [{"seq_id": seq_id, **_formula_name(of.topic)} for seq_id, of in self._by_seq.items()]
+                self.session.tell({"type": "subscriptions", "id": request.get("id"), "formulas": named})
+            case action:
+                raise BadRequest(
+                    "unknown_action", f"unknown action {str(action)[:40]!r}; expected subscribe or unsubscribe"
+                )
+
+    def _subscribe(self, request: dict[str, Any]) -> None:
+        asked = read_request(request, FormulaRequest)
+        spec = FormulaSpec(**{**msgspec.structs.asdict(asked), "stock_code": check_code(asked.stock_code)})
+        topic = formula_topic(spec)
+        limit = self.session.worker.config.max_topics
+        if len(self._by_seq) >= limit:
+            raise BadRequest("symbol_limit", f"a socket holds at most {limit} subscriptions")
+        self._newest_seq += 1
+        seq_id = self._newest_seq
+
+        def acknowledge(ticket: Ticket) -> None:
+            if topic in ticket.refused:
+                code, reason = ticket.refused[topic]
+                self._by_seq.pop(seq_id, None)
+                self.session.error(code, reason, id=request.get("id"), **_formula_name(topic))
+            elif seq_id in self._by_seq:
+                self.session.tell({"action": "subscribed", "seq_id": seq_id, "id": request.get("id")})
+
+        prefix = to_json({"type": "formula_update", "seq_id": seq_id})[:-1] + b","
+        self._by_seq[seq_id] = Subscription(self.session, topic, prefix)
+        self.session.subscribe([self._by_seq[seq_id]], None, acknowledge)
+
+    def _refused(self, subscription: Subscription, code: ErrorCode, error: str) -> None:
+        for seq_id, of in tuple(self._by_seq.items()):
+            if of is subscription:
+                del self._by_seq[seq_id]
+                self.session.error(code, error, seq_id=seq_id, **_formula_name(subscription.topic))
+
+
+class _Download(Subscription):
+    """Progress of a download, the last frame of which ends the socket."""
+
+    def deliver(self, frame: Frame) -> None:
+        super().deliver(frame)
+        body = frame.data
+        if body.get("status") == "done":
+            self.session.end(Ended(1000, None, "done"))
+        elif "status" in body:
+            self.session.end(Ended(1011, None, f"{body.get('code')}: {body.get('error')}"))
+
+
+class DownloadProgress:
+    """`/ws/download_progress`: start a download or join an equal one; ends with it."""
+
+    always_key: ClassVar[bool] = False
+    opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
+    first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        session.on_refused = self._refused
+        self._started = False
+
+    async def handle(self, request: dict[str, Any]) -> None:
+        """Start the download that the first request asks for."""
+        action = request.get("action", "subscribe")
+        if action != "subscribe":
+            raise BadRequest("unknown_action", f"unknown action {str(action)[:40]!r}; close the socket to leave")
+        if self._started:
+            raise BadRequest("bad_request", "this socket has its download; open another one for the next")
+        asked = read_request(request, DownloadStart)
+        period = check_period(asked.period)
+        named, rejected = _checked(asked.stocks, quote_topic)
+        for rejection in rejected[:ERRORS_A_REQUEST]:
+            self.session.error(rejection.error, rejection.reason, symbol=rejection.code)
+        if not named:
+            raise BadRequest("unknown_symbol", "none of the stocks is a code like '600519.SH'")
+        stocks = list(named.values())
+        self._started = True
+        started = await self.session.worker.feed.start_download(stocks, period, asked.start_time, asked.end_time)
+        if started is None:
+            self._fail(1013, "upstream_unavailable", "the feeder is away")
+        elif started.topic is None:
+            self._fail(1011, started.code or "upstream_refused", started.error or "the download was refused")
+        else:
+            self.session.subscribe([_Download(self.session, Topic(started.topic))], None, None)
+
+    def _refused(self, subscription: Subscription, code: ErrorCode, error: str) -> None:
+        # The feeder that ran the job is gone; a new request starts it again.
+        self.session.error("upstream_unavailable", f"the download was lost: {error}", status="error")
+        self.session.end(Ended(1013, None, f"upstream_unavailable: the download was lost: {error}"))
+
+    def _fail(self, close_code: int, code: ErrorCode, error: str) -> None:
+        self.session.error(code, error, status="error")
+        raise Ended(close_code, None, f"{code}: {error}")
+
+
+class Trade:
+    """`/ws/trade`: every trade event of every account, in the journal's order, nothing lost."""
+
+    always_key: ClassVar[bool] = True
+    opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
+    first_request_timeout: ClassVar[float | None] = None
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        session.on_refused = self._refused
+        [after] = parse_qs(session.query.decode("latin-1")).get("after", [""])[-1:]
+        if after and not after.isdecimal():
+            raise Ended(1008, "bad_request", f"after must be a position in the journal, got {after[:40]!r}")
+        self._subscribe(int(after) if after else None)
+
+    async def handle(self, request: dict[str, Any]) -> None:
+        """Refuse the request: the events come by themselves."""
+        raise BadRequest("unknown_action", f"unknown action {str(request.get('action'))[:40]!r}; expected ping")
+
+    def _refused(self, subscription: Subscription, code: ErrorCode, error: str) -> None:
+        self.session.error(code, error)
+        if code == "resume_expired":
+            # The client knows that it has missed something; from here on it has everything.
+            self.session.later(lambda: self._subscribe(None))
+
+    def _subscribe(self, after: int | None) -> None:
+        self.session.subscribe([Subscription(self.session, ALL_TRADES)], after, None)
+
+
+ENDPOINTS: dict[str, type[Endpoint]] = {
+    "/ws/realtime": Realtime,
+    "/ws/whole_quote": WholeQuote,
+    "/ws/l2_thousand": L2Thousand,
+    "/ws/download_progress": DownloadProgress,
+    "/ws/formula": Formula,
+    "/ws/trade": Trade,
+}
+
+
+def _checked(codes: list[object], topic_of: Callable[[str], Topic]) -> tuple[dict[Topic, str], list[Rejection]]:
+    topics: dict[Topic, str] = {}
+    rejected: list[Rejection] = []
+    for code in codes:
+        try:
+            if not isinstance(code, str):
+                raise BadCode(repr(code), f"a code is a string like '600519.SH', not {str(code)[:40]!r}")
+            topics[topic_of(code)] = code
+        except BadCode as exc:
+            rejected.append(Rejection(exc.symbol[:40], exc.code, exc.reason))
+    return topics, rejected
+
+
+def _formula_name(topic: Topic) -> dict[str, str]:
+    spec = msgspec.json.decode(parse_topic(topic).name, type=FormulaSpec)
+    return {"formula_name": spec.formula_name, "stock_code": spec.stock_code}

@@ -1,0 +1,244 @@
+"""The worker's link to the feeder: SUB for market data, SUB for trade events, DEALER for questions.
+
+Runs on the event loop, which owns the three sockets; it watches their file descriptors and drives the hub.
+zmq.asyncio would cost a factor of four to five at the top.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+import msgspec
+import zmq
+
+from gateway.hub import Hub
+from qmt_bridge import sockets
+from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError, WireError
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.requests import (
+    Ask,
+    CatchUp,
+    DownloadStarted,
+    StartDownload,
+    TopicState,
+    download_started_decoder,
+    reply_encoder,
+    topic_state_decoder,
+)
+from qmt_bridge.wire.topics import ALL_TRADES, KINDS, STATUS_TOPIC, Kind, Topic
+
+logger = logging.getLogger(__name__)
+
+# Messages taken from one socket before the loop gets its turn.
+DRAIN = 512
+# Heartbeats come once a second; three missed ones are an absent feeder.
+ABSENT_AFTER = 3.0
+# Asks that go out together; a map of a thousand topics is some 30 KB.
+TOPICS_AN_ASK = 1000
+TICK = 0.25
+DOWNLOAD_ANSWER_TIMEOUT = 3.0
+
+_status_decoder = msgspec.msgpack.Decoder(FeedStatus)
+
+
+class Feed:
+    """The three sockets, the hub they drive, and what is known of the feeder."""
+
+    def __init__(self, config: Config, on_change: Callable[[], None]) -> None:
+        self.hub = Hub(self)
+        # The feeder's newest heartbeat; None until the first, and again while the feeder is absent.
+        self.status: FeedStatus | None = None
+        # time.time_ns() when the newest market frame was published, 0 before the first.
+        self.newest_ns = 0
+        self.malformed = 0
+        self._config = config
+        # Called when the feeder comes, goes, or says that its session has changed.
+        self._on_change = on_change
+        self._heard_at = 0.0
+        self._next_id = 0
+        self._downloads: dict[int, asyncio.Future[DownloadStarted]] = {}
+        self._draining = False
+
+    def start(self) -> None:
+        """Connect; raise `ConfigError` for missing keys or a loop that cannot watch file descriptors."""
+        self._loop = asyncio.get_running_loop()
+        curve = sockets.load_curve(self._config.curve_dir, "gateway")
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._market = sockets.connect_subscriber(self._context, self._config.market_addr, curve)
+        self._trade = sockets.connect_subscriber(self._context, self._config.trade_addr, curve)
+        self._dealer = sockets.connect_dealer(self._context, self._config.ask_addr, curve)
+        self._sockets = (self._market, self._trade, self._dealer)
+        try:
+            for socket in self._sockets:
+                self._loop.add_reader(socket.fileno(), self._drain)
+        except NotImplementedError:
+            self._close()
+            raise ConfigError(
+                "event loop", "Windows' Proactor loop cannot watch ZeroMQ sockets; start with `qmt-bridge gateway`"
+            ) from None
+        self._market.subscribe(STATUS_TOPIC)
+        self._timer = self._loop.call_later(TICK, self._tick)
+        self._drain()
+
+    def stop(self) -> None:
+        """Disconnect; whoever waits for a download gets a cancellation."""
+        self._timer.cancel()
+        for socket in self._sockets:
+            self._loop.remove_reader(socket.fileno())
+        for waiting in self._downloads.values():
+            waiting.cancel()
+        self._close()
+
+    def subscribe(self, topic: Topic) -> None:
+        """Subscribe the topic or prefix on its socket (hub.Upstream)."""
+        self._socket_of(topic).subscribe(topic)
+        self._drain_soon()
+
+    def unsubscribe(self, topic: Topic) -> None:
+        """Take the subscription back (hub.Upstream)."""
+        self._socket_of(topic).unsubscribe(topic)
+        self._drain_soon()
+
+    def ask(self, topics: list[Topic], after: int | None) -> int | None:
+        """Send a CatchUp; return its id, or None while the feeder is away (hub.Upstream)."""
+        self._next_id += 1
+        for start in range(0, len(topics), TOPICS_AN_ASK):
+            part: list[str] = list(topics[start : start + TOPICS_AN_ASK])
+            if not self._send(CatchUp(self._next_id, part, after)):
+                return None
+        return self._next_id
+
+    async def start_download(
+        self, stocks: list[str], period: str, start_time: str, end_time: str
+    ) -> DownloadStarted | None:
+        """Ask for a download; None when the feeder is away or does not answer in time."""
+        self._next_id += 1
+        waiting: asyncio.Future[DownloadStarted] = self._loop.create_future()
+        self._downloads[self._next_id] = waiting
+        request = StartDownload(self._next_id, stocks, period, start_time, end_time)
+        try:
+            if not self._send(request):
+                return None
+            return await asyncio.wait_for(waiting, DOWNLOAD_ANSWER_TIMEOUT)
+        except TimeoutError:
+            return None
+        finally:
+            self._downloads.pop(request.id, None)
+
+    def _socket_of(self, topic: Topic) -> zmq.Socket[bytes]:
+        behaviour = KINDS[Kind(topic.partition("/")[0])]
+        return self._trade if behaviour.socket == "trade" else self._market
+
+    def _send(self, ask: Ask) -> bool:
+        try:
+            self._dealer.send(reply_encoder.encode(ask), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        self._drain_soon()
+        return True
+
+    def _drain_soon(self) -> None:
+        # Any call on a socket can swallow the edge that its file descriptor would have shown.
+        if not self._draining:
+            self._draining = True
+            self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._draining = False
+        now = time.monotonic()
+        full = False
+        for socket, take in (
+            (self._trade, self._take_frame),
+            (self._market, self._take_frame),
+            (self._dealer, self._take_reply),
+        ):
+            taken = 0
+            try:
+                while taken < DRAIN:
+                    take(socket.recv_multipart(zmq.NOBLOCK), now)
+                    taken += 1
+            except zmq.Again:
+                continue
+            except zmq.ZMQError:
+                if socket.closed:
+                    return
+                raise
+            full = True
+        if full:
+            self._drain_soon()
+
+    def _take_frame(self, parts: list[bytes], now: float) -> None:
+        try:
+            frame = Frame.from_parts(parts)
+            if frame.topic == STATUS_TOPIC:
+                self._take_status(frame, now)
+                return
+        except (WireError, msgspec.DecodeError) as exc:
+            self._count_malformed(exc)
+            return
+        if not frame.topic.startswith(ALL_TRADES):
+            self.newest_ns = frame.published_ns
+        self.hub.receive(frame, now)
+
+    def _take_status(self, frame: Frame, now: float) -> None:
+        status = _status_decoder.decode(frame.body)
+        before, self.status = self.status, status
+        self._heard_at = now
+        if before is None or before.epoch != status.epoch:
+            logger.info("feeder is there: source %s, state %s", status.source, status.state)
+        elif status.state == "up" and before.state != "up":
+            self.hub.recheck(now)
+        self.hub.feeder_seen(status.epoch, status.trade_seq, now)
+        if before is None or (before.epoch, before.state, before.since) != (status.epoch, status.state, status.since):
+            self._on_change()
+
+    def _take_reply(self, parts: list[bytes], now: float) -> None:
+        try:
+            # Both replies are maps; only that of a download has no state.
+            reply = topic_state_decoder.decode(parts[-1])
+        except msgspec.ValidationError:
+            try:
+                started = download_started_decoder.decode(parts[-1])
+            except msgspec.DecodeError as exc:
+                self._count_malformed(exc)
+                return
+            waiting = self._downloads.get(started.id)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(started)
+            return
+        except msgspec.DecodeError as exc:
+            self._count_malformed(exc)
+            return
+        self._take_state(reply, now)
+
+    def _take_state(self, state: TopicState, now: float) -> None:
+        try:
+            self.hub.answer(state, now)
+        except WireError as exc:
+            self._count_malformed(exc)
+
+    def _count_malformed(self, exc: Exception) -> None:
+        self.malformed += 1
+        if self.malformed == 1:
+            logger.warning("a message from the feeder's address is not ours: %s", exc)
+
+    def _tick(self) -> None:
+        self._timer = self._loop.call_later(TICK, self._tick)
+        now = time.monotonic()
+        if self.status is not None and now - self._heard_at > ABSENT_AFTER:
+            logger.warning("feeder absent for %.1f s", now - self._heard_at)
+            self.status = None
+            self._on_change()
+        self.hub.expire(now)
+        # The descriptors are edge-triggered; a lost edge would silence a socket for good.
+        self._drain()
+
+    def _close(self) -> None:
+        for socket in self._sockets:
+            socket.close(linger=0)
+        self._context.term()

@@ -1,0 +1,101 @@
+"""Prometheus' view of a worker's numbers, right over several workers.
+
+The hot path counts in plain integers; once a second the worker's loop copies them here, because a write to
+prometheus_client's shared files costs as much as a delivery does. ``PROMETHEUS_MULTIPROC_DIR``, which
+`qmt-bridge gateway` sets, makes prometheus_client keep a file for each worker, which a scrape of any one adds up.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+if TYPE_CHECKING:
+    from gateway.worker import Worker
+
+MULTIPROC_ENV = "PROMETHEUS_MULTIPROC_DIR"
+STATES = ("up", "down", "stale", "ended")
+
+_registry = CollectorRegistry()
+
+
+def _counter(name: str, text: str) -> Counter:
+    return Counter(f"qmt_bridge_{name}", text, registry=_registry)
+
+
+_FRAMES = _counter("frames_sent", "WebSocket frames sent to clients.")
+_BYTES = _counter("bytes_sent", "Bytes of WebSocket frames sent to clients.")
+_RECEIVED = _counter("frames_received", "Messages received from the feeder.")
+_SKIPPED = _counter("skipped", "Frames and records that slow clients did not get, a newer one having come.")
+_GAPS = _counter("gaps", "Sequence gaps seen on the way from the feeder.")
+_LOST = _counter("lost", "Messages missing in those gaps.")
+_MALFORMED = _counter("malformed", "Messages from the feeder's address that are not ours.")
+_CONNECTIONS = Gauge(
+    "qmt_bridge_connections", "Open WebSockets.", ["path"], multiprocess_mode="livesum", registry=_registry
+)
+_TOPICS = Gauge(
+    "qmt_bridge_topics", "Topics subscribed at the feeder.", multiprocess_mode="livesum", registry=_registry
+)
+_FEED_UP = Gauge(
+    "qmt_bridge_feed_up", "1 while every worker has a feed that is up.", multiprocess_mode="livemin", registry=_registry
+)
+_FEED_STATE = Gauge(
+    "qmt_bridge_feed_state",
+    "Workers that see the feed in this state.",
+    ["state"],
+    multiprocess_mode="livesum",
+    registry=_registry,
+)
+_AGE = Gauge(
+    "qmt_bridge_newest_tick_age_seconds",
+    "Seconds since the newest market data was published; NaN before the first.",
+    multiprocess_mode="livemin",
+    registry=_registry,
+)
+
+
+class Exporter:
+    """Copies one worker's numbers; counters go on from where they were at the last copy."""
+
+    def __init__(self) -> None:
+        self._copied: dict[Counter, int] = {}
+        self._paths: set[str] = set()
+
+    def export(self, worker: Worker) -> None:
+        """Copy the numbers as they are now."""
+        hub = worker.feed.hub
+        for counter, value in (
+            (_FRAMES, worker.frames_sent),
+            (_BYTES, worker.bytes_sent),
+            (_RECEIVED, hub.received),
+            (_SKIPPED, worker.skipped),
+            (_GAPS, hub.gaps),
+            (_LOST, hub.lost),
+            (_MALFORMED, worker.feed.malformed),
+        ):
+            counter.inc(value - self._copied.get(counter, 0))
+            self._copied[counter] = value
+        connections = worker.connections
+        self._paths |= connections.keys()
+        for path in self._paths:
+            _CONNECTIONS.labels(path).set(connections[path])
+        _TOPICS.set(len(hub.streams))
+        state = worker.feed_state()["feed"]
+        _FEED_UP.set(state == "up")
+        for known in STATES:
+            _FEED_STATE.labels(known).set(state == known)
+        age = worker.newest_age
+        _AGE.set(math.nan if age is None else age)
+
+
+def render() -> bytes:
+    """Return the text format, over all workers where there are several."""
+    if MULTIPROC_ENV in os.environ:
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+    return generate_latest(_registry)

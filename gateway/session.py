@@ -1,0 +1,435 @@
+"""The life of one WebSocket: accept, key, requests in, frames out, close with a reason.
+
+The reader is the ASGI server's task for this socket; a writer task exists only while something waits to be sent.
+`put` never waits, so a slow client costs its own memory and nobody's time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from gateway.auth import KEY_SUBPROTOCOL, presented_key
+from gateway.hub import Outcome
+from gateway.limits import TokenBucket, origin_allowed
+from gateway.outbox import Item, Outbox
+from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode
+from qmt_bridge.wire.frames import Frame, to_json
+from qmt_bridge.wire.requests import REQUEST_BYTES, parse_json, request_id
+from qmt_bridge.wire.topics import KINDS, Kind, Topic, parse_topic
+
+if TYPE_CHECKING:
+    from gateway.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+SUBPROTOCOL = "qmt.v1.json"
+AUTH_TIMEOUT = 5.0
+FIRST_REQUEST_TIMEOUT = 30.0
+# How long a client may take to read what it is told at the end.
+CLOSE_TIMEOUT = 5.0
+# Bytes of a close frame's reason (RFC 6455, 5.5).
+_REASON_BYTES = 123
+
+
+class Ended(Exception):
+    """The socket is to be closed with `close_code`; `error` is told in an error frame first."""
+
+    def __init__(self, close_code: int, code: ErrorCode | None = None, reason: str = "") -> None:
+        super().__init__(reason)
+        self.close_code = close_code
+        self.code = code
+        self.reason = reason
+
+
+class _Disconnected(Exception):
+    """The client has gone; `close_code` is its own."""
+
+    def __init__(self, close_code: int) -> None:
+        super().__init__(close_code)
+        self.close_code = close_code
+
+
+class Endpoint(Protocol):
+    """What one URL does with its requests; a new one serves each socket."""
+
+    # Needs the key whatever the settings say.
+    always_key: ClassVar[bool]
+    # Fields of a request by which the client opts in to the control layer.
+    opts_in: ClassVar[frozenset[str]]
+    # Seconds after which a socket without a request is closed; None: the URL needs none.
+    first_request_timeout: ClassVar[float | None]
+
+    def __init__(self, session: Session) -> None:
+        """Begin to serve `session`, whose client has been admitted."""
+
+    async def handle(self, request: dict[str, Any]) -> None:
+        """Serve a request; raise `BadRequest` if it cannot be served as it stands."""
+
+
+class Ticket:
+    """Holds a client's new topics back until all have been answered, so that the ack comes before their data."""
+
+    __slots__ = ("_complete", "_held", "_waiting", "pending", "refused")
+
+    def __init__(self, subscriptions: Sequence[Subscription], complete: Callable[[Ticket], None]) -> None:
+        self.refused: dict[Topic, tuple[ErrorCode, str]] = {}
+        # Topics of which the feeder has not said whether it can serve them.
+        self.pending: list[Topic] = []
+        self._waiting = {subscription.topic: subscription for subscription in subscriptions}
+        self._held: list[tuple[Subscription, Frame]] = []
+        self._complete = complete
+        for subscription in subscriptions:
+            subscription.ticket = self
+        if not subscriptions:
+            complete(self)
+
+    def hold(self, subscription: Subscription, frame: Frame) -> None:
+        """Keep a frame until the ack is out."""
+        self._held.append((subscription, frame))
+
+    def settle(self, topic: Topic, outcome: Outcome, code: ErrorCode | None, error: str | None) -> None:
+        """Take one topic's outcome; the last one sends the ack and what was held."""
+        if self._waiting.pop(topic, None) is None:
+            return
+        if outcome == "refused":
+            self.refused[topic] = (code or "upstream_refused", error or "")
+        elif outcome != "live":
+            self.pending.append(topic)
+        if not self._waiting:
+            # Answers arrive inside the hub; what is sent has to wait until the hub is done with this one.
+            asyncio.get_running_loop().call_soon(self._finish)
+
+    def _finish(self) -> None:
+        self._complete(self)
+        held, self._held = self._held, []
+        for subscription, frame in held:
+            subscription.ticket = None
+            subscription.deliver(frame)
+
+    def release(self, subscription: Subscription) -> None:
+        """Forget a subscription that the client gave up before it was answered."""
+        self._held = [(of, frame) for of, frame in self._held if of is not subscription]
+        self.settle(subscription.topic, "live", None, None)
+
+
+class Subscription:
+    """One client's wish for one topic (hub.Member)."""
+
+    __slots__ = ("_behaviour", "prefix", "session", "ticket", "topic")
+
+    def __init__(self, session: Session, topic: Topic, prefix: bytes = b"") -> None:
+        self.session = session
+        self.topic = topic
+        # What stands in front of the body's fields in this client's frames (formula updates carry a seq_id).
+        self.prefix = prefix
+        self.ticket: Ticket | None = None
+        self._behaviour = KINDS[Kind(topic.partition("/")[0])]
+
+    def deliver(self, frame: Frame) -> None:
+        """Queue a frame for the client."""
+        if self.ticket is not None:
+            self.ticket.hold(self, frame)
+        else:
+            self.session.put(Item(frame, self._behaviour, self.prefix))
+
+    def settle(self, outcome: Outcome, code: ErrorCode | None, error: str | None) -> None:
+        """Pass the outcome to the ticket, or tell the client of a refusal."""
+        if outcome == "refused":
+            self.session.subscriptions.pop(self, None)
+        if self.ticket is not None:
+            self.ticket.settle(self.topic, outcome, code, error)
+        elif outcome == "refused":
+            self.session.refused(self, code or "upstream_refused", error or "")
+
+
+class Session:
+    """One WebSocket. An endpoint reads `requests`, subscribes topics, and may `end` it."""
+
+    def __init__(self, worker: Worker, scope: Scope, receive: Receive, send: Send) -> None:
+        self.worker = worker
+        self.path: str = scope["path"]
+        self.query: bytes = scope["query_string"]
+        self.opted_in = False
+        self.outbox = Outbox(worker.config.outbox_bytes)
+        self.subscriptions: dict[Subscription, None] = {}
+        # loop.time() when the send under way began, or None; the worker ends a session that makes no progress.
+        self.sending_since: float | None = None
+        self.sent_at = 0.0
+        # What a refusal that comes later than the ack is turned into; set by the endpoint.
+        self.on_refused: Callable[[Subscription, ErrorCode, str], None] | None = None
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        self._loop = asyncio.get_running_loop()
+        self._bucket = TokenBucket(worker.config.max_rate, self._loop.time())
+        self._limited = 0
+        self._writer: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[Any] | None = None
+        self._end: Ended | None = None
+        self._gone = False
+        self._reported = 0
+        self._frames = 0
+
+    async def run(self, endpoint: type[Endpoint]) -> None:
+        """Serve the socket by a new `endpoint` until it ends."""
+        message = await self._receive()
+        assert message["type"] == "websocket.connect", message
+        began = time.monotonic()
+        self._reader = asyncio.current_task()
+        offered = self._scope.get("subprotocols", [])
+        chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
+        self.opted_in = chosen is not None or b"ctl=1" in self.query.split(b"&")
+        if chosen is None:
+            # A browser fails the connection when it offered subprotocols and none is chosen.
+            chosen = next((item for item in offered if item.startswith(KEY_SUBPROTOCOL)), None)
+        ended = "failed"
+        self.worker.sessions[self] = None
+        try:
+            # Accept first, then close: a close before the handshake is a bare HTTP 403 without code or reason.
+            await self._send({"type": "websocket.accept", "subprotocol": chosen})
+            ended = await self._serve(endpoint)
+        except OSError:
+            ended = "lost"
+        finally:
+            del self.worker.sessions[self]
+            self._gone = True
+            for subscription in self.subscriptions:
+                self.worker.feed.hub.leave(subscription.topic, subscription)
+            if self._writer is not None:
+                self._writer.cancel()
+            self._count_skipped()
+            client = self._scope.get("client") or ("?",)
+            seconds = time.monotonic() - began
+            logger.info("%s from %s: %s after %.1f s, %d frames", self.path, client[0], ended, seconds, self._frames)
+
+    def subscribe(
+        self, subscriptions: Sequence[Subscription], after: int | None, acknowledge: Callable[[Ticket], None] | None
+    ) -> None:
+        """Subscribe; with `acknowledge` the data of all of them waits until it has sent the ack."""
+        self.subscriptions.update(dict.fromkeys(subscriptions))
+        if acknowledge is not None:
+            Ticket(subscriptions, acknowledge)
+        members = {subscription.topic: subscription for subscription in subscriptions}
+        self.worker.feed.hub.join(members, time.monotonic(), after)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Give a subscription up."""
+        if self.subscriptions.pop(subscription, subscription) is None:
+            self.worker.feed.hub.leave(subscription.topic, subscription)
+            if subscription.ticket is not None:
+                subscription.ticket.release(subscription)
+
+    def later(self, act: Callable[[], None]) -> None:
+        """Call `act` once the hub is done with the answer at hand, if the socket is still there then."""
+        self._loop.call_soon(lambda: None if self._gone else act())
+
+    def refused(self, subscription: Subscription, code: ErrorCode, error: str) -> None:
+        """Tell the client that a topic is not served (any more)."""
+        if self.on_refused is not None:
+            self.on_refused(subscription, code, error)
+        else:
+            self.error(code, error, symbol=parse_topic(subscription.topic).name)
+
+    def put(self, item: Item) -> None:
+        """Queue a frame; end the session if a stream that may not lose anything does not fit."""
+        self.outbox.put(item)
+        if self.outbox.overflowed:
+            self.end(Ended(1013, "slow_client", "the client does not keep up with a stream that may not lose anything"))
+        elif self._writer is None:
+            self._wake()
+
+    def tell(self, frame: Mapping[str, Any]) -> None:
+        """Queue a control frame; an absent id is left out."""
+        shown = {key: value for key, value in frame.items() if key != "id" or value is not None}
+        self.outbox.put_control(to_json(shown))
+        if self._writer is None:
+            self._wake()
+
+    def error(self, code: ErrorCode, error: str, **fields: Any) -> None:
+        """Queue an error frame, the same everywhere; fields that are None are left out."""
+        extra = {key: value for key, value in fields.items() if value is not None}
+        self.tell({"type": "error", **extra, "code": code, "error": error, "retry": code in RETRYABLE})
+
+    def end(self, ended: Ended) -> None:
+        """End the session from outside its reader, once what is queued has been sent."""
+        if self._end is None and not self._gone and self._reader is not None:
+            self._end = ended
+            self._reader.cancel()
+
+    async def _serve(self, endpoint: type[Endpoint]) -> str:
+        try:
+            try:
+                self._admit()
+                if endpoint.always_key or self.worker.config.require_key:
+                    await self._authenticate()
+                if self.opted_in:
+                    self.tell(self.worker.welcome())
+                await self._read(endpoint)
+            except asyncio.CancelledError:
+                if self._end is None:
+                    raise
+                if self._reader is not None:
+                    self._reader.uncancel()
+                raise self._end from None
+        except _Disconnected as exc:
+            return f"client closed with {exc.close_code}"
+        except Ended as exc:
+            return await self._close(exc)
+        except Exception:
+            # A bug in our code: the client is told, the log has the traceback, nobody else is touched.
+            logger.exception("session on %s failed", self.path)
+            return await self._close(Ended(1011, "internal", "internal error"))
+        return await self._close(Ended(1000))
+
+    async def _read(self, endpoint: type[Endpoint]) -> None:
+        """Give the endpoint one request after the other; a bad first frame ends the socket, a later one does not."""
+        serving = endpoint(self)
+        waits = endpoint.first_request_timeout
+        while True:
+            try:
+                async with asyncio.timeout(waits):
+                    text = await self._next_text()
+            except TimeoutError:
+                raise Ended(1008, "bad_request", f"no request within {waits:.0f} s") from None
+            if not self._may_pass():
+                continue
+            request: dict[str, Any] = {}
+            try:
+                request = parse_json(text)
+                given = request_id(request)
+                self.opted_in = self.opted_in or not endpoint.opts_in.isdisjoint(request)
+                if request.get("action") == "ping":
+                    self.tell({"type": "pong", "id": given, "time": time.time_ns() // 1_000_000})
+                elif request.get("action") == "auth":
+                    # The handshake has passed already; browsers' code sends it all the same.
+                    self.tell({"type": "authenticated", "id": given})
+                else:
+                    await serving.handle(request)
+                waits = None
+            except BadRequest as exc:
+                given = request.get("id")
+                self.error(exc.code, exc.reason, id=given if isinstance(given, int | str) else None)
+                if waits is not None:
+                    raise Ended(1008, None, f"{exc.code}: {exc.reason}") from None
+
+    def _admit(self) -> None:
+        if not origin_allowed(self._headers.get("origin"), self.worker.config.origins):
+            raise Ended(1008, "origin_denied", f"origin {self._headers['origin'][:60]!r} is not allowed")
+        if len(self.worker.sessions) > self.worker.config.max_connections:
+            raise Ended(1013, "connection_limit", f"this worker serves {self.worker.config.max_connections} sockets")
+
+    async def _authenticate(self) -> None:
+        keys = self.worker.keys
+        if not keys.configured:
+            raise Ended(1008, "unauthorized", "no API key is configured on this gateway (setting api_key)")
+        key = presented_key(self._headers, self._scope.get("subprotocols", []), self.query)
+        if key is None:
+            try:
+                async with asyncio.timeout(AUTH_TIMEOUT):
+                    request = parse_json(await self._next_text())
+            except TimeoutError:
+                raise Ended(1008, "unauthorized", "no API key was given") from None
+            except BadRequest as exc:
+                raise Ended(1008, "unauthorized", f"the first frame carries no API key: {exc.reason}") from None
+            given = request.get("key") if request.get("action") == "auth" else None
+            key = given if isinstance(given, str) else None
+            if key is not None and keys.accepts(key):
+                self.opted_in = True
+                self.tell({"type": "authenticated", "id": request.get("id")})
+        if key is None or not keys.accepts(key):
+            raise Ended(1008, "unauthorized", "no API key was given" if key is None else "the API key is wrong")
+
+    async def _next_text(self) -> str:
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self._gone = True
+            raise _Disconnected(message.get("code") or 1005)
+        text = message.get("text")
+        if text is None:
+            raise Ended(1003, "bad_request", "requests are text frames; binary was not negotiated")
+        # A code point is at most four bytes, so only a text between the two bounds has to be measured.
+        if len(text) > REQUEST_BYTES or (len(text) > REQUEST_BYTES // 4 and len(text.encode()) > REQUEST_BYTES):
+            raise Ended(1009, "bad_request", f"a request is at most {REQUEST_BYTES} bytes")
+        return str(text)
+
+    def _may_pass(self) -> bool:
+        if self._bucket.take(self._loop.time()):
+            self._limited = 0
+            return True
+        self._limited += 1
+        limit = self.worker.config.max_rate
+        if self._limited > limit * 100:
+            raise Ended(1008, "rate_limited", f"more than {limit} requests a second, without end")
+        self.error("rate_limited", f"more than {limit} requests a second")
+        return False
+
+    def _wake(self) -> None:
+        if self._writer is None and not self._gone:
+            self._writer = self._loop.create_task(self._write())
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                texts = self.outbox.take()
+                if not texts:
+                    if self._count_skipped() and self.opted_in:
+                        continue
+                    break
+                for text in texts:
+                    self.sending_since = self._loop.time()
+                    await self._send({"type": "websocket.send", "text": text.decode()})
+                    self._frames += 1
+                    self.worker.frames_sent += 1
+                    self.worker.bytes_sent += len(text)
+                self.sending_since = None
+                self.sent_at = self._loop.time()
+        except (OSError, RuntimeError) as exc:
+            # The client has gone; the reader hears of it by itself, under whichever server.
+            logger.debug("%s: nobody reads any more: %r", self.path, exc)
+            self._gone = True
+        finally:
+            self.sending_since = None
+            self._writer = None
+
+    def _count_skipped(self) -> bool:
+        skipped = self.outbox.skipped - self._reported
+        if not skipped:
+            return False
+        self._reported = self.outbox.skipped
+        self.worker.skipped += skipped
+        if self.opted_in and not self._gone:
+            self.outbox.put_control(to_json({"type": "skipped", "count": skipped, "reason": "slow_client"}))
+        return True
+
+    async def _close(self, ended: Ended) -> str:
+        reason = ended.reason
+        if ended.code is not None:
+            reason = f"{ended.code}: {ended.reason}"
+            if ended.code != "slow_client":
+                self.error(ended.code, ended.reason)
+        shown = f"{ended.close_code} {reason}".rstrip()
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                while self._writer is not None and ended.code != "slow_client":
+                    await asyncio.shield(self._writer)
+                if not self._gone:
+                    await self._send(
+                        {"type": "websocket.close", "code": ended.close_code, "reason": cut_reason(reason)}
+                    )
+        except (OSError, RuntimeError):
+            return f"{shown} (client already gone)"
+        except TimeoutError:
+            return f"{shown} (client did not read it)"
+        return shown
+
+
+def cut_reason(reason: str) -> str:
+    """Return `reason` cut to what fits into a close frame, never within a character."""
+    return reason.encode()[:_REASON_BYTES].decode(errors="ignore")

@@ -1,0 +1,38 @@
+"""/healthz, /readyz, /metrics: renderings of the same numbers. Run on the event loop."""
+
+from __future__ import annotations
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from gateway import metrics
+from gateway.worker import Worker
+from qmt_bridge.wire.frames import to_json
+
+
+def health(worker: Worker) -> Response:
+    """Return 200: the worker's loop turns."""
+    return _json({"status": "ok", **worker.feed_state()})
+
+
+def readiness(worker: Worker) -> Response:
+    """Return 200 while the feeder is there, whatever the state of its session, else 503."""
+    ready = worker.feed.status is not None
+    shown = {
+        "ready": ready,
+        **worker.feed_state(),
+        "newest_tick_age": worker.newest_age,
+        "connections": len(worker.sessions),
+        "topics": len(worker.feed.hub.streams),
+    }
+    return _json(shown, 200 if ready else 503)
+
+
+def prometheus(worker: Worker) -> Response:
+    """Return the metrics of all workers."""
+    worker.export()
+    return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _json(body: dict[str, object], status: int = 200) -> Response:
+    return Response(to_json(body), status, media_type="application/json")
