@@ -333,7 +333,7 @@ class Trade:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        session.on_refused = self._refused
+        session.on_refused = lambda _, code, error: self._refused(code, error)
         [after] = parse_qs(session.query.decode("latin-1")).get("after", [""])[-1:]
         if after and not after.isdecimal():
             raise Ended(1008, "bad_request", f"after must be a position in the journal, got {after[:40]!r}")
@@ -343,14 +343,22 @@ class Trade:
         """Refuse the request: the events come by themselves."""
         raise BadRequest("unknown_action", f"unknown action {str(request.get('action'))[:40]!r}; expected ping")
 
-    def _refused(self, subscription: Subscription, code: ErrorCode, error: str) -> None:
+    def _refused(self, code: ErrorCode, error: str) -> None:
         self.session.error(code, error)
         if code == "resume_expired":
             # The client knows that it has missed something; from here on it has everything.
             self.session.later(lambda: self._subscribe(None))
 
     def _subscribe(self, after: int | None) -> None:
-        self.session.subscribe([Subscription(self.session, ALL_TRADES)], after, None)
+        subscription = Subscription(self.session, ALL_TRADES)
+        # From this frame on nothing is missed: who sends an order wants to know that first.
+        self.session.subscribe([subscription], after, self._acknowledge if self.session.opted_in else None)
+
+    def _acknowledge(self, ticket: Ticket) -> None:
+        for code, error in ticket.refused.values():
+            self._refused(code, error)
+        if not ticket.refused:
+            self.session.tell({"type": "subscribed", "seq": self.session.worker.feed.hub.streams[ALL_TRADES].seq})
 
 
 ENDPOINTS: dict[str, type[Endpoint]] = {

@@ -25,7 +25,6 @@ from qmt_bridge.wire.requests import (
     CatchUp,
     DownloadStarted,
     StartDownload,
-    TopicState,
     download_started_decoder,
     reply_encoder,
     topic_state_decoder,
@@ -82,8 +81,7 @@ class Feed:
                 "event loop", "Windows' Proactor loop cannot watch ZeroMQ sockets; start with `qmt-bridge gateway`"
             ) from None
         self._market.subscribe(STATUS_TOPIC)
-        self._timer = self._loop.call_later(TICK, self._tick)
-        self._drain()
+        self._tick()
 
     def stop(self) -> None:
         """Disconnect; whoever waits for a download gets a cancellation."""
@@ -176,7 +174,7 @@ class Feed:
         try:
             frame = Frame.from_parts(parts)
             if frame.topic == STATUS_TOPIC:
-                self._take_status(frame, now)
+                self._take_status(frame.body, now)
                 return
         except (WireError, msgspec.DecodeError) as exc:
             self._count_malformed(exc)
@@ -185,8 +183,8 @@ class Feed:
             self.newest_ns = frame.published_ns
         self.hub.receive(frame, now)
 
-    def _take_status(self, frame: Frame, now: float) -> None:
-        status = _status_decoder.decode(frame.body)
+    def _take_status(self, body: bytes, now: float) -> None:
+        status = _status_decoder.decode(body)
         before, self.status = self.status, status
         self._heard_at = now
         if before is None or before.epoch != status.epoch:
@@ -214,12 +212,12 @@ class Feed:
         except msgspec.DecodeError as exc:
             self._count_malformed(exc)
             return
-        self._take_state(reply, now)
-
-    def _take_state(self, state: TopicState, now: float) -> None:
         try:
-            self.hub.answer(state, now)
-        except WireError as exc:
+            if reply.topic != STATUS_TOPIC:
+                self.hub.answer(reply, now)
+            elif reply.body is not None:
+                self._take_status(reply.body, now)
+        except (WireError, msgspec.DecodeError) as exc:
             self._count_malformed(exc)
 
     def _count_malformed(self, exc: Exception) -> None:
@@ -228,7 +226,10 @@ class Feed:
             logger.warning("a message from the feeder's address is not ours: %s", exc)
 
     def _tick(self) -> None:
-        self._timer = self._loop.call_later(TICK, self._tick)
+        if self.status is None:
+            # Quicker than to wait for a heartbeat: a worker that has just started knows its feeder at once.
+            self._send(CatchUp(0, [STATUS_TOPIC]))
+        self._timer = self._loop.call_later(TICK if self.status is not None else TICK / 5, self._tick)
         now = time.monotonic()
         if self.status is not None and now - self._heard_at > ABSENT_AFTER:
             logger.warning("feeder absent for %.1f s", now - self._heard_at)

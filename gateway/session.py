@@ -75,12 +75,13 @@ class Endpoint(Protocol):
 class Ticket:
     """Holds a client's new topics back until all have been answered, so that the ack comes before their data."""
 
-    __slots__ = ("_complete", "_held", "_waiting", "pending", "refused")
+    __slots__ = ("_complete", "_held", "_subscriptions", "_waiting", "pending", "refused")
 
     def __init__(self, subscriptions: Sequence[Subscription], complete: Callable[[Ticket], None]) -> None:
         self.refused: dict[Topic, tuple[ErrorCode, str]] = {}
         # Topics of which the feeder has not said whether it can serve them.
         self.pending: list[Topic] = []
+        self._subscriptions = subscriptions
         self._waiting = {subscription.topic: subscription for subscription in subscriptions}
         self._held: list[tuple[Subscription, Frame]] = []
         self._complete = complete
@@ -107,9 +108,9 @@ class Ticket:
 
     def _finish(self) -> None:
         self._complete(self)
-        held, self._held = self._held, []
-        for subscription, frame in held:
+        for subscription in self._subscriptions:
             subscription.ticket = None
+        for subscription, frame in self._held:
             subscription.deliver(frame)
 
     def release(self, subscription: Subscription) -> None:

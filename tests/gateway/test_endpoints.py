@@ -1,0 +1,441 @@
+"""The documented layer and the acks, over a real feeder, ZeroMQ, uvicorn and WebSocket clients."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from conftest import KEY, Client, Rig, until
+
+from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, quote_topic, whole_topic
+
+TICK = quote_topic("600519.SH")
+TRADE_URL = f"/ws/trade?ctl=1&api_key={quote(KEY)}"
+NOT_JSON_NUMBERS = {"time": 1, "pe": math.nan, "volRatio": math.inf}
+
+
+async def test_realtime_delivers_what_the_source_delivered(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"stocks": ["600519.SH"], "period": "tick"})
+        await rig.wanted(TICK)
+        delivered = {"lastPrice": 1858.0000000000002, "新字段": [1, 2], **NOT_JSON_NUMBERS}
+        rig.source.publish(TICK, {"600519.SH": [delivered]})
+        record = {"lastPrice": 1858.0000000000002, "新字段": [1, 2], "time": 1, "pe": None, "volRatio": None}
+        assert await client.receive() == {"600519.SH": [record]}
+
+
+async def test_period_defaults_to_tick_and_a_repeated_frame_adds(rig: Rig) -> None:
+    bar = quote_topic("000001.SZ", "1m")
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"stocks": ["600519.SH"]})
+        await client.send({"stocks": ["000001.SZ"], "period": "1m"})
+        for topic in (TICK, bar):
+            await rig.wanted(topic)
+        rig.source.publish(TICK, {"600519.SH": [{}]})
+        rig.source.publish(bar, {"000001.SZ": [{}]})
+        assert [await client.receive(), await client.receive()] == [{"600519.SH": [{}]}, {"000001.SZ": [{}]}]
+
+
+async def test_late_joiner_receives_the_last_value(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as first, rig.connect("/ws/realtime") as second:
+        await first.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+        rig.source.publish(TICK, {"600519.SH": [{"n": 1}]})
+        await first.receive()
+        await second.send({"stocks": ["600519.SH"]})
+        assert await second.receive() == {"600519.SH": [{"n": 1}]}
+
+
+async def test_one_upstream_subscription_however_many_clients_and_none_after_the_last(rig: Rig) -> None:
+    other = rig.serve()
+    async with rig.connect("/ws/realtime") as one, rig.connect("/ws/realtime") as two:
+        async with rig.connect("/ws/realtime", other) as three:
+            for client in (one, two, three):
+                await client.send({"action": "subscribe", "id": 1, "stocks": ["600519.SH"]})
+                assert (await client.receive())["added"] == ["600519.SH"]
+            assert rig.source.wanted == [TICK]
+        await one.socket.close()
+        rig.source.publish(TICK, {"600519.SH": [{}]})
+        assert await two.receive() == {"600519.SH": [{}]}
+    await rig.unwanted(TICK)
+
+
+async def test_refused_and_malformed_codes_are_named_and_the_others_served(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"stocks": ["999999.SZ", "600519.XX", 7, "600519.SH"]})
+        errors = [await client.receive() for _ in range(3)]
+        assert {error["symbol"] for error in errors} == {"999999.SZ", "600519.XX", "7"}
+        assert {(error["type"], error["code"], error["retry"]) for error in errors} == {
+            ("error", "unknown_symbol", False)
+        }
+        await rig.wanted(TICK)
+        rig.source.publish(TICK, {"600519.SH": [{}]})
+        assert await client.receive() == {"600519.SH": [{}]}
+
+
+async def test_whole_quote_begins_with_the_snapshot_and_a_code_of_a_market_comes_once(rig: Rig) -> None:
+    sh, code = whole_topic("SH"), whole_topic("000001.SZ")
+    async with rig.connect("/ws/whole_quote") as keeper, rig.connect("/ws/whole_quote") as client:
+        await keeper.send({"codes": ["SH"]})
+        await rig.wanted(sh)
+        rig.source.publish(sh, {"600519.SH": {"n": 1}, "601988.SH": {"n": 1}})
+        rig.source.publish(sh, {"600519.SH": {"n": 2}})
+        assert [await keeper.receive(), await keeper.receive()][1] == {"600519.SH": {"n": 2}}
+        await client.send({"codes": ["600519.SH", "SH", "000001.SZ"]})
+        assert await client.receive() == {"600519.SH": {"n": 2}, "601988.SH": {"n": 1}}
+        await rig.wanted(code)
+        assert sorted(rig.source.wanted) == sorted([sh, code])
+        # Without its market the code has to come by itself.
+        await client.send({"action": "unsubscribe", "id": 1, "codes": ["SH"]})
+        await rig.wanted(whole_topic("600519.SH"))
+
+
+async def test_l2_thousand_with_and_without_gear_num(rig: Rig) -> None:
+    async with rig.connect("/ws/l2_thousand") as client:
+        await client.send({"stocks": ["000001.SZ"]})
+        await client.send({"stocks": ["000001.SZ"], "gear_num": 20})
+        for gear_num in (0, 20):
+            topic = l2_topic("000001.SZ", gear_num)
+            await rig.wanted(topic)
+            rig.source.publish(topic, {"000001.SZ": [{"levels": gear_num}]})
+            assert await client.receive() == {"000001.SZ": [{"levels": gear_num}]}
+
+
+async def test_download_ends_with_done_and_close_1000(rig: Rig) -> None:
+    async with rig.connect("/ws/download_progress") as client:
+        await client.send({"stocks": ["000001.SZ"], "period": "1d", "start_time": "", "end_time": ""})
+        frames = [await client.receive()]
+        while "status" not in frames[-1]:
+            frames.append(await client.receive())
+        assert frames[-1] == {"status": "done"}
+        assert all(frame["stockcode"] == "000001.SZ" for frame in frames[:-1])
+        assert (await client.closed())[0] == 1000
+
+
+async def test_failed_download_ends_with_an_error_frame_and_close_1011(rig: Rig) -> None:
+    async with rig.connect("/ws/download_progress") as client:
+        await client.send({"stocks": ["600000.SH"], "period": "1d"})
+        frame = await client.receive()
+        while "status" not in frame:
+            frame = await client.receive()
+        assert (frame["type"], frame["status"], frame["failed"]) == ("error", "error", {"600000.SH": "no data"})
+        assert await client.closed() == (1011, "upstream_refused: failed")
+
+
+async def test_download_without_a_feeder_is_told_to_come_back(rig: Rig) -> None:
+    rig.feeder.stop()
+    async with rig.connect("/ws/download_progress") as client:
+        await client.send({"stocks": ["000001.SZ"]})
+        assert (await client.receive())["code"] == "upstream_unavailable"
+        assert (await client.closed())[0] == 1013
+    rig.start_feeder()
+
+
+def formula(**changes: Any) -> dict[str, Any]:
+    return {
+        "action": "subscribe",
+        "formula_name": "MA",
+        "stock_code": "000001.SZ",
+        "period": "1d",
+        "count": -1,
+        "dividend_type": "none",
+        "params": {},
+        **changes,
+    }
+
+
+async def test_formula_is_acknowledged_before_its_first_value_until_unsubscribed(rig: Rig) -> None:
+    topic = formula_topic(FormulaSpec("MA", "000001.SZ"))
+    value = {"formula_name": "MA", "stock_code": "000001.SZ", "data": {"outputs": {"MA1": [math.nan, 1.5]}}}
+    async with rig.connect("/ws/formula") as client:
+        await client.send(formula())
+        ack = await client.receive()
+        assert ack == {"action": "subscribed", "seq_id": ack["seq_id"]}
+        rig.source.publish(topic, value)
+        assert await client.receive() == {
+            "type": "formula_update",
+            "seq_id": ack["seq_id"],
+            "formula_name": "MA",
+            "stock_code": "000001.SZ",
+            "data": {"outputs": {"MA1": [None, 1.5]}},
+        }
+        # The same once more: its own number, and the last value at once, after the ack.
+        await client.send(formula())
+        second = await client.receive()
+        assert second["seq_id"] != ack["seq_id"]
+        assert (await client.receive())["seq_id"] == second["seq_id"]
+        await client.send({"action": "unsubscribe", "seq_id": ack["seq_id"]})
+        assert await client.receive() == {"action": "unsubscribed", "seq_id": ack["seq_id"]}
+        rig.source.publish(topic, value)
+        assert (await client.receive())["seq_id"] == second["seq_id"]
+        await client.send({"action": "unsubscribe", "seq_id": second["seq_id"]})
+        await rig.unwanted(topic)
+
+
+async def test_refused_formula_gets_an_error_instead_of_an_ack(rig: Rig) -> None:
+    async with rig.connect("/ws/formula") as client:
+        await client.send(formula(stock_code="999999.SZ"))
+        error = await client.receive()
+        assert (error["type"], error["code"]) == ("error", "unknown_symbol")
+        await client.send({"action": "unsubscribe", "seq_id": 1})
+        assert (await client.receive())["code"] == "not_subscribed"
+
+
+async def live(client: Client) -> int:
+    """Wait until an opted-in trade socket misses nothing any more; return its position."""
+    while (frame := await client.receive())["type"] != "subscribed":
+        assert frame["type"] in ("welcome", "authenticated", "error"), frame
+    return int(frame["seq"])
+
+
+async def test_trade_events_of_eight_sockets_on_two_workers_are_the_same(rig: Rig) -> None:
+    servers = [rig.servers[0], rig.serve()]
+    sockets = [rig.connect(TRADE_URL, servers[number % 2]) for number in range(8)]
+    clients = [await socket.__aenter__() for socket in sockets]
+    try:
+        for client in clients:
+            await live(client)
+        for number in range(20):
+            rig.source.trade("order", order_id=number, price=10.5)
+        received = [[await client.receive() for _ in range(20)] for client in clients]
+    finally:
+        for socket in sockets:
+            await socket.__aexit__(None, None, None)
+    assert all(events == received[0] for events in received)
+    assert received[0][3] == {"type": "order", "seq": 4, "data": {"order_id": 3, "price": 10.5}}
+    assert [event["seq"] for event in received[0]] == list(range(1, 21))
+
+
+async def test_trade_resumes_after_a_position_without_gap_or_duplicate(rig: Rig) -> None:
+    for number in range(5):
+        rig.source.trade("order", order_id=number)
+    async with rig.connect(f"{TRADE_URL}&after=2") as client:
+        assert await live(client) == 5
+        events = [await client.receive() for _ in range(3)]
+        rig.source.trade("order", order_id=5)
+        events.append(await client.receive())
+        assert [event["seq"] for event in events] == [3, 4, 5, 6]
+
+
+async def test_trade_position_that_the_journal_does_not_have_is_refused_but_served_on(rig: Rig) -> None:
+    async with rig.connect(f"{TRADE_URL}&after=900") as client:
+        assert (await client.receive())["type"] == "welcome"
+        assert (await client.receive())["code"] == "resume_expired"
+        assert await live(client) == 0
+        rig.source.trade("order", order_id=1)
+        assert (await client.receive())["seq"] == 1
+
+
+async def test_restart_of_the_feeder_closes_no_socket_and_data_flows_again(rig: Rig) -> None:
+    sh = whole_topic("SH")
+    async with (
+        rig.connect("/ws/realtime") as realtime,
+        rig.connect("/ws/whole_quote") as whole,
+        rig.connect(TRADE_URL) as trade,
+    ):
+        await realtime.send({"action": "subscribe", "id": 1, "stocks": ["600519.SH"]})
+        await realtime.receive()
+        await whole.send({"codes": ["SH"]})
+        await live(trade)
+        await rig.wanted(sh)
+        rig.source.trade("order", order_id=1)
+        assert (await trade.receive())["seq"] == 1
+        rig.feeder.stop()
+        rig.start_feeder()
+        for topic in (TICK, sh):
+            await rig.wanted(topic)
+        rig.source.trade("order", order_id=2)
+        rig.source.publish(TICK, {"600519.SH": [{"life": 2}]})
+        rig.source.publish(sh, {"600519.SH": {"life": 2}})
+        frame = await trade.receive()
+        while frame["type"] == "feed":
+            frame = await trade.receive()
+        assert frame["seq"] == 2
+        assert await whole.receive() == {"600519.SH": {"life": 2}}
+        frame = await realtime.receive()
+        while frame.get("type") == "feed":
+            frame = await realtime.receive()
+        assert frame == {"600519.SH": [{"life": 2}]}
+
+
+async def test_acks_name_what_was_added_rejected_removed_and_is_active(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"action": "subscribe", "id": 1, "stocks": ["600519.SH", "999999.SZ", "bad"]})
+        ack = await client.receive()
+        assert (ack["type"], ack["id"], ack["added"], ack["active"]) == ("subscribed", 1, ["600519.SH"], 1)
+        assert [(r["code"], r["error"]) for r in ack["rejected"]] == [
+            ("bad", "unknown_symbol"),
+            ("999999.SZ", "unknown_symbol"),
+        ]
+        await client.send({"action": "list", "id": "two"})
+        assert await client.receive() == {"type": "subscriptions", "id": "two", "stocks": ["600519.SH"]}
+        await client.send({"action": "unsubscribe", "id": 3, "stocks": ["600519.SH", "000001.SZ"]})
+        ack = await client.receive()
+        assert (ack["type"], ack["removed"], ack["active"]) == ("unsubscribed", ["600519.SH"], 0)
+        assert [r["error"] for r in ack["rejected"]] == ["not_subscribed"]
+        await rig.unwanted(TICK)
+        await client.send({"action": "ping", "id": 4})
+        pong = await client.receive()
+        assert (pong["type"], pong["id"]) == ("pong", 4)
+        assert isinstance(pong["time"], int)
+
+
+async def test_ack_comes_before_the_last_value(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as first, rig.connect("/ws/realtime") as second:
+        await first.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+        rig.source.publish(TICK, {"600519.SH": [{"n": 1}]})
+        await first.receive()
+        await second.send({"action": "subscribe", "id": 1, "stocks": ["600519.SH", "000001.SZ"]})
+        assert (await second.receive())["type"] == "subscribed"
+        assert await second.receive() == {"600519.SH": [{"n": 1}]}
+
+
+async def test_documented_client_hears_nothing_of_the_feeder_but_one_that_opted_in_does(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as documented, rig.connect("/ws/realtime?ctl=1") as opted_in:
+        welcome = await opted_in.receive()
+        assert (welcome["type"], welcome["feed"], welcome["simulated"]) == ("welcome", "up", True)
+        for client in (documented, opted_in):
+            await client.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+        rig.source.sink.set_state("down", "terminal_disconnected", data_lost=True)
+        notice = await opted_in.receive()
+        assert (notice["type"], notice["state"], notice["reason"]) == ("feed", "down", "terminal_disconnected")
+        rig.source.publish(TICK, {"600519.SH": [{}]})
+        assert await documented.receive() == {"600519.SH": [{}]}
+
+
+async def test_slow_client_costs_nobody_else_anything_and_gets_the_newest(rig: Rig) -> None:
+    server = rig.serve(outbox_bytes=200_000)
+    padding = "x" * 20_000
+    async with rig.connect("/ws/realtime", server) as fast, rig.connect("/ws/realtime?ctl=1", server) as slow:
+        await slow.receive()
+        for client in (fast, slow):
+            await client.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+        # Its socket is not read: what the kernel and the server can hold fills up, then the outbox.
+        slow.socket.transport.pause_reading()
+        total = 1500
+        for number in range(total):
+            rig.source.publish(TICK, {"600519.SH": [{"n": number, "padding": padding}]})
+            assert (await fast.receive())["600519.SH"][0]["n"] == number
+        slow.socket.transport.resume_reading()
+        seen: list[int] = []
+        skipped = 0
+        while not seen or seen[-1] != total - 1 or not skipped:
+            frame = await slow.receive()
+            if frame.get("type") == "skipped":
+                skipped += frame["count"]
+            elif "600519.SH" in frame:
+                seen.append(frame["600519.SH"][0]["n"])
+        assert seen == sorted(set(seen))
+        assert len(seen) + skipped == total
+
+
+async def test_client_that_does_not_read_trade_events_is_closed_with_1013(rig: Rig) -> None:
+    server = rig.serve(outbox_bytes=100_000)
+    async with rig.connect(TRADE_URL, server) as client:
+        await live(client)
+        client.socket.transport.pause_reading()
+        sessions = lambda: rig.source.sink.published  # type: ignore[attr-defined]  # noqa: E731
+        for number in range(1000):
+            rig.source.trade("order", order_id=number, status_msg="x" * 20_000)
+        await until(lambda: sessions() > 1000, "the events")
+        await asyncio.sleep(0)
+        client.socket.transport.resume_reading()
+        code, reason = await client.closed()
+        assert code in (1013, 1006)
+        assert code == 1006 or reason.startswith("slow_client")
+
+
+@pytest.mark.parametrize("kind", ["header", "bearer", "subprotocol", "query", "first frame"])
+async def test_each_way_of_giving_the_key_opens_the_trade_socket(rig: Rig, kind: str) -> None:
+    server = rig.serve(api_key="plain-key")
+    path, options = "/ws/trade?ctl=1", {}
+    match kind:
+        case "header":
+            options = {"additional_headers": {"X-API-Key": "plain-key"}}
+        case "bearer":
+            options = {"additional_headers": {"Authorization": "Bearer plain-key"}}
+        case "subprotocol":
+            options = {"subprotocols": ["key.plain-key"]}
+        case "query":
+            path = "/ws/trade?ctl=1&api_key=plain-key"
+    async with rig.connect(path, server, **options) as client:
+        if kind == "first frame":
+            await client.send({"action": "auth", "key": "plain-key"})
+        await live(client)
+        rig.source.trade("order", order_id=1)
+        assert (await client.receive())["type"] == "order"
+
+
+@pytest.mark.parametrize(
+    ("path", "frame", "reason"),
+    [
+        pytest.param("/ws/trade?api_key=wrong", None, "unauthorized: the API key is wrong", id="wrong"),
+        pytest.param("/ws/trade", {"action": "auth", "key": "wrong"}, "unauthorized: the API key is wrong", id="frame"),
+        pytest.param("/ws/trade", {"stocks": []}, "unauthorized: no API key was given", id="other-frame"),
+    ],
+)
+async def test_no_trade_event_without_the_key(rig: Rig, path: str, frame: object, reason: str) -> None:
+    async with rig.connect(path) as client:
+        if frame is not None:
+            await client.send(frame)
+        rig.source.trade("order", order_id=1)
+        error = await client.receive()
+        assert (error["type"], error["code"]) == ("error", "unauthorized")
+        assert await client.closed() == (1008, reason)
+
+
+async def test_without_a_configured_key_nobody_gets_trade_events(rig: Rig) -> None:
+    server = rig.serve(api_key="")
+    async with rig.connect("/ws/trade?api_key=", server) as client:
+        assert (await client.closed())[0] == 1008
+
+
+async def test_market_data_can_be_closed_by_one_setting(rig: Rig) -> None:
+    server = rig.serve(require_key=True)
+    async with rig.connect("/ws/realtime?api_key=wrong", server) as client:
+        assert (await client.closed())[0] == 1008
+    async with rig.connect(f"/ws/realtime?api_key={quote(KEY)}", server) as client:
+        await client.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+
+
+async def test_foreign_origin_is_told_so(rig: Rig) -> None:
+    server = rig.serve(origins=("https://desk.example",))
+    async with rig.connect("/ws/realtime", server, origin="https://evil.example") as client:
+        code, reason = await client.closed()
+        assert (code, reason.partition(":")[0]) == (1008, "origin_denied")
+    async with rig.connect("/ws/realtime", server, origin="https://desk.example") as client:
+        await client.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+
+
+async def test_connections_over_the_limit_are_told_to_come_back(rig: Rig) -> None:
+    server = rig.serve(max_connections=1)
+    async with rig.connect("/ws/realtime", server) as first:
+        async with rig.connect("/ws/realtime", server) as second:
+            assert (await second.closed())[0] == 1013
+        await first.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+
+
+@pytest.mark.parametrize("topic", [Topic("quote/"), Topic("quote/600519.SH/tick")])
+async def test_prefix_listens_but_demands_nothing(rig: Rig, topic: Topic) -> None:
+    import zmq
+
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        socket = context.socket(zmq.SUB)
+        socket.connect(rig.config.market_addr)
+        socket.subscribe(topic)
+        async with rig.connect("/ws/realtime") as client:
+            await client.send({"stocks": ["600519.SH"]})
+            await rig.wanted(TICK)
+            assert rig.source.wanted == [TICK]
+    finally:
+        context.destroy(linger=0)

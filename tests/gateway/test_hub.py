@@ -1,0 +1,305 @@
+"""The hub without sockets: what members get, what goes upstream, for every order in which things can arrive."""
+
+from __future__ import annotations
+
+from gateway.hub import ANSWER_TIMEOUT, Hub
+from qmt_bridge.errors import ErrorCode
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.requests import TopicState
+from qmt_bridge.wire.topics import ALL_TRADES, Topic, quote_topic, trade_topic, whole_topic
+
+TICK = quote_topic("600519.SH")
+SH = whole_topic("SH")
+TRADE = trade_topic("1000000365")
+EPOCH = 100
+
+
+class Wire:
+    """Records what the hub sends upstream."""
+
+    def __init__(self) -> None:
+        self.subscribed: list[Topic] = []
+        self.asked: list[tuple[list[Topic], int | None]] = []
+        self.away = False
+
+    def subscribe(self, topic: Topic) -> None:
+        self.subscribed.append(topic)
+
+    def unsubscribe(self, topic: Topic) -> None:
+        self.subscribed.remove(topic)
+
+    def ask(self, topics: list[Topic], after: int | None) -> int | None:
+        self.asked.append((topics, after))
+        return None if self.away else len(self.asked)
+
+
+class Client:
+    """Records what a member gets, as (topic, seq)."""
+
+    def __init__(self) -> None:
+        self.got: list[int] = []
+        self.bodies: list[object] = []
+        self.outcomes: list[tuple[str, ErrorCode | None]] = []
+
+    def deliver(self, frame: Frame) -> None:
+        self.got.append(frame.seq)
+        self.bodies.append(frame.data)
+
+    def settle(self, outcome: str, code: ErrorCode | None, error: str | None) -> None:
+        self.outcomes.append((outcome, code))
+
+
+def frame(topic: Topic, seq: int, epoch: int = EPOCH, body: object = None) -> Frame:
+    return Frame(topic, epoch, seq, 1, 2, frames.encode({"seq": seq} if body is None else body))
+
+
+def state(
+    ask: int, topic: Topic, seq: int, *, body: object = None, epoch: int = EPOCH, kind: str = "live", more: bool = False
+) -> TopicState:
+    encoded = None if body is None else frames.encode(body)
+    return TopicState(ask, topic, kind, epoch=epoch, seq=seq, body=encoded, more=more)  # type: ignore[arg-type]
+
+
+def joined(topic: Topic = TICK, seq: int = 5) -> tuple[Hub, Wire, Client]:
+    """Return a hub with one member that has the last value `seq`."""
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({topic: client}, 0.0)
+    hub.answer(state(1, topic, seq, body=None if topic == ALL_TRADES else {"seq": seq}), 0.0)
+    client.got.clear()
+    return hub, wire, client
+
+
+def test_first_member_subscribes_then_asks_and_the_last_one_unsubscribes() -> None:
+    wire, one, two = Wire(), Client(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: one}, 0.0)
+    hub.join({TICK: two}, 0.0)
+    assert wire.subscribed == [TICK]
+    hub.leave(TICK, one)
+    assert wire.subscribed == [TICK]
+    hub.leave(TICK, two)
+    assert wire.subscribed == []
+    assert not hub.streams
+
+
+def test_joiner_gets_the_last_value_then_what_is_newer_and_nothing_twice() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: client}, 0.0)
+    for seq in (4, 5, 6):
+        hub.receive(frame(TICK, seq), 0.0)
+    assert client.got == []
+    hub.answer(state(1, TICK, 5, body={"seq": 5}), 0.0)
+    hub.receive(frame(TICK, 7), 0.0)
+    assert client.got == [5, 6, 7]
+    assert client.outcomes == [("live", None)]
+
+
+def test_answer_ahead_of_the_subscription_is_not_repeated() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: client}, 0.0)
+    hub.answer(state(1, TICK, 5, body={"seq": 5}), 0.0)
+    for seq in (4, 5, 6):
+        hub.receive(frame(TICK, seq), 0.0)
+    assert client.got == [5, 6]
+
+
+def test_late_joiner_takes_nothing_from_the_members_that_are_there() -> None:
+    hub, _, old = joined(seq=5)
+    late = Client()
+    hub.join({TICK: late}, 0.0)
+    hub.answer(state(2, TICK, 7, body={"seq": 7}), 0.0)
+    for seq in (6, 7, 8):
+        hub.receive(frame(TICK, seq), 0.0)
+    assert old.got == [6, 7, 8]
+    assert late.got == [7, 8]
+
+
+def test_joiners_share_the_ask_that_is_under_way() -> None:
+    wire, one, two = Wire(), Client(), Client()
+    hub = Hub(wire)
+    hub.join({SH: one}, 0.0)
+    hub.answer(state(1, SH, 9, body={"600519.SH": 1}, more=True), 0.0)
+    hub.join({SH: two}, 0.1)
+    hub.answer(state(1, SH, 9, body={"601988.SH": 2}), 0.1)
+    assert len(wire.asked) == 1
+    assert one.bodies == two.bodies == [{"600519.SH": 1}, {"601988.SH": 2}]
+
+
+def test_gap_in_a_quote_is_counted_and_the_newer_tick_delivered() -> None:
+    hub, wire, client = joined(seq=5)
+    hub.receive(frame(TICK, 8), 0.0)
+    assert client.got == [8]
+    assert (hub.gaps, hub.lost) == (1, 2)
+    assert len(wire.asked) == 1
+
+
+def test_gap_in_a_market_is_repaired_by_a_new_snapshot() -> None:
+    hub, wire, client = joined(SH, 5)
+    hub.receive(frame(SH, 7), 0.0)
+    hub.receive(frame(SH, 8), 0.0)
+    assert client.got == []
+    assert wire.asked[-1] == ([SH], None)
+    hub.answer(state(2, SH, 7, body={"seq": 7}), 0.0)
+    hub.receive(frame(SH, 9), 0.0)
+    assert client.got == [7, 8, 9]
+
+
+def test_gap_in_trade_events_is_replayed_without_gap_or_duplicate() -> None:
+    hub, wire, client = joined(ALL_TRADES, 5)
+    hub.receive(frame(TRADE, 6), 0.0)
+    hub.receive(frame(TRADE, 9), 0.0)
+    hub.receive(frame(TRADE, 10), 0.0)
+    assert client.got == [6]
+    assert wire.asked[-1] == ([ALL_TRADES], 6)
+    hub.answer(state(2, ALL_TRADES, 9, body=[{"seq": 7}, {"seq": 8}], more=True), 0.0)
+    hub.answer(state(2, ALL_TRADES, 10, body=[{"seq": 9}, {"seq": 10}]), 0.0)
+    hub.receive(frame(TRADE, 11), 0.0)
+    assert client.got == [6, 7, 8, 9, 10, 11]
+
+
+def test_unanswered_replay_is_asked_again_and_never_given_up() -> None:
+    hub, wire, client = joined(ALL_TRADES, 5)
+    hub.receive(frame(TRADE, 8), 0.0)
+    hub.expire(ANSWER_TIMEOUT)
+    hub.expire(2 * ANSWER_TIMEOUT)
+    assert wire.asked[1:] == [([ALL_TRADES], 5)] * 3
+    assert client.got == []
+    hub.answer(state(4, ALL_TRADES, 8, body=[{"seq": 6}, {"seq": 7}, {"seq": 8}]), 2.0)
+    assert client.got == [6, 7, 8]
+
+
+def test_event_lost_without_a_successor_shows_in_the_second_heartbeat() -> None:
+    hub, wire, client = joined(ALL_TRADES, 5)
+    hub.receive(frame(TRADE, 6), 0.0)
+    hub.feeder_seen(EPOCH, 7, 0.0)
+    asked = len(wire.asked)
+    hub.feeder_seen(EPOCH, 7, 1.0)
+    assert wire.asked[asked:] == [([ALL_TRADES], 6)]
+    hub.answer(state(len(wire.asked), ALL_TRADES, 7, body=[{"seq": 7}]), 1.0)
+    assert client.got == [6, 7]
+
+
+def test_trade_events_go_on_over_a_restart_of_the_feeder() -> None:
+    hub, wire, client = joined(ALL_TRADES, 5)
+    hub.receive(frame(TRADE, 6, epoch=EPOCH + 1), 0.0)
+    assert client.got == [6]
+    hub.feeder_seen(EPOCH + 2, 8, 0.0)
+    assert wire.asked[-1] == ([ALL_TRADES], 6)
+    hub.answer(state(len(wire.asked), ALL_TRADES, 8, epoch=EPOCH + 2, body=[{"seq": 7}, {"seq": 8}]), 0.0)
+    assert client.got == [6, 7, 8]
+
+
+def test_another_journal_begins_anew() -> None:
+    hub, _, client = joined(ALL_TRADES, 500)
+    hub.receive(frame(TRADE, 1, epoch=EPOCH + 1), 0.0)
+    hub.answer(state(2, ALL_TRADES, 1, epoch=EPOCH + 1), 0.0)
+    hub.receive(frame(TRADE, 2, epoch=EPOCH + 1), 0.0)
+    assert client.got == [2]
+
+
+def test_position_that_expired_concerns_only_who_asked_for_it() -> None:
+    hub, _, client = joined(ALL_TRADES, 500)
+    old = Client()
+    hub.join({ALL_TRADES: old}, 0.0, after=3)
+    hub.answer(TopicState(2, ALL_TRADES, "refused", "too old", "resume_expired"), 0.0)
+    hub.receive(frame(TRADE, 501), 0.0)
+    assert old.outcomes == [("refused", "resume_expired")]
+    assert (old.got, client.got) == ([], [501])
+
+
+def test_new_life_of_the_feeder_brings_its_last_value() -> None:
+    hub, wire, client = joined(seq=5)
+    hub.receive(frame(TICK, 2, epoch=EPOCH + 1), 0.0)
+    assert wire.asked[-1] == ([TICK], None)
+    hub.answer(state(2, TICK, 2, epoch=EPOCH + 1, body={"seq": 2}), 0.0)
+    hub.receive(frame(TICK, 3, epoch=EPOCH + 1), 0.0)
+    assert client.got == [2, 3]
+
+
+def test_heartbeat_of_a_new_life_asks_for_every_topic_once() -> None:
+    hub, wire, _ = joined(seq=5)
+    hub.feeder_seen(EPOCH + 1, 0, 0.0)
+    hub.answer(state(2, TICK, 0, epoch=EPOCH + 1), 0.0)
+    hub.feeder_seen(EPOCH + 1, 0, 1.0)
+    assert len(wire.asked) == 2
+
+
+def test_frame_published_between_ask_and_subscription_is_noticed() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({SH: client}, 0.0)
+    hub.receive(frame(SH, 7), 0.0)
+    hub.answer(state(1, SH, 5, body={"seq": 5}), 0.0)
+    assert client.got == []
+    hub.answer(state(2, SH, 7, body={"seq": 7}), 0.0)
+    assert client.got == [7]
+    assert (hub.gaps, hub.lost) == (1, 1)
+
+
+def test_without_an_answer_a_joiner_goes_live_with_what_was_held() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: client}, 0.0)
+    hub.receive(frame(TICK, 3), 0.5)
+    hub.expire(ANSWER_TIMEOUT - 0.01)
+    assert client.got == []
+    hub.expire(ANSWER_TIMEOUT)
+    hub.receive(frame(TICK, 4), 1.1)
+    assert client.outcomes == [("unanswered", None)]
+    assert client.got == [3, 4]
+
+
+def test_feeder_that_comes_later_is_asked_then() -> None:
+    wire, client = Wire(), Client()
+    wire.away = True
+    hub = Hub(wire)
+    hub.join({TICK: client}, 0.0)
+    assert client.outcomes == [("unanswered", None)]
+    wire.away = False
+    hub.feeder_seen(EPOCH, 0, 5.0)
+    hub.answer(state(2, TICK, 1, body={"seq": 1}), 5.0)
+    assert client.got == [1]
+
+
+def test_refusal_reaches_every_member_and_ends_the_subscription() -> None:
+    hub, wire, client = joined(seq=0)
+    late = Client()
+    hub.join({TICK: late}, 0.0)
+    hub.answer(TopicState(2, TICK, "refused", "no such code", "unknown_symbol"), 0.0)
+    assert client.outcomes[-1] == late.outcomes[-1] == ("refused", "unknown_symbol")
+    assert wire.subscribed == []
+
+
+def test_pending_topic_is_probed_until_its_source_has_decided() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: client}, 0.0)
+    hub.answer(state(1, TICK, 0, kind="pending"), 0.8)
+    assert client.outcomes == [("pending", None)]
+    hub.expire(1.0)
+    assert len(wire.asked) == 1
+    hub.expire(1.8)
+    hub.answer(TopicState(2, TICK, "refused", "not entitled", "not_entitled"), 1.9)
+    assert client.outcomes[-1] == ("refused", "not_entitled")
+
+
+def test_recheck_after_the_source_was_away_refuses_what_is_served_no_more() -> None:
+    hub, _, client = joined(seq=5)
+    hub.recheck(1.0)
+    hub.answer(TopicState(2, TICK, "refused", "gone", "upstream_refused"), 1.0)
+    assert client.outcomes[-1] == ("refused", "upstream_refused")
+
+
+def test_member_that_leaves_while_joining_gets_nothing() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: client}, 0.0)
+    hub.leave(TICK, client)
+    hub.answer(state(1, TICK, 5, body={"seq": 5}), 0.0)
+    hub.receive(frame(TICK, 6), 0.0)
+    assert client.got == []
+    assert wire.subscribed == []

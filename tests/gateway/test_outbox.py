@@ -1,0 +1,107 @@
+"""The outbox: order while there is room, the stream's own rule when there is none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gateway.outbox import Item, Outbox
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.topics import KINDS, Kind, Topic
+
+ROOMY = 1_000_000
+
+
+def item(topic: str, body: object, prefix: bytes = b"") -> Item:
+    kind = Kind(topic.partition("/")[0])
+    return Item(Frame(Topic(topic), 1, 1, 0, 0, frames.encode(body)), KINDS[kind], prefix)
+
+
+def drain(outbox: Outbox) -> list[object]:
+    texts: list[object] = []
+    while taken := outbox.take():
+        texts += [json.loads(text) for text in taken]
+    return texts
+
+
+def test_everything_comes_in_order_while_there_is_room() -> None:
+    outbox = Outbox(ROOMY)
+    sent = [{"600519.SH": [{"n": n}]} for n in range(200)]
+    for body in sent:
+        outbox.put(item("quote/600519.SH/tick/", body))
+    assert drain(outbox) == sent
+    assert (outbox.skipped, outbox.size) == (0, 0)
+
+
+def test_full_outbox_keeps_the_newest_per_topic() -> None:
+    outbox = Outbox(2000)
+    for n in range(100):
+        for code in ("000001.SZ", "600519.SH"):
+            outbox.put(item(f"quote/{code}/tick/", {code: [{"n": n}]}))
+    assert drain(outbox) == [{"000001.SZ": [{"n": 99}]}, {"600519.SH": [{"n": 99}]}]
+    assert outbox.skipped == 198
+
+
+def test_full_outbox_keeps_the_newest_per_code_of_a_market() -> None:
+    outbox = Outbox(1000)
+    outbox.put(item("whole/SH/", {"688001.SH": {"n": "traded once"}}))
+    for n in range(100):
+        outbox.put(item("whole/SH/", {"600519.SH": {"n": n}, "601988.SH": {"n": -n}}))
+    merged = {code: tick for text in drain(outbox) for code, tick in text.items()}  # type: ignore[attr-defined]
+    assert merged == {"688001.SH": {"n": "traded once"}, "600519.SH": {"n": 99}, "601988.SH": {"n": -99}}
+    assert outbox.skipped == 198
+
+
+def test_merged_market_is_sent_in_batches() -> None:
+    outbox = Outbox(10_000)
+    record = {"pad": "x" * 1000}
+    for n in range(1200):
+        outbox.put(item("whole/SH/", {f"{600000 + n}.SH": record}))
+    texts = drain(outbox)
+    assert len(texts) == 3
+    assert sum(map(len, texts)) == 1200  # type: ignore[arg-type]
+
+
+def test_formula_values_of_two_subscriptions_do_not_replace_each_other() -> None:
+    outbox = Outbox(200)
+    for n in range(50):
+        for seq_id in (1, 2):
+            outbox.put(item("formula/x/", {"n": n}, f'{{"seq_id":{seq_id},'.encode()))
+    assert drain(outbox) == [{"seq_id": 1, "n": 49}, {"seq_id": 2, "n": 49}]
+
+
+def test_order_is_kept_again_after_an_episode() -> None:
+    outbox = Outbox(500)
+    for n in range(100):
+        outbox.put(item("quote/600519.SH/tick/", {"n": n}))
+    assert outbox.conflating
+    drain(outbox)
+    assert not outbox.conflating
+    for n in range(3):
+        outbox.put(item("quote/600519.SH/tick/", {"n": n}))
+    assert drain(outbox) == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize("control", [True, False], ids=["control", "trade"])
+def test_what_may_not_be_lost_overflows(control: bool) -> None:
+    outbox = Outbox(2000)
+    count = 0
+    while not outbox.overflowed:
+        count += 1
+        assert count < 100
+        if control:
+            outbox.put_control(b'{"type":"error"}')
+        else:
+            outbox.put(item("trade/1/", {"type": "order", "seq": count}))
+    assert len(drain(outbox)) == count
+
+
+def test_quotes_are_conflated_to_make_room_for_control_frames() -> None:
+    outbox = Outbox(2000)
+    for n in range(100):
+        outbox.put(item("quote/600519.SH/tick/", {"n": n}))
+    outbox.put_control(b'{"type":"pong"}')
+    assert not outbox.overflowed
+    assert drain(outbox) == [{"n": 99}, {"type": "pong"}]
