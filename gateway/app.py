@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,26 +21,27 @@ from gateway.endpoints import ENDPOINTS
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
 from qmt_bridge.config import Config, load_config
-from qmt_bridge.log import redact_server_logs
-
-app: Starlette
+from qmt_bridge.log import tame_server_logs
 
 
 def create_app(config: Config | None = None) -> Starlette:
-    """Return the app; without `config` the settings come from the TOML file and the environment."""
-    settings = config or load_config()
+    """Return the app; without `config` it reads the TOML file and the environment when it starts."""
     workers = Workers()
-    # Whatever server runs this app may log the query string that holds a key.
-    redact_server_logs()
+
+    @cache
+    def settings() -> Config:
+        # Whatever server runs this app may log the query string that holds a key.
+        tame_server_logs()
+        return config or load_config()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with workers.use(settings):
+        async with workers.use(settings()):
             yield
 
     def page(render: Callable[[Worker], Response]) -> Callable[[Request], object]:
         async def respond(_: Request) -> Response:
-            async with workers.use(settings) as worker:
+            async with workers.use(settings()) as worker:
                 return render(worker)
 
         return respond
@@ -59,19 +61,15 @@ def create_app(config: Config | None = None) -> Starlette:
 class _Socket:
     """A URL as a bare ASGI app: Starlette's WebSocket object would cost 5 KB a connection."""
 
-    def __init__(self, workers: Workers, config: Config, endpoint: type[Endpoint]) -> None:
+    def __init__(self, workers: Workers, settings: Callable[[], Config], endpoint: type[Endpoint]) -> None:
         self._workers = workers
-        self._config = config
+        self._settings = settings
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._workers.use(self._config) as worker:
+        async with self._workers.use(self._settings()) as worker:
             await Session(worker, scope, receive, send).run(self._endpoint)
 
 
-def __getattr__(name: str) -> Starlette:
-    # Made when a server asks for it, so that importing this module reads no settings.
-    if name != "app":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()["app"] = create_app()
-    return globals()["app"]  # type: ignore[no-any-return]
+# Reads no settings yet.
+app = create_app()

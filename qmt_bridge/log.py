@@ -28,6 +28,13 @@ class RedactKeys(logging.Filter):
         return True
 
 
+class ClientFaults(logging.Filter):
+    """Drop the traceback that uvicorn logs for a text frame that is not UTF-8: the client's fault, closed with 1007."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Invalid UTF-8 sequence received from client")
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time (ISO 8601), level, logger, message, and the traceback if there is one."""
 
@@ -45,12 +52,13 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line, default=str).decode()
 
 
-def redact_server_logs() -> None:
-    """Keep keys out of the lines of uvicorn, gunicorn and hypercorn, whoever configured their logging."""
+def tame_server_logs() -> None:
+    """Keep keys and clients' faults out of the lines of uvicorn, gunicorn and hypercorn, whoever configured them."""
     for name in ("uvicorn.error", "uvicorn.access", "gunicorn.access", "hypercorn.access"):
         logger = logging.getLogger(name)
         if not any(isinstance(existing, RedactKeys) for existing in logger.filters):
             logger.addFilter(RedactKeys())
+            logger.addFilter(ClientFaults())
 
 
 def configure(level: str, form: str) -> None:

@@ -1,0 +1,160 @@
+"""Bad input: each answered as the protocol says, one line in the log, nobody else disturbed."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from conftest import Client, Rig
+
+from qmt_bridge.wire.topics import quote_topic
+
+TICK = quote_topic("600519.SH")
+GOOD = {"stocks": ["600519.SH"], "period": "tick"}
+
+
+async def send(client: Client, frame: object) -> None:
+    if isinstance(frame, str | bytes):
+        await client.socket.send(frame)
+    else:
+        await client.send(frame)
+
+
+BAD = [
+    pytest.param("/ws/realtime", "not json", "bad_json", id="not-json"),
+    pytest.param("/ws/realtime", "", "bad_json", id="empty"),
+    pytest.param("/ws/realtime", "[" * 30_000, "bad_json", id="deep"),
+    pytest.param("/ws/realtime", "[]", "bad_request", id="array"),
+    pytest.param("/ws/realtime", "17", "bad_request", id="number"),
+    pytest.param("/ws/realtime", "null", "bad_request", id="null"),
+    pytest.param("/ws/realtime", {}, "bad_request", id="no-stocks"),
+    pytest.param("/ws/realtime", {"stocks": []}, "bad_request", id="empty-stocks"),
+    pytest.param("/ws/realtime", {"stocks": "600519.SH"}, "bad_request", id="string"),
+    pytest.param("/ws/realtime", {"stocks": {"600519.SH": 1}}, "bad_request", id="object"),
+    pytest.param("/ws/realtime", {"stocks": ["600519.SH"], "period": 1}, "bad_request", id="period-type"),
+    pytest.param("/ws/realtime", {"stocks": ["600519.SH"], "period": "3x"}, "unsupported_period", id="period"),
+    pytest.param("/ws/realtime", {"action": "buy", "stocks": ["600519.SH"]}, "unknown_action", id="action"),
+    pytest.param("/ws/realtime", {"action": ["list"]}, "unknown_action", id="action-type"),
+    pytest.param("/ws/realtime", {**GOOD, "id": {"a": 1}}, "bad_request", id="id-type"),
+    pytest.param("/ws/whole_quote", {"codes": []}, "bad_request", id="empty-codes"),
+    pytest.param("/ws/whole_quote", {"stocks": ["SH"]}, "bad_request", id="wrong-field"),
+    pytest.param("/ws/l2_thousand", {"stocks": ["600519.SH"], "gear_num": -1}, "bad_request", id="gear-negative"),
+    pytest.param("/ws/l2_thousand", {"stocks": ["600519.SH"], "gear_num": "x"}, "bad_request", id="gear-type"),
+    pytest.param("/ws/download_progress", {"stocks": ["nonsense"]}, "unknown_symbol", id="download-code"),
+    pytest.param(
+        "/ws/download_progress", {"stocks": ["600519.SH"], "period": "x"}, "unsupported_period", id="d-period"
+    ),
+    pytest.param("/ws/formula", {"action": "subscribe", "stock_code": "600519.SH"}, "bad_request", id="no-formula"),
+    pytest.param("/ws/formula", {"formula_name": "MA", "stock_code": 600519}, "unknown_symbol", id="formula-code"),
+    pytest.param("/ws/formula", {"action": "unsubscribe", "seq_id": 123}, "not_subscribed", id="seq-id"),
+    pytest.param("/ws/formula", {"action": "unsubscribe", "seq_id": "a"}, "bad_request", id="seq-id-type"),
+    pytest.param(
+        "/ws/formula",
+        {"formula_name": "MA", "stock_code": "600519.SH", "dividend_type": "x"},
+        "bad_request",
+        id="dividend-type",
+    ),
+    pytest.param(
+        "/ws/formula",
+        {"formula_name": "MA", "stock_code": "600519.SH", "params": {"N": []}},
+        "bad_request",
+        id="params",
+    ),
+]
+
+
+@pytest.mark.parametrize(("path", "frame", "code"), BAD)
+async def test_bad_first_frame_is_named_and_ends_the_socket(
+    rig: Rig, caplog: pytest.LogCaptureFixture, path: str, frame: Any, code: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with rig.connect(path) as client:
+        caplog.clear()
+        await send(client, frame)
+        error = await client.receive()
+        while error.get("symbol"):
+            error = await client.receive()
+        assert (error["type"], error["code"], error["retry"]) == ("error", code, False)
+        closed, reason = await client.closed()
+        assert closed == 1008
+        assert reason.startswith(f"{code}: ")
+    lines = [record for record in caplog.records if record.name.startswith(("gateway", "feeder", "uvicorn"))]
+    assert all(record.levelno <= logging.INFO and not record.exc_info for record in lines)
+    assert len([record for record in lines if record.name.startswith("gateway")]) <= 1
+
+
+async def test_bad_later_frame_is_named_and_disturbs_nobody(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client, rig.connect("/ws/realtime") as other:
+        for each in (client, other):
+            await each.send(GOOD)
+        await rig.wanted(TICK)
+        for frame, code in (("nonsense", "bad_json"), ({"action": "buy", "id": 7}, "unknown_action")):
+            await send(client, frame)
+            error = await client.receive()
+            assert (error["code"], error.get("id")) == (code, 7 if isinstance(frame, dict) else None)
+        rig.source.publish(TICK, {"600519.SH": [{"n": 1}]})
+        for each in (client, other):
+            assert await each.receive() == {"600519.SH": [{"n": 1}]}
+
+
+async def test_binary_where_text_is_due(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.socket.send(b'{"stocks":["600519.SH"]}')
+        assert (await client.closed())[0] == 1003
+
+
+async def test_text_that_is_not_utf8_leaves_no_traceback(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.socket.send(b'{"stocks":["\xff"]}', text=True)
+        assert (await client.closed())[0] == 1007
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+@pytest.mark.parametrize("size", [65_537, 1024 * 1024, 3 * 1024 * 1024])
+async def test_request_that_is_too_large(rig: Rig, size: int) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.socket.send('{"stocks":["600519.SH"],"pad":"' + "x" * size + '"}')
+        assert (await client.closed())[0] == 1009
+
+
+async def test_largest_request_that_passes(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        request = '{"stocks":["600519.SH"],"pad":"%s"}'
+        await client.socket.send(request % ("x" * (65_536 - len(request) + 2)))
+        await rig.wanted(TICK)
+
+
+async def test_ten_thousand_codes_are_too_large_a_request(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"stocks": [f"{number:06d}.SZ" for number in range(10_000)]})
+        assert (await client.closed())[0] == 1009
+
+
+async def test_codes_over_the_limit_are_named_and_the_others_served(rig: Rig) -> None:
+    server = rig.serve(max_topics=3)
+    async with rig.connect("/ws/realtime", server) as client:
+        codes = [f"{number:06d}.SZ" for number in range(50)]
+        await client.send({"stocks": codes})
+        errors = [await client.receive() for _ in range(21)]
+        assert {error["code"] for error in errors} == {"symbol_limit"}
+        assert [error["symbol"] for error in errors[:20]] == codes[3:23]
+        assert errors[20]["symbols"] == codes[23:]
+        await rig.wanted(quote_topic("000002.SZ"))
+
+
+async def test_thousand_subscribes_at_once_are_limited_and_disturb_nobody(rig: Rig) -> None:
+    server = rig.serve(max_rate=10)
+    async with rig.connect("/ws/realtime", server) as client, rig.connect("/ws/realtime", server) as other:
+        await other.send(GOOD)
+        await rig.wanted(TICK)
+        for number in range(1000):
+            await client.send({"action": "subscribe", "id": number, "stocks": ["600519.SH"]})
+        answers = [await client.receive() for _ in range(1000)]
+        limited = [answer for answer in answers if answer["type"] == "error"]
+        assert {answer["code"] for answer in limited} == {"rate_limited"}
+        assert all(answer["retry"] for answer in limited)
+        assert 900 <= len(limited) <= 960
+        rig.source.publish(TICK, {"600519.SH": [{}]})
+        assert await other.receive() == {"600519.SH": [{}]}
+        assert await client.receive() == {"600519.SH": [{}]}

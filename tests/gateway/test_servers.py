@@ -1,0 +1,117 @@
+"""The app under the servers that people run: uvicorn, gunicorn, hypercorn as processes, and Starlette's test client."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from conftest import KEY, Client, Rig, _ready, _rig, wait_for
+from starlette.testclient import TestClient
+from websockets.asyncio.client import connect
+
+from gateway.app import create_app
+from qmt_bridge.config import Config, export_env
+from qmt_bridge.wire.topics import quote_topic
+
+TICK = quote_topic("600519.SH")
+
+SERVERS = [
+    pytest.param(["uvicorn", "gateway.app:app", "--port={port}", "--workers=2"], id="uvicorn-workers"),
+    pytest.param(["uvicorn", "--factory", "gateway.app:create_app", "--port={port}"], id="uvicorn-factory"),
+    pytest.param(["hypercorn", "gateway.app:app", "--bind=127.0.0.1:{port}"], id="hypercorn"),
+    pytest.param(
+        ["gunicorn", "gateway.app:app", "--bind=127.0.0.1:{port}", "--worker-class=asgi", "--graceful-timeout=1"],
+        id="gunicorn",
+        marks=pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run on Windows"),
+    ),
+]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def process(command: list[str], config: Config, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    env = {**os.environ, **export_env(config)}
+    with log.open("wb") as output:
+        running = subprocess.Popen([sys.executable, "-m", *command], env=env, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            yield running
+        finally:
+            running.terminate()
+            try:
+                running.wait(10)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                running.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        return _ready(port)
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("command", SERVERS)
+async def test_sockets_and_keys_work_and_no_key_is_logged(config: Config, tmp_path: Path, command: list[str]) -> None:
+    port = free_port()
+    log = tmp_path / "server.log"
+    with _rig(config) as rig, process([part.format(port=port) for part in command], rig.config, log):
+        wait_for(lambda: answers(port), f"the server: {log.read_text(encoding='utf-8')}")
+        async with connect(f"ws://127.0.0.1:{port}/ws/realtime", proxy=None) as realtime:
+            client = Client(realtime)
+            await client.send({"stocks": ["600519.SH", "999999.SZ"]})
+            assert (await client.receive())["symbol"] == "999999.SZ"
+            await rig.wanted(TICK)
+            rig.source.publish(TICK, {"600519.SH": [{"lastPrice": 1858.0}]})
+            assert await client.receive() == {"600519.SH": [{"lastPrice": 1858.0}]}
+        async with connect(f"ws://127.0.0.1:{port}/ws/trade?api_key=not-{'secret' * 2}", proxy=None) as trade:
+            assert (await Client(trade).closed())[0] == 1008
+        await rig.unwanted(TICK)
+    logged = log.read_text(encoding="utf-8")
+    assert "secretsecret" not in logged
+    assert "Traceback" not in logged
+
+
+def test_test_client_opens_sockets_without_a_feeder(config: Config) -> None:
+    nowhere = "tcp://127.0.0.1:9"
+    lonely = Config(api_key=KEY, market_addr=nowhere, trade_addr=nowhere, ask_addr=nowhere)
+    client = TestClient(create_app(lonely))
+    with client.websocket_connect("/ws/realtime") as one, client.websocket_connect("/ws/whole_quote") as two:
+        one.send_json({"action": "subscribe", "id": 1, "stocks": ["600519.SH"]})
+        assert one.receive_json()["pending"] == ["600519.SH"]
+        two.send_json({"action": "ping", "id": 2})
+        assert two.receive_json()["type"] == "pong"
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/readyz").status_code == 503
+
+
+def test_test_client_with_a_lifespan_serves_data(rig: Rig) -> None:
+    with TestClient(create_app(rig.config)) as client, client.websocket_connect("/ws/realtime?ctl=1") as socket:
+        wait_for(lambda: client.get("/readyz").status_code == 200, "readiness")
+        socket.send_json({"action": "subscribe", "id": 1, "stocks": ["600519.SH"]})
+        while socket.receive_json()["type"] != "subscribed":
+            pass
+        rig.source.publish(TICK, {"600519.SH": [{}]})
+        assert socket.receive_json() == {"600519.SH": [{}]}
+
+
+def test_bad_setting_stops_the_server_with_its_name(config: Config, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    env = {**os.environ, "QMT_BRIDGE_WORKERS": "many"}
+    command = [sys.executable, "-m", "uvicorn", "gateway.app:app", f"--port={free_port()}"]
+    with log.open("wb") as output:
+        assert subprocess.run(
+            command, env=env, stdout=output, stderr=subprocess.STDOUT, timeout=30, check=False
+        ).returncode
+    assert "QMT_BRIDGE_WORKERS" in log.read_text(encoding="utf-8")
