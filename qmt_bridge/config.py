@@ -76,6 +76,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Literal["always", "exchange"],
         Meta(description="sim: always open, or only in the hours of the exchange."),
     ] = "always"
+    xt_addr: Annotated[str, Meta(description="xtquant: address of the terminal's market-data port.")] = (
+        "127.0.0.1:58610"
+    )
+    xt_single_limit: Annotated[
+        Positive,
+        Meta(description="xtquant: single-instrument subscriptions; ticks beyond come out of the whole market."),
+    ] = 50
     grace: Annotated[
         float, Meta(ge=0, description="Seconds that a topic stays subscribed after its last subscriber left.")
     ] = 5.0
@@ -156,14 +163,9 @@ def load_config(
 
 
 def export_env(config: Config) -> dict[str, str]:
-    """Return the environment that makes a child process read exactly `config`."""
-    exported = {}
-    for name in NAMES:
-        value = getattr(config, name)
-        if value == default(name):
-            continue
-        exported[env_name(name)] = ",".join(value) if isinstance(value, tuple) else str(value)
-    return exported
+    """Return the environment that makes a child process read exactly `config`, whatever else it inherits."""
+    values = msgspec.structs.asdict(config).items()
+    return {env_name(name): ",".join(value) if isinstance(value, tuple) else str(value) for name, value in values}
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

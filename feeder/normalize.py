@@ -1,0 +1,160 @@
+"""xtquant payloads to what we publish: plain dicts, lists, strings and numbers. Never renames, rounds or drops a field.
+
+Pure, and runs on xtquant's callback threads, several at once. It does not import xtquant or numpy: bson's Int64 is
+known as an int, numpy's objects by their module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from typing import Any
+
+# Most of a tick; these need no look inside.
+_AS_IS = frozenset((float, str, bool, type(None)))
+_INTS = frozenset((int,))
+# What MessagePack can hold.
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_MISSING = object()
+
+
+class _Unfit(Exception):
+    """A value has no plain form; `path` grows from the inside out, so that it costs nothing where all is well."""
+
+    def __init__(self, error: type[Exception], reason: str) -> None:
+        super().__init__(reason)
+        self.error = error
+        self.reason = reason
+        self.path: list[object] = []
+
+
+def plain(value: object) -> Any:
+    """Return `value` as dict, list, str, int, float, bool or None, at every depth; NaN stays NaN.
+
+    Raise TypeError for what has no such form (bytes, datetime, Decimal, ...), OverflowError for an int that does not
+    fit 64 bits, and ValueError for two keys that become one; each names the place, ``payload['600519.SH'][0]['time']``.
+    """
+    try:
+        return _plain(value)
+    except _Unfit as exc:
+        place = "".join(f"[{key!r}]" for key in reversed(exc.path))
+        raise exc.error(f"payload{place} {exc.reason}") from None
+
+
+def quote(payload: object) -> dict[str, list[Any]]:
+    """Return the body of a quote or depth callback, ``{code: [record, ...]}``; a bare record becomes a list of one."""
+    body = {}
+    for code, records in document(payload).items():
+        if not isinstance(records, list):
+            records = [records]
+        _check_records(code, records)
+        body[code] = records
+    return body
+
+
+def whole(payload: object) -> Iterator[dict[str, Any]]:
+    """Yield the ticks by code of a whole-quote callback, ``{code: tick}``.
+
+    Where codes come with lists of ticks, the first tick of every code comes first, then the second ones.
+    """
+    ticks = document(payload)
+    lists = {code: tick for code, tick in ticks.items() if type(tick) is not dict}
+    if not lists:
+        if ticks:
+            yield ticks
+        return
+    columns = {code: lists.get(code, [tick]) for code, tick in ticks.items()}
+    for code, column in columns.items():
+        if not isinstance(column, list):
+            raise TypeError(f"payload[{code!r}] must be a record, not {_type_name(column)}")
+        _check_records(code, column)
+    for row in zip_longest(*columns.values(), fillvalue=_MISSING):
+        yield {code: tick for code, tick in zip(columns, row, strict=True) if tick is not _MISSING}
+
+
+def document(payload: object) -> dict[str, Any]:
+    """Return a map as it came, such as a formula's ``{"dbt":..,"timelist":[ms],"outputs":{name:[value]}}``."""
+    if not isinstance(payload, Mapping):
+        raise TypeError(f"payload must be a map, not {_type_name(payload)}")
+    converted: dict[str, Any] = plain(payload)
+    return converted
+
+
+def _check_records(code: str, records: list[Any]) -> None:
+    for position, record in enumerate(records):
+        if type(record) is not dict:
+            raise TypeError(f"payload[{code!r}][{position}] must be a record, not {_type_name(record)}")
+
+
+def _plain(value: Any) -> Any:
+    kind = type(value)
+    if kind in _AS_IS:
+        return value
+    # Here and below subclasses too: bson's Int64, enumerations, numpy.float64 and numpy.str_.
+    if isinstance(value, int):
+        if not _INT_MIN <= value <= _INT_MAX:
+            raise _Unfit(OverflowError, f"is {int(value)}, which does not fit 64 bits")
+        return int(value)
+    if isinstance(value, list | tuple):
+        return _plain_list(value)
+    if isinstance(value, Mapping):
+        return _plain_map(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if kind.__module__ == "numpy" and hasattr(value, "tolist"):
+        return _plain_numpy(value)
+    raise _Unfit(TypeError, f"is {_type_name(value)}, which has no plain form")
+
+
+def _plain_list(values: list[Any] | tuple[Any, ...]) -> list[Any]:
+    # Prices and volumes of a depth: a thousand of a kind.
+    kinds = set(map(type, values))
+    if kinds <= _AS_IS or (kinds == _INTS and min(values) >= _INT_MIN and max(values) <= _INT_MAX):
+        return list(values)
+    converted = []
+    for position, item in enumerate(values):
+        try:
+            converted.append(_plain(item))
+        except _Unfit as exc:
+            exc.path.append(position)
+            raise
+    return converted
+
+
+def _plain_map(values: Mapping[Any, Any]) -> dict[str, Any]:
+    converted = {}
+    for key, item in values.items():
+        name = key if type(key) is str else _plain_key(key)
+        if type(item) in _AS_IS:
+            converted[name] = item
+        else:
+            try:
+                converted[name] = _plain(item)
+            except _Unfit as exc:
+                exc.path.append(key)
+                raise
+    if len(converted) != len(values):
+        raise _Unfit(ValueError, f"has two keys of the same text among {list(values)!r}")
+    return converted
+
+
+def _plain_key(key: object) -> str:
+    converted = _plain(key)
+    if isinstance(converted, bool) or not isinstance(converted, int | str):
+        raise _Unfit(TypeError, f"has the key {key!r}, and {_type_name(key)} cannot be a key")
+    return str(converted)
+
+
+def _plain_numpy(value: Any) -> Any:
+    converted = value.tolist()
+    # numpy.longdouble has no counterpart and returns itself; a record would lose the names of its fields.
+    if type(converted) is type(value) or value.dtype.names is not None:
+        raise _Unfit(TypeError, f"is {_type_name(value)} of {value.dtype}, which has no plain form")
+    return _plain(converted)
+
+
+def _type_name(value: object) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,48 @@
+"""The one door to xtquant: can it be imported here, and import it without its side effects. Any thread.
+
+Importing `xtquant` asks the package index for a newer version (10 s where there is no internet) and prints; importing
+`xtquant.xtdata` starts native threads. Nothing else in the feeder may import them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
+from types import ModuleType
+
+# The wheel installs everywhere; these two exist for Windows and some Python versions only.
+_NATIVE = ("xtquant.datacenter", "xtquant.xtpythonclient")
+_ABSENT = object()
+
+
+def importable() -> bool:
+    """Return whether this interpreter can import xtquant with its native modules; nothing is imported."""
+    # A top-level name: find_spec executes parent packages only.
+    spec = find_spec("xtquant")
+    if spec is None or spec.submodule_search_locations is None:
+        return False
+    locations = list(spec.submodule_search_locations)
+    return all(_native_importable(name, locations) for name in _NATIVE)
+
+
+def load() -> ModuleType:
+    """Import and return `xtquant.xtdata`, without its HTTP request and its banner; raise ImportError if that fails."""
+    # xtquant/__init__.py asks with requests; a None in sys.modules is how an import is made to fail.
+    requests = sys.modules.get("requests", _ABSENT)
+    sys.modules["requests"] = None  # type: ignore[assignment]
+    try:
+        xtdata = importlib.import_module("xtquant.xtdata")
+    finally:
+        if requests is _ABSENT:
+            del sys.modules["requests"]
+        else:
+            sys.modules["requests"] = requests  # type: ignore[assignment]
+    xtdata.enable_hello = False  # type: ignore[attr-defined]
+    return xtdata
+
+
+def _native_importable(name: str, locations: Sequence[str]) -> bool:
+    return sys.modules.get(name) is not None or PathFinder.find_spec(name, locations) is not None

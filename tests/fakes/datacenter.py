@@ -1,0 +1,350 @@
+"""Stand-in for xtquant.datacenter: every function and client method that the quote side of the Python layer calls.
+
+Signatures are those of the cp311 binary; like pybind11's, they take bytes for str and raise TypeError for the rest.
+"""
+
+from __future__ import annotations
+
+import _thread
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import native
+from native import Feed
+
+_array_maker: Callable[..., object] | None = None
+_port = 0
+_settings: dict[str, object] = {}
+
+
+def _text(value: str | bytes) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
+    raise TypeError(f"incompatible function arguments: expected str, got {type(value).__name__}")
+
+
+def _texts(values: list[str]) -> list[str]:
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"incompatible function arguments: expected list[str], got {type(values).__name__}")
+    return [_text(value) for value in values]
+
+
+def _int(value: int) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"incompatible function arguments: expected int, got {type(value).__name__}")
+    return value
+
+
+def _document(value: bytes) -> dict[str, Any]:
+    if not isinstance(value, bytes):
+        raise TypeError(f"incompatible function arguments: expected str, got {type(value).__name__}")
+    return native.decode(value)
+
+
+class IPythonApiClient:
+    """One connection to the terminal."""
+
+    def __init__(self) -> None:
+        self.terminal = native.terminal()
+        self.connected = False
+        # The connection was up, went away, and this client has not been shut down.
+        self.lost = False
+        self.shut_down = False
+        self.address = ""
+        self.controls: dict[str, Callable[[object], object]] = {}
+        # Numbered per client from 1: a number of a dead client hits another subscription of the next one.
+        self.feeds: dict[int | str, Feed] = {}
+        self._sequence = 0
+        self._stop_download = False
+
+    # connection
+
+    def init(self) -> None:
+        self.terminal.enter("init")
+
+    def load_config(self, file: str, section: str) -> int:
+        self.terminal.enter("load_config", _text(file), _text(section))
+        return 0
+
+    def set_config_addr(self, address: str) -> int:
+        self.terminal.enter("set_config_addr", _text(address))
+        self.address = _text(address)
+        return 0
+
+    def registerCommonControlCallback(self, name: str, callback: Callable[[object], object]) -> bool:
+        self.terminal.enter("registerCommonControlCallback", _text(name))
+        self.controls[_text(name)] = callback
+        return True
+
+    def connect(self) -> tuple[int, str]:
+        self.terminal.enter("connect", self.address)
+        with self.terminal.lock:
+            if not self.terminal.is_open or self.address != self.terminal.address:
+                return -1, f"rpc connect failed, error:connection refused, peer:{self.address}"
+            self.connected = True
+            self.terminal.clients.append(self)
+            self.terminal.tell_status(self, "connected")
+        return 0, ""
+
+    def is_connected(self) -> bool:
+        return self.connected or (self.shut_down and self.terminal.hides_shutdown)
+
+    def shutdown(self) -> None:
+        self.terminal.enter("shutdown")
+        with self.terminal.lock:
+            was_connected, self.connected, self.lost, self.shut_down = self.connected, False, False, True
+            self.feeds.clear()
+            if was_connected:
+                self.terminal.tell_status(self, "disconnected")
+
+    def get_data_dir(self) -> str:
+        return "datadir"
+
+    def get_app_dir(self) -> str:
+        return "bin"
+
+    def get_server_tag(self) -> bytes:
+        return native.encode({"tag": "sp3", "version": "1.0"})
+
+    def get_peer_addr(self) -> str:
+        return self.address
+
+    # questions
+
+    def commonControl(self, name: str, param: bytes) -> bytes:
+        name, document = _text(name), _document(param)
+        self.terminal.enter("commonControl", name, document)
+        self._require_connection()
+        if name == "createrequestid":
+            return native.encode({"result": self.terminal.create_request_id()})
+        if name == "getcurrentsubinfo":
+            return native.encode({"result": [self._describe(key) for key in self.feeds]})
+        answer = self.terminal.controls.get(name)
+        return native.encode(answer(document) if answer else {})
+
+    def get_full_tick(self, codes: list[str]) -> str:
+        codes = _texts(codes)
+        self.terminal.enter("get_full_tick", tuple(codes))
+        self._require_connection()
+        market = self.terminal.market
+        return json.dumps({code: market[code] for code in market if code in codes or code.rpartition(".")[2] in codes})
+
+    def read_local_data(self, file: str, start: str, end: str, count: int) -> list[bytes]:
+        self.terminal.enter("read_local_data", _text(file), _text(start), _text(end), _int(count))
+        return [native.encode(document) for document in self.terminal.files.get(_text(file), [])]
+
+    # subscriptions
+
+    def subscribe_quote(self, meta: bytes, region: bytes, param: bytes, callback: Callable[[object], object]) -> int:
+        subject, extent, options = _document(meta), _document(region), _document(param)
+        code, period = subject["stockCode"], subject["period"]
+        self.terminal.enter("subscribe_quote", code, period, extent, options)
+        return self._subscribe(Feed("quote", code, period, extent, callback if options["needCallback"] else None), code)
+
+    def subscribe_whole_quote(self, codes: list[str], param: bytes, callback: Callable[[object], object]) -> int:
+        codes, options = _texts(codes), _document(param)
+        self.terminal.enter("subscribe_whole_quote", tuple(codes), options)
+        feed = Feed("whole", ",".join(codes), "", {}, callback if options["needCallback"] else None)
+        sequence = self._subscribe(feed, *codes)
+        if sequence > 0:
+            # The first push is the whole current snapshot (doc/xtdata.md 324).
+            self.terminal.push_market(feed, dict(self.terminal.market))
+        return sequence
+
+    def unsubscribe_quote(self, sequence: int) -> None:
+        self.terminal.enter("unsubscribe_quote", _int(sequence))
+        with self.terminal.lock:
+            self.feeds.pop(sequence, None)
+
+    def get_all_subscribe_quote(self) -> list[int]:
+        return [key for key in self.feeds if isinstance(key, int)]
+
+    def subscribeFormula(self, request: str, param: bytes, callback: Callable[[object], object] | None) -> None:
+        request, document = _text(request), _document(param)
+        self.terminal.enter("subscribeFormula", request, document)
+        name, code = document["formulaname"], document["stockcode"]
+        self._check(name, code)
+        with self.terminal.lock:
+            if self.connected:
+                self.feeds[request] = Feed("formula", name, code, document, callback)
+
+    def unsubscribeFormula(self, request: str) -> None:
+        self.terminal.enter("unsubscribeFormula", _text(request))
+        with self.terminal.lock:
+            self.feeds.pop(_text(request), None)
+
+    def _subscribe(self, feed: Feed, *names: str) -> int:
+        if self._check(*names):
+            return -1
+        with self.terminal.lock:
+            if not self.connected:
+                return -1
+            self._sequence += 1
+            self.feeds[self._sequence] = feed
+            return self._sequence
+
+    def _check(self, *names: str) -> bool:
+        if self.terminal.failing.intersection(names):
+            raise RuntimeError(f"rpc request failed: {names}")
+        return bool(self.terminal.refused.intersection(names))
+
+    def _describe(self, key: int | str) -> dict[str, object]:
+        feed = self.feeds[key]
+        return {"subId": key, "stockCode": feed.name, "period": feed.detail, "metaId": -1, "isSub": True}
+
+    def _require_connection(self) -> None:
+        if not self.connected:
+            raise RuntimeError("rpc connection is closed")
+
+    # downloads
+
+    def supply_history_data(self, code: str, period: str, start: str, end: str) -> bool:
+        self.terminal.enter("supply_history_data", _text(code), _text(period), _text(start), _text(end))
+        return True
+
+    def supply_history_data2(
+        self,
+        codes: list[str],
+        period: str,
+        start: str,
+        end: str,
+        param: bytes,
+        callback: Callable[[dict[str, object]], object],
+    ) -> bool:
+        codes = _texts(codes)
+        self.terminal.enter(
+            "supply_history_data2", tuple(codes), _text(period), _text(start), _text(end), _document(param)
+        )
+        self._require_connection()
+        self._stop_download = False
+        _thread.start_new_thread(self._download, (codes, callback))
+        return False
+
+    def stop_supply_history_data2(self) -> None:
+        self.terminal.enter("stop_supply_history_data2")
+        self._stop_download = True
+
+    def _download(self, codes: list[str], callback: Callable[[dict[str, object]], object]) -> None:
+        total = len(codes)
+        for finished, code in enumerate(codes, 1):
+            if self._stop_download or self.terminal.download == "hang":
+                return
+            event: dict[str, object] = {"finished": finished, "total": total, "stockcode": code, "message": ""}
+            if self.terminal.download == "error":
+                event.update(total=-1, message=f"{code} 无权限")
+            elif self.terminal.download == "empty_error":
+                event.update(total=-1)
+            elif finished == total:
+                now = int(time.time() * 1000)
+                event["result"] = native.encode({name: {"start_time": 0, "end_time": now} for name in codes})
+            done = callback(event)
+            if self.terminal.download == "drop":
+                self.terminal.drop()
+            if done or not self.connected:
+                return
+
+
+# data service without a terminal (xtdatacenter.py)
+
+
+def rpc_init(config_dir: str) -> int:
+    native.terminal().enter("rpc_init", _text(config_dir))
+    return 0
+
+
+def register_create_nparray(maker: Callable[..., object]) -> bool:
+    global _array_maker
+    _array_maker = maker
+    return True
+
+
+def get_local_server_port() -> int:
+    return _port
+
+
+def listen(ip: str, first: int, last: int) -> tuple[str, int]:
+    global _port
+    _port = _int(first)
+    return _text(ip), _port
+
+
+def shutdown() -> None:
+    global _port
+    _port = 0
+
+
+def log_init() -> None: ...
+
+
+def start_init_quote() -> None:
+    native.terminal().enter("start_init_quote", dict(_settings))
+
+
+def get_status() -> dict[str, int]:
+    return {"init_done": 1}
+
+
+def fetch_auth_markets() -> dict[str, object]:
+    return {"done": 1, "markets": ["SH", "SZ"]} if _settings.get("token") else {"done": 0}
+
+
+def fetch_init_result(keys: list[str]) -> dict[str, bytes]:
+    ready = {"done": 1, "errorcode": 0, "resultcode": 0, "resultdesc": "", "reason": ""}
+    return {key: native.encode(ready) for key in _texts(keys)}
+
+
+def fetch_server_list_status() -> bytes:
+    login = {"loginparam": {"ip": "127.0.0.1", "port": 55300}, "errorcode": 1, "boerror": "token错误"}
+    return native.encode({"0": login})
+
+
+def set_token(value: str) -> None:
+    _settings["token"] = _text(value)
+
+
+def set_config_dir(value: str) -> None:
+    _settings["config_dir"] = _text(value)
+
+
+def set_data_home_dir(value: str) -> None:
+    _settings["data_home_dir"] = _text(value)
+
+
+def set_kline_mirror_enabled(value: list[str]) -> None:
+    _settings["kline_mirror"] = _texts(value)
+
+
+def set_index_mirror_enabled(value: list[str]) -> None:
+    _settings["index_mirror"] = _texts(value)
+
+
+def set_allow_optmize_address(value: list[str]) -> None:
+    _settings["addresses"] = _texts(value)
+
+
+def set_wholequote_market_list(value: list[str]) -> None:
+    _settings["whole_markets"] = _texts(value)
+
+
+def set_watch_market_list(value: list[str]) -> None:
+    _settings["markets"] = _texts(value)
+
+
+def set_future_realtime_mode(value: bool) -> None:
+    _settings["future_realtime"] = bool(value)
+
+
+def set_kline_cutting_mode(value: str) -> None:
+    _settings["kline_cutting"] = _text(value)
+
+
+def set_quote_time_version(value: bool) -> None:
+    _settings["quote_time_version"] = bool(value)
+
+
+def set_thousand_source_mode(value: str) -> None:
+    _settings["thousand_source"] = _text(value)

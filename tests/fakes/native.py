@@ -1,0 +1,368 @@
+"""The terminal behind the stand-ins for xtquant's two Windows modules, and the native threads that call back.
+
+`install` puts the stand-ins under xtquant's real Python layer; a test then drives the `Terminal`: pushes data, refuses
+a code, drops the connection, comes back, and looks at the subscriptions held on the native side. What is not known of
+the real terminal (number of threads, what survives a lost connection, integer widths) is a setting.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from datacenter import IPythonApiClient
+
+Document = dict[str, Any]
+Download = Literal["ok", "error", "empty_error", "hang", "drop"]
+
+STANDINS = {"xtquant.datacenter": "datacenter", "xtquant.xtpythonclient": "xtpythonclient"}
+
+
+class Call(NamedTuple):
+    """One call that the Python layer made into native code."""
+
+    name: str
+    args: tuple[object, ...]
+    thread: int
+
+
+class Feed(NamedTuple):
+    """One native subscription: `name` and `detail` are code and period, markets and nothing, or formula and code."""
+
+    kind: Literal["quote", "whole", "formula"]
+    name: str
+    detail: str
+    # What came with it: startTime/endTime/count, thousandGearNum..., or the whole formula request.
+    region: Document
+    callback: Callable[[object], object] | None
+
+
+class Terminal:
+    """A terminal for every stand-in client of this process; safe to drive from any thread."""
+
+    def __init__(self, address: str = "127.0.0.1:58610") -> None:
+        self.address = address
+        self.is_open = True
+        # A client whose connection was lost connects again by itself, as reconnectSecond=3 in xtdata.ini suggests.
+        self.auto_reconnect = True
+        # ... and then has its subscriptions again.
+        self.keeps_subscriptions = True
+        # Whether "connected" and "disconnected" are told at all.
+        self.status_events = True
+        # dispatcherThreadNum=8 in xtdata.ini; one keeps the order of pushes.
+        self.dispatchers = 1
+        # Whether every integer is an int64, not only the large ones.
+        self.wide_ints = False
+        # Whether callbacks get the object itself instead of BSON.
+        self.undecoded = False
+        # Whether a client that was shut down still says that it is connected.
+        self.hides_shutdown = False
+        # Codes, markets and formulas whose subscription is answered with -1, or raises.
+        self.refused: set[str] = set()
+        self.failing: set[str] = set()
+        # Every call takes this long, and waits for the gate.
+        self.call_delay = 0.0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.download: Download = "ok"
+        # Answers of commonControl and read_local_data.
+        self.controls: dict[str, Callable[[Document], Document]] = {"getapiversion": lambda _: {"downloadversion": 1}}
+        self.files: dict[str, list[Document]] = {}
+        # The newest tick of each code: the first push of a whole-quote subscription.
+        self.market: dict[str, Document] = {}
+
+        self.calls: list[Call] = []
+        self.clients: list[IPythonApiClient] = []
+        # What a callback raised into native code; xtdata's wrappers let nothing through.
+        self.escaped: list[BaseException] = []
+        self.lock = threading.RLock()
+        self._requests = 0
+        self._pushes: queue.SimpleQueue[tuple[Callable[[Any], object], object] | None] = queue.SimpleQueue()
+        self._running = 0
+        self._closed = threading.Event()
+
+    # what a test looks at
+
+    def feeds(self) -> list[Feed]:
+        """Return the live native subscriptions, of every client together."""
+        with self.lock:
+            return [feed for client in self.clients if client.connected for feed in client.feeds.values()]
+
+    def subscriptions(self) -> list[tuple[str, str, str]]:
+        """Return kind, name and detail of the live native subscriptions, sorted; doubles show."""
+        return sorted((feed.kind, feed.name, feed.detail) for feed in self.feeds())
+
+    def called(self, name: str) -> list[tuple[object, ...]]:
+        """Return the arguments of every call of `name`."""
+        return [call.args for call in list(self.calls) if call.name == name]
+
+    # what a test makes happen
+
+    def push_quote(self, code: str, period: str, *records: Document) -> None:
+        """Push records to whoever subscribed this code and period."""
+        self._push("quote", code, period, {code: list(records)})
+
+    def push_whole(self, ticks: Mapping[str, Document]) -> None:
+        """Push ticks to every whole-quote subscription of their codes or markets."""
+        with self.lock:
+            self.market.update(ticks)
+            for feed in self.feeds():
+                if feed.kind == "whole":
+                    self.push_market(feed, ticks)
+
+    def push_formula(self, name: str, code: str, document: Document) -> None:
+        """Push a formula's document."""
+        self._push("formula", name, code, document)
+
+    def push_market(self, feed: Feed, ticks: Mapping[str, Document]) -> None:
+        """Push to one whole-quote subscription what it covers of `ticks`."""
+        wanted = set(feed.name.split(","))
+        covered = {code: tick for code, tick in ticks.items() if code in wanted or code.rpartition(".")[2] in wanted}
+        if covered and feed.callback:
+            self.dispatch(feed.callback, covered)
+
+    def drop(self) -> None:
+        """Close the terminal: every client loses its connection."""
+        with self.lock:
+            self.is_open = False
+            for client in self.clients:
+                if client.connected:
+                    client.connected = False
+                    client.lost = True
+                    if not (self.auto_reconnect and self.keeps_subscriptions):
+                        client.feeds.clear()
+                    self.tell_status(client, "disconnected")
+
+    def open(self) -> None:
+        """Open the terminal again; clients that reconnect by themselves do so at once."""
+        with self.lock:
+            self.is_open = True
+            for client in self.clients:
+                if client.lost and self.auto_reconnect:
+                    client.lost = False
+                    client.connected = True
+                    self.tell_status(client, "connected")
+
+    def play(self, interval: float, codes: Iterable[str] = ()) -> None:
+        """Push invented data to every subscription each `interval` seconds, until closed; `codes` are the market."""
+        self.market.update({code: tick(code, 0) for code in codes})
+
+        def run() -> None:
+            number = 0
+            while not self._closed.wait(interval):
+                number += 1
+                self.push_whole({code: tick(code, number) for code in list(self.market)})
+                for feed in self.feeds():
+                    if feed.kind == "quote":
+                        self.push_quote(feed.name, feed.detail, record(feed.name, feed.detail, number))
+                    elif feed.kind == "formula":
+                        self.push_formula(feed.name, feed.detail, formula(number))
+
+        _thread.start_new_thread(run, ())
+
+    def watch_file(self, path: Path, interval: float = 0.05) -> None:
+        """Be closed while a file exists at `path`: how a test drives the terminal of another process."""
+
+        def run() -> None:
+            while not self._closed.wait(interval):
+                if path.exists() == self.is_open:
+                    if self.is_open:
+                        self.drop()
+                    else:
+                        self.open()
+
+        _thread.start_new_thread(run, ())
+
+    def close(self) -> None:
+        """Stop the native threads, once they have delivered what was pushed."""
+        self._closed.set()
+        self.gate.set()
+        with self.lock:
+            for client in self.clients:
+                client.connected = False
+            for _ in range(self._running):
+                self._pushes.put(None)
+
+    # native side, called by the stand-ins
+
+    def enter(self, name: str, *args: object) -> None:
+        """Record a call, and take the time that calls take."""
+        self.calls.append(Call(name, args, _thread.get_ident()))
+        if self.call_delay:
+            time.sleep(self.call_delay)
+        self.gate.wait(30)
+
+    def dispatch(self, callback: Callable[[Any], object], document: Document, *, bson: bool = True) -> None:
+        """Call `callback` on a native thread, with BSON bytes unless the callback takes the object itself."""
+        if self.wide_ints:
+            document = _widen(document)
+        payload = encode(document) if bson and not self.undecoded else document
+        with self.lock:
+            while self._running < self.dispatchers:
+                # Not threading.Thread: Python must meet a thread that it did not create.
+                _thread.start_new_thread(self._run_dispatcher, ())
+                self._running += 1
+        self._pushes.put((callback, payload))
+
+    def tell_status(self, client: IPythonApiClient, status: str) -> None:
+        """Tell the watcher of a client's connection."""
+        watcher = client.controls.get("watchxtquantstatus")
+        if watcher and self.status_events:
+            self.dispatch(watcher, {"address": self.address, "status": status})
+
+    def create_request_id(self) -> str:
+        """Return a new formula request id."""
+        with self.lock:
+            self._requests += 1
+            return f"request-{self._requests}"
+
+    def _push(self, kind: str, name: str, detail: str, document: Document) -> None:
+        with self.lock:
+            for feed in self.feeds():
+                if (feed.kind, feed.name, feed.detail) == (kind, name, detail) and feed.callback:
+                    self.dispatch(feed.callback, document)
+
+    def _run_dispatcher(self) -> None:
+        while push := self._pushes.get():
+            callback, payload = push
+            try:
+                callback(payload)
+            except BaseException as exc:
+                traceback.print_exc()
+                self.escaped.append(exc)
+
+
+_terminal = Terminal()
+
+
+def terminal() -> Terminal:
+    """Return the terminal that clients made from now on belong to."""
+    return _terminal
+
+
+def install(settings: Terminal | None = None) -> Terminal:
+    """Put the stand-ins where xtquant imports its native modules from, under a new terminal, and return that."""
+    global _terminal
+    _terminal = settings or Terminal()
+    for name, standin in STANDINS.items():
+        sys.modules[name] = __import__(standin)
+    return _terminal
+
+
+def uninstall() -> None:
+    """Take the stand-ins away, so that this interpreter again cannot import xtquant's native modules."""
+    for name in STANDINS:
+        sys.modules.pop(name, None)
+
+
+@contextlib.contextmanager
+def installed() -> Iterator[Terminal]:
+    """Install the stand-ins under a new terminal; at the end reset what xtquant keeps in its modules."""
+    terminal = install()
+    try:
+        yield terminal
+    finally:
+        if xtdata := sys.modules.get("xtquant.xtdata"):
+            xtdata.disconnect()
+            xtdata.watch_xtquant_status(None)
+            vars(xtdata)["__client_last_spec"] = ("", None)
+        terminal.close()
+        uninstall()
+
+
+def encode(document: Document) -> bytes:
+    """Return BSON as native code hands it over: plain bytes, not the subclass that BSON.encode returns."""
+    from xtquant.xtbson import BSON
+
+    return bytes(BSON.encode(document))
+
+
+def decode(data: bytes) -> Document:
+    """Return the document in BSON bytes."""
+    from xtquant.xtbson import BSON
+
+    document: Document = BSON(data).decode()
+    return document
+
+
+def _widen(value: Any) -> Any:
+    from xtquant.xtbson import Int64
+
+    if isinstance(value, dict):
+        return {key: _widen(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_widen(item) for item in value]
+    return Int64(value) if type(value) is int else value
+
+
+def tick(code: str, number: int) -> Document:
+    """Return the `number`th invented tick of a code; fields as in xtdata.py 1492."""
+    price = 10.0 + number % 100 / 100
+    levels = range(5)
+    return {
+        "time": 1733118954000 + 3000 * number,
+        "lastPrice": price,
+        "open": 10.0,
+        "high": 11.0,
+        "low": 9.99,
+        "lastClose": 10.0,
+        "amount": 862127800.0 + number,
+        "volume": 758613 + number,
+        "pvolume": 75861284 + number,
+        "stockStatus": 3,
+        "openInt": 13,
+        "transactionNum": 37062 + number,
+        "lastSettlementPrice": 10.0,
+        "settlementPrice": 0.0,
+        "pe": float("nan"),
+        "askPrice": [price + level / 100 for level in levels],
+        "bidPrice": [price - (level + 1) / 100 for level in levels],
+        "askVol": [10929 + level for level in levels],
+        "bidVol": [2429 + level for level in levels],
+        "volRatio": 0.0,
+        "speed1Min": 0.0,
+        "speed5Min": 0.0,
+    }
+
+
+def record(code: str, period: str, number: int) -> Document:
+    """Return the `number`th invented record of a period: a tick, a depth of ten levels, else a bar."""
+    if period in ("tick", "l2quote"):
+        return tick(code, number)
+    levels = range(10)
+    if period == "l2thousand":
+        return {
+            "time": 1733120580630 + number,
+            "askPrice": [282.14 + level / 100 for level in levels],
+            "askVolume": [4 + level for level in levels],
+            "bidPrice": [282.08 - level / 100 for level in levels],
+            "bidVolume": [3 + level for level in levels],
+            "price": 282.14,
+        }
+    return {
+        "time": 1733118960000 + 60000 * number,
+        "open": 10.0,
+        "high": 10.5,
+        "low": 9.5,
+        "close": 10.2,
+        "volume": 1000 + number,
+        "amount": 1.02e6,
+        "settelementPrice": 0.0,
+        "openInterest": 15,
+        "preClose": 10.0,
+        "suspendFlag": 0,
+    }
+
+
+def formula(number: int) -> Document:
+    """Return an invented formula document."""
+    return {"dbt": 0, "timelist": [1733118960000 + 60000 * number], "outputs": {"ma1": [10.0 + number % 100 / 100]}}

@@ -1,0 +1,50 @@
+"""Put this folder on PYTHONPATH and the interpreter starts with the stand-ins in place: a real process over a terminal.
+
+FAKE_XT_TICK_MS     push invented data to every subscription at this interval
+FAKE_XT_CODES       codes of the market, comma separated
+FAKE_XT_ADDR        address of the terminal, 127.0.0.1:58610
+FAKE_XT_DOWN        1: the terminal is closed
+FAKE_XT_DOWN_FILE   the terminal is closed while this file exists
+FAKE_XT_REFUSE      codes whose subscription is refused, comma separated
+FAKE_XT_CALL_MS     how long a native call takes
+FAKE_XT_THREADS     threads that call back at once
+FAKE_XT_RECONNECT   0: a client does not connect again by itself
+FAKE_XT_KEEP        0: a client that connected again by itself has lost its subscriptions
+FAKE_XT_STATUS      0: connection events are not told
+FAKE_XT_WIDE        1: every integer is an int64
+FAKE_XT_DOWNLOAD    ok, error, empty_error, hang or drop
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import cast
+
+import native
+
+
+def _start() -> None:
+    def setting(name: str, default: str = "") -> str:
+        return os.environ.get(f"FAKE_XT_{name}", default)
+
+    terminal = native.Terminal(setting("ADDR", "127.0.0.1:58610"))
+    down_file = setting("DOWN_FILE")
+    terminal.is_open = setting("DOWN") != "1" and not (down_file and Path(down_file).exists())
+    terminal.refused = set(filter(None, setting("REFUSE").split(",")))
+    terminal.call_delay = int(setting("CALL_MS", "0")) / 1000
+    terminal.dispatchers = int(setting("THREADS", "1"))
+    terminal.auto_reconnect = setting("RECONNECT", "1") == "1"
+    terminal.keeps_subscriptions = setting("KEEP", "1") == "1"
+    terminal.status_events = setting("STATUS", "1") == "1"
+    terminal.wide_ints = setting("WIDE") == "1"
+    terminal.download = cast(native.Download, setting("DOWNLOAD", "ok"))
+    native.install(terminal)
+    if interval := setting("TICK_MS"):
+        codes = setting("CODES", "600000.SH,600519.SH,000001.SZ,300750.SZ").split(",")
+        terminal.play(int(interval) / 1000, codes)
+    if down_file:
+        terminal.watch_file(Path(down_file))
+
+
+_start()

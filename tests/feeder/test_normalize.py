@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import math
+import subprocess
+import sys
+import types
+from collections import OrderedDict, namedtuple
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from feeder import normalize
+from qmt_bridge.wire import frames
+
+ROOT = Path(__file__).parents[2]
+
+
+class Int64(int):
+    """What bson's decoder returns for 64-bit integers."""
+
+
+class Side(enum.IntEnum):
+    BUY = 23
+
+
+class Phase(str, enum.Enum):  # noqa: UP042 - str() of a StrEnum is its value anyway
+    OPEN = "open"
+
+
+class ReadOnly(Mapping[str, object]):
+    def __getitem__(self, key: str) -> object:
+        return {"a": 1}[key]
+
+    def __iter__(self):
+        return iter(("a",))
+
+    def __len__(self) -> int:
+        return 1
+
+
+Level = namedtuple("Level", "price volume")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param(Int64(1733118954000), 1733118954000, id="int64"),
+        pytest.param(Side.BUY, 23, id="int-enum"),
+        pytest.param(Phase.OPEN, "open", id="str-enum"),
+        pytest.param(np.int64(5), 5, id="numpy-int"),
+        pytest.param(np.uint64(2**64 - 1), 2**64 - 1, id="numpy-uint64"),
+        pytest.param(np.float64(1.5), 1.5, id="numpy-float64"),
+        pytest.param(np.float32(0.5), 0.5, id="numpy-float32"),
+        pytest.param(np.bool_(True), True, id="numpy-bool"),
+        pytest.param(np.str_("SH"), "SH", id="numpy-str"),
+        pytest.param(np.array([[1.5, 2.0], [3.0, 4.0]]), [[1.5, 2.0], [3.0, 4.0]], id="numpy-matrix"),
+        pytest.param(np.array(7), 7, id="numpy-scalar-array"),
+        pytest.param(np.array([Int64(1), "x"], dtype=object), [1, "x"], id="numpy-objects"),
+        pytest.param((1, (2.5, None)), [1, [2.5, None]], id="tuples"),
+        pytest.param(Level(1.5, 2), [1.5, 2], id="named-tuple"),
+        pytest.param(OrderedDict(a=Int64(1)), {"a": 1}, id="ordered-dict"),
+        pytest.param(ReadOnly(), {"a": 1}, id="mapping"),
+        pytest.param({1: "a", Int64(2): "b", np.int32(3): "c"}, {"1": "a", "2": "b", "3": "c"}, id="int-keys"),
+        pytest.param({Phase.OPEN: 1}, {"open": 1}, id="enum-key"),
+        pytest.param(-(2**63), -(2**63), id="smallest"),
+        pytest.param(2**64 - 1, 2**64 - 1, id="largest"),
+        pytest.param("股票", "股票", id="text"),
+        pytest.param({}, {}, id="empty"),
+    ],
+)
+def test_a_value_becomes_plain_without_loss(value: object, expected: object) -> None:
+    result = normalize.plain({"x": [value]})["x"][0]
+    assert result == expected
+    assert _types(result) <= {dict, list, str, int, float, bool, types.NoneType}
+    # An encoder without any hook takes it.
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(result)) == expected
+
+
+def test_nan_and_infinity_stay_what_they_are() -> None:
+    nan, infinity, from_numpy = normalize.plain([float("nan"), -math.inf, np.float64("nan")])
+    assert math.isnan(nan)
+    assert infinity == -math.inf
+    assert math.isnan(from_numpy)
+    assert type(from_numpy) is float
+
+
+def test_floats_are_not_rounded() -> None:
+    assert normalize.plain({"bidPrice": [11.370000000000001]}) == {"bidPrice": [11.370000000000001]}
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        pytest.param(b"\0", "bytes", id="bytes"),
+        pytest.param(datetime.datetime(2025, 1, 2), "datetime.datetime", id="datetime"),
+        pytest.param(datetime.date(2025, 1, 2), "datetime.date", id="date"),
+        pytest.param(decimal.Decimal("1.1"), "decimal.Decimal", id="decimal"),
+        pytest.param(Fraction(1, 3), "fractions.Fraction", id="fraction"),
+        pytest.param({1, 2}, "set", id="set"),
+        pytest.param(1j, "complex", id="complex"),
+        pytest.param(object(), "object", id="object"),
+        pytest.param(np.longdouble(1.5), "numpy", id="numpy-longdouble"),
+        pytest.param(np.datetime64("2025-01-02"), "datetime", id="numpy-datetime"),
+        pytest.param(np.array([(1, 2.0)], dtype=[("a", int), ("b", float)]), "numpy.ndarray of", id="numpy-record"),
+    ],
+)
+def test_a_value_without_a_plain_form_is_named_with_its_place(value: object, named: str) -> None:
+    with pytest.raises(TypeError) as error:
+        normalize.plain({"600519.SH": [{"time": 1}, {"x": value}]})
+    assert "payload['600519.SH'][1]['x']" in str(error.value)
+    assert named in str(error.value)
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, Int64(2**64)])
+def test_an_integer_beyond_64_bits_is_named_with_its_place(value: int) -> None:
+    with pytest.raises(OverflowError, match=rf"^payload\['a'\]\[0\] is {int(value)}, which does not fit 64 bits$"):
+        normalize.plain({"a": [value]})
+
+
+@pytest.mark.parametrize("key", [None, 1.5, True, b"a", (1, 2)])
+def test_a_key_that_is_no_text_and_no_integer_is_an_error(key: object) -> None:
+    with pytest.raises(TypeError, match=r"^payload\['a'\]"):
+        normalize.plain({"a": {key: 1}})
+
+
+def test_two_keys_of_the_same_text_are_an_error_not_a_loss() -> None:
+    with pytest.raises(ValueError, match=r"^payload\['a'\] has two keys of the same text"):
+        normalize.plain({"a": {1: "x", "1": "y"}})
+
+
+def test_a_quote_keeps_every_record_and_every_field() -> None:
+    payload = {"600519.SH": [{"time": Int64(1), "foo": 1.25, "汉字": "x"}, {"time": Int64(2)}]}
+    assert normalize.quote(payload) == {"600519.SH": [{"time": 1, "foo": 1.25, "汉字": "x"}, {"time": 2}]}
+
+
+def test_a_bare_quote_record_becomes_a_list_of_one() -> None:
+    assert normalize.quote({"600519.SH": {"time": 1}}) == {"600519.SH": [{"time": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        pytest.param(b"\5\0\0\0\0", "payload must be a map, not bytes", id="undecoded"),
+        pytest.param([{"time": 1}], "payload must be a map, not list", id="list"),
+        pytest.param(None, "payload must be a map, not NoneType", id="none"),
+    ],
+)
+@pytest.mark.parametrize("shape", [normalize.quote, lambda value: list(normalize.whole(value)), normalize.document])
+def test_a_payload_that_is_no_map_is_an_error(shape, payload: object, message: str) -> None:
+    with pytest.raises(TypeError) as error:
+        shape(payload)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("payload", "place"),
+    [
+        pytest.param({"A": [1.5]}, "payload['A'][0] must be a record, not float", id="number-in-list"),
+        pytest.param({"A": [{}, [1]]}, "payload['A'][1] must be a record, not list", id="list-in-list"),
+    ],
+)
+@pytest.mark.parametrize("shape", [normalize.quote, lambda value: list(normalize.whole(value))])
+def test_a_record_of_another_shape_is_named_with_its_place(shape, payload: object, place: str) -> None:
+    with pytest.raises(TypeError) as error:
+        shape(payload)
+    assert str(error.value) == place
+
+
+def test_a_whole_quote_passes_as_one_batch() -> None:
+    payload = {"600519.SH": {"time": Int64(1)}, "000001.SZ": {"time": Int64(2)}}
+    assert list(normalize.whole(payload)) == [{"600519.SH": {"time": 1}, "000001.SZ": {"time": 2}}]
+
+
+def test_a_whole_quote_with_lists_keeps_each_tick_in_order() -> None:
+    payload = {"A": [{"time": 1}, {"time": 3}], "B": {"time": 9}, "C": [{"time": 5}], "D": []}
+    assert list(normalize.whole(payload)) == [
+        {"A": {"time": 1}, "B": {"time": 9}, "C": {"time": 5}},
+        {"A": {"time": 3}},
+    ]
+
+
+@pytest.mark.parametrize("payload", [{}, {"A": []}])
+def test_an_empty_whole_quote_is_no_batch(payload: object) -> None:
+    assert not any(normalize.whole(payload))
+
+
+def test_a_whole_quote_of_another_shape_names_its_place() -> None:
+    with pytest.raises(TypeError, match=r"^payload\['A'\] must be a record, not str$"):
+        list(normalize.whole({"A": "x"}))
+
+
+def test_a_formula_document_passes_as_it_came() -> None:
+    document = {"dbt": Int64(0), "timelist": [Int64(1733118954000)], "outputs": {"ma": [1.5, float("nan")]}}
+    converted = normalize.document(document)
+    assert frames.to_json(converted) == b'{"dbt":0,"timelist":[1733118954000],"outputs":{"ma":[1.5,null]}}'
+
+
+def test_it_imports_neither_xtquant_nor_numpy() -> None:
+    code = "import sys, feeder.normalize; sys.exit(bool({'xtquant', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30).returncode == 0
+
+
+def _types(value: object) -> set[type]:
+    inner: list[object] = []
+    if isinstance(value, dict):
+        inner = [*value.keys(), *value.values()]
+    elif isinstance(value, list):
+        inner = value
+    return {type(value)}.union(*(_types(item) for item in inner))

@@ -1,0 +1,927 @@
+"""XtQuote through xtquant's real Python layer, over the stand-ins for its native modules."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import native
+import pytest
+
+from feeder import xtquote, xtsdk
+from feeder.source import DownloadRequest, FeedState
+from feeder.xtquote import XtQuote
+from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError, ErrorCode, Refused
+from qmt_bridge.wire.topics import (
+    FormulaSpec,
+    Kind,
+    Topic,
+    download_topic,
+    formula_topic,
+    l2_topic,
+    parse_topic,
+    quote_topic,
+    whole_topic,
+)
+
+ROOT = Path(__file__).parents[2]
+FAKES = ROOT / "tests" / "fakes"
+SECONDS = 10.0
+
+MOUTAI = quote_topic("600519.SH")
+MOUTAI_BARS = quote_topic("600519.SH", "1m")
+PINGAN_DEPTH = l2_topic("000001.SZ", 20)
+SHANGHAI = whole_topic("SH")
+MA = FormulaSpec("MA", "000001.SZ", "1d", 100, "front", {"n": 5})
+FORMULA = formula_topic(MA)
+EVERY_KIND = (MOUTAI, MOUTAI_BARS, PINGAN_DEPTH, SHANGHAI, FORMULA)
+NATIVE_OF_EVERY_KIND = [
+    ("formula", "MA", "000001.SZ"),
+    ("quote", "000001.SZ", "l2thousand"),
+    ("quote", "600519.SH", "1m"),
+    ("quote", "600519.SH", "tick"),
+    ("whole", "SH", ""),
+]
+
+
+class Recorder:
+    """A Sink that keeps what it is told, encoded by an encoder that knows no type of xtquant's."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.published: list[tuple[Topic, object, int]] = []
+        self.accepted: list[Topic] = []
+        self.refused: list[tuple[Topic, ErrorCode, str]] = []
+        self.states: list[tuple[FeedState, str | None, bool]] = []
+        # Called in `publish` and `accept`, outside the lock.
+        self.on_publish: Callable[[], object] = int
+        self.on_accept: Callable[[], object] = int
+
+    def publish(self, topic: Topic, body: object, received_ns: int) -> None:
+        plain = msgspec.msgpack.decode(msgspec.msgpack.encode(body))
+        self.on_publish()
+        self._note(self.published, (topic, plain, received_ns))
+
+    def publish_whole(self, topic: Topic, ticks: Mapping[str, object], received_ns: int) -> None:
+        self.publish(topic, ticks, received_ns)
+
+    def publish_trade(self, account: str, event: str, data: Mapping[str, object], received_ns: int) -> None:
+        raise AssertionError("a quote source has no trade events")
+
+    def accept(self, topic: Topic) -> None:
+        self._note(self.accepted, topic)
+        self.on_accept()
+
+    def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
+        self._note(self.refused, (topic, code, reason))
+
+    def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
+        self._note(self.states, (state, reason, data_lost))
+
+    def wait_room(self, limit: int, timeout: float) -> bool:
+        raise AssertionError("a live source never waits for room")
+
+    def bodies(self, topic: Topic) -> list:
+        return [body for of, body, _ in list(self.published) if of == topic]
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait for `condition`, looking again whenever something was told and each 20 ms."""
+        deadline = time.monotonic() + SECONDS
+        with self.changed:
+            while not condition():
+                assert time.monotonic() < deadline, f"never came: {vars(self)}"
+                self.changed.wait(0.02)
+
+    def _note(self, where: list, what: object) -> None:
+        with self.changed:
+            where.append(what)
+            self.changed.notify_all()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
+    monkeypatch.setattr(xtquote, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(xtquote, "RETRY_LAST", 0.05)
+    monkeypatch.setattr(xtquote, "WATCH_SECONDS", 0.02)
+    with native.installed() as terminal:
+        with warnings.catch_warnings():
+            # The wheel's sources have invalid escapes, which warn when they are compiled.
+            warnings.simplefilter("ignore")
+            xtsdk.load()
+        yield terminal
+        assert terminal.escaped == []
+
+
+@pytest.fixture
+def sink() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def source(terminal: native.Terminal) -> Iterator[XtQuote]:
+    source = XtQuote(Config())
+    try:
+        yield source
+    finally:
+        terminal.gate.set()
+        source.close()
+
+
+def want(source: XtQuote, *topics: Topic) -> None:
+    for topic in topics:
+        source.subscribe(topic, parse_topic(topic))
+
+
+def leave(source: XtQuote, *topics: Topic) -> None:
+    for topic in topics:
+        source.unsubscribe(topic, parse_topic(topic))
+
+
+def begin(source: XtQuote, sink: Recorder, *topics: Topic) -> None:
+    """Start, and wait until the topics are held and the state is up."""
+    want(source, *topics)
+    source.start(sink)
+    sink.until(lambda: set(topics) <= set(sink.accepted) and sink.states)
+
+
+# -- What comes in goes out
+
+
+def test_a_tick_is_published_as_it_came(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    begin(source, sink, MOUTAI)
+    tick = {**native.tick("600519.SH", 1), "pe": 1.5, "不认识": "x"}
+    before = time.time_ns()
+    terminal.push_quote("600519.SH", "tick", tick)
+    sink.until(lambda: sink.published)
+    topic, body, received_ns = sink.published[0]
+    assert topic == MOUTAI
+    assert body == {"600519.SH": [tick]}
+    assert before <= received_ns <= time.time_ns()
+
+
+def test_every_kind_is_asked_with_the_real_signature(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, *EVERY_KIND, l2_topic("600000.SH", 0))
+    extent = {"startTime": "", "endTime": "", "count": 0}
+    pushed = {"needCallback": True}
+    gears = {"thousandDetailGear": 0, "thousandDetailNum": 0}
+    assert terminal.called("subscribe_quote") == [
+        ("600519.SH", "tick", extent, pushed),
+        ("600519.SH", "1m", extent, pushed),
+        ("000001.SZ", "l2thousand", {"thousandGearNum": 20, **gears}, pushed),
+        ("600000.SH", "l2thousand", {"thousandGearNum": None, **gears}, pushed),
+    ]
+    assert terminal.called("subscribe_whole_quote") == [(("SH",), pushed)]
+    [(_, request)] = terminal.called("subscribeFormula")
+    assert request == {
+        "formulaname": "MA",
+        "stockcode": "000001.SZ",
+        "period": "1d",
+        "starttime": "",
+        "endtime": "",
+        "count": 100,
+        "dividendtype": "front",
+        "extendparam": {"MA:n": 5},
+        "create": True,
+        "historycallback": 1,
+        "realtimecallback": 1,
+        "barmode": 0,
+    }
+    assert source.upstream() == len(terminal.feeds()) == 6
+
+
+def test_formula_parameters_that_xtdata_reads_by_their_whole_name_keep_it(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, formula_topic(FormulaSpec("MA", "000001.SZ", params={"barmode": 1, "SUB:n": 2, "n": 3})))
+    [(_, request)] = terminal.called("subscribeFormula")
+    assert request["extendparam"] == {"barmode": 1, "SUB:n": 2, "MA:n": 3}
+    assert request["barmode"] == 1
+
+
+def test_bars_depth_and_formula_values_are_published(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, *EVERY_KIND)
+    bar = native.record("600519.SH", "1m", 1)
+    depth = native.record("000001.SZ", "l2thousand", 1)
+    values = native.formula(1)
+    terminal.push_quote("600519.SH", "1m", bar)
+    terminal.push_quote("000001.SZ", "l2thousand", depth)
+    terminal.push_formula("MA", "000001.SZ", values)
+    sink.until(lambda: len(sink.published) == 3)
+    assert sink.bodies(MOUTAI_BARS) == [{"600519.SH": [bar]}]
+    assert sink.bodies(PINGAN_DEPTH) == [{"000001.SZ": [depth]}]
+    assert sink.bodies(FORMULA) == [{"formula_name": "MA", "stock_code": "000001.SZ", "data": values}]
+
+
+def test_a_market_begins_with_its_whole_snapshot(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    codes = [f"{600000 + number}.SH" for number in range(2000)]
+    terminal.market = {code: {"time": 1733118954000, "lastPrice": 1.5} for code in (*codes, "000001.SZ")}
+    begin(source, sink, SHANGHAI, whole_topic("000001.SZ"))
+    sink.until(lambda: len(sink.published) == 2)
+    assert list(sink.bodies(SHANGHAI)[0]) == codes
+    assert list(sink.bodies(whole_topic("000001.SZ"))[0]) == ["000001.SZ"]
+    terminal.push_whole({codes[7]: {"time": 1733118957000, "lastPrice": 2.5}})
+    sink.until(lambda: len(sink.published) == 3)
+    assert sink.bodies(SHANGHAI)[1] == {codes[7]: {"time": 1733118957000, "lastPrice": 2.5}}
+
+
+@pytest.mark.parametrize("undecoded", [False, True], ids=["bson", "undecoded"])
+@pytest.mark.parametrize("wide_ints", [False, True], ids=["int32", "int64"])
+def test_integers_of_any_width_and_nan_survive(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, undecoded: bool, wide_ints: bool
+) -> None:
+    terminal.undecoded, terminal.wide_ints = undecoded, wide_ints
+    terminal.market = {"600519.SH": native.tick("600519.SH", 0)}
+    begin(source, sink, MOUTAI, SHANGHAI)
+    terminal.push_quote("600519.SH", "tick", native.tick("600519.SH", 0))
+    sink.until(lambda: len(sink.published) == 2)
+    for tick in (sink.bodies(MOUTAI)[0]["600519.SH"][0], sink.bodies(SHANGHAI)[0]["600519.SH"]):
+        assert (tick["time"], tick["volume"], tick["askVol"][0]) == (1733118954000, 758613, 10929)
+        assert math.isnan(tick["pe"])
+
+
+def test_eight_callbacks_at_once_lose_nothing(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    terminal.dispatchers = 8
+    codes = [f"{600000 + number}.SH" for number in range(8)]
+    # Passes only when eight callbacks are inside publish at the same time.
+    together = threading.Barrier(8)
+    sink.on_publish = lambda: together.wait(SECONDS)
+    begin(source, sink, *(quote_topic(code) for code in codes))
+    for number in range(20):
+        for code in codes:
+            terminal.push_quote(code, "tick", {"time": number})
+    sink.until(lambda: len(sink.published) == 160)
+    for code in codes:
+        times = [body[code][0]["time"] for body in sink.bodies(quote_topic(code))]
+        assert sorted(times) == list(range(20))
+
+
+def test_a_payload_that_cannot_be_published_is_logged_once_and_the_next_one_passes(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(source, sink, MOUTAI)
+    for record in ({"time": b"?"}, {"time": b"?"}, {"time": 1}, {"time": b"?"}, {"time": 2}):
+        terminal.push_quote("600519.SH", "tick", record)
+    sink.until(lambda: len(sink.published) == 2)
+    assert [body["600519.SH"][0]["time"] for body in sink.bodies(MOUTAI)] == [1, 2]
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 2
+    assert errors[0].getMessage() == (
+        "payload of subscribe_quote(stock_code='600519.SH', period='tick', count=0) cannot be published"
+    )
+    assert errors[0].exc_info is not None
+    assert "payload['600519.SH'][0]['time'] is bytes" in str(errors[0].exc_info[1])
+
+
+def test_a_push_without_records_is_no_message(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    begin(source, sink, MOUTAI)
+    [feed] = terminal.feeds()
+    assert feed.callback is not None
+    terminal.dispatch(feed.callback, {})
+    terminal.push_quote("600519.SH", "tick", {"time": 1})
+    sink.until(lambda: sink.published)
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 1}]}]
+
+
+# -- Refusals
+
+
+def test_a_refused_topic_is_told_and_the_others_are_served(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.refused = {"999999.SH", "SZ"}
+    terminal.failing = {"888888.SH", "RSI"}
+    broken_formula = formula_topic(FormulaSpec("RSI", "600519.SH"))
+    begin(source, sink, MOUTAI)
+    refused = (quote_topic("999999.SH"), whole_topic("SZ"), quote_topic("888888.SH"), broken_formula)
+    want(source, *refused, SHANGHAI)
+    sink.until(lambda: SHANGHAI in sink.accepted)
+    assert sink.accepted == [MOUTAI, SHANGHAI]
+    assert [topic for topic, _, _ in sink.refused] == list(refused)
+    assert {code for _, code, _ in sink.refused} == {"upstream_refused"}
+    reasons = [reason for _, _, reason in sink.refused]
+    assert reasons[0] == "subscribe_quote(stock_code='999999.SH', period='tick', count=0) returned -1"
+    assert reasons[1] == "subscribe_whole_quote(code_list=['SZ']) returned -1"
+    assert "raised RuntimeError: rpc request failed" in reasons[2]
+    assert reasons[3].startswith("subscribe_formula(formula_name='RSI'")
+    assert [state for state, _, _ in sink.states] == ["up"]
+    # What was never held is not given back: -1 may be another subscription's number.
+    leave(source, *refused)
+    want(source, PINGAN_DEPTH)
+    sink.until(lambda: PINGAN_DEPTH in sink.accepted)
+    assert terminal.called("unsubscribe_quote") == terminal.called("unsubscribeFormula") == []
+
+
+def test_a_refused_topic_is_asked_again_when_it_is_wanted_again(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.refused = {"600519.SH"}
+    want(source, MOUTAI)
+    source.start(sink)
+    sink.until(lambda: sink.refused)
+    terminal.refused = set()
+    want(source, MOUTAI)
+    sink.until(lambda: sink.accepted)
+    assert terminal.subscriptions() == [("quote", "600519.SH", "tick")]
+
+
+def test_a_refused_topic_is_asked_again_in_the_next_session(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.refused = {"600519.SH"}
+    want(source, MOUTAI)
+    source.start(sink)
+    sink.until(lambda: sink.refused and sink.states)
+    terminal.refused = set()
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: sink.accepted)
+    assert terminal.subscriptions() == [("quote", "600519.SH", "tick")]
+
+
+def test_a_refused_topic_is_asked_again_after_a_while(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xtquote, "REFUSED_SECONDS", 0.02)
+    terminal.refused = {"600519.SH"}
+    begin(source, sink, PINGAN_DEPTH)
+    want(source, MOUTAI)
+    sink.until(lambda: len(sink.refused) >= 3)
+    terminal.refused = set()
+    sink.until(lambda: MOUTAI in sink.accepted)
+    assert terminal.subscriptions() == [("quote", "000001.SZ", "l2thousand"), ("quote", "600519.SH", "tick")]
+
+
+def test_broker_queues_are_refused_without_broker_names_and_never_ask_in_a_callback(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    queues = quote_topic("00700.HK", "brokerqueue2")
+    want(source, queues)
+    source.start(sink)
+    sink.until(lambda: sink.refused)
+    assert sink.refused[0][0] == queues
+    terminal.controls["getdatafilepath"] = lambda _: {"result": {"XXXXXX.HK": "brokers"}}
+    terminal.files["brokers"] = [{"0": "汇丰", "1": [7]}]
+    want(source, queues)
+    sink.until(lambda: sink.accepted)
+    calls = len(terminal.calls)
+    terminal.push_quote(
+        "00700.HK", "brokerqueue2", {"bidbrokerqueues": [{"brokers": [7, 8]}], "askbrokerqueues": [{"brokers": []}]}
+    )
+    sink.until(lambda: sink.published)
+    [record] = sink.bodies(queues)[0]["00700.HK"]
+    assert record["bidbrokerqueues"] == [{"brokers": [[7, "汇丰"], [8, ""]]}]
+    assert [call.name for call in terminal.calls[calls:]] == []
+
+
+# -- The end of a topic
+
+
+def test_a_topic_that_nobody_wants_is_unsubscribed_and_a_late_callback_ignored(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, *EVERY_KIND)
+    late = [feed for feed in terminal.feeds() if feed.kind in ("quote", "whole")]
+    leave(source, *EVERY_KIND)
+    sink.until(lambda: terminal.subscriptions() == [] and source.upstream() == 0)
+    assert len(terminal.called("unsubscribe_quote")) == 4
+    assert len(terminal.called("unsubscribeFormula")) == 1
+    for feed in late:
+        assert feed.callback is not None
+        terminal.dispatch(feed.callback, {"600519.SH": {"time": 1}})
+    # Delivered after those, so their turn has passed.
+    want(source, MOUTAI)
+    sink.until(lambda: sink.accepted.count(MOUTAI) == 2)
+    terminal.push_quote("600519.SH", "tick", {"time": 2})
+    sink.until(lambda: sink.published)
+    assert [(topic, body) for topic, body, _ in sink.published] == [(MOUTAI, {"600519.SH": [{"time": 2}]})]
+
+
+def test_wanting_twice_subscribes_once(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    begin(source, sink, MOUTAI, MOUTAI)
+    want(source, MOUTAI, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+    assert len(terminal.called("subscribe_quote")) == 2
+    assert terminal.subscriptions() == [("quote", "600519.SH", "1m"), ("quote", "600519.SH", "tick")]
+
+
+def test_leaving_a_topic_that_was_never_wanted_is_nothing(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, MOUTAI)
+    leave(source, SHANGHAI)
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+    assert terminal.called("unsubscribe_quote") == []
+
+
+# -- More ticks than single subscriptions
+
+
+@pytest.fixture
+def crowded(terminal: native.Terminal) -> Iterator[XtQuote]:
+    source = XtQuote(Config(xt_single_limit=2))
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+CROWD = tuple(quote_topic(f"60000{number}.SH") for number in range(5))
+
+
+def test_ticks_beyond_the_limit_come_out_of_the_whole_market(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    begin(crowded, sink, *CROWD, quote_topic("000001.SZ"), quote_topic("600000.SH", "1m"))
+    assert terminal.subscriptions() == [
+        ("quote", "600000.SH", "1m"),
+        ("quote", "600000.SH", "tick"),
+        ("quote", "600001.SH", "tick"),
+        ("whole", "SH", ""),
+        ("whole", "SZ", ""),
+    ]
+    assert crowded.upstream() == 5
+    # In the shape of a quote, and only of codes that are wanted.
+    terminal.push_whole({"600002.SH": {"time": 2}, "600003.SH": {"time": 3}, "600008.SH": {"time": 8}})
+    sink.until(lambda: len(sink.published) == 2)
+    assert sink.bodies(CROWD[2]) == [{"600002.SH": [{"time": 2}]}]
+    assert sink.bodies(CROWD[3]) == [{"600003.SH": [{"time": 3}]}]
+
+
+def test_a_market_that_is_wanted_after_its_single_ticks_owes_its_snapshot(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    begin(crowded, sink, *CROWD)
+    [replaced] = [feed for feed in terminal.feeds() if feed.kind == "whole"]
+    terminal.market = {"600009.SH": {"time": 9}}
+    want(crowded, SHANGHAI)
+    sink.until(lambda: sink.bodies(SHANGHAI) and SHANGHAI in sink.accepted)
+    assert sink.bodies(SHANGHAI) == [{"600009.SH": {"time": 9}}]
+    assert terminal.subscriptions().count(("whole", "SH", "")) == 1
+    assert replaced.callback is not None
+    terminal.dispatch(replaced.callback, {"600004.SH": {"time": 0}})
+    terminal.push_whole({"600004.SH": {"time": 4}})
+    sink.until(lambda: len(sink.published) == 3)
+    assert sink.bodies(CROWD[4]) == [{"600004.SH": [{"time": 4}]}]
+    assert sink.bodies(SHANGHAI)[1] == {"600004.SH": {"time": 4}}
+    # Each leaves by itself; the last one takes the subscription along.
+    leave(crowded, SHANGHAI, CROWD[2], CROWD[3])
+    want(crowded, quote_topic("600000.SH", "1d"))
+    sink.until(lambda: len(sink.accepted) == 7)
+    terminal.push_whole({"600003.SH": {"time": 5}, "600004.SH": {"time": 5}})
+    sink.until(lambda: len(sink.bodies(CROWD[4])) == 2)
+    assert len(sink.published) == 4
+    leave(crowded, CROWD[4])
+    sink.until(lambda: ("whole", "SH", "") not in terminal.subscriptions())
+
+
+def test_a_market_that_is_refused_leaves_its_single_ticks_alone(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    begin(crowded, sink, *CROWD)
+    terminal.refused = {"SH"}
+    want(crowded, SHANGHAI)
+    sink.until(lambda: sink.refused)
+    terminal.push_whole({"600004.SH": {"time": 4}})
+    sink.until(lambda: sink.published)
+    assert sink.bodies(CROWD[4]) == [{"600004.SH": [{"time": 4}]}]
+
+
+def test_the_limit_counts_anew_in_each_session(terminal: native.Terminal, crowded: XtQuote, sink: Recorder) -> None:
+    begin(crowded, sink, *CROWD)
+    held = terminal.subscriptions()
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 3)
+    assert terminal.subscriptions() == held
+    assert held == [("quote", "600000.SH", "tick"), ("quote", "600001.SH", "tick"), ("whole", "SH", "")]
+
+
+def test_a_place_that_becomes_free_is_used(terminal: native.Terminal, crowded: XtQuote, sink: Recorder) -> None:
+    begin(crowded, sink, *CROWD[:2])
+    leave(crowded, CROWD[0])
+    want(crowded, CROWD[2])
+    sink.until(lambda: CROWD[2] in sink.accepted)
+    assert terminal.subscriptions() == [("quote", "600001.SH", "tick"), ("quote", "600002.SH", "tick")]
+
+
+# -- The session
+
+
+def test_a_terminal_that_is_closed_keeps_topics_waiting_until_it_opens(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.is_open = False
+    want(source, *EVERY_KIND)
+    source.start(sink)
+    sink.until(lambda: len(terminal.called("connect")) >= 3)
+    want(source, quote_topic("600000.SH"))
+    leave(source, SHANGHAI)
+    sink.until(lambda: len(terminal.called("connect")) >= 5)
+    assert sink.states == [("down", "terminal_unreachable", False)]
+    assert (sink.accepted, sink.refused, sink.published, source.upstream()) == ([], [], [], 0)
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 2)
+    assert sink.states[1] == ("up", None, False)
+    held = {MOUTAI, MOUTAI_BARS, PINGAN_DEPTH, FORMULA, quote_topic("600000.SH")}
+    assert set(sink.accepted) == held
+    assert source.upstream() == len(terminal.subscriptions()) == len(held)
+
+
+@pytest.mark.parametrize("status_events", [True, False], ids=["told", "not-told"])
+@pytest.mark.parametrize("keeps_subscriptions", [True, False], ids=["kept", "lost"])
+@pytest.mark.parametrize("auto_reconnect", [True, False], ids=["native-reconnect", "no-reconnect"])
+def test_a_drop_and_return_ends_with_exactly_what_is_wanted(
+    terminal: native.Terminal,
+    source: XtQuote,
+    sink: Recorder,
+    auto_reconnect: bool,
+    keeps_subscriptions: bool,
+    status_events: bool,
+) -> None:
+    terminal.auto_reconnect, terminal.keeps_subscriptions = auto_reconnect, keeps_subscriptions
+    terminal.status_events = status_events
+    gone = quote_topic("600000.SH")
+    begin(source, sink, gone, *EVERY_KIND)
+    old = terminal.feeds()
+    calls = len(terminal.calls)
+    terminal.drop()
+    sink.until(lambda: len(sink.states) == 2)
+    assert sink.states[1] == ("down", "terminal_disconnected", False)
+    assert source.upstream() == 0
+    leave(source, gone)
+    # While it is away nothing but connecting is tried.
+    sink.until(lambda: len(terminal.called("connect")) >= 4)
+    during = {call.name for call in terminal.calls[calls:]}
+    assert during == {
+        "shutdown",
+        "init",
+        "load_config",
+        "set_config_addr",
+        "registerCommonControlCallback",
+        "connect",
+    }
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 3)
+    assert sink.states[2] == ("up", None, True)
+    assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
+    assert source.upstream() == len(EVERY_KIND)
+    # What the dead client may still deliver is not data of this session.
+    for feed in old:
+        assert feed.callback is not None
+        terminal.dispatch(feed.callback, {"600519.SH": {"time": 1}})
+    terminal.push_quote("600519.SH", "tick", {"time": 2})
+    terminal.push_quote("600519.SH", "1m", {"time": 2})
+    terminal.push_whole({"600519.SH": {"time": 2}})
+    sink.until(lambda: len(sink.published) == 3)
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 2}]}]
+    assert sink.bodies(SHANGHAI) == [{"600519.SH": {"time": 2}}]
+    assert sink.refused == []
+
+
+def test_numbers_of_a_dead_client_are_never_used_on_the_next(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, quote_topic("600000.SH"), MOUTAI)
+    terminal.drop()
+    sink.until(lambda: len(sink.states) == 2)
+    leave(source, quote_topic("600000.SH"))
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 3)
+    # 600519.SH now has the number that 600000.SH had.
+    leave(source, quote_topic("600000.SH"))
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+    assert ("quote", "600519.SH", "tick") in terminal.subscriptions()
+    assert terminal.called("unsubscribe_quote") == []
+
+
+def test_a_connection_that_was_away_for_a_moment_is_made_anew(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, *EVERY_KIND)
+    terminal.gate.clear()
+    terminal.drop()
+    terminal.open()
+    terminal.gate.set()
+    sink.until(lambda: len(sink.states) == 3)
+    assert [state for state, _, _ in sink.states] == ["up", "down", "up"]
+    assert sink.states[2] == ("up", None, True)
+    assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
+
+
+def test_a_lost_connection_that_nobody_told_of_costs_one_new_client(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.auto_reconnect = terminal.status_events = False
+    begin(source, sink, *EVERY_KIND)
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 3)
+    assert len(terminal.clients) == 2
+
+
+@pytest.mark.parametrize("hides_shutdown", [False, True])
+def test_a_client_that_another_call_replaced_is_noticed(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, hides_shutdown: bool
+) -> None:
+    begin(source, sink, *EVERY_KIND)
+    terminal.status_events, terminal.hides_shutdown = False, hides_shutdown
+    xtsdk.load().reconnect("127.0.0.1", 58610)
+    sink.until(lambda: len(sink.states) == 3)
+    assert sink.states[1:] == [("down", "terminal_disconnected", False), ("up", None, True)]
+    assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
+
+
+def test_a_connection_lost_while_a_topic_is_subscribed_refuses_nothing(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, MOUTAI)
+    terminal.gate.clear()
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: len(terminal.called("subscribe_quote")) == 2)
+    terminal.drop()
+    terminal.gate.set()
+    sink.until(lambda: len(sink.states) == 2)
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 3)
+    assert sink.refused == []
+    assert terminal.subscriptions() == [("quote", "600519.SH", "1m"), ("quote", "600519.SH", "tick")]
+
+
+def test_every_native_call_comes_from_one_thread_also_when_calls_are_slow(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.calls.clear()
+    terminal.gate.clear()
+    source.start(sink)
+    # Returns although xtquant does not.
+    want(source, *EVERY_KIND)
+    leave(source, SHANGHAI)
+    terminal.gate.set()
+    sink.until(lambda: len(terminal.called("unsubscribe_quote")) == 1)
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 3)
+    source.close()
+    threads = {call.thread for call in terminal.calls}
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_an_unexpected_error_is_told_and_survived(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(source, sink, MOUTAI)
+
+    def fail_once() -> None:
+        sink.on_accept = int
+        raise RuntimeError("boom")
+
+    sink.on_accept = fail_once
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: len(sink.states) == 3)
+    assert sink.states[1:] == [("down", "internal", False), ("up", None, True)]
+    assert terminal.subscriptions() == [("quote", "600519.SH", "1m"), ("quote", "600519.SH", "tick")]
+    [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert error.getMessage() == "xtquant session failed"
+
+
+def test_attempts_to_connect_become_rarer(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    wait = XtQuote._wait
+    monkeypatch.setattr(XtQuote, "_wait", lambda self, seconds: (waits.append(seconds), wait(self, seconds))[1])
+    terminal.is_open = False
+    source.start(sink)
+    sink.until(lambda: len(waits) >= 6)
+    assert waits[:2] == [0.01, 0.02]
+    assert waits[5] == 0.05
+    assert all(later >= earlier for earlier, later in pairwise(waits[:6]))
+
+
+# -- The end
+
+
+def test_close_gives_back_what_is_held(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    begin(source, sink, *EVERY_KIND)
+    source.close()
+    assert terminal.subscriptions() == []
+    assert not any(client.is_connected() for client in terminal.clients)
+    assert len(terminal.called("unsubscribe_quote")) == 4
+    assert len(terminal.called("unsubscribeFormula")) == 1
+    assert [state for state, _, _ in sink.states] == ["up"]
+    source.close()
+
+
+def test_close_leaves_a_call_that_hangs_behind(
+    terminal: native.Terminal,
+    source: XtQuote,
+    sink: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(xtquote, "JOIN_SECONDS", 0.05)
+    begin(source, sink, MOUTAI)
+    terminal.gate.clear()
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: len(terminal.called("subscribe_quote")) == 2)
+    source.close()
+    assert "an xtquant call still runs; its thread is left behind" in caplog.messages
+    terminal.gate.set()
+    source._thread.join(SECONDS)
+    assert not source._thread.is_alive()
+
+
+def test_close_while_the_terminal_is_away_stops_trying(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.is_open = False
+    source.start(sink)
+    sink.until(lambda: sink.states)
+    source.close()
+    assert not source._thread.is_alive()
+    assert terminal.feeds() == []
+
+
+def test_close_before_start_is_nothing(source: XtQuote) -> None:
+    source.close()
+
+
+# -- Settings and shape
+
+
+def test_the_terminal_is_asked_at_its_setting(terminal: native.Terminal, sink: Recorder) -> None:
+    terminal.address = "127.0.0.2:58611"
+    source = XtQuote(Config(xt_addr="127.0.0.2:58611"))
+    try:
+        source.start(sink)
+        sink.until(lambda: sink.states)
+        assert sink.states == [("up", None, False)]
+        assert set(terminal.called("connect")) == {("127.0.0.2:58611",)}
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("address", ["", "58610", ":58610", "host:", "host:x", "host:0", "host:65536", "::1:58610"])
+def test_an_address_that_cannot_be_is_named(address: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        XtQuote(Config(xt_addr=address))
+    assert str(error.value) == f"xt_addr: expected 'host:port', got {address!r}"
+
+
+def test_it_says_what_it_is() -> None:
+    source = XtQuote(Config())
+    assert (source.name, source.simulated, source.lossless) == ("xtquant", False, False)
+    assert source.kinds == {Kind.QUOTE, Kind.WHOLE, Kind.L2, Kind.FORMULA}
+    with pytest.raises(Refused, match="source xtquant does not serve download"):
+        source.download(download_topic("1"), DownloadRequest(("600519.SH",), "1d", "", ""))
+
+
+# -- The door to the SDK: in processes of their own, since an import happens once
+
+
+def run(code: str, *path: Path, **env: str) -> str:
+    """Run `code` in a new interpreter with `path` before this project on its path; return what it printed."""
+    variables = {**os.environ, **env, "PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT)))}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=variables,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+IMPORTABLE = """
+    import sys
+    from feeder import xtsdk
+    print(xtsdk.importable(), "xtquant" in sys.modules)
+"""
+
+
+def test_xtquant_is_importable_with_its_native_modules_and_not_imported_to_find_out() -> None:
+    assert run(IMPORTABLE, FAKES) == "True False"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the wheel's native modules are for Windows")
+def test_xtquant_is_not_importable_without_its_native_modules() -> None:
+    assert run(IMPORTABLE) == "False False"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the wheel's native modules are for Windows")
+def test_a_start_without_the_native_modules_says_so(sink: Recorder) -> None:
+    assert "xtquant.datacenter" not in sys.modules
+    code = """
+        from feeder.xtquote import XtQuote
+        from qmt_bridge.config import Config
+        try:
+            XtQuote(Config()).start(None)
+        except ImportError as exc:
+            print(exc)
+    """
+    assert "datacenter" in run(code)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    """Return a folder with the two packages that xtquant asks the package index with; a request leaves a file."""
+    (tmp_path / "requests.py").write_text(
+        "from pathlib import Path\ndef get(url, **_):\n    Path(__file__).with_name('asked').touch()\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "pkg_resources.py").write_text(
+        "class _D:\n    version = '0'\ndef get_distribution(name):\n    return _D\n", encoding="utf-8"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("loaded", ["", "import requests"], ids=["not-loaded", "loaded"])
+def test_loading_makes_no_http_request_and_prints_nothing(index: Path, loaded: str) -> None:
+    code = f"""
+        {loaded or "pass"}
+        import sys
+        before = sys.modules.get("requests")
+        from feeder import xtsdk
+        xtdata = xtsdk.load()
+        assert xtdata.__name__ == "xtquant.xtdata"
+        assert sys.modules.get("requests") is before and ("requests" in sys.modules) == (before is not None)
+        import requests
+        assert xtdata.connect("127.0.0.1", 58610).is_connected()
+    """
+    assert run(code, FAKES, index) == ""
+    assert not (index / "asked").exists()
+
+
+def test_importing_xtquant_any_other_way_would_make_one(index: Path) -> None:
+    run("import xtquant", FAKES, index)
+    assert (index / "asked").exists()
+
+
+PROCESS = """
+    import threading
+    from feeder.app import make_source
+    from qmt_bridge.config import load_config
+    from qmt_bridge.wire.topics import parse_topic, quote_topic
+
+    came = threading.Event()
+
+    class Sink:
+        def publish(self, topic, body, received_ns):
+            self.body = body
+            came.set()
+
+        def accept(self, topic): ...
+
+        def refuse(self, topic, code, reason):
+            raise AssertionError(reason)
+
+        def set_state(self, state, reason=None, *, data_lost=False):
+            print(state, flush=True)
+
+    sink, topic = Sink(), quote_topic("600519.SH")
+    source = make_source(load_config())
+    source.start(sink)
+    source.subscribe(topic, parse_topic(topic))
+    assert came.wait(10)
+    source.close()
+    print(source.name, *sink.body)
+"""
+
+
+def test_another_process_has_a_terminal_that_pushes_by_itself() -> None:
+    assert run(PROCESS, FAKES, FAKE_XT_TICK_MS="10").split() == ["up", "xtquant", "600519.SH"]
+
+
+def test_the_terminal_of_another_process_opens_when_a_file_goes(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.touch()
+    code = f"""
+        import pathlib, threading
+        threading.Timer(0.5, pathlib.Path({str(closed)!r}).unlink).start()
+    """
+    printed = run(
+        textwrap.dedent(code) + textwrap.dedent(PROCESS), FAKES, FAKE_XT_TICK_MS="10", FAKE_XT_DOWN_FILE=str(closed)
+    )
+    assert printed.split() == ["down", "up", "xtquant", "600519.SH"]
