@@ -5,15 +5,18 @@ A socket belongs to the thread that made it; contexts may be shared, sockets may
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import zmq
 import zmq.auth
-from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils import z85
 
 from qmt_bridge.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 # Messages, not bytes: some seconds of a whole market at its busiest for a consumer that hangs, then loss by seq.
 HIGH_WATER_MARK = 20_000
@@ -72,12 +75,37 @@ def make_keys(curve_dir: Path) -> list[Path]:
     return [*written, allowed]
 
 
-def start_authenticator(context: zmq.Context[zmq.Socket[bytes]], curve_dir: str) -> ThreadAuthenticator:
-    """Admit only the keys in `curve_dir`/clients. Without this ZAP thread CURVE accepts any client key at all."""
-    authenticator = ThreadAuthenticator(context)
-    authenticator.start()
-    authenticator.configure_curve(domain="*", location=str(Path(curve_dir) / "clients"))
-    return authenticator
+class Authenticator:
+    """Admits only the client keys in `curve_dir`/clients (ZAP, RFC 27); without one CURVE accepts any key at all.
+
+    Its owner makes it before anything is bound, polls `socket` and calls `answer`. pyzmq's own authenticators need
+    asyncio, whose loop on Windows cannot poll ZeroMQ.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], curve_dir: str) -> None:
+        """Read the keys; raise `ConfigError` if there is no such folder."""
+        clients = Path(curve_dir) / "clients"
+        try:
+            self._allowed = frozenset(zmq.auth.load_certificates(clients))
+        except (OSError, ValueError) as exc:
+            raise ConfigError("curve_dir", f"cannot read the keys of clients: {exc}") from exc
+        self._refused: set[bytes] = set()
+        self.socket = context.socket(zmq.REP)
+        self.socket.linger = 0
+        self.socket.bind("inproc://zeromq.zap.01")
+
+    def answer(self) -> None:
+        """Admit or refuse one client whose handshake waits."""
+        version, number, _, address, _, _, *credentials = self.socket.recv_multipart()
+        # Credentials of CURVE are the public key alone.
+        key = z85.encode(credentials[0]) if len(credentials) == 1 and len(credentials[0]) == 32 else b""
+        allowed = key in self._allowed
+        # Whoever is refused may come again and again; what is remembered is bounded.
+        if not allowed and key not in self._refused and len(self._refused) < 100:
+            self._refused.add(key)
+            logger.warning("client key %s of %s is not allowed", key.decode(), address.decode(errors="replace"))
+        status = (b"200", b"OK") if allowed else (b"400", b"unknown key")
+        self.socket.send_multipart([version, number, *status, b"", b""])
 
 
 def bind_publisher(

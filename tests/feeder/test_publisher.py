@@ -1,0 +1,770 @@
+"""A whole feeder over real ZeroMQ on free ports; the source is this file's own, and the consumers are bare sockets."""
+
+from __future__ import annotations
+
+import logging
+import socket as net
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+
+from feeder import publisher as publisher_module
+from feeder.app import Feeder, make_source
+from feeder.source import DownloadRequest, Sink
+from qmt_bridge import sockets
+from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError, Refused
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.requests import (
+    CatchUp,
+    DownloadStarted,
+    StartDownload,
+    TopicState,
+    download_started_decoder,
+    reply_encoder,
+    topic_state_decoder,
+)
+from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, trade_topic
+
+QUOTE = quote_topic("600519.SH")
+WHOLE = Topic("whole/SH/")
+SECONDS = 10.0
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.001)
+
+
+class HandSource:
+    """A source in the test's hand: notes what it is told, publishes what the test says."""
+
+    name = "hand"
+    simulated = True
+    kinds = frozenset((Kind.QUOTE, Kind.WHOLE, Kind.TRADE, Kind.DOWNLOAD))
+    lossless = False
+
+    def __init__(self, *, lossless: bool = False) -> None:
+        self.lossless = lossless
+        self.calls: list[tuple[str, str]] = []
+        self.requests: list[DownloadRequest] = []
+        self.raises: Exception | None = None
+        self.sink: Sink
+        self.closed = False
+        self.held: set[Topic] = set()
+
+    def start(self, sink: Sink) -> None:
+        if self.raises is not None:
+            raise self.raises
+        self.sink = sink
+
+    def subscribe(self, topic: Topic, parts: TopicParts) -> None:
+        self.calls.append(("subscribe", topic))
+        if self.raises is not None:
+            raise self.raises
+        self.held.add(topic)
+
+    def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
+        self.calls.append(("unsubscribe", topic))
+        self.held.remove(topic)
+
+    def download(self, topic: Topic, request: DownloadRequest) -> None:
+        if self.raises is not None:
+            raise self.raises
+        self.requests.append(request)
+
+    def upstream(self) -> int:
+        return len(self.held)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def publish(self, topic: Topic, body: object) -> None:
+        self.sink.publish(topic, body, time.time_ns())
+
+
+class Consumer:
+    """A SUB on each XPUB and a DEALER."""
+
+    def __init__(self, feeder: Feeder, *, high_water_mark: int | None = None) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        if high_water_mark is None:
+            self.market = sockets.connect_subscriber(self.context, feeder.publisher.market_addr, None)
+        else:
+            self.market = self.context.socket(zmq.SUB)
+            self.market.rcvhwm = high_water_mark
+            self.market.connect(feeder.publisher.market_addr)
+        self.trade = sockets.connect_subscriber(self.context, feeder.publisher.trade_addr, None)
+        self.dealer = sockets.connect_dealer(self.context, feeder.publisher.ask_addr, None)
+        self.number = 0
+
+    def frame(self, socket: zmq.Socket[bytes] | None = None) -> Frame:
+        socket = socket or self.market
+        assert socket.poll(int(SECONDS * 1000)), "no message in time"
+        return Frame.from_parts(socket.recv_multipart())
+
+    def send(self, payload: bytes) -> None:
+        assert self.dealer.poll(int(SECONDS * 1000), zmq.POLLOUT)
+        self.dealer.send(payload)
+
+    def receive(self) -> bytes:
+        assert self.dealer.poll(int(SECONDS * 1000)), "no answer in time"
+        return self.dealer.recv()
+
+    def catch_up(self, topic: str, after: int | None = None) -> list[TopicState]:
+        self.number += 1
+        self.send(reply_encoder.encode(CatchUp(self.number, [topic], after)))
+        states = []
+        while not states or states[-1].more:
+            states.append(topic_state_decoder.decode(self.receive()))
+            assert states[-1].id == self.number
+            assert states[-1].topic == topic
+        return states
+
+    def download(self, *stocks: str, period: str = "1d") -> DownloadStarted:
+        self.send(reply_encoder.encode(StartDownload(3, list(stocks), period)))
+        return download_started_decoder.decode(self.receive())
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    local = "tcp://127.0.0.1:0"
+    return Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path), grace=0.05)
+
+
+@pytest.fixture
+def source() -> HandSource:
+    return HandSource()
+
+
+@pytest.fixture
+def feeder(config: Config, source: HandSource) -> Iterator[Feeder]:
+    feeder = Feeder(config, source)
+    feeder.start()
+    try:
+        yield feeder
+    finally:
+        feeder.stop()
+
+
+@pytest.fixture
+def consumer(feeder: Feeder) -> Iterator[Consumer]:
+    consumer = Consumer(feeder)
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+def want(consumer: Consumer, source: HandSource, topic: Topic = QUOTE) -> None:
+    consumer.market.subscribe(topic.encode())
+    until(lambda: topic in source.held)
+
+
+def listen_to_trades(consumer: Consumer, feeder: Feeder, source: HandSource) -> None:
+    """Subscribe trade events, and wait until the subscription has arrived: nobody announces that."""
+    consumer.trade.subscribe(ALL_TRADES.encode())
+    until(lambda: publish_probe(source) and consumer.trade.poll(10))
+    until(lambda: not consumer.trade.poll(50) or not consumer.trade.recv_multipart())
+
+
+def publish_probe(source: HandSource) -> bool:
+    source.sink.publish_trade("probe", "probe", {}, time.time_ns())
+    return True
+
+
+# -- Demand and messages
+
+
+def test_a_subscription_reaches_the_source_and_its_messages_come_back_numbered(
+    feeder: Feeder, source: HandSource, consumer: Consumer
+) -> None:
+    want(consumer, source)
+    before = time.time_ns()
+    source.sink.publish(QUOTE, {"600519.SH": [{"lastPrice": 1.5}]}, 12345)
+    source.sink.publish(QUOTE, {"600519.SH": [{"lastPrice": float("nan")}]}, 12346)
+    first, second = consumer.frame(), consumer.frame()
+    assert (first.topic, first.seq, second.seq) == (QUOTE, 1, 2)
+    assert first.epoch == second.epoch <= before
+    assert first.received_ns == 12345
+    assert before <= first.published_ns <= second.published_ns <= time.time_ns()
+    assert first.data == {"600519.SH": [{"lastPrice": 1.5}]}
+    assert second.json == b'{"600519.SH":[{"lastPrice":null}]}'
+
+
+def test_a_body_may_change_after_it_was_published(source: HandSource, consumer: Consumer) -> None:
+    want(consumer, source)
+    body = {"600519.SH": [1]}
+    source.publish(QUOTE, body)
+    body["600519.SH"].append(2)
+    assert consumer.frame().data == {"600519.SH": [1]}
+
+
+@pytest.mark.parametrize("how", ["unsubscribe", "disconnect"])
+def test_the_source_unsubscribes_after_the_last_subscriber_left(
+    feeder: Feeder, source: HandSource, consumer: Consumer, how: str
+) -> None:
+    want(consumer, source)
+    if how == "unsubscribe":
+        consumer.market.unsubscribe(QUOTE.encode())
+    else:
+        consumer.market.close(linger=0)
+    until(lambda: QUOTE not in source.held)
+    assert source.calls == [("subscribe", QUOTE), ("unsubscribe", QUOTE)]
+
+
+def test_two_subscribers_are_one_subscription_upstream(feeder: Feeder, source: HandSource, consumer: Consumer) -> None:
+    other = Consumer(feeder)
+    try:
+        want(consumer, source)
+        want(other, source)
+        other.catch_up(QUOTE)
+        source.publish(QUOTE, {})
+        assert consumer.frame().seq == other.frame().seq == 1
+        assert source.calls == [("subscribe", QUOTE)]
+    finally:
+        other.close()
+
+
+def test_what_a_stranger_sends_up_does_not_hurt(feeder: Feeder, source: HandSource) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    stranger = context.socket(zmq.XSUB)
+    try:
+        stranger.connect(feeder.publisher.market_addr)
+        for message in (b"", b"hello", b"\x01\xff\xfe/", b"\x01" + "报价/".encode(), b"\x01x/y/", b"\x01"):
+            stranger.send(message)
+        stranger.send_multipart([b"hello", b"\x01" + QUOTE.encode()])
+        stranger.send(b"\x01" + WHOLE.encode())
+        until(lambda: source.held)
+        assert source.calls == [("subscribe", WHOLE)]
+    finally:
+        context.destroy(linger=0)
+
+
+def test_a_source_that_refuses_is_quoted_to_whoever_asks(source: HandSource, consumer: Consumer) -> None:
+    source.raises = Refused("not_entitled", "no level 2 here")
+    consumer.market.subscribe(QUOTE.encode())
+    (state,) = consumer.catch_up(QUOTE)
+    assert (state.state, state.code, state.error) == ("refused", "not_entitled", "no level 2 here")
+    source.raises = None
+    consumer.market.unsubscribe(QUOTE.encode())
+    consumer.market.subscribe(QUOTE.encode())
+    until(lambda: QUOTE in source.held)
+
+
+def test_a_source_that_fails_refuses_with_internal_and_is_logged(
+    source: HandSource, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    source.raises = RuntimeError("boom")
+    consumer.market.subscribe(QUOTE.encode())
+    (state,) = consumer.catch_up(QUOTE)
+    assert (state.state, state.code) == ("refused", "internal")
+    assert "boom" in (state.error or "")
+    assert any(record.exc_info for record in caplog.records)
+
+
+def test_a_source_that_fails_to_unsubscribe_does_not_stop_the_feeder(
+    feeder: Feeder, source: HandSource, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    want(consumer, source)
+    source.held.clear()
+    consumer.market.unsubscribe(QUOTE.encode())
+    until(lambda: ("unsubscribe", QUOTE) in source.calls)
+    assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
+    assert "failed to unsubscribe" in caplog.text
+
+
+# -- CatchUp
+
+
+def test_a_late_joiner_receives_the_last_value(source: HandSource, consumer: Consumer) -> None:
+    want(consumer, source)
+    source.publish(QUOTE, {"600519.SH": [1]})
+    source.publish(QUOTE, {"600519.SH": [2]})
+    consumer.frame()
+    second = consumer.frame()
+    (state,) = consumer.catch_up(QUOTE)
+    assert state == TopicState(1, QUOTE, "live", None, None, second.epoch, 2, second.body, False)
+
+
+def test_a_question_waits_for_the_word_of_the_source(source: HandSource, consumer: Consumer) -> None:
+    want(consumer, source)
+    consumer.send(reply_encoder.encode(CatchUp(1, [QUOTE])))
+    # A later question that needs no source is answered, the first one is not: it waits.
+    assert topic_state_decoder.decode(ask_and_receive(consumer, STATUS_TOPIC)).topic == STATUS_TOPIC
+    source.sink.refuse(QUOTE, "upstream_refused", "the terminal said no")
+    state = topic_state_decoder.decode(consumer.receive())
+    assert (state.topic, state.state, state.error) == (QUOTE, "refused", "the terminal said no")
+
+
+def ask_and_receive(consumer: Consumer, topic: Topic) -> bytes:
+    consumer.send(reply_encoder.encode(CatchUp(2, [topic])))
+    return consumer.receive()
+
+
+def test_a_question_about_a_silent_source_is_answered_pending(source: HandSource, consumer: Consumer) -> None:
+    want(consumer, source)
+    assert consumer.catch_up(QUOTE)[0].state == "pending"
+    source.sink.accept(QUOTE)
+    until(lambda: consumer.catch_up(QUOTE)[0].state == "live")
+
+
+def test_a_late_joiner_receives_the_newest_tick_of_every_code(source: HandSource, consumer: Consumer) -> None:
+    want(consumer, source, WHOLE)
+    ticks = {f"{number:06}.SH": {"lastPrice": number, "text": "x" * 1000} for number in range(1200)}
+    source.sink.publish_whole(WHOLE, ticks, time.time_ns())
+    source.sink.publish(WHOLE, {"000007.SH": {"lastPrice": -1}}, time.time_ns())
+    received: dict[str, Any] = {}
+    batches = [consumer.frame() for _ in range(4)]
+    for batch in batches:
+        assert len(batch.body) <= frames.BATCH_BYTES
+        received |= batch.data
+    assert [batch.seq for batch in batches] == [1, 2, 3, 4]
+    snapshot: dict[str, Any] = {}
+    states = consumer.catch_up(WHOLE)
+    for state in states:
+        snapshot |= frames.decode(state.body or b"")
+    assert {state.seq for state in states} == {4}
+    assert received == snapshot == ticks | {"000007.SH": {"lastPrice": -1}}
+
+
+def test_ten_thousand_topics_in_one_question_are_all_answered(source: HandSource, consumer: Consumer) -> None:
+    topics = [f"quote/{number:06}.SH/tick/" for number in range(9_999)]
+    consumer.send(reply_encoder.encode(CatchUp(1, [*topics, "报价/"])))
+    answered = {topic_state_decoder.decode(consumer.receive()).topic for _ in range(10_000)}
+    assert answered == {*topics, "报价/"}
+
+
+def test_a_question_about_too_many_topics_is_dropped(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publisher_module, "MAX_ASK_TOPICS", 3)
+    consumer.send(reply_encoder.encode(CatchUp(1, [QUOTE] * 4)))
+    assert topic_state_decoder.decode(ask_and_receive(consumer, STATUS_TOPIC)).id == 2
+    assert "question about 4 topics" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\xc1", id="no-msgpack"),
+        pytest.param(msgspec.msgpack.encode({"ask": "everything"}), id="unknown"),
+        pytest.param(msgspec.msgpack.encode({"ask": "catch_up", "id": "x", "topics": []}), id="types"),
+        pytest.param(msgspec.msgpack.encode({"ask": "catch_up", "id": 1}) + b"\x81\xa1\xff", id="trailing"),
+        pytest.param(b"\x82\xa3ask\xa8catch_up\xa6topics\x91\xa2\xff\xfe", id="no-utf8"),
+        pytest.param(b"\x91" * 100_000, id="deep"),
+    ],
+)
+def test_a_malformed_question_is_dropped_with_one_line(
+    consumer: Consumer, payload: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    consumer.send(payload)
+    assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
+    assert len([record for record in caplog.records if "cannot be read" in record.message]) == 1
+
+
+def test_a_req_socket_may_ask_too(feeder: Feeder) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    request = context.socket(zmq.REQ)
+    try:
+        request.connect(feeder.publisher.ask_addr)
+        request.send(reply_encoder.encode(CatchUp(9, [STATUS_TOPIC])))
+        assert request.poll(int(SECONDS * 1000))
+        assert topic_state_decoder.decode(request.recv()).id == 9
+    finally:
+        context.destroy(linger=0)
+
+
+# -- Status
+
+
+def test_the_heartbeat_carries_exactly_the_documented_fields(source: HandSource, consumer: Consumer) -> None:
+    want(consumer, source)
+    consumer.market.subscribe(STATUS_TOPIC.encode())
+    first = consumer.frame()
+    assert set(first.data) == set(FeedStatus.__struct_fields__)
+    status = msgspec.msgpack.decode(first.body, type=FeedStatus)
+    assert (status.source, status.simulated, status.state) == ("hand", True, "down")
+    assert (status.epoch, status.topics, status.upstream, status.trade_seq) == (first.epoch, 1, 1, 0)
+    second = consumer.frame()
+    assert second.seq == first.seq + 1
+    assert second.data["time"] > first.data["time"]
+    assert second.data["published"] > first.data["published"]
+
+
+def test_a_change_of_state_is_published_at_once_and_only_once(source: HandSource, consumer: Consumer) -> None:
+    consumer.market.subscribe(STATUS_TOPIC.encode())
+    seen = [consumer.frame().data]
+    for _ in range(100):
+        source.sink.set_state("up")
+    source.sink.set_state("down", "terminal_disconnected", data_lost=True)
+    while seen[-1]["reason"] is None:
+        seen.append(consumer.frame().data)
+    # One, unless a heartbeat came between.
+    assert 1 <= [status["state"] for status in seen].count("up") < 10
+    assert seen[-1]["since"] >= seen[-2]["since"] > seen[0]["since"]
+    assert (seen[-1]["reason"], seen[-1]["data_lost"]) == ("terminal_disconnected", True)
+    assert consumer.catch_up(STATUS_TOPIC)[0].body == frames.encode(seen[-1])
+
+
+# -- What cannot be encoded
+
+
+def test_what_cannot_be_encoded_is_counted_and_logged_once_a_kind(
+    feeder: Feeder, source: HandSource, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    want(consumer, source)
+    for _ in range(3):
+        source.publish(QUOTE, {"600519.SH": object()})
+    source.publish(QUOTE, {"600519.SH": [2**70]})
+    source.sink.publish(QUOTE, {}, -1)
+    source.sink.publish_whole(WHOLE, None, 1)  # type: ignore[arg-type]
+    source.sink.publish_trade(None, "order", {}, 1)  # type: ignore[arg-type]
+    source.publish(QUOTE, {"600519.SH": ["good"]})
+    assert consumer.frame().data == {"600519.SH": ["good"]}
+    assert consumer.catch_up(QUOTE)[0].seq == 1
+    assert feeder.publisher.unencodable == 7
+    assert len([record for record in caplog.records if "of kind quote cannot be encoded" in record.message]) == 3
+    assert all(record.exc_info for record in caplog.records if "cannot be encoded" in record.message)
+
+
+def test_one_bad_tick_does_not_take_the_market_along(source: HandSource, consumer: Consumer) -> None:
+    want(consumer, source, WHOLE)
+    source.sink.publish_whole(WHOLE, {"600519.SH": {"a": 1}, "600000.SH": object(), "600001.SH": {"b": 2}}, 1)
+    assert consumer.frame().data == {"600519.SH": {"a": 1}, "600001.SH": {"b": 2}}
+
+
+def test_a_message_of_a_topic_that_nobody_wants_is_not_sent(
+    feeder: Feeder, source: HandSource, consumer: Consumer
+) -> None:
+    source.publish(QUOTE, {"late": True})
+    until(lambda: feeder.publisher.unwanted == 1)
+    want(consumer, source)
+    source.publish(QUOTE, {"late": False})
+    frame = consumer.frame()
+    assert (frame.seq, frame.data) == (1, {"late": False})
+
+
+# -- Trade events
+
+
+def test_trade_events_are_numbered_over_all_accounts(feeder: Feeder, source: HandSource, consumer: Consumer) -> None:
+    listen_to_trades(consumer, feeder, source)
+    (state,) = consumer.catch_up(ALL_TRADES)
+    assert (state.state, state.body) == ("live", None)
+    source.sink.publish_trade("1", "order", {"order_id": 7}, 11)
+    source.sink.publish_trade("账户/2", "trade", {"traded_id": "8"}, 12)
+    first, second = consumer.frame(consumer.trade), consumer.frame(consumer.trade)
+    assert (first.topic, first.seq, first.received_ns) == (trade_topic("1"), state.seq + 1, 11)
+    assert (second.topic, second.seq) == (trade_topic("账户/2"), state.seq + 2)
+    assert first.data == {"type": "order", "seq": state.seq + 1, "data": {"order_id": 7}}
+
+
+def test_events_are_replayed_as_they_were_published_after_a_restart_too(config: Config) -> None:
+    for life in range(2):
+        source = HandSource()
+        feeder = Feeder(config, source)
+        feeder.start()
+        consumer = Consumer(feeder)
+        try:
+            for number in range(3):
+                source.sink.publish_trade(str(number % 2), "order", {"life": life, "number": number}, 1)
+            newest = 3 * (life + 1)
+            until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == newest)  # noqa: B023
+            (state,) = consumer.catch_up(ALL_TRADES, after=2)
+            events = frames.decode(state.body or b"")
+            assert [event["seq"] for event in events] == list(range(3, newest + 1))
+            assert events[0] == {"type": "order", "seq": 3, "data": {"life": 0, "number": 2}}
+            (state,) = consumer.catch_up(trade_topic("1"), after=0)
+            assert [event["seq"] for event in frames.decode(state.body or b"")] == [2, 5][: life + 1]
+            assert (state.seq, state.more) == (newest, False)
+            (state,) = consumer.catch_up(ALL_TRADES, after=newest)
+            assert (state.state, frames.decode(state.body or b""), state.seq) == ("live", [], newest)
+        finally:
+            consumer.close()
+            feeder.stop()
+
+
+@pytest.mark.parametrize("after", [-1, 1, 2**60])
+def test_a_position_of_another_journal_is_refused(consumer: Consumer, after: int) -> None:
+    (state,) = consumer.catch_up(ALL_TRADES, after)
+    assert (state.state, state.code, state.seq) == ("refused", "resume_expired", 0)
+
+
+def test_a_long_replay_comes_in_chunks_while_other_questions_are_answered(
+    source: HandSource, consumer: Consumer
+) -> None:
+    for number in range(5000):
+        source.sink.publish_trade("1", "order", {"order_id": number}, 1)
+    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 5000)
+    consumer.send(reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
+    consumer.send(reply_encoder.encode(CatchUp(2, [STATUS_TOPIC])))
+    states = [topic_state_decoder.decode(consumer.receive()) for _ in range(6)]
+    chunks = [state for state in states if state.id == 1]
+    assert [chunk.more for chunk in chunks] == [True] * 4 + [False]
+    events = [event for chunk in chunks for event in frames.decode(chunk.body or b"")]
+    assert [event["data"]["order_id"] for event in events] == list(range(5000))
+
+
+@pytest.mark.parametrize("topic", ["trade/1/2/", "trade/1"])
+def test_a_question_about_half_an_account_is_refused(consumer: Consumer, topic: str) -> None:
+    (state,) = consumer.catch_up(topic, after=0)
+    assert (state.state, state.code) == ("refused", "bad_request")
+
+
+def test_an_event_is_published_and_replayed_while_the_disk_is_full(
+    feeder: Feeder, source: HandSource, consumer: Consumer
+) -> None:
+    listen_to_trades(consumer, feeder, source)
+    start = consumer.catch_up(ALL_TRADES)[0].seq
+    publisher = feeder.publisher
+    publisher._put(lambda: publisher._journal._database.execute("PRAGMA max_page_count=1") and None)
+    for number in range(3):
+        source.sink.publish_trade("1", "order", {"order_id": number, "text": "x" * 5000}, 1)
+    live = [consumer.frame(consumer.trade).data for _ in range(3)]
+    assert [event["seq"] for event in live] == [start + 1, start + 2, start + 3]
+    (state,) = consumer.catch_up(ALL_TRADES, after=start)
+    assert frames.decode(state.body or b"") == live
+
+
+def test_the_journal_is_named_after_its_source(feeder: Feeder, tmp_path: Path) -> None:
+    assert (tmp_path / "journal-hand.sqlite3").exists()
+
+
+# -- Downloads
+
+
+def test_equal_downloads_share_a_job_and_a_late_asker_sees_the_end(source: HandSource, consumer: Consumer) -> None:
+    started = consumer.download("600519.SH", "000001.SZ", "600519.SH")
+    assert consumer.download("000001.SZ", "600519.SH") == started
+    assert source.requests == [DownloadRequest(("600519.SH", "000001.SZ"), "1d", "", "")]
+    assert started.topic is not None
+    topic = Topic(started.topic)
+    consumer.market.subscribe(topic.encode())
+    # The job is running and has said nothing yet.
+    (state,) = consumer.catch_up(topic)
+    assert (state.state, state.body) == ("live", None)
+    source.publish(topic, {"finished": 1, "total": 2, "stockcode": "600519.SH", "message": ""})
+    source.publish(topic, {"status": "done"})
+    until(lambda: consumer.catch_up(topic)[0].seq == 2)
+    assert frames.decode(consumer.catch_up(topic)[0].body or b"") == {"status": "done"}
+    assert consumer.download("000001.SZ", "600519.SH").topic not in (None, topic)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(Refused("upstream_refused", "no"), "upstream_refused"), (RuntimeError("boom"), "internal")]
+)
+def test_a_download_that_the_source_does_not_start_is_refused(
+    source: HandSource, consumer: Consumer, raised: Exception, code: str
+) -> None:
+    source.raises = raised
+    refused = consumer.download("600519.SH")
+    assert (refused.topic, refused.code) == (None, code)
+    source.raises = None
+    assert consumer.download("600519.SH").topic is not None
+    assert len(source.requests) == 1
+
+
+def test_a_download_of_an_unknown_period_is_refused(consumer: Consumer) -> None:
+    refused = consumer.download("600519.SH", period="3x")
+    assert (refused.topic, refused.code) == (None, "unsupported_period")
+
+
+# -- Lossless
+
+
+def test_a_lossless_source_loses_nothing_to_a_slow_consumer_and_waits_for_it(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "HIGH_WATER_MARK", 10)
+    source = HandSource(lossless=True)
+    feeder = Feeder(config, source)
+    feeder.start()
+    consumer = Consumer(feeder, high_water_mark=10)
+    other = Consumer(feeder)
+    total, waits = 600, []
+
+    def play() -> None:
+        for number in range(total):
+            if not source.sink.wait_room(5, 0.05):
+                waits.append(number)
+                assert source.sink.wait_room(5, SECONDS)
+            source.publish(QUOTE, {"number": number, "text": "x" * 50_000})
+
+    player = threading.Thread(target=play)
+    try:
+        want(consumer, source)
+        player.start()
+        # Nobody reads: the source comes to a stand, and questions are answered all the same.
+        until(lambda: waits)
+        assert other.catch_up(STATUS_TOPIC)[0].state == "live"
+        other.market.subscribe(b"whole/SH/")
+        until(lambda: WHOLE in source.held)
+        received = [consumer.frame() for _ in range(total)]
+        assert [frame.seq for frame in received] == list(range(1, total + 1))
+        assert [frame.data["number"] for frame in received] == list(range(total))
+    finally:
+        feeder.stop()
+        player.join(SECONDS)
+        consumer.close()
+        other.close()
+    assert not player.is_alive()
+
+
+def test_a_consumer_that_never_reads_does_not_keep_a_lossless_feeder_from_stopping(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "HIGH_WATER_MARK", 10)
+    monkeypatch.setattr(publisher_module, "DRAIN_SECONDS", 0.05)
+    source = HandSource(lossless=True)
+    feeder = Feeder(config, source)
+    feeder.start()
+    consumer = Consumer(feeder, high_water_mark=10)
+    try:
+        want(consumer, source)
+        for number in range(600):
+            source.publish(QUOTE, {"number": number, "text": "x" * 50_000})
+        until(lambda: not source.sink.wait_room(5, 0.05))
+    finally:
+        feeder.stop()
+        consumer.close()
+    assert feeder.publisher.failure is None
+
+
+def test_there_is_room_while_the_inbox_is_short(source: HandSource, feeder: Feeder) -> None:
+    assert source.sink.wait_room(1, SECONDS)
+    assert not source.sink.wait_room(0, 0.01)
+
+
+# -- Beginning and end
+
+
+def test_what_was_queued_before_the_stop_still_arrives(config: Config) -> None:
+    source = HandSource()
+    feeder = Feeder(config, source)
+    feeder.start()
+    consumer = Consumer(feeder)
+    try:
+        want(consumer, source)
+        consumer.market.subscribe(STATUS_TOPIC.encode())
+        consumer.frame()
+        for number in range(3000):
+            source.publish(QUOTE, {"number": number})
+        source.sink.publish_trade("1", "order", {}, 1)
+        feeder.stop()
+        received = [consumer.frame()]
+        while received[-1].topic != STATUS_TOPIC or received[-1].data["reason"] != "feeder_stopped":
+            received.append(consumer.frame())
+        quotes = [frame.data["number"] for frame in received if frame.topic == QUOTE]
+        assert quotes == list(range(3000))
+        assert received[-1].data["state"] == "down"
+        assert received[-1].data["trade_seq"] == 1
+    finally:
+        feeder.stop()
+        consumer.close()
+    assert source.closed
+
+
+def test_a_callback_after_the_end_is_harmless(config: Config) -> None:
+    source = HandSource()
+    feeder = Feeder(config, source)
+    feeder.start()
+    feeder.stop()
+    source.publish(QUOTE, {})
+    source.sink.set_state("down")
+
+
+def test_nothing_is_left_running_after_a_stop(config: Config) -> None:
+    before = set(threading.enumerate())
+    feeder = Feeder(config, HandSource())
+    feeder.start()
+    assert set(threading.enumerate()) > before
+    feeder.stop()
+    assert set(threading.enumerate()) == before
+
+
+def test_a_port_in_use_is_named_and_the_source_is_not_started(config: Config) -> None:
+    with net.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        source = HandSource()
+        feeder = Feeder(msgspec.structs.replace(config, ask_addr=address), source)
+        with pytest.raises(ConfigError, match=f"ask_addr: cannot listen on {address}"):
+            feeder.start()
+        assert not hasattr(source, "sink")
+        assert feeder.publisher.ended.is_set()
+
+
+def test_a_source_that_cannot_start_frees_the_ports(config: Config) -> None:
+    source = HandSource()
+    source.raises = ConfigError("file", "no such file")
+    feeder = Feeder(config, source)
+    with pytest.raises(ConfigError, match="no such file"):
+        feeder.start()
+    again = Feeder(
+        msgspec.structs.replace(config, market_addr=feeder.publisher.market_addr),
+        HandSource(),
+    )
+    again.start()
+    again.stop()
+
+
+def test_a_publisher_that_fails_ends_the_process_with_an_error(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(HandSource):
+        def upstream(self) -> int:
+            raise RuntimeError("out of order")
+
+    source = Broken()
+    assert Feeder(config, source).run(threading.Event()) == 1
+    assert source.closed
+    assert any(record.levelno == logging.CRITICAL and record.exc_info for record in caplog.records)
+
+
+def test_a_feeder_runs_until_it_is_told_to_stop(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+    stop = threading.Event()
+    source = HandSource()
+    feeder = Feeder(config, source)
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(feeder.run(stop)))
+    with caplog.at_level(logging.INFO, "feeder.app"):
+        thread.start()
+        try:
+            until(lambda: hasattr(source, "sink"))
+        finally:
+            stop.set()
+            thread.join(SECONDS)
+    assert codes == [0]
+    assert source.closed
+    started, stopped = [record.getMessage() for record in caplog.records if record.name == "feeder.app"]
+    assert "source hand (simulated), market tcp://127.0.0.1:" in started
+    assert stopped.startswith("feeder stopped")
+
+
+@pytest.mark.parametrize(("importable", "name"), [(True, "xtquant"), (False, "sim")])
+def test_auto_takes_xtquant_where_it_can_be_imported(
+    config: Config, monkeypatch: pytest.MonkeyPatch, importable: bool, name: str
+) -> None:
+    monkeypatch.setattr("feeder.xtsdk.importable", lambda: importable)
+    assert make_source(msgspec.structs.replace(config, source="auto")).name == name
+
+
+def test_the_simulator_is_taken_by_name(config: Config) -> None:
+    source = make_source(msgspec.structs.replace(config, source="sim"))
+    assert (source.name, source.simulated) == ("sim", True)

@@ -1,0 +1,343 @@
+"""The registry alone: no sockets, and time is a number that the test moves."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from feeder import registry as registry_module
+from feeder.registry import ANSWER_WITHIN, DOWNLOAD_KEPT, Registry, Upstream
+from qmt_bridge.errors import BadCode, BadRequest
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.requests import StartDownload, TopicState
+from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic, parse_topic, quote_topic
+
+QUOTE = quote_topic("600519.SH")
+WHOLE = Topic("whole/SH/")
+PEER = (b"worker",)
+DEPTH = Topic("l2/600519.SH/0/")
+
+
+@pytest.fixture
+def registry() -> Registry:
+    return Registry(7, "fake", frozenset((Kind.QUOTE, Kind.WHOLE, Kind.DOWNLOAD)), grace=5.0)
+
+
+def publish(registry: Registry, topic: Topic, body: object, now: float = 0.0) -> int | None:
+    entry = registry.find(topic)
+    if entry is None:
+        return None
+    encoded = frames.encode(body)
+    pieces = frames.split(encoded) if entry.by_code is not None else None
+    registry.published(entry, encoded, pieces, now)
+    return entry.seq
+
+
+def answers(registry: Registry) -> list[TopicState]:
+    states = [state for _, state in registry.replies]
+    registry.replies.clear()
+    return states
+
+
+def ask(registry: Registry, topic: str, now: float = 0.0) -> list[TopicState]:
+    registry.ask(PEER, 1, topic, now)
+    return answers(registry)
+
+
+def upstream(topic: Topic) -> Upstream:
+    return Upstream(topic, parse_topic(topic))
+
+
+def download(*stocks: str, period: str = "1d", start: str = "", end: str = "") -> StartDownload:
+    return StartDownload(1, list(stocks), period, start, end)
+
+
+def test_the_first_subscriber_makes_the_source_subscribe(registry: Registry) -> None:
+    assert registry.want(QUOTE) == upstream(QUOTE)
+    assert registry.wanted == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "quote/", "quote/600519.SH/", "trade/", "trade/1/", "status/feeder/", "x/y/", "q"]
+)
+def test_a_prefix_or_a_topic_without_demand_asks_nothing_of_the_source(registry: Registry, text: str) -> None:
+    assert registry.want(text) is None
+    assert registry.leave(text, 0.0) is None
+    assert registry.wanted == 0
+
+
+def test_the_source_unsubscribes_when_the_grace_time_is_over_and_not_before(registry: Registry) -> None:
+    registry.want(QUOTE)
+    assert registry.leave(QUOTE, 10.0) is None
+    assert registry.wanted == 0
+    assert registry.deadline() == 15.0
+    assert registry.expire(14.9) == []
+    assert registry.expire(15.0) == [upstream(QUOTE)]
+    assert registry.expire(100.0) == []
+    assert registry.deadline() is None
+
+
+def test_who_comes_back_within_the_grace_time_changes_nothing_upstream(registry: Registry) -> None:
+    registry.want(QUOTE)
+    publish(registry, QUOTE, {"600519.SH": [1]})
+    registry.leave(QUOTE, 10.0)
+    assert registry.want(QUOTE) is None
+    assert registry.wanted == 1
+    assert registry.expire(100.0) == []
+    assert frames.decode(ask(registry, QUOTE)[0].body or b"") == {"600519.SH": [1]}
+
+
+def test_topics_leave_one_by_one_in_the_order_in_which_they_were_left(registry: Registry) -> None:
+    other = quote_topic("000001.SZ")
+    for topic in (QUOTE, other):
+        registry.want(topic)
+    registry.leave(QUOTE, 1.0)
+    registry.leave(other, 2.0)
+    assert registry.expire(6.5) == [upstream(QUOTE)]
+    assert registry.expire(7.0) == [upstream(other)]
+
+
+def test_seq_counts_from_one_and_goes_on_after_the_topic_was_forgotten(registry: Registry) -> None:
+    registry.want(QUOTE)
+    assert [publish(registry, QUOTE, {}) for _ in range(3)] == [1, 2, 3]
+    registry.leave(QUOTE, 0.0)
+    registry.expire(10.0)
+    assert publish(registry, QUOTE, {}) is None
+    registry.want(QUOTE)
+    assert ask(registry, QUOTE, 20.0) == []
+    assert publish(registry, QUOTE, {}) == 4
+
+
+def test_a_last_value_is_forgotten_with_its_topic(registry: Registry) -> None:
+    registry.want(WHOLE)
+    publish(registry, WHOLE, {"600519.SH": 1})
+    registry.leave(WHOLE, 0.0)
+    registry.expire(10.0)
+    registry.want(WHOLE)
+    registry.accept(WHOLE)
+    (state,) = ask(registry, WHOLE)
+    assert (state.state, state.body, state.seq) == ("live", None, 1)
+
+
+def test_a_topic_that_nobody_asked_for_is_not_published(registry: Registry) -> None:
+    assert registry.find(QUOTE) is None
+    registry.accept(QUOTE)
+    registry.refuse(QUOTE, "internal", "late")
+    assert registry.want(QUOTE) == upstream(QUOTE)
+
+
+@pytest.mark.parametrize(
+    ("topic", "code"),
+    [
+        pytest.param("quote/600519/tick/", "unknown_symbol", id="code"),
+        pytest.param("quote/600519.SH/3x/", "unsupported_period", id="period"),
+        pytest.param("l2/600519.SH/many/", "bad_request", id="gear"),
+        pytest.param("formula/%7B%7D/", "bad_request", id="formula"),
+    ],
+)
+def test_a_topic_that_cannot_exist_is_refused_before_the_source_sees_it(
+    registry: Registry, topic: str, code: str
+) -> None:
+    (before,) = ask(registry, topic)
+    assert registry.want(topic) is None
+    (state,) = ask(registry, topic)
+    assert (state.state, state.code) == ("refused", code)
+    assert (before.state, before.code, before.error) == ("refused", code, state.error)
+    assert registry.leave(topic, 0.0) is None
+    assert registry.wanted == 0
+
+
+def test_a_kind_that_the_source_does_not_serve_is_refused_by_name(registry: Registry) -> None:
+    assert registry.want(DEPTH) is None
+    (state,) = ask(registry, DEPTH)
+    assert (state.state, state.code, state.error) == ("refused", "upstream_refused", "source fake does not serve l2")
+
+
+def test_a_refusal_is_told_and_forgotten_when_the_last_subscriber_leaves(registry: Registry) -> None:
+    registry.want(QUOTE)
+    registry.refuse(QUOTE, "not_entitled", "no level 2")
+    (state,) = ask(registry, QUOTE)
+    assert (state.state, state.code, state.error) == ("refused", "not_entitled", "no level 2")
+    assert registry.leave(QUOTE, 0.0) == upstream(QUOTE)
+    assert registry.want(QUOTE) == upstream(QUOTE)
+    assert ask(registry, QUOTE) == []
+
+
+def test_a_source_that_holds_nothing_of_a_refused_topic_is_not_told_to_let_go(registry: Registry) -> None:
+    registry.want(QUOTE)
+    registry.refuse(QUOTE, "not_entitled", "no", held=False)
+    assert registry.leave(QUOTE, 0.0) is None
+    assert registry.want(QUOTE) == upstream(QUOTE)
+
+
+def test_a_refusal_within_the_grace_time_does_not_stick_to_who_comes_next(registry: Registry) -> None:
+    registry.want(QUOTE)
+    registry.leave(QUOTE, 0.0)
+    registry.refuse(QUOTE, "upstream_unavailable", "gone")
+    assert registry.want(QUOTE) == upstream(QUOTE)
+    assert registry.expire(100.0) == []
+
+
+def test_a_refused_topic_that_is_published_after_all_is_live_again(registry: Registry) -> None:
+    registry.want(QUOTE)
+    registry.refuse(QUOTE, "upstream_unavailable", "terminal gone")
+    publish(registry, QUOTE, {"600519.SH": [1]})
+    (state,) = ask(registry, QUOTE)
+    assert (state.state, state.code, state.error) == ("live", None, None)
+
+
+def test_a_question_waits_until_the_source_accepts(registry: Registry) -> None:
+    registry.want(QUOTE)
+    assert ask(registry, QUOTE, 0.0) == []
+    registry.accept(QUOTE)
+    (state,) = answers(registry)
+    assert state == TopicState(1, QUOTE, "live", epoch=7, seq=0)
+
+
+def test_a_question_waits_until_the_source_refuses(registry: Registry) -> None:
+    registry.want(QUOTE)
+    assert ask(registry, QUOTE, 0.0) == []
+    registry.refuse(QUOTE, "not_entitled", "no")
+    (state,) = answers(registry)
+    assert (state.state, state.code) == ("refused", "not_entitled")
+
+
+def test_a_question_that_overtakes_its_subscription_waits_for_the_first_value(registry: Registry) -> None:
+    assert ask(registry, QUOTE, 0.0) == []
+    registry.want(QUOTE)
+    publish(registry, QUOTE, {"600519.SH": [1]})
+    (state,) = answers(registry)
+    assert (state.state, state.seq, frames.decode(state.body or b"")) == ("live", 1, {"600519.SH": [1]})
+
+
+def test_a_question_is_answered_pending_when_the_source_takes_too_long(registry: Registry) -> None:
+    registry.want(QUOTE)
+    registry.ask(PEER, 1, QUOTE, 10.0)
+    registry.ask(PEER, 2, QUOTE, 10.5)
+    assert registry.deadline() == 10.0 + ANSWER_WITHIN
+    registry.expire(10.0 + ANSWER_WITHIN)
+    assert [(state.id, state.state) for state in answers(registry)] == [(1, "pending")]
+    registry.accept(QUOTE)
+    assert [(state.id, state.state) for state in answers(registry)] == [(2, "live")]
+    registry.expire(100.0)
+    assert answers(registry) == []
+
+
+def test_a_question_about_a_topic_that_nobody_subscribes_ends_pending(registry: Registry) -> None:
+    registry.ask(PEER, 1, QUOTE, 0.0)
+    registry.expire(1.0)
+    assert [state.state for state in answers(registry)] == ["pending"]
+    assert registry.wanted == 0
+
+
+@pytest.mark.parametrize("text", ["", "quote/", "no/topic/", "download/unknown-1/", "status/else/", "报价/x/"])
+def test_a_question_about_something_unknown_is_refused(registry: Registry, text: str) -> None:
+    (state,) = ask(registry, text)
+    assert (state.state, state.code) == ("refused", "bad_request")
+    assert state.error
+
+
+def test_a_snapshot_holds_the_newest_of_every_code(registry: Registry) -> None:
+    registry.want(WHOLE)
+    publish(registry, WHOLE, {"600519.SH": 1, "600000.SH": 1})
+    publish(registry, WHOLE, {"600519.SH": 2})
+    (state,) = ask(registry, WHOLE)
+    assert frames.decode(state.body or b"") == {"600519.SH": 2, "600000.SH": 1}
+    assert (state.seq, state.epoch, state.more) == (2, 7, False)
+
+
+def test_a_large_snapshot_comes_in_batches_that_all_stand_at_the_same_seq(registry: Registry) -> None:
+    registry.want(WHOLE)
+    ticks = {f"{number:06}.SH": "x" * 1000 for number in range(1500)}
+    entry = registry.find(WHOLE)
+    assert entry is not None
+    pieces = {code: msgspec.Raw(frames.encode(tick)) for code, tick in ticks.items()}
+    registry.published(entry, b"", pieces, 0.0)
+    states = ask(registry, WHOLE)
+    assert [state.more for state in states] == [True, True, False]
+    assert {state.seq for state in states} == {1}
+    assert all(len(state.body or b"") <= frames.BATCH_BYTES for state in states)
+    merged: dict[str, str] = {}
+    for state in states:
+        merged |= frames.decode(state.body or b"")
+    assert merged == ticks
+
+
+def test_the_status_topic_is_always_there(registry: Registry) -> None:
+    assert publish(registry, STATUS_TOPIC, {"state": "up"}) == 1
+    (state,) = ask(registry, STATUS_TOPIC)
+    assert frames.decode(state.body or b"") == {"state": "up"}
+
+
+def test_equal_downloads_share_a_job_while_it_runs(registry: Registry) -> None:
+    topic, key = registry.start_download(download("600519.SH", "000001.SZ"))
+    assert key is not None
+    assert registry.start_download(download("000001.SZ", "600519.SH", "600519.SH")) == (topic, None)
+    assert registry.start_download(download("600519.SH", "000001.SZ", start="20250101"))[0] != topic
+    publish(registry, topic, {"finished": 1, "total": 2, "stockcode": "600519.SH", "message": ""})
+    assert registry.start_download(download("600519.SH", "000001.SZ")) == (topic, None)
+    publish(registry, topic, {"status": "done"})
+    again, key = registry.start_download(download("600519.SH", "000001.SZ"))
+    assert again != topic
+    assert key is not None
+
+
+def test_a_late_asker_is_told_how_a_download_ended_for_five_minutes(registry: Registry) -> None:
+    topic, _ = registry.start_download(download("600519.SH"))
+    (running,) = ask(registry, topic)
+    assert (running.state, running.body) == ("live", None)
+    publish(registry, topic, {"status": "error", "code": "internal", "error": "x", "failed": {}}, now=50.0)
+    registry.expire(50.0 + DOWNLOAD_KEPT - 0.1)
+    (ended,) = ask(registry, topic)
+    assert frames.decode(ended.body or b"")["status"] == "error"
+    registry.expire(50.0 + DOWNLOAD_KEPT)
+    (gone,) = ask(registry, topic)
+    assert (gone.state, gone.code) == ("refused", "bad_request")
+
+
+def test_a_download_that_the_source_would_not_start_is_forgotten(registry: Registry) -> None:
+    topic, key = registry.start_download(download("600519.SH"))
+    assert key is not None
+    registry.drop_download(topic, key)
+    assert ask(registry, topic)[0].state == "refused"
+    assert registry.start_download(download("600519.SH"))[1] is not None
+
+
+def test_remembered_downloads_are_bounded(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "MAX_DOWNLOADS", 2)
+    first, _ = registry.start_download(download("600519.SH"))
+    registry.start_download(download("000001.SZ"))
+    with pytest.raises(BadRequest) as full:
+        registry.start_download(download("000002.SZ"))
+    assert full.value.code == "rate_limited"
+    publish(registry, first, {"status": "done"})
+    registry.start_download(download("000002.SZ"))
+    assert ask(registry, first)[0].state == "refused"
+
+
+@pytest.mark.parametrize(
+    ("stocks", "period", "start", "code"),
+    [
+        pytest.param([], "1d", "", "bad_request", id="no-stocks"),
+        pytest.param(["600519.SH"], "3x", "", "unsupported_period", id="period"),
+        pytest.param(["600519.SH"], "1d", "yesterday", "bad_request", id="time"),
+        pytest.param(["600519.SH"], "1d", "20250101\n", "bad_request", id="newline"),
+    ],
+)
+def test_a_download_that_cannot_be_is_refused(
+    registry: Registry, stocks: list[str], period: str, start: str, code: str
+) -> None:
+    with pytest.raises(BadRequest) as refused:
+        registry.start_download(download(*stocks, period=period, start=start))
+    assert refused.value.code == code
+
+
+def test_a_malformed_code_of_a_download_is_named(registry: Registry) -> None:
+    with pytest.raises(BadCode, match="600519"):
+        registry.start_download(download("000001.SZ", "600519"))
+
+
+def test_a_source_without_downloads_refuses_them_by_name() -> None:
+    registry = Registry(7, "live", frozenset((Kind.QUOTE,)), grace=5.0)
+    with pytest.raises(BadRequest, match="source live does not serve download"):
+        registry.start_download(download("600519.SH"))

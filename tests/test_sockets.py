@@ -1,0 +1,246 @@
+"""Both ends of the sockets over real TCP: who gets in, what is refused, and what a key pair is."""
+
+from __future__ import annotations
+
+import socket as net
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+import zmq.auth
+from zmq.utils.monitor import recv_monitor_message
+
+from qmt_bridge import sockets
+from qmt_bridge.errors import ConfigError
+from qmt_bridge.sockets import Authenticator, Curve
+
+LOCAL = "tcp://127.0.0.1:0"
+SECONDS = 10.0
+Socket = zmq.Socket[bytes]
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[Socket]]:
+    made: list[Socket] = []
+
+    class Keeping(zmq.Context[Socket]):
+        # A socket that is forgotten before it is closed is a ResourceWarning.
+        def socket(self, *args: Any, **options: Any) -> Socket:
+            made.append(super().socket(*args, **options))
+            return made[-1]
+
+    context = Keeping()
+    try:
+        yield context
+    finally:
+        context.destroy(linger=0)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    sockets.make_keys(tmp_path / "curve")
+    return tmp_path / "curve"
+
+
+@pytest.fixture
+def authenticator(context: zmq.Context[Socket], keys: Path) -> Authenticator:
+    return Authenticator(context, str(keys))
+
+
+@pytest.fixture
+def publisher(context: zmq.Context[Socket], keys: Path, authenticator: Authenticator) -> Socket:
+    return sockets.bind_publisher(context, "market_addr", LOCAL, sockets.load_curve(str(keys), "feeder"))
+
+
+def serve(authenticator: Authenticator, awaited: Socket, events: int = zmq.POLLIN) -> None:
+    """Answer handshakes until `awaited` is ready."""
+    poller = zmq.Poller()
+    poller.register(authenticator.socket, zmq.POLLIN)
+    poller.register(awaited, events)
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        ready = dict(poller.poll(1000))
+        if authenticator.socket in ready:
+            authenticator.answer()
+        if awaited in ready:
+            return
+    raise AssertionError("nothing happened in time")
+
+
+def address(socket: Socket) -> str:
+    return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+
+def stranger(keys: Path) -> Curve:
+    """Return a key pair that nobody allowed, with the feeder's true public key."""
+    public, secret = zmq.curve_keypair()
+    return Curve(public, secret, zmq.auth.load_certificate(keys / "feeder.key")[0])
+
+
+def demanded(socket: Socket) -> bytes:
+    assert socket.poll(int(SECONDS * 1000)), "no subscription in time"
+    return socket.recv()
+
+
+def test_an_allowed_key_gets_data(
+    context: zmq.Context[Socket], keys: Path, authenticator: Authenticator, publisher: Socket
+) -> None:
+    subscriber = sockets.connect_subscriber(context, address(publisher), sockets.load_curve(str(keys), "gateway"))
+    subscriber.subscribe(b"quote/")
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01quote/"
+    publisher.send_multipart([b"quote/x/", b"body"])
+    assert subscriber.poll(int(SECONDS * 1000))
+    assert subscriber.recv_multipart() == [b"quote/x/", b"body"]
+
+
+def test_an_unknown_key_gets_nothing_and_is_logged_once(
+    context: zmq.Context[Socket],
+    keys: Path,
+    authenticator: Authenticator,
+    publisher: Socket,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    curve = stranger(keys)
+    # ZeroMQ gives up after a refusal, so it takes two of them to be refused twice.
+    for _ in range(2):
+        refused = sockets.connect_subscriber(context, address(publisher), curve)
+        monitor = refused.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        refused.subscribe(b"stranger/")
+        serve(authenticator, monitor)
+        assert recv_monitor_message(monitor)["value"] == 400
+        refused.disable_monitor()
+        monitor.close(linger=0)
+    assert [record.args[0] for record in caplog.records if record.args] == [curve.public.decode()]  # type: ignore[index]
+    # An allowed one comes later; what the stranger wants never reached the feeder.
+    allowed = sockets.connect_subscriber(context, address(publisher), sockets.load_curve(str(keys), "gateway"))
+    allowed.subscribe(b"stranger/too/")
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01stranger/too/"
+    publisher.send_multipart([b"stranger/too/", b"body"])
+    assert allowed.poll(int(SECONDS * 1000))
+    assert not refused.poll(0)
+
+
+def test_a_client_without_a_key_gets_nothing(
+    context: zmq.Context[Socket], authenticator: Authenticator, publisher: Socket
+) -> None:
+    plain = sockets.connect_subscriber(context, address(publisher), None)
+    monitor = plain.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+    plain.subscribe(b"plain/")
+    serve(authenticator, monitor)
+    plain.disable_monitor()
+    monitor.close(linger=0)
+    assert not publisher.poll(0)
+
+
+def test_questions_are_encrypted_too(context: zmq.Context[Socket], keys: Path, authenticator: Authenticator) -> None:
+    router = sockets.bind_router(context, LOCAL, sockets.load_curve(str(keys), "feeder"))
+    dealer = sockets.connect_dealer(context, address(router), sockets.load_curve(str(keys), "gateway"))
+    serve(authenticator, dealer, zmq.POLLOUT)
+    dealer.send(b"question")
+    assert router.poll(int(SECONDS * 1000))
+    assert router.recv_multipart()[1] == b"question"
+
+
+def test_a_folder_without_clients_is_refused(context: zmq.Context[Socket], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the keys of clients"):
+        Authenticator(context, str(tmp_path))
+
+
+@pytest.mark.parametrize("where", ["tcp://0.0.0.0:0", "tcp://*:0", "tcp://192.168.1.5:5555", "tcp://[::]:0"])
+def test_another_address_than_loopback_needs_curve(context: zmq.Context[Socket], where: str) -> None:
+    with pytest.raises(ConfigError, match=r"trade_addr: .* needs curve_dir"):
+        sockets.bind_publisher(context, "trade_addr", where, None)
+    with pytest.raises(ConfigError, match="ask_addr"):
+        sockets.bind_router(context, where, None)
+
+
+def test_with_curve_another_address_may_be_bound(context: zmq.Context[Socket], keys: Path) -> None:
+    curve = sockets.load_curve(str(keys), "feeder")
+    assert address(sockets.bind_publisher(context, "market_addr", "tcp://0.0.0.0:0", curve)).startswith("tcp://0.0.0.0")
+
+
+def test_a_port_in_use_is_named(context: zmq.Context[Socket]) -> None:
+    with net.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        where = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"market_addr: cannot listen on {where}: ") as refused:
+            sockets.bind_publisher(context, "market_addr", where, None)
+    assert refused.value.setting == "market_addr"
+
+
+def test_a_question_to_a_feeder_that_is_away_is_not_queued(context: zmq.Context[Socket]) -> None:
+    with net.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        dealer = sockets.connect_dealer(context, f"tcp://127.0.0.1:{unused.getsockname()[1]}", None)
+        with pytest.raises(zmq.Again):
+            dealer.send(b"question", zmq.NOBLOCK)
+
+
+def test_ten_thousand_subscriptions_at_once_all_arrive(context: zmq.Context[Socket]) -> None:
+    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None)
+    subscriber = sockets.connect_subscriber(context, address(publisher), None)
+    wanted = {f"quote/{number:06}.SH/tick/".encode() for number in range(10_000)}
+    for topic in wanted:
+        subscriber.subscribe(topic)
+    # Subscriptions leave only while somebody looks at the socket, and are only sent on a connection.
+    assert {demanded(publisher)[1:] for _ in range(10_000)} == wanted
+
+
+def test_a_full_consumer_holds_up_a_lossless_publisher(
+    context: zmq.Context[Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "HIGH_WATER_MARK", 5)
+    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None, lossless=True)
+    subscriber = sockets.connect_subscriber(context, address(publisher), None)
+    subscriber.subscribe(b"")
+    demanded(publisher)
+    sent, held_up, deadline = 0, False, time.monotonic() + SECONDS
+    while not held_up:
+        assert time.monotonic() < deadline, "nothing held up the publisher"
+        try:
+            publisher.send(b"%08d" % sent + bytes(100_000), zmq.NOBLOCK)
+            sent += 1
+        except zmq.Again:
+            held_up = True
+    for number in range(sent):
+        assert subscriber.poll(int(SECONDS * 1000))
+        assert subscriber.recv()[:8] == b"%08d" % number
+
+
+def test_keygen_writes_both_pairs_and_the_allow_list_and_never_overwrites(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    written = sockets.make_keys(folder)
+    names = ["feeder.key", "feeder.key_secret", "gateway.key", "gateway.key_secret", "clients/gateway.key"]
+    assert sorted(written) == sorted(folder / name for name in names)
+    assert all(path.exists() for path in written)
+    before = {path: path.read_bytes() for path in written}
+    with pytest.raises(ConfigError, match="exists already"):
+        sockets.make_keys(folder)
+    assert {path: path.read_bytes() for path in written} == before
+    feeder, gateway = sockets.load_curve(str(folder), "feeder"), sockets.load_curve(str(folder), "gateway")
+    assert feeder is not None
+    assert gateway is not None
+    assert gateway.server == feeder.public
+    assert feeder.server is None
+    assert gateway.secret != feeder.secret
+
+
+def test_without_a_folder_there_is_no_curve() -> None:
+    assert sockets.load_curve("", "gateway") is None
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the keys of the gateway"):
+        sockets.load_curve(str(tmp_path), "gateway")
+
+
+def test_a_public_key_in_the_place_of_a_secret_one_is_refused(keys: Path) -> None:
+    (keys / "feeder.key_secret").write_bytes((keys / "feeder.key").read_bytes())
+    with pytest.raises(ConfigError, match="holds no secret key"):
+        sockets.load_curve(str(keys), "feeder")

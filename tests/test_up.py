@@ -1,0 +1,311 @@
+"""`qmt-bridge up` as a stranger uses it: real processes, real recorded data, kills."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import gzip
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from websockets.asyncio.client import ClientConnection, connect
+
+from qmt_bridge import Frame, quote_topic
+from qmt_bridge.sockets import connect_subscriber
+
+RECORDED = Path(__file__).parents[2] / "shared" / "data" / "ticks" / "ticks_30stocks_sse_20211201.csv.gz"
+recorded = pytest.mark.skipif(not RECORDED.exists(), reason=f"the recorded data is not here: {RECORDED}")
+DEADLINE = 20.0
+
+
+class Up:
+    """A running `qmt-bridge up` on free ports."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.port, market, trade, ask = _free_ports(4)
+        self.market_addr = f"tcp://127.0.0.1:{market}"
+        self.lines: list[str] = []
+        command = [sys.executable, "-m", "qmt_bridge.cli", "up", *arguments]
+        command += [f"--port={self.port}", f"--market-addr={self.market_addr}", f"--data-dir={folder}"]
+        command += [f"--trade-addr=tcp://127.0.0.1:{trade}", f"--ask-addr=tcp://127.0.0.1:{ask}"]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_ready(self) -> None:
+        wait_for(lambda: "  stop " in self.text or self.process.poll() is not None, "the banner", self)
+        assert self.process.poll() is None, self.text
+
+    def url(self, path: str) -> str:
+        return f"ws://127.0.0.1:{self.port}{path}"
+
+    @property
+    def trade_url(self) -> str:
+        found = re.search(r"ws://\S+/ws/trade\?api_key=\S+", self.text)
+        assert found is not None, self.text
+        return found[0]
+
+    def pid(self, part: str) -> int:
+        """Return the process id of the part that runs now."""
+        found = re.search(rf"  {part} +pid (\d+)", self.text)
+        assert found is not None, self.text
+        return int(found[1])
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            self._reader.join()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+
+def wait_for(condition: Callable[[], object], what: str, up: Up) -> None:
+    until = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain for {what}; printed:\n{up.text}"
+        time.sleep(0.02)
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+@contextmanager
+def running(folder: Path, *arguments: str) -> Iterator[Up]:
+    up = Up(folder, *arguments)
+    try:
+        up.wait_ready()
+        yield up
+    finally:
+        up.close()
+
+
+async def receive(client: ClientConnection) -> Any:
+    async with asyncio.timeout(DEADLINE):
+        return json.loads(await client.recv())
+
+
+def rows_by_code() -> dict[str, list[dict[str, Any]]]:
+    """Return the recorded rows as a consumer should get them, without the code of our own file reader."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    with gzip.open(RECORDED, "rt", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            code = row.pop("code")
+            rows.setdefault(code, []).append({name: json.loads(text) for name, text in row.items()})
+    return rows
+
+
+@recorded
+async def test_websocket_client_receives_every_recorded_row_in_order(tmp_path: Path) -> None:
+    expected = rows_by_code()
+    arguments = ["--source=replay", f"--file={RECORDED}", "--speed=300", "--workers=2"]
+    with running(tmp_path, *arguments) as up:
+        received: dict[str, list[dict[str, Any]]] = {code: [] for code in expected}
+        async with connect(up.url("/ws/realtime"), proxy=None) as client:
+            await client.send(json.dumps({"stocks": list(expected), "period": "tick"}))
+            for _ in range(sum(map(len, expected.values()))):
+                for code, records in (await receive(client)).items():
+                    received[code] += records
+        assert received == expected
+        assert sum(map(len, received.values())) == 32_972
+
+
+@recorded
+def test_zeromq_consumer_receives_every_recorded_row_at_full_speed(tmp_path: Path) -> None:
+    expected = rows_by_code()
+    with running(tmp_path, "--source=replay", f"--file={RECORDED}", "--speed=0") as up:
+        received: dict[str, list[dict[str, Any]]] = {code: [] for code in expected}
+        sequences: dict[str, list[int]] = {code: [] for code in expected}
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            consumer = connect_subscriber(context, up.market_addr, None)
+            consumer.rcvtimeo = int(DEADLINE * 1000)
+            for code in expected:
+                consumer.subscribe(quote_topic(code))
+            for _ in range(sum(map(len, expected.values()))):
+                frame = Frame.from_parts(consumer.recv_multipart())
+                [(code, records)] = frame.data.items()
+                received[code] += records
+                sequences[code].append(frame.seq)
+        finally:
+            context.destroy(linger=0)
+        assert received == expected
+        assert all(seqs == list(range(1, len(seqs) + 1)) for seqs in sequences.values())
+
+
+async def test_eight_trade_sockets_over_two_workers_receive_the_same_events(tmp_path: Path) -> None:
+    with running(tmp_path, "--source=sim", "--workers=2", "--sim-order-interval=0.2") as up:
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connect(up.trade_url, proxy=None)) for _ in range(8)]
+            events = [[await receive(client) for _ in range(40)] for client in clients]
+        first = max(stream[0]["seq"] for stream in events)
+        last = min(stream[-1]["seq"] for stream in events)
+        assert last - first >= 20
+        shared = [[event for event in stream if first <= event["seq"] <= last] for stream in events]
+        assert all(stream == shared[0] for stream in shared)
+        assert [event["seq"] for event in shared[0]] == list(range(first, last + 1))
+
+
+async def test_killed_feeder_closes_no_socket_and_data_flows_again(tmp_path: Path) -> None:
+    requests = {
+        "/ws/realtime": {"stocks": ["000001.SZ", "600519.SH"], "period": "tick"},
+        "/ws/whole_quote": {"codes": ["SH", "SZ"]},
+        "/ws/l2_thousand": {"stocks": ["000001.SZ"]},
+        "/ws/formula": {"action": "subscribe", "formula_name": "MA", "stock_code": "000001.SZ"},
+    }
+    arguments = ["--source=sim", "--workers=2", "--sim-interval=0.5", "--sim-order-interval=0.2"]
+    with running(tmp_path, *arguments) as up:
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connect(up.trade_url, proxy=None))]
+            for path, request in requests.items():
+                client = await stack.enter_async_context(connect(up.url(path), proxy=None, max_size=None))
+                await client.send(json.dumps(request))
+                clients.append(client)
+            before = [await receive(client) for client in clients]
+            epoch = await asyncio.to_thread(_epoch, up)
+            os.kill(up.pid("feeder"), signal.SIGKILL)
+            wait_for(lambda: "feeder died with exit code -9" in up.text, "the report", up)
+            wait_for(lambda: _epoch(up) not in (0, epoch), "the new feeder", up)
+            # What was on its way before the kill is read first; what comes then comes from the new feeder.
+            for client in clients:
+                for _ in range(3):
+                    await receive(client)
+            assert all(client.close_code is None for client in clients)
+            assert before[0]["seq"] > 0
+
+
+async def test_killed_worker_is_replaced_and_the_others_serve_on(tmp_path: Path) -> None:
+    with running(tmp_path, "--source=sim", "--workers=2") as up:
+        gateway = up.pid("gateway")
+        os.kill(gateway, signal.SIGKILL)
+        wait_for(lambda: "gateway died with exit code -9" in up.text, "the report", up)
+        wait_for(lambda: _epoch(up), "the new gateway", up)
+        async with connect(up.url("/ws/realtime"), proxy=None) as client:
+            await client.send(json.dumps({"stocks": ["600519.SH"]}))
+            assert list(await receive(client)) == ["600519.SH"]
+
+
+@pytest.mark.parametrize("how", ["terminate", "interrupt", "kill"])
+def test_everything_ends_with_up_however_it_ends(tmp_path: Path, how: str) -> None:
+    with running(tmp_path, "--source=sim", "--workers=2") as up:
+        pids = [up.pid("feeder"), up.pid("gateway")]
+        match how:
+            case "terminate":
+                up.process.terminate()
+            case "interrupt":
+                up.process.send_signal(signal.SIGINT)
+            case "kill":
+                up.process.kill()
+        code = up.process.wait(DEADLINE)
+        assert code == (-9 if how == "kill" else 0), up.text
+        for pid in pids:
+            wait_for(lambda pid=pid: not _alive(pid), f"the end of {pid}", up)
+        wait_for(lambda: _refused(up.port), "the end of the workers", up)
+
+
+def test_banner_says_what_runs_and_that_it_is_simulated(tmp_path: Path) -> None:
+    with running(tmp_path, "--source=sim") as up:
+        banner = up.text[up.text.index("QMT Bridge") :].splitlines()
+        assert len(banner) <= 10
+        assert "SIMULATED" in banner[1]
+        for path in ("/ws/realtime", "/ws/whole_quote", "/ws/l2_thousand", "/ws/download_progress", "/ws/formula"):
+            assert path in up.text
+        # Once: in the banner, and nowhere in the log.
+        assert up.text.count(up.trade_url.partition("api_key=")[2]) == 1
+
+
+def test_port_in_use_is_named_and_ends_up(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        command = [sys.executable, "-m", "qmt_bridge.cli", "up", "--source=sim", f"--data-dir={tmp_path}"]
+        market, trade, ask = _free_ports(3)
+        command += [f"--port={port}", f"--market-addr=tcp://127.0.0.1:{market}"]
+        command += [f"--trade-addr=tcp://127.0.0.1:{trade}", f"--ask-addr=tcp://127.0.0.1:{ask}"]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, encoding="utf-8")
+    assert ended.returncode == 1
+    assert f"port: cannot listen on 127.0.0.1:{port}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        pytest.param(["--source=replay", "--file=nowhere.csv"], "nowhere.csv", id="file"),
+        pytest.param(["--source=sim", "--market-addr=tcp://0.0.0.0:5555"], "curve_dir", id="open-address"),
+    ],
+)
+def test_setting_that_cannot_be_used_ends_up_with_its_name(tmp_path: Path, arguments: list[str], named: str) -> None:
+    market, trade, ask, port = _free_ports(4)
+    command = [sys.executable, "-m", "qmt_bridge.cli", "up", f"--data-dir={tmp_path}", f"--port={port}"]
+    command += [f"--market-addr=tcp://127.0.0.1:{market}", f"--trade-addr=tcp://127.0.0.1:{trade}"]
+    command += [f"--ask-addr=tcp://127.0.0.1:{ask}", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, encoding="utf-8")
+    assert ended.returncode == 1
+    assert named in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def _epoch(up: Up) -> int:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://127.0.0.1:{up.port}/readyz", timeout=DEADLINE) as response:
+            return int(json.load(response)["epoch"])
+    except (urllib.error.HTTPError, OSError):
+        return 0
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A child of a killed parent stays as a zombie where nobody reaps it.
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+
+
+def _refused(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
