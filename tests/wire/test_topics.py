@@ -1,0 +1,137 @@
+"""Topic names: built, parsed, and what a subscription asks for."""
+
+from __future__ import annotations
+
+import pytest
+
+from qmt_bridge.errors import BadCode, BadRequest, WireError
+from qmt_bridge.wire import topics
+from qmt_bridge.wire.topics import FormulaSpec, Kind, TopicParts
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "600519.SH",
+        "000001.SZ",
+        "920001.BJ",
+        "10004355.SHO",
+        "IF2512.IF",
+        "a2601.DF",
+        "SR601C5600.ZF",
+        "00700.HK",
+        "IO2512-C-4000.IF",
+    ],
+)
+def test_codes_that_pass(code: str) -> None:
+    assert topics.check_code(code) == code
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("600519", "not a code like"),
+        ("", "not a code like"),
+        (".SH", "not a code of market SH"),
+        ("600519.", "unknown market"),
+        ("600519.sh", "unknown market 'sh'"),
+        ("600519.XX", "unknown market 'XX'"),
+        ("60051.SH", "not a code of market SH"),
+        ("６００５１９.SH", "not a code of market SH"),
+        ("600519.SH/tick", "unknown market"),
+        ("../../etc.IF", "not a code of market IF"),
+        ("a/b.IF", "not a code of market IF"),
+        ("10004355.SH", "not a code of market SH"),
+        (600519, "must be a string, not int"),
+        (None, "must be a string, not NoneType"),
+    ],
+)
+def test_codes_that_do_not_pass_are_named(code: object, said: str) -> None:
+    with pytest.raises(BadCode, match=said) as caught:
+        topics.check_code(code)
+    assert caught.value.code == "unknown_symbol"
+
+
+@pytest.mark.parametrize(
+    ("topic", "text", "parts"),
+    [
+        (topics.quote_topic("600519.SH"), "quote/600519.SH/tick/", TopicParts(Kind.QUOTE, "600519.SH", "tick")),
+        (topics.quote_topic("IF00.IF", "1mon"), "quote/IF00.IF/1mon/", TopicParts(Kind.QUOTE, "IF00.IF", "1mon")),
+        (topics.whole_topic("SH"), "whole/SH/", TopicParts(Kind.WHOLE, "SH", "")),
+        (topics.whole_topic("000001.SZ"), "whole/000001.SZ/", TopicParts(Kind.WHOLE, "000001.SZ", "")),
+        (topics.l2_topic("000001.SZ"), "l2/000001.SZ/0/", TopicParts(Kind.L2, "000001.SZ", "0")),
+        (topics.download_topic("ab12-1"), "download/ab12-1/", TopicParts(Kind.DOWNLOAD, "ab12-1", "")),
+        (topics.trade_topic("a/b 1"), "trade/a%2Fb%201/", TopicParts(Kind.TRADE, "a/b 1", "")),
+        (topics.STATUS_TOPIC, "status/feeder/", TopicParts(Kind.STATUS, "feeder", "")),
+    ],
+)
+def test_topic_is_parsed_as_it_was_built(topic: str, text: str, parts: TopicParts) -> None:
+    assert topic == text
+    assert topics.parse_topic(topic) == parts
+
+
+@pytest.mark.parametrize(
+    "text", ["", "quote/", "quote/600519.SH/tick", "quote/600519.SH/", "whole//", "x/y/", "whole/SH/x/"]
+)
+def test_prefixes_and_strangers_topics_are_no_topics(text: str) -> None:
+    with pytest.raises(WireError):
+        topics.parse_topic(text)
+
+
+def test_no_topic_is_the_prefix_of_another() -> None:
+    names = [topics.whole_topic(market) for market in topics.MARKETS]
+    names += [topics.quote_topic("600519.SH", period) for period in topics.PERIODS]
+    names += [topics.l2_topic("600519.SH", gear_num) for gear_num in (0, 1, 10, 100)]
+    assert not [(a, b) for a in names for b in names if a != b and b.startswith(a)]
+
+
+@pytest.mark.parametrize(
+    "text", ["quote/", "trade/1/", "download/x/", "status/feeder/", "nonsense", "quote/600519.SH/tick"]
+)
+def test_what_only_listens_demands_nothing(text: str) -> None:
+    assert topics.parse_demand(text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["quote/600519.XX/tick/", "quote/600519.SH/3x/", "l2/600519.SH/x/", "formula/x/", "whole/XX/"]
+)
+def test_demand_for_what_cannot_exist_is_refused(text: str) -> None:
+    with pytest.raises(BadRequest):
+        topics.parse_demand(text)
+
+
+def test_equal_formulas_share_a_topic_and_different_ones_do_not() -> None:
+    one = FormulaSpec("MA", "000001.SZ", params={"N": 5, "M": 10})
+    same = FormulaSpec("MA", "000001.SZ", params={"M": 10, "N": 5})
+    assert topics.formula_topic(one) == topics.formula_topic(same)
+    others = [FormulaSpec("MA", "000001.SZ"), FormulaSpec("MA", "000001.SZ", params={"N": 5, "M": 11})]
+    assert len({topics.formula_topic(spec) for spec in (one, *others)}) == 3
+
+
+@pytest.mark.parametrize("name", ["MA", "我的公式/1", "a b%20+&"])
+def test_formula_request_comes_back_from_its_topic(name: str) -> None:
+    spec = FormulaSpec(name, "IF00.IF", "5m", 100, "front", {"N": 5, "x": 1.5, "s": "字"})
+    topic = topics.formula_topic(spec)
+    assert topic.isascii()
+    assert topic.count("/") == 2
+    assert topics.formula_spec(topics.parse_topic(topic)) == spec
+
+
+def test_formula_topic_that_is_not_canonical_is_refused() -> None:
+    topic = topics.formula_topic(FormulaSpec("MA", "000001.SZ")).replace("%3A", "%3A%20", 1)
+    with pytest.raises(BadRequest, match="canonical"):
+        topics.parse_demand(topic)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (FormulaSpec("", "000001.SZ"), "formula_name"),
+        (FormulaSpec("MA", "000001"), "not a code"),
+        (FormulaSpec("MA", "000001.SZ", "3x"), "unknown period"),
+        (FormulaSpec("MA", "000001.SZ", dividend_type="x"), "unknown dividend_type"),
+    ],
+)
+def test_bad_formula_is_named(spec: FormulaSpec, said: str) -> None:
+    with pytest.raises(BadRequest, match=said):
+        topics.formula_topic(spec)
