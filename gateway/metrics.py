@@ -52,7 +52,7 @@ _FEED_STATE = Gauge(
 )
 _AGE = Gauge(
     "qmt_bridge_newest_tick_age_seconds",
-    "Seconds since the newest market data was published; NaN before the first.",
+    "Seconds since the newest market data was published; infinite before the first.",
     multiprocess_mode="livemin",
     registry=_registry,
 )
@@ -89,7 +89,7 @@ class Exporter:
         for known in STATES:
             _FEED_STATE.labels(known).set(state == known)
         age = worker.newest_age
-        _AGE.set(math.nan if age is None else age)
+        _AGE.set(math.inf if age is None else age)
 
 
 def render() -> bytes:

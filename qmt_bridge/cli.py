@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from qmt_bridge import __version__, log, supervisor
-from qmt_bridge.config import Config, default, description, export_env, load_config
+from qmt_bridge.config import Config, choices, default, description, export_env, load_config
 from qmt_bridge.errors import ConfigError
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -37,6 +37,7 @@ FEEDER = (
     "sim_order_interval",
     "sim_hours",
     "xt_addr",
+    "xt_single_limit",
     "grace",
     "journal_days",
     "data_dir",
@@ -77,6 +78,8 @@ def _flag(name: str) -> Callable[[Command], Command]:
         return click.option(f"{option}/--no-{option[2:]}", name, default=None, help=text)
     if isinstance(value, tuple):
         return click.option(option, name, multiple=True, default=None, callback=_given, help=text)
+    if choices(name):
+        return click.option(option, name, default=None, type=click.Choice(choices(name)), help=text)
     return click.option(option, name, default=None, type=type(value), metavar=type(value).__name__, help=text)
 
 

@@ -9,7 +9,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import platformdirs
@@ -129,6 +129,12 @@ def description(name: str) -> str:
         if isinstance(meta, Meta) and meta.description:
             return meta.description
     raise KeyError(name)
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """Return the values that the setting `name` may have; empty if it is not one of a few."""
+    kind = get_args(_HINTS[name])[0]
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def default(name: str) -> Any:
