@@ -29,10 +29,12 @@ class Item:
         self.behaviour = behaviour
         self.prefix = prefix
 
-    def render(self) -> bytes:
-        """Return the JSON text of a WebSocket frame."""
-        body = self.frame.json
-        return self.prefix + body[1:] if self.prefix else body
+    def render(self, framed: bool) -> bytes:
+        """Return the JSON text; `framed`, as a WebSocket frame, which clients share unless there is a prefix."""
+        if not self.prefix:
+            return self.frame.text_frame if framed else self.frame.json
+        text = self.prefix + self.frame.json[1:]
+        return frames.text_frame(text) if framed else text
 
 
 class Merged:
@@ -112,8 +114,11 @@ class Outbox:
         else:
             self._merge(item)
 
-    def take(self) -> list[bytes]:
-        """Return what waits as JSON texts, in order; about a megabyte at a time, so that newer data can overtake."""
+    def take(self, framed: bool = False) -> list[bytes]:
+        """Return what waits as JSON texts, in order, or `framed` as WebSocket frames.
+
+        About a megabyte at a time: what is taken can no longer be replaced by something newer.
+        """
         texts: list[bytes] = []
         taken = 0
         while taken < 1024 * 1024:
@@ -128,7 +133,7 @@ class Outbox:
                 key = next(iter(self._conflated))
                 entry = self._conflated.pop(key)
             self._size -= _size(entry)
-            rendered = _render(entry)
+            rendered = _render(entry, framed)
             texts += rendered
             taken += sum(map(len, rendered))
         if self._conflated is not None and not self._conflated:
@@ -174,9 +179,8 @@ def _size(entry: Item | Merged | bytes) -> int:
     return len(entry.frame.body) + _OVERHEAD
 
 
-def _render(entry: Item | Merged | bytes) -> list[bytes]:
-    if isinstance(entry, bytes):
-        return [entry]
-    if isinstance(entry, Merged):
-        return list(entry.render())
-    return [entry.render()]
+def _render(entry: Item | Merged | bytes, framed: bool) -> list[bytes]:
+    if isinstance(entry, Item):
+        return [entry.render(framed)]
+    texts = [entry] if isinstance(entry, bytes) else list(entry.render())
+    return [frames.text_frame(text) for text in texts] if framed else texts

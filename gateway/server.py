@@ -25,6 +25,7 @@ from uvicorn.supervisors import Multiprocess
 
 from gateway.app import create_app
 from gateway.metrics import MULTIPROC_ENV
+from gateway.writer import PreparedFrames
 from qmt_bridge import log
 from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError
@@ -81,6 +82,7 @@ def serve(config: Config, stop: threading.Event) -> int:
         factory=True,
         workers=config.workers,
         loop="gateway.server:new_event_loop",
+        ws=PreparedFrames,
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -1,7 +1,8 @@
 """The life of one WebSocket: accept, key, requests in, frames out, close with a reason.
 
-The reader is the ASGI server's task for this socket; a writer task exists only while something waits to be sent.
-`put` never waits, so a slow client costs its own memory and nobody's time.
+The reader is the ASGI server's task for this socket. What is to be sent leaves by prepared frames (writer.py) or, under
+another server, by a task that exists only while something waits. `put` never waits, so a slow client costs its own
+memory and nobody's time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from gateway.auth import KEY_SUBPROTOCOL, presented_key
 from gateway.hub import Outcome
 from gateway.limits import TokenBucket, origin_allowed
 from gateway.outbox import Item, Outbox
+from gateway.writer import EXTENSION, PreparedFrames
 from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode
 from qmt_bridge.wire.frames import Frame, to_json
 from qmt_bridge.wire.requests import REQUEST_BYTES, parse_json, request_id
@@ -75,12 +77,15 @@ class Endpoint(Protocol):
 class Ticket:
     """Holds a client's new topics back until all have been answered, so that the ack comes before their data."""
 
-    __slots__ = ("_complete", "_held", "_subscriptions", "_waiting", "pending", "refused")
+    __slots__ = ("_complete", "_held", "_session", "_subscriptions", "_waiting", "pending", "refused")
 
-    def __init__(self, subscriptions: Sequence[Subscription], complete: Callable[[Ticket], None]) -> None:
+    def __init__(
+        self, session: Session, subscriptions: Sequence[Subscription], complete: Callable[[Ticket], None]
+    ) -> None:
         self.refused: dict[Topic, tuple[ErrorCode, str]] = {}
         # Topics of which the feeder has not said whether it can serve them.
         self.pending: list[Topic] = []
+        self._session = session
         self._subscriptions = subscriptions
         self._waiting = {subscription.topic: subscription for subscription in subscriptions}
         self._held: list[tuple[Subscription, Frame]] = []
@@ -96,15 +101,13 @@ class Ticket:
 
     def settle(self, topic: Topic, outcome: Outcome, code: ErrorCode | None, error: str | None) -> None:
         """Take one topic's outcome; the last one sends the ack and what was held."""
-        if self._waiting.pop(topic, None) is None:
-            return
+        first = self._waiting.pop(topic, None) is not None
         if outcome == "refused":
             self.refused[topic] = (code or "upstream_refused", error or "")
-        elif outcome != "live":
+        elif first and outcome != "live":
             self.pending.append(topic)
-        if not self._waiting:
-            # Answers arrive inside the hub; what is sent has to wait until the hub is done with this one.
-            asyncio.get_running_loop().call_soon(self._finish)
+        if first and not self._waiting:
+            self._session.later(self._finish)
 
     def _finish(self) -> None:
         self._complete(self)
@@ -171,7 +174,12 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._bucket = TokenBucket(worker.config.max_rate, self._loop.time())
         self._limited = 0
+        # One of the two: prepared frames where the server offers them, else a task that sends by ASGI.
+        self._direct: PreparedFrames | None = scope.get("extensions", {}).get(EXTENSION)
         self._writer: asyncio.Task[None] | None = None
+        self._flushing = False
+        if self._direct is not None:
+            self._direct.on_room = self._flush
         self._reader: asyncio.Task[Any] | None = None
         self._end: Ended | None = None
         self._gone = False
@@ -216,7 +224,7 @@ class Session:
         """Subscribe; with `acknowledge` the data of all of them waits until it has sent the ack."""
         self.subscriptions.update(dict.fromkeys(subscriptions))
         if acknowledge is not None:
-            Ticket(subscriptions, acknowledge)
+            Ticket(self, subscriptions, acknowledge)
         members = {subscription.topic: subscription for subscription in subscriptions}
         self.worker.feed.hub.join(members, time.monotonic(), after)
 
@@ -243,15 +251,14 @@ class Session:
         self.outbox.put(item)
         if self.outbox.overflowed:
             self.end(Ended(1013, "slow_client", "the client does not keep up with a stream that may not lose anything"))
-        elif self._writer is None:
+        else:
             self._wake()
 
     def tell(self, frame: Mapping[str, Any]) -> None:
         """Queue a control frame; an absent id is left out."""
         shown = {key: value for key, value in frame.items() if key != "id" or value is not None}
         self.outbox.put_control(to_json(shown))
-        if self._writer is None:
-            self._wake()
+        self._wake()
 
     def error(self, code: ErrorCode, error: str, **fields: Any) -> None:
         """Queue an error frame, the same everywhere; fields that are None are left out."""
@@ -372,8 +379,36 @@ class Session:
         return False
 
     def _wake(self) -> None:
-        if self._writer is None and not self._gone:
+        if self._direct is not None:
+            if not self._flushing:
+                # Once the loop has done what it is at: all that this wake-up brings goes out in one write.
+                self._flushing = True
+                self._loop.call_soon(self._flush)
+        elif self._writer is None and not self._gone:
             self._writer = self._loop.create_task(self._write())
+
+    def _flush(self) -> None:
+        """Write what waits until the transport is full; `on_room` goes on then."""
+        self._flushing = False
+        direct = self._direct
+        assert direct is not None
+        while not self._gone:
+            if direct.full:
+                self.sending_since = self.sending_since or self._loop.time()
+                return
+            taken = self.outbox.take(framed=True)
+            if not taken:
+                if self._count_skipped() and self.opted_in:
+                    continue
+                break
+            joined = taken[0] if len(taken) == 1 else b"".join(taken)
+            if not direct.write(joined):
+                return
+            self._frames += len(taken)
+            self.worker.frames_sent += len(taken)
+            self.worker.bytes_sent += len(joined)
+        self.sending_since = None
+        self.sent_at = self._loop.time()
 
     async def _write(self) -> None:
         try:
@@ -418,8 +453,11 @@ class Session:
         shown = f"{ended.close_code} {reason}".rstrip()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                while self._writer is not None and ended.code != "slow_client":
-                    await asyncio.shield(self._writer)
+                if ended.code != "slow_client":
+                    await self._empty()
+                elif self._direct is not None and self._direct.full:
+                    self._direct.abort()
+                    return f"{shown} (aborted)"
                 if not self._gone:
                     await self._send(
                         {"type": "websocket.close", "code": ended.close_code, "reason": cut_reason(reason)}
@@ -427,8 +465,18 @@ class Session:
         except (OSError, RuntimeError):
             return f"{shown} (client already gone)"
         except TimeoutError:
+            if self._direct is not None:
+                self._direct.abort()
             return f"{shown} (client did not read it)"
         return shown
+
+    async def _empty(self) -> None:
+        """Wait until all that waits has been written."""
+        while self._writer is not None:
+            await asyncio.shield(self._writer)
+        while self._direct is not None and len(self.outbox) and not self._gone:
+            await self._direct.room()
+            self._flush()
 
 
 def cut_reason(reason: str) -> str:

@@ -24,6 +24,11 @@ def readiness(worker: Worker) -> Response:
         "newest_tick_age": worker.newest_age,
         "connections": len(worker.sessions),
         "topics": len(worker.feed.hub.streams),
+        "frames_received": worker.feed.hub.received,
+        "frames_sent": worker.frames_sent,
+        "bytes_sent": worker.bytes_sent,
+        "skipped": worker.skipped,
+        "gaps": worker.feed.hub.gaps,
     }
     return _json(shown, 200 if ready else 503)
 

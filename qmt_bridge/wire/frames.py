@@ -89,13 +89,23 @@ def _json_default(value: object) -> object:
     raise TypeError(f"cannot render {type(value).__name__}")
 
 
+def text_frame(text: bytes) -> bytes:
+    """Return `text` as a whole WebSocket text frame of a server, which is not masked (RFC 6455, 5.2)."""
+    size = len(text)
+    if size < 126:
+        return b"\x81" + size.to_bytes(1, "big") + text
+    if size < 65536:
+        return b"\x81\x7e" + size.to_bytes(2, "big") + text
+    return b"\x81\x7f" + size.to_bytes(8, "big") + text
+
+
 class Frame:
     """One message: its topic, where it stands in the topic's sequence, when it came, and its encoded body.
 
     `received_ns` is when the source's callback was entered, `published_ns` when ZeroMQ got it (ns since 1970).
     """
 
-    __slots__ = ("_json", "body", "epoch", "published_ns", "received_ns", "seq", "topic")
+    __slots__ = ("_json", "_text_frame", "body", "epoch", "published_ns", "received_ns", "seq", "topic")
 
     def __init__(self, topic: Topic, epoch: int, seq: int, received_ns: int, published_ns: int, body: bytes) -> None:
         self.topic = topic
@@ -105,6 +115,7 @@ class Frame:
         self.published_ns = published_ns
         self.body = body
         self._json: bytes | None = None
+        self._text_frame: bytes | None = None
 
     def __repr__(self) -> str:
         return f"<Frame {self.topic} seq={self.seq} {len(self.body)} bytes>"
@@ -135,3 +146,10 @@ class Frame:
         if self._json is None:
             self._json = to_json(decode(self.body))
         return self._json
+
+    @property
+    def text_frame(self) -> bytes:
+        """Return `json` as a WebSocket frame, the same bytes for every client; built once."""
+        if self._text_frame is None:
+            self._text_frame = text_frame(self.json)
+        return self._text_frame

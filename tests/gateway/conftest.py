@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import uvicorn
 import websockets
@@ -20,7 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from feeder.app import Feeder
 from feeder.source import DownloadRequest, Sink
 from gateway.app import create_app
-from gateway.server import new_event_loop
+from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
@@ -98,10 +99,11 @@ async def until(condition: Callable[[], object], what: str) -> None:
 class Server:
     """uvicorn in a thread, with its own loop, on a free port."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, ws: Any) -> None:
         settings = uvicorn.Config(
             create_app(config),
             port=0,
+            ws=ws,
             loop="gateway.server:new_event_loop",
             lifespan="on",
             log_config=None,
@@ -109,7 +111,6 @@ class Server:
             ws_per_message_deflate=False,
             timeout_graceful_shutdown=1,
         )
-        assert new_event_loop
         self._server = uvicorn.Server(settings)
         self._thread = threading.Thread(target=self._server.run)
 
@@ -126,8 +127,9 @@ class Server:
 class Rig:
     """Feeder, source and gateway servers, and WebSocket clients of them."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, ws: Any = PreparedFrames) -> None:
         self.config = config
+        self.ws = ws
         self.servers: list[Server] = []
         self.start_feeder()
 
@@ -145,10 +147,10 @@ class Rig:
         )
 
     def serve(self, **changes: object) -> Server:
-        server = Server(_with(self.config, **changes))
+        server = Server(_with(self.config, **changes), self.ws)
         server.start()
         self.servers.append(server)
-        wait_for(lambda: _ready(server.port), "the feeder to be seen")
+        wait_for(lambda: readiness(server.port)["ready"], "the feeder to be seen")
         return server
 
     def close(self) -> None:
@@ -193,16 +195,16 @@ class Client:
 
 
 def _with(config: Config, **changes: object) -> Config:
-    import msgspec
-
     return msgspec.structs.replace(config, **changes)
 
 
-def _ready(port: int) -> bool:
+def readiness(port: int) -> dict[str, Any]:
+    """Return what one worker says of itself on /readyz."""
     with urllib.request.build_opener(urllib.request.ProxyHandler({}), _Any()).open(
         f"http://127.0.0.1:{port}/readyz", timeout=DEADLINE
     ) as response:
-        return bool(json.load(response)["ready"])
+        shown: dict[str, Any] = json.load(response)
+        return shown
 
 
 class _Any(urllib.request.HTTPErrorProcessor):
@@ -213,8 +215,8 @@ class _Any(urllib.request.HTTPErrorProcessor):
 
 
 @contextmanager
-def _rig(config: Config) -> Iterator[Rig]:
-    rig = Rig(config)
+def _rig(config: Config, ws: Any = PreparedFrames) -> Iterator[Rig]:
+    rig = Rig(config, ws)
     try:
         yield rig
     finally:
@@ -229,9 +231,9 @@ def config(tmp_path: Path) -> Config:
     )
 
 
-@pytest.fixture
-def rig(config: Config) -> Iterator[Rig]:
-    """Return a feeder whose source the test drives, and one gateway."""
-    with _rig(config) as rig:
+@pytest.fixture(params=[PreparedFrames, "auto"], ids=["prepared", "asgi"])
+def rig(config: Config, request: pytest.FixtureRequest) -> Iterator[Rig]:
+    """Return a feeder whose source the test drives, and one gateway, by prepared frames and by plain ASGI."""
+    with _rig(config, request.param) as rig:
         rig.serve()
         yield rig

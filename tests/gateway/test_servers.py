@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import KEY, Client, Rig, _ready, _rig, wait_for
+from conftest import KEY, Client, Rig, _rig, readiness, wait_for
 from starlette.testclient import TestClient
 from websockets.asyncio.client import connect
 
@@ -57,7 +57,7 @@ def process(command: list[str], config: Config, log: Path) -> Iterator[subproces
 
 def answers(port: int) -> bool:
     try:
-        return _ready(port)
+        return bool(readiness(port)["ready"])
     except OSError:
         return False
 

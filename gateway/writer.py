@@ -1,0 +1,71 @@
+"""Prepared frames: a uvicorn WebSocket class through which a session writes what waits for it in one go.
+
+A delivery costs a system call; server frames are not masked, so their bytes are the same for every client. This
+class offers itself in ``scope["extensions"]``; under another server the session uses the plain ASGI send instead.
+Built on uvicorn's sans-I/O protocol, whose attributes `tests/gateway/test_writer.py` watches. Runs on the event loop.
+
+    uvicorn gateway.app:app --ws gateway.writer:PreparedFrames
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+EXTENSION = "qmt_bridge.prepared_frames"
+# Bytes that may wait in the transport before the client counts as slow; uvloop's own limit is 64 KB.
+HIGH_WATER = 256 * 1024
+
+
+class PreparedFrames(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket protocol, plus `write` of ready-made frames."""
+
+    # Called when a transport that had been full has room again.
+    on_room: Callable[[], None] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Set how much may wait in the transport."""
+        super().connection_made(transport)
+        cast(asyncio.Transport, transport).set_write_buffer_limits(HIGH_WATER)
+
+    def handle_connect(self, event: Request) -> None:
+        """Offer this object to the app."""
+        super().handle_connect(event)
+        if self.response.status_code == 101:
+            # The app's task has been made but does not run before this callback ends.
+            extensions: dict[str, Any] = cast(dict[str, Any], self.scope["extensions"])
+            extensions[EXTENSION] = self
+
+    def resume_writing(self) -> None:
+        """Let the session go on."""
+        super().resume_writing()
+        if self.on_room is not None:
+            self.on_room()
+
+    @property
+    def full(self) -> bool:
+        """Return whether the client has to read before more is written."""
+        return not self.writable.is_set()
+
+    def write(self, frames: bytes) -> bool:
+        """Write whole WebSocket frames; return False if nobody can read them any more."""
+        if self.disconnected or self.close_sent or self.transport.is_closing():
+            return False
+        try:
+            self.transport.write(frames)
+        except RuntimeError:
+            # uvloop raises on a transport that has closed since it was asked.
+            return False
+        return True
+
+    async def room(self) -> None:
+        """Wait until the transport has room, or the client is gone."""
+        await self.writable.wait()
+
+    def abort(self) -> None:
+        """Drop the connection; a close would wait for a buffer that a stalled client never empties."""
+        self.transport.abort()

@@ -1,0 +1,90 @@
+"""uvicorn's internals that prepared frames stand on: each fails here first when uvicorn changes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+from conftest import Rig, readiness, until
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from gateway.writer import PreparedFrames
+from qmt_bridge.wire.frames import text_frame
+from qmt_bridge.wire.topics import quote_topic
+
+TICK = quote_topic("600519.SH")
+
+
+def test_protocol_has_what_is_used_of_it() -> None:
+    source = inspect.getsource(WebSocketsSansIOProtocol)
+    for attribute in ("self.writable = asyncio.Event()", "self.disconnected", "self.close_sent", "self.transport"):
+        assert attribute in source
+    for method in ("connection_made", "handle_connect", "pause_writing", "resume_writing"):
+        assert hasattr(WebSocketsSansIOProtocol, method)
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 1_000_000])
+async def test_frames_of_every_length_arrive(rig: Rig, size: int) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+        # {"a":"..."} is eight bytes around the text.
+        bodies = [{"a": "x" * max(0, size - 8)}, {"n": "字"}]
+        for body in bodies:
+            rig.source.publish(TICK, body)
+        assert [await client.receive() for _ in bodies] == bodies
+        assert len(text_frame(json.dumps(bodies[0], separators=(",", ":")).encode())) > size or size < 8
+
+
+async def test_burst_for_one_client_keeps_its_order_in_few_writes(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+        for number in range(5000):
+            rig.source.publish(TICK, {"n": number})
+        assert [(await client.receive())["n"] for _ in range(5000)] == list(range(5000))
+        assert readiness(rig.servers[0].port)["frames_sent"] == 5000
+
+
+async def test_stalled_reader_fills_the_transport_and_is_served_on_later(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+        client.socket.transport.pause_reading()
+        for number in range(400):
+            rig.source.publish(TICK, {"n": number, "padding": "x" * 50_000})
+        port = rig.servers[0].port
+        await until(lambda: readiness(port)["frames_received"] == 400, "the frames")
+        assert readiness(port)["frames_sent"] < 400
+        client.socket.transport.resume_reading()
+        numbers = [(await client.receive())["n"]]
+        while numbers[-1] != 399:
+            numbers.append((await client.receive())["n"])
+        assert numbers == sorted(set(numbers))
+
+
+@pytest.mark.parametrize("rig", [PreparedFrames], ids=["prepared"], indirect=True)
+async def test_client_that_never_reads_is_dropped(rig: Rig) -> None:
+    # Plain ASGI has no way to drop a connection: there only the session ends.
+    server = rig.serve(outbox_bytes=100_000, slow_timeout=0.5)
+    async with (
+        rig.connect("/ws/realtime", server, close_timeout=0.1) as stalled,
+        rig.connect("/ws/realtime", server) as other,
+    ):
+        for client in (stalled, other):
+            await client.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+        stalled.socket.transport.pause_reading()
+        for number in range(600):
+            rig.source.publish(TICK, {"600519.SH": [{"n": number, "padding": "x" * 20_000}]})
+            await other.receive()
+        await until(lambda: readiness(server.port)["connections"] == 1, "the end of the stalled client")
+        stalled.socket.transport.resume_reading()
+        rig.source.publish(TICK, {"600519.SH": [{"n": "after"}]})
+        assert await other.receive() == {"600519.SH": [{"n": "after"}]}
+
+
+def test_offered_only_after_a_handshake() -> None:
+    assert PreparedFrames.on_room is None
+    assert issubclass(PreparedFrames, WebSocketsSansIOProtocol)
