@@ -214,7 +214,31 @@ async def test_killed_feeder_closes_no_socket_and_data_flows_again(tmp_path: Pat
             assert before[0]["seq"] > 0
 
 
-async def test_killed_worker_is_replaced_and_the_others_serve_on(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
+async def test_metrics_are_right_over_several_workers_also_after_a_kill(tmp_path: Path) -> None:
+    with running(tmp_path, "--source=sim", "--workers=2") as up:
+        async with AsyncExitStack() as stack:
+            clients = []
+            for _ in range(12):
+                clients.append(await stack.enter_async_context(connect(up.url("/ws/realtime"), proxy=None)))
+                await clients[-1].send(json.dumps({"stocks": ["600519.SH"]}))
+                await receive(clients[-1])
+            wait_for(lambda: _metric(up, 'connections{path="/ws/realtime"}') == 12, "the sum over the workers", up)
+            wait_for(lambda: (_metric(up, "frames_sent_total") or 0) >= 12, "the frames of both workers", up)
+            assert _metric(up, 'feed_state{state="up"}') == 2
+            assert _metric(up, "feed_up") == 1
+            worker = _children(up.pid("gateway"))[-1]
+            os.kill(worker, signal.SIGKILL)
+            wait_for(lambda: f"worker {worker} died" in up.text, "the report", up)
+            await asyncio.gather(*(client.recv() for client in clients), return_exceptions=True)
+            alive = [client for client in clients if client.close_code is None]
+            wait_for(lambda: _metric(up, 'feed_state{state="up"}') == 2, "the new worker", up)
+            wait_for(lambda: _metric(up, 'connections{path="/ws/realtime"}') == len(alive), "the survivors", up)
+            for client in alive:
+                assert list(await receive(client)) == ["600519.SH"]
+
+
+async def test_killed_gateway_is_replaced(tmp_path: Path) -> None:
     with running(tmp_path, "--source=sim", "--workers=2") as up:
         gateway = up.pid("gateway")
         os.kill(gateway, signal.SIGKILL)
@@ -294,6 +318,25 @@ def _epoch(up: Up) -> int:
             return int(json.load(response)["epoch"])
     except (urllib.error.HTTPError, OSError):
         return 0
+
+
+def _metric(up: Up, name: str) -> float | None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{up.port}/metrics", timeout=DEADLINE) as response:
+        for line in response.read().decode().splitlines():
+            if line.startswith(f"qmt_bridge_{name} "):
+                return float(line.rpartition(" ")[2])
+    return None
+
+
+def _children(pid: int) -> list[int]:
+    """Return the worker processes of a gateway; the first child tracks multiprocessing's resources."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    return [child for child in map(int, children) if "spawn_main" in _command_line(child)]
+
+
+def _command_line(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
 
 
 def _alive(pid: int) -> bool:
