@@ -35,6 +35,8 @@ AUTH_TIMEOUT = 5.0
 FIRST_REQUEST_TIMEOUT = 30.0
 # How long a client may take to read what it is told at the end.
 CLOSE_TIMEOUT = 5.0
+# Who has not shown a key, or comes from a foreign page, gets no frame at all; who does not read could not take one.
+_UNTOLD: frozenset[ErrorCode] = frozenset(("unauthorized", "origin_denied", "slow_client"))
 # Bytes of a close frame's reason (RFC 6455, 5.5).
 _REASON_BYTES = 123
 
@@ -448,7 +450,7 @@ class Session:
         reason = ended.reason
         if ended.code is not None:
             reason = f"{ended.code}: {ended.reason}"
-            if ended.code != "slow_client":
+            if ended.code not in _UNTOLD:
                 self.error(ended.code, ended.reason)
         shown = f"{ended.close_code} {reason}".rstrip()
         try:
