@@ -7,9 +7,11 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from test_up import running
 from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import CallbackError, client
@@ -45,9 +47,9 @@ def answer(connection: ServerConnection) -> None:
             pass
 
 
-@pytest.fixture
-def gateway() -> Iterator[tuple[str, int]]:
-    """Yield host and port of a gateway that knows the guide's key and has something to push on every URL."""
+@contextmanager
+def scripted() -> Iterator[tuple[str, int]]:
+    """Serve exactly what the guide says."""
     server = serve(answer, "127.0.0.1", 0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -56,6 +58,17 @@ def gateway() -> Iterator[tuple[str, int]]:
     finally:
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(params=["scripted", "simulator"])
+def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, int]]:
+    """Yield host and port of a gateway that knows the guide's key and has something to push on every URL."""
+    if request.param == "scripted":
+        with scripted() as address:
+            yield address
+    else:
+        with running(tmp_path, "--source=sim", f"--api-key={KEY}", "--sim-order-interval=0.2") as up:
+            yield "127.0.0.1", up.port
 
 
 class Stop(Exception):
