@@ -1,0 +1,541 @@
+"""What a stranger deploys: each file is read by its own tool where there is one, and what it says is run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import urllib.request
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import click
+import pytest
+import yaml
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection, serve
+
+from qmt_bridge import cli
+from qmt_bridge.config import NAMES, Config, default, description, env_name, load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+READMES = ("README.md", "README.zh-CN.md")
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+DEADLINE = 20.0
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+MARKED = re.compile(r"^<!-- ci: (\w+) -->\n```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+KEY = "s3cret-key"
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def needs(tool: str) -> str:
+    """Return the path of a tool, that of this venv first; skip the test without it."""
+    found = shutil.which(
+        tool, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
+    )
+    if found is None:
+        pytest.skip(f"{tool} is not installed")
+    return found
+
+
+def check(command: list[str], **options: Any) -> str:
+    """Run a tool that must find nothing wrong; return what it says."""
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=DEADLINE, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def accept(arguments: list[str]) -> dict[str, Any]:
+    """Return what `qmt-bridge` takes `arguments` for, without running it; fail if it does not know one."""
+    command = cli.main.commands[arguments[0]]
+    try:
+        return command.make_context(arguments[0], arguments[1:]).params
+    except click.UsageError as exc:
+        pytest.fail(f"qmt-bridge {shlex.join(arguments)}: {exc.format_message()}")
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+class Running:
+    """A process whose lines can be waited for."""
+
+    def __init__(self, command: list[str], env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+            cwd=cwd,
+        )
+        self._changed = threading.Condition()
+        self._ended = False
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line)
+                self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def wait_for(self, pattern: str) -> str:
+        """Return the first line in which `pattern` is found; fail if the process ends without it."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines if re.search(pattern, line)), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or self._ended, DEADLINE)
+            line = found()
+        assert line is not None, f"no line with {pattern!r}:\n{''.join(self.lines)}"
+        return line
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., Running]]:
+    """Start processes that end with the test, the last one first."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments: Any, **options: Any) -> Running:
+            running = Running(*arguments, **options)
+            stack.callback(running.close)
+            return running
+
+        yield start
+
+
+# The settings
+
+
+def shown(name: str) -> str:
+    """Return a setting as the example has to show it."""
+    hint = get_type_hints(Config)[name]
+    choices = f" One of {', '.join(get_args(hint))}." if get_origin(hint) is Literal else ""
+    value = default(name)
+    return (
+        f"# {description(name)}{choices}\n# {name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}"
+    )
+
+
+def test_the_example_shows_every_setting_in_order_with_its_description_and_default():
+    blocks = text("deploy/qmt-bridge.toml").strip().split("\n\n")
+    assert [block for block in blocks if re.search(r"^# \w+ = ", block, re.MULTILINE)] == [
+        shown(name) for name in NAMES
+    ]
+
+
+def test_the_example_changes_nothing_as_it_is_and_nothing_uncommented(tmp_path):
+    example = text("deploy/qmt-bridge.toml")
+    uncommented = tmp_path / "all.toml"
+    uncommented.write_text(re.sub(r"^# (\w+ = )", r"\1", example, flags=re.MULTILINE), encoding="utf-8")
+
+    assert load_config(DEPLOY / "qmt-bridge.toml", {}) == Config()
+    assert load_config(uncommented, {}) == Config()
+    assert tuple(tomllib.loads(uncommented.read_text(encoding="utf-8"))) == NAMES
+
+
+# Linux
+
+
+def exec_start(unit: Path) -> list[str]:
+    (command,) = re.findall(r"^ExecStart=(.*)$", unit.read_text(encoding="utf-8"), re.MULTILINE)
+    return shlex.split(command)
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path):
+    analyze = needs("systemd-analyze")
+    for unit in UNITS:
+        # It looks for the program, which is installed elsewhere here.
+        installed = re.sub(
+            r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(encoding="utf-8"), flags=re.MULTILINE
+        )
+        (tmp_path / unit.name).write_text(installed, encoding="utf-8")
+    # It ignores what it does not know, with a word and exit code 0.
+    assert check([analyze, "verify", *(str(tmp_path / unit.name) for unit in UNITS)]) == ""
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+def test_systemd_calls_the_units_well_confined(unit):
+    analyze = needs("systemd-analyze")
+    if int(check([analyze, "--version"]).split()[1]) < 250:
+        pytest.skip("this systemd judges running services only")
+    # Of 10.0 for a service without any confinement.
+    check([analyze, "security", "--offline=true", "--threshold=20", str(unit)])
+
+
+@pytest.mark.parametrize("part", ["feeder", "gateway"])
+def test_a_unit_starts_its_part_with_the_settings_that_its_comment_installs(part):
+    unit = DEPLOY / "systemd" / f"qmt-bridge-{part}.service"
+    program, *arguments = exec_start(unit)
+
+    assert program == "/opt/qmt-bridge/.venv/bin/qmt-bridge"
+    assert arguments[0] == part
+    assert accept(arguments)["config_file"] == Path("/etc/qmt-bridge/qmt-bridge.toml")
+    for path in (program.removesuffix("/bin/qmt-bridge"), "/etc/qmt-bridge/qmt-bridge.toml", "qmt-bridge.env"):
+        assert f"{path}" in text("deploy/systemd/qmt-bridge-gateway.service").partition("[Unit]")[0]
+    # The key comes from a file that only root reads, never from a unit, which everybody may read.
+    assert "EnvironmentFile=-/etc/qmt-bridge/qmt-bridge.env\n" in unit.read_text(encoding="utf-8")
+
+
+def test_nginx_finds_nothing_wrong_with_its_file(tmp_path):
+    (tmp_path / "nginx.conf").write_text(
+        f"pid {tmp_path}/nginx.pid; error_log {tmp_path}/error.log; events {{}}\n"
+        f"http {{ include {DEPLOY}/nginx/qmt-bridge.conf; }}\n",
+        encoding="utf-8",
+    )
+    check([needs("nginx"), "-t", "-q", "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")])
+
+
+@pytest.fixture
+def behind_nginx(tmp_path, run) -> Iterator[tuple[str, Callable[[], None], Callable[[], str]]]:
+    """Yield the URL of an nginx before a gateway that says what it sees, how to stop that, and how to read the logs."""
+
+    def answer(connection: ServerConnection) -> None:
+        assert connection.request is not None
+        connection.send(json.dumps({"path": connection.request.path, **dict(connection.request.headers.raw_items())}))
+        for message in connection:
+            connection.send(message)
+
+    nginx = needs("nginx")
+    server = serve(answer, "127.0.0.1", 0)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+
+    def stop() -> None:
+        server.shutdown()
+        serving.join()
+
+    try:
+        (port,) = free_ports(1)
+        (tmp_path / "qmt-bridge.conf").write_text(
+            text("deploy/nginx/qmt-bridge.conf")
+            .replace("listen 80;", f"listen 127.0.0.1:{port};")
+            .replace("server 127.0.0.1:8000;", f"server 127.0.0.1:{server.socket.getsockname()[1]};")
+            .replace("/var/log/nginx/", f"{tmp_path}/"),
+            encoding="utf-8",
+        )
+        (tmp_path / "nginx.conf").write_text(
+            f"daemon off; pid {tmp_path}/nginx.pid; error_log {tmp_path}/start.log; events {{}}\n"
+            f"http {{ client_body_temp_path {tmp_path}/body; proxy_temp_path {tmp_path}/proxy;\n"
+            f"include {tmp_path}/qmt-bridge.conf; }}\n",
+            encoding="utf-8",
+        )
+        running = run([nginx, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")])
+        wait_until(lambda: listens(port) or running.process.poll() is not None, "nginx")
+        assert running.process.poll() is None, running.lines
+
+        def logs() -> str:
+            # A line is written when its request has ended, the last ones when nginx does.
+            running.close()
+            return "".join(running.lines) + "".join(path.read_text("utf-8") for path in sorted(tmp_path.glob("*.log")))
+
+        yield f"ws://127.0.0.1:{port}", stop, logs
+    finally:
+        stop()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    until = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+def test_nginx_passes_websockets_on_and_writes_no_key_even_when_the_gateway_is_gone(behind_nginx):
+    url, stop_gateway, logs = behind_nginx
+    with connect(f"{url}/ws/trade?after=7&api_key={KEY}", proxy=None) as client:
+        seen = json.loads(client.recv(DEADLINE))
+        client.send("more")
+        assert client.recv(DEADLINE) == "more"
+    stop_gateway()
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"{url}/ws/trade?api_key={KEY}", proxy=None)
+
+    assert seen["path"] == f"/ws/trade?after=7&api_key={KEY}"
+    assert seen["Host"] == url.removeprefix("ws://")
+    assert seen["X-Forwarded-For"] == "127.0.0.1"
+    assert refused.value.response.status_code == HTTPStatus.BAD_GATEWAY
+    written = logs()
+    assert re.search(r'"GET /ws/trade" 101 ', written)
+    assert re.search(r'"GET /ws/trade" 502 ', written)
+    assert KEY not in written
+
+
+# Windows
+
+
+def service() -> ElementTree.Element:
+    return ElementTree.parse(DEPLOY / "windows" / "qmt-bridge-feeder.xml").getroot()
+
+
+def test_the_windows_service_starts_a_feeder_of_the_venv_beside_it():
+    root = service()
+    # WinSW takes its settings from the file with its own name; the script names both after the service.
+    assert root.tag == "service"
+    assert root.findtext("id") == "qmt-bridge-feeder"
+    assert root.findtext("executable") == r"%BASE%\.venv\Scripts\python.exe"
+    module, name, *arguments = shlex.split((root.findtext("arguments") or "").replace("\\", "/"))
+    assert (module, name) == ("-m", cli.__name__)
+    assert accept(arguments)["config_file"] == Path("%BASE%/qmt-bridge.toml")
+    environment = {item.attrib["name"] for item in root.findall("env")}
+    assert {name for name in environment if name.startswith("QMT_BRIDGE_")} <= {env_name(name) for name in NAMES}
+    # No password stands in a file.
+    assert root.findtext("serviceaccount/user") == "LocalService"
+    assert root.find("serviceaccount/password") is None
+
+
+def test_the_windows_script_installs_what_the_service_names():
+    script = text("deploy/windows/install-feeder.ps1")
+    # Windows PowerShell reads a file without a mark in the language of the machine.
+    assert script.isascii()
+    assert f"$id = '{service().findtext('id')}'" in script
+    (arguments,) = re.findall(r"-m qmt_bridge\.cli (.*?) 2>>", script)
+    assert "config_file" in accept(shlex.split(arguments.replace("`", "")))
+    assert "deploy\\qmt-bridge.toml" in script
+    for untested in (script, text("deploy/windows/qmt-bridge-feeder.xml")):
+        assert "UNTESTED" in untested
+
+
+# Containers
+
+
+def dockerfile(instruction: str) -> list[str]:
+    """Return the arguments of each such instruction, continued lines joined."""
+    joined = text("deploy/docker/Dockerfile").replace("\\\n", "")
+    return re.findall(rf"^\s*{instruction} +(.*)$", joined, re.MULTILINE)
+
+
+def compose() -> dict[str, Any]:
+    return yaml.safe_load(text("deploy/docker/compose.yaml"))
+
+
+def test_hadolint_finds_nothing_wrong_with_the_dockerfile():
+    assert check([needs("hadolint"), "--no-color", str(DEPLOY / "docker" / "Dockerfile")]) == ""
+
+
+def test_docker_compose_finds_nothing_wrong_with_its_file():
+    docker = needs("docker")
+    if subprocess.run([docker, "compose", "version"], capture_output=True, timeout=DEADLINE).returncode:
+        pytest.skip("docker has no compose here")
+    check([docker, "compose", "-f", str(DEPLOY / "docker" / "compose.yaml"), "config", "--quiet"])
+
+
+def test_the_image_gets_what_pyproject_names_and_nothing_else():
+    project = tomllib.loads(text("pyproject.toml"))
+    named = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    named |= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    copied = {name for line in dockerfile("COPY") if "--from" not in line for name in line.split()[:-1]}
+    context = re.findall(r"^!(.+)$", text("deploy/docker/Dockerfile.dockerignore"), re.MULTILINE)
+
+    assert copied == named
+    assert set(context) == named
+    # Not as root, and by number, which a cluster can check.
+    assert dockerfile("USER") == ["10001"]
+
+
+def test_the_compose_file_builds_this_image_and_gives_settings_that_exist():
+    services = compose()["services"]
+    assert services.keys() == {"keys", "feeder", "gateway"}
+    for part in services.values():
+        build = part["build"]
+        assert (DEPLOY / "docker" / build["context"] / build["dockerfile"]).samefile(DEPLOY / "docker" / "Dockerfile")
+        assert part.get("environment", {}).keys() <= {env_name(setting) for setting in NAMES}
+    for name in ("feeder", "gateway"):
+        accept(services[name]["command"])
+        assert services[name]["command"][0] == name
+    # Open to this machine alone, like the rest by default.
+    assert services["gateway"]["ports"] == ["127.0.0.1:8000:8000"]
+
+
+def test_what_the_containers_run_works_together(tmp_path, run):
+    """Run the commands and checks of compose file and Dockerfile as processes: other addresses, all else as written."""
+    services = compose()["services"]
+    market, trade, ask, port = free_ports(4)
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    path = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+
+    def environment(name: str) -> dict[str, str]:
+        settings = {key: value.replace("/keys", str(keys)) for key, value in services[name]["environment"].items()}
+        for number, free in ((5555, market), (5556, trade), (5557, ask)):
+            for key, value in settings.items():
+                settings[key] = re.sub(rf"tcp://(0\.0\.0\.0|feeder):{number}", f"tcp://127.0.0.1:{free}", value)
+        settings.pop("QMT_BRIDGE_API_KEY", None)
+        return {**os.environ, **path, **settings, "QMT_BRIDGE_DATA_DIR": str(tmp_path / "data")}
+
+    makes_keys = [word.replace("/keys", str(keys)) for word in services["keys"]["entrypoint"]]
+    check(makes_keys, env={**os.environ, **path})
+    made = (keys / "feeder.key_secret").read_bytes()
+    # Containers are made again and again; the keys are not.
+    check(makes_keys, env={**os.environ, **path})
+    assert (keys / "feeder.key_secret").read_bytes() == made
+
+    program = shutil.which("qmt-bridge", path=path["PATH"])
+    assert program is not None
+    alive = services["feeder"]["healthcheck"]["test"]
+    (healthy,) = (
+        json.loads(line.partition("CMD ")[2].replace("8000", str(port))) for line in dockerfile("HEALTHCHECK")
+    )
+    assert subprocess.run(healthy, env=path, capture_output=True, timeout=DEADLINE).returncode == 1
+
+    run([program, *services["feeder"]["command"]], env=environment("feeder")).wait_for("feeder started")
+    assert alive[0] == "CMD"
+    assert json.loads(check(alive[1:], env=environment("feeder")))["data"]["simulated"] is True
+    command = [program, *services["gateway"]["command"], f"--port={port}"]
+    run(command, env=environment("gateway")).wait_for("feeder is there: source sim")
+    wait_until(lambda: ready(port), "the gateway")
+    check(healthy, env=path)
+
+
+def ready(port: int) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with contextlib.suppress(OSError), opener.open(f"http://127.0.0.1:{port}/readyz", timeout=DEADLINE) as response:
+        return bool(json.load(response)["ready"])
+    return False
+
+
+# README and CI
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_two_commands_set_up_one_runs_and_one_tests(readme):
+    marked = {name: block.splitlines() for name, block in MARKED.findall(text(readme))}
+    assert {name: len(commands) for name, commands in marked.items()} == {"setup": 2, "run": 1, "test": 1}
+    (first_program, *_) = BLOCK.findall(text(readme))
+    assert first_program == ("bash", "\n".join(marked["setup"]) + "\n")
+
+
+def test_both_readmes_have_the_same_programs():
+    assert BLOCK.findall(text(READMES[0])) == BLOCK.findall(text(READMES[1]))
+
+
+def test_ci_runs_the_commands_of_the_readmes():
+    script = text(".ci/run")
+    (function,) = re.findall(r"^commands\(\) \{.*?^\}$", script, re.DOTALL | re.MULTILINE)
+    for readme in READMES:
+        for name, block in MARKED.findall(text(readme)):
+            extract = function.replace("README.md", str(ROOT / readme)) + f"\ncommands {name}"
+            assert check([needs("bash"), "-c", extract]) == block
+    for name in ("setup", "test"):
+        assert f"=$(commands {name})\n" in script
+
+
+def test_shellcheck_finds_nothing_wrong_with_ci():
+    assert check([needs("shellcheck"), str(ROOT / ".ci" / "run")]) == ""
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_every_command_of_a_readme_is_one_that_qmt_bridge_knows(readme):
+    lines = [
+        line for language, block in BLOCK.findall(text(readme)) if language == "bash" for line in block.splitlines()
+    ]
+    commands = [line.partition("qmt-bridge ")[2] for line in lines if "qmt-bridge " in line]
+    commands += re.findall(r"`qmt-bridge ([a-z]+ [^`]+)`", text(readme))
+    commands += re.findall(r"^# \w+: qmt-bridge (.*)$", text(readme), re.MULTILINE)
+    assert len(commands) >= 6
+    for command in commands:
+        accept(shlex.split(command))
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_settings_of_a_readme_exist(readme, tmp_path):
+    blocks = [block for language, block in BLOCK.findall(text(readme)) if language == "toml"]
+    assert len(blocks) == 2
+    for block in blocks:
+        (tmp_path / "settings.toml").write_text(block, encoding="utf-8")
+        assert load_config(tmp_path / "settings.toml", {}) != Config()
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_the_links_of_a_readme_lead_somewhere(readme):
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text(readme)) if "://" not in link]
+    assert len(links) >= 6
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_a_stranger_follows_the_readme_and_sees_ticks(tmp_path, run):
+    market, trade, ask, port = free_ports(4)
+    marked = dict(MARKED.findall(text("README.md")))
+    bin_folder = f"{Path(sys.executable).parent}{os.sep}"
+    # As written, but on free ports and into a folder of its own.
+    words = shlex.split(marked["run"].replace(".venv/bin/", bin_folder))
+    words += [f"--port={port}", f"--data-dir={tmp_path}", f"--market-addr=tcp://127.0.0.1:{market}"]
+    words += [f"--trade-addr=tcp://127.0.0.1:{trade}", f"--ask-addr=tcp://127.0.0.1:{ask}"]
+    run(words).wait_for("SIMULATED")
+
+    blocks = BLOCK.findall(text("README.md"))
+    (shell,) = (block for language, block in blocks if language == "bash" and "websockets" in block)
+    (request,) = (block for language, block in blocks if language == "json")
+    paster = run(shlex.split(shell.replace(".venv/bin/", bin_folder).replace(":8000", f":{port}")))
+    paster.say(request.strip())
+    programs = []
+    for number, program in enumerate(block for language, block in blocks if language == "python"):
+        here = (
+            program.replace('host="127.0.0.1"', f'host="127.0.0.1", port={port}')
+            .replace("127.0.0.1:5555", f"127.0.0.1:{market}")
+            .replace(
+                '/tick/"):', f'/tick/", market_addr="tcp://127.0.0.1:{market}", ask_addr="tcp://127.0.0.1:{ask}"):'
+            )
+        )
+        assert here != program
+        file = tmp_path / f"program{number}.py"
+        file.write_text(here, encoding="utf-8")
+        programs.append(run([sys.executable, str(file)]))
+    assert len(programs) == 3
+    for reader in (paster, *programs):
+        reader.wait_for(r"600519\.SH.*lastPrice")

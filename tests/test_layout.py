@@ -1,0 +1,165 @@
+"""The layout: who may import whom, what lies at the top, what every module says of itself. Reads the real files."""
+
+from __future__ import annotations
+
+import ast
+import fnmatch
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("qmt_bridge", "feeder", "gateway")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
+
+TOP = {
+    ".ci",
+    ".gitignore",
+    "CHANGELOG.md",
+    "LICENSE",
+    "README.md",
+    "README.zh-CN.md",
+    "deploy",
+    "feeder",
+    "gateway",
+    "pyproject.toml",
+    "qmt_bridge",
+    "tests",
+}
+
+WIRE = {"qmt_bridge.wire", "qmt_bridge.errors", "msgspec", "orjson"}
+EDGE = WIRE | {"qmt_bridge.config", "qmt_bridge.sockets", "zmq"}
+# Modules of the standard library that do I/O, read a clock or wait; what is pure gets time as an argument.
+IMPURE = set("asyncio logging os pathlib queue selectors socket sqlite3 subprocess threading time".split())
+
+# Who may import whom: the first pattern that fits a file, with what it may import beside the standard library, and
+# what it must not import of that. Of a package everything below it is meant.
+RULES: list[tuple[str, set[str], set[str]]] = [
+    # The paper both sides write on.
+    ("qmt_bridge/wire/*", WIRE, IMPURE),
+    ("qmt_bridge/errors.py", set(), IMPURE),
+    # Strangers use the client without the rest.
+    ("qmt_bridge/client.py", {"qmt_bridge.wire", "qmt_bridge.errors", "orjson", "websockets"}, set()),
+    # The command alone knows both sides, and starts them as processes.
+    ("qmt_bridge/cli.py", {"qmt_bridge", "click", "feeder.app", "gateway.server"}, set()),
+    ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
+    # The feeder's pure middle.
+    ("feeder/registry.py", WIRE, IMPURE),
+    ("feeder/normalize.py", WIRE, IMPURE),
+    # The only files that name xtquant.
+    ("feeder/xt*.py", EDGE | {"feeder", "xtquant"}, {"asyncio"}),
+    ("feeder/*", EDGE | {"feeder", "qmt_bridge.tape"}, {"asyncio"}),
+    # The gateway's pure middle.
+    ("gateway/hub.py", WIRE, IMPURE),
+    ("gateway/outbox.py", WIRE, IMPURE),
+    ("gateway/auth.py", set(), IMPURE),
+    ("gateway/limits.py", set(), IMPURE),
+    # Builds on uvicorn's WebSocket protocol, which builds on websockets'.
+    ("gateway/writer.py", EDGE | {"gateway", "uvicorn", "websockets"}, set()),
+    ("gateway/*", EDGE | {"gateway", "qmt_bridge.log", "prometheus_client", "starlette", "uvicorn", "uvloop"}, set()),
+]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the full name of everything that a file imports anywhere, also by name and for type checkers only."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            # `from gateway import hub` imports gateway.hub, `from gateway.hub import Hub` a name in it.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            if name in ("import_module", "__import__") and isinstance(node.args[0], ast.Constant):
+                yield str(node.args[0].value)
+
+
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+def below(name: str, packages: set[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def misplaced(name: str, path: Path) -> list[str]:
+    """Return what the file called `name` imports against the rules."""
+    allowed, forbidden = next((may, never) for pattern, may, never in RULES if fnmatch.fnmatch(name, pattern))
+    return [
+        imported
+        for imported in imports(path)
+        if below(imported, forbidden)
+        or not (imported.partition(".")[0] in sys.stdlib_module_names or below(imported, allowed))
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_file_imports_only_what_its_place_allows(name):
+    assert misplaced(name, ROOT / name) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "found"),
+    [
+        pytest.param("feeder/x.py", "import gateway", ["gateway"], id="feeder-gateway"),
+        pytest.param("feeder/x.py", "from gateway.hub import Hub", ["gateway.hub.Hub"], id="from"),
+        pytest.param("feeder/x.py", "from qmt_bridge import client", ["qmt_bridge.client"], id="module-from-package"),
+        pytest.param("feeder/x.py", "def f():\n import asyncio", ["asyncio"], id="in-a-function"),
+        pytest.param("feeder/x.py", "import xtquant.xtdata", ["xtquant.xtdata"], id="xtquant-in-feeder"),
+        pytest.param("feeder/x.py", "importlib.import_module('xtquant')", ["xtquant"], id="by-name"),
+        pytest.param("feeder/xtnews.py", "from xtquant import xtdata", [], id="xtquant-in-its-place"),
+        pytest.param("gateway/x.py", "from feeder.source import Source", ["feeder.source.Source"], id="gateway-feeder"),
+        pytest.param("gateway/hub.py", "from time import monotonic", ["time.monotonic"], id="clock-in-the-middle"),
+        pytest.param("gateway/hub.py", "import zmq", ["zmq"], id="zmq-in-the-middle"),
+        pytest.param("qmt_bridge/wire/x.py", "import zmq, msgspec", ["zmq"], id="zmq-on-paper"),
+        pytest.param("qmt_bridge/client.py", "import starlette", ["starlette"], id="client"),
+        pytest.param("qmt_bridge/tail.py", "import feeder.app", ["feeder.app"], id="only-the-command"),
+        pytest.param("qmt_bridge/cli.py", "from feeder import app\nfrom gateway import hub", ["gateway.hub"], id="cli"),
+        pytest.param("gateway/x.py", "import numpy", ["numpy"], id="no-numpy"),
+    ],
+)
+def test_the_rules_find_what_is_out_of_place(tmp_path, name, source, found):
+    path = tmp_path / "x.py"
+    path.write_text(source, encoding="utf-8")
+    assert misplaced(name, path) == found
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if re.search(r"\bPure\b", docstring(ROOT / name))])
+def test_a_module_that_calls_itself_pure_imports_nothing_that_is_not(name):
+    assert [imported for imported in imports(ROOT / name) if below(imported, IMPURE | {"zmq"})] == []
+
+
+def test_every_rule_still_has_a_file():
+    for pattern, _, _ in RULES:
+        assert fnmatch.filter(NAMES, pattern), pattern
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_module_says_what_it_is(name):
+    assert len(docstring(ROOT / name).split()) >= 4
+
+
+def test_the_top_holds_only_what_the_picture_shows():
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").split()]
+    names = {path.name for path in ROOT.iterdir()}
+    # Editors and tools leave names with a dot, which nobody looks at, and what .gitignore knows.
+    surplus = {name for name in names - TOP if not any(fnmatch.fnmatch(name, item) for item in [".*", *ignored])}
+    assert surplus == set()
+    assert names >= TOP
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders_are_flat_and_typed(package):
+    folders = {path.name for path in (ROOT / package).iterdir() if path.is_dir()} - {"__pycache__"}
+    assert folders <= {"qmt_bridge": {"wire"}, "feeder": set(), "gateway": {"page"}}[package]
+    assert (ROOT / package / "py.typed").is_file()
+
+
+def test_no_file_has_a_name_that_says_nothing():
+    empty = {"utils", "util", "helper", "helpers", "manager", "common", "core", "misc", "base"}
+    assert [name for name in NAMES if Path(name).stem in empty] == []

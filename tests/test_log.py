@@ -1,0 +1,171 @@
+"""Log lines: keys are redacted in what a real server writes, and a JSON line is JSON whatever it says."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+
+from qmt_bridge import log
+
+KEY = "s3cret-key"
+# What uvicorn and gunicorn call with; uvicorn's own line holds the path with the whole query string.
+ACCEPT = ('%s - "WebSocket %s" [accepted]', "127.0.0.1:50000", f"/ws/trade?after=7&api_key={KEY}&ctl=1")
+
+
+@pytest.fixture
+def logging_restored() -> Iterator[None]:
+    """Undo what a test does to the process's logging."""
+    names = ("", "uvicorn", "uvicorn.error", "uvicorn.access", "gunicorn.access", "hypercorn.access", "websockets")
+    loggers = [logging.getLogger(name) for name in names]
+    before = [(logger.handlers[:], logger.filters[:], logger.level, logger.propagate) for logger in loggers]
+    try:
+        yield
+    finally:
+        for logger, (handlers, filters, level, propagate) in zip(loggers, before, strict=True):
+            logger.handlers[:], logger.filters[:], logger.propagate = handlers, filters, propagate
+            logger.setLevel(level)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    out, err = capsys.readouterr()
+    # Standard output belongs to what a command prints for its user.
+    assert out == ""
+    return err.splitlines()
+
+
+@pytest.mark.usefixtures("logging_restored")
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_key_of_an_accepted_websocket_is_redacted(form, capsys):
+    log.configure("debug", form)
+    # Quiet by itself; whoever wants the line back must not get the key with it.
+    logging.getLogger("uvicorn.error").setLevel(logging.INFO)
+
+    logging.getLogger("uvicorn.error").info(*ACCEPT)
+
+    (line,) = lines(capsys)
+    assert KEY not in line
+    assert "/ws/trade?after=7&api_key=***&ctl=1" in line
+    assert "127.0.0.1:50000" in line
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        pytest.param("GET /x?api_key=abc HTTP/1.1", "GET /x?api_key=*** HTTP/1.1", id="space-ends"),
+        pytest.param("'/x?api_key=abc'", "'/x?api_key=***'", id="quote-ends"),
+        pytest.param('"/x?api_key=abc"', '"/x?api_key=***"', id="double-quote-ends"),
+        pytest.param("api_key=a%26b%20c#d", "api_key=***", id="percent-encoded"),
+        pytest.param("API_KEY=abc", "API_KEY=***", id="capitals"),
+        pytest.param("QMT_BRIDGE_API_KEY=abc", "QMT_BRIDGE_API_KEY=***", id="environment"),
+        pytest.param("api_key=a api_key=b&api_key=c", "api_key=*** api_key=***&api_key=***", id="several"),
+        pytest.param("api_key=密钥", "api_key=***", id="not-ascii"),
+        pytest.param("100 % of api_keys", "100 % of api_keys", id="nothing-to-hide"),
+    ],
+)
+def test_every_form_of_the_key_is_redacted_and_nothing_else(message, shown):
+    record = logging.LogRecord("any", logging.INFO, "file", 1, message, (), None)
+    assert log.RedactKeys().filter(record)
+    assert record.getMessage() == shown
+
+
+@pytest.mark.usefixtures("logging_restored")
+@pytest.mark.parametrize("name", ["uvicorn.error", "uvicorn.access", "gunicorn.access", "hypercorn.access"])
+def test_a_foreign_server_with_its_own_logging_does_not_write_the_key(name, caplog):
+    log.tame_server_logs()
+    # Every worker of a process, and every app that is made, says so again.
+    log.tame_server_logs()
+
+    with caplog.at_level(logging.INFO, name):
+        logging.getLogger(name).info(*ACCEPT)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        '127.0.0.1:50000 - "WebSocket /ws/trade?after=7&api_key=***&ctl=1" [accepted]'
+    ]
+    assert sum(isinstance(item, log.RedactKeys) for item in logging.getLogger(name).filters) == 1
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_json_lines_are_json_whatever_they_say(capsys):
+    log.configure("info", "json")
+    logger = logging.getLogger("feeder.publisher")
+
+    logger.info('a "quoted" path C:\\x\nand a second line of %s', "行情\x00")
+    try:
+        raise ValueError("no\nsuch code")
+    except ValueError:
+        logger.exception("cannot serve %r", b"\xff")
+
+    first, second = (json.loads(line) for line in lines(capsys))
+    assert first["message"] == 'a "quoted" path C:\\x\nand a second line of 行情\x00'
+    assert (first["level"], first["logger"]) == ("info", "feeder.publisher")
+    assert first.keys() == {"time", "level", "logger", "message"}
+    assert second["level"] == "error"
+    assert second["message"] == "cannot serve b'\\xff'"
+    assert second["traceback"].startswith("Traceback")
+    assert second["traceback"].endswith("ValueError: no\nsuch code")
+
+
+def test_the_time_of_a_json_line_is_the_records_with_its_zone():
+    record = logging.LogRecord("any", logging.INFO, "file", 1, "x", (), None)
+    record.created, record.msecs = 1_675_215_000.0625, 62.5
+
+    shown = datetime.fromisoformat(json.loads(log.JsonFormatter().format(record))["time"])
+
+    assert shown.tzinfo is not None
+    assert shown.timestamp() == pytest.approx(1_675_215_000.062)
+
+
+@pytest.mark.usefixtures("logging_restored")
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        pytest.param("debug", ["debug", "info", "warning", "error"], id="debug"),
+        pytest.param("info", ["info", "warning", "error"], id="info"),
+        pytest.param("warning", ["warning", "error"], id="warning"),
+        pytest.param("error", ["error"], id="error"),
+    ],
+)
+def test_nothing_below_the_level_is_logged(level, shown, capsys):
+    log.configure(level, "json")
+    for name in ("debug", "info", "warning", "error"):
+        getattr(logging.getLogger("gateway.feed"), name)("said")
+    assert [json.loads(line)["level"] for line in lines(capsys)] == shown
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_uvicorn_is_quiet_unless_it_warns_and_each_line_is_written_once(capsys):
+    # As uvicorn's own configuration leaves it.
+    logging.getLogger("uvicorn.error").addHandler(logging.StreamHandler())
+    log.configure("info", "text")
+    log.configure("info", "text")
+
+    logging.getLogger("uvicorn.error").info("connection open")
+    logging.getLogger("uvicorn.error").warning("slow down")
+    logging.getLogger("gateway.session").info("session began")
+
+    said = [line.split(": ", 1)[1] for line in lines(capsys)]
+    assert said == ["slow down", "session began"]
+
+
+@pytest.mark.usefixtures("logging_restored")
+def test_a_clients_broken_text_frame_leaves_no_traceback_but_other_faults_do(caplog):
+    log.tame_server_logs()
+    with caplog.at_level(logging.ERROR, "uvicorn.error"):
+        logging.getLogger("uvicorn.error").error("Invalid UTF-8 sequence received from client.", exc_info=True)
+        logging.getLogger("uvicorn.error").error("Exception in ASGI application")
+    assert [record.getMessage() for record in caplog.records] == ["Exception in ASGI application"]
+
+
+def test_importing_the_packages_leaves_the_programs_logging_alone():
+    # A program that uses the client has configured its logging, and wants it to stay so.
+    code = (
+        "import logging; import qmt_bridge, qmt_bridge.client, qmt_bridge.consumer; print(logging.getLogger().handlers)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout == "[]\n"
