@@ -8,6 +8,6 @@ The path of a message through this process:
 4. ``writer`` writes what a turn of the loop has queued for a client in one go; the WebSocket frame is built once and
    is the same bytes for every client.
 
-A request takes the other way: ``endpoints`` names its topics, ``hub`` subscribes what nobody had yet and asks the feeder
-for the last value of each.
+A request takes the other way: ``endpoints`` names its topics, ``hub`` subscribes what nobody had yet and asks the
+feeder for the last value of each.
 """
