@@ -11,22 +11,17 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import metadata
 from typing import Any
 
 from gateway.auth import Keys
 from gateway.feed import Feed
 from gateway.metrics import Exporter
 from gateway.session import Ended, Session
+from qmt_bridge import __version__
 from qmt_bridge.config import Config
 
 # An opted-in client hears something at least this often.
 HEARTBEAT = 15.0
-
-try:
-    VERSION = metadata.version("qmt-bridge-gateway")
-except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-    VERSION = "0+unknown"
 
 
 class Worker:
@@ -57,7 +52,7 @@ class Worker:
     def welcome(self) -> dict[str, Any]:
         """Return the first frame of a client that opted in when it connected."""
         limits = {"max_topics": self.config.max_topics, "max_rate": self.config.max_rate}
-        return {"type": "welcome", "server": f"qmt-bridge/{VERSION}", **self.feed_state(), "limits": limits}
+        return {"type": "welcome", "server": f"qmt-bridge/{__version__}", **self.feed_state(), "limits": limits}
 
     def feed_state(self) -> dict[str, Any]:
         """Return what is known of the feeder, for welcome frames and health."""
