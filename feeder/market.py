@@ -89,7 +89,7 @@ class Market:
             raise Refused("unsupported_period", f"{period} is not simulated")
 
     def due(self, after: int, until: int) -> Iterator[str]:
-        """Yield the codes of which a snapshot falls in `after` < t <= `until`, at most an interval later."""
+        """Yield the codes of which a snapshot falls in `after` < t <= `until`, once for each session that it is of."""
         interval = self.hours.interval
         for low, high in self.hours.windows(after, until):
             if high - low >= interval:

@@ -202,7 +202,8 @@ class Simulator:
             self._topics.add(topic)
 
     def _begin(self, topic: Topic, parts: TopicParts) -> None:
-        now = self._now()
+        # As of the last turn: what has fallen due since is the next turn's, and nothing comes twice.
+        now = self._played
         if parts.kind is Kind.WHOLE and "." not in parts.name:
             self._snapshots.append((topic, iter(self._market.codes(parts.name))))
             self._markets[parts.name] = topic

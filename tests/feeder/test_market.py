@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from feeder.hours import DAY, DAY_BARS, MINUTE, MINUTE_BARS
+from feeder.hours import DAY, DAY_BARS, HOUR, MINUTE, MINUTE_BARS
 from feeder.market import HISTORY_BARS, Market
 from feeder.walk import find_block, measure, split
 from qmt_bridge.errors import Refused
@@ -155,6 +155,22 @@ def test_nobody_is_on_the_other_side_at_a_price_limit(market: Market, close_at: 
         sign = 1 if close_at == "highest" else -1
         assert tick["lastPrice"] == pytest.approx(tick["lastClose"] * (1 + sign * limit), abs=0.00501)
     assert queued > 10 * behind
+
+
+def test_a_price_that_closes_at_its_limit_has_stayed_there(market: Market) -> None:
+    shares = []
+    for code, number in limit_days(market, "highest"):
+        evening = range(market.hours.midnight(number) + 18 * HOUR, market.hours.midnight(number + 1), 10 * MINUTE)
+        limit = market.tick(code, market.hours.midnight(number + 1))["lastPrice"]
+        shares.append(sum(market.tick(code, moment)["lastPrice"] == limit for moment in evening) / len(evening))
+    assert sum(shares) / len(shares) > 0.8
+
+
+def test_prices_walk_above_and_below_the_line_from_open_to_close(market: Market) -> None:
+    number, _ = market.hours.locate(NOW)
+    days = [market._day(code, number).whole for code in market.instruments]
+    above = sum(day.value / day.lots > (day.first + day.last) / 2 for day in days)
+    assert 0.4 < above / len(days) < 0.6
 
 
 @pytest.mark.parametrize("code", CODES)
