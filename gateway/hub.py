@@ -248,12 +248,8 @@ class Hub:
 
     def feeder_seen(self, epoch: int, trade_seq: int, now: float) -> None:
         """Take a heartbeat: it shows a new life of the feeder, and a trade event that was lost without a successor."""
-        streams = tuple(self.streams.values())
-        if epoch != self.epoch:
-            self.epoch = epoch
-            stale = [stream for stream in streams if stream.epoch != epoch]
-        else:
-            stale = [stream for stream in streams if not stream.synced]
+        reborn, self.epoch = epoch != self.epoch, epoch
+        stale = [stream for stream in self.streams.values() if not stream.synced or (reborn and stream.epoch != epoch)]
         trades = self.streams.get(ALL_TRADES)
         # The event may still be on its way when the heartbeat comes, by another socket; not so one heartbeat later.
         if trades is not None and 0 < trades.seq < self._trade_seq and trades not in stale:

@@ -15,16 +15,24 @@ import orjson
 
 # uvicorn writes the whole query string at INFO when it accepts a WebSocket (logger "uvicorn.error"), so
 # --no-access-log does not help.
-_KEY = re.compile(r"(api_key=)[^&\s\"']*", re.IGNORECASE)
+# The name may be percent-encoded, which the key check decodes like every other server.
+_KEY = re.compile(r"((?:a|%61)(?:p|%70)(?:i|%69)(?:_|%5f)(?:k|%6b)(?:e|%65)(?:y|%79)=)[^&\s\"']*", re.IGNORECASE)
 
 
 class RedactKeys(logging.Filter):
-    """Replace the value of ``api_key=`` in every record that passes."""
+    """Replace the value of ``api_key=`` in every record that passes, its traceback included."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        if "api_key=" in message.lower():
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            # Arguments that do not fit: the handler says so where it cannot hurt the caller.
+            return True
+        if _KEY.search(message):
             record.msg, record.args = _KEY.sub(r"\1***", message), ()
+        if record.exc_info and not record.exc_text:
+            # Formatters take this text instead of making their own.
+            record.exc_text = _KEY.sub(r"\1***", logging.Formatter().formatException(record.exc_info))
         return True
 
 
@@ -48,7 +56,7 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
+            line["traceback"] = record.exc_text or self.formatException(record.exc_info)
         return orjson.dumps(line, default=str).decode()
 
 

@@ -62,6 +62,7 @@ def test_the_key_of_an_accepted_websocket_is_redacted(form, capsys):
         pytest.param('"/x?api_key=abc"', '"/x?api_key=***"', id="double-quote-ends"),
         pytest.param("api_key=a%26b%20c#d", "api_key=***", id="percent-encoded"),
         pytest.param("API_KEY=abc", "API_KEY=***", id="capitals"),
+        pytest.param("/x?%61pi%5Fkey=abc&a=1", "/x?%61pi%5Fkey=***&a=1", id="name-percent-encoded"),
         pytest.param("QMT_BRIDGE_API_KEY=abc", "QMT_BRIDGE_API_KEY=***", id="environment"),
         pytest.param("api_key=a api_key=b&api_key=c", "api_key=*** api_key=***&api_key=***", id="several"),
         pytest.param("api_key=密钥", "api_key=***", id="not-ascii"),
@@ -72,6 +73,24 @@ def test_every_form_of_the_key_is_redacted_and_nothing_else(message, shown):
     record = logging.LogRecord("any", logging.INFO, "file", 1, message, (), None)
     assert log.RedactKeys().filter(record)
     assert record.getMessage() == shown
+
+
+@pytest.mark.usefixtures("logging_restored")
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_key_in_a_traceback_is_redacted(form, capsys):
+    log.configure("info", form)
+    try:
+        raise ValueError(f"cannot open /ws/trade?api_key={KEY}")
+    except ValueError:
+        logging.getLogger("any").exception("failed")
+    shown = "\n".join(lines(capsys))
+    assert KEY not in shown
+    assert "cannot open /ws/trade?api_key=***" in shown
+
+
+def test_arguments_that_do_not_fit_are_left_to_the_handler():
+    record = logging.LogRecord("any", logging.INFO, "file", 1, "%s %s", ("one",), None)
+    assert log.RedactKeys().filter(record)
 
 
 @pytest.mark.usefixtures("logging_restored")

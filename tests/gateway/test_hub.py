@@ -146,6 +146,7 @@ def test_gap_in_a_market_is_repaired_by_a_new_snapshot() -> None:
     hub.answer(state(2, SH, 7, body={"seq": 7}), 0.0)
     hub.receive(frame(SH, 9), 0.0)
     assert client.got == [7, 8, 9]
+    assert (hub.gaps, hub.lost, hub.received) == (1, 1, 3)
 
 
 def test_gap_in_trade_events_is_replayed_without_gap_or_duplicate() -> None:
@@ -177,8 +178,10 @@ def test_event_lost_without_a_successor_shows_in_the_second_heartbeat() -> None:
     hub.receive(frame(TRADE, 6), 0.0)
     hub.feeder_seen(EPOCH, 7, 0.0)
     asked = len(wire.asked)
+    assert len(wire.asked) == asked
     hub.feeder_seen(EPOCH, 7, 1.0)
     assert wire.asked[asked:] == [([ALL_TRADES], 6)]
+    assert (hub.gaps, hub.lost) == (1, 1)
     hub.answer(state(len(wire.asked), ALL_TRADES, 7, body=[{"seq": 7}]), 1.0)
     assert client.got == [6, 7]
 
@@ -249,8 +252,54 @@ def test_without_an_answer_a_joiner_goes_live_with_what_was_held() -> None:
     assert client.got == []
     hub.expire(ANSWER_TIMEOUT)
     hub.receive(frame(TICK, 4), 1.1)
+    hub.expire(2 * ANSWER_TIMEOUT)
     assert client.outcomes == [("unanswered", None)]
     assert client.got == [3, 4]
+    assert hub.received == 2
+    # Its feeder is asked at the next heartbeat, and once answered no more.
+    hub.feeder_seen(EPOCH, 0, 2.0)
+    assert len(wire.asked) == 2
+    hub.answer(state(2, TICK, 4, body={"seq": 4}), 2.0)
+    hub.feeder_seen(EPOCH, 0, 3.0)
+    assert len(wire.asked) == 2
+
+
+def test_time_of_an_answer_in_parts_runs_from_the_last_part() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({SH: client}, 10.0)
+    hub.answer(state(1, SH, 9, body={"a": 1}, more=True), 10.9)
+    hub.expire(11.5)
+    assert client.outcomes == []
+    hub.answer(state(1, SH, 9, body={"b": 2}), 11.6)
+    assert client.outcomes == [("live", None)]
+    assert client.bodies == [{"a": 1}, {"b": 2}]
+
+
+def test_what_was_held_is_delivered_once_however_many_join_later() -> None:
+    wire, one, two = Wire(), Client(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: one}, 0.0)
+    hub.receive(frame(TICK, 6), 0.0)
+    hub.answer(state(1, TICK, 5, body={"seq": 5}), 0.0)
+    hub.receive(frame(TICK, 7), 0.0)
+    hub.join({TICK: two}, 0.0)
+    hub.receive(frame(TICK, 8), 0.0)
+    hub.answer(state(2, TICK, 7, body={"seq": 7}), 0.0)
+    assert one.got == [5, 6, 7, 8]
+    assert two.got == [7, 8]
+
+
+def test_late_joiner_of_a_stream_that_is_behind_becomes_a_member() -> None:
+    hub, _, old = joined(seq=5)
+    late = Client()
+    hub.join({TICK: late}, 0.0)
+    hub.answer(state(2, TICK, 6, body={"seq": 6}), 0.0)
+    hub.receive(frame(TICK, 6), 0.0)
+    assert not hub.streams[TICK].behind
+    hub.leave(TICK, old)
+    hub.receive(frame(TICK, 7), 0.0)
+    assert late.got == [6, 7]
 
 
 def test_feeder_that_comes_later_is_asked_then() -> None:
@@ -283,8 +332,49 @@ def test_pending_topic_is_probed_until_its_source_has_decided() -> None:
     hub.expire(1.0)
     assert len(wire.asked) == 1
     hub.expire(1.8)
+    assert len(wire.asked) == 2
     hub.answer(TopicState(2, TICK, "refused", "not entitled", "not_entitled"), 1.9)
     assert client.outcomes[-1] == ("refused", "not_entitled")
+    assert wire.subscribed == []
+
+
+def test_pending_topic_that_goes_live_brings_its_last_value_and_is_probed_no_more() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: client}, 0.0)
+    hub.answer(state(1, TICK, 0, kind="pending"), 0.8)
+    hub.expire(1.8)
+    hub.answer(state(2, TICK, 0, kind="pending"), 1.9)
+    hub.expire(3.0)
+    hub.answer(state(3, TICK, 1, body={"seq": 1}), 3.1)
+    assert wire.asked[3:] == [([TICK], None)]
+    hub.answer(state(4, TICK, 1, body={"seq": 1}), 3.1)
+    hub.expire(9.0)
+    assert client.got == [1]
+    assert len(wire.asked) == 4
+
+
+def test_pending_topic_is_probed_no_more_once_data_has_come() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: client}, 0.0)
+    hub.answer(state(1, TICK, 0, kind="pending"), 0.8)
+    hub.receive(frame(TICK, 1), 0.9)
+    hub.expire(9.0)
+    assert client.got == [1]
+    assert len(wire.asked) == 1
+
+
+def test_new_life_seen_by_one_heartbeat_is_not_new_at_the_next() -> None:
+    hub, wire, client = joined(seq=5)
+    hub.feeder_seen(EPOCH, 0, 0.0)
+    assert len(wire.asked) == 1
+    hub.feeder_seen(EPOCH + 1, 0, 1.0)
+    hub.feeder_seen(EPOCH + 1, 0, 2.0)
+    assert len(wire.asked) == 2
+    hub.receive(frame(TICK, 1, epoch=EPOCH + 1), 2.0)
+    hub.answer(state(2, TICK, 1, epoch=EPOCH + 1, body={"seq": 1}), 2.0)
+    assert client.got == [1]
 
 
 def test_recheck_after_the_source_was_away_refuses_what_is_served_no_more() -> None:

@@ -105,3 +105,54 @@ def test_quotes_are_conflated_to_make_room_for_control_frames() -> None:
     outbox.put_control(b'{"type":"pong"}')
     assert not outbox.overflowed
     assert drain(outbox) == [{"n": 99}, {"type": "pong"}]
+
+
+def test_what_waits_is_counted_while_conflating() -> None:
+    outbox = Outbox(1000)
+    for n in range(20):
+        outbox.put(item("whole/SH/", {"600519.SH": {"n": n, "pad": "x" * 100}}))
+        outbox.put(item("quote/600519.SH/tick/", {"600519.SH": [{"n": n, "pad": "x" * 100}]}))
+        outbox.put(item("trade/1/", {"n": n}))
+    assert outbox.conflating
+    # One merged market, one quote, twenty events.
+    assert len(outbox) == 22
+    assert 1500 < outbox.size < 2500
+    drain(outbox)
+    assert (outbox.size, len(outbox)) == (0, 0)
+
+
+def test_replaced_records_do_not_make_the_outbox_overflow() -> None:
+    outbox = Outbox(2000)
+    for n in range(1000):
+        outbox.put(item("whole/SH/", {"600519.SH": {"n": n, "pad": "x" * 100}}))
+        outbox.put(item("quote/600519.SH/tick/", {"n": n, "pad": "x" * 100}))
+    outbox.put(item("trade/1/", {"type": "order"}))
+    assert not outbox.overflowed
+
+
+def test_one_take_is_about_a_megabyte_so_that_newer_data_can_overtake() -> None:
+    outbox = Outbox(100_000_000)
+    for n in range(100):
+        outbox.put(item("quote/600519.SH/tick/", {"n": n, "pad": "x" * 100_000}))
+    assert len(outbox.take()) == 11
+    assert len(outbox) == 89
+
+
+def test_frames_are_the_texts_with_a_header() -> None:
+    outbox = Outbox(200)
+    bodies = [item("quote/600519.SH/tick/", {"n": 1}), item("formula/x/", {"n": 2}, b'{"seq_id":1,')]
+    for each in bodies:
+        outbox.put(each)
+    outbox.put_control(b"{}")
+    outbox.put(item("whole/SH/", {"600519.SH": 3}))
+    taken = outbox.take(framed=True)
+    texts = [b'{"n":1}', b'{"seq_id":1,"n":2}', b"{}", b'{"600519.SH":3}']
+    assert taken == [b"\x81" + bytes([len(text)]) + text for text in texts]
+
+
+def test_shared_frame_is_built_once_for_all_clients() -> None:
+    shared = item("quote/600519.SH/tick/", {"n": 1})
+    boxes = [Outbox(ROOMY), Outbox(ROOMY)]
+    for outbox in boxes:
+        outbox.put(shared)
+    assert boxes[0].take(framed=True)[0] is boxes[1].take(framed=True)[0]
