@@ -156,6 +156,14 @@ class Journal:
             last = seq
         return Chunk(frames.encode(bodies), self.newest, False)
 
+    def since(self, time_ms: int) -> Iterator[tuple[int, bytes]]:
+        """Yield time (ms) and body of every saved event from `time_ms` on, oldest first; raise `sqlite3.Error`."""
+        cursor = self._database.execute("SELECT time_ms, body FROM event WHERE time_ms >= ? ORDER BY seq", (time_ms,))
+        try:
+            yield from cursor
+        finally:
+            cursor.close()
+
     def prune(self, time_ms: int) -> None:
         """Delete the events that are older than `journal_days` at `time_ms`, from the oldest on."""
         # By position, not by time alone: a clock that was set back must not punch holes.

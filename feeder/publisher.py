@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest, ErrorCode, Refused, WireError
 from qmt_bridge.wire import frames
+from qmt_bridge.wire.messages import TradeEvent
 from qmt_bridge.wire.requests import (
     CatchUp,
     DownloadStarted,
@@ -59,6 +60,7 @@ _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _LAST = int(zmq.NOBLOCK)
 # A stamp holds unsigned 64-bit numbers; half of that is the year 2262.
 _MAX_NS = 1 << 63
+_trade_decoder = msgspec.msgpack.Decoder(TradeEvent)
 
 
 class _Replay(NamedTuple):
@@ -173,6 +175,11 @@ class Publisher:
             self._not_encoded(ALL_TRADES, exc)
             return
         self._put(partial(self._trades.append, (topic, unsent, received_ns)))
+
+    def past_trades(self, since_ms: int) -> Iterator[tuple[int, TradeEvent]]:
+        """Yield what the journal has (see `Sink`)."""
+        for time_ms, body in self._journal.since(since_ms):
+            yield time_ms, _trade_decoder.decode(body)
 
     def accept(self, topic: Topic) -> None:
         """Queue that the source has subscribed `topic`."""

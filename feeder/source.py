@@ -7,10 +7,11 @@ through the sink, from any of its threads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
+from qmt_bridge.wire.messages import TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 
 FeedState = Literal["up", "down", "stale", "ended"]
@@ -40,6 +41,13 @@ class Sink(Protocol):
 
     def publish_trade(self, account: str, event: str, data: Mapping[str, object], received_ns: int) -> None:
         """Journal and publish one trade event of `account`; `event` is its documented ``type``."""
+
+    def past_trades(self, since_ms: int) -> Iterator[tuple[int, TradeEvent]]:
+        """Yield the trade events since `since_ms` out of the journal, each with its time in ms, oldest first.
+
+        Only in `Source.start`, which runs on the thread that owns the journal: what was published before a restart
+        is not news to a source that asks for all of the day.
+        """
 
     def accept(self, topic: Topic) -> None:
         """Say that the source has subscribed `topic`; the first publish says so too."""

@@ -1,4 +1,4 @@
-"""The command `qmt-bridge`: up | feeder | gateway | tail | keygen. Reads the settings, hands them down.
+"""The command `qmt-bridge`: up | feeder | gateway | tail | keygen | doctor. Reads the settings, hands them down.
 
 Every setting is a flag of the commands that use it, made from the one table in config.py.
 """
@@ -37,7 +37,11 @@ FEEDER = (
     "sim_order_interval",
     "sim_hours",
     "xt_addr",
+    "xt_userdata",
+    "xt_accounts",
     "xt_single_limit",
+    "xt_download_timeout",
+    "xt_download_queue",
     "grace",
     "journal_days",
     "data_dir",
@@ -249,6 +253,21 @@ def keygen(folder: Path) -> None:
     for path in written:
         click.echo(path)
     click.echo(f"feeder's machine: {folder} with clients/; gateway's machine: feeder.key and gateway.key_secret only")
+
+
+@main.command()
+@settings(*FEEDER, *GATEWAY, *WIRE)
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+def doctor(config_file: Path | None, as_json: bool, **flags: Any) -> None:
+    """Say what is right and wrong on this machine; exit with 1 if something is wrong."""
+    from qmt_bridge import doctor as examination
+
+    try:
+        findings = examination.examine(load_config(config_file, None, flags), __version__)
+    except ConfigError as exc:
+        findings = [examination.settings(exc)]
+    click.echo((examination.to_json if as_json else examination.to_text)(findings))
+    sys.exit(examination.exit_code(findings))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from qmt_bridge.errors import ConfigError
 ENV_PREFIX = "QMT_BRIDGE_"
 # Names the file itself, so it is no setting.
 CONFIG_ENV = "QMT_BRIDGE_CONFIG"
+# Never shown, neither by repr nor in an error.
+SECRETS = frozenset(("api_key", "xt_accounts"))
 
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -65,7 +67,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     delay: Annotated[float, Meta(ge=0, description="replay: seconds from the first subscription to the start.")] = 2.0
     loop: Annotated[bool, Meta(description="replay: start again at the end.")] = False
     sim_seed: Annotated[int, Meta(ge=0, description="sim: the same seed gives the same day.")] = 1
-    sim_interval: Annotated[float, Meta(ge=0.01, description="sim: seconds between two snapshots of a code.")] = 3.0
+    sim_interval: Annotated[
+        float, Meta(ge=0.01, le=60, description="sim: seconds between two snapshots of a code.")
+    ] = 3.0
     sim_l2_rate: Annotated[
         float, Meta(gt=0, le=1000, description="sim: orders and trade prints a second and subscribed code.")
     ] = 5.0
@@ -79,10 +83,23 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     xt_addr: Annotated[str, Meta(description="xtquant: address of the terminal's market-data port.")] = (
         "127.0.0.1:58610"
     )
+    xt_userdata: Annotated[
+        str, Meta(description="xtquant: the terminal's folder userdata_mini; needed for trade events.")
+    ] = ""
+    xt_accounts: Annotated[
+        tuple[str, ...],
+        Meta(description='xtquant: accounts whose trade events are served, e.g. "1000000365:STOCK".'),
+    ] = ()
     xt_single_limit: Annotated[
         Positive,
         Meta(description="xtquant: single-instrument subscriptions; ticks beyond come out of the whole market."),
     ] = 50
+    xt_download_timeout: Annotated[
+        float, Meta(gt=0, description="xtquant: seconds without progress after which a download is given up.")
+    ] = 60.0
+    xt_download_queue: Annotated[
+        Positive, Meta(description="xtquant: downloads that may wait for the running ones to end.")
+    ] = 16
     grace: Annotated[
         float, Meta(ge=0, description="Seconds that a topic stays subscribed after its last subscriber left.")
     ] = 5.0
@@ -105,7 +122,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     def __repr__(self) -> str:
         # A secret is never logged, not even by an accidental "%r".
-        shown = {**msgspec.structs.asdict(self), "api_key": "***" if self.api_key else ""}
+        fields = msgspec.structs.asdict(self).items()
+        shown = {name: "***" if value and name in SECRETS else value for name, value in fields}
         return f"Config({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     @property
@@ -191,6 +209,6 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     try:
         return msgspec.convert(value, _HINTS[name], strict=strict)
     except msgspec.ValidationError as exc:
-        # msgspec's sentence does not hold the value, so a key is not shown.
-        got = "" if name == "api_key" else f", got {value!r}"
+        # msgspec's sentence does not hold the value, so a secret is not shown.
+        got = "" if name in SECRETS else f", got {value!r}"
         raise ConfigError(shown, f"{str(exc)[:1].lower()}{str(exc)[1:]}{got}") from None

@@ -246,6 +246,14 @@ def test_the_key_is_in_no_message(tmp_path):
     assert str(from_file.value).startswith("api_key in ")
 
 
+def test_account_numbers_are_in_no_repr_and_no_message(tmp_path):
+    assert "1000000365" not in repr(Config(xt_accounts=("1000000365:STOCK",)))
+    with pytest.raises(ConfigError) as caught:
+        load_config(write(tmp_path, 'xt_accounts = "1000000365:STOCK"'), {})
+    assert str(caught.value).startswith("xt_accounts in ")
+    assert "1000000365" not in str(caught.value)
+
+
 def test_the_changed_settings_are_all_settings():
     assert tuple(CHANGED) == NAMES
     for name, value in CHANGED.items():

@@ -133,6 +133,16 @@ class IPythonApiClient:
         market = self.terminal.market
         return json.dumps({code: market[code] for code in market if code in codes or code.rpartition(".")[2] in codes})
 
+    def get_trading_dates_by_market(self, market: str, start: str, end: str, count: int) -> list[int]:
+        self.terminal.enter("get_trading_dates_by_market", _text(market), _text(start), _text(end), _int(count))
+        self._require_connection()
+        return list(self.terminal.trading_days)
+
+    def get_holidays(self) -> list[int]:
+        self.terminal.enter("get_holidays")
+        self._require_connection()
+        return list(self.terminal.holidays)
+
     def read_local_data(self, file: str, start: str, end: str, count: int) -> list[bytes]:
         self.terminal.enter("read_local_data", _text(file), _text(start), _text(end), _int(count))
         return [native.encode(document) for document in self.terminal.files.get(_text(file), [])]
@@ -233,9 +243,13 @@ class IPythonApiClient:
         for finished, code in enumerate(codes, 1):
             if self._stop_download or self.terminal.download == "hang":
                 return
+            if self.terminal.download == "stall" and finished > 1:
+                return
             event: dict[str, object] = {"finished": finished, "total": total, "stockcode": code, "message": ""}
-            if self.terminal.download == "error":
+            if self.terminal.download == "error" or code in self.terminal.refused:
                 event.update(total=-1, message=f"{code} 无权限")
+            elif code in self.terminal.failing:
+                event.update(message=f"{code} 无数据")
             elif self.terminal.download == "empty_error":
                 event.update(total=-1)
             elif finished == total:

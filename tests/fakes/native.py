@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from datacenter import IPythonApiClient
+    from xtpythonclient import Desk
 
 Document = dict[str, Any]
-Download = Literal["ok", "error", "empty_error", "hang", "drop"]
+Download = Literal["ok", "error", "empty_error", "hang", "stall", "drop"]
 
 STANDINS = {"xtquant.datacenter": "datacenter", "xtquant.xtpythonclient": "xtpythonclient"}
 
@@ -80,8 +81,16 @@ class Terminal:
         # The newest tick of each code: the first push of a whole-quote subscription.
         self.market: dict[str, Document] = {}
 
+        # Told of every call, on its thread.
+        self.on_call: Callable[[Call], object] = bool
+        # Trading days, in ms, and holidays, YYYYMMDD: what get_trading_calendar makes its list from.
+        self.trading_days: list[int] = []
+        self.holidays: list[int] = []
+
         self.calls: list[Call] = []
         self.clients: list[IPythonApiClient] = []
+        # The trade side, once there is one.
+        self.desk: Desk | None = None
         # What a callback raised into native code; xtdata's wrappers let nothing through.
         self.escaped: list[BaseException] = []
         self.lock = threading.RLock()
@@ -141,6 +150,8 @@ class Terminal:
                     if not (self.auto_reconnect and self.keeps_subscriptions):
                         client.feeds.clear()
                     self.tell_status(client, "disconnected")
+            if self.desk:
+                self.desk.drop()
 
     def open(self) -> None:
         """Open the terminal again; clients that reconnect by themselves do so at once."""
@@ -186,6 +197,8 @@ class Terminal:
         """Stop the native threads, once they have delivered what was pushed."""
         self._closed.set()
         self.gate.set()
+        if self.desk:
+            self.desk.close()
         with self.lock:
             for client in self.clients:
                 client.connected = False
@@ -196,7 +209,9 @@ class Terminal:
 
     def enter(self, name: str, *args: object) -> None:
         """Record a call, and take the time that calls take."""
-        self.calls.append(Call(name, args, _thread.get_ident()))
+        call = Call(name, args, _thread.get_ident())
+        self.calls.append(call)
+        self.on_call(call)
         if self.call_delay:
             time.sleep(self.call_delay)
         self.gate.wait(30)

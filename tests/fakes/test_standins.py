@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import inspect
 import re
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import datacenter
 import native
@@ -34,6 +37,8 @@ USED = {
     "_get_market_data_ex_tuple_period_ori",
     "get_hk_broker_dict",
     "get_full_tick",
+    "get_trading_calendar",
+    "download_holiday_data",
     "get_current_connect_sub_info",
     "subscribe_quote2",
     "subscribe_l2thousand",
@@ -195,3 +200,160 @@ def test_the_data_service_listens_once_it_has_a_token(terminal: native.Terminal)
         xtdatacenter.set_token("")
         datacenter.set_token("")
         xtdatacenter.init_complete = False
+
+
+@pytest.fixture
+def desk(terminal: native.Terminal) -> xtpythonclient.Desk:
+    return xtpythonclient.desk()
+
+
+class Callback:
+    """Notes the callbacks of xttrader, whichever they are."""
+
+    def __init__(self) -> None:
+        self.came: list[tuple[str, tuple[Any, ...]]] = []
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args: self.came.append((name, args))
+
+
+@pytest.fixture
+def trader(desk: xtpythonclient.Desk) -> Iterator[Any]:
+    """A connected XtQuantTrader with account 1 subscribed; built off the main thread."""
+    from xtquant import xttrader, xttype
+
+    made: list[Any] = []
+
+    def make() -> None:
+        # Its __del__ would set the main thread's event loop.
+        trader = type("Trader", (xttrader.XtQuantTrader,), {"__del__": lambda _: None})("folder", 7)
+        trader.register_callback(Callback())
+        trader.start()
+        made.append(trader)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    (trader,) = made
+    try:
+        assert trader.connect() == 0
+        assert trader.subscribe(xttype.StockAccount("1")) == 0
+        yield trader
+    finally:
+        desk.close()
+        trader.stop()
+        trader.loop.close()
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_every_trade_call_is_answered_where_xttrader_listens(desk: xtpythonclient.Desk, trader: Any) -> None:
+    bound = desk.connected()[0].bound
+    unheard = {call for call in xtpythonclient.CALLS if xtpythonclient._binding(call) not in bound}
+    # xttrader never binds it, so query_com_position waits for ever.
+    assert unheard == {"queryComPositionWithSeq"}
+    assert f"bindOn{xtpythonclient._binding('queryComPositionWithSeq')}" in xtpythonclient.BINDINGS
+
+
+def test_a_native_record_is_what_pybind11_makes(terminal: native.Terminal) -> None:
+    from xtquant import xttype
+
+    order = xtpythonclient.XtOrder(order_id=7, price=1, status_msg="废单".encode("gbk"))
+    assert not isinstance(order, xttype.XtOrder)
+    with pytest.raises(TypeError):
+        vars(order)
+    assert {"order_id", "m_nOrderID"} <= set(dir(order))
+    order.m_nOrderID = 8
+    assert (order.order_id, order.price, type(order.price)) == (8, 1.0, float)
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        order.order_id = "8"
+    with pytest.raises(AttributeError):
+        order.unknown = 1
+    with pytest.raises(UnicodeDecodeError):
+        _ = order.status_msg
+
+
+@pytest.mark.parametrize("name", ["XtAsset", "XtOrder", "XtTrade", "XtPosition", "XtOrderError", "XtCancelError"])
+def test_a_native_record_has_the_fields_of_xttype(terminal: native.Terminal, name: str) -> None:
+    from xtquant import xttype
+
+    fields = set(inspect.signature(getattr(xttype, name)).parameters) | {"account_type"}
+    assert fields <= set(dir(getattr(xtpythonclient, name)()))
+
+
+def test_xttrader_alone_keeps_the_error_of_a_cancel_that_another_asked_for(
+    desk: xtpythonclient.Desk, trader: Any
+) -> None:
+    desk.push(xtpythonclient.XtCancelError(account_id="1", order_id=7), xtpythonclient.XtTrade(account_id="1"))
+    until(lambda: trader.callback.came)
+    assert [name for name, _ in trader.callback.came] == ["on_stock_trade"]
+    assert list(trader.queuing_cancel_errors_by_order_id) == [7]
+
+
+def test_pushes_reach_who_subscribed_the_account_and_queries_tell_the_newest(
+    desk: xtpythonclient.Desk, trader: Any
+) -> None:
+    from xtquant import xttype
+
+    desk.push(xtpythonclient.XtOrder(account_id="2", order_id=1))
+    desk.push(xtpythonclient.XtOrder(account_id="1", order_id=1, order_status=50))
+    desk.push(xtpythonclient.XtOrder(account_id="1", order_id=1, order_status=56))
+    until(lambda: len(trader.callback.came) == 2)
+    assert [args[0].order_status for _, args in trader.callback.came] == [50, 56]
+    account = xttype.StockAccount("1")
+    assert [order.order_status for order in trader.query_stock_orders(account)] == [56]
+    assert trader.query_stock_order(account, 2) is None
+    assert trader.query_stock_asset(account) is None
+
+
+def test_a_dropped_session_is_told_once_and_its_number_is_free_again(desk: xtpythonclient.Desk, trader: Any) -> None:
+    second = xtpythonclient.XtQuantAsyncClient(b"folder", "xtquant", 7)
+    second.start()
+    assert second.connect() == -1
+    desk.drop()
+    until(lambda: trader.callback.came)
+    assert trader.callback.came == [("on_disconnected", ())]
+    assert second.connect() == 0
+
+
+def test_closing_the_terminal_drops_its_trade_side(terminal: native.Terminal, trader: Any) -> None:
+    terminal.drop()
+    until(lambda: trader.callback.came)
+    assert trader.connect() == -1
+    terminal.open()
+    assert trader.connect() == 0
+
+
+@pytest.mark.parametrize(("repush", "statuses"), [("nothing", []), ("newest", [56]), ("life", [50, 56])])
+def test_a_subscription_may_bring_the_day_again(
+    desk: xtpythonclient.Desk, trader: Any, repush: Any, statuses: list[int]
+) -> None:
+    from xtquant import xttype
+
+    trader.unsubscribe(xttype.StockAccount("1"))
+    for status in (50, 56):
+        desk.push(xtpythonclient.XtOrder(account_id="1", order_id=1, order_status=status))
+    desk.repush = repush
+    trader.subscribe(xttype.StockAccount("1"))
+    desk.push(xtpythonclient.XtAsset(account_id="1"))
+    until(lambda: "on_stock_asset" in [name for name, _ in trader.callback.came])
+    assert [args[0].order_status for name, args in trader.callback.came if name == "on_stock_order"] == statuses
+
+
+def test_a_silent_call_is_answered_when_it_is_released(desk: xtpythonclient.Desk, trader: Any) -> None:
+    from xtquant import xttype
+
+    answers: list[Any] = []
+    desk.silent = {"queryStockTradesWithSeq"}
+    trader.query_stock_trades_async(xttype.StockAccount("1"), answers.append)
+    trader.query_stock_orders_async(xttype.StockAccount("1"), lambda _: answers.append("orders"))
+    until(lambda: answers)
+    assert answers == ["orders"]
+    desk.release()
+    until(lambda: len(answers) == 2)
+    assert answers[1] == []

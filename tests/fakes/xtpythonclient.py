@@ -1,13 +1,21 @@
-"""Stand-in for xtquant.xtpythonclient: the classes that xttrader.py builds on. No answer comes by itself.
+"""Stand-in for xtquant.xtpythonclient: the client that xttrader.py binds its callbacks to, and the native records.
 
-A pybind11 object takes no attribute that it does not have; a request here takes any.
+A test drives the terminal's trade side, the `Desk`: it pushes records, refuses, falls silent, drops and comes back.
+Names of fields, requests and bindings are those in the cp311 binary. A record is as pybind11 makes it: every field
+under two names, no `__dict__`, types checked, text decoded when it is read. A request takes any attribute here.
 """
 
 from __future__ import annotations
 
+import _thread
 import functools
 import itertools
+import json
+import re
+import threading
+import time
 from collections.abc import Callable
+from typing import Any, Literal
 
 import native
 
@@ -26,16 +34,16 @@ BINDINGS = (
     "bindOnGetSmartAlgoParamRespCallback bindOnOperateSmartAlgoTaskRespCallback bindOnOrderErrorCallback "
     "bindOnOrderStockRespCallback bindOnQueryAccountInfosCallback bindOnQueryAccountStatusCallback "
     "bindOnQueryBankAmountRespCallback bindOnQueryBankInfoRespCallback bindOnQueryBankTransferStreamRespCallback "
-    "bindOnQueryComFundRespCallback bindOnQueryCreditAssureRespCallback bindOnQueryCreditDetailRespCallback "
-    "bindOnQueryCreditSloCodeRespCallback bindOnQueryCreditSubjectsRespCallback bindOnQueryIPODataCallback "
-    "bindOnQueryNewPurchaseLimitCallback bindOnQueryPositionStatisticsRespCallback bindOnQuerySecuAccountRespCallback "
-    "bindOnQuerySmartAlgoTaskRespCallback bindOnQueryStkCompactsRespCallback bindOnQueryStockAssetCallback "
-    "bindOnQueryStockOrdersCallback bindOnQueryStockPositionsCallback bindOnQueryStockTradesCallback "
-    "bindOnSmartOrderStockRespCallback bindOnSmtAppointmentRespCallback bindOnSmtQueryCompactRespCallback "
-    "bindOnSmtQueryOrderRespCallback bindOnSmtQueryQuoterRespCallback bindOnStockAssetCallback "
-    "bindOnStockOrderCallback bindOnStockPositionCallback bindOnStockTradeCallback bindOnSubscribeRespCallback "
-    "bindOnSyncTransactionFromExternalRespCallback bindOnTransferRespCallback bindOnUnsubscribeRespCallback "
-    "bindOnUpdateAccountStatusCallback"
+    "bindOnQueryComFundRespCallback bindOnQueryComPositionRespCallback bindOnQueryCreditAssureRespCallback "
+    "bindOnQueryCreditDetailRespCallback bindOnQueryCreditSloCodeRespCallback bindOnQueryCreditSubjectsRespCallback "
+    "bindOnQueryIPODataCallback bindOnQueryNewPurchaseLimitCallback bindOnQueryPositionStatisticsRespCallback "
+    "bindOnQuerySecuAccountRespCallback bindOnQuerySmartAlgoTaskRespCallback bindOnQueryStkCompactsRespCallback "
+    "bindOnQueryStockAssetCallback bindOnQueryStockOrdersCallback bindOnQueryStockPositionsCallback "
+    "bindOnQueryStockTradesCallback bindOnSmartOrderStockRespCallback bindOnSmtAppointmentRespCallback "
+    "bindOnSmtQueryCompactRespCallback bindOnSmtQueryOrderRespCallback bindOnSmtQueryQuoterRespCallback "
+    "bindOnStockAssetCallback bindOnStockOrderCallback bindOnStockPositionCallback bindOnStockTradeCallback "
+    "bindOnSubscribeRespCallback bindOnSyncTransactionFromExternalRespCallback bindOnTransferRespCallback "
+    "bindOnUnsubscribeRespCallback bindOnUpdateAccountStatusCallback"
 ).split()
 CALLS = (
     "bankTransferWithSeq cancelOrderStockWithSeq ctpInternalTransferWithSeq exportDataWithSeq "
@@ -50,6 +58,140 @@ CALLS = (
     "smtQueryQuoterWithSeq subscribeWithSeq syncTransactionFromExternalWithSeq transferWithSeq unsubscribeWithSeq"
 ).split()
 
+# Second name of each field; its prefix is its type.
+NATIVE_NAMES = dict(
+    pair.split("=")
+    for pair in (
+        "account_type=m_nAccountType account_id=m_strAccountID stock_code=m_strStockCode order_id=m_nOrderID "
+        "order_sysid=m_strOrderSysID order_time=m_nOrderTime order_type=m_nOrderType order_volume=m_nOrderVolume "
+        "price_type=m_nPriceType price=m_dPrice traded_volume=m_nTradedVolume traded_price=m_dTradedPrice "
+        "order_status=m_nOrderStatus status_msg=m_strStatusMsg strategy_name=m_strStrategyName "
+        "order_remark=m_strOrderRemark direction=m_nDirection offset_flag=m_nOffsetFlag secu_account=m_strSecuAccount "
+        "instrument_name=m_strInstrumentName traded_id=m_strTradedID traded_time=m_nTradedTime "
+        "traded_amount=m_dTradedAmount commission=m_dCommission cash=m_dCash frozen_cash=m_dFrozenCash "
+        "market_value=m_dMarketValue total_asset=m_dTotalAsset fetch_balance=m_dFetchBalance "
+        "current_balance=m_dCurrentBalance volume=m_nVolume can_use_volume=m_nCanUseVolume open_price=m_dOpenPrice "
+        "frozen_volume=m_nFrozenVolume on_road_volume=m_nOnRoadVolume yesterday_volume=m_nYesterdayVolume "
+        "avg_price=m_dAvgPrice last_price=m_dLastPrice profit_rate=m_dProfitRate float_profit=m_dFloatProfit "
+        "position_profit=m_dPositionProfit open_date=m_strOpenDate error_id=m_nErrorID error_msg=m_strErrorMsg "
+        "seq=m_nSeq market=m_nMarket cancel_result=m_nCancelResult status=m_nStatus success=m_bSuccess msg=m_strMsg "
+        "apply_id=m_strApplyID task_id=m_nTaskId reason=m_strReason login_status=m_nLoginStatus "
+        "broker_name=m_strBrokerName"
+    ).split()
+)
+_TYPES: dict[str, tuple[type, tuple[type, ...]]] = {
+    "n": (int, (int,)),
+    "d": (float, (int, float)),
+    "str": (str, (str, bytes)),
+    "b": (bool, (bool,)),
+}
+
+
+class _Field:
+    """A field of a record, under either name."""
+
+    def __init__(self, native_name: str) -> None:
+        self.name = native_name
+        prefix = re.fullmatch(r"m_([a-z]+)[A-Z]\w*", native_name)
+        assert prefix, native_name
+        self.type, self.accepted = _TYPES[prefix[1]]
+
+    def __get__(self, record: Record | None, _: type) -> Any:
+        if record is None:
+            return self
+        value = record._values[self.name]
+        return value.decode("utf-8") if isinstance(value, bytes) else value
+
+    def __set__(self, record: Record, value: Any) -> None:
+        if not isinstance(value, self.accepted):
+            raise TypeError(f"incompatible function arguments: expected {self.type.__name__}, got {value!r}")
+        record._values[self.name] = value if isinstance(value, bytes) else self.type(value)
+
+
+class Record:
+    """What native code hands over."""
+
+    __slots__ = ("_values",)
+    _names: tuple[str, ...] = ()
+
+    def __init__(self, **fields: Any) -> None:
+        self._values: dict[str, Any] = {}
+        for name in self._names:
+            descriptor = vars(type(self))[name]
+            self._values[descriptor.name] = descriptor.type()
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+
+def _record(class_name: str, fields: str) -> type[Record]:
+    names = tuple(fields.split())
+    members: dict[str, object] = {"__slots__": (), "_names": names}
+    for name in names:
+        members[name] = members[NATIVE_NAMES[name]] = _Field(NATIVE_NAMES[name])
+    return type(class_name, (Record,), members)
+
+
+XtAsset = _record(
+    "XtAsset",
+    "account_type account_id cash frozen_cash market_value total_asset fetch_balance current_balance",
+)
+XtOrder = _record(
+    "XtOrder",
+    "account_type account_id stock_code order_id order_sysid order_time order_type order_volume price_type price "
+    "traded_volume traded_price order_status status_msg strategy_name order_remark direction offset_flag secu_account "
+    "instrument_name",
+)
+XtTrade = _record(
+    "XtTrade",
+    "account_type account_id stock_code order_type traded_id traded_time traded_price traded_volume traded_amount "
+    "order_id order_sysid strategy_name order_remark direction offset_flag commission secu_account instrument_name",
+)
+XtPosition = _record(
+    "XtPosition",
+    "account_type account_id stock_code volume can_use_volume open_price market_value frozen_volume on_road_volume "
+    "yesterday_volume avg_price direction last_price profit_rate secu_account instrument_name float_profit "
+    "position_profit open_date",
+)
+XtAccountStatus = _record("XtAccountStatus", "account_type account_id status")
+XtAccountInfo = _record("XtAccountInfo", "account_type account_id broker_name login_status")
+XtOrderError = _record(
+    "XtOrderError", "account_type account_id order_id error_id error_msg strategy_name order_remark seq"
+)
+XtCancelError = _record("XtCancelError", "account_type account_id order_id market order_sysid error_id error_msg")
+OrderStockResp = _record("OrderStockResp", "account_type account_id order_id strategy_name order_remark error_msg")
+CancelOrderStockResp = _record(
+    "CancelOrderStockResp", "account_type account_id cancel_result order_id order_sysid error_msg"
+)
+SmtAppointmentResp = _record("SmtAppointmentResp", "success msg apply_id")
+# xttrader.py reads error_msg in the asynchronous calls and msg in the others.
+BankTransferResp = _record("BankTransferResp", "success msg error_msg")
+TransferResp = _record("TransferResp", "success msg")
+OperateSmartAlgoTaskResp = _record("OperateSmartAlgoTaskResp", "success task_id reason error_msg")
+
+# What is pushed, and to which binding.
+PUSHED = {
+    XtOrder: "StockOrderCallback",
+    XtTrade: "StockTradeCallback",
+    XtPosition: "StockPositionCallback",
+    XtAsset: "StockAssetCallback",
+    XtAccountStatus: "UpdateAccountStatusCallback",
+    XtOrderError: "OrderErrorCallback",
+    XtCancelError: "CancelErrorCallback",
+}
+# What a query answers with the newest of: how one record of its kind is told from another.
+_IDENTITY: dict[type[Record], tuple[str, ...]] = {
+    XtOrder: ("account_id", "order_id"),
+    XtTrade: ("account_id", "order_id", "traded_id"),
+    XtPosition: ("account_id", "stock_code", "direction"),
+    XtAsset: ("account_id", "account_type"),
+}
+_QUERIES: dict[str, type[Record]] = {
+    "queryStockOrdersWithSeq": XtOrder,
+    "queryStockTradesWithSeq": XtTrade,
+    "queryStockPositionsWithSeq": XtPosition,
+    "queryStockAssetWithSeq": XtAsset,
+}
+
 
 class Request:
     """One request; every field is set by name."""
@@ -63,33 +205,264 @@ for _name in REQUESTS:
 
 
 class XtQuantAsyncClient:
-    """One trade session: what xttrader.py bound is in `bound`, what it asked is in the terminal's calls."""
+    """One trade session: what xttrader.py bound is in `bound`; what it asked, the desk answers."""
 
     def __init__(self, path: bytes, name: str, session: int) -> None:
-        self.terminal = native.terminal()
-        self.terminal.enter("XtQuantAsyncClient", path, name, session)
+        self.desk = desk()
+        self.desk.enter("XtQuantAsyncClient", path, name, session)
+        if not isinstance(path, bytes | str) or not isinstance(session, int) or not -(2**31) <= session < 2**31:
+            raise TypeError(f"incompatible constructor arguments: {path!r}, {session!r}")
+        self.session = session
+        self.started = False
+        self.connected = False
+        # Subscribed accounts and their types.
+        self.accounts: dict[str, int] = {}
         self.bound: dict[str, Callable[..., object]] = {}
         self._sequence = itertools.count(1)
         for binding in BINDINGS:
             setattr(self, binding, functools.partial(self.bound.__setitem__, binding.removeprefix("bindOn")))
         for call in CALLS:
-            setattr(self, call, functools.partial(self.terminal.enter, call))
+            setattr(self, call, functools.partial(self.desk.ask, self, call))
+        self.desk.clients.append(self)
 
     def init(self) -> None:
-        self.terminal.enter("init")
+        self.desk.enter("init")
 
     def start(self) -> None:
-        self.terminal.enter("start")
+        self.desk.enter("start")
+        self.started = True
 
     def stop(self) -> None:
-        self.terminal.enter("stop")
+        self.desk.enter("stop")
+        self.connected = self.started = False
 
     def connect(self) -> int:
-        self.terminal.enter("connect")
-        return 0 if self.terminal.is_open else -1
+        self.desk.enter("connect", self.session)
+        with self.desk.lock:
+            in_use = any(client.connected and client.session == self.session for client in self.desk.clients)
+            if not self.started or not self.desk.is_open or in_use:
+                return -1
+            self.connected = True
+        return 0
 
     def setTimeout(self, seconds: int) -> None:
-        self.terminal.enter("setTimeout", seconds)
+        self.desk.enter("setTimeout", seconds)
 
     def nextSeq(self) -> int:
         return next(self._sequence)
+
+
+class Desk:
+    """The trade side of one `native.Terminal`; safe to drive from any thread."""
+
+    def __init__(self, terminal: native.Terminal) -> None:
+        self.terminal = terminal
+        self.accepts_sessions = True
+        # Accounts whose subscription is answered with -1.
+        self.refused: set[str] = set()
+        # Native calls, and accounts, that are never answered, or not before `release`.
+        self.silent: set[str] = set()
+        # Native calls that do not return while the gate is closed.
+        self.stuck: set[str] = set()
+        self.gate = threading.Event()
+        # Whether a lost connection is told.
+        self.tells_disconnect = True
+        # What a client is pushed when it subscribes an account: nothing, the newest of each order and every fill, or
+        # each order's whole life.
+        self.repush: Literal["nothing", "newest", "life"] = "nothing"
+        # Answers in the place of those below: of the sequence number and the arguments after it.
+        self.answers: dict[str, Callable[..., object]] = {}
+
+        self.clients: list[XtQuantAsyncClient] = []
+        # The newest of each order, fill, position and asset, and all of the day in their order.
+        self.newest: dict[tuple[object, ...], Record] = {}
+        self.life: list[Record] = []
+        self.withheld: list[Callable[[], None]] = []
+        # The terminal's own: it drops the desk while it holds it, and the desk dispatches while it holds it.
+        self.lock = terminal.lock
+        self._orders = itertools.count(1001)
+        self._closed = threading.Event()
+
+    @property
+    def is_open(self) -> bool:
+        return self.accepts_sessions and self.terminal.is_open
+
+    # what a test looks at
+
+    def called(self, name: str) -> list[tuple[object, ...]]:
+        """Return the arguments of every call of `name`."""
+        return self.terminal.called(f"trade_{name}")
+
+    def connected(self) -> list[XtQuantAsyncClient]:
+        """Return the live sessions."""
+        with self.lock:
+            return [client for client in self.clients if client.connected]
+
+    # what a test makes happen
+
+    def push(self, *records: Record) -> None:
+        """Let something happen at the broker; who is connected and subscribed the account is told."""
+        with self.lock:
+            for record in records:
+                if type(record) in _IDENTITY:
+                    self.newest[_key(record)] = record
+                    self.life.append(record)
+                for client in self.connected():
+                    account: Any = getattr(record, "account_id", "")
+                    if account in client.accounts or type(record) is XtAccountStatus:
+                        self.deliver(client, PUSHED[type(record)], record)
+
+    def drop(self) -> None:
+        """Lose every session."""
+        with self.lock:
+            for client in self.connected():
+                client.connected = False
+                client.accounts.clear()
+                if self.tells_disconnect:
+                    self.deliver(client, "DisconnectedCallback")
+
+    def release(self) -> None:
+        """Answer what was withheld, with what was known when it was asked."""
+        with self.lock:
+            withheld, self.withheld = self.withheld, []
+            self.silent.clear()
+            for answer in withheld:
+                answer()
+
+    def play(self, interval: float) -> None:
+        """Invent an order and its fill for each subscribed account every `interval` seconds, until the end."""
+
+        def run() -> None:
+            while not self._closed.wait(interval):
+                for account, kind in {item for client in self.connected() for item in client.accounts.items()}:
+                    number, now = next(self._orders), int(time.time())
+                    terms: dict[str, Any] = {"account_id": account, "account_type": kind, "stock_code": "600519.SH"}
+                    terms |= {"order_id": number, "order_type": 23, "traded_price": 1700.0, "traded_volume": 100}
+                    self.push(
+                        XtOrder(**terms, order_status=56, order_volume=100, price=1700.0, order_time=now),
+                        XtTrade(**terms, traded_id=f"T{number}", traded_amount=170000.0, traded_time=now),
+                    )
+
+        _thread.start_new_thread(run, ())
+
+    def close(self) -> None:
+        """Let go of whoever waits, and stop inventing."""
+        self._closed.set()
+        self.gate.set()
+
+    # native side
+
+    def enter(self, name: str, *args: object) -> None:
+        """Record a call, and keep who is to be stuck."""
+        self.terminal.enter(f"trade_{name}", *args)
+        if name in self.stuck:
+            self.gate.wait(30)
+
+    def ask(self, client: XtQuantAsyncClient, call: str, seq: int, *args: Any) -> None:
+        """Answer a call, on a native thread."""
+        self.enter(call, *args)
+        if not isinstance(seq, int):
+            raise TypeError(f"incompatible function arguments: expected int, got {type(seq).__name__}")
+        with self.lock:
+            if not client.connected:
+                return
+            answer = self.answers[call](*args) if call in self.answers else self._answer(client, call, *args)
+            deliver = functools.partial(self.deliver, client, _binding(call), seq, answer)
+            if self.silent & {call, _account(args)}:
+                self.withheld.append(deliver)
+            else:
+                deliver()
+            if call == "subscribeWithSeq" and answer == 0 and self.repush != "nothing":
+                again = self.life if self.repush == "life" else list(self.newest.values())
+                for record in again:
+                    if getattr(record, "account_id", "") == args[0].m_strAccountID:
+                        self.deliver(client, PUSHED[type(record)], record)
+
+    def deliver(self, client: XtQuantAsyncClient, binding: str, *args: Any) -> None:
+        """Call what is bound, if it is, on a native thread."""
+        callback = client.bound.get(binding)
+        if callback is None:
+            return
+        if args:
+            self.terminal.dispatch(functools.partial(callback, *args[:-1]), args[-1], bson=False)
+        else:
+            self.terminal.dispatch(lambda _: callback(), {}, bson=False)
+
+    def _answer(self, client: XtQuantAsyncClient, call: str, *args: Any) -> object:
+        account = _account(args)
+        match call:
+            case "subscribeWithSeq":
+                if account in self.refused:
+                    return -1
+                client.accounts[account] = args[0].m_nAccountType
+                return 0
+            case "unsubscribeWithSeq":
+                client.accounts.pop(account, None)
+                return 0
+            case "orderStockWithSeq":
+                remark, strategy = args[0].m_strOrderRemark, args[0].m_strStrategyName
+                return OrderStockResp(
+                    account_id=account, order_id=next(self._orders), order_remark=remark, strategy_name=strategy
+                )
+            case "cancelOrderStockWithSeq":
+                order_id, sysid = getattr(args[0], "m_nOrderID", 0), getattr(args[0], "m_strOrderSysID", "")
+                return CancelOrderStockResp(account_id=account, order_id=order_id, order_sysid=sysid)
+            case "bankTransferWithSeq" | "ctpInternalTransferWithSeq":
+                return BankTransferResp(success=True, msg="ok", error_msg="ok")
+            case "transferWithSeq":
+                return TransferResp(success=True, msg="ok")
+            case "operateSmartAlgoTaskWithSeq":
+                return OperateSmartAlgoTaskResp(success=True, task_id=args[0].m_nTaskId, reason="asked")
+            case "smartOrderStockWithSeq":
+                order = native.decode(args[0])
+                fields = {name: order[name] for name in ("account_id", "strategy_name", "order_remark")}
+                return json.dumps({**fields, "task_id": 77, "error_msg": ""})
+            case "getSmartAlgoParamWithSeq" | "querySmartAlgoTaskWithSeq":
+                return json.dumps({"datas": {}})
+            case "exportDataWithSeq" | "syncTransactionFromExternalWithSeq":
+                return json.dumps({"msg": "ok"})
+            case "queryComFundWithSeq":
+                return [None]
+            case "queryAccountInfosWithSeq":
+                return [XtAccountInfo(account_id=id, account_type=kind) for id, kind in client.accounts.items()]
+            case "queryAccountStatusWithSeq":
+                return [XtAccountStatus(account_id=id, account_type=kind) for id, kind in client.accounts.items()]
+        if call in _QUERIES:
+            kind, order_id = _QUERIES[call], getattr(args[0], "m_nOrderID", None)
+            return [
+                record
+                for record in self.newest.values()
+                if type(record) is kind
+                and getattr(record, "account_id", "") == account
+                and order_id in (None, getattr(record, "order_id", None))
+            ]
+        return SmtAppointmentResp(success=True, msg="ok", apply_id="A1") if _binding(call) == _SMT else []
+
+
+_SMT = "SmtAppointmentRespCallback"
+
+
+def desk() -> Desk:
+    """Return the trade side of the terminal that clients made from now on belong to."""
+    terminal = native.terminal()
+    if terminal.desk is None:
+        terminal.desk = Desk(terminal)
+    return terminal.desk
+
+
+def _account(args: tuple[Any, ...]) -> str:
+    account: str = getattr(args[0], "m_strAccountID", "") if args else ""
+    return account
+
+
+def _binding(call: str) -> str:
+    if re.match("smt(?!Query)", call):
+        return _SMT
+    name = call[0].upper() + call.removesuffix("WithSeq")[1:]
+    return next(
+        (f"{name}{end}" for end in ("RespCallback", "Callback") if f"bindOn{name}{end}" in BINDINGS), f"{name}?"
+    )
+
+
+def _key(record: Record) -> tuple[object, ...]:
+    return (type(record), *(getattr(record, name) for name in _IDENTITY[type(record)]))

@@ -262,3 +262,11 @@ def test_closing_twice_is_harmless(open_journal: Open) -> None:
     journal = open_journal()
     journal.close()
     journal.close()
+
+
+def test_events_since_a_time_come_oldest_first_with_their_times(open_journal: Open) -> None:
+    journal = open_journal()
+    for day in (1, 2, 3):
+        journal.append(fills(2, account=str(day)), day * DAY_MS)
+    since = [(time_ms, frames.decode(body)["seq"]) for time_ms, body in journal.since(2 * DAY_MS)]
+    assert since == [(2 * DAY_MS, 3), (2 * DAY_MS, 4), (3 * DAY_MS, 5), (3 * DAY_MS, 6)]
