@@ -493,7 +493,8 @@ def find_trader(desk: Desk) -> Any:
 
     (client,) = desk.connected()
     for candidate in gc.get_objects():
-        if type(candidate) is xttrader.XtQuantTrader and candidate.async_client is client:
+        # By type: isinstance would ask a weak proxy for its class, whose object may be gone.
+        if issubclass(type(candidate), xttrader.XtQuantTrader) and candidate.async_client is client:
             return candidate
     raise AssertionError("there is no session")
 
