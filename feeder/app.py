@@ -27,9 +27,9 @@ def make_source(config: Config) -> Source:
         name = "xtquant" if xtsdk.importable() else "sim"
     match name:
         case "xtquant":
-            from feeder.xtquote import XtQuote
+            from feeder.xtsource import XtSource
 
-            return XtQuote(config)
+            return XtSource(config)
         case "replay":
             from feeder.replay import Replay
 

@@ -19,7 +19,7 @@ from typing import Any
 from feeder import normalize, xtsdk
 from feeder.source import DownloadRequest, Sink
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ConfigError, Refused
+from qmt_bridge.errors import Refused
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts, formula_spec
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class XtQuote:
     lossless = False
 
     def __init__(self, config: Config) -> None:
-        self._host, self._port = _parse_address(config.xt_addr)
+        self._host, self._port = xtsdk.parse_address(config.xt_addr)
         self._single_limit = config.xt_single_limit
         self._sink: Sink
         self._xtdata: Any
@@ -387,11 +387,3 @@ class XtQuote:
         except Exception:
             # The terminal may go on pushing; what it pushes is ignored.
             logger.warning("cannot unsubscribe %s", feed, exc_info=True)
-
-
-def _parse_address(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    # xtconn.py splits at every ":", so an IPv6 address cannot be given.
-    if not host or ":" in host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError("xt_addr", f"expected 'host:port', got {address!r}")
-    return host, int(port)

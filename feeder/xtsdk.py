@@ -7,11 +7,15 @@ Importing `xtquant` asks the package index for a newer version (10 s where there
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from types import ModuleType
+from typing import BinaryIO
+
+from qmt_bridge.errors import ConfigError
 
 # The wheel installs everywhere; these two exist for Windows and some Python versions only.
 _NATIVE = ("xtquant.datacenter", "xtquant.xtpythonclient")
@@ -42,6 +46,25 @@ def load() -> ModuleType:
             sys.modules["requests"] = requests  # type: ignore[assignment]
     xtdata.enable_hello = False  # type: ignore[attr-defined]
     return xtdata
+
+
+def take_stdout() -> BinaryIO:
+    """Return this process's standard output for one's own use: what xtquant prints goes to standard error instead.
+
+    Native code prints there as well, so the file descriptor is what has to change.
+    """
+    own = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return own
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """Return host and port of the setting `xt_addr`; raise `ConfigError` if it is not both."""
+    host, _, port = address.rpartition(":")
+    # xtconn.py splits at every ":", so an IPv6 address cannot be given.
+    if not host or ":" in host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError("xt_addr", f"expected 'host:port', got {address!r}")
+    return host, int(port)
 
 
 def _native_importable(name: str, locations: Sequence[str]) -> bool:

@@ -503,7 +503,7 @@ def test_the_settings_of_a_readme_exist(readme, tmp_path):
 
 @pytest.mark.parametrize("readme", READMES)
 def test_the_links_of_a_readme_lead_somewhere(readme):
-    links = [link for link in re.findall(r"\]\(([^)]+)\)", text(readme)) if "://" not in link]
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text(readme)) if "://" not in link]
     assert len(links) >= 6
     assert [link for link in links if not (ROOT / link).exists()] == []
 

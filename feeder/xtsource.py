@@ -1,0 +1,91 @@
+"""The source ``xtquant``: quotes, trade events and downloads of one terminal, each with a session of its own.
+
+It has no thread but those of its parts. What happens to one of them does not stop the others.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from feeder.source import DownloadRequest, Sink
+from feeder.xtdownload import XtDownload
+from feeder.xtquote import XtQuote
+from qmt_bridge.config import Config
+from qmt_bridge.wire.topics import Kind, Topic, TopicParts
+
+if TYPE_CHECKING:
+    from feeder.xttrade import XtTrade
+
+logger = logging.getLogger(__name__)
+
+# Of the two seconds that `close` may take; each part takes a little less.
+CLOSE_SECONDS = 1.95
+
+
+class XtSource:
+    """Everything that a terminal at `config.xt_addr` pushes."""
+
+    name = "xtquant"
+    simulated = False
+    kinds = frozenset((Kind.QUOTE, Kind.WHOLE, Kind.L2, Kind.FORMULA, Kind.DOWNLOAD, Kind.TRADE))
+    lossless = False
+
+    def __init__(self, config: Config) -> None:
+        self._quote = XtQuote(config)
+        self._download = XtDownload(config)
+        self._trade: XtTrade | None = None
+        if config.xt_accounts:
+            # Market data needs no part of xtquant's trading.
+            from feeder.xttrade import XtTrade
+
+            self._trade = XtTrade(config)
+
+    def start(self, sink: Sink) -> None:
+        """Start the parts; raise ImportError where xtquant's native modules cannot be imported."""
+        self._quote.start(sink)
+        self._download.start(sink)
+        if self._trade is None:
+            logger.info("no accounts are set: market data only, no trade events")
+            return
+        try:
+            self._trade.start(sink)
+        except Exception:
+            logger.exception("trade session cannot be started; market data only")
+
+    def subscribe(self, topic: Topic, parts: TopicParts) -> None:
+        """Begin to publish `topic` (see `Source`)."""
+        self._quote.subscribe(topic, parts)
+
+    def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
+        """Stop publishing `topic`."""
+        self._quote.unsubscribe(topic, parts)
+
+    def download(self, topic: Topic, request: DownloadRequest) -> None:
+        """Download history (see `Source`)."""
+        self._download.download(topic, request)
+
+    def upstream(self) -> int:
+        """Return how many native subscriptions are held."""
+        return self._quote.upstream()
+
+    def close(self) -> None:
+        """Close the parts, all at once, within two seconds."""
+        parts = [part for part in (self._download, self._trade, self._quote) if part is not None]
+        threads = [threading.Thread(target=_close, args=(part,), daemon=True) for part in parts]
+        until = time.monotonic() + CLOSE_SECONDS
+        for thread in threads:
+            thread.start()
+        for part, thread in zip(parts, threads, strict=True):
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                logger.warning("%s does not close; it is left behind", type(part).__name__)
+
+
+def _close(part: XtQuote | XtDownload | XtTrade) -> None:
+    try:
+        part.close()
+    except Exception:
+        logger.exception("%s cannot be closed", type(part).__name__)

@@ -1,0 +1,459 @@
+"""`qmt-bridge doctor`: what is right and wrong on this machine, in plain words, and what to do about it.
+
+Runs in the main thread, for a few seconds. The checks are pure functions of facts; `examine` collects the facts, and
+leaves nothing behind: no file, no port in use, no subscription.
+"""
+
+from __future__ import annotations
+
+import http.client
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import zmq
+
+from qmt_bridge import sockets
+from qmt_bridge.config import Config
+from qmt_bridge.consumer import subscribe
+from qmt_bridge.errors import ConfigError, QMTBridgeError
+from qmt_bridge.supervisor import is_loopback, reachable
+from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.topics import STATUS_TOPIC
+
+Level = Literal["ok", "warn", "fail"]
+
+# The version that the tests run against; pyproject.toml pins it.
+TESTED_XTQUANT = "250807.1.2"
+# Its native modules are for Windows and some versions of Python; nothing of it is imported here.
+_NATIVE = ("xtquant.datacenter", "xtquant.xtpythonclient")
+# A feeder says how it is once a second; ticks of one instrument come every three.
+LISTEN_SECONDS = 4.0
+SILENT_SECONDS = 1.5
+CONNECT_SECONDS = 2.0
+PROBE_SECONDS = 15.0
+# A tick may be as old as the interval of snapshots; from the future comes none.
+TICK_AGE_MS = (-1000.0, 5000.0)
+# No clock is that wrong.
+CLOSED_AGE_MS = 600_000.0
+# The journal of a busy month is far below a gibibyte.
+LITTLE_DISK = 1 << 30
+NO_DISK = 100 << 20
+SHORT_KEY = 16
+
+
+class Finding(NamedTuple):
+    """One line: what was looked at, how it stands, and what to do, which is empty where all is well."""
+
+    check: str
+    level: Level
+    said: str
+    advice: str = ""
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """What the terminal answered (feeder/xtprobe.py): newest tick and end of calendar, or why not."""
+
+    error: str = ""
+    tick_ms: float = 0
+    tick_error: str = ""
+    calendar_end: str = ""
+    calendar_error: str = ""
+
+
+class Xtquant(NamedTuple):
+    """What there is of xtquant: its version, and whether its native modules fit this Python."""
+
+    version: str | None
+    importable: bool
+
+
+# -- Rendering
+
+
+def to_text(findings: Sequence[Finding]) -> str:
+    """Return one line a finding."""
+    width = max(len(finding.check) for finding in findings)
+    return "\n".join(
+        f"{finding.level:<4}  {finding.check:<{width}}  {finding.said}"
+        + (f" -> {finding.advice}" if finding.advice else "")
+        for finding in findings
+    )
+
+
+def to_json(findings: Sequence[Finding]) -> str:
+    """Return the findings as JSON: ``{"ok":true,"checks":[{"check":..,"level":..,"said":..,"advice":..}]}``."""
+    return json.dumps({"ok": exit_code(findings) == 0, "checks": [finding._asdict() for finding in findings]})
+
+
+def exit_code(findings: Sequence[Finding]) -> int:
+    """Return 1 if something has failed; a warning is no failure."""
+    return int(any(finding.level == "fail" for finding in findings))
+
+
+# -- The checks
+
+
+def settings(error: ConfigError | None) -> Finding:
+    """Judge the settings as they were read."""
+    if error is not None:
+        return Finding("settings", "fail", str(error), "correct that setting; nothing else was looked at")
+    return Finding("settings", "ok", "can be read")
+
+
+def python(version: tuple[int, int], bits: int, needs_xtquant: bool) -> Finding:
+    """Judge the interpreter: it decodes what xtquant pushes."""
+    said = f"{version[0]}.{version[1]}, {bits}-bit"
+    if not needs_xtquant:
+        return Finding("python", "ok", said)
+    if bits != 64:
+        return Finding("python", "fail", f"{said}, but xtquant is 64-bit only", "install the 64-bit Python 3.11")
+    if version > (3, 11):
+        slow = "decodes xtquant's data without its C code: 32 us a code, 160 ms for a push of 5,000"
+        return Finding("python", "warn", f"{said}, which {slow}", "run the feeder with Python 3.11")
+    return Finding("python", "ok", said)
+
+
+def xtquant(found: Xtquant, source: str, windows: bool) -> Finding:
+    """Judge the SDK of the terminal."""
+    if source in ("sim", "replay"):
+        return Finding("xtquant", "ok", f"not needed: source is {source}")
+    if found.importable:
+        if found.version == TESTED_XTQUANT:
+            return Finding("xtquant", "ok", f"{found.version}, the tested version")
+        said = f"{found.version or 'of unknown version'}, but tested is {TESTED_XTQUANT}"
+        return Finding("xtquant", "warn", said, f"pip install xtquant=={TESTED_XTQUANT}")
+    if found.version is None:
+        said, advice = "not installed", f"pip install xtquant=={TESTED_XTQUANT}"
+    else:
+        said = f"{found.version} has no native modules for this Python on this system"
+        advice = "use the 64-bit Python 3.11 on Windows"
+    if source == "xtquant":
+        return Finding("xtquant", "fail", f"{said}, and source is xtquant", advice)
+    said += "; source auto gives SIMULATED data"
+    return Finding("xtquant", "warn", said, advice) if windows else Finding("xtquant", "ok", said)
+
+
+def terminal(address: str, unreachable: str | None, error: str, needed: bool) -> Finding:
+    """Judge whether the terminal listens at `address`, and whether xtquant can talk to it."""
+    if not needed:
+        return Finding("terminal", "ok", "not needed: the source is not xtquant")
+    if unreachable is not None:
+        advice = "start QMT in its independent-trading mode (miniQMT) and log in, or set --xt-addr"
+        return Finding("terminal", "fail", f"does not answer at {address}: {unreachable}", advice)
+    if error:
+        said = f"something listens at {address}, but xtquant cannot connect: {error}"
+        return Finding("terminal", "fail", said, "log in to the terminal, or look whose port that is")
+    return Finding("terminal", "ok", f"xtquant connects to {address}")
+
+
+def accounts(count: int, userdata: str, found: bool, needed: bool) -> Finding:
+    """Judge what trade events need."""
+    if not needed:
+        return Finding("accounts", "ok", "not needed: the source is not xtquant")
+    if not count:
+        return Finding("accounts", "ok", "none: market data only, no trade events")
+    if not found:
+        said = f"{count}, but xt_userdata is " + (f"no folder: {userdata}" if userdata else "not set")
+        return Finding("accounts", "fail", said, "set --xt-userdata to the terminal's folder userdata_mini")
+    return Finding("accounts", "ok", f"{count}, through {userdata}")
+
+
+def gateway_port(host: str, port: int, error: str | None, ours: bool) -> Finding:
+    """Judge the gateway's port: free, or in use by a gateway of ours."""
+    if error is None:
+        return Finding("gateway", "ok", f"port {port} of {host} is free" if port else "takes a free port")
+    if ours:
+        return Finding("gateway", "ok", f"a gateway answers at {host}:{port}")
+    return Finding("gateway", "fail", f"cannot listen on {host}:{port}: {error}", "end what uses it, or set --port")
+
+
+def wire(name: str, address: str, error: str | None, running: bool, unheard: str | None) -> Finding:
+    """Judge one of the feeder's addresses: free, or in use by the feeder that is `running`, if it can be heard."""
+    if running:
+        return Finding(name, "ok", f"the running feeder has {address}")
+    if error is None:
+        return Finding(name, "ok", f"{address} is free")
+    if unheard is not None:
+        return Finding(name, "warn", f"{error}; that may be a feeder, which cannot be heard from here")
+    option = f"--{name.replace('_', '-')}"
+    return Finding(name, "fail", error, f"end what uses it, set {option}, or see curve_dir for other machines")
+
+
+def key(api_key: str, require_key: bool, host: str) -> Finding:
+    """Judge the API key; it is never shown."""
+    if not api_key:
+        said = "none: nobody gets trade events from `gateway`, and `up` makes a key for each run"
+        return Finding("key", "warn", said, "set QMT_BRIDGE_API_KEY to a long random text")
+    if len(api_key) < SHORT_KEY:
+        said = f"has {len(api_key)} characters, which can be guessed"
+        return Finding("key", "warn", said, f"use {SHORT_KEY} or more random characters")
+    if not require_key and not is_loopback(host):
+        said = f"trade events need it, market data does not: whoever reaches {host} gets it"
+        return Finding("key", "warn", said, "set --require-key if others reach this machine")
+    return Finding("key", "ok", "is set")
+
+
+def clock(ages_ms: Sequence[float], unchecked: str, needed: bool) -> Finding:
+    """Judge this machine's clock by the ages of newest ticks, or say why it is `unchecked`."""
+    if not needed:
+        return Finding("clock", "ok", "not needed: the source is not xtquant")
+    if not ages_ms:
+        said = f"not checked: only a live tick tells the exchange's time, and there is none: {unchecked}"
+        return Finding("clock", "warn", said, "look again in trading hours")
+    age = min(ages_ms)
+    if age > CLOSED_AGE_MS:
+        said = f"not checked: the newest tick is {age / 3_600_000:.1f} hours old, so the market is closed"
+        return Finding("clock", "warn", said, "look again in trading hours")
+    advice = "set the clock by NTP (Windows: w32tm /resync)"
+    if age < TICK_AGE_MS[0]:
+        return Finding("clock", "warn", f"at least {-age / 1000:.1f} s behind the exchange's", advice)
+    if age > TICK_AGE_MS[1]:
+        said = f"the newest tick is {age / 1000:.1f} s old: this clock is ahead, or the market pauses"
+        return Finding("clock", "warn", said, advice)
+    return Finding("clock", "ok", f"{age / 1000:.1f} s after the exchange's time of the newest tick")
+
+
+def calendar(end: str, unchecked: str, today: str, needed: bool) -> Finding:
+    """Judge the terminal's trading calendar by its last day, or say why it is `unchecked`; days are YYYYMMDD."""
+    if not needed:
+        return Finding("calendar", "ok", "not needed: the source is not xtquant")
+    advice = "let the terminal update its data, which has the holidays"
+    if not end:
+        return Finding("calendar", "warn", f"not checked: {unchecked}", advice)
+    if end < today:
+        return Finding("calendar", "warn", f"trading days are known until {end}, today is {today}", advice)
+    return Finding("calendar", "ok", f"trading days are known until {end}")
+
+
+def firewall(host: str, port: int, windows: bool) -> Finding:
+    """Give a hint where other machines shall reach the gateway."""
+    if is_loopback(host):
+        return Finding("firewall", "ok", f"not needed: only this machine reaches {host}")
+    rule = f'netsh advfirewall firewall add rule name="QMT Bridge" dir=in action=allow protocol=TCP localport={port}'
+    advice = f"allow TCP port {port} to come in" + (f": {rule}" if windows else "")
+    return Finding("firewall", "warn", f"other machines reach {host}:{port} only if the firewall lets them", advice)
+
+
+def folder(path: Path, error: str | None) -> Finding:
+    """Judge whether the feeder may write its files."""
+    if error is not None:
+        return Finding("data folder", "fail", f"{path} cannot be written: {error}", "set --data-dir, or give the right")
+    return Finding("data folder", "ok", f"{path} can be written")
+
+
+def disk(free: int) -> Finding:
+    """Judge the space for the trade journal, in bytes."""
+    said = f"{free / (1 << 30):.1f} GiB free for the trade journal"
+    if free < LITTLE_DISK:
+        return Finding("disk", "fail" if free < NO_DISK else "warn", said, "make room, or set --data-dir")
+    return Finding("disk", "ok", said)
+
+
+def feeder(status: FeedStatus | None, unheard: str | None, version: str, source: str) -> Finding:
+    """Judge the feeder that answers, against our `version` and the setting `source`; `unheard` is why none can."""
+    if unheard is not None:
+        return Finding("feeder", "warn", f"not checked: {unheard}", "see curve_dir, or what else uses these addresses")
+    if status is None:
+        return Finding("feeder", "ok", "none runs at these addresses")
+    kind = "SIMULATED data, " if status.simulated else ""
+    state = status.state + (f" ({status.reason})" if status.reason else "")
+    said = f"source {status.source}, {kind}state {state}, {status.topics} topics, version {status.version or 'unknown'}"
+    if status.state == "down":
+        return Finding("feeder", "fail", said, "see the line of the terminal, and the feeder's log")
+    if status.state != "up":
+        return Finding("feeder", "warn", said, "see the feeder's log")
+    # A feeder that was never installed does not know its version.
+    if status.version not in ("", version):
+        return Finding("feeder", "warn", f"{said}, but installed is {version}", "start it again")
+    if source not in ("auto", status.source):
+        return Finding("feeder", "warn", f"{said}, but the setting is {source}", "start it again")
+    return Finding("feeder", "ok", said)
+
+
+# -- The facts
+
+
+def examine(config: Config, version: str) -> list[Finding]:
+    """Look at this machine through `config`, as `version` of this project; takes some seconds."""
+    windows = sys.platform == "win32"
+    sdk = _find_xtquant()
+    needed = config.source == "xtquant" or (config.source == "auto" and sdk.importable)
+    status, ages_ms, unheard = _listen(config)
+    unreachable = _connect_error(config.xt_addr) if needed else None
+    probe = Probe("the terminal cannot be asked")
+    if needed and unreachable is None:
+        probe = _probe(config.xt_addr)
+    if probe.tick_ms:
+        ages_ms.append(time.time() * 1000 - probe.tick_ms)
+    bits = 64 if sys.maxsize > 1 << 32 else 32
+    folders = (config.data_path, *config.data_path.absolute().parents)
+    # Not Path.exists: it raises for a folder that may not be looked into.
+    existing = next(path for path in folders if os.path.exists(path))
+    bound = _bind_error(config.host, config.port)
+    return [
+        settings(None),
+        python(sys.version_info[:2], bits, needed),
+        xtquant(sdk, config.source, windows),
+        terminal(config.xt_addr, unreachable, probe.error, needed),
+        accounts(len(config.xt_accounts), config.xt_userdata, os.path.isdir(config.xt_userdata), needed),
+        calendar(probe.calendar_end, probe.error or probe.calendar_error, time.strftime("%Y%m%d"), needed),
+        clock(ages_ms, probe.error or probe.tick_error, needed),
+        *(
+            wire(name, getattr(config, name), error, status is not None, unheard)
+            for name, error in _wire_errors(config)
+        ),
+        gateway_port(config.host, config.port, bound, bound is not None and _is_gateway(config)),
+        key(config.api_key, config.require_key, config.host),
+        firewall(config.host, config.port, windows),
+        folder(config.data_path, _write_error(existing)),
+        disk(shutil.disk_usage(next(path for path in folders if os.path.isdir(path))).free),
+        feeder(status, unheard, version, config.source),
+    ]
+
+
+def _find_xtquant() -> Xtquant:
+    try:
+        version = importlib.metadata.version("xtquant")
+    except importlib.metadata.PackageNotFoundError:
+        version = None
+    # A top-level name: find_spec executes parent packages only.
+    spec = importlib.util.find_spec("xtquant")
+    if spec is None or spec.submodule_search_locations is None:
+        return Xtquant(version, False)
+    locations = list(spec.submodule_search_locations)
+    return Xtquant(
+        version,
+        all(name in sys.modules or PathFinder.find_spec(name, locations) is not None for name in _NATIVE),
+    )
+
+
+def _connect_error(address: str) -> str | None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as exc:
+        return _short(exc)
+    return None
+
+
+def _probe(address: str) -> Probe:
+    """Ask the terminal in a process of its own: only the feeder's files may use xtquant, and it may hang."""
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-m", "feeder.xtprobe", address],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=PROBE_SECONDS,
+            check=False,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        return msgspec.json.decode(asked.stdout, type=Probe)
+    except subprocess.TimeoutExpired:
+        return Probe(error=f"no answer in {PROBE_SECONDS:g} s")
+    except msgspec.DecodeError:
+        return Probe(error=f"the process that asks ended with exit code {asked.returncode}")
+
+
+def _bind_error(host: str, port: int) -> str | None:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            # As servers do: elsewhere than on Windows, a port whose last connections have just ended is free.
+            if sys.platform != "win32":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as exc:
+        return _short(exc)
+    return None
+
+
+def _wire_errors(config: Config) -> Iterator[tuple[str, str | None]]:
+    """Yield the name of each address setting, and why a feeder cannot listen there."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        for name in ("market_addr", "trade_addr", "ask_addr"):
+            error = None
+            address: str = getattr(config, name)
+            # An ipc: file that something else listens to would be replaced.
+            if not address.startswith("ipc:"):
+                try:
+                    curve = sockets.load_curve(config.curve_dir, "feeder")
+                    sockets.bind_publisher(context, name, address, curve).close(linger=0)
+                except ConfigError as exc:
+                    error = exc.reason
+            yield name, error
+    finally:
+        context.destroy(linger=0)
+
+
+def _is_gateway(config: Config) -> bool:
+    # A proxy of the system has no business between a machine and itself.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"http://{reachable(config.host)}:{config.port}/healthz", timeout=CONNECT_SECONDS) as response:
+            return bool(json.load(response)["status"] == "ok")
+    except (OSError, http.client.HTTPException, ValueError, TypeError, LookupError):
+        return False
+
+
+def _write_error(folder: Path) -> str | None:
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as exc:
+        return _short(exc)
+    return None
+
+
+def _listen(config: Config) -> tuple[FeedStatus | None, list[float], str | None]:
+    """Return what the feeder says of itself, the ages of live ticks in ms, and why it cannot be heard at all."""
+    status, ages_ms = None, []
+    until = time.monotonic() + LISTEN_SECONDS
+    try:
+        # Prefixes listen to what others asked for, and ask for nothing.
+        for frame in subscribe(
+            STATUS_TOPIC,
+            "quote/",
+            "whole/",
+            market_addr=config.market_addr,
+            trade_addr=config.trade_addr,
+            ask_addr=config.ask_addr,
+            curve_dir=config.curve_dir,
+            timeout=SILENT_SECONDS,
+        ):
+            if frame.topic == STATUS_TOPIC:
+                status = msgspec.msgpack.decode(frame.body, type=FeedStatus)
+            # Invented and recorded ticks tell nothing.
+            elif status is not None and status.source == "xtquant" and (times := list(_times(frame.data))):
+                ages_ms.append(frame.received_ns / 1e6 - max(times))
+            if time.monotonic() > until:
+                break
+    except (QMTBridgeError, zmq.ZMQError, msgspec.DecodeError) as exc:
+        return None, [], _short(exc)
+    return status, ages_ms, None
+
+
+def _times(body: Any) -> Iterator[float]:
+    """Yield the exchange's times, in ms, in the body of a quote or whole topic."""
+    for records in body.values() if isinstance(body, dict) else ():
+        for record in records if isinstance(records, list) else [records]:
+            moment = record.get("time") if isinstance(record, dict) else None
+            if isinstance(moment, int | float):
+                yield moment
+
+
+def _short(exc: Exception) -> str:
+    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
