@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import KEY, Client, Rig, until
+from conftest import KEY, Client, Rig, readiness, until
 from websockets import ConnectionClosed
 
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, quote_topic, whole_topic
@@ -259,6 +259,16 @@ async def test_restart_of_the_feeder_closes_no_socket_and_data_flows_again(rig: 
         while frame.get("type") == "feed":
             frame = await realtime.receive()
         assert frame == {"600519.SH": [{"life": 2}]}
+
+
+async def test_readiness_follows_the_feeder(rig: Rig) -> None:
+    port = rig.servers[0].port
+    assert readiness(port)["ready"]
+    rig.feeder.stop()
+    await until(lambda: not readiness(port)["ready"], "the absence to be noticed")
+    assert readiness(port)["reason"] == "feeder_absent"
+    rig.start_feeder()
+    await until(lambda: readiness(port)["ready"], "the return to be noticed")
 
 
 async def test_acks_name_what_was_added_rejected_removed_and_is_active(rig: Rig) -> None:
