@@ -139,10 +139,15 @@ class Subscription:
 
     def deliver(self, frame: Frame) -> None:
         """Queue a frame for the client."""
+        session = self.session
         if self.ticket is not None:
             self.ticket.hold(self, frame)
+        elif session.straight and not self.prefix:
+            if not session.ready:
+                session.wake()
+            session.ready.append(frame)
         else:
-            self.session.put(Item(frame, self._behaviour, self.prefix))
+            session.put(Item(frame, self._behaviour, self.prefix))
 
     def settle(self, outcome: Outcome, code: ErrorCode | None, error: str | None) -> None:
         """Pass the outcome to the ticket, or tell the client of a refusal."""
@@ -164,6 +169,8 @@ class Session:
         self.opted_in = False
         self.outbox = Outbox(worker.config.outbox_bytes)
         self.subscriptions: dict[Subscription, None] = {}
+        # Frames of this turn of the loop that go past the outbox, as long as nothing waits there.
+        self.ready: list[Frame] = []
         # loop.time() when the send under way began, or None; the worker ends a session that makes no progress.
         self.sending_since: float | None = None
         self.sent_at = 0.0
@@ -180,6 +187,7 @@ class Session:
         self._direct: PreparedFrames | None = scope.get("extensions", {}).get(EXTENSION)
         self._writer: asyncio.Task[None] | None = None
         self._flushing = False
+        self.straight = self._direct is not None
         if self._direct is not None:
             self._direct.on_room = self._flush
         self._reader: asyncio.Task[Any] | None = None
@@ -250,17 +258,19 @@ class Session:
 
     def put(self, item: Item) -> None:
         """Queue a frame; end the session if a stream that may not lose anything does not fit."""
+        self.straight = False
         self.outbox.put(item)
         if self.outbox.overflowed:
             self.end(Ended(1013, "slow_client", "the client does not keep up with a stream that may not lose anything"))
         else:
-            self._wake()
+            self.wake()
 
     def tell(self, frame: Mapping[str, Any]) -> None:
         """Queue a control frame; an absent id is left out."""
         shown = {key: value for key, value in frame.items() if key != "id" or value is not None}
+        self.straight = False
         self.outbox.put_control(to_json(shown))
-        self._wake()
+        self.wake()
 
     def error(self, code: ErrorCode, error: str, **fields: Any) -> None:
         """Queue an error frame, the same everywhere; fields that are None are left out."""
@@ -380,7 +390,8 @@ class Session:
         self.error("rate_limited", f"more than {limit} requests a second")
         return False
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """See to it that what waits is sent."""
         if self._direct is not None:
             if not self._flushing:
                 # Once the loop has done what it is at: all that this wake-up brings goes out in one write.
@@ -394,23 +405,33 @@ class Session:
         self._flushing = False
         direct = self._direct
         assert direct is not None
+        ready, self.ready = self.ready, []
+        if ready and not self._gone:
+            # Also if the transport has become full meanwhile: they came before what waits in the outbox by now.
+            self._send_frames([frame.text_frame for frame in ready])
         while not self._gone:
             if direct.full:
+                self.straight = False
                 self.sending_since = self.sending_since or self._loop.time()
                 return
             taken = self.outbox.take(framed=True)
-            if not taken:
-                if self._count_skipped() and self.opted_in:
-                    continue
+            if taken:
+                self._send_frames(taken)
+            elif not self._count_skipped() or not self.opted_in:
                 break
-            joined = taken[0] if len(taken) == 1 else b"".join(taken)
-            if not direct.write(joined):
-                return
+        self.straight = True
+        self.sending_since = None
+        self.sent_at = self._loop.time()
+
+    def _send_frames(self, taken: list[bytes]) -> None:
+        assert self._direct is not None
+        joined = taken[0] if len(taken) == 1 else b"".join(taken)
+        if self._direct.write(joined):
             self._frames += len(taken)
             self.worker.frames_sent += len(taken)
             self.worker.bytes_sent += len(joined)
-        self.sending_since = None
-        self.sent_at = self._loop.time()
+        else:
+            self._gone = True
 
     async def _write(self) -> None:
         try:
@@ -476,7 +497,7 @@ class Session:
         """Wait until all that waits has been written."""
         while self._writer is not None:
             await asyncio.shield(self._writer)
-        while self._direct is not None and len(self.outbox) and not self._gone:
+        while self._direct is not None and (len(self.outbox) or self.ready) and not self._gone:
             await self._direct.room()
             self._flush()
 
