@@ -19,7 +19,7 @@ from gateway.auth import KEY_SUBPROTOCOL, presented_key
 from gateway.hub import Outcome
 from gateway.limits import TokenBucket, origin_allowed
 from gateway.outbox import Item, Outbox
-from gateway.writer import EXTENSION, PreparedFrames
+from gateway.writer import EXTENSION, HIGH_WATER, PreparedFrames
 from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode
 from qmt_bridge.wire.frames import Frame, to_json
 from qmt_bridge.wire.requests import REQUEST_BYTES, parse_json, request_id
@@ -142,10 +142,11 @@ class Subscription:
         session = self.session
         if self.ticket is not None:
             self.ticket.hold(self, frame)
-        elif session.straight and not self.prefix:
+        elif session.room > 0 and not self.prefix:
             if not session.ready:
                 session.wake()
             session.ready.append(frame)
+            session.room -= len(frame.body)
         else:
             session.put(Item(frame, self._behaviour, self.prefix))
 
@@ -169,8 +170,10 @@ class Session:
         self.opted_in = False
         self.outbox = Outbox(worker.config.outbox_bytes)
         self.subscriptions: dict[Subscription, None] = {}
-        # Frames of this turn of the loop that go past the outbox, as long as nothing waits there.
+        # Frames of this turn of the loop that go past the outbox, and the bytes for which there is room: none while
+        # something waits in the outbox, since they would overtake it, or where the server offers no prepared frames.
         self.ready: list[Frame] = []
+        self.room = 0
         # loop.time() when the send under way began, or None; the worker ends a session that makes no progress.
         self.sending_since: float | None = None
         self.sent_at = 0.0
@@ -187,9 +190,9 @@ class Session:
         self._direct: PreparedFrames | None = scope.get("extensions", {}).get(EXTENSION)
         self._writer: asyncio.Task[None] | None = None
         self._flushing = False
-        self.straight = self._direct is not None
         if self._direct is not None:
             self._direct.on_room = self._flush
+            self.room = HIGH_WATER
         self._reader: asyncio.Task[Any] | None = None
         self._end: Ended | None = None
         self._gone = False
@@ -258,7 +261,7 @@ class Session:
 
     def put(self, item: Item) -> None:
         """Queue a frame; end the session if a stream that may not lose anything does not fit."""
-        self.straight = False
+        self.room = 0
         self.outbox.put(item)
         if self.outbox.overflowed:
             self.end(Ended(1013, "slow_client", "the client does not keep up with a stream that may not lose anything"))
@@ -268,7 +271,7 @@ class Session:
     def tell(self, frame: Mapping[str, Any]) -> None:
         """Queue a control frame; an absent id is left out."""
         shown = {key: value for key, value in frame.items() if key != "id" or value is not None}
-        self.straight = False
+        self.room = 0
         self.outbox.put_control(to_json(shown))
         self.wake()
 
@@ -411,7 +414,7 @@ class Session:
             self._send_frames([frame.text_frame for frame in ready])
         while not self._gone:
             if direct.full:
-                self.straight = False
+                self.room = 0
                 self.sending_since = self.sending_since or self._loop.time()
                 return
             taken = self.outbox.take(framed=True)
@@ -419,7 +422,7 @@ class Session:
                 self._send_frames(taken)
             elif not self._count_skipped() or not self.opted_in:
                 break
-        self.straight = True
+        self.room = HIGH_WATER
         self.sending_since = None
         self.sent_at = self._loop.time()
 
