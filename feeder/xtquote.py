@@ -13,13 +13,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from feeder import normalize, xtsdk
+from feeder import normalize, xtcenter, xtsdk
+from feeder.silence import MARKETS, SEVERAL, Silence, day_name
 from feeder.source import DownloadRequest, Sink
 from qmt_bridge.config import Config
-from qmt_bridge.errors import Refused
+from qmt_bridge.errors import ConfigError, Refused
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts, formula_spec
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 # A terminal takes about a minute to start; asking more often than RETRY_LAST brings nothing.
 RETRY_FIRST = 0.5
 RETRY_LAST = 5.0
+# xtquant waits for its servers for ever; they load every market in a fraction of this.
+CENTER_SECONDS = 120.0
 # How often to look at the connection, should xtquant not tell that it was lost.
 WATCH_SECONDS = 1.0
 # How often to ask again for what was refused: a terminal answers before it is logged in, and limits become free.
@@ -34,12 +38,29 @@ REFUSED_SECONDS = 60.0
 # Of the two seconds that `close` may take: to give subscriptions back, and to wait for the thread.
 LEAVE_SECONDS = 1.5
 JOIN_SECONDS = 1.9
+# Periods that move while a market trades. How often xtquant pushes an unfinished bar is not documented: longer bars
+# may be quiet for their whole length.
+_LIVE_PERIODS = frozenset(("tick", "1m", "l2quote", "l2order", "l2transaction"))
+# A tick from further in the future than this is wrong about its time.
+_FUTURE_MS = 3_600_000
+
+
+def _live_market(parts: TopicParts) -> str:
+    """Return the stock market whose trade keeps `parts` moving; empty if there is none."""
+    if parts.kind is Kind.FORMULA or (parts.kind is Kind.QUOTE and parts.detail not in _LIVE_PERIODS):
+        return ""
+    market = parts.name.rpartition(".")[2]
+    return market if market in MARKETS else ""
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class _Feed:
     """One native subscription, to `parts`, and the topics that it serves."""
 
-    __slots__ = ("failing", "handle", "live", "parts", "quotes", "spec", "topic")
+    __slots__ = ("failing", "handle", "heard", "live", "market", "parts", "quotes", "spec", "topic")
 
     def __init__(self, parts: TopicParts, topic: Topic | None, quotes: dict[str, Topic]) -> None:
         self.parts = parts
@@ -48,6 +69,9 @@ class _Feed:
         self.topic = topic
         # Those quotes' topics by code. Callbacks read it while the calling thread writes.
         self.quotes = quotes
+        # The market whose silence it breaks, and whether it has: set by callbacks, cleared by the calling thread.
+        self.market = _live_market(parts)
+        self.heard = False
         # What unsubscribes it, on the client that gave it and on no other.
         self.handle: Any = None
         # Cleared when it ends, while xtquant may still be calling back.
@@ -59,6 +83,11 @@ class _Feed:
     def is_single(self) -> bool:
         """Return whether it counts as one instrument's subscription (doc/xtdata.md 194: at most 50)."""
         return self.parts.kind in (Kind.QUOTE, Kind.L2)
+
+    @property
+    def code(self) -> str:
+        """Return the code, or the market, that it is about."""
+        return self.parts.name if self.spec is None else self.spec.stock_code
 
     def request(self) -> tuple[str, dict[str, Any]]:
         """Return the xtdata function that subscribes it, and its arguments without the callback."""
@@ -97,14 +126,22 @@ class XtQuote:
     kinds = frozenset((Kind.QUOTE, Kind.WHOLE, Kind.L2, Kind.FORMULA))
     lossless = False
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, now: Callable[[], int] = _now) -> None:
         self._host, self._port = xtsdk.parse_address(config.xt_addr)
+        xtcenter.check(config)
+        self._config = config
+        # Done once the data service is open, where there is a token for it.
+        self._center: Future[None] = Future()
         self._single_limit = config.xt_single_limit
         self._sink: Sink
         self._xtdata: Any
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="xtquant-calls", daemon=True)
         self._closing = False
+        # The wall clock in ms, which trading hours are told by.
+        self._now = now
+        # The time of the newest tick of each whole-quote subscription. Callbacks write it.
+        self._newest: dict[TopicParts, int] = {}
 
         # The rest is the calling thread's. What is wanted outlives a session, refused topics included.
         self._wanted: dict[Topic, TopicParts] = {}
@@ -117,12 +154,33 @@ class XtQuote:
         self._lost_session = 0
         self._was_connected = False
         self._down_reason: str | None = None
+        self._silence = Silence(round(config.xt_silence * 1000))
+        self._calendar_day = ""
+        self._calendar_fault = ""
 
     def start(self, sink: Sink) -> None:
-        """Import xtquant and begin to connect; raise ImportError where its native modules cannot be imported."""
+        """Import xtquant and begin to connect; raise ImportError where its native modules cannot be imported.
+
+        With a token first wait for the data service; raise `ConfigError` with the reason if it does not open.
+        """
         self._sink = sink
         self._xtdata = xtsdk.load()
         self._thread.start()
+        if not self._config.xt_token:
+            return
+        try:
+            self._center.result(CENTER_SECONDS)
+        except TimeoutError:
+            self._closing = True
+            raise ConfigError("xt_token", f"the data service has not opened in {CENTER_SECONDS:g} s") from None
+        except ConfigError as exc:
+            logger.error("the data service cannot be opened: %s", exc.reason)
+            raise
+
+    @property
+    def address(self) -> str:
+        """Return where quotes come from, "host:port": with a token the data service, once started."""
+        return f"{self._host}:{self._port}"
 
     def subscribe(self, topic: Topic, parts: TopicParts) -> None:
         """Want `topic`: it is subscribed at once, or as soon as the terminal is there."""
@@ -178,6 +236,8 @@ class XtQuote:
         topic = feed.topic
         if feed.parts.kind is Kind.WHOLE:
             for ticks in normalize.whole(payload):
+                if feed.market and not feed.heard:
+                    feed.heard = self._is_news(feed.parts, ticks, received_ns)
                 if topic is not None:
                     self._sink.publish_whole(topic, ticks, received_ns)
                 if feed.quotes:
@@ -189,6 +249,7 @@ class XtQuote:
             if feed.spec is None:
                 quote = normalize.quote(payload)
                 if quote:
+                    feed.heard = True
                     self._sink.publish(topic, quote, received_ns)
             else:
                 body = {
@@ -198,23 +259,42 @@ class XtQuote:
                 }
                 self._sink.publish(topic, body, received_ns)
 
+    def _is_news(self, parts: TopicParts, ticks: Mapping[str, Any], received_ns: int) -> bool:
+        """Return whether there is a newer tick than ever: what begins a subscription is a snapshot, however old."""
+        limit = received_ns // 1_000_000 + _FUTURE_MS
+        times = (tick.get("time") for tick in ticks.values() if isinstance(tick, Mapping))
+        newest = max((time for time in times if isinstance(time, int) and time < limit), default=0)
+        if newest <= self._newest.get(parts, 0):
+            return False
+        self._newest[parts] = newest
+        return True
+
     # -- The calling thread: the session
 
     def _run(self) -> None:
+        if self._config.xt_token:
+            try:
+                self._host, self._port = xtcenter.open_center(self._config)
+            except Exception as exc:
+                self._center.set_exception(exc)
+                return
+            self._center.set_result(None)
         delay = RETRY_FIRST
         while not self._closing:
             began = time.monotonic()
             try:
                 reason = self._connect()
                 if reason is None:
-                    self._serve()
-                    reason = "terminal_disconnected"
+                    reason = self._serve()
             except Exception:
                 logger.exception("xtquant session failed")
                 reason = "internal"
             if self._closing:
                 break
             self._forget_session()
+            if reason is None:
+                continue
+            self._silence.reset()
             self._tell_down(reason)
             if time.monotonic() - began > RETRY_LAST:
                 delay = RETRY_FIRST
@@ -222,6 +302,8 @@ class XtQuote:
             delay = min(2 * delay, RETRY_LAST)
         try:
             self._give_back()
+            if self._config.xt_token:
+                xtcenter.close_center()
         except Exception:
             logger.exception("xtquant session could not be ended")
 
@@ -242,16 +324,104 @@ class XtQuote:
         if not self._closing and self._is_alive():
             self._down_reason = None
             logger.info("connected to the terminal at %s:%d", self._host, self._port)
-            self._sink.set_state("up", data_lost=data_lost)
+            if self._silence.stale:
+                # Being connected is not what was missing.
+                self._sink.set_state("stale", "market_silent")
+            else:
+                self._sink.set_state("up", data_lost=data_lost)
         return None
 
-    def _serve(self) -> None:
+    def _serve(self) -> str | None:
+        """Make the calls that come until the session ends; return why, or None to connect anew at once."""
         ask_again = time.monotonic() + REFUSED_SECONDS
+        listen = time.monotonic() + WATCH_SECONDS
         while not self._closing and self._is_alive():
+            if time.monotonic() >= listen:
+                if not self._listen():
+                    return None
+                listen = time.monotonic() + WATCH_SECONDS
             self._call_next(WATCH_SECONDS)
             if time.monotonic() >= ask_again:
                 self._subscribe_wanted()
                 ask_again = time.monotonic() + REFUSED_SECONDS
+        return "terminal_disconnected"
+
+    def _listen(self) -> bool:
+        """Look for markets that say nothing although they trade; return whether the session may go on."""
+        wanted, heard = self._listened()
+        now = self._now()
+        if wanted:
+            self._learn_holidays(day_name(now))
+        action = self._silence.check(now, wanted, heard)
+        if action == "none":
+            return True
+        if action == "recovered":
+            logger.info("silence is over")
+            self._sink.set_state("up", data_lost=True)
+            return True
+        logger.warning(
+            "nothing came from %s while it trades; %s; %d more tries today",
+            ", ".join(sorted(self._silence.stale)),
+            {"resubscribe": "subscribing again", "reconnect": "connecting again"}.get(action, "waiting"),
+            self._silence.left,
+        )
+        if action == "reconnect":
+            return False
+        self._sink.set_state("stale", "market_silent")
+        if action == "resubscribe":
+            self._begin_anew(self._silence.stale)
+        return True
+
+    def _listened(self) -> tuple[dict[str, int], set[str]]:
+        """Return how many codes of each market should be heard, and the markets that were since the last call."""
+        codes: dict[str, set[str]] = {}
+        for topic, parts in self._wanted.items():
+            market = _live_market(parts)
+            # What was refused is silent by right, unless it was held before the market fell silent.
+            if market and (topic in self._held or market in self._silence.stale):
+                ticking = codes.setdefault(market, set())
+                # Minute bars may come but once a minute, so they count for none.
+                if parts.detail != "1m":
+                    ticking.add(parts.name)
+        heard = set()
+        for feed in self._feeds.values():
+            if feed.heard:
+                feed.heard = False
+                heard.add(feed.market)
+        return {market: SEVERAL if market in names else len(names) for market, names in codes.items()}, heard
+
+    def _learn_holidays(self, today: str) -> None:
+        """Ask xtquant for its calendar once a day; without one every weekday is taken for a trading day."""
+        if today == self._calendar_day:
+            return
+        fault = ""
+        try:
+            # What xtdata.get_trading_calendar does (xtdata.py 2159), which compares holidays with this machine's
+            # midnights and so finds none where the clock is not Shanghai's.
+            self._xtdata.download_holiday_data()
+            holidays = frozenset(self._xtdata.get_holidays())
+            if any(day.startswith(today[:4]) for day in holidays):
+                self._silence.holidays = holidays
+            else:
+                fault = f"the terminal has no holidays of {today[:4]}"
+        except Exception as exc:
+            if not self._is_alive():
+                return
+            fault = f"{type(exc).__name__}: {exc}"
+        self._calendar_day = today
+        if fault and not self._calendar_fault:
+            logger.warning("no trading calendar, so every weekday is taken for a trading day: %s", fault)
+        self._calendar_fault = fault
+
+    def _begin_anew(self, markets: frozenset[str]) -> None:
+        """Give back all subscriptions of `markets`, longer bars and formulas included, and subscribe what is wanted."""
+        old = [feed for feed in self._feeds.values() if feed.code.rpartition(".")[2] in markets]
+        self._held = {topic: feed for topic, feed in self._held.items() if feed not in old}
+        for feed in old:
+            del self._feeds[feed.parts]
+            self._singles -= feed.is_single
+            self._end(feed)
+        self._subscribe_wanted()
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -58,12 +58,12 @@ def take_stdout() -> BinaryIO:
     return own
 
 
-def parse_address(address: str) -> tuple[str, int]:
-    """Return host and port of the setting `xt_addr`; raise `ConfigError` if it is not both."""
+def parse_address(address: str, setting: str = "xt_addr") -> tuple[str, int]:
+    """Return host and port of the address in `setting`; raise `ConfigError` if it is not both."""
     host, _, port = address.rpartition(":")
     # xtconn.py splits at every ":", so an IPv6 address cannot be given.
     if not host or ":" in host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError("xt_addr", f"expected 'host:port', got {address!r}")
+        raise ConfigError(setting, f"expected 'host:port', got {address!r}")
     return host, int(port)
 
 

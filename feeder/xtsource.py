@@ -10,6 +10,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from feeder.source import DownloadRequest, Sink
 from feeder.xtdownload import XtDownload
 from feeder.xtquote import XtQuote
@@ -34,6 +36,7 @@ class XtSource:
     lossless = False
 
     def __init__(self, config: Config) -> None:
+        self._config = config
         self._quote = XtQuote(config)
         self._download = XtDownload(config)
         self._trade: XtTrade | None = None
@@ -46,6 +49,9 @@ class XtSource:
     def start(self, sink: Sink) -> None:
         """Start the parts; raise ImportError where xtquant's native modules cannot be imported."""
         self._quote.start(sink)
+        if self._config.xt_token:
+            # Of the data service, whose port is known only now.
+            self._download = XtDownload(msgspec.structs.replace(self._config, xt_addr=self._quote.address))
         self._download.start(sink)
         if self._trade is None:
             logger.info("no accounts are set: market data only, no trade events")

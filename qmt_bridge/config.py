@@ -21,7 +21,7 @@ ENV_PREFIX = "QMT_BRIDGE_"
 # Names the file itself, so it is no setting.
 CONFIG_ENV = "QMT_BRIDGE_CONFIG"
 # Never shown, neither by repr nor in an error.
-SECRETS = frozenset(("api_key", "xt_accounts"))
+SECRETS = frozenset(("api_key", "xt_accounts", "xt_token"))
 
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -83,6 +83,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     xt_addr: Annotated[str, Meta(description="xtquant: address of the terminal's market-data port.")] = (
         "127.0.0.1:58610"
     )
+    xt_token: Annotated[
+        str, Meta(description="xtquant: token of the data service, which then stands in for the terminal's quotes.")
+    ] = ""
+    xt_home: Annotated[
+        str, Meta(description="xtquant: the data service's folder; empty is xtdata in the folder of the trade journal.")
+    ] = ""
+    xt_servers: Annotated[
+        tuple[str, ...],
+        Meta(description='xtquant: servers of the data service, e.g. "115.231.218.73:55310"; empty is any.'),
+    ] = ()
     xt_userdata: Annotated[
         str, Meta(description="xtquant: the terminal's folder userdata_mini; needed for trade events.")
     ] = ""
@@ -94,6 +104,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Positive,
         Meta(description="xtquant: single-instrument subscriptions; ticks beyond come out of the whole market."),
     ] = 50
+    xt_silence: Annotated[
+        float,
+        Meta(ge=0, description="xtquant: seconds that a trading market may say nothing before it is stale; 0 is any."),
+    ] = 30.0
     xt_download_timeout: Annotated[
         float, Meta(gt=0, description="xtquant: seconds without progress after which a download is given up.")
     ] = 60.0
@@ -130,6 +144,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def data_path(self) -> Path:
         """Return the folder for the feeder's own files; it may not exist yet."""
         return Path(self.data_dir) if self.data_dir else platformdirs.user_data_path("qmt-bridge", False)
+
+    @property
+    def xt_home_path(self) -> Path:
+        """Return the folder of xtquant's data service; it may not exist yet."""
+        return Path(self.xt_home) if self.xt_home else self.data_path / "xtdata"
 
 
 _HINTS = get_type_hints(Config, include_extras=True)

@@ -717,6 +717,218 @@ def test_attempts_to_connect_become_rarer(
     assert all(later >= earlier for earlier, later in pairwise(waits[:6]))
 
 
+# -- Silence
+
+# 10:00 on a Tuesday in Shanghai.
+TUESDAY_MORNING = 1_795_485_600_000
+
+
+class Clock:
+    """A second later each time that it is looked at; `stop` makes time stand still."""
+
+    def __init__(self, ms: int = TUESDAY_MORNING) -> None:
+        self.began = self.ms = ms
+        self.step = 1000
+
+    def __call__(self) -> int:
+        self.ms += self.step
+        return self.ms
+
+    @property
+    def seconds(self) -> int:
+        return (self.ms - self.began) // 1000
+
+    def stop(self) -> None:
+        self.step = 0
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def listener(terminal: native.Terminal, clock: Clock) -> Iterator[XtQuote]:
+    """Return a source for which a market is stale after five looks."""
+    terminal.holidays = [20260101]
+    source = XtQuote(Config(xt_silence=5), clock)
+    try:
+        yield source
+    finally:
+        terminal.gate.set()
+        source.close()
+
+
+def test_a_silent_market_is_stale_and_all_of_it_is_subscribed_again(
+    terminal: native.Terminal,
+    listener: XtQuote,
+    sink: Recorder,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    of_shanghai = (SHANGHAI, MOUTAI, quote_topic("600519.SH", "1d"), formula_topic(FormulaSpec("MA", "600519.SH")))
+    begin(listener, sink, *of_shanghai, PINGAN_DEPTH)
+    before = terminal.subscriptions()
+    terminal.push_whole({"600519.SH": {"time": 1}})
+    sink.until(lambda: len(sink.states) == 2)
+    assert sink.states[1] == ("stale", "market_silent", False)
+    sink.until(lambda: len(sink.accepted) == 9)
+    clock.stop()
+    assert sink.accepted[5:] == list(of_shanghai)
+    assert terminal.subscriptions() == before
+    assert len(terminal.called("unsubscribe_quote")) == 3
+    assert len(terminal.called("unsubscribeFormula")) == 1
+    assert len(terminal.clients) == 1
+    [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.getMessage() == ("nothing came from SH while it trades; subscribing again; 11 more tries today")
+    terminal.push_whole({"600519.SH": {"time": 2}})
+    sink.until(lambda: len(sink.states) == 3)
+    assert sink.states[2] == ("up", None, True)
+
+
+def test_a_market_that_stays_silent_is_connected_anew_and_its_old_snapshot_is_no_sign_of_life(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    terminal.market = {"600519.SH": {"time": 5}, "600000.SH": {"time": 2**62}}
+    begin(listener, sink, SHANGHAI)
+    sink.until(lambda: len(terminal.clients) == 2 and len(sink.accepted) == 3)
+    clock.stop()
+    sink.until(lambda: len(sink.states) >= 3 and len(sink.bodies(SHANGHAI)) >= 3)
+    assert sink.states == [("up", None, False), *[("stale", "market_silent", False)] * 2]
+    assert terminal.subscriptions() == [("whole", "SH", "")]
+    terminal.push_whole({"600519.SH": {"time": 6}})
+    sink.until(lambda: len(sink.states) == 4)
+    assert sink.states[3] == ("up", None, True)
+
+
+def test_a_market_whose_subscription_was_lost_recovers_by_its_snapshot(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder
+) -> None:
+    terminal.market = {"600519.SH": {"time": 5}}
+    begin(listener, sink, SHANGHAI)
+    sink.until(lambda: sink.published)
+    # The native side forgets it without a word, while the market goes on.
+    terminal.clients[0].feeds.clear()
+    terminal.market = {"600519.SH": {"time": 6}}
+    sink.until(lambda: len(sink.states) >= 3)
+    assert sink.states[:3] == [("up", None, False), ("stale", "market_silent", False), ("up", None, True)]
+    assert sink.bodies(SHANGHAI)[:2] == [{"600519.SH": {"time": 5}}, {"600519.SH": {"time": 6}}]
+    assert len(terminal.clients) == 1
+
+
+def test_a_market_that_refuses_to_be_subscribed_again_is_stale_still(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    begin(listener, sink, SHANGHAI)
+    terminal.refused = {"SH"}
+    sink.until(lambda: len(terminal.clients) == 2)
+    assert {state for state, _, _ in sink.states[1:]} == {"stale"}
+    terminal.refused = set()
+    sink.until(lambda: len(terminal.clients) == 3 and SHANGHAI in sink.accepted[1:])
+    assert {state for state, _, _ in sink.states[1:]} == {"stale"}
+
+
+def test_a_market_that_was_refused_from_the_start_is_never_stale(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    terminal.refused = {"SH"}
+    want(listener, SHANGHAI)
+    listener.start(sink)
+    sink.until(lambda: clock.seconds > 60)
+    assert [state for state, _, _ in sink.states] == ["up"]
+
+
+def test_a_single_quiet_code_and_long_bars_are_no_silence(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    codes = [f"{600000 + number}.SH" for number in range(8)]
+    bars = [quote_topic(code, "1m") for code in codes] + [quote_topic(code, "1d") for code in codes]
+    begin(listener, sink, MOUTAI, FORMULA, *bars)
+    sink.until(lambda: clock.seconds > 30)
+    assert [state for state, _, _ in sink.states] == ["up"]
+    # Several of them are.
+    want(listener, *(quote_topic(code) for code in codes))
+    sink.until(lambda: len(sink.states) > 1)
+    assert sink.states[1] == ("stale", "market_silent", False)
+
+
+def test_ticks_of_single_codes_break_the_silence(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    codes = [f"{600000 + number}.SH" for number in range(8)]
+    begin(listener, sink, *(quote_topic(code) for code in codes))
+    sink.until(lambda: len(sink.states) > 1)
+    terminal.push_quote(codes[3], "tick", {"time": 1})
+    sink.until(lambda: len(sink.states) > 2)
+    assert [state for state, _, _ in sink.states[:3]] == ["up", "stale", "up"]
+
+
+@pytest.mark.parametrize(
+    ("ms", "holidays"),
+    [
+        pytest.param(TUESDAY_MORNING - 4 * 3_600_000, [20260101], id="before-the-open"),
+        pytest.param(TUESDAY_MORNING, [20260101, 20261124], id="holiday"),
+    ],
+)
+def test_when_nothing_trades_silence_is_right(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, ms: int, holidays: list[int]
+) -> None:
+    clock.began = clock.ms = ms
+    terminal.holidays = holidays
+    begin(listener, sink, SHANGHAI)
+    sink.until(lambda: clock.seconds > 60)
+    assert [state for state, _, _ in sink.states] == ["up"]
+    assert len(terminal.called("subscribe_whole_quote")) == 1
+    # Asked once a day, downloaded first, as xtquant's own calendar is made.
+    assert len(terminal.called("get_holidays")) == 1
+    assert ("downloadholidaydata", {"incrementally": True}) in terminal.called("commonControl")
+
+
+def test_the_calendar_is_asked_again_on_the_next_day(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    clock.step = 3_600_000
+    begin(listener, sink, MOUTAI)
+    sink.until(lambda: len(terminal.called("get_holidays")) == 3)
+    # From ten in the morning to the second midnight.
+    assert clock.seconds >= 38 * 3600
+
+
+@pytest.mark.parametrize("holidays", [[], [20250101, 20251001]], ids=["none", "of-last-year"])
+def test_without_a_calendar_every_weekday_trades_and_that_is_said_once(
+    terminal: native.Terminal,
+    listener: XtQuote,
+    sink: Recorder,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    holidays: list[int],
+) -> None:
+    terminal.holidays = holidays
+    begin(listener, sink, SHANGHAI)
+    sink.until(lambda: len(sink.states) > 1)
+    assert sink.states[1] == ("stale", "market_silent", False)
+    clock.step = 3_600_000
+    sink.until(lambda: len(terminal.called("get_holidays")) == 3)
+    said = [message for message in caplog.messages if "trading calendar" in message]
+    assert said == [
+        "no trading calendar, so every weekday is taken for a trading day: the terminal has no holidays of 2026"
+    ]
+
+
+def test_a_connection_lost_in_a_silence_is_down_and_then_up(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    begin(listener, sink, SHANGHAI)
+    sink.until(lambda: len(sink.states) > 1)
+    clock.stop()
+    terminal.drop()
+    sink.until(lambda: sink.states[-1][0] == "down")
+    terminal.open()
+    sink.until(lambda: sink.states[-1][0] == "up")
+    assert [state for state, _, _ in sink.states if state != "stale"] == ["up", "down", "up"]
+    assert sink.states[-1] == ("up", None, True)
+
+
 # -- The end
 
 

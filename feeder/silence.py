@@ -1,0 +1,126 @@
+"""Whether a market says nothing although it trades, and what to do about it.
+
+Pure: the time is an argument and nothing is logged. One thread uses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date, timedelta
+from typing import Literal
+
+Action = Literal["none", "stale", "resubscribe", "reconnect", "recovered"]
+
+_MINUTE = 60_000
+_HOUR = 60 * _MINUTE
+_DAY = 24 * _HOUR
+# Shanghai has had no summer time since 1991.
+_OFFSET = 8 * _HOUR
+_EPOCH = date(1970, 1, 1)
+
+# The exchanges of stocks in mainland China. Their continuous trading, in ms after midnight: from 14:57 they collect
+# orders for the closing price.
+MARKETS = frozenset(("SH", "SZ", "BJ"))
+_SESSIONS = ((9 * _HOUR + 30 * _MINUTE, 11 * _HOUR + 30 * _MINUTE), (13 * _HOUR, 14 * _HOUR + 57 * _MINUTE))
+# A session's first snapshots take a moment to come.
+_SETTLE = 10_000
+# What one look at the clock may add: a machine that slept, or whose clock was set, heard nothing and missed nothing.
+_STEP = 5_000
+
+# From how many codes on their common silence is the market's: one or a few may be suspended, or not be traded.
+SEVERAL = 5
+# How much longer fewer codes may say nothing.
+_PATIENCE = 10
+# The pause after an action, in limits; it doubles up to the longest.
+_PAUSE = 2
+_LONGEST = 30 * _MINUTE
+# More than these, re-subscriptions and reconnections together, have never brought back what the first ones did not.
+ACTIONS_A_DAY = 12
+
+
+def day_name(now: int) -> str:
+    """Return the day in Shanghai at `now`, YYYYMMDD."""
+    return f"{_date(now):%Y%m%d}"
+
+
+def _date(now: int) -> date:
+    return _EPOCH + timedelta(days=(now + _OFFSET) // _DAY)
+
+
+class Silence:
+    """The silence of each wanted market, counted while it trades; `limit` is in ms, and 0 turns all of it off."""
+
+    def __init__(self, limit: int) -> None:
+        # Markets that have said nothing for too long, until they are heard or wanted no more.
+        self.stale: frozenset[str] = frozenset()
+        # Weekdays without trading, YYYYMMDD.
+        self.holidays: frozenset[str] = frozenset()
+        # Actions that today still has.
+        self.left = ACTIONS_A_DAY
+        self._limit = limit
+        self._day = 0
+        self._now = 0
+        self._quiet: dict[str, int] = {}
+        # Trading time since the last action, and how long it has to be before the next one.
+        self._waited = 0
+        self._pause = 0
+
+    def check(self, now: int, wanted: Mapping[str, int], heard: Iterable[str]) -> Action:
+        """Return what is to be done at `now`, ms since 1970; call it about once a second.
+
+        `wanted` has the number of codes wanted of a market, for all of it `SEVERAL` or more. `heard` are the markets
+        that had data since the last call. "stale" is "resubscribe" on a day that has no action left.
+        """
+        if not self._limit:
+            return "none"
+        step = min(max(now - self._now, 0), _STEP)
+        self._now = now
+        day = (now + _OFFSET) // _DAY
+        if day != self._day:
+            self._day, self.left = day, ACTIONS_A_DAY
+        is_open = self.is_open(now)
+        heard = frozenset(heard)
+        before = self.stale
+        self._quiet = {
+            market: self._quiet.get(market, 0) + step
+            for market in MARKETS & wanted.keys() - heard
+            if is_open or market in before
+        }
+        self.stale = frozenset(
+            market
+            for market, quiet in self._quiet.items()
+            if market in before or quiet >= self._limit * (1 if wanted[market] >= SEVERAL else _PATIENCE)
+        )
+        if not self.stale:
+            return "recovered" if before else "none"
+        if not is_open:
+            return "none"
+        if not before:
+            self._pause = _PAUSE * self._limit
+        if self.stale - before:
+            self._waited = 0
+            return "resubscribe" if self._act() else "stale"
+        self._waited += step
+        if self._waited < self._pause or not self._act():
+            return "none"
+        self._waited = 0
+        self._pause = min(2 * self._pause, max(_LONGEST, self._pause))
+        return "reconnect"
+
+    def is_open(self, now: int) -> bool:
+        """Return whether stocks trade at `now` and have for some seconds."""
+        clock = (now + _OFFSET) % _DAY
+        if not any(begin + _SETTLE <= clock < end for begin, end in _SESSIONS):
+            return False
+        return _date(now).weekday() < 5 and day_name(now) not in self.holidays
+
+    def reset(self) -> None:
+        """Begin anew: the connection was lost, so nothing could be heard. The day's actions remain counted."""
+        self.stale = frozenset()
+        self._quiet = {}
+
+    def _act(self) -> bool:
+        if not self.left:
+            return False
+        self.left -= 1
+        return True
