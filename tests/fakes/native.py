@@ -290,6 +290,8 @@ def installed() -> Iterator[Terminal]:
             xtdata.disconnect()
             xtdata.watch_xtquant_status(None)
             vars(xtdata)["__client_last_spec"] = ("", None)
+        if center := sys.modules.get("xtquant.xtdatacenter"):
+            center.set_token("")
         terminal.close()
         uninstall()
 
