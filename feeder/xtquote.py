@@ -60,7 +60,7 @@ def _now() -> int:
 class _Feed:
     """One native subscription, to `parts`, and the topics that it serves."""
 
-    __slots__ = ("failing", "handle", "heard", "live", "market", "parts", "quotes", "spec", "topic")
+    __slots__ = ("handle", "heard", "live", "market", "parts", "quotes", "spec", "topic")
 
     def __init__(self, parts: TopicParts, topic: Topic | None, quotes: dict[str, Topic]) -> None:
         self.parts = parts
@@ -76,8 +76,6 @@ class _Feed:
         self.handle: Any = None
         # Cleared when it ends, while xtquant may still be calling back.
         self.live = True
-        # Its payloads cannot be published; logged once per episode.
-        self.failing = False
 
     @property
     def is_single(self) -> bool:
@@ -142,6 +140,10 @@ class XtQuote:
         self._now = now
         # The time of the newest tick of each whole-quote subscription. Callbacks write it.
         self._newest: dict[TopicParts, int] = {}
+        # Payloads that could not be published, and the kinds of fault already logged. Callbacks write both, at once.
+        self.failed = 0
+        self._faults: set[tuple[Kind, str, type[Exception]]] = set()
+        self._failures = threading.Lock()
 
         # The rest is the calling thread's. What is wanted outlives a session, refused topics included.
         self._wanted: dict[Topic, TopicParts] = {}
@@ -224,13 +226,18 @@ class XtQuote:
             return
         try:
             self._publish(feed, payload, received_ns)
-        except Exception:
+        except Exception as exc:
             # xtdata's wrapper would print this to stdout.
-            if not feed.failing:
-                feed.failing = True
-                logger.exception("payload of %s cannot be published", feed)
-        else:
-            feed.failing = False
+            self._note_failure(feed, exc)
+
+    def _note_failure(self, feed: _Feed, exc: Exception) -> None:
+        fault = (feed.parts.kind, feed.parts.detail, type(exc))
+        with self._failures:
+            self.failed += 1
+            is_new = fault not in self._faults
+            self._faults.add(fault)
+        if is_new:
+            logger.error("payload of %s cannot be published", feed, exc_info=exc)
 
     def _publish(self, feed: _Feed, payload: object, received_ns: int) -> None:
         topic = feed.topic

@@ -280,7 +280,8 @@ def test_a_payload_that_cannot_be_published_is_logged_once_and_the_next_one_pass
     sink.until(lambda: len(sink.published) == 2)
     assert [body["600519.SH"][0]["time"] for body in sink.bodies(MOUTAI)] == [1, 2]
     errors = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(errors) == 2
+    assert len(errors) == 1
+    assert source.failed == 3
     assert errors[0].getMessage() == (
         "payload of subscribe_quote(stock_code='600519.SH', period='tick', count=0) cannot be published"
     )
