@@ -335,7 +335,8 @@ class Trade:
         self.session = session
         session.on_refused = lambda _, code, error: self._refused(code, error)
         [after] = parse_qs(session.query.decode("latin-1")).get("after", [""])[-1:]
-        if after and not after.isdecimal():
+        # A seq is a 63-bit number (SQLite's row id).
+        if after and (not after.isdecimal() or int(after[:20]) >= 2**63 or len(after) > 20):
             raise Ended(1008, "bad_request", f"after must be a position in the journal, got {after[:40]!r}")
         self._subscribe(int(after) if after else None)
 

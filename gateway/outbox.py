@@ -11,6 +11,7 @@ from collections.abc import Hashable, Iterator
 
 import msgspec
 
+from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import Behaviour
@@ -62,17 +63,19 @@ class Merged:
     def render(self) -> Iterator[bytes]:
         """Yield the JSON texts, in batches as the feeder makes them."""
         for body in frames.join(self.by_code):
-            yield frames.to_json(frames.decode(body))
+            yield frames.render(body)
 
 
 class Outbox:
     """What waits for one client. `skipped` counts frames and records that a newer one replaced."""
 
-    __slots__ = ("_conflated", "_queue", "_serial", "_size", "limit", "overflowed", "skipped")
+    __slots__ = ("_conflated", "_queue", "_serial", "_size", "limit", "overflowed", "skipped", "unfit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.skipped = 0
+        # Frames that could not be rendered; they cost nothing but themselves.
+        self.unfit = 0
         # Set once something that may not be lost did not fit: the socket has to be closed with 1013.
         self.overflowed = False
         self._queue: deque[Item | bytes] = deque()
@@ -133,7 +136,11 @@ class Outbox:
                 key = next(iter(self._conflated))
                 entry = self._conflated.pop(key)
             self._size -= _size(entry)
-            rendered = _render(entry, framed)
+            try:
+                rendered = _render(entry, framed)
+            except WireError:
+                self.unfit += 1
+                continue
             texts += rendered
             taken += sum(map(len, rendered))
         if self._conflated is not None and not self._conflated:
@@ -160,7 +167,10 @@ class Outbox:
         if entry.behaviour.when_full == "newest_per_code":
             merged = older if isinstance(older, Merged) else Merged()
             self._size -= _size(merged) if merged is older else 0
-            self.skipped += merged.add(entry.frame)
+            try:
+                self.skipped += merged.add(entry.frame)
+            except WireError:
+                self.unfit += 1
             self._conflated[key] = merged
             self._size += _size(merged)
             return

@@ -20,7 +20,7 @@ from gateway.hub import Outcome
 from gateway.limits import TokenBucket, origin_allowed
 from gateway.outbox import Item, Outbox
 from gateway.writer import EXTENSION, HIGH_WATER, PreparedFrames
-from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode
+from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode, WireError
 from qmt_bridge.wire.frames import Frame, to_json
 from qmt_bridge.wire.requests import REQUEST_BYTES, parse_json, request_id
 from qmt_bridge.wire.topics import KINDS, Kind, Topic, parse_topic
@@ -227,6 +227,8 @@ class Session:
             if self._writer is not None:
                 self._writer.cancel()
             self._count_skipped()
+            if self.outbox.unfit:
+                logger.warning("%s: %d frames had no JSON form and were left out", self.path, self.outbox.unfit)
             client = self._scope.get("client") or ("?",)
             seconds = time.monotonic() - began
             logger.info("%s from %s: %s after %.1f s, %d frames", self.path, client[0], ended, seconds, self._frames)
@@ -411,7 +413,12 @@ class Session:
         ready, self.ready = self.ready, []
         if ready and not self._gone:
             # Also if the transport has become full meanwhile: they came before what waits in the outbox by now.
-            self._send_frames([frame.text_frame for frame in ready])
+            try:
+                texts = [frame.text_frame for frame in ready]
+            except WireError:
+                texts = self._fit(ready)
+            if texts:
+                self._send_frames(texts)
         while not self._gone:
             if direct.full:
                 self.room = 0
@@ -425,6 +432,15 @@ class Session:
         self.room = HIGH_WATER
         self.sending_since = None
         self.sent_at = self._loop.time()
+
+    def _fit(self, frames: list[Frame]) -> list[bytes]:
+        texts = []
+        for frame in frames:
+            try:
+                texts.append(frame.text_frame)
+            except WireError:
+                self.outbox.unfit += 1
+        return texts
 
     def _send_frames(self, taken: list[bytes]) -> None:
         assert self._direct is not None

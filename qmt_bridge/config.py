@@ -106,7 +106,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = 50
     xt_silence: Annotated[
         float,
-        Meta(ge=0, description="xtquant: seconds that a trading market may say nothing before it is stale; 0 is any."),
+        Meta(
+            ge=0,
+            description="xtquant: seconds that a trading market may say nothing before it is stale; 0 turns this off.",
+        ),
     ] = 30.0
     xt_download_timeout: Annotated[
         float, Meta(gt=0, description="xtquant: seconds without progress after which a download is given up.")

@@ -99,6 +99,14 @@ def text_frame(text: bytes) -> bytes:
     return b"\x81\x7f" + size.to_bytes(8, "big") + text
 
 
+def render(body: bytes) -> bytes:
+    """Return an encoded body as JSON; raise `WireError` for one without such a form (see `Frame.json`)."""
+    try:
+        return to_json(decode(body))
+    except (TypeError, RecursionError) as exc:
+        raise WireError(f"body has no JSON form: {exc}") from exc
+
+
 class Frame:
     """One message: its topic, where it stands in the topic's sequence, when it came, and its encoded body.
 
@@ -142,9 +150,12 @@ class Frame:
 
     @property
     def json(self) -> bytes:
-        """Return the body as a WebSocket client of the documented layer gets it; rendered once."""
+        """Return the body as a WebSocket client of the documented layer gets it; rendered once.
+
+        Raise `WireError` for a body that has no JSON form: not MessagePack, or nested 254 deep (orjson's limit).
+        """
         if self._json is None:
-            self._json = to_json(decode(self.body))
+            self._json = render(self.body)
         return self._json
 
     @property

@@ -51,6 +51,8 @@ RESEARCH_PERIODS = (
     "l2thousandqueue fullspeedorderbook hftransactioncount"
 ).split()
 PERIODS = frozenset(("tick", *BAR_PERIODS, *LEVEL2_PERIODS, *RESEARCH_PERIODS))
+# A formula's request is its topic, which every ZeroMQ socket on the way keeps.
+FORMULA_CHARACTERS = 4096
 DIVIDEND_TYPES = ("none", "front", "back", "front_ratio", "back_ratio")
 
 
@@ -174,6 +176,8 @@ def formula_topic(spec: FormulaSpec) -> Topic:
         known = ", ".join(DIVIDEND_TYPES)
         raise BadRequest("bad_request", f"unknown dividend_type {spec.dividend_type[:40]!r}; expected one of {known}")
     canonical = msgspec.json.encode(spec, order="deterministic").decode()
+    if len(canonical) > FORMULA_CHARACTERS:
+        raise BadRequest("bad_request", f"a formula's request is at most {FORMULA_CHARACTERS} characters")
     return Topic(f"formula/{quote(canonical, safe='')}/")
 
 

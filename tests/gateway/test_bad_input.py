@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import pytest
-from conftest import Client, Rig
+from conftest import KEY, Client, Rig
 from websockets import ConnectionClosed
 
 from qmt_bridge.wire.topics import quote_topic
@@ -49,6 +50,15 @@ BAD = [
     ),
     pytest.param("/ws/formula", {"action": "subscribe", "stock_code": "600519.SH"}, "bad_request", id="no-formula"),
     pytest.param("/ws/formula", {"formula_name": "MA", "stock_code": 600519}, "unknown_symbol", id="formula-code"),
+    pytest.param(
+        "/ws/formula", {"formula_name": "M" * 5000, "stock_code": "600519.SH"}, "bad_request", id="formula-name-long"
+    ),
+    pytest.param(
+        "/ws/formula",
+        {"formula_name": "MA", "stock_code": "600519.SH", "count": 10**30},
+        "bad_request",
+        id="count-huge",
+    ),
     pytest.param("/ws/formula", {"action": "unsubscribe", "seq_id": 123}, "not_subscribed", id="seq-id"),
     pytest.param("/ws/formula", {"action": "unsubscribe", "seq_id": "a"}, "bad_request", id="seq-id-type"),
     pytest.param(
@@ -162,3 +172,26 @@ async def test_thousand_subscribes_at_once_are_limited_and_disturb_nobody(rig: R
         rig.source.publish(TICK, {"600519.SH": [{}]})
         assert await other.receive() == {"600519.SH": [{}]}
         assert await client.receive() == {"600519.SH": [{}]}
+
+
+@pytest.mark.parametrize("after", ["x", "-1", "9" * 19, "9" * 100])
+async def test_position_that_cannot_be(rig: Rig, after: str) -> None:
+    async with rig.connect(f"/ws/trade?api_key={quote(KEY)}&after={after}") as client:
+        assert (await client.receive())["code"] == "bad_request"
+        assert (await client.closed())[0] == 1008
+
+
+async def test_record_without_a_json_form_costs_nothing_but_itself(rig: Rig) -> None:
+    nested: object = 1
+    for _ in range(300):
+        nested = {"deeper": nested}
+    async with rig.connect("/ws/realtime") as client:
+        await client.send(GOOD)
+        await rig.wanted(TICK)
+        for body in ({"n": 1}, {"n": nested}, {"n": 2}):
+            rig.source.publish(TICK, body)
+        assert [await client.receive(), await client.receive()] == [{"n": 1}, {"n": 2}]
+        # Again, by itself, when nothing else is on its way.
+        rig.source.publish(TICK, {"n": nested})
+        rig.source.publish(TICK, {"n": 3})
+        assert await client.receive() == {"n": 3}

@@ -156,3 +156,22 @@ def test_shared_frame_is_built_once_for_all_clients() -> None:
     for outbox in boxes:
         outbox.put(shared)
     assert boxes[0].take(framed=True)[0] is boxes[1].take(framed=True)[0]
+
+
+def test_frame_that_cannot_be_rendered_costs_nothing_but_itself() -> None:
+    nested: object = 1
+    for _ in range(300):
+        nested = [nested]
+    for limit in (ROOMY, 300):
+        outbox = Outbox(limit)
+        for topic, body in (
+            ("trade/1/", {"n": 1}),
+            ("trade/1/", {"n": nested}),
+            ("whole/SH/", [1]),
+            ("whole/SH/", {"600519.SH": 2}),
+        ):
+            outbox.put(item(topic, body))
+        assert {"n": 1} in (sent := drain(outbox))
+        assert {"600519.SH": 2} in sent
+        assert outbox.unfit >= 1
+        assert (outbox.size, len(outbox)) == (0, 0)
