@@ -5,21 +5,35 @@ Frames and errors as in WEBSOCKET.md, sections 1 and 2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import parse_qs
 
 import msgspec
 
-from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, Subscription, Ticket
+from gateway.hub import Refusal
+from gateway.session import (
+    DOCUMENTED,
+    FIRST_REQUEST_TIMEOUT,
+    Ended,
+    Endpoint,
+    Session,
+    Subscription,
+    Terms,
+    Ticket,
+)
 from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
-from qmt_bridge.wire.frames import Frame, to_json
+from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import (
     DownloadStart,
     FormulaRequest,
     FormulaUnsubscribe,
     L2Request,
+    Options,
+    Position,
     QuoteRequest,
+    TradeResume,
     WholeRequest,
     read_request,
 )
@@ -37,6 +51,7 @@ from qmt_bridge.wire.topics import (
     whole_topic,
 )
 
+_OPTIONS = frozenset(Options.__struct_fields__)
 # A request may name thousands of codes; that many error frames of their own would be no help to anybody.
 ERRORS_A_REQUEST = 20
 
@@ -53,6 +68,14 @@ class Rejection(NamedTuple):
         return self._asdict()
 
 
+class _Asked(NamedTuple):
+    """A request that names codes: their topics with the client's names, what in it is no code, and its options."""
+
+    topics: dict[Topic, str]
+    rejected: list[Rejection]
+    options: Options
+
+
 class _Codes:
     """What the endpoints have in common whose requests name codes: subscribe, unsubscribe, list."""
 
@@ -67,10 +90,12 @@ class _Codes:
         # What the client asked for, and its name for it; what is subscribed may be less (whole_quote).
         self.wanted: dict[Topic, str] = {}
         self._held: dict[Topic, Subscription] = {}
+        # Of the topics that are not served as the document says.
+        self._terms: dict[Topic, Terms] = {}
         session.on_refused = self._refused
 
-    def topics(self, request: dict[str, Any]) -> tuple[dict[Topic, str], list[Rejection]]:
-        """Return the topics that a request names, and what in it is no code; raise `BadRequest`."""
+    def read(self, request: dict[str, Any]) -> _Asked:
+        """Return what a request asks for; raise `BadRequest`."""
         raise NotImplementedError
 
     def needed(self) -> Iterable[Topic]:
@@ -93,68 +118,93 @@ class _Codes:
                     f"unknown action {str(action)[:40]!r}; expected subscribe, unsubscribe, list, ping or auth",
                 )
 
-    def _refused(self, subscription: Subscription, code: ErrorCode, error: str) -> None:
+    def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
         """Tell the client of a refusal that no ack will name."""
-        self.session.error(code, error, symbol=self._forget(subscription.topic))
+        self.session.error(refusal.code, refusal.reason, symbol=self._forget(subscription.topic))
         # A code that came with its market may now have to come by itself.
         self.session.later(self._update)
 
     def _forget(self, topic: Topic) -> str:
         self._held.pop(topic, None)
+        self._terms.pop(topic, None)
         return self.wanted.pop(topic)
 
     def _subscribe(self, request: dict[str, Any]) -> None:
-        named, rejected = self.topics(request)
+        named, rejected, options = self.read(request)
+        terms = _terms(options)
+        positions = _positions(options, named)
         limit = self.session.worker.config.max_topics
+        # A repeated code without options leaves them as they are.
+        changes = not _OPTIONS.isdisjoint(request)
         added: list[str] = []
         for topic, name in named.items():
-            if topic in self.wanted:
+            if topic not in self.wanted:
+                if len(self.wanted) >= limit:
+                    rejected.append(Rejection(name, "symbol_limit", f"a socket holds at most {limit} subscriptions"))
+                    continue
+                self.wanted[topic] = name
+                added.append(name)
+            elif not changes:
                 continue
-            if len(self.wanted) >= limit:
-                rejected.append(Rejection(name, "symbol_limit", f"a socket holds at most {limit} subscriptions"))
-                continue
-            self.wanted[topic] = name
-            added.append(name)
+            self._terms[topic] = terms
+            if topic in self._held:
+                self._held[topic].serve(terms)
         if self.opts_in.isdisjoint(request):
             self._reject(rejected)
-            self._update()
+            self._update(None, positions)
             return
 
         def acknowledge(ticket: Ticket) -> None:
-            refused = [Rejection(self._forget(topic), *why) for topic, why in ticket.refused.items()]
+            refused = [Rejection(self._forget(topic), *why[:2]) for topic, why in ticket.refused.items()]
             names = {rejection.code for rejection in refused}
-            ack = {
+            ack: dict[str, Any] = {
                 "type": "subscribed",
                 "id": request.get("id"),
                 "added": [name for name in added if name not in names],
                 "rejected": [rejection.shown() for rejection in (*rejected, *refused)],
                 "active": len(self.wanted),
             }
-            pending = [self.wanted[topic] for topic in ticket.pending if topic in self.wanted]
+            if positions:
+                recovered = {
+                    named[of.topic]: bool(of.recovered) for of in ticket.subscriptions if of.topic in positions
+                }
+                ack["recovered"] = all(recovered.values()) if "seq" in options.resume else recovered
             # Their source has not said yet whether it serves them; a refusal would come as an error frame.
-            self.session.tell({**ack, "pending": pending} if pending else ack)
+            pending = [self.wanted[topic] for topic in ticket.pending if topic in self.wanted]
+            if pending:
+                ack["pending"] = pending
+            self.session.tell(ack)
 
-        self._update(acknowledge)
+        self._update(acknowledge, positions)
 
     def _unsubscribe(self, request: dict[str, Any]) -> None:
-        named, rejected = self.topics(request)
+        named, rejected, _ = self.read(request)
         removed = []
         for topic, name in named.items():
             if self.wanted.pop(topic, None) is None:
                 rejected.append(Rejection(name, "not_subscribed", f"{name} is not subscribed"))
             else:
+                self._terms.pop(topic, None)
                 removed.append(name)
         self._update()
         answer = {"type": "unsubscribed", "id": request.get("id"), "removed": removed, "active": len(self.wanted)}
         rejections = [rejection.shown() for rejection in rejected]
         self.session.tell({**answer, "rejected": rejections} if rejections else answer)
 
-    def _update(self, acknowledge: Callable[[Ticket], None] | None = None) -> None:
+    def _update(
+        self,
+        acknowledge: Callable[[Ticket], None] | None = None,
+        positions: Mapping[Topic, Position] = MappingProxyType({}),
+    ) -> None:
         """Hold exactly the subscriptions that are needed for what is wanted."""
         needed = dict.fromkeys(self.needed())
         for topic in [topic for topic in self._held if topic not in needed]:
             self.session.unsubscribe(self._held.pop(topic))
-        added = {topic: Subscription(self.session, topic) for topic in needed if topic not in self._held}
+        added = {
+            topic: Subscription(self.session, topic, self._terms.get(topic, DOCUMENTED), positions.get(topic))
+            for topic in needed
+            if topic not in self._held
+        }
         self._held.update(added)
         self.session.subscribe(list(added.values()), None, acknowledge)
 
@@ -170,10 +220,10 @@ class _Codes:
 class Realtime(_Codes):
     """`/ws/realtime`: ticks, bars and level-2 records of single instruments, as subscribe_quote delivers them."""
 
-    def topics(self, request: dict[str, Any]) -> tuple[dict[Topic, str], list[Rejection]]:
+    def read(self, request: dict[str, Any]) -> _Asked:
         asked = read_request(request, QuoteRequest)
         period = check_period(asked.period)
-        return _checked(asked.stocks, lambda code: quote_topic(code, period))
+        return _Asked(*_checked(asked.stocks, lambda code: quote_topic(code, period)), asked)
 
 
 class WholeQuote(_Codes):
@@ -181,8 +231,9 @@ class WholeQuote(_Codes):
 
     field: ClassVar[str] = "codes"
 
-    def topics(self, request: dict[str, Any]) -> tuple[dict[Topic, str], list[Rejection]]:
-        return _checked(read_request(request, WholeRequest).codes, whole_topic)
+    def read(self, request: dict[str, Any]) -> _Asked:
+        asked = read_request(request, WholeRequest)
+        return _Asked(*_checked(asked.codes, whole_topic), asked)
 
     def needed(self) -> Iterable[Topic]:
         # A code whose whole market is wanted too would come twice.
@@ -196,11 +247,11 @@ class WholeQuote(_Codes):
 class L2Thousand(_Codes):
     """`/ws/l2_thousand`: depth of up to a thousand levels."""
 
-    def topics(self, request: dict[str, Any]) -> tuple[dict[Topic, str], list[Rejection]]:
+    def read(self, request: dict[str, Any]) -> _Asked:
         asked = read_request(request, L2Request)
         if asked.gear_num < 0:
             raise BadRequest("bad_request", f"gear_num must not be negative, got {asked.gear_num}")
-        return _checked(asked.stocks, lambda code: l2_topic(code, asked.gear_num))
+        return _Asked(*_checked(asked.stocks, lambda code: l2_topic(code, asked.gear_num)), asked)
 
 
 class Formula:
@@ -239,8 +290,12 @@ class Formula:
 
     def _subscribe(self, request: dict[str, Any]) -> None:
         asked = read_request(request, FormulaRequest)
-        spec = FormulaSpec(**{**msgspec.structs.asdict(asked), "stock_code": check_code(asked.stock_code)})
-        topic = formula_topic(spec)
+        if asked.fields:
+            raise BadRequest("bad_request", "fields are for quotes and depth; a formula's values come whole")
+        terms = _terms(asked)
+        wanted = {name: getattr(asked, name) for name in FormulaSpec.__struct_fields__}
+        topic = formula_topic(FormulaSpec(**{**wanted, "stock_code": check_code(asked.stock_code)}))
+        position = _positions(asked, {topic: str(asked.stock_code)}).get(topic)
         limit = self.session.worker.config.max_topics
         if len(self._by_seq) >= limit:
             raise BadRequest("symbol_limit", f"a socket holds at most {limit} subscriptions")
@@ -249,21 +304,24 @@ class Formula:
 
         def acknowledge(ticket: Ticket) -> None:
             if topic in ticket.refused:
-                code, reason = ticket.refused[topic]
+                refusal = ticket.refused[topic]
                 self._by_seq.pop(seq_id, None)
-                self.session.error(code, reason, id=request.get("id"), **_formula_name(topic))
+                self.session.error(refusal.code, refusal.reason, id=request.get("id"), **_formula_name(topic))
             elif seq_id in self._by_seq:
-                self.session.tell({"action": "subscribed", "seq_id": seq_id, "id": request.get("id")})
+                ack: dict[str, Any] = {"action": "subscribed", "seq_id": seq_id, "id": request.get("id")}
+                if position is not None:
+                    ack["recovered"] = bool(self._by_seq[seq_id].recovered)
+                self.session.tell(ack)
 
-        prefix = to_json({"type": "formula_update", "seq_id": seq_id})[:-1] + b","
-        self._by_seq[seq_id] = Subscription(self.session, topic, prefix)
+        self._by_seq[seq_id] = Subscription(self.session, topic, terms, position, seq_id)
         self.session.subscribe([self._by_seq[seq_id]], None, acknowledge)
 
-    def _refused(self, subscription: Subscription, code: ErrorCode, error: str) -> None:
+    def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
         for seq_id, of in tuple(self._by_seq.items()):
             if of is subscription:
                 del self._by_seq[seq_id]
-                self.session.error(code, error, seq_id=seq_id, **_formula_name(subscription.topic))
+                named = _formula_name(subscription.topic)
+                self.session.error(refusal.code, refusal.reason, seq_id=seq_id, **named)
 
 
 class _Download(Subscription):
@@ -314,10 +372,10 @@ class DownloadProgress:
         else:
             self.session.subscribe([_Download(self.session, Topic(started.topic))], None, None)
 
-    def _refused(self, subscription: Subscription, code: ErrorCode, error: str) -> None:
+    def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
         # The feeder that ran the job is gone; a new request starts it again.
-        self.session.error("upstream_unavailable", f"the download was lost: {error}", status="error")
-        self.session.end(Ended(1013, None, f"upstream_unavailable: the download was lost: {error}"))
+        self.session.error("upstream_unavailable", f"the download was lost: {refusal.reason}", status="error")
+        self.session.end(Ended(1013, None, f"upstream_unavailable: the download was lost: {refusal.reason}"))
 
     def _fail(self, close_code: int, code: ErrorCode, error: str) -> None:
         self.session.error(code, error, status="error")
@@ -328,12 +386,12 @@ class Trade:
     """`/ws/trade`: every trade event of every account, in the journal's order, nothing lost."""
 
     always_key: ClassVar[bool] = True
-    opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
+    opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action", "resume"))
     first_request_timeout: ClassVar[float | None] = None
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        session.on_refused = lambda _, code, error: self._refused(code, error)
+        session.on_refused = lambda _, refusal: self._refused(refusal, None)
         [after] = parse_qs(session.query.decode("latin-1")).get("after", [""])[-1:]
         # A seq is a 63-bit number (SQLite's row id).
         if after and (not after.isdecimal() or int(after[:20]) >= 2**63 or len(after) > 20):
@@ -341,25 +399,34 @@ class Trade:
         self._subscribe(int(after) if after else None)
 
     async def handle(self, request: dict[str, Any]) -> None:
-        """Refuse the request: the events come by themselves."""
-        raise BadRequest("unknown_action", f"unknown action {str(request.get('action'))[:40]!r}; expected ping")
+        """Begin again after the position of a request; nothing else can be asked for, the events come by themselves."""
+        if "resume" not in request or request.get("action", "subscribe") != "subscribe":
+            raise BadRequest("unknown_action", f"unknown action {str(request.get('action'))[:40]!r}; expected ping")
+        after = read_request(request, TradeResume).resume.seq
+        self.session.unsubscribe(self._subscription)
+        self._subscribe(after, request.get("id"))
 
-    def _refused(self, code: ErrorCode, error: str) -> None:
-        self.session.error(code, error)
-        if code == "resume_expired":
+    def _refused(self, refusal: Refusal, given: object) -> None:
+        expired = refusal.code == "resume_expired"
+        positions = {"oldest": refusal.oldest, "newest": refusal.newest} if expired else {}
+        self.session.error(refusal.code, refusal.reason, id=given, **positions)
+        if expired:
             # The client knows that it has missed something; from here on it has everything.
-            self.session.later(lambda: self._subscribe(None))
+            self.session.later(lambda: self._subscribe(None, given))
 
-    def _subscribe(self, after: int | None) -> None:
-        subscription = Subscription(self.session, ALL_TRADES)
+    def _subscribe(self, after: int | None, given: object = None) -> None:
+        self._subscription = Subscription(self.session, ALL_TRADES)
+
+        def acknowledge(ticket: Ticket) -> None:
+            for refusal in ticket.refused.values():
+                self._refused(refusal, given)
+            if not ticket.refused:
+                newest = self.session.worker.feed.hub.streams[ALL_TRADES].seq
+                ack = {"type": "subscribed", "id": given, "seq": newest}
+                self.session.tell(ack if after is None else {**ack, "after": after})
+
         # From this frame on nothing is missed: who sends an order wants to know that first.
-        self.session.subscribe([subscription], after, self._acknowledge if self.session.opted_in else None)
-
-    def _acknowledge(self, ticket: Ticket) -> None:
-        for code, error in ticket.refused.values():
-            self._refused(code, error)
-        if not ticket.refused:
-            self.session.tell({"type": "subscribed", "seq": self.session.worker.feed.hub.streams[ALL_TRADES].seq})
+        self.session.subscribe([self._subscription], after, acknowledge if self.session.opted_in else None)
 
 
 ENDPOINTS: dict[str, type[Endpoint]] = {
@@ -383,6 +450,28 @@ def _checked(codes: list[object], topic_of: Callable[[str], Topic]) -> tuple[dic
         except BadCode as exc:
             rejected.append(Rejection(exc.symbol[:40], exc.code, exc.reason))
     return topics, rejected
+
+
+def _terms(options: Options) -> Terms:
+    if options.mode == "all" and options.max_rate_ms:
+        raise BadRequest("bad_request", 'mode "all" keeps every frame and max_rate_ms does not; choose one')
+    keeps_all = options.mode == "all"
+    return Terms(tuple(options.fields), options.seq, options.max_rate_ms / 1000, keeps_all, options.snapshot)
+
+
+def _positions(options: Options, named: dict[Topic, str]) -> dict[Topic, Position]:
+    given = options.resume
+    if "epoch" in given or "seq" in given:
+        if len(named) != 1:
+            raise BadRequest("bad_request", "resume of several codes is an object of positions by code")
+        given = dict.fromkeys(named.values(), given)
+    for name in given:
+        if name not in named.values():
+            raise BadRequest("bad_request", f"resume names {name[:40]!r}, which is not asked for")
+    try:
+        return {topic: msgspec.convert(given[name], Position) for topic, name in named.items() if name in given}
+    except msgspec.ValidationError as exc:
+        raise BadRequest("bad_request", f"resume: {str(exc)[:1].lower()}{str(exc)[1:]}") from None
 
 
 def _formula_name(topic: Topic) -> dict[str, str]:

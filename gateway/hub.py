@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
@@ -19,21 +19,37 @@ from qmt_bridge.wire.topics import ALL_TRADES, KINDS, Behaviour, Kind, Topic
 
 # Without an answer a joiner goes live after this long, and a topic still pending at its source is asked again.
 ANSWER_TIMEOUT = 1.0
+# A loss need not have a successor that shows it: the last values are compared once so long nothing more was lost,
+# or at the latest after so long.
+CALM_SECONDS = 1.0
+LONGEST_LOSS = 10.0
 
 Outcome = Literal["live", "pending", "unanswered", "refused"]
 
 
+class Refusal(NamedTuple):
+    """Why a topic is not served; a position that has expired would have had to be from `oldest` to `newest`."""
+
+    code: ErrorCode
+    reason: str
+    oldest: int = 0
+    newest: int = 0
+
+
 class Member(Protocol):
-    """One client's wish for one topic."""
+    """One client's wish for one topic. It must not wait, nor join or leave anything while it is told something."""
 
     def deliver(self, frame: Frame) -> None:
-        """Take a frame; must not wait, nor join or leave anything meanwhile."""
+        """Take a frame."""
 
-    def settle(self, outcome: Outcome, code: ErrorCode | None, error: str | None) -> None:
-        """Hear how joining ended, and again when a topic was asked for anew; "refused" means it has been removed.
+    def starts(self, epoch: int, seq: int) -> bool:
+        """Hear where the last value stands and return whether to deliver it; `settle` follows."""
 
-        Must not join or leave anything meanwhile.
-        """
+    def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
+        """Hear how joining ended, and again when a topic was asked for anew; "refused" means it has been removed."""
+
+    def missed(self, count: int) -> None:
+        """Hear that so many messages were lost on the way from the feeder, for good."""
 
 
 class Upstream(Protocol):
@@ -52,10 +68,12 @@ class Upstream(Protocol):
 class _Ask:
     """A CatchUp under way for one stream; every joiner that came since shares its answer."""
 
-    __slots__ = ("after", "id", "parts", "sent_at")
+    __slots__ = ("after", "id", "parts", "seen", "sent_at")
 
-    def __init__(self, after: int | None, now: float) -> None:
+    def __init__(self, after: int | None, now: float, seen: tuple[int, int] = (0, 0)) -> None:
         self.after = after
+        # Epoch and seq that those have seen who wait for it; a last value that is not newer is no news.
+        self.seen = seen
         # None while the feeder is away.
         self.id: int | None = None
         self.sent_at = now
@@ -124,6 +142,8 @@ class Hub:
         self.lost = 0
         self._upstream = upstream
         self._trade_seq = 0
+        # When market data was first and last lost since values were last compared.
+        self._loss: tuple[float, float] | None = None
 
     def join(self, members: Mapping[Topic, Member], now: float, after: int | None = None) -> None:
         """Add a member to each topic; it hears the outcome by `settle`, then gets the last value and what follows.
@@ -136,7 +156,7 @@ class Hub:
             if stream is None:
                 stream = self.streams[topic] = Stream(topic)
                 self._upstream.subscribe(topic)
-            shared = next((ask for ask in stream.asks if ask.after == after), None)
+            shared = next((ask for ask in stream.asks if ask.after == after and not ask.seen[1]), None)
             if shared is None:
                 shared = _Ask(after, now)
                 stream.asks.append(shared)
@@ -173,8 +193,7 @@ class Hub:
                 if missed < 0:
                     return
                 if missed:
-                    self.gaps += 1
-                    self.lost += missed
+                    self._count_gap(stream, missed, now)
                 reborn = missed > 0 and stream.behaviour.on_gap != "count"
                 after = stream.seq if stream.journaled else None
             if reborn:
@@ -218,10 +237,9 @@ class Hub:
         newer = [frame for frame in stream.held if not self._covers(stream, state, frame)]
         if newer and newer[0].seq > state.seq + 1 and newer[0].epoch == state.epoch:
             # The ask was quicker than the subscription, and a frame was published between the two.
-            self.gaps += 1
-            self.lost += newer[0].seq - state.seq - 1
+            self._count_gap(stream, newer[0].seq - state.seq - 1, now)
             if stream.behaviour.on_gap != "count":
-                again = _Ask(state.seq if stream.journaled else None, now)
+                again = _Ask(state.seq if stream.journaled else None, now, ask.seen)
                 again.parts = ask.parts if stream.journaled else []
                 stream.asks.append(again)
                 stream.joiners.update({m: again for m, of in stream.joiners.items() if of is ask})
@@ -235,10 +253,16 @@ class Hub:
             # Nobody has yet to see what is still on its way: it is in the answer.
             stream.epoch, stream.seq = state.epoch, state.seq
             behind = False
+        epoch, seq = ask.seen
+        is_news = stream.journaled or state.epoch != epoch or state.seq > seq
         for member in [member for member, of in stream.joiners.items() if of is ask]:
             del stream.joiners[member]
-            member.settle("pending" if state.state == "pending" else "live", None, None)
-            for frame in (*ask.parts, *newer):
+            starts = member.starts(state.epoch, state.seq)
+            member.settle("pending" if state.state == "pending" else "live", None)
+            if starts and is_news:
+                for frame in ask.parts:
+                    member.deliver(frame)
+            for frame in newer:
                 member.deliver(frame)
             if behind:
                 stream.behind[member] = state.seq
@@ -253,8 +277,7 @@ class Hub:
         trades = self.streams.get(ALL_TRADES)
         # The event may still be on its way when the heartbeat comes, by another socket; not so one heartbeat later.
         if trades is not None and 0 < trades.seq < self._trade_seq and trades not in stale:
-            self.gaps += 1
-            self.lost += self._trade_seq - trades.seq
+            self._count_gap(trades, self._trade_seq - trades.seq, now)
             stale.append(trades)
         self._trade_seq = trade_seq
         for stream in stale:
@@ -265,11 +288,16 @@ class Hub:
                 self._rejoin([stream], now, stream.seq or None)
 
     def recheck(self, now: float) -> None:
-        """Ask for every topic anew: the source was away, and may refuse what it served before."""
+        """Ask for every topic anew: the source may refuse what it served before, or have what was lost."""
         self._rejoin([stream for stream in self.streams.values() if not stream.journaled], now, None)
 
     def expire(self, now: float) -> None:
-        """Let those go live whose ask was not answered in time, and ask again for what is pending."""
+        """Let those go live whose ask was not answered in time, and ask again for what is pending or was lost."""
+        if self._loss is not None:
+            first, last = self._loss
+            if now - last >= CALM_SECONDS or now - first >= LONGEST_LOSS:
+                self._loss = None
+                self.recheck(now)
         probes: list[Stream] = []
         for stream in tuple(self.streams.values()):
             for ask in [ask for ask in stream.asks if now - ask.sent_at >= ANSWER_TIMEOUT]:
@@ -303,7 +331,7 @@ class Hub:
         stream.asks.remove(ask)
         for member in [member for member, of in stream.joiners.items() if of is ask]:
             del stream.joiners[member]
-            member.settle("unanswered", None, None)
+            member.settle("unanswered", None)
             for frame in (*ask.parts, *stream.held):
                 member.deliver(frame)
             stream.members[member] = None
@@ -314,7 +342,7 @@ class Hub:
         asking = []
         for stream in streams:
             if stream.members or stream.behind:
-                ask = _Ask(after, now)
+                ask = _Ask(after, now, (0, 0) if stream.journaled else (stream.epoch, stream.seq))
                 stream.asks.append(ask)
                 for member in (*stream.members, *stream.behind):
                     stream.joiners[member] = ask
@@ -365,12 +393,22 @@ class Hub:
             if not stream.seq:
                 self._rejoin([stream], now, None)
 
+    def _count_gap(self, stream: Stream, count: int, now: float) -> None:
+        self.gaps += 1
+        self.lost += count
+        if not stream.journaled:
+            self._loss = (now if self._loss is None else self._loss[0], now)
+            for member in stream.members:
+                member.missed(count)
+
     def _refuse(self, stream: Stream, state: TopicState, joiners: list[Member], only: bool) -> None:
         """Part with `joiners`, and unless `only` they are meant with everybody else."""
+        code, reason = state.code or "upstream_refused", state.error or "refused by the source"
+        refusal = Refusal(code, reason, state.oldest, state.seq)
         for member in joiners if only else (*stream.members, *stream.behind, *joiners):
             for group in (stream.members, stream.joiners, stream.behind):
                 group.pop(member, None)
-            member.settle("refused", state.code or "upstream_refused", state.error or "refused by the source")
+            member.settle("refused", refusal)
         self._tidy(stream)
 
     def _tidy(self, stream: Stream) -> None:

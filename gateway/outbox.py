@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterator
+from typing import NamedTuple
 
 import msgspec
 
+from gateway.view import View
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -20,32 +22,32 @@ from qmt_bridge.wire.topics import Behaviour
 _OVERHEAD = 64
 
 
-class Item:
-    """A frame on its way to one client; `prefix` is spliced in front of the body's fields (formula updates)."""
+class Item(NamedTuple):
+    """A frame on its way to one client, and how the client wants to see it."""
 
-    __slots__ = ("behaviour", "frame", "prefix")
+    frame: Frame
+    behaviour: Behaviour
+    view: View | None = None
 
-    def __init__(self, frame: Frame, behaviour: Behaviour, prefix: bytes = b"") -> None:
-        self.frame = frame
-        self.behaviour = behaviour
-        self.prefix = prefix
+    def payload(self) -> bytes:
+        """Return what the WebSocket frame carries; raise `WireError` if it cannot be rendered."""
+        return self.frame.json if self.view is None else self.view.of(self.frame).payload
 
-    def render(self, framed: bool) -> bytes:
-        """Return the JSON text; `framed`, as a WebSocket frame, which clients share unless there is a prefix."""
-        if not self.prefix:
-            return self.frame.text_frame if framed else self.frame.json
-        text = self.prefix + self.frame.json[1:]
-        return frames.text_frame(text) if framed else text
+    def framed(self) -> bytes:
+        """Return the whole WebSocket frame, which clients of one view share."""
+        return self.frame.framed if self.view is None else self.view.of(self.frame).framed
 
 
 class Merged:
     """The newest record per code of a whole-market stream, not yet sent."""
 
-    __slots__ = ("by_code", "size")
+    __slots__ = ("_newest", "_view", "by_code", "size")
 
-    def __init__(self) -> None:
+    def __init__(self, view: View | None = None) -> None:
         self.by_code: dict[str, msgspec.Raw] = {}
         self.size = 0
+        self._view = view
+        self._newest: Frame | None = None
 
     def add(self, frame: Frame) -> int:
         """Take the frame's records; return how many older ones they replaced."""
@@ -58,34 +60,55 @@ class Merged:
             # A copy, since a Raw is a view that would keep the whole batch alive.
             self.by_code[code] = record.copy()
             self.size += len(memoryview(record))
+        self._newest = frame.with_body(b"")
         return replaced
 
-    def render(self) -> Iterator[bytes]:
-        """Yield the JSON texts, in batches as the feeder makes them."""
-        for body in frames.join(self.by_code):
-            yield frames.render(body)
+    def batches(self) -> Iterator[Frame]:
+        """Yield the records in batches as the feeder makes them, with the stamp of the newest frame."""
+        if self._newest is not None:
+            yield from map(self._newest.with_body, frames.join(self.by_code))
+
+    def payloads(self) -> Iterator[bytes]:
+        """Yield what the WebSocket frames carry."""
+        for frame in self.batches():
+            yield frame.json if self._view is None else self._view.render(frame)
 
 
 class Outbox:
     """What waits for one client. `skipped` counts frames and records that a newer one replaced."""
 
-    __slots__ = ("_conflated", "_queue", "_serial", "_size", "limit", "overflowed", "skipped", "unfit")
+    __slots__ = (
+        "_conflated",
+        "_queue",
+        "_serial",
+        "_size",
+        "binary",
+        "deflated",
+        "limit",
+        "overflowed",
+        "skipped",
+        "unfit",
+    )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, binary: bool = False) -> None:
         self.limit = limit
+        # Whether frames are binary ones, and whether they may be compressed.
+        self.binary = binary
+        self.deflated = False
         self.skipped = 0
         # Frames that could not be rendered; they cost nothing but themselves.
         self.unfit = 0
         # Set once something that may not be lost did not fit: the socket has to be closed with 1013.
         self.overflowed = False
-        self._queue: deque[Item | bytes] = deque()
+        # None while nothing waits: an empty deque takes 624 bytes, and most clients have nothing waiting.
+        self._queue: deque[Item | bytes] | None = None
         self._conflated: dict[Hashable, Item | Merged | bytes] | None = None
         self._size = 0
         self._serial = 0
 
     def __len__(self) -> int:
         """Return how many entries wait."""
-        return len(self._queue) if self._conflated is None else len(self._conflated)
+        return len(self._conflated if self._conflated is not None else self._queue or ())
 
     @property
     def size(self) -> int:
@@ -97,36 +120,31 @@ class Outbox:
         """Return whether an episode of conflation is under way; it ends when everything was taken."""
         return self._conflated is not None
 
-    def put_control(self, text: bytes) -> None:
+    def put_control(self, payload: bytes) -> None:
         """Queue a control or error frame; it is never replaced."""
         if self._conflated is None:
-            self._queue.append(text)
-            self._size += len(text) + _OVERHEAD
-            if self._size > self.limit:
-                self._conflate()
+            self._append(payload)
         else:
-            self._merge(text)
+            self._merge(payload)
 
     def put(self, item: Item) -> None:
         """Queue a frame by the rule of its kind of topic."""
         if self._conflated is None:
-            self._queue.append(item)
-            self._size += len(item.frame.body) + _OVERHEAD
-            if self._size > self.limit:
-                self._conflate()
+            self._append(item)
         else:
             self._merge(item)
 
     def take(self, framed: bool = False) -> list[bytes]:
-        """Return what waits as JSON texts, in order, or `framed` as WebSocket frames.
+        """Return what waits, in order: what frames are to carry, or `framed` whole WebSocket frames.
 
         About a megabyte at a time: what is taken can no longer be replaced by something newer.
         """
-        texts: list[bytes] = []
+        payloads: list[bytes] = []
         taken = 0
         while taken < 1024 * 1024:
             if self._conflated is None:
                 if not self._queue:
+                    self._queue = None
                     break
                 entry: Item | Merged | bytes = self._queue.popleft()
             else:
@@ -137,21 +155,35 @@ class Outbox:
                 entry = self._conflated.pop(key)
             self._size -= _size(entry)
             try:
-                rendered = _render(entry, framed)
+                rendered = self._render(entry, framed)
             except WireError:
                 self.unfit += 1
                 continue
-            texts += rendered
+            payloads += rendered
             taken += sum(map(len, rendered))
         if self._conflated is not None and not self._conflated:
             self._conflated = None
-        return texts
+        return payloads
+
+    def _render(self, entry: Item | Merged | bytes, framed: bool) -> list[bytes]:
+        if isinstance(entry, Item):
+            return [entry.framed() if framed else entry.payload()]
+        payloads = [entry] if isinstance(entry, bytes) else list(entry.payloads())
+        return [frames.framed(payload, self.binary, self.deflated) for payload in payloads] if framed else payloads
+
+    def _append(self, entry: Item | bytes) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(entry)
+        self._size += _size(entry)
+        if self._size > self.limit:
+            self._conflate()
 
     def _conflate(self) -> None:
-        queue, self._queue = self._queue, deque()
+        queue, self._queue = self._queue, None
         self._conflated = {}
         self._size = 0
-        for entry in queue:
+        for entry in queue or ():
             self._merge(entry)
 
     def _merge(self, entry: Item | bytes) -> None:
@@ -162,10 +194,10 @@ class Outbox:
             self._size += _size(entry)
             self.overflowed = self.overflowed or self._size > self.limit
             return
-        key = (entry.frame.topic, entry.prefix)
+        key = (entry.frame.topic, entry.view)
         older = self._conflated.get(key)
         if entry.behaviour.when_full == "newest_per_code":
-            merged = older if isinstance(older, Merged) else Merged()
+            merged = older if isinstance(older, Merged) else Merged(entry.view)
             self._size -= _size(merged) if merged is older else 0
             try:
                 self.skipped += merged.add(entry.frame)
@@ -187,10 +219,3 @@ def _size(entry: Item | Merged | bytes) -> int:
     if isinstance(entry, Merged):
         return entry.size + _OVERHEAD * (len(entry.by_code) + 1)
     return len(entry.frame.body) + _OVERHEAD
-
-
-def _render(entry: Item | Merged | bytes, framed: bool) -> list[bytes]:
-    if isinstance(entry, Item):
-        return [entry.render(framed)]
-    texts = [entry] if isinstance(entry, bytes) else list(entry.render())
-    return [frames.text_frame(text) for text in texts] if framed else texts

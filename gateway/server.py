@@ -88,8 +88,7 @@ def serve(config: Config, stop: threading.Event) -> int:
         access_log=False,
         server_header=False,
         ws_max_size=WS_MAX_SIZE,
-        # 8 us a tick and a compressor's memory for every client.
-        ws_per_message_deflate=False,
+        ws_per_message_deflate=config.deflate,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
     )
     logger.info("gateway listens on http://%s:%d, %d workers", host, port, config.workers)

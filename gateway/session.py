@@ -11,18 +11,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from gateway.auth import KEY_SUBPROTOCOL, presented_key
-from gateway.hub import Outcome
+from gateway.hub import Outcome, Refusal
 from gateway.limits import TokenBucket, origin_allowed
 from gateway.outbox import Item, Outbox
+from gateway.pace import Pace
+from gateway.view import Seen, View
 from gateway.writer import EXTENSION, HIGH_WATER, PreparedFrames
 from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode, WireError
+from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame, to_json
-from qmt_bridge.wire.requests import REQUEST_BYTES, parse_json, request_id
+from qmt_bridge.wire.requests import REQUEST_BYTES, Position, parse_request, request_id
 from qmt_bridge.wire.topics import KINDS, Kind, Topic, parse_topic
 
 if TYPE_CHECKING:
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SUBPROTOCOL = "qmt.v1.json"
+# Whoever offers one has opted in; the value tells whether frames are binary ones (MessagePack).
+SUBPROTOCOLS = {"qmt.v1.json": False, "qmt.v1.msgpack": True}
 AUTH_TIMEOUT = 5.0
 FIRST_REQUEST_TIMEOUT = 30.0
 # How long a client may take to read what it is told at the end.
@@ -79,21 +83,21 @@ class Endpoint(Protocol):
 class Ticket:
     """Holds a client's new topics back until all have been answered, so that the ack comes before their data."""
 
-    __slots__ = ("_complete", "_held", "_session", "_subscriptions", "_waiting", "pending", "refused")
+    __slots__ = ("_complete", "_held", "_session", "_waiting", "pending", "refused", "subscriptions")
 
     def __init__(
         self, session: Session, subscriptions: Sequence[Subscription], complete: Callable[[Ticket], None]
     ) -> None:
-        self.refused: dict[Topic, tuple[ErrorCode, str]] = {}
+        self.refused: dict[Topic, Refusal] = {}
         # Topics of which the feeder has not said whether it can serve them.
         self.pending: list[Topic] = []
+        self.subscriptions = subscriptions
         self._session = session
-        self._subscriptions = subscriptions
         self._waiting = {subscription.topic: subscription for subscription in subscriptions}
         self._held: list[tuple[Subscription, Frame]] = []
         self._complete = complete
         for subscription in subscriptions:
-            subscription.ticket = self
+            subscription.gate = self
         if not subscriptions:
             complete(self)
 
@@ -101,11 +105,11 @@ class Ticket:
         """Keep a frame until the ack is out."""
         self._held.append((subscription, frame))
 
-    def settle(self, topic: Topic, outcome: Outcome, code: ErrorCode | None, error: str | None) -> None:
+    def settle(self, topic: Topic, outcome: Outcome, refusal: Refusal | None) -> None:
         """Take one topic's outcome; the last one sends the ack and what was held."""
         first = self._waiting.pop(topic, None) is not None
-        if outcome == "refused":
-            self.refused[topic] = (code or "upstream_refused", error or "")
+        if refusal is not None:
+            self.refused[topic] = refusal
         elif first and outcome != "live":
             self.pending.append(topic)
         if first and not self._waiting:
@@ -113,78 +117,221 @@ class Ticket:
 
     def _finish(self) -> None:
         self._complete(self)
-        for subscription in self._subscriptions:
-            subscription.ticket = None
+        for subscription in self.subscriptions:
+            subscription.gate = subscription.pacer
         for subscription, frame in self._held:
             subscription.deliver(frame)
 
     def release(self, subscription: Subscription) -> None:
         """Forget a subscription that the client gave up before it was answered."""
         self._held = [(of, frame) for of, frame in self._held if of is not subscription]
-        self.settle(subscription.topic, "live", None, None)
+        self.settle(subscription.topic, "live", None)
+
+
+class Pacer:
+    """Lets a subscription's frames pass at the client's pace."""
+
+    __slots__ = ("_loop", "_pace", "_timer")
+
+    def __init__(self, pace: Pace, loop: asyncio.AbstractEventLoop) -> None:
+        self._pace = pace
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+
+    def hold(self, subscription: Subscription, frame: Frame) -> None:
+        """Pass the frame on if it is time, else keep what is newest until it is."""
+        try:
+            admitted = self._pace.admits(frame, self._loop.time())
+        except WireError:
+            subscription.session.outbox.unfit += 1
+            return
+        if admitted:
+            self._pass(subscription, [frame])
+        elif self._timer is None:
+            self._timer = self._loop.call_at(self._pace.due, self.release, subscription)
+
+    def release(self, subscription: Subscription) -> None:
+        """Pass on what was kept, unless the subscription was given up meanwhile."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        kept = self._pace.take(self._loop.time())
+        if subscription in subscription.session.subscriptions:
+            self._pass(subscription, kept)
+
+    def _pass(self, subscription: Subscription, admitted: list[Frame]) -> None:
+        gate, subscription.gate = subscription.gate, None
+        for frame in admitted:
+            subscription.deliver(frame)
+        subscription.gate = gate
+
+
+class Terms(NamedTuple):
+    """How a subscription is served; the documented way where nothing is said (requests.Options)."""
+
+    fields: tuple[str, ...] = ()
+    stamped: bool = False
+    # Seconds between two frames.
+    interval: float = 0.0
+    # Never conflate.
+    keep_all: bool = False
+    snapshot: bool = True
+
+
+DOCUMENTED = Terms()
 
 
 class Subscription:
     """One client's wish for one topic (hub.Member)."""
 
-    __slots__ = ("_behaviour", "prefix", "session", "ticket", "topic")
+    __slots__ = (
+        "_behaviour",
+        "_joined",
+        "_position",
+        "_view",
+        "gate",
+        "pacer",
+        "recovered",
+        "session",
+        "snapshot",
+        "topic",
+    )
 
-    def __init__(self, session: Session, topic: Topic, prefix: bytes = b"") -> None:
+    def __init__(
+        self,
+        session: Session,
+        topic: Topic,
+        terms: Terms = DOCUMENTED,
+        position: Position | None = None,
+        seq_id: int | None = None,
+    ) -> None:
         self.session = session
         self.topic = topic
-        # What stands in front of the body's fields in this client's frames (formula updates carry a seq_id).
-        self.prefix = prefix
-        self.ticket: Ticket | None = None
-        self._behaviour = KINDS[Kind(topic.partition("/")[0])]
+        # Whether the client has missed nothing since its `position`; None where it named none, or before the answer.
+        self.recovered: bool | None = None
+        # What holds frames back: the ticket until the ack is out, then the pacer, if there is one.
+        self.gate: Ticket | Pacer | None = None
+        self.pacer: Pacer | None = None
+        self._position = position
+        self._joined = False
+        self.serve(terms, seq_id)
+
+    def serve(self, terms: Terms, seq_id: int | None = None) -> None:
+        """Serve on these terms from now on."""
+        view = View(self.session.binary, terms.fields, terms.stamped, seq_id, self.session.outbox.deflated)
+        # None is the documented look, whose rendering every frame keeps by itself.
+        self._view = None if view == View() else view
+        behaviour = KINDS[Kind(self.topic.partition("/")[0])]
+        self._behaviour = behaviour._replace(when_full="strict") if terms.keep_all else behaviour
+        self.snapshot = terms.snapshot
+        pace = Pace(terms.interval, behaviour.keeps == "by_code") if terms.interval else None
+        before, self.pacer = self.pacer, None if pace is None else Pacer(pace, self.session.loop)
+        if before is not None:
+            before.release(self)
+        if self.gate is before:
+            self.gate = self.pacer
 
     def deliver(self, frame: Frame) -> None:
         """Queue a frame for the client."""
         session = self.session
-        if self.ticket is not None:
-            self.ticket.hold(self, frame)
-        elif session.room > 0 and not self.prefix:
+        if self.gate is not None:
+            self.gate.hold(self, frame)
+        elif session.room > 0:
             if not session.ready:
                 session.wake()
-            session.ready.append(frame)
+            session.ready.append(frame if self._view is None else self._view.of(frame))
             session.room -= len(frame.body)
         else:
-            session.put(Item(frame, self._behaviour, self.prefix))
+            session.put(Item(frame, self._behaviour, self._view))
 
-    def settle(self, outcome: Outcome, code: ErrorCode | None, error: str | None) -> None:
+    def starts(self, epoch: int, seq: int) -> bool:
+        """Return whether the client wants the last value, which stands at (`epoch`, `seq`)."""
+        if self._joined:
+            # It repairs a loss, or is that of a new life of the feeder.
+            return True
+        self._joined = True
+        if self._position is None:
+            return self.snapshot
+        # As floats, since a browser has rounded the epoch.
+        missed = seq - self._position.seq if float(self._position.epoch) == float(epoch) else -1
+        # One message later, the last value is all that was missed.
+        self.recovered = missed in (0, 1)
+        return missed != 0
+
+    def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
         """Pass the outcome to the ticket, or tell the client of a refusal."""
-        if outcome == "refused":
+        self._joined = True
+        if refusal is not None:
             self.session.subscriptions.pop(self, None)
-        if self.ticket is not None:
-            self.ticket.settle(self.topic, outcome, code, error)
-        elif outcome == "refused":
-            self.session.refused(self, code or "upstream_refused", error or "")
+        if isinstance(self.gate, Ticket):
+            self.gate.settle(self.topic, outcome, refusal)
+        elif refusal is not None:
+            self.session.refused(self, refusal)
+
+    def missed(self, count: int) -> None:
+        """Count what was lost; the worker tells the client."""
+        self.session.missed += count
 
 
 class Session:
-    """One WebSocket. An endpoint reads `requests`, subscribes topics, and may `end` it."""
+    """One WebSocket. An endpoint reads its requests, subscribes topics, and may `end` it."""
+
+    # A connection that says nothing should cost little: as a dict, the attributes would take 1.5 KB.
+    __slots__ = (
+        "_bucket",
+        "_direct",
+        "_end",
+        "_flushing",
+        "_frames",
+        "_gone",
+        "_limited",
+        "_reader",
+        "_receive",
+        "_reported",
+        "_scope",
+        "_send",
+        "_writer",
+        "binary",
+        "loop",
+        "missed",
+        "on_refused",
+        "opted_in",
+        "outbox",
+        "path",
+        "query",
+        "ready",
+        "room",
+        "sending_since",
+        "sent_at",
+        "subscriptions",
+        "worker",
+    )
 
     def __init__(self, worker: Worker, scope: Scope, receive: Receive, send: Send) -> None:
         self.worker = worker
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
         self.opted_in = False
+        # Whether frames are MessagePack in binary frames.
+        self.binary = False
+        # Messages lost on the way from the feeder, of which the client has not been told.
+        self.missed = 0
         self.outbox = Outbox(worker.config.outbox_bytes)
         self.subscriptions: dict[Subscription, None] = {}
         # Frames of this turn of the loop that go past the outbox, and the bytes for which there is room: none while
         # something waits in the outbox, since they would overtake it, or where the server offers no prepared frames.
-        self.ready: list[Frame] = []
+        self.ready: list[Frame | Seen] = []
         self.room = 0
         # loop.time() when the send under way began, or None; the worker ends a session that makes no progress.
         self.sending_since: float | None = None
         self.sent_at = 0.0
         # What a refusal that comes later than the ack is turned into; set by the endpoint.
-        self.on_refused: Callable[[Subscription, ErrorCode, str], None] | None = None
+        self.on_refused: Callable[[Subscription, Refusal], None] | None = None
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
-        self._loop = asyncio.get_running_loop()
-        self._bucket = TokenBucket(worker.config.max_rate, self._loop.time())
+        self.loop = asyncio.get_running_loop()
+        self._bucket = TokenBucket(worker.config.max_rate, self.loop.time())
         self._limited = 0
         # One of the two: prepared frames where the server offers them, else a task that sends by ASGI.
         self._direct: PreparedFrames | None = scope.get("extensions", {}).get(EXTENSION)
@@ -192,6 +339,8 @@ class Session:
         self._flushing = False
         if self._direct is not None:
             self._direct.on_room = self._flush
+            self._direct.on_shutdown = self._tell_closing
+            self.outbox.deflated = self._direct.deflates
             self.room = HIGH_WATER
         self._reader: asyncio.Task[Any] | None = None
         self._end: Ended | None = None
@@ -206,8 +355,9 @@ class Session:
         began = time.monotonic()
         self._reader = asyncio.current_task()
         offered = self._scope.get("subprotocols", [])
-        chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
+        chosen = next((item for item in offered if item in SUBPROTOCOLS), None)
         self.opted_in = chosen is not None or b"ctl=1" in self.query.split(b"&")
+        self.binary = self.outbox.binary = chosen is not None and SUBPROTOCOLS[chosen]
         if chosen is None:
             # A browser fails the connection when it offered subprotocols and none is chosen.
             chosen = next((item for item in offered if item.startswith(KEY_SUBPROTOCOL)), None)
@@ -216,6 +366,8 @@ class Session:
         try:
             # Accept first, then close: a close before the handshake is a bare HTTP 403 without code or reason.
             await self._send({"type": "websocket.accept", "subprotocol": chosen})
+            if self._direct is not None:
+                self._direct.forget_handshake()
             ended = await self._serve(endpoint)
         except OSError:
             ended = "lost"
@@ -247,19 +399,19 @@ class Session:
         """Give a subscription up."""
         if self.subscriptions.pop(subscription, subscription) is None:
             self.worker.feed.hub.leave(subscription.topic, subscription)
-            if subscription.ticket is not None:
-                subscription.ticket.release(subscription)
+            if isinstance(subscription.gate, Ticket):
+                subscription.gate.release(subscription)
 
     def later(self, act: Callable[[], None]) -> None:
         """Call `act` once the hub is done with the answer at hand, if the socket is still there then."""
-        self._loop.call_soon(lambda: None if self._gone else act())
+        self.loop.call_soon(lambda: None if self._gone else act())
 
-    def refused(self, subscription: Subscription, code: ErrorCode, error: str) -> None:
+    def refused(self, subscription: Subscription, refusal: Refusal) -> None:
         """Tell the client that a topic is not served (any more)."""
         if self.on_refused is not None:
-            self.on_refused(subscription, code, error)
+            self.on_refused(subscription, refusal)
         else:
-            self.error(code, error, symbol=parse_topic(subscription.topic).name)
+            self.error(refusal.code, refusal.reason, symbol=parse_topic(subscription.topic).name)
 
     def put(self, item: Item) -> None:
         """Queue a frame; end the session if a stream that may not lose anything does not fit."""
@@ -274,7 +426,7 @@ class Session:
         """Queue a control frame; an absent id is left out."""
         shown = {key: value for key, value in frame.items() if key != "id" or value is not None}
         self.room = 0
-        self.outbox.put_control(to_json(shown))
+        self.outbox.put_control(self._encode(shown))
         self.wake()
 
     def error(self, code: ErrorCode, error: str, **fields: Any) -> None:
@@ -287,6 +439,15 @@ class Session:
         if self._end is None and not self._gone and self._reader is not None:
             self._end = ended
             self._reader.cancel()
+
+    def tell_missed(self) -> None:
+        """Tell a client that opted in what was lost on the way from the feeder since it was last told."""
+        missed, self.missed = self.missed, 0
+        if missed and self.opted_in:
+            self.tell({"type": "skipped", "count": missed, "reason": "feed_gap"})
+
+    def _encode(self, frame: Mapping[str, Any]) -> bytes:
+        return frames.encode(frame) if self.binary else to_json(frame)
 
     async def _serve(self, endpoint: type[Endpoint]) -> str:
         try:
@@ -320,14 +481,14 @@ class Session:
         while True:
             try:
                 async with asyncio.timeout(waits):
-                    text = await self._next_text()
+                    payload = await self._next_payload()
             except TimeoutError:
                 raise Ended(1008, "bad_request", f"no request within {waits:.0f} s") from None
             if not self._may_pass():
                 continue
             request: dict[str, Any] = {}
             try:
-                request = parse_json(text)
+                request = parse_request(payload)
                 given = request_id(request)
                 self.opted_in = self.opted_in or not endpoint.opts_in.isdisjoint(request)
                 if request.get("action") == "ping":
@@ -345,8 +506,9 @@ class Session:
                     raise Ended(1008, None, f"{exc.code}: {exc.reason}") from None
 
     def _admit(self) -> None:
-        if not origin_allowed(self._headers.get("origin"), self.worker.config.origins):
-            raise Ended(1008, "origin_denied", f"origin {self._headers['origin'][:60]!r} is not allowed")
+        origin = self._headers().get("origin")
+        if not origin_allowed(origin, self.worker.config.origins):
+            raise Ended(1008, "origin_denied", f"origin {str(origin)[:60]!r} is not allowed")
         if len(self.worker.sessions) > self.worker.config.max_connections:
             raise Ended(1013, "connection_limit", f"this worker serves {self.worker.config.max_connections} sockets")
 
@@ -354,11 +516,11 @@ class Session:
         keys = self.worker.keys
         if not keys.configured:
             raise Ended(1008, "unauthorized", "no API key is configured on this gateway (setting api_key)")
-        key = presented_key(self._headers, self._scope.get("subprotocols", []), self.query)
+        key = presented_key(self._headers(), self._scope.get("subprotocols", []), self.query)
         if key is None:
             try:
                 async with asyncio.timeout(AUTH_TIMEOUT):
-                    request = parse_json(await self._next_text())
+                    request = parse_request(await self._next_payload())
             except TimeoutError:
                 raise Ended(1008, "unauthorized", "no API key was given") from None
             except BadRequest as exc:
@@ -371,21 +533,29 @@ class Session:
         if key is None or not keys.accepts(key):
             raise Ended(1008, "unauthorized", "no API key was given" if key is None else "the API key is wrong")
 
-    async def _next_text(self) -> str:
+    def _headers(self) -> dict[str, str]:
+        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._scope["headers"]}
+
+    async def _next_payload(self) -> str | bytes:
         message = await self._receive()
         if message["type"] == "websocket.disconnect":
             self._gone = True
             raise _Disconnected(message.get("code") or 1005)
-        text = message.get("text")
-        if text is None:
+        payload: str | bytes | None = message.get("text")
+        if payload is None and self.binary:
+            payload = message.get("bytes")
+        if payload is None:
             raise Ended(1003, "bad_request", "requests are text frames; binary was not negotiated")
+        size = len(payload)
         # A code point is at most four bytes, so only a text between the two bounds has to be measured.
-        if len(text) > REQUEST_BYTES or (len(text) > REQUEST_BYTES // 4 and len(text.encode()) > REQUEST_BYTES):
+        if isinstance(payload, str) and REQUEST_BYTES // 4 < size <= REQUEST_BYTES:
+            size = len(payload.encode())
+        if size > REQUEST_BYTES:
             raise Ended(1009, "bad_request", f"a request is at most {REQUEST_BYTES} bytes")
-        return str(text)
+        return payload
 
     def _may_pass(self) -> bool:
-        if self._bucket.take(self._loop.time()):
+        if self._bucket.take(self.loop.time()):
             self._limited = 0
             return True
         self._limited += 1
@@ -401,9 +571,9 @@ class Session:
             if not self._flushing:
                 # Once the loop has done what it is at: all that this wake-up brings goes out in one write.
                 self._flushing = True
-                self._loop.call_soon(self._flush)
+                self.loop.call_soon(self._flush)
         elif self._writer is None and not self._gone:
-            self._writer = self._loop.create_task(self._write())
+            self._writer = self.loop.create_task(self._write())
 
     def _flush(self) -> None:
         """Write what waits until the transport is full; `on_room` goes on then."""
@@ -414,15 +584,15 @@ class Session:
         if ready and not self._gone:
             # Also if the transport has become full meanwhile: they came before what waits in the outbox by now.
             try:
-                texts = [frame.text_frame for frame in ready]
+                framed = [frame.framed for frame in ready]
             except WireError:
-                texts = self._fit(ready)
-            if texts:
-                self._send_frames(texts)
+                framed = self._fit(ready)
+            if framed:
+                self._send_frames(framed)
         while not self._gone:
             if direct.full:
                 self.room = 0
-                self.sending_since = self.sending_since or self._loop.time()
+                self.sending_since = self.sending_since or self.loop.time()
                 return
             taken = self.outbox.take(framed=True)
             if taken:
@@ -431,16 +601,16 @@ class Session:
                 break
         self.room = HIGH_WATER
         self.sending_since = None
-        self.sent_at = self._loop.time()
+        self.sent_at = self.loop.time()
 
-    def _fit(self, frames: list[Frame]) -> list[bytes]:
-        texts = []
-        for frame in frames:
+    def _fit(self, ready: list[Frame | Seen]) -> list[bytes]:
+        framed = []
+        for frame in ready:
             try:
-                texts.append(frame.text_frame)
+                framed.append(frame.framed)
             except WireError:
                 self.outbox.unfit += 1
-        return texts
+        return framed
 
     def _send_frames(self, taken: list[bytes]) -> None:
         assert self._direct is not None
@@ -455,19 +625,20 @@ class Session:
     async def _write(self) -> None:
         try:
             while True:
-                texts = self.outbox.take()
-                if not texts:
+                payloads = self.outbox.take()
+                if not payloads:
                     if self._count_skipped() and self.opted_in:
                         continue
                     break
-                for text in texts:
-                    self.sending_since = self._loop.time()
-                    await self._send({"type": "websocket.send", "text": text.decode()})
+                for payload in payloads:
+                    self.sending_since = self.loop.time()
+                    shown = {"bytes": payload} if self.binary else {"text": payload.decode()}
+                    await self._send({"type": "websocket.send", **shown})
                     self._frames += 1
                     self.worker.frames_sent += 1
-                    self.worker.bytes_sent += len(text)
+                    self.worker.bytes_sent += len(payload)
                 self.sending_since = None
-                self.sent_at = self._loop.time()
+                self.sent_at = self.loop.time()
         except (OSError, RuntimeError) as exc:
             # The client has gone; the reader hears of it by itself, under whichever server.
             logger.debug("%s: nobody reads any more: %r", self.path, exc)
@@ -483,8 +654,14 @@ class Session:
         self._reported = self.outbox.skipped
         self.worker.skipped += skipped
         if self.opted_in and not self._gone:
-            self.outbox.put_control(to_json({"type": "skipped", "count": skipped, "reason": "slow_client"}))
+            self.outbox.put_control(self._encode({"type": "skipped", "count": skipped, "reason": "slow_client"}))
         return True
+
+    def _tell_closing(self) -> None:
+        """Say that the server stops, before it closes with 1012; who does not read is not waited for."""
+        if self.opted_in and not self._gone:
+            self.tell({"type": "closing", "reason": "server_restart"})
+            self._flush()
 
     async def _close(self, ended: Ended) -> str:
         reason = ended.reason

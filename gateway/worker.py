@@ -105,6 +105,7 @@ class Worker:
         self.export()
         now = loop.time()
         for session in tuple(self.sessions):
+            session.tell_missed()
             began = session.sending_since
             if began is not None and now - began > self.config.slow_timeout:
                 session.end(Ended(1013, "slow_client", f"nothing was read for {self.config.slow_timeout:.0f} s"))

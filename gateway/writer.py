@@ -10,11 +10,16 @@ Built on uvicorn's sans-I/O protocol, whose attributes `tests/gateway/test_write
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.http11 import Request
+from websockets.server import ServerProtocol
+
+from qmt_bridge.wire.frames import DEFLATE_WINDOW
 
 EXTENSION = "qmt_bridge.prepared_frames"
 # Bytes that may wait in the transport before the client counts as slow; uvloop's own limit is 64 KB.
@@ -26,6 +31,26 @@ class PreparedFrames(WebSocketsSansIOProtocol):
 
     # Called when a transport that had been full has room again.
     on_room: Callable[[], None] | None = None
+    # Called before the server closes the socket because it stops.
+    on_shutdown: Callable[[], None] | None = None
+
+    # Whether client and server have agreed on permessage-deflate.
+    deflates = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.config.ws_per_message_deflate:
+            # Without a context that spans messages a compressed frame is the same for every client, and no client
+            # costs the memory of a compressor.
+            deflate = ServerPerMessageDeflateFactory(
+                server_no_context_takeover=True,
+                client_no_context_takeover=True,
+                server_max_window_bits=DEFLATE_WINDOW,
+                client_max_window_bits=DEFLATE_WINDOW,
+            )
+            self.conn = ServerProtocol(
+                extensions=[deflate], max_size=self.config.ws_max_size, logger=logging.getLogger("uvicorn.error")
+            )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set how much may wait in the transport."""
@@ -39,6 +64,21 @@ class PreparedFrames(WebSocketsSansIOProtocol):
             # The app's task has been made but does not run before this callback ends.
             extensions: dict[str, Any] = cast(dict[str, Any], self.scope["extensions"])
             extensions[EXTENSION] = self
+            # A client may insist on a smaller window than ours; it is sent what is not compressed.
+            self.deflates = any(
+                isinstance(extension, PerMessageDeflate) and extension.local_max_window_bits >= DEFLATE_WINDOW
+                for extension in self.conn.extensions
+            )
+
+    def forget_handshake(self) -> None:
+        """Drop the headers of both sides, 3 KB that nobody reads once the socket is open."""
+        del self.request, self.response
+
+    def shutdown(self) -> None:
+        """Let the session say so, then close with 1012."""
+        if self.on_shutdown is not None and self.handshake_complete and not self.close_sent:
+            self.on_shutdown()
+        super().shutdown()
 
     def resume_writing(self) -> None:
         """Let the session go on."""

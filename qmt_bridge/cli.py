@@ -62,6 +62,7 @@ GATEWAY = (
     "max_rate",
     "outbox_bytes",
     "slow_timeout",
+    "deflate",
 )
 
 

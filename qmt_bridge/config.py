@@ -54,6 +54,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     slow_timeout: Annotated[
         float, Meta(gt=0, description="Seconds without any progress after which a slow client is aborted.")
     ] = 60.0
+    deflate: Annotated[
+        bool,
+        Meta(description="Compress for clients that ask for it (permessage-deflate): a quarter of the bytes, more delay."),
+    ] = False
 
     # feeder
     source: Annotated[

@@ -7,6 +7,7 @@ when somebody wants it.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ from qmt_bridge.wire.topics import Topic
 _STAMP = struct.Struct(">4Q")
 # A batch of whole-market data; one of 5,400 codes would be 2.6 MB and hold up everything behind it.
 BATCH_BYTES = 512 * 1024
+# Shorter payloads gain nothing from compression. A window of 4 KB holds several records, which are alike.
+DEFLATE_FROM = 128
+DEFLATE_WINDOW = 12
 
 
 def _plain(value: object) -> object:
@@ -89,20 +93,30 @@ def _json_default(value: object) -> object:
     raise TypeError(f"cannot render {type(value).__name__}")
 
 
-def text_frame(text: bytes) -> bytes:
-    """Return `text` as a whole WebSocket text frame of a server, which is not masked (RFC 6455, 5.2)."""
-    size = len(text)
+def framed(payload: bytes, binary: bool = False, deflated: bool = False) -> bytes:
+    """Return `payload` as a whole WebSocket frame of a server, text or binary; not masked (RFC 6455, 5.2).
+
+    `deflated` is for clients with the extension permessage-deflate: without a context that spans messages
+    (RFC 7692, 7.1.1.1) the compressed frame too is the same for all of them. What is short stays as it is.
+    """
+    first = 0x82 if binary else 0x81
+    if deflated and len(payload) >= DEFLATE_FROM:
+        deflate = zlib.compressobj(wbits=-DEFLATE_WINDOW)
+        # The sync marker at the end is not sent (7.2.1).
+        payload = (deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        first |= 0x40
+    size = len(payload)
     if size < 126:
-        return b"\x81" + size.to_bytes(1, "big") + text
+        return bytes((first, size)) + payload
     if size < 65536:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + text
-    return b"\x81\x7f" + size.to_bytes(8, "big") + text
+        return bytes((first, 126)) + size.to_bytes(2, "big") + payload
+    return bytes((first, 127)) + size.to_bytes(8, "big") + payload
 
 
-def render(body: bytes) -> bytes:
-    """Return an encoded body as JSON; raise `WireError` for one without such a form (see `Frame.json`)."""
+def render(body: object) -> bytes:
+    """Return a decoded body as JSON; raise `WireError` for one without such a form (see `Frame.json`)."""
     try:
-        return to_json(decode(body))
+        return to_json(body)
     except (TypeError, RecursionError) as exc:
         raise WireError(f"body has no JSON form: {exc}") from exc
 
@@ -113,7 +127,7 @@ class Frame:
     `received_ns` is when the source's callback was entered, `published_ns` when ZeroMQ got it (ns since 1970).
     """
 
-    __slots__ = ("_json", "_text_frame", "body", "epoch", "published_ns", "received_ns", "seq", "topic")
+    __slots__ = ("_framed", "_json", "body", "epoch", "published_ns", "received_ns", "seen", "seq", "topic")
 
     def __init__(self, topic: Topic, epoch: int, seq: int, received_ns: int, published_ns: int, body: bytes) -> None:
         self.topic = topic
@@ -123,7 +137,9 @@ class Frame:
         self.published_ns = published_ns
         self.body = body
         self._json: bytes | None = None
-        self._text_frame: bytes | None = None
+        self._framed: bytes | None = None
+        # Kept here by whoever shows the frame in other ways than `json`.
+        self.seen: dict[Any, Any] | None = None
 
     def __repr__(self) -> str:
         return f"<Frame {self.topic} seq={self.seq} {len(self.body)} bytes>"
@@ -143,6 +159,10 @@ class Frame:
         stamp = _STAMP.pack(self.epoch, self.seq, self.received_ns, self.published_ns)
         return [self.topic.encode("ascii"), stamp, self.body]
 
+    def with_body(self, body: bytes) -> Frame:
+        """Return a frame with the same stamp around another body."""
+        return Frame(self.topic, self.epoch, self.seq, self.received_ns, self.published_ns, body)
+
     @property
     def data(self) -> Any:
         """Return the decoded body."""
@@ -155,12 +175,12 @@ class Frame:
         Raise `WireError` for a body that has no JSON form: not MessagePack, or nested 254 deep (orjson's limit).
         """
         if self._json is None:
-            self._json = render(self.body)
+            self._json = render(self.data)
         return self._json
 
     @property
-    def text_frame(self) -> bytes:
+    def framed(self) -> bytes:
         """Return `json` as a WebSocket frame, the same bytes for every client; built once."""
-        if self._text_frame is None:
-            self._text_frame = text_frame(self.json)
-        return self._text_frame
+        if self._framed is None:
+            self._framed = framed(self.json)
+        return self._framed

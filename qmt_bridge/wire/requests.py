@@ -5,7 +5,7 @@ Pure. Source: WEBSOCKET.md sections 1 and 2, WIRE.md (CatchUp, StartDownload).
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import orjson
@@ -16,20 +16,47 @@ from qmt_bridge.errors import BadRequest, ErrorCode
 REQUEST_BYTES = 64 * 1024
 
 
-class QuoteRequest(msgspec.Struct, frozen=True):
+class Position(msgspec.Struct, frozen=True):
+    """Where a client stands in a topic: the `epoch` and `seq` of the last frame that it has seen.
+
+    A float too, since a browser keeps no number of nineteen digits exactly.
+    """
+
+    epoch: int | float
+    seq: int
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a subscription is served (WEBSOCKET.md, section 2); what is not asked for costs nothing."""
+
+    # The last value first.
+    snapshot: bool = True
+    # At most one frame of a code in that many milliseconds, always the newest; 0: every one.
+    max_rate_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)] = 0
+    # "all" never conflates: who does not keep up is closed with 1013.
+    mode: Literal["latest", "all"] = "latest"
+    # The names of the fields that are wanted of each record; empty: all.
+    fields: Annotated[list[Annotated[str, msgspec.Meta(max_length=100)]], msgspec.Meta(max_length=200)] = []
+    # Frames with their position and times.
+    seq: bool = False
+    # A `Position`, or one by code.
+    resume: dict[str, Any] = {}
+
+
+class QuoteRequest(Options, frozen=True):
     """`/ws/realtime`: quotes of single instruments."""
 
     stocks: list[object]
     period: str = "tick"
 
 
-class WholeRequest(msgspec.Struct, frozen=True):
+class WholeRequest(Options, frozen=True):
     """`/ws/whole_quote`: whole markets, single codes, or both."""
 
     codes: list[object]
 
 
-class L2Request(msgspec.Struct, frozen=True):
+class L2Request(Options, frozen=True):
     """`/ws/l2_thousand`: depth; `gear_num` levels a side, 0 = every one."""
 
     stocks: list[object]
@@ -45,7 +72,7 @@ class DownloadStart(msgspec.Struct, frozen=True):
     end_time: str = ""
 
 
-class FormulaRequest(msgspec.Struct, frozen=True):
+class FormulaRequest(Options, frozen=True):
     """`/ws/formula`: one formula on one instrument."""
 
     formula_name: str
@@ -56,20 +83,32 @@ class FormulaRequest(msgspec.Struct, frozen=True):
     params: dict[str, int | float | str] = {}
 
 
+class JournalPosition(msgspec.Struct, frozen=True):
+    """The `seq` of the last trade event that a client has seen."""
+
+    seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class TradeResume(msgspec.Struct, frozen=True):
+    """`/ws/trade`: begin again after a position."""
+
+    resume: JournalPosition
+
+
 class FormulaUnsubscribe(msgspec.Struct, frozen=True):
     """`/ws/formula`: end the subscription that was answered with `seq_id`."""
 
     seq_id: int
 
 
-def parse_json(text: str | bytes) -> dict[str, Any]:
-    """Return the JSON object of a client's text frame; raise `BadRequest` if it is not one."""
+def parse_request(payload: str | bytes) -> dict[str, Any]:
+    """Return the object of a client's frame, text (JSON) or binary (MessagePack); raise `BadRequest` otherwise."""
     try:
-        request = orjson.loads(text)
-    except orjson.JSONDecodeError as exc:
-        raise BadRequest("bad_json", f"not JSON: {exc}") from None
+        request = orjson.loads(payload) if isinstance(payload, str) else msgspec.msgpack.decode(payload)
+    except (orjson.JSONDecodeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise BadRequest("bad_json", f"not {'JSON' if isinstance(payload, str) else 'MessagePack'}: {exc}") from None
     if not isinstance(request, dict):
-        raise BadRequest("bad_request", f"a request is a JSON object, not {_json_type(request)}")
+        raise BadRequest("bad_request", f"a request is an object, not {_json_type(request)}")
     return request
 
 
@@ -135,6 +174,8 @@ class TopicState(msgspec.Struct, frozen=True):
     seq: int = 0
     body: bytes | None = None
     more: bool = False
+    # Where a position has expired: the smallest `after` that would be accepted.
+    oldest: int = 0
 
 
 class DownloadStarted(msgspec.Struct, frozen=True):

@@ -108,7 +108,7 @@ class Server:
             lifespan="on",
             log_config=None,
             ws_max_size=2 * 1024 * 1024,
-            ws_per_message_deflate=False,
+            ws_per_message_deflate=config.deflate,
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(settings)
@@ -163,6 +163,19 @@ class Rig:
         port = (server or self.servers[0]).port
         async with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None, **options) as socket:
             yield Client(socket)
+
+    def lose(self, topic: Topic, body: object) -> None:
+        """Publish what no subscriber gets, as a full socket would: the feeder keeps it and counts it."""
+        publisher = self.feeder.publisher
+        transmit, lost = publisher._transmit, threading.Event()
+
+        def drop(*_: object) -> None:
+            publisher._transmit = transmit  # type: ignore[method-assign]
+            lost.set()
+
+        publisher._transmit = drop  # type: ignore[method-assign]
+        self.source.publish(topic, body)
+        assert lost.wait(DEADLINE)
 
     async def wanted(self, topic: Topic) -> None:
         await until(lambda: topic in self.source.wanted, f"the demand for {topic}")

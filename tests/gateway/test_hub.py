@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.hub import ANSWER_TIMEOUT, Hub
+from gateway.hub import ANSWER_TIMEOUT, CALM_SECONDS, LONGEST_LOSS, Hub, Refusal
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -40,14 +40,21 @@ class Client:
     def __init__(self) -> None:
         self.got: list[int] = []
         self.bodies: list[object] = []
+        self.lost = 0
         self.outcomes: list[tuple[str, ErrorCode | None]] = []
 
     def deliver(self, frame: Frame) -> None:
         self.got.append(frame.seq)
         self.bodies.append(frame.data)
 
-    def settle(self, outcome: str, code: ErrorCode | None, error: str | None) -> None:
-        self.outcomes.append((outcome, code))
+    def starts(self, epoch: int, seq: int) -> bool:
+        return True
+
+    def settle(self, outcome: str, refusal: Refusal | None) -> None:
+        self.outcomes.append((outcome, None if refusal is None else refusal.code))
+
+    def missed(self, count: int) -> None:
+        self.lost += count
 
 
 def frame(topic: Topic, seq: int, epoch: int = EPOCH, body: object = None) -> Frame:
@@ -393,3 +400,68 @@ def test_member_that_leaves_while_joining_gets_nothing() -> None:
     hub.receive(frame(TICK, 6), 0.0)
     assert client.got == []
     assert wire.subscribed == []
+
+
+def test_loss_without_a_successor_is_found_once_nothing_more_is_lost() -> None:
+    hub, wire, client = joined(seq=5)
+    other = Client()
+    hub.join({SH: other}, 0.0)
+    hub.answer(state(2, SH, 3, body={"a": 3}), 0.0)
+    hub.receive(frame(TICK, 8), 10.0)
+    hub.receive(frame(TICK, 10), 10.5)
+    for now in (10.6, 10.0 + CALM_SECONDS, 10.4 + CALM_SECONDS):
+        hub.expire(now)
+    assert len(wire.asked) == 2
+    hub.expire(10.5 + CALM_SECONDS)
+    assert wire.asked[2] == ([TICK, SH], None)
+    # What has been seen already does not come again; the frame after which nothing came, does.
+    hub.answer(state(3, TICK, 10, body={"seq": 10}), 12.0)
+    hub.answer(state(3, SH, 4, body={"a": 4}), 12.0)
+    assert (client.got, other.got) == ([8, 10], [3, 4])
+    hub.receive(frame(TICK, 11), 12.0)
+    hub.receive(frame(SH, 5), 12.0)
+    assert (client.got, other.got) == ([8, 10, 11], [3, 4, 5])
+    hub.expire(60.0)
+    assert len(wire.asked) == 3
+
+
+def test_loss_that_does_not_end_is_looked_into_all_the_same() -> None:
+    hub, wire, _ = joined(seq=5)
+    now, seq = 10.0, 5
+    while len(wire.asked) == 1:
+        assert now < 10.0 + LONGEST_LOSS + 1
+        seq += 2
+        hub.receive(frame(TICK, seq), now)
+        hub.expire(now)
+        now += 0.5
+
+
+def test_members_hear_how_much_was_lost_for_good() -> None:
+    hub, _, client = joined(seq=5)
+    hub.receive(frame(TICK, 8), 0.0)
+    assert client.lost == 2
+    hub, _, client = joined(ALL_TRADES, 5)
+    hub.receive(frame(TRADE, 8), 0.0)
+    assert client.lost == 0
+
+
+def test_member_may_do_without_the_last_value_and_joins_an_ask_of_its_own() -> None:
+    class Choosy(Client):
+        def starts(self, epoch: int, seq: int) -> bool:
+            self.asked = (epoch, seq)
+            return False
+
+    hub, wire, client = joined(seq=5)
+    hub.recheck(1.0)
+    choosy = Choosy()
+    plain = Client()
+    hub.join({TICK: choosy}, 1.0)
+    hub.join({TICK: plain}, 1.0)
+    # What those who are there have seen is news to who has just come.
+    assert len(wire.asked) == 3
+    for ask in (2, 3):
+        hub.answer(state(ask, TICK, 5, body={"seq": 5}), 1.0)
+    assert (client.got, choosy.got, plain.got) == ([], [], [5])
+    assert choosy.asked == (EPOCH, 5)
+    hub.receive(frame(TICK, 6), 1.0)
+    assert (client.got, choosy.got, plain.got) == ([6], [6], [5, 6])

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from gateway.outbox import Item, Outbox
+from gateway.view import View
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import KINDS, Kind, Topic
@@ -14,9 +15,9 @@ from qmt_bridge.wire.topics import KINDS, Kind, Topic
 ROOMY = 1_000_000
 
 
-def item(topic: str, body: object, prefix: bytes = b"") -> Item:
+def item(topic: str, body: object, view: View | None = None) -> Item:
     kind = Kind(topic.partition("/")[0])
-    return Item(Frame(Topic(topic), 1, 1, 0, 0, frames.encode(body)), KINDS[kind], prefix)
+    return Item(Frame(Topic(topic), 1, 1, 0, 0, frames.encode(body)), KINDS[kind], view)
 
 
 def drain(outbox: Outbox) -> list[object]:
@@ -68,8 +69,8 @@ def test_formula_values_of_two_subscriptions_do_not_replace_each_other() -> None
     outbox = Outbox(200)
     for n in range(50):
         for seq_id in (1, 2):
-            outbox.put(item("formula/x/", {"n": n}, f'{{"seq_id":{seq_id},'.encode()))
-    assert drain(outbox) == [{"seq_id": 1, "n": 49}, {"seq_id": 2, "n": 49}]
+            outbox.put(item("formula/x/", {"n": n}, View(seq_id=seq_id)))
+    assert drain(outbox) == [{"type": "formula_update", "seq_id": id, "n": 49} for id in (1, 2)]
 
 
 def test_order_is_kept_again_after_an_episode() -> None:
@@ -140,13 +141,13 @@ def test_one_take_is_about_a_megabyte_so_that_newer_data_can_overtake() -> None:
 
 def test_frames_are_the_texts_with_a_header() -> None:
     outbox = Outbox(200)
-    bodies = [item("quote/600519.SH/tick/", {"n": 1}), item("formula/x/", {"n": 2}, b'{"seq_id":1,')]
+    bodies = [item("quote/600519.SH/tick/", {"n": 1}), item("formula/x/", {"n": 2}, View(seq_id=1))]
     for each in bodies:
         outbox.put(each)
     outbox.put_control(b"{}")
     outbox.put(item("whole/SH/", {"600519.SH": 3}))
     taken = outbox.take(framed=True)
-    texts = [b'{"n":1}', b'{"seq_id":1,"n":2}', b"{}", b'{"600519.SH":3}']
+    texts = [b'{"n":1}', b'{"type":"formula_update","seq_id":1,"n":2}', b"{}", b'{"600519.SH":3}']
     assert taken == [b"\x81" + bytes([len(text)]) + text for text in texts]
 
 

@@ -10,7 +10,7 @@ from conftest import Rig, readiness, until
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway.writer import PreparedFrames
-from qmt_bridge.wire.frames import text_frame
+from qmt_bridge.wire.frames import framed
 from qmt_bridge.wire.topics import quote_topic
 
 TICK = quote_topic("600519.SH")
@@ -20,7 +20,15 @@ def test_protocol_has_what_is_used_of_it() -> None:
     source = inspect.getsource(WebSocketsSansIOProtocol)
     for attribute in ("self.writable = asyncio.Event()", "self.disconnected", "self.close_sent", "self.transport"):
         assert attribute in source
-    for method in ("connection_made", "handle_connect", "pause_writing", "resume_writing"):
+    # Nobody may want these after the handshake; the last use is in the answer to websocket.accept.
+    after = source[source.index("self.conn.send_response(self.response)", source.index("async def send")) :]
+    assert "self.request" not in after
+    assert after.count("self.response") == 1
+    # Made anew with an extension of our own.
+    assert "self.conn = ServerProtocol(" in source
+    for attribute in ("handshake_complete", "self.config.ws_per_message_deflate", "max_size=self.config.ws_max_size"):
+        assert attribute in source
+    for method in ("connection_made", "handle_connect", "pause_writing", "resume_writing", "shutdown"):
         assert hasattr(WebSocketsSansIOProtocol, method)
 
 
@@ -34,7 +42,7 @@ async def test_frames_of_every_length_arrive(rig: Rig, size: int) -> None:
         for body in bodies:
             rig.source.publish(TICK, body)
         assert [await client.receive() for _ in bodies] == bodies
-        assert len(text_frame(json.dumps(bodies[0], separators=(",", ":")).encode())) > size or size < 8
+        assert len(framed(json.dumps(bodies[0], separators=(",", ":")).encode())) > size or size < 8
 
 
 async def test_burst_for_one_client_keeps_its_order_in_few_writes(rig: Rig) -> None:

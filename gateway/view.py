@@ -1,0 +1,116 @@
+"""How one subscription's frames look: encoding, fields, stamps, a formula's `seq_id` (WEBSOCKET.md, section 2).
+
+Pure. A frame is rendered once per view, whatever the number of clients that share it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from qmt_bridge.errors import WireError
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame, to_json
+
+
+class View(NamedTuple):
+    """Everything in which two clients' frames of one topic can differ; the documented look has none."""
+
+    # MessagePack in binary frames, instead of JSON in text frames.
+    binary: bool = False
+    # Names of the fields that each record keeps; empty: all of them.
+    fields: tuple[str, ...] = ()
+    # Wrapped as {"type":"data","epoch":..,"seq":..,"time":..,"published":..,"data":..}.
+    stamped: bool = False
+    # The formula's subscription: {"type":"formula_update","seq_id":..} stands in front of its fields.
+    seq_id: int | None = None
+    # Compressed, where client and server have agreed on it.
+    deflated: bool = False
+
+    def of(self, frame: Frame) -> Seen:
+        """Return `frame` as this view shows it, the same object for every client."""
+        if frame.seen is None:
+            frame.seen = {}
+        seen = frame.seen.get(self)
+        if seen is None:
+            seen = frame.seen[self] = Seen(frame, self)
+        return seen
+
+    def render(self, frame: Frame) -> bytes:
+        """Return the payload of a WebSocket frame; raise `WireError` for a body that has no such form."""
+        try:
+            return self._msgpack(frame) if self.binary else self._json(frame)
+        except (TypeError, RecursionError) as exc:
+            raise WireError(f"body cannot be shown as asked: {exc}") from exc
+
+    def _json(self, frame: Frame) -> bytes:
+        text = frames.render(self._project(frame.data)) if self.fields else frame.json
+        if self.seq_id is not None:
+            head = b'{"type":"formula_update","seq_id":%d' % self.seq_id
+            text = head + (b"," if len(text) > 2 else b"") + text[1:]
+        if self.stamped:
+            head = to_json({"type": "data", **_stamp(frame)})
+            text = b'%b,"data":%b}' % (head[:-1], text)
+        return text
+
+    def _msgpack(self, frame: Frame) -> bytes:
+        body = frame.body
+        if self.seq_id is not None:
+            body = frames.encode({"type": "formula_update", "seq_id": self.seq_id, **frame.data})
+        elif self.fields:
+            body = frames.encode(self._project(frame.data))
+        if self.stamped:
+            body = frames.encode({"type": "data", **_stamp(frame), "data": msgspec.Raw(body)})
+        return body
+
+    def _project(self, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        return {
+            code: [self._cut(record) for record in records] if isinstance(records, list) else self._cut(records)
+            for code, records in body.items()
+        }
+
+    def _cut(self, record: Any) -> Any:
+        if not isinstance(record, dict):
+            return record
+        return {name: record[name] for name in self.fields if name in record}
+
+
+class Seen:
+    """One frame in one view; `payload` and `framed` are rendered once."""
+
+    __slots__ = ("_framed", "_payload", "body", "frame", "view")
+
+    def __init__(self, frame: Frame, view: View) -> None:
+        self.frame = frame
+        self.view = view
+        # Its size stands for that of the payload where room is counted.
+        self.body = frame.body
+        self._payload: bytes | None = None
+        self._framed: bytes | None = None
+
+    @property
+    def payload(self) -> bytes:
+        """Return what the WebSocket frame carries."""
+        if self._payload is None:
+            self._payload = self.view.render(self.frame)
+        return self._payload
+
+    @property
+    def framed(self) -> bytes:
+        """Return the whole WebSocket frame, the same bytes for every client."""
+        if self._framed is None:
+            self._framed = frames.framed(self.payload, self.view.binary, self.view.deflated)
+        return self._framed
+
+
+def _stamp(frame: Frame) -> dict[str, object]:
+    # Milliseconds, as every other time of the protocol; nothing is known of a last value's way here.
+    return {
+        "epoch": frame.epoch,
+        "seq": frame.seq,
+        "time": frame.received_ns / 1e6 if frame.received_ns else None,
+        "published": frame.published_ns / 1e6 if frame.published_ns else None,
+    }

@@ -1,0 +1,344 @@
+"""Options of a subscription (WEBSOCKET.md, section 2), over a real feeder, uvicorn and WebSocket clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import pytest
+from conftest import DEADLINE, KEY, Client, Rig, readiness, until
+from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
+from websockets.typing import Subprotocol
+
+from gateway.writer import PreparedFrames
+from qmt_bridge.wire.topics import FormulaSpec, formula_topic, quote_topic, whole_topic
+
+TICK = quote_topic("600519.SH")
+OTHER = quote_topic("000001.SZ")
+SH = whole_topic("SH")
+FORMULA = formula_topic(FormulaSpec("MA", "600519.SH"))
+TRADE_URL = f"/ws/trade?api_key={quote(KEY)}"
+MSGPACK = [Subprotocol("qmt.v1.msgpack")]
+
+
+async def subscribed(client: Client, **request: Any) -> dict[str, Any]:
+    """Send a request and return its ack."""
+    await client.send({"action": "subscribe", "id": 1, **request})
+    ack: dict[str, Any] = await client.receive()
+    assert ack.get("type", ack.get("action")) == "subscribed", ack
+    return ack
+
+
+async def received(client: Client) -> Any:
+    """Return the next MessagePack frame."""
+    async with asyncio.timeout(DEADLINE):
+        payload = await client.socket.recv()
+    assert isinstance(payload, bytes)
+    return msgspec.msgpack.decode(payload)
+
+
+async def test_fields_leave_only_what_was_asked_for_and_only_for_who_asked(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as narrow, rig.connect("/ws/realtime") as wide:
+        await subscribed(narrow, stocks=["600519.SH"], fields=["lastPrice", "time"])
+        await subscribed(wide, stocks=["600519.SH"])
+        record = {"time": 1, "lastPrice": 2.5, "volume": 3}
+        rig.source.publish(TICK, {"600519.SH": [record]})
+        assert await narrow.receive() == {"600519.SH": [{"lastPrice": 2.5, "time": 1}]}
+        assert await wide.receive() == {"600519.SH": [record]}
+
+
+async def test_stamped_frames_count_without_a_hole(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"stocks": ["600519.SH"], "seq": True})
+        await rig.wanted(TICK)
+        for number in range(3):
+            rig.source.publish(TICK, {"600519.SH": [{"n": number}]})
+        got = [await client.receive() for _ in range(3)]
+        assert [frame["seq"] for frame in got] == [1, 2, 3]
+        assert [frame["data"]["600519.SH"][0]["n"] for frame in got] == [0, 1, 2]
+        assert all(frame["type"] == "data" and frame["time"] <= frame["published"] for frame in got)
+
+
+async def test_pace_of_a_quote_is_the_clients_and_its_last_frame_the_newest(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as slow, rig.connect("/ws/realtime") as fast:
+        await subscribed(slow, stocks=["600519.SH"], max_rate_ms=600)
+        await subscribed(fast, stocks=["600519.SH"])
+        for number in range(50):
+            rig.source.publish(TICK, {"n": number})
+            assert await fast.receive() == {"n": number}
+        got = [(await slow.receive())["n"]]
+        while got[-1] != 49:
+            got.append((await slow.receive())["n"])
+        assert got == sorted(set(got))
+        assert got[0] == 0
+        assert len(got) < 50
+
+
+async def test_pace_of_a_market_loses_no_code(rig: Rig) -> None:
+    async with rig.connect("/ws/whole_quote") as slow, rig.connect("/ws/whole_quote") as fast:
+        for client, options in ((slow, {"max_rate_ms": 600}), (fast, {})):
+            await subscribed(client, codes=["SH"], **options)
+        codes = [f"{600000 + number}.SH" for number in range(50)]
+        for code in codes:
+            rig.source.publish(SH, {code: {"n": 1}})
+            await fast.receive()
+        seen: set[str] = set()
+        while seen != set(codes):
+            seen |= (await slow.receive()).keys()
+
+
+async def test_terms_of_a_repeated_code_replace_those_before_and_its_absence_keeps_them(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        assert (await subscribed(client, stocks=["600519.SH"]))["added"] == ["600519.SH"]
+        for request, expected in (
+            ({"fields": ["n"]}, {"n": 1}),
+            ({}, {"n": 1}),
+            ({"max_rate_ms": 1}, {"n": 1, "m": 2}),
+            ({"fields": ["m"]}, {"m": 2}),
+        ):
+            assert (await subscribed(client, stocks=["600519.SH"], **request))["added"] == []
+            rig.source.publish(TICK, {"600519.SH": [{"n": 1, "m": 2}]})
+            assert await client.receive() == {"600519.SH": [expected]}
+
+
+async def test_without_a_snapshot_only_news_comes(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as first, rig.connect("/ws/realtime") as second:
+        await subscribed(first, stocks=["600519.SH"])
+        rig.source.publish(TICK, {"n": "old"})
+        assert await first.receive() == {"n": "old"}
+        await subscribed(second, stocks=["600519.SH"], snapshot=False)
+        rig.source.publish(TICK, {"n": "new"})
+        assert await second.receive() == {"n": "new"}
+
+
+async def test_resume_says_whether_anything_was_missed(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as watcher, rig.connect("/ws/realtime") as client:
+        await subscribed(watcher, stocks=["600519.SH"], seq=True)
+        for number in range(3):
+            rig.source.publish(TICK, {"n": number})
+        positions = [await watcher.receive() for _ in range(3)]
+        epoch = positions[0]["epoch"]
+
+        async def resumed(seq: int, of: float = epoch) -> tuple[bool, Any]:
+            ack = await subscribed(client, stocks=["600519.SH"], resume={"epoch": of, "seq": seq})
+            last = None if ack["recovered"] and seq == 3 else await client.receive()
+            await client.send({"action": "unsubscribe", "id": 2, "stocks": ["600519.SH"]})
+            assert (await client.receive())["type"] == "unsubscribed"
+            return ack["recovered"], last
+
+        assert await resumed(3) == (True, None)
+        # A browser has rounded the epoch.
+        assert await resumed(3, float(epoch)) == (True, None)
+        assert await resumed(2) == (True, {"n": 2})
+        assert await resumed(1) == (False, {"n": 2})
+        assert await resumed(4) == (False, {"n": 2})
+        assert await resumed(3, epoch - 10**9) == (False, {"n": 2})
+
+
+async def test_resume_of_several_codes_names_each(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as watcher, rig.connect("/ws/realtime") as client:
+        stocks = ["600519.SH", "000001.SZ"]
+        await subscribed(watcher, stocks=stocks, seq=True)
+        for topic in (TICK, OTHER, OTHER, OTHER):
+            rig.source.publish(topic, {"n": 1})
+            epoch = (await watcher.receive())["epoch"]
+        resume = {code: {"epoch": epoch, "seq": 1} for code in stocks}
+        ack = await subscribed(client, stocks=stocks, resume=resume)
+        assert ack["recovered"] == {"600519.SH": True, "000001.SZ": False}
+        assert await client.receive() == {"n": 1}
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"mode": "some"}, "mode"),
+        ({"mode": "all", "max_rate_ms": 5}, "choose one"),
+        ({"max_rate_ms": -1}, "max_rate_ms"),
+        ({"max_rate_ms": "1"}, "max_rate_ms"),
+        ({"fields": "lastPrice"}, "fields"),
+        ({"fields": [1]}, "fields"),
+        ({"fields": ["x" * 101]}, "fields"),
+        ({"seq": 1}, "seq"),
+        ({"snapshot": None}, "snapshot"),
+        ({"resume": 8}, "resume"),
+        ({"resume": {"epoch": 1}}, "resume"),
+        ({"resume": {"000001.SZ": {"epoch": 1, "seq": 1}}}, "000001.SZ"),
+        ({"stocks": ["600519.SH", "000001.SZ"], "resume": {"epoch": 1, "seq": 1}}, "by code"),
+    ],
+)
+async def test_option_that_cannot_be_is_named(rig: Rig, request_: dict[str, Any], words: str) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"action": "ping"})
+        assert (await client.receive())["type"] == "pong"
+        await client.send({"id": 5, "stocks": ["600519.SH"], **request_})
+        error = await client.receive()
+        assert (error["type"], error["code"], error["id"]) == ("error", "bad_request", 5)
+        assert words in error["error"]
+
+
+async def test_mode_all_keeps_every_frame_or_ends_with_1013(rig: Rig) -> None:
+    server = rig.serve(outbox_bytes=200_000)
+    async with rig.connect("/ws/realtime", server) as every, rig.connect("/ws/realtime", server) as newest:
+        for client, options in ((every, {"mode": "all"}), (newest, {})):
+            await subscribed(client, stocks=["600519.SH"], **options)
+            client.socket.transport.pause_reading()
+        padding = "x" * 50_000
+        for number in range(400):
+            rig.source.publish(TICK, {"n": number, "padding": padding})
+        await until(lambda: readiness(server.port)["frames_received"] >= 400, "the frames")
+        for client in (every, newest):
+            client.socket.transport.resume_reading()
+        numbers = []
+        while not numbers or numbers[-1] != 399:
+            frame = await newest.receive()
+            if "n" in frame:
+                numbers.append(frame["n"])
+        assert numbers == sorted(set(numbers))
+        code, reason = await every.closed()
+        # Plain ASGI cannot drop who does not read, so it may end while what was queued is still on its way.
+        assert code in (1013, 1006)
+        assert code == 1006 or reason.startswith("slow_client")
+
+
+async def test_messagepack_clients_get_what_was_published_in_binary_frames(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime", subprotocols=MSGPACK) as client:
+        assert client.socket.subprotocol == "qmt.v1.msgpack"
+        assert (await received(client))["type"] == "welcome"
+        await client.socket.send(msgspec.msgpack.encode({"stocks": ["600519.SH"], "id": 1}))
+        assert (await received(client))["added"] == ["600519.SH"]
+        rig.source.publish(TICK, {"600519.SH": [{"pe": math.nan, "n": 2**63}]})
+        [record] = (await received(client))["600519.SH"]
+        assert math.isnan(record["pe"])
+        assert record["n"] == 2**63
+        # Text may be mixed in.
+        await client.send({"action": "ping", "id": 2})
+        assert (await received(client))["type"] == "pong"
+        for nonsense in (b"\xc1", b"\x91" * 60_000, msgspec.msgpack.encode([1]), b"\x81\x91\x01\x02"):
+            await client.socket.send(nonsense)
+            assert (await received(client))["type"] == "error"
+
+
+async def test_every_url_speaks_messagepack(rig: Rig) -> None:
+    async with rig.connect("/ws/formula", subprotocols=MSGPACK) as client:
+        await received(client)
+        asked = {"action": "subscribe", "formula_name": "MA", "stock_code": "600519.SH"}
+        await client.socket.send(msgspec.msgpack.encode(asked))
+        assert (await received(client))["action"] == "subscribed"
+        rig.source.publish(FORMULA, {"formula_name": "MA", "stock_code": "600519.SH", "data": {"MA1": [math.nan]}})
+        update = await received(client)
+        assert (update["type"], update["seq_id"]) == ("formula_update", 1)
+        assert math.isnan(update["data"]["MA1"][0])
+    async with rig.connect(TRADE_URL, subprotocols=MSGPACK) as client:
+        assert [(await received(client))["type"] for _ in range(2)] == ["welcome", "subscribed"]
+        rig.source.trade("order", order_id=1)
+        assert (await received(client))["data"] == {"order_id": 1}
+    async with rig.connect("/ws/download_progress", subprotocols=MSGPACK) as client:
+        await received(client)
+        await client.socket.send(msgspec.msgpack.encode({"stocks": ["600519.SH"], "period": "1d"}))
+        while (frame := await received(client)).get("status") != "done":
+            assert frame["finished"] == 1
+        assert (await client.closed())[0] == 1000
+
+
+async def test_formula_takes_a_pace_and_a_position(rig: Rig) -> None:
+    async with rig.connect("/ws/formula") as client:
+        base = {"formula_name": "MA", "stock_code": "600519.SH"}
+        ack = await subscribed(client, **base, seq=True)
+        rig.source.publish(FORMULA, {"n": 1})
+        frame = await client.receive()
+        assert frame["data"] == {"type": "formula_update", "seq_id": ack["seq_id"], "n": 1}
+        ack = await subscribed(client, **base, resume={"epoch": frame["epoch"], "seq": 1})
+        assert ack["recovered"] is True
+        await client.send({"action": "subscribe", "id": 9, **base, "fields": ["n"]})
+        assert "fields" in (await client.receive())["error"]
+
+
+async def test_trade_socket_begins_again_after_a_position(rig: Rig) -> None:
+    async with rig.connect(TRADE_URL) as client:
+        await client.send({"action": "ping"})
+        assert [(await client.receive())["type"] for _ in range(1)] == ["pong"]
+        for number in range(5):
+            rig.source.trade("order", order_id=number)
+        assert [(await client.receive())["seq"] for _ in range(5)] == [1, 2, 3, 4, 5]
+        await client.send({"resume": {"seq": 2}, "id": 7})
+        ack = await client.receive()
+        assert (ack["type"], ack["id"], ack["after"]) == ("subscribed", 7, 2)
+        rig.source.trade("order", order_id=5)
+        assert [(await client.receive())["seq"] for _ in range(4)] == [3, 4, 5, 6]
+        await client.send({"resume": {"seq": 99}, "id": 8})
+        error = await client.receive()
+        assert (error["code"], error["id"], error["oldest"], error["newest"]) == ("resume_expired", 8, 0, 6)
+        assert (await client.receive())["type"] == "subscribed"
+        rig.source.trade("order", order_id=6)
+        assert (await client.receive())["seq"] == 7
+        for bad in ({"resume": -1}, {"resume": {"seq": -1}}, {"resume": {"seq": 2**63}}, {"resume": {}}):
+            await client.send(bad)
+            assert (await client.receive())["code"] == "bad_request"
+
+
+@pytest.mark.parametrize("rig", [PreparedFrames], ids=["prepared"], indirect=True)
+async def test_server_that_stops_says_so_to_who_opted_in(rig: Rig) -> None:
+    # Under plain ASGI uvicorn closes the socket before the app hears of it.
+    server = rig.serve()
+    async with rig.connect("/ws/realtime?ctl=1", server) as told, rig.connect("/ws/realtime", server) as documented:
+        assert (await told.receive())["type"] == "welcome"
+        await documented.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+        stopping = asyncio.get_running_loop().run_in_executor(None, server.stop)
+        assert await told.receive() == {"type": "closing", "reason": "server_restart"}
+        assert (await told.closed())[0] == 1012
+        async with asyncio.timeout(DEADLINE):
+            with pytest.raises(Exception, match="1012"):
+                await documented.socket.recv()
+        await stopping
+        rig.servers.remove(server)
+
+
+@pytest.mark.parametrize("rig", [PreparedFrames], ids=["prepared"], indirect=True)
+@pytest.mark.parametrize(("window", "compressed"), [(15, True), (12, True), (10, False)])
+async def test_frames_are_compressed_where_both_sides_want_it(rig: Rig, window: int, compressed: bool) -> None:
+    server = rig.serve(deflate=True)
+    record = {"text": "行情" * 2000, "n": 1}
+    size = len(json.dumps(record, ensure_ascii=False).encode())
+    extension = ClientPerMessageDeflateFactory(server_max_window_bits=window)
+    async with (
+        rig.connect("/ws/realtime", server, compression=None, extensions=[extension]) as one,
+        rig.connect("/ws/realtime", server, compression=None, extensions=[extension]) as two,
+        rig.connect("/ws/realtime", server, compression=None) as plain,
+    ):
+        clients = (one, two, plain)
+        for client in clients:
+            await subscribed(client, stocks=["600519.SH"])
+        assert len(one.socket.protocol.extensions) == 1
+        for _ in range(3):
+            before = readiness(server.port)["bytes_sent"]
+            rig.source.publish(TICK, record)
+            assert [await client.receive() for client in clients] == [record] * 3
+            whole = (readiness(server.port)["bytes_sent"] - before) / size
+            assert 0.9 < whole < 1.1 if compressed else 2.9 < whole < 3.1
+
+
+async def test_loss_on_the_way_from_the_feeder_is_told_to_who_opted_in_and_repaired(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime?ctl=1") as told, rig.connect("/ws/realtime") as documented:
+        assert (await told.receive())["type"] == "welcome"
+        for client in (told, documented):
+            await client.send({"stocks": ["600519.SH", "000001.SZ"]})
+        await rig.wanted(TICK)
+        await rig.wanted(OTHER)
+        for topic in (TICK, OTHER):
+            rig.source.publish(topic, {"n": 1})
+        for client in (told, documented):
+            assert [await client.receive() for _ in range(2)] == [{"n": 1}] * 2
+        # As if a full socket had dropped them: the second one has no successor that would show it.
+        rig.lose(TICK, {"n": 2})
+        rig.lose(OTHER, {"n": "newest"})
+        rig.source.publish(TICK, {"n": 3})
+        assert await documented.receive() == {"n": 3}
+        assert await documented.receive() == {"n": "newest"}
+        got = [await told.receive() for _ in range(3)]
+        assert {"type": "skipped", "count": 1, "reason": "feed_gap"} in got
+        assert {"n": "newest"} in got
