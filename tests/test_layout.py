@@ -55,7 +55,9 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("feeder/*", EDGE | {"feeder", "qmt_bridge.tape"}, {"asyncio"}),
     # The gateway's pure middle.
     ("gateway/hub.py", WIRE, IMPURE),
-    ("gateway/outbox.py", WIRE, IMPURE),
+    ("gateway/outbox.py", WIRE | {"gateway.view"}, IMPURE),
+    ("gateway/pace.py", WIRE | {"gateway.outbox"}, IMPURE),
+    ("gateway/view.py", WIRE, IMPURE),
     ("gateway/auth.py", set(), IMPURE),
     ("gateway/limits.py", set(), IMPURE),
     # Builds on uvicorn's WebSocket protocol, which builds on websockets'.
