@@ -8,7 +8,7 @@ Subscribe first, ask second, hold what arrives meanwhile, drop what is not newer
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
@@ -19,10 +19,11 @@ from qmt_bridge.wire.topics import ALL_TRADES, KINDS, Behaviour, Kind, Topic
 
 # Without an answer a joiner goes live after this long, and a topic still pending at its source is asked again.
 ANSWER_TIMEOUT = 1.0
-# A loss need not have a successor that shows it: the last values are compared once so long nothing more was lost,
-# or at the latest after so long.
-CALM_SECONDS = 1.0
-LONGEST_LOSS = 10.0
+# A lost message need not have a successor that shows it: a topic that has been quiet for so long is compared with the
+# feeder, and again so long it stays quiet; so many at a time, since the feeder has ticks to publish.
+QUIET_SECONDS = 4.0
+COMPARE_SECONDS = 60.0
+COMPARE_TOPICS = 250
 
 Outcome = Literal["live", "pending", "unanswered", "refused"]
 
@@ -79,14 +80,20 @@ class _Ask:
         self.sent_at = now
         self.parts: list[Frame] = []
 
+    @property
+    def reached(self) -> int | None:
+        """Return the position after which a journal is still to be read."""
+        return self.parts[-1].seq if self.parts and self.after is not None else self.after
+
 
 class Stream:
     """One upstream subscription: who receives it and where it stands."""
 
     __slots__ = (
+        "apart",
         "asks",
         "behaviour",
-        "behind",
+        "compare_at",
         "epoch",
         "held",
         "joiners",
@@ -94,6 +101,7 @@ class Stream:
         "pending_since",
         "probe",
         "seq",
+        "stood",
         "synced",
         "topic",
     )
@@ -105,14 +113,17 @@ class Stream:
         self.members: dict[Member, None] = {}
         # Wait for an answer.
         self.joiners: dict[Member, _Ask] = {}
-        # Have an answer that is ahead of what the older members have seen: receive from this seq on.
-        self.behind: dict[Member, int] = {}
+        # Stand elsewhere (epoch, seq): ahead, by an answer, of what the stream has brought, or nowhere yet.
+        self.apart: dict[Member, tuple[int, int]] = {}
         self.asks: list[_Ask] = []
         # What arrived since the first joiner began to wait.
         self.held: deque[Frame] = deque()
         # 0: nothing is known yet.
         self.epoch = 0
         self.seq = 0
+        # Where it stood when last looked at, and when to compare it with the feeder if it still stands there.
+        self.stood = (0, 0)
+        self.compare_at = 0.0
         # False once an ask went unanswered: the feeder was away, so its return has to be followed by a new one.
         self.synced = True
         # Since when the source has not said whether it serves the topic, and the ask that will tell.
@@ -127,7 +138,7 @@ class Stream:
     @property
     def empty(self) -> bool:
         """Return whether nobody wants this stream any more."""
-        return not (self.members or self.joiners or self.behind)
+        return not (self.members or self.joiners or self.apart)
 
 
 class Hub:
@@ -142,15 +153,13 @@ class Hub:
         self.lost = 0
         self._upstream = upstream
         self._trade_seq = 0
-        # When market data was first and last lost since values were last compared.
-        self._loss: tuple[float, float] | None = None
 
     def join(self, members: Mapping[Topic, Member], now: float, after: int | None = None) -> None:
         """Add a member to each topic; it hears the outcome by `settle`, then gets the last value and what follows.
 
         `after` (trade topics) is the last position the client has seen: it gets every later event.
         """
-        asking: list[Stream] = []
+        asking: list[tuple[Stream, _Ask]] = []
         for topic, member in members.items():
             stream = self.streams.get(topic)
             if stream is None:
@@ -159,17 +168,16 @@ class Hub:
             shared = next((ask for ask in stream.asks if ask.after == after and not ask.seen[1]), None)
             if shared is None:
                 shared = _Ask(after, now)
-                stream.asks.append(shared)
-                asking.append(stream)
+                asking.append((stream, shared))
             stream.joiners[member] = shared
-        self._ask(asking, after, now)
+        self._ask(asking, now)
 
     def leave(self, topic: Topic, member: Member) -> None:
         """Remove a member; the last one ends the upstream subscription."""
         stream = self.streams.get(topic)
         if stream is None:
             return
-        for group in (stream.members, stream.joiners, stream.behind):
+        for group in (stream.members, stream.joiners, stream.apart):
             group.pop(member, None)
         self._tidy(stream)
 
@@ -183,24 +191,24 @@ class Hub:
                 return
         self.received += 1
         if stream.epoch:
-            reborn = frame.epoch != stream.epoch
-            if reborn and (not stream.journaled or frame.seq <= stream.seq):
+            if frame.epoch > stream.epoch and (not stream.journaled or frame.seq <= stream.seq):
                 # What the feeder published before our subscription reached its new life is unknown; a journal
                 # that begins again is another one.
-                after = None
+                reborn = anew = True
+            elif frame.epoch < stream.epoch and not stream.journaled:
+                return
             else:
                 missed = frame.seq - stream.seq - 1
                 if missed < 0:
                     return
-                if missed:
-                    self._count_gap(stream, missed, now)
+                if missed and stream.behaviour.on_gap != "snapshot":
+                    self._count_gap(stream, missed, stream.members)
                 reborn = missed > 0 and stream.behaviour.on_gap != "count"
-                after = stream.seq if stream.journaled else None
+                anew = False
             if reborn:
-                # Nobody gets this frame now: the answer brings it, or what has replaced it.
-                self._rejoin([stream], now, after)
-                if stream.joiners:
-                    stream.held.append(frame)
+                # Nobody gets this frame before the answer, which brings it or what has replaced it.
+                stream.held.append(frame)
+                self._rejoin([stream], now, anew)
                 stream.epoch, stream.seq = frame.epoch, frame.seq
                 return
         stream.epoch, stream.seq = frame.epoch, frame.seq
@@ -209,7 +217,7 @@ class Hub:
             member.deliver(frame)
         if stream.joiners:
             stream.held.append(frame)
-        if stream.behind:
+        if stream.apart:
             self._pass(stream, frame)
 
     def answer(self, state: TopicState, now: float) -> None:
@@ -229,33 +237,46 @@ class Hub:
             # A position that is too old is the trouble of those who asked for it; anything else is everybody's.
             self._refuse(stream, state, [m for m, of in stream.joiners.items() if of is ask or not expired], expired)
             return
-        ask.parts += self._parts(stream, state)
+        parts = self._parts(stream, state)
+        if stream.journaled and parts:
+            reached = ask.reached
+            if reached is not None and parts[0].seq > reached + 1:
+                # A chunk was lost: the feeder's socket drops what a worker does not take in time.
+                self._send(stream, ask, now)
+                return
+        ask.parts += parts
         ask.sent_at = now
         if state.more:
             return
-        stream.asks.remove(ask)
-        newer = [frame for frame in stream.held if not self._covers(stream, state, frame)]
-        if newer and newer[0].seq > state.seq + 1 and newer[0].epoch == state.epoch:
-            # The ask was quicker than the subscription, and a frame was published between the two.
-            self._count_gap(stream, newer[0].seq - state.seq - 1, now)
+        newer = [frame for frame in stream.held if not _covers(stream, (state.epoch, state.seq), frame)]
+        hole = _hole(stream, (state.epoch, state.seq), newer)
+        if hole:
+            # The ask was quicker than the subscription and a frame was published between the two, or one was lost while
+            # it was under way.
+            self._count_gap(stream, hole, [member for member, of in stream.joiners.items() if of is ask])
             if stream.behaviour.on_gap != "count":
-                again = _Ask(state.seq if stream.journaled else None, now, ask.seen)
-                again.parts = ask.parts if stream.journaled else []
-                stream.asks.append(again)
-                stream.joiners.update({m: again for m, of in stream.joiners.items() if of is ask})
-                self._ask([stream], again.after, now)
+                if stream.journaled and ask.after is None:
+                    ask.after = state.seq
+                if not stream.journaled:
+                    ask.parts.clear()
+                self._send(stream, ask, now)
                 return
+        stream.asks.remove(ask)
         stream.synced = True
         if state.state == "pending" and not stream.seq:
             stream.pending_since = now
-        behind = self._is_behind(stream, state)
-        if behind and not stream.members and not stream.behind:
-            # Nobody has yet to see what is still on its way: it is in the answer.
+        is_apart = not stream.epoch or _is_ahead(stream, (state.epoch, state.seq))
+        waiting = [member for member, of in stream.joiners.items() if of is ask]
+        if is_apart and not stream.members and not stream.apart and len(waiting) == len(stream.joiners):
+            # Nobody else has yet to see what is still on its way: it is in the answer.
             stream.epoch, stream.seq = state.epoch, state.seq
-            behind = False
+            is_apart = False
         epoch, seq = ask.seen
-        is_news = stream.journaled or state.epoch != epoch or state.seq > seq
-        for member in [member for member, of in stream.joiners.items() if of is ask]:
+        is_news = stream.journaled or (state.epoch, state.seq) > ask.seen
+        if seq and state.epoch == epoch:
+            # What came between what they have seen and the last value is gone.
+            self._count_gap(stream, state.seq - seq - 1, waiting)
+        for member in waiting:
             del stream.joiners[member]
             starts = member.starts(state.epoch, state.seq)
             member.settle("pending" if state.state == "pending" else "live", None)
@@ -264,8 +285,8 @@ class Hub:
                     member.deliver(frame)
             for frame in newer:
                 member.deliver(frame)
-            if behind:
-                stream.behind[member] = state.seq
+            if is_apart:
+                stream.apart[member] = (state.epoch, state.seq)
             else:
                 stream.members[member] = None
         self._tidy(stream)
@@ -276,32 +297,27 @@ class Hub:
         stale = [stream for stream in self.streams.values() if not stream.synced or (reborn and stream.epoch != epoch)]
         trades = self.streams.get(ALL_TRADES)
         # The event may still be on its way when the heartbeat comes, by another socket; not so one heartbeat later.
-        if trades is not None and 0 < trades.seq < self._trade_seq and trades not in stale:
-            self._count_gap(trades, self._trade_seq - trades.seq, now)
+        if trades is not None and trades.epoch and trades.seq < self._trade_seq and trades not in stale:
+            self._count_gap(trades, self._trade_seq - trades.seq, ())
             stale.append(trades)
         self._trade_seq = trade_seq
         for stream in stale:
             stream.synced = True
-        self._rejoin([stream for stream in stale if not stream.journaled], now, None)
-        for stream in stale:
-            if stream.journaled:
-                self._rejoin([stream], now, stream.seq or None)
+        self._rejoin(stale, now)
 
     def recheck(self, now: float) -> None:
-        """Ask for every topic anew: the source may refuse what it served before, or have what was lost."""
-        self._rejoin([stream for stream in self.streams.values() if not stream.journaled], now, None)
+        """Ask for every topic anew: the source was away, and may refuse what it served before."""
+        self._rejoin([stream for stream in self.streams.values() if not stream.journaled], now)
 
     def expire(self, now: float) -> None:
-        """Let those go live whose ask was not answered in time, and ask again for what is pending or was lost."""
-        if self._loss is not None:
-            first, last = self._loss
-            if now - last >= CALM_SECONDS or now - first >= LONGEST_LOSS:
-                self._loss = None
-                self.recheck(now)
+        """Let those go live whose ask was not answered in time, and ask again for what is pending or may be lost."""
+        self._compare(now)
         probes: list[Stream] = []
         for stream in tuple(self.streams.values()):
             for ask in [ask for ask in stream.asks if now - ask.sent_at >= ANSWER_TIMEOUT]:
-                self._give_up(stream, ask, now)
+                # Those who waited for an ask may have been the last who waited for any.
+                if ask in stream.asks:
+                    self._give_up(stream, ask, now)
             if stream.pending_since is not None and now - stream.pending_since >= ANSWER_TIMEOUT:
                 stream.pending_since = now
                 probes.append(stream)
@@ -310,46 +326,70 @@ class Hub:
             for stream in probes:
                 stream.probe = sent
 
-    def _ask(self, streams: list[Stream], after: int | None, now: float) -> None:
-        """Send the newest ask of each stream."""
-        if not streams:
-            return
-        sent = self._upstream.ask([stream.topic for stream in streams], after)
-        for stream in streams:
-            ask = stream.asks[-1]
-            ask.id, ask.sent_at = sent, now
-            if sent is None:
-                self._give_up(stream, ask, now)
+    def _ask(self, asks: list[tuple[Stream, _Ask]], now: float) -> None:
+        """Send asks, those with the same position in one question; a stream is in each question once."""
+        questions: dict[int | None, list[dict[Stream, _Ask]]] = {}
+        for stream, ask in asks:
+            stream.asks.append(ask)
+            alike = questions.setdefault(ask.reached, [])
+            question = next((question for question in alike if stream not in question), None)
+            if question is None:
+                alike.append(question := {})
+            question[stream] = ask
+        for after, alike in questions.items():
+            for question in alike:
+                sent = self._upstream.ask([stream.topic for stream in question], after)
+                for stream, ask in question.items():
+                    ask.id, ask.sent_at = sent, now
+                    if sent is None:
+                        self._give_up(stream, ask, now)
+
+    def _send(self, stream: Stream, ask: _Ask, now: float) -> None:
+        """Ask again: of a journal for what follows, else for a newer value."""
+        ask.id, ask.sent_at = self._upstream.ask([stream.topic], ask.reached), now
 
     def _give_up(self, stream: Stream, ask: _Ask, now: float) -> None:
         """Go live without an answer; but an event after a known position may not be lost, so ask on for it."""
         stream.synced = False
         if ask.after is not None:
-            ask.parts.clear()
-            ask.id, ask.sent_at = self._upstream.ask([stream.topic], ask.after), now
+            self._send(stream, ask, now)
             return
         stream.asks.remove(ask)
-        for member in [member for member, of in stream.joiners.items() if of is ask]:
+        waiting = [member for member, of in stream.joiners.items() if of is ask]
+        held = [frame for frame in stream.held if not _covers(stream, ask.seen, frame)]
+        self._count_gap(stream, _hole(stream, ask.seen, held), waiting)
+        # Who has seen nothing does not stand where the stream does.
+        is_apart = not held and (not ask.seen[0] or _is_ahead(stream, ask.seen))
+        for member in waiting:
             del stream.joiners[member]
             member.settle("unanswered", None)
-            for frame in (*ask.parts, *stream.held):
+            for frame in (*ask.parts, *held):
                 member.deliver(frame)
-            stream.members[member] = None
+            if is_apart:
+                stream.apart[member] = ask.seen
+            else:
+                stream.members[member] = None
         self._tidy(stream)
 
-    def _rejoin(self, streams: list[Stream], now: float, after: int | None) -> None:
-        """Make every member wait for an answer as if it had just joined."""
-        asking = []
+    def _rejoin(self, streams: list[Stream], now: float, anew: bool = False) -> None:
+        """Make every member wait for an answer as if it had just joined where it stands.
+
+        `anew`: the journal is another one, in which no position means anything.
+        """
+        asking: list[tuple[Stream, _Ask]] = []
         for stream in streams:
-            if stream.members or stream.behind:
-                ask = _Ask(after, now, (0, 0) if stream.journaled else (stream.epoch, stream.seq))
-                stream.asks.append(ask)
-                for member in (*stream.members, *stream.behind):
-                    stream.joiners[member] = ask
-                stream.members.clear()
-                stream.behind.clear()
-                asking.append(stream)
-        self._ask(asking, after, now)
+            positions = dict.fromkeys(stream.members, (stream.epoch, stream.seq)) | stream.apart
+            stream.members.clear()
+            stream.apart.clear()
+            asks: dict[tuple[int, int], _Ask] = {}
+            for member, seen in positions.items():
+                ask = asks.get(seen)
+                if ask is None:
+                    replays = stream.journaled and not anew and seen[0]
+                    ask = asks[seen] = _Ask(seen[1] if replays else None, now, (0, 0) if stream.journaled else seen)
+                    asking.append((stream, ask))
+                stream.joiners[member] = ask
+        self._ask(asking, now)
 
     def _parts(self, stream: Stream, state: TopicState) -> list[Frame]:
         if state.body is None:
@@ -360,27 +400,17 @@ class Hub:
         events = frames.decode(state.body)
         return [Frame(topic, state.epoch, event["seq"], 0, 0, frames.encode(event)) for event in events]
 
-    @staticmethod
-    def _covers(stream: Stream, state: TopicState, frame: Frame) -> bool:
-        """Return whether the answer holds the frame, or what has replaced it."""
-        if stream.journaled or frame.epoch == state.epoch:
-            return frame.seq <= state.seq
-        return frame.epoch < state.epoch
-
-    @staticmethod
-    def _is_behind(stream: Stream, state: TopicState) -> bool:
-        if stream.journaled or stream.epoch == state.epoch:
-            return stream.seq < state.seq
-        return stream.epoch < state.epoch
-
-    @staticmethod
-    def _pass(stream: Stream, frame: Frame) -> None:
-        for member, seq in tuple(stream.behind.items()):
-            if frame.seq > seq:
+    def _pass(self, stream: Stream, frame: Frame) -> None:
+        """Hand a frame to those who stand elsewhere; whom it reaches stands where the stream does."""
+        for member, position in tuple(stream.apart.items()):
+            if not _covers(stream, position, frame):
+                if frame.epoch == position[0]:
+                    self._count_gap(stream, frame.seq - position[1] - 1, [member])
                 member.deliver(frame)
-            if frame.seq >= seq:
-                del stream.behind[member]
-                stream.members[member] = None
+            elif (frame.epoch, frame.seq) != position and not (stream.journaled and frame.seq == position[1]):
+                continue
+            del stream.apart[member]
+            stream.members[member] = None
 
     def _probed(self, stream: Stream, state: TopicState, now: float) -> None:
         if state.more:
@@ -391,22 +421,37 @@ class Hub:
         elif state.state == "live":
             stream.pending_since = None
             if not stream.seq:
-                self._rejoin([stream], now, None)
+                self._rejoin([stream], now)
 
-    def _count_gap(self, stream: Stream, count: int, now: float) -> None:
+    def _count_gap(self, stream: Stream, count: int, members: Iterable[Member]) -> None:
+        """Count a gap and tell those who have missed something for good."""
+        if count <= 0:
+            return
         self.gaps += 1
         self.lost += count
         if not stream.journaled:
-            self._loss = (now if self._loss is None else self._loss[0], now)
-            for member in stream.members:
+            for member in members:
                 member.missed(count)
+
+    def _compare(self, now: float) -> None:
+        """Ask for what has been quiet; of trade events the heartbeat tells."""
+        quiet: list[Stream] = []
+        for stream in self.streams.values():
+            position = (stream.epoch, stream.seq)
+            if position != stream.stood:
+                stream.stood = position
+                stream.compare_at = now + QUIET_SECONDS
+            elif now >= stream.compare_at and stream.epoch and not stream.journaled and len(quiet) < COMPARE_TOPICS:
+                stream.compare_at = now + COMPARE_SECONDS
+                quiet.append(stream)
+        self._rejoin(quiet, now)
 
     def _refuse(self, stream: Stream, state: TopicState, joiners: list[Member], only: bool) -> None:
         """Part with `joiners`, and unless `only` they are meant with everybody else."""
         code, reason = state.code or "upstream_refused", state.error or "refused by the source"
         refusal = Refusal(code, reason, state.oldest, state.seq)
-        for member in joiners if only else (*stream.members, *stream.behind, *joiners):
-            for group in (stream.members, stream.joiners, stream.behind):
+        for member in joiners if only else (*stream.members, *stream.apart, *joiners):
+            for group in (stream.members, stream.joiners, stream.apart):
                 group.pop(member, None)
             member.settle("refused", refusal)
         self._tidy(stream)
@@ -417,3 +462,30 @@ class Hub:
             stream.asks.clear()
         if stream.empty and self.streams.pop(stream.topic, None) is not None:
             self._upstream.unsubscribe(stream.topic)
+
+
+def _covers(stream: Stream, position: tuple[int, int], frame: Frame) -> bool:
+    """Return whether who stands at `position` (epoch, seq) has the frame, or what has replaced it."""
+    epoch, seq = position
+    if stream.journaled or frame.epoch == epoch:
+        return frame.seq <= seq
+    return frame.epoch < epoch
+
+
+def _is_ahead(stream: Stream, position: tuple[int, int]) -> bool:
+    """Return whether `position` (epoch, seq) is one that the stream has yet to reach."""
+    epoch, seq = position
+    if stream.journaled or stream.epoch == epoch:
+        return stream.seq < seq
+    return stream.epoch < epoch
+
+
+def _hole(stream: Stream, position: tuple[int, int], frames: Iterable[Frame]) -> int:
+    """Return how many messages are missing between `position` (epoch, seq; 0 if there is none) and among `frames`."""
+    epoch, seq = position
+    hole = 0
+    for frame in frames:
+        if seq and (stream.journaled or frame.epoch == epoch):
+            hole += max(0, frame.seq - seq - 1)
+        epoch, seq = frame.epoch, frame.seq
+    return hole

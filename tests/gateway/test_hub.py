@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.hub import ANSWER_TIMEOUT, CALM_SECONDS, LONGEST_LOSS, Hub, Refusal
+from gateway.hub import ANSWER_TIMEOUT, COMPARE_SECONDS, Hub, Refusal
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -303,7 +303,7 @@ def test_late_joiner_of_a_stream_that_is_behind_becomes_a_member() -> None:
     hub.join({TICK: late}, 0.0)
     hub.answer(state(2, TICK, 6, body={"seq": 6}), 0.0)
     hub.receive(frame(TICK, 6), 0.0)
-    assert not hub.streams[TICK].behind
+    assert not hub.streams[TICK].apart
     hub.leave(TICK, old)
     hub.receive(frame(TICK, 7), 0.0)
     assert late.got == [6, 7]
@@ -402,38 +402,38 @@ def test_member_that_leaves_while_joining_gets_nothing() -> None:
     assert wire.subscribed == []
 
 
-def test_loss_without_a_successor_is_found_once_nothing_more_is_lost() -> None:
+def test_quiet_topic_is_compared_with_the_feeder() -> None:
     hub, wire, client = joined(seq=5)
     other = Client()
     hub.join({SH: other}, 0.0)
     hub.answer(state(2, SH, 3, body={"a": 3}), 0.0)
-    hub.receive(frame(TICK, 8), 10.0)
-    hub.receive(frame(TICK, 10), 10.5)
-    for now in (10.6, 10.0 + CALM_SECONDS, 10.4 + CALM_SECONDS):
-        hub.expire(now)
-    assert len(wire.asked) == 2
-    hub.expire(10.5 + CALM_SECONDS)
-    assert wire.asked[2] == ([TICK, SH], None)
-    # What has been seen already does not come again; the frame after which nothing came, does.
-    hub.answer(state(3, TICK, 10, body={"seq": 10}), 12.0)
-    hub.answer(state(3, SH, 4, body={"a": 4}), 12.0)
-    assert (client.got, other.got) == ([8, 10], [3, 4])
-    hub.receive(frame(TICK, 11), 12.0)
-    hub.receive(frame(SH, 5), 12.0)
-    assert (client.got, other.got) == ([8, 10, 11], [3, 4, 5])
-    hub.expire(60.0)
-    assert len(wire.asked) == 3
+    for seq in range(6, 16):
+        hub.receive(frame(TICK, seq), seq / 2)
+        hub.expire(seq / 2)
+        # What has been seen already does not come again.
+        hub.answer(state(3, SH, 3, body={"a": 3}), seq / 2)
+    assert wire.asked[2:] == [([SH], None)]
+    assert (other.got, other.lost, hub.lost) == ([3], 0, 0)
+    asked = []
+    for second in range(10, 70):
+        hub.expire(second)
+        if len(wire.asked) > 3 + len(asked):
+            asked.append((second, *wire.asked[-1][0]))
+            # A message had been lost meanwhile, without a successor that would have shown it.
+            for topic, seq in ((SH, 5), (TICK, 15)):
+                hub.answer(state(len(wire.asked), topic, seq, body={"a": seq}), second)
+    assert asked == [(12, TICK), (67, SH)]
+    assert (other.got, other.lost) == ([3, 5], 1)
+    hub.receive(frame(TICK, 16), 70.0)
+    hub.receive(frame(SH, 6), 70.0)
+    assert (client.got, other.got) == (list(range(6, 17)), [3, 5, 6])
 
 
-def test_loss_that_does_not_end_is_looked_into_all_the_same() -> None:
-    hub, wire, _ = joined(seq=5)
-    now, seq = 10.0, 5
-    while len(wire.asked) == 1:
-        assert now < 10.0 + LONGEST_LOSS + 1
-        seq += 2
-        hub.receive(frame(TICK, seq), now)
-        hub.expire(now)
-        now += 0.5
+def test_heartbeats_alone_tell_of_trade_events() -> None:
+    hub, wire, _ = joined(ALL_TRADES, 5)
+    for number in range(10):
+        hub.expire(number * COMPARE_SECONDS)
+    assert len(wire.asked) == 1
 
 
 def test_members_hear_how_much_was_lost_for_good() -> None:
@@ -465,3 +465,22 @@ def test_member_may_do_without_the_last_value_and_joins_an_ask_of_its_own() -> N
     assert choosy.asked == (EPOCH, 5)
     hub.receive(frame(TICK, 6), 1.0)
     assert (client.got, choosy.got, plain.got) == ([6], [6], [5, 6])
+
+
+def test_members_hear_of_what_a_last_value_has_replaced_but_joiners_have_missed_nothing() -> None:
+    hub, _, client = joined(SH, 5)
+    hub.receive(frame(SH, 9), 0.0)
+    late = Client()
+    hub.join({SH: late}, 0.0)
+    for ask in (2, 3):
+        hub.answer(state(ask, SH, 9, body={"seq": 9}), 0.0)
+    assert (client.got, client.lost) == ([9], 3)
+    assert (late.got, late.lost) == ([9], 0)
+    assert (hub.gaps, hub.lost) == (1, 3)
+
+
+def test_members_hear_of_a_loss_also_without_an_answer() -> None:
+    hub, _wire, client = joined(SH, 5)
+    hub.receive(frame(SH, 9), 0.0)
+    hub.expire(ANSWER_TIMEOUT)
+    assert (client.got, client.lost) == ([9], 3)

@@ -1,0 +1,363 @@
+"""Kill, stop, cut and stall everything at random, then hold what each client got against the journal.
+
+    python -m tests.chaos --seconds 60 --seed 1
+
+Real processes on the built-in simulator: a feeder, a gateway of two workers, proxies between all parts, and clients:
+the Python library, bare WebSockets, programs that are killed themselves, and watchers of ticks. Ends with 1 if an
+event was lost, came twice or out of order, or if a hole in the ticks was not told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import click
+import msgspec
+import zmq
+
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.topics import STATUS_TOPIC
+from tests.chaos import program
+from tests.chaos.proxy import Proxy
+from tests.chaos.verdict import Received, journaled, judge
+from tests.chaos.watchers import LibraryTrader, QuoteWatcher, RawTrader, Watcher
+from tests.chaos.world import Disk, Part, bridge, free_port
+
+KEY = "chaos"
+STOCKS = [f"{600000 + number}.SH" for number in range(10)]
+# To become whole again after the last fault.
+SETTLE_SECONDS = 60.0
+
+_status = msgspec.msgpack.Decoder(FeedStatus)
+
+
+class Run:
+    """One run: parts, clients, faults."""
+
+    def __init__(self, folder: Path, seed: int, rate: float) -> None:
+        self.random = random.Random(seed)
+        self.rate = rate
+        self.faults: Counter[str] = Counter()
+        self.folder = folder
+        self.disk = Disk(folder / "data")
+        self.status: FeedStatus | None = None
+        self.watchers: list[Watcher] = []
+        self.programs: list[Part] = []
+        self._busy: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Start everything and wait until every client is served."""
+        ports = [free_port() for _ in range(3)]
+        self.wires = [Proxy(port) for port in ports]
+        listening = free_port()
+        self.doors = [Proxy(listening) for _ in range(2)]
+        for proxy in (*self.wires, *self.doors):
+            await proxy.start()
+        names = ("QMT_BRIDGE_MARKET_ADDR", "QMT_BRIDGE_TRADE_ADDR", "QMT_BRIDGE_ASK_ADDR")
+        feeder = dict(zip(names, (f"tcp://127.0.0.1:{port}" for port in ports), strict=True))
+        gateway = dict(zip(names, (f"tcp://127.0.0.1:{proxy.port}" for proxy in self.wires), strict=True))
+        feeder |= {
+            "QMT_BRIDGE_SOURCE": "sim",
+            "QMT_BRIDGE_DATA_DIR": str(self.disk.path),
+            "QMT_BRIDGE_SIM_ORDER_INTERVAL": "0.05",
+            "QMT_BRIDGE_SIM_INTERVAL": "0.05",
+        }
+        gateway |= {
+            "QMT_BRIDGE_API_KEY": KEY,
+            "QMT_BRIDGE_PORT": str(listening),
+            "QMT_BRIDGE_WORKERS": "2",
+            # So small that a stalled client is conflated, and closed on the stream that may not lose anything.
+            "QMT_BRIDGE_OUTBOX_BYTES": "65536",
+            "QMT_BRIDGE_SLOW_TIMEOUT": "5",
+        }
+        self.feeder = Part("feeder", bridge("feeder"), feeder, self.folder)
+        self.gateway = Part("gateway", bridge("gateway"), gateway, self.folder)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._subscriber = context.socket(zmq.SUB)
+        self._subscriber.connect(feeder["QMT_BRIDGE_MARKET_ADDR"])
+        self._subscriber.subscribe(STATUS_TOPIC)
+        self.watchers = [
+            *(LibraryTrader(f"library {number}") for number in range(3)),
+            *(RawTrader(f"raw {number}") for number in range(3)),
+            *(QuoteWatcher(f"ticks {number}", STOCKS) for number in range(3)),
+        ]
+        for number in range(2):
+            name = f"program {number}"
+            arguments = [str(self.doors[number].port), KEY, str(self._file(name))]
+            command = [sys.executable, "-m", "tests.chaos.program", *arguments]
+            self.programs.append(Part(name, command, {}, self.folder))
+        self._background(self._tend())
+        for number, watcher in enumerate(self.watchers):
+            self._background(watcher.run(self.doors[number % 2].port, KEY))
+        await self._until(lambda: self.status is not None, "the feeder")
+        await self._until(lambda: all(watcher.longest for watcher in self.watchers), "the first frames")
+
+    async def torment(self, seconds: float) -> None:
+        """Let one fault after the other happen; several are under way at a time, but one on each part."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            await asyncio.sleep(self.random.expovariate(self.rate))
+            victim, name, act = self.random.choice(self._menu())
+            if victim not in self._busy:
+                self._busy.add(victim)
+                self.faults[name] += 1
+                self._background(self._suffer(victim, act))
+        await self._until(lambda: not self._busy, "the end of the faults")
+
+    async def settle(self) -> int:
+        """Wait until every client has what there is, and return the position up to which all have it."""
+        told = self.status.epoch if self.status else 0
+        await self._until(lambda: self.status is not None and self.status.trade_seq > 0, "the feeder")
+        # A heartbeat of the feeder that is alive now.
+        seen = time.time_ns() // 1_000_000
+        await self._until(lambda: self.status is not None and self.status.time > seen, f"a heartbeat after {told}")
+        assert self.status is not None
+        last = self.status.trade_seq
+        traders = [watcher for watcher in self.watchers if not isinstance(watcher, QuoteWatcher)]
+        with suppress(TimeoutError):
+            await self._until(
+                lambda: (
+                    all(watcher.position >= last or watcher.failure for watcher in traders)
+                    and all(got and got[-1].seq >= last for got in map(program.read, self._files()))
+                ),
+                f"every client to reach {last}",
+            )
+            await self._until(
+                lambda: not any(watcher.unexplained for watcher in self.watchers if isinstance(watcher, QuoteWatcher)),
+                "the last notices",
+            )
+        return last
+
+    async def stop(self) -> None:
+        """End everything."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for part in (*self.programs, self.gateway, self.feeder):
+            await asyncio.to_thread(part.stop)
+        for proxy in (*self.wires, *self.doors):
+            await proxy.stop()
+        self._subscriber.close(linger=0)
+
+    def journal(self) -> list[tuple[int, bytes]]:
+        """Return the rows of the journal; the feeder has ended."""
+        [path] = self.disk.path.glob("journal-*.sqlite3")
+        database = sqlite3.connect(path)
+        try:
+            return database.execute("SELECT seq, body FROM event ORDER BY seq").fetchall()
+        finally:
+            database.close()
+
+    def events(self) -> dict[str, list[Received]]:
+        """Return what each client of trade events has got."""
+        got = {watcher.name: watcher.got for watcher in self.watchers if not isinstance(watcher, QuoteWatcher)}
+        return got | {part.name: program.read(self._file(part.name)) for part in self.programs}
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name.replace(' ', '-')}.events"
+
+    def _files(self) -> list[Path]:
+        return [self._file(part.name) for part in self.programs]
+
+    def _background(self, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            await work
+
+        task = asyncio.create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tend(self) -> None:
+        while True:
+            for part in (self.feeder, self.gateway, *self.programs):
+                part.tend()
+            with suppress(zmq.Again):
+                while True:
+                    self.status = _status.decode(Frame.from_parts(self._subscriber.recv_multipart(zmq.NOBLOCK)).body)
+            await asyncio.sleep(0.05)
+
+    async def _until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while not condition():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited {SETTLE_SECONDS:.0f} s in vain for {what}")
+            await asyncio.sleep(0.05)
+
+    # -- Faults
+
+    async def _suffer(self, victim: str, act: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await act()
+        finally:
+            self._busy.discard(victim)
+
+    def _menu(self) -> list[tuple[str, str, Callable[[], Awaitable[None]]]]:
+        menu: list[tuple[str, str, Callable[[], Awaitable[None]]]] = []
+        for part in (self.feeder, self.gateway, *self.programs):
+            kind = part.name.split()[0]
+            menu.append((part.name, f"kill {kind}", self._signals(part, signal.SIGKILL)))
+            menu.append((part.name, f"freeze {kind}", self._freezes(lambda part=part: part.pid)))  # type: ignore[misc]
+        menu.append(("feeder", "stop feeder", self._signals(self.feeder, signal.SIGTERM)))
+        menu.append(("gateway", "stop gateway", self._signals(self.gateway, signal.SIGTERM)))
+        for _ in range(2):
+            menu.append(("gateway", "kill worker", self._kill_worker))
+            menu.append(("gateway", "freeze worker", self._freezes(self._worker)))
+        for number, proxy in enumerate(self.wires):
+            menu.append((f"wire {number}", "cut wire", self._cuts(proxy)))
+            menu.append((f"wire {number}", "hold wire", self._holds(proxy)))
+        for number, proxy in enumerate(self.doors):
+            menu.append((f"door {number}", "cut clients", self._cuts(proxy)))
+            menu.append((f"door {number}", "hold clients", self._holds(proxy)))
+        for watcher in self.watchers:
+            menu.append((watcher.name, "stall client", self._stalls(watcher)))
+        if self.disk.mounted:
+            # One victim with the feeder: what is only in its memory would be lost with it, as it says.
+            menu += [("feeder", "fill disk", self._fill)] * 2
+        return menu
+
+    def _signals(self, part: Part, number: signal.Signals) -> Callable[[], Awaitable[None]]:
+        async def act() -> None:
+            before = part.pid
+            part.send(number)
+            await self._until(lambda: part.pid != before, f"the return of {part.name}")
+            # A trader's system is killed more than once, but not before it has come up.
+            await asyncio.sleep(self.random.uniform(0.5, 2.0))
+
+        return act
+
+    def _freezes(self, pid_of: Callable[[], int]) -> Callable[[], Awaitable[None]]:
+        async def act() -> None:
+            pid = pid_of()
+            if not pid:
+                return
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(self.random.uniform(0.2, 4.0))
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+        return act
+
+    def _worker(self) -> int:
+        workers = self.gateway.workers
+        return self.random.choice(workers) if workers else 0
+
+    async def _kill_worker(self) -> None:
+        pid = self._worker()
+        if pid:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await asyncio.sleep(self.random.uniform(0.5, 2.0))
+
+    def _cuts(self, proxy: Proxy) -> Callable[[], Awaitable[None]]:
+        async def act() -> None:
+            proxy.cut()
+
+        return act
+
+    def _holds(self, proxy: Proxy) -> Callable[[], Awaitable[None]]:
+        async def act() -> None:
+            proxy.hold()
+            await asyncio.sleep(self.random.uniform(0.2, 4.0))
+            if self.random.random() < 0.5:
+                proxy.cut()
+            proxy.heal()
+
+        return act
+
+    def _stalls(self, watcher: Watcher) -> Callable[[], Awaitable[None]]:
+        async def act() -> None:
+            watcher.reading.clear()
+            await asyncio.sleep(self.random.uniform(0.2, 6.0))
+            watcher.reading.set()
+
+        return act
+
+    async def _fill(self) -> None:
+        await asyncio.to_thread(self.disk.fill)
+        await asyncio.sleep(self.random.uniform(0.5, 3.0))
+        self.disk.empty()
+        # What was kept in memory meanwhile is on disk within a heartbeat.
+        healed = time.time_ns() // 1_000_000 + 1000
+        await self._until(lambda: self.status is not None and self.status.time > healed, "the journal")
+
+
+async def _run(folder: Path, seconds: float, seed: int, rate: float) -> int:
+    run = Run(folder, seed, rate)
+    failed: list[str] = []
+    try:
+        await run.start()
+        began = time.monotonic()
+        await run.torment(seconds)
+        took = time.monotonic() - began
+        last = await run.settle()
+        ticks = [watcher for watcher in run.watchers if isinstance(watcher, QuoteWatcher)]
+        holes = sum(watcher.unexplained for watcher in ticks)
+    finally:
+        await run.stop()
+    rows = run.journal()
+    run.disk.close()
+    journal = journaled(rows)
+    if list(journal) != list(range(1, len(journal) + 1)):
+        failed.append("the journal has holes")
+    for name, got in run.events().items():
+        verdict = judge(got, journal, last)
+        click.echo(f"{name:<12} {len(got):>8} events, {verdict}")
+        if not verdict.is_clean:
+            failed.append(f"{name}: {verdict}")
+    for watcher in run.watchers:
+        if watcher.failure:
+            failed.append(f"{watcher.name} gave up: {watcher.failure}")
+    for part in (run.feeder, run.gateway, *run.programs):
+        if part.crashes:
+            failed.append(f"{part.name} ended {part.crashes} times by itself")
+    if holes:
+        failed.append(f"{holes} missing ticks of which nobody was told")
+    outages = [watcher.longest for watcher in run.watchers]
+    click.echo(f"faults       {sum(run.faults.values())} in {took:.0f} s: {dict(run.faults.most_common())}")
+    click.echo(f"journal      {len(journal)} events, compared up to {last}")
+    click.echo(f"ticks        {sum(watcher.frames for watcher in ticks)} frames, {holes} missing without a notice")
+    click.echo(f"outage       longest {max(outages):.1f} s, reconnects {sum(w.reconnects for w in run.watchers)}")
+    click.echo(
+        f"disk         {'filled as well' if run.disk.mounted else 'not filled: no file system could be mounted'}"
+    )
+    click.echo(f"seed         {seed}")
+    for reason in failed:
+        click.echo(f"FAILED       {reason}", err=True)
+    return 1 if failed else 0
+
+
+@click.command()
+@click.option("--seconds", default=60.0, help="How long faults go on.")
+@click.option("--seed", default=None, type=int, help="The same seed chooses the same faults.")
+@click.option("--rate", default=2.0, help="Faults a second.")
+@click.option("--keep", is_flag=True, help="Keep logs and journal.")
+def main(seconds: float, seed: int | None, rate: float, keep: bool) -> None:
+    """Kill, stop, cut and stall everything at random, then compare every client with the journal."""
+    if sys.platform != "linux":
+        raise click.ClickException("stopping processes and filling a disk needs Linux")
+    seed = random.randrange(1_000_000) if seed is None else seed
+    folder = Path(tempfile.mkdtemp(prefix="qmt-bridge-chaos-"))
+    click.echo(f"seed {seed}, logs in {folder}")
+    code = asyncio.run(_run(folder, seconds, seed, rate))
+    if not (keep or code):
+        shutil.rmtree(folder, ignore_errors=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

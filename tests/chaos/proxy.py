@@ -1,0 +1,70 @@
+"""TCP connections that can be cut and held up, between any two parts. Runs on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Proxy:
+    """Passes every connection on to `target` on this machine."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self._target = target
+        self._open: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._passing = asyncio.Event()
+        self._passing.set()
+
+    async def start(self) -> None:
+        """Listen on a free port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Cut every connection and listen no more."""
+        self._server.close()
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Drop every connection without a word, as a broken cable does once it is noticed."""
+        for writer in tuple(self._open):
+            writer.transport.abort()
+
+    def hold(self) -> None:
+        """Pass nothing on, as a broken cable does before it is noticed."""
+        self._passing.clear()
+
+    def heal(self) -> None:
+        """Pass on again, what has been held up first."""
+        self._passing.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._open |= {writer, other_writer}
+        for source, sink in ((reader, other_writer), (other_reader, writer)):
+            task = asyncio.create_task(self._pass(source, sink, (writer, other_writer)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pass(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, both: tuple[asyncio.StreamWriter, ...]
+    ) -> None:
+        try:
+            while data := await source.read(256 * 1024):
+                await self._passing.wait()
+                sink.write(data)
+                await sink.drain()
+        except (OSError, asyncio.IncompleteReadError):
+            return
+        finally:
+            for writer in both:
+                writer.transport.abort()
+                self._open.discard(writer)

@@ -1,0 +1,64 @@
+"""What a client got, held against the journal. Pure."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import orjson
+
+
+class Received(NamedTuple):
+    """One trade event as a client got it: its position, and a sum over its content."""
+
+    seq: int
+    digest: int
+
+
+class Verdict(NamedTuple):
+    """How a client's events differ from the journal's up to a position; all zero is what is promised."""
+
+    lost: int
+    duplicated: int
+    reordered: int
+    # Events whose position or content the journal does not have.
+    foreign: int
+
+    @property
+    def is_clean(self) -> bool:
+        """Return whether nothing differs."""
+        return not any(self)
+
+
+def digest(event: Mapping[str, Any]) -> int:
+    """Return a sum over type and data, the same for JSON and MessagePack."""
+    return zlib.crc32(orjson.dumps([event["type"], event["data"]], option=orjson.OPT_SORT_KEYS))
+
+
+def received(event: Mapping[str, Any]) -> Received:
+    """Return what there is to keep of an event."""
+    return Received(event["seq"], digest(event))
+
+
+def journaled(rows: Sequence[tuple[int, bytes]]) -> dict[int, int]:
+    """Return the digest by position of the journal's rows (seq, body)."""
+    return {seq: digest(msgspec.msgpack.decode(body)) for seq, body in rows}
+
+
+def judge(got: Sequence[Received], journal: Mapping[int, int], last: int) -> Verdict:
+    """Compare what a client got with every event of the journal up to `last`."""
+    seen: set[int] = set()
+    duplicated = reordered = foreign = newest = 0
+    for seq, content in got:
+        if seq in seen:
+            duplicated += 1
+        elif seq < newest:
+            reordered += 1
+        if journal.get(seq) != content:
+            foreign += 1
+        seen.add(seq)
+        newest = max(newest, seq)
+    lost = sum(seq not in seen for seq in journal if seq <= last)
+    return Verdict(lost, duplicated, reordered, foreign)

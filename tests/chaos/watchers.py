@@ -1,0 +1,143 @@
+"""The clients of a run, on the event loop: each keeps what it got, reconnects by the rules, and can stall."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from qmt_bridge import QMTClient
+from qmt_bridge.errors import may_reconnect
+from tests.chaos.verdict import Received, received
+
+_OPEN_SECONDS = 5.0
+
+
+class Watcher:
+    """What every client of a run has: events, longest silence, and why it gave up, if it did."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.got: list[Received] = []
+        self.failure: str | None = None
+        self.reconnects = 0
+        self.longest = 0.0
+        # Cleared while the client reads nothing.
+        self.reading = asyncio.Event()
+        self.reading.set()
+        self._heard = time.monotonic()
+
+    @property
+    def position(self) -> int:
+        """Return the last event's position."""
+        return self.got[-1].seq if self.got else 0
+
+    async def run(self, port: int, key: str) -> None:
+        """Listen until cancelled."""
+        try:
+            await self._listen(port, key)
+        except Exception as exc:
+            self.failure = f"{type(exc).__name__}: {exc}"
+
+    async def _listen(self, port: int, key: str) -> None:
+        raise NotImplementedError
+
+    def _note(self) -> None:
+        now = time.monotonic()
+        self.longest = max(self.longest, now - self._heard)
+        self._heard = now
+
+
+class LibraryTrader(Watcher):
+    """Trade events by QMTClient, which resumes by itself."""
+
+    async def _listen(self, port: int, key: str) -> None:
+        async for event in QMTClient("127.0.0.1", port, key, connect_timeout=math.inf).trade_events(after=0):
+            self.got.append(received(event))
+            self._note()
+            await self.reading.wait()
+
+
+class RawTrader(Watcher):
+    """Trade events by a bare WebSocket and ``after=``, as a program in any language would."""
+
+    async def _listen(self, port: int, key: str) -> None:
+        while True:
+            url = f"ws://127.0.0.1:{port}/ws/trade?api_key={quote(key)}&after={self.position}"
+            code: int | None = None
+            try:
+                async with connect(url, proxy=None, compression=None, open_timeout=_OPEN_SECONDS) as socket:
+                    async for text in socket:
+                        event = orjson.loads(text)
+                        if event["type"] == "error":
+                            raise AssertionError(f"the gateway says {event}")
+                        self.got.append(received(event))
+                        self._note()
+                        await self.reading.wait()
+                    code = socket.close_code
+            except (OSError, WebSocketException, TimeoutError) as exc:
+                code = getattr(getattr(exc, "rcvd", None), "code", None)
+            if code is not None and not may_reconnect(code):
+                raise AssertionError(f"closed with {code}")
+            self.reconnects += 1
+            await asyncio.sleep(random.uniform(0.1, 0.5))
+
+
+class QuoteWatcher(Watcher):
+    """Stamped ticks: every hole in a topic's numbers has to be explained by a notice."""
+
+    def __init__(self, name: str, stocks: list[str]) -> None:
+        super().__init__(name)
+        self.frames = 0
+        # Of connections that have ended: holes that no notice had explained, though one could still have come.
+        self.holes = 0
+        # Of the connection that is open.
+        self.missing = 0
+        self.told = 0
+        self._stocks = stocks
+
+    @property
+    def unexplained(self) -> int:
+        """Return how many messages are missing on the open connection of which no notice tells."""
+        return max(0, self.missing - self.told)
+
+    async def _listen(self, port: int, key: str) -> None:
+        request = orjson.dumps({"action": "subscribe", "id": 1, "stocks": self._stocks, "seq": True}).decode()
+        while True:
+            self.missing = self.told = 0
+            positions: dict[str, tuple[int, int]] = {}
+            try:
+                url = f"ws://127.0.0.1:{port}/ws/realtime"
+                async with connect(url, proxy=None, compression=None, open_timeout=_OPEN_SECONDS) as socket:
+                    await socket.send(request)
+                    async for text in socket:
+                        self._take(orjson.loads(text), positions)
+                        await self.reading.wait()
+            except (OSError, WebSocketException, TimeoutError):
+                pass
+            self.reconnects += 1
+            await asyncio.sleep(random.uniform(0.1, 0.5))
+
+    def _take(self, frame: dict[str, Any], positions: dict[str, tuple[int, int]]) -> None:
+        if frame["type"] == "skipped":
+            self.told += frame["count"]
+        if frame["type"] != "data":
+            return
+        self.frames += 1
+        self._note()
+        [code] = frame["data"]
+        epoch, seq = positions.get(code, (0, 0))
+        if frame["epoch"] == epoch:
+            if frame["seq"] <= seq:
+                raise AssertionError(f"{code} came with seq {frame['seq']} after {seq}")
+            self.missing += frame["seq"] - seq - 1
+        elif frame["epoch"] < epoch:
+            raise AssertionError(f"{code} came from an older life of the feeder")
+        positions[code] = frame["epoch"], frame["seq"]

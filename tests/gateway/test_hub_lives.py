@@ -1,0 +1,232 @@
+"""The hub through random lives: late, leaky and broken pipes, a feeder that restarts, members that come and go."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+import pytest
+
+from gateway.hub import Hub, Refusal
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.requests import TopicState
+from qmt_bridge.wire.topics import ALL_TRADES, Topic, quote_topic, trade_topic, whole_topic
+
+TICK, SH = quote_topic("600519.SH"), whole_topic("SH")
+EVENTS = [trade_topic("1"), trade_topic("2")]
+CHUNK = 4
+
+
+class Trader:
+    """Keeps its position over joins, as a client does over connections."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.got: list[int] = []
+        self.joined = False
+
+    @property
+    def position(self) -> int:
+        return self.got[-1] if self.got else self.start
+
+    def deliver(self, frame: Frame) -> None:
+        self.got.append(frame.seq)
+
+    def starts(self, epoch: int, seq: int) -> bool:
+        return True
+
+    def settle(self, outcome: str, refusal: Refusal | None) -> None:
+        assert refusal is None
+
+    def missed(self, count: int) -> None:
+        raise AssertionError("a trade event was given up")
+
+
+class Watcher:
+    """One connection that watches a topic of market data."""
+
+    def __init__(self) -> None:
+        self.position = (0, 0)
+        self.missing = 0
+        self.told = 0
+
+    def deliver(self, frame: Frame) -> None:
+        epoch, seq = self.position
+        assert (frame.epoch, frame.seq) > self.position, "twice, or out of order"
+        if frame.epoch == epoch:
+            self.missing += frame.seq - seq - 1
+        self.position = (frame.epoch, frame.seq)
+
+    def starts(self, epoch: int, seq: int) -> bool:
+        return True
+
+    def settle(self, outcome: str, refusal: Refusal | None) -> None:
+        assert refusal is None
+
+    def missed(self, count: int) -> None:
+        self.told += count
+
+
+class World:
+    """A feeder, its pipes to one hub, and the hub's members."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.now = 0.0
+        self.epoch = 1
+        self.journal = 0
+        self.seqs = {TICK: 0, SH: 0}
+        self.subscribed: set[Topic] = set()
+        self.trades: deque[Frame] = deque()
+        # Heartbeats come between the ticks, as (epoch, trade_seq).
+        self.market: deque[Frame | tuple[int, int]] = deque()
+        self.questions: deque[tuple[int, Topic, int | None]] = deque()
+        self.replies: deque[TopicState] = deque()
+        self.asked = 0
+        self.away = False
+        self.hub = Hub(self)
+        self.traders = [Trader(0) for _ in range(3)]
+        self.watchers: dict[Topic, list[Watcher]] = {TICK: [], SH: []}
+
+    # -- hub.Upstream
+
+    def subscribe(self, topic: Topic) -> None:
+        self.subscribed.add(topic)
+
+    def unsubscribe(self, topic: Topic) -> None:
+        self.subscribed.discard(topic)
+
+    def ask(self, topics: list[Topic], after: int | None) -> int | None:
+        if self.away:
+            return None
+        self.asked += 1
+        self.questions.extend((self.asked, topic, after) for topic in topics)
+        return self.asked
+
+    # -- What happens
+
+    def event(self) -> None:
+        self.journal += 1
+        if ALL_TRADES in self.subscribed:
+            topic = self.random.choice(EVENTS)
+            self.trades.append(Frame(topic, self.epoch, self.journal, 1, 1, frames.encode({"seq": self.journal})))
+
+    def tick(self) -> None:
+        topic = self.random.choice((TICK, SH))
+        self.seqs[topic] += 1
+        if topic in self.subscribed:
+            self.market.append(Frame(topic, self.epoch, self.seqs[topic], 1, 1, frames.encode({})))
+
+    def heartbeat(self) -> None:
+        self.market.append((self.epoch, self.journal))
+
+    def arrive(self) -> None:
+        pipe = self.random.choice((self.trades, self.market))
+        if not pipe:
+            return
+        message = pipe.popleft()
+        if isinstance(message, Frame):
+            self.hub.receive(message, self.now)
+        else:
+            self.hub.feeder_seen(*message, self.now)
+
+    def answer(self) -> None:
+        """Let the feeder answer one question, a journal by chunks between the others."""
+        if not self.questions:
+            return
+        number, topic, after = self.questions.popleft()
+        if topic != ALL_TRADES:
+            seq = self.seqs[topic]
+            body = frames.encode({}) if seq else None
+            self.replies.append(TopicState(number, topic, "live", epoch=self.epoch, seq=seq, body=body))
+        elif after is None:
+            self.replies.append(TopicState(number, topic, "live", epoch=self.epoch, seq=self.journal))
+        else:
+            last = min(after + CHUNK, self.journal)
+            body = frames.encode([{"seq": seq} for seq in range(after + 1, last + 1)])
+            more = last < self.journal
+            self.replies.append(TopicState(number, topic, "live", None, None, self.epoch, last, body, more))
+            if more:
+                self.questions.append((number, topic, last))
+
+    def reply(self) -> None:
+        if self.replies:
+            self.hub.answer(self.replies.popleft(), self.now)
+
+    def lose(self) -> None:
+        """Let a full socket drop some messages, or a broken one all of them."""
+        pipe: deque[Frame] | deque[Frame | tuple[int, int]] = self.random.choice((self.trades, self.market))
+        for _ in range(self.random.choice((1, 3, len(pipe)))):
+            if pipe:
+                pipe.pop()
+
+    def lose_answers(self) -> None:
+        self.random.choice((self.questions, self.replies)).clear()
+
+    def restart(self) -> None:
+        self.epoch += 1
+        self.seqs = dict.fromkeys(self.seqs, 0)
+        self.questions.clear()
+
+    def part(self) -> None:
+        self.away = not self.away
+
+    def trader(self) -> None:
+        trader = self.random.choice(self.traders)
+        if trader.joined:
+            self.hub.leave(ALL_TRADES, trader)
+        else:
+            self.hub.join({ALL_TRADES: trader}, self.now, trader.position)
+        trader.joined = not trader.joined
+
+    def watcher(self) -> None:
+        topic = self.random.choice((TICK, SH))
+        present = self.watchers[topic]
+        if len(present) > 2 or (present and self.random.random() < 0.5):
+            self.hub.leave(topic, present.pop(self.random.randrange(len(present))))
+        else:
+            present.append(Watcher())
+            self.hub.join({topic: present[-1]}, self.now)
+
+    def wait(self) -> None:
+        self.now += self.random.choice((0.01, 0.25, 1.0))
+        self.hub.expire(self.now)
+
+    def calm(self) -> None:
+        """Let everything arrive for more than a minute, so that quiet topics are compared."""
+        self.away = False
+        for _ in range(160):
+            self.heartbeat()
+            while self.trades or self.market or self.questions or self.replies:
+                self.arrive()
+                self.answer()
+                self.reply()
+            self.now += 0.5
+            self.hub.expire(self.now)
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_nobody_misses_an_event_or_a_notice_whatever_happens(seed: int) -> None:
+    world = World(seed)
+    often = [world.event, world.tick, world.arrive, world.arrive, world.answer, world.reply, world.arrive]
+    seldom = [world.heartbeat, world.trader, world.watcher, world.wait]
+    rare = [world.lose, world.lose_answers, world.restart, world.part]
+    for _ in range(600):
+        kind = world.random.choices((often, seldom, rare), (20, 4, 1))[0]
+        world.random.choice(kind)()
+    for trader in world.traders:
+        if not trader.joined:
+            world.hub.join({ALL_TRADES: trader}, world.now, trader.position)
+    for topic, present in world.watchers.items():
+        if not present:
+            present.append(Watcher())
+            world.hub.join({topic: present[-1]}, world.now)
+    world.calm()
+    for trader in world.traders:
+        assert trader.got == list(range(1, world.journal + 1))
+    for topic, present in world.watchers.items():
+        for watcher in present:
+            if world.seqs[topic]:
+                assert watcher.position == (world.epoch, world.seqs[topic])
+            assert watcher.told >= watcher.missing
