@@ -116,7 +116,9 @@ class Feed:
         self._next_id += 1
         for start in range(0, len(topics), TOPICS_AN_ASK):
             part: list[str] = list(topics[start : start + TOPICS_AN_ASK])
-            if not self._send(CatchUp(self._next_id, part, after)):
+            # Half of what may wait for a client: events go on to come while it takes a chunk of earlier ones.
+            room = self._config.outbox_bytes // 2 if after is not None else 0
+            if not self._send(CatchUp(self._next_id, part, after, room)):
                 return None
         return self._next_id
 

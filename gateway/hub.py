@@ -8,11 +8,13 @@ Subscribe first, ask second, hold what arrives meanwhile, drop what is not newer
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
+import msgspec
+
 from qmt_bridge.errors import ErrorCode
-from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, KINDS, Behaviour, Kind, Topic
@@ -24,6 +26,17 @@ ANSWER_TIMEOUT = 1.0
 QUIET_SECONDS = 4.0
 COMPARE_SECONDS = 60.0
 COMPARE_TOPICS = 250
+
+# What arrives meanwhile is kept for those who wait for an answer. Of a journal more can be asked for.
+HELD_FRAMES = 10_000
+
+
+class _Event(msgspec.Struct):
+    seq: int
+
+
+_bodies_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_event_decoder = msgspec.msgpack.Decoder(_Event)
 
 Outcome = Literal["live", "pending", "unanswered", "refused"]
 
@@ -49,6 +62,9 @@ class Member(Protocol):
     def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
         """Hear how joining ended, and again when a topic was asked for anew; "refused" means it has been removed."""
 
+    def when_drained(self, act: Callable[[float], None]) -> None:
+        """Call `act` with the time, later, once what was delivered has been taken."""
+
     def missed(self, count: int) -> None:
         """Hear that so many messages were lost on the way from the feeder, for good."""
 
@@ -69,9 +85,10 @@ class Upstream(Protocol):
 class _Ask:
     """A CatchUp under way for one stream; every joiner that came since shares its answer."""
 
-    __slots__ = ("after", "id", "parts", "seen", "sent_at")
+    __slots__ = ("after", "id", "parts", "paused", "seen", "sent_at", "settled")
 
     def __init__(self, after: int | None, now: float, seen: tuple[int, int] = (0, 0)) -> None:
+        # The position after which a journal is still to be read; None: from now on.
         self.after = after
         # Epoch and seq that those have seen who wait for it; a last value that is not newer is no news.
         self.seen = seen
@@ -79,11 +96,9 @@ class _Ask:
         self.id: int | None = None
         self.sent_at = now
         self.parts: list[Frame] = []
-
-    @property
-    def reached(self) -> int | None:
-        """Return the position after which a journal is still to be read."""
-        return self.parts[-1].seq if self.parts and self.after is not None else self.after
+        # Whether those who wait have heard how joining ended, and whether they have to take what they have first.
+        self.settled = False
+        self.paused = False
 
 
 class Stream:
@@ -117,7 +132,7 @@ class Stream:
         self.apart: dict[Member, tuple[int, int]] = {}
         self.asks: list[_Ask] = []
         # What arrived since the first joiner began to wait.
-        self.held: deque[Frame] = deque()
+        self.held: deque[Frame] = deque(maxlen=HELD_FRAMES)
         # 0: nothing is known yet.
         self.epoch = 0
         self.seq = 0
@@ -165,7 +180,7 @@ class Hub:
             if stream is None:
                 stream = self.streams[topic] = Stream(topic)
                 self._upstream.subscribe(topic)
-            shared = next((ask for ask in stream.asks if ask.after == after and not ask.seen[1]), None)
+            shared = next((ask for ask in stream.asks if ask.after == after and not (ask.seen[1] or ask.settled)), None)
             if shared is None:
                 shared = _Ask(after, now)
                 asking.append((stream, shared))
@@ -235,49 +250,41 @@ class Hub:
             stream.asks.remove(ask)
             expired = state.code == "resume_expired"
             # A position that is too old is the trouble of those who asked for it; anything else is everybody's.
-            self._refuse(stream, state, [m for m, of in stream.joiners.items() if of is ask or not expired], expired)
+            self._refuse(stream, state, _waiting(stream, ask) if expired else list(stream.joiners), expired)
             return
-        parts = self._parts(stream, state)
-        if stream.journaled and parts:
-            reached = ask.reached
-            if reached is not None and parts[0].seq > reached + 1:
-                # A chunk was lost: the feeder's socket drops what a worker does not take in time.
-                self._send(stream, ask, now)
-                return
-        ask.parts += parts
         ask.sent_at = now
+        if ask.after is None:
+            self._take_value(stream, ask, state, now)
+        else:
+            self._take_events(stream, ask, ask.after, state, now)
+
+    def _take_value(self, stream: Stream, ask: _Ask, state: TopicState, now: float) -> None:
+        """Take where a topic stands, with its last value where it has one."""
+        position = (state.epoch, state.seq)
+        if state.body is not None and not stream.journaled:
+            ask.parts.append(Frame(stream.topic, state.epoch, state.seq, 0, 0, state.body))
         if state.more:
             return
-        newer = [frame for frame in stream.held if not _covers(stream, (state.epoch, state.seq), frame)]
-        hole = _hole(stream, (state.epoch, state.seq), newer)
+        newer = [frame for frame in stream.held if not _covers(stream, position, frame)]
+        hole = _hole(stream, position, newer)
         if hole:
             # The ask was quicker than the subscription and a frame was published between the two, or one was lost while
             # it was under way.
-            self._count_gap(stream, hole, [member for member, of in stream.joiners.items() if of is ask])
+            self._count_gap(stream, hole, _waiting(stream, ask))
             if stream.behaviour.on_gap != "count":
-                if stream.journaled and ask.after is None:
+                if stream.journaled:
                     ask.after = state.seq
-                if not stream.journaled:
-                    ask.parts.clear()
+                ask.parts.clear()
                 self._send(stream, ask, now)
                 return
-        stream.asks.remove(ask)
-        stream.synced = True
         if state.state == "pending" and not stream.seq:
             stream.pending_since = now
-        is_apart = not stream.epoch or _is_ahead(stream, (state.epoch, state.seq))
-        waiting = [member for member, of in stream.joiners.items() if of is ask]
-        if is_apart and not stream.members and not stream.apart and len(waiting) == len(stream.joiners):
-            # Nobody else has yet to see what is still on its way: it is in the answer.
-            stream.epoch, stream.seq = state.epoch, state.seq
-            is_apart = False
         epoch, seq = ask.seen
-        is_news = stream.journaled or (state.epoch, state.seq) > ask.seen
+        is_news = position > ask.seen
         if seq and state.epoch == epoch:
             # What came between what they have seen and the last value is gone.
-            self._count_gap(stream, state.seq - seq - 1, waiting)
-        for member in waiting:
-            del stream.joiners[member]
+            self._count_gap(stream, state.seq - seq - 1, _waiting(stream, ask))
+        for member in _waiting(stream, ask):
             starts = member.starts(state.epoch, state.seq)
             member.settle("pending" if state.state == "pending" else "live", None)
             if starts and is_news:
@@ -285,8 +292,60 @@ class Hub:
                     member.deliver(frame)
             for frame in newer:
                 member.deliver(frame)
+        self._place(stream, ask, position)
+
+    def _take_events(self, stream: Stream, ask: _Ask, after: int, state: TopicState, now: float) -> None:
+        """Take a chunk of the journal after a position; the next one is asked for when this one has been taken."""
+        events = [event for event in _events(state) if event.seq > after]
+        if events and events[0].seq > after + 1:
+            # A chunk was lost: the feeder's socket drops what a worker does not take in time.
+            self._send(stream, ask, now)
+            return
+        waiting = _waiting(stream, ask)
+        for member in waiting:
+            if not ask.settled:
+                member.settle("live", None)
+            for event in events:
+                member.deliver(event)
+        ask.settled = True
+        ask.after = after = events[-1].seq if events else max(after, state.seq)
+        if state.more:
+            # From here on each at its own speed.
+            stream.asks.remove(ask)
+            for member in waiting:
+                own = stream.joiners[member] = _Ask(after, now)
+                own.settled = own.paused = True
+                stream.asks.append(own)
+                member.when_drained(partial(self._go_on, stream, own))
+            return
+        newer = [frame for frame in stream.held if not _covers(stream, (state.epoch, after), frame)]
+        if _hole(stream, (state.epoch, after), newer):
+            self._send(stream, ask, now)
+            return
+        for member in waiting:
+            for frame in newer:
+                member.deliver(frame)
+        self._place(stream, ask, (state.epoch, after))
+
+    def _go_on(self, stream: Stream, ask: _Ask, now: float) -> None:
+        if ask.paused and ask in stream.asks:
+            ask.paused = False
+            self._send(stream, ask, now)
+
+    def _place(self, stream: Stream, ask: _Ask, position: tuple[int, int]) -> None:
+        """Make members of those who have waited for `ask` and now stand at `position` or, by what was held, later."""
+        waiting = _waiting(stream, ask)
+        stream.asks.remove(ask)
+        stream.synced = True
+        is_apart = not stream.epoch or _is_ahead(stream, position)
+        if is_apart and not stream.members and not stream.apart and len(waiting) == len(stream.joiners):
+            # Nobody else has yet to see what is still on its way: it is in the answer.
+            stream.epoch, stream.seq = position
+            is_apart = False
+        for member in waiting:
+            del stream.joiners[member]
             if is_apart:
-                stream.apart[member] = (state.epoch, state.seq)
+                stream.apart[member] = position
             else:
                 stream.members[member] = None
         self._tidy(stream)
@@ -314,7 +373,7 @@ class Hub:
         self._compare(now)
         probes: list[Stream] = []
         for stream in tuple(self.streams.values()):
-            for ask in [ask for ask in stream.asks if now - ask.sent_at >= ANSWER_TIMEOUT]:
+            for ask in [ask for ask in stream.asks if not ask.paused and now - ask.sent_at >= ANSWER_TIMEOUT]:
                 # Those who waited for an ask may have been the last who waited for any.
                 if ask in stream.asks:
                     self._give_up(stream, ask, now)
@@ -331,7 +390,7 @@ class Hub:
         questions: dict[int | None, list[dict[Stream, _Ask]]] = {}
         for stream, ask in asks:
             stream.asks.append(ask)
-            alike = questions.setdefault(ask.reached, [])
+            alike = questions.setdefault(ask.after, [])
             question = next((question for question in alike if stream not in question), None)
             if question is None:
                 alike.append(question := {})
@@ -346,7 +405,7 @@ class Hub:
 
     def _send(self, stream: Stream, ask: _Ask, now: float) -> None:
         """Ask again: of a journal for what follows, else for a newer value."""
-        ask.id, ask.sent_at = self._upstream.ask([stream.topic], ask.reached), now
+        ask.id, ask.sent_at = self._upstream.ask([stream.topic], ask.after), now
 
     def _give_up(self, stream: Stream, ask: _Ask, now: float) -> None:
         """Go live without an answer; but an event after a known position may not be lost, so ask on for it."""
@@ -355,7 +414,7 @@ class Hub:
             self._send(stream, ask, now)
             return
         stream.asks.remove(ask)
-        waiting = [member for member, of in stream.joiners.items() if of is ask]
+        waiting = _waiting(stream, ask)
         held = [frame for frame in stream.held if not _covers(stream, ask.seen, frame)]
         self._count_gap(stream, _hole(stream, ask.seen, held), waiting)
         # Who has seen nothing does not stand where the stream does.
@@ -390,15 +449,6 @@ class Hub:
                     asking.append((stream, ask))
                 stream.joiners[member] = ask
         self._ask(asking, now)
-
-    def _parts(self, stream: Stream, state: TopicState) -> list[Frame]:
-        if state.body is None:
-            return []
-        topic = Topic(state.topic)
-        if not stream.journaled:
-            return [Frame(topic, state.epoch, state.seq, 0, 0, state.body)]
-        events = frames.decode(state.body)
-        return [Frame(topic, state.epoch, event["seq"], 0, 0, frames.encode(event)) for event in events]
 
     def _pass(self, stream: Stream, frame: Frame) -> None:
         """Hand a frame to those who stand elsewhere; whom it reaches stands where the stream does."""
@@ -441,7 +491,7 @@ class Hub:
             if position != stream.stood:
                 stream.stood = position
                 stream.compare_at = now + QUIET_SECONDS
-            elif now >= stream.compare_at and stream.epoch and not stream.journaled and len(quiet) < COMPARE_TOPICS:
+            elif now >= stream.compare_at and not stream.journaled and len(quiet) < COMPARE_TOPICS:
                 stream.compare_at = now + COMPARE_SECONDS
                 quiet.append(stream)
         self._rejoin(quiet, now)
@@ -462,6 +512,16 @@ class Hub:
             stream.asks.clear()
         if stream.empty and self.streams.pop(stream.topic, None) is not None:
             self._upstream.unsubscribe(stream.topic)
+
+
+def _waiting(stream: Stream, ask: _Ask) -> list[Member]:
+    return [member for member, of in stream.joiners.items() if of is ask]
+
+
+def _events(state: TopicState) -> list[Frame]:
+    bodies: list[msgspec.Raw] = [] if state.body is None else _bodies_decoder.decode(state.body)
+    topic = Topic(state.topic)
+    return [Frame(topic, state.epoch, _event_decoder.decode(body).seq, 0, 0, bytes(body)) for body in bodies]
 
 
 def _covers(stream: Stream, position: tuple[int, int], frame: Frame) -> bool:

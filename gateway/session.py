@@ -268,6 +268,10 @@ class Subscription:
         elif refusal is not None:
             self.session.refused(self, refusal)
 
+    def when_drained(self, act: Callable[[float], None]) -> None:
+        """Call `act` once nothing waits for the client any more."""
+        self.session.when_drained(act)
+
     def missed(self, count: int) -> None:
         """Count what was lost; the worker tells the client."""
         self.session.missed += count
@@ -280,6 +284,7 @@ class Session:
     __slots__ = (
         "_bucket",
         "_direct",
+        "_drained",
         "_end",
         "_flushing",
         "_frames",
@@ -337,6 +342,8 @@ class Session:
         self._direct: PreparedFrames | None = scope.get("extensions", {}).get(EXTENSION)
         self._writer: asyncio.Task[None] | None = None
         self._flushing = False
+        # To be called once nothing waits any more.
+        self._drained: list[Callable[[float], None]] | None = None
         if self._direct is not None:
             self._direct.on_room = self._flush
             self._direct.on_shutdown = self._tell_closing
@@ -401,6 +408,14 @@ class Session:
             self.worker.feed.hub.leave(subscription.topic, subscription)
             if isinstance(subscription.gate, Ticket):
                 subscription.gate.release(subscription)
+
+    def when_drained(self, act: Callable[[float], None]) -> None:
+        """Call `act` with time.monotonic(), later, once nothing waits for the client any more."""
+        if self._drained is None:
+            self._drained = []
+        self._drained.append(act)
+        # After what has been delivered in this turn of the loop, or held back until an ack.
+        self.later(self.wake)
 
     def later(self, act: Callable[[], None]) -> None:
         """Call `act` once the hub is done with the answer at hand, if the socket is still there then."""
@@ -602,6 +617,13 @@ class Session:
         self.room = HIGH_WATER
         self.sending_since = None
         self.sent_at = self.loop.time()
+        self._tell_drained()
+
+    def _tell_drained(self) -> None:
+        if self._drained is not None and not self._gone:
+            waiting, self._drained = self._drained, None
+            for act in waiting:
+                act(time.monotonic())
 
     def _fit(self, ready: list[Frame | Seen]) -> list[bytes]:
         framed = []
@@ -629,6 +651,7 @@ class Session:
                 if not payloads:
                     if self._count_skipped() and self.opted_in:
                         continue
+                    self._tell_drained()
                     break
                 for payload in payloads:
                     self.sending_since = self.loop.time()

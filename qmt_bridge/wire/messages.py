@@ -126,17 +126,22 @@ class DownloadEnd(msgspec.Struct, frozen=True):
 
 
 class TradeEvent(msgspec.Struct, frozen=True):
-    """One xttrader callback: `data` has every field of its object; `seq` is the journal's position."""
+    """One xttrader callback: `data` has every field of its object; `seq` is the journal's position over all accounts.
+
+    `journaled` is false, and only then in the body, while the journal could not be written.
+    """
 
     type: str
     seq: int
     data: dict[str, object]
+    journaled: bool = True
 
 
 class FeedStatus(msgspec.Struct, frozen=True):
     """The feeder's heartbeat on ``status/feeder/``, once a second and at every change of `state`.
 
-    `trade_seq` is the journal's newest position: who has seen less has missed an event.
+    `trade_seq` is the journal's newest position: who has seen less has missed an event. `journal` is why the journal
+    cannot be written, None while it can: events are then only in the feeder's memory.
     """
 
     source: str
@@ -152,3 +157,4 @@ class FeedStatus(msgspec.Struct, frozen=True):
     since: int = 0
     data_lost: bool = False
     trade_seq: int = 0
+    journal: str | None = None

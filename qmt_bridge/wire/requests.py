@@ -140,11 +140,16 @@ def _json_type(value: object) -> str:
 
 
 class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
-    """Ask where topics stand: last value, or a trade journal `after` a position; one reply a topic or more."""
+    """Ask where topics stand: last value, or a trade journal `after` a position; one reply a topic or more.
+
+    A journal comes as fast as the asker's socket takes it; with `room` only its first chunk does, of about so many
+    bytes, and whoever has taken it asks for the next.
+    """
 
     id: int
     topics: list[str]
     after: int | None = None
+    room: int = 0
 
 
 class StartDownload(msgspec.Struct, frozen=True, tag_field="ask", tag="start_download"):

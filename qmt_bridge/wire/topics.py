@@ -187,7 +187,7 @@ def download_topic(job: str) -> Topic:
 
 
 def trade_topic(account: str) -> Topic:
-    """Return the topic of one account's trade events. Its `seq` is the journal's, which counts all accounts."""
+    """Return the topic of one account's trade events, whose `seq` counts them; that of a body counts all accounts."""
     return Topic(f"trade/{quote(account, safe='')}/")
 
 

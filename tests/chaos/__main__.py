@@ -320,6 +320,7 @@ async def _run(folder: Path, seconds: float, seed: int, rate: float) -> int:
         if not verdict.is_clean:
             failed.append(f"{name}: {verdict}")
     for watcher in run.watchers:
+        click.echo(f"{watcher.name:<12} longest silence {watcher.longest:.1f} s")
         if watcher.failure:
             failed.append(f"{watcher.name} gave up: {watcher.failure}")
     for part in (run.feeder, run.gateway, *run.programs):

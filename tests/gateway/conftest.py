@@ -197,6 +197,13 @@ class Client:
         async with asyncio.timeout(DEADLINE):
             return json.loads(await self.socket.recv())
 
+    async def subscribed(self, **request: Any) -> dict[str, Any]:
+        """Subscribe and return the ack: from then on every message comes, while before it the last value is enough."""
+        await self.send({"action": "subscribe", "id": 1, **request})
+        ack: dict[str, Any] = await self.receive()
+        assert ack.get("type", ack.get("action")) == "subscribed", ack
+        return ack
+
     async def closed(self) -> tuple[int | None, str]:
         """Return close code and reason; fail if the socket stays open."""
         async with asyncio.timeout(DEADLINE):

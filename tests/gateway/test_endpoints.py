@@ -79,8 +79,7 @@ async def test_refused_and_malformed_codes_are_named_and_the_others_served(rig: 
 async def test_whole_quote_begins_with_the_snapshot_and_a_code_of_a_market_comes_once(rig: Rig) -> None:
     sh, code = whole_topic("SH"), whole_topic("000001.SZ")
     async with rig.connect("/ws/whole_quote") as keeper, rig.connect("/ws/whole_quote") as client:
-        await keeper.send({"codes": ["SH"]})
-        await rig.wanted(sh)
+        await keeper.subscribed(codes=["SH"])
         rig.source.publish(sh, {"600519.SH": {"n": 1}, "601988.SH": {"n": 1}})
         rig.source.publish(sh, {"600519.SH": {"n": 2}})
         assert [await keeper.receive(), await keeper.receive()][1] == {"600519.SH": {"n": 2}}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.hub import ANSWER_TIMEOUT, COMPARE_SECONDS, Hub, Refusal
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
@@ -41,6 +43,7 @@ class Client:
         self.got: list[int] = []
         self.bodies: list[object] = []
         self.lost = 0
+        self.acts: list[Callable[[float], None]] = []
         self.outcomes: list[tuple[str, ErrorCode | None]] = []
 
     def deliver(self, frame: Frame) -> None:
@@ -52,6 +55,9 @@ class Client:
 
     def settle(self, outcome: str, refusal: Refusal | None) -> None:
         self.outcomes.append((outcome, None if refusal is None else refusal.code))
+
+    def when_drained(self, act: Callable[[float], None]) -> None:
+        self.acts.append(act)
 
     def missed(self, count: int) -> None:
         self.lost += count
@@ -163,8 +169,14 @@ def test_gap_in_trade_events_is_replayed_without_gap_or_duplicate() -> None:
     hub.receive(frame(TRADE, 10), 0.0)
     assert client.got == [6]
     assert wire.asked[-1] == ([ALL_TRADES], 6)
-    hub.answer(state(2, ALL_TRADES, 9, body=[{"seq": 7}, {"seq": 8}], more=True), 0.0)
-    hub.answer(state(2, ALL_TRADES, 10, body=[{"seq": 9}, {"seq": 10}]), 0.0)
+    hub.answer(state(2, ALL_TRADES, 8, body=[{"seq": 7}, {"seq": 8}], more=True), 0.0)
+    # The rest is asked for when this has been taken, however long that takes.
+    for number in range(1, 5):
+        hub.expire(number * ANSWER_TIMEOUT)
+    assert (client.got, len(wire.asked)) == ([6, 7, 8], 2)
+    client.acts.pop()(5.0)
+    assert wire.asked[-1] == ([ALL_TRADES], 8)
+    hub.answer(state(3, ALL_TRADES, 10, body=[{"seq": 9}, {"seq": 10}]), 0.0)
     hub.receive(frame(TRADE, 11), 0.0)
     assert client.got == [6, 7, 8, 9, 10, 11]
 

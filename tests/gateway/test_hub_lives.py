@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 
 import pytest
 
@@ -15,7 +16,7 @@ from qmt_bridge.wire.topics import ALL_TRADES, Topic, quote_topic, trade_topic, 
 
 TICK, SH = quote_topic("600519.SH"), whole_topic("SH")
 EVENTS = [trade_topic("1"), trade_topic("2")]
-CHUNK = 4
+CHUNK = 8
 
 
 class Trader:
@@ -24,6 +25,7 @@ class Trader:
     def __init__(self, start: int) -> None:
         self.start = start
         self.got: list[int] = []
+        self.acts: list[Callable[[float], None]] = []
         self.joined = False
 
     @property
@@ -38,6 +40,9 @@ class Trader:
 
     def settle(self, outcome: str, refusal: Refusal | None) -> None:
         assert refusal is None
+
+    def when_drained(self, act: Callable[[float], None]) -> None:
+        self.acts.append(act)
 
     def missed(self, count: int) -> None:
         raise AssertionError("a trade event was given up")
@@ -63,6 +68,9 @@ class Watcher:
 
     def settle(self, outcome: str, refusal: Refusal | None) -> None:
         assert refusal is None
+
+    def when_drained(self, act: Callable[[float], None]) -> None:
+        raise AssertionError("a value comes in one piece")
 
     def missed(self, count: int) -> None:
         self.told += count
@@ -132,7 +140,7 @@ class World:
             self.hub.feeder_seen(*message, self.now)
 
     def answer(self) -> None:
-        """Let the feeder answer one question, a journal by chunks between the others."""
+        """Let the feeder answer one question, of a journal the next chunk."""
         if not self.questions:
             return
         number, topic, after = self.questions.popleft()
@@ -147,12 +155,17 @@ class World:
             body = frames.encode([{"seq": seq} for seq in range(after + 1, last + 1)])
             more = last < self.journal
             self.replies.append(TopicState(number, topic, "live", None, None, self.epoch, last, body, more))
-            if more:
-                self.questions.append((number, topic, last))
 
     def reply(self) -> None:
         if self.replies:
             self.hub.answer(self.replies.popleft(), self.now)
+
+    def drain(self) -> None:
+        """Let a trader take what was delivered."""
+        trader = self.random.choice(self.traders)
+        acts, trader.acts = trader.acts, []
+        for act in acts:
+            act(self.now)
 
     def lose(self) -> None:
         """Let a full socket drop some messages, or a broken one all of them."""
@@ -202,6 +215,9 @@ class World:
                 self.arrive()
                 self.answer()
                 self.reply()
+                self.drain()
+            for _ in range(20):
+                self.drain()
             self.now += 0.5
             self.hub.expire(self.now)
 
@@ -209,7 +225,7 @@ class World:
 @pytest.mark.parametrize("seed", range(300))
 def test_nobody_misses_an_event_or_a_notice_whatever_happens(seed: int) -> None:
     world = World(seed)
-    often = [world.event, world.tick, world.arrive, world.arrive, world.answer, world.reply, world.arrive]
+    often = [world.event, world.tick, world.arrive, world.arrive, world.arrive, world.answer, world.reply, world.drain]
     seldom = [world.heartbeat, world.trader, world.watcher, world.wait]
     rare = [world.lose, world.lose_answers, world.restart, world.part]
     for _ in range(600):

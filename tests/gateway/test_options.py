@@ -25,14 +25,6 @@ TRADE_URL = f"/ws/trade?api_key={quote(KEY)}"
 MSGPACK = [Subprotocol("qmt.v1.msgpack")]
 
 
-async def subscribed(client: Client, **request: Any) -> dict[str, Any]:
-    """Send a request and return its ack."""
-    await client.send({"action": "subscribe", "id": 1, **request})
-    ack: dict[str, Any] = await client.receive()
-    assert ack.get("type", ack.get("action")) == "subscribed", ack
-    return ack
-
-
 async def received(client: Client) -> Any:
     """Return the next MessagePack frame."""
     async with asyncio.timeout(DEADLINE):
@@ -43,8 +35,8 @@ async def received(client: Client) -> Any:
 
 async def test_fields_leave_only_what_was_asked_for_and_only_for_who_asked(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as narrow, rig.connect("/ws/realtime") as wide:
-        await subscribed(narrow, stocks=["600519.SH"], fields=["lastPrice", "time"])
-        await subscribed(wide, stocks=["600519.SH"])
+        await narrow.subscribed(stocks=["600519.SH"], fields=["lastPrice", "time"])
+        await wide.subscribed(stocks=["600519.SH"])
         record = {"time": 1, "lastPrice": 2.5, "volume": 3}
         rig.source.publish(TICK, {"600519.SH": [record]})
         assert await narrow.receive() == {"600519.SH": [{"lastPrice": 2.5, "time": 1}]}
@@ -53,8 +45,7 @@ async def test_fields_leave_only_what_was_asked_for_and_only_for_who_asked(rig: 
 
 async def test_stamped_frames_count_without_a_hole(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
-        await client.send({"stocks": ["600519.SH"], "seq": True})
-        await rig.wanted(TICK)
+        await client.subscribed(stocks=["600519.SH"], seq=True)
         for number in range(3):
             rig.source.publish(TICK, {"600519.SH": [{"n": number}]})
         got = [await client.receive() for _ in range(3)]
@@ -65,8 +56,8 @@ async def test_stamped_frames_count_without_a_hole(rig: Rig) -> None:
 
 async def test_pace_of_a_quote_is_the_clients_and_its_last_frame_the_newest(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as slow, rig.connect("/ws/realtime") as fast:
-        await subscribed(slow, stocks=["600519.SH"], max_rate_ms=600)
-        await subscribed(fast, stocks=["600519.SH"])
+        await slow.subscribed(stocks=["600519.SH"], max_rate_ms=600)
+        await fast.subscribed(stocks=["600519.SH"])
         for number in range(50):
             rig.source.publish(TICK, {"n": number})
             assert await fast.receive() == {"n": number}
@@ -81,7 +72,7 @@ async def test_pace_of_a_quote_is_the_clients_and_its_last_frame_the_newest(rig:
 async def test_pace_of_a_market_loses_no_code(rig: Rig) -> None:
     async with rig.connect("/ws/whole_quote") as slow, rig.connect("/ws/whole_quote") as fast:
         for client, options in ((slow, {"max_rate_ms": 600}), (fast, {})):
-            await subscribed(client, codes=["SH"], **options)
+            await client.subscribed(codes=["SH"], **options)
         codes = [f"{600000 + number}.SH" for number in range(50)]
         for code in codes:
             rig.source.publish(SH, {code: {"n": 1}})
@@ -93,38 +84,38 @@ async def test_pace_of_a_market_loses_no_code(rig: Rig) -> None:
 
 async def test_terms_of_a_repeated_code_replace_those_before_and_its_absence_keeps_them(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
-        assert (await subscribed(client, stocks=["600519.SH"]))["added"] == ["600519.SH"]
+        assert (await client.subscribed(stocks=["600519.SH"]))["added"] == ["600519.SH"]
         for request, expected in (
             ({"fields": ["n"]}, {"n": 1}),
             ({}, {"n": 1}),
             ({"max_rate_ms": 1}, {"n": 1, "m": 2}),
             ({"fields": ["m"]}, {"m": 2}),
         ):
-            assert (await subscribed(client, stocks=["600519.SH"], **request))["added"] == []
+            assert (await client.subscribed(stocks=["600519.SH"], **request))["added"] == []
             rig.source.publish(TICK, {"600519.SH": [{"n": 1, "m": 2}]})
             assert await client.receive() == {"600519.SH": [expected]}
 
 
 async def test_without_a_snapshot_only_news_comes(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as first, rig.connect("/ws/realtime") as second:
-        await subscribed(first, stocks=["600519.SH"])
+        await first.subscribed(stocks=["600519.SH"])
         rig.source.publish(TICK, {"n": "old"})
         assert await first.receive() == {"n": "old"}
-        await subscribed(second, stocks=["600519.SH"], snapshot=False)
+        await second.subscribed(stocks=["600519.SH"], snapshot=False)
         rig.source.publish(TICK, {"n": "new"})
         assert await second.receive() == {"n": "new"}
 
 
 async def test_resume_says_whether_anything_was_missed(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as watcher, rig.connect("/ws/realtime") as client:
-        await subscribed(watcher, stocks=["600519.SH"], seq=True)
+        await watcher.subscribed(stocks=["600519.SH"], seq=True)
         for number in range(3):
             rig.source.publish(TICK, {"n": number})
         positions = [await watcher.receive() for _ in range(3)]
         epoch = positions[0]["epoch"]
 
         async def resumed(seq: int, of: float = epoch) -> tuple[bool, Any]:
-            ack = await subscribed(client, stocks=["600519.SH"], resume={"epoch": of, "seq": seq})
+            ack = await client.subscribed(stocks=["600519.SH"], resume={"epoch": of, "seq": seq})
             last = None if ack["recovered"] and seq == 3 else await client.receive()
             await client.send({"action": "unsubscribe", "id": 2, "stocks": ["600519.SH"]})
             assert (await client.receive())["type"] == "unsubscribed"
@@ -142,12 +133,12 @@ async def test_resume_says_whether_anything_was_missed(rig: Rig) -> None:
 async def test_resume_of_several_codes_names_each(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as watcher, rig.connect("/ws/realtime") as client:
         stocks = ["600519.SH", "000001.SZ"]
-        await subscribed(watcher, stocks=stocks, seq=True)
+        await watcher.subscribed(stocks=stocks, seq=True)
         for topic in (TICK, OTHER, OTHER, OTHER):
             rig.source.publish(topic, {"n": 1})
             epoch = (await watcher.receive())["epoch"]
         resume = {code: {"epoch": epoch, "seq": 1} for code in stocks}
-        ack = await subscribed(client, stocks=stocks, resume=resume)
+        ack = await client.subscribed(stocks=stocks, resume=resume)
         assert ack["recovered"] == {"600519.SH": True, "000001.SZ": False}
         assert await client.receive() == {"n": 1}
 
@@ -184,7 +175,7 @@ async def test_mode_all_keeps_every_frame_or_ends_with_1013(rig: Rig) -> None:
     server = rig.serve(outbox_bytes=200_000)
     async with rig.connect("/ws/realtime", server) as every, rig.connect("/ws/realtime", server) as newest:
         for client, options in ((every, {"mode": "all"}), (newest, {})):
-            await subscribed(client, stocks=["600519.SH"], **options)
+            await client.subscribed(stocks=["600519.SH"], **options)
             client.socket.transport.pause_reading()
         padding = "x" * 50_000
         for number in range(400):
@@ -247,11 +238,11 @@ async def test_every_url_speaks_messagepack(rig: Rig) -> None:
 async def test_formula_takes_a_pace_and_a_position(rig: Rig) -> None:
     async with rig.connect("/ws/formula") as client:
         base = {"formula_name": "MA", "stock_code": "600519.SH"}
-        ack = await subscribed(client, **base, seq=True)
+        ack = await client.subscribed(**base, seq=True)
         rig.source.publish(FORMULA, {"n": 1})
         frame = await client.receive()
         assert frame["data"] == {"type": "formula_update", "seq_id": ack["seq_id"], "n": 1}
-        ack = await subscribed(client, **base, resume={"epoch": frame["epoch"], "seq": 1})
+        ack = await client.subscribed(**base, resume={"epoch": frame["epoch"], "seq": 1})
         assert ack["recovered"] is True
         await client.send({"action": "subscribe", "id": 9, **base, "fields": ["n"]})
         assert "fields" in (await client.receive())["error"]
@@ -312,7 +303,7 @@ async def test_frames_are_compressed_where_both_sides_want_it(rig: Rig, window: 
     ):
         clients = (one, two, plain)
         for client in clients:
-            await subscribed(client, stocks=["600519.SH"])
+            await client.subscribed(stocks=["600519.SH"])
         assert len(one.socket.protocol.extensions) == 1
         for _ in range(3):
             before = readiness(server.port)["bytes_sent"]

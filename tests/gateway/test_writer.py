@@ -35,8 +35,7 @@ def test_protocol_has_what_is_used_of_it() -> None:
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 1_000_000])
 async def test_frames_of_every_length_arrive(rig: Rig, size: int) -> None:
     async with rig.connect("/ws/realtime") as client:
-        await client.send({"stocks": ["600519.SH"]})
-        await rig.wanted(TICK)
+        await client.subscribed(stocks=["600519.SH"])
         # {"a":"..."} is eight bytes around the text.
         bodies = [{"a": "x" * max(0, size - 8)}, {"n": "字"}]
         for body in bodies:
@@ -47,18 +46,16 @@ async def test_frames_of_every_length_arrive(rig: Rig, size: int) -> None:
 
 async def test_burst_for_one_client_keeps_its_order_in_few_writes(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
-        await client.send({"stocks": ["600519.SH"]})
-        await rig.wanted(TICK)
+        await client.subscribed(stocks=["600519.SH"])
         for number in range(5000):
             rig.source.publish(TICK, {"n": number})
         assert [(await client.receive())["n"] for _ in range(5000)] == list(range(5000))
-        assert readiness(rig.servers[0].port)["frames_sent"] == 5000
+        assert readiness(rig.servers[0].port)["frames_sent"] == 5001
 
 
 async def test_stalled_reader_fills_the_transport_and_is_served_on_later(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
-        await client.send({"stocks": ["600519.SH"]})
-        await rig.wanted(TICK)
+        await client.subscribed(stocks=["600519.SH"])
         client.socket.transport.pause_reading()
         for number in range(400):
             rig.source.publish(TICK, {"n": number, "padding": "x" * 50_000})
@@ -66,10 +63,17 @@ async def test_stalled_reader_fills_the_transport_and_is_served_on_later(rig: Ri
         await until(lambda: readiness(port)["frames_received"] == 400, "the frames")
         assert readiness(port)["frames_sent"] < 400
         client.socket.transport.resume_reading()
-        numbers = [(await client.receive())["n"]]
-        while numbers[-1] != 399:
-            numbers.append((await client.receive())["n"])
+        numbers: list[int] = []
+        skipped = 0
+        while len(numbers) + skipped < 400:
+            frame = await client.receive()
+            if frame.get("type") == "skipped":
+                skipped += frame["count"]
+            else:
+                numbers.append(frame["n"])
         assert numbers == sorted(set(numbers))
+        assert numbers[-1] == 399
+        assert skipped
 
 
 @pytest.mark.parametrize("rig", [PreparedFrames], ids=["prepared"], indirect=True)
@@ -81,8 +85,7 @@ async def test_client_that_never_reads_is_dropped(rig: Rig) -> None:
         rig.connect("/ws/realtime", server) as other,
     ):
         for client in (stalled, other):
-            await client.send({"stocks": ["600519.SH"]})
-        await rig.wanted(TICK)
+            await client.subscribed(stocks=["600519.SH"])
         stalled.socket.transport.pause_reading()
         for number in range(600):
             rig.source.publish(TICK, {"600519.SH": [{"n": number, "padding": "x" * 20_000}]})

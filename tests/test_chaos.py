@@ -1,0 +1,58 @@
+"""The judge of the chaos runs: it has to see every loss, repetition and disorder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.chaos import program
+from tests.chaos.verdict import Received, Verdict, digest, journaled, judge, received
+
+JOURNAL = {seq: 100 + seq for seq in range(1, 6)}
+
+
+def events(*seqs: int) -> list[Received]:
+    return [Received(seq, JOURNAL.get(seq, 0)) for seq in seqs]
+
+
+@pytest.mark.parametrize(
+    ("got", "verdict"),
+    [
+        pytest.param((1, 2, 3, 4, 5), Verdict(0, 0, 0, 0), id="all"),
+        pytest.param((1, 2, 3, 4), Verdict(0, 0, 0, 0), id="up-to-the-last"),
+        pytest.param((1, 2, 4), Verdict(1, 0, 0, 0), id="lost"),
+        pytest.param((), Verdict(4, 0, 0, 0), id="all-lost"),
+        pytest.param((1, 2, 2, 3, 4), Verdict(0, 1, 0, 0), id="twice"),
+        pytest.param((1, 3, 2, 4), Verdict(0, 0, 1, 0), id="late"),
+        pytest.param((1, 2, 3, 4, 9), Verdict(0, 0, 0, 1), id="not-in-the-journal"),
+    ],
+)
+def test_each_fault_is_counted_as_what_it_is(got: tuple[int, ...], verdict: Verdict) -> None:
+    assert judge(events(*got), JOURNAL, last=4) == verdict
+    assert verdict.is_clean == (verdict == (0, 0, 0, 0))
+
+
+def test_other_content_at_the_same_position_is_foreign() -> None:
+    assert judge([Received(1, 1)], {1: 2}, last=1) == Verdict(0, 0, 0, 1)
+
+
+def test_json_and_the_journal_have_the_same_sum_and_other_data_another() -> None:
+    event = {"type": "order", "seq": 7, "data": {"price": 1.5, "b": None, "a": "字"}}
+    shuffled = {"seq": 7, "data": {"a": "字", "b": None, "price": 1.5}, "type": "order"}
+    assert journaled([(7, msgspec.msgpack.encode(event))]) == {7: digest(shuffled)}
+    assert received(shuffled) == (7, digest(event))
+    assert digest({**event, "data": {"price": 1.6}}) != digest(event)
+    assert digest({**event, "type": "trade"}) != digest(event)
+
+
+def test_line_that_a_kill_has_cut_short_is_not_counted_and_goes(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    assert program.read(path) == []
+    path.write_bytes(b"1 11\n2 22\n3 3")
+    assert program.read(path) == [Received(1, 11), Received(2, 22)]
+    assert path.read_bytes() == b"1 11\n2 22\n"
+    path.write_bytes(b"1 1")
+    assert program.read(path) == []
+    assert path.read_bytes() == b""
