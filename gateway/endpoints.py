@@ -13,16 +13,8 @@ from urllib.parse import parse_qs
 import msgspec
 
 from gateway.hub import Refusal
-from gateway.session import (
-    DOCUMENTED,
-    FIRST_REQUEST_TIMEOUT,
-    Ended,
-    Endpoint,
-    Session,
-    Subscription,
-    Terms,
-    Ticket,
-)
+from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session
+from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket
 from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import (

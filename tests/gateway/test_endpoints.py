@@ -219,6 +219,28 @@ async def test_trade_resumes_after_a_position_without_gap_or_duplicate(rig: Rig)
         assert [event["seq"] for event in events] == [3, 4, 5, 6]
 
 
+async def test_journal_far_larger_than_an_outbox_comes_whole_at_the_clients_own_speed(rig: Rig) -> None:
+    server = rig.serve(outbox_bytes=50_000)
+    url = f"/ws/trade?after=0&api_key={quote(KEY)}"
+    count = 3000
+
+    async with rig.connect(TRADE_URL) as watcher:
+        assert [(await watcher.receive())["type"] for _ in range(2)] == ["welcome", "subscribed"]
+        for number in range(count):
+            rig.source.trade("order", order_id=number, padding="x" * 1000)
+        while (await watcher.receive())["seq"] != count:
+            pass
+    async with rig.connect(url, server) as quick, rig.connect(url, server) as slow:
+        slow.socket.transport.pause_reading()
+        assert [(await quick.receive())["seq"] for _ in range(count)] == list(range(1, count + 1))
+        # Events go on while the slow one has yet to see the first.
+        for number in range(20):
+            rig.source.trade("order", order_id=number)
+        assert [(await quick.receive())["seq"] for _ in range(20)] == list(range(count + 1, count + 21))
+        slow.socket.transport.resume_reading()
+        assert [(await slow.receive())["seq"] for _ in range(count + 20)] == list(range(1, count + 21))
+
+
 async def test_trade_position_that_the_journal_does_not_have_is_refused_but_served_on(rig: Rig) -> None:
     async with rig.connect(f"{TRADE_URL}&after=900") as client:
         assert (await client.receive())["type"] == "welcome"

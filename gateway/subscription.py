@@ -1,0 +1,220 @@
+"""One client's wish for one topic, and what stands between the hub's frames and the client's outbox.
+
+A ticket holds new topics back until the ack is out; a pacer lets frames pass at the client's own pace; a view says how
+they look. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from gateway.hub import Outcome, Refusal
+from gateway.outbox import Item
+from gateway.pace import Pace
+from gateway.view import View
+from qmt_bridge.errors import WireError
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.requests import Position
+from qmt_bridge.wire.topics import KINDS, Kind, Topic
+
+if TYPE_CHECKING:
+    from gateway.session import Session
+
+
+class Ticket:
+    """Holds a client's new topics back until all have been answered, so that the ack comes before their data."""
+
+    __slots__ = ("_complete", "_held", "_session", "_waiting", "pending", "refused", "subscriptions")
+
+    def __init__(
+        self, session: Session, subscriptions: Sequence[Subscription], complete: Callable[[Ticket], None]
+    ) -> None:
+        self.refused: dict[Topic, Refusal] = {}
+        # Topics of which the feeder has not said whether it can serve them.
+        self.pending: list[Topic] = []
+        self.subscriptions = subscriptions
+        self._session = session
+        self._waiting = {subscription.topic: subscription for subscription in subscriptions}
+        self._held: list[tuple[Subscription, Frame]] = []
+        self._complete = complete
+        for subscription in subscriptions:
+            subscription.gate = self
+        if not subscriptions:
+            complete(self)
+
+    def hold(self, subscription: Subscription, frame: Frame) -> None:
+        """Keep a frame until the ack is out."""
+        self._held.append((subscription, frame))
+
+    def settle(self, topic: Topic, outcome: Outcome, refusal: Refusal | None) -> None:
+        """Take one topic's outcome; the last one sends the ack and what was held."""
+        first = self._waiting.pop(topic, None) is not None
+        if refusal is not None:
+            self.refused[topic] = refusal
+        elif first and outcome != "live":
+            self.pending.append(topic)
+        if first and not self._waiting:
+            self._session.later(self._finish)
+
+    def _finish(self) -> None:
+        self._complete(self)
+        for subscription in self.subscriptions:
+            subscription.gate = subscription.pacer
+        for subscription, frame in self._held:
+            subscription.deliver(frame)
+
+    def release(self, subscription: Subscription) -> None:
+        """Forget a subscription that the client gave up before it was answered."""
+        self._held = [(of, frame) for of, frame in self._held if of is not subscription]
+        self.settle(subscription.topic, "live", None)
+
+
+class Pacer:
+    """Lets a subscription's frames pass at the client's pace."""
+
+    __slots__ = ("_loop", "_pace", "_timer")
+
+    def __init__(self, pace: Pace, loop: asyncio.AbstractEventLoop) -> None:
+        self._pace = pace
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+
+    def hold(self, subscription: Subscription, frame: Frame) -> None:
+        """Pass the frame on if it is time, else keep what is newest until it is."""
+        try:
+            admitted = self._pace.admits(frame, self._loop.time())
+        except WireError:
+            subscription.session.outbox.unfit += 1
+            return
+        if admitted:
+            self._pass(subscription, [frame])
+        elif self._timer is None:
+            self._timer = self._loop.call_at(self._pace.due, self.release, subscription)
+
+    def release(self, subscription: Subscription) -> None:
+        """Pass on what was kept, unless the subscription was given up meanwhile."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        kept = self._pace.take(self._loop.time())
+        if subscription in subscription.session.subscriptions:
+            self._pass(subscription, kept)
+
+    def _pass(self, subscription: Subscription, admitted: list[Frame]) -> None:
+        gate, subscription.gate = subscription.gate, None
+        for frame in admitted:
+            subscription.deliver(frame)
+        subscription.gate = gate
+
+
+class Terms(NamedTuple):
+    """How a subscription is served; the documented way where nothing is said (requests.Options)."""
+
+    fields: tuple[str, ...] = ()
+    stamped: bool = False
+    # Seconds between two frames.
+    interval: float = 0.0
+    # Never conflate.
+    keep_all: bool = False
+    snapshot: bool = True
+
+
+DOCUMENTED = Terms()
+
+
+class Subscription:
+    """One client's wish for one topic (hub.Member)."""
+
+    __slots__ = (
+        "_behaviour",
+        "_joined",
+        "_position",
+        "_view",
+        "gate",
+        "pacer",
+        "recovered",
+        "session",
+        "snapshot",
+        "topic",
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        topic: Topic,
+        terms: Terms = DOCUMENTED,
+        position: Position | None = None,
+        seq_id: int | None = None,
+    ) -> None:
+        self.session = session
+        self.topic = topic
+        # Whether the client has missed nothing since its `position`; None where it named none, or before the answer.
+        self.recovered: bool | None = None
+        # What holds frames back: the ticket until the ack is out, then the pacer, if there is one.
+        self.gate: Ticket | Pacer | None = None
+        self.pacer: Pacer | None = None
+        self._position = position
+        self._joined = False
+        self.serve(terms, seq_id)
+
+    def serve(self, terms: Terms, seq_id: int | None = None) -> None:
+        """Serve on these terms from now on."""
+        view = View(self.session.binary, terms.fields, terms.stamped, seq_id, self.session.outbox.deflated)
+        # None is the documented look, whose rendering every frame keeps by itself.
+        self._view = None if view == View() else view
+        behaviour = KINDS[Kind(self.topic.partition("/")[0])]
+        self._behaviour = behaviour._replace(when_full="strict") if terms.keep_all else behaviour
+        self.snapshot = terms.snapshot
+        pace = Pace(terms.interval, behaviour.keeps == "by_code") if terms.interval else None
+        before, self.pacer = self.pacer, None if pace is None else Pacer(pace, self.session.loop)
+        if before is not None:
+            before.release(self)
+        if self.gate is before:
+            self.gate = self.pacer
+
+    def deliver(self, frame: Frame) -> None:
+        """Queue a frame for the client."""
+        session = self.session
+        if self.gate is not None:
+            self.gate.hold(self, frame)
+        elif session.room > 0:
+            if not session.ready:
+                session.wake()
+            session.ready.append(frame if self._view is None else self._view.of(frame))
+            session.room -= len(frame.body)
+        else:
+            session.put(Item(frame, self._behaviour, self._view))
+
+    def starts(self, epoch: int, seq: int) -> bool:
+        """Return whether the client wants the last value, which stands at (`epoch`, `seq`)."""
+        if self._joined:
+            # It repairs a loss, or is that of a new life of the feeder.
+            return True
+        self._joined = True
+        if self._position is None:
+            return self.snapshot
+        # As floats, since a browser has rounded the epoch.
+        missed = seq - self._position.seq if float(self._position.epoch) == float(epoch) else -1
+        # One message later, the last value is all that was missed.
+        self.recovered = missed in (0, 1)
+        return missed != 0
+
+    def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
+        """Pass the outcome to the ticket, or tell the client of a refusal."""
+        self._joined = True
+        if refusal is not None:
+            self.session.subscriptions.pop(self, None)
+        if isinstance(self.gate, Ticket):
+            self.gate.settle(self.topic, outcome, refusal)
+        elif refusal is not None:
+            self.session.refused(self, refusal)
+
+    def when_drained(self, act: Callable[[float], None]) -> None:
+        """Call `act` once nothing waits for the client any more."""
+        self.session.when_drained(act)
+
+    def missed(self, count: int) -> None:
+        """Count what was lost; the worker tells the client."""
+        self.session.missed += count
