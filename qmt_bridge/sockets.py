@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import socket as unix
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,9 +21,15 @@ logger = logging.getLogger(__name__)
 
 # Messages, not bytes: some seconds of a whole market at its busiest for a consumer that hangs, then loss by seq.
 HIGH_WATER_MARK = 20_000
-# A stopped or unplugged peer is noticed after about 1.9 s; without heartbeats never.
+# The feeder notices a stopped or unplugged consumer after about 1.9 s, and gives back what it wanted. Only the feeder
+# asks: a consumer that asks takes its own full queue for a dead feeder and connects again, at which libzmq 4.3.5 aborts
+# the process (`Assertion failed: _input_stopped`, zeromq/libzmq#3937).
 HEARTBEAT_MS = 500
 HEARTBEAT_TIMEOUT_MS = 1500
+# So the consumer's system asks, within 10 s; and the topic status/feeder/ falls silent at once.
+KEEPALIVE_IDLE_SECONDS = 4
+KEEPALIVE_SECONDS = 2
+KEEPALIVE_PROBES = 3
 # A feeder that returns has its workers back within half a second, and a closed port is not hammered.
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 400
@@ -152,11 +159,15 @@ def _bind(socket: zmq.Socket[bytes], name: str, address: str, curve: Curve | Non
         if not _LOOPBACK.match(address) and curve is None:
             raise ConfigError(name, f"{address} can be reached from other machines; it needs curve_dir")
         _prepare(socket)
+        socket.heartbeat_ivl = HEARTBEAT_MS
+        socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
         if curve is not None:
             socket.curve_publickey = curve.public
             socket.curve_secretkey = curve.secret
             socket.curve_server = True
             socket.zap_domain = b"qmt-bridge"
+        if _is_taken(address):
+            raise ConfigError(name, f"cannot listen on {address}: address already in use")
         socket.bind(address)
     except zmq.ZMQError as exc:
         socket.close(linger=0)
@@ -165,6 +176,20 @@ def _bind(socket: zmq.Socket[bytes], name: str, address: str, curve: Curve | Non
         socket.close(linger=0)
         raise
     return socket
+
+
+def _is_taken(address: str) -> bool:
+    """Return whether somebody listens on an ipc address: ZeroMQ would take it away from them without a word."""
+    path = address.removeprefix("ipc://")
+    if path == address or not hasattr(unix, "AF_UNIX"):
+        return False
+    with unix.socket(unix.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            # No such file, or nobody behind it any more.
+            return False
+    return True
 
 
 def _connect(socket: zmq.Socket[bytes], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
@@ -181,6 +206,7 @@ def _connect(socket: zmq.Socket[bytes], address: str, curve: Curve | None) -> zm
 
 def _prepare(socket: zmq.Socket[bytes]) -> None:
     socket.linger = 0
-    socket.heartbeat_ivl = HEARTBEAT_MS
-    socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
     socket.tcp_keepalive = 1
+    socket.tcp_keepalive_idle = KEEPALIVE_IDLE_SECONDS
+    socket.tcp_keepalive_intvl = KEEPALIVE_SECONDS
+    socket.tcp_keepalive_cnt = KEEPALIVE_PROBES

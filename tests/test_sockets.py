@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket as net
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +85,37 @@ def stranger(keys: Path) -> Curve:
 def demanded(socket: Socket) -> bytes:
     assert socket.poll(int(SECONDS * 1000)), "no subscription in time"
     return socket.recv()
+
+
+# Reads a little every two seconds of what comes all the time.
+HANGING = """
+import threading, time, zmq
+from qmt_bridge import sockets
+
+sockets.HIGH_WATER_MARK = 2000
+context = zmq.Context()
+publisher = sockets.bind_publisher(context, "market_addr", "tcp://127.0.0.1:*", None)
+subscriber = sockets.connect_subscriber(context, publisher.getsockopt_string(zmq.LAST_ENDPOINT), None)
+subscriber.subscribe("quote/")
+publisher.recv()
+over = time.monotonic() + 7
+
+def publish():
+    while time.monotonic() < over:
+        for _ in range(500):
+            publisher.send_multipart([b"quote/600519.SH/tick/", bytes(32), bytes(500)])
+        time.sleep(0.001)
+
+publishing = threading.Thread(target=publish)
+publishing.start()
+while time.monotonic() < over:
+    for _ in range(500):
+        subscriber.recv_multipart()
+    time.sleep(sockets.HEARTBEAT_TIMEOUT_MS / 1000 + 0.7)
+publishing.join()
+context.destroy(0)
+print("still there")
+"""
 
 
 def test_an_allowed_key_gets_data(
@@ -212,6 +245,12 @@ def test_a_full_consumer_holds_up_a_lossless_publisher(
     for number in range(sent):
         assert subscriber.poll(int(SECONDS * 1000))
         assert subscriber.recv()[:8] == b"%08d" % number
+
+
+def test_a_consumer_that_hangs_with_a_full_queue_outlives_it() -> None:
+    # With heartbeats of its own libzmq aborts it (see HEARTBEAT_MS); so in a process of its own.
+    consumer = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=50, check=False)
+    assert (consumer.returncode, consumer.stdout) == (0, "still there\n"), consumer.stderr
 
 
 def test_keygen_writes_both_pairs_and_the_allow_list_and_never_overwrites(tmp_path: Path) -> None:
