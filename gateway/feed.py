@@ -161,6 +161,7 @@ class Feed:
         self._draining = False
         now = time.monotonic()
         full = False
+        before = self.hub.received
         for socket, take in (
             (self._trade, self._take_frame),
             (self._market, self._take_frame),
@@ -178,6 +179,9 @@ class Feed:
                     return
                 raise
             full = True
+        if self.hub.received != before:
+            # In a flood the heartbeats are lost like everything else.
+            self._heard_at = now
         self._drain_size = min(2 * self._drain_size, LONGEST_DRAIN) if full else DRAIN
         if full:
             self._drain_soon()

@@ -168,6 +168,7 @@ class Hub:
         self.lost = 0
         self._upstream = upstream
         self._trade_seq = 0
+        self._compare_at = 0.0
 
     def join(self, members: Mapping[Topic, Member], now: float, after: int | None = None) -> None:
         """Add a member to each topic; it hears the outcome by `settle`, then gets the last value and what follows.
@@ -370,7 +371,9 @@ class Hub:
 
     def expire(self, now: float) -> None:
         """Let those go live whose ask was not answered in time, and ask again for what is pending or may be lost."""
-        self._compare(now)
+        if now >= self._compare_at:
+            self._compare_at = now + ANSWER_TIMEOUT
+            self._compare(now)
         probes: list[Stream] = []
         for stream in tuple(self.streams.values()):
             for ask in [ask for ask in stream.asks if not ask.paused and now - ask.sent_at >= ANSWER_TIMEOUT]:

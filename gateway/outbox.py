@@ -1,7 +1,7 @@
 """One client's bounded queue, and what it keeps when the client is slow.
 
-Pure. Order is kept until `limit` bytes wait; from then until it is empty the queue keeps the newest per topic,
-the newest per code of a whole-market stream, and every trade event and control frame, for which it overflows.
+Pure. Every frame is kept until `CONFLATE_FROM` bytes wait; from then until it is empty the queue keeps the newest per
+topic, the newest per code of a whole-market stream, and up to `limit` bytes every trade event and control frame.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import Behaviour
 
+# Half a second of five hundred busy stocks: who is further behind is better served with the newest.
+CONFLATE_FROM = 256 * 1024
 # What a queued frame costs besides its body.
 _OVERHEAD = 64
 
@@ -176,7 +178,7 @@ class Outbox:
             self._queue = deque()
         self._queue.append(entry)
         self._size += _size(entry)
-        if self._size > self.limit:
+        if self._size > min(self.limit, CONFLATE_FROM):
             self._conflate()
 
     def _conflate(self) -> None:

@@ -398,15 +398,7 @@ class Session:
         self._flushing = False
         direct = self._direct
         assert direct is not None
-        ready, self.ready = self.ready, []
-        if ready and not self._gone:
-            # Also if the transport has become full meanwhile: they came before what waits in the outbox by now.
-            try:
-                framed = [frame.framed for frame in ready]
-            except WireError:
-                framed = self._fit(ready)
-            if framed:
-                self._send_frames(framed)
+        self._write_ready()
         while not self._gone:
             if direct.full:
                 self.room = 0
@@ -421,6 +413,31 @@ class Session:
         self.sending_since = None
         self.sent_at = self.loop.time()
         self._tell_drained()
+
+    def make_room(self) -> bool:
+        """Write at once what has come in this turn of the loop; return whether the transport has room for more.
+
+        Else a turn of thousands of messages would put what exceeds the room into the outbox, which costs ten times as
+        much, for clients that are not slow at all.
+        """
+        if not self.ready or self._gone:
+            return False
+        self._write_ready()
+        if self._direct is None or self._direct.full:
+            return False
+        self.room = HIGH_WATER
+        return True
+
+    def _write_ready(self) -> None:
+        ready, self.ready = self.ready, []
+        if ready and not self._gone:
+            # Also if the transport has become full meanwhile: they came before what waits in the outbox by now.
+            try:
+                framed = [frame.framed for frame in ready]
+            except WireError:
+                framed = self._fit(ready)
+            if framed:
+                self._send_frames(framed)
 
     def _tell_drained(self) -> None:
         if self._drained is not None and not self._gone:

@@ -179,7 +179,7 @@ class Subscription:
         session = self.session
         if self.gate is not None:
             self.gate.hold(self, frame)
-        elif session.room > 0:
+        elif session.room > 0 or session.make_room():
             if not session.ready:
                 session.wake()
             session.ready.append(frame if self._view is None else self._view.of(frame))

@@ -22,8 +22,8 @@ from websockets.server import ServerProtocol
 from qmt_bridge.wire.frames import DEFLATE_WINDOW
 
 EXTENSION = "qmt_bridge.prepared_frames"
-# Bytes that may wait in the transport before the client counts as slow; uvloop's own limit is 64 KB.
-HIGH_WATER = 256 * 1024
+# Bytes that may wait in the transport before the client counts as slow, and that one write brings: a hundred ticks.
+HIGH_WATER = 64 * 1024
 
 
 class PreparedFrames(WebSocketsSansIOProtocol):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gateway.outbox import Item, Outbox
+from gateway.outbox import CONFLATE_FROM, Item, Outbox
 from gateway.view import View
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -134,9 +134,22 @@ def test_replaced_records_do_not_make_the_outbox_overflow() -> None:
 def test_one_take_is_about_a_megabyte_so_that_newer_data_can_overtake() -> None:
     outbox = Outbox(100_000_000)
     for n in range(100):
-        outbox.put(item("quote/600519.SH/tick/", {"n": n, "pad": "x" * 100_000}))
+        outbox.put(item("trade/1/", {"n": n, "pad": "x" * 100_000}))
     assert len(outbox.take()) == 11
     assert len(outbox) == 89
+
+
+def test_conflation_begins_long_before_trade_events_overflow() -> None:
+    outbox = Outbox(4 * CONFLATE_FROM)
+    size = 0
+    while not outbox.conflating:
+        outbox.put(item("quote/600519.SH/tick/", {"pad": "x" * 1000}))
+        size += 1000
+        assert size <= CONFLATE_FROM
+    while not outbox.overflowed:
+        outbox.put(item("trade/1/", {"pad": "x" * 1000}))
+        size += 1000
+    assert 3.5 < size / CONFLATE_FROM < 5
 
 
 def test_frames_are_the_texts_with_a_header() -> None:
