@@ -6,8 +6,7 @@ known as an int, numpy's objects by their module.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import zip_longest
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 # Most of a tick; these need no look inside.
@@ -15,7 +14,9 @@ _AS_IS = frozenset((float, str, bool, type(None)))
 _INTS = frozenset((int,))
 # What MessagePack can hold.
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
-_MISSING = object()
+
+# Told of each record that cannot be published, and why.
+Unfit = Callable[[Exception], object]
 
 
 class _Unfit(Exception):
@@ -37,39 +38,48 @@ def plain(value: object) -> Any:
     try:
         return _plain(value)
     except _Unfit as exc:
-        place = "".join(f"[{key!r}]" for key in reversed(exc.path))
-        raise exc.error(f"payload{place} {exc.reason}") from None
+        raise _named(exc) from None
 
 
-def quote(payload: object) -> dict[str, list[Any]]:
-    """Return the body of a quote or depth callback, ``{code: [record, ...]}``; a bare record becomes a list of one."""
-    body = {}
-    for code, records in document(payload).items():
-        if not isinstance(records, list):
-            records = [records]
-        _check_records(code, records)
-        body[code] = records
-    return body
+def quote(payload: object, unfit: Unfit) -> dict[str, list[Any]]:
+    """Return the body of a quote or depth callback, ``{code: [record, ...]}``; a bare record becomes a list of one.
+
+    A record without a plain form costs only itself: `unfit` is told, and a code that has none left is left out. Raise
+    TypeError for a payload that is no map.
+    """
+    if not isinstance(payload, Mapping):
+        raise TypeError(f"payload must be a map, not {_type_name(payload)}")
+    body: dict[str, list[Any]] = {}
+    for key, value in payload.items():
+        try:
+            code = _plain_key(key)
+            if code in body:
+                raise _Unfit(ValueError, f"has two keys of the same text {code!r}")
+        except Exception as exc:
+            unfit(_named(exc))
+            continue
+        records = body[code] = []
+        is_list = isinstance(value, list | tuple)
+        for position, record in enumerate(value if is_list else (value,)):
+            try:
+                converted = _plain(record)
+                if type(converted) is not dict:
+                    raise _Unfit(TypeError, f"must be a record, not {_type_name(record)}")
+                records.append(converted)
+            # Also what is nested too deep for us, or raises of itself.
+            except Exception as exc:
+                unfit(_named(exc, key, position) if is_list else _named(exc, key))
+    return {code: records for code, records in body.items() if records}
 
 
-def whole(payload: object) -> Iterator[dict[str, Any]]:
-    """Yield the ticks by code of a whole-quote callback, ``{code: tick}``.
+def whole(payload: object, unfit: Unfit) -> Iterator[dict[str, Any]]:
+    """Yield the ticks by code of a whole-quote callback, ``{code: tick}``; `unfit` as in `quote`.
 
     Where codes come with lists of ticks, the first tick of every code comes first, then the second ones.
     """
-    ticks = document(payload)
-    lists = {code: tick for code, tick in ticks.items() if type(tick) is not dict}
-    if not lists:
-        if ticks:
-            yield ticks
-        return
-    columns = {code: lists.get(code, [tick]) for code, tick in ticks.items()}
-    for code, column in columns.items():
-        if not isinstance(column, list):
-            raise TypeError(f"payload[{code!r}] must be a record, not {_type_name(column)}")
-        _check_records(code, column)
-    for row in zip_longest(*columns.values(), fillvalue=_MISSING):
-        yield {code: tick for code, tick in zip(columns, row, strict=True) if tick is not _MISSING}
+    columns = quote(payload, unfit)
+    for row in range(max(map(len, columns.values()), default=0)):
+        yield {code: column[row] for code, column in columns.items() if row < len(column)}
 
 
 def document(payload: object) -> dict[str, Any]:
@@ -80,10 +90,12 @@ def document(payload: object) -> dict[str, Any]:
     return converted
 
 
-def _check_records(code: str, records: list[Any]) -> None:
-    for position, record in enumerate(records):
-        if type(record) is not dict:
-            raise TypeError(f"payload[{code!r}][{position}] must be a record, not {_type_name(record)}")
+def _named(exc: Exception, *path: object) -> Exception:
+    """Return `exc`, met at `path` of a payload, as the error that it is and with the place of the value."""
+    if not isinstance(exc, _Unfit):
+        return exc
+    place = "".join(f"[{key!r}]" for key in (*path, *reversed(exc.path)))
+    return exc.error(f"payload{place} {exc.reason}")
 
 
 def _plain(value: Any) -> Any:

@@ -113,6 +113,8 @@ class Registry:
         except BadRequest as exc:
             parts, refusal = parse_topic(text), exc
         if parts is None:
+            # A download is begun by a question, and goes on while somebody follows it.
+            self._leaving.pop(text, None)
             return None
         topic = Topic(text)
         entry = self._entries.get(topic)
@@ -134,9 +136,13 @@ class Registry:
     def leave(self, text: str, now: float) -> Upstream | None:
         """Note that the last subscriber of `text` left; return the topic if the source has to unsubscribe it now.
 
-        A refusal is forgotten at once: whoever comes next tries again. Anything else stays for the grace time.
+        A refusal is forgotten at once: whoever comes next tries again. Anything else stays for the grace time, also a
+        download that runs.
         """
         entry = self._entries.get(text)
+        if entry is not None and entry.download is not None:
+            self._leaving[text] = now + self._grace
+            return None
         if entry is None or not entry.wanted:
             return None
         entry.wanted = False
@@ -147,7 +153,10 @@ class Registry:
         return None
 
     def expire(self, now: float) -> list[Upstream]:
-        """Do what is due: return the topics to unsubscribe, answer who waited long enough, forget old downloads."""
+        """Do what is due: return the topics to unsubscribe, answer who waited long enough, forget old downloads.
+
+        A download is among the topics while it runs: it is to be cancelled, and stays until it has said so.
+        """
         gone = []
         for text in _due(self._leaving, now):
             upstream = self._forget(self._entries[text])
@@ -203,8 +212,9 @@ class Registry:
         if entry.download is not None:
             end = frames.decode(body)
             if isinstance(end, dict) and "status" in end:
-                del self._downloads[entry.download]
+                self._release(entry)
                 entry.download = None
+                self._leaving.pop(entry.topic, None)
                 self._ended[entry.topic] = now + DOWNLOAD_KEPT
 
     def ask(self, peer: Peer, number: int, text: str, now: float) -> None:
@@ -244,6 +254,8 @@ class Registry:
         key = DownloadKey(stocks, check_period(ask.period), ask.start_time, ask.end_time)
         running = self._downloads.get(key)
         if running is not None:
+            # Whoever asks is about to subscribe.
+            self._leaving.pop(running, None)
             return running, None
         if len(self._downloads) + len(self._ended) >= MAX_DOWNLOADS:
             if not self._ended:
@@ -287,7 +299,16 @@ class Registry:
         for _, peer, number in self._waiting.pop(entry.topic, ()):
             self._reply(peer, number, entry.topic, entry)
 
+    def _release(self, entry: Entry) -> None:
+        """Let the next equal request start a download of its own."""
+        if entry.download is not None and self._downloads.get(entry.download) == entry.topic:
+            del self._downloads[entry.download]
+
     def _forget(self, entry: Entry) -> Upstream | None:
+        if entry.download is not None:
+            # It stays until the source has said how it ended.
+            self._release(entry)
+            return Upstream(entry.topic, entry.parts)
         fed = entry.fed
         if entry.seq:
             seq = entry.seq

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from typing import Literal
 
-Action = Literal["none", "stale", "resubscribe", "reconnect", "recovered"]
+Action = Literal["none", "stale", "resubscribe", "reconnect", "recovered", "closed"]
 
 _MINUTE = 60_000
 _HOUR = 60 * _MINUTE
@@ -43,8 +43,13 @@ def day_name(now: int) -> str:
     return f"{_date(now):%Y%m%d}"
 
 
+def day_number(now: int) -> int:
+    """Return the day in Shanghai at `now`, in days since 1970."""
+    return (now + _OFFSET) // _DAY
+
+
 def _date(now: int) -> date:
-    return _EPOCH + timedelta(days=(now + _OFFSET) // _DAY)
+    return _EPOCH + timedelta(days=day_number(now))
 
 
 class Silence:
@@ -69,23 +74,22 @@ class Silence:
         """Return what is to be done at `now`, ms since 1970; call it about once a second.
 
         `wanted` has the number of codes wanted of a market, for all of it `SEVERAL` or more. `heard` are the markets
-        that had data since the last call. "stale" is "resubscribe" on a day that has no action left.
+        that had data since the last call. "stale" is "resubscribe" on a day that has no action left; "closed" is
+        the end of a silence because nothing is expected until the next open.
         """
         if not self._limit:
             return "none"
         step = min(max(now - self._now, 0), _STEP)
         self._now = now
-        day = (now + _OFFSET) // _DAY
+        day = day_number(now)
         if day != self._day:
             self._day, self.left = day, ACTIONS_A_DAY
-        is_open = self.is_open(now)
-        heard = frozenset(heard)
         before = self.stale
-        self._quiet = {
-            market: self._quiet.get(market, 0) + step
-            for market in MARKETS & wanted.keys() - heard
-            if is_open or market in before
-        }
+        if not self.is_open(now):
+            self.reset()
+            return "closed" if before else "none"
+        heard = frozenset(heard)
+        self._quiet = {market: self._quiet.get(market, 0) + step for market in MARKETS & wanted.keys() - heard}
         self.stale = frozenset(
             market
             for market, quiet in self._quiet.items()
@@ -93,15 +97,13 @@ class Silence:
         )
         if not self.stale:
             return "recovered" if before else "none"
-        if not is_open:
-            return "none"
         if not before:
             self._pause = _PAUSE * self._limit
         if self.stale - before:
             self._waited = 0
-            return "resubscribe" if self._act() else "stale"
+            return "resubscribe" if self.act() else "stale"
         self._waited += step
-        if self._waited < self._pause or not self._act():
+        if self._waited < self._pause or not self.act():
             return "none"
         self._waited = 0
         self._pause = min(2 * self._pause, max(_LONGEST, self._pause))
@@ -115,11 +117,12 @@ class Silence:
         return _date(now).weekday() < 5 and day_name(now) not in self.holidays
 
     def reset(self) -> None:
-        """Begin anew: the connection was lost, so nothing could be heard. The day's actions remain counted."""
+        """Begin anew: nothing could be heard, or had to be. The day's actions remain counted."""
         self.stale = frozenset()
         self._quiet = {}
 
-    def _act(self) -> bool:
+    def act(self) -> bool:
+        """Take one of the day's actions; return whether there was one left."""
         if not self.left:
             return False
         self.left -= 1

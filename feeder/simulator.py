@@ -98,7 +98,7 @@ class Simulator:
         self._calls.put(partial(self._open, topic, parts))
 
     def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
-        """Stop publishing `topic`."""
+        """Stop publishing `topic`; of a download: cancel it."""
         self._calls.put(partial(self._drop, topic, parts))
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
@@ -249,6 +249,10 @@ class Simulator:
         return code, publish
 
     def _drop(self, topic: Topic, parts: TopicParts) -> None:
+        if self._downloads.pop(topic, None) is not None:
+            end = {"status": "error", "type": "error", "code": "upstream_unavailable", "failed": {}}
+            self._sink.publish(topic, {**end, "error": "the download was cancelled"}, time.time_ns())
+            return
         self._topics.discard(topic)
         self._streams.pop(topic, None)
         self._markets = {market: each for market, each in self._markets.items() if each != topic}

@@ -84,7 +84,7 @@ class Source(Protocol):
         """Begin to publish `topic`; raise `Refused` or call ``sink.refuse`` if it cannot be."""
 
     def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
-        """Stop publishing `topic`, which was subscribed before."""
+        """Stop publishing `topic`, which was subscribed before; of a download that runs: cancel it, and say so."""
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
         """Download history; publish progress and the end on `topic`; raise `Refused` if it cannot be.

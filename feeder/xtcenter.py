@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
+import socket
+from collections.abc import Sequence
 from typing import Any
 
 from feeder import xtsdk
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ConfigError
+from qmt_bridge.errors import ConfigError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +23,9 @@ logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 # Tried one by one: feeders with folders of their own may run side by side.
 PORTS = (58609, 58619)
+# To tell a machine without a network from a token that is refused.
+REACH_SECONDS = 2.0
+REACH_SERVERS = 5
 
 
 def check(config: Config) -> None:
@@ -31,7 +37,8 @@ def check(config: Config) -> None:
 def open_center(config: Config) -> tuple[str, int]:
     """Log in, load the markets and return the address on which xtdata finds them.
 
-    It has no end of its own where the servers do not answer. Raise `ConfigError` with xtquant's reason.
+    It has no end of its own where the servers do not answer. Raise `ConfigError` with xtquant's reason; `Unavailable`
+    if the servers that it names cannot be reached at all.
     """
     center: Any = importlib.import_module("xtquant.xtdatacenter")
     home = config.xt_home_path
@@ -46,9 +53,23 @@ def open_center(config: Config) -> tuple[str, int]:
         host, port = center.listen(HOST, PORTS)
     except Exception as exc:
         reason = f"{type(exc).__name__}: {exc}".replace(config.xt_token, "***")
+        # Of a refusal as of a failure to connect xtquant says only by which servers (xtdatacenter.py 236-290).
+        servers = re.findall(r"(\d+(?:\.\d+){3}):(\d+)", reason) if isinstance(exc, ConnectionError) else []
+        if servers and not _reaches_any(servers[:REACH_SERVERS]):
+            raise Unavailable("xt_token", f"none of its servers can be reached: {reason}") from None
         raise ConfigError("xt_token", reason) from None
     logger.info("data service at %s:%d, its data in %s", host, port, home)
     return host, port
+
+
+def _reaches_any(servers: Sequence[tuple[str, str]]) -> bool:
+    for host, port in servers:
+        try:
+            socket.create_connection((host, int(port)), REACH_SECONDS).close()
+        except (OSError, OverflowError):
+            continue
+        return True
+    return False
 
 
 def close_center() -> None:

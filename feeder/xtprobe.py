@@ -1,19 +1,22 @@
 """What the terminal says when it is asked once: `python -m feeder.xtprobe HOST:PORT`, for `qmt-bridge doctor`.
 
-A process of its own, because xtquant holds one client a process, and a call into it may hang: whoever starts it sets
-a time and kills it.
+With `--center SERVER...` instead what the data service would meet, without a token or a login. A process of its own,
+because xtquant holds one client a process, and a call into it may hang: whoever starts it sets a time and kills it.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from feeder import xtsdk
+from feeder import xtcenter, xtsdk
+from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError
 
 # An index of each exchange has a tick every few seconds while it trades.
 _INDICES = ["000001.SH", "399001.SZ"]
@@ -45,10 +48,43 @@ def probe(address: str) -> dict[str, object]:
     return answer
 
 
+def probe_center(servers: Sequence[str]) -> dict[str, object]:
+    """Return whether the data service can be imported, what is wrong with `servers`, and its first free port, or 0.
+
+    ``{"error":"","servers_error":"","host":"127.0.0.1","ports":[58609,58619],"port":58609}``
+    """
+    answer: dict[str, object] = {"error": "", "servers_error": "", "host": xtcenter.HOST, "ports": xtcenter.PORTS}
+    try:
+        # It imports the data service's module as well.
+        xtsdk.load()
+    except Exception as exc:
+        answer["error"] = str(exc)
+    try:
+        xtcenter.check(Config(xt_servers=tuple(servers)))
+    except ConfigError as exc:
+        answer["servers_error"] = exc.reason
+    return {**answer, "port": free_port(*xtcenter.PORTS)}
+
+
+def free_port(first: int, last: int) -> int:
+    """Return the first port from `first` to `last` on which the data service could listen, or 0."""
+    return next(filter(_is_free, range(first, last + 1)), 0)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        try:
+            listener.bind((xtcenter.HOST, port))
+        except OSError:
+            return False
+    return True
+
+
 def main() -> None:
-    """Print what the terminal at the address in the command line says, as JSON."""
+    """Print what the command line asks for, as JSON."""
+    first, *servers = sys.argv[1:]
     with xtsdk.take_stdout() as out:
-        out.write(msgspec.json.encode(probe(sys.argv[1])))
+        out.write(msgspec.json.encode(probe_center(servers) if first == "--center" else probe(first)))
     # Without waiting for native threads.
     os._exit(0)
 

@@ -18,11 +18,13 @@ from functools import partial
 from typing import Any
 
 from feeder import normalize, xtcenter, xtsdk
-from feeder.silence import MARKETS, SEVERAL, Silence, day_name
 from feeder.source import DownloadRequest, Sink
+from feeder.splice import Splice
+from feeder.xtfeed import Callback, Feed, market_of
+from feeder.xtlistener import Listener
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ConfigError, Refused
-from qmt_bridge.wire.topics import Kind, Topic, TopicParts, formula_spec
+from qmt_bridge.errors import ConfigError, Refused, Unavailable
+from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 
 logger = logging.getLogger(__name__)
 
@@ -35,85 +37,18 @@ CENTER_SECONDS = 120.0
 WATCH_SECONDS = 1.0
 # How often to ask again for what was refused: a terminal answers before it is logged in, and limits become free.
 REFUSED_SECONDS = 60.0
+# How long there has to be room for single subscriptions before ticks go back to them: who leaves only to come again
+# finds its place free, and costs no more than that.
+RETURN_SECONDS = 5.0
 # Of the two seconds that `close` may take: to give subscriptions back, and to wait for the thread.
 LEAVE_SECONDS = 1.5
 JOIN_SECONDS = 1.9
-# Periods that move while a market trades. How often xtquant pushes an unfinished bar is not documented: longer bars
-# may be quiet for their whole length.
-_LIVE_PERIODS = frozenset(("tick", "1m", "l2quote", "l2order", "l2transaction"))
 # A tick from further in the future than this is wrong about its time.
 _FUTURE_MS = 3_600_000
 
 
-def _live_market(parts: TopicParts) -> str:
-    """Return the stock market whose trade keeps `parts` moving; empty if there is none."""
-    if parts.kind is Kind.FORMULA or (parts.kind is Kind.QUOTE and parts.detail not in _LIVE_PERIODS):
-        return ""
-    market = parts.name.rpartition(".")[2]
-    return market if market in MARKETS else ""
-
-
 def _now() -> int:
     return time.time_ns() // 1_000_000
-
-
-class _Feed:
-    """One native subscription, to `parts`, and the topics that it serves."""
-
-    __slots__ = ("handle", "heard", "live", "market", "parts", "quotes", "spec", "topic")
-
-    def __init__(self, parts: TopicParts, topic: Topic | None, quotes: dict[str, Topic]) -> None:
-        self.parts = parts
-        self.spec = formula_spec(parts) if parts.kind is Kind.FORMULA else None
-        # The topic of these very parts; None for a market that only single quotes are taken out of.
-        self.topic = topic
-        # Those quotes' topics by code. Callbacks read it while the calling thread writes.
-        self.quotes = quotes
-        # The market whose silence it breaks, and whether it has: set by callbacks, cleared by the calling thread.
-        self.market = _live_market(parts)
-        self.heard = False
-        # What unsubscribes it, on the client that gave it and on no other.
-        self.handle: Any = None
-        # Cleared when it ends, while xtquant may still be calling back.
-        self.live = True
-
-    @property
-    def is_single(self) -> bool:
-        """Return whether it counts as one instrument's subscription (doc/xtdata.md 194: at most 50)."""
-        return self.parts.kind in (Kind.QUOTE, Kind.L2)
-
-    @property
-    def code(self) -> str:
-        """Return the code, or the market, that it is about."""
-        return self.parts.name if self.spec is None else self.spec.stock_code
-
-    def request(self) -> tuple[str, dict[str, Any]]:
-        """Return the xtdata function that subscribes it, and its arguments without the callback."""
-        name, detail = self.parts.name, self.parts.detail
-        if self.spec is not None:
-            # xtdata.subscribe_formula wants 'MODEL:PARAM', but reads 'barmode' as it stands.
-            model = self.spec.formula_name
-            extend_param = {
-                param if param == "barmode" or ":" in param else f"{model}:{param}": value
-                for param, value in self.spec.params.items()
-            }
-            return "subscribe_formula", {
-                "formula_name": model,
-                "stock_code": self.spec.stock_code,
-                "period": self.spec.period,
-                "count": self.spec.count,
-                "dividend_type": self.spec.dividend_type,
-                "extend_param": extend_param,
-            }
-        if self.parts.kind is Kind.WHOLE:
-            return "subscribe_whole_quote", {"code_list": [name]}
-        if self.parts.kind is Kind.L2:
-            return "subscribe_l2thousand", {"stock_code": name, "gear_num": int(detail) or None}
-        return "subscribe_quote", {"stock_code": name, "period": detail, "count": 0}
-
-    def __str__(self) -> str:
-        function, arguments = self.request()
-        return f"{function}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
 
 
 class XtQuote:
@@ -133,6 +68,7 @@ class XtQuote:
         self._single_limit = config.xt_single_limit
         self._sink: Sink
         self._xtdata: Any
+        self._listener: Listener
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="xtquant-calls", daemon=True)
         self._closing = False
@@ -140,33 +76,39 @@ class XtQuote:
         self._now = now
         # The time of the newest tick of each whole-quote subscription. Callbacks write it.
         self._newest: dict[TopicParts, int] = {}
-        # Payloads that could not be published, and the kinds of fault already logged. Callbacks write both, at once.
+        # Of several callbacks, and the calling thread, one at a time takes a tick out of a market or adds to its ticks.
+        self._passing = threading.Lock()
+        # Data that could not be published, and the kinds of fault already logged. Callbacks write both, at once.
         self.failed = 0
         self._faults: set[tuple[Kind, str, type[Exception]]] = set()
         self._failures = threading.Lock()
 
         # The rest is the calling thread's. What is wanted outlives a session, refused topics included.
         self._wanted: dict[Topic, TopicParts] = {}
-        self._held: dict[Topic, _Feed] = {}
-        self._feeds: dict[TopicParts, _Feed] = {}
+        self._held: dict[Topic, Feed] = {}
+        self._feeds: dict[TopicParts, Feed] = {}
         self._singles = 0
+        # Single subscriptions that bring ticks beside the market that still serves them.
+        self._returning: dict[Topic, Feed] = {}
+        # Since when there has been room for more, and which ticks were refused it.
+        self._room_since = 0.0
+        self._stuck: set[Topic] = set()
         self._client: Any = None
         # Counts attempts to connect: what a dead client still tells is not about this one.
         self._session = 0
         self._lost_session = 0
         self._was_connected = False
         self._down_reason: str | None = None
-        self._silence = Silence(round(config.xt_silence * 1000))
-        self._calendar_day = ""
-        self._calendar_fault = ""
 
     def start(self, sink: Sink) -> None:
         """Import xtquant and begin to connect; raise ImportError where its native modules cannot be imported.
 
-        With a token first wait for the data service; raise `ConfigError` with the reason if it does not open.
+        With a token first wait for the data service; raise `ConfigError` with the reason if it does not open, and
+        `Unavailable` if that may pass.
         """
         self._sink = sink
         self._xtdata = xtsdk.load()
+        self._listener = Listener(self._xtdata, self._config.xt_silence, self._now, self._is_alive)
         self._thread.start()
         if not self._config.xt_token:
             return
@@ -174,7 +116,7 @@ class XtQuote:
             self._center.result(CENTER_SECONDS)
         except TimeoutError:
             self._closing = True
-            raise ConfigError("xt_token", f"the data service has not opened in {CENTER_SECONDS:g} s") from None
+            raise Unavailable("xt_token", f"the data service has not opened in {CENTER_SECONDS:g} s") from None
         except ConfigError as exc:
             logger.error("the data service cannot be opened: %s", exc.reason)
             raise
@@ -220,7 +162,7 @@ class XtQuote:
             self._lost_session = session
             self._wake()
 
-    def _deliver(self, feed: _Feed, payload: object) -> None:
+    def _deliver(self, feed: Feed, payload: object) -> None:
         received_ns = time.time_ns()
         if not feed.live:
             return
@@ -230,41 +172,64 @@ class XtQuote:
             # xtdata's wrapper would print this to stdout.
             self._note_failure(feed, exc)
 
-    def _note_failure(self, feed: _Feed, exc: Exception) -> None:
+    def _note_failure(self, feed: Feed, exc: Exception) -> None:
         fault = (feed.parts.kind, feed.parts.detail, type(exc))
         with self._failures:
             self.failed += 1
             is_new = fault not in self._faults
             self._faults.add(fault)
         if is_new:
-            logger.error("payload of %s cannot be published", feed, exc_info=exc)
+            logger.error("data of %s cannot be published", feed, exc_info=exc)
 
-    def _publish(self, feed: _Feed, payload: object, received_ns: int) -> None:
-        topic = feed.topic
+    def _publish(self, feed: Feed, payload: object, received_ns: int) -> None:
+        unfit = partial(self._note_failure, feed)
         if feed.parts.kind is Kind.WHOLE:
-            for ticks in normalize.whole(payload):
-                if feed.market and not feed.heard:
-                    feed.heard = self._is_news(feed.parts, ticks, received_ns)
-                if topic is not None:
-                    self._sink.publish_whole(topic, ticks, received_ns)
-                if feed.quotes:
-                    for code, tick in ticks.items():
-                        single = feed.quotes.get(code)
-                        if single is not None:
-                            self._sink.publish(single, {code: [tick]}, received_ns)
-        elif topic is not None:
+            for ticks in normalize.whole(payload, unfit):
+                self._publish_whole(feed, ticks, received_ns)
+        elif feed.topic is not None:
             if feed.spec is None:
-                quote = normalize.quote(payload)
+                quote = normalize.quote(payload, unfit)
                 if quote:
                     feed.heard = True
-                    self._sink.publish(topic, quote, received_ns)
+                    self._publish_quote(feed, feed.topic, quote, received_ns)
             else:
                 body = {
                     "formula_name": feed.spec.formula_name,
                     "stock_code": feed.spec.stock_code,
                     "data": normalize.document(payload),
                 }
-                self._sink.publish(topic, body, received_ns)
+                self._sink.publish(feed.topic, body, received_ns)
+
+    def _publish_whole(self, feed: Feed, ticks: dict[str, Any], received_ns: int) -> None:
+        if not feed.heard:
+            feed.heard = self._is_news(feed.parts, ticks, received_ns)
+        topic = feed.topic
+        if feed.is_market:
+            with self._passing:
+                # A topic that begins after this finds the ticks among those of the market, else it gets them here.
+                feed.ticks.update(ticks)
+                topic = feed.topic
+        if topic is not None:
+            self._sink.publish_whole(topic, ticks, received_ns)
+        if feed.quotes:
+            for code, tick in ticks.items():
+                splice = feed.quotes.get(code)
+                if splice is not None:
+                    with self._passing:
+                        if splice.from_market(tick):
+                            self._sink.publish(splice.topic, {code: [tick]}, received_ns)
+
+    def _publish_quote(self, feed: Feed, topic: Topic, quote: dict[str, list[Any]], received_ns: int) -> None:
+        splice = feed.splice
+        if splice is None:
+            self._sink.publish(topic, quote, received_ns)
+            return
+        for code, ticks in quote.items():
+            # Published inside, so that no older tick of the market's can come after it.
+            with self._passing:
+                ticks = [tick for tick in ticks if splice.from_single(tick, received_ns)]
+                if ticks:
+                    self._sink.publish(topic, {code: ticks}, received_ns)
 
     def _is_news(self, parts: TopicParts, ticks: Mapping[str, Any], received_ns: int) -> bool:
         """Return whether there is a newer tick than ever: what begins a subscription is a snapshot, however old."""
@@ -301,7 +266,7 @@ class XtQuote:
             self._forget_session()
             if reason is None:
                 continue
-            self._silence.reset()
+            self._listener.forget()
             self._tell_down(reason)
             if time.monotonic() - began > RETRY_LAST:
                 delay = RETRY_FIRST
@@ -331,7 +296,7 @@ class XtQuote:
         if not self._closing and self._is_alive():
             self._down_reason = None
             logger.info("connected to the terminal at %s:%d", self._host, self._port)
-            if self._silence.stale:
+            if self._listener.stale:
                 # Being connected is not what was missing.
                 self._sink.set_state("stale", "market_silent")
             else:
@@ -346,87 +311,36 @@ class XtQuote:
             if time.monotonic() >= listen:
                 if not self._listen():
                     return None
+                self._return_ticks(time.monotonic())
                 listen = time.monotonic() + WATCH_SECONDS
             self._call_next(WATCH_SECONDS)
             if time.monotonic() >= ask_again:
+                self._stuck.clear()
                 self._subscribe_wanted()
                 ask_again = time.monotonic() + REFUSED_SECONDS
         return "terminal_disconnected"
 
     def _listen(self) -> bool:
-        """Look for markets that say nothing although they trade; return whether the session may go on."""
-        wanted, heard = self._listened()
-        now = self._now()
-        if wanted:
-            self._learn_holidays(day_name(now))
-        action = self._silence.check(now, wanted, heard)
-        if action == "none":
-            return True
-        if action == "recovered":
-            logger.info("silence is over")
-            self._sink.set_state("up", data_lost=True)
-            return True
-        logger.warning(
-            "nothing came from %s while it trades; %s; %d more tries today",
-            ", ".join(sorted(self._silence.stale)),
-            {"resubscribe": "subscribing again", "reconnect": "connecting again"}.get(action, "waiting"),
-            self._silence.left,
-        )
+        """Do what silence asks for; return whether the session may go on."""
+        action = self._listener.listen(self._wanted, self._held, self._feeds)
         if action == "reconnect":
+            if not self._listener.stale:
+                self._sink.set_state("stale", "market_silent")
             return False
-        self._sink.set_state("stale", "market_silent")
-        if action == "resubscribe":
-            self._begin_anew(self._silence.stale)
+        if action in ("recovered", "closed"):
+            self._sink.set_state("up", data_lost=True)
+        elif action in ("stale", "resubscribe"):
+            self._sink.set_state("stale", "market_silent")
+            if action == "resubscribe":
+                self._begin_anew(self._listener.stale)
         return True
-
-    def _listened(self) -> tuple[dict[str, int], set[str]]:
-        """Return how many codes of each market should be heard, and the markets that were since the last call."""
-        codes: dict[str, set[str]] = {}
-        for topic, parts in self._wanted.items():
-            market = _live_market(parts)
-            # What was refused is silent by right, unless it was held before the market fell silent.
-            if market and (topic in self._held or market in self._silence.stale):
-                ticking = codes.setdefault(market, set())
-                # Minute bars may come but once a minute, so they count for none.
-                if parts.detail != "1m":
-                    ticking.add(parts.name)
-        heard = set()
-        for feed in self._feeds.values():
-            if feed.heard:
-                feed.heard = False
-                heard.add(feed.market)
-        return {market: SEVERAL if market in names else len(names) for market, names in codes.items()}, heard
-
-    def _learn_holidays(self, today: str) -> None:
-        """Ask xtquant for its calendar once a day; without one every weekday is taken for a trading day."""
-        if today == self._calendar_day:
-            return
-        fault = ""
-        try:
-            # What xtdata.get_trading_calendar does (xtdata.py 2159), which compares holidays with this machine's
-            # midnights and so finds none where the clock is not Shanghai's.
-            self._xtdata.download_holiday_data()
-            holidays = frozenset(self._xtdata.get_holidays())
-            if any(day.startswith(today[:4]) for day in holidays):
-                self._silence.holidays = holidays
-            else:
-                fault = f"the terminal has no holidays of {today[:4]}"
-        except Exception as exc:
-            if not self._is_alive():
-                return
-            fault = f"{type(exc).__name__}: {exc}"
-        self._calendar_day = today
-        if fault and not self._calendar_fault:
-            logger.warning("no trading calendar, so every weekday is taken for a trading day: %s", fault)
-        self._calendar_fault = fault
 
     def _begin_anew(self, markets: frozenset[str]) -> None:
         """Give back all subscriptions of `markets`, longer bars and formulas included, and subscribe what is wanted."""
-        old = [feed for feed in self._feeds.values() if feed.code.rpartition(".")[2] in markets]
+        old = [feed for feed in self._feeds.values() if feed.market in markets]
         self._held = {topic: feed for topic, feed in self._held.items() if feed not in old}
+        self._returning = {topic: feed for topic, feed in self._returning.items() if feed not in old}
         for feed in old:
-            del self._feeds[feed.parts]
-            self._singles -= feed.is_single
             self._end(feed)
         self._subscribe_wanted()
 
@@ -458,6 +372,8 @@ class XtQuote:
             feed.live = False
         self._feeds.clear()
         self._held.clear()
+        self._returning.clear()
+        self._stuck.clear()
         self._singles = 0
         self._client = None
 
@@ -474,7 +390,7 @@ class XtQuote:
         for feed in self._feeds.values():
             if time.monotonic() > until or not self._is_alive():
                 break
-            self._end(feed)
+            self._unsubscribe(feed)
         self._forget_session()
         self._xtdata.disconnect()
 
@@ -487,16 +403,21 @@ class XtQuote:
 
     def _leave(self, topic: Topic) -> None:
         parts = self._wanted.pop(topic, None)
+        self._stuck.discard(topic)
+        returning = self._returning.pop(topic, None)
+        if returning is not None:
+            self._end(returning)
         feed = self._held.pop(topic, None)
-        if parts is None or feed is None:
-            return
+        if parts is not None and feed is not None:
+            self._release(feed, topic, parts)
+
+    def _release(self, feed: Feed, topic: Topic, parts: TopicParts) -> None:
+        """Let `feed` serve `topic` no more, and end it if that was all."""
         if feed.topic == topic:
             feed.topic = None
         else:
             del feed.quotes[parts.name]
         if feed.topic is None and not feed.quotes:
-            del self._feeds[feed.parts]
-            self._singles -= feed.is_single
             self._end(feed)
 
     def _subscribe_wanted(self) -> None:
@@ -509,50 +430,95 @@ class XtQuote:
         if topic in self._held:
             return
         if parts.kind is Kind.QUOTE and parts.detail == "tick" and self._singles >= self._single_limit:
-            market = TopicParts(Kind.WHOLE, parts.name.rpartition(".")[2], "")
-            feed, replaced = _Feed(market, None, {parts.name: topic}), None
-            shared = self._feeds.get(market)
-            if shared is not None:
-                shared.quotes[parts.name] = topic
-                self._held[topic] = shared
-                self._sink.accept(topic)
-                return
+            market = TopicParts(Kind.WHOLE, market_of(parts), "")
+            feed = self._feeds.get(market) or Feed(market)
+            feed.quotes[parts.name] = Splice(topic)
         else:
-            # A market that only single quotes were taken out of begins anew, for the snapshot that it owes.
-            replaced = self._feeds.get(parts)
-            feed = _Feed(parts, topic, {} if replaced is None else replaced.quotes)
-        if not self._begin(feed, topic):
-            return
-        if replaced is not None:
-            self._end(replaced)
-        self._feeds[feed.parts] = feed
-        self._singles += feed.is_single
-        for served in (topic, *feed.quotes.values()):
-            self._held[served] = feed
+            feed = self._feeds.get(parts) or Feed(parts, topic)
+        if feed.parts not in self._feeds:
+            refusal = self._begin(feed)
+            if refusal:
+                if self._is_alive():
+                    self._sink.refuse(topic, "upstream_refused", refusal)
+                return
+        elif feed.parts == parts:
+            # A market that single ticks are taken out of has brought its snapshot.
+            with self._passing:
+                if feed.ticks:
+                    self._sink.publish_whole(topic, feed.ticks, time.time_ns())
+                feed.topic = topic
+        self._held[topic] = feed
         self._sink.accept(topic)
 
-    def _begin(self, feed: _Feed, topic: Topic) -> bool:
-        """Subscribe `feed` for `topic`; return whether it is held. A lost connection is no refusal."""
+    def _return_ticks(self, now: float) -> None:
+        """Let ticks that come out of a market go back to single subscriptions while there is room, oldest first.
+
+        1. Subscribe the single one, which brings ticks beside the market. 2. Once each has brought what the other
+        did, publish the single one's and no more of the market's. 3. End the market if it serves nothing else.
+        """
+        for topic, feed in list(self._returning.items()):
+            splice = feed.splice
+            if splice is None or not splice.is_ready(now):
+                continue
+            with self._passing:
+                for tick, received_ns in splice.cut():
+                    self._sink.publish(topic, {feed.parts.name: [tick]}, received_ns)
+            del self._returning[topic]
+            market, self._held[topic] = self._held[topic], feed
+            self._release(market, topic, feed.parts)
+        if self._singles >= self._single_limit or now - self._room_since < RETURN_SECONDS:
+            return
+        shared = {splice.topic: feed for feed in self._feeds.values() for splice in feed.quotes.values()}
+        for topic in [topic for topic in self._wanted if topic in shared]:
+            if topic in self._returning or topic in self._stuck:
+                continue
+            if self._singles >= self._single_limit or not self._is_alive():
+                return
+            parts = self._wanted[topic]
+            feed = Feed(parts, topic)
+            splice = feed.splice = shared[topic].quotes[parts.name]
+            if refusal := self._begin(feed):
+                if self._is_alive():
+                    self._stuck.add(topic)
+                    logger.warning("%s still comes out of the whole market: %s", topic, refusal)
+                # The terminal may allow less than our limit, so one refusal at a time is enough.
+                self._room_since = now
+                return
+            # Not `now`: the call may have taken its time.
+            splice.begin(time.monotonic())
+            self._returning[topic] = feed
+
+    def _begin(self, feed: Feed) -> str:
+        """Subscribe `feed`; return why it is not held, empty if it is."""
         function, arguments = feed.request()
         try:
             if feed.parts.detail == "brokerqueue2" and not self._xtdata.get_hk_broker_dict():
                 # Its wrapper would ask for the names in each callback (xtdata.py 1165, 3400).
                 raise LookupError("no broker names")
-            feed.handle = getattr(self._xtdata, function)(**arguments, callback=partial(self._deliver, feed))
+            callback = Callback(feed, self._deliver, self._note_failure)
+            feed.handle = getattr(self._xtdata, function)(**arguments, callback=callback)
         except Exception as exc:
             answer = f"raised {type(exc).__name__}: {exc}"
         else:
             # A formula's request id, or a seq above 0 (doc/xtdata.md 239).
             handle = feed.handle
             if handle if feed.spec is not None else isinstance(handle, int) and handle > 0:
-                return True
+                self._feeds[feed.parts] = feed
+                self._singles += feed.is_single
+                return ""
             answer = f"returned {handle!r}"
         feed.live = False
-        if self._is_alive():
-            self._sink.refuse(topic, "upstream_refused", f"{feed} {answer}")
-        return False
+        return f"{feed} {answer}"
 
-    def _end(self, feed: _Feed) -> None:
+    def _end(self, feed: Feed) -> None:
+        del self._feeds[feed.parts]
+        if feed.is_single:
+            self._singles -= 1
+            if self._singles == self._single_limit - 1:
+                self._room_since = time.monotonic()
+        self._unsubscribe(feed)
+
+    def _unsubscribe(self, feed: Feed) -> None:
         feed.live = False
         if not self._is_alive():
             return

@@ -66,8 +66,11 @@ class XtSource:
         self._quote.subscribe(topic, parts)
 
     def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
-        """Stop publishing `topic`."""
-        self._quote.unsubscribe(topic, parts)
+        """Stop publishing `topic`; of a download: cancel it."""
+        if parts.kind is Kind.DOWNLOAD:
+            self._download.cancel(topic)
+        else:
+            self._quote.unsubscribe(topic, parts)
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
         """Download history (see `Source`)."""

@@ -1,8 +1,9 @@
 """Trade events of the terminal: every callback of xttrader, and after each connection what was missed meanwhile.
 
 The thread `xtquant-trade` owns the sessions: an XtQuantTrader connects once, so each loss takes a new one. Calls into
-xtquant wait without a timeout, so each has a daemon thread that can be left behind. Callbacks and answers come on one
-more thread a session, in their order: they read, hand over to the sink and return. No order is ever placed here.
+xtquant wait without a timeout, so each has a daemon thread that can be left behind, those of `LEFT_BEHIND` sessions at
+most. Callbacks and answers come on one more thread a session, in their order: they read, hand over to the sink and
+return. No order is ever placed here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from feeder import normalize, xtsdk
-from feeder.published import Published
+from feeder.published import Key, Published
 from feeder.source import Sink
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
@@ -32,6 +33,13 @@ RETRY_LAST = 30.0
 # How long to wait for a new session, then for an account or a query, before it is said and something else is tried.
 OPEN_SECONDS = 30.0
 ANSWER_SECONDS = 30.0
+# How often to ask whether the terminal still answers: xtquant may not tell that it was lost.
+PROBE_SECONDS = 30.0
+# Between the answers that have to agree that a position is gone: a terminal that has just logged in lists less.
+CONFIRM_SECONDS = 10.0
+# Sessions given up in a call that has not returned. Each costs threads and shared memory, and what hangs as often as
+# this hangs again.
+LEFT_BEHIND = 5
 # Of the two seconds that `close` may take: to stop a session, and to wait for the thread.
 STOP_SECONDS = 1.5
 JOIN_SECONDS = 1.9
@@ -179,8 +187,15 @@ class _Session:
         self.failure: str | None = None
         self.lost = False
         self.ended = False
+        # Calls into xtquant, and what waits for them, that have not returned.
+        self.calls = 0
+        # Callbacks and answers so far, and who is asking for more.
+        self.heard = 0
+        self.asking: dict[Account, threading.Thread] = {}
         self.joined: list[Account] = []
         self.answered: set[tuple[Account, str]] = set()
+        # The newest answer with an account's positions, if it could be read, and `Published.count` when it was asked.
+        self.positions: dict[Account, tuple[int, list[dict[str, object]]]] = {}
         # The newest status by account id and type.
         self.statuses: dict[tuple[object, object], object] = {}
 
@@ -193,8 +208,8 @@ class XtTrade:
     """Trade events of the accounts in `config.xt_accounts`, from the terminal whose folder is `config.xt_userdata`.
 
     Each event is published under the account that it names, else under the only account, else under ``*``. What was
-    missed is published once, with ``"recovered": true``; what the broker pushes again is not published again. That
-    outlives a restart of the feeder, by its journal.
+    missed is published once, with ``"recovered": true``, also that a position is gone; what the broker pushes again is
+    not published again. That outlives a restart of the feeder, by its journal.
     """
 
     def __init__(self, config: Config) -> None:
@@ -223,6 +238,8 @@ class XtTrade:
         self._unreadable: set[tuple[str, str]] = set()
         # What is already logged as not working; None is the session.
         self._told: set[Account | None] = set()
+        # Sessions that are over, among them those with calls that have not returned.
+        self._left: list[_Session] = []
 
     def start(self, sink: Sink) -> None:
         """Read the journal and begin to connect; raise ImportError where xtquant's native modules are not to be had."""
@@ -258,7 +275,7 @@ class XtTrade:
 
     def _run(self) -> None:
         delay = RETRY_FIRST
-        while not self._closing:
+        while self._may_open():
             began = time.monotonic()
             session = _Session(_Pushes(self._note_failure))
             try:
@@ -269,30 +286,73 @@ class XtTrade:
             self._end(session)
             if self._closing:
                 return
+            self._left.append(session)
             self._tell(None, reason)
             if time.monotonic() - began > RETRY_LAST:
                 delay = RETRY_FIRST
             self._wait(lambda: False, delay)
             delay = min(2 * delay, RETRY_LAST)
 
+    def _may_open(self) -> bool:
+        """Wait while too many calls hang; return whether there is to be a new session."""
+        with self._changed:
+            hung = self._count_hung()
+        if hung >= LEFT_BEHIND:
+            logger.error(
+                "no trade events: calls into xtquant of %d sessions have not returned; waiting for one to return, "
+                "which may take a restart of the terminal or of the feeder",
+                hung,
+            )
+            self._wait(lambda: self._count_hung() < LEFT_BEHIND)
+        return not self._closing
+
+    def _count_hung(self) -> int:
+        self._left = [session for session in self._left if session.calls]
+        return len(self._left)
+
     def _live(self, session: _Session) -> str:
         """Connect, subscribe every account, and return why the session is over."""
-        self._call(self._open, session)
+        self._call(session, self._open)
         self._wait(lambda: session.opened, OPEN_SECONDS)
         if not session.opened:
             return f"no connection within {OPEN_SECONDS:g} s"
         if session.failure is not None:
             return session.failure
         for account in self._accounts:
-            self._call(self._join, session, account)
+            self._call(session, self._join, account)
         self._wait(lambda: session.lost or len(session.joined) == len(self._accounts), ANSWER_SECONDS)
         if not session.joined and not session.lost:
             return f"no account could be subscribed within {ANSWER_SECONDS:g} s"
         for account in self._accounts:
             if account not in session.joined:
                 self._tell(account, "not subscribed yet")
-        self._wait(lambda: session.lost)
-        return "disconnected"
+        return self._watch(session)
+
+    def _watch(self, session: _Session) -> str:
+        """Return why the session is over, once it is: xtquant says so, or the terminal falls silent."""
+        while True:
+            self._wait(lambda: session.lost, PROBE_SECONDS)
+            if session.lost or self._closing:
+                return "disconnected"
+            if self._is_silent(session):
+                return f"no answer and no event within {ANSWER_SECONDS:g} s"
+
+    def _is_silent(self, session: _Session) -> bool:
+        """Ask, and return whether neither an answer nor anything else comes in time.
+
+        It is for the open orders: they are few, and what was missed of them is published.
+        """
+        with self._changed:
+            heard = session.heard
+            # Of an account whose orders were never told silence proves nothing.
+            known = [account for account in session.joined if (account, "order") in session.answered]
+        for account in known:
+            asking = session.asking.get(account)
+            if asking is None or not asking.is_alive():
+                session.asking[account] = self._call(session, self._ask, account, "order", self._recover, True)
+        if known:
+            self._wait(lambda: session.lost or session.heard != heard, ANSWER_SECONDS)
+        return bool(known) and not session.lost and session.heard == heard
 
     def _end(self, session: _Session) -> None:
         with self._changed:
@@ -303,7 +363,7 @@ class XtTrade:
             # Else `_open` does it, once xtquant has returned.
             is_mine = session.opened
         if is_mine:
-            self._call(self._stop, session).join(STOP_SECONDS)
+            self._call(session, self._stop).join(STOP_SECONDS)
 
     def _wait(self, condition: Callable[[], bool], seconds: float | None = None) -> None:
         with self._changed:
@@ -318,13 +378,19 @@ class XtTrade:
 
     # -- Threads of their own, which xtquant may keep
 
-    def _call(self, call: Callable[..., object], *args: object) -> threading.Thread:
+    def _call(self, session: _Session, call: Callable[..., object], *args: object) -> threading.Thread:
         def run() -> None:
             try:
-                call(*args)
+                call(session, *args)
             except Exception:
-                self._note_failure(f"call of {getattr(call, '__name__', call)}")
+                self._note_failure(f"call of {call.__name__}")
+            finally:
+                with self._changed:
+                    session.calls -= 1
+                    self._changed.notify_all()
 
+        with self._changed:
+            session.calls += 1
         thread = threading.Thread(target=run, name="xtquant-trade-call", daemon=True)
         thread.start()
         return thread
@@ -388,9 +454,22 @@ class XtTrade:
         return None if result == 0 else f"subscribe returned {result!r}"
 
     def _reconcile(self, session: _Session, account: Account) -> None:
-        """Ask for the day's orders, fills, positions and asset, again if need be, and each where it holds no other."""
-        stock_account = self._xttype.StockAccount(account.id, account.type)
-        wanted = {(account, event) for event in QUERIES}
+        """Publish what was missed of the day's orders, fills, positions and asset."""
+        if not self._ask_until_answered(session, account, QUERIES):
+            return
+        _, gone = self._sold_out(session, account)
+        if not gone:
+            return
+        self._wait(lambda: session.is_over, CONFIRM_SECONDS)
+        if self._ask_until_answered(session, account, ("position",)):
+            with self._changed:
+                asked, still_gone = self._sold_out(session, account)
+                for key in gone.keys() & still_gone.keys():
+                    self._publish("position", still_gone[key], time.time_ns(), asked)
+
+    def _ask_until_answered(self, session: _Session, account: Account, events: Iterable[str]) -> bool:
+        """Make queries, again if need be, and each where it holds no other; return whether all were answered."""
+        wanted = {(account, event) for event in events}
         patience = ANSWER_SECONDS
         with self._changed:
             session.answered -= wanted
@@ -400,11 +479,30 @@ class XtTrade:
                 level = logging.DEBUG if patience > 2 * ANSWER_SECONDS else logging.WARNING
                 logger.log(level, "%s: %s not answered; asking again", account, names)
             for _, event in missing:
-                # Not the blocking ones: only an answer on the thread of the pushes has a place in their order.
-                ask = getattr(session.trader, QUERIES[event])
-                self._call(ask, stock_account, partial(self._recover, session, account, event, self._published.count))
+                self._call(session, self._ask, account, event, self._note_answer)
             self._wait(lambda: session.is_over or session.answered >= wanted, patience)
             patience *= 2
+        return not missing
+
+    def _ask(
+        self, session: _Session, account: Account, event: str, take: Callable[..., object], *options: object
+    ) -> None:
+        # Not the blocking ones: only an answer on the thread of the pushes has a place in their order.
+        ask = getattr(session.trader, QUERIES[event])
+        stock_account = self._xttype.StockAccount(account.id, account.type)
+        ask(stock_account, partial(take, session, account, event, self._published.count), *options)
+
+    def _sold_out(self, session: _Session, account: Account) -> tuple[int, dict[Key, dict[str, object]]]:
+        """Return the positions that are gone by what was answered, and when that was asked."""
+        with self._changed:
+            # One number may be two accounts, whose positions might not be told apart by their type.
+            sharing = [each for each in self._accounts if each.id == account.id]
+            answers = [session.positions[each] for each in sharing if each in session.positions]
+            statuses = [status for (id, _), status in session.statuses.items() if id == account.id]
+            if session.is_over or len(answers) < len(sharing) or any(each != ACCOUNT_STATUS_OK for each in statuses):
+                return 0, {}
+            asked = min(asked for asked, _ in answers)
+            return asked, self._published.sold_out(account.id, [data for _, told in answers for data in told], asked)
 
     def _stop(self, session: _Session) -> None:
         trader = session.trader
@@ -431,6 +529,7 @@ class XtTrade:
 
     def _receive(self, session: _Session, event: str, *objects: object) -> None:
         received_ns = time.time_ns()
+        self._note_heard(session)
         try:
             if event == "disconnected":
                 self._lose(session)
@@ -447,16 +546,34 @@ class XtTrade:
             self._note_failure(event)
 
     def _recover(self, session: _Session, account: Account, event: str, asked: int, answer: Any) -> None:
+        """Publish what is news in the answer to a query."""
         received_ns = time.time_ns()
+        self._note_heard(session)
         objects: Iterable[object] = [answer] if event == "asset" else answer or ()
+        told = []
         for item in objects:
             if item is not None:
                 try:
-                    self._publish(event, self._read(event, item), received_ns, asked)
+                    told.append(self._read(event, item))
+                    self._publish(event, told[-1], received_ns, asked)
                 except Exception:
                     self._note_failure(event)
+        if event == "position":
+            with self._changed:
+                session.positions.pop(account, None)
+                # What cannot be read may be what seems to be gone.
+                if answer is not None and len(told) == len(answer) and all(data.get("stock_code") for data in told):
+                    session.positions[account] = asked, told
+
+    def _note_answer(self, session: _Session, account: Account, event: str, asked: int, answer: Any) -> None:
+        self._recover(session, account, event, asked, answer)
         with self._changed:
             session.answered.add((account, event))
+            self._changed.notify_all()
+
+    def _note_heard(self, session: _Session) -> None:
+        with self._changed:
+            session.heard += 1
             self._changed.notify_all()
 
     def _lose(self, session: _Session) -> None:
@@ -478,7 +595,7 @@ class XtTrade:
             joined = [account for account in session.joined if account.id == account_id]
         if status == ACCOUNT_STATUS_OK and not was_ready:
             for account in joined:
-                self._call(self._reconcile, session, account)
+                self._call(session, self._reconcile, account)
 
     def _publish_session(self, event: str, account: Account, received_ns: int) -> None:
         data: dict[str, object] = {"account_type": ACCOUNT_TYPES[account.type], "account_id": account.id}

@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import zmq
@@ -52,6 +52,8 @@ CLOSED_AGE_MS = 600_000.0
 # The journal of a busy month is far below a gibibyte.
 LITTLE_DISK = 1 << 30
 NO_DISK = 100 << 20
+# A year of minute bars is some 60,000 records a code: for a thousand codes, at 64 bytes each, this much.
+LITTLE_HOME = 4 << 30
 SHORT_KEY = 16
 
 
@@ -64,14 +66,31 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-class Probe(msgspec.Struct, frozen=True):
-    """What the terminal answered (feeder/xtprobe.py): newest tick and end of calendar, or why not."""
+class Answer(msgspec.Struct, frozen=True):
+    """What the process that asks xtquant says (feeder/xtprobe.py); `error` is why it can say nothing."""
 
     error: str = ""
+
+
+Some = TypeVar("Some", bound=Answer)
+
+
+class Probe(Answer, frozen=True):
+    """What the terminal answered: newest tick and end of calendar, or why not."""
+
     tick_ms: float = 0
     tick_error: str = ""
     calendar_end: str = ""
     calendar_error: str = ""
+
+
+class Center(Answer, frozen=True):
+    """What xtquant's data service would meet: servers that are no addresses, and its first free port, or 0."""
+
+    servers_error: str = ""
+    host: str = ""
+    ports: tuple[int, int] = (0, 0)
+    port: int = 0
 
 
 class Xtquant(NamedTuple):
@@ -127,8 +146,8 @@ def python(version: tuple[int, int], bits: int, needs_xtquant: bool) -> Finding:
     return Finding("python", "ok", said)
 
 
-def xtquant(found: Xtquant, source: str, windows: bool) -> Finding:
-    """Judge the SDK of the terminal."""
+def xtquant(found: Xtquant, source: str, meant: bool) -> Finding:
+    """Judge the SDK of the terminal, which is `meant` to be the source on Windows and where there is a token."""
     if source in ("sim", "replay"):
         return Finding("xtquant", "ok", f"not needed: source is {source}")
     if found.importable:
@@ -144,13 +163,13 @@ def xtquant(found: Xtquant, source: str, windows: bool) -> Finding:
     if source == "xtquant":
         return Finding("xtquant", "fail", f"{said}, and source is xtquant", advice)
     said += "; source auto gives SIMULATED data"
-    return Finding("xtquant", "warn", said, advice) if windows else Finding("xtquant", "ok", said)
+    return Finding("xtquant", "warn", said, advice) if meant else Finding("xtquant", "ok", said)
 
 
-def terminal(address: str, unreachable: str | None, error: str, needed: bool) -> Finding:
+def terminal(address: str, unreachable: str | None, error: str, unneeded: str) -> Finding:
     """Judge whether the terminal listens at `address`, and whether xtquant can talk to it."""
-    if not needed:
-        return Finding("terminal", "ok", "not needed: the source is not xtquant")
+    if unneeded:
+        return Finding("terminal", "ok", f"not needed: {unneeded}")
     if unreachable is not None:
         advice = "start QMT in its independent-trading mode (miniQMT) and log in, or set --xt-addr"
         return Finding("terminal", "fail", f"does not answer at {address}: {unreachable}", advice)
@@ -160,10 +179,47 @@ def terminal(address: str, unreachable: str | None, error: str, needed: bool) ->
     return Finding("terminal", "ok", f"xtquant connects to {address}")
 
 
-def accounts(count: int, userdata: str, found: bool, needed: bool) -> Finding:
+def token(token: str) -> Finding:
+    """Judge the token by what can be seen of it; it is never shown."""
+    if not token.isascii() or not token.isprintable() or set(token) & set(" \"'"):
+        said = "is set, but has blanks, quotes or other characters that no token has"
+        return Finding("token", "warn", said, "set QMT_BRIDGE_XT_TOKEN to the token alone, without quotes")
+    return Finding("token", "ok", "is set; whether it is good shows when the feeder logs in")
+
+
+def servers(count: int, error: str) -> Finding:
+    """Judge the addresses of the data service's servers."""
+    if error:
+        return Finding("servers", "fail", f"xt_servers: {error}", "write each as host:port")
+    return Finding("servers", "ok", f"{count} addresses" if count else "any: xt_servers is empty")
+
+
+def center(found: Center) -> Finding:
+    """Judge whether xtquant's data service can run in this Python and listen on this machine."""
+    if found.error:
+        said = f"xtquant's data service cannot be imported: {found.error}"
+        return Finding("data service", "fail", said, "use the 64-bit Python 3.11 on Windows")
+    first, last = found.ports
+    if not found.port:
+        said = f"all ports {first} to {last} of {found.host} are in use"
+        return Finding("data service", "fail", said, "end what uses them, such as other feeders")
+    return Finding("data service", "ok", f"can be imported, port {found.port} of {found.host} is free")
+
+
+def home(path: Path, error: str | None, free: int) -> Finding:
+    """Judge the data service's folder, and the space for its market data, in bytes."""
+    if error is not None:
+        return Finding("data service folder", "fail", f"{path} cannot be written: {error}", "set --xt-home")
+    said = f"{path} can be written, {free / (1 << 30):.1f} GiB free for market data"
+    if free < LITTLE_HOME:
+        return Finding("data service folder", "fail" if free < NO_DISK else "warn", said, "make room, or set --xt-home")
+    return Finding("data service folder", "ok", said)
+
+
+def accounts(count: int, userdata: str, found: bool, unneeded: str) -> Finding:
     """Judge what trade events need."""
-    if not needed:
-        return Finding("accounts", "ok", "not needed: the source is not xtquant")
+    if unneeded:
+        return Finding("accounts", "ok", f"not needed: {unneeded}")
     if not count:
         return Finding("accounts", "ok", "none: market data only, no trade events")
     if not found:
@@ -207,13 +263,13 @@ def key(api_key: str, require_key: bool, host: str) -> Finding:
     return Finding("key", "ok", "is set")
 
 
-def clock(ages_ms: Sequence[float], unchecked: str, needed: bool) -> Finding:
+def clock(ages_ms: Sequence[float], unchecked: str, unneeded: str) -> Finding:
     """Judge this machine's clock by the ages of newest ticks, or say why it is `unchecked`."""
-    if not needed:
-        return Finding("clock", "ok", "not needed: the source is not xtquant")
+    if unneeded:
+        return Finding("clock", "ok", f"not needed: {unneeded}")
     if not ages_ms:
         said = f"not checked: only a live tick tells the exchange's time, and there is none: {unchecked}"
-        return Finding("clock", "warn", said, "look again in trading hours")
+        return Finding("clock", "warn", said, "look again in trading hours, while the feeder runs")
     age = min(ages_ms)
     if age > CLOSED_AGE_MS:
         said = f"not checked: the newest tick is {age / 3_600_000:.1f} hours old, so the market is closed"
@@ -227,10 +283,10 @@ def clock(ages_ms: Sequence[float], unchecked: str, needed: bool) -> Finding:
     return Finding("clock", "ok", f"{age / 1000:.1f} s after the exchange's time of the newest tick")
 
 
-def calendar(end: str, unchecked: str, today: str, needed: bool) -> Finding:
+def calendar(end: str, unchecked: str, today: str, unneeded: str) -> Finding:
     """Judge the terminal's trading calendar by its last day, or say why it is `unchecked`; days are YYYYMMDD."""
-    if not needed:
-        return Finding("calendar", "ok", "not needed: the source is not xtquant")
+    if unneeded:
+        return Finding("calendar", "ok", f"not needed: {unneeded}")
     advice = "let the terminal update its data, which has the holidays"
     if not end:
         return Finding("calendar", "warn", f"not checked: {unchecked}", advice)
@@ -273,7 +329,7 @@ def feeder(status: FeedStatus | None, unheard: str | None, version: str, source:
     state = status.state + (f" ({status.reason})" if status.reason else "")
     said = f"source {status.source}, {kind}state {state}, {status.topics} topics, version {status.version or 'unknown'}"
     if status.state == "down":
-        return Finding("feeder", "fail", said, "see the line of the terminal, and the feeder's log")
+        return Finding("feeder", "fail", said, "see the line of the terminal or of the token, and the feeder's log")
     if status.state != "up":
         return Finding("feeder", "warn", said, "see the feeder's log")
     # A feeder that was never installed does not know its version.
@@ -293,25 +349,25 @@ def examine(config: Config, version: str) -> list[Finding]:
     sdk = _find_xtquant()
     needed = config.source == "xtquant" or (config.source == "auto" and sdk.importable)
     status, ages_ms, unheard = _listen(config)
-    unreachable = _connect_error(config.xt_addr) if needed else None
-    probe = Probe("the terminal cannot be asked")
-    if needed and unreachable is None:
-        probe = _probe(config.xt_addr)
+    unneeded = "" if needed else "the source is not xtquant"
+    no_terminal = unneeded or ("with xt_token quotes come from the data service" if config.xt_token else "")
+    unreachable = None if no_terminal else _connect_error(config.xt_addr)
+    probe = Probe("the terminal cannot be asked" if unreachable else "only the feeder asks the data service")
+    if not no_terminal and unreachable is None:
+        probe = _ask(Probe, config.xt_addr)
     if probe.tick_ms:
         ages_ms.append(time.time() * 1000 - probe.tick_ms)
     bits = 64 if sys.maxsize > 1 << 32 else 32
-    folders = (config.data_path, *config.data_path.absolute().parents)
-    # Not Path.exists: it raises for a folder that may not be looked into.
-    existing = next(path for path in folders if os.path.exists(path))
     bound = _bind_error(config.host, config.port)
     return [
         settings(None),
         python(sys.version_info[:2], bits, needed),
-        xtquant(sdk, config.source, windows),
-        terminal(config.xt_addr, unreachable, probe.error, needed),
-        accounts(len(config.xt_accounts), config.xt_userdata, os.path.isdir(config.xt_userdata), needed),
-        calendar(probe.calendar_end, probe.error or probe.calendar_error, time.strftime("%Y%m%d"), needed),
-        clock(ages_ms, probe.error or probe.tick_error, needed),
+        xtquant(sdk, config.source, windows or bool(config.xt_token)),
+        terminal(config.xt_addr, unreachable, probe.error, no_terminal),
+        *(_examine_center(config) if needed and config.xt_token else ()),
+        accounts(len(config.xt_accounts), config.xt_userdata, os.path.isdir(config.xt_userdata), unneeded),
+        calendar(probe.calendar_end, probe.error or probe.calendar_error, time.strftime("%Y%m%d"), no_terminal),
+        clock(ages_ms, probe.error or probe.tick_error, unneeded),
         *(
             wire(name, getattr(config, name), error, status is not None, unheard)
             for name, error in _wire_errors(config)
@@ -319,9 +375,20 @@ def examine(config: Config, version: str) -> list[Finding]:
         gateway_port(config.host, config.port, bound, bound is not None and _is_gateway(config)),
         key(config.api_key, config.require_key, config.host),
         firewall(config.host, config.port, windows),
-        folder(config.data_path, _write_error(existing)),
-        disk(shutil.disk_usage(next(path for path in folders if os.path.isdir(path))).free),
+        folder(config.data_path, _write_error(config.data_path)),
+        disk(_free_bytes(config.data_path)),
         feeder(status, unheard, version, config.source),
+    ]
+
+
+def _examine_center(config: Config) -> list[Finding]:
+    found = _ask(Center, "--center", *config.xt_servers)
+    path = config.xt_home_path
+    return [
+        token(config.xt_token),
+        center(found),
+        servers(len(config.xt_servers), found.servers_error),
+        home(path, _write_error(path), _free_bytes(path)),
     ]
 
 
@@ -350,11 +417,11 @@ def _connect_error(address: str) -> str | None:
     return None
 
 
-def _probe(address: str) -> Probe:
-    """Ask the terminal in a process of its own: only the feeder's files may use xtquant, and it may hang."""
+def _ask(answer: type[Some], *arguments: str) -> Some:
+    """Ask xtquant in a process of its own: only the feeder's files may use it, and it may hang."""
     try:
         asked = subprocess.run(
-            [sys.executable, "-m", "feeder.xtprobe", address],
+            [sys.executable, "-m", "feeder.xtprobe", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -362,11 +429,11 @@ def _probe(address: str) -> Probe:
             check=False,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-        return msgspec.json.decode(asked.stdout, type=Probe)
+        return msgspec.json.decode(asked.stdout, type=answer)
     except subprocess.TimeoutExpired:
-        return Probe(error=f"no answer in {PROBE_SECONDS:g} s")
+        return answer(error=f"no answer in {PROBE_SECONDS:g} s")
     except msgspec.DecodeError:
-        return Probe(error=f"the process that asks ended with exit code {asked.returncode}")
+        return answer(error=f"the process that asks ended with exit code {asked.returncode}")
 
 
 def _bind_error(host: str, port: int) -> str | None:
@@ -410,9 +477,19 @@ def _is_gateway(config: Config) -> bool:
         return False
 
 
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(next(path for path in _upwards(folder) if os.path.isdir(path))).free
+
+
+def _upwards(folder: Path) -> tuple[Path, ...]:
+    return folder, *folder.absolute().parents
+
+
 def _write_error(folder: Path) -> str | None:
+    """Return why `folder`, which may have to be made, cannot be written."""
     try:
-        tempfile.TemporaryFile(dir=folder).close()
+        # Not Path.exists: it raises for a folder that may not be looked into.
+        tempfile.TemporaryFile(dir=next(path for path in _upwards(folder) if os.path.exists(path))).close()
     except OSError as exc:
         return _short(exc)
     return None

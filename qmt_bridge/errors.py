@@ -2,6 +2,7 @@
 
 QMTBridgeError
 ├── ConfigError        a setting is unknown or malformed
+│   └── Unavailable    ... or what it names is not there yet: starting again later may help
 ├── WireError          bytes from ZeroMQ that are not ours
 ├── BadRequest         a client asked for something that cannot be; becomes an error frame
 │   └── BadCode        ... because of one malformed code; the other codes of the frame are served
@@ -85,6 +86,10 @@ class ConfigError(QMTBridgeError):
         self.reason = reason
 
 
+class Unavailable(ConfigError):
+    """What a setting names does not answer, which may pass: a process that ends with it is worth starting again."""
+
+
 class WireError(QMTBridgeError):
     """A ZeroMQ message or topic is not one of ours."""
 
@@ -107,12 +112,17 @@ class BadCode(BadRequest):
 
 
 class Refused(QMTBridgeError):
-    """The source cannot serve a topic, and says why."""
+    """The source cannot serve a topic, and says why.
 
-    def __init__(self, code: ErrorCode, reason: str) -> None:
+    With ``resume_expired`` a position would have had to be from `oldest` to `newest`.
+    """
+
+    def __init__(self, code: ErrorCode, reason: str, *, oldest: int = 0, newest: int = 0) -> None:
         super().__init__(reason)
         self.code: ErrorCode = code
         self.reason = reason
+        self.oldest = oldest
+        self.newest = newest
 
 
 class ServerError(QMTBridgeError):

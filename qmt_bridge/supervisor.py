@@ -29,6 +29,10 @@ BACKOFF = (0.2, 10.0)
 # A child that lived that long died of something new.
 STEADY = 30.0
 POLL = 0.1
+# Exit code of a part that ends because what it needs is not there yet (EX_TEMPFAIL of sysexits.h).
+TRY_AGAIN = 75
+# From here on Windows' exit codes are exceptions of native code, such as 0xC0000005.
+_NATIVE_CRASH = 0xC0000000
 
 
 class _Child:
@@ -95,7 +99,8 @@ class _Child:
 def run(config: Config, stop: threading.Event, ready: Callable[[dict[str, Any], dict[str, int | None]], None]) -> int:
     """Run feeder and gateway until `stop`; call `ready` with /readyz and the process ids once all is there.
 
-    Return 1 if a part ended before everything had been ready once: it would do so again.
+    A part that ends is started again, and until everything has been ready once only if that may help: it said so, or
+    it did not end by itself. Else return 1: it has said what is wrong, and would say it again.
     """
     env = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     env.update(export_env(config))
@@ -110,7 +115,7 @@ def run(config: Config, stop: threading.Event, ready: Callable[[dict[str, Any], 
                 code = child.watch(now)
                 if code is None:
                     continue
-                if not was_ready:
+                if not was_ready and not _may_pass(code):
                     logger.error("%s ended with exit code %d before it was ready", child.part, code)
                     return 1
                 logger.error("%s died with exit code %d; starting it again", child.part, code)
@@ -124,6 +129,11 @@ def run(config: Config, stop: threading.Event, ready: Callable[[dict[str, Any], 
         for child in children:
             child.wait(deadline)
     return 0
+
+
+def _may_pass(code: int) -> bool:
+    # Below zero it is the signal that killed it.
+    return code == TRY_AGAIN or code < 0 or code >= _NATIVE_CRASH
 
 
 def reachable(host: str) -> str:

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import pytest
 import zmq
+from msgspec.structs import replace
 
+from feeder import xtprobe
 from qmt_bridge import doctor, sockets
 from qmt_bridge.config import Config
 from qmt_bridge.doctor import Finding, Xtquant
@@ -32,6 +34,7 @@ SECONDS = 30.0
 KEY = "0123456789abcdef"
 
 SDK = Xtquant(doctor.TESTED_XTQUANT, True)
+CENTER = doctor.Center(host="127.0.0.1", ports=(58609, 58619), port=58609)
 UP = FeedStatus("xtquant", False, "up", 1, 1, topics=3, version="1.0")
 
 
@@ -54,26 +57,42 @@ UP = FeedStatus("xtquant", False, "up", 1, 1, topics=3, version="1.0")
         pytest.param(doctor.xtquant(Xtquant("1", False), "xtquant", False), "fail", "no native", id="sdk-needed"),
         pytest.param(doctor.xtquant(Xtquant(None, False), "sim", True), "ok", "source is sim", id="sdk-for-sim"),
         pytest.param(doctor.xtquant(Xtquant(None, False), "replay", True), "ok", "is replay", id="sdk-for-replay"),
-        pytest.param(doctor.terminal("h:1", None, "", True), "ok", "connects to h:1", id="terminal"),
-        pytest.param(doctor.terminal("h:1", "refused", "", True), "fail", "h:1: refused", id="terminal-away"),
-        pytest.param(doctor.terminal("h:1", None, "no login", True), "fail", "no login", id="terminal-not-ours"),
-        pytest.param(doctor.terminal("h:1", "refused", "", False), "ok", "not needed", id="terminal-not-needed"),
-        pytest.param(doctor.accounts(0, "", False, True), "ok", "market data only", id="accounts-none"),
-        pytest.param(doctor.accounts(2, "C:/q", True, True), "ok", "2, through C:/q", id="accounts"),
-        pytest.param(doctor.accounts(2, "C:/q", False, True), "fail", "no folder: C:/q", id="accounts-no-folder"),
-        pytest.param(doctor.accounts(2, "", False, True), "fail", "not set", id="accounts-no-userdata"),
-        pytest.param(doctor.accounts(2, "", False, False), "ok", "not needed", id="accounts-not-needed"),
-        pytest.param(doctor.calendar("20261231", "", "20261124", True), "ok", "until 20261231", id="calendar"),
-        pytest.param(doctor.calendar("20261124", "", "20261124", True), "ok", "20261124", id="calendar-last-day"),
-        pytest.param(doctor.calendar("20251231", "", "20260105", True), "warn", "20260105", id="calendar-old"),
-        pytest.param(doctor.calendar("", "empty", "20260105", True), "warn", "not checked: empty", id="calendar-none"),
-        pytest.param(doctor.calendar("", "", "20260105", False), "ok", "not needed", id="calendar-not-needed"),
-        pytest.param(doctor.clock([9000, 300], "", True), "ok", "0.3 s after", id="clock"),
-        pytest.param(doctor.clock([-1500, 300], "", True), "warn", "1.5 s behind", id="clock-behind"),
-        pytest.param(doctor.clock([7000, 5100], "", True), "warn", "5.1 s old: this clock is ahead", id="clock-ahead"),
-        pytest.param(doctor.clock([7_200_000], "", True), "warn", "not checked: the newest tick is 2.0 h", id="closed"),
-        pytest.param(doctor.clock([], "none", True), "warn", "not checked", id="clock-not-checked"),
-        pytest.param(doctor.clock([], "", False), "ok", "not needed", id="clock-not-needed"),
+        pytest.param(doctor.terminal("h:1", None, "", ""), "ok", "connects to h:1", id="terminal"),
+        pytest.param(doctor.terminal("h:1", "refused", "", ""), "fail", "h:1: refused", id="terminal-away"),
+        pytest.param(doctor.terminal("h:1", None, "no login", ""), "fail", "no login", id="terminal-not-ours"),
+        pytest.param(doctor.terminal("h:1", "refused", "", "a reason"), "ok", "not needed", id="terminal-not-needed"),
+        pytest.param(doctor.token("7b1e0c"), "ok", "is set", id="token"),
+        pytest.param(doctor.token('"7b1e0c"'), "warn", "quotes", id="token-quoted"),
+        pytest.param(doctor.token("7b1e0c "), "warn", "blanks", id="token-blank"),
+        pytest.param(doctor.token("7b1e0c\n"), "warn", "blanks", id="token-newline"),
+        pytest.param(doctor.center(CENTER), "ok", "port 58609 of 127.0.0.1 is free", id="center"),
+        pytest.param(doctor.center(doctor.Center("no module")), "fail", "imported: no module", id="center-missing"),
+        pytest.param(doctor.center(replace(CENTER, port=0)), "fail", "58609 to 58619 of 127.0.0.1", id="center-ports"),
+        pytest.param(doctor.servers(0, ""), "ok", "any", id="servers-any"),
+        pytest.param(doctor.servers(2, ""), "ok", "2 addresses", id="servers"),
+        pytest.param(doctor.servers(2, "got 'x'"), "fail", "xt_servers: got 'x'", id="servers-malformed"),
+        pytest.param(doctor.home(Path("d"), None, 5 << 30), "ok", "d can be written, 5.0 GiB", id="home"),
+        pytest.param(doctor.home(Path("d"), None, 3 << 30), "warn", "3.0 GiB free for market data", id="home-little"),
+        pytest.param(doctor.home(Path("d"), None, 1 << 20), "fail", "0.0 GiB", id="home-full"),
+        pytest.param(
+            doctor.home(Path("d"), "denied", 5 << 30), "fail", "d cannot be written: denied", id="home-denied"
+        ),
+        pytest.param(doctor.accounts(0, "", False, ""), "ok", "market data only", id="accounts-none"),
+        pytest.param(doctor.accounts(2, "C:/q", True, ""), "ok", "2, through C:/q", id="accounts"),
+        pytest.param(doctor.accounts(2, "C:/q", False, ""), "fail", "no folder: C:/q", id="accounts-no-folder"),
+        pytest.param(doctor.accounts(2, "", False, ""), "fail", "not set", id="accounts-no-userdata"),
+        pytest.param(doctor.accounts(2, "", False, "a reason"), "ok", "not needed", id="accounts-not-needed"),
+        pytest.param(doctor.calendar("20261231", "", "20261124", ""), "ok", "until 20261231", id="calendar"),
+        pytest.param(doctor.calendar("20261124", "", "20261124", ""), "ok", "20261124", id="calendar-last-day"),
+        pytest.param(doctor.calendar("20251231", "", "20260105", ""), "warn", "20260105", id="calendar-old"),
+        pytest.param(doctor.calendar("", "empty", "20260105", ""), "warn", "not checked: empty", id="calendar-none"),
+        pytest.param(doctor.calendar("", "", "20260105", "a reason"), "ok", "not needed", id="calendar-not-needed"),
+        pytest.param(doctor.clock([9000, 300], "", ""), "ok", "0.3 s after", id="clock"),
+        pytest.param(doctor.clock([-1500, 300], "", ""), "warn", "1.5 s behind", id="clock-behind"),
+        pytest.param(doctor.clock([7000, 5100], "", ""), "warn", "5.1 s old: this clock is ahead", id="clock-ahead"),
+        pytest.param(doctor.clock([7_200_000], "", ""), "warn", "not checked: the newest tick is 2.0 h", id="closed"),
+        pytest.param(doctor.clock([], "none", ""), "warn", "not checked", id="clock-not-checked"),
+        pytest.param(doctor.clock([], "", "a reason"), "ok", "not needed", id="clock-not-needed"),
         pytest.param(doctor.gateway_port("h", 8000, None, False), "ok", "port 8000 of h is free", id="port"),
         pytest.param(doctor.gateway_port("h", 0, None, False), "ok", "takes a free port", id="port-0"),
         pytest.param(doctor.gateway_port("h", 8000, "in use", True), "ok", "a gateway answers", id="port-ours"),
@@ -319,7 +338,68 @@ def test_a_terminal_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
     monkeypatch.setenv("FAKE_XT_CALL_MS", "60000")
     monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.5)
-    assert doctor._probe("127.0.0.1:58610") == doctor.Probe(error="no answer in 0.5 s")
+    assert doctor._ask(doctor.Probe, "127.0.0.1:58610") == doctor.Probe(error="no answer in 0.5 s")
+
+
+TOKEN = "7b1e-t0ken"
+
+
+@pytest.fixture
+def token_machine(trading_machine: Machine) -> Machine:
+    """Return a machine with a token, and nothing at the terminal's address."""
+    trading_machine.env |= {"QMT_BRIDGE_XT_TOKEN": TOKEN, "QMT_BRIDGE_XT_ADDR": f"127.0.0.1:{free_ports(1)[0]}"}
+    return trading_machine
+
+
+def test_with_a_token_the_data_service_is_looked_at_and_no_terminal(token_machine: Machine, tmp_path: Path) -> None:
+    code, findings = token_machine.run("--xt-servers", "10.0.0.1:55310", "--xt-servers", "10.0.0.2:55310")
+    assert code == 0, findings
+    assert levels(findings, "fail") == []
+    # Only a live tick tells the time.
+    assert levels(findings, "warn") == ["clock"]
+    assert "only the feeder asks the data service" in findings["clock"].said
+    for check in ("terminal", "calendar"):
+        assert findings[check].said == "not needed: with xt_token quotes come from the data service"
+    assert findings["token"].said.startswith("is set")
+    assert re.fullmatch(r"can be imported, port 586[01]\d of 127.0.0.1 is free", findings["data service"].said)
+    assert findings["servers"].said == "2 addresses"
+    assert findings["data service folder"].said.startswith(f"{tmp_path / 'data' / 'xtdata'} can be written")
+    assert TOKEN not in token_machine.printed
+    # Nothing was made, and nobody logged in.
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_wrong_with_a_data_service_is_told_at_once(token_machine: Machine, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    home = tmp_path / "file" / "xt"
+    code, findings = token_machine.run("--xt-servers", "10.0.0.1", "--xt-home", str(home))
+    assert code == 1
+    assert levels(findings, "fail") == ["servers", "data service folder"]
+    assert findings["servers"].said == "xt_servers: expected 'host:port', got '10.0.0.1'"
+    assert findings["data service folder"].said.startswith(f"{home} cannot be written: ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the wheel's native modules are for Windows")
+def test_a_token_without_native_modules_is_told_whatever_the_source(machine: Machine) -> None:
+    machine.env["QMT_BRIDGE_XT_TOKEN"] = TOKEN
+    code, findings = machine.run("--source", "xtquant")
+    assert code == 1
+    assert levels(findings, "fail") == ["xtquant", "data service"]
+    assert "cannot be imported: " in findings["data service"].said
+    code, findings = machine.run("--source", "auto")
+    assert code == 0
+    assert levels(findings, "warn") == ["xtquant"]
+    assert "SIMULATED" in findings["xtquant"].said
+    assert "token" not in findings
+    _, findings = machine.run("--source", "sim")
+    assert levels(findings, "warn") == levels(findings, "fail") == []
+
+
+def test_a_port_that_is_in_use_is_not_the_data_services() -> None:
+    [free] = free_ports(1)
+    with listener() as taken:
+        assert xtprobe.free_port(taken, taken) == 0
+        assert xtprobe.free_port(free, free) == free
 
 
 def test_accounts_need_the_terminals_folder(trading_machine: Machine, tmp_path: Path) -> None:
@@ -404,7 +484,7 @@ def test_only_live_ticks_of_a_running_feeder_tell_the_time(
     assert status.source == source
     assert bool(ages) == heard
     if heard:
-        assert doctor.clock(ages, "", True).said.startswith("at least 6")
+        assert doctor.clock(ages, "", "").said.startswith("at least 6")
 
 
 def test_a_stranger_on_the_wire_is_no_feeder(monkeypatch: pytest.MonkeyPatch) -> None:

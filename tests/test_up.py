@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import urllib.error
@@ -25,11 +26,13 @@ import pytest
 import zmq
 from websockets.asyncio.client import ClientConnection, connect
 
-from qmt_bridge import Frame, quote_topic
+from qmt_bridge import Frame, quote_topic, supervisor
 from qmt_bridge.sockets import connect_subscriber
 
 RECORDED = Path(__file__).parents[2] / "shared" / "data" / "ticks" / "ticks_30stocks_sse_20211201.csv.gz"
 recorded = pytest.mark.skipif(not RECORDED.exists(), reason=f"the recorded data is not here: {RECORDED}")
+ROOT = Path(__file__).parents[1]
+FAKES = ROOT / "tests" / "fakes"
 DEADLINE = 20.0
 
 
@@ -309,6 +312,93 @@ def test_setting_that_cannot_be_used_ends_up_with_its_name(tmp_path: Path, argum
     assert ended.returncode == 1
     assert named in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@contextmanager
+def starting(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str, *arguments: str) -> Iterator[Up]:
+    """Start `qmt-bridge up` over xtquant's stand-ins, each Python of it after it has run `code`."""
+    (folder / "sitecustomize.py").write_text(
+        f"import runpy\nrunpy.run_path({str(FAKES / 'sitecustomize.py')!r})\n{textwrap.dedent(code)}", encoding="utf-8"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (folder, FAKES, ROOT))))
+    up = Up(folder / "data", "--source=xtquant", *arguments)
+    try:
+        yield up
+    finally:
+        up.close()
+
+
+def refused_by(port: int) -> str:
+    return f"""
+        import os
+        import datacenter
+        import native
+        login = {{"loginparam": {{"ip": "127.0.0.1", "port": {port}}}, "errorcode": 1, "boerror": "no"}}
+        datacenter.fetch_server_list_status = lambda: native.encode({{"0": login}})
+        if os.path.exists(os.path.join(os.path.dirname(__file__), "away")):
+            datacenter.fetch_auth_markets = lambda: {{"done": 0}}
+    """
+
+
+def test_a_data_service_that_is_away_is_tried_again_until_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QMT_BRIDGE_XT_TOKEN", "t0ken")
+    # The stand-in's service has the first of the ports that are tried.
+    monkeypatch.setenv("FAKE_XT_ADDR", "127.0.0.1:58609")
+    (tmp_path / "away").touch()
+    with starting(tmp_path, monkeypatch, refused_by(1)) as up:
+        again = "feeder died with exit code 75; starting it again"
+        wait_for(lambda: up.text.count(again) >= 2 or up.process.poll() is not None, "a second start", up)
+        assert "Error: xt_token: none of its servers can be reached" in up.text
+        (tmp_path / "away").unlink()
+        up.wait_ready()
+        assert "state up" in up.text
+
+
+def test_a_token_that_is_refused_ends_up_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QMT_BRIDGE_XT_TOKEN", "t0ken")
+    (tmp_path / "away").touch()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        with starting(tmp_path, monkeypatch, refused_by(server.getsockname()[1])) as up:
+            wait_for(lambda: up.process.poll() is not None, "the end", up)
+    assert up.process.returncode == 1
+    assert up.text.count("Error: xt_token: ConnectionError: ") == 1
+    assert "feeder ended with exit code 1 before it was ready" in up.text
+    assert "t0ken" not in up.text
+
+
+def test_a_terminal_that_is_not_there_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_XT_DOWN", "1")
+    with starting(tmp_path, monkeypatch, "") as up:
+        up.wait_ready()
+        assert "state down" in up.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+def test_a_feeder_that_is_killed_before_it_is_ready_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+        import os, signal, sys
+        killed = os.path.join(os.path.dirname(__file__), "killed")
+        if "feeder" in sys.orig_argv and not os.path.exists(killed):
+            open(killed, "x").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    with starting(tmp_path, monkeypatch, code) as up:
+        up.wait_ready()
+        assert "feeder died with exit code -9; starting it again" in up.text
+
+
+@pytest.mark.parametrize(
+    ("code", "passes"),
+    [(0, False), (1, False), (2, False), (75, True), (-6, True), (0xC0000005, True), (0x40010004, False)],
+)
+def test_what_ends_a_part_may_pass_or_not(code: int, passes: bool) -> None:
+    assert supervisor._may_pass(code) is passes
 
 
 def _epoch(up: Up) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import os
 import random
@@ -23,8 +24,9 @@ import zmq
 from test_up import receive, running
 from websockets.asyncio.client import connect
 
-from feeder import xtquote, xtsdk
+from feeder import splice, xtquote, xtsdk
 from feeder.app import Feeder
+from feeder.xtquote import XtQuote
 from feeder.xtsource import XtSource
 from qmt_bridge.config import Config
 from qmt_bridge.sockets import connect_subscriber
@@ -114,6 +116,42 @@ async def test_a_terminal_is_served_on_all_six_urls(tmp_path: Path, monkeypatch:
         assert events["trade"]["traded_amount"] == 170000.0
 
 
+async def test_a_download_ends_in_the_terminal_when_the_last_websocket_that_follows_it_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "calls"
+    log.touch()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
+    monkeypatch.setenv("FAKE_XT_DOWNLOAD", "stall")
+    monkeypatch.setenv("FAKE_XT_LOG", str(log))
+
+    def calls(name: str) -> int:
+        return sum(line.startswith(name) for line in log.read_text(encoding="utf-8").splitlines())
+
+    with running(tmp_path / "data", "--source=xtquant", "--workers=1", "--grace=0.1") as up:
+
+        def follow() -> connect:
+            return connect(up.url("/ws/download_progress"), proxy=None)
+
+        async def begin(client: Any) -> None:
+            await client.send(json.dumps({"stocks": ["600519.SH", "000001.SZ"], "period": "1d"}))
+            assert await receive(client) == {"finished": 1, "total": 2, "stockcode": "600519.SH", "message": ""}
+
+        async with follow() as first, follow() as second:
+            await begin(first)
+            await begin(second)
+            await first.close()
+            async with follow() as third:
+                await begin(third)
+            # Two have left, one is there.
+            assert (calls("supply_history_data2"), calls("stop_supply_history_data2")) == (1, 0)
+        await asyncio.to_thread(wait_for, lambda: calls("stop_supply_history_data2") == 1, lambda: up.text)
+        # Nobody joins what was cancelled.
+        async with follow() as fourth:
+            await begin(fourth)
+            assert calls("supply_history_data2") == 2
+
+
 def as_json(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record as a WebSocket shows it: NaN is null."""
     return {name: None if value != value else value for name, value in record.items()}
@@ -173,22 +211,25 @@ class Consumer:
         self.topics.discard(topic)
         self.socket.unsubscribe(topic)
 
-    def received(self) -> dict[Topic, bytes]:
-        """Return the newest body of each topic that has come."""
-        bodies = {}
+    def received(self) -> list[tuple[Topic, bytes]]:
+        """Return what has come."""
+        came = []
         while self.socket.poll(0):
             topic, _, body = self.socket.recv_multipart()
-            bodies[Topic(topic.decode())] = body
-        return bodies
+            came.append((Topic(topic.decode()), body))
+        return came
 
 
 class Life:
     """One random life: a real feeder over the stand-ins' terminal, and consumers that come and go."""
 
-    def __init__(self, terminal: native.Terminal, feeder: Feeder, seed: int) -> None:
+    def __init__(self, terminal: native.Terminal, feeder: Feeder, seed: int, single_limit: int) -> None:
         self.terminal = terminal
         self.feeder = feeder
         self.random = random.Random(seed)
+        self.single_limit = single_limit
+        # Past the limit a market would be held for those that can never be served, too.
+        self.topics = (*TOPICS, *NEVER) if single_limit >= len(TOPICS) else TOPICS
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.consumers = [self._consumer() for _ in range(3)]
         self.number = 0
@@ -210,7 +251,7 @@ class Life:
             0
         ]:
             case "want":
-                consumer.subscribe(self.random.choice((*TOPICS, *NEVER)))
+                consumer.subscribe(self.random.choice(self.topics))
             case "leave" if consumer.topics:
                 consumer.unsubscribe(self.random.choice(sorted(consumer.topics)))
             case "die":
@@ -250,20 +291,49 @@ class Life:
                 self.terminal.push_formula(name, detail, {"timelist": [self.number], "outputs": {}})
         self.terminal.push_whole({parse_topic(topic).name: {"time": self.number} for topic in TICKS})
 
-    def fault(self, single_limit: int) -> str:
+    def fault(self) -> str:
         """Return what is wrong with the native subscriptions, empty if they are exactly those that are wanted."""
         held = Counter(self.terminal.subscriptions())
         wanted = {native_of(topic): topic for topic in self.wanted - set(NEVER)}
-        doubles = {name for name, count in held.items() if count > 1}
-        missing, surplus = wanted.keys() - held.keys(), held.keys() - wanted.keys()
-        if single_limit < len(TOPICS):
-            # Some ticks may come out of a market, which is held for them.
-            served = {name for name in missing if wanted[name] in TICKS and ("whole", name[1][-2:], "") in held}
-            missing -= served
-            surplus -= {("whole", name[1][-2:], "") for name in served}
         if self.feeder.source.upstream() != held.total():
             return f"upstream is {self.feeder.source.upstream()}, not {held.total()}"
+        doubles = {name for name, count in held.items() if count > 1}
+        missing, surplus = wanted.keys() - held.keys(), held.keys() - wanted.keys()
+        if sum(kind == "quote" for kind, _, _ in held) >= self.single_limit:
+            # There is no room, so ticks come out of a market, which is held for them.
+            ticks = {name for name in missing if wanted[name] in TICKS}
+            markets = {("whole", name[1][-2:], "") for name in ticks}
+            missing = (missing - ticks) | (markets - held.keys())
+            surplus -= markets
         return f"doubles {doubles}, missing {missing}, surplus {surplus}" if doubles | missing | surplus else ""
+
+    def settle(self) -> None:
+        """Wait until exactly what is wanted is held, and everyone has data; no tick comes twice."""
+        wait_for(lambda: not self.fault(), self.fault)
+        waiting = {(consumer, topic) for consumer in self.consumers for topic in consumer.topics - set(NEVER)}
+        assert waiting
+        before, sessions = self.number, len(self.terminal.clients)
+        came: Counter[tuple[Consumer, Topic, int]] = Counter()
+
+        def everyone_has_news() -> bool:
+            # Again and again: the second consumer of a topic is not waited for by anyone.
+            self.push()
+            for consumer in self.consumers:
+                for topic, body in consumer.received():
+                    number = newest(body)
+                    if number > before:
+                        waiting.discard((consumer, topic))
+                        came[consumer, topic, number] += topic in TICKS
+            return not waiting
+
+        wait_for(
+            # The feeder may only now notice that the terminal was away, and begin anew.
+            lambda: everyone_has_news() and not self.fault(),
+            lambda: self.fault() or f"nothing came for {sorted(topic for _, topic in waiting)}",
+        )
+        if len(self.terminal.clients) == sessions:
+            # A new session begins with what came last.
+            assert [tick for tick, count in came.items() if count > 1] == []
 
     def close(self) -> None:
         self.context.destroy(linger=0)
@@ -274,6 +344,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     monkeypatch.setattr(xtquote, "RETRY_FIRST", 0.01)
     monkeypatch.setattr(xtquote, "RETRY_LAST", 0.03)
     monkeypatch.setattr(xtquote, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(xtquote, "RETURN_SECONDS", 0.05)
+    monkeypatch.setattr(splice, "OVERLAP", 0.1)
     with native.installed() as terminal:
         with warnings.catch_warnings():
             # The wheel's sources have invalid escapes, which warn when they are compiled.
@@ -299,9 +371,12 @@ def test_a_random_life_ends_with_exactly_what_is_wanted_and_data_for_everyone(
     terminal.status_events = seed % 2 == 0
     # What was refused is asked for again after a while, or else in the next session.
     asks_again = seed % 4 < 2
+    asked: list[XtQuote] = []
     if asks_again:
         monkeypatch.setattr(xtquote, "REFUSED_SECONDS", 0.05)
-    single_limit = 3 if seed % 4 == 3 else 50
+        subscribe_wanted = XtQuote._subscribe_wanted
+        monkeypatch.setattr(XtQuote, "_subscribe_wanted", lambda self: (subscribe_wanted(self), asked.append(self)))
+    single_limit = 3 if seed % 5 in (1, 3) else 50
     terminal.refused, terminal.failing = {"999999.SH"}, {"888888.SH"}
     terminal.is_open = seed % 5 != 0
     address = "tcp://127.0.0.1:*"
@@ -315,7 +390,7 @@ def test_a_random_life_ends_with_exactly_what_is_wanted_and_data_for_everyone(
     )
     feeder = Feeder(config, XtSource(config))
     feeder.start()
-    life = Life(terminal, feeder, seed)
+    life = Life(terminal, feeder, seed, single_limit)
     try:
         for consumer in life.consumers:
             consumer.subscribe(life.random.choice(TOPICS))
@@ -325,25 +400,19 @@ def test_a_random_life_ends_with_exactly_what_is_wanted_and_data_for_everyone(
         if not asks_again:
             life.drop(wait=True)
         terminal.open()
-        wait_for(lambda: not life.fault(single_limit), lambda: life.fault(single_limit))
-        waiting = {(consumer, topic) for consumer in life.consumers for topic in consumer.topics - set(NEVER)}
-        assert waiting
-        before = life.number
-
-        def everyone_has_news() -> bool:
-            # Again and again: the second consumer of a topic is not waited for by anyone.
-            life.push()
-            for consumer in life.consumers:
-                for topic, body in consumer.received().items():
-                    if newest(body) > before:
-                        waiting.discard((consumer, topic))
-            return not waiting
-
-        wait_for(
-            # The feeder may only now notice that the terminal was away, and begin anew.
-            lambda: everyone_has_news() and not life.fault(single_limit),
-            lambda: life.fault(single_limit) or f"nothing came for {sorted(topic for _, topic in waiting)}",
-        )
+        life.settle()
+        if asks_again:
+            # Asking again for what is wanted changes nothing of what is held.
+            before = len(asked)
+            wait_for(lambda: len(asked) > before + 2, lambda: "what was refused is not asked for again")
+            life.settle()
+        # There is room again, one by one.
+        for consumer in life.consumers:
+            for topic in life.random.sample(sorted(consumer.topics), len(consumer.topics))[1:]:
+                consumer.unsubscribe(topic)
+                wait_for(lambda: not life.fault(), life.fault)
+        if life.wanted - set(NEVER):
+            life.settle()
     finally:
         life.close()
         feeder.stop()

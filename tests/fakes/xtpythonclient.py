@@ -193,6 +193,10 @@ _QUERIES: dict[str, type[Record]] = {
 }
 
 
+# ORDER_PART_CANCEL, _CANCELED, _SUCCEEDED, _JUNK: none of them can be cancelled.
+_CLOSED = frozenset((53, 54, 56, 57))
+
+
 class Request:
     """One request; every field is set by name."""
 
@@ -300,14 +304,14 @@ class Desk:
 
     # what a test makes happen
 
-    def push(self, *records: Record) -> None:
-        """Let something happen at the broker; who is connected and subscribed the account is told."""
+    def push(self, *records: Record, told: bool = True) -> None:
+        """Let something happen at the broker; who is connected and subscribed the account is `told`."""
         with self.lock:
             for record in records:
                 if type(record) in _IDENTITY:
                     self.newest[_key(record)] = record
                     self.life.append(record)
-                for client in self.connected():
+                for client in self.connected() if told else ():
                     account: Any = getattr(record, "account_id", "")
                     if account in client.accounts or type(record) is XtAccountStatus:
                         self.deliver(client, PUSHED[type(record)], record)
@@ -429,12 +433,14 @@ class Desk:
                 return [XtAccountStatus(account_id=id, account_type=kind) for id, kind in client.accounts.items()]
         if call in _QUERIES:
             kind, order_id = _QUERIES[call], getattr(args[0], "m_nOrderID", None)
+            wants_open = getattr(args[0], "m_bCanCancel", False)
             return [
                 record
                 for record in self.newest.values()
                 if type(record) is kind
                 and getattr(record, "account_id", "") == account
                 and order_id in (None, getattr(record, "order_id", None))
+                and not (wants_open and getattr(record, "order_status", None) in _CLOSED)
             ]
         return SmtAppointmentResp(success=True, msg="ok", apply_id="A1") if _binding(call) == _SMT else []
 

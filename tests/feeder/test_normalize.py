@@ -135,13 +135,24 @@ def test_two_keys_of_the_same_text_are_an_error_not_a_loss() -> None:
         normalize.plain({"a": {1: "x", "1": "y"}})
 
 
+def quote(payload: object) -> tuple[dict, list[str]]:
+    """Return the body of a quote, and what was said of what is not in it."""
+    unfit: list[Exception] = []
+    return normalize.quote(payload, unfit.append), [f"{type(exc).__name__}: {exc}" for exc in unfit]
+
+
+def whole(payload: object) -> tuple[list[dict], list[str]]:
+    unfit: list[Exception] = []
+    return list(normalize.whole(payload, unfit.append)), [f"{type(exc).__name__}: {exc}" for exc in unfit]
+
+
 def test_a_quote_keeps_every_record_and_every_field() -> None:
     payload = {"600519.SH": [{"time": Int64(1), "foo": 1.25, "汉字": "x"}, {"time": Int64(2)}]}
-    assert normalize.quote(payload) == {"600519.SH": [{"time": 1, "foo": 1.25, "汉字": "x"}, {"time": 2}]}
+    assert quote(payload) == ({"600519.SH": [{"time": 1, "foo": 1.25, "汉字": "x"}, {"time": 2}]}, [])
 
 
 def test_a_bare_quote_record_becomes_a_list_of_one() -> None:
-    assert normalize.quote({"600519.SH": {"time": 1}}) == {"600519.SH": [{"time": 1}]}
+    assert quote({"600519.SH": {"time": 1}}) == ({"600519.SH": [{"time": 1}]}, [])
 
 
 @pytest.mark.parametrize(
@@ -152,48 +163,86 @@ def test_a_bare_quote_record_becomes_a_list_of_one() -> None:
         pytest.param(None, "payload must be a map, not NoneType", id="none"),
     ],
 )
-@pytest.mark.parametrize("shape", [normalize.quote, lambda value: list(normalize.whole(value)), normalize.document])
+@pytest.mark.parametrize("shape", [quote, whole, normalize.document])
 def test_a_payload_that_is_no_map_is_an_error(shape, payload: object, message: str) -> None:
     with pytest.raises(TypeError) as error:
         shape(payload)
     assert str(error.value) == message
 
 
+def deep(levels: int) -> list:
+    value: list = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+class Broken(ReadOnly):
+    def __iter__(self):
+        raise RuntimeError("no keys today")
+
+
 @pytest.mark.parametrize(
-    ("payload", "place"),
+    ("unfit", "named"),
     [
-        pytest.param({"A": [1.5]}, "payload['A'][0] must be a record, not float", id="number-in-list"),
-        pytest.param({"A": [{}, [1]]}, "payload['A'][1] must be a record, not list", id="list-in-list"),
+        pytest.param({"x": b""}, "TypeError: payload['B']['x'] is bytes, which has no plain form", id="bytes"),
+        pytest.param({"x": 2**64}, f"OverflowError: payload['B']['x'] is {2**64}, which", id="huge"),
+        pytest.param([{"x": b""}], "TypeError: payload['B'][0]['x'] is bytes, which", id="in-a-list"),
+        pytest.param("x", "TypeError: payload['B'] must be a record, not str", id="text"),
+        pytest.param([1.5], "TypeError: payload['B'][0] must be a record, not float", id="number-in-a-list"),
+        pytest.param([[1]], "TypeError: payload['B'][0] must be a record, not list", id="list-in-a-list"),
+        pytest.param({"x": deep(5000)}, "RecursionError: ", id="deep"),
+        pytest.param(Broken(), "RuntimeError: no keys today", id="broken"),
     ],
 )
-@pytest.mark.parametrize("shape", [normalize.quote, lambda value: list(normalize.whole(value))])
-def test_a_record_of_another_shape_is_named_with_its_place(shape, payload: object, place: str) -> None:
-    with pytest.raises(TypeError) as error:
-        shape(payload)
-    assert str(error.value) == place
+def test_what_is_unfit_costs_its_code_and_no_other(unfit: object, named: str) -> None:
+    payload = {"A": {"time": 1}, "B": unfit, "C": {"time": 3}}
+    body, said = quote(payload)
+    assert body == {"A": [{"time": 1}], "C": [{"time": 3}]}
+    assert [one.startswith(named) for one in said] == [True], said
+    batches, said = whole(payload)
+    assert batches == [{"A": {"time": 1}, "C": {"time": 3}}]
+    assert [one.startswith(named) for one in said] == [True], said
+
+
+def test_an_unfit_record_costs_no_other_of_its_code() -> None:
+    said = ["TypeError: payload['A'][1]['x'] is bytes, which has no plain form"]
+    payload = {"A": [{"time": 1}, {"x": b""}, {"time": 3}], "B": {"time": 2}}
+    assert quote(payload) == ({"A": [{"time": 1}, {"time": 3}], "B": [{"time": 2}]}, said)
+    assert whole(payload) == ([{"A": {"time": 1}, "B": {"time": 2}}, {"A": {"time": 3}}], said)
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        pytest.param(1.5, "TypeError: payload has the key 1.5, and float cannot be a key", id="no-text"),
+        pytest.param(1, "ValueError: payload has two keys of the same text '1'", id="twice"),
+    ],
+)
+def test_a_code_that_is_none_costs_only_itself(key: object, said: str) -> None:
+    assert quote({"1": {"time": 1}, key: {"time": 2}, "B": {"time": 3}}) == (
+        {"1": [{"time": 1}], "B": [{"time": 3}]},
+        [said],
+    )
 
 
 def test_a_whole_quote_passes_as_one_batch() -> None:
     payload = {"600519.SH": {"time": Int64(1)}, "000001.SZ": {"time": Int64(2)}}
-    assert list(normalize.whole(payload)) == [{"600519.SH": {"time": 1}, "000001.SZ": {"time": 2}}]
+    assert whole(payload) == ([{"600519.SH": {"time": 1}, "000001.SZ": {"time": 2}}], [])
 
 
 def test_a_whole_quote_with_lists_keeps_each_tick_in_order() -> None:
     payload = {"A": [{"time": 1}, {"time": 3}], "B": {"time": 9}, "C": [{"time": 5}], "D": []}
-    assert list(normalize.whole(payload)) == [
-        {"A": {"time": 1}, "B": {"time": 9}, "C": {"time": 5}},
-        {"A": {"time": 3}},
-    ]
+    assert whole(payload) == (
+        [{"A": {"time": 1}, "B": {"time": 9}, "C": {"time": 5}}, {"A": {"time": 3}}],
+        [],
+    )
 
 
 @pytest.mark.parametrize("payload", [{}, {"A": []}])
-def test_an_empty_whole_quote_is_no_batch(payload: object) -> None:
-    assert not any(normalize.whole(payload))
-
-
-def test_a_whole_quote_of_another_shape_names_its_place() -> None:
-    with pytest.raises(TypeError, match=r"^payload\['A'\] must be a record, not str$"):
-        list(normalize.whole({"A": "x"}))
+def test_without_records_there_is_nothing(payload: object) -> None:
+    assert quote(payload) == ({}, [])
+    assert whole(payload) == ([], [])
 
 
 def test_a_formula_document_passes_as_it_came() -> None:

@@ -140,6 +140,67 @@ def test_an_answer_older_than_a_push_is_no_news(event: str, old: dict[str, Any],
         assert published.admit(event, old, NOON, asked)
 
 
+def position(volume: int, code: str = "600519.SH", account: str = "1", **fields: Any) -> dict[str, Any]:
+    told = {"account_type": 2, "account_id": account, "stock_code": code, "volume": volume, "can_use_volume": volume}
+    return told | {"market_value": volume * 10.0, "avg_price": 9.5, "profit_rate": math.nan, **fields}
+
+
+def gone(published: Published, *listed: dict[str, Any], account: str = "1", asked: int | None = None) -> list[str]:
+    asked = published.count if asked is None else asked
+    return sorted(data["stock_code"] for data in published.sold_out(account, listed, asked).values())
+
+
+def test_a_held_position_that_an_answer_lacks_is_sold_out() -> None:
+    published = Published()
+    for told in (position(100), position(200, "000001.SZ"), position(300, account="2"), position(0, "600000.SH")):
+        assert published.admit("position", told, NOON)
+    published.admit("order", order(56), NOON)
+    published.admit("asset", asset(1.0), NOON)
+    assert gone(published, position(999), position(200, "000001.SZ")) == []
+    assert gone(published, position(100)) == ["000001.SZ"]
+    assert gone(published) == ["000001.SZ", "600519.SH"]
+    assert gone(published, account="2") == ["600519.SH"]
+    assert gone(published, account="3") == []
+
+
+def test_a_sold_out_position_is_the_last_one_with_nothing_held() -> None:
+    published = Published()
+    last = position(100, frozen_volume=5, on_road_volume=6, yesterday_volume=100, float_profit=1.5, instrument_name="x")
+    # It could not be read.
+    last["position_profit"] = None
+    published.admit("position", last, NOON)
+    [(key, data)] = published.sold_out("1", [], published.count).items()
+    assert math.isnan(data.pop("profit_rate"))
+    nothing = {"volume": 0, "can_use_volume": 0, "frozen_volume": 0, "on_road_volume": 0}
+    nothing |= {"market_value": 0.0, "float_profit": 0.0}
+    assert data == {name: value for name, value in last.items() if name != "profit_rate"} | nothing
+    assert {name: type(value) for name, value in data.items()} == {name: type(last[name]) for name in data}
+    # Once it is published there is nothing more to tell.
+    assert published.admit("position", data | {"profit_rate": math.nan}, NOON, published.count)
+    assert published.sold_out("1", [], published.count) == {}
+    assert key[0] == "position"
+
+
+def test_a_position_pushed_after_the_query_is_not_sold_out() -> None:
+    published = Published()
+    asked = published.count
+    published.admit("position", position(100), NOON)
+    assert gone(published, asked=asked) == []
+    assert gone(published) == ["600519.SH"]
+
+
+def test_positions_that_are_held_are_remembered_for_ever_and_others_are_not() -> None:
+    published = Published()
+    published.admit("position", position(100), NOON)
+    published.admit("position", position(0, "600000.SH"), NOON)
+    for day in range(1, 5):
+        published.admit("order", order(56, day), NOON + day * DAY)
+    assert gone(published) == ["600519.SH"]
+    assert len(published._recent) + len(published._older) == 3
+    # It has not changed, so it is no news either.
+    assert not published.admit("position", position(100), NOON + 5 * DAY, published.count)
+
+
 def test_other_events_are_always_news() -> None:
     published = Published()
     for event in ("order_error", "cancel_error", "account_status", "connected", "async_response"):

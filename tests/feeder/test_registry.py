@@ -295,6 +295,56 @@ def test_a_late_asker_is_told_how_a_download_ended_for_five_minutes(registry: Re
     assert (gone.state, gone.code) == ("refused", "bad_request")
 
 
+def test_a_download_that_its_last_follower_left_is_cancelled_after_the_grace_time(registry: Registry) -> None:
+    topic, key = registry.start_download(download("600519.SH"))
+    # Whoever began it is still on the way.
+    assert registry.expire(100.0) == []
+    registry.want(topic)
+    assert registry.leave(topic, 100.0) is None
+    assert registry.deadline() == 105.0
+    assert registry.expire(104.9) == []
+    assert registry.expire(105.0) == [upstream(topic)]
+    assert registry.expire(200.0) == []
+    # The next one who asks starts another one, and this one still says how it ended.
+    again, again_key = registry.start_download(download("600519.SH"))
+    assert again != topic
+    assert again_key == key
+    publish(registry, topic, {"status": "error"}, now=201.0)
+    assert frames.decode(ask(registry, topic)[0].body or b"") == {"status": "error"}
+    assert registry.start_download(download("600519.SH")) == (again, None)
+    registry.expire(201.0 + DOWNLOAD_KEPT)
+    assert ask(registry, topic)[0].state == "refused"
+
+
+@pytest.mark.parametrize("how", ["subscribes", "asks for an equal one"])
+def test_a_download_goes_on_for_who_comes_within_the_grace_time(registry: Registry, how: str) -> None:
+    topic, _ = registry.start_download(download("600519.SH"))
+    registry.want(topic)
+    registry.leave(topic, 0.0)
+    if how == "subscribes":
+        assert registry.want(topic) is None
+    else:
+        assert registry.start_download(download("600519.SH")) == (topic, None)
+    assert registry.expire(100.0) == []
+    registry.want(topic)
+    registry.leave(topic, 100.0)
+    assert registry.expire(105.0) == [upstream(topic)]
+
+
+def test_a_download_that_has_ended_is_not_cancelled_when_it_is_left(registry: Registry) -> None:
+    for leaves_first in (True, False):
+        topic, _ = registry.start_download(download("600519.SH"))
+        registry.want(topic)
+        if leaves_first:
+            registry.leave(topic, 0.0)
+        publish(registry, topic, {"status": "done"}, now=1.0)
+        if not leaves_first:
+            registry.leave(topic, 1.0)
+        assert registry.expire(100.0) == []
+        assert frames.decode(ask(registry, topic)[0].body or b"") == {"status": "done"}
+    assert registry.wanted == 0
+
+
 def test_a_download_that_the_source_would_not_start_is_forgotten(registry: Registry) -> None:
     topic, key = registry.start_download(download("600519.SH"))
     assert key is not None

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from feeder.silence import ACTIONS_A_DAY, SEVERAL, Silence, day_name
+from feeder.silence import ACTIONS_A_DAY, SEVERAL, Silence, day_name, day_number
 
 SHANGHAI = timezone(timedelta(hours=8))
 LIMIT = 30
@@ -69,7 +69,7 @@ def test_a_market_that_says_nothing_is_subscribed_again_then_connected_anew_more
 
 
 def test_a_pause_is_never_longer_than_half_an_hour(watch: Watch) -> None:
-    watch.look(90 * 60)
+    watch.look(89 * 60)
     seconds = [second for second, _ in watch.done]
     assert [later - earlier for earlier, later in pairwise(seconds)] == [
         60,
@@ -154,11 +154,28 @@ def test_holidays_are_quiet_and_the_day_after_is_not() -> None:
     assert [action for _, action in watch.look(LIMIT)] == ["resubscribe"]
 
 
-def test_what_is_stale_at_the_close_is_left_alone_until_it_is_heard() -> None:
-    watch = Watch(at("2026-11-24T11:29:00"))
-    assert [action for _, action in watch.look(3600)] == ["resubscribe"]
+@pytest.mark.parametrize(
+    ("begin", "closed", "opened"),
+    [
+        pytest.param("2026-11-24T11:29:00", 60, "2026-11-24T13:00:10", id="lunch"),
+        pytest.param("2026-11-24T14:56:00", 60, "2026-11-25T09:30:10", id="evening"),
+    ],
+)
+def test_a_silence_ends_with_the_session_and_begins_anew_with_the_next(begin: str, closed: int, opened: str) -> None:
+    watch = Watch(at(begin))
+    assert watch.look(closed - 1)[0][1] == "resubscribe"
     assert watch.silence.stale == {"SH"}
-    assert watch.look(1, heard={"SH"}) == [(3601, "recovered")]
+    assert watch.look(1800) == [(closed, "closed")]
+    assert watch.silence.stale == frozenset()
+    watch.now = at(opened) - 1000
+    assert watch.look(LIMIT - 5) == []
+    assert [action for _, action in watch.look(5)] == ["resubscribe"]
+
+
+def test_a_holiday_that_is_learned_late_ends_the_silence(watch: Watch) -> None:
+    watch.look(LIMIT)
+    watch.silence.holidays = frozenset(("20261124",))
+    assert watch.look(100) == [(31, "closed")]
 
 
 def test_a_machine_that_slept_has_missed_nothing(watch: Watch) -> None:
@@ -204,6 +221,14 @@ def test_a_limit_of_nothing_turns_it_off() -> None:
     assert Watch(limit=0).look(3600) == []
 
 
-def test_a_day_is_named_as_in_shanghai() -> None:
+def test_an_action_taken_for_another_reason_counts_too(watch: Watch) -> None:
+    watch.silence.left = 1
+    assert watch.silence.act()
+    assert not watch.silence.act()
+    assert [action for _, action in watch.look(LIMIT)] == ["stale"]
+
+
+def test_a_day_is_named_and_numbered_as_in_shanghai() -> None:
+    assert day_number(at("2026-11-24T00:00:00")) == day_number(at("2026-11-24T00:00:00") - 1) + 1 == 20781
     assert day_name(at("2026-11-24T00:00:00")) == "20261124"
     assert day_name(at("2026-11-24T00:00:00") - 1) == "20261123"

@@ -368,6 +368,21 @@ def test_a_download_tells_its_progress_and_its_end(play: Callable[..., Played]) 
     ]
 
 
+def test_a_cancelled_download_ends_as_an_error(play: Callable[..., Played]) -> None:
+    played = play()
+    topic = download_topic("1")
+    # Before its first turn: calls are done in order, and no turn comes between these.
+    played.simulator.download(topic, DownloadRequest(tuple(market(played.config).instruments), "1d", "", ""))
+    played.unsubscribe(topic)
+    last = played.sink.wait(lambda said: any("status" in (each.body or {}) for each in said if each.topic == topic))
+    end = [each.body for each in last if each.topic == topic][-1]
+    assert (end["status"], end["code"]) == ("error", "upstream_unavailable")
+    assert end["error"] == "the download was cancelled"
+    other = played.subscribe(quote_topic("600519.SH"))
+    played.sink.bodies(other, 5)
+    assert [each.body for each in played.sink.said if each.topic == topic][-1] == end
+
+
 def test_a_download_of_a_market_ends_too(play: Callable[..., Played]) -> None:
     played = play(sim_interval=0.02)
     codes = tuple(code for code in market(played.config).instruments if code != FAILING_DOWNLOAD)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -23,7 +24,8 @@ from feeder.source import FeedState
 from feeder.xtquote import XtQuote
 from feeder.xtsource import XtSource
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ConfigError, ErrorCode
+from qmt_bridge.errors import ConfigError, ErrorCode, Unavailable
+from qmt_bridge.supervisor import TRY_AGAIN
 from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic
 
 ROOT = Path(__file__).parents[2]
@@ -151,13 +153,16 @@ def test_downloads_go_to_the_service_too(terminal: native.Terminal, tmp_path: Pa
 def test_a_token_that_is_refused_ends_the_start_with_the_reason_and_without_the_token(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(datacenter, "fetch_auth_markets", lambda: {"done": 0})
-    login = {"loginparam": {"ip": "127.0.0.1", "port": 55300}, "errorcode": 1, "boerror": f"token错误 {TOKEN}"}
-    monkeypatch.setattr(datacenter, "fetch_server_list_status", lambda: native.encode({"0": login}))
     source = XtQuote(settings(tmp_path))
     try:
-        with pytest.raises(ConfigError) as error:
-            source.start(Recorder())
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            # The first of them is away.
+            refuse(monkeypatch, 1, server.getsockname()[1])
+            with pytest.raises(ConfigError) as error:
+                source.start(Recorder())
+        assert type(error.value) is ConfigError
         assert error.value.setting == "xt_token"
         assert "行情连接初始化异常" in error.value.reason
         assert "token错误 ***" in error.value.reason
@@ -170,14 +175,39 @@ def test_a_token_that_is_refused_ends_the_start_with_the_reason_and_without_the_
         source.close()
 
 
+def refuse(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
+    """Have the log in fail at servers of this machine; nothing listens on port 1."""
+    logins = {
+        str(port): {"loginparam": {"ip": "127.0.0.1", "port": port}, "errorcode": 1, "boerror": f"token错误 {TOKEN}"}
+        for port in ports
+    }
+    monkeypatch.setattr(datacenter, "fetch_auth_markets", lambda: {"done": 0})
+    monkeypatch.setattr(datacenter, "fetch_server_list_status", lambda: native.encode(logins))
+
+
+def test_servers_that_cannot_be_reached_are_worth_another_start(
+    terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    refuse(monkeypatch, 1, 2)
+    source = XtQuote(settings(tmp_path))
+    try:
+        with pytest.raises(Unavailable, match="xt_token: none of its servers can be reached: ConnectionError") as error:
+            source.start(Recorder())
+        assert TOKEN not in str(error.value)
+        assert f"the data service cannot be opened: {error.value.reason}" in caplog.messages
+    finally:
+        source.close()
+
+
 def test_ports_that_are_all_busy_are_a_reason(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(datacenter, "listen", lambda ip, first, last: (ip, 0))
     source = XtQuote(settings(tmp_path))
     try:
-        with pytest.raises(ConfigError, match="OSError: 监听端口失败"):
+        with pytest.raises(ConfigError, match="OSError: 监听端口失败") as error:
             source.start(Recorder())
+        assert type(error.value) is ConfigError
     finally:
         source.close()
 
@@ -190,7 +220,7 @@ def test_a_service_that_never_opens_is_given_up(
     monkeypatch.setattr(datacenter, "get_status", lambda: {"init_done": opened.wait(SECONDS)})
     source, sink = XtQuote(settings(tmp_path)), Recorder()
     try:
-        with pytest.raises(ConfigError, match=r"the data service has not opened in 0\.05 s"):
+        with pytest.raises(Unavailable, match=r"the data service has not opened in 0\.05 s"):
             source.start(sink)
     finally:
         opened.set()
@@ -212,10 +242,15 @@ def test_a_token_is_never_shown() -> None:
     assert TOKEN not in repr(Config(xt_token=TOKEN))
 
 
-def test_a_feeder_whose_token_is_refused_ends_with_code_1_and_the_reason(tmp_path: Path) -> None:
-    code = """
+@pytest.mark.parametrize(("reached", "exit_code"), [(True, 1), (False, TRY_AGAIN)])
+def test_a_feeder_whose_token_is_refused_ends_with_the_reason_and_a_code_that_tells_if_that_may_pass(
+    tmp_path: Path, reached: bool, exit_code: int
+) -> None:
+    code = f"""
         import datacenter
-        datacenter.fetch_auth_markets = lambda: {"done": 0}
+        from feeder import xtcenter
+        datacenter.fetch_auth_markets = lambda: {{"done": 0}}
+        xtcenter._reaches_any = lambda servers: {reached}
         from qmt_bridge.cli import main
         main(["feeder", "--source", "xtquant"])
     """
@@ -236,8 +271,9 @@ def test_a_feeder_whose_token_is_refused_ends_with_code_1_and_the_reason(tmp_pat
         timeout=50,
         check=False,
     )
-    assert done.returncode == 1
-    assert "Error: xt_token: ConnectionError: 行情连接初始化异常, 未获取到市场权限" in done.stderr
+    assert done.returncode == exit_code
+    away = "" if reached else "none of its servers can be reached: "
+    assert f"Error: xt_token: {away}ConnectionError: 行情连接初始化异常, 未获取到市场权限" in done.stderr
     assert "the data service cannot be opened" in done.stderr
     assert TOKEN not in done.stderr + done.stdout
     assert "Traceback" not in done.stderr

@@ -17,13 +17,19 @@ from pathlib import Path
 import msgspec
 import native
 import pytest
+import zmq
 
 from feeder import xtdownload
+from feeder.app import Feeder
 from feeder.source import DownloadRequest, FeedState
 from feeder.xtdownload import XtDownload
+from feeder.xtsource import XtSource
+from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, ErrorCode, Refused
+from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import TradeEvent
+from qmt_bridge.wire.requests import StartDownload, download_started_decoder, reply_encoder
 from qmt_bridge.wire.topics import Topic, download_topic
 
 ROOT = Path(__file__).parents[2]
@@ -427,6 +433,42 @@ def test_a_cancelled_download_is_stopped_in_the_terminal(
     sink.until(lambda: JOB in sink.bodies)
     source.cancel(JOB)
     sink.until(sink.ended(JOB))
+    assert (tmp_path / "calls").read_text(encoding="utf-8").splitlines()[-1] == "stop_supply_history_data2()"
+
+
+def test_a_zeromq_consumer_that_dies_cancels_its_download(terminal: Callable[..., None], tmp_path: Path) -> None:
+    terminal(DOWNLOAD="stall", LOG=str(tmp_path / "calls"))
+    local = "tcp://127.0.0.1:0"
+    config = Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path), grace=0.1)
+    with native.installed(), warnings.catch_warnings():
+        # The wheel's sources have invalid escapes, which warn when they are compiled.
+        warnings.simplefilter("ignore")
+        feeder = Feeder(config, XtSource(config))
+        feeder.start()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            dealer = sockets.connect_dealer(context, feeder.publisher.ask_addr, None)
+            assert dealer.poll(int(SECONDS * 1000), zmq.POLLOUT)
+            dealer.send(reply_encoder.encode(StartDownload(1, list(CODES), "1d")))
+            assert dealer.poll(int(SECONDS * 1000))
+            topic = Topic(download_started_decoder.decode(dealer.recv()).topic or "")
+            consumer = sockets.connect_subscriber(context, feeder.publisher.market_addr, None)
+            watcher = sockets.connect_subscriber(context, feeder.publisher.market_addr, None)
+            # Who listens to a prefix hears everything and asks for nothing.
+            watcher.subscribe("download/")
+            consumer.subscribe(topic)
+            bodies = []
+            for one in (consumer, watcher):
+                assert one.poll(int(SECONDS * 1000)), "no progress"
+                bodies.append(Frame.from_parts(one.recv_multipart()).data)
+            assert bodies == [step(1, 3, CODES[0])] * 2
+            consumer.close(linger=0)
+            assert watcher.poll(int(SECONDS * 1000)), "it was not cancelled"
+            end = Frame.from_parts(watcher.recv_multipart()).data
+        finally:
+            context.destroy(linger=0)
+            feeder.stop()
+    assert end == error("upstream_unavailable", "the download was cancelled", dict.fromkeys(CODES[1:], end["error"]))
     assert (tmp_path / "calls").read_text(encoding="utf-8").splitlines()[-1] == "stop_supply_history_data2()"
 
 

@@ -19,7 +19,7 @@ import msgspec
 import native
 import pytest
 
-from feeder import xtquote, xtsdk
+from feeder import splice, xtquote, xtsdk
 from feeder.source import DownloadRequest, FeedState
 from feeder.xtquote import XtQuote
 from qmt_bridge.config import Config
@@ -283,10 +283,47 @@ def test_a_payload_that_cannot_be_published_is_logged_once_and_the_next_one_pass
     assert len(errors) == 1
     assert source.failed == 3
     assert errors[0].getMessage() == (
-        "payload of subscribe_quote(stock_code='600519.SH', period='tick', count=0) cannot be published"
+        "data of subscribe_quote(stock_code='600519.SH', period='tick', count=0) cannot be published"
     )
     assert errors[0].exc_info is not None
     assert "payload['600519.SH'][0]['time'] is bytes" in str(errors[0].exc_info[1])
+
+
+def test_an_unfit_value_costs_its_code_alone(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(source, sink, MOUTAI, SHANGHAI)
+    terminal.push_whole({"600000.SH": {"time": 1}, "600519.SH": {"time": b"?"}, "601318.SH": {"time": 3}})
+    terminal.push_quote("600519.SH", "tick", {"time": b"?"}, {"time": 4}, {"time": b"?"})
+    sink.until(lambda: len(sink.published) == 2)
+    assert sink.bodies(SHANGHAI) == [{"600000.SH": {"time": 1}, "601318.SH": {"time": 3}}]
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 4}]}]
+    assert source.failed == 3
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2
+
+
+@pytest.mark.parametrize("topic", [MOUTAI, SHANGHAI, FORMULA])
+def test_what_xtquants_own_decoder_cannot_read_is_counted_and_logged_once(
+    terminal: native.Terminal,
+    source: XtQuote,
+    sink: Recorder,
+    topic: Topic,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begin(source, sink, topic)
+    [feed] = terminal.feeds()
+    assert feed.callback is not None
+    # Text in GBK.
+    broken = native.encode({"name": "xx"}).replace(b"xx", b"\xb9\xf3")
+    for _ in range(3):
+        terminal._pushes.put((feed.callback, broken))
+    terminal.dispatch(feed.callback, {"600519.SH": [{"time": 1}]})
+    sink.until(lambda: sink.published)
+    assert source.failed == 3
+    [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert error.exc_info is not None
+    assert error.exc_info[0] is not None
+    assert error.exc_info[0].__name__ == "InvalidBSON"
 
 
 def test_a_push_without_records_is_no_message(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
@@ -294,6 +331,7 @@ def test_a_push_without_records_is_no_message(terminal: native.Terminal, source:
     [feed] = terminal.feeds()
     assert feed.callback is not None
     terminal.dispatch(feed.callback, {})
+    terminal.push_quote("600519.SH", "tick")
     terminal.push_quote("600519.SH", "tick", {"time": 1})
     sink.until(lambda: sink.published)
     assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 1}]}]
@@ -436,7 +474,7 @@ def test_leaving_a_topic_that_was_never_wanted_is_nothing(
 
 @pytest.fixture
 def crowded(terminal: native.Terminal) -> Iterator[XtQuote]:
-    source = XtQuote(Config(xt_single_limit=2))
+    source = XtQuote(Config(xt_single_limit=2, xt_silence=0.0))
     try:
         yield source
     finally:
@@ -468,40 +506,42 @@ def test_ticks_beyond_the_limit_come_out_of_the_whole_market(
 def test_a_market_that_is_wanted_after_its_single_ticks_owes_its_snapshot(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder
 ) -> None:
+    terminal.market = {"600004.SH": {"time": 3}, "600009.SH": {"time": 9}}
     begin(crowded, sink, *CROWD)
-    [replaced] = [feed for feed in terminal.feeds() if feed.kind == "whole"]
-    terminal.market = {"600009.SH": {"time": 9}}
-    want(crowded, SHANGHAI)
-    sink.until(lambda: sink.bodies(SHANGHAI) and SHANGHAI in sink.accepted)
-    assert sink.bodies(SHANGHAI) == [{"600009.SH": {"time": 9}}]
-    assert terminal.subscriptions().count(("whole", "SH", "")) == 1
-    assert replaced.callback is not None
-    terminal.dispatch(replaced.callback, {"600004.SH": {"time": 0}})
+    sink.until(lambda: sink.bodies(CROWD[4]))
     terminal.push_whole({"600004.SH": {"time": 4}})
-    sink.until(lambda: len(sink.published) == 3)
-    assert sink.bodies(CROWD[4]) == [{"600004.SH": [{"time": 4}]}]
-    assert sink.bodies(SHANGHAI)[1] == {"600004.SH": {"time": 4}}
-    # Each leaves by itself; the last one takes the subscription along.
-    leave(crowded, SHANGHAI, CROWD[2], CROWD[3])
-    want(crowded, quote_topic("600000.SH", "1d"))
-    sink.until(lambda: len(sink.accepted) == 7)
-    terminal.push_whole({"600003.SH": {"time": 5}, "600004.SH": {"time": 5}})
     sink.until(lambda: len(sink.bodies(CROWD[4])) == 2)
-    assert len(sink.published) == 4
+    want(crowded, SHANGHAI)
+    sink.until(lambda: SHANGHAI in sink.accepted)
+    # As new as its ticks; and those do not come again.
+    assert sink.bodies(SHANGHAI) == [{"600004.SH": {"time": 4}, "600009.SH": {"time": 9}}]
+    terminal.push_whole({"600004.SH": {"time": 5}})
+    sink.until(lambda: len(sink.published) == 5)
+    assert sink.bodies(CROWD[4]) == [{"600004.SH": [{"time": time}]} for time in (3, 4, 5)]
+    assert sink.bodies(SHANGHAI)[1:] == [{"600004.SH": {"time": 5}}]
+    assert terminal.called("subscribe_whole_quote") == [(("SH",), {"needCallback": True})]
+    # Each leaves by itself, and comes again; the last one takes the subscription along.
+    leave(crowded, SHANGHAI, CROWD[2])
+    want(crowded, SHANGHAI)
+    sink.until(lambda: sink.accepted.count(SHANGHAI) == 2)
+    assert sink.bodies(SHANGHAI)[2:] == [{"600004.SH": {"time": 5}, "600009.SH": {"time": 9}}]
+    leave(crowded, SHANGHAI, CROWD[3])
+    want(crowded, quote_topic("600000.SH", "1d"))
+    sink.until(lambda: len(sink.accepted) == 8)
+    terminal.push_whole({"600003.SH": {"time": 6}, "600004.SH": {"time": 6}})
+    sink.until(lambda: len(sink.bodies(CROWD[4])) == 4)
+    assert len(sink.published) == 7
     leave(crowded, CROWD[4])
     sink.until(lambda: ("whole", "SH", "") not in terminal.subscriptions())
 
 
-def test_a_market_that_is_refused_leaves_its_single_ticks_alone(
+def test_a_market_that_begins_anew_with_nothing_has_no_snapshot(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder
 ) -> None:
     begin(crowded, sink, *CROWD)
-    terminal.refused = {"SH"}
     want(crowded, SHANGHAI)
-    sink.until(lambda: sink.refused)
-    terminal.push_whole({"600004.SH": {"time": 4}})
-    sink.until(lambda: sink.published)
-    assert sink.bodies(CROWD[4]) == [{"600004.SH": [{"time": 4}]}]
+    sink.until(lambda: SHANGHAI in sink.accepted)
+    assert sink.published == []
 
 
 def test_the_limit_counts_anew_in_each_session(terminal: native.Terminal, crowded: XtQuote, sink: Recorder) -> None:
@@ -520,6 +560,246 @@ def test_a_place_that_becomes_free_is_used(terminal: native.Terminal, crowded: X
     want(crowded, CROWD[2])
     sink.until(lambda: CROWD[2] in sink.accepted)
     assert terminal.subscriptions() == [("quote", "600001.SH", "tick"), ("quote", "600002.SH", "tick")]
+
+
+# -- Back to single subscriptions
+
+BACK = [("quote", f"60000{number}.SH", "tick") for number in (1, 2)]
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(xtquote, "RETURN_SECONDS", 0.0)
+    monkeypatch.setattr(splice, "OVERLAP", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_the_oldest_ticks_of_a_market_go_back_when_there_is_room_and_the_last_one_ends_it(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    begin(crowded, sink, *CROWD)
+    held = [("quote", f"60000{number}.SH", "tick") for number in range(5)]
+    for first in (1, 2):
+        leave(crowded, CROWD[first - 1])
+        sink.until(lambda first=first: terminal.subscriptions() == [*held[first : first + 2], ("whole", "SH", "")])
+    leave(crowded, CROWD[2])
+    sink.until(lambda: terminal.subscriptions() == held[3:5])
+    sink.until(lambda: crowded.upstream() == 2)
+    # Nobody is told: each was served all the time.
+    assert sink.accepted == list(CROWD)
+    terminal.push_quote("600003.SH", "tick", {"time": 1})
+    terminal.push_quote("600004.SH", "tick", {"time": 1})
+    sink.until(lambda: len(sink.published) == 2)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_bars_and_depth_make_room_too_and_a_market_that_is_wanted_stays(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    begin(crowded, sink, MOUTAI_BARS, PINGAN_DEPTH, SHANGHAI, *CROWD[:2])
+    leave(crowded, MOUTAI_BARS, PINGAN_DEPTH)
+    wanted = [("quote", "600000.SH", "tick"), ("quote", "600001.SH", "tick"), ("whole", "SH", "")]
+    sink.until(lambda: terminal.subscriptions() == wanted)
+    terminal.push_whole({"600000.SH": {"time": 1}})
+    terminal.push_quote("600000.SH", "tick", {"time": 1})
+    sink.until(lambda: len(sink.published) == 2)
+    assert [topic for topic, _, _ in sink.published] == [SHANGHAI, CROWD[0]]
+
+
+@pytest.mark.parametrize("first", ["market", "single"])
+def test_no_tick_is_lost_and_none_comes_twice_at_the_switch(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    monkeypatch.setattr(xtquote, "RETURN_SECONDS", 0.0)
+    monkeypatch.setattr(splice, "OVERLAP", 3600.0)
+    topic = CROWD[2]
+
+    def push(number: int, *, market: bool = True, single: bool = True) -> None:
+        tick = native.tick("600002.SH", number)
+        pushes = [
+            (market, lambda: terminal.push_whole({"600002.SH": tick})),
+            (single, lambda: terminal.push_quote("600002.SH", "tick", tick)),
+        ]
+        for wanted, send in pushes if first == "market" else reversed(pushes):
+            if wanted:
+                send()
+
+    def times() -> list[int]:
+        return [body["600002.SH"][0]["time"] for body in sink.bodies(topic)]
+
+    begin(crowded, sink, *CROWD[:3])
+    push(1)
+    sink.until(lambda: len(times()) == 1)
+    [market] = [feed for feed in terminal.feeds() if feed.kind == "whole"]
+    leave(crowded, CROWD[0])
+    sink.until(lambda: ("quote", "600002.SH", "tick") in terminal.subscriptions())
+    # Both bring it, one of them before the other.
+    push(2)
+    push(3)
+    sink.until(lambda: len(times()) == 3)
+    push(4, market=False)
+    monkeypatch.setattr(splice, "OVERLAP", 0.0)
+    sink.until(lambda: terminal.subscriptions() == BACK)
+    # The market still carries what the single subscription has already brought.
+    assert market.callback is not None
+    terminal.dispatch(market.callback, {"600002.SH": native.tick("600002.SH", 4)})
+    push(5)
+    push(6)
+    sink.until(lambda: len(times()) == 6)
+    assert times() == [native.tick("", number)["time"] for number in range(1, 7)]
+    # At the cut what came before it goes out with the time at which it came.
+    received = [ns for of, _, ns in sink.published if of == topic]
+    assert received == sorted(received)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_single_subscription_that_brings_nothing_does_not_replace_a_market_that_does(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splice, "OVERLAP", 3600.0)
+    begin(crowded, sink, *CROWD[:3])
+    leave(crowded, CROWD[0])
+    both = [*BACK, ("whole", "SH", "")]
+    sink.until(lambda: terminal.subscriptions() == both and CROWD[2] in crowded._returning)
+    terminal.push_whole({"600002.SH": {"time": 1}})
+    sink.until(lambda: len(sink.published) == 1)
+    passes = watch_passes(crowded, monkeypatch)
+    monkeypatch.setattr(splice, "OVERLAP", 0.0)
+    sink.until(lambda: len(passes) > 2)
+    terminal.push_whole({"600002.SH": {"time": 2}})
+    sink.until(lambda: len(sink.published) == 2)
+    assert terminal.subscriptions() == both
+    terminal.push_quote("600002.SH", "tick", {"time": 2})
+    sink.until(lambda: terminal.subscriptions() == BACK)
+    assert len(sink.published) == 2
+
+
+def test_who_leaves_and_comes_again_at_the_limit_finds_its_place_free(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    begin(crowded, sink, *CROWD)
+    held, calls = terminal.subscriptions(), len(terminal.calls)
+    for number in range(20):
+        leave(crowded, CROWD[0])
+        want(crowded, CROWD[0])
+        sink.until(lambda number=number: sink.accepted.count(CROWD[0]) == 2 + number)
+    assert terminal.subscriptions() == held
+    # Its own, and nothing of anybody else's.
+    made = [call.name for call in terminal.calls[calls:]]
+    assert made == ["unsubscribe_quote", "subscribe_quote"] * 20
+
+
+@pytest.mark.usefixtures("at_once")
+def test_room_has_to_last_before_anything_moves(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xtquote, "RETURN_SECONDS", 3600.0)
+    begin(crowded, sink, *CROWD)
+    passes = watch_passes(crowded, monkeypatch)
+    leave(crowded, CROWD[0])
+    sink.until(lambda: crowded.upstream() == 2 and len(passes) > 3)
+    assert terminal.subscriptions() == [("quote", "600001.SH", "tick"), ("whole", "SH", "")]
+    monkeypatch.setattr(xtquote, "RETURN_SECONDS", 0.0)
+    sink.until(lambda: terminal.subscriptions() == [*BACK, ("whole", "SH", "")])
+
+
+def watch_passes(source: XtQuote, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list that grows each time that the source looks for ticks that may go back."""
+    passes: list[float] = []
+    return_ticks = source._return_ticks
+    monkeypatch.setattr(source, "_return_ticks", lambda now: (return_ticks(now), passes.append(now)))
+    return passes
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_single_subscription_that_is_refused_leaves_its_ticks_in_the_market_and_is_asked_for_rarely(
+    terminal: native.Terminal,
+    crowded: XtQuote,
+    sink: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begin(crowded, sink, *CROWD[:3])
+    terminal.refused = {"600002.SH"}
+    leave(crowded, CROWD[0])
+    passes = watch_passes(crowded, monkeypatch)
+    sink.until(lambda: len(terminal.called("subscribe_quote")) == 3)
+    seen = len(passes)
+    sink.until(lambda: len(passes) > seen + 3)
+    assert len(terminal.called("subscribe_quote")) == 3
+    terminal.push_whole({"600002.SH": {"time": 1}})
+    sink.until(lambda: len(sink.published) == 1)
+    assert sink.refused == []
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "quote/600002.SH/tick/ still comes out of the whole market: "
+        "subscribe_quote(stock_code='600002.SH', period='tick', count=0) returned -1"
+    ]
+    # Others may go back.
+    want(crowded, CROWD[3], CROWD[4])
+    sink.until(lambda: CROWD[4] in sink.accepted)
+    leave(crowded, CROWD[1])
+    sink.until(lambda: ("quote", "600004.SH", "tick") in terminal.subscriptions())
+
+
+@pytest.mark.usefixtures("at_once")
+def test_ticks_that_were_refused_a_single_subscription_are_asked_for_again_with_what_was_refused(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xtquote, "REFUSED_SECONDS", 0.05)
+    begin(crowded, sink, *CROWD[:3])
+    terminal.refused = {"600002.SH"}
+    leave(crowded, CROWD[0])
+    sink.until(lambda: len(terminal.called("subscribe_quote")) == 5)
+    terminal.refused = set()
+    sink.until(lambda: terminal.subscriptions() == BACK)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_terminal_that_refuses_all_is_asked_once_at_a_time(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(crowded, sink, *CROWD)
+    terminal.refused = {f"60000{number}.SH" for number in range(5)}
+    asked: list[int] = []
+    return_ticks = crowded._return_ticks
+
+    def note(now: float) -> None:
+        before = len(terminal.called("subscribe_quote"))
+        return_ticks(now)
+        asked.append(len(terminal.called("subscribe_quote")) - before)
+
+    monkeypatch.setattr(crowded, "_return_ticks", note)
+    leave(crowded, CROWD[0], CROWD[1])
+    sink.until(lambda: asked.count(1) == 3)
+    assert set(asked) <= {0, 1}
+    assert terminal.subscriptions() == [("whole", "SH", "")]
+
+
+@pytest.mark.parametrize("end", ["leave", "drop"])
+def test_a_topic_that_ends_at_the_switch_leaves_nothing_behind(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(xtquote, "RETURN_SECONDS", 0.0)
+    monkeypatch.setattr(splice, "OVERLAP", 3600.0)
+    begin(crowded, sink, *CROWD[:3])
+    leave(crowded, CROWD[0])
+    sink.until(lambda: ("quote", "600002.SH", "tick") in terminal.subscriptions())
+    late = [feed for feed in terminal.feeds() if feed.name != "600001.SH"]
+    if end == "drop":
+        terminal.drop()
+        sink.until(lambda: len(sink.states) == 2)
+    leave(crowded, CROWD[2])
+    terminal.open()
+    sink.until(lambda: terminal.subscriptions() == [("quote", "600001.SH", "tick")])
+    for feed in late:
+        assert feed.callback is not None
+        terminal.dispatch(feed.callback, {"600002.SH": {"time": 1}})
+    terminal.push_quote("600001.SH", "tick", {"time": 1})
+    sink.until(lambda: sink.published)
+    assert [topic for topic, _, _ in sink.published] == [CROWD[1]]
+    # There is room again.
+    want(crowded, CROWD[3])
+    sink.until(lambda: ("quote", "600003.SH", "tick") in terminal.subscriptions())
 
 
 # -- The session
@@ -876,13 +1156,14 @@ def test_when_nothing_trades_silence_is_right(
 ) -> None:
     clock.began = clock.ms = ms
     terminal.holidays = holidays
-    begin(listener, sink, SHANGHAI)
+    begin(listener, sink, SHANGHAI, MOUTAI)
     sink.until(lambda: clock.seconds > 60)
     assert [state for state, _, _ in sink.states] == ["up"]
     assert len(terminal.called("subscribe_whole_quote")) == 1
     # Asked once a day, downloaded first, as xtquant's own calendar is made.
     assert len(terminal.called("get_holidays")) == 1
     assert ("downloadholidaydata", {"incrementally": True}) in terminal.called("commonControl")
+    assert terminal.called("get_full_tick") == []
 
 
 def test_the_calendar_is_asked_again_on_the_next_day(
@@ -928,6 +1209,167 @@ def test_a_connection_lost_in_a_silence_is_down_and_then_up(
     sink.until(lambda: sink.states[-1][0] == "up")
     assert [state for state, _, _ in sink.states if state != "stale"] == ["up", "down", "up"]
     assert sink.states[-1] == ("up", None, True)
+
+
+def test_a_market_that_is_silent_at_the_close_is_up_again(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Half a minute before lunch.
+    clock.began = clock.ms = TUESDAY_MORNING + 90 * 60_000 - 30_000
+    caplog.set_level(logging.INFO)
+    begin(listener, sink, SHANGHAI)
+    sink.until(lambda: clock.seconds > 120)
+    assert sink.states[0] == ("up", None, False)
+    assert {state for state, _, _ in sink.states[1:-1]} == {"stale"}
+    assert sink.states[-1] == ("up", None, True)
+    assert "nothing trades any more, so silence is right" in caplog.messages
+
+
+def trade(terminal: native.Terminal, clock: Clock, *codes: str) -> None:
+    """Let the terminal have a new tick of `codes` each time that it is asked, whatever it pushes."""
+
+    def on_call(call: native.Call) -> None:
+        if call.name == "get_full_tick":
+            terminal.market.update({code: {"time": clock.ms, "volume": clock.ms} for code in codes})
+
+    terminal.on_call = on_call
+
+
+@pytest.mark.parametrize(
+    ("topic", "code"),
+    [
+        pytest.param(MOUTAI, "600519.SH", id="stock"),
+        pytest.param(SHANGHAI, "600519.SH", id="market"),
+        pytest.param(whole_topic("600519.SH"), "600519.SH", id="code-of-the-market"),
+        pytest.param(quote_topic("IF2512.IF"), "IF2512.IF", id="future"),
+        pytest.param(whole_topic("IF"), "IF2512.IF", id="futures"),
+        pytest.param(quote_topic("00700.HK"), "00700.HK", id="hong-kong"),
+    ],
+)
+def test_subscriptions_lost_without_a_word_are_missed_when_the_terminal_has_news(
+    terminal: native.Terminal,
+    listener: XtQuote,
+    sink: Recorder,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    topic: Topic,
+    code: str,
+) -> None:
+    # As long as the pause between two questions.
+    clock.step = 850
+    terminal.status_events = False
+    begin(listener, sink, topic, FORMULA)
+    terminal.push_whole({code: {"time": clock.ms}})
+    terminal.push_quote(code, "tick", {"time": clock.ms})
+    sink.until(lambda: sink.published)
+    trade(terminal, clock, code)
+    held = terminal.subscriptions()
+    # Away and back between two looks, and empty.
+    terminal.clients[0].feeds.clear()
+    sink.until(lambda: len(sink.states) >= 3)
+    assert sink.states[:3] == [("up", None, False), ("stale", "market_silent", False), ("up", None, True)]
+    assert terminal.subscriptions() == held
+    said = [message for message in caplog.messages if "has news" in message]
+    assert len(said) == 1
+    assert said[0].endswith("did not bring; connecting again; 11 more tries today")
+
+
+def test_what_has_brought_nothing_in_this_session_is_not_deaf(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    clock.step = 4000
+    begin(listener, sink, quote_topic("IF2512.IF"), quote_topic("IH2512.IF"))
+    terminal.push_quote("IF2512.IF", "tick", {"time": clock.ms})
+    # Of another one there is news.
+    trade(terminal, clock, "IH2512.IF")
+    sink.until(lambda: clock.seconds > 100)
+    assert set(terminal.called("get_full_tick")) == {(("IF2512.IF",),)}
+    assert [state for state, _, _ in sink.states] == ["up"]
+
+
+def test_a_subscription_that_brings_what_the_terminal_has_is_not_deaf(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    future = quote_topic("IF2512.IF")
+    begin(listener, sink, future)
+    trade(terminal, clock, "IF2512.IF")
+    while clock.seconds < 40:
+        terminal.push_quote("IF2512.IF", "tick", {"time": clock.ms})
+        heard, seconds = len(sink.published), clock.seconds
+        sink.until(lambda: len(sink.published) > heard and clock.seconds > seconds)  # noqa: B023
+    assert [state for state, _, _ in sink.states] == ["up"]
+
+
+def test_without_tries_left_a_deaf_subscription_is_only_logged(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(listener, sink, quote_topic("IF2512.IF"))
+    listener._listener._silence.check(clock.ms, {}, ())
+    listener._listener._silence.left = 0
+    terminal.push_quote("IF2512.IF", "tick", {"time": clock.ms})
+    trade(terminal, clock, "IF2512.IF")
+    sink.until(lambda: any("has news" in message for message in caplog.messages))
+    assert "did not bring; waiting; 0 more tries today" in caplog.text
+    assert [state for state, _, _ in sink.states] == ["up"]
+    assert len(terminal.clients) == 1
+
+
+@pytest.mark.parametrize(
+    ("tick", "stale"),
+    [
+        pytest.param({"time": TUESDAY_MORNING, "volume": 5, "openInt": 13}, True, id="trades"),
+        pytest.param({"time": TUESDAY_MORNING, "volume": 5, "openInt": 17}, False, id="halted"),
+        pytest.param({"time": TUESDAY_MORNING, "volume": 0, "openInt": 13}, False, id="suspended"),
+        pytest.param({"time": TUESDAY_MORNING - 86_400_000, "volume": 5, "openInt": 15}, False, id="of-yesterday"),
+        pytest.param(None, False, id="never"),
+    ],
+)
+@pytest.mark.parametrize("topic", [MOUTAI, MOUTAI_BARS, whole_topic("600519.SH")])
+def test_a_single_code_that_is_not_traded_is_never_stale(
+    terminal: native.Terminal,
+    listener: XtQuote,
+    sink: Recorder,
+    clock: Clock,
+    topic: Topic,
+    tick: dict | None,
+    stale: bool,
+) -> None:
+    clock.step = 4000
+    terminal.market = {} if tick is None else {"600519.SH": tick}
+    begin(listener, sink, topic)
+    sink.until(lambda: clock.seconds > 80)
+    assert {state for state, _, _ in sink.states} == ({"up", "stale"} if stale else {"up"})
+
+
+def test_a_terminal_that_does_not_answer_for_its_last_ticks_is_said_once(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(listener, sink, MOUTAI)
+
+    def fail(call: native.Call) -> None:
+        if call.name == "get_full_tick":
+            raise RuntimeError("no ticks today")
+
+    terminal.on_call = fail
+    sink.until(lambda: len(terminal.called("get_full_tick")) > 5)
+    assert [message for message in caplog.messages if "last ticks" in message] == [
+        "the terminal's last ticks cannot be had: RuntimeError: no ticks today"
+    ]
+    want(listener, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+
+
+def test_silence_that_is_turned_off_asks_for_nothing(
+    terminal: native.Terminal, sink: Recorder, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = XtQuote(Config(xt_silence=0.0), clock)
+    try:
+        begin(source, sink, SHANGHAI, MOUTAI)
+        passes = watch_passes(source, monkeypatch)
+        sink.until(lambda: len(passes) > 20)
+        assert terminal.called("get_holidays") == terminal.called("get_full_tick") == []
+    finally:
+        source.close()
 
 
 # -- The end
