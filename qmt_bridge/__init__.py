@@ -18,6 +18,7 @@ from qmt_bridge.errors import (
     QMTBridgeError,
     Refused,
     ServerError,
+    Unavailable,
     WireError,
 )
 from qmt_bridge.wire.frames import Frame
@@ -44,7 +45,7 @@ from qmt_bridge.wire.topics import (
 )
 
 if TYPE_CHECKING:
-    from qmt_bridge.client import QMTClient
+    from qmt_bridge.client import QMTClient, StreamState
     from qmt_bridge.consumer import subscribe
 
     __version__: str
@@ -69,8 +70,10 @@ __all__ = [
     "QMTClient",
     "Refused",
     "ServerError",
+    "StreamState",
     "Tick",
     "TradeEvent",
+    "Unavailable",
     "WireError",
     "__version__",
     "download_topic",
@@ -82,7 +85,7 @@ __all__ = [
     "whole_topic",
 ]
 
-_LAZY = {"QMTClient": "qmt_bridge.client", "subscribe": "qmt_bridge.consumer"}
+_LAZY = {"QMTClient": "qmt_bridge.client", "StreamState": "qmt_bridge.client", "subscribe": "qmt_bridge.consumer"}
 
 
 def __getattr__(name: str) -> object:

@@ -1,27 +1,37 @@
 """Consume the feeder's ZeroMQ topics from Python, without a gateway: ``for frame in subscribe(topic): ...``.
 
-Runs in the caller's thread and owns its sockets there. A slow caller loses messages beyond the high-water mark
-(`Frame.seq` shows it) and holds up nobody else.
+Runs in the caller's thread and owns its sockets there. A slow caller loses market data beyond the high-water mark, is
+told so, and holds up nobody else; trade events that are lost on the way come out of the feeder's journal.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 
 import zmq
 
 from qmt_bridge.config import default
-from qmt_bridge.errors import Refused, WireError
+from qmt_bridge.errors import BadRequest, WireError
+from qmt_bridge.sequence import Events, LastValues, Sequence
 from qmt_bridge.sockets import Curve, connect_dealer, connect_subscriber, load_curve
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.requests import CatchUp, TopicState, reply_encoder, topic_state_decoder
-from qmt_bridge.wire.topics import KINDS, Behaviour, Kind, Topic, parse_demand, parse_topic
+from qmt_bridge.wire.requests import reply_encoder, topic_state_decoder
+from qmt_bridge.wire.topics import ALL_TRADES, KINDS, STATUS_TOPIC, Behaviour, Kind, Topic, parse_demand, parse_topic
+
+logger = logging.getLogger(__name__)
 
 # Without an answer after this time the topics go live without their last values (WIRE.md, CatchUp).
 ANSWER_SECONDS = 1.0
 # Messages taken from one socket before the others have their turn.
 TURN = 1000
+# Losses with less than this between them are one episode in the log.
+EPISODE_SECONDS = 10.0
+
+OnGap = Callable[[Topic, int | None], object]
+"""Takes a market topic and how many of its messages were lost; None is unknown: the feeder has started anew."""
 
 
 def subscribe(
@@ -32,6 +42,8 @@ def subscribe(
     curve_dir: str = "",
     snapshot: bool = True,
     timeout: float | None = None,
+    after: int | Mapping[str, int] | None = None,
+    on_gap: OnGap | None = None,
 ) -> Iterator[Frame]:
     """Return the frames of `topics` as they come: whole topics, or prefixes that listen to what others asked for.
 
@@ -39,14 +51,55 @@ def subscribe(
     `published_ns` are 0: it is not news). Iteration ends after `timeout` seconds without a frame; None is never.
     A feeder that is away is waited for. Connects at the first ``next()``, closes its sockets when iteration ends.
 
+    Trade events come in order, each once, none is left out, whatever is lost or restarted meanwhile. `after` is the
+    position of the last one that an earlier run has seen (by topic, if there are several): every later one is replayed
+    first, with times of 0. For ``trade/<account>/``, which counts that account's events, it is the frame's `seq`; for
+    ``trade/``, which carries all accounts, the position in the journal, ``frame.data["seq"]``. What is replayed for
+    ``trade/`` has that topic, and that position as its `seq`.
+
+    Of other topics messages can be lost, which `on_gap` is told before the frame that follows, and the log once per
+    episode.
+
     Raise `BadRequest` or `WireError` at once for a topic that cannot be, `ConfigError` for missing keys, and
-    `Refused`, naming the topic, while iterating if the feeder cannot serve one.
+    `Refused`, naming the topic, while iterating if the feeder cannot serve one, or not the events after a position
+    (code ``resume_expired``, with the `oldest` position that it could).
     """
     if not topics:
         raise WireError("no topic to subscribe")
     behaviours = {Topic(topic): _behaviour(topic) for topic in topics}
+    trades = [topic for topic, behaviour in behaviours.items() if behaviour.keeps == "journal"]
+    if ALL_TRADES in trades and len(trades) > 1:
+        raise WireError(f"{ALL_TRADES} carries {' '.join(set(trades) - {ALL_TRADES})} already")
+    values = [topic for topic in behaviours if topic not in trades and _is_whole(topic)]
+    numbered = [topic for topic in trades if topic == ALL_TRADES or _is_whole(topic)]
+    positions = _positions(after, numbered)
+    sequence = Sequence(
+        LastValues(values, snapshot),
+        {topic: Events(topic, positions.get(topic)) for topic in numbered},
+        any(STATUS_TOPIC.startswith(topic) for topic in topics),
+    )
     curve = load_curve(curve_dir, "gateway")
-    return _frames(behaviours, {"market": market_addr, "trade": trade_addr}, ask_addr, curve, snapshot, timeout)
+    wanted: dict[Topic, str] = {topic: behaviour.socket for topic, behaviour in behaviours.items()}
+    if trades:
+        # Heartbeats tell of a restart, and of events whose loss no later one shows.
+        wanted[STATUS_TOPIC] = "market"
+    return _frames(wanted, sequence, {"market": market_addr, "trade": trade_addr}, ask_addr, curve, timeout, on_gap)
+
+
+def _positions(after: int | Mapping[str, int] | None, topics: list[Topic]) -> dict[Topic, int]:
+    """Return the position of each topic that `after` names."""
+    if after is None:
+        return {}
+    if isinstance(after, int):
+        if len(topics) != 1:
+            raise BadRequest("bad_request", f"after={after} is for one trade topic, not {len(topics)}; give a mapping")
+        after = {topics[0]: after}
+    for topic, position in after.items():
+        if topic not in topics:
+            raise BadRequest("bad_request", f"after names {topic[:80]!r}, which is no trade topic to subscribe")
+        if position < 0:
+            raise BadRequest("bad_request", f"after must not be negative, got {position}")
+    return {Topic(topic): position for topic, position in after.items()}
 
 
 def _behaviour(topic: str) -> Behaviour:
@@ -58,53 +111,56 @@ def _behaviour(topic: str) -> Behaviour:
 
 
 def _frames(
-    behaviours: dict[Topic, Behaviour],
+    wanted: Mapping[Topic, str],
+    sequence: Sequence,
     addresses: dict[str, str],
     ask_addr: str,
     curve: Curve | None,
-    snapshot: bool,
     timeout: float | None,
+    on_gap: OnGap | None,
 ) -> Iterator[Frame]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         # Subscribe first, ask second: what is published in between arrives twice, not never.
         subscribers: dict[str, zmq.Socket[bytes]] = {}
-        for topic, behaviour in behaviours.items():
-            name = behaviour.socket
+        for topic, name in wanted.items():
             if name not in subscribers:
                 subscribers[name] = connect_subscriber(context, addresses[name], curve)
             subscribers[name].subscribe(topic.encode("ascii"))
-        joining = _Joining(
-            [topic for topic, behaviour in behaviours.items() if behaviour.keeps != "journal" and _is_whole(topic)],
-            snapshot,
-        )
         ask = connect_dealer(context, ask_addr, curve)
         poller = zmq.Poller()
         for subscriber in subscribers.values():
             poller.register(subscriber, zmq.POLLIN)
-        question = 0
         started = heard = time.monotonic()
+        lost_at = -EPISODE_SECONDS
         while True:
-            poller.register(ask, zmq.POLLIN | zmq.POLLOUT if joining.unasked else zmq.POLLIN)
             now = time.monotonic()
+            poller.register(ask, zmq.POLLIN | zmq.POLLOUT if sequence.asks(now) else zmq.POLLIN)
             until = [heard + timeout] if timeout is not None else []
-            if joining.held:
+            if sequence.values.held:
                 until.append(started + ANSWER_SECONDS)
             # A step of a second leaves Ctrl-C a chance on Windows, where poll cannot be interrupted.
-            events = dict(poller.poll(int(max(0.0, min([now + 1.0, *until]) - now) * 1000) + 1))
-            if joining.unasked and events.get(ask, 0) & zmq.POLLOUT:
-                question += 1
-                ask.send(reply_encoder.encode(CatchUp(question, sorted(joining.unasked))), zmq.NOBLOCK)
-                joining.unasked.clear()
+            ready = dict(poller.poll(int(max(0.0, min([now + 1.0, *until]) - now) * 1000) + 1))
+            now = time.monotonic()
+            if ready.get(ask, 0) & zmq.POLLOUT:
+                # A feeder that goes at this moment leaves the rest to be asked when there is one again.
+                with suppress(zmq.Again):
+                    for question in sequence.questions(now):
+                        ask.send(reply_encoder.encode(question), zmq.NOBLOCK)
             frames = []
             for message in _received(ask):
-                frames += joining.answered(topic_state_decoder.decode(message[-1]))
+                frames += sequence.answered(topic_state_decoder.decode(message[-1]), now)
             for subscriber in subscribers.values():
                 for message in _received(subscriber):
-                    frames += joining.arrived(Frame.from_parts(message))
-            now = time.monotonic()
-            if joining.held and now >= started + ANSWER_SECONDS:
-                frames += joining.give_up()
+                    frames += sequence.arrived(Frame.from_parts(message))
+            if sequence.values.held and now >= started + ANSWER_SECONDS:
+                frames += sequence.values.give_up()
+            for topic, missed in sequence.values.take_gaps():
+                if now >= lost_at + EPISODE_SECONDS:
+                    logger.warning("%s: %s messages were lost", topic, "some" if missed is None else missed)
+                lost_at = now
+                if on_gap is not None:
+                    on_gap(topic, missed)
             if frames:
                 yield from frames
                 # The time that the caller took is not silence.
@@ -129,51 +185,3 @@ def _received(socket: zmq.Socket[bytes]) -> Iterator[list[bytes]]:
             yield socket.recv_multipart(zmq.NOBLOCK)
         except zmq.Again:
             return
-
-
-class _Joining:
-    """Puts last values before the news: holds what arrives until the question about its topic is answered."""
-
-    def __init__(self, topics: list[Topic], snapshot: bool) -> None:
-        self.unasked: set[Topic] = set(topics)
-        self.held: dict[Topic, list[Frame]] = {topic: [] for topic in topics} if snapshot else {}
-        self._snapshot = snapshot
-        # Epoch and seq that a topic has reached.
-        self._reached: dict[Topic, tuple[int, int]] = {}
-
-    def arrived(self, frame: Frame) -> list[Frame]:
-        """Return the frame if it is next, nothing if it is held or old."""
-        held = self.held.get(frame.topic)
-        if held is not None:
-            held.append(frame)
-            return []
-        epoch, seq = self._reached.get(frame.topic, (0, 0))
-        if frame.epoch == epoch and frame.seq <= seq:
-            return []
-        self._reached[frame.topic] = frame.epoch, frame.seq
-        return [frame]
-
-    def answered(self, state: TopicState) -> list[Frame]:
-        """Return the last value and what was held, or raise `Refused`."""
-        topic = Topic(state.topic)
-        if state.state == "refused":
-            raise Refused(state.code or "internal", f"{topic}: {state.error}")
-        if state.state == "pending":
-            # The source has yet to decide; the feeder answers when it has, or says pending again.
-            self.unasked.add(topic)
-            return self._release(topic)
-        frames = []
-        epoch, seq = self._reached.get(topic, (0, 0))
-        news = state.epoch != epoch or state.seq > seq
-        if state.body is not None and self._snapshot and news:
-            frames.append(Frame(topic, state.epoch, state.seq, 0, 0, state.body))
-            if not state.more:
-                self._reached[topic] = state.epoch, state.seq
-        return frames if state.more else frames + self._release(topic)
-
-    def give_up(self) -> list[Frame]:
-        """Return everything held: no answer came in time."""
-        return [frame for topic in list(self.held) for frame in self._release(topic)]
-
-    def _release(self, topic: Topic) -> list[Frame]:
-        return [frame for waiting in self.held.pop(topic, []) for frame in self.arrived(waiting)]

@@ -35,7 +35,7 @@ class _Saved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The file: JSON."""
 
     server: str
-    seq: Annotated[int, msgspec.Meta(ge=0, lt=2**63)]
+    seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     event: str | None = None
 
 
@@ -94,6 +94,7 @@ class SavedPosition:
     def save(self, now: float) -> None:
         """Write what is not on disk yet. A failure later than the first write is logged, and tried again when due."""
         if self._reached is None or self._reached == self._saved:
+            self.due = None
             return
         try:
             self._replace(msgspec.json.encode(_Saved(self._server, *self._reached)))

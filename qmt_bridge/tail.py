@@ -26,14 +26,18 @@ ERRORS = (QMTBridgeError, OSError, websockets.WebSocketException, ValueError)
 MAX_FRAME = 64 * 1024 * 1024
 
 
-def from_wire(topics: Sequence[str], config: Config, count: int | None) -> None:
-    """Print `count` messages of ZeroMQ topics or prefixes: topic, seq, age in ms, data."""
+def from_wire(topics: Sequence[str], config: Config, count: int | None, after: int | None) -> None:
+    """Print `count` messages of ZeroMQ topics or prefixes: topic, seq, age in ms, data.
+
+    `after` is a position of the only trade topic among them: what came later is printed first.
+    """
     frames = subscribe(
         *topics,
         market_addr=config.market_addr,
         trade_addr=config.trade_addr,
         ask_addr=config.ask_addr,
         curve_dir=config.curve_dir,
+        after=after,
     )
     for number, frame in enumerate(frames, 1):
         # A last value from the feeder's memory carries no time.
@@ -44,9 +48,23 @@ def from_wire(topics: Sequence[str], config: Config, count: int | None) -> None:
             return
 
 
-def from_url(url: str, codes: Sequence[str], period: str, send: str | None, api_key: str, count: int | None) -> None:
-    """Print `count` frames of a WebSocket URL as they come; `send`, or a request for `codes`, is sent first."""
-    request = send if send is not None else _request(urlsplit(url).path, codes, period)
+def from_url(
+    url: str,
+    codes: Sequence[str],
+    period: str,
+    send: str | None,
+    api_key: str,
+    count: int | None,
+    after: int | None,
+) -> None:
+    """Print `count` frames of a WebSocket URL as they come; `send`, or a request for `codes`, is sent first.
+
+    `after` is a position for /ws/trade: what came later is printed first.
+    """
+    parts = urlsplit(url)
+    request = send if send is not None else _request(parts.path, codes, period)
+    if after is not None:
+        url = parts._replace(query=f"{parts.query}&after={after}".lstrip("&")).geturl()
     headers = {"X-API-Key": api_key} if api_key else {}
     with connect(url, max_size=MAX_FRAME, additional_headers=headers, compression=None, proxy=None) as socket:
         if request:

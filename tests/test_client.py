@@ -33,10 +33,13 @@ from qmt_bridge import (
     QMTBridgeError,
     QMTClient,
     ServerError,
+    StreamState,
     client,
     errors,
+    position,
 )
 from qmt_bridge.client import Stream, Verdict, backoff
+from qmt_bridge.position import Position, fingerprint
 from qmt_bridge.wire import messages, topics
 
 TICK = {"000001.SZ": [{"time": 1, "lastPrice": 10.5}]}
@@ -130,7 +133,7 @@ def stream(kind: str) -> Stream:
     made = []
 
     class Recording(QMTClient):
-        def _frames(self, stream):
+        def _frames(self, stream, saved=None):
             made.append(stream)
 
     recording = Recording("host")
@@ -218,6 +221,10 @@ def test_a_stream_fails_when_its_last_code_is_refused_and_starts_over_on_a_new_c
     assert realtime.judge(UNKNOWN) is Verdict.FAIL
 
 
+def event(seq: int, **data: object) -> dict[str, object]:
+    return {"type": "order", "seq": seq, "data": {"order_id": seq, **data}}
+
+
 def test_events_move_the_position_and_the_ack_only_begins_it():
     trade = stream("trade")
     assert trade.after is None
@@ -225,10 +232,94 @@ def test_events_move_the_position_and_the_ack_only_begins_it():
     assert trade.after is None, "0 would replay the whole journal"
     trade.judge({"type": "subscribed", "seq": 5})
     assert trade.after == 5
-    trade.judge({"type": "order", "seq": 6, "data": {}})
+    trade.judge(event(6))
     trade.judge({"type": "heartbeat", "seq": 99})
     trade.judge({"type": "subscribed", "seq": 99})
-    assert trade.after == 6, "what is replayed comes after the ack"
+    assert trade.position == Position(6, fingerprint(event(6))), "what is replayed comes after the ack"
+
+
+def test_the_event_that_was_seen_last_is_asked_for_again_and_compared():
+    trade = stream("trade")
+    trade.judge(event(6))
+    trade.opened()
+    assert trade.after == 5
+    # An event that could not be journaled at once is marked then, and only then.
+    assert trade.judge(event(6) | {"journaled": False}) is Verdict.IGNORE
+    assert trade.judge(event(7)) is Verdict.DELIVER
+    trade.opened()
+    assert trade.after == 6
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(event(6, price=1), id="another"),
+        pytest.param(event(7), id="a-later-one"),
+        pytest.param(event(6) | {"seq": 7}, id="the-same-elsewhere"),
+        pytest.param(event(1), id="from-the-beginning"),
+    ],
+)
+def test_a_journal_without_the_event_that_was_seen_last_is_an_error(first):
+    trade = stream("trade")
+    trade.judge(event(6))
+    trade.opened()
+    with pytest.raises(ServerError, match=f"resume_expired: the event at {first['seq']} is not the one") as caught:
+        trade.judge(first)
+    assert (caught.value.code, caught.value.frame) == ("resume_expired", first)
+    assert trade.position.seq == 6, "it has not been seen"
+
+
+def test_an_event_too_old_to_be_compared_is_taken_on_trust_if_nothing_after_it_is_missing():
+    expired = {"type": "error", "code": "resume_expired", "error": "too old", "oldest": 6, "newest": 9, "retry": False}
+    trade = stream("trade")
+    trade.judge(event(6))
+    trade.opened()
+    assert trade.judge(expired | {"oldest": 7}) is Verdict.FAIL
+    assert trade.judge(expired) is Verdict.AGAIN
+    trade.opened()
+    assert trade.after == 6
+    assert trade.judge(expired) is Verdict.FAIL, "and only once"
+    assert trade.judge(event(7)) is Verdict.DELIVER
+
+
+def test_a_jump_of_the_journal_is_told_and_followed(caplog):
+    trade = stream("trade")
+    trade.judge({"type": "subscribed", "seq": 4})
+    told = []
+    for seq in (6, 7, 10, 2, 3):
+        assert trade.judge(event(seq)) is Verdict.DELIVER
+        told.append([(state.state, state.reason, state.count) for state in trade.news])
+        trade.news.clear()
+    assert told == [[], [], [("skipped", "journal_gap", 2)], [("skipped", "journal_gap", 0)], []]
+    assert trade.position.seq == 3
+    assert len(caplog.records) == 2
+
+
+@pytest.mark.parametrize("kind", ["realtime", "trade"])
+def test_notices_of_the_gateway_become_states(kind):
+    quotes = stream(kind)
+
+    def news(frame):
+        assert quotes.judge(frame) is Verdict.IGNORE
+        told = quotes.news.copy()
+        quotes.news.clear()
+        return told
+
+    path = quotes.path
+    up = {"type": "welcome", "feed": "up", "reason": None}
+    down = {"type": "feed", "state": "down", "reason": "feeder_absent", "data_lost": True}
+    assert news(up) == [StreamState("feed_up", path)]
+    assert news(up) == [], "of what is known already a new connection is no news"
+    assert news(down) == [StreamState("feed_down", path, "feeder_absent", data_lost=True)]
+    assert news({"type": "feed", "state": "stale"}) == [StreamState("feed_stale", path)]
+    assert news({"type": "feed", "state": "ended"}) == [StreamState("feed_ended", path)]
+    assert news({"type": "feed", "state": "invented"}) == []
+    skipped = {"type": "skipped", "count": 412, "reason": "slow_client"}
+    assert news(skipped) == [StreamState("skipped", path, "slow_client", count=412)]
+    assert news({"type": "closing", "reason": "server_restart"}) == [StreamState("closing", path, "server_restart")]
+    assert quotes.closing
+    quotes.opened()
+    assert not quotes.closing
 
 
 def test_a_download_that_the_feeder_was_away_for_is_asked_for_again_and_another_failure_told():
@@ -265,6 +356,7 @@ def test_delays_double_up_to_half_a_minute_and_are_spread(monkeypatch):
     monkeypatch.undo()
     assert [backoff(failures, 1.0) for failures in (1, 2, 3, 7, 100_000)] == [0.5, 1.0, 2.0, 30.0, 30.0]
     assert backoff(3, 0.0) == backoff(3, 1.0) / 2
+    assert [backoff(0, jitter) for jitter in (0.0, 0.5)] == [0.0, 0.25], "at once, but not all clients together"
 
 
 def test_a_request_stays_below_the_gateways_limit():
@@ -469,35 +561,78 @@ async def test_a_server_that_was_away_for_a_while_is_found_again():
         await server.wait_closed()
 
 
-async def test_delays_start_anew_after_a_good_connection(monkeypatch):
+async def test_delays_grow_while_connections_do_not_last(monkeypatch):
     failures = []
     monkeypatch.setattr(client, "backoff", lambda count, jitter: failures.append(count) or 0.0)
     async with gateway(drop, drop, says(TICK, then=(1011, "")), drop, says(TICK)) as server:
         await take(server.client().realtime(["000001.SZ"]), 2)
-    assert failures == [1, 2, 1, 2]
+    assert failures == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("how", ["closing", "1001", "1012"])
+async def test_an_announced_end_is_no_failure_but_only_once(how, monkeypatch):
+    failures = []
+    monkeypatch.setattr(client, "backoff", lambda count, jitter: failures.append(count) or 0.0)
+
+    async def closing(connection):
+        await connection.recv()
+        if how == "closing":
+            await connection.send(json.dumps({"type": "closing", "reason": "server_restart"}))
+            await drop(connection)
+        else:
+            await connection.close(int(how))
+
+    async with gateway(closing, closing, says(TICK)) as server:
+        await take(server.client().realtime(["000001.SZ"]), 1)
+    assert failures == [0, 2]
 
 
 async def test_a_connection_that_lasted_was_good_however_quiet(monkeypatch):
     failures = []
     monkeypatch.setattr(client, "backoff", lambda count, jitter: failures.append(count) or 0.0)
-    monkeypatch.setattr(client, "_LONGEST_DELAY", -1.0)
+    monkeypatch.setattr(client, "_GOOD_SECONDS", -1.0)
     async with gateway(drop, drop, says(TICK)) as server:
         await take(server.client().realtime(["000001.SZ"]), 1)
     assert failures == [1, 1]
 
 
-async def test_trade_events_go_on_after_the_last_one_seen():
-    def event(seq):
-        return {"type": "order", "seq": seq, "data": {"order_id": seq}}
+@pytest.mark.parametrize("code", [1001, 1006, 1011, 1012, 1013])
+async def test_trade_events_go_on_after_the_last_one_seen(code):
+    async def lose(connection):
+        for frame in ({"type": "welcome"}, event(7), event(8)):
+            await connection.send(json.dumps(frame))
+        # The answer to a ping comes after everything before it was read.
+        await (await connection.ping())
+        await (drop(connection) if code == 1006 else connection.close(code))
 
     async with gateway(
-        says({"type": "welcome"}, event(7), event(8), asks=0, then=(1012, "")),
+        lose,
         drop,
-        says({"type": "heartbeat", "time": 1}, event(9), asks=0),
+        says({"type": "heartbeat", "time": 1}, event(8), event(9), asks=0),
     ) as server:
         got = await take(server.client(api_key="k").trade_events(), 3)
         assert got == [event(7), event(8), event(9)]
-        assert server.targets == ["/ws/trade", "/ws/trade?after=8", "/ws/trade?after=8"]
+        assert server.targets == ["/ws/trade", "/ws/trade?after=7", "/ws/trade?after=7"]
+
+
+async def test_a_peer_that_vanished_without_a_word_is_left(monkeypatch):
+    monkeypatch.setattr(client, "_PING_INTERVAL", 0.05)
+    monkeypatch.setattr(client, "_PING_TIMEOUT", 0.05)
+
+    async def vanish(connection):
+        await connection.send(json.dumps(event(1)))
+        # As after a pulled cable: open here and there, and nothing passes.
+        connection.transport.pause_reading()
+        await connection.wait_closed()
+
+    options = {"ping_interval": None, "close_timeout": 0.01}
+    monkeypatch.setattr(client, "_CLOSE_TIMEOUT", 0.01)
+    async with gateway(vanish, says(event(1), event(2), asks=0), **options) as server:
+        got = await take(server.client(api_key="k").trade_events(), 2)
+        assert [frame["seq"] for frame in got] == [1, 2]
+        assert server.targets == ["/ws/trade", "/ws/trade?after=0"]
+        # Its end of the connection would be noticed by its own pings.
+        server.connections[0].transport.abort()
 
 
 async def test_trade_events_that_fall_into_a_lost_connection_before_the_first_are_asked_for():
@@ -523,6 +658,266 @@ async def test_trade_events_can_start_where_an_earlier_run_ended():
             await server.client(api_key="k").subscribe_trade_events(stop, after=0)
         assert server.targets == ["/ws/trade?after=0"]
         assert got == [{"type": "trade", "seq": 1, "data": {}}]
+
+
+async def test_on_state_is_told_the_life_of_a_stream(monkeypatch):
+    monkeypatch.setattr(client, "backoff", lambda failures, jitter: failures / 1000)
+    told: list[StreamState] = []
+
+    async def tell(state):
+        told.append(state)
+
+    def refuse(connection, request):
+        return connection.respond(503, "no") if len(told) == 5 else None
+
+    async with gateway(
+        says({"type": "welcome", "feed": "down", "reason": "feeder_absent"}, then=(1011, "internal")),
+        says({"type": "welcome", "feed": "up"}, TICK, {"type": "closing", "reason": "server_restart"}, TICK),
+        process_request=refuse,
+    ) as server:
+        await take(server.client(on_state=tell).realtime(["000001.SZ"]), 2)
+    path = "/ws/realtime"
+    cannot_connect = told.pop(5)
+    assert told == [
+        StreamState("connecting", path, attempt=1),
+        StreamState("connected", path),
+        StreamState("feed_down", path, "feeder_absent"),
+        StreamState("disconnected", path, "internal", 1011, delay=0.001),
+        StreamState("connecting", path, attempt=1),
+        StreamState("connecting", path, attempt=2),
+        StreamState("connected", path),
+        StreamState("feed_up", path),
+        StreamState("resumed", path),
+        StreamState("closing", path, "server_restart"),
+    ]
+    assert (cannot_connect.state, cannot_connect.code, cannot_connect.delay) == ("disconnected", None, 0.002)
+    assert "503" in cannot_connect.reason
+
+
+@pytest.mark.parametrize(
+    ("frames", "position"),
+    [
+        pytest.param([{"type": "subscribed", "seq": 9, "after": 7}, event(8), event(9)], 8, id="the-event-seen-last"),
+        pytest.param([{"type": "subscribed", "seq": 9, "after": 7}], None, id="not-before-it"),
+    ],
+)
+async def test_trade_events_are_resumed_once_the_event_seen_last_has_come_again(frames, position):
+    told: list[StreamState] = []
+    beat = {"type": "skipped", "count": 1}
+    async with gateway(
+        says(event(8), asks=0, then=(1012, "")),
+        says(*frames, beat, asks=0, then=(1008, "")),
+    ) as server:
+        with pytest.raises(Disconnected):
+            await take(server.client(api_key="k", on_state=told.append).trade_events(), 9)
+    assert [state.position for state in told if state.state == "resumed"] == ([position] if position else [])
+
+
+async def test_trade_events_of_which_none_was_seen_are_resumed_with_the_ack():
+    told: list[StreamState] = []
+    acks = [{"type": "subscribed", "seq": 5}, {"type": "subscribed", "seq": 5, "after": 5}]
+    async with gateway(
+        says(acks[0], asks=0, then=(1012, "")),
+        says(acks[1], asks=0, then=(1008, "")),
+    ) as server:
+        with pytest.raises(Disconnected):
+            await take(server.client(api_key="k", on_state=told.append).trade_events(), 1)
+    assert StreamState("resumed", "/ws/trade", position=5) in told
+
+
+async def test_an_exception_in_on_state_reaches_the_caller_with_its_state():
+    def fail(state):
+        raise ValueError("boom")
+
+    async with gateway(says(TICK)) as server:
+        with pytest.raises(CallbackError) as caught:
+            await take(server.client(on_state=fail).realtime(["000001.SZ"]), 1)
+    assert caught.value.frame == StreamState("connecting", "/ws/realtime", attempt=1)
+
+
+async def test_every_stream_opts_in_and_a_server_that_knows_no_subprotocol_serves_it_all_the_same():
+    async with gateway(says(TICK)) as server:
+        assert await take(server.client().realtime(["000001.SZ"]), 1) == [TICK]
+        assert server.connections[0].request.headers["Sec-WebSocket-Protocol"] == "qmt.v1.json"
+        assert server.connections[0].subprotocol is None
+    async with gateway(says({"type": "welcome"}, TICK), subprotocols=["qmt.v1.json"]) as server:
+        assert await take(server.client().realtime(["000001.SZ"]), 1) == [TICK]
+        assert server.connections[0].subprotocol == "qmt.v1.json"
+
+
+async def test_options_are_sent_where_they_are_given():
+    options = {"fields": ["lastPrice", "volume"], "max_rate_ms": 500, "mode": "latest", "snapshot": False}
+    asked = []
+
+    async def script(connection):
+        asked.append(json.loads(await connection.recv()))
+        await connection.send(json.dumps(TICK))
+        await connection.wait_closed()
+
+    async with gateway(script) as server:
+        c = server.client()
+        await take(c.realtime(["000001.SZ"], **options), 1)
+        await take(c.whole_quote(["SH"], mode="all"), 1)
+        await take(c.l2_thousand(["000001.SZ"], 20, fields=iter(["time"])), 1)
+        for subscribe, arguments in (
+            (c.subscribe_realtime, {"stocks": ["000001.SZ"], "period": "1m"}),
+            (c.subscribe_whole_quote, {"codes": ["SH"]}),
+            (c.subscribe_l2_thousand, {"stocks": ["000001.SZ"], "gear_num": 5}),
+        ):
+            with pytest.raises(CallbackError):
+                await subscribe(callback=fail, **arguments, **options)
+    assert asked == [
+        {"stocks": ["000001.SZ"], "period": "tick", **options},
+        {"codes": ["SH"], "mode": "all"},
+        {"stocks": ["000001.SZ"], "gear_num": 20, "fields": ["time"]},
+        {"stocks": ["000001.SZ"], "period": "1m", **options},
+        {"codes": ["SH"], **options},
+        {"stocks": ["000001.SZ"], "gear_num": 5, **options},
+    ]
+
+
+def fail(frame: object) -> None:
+    raise ValueError("boom")
+
+
+def test_an_option_that_does_not_exist_is_named():
+    with pytest.raises(TypeError, match="unknown option 'max_rate'; expected one of fields, max_rate_ms"):
+        QMTClient("host").realtime(["000001.SZ"], max_rate=500)
+
+
+@pytest.mark.parametrize("fields", ["lastPrice", []])
+def test_fields_must_be_a_list_and_not_empty(fields):
+    with pytest.raises(BadRequest, match="fields must be a non-empty list of names"):
+        QMTClient("host").whole_quote(["SH"], fields=fields)
+
+
+# The position that survives the program.
+
+
+def saved_seq(path: Path) -> int:
+    return json.loads(path.read_text(encoding="utf-8"))["seq"]
+
+
+async def test_the_next_run_goes_on_where_the_last_one_ended(tmp_path):
+    state = tmp_path / "state.json"
+    seen = []
+
+    def see(upto):
+        def callback(frame):
+            if frame["seq"] > upto:
+                raise StopIteration
+            seen.append(frame["seq"])
+
+        return callback
+
+    async with gateway(
+        says({"type": "subscribed", "seq": 6}, event(7), event(8), event(9), asks=0),
+        says({"type": "subscribed", "seq": 9, "after": 7}, event(8), event(9), event(10), asks=0),
+    ) as server:
+        c = server.client(api_key="k")
+        for upto in (8, 9):
+            with pytest.raises(CallbackError):
+                await c.subscribe_trade_events(see(upto), state=str(state))
+            # Not the one whose callback failed.
+            assert saved_seq(state) == upto
+        assert server.targets == ["/ws/trade", "/ws/trade?after=7"]
+    assert seen == [7, 8, 9]
+
+
+async def test_in_a_loop_an_event_is_seen_when_the_next_one_is_asked_for(tmp_path):
+    state = tmp_path / "state.json"
+    async with gateway(says(event(7), event(8), asks=0)) as server:
+        assert len(await take(server.client(api_key="k").trade_events(state=state), 2)) == 2
+    assert saved_seq(state) == 7
+
+
+async def test_while_a_callback_runs_the_file_is_behind_it(tmp_path):
+    state = tmp_path / "state.json"
+    began = asyncio.Event()
+
+    async def stall(frame):
+        if frame["seq"] == 8:
+            began.set()
+            await asyncio.Event().wait()
+
+    async with gateway(says(event(7), event(8), asks=0)) as server:
+        task = asyncio.ensure_future(server.client(api_key="k").subscribe_trade_events(stall, state=state))
+        await began.wait()
+        assert saved_seq(state) == 7
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert saved_seq(state) == 7
+
+
+async def test_a_position_is_written_although_no_event_follows(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(position, "SAVE_SECONDS", 0.05)
+    state = tmp_path / "state.json"
+    blocked = tmp_path / "state.json.new"
+
+    async def until(condition):
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - files have no events
+                await asyncio.sleep(0.001)
+
+    async def script(connection):
+        for last in (8, 10):
+            await connection.send(json.dumps(event(last - 1)))
+            await connection.send(json.dumps(event(last)))
+            await until(lambda last=last: state.exists() and saved_seq(state) == last)
+        # A disk that takes nothing for a while.
+        blocked.mkdir()
+        await connection.send(json.dumps(event(11)))
+        await until(lambda: "position 11 cannot be written" in caplog.text)
+        blocked.rmdir()
+        await until(lambda: saved_seq(state) == 11)
+        await connection.close(1008)
+
+    async with gateway(script) as server:
+        with pytest.raises(Disconnected):
+            await server.client(api_key="k").subscribe_trade_events(len, state=state)
+
+
+async def test_a_position_is_written_before_any_event_was_seen(tmp_path):
+    state = tmp_path / "state.json"
+    acknowledged = says({"type": "subscribed", "seq": 41}, asks=0, then=(1008, ""))
+    async with gateway(acknowledged, acknowledged) as server:
+        c = server.client(api_key="k")
+        for _ in range(2):
+            with pytest.raises(Disconnected):
+                await c.subscribe_trade_events(print, state=state)
+        assert server.targets == ["/ws/trade", "/ws/trade?after=41"]
+
+
+async def test_the_file_wins_over_after(tmp_path):
+    state = tmp_path / "state.json"
+    refused = says(asks=0, then=(1008, ""))
+    async with gateway(refused) as server:
+        c = server.client(api_key="k")
+        for after in (3, 99):
+            with pytest.raises(Disconnected):
+                await c.subscribe_trade_events(print, after=after, state=state)
+        assert server.targets == ["/ws/trade?after=3"] * 2
+
+
+async def test_a_file_of_another_gateway_or_in_no_folder_is_refused_at_once(tmp_path):
+    state = tmp_path / "state.json"
+    state.write_text('{"server": "host:8000", "seq": 7}', encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"state: .* holds a position at host:8000, .* not one at host:8001"):
+        QMTClient("host", 8001).trade_events(state=state)
+    with pytest.raises(ConfigError, match="state: there is no folder"):
+        QMTClient("host").trade_events(state=tmp_path / "nowhere" / "state.json")
+
+
+async def test_a_position_that_the_gateway_does_not_have_is_told_with_the_oldest_it_has(tmp_path):
+    state = tmp_path / "state.json"
+    expired = {"type": "error", "code": "resume_expired", "error": "gone", "oldest": 20, "newest": 30, "retry": False}
+    async with gateway(says(expired, asks=0)) as server:
+        state.write_text(json.dumps({"server": f"127.0.0.1:{server.port}", "seq": 7}), encoding="utf-8")
+        with pytest.raises(ServerError, match="resume_expired: gone") as caught:
+            await server.client(api_key="k").subscribe_trade_events(print, state=state)
+    assert caught.value.frame["oldest"] == 20
+    assert saved_seq(state) == 7
 
 
 async def test_a_wrong_key_is_told_at_once():
@@ -874,7 +1269,7 @@ def test_all_is_complete():
     raised = {name for name, value in vars(errors).items() if isinstance(value, type)}
     raised = {name for name in raised if issubclass(getattr(errors, name), QMTBridgeError)}
     builders = {name for name in vars(topics) if name.endswith("_topic")} - {"parse_topic"}
-    others = {"FormulaSpec", "Frame", "QMTClient", "__version__", "subscribe"}
+    others = {"FormulaSpec", "Frame", "QMTClient", "StreamState", "__version__", "subscribe"}
     assert set(qmt_bridge.__all__) == structs | raised | builders | others
     assert qmt_bridge.__all__ == sorted(qmt_bridge.__all__)
     assert set(qmt_bridge.__all__) <= set(dir(qmt_bridge))

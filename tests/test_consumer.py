@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import math
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -14,7 +21,7 @@ import zmq
 from feeder.app import Feeder
 from feeder.source import DownloadRequest, Sink
 from qmt_bridge import consumer as consumer_module
-from qmt_bridge import sockets
+from qmt_bridge import sequence, sockets
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import BadCode, BadRequest, ConfigError, Refused, WireError
@@ -73,7 +80,7 @@ class Addresses(msgspec.Struct):
     trade_addr: str
     ask_addr: str
 
-    def subscribe(self, *topics: str, timeout: float | None = SECONDS, **options: bool | str) -> Iterator[Frame]:
+    def subscribe(self, *topics: str, timeout: float | None = SECONDS, **options: object) -> Iterator[Frame]:
         return subscribe(*topics, timeout=timeout, **msgspec.structs.asdict(self), **options)  # type: ignore[arg-type]
 
 
@@ -105,6 +112,18 @@ def feed(config: Config, source: Greeter) -> Iterator[Addresses]:
 
 def take(frames: Iterator[Frame], count: int) -> list[Frame]:
     taken = [next(frames) for _ in range(count)]
+    frames.close()  # type: ignore[attr-defined]  # a generator
+    return taken
+
+
+def take_until_live(frames: Iterator[Frame], count: int) -> list[Frame]:
+    """Take frames until so many were as they are published, and not out of the journal."""
+    taken = []
+    deadline = time.monotonic() + SECONDS
+    while count:
+        taken.append(next(frames))
+        count -= taken[-1].published_ns > 0
+        assert time.monotonic() < deadline, "it does not get live"
     frames.close()  # type: ignore[attr-defined]  # a generator
     return taken
 
@@ -249,6 +268,207 @@ def test_trade_events_come_over_their_own_socket_beside_quotes(feed: Addresses, 
         both.close()  # type: ignore[attr-defined]
     (event, *_) = [frame for frame in seen if frame.topic == "trade/1/"]
     assert event.data == {"type": "order", "seq": event.seq, "data": {"order_id": 1}}
+
+
+@contextmanager
+def trading(source: Greeter, *accounts: str) -> Iterator[None]:
+    """Publish events of `accounts` in turn, as fast as they are taken, all the while."""
+    stop = threading.Event()
+
+    def trade() -> None:
+        number = 0
+        while not stop.is_set():
+            for account in accounts:
+                source.sink.publish_trade(account, "order", {"order_id": number}, 1)
+            number += 1
+            source.sink.wait_room(100, 1.0)
+
+    trader = threading.Thread(target=trade)
+    trader.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        trader.join(SECONDS)
+
+
+def trade_once(source: Greeter, count: int, account: str = "1") -> None:
+    for number in range(count):
+        source.sink.publish_trade(account, "order", {"order_id": number}, 1)
+
+
+def test_trade_events_are_replayed_then_come_live_while_they_keep_coming(feed: Addresses, source: Greeter) -> None:
+    trade_once(source, 4000)
+    take(feed.subscribe(ALL_TRADES, after=0), 4000)
+    with trading(source, "1", "2"):
+        first = take_until_live(feed.subscribe(ALL_TRADES, after=0), 100)
+        rest = take_until_live(feed.subscribe(ALL_TRADES, after=2000), 100)
+    for got, begin in ((first, 1), (rest, 2001)):
+        assert [frame.data["seq"] for frame in got] == list(range(begin, begin + len(got)))
+        assert (got[0].topic, got[0].seq) == (ALL_TRADES, begin), "out of the journal"
+
+
+def test_each_account_has_its_own_positions(feed: Addresses, source: Greeter) -> None:
+    for account in ("1", "2"):
+        trade_once(source, 1000, account)
+    take(feed.subscribe(ALL_TRADES, after=0), 2000)
+    with trading(source, "1", "2"):
+        got = take(feed.subscribe("trade/1/", "trade/2/", after={"trade/1/": 0, "trade/2/": 500}), 3000)
+    for topic, begin in (("trade/1/", 1), ("trade/2/", 501)):
+        events = [frame for frame in got if frame.topic == topic]
+        assert len(events) > 100
+        assert [frame.seq for frame in events] == list(range(begin, begin + len(events)))
+        assert [frame.data["data"]["order_id"] for frame in events] == [(frame.seq - 1) % 1000 for frame in events]
+
+
+@pytest.mark.parametrize("topic", [ALL_TRADES, "trade/1/"])
+def test_an_event_of_a_time_when_nobody_listened_comes_without_a_successor(
+    config: Config, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only the heartbeats of the new life are to tell.
+    monkeypatch.setattr(sequence, "AGAIN_SECONDS", math.inf)
+    source = Greeter()
+    feeder = Feeder(config, source)
+    feeder.start()
+    where = addresses(feeder)
+    fixed = msgspec.structs.replace(config, **msgspec.structs.asdict(where))
+    events = where.subscribe(topic, after=0)
+    try:
+        trade_once(source, 1)
+        assert next(events).data["seq"] == 1
+        # By then a heartbeat of this life has reached the consumer too, which reads it with the next event.
+        take(where.subscribe(STATUS_TOPIC), 3)
+        trade_once(source, 1)
+        assert next(events).data["seq"] == 2
+        feeder.stop()
+        # The same journal on other addresses, where the consumer is not.
+        source = Greeter()
+        feeder = Feeder(config, source)
+        feeder.start()
+        trade_once(source, 2)
+        feeder.stop()
+        feeder = Feeder(fixed, Greeter())
+        feeder.start()
+        assert [next(events).data["seq"], next(events).data["seq"]] == [3, 4]
+    finally:
+        events.close()  # type: ignore[attr-defined]
+        feeder.stop()
+
+
+def test_a_position_ahead_of_the_journal_is_refused(feed: Addresses, source: Greeter) -> None:
+    trade_once(source, 3)
+    take(feed.subscribe(ALL_TRADES, after=0), 3)
+    with pytest.raises(Refused, match="trade/: ") as refused:
+        next(feed.subscribe(ALL_TRADES, after=99))
+    assert (refused.value.code, refused.value.newest) == ("resume_expired", 3)
+
+
+@pytest.mark.parametrize(
+    ("topics", "after", "named"),
+    [
+        pytest.param((QUOTE,), 5, "after=5 is for one trade topic, not 0", id="no-trade-topic"),
+        pytest.param(("trade/1/", "trade/2/"), 5, "after=5 is for one trade topic, not 2", id="two"),
+        pytest.param(("trade/1/",), {"trade/2/": 5}, "after names 'trade/2/'", id="another"),
+        pytest.param(("trade/1",), {"trade/1": 5}, "after names 'trade/1'", id="some-prefix"),
+        pytest.param(("trade/1/",), -1, "must not be negative, got -1", id="negative"),
+    ],
+)
+def test_a_position_that_cannot_be_is_refused_before_anything_is_opened(
+    topics: tuple[str, ...], after: object, named: str
+) -> None:
+    with pytest.raises(BadRequest, match=named):
+        subscribe(*topics, after=after)  # type: ignore[arg-type]
+
+
+def test_an_account_that_is_in_all_accounts_is_refused() -> None:
+    with pytest.raises(WireError, match="trade/ carries trade/1/ already"):
+        subscribe("trade/1/", ALL_TRADES)
+
+
+def test_heartbeats_that_only_a_trade_topic_needs_are_not_handed_out(feed: Addresses) -> None:
+    assert list(feed.subscribe(ALL_TRADES, timeout=1.5)) == []
+    # The last value, and what is published.
+    assert [frame.topic for frame in take(feed.subscribe(ALL_TRADES, STATUS_TOPIC), 3)] == [STATUS_TOPIC] * 3
+
+
+def test_what_is_lost_of_market_data_is_told_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    market = sockets.bind_publisher(context, "market_addr", "tcp://127.0.0.1:0", None)
+    market_addr = str(market.getsockopt_string(zmq.LAST_ENDPOINT))
+    gaps: list[tuple[Topic, int | None]] = []
+    received: list[tuple[int, int]] = []
+
+    def consume() -> None:
+        quotes = subscribe(
+            QUOTE,
+            market_addr=market_addr,
+            ask_addr="tcp://127.0.0.1:1",
+            snapshot=False,
+            timeout=SECONDS,
+            on_gap=lambda topic, missed: gaps.append((topic, missed)),
+        )
+        received.extend((frame.epoch, frame.seq) for frame in take(quotes, len(sent)))
+
+    sent = [(7, 1), (7, 2), (7, 5), (7, 6), (8, 1), (8, 3)]
+    thread = threading.Thread(target=consume)
+    try:
+        thread.start()
+        assert market.poll(int(SECONDS * 1000))
+        for epoch, seq in sent:
+            market.send_multipart(Frame(QUOTE, epoch, seq, 1, 1, frames.encode({})).to_parts())
+        thread.join(SECONDS)
+    finally:
+        context.destroy(linger=0)
+        thread.join(SECONDS)
+    assert received == sent
+    assert gaps == [(QUOTE, 2), (QUOTE, None), (QUOTE, 1)]
+    assert [record.getMessage() for record in caplog.records] == [f"{QUOTE}: 2 messages were lost"]
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_program_of_the_readme_misses_no_event(config: Config, tmp_path: Path, readme: str) -> None:
+    text = (Path(__file__).parents[1] / readme).read_text(encoding="utf-8")
+    (program,) = [block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "catch_up" in block]
+    assert len([line for line in program.splitlines() if line]) <= 25
+    source = Greeter()
+    feeder = Feeder(config, source)
+    feeder.start()
+    trade_once(source, 1500)
+    where = addresses(feeder)
+    fixed = msgspec.structs.replace(config, **msgspec.structs.asdict(where))
+    for documented, here in (("tcp://127.0.0.1:5556", where.trade_addr), ("tcp://127.0.0.1:5557", where.ask_addr)):
+        assert program.count(documented) == 1
+        program = program.replace(documented, here)
+    file = tmp_path / "program.py"
+    file.write_text(program, encoding="utf-8")
+    command = [sys.executable, str(file)]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    consumer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment)
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(consumer.stdout))  # type: ignore[arg-type]
+    reader.start()
+    try:
+        until(lambda: len(lines) >= 1500)
+        with trading(source, "1", "2"):
+            until(lambda: len(lines) >= 3000)
+        feeder.stop()
+        # What a life of the feeder published where the program was not, and which no later event shows.
+        source = Greeter()
+        feeder = Feeder(config, source)
+        feeder.start()
+        trade_once(source, 10)
+        feeder.stop()
+        feeder = Feeder(fixed, Greeter())
+        feeder.start()
+        newest = next(where.subscribe(STATUS_TOPIC)).data["trade_seq"]
+        until(lambda: len(lines) >= newest)
+    finally:
+        consumer.kill()
+        consumer.wait()
+        reader.join(SECONDS)
+        consumer.stdout.close()  # type: ignore[union-attr]
+        feeder.stop()
+    assert [ast.literal_eval(line)["seq"] for line in lines] == list(range(1, newest + 1))
 
 
 def test_iteration_ends_after_silence(feed: Addresses) -> None:

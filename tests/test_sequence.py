@@ -1,0 +1,388 @@
+"""What a consumer hands out, and what it asks for, whatever is lost on the way. No sockets, no clock."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+
+from qmt_bridge import sequence as sequence_module
+from qmt_bridge.errors import Refused, WireError
+from qmt_bridge.sequence import AGAIN_SECONDS, Events, LastValues, Sequence
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.requests import CatchUp, TopicState
+from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic, trade_topic
+
+ACCOUNT = trade_topic("1")
+QUOTE = quote_topic("600519.SH")
+LIFE, NEXT_LIFE = 100, 200
+
+
+def body(seq: int) -> bytes:
+    return frames.encode({"type": "order", "seq": 1000 + seq, "data": {"number": seq}})
+
+
+def live(seq: int, epoch: int = LIFE, topic: Topic = ACCOUNT) -> Frame:
+    return Frame(topic, epoch, seq, 1, 2, body(seq))
+
+
+def answer(number: int, first: int, last: int, *, more: bool = False, epoch: int = LIFE) -> TopicState:
+    bodies = frames.encode([frames.decode(body(seq)) for seq in range(first, last + 1)])
+    return TopicState(number, ACCOUNT, "live", epoch=epoch, seq=last, body=bodies, more=more)
+
+
+def begun(number: int, seq: int) -> TopicState:
+    return TopicState(number, ACCOUNT, "live", epoch=LIFE, seq=seq)
+
+
+def arrive(events: Events, seq: int, epoch: int = LIFE) -> list[int]:
+    return seqs(events.arrived(live(seq, epoch), seq))
+
+
+def seqs(handed_out: list[Frame]) -> list[int]:
+    assert all(frame.data["data"]["number"] == frame.seq for frame in handed_out)
+    return [frame.seq for frame in handed_out]
+
+
+def test_events_after_a_position_are_replayed_in_chunks_then_come_live():
+    events = Events(ACCOUNT, 2)
+    assert events.asks(0.0)
+    assert events.ask(7, 0.0) == CatchUp(7, [ACCOUNT], 2)
+    assert not events.asks(0.0)
+    # Published while the journal is read; what is next need not wait.
+    assert arrive(events, 7) == []
+    assert seqs(events.answered(answer(7, 3, 4, more=True), 0.1)) == [3, 4]
+    assert arrive(events, 8) == []
+    replayed = events.answered(answer(7, 5, 7), 0.2)
+    assert seqs(replayed) == [5, 6, 7, 8]
+    assert (replayed[0].received_ns, replayed[0].published_ns, replayed[0].topic) == (0, 0, ACCOUNT)
+    assert arrive(events, 8) == []
+    assert arrive(events, 9) == [9]
+    assert not events.asks(0.2)
+
+
+def test_an_event_that_is_next_does_not_wait_for_an_answer():
+    events = Events(ACCOUNT, 2)
+    events.ask(1, 0.0)
+    assert arrive(events, 3) == [3]
+    assert seqs(events.answered(answer(1, 3, 3), 0.1)) == []
+    assert arrive(events, 4) == [4]
+
+
+def test_without_a_position_the_news_begin_at_once():
+    events = Events(ACCOUNT)
+    assert events.ask(1, 0.0) == CatchUp(1, [ACCOUNT], None)
+    assert arrive(events, 5) == [5]
+    assert events.answered(begun(1, 4), 0.1) == []
+    assert arrive(events, 6) == [6]
+
+
+def test_without_a_position_an_event_older_than_the_answer_is_news_if_it_arrives_after_it():
+    events = Events(ACCOUNT)
+    events.ask(1, 0.0)
+    events.answered(begun(1, 5), 0.1)
+    assert arrive(events, 4) == [4]
+    assert arrive(events, 5) == [5]
+
+
+@pytest.mark.parametrize("by", ["successor", "heartbeat"])
+def test_without_a_position_an_event_lost_before_any_was_seen_is_brought(by):
+    events = Events(ACCOUNT)
+    events.ask(1, 0.0)
+    events.answered(begun(1, 4), 0.1)
+    if by == "successor":
+        assert arrive(events, 6) == []
+    else:
+        events.check(False)
+    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 4)
+    assert seqs(events.answered(answer(2, 5, 6), 0.3)) == [5, 6]
+
+
+def test_a_jump_is_repaired_from_the_journal():
+    events = Events(ACCOUNT, 2)
+    events.ask(1, 0.0)
+    events.answered(answer(1, 3, 2), 0.1)
+    assert [arrive(events, seq) for seq in (3, 6, 7)] == [[3], [], []]
+    assert events.asks(0.2)
+    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 3)
+    assert arrive(events, 9) == [], "another jump while the question is under way"
+    assert not events.asks(0.2)
+    assert seqs(events.answered(answer(2, 4, 6), 0.3)) == [4, 5, 6, 7]
+    assert events.asks(0.3)
+    assert events.ask(3, 0.3) == CatchUp(3, [ACCOUNT], 7)
+    assert seqs(events.answered(answer(3, 8, 9), 0.4)) == [8, 9]
+    assert not events.asks(0.4)
+
+
+def test_what_waits_is_bounded_and_comes_from_the_journal_then(monkeypatch):
+    monkeypatch.setattr(sequence_module, "MAX_AHEAD", 2)
+    events = Events(ACCOUNT, 0)
+    events.ask(1, 0.0)
+    for seq in (3, 4, 5, 6):
+        assert arrive(events, seq) == []
+    assert seqs(events.answered(answer(1, 1, 3), 0.1)) == [1, 2, 3]
+    assert events.ask(2, 0.1).after == 3
+    assert seqs(events.answered(answer(2, 4, 5), 0.2)) == [4, 5, 6]
+
+
+def test_a_part_of_an_answer_that_was_lost_is_asked_for_again():
+    events = Events(ACCOUNT, 0)
+    events.ask(1, 0.0)
+    assert seqs(events.answered(answer(1, 1, 2, more=True), 0.1)) == [1, 2]
+    assert events.answered(answer(1, 5, 6, more=True), 0.2) == []
+    assert events.ask(2, 0.2).after == 2
+    assert events.answered(answer(1, 7, 8), 0.3) == [], "the rest of the old answer"
+    assert not events.asks(0.3)
+    assert seqs(events.answered(answer(2, 3, 8), 0.4)) == [3, 4, 5, 6, 7, 8]
+
+
+def test_an_answer_that_does_not_come_is_asked_for_again_from_where_it_ended():
+    events = Events(ACCOUNT, 0)
+    events.ask(1, 0.0)
+    events.answered(answer(1, 1, 2, more=True), 3.0)
+    assert not events.asks(3.0 + AGAIN_SECONDS - 0.1)
+    assert events.asks(3.0 + AGAIN_SECONDS)
+    assert events.ask(2, 9.0) == CatchUp(2, [ACCOUNT], 2)
+
+
+def test_a_position_that_the_journal_does_not_have_is_refused_with_the_oldest():
+    events = Events(ACCOUNT, 99)
+    events.ask(1, 0.0)
+    expired = TopicState(1, ACCOUNT, "refused", "events after 99 are not there", "resume_expired", LIFE, 7, oldest=3)
+    with pytest.raises(Refused, match="trade/1/: events after 99 are not there") as refused:
+        events.answered(expired, 0.1)
+    assert (refused.value.code, refused.value.oldest, refused.value.newest) == ("resume_expired", 3, 7)
+
+
+def test_events_go_on_by_position_in_the_next_life_of_the_feeder():
+    events = Events(ACCOUNT, 0)
+    events.ask(1, 0.0)
+    events.answered(answer(1, 1, 2), 0.1)
+    assert arrive(events, 3, NEXT_LIFE) == [3]
+    assert arrive(events, 3, LIFE) == []
+
+
+@pytest.mark.parametrize("seen", ["live", "replayed", "by-an-earlier-run"])
+def test_a_journal_that_begins_again_is_an_error(seen):
+    events = Events(ACCOUNT, 1 if seen == "by-an-earlier-run" else 0)
+    events.ask(1, 0.0)
+    if seen == "live":
+        arrive(events, 1)
+    else:
+        events.answered(answer(1, 2 if seen == "by-an-earlier-run" else 1, 1), 0.1)
+    with pytest.raises(Refused, match="trade/1/: the journal begins again at 1, but 1 was seen") as refused:
+        arrive(events, 1, NEXT_LIFE)
+    assert refused.value.code == "resume_expired"
+
+
+def test_what_a_new_life_published_before_its_answer_is_old_and_no_error():
+    events = Events(ACCOUNT, 0)
+    events.ask(1, 0.0)
+    events.answered(answer(1, 1, 2), 0.1)
+    events.check(True)
+    events.ask(2, 0.2)
+    assert seqs(events.answered(answer(2, 3, 4, epoch=NEXT_LIFE), 0.3)) == [3, 4]
+    assert arrive(events, 4, NEXT_LIFE) == []
+    assert arrive(events, 2, LIFE) == []
+
+
+def test_a_new_life_is_asked_what_the_old_one_did_not_answer():
+    events = Events(ACCOUNT, 0)
+    events.ask(1, 0.0)
+    events.check(False)
+    assert not events.asks(0.1)
+    events.check(True)
+    assert events.asks(0.1)
+
+
+def test_an_answer_that_holds_no_events_is_an_error():
+    events = Events(ACCOUNT, 0)
+    events.ask(1, 0.0)
+    with pytest.raises(WireError, match="the answer about trade/1/ holds no events"):
+        events.answered(TopicState(1, ACCOUNT, "live", epoch=LIFE, seq=1, body=b"\x01"), 0.1)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_event_comes_once_and_in_order_whatever_is_lost(seed):
+    """Any message may be lost: live, answer, or a whole life of the feeder with everything on its way."""
+    choose = random.Random(seed)
+    published, epoch, now = 0, LIFE, 0.0
+    events = Events(ACCOUNT, 0)
+    handed_out: list[Frame] = []
+    news: list[Frame] = []
+    answers: list[TopicState] = []
+
+    def reply(question: CatchUp) -> None:
+        first = question.after + 1
+        while True:
+            last = min(published, first + choose.randrange(3))
+            answers.append(answer(question.id, first, last, more=last < published, epoch=epoch))
+            if last == published:
+                return
+            first = last + 1
+
+    def step(lossy: bool) -> None:
+        nonlocal now
+        now += 0.5
+        if events.asks(now):
+            question = events.ask(choose.randrange(1, 1 << 60), now)
+            if not lossy or choose.random() < 0.8:
+                reply(question)
+        for queue, take in (
+            (news, lambda frame: events.arrived(frame, frame.seq)),
+            (answers, lambda state: events.answered(state, now)),
+        ):
+            for _ in range(choose.randrange(4)):
+                if queue:
+                    message = queue.pop(0)
+                    if not lossy or choose.random() < 0.8:
+                        handed_out.extend(take(message))
+
+    for _ in range(300):
+        if choose.random() < 0.6:
+            published += 1
+            news.append(live(published, epoch))
+        if choose.random() < 0.02:
+            epoch += 1
+            answers.clear()
+            del news[choose.randrange(len(news) + 1) :]
+            events.check(True)
+        if choose.random() < 0.1:
+            events.check(False)
+        step(lossy=True)
+    while news or answers:
+        step(lossy=False)
+    events.check(False)
+    deadline = now + 10 * AGAIN_SECONDS
+    while now < deadline:
+        step(lossy=False)
+    assert seqs(handed_out) == list(range(1, published + 1))
+
+
+# Everything that one consumer receives.
+
+
+def heartbeat(trade_seq: int, epoch: int = LIFE) -> Frame:
+    status = {"source": "sim", "simulated": True, "state": "up", "epoch": epoch, "time": 1, "trade_seq": trade_seq}
+    return Frame(STATUS_TOPIC, epoch, 1, 1, 1, frames.encode(status))
+
+
+def joined(*topics: Topic) -> Sequence:
+    """Return a sequence whose first questions have been asked and answered."""
+    sequence = Sequence(LastValues([], True), {topic: Events(topic, 0) for topic in topics}, False)
+    for question in sequence.questions(0.0):
+        nothing = TopicState(question.id, question.topics[0], "live", epoch=LIFE, body=frames.encode([]))
+        assert sequence.answered(nothing, 0.0) == []
+    return sequence
+
+
+def asked(sequence: Sequence) -> list[str]:
+    return [topic for question in sequence.questions(1.0) for topic in question.topics]
+
+
+def test_one_heartbeat_after_an_event_every_trade_topic_is_checked():
+    sequence = joined(ACCOUNT, trade_topic("2"))
+    assert sequence.arrived(heartbeat(1)) == []
+    assert asked(sequence) == []
+    assert sequence.arrived(heartbeat(1)) == []
+    assert asked(sequence) == [ACCOUNT, "trade/2/"]
+
+
+def test_without_events_nothing_is_checked():
+    sequence = joined(ACCOUNT)
+    sequence.arrived(heartbeat(5))
+    sequence.arrived(heartbeat(5))
+    assert asked(sequence) == [ACCOUNT]
+    question = sequence._questions
+    sequence.answered(answer(question, 1, 0), 1.0)
+    for _ in range(3):
+        sequence.arrived(heartbeat(5))
+        assert asked(sequence) == []
+    sequence.arrived(heartbeat(6))
+    assert asked(sequence) == [], "the event may still be on its way"
+    sequence.arrived(heartbeat(7))
+    assert asked(sequence) == [ACCOUNT]
+    sequence.answered(answer(sequence._questions, 1, 0), 1.0)
+    sequence.arrived(heartbeat(7))
+    assert asked(sequence) == [ACCOUNT], "what was published between the two heartbeats before"
+
+
+def test_a_new_life_of_the_feeder_is_checked_at_once():
+    sequence = joined(ACCOUNT)
+    for _ in range(2):
+        sequence.arrived(heartbeat(1))
+    assert asked(sequence) == [ACCOUNT]
+    sequence.answered(answer(sequence._questions, 1, 0), 1.0)
+    sequence.arrived(heartbeat(1, NEXT_LIFE))
+    assert asked(sequence) == [ACCOUNT]
+
+
+def test_under_the_prefix_the_position_is_the_journals_and_frames_are_as_they_came():
+    sequence = joined(ALL_TRADES)
+    bodies = [frames.encode({"type": "order", "seq": seq}) for seq in (1, 2, 3)]
+    (first,) = sequence.arrived(Frame(trade_topic("7"), LIFE, 55, 1, 1, bodies[0]))
+    assert (first.topic, first.seq) == ("trade/7/", 55)
+    assert sequence.arrived(Frame(trade_topic("8"), LIFE, 1, 1, 1, bodies[2])) == []
+    assert asked(sequence) == [ALL_TRADES]
+    missing = frames.encode([frames.decode(body) for body in bodies[1:2]])
+    state = TopicState(sequence._questions, ALL_TRADES, "live", epoch=LIFE, seq=2, body=missing)
+    repaired, waited = sequence.answered(state, 1.0)
+    assert (repaired.topic, repaired.seq, repaired.body) == (ALL_TRADES, 2, bodies[1])
+    assert (waited.topic, waited.seq) == ("trade/8/", 1)
+
+
+def test_accounts_under_a_shorter_prefix_are_repaired_each_for_itself():
+    sequence = joined()
+    assert seqs(sequence.arrived(live(5))) == [5]
+    assert sequence.arrived(live(7)) == []
+    list(sequence.questions(0.0))
+    assert seqs(sequence.answered(answer(sequence._questions, 6, 7), 0.1)) == [6, 7]
+
+
+def test_heartbeats_are_handed_out_to_those_who_asked_for_them():
+    for shows in (True, False):
+        sequence = Sequence(LastValues([], True), {ACCOUNT: Events(ACCOUNT)}, shows)
+        assert len(sequence.arrived(heartbeat(1))) == shows
+
+
+def test_a_question_that_could_not_be_sent_is_asked_again():
+    sequence = Sequence(LastValues([QUOTE], True), {}, False)
+    for question in sequence.questions(0.0):
+        assert question.topics == [QUOTE]
+        break
+    assert asked(sequence) == [QUOTE]
+    assert asked(sequence) == []
+
+
+@pytest.mark.parametrize("topic", [STATUS_TOPIC, ACCOUNT])
+def test_a_body_that_cannot_be_read_is_named(topic):
+    sequence = Sequence(LastValues([], True), {ALL_TRADES: Events(ALL_TRADES)}, False)
+    with pytest.raises(WireError, match=f"a message of {topic} cannot be read"):
+        sequence.arrived(Frame(topic, LIFE, 1, 1, 1, b"\xc1"))
+
+
+def test_what_market_topics_lost_is_told_once():
+    values = LastValues([], True)
+    quotes = [(LIFE, 3), (LIFE, 4), (LIFE, 7), (LIFE, 7), (NEXT_LIFE, 1), (NEXT_LIFE, 2)]
+    gaps = []
+    for epoch, seq in quotes:
+        values.arrived(live(seq, epoch, QUOTE))
+        gaps.append(values.take_gaps())
+    assert gaps == [[], [], [(QUOTE, 2)], [], [(QUOTE, None)], []]
+
+
+def test_what_was_lost_after_the_last_value_is_told():
+    values = LastValues([QUOTE], True)
+    assert values.arrived(live(7, topic=QUOTE)) == []
+    state = TopicState(1, QUOTE, "live", epoch=LIFE, seq=4, body=frames.encode({}))
+    assert [frame.seq for frame in values.answered(state)] == [4, 7]
+    assert values.take_gaps() == [(QUOTE, 2)]
+
+
+def test_questions_have_numbers_of_their_own():
+    sequence = Sequence(LastValues([QUOTE], True), {ACCOUNT: Events(ACCOUNT), ALL_TRADES: Events(ALL_TRADES)}, False)
+    numbers = [question.id for question in sequence.questions(0.0)]
+    assert len(numbers) == 3
+    assert all(one < other for one, other in pairwise(numbers))
