@@ -1,4 +1,4 @@
-"""Trade events on disk before they are published (SQLite): one row of seq over all accounts and restarts.
+"""Trade events on disk before they are published (SQLite): one row of positions over all accounts and restarts.
 
 Only the publisher's thread touches it. It must never lose an event that was published, nor give its seq to another.
 """
@@ -9,12 +9,15 @@ import logging
 import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.journal_file import TABLES, VERSION, newest_position, oldest_position
 from qmt_bridge.wire import frames
 
 logger = logging.getLogger(__name__)
@@ -22,10 +25,24 @@ logger = logging.getLogger(__name__)
 # One chunk of a replay; a reader of the ask socket takes messages of this size anyway.
 CHUNK_EVENTS = 1000
 CHUNK_BYTES = frames.BATCH_BYTES
+# Events of one transaction, more than a burst has: some 30 ms.
+BATCH_EVENTS = 5000
 # While the disk is full: some 50 MB.
 MAX_UNSAVED = 100_000
+# Events that one call deletes, and pages that it gives back to the disk: some 5 ms each.
+PRUNE_EVENTS = 500
+SHRINK_PAGES = 250
+# Free pages that stay in the file for the next events (1 MB).
+SPARE_PAGES = 256
 
+# Events of one statement. Each lets go of the interpreter's lock, which a source that has much to do gives back after
+# 5 ms: with one event a statement a burst could wait for seconds. Old versions of SQLite take 999 values at once.
+_INSERT_EVENTS = 150
 _DAY_MS = 24 * 3600 * 1000
+# At the start somebody may be looking at what a killed feeder left, which takes the lock for a moment.
+_OPEN_SECONDS = 2.0
+# A reader that takes its time lets the write-ahead log grow; it is cut back to this afterwards.
+_LOG_BYTES = 16 * 1024 * 1024
 
 
 class Unsent(NamedTuple):
@@ -37,10 +54,14 @@ class Unsent(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A trade event at its position; `body` is what is published: ``{"type":..,"seq":..,"data":{..}}``."""
+    """A trade event at its position `seq` over all accounts, the `number`-th of its own; `body` is what is published.
+
+    ``{"type":..,"seq":..,"data":{..}}``, and ``"journaled":false`` if it could not be written.
+    """
 
     seq: int
     account: str
+    number: int
     time_ms: int
     body: bytes
 
@@ -61,100 +82,150 @@ class Journal:
     a number would miss events without a word. Events are few and written in batches, so the flush is affordable.
 
     While the disk takes nothing, events are numbered, published and replayed out of memory, and written as soon
-    as it does again. Only a crash before that forgets them; the log says which.
+    as it does again. Only a crash before that forgets them, or `MAX_UNSAVED` younger ones; the log says which.
+
+    Where it speaks of the position of an account, that is the number of one of its events.
     """
 
-    def __init__(self, path: Path, days: int) -> None:
-        """Open or create the file; raise `ConfigError` if it cannot be, or if another feeder has it open."""
+    def __init__(self, path: Path, days: int, max_mb: int = 0) -> None:
+        """Open or create the file; raise `ConfigError` if it cannot be, or if another feeder has it.
+
+        `days` and `max_mb` (2**20 bytes; 0 is any number) are for how long and up to which size `prune` keeps events.
+        """
+        # Why the newest events are not on disk; None while they are.
+        self.failure: str | None = None
         self._days = days
+        self._max_bytes = max_mb * 1024 * 1024
+        # Contiguous, and the newest of all.
         self._unsaved: deque[Event] = deque()
-        self._failing = False
+        # First and last position of those that had to be given up.
+        self._forgotten: tuple[int, int] | None = None
+        self._prune_failing = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Nobody else may hold a lock (see EXCLUSIVE), and the publisher's thread cannot wait for one.
-            self._database = sqlite3.connect(path, timeout=0.0, isolation_level=None)
-        except (OSError, sqlite3.Error) as exc:
-            raise ConfigError("data_dir", f"cannot open the trade journal {path}: {exc}") from exc
+        except OSError as exc:
+            raise ConfigError("data_dir", f"cannot make the folder of the trade journal {path}: {exc}") from exc
+        self._lock = _lock(path)
+        with ExitStack() as failed:
+            failed.callback(self._lock.close)
+            try:
+                self._database = _open(path)
+                failed.callback(self._database.close)
+                self.newest = newest_position(self._database)
+                self._numbers: dict[str, int] = dict(self._database.execute("SELECT name, newest FROM account"))
+                # Events up to here cannot be replayed any more.
+                self._floor = oldest_position(self._database)
+                self._page_bytes = self._pragma("page_size")
+            except sqlite3.Error as exc:
+                raise ConfigError("data_dir", f"cannot use the trade journal {path}: {exc}") from exc
+            failed.pop_all()
+
+    def begin_life(self, now_ns: int) -> int:
+        """Return the epoch of this life of the feeder: `now_ns`, or more if the clock was set back since the last one.
+
+        Consumers take the larger of two epochs for the later life.
+        """
         try:
-            # Two feeders on one file would give one seq to two events.
-            self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.execute(
-                "CREATE TABLE IF NOT EXISTS event (seq INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, "
-                "time_ms INTEGER NOT NULL, body BLOB NOT NULL)"
-            )
-            # An index ends in the row's key: this one is by account and seq.
-            self._database.execute("CREATE INDEX IF NOT EXISTS event_account ON event (account)")
-            # AUTOINCREMENT remembers the newest seq also when every event was pruned.
-            newest = self._number("SELECT seq FROM sqlite_sequence WHERE name = 'event'")
-            # A replay may not step over a hole: the oldest event is the one after the last hole.
-            oldest = self._number(
-                "SELECT max(seq) FROM event WHERE NOT EXISTS (SELECT 1 FROM event AS before "
-                "WHERE before.seq = event.seq - 1)"
-            )
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.execute("CREATE TABLE IF NOT EXISTS life (epoch INTEGER NOT NULL)")
+            (last,) = self._database.execute("SELECT ifnull(max(epoch), 0) FROM life").fetchone()
+            epoch = max(now_ns, int(last) + 1)
+            self._database.execute("DELETE FROM life")
+            self._database.execute("INSERT INTO life VALUES (?)", (epoch,))
+            self._database.execute("COMMIT")
         except sqlite3.Error as exc:
-            self._database.close()
-            raise ConfigError("data_dir", f"cannot use the trade journal {path}: {exc}") from exc
-        self.newest = newest or 0
-        # Events up to here can not be replayed any more.
-        self._floor = oldest - 1 if oldest is not None else self.newest
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            logger.warning("the epoch of this life cannot be written, so the next one may not follow it: %s", exc)
+            return now_ns
+        return epoch
+
+    @property
+    def catching_up(self) -> bool:
+        """Return whether `save` has more to write, and the disk takes it."""
+        return bool(self._unsaved) and self.failure is None
 
     def append(self, events: Sequence[Unsent], time_ms: int) -> list[Event]:
         """Give `events` their positions, commit them, and return them as they are to be published."""
         numbered = []
         for seq, event in enumerate(events, self.newest + 1):
             body = frames.encode({"type": event.type, "seq": seq, "data": event.data})
-            numbered.append(Event(seq, event.account, time_ms, body))
+            number = self._numbers[event.account] = self._numbers.get(event.account, 0) + 1
+            numbered.append(Event(seq, event.account, number, time_ms, body))
         self.newest += len(numbered)
         self._unsaved.extend(numbered)
-        self.save()
-        return numbered
+        if self.failure is None:
+            # Else once a second is often enough to try.
+            self.save()
+        if not self._unsaved:
+            return numbered
+        saved = self._unsaved[0].seq - 1
+        while len(self._unsaved) > MAX_UNSAVED:
+            self._forget(self._unsaved.popleft().seq)
+        return [event if event.seq <= saved else event._replace(body=_marked(event.body)) for event in numbered]
 
     def save(self) -> None:
-        """Write what is not on disk; if that fails, say so once and keep it for the next call."""
+        """Write what is not on disk, some thousand events at a time; if that fails, say so once."""
         if not self._unsaved:
             return
+        batch = list(islice(self._unsaved, BATCH_EVENTS))
         try:
-            self._database.execute("BEGIN")
-            self._database.executemany("INSERT INTO event VALUES (?, ?, ?, ?)", self._unsaved)
+            self._database.execute("BEGIN IMMEDIATE")
+            self._insert(batch)
+            self._database.executemany(
+                "INSERT INTO account VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET newest = excluded.newest",
+                {event.account: event.number for event in batch}.items(),
+            )
             self._database.execute("COMMIT")
         except sqlite3.Error as exc:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
-            if not self._failing:
-                self._failing = True
+            if self.failure is None:
                 logger.error(
-                    "trade journal cannot be written: %s; events from seq %d on are only in memory",
-                    exc,
-                    self._unsaved[0].seq,
+                    "trade journal cannot be written: %s; events from seq %d on are only in memory", exc, batch[0].seq
                 )
-            while len(self._unsaved) > MAX_UNSAVED:
-                self._floor = self._unsaved.popleft().seq
+            self.failure = str(exc)
             return
-        if self._failing:
-            self._failing = False
-            logger.warning("trade journal is written again, up to seq %d", self.newest)
-        self._unsaved.clear()
+        for _ in batch:
+            self._unsaved.popleft()
+        if self.failure is not None:
+            self.failure = None
+            logger.warning("trade journal is written again, from seq %d on", batch[0].seq)
+            if self._forgotten is not None:
+                logger.error("trade events of seq %d to %d were never written", *self._forgotten)
+                self._forgotten = None
 
-    def has(self, after: int) -> bool:
-        """Return whether every event after position `after` is at hand."""
-        return self._floor <= after <= self.newest
+    def newest_of(self, account: str | None = None) -> int:
+        """Return the newest position, of an account or of all; 0 before the first event."""
+        return self.newest if account is None else self._numbers.get(account, 0)
 
-    def read(self, after: int, account: str | None) -> Chunk:
-        """Return the next events after `after`, of one account or of all; raise `sqlite3.Error`.
+    def oldest(self, account: str | None = None) -> int:
+        """Return the smallest position, of an account or of all, after which every event is at hand.
 
-        At most `CHUNK_EVENTS` events and, unless one alone is larger, `CHUNK_BYTES`. The last chunk reaches `newest`.
+        Raise `sqlite3.Error`.
+        """
+        if account is None:
+            return self._floor
+        query = "SELECT number FROM event WHERE account = ? AND seq > ? ORDER BY number LIMIT 1"
+        for (number,) in self._database.execute(query, (account, self._floor)):
+            return int(number) - 1
+        waiting = (event.number - 1 for event in self._unsaved if event.account == account)
+        return next(waiting, self.newest_of(account))
+
+    def read(self, after: int, account: str | None = None, room: int = CHUNK_BYTES) -> Chunk:
+        """Return the next events after position `after` of an account or of all; raise `sqlite3.Error`.
+
+        At most `CHUNK_EVENTS` events and, unless one alone is larger, `room` bytes. The last chunk reaches the newest.
         """
         bodies: list[msgspec.Raw] = []
-        last, size = self.newest, 5
-        for seq, body in self._after(after, account):
+        last, size = after, 5
+        for position, body in self._after(after, account):
             size += len(body)
-            if bodies and (size > CHUNK_BYTES or len(bodies) == CHUNK_EVENTS):
+            if bodies and (size > room or len(bodies) == CHUNK_EVENTS):
                 return Chunk(frames.encode(bodies), last, True)
             bodies.append(msgspec.Raw(body))
-            last = seq
-        return Chunk(frames.encode(bodies), self.newest, False)
+            last = position
+        return Chunk(frames.encode(bodies), last, False)
 
     def since(self, time_ms: int) -> Iterator[tuple[int, bytes]]:
         """Yield time (ms) and body of every saved event from `time_ms` on, oldest first; raise `sqlite3.Error`."""
@@ -164,43 +235,185 @@ class Journal:
         finally:
             cursor.close()
 
-    def prune(self, time_ms: int) -> None:
-        """Delete the events that are older than `journal_days` at `time_ms`, from the oldest on."""
-        # By position, not by time alone: a clock that was set back must not punch holes.
+    def prune(self, time_ms: int) -> bool:
+        """Delete some events that are too old at `time_ms`, or too many; return whether there may be more to do.
+
+        From the oldest on: by position, not by time alone, so that a clock that was set back punches no hole.
+        """
+        if self.failure is not None:
+            return False
         try:
-            saved = self.newest - len(self._unsaved)
-            keep = self._number(
-                "SELECT seq FROM event WHERE time_ms >= ? ORDER BY seq LIMIT 1", time_ms - self._days * _DAY_MS
-            )
-            first = saved + 1 if keep is None else keep
-            self._database.execute("DELETE FROM event WHERE seq < ?", (first,))
+            last = self._deletable(time_ms - self._days * _DAY_MS)
+            if last is None:
+                return self._shrink()
+            self._database.execute("DELETE FROM event WHERE seq <= ?", (last,))
         except sqlite3.Error as exc:
-            logger.warning("old trade events could not be deleted: %s", exc)
-            return
-        self._floor = max(self._floor, first - 1)
+            if not self._prune_failing:
+                self._prune_failing = True
+                logger.warning("old trade events could not be deleted: %s", exc)
+            return False
+        self._prune_failing = False
+        self._floor = max(self._floor, last)
+        return True
 
     def close(self) -> None:
-        """Write what can be written and close the file."""
+        """Write what can be written, close the file, and let another feeder have it."""
         self.save()
+        while self.catching_up:
+            self.save()
         if self._unsaved:
             logger.error("trade journal is closed without seq %d to %d", self._unsaved[0].seq, self._unsaved[-1].seq)
             self._unsaved.clear()
         self._database.close()
+        self._lock.close()
 
     def _after(self, after: int, account: str | None) -> Iterator[tuple[int, bytes]]:
         if account is None:
             cursor = self._database.execute("SELECT seq, body FROM event WHERE seq > ? ORDER BY seq", (after,))
         else:
-            query = "SELECT seq, body FROM event WHERE account = ? AND seq > ? ORDER BY seq"
+            query = "SELECT number, body FROM event WHERE account = ? AND number > ? ORDER BY number"
             cursor = self._database.execute(query, (account, after))
         try:
             yield from cursor
         finally:
             cursor.close()
-        for event in self._unsaved:
-            if event.seq > after and account in (None, event.account):
-                yield event.seq, event.body
+        if not self._unsaved:
+            return
+        if account is None:
+            for event in islice(self._unsaved, max(0, after + 1 - self._unsaved[0].seq), None):
+                yield event.seq, _marked(event.body)
+        else:
+            for event in self._unsaved:
+                if event.account == account and event.number > after:
+                    yield event.number, _marked(event.body)
 
-    def _number(self, query: str, *values: int) -> int | None:
-        row = self._database.execute(query, values).fetchone()
-        return None if row is None or row[0] is None else int(row[0])
+    def _insert(self, events: list[Event]) -> None:
+        for start in range(0, len(events), _INSERT_EVENTS):
+            some = events[start : start + _INSERT_EVENTS]
+            rows = ", ".join(["(?, ?, ?, ?, ?)"] * len(some))
+            query = f"INSERT INTO event (seq, account, number, time_ms, body) VALUES {rows}"
+            self._database.execute(query, list(chain.from_iterable(some)))
+
+    def _forget(self, seq: int) -> None:
+        if self._forgotten is None:
+            logger.error(
+                "trade events from seq %d on are given up, they can neither be replayed nor written: more than %d wait",
+                seq,
+                MAX_UNSAVED,
+            )
+        self._forgotten = (self._forgotten[0] if self._forgotten else seq, seq)
+        self._floor = seq
+
+    def _deletable(self, old_ms: int) -> int | None:
+        """Return up to which position events may be deleted at once; None if none has to be."""
+        too_large = self._max_bytes and self._used_pages() * self._page_bytes > self._max_bytes
+        last = None
+        cursor = self._database.execute("SELECT seq, time_ms FROM event ORDER BY seq LIMIT ?", (PRUNE_EVENTS,))
+        for seq, time_ms in cursor:
+            if not too_large and time_ms >= old_ms:
+                break
+            last = seq
+        cursor.close()
+        return last
+
+    def _shrink(self) -> bool:
+        """Give some free pages back to the disk; return whether there are more."""
+        free = self._pragma("freelist_count")
+        if free <= SPARE_PAGES:
+            return False
+        # A file that was made as version 0 keeps its free pages, for the next events.
+        # Each step of the statement is a page, and `execute` makes but one of a statement without columns.
+        self._database.executescript(f"PRAGMA incremental_vacuum({min(SHRINK_PAGES, free - SPARE_PAGES)})")
+        return SPARE_PAGES < self._pragma("freelist_count") < free
+
+    def _used_pages(self) -> int:
+        return self._pragma("page_count") - self._pragma("freelist_count")
+
+    def _pragma(self, name: str) -> int:
+        return int(self._database.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _marked(body: bytes) -> bytes:
+    return frames.encode({**frames.split(body), "journaled": False})
+
+
+def _lock(path: Path) -> sqlite3.Connection:
+    """Return what keeps a second feeder out until it is closed, or its process is gone: two would give one seq twice.
+
+    A lock of its own, so that others may read the journal. SQLite's, since it is the same on every system.
+    """
+    path = path.with_suffix(".lock")
+    try:
+        lock = sqlite3.connect(path, timeout=0.0, isolation_level=None)
+    except sqlite3.Error as exc:
+        raise ConfigError("data_dir", f"cannot make {path}: {exc}") from exc
+    try:
+        # Takes no room, which a full disk does not have.
+        lock.execute("PRAGMA journal_mode=MEMORY")
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as exc:
+        lock.close()
+        if exc.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            reason = f"another feeder of this source has its trade journal in {path.parent}: {path.name} is locked"
+        else:
+            reason = f"cannot lock {path}: {exc}"
+        raise ConfigError("data_dir", reason) from exc
+    return lock
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    try:
+        return _prepare(path, "NORMAL")
+    except sqlite3.OperationalError as exc:
+        # What writer and readers share needs 32 KB of disk. A feeder that starts on a full one goes without readers.
+        try:
+            database = _prepare(path, "EXCLUSIVE")
+        except sqlite3.OperationalError:
+            raise exc from None
+        logger.warning("trade journal %s cannot be looked at while this feeder runs: %s", path, exc)
+        return database
+
+
+def _prepare(path: Path, locking: str) -> sqlite3.Connection:
+    """Open the file, and make or convert its tables in one transaction; raise `sqlite3.Error` or `ConfigError`."""
+    database = sqlite3.connect(path, timeout=_OPEN_SECONDS, isolation_level=None)
+    try:
+        database.execute(f"PRAGMA locking_mode={locking}")
+        # Later it is without effect, and yet writes.
+        if not database.execute("PRAGMA page_count").fetchone()[0]:
+            database.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.execute(f"PRAGMA journal_size_limit={_LOG_BYTES}")
+        database.execute("BEGIN IMMEDIATE")
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        if version > VERSION:
+            raise ConfigError("data_dir", f"the trade journal {path} is of a later version of this program")
+        if version < VERSION:
+            if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'event'").fetchone():
+                _convert(database)
+            else:
+                for table in TABLES:
+                    database.execute(table)
+            database.execute(f"PRAGMA user_version={VERSION}")
+        database.execute("COMMIT")
+        # From here on the publisher's thread cannot wait for a lock.
+        database.execute("PRAGMA busy_timeout=0")
+    except (sqlite3.Error, ConfigError):
+        database.close()
+        raise
+    return database
+
+
+def _convert(database: sqlite3.Connection) -> None:
+    """Number the events of each account in a file of version 0, from 1 for the oldest that is left."""
+    database.execute("ALTER TABLE event ADD COLUMN number INTEGER NOT NULL DEFAULT 0")
+    database.execute("DROP INDEX event_account")
+    database.execute(
+        "UPDATE event SET number = counted.number FROM (SELECT seq, "
+        "row_number() OVER (PARTITION BY account ORDER BY seq) AS number FROM event) AS counted "
+        "WHERE event.seq = counted.seq"
+    )
+    for table in TABLES[1:]:
+        database.execute(table)
+    database.execute("INSERT INTO account SELECT account, max(number) FROM event GROUP BY account")

@@ -1,7 +1,8 @@
 """The one thread that owns the ZeroMQ sockets (XPUB market, XPUB trade, ROUTER ask), the registry and the journal.
 
-Every other thread leaves calls in the inbox through the methods of `Sink`, which encode what they are given and
-never wait for the network, a disk or a consumer. The thread never waits for a source: see `Source`.
+Every other thread leaves calls in the inbox, and trade events beside it, through the methods of `Sink`, which encode
+what they are given and never wait for the network, a disk or a consumer. The thread never waits for a source: see
+`Source`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from typing import NamedTuple
 import msgspec
 import zmq
 
-from feeder.journal import Journal, Unsent
+from feeder.journal import CHUNK_BYTES, Journal, Unsent
 from feeder.registry import Peer, Registry, Upstream
 from feeder.source import DownloadRequest, FeedState, Source
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest, ErrorCode, Refused, WireError
+from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import TradeEvent
 from qmt_bridge.wire.requests import (
@@ -45,7 +47,9 @@ TURN = 1000
 # Above it a question is a mistake: no worker subscribes more.
 MAX_ASK_TOPICS = 100_000
 HEARTBEAT_SECONDS = 1.0
-PRUNE_SECONDS = 3600.0
+# Between two looks for old trade events, and between two slices of their deletion.
+PRUNE_SECONDS = 1.0
+PRUNE_PAUSE_SECONDS = 0.02
 # A lossless message that a full consumer holds up is tried again after this time.
 RETRY_SECONDS = 0.001
 # What is queued at the end gets this long to leave, then the sockets another while.
@@ -71,6 +75,8 @@ class _Replay(NamedTuple):
     topic: str
     account: str | None
     after: int
+    # Bytes of the only chunk that is wanted; 0: all there is.
+    room: int
 
 
 class Publisher:
@@ -100,11 +106,15 @@ class Publisher:
         self._room = threading.Condition()
         self._room_wanted = 0
         self._logged_failures: set[tuple[str, type[Exception]]] = set()
+        # Trade events stand in a row of their own, so that no message of the market holds them up. The lock is for the
+        # end: an event is in the row before the last ones are written, or is known to come too late.
+        self._trades: deque[tuple[Topic, Unsent, int]] = deque()
+        self._trades_lock = threading.Lock()
+        self._trades_over = False
 
         # From here on the thread's own.
         self._epoch = time.time_ns()
         self._registry = Registry(self._epoch, source.name, source.kinds, config.grace)
-        self._trades: list[tuple[Topic, Unsent, int]] = []
         self._replays: deque[_Replay] = deque()
         self._held_up = False
         self._state: tuple[FeedState, str | None, bool] = ("down", None, False)
@@ -168,13 +178,26 @@ class Publisher:
     def publish_trade(self, account: str, event: str, data: Mapping[str, object], received_ns: int) -> None:
         """Encode and queue one trade event (see `Sink`); it is on disk before it is sent."""
         try:
-            _check_time(received_ns)
             topic = trade_topic(account)
-            unsent = Unsent(account, event, msgspec.Raw(frames.encode(data)))
+            # Here, because on the publisher's thread nothing may fail any more.
+            frames.encode(event)
+            try:
+                _check_time(received_ns)
+                encoded = frames.encode(data)
+            except Exception as exc:
+                # A fill with an odd field is a fill.
+                self._count_failure(ALL_TRADES, exc, "has a part that cannot be encoded")
+                received_ns = time.time_ns()
+                encoded = frames.encode({str(name): _shown(value) for name, value in data.items()})
         except Exception as exc:
             self._not_encoded(ALL_TRADES, exc)
             return
-        self._put(partial(self._trades.append, (topic, unsent, received_ns)))
+        with self._trades_lock:
+            if not self._trades_over:
+                self._trades.append((topic, Unsent(account, event, msgspec.Raw(encoded)), received_ns))
+                self._wake_up()
+                return
+        logger.error("a trade event of type %s came after the feeder's end and is not in the journal", event)
 
     def past_trades(self, since_ms: int) -> Iterator[tuple[int, TradeEvent]]:
         """Yield what the journal has (see `Sink`)."""
@@ -194,19 +217,26 @@ class Publisher:
         self._put(partial(self._set_state, (state, reason, data_lost)))
 
     def wait_room(self, limit: int, timeout: float) -> bool:
-        """Block until fewer than `limit` calls wait in the inbox; False if `timeout` seconds passed."""
-        if len(self._inbox) < limit:
+        """Block until fewer than `limit` calls and trade events wait; False if `timeout` seconds passed."""
+
+        def has_room() -> bool:
+            return len(self._inbox) + len(self._trades) < limit
+
+        if has_room():
             return True
         with self._room:
             self._room_wanted += 1
             try:
-                return self._room.wait_for(lambda: len(self._inbox) < limit, timeout)
+                return self._room.wait_for(has_room, timeout)
             finally:
                 self._room_wanted -= 1
 
     def _put(self, call: Callable[[], None]) -> None:
         self._inbox.append(call)
-        # The thread looks into the inbox once more after it said that it sleeps, so no wake-up is missed.
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        # The thread looks at what waits once more after it said that it sleeps, so no wake-up is missed.
         if self._asleep:
             self._asleep = False
             self._wake()
@@ -223,13 +253,16 @@ class Publisher:
                 raise
 
     def _not_encoded(self, topic: Topic, exc: Exception) -> None:
+        self._count_failure(topic, exc, "cannot be encoded and is dropped")
+
+    def _count_failure(self, topic: Topic, exc: Exception, what: str) -> None:
         self.unencodable += 1
         kind = str(topic).partition("/")[0]
         seen = (kind, type(exc))
         # A lost trade event is never routine.
         if seen not in self._logged_failures or kind in _JOURNALED:
             self._logged_failures.add(seen)
-            logger.error("a message of kind %s cannot be encoded and is dropped: %s", kind, exc, exc_info=exc)
+            logger.error("a message of kind %s %s: %s", kind, what, exc, exc_info=exc)
 
     # -- The thread
 
@@ -265,9 +298,10 @@ class Publisher:
         self.market_addr, self.trade_addr, self.ask_addr = (
             bound.getsockopt_string(zmq.LAST_ENDPOINT) for bound in (self._market, self._trade, self._ask)
         )
-        # Simulated fills and real ones never share a file.
-        self._journal = Journal(config.data_path / f"journal-{self._source.name}.sqlite3", config.journal_days)
-        closing.callback(self._journal.close)
+        path = journal_path(config.data_path, self._source.name)
+        self._journal = Journal(path, config.journal_days, config.journal_max_mb)
+        closing.callback(self._close_journal)
+        self._epoch = self._registry.epoch = self._journal.begin_life(self._epoch)
         self._source.start(self)
 
     def _loop(self) -> None:
@@ -276,18 +310,24 @@ class Publisher:
             poller.register(readable, zmq.POLLIN)
         if self._authenticator is not None:
             poller.register(self._authenticator.socket, zmq.POLLIN)
-        now = time.monotonic()
+        now = began = time.monotonic()
         next_heartbeat = next_prune = now
+        journal = self._journal
+        failure = journal.failure
         while not self._stopping:
             if now >= next_prune:
-                next_prune = now + PRUNE_SECONDS
-                self._journal.prune(time.time_ns() // _NS_PER_MS)
-            if now >= next_heartbeat:
+                # A clock that jumps ahead must not delete everything.
+                at_most = self._epoch + int((now - began) * 1e9)
+                more = journal.prune(min(time.time_ns(), at_most) // _NS_PER_MS)
+                next_prune = now + (PRUNE_PAUSE_SECONDS if more else PRUNE_SECONDS)
+            if now >= next_heartbeat or journal.catching_up:
+                journal.save()
+            if now >= next_heartbeat or journal.failure != failure:
                 next_heartbeat = now + HEARTBEAT_SECONDS
-                self._journal.save()
+                failure = journal.failure
                 self._publish_status()
             self._asleep = True
-            events = dict(poller.poll(self._pause_ms(next_heartbeat, now)))
+            events = dict(poller.poll(self._pause_ms(min(next_heartbeat, next_prune), now)))
             self._asleep = False
             now = time.monotonic()
             if self._wake_reader.fileno() in events:
@@ -300,16 +340,19 @@ class Publisher:
                 self._skip_demand()
             if self._ask in events:
                 self._read_asks(now)
+            # First: a message that is held up must not hold up these.
+            self._send_trades()
             self._empty_inbox()
             self._continue_replay()
             for upstream in self._registry.expire(now):
                 self._unsubscribe(upstream)
             self._send_replies()
 
-    def _pause_ms(self, next_heartbeat: float, now: float) -> int:
-        if self._stopping or self._replays or (self._inbox and not self._held_up):
+    def _pause_ms(self, until: float, now: float) -> int:
+        if self._stopping or self._replays or self._trades or (self._inbox and not self._held_up):
             return 0
-        until = next_heartbeat
+        if self._journal.catching_up:
+            return 0
         deadline = self._registry.deadline()
         if deadline is not None:
             until = min(until, deadline)
@@ -320,11 +363,22 @@ class Publisher:
 
     def _drain(self) -> None:
         until = time.monotonic() + DRAIN_SECONDS
-        while self._inbox and time.monotonic() < until:
+        while (self._trades or self._inbox) and time.monotonic() < until:
+            self._send_trades()
             self._empty_inbox()
             if self._held_up:
                 time.sleep(RETRY_SECONDS)
         self._set_state(("down", "feeder_stopped", False))
+
+    def _close_journal(self) -> None:
+        """Write what nobody could be sent any more: the next feeder replays it."""
+        with self._trades_lock:
+            self._trades_over = True
+        if self._trades:
+            logger.warning("%d trade events are written but not sent", len(self._trades))
+            self._journal.append([unsent for _, unsent, _ in self._trades], time.time_ns() // _NS_PER_MS)
+            self._trades.clear()
+        self._journal.close()
 
     def _empty_inbox(self) -> None:
         self._held_up = False
@@ -339,8 +393,6 @@ class Publisher:
                 self._inbox.appendleft(call)
                 self._held_up = True
                 break
-        if self._trades:
-            self._send_trades()
         if self._room_wanted:
             with self._room:
                 self._room.notify_all()
@@ -355,11 +407,12 @@ class Publisher:
         self._registry.published(entry, body, pieces, time.monotonic())
 
     def _send_trades(self) -> None:
-        trades = self._trades.copy()
-        self._trades.clear()
-        events = self._journal.append([unsent for _, unsent, _ in trades], time.time_ns() // _NS_PER_MS)
-        for (topic, _, received_ns), event in zip(trades, events, strict=True):
-            self._transmit(self._trade, topic, event.seq, received_ns, event.body)
+        burst = [self._trades.popleft() for _ in range(min(TURN, len(self._trades)))]
+        if not burst:
+            return
+        events = self._journal.append([unsent for _, unsent, _ in burst], time.time_ns() // _NS_PER_MS)
+        for (topic, _, received_ns), event in zip(burst, events, strict=True):
+            self._transmit(self._trade, topic, event.number, received_ns, event.body)
 
     def _transmit(self, publisher: zmq.Socket[bytes], topic: Topic, seq: int, received_ns: int, body: bytes) -> None:
         frame = frames.Frame(topic, self._epoch, seq, received_ns, time.time_ns(), body)
@@ -452,23 +505,28 @@ class Publisher:
             self._reply(peer, TopicState(ask.id, text, "refused", str(exc), "bad_request", self._epoch))
             return
         if ask.after is None:
-            self._reply(peer, TopicState(ask.id, text, "live", epoch=self._epoch, seq=self._journal.newest))
+            newest = self._journal.newest_of(account)
+            self._reply(peer, TopicState(ask.id, text, "live", epoch=self._epoch, seq=newest))
         else:
-            self._replays.append(_Replay(peer, ask.id, text, account, ask.after))
+            self._replays.append(_Replay(peer, ask.id, text, account, ask.after, ask.room))
 
     def _continue_replay(self) -> None:
         """Send one chunk: whoever replays a month must not hold up the ticks."""
         if not self._replays:
             return
         replay = self._replays.popleft()
-        peer, number, topic, account, after = replay
-        newest = self._journal.newest
-        if not self._journal.has(after):
-            error = f"events after {after} cannot be replayed; the newest is {newest}"
-            self._reply(peer, TopicState(number, topic, "refused", error, "resume_expired", self._epoch, newest))
-            return
+        peer, number, topic, account, after, room = replay
+        newest = self._journal.newest_of(account)
         try:
-            chunk = self._journal.read(after, account)
+            oldest = self._journal.oldest(account)
+            if not oldest <= after <= newest:
+                error = f"events after {after} cannot be replayed, only those after {oldest} to {newest}"
+                state = TopicState(
+                    number, topic, "refused", error, "resume_expired", self._epoch, newest, oldest=oldest
+                )
+                self._reply(peer, state)
+                return
+            chunk = self._journal.read(after, account, min(room, CHUNK_BYTES) if room > 0 else CHUNK_BYTES)
         except sqlite3.Error as exc:
             logger.exception("trade journal cannot be read")
             error = f"the trade journal cannot be read: {exc}"
@@ -476,7 +534,7 @@ class Publisher:
             return
         state = TopicState(number, topic, "live", None, None, self._epoch, chunk.last, chunk.body, chunk.more)
         self._reply(peer, state)
-        if chunk.more:
+        if chunk.more and room <= 0:
             self._replays.append(replay._replace(after=chunk.last))
 
     def _start_download(self, ask: StartDownload) -> DownloadStarted:
@@ -535,12 +593,22 @@ class Publisher:
             "since": self._since,
             "data_lost": data_lost,
             "trade_seq": self._journal.newest,
+            "journal": self._journal.failure,
         }
         try:
             self._send(STATUS_TOPIC, frames.encode(body), None, now)
         except zmq.Again:
             # Lossless and held up: the next heartbeat says the same.
             return
+
+
+def _shown(value: object) -> object:
+    """Return a value as it is if it can be encoded, else as text."""
+    try:
+        frames.encode(value)
+    except Exception:
+        return ascii(value)
+    return value
 
 
 def _check_time(received_ns: int) -> None:

@@ -16,11 +16,15 @@ def health(worker: Worker) -> Response:
 
 
 def readiness(worker: Worker) -> Response:
-    """Return 200 while the feeder is there, whatever the state of its session, else 503."""
-    ready = worker.feed.status is not None
+    """Return 200 while the feeder is there and its trade journal is well, whatever the state of its session, else 503."""
+    status = worker.feed.status
+    journal = None if status is None else status.journal
+    ready = status is not None and journal is None
     shown = {
         "ready": ready,
         **worker.feed_state(),
+        # Why trade events cannot be written; they are published all the same.
+        "journal": journal,
         "newest_tick_age": worker.newest_age,
         "connections": len(worker.sessions),
         "topics": len(worker.feed.hub.streams),

@@ -64,7 +64,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Literal["auto", "xtquant", "sim", "replay"],
         Meta(description="Where data comes from; auto is xtquant where it can be imported, else sim."),
     ] = "auto"
-    file: Annotated[str, Meta(description="replay: the CSV or CSV.gz file to play.")] = ""
+    file: Annotated[str, Meta(description="replay: the file to play: a tape, or a CSV or CSV.gz of ticks.")] = ""
     speed: Annotated[
         float, Meta(ge=0, description="replay: times the recorded pace; 0 is as fast as consumers take it.")
     ] = 1.0
@@ -125,6 +125,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         float, Meta(ge=0, description="Seconds that a topic stays subscribed after its last subscriber left.")
     ] = 5.0
     journal_days: Annotated[Positive, Meta(description="Days for which trade events can be replayed.")] = 30
+    # A busy month is far below; it bounds what a source that has gone mad writes on the disk.
+    journal_max_mb: Annotated[
+        int, Meta(ge=0, description="MiB that the trade journal may fill, oldest events go first; 0 is any number.")
+    ] = 1024
     data_dir: Annotated[str, Meta(description="Folder of the trade journal; empty is the user's own.")] = ""
 
     # wire

@@ -56,6 +56,7 @@ CHANGED = {
     "xt_download_queue": 3,
     "grace": 0.0,
     "journal_days": 365,
+    "journal_max_mb": 0,
     "data_dir": " folder with spaces ",
     "market_addr": "ipc:///run/market",
     "trade_addr": "ipc:///run/trade",

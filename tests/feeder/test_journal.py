@@ -1,10 +1,18 @@
-"""The journal on a real file; a full disk is SQLite's own limit of pages."""
+"""The journal on a real file.
+
+A full disk is SQLite's own limit of pages (it fails at the INSERT), a limit of the process (at the COMMIT), or another
+writer's lock (at the BEGIN).
+"""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -16,7 +24,7 @@ from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire import frames
 
 DAY_MS = 24 * 3600 * 1000
-Open = Callable[[], Journal]
+Open = Callable[..., Journal]
 
 
 @pytest.fixture
@@ -28,8 +36,8 @@ def path(tmp_path: Path) -> Path:
 def open_journal(path: Path) -> Iterator[Open]:
     opened: list[Journal] = []
 
-    def open_one() -> Journal:
-        opened.append(Journal(path, days=30))
+    def open_one(max_mb: int = 0) -> Journal:
+        opened.append(Journal(path, days=30, max_mb=max_mb))
         return opened[-1]
 
     try:
@@ -47,7 +55,9 @@ def replay(journal: Journal, after: int, account: str | None = None) -> list[dic
     events = []
     while True:
         chunk = journal.read(after, account)
-        events += frames.decode(chunk.body)
+        some = frames.decode(chunk.body)
+        assert chunk.last == after + len(some)
+        events += some
         if not chunk.more:
             return events
         after = chunk.last
@@ -61,12 +71,38 @@ def limit_disk(journal: Journal, pages: int) -> None:
     journal._database.execute(f"PRAGMA max_page_count={pages}")
 
 
-def test_events_are_numbered_from_one_over_all_accounts(open_journal: Open) -> None:
+def allows(journal: Journal, after: int, account: str | None = None) -> bool:
+    return journal.oldest(account) <= after <= journal.newest_of(account)
+
+
+def prune(journal: Journal, time_ms: int) -> int:
+    """Delete everything that has to be; return how many calls it took."""
+    calls = 1
+    while journal.prune(time_ms):
+        calls += 1
+        assert calls < 10_000
+    return calls
+
+
+@contextmanager
+def no_room_at_the_commit(path: Path) -> Iterator[None]:
+    """Let no file of this process grow beyond what the journal's write-ahead log has."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.with_name(f"{path.name}-wal").stat().st_size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_events_are_numbered_from_one_over_all_accounts_and_in_each(open_journal: Open) -> None:
     journal = open_journal()
     assert journal.newest == 0
     events = journal.append([*fills(1, "1"), *fills(1, "2"), *fills(1, "1")], 5)
-    assert [(event.seq, event.account, event.time_ms) for event in events] == [(1, "1", 5), (2, "2", 5), (3, "1", 5)]
+    assert [event[:4] for event in events] == [(1, "1", 1, 5), (2, "2", 1, 5), (3, "1", 2, 5)]
     assert frames.decode(events[1].body) == {"type": "trade", "seq": 2, "data": {"traded_id": 0, "text": ""}}
+    assert [journal.newest_of(account) for account in (None, "1", "2", "3")] == [3, 2, 1, 0]
     assert journal.newest == 3
 
 
@@ -78,12 +114,15 @@ def test_a_replay_gives_what_was_published_byte_for_byte(open_journal: Open) -> 
     assert (chunk.last, chunk.more) == (3, False)
 
 
-def test_a_replay_of_one_account_ends_at_the_newest_event_of_all(open_journal: Open) -> None:
+def test_a_replay_of_one_account_goes_by_the_numbers_of_its_events(open_journal: Open) -> None:
     journal = open_journal()
-    journal.append([*fills(2, "1"), *fills(2, "2")], 0)
-    assert seqs(journal, 0, "1") == [1, 2]
-    assert seqs(journal, 3, "2") == [4]
-    assert journal.read(0, "1").last == 4
+    journal.append([*fills(2, "1"), *fills(2, "2"), *fills(1, "1")], 0)
+    assert seqs(journal, 0, "1") == [1, 2, 5]
+    assert seqs(journal, 1, "2") == [4]
+    assert seqs(journal, 3, "1") == []
+    assert journal.read(2, "1").last == 3
+    assert [allows(journal, after, "2") for after in (-1, 0, 2, 3)] == [False, True, True, False]
+    assert [allows(journal, after, "nobody") for after in (0, 1)] == [True, False]
     assert frames.decode(journal.read(0, "nobody").body) == []
 
 
@@ -94,60 +133,63 @@ def test_events_and_their_numbers_survive_a_restart(open_journal: Open) -> None:
     journal = open_journal()
     assert journal.newest == 2
     assert seqs(journal, 0) == [1, 2]
-    assert journal.append(fills(1), 0)[0].seq == 3
+    assert journal.append(fills(1), 0)[0][:3] == (3, "1", 3)
+    assert journal.append(fills(1, "2"), 0)[0][:3] == (4, "2", 1)
 
 
 def test_a_number_is_not_given_again_after_every_event_was_pruned(open_journal: Open) -> None:
     journal = open_journal()
     journal.append(fills(3), 0)
-    journal.prune(31 * DAY_MS)
-    assert seqs(journal, 3) == []
+    journal.append(fills(1, "2"), 31 * DAY_MS)
+    prune(journal, 62 * DAY_MS)
+    assert seqs(journal, 4) == []
     journal.close()
     journal = open_journal()
-    assert journal.newest == 3
-    assert not journal.has(2)
-    assert journal.has(3)
-    assert journal.append(fills(1), 0)[0].seq == 4
+    assert (journal.newest, journal.newest_of("1")) == (4, 3)
+    assert [allows(journal, after) for after in (3, 4)] == [False, True]
+    assert [allows(journal, after, "1") for after in (2, 3)] == [False, True]
+    assert journal.append(fills(1), 0)[0][:3] == (5, "1", 4)
 
 
 def test_pruning_deletes_what_is_older_than_its_days_and_no_more(open_journal: Open) -> None:
     journal = open_journal()
     for day in range(3):
-        journal.append(fills(1), day * DAY_MS)
-    journal.prune(31 * DAY_MS)
-    assert not journal.has(0)
-    assert journal.has(1)
-    assert seqs(journal, 1) == [2, 3]
+        journal.append([*fills(1), *fills(1, "2")], day * DAY_MS)
+    prune(journal, 31 * DAY_MS)
+    assert [allows(journal, after) for after in (1, 2)] == [False, True]
+    assert [allows(journal, after, "2") for after in (0, 1)] == [False, True]
+    assert seqs(journal, 2) == [3, 4, 5, 6]
+    assert seqs(journal, 1, "2") == [4, 6]
 
 
 def test_a_clock_that_was_set_back_does_not_punch_a_hole(open_journal: Open) -> None:
     journal = open_journal()
     for time_ms in (40 * DAY_MS, 0, 40 * DAY_MS):
         journal.append(fills(1), time_ms)
-    journal.prune(41 * DAY_MS)
-    assert journal.has(0)
+    prune(journal, 41 * DAY_MS)
+    assert allows(journal, 0)
     assert seqs(journal, 0) == [1, 2, 3]
 
 
 def test_positions_outside_the_journal_are_not_had(open_journal: Open) -> None:
     journal = open_journal()
     journal.append(fills(2), 0)
-    assert [journal.has(after) for after in (-1, 0, 1, 2, 3)] == [False, True, True, True, False]
+    assert [allows(journal, after) for after in (-1, 0, 1, 2, 3)] == [False, True, True, True, False]
 
 
 def test_a_replay_does_not_step_over_a_hole(open_journal: Open, path: Path) -> None:
     journal = open_journal()
-    journal.append(fills(6), 0)
+    journal.append([*fills(2, "1"), *fills(4, "2")], 0)
     journal.close()
-    database = sqlite3.connect(path)
-    try:
-        database.execute("DELETE FROM event WHERE seq = 3")
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DELETE FROM event WHERE seq = 4")
         database.commit()
-    finally:
-        database.close()
     journal = open_journal()
-    assert [journal.has(after) for after in (1, 2, 3)] == [False, False, True]
-    assert seqs(journal, 3) == [4, 5, 6]
+    assert [allows(journal, after) for after in (1, 2, 3, 4)] == [False, False, False, True]
+    assert seqs(journal, 4) == [5, 6]
+    assert [allows(journal, after, "2") for after in (0, 1, 2)] == [False, False, True]
+    # All of them lie before the hole.
+    assert [allows(journal, after, "1") for after in (0, 1, 2)] == [False, False, True]
 
 
 def test_a_long_replay_comes_in_chunks_of_a_thousand(open_journal: Open) -> None:
@@ -178,28 +220,105 @@ def test_a_full_disk_loses_no_event_and_says_so_once(open_journal: Open, caplog:
     journal.append(fills(1), 0)
     limit_disk(journal, 1)
     with caplog.at_level(logging.WARNING):
-        assert [event.seq for event in journal.append(fills(2, "1", "x" * 5000), 0)] == [2, 3]
-        assert [event.seq for event in journal.append(fills(1, "2", "x" * 5000), 0)] == [4]
+        published = journal.append(fills(2, "1", "x" * 5000), 0)
+        published += journal.append(fills(1, "2", "x" * 5000), 0)
+        journal.save()
+        assert [event.seq for event in published] == [2, 3, 4]
+        assert [frames.decode(event.body)["journaled"] for event in published] == [False] * 3
         assert [record.levelname for record in caplog.records] == ["ERROR"]
         assert "seq 2" in caplog.text
         assert journal.newest == 4
-        assert seqs(journal, 0) == [1, 2, 3, 4]
-        assert seqs(journal, 2, "2") == [4]
+        assert seqs(journal, 0) == seqs(journal, 0) == [1, 2, 3, 4]
+        assert replay(journal, 1) == [frames.decode(event.body) for event in published]
+        assert replay(journal, 3) == [frames.decode(published[2].body)]
+        assert replay(journal, 1, "1") == [frames.decode(event.body) for event in published[:2]]
+        assert seqs(journal, 2, "1") == [3]
+        assert seqs(journal, 0, "2") == [4]
+        assert [allows(journal, after, "2") for after in (-1, 0, 1, 2)] == [False, True, True, False]
         limit_disk(journal, 1_000_000)
         journal.save()
         assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert "journaled" not in frames.decode(journal.append(fills(1), 0)[0].body)
     journal.close()
-    assert seqs(open_journal(), 0) == [1, 2, 3, 4]
+    journal = open_journal()
+    assert seqs(journal, 0) == [1, 2, 3, 4, 5]
+    assert all("journaled" not in event for event in replay(journal, 0))
+    assert (journal.newest_of("1"), journal.newest_of("2")) == (4, 1)
 
 
-def test_an_event_after_the_disk_has_room_again_takes_the_waiting_ones_along(open_journal: Open) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a process's files")
+def test_a_disk_that_is_full_at_the_commit_loses_no_event(open_journal: Open, path: Path) -> None:
+    journal = open_journal()
+    journal.append(fills(1), 0)
+    with no_room_at_the_commit(path):
+        assert journal.append(fills(2), 0)[1].number == 3
+        assert journal.failure is not None
+        journal.save()
+        assert seqs(journal, 0) == [1, 2, 3]
+    journal.save()
+    assert journal.failure is None
+    journal.close()
+    assert seqs(open_journal(), 0) == [1, 2, 3]
+
+
+def test_a_lock_of_somebody_else_holds_up_nothing_and_loses_no_event(open_journal: Open, path: Path) -> None:
+    journal = open_journal()
+    assert journal._database.execute("PRAGMA busy_timeout").fetchone() == (0,)
+    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        (event,) = journal.append(fills(1), 0)
+        assert journal.failure == "database is locked"
+        assert not frames.decode(event.body)["journaled"]
+        stranger.execute("COMMIT")
+        journal.save()
+        assert journal.failure is None
+        assert stranger.execute("SELECT count(*) FROM event").fetchone() == (1,)
+
+
+def test_a_disk_that_takes_nothing_is_not_tried_for_every_event(open_journal: Open) -> None:
     journal = open_journal()
     limit_disk(journal, 1)
     journal.append(fills(1, text="x" * 5000), 0)
     limit_disk(journal, 1_000_000)
     journal.append(fills(1), 0)
+    assert journal.failure is not None
+    journal.save()
+    assert journal.failure is None
     journal.close()
     assert seqs(open_journal(), 0) == [1, 2]
+
+
+def test_what_has_waited_long_is_written_in_parts(open_journal: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "BATCH_EVENTS", 2)
+    journal = open_journal()
+    limit_disk(journal, 1)
+    journal.append(fills(5, text="x" * 5000), 0)
+    assert not journal.catching_up
+    limit_disk(journal, 1_000_000)
+    journal.save()
+    assert journal.catching_up
+    # Events that come meanwhile are behind them.
+    events = journal.append(fills(1), 0)
+    assert [event.get("journaled", True) for event in replay(journal, 0)] == [True] * 4 + [False] * 2
+    events += journal.append(fills(3), 0)
+    assert [frames.decode(event.body).get("journaled", True) for event in events] == [False] * 4
+    journal.append(fills(1), 0)
+    while journal.catching_up:
+        journal.save()
+    events = journal.append(fills(3), 0)
+    assert [frames.decode(event.body).get("journaled", True) for event in events] == [True, True, False]
+    journal.close()
+    assert seqs(open_journal(), 0) == list(range(1, 14))
+
+
+def test_what_has_waited_for_the_end_is_written_then(open_journal: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "BATCH_EVENTS", 2)
+    journal = open_journal()
+    limit_disk(journal, 1)
+    journal.append(fills(5, text="x" * 5000), 0)
+    limit_disk(journal, 1_000_000)
+    journal.close()
+    assert seqs(open_journal(), 0) == [1, 2, 3, 4, 5]
 
 
 def test_closing_on_a_full_disk_names_the_events_that_are_lost(
@@ -213,19 +332,30 @@ def test_closing_on_a_full_disk_names_the_events_that_are_lost(
     assert "without seq 2 to 3" in caplog.text
     journal = open_journal()
     # Who has seen them is told that they cannot be replayed, not that there is nothing new.
-    assert not journal.has(3)
+    assert not allows(journal, 3)
 
 
 def test_what_waits_for_a_full_disk_is_bounded_and_its_loss_is_admitted(
-    open_journal: Open, monkeypatch: pytest.MonkeyPatch
+    open_journal: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(journal_module, "MAX_UNSAVED", 2)
     journal = open_journal()
     journal.append(fills(1), 0)
     limit_disk(journal, 1)
-    journal.append(fills(3, text="x" * 5000), 0)
-    assert [journal.has(after) for after in (0, 1, 2)] == [False, False, True]
-    assert seqs(journal, 2) == [3, 4]
+    assert len(journal.append(fills(3, text="x" * 5000), 0)) == 3
+    journal.append(fills(1, "2"), 0)
+    assert [allows(journal, after) for after in (0, 2, 3)] == [False, False, True]
+    assert [allows(journal, after, "1") for after in (0, 2, 3)] == [False, False, True]
+    assert seqs(journal, 3) == [4, 5]
+    assert caplog.text.count("given up") == 1
+    assert "from seq 2 on are given up" in caplog.text
+    limit_disk(journal, 1_000_000)
+    journal.save()
+    assert "trade events of seq 2 to 3 were never written" in caplog.text
+    journal.close()
+    journal = open_journal()
+    assert [allows(journal, after) for after in (2, 3)] == [False, True]
+    assert seqs(journal, 3) == [4, 5]
 
 
 def test_pruning_while_the_disk_is_full_keeps_what_waits_in_memory(open_journal: Open) -> None:
@@ -233,23 +363,223 @@ def test_pruning_while_the_disk_is_full_keeps_what_waits_in_memory(open_journal:
     journal.append(fills(1), 0)
     limit_disk(journal, 1)
     journal.append(fills(2, text="x" * 5000), 40 * DAY_MS)
-    journal.prune(40 * DAY_MS)
-    assert journal.has(1)
-    assert not journal.has(0)
+    assert not journal.prune(40 * DAY_MS)
+    assert seqs(journal, 0) == [1, 2, 3]
+    limit_disk(journal, 1_000_000)
+    journal.save()
+    prune(journal, 40 * DAY_MS)
+    assert [allows(journal, after) for after in (0, 1)] == [False, True]
     assert seqs(journal, 1) == [2, 3]
 
 
+def test_old_events_go_by_slices(open_journal: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "PRUNE_EVENTS", 2)
+    journal = open_journal()
+    journal.append(fills(5), 0)
+    journal.append(fills(2), 40 * DAY_MS)
+    assert journal.prune(40 * DAY_MS)
+    assert [allows(journal, after) for after in (1, 2)] == [False, True]
+    prune(journal, 40 * DAY_MS)
+    assert [allows(journal, after) for after in (4, 5)] == [False, True]
+    assert seqs(journal, 5) == [6, 7]
+
+
+def test_pruning_that_fails_is_told_once_and_deletes_nothing(
+    open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = open_journal()
+    journal.append(fills(1), 0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        assert not journal.prune(40 * DAY_MS)
+        assert not journal.prune(40 * DAY_MS)
+        stranger.execute("COMMIT")
+    assert caplog.text.count("could not be deleted") == 1
+    assert allows(journal, 0)
+    prune(journal, 40 * DAY_MS)
+    assert not allows(journal, 0)
+
+
+def test_a_journal_that_is_too_large_loses_its_oldest_events_and_gives_the_room_back(
+    open_journal: Open, path: Path
+) -> None:
+    journal = open_journal(max_mb=2)
+    for _ in range(10):
+        journal.append([*fills(1000, "1", "x" * 400), *fills(5, "2", "x" * 400)], 0)
+    # Slices, but not a page at a time.
+    assert 5 < prune(journal, 0) < 30
+    oldest = journal.oldest()
+    # As many as fit, but for a slice and what tables and index take.
+    assert 3000 < journal.newest - oldest < 2 * 1024 * 1024 // 400
+    assert seqs(journal, oldest) == list(range(oldest + 1, journal.newest + 1))
+    assert journal.newest_of("1") - journal.oldest("1") + journal.newest_of("2") - journal.oldest("2") == (
+        journal.newest - oldest
+    )
+    journal.close()
+    assert path.stat().st_size < 3.1 * 1024 * 1024
+    journal = open_journal(max_mb=2)
+    assert journal.oldest() == oldest
+    assert journal.append(fills(1, "2"), 0)[0][:3] == (10051, "2", 51)
+
+
+def test_a_journal_without_a_limit_keeps_everything(open_journal: Open) -> None:
+    journal = open_journal(max_mb=0)
+    journal.append(fills(1000, text="x" * 2000), 0)
+    assert prune(journal, 0) == 1
+    assert journal.oldest() == 0
+
+
 def test_a_second_feeder_on_the_same_file_is_refused(open_journal: Open, path: Path) -> None:
-    open_journal()
-    with pytest.raises(ConfigError, match="locked"):
+    journal = open_journal()
+    with pytest.raises(ConfigError, match=r"another feeder .*journal-sim\.lock is locked"):
         Journal(path, days=30)
+    journal.close()
+    Journal(path, days=30).close()
 
 
-def test_a_file_that_is_no_journal_is_refused(path: Path) -> None:
+def test_a_file_that_cannot_be_used_is_left_to_another_try(path: Path) -> None:
     path.parent.mkdir()
-    path.write_text("not a database, and long enough to be looked at" * 100, encoding="utf-8")
-    with pytest.raises(ConfigError, match="not a database"):
+    path.write_text("not a database", encoding="utf-8")
+    for _ in range(2):
+        with pytest.raises(ConfigError, match="cannot use the trade journal"):
+            Journal(path, days=30)
+
+
+@pytest.mark.parametrize("at", [0, 100, 4096])
+def test_a_file_that_is_no_journal_or_damaged_is_refused_and_left_as_it_is(
+    open_journal: Open, path: Path, at: int
+) -> None:
+    journal = open_journal()
+    journal.append(fills(100), 0)
+    journal.close()
+    damaged = bytearray(path.read_bytes())
+    damaged[at:] = (b"not a database, and long enough" * len(damaged))[: len(damaged) - at]
+    path.write_bytes(damaged)
+    with pytest.raises(ConfigError, match=r"cannot use the trade journal .*(not a database|malformed)"):
         Journal(path, days=30)
+    assert path.read_bytes() == damaged
+
+
+def test_a_file_of_a_later_version_is_refused(open_journal: Open, path: Path) -> None:
+    open_journal().close()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA user_version=99")
+    with pytest.raises(ConfigError, match="later version"):
+        Journal(path, days=30)
+
+
+def make_first_version(path: Path, accounts: str, pruned: int = 0) -> list[bytes]:
+    """Write a journal as the first version did, with an event for each letter of `accounts`."""
+    path.parent.mkdir()
+    bodies = [frames.encode({"type": "order", "seq": seq, "data": {}}) for seq in range(1, len(accounts) + 1)]
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA locking_mode=EXCLUSIVE")
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS event (seq INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, "
+            "time_ms INTEGER NOT NULL, body BLOB NOT NULL)"
+        )
+        database.execute("CREATE INDEX IF NOT EXISTS event_account ON event (account)")
+        rows = [
+            (seq, account, seq * 10, body) for seq, (account, body) in enumerate(zip(accounts, bodies, strict=True), 1)
+        ]
+        database.executemany("INSERT INTO event VALUES (?, ?, ?, ?)", rows)
+        database.execute("DELETE FROM event WHERE seq <= ?", (pruned,))
+    return bodies[pruned:]
+
+
+def test_a_journal_of_the_first_version_is_converted(open_journal: Open, path: Path) -> None:
+    bodies = make_first_version(path, "abacab", pruned=1)
+    journal = open_journal()
+    assert journal.newest == 6
+    assert [allows(journal, after) for after in (0, 1)] == [False, True]
+    assert [body for _, body in journal.since(0)] == bodies
+    assert [seqs(journal, 0, account) for account in "abc"] == [[3, 5], [2, 6], [4]]
+    assert journal.append(fills(1, "a"), 0)[0][:3] == (7, "a", 3)
+    journal.close()
+    journal = open_journal()
+    assert seqs(journal, 1) == [2, 3, 4, 5, 6, 7]
+    assert journal.newest_of("a") == 3
+
+
+def test_an_empty_journal_of_the_first_version_is_converted_and_goes_on(open_journal: Open, path: Path) -> None:
+    make_first_version(path, "ab", pruned=2)
+    journal = open_journal()
+    assert (journal.newest, journal.oldest()) == (2, 2)
+    assert journal.append(fills(1, "a"), 0)[0][:3] == (3, "a", 1)
+
+
+def test_a_conversion_that_fails_leaves_the_file_as_it_was(
+    open_journal: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = make_first_version(path, "abacab")
+    with monkeypatch.context() as broken:
+        broken.setattr(
+            journal_module, "TABLES", (*journal_module.TABLES[:2], "CREATE UNIQUE INDEX bad ON event (time)")
+        )
+        with pytest.raises(ConfigError, match="no such column"):
+            open_journal()
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (0,)
+        assert [body for *_, body in database.execute("SELECT * FROM event ORDER BY seq")] == bodies
+    journal = open_journal()
+    assert seqs(journal, 0, "a") == [1, 3, 5]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a file system of a megabyte, where this user may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "journal", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_real_disk_that_is_full_loses_no_event_and_lets_a_feeder_start(disk: Path) -> None:
+    path = disk / "journal-sim.sqlite3"
+    with closing(Journal(path, days=30)) as journal:
+        journal.append(fills(1), 0)
+    with (disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+        while ballast.write(bytes(4096)):
+            pass
+    with closing(Journal(path, days=30)) as journal:
+        events = journal.append(fills(20, text="x" * 1000), 0)
+        assert journal.failure is not None
+        assert not any(frames.decode(event.body)["journaled"] for event in events)
+        assert seqs(journal, 0) == list(range(1, 22))
+        (disk / "ballast").unlink()
+        journal.save()
+        assert journal.failure is None
+    with closing(Journal(path, days=30)) as journal:
+        assert seqs(journal, 0) == list(range(1, 22))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a process's files")
+def test_a_feeder_that_starts_on_a_full_disk_goes_without_readers(
+    open_journal: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    resource = pytest.importorskip("resource")
+    journal = open_journal()
+    journal.append(fills(2), 0)
+    journal.close()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        journal = open_journal()
+        assert seqs(journal, 0) == [1, 2]
+        assert not frames.decode(journal.append(fills(1), 0)[0].body)["journaled"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "cannot be looked at" in caplog.text
+    journal.save()
+    assert journal.failure is None
+    journal.close()
+    assert seqs(open_journal(), 0) == [1, 2, 3]
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
@@ -270,3 +600,21 @@ def test_events_since_a_time_come_oldest_first_with_their_times(open_journal: Op
         journal.append(fills(2, account=str(day)), day * DAY_MS)
     since = [(time_ms, frames.decode(body)["seq"]) for time_ms, body in journal.since(2 * DAY_MS)]
     assert since == [(2 * DAY_MS, 3), (2 * DAY_MS, 4), (3 * DAY_MS, 5), (3 * DAY_MS, 6)]
+
+
+def test_each_life_of_the_feeder_is_later_than_the_one_before_whatever_the_clock_says(open_journal: Open) -> None:
+    first = open_journal()
+    assert first.begin_life(1000) == 1000
+    first.close()
+    journal = open_journal()
+    assert [journal.begin_life(now) for now in (500, 500, 2000, 1000)] == [1001, 1002, 2000, 2001]
+
+
+def test_life_that_cannot_be_written_begins_all_the_same(
+    open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = open_journal()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert journal.begin_life(1000) == 1000
+    assert "epoch" in caplog.text

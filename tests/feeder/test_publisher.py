@@ -7,7 +7,9 @@ import socket as net
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,10 +18,13 @@ import zmq
 
 from feeder import publisher as publisher_module
 from feeder.app import Feeder, make_source
+from feeder.journal import Journal, Unsent
+from feeder.publisher import Publisher
 from feeder.source import DownloadRequest, Sink
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Refused
+from qmt_bridge.journal_file import Reader, journal_path
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import FeedStatus
@@ -184,6 +189,42 @@ def listen_to_trades(consumer: Consumer, feeder: Feeder, source: HandSource) -> 
 def publish_probe(source: HandSource) -> bool:
     source.sink.publish_trade("probe", "probe", {}, time.time_ns())
     return True
+
+
+def saved(config: Config) -> list[int]:
+    """Return the positions that are in the journal's file."""
+    with Reader(journal_path(config.data_path, "hand")) as reader:
+        assert list(reader.faults()) == []
+        return [row.seq for row in reader.rows()]
+
+
+@contextmanager
+def hold_up(publisher: Publisher) -> Iterator[None]:
+    """Keep the publisher's thread from doing anything."""
+    entered, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        entered.set()
+        assert go.wait(SECONDS)
+
+    publisher._put(hold)
+    try:
+        assert entered.wait(SECONDS)
+        yield
+    finally:
+        go.set()
+
+
+def limit_disk(publisher: Publisher, pages: int) -> None:
+    """Let the journal grow to so many pages only; return when that holds."""
+    done = threading.Event()
+
+    def limit() -> None:
+        publisher._journal._database.execute(f"PRAGMA max_page_count={pages}")
+        done.set()
+
+    publisher._put(limit)
+    assert done.wait(SECONDS)
 
 
 # -- Demand and messages
@@ -462,16 +503,23 @@ def test_a_message_of_a_topic_that_nobody_wants_is_not_sent(
 # -- Trade events
 
 
-def test_trade_events_are_numbered_over_all_accounts(feeder: Feeder, source: HandSource, consumer: Consumer) -> None:
+def test_a_trade_event_has_its_number_in_the_account_and_its_position_over_all(
+    feeder: Feeder, source: HandSource, consumer: Consumer
+) -> None:
     listen_to_trades(consumer, feeder, source)
     (state,) = consumer.catch_up(ALL_TRADES)
     assert (state.state, state.body) == ("live", None)
     source.sink.publish_trade("1", "order", {"order_id": 7}, 11)
     source.sink.publish_trade("账户/2", "trade", {"traded_id": "8"}, 12)
-    first, second = consumer.frame(consumer.trade), consumer.frame(consumer.trade)
-    assert (first.topic, first.seq, first.received_ns) == (trade_topic("1"), state.seq + 1, 11)
-    assert (second.topic, second.seq) == (trade_topic("账户/2"), state.seq + 2)
+    source.sink.publish_trade("1", "order", {"order_id": 9}, 13)
+    first, second, third = (consumer.frame(consumer.trade) for _ in range(3))
+    assert (first.topic, first.seq, first.received_ns) == (trade_topic("1"), 1, 11)
+    assert (second.topic, second.seq) == (trade_topic("账户/2"), 1)
+    assert (third.topic, third.seq) == (trade_topic("1"), 2)
     assert first.data == {"type": "order", "seq": state.seq + 1, "data": {"order_id": 7}}
+    assert [second.data["seq"], third.data["seq"]] == [state.seq + 2, state.seq + 3]
+    assert consumer.catch_up(trade_topic("账户/2"))[0].seq == 1
+    assert consumer.catch_up(trade_topic("nobody"))[0].seq == 0
 
 
 def test_events_are_replayed_as_they_were_published_after_a_restart_too(config: Config) -> None:
@@ -491,7 +539,9 @@ def test_events_are_replayed_as_they_were_published_after_a_restart_too(config: 
             assert events[0] == {"type": "order", "seq": 3, "data": {"life": 0, "number": 2}}
             (state,) = consumer.catch_up(trade_topic("1"), after=0)
             assert [event["seq"] for event in frames.decode(state.body or b"")] == [2, 5][: life + 1]
-            assert (state.seq, state.more) == (newest, False)
+            assert (state.seq, state.more) == (life + 1, False)
+            (state,) = consumer.catch_up(trade_topic("1"), after=1)
+            assert [event["seq"] for event in frames.decode(state.body or b"")] == [5][:life]
             (state,) = consumer.catch_up(ALL_TRADES, after=newest)
             assert (state.state, frames.decode(state.body or b""), state.seq) == ("live", [], newest)
         finally:
@@ -501,8 +551,105 @@ def test_events_are_replayed_as_they_were_published_after_a_restart_too(config: 
 
 @pytest.mark.parametrize("after", [-1, 1, 2**60])
 def test_a_position_of_another_journal_is_refused(consumer: Consumer, after: int) -> None:
-    (state,) = consumer.catch_up(ALL_TRADES, after)
-    assert (state.state, state.code, state.seq) == ("refused", "resume_expired", 0)
+    for topic in (ALL_TRADES, trade_topic("1")):
+        (state,) = consumer.catch_up(topic, after)
+        assert (state.state, state.code, state.oldest, state.seq) == ("refused", "resume_expired", 0, 0)
+
+
+def test_a_position_that_is_too_old_is_refused_with_the_oldest_that_is_not(config: Config) -> None:
+    path = journal_path(config.data_path, "hand")
+    journal = Journal(path, days=30)
+    journal.append([Unsent(account, "order", msgspec.Raw(b"\x80")) for account in "1221"], 0)
+    journal.append([Unsent(account, "order", msgspec.Raw(b"\x80")) for account in "122"], time.time_ns() // 1_000_000)
+    journal.close()
+    feeder = Feeder(config, HandSource())
+    feeder.start()
+    consumer = Consumer(feeder)
+    try:
+        until(lambda: consumer.catch_up(ALL_TRADES, after=3)[0].state == "refused")
+        (state,) = consumer.catch_up(ALL_TRADES, after=3)
+        assert (state.code, state.oldest, state.seq) == ("resume_expired", 4, 7)
+        (state,) = consumer.catch_up(trade_topic("2"), after=1)
+        assert (state.code, state.oldest, state.seq) == ("resume_expired", 2, 4)
+        (state,) = consumer.catch_up(trade_topic("2"), after=2)
+        assert (state.state, state.seq, len(frames.decode(state.body or b""))) == ("live", 4, 2)
+    finally:
+        consumer.close()
+        feeder.stop()
+
+
+def test_a_clock_that_jumps_ahead_deletes_nothing(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = HandSource()
+    feeder = Feeder(config, source)
+    asked: list[int] = []
+    prune = Journal.prune
+
+    def note(journal: Journal, time_ms: int) -> bool:
+        asked.append(time_ms)
+        return prune(journal, time_ms)
+
+    ahead = 400 * 24 * 3600 * 1_000_000_000
+    monkeypatch.setattr(Journal, "prune", note)
+    monkeypatch.setattr(publisher_module, "PRUNE_SECONDS", 0.01)
+    clock = SimpleNamespace(time_ns=lambda: time.time_ns() + ahead, monotonic=time.monotonic, sleep=time.sleep)
+    feeder.start()
+    consumer = Consumer(feeder)
+    try:
+        source.sink.publish_trade("1", "order", {}, 1)
+        until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 1)
+        monkeypatch.setattr(publisher_module, "time", clock)
+        done = len(asked)
+        until(lambda: len(asked) > done + 1)
+        assert consumer.catch_up(ALL_TRADES, after=0)[0].state == "live"
+        assert asked[-1] * 1_000_000 <= time.time_ns()
+    finally:
+        consumer.close()
+        feeder.stop()
+
+
+def test_old_events_are_deleted_slice_by_slice(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feeder.journal.PRUNE_EVENTS", 2)
+    monkeypatch.setattr(publisher_module, "PRUNE_SECONDS", 3600.0)
+    journal = Journal(journal_path(config.data_path, "hand"), days=30)
+    journal.append([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 9, 0)
+    journal.close()
+    feeder = Feeder(config, HandSource())
+    feeder.start()
+    consumer = Consumer(feeder)
+    try:
+        until(lambda: consumer.catch_up(ALL_TRADES, after=8)[0].state == "refused")
+    finally:
+        consumer.close()
+        feeder.stop()
+
+
+def test_an_asker_with_little_room_gets_one_chunk(source: HandSource, consumer: Consumer) -> None:
+    for number in range(10):
+        source.sink.publish_trade("1", "order", {"text": "x" * 1000, "number": number}, 1)
+    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 10)
+    for topic in (ALL_TRADES, trade_topic("1")):
+        consumer.send(reply_encoder.encode(CatchUp(7, [topic], 2, 3500)))
+        chunk = topic_state_decoder.decode(consumer.receive())
+        assert [event["seq"] for event in frames.decode(chunk.body or b"")] == [3, 4, 5]
+        assert (chunk.id, chunk.seq, chunk.more) == (7, 5, True)
+        assert topic_state_decoder.decode(ask_and_receive(consumer, STATUS_TOPIC)).topic == STATUS_TOPIC
+
+
+def test_a_fill_with_an_odd_field_is_a_fill(
+    feeder: Feeder, source: HandSource, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = {"traded_id": "7", "what": object, 5: [1, {"deep": "\ud800"}], "price": 10.5}
+    source.sink.publish_trade("1", "trade", odd, 1)  # type: ignore[arg-type]
+    source.sink.publish_trade("1", "trade", {"traded_id": "8"}, -5)
+    source.sink.publish_trade("1", "\ud800", {}, 1)
+    source.sink.publish_trade("\ud800", "trade", {}, 1)
+    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 2)
+    first, second = (event["data"] for event in frames.decode(consumer.catch_up(ALL_TRADES, 0)[0].body or b""))
+    assert first == {"traded_id": "7", "what": "<class 'object'>", "5": "[1, {'deep': '\\ud800'}]", "price": 10.5}
+    assert second == {"traded_id": "8"}
+    assert feeder.publisher.unencodable == 4
+    assert caplog.text.count("has a part that cannot be encoded") == 2
+    assert caplog.text.count("cannot be encoded and is dropped") == 2
 
 
 def test_a_long_replay_comes_in_chunks_while_other_questions_are_answered(
@@ -532,13 +679,71 @@ def test_an_event_is_published_and_replayed_while_the_disk_is_full(
     listen_to_trades(consumer, feeder, source)
     start = consumer.catch_up(ALL_TRADES)[0].seq
     publisher = feeder.publisher
-    publisher._put(lambda: publisher._journal._database.execute("PRAGMA max_page_count=1") and None)
+    limit_disk(publisher, 1)
     for number in range(3):
         source.sink.publish_trade("1", "order", {"order_id": number, "text": "x" * 5000}, 1)
     live = [consumer.frame(consumer.trade).data for _ in range(3)]
     assert [event["seq"] for event in live] == [start + 1, start + 2, start + 3]
+    assert not any(event.pop("journaled") for event in live)
     (state,) = consumer.catch_up(ALL_TRADES, after=start)
-    assert frames.decode(state.body or b"") == live
+    assert frames.decode(state.body or b"") == [event | {"journaled": False} for event in live]
+    limit_disk(publisher, 1_000_000)
+    # Written within a heartbeat.
+    until(lambda: "journaled" not in frames.decode(consumer.catch_up(ALL_TRADES, after=start)[0].body or b"")[0])
+    assert frames.decode(consumer.catch_up(ALL_TRADES, after=start)[0].body or b"") == live
+
+
+def test_a_disk_that_takes_nothing_is_told_at_once_and_so_is_its_recovery(
+    feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer.market.subscribe(STATUS_TOPIC.encode())
+    assert consumer.frame().data["journal"] is None
+    # No heartbeat comes to its help.
+    monkeypatch.setattr(publisher_module, "HEARTBEAT_SECONDS", 3600.0)
+    consumer.frame()
+    publisher = feeder.publisher
+    limit_disk(publisher, 1)
+    source.sink.publish_trade("1", "order", {"text": "x" * 5000}, 1)
+    status = consumer.frame().data
+    assert (status["journal"], status["trade_seq"], status["state"]) == ("database or disk is full", 1, "down")
+    limit_disk(publisher, 1_000_000)
+    publisher._put(publisher._journal.save)
+    assert consumer.frame().data["journal"] is None
+
+
+def test_what_has_waited_for_a_full_disk_is_written_without_another_heartbeat(
+    config: Config, feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feeder.journal.BATCH_EVENTS", 2)
+    fall_asleep(consumer, monkeypatch)
+    publisher = feeder.publisher
+    limit_disk(publisher, 1)
+    for _ in range(9):
+        source.sink.publish_trade("1", "order", {"text": "x" * 5000}, 1)
+    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 9)
+    limit_disk(publisher, 1_000_000)
+    publisher._put(publisher._journal.save)
+    until(lambda: saved(config) == list(range(1, 10)))
+
+
+def fall_asleep(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the feeder do nothing by itself any more."""
+    consumer.market.subscribe(STATUS_TOPIC.encode())
+    consumer.frame()
+    monkeypatch.setattr(publisher_module, "HEARTBEAT_SECONDS", 3600.0)
+    monkeypatch.setattr(publisher_module, "PRUNE_SECONDS", 3600.0)
+    # The last one.
+    consumer.frame()
+
+
+def test_a_burst_of_any_size_is_written_at_once(
+    config: Config, feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fall_asleep(consumer, monkeypatch)
+    with hold_up(feeder.publisher):
+        for number in range(3 * publisher_module.TURN):
+            source.sink.publish_trade("1", "order", {"number": number}, 1)
+    until(lambda: len(saved(config)) == 3 * publisher_module.TURN)
 
 
 def test_the_journal_is_named_after_its_source(feeder: Feeder, tmp_path: Path) -> None:
@@ -645,9 +850,39 @@ def test_a_consumer_that_never_reads_does_not_keep_a_lossless_feeder_from_stoppi
     assert feeder.publisher.failure is None
 
 
-def test_there_is_room_while_the_inbox_is_short(source: HandSource, feeder: Feeder) -> None:
+def test_a_market_that_is_held_up_does_not_hold_up_trade_events(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "HIGH_WATER_MARK", 10)
+    monkeypatch.setattr(publisher_module, "DRAIN_SECONDS", 0.0)
+    source = HandSource(lossless=True)
+    feeder = Feeder(config, source)
+    feeder.start()
+    consumer = Consumer(feeder, high_water_mark=10)
+    other = Consumer(feeder)
+    try:
+        want(consumer, source)
+        for number in range(600):
+            source.publish(QUOTE, {"number": number, "text": "x" * 50_000})
+        until(lambda: not source.sink.wait_room(5, 0.05))
+        for number in range(3):
+            source.sink.publish_trade("1", "order", {"number": number}, 1)
+        until(lambda: other.catch_up(trade_topic("1"))[0].seq == 3)
+        assert not source.sink.wait_room(5, 0.01)
+    finally:
+        feeder.stop()
+        consumer.close()
+        other.close()
+
+
+def test_there_is_room_while_few_messages_and_trade_events_wait(source: HandSource, feeder: Feeder) -> None:
     assert source.sink.wait_room(1, SECONDS)
     assert not source.sink.wait_room(0, 0.01)
+    with hold_up(feeder.publisher):
+        source.publish(QUOTE, {})
+        source.sink.publish_trade("1", "order", {}, 1)
+        assert not source.sink.wait_room(2, 0.01)
+    assert source.sink.wait_room(1, SECONDS)
 
 
 # -- Beginning and end
@@ -679,13 +914,64 @@ def test_what_was_queued_before_the_stop_still_arrives(config: Config) -> None:
     assert source.closed
 
 
-def test_a_callback_after_the_end_is_harmless(config: Config) -> None:
+def test_trade_events_that_could_not_be_sent_before_the_end_are_written(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publisher_module, "DRAIN_SECONDS", 0.0)
+    source = HandSource()
+    feeder = Feeder(config, source)
+    feeder.start()
+    with hold_up(feeder.publisher):
+        for number in range(7000):
+            source.sink.publish_trade("1", "order", {"number": number}, 1)
+        feeder.publisher._stopping = True
+    feeder.stop()
+    assert saved(config) == list(range(1, 7001))
+    assert "7000 trade events are written but not sent" in caplog.text
+
+
+def test_trade_events_are_sent_before_the_end(config: Config) -> None:
+    source = HandSource()
+    feeder = Feeder(config, source)
+    feeder.start()
+    consumer = Consumer(feeder)
+    try:
+        listen_to_trades(consumer, feeder, source)
+        with hold_up(feeder.publisher):
+            for number in range(3000):
+                source.sink.publish_trade("1", "order", {"number": number}, 1)
+            feeder.publisher._stopping = True
+        feeder.stop()
+        assert [consumer.frame(consumer.trade).seq for _ in range(3000)] == list(range(1, 3001))
+    finally:
+        feeder.stop()
+        consumer.close()
+
+
+def test_trade_events_outlive_a_publisher_that_fails(config: Config) -> None:
+    class Broken(HandSource):
+        def upstream(self) -> int:
+            self.sink.publish_trade("1", "order", {}, 1)
+            raise RuntimeError("out of order")
+
+    feeder = Feeder(config, Broken())
+    assert feeder.run(threading.Event()) == 1
+    assert saved(config) == [1]
+
+
+def test_a_callback_after_the_end_is_harmless_but_for_a_trade_event_which_is_told(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
     source = HandSource()
     feeder = Feeder(config, source)
     feeder.start()
     feeder.stop()
     source.publish(QUOTE, {})
     source.sink.set_state("down")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    source.sink.publish_trade("1", "order", {}, 1)
+    assert [record.levelname for record in caplog.records if "after the feeder's end" in record.message] == ["ERROR"]
+    assert saved(config) == []
 
 
 def test_nothing_is_left_running_after_a_stop(config: Config) -> None:

@@ -1,0 +1,269 @@
+"""The file of a trade journal (SQLite): its tables, and a view of it for who only looks.
+
+The feeder alone writes it (feeder/journal.py); a `Reader` never changes it, and may look at any time: it holds up
+nobody. Any thread, one at a time.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from qmt_bridge.errors import ConfigError
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.messages import TradeEvent
+
+# PRAGMA user_version. Files of version 0 do not number the events of an account.
+VERSION = 1
+# `seq` counts the events of all accounts, `number` those of the event's own account, both from 1 without holes. An
+# account's newest number outlives its events.
+TABLES = (
+    "CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, time_ms INTEGER NOT NULL, "
+    "body BLOB NOT NULL, number INTEGER NOT NULL)",
+    "CREATE TABLE account (name TEXT PRIMARY KEY, newest INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE UNIQUE INDEX event_account ON event (account, number)",
+)
+# Rows that are read at once: between two reads the feeder may delete old events and write the file anew from its start.
+_ROWS = 1000
+
+_event_decoder = msgspec.msgpack.Decoder(TradeEvent)
+
+
+class Row(NamedTuple):
+    """One event: its position over all accounts, its number within its own, when it was written (ms), its body."""
+
+    seq: int
+    account: str
+    number: int
+    time_ms: int
+    body: bytes
+
+
+class Holding(NamedTuple):
+    """What a journal has of one account, or of all: `events` from position `first` to `last`, their bytes and times.
+
+    `oldest` is the smallest position after which everything can be replayed, `newest` that of the newest event ever.
+    Positions of an account are the numbers of its events.
+    """
+
+    oldest: int
+    newest: int
+    events: int = 0
+    size: int = 0
+    first: int = 0
+    last: int = 0
+    first_ms: int = 0
+    last_ms: int = 0
+
+
+def journal_path(folder: Path, source: str) -> Path:
+    """Return the file of the journal of a source: simulated fills and real ones never share one."""
+    return folder / f"journal-{source}.sqlite3"
+
+
+def find_journal(folder: Path, source: str) -> Path:
+    """Return the file of `source`, with ``auto`` the only one in `folder`; raise `ConfigError`."""
+    if source != "auto":
+        path = journal_path(folder, source)
+        if path.is_file():
+            return path
+        raise ConfigError("source", f"there is no trade journal {path}")
+    found = sorted(folder.glob(journal_path(Path(), "*").name))
+    if not found:
+        raise ConfigError("data_dir", f"there is no trade journal in {folder}")
+    if len(found) > 1:
+        raise ConfigError("source", f"name one: {folder} has {', '.join(path.name for path in found)}")
+    return found[0]
+
+
+def newest_position(database: sqlite3.Connection) -> int:
+    """Return the position of the newest event; 0 before the first. Raise `sqlite3.Error`."""
+    # AUTOINCREMENT remembers it also when every event was deleted.
+    row = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
+    return row[0] if row else 0
+
+
+def oldest_position(database: sqlite3.Connection) -> int:
+    """Return the smallest position after which no event is missing; raise `sqlite3.Error`."""
+    first, last, count = database.execute("SELECT min(seq), max(seq), count(*) FROM event").fetchone()
+    if not count:
+        return newest_position(database)
+    if last - first + 1 == count:
+        return int(first) - 1
+    # A replay may not step over a hole: it begins after the last one.
+    begin = database.execute(
+        "SELECT max(seq) FROM event WHERE NOT EXISTS (SELECT 1 FROM event AS before WHERE before.seq = event.seq - 1)"
+    ).fetchone()
+    return int(begin[0]) - 1
+
+
+class Reader:
+    """Looks at a journal. A context manager; its methods raise `sqlite3.Error` for a file that is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file; raise `ConfigError` if it is no journal, or not one of this version."""
+        if not path.is_file():
+            raise ConfigError("file", f"there is no trade journal {path}")
+        try:
+            uri = f"{path.absolute().as_uri()}?mode=ro"
+            self._database = sqlite3.connect(uri, uri=True, isolation_level=None)
+            try:
+                version = self._database.execute("PRAGMA user_version").fetchone()[0]
+                tables = self._database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'event'").fetchone()[0]
+            except sqlite3.Error:
+                self._database.close()
+                raise
+        except sqlite3.Error as exc:
+            raise ConfigError("file", f"cannot read the trade journal {path}: {exc}") from exc
+        if version != VERSION or not tables:
+            self._database.close()
+            if version > VERSION:
+                reason = "is of a later version"
+            elif tables:
+                reason = "is of an earlier version; the feeder converts it when it starts"
+            else:
+                reason = "is no trade journal"
+            raise ConfigError("file", f"{path} {reason}")
+        self.path = path
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of the file, with what is in the write-ahead log only."""
+        pages, page = (self._database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+        return int(pages * page)
+
+    def holdings(self) -> tuple[Holding, dict[str, Holding]]:
+        """Return what there is of all accounts together, and of each."""
+        self._database.execute("BEGIN")
+        try:
+            oldest, newest = oldest_position(self._database), newest_position(self._database)
+            # Of an account without events its newest number is left.
+            numbers: dict[str, int] = dict(self._database.execute("SELECT name, newest FROM account ORDER BY name"))
+            accounts = {name: Holding(number, number) for name, number in numbers.items()}
+            for name, replayable, *sums in self._database.execute(
+                "SELECT account, min(CASE WHEN seq > ? THEN number END), count(*), sum(length(body)), min(number), "
+                "max(number), min(time_ms), max(time_ms) FROM event GROUP BY account",
+                (oldest,),
+            ):
+                number = numbers.get(name, sums[3])
+                accounts[name] = Holding(number if replayable is None else replayable - 1, number, *sums)
+            sums = self._database.execute(
+                "SELECT count(*), ifnull(sum(length(body)), 0), ifnull(min(seq), 0), ifnull(max(seq), 0), "
+                "ifnull(min(time_ms), 0), ifnull(max(time_ms), 0) FROM event"
+            ).fetchone()
+            return Holding(oldest, newest, *sums), accounts
+        finally:
+            self._database.execute("ROLLBACK")
+
+    def rows(self, account: str | None = None, after: int = 0, since_ms: int | None = None) -> Iterator[Row]:
+        """Yield the events after position `after` of the journal, of one account or of all, in order."""
+        chosen = "seq > ?"
+        values: list[object] = []
+        if account is not None:
+            # The plus keeps SQLite from the index by account, which would have it sort the rest for every thousand.
+            chosen += " AND +account = ?"
+            values.append(account)
+        if since_ms is not None:
+            chosen += " AND time_ms >= ?"
+            values.append(since_ms)
+        query = f"SELECT seq, account, number, time_ms, body FROM event WHERE {chosen} ORDER BY seq LIMIT {_ROWS}"
+        while rows := self._database.execute(query, (after, *values)).fetchall():
+            yield from map(Row._make, rows)
+            after = rows[-1][0]
+
+    def faults(self) -> Iterator[str]:
+        """Yield what is wrong with the file, one sentence each: damage, holes, duplicates, bodies that are not theirs.
+
+        Looks at one instant of the file, whatever the feeder does meanwhile.
+        """
+        self._database.execute("BEGIN")
+        try:
+            for (said,) in self._database.execute("PRAGMA integrity_check"):
+                if said != "ok":
+                    yield f"the file is damaged: {said}"
+            first = seq = 0
+            numbers: dict[str, int] = {}
+            for row in self.rows():
+                if not first:
+                    first = row.seq
+                elif row.seq != seq + 1:
+                    yield f"a hole: {_range(seq + 1, row.seq - 1)} missing"
+                seq = row.seq
+                # Where old events were deleted nobody knows with which number an account should begin.
+                before = numbers.get(row.account, 0 if first == 1 else row.number - 1)
+                if row.number > before + 1:
+                    yield f"a hole in account {row.account}: {_range(before + 1, row.number - 1)} missing before {seq}"
+                elif row.number <= before:
+                    yield f"account {row.account} has number {row.number} at {seq} after {before}"
+                numbers[row.account] = max(before, row.number)
+                fault = _fault(row)
+                if fault:
+                    yield f"the body at {seq} {fault}"
+            newest = newest_position(self._database)
+            if first and seq != newest:
+                yield f"a hole: the newest position is {newest}, the last event's {seq}"
+            known = dict(self._database.execute("SELECT name, newest FROM account"))
+            for account, number in numbers.items():
+                if known.get(account) != number:
+                    yield f"account {account} is at {known.get(account)}, its last event at {number}"
+        finally:
+            self._database.execute("ROLLBACK")
+
+
+def _range(first: int, last: int) -> str:
+    return f"{first} is" if first == last else f"{first} to {last} are"
+
+
+def _fault(row: Row) -> str | None:
+    try:
+        event = _event_decoder.decode(row.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        return f"is no event: {exc}"
+    if event.seq != row.seq:
+        return f"says that it is at {event.seq}"
+    return None if event.journaled else "says that it is not here"
+
+
+def to_object(reader: Reader) -> dict[str, object]:
+    """Return what a journal holds, for JSON."""
+    total, accounts = reader.holdings()
+    by_account = {name: holding._asdict() for name, holding in accounts.items()}
+    return {"file": str(reader.path), "file_size": reader.size, **total._asdict(), "accounts": by_account}
+
+
+def to_text(reader: Reader) -> str:
+    """Return what a journal holds, as a table; times are local."""
+    total, accounts = reader.holdings()
+    head = ("account", "events", "first", "last", "replayable after", "first event", "last event")
+    table = [head, *(_cells(name, holding) for name, holding in [("(all)", total), *accounts.items()])]
+    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
+    lines = [f"{reader.path}: {reader.size / 1e6:,.1f} MB, {total.size / 1e6:,.1f} MB of them in events"]
+    for name, *cells in table:
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *aligned]).rstrip())
+    return "\n".join(lines)
+
+
+def to_line(row: Row) -> bytes:
+    """Return an event as a line of JSON; raise `WireError` if its body has no such form."""
+    event = {"seq": row.seq, "account": row.account, "number": row.number, "time": row.time_ms}
+    body = frames.decode(row.body)
+    return frames.render(event | body if isinstance(body, dict) else {**event, "data": body}) + b"\n"
+
+
+def _cells(name: str, holding: Holding) -> tuple[str, ...]:
+    if not holding.events:
+        return (name, "0", "", f"{holding.newest}", f"{holding.oldest}", "", "")
+    times = [datetime.fromtimestamp(ms / 1000).isoformat(" ", "seconds") for ms in (holding.first_ms, holding.last_ms)]
+    return (name, f"{holding.events:,}", f"{holding.first}", f"{holding.last}", f"{holding.oldest}", *times)

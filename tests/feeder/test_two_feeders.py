@@ -1,0 +1,99 @@
+"""A second feeder beside a first one: two real processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qmt_bridge import sockets
+
+SECONDS = 20.0
+ADDRESSES = ("market_addr", "trade_addr", "ask_addr")
+FREE = dict.fromkeys(ADDRESSES, "tcp://127.0.0.1:0")
+
+
+def command(data_dir: Path, addresses: dict[str, str]) -> list[str]:
+    flags = [f"--{name.replace('_', '-')}={address}" for name, address in addresses.items()]
+    arguments = ["feeder", "--source=sim", f"--data-dir={data_dir}", "--until-eof", *flags]
+    return [sys.executable, "-m", "qmt_bridge.cli", *arguments]
+
+
+def second(data_dir: Path, addresses: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(data_dir, addresses), input="", capture_output=True, encoding="utf-8", timeout=SECONDS, check=False
+    )
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, str]]]:
+    """Return what starts a feeder in the folder ``a`` and returns the addresses at which it listens."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(addresses: dict[str, str]) -> dict[str, str]:
+        process = subprocess.Popen(
+            command(tmp_path / "a", addresses), stdin=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8"
+        )
+        started.append(process)
+        assert process.stderr is not None
+        until = time.monotonic() + SECONDS
+        while time.monotonic() < until:
+            line = process.stderr.readline()
+            assert line, "the first feeder ended"
+            if "feeder started" in line:
+                _, _, told = line.partition("market ")
+                market, _, rest = told.strip().partition(", trade ")
+                trade, _, ask = rest.partition(", ask ")
+                return dict(zip(ADDRESSES, (market, trade, ask), strict=True))
+        raise AssertionError("the first feeder did not start in time")
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.communicate(timeout=SECONDS)
+            assert process.returncode == 0
+
+
+def test_on_the_same_folder_it_is_refused_and_the_folder_is_named(
+    first: Callable[[dict[str, str]], dict[str, str]], tmp_path: Path
+) -> None:
+    first(FREE)
+    refused = second(tmp_path / "a", FREE)
+    assert refused.returncode == 1
+    assert "data_dir: another feeder of this source has its trade journal in" in refused.stderr
+    assert str(tmp_path / "a") in refused.stderr
+    assert "Traceback" not in refused.stderr
+    # Each to its own.
+    assert second(tmp_path / "b", FREE).returncode == 0
+
+
+@pytest.mark.parametrize("name", ADDRESSES)
+def test_on_the_same_address_it_is_refused_and_the_address_is_named(
+    first: Callable[[dict[str, str]], dict[str, str]], tmp_path: Path, name: str
+) -> None:
+    taken = first(FREE)
+    refused = second(tmp_path / "b", FREE | {name: taken[name]})
+    assert refused.returncode == 1
+    assert f"{name}: cannot listen on {taken[name]}" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.skipif(not hasattr(sockets.unix, "AF_UNIX"), reason="no such sockets here")
+def test_on_the_same_ipc_address_it_is_refused_and_what_a_killed_one_left_is_taken(
+    first: Callable[[dict[str, str]], dict[str, str]], tmp_path: Path
+) -> None:
+    # Short: a path of such a socket has some hundred characters at most.
+    address = f"ipc://{tmp_path}/m"
+    if len(address) > 100:
+        pytest.skip("the folder's name is too long for a socket")
+    with sockets.unix.socket(sockets.unix.AF_UNIX) as left:
+        left.bind(f"{tmp_path}/m")
+    first(FREE | {"market_addr": address})
+    refused = second(tmp_path / "b", FREE | {"market_addr": address})
+    assert refused.returncode == 1
+    assert f"market_addr: cannot listen on {address}: address already in use" in refused.stderr

@@ -1,0 +1,39 @@
+"""/readyz over a real feeder whose disk is full."""
+
+from __future__ import annotations
+
+import threading
+from urllib.parse import quote
+
+from conftest import DEADLINE, KEY, Rig, readiness, until
+
+
+def limit_disk(rig: Rig, pages: int) -> None:
+    """Let the feeder's journal grow to so many pages only; return when that holds."""
+    publisher = rig.feeder.publisher
+    done = threading.Event()
+
+    def limit() -> None:
+        publisher._journal._database.execute(f"PRAGMA max_page_count={pages}")
+        done.set()
+
+    publisher._put(limit)
+    assert done.wait(DEADLINE)
+
+
+async def test_a_worker_is_not_ready_while_trade_events_cannot_be_written(rig: Rig) -> None:
+    port = rig.servers[0].port
+    assert readiness(port)["journal"] is None
+    async with rig.connect(f"/ws/trade?api_key={quote(KEY)}") as client:
+        limit_disk(rig, 1)
+        rig.source.trade("order", text="x" * 5000)
+        assert (await client.receive())["journaled"] is False
+        await until(lambda: not readiness(port)["ready"], "the full disk to be told")
+        shown = readiness(port)
+        assert (shown["journal"], shown["feed"]) == ("database or disk is full", "up")
+        limit_disk(rig, 1_000_000)
+        await until(lambda: readiness(port)["ready"], "the journal to be written")
+        rig.source.trade("order")
+        event = await client.receive()
+        assert event["seq"] == 2
+        assert "journaled" not in event
