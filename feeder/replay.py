@@ -1,8 +1,8 @@
-"""Replay: a source that plays recorded ticks from a CSV file (`qmt_bridge.tape`), at any pace, every row in order.
+"""Replay: a source that plays a recording (`feeder.recording`) at any pace, every moment of it in order.
 
 One thread of its own plays and talks to the sink; the feeder's calls reach it through a queue, so that a topic
-subscribed meanwhile gets the newest played row first and every later one after it. The data is recorded, not
-invented: `simulated` is False, and times and values are those of the file. It never sorts and never merges.
+subscribed meanwhile gets the newest that was played first and everything later after it. Times and values are those of
+the recording, and `simulated` says whether it was invented then.
 """
 
 from __future__ import annotations
@@ -12,102 +12,56 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
+from feeder.recording import Recording, open_recording
 from feeder.source import DownloadRequest, Sink
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ConfigError, Refused
-from qmt_bridge.tape import TapeRow, read_csv
-from qmt_bridge.wire.topics import Kind, Topic, TopicParts, quote_topic, whole_topic
+from qmt_bridge.errors import Refused
+from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 
 logger = logging.getLogger(__name__)
 
-# Messages that may wait to be sent before the next rows are read: 2 MB of ticks, some 10 ms of sending.
+# Messages that may wait to be sent before the next moment is played: 2 MB of ticks, some 10 ms of sending.
 _ROOM = 1000
 # Seconds between two looks for `close` while there is no room; it has to return within two.
 _LOOK = 0.2
 # threading's longest wait on Windows is 49 days, less than a slow replay over a holiday.
 _LONGEST_WAIT = 3600.0
-# Rows of several codes go back by seconds in a good recording; by more if the file was put together by code.
-_SORTED_BY_CODE_MS = 60_000
 
 
-class Index(NamedTuple):
-    """What one pass over a file tells: its codes, rows and times (ms), and how far a time fell behind another."""
-
-    codes: frozenset[str]
-    rows: int
-    first: int
-    last: int
-    backwards: int
-
-
-def index(rows: Iterable[TapeRow]) -> Index:
-    """Read all `rows` and return what is in them; memory grows with the codes only."""
-    codes: set[str] = set()
-    count = first = last = backwards = 0
-    for row in rows:
-        count += 1
-        codes.add(row.code)
-        # Of an instrument that never traded xtquant gives the time 0; the pace cannot start there.
-        first = first or row.time
-        backwards = max(backwards, last - row.time if row.time else 0)
-        last = max(last, row.time)
-    return Index(frozenset(codes), count, first, last, backwards)
-
-
-def moments(rows: Iterable[TapeRow]) -> Iterator[list[TapeRow]]:
-    """Yield neighbouring rows of one time together, never two of one code, in the order they came."""
-    moment: list[TapeRow] = []
-    codes: set[str] = set()
-    for row in rows:
-        if moment and (row.time != moment[0].time or row.code in codes):
-            yield moment
-            moment, codes = [], set()
-        moment.append(row)
-        codes.add(row.code)
-    if moment:
-        yield moment
-
-
-def due(row_time: int, first_time: int, speed: float) -> float:
-    """Return the seconds from the start after which a row is due; one before the first row is due at once."""
-    return max(0.0, (row_time - first_time) / 1000 / speed) if speed else 0.0
+def due(at: float, first: float, speed: float) -> float:
+    """Return the seconds from the start after which a moment (ms) is due; one before the first is due at once."""
+    return max(0.0, (at - first) / 1000 / speed) if speed else 0.0
 
 
 class _ClosedError(Exception):
     """Ends the player's thread from wherever it waits."""
 
 
-class _Route(NamedTuple):
-    quote: Topic
-    market: Topic
-    single: Topic
-
-
 class Replay:
-    """A source of ticks and whole quotes from `config.file`; the settings are named as in `Config`.
+    """A source that plays `config.file`; the settings are named as in `Config`.
 
-    It starts `delay` seconds after the first subscription and, at the end, says ``ended``, or starts again with
-    `loop` as long as somebody is subscribed.
+    It starts `delay` seconds after the first subscription (a tape with nothing but trade events, which nobody
+    subscribes at a source, after its own start) and, at the end, says ``ended``, or starts again with `loop` as long
+    as somebody is subscribed.
     """
 
     name = "replay"
-    simulated = False
-    kinds = frozenset((Kind.QUOTE, Kind.WHOLE))
+    kinds = frozenset((Kind.QUOTE, Kind.WHOLE, Kind.L2, Kind.FORMULA, Kind.TRADE))
 
     def __init__(self, config: Config) -> None:
+        # Known for sure from the start on.
+        self.simulated = False
         self.lossless = config.speed == 0
         self._speed = config.speed
         self._delay = config.delay
         self._loop = config.loop
         self._path = Path(config.file)
-        self._routes: dict[str, _Route] = {}
-        self._markets: set[str] = set()
         # What the player's thread is asked to do; the only thing that other threads change.
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -115,49 +69,26 @@ class Replay:
         # From here on the player's own.
         self._wanted: set[Topic] = set()
         self._wanted_since = 0.0
-        self._newest: dict[str, dict[str, object]] = {}
         self._behind = False
 
     def start(self, sink: Sink) -> None:
         """Read the file once, and start the player; raise `ConfigError` about ``file`` if it cannot be played."""
-        if self._path == Path():
-            raise ConfigError("file", "a replay needs the CSV file to play")
         self._sink = sink
-        found = index(read_csv(self._path))
-        if not found.rows:
-            raise ConfigError("file", f"{self._path} has no rows")
-        self._first = found.first
-        for code in found.codes:
-            market = code.rpartition(".")[2]
-            self._markets.add(market)
-            self._routes[code] = _Route(quote_topic(code), whole_topic(market), whole_topic(code))
-        logger.info(
-            "replay of %s: %d rows of %d codes over %.0f s at speed %g",
-            self._path,
-            found.rows,
-            len(found.codes),
-            (found.last - found.first) / 1000,
-            self._speed,
-        )
-        if found.backwards > _SORTED_BY_CODE_MS and self._speed:
-            logger.warning(
-                "times in %s go back by up to %.0f s, and such rows are played at once; sort it by time for a pace",
-                self._path,
-                found.backwards / 1000,
-            )
+        # Its moments go back to it and are nothing to the player.
+        self._recording: Recording[Any] = open_recording(self._path, self._speed)
+        self.simulated = self._recording.simulated
+        logger.info("replay of %s at speed %g", self._path, self._speed)
+        self._wanted_since = time.monotonic()
         sink.set_state("up")
         self._thread = threading.Thread(target=self._run, name="replay", daemon=True)
         self._thread.start()
 
     def subscribe(self, topic: Topic, parts: TopicParts) -> None:
-        """Begin to publish `topic`, the newest played rows first; raise `Refused` if the file has no such thing."""
+        """Begin to publish `topic`, the newest that was played first; raise `Refused` if the file has no such thing."""
         if self._failure:
             raise Refused("upstream_unavailable", self._failure)
-        if parts.kind is Kind.QUOTE and parts.detail != "tick":
-            raise Refused("unsupported_period", f"the replay has ticks only, not period {parts.detail!r}")
-        if parts.name not in self._routes and parts.name not in self._markets:
-            raise Refused("unknown_symbol", f"{self._path.name} has no row of {parts.name!r}")
-        self._calls.put(partial(self._join, topic, parts))
+        self._recording.check(parts, topic)
+        self._calls.put(partial(self._join, topic))
 
     def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
         """Stop publishing `topic`; the replay goes on without it."""
@@ -182,7 +113,7 @@ class Replay:
             self._play()
             self._sink.set_state("ended")
             logger.info("replay of %s ended", self._path)
-            # Who comes late still gets the newest rows.
+            # Who comes late still gets the newest.
             self._serve(math.inf)
         except _ClosedError:
             pass
@@ -192,52 +123,32 @@ class Replay:
             self._sink.set_state("down", self._failure)
 
     def _play(self) -> None:
+        recording = self._recording
         while True:
             # An audience that is there already when the file starts again has waited long ago.
-            while not self._wanted:
+            while recording.on_demand and not self._wanted:
                 self._calls.get()()
             self._serve(self._wanted_since + self._delay)
             start = time.monotonic()
-            with closing(read_csv(self._path)) as rows:
-                for moment in moments(rows):
-                    self._serve(start + due(moment[0].time, self._first, self._speed))
+            with closing(recording.moments()) as moments:
+                for at, moment in moments:
+                    self._serve(start + due(at, recording.first, self._speed))
                     self._wait_room(_ROOM)
-                    self._publish(moment)
+                    recording.publish(moment, self._wanted, self._sink, time.time_ns())
             if not self._loop:
-                # "ended" must not overtake the last rows.
+                # "ended" must not overtake the last messages.
                 self._wait_room(1)
                 return
             logger.debug("replay of %s starts again", self._path)
             # The last may leave now. One second of recorded time: at a pace a file of one moment would spin.
             self._serve(time.monotonic() + (1 / self._speed if self._speed else 0.0))
 
-    def _publish(self, moment: list[TapeRow]) -> None:
-        received_ns = time.time_ns()
-        whole: dict[Topic, dict[str, object]] = {}
-        for code, _, record in moment:
-            self._newest[code] = record
-            route = self._routes[code]
-            if route.quote in self._wanted:
-                self._sink.publish(route.quote, {code: [record]}, received_ns)
-            for topic in (route.market, route.single):
-                if topic in self._wanted:
-                    whole.setdefault(topic, {})[code] = record
-        for topic, ticks in whole.items():
-            self._sink.publish_whole(topic, ticks, received_ns)
-
-    def _join(self, topic: Topic, parts: TopicParts) -> None:
+    def _join(self, topic: Topic) -> None:
         if not self._wanted:
             self._wanted_since = time.monotonic()
         self._wanted.add(topic)
         self._sink.accept(topic)
-        codes = [parts.name] if parts.name in self._routes else self._routes
-        played = {code: self._newest[code] for code in codes if topic in self._routes[code] and code in self._newest}
-        if not played:
-            return
-        if parts.kind is Kind.WHOLE:
-            self._sink.publish_whole(topic, played, time.time_ns())
-        else:
-            self._sink.publish(topic, {code: [record] for code, record in played.items()}, time.time_ns())
+        self._recording.publish_newest(topic, self._sink, time.time_ns())
 
     def _stop(self) -> None:
         raise _ClosedError

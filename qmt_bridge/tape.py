@@ -1,160 +1,262 @@
-"""Recorded market data on disk: reads what users export from xtquant as CSV.
+"""The tape: messages on disk as a consumer received them, stamps included. Called from one thread at a time.
 
-Streams a file row by row in its own order and never holds it whole. Called from any thread; no clock, no logging.
+A tape is a row of blocks and nothing else. A block that is torn or damaged costs its own records only: the next one is
+found by its mark. Numbers are big-endian::
+
+    block   mark        12 bytes, 50 2a 4d 18 0c 00 00 00 51 4d 54 31
+            length      u32: bytes behind the CRC
+            crc         u32: CRC-32 of these bytes
+            content     records, or a zstd frame (28 b5 2f fd ..) that holds a whole block of records
+    record  times       five u64: arrival_ns (when the recorder had it), then the message's stamp: epoch, seq,
+                        received_ns, published_ns; the last two are 0 in a last value and in a replayed trade event
+            sizes       u16: bytes of the topic; u32: bytes of the body
+            topic       ASCII
+            body        MessagePack, as published
+
+zstd takes mark, length and CRC for a skippable frame, so that ``zstd -d`` makes a plain tape of a compressed one.
+A recorder that begins, also at the end of an older tape, writes a record of the topic ``tape/session/`` first.
 """
 
 from __future__ import annotations
 
-import ast
-import csv
-import gzip
-import math
+import os
+import struct
+import sys
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import BinaryIO, NamedTuple
 
-import msgspec
+from qmt_bridge.errors import ConfigError
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.topics import Topic
 
-from qmt_bridge.errors import BadCode, ConfigError
-from qmt_bridge.wire.topics import check_code
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
-# A time of fourteen digits is YYYYMMDDhhmmss, one of sixteen microseconds; thirteen reach to the year 2286.
-_TIME_END = 10**13
-# What pandas writes where `na_rep` was given, and for infinity. An empty cell is its default for NaN.
-_FLOATS = frozenset(("nan", "inf", "-inf"))
+# Body: ``{"topics": [what was subscribed], "version": recorder}``.
+SESSION_TOPIC = Topic("tape/session/")
+
+_MARK = bytes.fromhex("50 2a 4d 18 0c 00 00 00") + b"QMT1"
+_BLOCK = struct.Struct(f">{len(_MARK)}sII")
+_RECORD = struct.Struct(">5QHI")
+_ZSTD = b"\x28\xb5\x2f\xfd"
+# One write: some 500 ticks, from where on compression gains little.
+_BLOCK_BYTES = 256 * 1024
+# A length beyond it is damage; no message comes near.
+_MAX_BLOCK = 1 << 28
+_SEARCH_BYTES = 1 << 20
 
 
-class TapeRow(NamedTuple):
-    """One record of `code`; `record` has xtquant's keys without ``code``, `time` is its ms since 1970."""
+class Recorded(NamedTuple):
+    """A message and when the recorder had it (ns since 1970)."""
 
-    code: str
-    time: int
-    record: dict[str, object]
+    arrival_ns: int
+    frame: Frame
 
 
-def read_csv(path: Path) -> Generator[TapeRow]:
-    """Yield the rows of a CSV (or ``.gz``) file in xtquant's columns plus ``code``, in the file's order.
+class Damage(NamedTuple):
+    """Bytes of a tape that are no block."""
 
-    Integers, floats and JSON lists become such, exactly as the text says, an empty cell NaN (pandas writes NaN
-    so), anything else stays text. Unknown columns pass; a first column without a name, which is pandas' index,
-    does not. The text is UTF-8 with or without a mark. Raises `ConfigError` about ``file`` that names the line
-    and the column.
+    offset: int
+    size: int
+
+
+def is_tape(path: Path) -> bool:
+    """Return whether a file that can be read begins like a tape."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MARK)) == _MARK
+    except OSError:
+        return False
+
+
+def session_frame(topics: Sequence[str], version: str) -> Frame:
+    """Return what a recorder of `topics` writes first."""
+    return Frame(SESSION_TOPIC, 0, 0, 0, 0, frames.encode({"topics": list(topics), "version": version}))
+
+
+def read_tape(path: str | Path) -> Iterator[Recorded]:
+    """Return the messages of a tape in the order of their arrival, without what is damaged (see `TapeReader`)."""
+    return (recorded for recorded in TapeReader(Path(path)) if recorded.frame.topic != SESSION_TOPIC)
+
+
+class TapeReader:
+    """Every record of a tape, sessions included; also of one that is being written: up to its last whole block.
+
+    As it goes `damages` collects what had to be left out, and `end` is where the last whole block ended. At the end
+    `torn` is what follows that: the block that a crash has left unfinished.
     """
-    try:
-        with _open(path) as file:
-            yield from _read(path, file)
-    except UnicodeDecodeError as exc:
-        raise ConfigError("file", f"{path} is not CSV in UTF-8: {exc.reason}") from exc
-    except (EOFError, zlib.error, gzip.BadGzipFile) as exc:
-        raise ConfigError("file", f"{path} is not a whole gzip file: {exc}") from exc
-    except OSError as exc:
-        raise ConfigError("file", f"cannot read {path}: {exc.strerror or exc}") from exc
 
+    def __init__(self, path: Path) -> None:
+        """Look at the file; raise `ConfigError` about ``file`` if it cannot be read or is no tape."""
+        self.path = path
+        self.damages: list[Damage] = []
+        self.end = 0
+        self.torn = 0
+        try:
+            with path.open("rb") as file:
+                head = file.read(len(_MARK))
+        except OSError as exc:
+            raise ConfigError("file", f"cannot read {path}: {exc.strerror or exc}") from exc
+        # The first block may have been torn already.
+        if not _MARK.startswith(head):
+            raise ConfigError("file", f"{path} is no tape")
 
-def _open(path: Path) -> TextIO:
-    # csv wants line ends as they are; utf-8-sig drops the mark that Excel writes.
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return path.open(encoding="utf-8-sig", newline="")
+    def __iter__(self) -> Generator[Recorded]:
+        """Yield the records; raise `ConfigError` for what was not written by a recorder, or cannot be read."""
+        try:
+            for content in self.blocks():
+                yield from _records(content)
+        except (struct.error, UnicodeDecodeError, zstd.ZstdError) as exc:
+            raise ConfigError("file", f"{self.path} holds what no recorder writes, before byte {self.end}") from exc
 
+    def blocks(self) -> Generator[bytes]:
+        """Yield the records of every whole block."""
+        try:
+            with self.path.open("rb") as file:
+                yield from self._blocks(file)
+        except OSError as exc:
+            raise ConfigError("file", f"cannot read {self.path}: {exc.strerror or exc}") from exc
 
-def _read(path: Path, file: TextIO) -> Generator[TapeRow]:
-    rows = csv.reader(file, strict=True)
-    known: set[str] = set()
-    name = ""
-    try:
-        header = [column.strip() for column in next(rows, ())]
-        code_at, columns = _columns(path, header)
-        for cells in rows:
-            if not cells:
+    def _blocks(self, file: BinaryIO) -> Generator[bytes]:
+        while True:
+            content = _take(file, self.end)
+            if content is None:
+                found = _search(file, self.end + 1)
+                if found is None:
+                    self.torn = file.seek(0, os.SEEK_END) - self.end
+                    return
+                self.damages.append(Damage(self.end, found - self.end))
+                self.end = found
                 continue
-            name = ""
-            if len(cells) != len(header):
-                raise ValueError(f"{len(cells)} cells under {len(header)} columns")
-            record: dict[str, object] = {}
-            for at, name in columns:
-                record[name] = _value(cells[at])
-            name = "time"
-            record["time"] = time = _time(record["time"])
-            name = "code"
-            code = cells[code_at]
-            if code not in known:
-                known.add(check_code(code))
-            yield TapeRow(code, time, record)
-    except (csv.Error, ValueError, RecursionError, BadCode) as exc:
-        # A file that cannot be decoded has no line to show; it is told apart by the caller.
-        if isinstance(exc, UnicodeDecodeError):
-            raise
-        column = f", column {name}" if name and not isinstance(exc, csv.Error) else ""
-        raise ConfigError("file", f"{path}, line {rows.line_num}{column}: {exc}") from exc
+            self.end += _BLOCK.size + len(content)
+            yield _unpacked(content) if content.startswith(_ZSTD) else content
 
 
-def _columns(path: Path, header: list[str]) -> tuple[int, list[tuple[int, str]]]:
-    """Return where ``code`` stands, and the position and name of every column that belongs to the record."""
-    if not header:
-        raise ConfigError("file", f"{path} is empty, or its first line is")
-    for wanted in ("code", "time"):
-        if wanted not in header:
-            found = ", ".join(header)
-            raise ConfigError("file", f"{path} has no column {wanted!r} but {found[:200]!r}; is it a CSV of ticks?")
-    columns = [(at, name) for at, name in enumerate(header) if name or at]
-    for at, name in columns:
-        if not name:
-            raise ConfigError("file", f"{path}: column {at + 1} has no name")
-        if header.index(name) != at:
-            raise ConfigError("file", f"{path}: column {name!r} occurs twice")
-    code_at = header.index("code")
-    return code_at, [column for column in columns if column[0] != code_at]
+class TapeWriter:
+    """A tape to which records are added; a tape that exists is continued behind its last whole block.
+
+    What is written is the system's within `flush`, so that a killed recorder loses nothing of it; it is forced to the
+    disk by `close` only: a power cut costs what the system has not written by itself, some 30 s on Linux.
+    """
+
+    def __init__(self, path: Path, session: Recorded) -> None:
+        """Open the file and begin with `session`; raise `ConfigError` about ``out`` if it cannot be, or is no tape."""
+        self.path = path
+        self._compresses = path.suffix == ".zst"
+        self._records = bytearray()
+        # Bytes that were cut off: what a crash had left unfinished.
+        self.cut = 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                reader = TapeReader(path)
+                for _ in reader.blocks():
+                    pass
+                self.cut = reader.torn
+                if reader.torn:
+                    os.truncate(path, reader.end)
+            # Unbuffered: a block is one write, and an error is this write's.
+            self._file = path.open("ab", buffering=0)
+        except ConfigError as exc:
+            raise ConfigError("out", exc.reason) from exc
+        except OSError as exc:
+            raise ConfigError("out", f"cannot write {path}: {exc.strerror or exc}") from exc
+        self.write(*session)
+
+    @property
+    def size(self) -> int:
+        """Return the bytes of the file."""
+        return self._file.tell() if not self._file.closed else self.path.stat().st_size
+
+    def write(self, arrival_ns: int, frame: Frame) -> None:
+        """Add a message; raise `OSError` if a block is full and cannot be written."""
+        topic = frame.topic.encode("ascii")
+        records = self._records
+        records += _RECORD.pack(
+            arrival_ns, frame.epoch, frame.seq, frame.received_ns, frame.published_ns, len(topic), len(frame.body)
+        )
+        records += topic
+        records += frame.body
+        if len(records) >= _BLOCK_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was added since the last block; raise `OSError`, and then a part of it may be on disk."""
+        if not self._records:
+            return
+        block = _block(self._records)
+        # A write that failed is not repeated behind its own remains.
+        self._records = bytearray()
+        if self._compresses:
+            block = _block(zstd.compress(block))
+        left = memoryview(block)
+        while left:
+            left = left[self._file.write(left) :]
+
+    def close(self) -> None:
+        """Write what is left, force everything to the disk, and close the file; raise `OSError`."""
+        with self._file:
+            self.flush()
+            os.fsync(self._file.fileno())
 
 
-def _value(cell: str) -> object:
-    if not cell:
-        return math.nan
-    try:
-        value: object = msgspec.json.decode(cell)
-    except msgspec.DecodeError:
-        if cell[0] in "[{":
-            return _literal(cell)
-        return float(cell) if cell.lower() in _FLOATS else cell
-    # MessagePack ends here; a record that cannot be encoded would be lost on its way.
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        raise ValueError(f"{cell} does not fit 64 bits")
-    # `true`, `null` and a quoted word are text in a CSV file.
-    return value if type(value) in (int, float, list, dict) else cell
+def _block(content: bytes | bytearray) -> bytes:
+    return _BLOCK.pack(_MARK, len(content), zlib.crc32(content)) + content
 
 
-def _literal(cell: str) -> object:
-    """Return the list that `cell` is in Python's own writing, where ``nan`` and ``'text'`` occur."""
-    try:
-        return _build(ast.parse(cell, mode="eval").body)
-    except SyntaxError as exc:
-        raise ValueError(f"{cell[:80]!r} is neither a JSON list nor a Python list") from exc
+def _take(file: BinaryIO, at: int) -> bytes | None:
+    """Return the content of the block at `at`, or None if there is no whole one."""
+    file.seek(at)
+    head = file.read(_BLOCK.size)
+    if len(head) < _BLOCK.size:
+        return None
+    mark, length, crc = _BLOCK.unpack(head)
+    if mark != _MARK or length > _MAX_BLOCK:
+        return None
+    content = file.read(length)
+    return content if len(content) == length and zlib.crc32(content) == crc else None
 
 
-def _build(node: ast.expr) -> object:
-    match node:
-        case ast.List(elts=items):
-            return [_build(item) for item in items]
-        case ast.Dict(keys=keys, values=values):
-            return {_build(key): _build(value) for key, value in zip(keys, values, strict=True) if key}
-        case ast.Constant(value=None | bool() | int() | float() | str() as value):
-            return value
-        case ast.Name(id="nan" | "NaN"):
-            return math.nan
-        case ast.Name(id="inf" | "Infinity"):
-            return math.inf
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            number = _build(operand)
-            if isinstance(number, int | float):
-                return -number
-    raise SyntaxError("not a literal")
+def _search(file: BinaryIO, at: int) -> int | None:
+    """Return where the next whole block from `at` on begins."""
+    while True:
+        file.seek(at)
+        chunk = file.read(_SEARCH_BYTES)
+        found = chunk.find(_MARK)
+        if found >= 0:
+            at += found
+            if _take(file, at) is not None:
+                return at
+            at += 1
+        elif len(chunk) < _SEARCH_BYTES:
+            return None
+        else:
+            # A mark may lie across two chunks.
+            at += len(chunk) - len(_MARK) + 1
 
 
-def _time(value: object) -> int:
-    # pandas turns a column of integers into floats when it joins frames.
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or not 0 <= value < _TIME_END:
-        raise ValueError(f"{value!r} is not a time in milliseconds since 1970")
-    return value
+def _unpacked(content: bytes) -> bytes:
+    """Return the records of a compressed block."""
+    decompressor = zstd.ZstdDecompressor()
+    block = decompressor.decompress(content, _MAX_BLOCK)
+    if not decompressor.eof or not block.startswith(_MARK):
+        raise zstd.ZstdError("not one block")
+    return block[_BLOCK.size :]
+
+
+def _records(content: bytes) -> Iterator[Recorded]:
+    at = 0
+    while at < len(content):
+        arrival_ns, epoch, seq, received_ns, published_ns, topic_size, body_size = _RECORD.unpack_from(content, at)
+        middle = at + _RECORD.size + topic_size
+        end = middle + body_size
+        if end > len(content):
+            raise struct.error("a record reaches beyond its block")
+        topic = Topic(content[at + _RECORD.size : middle].decode("ascii"))
+        yield Recorded(arrival_ns, Frame(topic, epoch, seq, received_ns, published_ns, content[middle:end]))
+        at = end

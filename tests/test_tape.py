@@ -1,201 +1,323 @@
-"""qmt_bridge.tape: what users export from xtquant, read as it is written."""
+"""qmt_bridge.tape: what is written is read back, and a crash or a bad byte costs its own block only."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-import math
+import random
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import pytest
 
+from qmt_bridge import tape as tape_module
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.tape import TapeRow, read_csv
-
-RECORDED = Path(__file__).parents[2] / "shared" / "data" / "ticks"
-recorded = pytest.mark.skipif(not RECORDED.is_dir(), reason="recorded ticks are not beside the project")
-
-TIME = 1638321301000
-
-
-@pytest.fixture
-def read(tmp_path):
-    """Read `text` as a file of the name."""
-
-    def read(text: str | bytes, name: str = "ticks.csv") -> list[TapeRow]:
-        path = tmp_path / name
-        path.write_bytes(text.encode() if isinstance(text, str) else text)
-        return list(read_csv(path))
-
-    return read
-
-
-def one_value(read, cell: str) -> object:
-    """Return what one cell of the column `x` becomes."""
-    quoted = cell.replace('"', '""')
-    (row,) = read(f'code,time,x\n600519.SH,{TIME},"{quoted}"\n')
-    return row.record["x"]
-
-
-def test_row_has_code_time_and_record_without_code(read):
-    rows = read(f"code,time,lastPrice,volume\n600519.SH,{TIME},11.39,758613\n000001.SZ,{TIME},1.0,2\n")
-    assert rows == [
-        TapeRow("600519.SH", TIME, {"time": TIME, "lastPrice": 11.39, "volume": 758613}),
-        TapeRow("000001.SZ", TIME, {"time": TIME, "lastPrice": 1.0, "volume": 2}),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("cell", "value"),
-    [
-        ("11", 11),
-        ("-5", -5),
-        ("18446744073709551615", 2**64 - 1),
-        ("0.0", 0.0),
-        ("11.370000000000001", 11.370000000000001),
-        ("1e5", 1e5),
-        ("[]", []),
-        ("[29.69, 0.0]", [29.69, 0.0]),
-        ("[2, 0]", [2, 0]),
-        ("[[1, 2], [3]]", [[1, 2], [3]]),
-        ('{"a": 1}', {"a": 1}),
-        # Python's own writing of lists
-        ("[1.5, None, True]", [1.5, None, True]),
-        ("['a', 'nan', -2]", ["a", "nan", -2]),
-        ("{'a': [1]}", {"a": [1]}),
-        # text
-        ("True", "True"),
-        ("true", "true"),
-        ("null", "null"),
-        ("007", "007"),
-        ("1,5", "1,5"),
-        ('"5"', '"5"'),
-        ("贵州茅台", "贵州茅台"),
-    ],
+from qmt_bridge.tape import (
+    SESSION_TOPIC,
+    Damage,
+    Recorded,
+    TapeReader,
+    TapeWriter,
+    is_tape,
+    read_tape,
+    session_frame,
+    zstd,
 )
-def test_cell_keeps_value_and_type(read, cell, value):
-    got = one_value(read, cell)
-    assert got == value
-    assert json.dumps(got) == json.dumps(value)
+from qmt_bridge.wire.frames import Frame, decode, encode
+from qmt_bridge.wire.topics import Topic
+
+QUOTE = Topic("quote/600519.SH/tick/")
+SESSION = Recorded(1, session_frame(["quote/"], "1.0"))
+BOTH = pytest.mark.parametrize("name", ["day.tape", "day.tape.zst"])
+
+Plain = tuple[int, str, int, int, int, int, bytes]
 
 
-@pytest.mark.parametrize("cell", ["", "nan", "NaN"])
-def test_missing_number_is_nan(read, cell):
-    got = one_value(read, cell)
-    assert isinstance(got, float)
-    assert math.isnan(got)
+def message(number: int, topic: str = QUOTE, size: int = 20) -> Recorded:
+    body = encode({"600519.SH": [{"n": number, "pad": "x" * size}]})
+    return Recorded(1000 + number, Frame(Topic(topic), 7, number, 10 + number, 20 + number, body))
 
 
-@pytest.mark.parametrize("cell", ["[1.0, nan, -inf]", "[1.0, NaN, -Infinity]"])
-def test_list_may_hold_nan_and_infinity(read, cell):
-    first, second, third = one_value(read, cell)
-    assert (first, third) == (1.0, -math.inf)
-    assert math.isnan(second)
+def plain(recorded: Recorded) -> Plain:
+    at, frame = recorded
+    return at, frame.topic, frame.epoch, frame.seq, frame.received_ns, frame.published_ns, frame.body
 
 
-def test_infinity_is_a_float(read):
-    assert one_value(read, "-inf") == -math.inf
+def numbers(path: Path) -> list[int]:
+    return [recorded.frame.seq for recorded in read_tape(path)]
 
 
-def test_columns_may_stand_in_any_order_and_unknown_ones_pass(read):
-    (row,) = read(f"volume, time ,mine,code\n7,{TIME},x,600519.SH\n")
-    assert list(row.record.items()) == [("volume", 7), ("time", TIME), ("mine", "x")]
+def write(path: Path, *blocks: list[Recorded]) -> list[int]:
+    """Write a tape whose first block is the session, and return where each block ends."""
+    writer = TapeWriter(path, SESSION)
+    ends = []
+    for block in ([], *blocks):
+        for recorded in block:
+            writer.write(*recorded)
+        writer.flush()
+        ends.append(writer.size)
+    writer.close()
+    return ends
 
 
-def test_index_of_pandas_is_dropped(read):
-    (row,) = read(f",code,time\n20211201091501,600519.SH,{TIME}\n")
-    assert row.record == {"time": TIME}
+def three_blocks(path: Path) -> list[int]:
+    return write(path, [message(1), message(2)], [message(3)], [message(4), message(5)])
 
 
-def test_time_written_as_a_float_becomes_an_integer(read):
-    (row,) = read(f"code,time\n600519.SH,{TIME}.0\n")
-    assert row.time == row.record["time"] == TIME
-    assert type(row.record["time"]) is int
+# What is whole after so many whole blocks.
+READ = [[], [], [1, 2], [1, 2, 3], [1, 2, 3, 4, 5]]
 
 
-@pytest.mark.parametrize("name", ["ticks.csv", "ticks.csv.gz", "TICKS.CSV.GZ"])
-@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["plain", "bom"])
-@pytest.mark.parametrize("end", [b"\n", b"\r\n"], ids=["lf", "crlf"])
-def test_plain_and_gzip_with_and_without_a_mark_are_the_same(read, name, mark, end):
-    text = mark + end.join((b"code,time,x", b"600519.SH,%d,5" % TIME, b"", b""))
-    rows = read(gzip.compress(text) if name.lower().endswith("gz") else text, name)
-    assert rows == [TapeRow("600519.SH", TIME, {"time": TIME, "x": 5})]
+@BOTH
+def test_messages_are_read_back_as_they_were_in_their_order(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    written = [message(n, topic, size) for n, (topic, size) in enumerate([(QUOTE, 5), ("trade/1/", 300_000)] * 4)]
+    write(path, written)
+    assert list(map(plain, read_tape(path))) == list(map(plain, written))
 
 
-def test_rows_come_one_by_one_before_a_later_mistake(tmp_path):
-    path = tmp_path / "ticks.csv"
-    path.write_text(f"code,time\n600519.SH,{TIME}\n600519.SH,{TIME}\n600519.SH,soon\n")
-    rows = read_csv(path)
-    assert [next(rows).time, next(rows).time] == [TIME, TIME]
-    with pytest.raises(ConfigError, match="line 4, column time"):
-        next(rows)
+@BOTH
+def test_a_tape_begins_with_what_was_recorded(tmp_path: Path, name: str) -> None:
+    write(tmp_path / name, [message(1)])
+    first, _ = TapeReader(tmp_path / name)
+    assert first.arrival_ns == 1
+    assert first.frame.topic == SESSION_TOPIC
+    assert decode(first.frame.body) == {"topics": ["quote/"], "version": "1.0"}
 
 
-GOOD = f"code,time,x\n600519.SH,{TIME},1\n"
+@BOTH
+def test_a_full_block_is_written_without_being_asked(tmp_path: Path, name: str) -> None:
+    writer = TapeWriter(tmp_path / name, SESSION)
+    writer.write(*message(1, size=200_000))
+    assert numbers(tmp_path / name) == []
+    writer.write(*message(2, size=100_000))
+    assert numbers(tmp_path / name) == [1, 2]
+    writer.close()
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        pytest.param("", "is empty", id="empty"),
-        pytest.param(f"stock,time\n600519.SH,{TIME}\n", "no column 'code' but 'stock, time'", id="no-code"),
-        pytest.param("code,price\n600519.SH,1\n", "no column 'time' but 'code, price'", id="no-time"),
-        pytest.param(f"code;time\n600519.SH;{TIME}\n", "no column 'code' but 'code;time'", id="semicolons"),
-        pytest.param('[{"code": 1}]', "no column 'code'", id="json"),
-        pytest.param(b"\x89PNG\r\n\x1a\n\0\0", "not CSV in UTF-8", id="binary"),
-        pytest.param("code,time,x,x\n", "column 'x' occurs twice", id="twice"),
-        pytest.param("code,time,\n", "column 3 has no name", id="unnamed"),
-        pytest.param(GOOD + f"600519.SH,{TIME}\n", "line 3: 2 cells under 3 columns", id="short"),
-        pytest.param(GOOD + f"600519.SH,{TIME},1,2\n", "line 3: 4 cells under 3 columns", id="long"),
-        pytest.param(GOOD + f"600519,{TIME},1\n", "line 3, column code: '600519' is not a code", id="code"),
-        pytest.param(GOOD + "600519.SH,,1\n", "line 3, column time: nan is not a time", id="no-moment"),
-        pytest.param(GOOD + "600519.SH,20211201091501,1\n", "column time: 20211201091501 is not a time", id="stime"),
-        pytest.param(GOOD + "600519.SH,-1,1\n", "line 3, column time: -1 is not a time", id="negative"),
-        pytest.param(GOOD + "600519.SH,1638321301000.5,1\n", "line 3, column time", id="half-a-millisecond"),
-        pytest.param(GOOD + "600519.SH,today,1\n", "line 3, column time: 'today' is not a time", id="word"),
-        pytest.param(GOOD + f"600519.SH,{TIME},18446744073709551616\n", "line 3, column x: .* 64 bits", id="too-big"),
-        pytest.param(GOOD + f'600519.SH,{TIME},"[1, 2"\n', r"line 3, column x: '\[1, 2' is neither", id="open-list"),
-        pytest.param(GOOD + f'600519.SH,{TIME},"[open(1)]"\n', "line 3, column x: .* is neither", id="call"),
-        pytest.param(GOOD + f"600519.SH,{TIME},\"[-'a']\"\n", "line 3, column x: .* is neither", id="minus-text"),
-        pytest.param(GOOD + f"600519.SH,{TIME},[1. 2.]\n", "line 3, column x: .* is neither", id="numpy"),
-        pytest.param(GOOD + f"600519.SH,{TIME},{'[' * 100_000}\n", "line 3, column x", id="deep"),
-        pytest.param(GOOD + f'\n600519.SH,{TIME},"1\n', "line 4: unexpected end of data", id="open-quote"),
-        pytest.param(GOOD.encode() + b"600519.SH,1,\xb9\xf3\n", "not CSV in UTF-8", id="gbk"),
-    ],
-)
-def test_mistake_is_named(read, text, message):
-    with pytest.raises(ConfigError, match=message) as caught:
-        read(text)
-    assert caught.value.setting == "file"
-    assert "ticks.csv" in caught.value.reason
+@BOTH
+def test_a_tape_that_is_being_written_is_read_up_to_its_last_flush(tmp_path: Path, name: str) -> None:
+    writer = TapeWriter(tmp_path / name, SESSION)
+    writer.write(*message(1))
+    writer.flush()
+    writer.write(*message(2))
+    assert numbers(tmp_path / name) == [1]
+    writer.close()
+    assert numbers(tmp_path / name) == [1, 2]
+
+
+def test_the_documented_format_is_read_by_a_few_lines(tmp_path: Path) -> None:
+    path = tmp_path / "day.tape"
+    three_blocks(path)
+    data = path.read_bytes()
+    found, at = [], 0
+    while at < len(data):
+        assert data[at : at + 12] == bytes.fromhex("502a4d180c000000514d5431")
+        length, crc = struct.unpack_from(">II", data, at + 12)
+        records = data[at + 20 : at + 20 + length]
+        assert zlib.crc32(records) == crc
+        at += 20 + length
+        place = 0
+        while place < length:
+            *times, topic_size, body_size = struct.unpack_from(">5QHI", records, place)
+            place += 46
+            topic = records[place : place + topic_size].decode("ascii")
+            place += topic_size
+            found.append((times, topic, records[place : place + body_size]))
+            place += body_size
+    assert found[0][1] == "tape/session/"
+    expected = [([1000 + n, 7, n, 10 + n, 20 + n], QUOTE, message(n).frame.body) for n in range(1, 6)]
+    assert found[1:] == expected
+
+
+def test_a_compressed_tape_is_a_tape_that_zstd_can_unpack(tmp_path: Path) -> None:
+    three_blocks(tmp_path / "day.tape")
+    three_blocks(tmp_path / "day.tape.zst")
+    compressed = (tmp_path / "day.tape.zst").read_bytes()
+    assert zstd.decompress(compressed) == (tmp_path / "day.tape").read_bytes()
+
+
+def test_compression_is_worth_it(tmp_path: Path) -> None:
+    block = [message(n, size=400) for n in range(1000)]
+    (plain_size, *_), (size, *_) = (write(tmp_path / name, block)[1:] for name in ("day.tape", "day.tape.zst"))
+    assert size < plain_size / 10
+
+
+@BOTH
+def test_a_tape_torn_at_any_byte_is_read_up_to_its_last_whole_block_and_continued(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    ends = three_blocks(path)
+    data = path.read_bytes()
+    assert ends[-1] == len(data)
+    for cut in range(len(data)):
+        path.write_bytes(data[:cut])
+        whole = sum(end <= cut for end in ends)
+        end = ends[whole - 1] if whole else 0
+        reader = TapeReader(path)
+        read = [recorded.frame.seq for recorded in reader if recorded.frame.topic != SESSION_TOPIC]
+        assert (cut, read, reader.end, reader.torn, reader.damages) == (cut, READ[whole], end, cut - end, [])
+        writer = TapeWriter(path, SESSION)
+        assert writer.cut == cut - end
+        writer.write(*message(9))
+        writer.close()
+        assert numbers(path) == [*READ[whole], 9]
+        assert path.read_bytes()[:end] == data[:end]
+
+
+@BOTH
+def test_a_bad_byte_costs_its_own_block_wherever_it_is(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    ends = three_blocks(path)
+    data = path.read_bytes()
+    begin, end = ends[1], ends[2]
+    for at in range(begin, end):
+        path.write_bytes(data[:at] + bytes((data[at] ^ 0x55,)) + data[at + 1 :])
+        reader = TapeReader(path)
+        read = [recorded.frame.seq for recorded in reader if recorded.frame.topic != SESSION_TOPIC]
+        assert (at, read) == (at, [1, 2, 4, 5])
+        assert (reader.damages, reader.torn, reader.end) == ([Damage(begin, end - begin)], 0, len(data))
+
+
+@BOTH
+def test_a_damaged_tape_is_continued_at_its_end(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    ends = three_blocks(path)
+    data = bytearray(path.read_bytes())
+    data[ends[1] + 25] ^= 1
+    path.write_bytes(data)
+    writer = TapeWriter(path, SESSION)
+    writer.write(*message(9))
+    writer.close()
+    assert writer.cut == 0
+    assert numbers(path) == [1, 2, 4, 5, 9]
+    assert path.read_bytes().startswith(data)
+
+
+def test_a_block_is_found_behind_much_damage_wherever_the_search_looks(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(tape_module, "_SEARCH_BYTES", 64)
+    path = tmp_path / "day.tape"
+    ends = write(path, [message(1)], [message(2)])
+    data = path.read_bytes()
+    for size in range(1, 200):
+        # Also with what looks like a block and is none.
+        junk = (data[:20] + b"\0" * size)[-size:]
+        path.write_bytes(data[: ends[1]] + junk + data[ends[1] :])
+        reader = TapeReader(path)
+        assert [recorded.frame.seq for recorded in reader][1:] == [1, 2]
+        assert reader.damages == [Damage(ends[1], size)]
+
+
+def test_a_length_that_cannot_be_is_not_read_into_memory(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "day.tape"
+    ends = write(path, [message(1, size=300)], [message(2, size=10)])
+    monkeypatch.setattr(tape_module, "_MAX_BLOCK", 200)
+    reader = TapeReader(path)
+    assert [recorded.frame.seq for recorded in reader][1:] == [2]
+    assert reader.damages == [Damage(ends[0], ends[1] - ends[0])]
+
+
+def test_a_block_that_ends_with_the_file_before_its_length_is_torn(tmp_path: Path) -> None:
+    path = tmp_path / "day.tape"
+    block = tape_module._block(b"12345")
+    # The CRC is that of what is there.
+    path.write_bytes(block[:12] + struct.pack(">I", 9) + block[16:])
+    reader = TapeReader(path)
+    assert list(reader.blocks()) == []
+    assert reader.torn == len(block)
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        pytest.param(GOOD.encode(), id="not-gzip"),
-        pytest.param(gzip.compress(GOOD.encode())[:-12], id="cut-off"),
-        pytest.param(gzip.compress(GOOD.encode())[:10] + b"\xff" * 40, id="damaged"),
+        pytest.param(b"code,time\n", id="csv"),
+        pytest.param(b"PK", id="short"),
+        pytest.param(zstd.compress(b"code,time\n"), id="zstd"),
+        pytest.param(bytes.fromhex("502a4d18 0c000000") + bytes(40), id="zstd-skippable"),
     ],
 )
-def test_broken_gzip_is_named(read, content):
-    with pytest.raises(ConfigError, match=r"ticks\.csv\.gz is not a whole gzip file"):
-        read(content, "ticks.csv.gz")
+def test_another_file_is_no_tape_and_stays_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "day.tape"
+    path.write_bytes(content)
+    assert not is_tape(path)
+    with pytest.raises(ConfigError, match=r"file: .*day\.tape is no tape"):
+        TapeReader(path)
+    with pytest.raises(ConfigError, match=r"out: .*day\.tape is no tape"):
+        TapeWriter(path, SESSION)
+    assert path.read_bytes() == content
 
 
-def test_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"cannot read .*absent\.csv"):
-        next(read_csv(tmp_path / "absent.csv"))
+def test_a_tape_is_known_by_its_beginning(tmp_path: Path) -> None:
+    three_blocks(tmp_path / "a")
+    assert is_tape(tmp_path / "a")
+    assert not is_tape(tmp_path / "absent")
+    assert not is_tape(tmp_path)
 
 
-@recorded
-def test_recorded_day_is_read_exactly_as_the_text_says():
-    path = RECORDED / "ticks_2stocks_20230201.csv.gz"
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-        texts = list(csv.DictReader(file))
-    rows = list(read_csv(path))
-    assert len(rows) == len(texts) == 10_120
-    for row, text in zip(rows, texts, strict=True):
-        assert row.code == text.pop("code")
-        assert {name: json.dumps(value) for name, value in row.record.items()} == text
+def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"file: cannot read .*absent\.tape"):
+        TapeReader(tmp_path / "absent.tape")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"out: cannot write .*day"):
+        TapeWriter(tmp_path / "file" / "day.tape", SESSION)
+
+
+def test_folders_of_a_tape_are_made(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "b" / "day.tape", [message(1)])
+    assert numbers(tmp_path / "a" / "b" / "day.tape") == [1]
+
+
+RECORD = struct.pack(">5QHI", 1, 2, 3, 4, 5, 6, 200) + b"quote/" + random.Random(1).randbytes(200)
+UNFINISHED = zstd.ZstdCompressor()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(struct.pack(">5QHI", 1, 2, 3, 4, 5, 6, 7) + b"quote/body", id="short"),
+        pytest.param(b"quote", id="no-record"),
+        pytest.param(struct.pack(">5QHI", 1, 2, 3, 4, 5, 1, 0) + b"\xff", id="not-ascii"),
+        pytest.param(b"\x28\xb5\x2f\xfd" + bytes(20), id="not-zstd"),
+        pytest.param(zstd.compress(bytes(20) + RECORD), id="not-a-block"),
+        pytest.param(UNFINISHED.compress(tape_module._block(RECORD), UNFINISHED.FLUSH_BLOCK), id="unfinished-frame"),
+    ],
+)
+def test_a_whole_block_that_no_recorder_writes_is_an_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "day.tape"
+    path.write_bytes(tape_module._block(content))
+    with pytest.raises(ConfigError, match="no recorder writes"):
+        list(TapeReader(path))
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from qmt_bridge.tape import Recorded, TapeWriter, session_frame
+from qmt_bridge.wire.frames import Frame
+writer = TapeWriter(Path(sys.argv[1]), Recorded(1, session_frame(["quote/"], "1.0")))
+writer.flush()
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+number = 0
+try:
+    while True:
+        number += 1
+        writer.write(1, Frame("quote/600519.SH/tick/", 7, number, 1, 1, bytes(20_000)))
+        writer.flush()
+except OSError as exc:
+    print(number)
+writer.close()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size on Windows")
+def test_a_full_disk_leaves_a_tape_that_can_be_read_and_continued(tmp_path: Path) -> None:
+    path = tmp_path / "day.tape"
+    child = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, timeout=30)
+    assert (child.stderr, child.stdout) == ("", "5\n")
+    # Half of the fifth is there, and nothing of it twice.
+    assert path.stat().st_size == 100_000
+    assert numbers(path) == [1, 2, 3, 4]
+    writer = TapeWriter(path, SESSION)
+    writer.write(*message(9))
+    writer.close()
+    assert numbers(path) == [1, 2, 3, 4, 9]

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from feeder import replay as replay_module
-from feeder.replay import Index, Replay, due, index, moments
+from feeder.recording import Index, index, moments
+from feeder.replay import Replay, due
 from feeder.source import DownloadRequest
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Refused
-from qmt_bridge.tape import TapeRow, read_csv
+from qmt_bridge.ticks_csv import TickRow, read_csv
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic, whole_topic
 
@@ -179,8 +180,8 @@ def test_full_speed_waits_for_nothing():
     assert due(T + HOUR, T, 0) == 0
 
 
-def row(code: str, row_time: int, volume: int = 0) -> TapeRow:
-    return TapeRow(code, row_time, {"time": row_time, "volume": volume})
+def row(code: str, row_time: int, volume: int = 0) -> TickRow:
+    return TickRow(code, row_time, {"time": row_time, "volume": volume})
 
 
 def test_moment_holds_neighbours_of_one_time_and_never_two_of_one_code():
@@ -478,7 +479,7 @@ def test_file_that_cannot_be_played_is_named_at_the_start(tmp_path, content, mes
 
 
 def test_replay_without_a_file_asks_for_one():
-    with pytest.raises(ConfigError, match="needs the CSV file"):
+    with pytest.raises(ConfigError, match="needs the file to play"):
         Replay(Config(source="replay")).start(Recorder())
 
 

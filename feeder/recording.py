@@ -1,0 +1,306 @@
+"""What a replay plays: the ticks of a CSV file, or the messages of a tape. Never sorts, merges or changes them.
+
+Runs on the player's thread (`feeder.replay`), but for `check`, which any thread may call. No clock, no waiting.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterable, Iterator, Set
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+from feeder.source import Sink
+from qmt_bridge.errors import ConfigError, ErrorCode, Refused, WireError
+from qmt_bridge.tape import Recorded, is_tape, read_tape
+from qmt_bridge.ticks_csv import TickRow, read_csv
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.topics import (
+    ALL_TRADES,
+    KINDS,
+    STATUS_TOPIC,
+    Behaviour,
+    Kind,
+    Topic,
+    TopicParts,
+    parse_topic,
+    quote_topic,
+    whole_topic,
+)
+
+logger = logging.getLogger(__name__)
+
+# Rows of several codes go back by seconds in a good recording; by more if the file was put together by code.
+_SORTED_BY_CODE_MS = 60_000
+# Whose a trade event is that names no account.
+_NOBODY = "unknown"
+_NS_PER_MS = 1_000_000
+
+Moment = TypeVar("Moment")
+T = TypeVar("T")
+
+
+class Recording(Protocol[Moment]):
+    """What can be played: moments, each with its time in ms since 1970."""
+
+    # When the first moment is.
+    first: float
+    # Whether it was invented when it was recorded.
+    simulated: bool
+    # Whether it has anything that is published only when somebody wants it.
+    on_demand: bool
+
+    def check(self, parts: TopicParts, topic: Topic) -> None:
+        """Raise `Refused` if the recording has no such topic."""
+
+    def moments(self) -> Generator[tuple[float, Moment]]:
+        """Yield all of it from the start."""
+
+    def publish(self, moment: Moment, wanted: Set[Topic], sink: Sink, received_ns: int) -> None:
+        """Publish of `moment` what is wanted, and remember it."""
+
+    def publish_newest(self, topic: Topic, sink: Sink, received_ns: int) -> None:
+        """Publish what a late subscriber of `topic` has missed: the newest of what was played."""
+
+
+def open_recording(path: Path, speed: float) -> Recording[list[TickRow]] | Recording[Recorded]:
+    """Read a file once and return it; raise `ConfigError` about ``file`` if it cannot be played."""
+    if path == Path():
+        raise ConfigError("file", "a replay needs the file to play: a tape, or a CSV of ticks")
+    return Tape(path) if is_tape(path) else Ticks(path, speed)
+
+
+class Index(NamedTuple):
+    """What one pass over a file tells: its codes, rows and times (ms), and how far a time fell behind another."""
+
+    codes: frozenset[str]
+    rows: int
+    first: int
+    last: int
+    backwards: int
+
+
+def index(rows: Iterable[TickRow]) -> Index:
+    """Read all `rows` and return what is in them; memory grows with the codes only."""
+    codes: set[str] = set()
+    count = first = last = backwards = 0
+    for row in rows:
+        count += 1
+        codes.add(row.code)
+        # Of an instrument that never traded xtquant gives the time 0; the pace cannot start there.
+        first = first or row.time
+        backwards = max(backwards, last - row.time if row.time else 0)
+        last = max(last, row.time)
+    return Index(frozenset(codes), count, first, last, backwards)
+
+
+def moments(rows: Iterable[TickRow]) -> Iterator[list[TickRow]]:
+    """Yield neighbouring rows of one time together, never two of one code, in the order they came."""
+    moment: list[TickRow] = []
+    codes: set[str] = set()
+    for row in rows:
+        if moment and (row.time != moment[0].time or row.code in codes):
+            yield moment
+            moment, codes = [], set()
+        moment.append(row)
+        codes.add(row.code)
+    if moment:
+        yield moment
+
+
+class _Route(NamedTuple):
+    quote: Topic
+    market: Topic
+    single: Topic
+
+
+class Ticks:
+    """A CSV file of ticks: quotes of period tick, and whole quotes made of the same rows."""
+
+    simulated = False
+    on_demand = True
+
+    def __init__(self, path: Path, speed: float) -> None:
+        """Read the file once; raise `ConfigError` about ``file``, and warn if `speed` cannot be kept."""
+        self._path = path
+        self._routes: dict[str, _Route] = {}
+        self._markets: set[str] = set()
+        self._newest: dict[str, dict[str, object]] = {}
+        found = index(read_csv(path))
+        if not found.rows:
+            raise ConfigError("file", f"{path} has no rows")
+        self.first: float = found.first
+        for code in found.codes:
+            market = code.rpartition(".")[2]
+            self._markets.add(market)
+            self._routes[code] = _Route(quote_topic(code), whole_topic(market), whole_topic(code))
+        seconds = (found.last - found.first) / 1000
+        logger.info("%s: %d rows of %d codes over %.0f s", path, found.rows, len(found.codes), seconds)
+        if found.backwards > _SORTED_BY_CODE_MS and speed:
+            logger.warning(
+                "times in %s go back by up to %.0f s, and such rows are played at once; sort it by time for a pace",
+                path,
+                found.backwards / 1000,
+            )
+
+    def check(self, parts: TopicParts, topic: Topic) -> None:
+        """Raise `Refused` for a code that no row has, and for anything but ticks."""
+        if parts.kind not in (Kind.QUOTE, Kind.WHOLE):
+            raise Refused("upstream_refused", f"{self._path.name} has ticks only, no {parts.kind}")
+        if parts.kind is Kind.QUOTE and parts.detail != "tick":
+            raise Refused("unsupported_period", f"{self._path.name} has ticks only, not period {parts.detail!r}")
+        if parts.name not in self._routes and parts.name not in self._markets:
+            raise Refused("unknown_symbol", f"{self._path.name} has no row of {parts.name!r}")
+
+    def moments(self) -> Generator[tuple[float, list[TickRow]]]:
+        """Yield neighbouring rows of one time together."""
+        for moment in moments(read_csv(self._path)):
+            yield moment[0].time, moment
+
+    def publish(self, moment: list[TickRow], wanted: Set[Topic], sink: Sink, received_ns: int) -> None:
+        """Publish each row by itself on its quote topic, and all of them together on whole topics."""
+        whole: dict[Topic, dict[str, object]] = {}
+        for code, _, record in moment:
+            self._newest[code] = record
+            route = self._routes[code]
+            if route.quote in wanted:
+                sink.publish(route.quote, {code: [record]}, received_ns)
+            for topic in (route.market, route.single):
+                if topic in wanted:
+                    whole.setdefault(topic, {})[code] = record
+        for topic, ticks in whole.items():
+            sink.publish_whole(topic, ticks, received_ns)
+
+    def publish_newest(self, topic: Topic, sink: Sink, received_ns: int) -> None:
+        """Publish the newest played row of each code that `topic` carries."""
+        parts = parse_topic(topic)
+        codes = [parts.name] if parts.name in self._routes else self._routes
+        played = {code: self._newest[code] for code in codes if topic in self._routes[code] and code in self._newest}
+        if not played:
+            return
+        if parts.kind is Kind.WHOLE:
+            sink.publish_whole(topic, played, received_ns)
+        else:
+            sink.publish(topic, {code: [record] for code, record in played.items()}, received_ns)
+
+
+class _Event(msgspec.Struct):
+    """A trade event on a tape; each value of its data stays encoded."""
+
+    type: str
+    data: dict[str, msgspec.Raw]
+
+
+class _Status(msgspec.Struct):
+    simulated: bool
+
+
+_event_decoder = msgspec.msgpack.Decoder(_Event)
+_status_decoder = msgspec.msgpack.Decoder(_Status)
+
+
+class Tape:
+    """A tape: its own topics and no others, every body as it was. Trade events get new positions.
+
+    Downloads answered a question that nobody asks here, and heartbeats were another feeder's: neither is played.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Read the tape once; raise `ConfigError` about ``file``."""
+        self._path = path
+        self.simulated = False
+        self._topics: dict[Topic, Behaviour] = {}
+        self._names: set[str] = set()
+        self._newest: dict[Topic, bytes] = {}
+        self._newest_by_code: dict[Topic, dict[str, msgspec.Raw]] = {}
+        first = last = played = 0
+        for _, frame in read_tape(self._path):
+            topic = frame.topic
+            if topic == STATUS_TOPIC:
+                self.simulated = self.simulated or _decode(_status_decoder, frame).simulated
+            if topic not in self._topics and not self._add(topic):
+                continue
+            played += 1
+            first = first or frame.published_ns
+            last = frame.published_ns or last
+        if not played:
+            raise ConfigError("file", f"{path} has nothing to play")
+        self.first = first / _NS_PER_MS
+        self.on_demand = any(behaviour.on_demand for behaviour in self._topics.values())
+        seconds = (last - first) / 1e9
+        logger.info("%s: %d messages of %d topics over %.0f s", path, played, len(self._topics), seconds)
+
+    def check(self, parts: TopicParts, topic: Topic) -> None:
+        """Raise `Refused` for a topic that was not recorded."""
+        if topic in self._topics:
+            return
+        if parts.name not in self._names and parts.kind is not Kind.FORMULA:
+            raise Refused("unknown_symbol", f"{self._path.name} has nothing of {parts.name!r}")
+        code: ErrorCode = "unsupported_period" if parts.kind is Kind.QUOTE else "upstream_refused"
+        raise Refused(code, f"{self._path.name} has no topic {topic[:200]!r}")
+
+    def moments(self) -> Generator[tuple[float, Recorded]]:
+        """Yield the messages one by one, at the time of their publication; last values come with what was before."""
+        at = self.first
+        for recorded in read_tape(self._path):
+            if recorded.frame.published_ns:
+                at = recorded.frame.published_ns / _NS_PER_MS
+            yield at, recorded
+
+    def publish(self, moment: Recorded, wanted: Set[Topic], sink: Sink, received_ns: int) -> None:
+        """Publish the message as it was recorded; a trade event always, since nobody subscribes those."""
+        frame = moment.frame
+        topic = frame.topic
+        behaviour = self._topics.get(topic)
+        if behaviour is None:
+            return
+        match behaviour.keeps:
+            case "journal":
+                event = _decode(_event_decoder, frame)
+                sink.publish_trade(self._account(topic, event), event.type, event.data, received_ns)
+            case "by_code":
+                pieces = frames.split(frame.body)
+                self._newest_by_code.setdefault(topic, {}).update(pieces)
+                if topic in wanted:
+                    sink.publish_whole(topic, pieces, received_ns)
+            case "last":
+                self._newest[topic] = frame.body
+                if topic in wanted:
+                    sink.publish(topic, msgspec.Raw(frame.body), received_ns)
+
+    def publish_newest(self, topic: Topic, sink: Sink, received_ns: int) -> None:
+        """Publish the newest played message of `topic`, of whole quotes that of each code."""
+        if topic in self._newest_by_code:
+            sink.publish_whole(topic, self._newest_by_code[topic], received_ns)
+        elif topic in self._newest:
+            sink.publish(topic, msgspec.Raw(self._newest[topic]), received_ns)
+
+    def _add(self, topic: Topic) -> bool:
+        """Note a new topic and return whether it is played."""
+        try:
+            behaviour = KINDS[Kind(topic.partition("/")[0])]
+        except ValueError:
+            return False
+        if not behaviour.on_demand and behaviour.keeps != "journal":
+            return False
+        self._topics[topic] = behaviour
+        if topic != ALL_TRADES:
+            self._names.add(parse_topic(topic).name)
+        return True
+
+    def _account(self, topic: Topic, event: _Event) -> str:
+        """Return whose an event is; what came out of the journal of all accounts says so in its data alone."""
+        if topic != ALL_TRADES:
+            return parse_topic(topic).name
+        account = frames.decode(bytes(event.data.get("account_id", b"\xc0")))
+        return account if isinstance(account, str) and account else _NOBODY
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], frame: Frame) -> T:
+    try:
+        return decoder.decode(frame.body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise WireError(f"a message of {frame.topic} cannot be read: {exc}") from exc

@@ -1,0 +1,372 @@
+"""feeder.recording: a tape is played as it was recorded; what it does not have is refused."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from feeder import replay as replay_module
+from feeder.recording import Tape, Ticks, open_recording
+from feeder.replay import Replay
+from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError, Refused, WireError
+from qmt_bridge.tape import Recorded, TapeWriter, session_frame
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.topics import (
+    STATUS_TOPIC,
+    FormulaSpec,
+    Kind,
+    Topic,
+    formula_topic,
+    l2_topic,
+    parse_topic,
+    quote_topic,
+    trade_topic,
+    whole_topic,
+)
+
+MAOTAI, BANK = "600519.SH", "600000.SH"
+QUOTE, BARS, WHOLE, DEPTH = quote_topic(MAOTAI), quote_topic(MAOTAI, "1m"), whole_topic("SH"), l2_topic(MAOTAI, 20)
+FORMULA = formula_topic(FormulaSpec("MA", MAOTAI))
+TRADES = trade_topic("1")
+ALL = {QUOTE, BARS, WHOLE, DEPTH, FORMULA}
+SECOND = 1_000_000_000
+T = 1_675_215_000 * SECOND
+NOW = 5
+
+Message = tuple[str, object] | tuple[str, object, int]
+
+
+class Told:
+    """A sink that writes down what it is told; bodies as they go out."""
+
+    def __init__(self) -> None:
+        self.published: list[tuple[str, bytes]] = []
+        self.trades: list[tuple[str, str, bytes]] = []
+        self.states: list[str] = []
+        self.accepted: list[str] = []
+        self._changed = threading.Condition()
+
+    def _note(self, where: list, what: object) -> None:
+        with self._changed:
+            where.append(what)
+            self._changed.notify_all()
+
+    def publish(self, topic: Topic, body: object, received_ns: int) -> None:
+        assert topic.partition("/")[0] != Kind.WHOLE
+        assert received_ns > 0
+        self._note(self.published, (topic, frames.encode(body)))
+
+    def publish_whole(self, topic: Topic, ticks: Mapping[str, object], received_ns: int) -> None:
+        assert received_ns > 0
+        for body in frames.join({code: msgspec.Raw(frames.encode(tick)) for code, tick in ticks.items()}):
+            self._note(self.published, (topic, body))
+
+    def publish_trade(self, account: str, event: str, data: Mapping[str, object], received_ns: int) -> None:
+        assert received_ns > 0
+        self._note(self.trades, (account, event, frames.encode(data)))
+
+    def past_trades(self, since_ms: int) -> Iterator:
+        raise AssertionError("a replay has no past")
+
+    def accept(self, topic: Topic) -> None:
+        self._note(self.accepted, topic)
+
+    def refuse(self, topic, code, reason) -> None:
+        raise AssertionError("a replay refuses at once")
+
+    def set_state(self, state, reason=None, *, data_lost=False) -> None:
+        self._note(self.states, state)
+
+    def wait_room(self, limit: int, timeout: float) -> bool:
+        return True
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, 20), (self.states, self.published[-5:])
+
+
+@pytest.fixture
+def tape(tmp_path: Path):
+    """Write a tape of messages (topic, body, seconds after the first or None for a last value)."""
+
+    def tape(*messages: Message, name: str = "day.tape") -> Path:
+        writer = TapeWriter(tmp_path / name, Recorded(T, session_frame(["quote/"], "1.0")))
+        for number, (topic, body, *second) in enumerate(messages, 1):
+            published = T + int((second[0] if second else 0) * SECOND) if second != [None] else 0
+            encoded = body if isinstance(body, bytes) else frames.encode(body)
+            writer.write(T, Frame(Topic(topic), 7, number, published, published, encoded))
+        writer.close()
+        return tmp_path / name
+
+    return tape
+
+
+@pytest.fixture
+def start(tape):
+    """Start a replay of messages; it is closed at the end."""
+    replays: list[Replay] = []
+
+    def start(sink: Told, *messages: Message, **settings) -> Replay:
+        replay = Replay(Config(source="replay", file=str(tape(*messages)), **{"speed": 0, "delay": 0, **settings}))
+        replays.append(replay)
+        replay.start(sink)
+        return replay
+
+    yield start
+    for replay in replays:
+        replay.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "replay"]
+
+
+def play(recording: Tape, wanted: set[Topic]) -> Told:
+    sink = Told()
+    for _, moment in recording.moments():
+        recording.publish(moment, wanted, sink, NOW)
+    return sink
+
+
+def join(replay: Replay, *topics: Topic) -> None:
+    for topic in topics:
+        replay.subscribe(topic, parse_topic(topic))
+
+
+DAY: list[Message] = [
+    (WHOLE, {MAOTAI: {"time": 1}, BANK: {"time": 2}}),
+    (QUOTE, {MAOTAI: [{"time": 1, "n": 1.0}]}),
+    (BARS, {MAOTAI: [{"time": 1}, {"time": 2}]}),
+    (DEPTH, {MAOTAI: [{"askPrice": [1.0]}]}),
+    (FORMULA, {"formula_name": "MA", "stock_code": MAOTAI, "data": {}}),
+    (WHOLE, {BANK: {"time": 3}}),
+    (QUOTE, {MAOTAI: [{"time": 2}]}),
+]
+
+
+def published(messages: list[Message], *topics: Topic) -> list[tuple[str, bytes]]:
+    return [(topic, frames.encode(body)) for topic, body, *_ in messages if topic in topics]
+
+
+# -- What is played
+
+
+def test_every_kind_of_message_is_played_byte_for_byte_in_its_order(tape) -> None:
+    assert play(Tape(tape(*DAY)), ALL).published == published(DAY, *ALL)
+
+
+def test_bytes_that_we_would_write_otherwise_stay_as_they_are(tape) -> None:
+    # The number 1 in nine bytes.
+    body = b"\x81\xa1a\xcf" + (1).to_bytes(8, "big")
+    quote = b"\x81\xa9600519.SH\x91" + body
+    whole = b"\x81\xa9600519.SH" + body
+    event = b"\x82\xa4type\xa5order\xa4data" + body
+    sink = play(Tape(tape((QUOTE, quote), (WHOLE, whole), (TRADES, event))), ALL)
+    assert sink.published == [(QUOTE, quote), (WHOLE, whole)]
+    assert sink.trades == [("1", "order", body)]
+
+
+def test_only_what_is_wanted_is_played(tape) -> None:
+    assert play(Tape(tape(*DAY)), {QUOTE, WHOLE}).published == published(DAY, QUOTE, WHOLE)
+    assert play(Tape(tape(*DAY)), set()).published == []
+
+
+def test_late_subscriber_gets_the_newest_message_and_of_whole_quotes_that_of_each_code(tape) -> None:
+    recording = Tape(tape(*DAY))
+    play(recording, set())
+    sink = Told()
+    for topic in (QUOTE, WHOLE, whole_topic("SZ")):
+        recording.publish_newest(topic, sink, NOW)
+    assert sink.published == [
+        (QUOTE, frames.encode({MAOTAI: [{"time": 2}]})),
+        (WHOLE, frames.encode({MAOTAI: {"time": 1}, BANK: {"time": 3}})),
+    ]
+
+
+def test_trade_events_are_played_whoever_listens_with_account_type_and_data(tape) -> None:
+    order = {"type": "order", "seq": 8812, "data": {"order_id": 5, "account_id": "x"}}
+    fill = {"type": "trade", "seq": 8813, "data": {}, "journaled": False}
+    sink = play(Tape(tape((TRADES, order), (trade_topic("账户/2"), fill))), set())
+    assert sink.trades == [
+        ("1", "order", frames.encode(order["data"])),
+        ("账户/2", "trade", frames.encode({})),
+    ]
+
+
+def test_events_out_of_the_journal_of_all_accounts_belong_to_the_account_they_name(tape) -> None:
+    bodies = [
+        {"type": "order", "data": data} for data in ({"account_id": "2"}, {"account_id": 5}, {}, {"account_id": ""})
+    ]
+    sink = play(Tape(tape(*(("trade/", body, None) for body in bodies))), set())
+    assert [account for account, *_ in sink.trades] == ["2", "unknown", "unknown", "unknown"]
+
+
+def test_downloads_heartbeats_and_strangers_are_not_played(tape) -> None:
+    skipped = [
+        (STATUS_TOPIC, {"source": "xtquant", "simulated": False}),
+        ("download/1/", {"status": "done"}),
+        ("news/1/", {}),
+    ]
+    sink = play(Tape(tape(*skipped, DAY[1])), {*ALL, STATUS_TOPIC, Topic("download/1/"), Topic("news/1/")})
+    assert sink.published == published(DAY[1:2], QUOTE)
+
+
+def test_moments_have_the_time_of_publication_and_last_values_that_of_what_was_before(tape) -> None:
+    recording = Tape(tape((WHOLE, {}, None), (QUOTE, {}, 2), (QUOTE, {}, 1.5), (WHOLE, {}, None), (QUOTE, {}, 4)))
+    first = T / 1e6 + 2000
+    assert recording.first == first
+    assert [at - first for at, _ in recording.moments()] == [0, 0, -500, -500, 2000]
+
+
+def test_a_body_that_cannot_be_read_is_named(tape) -> None:
+    with pytest.raises(WireError, match="a message of trade/1/ cannot be read"):
+        play(Tape(tape((TRADES, b"\xc1"))), set())
+    with pytest.raises(WireError, match="a message of status/feeder/ cannot be read"):
+        Tape(tape((STATUS_TOPIC, b"\xc1"), name="other.tape"))
+
+
+# -- What it is
+
+
+def test_a_tape_of_a_simulator_says_so(tape) -> None:
+    real, invented = ((STATUS_TOPIC, {"source": "x", "simulated": simulated}) for simulated in (False, True))
+    assert not Tape(tape(real, *DAY, name="1")).simulated
+    assert Tape(tape(real, invented, real, *DAY, name="2")).simulated
+    assert not Tape(tape(*DAY, name="3")).simulated
+
+
+def test_a_tape_says_how_much_it_is(tape, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    path = tape(
+        (STATUS_TOPIC, {"simulated": True}), (WHOLE, {}, None), (QUOTE, {}, 1), (QUOTE, {}, 5), (WHOLE, {}, None)
+    )
+    Tape(path)
+    assert caplog.messages == [f"{path}: 4 messages of 2 topics over 4 s"]
+
+
+def test_a_tape_of_trade_events_needs_no_demand(tape) -> None:
+    event = (TRADES, {"type": "order", "data": {}})
+    assert not Tape(tape(event, name="1")).on_demand
+    assert Tape(tape(event, *DAY, name="2")).on_demand
+
+
+def test_a_tape_without_anything_to_play_is_refused_at_the_start(tape) -> None:
+    with pytest.raises(ConfigError, match="has nothing to play"):
+        Tape(tape((STATUS_TOPIC, {"simulated": True})))
+
+
+def test_a_file_is_played_as_what_it_is_whatever_its_name(tape, tmp_path: Path) -> None:
+    ticks = tmp_path / "day.csv"
+    ticks.write_text(f"code,time\n{MAOTAI},1\n")
+    assert isinstance(open_recording(tape(*DAY, name="ticks.csv"), 1), Tape)
+    assert isinstance(open_recording(tape(*DAY, name="day.tape.zst"), 1), Tape)
+    assert isinstance(open_recording(ticks.rename(tmp_path / "day.tape"), 1), Ticks)
+
+
+@pytest.mark.parametrize(
+    ("topic", "code"),
+    [
+        (quote_topic(BANK), "unknown_symbol"),
+        (whole_topic("SZ"), "unknown_symbol"),
+        (quote_topic(MAOTAI, "5m"), "unsupported_period"),
+        (whole_topic(MAOTAI), "upstream_refused"),
+        (l2_topic(MAOTAI), "upstream_refused"),
+        (formula_topic(FormulaSpec("KDJ", MAOTAI)), "upstream_refused"),
+    ],
+)
+def test_what_a_tape_does_not_have_is_refused(tape, topic: Topic, code: str) -> None:
+    recording = Tape(tape(*DAY))
+    with pytest.raises(Refused, match=r"day\.tape has no") as refused:
+        recording.check(parse_topic(topic), topic)
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize("topic", [DEPTH, FORMULA])
+def test_a_file_of_ticks_has_nothing_else(tmp_path: Path, topic: Topic) -> None:
+    path = tmp_path / "ticks.csv"
+    path.write_text(f"code,time\n{MAOTAI},1\n")
+    with pytest.raises(Refused, match="has ticks only") as refused:
+        Ticks(path, 1).check(parse_topic(topic), topic)
+    assert refused.value.code == "upstream_refused"
+
+
+# -- Played by a replay
+
+
+def test_a_replay_plays_a_tape_from_the_first_subscription_to_its_end(start) -> None:
+    sink = Told()
+    replay = start(sink, (STATUS_TOPIC, {"simulated": True}), *DAY, delay=0.2)
+    assert replay.simulated
+    join(replay, *sorted(ALL))
+    sink.wait_for(lambda: "ended" in sink.states)
+    assert sink.published == published(DAY, *ALL)
+    assert sink.accepted == sorted(ALL)
+
+
+def test_a_replay_refuses_what_the_tape_does_not_have(start) -> None:
+    replay = start(Told(), *DAY)
+    with pytest.raises(Refused, match="has nothing of"):
+        join(replay, quote_topic(BANK))
+
+
+def test_a_replay_of_trade_events_begins_by_itself(start) -> None:
+    sink = Told()
+    start(sink, *((TRADES, {"type": "order", "data": {"n": n}}) for n in range(3)))
+    sink.wait_for(lambda: "ended" in sink.states)
+    assert sink.trades == [("1", "order", frames.encode({"n": n})) for n in range(3)]
+
+
+class Clock:
+    """Stands for the module `time` and moves by hand."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return NOW
+
+
+def test_the_delay_of_trade_events_counts_from_the_start(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(-1000.0)
+    monkeypatch.setattr(replay_module, "time", clock)
+    sink = Told()
+    replay = start(sink, (TRADES, {"type": "order", "data": {}}), delay=5)
+    clock.now = -995.0
+    # Lets it look at the clock.
+    replay.unsubscribe(QUOTE, parse_topic(QUOTE))
+    sink.wait_for(lambda: "ended" in sink.states)
+
+
+def test_a_replay_keeps_the_pace_of_the_stamps(start, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(100.0)
+    monkeypatch.setattr(replay_module, "time", clock)
+    sink = Told()
+    replay = start(sink, *((QUOTE, {"n": n}, 3 * n) for n in range(3)), (BARS, {}, 9), speed=3)
+
+    def settle() -> None:
+        told = len(sink.accepted)
+        join(replay, BARS)
+        sink.wait_for(lambda: len(sink.accepted) > told)
+
+    join(replay, QUOTE)
+    for now, number in ((100.0, 1), (100.9, 1), (101.0, 2), (101.9, 2), (102.0, 3)):
+        clock.now = now
+        settle()
+        sink.wait_for(lambda number=number: len(sink.published) >= number)
+        assert sink.published == [(QUOTE, frames.encode({"n": n})) for n in range(number)]
+    clock.now = 103.0
+    sink.wait_for(lambda: "ended" in sink.states)
+
+
+def test_a_tape_that_cannot_be_played_to_its_end_brings_the_feed_down(start) -> None:
+    sink = Told()
+    replay = start(sink, DAY[1], (WHOLE, b"\xc1"))
+    join(replay, QUOTE)
+    sink.wait_for(lambda: "down" in sink.states)
