@@ -1,27 +1,38 @@
-"""The command `qmt-bridge`: up | feeder | gateway | tail | keygen | doctor. Reads the settings, hands them down.
+"""The command `qmt-bridge`: up | feeder | gateway | tail | record | replay | tape | journal | keygen | doctor | bench.
 
-Every setting is a flag of the commands that use it, made from the one table in config.py.
+Reads the settings and hands them down. Every setting is a flag of the commands that use it, made from the one table
+in config.py.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
 import socket
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 
 from qmt_bridge import __version__, log, supervisor
 from qmt_bridge.config import Config, choices, default, description, export_env, load_config
-from qmt_bridge.errors import ConfigError
+from qmt_bridge.errors import ConfigError, QMTBridgeError, Unavailable
+
+if TYPE_CHECKING:
+    from qmt_bridge.journal_file import Reader
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+# Of a journal that is beyond help the first ones say enough.
+MAX_FAULTS = 100
 
 WIRE = ("market_addr", "trade_addr", "ask_addr", "curve_dir")
 LOG = ("log_level", "log_format")
@@ -48,6 +59,7 @@ FEEDER = (
     "xt_download_queue",
     "grace",
     "journal_days",
+    "journal_max_mb",
     "data_dir",
 )
 GATEWAY = (
@@ -103,8 +115,12 @@ def _load(config_file: Path | None, flags: dict[str, Any]) -> Config:
         _fail(exc)
 
 
+class _TryAgain(click.ClickException):
+    exit_code = supervisor.TRY_AGAIN
+
+
 def _fail(exc: Exception) -> NoReturn:
-    raise click.ClickException(str(exc))
+    raise (_TryAgain if isinstance(exc, Unavailable) else click.ClickException)(str(exc))
 
 
 def _stop_event(until_eof: bool) -> threading.Event:
@@ -182,9 +198,12 @@ def _free_port(host: str) -> int:
 @click.option("--until-eof", is_flag=True, hidden=True)
 def feeder(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     """Run the feeder alone: it owns the source and publishes on ZeroMQ."""
+    _run_feeder(_load(config_file, flags), until_eof)
+
+
+def _run_feeder(config: Config, until_eof: bool) -> NoReturn:
     from feeder import app
 
-    config = _load(config_file, flags)
     log.configure(config.log_level, config.log_format)
     try:
         sys.exit(app.run(config, _stop_event(until_eof)))
@@ -214,9 +233,16 @@ def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
 @click.option("--count", "-n", type=click.IntRange(min=1), help="Stop after that many messages.")
 @click.option("--period", default="tick", show_default=True, help="Period, for the URL of /ws/realtime.")
 @click.option("--send", help="First frame to send to the URL, instead of one made from the codes.")
+@click.option("--after", type=click.IntRange(min=0), help="Trade events: begin after this position.")
 @settings("api_key", *WIRE)
 def tail(
-    config_file: Path | None, topics: tuple[str, ...], count: int | None, period: str, send: str | None, **flags: Any
+    config_file: Path | None,
+    topics: tuple[str, ...],
+    count: int | None,
+    period: str,
+    send: str | None,
+    after: int | None,
+    **flags: Any,
 ) -> None:
     """Print what topics carry, one JSON object a line.
 
@@ -230,13 +256,224 @@ def tail(
     _stop_with_pipe()
     try:
         if topics[0].startswith(("ws://", "wss://")):
-            tailing.from_url(topics[0], topics[1:], period, send, config.api_key, count)
+            tailing.from_url(topics[0], topics[1:], period, send, config.api_key, count, after)
         else:
-            tailing.from_wire(topics, config, count)
+            tailing.from_wire(topics, config, count, after)
     except KeyboardInterrupt:
         sys.exit(130)
     except tailing.ERRORS as exc:
         _fail(exc)
+
+
+@main.command()
+@click.argument("more", nargs=-1, metavar="TOPIC...")
+@click.option("--topics", multiple=True, metavar="TOPIC...", help="Topics, and prefixes such as quote/ or trade/.")
+@click.option("--out", required=True, help="The tape; .zst compresses it, {date} in it begins a new one every day.")
+@click.option("--rotate", type=click.Choice(("day", "hour")), help="Begin a new tape every Shanghai day or hour.")
+@settings(*WIRE, *LOG)
+@click.option("--until-eof", is_flag=True, hidden=True)
+def record(
+    config_file: Path | None,
+    more: tuple[str, ...],
+    topics: tuple[str, ...],
+    out: str,
+    rotate: Literal["day", "hour"] | None,
+    until_eof: bool,
+    **flags: Any,
+) -> None:
+    """Record what topics carry on a tape, until Ctrl-C; one that exists is continued.
+
+    qmt-bridge record --topics whole/SH/ quote/ trade/ --out day-{date}.tape.zst
+
+    A whole topic is asked for; a prefix records what others ask for. Of trade events every one comes.
+    """
+    from qmt_bridge.record import Recorder
+
+    config = _load(config_file, flags)
+    log.configure(config.log_level, config.log_format)
+    if not topics + more:
+        raise click.UsageError("missing topics to record")
+    try:
+        recorder = Recorder(topics + more, out, rotate, config, __version__)
+        try:
+            recorder.run(_stop_event(until_eof))
+        finally:
+            click.echo(recorder.summary())
+    except (QMTBridgeError, OSError) as exc:
+        _fail(exc)
+
+
+@main.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@settings("speed", "delay", "loop", "grace", "journal_days", "journal_max_mb", "data_dir", *WIRE, *LOG)
+@click.option("--until-eof", is_flag=True, hidden=True)
+def replay(config_file: Path | None, file: str, until_eof: bool, **flags: Any) -> None:
+    """Play a tape, or a CSV of ticks, as a feeder does: feeder --source replay --file FILE."""
+    _run_feeder(_load(config_file, {**flags, "source": "replay", "file": file}), until_eof)
+
+
+@main.group()
+def tape() -> None:
+    """Look at tapes that `qmt-bridge record` has made."""
+
+
+_tapes = click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
+
+
+@tape.command("info")
+@_tapes
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, a line for each tape.")
+def tape_info(files: tuple[Path, ...], as_json: bool) -> None:
+    """Say what tapes hold: time, kinds of messages, topics, gaps."""
+    from qmt_bridge import survey
+
+    try:
+        for file in files:
+            click.echo((survey.to_object if as_json else survey.to_text)(survey.survey(file)))
+    except QMTBridgeError as exc:
+        _fail(exc)
+
+
+@tape.command("verify")
+@_tapes
+def tape_verify(files: tuple[Path, ...]) -> None:
+    """Check that nothing on tapes is damaged or missing; exit with 1 and say what, if it is."""
+    from qmt_bridge import survey
+
+    faults = 0
+    try:
+        for file in files:
+            found = survey.survey(file)
+            for fault in found.faults:
+                click.echo(f"{file}: {fault}")
+            faults += len(found.faults)
+            if not found.faults:
+                click.echo(f"{file}: {found.tally.frames:,} messages, nothing is missing")
+    except QMTBridgeError as exc:
+        _fail(exc)
+    sys.exit(1 if faults else 0)
+
+
+@tape.command("export")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--parquet", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write to.")
+def tape_export(file: Path, parquet: Path) -> None:
+    """Write a tape as Parquet files, one for each kind of row: quote-tick, whole, trade-order, ..."""
+    from qmt_bridge import parquet as tables
+
+    try:
+        written = tables.export(file, parquet)
+    except QMTBridgeError as exc:
+        _fail(exc)
+    for path, rows in written.items():
+        click.echo(f"{path}: {rows:,} rows")
+
+
+@main.group()
+def journal() -> None:
+    """Look at the trade journal; the feeder may run meanwhile."""
+
+
+def _which_journal(command: Command) -> Command:
+    file = click.option("--file", "path", type=click.Path(path_type=Path), help="The journal, wherever it is.")
+    source = click.option("--source", type=click.Choice(choices("source")[1:]), help="Whose, if there are several.")
+    return source(file(settings("data_dir")(command)))
+
+
+def _open_journal(config_file: Path | None, source: str | None, path: Path | None, flags: dict[str, Any]) -> Reader:
+    from qmt_bridge import journal_file
+
+    if path is None:
+        config = _load(config_file, {**flags, "source": source})
+        path = journal_file.find_journal(config.data_path, config.source)
+    return journal_file.Reader(path)
+
+
+@journal.command("list")
+@_which_journal
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+def journal_list(config_file: Path | None, source: str | None, path: Path | None, as_json: bool, **flags: Any) -> None:
+    """Say which events there are, of each account and of all: number, positions, times.
+
+    First and last of an account are the numbers of its events, as on its ZeroMQ topic; of (all) they are positions in
+    the journal, which /ws/trade counts by. A client that has seen less than "replayable after" has missed events.
+    """
+    from qmt_bridge import journal_file
+
+    try:
+        with _open_journal(config_file, source, path, flags) as reader:
+            shown = json.dumps(journal_file.to_object(reader)) if as_json else journal_file.to_text(reader)
+    except (ConfigError, sqlite3.Error) as exc:
+        _fail(exc)
+    click.echo(shown)
+
+
+@journal.command("export")
+@_which_journal
+@click.option("--account", help="The events of this account only.")
+@click.option("--after", default=0, type=click.IntRange(min=0), help="Begin after this position of the journal (seq).")
+@click.option(
+    "--since", type=click.DateTime(("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M")), help="Begin at this local time."
+)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write, instead of the output.")
+def journal_export(
+    config_file: Path | None,
+    source: str | None,
+    path: Path | None,
+    account: str | None,
+    after: int,
+    since: datetime | None,
+    out: Path | None,
+    **flags: Any,
+) -> None:
+    """Print events as JSON, one a line: seq, account, number within it, time written (ms), type, data."""
+    from qmt_bridge import journal_file
+
+    since_ms = None if since is None else int(since.timestamp() * 1000)
+    try:
+        with _open_journal(config_file, source, path, flags) as reader:
+            lines = map(journal_file.to_line, reader.rows(account, after, since_ms))
+            if out is None:
+                _stop_with_pipe()
+                sys.stdout.buffer.writelines(lines)
+                return
+            # Whole or not there: half an export looks like all of it.
+            part = out.with_name(f"{out.name}.part")
+            try:
+                with part.open("wb") as written:
+                    written.writelines(lines)
+                part.replace(out)
+            finally:
+                part.unlink(missing_ok=True)
+    except (QMTBridgeError, sqlite3.Error, OSError) as exc:
+        _fail(exc)
+
+
+@journal.command("verify")
+@_which_journal
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+def journal_verify(
+    config_file: Path | None, source: str | None, path: Path | None, as_json: bool, **flags: Any
+) -> None:
+    """Check that no event is missing, there twice or damaged; exit with 1 and say what, if it is."""
+    faults: list[str] = []
+    try:
+        with _open_journal(config_file, source, path, flags) as reader:
+            path = reader.path
+            try:
+                faults.extend(islice(reader.faults(), MAX_FAULTS))
+                total, _ = reader.holdings()
+            except sqlite3.DatabaseError as exc:
+                faults.append(f"the file is damaged: {exc}")
+    except ConfigError as exc:
+        _fail(exc)
+    if as_json:
+        click.echo(json.dumps({"file": str(path), "faults": faults}))
+    elif not faults:
+        click.echo(f"{path}: {total.events:,} events, {total.first} to {total.last}: nothing is missing")
+    for fault in () if as_json else faults:
+        click.echo(f"{path}: {fault}")
+    sys.exit(1 if faults else 0)
 
 
 def _stop_with_pipe() -> None:
@@ -273,6 +510,59 @@ def doctor(config_file: Path | None, as_json: bool, **flags: Any) -> None:
         findings = [examination.settings(exc)]
     click.echo((examination.to_json if as_json else examination.to_text)(findings))
     sys.exit(examination.exit_code(findings))
+
+
+@main.command()
+@click.argument("url", required=False)
+@click.argument("codes", nargs=-1, metavar="[CODE...]")
+@click.option("--clients", "-c", default=100, show_default=True, type=click.IntRange(min=1), help="WebSockets to open.")
+@click.option("--seconds", "-s", default=10.0, show_default=True, type=click.FloatRange(min=0.1), help="Time to count.")
+@click.option("--each", default=0, type=click.IntRange(min=0), help="Codes of each client, in turn.  [default: all]")
+@click.option("--period", default="tick", show_default=True, help="Period, for the URL of /ws/realtime.")
+@click.option("--send", default="", help="First frame of each client, instead of one made from the codes.")
+@click.option("--stalled", default=0, type=click.IntRange(min=0), help="Clients that stop reading.  [default: 0]")
+@click.option(
+    "--sample",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Look at one frame in so many, count the others; for rates that the clients could not keep up with otherwise.",
+)
+@click.option("--selftest", is_flag=True, help="Measure the clients alone, against ready-made frames; needs no URL.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON; times in ms.")
+@settings("api_key")
+def bench(
+    config_file: Path | None,
+    url: str | None,
+    codes: tuple[str, ...],
+    seconds: float,
+    selftest: bool,
+    as_json: bool,
+    api_key: str | None,
+    **load: Any,
+) -> None:
+    """Measure a running gateway: frames a second, loss by seq, latency by hop, its CPU and memory.
+
+    \b
+    qmt-bridge bench ws://127.0.0.1:8000/ws/realtime 600519.SH 000001.SZ --clients 200
+    qmt-bridge bench ws://127.0.0.1:8000/ws/whole_quote SH SZ --clients 50 --seconds 30
+    """
+    from qmt_bridge import bench as benchmark
+
+    if url is None and not selftest:
+        raise click.UsageError("Missing argument 'URL' (or --selftest).")
+    if load["stalled"] >= load["clients"]:
+        raise click.UsageError("--stalled must leave at least one client that reads.")
+    key = _load(config_file, {"api_key": api_key}).api_key
+    headers = (("X-API-Key", key),) if key else ()
+    wanted = benchmark.Load(url or "", codes, headers=headers, **load)
+    try:
+        found = (benchmark.selftest if selftest else benchmark.measure)(wanted, seconds)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except benchmark.ERRORS as exc:
+        _fail(exc)
+    click.echo(json.dumps(found, indent=1) if as_json else benchmark.to_text(found))
 
 
 if __name__ == "__main__":

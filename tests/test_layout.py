@@ -43,16 +43,26 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/wire/*", WIRE, IMPURE),
     ("qmt_bridge/errors.py", set(), IMPURE),
     # Strangers use the client without the rest.
-    ("qmt_bridge/client.py", {"qmt_bridge.wire", "qmt_bridge.errors", "orjson", "websockets"}, set()),
+    (
+        "qmt_bridge/client.py",
+        {"qmt_bridge.wire", "qmt_bridge.errors", "qmt_bridge.position", "orjson", "websockets"},
+        set(),
+    ),
     # The command alone knows both sides, and starts them as processes.
     ("qmt_bridge/cli.py", {"qmt_bridge", "click", "feeder.app", "gateway.server"}, set()),
+    # In the standard library from Python 3.14 on; the feeder reads tapes too.
+    ("qmt_bridge/tape.py", WIRE | {"backports.zstd", "compression.zstd"}, {"asyncio", "threading", "time"}),
+    # An extra.
+    ("qmt_bridge/parquet.py", WIRE | {"qmt_bridge.tape", "pyarrow"}, {"asyncio"}),
+    # psutil is optional: without it a server's memory is not known.
+    ("qmt_bridge/bench.py", {"qmt_bridge", "orjson", "psutil", "uvloop"}, set()),
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
     # The feeder's pure middle.
     ("feeder/registry.py", WIRE, IMPURE),
     ("feeder/normalize.py", WIRE, IMPURE),
     # The only files that name xtquant.
     ("feeder/xt*.py", EDGE | {"feeder", "xtquant"}, {"asyncio"}),
-    ("feeder/*", EDGE | {"feeder", "qmt_bridge.tape"}, {"asyncio"}),
+    ("feeder/*", EDGE | {"feeder", "qmt_bridge.journal_file", "qmt_bridge.tape", "qmt_bridge.ticks_csv"}, {"asyncio"}),
     # The gateway's pure middle.
     ("gateway/hub.py", WIRE, IMPURE),
     ("gateway/outbox.py", WIRE | {"gateway.view"}, IMPURE),

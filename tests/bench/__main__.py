@@ -1,0 +1,131 @@
+"""`python -m tests.bench`: this gateway beside others, in one run, against its targets.
+
+Needs Linux or another system with at least two cores, and `pip install -e .[bench]`. What is not installed is named.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import click
+
+from qmt_bridge.bench import machine
+from tests.bench import table
+from tests.bench.loads import LOADS, Figures, Settings, medians, verdicts
+from tests.bench.servers import OURS, ROOT, Missing, versions
+
+PICTURE = ROOT / "tests" / "bench" / "results.png"
+READMES = ("README.md", "README.zh-CN.md")
+
+
+def _numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
+    known = [load.number for load in LOADS]
+    try:
+        chosen = [int(item) for item in value.split(",")] if value else known
+    except ValueError:
+        chosen = [0]
+    if not set(chosen) <= set(known):
+        raise click.BadParameter(f"expected numbers of {known[0]} to {known[-1]}, such as 1,4")
+    return chosen
+
+
+@click.command(help=(__doc__ or "") + "\n\n\b\n" + "\n".join(f"{load.number:>4}  {load.name}" for load in LOADS))
+@click.option("--only", default="", callback=_numbers, help="Numbers of loads, such as 1,4; the rest is left out.")
+@click.option("--ours", is_flag=True, help="Only this gateway, not the servers beside it.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1), help="Rounds; medians are shown.")
+@click.option("--seconds", default=1.5, show_default=True, type=click.FloatRange(min=0.2), help="Each measurement.")
+@click.option("--soak", default=30.0, show_default=True, type=click.FloatRange(min=5), help="Length of load 11.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to a file.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw loads 1 and 3 into a PNG file.")
+@click.option("--readme", is_flag=True, help=f"Write the tables between {' and '.join(table.MARKS)} of the READMEs.")
+def main(
+    only: list[int],
+    ours: bool,
+    rounds: int,
+    seconds: float,
+    soak: float,
+    json_file: Path | None,
+    plot_file: Path | None,
+    readme: bool,
+) -> None:
+    began = time.monotonic()
+    if readme:
+        plot_file = PICTURE
+        for name in READMES:
+            # Said now, not after ten minutes.
+            try:
+                table.replaced((ROOT / name).read_text(encoding="utf-8"), "")
+            except ValueError as exc:
+                raise click.ClickException(f"{name}: {exc}") from exc
+    if plot_file is not None:
+        importlib.import_module("matplotlib")
+        if not set(only) & set(table.DRAWN):
+            raise click.UsageError(f"the picture shows loads {' and '.join(map(str, table.DRAWN))}; neither is to run")
+    settings = Settings(seconds, soak, {})
+    missing: dict[str, str] = {}
+    failures: list[str] = []
+    seen: dict[tuple[int, str], list[Figures]] = {}
+
+    def attempt(load: int, name: str, run: Callable[[], Figures]) -> None:
+        click.echo(f"round {number}, load {load}: {name}", err=True)
+        try:
+            seen.setdefault((load, name), []).append(run())
+        except Missing as exc:
+            missing[name] = str(exc)
+        except (OSError, RuntimeError) as exc:
+            # The others are worth having all the same.
+            failures.append(f"round {number}, load {load}, {name}: {exc}")
+            click.echo(failures[-1], err=True)
+
+    for number in range(1, rounds + 1):
+        for load in LOADS:
+            if load.number not in only or (load.once and number > 1):
+                continue
+            for row in load.rows:
+                if row.name not in missing and (row is OURS or not ours):
+                    attempt(load.number, row.name, partial(load.run, row, settings))
+            newest = {key: figures[-1] for key, figures in seen.items() if figures}
+            for name, limit in load.limits.items():
+                attempt(load.number, name, partial(limit, settings, newest))
+    seen = {key: figures for key, figures in seen.items() if figures}
+    results = {key: medians(figures) for key, figures in seen.items()}
+    found = list(verdicts(results))
+    host, of = machine(), versions()
+    of.update({name: metadata.version(name) for name in ("uvicorn", "starlette", "uvloop", "pyzmq")})
+    under = table.conditions(host, of, rounds, seconds)
+    for rows in (table.comparison(results, missing), table.targets(found)):
+        if len(rows) > 1:
+            click.echo(table.text(rows) + "\n")
+    for failure in failures:
+        click.echo(f"failed: {failure}")
+    click.echo(f"{under}\n{time.monotonic() - began:.0f} s")
+    if json_file is not None:
+        report = {
+            "machine": host,
+            "versions": of,
+            "rounds": rounds,
+            "seconds": seconds,
+            "missing": missing,
+            "failures": failures,
+            "results": [{"load": load, "server": name, **figures} for (load, name), figures in results.items()],
+            "rounds_of": [{"load": load, "server": name, "rounds": all_} for (load, name), all_ in seen.items()],
+            "targets": [verdict._asdict() for verdict in found],
+        }
+        json_file.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    if plot_file is not None:
+        table.plot(results, under, plot_file)
+    if readme:
+        shown = table.section(results, found, missing, under, PICTURE.relative_to(ROOT).as_posix())
+        for name in READMES:
+            path = ROOT / name
+            path.write_text(table.replaced(path.read_text(encoding="utf-8"), shown), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

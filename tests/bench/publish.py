@@ -1,0 +1,461 @@
+"""The publisher: one process on the load's core that sends numbered, stamped ticks to a server, at a rate.
+
+Through the real feeder for whoever reads ZeroMQ, by NATS' own protocol, or as lines of text for the others. All send
+the same JSON to their clients, about 480 bytes: {"600000.SH":[{"seq":..,"sent":<us>,...}]}.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection as Pipe
+from typing import Any
+
+import msgspec
+import zmq
+
+from feeder.app import Feeder
+from feeder.source import Sink as FeederSink
+from qmt_bridge import sockets
+from qmt_bridge.bench import Stamps, pin
+from qmt_bridge.config import Config
+from qmt_bridge.wire.frames import encode, to_json
+from qmt_bridge.wire.requests import CatchUp, TopicState, ask_decoder, reply_encoder
+from qmt_bridge.wire.topics import Kind, Topic, l2_topic, quote_topic, whole_topic
+
+FIRST_SEQ = 1_000_000_001
+EMBEDDED = Stamps(
+    rb'(?P<epoch>)\{"(?P<code>[^"]+)":\[?\{"seq":(?P<seq>\d+),"sent":(?P<time>\d+)(?P<published>)', unit=0.001
+)
+# Above it the feeder's inbox is full: as much as can be published is.
+INBOX = 2000
+# A publisher that was kept from running for so many seconds lets the rest of them go.
+LATE = 0.02
+_STAMP = struct.Struct(">4Q")
+_MORE, _LAST = int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.NOBLOCK)
+
+
+def tick(seq: int, sent: int) -> dict[str, Any]:
+    """Return one snapshot with all fields of xtquant's, and its number and time."""
+    levels = [1858.01, 1858.02, 1858.03, 1858.04, 1858.05]
+    return {
+        "seq": seq,
+        "sent": sent,
+        "time": 1_767_000_000_000,
+        "lastPrice": 1858.0,
+        "open": 1840.5,
+        "high": 1866.66,
+        "low": 1835.1,
+        "lastClose": 1841.2,
+        "amount": 3123456789.0,
+        "volume": 16812,
+        "pvolume": 1681234,
+        "stockStatus": 3,
+        "openInt": 13,
+        "transactionNum": 48210,
+        "lastSettlementPrice": 0.0,
+        "settlementPrice": 0.0,
+        "askPrice": levels,
+        "bidPrice": levels,
+        "askVol": [12, 7, 30, 4, 9],
+        "bidVol": [3, 18, 2, 41, 6],
+        "volRatio": 0.0,
+    }
+
+
+def depth(seq: int, sent: int, levels: int) -> dict[str, Any]:
+    """Return one l2_thousand record of `levels` a side."""
+    prices = [10.0 + 0.01 * i for i in range(levels)]
+    volumes = [100 + i for i in range(levels)]
+    return {
+        "seq": seq,
+        "sent": sent,
+        "time": 1_767_000_000_000,
+        "askPrice": prices,
+        "bidPrice": prices,
+        "askVol": volumes,
+        "bidVol": volumes,
+    }
+
+
+class Template:
+    """A body into which only number and time are written: to encode it anew would cost ten times as much."""
+
+    def __init__(self, body: Callable[[int, int], object], encoder: Callable[[object], bytes], text: bool) -> None:
+        seq, sent = FIRST_SEQ, 1_767_000_000_000_000
+        # In MessagePack the one is a 32-bit and the other a 64-bit number.
+        self._shape = ("%d", "%d") if text else (">I", ">Q")
+        self._text = text
+        marks = [str(seq).encode(), str(sent).encode()] if text else [struct.pack(">I", seq), struct.pack(">Q", sent)]
+        whole = encoder(body(seq, sent))
+        self._head, _, rest = whole.partition(marks[0])
+        self._middle, _, self._tail = rest.partition(marks[1])
+        self.size = len(whole)
+
+    def fill(self, seq: int, sent: int) -> bytes:
+        """Return the body."""
+        if self._text:
+            return b"%b%d%b%d%b" % (self._head, seq, self._middle, sent, self._tail)
+        return self._head + struct.pack(">I", seq) + self._middle + struct.pack(">Q", sent) + self._tail
+
+
+class ToFeeder:
+    """A source driven by hand, in a real feeder with its real publisher and sockets; made anew by `restart`."""
+
+    name = "bench"
+    simulated = True
+    lossless = False
+    kinds = frozenset(Kind) - {Kind.STATUS}
+
+    def __init__(self, config: Config, shape: str = "quote") -> None:
+        self._config = config
+        self._shape = shape
+        self._templates: dict[str, tuple[Topic, Template]] = {}
+        self._parts: dict[str, msgspec.Raw] = {}
+        self.wanted: set[str] = set()
+        self.restart()
+
+    # feeder.source.Source
+
+    def start(self, sink: FeederSink) -> None:
+        self.sink = sink
+        sink.set_state("up")
+
+    def subscribe(self, topic: Topic, parts: object) -> None:
+        self.wanted.add(topic)
+        self.sink.accept(topic)
+
+    def unsubscribe(self, topic: Topic, parts: object) -> None:
+        self.wanted.discard(topic)
+
+    def download(self, topic: Topic, request: object) -> None:
+        raise NotImplementedError("nobody downloads in a benchmark")
+
+    def upstream(self) -> int:
+        return len(self.wanted)
+
+    def close(self) -> None:
+        """Hold nothing; the feeder is closed by `stop`."""
+
+    # What the publisher calls
+
+    def restart(self) -> None:
+        """Begin a new life of the feeder, at the addresses of the last one."""
+        self.wanted.clear()
+        self.feeder = Feeder(self._config, self)
+        self.feeder.start()
+        publisher = self.feeder.publisher
+        self._config = msgspec.structs.replace(
+            self._config,
+            market_addr=publisher.market_addr,
+            trade_addr=publisher.trade_addr,
+            ask_addr=publisher.ask_addr,
+        )
+
+    @property
+    def config(self) -> Config:
+        """Return the settings by which a gateway finds this feeder."""
+        return self._config
+
+    def send(self, code: str, seq: int, sent_us: int) -> None:
+        known = self._templates.get(code)
+        if known is None:
+            known = self._templates[code] = self._template(code)
+        topic, template = known
+        self.sink.publish(topic, msgspec.Raw(template.fill(seq, sent_us)), sent_us * 1000)
+
+    def send_whole(self, market: str, codes: Sequence[str], seq: int, sent_us: int) -> None:
+        """Send one batch of ticks of a market, as subscribe_whole_quote brings it."""
+        template = self._templates.get("tick") or (Topic(""), Template(tick, encode, text=False))
+        self._templates["tick"] = template
+        # Every code's record is the same but for the number; the first one's shows the batch's.
+        record = msgspec.Raw(template[1].fill(seq, sent_us))
+        self.sink.publish_whole(whole_topic(market), dict.fromkeys(codes, record), sent_us * 1000)
+
+    def room(self) -> None:
+        self.sink.wait_room(INBOX, 1.0)
+
+    def stop(self) -> None:
+        """End this life of the feeder."""
+        self.feeder.stop()
+
+    def _template(self, code: str) -> tuple[Topic, Template]:
+        if self._shape == "l2":
+            return l2_topic(code, 0), Template(lambda seq, sent: {code: [depth(seq, sent, 1000)]}, encode, text=False)
+        return quote_topic(code, "tick"), Template(lambda seq, sent: {code: [tick(seq, sent)]}, encode, text=False)
+
+
+class ToWire:
+    """What a feeder sends, by less work than a feeder's, so that where most is asked of a server it is the limit.
+
+    It keeps no last values; a question is answered with the topic's position alone.
+    """
+
+    def __init__(self, config: Config) -> None:
+        # Whoever is the load as well comes first: a client that is kept from reading is no client.
+        if hasattr(os, "nice"):
+            os.nice(5)
+        self._epoch = time.time_ns()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._market = sockets.bind_publisher(self._context, "market_addr", config.market_addr, None)
+        self._trade = sockets.bind_publisher(self._context, "trade_addr", config.trade_addr, None)
+        self._ask = sockets.bind_router(self._context, config.ask_addr, None)
+        names = {"market_addr": self._market, "trade_addr": self._trade, "ask_addr": self._ask}
+        addresses = {name: bound.getsockopt_string(zmq.LAST_ENDPOINT) for name, bound in names.items()}
+        self.config = msgspec.structs.replace(config, **addresses)
+        self._templates: dict[str, tuple[bytes, Template]] = {}
+        self._seq: dict[str, int] = {}
+        self._stopping = threading.Event()
+        self._answering = threading.Thread(target=self._answer)
+        self._answering.start()
+
+    def send(self, code: str, seq: int, sent_us: int) -> None:
+        known = self._templates.get(code)
+        if known is None:
+            template = Template(lambda seq, sent: {code: [tick(seq, sent)]}, encode, text=False)
+            known = self._templates[code] = (quote_topic(code, "tick").encode(), template)
+        topic, template = known
+        number = self._seq[code] = seq - FIRST_SEQ + 1
+        stamp = _STAMP.pack(self._epoch, number, sent_us * 1000, sent_us * 1000)
+        self._market.send(topic, _MORE)
+        self._market.send(stamp, _MORE)
+        self._market.send(template.fill(seq, sent_us), _LAST)
+
+    def room(self) -> None:
+        """Return at once: whoever does not keep up loses frames."""
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._answering.join()
+        self._market.close()
+        self._trade.close()
+        self._context.destroy(linger=0)
+
+    def _answer(self) -> None:
+        while not self._stopping.is_set():
+            if not self._ask.poll(100):
+                continue
+            *envelope, payload = self._ask.recv_multipart()
+            ask = ask_decoder.decode(payload)
+            for topic in ask.topics if isinstance(ask, CatchUp) else ():
+                seq = self._seq.get(topic.split("/")[1], 0)
+                state = TopicState(ask.id, topic, "live", epoch=self._epoch, seq=seq)
+                self._ask.send_multipart([*envelope, reply_encoder.encode(state)])
+        self._ask.close()
+
+
+class ToLines:
+    """Lines ``code TAB json`` by TCP; who does not read them holds the publisher."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = connected(port)
+        self._templates: dict[str, Template] = {}
+
+    def template(self, code: str) -> Template:
+        """Return the JSON of a code's tick."""
+        known = self._templates.get(code)
+        if known is None:
+            known = self._templates[code] = Template(lambda seq, sent: {code: [tick(seq, sent)]}, to_json, text=True)
+        return known
+
+    def send(self, code: str, seq: int, sent_us: int) -> None:
+        self._socket.sendall(b"%b\t%b\n" % (code.encode(), self.template(code).fill(seq, sent_us)))
+
+    def room(self) -> None:
+        """Return at once: `send` waits."""
+
+    def stop(self) -> None:
+        self._socket.close()
+
+
+class ToNats(ToLines):
+    """NATS' own protocol."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        # Two threads write, each whole messages.
+        self._lock = threading.Lock()
+        self._socket.sendall(b'CONNECT {"verbose":false}\r\n')
+        threading.Thread(target=self._answer, daemon=True).start()
+
+    def send(self, code: str, seq: int, sent_us: int) -> None:
+        body = self.template(code).fill(seq, sent_us)
+        with self._lock:
+            self._socket.sendall(b"PUB q.%b %d\r\n%b\r\n" % (code.encode(), len(body), body))
+
+    def _answer(self) -> None:
+        try:
+            while said := self._socket.recv(4096):
+                if b"PING" in said:
+                    with self._lock:
+                        self._socket.sendall(b"PONG\r\n")
+        except OSError:
+            return
+
+
+def connected(port: int) -> socket.socket:
+    """Return a connection to a server that may still be starting."""
+    until = time.monotonic() + 15
+    while True:
+        try:
+            made = socket.create_connection(("127.0.0.1", port), 5)
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            # A server that reads nothing for so long is not going to.
+            made.settimeout(10)
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return made
+
+
+class Publisher:
+    """The parent's side: a publisher process, which ends with this block or with this process."""
+
+    def __init__(self, kind: str, cores: Sequence[int] = (), **options: Any) -> None:
+        self._args = (kind, tuple(cores), options)
+
+    def __enter__(self) -> Publisher:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_run, args=(*self._args, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+        # Where there is a feeder: the settings by which it is found.
+        self.config: Config | None = self._pipe.recv()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pipe.close()
+        self._process.join(5.0)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def ask(self, word: str, *args: Any) -> Any:
+        """Have the process do something and return what it says: see `_Worker`."""
+        self._pipe.send((word, args))
+        return self._pipe.recv()
+
+    def start(self, codes: Sequence[str], rate: float, market: str = "") -> None:
+        """Send ticks of the codes in turn, `rate` messages a second, until `stop`."""
+        self.ask("start", list(codes), rate, market)
+
+    @property
+    def sent(self) -> int:
+        """Return how many messages have been sent since `start`."""
+        return int(self.ask("sent"))
+
+    def stop(self) -> None:
+        """Stop sending; raise ConnectionError if the server has refused what was sent."""
+        if failure := self.ask("stop"):
+            raise ConnectionError(f"the publisher could not go on: {failure}")
+
+
+class _Worker:
+    """The process: one thread that sends, one that hears the parent."""
+
+    def __init__(self, outlet: Any) -> None:
+        self.outlet = outlet
+        self._seq: dict[str, int] = {}
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._sent = 0
+        self._failure = ""
+
+    def once(self, codes: list[str]) -> None:
+        """Send one tick of each code."""
+        for code in codes:
+            self._send(code)
+
+    def start(self, codes: list[str], rate: float, market: str) -> None:
+        """Send from now on."""
+        self._stopping.clear()
+        self._failure = ""
+        self._thread = threading.Thread(target=self._run, args=(codes, rate, market), daemon=True)
+        self._thread.start()
+
+    def stop(self) -> str:
+        """Stop; return why it could not go on, if it could not."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+        return self._failure
+
+    def sent(self) -> int:
+        """Return how many messages have been sent since `start`."""
+        return self._sent
+
+    def wanted(self) -> int:
+        """Return how many topics somebody wants."""
+        return len(self.outlet.wanted)
+
+    def restart(self) -> float:
+        """Stop the feeder and start it again; return when, by time.time()."""
+        self.outlet.stop()
+        began = time.time()
+        self.outlet.restart()
+        return began
+
+    def _send(self, code: str) -> None:
+        seq = self._seq.get(code, FIRST_SEQ - 1) + 1
+        self._seq[code] = seq
+        self.outlet.send(code, seq, time.time_ns() // 1000)
+
+    def _run(self, codes: list[str], rate: float, market: str) -> None:
+        try:
+            self._pace(codes, rate, market)
+        except OSError as exc:
+            self._failure = repr(exc)
+
+    def _pace(self, codes: list[str], rate: float, market: str) -> None:
+        sent = self._sent = 0
+        forgiven, turn = 0, len(codes)
+        began = time.perf_counter()
+        while not self._stopping.is_set():
+            elapsed = time.perf_counter() - began
+            due = int(elapsed * rate) + 1 - forgiven
+            if due - sent > rate * LATE:
+                # Made up for at once, it would be a burst that nobody has asked for.
+                forgiven += due - sent - 1
+                due = sent + 1
+            if sent >= due:
+                time.sleep((sent + forgiven) / rate - elapsed)
+                continue
+            for _ in range(min(due - sent, 100)):
+                if market:
+                    # A whole market in slices, as a terminal brings it.
+                    self._seq[market] = self._seq.get(market, FIRST_SEQ - 1) + 1
+                    first = (sent * 100) % turn
+                    self.outlet.send_whole(
+                        market, codes[first : first + 100], self._seq[market], time.time_ns() // 1000
+                    )
+                else:
+                    self._send(codes[sent % turn])
+                sent += 1
+            self._sent = sent
+            self.outlet.room()
+
+
+def _run(kind: str, cores: tuple[int, ...], options: dict[str, Any], pipe: Pipe) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pin(cores)
+    makers: dict[str, Callable[..., Any]] = {"feeder": ToFeeder, "wire": ToWire, "lines": ToLines, "nats": ToNats}
+    outlet = makers[kind](**options)
+    worker = _Worker(outlet)
+    try:
+        pipe.send(getattr(outlet, "config", None))
+        while True:
+            word, args = pipe.recv()
+            pipe.send(getattr(worker, word)(*args))
+    except (EOFError, OSError):
+        worker.stop()
+    finally:
+        outlet.stop()

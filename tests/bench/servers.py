@@ -1,0 +1,331 @@
+"""The servers of the table: how each is started, fed and asked, and whether it is installed.
+
+What can be installed without being root (the public qmt-bridge by pip, ws by npm) is, once, into a folder of its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from qmt_bridge.bench import Client, Stamps, Usage, pin
+from qmt_bridge.config import Config, export_env
+from qmt_bridge.wire.frames import to_json
+from tests.bench.publish import EMBEDDED, Publisher, connected
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+CACHE = Path(tempfile.gettempdir()) / "qmt-bridge-bench"
+# Servers on the first core, load on the second; with only one there is nothing to compare.
+SERVER_CORES = (0,) if (os.cpu_count() or 1) > 1 else ()
+LOAD_CORES = (1,) if (os.cpu_count() or 1) > 1 else ()
+
+
+class Missing(Exception):
+    """A server that is not installed and cannot be; the text says how it can."""
+
+
+class Asking(Client):
+    """Asks as the document says, and gets frames as it says; the stamps are in the ticks."""
+
+    def joined(self) -> None:
+        self.send(to_json({"id": 1, "stocks": self.crew.load.codes_of(self.number)}))
+        self.settled = not self.crew.load.acked
+
+
+class AskingNats(Client):
+    """Speaks NATS over a WebSocket, whose frames hold as many messages as there were, or pieces of some."""
+
+    _MARK = b"MSG q."
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._end = b""
+
+    def joined(self) -> None:
+        topics = b"".join(b"SUB q.%b %d\r\n" % (code.encode(), i) for i, code in enumerate(self._codes()))
+        self.send(b'CONNECT {"verbose":false}\r\n' + topics + b"PING\r\n", 2)
+
+    def _codes(self) -> Sequence[str]:
+        return self.crew.load.codes_of(self.number)
+
+    def split(self, data: bytearray, start: int, end: int) -> int:
+        while start + 2 <= end:
+            size, body = data[start + 1], start + 2
+            if size > 125:
+                body = start + (4 if size == 126 else 10)
+                size = int.from_bytes(data[start + 2 : body])
+            stop = body + size
+            if body > end or stop > end:
+                break
+            if data[start] & 0x0F > 2:
+                self._rare(data[start], bytes(data[body:stop]))
+            else:
+                self._stream(data, body, stop)
+            start = stop
+        return start
+
+    def _stream(self, data: bytearray, start: int, end: int) -> None:
+        mark = self._MARK
+        joint = self._end + bytes(data[start : min(end, start + len(mark) - 1)])
+        count = data.count(mark, start, end) + joint.count(mark)
+        self._end = bytes(data[max(start, end - len(mark) + 1) : end])
+        self.frames += count
+        if not self.settled and b"PONG" in data[start:end]:
+            self.settled = True
+        if data.startswith(b"PING", start):
+            self.send(b"PONG\r\n", 2)
+        now = time.time_ns() / 1e6
+        at = data.find(b'{"', start, end)
+        while at >= 0 and self.crew.match(data, at, end):
+            self._look(data, at, end, now)
+            # While only counting, the first of each piece is enough.
+            at = data.find(b'{"', at + 100, end) if self._every == 1 else -1
+
+
+class Row(NamedTuple):
+    """A server of the table."""
+
+    name: str
+    # Enters with the publisher that feeds the server, its URL, and its process ids.
+    start: Callable[..., Any]
+    client: type[Client] = Asking
+    acked: bool = False
+    # Whether it reads ZeroMQ.
+    wired: bool = False
+    stamps: Stamps = EMBEDDED
+    # By load: frames a second with which the search for the most begins.
+    guesses: Mapping[int, float] = {}
+
+
+class Running(NamedTuple):
+    """A server that runs."""
+
+    url: str
+    publisher: Publisher
+    pids: tuple[int, ...]
+
+    def usage(self) -> Usage:
+        """Return what it uses."""
+        used = Usage.of(self.pids)
+        if used is None:
+            raise ChildProcessError(f"the server of {self.url} has ended")
+        return used
+
+    def writes(self) -> int:
+        """Return how often it has called the system to write; 0 where that is not counted."""
+        if sys.platform != "linux":
+            return 0
+        return sum(psutil.Process(pid).io_counters().write_count for pid in self.pids)
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def process(command: Sequence[str], env: dict[str, str] | None = None, cwd: Path = ROOT) -> Iterator[int]:
+    """Run a server on the servers' core and yield its id; it ends with this block, or with this process."""
+    started = subprocess.Popen(
+        command,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=_prepare if sys.platform == "linux" else None,
+    )
+    try:
+        yield started.pid
+        if started.poll() is not None:
+            raise ChildProcessError(f"{' '.join(command[:4])} ended by itself with {started.returncode}")
+    finally:
+        started.terminate()
+        try:
+            started.wait(5)
+        except subprocess.TimeoutExpired:
+            started.kill()
+            started.wait()
+
+
+def _prepare() -> None:
+    pin(SERVER_CORES)
+    # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+@contextmanager
+def fed(shape: str = "quote", kind: str = "feeder") -> Iterator[Publisher]:
+    """Run the feeder, or what sends as one does ("wire"), in a publisher process."""
+    any_port = "tcp://127.0.0.1:*"
+    with tempfile.TemporaryDirectory(prefix="qmt-bridge-") as folder:
+        config = Config(
+            data_dir=folder, market_addr=any_port, trade_addr=any_port, ask_addr=any_port, log_level="warning"
+        )
+        options = {"config": config, "shape": shape} if kind == "feeder" else {"config": config}
+        with Publisher(kind, LOAD_CORES, **options) as publisher:
+            yield publisher
+
+
+@contextmanager
+def gateway(
+    command: Sequence[str] = (), shape: str = "quote", kind: str = "feeder", **settings: Any
+) -> Iterator[Running]:
+    """Run this gateway, or another app of ZeroMQ, behind a feeder."""
+    with fed(shape, kind) as publisher:
+        assert publisher.config is not None
+        port = free_port()
+        own = {"port": port, "log_level": "warning", **settings}
+        env = export_env(Config(**{**{name: getattr(publisher.config, name) for name in _ADDRESSES}, **own}))
+        run = command or [sys.executable, "-m", "qmt_bridge.cli", "gateway"]
+        with process([part.replace("PORT", str(port)) for part in run], env) as pid:
+            connected(port).close()
+            yield Running(f"ws://127.0.0.1:{port}/ws/realtime", publisher, _tree(pid, settings.get("workers", 1)))
+
+
+_ADDRESSES = ("market_addr", "trade_addr", "ask_addr")
+
+
+def _tree(pid: int, workers: int) -> tuple[int, ...]:
+    if workers == 1:
+        return (pid,)
+    until = time.monotonic() + 10
+    # multiprocessing's resource tracker is a child too.
+    while len(children := psutil.Process(pid).children()) < workers and time.monotonic() < until:
+        time.sleep(0.05)
+    return (pid, *(child.pid for child in children))
+
+
+def uvicorn_of(app: str) -> list[str]:
+    """Return the command that serves an app by uvicorn as it is."""
+    return [sys.executable, "-m", "uvicorn", app, "--port", "PORT", "--log-level", "warning", "--loop", "uvloop"]
+
+
+@contextmanager
+def by_lines(command: Sequence[str], env: dict[str, str] | None = None, cwd: Path = ROOT) -> Iterator[Running]:
+    """Run a server that is fed lines."""
+    port, feed = free_port(), free_port()
+    run = [part.replace("FEED", str(feed)).replace("PORT", str(port)) for part in command]
+    with process(run, {**(env or {}), "BENCH_FEED": str(feed)}, cwd) as pid:
+        connected(port).close()
+        with Publisher("lines", LOAD_CORES, port=feed) as publisher:
+            yield Running(f"ws://127.0.0.1:{port}/ws/realtime", publisher, (pid,))
+
+
+@contextmanager
+def public() -> Iterator[Running]:
+    """Run the public qmt-bridge in an environment of its own, over a stand-in for xtquant."""
+    folder = CACHE / "public"
+    python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    if not (folder / "ready").exists():
+        _install([sys.executable, "-m", "venv", "--clear", str(folder)], "a virtual environment")
+        _install([str(python), "-m", "pip", "install", "-q", "qmt-bridge[server]"], "pip install qmt-bridge[server]")
+        (folder / "ready").touch()
+    standin = CACHE / "standin" / "xtquant"
+    standin.mkdir(parents=True, exist_ok=True)
+    (standin / "__init__.py").touch()
+    shutil.copy(HERE / "xtquant_standin.py", standin / "xtdata.py")
+    command = [str(python), "-m", "qmt_bridge.server.cli", "--host", "127.0.0.1", "--port", "PORT"]
+    with by_lines([*command, "--log-level", "error"], {"PYTHONPATH": str(standin.parent)}, CACHE) as running:
+        yield running
+
+
+@contextmanager
+def node_ws() -> Iterator[Running]:
+    """Run node's ws."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        raise Missing("apt install nodejs npm")
+    folder = CACHE / "ws"
+    if not (folder / "node_modules" / "ws").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _install([npm, "install", "--silent", "--prefix", str(folder), "ws"], "npm install ws")
+    command = [node, str(HERE / "ws_server.js"), "PORT", "FEED"]
+    with by_lines(command, {"NODE_PATH": str(folder / "node_modules")}) as running:
+        yield running
+
+
+@contextmanager
+def nats() -> Iterator[Running]:
+    """Run nats-server with its WebSocket listener."""
+    found = _nats_server()
+    if found is None:
+        raise Missing("apt install nats-server")
+    port, feed = free_port(), free_port()
+    with tempfile.TemporaryDirectory(prefix="qmt-bridge-") as folder:
+        settings = Path(folder) / "nats.conf"
+        settings.write_text(
+            f'listen: "127.0.0.1:{feed}"\nwebsocket {{ listen: "127.0.0.1:{port}", no_tls: true }}\n', encoding="utf-8"
+        )
+        # One thread, as the others have.
+        with process([found, "-c", str(settings), "-l", os.devnull], {"GOMAXPROCS": "1"}) as pid:
+            connected(port).close()
+            with Publisher("nats", LOAD_CORES, port=feed) as publisher:
+                yield Running(f"ws://127.0.0.1:{port}/", publisher, (pid,))
+
+
+def _nats_server() -> str | None:
+    # Debian puts it where only root looks.
+    return shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
+
+
+def _install(command: Sequence[str], what: str) -> None:
+    CACHE.mkdir(exist_ok=True)
+    try:
+        subprocess.run(command, check=True, timeout=300, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise Missing(f"{what} failed: {getattr(exc, 'stderr', b'') or exc!r}"[:200]) from exc
+
+
+OURS = Row("this gateway", gateway, acked=True, wired=True, guesses={1: 800_000, 3: 60_000})
+ASGI = Row(
+    "this gateway, plain ASGI",
+    functools.partial(gateway, uvicorn_of("gateway.app:app")),
+    acked=True,
+    wired=True,
+    guesses={1: 100_000, 3: 40_000},
+)
+PUBLIC = Row("public qmt-bridge", public, guesses={1: 6_000})
+STARLETTE = Row(
+    "Starlette send_text",
+    functools.partial(gateway, uvicorn_of("tests.bench.plain_starlette:app")),
+    wired=True,
+    guesses={1: 50_000, 3: 30_000},
+)
+NATS = Row("nats-server", nats, AskingNats, acked=True, guesses={1: 800_000, 3: 120_000})
+WS = Row("node ws", node_ws, guesses={1: 70_000, 3: 60_000})
+JOINED = "limit: bare loop, joined"
+SINGLE = "limit: bare loop, one write a frame"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the servers that are not ours, where they are installed."""
+    found = {}
+    packages = CACHE / "public"
+    installed = next(packages.glob("**/site-packages/qmt_bridge-*.dist-info"), None)
+    if installed is not None:
+        found["public qmt-bridge"] = installed.name.split("-")[1].removesuffix(".dist")
+    package = CACHE / "ws" / "node_modules" / "ws" / "package.json"
+    if package.exists():
+        found["ws"] = str(json.loads(package.read_text(encoding="utf-8"))["version"])
+    for name, command in (("nats-server", _nats_server()), ("node", shutil.which("node"))):
+        if command is not None:
+            said = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
+            found[name] = said.strip().rpartition("v")[2]
+    return found

@@ -1,0 +1,156 @@
+"""Results as text, Markdown and a picture. Pure but for `plot`, which writes a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.bench.loads import LOADS, Figures, Results, Verdict
+from tests.bench.servers import OURS, PUBLIC
+
+MARKS = ("<!-- bench -->", "<!-- /bench -->")
+# Above that share of the load's core it was the load that limited a server: it can do at least as much.
+LIMITED = 0.95
+# The loads of the picture.
+DRAWN = (1, 3)
+# Columns of the comparison: heading, load, figure, unit.
+COLUMNS = (
+    ("100 clients x the same 10: most frames/s", 1, "rate"),
+    ("1,000 clients x 10 of 5,000: most frames/s", 3, "rate"),
+    ("p50 at 10,000/s", 4, "p50"),
+    ("p99 at 50,000/s", 2, "p99"),
+)
+
+
+def frames(figures: Figures) -> str:
+    """Return a rate of frames, marked where the load's core was full and the server's not."""
+    rate = figures.get("rate")
+    if rate is None:
+        return ""
+    limited = (figures.get("load_core") or 0) > LIMITED > (figures.get("cpu") or 0)
+    return f"{'≥ ' if limited else ''}{rate:,.0f}"
+
+
+def cell(figures: Figures, name: str) -> str:
+    """Return one figure of the comparison."""
+    if name == "rate":
+        return frames(figures)
+    value = figures.get(name)
+    return "" if value is None else f"{value:.2f} ms"
+
+
+def comparison(results: Results, missing: Mapping[str, str]) -> list[list[str]]:
+    """Return the table of servers, its headings first; a server that is not installed is named with what it needs."""
+    columns = [column for column in COLUMNS if any(load == column[1] for load, _ in results)]
+    rows = [["server", *(heading for heading, _, _ in columns)]]
+    for name in dict.fromkeys(name for load, name in results if load in {column[1] for column in columns}):
+        cells = [cell(results.get((load, name), {}), figure) for _, load, figure in columns]
+        if name == PUBLIC.name:
+            # More than that it does not deliver.
+            cells = [
+                f"{item} at 8,000/s" if item and of[1] == 2 else item for item, of in zip(cells, columns, strict=True)
+            ]
+        rows.append([name, *cells])
+    rows += [[name, f"missing: {how}", *([""] * (len(columns) - 1))] for name, how in missing.items() if columns]
+    return rows
+
+
+def targets(verdicts: Sequence[Verdict]) -> list[list[str]]:
+    """Return the table of targets, its headings first."""
+    names = {load.number: load.name for load in LOADS}
+    said = {True: "met", False: "missed", None: "-"}
+    rows = [["load", "target", "measured", ""]]
+    before = 0
+    for verdict in verdicts:
+        # A load is named once.
+        shown = "" if verdict.load == before else f"{verdict.load}. {names[verdict.load]}"
+        before = verdict.load
+        rows.append([shown, verdict.target, verdict.here, said[verdict.met]])
+    return rows
+
+
+def text(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(item.ljust(width) for item, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = ["| " + " | ".join(item.replace("|", "\\|") for item in row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def conditions(machine: Mapping[str, Any], versions: Mapping[str, str], rounds: int, seconds: float) -> str:
+    """Return under what the figures were measured, in one paragraph."""
+    return (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, {machine['python']}; "
+        f"{', '.join(f'{name} {version}' for name, version in versions.items() if version)}. "
+        f"Server on one core, publisher and clients on another; ticks of 480 bytes over loopback; "
+        f"medians of {rounds} rounds of {seconds:g} s, the servers in turn. "
+        f"≥: the core of the load was full, the server was not."
+    )
+
+
+def section(results: Results, verdicts: Sequence[Verdict], missing: Mapping[str, str], under: str, image: str) -> str:
+    """Return what stands between the marks of a README."""
+    parts = [f"![Delivered frames a second, log scale]({image})"] if image else []
+    return "\n\n".join([*parts, markdown(comparison(results, missing)), markdown(targets(verdicts)), under])
+
+
+def replaced(readme: str, text: str) -> str:
+    """Return a README with `text` between its marks; raise ValueError if it has none."""
+    begin, end = MARKS
+    head, found, rest = readme.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"no {begin} ... {end} to put the table between")
+    return f"{head}{begin}\n{text}\n{end}{tail}"
+
+
+def _color(name: str) -> str:
+    return "#c8452f" if name == OURS.name else "#b9bec6" if name.startswith("limit") else "#5b7a99"
+
+
+def plot(results: Results, under: str, path: Path) -> None:
+    """Draw the frames a second of loads 1 and 3 as bars on a log scale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = [load for load in LOADS if load.number in (1, 3) and any(number == load.number for number, _ in results)]
+    bars = {
+        load.number: sorted(
+            (figures["rate"] or 0, name) for (number, name), figures in results.items() if number == load.number
+        )
+        for load in shown
+    }
+    heights = [len(bars[load.number]) for load in shown]
+    figure, axes = pyplot.subplots(
+        len(shown), 1, figsize=(9, 1.2 + 0.42 * sum(heights) + 0.5 * len(shown)), height_ratios=heights, squeeze=False
+    )
+    most = max(rate for load in shown for rate, _ in bars[load.number])
+    for load, axis in zip(shown, axes[:, 0], strict=True):
+        rates, names = zip(*bars[load.number], strict=True)
+        colors = [
+            "#c8452f" if name == OURS.name else "#b9bec6" if name.startswith("limit") else "#5b7a99" for name in names
+        ]
+        drawn = axis.barh(names, rates, color=colors, height=0.68)
+        axis.bar_label(drawn, [f"{rate:,.0f}" for rate in rates], padding=4, fontsize=10)
+        axis.set_xscale("log")
+        axis.set_xlim(1000, most * 6)
+        axis.set_title(load.name.partition(":")[0] + ": delivered frames/s", loc="left", fontsize=11, fontweight="bold")
+        axis.tick_params(axis="y", length=0, labelsize=10)
+        axis.tick_params(axis="x", labelsize=8, colors="#777777")
+        axis.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+        axis.set_axisbelow(True)
+        for side in ("top", "right", "left"):
+            axis.spines[side].set_visible(False)
+    figure.text(0.01, 0.005, under.partition(";")[0], fontsize=7, color="#777777")
+    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
