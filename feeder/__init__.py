@@ -9,5 +9,5 @@ the source's    whatever `xtquote`, `xttrade`, `xtdownload`, `simulator` or `rep
                 xtquant calls back. They reach the publisher only through the `Sink`, which encodes in the calling
                 thread and leaves the rest in an inbox.
 
-A socket belongs to one thread. Nothing is shared but the inbox, a deque.
+A socket belongs to one thread. Nothing is shared but the inbox and the row of trade events, two deques.
 """

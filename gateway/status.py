@@ -16,7 +16,7 @@ def health(worker: Worker) -> Response:
 
 
 def readiness(worker: Worker) -> Response:
-    """Return 200 while the feeder is there and its trade journal is well, whatever the state of its session, else 503."""
+    """Return 200 while the feeder is there and can write its trade journal, whatever the state of its session."""
     status = worker.feed.status
     journal = None if status is None else status.journal
     ready = status is not None and journal is None

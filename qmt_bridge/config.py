@@ -56,7 +56,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = 60.0
     deflate: Annotated[
         bool,
-        Meta(description="Compress for clients that ask for it (permessage-deflate): a quarter of the bytes, more delay."),
+        Meta(description="Compress for clients that ask for it (permessage-deflate): fewer bytes, more delay."),
     ] = False
 
     # feeder

@@ -661,11 +661,14 @@ def test_a_single_subscription_that_brings_nothing_does_not_replace_a_market_tha
     leave(crowded, CROWD[0])
     both = [*BACK, ("whole", "SH", "")]
     sink.until(lambda: terminal.subscriptions() == both and CROWD[2] in crowded._returning)
+    passes = watch_passes(crowded, monkeypatch)
+    sink.until(lambda: len(passes) > 2)
+    assert terminal.subscriptions() == both
     terminal.push_whole({"600002.SH": {"time": 1}})
     sink.until(lambda: len(sink.published) == 1)
-    passes = watch_passes(crowded, monkeypatch)
     monkeypatch.setattr(splice, "OVERLAP", 0.0)
-    sink.until(lambda: len(passes) > 2)
+    seen = len(passes)
+    sink.until(lambda: len(passes) > seen + 2)
     terminal.push_whole({"600002.SH": {"time": 2}})
     sink.until(lambda: len(sink.published) == 2)
     assert terminal.subscriptions() == both
