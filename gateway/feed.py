@@ -56,7 +56,9 @@ _status_decoder = msgspec.msgpack.Decoder(FeedStatus)
 class Feed:
     """The three sockets, the hub they drive, and what is known of the feeder."""
 
-    def __init__(self, config: Config, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, config: Config, on_change: Callable[[], None], on_drained: Callable[[], None] = lambda: None
+    ) -> None:
         self.hub = Hub(self)
         # The feeder's newest heartbeat; None until the first, and again while the feeder is absent.
         self.status: FeedStatus | None = None
@@ -66,6 +68,8 @@ class Feed:
         self._config = config
         # Called when the feeder comes, goes, or says that its session has changed.
         self._on_change = on_change
+        # Called when what has come was handed on.
+        self._on_drained = on_drained
         self._heard_at = 0.0
         self._next_id = 0
         self._downloads: dict[int, asyncio.Future[DownloadStarted]] = {}
@@ -168,6 +172,9 @@ class Feed:
             (self._dealer, self._take_reply),
         ):
             taken = 0
+            if socket is self._dealer:
+                # Who waits for ticks does not wait for the answers to questions.
+                self._on_drained()
             try:
                 while taken < self._drain_size:
                     take(socket.recv_multipart(zmq.NOBLOCK), now)
@@ -182,6 +189,7 @@ class Feed:
         if self.hub.received != before:
             # In a flood the heartbeats are lost like everything else.
             self._heard_at = now
+        self._on_drained()
         self._drain_size = min(2 * self._drain_size, LONGEST_DRAIN) if full else DRAIN
         if full:
             self._drain_soon()

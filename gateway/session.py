@@ -148,7 +148,7 @@ class Session:
         # To be called once nothing waits any more.
         self._drained: list[Callable[[float], None]] | None = None
         if self._direct is not None:
-            self._direct.on_room = self._flush
+            self._direct.on_room = self.flush
             self._direct.on_shutdown = self._tell_closing
             self.outbox.deflated = self._direct.deflates
             self.room = HIGH_WATER
@@ -389,11 +389,11 @@ class Session:
             if not self._flushing:
                 # Once the loop has done what it is at: all that this wake-up brings goes out in one write.
                 self._flushing = True
-                self.loop.call_soon(self._flush)
+                self.worker.plan_flush(self)
         elif self._writer is None and not self._gone:
             self._writer = self.loop.create_task(self._write())
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Write what waits until the transport is full; `on_room` goes on then."""
         self._flushing = False
         direct = self._direct
@@ -504,7 +504,7 @@ class Session:
         """Say that the server stops, before it closes with 1012; who does not read is not waited for."""
         if self.opted_in and not self._gone:
             self.tell({"type": "closing", "reason": "server_restart"})
-            self._flush()
+            self.flush()
 
     async def _close(self, ended: Ended) -> str:
         reason = ended.reason
@@ -538,7 +538,7 @@ class Session:
             await asyncio.shield(self._writer)
         while self._direct is not None and (len(self.outbox) or self.ready) and not self._gone:
             await self._direct.room()
-            self._flush()
+            self.flush()
 
 
 def cut_reason(reason: str) -> str:

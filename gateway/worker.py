@@ -7,6 +7,7 @@ stops with the last, so that the app also works under a test client, which makes
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -20,6 +21,8 @@ from gateway.session import Ended, Session
 from qmt_bridge import __version__
 from qmt_bridge.config import Config
 
+logger = logging.getLogger(__name__)
+
 # An opted-in client hears something at least this often.
 HEARTBEAT = 15.0
 
@@ -31,7 +34,10 @@ class Worker:
         self.config = config
         self.keys = Keys(config.api_key)
         self.sessions: dict[Session, None] = {}
-        self.feed = Feed(config, self._feed_changed)
+        self.feed = Feed(config, self._feed_changed, self.flush)
+        # Sessions with something to write, and whether the loop has been asked to call `flush`.
+        self._pending: list[Session] = []
+        self._planned = False
         self.frames_sent = 0
         self.bytes_sent = 0
         # Frames and records that slow clients did not get because a newer one had replaced them.
@@ -77,6 +83,25 @@ class Worker:
         self._timer.cancel()
         self.feed.stop()
         self.export()
+
+    def plan_flush(self, session: Session) -> None:
+        """Let `session` write once the loop has done what it is at."""
+        self._pending.append(session)
+        if not self._planned:
+            self._planned = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Let every session write that has something to; the feed does not wait for the loop's next turn."""
+        self._planned = False
+        pending, self._pending = self._pending, []
+        for session in pending:
+            try:
+                session.flush()
+            except Exception:
+                # A bug in our code costs one client, not those that come after it.
+                logger.exception("session on %s cannot be written to", session.path)
+                session.end(Ended(1011, "internal", "internal error"))
 
     def export(self) -> None:
         """Copy the counters to where a scrape finds them."""

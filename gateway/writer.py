@@ -23,7 +23,7 @@ from qmt_bridge.wire.frames import DEFLATE_WINDOW
 
 EXTENSION = "qmt_bridge.prepared_frames"
 # Bytes that may wait in the transport before the client counts as slow, and that one write brings: a hundred ticks.
-HIGH_WATER = 64 * 1024
+HIGH_WATER = 32 * 1024
 
 
 class PreparedFrames(WebSocketsSansIOProtocol):
@@ -34,6 +34,8 @@ class PreparedFrames(WebSocketsSansIOProtocol):
     # Called before the server closes the socket because it stops.
     on_shutdown: Callable[[], None] | None = None
 
+    # Whether the client has to read before more is written.
+    full = False
     # Whether client and server have agreed on permessage-deflate.
     deflates = False
 
@@ -80,16 +82,22 @@ class PreparedFrames(WebSocketsSansIOProtocol):
             self.on_shutdown()
         super().shutdown()
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let a session go on that waits for room: `write` tells it that nobody is there."""
+        super().connection_lost(exc)
+        self.full = False
+
+    def pause_writing(self) -> None:
+        """Note that the client has to read before more is written."""
+        super().pause_writing()
+        self.full = True
+
     def resume_writing(self) -> None:
         """Let the session go on."""
         super().resume_writing()
+        self.full = False
         if self.on_room is not None:
             self.on_room()
-
-    @property
-    def full(self) -> bool:
-        """Return whether the client has to read before more is written."""
-        return not self.writable.is_set()
 
     def write(self, frames: bytes) -> bool:
         """Write whole WebSocket frames; return False if nobody can read them any more."""
