@@ -18,6 +18,7 @@ from gateway.hub import Hub
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError
+from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import FeedStatus
 from qmt_bridge.wire.requests import (
@@ -43,6 +44,8 @@ ABSENT_AFTER = 3.0
 TOPICS_AN_ASK = 1000
 TICK = 0.25
 DOWNLOAD_ANSWER_TIMEOUT = 3.0
+# An enumeration as a flag costs twice as much.
+_NOBLOCK = int(zmq.NOBLOCK)
 
 
 class _Position(msgspec.Struct):
@@ -167,8 +170,8 @@ class Feed:
         full = False
         before = self.hub.received
         for socket, take in (
-            (self._trade, self._take_frame),
-            (self._market, self._take_frame),
+            (self._trade, self._take_message),
+            (self._market, self._take_message),
             (self._dealer, self._take_reply),
         ):
             taken = 0
@@ -177,7 +180,7 @@ class Feed:
                 self._on_drained()
             try:
                 while taken < self._drain_size:
-                    take(socket.recv_multipart(zmq.NOBLOCK), now)
+                    take(socket, now)
                     taken += 1
             except zmq.Again:
                 continue
@@ -193,6 +196,25 @@ class Feed:
         self._drain_size = min(2 * self._drain_size, LONGEST_DRAIN) if full else DRAIN
         if full:
             self._drain_soon()
+
+    def _take_message(self, socket: zmq.Socket[bytes], now: float) -> None:
+        """Take the three parts of a message; raise `zmq.Again` if there is none.
+
+        recv_multipart asks after each part whether it is the last, and so takes 3.5 us instead of 0.5.
+        """
+        topic = socket.recv(_NOBLOCK)
+        try:
+            parts = [topic, socket.recv(_NOBLOCK), socket.recv(_NOBLOCK)]
+        except zmq.Again:
+            self._count_malformed(WireError("a message of fewer than three parts"))
+            return
+        if not (topic[-1:] == b"/" and len(parts[1]) == frames.STAMP_BYTES):
+            # Whoever sends this is not our feeder; find the beginning of the next message.
+            while socket.getsockopt(zmq.RCVMORE):
+                parts.append(socket.recv(_NOBLOCK))
+            self._count_malformed(WireError(f"parts of {[len(part) for part in parts][:10]} bytes"))
+            return
+        self._take_frame(parts, now)
 
     def _take_frame(self, parts: list[bytes], now: float) -> None:
         try:
@@ -230,7 +252,8 @@ class Feed:
         if before is None or (before.epoch, before.state, before.since) != (status.epoch, status.state, status.since):
             self._on_change()
 
-    def _take_reply(self, parts: list[bytes], now: float) -> None:
+    def _take_reply(self, socket: zmq.Socket[bytes], now: float) -> None:
+        parts = socket.recv_multipart(_NOBLOCK)
         try:
             # Both replies are maps; only that of a download has no state.
             reply = topic_state_decoder.decode(parts[-1])

@@ -1,6 +1,6 @@
 """One client's bounded queue, and what it keeps when the client is slow.
 
-Pure. Every frame is kept until `CONFLATE_FROM` bytes wait; from then until it is empty the queue keeps the newest per
+Pure. Every frame is kept until more than `CONFLATE_FRAMES` of `CONFLATE_FROM` bytes wait; from then until it is empty the queue keeps the newest per
 topic, the newest per code of a whole-market stream, and up to `limit` bytes every trade event and control frame.
 """
 
@@ -18,8 +18,10 @@ from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import Behaviour
 
-# Half a second of five hundred busy stocks: who is further behind is better served with the newest.
+# Half a second of five hundred busy stocks: who is further behind is better served with the newest. A few frames are no
+# backlog, however large: a market's snapshot, or depth of a thousand levels.
 CONFLATE_FROM = 256 * 1024
+CONFLATE_FRAMES = 8
 # What a queued frame costs besides its body.
 _OVERHEAD = 64
 
@@ -178,7 +180,7 @@ class Outbox:
             self._queue = deque()
         self._queue.append(entry)
         self._size += _size(entry)
-        if self._size > min(self.limit, CONFLATE_FROM):
+        if self._size > self.limit or (self._size > CONFLATE_FROM and len(self._queue) > CONFLATE_FRAMES):
             self._conflate()
 
     def _conflate(self) -> None:

@@ -19,6 +19,7 @@ from qmt_bridge.wire.topics import Topic
 
 # epoch, seq, received_ns, published_ns (WIRE.md)
 _STAMP = struct.Struct(">4Q")
+STAMP_BYTES = _STAMP.size
 # A batch of whole-market data; one of 5,400 codes would be 2.6 MB and hold up everything behind it.
 BATCH_BYTES = 512 * 1024
 # Shorter payloads gain nothing from compression. A window of 4 KB holds several records, which are alike.

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gateway.outbox import CONFLATE_FROM, Item, Outbox
+from gateway.outbox import CONFLATE_FRAMES, CONFLATE_FROM, Item, Outbox
 from gateway.view import View
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -150,6 +150,14 @@ def test_conflation_begins_long_before_trade_events_overflow() -> None:
         outbox.put(item("trade/1/", {"pad": "x" * 1000}))
         size += 1000
     assert 3.5 < size / CONFLATE_FROM < 5
+
+
+def test_few_large_frames_are_no_backlog() -> None:
+    outbox = Outbox(16 * CONFLATE_FROM)
+    for number in range(CONFLATE_FRAMES + 1):
+        assert not outbox.conflating
+        outbox.put(item("l2/600519.SH/0/", {"n": number, "pad": "x" * CONFLATE_FROM}))
+    assert outbox.conflating
 
 
 def test_frames_are_the_texts_with_a_header() -> None:
