@@ -74,10 +74,11 @@ class Replay:
     def start(self, sink: Sink) -> None:
         """Read the file once, and start the player; raise `ConfigError` about ``file`` if it cannot be played."""
         self._sink = sink
+        # Reading a long tape takes its time.
+        logger.info("replay of %s at speed %g", self._path, self._speed)
         # Its moments go back to it and are nothing to the player.
         self._recording: Recording[Any] = open_recording(self._path, self._speed)
         self.simulated = self._recording.simulated
-        logger.info("replay of %s at speed %g", self._path, self._speed)
         self._wanted_since = time.monotonic()
         sink.set_state("up")
         self._thread = threading.Thread(target=self._run, name="replay", daemon=True)

@@ -30,7 +30,7 @@ from qmt_bridge.wire.requests import (
     reply_encoder,
     topic_state_decoder,
 )
-from qmt_bridge.wire.topics import ALL_TRADES, KINDS, STATUS_TOPIC, Kind, Topic
+from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, behaviour_of
 
 logger = logging.getLogger(__name__)
 
@@ -147,8 +147,7 @@ class Feed:
             self._downloads.pop(request.id, None)
 
     def _socket_of(self, topic: Topic) -> zmq.Socket[bytes]:
-        behaviour = KINDS[Kind(topic.partition("/")[0])]
-        return self._trade if behaviour.socket == "trade" else self._market
+        return self._trade if behaviour_of(topic).socket == "trade" else self._market
 
     def _send(self, ask: Ask) -> bool:
         try:

@@ -17,7 +17,7 @@ import msgspec
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import TopicState
-from qmt_bridge.wire.topics import ALL_TRADES, KINDS, Behaviour, Kind, Topic
+from qmt_bridge.wire.topics import ALL_TRADES, Behaviour, Topic, behaviour_of
 
 # Without an answer a joiner goes live after this long, and a topic still pending at its source is asked again.
 ANSWER_TIMEOUT = 1.0
@@ -123,7 +123,7 @@ class Stream:
 
     def __init__(self, topic: Topic) -> None:
         self.topic = topic
-        self.behaviour: Behaviour = KINDS[Kind(topic.partition("/")[0])]
+        self.behaviour: Behaviour = behaviour_of(topic)
         # Receive every frame.
         self.members: dict[Member, None] = {}
         # Wait for an answer.

@@ -1,7 +1,7 @@
 """One client's bounded queue, and what it keeps when the client is slow.
 
-Pure. Every frame is kept until a backlog waits (`CONFLATE_FROM`); from then until it is empty the queue keeps the newest
-per topic, the newest per code of a whole-market stream, and up to `limit` bytes every trade event and control frame.
+Pure. Every frame is kept until a backlog waits (`CONFLATE_FROM`). From then until it is empty the queue keeps the
+newest per topic, of a market the newest per code, and up to `limit` bytes every trade event and control frame.
 """
 
 from __future__ import annotations

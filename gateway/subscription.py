@@ -17,7 +17,7 @@ from gateway.view import View
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import Position
-from qmt_bridge.wire.topics import KINDS, Kind, Topic
+from qmt_bridge.wire.topics import Topic, behaviour_of
 
 if TYPE_CHECKING:
     from gateway.session import Session
@@ -164,7 +164,7 @@ class Subscription:
         view = View(self.session.binary, terms.fields, terms.stamped, seq_id, self.session.outbox.deflated)
         # None is the documented look, whose rendering every frame keeps by itself.
         self._view = None if view == View() else view
-        behaviour = KINDS[Kind(self.topic.partition("/")[0])]
+        behaviour = behaviour_of(self.topic)
         self._behaviour = behaviour._replace(when_full="strict") if terms.keep_all else behaviour
         self.snapshot = terms.snapshot
         pace = Pace(terms.interval, behaviour.keeps == "by_code") if terms.interval else None

@@ -120,14 +120,17 @@ def _frames(
     on_gap: OnGap | None,
 ) -> Iterator[Frame]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    opened: list[zmq.Socket[bytes]] = []
     try:
         # Subscribe first, ask second: what is published in between arrives twice, not never.
         subscribers: dict[str, zmq.Socket[bytes]] = {}
         for topic, name in wanted.items():
             if name not in subscribers:
                 subscribers[name] = connect_subscriber(context, addresses[name], curve)
+                opened.append(subscribers[name])
             subscribers[name].subscribe(topic.encode("ascii"))
         ask = connect_dealer(context, ask_addr, curve)
+        opened.append(ask)
         poller = zmq.Poller()
         for subscriber in subscribers.values():
             poller.register(subscriber, zmq.POLLIN)
@@ -168,7 +171,11 @@ def _frames(
             elif timeout is not None and now >= heard + timeout:
                 return
     finally:
-        context.destroy(linger=0)
+        # Not Context.destroy, which knows its sockets by weak references: the collector may have cleared them before it
+        # ends a forgotten iterator, and would then wait for them for ever.
+        for socket in opened:
+            socket.close(linger=0)
+        context.term()
 
 
 def _is_whole(topic: str) -> bool:

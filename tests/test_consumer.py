@@ -591,3 +591,36 @@ def test_with_curve_the_allowed_consumer_is_served_and_a_stranger_is_not(config:
         assert next(where.subscribe(QUOTE, curve_dir=str(allowed))).topic == QUOTE
     finally:
         feeder.stop()
+
+
+# Makes an iterator that only the collector can end.
+FORGOTTEN = """
+import gc, sys
+from feeder.app import Feeder
+from qmt_bridge import subscribe
+from qmt_bridge.config import Config
+
+local = "tcp://127.0.0.1:*"
+feeder = Feeder(Config(source="sim", market_addr=local, trade_addr=local, ask_addr=local, data_dir=sys.argv[1]))
+feeder.start()
+publisher = feeder.publisher
+frames = subscribe(
+    "quote/600519.SH/tick/",
+    market_addr=publisher.market_addr,
+    trade_addr=publisher.trade_addr,
+    ask_addr=publisher.ask_addr,
+)
+next(frames)
+cycle = [frames]
+cycle.append(cycle)
+del frames, cycle
+gc.collect()
+feeder.stop()
+print("ended")
+"""
+
+
+def test_an_iterator_that_was_forgotten_holds_up_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORGOTTEN, str(tmp_path)]
+    program = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (program.returncode, program.stdout) == (0, "ended\n"), program.stderr

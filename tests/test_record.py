@@ -6,7 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import msgspec
@@ -153,14 +153,14 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def by_topic(frames: Iterator[Frame]) -> dict[str, list[bytes]]:
-    """Return the bodies by topic, of trade events only what a replay keeps: type and data."""
+    """Return the bodies by topic; of trade events, whether pushed or fetched, what a replay keeps: type and data."""
     bodies = defaultdict(list)
     for frame in frames:
-        body = frame.body
         if frame.topic.startswith("trade/"):
-            event = msgspec.msgpack.decode(body, type=dict[str, msgspec.Raw])
-            body = bytes(event["type"]) + bytes(event["data"])
-        bodies[frame.topic].append(body)
+            event = msgspec.msgpack.decode(frame.body, type=dict[str, msgspec.Raw])
+            bodies["trade/"].append(bytes(event["type"]) + bytes(event["data"]))
+        else:
+            bodies[frame.topic].append(frame.body)
     return bodies
 
 
@@ -418,15 +418,15 @@ def test_a_session_of_the_simulator_is_replayed_message_by_message(config: Confi
         until(lambda: all(recorder.frames(kind) >= 5 for kind in ("quote", "whole", "l2", "formula", "trade")))
         until(lambda: recorder.frames("quote") >= 20)
     recorded = by_topic(each.frame for each in read_tape(path) if each.frame.topic != STATUS_TOPIC)
-    assert {topic for topic in recorded if not topic.startswith("trade/")} == set(topics)
+    assert set(recorded) == {*topics, "trade/"}
     assert survey(path).faults == []
 
     replay = msgspec.structs.replace(config, source="replay", file=str(path), speed=0.0, delay=1.0)
+    events = len(recorded["trade/"])
     frames = []
+    ended = False
     with feeding(replay) as here:
-        events = sum(len(bodies) for topic, bodies in recorded.items() if topic.startswith("trade/"))
-        ended = False
-        for frame in subscribe(
+        played = subscribe(
             *topics,
             "trade/",
             STATUS_TOPIC,
@@ -434,15 +434,17 @@ def test_a_session_of_the_simulator_is_replayed_message_by_message(config: Confi
             trade_addr=here.trade_addr,
             ask_addr=here.ask_addr,
             timeout=DEADLINE,
-        ):
-            if frame.topic == STATUS_TOPIC:
-                ended = ended or frame.data["state"] == "ended"
-                assert frame.data["simulated"]
-            else:
-                frames.append(frame)
-            if ended and sum(frame.topic.startswith("trade/") for frame in frames) == events:
-                break
+        )
+        with closing(played):
+            for frame in played:
+                if frame.topic == STATUS_TOPIC:
+                    ended = ended or frame.data["state"] == "ended"
+                    assert frame.data["simulated"]
+                else:
+                    frames.append(frame)
+                if ended and sum(frame.topic.startswith("trade/") for frame in frames) == events:
+                    break
     assert by_topic(iter(frames)) == recorded
-    for topic in recorded:
+    for topic in topics:
         seqs = [frame.seq for frame in frames if frame.topic == topic]
         assert seqs == list(range(1, len(seqs) + 1))
