@@ -449,7 +449,7 @@ class QMTClient:
 
         Progress is ``{"finished": 1, "total": 3, "stockcode": "000001.SZ", "message": ""}``. Times are
         ``YYYYMMDD`` or ``YYYYMMDDhhmmss``, empty for everything. Equal downloads share one job, so asking again
-        after a lost connection does not start it again.
+        within some seconds after a lost connection does not start it again; left alone for longer, it is cancelled.
         """
         codes = _checked_codes("stocks", stocks)
         request = {"stocks": codes, "period": period, "start_time": start_time, "end_time": end_time}
