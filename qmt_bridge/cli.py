@@ -253,7 +253,6 @@ def tail(
     from qmt_bridge import tail as tailing
 
     config = _load(config_file, flags)
-    _stop_with_pipe()
     try:
         if topics[0].startswith(("ws://", "wss://")):
             tailing.from_url(topics[0], topics[1:], period, send, config.api_key, count, after)
@@ -261,6 +260,9 @@ def tail(
             tailing.from_wire(topics, config, count, after)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:
+        # `... | head` ends quietly: click sees to it.
+        raise
     except tailing.ERRORS as exc:
         _fail(exc)
 
@@ -434,7 +436,6 @@ def journal_export(
         with _open_journal(config_file, source, path, flags) as reader:
             lines = map(journal_file.to_line, reader.rows(account, after, since_ms))
             if out is None:
-                _stop_with_pipe()
                 sys.stdout.buffer.writelines(lines)
                 return
             # Whole or not there: half an export looks like all of it.
@@ -445,6 +446,9 @@ def journal_export(
                 part.replace(out)
             finally:
                 part.unlink(missing_ok=True)
+    except BrokenPipeError:
+        # `... | head` ends quietly: click sees to it.
+        raise
     except (QMTBridgeError, sqlite3.Error, OSError) as exc:
         _fail(exc)
 
@@ -474,12 +478,6 @@ def journal_verify(
     for fault in () if as_json else faults:
         click.echo(f"{path}: {fault}")
     sys.exit(1 if faults else 0)
-
-
-def _stop_with_pipe() -> None:
-    # `qmt-bridge tail ... | head` ends quietly; Windows has no SIGPIPE.
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 @main.command()

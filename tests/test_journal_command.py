@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime
@@ -342,3 +345,23 @@ def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
     result = run("verify")
     assert result.exit_code == 1
     assert "file is not a database" in result.output
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break in another way there")
+def test_export_whose_reader_has_seen_enough_ends_quietly(journal: Journal, path: Path) -> None:
+    for _ in range(20):
+        journal.append([order("1", text="x" * 1000) for _ in range(100)], NOON_MS)
+    command = [sys.executable, "-m", "qmt_bridge.cli", "journal", "export", "--file", str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as export:
+        assert export.stdout is not None
+        assert export.stderr is not None
+        assert json.loads(export.stdout.readline())["seq"] == 1
+        export.stdout.close()
+        assert export.stderr.read() == b""
+
+
+def test_no_command_changes_what_a_broken_pipe_does_to_the_process(journal: Journal) -> None:
+    if hasattr(signal, "SIGPIPE"):
+        before = signal.getsignal(signal.SIGPIPE)
+        run("export")
+        assert signal.getsignal(signal.SIGPIPE) is before
