@@ -249,9 +249,8 @@ async def test_formula_takes_a_pace_and_a_position(rig: Rig) -> None:
 
 
 async def test_trade_socket_begins_again_after_a_position(rig: Rig) -> None:
-    async with rig.connect(TRADE_URL) as client:
-        await client.send({"action": "ping"})
-        assert [(await client.receive())["type"] for _ in range(1)] == ["pong"]
+    async with rig.connect(f"{TRADE_URL}&ctl=1") as client:
+        assert [(await client.receive())["type"] for _ in range(2)] == ["welcome", "subscribed"]
         for number in range(5):
             rig.source.trade("order", order_id=number)
         assert [(await client.receive())["seq"] for _ in range(5)] == [1, 2, 3, 4, 5]
