@@ -320,7 +320,8 @@ class Hub:
                 member.when_drained(partial(self._go_on, stream, own))
             return
         newer = [frame for frame in stream.held if not _covers(stream, (state.epoch, after), frame)]
-        if _hole(stream, (state.epoch, after), newer):
+        # An answer that ends before what the stream has brought already has not reached the end of the journal.
+        if _hole(stream, (state.epoch, after), newer) or (events and not newer and stream.seq > after):
             self._send(stream, ask, now)
             return
         for member in waiting:
