@@ -20,7 +20,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.messages import FeedStatus, event_position
 from qmt_bridge.wire.requests import (
     Ask,
     CatchUp,
@@ -48,20 +48,13 @@ DOWNLOAD_ANSWER_TIMEOUT = 3.0
 _NOBLOCK = int(zmq.NOBLOCK)
 
 
-class _Position(msgspec.Struct):
-    seq: int
-
-
-_position_decoder = msgspec.msgpack.Decoder(_Position)
 _status_decoder = msgspec.msgpack.Decoder(FeedStatus)
 
 
 class Feed:
     """The three sockets, the hub they drive, and what is known of the feeder."""
 
-    def __init__(
-        self, config: Config, on_change: Callable[[], None], on_drained: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, config: Config, on_change: Callable[[], None], on_drained: Callable[[], None]) -> None:
         self.hub = Hub(self)
         # The feeder's newest heartbeat; None until the first, and again while the feeder is absent.
         self.status: FeedStatus | None = None
@@ -233,7 +226,7 @@ class Feed:
     def _take_event(self, frame: Frame, now: float) -> None:
         # The topic counts the events of its account; clients, whose one socket serves all accounts, the journal's.
         try:
-            frame.seq = _position_decoder.decode(frame.body).seq
+            frame.seq = event_position(frame.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             self._count_malformed(exc)
             return

@@ -16,6 +16,7 @@ import msgspec
 
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.messages import event_position
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, Behaviour, Topic, behaviour_of
 
@@ -31,12 +32,7 @@ COMPARE_TOPICS = 250
 HELD_FRAMES = 10_000
 
 
-class _Event(msgspec.Struct):
-    seq: int
-
-
 _bodies_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
-_event_decoder = msgspec.msgpack.Decoder(_Event)
 
 Outcome = Literal["live", "pending", "unanswered", "refused"]
 
@@ -206,6 +202,9 @@ class Hub:
             if stream is None:
                 return
         self.received += 1
+        # Who stands ahead may have to be replayed what the stream itself does not miss, having brought nothing yet.
+        reborn = stream.journaled and any(epoch and frame.seq > seq + 1 for epoch, seq in stream.apart.values())
+        anew = False
         if stream.epoch:
             if frame.epoch > stream.epoch and (not stream.journaled or frame.seq <= stream.seq):
                 # What the feeder published before our subscription reached its new life is unknown; a journal
@@ -219,14 +218,13 @@ class Hub:
                     return
                 if missed and stream.behaviour.on_gap != "snapshot":
                     self._count_gap(stream, missed, stream.members)
-                reborn = missed > 0 and stream.behaviour.on_gap != "count"
-                anew = False
-            if reborn:
-                # Nobody gets this frame before the answer, which brings it or what has replaced it.
-                stream.held.append(frame)
-                self._rejoin([stream], now, anew)
-                stream.epoch, stream.seq = frame.epoch, frame.seq
-                return
+                reborn = reborn or (missed > 0 and stream.behaviour.on_gap != "count")
+        if reborn:
+            # Nobody gets this frame before the answer, which brings it or what has replaced it.
+            stream.held.append(frame)
+            self._rejoin([stream], now, anew)
+            stream.epoch, stream.seq = frame.epoch, frame.seq
+            return
         stream.epoch, stream.seq = frame.epoch, frame.seq
         stream.pending_since = None
         for member in stream.members:
@@ -525,7 +523,7 @@ def _waiting(stream: Stream, ask: _Ask) -> list[Member]:
 def _events(state: TopicState) -> list[Frame]:
     bodies: list[msgspec.Raw] = [] if state.body is None else _bodies_decoder.decode(state.body)
     topic = Topic(state.topic)
-    return [Frame(topic, state.epoch, _event_decoder.decode(body).seq, 0, 0, bytes(body)) for body in bodies]
+    return [Frame(topic, state.epoch, event_position(body), 0, 0, bytes(body)) for body in bodies]
 
 
 def _covers(stream: Stream, position: tuple[int, int], frame: Frame) -> bool:

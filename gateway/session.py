@@ -418,9 +418,9 @@ class Session:
         """Write at once what has come in this turn of the loop; return whether the transport has room for more.
 
         Else a turn of thousands of messages would put what exceeds the room into the outbox, which costs ten times as
-        much, for clients that are not slow at all.
+        much, for clients that are not slow at all. What waits in the outbox already may not be overtaken.
         """
-        if not self.ready or self._gone:
+        if not self.ready or self._gone or len(self.outbox):
             return False
         self._write_ready()
         if self._direct is None or self._direct.full:

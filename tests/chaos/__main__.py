@@ -21,6 +21,8 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import click
@@ -210,7 +212,7 @@ class Run:
         for part in (self.feeder, self.gateway, *self.programs):
             kind = part.name.split()[0]
             menu.append((part.name, f"kill {kind}", self._signals(part, signal.SIGKILL)))
-            menu.append((part.name, f"freeze {kind}", self._freezes(lambda part=part: part.pid)))  # type: ignore[misc]
+            menu.append((part.name, f"freeze {kind}", self._freezes(partial(attrgetter("pid"), part))))
         menu.append(("feeder", "stop feeder", self._signals(self.feeder, signal.SIGTERM)))
         menu.append(("gateway", "stop gateway", self._signals(self.gateway, signal.SIGTERM)))
         for _ in range(2):

@@ -441,6 +441,22 @@ def test_quiet_topic_is_compared_with_the_feeder() -> None:
     assert (client.got, other.got) == (list(range(6, 17)), [3, 5, 6])
 
 
+def test_joiners_of_a_new_stream_whose_first_event_leaves_a_hole_are_replayed_what_is_in_it() -> None:
+    wire, one, two = Wire(), Client(), Client()
+    hub = Hub(wire)
+    for client, after in ((one, 5), (two, 6)):
+        hub.join({ALL_TRADES: client}, 0.0, after)
+    hub.answer(state(1, ALL_TRADES, 7, body=[{"seq": 6}, {"seq": 7}]), 0.0)
+    hub.answer(state(2, ALL_TRADES, 7, body=[{"seq": 7}]), 0.0)
+    # 8 and 9 were lost on the way; nothing had come before that would show it.
+    hub.receive(frame(TRADE, 10), 0.0)
+    assert (one.got, two.got) == ([6, 7], [7])
+    assert wire.asked[2:] == [([ALL_TRADES], 7)]
+    hub.answer(state(3, ALL_TRADES, 10, body=[{"seq": 8}, {"seq": 9}, {"seq": 10}]), 0.0)
+    hub.receive(frame(TRADE, 11), 0.0)
+    assert (one.got, two.got) == ([6, 7, 8, 9, 10, 11], [7, 8, 9, 10, 11])
+
+
 def test_heartbeats_alone_tell_of_trade_events() -> None:
     hub, wire, _ = joined(ALL_TRADES, 5)
     for number in range(10):

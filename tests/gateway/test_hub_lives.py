@@ -193,6 +193,15 @@ class World:
             self.hub.join({ALL_TRADES: trader}, self.now, trader.position)
         trader.joined = not trader.joined
 
+    def come_back(self) -> None:
+        """Let every trader's connection break and all of them join again, as after the restart of their worker."""
+        for trader in self.traders:
+            if trader.joined:
+                self.hub.leave(ALL_TRADES, trader)
+        for trader in self.traders:
+            self.hub.join({ALL_TRADES: trader}, self.now, trader.position)
+            trader.joined = True
+
     def watcher(self) -> None:
         topic = self.random.choice((TICK, SH))
         present = self.watchers[topic]
@@ -222,12 +231,12 @@ class World:
             self.hub.expire(self.now)
 
 
-@pytest.mark.parametrize("seed", range(300))
+@pytest.mark.parametrize("seed", range(500))
 def test_nobody_misses_an_event_or_a_notice_whatever_happens(seed: int) -> None:
     world = World(seed)
     often = [world.event, world.tick, world.arrive, world.arrive, world.arrive, world.answer, world.reply, world.drain]
     seldom = [world.heartbeat, world.trader, world.watcher, world.wait]
-    rare = [world.lose, world.lose_answers, world.restart, world.part]
+    rare = [world.lose, world.lose_answers, world.restart, world.part, world.come_back]
     for _ in range(600):
         kind = world.random.choices((often, seldom, rare), (20, 4, 1))[0]
         world.random.choice(kind)()

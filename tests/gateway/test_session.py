@@ -1,0 +1,81 @@
+"""A session without a server: what leaves it, and in which order, when a turn of the loop brings more than its room."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from gateway.session import Session
+from gateway.subscription import Subscription
+from gateway.writer import EXTENSION, HIGH_WATER
+from qmt_bridge.config import Config
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.topics import quote_topic
+
+TICK = quote_topic("600519.SH")
+
+
+class Transport:
+    """Prepared frames that are written down; `full` says when there is no room."""
+
+    deflates = False
+
+    def __init__(self) -> None:
+        self.full = False
+        self.written = b""
+
+    def write(self, framed: bytes) -> bool:
+        self.written += framed
+        return True
+
+
+def made() -> tuple[Session, Transport, Subscription]:
+    transport = Transport()
+    pending: list[Session] = []
+    worker: Any = SimpleNamespace(config=Config(), plan_flush=pending.append, frames_sent=0, bytes_sent=0, skipped=0)
+    scope: Any = {"path": "/ws/realtime", "query_string": b"", "headers": [], "extensions": {EXTENSION: transport}}
+    nothing: Any = None
+    session = Session(worker, scope, nothing, nothing)
+    return session, transport, Subscription(session, TICK)
+
+
+def tick(number: int, size: int = HIGH_WATER) -> Frame:
+    return Frame(TICK, 1, number, 0, 0, frames.encode({"n": number, "pad": "x" * size}))
+
+
+def order(written: bytes) -> list[bytes]:
+    marks = {b'"n":1,': b"1", b'"n":2,': b"2", b'"n":3,': b"3", b'"ack"': b"ack"}
+    return [marks[mark] for mark in sorted(marks, key=written.find) if mark in written]
+
+
+async def test_what_exceeds_the_room_of_a_fast_client_is_written_at_once_and_never_queued() -> None:
+    session, transport, subscription = made()
+    for number in (1, 2, 3):
+        subscription.deliver(tick(number))
+        assert len(session.outbox) == 0
+    assert order(transport.written) == [b"1", b"2"]
+    session.flush()
+    assert order(transport.written) == [b"1", b"2", b"3"]
+
+
+async def test_nothing_overtakes_what_waits_in_the_outbox() -> None:
+    session, transport, subscription = made()
+    subscription.deliver(tick(1))
+    session.tell({"type": "ack"})
+    subscription.deliver(tick(2))
+    subscription.deliver(tick(3))
+    session.flush()
+    assert order(transport.written) == [b"1", b"ack", b"2", b"3"]
+
+
+async def test_client_whose_transport_is_full_is_queued() -> None:
+    session, transport, subscription = made()
+    subscription.deliver(tick(1))
+    transport.full = True
+    subscription.deliver(tick(2))
+    assert order(transport.written) == [b"1"]
+    assert len(session.outbox) == 1
+    transport.full = False
+    session.flush()
+    assert order(transport.written) == [b"1", b"2"]
