@@ -203,7 +203,7 @@ class Hub:
                 return
         self.received += 1
         # Who stands ahead may have to be replayed what the stream itself does not miss, having brought nothing yet.
-        reborn = stream.journaled and any(epoch and frame.seq > seq + 1 for epoch, seq in stream.apart.values())
+        reborn = bool(stream.apart) and stream.journaled and _leaves_hole(stream, frame)
         anew = False
         if stream.epoch:
             if frame.epoch > stream.epoch and (not stream.journaled or frame.seq <= stream.seq):
@@ -532,6 +532,11 @@ def _covers(stream: Stream, position: tuple[int, int], frame: Frame) -> bool:
     if stream.journaled or frame.epoch == epoch:
         return frame.seq <= seq
     return frame.epoch < epoch
+
+
+def _leaves_hole(stream: Stream, frame: Frame) -> bool:
+    """Return whether somebody who stands elsewhere would miss an event before `frame`."""
+    return any(epoch and frame.seq > seq + 1 for epoch, seq in stream.apart.values())
 
 
 def _is_ahead(stream: Stream, position: tuple[int, int]) -> bool:
