@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
@@ -22,6 +25,8 @@ def readiness(worker: Worker) -> Response:
     ready = status is not None and journal is None
     shown = {
         "ready": ready,
+        # Whose numbers these are: any of several workers answers.
+        "worker": os.getpid(),
         **worker.feed_state(),
         # Why trade events cannot be written; they are published all the same.
         "journal": journal,
@@ -33,6 +38,7 @@ def readiness(worker: Worker) -> Response:
         "bytes_sent": worker.bytes_sent,
         "skipped": worker.skipped,
         "gaps": worker.feed.hub.gaps,
+        "tasks": len(asyncio.all_tasks()),
     }
     return _json(shown, 200 if ready else 503)
 

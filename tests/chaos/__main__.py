@@ -1,10 +1,15 @@
 """Kill, stop, cut and stall everything at random, then hold what each client got against the journal.
 
     python -m tests.chaos --seconds 60 --seed 1
+    python -m tests.chaos --seconds 3600 --rate 0.0167 --crowd 200
 
 Real processes on the built-in simulator: a feeder, a gateway of two workers, proxies between all parts, and clients:
 the Python library, bare WebSockets, programs that are killed themselves, and watchers of ticks. Ends with 1 if an
-event was lost, came twice or out of order, or if a hole in the ticks was not told.
+event was lost, came twice or out of order, if a hole in the ticks was not told, or if feeder and workers hold more when
+all clients have gone than before they came.
+
+With a crowd the market is a whole one at its own pace, as on a trading day; nothing is killed in the second half, so
+that processes grow old enough to show that their memory does not grow.
 """
 
 from __future__ import annotations
@@ -32,7 +37,9 @@ import zmq
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import FeedStatus
 from qmt_bridge.wire.topics import STATUS_TOPIC
-from tests.chaos import program
+from tests.chaos import leaks, program
+from tests.chaos.crowd import Crowd
+from tests.chaos.leaks import Holding, Memory
 from tests.chaos.proxy import Proxy
 from tests.chaos.verdict import Received, journaled, judge
 from tests.chaos.watchers import LibraryTrader, QuoteWatcher, RawTrader, Watcher
@@ -42,6 +49,10 @@ KEY = "chaos"
 STOCKS = [f"{600000 + number}.SH" for number in range(10)]
 # To become whole again after the last fault.
 SETTLE_SECONDS = 60.0
+# Between two looks at the memory of all processes.
+LOOK_SECONDS = 2.0
+# A life may end with so much more memory than it had when it was warm.
+GROWTH = 0.2
 
 _status = msgspec.msgpack.Decoder(FeedStatus)
 
@@ -49,24 +60,32 @@ _status = msgspec.msgpack.Decoder(FeedStatus)
 class Run:
     """One run: parts, clients, faults."""
 
-    def __init__(self, folder: Path, seed: int, rate: float) -> None:
+    def __init__(self, folder: Path, seed: int, rate: float, crowd: int) -> None:
         self.random = random.Random(seed)
+        self.crowd = Crowd(crowd, seed)
+        self.memory = Memory()
+        self.before: dict[str, Holding] = {}
+        self.after: dict[str, Holding] = {}
         self.rate = rate
         self.faults: Counter[str] = Counter()
         self.folder = folder
         self.disk = Disk(folder / "data")
         self.status: FeedStatus | None = None
+        # What went wrong in the run itself.
+        self.trouble: list[str] = []
         self.watchers: list[Watcher] = []
         self.programs: list[Part] = []
+        self._kills = True
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._listeners: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Start everything and wait until every client is served."""
         ports = [free_port() for _ in range(3)]
         self.wires = [Proxy(port) for port in ports]
-        listening = free_port()
-        self.doors = [Proxy(listening) for _ in range(2)]
+        self.port = free_port()
+        self.doors = [Proxy(self.port) for _ in range(2)]
         for proxy in (*self.wires, *self.doors):
             await proxy.start()
         names = ("QMT_BRIDGE_MARKET_ADDR", "QMT_BRIDGE_TRADE_ADDR", "QMT_BRIDGE_ASK_ADDR")
@@ -75,17 +94,18 @@ class Run:
         feeder |= {
             "QMT_BRIDGE_SOURCE": "sim",
             "QMT_BRIDGE_DATA_DIR": str(self.disk.path),
-            "QMT_BRIDGE_SIM_ORDER_INTERVAL": "0.05",
-            "QMT_BRIDGE_SIM_INTERVAL": "0.05",
+            # With a crowd it is the length of a run that counts: some ten events a second.
+            "QMT_BRIDGE_SIM_ORDER_INTERVAL": "1" if self.crowd.size else "0.05",
         }
         gateway |= {
             "QMT_BRIDGE_API_KEY": KEY,
-            "QMT_BRIDGE_PORT": str(listening),
+            "QMT_BRIDGE_PORT": str(self.port),
             "QMT_BRIDGE_WORKERS": "2",
-            # So small that a stalled client is conflated, and closed on the stream that may not lose anything.
-            "QMT_BRIDGE_OUTBOX_BYTES": "65536",
-            "QMT_BRIDGE_SLOW_TIMEOUT": "5",
         }
+        if not self.crowd.size:
+            feeder["QMT_BRIDGE_SIM_INTERVAL"] = "0.05"
+            # So small that a stalled client is conflated, and closed on the stream that may not lose anything.
+            gateway |= {"QMT_BRIDGE_OUTBOX_BYTES": "65536", "QMT_BRIDGE_SLOW_TIMEOUT": "5"}
         self.feeder = Part("feeder", bridge("feeder"), feeder, self.folder)
         self.gateway = Part("gateway", bridge("gateway"), gateway, self.folder)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
@@ -97,21 +117,29 @@ class Run:
             *(RawTrader(f"raw {number}") for number in range(3)),
             *(QuoteWatcher(f"ticks {number}", STOCKS) for number in range(3)),
         ]
+        self.feeder.tend()
+        self.gateway.tend()
+        self._background(self._tend())
+        self._background(self._look())
+        await self._until(lambda: self.status is not None and len(self.gateway.workers) == 2, "feeder and gateway")
+        self.before = await self._hold()
         for number in range(2):
             name = f"program {number}"
             arguments = [str(self.doors[number].port), KEY, str(self._file(name))]
             command = [sys.executable, "-m", "tests.chaos.program", *arguments]
-            self.programs.append(Part(name, command, {}, self.folder))
-        self._background(self._tend())
+            part = Part(name, command, {}, self.folder)
+            part.tend()
+            self.programs.append(part)
         for number, watcher in enumerate(self.watchers):
-            self._background(watcher.run(self.doors[number % 2].port, KEY))
-        await self._until(lambda: self.status is not None, "the feeder")
+            self._listeners.append(asyncio.create_task(watcher.run(self.doors[number % 2].port, KEY)))
+        self.crowd.start([door.port for door in self.doors], KEY)
         await self._until(lambda: all(watcher.longest for watcher in self.watchers), "the first frames")
 
     async def torment(self, seconds: float) -> None:
         """Let one fault after the other happen; several are under way at a time, but one on each part."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        began = time.monotonic()
+        while (elapsed := time.monotonic() - began) < seconds:
+            self._kills = not self.crowd.size or elapsed < seconds / 2
             await asyncio.sleep(self.random.expovariate(self.rate))
             victim, name, act = self.random.choice(self._menu())
             if victim not in self._busy:
@@ -144,12 +172,34 @@ class Run:
             )
         return last
 
+    async def leave(self) -> None:
+        """Let all clients go, and wait until feeder and workers hold what they held before the first one came."""
+        await self._dismiss()
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while self.after != self.before and time.monotonic() < deadline:
+            await asyncio.sleep(1.0)
+            self.after = await self._hold()
+
+    async def _hold(self) -> dict[str, Holding]:
+        assert self.status is not None
+        async with asyncio.timeout(SETTLE_SECONDS):
+            return await leaks.hold(self.feeder, self.gateway, self.status, self.port)
+
+    async def _dismiss(self) -> None:
+        await self.crowd.stop()
+        for task in self._listeners:
+            task.cancel()
+        await asyncio.gather(*self._listeners, return_exceptions=True)
+        for part in self.programs:
+            await asyncio.to_thread(part.stop)
+
     async def stop(self) -> None:
         """End everything."""
+        await self._dismiss()
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for part in (*self.programs, self.gateway, self.feeder):
+        for part in (self.gateway, self.feeder):
             await asyncio.to_thread(part.stop)
         for proxy in (*self.wires, *self.doors):
             await proxy.stop()
@@ -177,7 +227,10 @@ class Run:
 
     def _background(self, work: Awaitable[None]) -> None:
         async def run() -> None:
-            await work
+            try:
+                await work
+            except Exception as exc:
+                self.trouble.append(f"{type(exc).__name__}: {exc}")
 
         task = asyncio.create_task(run())
         self._tasks.add(task)
@@ -191,6 +244,16 @@ class Run:
                 while True:
                     self.status = _status.decode(Frame.from_parts(self._subscriber.recv_multipart(zmq.NOBLOCK)).body)
             await asyncio.sleep(0.05)
+
+    async def _look(self) -> None:
+        while True:
+            for part in (self.feeder, self.gateway):
+                for number, pid in enumerate(part.workers or [part.pid]):
+                    # It may have been killed just now.
+                    with suppress(OSError):
+                        name = f"worker {number}" if part is self.gateway else part.name
+                        self.memory.note(name, pid, time.monotonic(), leaks.megabytes(pid))
+            await asyncio.sleep(LOOK_SECONDS)
 
     async def _until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + SETTLE_SECONDS
@@ -211,13 +274,15 @@ class Run:
         menu: list[tuple[str, str, Callable[[], Awaitable[None]]]] = []
         for part in (self.feeder, self.gateway, *self.programs):
             kind = part.name.split()[0]
-            menu.append((part.name, f"kill {kind}", self._signals(part, signal.SIGKILL)))
             menu.append((part.name, f"freeze {kind}", self._freezes(partial(attrgetter("pid"), part))))
-        menu.append(("feeder", "stop feeder", self._signals(self.feeder, signal.SIGTERM)))
-        menu.append(("gateway", "stop gateway", self._signals(self.gateway, signal.SIGTERM)))
+            if self._kills or part in self.programs:
+                menu.append((part.name, f"kill {kind}", self._signals(part, signal.SIGKILL)))
         for _ in range(2):
-            menu.append(("gateway", "kill worker", self._kill_worker))
             menu.append(("gateway", "freeze worker", self._freezes(self._worker)))
+        if self._kills:
+            menu.append(("feeder", "stop feeder", self._signals(self.feeder, signal.SIGTERM)))
+            menu.append(("gateway", "stop gateway", self._signals(self.gateway, signal.SIGTERM)))
+            menu += [("gateway", "kill worker", self._kill_worker)] * 2
         for number, proxy in enumerate(self.wires):
             menu.append((f"wire {number}", "cut wire", self._cuts(proxy)))
             menu.append((f"wire {number}", "hold wire", self._holds(proxy)))
@@ -298,8 +363,8 @@ class Run:
         await self._until(lambda: self.status is not None and self.status.time > healed, "the journal")
 
 
-async def _run(folder: Path, seconds: float, seed: int, rate: float) -> int:
-    run = Run(folder, seed, rate)
+async def _run(folder: Path, seconds: float, seed: int, rate: float, crowd: int) -> int:
+    run = Run(folder, seed, rate, crowd)
     failed: list[str] = []
     try:
         await run.start()
@@ -309,6 +374,7 @@ async def _run(folder: Path, seconds: float, seed: int, rate: float) -> int:
         last = await run.settle()
         ticks = [watcher for watcher in run.watchers if isinstance(watcher, QuoteWatcher)]
         holes = sum(watcher.unexplained for watcher in ticks)
+        await run.leave()
     finally:
         await run.stop()
     rows = run.journal()
@@ -328,13 +394,27 @@ async def _run(folder: Path, seconds: float, seed: int, rate: float) -> int:
     for part in (run.feeder, run.gateway, *run.programs):
         if part.crashes:
             failed.append(f"{part.name} ended {part.crashes} times by itself")
+    failed += run.trouble
+    for name, held in run.before.items():
+        if run.after.get(name) != held:
+            failed.append(f"{name} held {held} before, now {run.after.get(name)}")
+    for life in run.memory.lives():
+        click.echo(
+            f"{life.name:<12} {life.warm:.1f} MB, {life.last:.1f} MB after {life.seconds:.0f} s: {life.growth:+.1%}"
+        )
+        if life.growth > GROWTH:
+            failed.append(f"{life.name} grew by {life.growth:.1%}")
     if holes:
         failed.append(f"{holes} missing ticks of which nobody was told")
+    held = ", ".join(f"{name} {holding.descriptors}" for name, holding in run.after.items())
     outages = [watcher.longest for watcher in run.watchers]
     click.echo(f"faults       {sum(run.faults.values())} in {took:.0f} s: {dict(run.faults.most_common())}")
     click.echo(f"journal      {len(journal)} events, compared up to {last}")
     click.echo(f"ticks        {sum(watcher.frames for watcher in ticks)} frames, {holes} missing without a notice")
     click.echo(f"outage       longest {max(outages):.1f} s, reconnects {sum(w.reconnects for w in run.watchers)}")
+    click.echo(f"descriptors  {held} when all clients had gone, {'as' if run.after == run.before else 'not as'} before")
+    if crowd:
+        click.echo(f"crowd        {crowd} at a time, {run.crowd.visits} in all, {run.crowd.frames} frames")
     click.echo(
         f"disk         {'filled as well' if run.disk.mounted else 'not filled: no file system could be mounted'}"
     )
@@ -348,15 +428,16 @@ async def _run(folder: Path, seconds: float, seed: int, rate: float) -> int:
 @click.option("--seconds", default=60.0, help="How long faults go on.")
 @click.option("--seed", default=None, type=int, help="The same seed chooses the same faults.")
 @click.option("--rate", default=2.0, help="Faults a second.")
+@click.option("--crowd", default=0, help="More clients, of a whole market, that come and go.")
 @click.option("--keep", is_flag=True, help="Keep logs and journal.")
-def main(seconds: float, seed: int | None, rate: float, keep: bool) -> None:
+def main(seconds: float, seed: int | None, rate: float, crowd: int, keep: bool) -> None:
     """Kill, stop, cut and stall everything at random, then compare every client with the journal."""
     if sys.platform != "linux":
         raise click.ClickException("stopping processes and filling a disk needs Linux")
     seed = random.randrange(1_000_000) if seed is None else seed
     folder = Path(tempfile.mkdtemp(prefix="qmt-bridge-chaos-"))
     click.echo(f"seed {seed}, logs in {folder}")
-    code = asyncio.run(_run(folder, seconds, seed, rate))
+    code = asyncio.run(_run(folder, seconds, seed, rate, crowd))
     if not (keep or code):
         shutil.rmtree(folder, ignore_errors=True)
     sys.exit(code)

@@ -33,6 +33,7 @@ class Part:
         self._log = folder / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._asked = False
+        self._over = False
 
     @property
     def pid(self) -> int:
@@ -50,8 +51,8 @@ class Part:
             return []
 
     def tend(self) -> None:
-        """Start it if it does not run."""
-        if self._process is not None and self._process.poll() is None:
+        """Start it if it does not run, and was not stopped."""
+        if self._over or (self._process is not None and self._process.poll() is None):
             return
         if self._process is not None and not self._asked:
             self.crashes += 1
@@ -66,7 +67,8 @@ class Part:
             self._process.send_signal(number)
 
     def stop(self) -> None:
-        """End it, politely first."""
+        """End it for good, politely first."""
+        self._over = True
         if self._process is None:
             return
         self.send(signal.SIGCONT)
