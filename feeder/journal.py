@@ -105,7 +105,7 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise ConfigError("data_dir", f"cannot make the folder of the trade journal {path}: {exc}") from exc
-        self._lock = _lock(path)
+        self._lock = _lock(path.parent)
         with ExitStack() as failed:
             failed.callback(self._lock.close)
             try:
@@ -337,12 +337,13 @@ def _marked(body: bytes) -> bytes:
     return frames.encode({**frames.split(body), "journaled": False})
 
 
-def _lock(path: Path) -> sqlite3.Connection:
+def _lock(folder: Path) -> sqlite3.Connection:
     """Return what keeps a second feeder out until it is closed, or its process is gone: two would give one seq twice.
 
-    A lock of its own, so that others may read the journal. SQLite's, since it is the same on every system.
+    One of another source too, since a folder is a feeder's. A file of its own, so that others may read the journal;
+    SQLite's lock, since it is the same on every system.
     """
-    path = path.with_suffix(".lock")
+    path = folder / "feeder.lock"
     try:
         lock = sqlite3.connect(path, timeout=0.0, isolation_level=None)
     except sqlite3.Error as exc:
@@ -354,7 +355,7 @@ def _lock(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as exc:
         lock.close()
         if exc.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-            reason = f"another feeder of this source has its trade journal in {path.parent}: {path.name} is locked"
+            reason = f"another feeder has its trade journal in {folder}: {path.name} is locked; give each its own folder"
         else:
             reason = f"cannot lock {path}: {exc}"
         raise ConfigError("data_dir", reason) from exc

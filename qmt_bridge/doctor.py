@@ -340,6 +340,14 @@ def feeder(status: FeedStatus | None, unheard: str | None, version: str, source:
     return Finding("feeder", "ok", said)
 
 
+def journal(status: FeedStatus) -> Finding:
+    """Judge whether the feeder that answers can write its trade journal."""
+    if status.journal is not None:
+        said = f"the feeder cannot write it: {status.journal}; trade events go out, but are only in its memory"
+        return Finding("journal", "fail", said, "make room on the feeder's disk, and do not stop it before")
+    return Finding("journal", "ok", f"is written; the newest trade event is {status.trade_seq}")
+
+
 # -- The facts
 
 
@@ -378,6 +386,7 @@ def examine(config: Config, version: str) -> list[Finding]:
         folder(config.data_path, _write_error(config.data_path)),
         disk(_free_bytes(config.data_path)),
         feeder(status, unheard, version, config.source),
+        *([] if status is None else [journal(status)]),
     ]
 
 

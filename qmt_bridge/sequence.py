@@ -16,6 +16,8 @@ from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic
 
 # A question about trade events that nothing was heard of for so long is asked again: its answer was lost.
 AGAIN_SECONDS = 5.0
+# Of a journal so many bytes are asked for at a time, at the caller's pace: else a slow one would have all of it queued.
+ROOM_BYTES = 512 * 1024
 # Trade events that wait for those before them; what does not fit is in the journal.
 MAX_AHEAD = 20_000
 
@@ -119,7 +121,7 @@ class Events:
         self._unasked = False
         self._question = number
         self._heard_at = now
-        return CatchUp(number, [self.topic], self._start if self._after is None else self._after)
+        return CatchUp(number, [self.topic], self._start if self._after is None else self._after, ROOM_BYTES)
 
     def check(self, reborn: bool) -> None:
         """See to it that the journal is asked for what may have been lost without a successor that shows it.
@@ -154,7 +156,7 @@ class Events:
 
     def answered(self, state: TopicState, now: float) -> list[Frame]:
         """Return the events of an answer that are news, and what waited for them; raise `Refused`."""
-        # An older question's answer too shows that the feeder is at it: the newer one's comes behind.
+        # An older question's answer too shows that the feeder is at it: the newer one's comes behind it.
         self._heard_at = now
         if state.id != self._question:
             return []
@@ -169,20 +171,15 @@ class Events:
         if self._after is None:
             self._after = self._start or 0
         bodies = _bodies(state)
-        first = state.seq - len(bodies) + 1
-        if bodies and first > self._position() + 1:
-            # A part of the answer was lost on the way.
-            self._unasked = True
-            return []
         frames = [
             self._pass(Frame(self.topic, state.epoch, at, 0, 0, body), at)
-            for at, body in enumerate(bodies, first)
+            for at, body in enumerate(bodies, state.seq - len(bodies) + 1)
             if at > self._position()
         ]
+        self._question = None
         if not state.more:
             frames += self._successors()
-            self._question = None
-            self._unasked = bool(self._ahead)
+        self._unasked = state.more or bool(self._ahead)
         return frames
 
     def _position(self) -> int:

@@ -118,6 +118,8 @@ UP = FeedStatus("xtquant", False, "up", 1, 1, topics=3, version="1.0")
         pytest.param(doctor.feeder(UP, None, "1.0", "auto"), "ok", "source xtquant, state up, 3 topics", id="feeder"),
         pytest.param(doctor.feeder(UP, None, "2.0", "auto"), "warn", "1.0, but installed is 2.0", id="feeder-old"),
         pytest.param(doctor.feeder(UP, None, "1.0", "sim"), "warn", "but the setting is sim", id="feeder-other"),
+        pytest.param(doctor.journal(replace(UP, trade_seq=7)), "ok", "newest trade event is 7", id="journal"),
+        pytest.param(doctor.journal(replace(UP, journal="disk is full")), "fail", "disk is full", id="journal-full"),
     ],
 )
 def test_a_check_says_how_it_stands(finding: Finding, level: str, said: str) -> None:
@@ -430,6 +432,7 @@ def test_a_running_feeder_and_gateway_are_recognised(machine: Machine) -> None:
     assert code == 0, findings
     assert levels(findings, "warn") == []
     assert "source sim, SIMULATED data, state up" in findings["feeder"].said
+    assert "is written" in findings["journal"].said
     assert findings["market_addr"].said == f"the running feeder has {machine.env['QMT_BRIDGE_MARKET_ADDR']}"
     assert findings["gateway"].said == f"a gateway answers at 127.0.0.1:{machine.port}"
 

@@ -21,6 +21,7 @@ import pytest
 from feeder import journal as journal_module
 from feeder.journal import CHUNK_BYTES, CHUNK_EVENTS, Journal, Unsent
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire import frames
 
 DAY_MS = 24 * 3600 * 1000
@@ -429,12 +430,14 @@ def test_a_journal_without_a_limit_keeps_everything(open_journal: Open) -> None:
     assert journal.oldest() == 0
 
 
-def test_a_second_feeder_on_the_same_file_is_refused(open_journal: Open, path: Path) -> None:
+@pytest.mark.parametrize("source", ["sim", "xtquant"])
+def test_a_second_feeder_in_the_same_folder_is_refused(open_journal: Open, path: Path, source: str) -> None:
     journal = open_journal()
-    with pytest.raises(ConfigError, match=r"another feeder .*journal-sim\.lock is locked"):
-        Journal(path, days=30)
+    other = journal_path(path.parent, source)
+    with pytest.raises(ConfigError, match=r"another feeder .*feeder\.lock is locked"):
+        Journal(other, days=30)
     journal.close()
-    Journal(path, days=30).close()
+    Journal(other, days=30).close()
 
 
 def test_a_file_that_cannot_be_used_is_left_to_another_try(path: Path) -> None:

@@ -65,8 +65,7 @@ def test_on_the_same_folder_it_is_refused_and_the_folder_is_named(
     first(FREE)
     refused = second(tmp_path / "a", FREE)
     assert refused.returncode == 1
-    assert "data_dir: another feeder of this source has its trade journal in" in refused.stderr
-    assert str(tmp_path / "a") in refused.stderr
+    assert f"data_dir: another feeder has its trade journal in {tmp_path / 'a'}" in refused.stderr
     assert "Traceback" not in refused.stderr
     # Each to its own.
     assert second(tmp_path / "b", FREE).returncode == 0
