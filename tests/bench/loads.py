@@ -14,6 +14,7 @@ import zmq
 from qmt_bridge import sockets
 from qmt_bridge.bench import STAMPED, Bare, Client, Crews, Load, Tally
 from qmt_bridge.wire.frames import framed, to_json
+from tests.bench import recovery
 from tests.bench.publish import FIRST_SEQ, tick
 from tests.bench.servers import (
     ASGI,
@@ -401,6 +402,10 @@ LOADS = (
     Kind(9, "10 of 100 clients stalled at 200,000/s", (OURS,), stalled),
     Kind(10, "l2_thousand, 1,000 levels a side, 200 records/s to 20 clients", (OURS,), thousand_levels),
     Kind(11, "half load: memory", (OURS,), soak, once=True),
+    Kind(12, "200 clients of a simulated market, the feeder started anew", (OURS,), recovery.restarted),
+    Kind(13, "xtquant's stand-in goes and comes back, 93 subscriptions", (OURS,), recovery.reconnected),
+    Kind(14, "5,000 trade events/s in bursts of 500, each on disk first", (OURS,), recovery.bursts),
+    Kind(15, "100,000 trade events replayed to one client", (OURS,), recovery.replayed),
 )
 
 
@@ -450,6 +455,12 @@ def verdicts(results: Results) -> Iterator[Verdict]:
             return Verdict(load, text, "not measured", None)
         return Verdict(load, text, f"{ours:.3g} ms against {theirs:.3g} ms", ours <= theirs * share)
 
+    def least(load: int, name: str, limit: float, text: str) -> Verdict:
+        ours = figure(load, OURS.name, name)
+        return Verdict(
+            load, text, "not measured" if ours is None else f"{ours:,.0f}", None if ours is None else ours >= limit
+        )
+
     def sustained() -> Verdict:
         text = "200 records/s to 20 clients sustained; share of the core reported"
         rate, offered, cpu = (figure(10, OURS.name, name) for name in ("rate", "offered", "cpu"))
@@ -489,6 +500,11 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         most(9, "growth_mb", 5.0, "memory grows by at most 5 MB", "MB"),
         sustained(),
         most(11, "growth", 2.0, "memory flat within 2 % after the first tenth", "%", 100),
+        most(12, "first_s", 2.0, "at most 2 s from its start to the first frame of every client", "s"),
+        most(13, "restored_s", 2.0, "at most 2 s from the connection to all subscriptions", "s"),
+        none(14, "lost", "none lost"),
+        most(14, "p99", 20.0, "p99 from the callback to a consumer at most 20 ms", "ms"),
+        least(15, "rate", 50_000, "at least 50,000/s"),
     )
     ran = {load for load, _ in results}
     return (verdict for verdict in every if verdict.load in ran)

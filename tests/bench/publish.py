@@ -30,6 +30,7 @@ from qmt_bridge.wire.requests import CatchUp, TopicState, ask_decoder, reply_enc
 from qmt_bridge.wire.topics import Kind, Topic, l2_topic, quote_topic, whole_topic
 
 FIRST_SEQ = 1_000_000_001
+ACCOUNT = "1000000365"
 EMBEDDED = Stamps(
     rb'(?P<epoch>)\{"(?P<code>[^"]+)":\[?\{"seq":(?P<seq>\d+),"sent":(?P<time>\d+)(?P<published>)', unit=0.001
 )
@@ -81,6 +82,33 @@ def depth(seq: int, sent: int, levels: int) -> dict[str, Any]:
         "bidPrice": prices,
         "askVol": volumes,
         "bidVol": volumes,
+    }
+
+
+def order(number: int, sent: int) -> dict[str, Any]:
+    """Return an order as xttrader tells of it, with its number and the time in ns when it was told."""
+    return {
+        "account_type": 2,
+        "account_id": ACCOUNT,
+        "stock_code": "600519.SH",
+        "order_id": number,
+        "order_sysid": "1",
+        "order_time": 1764000000,
+        "order_type": 23,
+        "order_volume": 100,
+        "price_type": 50,
+        "price": 1858.0,
+        "traded_volume": 0,
+        "traded_price": 0.0,
+        "order_status": 50,
+        "status_msg": "",
+        "strategy_name": "",
+        "order_remark": "",
+        "direction": 0,
+        "offset_flag": 48,
+        "secu_account": "A1",
+        "instrument_name": "",
+        "sent": sent,
     }
 
 
@@ -177,6 +205,10 @@ class ToFeeder:
         # Every code's record is the same but for the number; the first one's shows the batch's.
         record = msgspec.Raw(template[1].fill(seq, sent_us))
         self.sink.publish_whole(whole_topic(market), dict.fromkeys(codes, record), sent_us * 1000)
+
+    def send_order(self, number: int) -> None:
+        now = time.time_ns()
+        self.sink.publish_trade(ACCOUNT, "order", order(number, now), now)
 
     def room(self) -> None:
         self.sink.wait_room(INBOX, 1.0)
@@ -392,6 +424,16 @@ class _Worker:
     def sent(self) -> int:
         """Return how many messages have been sent since `start`."""
         return self._sent
+
+    def orders(self, count: int, rate: float, burst: int) -> float:
+        """Send trade events, so many a second and so many at once; return the seconds that it took."""
+        began = time.perf_counter()
+        for number in range(count):
+            if number % burst == 0:
+                time.sleep(max(0.0, began + number / rate - time.perf_counter()))
+                self.outlet.room()
+            self.outlet.send_order(number)
+        return time.perf_counter() - began
 
     def wanted(self) -> int:
         """Return how many topics somebody wants."""
