@@ -546,6 +546,7 @@ def bench(
     qmt-bridge bench ws://127.0.0.1:8000/ws/whole_quote SH SZ --clients 50 --seconds 30
     """
     from qmt_bridge import bench as benchmark
+    from qmt_bridge.load import Load
 
     if url is None and not selftest:
         raise click.UsageError("Missing argument 'URL' (or --selftest).")
@@ -553,7 +554,7 @@ def bench(
         raise click.UsageError("--stalled must leave at least one client that reads.")
     key = _load(config_file, {"api_key": api_key}).api_key
     headers = (("X-API-Key", key),) if key else ()
-    wanted = benchmark.Load(url or "", codes, headers=headers, **load)
+    wanted = Load(url or "", codes, headers=headers, **load)
     try:
         found = (benchmark.selftest if selftest else benchmark.measure)(wanted, seconds)
     except KeyboardInterrupt:

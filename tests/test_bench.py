@@ -18,7 +18,8 @@ from websockets import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
-from qmt_bridge.bench import Bare, Client, Crew, Crews, Histogram, Load, Tally, measure, selftest, shown, to_text
+from qmt_bridge.bench import Bare, measure, selftest, shown, to_text
+from qmt_bridge.load import Client, Crew, Crews, Histogram, Load, Tally
 from qmt_bridge.wire.frames import framed, to_json
 from tests.bench import table
 from tests.bench.loads import LOADS, medians, observe, verdicts
@@ -342,7 +343,7 @@ def test_a_client_that_loses_its_connection_meanwhile_is_trouble():
 
 def test_the_clients_end_with_their_parent():
     program = (
-        "import sys, time; from qmt_bridge.bench import Crews, Load\n"
+        "import sys, time; from qmt_bridge.load import Crews, Load\n"
         "with Crews(Load(sys.argv[1], ('600519.SH',), clients=2, cores=(0,))) as crews:\n"
         "    crews.connect(); print('connected', flush=True); time.sleep(60)"
     )

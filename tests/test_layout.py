@@ -55,7 +55,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # An extra.
     ("qmt_bridge/parquet.py", WIRE | {"qmt_bridge.tape", "pyarrow"}, {"asyncio"}),
     # psutil is optional: without it a server's memory is not known.
-    ("qmt_bridge/bench.py", {"qmt_bridge", "orjson", "psutil", "uvloop"}, set()),
+    ("qmt_bridge/bench.py", {"qmt_bridge", "psutil", "uvloop"}, set()),
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
     # The feeder's pure middle.
     ("feeder/registry.py", WIRE, IMPURE),

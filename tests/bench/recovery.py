@@ -23,8 +23,8 @@ from websockets.asyncio.client import connect
 
 from feeder.app import Feeder
 from qmt_bridge import sockets
-from qmt_bridge.bench import Histogram, pin
 from qmt_bridge.config import Config, export_env
+from qmt_bridge.load import Histogram, pin
 from qmt_bridge.wire.topics import ALL_TRADES, FormulaSpec, formula_topic, quote_topic, whole_topic
 from tests.bench.publish import Publisher, connected
 from tests.bench.servers import LOAD_CORES, ROOT, SERVER_CORES, Row, free_port, process
