@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import msgspec
 
 from qmt_bridge.errors import Refused, WireError
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.messages import FeedStatus, event_position
 from qmt_bridge.wire.requests import CatchUp, TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic
 
@@ -24,12 +24,6 @@ MAX_AHEAD = 20_000
 T = TypeVar("T")
 
 
-class _Journaled(msgspec.Struct):
-    # The position in the journal, over all accounts.
-    seq: int
-
-
-_journaled_decoder = msgspec.msgpack.Decoder(_Journaled)
 _status_decoder = msgspec.msgpack.Decoder(FeedStatus)
 _events_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
@@ -240,11 +234,11 @@ class Sequence:
         """Return what can be handed out now that `frame` is here; raise `Refused` if a journal has begun again."""
         if frame.topic.startswith(ALL_TRADES):
             if ALL_TRADES in self._events:
-                return self._events[ALL_TRADES].arrived(frame, _decode(_journaled_decoder, frame).seq)
+                return self._events[ALL_TRADES].arrived(frame, _read(event_position, frame))
             # A prefix that is no whole topic stands for accounts which are not known before.
             return self._events.setdefault(frame.topic, Events(frame.topic)).arrived(frame, frame.seq)
         if frame.topic == STATUS_TOPIC and self._events:
-            self._check(_decode(_status_decoder, frame))
+            self._check(_read(_status_decoder.decode, frame))
             if not self._shows_status:
                 return []
         return self.values.arrived(frame)
@@ -261,9 +255,9 @@ class Sequence:
                 events.check(reborn)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[T], frame: Frame) -> T:
+def _read(read: Callable[[bytes], T], frame: Frame) -> T:
     try:
-        return decoder.decode(frame.body)
+        return read(frame.body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise WireError(f"a message of {frame.topic} cannot be read: {exc}") from exc
 

@@ -24,7 +24,7 @@ import zmq
 from test_up import receive, running
 from websockets.asyncio.client import connect
 
-from feeder import splice, xtquote, xtsdk
+from feeder import splice, xtquote
 from feeder.app import Feeder
 from feeder.xtquote import XtQuote
 from feeder.xtsource import XtSource
@@ -347,10 +347,6 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     monkeypatch.setattr(xtquote, "RETURN_SECONDS", 0.05)
     monkeypatch.setattr(splice, "OVERLAP", 0.1)
     with native.installed() as terminal:
-        with warnings.catch_warnings():
-            # The wheel's sources have invalid escapes, which warn when they are compiled.
-            warnings.simplefilter("ignore")
-            xtsdk.load()
         yield terminal
         assert terminal.escaped == []
 

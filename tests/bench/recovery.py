@@ -11,7 +11,6 @@ import multiprocessing
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -103,7 +102,6 @@ def _reconnected(keeps: bool) -> float:
     sys.path.insert(0, str(ROOT / "tests" / "fakes"))
     import native
 
-    from feeder import xtsdk
     from feeder.xtsource import XtSource
 
     topics = [
@@ -113,10 +111,6 @@ def _reconnected(keeps: bool) -> float:
     ]
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     with native.installed() as terminal, _config() as config:
-        with warnings.catch_warnings():
-            # The wheel's sources have invalid escapes, which warn when they are compiled.
-            warnings.simplefilter("ignore")
-            xtsdk.load()
         terminal.auto_reconnect = terminal.keeps_subscriptions = keeps
         feeder = Feeder(config, XtSource(config))
         feeder.start()

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -281,9 +282,15 @@ def uninstall() -> None:
 
 @contextlib.contextmanager
 def installed() -> Iterator[Terminal]:
-    """Install the stand-ins under a new terminal; at the end reset what xtquant keeps in its modules."""
+    """Install the stand-ins under a new terminal and load xtquant over it; at the end reset what its modules keep."""
+    from feeder import xtsdk
+
     terminal = install()
     try:
+        with warnings.catch_warnings():
+            # The wheel's sources have invalid escapes, which warn when they are compiled.
+            warnings.simplefilter("ignore")
+            xtsdk.load()
         yield terminal
     finally:
         if xtdata := sys.modules.get("xtquant.xtdata"):

@@ -8,7 +8,6 @@ import inspect
 import re
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -57,9 +56,6 @@ USED = {
 @pytest.fixture
 def terminal() -> Iterator[native.Terminal]:
     with native.installed() as terminal:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            xtsdk.load()
         yield terminal
 
 

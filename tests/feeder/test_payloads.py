@@ -8,7 +8,6 @@ import math
 import random
 import time
 import uuid
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -19,7 +18,7 @@ import native
 import pytest
 import zmq
 
-from feeder import xtquote, xtsdk
+from feeder import xtquote
 from feeder.app import Feeder
 from feeder.source import FeedState
 from feeder.xtquote import XtQuote
@@ -76,10 +75,6 @@ class Recorder:
 @pytest.fixture
 def terminal() -> Iterator[native.Terminal]:
     with native.installed() as terminal:
-        with warnings.catch_warnings():
-            # The wheel's sources have invalid escapes, which warn when they are compiled.
-            warnings.simplefilter("ignore")
-            xtsdk.load()
         yield terminal
         assert terminal.escaped == []
 

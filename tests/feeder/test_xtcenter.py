@@ -11,7 +11,6 @@ import sys
 import textwrap
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import datacenter
 import native
 import pytest
 
-from feeder import xtquote, xtsdk
+from feeder import xtquote
 from feeder.source import FeedState
 from feeder.xtquote import XtQuote
 from feeder.xtsource import XtSource
@@ -71,9 +70,6 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     with native.installed() as terminal:
         # The first port that the service tries.
         terminal.address = "127.0.0.1:58609"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            xtsdk.load()
         # A process opens it once; this one does in every test.
         monkeypatch.setattr(importlib.import_module("xtquant.xtdatacenter"), "init_complete", False)
         yield terminal

@@ -10,7 +10,6 @@ import sys
 import textwrap
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -313,9 +312,7 @@ def test_what_xtquant_prints_does_not_mix_with_what_the_process_says(
 @pytest.fixture
 def inside() -> Iterator[native.Terminal]:
     """Return a terminal for a download in this process."""
-    with native.installed() as terminal, warnings.catch_warnings():
-        # The wheel's sources have invalid escapes, which warn when they are compiled.
-        warnings.simplefilter("ignore")
+    with native.installed() as terminal:
         yield terminal
 
 
@@ -440,9 +437,7 @@ def test_a_zeromq_consumer_that_dies_cancels_its_download(terminal: Callable[...
     terminal(DOWNLOAD="stall", LOG=str(tmp_path / "calls"))
     local = "tcp://127.0.0.1:0"
     config = Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path), grace=0.1)
-    with native.installed(), warnings.catch_warnings():
-        # The wheel's sources have invalid escapes, which warn when they are compiled.
-        warnings.simplefilter("ignore")
+    with native.installed():
         feeder = Feeder(config, XtSource(config))
         feeder.start()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -10,7 +10,6 @@ import sys
 import textwrap
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -116,10 +115,6 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     monkeypatch.setattr(xtquote, "RETRY_LAST", 0.05)
     monkeypatch.setattr(xtquote, "WATCH_SECONDS", 0.02)
     with native.installed() as terminal:
-        with warnings.catch_warnings():
-            # The wheel's sources have invalid escapes, which warn when they are compiled.
-            warnings.simplefilter("ignore")
-            xtsdk.load()
         yield terminal
         assert terminal.escaped == []
 

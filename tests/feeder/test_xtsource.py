@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import pytest
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
-from feeder import app, xtquote, xtsdk
+from feeder import app, xtquote
 from feeder.source import DownloadRequest, FeedState
 from feeder.xtdownload import XtDownload
 from feeder.xtquote import XtQuote
@@ -98,10 +97,6 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     monkeypatch.setattr(xtquote, "RETRY_FIRST", 0.01)
     monkeypatch.setattr(xtquote, "RETRY_LAST", 0.05)
     with native.installed() as terminal:
-        with warnings.catch_warnings():
-            # The wheel's sources have invalid escapes, which warn when they are compiled.
-            warnings.simplefilter("ignore")
-            xtsdk.load()
         yield terminal
 
 

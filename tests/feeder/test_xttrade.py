@@ -12,7 +12,6 @@ import sqlite3
 import threading
 import time
 import types
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,7 +23,7 @@ import pytest
 import xtpythonclient
 from xtpythonclient import Desk, XtAccountStatus, XtAsset, XtCancelError, XtOrder, XtOrderError, XtPosition, XtTrade
 
-from feeder import xtsdk, xttrade
+from feeder import xttrade
 from feeder.account import NAMES
 from feeder.publisher import Publisher
 from feeder.source import FeedState
@@ -104,10 +103,6 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     monkeypatch.setattr(xttrade, "RETRY_LAST", 0.05)
     monkeypatch.setattr(xttrade, "CONFIRM_SECONDS", 0.01)
     with native.installed() as terminal:
-        with warnings.catch_warnings():
-            # The wheel's sources have invalid escapes, which warn when they are compiled.
-            warnings.simplefilter("ignore")
-            xtsdk.load()
         yield terminal
         assert terminal.escaped == []
 

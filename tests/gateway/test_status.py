@@ -1,7 +1,8 @@
-"""/readyz over a real feeder whose disk is full."""
+"""/readyz over a real feeder: a full disk, and what a worker holds."""
 
 from __future__ import annotations
 
+import os
 import threading
 from urllib.parse import quote
 
@@ -37,3 +38,13 @@ async def test_a_worker_is_not_ready_while_trade_events_cannot_be_written(rig: R
         event = await client.receive()
         assert event["seq"] == 2
         assert "journaled" not in event
+
+
+async def test_a_worker_tells_its_tasks_and_a_client_leaves_none_behind(rig: Rig) -> None:
+    port = rig.servers[0].port
+    before = readiness(port)
+    assert before["worker"] == os.getpid()
+    async with rig.connect("/ws/realtime"):
+        await until(lambda: readiness(port)["connections"] == 1, "the client")
+        assert readiness(port)["tasks"] > before["tasks"]
+    await until(lambda: readiness(port)["tasks"] == before["tasks"], "its tasks to end")
