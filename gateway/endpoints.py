@@ -399,12 +399,13 @@ class Trade:
         self._subscribe(after, request.get("id"))
 
     def _refused(self, refusal: Refusal, given: object) -> None:
-        expired = refusal.code == "resume_expired"
-        positions = {"oldest": refusal.oldest, "newest": refusal.newest} if expired else {}
-        self.session.error(refusal.code, refusal.reason, id=given, **positions)
-        if expired:
-            # The client knows that it has missed something; from here on it has everything.
-            self.session.later(lambda: self._subscribe(None, given))
+        if refusal.code != "resume_expired":
+            # A socket without events looks like a quiet day; who comes back can be served.
+            self.session.end(Ended(1011, refusal.code, refusal.reason))
+            return
+        self.session.error(refusal.code, refusal.reason, id=given, oldest=refusal.oldest, newest=refusal.newest)
+        # The client knows that it has missed something; from here on it has everything.
+        self.session.later(lambda: self._subscribe(None, given))
 
     def _subscribe(self, after: int | None, given: object = None) -> None:
         self._subscription = Subscription(self.session, ALL_TRADES)

@@ -163,13 +163,15 @@ class Hub:
         self.gaps = 0
         self.lost = 0
         self._upstream = upstream
-        self._trade_seq = 0
+        # Where the journal stood at the newest heartbeat; None before the first.
+        self._trade_seq: int | None = None
         self._compare_at = 0.0
 
     def join(self, members: Mapping[Topic, Member], now: float, after: int | None = None) -> None:
         """Add a member to each topic; it hears the outcome by `settle`, then gets the last value and what follows.
 
-        `after` (trade topics) is the last position the client has seen: it gets every later event.
+        `after` (trade topics) is the last position the client has seen: it gets every later event; without one, every
+        event that comes from now on.
         """
         asking: list[tuple[Stream, _Ask]] = []
         for topic, member in members.items():
@@ -177,9 +179,17 @@ class Hub:
             if stream is None:
                 stream = self.streams[topic] = Stream(topic)
                 self._upstream.subscribe(topic)
-            shared = next((ask for ask in stream.asks if ask.after == after and not (ask.seen[1] or ask.settled)), None)
+            begin = after
+            if after is None and stream.journaled:
+                # To ask where the journal stands would leave out what is published until the answer.
+                if stream.epoch:
+                    stream.members[member] = None
+                    member.settle("live", None)
+                    continue
+                begin = self._trade_seq
+            shared = next((ask for ask in stream.asks if ask.after == begin and not (ask.seen[1] or ask.settled)), None)
             if shared is None:
-                shared = _Ask(after, now)
+                shared = _Ask(begin, now)
                 asking.append((stream, shared))
             stream.joiners[member] = shared
         self._ask(asking, now)
@@ -247,9 +257,12 @@ class Hub:
             return
         if state.state == "refused":
             stream.asks.remove(ask)
-            expired = state.code == "resume_expired"
-            # A position that is too old is the trouble of those who asked for it; anything else is everybody's.
-            self._refuse(stream, state, _waiting(stream, ask) if expired else list(stream.joiners), expired)
+            # That events cannot be replayed is the trouble of those who asked for them; anything else is everybody's.
+            only = stream.journaled
+            if state.code == "resume_expired" and self._trade_seq is not None:
+                # Another journal, of which no heartbeat has told yet.
+                self._trade_seq = min(self._trade_seq, state.seq)
+            self._refuse(stream, state, _waiting(stream, ask) if only else list(stream.joiners), only)
             return
         ask.sent_at = now
         if ask.after is None:
@@ -356,8 +369,9 @@ class Hub:
         stale = [stream for stream in self.streams.values() if not stream.synced or (reborn and stream.epoch != epoch)]
         trades = self.streams.get(ALL_TRADES)
         # The event may still be on its way when the heartbeat comes, by another socket; not so one heartbeat later.
-        if trades is not None and trades.epoch and trades.seq < self._trade_seq and trades not in stale:
-            self._count_gap(trades, self._trade_seq - trades.seq, ())
+        known = self._trade_seq or 0
+        if trades is not None and trades.epoch and trades.seq < known and trades not in stale:
+            self._count_gap(trades, known - trades.seq, ())
             stale.append(trades)
         self._trade_seq = trade_seq
         for stream in stale:
@@ -412,13 +426,17 @@ class Hub:
     def _give_up(self, stream: Stream, ask: _Ask, now: float) -> None:
         """Go live without an answer; but an event after a known position may not be lost, so ask on for it."""
         stream.synced = False
+        held = [frame for frame in stream.held if not _covers(stream, ask.seen, frame)]
+        hole = _hole(stream, ask.seen, held)
+        if hole and stream.journaled and ask.after is None:
+            # What has come since tells where those stand who wait.
+            ask.after = held[0].seq - 1
         if ask.after is not None:
             self._send(stream, ask, now)
             return
         stream.asks.remove(ask)
         waiting = _waiting(stream, ask)
-        held = [frame for frame in stream.held if not _covers(stream, ask.seen, frame)]
-        self._count_gap(stream, _hole(stream, ask.seen, held), waiting)
+        self._count_gap(stream, hole, waiting)
         # Who has seen nothing does not stand where the stream does.
         is_apart = not held and (not ask.seen[0] or _is_ahead(stream, ask.seen))
         for member in waiting:
@@ -446,8 +464,11 @@ class Hub:
             for member, seen in positions.items():
                 ask = asks.get(seen)
                 if ask is None:
-                    replays = stream.journaled and not anew and seen[0]
-                    ask = asks[seen] = _Ask(seen[1] if replays else None, now, (0, 0) if stream.journaled else seen)
+                    after = None
+                    if stream.journaled and not anew:
+                        # Who was there before it was known where the journal stands gets what followed that heartbeat.
+                        after = seen[1] if seen[0] else self._trade_seq
+                    ask = asks[seen] = _Ask(after, now, (0, 0) if stream.journaled else seen)
                     asking.append((stream, ask))
                 stream.joiners[member] = ask
         self._ask(asking, now)

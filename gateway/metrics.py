@@ -50,6 +50,12 @@ _FEED_STATE = Gauge(
     multiprocess_mode="livesum",
     registry=_registry,
 )
+_JOURNAL_UP = Gauge(
+    "qmt_bridge_journal_up",
+    "1 while every worker has a feeder that can write its trade journal.",
+    multiprocess_mode="livemin",
+    registry=_registry,
+)
 _AGE = Gauge(
     "qmt_bridge_newest_tick_age_seconds",
     "Seconds since the newest market data was published; infinite before the first.",
@@ -88,6 +94,8 @@ class Exporter:
         _FEED_UP.set(state == "up")
         for known in STATES:
             _FEED_STATE.labels(known).set(state == known)
+        status = worker.feed.status
+        _JOURNAL_UP.set(status is not None and status.journal is None)
         age = worker.newest_age
         _AGE.set(math.inf if age is None else age)
 

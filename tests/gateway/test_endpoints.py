@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +11,7 @@ import pytest
 from conftest import KEY, Client, Rig, readiness, until
 from websockets import ConnectionClosed
 
+from feeder.journal import Chunk, Journal
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, quote_topic, whole_topic
 
 TICK = quote_topic("600519.SH")
@@ -248,6 +250,41 @@ async def test_trade_position_that_the_journal_does_not_have_is_refused_but_serv
         assert await live(client) == 0
         rig.source.trade("order", order_id=1)
         assert (await client.receive())["seq"] == 1
+
+
+async def test_who_has_connected_misses_nothing_from_then_on(rig: Rig) -> None:
+    url = f"/ws/trade?api_key={quote(KEY)}"
+    for number in range(20):
+        # The first one joins a worker that nobody else has asked for trade events.
+        async with rig.connect(url) as client:
+            rig.source.trade("order", order_id=number)
+            event = await client.receive()
+            while event["seq"] <= number:
+                event = await client.receive()
+            assert (event["seq"], event["data"]["order_id"]) == (number + 1, number)
+
+
+async def test_journal_that_cannot_be_read_ends_only_who_wants_to_be_replayed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"{TRADE_URL}&after=0"
+    async with rig.connect(TRADE_URL) as client:
+        await client.receive()
+        await live(client)
+
+        def fail(*_: object) -> Chunk:
+            raise sqlite3.OperationalError("disk I/O error")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Journal, "read", fail)
+            async with rig.connect(url) as old:
+                code, reason = await old.closed()
+        assert (code, reason) == (1011, "internal: the trade journal cannot be read: disk I/O error")
+        rig.source.trade("order", order_id=1)
+        assert (await client.receive())["seq"] == 1
+    async with rig.connect(url) as old:
+        await old.receive()
+        assert (await old.receive())["seq"] == 1
 
 
 async def test_restart_of_the_feeder_closes_no_socket_and_data_flows_again(rig: Rig) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from gateway.hub import ANSWER_TIMEOUT, COMPARE_SECONDS, Hub, Refusal
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
@@ -223,14 +225,66 @@ def test_another_journal_begins_anew() -> None:
     assert client.got == [2]
 
 
-def test_position_that_expired_concerns_only_who_asked_for_it() -> None:
+@pytest.mark.parametrize("code", ["resume_expired", "internal"])
+def test_events_that_cannot_be_replayed_concern_only_who_asked_for_them(code: ErrorCode) -> None:
     hub, _, client = joined(ALL_TRADES, 500)
     old = Client()
     hub.join({ALL_TRADES: old}, 0.0, after=3)
-    hub.answer(TopicState(2, ALL_TRADES, "refused", "too old", "resume_expired"), 0.0)
+    hub.answer(TopicState(2, ALL_TRADES, "refused", "not there", code), 0.0)
     hub.receive(frame(TRADE, 501), 0.0)
-    assert old.outcomes == [("refused", "resume_expired")]
+    assert old.outcomes == [("refused", code)]
     assert (old.got, client.got) == ([], [501])
+
+
+def test_who_joins_a_stream_of_events_stands_where_it_stands_at_once() -> None:
+    hub, wire, _ = joined(ALL_TRADES, 5)
+    late = Client()
+    hub.join({ALL_TRADES: late}, 0.0)
+    assert late.outcomes == [("live", None)]
+    assert len(wire.asked) == 1
+    # Published before the feeder could have answered, and the one before it lost.
+    hub.receive(frame(TRADE, 7), 0.0)
+    assert wire.asked[-1] == ([ALL_TRADES], 5)
+    hub.answer(state(2, ALL_TRADES, 7, body=[{"seq": 6}, {"seq": 7}]), 0.0)
+    assert late.got == [6, 7]
+
+
+def test_who_joined_before_the_feeder_was_there_gets_all_that_follows_its_first_heartbeat() -> None:
+    wire, client = Wire(), Client()
+    wire.away = True
+    hub = Hub(wire)
+    hub.join({ALL_TRADES: client}, 0.0)
+    wire.away = False
+    hub.feeder_seen(EPOCH, 8, 1.0)
+    assert wire.asked[-1] == ([ALL_TRADES], 8)
+    late = Client()
+    hub.join({ALL_TRADES: late}, 1.0)
+    hub.answer(state(2, ALL_TRADES, 9, body=[{"seq": 9}]), 1.0)
+    assert client.got == late.got == [9]
+
+
+def test_who_is_refused_by_another_journal_joins_where_that_one_stands() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.feeder_seen(EPOCH, 8, 0.0)
+    hub.join({ALL_TRADES: client}, 0.0)
+    assert wire.asked[-1] == ([ALL_TRADES], 8)
+    expired = TopicState(1, ALL_TRADES, "refused", "not there", "resume_expired", EPOCH + 1, 2)
+    hub.answer(expired, 0.0)
+    hub.join({ALL_TRADES: client}, 0.0)
+    assert wire.asked[-1] == ([ALL_TRADES], 2)
+
+
+def test_a_hole_in_what_has_come_while_no_answer_came_is_replayed() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({ALL_TRADES: client}, 0.0)
+    for seq in (4, 6):
+        hub.receive(frame(TRADE, seq), 0.0)
+    hub.expire(ANSWER_TIMEOUT)
+    assert wire.asked[-1] == ([ALL_TRADES], 3)
+    hub.answer(state(2, ALL_TRADES, 6, body=[{"seq": 4}, {"seq": 5}, {"seq": 6}]), 1.0)
+    assert client.got == [4, 5, 6]
 
 
 def test_new_life_of_the_feeder_brings_its_last_value() -> None:

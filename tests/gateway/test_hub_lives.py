@@ -48,6 +48,14 @@ class Trader:
         raise AssertionError("a trade event was given up")
 
 
+class Newcomer(Trader):
+    """A connection that names no position: it gets what is published from then on."""
+
+    def __init__(self, published: int, positioned: bool) -> None:
+        super().__init__(published)
+        self.positioned = positioned
+
+
 class Watcher:
     """One connection that watches a topic of market data."""
 
@@ -95,7 +103,11 @@ class World:
         self.away = False
         self.hub = Hub(self)
         self.traders = [Trader(0) for _ in range(3)]
+        self.newcomers: list[Newcomer] = []
         self.watchers: dict[Topic, list[Watcher]] = {TICK: [], SH: []}
+        if seed % 2:
+            # As in a worker, whose stream of trade events is there before its clients.
+            self.newcomer()
 
     # -- hub.Upstream
 
@@ -162,7 +174,7 @@ class World:
 
     def drain(self) -> None:
         """Let a trader take what was delivered."""
-        trader = self.random.choice(self.traders)
+        trader = self.random.choice([*self.traders, *self.newcomers])
         acts, trader.acts = trader.acts, []
         for act in acts:
             act(self.now)
@@ -192,6 +204,11 @@ class World:
         else:
             self.hub.join({ALL_TRADES: trader}, self.now, trader.position)
         trader.joined = not trader.joined
+
+    def newcomer(self) -> None:
+        stream = self.hub.streams.get(ALL_TRADES)
+        self.newcomers.append(Newcomer(self.journal, stream is not None and stream.epoch > 0))
+        self.hub.join({ALL_TRADES: self.newcomers[-1]}, self.now)
 
     def come_back(self) -> None:
         """Let every trader's connection break and all of them join again, as after the restart of their worker."""
@@ -225,7 +242,7 @@ class World:
                 self.answer()
                 self.reply()
                 self.drain()
-            for _ in range(20):
+            for _ in range(20 + 5 * len(self.newcomers)):
                 self.drain()
             self.now += 0.5
             self.hub.expire(self.now)
@@ -236,7 +253,7 @@ def test_nobody_misses_an_event_or_a_notice_whatever_happens(seed: int) -> None:
     world = World(seed)
     often = [world.event, world.tick, world.arrive, world.arrive, world.arrive, world.answer, world.reply, world.drain]
     seldom = [world.heartbeat, world.trader, world.watcher, world.wait]
-    rare = [world.lose, world.lose_answers, world.restart, world.part, world.come_back]
+    rare = [world.lose, world.lose_answers, world.restart, world.part, world.come_back, world.newcomer]
     for _ in range(600):
         kind = world.random.choices((often, seldom, rare), (20, 4, 1))[0]
         world.random.choice(kind)()
@@ -250,6 +267,11 @@ def test_nobody_misses_an_event_or_a_notice_whatever_happens(seed: int) -> None:
     world.calm()
     for trader in world.traders:
         assert trader.got == list(range(1, world.journal + 1))
+    for newcomer in world.newcomers:
+        first = newcomer.got[0] if newcomer.got else world.journal + 1
+        assert newcomer.got == list(range(first, world.journal + 1))
+        if newcomer.positioned:
+            assert first <= newcomer.start + 1
     for topic, present in world.watchers.items():
         for watcher in present:
             if world.seqs[topic]:
