@@ -125,6 +125,10 @@ class _Codes:
         named, rejected, options = self.read(request)
         terms = _terms(options)
         positions = _positions(options, named)
+        for topic in positions:
+            # A repeated code with a position begins again there.
+            if topic in self._held:
+                self.session.unsubscribe(self._held.pop(topic))
         limit = self.session.worker.config.max_topics
         # A repeated code without options leaves them as they are.
         changes = not _OPTIONS.isdisjoint(request)
@@ -157,9 +161,9 @@ class _Codes:
                 "active": len(self.wanted),
             }
             if positions:
-                recovered = {
-                    named[of.topic]: bool(of.recovered) for of in ticket.subscriptions if of.topic in positions
-                }
+                # A code that comes with its market has no position of its own.
+                joined = {of.topic for of in ticket.subscriptions if of.recovered}
+                recovered = {named[topic]: topic in joined for topic in positions}
                 ack["recovered"] = all(recovered.values()) if "seq" in options.resume else recovered
             # Their source has not said yet whether it serves them; a refusal would come as an error frame.
             pending = [self.wanted[topic] for topic in ticket.pending if topic in self.wanted]
@@ -400,12 +404,12 @@ class Trade:
 
     def _refused(self, refusal: Refusal, given: object) -> None:
         if refusal.code != "resume_expired":
-            # A socket without events looks like a quiet day; who comes back can be served.
+            # A socket without events looks like a quiet day; who comes back is replayed what follows its position.
             self.session.end(Ended(1011, refusal.code, refusal.reason))
             return
         self.session.error(refusal.code, refusal.reason, id=given, oldest=refusal.oldest, newest=refusal.newest)
-        # The client knows that it has missed something; from here on it has everything.
-        self.session.later(lambda: self._subscribe(None, given))
+        # The client knows that it has missed something; after the newest position it has everything.
+        self.session.later(lambda: self._subscribe(refusal.newest, given))
 
     def _subscribe(self, after: int | None, given: object = None) -> None:
         self._subscription = Subscription(self.session, ALL_TRADES)
@@ -414,9 +418,10 @@ class Trade:
             for refusal in ticket.refused.values():
                 self._refused(refusal, given)
             if not ticket.refused:
-                newest = self.session.worker.feed.hub.streams[ALL_TRADES].seq
-                ack = {"type": "subscribed", "id": given, "seq": newest}
-                self.session.tell(ack if after is None else {**ack, "after": after})
+                ack = {"type": "subscribed", "id": given, "seq": self._subscription.began}
+                if after is not None:
+                    ack |= {"seq": self.session.worker.feed.hub.streams[ALL_TRADES].seq, "after": after}
+                self.session.tell(ack)
 
         # From this frame on nothing is missed: who sends an order wants to know that first.
         self.session.subscribe([self._subscription], after, acknowledge if self.session.opted_in else None)

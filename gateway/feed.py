@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 import zmq
 
-from gateway.hub import Hub
+from gateway.hub import Hub, Outcome, Refusal
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError
@@ -43,6 +43,8 @@ ABSENT_AFTER = 3.0
 # Asks that go out together; a map of a thousand topics is some 30 KB.
 TOPICS_AN_ASK = 1000
 TICK = 0.25
+# Before the feeder is asked once more for what it has refused to the worker itself.
+AGAIN = 1.0
 DOWNLOAD_ANSWER_TIMEOUT = 3.0
 # An enumeration as a flag costs twice as much.
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -71,6 +73,7 @@ class Feed:
         self._downloads: dict[int, asyncio.Future[DownloadStarted]] = {}
         self._draining = False
         self._drain_size = DRAIN
+        self._stopped = False
 
     def start(self) -> None:
         """Connect; raise `ConfigError` for missing keys or a loop that cannot watch file descriptors."""
@@ -90,10 +93,14 @@ class Feed:
                 "event loop", "Windows' Proactor loop cannot watch ZeroMQ sockets; start with `qmt-bridge gateway`"
             ) from None
         self._market.subscribe(STATUS_TOPIC)
+        if self._config.api_key:
+            # Without a key nobody may have trade events.
+            _Resident(self).join()
         self._tick()
 
     def stop(self) -> None:
         """Disconnect; whoever waits for a download gets a cancellation."""
+        self._stopped = True
         self._timer.cancel()
         for socket in self._sockets:
             self._loop.remove_reader(socket.fileno())
@@ -138,6 +145,10 @@ class Feed:
             return None
         finally:
             self._downloads.pop(request.id, None)
+
+    def later(self, delay: float, act: Callable[[float], None]) -> None:
+        """Call `act` with time.monotonic() after `delay` seconds, unless the feed has been stopped."""
+        self._loop.call_later(delay, lambda: None if self._stopped else act(time.monotonic()))
 
     def _socket_of(self, topic: Topic) -> zmq.Socket[bytes]:
         return self._trade if behaviour_of(topic).socket == "trade" else self._market
@@ -293,3 +304,36 @@ class Feed:
         for socket in self._sockets:
             socket.close(linger=0)
         self._context.term()
+
+
+class _Resident:
+    """Keeps a worker's stream of trade events where the journal is (hub.Member).
+
+    Who connects stands there at once; the first one would else miss what is published before the feeder has answered.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def join(self) -> None:
+        """Join from now on."""
+        self._feed.hub.join({ALL_TRADES: self}, time.monotonic())
+
+    def deliver(self, frame: Frame) -> None:
+        """Need nothing."""
+
+    def starts(self, epoch: int, seq: int) -> bool:
+        """Need no last value."""
+        return False
+
+    def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
+        """Join again if the journal has parted with it."""
+        if outcome == "refused":
+            self._feed.later(AGAIN, lambda _: self.join())
+
+    def when_drained(self, act: Callable[[float], None]) -> None:
+        """Go on at once."""
+        self._feed.later(0.0, act)
+
+    def missed(self, count: int) -> None:
+        """Need nothing."""

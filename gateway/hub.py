@@ -28,6 +28,8 @@ QUIET_SECONDS = 4.0
 COMPARE_SECONDS = 60.0
 COMPARE_TOPICS = 250
 
+# A position that no journal has. Asked for it, the feeder says which ones it has.
+NOWHERE = 2**63 - 1
 # What arrives meanwhile is kept for those who wait for an answer. Of a journal more can be asked for.
 HELD_FRAMES = 10_000
 
@@ -53,7 +55,10 @@ class Member(Protocol):
         """Take a frame."""
 
     def starts(self, epoch: int, seq: int) -> bool:
-        """Hear where the last value stands and return whether to deliver it; `settle` follows."""
+        """Hear where the last value stands, or after which event it begins; return whether to deliver the value.
+
+        `settle` follows.
+        """
 
     def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
         """Hear how joining ended, and again when a topic was asked for anew; "refused" means it has been removed."""
@@ -184,6 +189,7 @@ class Hub:
                 # To ask where the journal stands would leave out what is published until the answer.
                 if stream.epoch:
                     stream.members[member] = None
+                    member.starts(stream.epoch, stream.seq)
                     member.settle("live", None)
                     continue
                 begin = self._trade_seq
@@ -214,12 +220,13 @@ class Hub:
         self.received += 1
         # Who stands ahead may have to be replayed what the stream itself does not miss, having brought nothing yet.
         reborn = bool(stream.apart) and stream.journaled and _leaves_hole(stream, frame)
-        anew = False
         if stream.epoch:
             if frame.epoch > stream.epoch and (not stream.journaled or frame.seq <= stream.seq):
-                # What the feeder published before our subscription reached its new life is unknown; a journal
-                # that begins again is another one.
-                reborn = anew = True
+                if stream.journaled:
+                    self._begin_again(stream, frame, now)
+                    return
+                # What the feeder published before our subscription reached its new life is unknown.
+                reborn = True
             elif frame.epoch < stream.epoch and not stream.journaled:
                 return
             else:
@@ -232,7 +239,7 @@ class Hub:
         if reborn:
             # Nobody gets this frame before the answer, which brings it or what has replaced it.
             stream.held.append(frame)
-            self._rejoin([stream], now, anew)
+            self._rejoin([stream], now)
             stream.epoch, stream.seq = frame.epoch, frame.seq
             return
         stream.epoch, stream.seq = frame.epoch, frame.seq
@@ -257,12 +264,14 @@ class Hub:
             return
         if state.state == "refused":
             stream.asks.remove(ask)
-            # That events cannot be replayed is the trouble of those who asked for them; anything else is everybody's.
-            only = stream.journaled
-            if state.code == "resume_expired" and self._trade_seq is not None:
-                # Another journal, of which no heartbeat has told yet.
-                self._trade_seq = min(self._trade_seq, state.seq)
-            self._refuse(stream, state, _waiting(stream, ask) if only else list(stream.joiners), only)
+            if ask.after is None:
+                self._refuse(stream, state)
+                return
+            # A replay that cannot be is the trouble of those who asked for it; anything else is everybody's.
+            refusal = _refusal(state)
+            if ask.after == NOWHERE:
+                refusal = refusal._replace(reason=f"the journal has begun again and ends at {state.seq}")
+            self._part(stream, _waiting(stream, ask), refusal)
             return
         ask.sent_at = now
         if ask.after is None:
@@ -316,6 +325,7 @@ class Hub:
         waiting = _waiting(stream, ask)
         for member in waiting:
             if not ask.settled:
+                member.starts(state.epoch, after)
                 member.settle("live", None)
             for event in events:
                 member.deliver(event)
@@ -450,11 +460,8 @@ class Hub:
                 stream.members[member] = None
         self._tidy(stream)
 
-    def _rejoin(self, streams: list[Stream], now: float, anew: bool = False) -> None:
-        """Make every member wait for an answer as if it had just joined where it stands.
-
-        `anew`: the journal is another one, in which no position means anything.
-        """
+    def _rejoin(self, streams: list[Stream], now: float, after: int | None = None) -> None:
+        """Make every member wait for an answer as if it had just joined where it stands, or `after`."""
         asking: list[tuple[Stream, _Ask]] = []
         for stream in streams:
             positions = dict.fromkeys(stream.members, (stream.epoch, stream.seq)) | stream.apart
@@ -464,11 +471,14 @@ class Hub:
             for member, seen in positions.items():
                 ask = asks.get(seen)
                 if ask is None:
-                    after = None
-                    if stream.journaled and not anew:
-                        # Who was there before it was known where the journal stands gets what followed that heartbeat.
-                        after = seen[1] if seen[0] else self._trade_seq
-                    ask = asks[seen] = _Ask(after, now, (0, 0) if stream.journaled else seen)
+                    position = None
+                    if stream.journaled:
+                        if seen[0]:
+                            position = seen[1] if after is None else after
+                        elif after is None:
+                            # It was there before it was known where the journal stands.
+                            position = self._trade_seq
+                    ask = asks[seen] = _Ask(position, now, (0, 0) if stream.journaled else seen)
                     asking.append((stream, ask))
                 stream.joiners[member] = ask
         self._ask(asking, now)
@@ -490,7 +500,7 @@ class Hub:
             return
         stream.probe = None
         if state.state == "refused":
-            self._refuse(stream, state, list(stream.joiners), False)
+            self._refuse(stream, state)
         elif state.state == "live":
             stream.pending_since = None
             if not stream.seq:
@@ -519,11 +529,25 @@ class Hub:
                 quiet.append(stream)
         self._rejoin(quiet, now)
 
-    def _refuse(self, stream: Stream, state: TopicState, joiners: list[Member], only: bool) -> None:
-        """Part with `joiners`, and unless `only` they are meant with everybody else."""
-        code, reason = state.code or "upstream_refused", state.error or "refused by the source"
-        refusal = Refusal(code, reason, state.oldest, state.seq)
-        for member in joiners if only else (*stream.members, *stream.apart, *joiners):
+    def _begin_again(self, stream: Stream, frame: Frame, now: float) -> None:
+        """See to it that who has seen more than what comes before `frame` hears that the journal is another one."""
+        self._trade_seq = frame.seq
+        # What the other one held is no news.
+        stream.held.clear()
+        stream.held.append(frame)
+        for ask in stream.asks:
+            if ask.after is not None and ask.after >= frame.seq:
+                ask.after = NOWHERE
+                if not ask.paused:
+                    self._send(stream, ask, now)
+        self._rejoin([stream], now, NOWHERE)
+        stream.epoch, stream.seq = frame.epoch, frame.seq
+
+    def _refuse(self, stream: Stream, state: TopicState) -> None:
+        self._part(stream, [*stream.members, *stream.apart, *stream.joiners], _refusal(state))
+
+    def _part(self, stream: Stream, members: list[Member], refusal: Refusal) -> None:
+        for member in members:
             for group in (stream.members, stream.joiners, stream.apart):
                 group.pop(member, None)
             member.settle("refused", refusal)
@@ -535,6 +559,11 @@ class Hub:
             stream.asks.clear()
         if stream.empty and self.streams.pop(stream.topic, None) is not None:
             self._upstream.unsubscribe(stream.topic)
+
+
+def _refusal(state: TopicState) -> Refusal:
+    code, reason = state.code or "upstream_refused", state.error or "refused by the source"
+    return Refusal(code, reason, state.oldest, state.seq)
 
 
 def _waiting(stream: Stream, ask: _Ask) -> list[Member]:

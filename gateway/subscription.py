@@ -132,6 +132,7 @@ class Subscription:
         "_joined",
         "_position",
         "_view",
+        "began",
         "gate",
         "pacer",
         "recovered",
@@ -152,6 +153,8 @@ class Subscription:
         self.topic = topic
         # Whether the client has missed nothing since its `position`; None where it named none, or before the answer.
         self.recovered: bool | None = None
+        # The seq after which the news begin; 0 while the feeder has not told it.
+        self.began = 0
         # What holds frames back: the ticket until the ack is out, then the pacer, if there is one.
         self.gate: Ticket | Pacer | None = None
         self.pacer: Pacer | None = None
@@ -193,6 +196,7 @@ class Subscription:
             # It repairs a loss, or is that of a new life of the feeder.
             return True
         self._joined = True
+        self.began = seq
         if self._position is None:
             return self.snapshot
         # As floats, since a browser has rounded the epoch.

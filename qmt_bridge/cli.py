@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# The last ones are as `journal list` prints times.
+_MOMENTS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
 # Of a journal that is beyond help the first ones say enough.
 MAX_FAULTS = 100
 
@@ -414,9 +416,7 @@ def journal_list(config_file: Path | None, source: str | None, path: Path | None
 @_which_journal
 @click.option("--account", help="The events of this account only.")
 @click.option("--after", default=0, type=click.IntRange(min=0), help="Begin after this position of the journal (seq).")
-@click.option(
-    "--since", type=click.DateTime(("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M")), help="Begin at this local time."
-)
+@click.option("--since", type=click.DateTime(_MOMENTS), help="Begin at this local time.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write, instead of the output.")
 def journal_export(
     config_file: Path | None,

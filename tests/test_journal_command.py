@@ -137,6 +137,8 @@ def test_export_has_every_event_as_it_was_published(journal: Journal) -> None:
         pytest.param(["--account", "2", "--after", "2"], [4], id="both"),
         pytest.param(["--since", "2025-03-11"], [4, 5], id="day"),
         pytest.param(["--since", "2025-03-11 12:01"], [5], id="minute"),
+        pytest.param(["--since", "2025-03-11 12:00:00"], [4, 5], id="second"),
+        pytest.param(["--since", "2025-03-11T12:00:01"], [5], id="second-later"),
         pytest.param(["--since", "2025-03-11", "--account", "2", "--after", "1"], [4], id="all"),
     ],
 )
@@ -295,6 +297,7 @@ def test_verify_sees_one_instant_while_the_feeder_deletes(
 
 def test_the_only_journal_is_taken_and_of_several_one_has_to_be_named(journal: Journal, tmp_path: Path) -> None:
     assert len(exported()) == 5
+    journal.close()
     Journal(journal_path(tmp_path, "xtquant"), days=30).close()
     result = run("export")
     assert result.exit_code == 1

@@ -379,6 +379,18 @@ def test_what_was_lost_after_the_last_value_is_told():
     assert values.take_gaps() == [(QUOTE, 2)]
 
 
+def test_a_last_value_that_comes_late_is_handed_out_if_it_is_news():
+    values = LastValues([QUOTE], True)
+    assert values.arrived(live(7, topic=QUOTE)) == []
+    # No answer came in time.
+    assert [frame.seq for frame in values.give_up()] == [7]
+    for seq, handed_out in ((6, []), (7, []), (8, [8])):
+        state = TopicState(1, QUOTE, "live", epoch=LIFE, seq=seq, body=frames.encode({}))
+        assert [frame.seq for frame in values.answered(state)] == handed_out
+    assert values.arrived(live(8, topic=QUOTE)) == []
+    assert values.take_gaps() == []
+
+
 def test_questions_have_numbers_of_their_own():
     sequence = Sequence(LastValues([QUOTE], True), {ACCOUNT: Events(ACCOUNT), ALL_TRADES: Events(ALL_TRADES)}, False)
     numbers = [question.id for question in sequence.questions(0.0)]

@@ -107,6 +107,13 @@ def test_events_are_numbered_from_one_over_all_accounts_and_in_each(open_journal
     assert journal.newest == 3
 
 
+def test_a_commit_waits_for_the_disk(open_journal: Open) -> None:
+    journal = open_journal()
+    # No test can cut the power. 2 is FULL; NORMAL (1) would leave the last commits to the system.
+    assert journal._pragma("synchronous") == 2
+    assert journal._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def test_a_replay_gives_what_was_published_byte_for_byte(open_journal: Open) -> None:
     journal = open_journal()
     events = journal.append(fills(3), 0)

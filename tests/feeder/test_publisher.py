@@ -746,6 +746,70 @@ def test_a_burst_of_any_size_is_written_at_once(
     until(lambda: len(saved(config)) == 3 * publisher_module.TURN)
 
 
+def test_a_burst_is_one_transaction_that_ends_before_its_first_event_is_published(
+    feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fall_asleep(consumer, monkeypatch)
+    publisher = feeder.publisher
+    done: list[str] = []
+    publisher._put(lambda: publisher._journal._database.set_trace_callback(lambda text: done.append(text.split()[0])))
+    transmit = publisher._transmit
+
+    def note(*message: Any) -> None:
+        done.append("publish")
+        transmit(*message)
+
+    with hold_up(publisher):
+        monkeypatch.setattr(publisher, "_transmit", note)
+        for number in range(100):
+            source.sink.publish_trade(str(number % 2), "order", {"number": number}, 1)
+    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 100)
+    # The events, and of each account its newest number.
+    assert done == ["BEGIN", "INSERT", "INSERT", "INSERT", "COMMIT", *["publish"] * 100]
+
+
+def test_the_epoch_is_later_than_that_of_the_life_before_whatever_the_clock_says(config: Config) -> None:
+    journal = Journal(journal_path(config.data_path, "hand"), days=30)
+    before = journal.begin_life(time.time_ns() + 3600 * 1_000_000_000)
+    journal.close()
+    source = HandSource()
+    feeder = Feeder(config, source)
+    feeder.start()
+    consumer = Consumer(feeder)
+    try:
+        assert consumer.catch_up(ALL_TRADES)[0].epoch == before + 1
+        listen_to_trades(consumer, feeder, source)
+        source.sink.publish_trade("1", "order", {}, 1)
+        assert consumer.frame(consumer.trade).epoch == before + 1
+        want(consumer, source)
+        source.publish(QUOTE, {"n": 1})
+        assert consumer.frame().epoch == before + 1
+        consumer.market.subscribe(STATUS_TOPIC.encode())
+        assert consumer.frame().data["epoch"] == before + 1
+    finally:
+        consumer.close()
+        feeder.stop()
+
+
+@pytest.mark.parametrize(("setting", "value"), [("journal_days", 2), ("journal_max_mb", 1)])
+def test_events_are_kept_as_the_settings_say(config: Config, setting: str, value: int) -> None:
+    journal = Journal(journal_path(config.data_path, "hand"), days=30)
+    event = Unsent("1", "order", msgspec.Raw(frames.encode({"text": "x" * 4000})))
+    now = time.time_ns() // 1_000_000
+    for days in (3, 1):
+        journal.append([event] * 250, now - days * 24 * 3600 * 1000)
+    journal.close()
+    feeder = Feeder(msgspec.structs.replace(config, **{setting: value}), HandSource())
+    feeder.start()
+    consumer = Consumer(feeder)
+    try:
+        # One half is too old, and both are more than a megabyte.
+        until(lambda: consumer.catch_up(ALL_TRADES, after=249)[0].state == "refused")
+    finally:
+        consumer.close()
+        feeder.stop()
+
+
 def test_the_journal_is_named_after_its_source(feeder: Feeder, tmp_path: Path) -> None:
     assert (tmp_path / "journal-hand.sqlite3").exists()
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import sqlite3
+import time
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from conftest import KEY, Client, Rig, readiness, until
 from websockets import ConnectionClosed
 
-from feeder.journal import Chunk, Journal
+from feeder.journal import Chunk, Journal, Unsent
+from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, quote_topic, whole_topic
 
 TICK = quote_topic("600519.SH")
@@ -229,7 +232,7 @@ async def test_journal_far_larger_than_an_outbox_comes_whole_at_the_clients_own_
     async with rig.connect(TRADE_URL) as watcher:
         assert [(await watcher.receive())["type"] for _ in range(2)] == ["welcome", "subscribed"]
         for number in range(count):
-            rig.source.trade("order", order_id=number, padding="x" * 1000)
+            rig.source.trade("order", order_id=number, padding="x" * 4000)
         while (await watcher.receive())["seq"] != count:
             pass
     async with rig.connect(url, server) as quick, rig.connect(url, server) as slow:
@@ -252,39 +255,134 @@ async def test_trade_position_that_the_journal_does_not_have_is_refused_but_serv
         assert (await client.receive())["seq"] == 1
 
 
-async def test_who_has_connected_misses_nothing_from_then_on(rig: Rig) -> None:
-    url = f"/ws/trade?api_key={quote(KEY)}"
-    for number in range(20):
-        # The first one joins a worker that nobody else has asked for trade events.
-        async with rig.connect(url) as client:
+async def test_who_connects_gets_every_trade_event_from_then_on_and_none_from_before(rig: Rig) -> None:
+    port = rig.servers[0].port
+    rig.source.trade("order", order_id=0)
+    for number in range(1, 20):
+        await until(lambda number=number: readiness(port)["frames_received"] == number, "the one before")
+        # Nobody else on this worker asks for trade events.
+        async with rig.connect(f"/ws/trade?api_key={quote(KEY)}") as client:
             rig.source.trade("order", order_id=number)
-            event = await client.receive()
-            while event["seq"] <= number:
-                event = await client.receive()
-            assert (event["seq"], event["data"]["order_id"]) == (number + 1, number)
+            assert (await client.receive())["data"]["order_id"] == number
 
 
-async def test_journal_that_cannot_be_read_ends_only_who_wants_to_be_replayed(
+async def test_events_of_several_accounts_have_one_row_of_positions(rig: Rig) -> None:
+    def trade(number: int) -> None:
+        rig.source.sink.publish_trade(f"account {number % 3}", "order", {"order_id": number}, 1)
+
+    for number in range(1, 8):
+        trade(number)
+
+    async def receive(client: Client, first: int, last: int) -> None:
+        events = [await client.receive() for _ in range(first, last + 1)]
+        assert [(event["seq"], event["data"]["order_id"]) for event in events] == [
+            (number, number) for number in range(first, last + 1)
+        ]
+
+    async with rig.connect(f"{TRADE_URL}&after=2") as early:
+        await live(early)
+        await receive(early, 3, 7)
+        async with rig.connect(f"{TRADE_URL}&after=5") as late, rig.connect(TRADE_URL) as fresh:
+            await live(late)
+            await receive(late, 6, 7)
+            assert await live(fresh) == 7
+            for number in range(8, 11):
+                trade(number)
+            for client in (early, late, fresh):
+                await receive(client, 8, 10)
+    assert readiness(rig.servers[0].port)["gaps"] == 0
+
+
+async def test_journal_that_cannot_be_read_ends_the_sockets_that_ask_for_it_and_no_other(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"{TRADE_URL}&after=0"
-    async with rig.connect(TRADE_URL) as client:
-        await client.receive()
-        await live(client)
+    def fail(*_: object) -> Chunk:
+        raise sqlite3.OperationalError("disk I/O error")
 
-        def fail(*_: object) -> Chunk:
-            raise sqlite3.OperationalError("disk I/O error")
-
+    for number in range(3):
+        rig.source.trade("order", order_id=number)
+    await until(lambda: readiness(rig.servers[0].port)["frames_received"] == 3, "the events")
+    async with rig.connect(TRADE_URL) as watcher:
+        assert await live(watcher) == 3
         with monkeypatch.context() as broken:
             broken.setattr(Journal, "read", fail)
-            async with rig.connect(url) as old:
-                code, reason = await old.closed()
-        assert (code, reason) == (1011, "internal: the trade journal cannot be read: disk I/O error")
-        rig.source.trade("order", order_id=1)
-        assert (await client.receive())["seq"] == 1
-    async with rig.connect(url) as old:
-        await old.receive()
-        assert (await old.receive())["seq"] == 1
+            async with rig.connect(f"{TRADE_URL}&after=1") as client:
+                assert (await client.receive())["type"] == "welcome"
+                error = await client.receive()
+                assert (error["code"], error["retry"]) == ("internal", True)
+                assert "disk I/O error" in error["error"]
+                assert (await client.closed())[0] == 1011
+        async with rig.connect(f"{TRADE_URL}&after=1") as client:
+            await live(client)
+            assert [(await client.receive())["seq"] for _ in range(2)] == [2, 3]
+        rig.source.trade("order", order_id=3)
+        assert (await watcher.receive())["seq"] == 4
+
+
+async def test_position_older_than_the_retention_is_told_the_oldest_that_can_be_had(rig: Rig) -> None:
+    rig.feeder.stop()
+    journal = Journal(journal_path(rig.config.data_path, "hand"), days=30)
+    journal.append([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 4, 0)
+    journal.append([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 3, time.time_ns() // 1_000_000)
+    journal.close()
+    rig.start_feeder()
+    await until(lambda: rig.feeder.publisher._journal.oldest() == 4, "the old events to be deleted")
+    async with rig.connect(f"{TRADE_URL}&after=3") as client:
+        frames = [await client.receive()]
+        while frames[-1]["type"] != "subscribed":
+            frames.append(await client.receive())
+        (error,) = [frame for frame in frames if frame["type"] == "error"]
+        assert (error["code"], error["oldest"], error["newest"], error["retry"]) == ("resume_expired", 4, 7, False)
+        assert frames[-1]["after"] == 7
+        await client.send({"resume": {"seq": error["oldest"]}})
+        await live(client)
+        assert [(await client.receive())["seq"] for _ in range(3)] == [5, 6, 7]
+
+
+async def test_another_journal_is_told_and_its_events_come_from_where_it_is_told(rig: Rig) -> None:
+    async with rig.connect(TRADE_URL) as client:
+        await live(client)
+        for number in range(3):
+            rig.source.trade("order", order_id=number)
+        assert [(await client.receive())["seq"] for _ in range(3)] == [1, 2, 3]
+        rig.feeder.stop()
+        for file in rig.config.data_path.glob("journal-*"):
+            file.unlink()
+        rig.start_feeder()
+        rig.source.trade("order", order_id="new")
+        frames = [await client.receive()]
+        while frames[-1]["type"] != "error":
+            frames.append(await client.receive())
+        error = frames[-1]
+        assert {frame["type"] for frame in frames} == {"feed", "error"}
+        assert (error["code"], error["oldest"]) == ("resume_expired", 0)
+        ack = await client.receive()
+        while ack["type"] == "feed":
+            ack = await client.receive()
+        assert (ack["type"], ack["after"]) == ("subscribed", error["newest"])
+        rig.source.trade("order", order_id="newer")
+        events: list[int] = []
+        while not events or events[-1] != 2:
+            frame = await client.receive()
+            events += [frame["seq"]] if frame["type"] == "order" else []
+        assert events == list(range(error["newest"] + 1, 3))
+
+
+async def test_new_life_of_the_feeder_is_told_with_the_loss_to_who_opted_in(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime?ctl=1") as client:
+        epoch = (await client.receive())["epoch"]
+        # Killed, it does not say that it goes.
+        rig.feeder.publisher._drain = lambda: None  # type: ignore[method-assign]
+        rig.feeder.stop()
+        rig.start_feeder()
+        notice = await client.receive()
+        while notice["state"] != "up":
+            notice = await client.receive()
+        # The new one has lost nothing; what was not published between the two lives is lost all the same.
+        assert (notice["epoch"] > epoch, notice["data_lost"]) == (True, True)
+        rig.source.sink.set_state("stale")
+        rig.source.sink.set_state("up")
+        assert [(await client.receive())["data_lost"] for _ in range(2)] == [False, False]
 
 
 async def test_restart_of_the_feeder_closes_no_socket_and_data_flows_again(rig: Rig) -> None:

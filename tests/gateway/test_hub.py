@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.hub import ANSWER_TIMEOUT, COMPARE_SECONDS, Hub, Refusal
+from gateway.hub import ANSWER_TIMEOUT, COMPARE_SECONDS, NOWHERE, Hub, Refusal
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -47,6 +47,7 @@ class Client:
         self.lost = 0
         self.acts: list[Callable[[float], None]] = []
         self.outcomes: list[tuple[str, ErrorCode | None]] = []
+        self.refusal: Refusal | None = None
 
     def deliver(self, frame: Frame) -> None:
         self.got.append(frame.seq)
@@ -57,6 +58,7 @@ class Client:
 
     def settle(self, outcome: str, refusal: Refusal | None) -> None:
         self.outcomes.append((outcome, None if refusal is None else refusal.code))
+        self.refusal = refusal
 
     def when_drained(self, act: Callable[[float], None]) -> None:
         self.acts.append(act)
@@ -181,6 +183,70 @@ def test_gap_in_trade_events_is_replayed_without_gap_or_duplicate() -> None:
     hub.answer(state(3, ALL_TRADES, 10, body=[{"seq": 9}, {"seq": 10}]), 0.0)
     hub.receive(frame(TRADE, 11), 0.0)
     assert client.got == [6, 7, 8, 9, 10, 11]
+    # Once at the start and once for the replay, in however many chunks it came.
+    assert client.outcomes == [("live", None)] * 2
+
+
+def test_chunk_of_a_replay_is_taken_from_where_the_one_before_ended() -> None:
+    hub, wire, client = joined(ALL_TRADES, 5)
+    hub.receive(frame(TRADE, 9), 0.0)
+    hub.answer(state(2, ALL_TRADES, 7, body=[{"seq": 4}, {"seq": 5}, {"seq": 6}, {"seq": 7}], more=True), 0.0)
+    client.acts.pop()(0.0)
+    # The beginning was lost on the way.
+    hub.answer(state(3, ALL_TRADES, 9, body=[{"seq": 9}]), 0.0)
+    assert wire.asked[2:] == [([ALL_TRADES], 7)] * 2
+    assert client.got == [6, 7]
+    hub.answer(state(4, ALL_TRADES, 9, body=[{"seq": 8}, {"seq": 9}]), 0.0)
+    hub.receive(frame(TRADE, 10), 0.0)
+    assert client.got == [6, 7, 8, 9, 10]
+
+
+def test_answer_that_ends_before_what_the_stream_has_brought_is_asked_on() -> None:
+    hub, wire, _ = joined(ALL_TRADES, 10)
+    late = Client()
+    hub.join({ALL_TRADES: late}, 0.0, after=5)
+    hub.answer(state(2, ALL_TRADES, 8, body=[{"seq": 6}, {"seq": 7}, {"seq": 8}]), 0.0)
+    assert wire.asked[-1] == ([ALL_TRADES], 8)
+    hub.answer(state(3, ALL_TRADES, 10, body=[{"seq": 9}, {"seq": 10}]), 0.0)
+    hub.receive(frame(TRADE, 11), 0.0)
+    assert late.got == [6, 7, 8, 9, 10, 11]
+
+
+def test_event_that_is_lost_while_a_joiner_waits_is_replayed() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({ALL_TRADES: client}, 0.0)
+    hub.receive(frame(TRADE, 7), 0.0)
+    hub.answer(state(1, ALL_TRADES, 5), 0.0)
+    assert wire.asked[-1] == ([ALL_TRADES], 5)
+    hub.answer(state(2, ALL_TRADES, 7, body=[{"seq": 6}, {"seq": 7}]), 0.0)
+    assert (client.got, client.outcomes) == ([6, 7], [("live", None)])
+
+
+def test_who_joins_where_another_takes_a_chunk_hears_how_that_ended() -> None:
+    wire, one, two = Wire(), Client(), Client()
+    hub = Hub(wire)
+    hub.join({ALL_TRADES: one}, 0.0, after=2)
+    hub.answer(state(1, ALL_TRADES, 3, body=[{"seq": 3}], more=True), 0.0)
+    hub.join({ALL_TRADES: two}, 0.0, after=3)
+    assert wire.asked[1:] == [([ALL_TRADES], 3)]
+    hub.answer(state(2, ALL_TRADES, 4, body=[{"seq": 4}]), 0.0)
+    assert (two.got, two.outcomes) == ([4], [("live", None)])
+    one.acts.pop()(0.0)
+    hub.answer(state(3, ALL_TRADES, 4, body=[{"seq": 4}]), 0.0)
+    assert one.got == [3, 4]
+
+
+def test_who_left_while_it_took_a_chunk_is_not_asked_for() -> None:
+    hub, wire, client = joined(ALL_TRADES, 5)
+    late = Client()
+    hub.join({ALL_TRADES: late}, 0.0, after=2)
+    hub.answer(state(2, ALL_TRADES, 3, body=[{"seq": 3}], more=True), 0.0)
+    hub.leave(ALL_TRADES, late)
+    late.acts.pop()(0.0)
+    assert len(wire.asked) == 2
+    hub.receive(frame(TRADE, 6), 0.0)
+    assert (late.got, client.got) == ([3], [6])
 
 
 def test_unanswered_replay_is_asked_again_and_never_given_up() -> None:
@@ -217,12 +283,46 @@ def test_trade_events_go_on_over_a_restart_of_the_feeder() -> None:
     assert client.got == [6, 7, 8]
 
 
-def test_another_journal_begins_anew() -> None:
-    hub, _, client = joined(ALL_TRADES, 500)
-    hub.receive(frame(TRADE, 1, epoch=EPOCH + 1), 0.0)
-    hub.answer(state(2, ALL_TRADES, 1, epoch=EPOCH + 1), 0.0)
+def refused(ask: int, oldest: int, newest: int) -> TopicState:
+    error, epoch = f"only those after {oldest} to {newest}", EPOCH + 1
+    return TopicState(ask, ALL_TRADES, "refused", error, "resume_expired", epoch, newest, oldest=oldest)
+
+
+def test_journal_that_begins_again_is_told_to_those_who_have_seen_more() -> None:
+    hub, wire, client = joined(ALL_TRADES, 500)
+    # The first one of the other journal is lost.
     hub.receive(frame(TRADE, 2, epoch=EPOCH + 1), 0.0)
-    assert client.got == [2]
+    assert wire.asked[1:] == [([ALL_TRADES], NOWHERE)]
+    hub.answer(refused(2, 0, 2), 0.0)
+    assert client.refusal == Refusal("resume_expired", "the journal has begun again and ends at 2", 0, 2)
+    assert (client.outcomes[-1], client.got) == (("refused", "resume_expired"), [])
+    hub.join({ALL_TRADES: client}, 0.0, after=0)
+    hub.answer(state(3, ALL_TRADES, 2, epoch=EPOCH + 1, body=[{"seq": 1}, {"seq": 2}]), 0.0)
+    hub.receive(frame(TRADE, 3, epoch=EPOCH + 1), 0.0)
+    assert client.got == [1, 2, 3]
+
+
+def test_journal_that_begins_again_is_told_to_those_who_ask_for_what_it_has_not() -> None:
+    hub, wire, client = joined(ALL_TRADES, 500)
+    before, after, slow = Client(), Client(), Client()
+    hub.join({ALL_TRADES: slow}, 0.0, after=450)
+    hub.answer(state(2, ALL_TRADES, 451, body=[{"seq": 451}], more=True), 0.0)
+    hub.join({ALL_TRADES: before}, 0.0, after=399)
+    hub.join({ALL_TRADES: after}, 0.0, after=400)
+    hub.receive(frame(TRADE, 501), 0.0)
+    hub.receive(frame(TRADE, 400, epoch=EPOCH + 1), 0.0)
+    # Of the one that takes a chunk later.
+    assert [after for _, after in wire.asked[2:]] == [399, 400, NOWHERE, NOWHERE]
+    slow.acts.pop()(0.0)
+    assert wire.asked[-1] == ([ALL_TRADES], NOWHERE)
+    hub.answer(state(3, ALL_TRADES, 400, epoch=EPOCH + 1, body=[{"seq": 400}]), 0.0)
+    for number in (5, 6, 7):
+        hub.answer(refused(number, 0, 400), 0.0)
+    assert [one.outcomes[-1] for one in (client, after, slow)] == [("refused", "resume_expired")] * 3
+    hub.receive(frame(TRADE, 401, epoch=EPOCH + 1), 0.0)
+    assert (before.got, client.got) == ([400, 401], [501])
+    hub.leave(ALL_TRADES, before)
+    assert (hub.streams, wire.subscribed) == ({}, [])
 
 
 @pytest.mark.parametrize("code", ["resume_expired", "internal"])
@@ -230,9 +330,10 @@ def test_events_that_cannot_be_replayed_concern_only_who_asked_for_them(code: Er
     hub, _, client = joined(ALL_TRADES, 500)
     old = Client()
     hub.join({ALL_TRADES: old}, 0.0, after=3)
-    hub.answer(TopicState(2, ALL_TRADES, "refused", "not there", code), 0.0)
+    hub.answer(TopicState(2, ALL_TRADES, "refused", "not there", code, EPOCH, 500, oldest=400), 0.0)
     hub.receive(frame(TRADE, 501), 0.0)
     assert old.outcomes == [("refused", code)]
+    assert old.refusal == Refusal(code, "not there", 400, 500)
     assert (old.got, client.got) == ([], [501])
 
 
@@ -261,18 +362,6 @@ def test_who_joined_before_the_feeder_was_there_gets_all_that_follows_its_first_
     hub.join({ALL_TRADES: late}, 1.0)
     hub.answer(state(2, ALL_TRADES, 9, body=[{"seq": 9}]), 1.0)
     assert client.got == late.got == [9]
-
-
-def test_who_is_refused_by_another_journal_joins_where_that_one_stands() -> None:
-    wire, client = Wire(), Client()
-    hub = Hub(wire)
-    hub.feeder_seen(EPOCH, 8, 0.0)
-    hub.join({ALL_TRADES: client}, 0.0)
-    assert wire.asked[-1] == ([ALL_TRADES], 8)
-    expired = TopicState(1, ALL_TRADES, "refused", "not there", "resume_expired", EPOCH + 1, 2)
-    hub.answer(expired, 0.0)
-    hub.join({ALL_TRADES: client}, 0.0)
-    assert wire.asked[-1] == ([ALL_TRADES], 2)
 
 
 def test_a_hole_in_what_has_come_while_no_answer_came_is_replayed() -> None:

@@ -143,6 +143,31 @@ async def test_resume_of_several_codes_names_each(rig: Rig) -> None:
         assert await client.receive() == {"n": 1}
 
 
+async def test_resume_of_a_code_that_is_there_begins_again_at_its_position(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as keeper, rig.connect("/ws/realtime") as client:
+        await keeper.subscribed(stocks=["600519.SH"])
+        await client.subscribed(stocks=["600519.SH"], seq=True)
+        for number in range(3):
+            rig.source.publish(TICK, {"n": number})
+        (epoch,) = {(await client.receive())["epoch"] for _ in range(3)}
+        ack = await client.subscribed(stocks=["600519.SH"], resume={"epoch": epoch, "seq": 1})
+        assert (ack["added"], ack["recovered"], ack["active"]) == ([], False, 1)
+        assert await client.receive() == {"n": 2}
+        ack = await client.subscribed(stocks=["600519.SH"], resume={"epoch": epoch, "seq": 3})
+        assert ack["recovered"] is True
+        rig.source.publish(TICK, {"n": 3})
+        assert await client.receive() == {"n": 3}
+
+
+async def test_resume_of_a_code_that_comes_with_its_market_promises_nothing(rig: Rig) -> None:
+    async with rig.connect("/ws/whole_quote") as client:
+        position = {"epoch": 1, "seq": 1}
+        await client.subscribed(codes=["SH"])
+        assert (await client.subscribed(codes=["600519.SH"], resume=position))["recovered"] is False
+        ack = await client.subscribed(codes=["601988.SH", "000001.SZ"], resume={"601988.SH": position})
+        assert ack["recovered"] == {"601988.SH": False}
+
+
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
@@ -262,7 +287,9 @@ async def test_trade_socket_begins_again_after_a_position(rig: Rig) -> None:
         await client.send({"resume": {"seq": 99}, "id": 8})
         error = await client.receive()
         assert (error["code"], error["id"], error["oldest"], error["newest"]) == ("resume_expired", 8, 0, 6)
-        assert (await client.receive())["type"] == "subscribed"
+        # Nothing between what was told and the events that come by now.
+        ack = await client.receive()
+        assert (ack["type"], ack["after"]) == ("subscribed", 6)
         rig.source.trade("order", order_id=6)
         assert (await client.receive())["seq"] == 7
         for bad in ({"resume": -1}, {"resume": {"seq": -1}}, {"resume": {"seq": 2**63}}, {"resume": {}}):
@@ -315,8 +342,9 @@ async def test_frames_are_compressed_where_both_sides_want_it(rig: Rig, window: 
 async def test_loss_on_the_way_from_the_feeder_is_told_to_who_opted_in_and_repaired(rig: Rig) -> None:
     async with rig.connect("/ws/realtime?ctl=1") as told, rig.connect("/ws/realtime") as documented:
         assert (await told.receive())["type"] == "welcome"
-        for client in (told, documented):
-            await client.send({"stocks": ["600519.SH", "000001.SZ"]})
+        # Who wants no last value at first wants it all the same where it stands for what was lost.
+        await told.subscribed(stocks=["600519.SH", "000001.SZ"], snapshot=False)
+        await documented.send({"stocks": ["600519.SH", "000001.SZ"]})
         await rig.wanted(TICK)
         await rig.wanted(OTHER)
         for topic in (TICK, OTHER):
