@@ -355,7 +355,9 @@ def _lock(folder: Path) -> sqlite3.Connection:
     except sqlite3.Error as exc:
         lock.close()
         if exc.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-            reason = f"another feeder has its trade journal in {folder}: {path.name} is locked; give each its own folder"
+            reason = (
+                f"another feeder has its trade journal in {folder}: {path.name} is locked"
+            )
         else:
             reason = f"cannot lock {path}: {exc}"
         raise ConfigError("data_dir", reason) from exc

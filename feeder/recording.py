@@ -38,6 +38,8 @@ _SORTED_BY_CODE_MS = 60_000
 # Whose a trade event is that names no account.
 _NOBODY = "unknown"
 _NS_PER_MS = 1_000_000
+# Milliseconds by which a message may come late, since trade events and market data have sockets of their own.
+_DISORDER = 60_000
 
 Moment = TypeVar("Moment")
 T = TypeVar("T")
@@ -243,11 +245,18 @@ class Tape:
         raise Refused(code, f"{self._path.name} has no topic {topic[:200]!r}")
 
     def moments(self) -> Generator[tuple[float, Recorded]]:
-        """Yield the messages one by one, at the time of their publication; last values come with what was before."""
+        """Yield the messages one by one, at the time of their publication; last values come with what was before.
+
+        Where the feeder's clock was set back, time goes on from there: what follows must not all be due at once.
+        """
         at = self.first
+        set_back = 0.0
         for recorded in read_tape(self._path):
             if recorded.frame.published_ns:
-                at = recorded.frame.published_ns / _NS_PER_MS
+                published = recorded.frame.published_ns / _NS_PER_MS
+                if published + set_back < at - _DISORDER:
+                    set_back = at - published
+                at = published + set_back
             yield at, recorded
 
     def publish(self, moment: Recorded, wanted: Set[Topic], sink: Sink, received_ns: int) -> None:

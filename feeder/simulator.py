@@ -40,6 +40,8 @@ _SNAPSHOT_CODES = 200
 _DOWNLOAD_TURNS = 100
 # Milliseconds of orders and trade prints that are still published when the thread was late.
 _STREAM_DELAY = 1000
+# Milliseconds that the account's time goes on in a turn while it is ahead of a clock that was set back.
+_LONGEST_STEP = 1000
 # Failed codes that the sentence names; all of them are in `failed`.
 _NAMED_FAILURES = 3
 
@@ -72,6 +74,8 @@ class Simulator:
         # Everything below belongs to the thread.
         self._topics: set[Topic] = set()
         self._played = 0
+        # The account's time.
+        self._traded = 0
         self._by_code: dict[str, dict[Topic, _Publish]] = {}
         self._markets: dict[str, Topic] = {}
         # Code, period, and until when orders or trade prints were published.
@@ -82,7 +86,7 @@ class Simulator:
     def start(self, sink: Sink) -> None:
         """Start the thread and return."""
         self._sink = sink
-        self._played = self._now()
+        self._played = self._traded = self._now()
         self._account = SimulatedAccount(
             ACCOUNT,
             self._config.sim_seed,
@@ -148,6 +152,9 @@ class Simulator:
     def _play(self, now: int) -> None:
         """Publish what has fallen due since the last turn, each code at most once."""
         received_ns = time.time_ns()
+        # The account's time never goes back, where orders would have the numbers of earlier ones, nor stands still.
+        passed = min(max(now - self._played, 0), _LONGEST_STEP)
+        self._traded = max(now, self._traded + passed)
         after, self._played = max(self._played, now - self._interval), now
         slices: dict[str, dict[str, object]] = {market: {} for market in self._markets}
         for code in self._market.due(after, now):
@@ -168,7 +175,7 @@ class Simulator:
             self._streams[topic] = code, period, now
             if records:
                 self._sink.publish(topic, {code: records}, received_ns)
-        for event, fields in self._account.step(now):
+        for event, fields in self._account.step(self._traded):
             self._sink.publish_trade(ACCOUNT, event, fields, received_ns)
         self._go_on_with_snapshot(now)
         self._go_on_with_downloads()

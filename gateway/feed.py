@@ -60,6 +60,9 @@ class Feed:
         self.hub = Hub(self)
         # The feeder's newest heartbeat; None until the first, and again while the feeder is absent.
         self.status: FeedStatus | None = None
+        # Whether the feeder has been away, or another took its place, and none has been up since: market data was lost
+        # of which the new one knows nothing.
+        self.interrupted = False
         # time.time_ns() when the newest market frame was published, 0 before the first.
         self.newest_ns = 0
         self.malformed = 0
@@ -249,11 +252,14 @@ class Feed:
         self._heard_at = now
         if before is None or before.epoch != status.epoch:
             logger.info("feeder is there: source %s, state %s", status.source, status.state)
+            self.interrupted = self.interrupted or self.hub.epoch != 0
         elif status.state == "up" and before.state != "up":
             self.hub.recheck(now)
         self.hub.feeder_seen(status.epoch, status.trade_seq, now)
         if before is None or (before.epoch, before.state, before.since) != (status.epoch, status.state, status.since):
             self._on_change()
+        if status.state == "up":
+            self.interrupted = False
 
     def _take_reply(self, socket: zmq.Socket[bytes], now: float) -> None:
         parts = socket.recv_multipart(_NOBLOCK)

@@ -156,6 +156,14 @@ class Stream:
         """Return whether nobody wants this stream any more."""
         return not (self.members or self.joiners or self.apart)
 
+    def forget(self) -> None:
+        """Stand nowhere, as everybody does who waits for an answer, and have to be asked for anew."""
+        self.epoch = self.seq = 0
+        self.held.clear()
+        for ask in self.asks:
+            ask.seen = (0, 0)
+        self.synced = False
+
 
 class Hub:
     """The table of streams of one worker, with its counters."""
@@ -168,6 +176,8 @@ class Hub:
         self.gaps = 0
         self.lost = 0
         self._upstream = upstream
+        # The latest of all epochs.
+        self._latest = 0
         # Where the journal stood at the newest heartbeat; None before the first.
         self._trade_seq: int | None = None
         self._compare_at = 0.0
@@ -376,6 +386,12 @@ class Hub:
     def feeder_seen(self, epoch: int, trade_seq: int, now: float) -> None:
         """Take a heartbeat: it shows a new life of the feeder, and a trade event that was lost without a successor."""
         reborn, self.epoch = epoch != self.epoch, epoch
+        self._latest = max(self._latest, epoch)
+        if epoch < self._latest and not reborn:
+            # The second heartbeat says so: the clock was set back, and this life does not know of the one before.
+            for stream in self.streams.values():
+                if stream.epoch > epoch and not stream.journaled:
+                    stream.forget()
         stale = [stream for stream in self.streams.values() if not stream.synced or (reborn and stream.epoch != epoch)]
         trades = self.streams.get(ALL_TRADES)
         # The event may still be on its way when the heartbeat comes, by another socket; not so one heartbeat later.

@@ -501,10 +501,10 @@ class Session:
         return True
 
     def _tell_closing(self) -> None:
-        """Say that the server stops, before it closes with 1012; who does not read is not waited for."""
-        if self.opted_in and not self._gone:
+        """Send what waits, last that the server stops, before it closes with 1012; nobody is waited for."""
+        if self.opted_in:
             self.tell({"type": "closing", "reason": "server_restart"})
-            self.flush()
+        self.flush()
 
     async def _close(self, ended: Ended) -> str:
         reason = ended.reason

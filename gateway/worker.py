@@ -43,9 +43,6 @@ class Worker:
         # Frames and records that slow clients did not get because a newer one had replaced them.
         self.skipped = 0
         self._exporter = Exporter()
-        # The newest life of the feeder, and whether clients have yet to hear that it is up and not the one before.
-        self._epoch = 0
-        self._reborn = False
 
     @property
     def connections(self) -> Counter[str]:
@@ -114,19 +111,15 @@ class Worker:
         status = self.feed.status
         notice: dict[str, Any] = {"type": "feed", "state": "down", "reason": "feeder_absent", "data_lost": True}
         if status is not None:
-            self._reborn = self._reborn or self._epoch not in (0, status.epoch)
-            self._epoch = status.epoch
             notice.update(
                 state=status.state,
                 reason=status.reason,
-                # The new one does not know what was not published between the two.
-                data_lost=status.data_lost or self._reborn,
+                data_lost=status.data_lost or self.feed.interrupted,
                 since=status.since,
                 source=status.source,
                 simulated=status.simulated,
                 epoch=status.epoch,
             )
-            self._reborn = self._reborn and status.state != "up"
         for session in self.sessions:
             if session.opted_in:
                 session.tell(notice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import subprocess
@@ -94,6 +95,17 @@ def test_a_full_block_is_written_without_being_asked(tmp_path: Path, name: str) 
     writer.write(*message(2, size=100_000))
     assert numbers(tmp_path / name) == [1, 2]
     writer.close()
+
+
+@BOTH
+def test_a_tape_is_forced_to_the_disk_when_all_of_it_is_written(tmp_path: Path, monkeypatch, name: str) -> None:
+    sizes = []
+    monkeypatch.setattr(tape_module.os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))
+    writer = TapeWriter(tmp_path / name, SESSION)
+    writer.write(*message(1))
+    writer.close()
+    assert sizes == [(tmp_path / name).stat().st_size]
+    assert numbers(tmp_path / name) == [1]
 
 
 @BOTH

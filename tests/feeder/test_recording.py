@@ -101,7 +101,8 @@ def tape(tmp_path: Path):
         for number, (topic, body, *second) in enumerate(messages, 1):
             published = T + int((second[0] if second else 0) * SECOND) if second != [None] else 0
             encoded = body if isinstance(body, bytes) else frames.encode(body)
-            writer.write(T, Frame(Topic(topic), 7, number, published, published, encoded))
+            received = published and published - SECOND
+            writer.write(T, Frame(Topic(topic), 7, number, received, published, encoded))
         writer.close()
         return tmp_path / name
 
@@ -220,6 +221,13 @@ def test_moments_have_the_time_of_publication_and_last_values_that_of_what_was_b
     first = T / 1e6 + 2000
     assert recording.first == first
     assert [at - first for at, _ in recording.moments()] == [0, 0, -500, -500, 2000]
+
+
+def test_time_goes_on_where_the_clock_was_set_back(tape) -> None:
+    seconds = (0, 3600, 3590, 1, 4, 2, 3600, 7200)
+    recording = Tape(tape(*((QUOTE, {}, second) for second in seconds)))
+    passed = [(at - recording.first) / 1000 for at, _ in recording.moments()]
+    assert passed == [0, 3600, 3590, 3590, 3593, 3591, 7189, 10789]
 
 
 def test_a_body_that_cannot_be_read_is_named(tape) -> None:

@@ -462,6 +462,26 @@ def test_a_clock_that_is_set_back_does_not_stop_the_market(play: Callable[..., P
     assert times[-1] < NOW - 3_000_000
 
 
+def test_a_clock_that_is_set_does_not_stop_the_account_nor_take_it_back(play: Callable[..., Played]) -> None:
+    clock = Clock(NOW)
+    played = play(clock)
+
+    def placed(said: list[Said]) -> dict[int, int]:
+        return {each.body["order_id"]: each.body["order_time"] for each in said if each.what == "order"}
+
+    orders: dict[int, int] = {}
+    for hours in (0, -1, -1):
+        clock.set(NOW + hours * 3_600_000)
+        known = len(orders)
+        orders = placed(played.sink.wait(lambda said, known=known: len(placed(said)) >= known + 10))
+    assert list(orders) == sorted(orders)
+    assert max(orders.values()) < NOW // 1000 + 3600
+    # As soon as the clock is ahead again, the account keeps to it.
+    clock.set(NOW + 7_200_000)
+    orders = placed(played.sink.wait(lambda said: max(placed(said).values()) >= NOW // 1000 + 7200))
+    assert max(orders.values()) < NOW // 1000 + 9000
+
+
 def test_the_exchange_hours_are_a_setting(play: Callable[..., Played]) -> None:
     # Sunday: the last tick of Friday, and nothing after it.
     played = play(Clock(NOW + 4 * 86_400_000), sim_hours="exchange")

@@ -1131,6 +1131,18 @@ def test_a_single_quiet_code_and_long_bars_are_no_silence(
     assert sink.states[1] == ("stale", "market_silent", False)
 
 
+def test_a_clock_that_was_set_back_holds_up_no_look_at_the_terminals_own_ticks(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    clock.began = clock.ms = TUESDAY_MORNING + 3_600_000
+    begin(listener, sink, MOUTAI)
+    sink.until(lambda: len(terminal.called("get_full_tick")) > 1)
+    clock.ms -= 3_600_000
+    before = len(terminal.called("get_full_tick"))
+    sink.until(lambda: len(terminal.called("get_full_tick")) > before + 2)
+    assert clock.ms < TUESDAY_MORNING + 1_800_000
+
+
 def test_ticks_of_single_codes_break_the_silence(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:

@@ -150,7 +150,7 @@ class Rig:
         server = Server(_with(self.config, **changes), self.ws)
         server.start()
         self.servers.append(server)
-        wait_for(lambda: readiness(server.port)["ready"], "the feeder to be seen")
+        wait_for(lambda: readiness(server.port)["feed"] == "up", "the feeder to be seen")
         return server
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from conftest import KEY, Client, Rig, readiness, until
 from websockets import ConnectionClosed
 
 from feeder.journal import Chunk, Journal, Unsent
+from gateway import hub
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, quote_topic, whole_topic
 
@@ -472,6 +473,50 @@ async def test_documented_client_hears_nothing_of_the_feeder_but_one_that_opted_
         assert (notice["type"], notice["state"], notice["reason"]) == ("feed", "down", "terminal_disconnected")
         rig.source.publish(TICK, {"600519.SH": [{}]})
         assert await documented.receive() == {"600519.SH": [{}]}
+
+
+async def notice(client: Client) -> dict[str, Any]:
+    """Return the next notice about the feeder."""
+    while (frame := await client.receive()).get("type") != "feed":
+        pass
+    return frame
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["replaced", "away"])
+async def test_feeder_that_is_gone_and_comes_back_is_told_with_the_loss(rig: Rig, away: bool) -> None:
+    port = rig.servers[0].port
+    async with rig.connect("/ws/realtime?ctl=1") as client:
+        assert (await client.receive())["feed"] == "up"
+        rig.feeder.stop()
+        told = await notice(client)
+        assert (told["state"], told["reason"], told["data_lost"]) == ("down", "feeder_stopped", False)
+        if away:
+            told = await notice(client)
+            assert (told["state"], told["reason"], told["data_lost"]) == ("down", "feeder_absent", True)
+            assert readiness(port)["reason"] == "feeder_absent"
+        rig.start_feeder()
+        while (told := await notice(client))["state"] != "up":
+            pass
+        # The new feeder has lost nothing; who was connected to the old one has.
+        assert (told["data_lost"], told["epoch"]) == (True, readiness(port)["epoch"])
+        rig.source.sink.set_state("stale", "silent")
+        assert (await notice(client))["data_lost"] is False
+
+
+async def test_topic_that_is_refused_after_the_source_was_away_is_told(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It would be found out some seconds later all the same.
+    monkeypatch.setattr(hub, "QUIET_SECONDS", math.inf)
+    async with rig.connect("/ws/realtime") as client:
+        await client.subscribed(stocks=["600519.SH", "000001.SZ"])
+        sink = rig.source.sink
+        sink.set_state("down", "terminal_disconnected", data_lost=True)
+        sink.refuse(TICK, "upstream_refused", "not any more")
+        sink.set_state("up", data_lost=True)
+        while (frame := await client.receive())["type"] == "feed":
+            pass
+        assert (frame["type"], frame["code"], frame["symbol"]) == ("error", "upstream_refused", "600519.SH")
 
 
 async def test_slow_client_costs_nobody_else_anything_and_gets_the_newest(rig: Rig) -> None:

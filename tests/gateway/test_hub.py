@@ -393,6 +393,63 @@ def test_heartbeat_of_a_new_life_asks_for_every_topic_once() -> None:
     assert len(wire.asked) == 2
 
 
+def test_new_life_of_a_feeder_whose_clock_was_set_back_is_followed() -> None:
+    hub, wire, client = joined(seq=5)
+    hub.feeder_seen(EPOCH, 0, 0.0)
+    early = EPOCH - 1
+    hub.receive(frame(TICK, 1, epoch=early), 1.0)
+    hub.feeder_seen(early, 0, 1.0)
+    hub.answer(state(2, TICK, 1, epoch=early, body={"seq": 1}), 1.0)
+    # Only the second heartbeat shows that the first was not a late one of the life before.
+    assert client.got == []
+    hub.receive(frame(TICK, 2, epoch=early), 2.0)
+    hub.feeder_seen(early, 0, 2.0)
+    assert wire.asked[2:] == [([TICK], None)]
+    hub.answer(state(3, TICK, 2, epoch=early, body={"seq": 2}), 2.0)
+    hub.receive(frame(TICK, 3, epoch=early), 2.0)
+    hub.feeder_seen(early, 0, 3.0)
+    hub.receive(frame(TICK, 4, epoch=early), 3.0)
+    assert client.got == [2, 3, 4]
+    assert len(wire.asked) == 3
+
+
+def test_joiners_follow_a_feeder_whose_clock_was_set_back_without_what_they_were_kept() -> None:
+    hub, wire, client = joined(seq=5)
+    hub.feeder_seen(EPOCH, 0, 0.0)
+    joiner = Client()
+    hub.join({TICK: joiner}, 0.0)
+    hub.receive(frame(TICK, 6), 0.0)
+    for _ in range(2):
+        hub.feeder_seen(EPOCH - 1, 0, 0.5)
+    assert len(wire.asked) == 3
+    for number in (2, 3):
+        hub.answer(state(number, TICK, 2, epoch=EPOCH - 1, body={"seq": 2}), 0.5)
+    hub.receive(frame(TICK, 3, epoch=EPOCH - 1), 0.5)
+    assert (client.got, joiner.got) == ([6, 2, 3], [2, 3])
+
+
+def test_late_heartbeat_of_the_life_before_brings_nothing_twice() -> None:
+    hub, wire, client = joined(seq=5)
+    for epoch in (EPOCH, EPOCH - 1, EPOCH, EPOCH):
+        hub.feeder_seen(epoch, 0, 1.0)
+        if len(wire.asked) > 1:
+            hub.answer(state(len(wire.asked), TICK, 5, body={"seq": 5}), 1.0)
+    hub.receive(frame(TICK, 6), 1.0)
+    assert client.got == [6]
+
+
+def test_trade_events_go_on_by_position_under_a_feeder_whose_clock_was_set_back() -> None:
+    hub, wire, client = joined(ALL_TRADES, 5)
+    for epoch in (EPOCH, EPOCH - 1):
+        hub.feeder_seen(epoch, 5, 0.0)
+    hub.answer(state(2, ALL_TRADES, 5, epoch=EPOCH - 1, body=[]), 0.0)
+    for seq in (6, 7):
+        hub.feeder_seen(EPOCH - 1, seq - 1, 1.0)
+        hub.receive(frame(TRADE, seq, epoch=EPOCH - 1), 1.0)
+    assert client.got == [6, 7]
+    assert wire.asked[1:] == [([ALL_TRADES], 5)]
+
+
 def test_frame_published_between_ask_and_subscription_is_noticed() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)

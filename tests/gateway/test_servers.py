@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import KEY, Client, Rig, _rig, readiness, wait_for
+from conftest import DEADLINE, KEY, Client, Rig, _rig, readiness, wait_for
 from starlette.testclient import TestClient
 from websockets.asyncio.client import connect
 
@@ -115,3 +115,24 @@ def test_bad_setting_stops_the_server_with_its_name(config: Config, tmp_path: Pa
             command, env=env, stdout=output, stderr=subprocess.STDOUT, timeout=30, check=False
         ).returncode
     assert "QMT_BRIDGE_WORKERS" in log.read_text(encoding="utf-8")
+
+
+async def test_gateway_stops_in_time_though_a_client_does_not_read(config: Config, tmp_path: Path) -> None:
+    port = free_port()
+    with _rig(config) as rig:
+        command = ["qmt_bridge.cli", "gateway", f"--port={port}"]
+        with process(command, rig.config, tmp_path / "gateway.log") as gateway:
+            wait_for(lambda: answers(port), "the gateway")
+            async with (
+                connect(f"ws://127.0.0.1:{port}/ws/realtime", proxy=None, close_timeout=0.1) as stalled,
+                connect(f"ws://127.0.0.1:{port}/ws/realtime?ctl=1", proxy=None) as reader,
+            ):
+                await Client(stalled).subscribed(stocks=["600519.SH"])
+                stalled.transport.pause_reading()
+                for number in range(400):
+                    rig.source.publish(TICK, {"600519.SH": [{"n": number, "padding": "x" * 50_000}]})
+                wait_for(lambda: readiness(port)["frames_received"] == 400, "the frames")
+                gateway.terminate()
+                assert (await Client(reader).closed())[0] == 1012
+                gateway.wait(DEADLINE)
+    assert gateway.returncode == 0

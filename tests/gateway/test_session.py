@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 from gateway.session import Session
 from gateway.subscription import Subscription
@@ -24,6 +27,8 @@ class Transport:
     def __init__(self) -> None:
         self.full = False
         self.written = b""
+        # Set by the session.
+        self.on_shutdown: Callable[[], None]
 
     def write(self, framed: bytes) -> bool:
         self.written += framed
@@ -45,7 +50,7 @@ def tick(number: int, size: int = HIGH_WATER) -> Frame:
 
 
 def order(written: bytes) -> list[bytes]:
-    marks = {b'"n":1,': b"1", b'"n":2,': b"2", b'"n":3,': b"3", b'"ack"': b"ack"}
+    marks = {b'"n":1,': b"1", b'"n":2,': b"2", b'"n":3,': b"3", b'"ack"': b"ack", b'"closing"': b"closing"}
     return [marks[mark] for mark in sorted(marks, key=written.find) if mark in written]
 
 
@@ -79,3 +84,16 @@ async def test_client_whose_transport_is_full_is_queued() -> None:
     transport.full = False
     session.flush()
     assert order(transport.written) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(("opted_in", "last"), [(False, []), (True, [b"closing"])])
+async def test_what_has_come_before_the_server_stops_is_written_first(opted_in: bool, last: list[bytes]) -> None:
+    session, transport, subscription = made()
+    session.opted_in = opted_in
+    subscription.deliver(tick(1))
+    transport.full = True
+    subscription.deliver(tick(2))
+    transport.full = False
+    subscription.deliver(tick(3, 10))
+    transport.on_shutdown()
+    assert order(transport.written) == [b"1", b"2", b"3", *last]

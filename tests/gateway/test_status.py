@@ -34,7 +34,7 @@ async def test_a_worker_is_not_ready_while_trade_events_cannot_be_written(rig: R
     port = rig.servers[0].port
     assert readiness(port)["journal"] is None
     assert metric(port, "qmt_bridge_journal_up") == 1
-    async with rig.connect(f"/ws/trade?api_key={quote(KEY)}") as client:
+    async with rig.connect(f"/ws/trade?after=0&api_key={quote(KEY)}") as client:
         limit_disk(rig, 1)
         rig.source.trade("order", text="x" * 5000)
         assert (await client.receive())["journaled"] is False

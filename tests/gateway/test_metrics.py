@@ -1,0 +1,49 @@
+"""/metrics over a real feeder: messages are lost, the feeder goes and comes back."""
+
+from __future__ import annotations
+
+import math
+import urllib.request
+
+from conftest import DEADLINE, Rig, until
+
+from qmt_bridge.wire.topics import quote_topic
+
+TICK = quote_topic("600519.SH")
+
+
+def metrics(port: int) -> dict[str, float]:
+    """Return the samples of /metrics."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE) as response:
+        lines = response.read().decode().splitlines()
+    samples = (line.removeprefix("qmt_bridge_").rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in samples}
+
+
+async def test_metrics_show_what_was_lost_and_whether_the_feeder_is_there(rig: Rig) -> None:
+    port = rig.servers[0].port
+    before = metrics(port)
+    assert (before["feed_up"], before['feed_state{state="up"}'], before['feed_state{state="down"}']) == (1, 1, 0)
+    assert before["newest_tick_age_seconds"] == math.inf
+    async with rig.connect("/ws/realtime") as client:
+        await client.subscribed(stocks=["600519.SH"])
+        for number in range(4):
+            body = {"600519.SH": [{"n": number}]}
+            if number in (1, 2):
+                rig.lose(TICK, body)
+            else:
+                rig.source.publish(TICK, body)
+                assert await client.receive() == body
+        after = metrics(port)
+        assert after["gaps_total"] - before["gaps_total"] == 1
+        assert after["lost_total"] - before["lost_total"] == 2
+        assert 0 <= after["newest_tick_age_seconds"] < math.inf
+        assert after['connections{path="/ws/realtime"}'] == 1
+        rig.feeder.stop()
+        await until(lambda: metrics(port)["feed_up"] == 0, "the absence to be noticed")
+        gone = metrics(port)
+        assert (gone['feed_state{state="up"}'], gone['feed_state{state="down"}']) == (0, 1)
+        assert gone['connections{path="/ws/realtime"}'] == 1
+        rig.start_feeder()
+        await until(lambda: metrics(port)["feed_up"] == 1, "the return to be noticed")
