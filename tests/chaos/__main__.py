@@ -170,6 +170,14 @@ class Run:
                 lambda: not any(watcher.unexplained for watcher in self.watchers if isinstance(watcher, QuoteWatcher)),
                 "the last notices",
             )
+        # Every tick that falls silent for good would be no hole.
+        since = time.monotonic()
+        quotes = [watcher for watcher in self.watchers if isinstance(watcher, QuoteWatcher)]
+        with suppress(TimeoutError):
+            await self._until(lambda: not any(watcher.silent(since) for watcher in quotes), "a tick of every stock")
+        self.trouble += [
+            f"{each.name} hears nothing of {', '.join(each.silent(since))}" for each in quotes if each.silent(since)
+        ]
         return last
 
     async def leave(self) -> None:
@@ -193,8 +201,8 @@ class Run:
         for part in self.programs:
             await asyncio.to_thread(part.stop)
 
-    async def stop(self) -> None:
-        """End everything."""
+    async def stop(self) -> list[tuple[int, bytes]]:
+        """End everything; return the rows of the journal."""
         await self._dismiss()
         for task in tuple(self._tasks):
             task.cancel()
@@ -204,9 +212,12 @@ class Run:
         for proxy in (*self.wires, *self.doors):
             await proxy.stop()
         self._subscriber.close(linger=0)
+        try:
+            return self._journal()
+        finally:
+            self.disk.close()
 
-    def journal(self) -> list[tuple[int, bytes]]:
-        """Return the rows of the journal; the feeder has ended."""
+    def _journal(self) -> list[tuple[int, bytes]]:
         [path] = self.disk.path.glob("journal-*.sqlite3")
         database = sqlite3.connect(path)
         try:
@@ -218,6 +229,17 @@ class Run:
         """Return what each client of trade events has got."""
         got = {watcher.name: watcher.got for watcher in self.watchers if not isinstance(watcher, QuoteWatcher)}
         return got | {part.name: program.read(self._file(part.name)) for part in self.programs}
+
+    def bugs(self) -> list[str]:
+        """Return what the logs say of failures that nobody had asked for."""
+        logs = {path.stem: path.read_text(encoding="utf-8", errors="replace") for path in self.folder.glob("*.log")}
+        found = [f"{name} failed: see its log" for name, log in logs.items() if "Traceback" in log]
+        # A worker that is frozen for long is killed by its parent.
+        died = logs["gateway"].count("; another one is starting")
+        wanted = sum(self.faults[name] for name in ("kill worker", "freeze worker", "freeze gateway"))
+        if died > wanted:
+            found.append(f"{died} workers died, {wanted} were killed or frozen")
+        return found
 
     def _file(self, name: str) -> Path:
         return self.folder / f"{name.replace(' ', '-')}.events"
@@ -376,9 +398,7 @@ async def _run(folder: Path, seconds: float, seed: int, rate: float, crowd: int)
         holes = sum(watcher.unexplained for watcher in ticks)
         await run.leave()
     finally:
-        await run.stop()
-    rows = run.journal()
-    run.disk.close()
+        rows = await run.stop()
     journal = journaled(rows)
     if list(journal) != list(range(1, len(journal) + 1)):
         failed.append("the journal has holes")
@@ -395,6 +415,7 @@ async def _run(folder: Path, seconds: float, seed: int, rate: float, crowd: int)
         if part.crashes:
             failed.append(f"{part.name} ended {part.crashes} times by itself")
     failed += run.trouble
+    failed += run.bugs()
     for name, held in run.before.items():
         if run.after.get(name) != held:
             failed.append(f"{name} held {held} before, now {run.after.get(name)}")

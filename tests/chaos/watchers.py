@@ -18,6 +18,8 @@ from qmt_bridge.errors import may_reconnect
 from tests.chaos.verdict import Received, received
 
 _OPEN_SECONDS = 5.0
+# Within that time of what was published a hole has been told of: a worker may be frozen for some seconds.
+_TOLD_MS = 8000
 
 
 class Watcher:
@@ -96,22 +98,31 @@ class QuoteWatcher(Watcher):
     def __init__(self, name: str, stocks: list[str]) -> None:
         super().__init__(name)
         self.frames = 0
-        # Of connections that have ended: holes that no notice had explained, though one could still have come.
+        # Of connections that have ended since.
         self.holes = 0
         # Of the connection that is open.
         self.missing = 0
         self.told = 0
         self._stocks = stocks
+        # When each stock was heard last.
+        self._heard_of = dict.fromkeys(stocks, 0.0)
+        # When that was published (ms) which showed a hole of which nothing is told yet.
+        self._untold_since: float | None = None
 
     @property
     def unexplained(self) -> int:
         """Return how many messages are missing on the open connection of which no notice tells."""
-        return max(0, self.missing - self.told)
+        return self.holes + max(0, self.missing - self.told)
+
+    def silent(self, since: float) -> list[str]:
+        """Return the stocks of which nothing has come since then (time.monotonic())."""
+        return [code for code, at in self._heard_of.items() if at < since]
 
     async def _listen(self, port: int, key: str) -> None:
         request = orjson.dumps({"action": "subscribe", "id": 1, "stocks": self._stocks, "seq": True}).decode()
         while True:
             self.missing = self.told = 0
+            self._untold_since = None
             positions: dict[str, tuple[int, int]] = {}
             try:
                 url = f"ws://127.0.0.1:{port}/ws/realtime"
@@ -133,6 +144,7 @@ class QuoteWatcher(Watcher):
         self.frames += 1
         self._note()
         [code] = frame["data"]
+        self._heard_of[code] = time.monotonic()
         epoch, seq = positions.get(code, (0, 0))
         if frame["epoch"] == epoch:
             if frame["seq"] <= seq:
@@ -141,3 +153,14 @@ class QuoteWatcher(Watcher):
         elif frame["epoch"] < epoch:
             raise AssertionError(f"{code} came from an older life of the feeder")
         positions[code] = frame["epoch"], frame["seq"]
+        if self.missing <= self.told:
+            self._untold_since = None
+        elif frame["published"] is None:
+            # A last value, which is no news.
+            return
+        elif self._untold_since is None:
+            self._untold_since = frame["published"]
+        elif frame["published"] - self._untold_since > _TOLD_MS:
+            # For good: the notice would have come.
+            self.holes += self.missing - self.told
+            self.missing = self.told
