@@ -32,6 +32,8 @@ MAX_UNSAVED = 100_000
 # Events that one call deletes, and pages that it gives back to the disk: some 5 ms each.
 PRUNE_EVENTS = 500
 SHRINK_PAGES = 250
+# Bytes of the write-ahead log, roughly, that are carried over into the file at a time: some 10 ms.
+CHECKPOINT_BYTES = 2 * 1024 * 1024
 # Free pages that stay in the file for the next events (1 MB).
 SPARE_PAGES = 256
 
@@ -101,6 +103,9 @@ class Journal:
         # First and last position of those that had to be given up.
         self._forgotten: tuple[int, int] | None = None
         self._prune_failing = False
+        # Bytes that were written to the log since it was carried over.
+        self._logged = 0
+        self._carry_failing = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
@@ -186,14 +191,32 @@ class Journal:
                 )
             self.failure = str(exc)
             return
-        for _ in batch:
+        for event in batch:
             self._unsaved.popleft()
+            self._logged += len(event.body)
         if self.failure is not None:
             self.failure = None
             logger.warning("trade journal is written again, from seq %d on", batch[0].seq)
             if self._forgotten is not None:
                 logger.error("trade events of seq %d to %d were never written", *self._forgotten)
                 self._forgotten = None
+
+    def checkpoint(self) -> None:
+        """Carry the log over into the file once there is enough of it.
+
+        SQLite would do so in the commit that exceeds a limit, and have the events of that burst wait for it.
+        """
+        if self._logged < CHECKPOINT_BYTES:
+            return
+        self._logged = 0
+        try:
+            self._database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as exc:
+            if not self._carry_failing:
+                self._carry_failing = True
+                logger.warning("the log of the trade journal grows, it cannot be carried over: %s", exc)
+            return
+        self._carry_failing = False
 
     def newest_of(self, account: str | None = None) -> int:
         """Return the newest position, of an account or of all; 0 before the first event."""
@@ -247,6 +270,7 @@ class Journal:
             if last is None:
                 return self._shrink()
             self._database.execute("DELETE FROM event WHERE seq <= ?", (last,))
+            self._logged += CHECKPOINT_BYTES // 4
         except sqlite3.Error as exc:
             if not self._prune_failing:
                 self._prune_failing = True
@@ -324,6 +348,7 @@ class Journal:
         # A file that was made as version 0 keeps its free pages, for the next events.
         # Each step of the statement is a page, and `execute` makes but one of a statement without columns.
         self._database.executescript(f"PRAGMA incremental_vacuum({min(SHRINK_PAGES, free - SPARE_PAGES)})")
+        self._logged += CHECKPOINT_BYTES // 4
         return SPARE_PAGES < self._pragma("freelist_count") < free
 
     def _used_pages(self) -> int:
@@ -355,9 +380,7 @@ def _lock(folder: Path) -> sqlite3.Connection:
     except sqlite3.Error as exc:
         lock.close()
         if exc.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-            reason = (
-                f"another feeder has its trade journal in {folder}: {path.name} is locked"
-            )
+            reason = f"another feeder has its trade journal in {folder}: {path.name} is locked"
         else:
             reason = f"cannot lock {path}: {exc}"
         raise ConfigError("data_dir", reason) from exc
@@ -388,6 +411,8 @@ def _prepare(path: Path, locking: str) -> sqlite3.Connection:
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=FULL")
         database.execute(f"PRAGMA journal_size_limit={_LOG_BYTES}")
+        # See `Journal.checkpoint`.
+        database.execute("PRAGMA wal_autocheckpoint=0")
         database.execute("BEGIN IMMEDIATE")
         version = database.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:

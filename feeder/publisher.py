@@ -319,6 +319,7 @@ class Publisher:
                 # A clock that jumps ahead must not delete everything.
                 at_most = self._epoch + int((now - began) * 1e9)
                 more = journal.prune(min(time.time_ns(), at_most) // _NS_PER_MS)
+                journal.checkpoint()
                 next_prune = now + (PRUNE_PAUSE_SECONDS if more else PRUNE_SECONDS)
             if now >= next_heartbeat or journal.catching_up:
                 journal.save()
@@ -413,6 +414,7 @@ class Publisher:
         events = self._journal.append([unsent for _, unsent, _ in burst], time.time_ns() // _NS_PER_MS)
         for (topic, _, received_ns), event in zip(burst, events, strict=True):
             self._transmit(self._trade, topic, event.number, received_ns, event.body)
+        self._journal.checkpoint()
 
     def _transmit(self, publisher: zmq.Socket[bytes], topic: Topic, seq: int, received_ns: int, body: bytes) -> None:
         frame = frames.Frame(topic, self._epoch, seq, received_ns, time.time_ns(), body)

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from feeder import journal as journal_module
-from feeder.journal import CHUNK_BYTES, CHUNK_EVENTS, Journal, Unsent
+from feeder.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, Journal, Unsent
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire import frames
@@ -435,6 +435,59 @@ def test_a_journal_without_a_limit_keeps_everything(open_journal: Open) -> None:
     journal.append(fills(1000, text="x" * 2000), 0)
     assert prune(journal, 0) == 1
     assert journal.oldest() == 0
+
+
+def test_the_log_is_carried_over_into_the_file_when_there_is_enough_of_it(open_journal: Open, path: Path) -> None:
+    journal = open_journal()
+    before = path.stat().st_size
+    text = "x" * 10_000
+    journal.append(fills(CHECKPOINT_BYTES // len(text) - 10, text=text), 0)
+    journal.checkpoint()
+    assert path.stat().st_size == before
+    journal.append(fills(20, text=text), 0)
+    assert path.stat().st_size == before, "in a commit that events wait for"
+    journal.checkpoint()
+    assert path.stat().st_size > CHECKPOINT_BYTES
+    # A log that was carried over is written anew from its start.
+    log = path.with_name(f"{path.name}-wal").stat().st_size
+    for _ in range(5):
+        journal.append(fills(CHECKPOINT_BYTES // len(text), text=text), 0)
+        journal.checkpoint()
+    assert path.with_name(f"{path.name}-wal").stat().st_size < 2 * log
+
+
+def test_what_is_deleted_does_not_let_the_log_grow(open_journal: Open, path: Path) -> None:
+    journal = open_journal()
+    for _ in range(10):
+        journal.append(fills(1000, text="x" * 1000), 0)
+        journal.checkpoint()
+    while journal.prune(31 * 24 * 3600 * 1000):
+        journal.checkpoint()
+    assert path.with_name(f"{path.name}-wal").stat().st_size < 4 * CHECKPOINT_BYTES
+
+
+def test_a_log_that_cannot_be_carried_over_is_told_once(
+    open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = open_journal()
+    database = journal._database
+
+    class Failing:
+        def execute(self, query: str, *values: object) -> sqlite3.Cursor:
+            if "wal_checkpoint" in query:
+                raise sqlite3.OperationalError("database or disk is full")
+            return database.execute(query, *values)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(database, name)
+
+    journal._database = Failing()  # type: ignore[assignment]
+    for _ in range(3):
+        journal.append(fills(300, text="x" * 10_000), 0)
+        journal.checkpoint()
+    assert journal.failure is None
+    assert caplog.text.count("cannot be carried over: database or disk is full") == 1
+    assert journal.read(0).last > 0
 
 
 @pytest.mark.parametrize("source", ["sim", "xtquant"])
