@@ -302,6 +302,7 @@ class Publisher:
         self._journal = Journal(path, config.journal_days, config.journal_max_mb)
         closing.callback(self._close_journal)
         self._epoch = self._registry.epoch = self._journal.begin_life(self._epoch)
+        self._born = self._journal.newest
         self._source.start(self)
 
     def _loop(self) -> None:
@@ -595,6 +596,7 @@ class Publisher:
             "since": self._since,
             "data_lost": data_lost,
             "trade_seq": self._journal.newest,
+            "trade_born": self._born,
             "journal": self._journal.failure,
         }
         try:

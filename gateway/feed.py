@@ -255,7 +255,7 @@ class Feed:
             self.interrupted = self.interrupted or self.hub.epoch != 0
         elif status.state == "up" and before.state != "up":
             self.hub.recheck(now)
-        self.hub.feeder_seen(status.epoch, status.trade_seq, now)
+        self.hub.feeder_seen(status.epoch, status.trade_seq, now, status.trade_born)
         if before is None or (before.epoch, before.state, before.since) != (status.epoch, status.state, status.since):
             self._on_change()
         if status.state == "up":

@@ -113,6 +113,7 @@ class Stream:
         "epoch",
         "held",
         "joiners",
+        "left",
         "members",
         "pending_since",
         "probe",
@@ -137,6 +138,8 @@ class Stream:
         # 0: nothing is known yet.
         self.epoch = 0
         self.seq = 0
+        # Of a journal: the seq that was reached in the life of the feeder before this one.
+        self.left = 0
         # Where it stood when last looked at, and when to compare it with the feeder if it still stands there.
         self.stood = (0, 0)
         self.compare_at = 0.0
@@ -233,13 +236,18 @@ class Hub:
         if stream.epoch:
             if frame.epoch > stream.epoch and (not stream.journaled or frame.seq <= stream.seq):
                 if stream.journaled:
-                    self._begin_again(stream, frame, now)
+                    stream.held.append(frame)
+                    self._trade_seq = frame.seq
+                    self._begin_again(stream, frame.epoch, frame.seq, now)
+                    stream.seq = frame.seq
                     return
                 # What the feeder published before our subscription reached its new life is unknown.
                 reborn = True
             elif frame.epoch < stream.epoch and not stream.journaled:
                 return
             else:
+                if frame.epoch > stream.epoch:
+                    stream.left = stream.seq
                 missed = frame.seq - stream.seq - 1
                 if missed < 0:
                     return
@@ -383,8 +391,11 @@ class Hub:
                 stream.members[member] = None
         self._tidy(stream)
 
-    def feeder_seen(self, epoch: int, trade_seq: int, now: float) -> None:
-        """Take a heartbeat: it shows a new life of the feeder, and a trade event that was lost without a successor."""
+    def feeder_seen(self, epoch: int, trade_seq: int, now: float, born: int | None = None) -> None:
+        """Take a heartbeat: it shows a new life of the feeder, and a trade event that was lost without a successor.
+
+        `born` is where the journal stood when that life began.
+        """
         reborn, self.epoch = epoch != self.epoch, epoch
         self._latest = max(self._latest, epoch)
         if epoch < self._latest and not reborn:
@@ -392,8 +403,14 @@ class Hub:
             for stream in self.streams.values():
                 if stream.epoch > epoch and not stream.journaled:
                     stream.forget()
-        stale = [stream for stream in self.streams.values() if not stream.synced or (reborn and stream.epoch != epoch)]
         trades = self.streams.get(ALL_TRADES)
+        if reborn and born is not None and trades is not None:
+            left = trades.left if trades.epoch == epoch else trades.seq
+            if left > born:
+                # More was seen of the life before, and died with it: these positions are given to other events.
+                self._trade_seq = born
+                self._begin_again(trades, epoch, born + 1, now)
+        stale = [stream for stream in self.streams.values() if not stream.synced or (reborn and stream.epoch != epoch)]
         # The event may still be on its way when the heartbeat comes, by another socket; not so one heartbeat later.
         known = self._trade_seq or 0
         if trades is not None and trades.epoch and trades.seq < known and trades not in stale:
@@ -545,19 +562,26 @@ class Hub:
                 quiet.append(stream)
         self._rejoin(quiet, now)
 
-    def _begin_again(self, stream: Stream, frame: Frame, now: float) -> None:
-        """See to it that who has seen more than what comes before `frame` hears that the journal is another one."""
-        self._trade_seq = frame.seq
+    def _begin_again(self, stream: Stream, epoch: int, first: int, now: float) -> None:
+        """See to it that who has seen `first` or more hears that the journal is another one since that life."""
         # What the other one held is no news.
+        held = [frame for frame in stream.held if frame.epoch == epoch]
         stream.held.clear()
-        stream.held.append(frame)
+        stream.held.extend(held)
         for ask in stream.asks:
-            if ask.after is not None and ask.after >= frame.seq:
+            if ask.after is not None and ask.after >= first:
                 ask.after = NOWHERE
                 if not ask.paused:
                     self._send(stream, ask, now)
+        # They were placed by the new one.
+        placed = {member: position for member, position in stream.apart.items() if position[0] == epoch}
+        for member in placed:
+            del stream.apart[member]
         self._rejoin([stream], now, NOWHERE)
-        stream.epoch, stream.seq = frame.epoch, frame.seq
+        stream.apart |= placed
+        stream.left = 0
+        if stream.epoch != epoch:
+            stream.epoch, stream.seq = epoch, first - 1
 
     def _refuse(self, stream: Stream, state: TopicState) -> None:
         self._part(stream, [*stream.members, *stream.apart, *stream.joiners], _refusal(state))

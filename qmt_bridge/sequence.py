@@ -98,8 +98,10 @@ class Events:
         self._after = after
         # Where the topic stood when it was joined without a position.
         self._start: int | None = None
-        # Lives of the feeder whose journal is known to hold what was seen.
+        # Lives of the feeder whose journal is known to hold what was seen; the newest, and what was seen before it.
         self._epochs: set[int] = set()
+        self._epoch = 0
+        self._left = 0
         self._ahead: deque[tuple[int, Frame]] = deque(maxlen=MAX_AHEAD)
         self._unasked = True
         # Id of the question under way, and when it was asked or last answered in part.
@@ -117,13 +119,18 @@ class Events:
         self._heard_at = now
         return CatchUp(number, [self.topic], self._start if self._after is None else self._after, ROOM_BYTES)
 
-    def check(self, reborn: bool) -> None:
+    def check(self, status: FeedStatus, reborn: bool) -> None:
         """See to it that the journal is asked for what may have been lost without a successor that shows it.
 
-        `reborn`: the feeder has started anew, and will not answer what the one before was asked.
+        `reborn`: the feeder has started anew, and will not answer what the one before was asked. Raise `Refused` if
+        what was seen died with that one, and its positions are given to other events.
         """
         if reborn:
             self._question = None
+            seen = self._left if self._epoch == status.epoch else (self._after or 0) if self._epoch else 0
+            if self.topic == ALL_TRADES and status.trade_born is not None and seen > status.trade_born:
+                reason = f"{self.topic}: the journal begins again at {status.trade_born + 1}, but {seen} was seen"
+                raise Refused("resume_expired", reason, newest=status.trade_seq)
         self._unasked = self._unasked or self._question is None
 
     def arrived(self, frame: Frame, at: int) -> list[Frame]:
@@ -181,6 +188,9 @@ class Events:
         return self._after
 
     def _pass(self, frame: Frame, at: int) -> Frame:
+        if frame.epoch != self._epoch:
+            self._left = (self._after or 0) if self._epoch else 0
+            self._epoch = frame.epoch
         self._after = at
         self._epochs.add(frame.epoch)
         return frame
@@ -252,7 +262,7 @@ class Sequence:
         if reborn or before.trade_seq != self._checked:
             self._checked = before.trade_seq
             for events in self._events.values():
-                events.check(reborn)
+                events.check(status, reborn)
 
 
 def _read(read: Callable[[bytes], T], frame: Frame) -> T:

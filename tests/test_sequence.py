@@ -12,6 +12,7 @@ from qmt_bridge.errors import Refused, WireError
 from qmt_bridge.sequence import AGAIN_SECONDS, ROOM_BYTES, Events, LastValues, Sequence
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.messages import FeedStatus
 from qmt_bridge.wire.requests import CatchUp, TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic, trade_topic
 
@@ -39,6 +40,10 @@ def begun(number: int, seq: int) -> TopicState:
 
 def arrive(events: Events, seq: int, epoch: int = LIFE) -> list[int]:
     return seqs(events.arrived(live(seq, epoch), seq))
+
+
+def status(epoch: int = LIFE, born: int | None = None) -> FeedStatus:
+    return FeedStatus("sim", True, "up", epoch, 0, trade_born=born)
 
 
 def seqs(handed_out: list[Frame]) -> list[int]:
@@ -96,7 +101,7 @@ def test_without_a_position_an_event_lost_before_any_was_seen_is_brought(by):
     if by == "successor":
         assert arrive(events, 6) == []
     else:
-        events.check(False)
+        events.check(status(), False)
     assert events.ask(2, 0.2).after == 4
     assert seqs(events.answered(answer(2, 5, 6), 0.3)) == [5, 6]
 
@@ -179,11 +184,34 @@ def test_a_journal_that_begins_again_is_an_error(seen):
     assert refused.value.code == "resume_expired"
 
 
+@pytest.mark.parametrize("arrived", [False, True], ids=["before-its-news", "after-some"])
+def test_a_journal_that_lost_what_was_seen_is_an_error_though_it_has_come_further_since(arrived):
+    events = Events(ALL_TRADES, 0)
+    events.ask(1, 0.0)
+    for seq in (1, 2, 3):
+        events.arrived(live(seq, LIFE, ALL_TRADES), seq)
+    if arrived:
+        # 3 and 4 of the new life were lost on the way.
+        events.arrived(live(4, NEXT_LIFE, ALL_TRADES), 4)
+    with pytest.raises(Refused, match="trade/: the journal begins again at 3, but 3 was seen"):
+        events.check(status(NEXT_LIFE, 2), True)
+
+
+def test_a_journal_that_has_what_was_seen_goes_on():
+    events = Events(ALL_TRADES, 7)
+    events.ask(1, 0.0)
+    # Seen in whatever life; and of this one more than it began with.
+    events.check(status(LIFE, 2), True)
+    events.arrived(live(8, LIFE, ALL_TRADES), 8)
+    events.check(status(LIFE, 2), True)
+    events.check(status(NEXT_LIFE, 8), True)
+
+
 def test_what_a_new_life_published_before_its_answer_is_old_and_no_error():
     events = Events(ACCOUNT, 0)
     events.ask(1, 0.0)
     events.answered(answer(1, 1, 2), 0.1)
-    events.check(True)
+    events.check(status(), True)
     events.ask(2, 0.2)
     assert seqs(events.answered(answer(2, 3, 4, epoch=NEXT_LIFE), 0.3)) == [3, 4]
     assert arrive(events, 4, NEXT_LIFE) == []
@@ -193,9 +221,9 @@ def test_what_a_new_life_published_before_its_answer_is_old_and_no_error():
 def test_a_new_life_is_asked_what_the_old_one_did_not_answer():
     events = Events(ACCOUNT, 0)
     events.ask(1, 0.0)
-    events.check(False)
+    events.check(status(), False)
     assert not events.asks(0.1)
-    events.check(True)
+    events.check(status(), True)
     assert events.asks(0.1)
 
 
@@ -246,13 +274,13 @@ def test_every_event_comes_once_and_in_order_whatever_is_lost(seed):
             epoch += 1
             answers.clear()
             del news[choose.randrange(len(news) + 1) :]
-            events.check(True)
+            events.check(status(), True)
         if choose.random() < 0.1:
-            events.check(False)
+            events.check(status(), False)
         step(lossy=True)
     while news or answers:
         step(lossy=False)
-    events.check(False)
+    events.check(status(), False)
     deadline = now + 10 * AGAIN_SECONDS
     while now < deadline:
         step(lossy=False)

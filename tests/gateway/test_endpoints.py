@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sqlite3
 import time
@@ -367,6 +368,38 @@ async def test_another_journal_is_told_and_its_events_come_from_where_it_is_told
             frame = await client.receive()
             events += [frame["seq"]] if frame["type"] == "order" else []
         assert events == list(range(error["newest"] + 1, 3))
+
+
+async def test_events_that_died_with_a_feeder_are_told_though_their_positions_are_taken(rig: Rig) -> None:
+    async with rig.connect(TRADE_URL) as client:
+        await client.receive()
+        await live(client)
+        for number in range(3):
+            rig.source.trade("order", order_id=number)
+        assert [(await client.receive())["seq"] for _ in range(3)] == [1, 2, 3]
+        rig.feeder.stop()
+        # As if the last one had never been on the disk.
+        database = sqlite3.connect(journal_path(rig.config.data_path, "hand"))
+        with contextlib.closing(database), database:
+            database.execute("DELETE FROM event WHERE seq = 3")
+            database.execute("UPDATE sqlite_sequence SET seq = 2")
+            database.execute("UPDATE account SET newest = 2")
+        rig.start_feeder()
+        publisher = rig.feeder.publisher
+        transmit = publisher._transmit
+        # The first ones of the new life get lost on the way.
+        publisher._transmit = lambda to, *rest: None if to is publisher._trade else transmit(to, *rest)  # type: ignore
+        for number in range(5):
+            rig.source.trade("order", order_id=number)
+        await until(lambda: publisher._journal.newest == 7, "the events")
+        publisher._transmit = transmit  # type: ignore[method-assign]
+        while (told := await client.receive())["type"] != "error":
+            assert told["type"] == "feed"
+        assert (told["code"], told["oldest"], told["newest"]) == ("resume_expired", 0, 7)
+        rig.source.trade("order", order_id=8)
+        while (told := await client.receive())["type"] != "order":
+            assert told["type"] in ("feed", "subscribed")
+        assert told["seq"] == 8
 
 
 async def test_new_life_of_the_feeder_is_told_with_the_loss_to_who_opted_in(rig: Rig) -> None:

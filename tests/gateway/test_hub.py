@@ -302,6 +302,58 @@ def test_journal_that_begins_again_is_told_to_those_who_have_seen_more() -> None
     assert client.got == [1, 2, 3]
 
 
+@pytest.mark.parametrize("came", [[], [6], [4, 5, 6]], ids=["nothing", "a-later-one", "all"])
+def test_journal_that_lost_what_was_seen_is_told_though_it_has_come_further_since(came: list[int]) -> None:
+    hub, wire, client = joined(ALL_TRADES, 2)
+    hub.feeder_seen(EPOCH, 2, 0.0)
+    for seq in (3, 4, 5):
+        hub.receive(frame(TRADE, seq), 0.0)
+    # 4 and 5 died with that life; what the new one has published since may have been lost on the way.
+    for seq in came:
+        hub.receive(frame(TRADE, seq, epoch=EPOCH + 1), 0.0)
+    hub.feeder_seen(EPOCH + 1, 6, 1.0, 3)
+    assert wire.asked[-1] == ([ALL_TRADES], NOWHERE)
+    late = Client()
+    hub.join({ALL_TRADES: late}, 1.0)
+    hub.answer(refused(len(wire.asked), 0, 6), 1.0)
+    assert client.outcomes[-1] == ("refused", "resume_expired")
+    assert client.got == [3, 4, 5] + [6] * (came == [6])
+    hub.receive(frame(TRADE, 7, epoch=EPOCH + 1), 1.0)
+    if late.got != [7]:
+        hub.answer(state(len(wire.asked), ALL_TRADES, 7, epoch=EPOCH + 1, body=[{"seq": n} for n in (4, 5, 6, 7)]), 1.0)
+    assert late.got[-1] == 7
+
+
+def test_who_was_placed_by_the_next_life_hears_nothing_of_what_died_with_the_last() -> None:
+    hub, wire, client = joined(ALL_TRADES, 5)
+    hub.feeder_seen(EPOCH, 5, 0.0)
+    late = Client()
+    hub.join({ALL_TRADES: late}, 0.0, after=3)
+    hub.answer(state(2, ALL_TRADES, 6, epoch=EPOCH + 1, body=[{"seq": n} for n in (4, 5, 6)]), 0.0)
+    hub.feeder_seen(EPOCH + 1, 6, 1.0, 3)
+    hub.answer(refused(len(wire.asked), 0, 6), 1.0)
+    hub.receive(frame(TRADE, 7, epoch=EPOCH + 1), 1.0)
+    assert wire.asked[-1] == ([ALL_TRADES], 6)
+    hub.answer(state(len(wire.asked), ALL_TRADES, 7, epoch=EPOCH + 1, body=[{"seq": 7}]), 1.0)
+    assert client.outcomes[-1] == ("refused", "resume_expired")
+    assert (late.outcomes, late.got) == ([("live", None)] * 2, [4, 5, 6, 7])
+
+
+def test_journal_that_has_what_was_seen_goes_on_in_the_next_life() -> None:
+    hub, wire, client = joined(ALL_TRADES, 2)
+    hub.feeder_seen(EPOCH, 2, 0.0)
+    hub.receive(frame(TRADE, 3), 0.0)
+    hub.receive(frame(TRADE, 4, epoch=EPOCH + 1), 0.0)
+    asked = len(wire.asked)
+    hub.feeder_seen(EPOCH + 1, 4, 1.0, 3)
+    hub.receive(frame(TRADE, 5, epoch=EPOCH + 1), 1.0)
+    assert (client.got, len(wire.asked)) == ([3, 4, 5], asked)
+    # Who looks at that life for the first time may have seen more than it began with.
+    hub, wire, client = joined(ALL_TRADES, 9)
+    hub.feeder_seen(EPOCH, 9, 0.0, 3)
+    assert len(wire.asked) == 1
+
+
 def test_journal_that_begins_again_is_told_to_those_who_ask_for_what_it_has_not() -> None:
     hub, wire, client = joined(ALL_TRADES, 500)
     before, after, slow = Client(), Client(), Client()
