@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from tests.chaos import program
+from tests.chaos.leaks import Memory
 from tests.chaos.verdict import Received, Verdict, digest, journaled, judge, received
 
 JOURNAL = {seq: 100 + seq for seq in range(1, 6)}
@@ -56,3 +57,16 @@ def test_line_that_a_kill_has_cut_short_is_not_counted_and_goes(tmp_path: Path) 
     path.write_bytes(b"1 1")
     assert program.read(path) == []
     assert path.read_bytes() == b""
+
+
+def test_a_process_that_grows_is_seen_and_one_that_has_only_just_begun_is_not_judged() -> None:
+    memory = Memory()
+    for second in range(0, 1000, 2):
+        # The first minutes do not count, nor does a moment.
+        memory.note("leaky", 1, second, 10.0 + second / 10 if second > 100 else 1.0)
+        memory.note("flat", 2, second, 500.0 if second == 500 else 50.0)
+        if second > 800:
+            memory.note("young", 3, second, second)
+    leaky, flat = memory.lives()
+    assert (leaky.name, flat.name, flat.growth) == ("leaky", "flat", 0.0)
+    assert leaky.growth > 1.0

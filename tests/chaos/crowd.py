@@ -51,7 +51,7 @@ class Crowd:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, ports: list[int], key: str) -> None:
-        """Let them come, half a second apart at most."""
+        """Let them come, all within a second."""
         self._tasks = [asyncio.create_task(self._one(ports[number % len(ports)], key)) for number in range(self.size)]
 
     async def stop(self) -> None:

@@ -549,25 +549,6 @@ def test_events_are_replayed_as_they_were_published_after_a_restart_too(config: 
             feeder.stop()
 
 
-def test_a_life_is_later_than_the_one_before_though_the_clock_was_set_back(config: Config) -> None:
-    before = time.time_ns() + 3600 * 1_000_000_000
-    journal = Journal(journal_path(config.data_path, "hand"), days=7)
-    journal.begin_life(before)
-    journal.close()
-    source = HandSource()
-    feeder = Feeder(config, source)
-    feeder.start()
-    consumer = Consumer(feeder)
-    try:
-        want(consumer, source)
-        source.publish(QUOTE, {})
-        epochs = {consumer.frame().epoch, *(consumer.catch_up(topic)[0].epoch for topic in (QUOTE, ALL_TRADES))}
-        assert epochs == {before + 1}
-    finally:
-        consumer.close()
-        feeder.stop()
-
-
 @pytest.mark.parametrize("after", [-1, 1, 2**60])
 def test_a_position_of_another_journal_is_refused(consumer: Consumer, after: int) -> None:
     for topic in (ALL_TRADES, trade_topic("1")):

@@ -227,6 +227,15 @@ def readiness(port: int) -> dict[str, Any]:
         return shown
 
 
+def metrics(port: int) -> dict[str, float]:
+    """Return the samples of /metrics."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE) as response:
+        lines = response.read().decode().splitlines()
+    samples = (line.removeprefix("qmt_bridge_").rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in samples}
+
+
 class _Any(urllib.request.HTTPErrorProcessor):
     """Takes 503 as an answer like any other."""
 

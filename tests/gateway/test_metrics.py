@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 import math
-import urllib.request
 
-from conftest import DEADLINE, Rig, until
+from conftest import Rig, metrics, until
 
 from qmt_bridge.wire.topics import quote_topic
 
 TICK = quote_topic("600519.SH")
-
-
-def metrics(port: int) -> dict[str, float]:
-    """Return the samples of /metrics."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE) as response:
-        lines = response.read().decode().splitlines()
-    samples = (line.removeprefix("qmt_bridge_").rpartition(" ") for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, _, value in samples}
 
 
 async def test_metrics_show_what_was_lost_and_whether_the_feeder_is_there(rig: Rig) -> None:

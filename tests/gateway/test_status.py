@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-import urllib.request
 from urllib.parse import quote
 
-from conftest import DEADLINE, KEY, Rig, readiness, until
-
-
-def metric(port: int, name: str) -> float:
-    """Return the value of a metric without labels."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=DEADLINE) as response:
-        lines = response.read().decode().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+from conftest import DEADLINE, KEY, Rig, metrics, readiness, until
 
 
 def limit_disk(rig: Rig, pages: int) -> None:
@@ -33,7 +25,7 @@ def limit_disk(rig: Rig, pages: int) -> None:
 async def test_a_worker_is_not_ready_while_trade_events_cannot_be_written(rig: Rig) -> None:
     port = rig.servers[0].port
     assert readiness(port)["journal"] is None
-    assert metric(port, "qmt_bridge_journal_up") == 1
+    assert metrics(port)["journal_up"] == 1
     async with rig.connect(f"/ws/trade?after=0&api_key={quote(KEY)}") as client:
         limit_disk(rig, 1)
         rig.source.trade("order", text="x" * 5000)
@@ -41,7 +33,7 @@ async def test_a_worker_is_not_ready_while_trade_events_cannot_be_written(rig: R
         await until(lambda: not readiness(port)["ready"], "the full disk to be told")
         shown = readiness(port)
         assert (shown["journal"], shown["feed"]) == ("database or disk is full", "up")
-        assert metric(port, "qmt_bridge_journal_up") == 0
+        assert metrics(port)["journal_up"] == 0
         limit_disk(rig, 1_000_000)
         await until(lambda: readiness(port)["ready"], "the journal to be written")
         rig.source.trade("order")

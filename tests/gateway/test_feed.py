@@ -1,0 +1,56 @@
+"""What a worker itself wants of the feeder; no sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from gateway.feed import Feed, _Resident
+from gateway.hub import Hub
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.requests import TopicState
+from qmt_bridge.wire.topics import ALL_TRADES, Topic
+
+
+class Line:
+    """Stands for the feed: asks nobody, and keeps what is to be done later."""
+
+    def __init__(self) -> None:
+        self.hub = Hub(self)
+        self.asked: list[int | None] = []
+        self.waiting: list[Callable[[float], None]] = []
+
+    def subscribe(self, topic: Topic) -> None:
+        """Need nothing."""
+
+    def unsubscribe(self, topic: Topic) -> None:
+        """Need nothing."""
+
+    def ask(self, topics: list[Topic], after: int | None) -> int:
+        self.asked.append(after)
+        return len(self.asked)
+
+    def later(self, delay: float, act: Callable[[float], None]) -> None:
+        self.waiting.append(act)
+
+
+def resident() -> Line:
+    line = Line()
+    line.hub.feeder_seen(1, 5, 0.0)
+    _Resident(cast(Feed, line)).join()
+    return line
+
+
+def test_a_worker_reads_on_in_the_journal_until_it_has_all() -> None:
+    line = resident()
+    line.hub.answer(TopicState(1, ALL_TRADES, "live", epoch=1, seq=6, body=frames.encode([{"seq": 6}]), more=True), 0.0)
+    line.waiting.pop()(0.0)
+    assert line.asked == [5, 6]
+
+
+def test_a_worker_that_a_journal_has_parted_with_joins_again() -> None:
+    line = resident()
+    line.hub.answer(TopicState(1, ALL_TRADES, "refused", "not there", "resume_expired", 2, 3), 0.0)
+    assert not line.hub.streams
+    line.waiting.pop()(1.0)
+    assert list(line.hub.streams) == [ALL_TRADES]
