@@ -205,10 +205,10 @@ async def test_killed_feeder_closes_no_socket_and_data_flows_again(tmp_path: Pat
                 await client.send(json.dumps(request))
                 clients.append(client)
             before = [await receive(client) for client in clients]
-            epoch = await asyncio.to_thread(_epoch, up)
+            epoch = await asyncio.to_thread(_ready, up, "epoch")
             os.kill(up.pid("feeder"), signal.SIGKILL)
             wait_for(lambda: "feeder died with exit code -9" in up.text, "the report", up)
-            wait_for(lambda: _epoch(up) not in (0, epoch), "the new feeder", up)
+            wait_for(lambda: _ready(up, "epoch") not in (0, epoch), "the new feeder", up)
             # What was on its way before the kill is read first; what comes then comes from the new feeder.
             for client in clients:
                 for _ in range(3):
@@ -244,9 +244,11 @@ async def test_metrics_are_right_over_several_workers_also_after_a_kill(tmp_path
 async def test_killed_gateway_is_replaced(tmp_path: Path) -> None:
     with running(tmp_path, "--source=sim", "--workers=2") as up:
         gateway = up.pid("gateway")
+        orphans = _children(gateway)
         os.kill(gateway, signal.SIGKILL)
         wait_for(lambda: "gateway died with exit code -9" in up.text, "the report", up)
-        wait_for(lambda: _epoch(up), "the new gateway", up)
+        # Until they have noticed, its workers have the port.
+        wait_for(lambda: _ready(up, "worker") not in (0, *orphans), "the new gateway", up)
         async with connect(up.url("/ws/realtime"), proxy=None) as client:
             await client.send(json.dumps({"stocks": ["600519.SH"]}))
             assert list(await receive(client)) == ["600519.SH"]
@@ -401,11 +403,12 @@ def test_what_ends_a_part_may_pass_or_not(code: int, passes: bool) -> None:
     assert supervisor._may_pass(code) is passes
 
 
-def _epoch(up: Up) -> int:
+def _ready(up: Up, name: str) -> int:
+    """Return a number of /readyz; 0 while nobody is ready."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://127.0.0.1:{up.port}/readyz", timeout=DEADLINE) as response:
-            return int(json.load(response)["epoch"])
+            return int(json.load(response)[name])
     except (urllib.error.HTTPError, OSError):
         return 0
 
