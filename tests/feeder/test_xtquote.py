@@ -1582,11 +1582,7 @@ def test_another_process_has_a_terminal_that_pushes_by_itself() -> None:
 def test_the_terminal_of_another_process_opens_when_a_file_goes(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.touch()
-    code = f"""
-        import pathlib, threading
-        threading.Timer(0.5, pathlib.Path({str(closed)!r}).unlink).start()
-    """
-    printed = run(
-        textwrap.dedent(code) + textwrap.dedent(PROCESS), FAKES, FAKE_XT_TICK_MS="10", FAKE_XT_DOWN_FILE=str(closed)
-    )
+    opens = f"__import__('pathlib').Path({str(closed)!r}).unlink(missing_ok=True)"
+    code = PROCESS.replace("print(state, flush=True)", f"print(state, flush=True); {opens}")
+    printed = run(code, FAKES, FAKE_XT_TICK_MS="10", FAKE_XT_DOWN_FILE=str(closed))
     assert printed.split() == ["down", "up", "xtquant", "600519.SH"]
