@@ -41,6 +41,8 @@ SPARE_PAGES = 256
 # 5 ms: with one event a statement a burst could wait for seconds. Old versions of SQLite take 999 values at once.
 _INSERT_EVENTS = 150
 _DAY_MS = 24 * 3600 * 1000
+# Not among the file's first tables: older files get it at the next start. One row a start of the feeder.
+_LIFE_TABLE = "CREATE TABLE IF NOT EXISTS life (epoch INTEGER NOT NULL)"
 # At the start somebody may be looking at what a killed feeder left, which takes the lock for a moment.
 _OPEN_SECONDS = 2.0
 # A reader that takes its time lets the write-ahead log grow; it is cut back to this afterwards.
@@ -106,6 +108,11 @@ class Journal:
         # Bytes that were written to the log since it was carried over.
         self._logged = 0
         self._carry_failing = False
+        # Epochs of all lives of the feeder that had this journal, as a browser rounds them, and the last of them.
+        self._lives: set[float] = set()
+        self._last_life = 0
+        # This one's, while it is not written.
+        self._unsaved_life: int | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
@@ -118,6 +125,9 @@ class Journal:
                 failed.callback(self._database.close)
                 self.newest = newest_position(self._database)
                 self._numbers: dict[str, int] = dict(self._database.execute("SELECT name, newest FROM account"))
+                if self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'life'").fetchone():
+                    self._lives.update(float(epoch) for (epoch,) in self._database.execute("SELECT epoch FROM life"))
+                    (self._last_life,) = self._database.execute("SELECT ifnull(max(epoch), 0) FROM life").fetchone()
                 # Events up to here cannot be replayed any more.
                 self._floor = oldest_position(self._database)
                 self._page_bytes = self._pragma("page_size")
@@ -128,22 +138,24 @@ class Journal:
     def begin_life(self, now_ns: int) -> int:
         """Return the epoch of this life of the feeder: `now_ns`, or more if the clock was set back since the last one.
 
-        Consumers take the larger of two epochs for the later life.
+        Consumers take the larger of two epochs for the later life, and say which one they know when they resume.
         """
+        self._last_life = epoch = max(now_ns, self._last_life + 1)
+        self._lives.add(float(epoch))
         try:
             self._database.execute("BEGIN IMMEDIATE")
-            self._database.execute("CREATE TABLE IF NOT EXISTS life (epoch INTEGER NOT NULL)")
-            (last,) = self._database.execute("SELECT ifnull(max(epoch), 0) FROM life").fetchone()
-            epoch = max(now_ns, int(last) + 1)
-            self._database.execute("DELETE FROM life")
-            self._database.execute("INSERT INTO life VALUES (?)", (epoch,))
+            self._save_life(epoch)
             self._database.execute("COMMIT")
         except sqlite3.Error as exc:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             logger.warning("the epoch of this life cannot be written, so the next one may not follow it: %s", exc)
-            return now_ns
+            self._unsaved_life = epoch
         return epoch
+
+    def knows(self, epoch: float) -> bool:
+        """Return whether this was the journal of the life `epoch`, which a browser may have rounded."""
+        return float(epoch) in self._lives
 
     @property
     def catching_up(self) -> bool:
@@ -176,6 +188,9 @@ class Journal:
         batch = list(islice(self._unsaved, BATCH_EVENTS))
         try:
             self._database.execute("BEGIN IMMEDIATE")
+            if self._unsaved_life is not None:
+                # Events of a life that the journal does not know could not be resumed after in the next one.
+                self._save_life(self._unsaved_life)
             self._insert(batch)
             self._database.executemany(
                 "INSERT INTO account VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET newest = excluded.newest",
@@ -191,6 +206,7 @@ class Journal:
                 )
             self.failure = str(exc)
             return
+        self._unsaved_life = None
         for event in batch:
             self._unsaved.popleft()
             self._logged += len(event.body)
@@ -317,6 +333,10 @@ class Journal:
             rows = ", ".join(["(?, ?, ?, ?, ?)"] * len(some))
             query = f"INSERT INTO event (seq, account, number, time_ms, body) VALUES {rows}"
             self._database.execute(query, list(chain.from_iterable(some)))
+
+    def _save_life(self, epoch: int) -> None:
+        self._database.execute(_LIFE_TABLE)
+        self._database.execute("INSERT INTO life VALUES (?)", (epoch,))
 
     def _forget(self, seq: int) -> None:
         if self._forgotten is None:

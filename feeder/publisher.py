@@ -77,6 +77,8 @@ class _Replay(NamedTuple):
     after: int
     # Bytes of the only chunk that is wanted; 0: all there is.
     room: int
+    # A life of the feeder whose journal has the position `after`.
+    epoch: float | None
 
 
 class Publisher:
@@ -511,19 +513,21 @@ class Publisher:
             newest = self._journal.newest_of(account)
             self._reply(peer, TopicState(ask.id, text, "live", epoch=self._epoch, seq=newest))
         else:
-            self._replays.append(_Replay(peer, ask.id, text, account, ask.after, ask.room))
+            self._replays.append(_Replay(peer, ask.id, text, account, ask.after, ask.room, ask.epoch))
 
     def _continue_replay(self) -> None:
         """Send one chunk: whoever replays a month must not hold up the ticks."""
         if not self._replays:
             return
         replay = self._replays.popleft()
-        peer, number, topic, account, after, room = replay
+        peer, number, topic, account, after, room, epoch = replay
         newest = self._journal.newest_of(account)
         try:
             oldest = self._journal.oldest(account)
-            if not oldest <= after <= newest:
-                error = f"events after {after} cannot be replayed, only those after {oldest} to {newest}"
+            is_ours = epoch is None or self._journal.knows(epoch)
+            if not is_ours or not oldest <= after <= newest:
+                what = f"events after {after} cannot be replayed" if is_ours else f"{after} is of another journal"
+                error = f"{what}, only those after {oldest} to {newest}"
                 state = TopicState(
                     number, topic, "refused", error, "resume_expired", self._epoch, newest, oldest=oldest
                 )

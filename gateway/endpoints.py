@@ -21,6 +21,7 @@ from qmt_bridge.wire.requests import (
     DownloadStart,
     FormulaRequest,
     FormulaUnsubscribe,
+    JournalPosition,
     L2Request,
     Options,
     Position,
@@ -388,17 +389,18 @@ class Trade:
     def __init__(self, session: Session) -> None:
         self.session = session
         session.on_refused = lambda _, refusal: self._refused(refusal, None)
-        [after] = parse_qs(session.query.decode("latin-1")).get("after", [""])[-1:]
-        # A seq is a 63-bit number (SQLite's row id).
-        if after and (not after.isdecimal() or int(after[:20]) >= 2**63 or len(after) > 20):
-            raise Ended(1008, "bad_request", f"after must be a position in the journal, got {after[:40]!r}")
-        self._subscribe(int(after) if after else None)
+        query = parse_qs(session.query.decode("latin-1"))
+        after = _number(query, "after", "a position in the journal")
+        epoch = _number(query, "epoch", "that of an ack or a feed notice")
+        if epoch is not None and after is None:
+            raise Ended(1008, "bad_request", "epoch says which journal has the position `after`, which is missing")
+        self._subscribe(None if after is None else JournalPosition(after, epoch))
 
     async def handle(self, request: dict[str, Any]) -> None:
         """Begin again after the position of a request; nothing else can be asked for, the events come by themselves."""
         if "resume" not in request or request.get("action", "subscribe") != "subscribe":
             raise BadRequest("unknown_action", f"unknown action {str(request.get('action'))[:40]!r}; expected ping")
-        after = read_request(request, TradeResume).resume.seq
+        after = read_request(request, TradeResume).resume
         self.session.unsubscribe(self._subscription)
         self._subscribe(after, request.get("id"))
 
@@ -407,11 +409,12 @@ class Trade:
             # A socket without events looks like a quiet day; who comes back is replayed what follows its position.
             self.session.end(Ended(1011, refusal.code, refusal.reason))
             return
-        self.session.error(refusal.code, refusal.reason, id=given, oldest=refusal.oldest, newest=refusal.newest)
+        known = {"oldest": refusal.oldest, "newest": refusal.newest, "epoch": refusal.epoch}
+        self.session.error(refusal.code, refusal.reason, id=given, **known)
         # The client knows that it has missed something; after the newest position it has everything.
-        self.session.later(lambda: self._subscribe(refusal.newest, given))
+        self.session.later(lambda: self._subscribe(JournalPosition(refusal.newest, refusal.epoch), given))
 
-    def _subscribe(self, after: int | None, given: object = None) -> None:
+    def _subscribe(self, after: JournalPosition | None, given: object = None) -> None:
         self._subscription = Subscription(self.session, ALL_TRADES)
 
         def acknowledge(ticket: Ticket) -> None:
@@ -419,8 +422,10 @@ class Trade:
                 self._refused(refusal, given)
             if not ticket.refused:
                 ack = {"type": "subscribed", "id": given, "seq": self._subscription.began}
+                if self._subscription.epoch:
+                    ack["epoch"] = self._subscription.epoch
                 if after is not None:
-                    ack |= {"seq": self.session.worker.feed.hub.streams[ALL_TRADES].seq, "after": after}
+                    ack |= {"seq": self.session.worker.feed.hub.streams[ALL_TRADES].seq, "after": after.seq}
                 self.session.tell(ack)
 
         # From this frame on nothing is missed: who sends an order wants to know that first.
@@ -435,6 +440,16 @@ ENDPOINTS: dict[str, type[Endpoint]] = {
     "/ws/formula": Formula,
     "/ws/trade": Trade,
 }
+
+
+def _number(query: dict[str, list[str]], name: str, what: str) -> int | None:
+    [text] = query.get(name, [""])[-1:]
+    if not text:
+        return None
+    # SQLite's row ids, and nanoseconds since 1970, have 63 bits.
+    if not text.isdecimal() or len(text) > 20 or int(text) >= 2**63:
+        raise Ended(1008, "bad_request", f"{name} must be {what}, got {text[:40]!r}")
+    return int(text)
 
 
 def _checked(codes: list[object], topic_of: Callable[[str], Topic]) -> tuple[dict[Topic, str], list[Rejection]]:

@@ -121,14 +121,14 @@ class Feed:
         self._socket_of(topic).unsubscribe(topic)
         self._drain_soon()
 
-    def ask(self, topics: list[Topic], after: int | None) -> int | None:
+    def ask(self, topics: list[Topic], after: int | None, epoch: float | None) -> int | None:
         """Send a CatchUp; return its id, or None while the feeder is away (hub.Upstream)."""
         self._next_id += 1
         for start in range(0, len(topics), TOPICS_AN_ASK):
             part: list[str] = list(topics[start : start + TOPICS_AN_ASK])
             # Half of what may wait for a client: events go on to come while it takes a chunk of earlier ones.
             room = self._config.outbox_bytes // 2 if after is not None else 0
-            if not self._send(CatchUp(self._next_id, part, after, room)):
+            if not self._send(CatchUp(self._next_id, part, after, room, epoch)):
                 return None
         return self._next_id
 

@@ -40,12 +40,16 @@ Outcome = Literal["live", "pending", "unanswered", "refused"]
 
 
 class Refusal(NamedTuple):
-    """Why a topic is not served; a position that has expired would have had to be from `oldest` to `newest`."""
+    """Why a topic is not served; a position that has expired would have had to be from `oldest` to `newest`.
+
+    `epoch` is the life of the feeder that has said so.
+    """
 
     code: ErrorCode
     reason: str
     oldest: int = 0
     newest: int = 0
+    epoch: int = 0
 
 
 class Member(Protocol):
@@ -79,18 +83,25 @@ class Upstream(Protocol):
     def unsubscribe(self, topic: Topic) -> None:
         """Take the subscription back."""
 
-    def ask(self, topics: list[Topic], after: int | None) -> int | None:
-        """Send a CatchUp and return its id, or None while the feeder is away."""
+    def ask(self, topics: list[Topic], after: int | None, epoch: float | None) -> int | None:
+        """Send a CatchUp and return its id, or None while the feeder is away.
+
+        `epoch` is a life of the feeder whose journal has the position `after`.
+        """
 
 
 class _Ask:
     """A CatchUp under way for one stream; every joiner that came since shares its answer."""
 
-    __slots__ = ("after", "id", "parts", "paused", "seen", "sent_at", "settled")
+    __slots__ = ("after", "epoch", "id", "parts", "paused", "seen", "sent_at", "settled")
 
-    def __init__(self, after: int | None, now: float, seen: tuple[int, int] = (0, 0)) -> None:
-        # The position after which a journal is still to be read; None: from now on.
+    def __init__(
+        self, after: int | None, now: float, seen: tuple[int, int] = (0, 0), epoch: float | None = None
+    ) -> None:
+        # The position after which a journal is still to be read (None: from now on), and a life of the feeder that had
+        # that journal, if one is known.
         self.after = after
+        self.epoch = epoch
         # Epoch and seq that those have seen who wait for it; a last value that is not newer is no news.
         self.seen = seen
         # None while the feeder is away.
@@ -181,15 +192,18 @@ class Hub:
         self._upstream = upstream
         # The latest of all epochs.
         self._latest = 0
-        # Where the journal stood at the newest heartbeat; None before the first.
+        # Where the journal stood at the newest heartbeat, and in which life; None before the first.
         self._trade_seq: int | None = None
+        self._trade_epoch: int | None = None
         self._compare_at = 0.0
 
-    def join(self, members: Mapping[Topic, Member], now: float, after: int | None = None) -> None:
+    def join(
+        self, members: Mapping[Topic, Member], now: float, after: int | None = None, epoch: float | None = None
+    ) -> None:
         """Add a member to each topic; it hears the outcome by `settle`, then gets the last value and what follows.
 
-        `after` (trade topics) is the last position the client has seen: it gets every later event; without one, every
-        event that comes from now on.
+        `after` (trade topics) is the last position the client has seen, in the journal that had the life `epoch` if it
+        knows one: it gets every later event; without `after`, every event that comes from now on.
         """
         asking: list[tuple[Stream, _Ask]] = []
         for topic, member in members.items():
@@ -197,7 +211,7 @@ class Hub:
             if stream is None:
                 stream = self.streams[topic] = Stream(topic)
                 self._upstream.subscribe(topic)
-            begin = after
+            begin, life = after, epoch
             if after is None and stream.journaled:
                 # To ask where the journal stands would leave out what is published until the answer.
                 if stream.epoch:
@@ -205,10 +219,12 @@ class Hub:
                     member.starts(stream.epoch, stream.seq)
                     member.settle("live", None)
                     continue
-                begin = self._trade_seq
-            shared = next((ask for ask in stream.asks if ask.after == begin and not (ask.seen[1] or ask.settled)), None)
+                begin, life = self._trade_seq, self._trade_epoch
+            position = (begin, life)
+            alike = (ask for ask in stream.asks if (ask.after, ask.epoch) == position)
+            shared = next((ask for ask in alike if not (ask.seen[1] or ask.settled)), None)
             if shared is None:
-                shared = _Ask(begin, now)
+                shared = _Ask(begin, now, epoch=life)
                 asking.append((stream, shared))
             stream.joiners[member] = shared
         self._ask(asking, now)
@@ -234,21 +250,24 @@ class Hub:
         # Who stands ahead may have to be replayed what the stream itself does not miss, having brought nothing yet.
         reborn = bool(stream.apart) and stream.journaled and _leaves_hole(stream, frame)
         if stream.epoch:
-            if frame.epoch > stream.epoch and (not stream.journaled or frame.seq <= stream.seq):
-                if stream.journaled:
-                    stream.held.append(frame)
-                    self._trade_seq = frame.seq
-                    self._begin_again(stream, frame.epoch, frame.seq, now)
-                    stream.seq = frame.seq
-                    return
-                # What the feeder published before our subscription reached its new life is unknown.
-                reborn = True
-            elif frame.epoch < stream.epoch and not stream.journaled:
+            missed = frame.seq - stream.seq - 1
+            if frame.epoch < stream.epoch:
+                # Also of a journal: what the later life does not have died with the one before.
                 return
-            else:
-                if frame.epoch > stream.epoch:
+            if frame.epoch > stream.epoch:
+                if stream.journaled:
+                    if missed < 0:
+                        stream.held.append(frame)
+                        self._trade_seq, self._trade_epoch = frame.seq, frame.epoch
+                        self._begin_again(stream, frame.epoch, frame.seq, now)
+                        stream.seq = frame.seq
+                        return
+                    self._count_gap(stream, missed, ())
                     stream.left = stream.seq
-                missed = frame.seq - stream.seq - 1
+                # What the feeder published before our subscription reached its new life is unknown, and whether its
+                # journal is the same.
+                reborn = True
+            else:
                 if missed < 0:
                     return
                 if missed and stream.behaviour.on_gap != "snapshot":
@@ -292,6 +311,9 @@ class Hub:
             self._part(stream, _waiting(stream, ask), refusal)
             return
         ask.sent_at = now
+        if stream.journaled and state.epoch < stream.epoch:
+            # Of a life that has ended; asked again, the next one says whether it goes on from there.
+            return
         if ask.after is None:
             self._take_value(stream, ask, state, now)
         else:
@@ -312,7 +334,7 @@ class Hub:
             self._count_gap(stream, hole, _waiting(stream, ask))
             if stream.behaviour.on_gap != "count":
                 if stream.journaled:
-                    ask.after = state.seq
+                    ask.after, ask.epoch = state.seq, state.epoch
                 ask.parts.clear()
                 self._send(stream, ask, now)
                 return
@@ -348,12 +370,13 @@ class Hub:
             for event in events:
                 member.deliver(event)
         ask.settled = True
+        ask.epoch = state.epoch
         ask.after = after = events[-1].seq if events else max(after, state.seq)
         if state.more:
             # From here on each at its own speed.
             stream.asks.remove(ask)
             for member in waiting:
-                own = stream.joiners[member] = _Ask(after, now)
+                own = stream.joiners[member] = _Ask(after, now, epoch=state.epoch)
                 own.settled = own.paused = True
                 stream.asks.append(own)
                 member.when_drained(partial(self._go_on, stream, own))
@@ -401,14 +424,16 @@ class Hub:
         if epoch < self._latest and not reborn:
             # The second heartbeat says so: the clock was set back, and this life does not know of the one before.
             for stream in self.streams.values():
-                if stream.epoch > epoch and not stream.journaled:
+                if stream.epoch > epoch:
+                    if stream.journaled:
+                        self._rejoin([stream], now)
                     stream.forget()
         trades = self.streams.get(ALL_TRADES)
-        if reborn and born is not None and trades is not None:
+        if reborn and born is not None and trades is not None and trades.epoch <= epoch:
             left = trades.left if trades.epoch == epoch else trades.seq
             if left > born:
                 # More was seen of the life before, and died with it: these positions are given to other events.
-                self._trade_seq = born
+                self._trade_seq, self._trade_epoch = born, epoch
                 self._begin_again(trades, epoch, born + 1, now)
         stale = [stream for stream in self.streams.values() if not stream.synced or (reborn and stream.epoch != epoch)]
         # The event may still be on its way when the heartbeat comes, by another socket; not so one heartbeat later.
@@ -416,7 +441,7 @@ class Hub:
         if trades is not None and trades.epoch and trades.seq < known and trades not in stale:
             self._count_gap(trades, known - trades.seq, ())
             stale.append(trades)
-        self._trade_seq = trade_seq
+        self._trade_seq, self._trade_epoch = trade_seq, epoch
         for stream in stale:
             stream.synced = True
         self._rejoin(stale, now)
@@ -440,23 +465,23 @@ class Hub:
                 stream.pending_since = now
                 probes.append(stream)
         if probes:
-            sent = self._upstream.ask([stream.topic for stream in probes], None)
+            sent = self._upstream.ask([stream.topic for stream in probes], None, None)
             for stream in probes:
                 stream.probe = sent
 
     def _ask(self, asks: list[tuple[Stream, _Ask]], now: float) -> None:
         """Send asks, those with the same position in one question; a stream is in each question once."""
-        questions: dict[int | None, list[dict[Stream, _Ask]]] = {}
+        questions: dict[tuple[int | None, float | None], list[dict[Stream, _Ask]]] = {}
         for stream, ask in asks:
             stream.asks.append(ask)
-            alike = questions.setdefault(ask.after, [])
+            alike = questions.setdefault((ask.after, ask.epoch), [])
             question = next((question for question in alike if stream not in question), None)
             if question is None:
                 alike.append(question := {})
             question[stream] = ask
-        for after, alike in questions.items():
+        for position, alike in questions.items():
             for question in alike:
-                sent = self._upstream.ask([stream.topic for stream in question], after)
+                sent = self._upstream.ask([stream.topic for stream in question], *position)
                 for stream, ask in question.items():
                     ask.id, ask.sent_at = sent, now
                     if sent is None:
@@ -464,7 +489,7 @@ class Hub:
 
     def _send(self, stream: Stream, ask: _Ask, now: float) -> None:
         """Ask again: of a journal for what follows, else for a newer value."""
-        ask.id, ask.sent_at = self._upstream.ask([stream.topic], ask.after), now
+        ask.id, ask.sent_at = self._upstream.ask([stream.topic], ask.after, ask.epoch), now
 
     def _give_up(self, stream: Stream, ask: _Ask, now: float) -> None:
         """Go live without an answer; but an event after a known position may not be lost, so ask on for it."""
@@ -473,7 +498,7 @@ class Hub:
         hole = _hole(stream, ask.seen, held)
         if hole and stream.journaled and ask.after is None:
             # What has come since tells where those stand who wait.
-            ask.after = held[0].seq - 1
+            ask.after, ask.epoch = held[0].seq - 1, held[0].epoch
         if ask.after is not None:
             self._send(stream, ask, now)
             return
@@ -504,14 +529,16 @@ class Hub:
             for member, seen in positions.items():
                 ask = asks.get(seen)
                 if ask is None:
-                    position = None
+                    position, epoch = None, None
                     if stream.journaled:
-                        if seen[0]:
-                            position = seen[1] if after is None else after
-                        elif after is None:
+                        if after is not None:
+                            position = after if seen[0] else None
+                        elif seen[0]:
+                            epoch, position = seen
+                        else:
                             # It was there before it was known where the journal stands.
-                            position = self._trade_seq
-                    ask = asks[seen] = _Ask(position, now, (0, 0) if stream.journaled else seen)
+                            position, epoch = self._trade_seq, self._trade_epoch
+                    ask = asks[seen] = _Ask(position, now, (0, 0) if stream.journaled else seen, epoch)
                     asking.append((stream, ask))
                 stream.joiners[member] = ask
         self._ask(asking, now)
@@ -523,7 +550,7 @@ class Hub:
                 if frame.epoch == position[0]:
                     self._count_gap(stream, frame.seq - position[1] - 1, [member])
                 member.deliver(frame)
-            elif (frame.epoch, frame.seq) != position and not (stream.journaled and frame.seq == position[1]):
+            elif (frame.epoch, frame.seq) != position:
                 continue
             del stream.apart[member]
             stream.members[member] = None
@@ -570,7 +597,7 @@ class Hub:
         stream.held.extend(held)
         for ask in stream.asks:
             if ask.after is not None and ask.after >= first:
-                ask.after = NOWHERE
+                ask.after, ask.epoch = NOWHERE, None
                 if not ask.paused:
                     self._send(stream, ask, now)
         # They were placed by the new one.
@@ -603,7 +630,7 @@ class Hub:
 
 def _refusal(state: TopicState) -> Refusal:
     code, reason = state.code or "upstream_refused", state.error or "refused by the source"
-    return Refusal(code, reason, state.oldest, state.seq)
+    return Refusal(code, reason, state.oldest, state.seq, state.epoch)
 
 
 def _waiting(stream: Stream, ask: _Ask) -> list[Member]:
@@ -619,7 +646,7 @@ def _events(state: TopicState) -> list[Frame]:
 def _covers(stream: Stream, position: tuple[int, int], frame: Frame) -> bool:
     """Return whether who stands at `position` (epoch, seq) has the frame, or what has replaced it."""
     epoch, seq = position
-    if stream.journaled or frame.epoch == epoch:
+    if frame.epoch == epoch or (stream.journaled and frame.epoch > epoch):
         return frame.seq <= seq
     return frame.epoch < epoch
 
@@ -631,10 +658,7 @@ def _leaves_hole(stream: Stream, frame: Frame) -> bool:
 
 def _is_ahead(stream: Stream, position: tuple[int, int]) -> bool:
     """Return whether `position` (epoch, seq) is one that the stream has yet to reach."""
-    epoch, seq = position
-    if stream.journaled or stream.epoch == epoch:
-        return stream.seq < seq
-    return stream.epoch < epoch
+    return position > (stream.epoch, stream.seq)
 
 
 def _hole(stream: Stream, position: tuple[int, int], frames: Iterable[Frame]) -> int:

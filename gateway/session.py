@@ -25,7 +25,7 @@ from gateway.writer import EXTENSION, HIGH_WATER, PreparedFrames
 from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode, WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame, to_json
-from qmt_bridge.wire.requests import REQUEST_BYTES, parse_request, request_id
+from qmt_bridge.wire.requests import REQUEST_BYTES, JournalPosition, parse_request, request_id
 from qmt_bridge.wire.topics import parse_topic
 
 if TYPE_CHECKING:
@@ -196,14 +196,18 @@ class Session:
             logger.info("%s from %s: %s after %.1f s, %d frames", self.path, client[0], ended, seconds, self._frames)
 
     def subscribe(
-        self, subscriptions: Sequence[Subscription], after: int | None, acknowledge: Callable[[Ticket], None] | None
+        self,
+        subscriptions: Sequence[Subscription],
+        after: JournalPosition | None,
+        acknowledge: Callable[[Ticket], None] | None,
     ) -> None:
         """Subscribe; with `acknowledge` the data of all of them waits until it has sent the ack."""
         self.subscriptions.update(dict.fromkeys(subscriptions))
         if acknowledge is not None:
             Ticket(self, subscriptions, acknowledge)
         members = {subscription.topic: subscription for subscription in subscriptions}
-        self.worker.feed.hub.join(members, time.monotonic(), after)
+        position = () if after is None else (after.seq, after.epoch)
+        self.worker.feed.hub.join(members, time.monotonic(), *position)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Give a subscription up."""

@@ -133,6 +133,7 @@ class Subscription:
         "_position",
         "_view",
         "began",
+        "epoch",
         "gate",
         "pacer",
         "recovered",
@@ -153,8 +154,9 @@ class Subscription:
         self.topic = topic
         # Whether the client has missed nothing since its `position`; None where it named none, or before the answer.
         self.recovered: bool | None = None
-        # The seq after which the news begin; 0 while the feeder has not told it.
+        # The seq after which the news begin, and the life of the feeder that told it; 0 while none has.
         self.began = 0
+        self.epoch = 0
         # What holds frames back: the ticket until the ack is out, then the pacer, if there is one.
         self.gate: Ticket | Pacer | None = None
         self.pacer: Pacer | None = None
@@ -197,6 +199,7 @@ class Subscription:
             return True
         self._joined = True
         self.began = seq
+        self.epoch = epoch
         if self._position is None:
             return self.snapshot
         # As floats, since a browser has rounded the epoch.

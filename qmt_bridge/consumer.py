@@ -43,6 +43,7 @@ def subscribe(
     snapshot: bool = True,
     timeout: float | None = None,
     after: int | Mapping[str, int] | None = None,
+    epoch: int | None = None,
     on_gap: OnGap | None = None,
 ) -> Iterator[Frame]:
     """Return the frames of `topics` as they come: whole topics, or prefixes that listen to what others asked for.
@@ -55,7 +56,8 @@ def subscribe(
     position of the last one that an earlier run has seen (by topic, if there are several): every later one is replayed
     first, with times of 0. For ``trade/<account>/``, which counts that account's events, it is the frame's `seq`; for
     ``trade/``, which carries all accounts, the position in the journal, ``frame.data["seq"]``. What is replayed for
-    ``trade/`` has that topic, and that position as its `seq`.
+    ``trade/`` has that topic, and that position as its `seq`. With the `epoch` of that frame too, a position of another
+    journal (another source, another data directory) is not taken for one of this.
 
     Of other topics messages can be lost, which `on_gap` is told before the frame that follows, and the log once per
     episode.
@@ -73,9 +75,11 @@ def subscribe(
     values = [topic for topic in behaviours if topic not in trades and _is_whole(topic)]
     numbered = [topic for topic in trades if topic == ALL_TRADES or _is_whole(topic)]
     positions = _positions(after, numbered)
+    if epoch is not None and not positions:
+        raise BadRequest("bad_request", "epoch says which journal has the position `after`, which is missing")
     sequence = Sequence(
         LastValues(values, snapshot),
-        {topic: Events(topic, positions.get(topic)) for topic in numbered},
+        {topic: Events(topic, positions.get(topic), epoch) for topic in numbered},
         any(STATUS_TOPIC.startswith(topic) for topic in topics),
     )
     curve = load_curve(curve_dir, "gateway")

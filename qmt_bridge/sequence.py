@@ -90,16 +90,18 @@ class LastValues:
 class Events:
     """The events of one trade topic in order, each once: the journal is asked for what is missing.
 
-    `after` is the position of the last one that was seen; None begins with what is published from now on.
+    `after` is the position of the last one that was seen, in the journal that had the life `epoch` if that is known;
+    None begins with what is published from now on.
     """
 
-    def __init__(self, topic: Topic, after: int | None = None) -> None:
+    def __init__(self, topic: Topic, after: int | None = None, epoch: int | None = None) -> None:
         self.topic = topic
         self._after = after
+        # The latest life of the feeder whose journal is known to have the position.
+        self._life = epoch
         # Where the topic stood when it was joined without a position.
         self._start: int | None = None
-        # Lives of the feeder whose journal is known to hold what was seen; the newest, and what was seen before it.
-        self._epochs: set[int] = set()
+        # The life of the newest event that was seen, and what was seen before it.
         self._epoch = 0
         self._left = 0
         self._ahead: deque[tuple[int, Frame]] = deque(maxlen=MAX_AHEAD)
@@ -117,7 +119,8 @@ class Events:
         self._unasked = False
         self._question = number
         self._heard_at = now
-        return CatchUp(number, [self.topic], self._start if self._after is None else self._after, ROOM_BYTES)
+        after = self._start if self._after is None else self._after
+        return CatchUp(number, [self.topic], after, ROOM_BYTES, self._life)
 
     def check(self, status: FeedStatus, reborn: bool) -> None:
         """See to it that the journal is asked for what may have been lost without a successor that shows it.
@@ -143,13 +146,18 @@ class Events:
             joined = self._start is None or at <= self._start + 1
             self._after = at - 1 if joined else self._start
         after = self._position()
+        if self._life is not None and frame.epoch < self._life:
+            # What the later life does not have died with the one before.
+            return []
+        # Its journal may be another one.
+        is_unknown = self._life is not None and frame.epoch > self._life
         if at <= after:
             # A feeder gives a position to nothing that its journal does not end before.
-            if self._epochs and frame.epoch not in self._epochs:
+            if is_unknown:
                 reason = f"{self.topic}: the journal begins again at {at}, but {after} was seen"
                 raise Refused("resume_expired", reason, newest=at)
             return []
-        if at > after + 1:
+        if at > after + 1 or is_unknown:
             self._ahead.append((at, frame))
             self._unasked = self._unasked or self._question is None
             return []
@@ -163,9 +171,13 @@ class Events:
             return []
         if state.state == "refused":
             raise _refused(state)
-        self._epochs.add(state.epoch)
+        self._question = None
+        if self._life is not None and state.epoch < self._life:
+            # Of a life that has ended; the next one says whether it goes on from there.
+            self._unasked = True
+            return []
+        self._life = state.epoch
         if state.body is None:
-            self._question = None
             if self._start is None:
                 self._start = state.seq
             return []
@@ -177,7 +189,6 @@ class Events:
             for at, body in enumerate(bodies, state.seq - len(bodies) + 1)
             if at > self._position()
         ]
-        self._question = None
         if not state.more:
             frames += self._successors()
         self._unasked = state.more or bool(self._ahead)
@@ -192,14 +203,16 @@ class Events:
             self._left = (self._after or 0) if self._epoch else 0
             self._epoch = frame.epoch
         self._after = at
-        self._epochs.add(frame.epoch)
+        self._life = frame.epoch
         return frame
 
     def _successors(self) -> list[Frame]:
         successors = []
         while self._ahead and self._ahead[0][0] <= self._position() + 1:
+            if self._life is not None and self._ahead[0][1].epoch > self._life:
+                break
             at, frame = self._ahead.popleft()
-            if at > self._position():
+            if at > self._position() and frame.epoch == self._life:
                 successors.append(self._pass(frame, at))
         return successors
 

@@ -429,7 +429,7 @@ def test_what_is_lost_of_market_data_is_told_and_logged_once(caplog: pytest.LogC
 def test_the_program_of_the_readme_misses_no_event(config: Config, tmp_path: Path, readme: str) -> None:
     text = (Path(__file__).parents[1] / readme).read_text(encoding="utf-8")
     (program,) = [block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "catch_up" in block]
-    assert len([line for line in program.splitlines() if line]) <= 25
+    assert len([line for line in program.splitlines() if line]) <= 26
     source = Greeter()
     feeder = Feeder(config, source)
     feeder.start()

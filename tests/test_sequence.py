@@ -60,7 +60,7 @@ def test_events_after_a_position_are_replayed_in_chunks_then_come_live():
     assert arrive(events, 7) == []
     assert seqs(events.answered(answer(7, 3, 4, more=True), 0.1)) == [3, 4]
     assert arrive(events, 8) == []
-    assert events.ask(8, 0.1) == CatchUp(8, [ACCOUNT], 4, ROOM_BYTES)
+    assert events.ask(8, 0.1) == CatchUp(8, [ACCOUNT], 4, ROOM_BYTES, LIFE)
     replayed = events.answered(answer(8, 5, 7), 0.2)
     assert seqs(replayed) == [5, 6, 7, 8]
     assert (replayed[0].received_ns, replayed[0].published_ns, replayed[0].topic) == (0, 0, ACCOUNT)
@@ -167,8 +167,40 @@ def test_events_go_on_by_position_in_the_next_life_of_the_feeder():
     events = Events(ACCOUNT, 0)
     events.ask(1, 0.0)
     events.answered(answer(1, 1, 2), 0.1)
-    assert arrive(events, 3, NEXT_LIFE) == [3]
-    assert arrive(events, 3, LIFE) == []
+    # Its journal may be another one, which has that position too.
+    assert arrive(events, 3, NEXT_LIFE) == []
+    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 2, ROOM_BYTES, LIFE)
+    assert seqs(events.answered(answer(2, 3, 2, epoch=NEXT_LIFE), 0.3)) == [3]
+    assert arrive(events, 4, NEXT_LIFE) == [4]
+    assert not events.asks(0.3)
+
+
+def test_what_the_next_life_does_not_have_died_with_the_last():
+    events = Events(ACCOUNT, 0)
+    events.ask(1, 0.0)
+    events.answered(answer(1, 1, 2), 0.1)
+    assert arrive(events, 5) == []
+    events.check(status(NEXT_LIFE), True)
+    events.ask(2, 0.2)
+    assert seqs(events.answered(answer(2, 3, 4, epoch=NEXT_LIFE), 0.3)) == [3, 4]
+    assert arrive(events, 5) == []
+    assert arrive(events, 5, NEXT_LIFE) == [5]
+
+
+def test_what_a_third_life_published_waits_for_its_answer_too():
+    events = Events(ACCOUNT, 2, LIFE)
+    events.ask(1, 0.0)
+    assert arrive(events, 3, NEXT_LIFE + 1) == []
+    assert events.answered(answer(1, 3, 2, epoch=NEXT_LIFE), 0.1) == []
+    assert events.ask(2, 0.2).epoch == NEXT_LIFE
+    assert seqs(events.answered(answer(2, 3, 2, epoch=NEXT_LIFE + 1), 0.3)) == [3]
+
+
+def test_an_answer_of_a_life_that_has_ended_is_asked_for_again():
+    events = Events(ACCOUNT, 2, NEXT_LIFE)
+    events.ask(1, 0.0)
+    assert events.answered(answer(1, 3, 5), 0.1) == []
+    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 2, ROOM_BYTES, NEXT_LIFE)
 
 
 @pytest.mark.parametrize("seen", ["live", "replayed", "by-an-earlier-run"])

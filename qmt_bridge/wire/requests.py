@@ -84,9 +84,11 @@ class FormulaRequest(Options, frozen=True):
 
 
 class JournalPosition(msgspec.Struct, frozen=True):
-    """The `seq` of the last trade event that a client has seen."""
+    """The `seq` of the last trade event that a client has seen; with an `epoch`, in the journal that had that life."""
 
     seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    # A float too, as in `Position`.
+    epoch: int | float | None = None
 
 
 class TradeResume(msgspec.Struct, frozen=True):
@@ -143,13 +145,15 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
     """Ask where topics stand: last value, or a trade journal `after` a position; one reply a topic or more.
 
     A journal comes as fast as the asker's socket takes it; with `room` only its first chunk does, of about so many
-    bytes, and whoever has taken it asks for the next.
+    bytes, and whoever has taken it asks for the next. `epoch` is a life of the feeder in whose journal `after` is a
+    position: another journal refuses it, though it may have that position as well.
     """
 
     id: int
     topics: list[str]
     after: int | None = None
     room: int = 0
+    epoch: int | float | None = None
 
 
 class StartDownload(msgspec.Struct, frozen=True, tag_field="ask", tag="start_download"):

@@ -114,7 +114,7 @@ class Run:
         self._subscriber.subscribe(STATUS_TOPIC)
         self.watchers = [
             *(LibraryTrader(f"library {number}") for number in range(3)),
-            *(RawTrader(f"raw {number}") for number in range(3)),
+            *(RawTrader(f"raw {number}", notices=number > 0) for number in range(3)),
             *(QuoteWatcher(f"ticks {number}", STOCKS) for number in range(3)),
         ]
         self.feeder.tend()

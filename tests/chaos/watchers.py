@@ -68,11 +68,18 @@ class LibraryTrader(Watcher):
 
 
 class RawTrader(Watcher):
-    """Trade events by a bare WebSocket and ``after=``, as a program in any language would."""
+    """Trade events by a bare WebSocket and ``after=``, in any language; with `notices` it names an epoch too."""
+
+    def __init__(self, name: str, notices: bool) -> None:
+        super().__init__(name)
+        self._notices = notices
+        self._epoch = 0
 
     async def _listen(self, port: int, key: str) -> None:
         while True:
             url = f"ws://127.0.0.1:{port}/ws/trade?api_key={quote(key)}&after={self.position}"
+            if self._notices:
+                url += "&ctl=1" + f"&epoch={self._epoch}" * bool(self._epoch)
             code: int | None = None
             try:
                 async with connect(url, proxy=None, compression=None, open_timeout=_OPEN_SECONDS) as socket:
@@ -80,8 +87,11 @@ class RawTrader(Watcher):
                         event = orjson.loads(text)
                         if event["type"] == "error":
                             raise AssertionError(f"the gateway says {event}")
-                        self.got.append(received(event))
-                        self._note()
+                        if "data" in event:
+                            self.got.append(received(event))
+                            self._note()
+                        else:
+                            self._epoch = event.get("epoch") or self._epoch
                         await self.reading.wait()
                     code = socket.close_code
             except (OSError, WebSocketException, TimeoutError) as exc:

@@ -681,3 +681,25 @@ def test_life_that_cannot_be_written_begins_all_the_same(
         other.execute("BEGIN IMMEDIATE")
         assert journal.begin_life(1000) == 1000
     assert "epoch" in caplog.text
+    journal.append(fills(1), 0)
+    journal.close()
+    journal = open_journal()
+    assert journal.knows(1000)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert journal.begin_life(500) == 1001
+
+
+def test_a_journal_knows_the_lives_that_had_it_and_no_other(open_journal: Open) -> None:
+    lives = [1_764_230_565_123_456_789, 1_764_230_570_123_456_789]
+    for life in lives:
+        journal = open_journal()
+        assert not journal.knows(life)
+        journal.begin_life(life)
+        assert journal.knows(life)
+        journal.close()
+    journal = open_journal()
+    assert all(journal.knows(life) for life in lives)
+    # A browser has rounded it.
+    assert journal.knows(1_764_230_565_123_456_800.0)
+    assert not journal.knows(lives[0] + 1000)

@@ -126,9 +126,9 @@ class Consumer:
         assert self.dealer.poll(int(SECONDS * 1000)), "no answer in time"
         return self.dealer.recv()
 
-    def catch_up(self, topic: str, after: int | None = None) -> list[TopicState]:
+    def catch_up(self, topic: str, after: int | None = None, epoch: int | None = None) -> list[TopicState]:
         self.number += 1
-        self.send(reply_encoder.encode(CatchUp(self.number, [topic], after)))
+        self.send(reply_encoder.encode(CatchUp(self.number, [topic], after, epoch=epoch)))
         states = []
         while not states or states[-1].more:
             states.append(topic_state_decoder.decode(self.receive()))
@@ -554,6 +554,29 @@ def test_a_position_of_another_journal_is_refused(consumer: Consumer, after: int
     for topic in (ALL_TRADES, trade_topic("1")):
         (state,) = consumer.catch_up(topic, after)
         assert (state.state, state.code, state.oldest, state.seq) == ("refused", "resume_expired", 0, 0)
+
+
+def test_a_position_is_good_in_every_life_of_its_journal_and_in_no_other(config: Config) -> None:
+    lives: list[int] = []
+    for _ in range(2):
+        source = HandSource()
+        feeder = Feeder(config, source)
+        feeder.start()
+        consumer = Consumer(feeder)
+        try:
+            source.sink.publish_trade("1", "order", {}, 1)
+            until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == len(lives) + 1)  # noqa: B023
+            lives.append(consumer.catch_up(ALL_TRADES)[0].epoch)
+            for topic in (ALL_TRADES, trade_topic("1")):
+                for life in lives:
+                    (state,) = consumer.catch_up(topic, 1, epoch=life)
+                    assert (state.state, state.seq) == ("live", len(lives))
+                (state,) = consumer.catch_up(topic, 1, epoch=lives[0] - 10_000)
+                assert (state.code, state.oldest, state.seq) == ("resume_expired", 0, len(lives))
+                assert "of another journal" in str(state.error)
+        finally:
+            consumer.close()
+            feeder.stop()
 
 
 def test_a_position_that_is_too_old_is_refused_with_the_oldest_that_is_not(config: Config) -> None:

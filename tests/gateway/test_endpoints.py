@@ -370,6 +370,70 @@ async def test_another_journal_is_told_and_its_events_come_from_where_it_is_told
         assert events == list(range(error["newest"] + 1, 3))
 
 
+async def test_another_journal_is_told_though_it_has_come_further(rig: Rig) -> None:
+    async with rig.connect(TRADE_URL) as client:
+        await live(client)
+        rig.source.trade("order", order_id=0)
+        assert (await client.receive())["seq"] == 1
+        rig.feeder.stop()
+        for file in rig.config.data_path.glob("journal-*"):
+            file.unlink()
+        journal = Journal(journal_path(rig.config.data_path, "hand"), days=30)
+        journal.append([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 5, time.time_ns() // 1_000_000)
+        journal.close()
+        rig.start_feeder()
+        while (told := await client.receive())["type"] != "error":
+            assert told["type"] == "feed"
+        assert (told["code"], told["oldest"], told["newest"]) == ("resume_expired", 0, 5)
+        assert told["epoch"] == rig.feeder.publisher._epoch
+        rig.source.trade("order", order_id=1)
+        while (told := await client.receive())["type"] != "order":
+            assert told["type"] in ("feed", "subscribed")
+        assert told["seq"] == 6
+
+
+async def test_position_with_an_epoch_is_one_of_the_journal_that_had_that_life(rig: Rig) -> None:
+    for number in range(3):
+        rig.source.trade("order", order_id=number)
+    await until(lambda: readiness(rig.servers[0].port)["frames_received"] == 3, "the events")
+    async with rig.connect(TRADE_URL) as client:
+        welcome, ack = await client.receive(), await client.receive()
+    epoch = welcome["epoch"]
+    assert (ack["seq"], ack["epoch"]) == (3, epoch)
+    rig.feeder.stop()
+    rig.start_feeder()
+    await until(lambda: readiness(rig.servers[0].port).get("epoch") not in (None, epoch), "the next life")
+    async with rig.connect(f"{TRADE_URL}&after=2&epoch={epoch}") as client:
+        await live(client)
+        assert (await client.receive())["seq"] == 3
+        # A browser rounds it.
+        await client.send({"resume": {"seq": 1, "epoch": float(epoch)}})
+        await live(client)
+        assert [(await client.receive())["seq"] for _ in range(2)] == [2, 3]
+        await client.send({"id": 7, "resume": {"seq": 1, "epoch": 12345}})
+        error = await client.receive()
+        assert (error["id"], error["code"], error["newest"]) == (7, "resume_expired", 3)
+        assert "1 is of another journal" in error["error"]
+        rig.source.trade("order", order_id=3)
+        assert [(await client.receive())["type"], (await client.receive())["seq"]] == ["subscribed", 4]
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ("after=1&epoch=x", "epoch must be that of an ack or a feed notice, got 'x'"),
+        ("after=1&epoch=1.5", "epoch must be that of an ack or a feed notice, got '1.5'"),
+        ("epoch=1", "epoch says which journal has the position `after`, which is missing"),
+        (f"after={2**63}", f"after must be a position in the journal, got '{2**63}'"),
+    ],
+)
+async def test_position_that_is_none_is_a_bad_request(rig: Rig, query: str, reason: str) -> None:
+    async with rig.connect(f"{TRADE_URL}&{query}") as client:
+        assert (await client.receive())["type"] == "welcome"
+        assert (await client.receive())["error"] == reason
+        assert await client.closed() == (1008, f"bad_request: {reason}")
+
+
 async def test_events_that_died_with_a_feeder_are_told_though_their_positions_are_taken(rig: Rig) -> None:
     async with rig.connect(TRADE_URL) as client:
         await client.receive()

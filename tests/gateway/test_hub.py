@@ -25,6 +25,8 @@ class Wire:
     def __init__(self) -> None:
         self.subscribed: list[Topic] = []
         self.asked: list[tuple[list[Topic], int | None]] = []
+        # The life of the feeder that each position is said to be of.
+        self.lives: list[float | None] = []
         self.away = False
 
     def subscribe(self, topic: Topic) -> None:
@@ -33,8 +35,9 @@ class Wire:
     def unsubscribe(self, topic: Topic) -> None:
         self.subscribed.remove(topic)
 
-    def ask(self, topics: list[Topic], after: int | None) -> int | None:
+    def ask(self, topics: list[Topic], after: int | None, epoch: float | None) -> int | None:
         self.asked.append((topics, after))
+        self.lives.append(epoch)
         return None if self.away else len(self.asked)
 
 
@@ -276,11 +279,36 @@ def test_event_lost_without_a_successor_shows_in_the_second_heartbeat() -> None:
 def test_trade_events_go_on_over_a_restart_of_the_feeder() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
     hub.receive(frame(TRADE, 6, epoch=EPOCH + 1), 0.0)
-    assert client.got == [6]
+    # It may be of another journal.
+    assert client.got == []
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 5), EPOCH)
+    hub.answer(state(2, ALL_TRADES, 6, epoch=EPOCH + 1, body=[{"seq": 6}]), 0.0)
     hub.feeder_seen(EPOCH + 2, 8, 0.0)
-    assert wire.asked[-1] == ([ALL_TRADES], 6)
-    hub.answer(state(len(wire.asked), ALL_TRADES, 8, epoch=EPOCH + 2, body=[{"seq": 7}, {"seq": 8}]), 0.0)
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 6), EPOCH + 1)
+    hub.answer(state(3, ALL_TRADES, 8, epoch=EPOCH + 2, body=[{"seq": 7}, {"seq": 8}]), 0.0)
     assert client.got == [6, 7, 8]
+
+
+def test_answer_of_a_life_that_has_ended_is_asked_for_again() -> None:
+    hub, _, _ = joined(ALL_TRADES, 5)
+    late = Client()
+    hub.join({ALL_TRADES: late}, 0.0, 3)
+    hub.receive(frame(TRADE, 6, epoch=EPOCH + 1), 0.0)
+    hub.answer(state(2, ALL_TRADES, 5, body=[{"seq": 4}, {"seq": 5}]), 0.0)
+    assert late.got == []
+    hub.expire(ANSWER_TIMEOUT)
+    hub.answer(state(4, ALL_TRADES, 6, epoch=EPOCH + 1, body=[{"seq": seq} for seq in (4, 5, 6)]), 1.0)
+    assert late.got == [4, 5, 6]
+
+
+def test_trade_event_that_the_next_life_does_not_have_is_not_handed_on_after_it() -> None:
+    hub, _, client = joined(ALL_TRADES, 5)
+    hub.feeder_seen(EPOCH, 5, 0.0)
+    hub.feeder_seen(EPOCH + 1, 5, 0.0, 5)
+    hub.answer(state(2, ALL_TRADES, 5, epoch=EPOCH + 1, body=[]), 0.0)
+    hub.receive(frame(TRADE, 6, epoch=EPOCH), 0.0)
+    hub.receive(frame(TRADE, 6, epoch=EPOCH + 1, body="next"), 0.0)
+    assert client.bodies == ["next"]
 
 
 def refused(ask: int, oldest: int, newest: int) -> TopicState:
@@ -294,7 +322,7 @@ def test_journal_that_begins_again_is_told_to_those_who_have_seen_more() -> None
     hub.receive(frame(TRADE, 2, epoch=EPOCH + 1), 0.0)
     assert wire.asked[1:] == [([ALL_TRADES], NOWHERE)]
     hub.answer(refused(2, 0, 2), 0.0)
-    assert client.refusal == Refusal("resume_expired", "the journal has begun again and ends at 2", 0, 2)
+    assert client.refusal == Refusal("resume_expired", "the journal has begun again and ends at 2", 0, 2, EPOCH + 1)
     assert (client.outcomes[-1], client.got) == (("refused", "resume_expired"), [])
     hub.join({ALL_TRADES: client}, 0.0, after=0)
     hub.answer(state(3, ALL_TRADES, 2, epoch=EPOCH + 1, body=[{"seq": 1}, {"seq": 2}]), 0.0)
@@ -317,7 +345,7 @@ def test_journal_that_lost_what_was_seen_is_told_though_it_has_come_further_sinc
     hub.join({ALL_TRADES: late}, 1.0)
     hub.answer(refused(len(wire.asked), 0, 6), 1.0)
     assert client.outcomes[-1] == ("refused", "resume_expired")
-    assert client.got == [3, 4, 5] + [6] * (came == [6])
+    assert client.got == [3, 4, 5]
     hub.receive(frame(TRADE, 7, epoch=EPOCH + 1), 1.0)
     if late.got != [7]:
         hub.answer(state(len(wire.asked), ALL_TRADES, 7, epoch=EPOCH + 1, body=[{"seq": n} for n in (4, 5, 6, 7)]), 1.0)
@@ -344,10 +372,10 @@ def test_journal_that_has_what_was_seen_goes_on_in_the_next_life() -> None:
     hub.feeder_seen(EPOCH, 2, 0.0)
     hub.receive(frame(TRADE, 3), 0.0)
     hub.receive(frame(TRADE, 4, epoch=EPOCH + 1), 0.0)
-    asked = len(wire.asked)
     hub.feeder_seen(EPOCH + 1, 4, 1.0, 3)
+    hub.answer(state(2, ALL_TRADES, 4, epoch=EPOCH + 1, body=[{"seq": 4}]), 1.0)
     hub.receive(frame(TRADE, 5, epoch=EPOCH + 1), 1.0)
-    assert (client.got, len(wire.asked)) == ([3, 4, 5], asked)
+    assert (client.got, len(wire.asked)) == ([3, 4, 5], 2)
     # Who looks at that life for the first time may have seen more than it began with.
     hub, wire, client = joined(ALL_TRADES, 9)
     hub.feeder_seen(EPOCH, 9, 0.0, 3)
@@ -385,7 +413,7 @@ def test_events_that_cannot_be_replayed_concern_only_who_asked_for_them(code: Er
     hub.answer(TopicState(2, ALL_TRADES, "refused", "not there", code, EPOCH, 500, oldest=400), 0.0)
     hub.receive(frame(TRADE, 501), 0.0)
     assert old.outcomes == [("refused", code)]
-    assert old.refusal == Refusal(code, "not there", 400, 500)
+    assert old.refusal == Refusal(code, "not there", 400, 500, EPOCH)
     assert (old.got, client.got) == ([], [501])
 
 
@@ -490,16 +518,29 @@ def test_late_heartbeat_of_the_life_before_brings_nothing_twice() -> None:
     assert client.got == [6]
 
 
-def test_trade_events_go_on_by_position_under_a_feeder_whose_clock_was_set_back() -> None:
+def test_who_had_another_journal_goes_on_under_a_feeder_whose_clock_was_set_back() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
-    for epoch in (EPOCH, EPOCH - 1):
-        hub.feeder_seen(epoch, 5, 0.0)
-    hub.answer(state(2, ALL_TRADES, 5, epoch=EPOCH - 1, body=[]), 0.0)
-    for seq in (6, 7):
-        hub.feeder_seen(EPOCH - 1, seq - 1, 1.0)
-        hub.receive(frame(TRADE, seq, epoch=EPOCH - 1), 1.0)
-    assert client.got == [6, 7]
-    assert wire.asked[1:] == [([ALL_TRADES], 5)]
+    early = EPOCH - 1
+    for epoch in (EPOCH, early):
+        hub.feeder_seen(epoch, 8, 0.0)
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 5), EPOCH)
+    # Somebody who names no life, so that the stream outlives those who stand in it.
+    other = Client()
+    hub.join({ALL_TRADES: other}, 0.0, 7)
+    hub.answer(TopicState(2, ALL_TRADES, "refused", "of another", "resume_expired", early, 8), 0.0)
+    assert client.outcomes[-1] == ("refused", "resume_expired")
+    hub.join({ALL_TRADES: client}, 0.0, 8, early)
+    for number, body in ((3, [{"seq": 8}]), (4, [])):
+        hub.answer(state(number, ALL_TRADES, 8, epoch=early, body=body), 0.5)
+    assert other.got == []
+    # Only the second heartbeat shows that the first was not a late one of the life before.
+    hub.feeder_seen(early, 8, 1.0)
+    hub.receive(frame(TRADE, 9, epoch=early), 1.0)
+    hub.expire(0.5 + ANSWER_TIMEOUT)
+    for number, body in ((5, [{"seq": 8}, {"seq": 9}]), (6, [{"seq": 9}])):
+        hub.answer(state(number, ALL_TRADES, 9, epoch=early, body=body), 1.5)
+    hub.receive(frame(TRADE, 10, epoch=early), 2.0)
+    assert (other.got, client.got) == ([8, 9, 10], [9, 10])
 
 
 def test_frame_published_between_ask_and_subscription_is_noticed() -> None:

@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from gateway.hub import Hub, Refusal
@@ -32,6 +33,11 @@ class Trader:
     def position(self) -> int:
         return self.got[-1] if self.got else self.start
 
+    @property
+    def life(self) -> int | None:
+        """Return a life of the feeder whose journal has the position, if it is known."""
+        return None
+
     def deliver(self, frame: Frame) -> None:
         self.got.append(frame.seq)
 
@@ -54,6 +60,48 @@ class Newcomer(Trader):
     def __init__(self, published: int, positioned: bool) -> None:
         super().__init__(published)
         self.positioned = positioned
+
+
+class Reader(Trader):
+    """A client that is told when the journal is another one, and goes on after what it is told."""
+
+    def __init__(self, start: int) -> None:
+        super().__init__(start)
+        self.journal: int | None = None
+        self._life: int | None = None
+
+    @property
+    def life(self) -> int | None:
+        return self._life
+
+    def deliver(self, frame: Frame) -> None:
+        of = frame.data["of"]
+        assert self.journal in (None, of), "of another journal, and nobody said so"
+        assert frame.seq == self.position + 1
+        self.journal, self._life = of, frame.epoch
+        super().deliver(frame)
+
+    def settle(self, outcome: str, refusal: Refusal | None) -> None:
+        if refusal is not None:
+            assert refusal.code == "resume_expired"
+            self.joined = False
+            self.got.clear()
+            self.acts.clear()
+            self.start, self._life, self.journal = refusal.newest, refusal.epoch, None
+
+
+class Resident(Trader):
+    """Keeps the stream where the journal is, as a worker does, and joins again when that is another one."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.joined = True
+
+    def deliver(self, frame: Frame) -> None:
+        pass
+
+    def settle(self, outcome: str, refusal: Refusal | None) -> None:
+        self.joined = refusal is None
 
 
 class Watcher:
@@ -85,28 +133,36 @@ class Watcher:
 
 
 class World:
-    """A feeder, its pipes to one hub, and the hub's members."""
+    """A feeder, its pipes to one hub, and the hub's members; with `journals` a restart may bring another journal."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, journals: bool = False) -> None:
         self.random = random.Random(seed)
+        self.journals = journals
         self.now = 0.0
         self.epoch = 1
         self.journal = 0
+        # Which journal it is, the lives of the feeder that had it, and where it stood when this one began.
+        self.of = 0
+        self.lives = {1}
+        self.born = 0
         self.seqs = {TICK: 0, SH: 0}
         self.subscribed: set[Topic] = set()
         self.trades: deque[Frame] = deque()
-        # Heartbeats come between the ticks, as (epoch, trade_seq).
-        self.market: deque[Frame | tuple[int, int]] = deque()
-        self.questions: deque[tuple[int, Topic, int | None]] = deque()
+        # Heartbeats come between the ticks, as (epoch, trade_seq, trade_born).
+        self.market: deque[Frame | tuple[int, int, int]] = deque()
+        self.questions: deque[tuple[int, Topic, int | None, float | None]] = deque()
         self.replies: deque[TopicState] = deque()
         self.asked = 0
         self.away = False
         self.hub = Hub(self)
-        self.traders = [Trader(0) for _ in range(3)]
+        self.traders = [Reader(0) if journals else Trader(0) for _ in range(3)]
         self.newcomers: list[Newcomer] = []
         self.watchers: dict[Topic, list[Watcher]] = {TICK: [], SH: []}
-        if seed % 2:
-            # As in a worker, whose stream of trade events is there before its clients.
+        # As in a worker, whose stream of trade events is there before its clients.
+        self.resident = Resident()
+        if seed % 2 and journals:
+            self.hub.join({ALL_TRADES: self.resident}, self.now)
+        elif seed % 2:
             self.newcomer()
 
     # -- hub.Upstream
@@ -117,11 +173,11 @@ class World:
     def unsubscribe(self, topic: Topic) -> None:
         self.subscribed.discard(topic)
 
-    def ask(self, topics: list[Topic], after: int | None) -> int | None:
+    def ask(self, topics: list[Topic], after: int | None, epoch: float | None) -> int | None:
         if self.away:
             return None
         self.asked += 1
-        self.questions.extend((self.asked, topic, after) for topic in topics)
+        self.questions.extend((self.asked, topic, after, epoch) for topic in topics)
         return self.asked
 
     # -- What happens
@@ -130,7 +186,10 @@ class World:
         self.journal += 1
         if ALL_TRADES in self.subscribed:
             topic = self.random.choice(EVENTS)
-            self.trades.append(Frame(topic, self.epoch, self.journal, 1, 1, frames.encode({"seq": self.journal})))
+            self.trades.append(Frame(topic, self.epoch, self.journal, 1, 1, self.body(self.journal)))
+
+    def body(self, seq: int) -> bytes:
+        return frames.encode({"seq": seq, "of": self.of})
 
     def tick(self) -> None:
         topic = self.random.choice((TICK, SH))
@@ -139,7 +198,7 @@ class World:
             self.market.append(Frame(topic, self.epoch, self.seqs[topic], 1, 1, frames.encode({})))
 
     def heartbeat(self) -> None:
-        self.market.append((self.epoch, self.journal))
+        self.market.append((self.epoch, self.journal, self.born))
 
     def arrive(self) -> None:
         pipe = self.random.choice((self.trades, self.market))
@@ -149,22 +208,26 @@ class World:
         if isinstance(message, Frame):
             self.hub.receive(message, self.now)
         else:
-            self.hub.feeder_seen(*message, self.now)
+            epoch, seq, born = message
+            self.hub.feeder_seen(epoch, seq, self.now, born)
 
     def answer(self) -> None:
         """Let the feeder answer one question, of a journal the next chunk."""
         if not self.questions:
             return
-        number, topic, after = self.questions.popleft()
+        number, topic, after, epoch = self.questions.popleft()
         if topic != ALL_TRADES:
             seq = self.seqs[topic]
             body = frames.encode({}) if seq else None
             self.replies.append(TopicState(number, topic, "live", epoch=self.epoch, seq=seq, body=body))
         elif after is None:
             self.replies.append(TopicState(number, topic, "live", epoch=self.epoch, seq=self.journal))
+        elif after > self.journal or not (epoch is None or epoch in self.lives):
+            refused = TopicState(number, topic, "refused", "no", "resume_expired", self.epoch, self.journal)
+            self.replies.append(refused)
         else:
             last = min(after + CHUNK, self.journal)
-            body = frames.encode([{"seq": seq} for seq in range(after + 1, last + 1)])
+            body = frames.encode([msgspec.Raw(self.body(seq)) for seq in range(after + 1, last + 1)])
             more = last < self.journal
             self.replies.append(TopicState(number, topic, "live", None, None, self.epoch, last, body, more))
 
@@ -174,14 +237,14 @@ class World:
 
     def drain(self) -> None:
         """Let a trader take what was delivered."""
-        trader = self.random.choice([*self.traders, *self.newcomers])
+        trader = self.random.choice([*self.traders, *self.newcomers, self.resident])
         acts, trader.acts = trader.acts, []
         for act in acts:
             act(self.now)
 
     def lose(self) -> None:
         """Let a full socket drop some messages, or a broken one all of them."""
-        pipe: deque[Frame] | deque[Frame | tuple[int, int]] = self.random.choice((self.trades, self.market))
+        pipe: deque[Frame] | deque[Frame | tuple[int, int, int]] = self.random.choice((self.trades, self.market))
         for _ in range(self.random.choice((1, 3, len(pipe)))):
             if pipe:
                 pipe.pop()
@@ -193,6 +256,13 @@ class World:
         self.epoch += 1
         self.seqs = dict.fromkeys(self.seqs, 0)
         self.questions.clear()
+        if self.journals and self.random.random() < 0.5:
+            self.of += 1
+            self.lives.clear()
+            # Not one that happens to go on where somebody stands.
+            self.journal = self.random.choice((0, self.journal // 2, self.journal + 20, 2 * self.journal + 100))
+        self.lives.add(self.epoch)
+        self.born = self.journal
 
     def part(self) -> None:
         self.away = not self.away
@@ -201,9 +271,13 @@ class World:
         trader = self.random.choice(self.traders)
         if trader.joined:
             self.hub.leave(ALL_TRADES, trader)
+            trader.joined = False
         else:
-            self.hub.join({ALL_TRADES: trader}, self.now, trader.position)
-        trader.joined = not trader.joined
+            self.join(trader)
+
+    def join(self, trader: Trader) -> None:
+        trader.joined = True
+        self.hub.join({ALL_TRADES: trader}, self.now, trader.position, trader.life)
 
     def newcomer(self) -> None:
         stream = self.hub.streams.get(ALL_TRADES)
@@ -216,8 +290,7 @@ class World:
             if trader.joined:
                 self.hub.leave(ALL_TRADES, trader)
         for trader in self.traders:
-            self.hub.join({ALL_TRADES: trader}, self.now, trader.position)
-            trader.joined = True
+            self.join(trader)
 
     def watcher(self) -> None:
         topic = self.random.choice((TICK, SH))
@@ -229,6 +302,8 @@ class World:
             self.hub.join({topic: present[-1]}, self.now)
 
     def wait(self) -> None:
+        if not self.resident.joined:
+            self.hub.join({ALL_TRADES: self.resident}, self.now)
         self.now += self.random.choice((0.01, 0.25, 1.0))
         self.hub.expire(self.now)
 
@@ -259,7 +334,7 @@ def test_nobody_misses_an_event_or_a_notice_whatever_happens(seed: int) -> None:
         world.random.choice(kind)()
     for trader in world.traders:
         if not trader.joined:
-            world.hub.join({ALL_TRADES: trader}, world.now, trader.position)
+            world.join(trader)
     for topic, present in world.watchers.items():
         if not present:
             present.append(Watcher())
@@ -277,3 +352,26 @@ def test_nobody_misses_an_event_or_a_notice_whatever_happens(seed: int) -> None:
             if world.seqs[topic]:
                 assert watcher.position == (world.epoch, world.seqs[topic])
             assert watcher.told >= watcher.missing
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_no_event_of_another_journal_comes_untold(seed: int) -> None:
+    world = World(seed, journals=True)
+    often = [world.event, world.arrive, world.arrive, world.answer, world.reply, world.drain]
+    seldom = [world.heartbeat, world.trader, world.wait]
+    rare = [world.lose, world.lose_answers, world.restart, world.part, world.come_back]
+    for _ in range(600):
+        kind = world.random.choices((often, seldom, rare), (20, 4, 1))[0]
+        world.random.choice(kind)()
+    for _ in range(3):
+        # Who is told that its position has expired goes on after the newest one.
+        for trader in world.traders:
+            if not trader.joined:
+                world.join(trader)
+        world.calm()
+    for _ in range(5):
+        world.event()
+    world.calm()
+    for trader in world.traders:
+        assert isinstance(trader, Reader)
+        assert (trader.journal, trader.position) == (world.of, world.journal)
