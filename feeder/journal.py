@@ -131,7 +131,9 @@ class Journal:
                 # Events up to here cannot be replayed any more.
                 self._floor = oldest_position(self._database)
                 self._page_bytes = self._pragma("page_size")
-            except sqlite3.Error as exc:
+                self._path = path
+                self._file = _identity(path)
+            except (sqlite3.Error, OSError) as exc:
                 raise ConfigError("data_dir", f"cannot use the trade journal {path}: {exc}") from exc
             failed.pop_all()
 
@@ -182,8 +184,15 @@ class Journal:
         return [event if event.seq <= saved else event._replace(body=_marked(event.body)) for event in numbered]
 
     def save(self) -> None:
-        """Write what is not on disk, some thousand events at a time; if that fails, say so once."""
+        """Write what is not on disk, some thousand events at a time; if that fails, say so once.
+
+        It fails as well if the file is not where it was: SQLite would go on in it, and it would end with this process.
+        """
+        if not self._is_in_place():
+            self._fail(f"{self._path} has been removed or replaced")
+            return
         if not self._unsaved:
+            self._recover()
             return
         batch = list(islice(self._unsaved, BATCH_EVENTS))
         try:
@@ -200,22 +209,13 @@ class Journal:
         except sqlite3.Error as exc:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
-            if self.failure is None:
-                logger.error(
-                    "trade journal cannot be written: %s; events from seq %d on are only in memory", exc, batch[0].seq
-                )
-            self.failure = str(exc)
+            self._fail(str(exc))
             return
         self._unsaved_life = None
         for event in batch:
             self._unsaved.popleft()
             self._logged += len(event.body)
-        if self.failure is not None:
-            self.failure = None
-            logger.warning("trade journal is written again, from seq %d on", batch[0].seq)
-            if self._forgotten is not None:
-                logger.error("trade events of seq %d to %d were never written", *self._forgotten)
-                self._forgotten = None
+        self._recover()
 
     def checkpoint(self) -> None:
         """Carry the log over into the file once there is enough of it.
@@ -334,6 +334,27 @@ class Journal:
             query = f"INSERT INTO event (seq, account, number, time_ms, body) VALUES {rows}"
             self._database.execute(query, list(chain.from_iterable(some)))
 
+    def _is_in_place(self) -> bool:
+        try:
+            return _identity(self._path) == self._file
+        except OSError:
+            return False
+
+    def _fail(self, why: str) -> None:
+        if self.failure is None:
+            first = self._unsaved[0].seq if self._unsaved else self.newest + 1
+            logger.error("trade journal cannot be written: %s; events from seq %d on are only in memory", why, first)
+        self.failure = why
+
+    def _recover(self) -> None:
+        if self.failure is None:
+            return
+        self.failure = None
+        logger.warning("trade journal is written again")
+        if self._forgotten is not None:
+            logger.error("trade events of seq %d to %d were never written", *self._forgotten)
+            self._forgotten = None
+
     def _save_life(self, epoch: int) -> None:
         self._database.execute(_LIFE_TABLE)
         self._database.execute("INSERT INTO life VALUES (?)", (epoch,))
@@ -380,6 +401,12 @@ class Journal:
 
 def _marked(body: bytes) -> bytes:
     return frames.encode({**frames.split(body), "journaled": False})
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Return what tells a file from another one that has its name later; raise `OSError`."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _lock(folder: Path) -> sqlite3.Connection:

@@ -690,6 +690,31 @@ def test_life_that_cannot_be_written_begins_all_the_same(
         assert journal.begin_life(500) == 1001
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
+@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+def test_a_file_that_is_not_where_it_was_is_a_failure_until_it_is_back(
+    open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture, replaced: bool
+) -> None:
+    journal = open_journal()
+    journal.append(fills(2), 0)
+    away = path.with_name("away")
+    path.rename(away)
+    if replaced:
+        path.touch()
+    # Though there is nothing to write, which SQLite would do into the file that has no name any more.
+    journal.save()
+    assert journal.failure == f"{path} has been removed or replaced"
+    (event,) = journal.append(fills(1), 0)
+    assert frames.decode(event.body)["journaled"] is False
+    assert [event["seq"] for event in frames.decode(journal.read(0).body)] == [1, 2, 3]
+    away.replace(path)
+    journal.save()
+    assert journal.failure is None
+    assert caplog.text.count("cannot be written") == 1
+    journal.close()
+    assert open_journal().newest == 3
+
+
 def test_a_journal_knows_the_lives_that_had_it_and_no_other(open_journal: Open) -> None:
     lives = [1_764_230_565_123_456_789, 1_764_230_570_123_456_789]
     for life in lives:
