@@ -138,9 +138,9 @@ class Tally:
             # A last value says where the topic stands, in several parts that have one number.
             is_next = seq == after + 1 or (seq == after and not journaled and not frame.published_ns)
         else:
-            # Of a feeder that began anew meanwhile the first message should be seen.
+            # Of a feeder that began anew meanwhile the first message should be seen; it beats before anybody is back.
             after = 0
-            is_next = seq == 1 or row.session != self._session
+            is_next = seq == 1 or row.session != self._session or frame.topic == STATUS_TOPIC
         if not is_next:
             self._note_gap(Gap(frame.topic, frame.epoch, after, seq, arrival_ns))
         row.epoch, row.seq, row.session = frame.epoch, seq, self._session

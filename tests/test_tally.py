@@ -36,6 +36,12 @@ def gaps(*recorded: Recorded) -> list[tuple[str, int, int]]:
     return [(gap.topic, gap.after, gap.seq) for gap in tally.gaps]
 
 
+def test_a_new_feeder_has_beaten_before_the_recorder_was_back() -> None:
+    status = encode({"source": "sim", "simulated": True, "state": "up"})
+    beats = [news(STATUS_TOPIC, seq, epoch, status) for epoch, seq in ((7, 4), (7, 5), (8, 3), (8, 5))]
+    assert gaps(begin("status/"), *beats) == [(STATUS_TOPIC, 3, 5)]
+
+
 def test_messages_bytes_and_topics_are_counted_by_kind() -> None:
     tally = Tally()
     for recorded in (begin("quote/"), news(QUOTE, 1), news(QUOTE, 2), news(OTHER, 1), news(WHOLE, 1, body=b"1")):
