@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+
+# Of each of the two sockets of a narrow connection; the kernel doubles it.
+_NARROW_BYTES = 4096
 
 
 class Proxy:
-    """Passes every connection on to `target` on this machine."""
+    """Passes every connection on to `target` on this machine; where `narrow`, with no room for what is not read."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, *, narrow: bool = False) -> None:
         self.port = 0
         self._target = target
+        self._narrow = narrow
         self._open: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._passing = asyncio.Event()
@@ -43,9 +48,18 @@ class Proxy:
         self._passing.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        other = socket.socket()
+        other.setblocking(False)
+        if self._narrow:
+            # The window that the other side sees is that of the time before the connection.
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _NARROW_BYTES)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _NARROW_BYTES)
+            writer.transport.set_write_buffer_limits(_NARROW_BYTES)
         try:
-            other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            await asyncio.get_running_loop().sock_connect(other, ("127.0.0.1", self._target))
+            other_reader, other_writer = await asyncio.open_connection(sock=other)
         except OSError:
+            other.close()
             writer.transport.abort()
             return
         self._open |= {writer, other_writer}
@@ -58,7 +72,7 @@ class Proxy:
         self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, both: tuple[asyncio.StreamWriter, ...]
     ) -> None:
         try:
-            while data := await source.read(256 * 1024):
+            while data := await source.read(_NARROW_BYTES if self._narrow else 256 * 1024):
                 await self._passing.wait()
                 sink.write(data)
                 await sink.drain()

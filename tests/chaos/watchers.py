@@ -6,6 +6,7 @@ import asyncio
 import math
 import random
 import time
+from collections import Counter
 from typing import Any
 from urllib.parse import quote
 
@@ -108,6 +109,8 @@ class QuoteWatcher(Watcher):
     def __init__(self, name: str, stocks: list[str]) -> None:
         super().__init__(name)
         self.frames = 0
+        # What notices told, by their reason.
+        self.skipped: Counter[str] = Counter()
         # Of connections that have ended since.
         self.holes = 0
         # Of the connection that is open.
@@ -149,6 +152,7 @@ class QuoteWatcher(Watcher):
     def _take(self, frame: dict[str, Any], positions: dict[str, tuple[int, int]]) -> None:
         if frame["type"] == "skipped":
             self.told += frame["count"]
+            self.skipped[frame["reason"]] += frame["count"]
         if frame["type"] != "data":
             return
         self.frames += 1
