@@ -93,15 +93,22 @@ class Upstream(Protocol):
 class _Ask:
     """A CatchUp under way for one stream; every joiner that came since shares its answer."""
 
-    __slots__ = ("after", "epoch", "id", "parts", "paused", "seen", "sent_at", "settled")
+    __slots__ = ("after", "epoch", "id", "parts", "paused", "seen", "sent_at", "settled", "told")
 
     def __init__(
-        self, after: int | None, now: float, seen: tuple[int, int] = (0, 0), epoch: float | None = None
+        self,
+        after: int | None,
+        now: float,
+        seen: tuple[int, int] = (0, 0),
+        epoch: float | None = None,
+        *,
+        told: bool = False,
     ) -> None:
         # The position after which a journal is still to be read (None: from now on), and a life of the feeder that had
-        # that journal, if one is known.
+        # that journal, if one is known: the one it was seen in, unless a client has `told` it.
         self.after = after
         self.epoch = epoch
+        self.told = told
         # Epoch and seq that those have seen who wait for it; a last value that is not newer is no news.
         self.seen = seen
         # None while the feeder is away.
@@ -224,7 +231,7 @@ class Hub:
             alike = (ask for ask in stream.asks if (ask.after, ask.epoch) == position)
             shared = next((ask for ask in alike if not (ask.seen[1] or ask.settled)), None)
             if shared is None:
-                shared = _Ask(begin, now, epoch=life)
+                shared = _Ask(begin, now, epoch=life, told=True)
                 asking.append((stream, shared))
             stream.joiners[member] = shared
         self._ask(asking, now)
@@ -370,7 +377,7 @@ class Hub:
             for event in events:
                 member.deliver(event)
         ask.settled = True
-        ask.epoch = state.epoch
+        ask.epoch, ask.told = state.epoch, False
         ask.after = after = events[-1].seq if events else max(after, state.seq)
         if state.more:
             # From here on each at its own speed.
@@ -430,8 +437,10 @@ class Hub:
                     stream.forget()
         trades = self.streams.get(ALL_TRADES)
         if reborn and born is not None and trades is not None and trades.epoch <= epoch:
-            left = trades.left if trades.epoch == epoch else trades.seq
-            if left > born:
+            left = [trades.left if trades.epoch == epoch else trades.seq]
+            left += [seq for life, seq in trades.apart.values() if life < epoch]
+            left += [ask.after or 0 for ask in trades.asks if not ask.told and (ask.epoch or epoch) < epoch]
+            if max(left) > born:
                 # More was seen of the life before, and died with it: these positions are given to other events.
                 self._trade_seq, self._trade_epoch = born, epoch
                 self._begin_again(trades, epoch, born + 1, now)
@@ -518,8 +527,11 @@ class Hub:
                 stream.members[member] = None
         self._tidy(stream)
 
-    def _rejoin(self, streams: list[Stream], now: float, after: int | None = None) -> None:
-        """Make every member wait for an answer as if it had just joined where it stands, or `after`."""
+    def _rejoin(self, streams: list[Stream], now: float, first: int = NOWHERE) -> None:
+        """Make every member wait for an answer as if it had just joined where it stands.
+
+        Who has seen the trade event `first` hears that the journal does not have it.
+        """
         asking: list[tuple[Stream, _Ask]] = []
         for stream in streams:
             positions = dict.fromkeys(stream.members, (stream.epoch, stream.seq)) | stream.apart
@@ -531,8 +543,8 @@ class Hub:
                 if ask is None:
                     position, epoch = None, None
                     if stream.journaled:
-                        if after is not None:
-                            position = after if seen[0] else None
+                        if seen[0] and seen[1] >= first:
+                            position = NOWHERE
                         elif seen[0]:
                             epoch, position = seen
                         else:
@@ -596,15 +608,15 @@ class Hub:
         stream.held.clear()
         stream.held.extend(held)
         for ask in stream.asks:
-            if ask.after is not None and ask.after >= first:
+            if ask.after is not None and ask.after >= first and (ask.epoch or 0) < epoch:
                 ask.after, ask.epoch = NOWHERE, None
                 if not ask.paused:
                     self._send(stream, ask, now)
         # They were placed by the new one.
-        placed = {member: position for member, position in stream.apart.items() if position[0] == epoch}
+        placed = {member: position for member, position in stream.apart.items() if position[0] >= epoch}
         for member in placed:
             del stream.apart[member]
-        self._rejoin([stream], now, NOWHERE)
+        self._rejoin([stream], now, first)
         stream.apart |= placed
         stream.left = 0
         if stream.epoch != epoch:
@@ -652,8 +664,8 @@ def _covers(stream: Stream, position: tuple[int, int], frame: Frame) -> bool:
 
 
 def _leaves_hole(stream: Stream, frame: Frame) -> bool:
-    """Return whether somebody who stands elsewhere would miss an event before `frame`."""
-    return any(epoch and frame.seq > seq + 1 for epoch, seq in stream.apart.values())
+    """Return whether somebody who stands elsewhere would miss an event before `frame`, or have another journal's."""
+    return any(epoch and (frame.seq > seq + 1 or frame.epoch > epoch) for epoch, seq in stream.apart.values())
 
 
 def _is_ahead(stream: Stream, position: tuple[int, int]) -> bool:

@@ -68,6 +68,8 @@ class Reader(Trader):
     def __init__(self, start: int) -> None:
         super().__init__(start)
         self.journal: int | None = None
+        # What it got since it joined, or was told: number of the event by position.
+        self.content: dict[int, int] = {}
         self._life: int | None = None
 
     @property
@@ -79,6 +81,7 @@ class Reader(Trader):
         assert self.journal in (None, of), "of another journal, and nobody said so"
         assert frame.seq == self.position + 1
         self.journal, self._life = of, frame.epoch
+        self.content[frame.seq] = frame.data["number"]
         super().deliver(frame)
 
     def settle(self, outcome: str, refusal: Refusal | None) -> None:
@@ -86,6 +89,7 @@ class Reader(Trader):
             assert refusal.code == "resume_expired"
             self.joined = False
             self.got.clear()
+            self.content.clear()
             self.acts.clear()
             self.start, self._life, self.journal = refusal.newest, refusal.epoch, None
 
@@ -133,17 +137,27 @@ class Watcher:
 
 
 class World:
-    """A feeder, its pipes to one hub, and the hub's members; with `journals` a restart may bring another journal."""
+    """A feeder, its pipes to one hub, and the hub's members.
+
+    With `journals` a restart may bring another journal, also from a clock that was set back, or take back what was not
+    on the disk.
+    """
 
     def __init__(self, seed: int, journals: bool = False) -> None:
         self.random = random.Random(seed)
         self.journals = journals
         self.now = 0.0
-        self.epoch = 1
+        self.epoch = 1000
+        self.epochs = {self.epoch}
         self.journal = 0
-        # Which journal it is, the lives of the feeder that had it, and where it stood when this one began.
+        # Which journal it is, and numbers that no two events share.
         self.of = 0
-        self.lives = {1}
+        self.published = 0
+        self.content: dict[int, int] = {}
+        # Up to where it is on the disk.
+        self.saved = 0
+        # The lives of the feeder that had it, and where it stood when this one began.
+        self.lives = {self.epoch}
         self.born = 0
         self.seqs = {TICK: 0, SH: 0}
         self.subscribed: set[Topic] = set()
@@ -183,13 +197,22 @@ class World:
     # -- What happens
 
     def event(self) -> None:
-        self.journal += 1
+        self.write(self.journal + 1)
         if ALL_TRADES in self.subscribed:
             topic = self.random.choice(EVENTS)
             self.trades.append(Frame(topic, self.epoch, self.journal, 1, 1, self.body(self.journal)))
 
+    def write(self, last: int) -> None:
+        for seq in range(self.journal + 1, last + 1):
+            self.published += 1
+            self.content[seq] = self.published
+        self.journal = last
+
+    def save(self) -> None:
+        self.saved = self.journal
+
     def body(self, seq: int) -> bytes:
-        return frames.encode({"seq": seq, "of": self.of})
+        return frames.encode({"seq": seq, "of": self.of, "number": self.content[seq]})
 
     def tick(self) -> None:
         topic = self.random.choice((TICK, SH))
@@ -253,15 +276,25 @@ class World:
         self.random.choice((self.questions, self.replies)).clear()
 
     def restart(self) -> None:
-        self.epoch += 1
+        self.epoch = max(self.epochs) + 1
         self.seqs = dict.fromkeys(self.seqs, 0)
         self.questions.clear()
-        if self.journals and self.random.random() < 0.5:
+        kind = self.random.random() if self.journals else 1.0
+        if kind < 0.3:
+            length = self.random.choice((0, self.journal // 2, self.journal, 2 * self.journal + 100))
+            if self.random.random() < 0.3:
+                # No two lives have the same, and each is more than 0.
+                self.epoch = min(self.epochs) - 1
             self.of += 1
             self.lives.clear()
-            # Not one that happens to go on where somebody stands.
-            self.journal = self.random.choice((0, self.journal // 2, self.journal + 20, 2 * self.journal + 100))
+            self.content.clear()
+            self.journal = 0
+            self.write(length)
+            self.save()
+        elif kind < 0.6:
+            self.journal = self.saved
         self.lives.add(self.epoch)
+        self.epochs.add(self.epoch)
         self.born = self.journal
 
     def part(self) -> None:
@@ -277,6 +310,9 @@ class World:
 
     def join(self, trader: Trader) -> None:
         trader.joined = True
+        if isinstance(trader, Reader):
+            # What died meanwhile is told to who is there.
+            trader.content.clear()
         self.hub.join({ALL_TRADES: trader}, self.now, trader.position, trader.life)
 
     def newcomer(self) -> None:
@@ -358,7 +394,7 @@ def test_nobody_misses_an_event_or_a_notice_whatever_happens(seed: int) -> None:
 def test_no_event_of_another_journal_comes_untold(seed: int) -> None:
     world = World(seed, journals=True)
     often = [world.event, world.arrive, world.arrive, world.answer, world.reply, world.drain]
-    seldom = [world.heartbeat, world.trader, world.wait]
+    seldom = [world.heartbeat, world.trader, world.wait, world.save]
     rare = [world.lose, world.lose_answers, world.restart, world.part, world.come_back]
     for _ in range(600):
         kind = world.random.choices((often, seldom, rare), (20, 4, 1))[0]
@@ -375,3 +411,4 @@ def test_no_event_of_another_journal_comes_untold(seed: int) -> None:
     for trader in world.traders:
         assert isinstance(trader, Reader)
         assert (trader.journal, trader.position) == (world.of, world.journal)
+        assert trader.content.items() <= world.content.items()
