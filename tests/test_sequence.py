@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from qmt_bridge import sequence as sequence_module
@@ -317,6 +318,80 @@ def test_every_event_comes_once_and_in_order_whatever_is_lost(seed):
     while now < deadline:
         step(lossy=False)
     assert seqs(handed_out) == list(range(1, published + 1))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_another_journal_is_refused_before_any_of_its_events_comes(seed):
+    """Messages of a life are late, lost, or come after the next one's, whose journal may be the same or another."""
+    choose = random.Random(seed)
+    lives, of, published, epoch, now = {LIFE}, 0, 0, LIFE, 0.0
+    events = Events(ACCOUNT, 0)
+    handed_out: list[Frame] = []
+    news: list[Frame] = []
+    answers: list[TopicState] = []
+
+    def content(seq: int) -> bytes:
+        return frames.encode({"seq": seq, "of": of})
+
+    def reply(question: CatchUp) -> None:
+        after = question.after or 0
+        if after > published or question.epoch not in (None, *lives):
+            refusal = TopicState(question.id, ACCOUNT, "refused", "no", "resume_expired", epoch, published)
+            answers.append(refusal)
+            return
+        last = min(published, after + choose.randrange(1, 4))
+        bodies = frames.encode([msgspec.Raw(content(seq)) for seq in range(after + 1, last + 1)])
+        answers.append(TopicState(question.id, ACCOUNT, "live", None, None, epoch, last, bodies, last < published))
+
+    def step(lossy: bool) -> None:
+        nonlocal now
+        now += 0.5
+        if events.asks(now):
+            question = events.ask(choose.randrange(1, 1 << 60), now)
+            if not lossy or choose.random() < 0.8:
+                reply(question)
+        for queue, take in (
+            (news, lambda frame: events.arrived(frame, frame.seq)),
+            (answers, lambda state: events.answered(state, now)),
+        ):
+            for _ in range(choose.randrange(4)):
+                if queue:
+                    message = queue.pop(0)
+                    if not lossy or choose.random() < 0.8:
+                        handed_out.extend(take(message))
+
+    def live_through() -> None:
+        nonlocal of, published, epoch
+        for _ in range(200):
+            if choose.random() < 0.6:
+                published += 1
+                news.append(Frame(ACCOUNT, epoch, published, 1, 2, content(published)))
+            if choose.random() < 0.02:
+                epoch += 1
+                if choose.random() < 0.5 and (handed_out or of):
+                    of += 1
+                    lives.clear()
+                    published = choose.choice((0, published // 2, published, published + 20))
+                lives.add(epoch)
+                # The answers of the last life are still on their way.
+                events.check(status(epoch), True)
+            step(lossy=True)
+        for _ in range(100):
+            events.check(status(epoch), False)
+            step(lossy=False)
+
+    try:
+        live_through()
+        assert not of
+        assert seqs_of(handed_out) == list(range(1, published + 1))
+    except Refused:
+        assert of
+    assert {frame.data["of"] for frame in handed_out} <= {0}
+    assert seqs_of(handed_out) == list(range(1, len(handed_out) + 1))
+
+
+def seqs_of(handed_out: list[Frame]) -> list[int]:
+    return [frame.data["seq"] for frame in handed_out]
 
 
 # Everything that one consumer receives.
