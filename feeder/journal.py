@@ -6,6 +6,7 @@ Only the publisher's thread touches it. It must never lose an event that was pub
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -41,8 +42,8 @@ SPARE_PAGES = 256
 # 5 ms: with one event a statement a burst could wait for seconds. Old versions of SQLite take 999 values at once.
 _INSERT_EVENTS = 150
 _DAY_MS = 24 * 3600 * 1000
-# Not among the file's first tables: older files get it at the next start. One row a start of the feeder.
-_LIFE_TABLE = "CREATE TABLE IF NOT EXISTS life (epoch INTEGER NOT NULL)"
+# One row a start of the feeder, with the newest position then. Older files get it at the next start.
+_LIFE_TABLE = "CREATE TABLE IF NOT EXISTS lives (epoch INTEGER NOT NULL, born INTEGER NOT NULL)"
 # At the start somebody may be looking at what a killed feeder left, which takes the lock for a moment.
 _OPEN_SECONDS = 2.0
 # A reader that takes its time lets the write-ahead log grow; it is cut back to this afterwards.
@@ -108,11 +109,12 @@ class Journal:
         # Bytes that were written to the log since it was carried over.
         self._logged = 0
         self._carry_failing = False
-        # Epochs of all lives of the feeder that had this journal, as a browser rounds them, and the last of them.
-        self._lives: set[float] = set()
+        # The newest position that outlived it, of every life of the feeder that had this journal, by its epoch as a
+        # browser rounds it. The last of them.
+        self._lives: dict[float, float] = {}
         self._last_life = 0
-        # This one's, while it is not written.
-        self._unsaved_life: int | None = None
+        # This one, while it is not written: its epoch, and the newest position when it began.
+        self._unsaved_life: tuple[int, int] | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
@@ -125,9 +127,9 @@ class Journal:
                 failed.callback(self._database.close)
                 self.newest = newest_position(self._database)
                 self._numbers: dict[str, int] = dict(self._database.execute("SELECT name, newest FROM account"))
-                if self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'life'").fetchone():
-                    self._lives.update(float(epoch) for (epoch,) in self._database.execute("SELECT epoch FROM life"))
-                    (self._last_life,) = self._database.execute("SELECT ifnull(max(epoch), 0) FROM life").fetchone()
+                if self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'lives'").fetchone():
+                    for life in self._database.execute("SELECT epoch, born FROM lives ORDER BY epoch"):
+                        self._note_life(*life)
                 # Events up to here cannot be replayed any more.
                 self._floor = oldest_position(self._database)
                 self._page_bytes = self._pragma("page_size")
@@ -142,22 +144,30 @@ class Journal:
 
         Consumers take the larger of two epochs for the later life, and say which one they know when they resume.
         """
-        self._last_life = epoch = max(now_ns, self._last_life + 1)
-        self._lives.add(float(epoch))
+        epoch = max(now_ns, self._last_life + 1)
+        born = self.newest
+        self._note_life(epoch, born)
         try:
             self._database.execute("BEGIN IMMEDIATE")
-            self._save_life(epoch)
+            self._save_life(epoch, born)
             self._database.execute("COMMIT")
         except sqlite3.Error as exc:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             logger.warning("the epoch of this life cannot be written, so the next one may not follow it: %s", exc)
-            self._unsaved_life = epoch
+            self._unsaved_life = epoch, born
         return epoch
 
-    def knows(self, epoch: float) -> bool:
-        """Return whether this was the journal of the life `epoch`, which a browser may have rounded."""
-        return float(epoch) in self._lives
+    def has(self, after: int, account: str | None, epoch: float, exact: bool) -> bool:
+        """Return whether `after` is a position in this journal, where it was one in that of the life `epoch`.
+
+        A browser may have rounded the epoch. If it was seen in that very life (`exact`), it must have outlived it.
+        Raise `sqlite3.Error`.
+        """
+        last = self._lives.get(float(epoch))
+        if last is None:
+            return False
+        return not exact or last == math.inf or after <= self._position_at(int(last), account)
 
     @property
     def catching_up(self) -> bool:
@@ -199,7 +209,7 @@ class Journal:
             self._database.execute("BEGIN IMMEDIATE")
             if self._unsaved_life is not None:
                 # Events of a life that the journal does not know could not be resumed after in the next one.
-                self._save_life(self._unsaved_life)
+                self._save_life(*self._unsaved_life)
             self._insert(batch)
             self._database.executemany(
                 "INSERT INTO account VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET newest = excluded.newest",
@@ -243,13 +253,7 @@ class Journal:
 
         Raise `sqlite3.Error`.
         """
-        if account is None:
-            return self._floor
-        query = "SELECT number FROM event WHERE account = ? AND seq > ? ORDER BY number LIMIT 1"
-        for (number,) in self._database.execute(query, (account, self._floor)):
-            return int(number) - 1
-        waiting = (event.number - 1 for event in self._unsaved if event.account == account)
-        return next(waiting, self.newest_of(account))
+        return self._position_at(self._floor, account)
 
     def read(self, after: int, account: str | None = None, room: int = CHUNK_BYTES) -> Chunk:
         """Return the next events after position `after` of an account or of all; raise `sqlite3.Error`.
@@ -355,9 +359,25 @@ class Journal:
             logger.error("trade events of seq %d to %d were never written", *self._forgotten)
             self._forgotten = None
 
-    def _save_life(self, epoch: int) -> None:
+    def _position_at(self, seq: int, account: str | None) -> int:
+        """Return the newest position, of an account or of all, when `seq` was that of all; raise `sqlite3.Error`."""
+        if account is None:
+            return seq
+        query = "SELECT number FROM event WHERE account = ? AND seq > ? ORDER BY number LIMIT 1"
+        for (number,) in self._database.execute(query, (account, seq)):
+            return int(number) - 1
+        waiting = (event.number - 1 for event in self._unsaved if event.account == account and event.seq > seq)
+        return next(waiting, self.newest_of(account))
+
+    def _note_life(self, epoch: int, born: int) -> None:
+        if self._lives:
+            self._lives[float(self._last_life)] = born
+        self._lives[float(epoch)] = math.inf
+        self._last_life = epoch
+
+    def _save_life(self, epoch: int, born: int) -> None:
         self._database.execute(_LIFE_TABLE)
-        self._database.execute("INSERT INTO life VALUES (?)", (epoch,))
+        self._database.execute("INSERT INTO lives VALUES (?, ?)", (epoch, born))
 
     def _forget(self, seq: int) -> None:
         if self._forgotten is None:

@@ -77,8 +77,9 @@ class _Replay(NamedTuple):
     after: int
     # Bytes of the only chunk that is wanted; 0: all there is.
     room: int
-    # A life of the feeder whose journal has the position `after`.
+    # A life of the feeder whose journal has the position `after`, and whether it was seen in that very life.
     epoch: float | None
+    exact: bool
 
 
 class Publisher:
@@ -304,7 +305,6 @@ class Publisher:
         self._journal = Journal(path, config.journal_days, config.journal_max_mb)
         closing.callback(self._close_journal)
         self._epoch = self._registry.epoch = self._journal.begin_life(self._epoch)
-        self._born = self._journal.newest
         self._source.start(self)
 
     def _loop(self) -> None:
@@ -513,20 +513,20 @@ class Publisher:
             newest = self._journal.newest_of(account)
             self._reply(peer, TopicState(ask.id, text, "live", epoch=self._epoch, seq=newest))
         else:
-            self._replays.append(_Replay(peer, ask.id, text, account, ask.after, ask.room, ask.epoch))
+            self._replays.append(_Replay(peer, ask.id, text, account, ask.after, ask.room, ask.epoch, ask.exact))
 
     def _continue_replay(self) -> None:
         """Send one chunk: whoever replays a month must not hold up the ticks."""
         if not self._replays:
             return
         replay = self._replays.popleft()
-        peer, number, topic, account, after, room, epoch = replay
+        peer, number, topic, account, after, room, epoch, exact = replay
         newest = self._journal.newest_of(account)
         try:
             oldest = self._journal.oldest(account)
-            is_ours = epoch is None or self._journal.knows(epoch)
+            is_ours = epoch is None or self._journal.has(after, account, epoch, exact)
             if not is_ours or not oldest <= after <= newest:
-                what = f"events after {after} cannot be replayed" if is_ours else f"{after} is of another journal"
+                what = f"events after {after} cannot be replayed" if is_ours else f"{after} is not of this journal"
                 error = f"{what}, only those after {oldest} to {newest}"
                 state = TopicState(
                     number, topic, "refused", error, "resume_expired", self._epoch, newest, oldest=oldest
@@ -600,7 +600,6 @@ class Publisher:
             "since": self._since,
             "data_lost": data_lost,
             "trade_seq": self._journal.newest,
-            "trade_born": self._born,
             "journal": self._journal.failure,
         }
         try:

@@ -121,14 +121,14 @@ class Feed:
         self._socket_of(topic).unsubscribe(topic)
         self._drain_soon()
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None) -> int | None:
+    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int | None:
         """Send a CatchUp; return its id, or None while the feeder is away (hub.Upstream)."""
         self._next_id += 1
         for start in range(0, len(topics), TOPICS_AN_ASK):
             part: list[str] = list(topics[start : start + TOPICS_AN_ASK])
             # Half of what may wait for a client: events go on to come while it takes a chunk of earlier ones.
             room = self._config.outbox_bytes // 2 if after is not None else 0
-            if not self._send(CatchUp(self._next_id, part, after, room, epoch)):
+            if not self._send(CatchUp(self._next_id, part, after, room, epoch, exact)):
                 return None
         return self._next_id
 
@@ -255,7 +255,7 @@ class Feed:
             self.interrupted = self.interrupted or self.hub.epoch != 0
         elif status.state == "up" and before.state != "up":
             self.hub.recheck(now)
-        self.hub.feeder_seen(status.epoch, status.trade_seq, now, status.trade_born)
+        self.hub.feeder_seen(status.epoch, status.trade_seq, now)
         if before is None or (before.epoch, before.state, before.since) != (status.epoch, status.state, status.since):
             self._on_change()
         if status.state == "up":

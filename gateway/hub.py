@@ -28,8 +28,6 @@ QUIET_SECONDS = 4.0
 COMPARE_SECONDS = 60.0
 COMPARE_TOPICS = 250
 
-# A position that no journal has. Asked for it, the feeder says which ones it has.
-NOWHERE = 2**63 - 1
 # What arrives meanwhile is kept for those who wait for an answer. Of a journal more can be asked for.
 HELD_FRAMES = 10_000
 
@@ -83,17 +81,17 @@ class Upstream(Protocol):
     def unsubscribe(self, topic: Topic) -> None:
         """Take the subscription back."""
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None) -> int | None:
+    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int | None:
         """Send a CatchUp and return its id, or None while the feeder is away.
 
-        `epoch` is a life of the feeder whose journal has the position `after`.
+        `epoch` is a life of the feeder whose journal has the position `after`; `exact`: it was seen in that very life.
         """
 
 
 class _Ask:
     """A CatchUp under way for one stream; every joiner that came since shares its answer."""
 
-    __slots__ = ("after", "epoch", "id", "parts", "paused", "seen", "sent_at", "settled", "told")
+    __slots__ = ("after", "epoch", "exact", "id", "late", "parts", "paused", "seen", "sent_at", "settled")
 
     def __init__(
         self,
@@ -101,20 +99,21 @@ class _Ask:
         now: float,
         seen: tuple[int, int] = (0, 0),
         epoch: float | None = None,
-        *,
-        told: bool = False,
+        exact: bool = True,
     ) -> None:
         # The position after which a journal is still to be read (None: from now on), and a life of the feeder that had
-        # that journal, if one is known: the one it was seen in, unless a client has `told` it.
+        # that journal, if one is known: `exact` is the one it was seen in.
         self.after = after
         self.epoch = epoch
-        self.told = told
+        self.exact = exact
         # Epoch and seq that those have seen who wait for it; a last value that is not newer is no news.
         self.seen = seen
         # None while the feeder is away.
         self.id: int | None = None
         self.sent_at = now
         self.parts: list[Frame] = []
+        # The life of the feeder whose answer was set aside, for it seemed to have ended.
+        self.late = 0
         # Whether those who wait have heard how joining ended, and whether they have to take what they have first.
         self.settled = False
         self.paused = False
@@ -131,7 +130,6 @@ class Stream:
         "epoch",
         "held",
         "joiners",
-        "left",
         "members",
         "pending_since",
         "probe",
@@ -156,8 +154,6 @@ class Stream:
         # 0: nothing is known yet.
         self.epoch = 0
         self.seq = 0
-        # Of a journal: the seq that was reached in the life of the feeder before this one.
-        self.left = 0
         # Where it stood when last looked at, and when to compare it with the feeder if it still stands there.
         self.stood = (0, 0)
         self.compare_at = 0.0
@@ -218,7 +214,7 @@ class Hub:
             if stream is None:
                 stream = self.streams[topic] = Stream(topic)
                 self._upstream.subscribe(topic)
-            begin, life = after, epoch
+            begin, life, exact = after, epoch, False
             if after is None and stream.journaled:
                 # To ask where the journal stands would leave out what is published until the answer.
                 if stream.epoch:
@@ -226,12 +222,12 @@ class Hub:
                     member.starts(stream.epoch, stream.seq)
                     member.settle("live", None)
                     continue
-                begin, life = self._trade_seq, self._trade_epoch
-            position = (begin, life)
-            alike = (ask for ask in stream.asks if (ask.after, ask.epoch) == position)
+                begin, life, exact = self._trade_seq, self._trade_epoch, True
+            position = (begin, life, exact)
+            alike = (ask for ask in stream.asks if (ask.after, ask.epoch, ask.exact) == position)
             shared = next((ask for ask in alike if not (ask.seen[1] or ask.settled)), None)
             if shared is None:
-                shared = _Ask(begin, now, epoch=life, told=True)
+                shared = _Ask(begin, now, epoch=life, exact=exact)
                 asking.append((stream, shared))
             stream.joiners[member] = shared
         self._ask(asking, now)
@@ -257,24 +253,15 @@ class Hub:
         # Who stands ahead may have to be replayed what the stream itself does not miss, having brought nothing yet.
         reborn = bool(stream.apart) and stream.journaled and _leaves_hole(stream, frame)
         if stream.epoch:
-            missed = frame.seq - stream.seq - 1
             if frame.epoch < stream.epoch:
                 # Also of a journal: what the later life does not have died with the one before.
                 return
             if frame.epoch > stream.epoch:
-                if stream.journaled:
-                    if missed < 0:
-                        stream.held.append(frame)
-                        self._trade_seq, self._trade_epoch = frame.seq, frame.epoch
-                        self._begin_again(stream, frame.epoch, frame.seq, now)
-                        stream.seq = frame.seq
-                        return
-                    self._count_gap(stream, missed, ())
-                    stream.left = stream.seq
                 # What the feeder published before our subscription reached its new life is unknown, and whether its
                 # journal is the same.
                 reborn = True
             else:
+                missed = frame.seq - stream.seq - 1
                 if missed < 0:
                     return
                 if missed and stream.behaviour.on_gap != "snapshot":
@@ -312,15 +299,17 @@ class Hub:
                 self._refuse(stream, state)
                 return
             # A replay that cannot be is the trouble of those who asked for it; anything else is everybody's.
-            refusal = _refusal(state)
-            if ask.after == NOWHERE:
-                refusal = refusal._replace(reason=f"the journal has begun again and ends at {state.seq}")
-            self._part(stream, _waiting(stream, ask), refusal)
+            if state.epoch < stream.epoch:
+                self._doubt(stream, now)
+            self._part(stream, _waiting(stream, ask), _refusal(state))
             return
         ask.sent_at = now
-        if stream.journaled and state.epoch < stream.epoch:
-            # Of a life that has ended; asked again, the next one says whether it goes on from there.
-            return
+        if stream.journaled and state.epoch < max(stream.epoch, self.epoch):
+            if ask.late != state.epoch:
+                # Of a life that has ended; asked again, the next one says whether it goes on from there.
+                ask.late = state.epoch
+                return
+            self._doubt(stream, now)
         if ask.after is None:
             self._take_value(stream, ask, state, now)
         else:
@@ -341,7 +330,7 @@ class Hub:
             self._count_gap(stream, hole, _waiting(stream, ask))
             if stream.behaviour.on_gap != "count":
                 if stream.journaled:
-                    ask.after, ask.epoch = state.seq, state.epoch
+                    ask.after, ask.epoch, ask.exact = state.seq, state.epoch, True
                 ask.parts.clear()
                 self._send(stream, ask, now)
                 return
@@ -377,7 +366,7 @@ class Hub:
             for event in events:
                 member.deliver(event)
         ask.settled = True
-        ask.epoch, ask.told = state.epoch, False
+        ask.epoch, ask.exact = state.epoch, True
         ask.after = after = events[-1].seq if events else max(after, state.seq)
         if state.more:
             # From here on each at its own speed.
@@ -421,29 +410,16 @@ class Hub:
                 stream.members[member] = None
         self._tidy(stream)
 
-    def feeder_seen(self, epoch: int, trade_seq: int, now: float, born: int | None = None) -> None:
-        """Take a heartbeat: it shows a new life of the feeder, and a trade event that was lost without a successor.
-
-        `born` is where the journal stood when that life began.
-        """
+    def feeder_seen(self, epoch: int, trade_seq: int, now: float) -> None:
+        """Take a heartbeat: it shows a new life of the feeder, and a trade event that was lost without a successor."""
         reborn, self.epoch = epoch != self.epoch, epoch
         self._latest = max(self._latest, epoch)
         if epoch < self._latest and not reborn:
             # The second heartbeat says so: the clock was set back, and this life does not know of the one before.
             for stream in self.streams.values():
-                if stream.epoch > epoch:
-                    if stream.journaled:
-                        self._rejoin([stream], now)
+                if stream.epoch > epoch and not stream.journaled:
                     stream.forget()
         trades = self.streams.get(ALL_TRADES)
-        if reborn and born is not None and trades is not None and trades.epoch <= epoch:
-            left = [trades.left if trades.epoch == epoch else trades.seq]
-            left += [seq for life, seq in trades.apart.values() if life < epoch]
-            left += [ask.after or 0 for ask in trades.asks if not ask.told and (ask.epoch or epoch) < epoch]
-            if max(left) > born:
-                # More was seen of the life before, and died with it: these positions are given to other events.
-                self._trade_seq, self._trade_epoch = born, epoch
-                self._begin_again(trades, epoch, born + 1, now)
         stale = [stream for stream in self.streams.values() if not stream.synced or (reborn and stream.epoch != epoch)]
         # The event may still be on its way when the heartbeat comes, by another socket; not so one heartbeat later.
         known = self._trade_seq or 0
@@ -474,16 +450,16 @@ class Hub:
                 stream.pending_since = now
                 probes.append(stream)
         if probes:
-            sent = self._upstream.ask([stream.topic for stream in probes], None, None)
+            sent = self._upstream.ask([stream.topic for stream in probes], None, None, False)
             for stream in probes:
                 stream.probe = sent
 
     def _ask(self, asks: list[tuple[Stream, _Ask]], now: float) -> None:
         """Send asks, those with the same position in one question; a stream is in each question once."""
-        questions: dict[tuple[int | None, float | None], list[dict[Stream, _Ask]]] = {}
+        questions: dict[tuple[int | None, float | None, bool], list[dict[Stream, _Ask]]] = {}
         for stream, ask in asks:
             stream.asks.append(ask)
-            alike = questions.setdefault((ask.after, ask.epoch), [])
+            alike = questions.setdefault((ask.after, ask.epoch, ask.exact), [])
             question = next((question for question in alike if stream not in question), None)
             if question is None:
                 alike.append(question := {})
@@ -498,7 +474,7 @@ class Hub:
 
     def _send(self, stream: Stream, ask: _Ask, now: float) -> None:
         """Ask again: of a journal for what follows, else for a newer value."""
-        ask.id, ask.sent_at = self._upstream.ask([stream.topic], ask.after, ask.epoch), now
+        ask.id, ask.sent_at = self._upstream.ask([stream.topic], ask.after, ask.epoch, ask.exact), now
 
     def _give_up(self, stream: Stream, ask: _Ask, now: float) -> None:
         """Go live without an answer; but an event after a known position may not be lost, so ask on for it."""
@@ -527,11 +503,14 @@ class Hub:
                 stream.members[member] = None
         self._tidy(stream)
 
-    def _rejoin(self, streams: list[Stream], now: float, first: int = NOWHERE) -> None:
-        """Make every member wait for an answer as if it had just joined where it stands.
+    def _doubt(self, stream: Stream, now: float) -> None:
+        """See to it that a stream of events does not stand in a life that was not the latest: its clock was ahead."""
+        self._rejoin([stream], now)
+        stream.forget()
+        stream.synced = True
 
-        Who has seen the trade event `first` hears that the journal does not have it.
-        """
+    def _rejoin(self, streams: list[Stream], now: float) -> None:
+        """Make every member wait for an answer as if it had just joined where it stands."""
         asking: list[tuple[Stream, _Ask]] = []
         for stream in streams:
             positions = dict.fromkeys(stream.members, (stream.epoch, stream.seq)) | stream.apart
@@ -543,9 +522,7 @@ class Hub:
                 if ask is None:
                     position, epoch = None, None
                     if stream.journaled:
-                        if seen[0] and seen[1] >= first:
-                            position = NOWHERE
-                        elif seen[0]:
+                        if seen[0]:
                             epoch, position = seen
                         else:
                             # It was there before it was known where the journal stands.
@@ -601,27 +578,6 @@ class Hub:
                 quiet.append(stream)
         self._rejoin(quiet, now)
 
-    def _begin_again(self, stream: Stream, epoch: int, first: int, now: float) -> None:
-        """See to it that who has seen `first` or more hears that the journal is another one since that life."""
-        # What the other one held is no news.
-        held = [frame for frame in stream.held if frame.epoch == epoch]
-        stream.held.clear()
-        stream.held.extend(held)
-        for ask in stream.asks:
-            if ask.after is not None and ask.after >= first and (ask.epoch or 0) < epoch:
-                ask.after, ask.epoch = NOWHERE, None
-                if not ask.paused:
-                    self._send(stream, ask, now)
-        # They were placed by the new one.
-        placed = {member: position for member, position in stream.apart.items() if position[0] >= epoch}
-        for member in placed:
-            del stream.apart[member]
-        self._rejoin([stream], now, first)
-        stream.apart |= placed
-        stream.left = 0
-        if stream.epoch != epoch:
-            stream.epoch, stream.seq = epoch, first - 1
-
     def _refuse(self, stream: Stream, state: TopicState) -> None:
         self._part(stream, [*stream.members, *stream.apart, *stream.joiners], _refusal(state))
 
@@ -674,11 +630,11 @@ def _is_ahead(stream: Stream, position: tuple[int, int]) -> bool:
 
 
 def _hole(stream: Stream, position: tuple[int, int], frames: Iterable[Frame]) -> int:
-    """Return how many messages are missing between `position` (epoch, seq; 0 if there is none) and among `frames`."""
+    """Return how many messages are missing between `position` (epoch, seq; epoch 0: none) and among `frames`."""
     epoch, seq = position
     hole = 0
     for frame in frames:
-        if seq and (stream.journaled or frame.epoch == epoch):
+        if epoch and (stream.journaled or frame.epoch == epoch):
             hole += max(0, frame.seq - seq - 1)
         epoch, seq = frame.epoch, frame.seq
     return hole

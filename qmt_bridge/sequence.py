@@ -97,13 +97,11 @@ class Events:
     def __init__(self, topic: Topic, after: int | None = None, epoch: int | None = None) -> None:
         self.topic = topic
         self._after = after
-        # The latest life of the feeder whose journal is known to have the position.
+        # The latest life of the feeder whose journal is known to have the position, and whether that is ours to say.
         self._life = epoch
+        self._exact = False
         # Where the topic stood when it was joined without a position.
         self._start: int | None = None
-        # The life of the newest event that was seen, and what was seen before it.
-        self._epoch = 0
-        self._left = 0
         self._ahead: deque[tuple[int, Frame]] = deque(maxlen=MAX_AHEAD)
         self._unasked = True
         # Id of the question under way, and when it was asked or last answered in part.
@@ -120,27 +118,19 @@ class Events:
         self._question = number
         self._heard_at = now
         after = self._start if self._after is None else self._after
-        return CatchUp(number, [self.topic], after, ROOM_BYTES, self._life)
+        return CatchUp(number, [self.topic], after, ROOM_BYTES, self._life, self._exact)
 
-    def check(self, status: FeedStatus, reborn: bool) -> None:
+    def check(self, reborn: bool) -> None:
         """See to it that the journal is asked for what may have been lost without a successor that shows it.
 
-        `reborn`: the feeder has started anew, and will not answer what the one before was asked. Raise `Refused` if
-        what was seen died with that one, and its positions are given to other events.
+        `reborn`: the feeder has started anew, and will not answer what the one before was asked.
         """
         if reborn:
             self._question = None
-            seen = self._left if self._epoch == status.epoch else (self._after or 0) if self._epoch else 0
-            if self.topic == ALL_TRADES and status.trade_born is not None and seen > status.trade_born:
-                reason = f"{self.topic}: the journal begins again at {status.trade_born + 1}, but {seen} was seen"
-                raise Refused("resume_expired", reason, newest=status.trade_seq)
         self._unasked = self._unasked or self._question is None
 
     def arrived(self, frame: Frame, at: int) -> list[Frame]:
-        """Return the frame, which is that of position `at`, if it is next, nothing if it is old or has to wait.
-
-        Raise `Refused` if the journal has begun again.
-        """
+        """Return the frame, which is that of position `at`, if it is next, nothing if it is old or has to wait."""
         if self._after is None:
             # Published before the question was answered, it may come after the answer.
             joined = self._start is None or at <= self._start + 1
@@ -149,13 +139,9 @@ class Events:
         if self._life is not None and frame.epoch < self._life:
             # What the later life does not have died with the one before.
             return []
-        # Its journal may be another one.
+        # Its journal may be another one, or have lost what was seen.
         is_unknown = self._life is not None and frame.epoch > self._life
-        if at <= after:
-            # A feeder gives a position to nothing that its journal does not end before.
-            if is_unknown:
-                reason = f"{self.topic}: the journal begins again at {at}, but {after} was seen"
-                raise Refused("resume_expired", reason, newest=at)
+        if at <= after and not is_unknown:
             return []
         if at > after + 1 or is_unknown:
             self._ahead.append((at, frame))
@@ -176,7 +162,7 @@ class Events:
             # Of a life that has ended; the next one says whether it goes on from there.
             self._unasked = True
             return []
-        self._life = state.epoch
+        self._life, self._exact = state.epoch, True
         if state.body is None:
             if self._start is None:
                 self._start = state.seq
@@ -199,11 +185,8 @@ class Events:
         return self._after
 
     def _pass(self, frame: Frame, at: int) -> Frame:
-        if frame.epoch != self._epoch:
-            self._left = (self._after or 0) if self._epoch else 0
-            self._epoch = frame.epoch
         self._after = at
-        self._life = frame.epoch
+        self._life, self._exact = frame.epoch, True
         return frame
 
     def _successors(self) -> list[Frame]:
@@ -275,7 +258,7 @@ class Sequence:
         if reborn or before.trade_seq != self._checked:
             self._checked = before.trade_seq
             for events in self._events.values():
-                events.check(status, reborn)
+                events.check(reborn)
 
 
 def _read(read: Callable[[bytes], T], frame: Frame) -> T:

@@ -152,10 +152,8 @@ def event_position(body: bytes | msgspec.Raw) -> int:
 class FeedStatus(msgspec.Struct, frozen=True):
     """The feeder's heartbeat on ``status/feeder/``, once a second and at every change of `state`.
 
-    `trade_seq` is the journal's newest position: who has seen less has missed an event. `trade_born` is where it stood
-    when this life of the feeder began: who had seen more of an earlier life has seen what died with it, and its
-    positions are given to other events. `journal` is why the journal cannot be written, None while it can: events are
-    then only in the feeder's memory.
+    `trade_seq` is the journal's newest position: who has seen less has missed an event. `journal` is why the journal
+    cannot be written, None while it can: events are then only in the feeder's memory.
     """
 
     source: str
@@ -171,5 +169,4 @@ class FeedStatus(msgspec.Struct, frozen=True):
     since: int = 0
     data_lost: bool = False
     trade_seq: int = 0
-    trade_born: int | None = None
     journal: str | None = None

@@ -146,7 +146,8 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
 
     A journal comes as fast as the asker's socket takes it; with `room` only its first chunk does, of about so many
     bytes, and whoever has taken it asks for the next. `epoch` is a life of the feeder in whose journal `after` is a
-    position: another journal refuses it, though it may have that position as well.
+    position: another journal refuses it, though it may have that position as well. `exact`: it was seen in that very
+    life; what died with it, never having been on the disk, is refused too, though its position is another event's now.
     """
 
     id: int
@@ -154,6 +155,7 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
     after: int | None = None
     room: int = 0
     epoch: int | float | None = None
+    exact: bool = False
 
 
 class StartDownload(msgspec.Struct, frozen=True, tag_field="ask", tag="start_download"):

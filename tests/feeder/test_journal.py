@@ -684,7 +684,7 @@ def test_life_that_cannot_be_written_begins_all_the_same(
     journal.append(fills(1), 0)
     journal.close()
     journal = open_journal()
-    assert journal.knows(1000)
+    assert journal.has(0, None, 1000, exact=False)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert journal.begin_life(500) == 1001
@@ -715,16 +715,44 @@ def test_a_file_that_is_not_where_it_was_is_a_failure_until_it_is_back(
     assert open_journal().newest == 3
 
 
-def test_a_journal_knows_the_lives_that_had_it_and_no_other(open_journal: Open) -> None:
+def test_a_position_is_one_of_the_journal_of_every_life_that_had_it_and_of_no_other(open_journal: Open) -> None:
     lives = [1_764_230_565_123_456_789, 1_764_230_570_123_456_789]
     for life in lives:
         journal = open_journal()
-        assert not journal.knows(life)
+        assert not journal.has(0, None, life, exact=False)
         journal.begin_life(life)
-        assert journal.knows(life)
+        assert journal.has(0, None, life, exact=False)
         journal.close()
     journal = open_journal()
-    assert all(journal.knows(life) for life in lives)
+    assert all(journal.has(0, None, life, exact=False) for life in lives)
     # A browser has rounded it.
-    assert journal.knows(1_764_230_565_123_456_800.0)
-    assert not journal.knows(lives[0] + 1000)
+    assert journal.has(0, None, 1_764_230_565_123_456_800.0, exact=False)
+    assert not journal.has(0, None, lives[0] + 1000, exact=False)
+
+
+def test_a_position_that_was_seen_in_a_life_has_to_have_outlived_it(open_journal: Open, path: Path) -> None:
+    journal = open_journal()
+    journal.begin_life(100)
+    journal.append([*fills(2, "1"), *fills(2, "2"), *fills(1, "1")], 0)
+    journal.close()
+    # As if the last two had never been on the disk.
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("DELETE FROM event WHERE seq > 3")
+        database.execute("UPDATE sqlite_sequence SET seq = 3")
+        database.executemany("UPDATE account SET newest = ? WHERE name = ?", [(2, "1"), (1, "2")])
+    journal = open_journal()
+    journal.begin_life(200)
+    for saved in (False, True):
+        journal.append(fills(2, "1"), 0)
+        seen = {after: journal.has(after, None, 100, exact=True) for after in range(6)}
+        assert seen == {0: True, 1: True, 2: True, 3: True, 4: False, 5: False}
+        assert [journal.has(after, "1", 100, exact=True) for after in (2, 3)] == [True, False]
+        assert [journal.has(after, "2", 100, exact=True) for after in (1, 2)] == [True, False]
+        # Who is not sure of the life is believed, and so is this one's own.
+        assert journal.has(5, None, 100, exact=False)
+        assert journal.has(5, None, 200, exact=True)
+        if not saved:
+            journal.close()
+            journal = open_journal()
+            journal.begin_life(300)
+    assert [journal.has(after, None, 200, exact=True) for after in (5, 6)] == [True, False]

@@ -26,7 +26,7 @@ class Line:
     def unsubscribe(self, topic: Topic) -> None:
         """Need nothing."""
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None) -> int:
+    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int:
         self.asked.append(after)
         return len(self.asked)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.hub import ANSWER_TIMEOUT, COMPARE_SECONDS, NOWHERE, Hub, Refusal
+from gateway.hub import ANSWER_TIMEOUT, COMPARE_SECONDS, Hub, Refusal
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -25,8 +25,8 @@ class Wire:
     def __init__(self) -> None:
         self.subscribed: list[Topic] = []
         self.asked: list[tuple[list[Topic], int | None]] = []
-        # The life of the feeder that each position is said to be of.
-        self.lives: list[float | None] = []
+        # The life of the feeder that each position is said to be of, and whether it was seen in that very one.
+        self.lives: list[tuple[float | None, bool]] = []
         self.away = False
 
     def subscribe(self, topic: Topic) -> None:
@@ -35,9 +35,9 @@ class Wire:
     def unsubscribe(self, topic: Topic) -> None:
         self.subscribed.remove(topic)
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None) -> int | None:
+    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int | None:
         self.asked.append((topics, after))
-        self.lives.append(epoch)
+        self.lives.append((epoch, exact))
         return None if self.away else len(self.asked)
 
 
@@ -281,10 +281,10 @@ def test_trade_events_go_on_over_a_restart_of_the_feeder() -> None:
     hub.receive(frame(TRADE, 6, epoch=EPOCH + 1), 0.0)
     # It may be of another journal.
     assert client.got == []
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 5), EPOCH)
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 5), (EPOCH, True))
     hub.answer(state(2, ALL_TRADES, 6, epoch=EPOCH + 1, body=[{"seq": 6}]), 0.0)
     hub.feeder_seen(EPOCH + 2, 8, 0.0)
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 6), EPOCH + 1)
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 6), (EPOCH + 1, True))
     hub.answer(state(3, ALL_TRADES, 8, epoch=EPOCH + 2, body=[{"seq": 7}, {"seq": 8}]), 0.0)
     assert client.got == [6, 7, 8]
 
@@ -301,10 +301,22 @@ def test_answer_of_a_life_that_has_ended_is_asked_for_again() -> None:
     assert late.got == [4, 5, 6]
 
 
+def test_answer_of_a_life_that_a_heartbeat_has_shown_to_have_ended_is_asked_for_again() -> None:
+    hub, wire, _ = joined(ALL_TRADES, 5)
+    hub.feeder_seen(EPOCH, 5, 0.0)
+    late = Client()
+    hub.join({ALL_TRADES: late}, 0.0, 3)
+    hub.feeder_seen(EPOCH + 1, 5, 0.0)
+    hub.answer(state(2, ALL_TRADES, 5, body=[{"seq": 4}, {"seq": 5}]), 0.0)
+    assert late.got == []
+    hub.expire(ANSWER_TIMEOUT)
+    assert [after for _, after in wire.asked[1:]] == [3, 5, 3, 5]
+
+
 def test_trade_event_that_the_next_life_does_not_have_is_not_handed_on_after_it() -> None:
     hub, _, client = joined(ALL_TRADES, 5)
     hub.feeder_seen(EPOCH, 5, 0.0)
-    hub.feeder_seen(EPOCH + 1, 5, 0.0, 5)
+    hub.feeder_seen(EPOCH + 1, 5, 0.0)
     hub.answer(state(2, ALL_TRADES, 5, epoch=EPOCH + 1, body=[]), 0.0)
     hub.receive(frame(TRADE, 6, epoch=EPOCH), 0.0)
     hub.receive(frame(TRADE, 6, epoch=EPOCH + 1, body="next"), 0.0)
@@ -316,22 +328,22 @@ def refused(ask: int, oldest: int, newest: int) -> TopicState:
     return TopicState(ask, ALL_TRADES, "refused", error, "resume_expired", epoch, newest, oldest=oldest)
 
 
-def test_journal_that_begins_again_is_told_to_those_who_have_seen_more() -> None:
+def test_event_of_the_next_life_at_a_position_that_was_seen_waits_for_the_journals_word() -> None:
     hub, wire, client = joined(ALL_TRADES, 500)
     # The first one of the other journal is lost.
     hub.receive(frame(TRADE, 2, epoch=EPOCH + 1), 0.0)
-    assert wire.asked[1:] == [([ALL_TRADES], NOWHERE)]
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 500), (EPOCH, True))
     hub.answer(refused(2, 0, 2), 0.0)
-    assert client.refusal == Refusal("resume_expired", "the journal has begun again and ends at 2", 0, 2, EPOCH + 1)
+    assert client.refusal == Refusal("resume_expired", "only those after 0 to 2", 0, 2, EPOCH + 1)
     assert (client.outcomes[-1], client.got) == (("refused", "resume_expired"), [])
-    hub.join({ALL_TRADES: client}, 0.0, after=0)
+    hub.join({ALL_TRADES: client}, 0.0, 0)
     hub.answer(state(3, ALL_TRADES, 2, epoch=EPOCH + 1, body=[{"seq": 1}, {"seq": 2}]), 0.0)
     hub.receive(frame(TRADE, 3, epoch=EPOCH + 1), 0.0)
     assert client.got == [1, 2, 3]
 
 
 @pytest.mark.parametrize("came", [[], [6], [4, 5, 6]], ids=["nothing", "a-later-one", "all"])
-def test_journal_that_lost_what_was_seen_is_told_though_it_has_come_further_since(came: list[int]) -> None:
+def test_what_was_seen_in_the_last_life_is_told_to_the_next_one(came: list[int]) -> None:
     hub, wire, client = joined(ALL_TRADES, 2)
     hub.feeder_seen(EPOCH, 2, 0.0)
     for seq in (3, 4, 5):
@@ -339,17 +351,13 @@ def test_journal_that_lost_what_was_seen_is_told_though_it_has_come_further_sinc
     # 4 and 5 died with that life; what the new one has published since may have been lost on the way.
     for seq in came:
         hub.receive(frame(TRADE, seq, epoch=EPOCH + 1), 0.0)
-    hub.feeder_seen(EPOCH + 1, 6, 1.0, 3)
-    assert wire.asked[-1] == ([ALL_TRADES], NOWHERE)
+    hub.feeder_seen(EPOCH + 1, 6, 1.0)
+    assert (wire.asked[1:], wire.lives[1:]) == ([([ALL_TRADES], 5)], [(EPOCH, True)])
     late = Client()
     hub.join({ALL_TRADES: late}, 1.0)
-    hub.answer(refused(len(wire.asked), 0, 6), 1.0)
+    hub.answer(refused(2, 0, 6), 1.0)
     assert client.outcomes[-1] == ("refused", "resume_expired")
     assert client.got == [3, 4, 5]
-    hub.receive(frame(TRADE, 7, epoch=EPOCH + 1), 1.0)
-    if late.got != [7]:
-        hub.answer(state(len(wire.asked), ALL_TRADES, 7, epoch=EPOCH + 1, body=[{"seq": n} for n in (4, 5, 6, 7)]), 1.0)
-    assert late.got[-1] == 7
 
 
 def test_who_was_placed_by_the_next_life_hears_nothing_of_what_died_with_the_last() -> None:
@@ -358,51 +366,78 @@ def test_who_was_placed_by_the_next_life_hears_nothing_of_what_died_with_the_las
     late = Client()
     hub.join({ALL_TRADES: late}, 0.0, after=3)
     hub.answer(state(2, ALL_TRADES, 6, epoch=EPOCH + 1, body=[{"seq": n} for n in (4, 5, 6)]), 0.0)
-    hub.feeder_seen(EPOCH + 1, 6, 1.0, 3)
-    hub.answer(refused(len(wire.asked), 0, 6), 1.0)
-    hub.receive(frame(TRADE, 7, epoch=EPOCH + 1), 1.0)
-    assert wire.asked[-1] == ([ALL_TRADES], 6)
-    hub.answer(state(len(wire.asked), ALL_TRADES, 7, epoch=EPOCH + 1, body=[{"seq": 7}]), 1.0)
+    hub.feeder_seen(EPOCH + 1, 6, 1.0)
+    assert [after for _, after in wire.asked[2:]] == [5, 6]
+    assert wire.lives[2:] == [(EPOCH, True), (EPOCH + 1, True)]
+    hub.answer(refused(3, 0, 6), 1.0)
+    hub.answer(state(4, ALL_TRADES, 7, epoch=EPOCH + 1, body=[{"seq": 7}]), 1.0)
     assert client.outcomes[-1] == ("refused", "resume_expired")
     assert (late.outcomes, late.got) == ([("live", None)] * 2, [4, 5, 6, 7])
 
 
-def test_journal_that_has_what_was_seen_goes_on_in_the_next_life() -> None:
-    hub, wire, client = joined(ALL_TRADES, 2)
-    hub.feeder_seen(EPOCH, 2, 0.0)
-    hub.receive(frame(TRADE, 3), 0.0)
-    hub.receive(frame(TRADE, 4, epoch=EPOCH + 1), 0.0)
-    hub.feeder_seen(EPOCH + 1, 4, 1.0, 3)
-    hub.answer(state(2, ALL_TRADES, 4, epoch=EPOCH + 1, body=[{"seq": 4}]), 1.0)
-    hub.receive(frame(TRADE, 5, epoch=EPOCH + 1), 1.0)
-    assert (client.got, len(wire.asked)) == ([3, 4, 5], 2)
-    # Who looks at that life for the first time may have seen more than it began with.
-    hub, wire, client = joined(ALL_TRADES, 9)
-    hub.feeder_seen(EPOCH, 9, 0.0, 3)
-    assert len(wire.asked) == 1
-
-
-def test_journal_that_begins_again_is_told_to_those_who_ask_for_what_it_has_not() -> None:
-    hub, wire, client = joined(ALL_TRADES, 500)
-    before, after, slow = Client(), Client(), Client()
-    hub.join({ALL_TRADES: slow}, 0.0, after=450)
+def test_who_takes_a_journal_chunk_by_chunk_says_where_the_last_one_came_from() -> None:
+    hub, wire, _ = joined(ALL_TRADES, 500)
+    slow = Client()
+    hub.join({ALL_TRADES: slow}, 0.0, 450, EPOCH - 1)
+    # The client has said so; that it was seen in that very life is not for sure.
+    assert wire.lives[-1] == (EPOCH - 1, False)
     hub.answer(state(2, ALL_TRADES, 451, body=[{"seq": 451}], more=True), 0.0)
-    hub.join({ALL_TRADES: before}, 0.0, after=399)
-    hub.join({ALL_TRADES: after}, 0.0, after=400)
-    hub.receive(frame(TRADE, 501), 0.0)
-    hub.receive(frame(TRADE, 400, epoch=EPOCH + 1), 0.0)
-    # Of the one that takes a chunk later.
-    assert [after for _, after in wire.asked[2:]] == [399, 400, NOWHERE, NOWHERE]
     slow.acts.pop()(0.0)
-    assert wire.asked[-1] == ([ALL_TRADES], NOWHERE)
-    hub.answer(state(3, ALL_TRADES, 400, epoch=EPOCH + 1, body=[{"seq": 400}]), 0.0)
-    for number in (5, 6, 7):
-        hub.answer(refused(number, 0, 400), 0.0)
-    assert [one.outcomes[-1] for one in (client, after, slow)] == [("refused", "resume_expired")] * 3
-    hub.receive(frame(TRADE, 401, epoch=EPOCH + 1), 0.0)
-    assert (before.got, client.got) == ([400, 401], [501])
-    hub.leave(ALL_TRADES, before)
-    assert (hub.streams, wire.subscribed) == ({}, [])
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 451), (EPOCH, True))
+    hub.answer(refused(3, 0, 400), 0.0)
+    assert slow.outcomes[-1] == ("refused", "resume_expired")
+
+
+def test_every_position_that_is_asked_for_is_said_with_the_life_that_told_it() -> None:
+    # Of a heartbeat, and that of another life is not the last one's.
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.feeder_seen(EPOCH, 8, 0.0)
+    hub.feeder_seen(EPOCH + 1, 8, 0.0)
+    hub.join({ALL_TRADES: client}, 0.0)
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 8), (EPOCH + 1, True))
+    # Of an answer that leaves a hole to what has come since.
+    hub.receive(frame(TRADE, 12, epoch=EPOCH + 1), 0.0)
+    hub.answer(state(1, ALL_TRADES, 9, epoch=EPOCH + 1, body=[{"seq": 9}]), 0.0)
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 9), (EPOCH + 1, True))
+    # Also to one who has named a life that was not sure.
+    other = Client()
+    hub.join({ALL_TRADES: other}, 0.0, 8, EPOCH)
+    hub.answer(state(3, ALL_TRADES, 9, epoch=EPOCH + 1, body=[{"seq": 9}]), 0.0)
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 9), (EPOCH + 1, True))
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_position_of_who_knew_none_is_said_with_the_life_that_told_it(answered: bool) -> None:
+    wire = Wire()
+    hub = Hub(wire)
+    hub.join({ALL_TRADES: Client()}, 0.0)
+    for seq in (4, 6):
+        hub.receive(frame(TRADE, seq), 0.0)
+    if answered:
+        hub.answer(state(1, ALL_TRADES, 3), 0.0)
+    else:
+        hub.expire(ANSWER_TIMEOUT)
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 3), (EPOCH, True))
+
+
+def test_who_stands_ahead_gets_no_event_of_the_next_life_before_the_journals_word() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    # A stream that has brought nothing yet, and somebody beside who waits.
+    hub.join({ALL_TRADES: Client()}, 0.0)
+    hub.join({ALL_TRADES: client}, 0.0, 3)
+    hub.answer(state(2, ALL_TRADES, 4, body=[{"seq": 4}]), 0.0)
+    hub.receive(frame(TRADE, 5, epoch=EPOCH + 1), 0.0)
+    assert client.got == [4]
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 4), (EPOCH, True))
+
+
+def test_who_joins_with_the_same_position_of_another_life_asks_apart() -> None:
+    hub, wire, _ = joined(ALL_TRADES, 500)
+    for life in (None, EPOCH - 1, EPOCH, EPOCH):
+        hub.join({ALL_TRADES: Client()}, 0.0, 450, life)
+    assert wire.lives[1:] == [(None, False), (EPOCH - 1, False), (EPOCH, False)]
 
 
 @pytest.mark.parametrize("code", ["resume_expired", "internal"])
@@ -454,6 +489,17 @@ def test_a_hole_in_what_has_come_while_no_answer_came_is_replayed() -> None:
     assert wire.asked[-1] == ([ALL_TRADES], 3)
     hub.answer(state(2, ALL_TRADES, 6, body=[{"seq": 4}, {"seq": 5}, {"seq": 6}]), 1.0)
     assert client.got == [4, 5, 6]
+
+
+def test_first_event_of_all_is_not_missed_either() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({ALL_TRADES: client}, 0.0, 0)
+    hub.receive(frame(TRADE, 2), 0.0)
+    hub.answer(state(1, ALL_TRADES, 0, body=[]), 0.0)
+    assert (client.got, wire.asked[-1]) == ([], ([ALL_TRADES], 0))
+    hub.answer(state(2, ALL_TRADES, 2, body=[{"seq": 1}, {"seq": 2}]), 0.0)
+    assert client.got == [1, 2]
 
 
 def test_new_life_of_the_feeder_brings_its_last_value() -> None:
@@ -523,7 +569,7 @@ def test_who_had_another_journal_goes_on_under_a_feeder_whose_clock_was_set_back
     early = EPOCH - 1
     for epoch in (EPOCH, early):
         hub.feeder_seen(epoch, 8, 0.0)
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 5), EPOCH)
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 5), (EPOCH, True))
     # Somebody who names no life, so that the stream outlives those who stand in it.
     other = Client()
     hub.join({ALL_TRADES: other}, 0.0, 7)
@@ -531,16 +577,24 @@ def test_who_had_another_journal_goes_on_under_a_feeder_whose_clock_was_set_back
     assert client.outcomes[-1] == ("refused", "resume_expired")
     hub.join({ALL_TRADES: client}, 0.0, 8, early)
     for number, body in ((3, [{"seq": 8}]), (4, [])):
-        hub.answer(state(number, ALL_TRADES, 8, epoch=early, body=body), 0.5)
-    assert other.got == []
-    # Only the second heartbeat shows that the first was not a late one of the life before.
-    hub.feeder_seen(early, 8, 1.0)
+        hub.answer(state(number, ALL_TRADES, 8, epoch=early, body=body), 0.0)
     hub.receive(frame(TRADE, 9, epoch=early), 1.0)
-    hub.expire(0.5 + ANSWER_TIMEOUT)
-    for number, body in ((5, [{"seq": 8}, {"seq": 9}]), (6, [{"seq": 9}])):
-        hub.answer(state(number, ALL_TRADES, 9, epoch=early, body=body), 1.5)
-    hub.receive(frame(TRADE, 10, epoch=early), 2.0)
-    assert (other.got, client.got) == ([8, 9, 10], [9, 10])
+    assert (other.got, client.got) == ([8, 9], [9])
+
+
+def test_life_that_answers_again_is_there_though_an_other_seemed_to_be_later() -> None:
+    hub, wire, client = joined(ALL_TRADES, 9)
+    early = EPOCH - 1
+    other = Client()
+    hub.join({ALL_TRADES: other}, 0.0, 7)
+    for number in (2, 3):
+        assert wire.asked[-1] == ([ALL_TRADES], 7)
+        hub.answer(state(number, ALL_TRADES, 8, epoch=early, body=[{"seq": 8}]), number)
+        hub.expire(number + ANSWER_TIMEOUT)
+    # Who stands in the other one has to be told by the feeder that it is another journal's.
+    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 9), (EPOCH, True))
+    hub.receive(frame(TRADE, 9, epoch=early), 5.0)
+    assert (other.got, client.got) == ([8, 9], [])
 
 
 def test_frame_published_between_ask_and_subscription_is_noticed() -> None:

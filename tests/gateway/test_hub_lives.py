@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -156,15 +157,14 @@ class World:
         self.content: dict[int, int] = {}
         # Up to where it is on the disk.
         self.saved = 0
-        # The lives of the feeder that had it, and where it stood when this one began.
-        self.lives = {self.epoch}
-        self.born = 0
+        # The lives of the feeder that had it, and what outlived them.
+        self.lives: dict[float, float] = {self.epoch: math.inf}
         self.seqs = {TICK: 0, SH: 0}
         self.subscribed: set[Topic] = set()
         self.trades: deque[Frame] = deque()
-        # Heartbeats come between the ticks, as (epoch, trade_seq, trade_born).
-        self.market: deque[Frame | tuple[int, int, int]] = deque()
-        self.questions: deque[tuple[int, Topic, int | None, float | None]] = deque()
+        # Heartbeats come between the ticks, as (epoch, trade_seq).
+        self.market: deque[Frame | tuple[int, int]] = deque()
+        self.questions: deque[tuple[int, Topic, int | None, float | None, bool]] = deque()
         self.replies: deque[TopicState] = deque()
         self.asked = 0
         self.away = False
@@ -187,11 +187,11 @@ class World:
     def unsubscribe(self, topic: Topic) -> None:
         self.subscribed.discard(topic)
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None) -> int | None:
+    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int | None:
         if self.away:
             return None
         self.asked += 1
-        self.questions.extend((self.asked, topic, after, epoch) for topic in topics)
+        self.questions.extend((self.asked, topic, after, epoch, exact) for topic in topics)
         return self.asked
 
     # -- What happens
@@ -221,7 +221,7 @@ class World:
             self.market.append(Frame(topic, self.epoch, self.seqs[topic], 1, 1, frames.encode({})))
 
     def heartbeat(self) -> None:
-        self.market.append((self.epoch, self.journal, self.born))
+        self.market.append((self.epoch, self.journal))
 
     def arrive(self) -> None:
         pipe = self.random.choice((self.trades, self.market))
@@ -231,21 +231,20 @@ class World:
         if isinstance(message, Frame):
             self.hub.receive(message, self.now)
         else:
-            epoch, seq, born = message
-            self.hub.feeder_seen(epoch, seq, self.now, born)
+            self.hub.feeder_seen(*message, self.now)
 
     def answer(self) -> None:
         """Let the feeder answer one question, of a journal the next chunk."""
         if not self.questions:
             return
-        number, topic, after, epoch = self.questions.popleft()
+        number, topic, after, epoch, exact = self.questions.popleft()
         if topic != ALL_TRADES:
             seq = self.seqs[topic]
             body = frames.encode({}) if seq else None
             self.replies.append(TopicState(number, topic, "live", epoch=self.epoch, seq=seq, body=body))
         elif after is None:
             self.replies.append(TopicState(number, topic, "live", epoch=self.epoch, seq=self.journal))
-        elif after > self.journal or not (epoch is None or epoch in self.lives):
+        elif after > self.journal or not self.has(after, epoch, exact):
             refused = TopicState(number, topic, "refused", "no", "resume_expired", self.epoch, self.journal)
             self.replies.append(refused)
         else:
@@ -253,6 +252,9 @@ class World:
             body = frames.encode([msgspec.Raw(self.body(seq)) for seq in range(after + 1, last + 1)])
             more = last < self.journal
             self.replies.append(TopicState(number, topic, "live", None, None, self.epoch, last, body, more))
+
+    def has(self, after: int, epoch: float | None, exact: bool) -> bool:
+        return epoch is None or (epoch in self.lives and (not exact or after <= self.lives[epoch]))
 
     def reply(self) -> None:
         if self.replies:
@@ -267,7 +269,7 @@ class World:
 
     def lose(self) -> None:
         """Let a full socket drop some messages, or a broken one all of them."""
-        pipe: deque[Frame] | deque[Frame | tuple[int, int, int]] = self.random.choice((self.trades, self.market))
+        pipe: deque[Frame] | deque[Frame | tuple[int, int]] = self.random.choice((self.trades, self.market))
         for _ in range(self.random.choice((1, 3, len(pipe)))):
             if pipe:
                 pipe.pop()
@@ -293,9 +295,10 @@ class World:
             self.save()
         elif kind < 0.6:
             self.journal = self.saved
-        self.lives.add(self.epoch)
+        for life in self.lives:
+            self.lives[life] = min(self.lives[life], self.journal)
+        self.lives[self.epoch] = math.inf
         self.epochs.add(self.epoch)
-        self.born = self.journal
 
     def part(self) -> None:
         self.away = not self.away
