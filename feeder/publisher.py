@@ -526,8 +526,9 @@ class Publisher:
             oldest = self._journal.oldest(account)
             is_ours = epoch is None or self._journal.has(after, account, epoch, exact)
             if not is_ours or not oldest <= after <= newest:
-                what = f"events after {after} cannot be replayed" if is_ours else f"{after} is not of this journal"
-                error = f"{what}, only those after {oldest} to {newest}"
+                error = f"events after {after} cannot be replayed, only those after {oldest} to {newest}"
+                if not is_ours:
+                    error = f"position {after} is not one of this journal, which has what follows {oldest} to {newest}"
                 state = TopicState(
                     number, topic, "refused", error, "resume_expired", self._epoch, newest, oldest=oldest
                 )

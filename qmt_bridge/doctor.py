@@ -344,7 +344,7 @@ def journal(status: FeedStatus) -> Finding:
     """Judge whether the feeder that answers can write its trade journal."""
     if status.journal is not None:
         said = f"the feeder cannot write it: {status.journal}; trade events go out, but are only in its memory"
-        return Finding("journal", "fail", said, "make room on the feeder's disk, and do not stop it before")
+        return Finding("journal", "fail", said, "make room on its disk or put the file back, and do not stop it before")
     return Finding("journal", "ok", f"is written; the newest trade event is {status.trade_seq}")
 
 

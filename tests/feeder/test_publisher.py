@@ -575,7 +575,7 @@ def test_a_position_is_good_in_every_life_of_its_journal_and_in_no_other(config:
                     assert (state.state, state.seq) == ("live", len(lives))
                 (state,) = consumer.catch_up(topic, 1, epoch=lives[0] - 10_000)
                 assert (state.code, state.oldest, state.seq) == ("resume_expired", 0, len(lives))
-                assert "is not of this journal" in str(state.error)
+                assert "is not one of this journal" in str(state.error)
             states = [consumer.catch_up(ALL_TRADES, len(lives), epoch=life, exact=True)[0] for life in lives]
             # What was published since the first one ended was not seen in it.
             assert [state.state for state in states] == ["refused", "live"][-len(lives) :]

@@ -413,7 +413,7 @@ async def test_position_with_an_epoch_is_one_of_the_journal_that_had_that_life(r
         await client.send({"id": 7, "resume": {"seq": 1, "epoch": 12345}})
         error = await client.receive()
         assert (error["id"], error["code"], error["newest"]) == (7, "resume_expired", 3)
-        assert "1 is not of this journal" in error["error"]
+        assert "position 1 is not one of this journal" in error["error"]
         rig.source.trade("order", order_id=3)
         assert [(await client.receive())["type"], (await client.receive())["seq"]] == ["subscribed", 4]
 
