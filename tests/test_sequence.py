@@ -210,7 +210,9 @@ def test_an_event_of_the_next_life_at_a_position_that_was_seen_waits_for_the_jou
         events.answered(answer(1, 2, 1), 0.1)
     else:
         events.answered(answer(1, 2 if seen == "by-an-earlier-run" else 1, 1), 0.1)
+    assert not events.asks(0.1)
     assert arrive(events, 1, NEXT_LIFE) == []
+    assert events.asks(0.1)
     assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 1, ROOM_BYTES, LIFE, exact=True)
 
 
@@ -255,62 +257,9 @@ def test_an_answer_that_holds_no_events_is_an_error():
         events.answered(TopicState(1, ACCOUNT, "live", epoch=LIFE, seq=1, body=b"\x01"), 0.1)
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_every_event_comes_once_and_in_order_whatever_is_lost(seed):
-    """Any message may be lost: live, answer, or a whole life of the feeder with everything on its way."""
-    choose = random.Random(seed)
-    published, epoch, now = 0, LIFE, 0.0
-    events = Events(ACCOUNT, 0)
-    handed_out: list[Frame] = []
-    news: list[Frame] = []
-    answers: list[TopicState] = []
-
-    def reply(question: CatchUp) -> None:
-        first = question.after + 1
-        last = min(published, first + choose.randrange(3))
-        answers.append(answer(question.id, first, last, more=last < published, epoch=epoch))
-
-    def step(lossy: bool) -> None:
-        nonlocal now
-        now += 0.5
-        if events.asks(now):
-            question = events.ask(choose.randrange(1, 1 << 60), now)
-            if not lossy or choose.random() < 0.8:
-                reply(question)
-        for queue, take in (
-            (news, lambda frame: events.arrived(frame, frame.seq)),
-            (answers, lambda state: events.answered(state, now)),
-        ):
-            for _ in range(choose.randrange(4)):
-                if queue:
-                    message = queue.pop(0)
-                    if not lossy or choose.random() < 0.8:
-                        handed_out.extend(take(message))
-
-    for _ in range(300):
-        if choose.random() < 0.6:
-            published += 1
-            news.append(live(published, epoch))
-        if choose.random() < 0.02:
-            epoch += 1
-            answers.clear()
-            del news[choose.randrange(len(news) + 1) :]
-            events.check(True)
-        if choose.random() < 0.1:
-            events.check(False)
-        step(lossy=True)
-    while news or answers:
-        step(lossy=False)
-    events.check(False)
-    deadline = now + 10 * AGAIN_SECONDS
-    while now < deadline:
-        step(lossy=False)
-    assert seqs(handed_out) == list(range(1, published + 1))
-
-
-@pytest.mark.parametrize("seed", range(200))
-def test_another_journal_is_refused_before_any_of_its_events_comes(seed):
-    """Messages are late, or lost, or come after the next life's, whose journal is the same, shorter, or another one."""
+@pytest.mark.parametrize("seed", range(300))
+def test_every_event_comes_once_and_another_journal_is_refused_before_any_of_its_own(seed):
+    """Messages are late, lost, or come after the next life's; with odd seeds its journal may be shorter, or another."""
     choose = random.Random(seed)
     # By life what outlived it; the events of the journal, no two alike, and how many of them are on the disk.
     lives, of, saved, epoch, now = {LIFE: math.inf}, 0, 0, LIFE, 0.0
@@ -366,7 +315,7 @@ def test_another_journal_is_refused_before_any_of_its_events_comes(seed):
                 saved = len(journal)
             if choose.random() < 0.02:
                 epoch += 1
-                kind = choose.random()
+                kind = choose.random() if seed % 2 else 1.0
                 if kind < 0.4 and (handed_out or of):
                     of += 1
                     lives.clear()
