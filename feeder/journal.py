@@ -42,8 +42,11 @@ SPARE_PAGES = 256
 # 5 ms: with one event a statement a burst could wait for seconds. Old versions of SQLite take 999 values at once.
 _INSERT_EVENTS = 150
 _DAY_MS = 24 * 3600 * 1000
-# One row a start of the feeder, with the newest position then. Older files get it at the next start.
-_LIFE_TABLE = "CREATE TABLE IF NOT EXISTS lives (epoch INTEGER NOT NULL, born INTEGER NOT NULL)"
+# One row a start of the feeder, with the newest positions then: over all accounts, and of each (MessagePack). Older
+# files get it at the next start, and know no life before that.
+_LIFE_TABLE = (
+    "CREATE TABLE IF NOT EXISTS lives (epoch INTEGER NOT NULL, newest INTEGER NOT NULL, numbers BLOB NOT NULL)"
+)
 # At the start somebody may be looking at what a killed feeder left, which takes the lock for a moment.
 _OPEN_SECONDS = 2.0
 # A reader that takes its time lets the write-ahead log grow; it is cut back to this afterwards.
@@ -69,6 +72,13 @@ class Event(NamedTuple):
     number: int
     time_ms: int
     body: bytes
+
+
+class _Newest(NamedTuple):
+    """The newest positions at some moment: over all accounts, and of each."""
+
+    seq: int
+    numbers: dict[str, int]
 
 
 class Chunk(NamedTuple):
@@ -109,12 +119,12 @@ class Journal:
         # Bytes that were written to the log since it was carried over.
         self._logged = 0
         self._carry_failing = False
-        # The newest position that outlived it, of every life of the feeder that had this journal, by its epoch as a
-        # browser rounds it. The last of them.
-        self._lives: dict[float, float] = {}
+        # What outlived it, of every life of the feeder that had this journal, by its epoch as a browser rounds it; None
+        # of the last, which is this one.
+        self._lives: dict[float, _Newest | None] = {}
         self._last_life = 0
-        # This one, while it is not written: its epoch, and the newest position when it began.
-        self._unsaved_life: tuple[int, int] | None = None
+        # This one, while it is not written: its epoch, and the newest positions when it began.
+        self._unsaved_life: tuple[int, _Newest] | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
@@ -128,8 +138,9 @@ class Journal:
                 self.newest = newest_position(self._database)
                 self._numbers: dict[str, int] = dict(self._database.execute("SELECT name, newest FROM account"))
                 if self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'lives'").fetchone():
-                    for life in self._database.execute("SELECT epoch, born FROM lives ORDER BY epoch"):
-                        self._note_life(*life)
+                    rows = self._database.execute("SELECT epoch, newest, numbers FROM lives ORDER BY epoch")
+                    for epoch, newest, numbers in rows:
+                        self._note_life(epoch, _Newest(newest, frames.decode(numbers)))
                 # Events up to here cannot be replayed any more.
                 self._floor = oldest_position(self._database)
                 self._page_bytes = self._pragma("page_size")
@@ -144,8 +155,9 @@ class Journal:
 
         Consumers take the larger of two epochs for the later life, and say which one they know when they resume.
         """
-        epoch = max(now_ns, self._last_life + 1)
-        born = self.newest
+        # A browser must not take it for the last one.
+        epoch = max(now_ns, math.ceil(math.nextafter(self._last_life, math.inf)))
+        born = _Newest(self.newest, dict(self._numbers))
         self._note_life(epoch, born)
         try:
             self._database.execute("BEGIN IMMEDIATE")
@@ -154,7 +166,10 @@ class Journal:
         except sqlite3.Error as exc:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
-            logger.warning("the epoch of this life cannot be written, so the next one may not follow it: %s", exc)
+            logger.warning(
+                "the epoch of this life cannot be written yet: %s; the next one would refuse the positions seen in it",
+                exc,
+            )
             self._unsaved_life = epoch, born
         return epoch
 
@@ -162,12 +177,13 @@ class Journal:
         """Return whether `after` is a position in this journal, where it was one in that of the life `epoch`.
 
         A browser may have rounded the epoch. If it was seen in that very life (`exact`), it must have outlived it.
-        Raise `sqlite3.Error`.
         """
-        last = self._lives.get(float(epoch))
-        if last is None:
+        if float(epoch) not in self._lives:
             return False
-        return not exact or last == math.inf or after <= self._position_at(int(last), account)
+        left = self._lives[float(epoch)]
+        if left is None or not exact:
+            return True
+        return after <= (left.seq if account is None else left.numbers.get(account, 0))
 
     @property
     def catching_up(self) -> bool:
@@ -201,7 +217,7 @@ class Journal:
         if not self._is_in_place():
             self._fail(f"{self._path} has been removed or replaced")
             return
-        if not self._unsaved:
+        if not self._unsaved and self._unsaved_life is None:
             self._recover()
             return
         batch = list(islice(self._unsaved, BATCH_EVENTS))
@@ -253,7 +269,13 @@ class Journal:
 
         Raise `sqlite3.Error`.
         """
-        return self._position_at(self._floor, account)
+        if account is None:
+            return self._floor
+        query = "SELECT number FROM event WHERE account = ? AND seq > ? ORDER BY number LIMIT 1"
+        for (number,) in self._database.execute(query, (account, self._floor)):
+            return int(number) - 1
+        waiting = (event.number - 1 for event in self._unsaved if event.account == account)
+        return next(waiting, self.newest_of(account))
 
     def read(self, after: int, account: str | None = None, room: int = CHUNK_BYTES) -> Chunk:
         """Return the next events after position `after` of an account or of all; raise `sqlite3.Error`.
@@ -359,25 +381,15 @@ class Journal:
             logger.error("trade events of seq %d to %d were never written", *self._forgotten)
             self._forgotten = None
 
-    def _position_at(self, seq: int, account: str | None) -> int:
-        """Return the newest position, of an account or of all, when `seq` was that of all; raise `sqlite3.Error`."""
-        if account is None:
-            return seq
-        query = "SELECT number FROM event WHERE account = ? AND seq > ? ORDER BY number LIMIT 1"
-        for (number,) in self._database.execute(query, (account, seq)):
-            return int(number) - 1
-        waiting = (event.number - 1 for event in self._unsaved if event.account == account and event.seq > seq)
-        return next(waiting, self.newest_of(account))
-
-    def _note_life(self, epoch: int, born: int) -> None:
+    def _note_life(self, epoch: int, born: _Newest) -> None:
         if self._lives:
             self._lives[float(self._last_life)] = born
-        self._lives[float(epoch)] = math.inf
+        self._lives[float(epoch)] = None
         self._last_life = epoch
 
-    def _save_life(self, epoch: int, born: int) -> None:
+    def _save_life(self, epoch: int, born: _Newest) -> None:
         self._database.execute(_LIFE_TABLE)
-        self._database.execute("INSERT INTO lives VALUES (?, ?)", (epoch, born))
+        self._database.execute("INSERT INTO lives VALUES (?, ?, ?)", (epoch, born.seq, frames.encode(born.numbers)))
 
     def _forget(self, seq: int) -> None:
         if self._forgotten is None:

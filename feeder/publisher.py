@@ -543,7 +543,8 @@ class Publisher:
         state = TopicState(number, topic, "live", None, None, self._epoch, chunk.last, chunk.body, chunk.more)
         self._reply(peer, state)
         if chunk.more and room <= 0:
-            self._replays.append(replay._replace(after=chunk.last))
+            # The next position is this life's own.
+            self._replays.append(replay._replace(after=chunk.last, epoch=None))
 
     def _start_download(self, ask: StartDownload) -> DownloadStarted:
         try:

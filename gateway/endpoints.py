@@ -388,7 +388,7 @@ class Trade:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        session.on_refused = lambda _, refusal: self._refused(refusal, None)
+        session.on_refused = lambda of, refusal: self._refused(of, refusal, None)
         query = parse_qs(session.query.decode("latin-1"))
         after = _number(query, "after", "a position in the journal")
         epoch = _number(query, "epoch", "that of an ack or a feed notice")
@@ -404,32 +404,35 @@ class Trade:
         self.session.unsubscribe(self._subscription)
         self._subscribe(after, request.get("id"))
 
-    def _refused(self, refusal: Refusal, given: object) -> None:
+    def _refused(self, of: Subscription, refusal: Refusal, given: object) -> None:
         if refusal.code != "resume_expired":
             # A socket without events looks like a quiet day; who comes back is replayed what follows its position.
             self.session.end(Ended(1011, refusal.code, refusal.reason))
             return
         known = {"oldest": refusal.oldest, "newest": refusal.newest, "epoch": refusal.epoch}
         self.session.error(refusal.code, refusal.reason, id=given, **known)
-        # The client knows that it has missed something; after the newest position it has everything.
-        self.session.later(lambda: self._subscribe(JournalPosition(refusal.newest, refusal.epoch), given))
+        # The client knows that it has missed something. What follows the newest position it gets, unless it has resumed
+        # by itself meanwhile.
+        newest = JournalPosition(refusal.newest, refusal.epoch)
+        self.session.later(lambda: self._subscribe(newest, given) if self._subscription is of else None)
 
     def _subscribe(self, after: JournalPosition | None, given: object = None) -> None:
-        self._subscription = Subscription(self.session, ALL_TRADES)
+        of = self._subscription = Subscription(self.session, ALL_TRADES)
 
         def acknowledge(ticket: Ticket) -> None:
             for refusal in ticket.refused.values():
-                self._refused(refusal, given)
+                self._refused(of, refusal, given)
             if not ticket.refused:
-                ack = {"type": "subscribed", "id": given, "seq": self._subscription.began}
-                if self._subscription.epoch:
-                    ack["epoch"] = self._subscription.epoch
+                ack = {"type": "subscribed", "id": given, "seq": of.began}
+                if of.epoch:
+                    ack["epoch"] = of.epoch
                 if after is not None:
-                    ack |= {"seq": self.session.worker.feed.hub.streams[ALL_TRADES].seq, "after": after.seq}
+                    stream = self.session.worker.feed.hub.streams[ALL_TRADES]
+                    ack |= {"seq": max(of.began, stream.seq), "after": after.seq}
                 self.session.tell(ack)
 
         # From this frame on nothing is missed: who sends an order wants to know that first.
-        self.session.subscribe([self._subscription], after, acknowledge if self.session.opted_in else None)
+        self.session.subscribe([of], after, acknowledge if self.session.opted_in else None)
 
 
 ENDPOINTS: dict[str, type[Endpoint]] = {

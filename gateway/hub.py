@@ -102,7 +102,7 @@ class _Ask:
         exact: bool = True,
     ) -> None:
         # The position after which a journal is still to be read (None: from now on), and a life of the feeder that had
-        # that journal, if one is known: `exact` is the one it was seen in.
+        # that journal, if one is known; `exact`: it was seen in that very one.
         self.after = after
         self.epoch = epoch
         self.exact = exact
@@ -423,9 +423,11 @@ class Hub:
         stale = [stream for stream in self.streams.values() if not stream.synced or (reborn and stream.epoch != epoch)]
         # The event may still be on its way when the heartbeat comes, by another socket; not so one heartbeat later.
         known = self._trade_seq or 0
-        if trades is not None and trades.epoch and trades.seq < known and trades not in stale:
-            self._count_gap(trades, known - trades.seq, ())
-            stale.append(trades)
+        if trades is not None and trades not in stale:
+            stands = [seq for life, seq in ((trades.epoch, trades.seq), *trades.apart.values()) if life]
+            if min(stands, default=known) < known:
+                self._count_gap(trades, known - min(stands), ())
+                stale.append(trades)
         self._trade_seq, self._trade_epoch = trade_seq, epoch
         for stream in stale:
             stream.synced = True

@@ -97,15 +97,16 @@ class Events:
     def __init__(self, topic: Topic, after: int | None = None, epoch: int | None = None) -> None:
         self.topic = topic
         self._after = after
-        # The latest life of the feeder whose journal is known to have the position, and whether that is ours to say.
+        # The latest life of the feeder whose journal is known to have the position; exact: it was seen in that one.
         self._life = epoch
         self._exact = False
         # Where the topic stood when it was joined without a position.
         self._start: int | None = None
         self._ahead: deque[tuple[int, Frame]] = deque(maxlen=MAX_AHEAD)
         self._unasked = True
-        # Id of the question under way, and when it was asked or last answered in part.
+        # Id of the question under way, the position that it is about, and when it was asked or last answered in part.
         self._question: int | None = None
+        self._asked: int | None = None
         self._heard_at = 0.0
 
     def asks(self, now: float) -> bool:
@@ -117,8 +118,8 @@ class Events:
         self._unasked = False
         self._question = number
         self._heard_at = now
-        after = self._start if self._after is None else self._after
-        return CatchUp(number, [self.topic], after, ROOM_BYTES, self._life, self._exact)
+        self._asked = self._start if self._after is None else self._after
+        return CatchUp(number, [self.topic], self._asked, ROOM_BYTES, self._life, self._exact)
 
     def check(self, reborn: bool) -> None:
         """See to it that the journal is asked for what may have been lost without a successor that shows it.
@@ -158,8 +159,10 @@ class Events:
         if state.state == "refused":
             raise _refused(state)
         self._question = None
-        if self._life is not None and state.epoch < self._life:
-            # Of a life that has ended; the next one says whether it goes on from there.
+        has_moved = self._after is not None and self._after != self._asked
+        if self._life is not None and (state.epoch < self._life or (state.epoch > self._life and has_moved)):
+            # Of a life that has ended; the next one says whether it goes on from there. Or of the next one, which has
+            # not said so of the position that was reached since.
             self._unasked = True
             return []
         self._life, self._exact = state.epoch, True
@@ -190,12 +193,17 @@ class Events:
         return frame
 
     def _successors(self) -> list[Frame]:
+        # What a life did not have when the next one answered died with it, and would be waited for without end.
+        for _ in range(len(self._ahead)):
+            waiting = self._ahead.popleft()
+            if waiting[1].epoch >= (self._life or 0):
+                self._ahead.append(waiting)
         successors = []
         while self._ahead and self._ahead[0][0] <= self._position() + 1:
             if self._life is not None and self._ahead[0][1].epoch > self._life:
                 break
             at, frame = self._ahead.popleft()
-            if at > self._position() and frame.epoch == self._life:
+            if at > self._position():
                 successors.append(self._pass(frame, at))
         return successors
 

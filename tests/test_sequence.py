@@ -185,6 +185,15 @@ def test_what_the_next_life_does_not_have_died_with_the_last():
     assert arrive(events, 5, NEXT_LIFE) == [5]
 
 
+def test_what_died_with_a_life_is_not_waited_for():
+    events = Events(ACCOUNT, 2, LIFE)
+    events.ask(1, 0.0)
+    assert arrive(events, 9) == []
+    assert events.answered(answer(1, 3, 2, epoch=NEXT_LIFE), 0.1) == []
+    assert not events.asks(0.1)
+    assert [arrive(events, seq, NEXT_LIFE) for seq in (3, 9)] == [[3], []]
+
+
 def test_what_a_third_life_published_waits_for_its_answer_too():
     events = Events(ACCOUNT, 2, LIFE)
     events.ask(1, 0.0)
@@ -192,6 +201,15 @@ def test_what_a_third_life_published_waits_for_its_answer_too():
     assert events.answered(answer(1, 3, 2, epoch=NEXT_LIFE), 0.1) == []
     assert events.ask(2, 0.2).epoch == NEXT_LIFE
     assert seqs(events.answered(answer(2, 3, 2, epoch=NEXT_LIFE + 1), 0.3)) == [3]
+
+
+def test_an_answer_of_the_next_life_is_about_the_position_that_was_asked_for():
+    events = Events(ACCOUNT, 5)
+    events.ask(1, 0.0)
+    # It died with that life, and is given to another event.
+    assert arrive(events, 6) == [6]
+    assert events.answered(answer(1, 6, 5, epoch=NEXT_LIFE), 0.1) == []
+    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 6, ROOM_BYTES, LIFE, exact=True)
 
 
 def test_an_answer_of_a_life_that_has_ended_is_asked_for_again():

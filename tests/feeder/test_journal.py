@@ -671,6 +671,10 @@ def test_each_life_of_the_feeder_is_later_than_the_one_before_whatever_the_clock
     first.close()
     journal = open_journal()
     assert [journal.begin_life(now) for now in (500, 500, 2000, 1000)] == [1001, 1002, 2000, 2001]
+    # Also to a browser, which rounds them.
+    now = 1_764_230_565_123_456_789
+    early, late = journal.begin_life(now), journal.begin_life(now)
+    assert float(early) < float(late) < early + 1000
 
 
 def test_life_that_cannot_be_written_begins_all_the_same(
@@ -728,6 +732,40 @@ def test_a_position_is_one_of_the_journal_of_every_life_that_had_it_and_of_no_ot
     # A browser has rounded it.
     assert journal.has(0, None, 1_764_230_565_123_456_800.0, exact=False)
     assert not journal.has(0, None, lives[0] + 1000, exact=False)
+
+
+def test_a_life_that_could_not_be_written_is_written_later_though_nothing_happens_in_it(
+    open_journal: Open, path: Path
+) -> None:
+    journal = open_journal()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        journal.begin_life(100)
+        journal.save()
+        assert journal.failure == "database is locked"
+    journal.save()
+    assert journal.failure is None
+    journal.save()
+    journal.close()
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("SELECT epoch FROM lives").fetchall() == [(100,)]
+
+
+def test_what_died_is_known_though_all_that_came_since_was_pruned(open_journal: Open) -> None:
+    journal = open_journal()
+    journal.begin_life(100)
+    journal.append(fills(5), 0)
+    journal.close()
+    # A life that had five more, and died with them.
+    journal = open_journal()
+    journal.begin_life(200)
+    journal.append(fills(5), 0)
+    prune(journal, 40 * DAY_MS)
+    for account in (None, "1"):
+        assert journal.oldest(account) == 10
+        assert journal.has(5, account, 100, exact=True)
+        assert not journal.has(10, account, 100, exact=True)
+    assert not journal.has(1, "2", 100, exact=True)
 
 
 def test_a_position_that_was_seen_in_a_life_has_to_have_outlived_it(open_journal: Open, path: Path) -> None:

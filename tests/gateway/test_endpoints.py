@@ -392,6 +392,19 @@ async def test_another_journal_is_told_though_it_has_come_further(rig: Rig) -> N
         assert told["seq"] == 6
 
 
+async def test_who_resumes_again_while_the_first_position_is_refused_gets_each_event_once(rig: Rig) -> None:
+    async with rig.connect(TRADE_URL) as client:
+        await live(client)
+        for number in range(60):
+            await client.send({"id": 1, "resume": {"seq": 10_000}})
+            await client.send({"id": 2, "resume": {"seq": number}})
+            while (told := await client.receive()).get("id") != 2:
+                assert told["type"] in ("error", "subscribed")
+            rig.source.trade("order", order_id=number)
+            # One that comes twice comes before the next one.
+            assert (await client.receive())["seq"] == number + 1
+
+
 async def test_position_with_an_epoch_is_one_of_the_journal_that_had_that_life(rig: Rig) -> None:
     for number in range(3):
         rig.source.trade("order", order_id=number)
@@ -423,7 +436,8 @@ async def test_position_with_an_epoch_is_one_of_the_journal_that_had_that_life(r
     [
         ("after=1&epoch=x", "epoch must be that of an ack or a feed notice, got 'x'"),
         ("after=1&epoch=1.5", "epoch must be that of an ack or a feed notice, got '1.5'"),
-        ("epoch=1", "epoch says which journal has the position `after`, which is missing"),
+        ("after=%C2%B2", "after must be a position in the journal, got '²'"),
+        ("epoch=0", "epoch says which journal has the position `after`, which is missing"),
         (f"after={2**63}", f"after must be a position in the journal, got '{2**63}'"),
     ],
 )

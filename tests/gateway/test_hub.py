@@ -433,6 +433,24 @@ def test_who_stands_ahead_gets_no_event_of_the_next_life_before_the_journals_wor
     assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 4), (EPOCH, True))
 
 
+def test_event_lost_without_a_successor_is_repaired_where_everybody_stands_ahead_of_the_stream() -> None:
+    wire, clients = Wire(), [Client(), Client()]
+    hub = Hub(wire)
+    hub.join({ALL_TRADES: Client()}, 0.0)
+    hub.feeder_seen(EPOCH, 10, 0.0)
+    for client, after in zip(clients, (10, 9), strict=True):
+        hub.join({ALL_TRADES: client}, 0.0, after)
+    hub.answer(state(1, ALL_TRADES, 10), 0.0)
+    hub.answer(state(2, ALL_TRADES, 10, body=[]), 0.0)
+    hub.answer(state(3, ALL_TRADES, 10, body=[{"seq": 10}]), 0.0)
+    hub.feeder_seen(EPOCH, 11, 0.0)
+    asked = len(wire.asked)
+    hub.feeder_seen(EPOCH, 11, 1.0)
+    assert (wire.asked[asked:], hub.gaps) == ([([ALL_TRADES], 10)], 1)
+    hub.answer(state(asked + 1, ALL_TRADES, 11, body=[{"seq": 11}]), 1.0)
+    assert [client.got for client in clients] == [[11], [10, 11]]
+
+
 def test_who_joins_with_the_same_position_of_another_life_asks_apart() -> None:
     hub, wire, _ = joined(ALL_TRADES, 500)
     for life in (None, EPOCH - 1, EPOCH, EPOCH):
