@@ -308,6 +308,7 @@ class Hub:
             if ask.late != state.epoch:
                 # Of a life that has ended; asked again, the next one says whether it goes on from there.
                 ask.late = state.epoch
+                self._send(stream, ask, now)
                 return
             self._doubt(stream, now)
         if ask.after is None:
