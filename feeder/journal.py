@@ -214,11 +214,12 @@ class Journal:
 
         It fails as well if the file is not where it was: SQLite would go on in it, and it would end with this process.
         """
-        if not self._is_in_place():
-            self._fail(f"{self._path} has been removed or replaced")
+        displaced = self._displaced()
+        if displaced is not None:
+            self._fail(displaced)
             return
         if not self._unsaved and self._unsaved_life is None:
-            self._recover()
+            self._recover(self.newest + 1)
             return
         batch = list(islice(self._unsaved, BATCH_EVENTS))
         try:
@@ -241,7 +242,7 @@ class Journal:
         for event in batch:
             self._unsaved.popleft()
             self._logged += len(event.body)
-        self._recover()
+        self._recover(batch[0].seq if batch else self.newest + 1)
 
     def checkpoint(self) -> None:
         """Carry the log over into the file once there is enough of it.
@@ -360,11 +361,12 @@ class Journal:
             query = f"INSERT INTO event (seq, account, number, time_ms, body) VALUES {rows}"
             self._database.execute(query, list(chain.from_iterable(some)))
 
-    def _is_in_place(self) -> bool:
+    def _displaced(self) -> str | None:
+        """Return what has become of the file; None while it is where it was."""
         try:
-            return _identity(self._path) == self._file
-        except OSError:
-            return False
+            return None if _identity(self._path) == self._file else f"{self._path} has been replaced"
+        except OSError as exc:
+            return f"{self._path} has been removed: {exc.strerror}"
 
     def _fail(self, why: str) -> None:
         if self.failure is None:
@@ -372,11 +374,11 @@ class Journal:
             logger.error("trade journal cannot be written: %s; events from seq %d on are only in memory", why, first)
         self.failure = why
 
-    def _recover(self) -> None:
+    def _recover(self, first: int) -> None:
         if self.failure is None:
             return
         self.failure = None
-        logger.warning("trade journal is written again")
+        logger.warning("trade journal is written again, from seq %d on", first)
         if self._forgotten is not None:
             logger.error("trade events of seq %d to %d were never written", *self._forgotten)
             self._forgotten = None

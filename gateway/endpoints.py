@@ -409,12 +409,16 @@ class Trade:
             # A socket without events looks like a quiet day; who comes back is replayed what follows its position.
             self.session.end(Ended(1011, refusal.code, refusal.reason))
             return
-        known = {"oldest": refusal.oldest, "newest": refusal.newest, "epoch": refusal.epoch}
-        self.session.error(refusal.code, refusal.reason, id=given, **known)
-        # The client knows that it has missed something. What follows the newest position it gets, unless it has resumed
-        # by itself meanwhile.
         newest = JournalPosition(refusal.newest, refusal.epoch)
-        self.session.later(lambda: self._subscribe(newest, given) if self._subscription is of else None)
+        where = {"oldest": refusal.oldest, "newest": newest.seq, "epoch": newest.epoch}
+        self.session.error(refusal.code, refusal.reason, id=given, **where)
+
+        def go_on() -> None:
+            # The client knows that it has missed something; it may have resumed by itself meanwhile.
+            if self._subscription is of:
+                self._subscribe(newest, given)
+
+        self.session.later(go_on)
 
     def _subscribe(self, after: JournalPosition | None, given: object = None) -> None:
         of = self._subscription = Subscription(self.session, ALL_TRADES)

@@ -194,14 +194,10 @@ class Events:
 
     def _successors(self) -> list[Frame]:
         # What a life did not have when the next one answered died with it, and would be waited for without end.
-        for _ in range(len(self._ahead)):
-            waiting = self._ahead.popleft()
-            if waiting[1].epoch >= (self._life or 0):
-                self._ahead.append(waiting)
+        life = self._life or 0
+        self._ahead = deque((ahead for ahead in self._ahead if ahead[1].epoch >= life), MAX_AHEAD)
         successors = []
-        while self._ahead and self._ahead[0][0] <= self._position() + 1:
-            if self._life is not None and self._ahead[0][1].epoch > self._life:
-                break
+        while self._ahead and self._ahead[0][0] <= self._position() + 1 and self._ahead[0][1].epoch == life:
             at, frame = self._ahead.popleft()
             if at > self._position():
                 successors.append(self._pass(frame, at))

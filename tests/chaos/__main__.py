@@ -117,8 +117,8 @@ class Run:
         self._subscriber.subscribe(STATUS_TOPIC)
         self.watchers = [
             *(LibraryTrader(f"library {number}") for number in range(3)),
-            *(RawTrader(f"raw {number}", notices=number > 0) for number in range(3)),
-            *(QuoteWatcher(f"ticks {number}", STOCKS) for number in range(3)),
+            *(RawTrader(f"raw {number}", notices=number == 3) for number in range(4)),
+            *(QuoteWatcher(f"ticks {number}", STOCKS) for number in range(4)),
         ]
         self.feeder.tend()
         self.gateway.tend()
@@ -134,7 +134,7 @@ class Run:
             part.tend()
             self.programs.append(part)
         for number, watcher in enumerate(self.watchers):
-            door = self.narrow if watcher.name == "ticks 0" else self.doors[number % 2]
+            door = self.narrow if watcher is self.watchers[-1] else self.doors[number % 2]
             self._listeners.append(asyncio.create_task(watcher.run(door.port, KEY)))
         self.crowd.start([door.port for door in self.doors], KEY)
         await self._until(lambda: all(watcher.longest for watcher in self.watchers), "the first frames")

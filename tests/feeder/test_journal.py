@@ -695,26 +695,33 @@ def test_life_that_cannot_be_written_begins_all_the_same(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
-@pytest.mark.parametrize("replaced", [False, True], ids=["removed", "replaced"])
+@pytest.mark.parametrize("how", ["removed", "replaced", "folder"])
 def test_a_file_that_is_not_where_it_was_is_a_failure_until_it_is_back(
-    open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture, replaced: bool
+    open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     journal = open_journal()
     journal.append(fills(2), 0)
-    away = path.with_name("away")
-    path.rename(away)
-    if replaced:
-        path.touch()
+    moved, away = (path.parent if how == "folder" else path), path.parents[1] / "away"
+    moved.rename(away)
+    if how != "removed":
+        moved.touch()
     # Though there is nothing to write, which SQLite would do into the file that has no name any more.
     journal.save()
-    assert journal.failure == f"{path} has been removed or replaced"
+    why = {
+        "removed": "removed: No such file or directory",
+        "replaced": "replaced",
+        "folder": "removed: Not a directory",
+    }
+    assert journal.failure == f"{path} has been {why[how]}"
     (event,) = journal.append(fills(1), 0)
     assert frames.decode(event.body)["journaled"] is False
     assert [event["seq"] for event in frames.decode(journal.read(0).body)] == [1, 2, 3]
-    away.replace(path)
+    moved.unlink(missing_ok=True)
+    away.rename(moved)
     journal.save()
     assert journal.failure is None
     assert caplog.text.count("cannot be written") == 1
+    assert "is written again, from seq 3 on" in caplog.text
     journal.close()
     assert open_journal().newest == 3
 

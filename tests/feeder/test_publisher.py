@@ -558,18 +558,33 @@ def test_a_position_of_another_journal_is_refused(consumer: Consumer, after: int
         assert (state.state, state.code, state.oldest, state.seq) == ("refused", "resume_expired", 0, 0)
 
 
+@contextmanager
+def alive(config: Config) -> Iterator[tuple[HandSource, Consumer]]:
+    """One life of a feeder: its source, and somebody who asks it."""
+    source = HandSource()
+    feeder = Feeder(config, source)
+    feeder.start()
+    consumer = Consumer(feeder)
+    try:
+        yield source, consumer
+    finally:
+        consumer.close()
+        feeder.stop()
+
+
+def life_at(consumer: Consumer, newest: int) -> int:
+    """Wait until the journal ends at `newest`; return the epoch."""
+    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == newest)
+    return consumer.catch_up(ALL_TRADES)[0].epoch
+
+
 def test_a_position_is_good_in_every_life_of_its_journal_and_in_no_other(config: Config) -> None:
     lives: list[int] = []
     for _ in range(2):
-        source = HandSource()
-        feeder = Feeder(config, source)
-        feeder.start()
-        consumer = Consumer(feeder)
-        try:
+        with alive(config) as (source, consumer):
             for account in ("2", "1"):
                 source.sink.publish_trade(account, "order", {}, 1)
-            until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 2 * len(lives) + 2)  # noqa: B023
-            lives.append(consumer.catch_up(ALL_TRADES)[0].epoch)
+            lives.append(life_at(consumer, 2 * len(lives) + 2))
             for topic, newest in ((ALL_TRADES, 2 * len(lives)), (trade_topic("1"), len(lives))):
                 for life in lives:
                     (state,) = consumer.catch_up(topic, newest, epoch=life)
@@ -581,33 +596,19 @@ def test_a_position_is_good_in_every_life_of_its_journal_and_in_no_other(config:
                 states = [consumer.catch_up(topic, newest, epoch=life, exact=True)[0] for life in lives]
                 # What was published since the first one ended was not seen in it.
                 assert [state.state for state in states] == ["refused", "live"][-len(lives) :]
-        finally:
-            consumer.close()
-            feeder.stop()
 
 
 def test_a_journal_of_many_chunks_comes_whole_though_its_asker_names_an_earlier_life(config: Config) -> None:
-    feeder = Feeder(config, source := HandSource())
-    feeder.start()
-    consumer = Consumer(feeder)
-    source.sink.publish_trade("1", "order", {}, 1)
-    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 1)
-    epoch = consumer.catch_up(ALL_TRADES)[0].epoch
-    consumer.close()
-    feeder.stop()
-    feeder = Feeder(config, source := HandSource())
-    feeder.start()
-    consumer = Consumer(feeder)
-    try:
+    with alive(config) as (source, consumer):
+        source.sink.publish_trade("1", "order", {}, 1)
+        epoch = life_at(consumer, 1)
+    with alive(config) as (source, consumer):
         for _ in range(2500):
             source.sink.publish_trade("1", "order", {}, 1)
-        until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 2501)
+        life_at(consumer, 2501)
         states = consumer.catch_up(ALL_TRADES, 1, epoch=epoch, exact=True)
         assert len(states) > 2
         assert sum(len(frames.decode(state.body or b"")) for state in states) == 2500
-    finally:
-        consumer.close()
-        feeder.stop()
 
 
 def test_a_position_that_is_too_old_is_refused_with_the_oldest_that_is_not(config: Config) -> None:
@@ -832,8 +833,8 @@ def test_the_epoch_is_later_than_that_of_the_life_before_whatever_the_clock_says
     consumer = Consumer(feeder)
     try:
         epoch = consumer.catch_up(ALL_TRADES)[0].epoch
-        # Also where it is a float.
-        assert float(epoch) > float(before)
+        # Also where it is a float, and no more than that needs.
+        assert float(before) < float(epoch) < before + 1000
         listen_to_trades(consumer, feeder, source)
         source.sink.publish_trade("1", "order", {}, 1)
         assert consumer.frame(consumer.trade).epoch == epoch

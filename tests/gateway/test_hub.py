@@ -356,6 +356,11 @@ def test_what_was_seen_in_the_last_life_is_told_to_the_next_one(came: list[int])
     hub.answer(refused(2, 0, 6), 1.0)
     assert client.outcomes[-1] == ("refused", "resume_expired")
     assert client.got == [3, 4, 5]
+    hub.receive(frame(TRADE, 7, epoch=EPOCH + 1), 1.0)
+    # Who joined meanwhile stands where the stream did, or waits for the journal.
+    body = [{"seq": seq} for seq in range((wire.asked[-1][1] or 0) + 1, 8)]
+    hub.answer(state(len(wire.asked), ALL_TRADES, 7, epoch=EPOCH + 1, body=body), 1.0)
+    assert late.got[-1] == 7
 
 
 def test_who_was_placed_by_the_next_life_hears_nothing_of_what_died_with_the_last() -> None:
