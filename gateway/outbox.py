@@ -193,14 +193,14 @@ class Outbox:
     def _merge(self, entry: Item | bytes) -> None:
         assert self._conflated is not None
         self._serial += 1
-        if isinstance(entry, bytes) or entry.behaviour.when_full == "strict":
+        if isinstance(entry, bytes) or entry.behaviour.versions == "none":
             self._conflated[self._serial] = entry
             self._size += _size(entry)
             self.overflowed = self.overflowed or self._size > self.limit
             return
         key = (entry.frame.topic, entry.view)
         older = self._conflated.get(key)
-        if entry.behaviour.when_full == "newest_per_code":
+        if entry.behaviour.keeps == "by_code":
             merged = older if isinstance(older, Merged) else Merged(entry.view)
             self._size -= _size(merged) if merged is older else 0
             try:

@@ -170,7 +170,7 @@ class Subscription:
         # None is the documented look, whose rendering every frame keeps by itself.
         self._view = None if view == View() else view
         behaviour = behaviour_of(self.topic)
-        self._behaviour = behaviour._replace(when_full="strict") if terms.keep_all else behaviour
+        self._behaviour = behaviour._replace(versions="none") if terms.keep_all else behaviour
         self.snapshot = terms.snapshot
         pace = Pace(terms.interval, behaviour.keeps == "by_code") if terms.interval else None
         before, self.pacer = self.pacer, None if pace is None else Pacer(pace, self.session.loop)

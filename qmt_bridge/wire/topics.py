@@ -68,6 +68,15 @@ class Kind(StrEnum):
     STATUS = "status"
 
 
+# Which records of one topic are versions of one thing, so that a newer one may replace an older one that was not sent:
+# topic   whatever the topic says: only its newest message counts (progress, heartbeat);
+# code    the records of one code: each describes the whole state (tick, depth);
+# bar     the records of one code with the same `time`: the bar that began next is another thing;
+# values  a formula's values of the same bars (`timelist`) and the same outputs;
+# none    nothing: each record is an event of its own (order, trade print, document).
+Versions = Literal["topic", "code", "bar", "values", "none"]
+
+
 class Behaviour(NamedTuple):
     """How a kind of topic is kept, repaired, conflated and protected."""
 
@@ -79,23 +88,39 @@ class Behaviour(NamedTuple):
     # What a gateway does when a sequence number is missing. A quote that has just arrived is newer than
     # anything a snapshot could bring; a market batch is not, and a trade event may not be lost at all.
     on_gap: Literal["count", "snapshot", "replay"]
-    # What a slow client keeps (WEBSOCKET.md, section 5).
-    when_full: Literal["newest", "newest_per_code", "strict"]
+    # What may be left out for a slow client, and for one that asked for few frames (WEBSOCKET.md, section 5).
+    versions: Versions
     # Never without a key, whatever the settings say.
     needs_key: bool
 
 
+# A quote's versions depend on its period as well (`VERSIONS`); the row of the kind is for periods that are not there.
 KINDS: Mapping[Kind, Behaviour] = {
-    Kind.QUOTE: Behaviour("market", "last", True, "count", "newest", False),
-    Kind.WHOLE: Behaviour("market", "by_code", True, "snapshot", "newest_per_code", False),
-    Kind.L2: Behaviour("market", "last", True, "count", "newest", False),
-    Kind.FORMULA: Behaviour("market", "last", True, "count", "newest", False),
-    Kind.DOWNLOAD: Behaviour("market", "last", False, "snapshot", "newest", False),
-    Kind.TRADE: Behaviour("trade", "journal", False, "replay", "strict", True),
-    Kind.STATUS: Behaviour("market", "last", False, "count", "newest", False),
+    Kind.QUOTE: Behaviour("market", "last", True, "count", "none", False),
+    Kind.WHOLE: Behaviour("market", "by_code", True, "snapshot", "code", False),
+    Kind.L2: Behaviour("market", "last", True, "count", "code", False),
+    Kind.FORMULA: Behaviour("market", "last", True, "count", "values", False),
+    Kind.DOWNLOAD: Behaviour("market", "last", False, "snapshot", "topic", False),
+    Kind.TRADE: Behaviour("trade", "journal", False, "replay", "none", True),
+    Kind.STATUS: Behaviour("market", "last", False, "count", "topic", False),
+}
+
+# Only periods each of whose records is known to replace the one before (doc/xtdata.md, 1197-1440). Not among them:
+# l2order and l2transaction are events; l2transactioncount counts what was added since the record before; of
+# l2orderqueue the exchange sends buyers and sellers in records of their own; announcements and the other periods of the
+# research edition are documents. What is not known is never left out.
+VERSIONS: Mapping[str, Versions] = {
+    "tick": "code",
+    "l2quote": "code",
+    "l2quoteaux": "code",
+    "fullspeedorderbook": "code",
+    **dict.fromkeys(BAR_PERIODS, "bar"),
 }
 
 _BY_NAME = {str(kind): behaviour for kind, behaviour in KINDS.items()}
+_BY_PERIOD = {period: KINDS[Kind.QUOTE]._replace(versions=versions) for period, versions in VERSIONS.items()}
+# The same, keyed by what stands behind the code in a topic.
+_BY_ENDING = {f"{period}/": behaviour for period, behaviour in _BY_PERIOD.items()}
 
 
 def behaviour_of(topic: str) -> Behaviour:
@@ -103,7 +128,9 @@ def behaviour_of(topic: str) -> Behaviour:
 
     A worker asks it for each of ten thousand topics; to make a `Kind` of the word would take five times as long.
     """
-    return _BY_NAME[topic.partition("/")[0]]
+    head, _, rest = topic.partition("/")
+    behaviour = _BY_NAME[head]
+    return _BY_ENDING.get(rest.partition("/")[2], behaviour) if head == "quote" else behaviour
 
 
 STATUS_TOPIC = Topic("status/feeder/")
@@ -119,6 +146,12 @@ class TopicParts(NamedTuple):
     name: str
     # Period of a quote, gear_num of a depth; else empty.
     detail: str
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """Return how the topic behaves, as `behaviour_of` does for its name."""
+        behaviour = KINDS[self.kind]
+        return _BY_PERIOD.get(self.detail, behaviour) if self.kind is Kind.QUOTE else behaviour
 
 
 class FormulaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

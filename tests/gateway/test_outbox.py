@@ -10,14 +10,13 @@ from gateway.outbox import CONFLATE_FRAMES, CONFLATE_FROM, Item, Outbox
 from gateway.view import View
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.topics import KINDS, Kind, Topic
+from qmt_bridge.wire.topics import Topic, behaviour_of
 
 ROOMY = 1_000_000
 
 
 def item(topic: str, body: object, view: View | None = None) -> Item:
-    kind = Kind(topic.partition("/")[0])
-    return Item(Frame(Topic(topic), 1, 1, 0, 0, frames.encode(body)), KINDS[kind], view)
+    return Item(Frame(Topic(topic), 1, 1, 0, 0, frames.encode(body)), behaviour_of(topic), view)
 
 
 def drain(outbox: Outbox) -> list[object]:

@@ -135,3 +135,45 @@ def test_formula_topic_that_is_not_canonical_is_refused() -> None:
 def test_bad_formula_is_named(spec: FormulaSpec, said: str) -> None:
     with pytest.raises(BadRequest, match=said):
         topics.formula_topic(spec)
+
+
+@pytest.mark.parametrize(
+    ("versions", "periods"),
+    [
+        ("code", ["tick", "l2quote", "l2quoteaux", "fullspeedorderbook"]),
+        ("bar", list(topics.BAR_PERIODS)),
+        ("none", ["l2order", "l2transaction", "l2orderqueue", "l2transactioncount", "hftransactioncount"]),
+        ("none", ["announcement", "brokerqueue", "transactioncount1m", "etfiopv1d", "l2thousandqueue"]),
+    ],
+)
+def test_what_may_replace_what_follows_the_period(versions: str, periods: list[str]) -> None:
+    for period in periods:
+        topic = topics.quote_topic("600519.SH", period)
+        assert topics.behaviour_of(topic).versions == versions
+        assert topics.parse_topic(topic).behaviour is topics.behaviour_of(topic)
+
+
+@pytest.mark.parametrize(
+    ("topic", "versions"),
+    [
+        (topics.whole_topic("SH"), "code"),
+        (topics.l2_topic("600519.SH", 5), "code"),
+        (topics.formula_topic(FormulaSpec("MA", "000001.SZ")), "values"),
+        (topics.download_topic("ab"), "topic"),
+        (topics.STATUS_TOPIC, "topic"),
+        (topics.trade_topic("1"), "none"),
+    ],
+)
+def test_what_may_replace_what_follows_the_kind(topic: topics.Topic, versions: str) -> None:
+    assert topics.behaviour_of(topic).versions == versions
+    assert topics.parse_topic(topic).behaviour is topics.behaviour_of(topic)
+
+
+def test_nothing_of_an_unknown_period_may_be_left_out() -> None:
+    assert {topics.behaviour_of(text).versions for text in ("quote/", "quote/600519.SH/new/")} == {"none"}
+    with pytest.raises(KeyError):
+        topics.behaviour_of("strange/600519.SH/tick/")
+
+
+def test_every_period_of_the_table_exists() -> None:
+    assert topics.VERSIONS.keys() <= topics.PERIODS
