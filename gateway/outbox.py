@@ -1,7 +1,10 @@
 """One client's bounded queue, and what it keeps when the client is slow.
 
 Pure. Every frame is kept until a backlog waits (`CONFLATE_FROM`). From then until it is empty the queue keeps the
-newest per topic, of a market the newest per code, and up to `limit` bytes every trade event and control frame.
+newest version of each thing (`Behaviour.versions`): the newest tick of each code, the newest state of each bar. Every
+bar, and what is no version of anything (trade events, prints, orders, control frames), is kept up to `limit` bytes. A
+client further behind is disconnected: that tells also a client of the documented layer that something is missing, and
+it can ask again; records left out would be a hole of which it hears nothing.
 """
 
 from __future__ import annotations
@@ -10,8 +13,7 @@ from collections import deque
 from collections.abc import Hashable, Iterator
 from typing import NamedTuple
 
-import msgspec
-
+from gateway.merged import OVERHEAD, Merged
 from gateway.view import View
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
@@ -22,8 +24,6 @@ from qmt_bridge.wire.topics import Behaviour
 # backlog, however large: a market's snapshot, or depth of a thousand levels.
 CONFLATE_FROM = 256 * 1024
 CONFLATE_FRAMES = 8
-# What a queued frame costs besides its body.
-_OVERHEAD = 64
 
 
 class Item(NamedTuple):
@@ -42,40 +42,17 @@ class Item(NamedTuple):
         return self.frame.framed if self.view is None else self.view.of(self.frame).framed
 
 
-class Merged:
-    """The newest record per code of a whole-market stream, not yet sent."""
+class Waiting(NamedTuple):
+    """What waits of one topic in one view."""
 
-    __slots__ = ("_newest", "_view", "by_code", "size")
+    merged: Merged
+    behaviour: Behaviour
+    view: View | None
 
-    def __init__(self, view: View | None = None) -> None:
-        self.by_code: dict[str, msgspec.Raw] = {}
-        self.size = 0
-        self._view = view
-        self._newest: Frame | None = None
-
-    def add(self, frame: Frame) -> int:
-        """Take the frame's records; return how many older ones they replaced."""
-        replaced = 0
-        for code, record in frames.split(frame.body).items():
-            older = self.by_code.get(code)
-            if older is not None:
-                replaced += 1
-                self.size -= len(memoryview(older))
-            # A copy, since a Raw is a view that would keep the whole batch alive.
-            self.by_code[code] = record.copy()
-            self.size += len(memoryview(record))
-        self._newest = frame.with_body(b"")
-        return replaced
-
-    def batches(self) -> Iterator[Frame]:
-        """Yield the records in batches as the feeder makes them, with the stamp of the newest frame."""
-        if self._newest is not None:
-            yield from map(self._newest.with_body, frames.join(self.by_code))
-
-    def payloads(self) -> Iterator[bytes]:
-        """Yield what the WebSocket frames carry."""
-        for frame in self.batches():
-            yield frame.json if self._view is None else self._view.render(frame)
+    def items(self) -> Iterator[Item]:
+        """Yield the frames to send."""
+        for frame in self.merged.batches():
+            yield Item(frame, self.behaviour, self.view)
 
 
 class Outbox:
@@ -83,6 +60,7 @@ class Outbox:
 
     __slots__ = (
         "_conflated",
+        "_kept",
         "_queue",
         "_serial",
         "_size",
@@ -106,8 +84,10 @@ class Outbox:
         self.overflowed = False
         # None while nothing waits: an empty deque takes 624 bytes, and most clients have nothing waiting.
         self._queue: deque[Item | bytes] | None = None
-        self._conflated: dict[Hashable, Item | Merged | bytes] | None = None
+        self._conflated: dict[Hashable, Item | Waiting | bytes] | None = None
         self._size = 0
+        # The bytes that nothing newer will replace, counted while conflating.
+        self._kept = 0
         self._serial = 0
 
     def __len__(self) -> int:
@@ -150,30 +130,39 @@ class Outbox:
                 if not self._queue:
                     self._queue = None
                     break
-                entry: Item | Merged | bytes = self._queue.popleft()
+                entry: Item | Waiting | bytes = self._queue.popleft()
             else:
                 if not self._conflated:
                     self._conflated = None
                     continue
                 key = next(iter(self._conflated))
                 entry = self._conflated.pop(key)
+                self._kept -= _kept(entry)
             self._size -= _size(entry)
-            try:
-                rendered = self._render(entry, framed)
-            except WireError:
-                self.unfit += 1
-                continue
+            if isinstance(entry, Item):
+                try:
+                    rendered = [entry.framed() if framed else entry.payload()]
+                except WireError:
+                    self.unfit += 1
+                    continue
+            elif isinstance(entry, bytes):
+                rendered = [frames.framed(entry, self.binary, self.deflated) if framed else entry]
+            else:
+                rendered = self._rendered(entry, framed)
             payloads += rendered
             taken += sum(map(len, rendered))
         if self._conflated is not None and not self._conflated:
             self._conflated = None
         return payloads
 
-    def _render(self, entry: Item | Merged | bytes, framed: bool) -> list[bytes]:
-        if isinstance(entry, Item):
-            return [entry.framed() if framed else entry.payload()]
-        payloads = [entry] if isinstance(entry, bytes) else list(entry.payloads())
-        return [frames.framed(payload, self.binary, self.deflated) for payload in payloads] if framed else payloads
+    def _rendered(self, waiting: Waiting, framed: bool) -> list[bytes]:
+        rendered = []
+        for item in waiting.items():
+            try:
+                rendered.append(item.framed() if framed else item.payload())
+            except WireError:
+                self.unfit += 1
+        return rendered
 
     def _append(self, entry: Item | bytes) -> None:
         if self._queue is None:
@@ -186,40 +175,39 @@ class Outbox:
     def _conflate(self) -> None:
         queue, self._queue = self._queue, None
         self._conflated = {}
-        self._size = 0
+        self._size = self._kept = 0
         for entry in queue or ():
             self._merge(entry)
 
     def _merge(self, entry: Item | bytes) -> None:
         assert self._conflated is not None
-        self._serial += 1
         if isinstance(entry, bytes) or entry.behaviour.versions == "none":
+            self._serial += 1
             self._conflated[self._serial] = entry
             self._size += _size(entry)
-            self.overflowed = self.overflowed or self._size > self.limit
-            return
-        key = (entry.frame.topic, entry.view)
-        older = self._conflated.get(key)
-        if entry.behaviour.keeps == "by_code":
-            merged = older if isinstance(older, Merged) else Merged(entry.view)
-            self._size -= _size(merged) if merged is older else 0
-            try:
-                self.skipped += merged.add(entry.frame)
-            except WireError:
-                self.unfit += 1
-            self._conflated[key] = merged
-            self._size += _size(merged)
-            return
-        if isinstance(older, Item):
-            self.skipped += 1
-            self._size -= _size(older)
-        self._conflated[key] = entry
-        self._size += _size(entry)
+            self._kept += _size(entry)
+        else:
+            frame, behaviour, view = entry
+            key = (frame.topic, view)
+            waiting = self._conflated.get(key)
+            if not isinstance(waiting, Waiting):
+                waiting = self._conflated[key] = Waiting(Merged(behaviour.versions), behaviour, view)
+                self._size += OVERHEAD
+            merged = waiting.merged
+            size, kept = merged.size, merged.kept
+            self.skipped += merged.add(frame)
+            self._size += merged.size - size
+            self._kept += merged.kept - kept
+        self.overflowed = self.overflowed or self._kept > self.limit
 
 
-def _size(entry: Item | Merged | bytes) -> int:
+def _size(entry: Item | Waiting | bytes) -> int:
     if isinstance(entry, bytes):
-        return len(entry) + _OVERHEAD
-    if isinstance(entry, Merged):
-        return entry.size + _OVERHEAD * (len(entry.by_code) + 1)
-    return len(entry.frame.body) + _OVERHEAD
+        return len(entry) + OVERHEAD
+    if isinstance(entry, Waiting):
+        return entry.merged.size + OVERHEAD
+    return len(entry.frame.body) + OVERHEAD
+
+
+def _kept(entry: Item | Waiting | bytes) -> int:
+    return entry.merged.kept if isinstance(entry, Waiting) else _size(entry)

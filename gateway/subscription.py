@@ -14,7 +14,6 @@ from gateway.hub import Outcome, Refusal
 from gateway.outbox import Item
 from gateway.pace import Pace
 from gateway.view import View
-from qmt_bridge.errors import WireError
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import Position
 from qmt_bridge.wire.topics import Topic, behaviour_of
@@ -82,14 +81,11 @@ class Pacer:
         self._timer: asyncio.TimerHandle | None = None
 
     def hold(self, subscription: Subscription, frame: Frame) -> None:
-        """Pass the frame on if it is time, else keep what is newest until it is."""
-        try:
-            admitted = self._pace.admits(frame, self._loop.time())
-        except WireError:
-            subscription.session.outbox.unfit += 1
-            return
-        if admitted:
+        """Pass the frame on if it is time, else keep it until it is."""
+        if self._pace.admits(frame, self._loop.time()):
             self._pass(subscription, [frame])
+        elif self._pace.full:
+            self.release(subscription)
         elif self._timer is None:
             self._timer = self._loop.call_at(self._pace.due, self.release, subscription)
 
@@ -172,7 +168,7 @@ class Subscription:
         behaviour = behaviour_of(self.topic)
         self._behaviour = behaviour._replace(versions="none") if terms.keep_all else behaviour
         self.snapshot = terms.snapshot
-        pace = Pace(terms.interval, behaviour.keeps == "by_code") if terms.interval else None
+        pace = Pace(terms.interval, behaviour.versions) if terms.interval else None
         before, self.pacer = self.pacer, None if pace is None else Pacer(pace, self.session.loop)
         if before is not None:
             before.release(self)

@@ -65,8 +65,9 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("feeder/*", EDGE | {"feeder", "qmt_bridge.journal_file", "qmt_bridge.tape", "qmt_bridge.ticks_csv"}, {"asyncio"}),
     # The gateway's pure middle.
     ("gateway/hub.py", WIRE, IMPURE),
-    ("gateway/outbox.py", WIRE | {"gateway.view"}, IMPURE),
-    ("gateway/pace.py", WIRE | {"gateway.outbox"}, IMPURE),
+    ("gateway/merged.py", WIRE, IMPURE),
+    ("gateway/outbox.py", WIRE | {"gateway.merged", "gateway.view"}, IMPURE),
+    ("gateway/pace.py", WIRE | {"gateway.merged"}, IMPURE),
     ("gateway/view.py", WIRE, IMPURE),
     ("gateway/auth.py", set(), IMPURE),
     ("gateway/limits.py", set(), IMPURE),

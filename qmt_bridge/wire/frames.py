@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -43,6 +43,8 @@ def _plain(value: object) -> object:
 _encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 _decoder = msgspec.msgpack.Decoder()
 _split_decoder = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
+_split_lists_decoder = msgspec.msgpack.Decoder(dict[str, list[msgspec.Raw]])
+_records_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 def encode(body: object) -> bytes:
@@ -66,6 +68,22 @@ def split(body: bytes) -> dict[str, msgspec.Raw]:
         raise WireError(f"body is not a map by code: {exc}") from exc
 
 
+def split_lists(body: bytes) -> dict[str, list[msgspec.Raw]]:
+    """Return a body of lists of records by code, each record still encoded; raise `WireError` for another body."""
+    try:
+        return _split_lists_decoder.decode(body)
+    except msgspec.DecodeError as exc:
+        raise WireError(f"body is not a map of lists by code: {exc}") from exc
+
+
+def records(encoded: msgspec.Raw) -> list[msgspec.Raw]:
+    """Return the records of a list, each still encoded; raise `WireError` if it is not a list."""
+    try:
+        return _records_decoder.decode(encoded)
+    except msgspec.DecodeError as exc:
+        raise WireError(f"not a list of records: {exc}") from exc
+
+
 def join(by_code: Mapping[str, msgspec.Raw], limit: int = BATCH_BYTES) -> Iterator[bytes]:
     """Yield bodies of at most `limit` bytes that together hold `by_code`; a larger single record stands alone."""
     batch: dict[str, msgspec.Raw] = {}
@@ -77,6 +95,26 @@ def join(by_code: Mapping[str, msgspec.Raw], limit: int = BATCH_BYTES) -> Iterat
             yield _encoder.encode(batch)
             batch, size = {}, 5
         batch[code] = record
+        size += added
+    if batch:
+        yield _encoder.encode(batch)
+
+
+def join_lists(records: Iterable[tuple[str, msgspec.Raw]], limit: int = BATCH_BYTES) -> Iterator[bytes]:
+    """Yield bodies of lists by code, of at most `limit` bytes, that together hold `records` of (code, record) in order.
+
+    A larger single record stands alone.
+    """
+    batch: dict[str, list[msgspec.Raw]] = {}
+    size = 5
+    for code, record in records:
+        # As in `join`, and at most 5 bytes for the header of a list.
+        added = len(memoryview(record)) + (0 if code in batch else len(code.encode()) + 7)
+        if batch and size + added > limit:
+            yield _encoder.encode(batch)
+            batch, size = {}, 5
+            added = len(memoryview(record)) + len(code.encode()) + 7
+        batch.setdefault(code, []).append(record)
         size += added
     if batch:
         yield _encoder.encode(batch)

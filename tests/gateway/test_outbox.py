@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from typing import Any
 
 import pytest
 
@@ -196,3 +198,115 @@ def test_frame_that_cannot_be_rendered_costs_nothing_but_itself() -> None:
         assert {"600519.SH": 2} in sent
         assert outbox.unfit >= 1
         assert (outbox.size, len(outbox)) == (0, 0)
+
+
+@pytest.mark.parametrize("period", ["l2transaction", "l2order", "l2orderqueue", "announcement"])
+def test_prints_are_all_kept_until_the_client_is_too_far_behind(period: str) -> None:
+    outbox = Outbox(5000)
+    sent: list[object] = []
+    while not outbox.overflowed:
+        sent.append({"600519.SH": [{"time": 1, "tradeIndex": len(sent)}]})
+        outbox.put(item(f"quote/600519.SH/{period}/", sent[-1]))
+        assert len(sent) < 100
+    assert (drain(outbox), outbox.skipped) == (sent, 0)
+
+
+def test_every_bar_is_kept_until_the_client_is_too_far_behind() -> None:
+    outbox = Outbox(5000)
+    time = 0
+    while not outbox.overflowed:
+        time += 1
+        for state in range(3):
+            outbox.put(item("quote/600519.SH/1m/", {"600519.SH": [{"time": time, "state": state}]}))
+        assert time < 100
+    [bars] = drain(outbox)
+    assert bars == {"600519.SH": [{"time": each, "state": 2} for each in range(1, time + 1)]}
+    assert outbox.skipped == 2 * time
+    assert time > 10
+
+
+def test_a_whole_market_that_waits_does_not_disconnect_its_client() -> None:
+    # A snapshot of 26,000 codes is larger than any outbox; its number of codes bounds it.
+    outbox = Outbox(50_000)
+    for turn in range(3):
+        for number in range(1000):
+            outbox.put(item("whole/SH/", {f"{number:06}.SH": {"n": turn, "pad": "x" * 100}}))
+        outbox.put_control(b'{"type":"feed"}')
+    assert outbox.size > outbox.limit
+    assert not outbox.overflowed
+
+
+def test_a_batch_that_cannot_be_rendered_costs_no_other() -> None:
+    nested: object = 1
+    for _ in range(300):
+        nested = [nested]
+    outbox = Outbox(300)
+    pad = "x" * 300_000
+    for number, value in ((1, nested), (2, 1), (3, 1)):
+        outbox.put(item("quote/600519.SH/1m/", {"600519.SH": [{"time": number, "value": value, "pad": pad}]}))
+    assert [record["time"] for body in drain(outbox) for record in body["600519.SH"]] == [2, 3]  # type: ignore[index]
+    assert outbox.unfit == 1
+
+
+CODES = ("000001.SZ", "600519.SH")
+
+
+class _Model:
+    """What one client was sent, by topic, view and code; what reaches it is compared with that."""
+
+    def __init__(self) -> None:
+        self.sent: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self.got: dict[tuple[str, str], list[dict[str, Any]]] = {}
+
+    def make(self, dice: random.Random, number: int) -> Item:
+        kind = dice.choice(["tick", "l2quote", "1m", "1d", "l2transaction"])
+        code = dice.choice(CODES)
+        records = [
+            # A bar's time may come again a little later; the number tells its newest state.
+            {
+                "time": number // 40 + dice.randrange(2),
+                "n": number + part / 10,
+                "of": kind,
+                "pad": "x" * dice.randrange(90),
+            }
+            for part in range(dice.choice([0, 1, 1, 1, 2, 3]))
+        ]
+        self.sent.setdefault((kind, code), []).extend(records)
+        return item(f"quote/{code}/{kind}/", {code: records})
+
+    def read(self, outbox: Outbox) -> None:
+        for payload in outbox.take():
+            for code, records in json.loads(payload).items():
+                for record in records:
+                    self.got.setdefault((record["of"], code), []).append(record)
+
+    def check(self) -> None:
+        for (kind, code), sent in self.sent.items():
+            got = self.got.get((kind, code), [])
+            numbers = [record["n"] for record in got]
+            if kind == "l2transaction":
+                assert got == sent
+            elif kind in ("tick", "l2quote"):
+                assert numbers == sorted(set(numbers))
+                assert got[-1:] == sent[-1:]
+            else:
+                # Each bar's states in order, the newest of them last, and no bar missing.
+                for time in {record["time"] for record in sent}:
+                    states = [record["n"] for record in got if record["time"] == time]
+                    assert states == sorted(set(states))
+                    assert states[-1] == max(record["n"] for record in sent if record["time"] == time)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_model_of_random_frames_and_reads_loses_nothing(seed: int) -> None:
+    dice = random.Random(seed)
+    outbox, model = Outbox(dice.choice([300, 3000, 30_000])), _Model()
+    for number in range(dice.randrange(10, 600)):
+        outbox.put(model.make(dice, number))
+        if dice.random() < 0.05:
+            model.read(outbox)
+    while len(outbox):
+        model.read(outbox)
+    model.check()
+    sent, got = (sum(map(len, each.values())) for each in (model.sent, model.got))
+    assert (outbox.skipped, outbox.size) == (sent - got, 0)
