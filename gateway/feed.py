@@ -343,3 +343,6 @@ class _Resident:
 
     def missed(self, count: int) -> None:
         """Need nothing."""
+
+    def snapshot_ended(self, count: int) -> None:
+        """Need nothing."""

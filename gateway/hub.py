@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from qmt_bridge.errors import ErrorCode
+from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import event_position
 from qmt_bridge.wire.requests import TopicState
@@ -70,6 +71,9 @@ class Member(Protocol):
 
     def missed(self, count: int) -> None:
         """Hear that so many messages were lost on the way from the feeder, for good."""
+
+    def snapshot_ended(self, count: int) -> None:
+        """Hear that the snapshot of a market, which comes in pieces, has been delivered: so many codes."""
 
 
 class Upstream(Protocol):
@@ -127,16 +131,20 @@ class Stream:
         "asks",
         "behaviour",
         "compare_at",
+        "end",
+        "end_at",
         "epoch",
         "held",
         "joiners",
         "members",
         "pending_since",
         "probe",
+        "probed_codes",
         "seq",
         "stood",
         "synced",
         "topic",
+        "unended",
     )
 
     def __init__(self, topic: Topic) -> None:
@@ -162,6 +170,12 @@ class Stream:
         # Since when the source has not said whether it serves the topic, and the ask that will tell.
         self.pending_since: float | None = None
         self.probe: int | None = None
+        self.probed_codes = 0
+        # Of a market: those who came before it had a snapshot, which the source then pushes like news; when to ask
+        # what it has by now; and, once that is known, where it stands (epoch, seq) and how many codes it has.
+        self.unended: dict[Member, None] = {}
+        self.end_at = 0.0
+        self.end: tuple[int, int, int] | None = None
 
     @property
     def journaled(self) -> bool:
@@ -237,7 +251,7 @@ class Hub:
         stream = self.streams.get(topic)
         if stream is None:
             return
-        for group in (stream.members, stream.joiners, stream.apart):
+        for group in (stream.members, stream.joiners, stream.apart, stream.unended):
             group.pop(member, None)
         self._tidy(stream)
 
@@ -348,9 +362,37 @@ class Hub:
             if starts and is_news:
                 for frame in ask.parts:
                     member.deliver(frame)
+                if stream.behaviour.keeps == "by_code":
+                    self._end_snapshot(stream, member, ask.parts, now)
             for frame in newer:
                 member.deliver(frame)
         self._place(stream, ask, position)
+
+    def _end_snapshot(self, stream: Stream, member: Member, parts: list[Frame], now: float) -> None:
+        """Tell a member that its snapshot has ended, or if there is none yet, see to it that this is told later."""
+        if parts:
+            stream.unended.pop(member, None)
+            member.snapshot_ended(sum(frames.count_codes(part.body) for part in parts))
+            return
+        if not stream.unended:
+            stream.end_at = now + ANSWER_TIMEOUT
+        # What was known of it may be of a life of the feeder that has ended.
+        stream.end = None
+        stream.unended[member] = None
+
+    def _end_pushed(self, stream: Stream) -> None:
+        """Tell those who have by now received, as news, all that the market's first snapshot had."""
+        if stream.end is None:
+            return
+        epoch, seq, count = stream.end
+        for member in tuple(stream.unended):
+            position = (stream.epoch, stream.seq) if member in stream.members else stream.apart.get(member)
+            # Whoever waits for an answer gets a snapshot by that.
+            if position is not None and position >= (epoch, seq):
+                del stream.unended[member]
+                member.snapshot_ended(count)
+        if not stream.unended:
+            stream.end = None
 
     def _take_events(self, stream: Stream, ask: _Ask, after: int, state: TopicState, now: float) -> None:
         """Take a chunk of the journal after a position; the next one is asked for when this one has been taken."""
@@ -452,10 +494,16 @@ class Hub:
             if stream.pending_since is not None and now - stream.pending_since >= ANSWER_TIMEOUT:
                 stream.pending_since = now
                 probes.append(stream)
+            elif stream.unended:
+                self._end_pushed(stream)
+                if stream.unended and stream.end is None and now >= stream.end_at:
+                    stream.end_at = now + ANSWER_TIMEOUT
+                    probes.append(stream)
         if probes:
             sent = self._upstream.ask([stream.topic for stream in probes], None, None, False)
             for stream in probes:
                 stream.probe = sent
+                stream.probed_codes = 0
 
     def _ask(self, asks: list[tuple[Stream, _Ask]], now: float) -> None:
         """Send asks, those with the same position in one question; a stream is in each question once."""
@@ -548,15 +596,20 @@ class Hub:
             stream.members[member] = None
 
     def _probed(self, stream: Stream, state: TopicState, now: float) -> None:
+        if state.body is not None:
+            stream.probed_codes += frames.count_codes(state.body)
         if state.more:
             return
         stream.probe = None
         if state.state == "refused":
             self._refuse(stream, state)
         elif state.state == "live":
-            stream.pending_since = None
-            if not stream.seq:
+            was_pending, stream.pending_since = stream.pending_since is not None, None
+            if was_pending and not stream.seq:
                 self._rejoin([stream], now)
+            elif stream.unended:
+                stream.end = state.epoch, state.seq, stream.probed_codes
+                self._end_pushed(stream)
 
     def _count_gap(self, stream: Stream, count: int, members: Iterable[Member]) -> None:
         """Count a gap and tell those who have missed something for good."""
@@ -586,7 +639,7 @@ class Hub:
 
     def _part(self, stream: Stream, members: list[Member], refusal: Refusal) -> None:
         for member in members:
-            for group in (stream.members, stream.joiners, stream.apart):
+            for group in (stream.members, stream.joiners, stream.apart, stream.unended):
                 group.pop(member, None)
             member.settle("refused", refusal)
         self._tidy(stream)

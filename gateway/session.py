@@ -89,6 +89,7 @@ class Session:
         "_direct",
         "_drained",
         "_end",
+        "_ended",
         "_flushing",
         "_frames",
         "_gone",
@@ -154,6 +155,8 @@ class Session:
             self.room = HIGH_WATER
         self._reader: asyncio.Task[Any] | None = None
         self._end: Ended | None = None
+        # Snapshots that have ended in this turn of the loop, with their numbers of codes.
+        self._ended: dict[Subscription, int] | None = None
         self._gone = False
         self._reported = 0
         self._frames = 0
@@ -267,6 +270,24 @@ class Session:
         missed, self.missed = self.missed, 0
         if missed and self.opted_in:
             self.tell({"type": "skipped", "count": missed, "reason": "feed_gap"})
+
+    def snapshot_ended(self, subscription: Subscription, count: int) -> None:
+        """Tell a client that opted in, once it was sent what this turn of the loop brings, which snapshots are whole.
+
+        `count` is the number of codes in the snapshot.
+        """
+        if not self.opted_in:
+            return
+        if self._ended is None:
+            self._ended = {}
+            self.later(self._tell_ended)
+        self._ended[subscription] = count
+
+    def _tell_ended(self) -> None:
+        ended, self._ended = self._ended or {}, None
+        counts = {parse_topic(of.topic).name: count for of, count in ended.items() if of in self.subscriptions}
+        if counts:
+            self.tell({"type": "snapshot_end", "codes": list(counts), "count": sum(counts.values())})
 
     def _encode(self, frame: Mapping[str, Any]) -> bytes:
         return frames.encode(frame) if self.binary else to_json(frame)

@@ -36,7 +36,8 @@ class Ticket:
         self.subscriptions = subscriptions
         self._session = session
         self._waiting = {subscription.topic: subscription for subscription in subscriptions}
-        self._held: list[tuple[Subscription, Frame]] = []
+        # Frames, and in their place the number of codes of a snapshot that ended.
+        self._held: list[tuple[Subscription, Frame | int]] = []
         self._complete = complete
         for subscription in subscriptions:
             subscription.gate = self
@@ -46,6 +47,10 @@ class Ticket:
     def hold(self, subscription: Subscription, frame: Frame) -> None:
         """Keep a frame until the ack is out."""
         self._held.append((subscription, frame))
+
+    def hold_end(self, subscription: Subscription, count: int) -> None:
+        """Keep the end of a snapshot behind its frames."""
+        self._held.append((subscription, count))
 
     def settle(self, topic: Topic, outcome: Outcome, refusal: Refusal | None) -> None:
         """Take one topic's outcome; the last one sends the ack and what was held."""
@@ -61,8 +66,11 @@ class Ticket:
         self._complete(self)
         for subscription in self.subscriptions:
             subscription.gate = subscription.pacer
-        for subscription, frame in self._held:
-            subscription.deliver(frame)
+        for subscription, held in self._held:
+            if isinstance(held, Frame):
+                subscription.deliver(held)
+            else:
+                subscription.snapshot_ended(held)
 
     def release(self, subscription: Subscription) -> None:
         """Forget a subscription that the client gave up before it was answered."""
@@ -73,12 +81,14 @@ class Ticket:
 class Pacer:
     """Lets a subscription's frames pass at the client's pace."""
 
-    __slots__ = ("_loop", "_pace", "_timer")
+    __slots__ = ("_ended", "_loop", "_pace", "_timer")
 
     def __init__(self, pace: Pace, loop: asyncio.AbstractEventLoop) -> None:
         self._pace = pace
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
+        # The number of codes of a snapshot that ended while a part of it was kept.
+        self._ended: int | None = None
 
     def hold(self, subscription: Subscription, frame: Frame) -> None:
         """Pass the frame on if it is time, else keep it until it is."""
@@ -89,6 +99,13 @@ class Pacer:
         elif self._timer is None:
             self._timer = self._loop.call_at(self._pace.due, self.release, subscription)
 
+    def hold_end(self, subscription: Subscription, count: int) -> None:
+        """Tell the end of a snapshot once all of it has passed."""
+        if self._pace.waits:
+            self._ended = count
+        else:
+            subscription.session.snapshot_ended(subscription, count)
+
     def release(self, subscription: Subscription) -> None:
         """Pass on what was kept, unless the subscription was given up meanwhile."""
         if self._timer is not None:
@@ -97,6 +114,9 @@ class Pacer:
         kept = self._pace.take(self._loop.time())
         if subscription in subscription.session.subscriptions:
             self._pass(subscription, kept)
+            if self._ended is not None:
+                subscription.session.snapshot_ended(subscription, self._ended)
+                self._ended = None
 
     def _pass(self, subscription: Subscription, admitted: list[Frame]) -> None:
         gate, subscription.gate = subscription.gate, None
@@ -217,6 +237,13 @@ class Subscription:
     def when_drained(self, act: Callable[[float], None]) -> None:
         """Call `act` once nothing waits for the client any more."""
         self.session.when_drained(act)
+
+    def snapshot_ended(self, count: int) -> None:
+        """Tell the client that it has the whole of a snapshot, behind the last of its frames."""
+        if self.gate is not None:
+            self.gate.hold_end(self, count)
+        else:
+            self.session.snapshot_ended(self, count)
 
     def missed(self, count: int) -> None:
         """Count what was lost; the worker tells the client."""

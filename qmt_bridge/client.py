@@ -58,7 +58,8 @@ _CLOSE_TIMEOUT = 2.0
 
 # On /ws/trade the events have a `type` as well; these are not events (WEBSOCKET.md, section 2).
 _CONTROL_TYPES = frozenset(
-    "welcome heartbeat feed skipped closing subscribed unsubscribed subscriptions pong authenticated".split(),
+    "welcome heartbeat feed skipped snapshot_end closing subscribed unsubscribed subscriptions pong "
+    "authenticated".split(),
 )
 # A close with the same reason follows these error frames, and says more: its code.
 _CLOSING_CODES = frozenset(("unauthorized", "forbidden", "origin_denied"))
@@ -77,6 +78,7 @@ Happening = Literal[
     "feed_stale",
     "feed_down",
     "feed_ended",
+    "snapshot_end",
     "skipped",
 ]
 
@@ -93,6 +95,7 @@ class StreamState:
     - ``closing``: the gateway is about to close the socket (`reason`).
     - ``feed_up``, ``feed_stale``, ``feed_down``, ``feed_ended``: how the gateway's feeder is (`reason`); with
       `data_lost` it was away. Sockets stay open meanwhile.
+    - ``snapshot_end``: all pieces of the snapshot of the markets `codes` have been delivered, `count` codes in all.
     - ``skipped``: `count` messages will not come, or some if it is 0 (`reason`: ``slow_client``, ``feed_gap``;
       ``journal_gap`` of trade events, which never happens to a gateway that is well).
     """
@@ -107,6 +110,7 @@ class StreamState:
     position: int | None = None
     count: int = 0
     data_lost: bool = False
+    codes: tuple[str, ...] = ()
 
 
 class Options(TypedDict, total=False):
@@ -247,6 +251,9 @@ class Stream:
                 self._take_feed(frame.get("state"), reason, frame.get("data_lost") is True)
             case "skipped":
                 self.news.append(StreamState("skipped", self.path, reason, count=frame.get("count") or 0))
+            case "snapshot_end":
+                count, codes = frame.get("count") or 0, tuple(frame.get("codes") or ())
+                self.news.append(StreamState("snapshot_end", self.path, count=count, codes=codes))
             case "closing":
                 self.closing = True
                 self.news.append(StreamState("closing", self.path, reason))

@@ -84,6 +84,16 @@ def records(encoded: msgspec.Raw) -> list[msgspec.Raw]:
         raise WireError(f"not a list of records: {exc}") from exc
 
 
+def count_codes(body: bytes) -> int:
+    """Return how many codes a body has, without reading more of it than its first bytes; 0 if it is no map."""
+    first = body[0] if body else 0
+    if 0x80 <= first <= 0x8F:
+        return first & 0x0F
+    # The headers of MessagePack's longer maps.
+    size = {0xDE: 2, 0xDF: 4}.get(first, 0)
+    return int.from_bytes(body[1 : 1 + size], "big")
+
+
 def join(by_code: Mapping[str, msgspec.Raw], limit: int = BATCH_BYTES) -> Iterator[bytes]:
     """Yield bodies of at most `limit` bytes that together hold `by_code`; a larger single record stands alone."""
     batch: dict[str, msgspec.Raw] = {}

@@ -48,6 +48,8 @@ class Client:
         self.got: list[int] = []
         self.bodies: list[object] = []
         self.lost = 0
+        # How much it had got when a snapshot ended, and the number of codes in that.
+        self.ended: list[tuple[int, int]] = []
         self.acts: list[Callable[[float], None]] = []
         self.outcomes: list[tuple[str, ErrorCode | None]] = []
         self.refusal: Refusal | None = None
@@ -68,6 +70,9 @@ class Client:
 
     def missed(self, count: int) -> None:
         self.lost += count
+
+    def snapshot_ended(self, count: int) -> None:
+        self.ended.append((len(self.got), count))
 
 
 def frame(topic: Topic, seq: int, epoch: int = EPOCH, body: object = None) -> Frame:
@@ -879,3 +884,142 @@ def test_members_hear_of_a_loss_also_without_an_answer() -> None:
     hub.receive(frame(SH, 9), 0.0)
     hub.expire(ANSWER_TIMEOUT)
     assert (client.got, client.lost) == ([9], 3)
+
+
+def pieces(ask: int, *counts: int, seq: int = 9, epoch: int = EPOCH) -> list[TopicState]:
+    """Return a market's snapshot of so many codes a piece."""
+    codes = iter(range(sum(counts)))
+    bodies = [{f"{next(codes):06}.SH": {"n": 1} for _ in range(count)} for count in counts]
+    return [
+        state(ask, SH, seq, body=body, epoch=epoch, more=number < len(bodies)) for number, body in enumerate(bodies, 1)
+    ]
+
+
+def test_end_of_a_snapshot_is_told_behind_its_last_piece() -> None:
+    wire, one, two = Wire(), Client(), Client()
+    hub = Hub(wire)
+    hub.join({SH: one}, 0.0)
+    # Shares the answer.
+    hub.join({SH: two}, 0.0)
+    hub.receive(frame(SH, 10), 0.0)
+    for piece in pieces(1, 20, 17, 3):
+        assert one.ended == []
+        hub.answer(piece, 0.0)
+    assert one.got == two.got == [9, 9, 9, 10]
+    assert one.ended == two.ended == [(3, 40)]
+
+
+def test_each_snapshot_has_its_end_and_nothing_else_has() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({SH: client}, 0.0)
+    hub.answer(*pieces(1, 2), now=0.0)
+    # A loss is repaired by a snapshot.
+    hub.receive(frame(SH, 11), 1.0)
+    for piece in pieces(2, 3, 3, seq=11):
+        hub.answer(piece, 1.0)
+    assert client.ended == [(1, 2), (3, 6)]
+    # Nothing was missed, so nothing is delivered.
+    hub.recheck(2.0)
+    hub.answer(*pieces(3, 6, seq=11), now=2.0)
+    assert client.ended == [(1, 2), (3, 6)]
+    # The feeder was started again.
+    hub.feeder_seen(EPOCH, 0, 2.5)
+    hub.feeder_seen(EPOCH + 1, 0, 3.0)
+    hub.answer(*pieces(4, 7, seq=1, epoch=EPOCH + 1), now=3.0)
+    assert client.ended == [(1, 2), (3, 6), (4, 7)]
+    # A quote is whole by itself.
+    other = Client()
+    hub.join({TICK: other}, 4.0)
+    hub.answer(state(len(wire.asked), TICK, 3, body={"600519.SH": [1]}), 4.0)
+    assert (other.got, other.ended) == ([3], [])
+
+
+@pytest.mark.parametrize("kind", ["live", "pending"])
+def test_snapshot_that_the_source_pushes_like_news_has_an_end(kind: str) -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({SH: client}, 0.0)
+    hub.answer(state(1, SH, 0, kind=kind), 0.0)
+    assert client.ended == []
+    for seq in (1, 2):
+        hub.receive(frame(SH, seq), 0.5)
+    hub.expire(1.5)
+    # What the feeder has by now goes beyond what has arrived.
+    for piece in pieces(2, 20, 20, seq=4):
+        hub.answer(piece, 1.5)
+    hub.receive(frame(SH, 3), 1.5)
+    hub.expire(1.6)
+    assert client.ended == []
+    hub.receive(frame(SH, 4), 1.7)
+    hub.expire(1.8)
+    assert (client.got, client.ended) == ([1, 2, 3, 4], [(4, 40)])
+    for second in range(3, 6):
+        hub.expire(float(second))
+    assert (len(wire.asked), len(client.ended)) == (2, 1)
+
+
+def test_snapshot_that_stays_empty_has_an_end_too() -> None:
+    wire, client, late = Wire(), Client(), Client()
+    hub = Hub(wire)
+    hub.join({SH: client}, 0.0)
+    hub.answer(state(1, SH, 0), 0.0)
+    hub.join({SH: late}, 0.1)
+    hub.answer(state(2, SH, 0), 0.1)
+    hub.expire(1.2)
+    hub.answer(state(3, SH, 0), 1.2)
+    assert client.ended == late.ended == [(0, 0)]
+
+
+def test_market_that_its_source_has_not_decided_on_has_no_end_yet() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({SH: client}, 0.0)
+    hub.answer(state(1, SH, 0, kind="pending"), 0.0)
+    hub.expire(1.2)
+    hub.answer(state(2, SH, 0, kind="pending"), 1.2)
+    assert client.ended == []
+    hub.expire(2.4)
+    hub.answer(state(3, SH, 0), 2.4)
+    # It is asked where the market stands by now, then whether that is all.
+    while not client.ended:
+        hub.answer(state(len(wire.asked), SH, 0), 2.4)
+        hub.expire(len(wire.asked) + 2.0)
+        assert len(wire.asked) < 10
+    assert client.ended == [(0, 0)]
+
+
+def test_end_that_waits_does_not_outlive_the_feeder_or_the_client() -> None:
+    wire, client, leaver = Wire(), Client(), Client()
+    hub = Hub(wire)
+    hub.join({SH: client}, 0.0)
+    hub.answer(state(1, SH, 0), 0.0)
+    hub.join({SH: leaver}, 0.0)
+    hub.answer(state(2, SH, 0), 0.0)
+    hub.expire(1.2)
+    hub.answer(*pieces(3, 5, seq=4), now=1.2)
+    hub.leave(SH, leaver)
+    # The frames up to 4 never come: another life of the feeder begins, with nothing yet.
+    hub.feeder_seen(EPOCH, 0, 1.3)
+    hub.feeder_seen(EPOCH + 1, 0, 1.4)
+    hub.answer(state(4, SH, 0, epoch=EPOCH + 1), 1.4)
+    hub.expire(1.5)
+    assert client.ended == []
+    hub.receive(frame(SH, 1, EPOCH + 1), 1.6)
+    hub.expire(2.6)
+    hub.answer(*pieces(5, 2, seq=1, epoch=EPOCH + 1), now=2.6)
+    assert client.ended == [(1, 2)]
+    assert leaver.ended == []
+
+
+def test_client_without_a_snapshot_hears_of_no_end() -> None:
+    class NewsOnly(Client):
+        def starts(self, epoch: int, seq: int) -> bool:
+            return False
+
+    client = NewsOnly()
+    hub = Hub(Wire())
+    hub.join({SH: client}, 0.0)
+    hub.answer(*pieces(1, 5), now=0.0)
+    hub.expire(9.0)
+    assert (client.got, client.ended) == ([], [])

@@ -54,6 +54,9 @@ class Trader:
     def missed(self, count: int) -> None:
         raise AssertionError("a trade event was given up")
 
+    def snapshot_ended(self, count: int) -> None:
+        raise AssertionError("trade events have no snapshot")
+
 
 class Newcomer(Trader):
     """A connection that names no position: it gets what is published from then on."""
@@ -135,6 +138,9 @@ class Watcher:
 
     def missed(self, count: int) -> None:
         self.told += count
+
+    def snapshot_ended(self, count: int) -> None:
+        """Have seen it."""
 
 
 class World:
