@@ -49,12 +49,12 @@ def create_app(config: Config | None = None) -> Starlette:
     def socket(endpoint: type[Endpoint]) -> _Socket:
         return _Socket(workers, settings, endpoint)
 
-    routes: list[BaseRoute] = [WebSocketRoute(path, socket(endpoint)) for path, endpoint in ENDPOINTS.items()]
-    routes += [
-        Route("/healthz", page(status.health)),
-        Route("/readyz", page(status.readiness)),
-        Route("/metrics", page(status.prometheus)),
+    pages = {"/healthz": status.health, "/readyz": status.readiness, "/metrics": status.prometheus}
+    # Each URL also with a slash at its end: a WebSocket client does not follow a redirect.
+    routes: list[BaseRoute] = [
+        WebSocketRoute(path + end, socket(endpoint)) for path, endpoint in ENDPOINTS.items() for end in ("", "/")
     ]
+    routes += [Route(path + end, page(render)) for path, render in pages.items() for end in ("", "/")]
     return Starlette(routes=routes, lifespan=lifespan)
 
 

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.auth import KEY_SUBPROTOCOL, presented_key
 from gateway.hub import Refusal
-from gateway.limits import TokenBucket, origin_allowed
+from gateway.limits import TokenBucket, is_own_origin, origin_allowed
 from gateway.outbox import Item, Outbox
 from gateway.subscription import Subscription, Ticket
 from gateway.view import Seen
@@ -118,7 +118,7 @@ class Session:
 
     def __init__(self, worker: Worker, scope: Scope, receive: Receive, send: Send) -> None:
         self.worker = worker
-        self.path: str = scope["path"]
+        self.path: str = scope["path"].removesuffix("/")
         self.query: bytes = scope["query_string"]
         self.opted_in = False
         # Whether frames are MessagePack in binary frames.
@@ -349,8 +349,11 @@ class Session:
                     raise Ended(1008, None, f"{exc.code}: {exc.reason}") from None
 
     def _admit(self) -> None:
-        origin = self._headers().get("origin")
-        if not origin_allowed(origin, self.worker.config.origins):
+        headers = self._headers()
+        origin = headers.get("origin")
+        secure = self._scope["scheme"] == "wss"
+        is_own = is_own_origin(origin, headers.get("host"), headers.get("user-agent"), secure=secure)
+        if not is_own and not origin_allowed(origin, self.worker.config.origins):
             raise Ended(1008, "origin_denied", f"origin {str(origin)[:60]!r} is not allowed")
         if len(self.worker.sessions) > self.worker.config.max_connections:
             raise Ended(1013, "connection_limit", f"this worker serves {self.worker.config.max_connections} sockets")

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import math
 import sqlite3
 import time
+import urllib.request
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import pytest
-from conftest import KEY, Client, Rig, readiness, until
+from conftest import DEADLINE, KEY, Client, Rig, metrics, readiness, until
 from websockets import ConnectionClosed
+from websockets.asyncio.client import connect
 
 from feeder.journal import Chunk, Journal, Unsent
 from gateway import hub
+from gateway.endpoints import ENDPOINTS
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, quote_topic, whole_topic
 
@@ -735,6 +739,40 @@ async def test_foreign_origin_is_told_so(rig: Rig) -> None:
     async with rig.connect("/ws/realtime", server, origin="https://desk.example") as client:
         await client.send({"stocks": ["600519.SH"]})
         await rig.wanted(TICK)
+
+
+async def test_program_that_sends_the_address_itself_as_its_origin_is_served(rig: Rig) -> None:
+    server = rig.serve(origins=("https://desk.example",))
+    own = f"http://127.0.0.1:{server.port}"
+    async with rig.connect("/ws/realtime", server, origin=own) as client:
+        await client.send({"stocks": ["600519.SH"]})
+        await rig.wanted(TICK)
+    async with rig.connect("/ws/realtime", server, origin=f"http://127.0.0.1:{server.port + 1}") as client:
+        assert (await client.closed())[0] == 1008
+    # A browser's page of a name that has been made to lead here (DNS rebinding).
+    evil = f"evil.example:{server.port}"
+    here: dict[str, Any] = {"host": "127.0.0.1", "port": server.port, "proxy": None}
+    async with connect(
+        f"ws://{evil}/ws/realtime", origin=f"http://{evil}", user_agent_header="Mozilla/5.0", **here
+    ) as it:
+        assert (await Client(it).closed())[0] == 1008
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+async def test_slash_at_the_end_of_a_url_changes_nothing(rig: Rig, path: str) -> None:
+    async with rig.connect(f"{path}/?ctl=1&api_key={quote(KEY)}") as client:
+        assert (await client.receive())["type"] == "welcome"
+        await until(lambda: metrics(rig.servers[0].port).get(f'connections{{path="{path}"}}') == 1, "the connection")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+async def test_pages_have_a_slash_at_the_end_too(rig: Rig, path: str) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    url = f"http://127.0.0.1:{rig.servers[0].port}{path}/"
+    answer = await asyncio.to_thread(lambda: opener.open(url, timeout=DEADLINE))
+    # No redirect was followed.
+    assert (answer.status, answer.url) == (200, url)
+    answer.close()
 
 
 async def test_connections_over_the_limit_are_told_to_come_back(rig: Rig) -> None:
