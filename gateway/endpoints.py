@@ -6,6 +6,7 @@ Frames and errors as in WEBSOCKET.md, sections 1 and 2.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import parse_qs
@@ -13,11 +14,14 @@ from urllib.parse import parse_qs
 import msgspec
 
 from gateway.hub import Refusal
-from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session
+from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket
 from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.hints import Ignored, did_you_mean
+from qmt_bridge.wire.messages import known_fields
 from qmt_bridge.wire.requests import (
+    IGNORED_NAMES,
     DownloadStart,
     FormulaRequest,
     FormulaUnsubscribe,
@@ -28,6 +32,7 @@ from qmt_bridge.wire.requests import (
     QuoteRequest,
     TradeResume,
     WholeRequest,
+    ignored_fields,
     read_request,
 )
 from qmt_bridge.wire.topics import (
@@ -44,6 +49,10 @@ from qmt_bridge.wire.topics import (
     whole_topic,
 )
 
+# What every URL takes.
+_PARAMETERS = ("api_key", "ctl")
+# Of each request on every URL, beside those of its own.
+_ACTIONS = ("subscribe", "ping", "auth")
 _OPTIONS = frozenset(Options.__struct_fields__)
 # A request may name thousands of codes; that many error frames of their own would be no help to anybody.
 ERRORS_A_REQUEST = 20
@@ -74,9 +83,11 @@ class _Codes:
 
     always_key: ClassVar[bool] = False
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
+    parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
     # The field that names the codes.
     field: ClassVar[str] = "stocks"
+    shape: ClassVar[type[Options]]
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -104,12 +115,10 @@ class _Codes:
                 self._unsubscribe(request)
             case "list":
                 codes = sorted(set(self.wanted.values()))
-                self.session.tell({"type": "subscriptions", "id": request.get("id"), self.field: codes})
+                listed = {"type": "subscriptions", "id": request.get("id"), self.field: codes}
+                self.session.tell(listed | shown_ignored(ignored_fields(request, None)))
             case action:
-                raise BadRequest(
-                    "unknown_action",
-                    f"unknown action {str(action)[:40]!r}; expected subscribe, unsubscribe, list, ping or auth",
-                )
+                raise _unknown_action(action, *_ACTIONS, "unsubscribe", "list")
 
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
         """Tell the client of a refusal that no ack will name."""
@@ -146,8 +155,10 @@ class _Codes:
             self._terms[topic] = terms
             if topic in self._held:
                 self._held[topic].serve(terms)
+        ignored = ignored_fields(request, self.shape)
         if self.opts_in.isdisjoint(request):
             self._reject(rejected)
+            self.session.tell_ignored(ignored)
             self._update(None, positions)
             return
 
@@ -170,7 +181,7 @@ class _Codes:
             pending = [self.wanted[topic] for topic in ticket.pending if topic in self.wanted]
             if pending:
                 ack["pending"] = pending
-            self.session.tell(ack)
+            self.session.tell(ack | shown_ignored(ignored) | self._unknown_fields(ticket, named, terms))
 
         self._update(acknowledge, positions)
 
@@ -186,7 +197,8 @@ class _Codes:
         self._update()
         answer = {"type": "unsubscribed", "id": request.get("id"), "removed": removed, "active": len(self.wanted)}
         rejections = [rejection.shown() for rejection in rejected]
-        self.session.tell({**answer, "rejected": rejections} if rejections else answer)
+        answer |= {"rejected": rejections} if rejections else {}
+        self.session.tell(answer | shown_ignored(ignored_fields(request, self.shape)))
 
     def _update(
         self,
@@ -205,6 +217,21 @@ class _Codes:
         self._held.update(added)
         self.session.subscribe(list(added.values()), None, acknowledge)
 
+    def _unknown_fields(self, ticket: Ticket, named: Iterable[Topic], terms: Terms) -> dict[str, Any]:
+        """Return what an ack says of the option `fields`: names that no record is known to have, and none so far has.
+
+        It is no refusal: where a source delivers such a field, it is sent.
+        """
+        kinds = {parse_topic(topic)[::2] for topic in named} if terms.fields else ()
+        known = frozenset[str]().union(*(known_fields(*kind) for kind in kinds))
+        if not known:
+            return {}
+        seen = ticket.fields_held()
+        strange = (name for name in terms.fields if name not in known | seen)
+        unknown = [Ignored(name, _hint(name, known | seen)) for name in islice(strange, IGNORED_NAMES)]
+        self.session.has_told(name for name, _ in unknown)
+        return {"unknown_fields": [each._asdict() for each in unknown]} if unknown else {}
+
     def _reject(self, rejected: list[Rejection]) -> None:
         for rejection in rejected[:ERRORS_A_REQUEST]:
             self.session.error(rejection.error, rejection.reason, symbol=rejection.code)
@@ -217,6 +244,8 @@ class _Codes:
 class Realtime(_Codes):
     """`/ws/realtime`: ticks, bars and level-2 records of single instruments, as subscribe_quote delivers them."""
 
+    shape: ClassVar[type[Options]] = QuoteRequest
+
     def read(self, request: dict[str, Any]) -> _Asked:
         asked = read_request(request, QuoteRequest)
         period = check_period(asked.period)
@@ -227,6 +256,7 @@ class WholeQuote(_Codes):
     """`/ws/whole_quote`: whole markets and single codes; first the current snapshot, then what changes."""
 
     field: ClassVar[str] = "codes"
+    shape: ClassVar[type[Options]] = WholeRequest
 
     def read(self, request: dict[str, Any]) -> _Asked:
         asked = read_request(request, WholeRequest)
@@ -244,6 +274,8 @@ class WholeQuote(_Codes):
 class L2Thousand(_Codes):
     """`/ws/l2_thousand`: depth of up to a thousand levels."""
 
+    shape: ClassVar[type[Options]] = L2Request
+
     def read(self, request: dict[str, Any]) -> _Asked:
         asked = read_request(request, L2Request)
         if asked.gear_num < 0:
@@ -257,6 +289,7 @@ class Formula:
     always_key: ClassVar[bool] = False
     # An action is part of the document here.
     opts_in: ClassVar[frozenset[str]] = frozenset(("id",))
+    parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
 
     def __init__(self, session: Session) -> None:
@@ -276,14 +309,14 @@ class Formula:
                 if subscription is None:
                     raise BadRequest("not_subscribed", f"no subscription has seq_id {seq_id}")
                 self.session.unsubscribe(subscription)
-                self.session.tell({"action": "unsubscribed", "seq_id": seq_id, "id": request.get("id")})
+                ended = {"action": "unsubscribed", "seq_id": seq_id, "id": request.get("id")}
+                self.session.tell(ended | self._ignored(request, FormulaUnsubscribe))
             case "list":
                 named = [{"seq_id": seq_id, **_formula_name(of.topic)} for seq_id, of in self._by_seq.items()]
-                self.session.tell({"type": "subscriptions", "id": request.get("id"), "formulas": named})
+                listed = {"type": "subscriptions", "id": request.get("id"), "formulas": named}
+                self.session.tell(listed | self._ignored(request, None))
             case action:
-                raise BadRequest(
-                    "unknown_action", f"unknown action {str(action)[:40]!r}; expected subscribe or unsubscribe"
-                )
+                raise _unknown_action(action, *_ACTIONS, "unsubscribe", "list")
 
     def _subscribe(self, request: dict[str, Any]) -> None:
         asked = read_request(request, FormulaRequest)
@@ -298,6 +331,7 @@ class Formula:
             raise BadRequest("symbol_limit", f"a socket holds at most {limit} subscriptions")
         self._newest_seq += 1
         seq_id = self._newest_seq
+        ignored = self._ignored(request, FormulaRequest)
 
         def acknowledge(ticket: Ticket) -> None:
             if topic in ticket.refused:
@@ -308,10 +342,18 @@ class Formula:
                 ack: dict[str, Any] = {"action": "subscribed", "seq_id": seq_id, "id": request.get("id")}
                 if position is not None:
                     ack["recovered"] = bool(self._by_seq[seq_id].recovered)
-                self.session.tell(ack)
+                self.session.tell(ack | ignored)
 
         self._by_seq[seq_id] = Subscription(self.session, topic, terms, position, seq_id)
         self.session.subscribe([self._by_seq[seq_id]], None, acknowledge)
+
+    def _ignored(self, request: dict[str, Any], shape: type[msgspec.Struct] | None) -> dict[str, Any]:
+        """Return what an ack says of names that mean nothing; a client of the document is told by an error frame."""
+        found = ignored_fields(request, shape)
+        if self.session.opted_in:
+            return shown_ignored(found)
+        self.session.tell_ignored(found)
+        return {}
 
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
         for seq_id, of in tuple(self._by_seq.items()):
@@ -338,6 +380,7 @@ class DownloadProgress:
 
     always_key: ClassVar[bool] = False
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
+    parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
 
     def __init__(self, session: Session) -> None:
@@ -349,7 +392,7 @@ class DownloadProgress:
         """Start the download that the first request asks for."""
         action = request.get("action", "subscribe")
         if action != "subscribe":
-            raise BadRequest("unknown_action", f"unknown action {str(action)[:40]!r}; close the socket to leave")
+            raise _unknown_action(action, *_ACTIONS, told="; close the socket to end the download")
         if self._started:
             raise BadRequest("bad_request", "this socket has its download; open another one for the next")
         asked = read_request(request, DownloadStart)
@@ -359,6 +402,7 @@ class DownloadProgress:
             self.session.error(rejection.error, rejection.reason, symbol=rejection.code)
         if not named:
             raise BadRequest("unknown_symbol", "none of the stocks is a code like '600519.SH'")
+        self.session.tell_ignored(ignored_fields(request, DownloadStart))
         stocks = list(named.values())
         self._started = True
         started = await self.session.worker.feed.start_download(stocks, period, asked.start_time, asked.end_time)
@@ -384,6 +428,7 @@ class Trade:
 
     always_key: ClassVar[bool] = True
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action", "resume"))
+    parameters: ClassVar[tuple[str, ...]] = (*_PARAMETERS, "after", "epoch")
     first_request_timeout: ClassVar[float | None] = None
 
     def __init__(self, session: Session) -> None:
@@ -399,8 +444,14 @@ class Trade:
     async def handle(self, request: dict[str, Any]) -> None:
         """Begin again after the position of a request; nothing else can be asked for, the events come by themselves."""
         if "resume" not in request or request.get("action", "subscribe") != "subscribe":
-            raise BadRequest("unknown_action", f"unknown action {str(request.get('action'))[:40]!r}; expected ping")
+            if request.get("action", "subscribe") == "subscribe":
+                strange = ignored_fields(request, TradeResume)
+                named = f" ({strange[0].field}: {strange[0].hint})" if strange else ""
+                told = f'events come without a request; one begins again with {{"resume": {{"seq": 8812}}}}{named}'
+                raise BadRequest("unknown_action", told)
+            raise _unknown_action(request.get("action"), *_ACTIONS)
         after = read_request(request, TradeResume).resume
+        self.session.tell_ignored(ignored_fields(request, TradeResume))
         self.session.unsubscribe(self._subscription)
         self._subscribe(after, request.get("id"))
 
@@ -447,6 +498,16 @@ ENDPOINTS: dict[str, type[Endpoint]] = {
     "/ws/formula": Formula,
     "/ws/trade": Trade,
 }
+
+
+def _unknown_action(action: object, *known: str, told: str = "") -> BadRequest:
+    hint = did_you_mean(str(action), known)
+    expected = f"unknown action {str(action)[:40]!r}; {hint}{'; ' if hint else ''}expected one of {', '.join(known)}"
+    return BadRequest("unknown_action", expected + told)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    return did_you_mean(name, known) or f"known are {', '.join(sorted(known))}"
 
 
 def _number(query: dict[str, list[str]], name: str, what: str) -> int | None:

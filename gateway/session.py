@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
@@ -25,7 +27,15 @@ from gateway.writer import EXTENSION, HIGH_WATER, PreparedFrames
 from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode, WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame, to_json
-from qmt_bridge.wire.requests import REQUEST_BYTES, JournalPosition, parse_request, request_id
+from qmt_bridge.wire.hints import Ignored
+from qmt_bridge.wire.requests import (
+    IGNORED_NAMES,
+    REQUEST_BYTES,
+    JournalPosition,
+    ignored_parameters,
+    parse_request,
+    request_id,
+)
 from qmt_bridge.wire.topics import parse_topic
 
 if TYPE_CHECKING:
@@ -70,6 +80,8 @@ class Endpoint(Protocol):
     always_key: ClassVar[bool]
     # Fields of a request by which the client opts in to the control layer.
     opts_in: ClassVar[frozenset[str]]
+    # Parameters of its URL.
+    parameters: ClassVar[tuple[str, ...]]
     # Seconds after which a socket without a request is closed; None: the URL needs none.
     first_request_timeout: ClassVar[float | None]
 
@@ -93,6 +105,7 @@ class Session:
         "_flushing",
         "_frames",
         "_gone",
+        "_ignored",
         "_limited",
         "_reader",
         "_receive",
@@ -159,6 +172,8 @@ class Session:
         self._ended: dict[Subscription, int] | None = None
         self._gone = False
         self._reported = 0
+        # Names that exist nowhere, of which the client has been told.
+        self._ignored: set[str] | None = None
         self._frames = 0
 
     async def run(self, endpoint: type[Endpoint]) -> None:
@@ -259,6 +274,18 @@ class Session:
         extra = {key: value for key, value in fields.items() if value is not None}
         self.tell({"type": "error", **extra, "code": code, "error": error, "retry": code in RETRYABLE})
 
+    def has_told(self, names: Iterable[str]) -> None:
+        """Note that an ack names these, so that no error frame has to."""
+        self._ignored = (self._ignored or set()) | set(islice(names, IGNORED_NAMES))
+
+    def tell_ignored(self, ignored: Iterable[Ignored]) -> None:
+        """Tell a client that gets no ack which names of its request mean nothing; each once, and not without end."""
+        for name, hint in ignored:
+            self._ignored = self._ignored or set()
+            if name not in self._ignored and len(self._ignored) < IGNORED_NAMES:
+                self._ignored.add(name)
+                self.error("unknown_field", f"{name!r} means nothing here and is ignored; {hint}", field=name)
+
     def end(self, ended: Ended) -> None:
         """End the session from outside its reader, once what is queued has been sent."""
         if self._end is None and not self._gone and self._reader is not None:
@@ -297,9 +324,12 @@ class Session:
             try:
                 self._admit()
                 if endpoint.always_key or self.worker.config.require_key:
-                    await self._authenticate()
+                    await self._authenticate(endpoint)
+                ignored = self._ignored_parameters(endpoint)
                 if self.opted_in:
-                    self.tell(self.worker.welcome())
+                    self.tell(self.worker.welcome() | shown_ignored(ignored))
+                else:
+                    self.tell_ignored(ignored)
                 await self._read(endpoint)
             except asyncio.CancelledError:
                 if self._end is None:
@@ -348,6 +378,20 @@ class Session:
                 if waits is not None:
                     raise Ended(1008, None, f"{exc.code}: {exc.reason}") from None
 
+    def _ignored_parameters(self, endpoint: type[Endpoint]) -> list[Ignored]:
+        given = parse_qsl(self.query.decode("latin-1"), keep_blank_values=True)
+        return ignored_parameters(given, endpoint.parameters)
+
+    def _no_key(self, endpoint: type[Endpoint]) -> str:
+        """Return why a client without a key is turned away, and which name it may have misspelled.
+
+        This goes into the log, so no name is shown that may be the key itself.
+        """
+        for name, hint in self._ignored_parameters(endpoint):
+            if hint.startswith("did you mean api_key"):
+                return f"no API key was given; the URL has {name!r}: {hint}"
+        return "no API key was given"
+
     def _admit(self) -> None:
         headers = self._headers()
         origin = headers.get("origin")
@@ -358,7 +402,7 @@ class Session:
         if len(self.worker.sessions) > self.worker.config.max_connections:
             raise Ended(1013, "connection_limit", f"this worker serves {self.worker.config.max_connections} sockets")
 
-    async def _authenticate(self) -> None:
+    async def _authenticate(self, endpoint: type[Endpoint]) -> None:
         keys = self.worker.keys
         if not keys.configured:
             raise Ended(1008, "unauthorized", "no API key is configured on this gateway (setting api_key)")
@@ -368,7 +412,7 @@ class Session:
                 async with asyncio.timeout(AUTH_TIMEOUT):
                     request = parse_request(await self._next_payload())
             except TimeoutError:
-                raise Ended(1008, "unauthorized", "no API key was given") from None
+                raise Ended(1008, "unauthorized", self._no_key(endpoint)) from None
             except BadRequest as exc:
                 raise Ended(1008, "unauthorized", f"the first frame carries no API key: {exc.reason}") from None
             given = request.get("key") if request.get("action") == "auth" else None
@@ -377,7 +421,7 @@ class Session:
                 self.opted_in = True
                 self.tell({"type": "authenticated", "id": request.get("id")})
         if key is None or not keys.accepts(key):
-            raise Ended(1008, "unauthorized", "no API key was given" if key is None else "the API key is wrong")
+            raise Ended(1008, "unauthorized", self._no_key(endpoint) if key is None else "the API key is wrong")
 
     def _headers(self) -> dict[str, str]:
         return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._scope["headers"]}
@@ -567,6 +611,12 @@ class Session:
         while self._direct is not None and (len(self.outbox) or self.ready) and not self._gone:
             await self._direct.room()
             self.flush()
+
+
+def shown_ignored(ignored: Iterable[Ignored]) -> dict[str, list[dict[str, str]]]:
+    """Return what an ack has to say of names that mean nothing: nothing, if there are none."""
+    shown = [each._asdict() for each in ignored]
+    return {"ignored": shown} if shown else {}
 
 
 def cut_reason(reason: str) -> str:

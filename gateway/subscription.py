@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, NamedTuple
 from gateway.hub import Outcome, Refusal
 from gateway.outbox import Item
 from gateway.pace import Pace
-from gateway.view import View
+from gateway.view import Seen, View, field_names
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.hints import Ignored, did_you_mean
+from qmt_bridge.wire.messages import known_fields
 from qmt_bridge.wire.requests import Position
-from qmt_bridge.wire.topics import Topic, behaviour_of
+from qmt_bridge.wire.topics import Topic, behaviour_of, parse_topic
 
 if TYPE_CHECKING:
     from gateway.session import Session
+
+
+# Of what waits for an ack, to see which fields records have.
+FRAMES_LOOKED_AT = 20
 
 
 class Ticket:
@@ -47,6 +53,11 @@ class Ticket:
     def hold(self, subscription: Subscription, frame: Frame) -> None:
         """Keep a frame until the ack is out."""
         self._held.append((subscription, frame))
+
+    def fields_held(self) -> frozenset[str]:
+        """Return the names of the fields of some of the records that are held."""
+        some = [frame for _, frame in self._held if isinstance(frame, Frame)][:FRAMES_LOOKED_AT]
+        return frozenset[str]().union(*(field_names(frame) or () for frame in some))
 
     def hold_end(self, subscription: Subscription, count: int) -> None:
         """Keep the end of a snapshot behind its frames."""
@@ -147,6 +158,7 @@ class Subscription:
         "_behaviour",
         "_joined",
         "_position",
+        "_unknown",
         "_view",
         "began",
         "epoch",
@@ -188,6 +200,10 @@ class Subscription:
         behaviour = behaviour_of(self.topic)
         self._behaviour = behaviour._replace(versions="none") if terms.keep_all else behaviour
         self.snapshot = terms.snapshot
+        self._unknown: tuple[str, ...] = ()
+        if terms.fields:
+            kind, _, detail = parse_topic(self.topic)
+            self._unknown = tuple(name for name in terms.fields if name not in known_fields(kind, detail))
         pace = Pace(terms.interval, behaviour.versions) if terms.interval else None
         before, self.pacer = self.pacer, None if pace is None else Pacer(pace, self.session.loop)
         if before is not None:
@@ -203,10 +219,28 @@ class Subscription:
         elif session.room > 0 or session.make_room():
             if not session.ready:
                 session.wake()
-            session.ready.append(frame if self._view is None else self._view.of(frame))
+            session.ready.append(frame if self._view is None else self._seen(frame, self._view))
             session.room -= len(frame.body)
         else:
+            if self._unknown:
+                self._look_for_fields(frame)
             session.put(Item(frame, self._behaviour, self._view))
+
+    def _seen(self, frame: Frame, view: View) -> Seen:
+        if self._unknown:
+            self._look_for_fields(frame)
+        return view.of(frame)
+
+    def _look_for_fields(self, frame: Frame) -> None:
+        """Tell the client which of the fields that it asked for the first record does not have, if none is known to."""
+        names = field_names(frame)
+        if names:
+            unknown, self._unknown = self._unknown, ()
+            self.session.tell_ignored(
+                Ignored(name, did_you_mean(name, names) or "the first record has no such field")
+                for name in unknown
+                if name not in names
+            )
 
     def starts(self, epoch: int, seq: int) -> bool:
         """Return whether the client wants the last value, which stands at (`epoch`, `seq`)."""

@@ -106,6 +106,19 @@ class Seen:
         return self._framed
 
 
+def field_names(frame: Frame) -> set[str]:
+    """Return the names of the fields of a frame's first record; none, if it has no record with names."""
+    try:
+        body = frame.data
+    except WireError:
+        return set()
+    for value in body.values() if isinstance(body, dict) else ():
+        record = value[0] if isinstance(value, list) and value else value
+        if isinstance(record, dict):
+            return {str(name) for name in record}
+    return set()
+
+
 def _stamp(frame: Frame) -> dict[str, object]:
     # Milliseconds, as every other time of the protocol; nothing is known of a last value's way here.
     return {

@@ -275,6 +275,9 @@ class Stream:
     def _judge_error(self, frame: dict[str, Any]) -> Verdict:
         if frame.get("code") in _CLOSING_CODES:
             return Verdict.IGNORE
+        if frame.get("code") == "unknown_field":
+            # The rest of the request is served.
+            return Verdict.WARN
         if frame.get("code") == "resume_expired" and self._compares and frame.get("oldest") == self._seen():
             # The event to compare is too old to be replayed, those after it are all there.
             self.position = Position(frame["oldest"])

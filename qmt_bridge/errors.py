@@ -20,6 +20,7 @@ ErrorCode = Literal[
     "bad_json",
     "bad_request",
     "unknown_action",
+    "unknown_field",
     "unauthorized",
     "forbidden",
     "origin_denied",

@@ -16,7 +16,10 @@ import orjson
 # uvicorn writes the whole query string at INFO when it accepts a WebSocket (logger "uvicorn.error"), so
 # --no-access-log does not help.
 # The name may be percent-encoded, which the key check decodes like every other server.
-_KEY = re.compile(r"((?:a|%61)(?:p|%70)(?:i|%69)(?:_|%5f)(?:k|%6b)(?:e|%65)(?:y|%79)=)[^&\s\"']*", re.IGNORECASE)
+_NAME = r"(?:a|%61)(?:p|%70)(?:i|%69)(?:_|%5f)(?:k|%6b)(?:e|%65)(?:y|%79)="
+# A parameter that is meant to be it, such as ?apikey= or ?token=; the key check does not know it.
+_MEANT = r"(?<=[?&])[\w%-]*(?:key|token|secret)="
+_KEY = re.compile(rf"({_NAME}|{_MEANT})[^&\s\"']*", re.IGNORECASE)
 
 
 class RedactKeys(logging.Filter):

@@ -7,9 +7,12 @@ snake case; ``time`` is always milliseconds since 1970. Source: xtquant doc/xtda
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import msgspec
+
+from qmt_bridge.wire.topics import BAR_PERIODS, Kind
 
 
 class _Record(msgspec.Struct, frozen=True, gc=False, rename="camel"):
@@ -135,6 +138,26 @@ class TradeEvent(msgspec.Struct, frozen=True):
     seq: int
     data: dict[str, object]
     journaled: bool = True
+
+
+_VIEWS: dict[Kind, type[msgspec.Struct]] = {Kind.WHOLE: Tick, Kind.L2: L2Thousand}
+_PERIOD_VIEWS: dict[str, type[msgspec.Struct]] = {
+    "tick": Tick,
+    "l2quote": Tick,
+    "l2order": L2Order,
+    "l2transaction": L2Transaction,
+    **dict.fromkeys(BAR_PERIODS, Bar),
+}
+
+
+@cache
+def known_fields(kind: Kind, detail: str) -> frozenset[str]:
+    """Return the fields that records of a topic are known to have; empty where nothing is known of them.
+
+    A source may deliver more: a name that is not here is no error.
+    """
+    view = _PERIOD_VIEWS.get(detail) if kind is Kind.QUOTE else _VIEWS.get(kind)
+    return frozenset() if view is None else frozenset(field.encode_name for field in msgspec.structs.fields(view))
 
 
 class _Positioned(msgspec.Struct):

@@ -5,15 +5,21 @@ Pure. Source: WEBSOCKET.md sections 1 and 2, WIRE.md (CatchUp, StartDownload).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterable, Mapping
+from functools import cache
+from itertools import islice
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import orjson
 
 from qmt_bridge.errors import BadRequest, ErrorCode
+from qmt_bridge.wire.hints import NAME_CHARACTERS, Ignored, did_you_mean
 
 # A request larger than this is closed with 1009.
 REQUEST_BYTES = 64 * 1024
+# So many names that do not exist are told, of a request or a socket.
+IGNORED_NAMES = 20
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -103,6 +109,21 @@ class FormulaUnsubscribe(msgspec.Struct, frozen=True):
     seq_id: int
 
 
+# Which URL has which fields of its own; options are everywhere but at a download.
+_FIELDS: Mapping[str, frozenset[str]] = {
+    path: frozenset(shape.__struct_fields__) - frozenset(Options.__struct_fields__)
+    for path, shape in (
+        ("/ws/realtime", QuoteRequest),
+        ("/ws/whole_quote", WholeRequest),
+        ("/ws/l2_thousand", L2Request),
+        ("/ws/download_progress", DownloadStart),
+        ("/ws/formula", FormulaRequest),
+    )
+}
+# What other gateways call the codes.
+_NAMES_OF_CODES = frozenset("symbol code stock stock_list stock_code ticker instrument security topic".split())
+
+
 def parse_request(payload: str | bytes) -> dict[str, Any]:
     """Return the object of a client's frame, text (JSON) or binary (MessagePack); raise `BadRequest` otherwise."""
     try:
@@ -121,11 +142,73 @@ def read_request(request: dict[str, Any], shape: type[Request]) -> Request:
     """Return `request` as `shape`; raise `BadRequest` naming the field that is missing or of a wrong type."""
     for name in ("stocks", "codes"):
         if name in shape.__struct_fields__ and (not isinstance(request.get(name), list) or not request[name]):
-            raise BadRequest("bad_request", f"{name} must be a non-empty list of codes")
+            raise BadRequest("bad_request", f"{name} must be a non-empty list of codes{_instead(request, shape, name)}")
+    for name, values in _choices(shape).items():
+        if name in request and request[name] not in values:
+            hint = did_you_mean(str(request[name]), values)
+            told = f"{name} must be one of {', '.join(values)}, not {str(request[name])[:NAME_CHARACTERS]!r}"
+            raise BadRequest("bad_request", f"{told}; {hint}" if hint else told)
     try:
         return msgspec.convert(request, shape)
     except msgspec.ValidationError as exc:
-        raise BadRequest("bad_request", str(exc)[:1].lower() + str(exc)[1:]) from None
+        told = str(exc)[:1].lower() + str(exc)[1:]
+        missing = told.partition("missing required field `")[2].partition("`")[0]
+        raise BadRequest("bad_request", told + (_instead(request, shape, missing) if missing else "")) from None
+
+
+def ignored_fields(request: Mapping[str, Any], shape: type[msgspec.Struct] | None) -> list[Ignored]:
+    """Return what of `request` means nothing where `shape` is asked for (None: where no field is)."""
+    known = _known(shape)
+    strange = islice((name for name in request if name not in known), IGNORED_NAMES)
+    return [Ignored(name[:NAME_CHARACTERS], _hint(name, shape)) for name in strange]
+
+
+def ignored_parameters(query: Iterable[tuple[str, str]], known: Iterable[str]) -> list[Ignored]:
+    """Return which parameters of a URL mean nothing; their values may be keys and are not shown."""
+    known = list(known)
+    found: dict[str, str] = {}
+    for name, value in query:
+        if len(found) == IGNORED_NAMES:
+            break
+        if name not in known:
+            found[name[:NAME_CHARACTERS]] = did_you_mean(name, known) or f"known here: {', '.join(known)}"
+        elif name == "ctl" and value not in ("", "0", "1"):
+            found["ctl"] = "ctl=1 opts in"
+    return [Ignored(name, hint) for name, hint in found.items()]
+
+
+def _hint(name: str, shape: type[msgspec.Struct] | None) -> str:
+    known = [] if shape is None else shape.__struct_fields__
+    hint = did_you_mean(name, known)
+    elsewhere = [path for path, fields in _FIELDS.items() if name in fields]
+    if elsewhere and shape is not None:
+        belongs = f"a field of {', '.join(elsewhere)}"
+        # Codes have two names, which is the most common mistake of all.
+        other = next((each for each in known if {name, each} == {"stocks", "codes"}), "")
+        return f"{belongs}; here it is {other}" if other else belongs
+    if not hint and name.rstrip("s").lower() in _NAMES_OF_CODES:
+        hint = next((f"did you mean {each}" for each in known if each in ("stocks", "codes", "stock_code")), "")
+    return hint or (f"known here: {', '.join(known)}" if known else "this action takes no other field than id")
+
+
+def _instead(request: Mapping[str, Any], shape: type[msgspec.Struct], missing: str) -> str:
+    """Return a text about the names that stand where the `missing` one is expected, if there are any."""
+    if missing in request:
+        return ""
+    strange = ignored_fields(request, shape)
+    return f"; {strange[0].field!r} is not known here: {strange[0].hint}" if strange else ""
+
+
+@cache
+def _known(shape: type[msgspec.Struct] | None) -> frozenset[str]:
+    return frozenset(("action", "id", *(() if shape is None else shape.__struct_fields__)))
+
+
+@cache
+def _choices(shape: type[msgspec.Struct]) -> dict[str, tuple[str, ...]]:
+    """Return the fields that take one of a few words, with these."""
+    hints = get_type_hints(shape)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
 def request_id(request: dict[str, Any]) -> int | str | None:

@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from qmt_bridge.errors import BadCode, BadRequest, WireError
+from qmt_bridge.wire.hints import did_you_mean
 
 Topic = NewType("Topic", str)
 Code = NewType("Code", str)
@@ -187,7 +188,9 @@ def check_period(text: str) -> str:
     """Return `text` if xtquant knows such a period, else raise `BadRequest` (unsupported_period)."""
     if text not in PERIODS:
         known = ", ".join(("tick", *BAR_PERIODS, *LEVEL2_PERIODS))
-        raise BadRequest("unsupported_period", f"unknown period {text[:40]!r}; expected one of {known}")
+        hint = did_you_mean(text, PERIODS)
+        told = f"unknown period {text[:40]!r}; {hint}{'; ' if hint else ''}expected one of {known}"
+        raise BadRequest("unsupported_period", f"{told}, or one of the research edition")
     return text
 
 

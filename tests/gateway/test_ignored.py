@@ -1,0 +1,159 @@
+"""Names that exist nowhere, over a real feeder, uvicorn and WebSocket clients: told, and nothing else is harmed."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from conftest import KEY, Client, Rig
+
+from qmt_bridge.wire.topics import Topic, l2_topic, quote_topic, whole_topic
+
+TICK = quote_topic("600519.SH")
+RECORD = {"time": 1, "lastPrice": 2.5}
+
+
+def named(frame: dict[str, Any], key: str = "ignored") -> dict[str, str]:
+    return {each["field"]: each["hint"] for each in frame.get(key, [])}
+
+
+async def refused(client: Client) -> tuple[str, str]:
+    """Return field and text of the next frame, which has to be the error of a name."""
+    error = await client.receive()
+    assert (error["type"], error["code"], error["retry"]) == ("error", "unknown_field", False)
+    return error["field"], error["error"]
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "topic"),
+    [
+        ("/ws/realtime", {"stocks": ["600519.SH"]}, TICK),
+        ("/ws/whole_quote", {"codes": ["SH"]}, whole_topic("SH")),
+        ("/ws/l2_thousand", {"stocks": ["600519.SH"]}, l2_topic("600519.SH")),
+    ],
+)
+async def test_ack_names_what_is_ignored(rig: Rig, path: str, request_: dict[str, Any], topic: Topic) -> None:
+    async with rig.connect(path) as client:
+        ack = await client.subscribed(**request_, fileds=["lastPrice"], count=5)
+        assert named(ack) == {"fileds": "did you mean fields", "count": "a field of /ws/formula"}
+        rig.source.publish(topic, {"600519.SH": [RECORD]})
+        assert await client.receive() == {"600519.SH": [RECORD]}
+        assert "ignored" not in await client.subscribed(**request_)
+        await client.send({"action": "unsubscribe", "id": 2, **request_, "perod": 1})
+        assert named(await client.receive()) == {"perod": "did you mean period"} or path != "/ws/realtime"
+
+
+async def test_client_of_the_document_is_told_once_and_is_served(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        for _ in range(2):
+            await client.send({"stocks": ["600519.SH"], "fileds": [], "gear_num": 5})
+        told = [await refused(client) for _ in range(2)]
+        assert [field for field, _ in told] == ["fileds", "gear_num"]
+        assert "did you mean fields" in told[0][1]
+        assert "/ws/l2_thousand" in told[1][1]
+        await rig.wanted(TICK)
+        rig.source.publish(TICK, {"600519.SH": [RECORD]})
+        assert await client.receive() == {"600519.SH": [RECORD]}
+
+
+async def test_formula_names_what_is_ignored_in_its_ack_or_once(rig: Rig) -> None:
+    base = {"formula_name": "MA", "stock_code": "600519.SH"}
+    async with rig.connect("/ws/formula") as client:
+        assert named(await client.subscribed(**base, dividend="none")) == {"dividend": "did you mean dividend_type"}
+        await client.send({"action": "list", "id": 2, "stocks": []})
+        assert named(await client.receive()).keys() == {"stocks"}
+    async with rig.connect("/ws/formula") as client:
+        await client.send({"action": "subscribe", **base, "dividend": "none"})
+        assert (await refused(client))[0] == "dividend"
+        assert await client.receive() == {"action": "subscribed", "seq_id": 1}
+
+
+async def test_download_names_what_is_ignored_and_goes_on(rig: Rig) -> None:
+    async with rig.connect("/ws/download_progress") as client:
+        await client.send({"stocks": ["600519.SH"], "start": "20260101"})
+        assert (await refused(client))[0] == "start"
+        while (frame := await client.receive()) != {"status": "done"}:
+            assert "finished" in frame
+
+
+async def test_fields_that_no_record_has_are_named_in_the_ack(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as first, rig.connect("/ws/realtime") as second:
+        ack = await first.subscribed(stocks=["600519.SH"], fields=["price", "lastPrice", "extra"])
+        unknown = named(ack, "unknown_fields")
+        assert unknown.keys() == {"price", "extra"}
+        assert "lastPrice" in unknown["price"]
+        # It is a warning: what a source delivers is sent, and is known from then on.
+        rig.source.publish(TICK, {"600519.SH": [{**RECORD, "extra": 1}]})
+        assert await first.receive() == {"600519.SH": [{"lastPrice": 2.5, "extra": 1}]}
+        ack = await second.subscribed(stocks=["600519.SH"], fields=["price", "extra"])
+        assert named(ack, "unknown_fields").keys() == {"price"}
+        assert await second.receive() == {"600519.SH": [{"extra": 1}]}
+
+
+async def test_fields_that_the_first_record_lacks_are_told_to_a_client_of_the_document(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"stocks": ["600519.SH"], "fields": ["price", "extra", "volume"]})
+        await rig.wanted(TICK)
+        rig.source.publish(TICK, {"600519.SH": []})
+        rig.source.publish(TICK, {"600519.SH": [{**RECORD, "extra": 1}]})
+        assert await client.receive() == {"600519.SH": []}
+        got = [await client.receive() for _ in range(2)]
+        assert {"600519.SH": [{"extra": 1}]} in got
+        # `volume` is a tick's, though this one has none.
+        [error] = [frame for frame in got if "type" in frame]
+        assert (error["code"], error["field"], "lastPrice" in error["error"]) == ("unknown_field", "price", True)
+
+
+async def test_fields_of_records_that_no_view_describes_are_judged_by_the_records(rig: Rig) -> None:
+    topic = quote_topic("600519.SH", "snapshotindex")
+    async with rig.connect("/ws/realtime") as client:
+        ack = await client.subscribed(stocks=["600519.SH"], period="snapshotindex", fields=["量比", "volRatio"])
+        assert "unknown_fields" not in ack
+        rig.source.publish(topic, {"600519.SH": [{"time": 1, "量比": 1.5}]})
+        got = [await client.receive() for _ in range(2)]
+        assert {"600519.SH": [{"量比": 1.5}]} in got
+        assert [frame["field"] for frame in got if "type" in frame] == ["volRatio"]
+
+
+async def test_parameters_of_a_url_are_named(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime?ctl=1&perod=1m&ctl=yes") as client:
+        assert named(await client.receive()).keys() == {"perod", "ctl"}
+    async with rig.connect("/ws/realtime?apikey=secret") as client:
+        field, text = await refused(client)
+        assert (field, "did you mean api_key" in text, "secret" in text) == ("apikey", True, False)
+    async with rig.connect(f"/ws/trade?ctl=1&afer=5&api_key={KEY.replace('&', '%26').replace('#', '%23')}") as client:
+        pass
+
+
+async def test_misspelled_key_is_named_and_never_shown(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for query, hint in (("apikey=hidden-one", "did you mean api_key"), ("hidden-one", "no API key was given")):
+        async with rig.connect(f"/ws/trade?{query}") as client:
+            await client.send({"action": "nonsense"})
+            code, reason = await client.closed()
+            assert code == 1008
+            assert hint in reason
+            assert "hidden-one" not in reason
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("gateway")]
+    assert len(ours) >= 2
+    assert not any("hidden-one" in line for line in ours)
+    # A server may write the whole query; what is named like a key is hidden there as well.
+    assert "apikey=***" in caplog.text
+    assert "apikey=hidden-one" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("path", "action", "said"),
+    [
+        ("/ws/realtime", "subscibe", "did you mean subscribe"),
+        ("/ws/realtime", "buy", "expected one of subscribe, ping, auth, unsubscribe, list"),
+        ("/ws/formula", "buy", "expected one of subscribe, ping, auth, unsubscribe, list"),
+        ("/ws/download_progress", "stop", "expected one of subscribe, ping, auth; close the socket"),
+    ],
+)
+async def test_unknown_action_has_the_list(rig: Rig, path: str, action: str, said: str) -> None:
+    async with rig.connect(path) as client:
+        await client.send({"action": action})
+        error = await client.receive()
+        assert (error["code"], said in error["error"]) == ("unknown_action", True)
