@@ -118,7 +118,7 @@ class Options(TypedDict, total=False):
 
     # The names of the fields that are wanted of each record.
     fields: Iterable[str]
-    # At most one frame of a code in that many milliseconds, always the newest.
+    # One frame of a code in that many milliseconds: the newest tick, the newest state of each bar, every print.
     max_rate_ms: int
     # "all": never only the newest; who does not keep up is disconnected instead.
     mode: Literal["latest", "all"]
@@ -345,8 +345,8 @@ class QMTClient:
     - `CallbackError`: a callback raised; chained to the cause, with the frame (or the `StreamState`).
 
     Quotes and depth take options, which are sent only if they are given: ``fields=["lastPrice"]`` of each record,
-    ``max_rate_ms=500`` (at most one frame of a code in that time, always the newest), ``mode="all"`` (never only the
-    newest; a slow client is disconnected instead), ``snapshot=False`` (begin without the last value).
+    ``max_rate_ms=500`` (one frame of a code in that time: the newest tick, every bar and print), ``mode="all"`` (never
+    only the newest; a slow client is disconnected instead), ``snapshot=False`` (begin without the last value).
 
     A code that is refused while others are served is logged as a WARNING and given to `on_error` as its error frame.
 

@@ -37,7 +37,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     # The last value first.
     snapshot: bool = True
-    # At most one frame of a code in that many milliseconds, always the newest; 0: every one.
+    # One frame of a code in that many milliseconds: the newest version of each thing (topics.Versions), so the newest
+    # tick but the newest state of each bar and every print; 0: every frame.
     max_rate_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)] = 0
     # "all" never conflates: who does not keep up is closed with 1013.
     mode: Literal["latest", "all"] = "latest"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,3 +159,41 @@ async def test_unknown_action_has_the_list(rig: Rig, path: str, action: str, sai
         await client.send({"action": action})
         error = await client.receive()
         assert (error["code"], said in error["error"]) == ("unknown_action", True)
+
+
+GUIDE = (Path(__file__).parent.parent / "websocket-guide.md").read_text(encoding="utf-8")
+# The frames of the guide, byte for byte but for the comments beside them.
+FRAMES = [
+    re.sub(r"^\s*//.*$", "", block, flags=re.MULTILINE)
+    for block in re.findall(r"^```jsonc\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
+]
+REALTIME, WHOLE, DEPTH, DOWNLOAD, FORMULAS = FRAMES
+
+
+@pytest.mark.parametrize(
+    ("path", "frame", "topic"),
+    [
+        ("/ws/realtime", REALTIME, quote_topic("000001.SZ")),
+        ("/ws/whole_quote", WHOLE, whole_topic("SZ")),
+        ("/ws/l2_thousand", DEPTH, l2_topic("000001.SZ")),
+    ],
+)
+async def test_frames_of_the_guide_are_answered_by_data_alone(rig: Rig, path: str, frame: str, topic: Topic) -> None:
+    async with rig.connect(path) as client:
+        await client.socket.send(frame)
+        await rig.wanted(topic)
+        rig.source.publish(topic, {"000001.SZ": [RECORD]})
+        assert await client.receive() == {"000001.SZ": [RECORD]}
+
+
+async def test_formula_and_download_of_the_guide_are_answered_as_it_says(rig: Rig) -> None:
+    subscribe, unsubscribe = re.split(r"\n\s*\n(?=\{)", FORMULAS.strip())
+    async with rig.connect("/ws/formula") as client:
+        await client.socket.send(subscribe)
+        assert await client.receive() == {"action": "subscribed", "seq_id": 1}
+        await client.socket.send(unsubscribe.replace("123", "1"))
+        assert await client.receive() == {"action": "unsubscribed", "seq_id": 1}
+    async with rig.connect("/ws/download_progress") as client:
+        await client.socket.send(DOWNLOAD)
+        while (frame := await client.receive()) != {"status": "done"}:
+            assert frame.keys() == {"finished", "total", "stockcode", "message"}

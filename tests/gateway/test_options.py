@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 from typing import Any
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 from conftest import DEADLINE, KEY, Client, Rig, readiness, until
+from websockets import ConnectionClosed
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.typing import Subprotocol
 
@@ -360,3 +362,47 @@ async def test_loss_on_the_way_from_the_feeder_is_told_to_who_opted_in_and_repai
         got = [await told.receive() for _ in range(3)]
         assert {"type": "skipped", "count": 1, "reason": "feed_gap"} in got
         assert {"n": "newest"} in got
+
+
+async def test_pace_of_prints_gathers_all_of_them_and_of_bars_each_one(rig: Rig) -> None:
+    prints, bars = quote_topic("600519.SH", "l2transaction"), quote_topic("600519.SH", "1m")
+    async with rig.connect("/ws/realtime") as client:
+        await client.subscribed(stocks=["600519.SH"], period="l2transaction", max_rate_ms=400)
+        await client.subscribed(stocks=["600519.SH"], period="1m", max_rate_ms=400)
+        for number in range(60):
+            rig.source.publish(prints, {"600519.SH": [{"tradeIndex": number}]})
+            rig.source.publish(bars, {"600519.SH": [{"time": number // 20, "close": number}]})
+        seen: list[int] = []
+        closes: dict[int, int] = {}
+        frames = 0
+        while len(seen) < 60 or closes.get(2) != 59:
+            frames += 1
+            for record in (await client.receive())["600519.SH"]:
+                if "close" in record:
+                    closes[record["time"]] = record["close"]
+                else:
+                    seen.append(record["tradeIndex"])
+        assert seen == list(range(60))
+        assert closes == {0: 19, 1: 39, 2: 59}
+        assert frames < 60
+
+
+@pytest.mark.parametrize("period", ["l2transaction", "1m"])
+async def test_prints_and_bars_of_a_slow_client_are_whole_or_end_with_1013(rig: Rig, period: str) -> None:
+    server = rig.serve(outbox_bytes=200_000)
+    topic = quote_topic("600519.SH", period)
+    async with rig.connect("/ws/realtime", server) as client:
+        await client.subscribed(stocks=["600519.SH"], period=period)
+        client.socket.transport.pause_reading()
+        padding = "x" * 50_000
+        for number in range(400):
+            rig.source.publish(topic, {"600519.SH": [{"time": number, "padding": padding}]})
+        await until(lambda: readiness(server.port)["topics"] == 1, "the end of the socket, which leaves its topic")
+        client.socket.transport.resume_reading()
+        got: list[int] = []
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                got += [record["time"] for record in (await client.receive())["600519.SH"]]
+        # Whole up to the end, which tells that something is missing.
+        assert got == list(range(got[0], got[0] + len(got)))
+        assert client.socket.close_code in (1013, 1006)
