@@ -181,12 +181,21 @@ def stream(kind: str) -> Stream:
             Verdict.WARN,
             id="the-close-decides",
         ),
+        *(
+            pytest.param(
+                kind,
+                {"type": "error", "code": "unknown_field", "field": "x", "retry": False},
+                Verdict.WARN,
+                id=f"name-{kind}",
+            )
+            for kind in ("realtime", "trade", "download", "formula")
+        ),
         pytest.param("trade", {"type": "order", "seq": 1, "data": {}}, Verdict.DELIVER, id="order"),
         pytest.param("trade", {"type": "disconnected", "seq": 2, "data": {}}, Verdict.DELIVER, id="disconnected"),
         pytest.param("trade", {"type": "invented_by_xttrader", "seq": 3, "data": {}}, Verdict.DELIVER, id="any-event"),
         *(
             pytest.param("trade", {"type": kind}, Verdict.IGNORE, id=f"trade-{kind}")
-            for kind in ("welcome", "heartbeat", "feed", "skipped", "closing", "subscribed")
+            for kind in ("welcome", "heartbeat", "feed", "skipped", "snapshot_end", "closing", "subscribed")
         ),
         pytest.param("trade", {"no": "type"}, Verdict.IGNORE, id="trade-untyped"),
         pytest.param("download", {"finished": 1, "total": 2}, Verdict.DELIVER, id="progress"),
@@ -316,6 +325,8 @@ def test_notices_of_the_gateway_become_states(kind):
     assert news({"type": "feed", "state": "invented"}) == []
     skipped = {"type": "skipped", "count": 412, "reason": "slow_client"}
     assert news(skipped) == [StreamState("skipped", path, "slow_client", count=412)]
+    ended = {"type": "snapshot_end", "codes": ["SH", "SZ"], "count": 5190}
+    assert news(ended) == [StreamState("snapshot_end", path, count=5190, codes=("SH", "SZ"))]
     assert news({"type": "closing", "reason": "server_restart"}) == [StreamState("closing", path, "server_restart")]
     assert quotes.closing
     quotes.opened()
