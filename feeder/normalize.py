@@ -1,5 +1,7 @@
 """xtquant payloads to what we publish: plain dicts, lists, strings and numbers. Never renames, rounds or drops a field.
 
+Text that comes as bytes is read by `text`, here and nowhere else: brokers write GBK where UTF-8 is expected.
+
 Pure, and runs on xtquant's callback threads, several at once. It does not import xtquant or numpy: bson's Int64 is
 known as an int, numpy's objects by their module.
 """
@@ -14,6 +16,8 @@ _AS_IS = frozenset((float, str, bool, type(None)))
 _INTS = frozenset((int,))
 # What MessagePack can hold.
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+# Stands for what cannot be read.
+REPLACEMENT = "\ufffd"
 
 # Told of each record that cannot be published, and why.
 Unfit = Callable[[Exception], object]
@@ -32,13 +36,43 @@ class _Unfit(Exception):
 def plain(value: object) -> Any:
     """Return `value` as dict, list, str, int, float, bool or None, at every depth; NaN stays NaN.
 
-    Raise TypeError for what has no such form (bytes, datetime, Decimal, ...), OverflowError for an int that does not
-    fit 64 bits, and ValueError for two keys that become one; each names the place, ``payload['600519.SH'][0]['time']``.
+    Bytes are text. Raise TypeError for what has no such form (datetime, Decimal, ...), OverflowError for an int that
+    does not fit 64 bits, and ValueError for two keys that become one; each names the place,
+    ``payload['600519.SH'][0]['time']``.
     """
     try:
         return _plain(value)
     except _Unfit as exc:
         raise _named(exc) from None
+
+
+def text(value: bytes | str) -> str:
+    """Return a text of the terminal: bytes as UTF-8, else as gb18030 (GBK and more), else with U+FFFD.
+
+    Native buffers have fixed lengths: what is left of a last character is cut off, and so are zeros at the end. A str
+    is returned as it is, but for lone surrogates, which no encoding has.
+    """
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    value = value.rstrip(b"\0")
+    try:
+        return value.decode()
+    except UnicodeDecodeError as exc:
+        # Only its end is missing; but without a beginning it may be the one character of a GBK text.
+        if exc.start and exc.end == len(value) and exc.reason == "unexpected end of data":
+            return value[: exc.start].decode()
+    # Chinese is three bytes a character in UTF-8, and GBK hardly ever looks like that: such a text is only damaged.
+    damaged = value.decode("utf-8", "replace")
+    read = sum(char >= "\u0800" and char != REPLACEMENT for char in damaged)
+    if read > damaged.count(REPLACEMENT):
+        return damaged
+    try:
+        return value.decode("gb18030")
+    except UnicodeDecodeError as exc:
+        # The parts of a character of two bytes, or of four, that are left of it.
+        if exc.end == len(value) and exc.reason == "incomplete multibyte sequence" and value[exc.start] != 0xFF:
+            return value[: exc.start].decode("gb18030")
+    return value.decode("gb18030", "replace")
 
 
 def quote(payload: object, unfit: Unfit) -> dict[str, list[Any]]:
@@ -115,6 +149,9 @@ def _plain(value: Any) -> Any:
         return float(value)
     if isinstance(value, str):
         return str.__str__(value)
+    if kind is bytes or kind is bytearray:
+        # A subclass, such as bson's Binary, says that it is something else.
+        return text(bytes(value))
     if kind.__module__ == "numpy" and hasattr(value, "tolist"):
         return _plain_numpy(value)
     raise _Unfit(TypeError, f"is {_type_name(value)}, which has no plain form")

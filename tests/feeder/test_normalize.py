@@ -26,6 +26,10 @@ class Int64(int):
     """What bson's decoder returns for 64-bit integers."""
 
 
+class Binary(bytes):
+    """What bson's decoder returns for bytes that it knows to be something else, such as a UUID."""
+
+
 class Side(enum.IntEnum):
     BUY = 23
 
@@ -98,7 +102,7 @@ def test_floats_are_not_rounded() -> None:
 @pytest.mark.parametrize(
     ("value", "named"),
     [
-        pytest.param(b"\0", "bytes", id="bytes"),
+        pytest.param(Binary(b"\0"), "Binary", id="binary"),
         pytest.param(datetime.datetime(2025, 1, 2), "datetime.datetime", id="datetime"),
         pytest.param(datetime.date(2025, 1, 2), "datetime.date", id="date"),
         pytest.param(decimal.Decimal("1.1"), "decimal.Decimal", id="decimal"),
@@ -124,7 +128,7 @@ def test_an_integer_beyond_64_bits_is_named_with_its_place(value: int) -> None:
         normalize.plain({"a": [value]})
 
 
-@pytest.mark.parametrize("key", [None, 1.5, True, b"a", (1, 2)])
+@pytest.mark.parametrize("key", [None, 1.5, True, (1, 2)])
 def test_a_key_that_is_no_text_and_no_integer_is_an_error(key: object) -> None:
     with pytest.raises(TypeError, match=r"^payload\['a'\]"):
         normalize.plain({"a": {key: 1}})
@@ -185,9 +189,9 @@ class Broken(ReadOnly):
 @pytest.mark.parametrize(
     ("unfit", "named"),
     [
-        pytest.param({"x": b""}, "TypeError: payload['B']['x'] is bytes, which has no plain form", id="bytes"),
+        pytest.param({"x": 1j}, "TypeError: payload['B']['x'] is complex, which has no plain form", id="complex"),
         pytest.param({"x": 2**64}, f"OverflowError: payload['B']['x'] is {2**64}, which", id="huge"),
-        pytest.param([{"x": b""}], "TypeError: payload['B'][0]['x'] is bytes, which", id="in-a-list"),
+        pytest.param([{"x": 1j}], "TypeError: payload['B'][0]['x'] is complex, which", id="in-a-list"),
         pytest.param("x", "TypeError: payload['B'] must be a record, not str", id="text"),
         pytest.param([1.5], "TypeError: payload['B'][0] must be a record, not float", id="number-in-a-list"),
         pytest.param([[1]], "TypeError: payload['B'][0] must be a record, not list", id="list-in-a-list"),
@@ -206,8 +210,8 @@ def test_what_is_unfit_costs_its_code_and_no_other(unfit: object, named: str) ->
 
 
 def test_an_unfit_record_costs_no_other_of_its_code() -> None:
-    said = ["TypeError: payload['A'][1]['x'] is bytes, which has no plain form"]
-    payload = {"A": [{"time": 1}, {"x": b""}, {"time": 3}], "B": {"time": 2}}
+    said = ["TypeError: payload['A'][1]['x'] is complex, which has no plain form"]
+    payload = {"A": [{"time": 1}, {"x": 1j}, {"time": 3}], "B": {"time": 2}}
     assert quote(payload) == ({"A": [{"time": 1}, {"time": 3}], "B": [{"time": 2}]}, said)
     assert whole(payload) == ([{"A": {"time": 1}, "B": {"time": 2}}, {"A": {"time": 3}}], said)
 
@@ -263,3 +267,47 @@ def _types(value: object) -> set[type]:
     elif isinstance(value, list):
         inner = value
     return {type(value)}.union(*(_types(item) for item in inner))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gbk", "gb18030"])
+@pytest.mark.parametrize("written", ["", "ok", "废单", "联通", "A股", "可用资金不足[251005]", "合法,订单驳回:价格错误"])
+def test_text_is_read_in_the_encodings_of_brokers(written: str, encoding: str) -> None:
+    assert normalize.text(written.encode(encoding)) == written
+    assert normalize.text(written.encode(encoding) + b"\0\0") == written
+    assert normalize.text(written) == written
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gbk"])
+def test_of_text_that_is_cut_everything_before_the_cut_is_read(encoding: str) -> None:
+    written = "可用资金不足[251005]，委托失败"
+    whole = written.encode(encoding)
+    for length in range(4, len(whole)):
+        read = normalize.text(whole[:length])
+        assert written.startswith(read)
+        assert len(read.encode(encoding)) > length - len("可".encode(encoding))
+
+
+def test_a_character_of_four_bytes_may_be_cut_anywhere() -> None:
+    for encoding in ("utf-8", "gb18030"):
+        whole = "废单𠮷".encode(encoding)
+        assert [normalize.text(whole[: len(whole) - cut]) for cut in range(4)] == ["废单𠮷", "废单", "废单", "废单"]
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        pytest.param(b"\xff\xff", "\ufffd\ufffd", id="neither"),
+        pytest.param("废单".encode("gbk") + b"\xff", "废单\ufffd", id="gbk-and-more"),
+        pytest.param("资金".encode() + b"\xff", "资金\ufffd", id="utf-8-and-more"),
+        pytest.param("资金".encode()[:-1] + "不足".encode(), "资\ufffd不足", id="utf-8-cut-within"),
+        pytest.param("a\ud800b", "a\ufffd\ufffd\ufffdb", id="surrogate"),
+    ],
+)
+def test_what_is_no_text_is_replaced_and_the_rest_is_read(written: bytes | str, read: str) -> None:
+    assert normalize.text(written) == read
+
+
+def test_bytes_in_a_payload_are_text() -> None:
+    name = "贵州茅台"
+    payload = {b"600519.SH": {"name": name.encode("gbk"), "list": [bytearray(name.encode())]}}
+    assert quote(payload) == ({"600519.SH": [{"name": name, "list": [name]}]}, [])

@@ -103,10 +103,10 @@ class Payloads:
             lambda: dice.choice([True, False, None]),
             lambda: dice.choice([0, -1, 2**31 - 1, -(2**31), 2**31, 2**63 - 1, -(2**63)]),
             lambda: Int64(dice.randrange(-(2**40), 2**40)),
+            lambda: dice.randbytes(5),
         ]
         # ... and those that have none.
         self.strange: list[Callable[[], Any]] = [
-            lambda: dice.randbytes(5),
             lambda: binary.Binary(b"\x80", 0x80),
             lambda: binary.Binary.from_uuid(uuid.UUID(int=dice.getrandbits(128))),
             lambda: objectid.ObjectId(dice.randbytes(12)),
