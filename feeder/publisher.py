@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
@@ -29,7 +29,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest, ErrorCode, Refused, WireError
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire import frames
-from qmt_bridge.wire.messages import TradeEvent
+from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.requests import (
     CatchUp,
     DownloadStarted,
@@ -122,6 +122,7 @@ class Publisher:
         self._held_up = False
         self._state: tuple[FeedState, str | None, bool] = ("down", None, False)
         self._since = self._epoch // _NS_PER_MS
+        self._accounts: tuple[AccountState, ...] = ()
         self._authenticator: sockets.Authenticator | None = None
 
     # -- Called by the feeder
@@ -205,7 +206,13 @@ class Publisher:
     def past_trades(self, since_ms: int) -> Iterator[tuple[int, TradeEvent]]:
         """Yield what the journal has (see `Sink`)."""
         for time_ms, body in self._journal.since(since_ms):
-            yield time_ms, _trade_decoder.decode(body)
+            try:
+                event = _trade_decoder.decode(body)
+            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+                # It is one event, and those after it are remembered.
+                logger.error("an event of %d bytes in the trade journal cannot be read: %s", len(body), exc)
+                continue
+            yield time_ms, event
 
     def accept(self, topic: Topic) -> None:
         """Queue that the source has subscribed `topic`."""
@@ -218,6 +225,10 @@ class Publisher:
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
         """Queue a new state of the session."""
         self._put(partial(self._set_state, (state, reason, data_lost)))
+
+    def set_accounts(self, accounts: Sequence[AccountState]) -> None:
+        """Queue how the trade events of all accounts are served."""
+        self._put(partial(self._set_accounts, tuple(accounts)))
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         """Block until fewer than `limit` calls and trade events wait; False if `timeout` seconds passed."""
@@ -585,6 +596,11 @@ class Publisher:
         logger.info("feed is %s%s", state[0], f": {state[1]}" if state[1] else "")
         self._publish_status()
 
+    def _set_accounts(self, accounts: tuple[AccountState, ...]) -> None:
+        if accounts != self._accounts:
+            self._accounts = accounts
+            self._publish_status()
+
     def _publish_status(self) -> None:
         state, reason, data_lost = self._state
         now = time.time_ns()
@@ -603,6 +619,7 @@ class Publisher:
             "data_lost": data_lost,
             "trade_seq": self._journal.newest,
             "journal": self._journal.failure,
+            "accounts": self._accounts,
         }
         try:
             self._send(STATUS_TOPIC, frames.encode(body), None, now)

@@ -19,9 +19,10 @@ from feeder.account import SimulatedAccount
 from feeder.hours import DAY_BARS, MINUTE_BARS
 from feeder.indicators import calculate
 from feeder.market import STREAMS, Bar, Market, Record
-from feeder.source import DownloadRequest, Sink
+from feeder.source import DownloadRequest, Sink, mask
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
+from qmt_bridge.wire.messages import AccountState
 from qmt_bridge.wire.topics import FormulaSpec, Kind, Topic, TopicParts, formula_spec
 
 logger = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Simulator:
             round(self._config.sim_order_interval * 1000),
             self._played,
         )
+        sink.set_accounts([AccountState(mask(ACCOUNT), "STOCK", "up", since=self._played)])
         self._thread.start()
 
     def subscribe(self, topic: Topic, parts: TopicParts) -> None:

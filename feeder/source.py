@@ -7,11 +7,11 @@ through the sink, from any of its threads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
-from qmt_bridge.wire.messages import TradeEvent
+from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 
 FeedState = Literal["up", "down", "stale", "ended"]
@@ -24,6 +24,12 @@ class DownloadRequest(NamedTuple):
     period: str
     start_time: str
     end_time: str
+
+
+def mask(account: str) -> str:
+    """Return an account number as a log or a heartbeat may show it: its last four characters, of four none."""
+    shown = account[-4:] if len(account) > 4 else ""
+    return "*" * (len(account) - len(shown)) + shown
 
 
 class Sink(Protocol):
@@ -57,6 +63,9 @@ class Sink(Protocol):
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
         """Say how the session is; published on ``status/feeder/`` at once. A source starts as ``down``."""
+
+    def set_accounts(self, accounts: Sequence[AccountState]) -> None:
+        """Say how the trade events of all accounts are served; published on ``status/feeder/`` at once if it is new."""
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         """Block until fewer than `limit` messages wait to be sent; False if `timeout` seconds passed.

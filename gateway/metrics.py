@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+
+from qmt_bridge.wire.messages import AccountState
 
 if TYPE_CHECKING:
     from gateway.worker import Worker
@@ -56,6 +59,13 @@ _JOURNAL_UP = Gauge(
     multiprocess_mode="livemin",
     registry=_registry,
 )
+_ACCOUNT_UP = Gauge(
+    "qmt_bridge_account_up",
+    "1 while every worker has a feeder that gets the trade events of this account; its number is masked.",
+    ["account", "type"],
+    multiprocess_mode="livemin",
+    registry=_registry,
+)
 _AGE = Gauge(
     "qmt_bridge_newest_tick_age_seconds",
     "Seconds since the newest market data was published; infinite before the first.",
@@ -70,6 +80,7 @@ class Exporter:
     def __init__(self) -> None:
         self._copied: dict[Counter, int] = {}
         self._paths: set[str] = set()
+        self._accounts: set[tuple[str, str]] = set()
 
     def export(self, worker: Worker) -> None:
         """Copy the numbers as they are now."""
@@ -96,8 +107,18 @@ class Exporter:
             _FEED_STATE.labels(known).set(state == known)
         status = worker.feed.status
         _JOURNAL_UP.set(status is not None and status.journal is None)
+        self._export_accounts(() if status is None else status.accounts)
         age = worker.newest_age
         _AGE.set(math.inf if age is None else age)
+
+    def _export_accounts(self, accounts: Sequence[AccountState]) -> None:
+        up = {(account.account, account.type): True for account in accounts}
+        for account in accounts:
+            # Two numbers may look alike with a mask.
+            up[account.account, account.type] &= account.state == "up"
+        self._accounts |= up.keys()
+        for labels in self._accounts:
+            _ACCOUNT_UP.labels(*labels).set(up.get(labels, False))
 
 
 def render() -> bytes:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 
+import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from gateway import metrics
 from gateway.worker import Worker
 from qmt_bridge.wire.frames import to_json
+from qmt_bridge.wire.messages import trade_state
 
 
 def health(worker: Worker) -> Response:
@@ -19,10 +21,16 @@ def health(worker: Worker) -> Response:
 
 
 def readiness(worker: Worker) -> Response:
-    """Return 200 while the feeder is there and can write its trade journal, whatever the state of its session."""
+    """Return 200 while the feeder is there and can write its trade journal, whatever the state of its sessions.
+
+    A terminal that logs an account out for the night must not take the market data from a load balancer. But where no
+    trade session could ever be opened, and only a change of the settings helps, the answer is 503.
+    """
     status = worker.feed.status
     journal = None if status is None else status.journal
-    ready = status is not None and journal is None
+    accounts = () if status is None else status.accounts
+    misconfigured = bool(accounts) and all(account.fault for account in accounts)
+    ready = status is not None and journal is None and not misconfigured
     shown = {
         "ready": ready,
         # Whose numbers these are: any of several workers answers.
@@ -30,6 +38,9 @@ def readiness(worker: Worker) -> Response:
         **worker.feed_state(),
         # Why trade events cannot be written; they are published all the same.
         "journal": journal,
+        # The worst state of the accounts, and each with its reason; their numbers are masked.
+        "trade": trade_state(accounts),
+        "accounts": [msgspec.structs.asdict(account) for account in accounts],
         "newest_tick_age": worker.newest_age,
         "connections": len(worker.sessions),
         "topics": len(worker.feed.hub.streams),

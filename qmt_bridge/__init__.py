@@ -23,6 +23,7 @@ from qmt_bridge.errors import (
 )
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import (
+    AccountState,
     Bar,
     DownloadEnd,
     FeedStatus,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "AccountState",
     "BadCode",
     "BadRequest",
     "Bar",

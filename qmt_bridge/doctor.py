@@ -31,7 +31,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import ConfigError, QMTBridgeError
 from qmt_bridge.supervisor import is_loopback, reachable
-from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.messages import FeedStatus, trade_state
 from qmt_bridge.wire.topics import STATUS_TOPIC
 
 Level = Literal["ok", "warn", "fail"]
@@ -348,6 +348,22 @@ def journal(status: FeedStatus) -> Finding:
     return Finding("journal", "ok", f"is written; the newest trade event is {status.trade_seq}")
 
 
+def trade(status: FeedStatus) -> Finding:
+    """Judge whether the feeder that answers gets the trade events of its accounts."""
+    if not status.accounts:
+        return Finding("trade events", "ok", "the feeder serves no accounts")
+    said = "; ".join(
+        f"{account.account} ({account.type}) is {account.state}" + (f": {account.reason}" if account.reason else "")
+        for account in status.accounts
+    )
+    match trade_state(status.accounts):
+        case "down":
+            return Finding("trade events", "fail", said, "log in to the terminal; check xt_userdata and xt_accounts")
+        case "waiting":
+            return Finding("trade events", "warn", said, "wait for the terminal, or see the feeder's log")
+    return Finding("trade events", "ok", said)
+
+
 # -- The facts
 
 
@@ -386,7 +402,7 @@ def examine(config: Config, version: str) -> list[Finding]:
         folder(config.data_path, _write_error(config.data_path)),
         disk(_free_bytes(config.data_path)),
         feeder(status, unheard, version, config.source),
-        *([] if status is None else [journal(status)]),
+        *([] if status is None else [journal(status), trade(status)]),
     ]
 
 

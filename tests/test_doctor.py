@@ -25,7 +25,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.doctor import Finding, Xtquant
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
-from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.messages import AccountState, FeedStatus
 from qmt_bridge.wire.topics import STATUS_TOPIC, Topic, quote_topic
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +36,15 @@ KEY = "0123456789abcdef"
 SDK = Xtquant(doctor.TESTED_XTQUANT, True)
 CENTER = doctor.Center(host="127.0.0.1", ports=(58609, 58619), port=58609)
 UP = FeedStatus("xtquant", False, "up", 1, 1, topics=3, version="1.0")
+
+
+def served(*states: str) -> FeedStatus:
+    """Return a status with one account in each state."""
+    accounts = []
+    for state in states:
+        reason = None if state == "up" else "why"
+        accounts.append(AccountState("******0365", "STOCK", state, reason))  # type: ignore[arg-type]
+    return replace(UP, accounts=tuple(accounts))
 
 
 # -- The checks
@@ -120,6 +129,10 @@ UP = FeedStatus("xtquant", False, "up", 1, 1, topics=3, version="1.0")
         pytest.param(doctor.feeder(UP, None, "1.0", "sim"), "warn", "but the setting is sim", id="feeder-other"),
         pytest.param(doctor.journal(replace(UP, trade_seq=7)), "ok", "newest trade event is 7", id="journal"),
         pytest.param(doctor.journal(replace(UP, journal="disk is full")), "fail", "disk is full", id="journal-full"),
+        pytest.param(doctor.trade(UP), "ok", "no accounts", id="trade-none"),
+        pytest.param(doctor.trade(served("up")), "ok", "******0365 (STOCK) is up", id="trade-up"),
+        pytest.param(doctor.trade(served("up", "waiting")), "warn", "is waiting: why", id="trade-waiting"),
+        pytest.param(doctor.trade(served("waiting", "down")), "fail", "is down: why", id="trade-down"),
     ],
 )
 def test_a_check_says_how_it_stands(finding: Finding, level: str, said: str) -> None:

@@ -7,6 +7,7 @@ snake case; ``time`` is always milliseconds since 1970. Source: xtquant doc/xtda
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Literal
 
@@ -172,11 +173,39 @@ def event_position(body: bytes | msgspec.Raw) -> int:
     return _positioned_decoder.decode(body).seq
 
 
+class AccountState(msgspec.Struct, frozen=True):
+    """How the trade events of one account are served, since when (ms since 1970), and if they are not, why not.
+
+    `account` is masked as in a log, since the topic of heartbeats asks for no key. ``up``: they come. ``waiting``: the
+    terminal or the broker is at it. ``down``: they do not come, and the feeder tries again. `fault` says that no
+    session could ever be opened, and that only a change of the settings or of the machine helps.
+    """
+
+    account: str
+    type: str
+    state: Literal["up", "down", "waiting"]
+    reason: str | None = None
+    since: int = 0
+    fault: bool = False
+
+
+TradeState = Literal["off", "up", "waiting", "down"]
+
+
+def trade_state(accounts: Sequence[AccountState]) -> TradeState:
+    """Return the worst state among `accounts`, ``off`` if there are none."""
+    states = {account.state for account in accounts}
+    if not states:
+        return "off"
+    return "down" if "down" in states else "waiting" if "waiting" in states else "up"
+
+
 class FeedStatus(msgspec.Struct, frozen=True):
     """The feeder's heartbeat on ``status/feeder/``, once a second and at every change of `state`.
 
     `trade_seq` is the journal's newest position: who has seen less has missed an event. `journal` is why the journal
-    cannot be written, None while it can: events are then only in the feeder's memory.
+    cannot be written, None while it can: events are then only in the feeder's memory. `accounts` are those whose trade
+    events are asked for; a change of one is published at once too.
     """
 
     source: str
@@ -193,3 +222,4 @@ class FeedStatus(msgspec.Struct, frozen=True):
     data_lost: bool = False
     trade_seq: int = 0
     journal: str | None = None
+    accounts: tuple[AccountState, ...] = ()

@@ -27,7 +27,7 @@ from qmt_bridge.errors import ConfigError, Refused
 from qmt_bridge.journal_file import Reader, journal_path
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.messages import AccountState, FeedStatus, trade_state
 from qmt_bridge.wire.requests import (
     CatchUp,
     DownloadStarted,
@@ -462,6 +462,38 @@ def test_a_change_of_state_is_published_at_once_and_only_once(source: HandSource
     assert seen[-1]["since"] >= seen[-2]["since"] > seen[0]["since"]
     assert (seen[-1]["reason"], seen[-1]["data_lost"]) == ("terminal_disconnected", True)
     assert consumer.catch_up(STATUS_TOPIC)[0].body == frames.encode(seen[-1])
+
+
+def test_a_change_of_an_account_is_published_at_once_and_only_once(source: HandSource, consumer: Consumer) -> None:
+    consumer.market.subscribe(STATUS_TOPIC.encode())
+    seen = [consumer.frame().data]
+    assert seen[-1]["accounts"] == []
+    account = AccountState("******0365", "STOCK", "down", "connect returned -1", 7, fault=True)
+    for _ in range(100):
+        source.sink.set_accounts([account])
+    source.sink.set_accounts([msgspec.structs.replace(account, state="up")])
+    while not seen[-1]["accounts"] or seen[-1]["accounts"][0]["state"] != "up":
+        seen.append(consumer.frame().data)
+    # One, unless a heartbeat came between.
+    assert 1 <= [bool(each["accounts"]) and each["accounts"][0]["state"] == "down" for each in seen].count(True) < 10
+    assert seen[-1]["accounts"] == [msgspec.structs.asdict(account) | {"state": "up"}]
+    told = consumer.catch_up(STATUS_TOPIC)[0].body
+    assert told is not None
+    assert msgspec.msgpack.decode(told, type=FeedStatus).accounts[0].since == 7
+
+
+def test_a_status_of_an_older_feeder_has_no_accounts() -> None:
+    status = msgspec.msgpack.decode(
+        frames.encode({"source": "sim", "simulated": True, "state": "up", "epoch": 1, "time": 1}), type=FeedStatus
+    )
+    assert (status.accounts, trade_state(status.accounts)) == ((), "off")
+
+
+@pytest.mark.parametrize(
+    ("states", "state"), [(["up", "up"], "up"), (["up", "waiting"], "waiting"), (["waiting", "down", "up"], "down")]
+)
+def test_trade_is_as_its_worst_account(states: list[Any], state: str) -> None:
+    assert trade_state([AccountState("1", "STOCK", each) for each in states]) == state
 
 
 # -- What cannot be encoded

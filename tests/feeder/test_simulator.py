@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from feeder.source import DownloadRequest, Source
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
 from qmt_bridge.wire.frames import encode
+from qmt_bridge.wire.messages import AccountState
 from qmt_bridge.wire.topics import (
     FormulaSpec,
     Kind,
@@ -70,6 +71,9 @@ class Recorder:
 
     def set_state(self, state: str, reason: str | None = None, *, data_lost: bool = False) -> None:
         self._say("state", state, reason)
+
+    def set_accounts(self, accounts: Sequence[AccountState]) -> None:
+        self.accounts = list(accounts)
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         raise AssertionError("the simulator never waits for its consumers")
@@ -160,6 +164,11 @@ def test_it_is_a_simulated_source_of_every_kind() -> None:
 def test_the_session_is_up_from_the_start(play: Callable[..., Played]) -> None:
     said = play().sink.wait(bool)
     assert said[0][:2] == ("state", "up")
+
+
+def test_its_account_is_served_and_its_number_is_masked(play: Callable[..., Played]) -> None:
+    (account,) = play().sink.accounts
+    assert (account.account, account.type, account.state) == ("******0365", "STOCK", "up")
 
 
 def test_a_quote_topic_has_the_current_tick_at_once_and_then_every_next_one(play: Callable[..., Played]) -> None:

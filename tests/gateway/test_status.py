@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import Any
 from urllib.parse import quote
 
+import pytest
 from conftest import DEADLINE, KEY, Rig, metrics, readiness, until
+
+from qmt_bridge.wire.messages import AccountState
 
 
 def limit_disk(rig: Rig, pages: int) -> None:
@@ -40,6 +44,51 @@ async def test_a_worker_is_not_ready_while_trade_events_cannot_be_written(rig: R
         event = await client.receive()
         assert event["seq"] == 2
         assert "journaled" not in event
+
+
+def account(state: Any, reason: str | None = None, number: str = "******0365", **fields: Any) -> AccountState:
+    return AccountState(number, "STOCK", state, reason, 7, **fields)
+
+
+async def test_the_state_of_every_account_is_shown(rig: Rig) -> None:
+    port = rig.servers[0].port
+    assert (readiness(port)["trade"], readiness(port)["accounts"]) == ("off", [])
+    rig.source.sink.set_accounts([account("up"), account("waiting", "not subscribed yet", "******0001")])
+    await until(lambda: readiness(port)["trade"] == "waiting", "the accounts to be told")
+    shown = readiness(port)
+    assert shown["accounts"] == [
+        {"account": "******0365", "type": "STOCK", "state": "up", "reason": None, "since": 7, "fault": False},
+        {
+            "account": "******0001",
+            "type": "STOCK",
+            "state": "waiting",
+            "reason": "not subscribed yet",
+            "since": 7,
+            "fault": False,
+        },
+    ]
+    told = metrics(port)
+    assert told['account_up{account="******0365",type="STOCK"}'] == 1
+    assert told['account_up{account="******0001",type="STOCK"}'] == 0
+
+
+@pytest.mark.parametrize(
+    ("accounts", "ready"),
+    [
+        pytest.param([account("down", "disconnected")], True, id="logged-out"),
+        pytest.param([account("down", "no folder", fault=True)], False, id="misconfigured"),
+        pytest.param([account("down", "no folder", fault=True), account("up")], True, id="one-of-two"),
+    ],
+)
+async def test_only_what_settings_must_mend_makes_a_worker_not_ready(
+    rig: Rig, accounts: list[AccountState], ready: bool
+) -> None:
+    port = rig.servers[0].port
+    rig.source.sink.set_accounts(accounts)
+    await until(lambda: readiness(port)["trade"] == "down", "the accounts to be told")
+    assert readiness(port)["ready"] is ready
+    rig.source.sink.set_accounts([account("up")])
+    await until(lambda: readiness(port)["ready"] and readiness(port)["trade"] == "up", "the account to be up")
 
 
 async def test_a_worker_tells_its_tasks_and_a_client_leaves_none_behind(rig: Rig) -> None:
