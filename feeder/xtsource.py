@@ -1,6 +1,7 @@
 """The source ``xtquant``: quotes, trade events and downloads of one terminal, each with a session of its own.
 
-It has no thread but those of its parts. What happens to one of them does not stop the others.
+What happens to one of them does not stop the others. It has no thread but those of its parts, and one for a trade
+session that could not be started at once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 # Of the two seconds that `close` may take; each part takes a little less.
 CLOSE_SECONDS = 1.95
+# Between two attempts to start the trade session.
+RETRY_FIRST = 1.0
+RETRY_LAST = 60.0
 
 
 class XtSource:
@@ -40,6 +44,7 @@ class XtSource:
         self._quote = XtQuote(config)
         self._download = XtDownload(config)
         self._trade: XtTrade | None = None
+        self._closing = threading.Event()
         if config.xt_accounts:
             # Market data needs no part of xtquant's trading.
             from feeder.xttrade import XtTrade
@@ -56,10 +61,27 @@ class XtSource:
         if self._trade is None:
             logger.info("no accounts are set: market data only, no trade events")
             return
+        if not self._start_trade(self._trade, sink, logging.ERROR):
+            # Not here again: whoever starts a source waits for it, and so do the quotes.
+            threading.Thread(
+                target=self._start_later, args=(self._trade, sink), name="xtquant-trade-start", daemon=True
+            ).start()
+
+    def _start_later(self, trade: XtTrade, sink: Sink) -> None:
+        delay = RETRY_FIRST
+        while not self._closing.wait(delay) and not self._start_trade(trade, sink, logging.DEBUG):
+            delay = min(2 * delay, RETRY_LAST)
+
+    def _start_trade(self, trade: XtTrade, sink: Sink, level: int) -> bool:
         try:
-            self._trade.start(sink)
-        except Exception:
-            logger.exception("trade session cannot be started; market data only")
+            trade.start(sink)
+        except Exception as exc:
+            logger.log(level, "trade session cannot be started; market data only, trying again", exc_info=True)
+            trade.note_no_start(sink, exc)
+            return False
+        if level < logging.ERROR:
+            logger.info("trade session is started")
+        return True
 
     def subscribe(self, topic: Topic, parts: TopicParts) -> None:
         """Begin to publish `topic` (see `Source`)."""
@@ -82,6 +104,7 @@ class XtSource:
 
     def close(self) -> None:
         """Close the parts, all at once, within two seconds."""
+        self._closing.set()
         parts = [part for part in (self._download, self._trade, self._quote) if part is not None]
         threads = [threading.Thread(target=_close, args=(part,), daemon=True) for part in parts]
         until = time.monotonic() + CLOSE_SECONDS

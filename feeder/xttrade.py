@@ -1,29 +1,36 @@
-"""Trade events of the terminal: every callback of xttrader, and after each connection what was missed meanwhile.
+"""Trade events of the terminal: every callback of xttrader, and what was missed, after each connection and ever after.
 
 The thread `xtquant-trade` owns the sessions: an XtQuantTrader connects once, so each loss takes a new one. Calls into
 xtquant wait without a timeout, so each has a daemon thread that can be left behind, those of `LEFT_BEHIND` sessions at
 most. Callbacks and answers come on one more thread a session, in their order: they read, hand over to the sink and
 return. No order is ever placed here.
+
+What was missed is found by queries (`Questions` says when). The vendor's guide (xttrader.md 1483-1544): None is a query
+that failed, and for lists also one that found nothing. So None answers nothing: it is asked again, ever more slowly, as
+long as the session lives, and is never taken to say that a position is gone. An empty list is an answer.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from feeder import normalize, xtsdk
-from feeder.published import Key, Published
-from feeder.source import Sink
+from feeder.published import Key, News, Published, Record
+from feeder.questions import Questions
+from feeder.source import Sink, mask
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.wire.messages import AccountState
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +135,14 @@ ACCOUNT_TYPES = {
     "OTC": 15005,
 }
 ACCOUNT_STATUS_OK = 0
+# Of an account that is served: ready, and after the close (xttrader.md 456-465) ...
+_SERVED = frozenset((ACCOUNT_STATUS_OK, 6))
+# ... and of one that is about to be: waiting for its login, logging in, initialised, corrected.
+_COMING = frozenset((1, 2, 4, 5))
+# How an answer is told that may be one: an account without orders is no failure.
+_AMBIGUOUS = "returned None"
+# Events that say that an account's orders move. Some brokers push assets and positions with each price.
+_MOVES = frozenset(("order", "trade", "order_error", "cancel_error", "async_response", "async_cancel_response"))
 
 
 class Account(NamedTuple):
@@ -140,9 +155,25 @@ class Account(NamedTuple):
         return f"account {mask(self.id)} ({self.type})"
 
 
-def mask(account: str) -> str:
-    """Return an account number as a log may show it: its last four characters."""
-    return "*" * (len(account) - 4) + account[-4:]
+class _Legible:
+    """A native object whose texts can be read, whatever their encoding: xttrader itself reads some of them.
+
+    It builds its responses out of them (xttrader.py 240), and loses the whole event where one is not UTF-8.
+    """
+
+    def __init__(self, source: object) -> None:
+        self.source = source
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return getattr(self.source, name)
+        except UnicodeDecodeError as exc:
+            return normalize.text(exc.object)
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether xttrader uses a value as it is, a number or a list of records, and reads no field of it."""
+    return value is None or isinstance(value, int | float) or hasattr(type(value), "__len__")
 
 
 class _Pushes:
@@ -159,7 +190,7 @@ class _Pushes:
         self._thread.start()
 
     def submit(self, call: Callable[..., object], *args: object) -> None:
-        self._calls.put(partial(call, *args))
+        self._calls.put(partial(call, *(arg if _is_plain(arg) else _Legible(arg) for arg in args)))
 
     def shutdown(self, wait: bool = True) -> None:
         self._calls.put(None)
@@ -193,9 +224,18 @@ class _Session:
         self.heard = 0
         self.asking: dict[Account, threading.Thread] = {}
         self.joined: list[Account] = []
+        # Of each account that is joined, and the calls that ask them.
+        self.questions: dict[Account, Questions] = {}
+        self.calling: dict[tuple[Account, str], list[threading.Thread]] = {}
+        # Questions that were answered in whatever way, and those whose failure is logged already.
         self.answered: set[tuple[Account, str]] = set()
+        self.told: set[tuple[Account, str]] = set()
         # The newest answer with an account's positions, if it could be read, and `Published.count` when it was asked.
         self.positions: dict[Account, tuple[int, list[dict[str, object]]]] = {}
+        # What an account's positions are worth by its asset, by account id and type.
+        self.worth: dict[tuple[object, object], object] = {}
+        # Positions that the last answers agree to lack, and since when, by account id.
+        self.missing: dict[str, tuple[float, frozenset[Key]]] = {}
         # The newest status by account id and type.
         self.statuses: dict[tuple[object, object], object] = {}
 
@@ -209,7 +249,8 @@ class XtTrade:
 
     Each event is published under the account that it names, else under the only account, else under ``*``. What was
     missed is published once, with ``"recovered": true``, also that a position is gone; what the broker pushes again is
-    not published again. That outlives a restart of the feeder, by its journal.
+    not published again. That outlives a restart of the feeder, by its journal. How each account is served is told to
+    the sink.
     """
 
     def __init__(self, config: Config) -> None:
@@ -218,6 +259,7 @@ class XtTrade:
         if self._accounts and not config.xt_userdata:
             raise ConfigError("xt_userdata", "is empty, and xt_accounts needs the terminal's folder userdata_mini")
         self._userdata = config.xt_userdata
+        self._interval = config.xt_reconcile
         ids = [account.id for account in self._accounts]
         self._default = ids[0] if len(set(ids)) == 1 else UNKNOWN_ACCOUNT
         # One account may be subscribed twice, as STOCK and as HUGANGTONG; then its type is not known from its number.
@@ -234,6 +276,10 @@ class XtTrade:
         self._changed = threading.Condition()
         self._closing = False
         self._published = Published()
+        self._is_restored = False
+        self._states: dict[Account, AccountState] = {}
+        # Whether a session was ever opened.
+        self._was_open = False
         self._fields: dict[tuple[str, type], tuple[str, ...]] = {}
         self._unreadable: set[tuple[str, str]] = set()
         # What is already logged as not working; None is the session.
@@ -242,11 +288,17 @@ class XtTrade:
         self._left: list[_Session] = []
 
     def start(self, sink: Sink) -> None:
-        """Read the journal and begin to connect; raise ImportError where xtquant's native modules are not to be had."""
+        """Read the journal and begin to connect; raise what prevents it, such as ImportError, and may be tried again.
+
+        The first time on the thread that owns the journal.
+        """
         if not self._accounts:
             logger.info("no xt_accounts: market data is served, trade events are not")
             return
         self._sink = sink
+        if not self._states:
+            self._set_states("waiting", "starting")
+        self._restore(sink)
         # First, because it is how xtquant is imported without its side effects.
         xtsdk.load()
         from xtquant import xtconstant, xttrader, xttype
@@ -256,10 +308,30 @@ class XtTrade:
         self._trader_class = type("Trader", (xttrader.XtQuantTrader,), {"__del__": lambda _: None})
         self._callback_class = xttrader.XtQuantTraderCallback
         self._names = _names(xtconstant)
-        for time_ms, event in sink.past_trades(time.time_ns() // 1_000_000 - PAST_MS):
-            event.data.pop("recovered", None)
-            self._published.admit(event.type, event.data, time_ms * 1_000_000)
         self._thread.start()
+
+    def note_no_start(self, sink: Sink, exc: Exception) -> None:
+        """Tell that `start` has failed, and why."""
+        self._sink = sink
+        reason = f"cannot be started: {type(exc).__name__}: {exc}"
+        self._set_states("down", reason, fault=isinstance(exc, ImportError))
+
+    def _restore(self, sink: Sink) -> None:
+        """Remember what was published before; a journal that cannot be read costs that, and no more."""
+        if self._is_restored:
+            return
+        self._is_restored = True
+        restored = 0
+        try:
+            for time_ms, event in sink.past_trades(time.time_ns() // 1_000_000 - PAST_MS):
+                self._published.restore(event.type, event.data, time_ms * 1_000_000)
+                restored += 1
+        except Exception:
+            logger.exception(
+                "the trade journal cannot be read after %d events: what the terminal tells of the day is published "
+                "again, marked as recovered",
+                restored,
+            )
 
     def close(self) -> None:
         """Stop within two seconds; a call that hangs in xtquant is left behind."""
@@ -288,6 +360,7 @@ class XtTrade:
                 return
             self._left.append(session)
             self._tell(None, reason)
+            self._set_states("down", reason, fault=not self._was_open and not Path(self._userdata).is_dir())
             if time.monotonic() - began > RETRY_LAST:
                 delay = RETRY_FIRST
             self._wait(lambda: False, delay)
@@ -303,6 +376,7 @@ class XtTrade:
                 "which may take a restart of the terminal or of the feeder",
                 hung,
             )
+            self._set_states("down", f"calls into xtquant of {hung} sessions have not returned")
             self._wait(lambda: self._count_hung() < LEFT_BEHIND)
         return not self._closing
 
@@ -318,6 +392,8 @@ class XtTrade:
             return f"no connection within {OPEN_SECONDS:g} s"
         if session.failure is not None:
             return session.failure
+        self._was_open = True
+        threading.Thread(target=self._ask_questions, args=(session,), name="xtquant-trade-ask", daemon=True).start()
         for account in self._accounts:
             self._call(session, self._join, account)
         self._wait(lambda: session.lost or len(session.joined) == len(self._accounts), ANSWER_SECONDS)
@@ -326,6 +402,7 @@ class XtTrade:
         for account in self._accounts:
             if account not in session.joined:
                 self._tell(account, "not subscribed yet")
+                self._set_state(account, "waiting", "not subscribed yet")
         return self._watch(session)
 
     def _watch(self, session: _Session) -> str:
@@ -349,7 +426,7 @@ class XtTrade:
         for account in known:
             asking = session.asking.get(account)
             if asking is None or not asking.is_alive():
-                session.asking[account] = self._call(session, self._ask, account, "order", self._recover, True)
+                session.asking[account] = self._call(session, self._ask, account, "order", self._note_open, True)
         if known:
             self._wait(lambda: session.lost or session.heard != heard, ANSWER_SECONDS)
         return bool(known) and not session.lost and session.heard == heard
@@ -431,6 +508,7 @@ class XtTrade:
         delay = RETRY_FIRST
         while (refusal := self._subscribe(session, stock_account)) is not None:
             self._tell(account, refusal)
+            self._set_state(account, "down", refusal)
             self._wait(lambda: session.is_over, delay)
             if session.is_over or self._closing:
                 return
@@ -441,9 +519,12 @@ class XtTrade:
             session.joined.append(account)
             self._told -= {account, None}
             self._publish_session("connected", account, time.time_ns())
+            session.questions[account] = Questions(
+                QUERIES, time.monotonic(), self._interval, first=RETRY_FIRST, patience=ANSWER_SECONDS
+            )
+            self._assess(session, account)
             self._changed.notify_all()
         logger.info("trade events come from %s", account)
-        self._reconcile(session, account)
 
     def _subscribe(self, session: _Session, stock_account: Any) -> str | None:
         try:
@@ -453,36 +534,53 @@ class XtTrade:
             return f"subscribe raised {type(exc).__name__}"
         return None if result == 0 else f"subscribe returned {result!r}"
 
-    def _reconcile(self, session: _Session, account: Account) -> None:
-        """Publish what was missed of the day's orders, fills, positions and asset."""
-        if not self._ask_until_answered(session, account, QUERIES):
-            return
-        _, gone = self._sold_out(session, account)
-        if not gone:
-            return
-        self._wait(lambda: session.is_over, CONFIRM_SECONDS)
-        if self._ask_until_answered(session, account, ("position",)):
-            with self._changed:
-                asked, still_gone = self._sold_out(session, account)
-                for key in gone.keys() & still_gone.keys():
-                    self._publish("position", still_gone[key], time.time_ns(), asked)
+    def _ask_questions(self, session: _Session) -> None:
+        """Ask what is due for as long as the session lives, each on a thread of its own; calls nothing itself."""
+        while not session.is_over and not self._closing:
+            try:
+                with self._changed:
+                    now = time.monotonic()
+                    for account, questions in session.questions.items():
+                        for event in questions.due(now):
+                            self._ask_question(session, account, event, now)
+                self._wait_for_question(session)
+            except Exception:
+                # No thread to be had, say. It may be better later, and without this nothing is asked any more.
+                self._note_failure("asking")
+                self._wait(lambda: session.is_over, RETRY_LAST)
 
-    def _ask_until_answered(self, session: _Session, account: Account, events: Iterable[str]) -> bool:
-        """Make queries, again if need be, and each where it holds no other; return whether all were answered."""
-        wanted = {(account, event) for event in events}
-        patience = ANSWER_SECONDS
+    def _wait_for_question(self, session: _Session) -> None:
+        def next_at() -> float:
+            return min((questions.next_at() for questions in session.questions.values()), default=math.inf)
+
         with self._changed:
-            session.answered -= wanted
-        while (missing := wanted - session.answered) and not session.is_over and not self._closing:
-            if patience > ANSWER_SECONDS:
-                names = ", ".join(QUERIES[event] for _, event in sorted(missing))
-                level = logging.DEBUG if patience > 2 * ANSWER_SECONDS else logging.WARNING
-                logger.log(level, "%s: %s not answered; asking again", account, names)
-            for _, event in missing:
-                self._call(session, self._ask, account, event, self._note_answer)
-            self._wait(lambda: session.is_over or session.answered >= wanted, patience)
-            patience *= 2
-        return not missing
+            until = next_at()
+            seconds = None if math.isinf(until) else max(0.0, until - time.monotonic())
+            self._wait(lambda: session.is_over or next_at() < until, seconds)
+
+    def _ask_question(self, session: _Session, account: Account, event: str, now: float) -> None:
+        questions = session.questions[account]
+        is_late = questions.is_unanswered(event)
+        questions.ask(event, now)
+        if is_late:
+            self._tell_failure(session, account, event, "not answered", now)
+        calling = session.calling.setdefault((account, event), [])
+        calling[:] = [thread for thread in calling if thread.is_alive()]
+        # One that does not return may never do so; it is asked again as soon as one has.
+        if len(calling) < LEFT_BEHIND:
+            calling.append(self._call(session, self._ask, account, event, self._note_answer))
+
+    def _tell_failure(self, session: _Session, account: Account, event: str, how: str, now: float) -> None:
+        """Log a question that has had no certain answer for a while: loudly once, until there is one."""
+        is_loud = (
+            (account, event) not in session.told
+            and how != _AMBIGUOUS
+            and session.questions[account].unsure_for(event, now) >= ANSWER_SECONDS
+        )
+        if is_loud:
+            session.told.add((account, event))
+        level = logging.WARNING if is_loud else logging.DEBUG
+        logger.log(level, "%s: %s %s; asking again", account, QUERIES[event], how)
 
     def _ask(
         self, session: _Session, account: Account, event: str, take: Callable[..., object], *options: object
@@ -503,6 +601,29 @@ class XtTrade:
                 return 0, {}
             asked = min(asked for asked, _ in answers)
             return asked, self._published.sold_out(account.id, [data for _, told in answers for data in told], asked)
+
+    def _is_contradicted(self, session: _Session, account: Account) -> bool:
+        """Return whether an account of which no position is listed has some by its asset: then it is not ready."""
+        answers = [told for each, (_, told) in session.positions.items() if each.id == account.id]
+        worth = [worth for (id, _), worth in session.worth.items() if id == account.id]
+        return not any(answers) and any(isinstance(each, int | float) and each > 0 for each in worth)
+
+    def _note_positions(self, session: _Session, account: Account, now: float) -> None:
+        """Publish the positions that two answers agree to lack."""
+        missing = session.missing.pop(account.id, None)
+        asked, gone = self._sold_out(session, account)
+        confirmed: set[Key] = set()
+        since = now
+        if missing is not None and now - missing[0] < CONFIRM_SECONDS:
+            since = missing[0]
+            gone = {key: data for key, data in gone.items() if key in missing[1]}
+        elif missing is not None:
+            confirmed = gone.keys() & missing[1]
+        for key in confirmed:
+            self._publish("position", Record(gone[key]), time.time_ns(), asked)
+        if unsure := gone.keys() - confirmed:
+            session.missing[account.id] = since, frozenset(unsure)
+            session.questions[account].hasten(("position",), since + CONFIRM_SECONDS)
 
     def _stop(self, session: _Session) -> None:
         trader = session.trader
@@ -538,38 +659,87 @@ class XtTrade:
                     self._publish_session(event, account, received_ns)
             # None is no response but the end of waiting for one.
             elif objects[0] is not None:
-                data = self._read(event, objects[0])
-                self._publish(event, data, received_ns)
+                record = self._read(event, objects[0])
+                self._note_moved(session, event, record.data)
+                self._publish(event, record, received_ns)
+                self._note_worth(session, event, record.data)
                 if event == "account_status":
-                    self._note_status(session, data)
+                    self._note_status(session, record.data)
         except Exception:
             self._note_failure(event)
 
-    def _recover(self, session: _Session, account: Account, event: str, asked: int, answer: Any) -> None:
-        """Publish what is news in the answer to a query."""
+    def _note_open(self, session: _Session, account: Account, event: str, asked: int, answer: Any) -> None:
+        """Publish what is news of the open orders, which are only some."""
         received_ns = time.time_ns()
         self._note_heard(session)
-        objects: Iterable[object] = [answer] if event == "asset" else answer or ()
-        told = []
-        for item in objects:
-            if item is not None:
-                try:
-                    told.append(self._read(event, item))
-                    self._publish(event, told[-1], received_ns, asked)
-                except Exception:
-                    self._note_failure(event)
-        if event == "position":
+        records, _ = self._read_answer(event, answer)
+        if records:
             with self._changed:
-                session.positions.pop(account, None)
-                # What cannot be read may be what seems to be gone.
-                if answer is not None and len(told) == len(answer) and all(data.get("stock_code") for data in told):
-                    session.positions[account] = asked, told
+                self._publish_answer((*account, "open"), event, records, received_ns, asked)
 
     def _note_answer(self, session: _Session, account: Account, event: str, asked: int, answer: Any) -> None:
-        self._recover(session, account, event, asked, answer)
+        """Publish what is news in the answer to a query of all, and ask again if it is not certain."""
+        received_ns = time.time_ns()
+        self._note_heard(session)
+        records, failure = self._read_answer(event, answer)
         with self._changed:
+            now = time.monotonic()
+            is_certain = failure is None
+            if records or is_certain:
+                is_certain = self._publish_answer(account, event, records, received_ns, asked) and is_certain
+            for record in records:
+                self._note_worth(session, event, record.data)
+            is_proof = False
+            if event == "position":
+                session.positions.pop(account, None)
+                # What cannot be read may be what seems to be gone.
+                if failure is None and all(_is_code(record.data.get("stock_code")) for record in records):
+                    session.positions[account] = asked, [record.data for record in records]
+                    is_proof = not self._is_contradicted(session, account)
+                is_certain = is_certain and is_proof
             session.answered.add((account, event))
+            session.questions[account].answer(event, now, is_certain)
+            if is_proof:
+                self._note_positions(session, account, now)
+            elif event == "position":
+                session.missing.pop(account.id, None)
+            if is_certain:
+                session.told.discard((account, event))
+            elif failure is not None:
+                self._tell_failure(session, account, event, failure, now)
             self._changed.notify_all()
+
+    def _read_answer(self, event: str, answer: Any) -> tuple[list[Record], str | None]:
+        """Return what can be read of an answer, and why it does not tell all."""
+        if event == "asset":
+            answer = None if answer is None else [answer]
+        if answer is None:
+            return [], "failed" if event == "asset" else _AMBIGUOUS
+        if isinstance(answer, str | bytes | Mapping) or not hasattr(type(answer), "__len__"):
+            return [], f"returned {type(answer).__name__}"
+        items = list(answer)
+        records = []
+        for item in items:
+            try:
+                if item is not None:
+                    records.append(self._read(event, item))
+            except Exception:
+                self._note_failure(event)
+        return records, None if len(records) == len(items) else "cannot be read in part"
+
+    def _publish_answer(self, account: Key, event: str, records: list[Record], received_ns: int, asked: int) -> bool:
+        """Publish what is news, and return whether the answer was not overtaken and everything is published."""
+        for record in records:
+            self._complete(event, record.data)
+        news, is_overtaken = self._published.answered(account, event, records, received_ns, asked)
+        is_done = not is_overtaken
+        for each in news:
+            try:
+                self._send(each, received_ns, is_recovered=True)
+            except Exception:
+                is_done = False
+                self._note_failure(event)
+        return is_done
 
     def _note_heard(self, session: _Session) -> None:
         with self._changed:
@@ -584,6 +754,7 @@ class XtTrade:
                 self._changed.notify_all()
                 for account in session.joined:
                     self._publish_session("disconnected", account, received_ns)
+                    self._set_state(account, "down", "disconnected")
 
     def _note_status(self, session: _Session, data: Mapping[str, object]) -> None:
         """Ask again when an account has become ready: before, the terminal may not have had its day."""
@@ -593,52 +764,120 @@ class XtTrade:
             was_ready = session.statuses.get(key, ACCOUNT_STATUS_OK) == ACCOUNT_STATUS_OK
             session.statuses[key] = status
             joined = [account for account in session.joined if account.id == account_id]
-        if status == ACCOUNT_STATUS_OK and not was_ready:
             for account in joined:
-                self._call(session, self._reconcile, account)
+                self._assess(session, account)
+                if status == ACCOUNT_STATUS_OK and not was_ready:
+                    session.questions[account].hasten(QUERIES, time.monotonic())
+            self._changed.notify_all()
+
+    def _note_moved(self, session: _Session, event: str, data: Mapping[str, object]) -> None:
+        if event in _MOVES:
+            with self._changed:
+                for account, questions in session.questions.items():
+                    if account.id == data.get("account_id"):
+                        questions.moved(time.monotonic())
+
+    def _note_worth(self, session: _Session, event: str, data: Mapping[str, object]) -> None:
+        if event == "asset":
+            with self._changed:
+                session.worth[(data.get("account_id"), data.get("account_type"))] = data.get("market_value")
+
+    def _assess(self, session: _Session, account: Account) -> None:
+        """Tell how an account is served that is subscribed: it is as its newest status says."""
+        status = session.statuses.get((account.id, ACCOUNT_TYPES[account.type]), ACCOUNT_STATUS_OK)
+        reason = None
+        if status != ACCOUNT_STATUS_OK:
+            reason = self._names["status"].get(status, f"status {status}") if isinstance(status, int) else "no status"
+        self._set_state(account, "up" if status in _SERVED else "waiting" if status in _COMING else "down", reason)
+
+    def _set_states(self, state: Literal["up", "down", "waiting"], reason: str, fault: bool = False) -> None:
+        for account in self._accounts:
+            self._set_state(account, state, reason, fault)
+
+    def _set_state(
+        self, account: Account, state: Literal["up", "down", "waiting"], reason: str | None, fault: bool = False
+    ) -> None:
+        if reason is not None:
+            for id, _ in self._accounts:
+                reason = reason.replace(id, mask(id))
+        with self._changed:
+            old = self._states.get(account)
+            if old is not None and (old.state, old.reason, old.fault) == (state, reason, fault):
+                return
+            since = time.time_ns() // 1_000_000 if old is None or old.state != state else old.since
+            self._states[account] = AccountState(mask(account.id), account.type, state, reason, since, fault)
+            if len(self._states) == len(self._accounts):
+                self._sink.set_accounts([self._states[each] for each in self._accounts])
 
     def _publish_session(self, event: str, account: Account, received_ns: int) -> None:
         data: dict[str, object] = {"account_type": ACCOUNT_TYPES[account.type], "account_id": account.id}
-        self._publish(event, data, received_ns)
+        self._publish(event, Record(data), received_ns)
 
-    def _publish(self, event: str, data: dict[str, object], received_ns: int, asked: int | None = None) -> None:
+    def _publish(self, event: str, record: Record, received_ns: int, asked: int | None = None) -> None:
+        self._complete(event, record.data)
+        with self._changed:
+            news = self._published.judge(event, record, received_ns, asked)
+            if news is not None:
+                self._send(news, received_ns, is_recovered=asked is not None)
+
+    def _send(self, news: News, received_ns: int, is_recovered: bool) -> None:
+        data = news.record.data
+        if is_recovered:
+            data["recovered"] = True
+        self._sink.publish_trade(self._account_of(data), news.event, data, received_ns)
+        self._published.remember(news)
+
+    def _account_of(self, data: Mapping[str, object]) -> str:
         account = data.get("account_id")
-        if not isinstance(account, str) or not account:
-            account = self._default
+        return account if isinstance(account, str) and account else self._default
+
+    def _complete(self, event: str, data: dict[str, object]) -> None:
+        """Add what xttrader does not say: the type of a response's account, and the names of enumerations' values."""
+        account = self._account_of(data)
         if event in _WITHOUT_TYPE and account in self._types:
             data["account_type"] = self._types[account]
         for field, names in self._names.items():
             value = data.get(field)
             if isinstance(value, int):
                 data[f"{field}_name"] = names.get(value)
-        with self._changed:
-            if self._published.admit(event, data, received_ns, asked):
-                if asked is not None:
-                    data["recovered"] = True
-                self._sink.publish_trade(account, event, data, received_ns)
 
-    def _read(self, event: str, source: object) -> dict[str, object]:
+    def _read(self, event: str, source: object) -> Record:
         """Copy every field at once: a native object lives as long as native code likes."""
+        if isinstance(source, _Legible):
+            source = source.source
         data: dict[str, object] = {}
+        unread = b""
         kind = (event, type(source))
         names = self._fields.get(kind)
         if names is None:
             names = self._fields[kind] = _discover(FIELDS[event], source)
         for name in names:
             try:
-                data[name] = normalize.plain(getattr(source, name))
+                value = getattr(source, name)
+                data[name] = normalize.text(value) if isinstance(value, bytes | str) else normalize.plain(value)
             except AttributeError:
                 continue
+            except UnicodeDecodeError as exc:
+                # pybind11 decodes when a field is read. Brokers write GBK.
+                data[name] = read = normalize.text(exc.object)
+                if read.encode("gb18030", "replace") != exc.object.rstrip(b"\0"):
+                    # Cut, or partly replaced: two that differ stay two, also if what is read of them is the same.
+                    unread += exc.object + b"\0"
+                if normalize.REPLACEMENT in read:
+                    self._note_unreadable(event, name, "has bytes of no known encoding, replaced by U+FFFD")
             except Exception as exc:
-                # Text that is not UTF-8, say. The other fields are worth having.
+                # The other fields are worth having.
                 data[name] = None
-                with self._changed:
-                    self.failed += 1
-                    is_new = (event, name) not in self._unreadable
-                    self._unreadable.add((event, name))
-                if is_new:
-                    logger.error("field %s of %s events cannot be read: %s", name, event, type(exc).__name__)
-        return data
+                self._note_unreadable(event, name, f"cannot be read: {type(exc).__name__}")
+        return Record(data, unread)
+
+    def _note_unreadable(self, event: str, name: str, how: str) -> None:
+        with self._changed:
+            self.failed += 1
+            is_new = (event, name) not in self._unreadable
+            self._unreadable.add((event, name))
+        if is_new:
+            logger.error("field %s of %s events %s", name, event, how)
 
     def _note_failure(self, what: str) -> None:
         with self._changed:
@@ -656,6 +895,10 @@ def _parse_account(text: str) -> Account:
             "xt_accounts", f"expected account:TYPE, TYPE one of {', '.join(ACCOUNT_TYPES)}; got {shown!r}"
         )
     return account
+
+
+def _is_code(code: object) -> bool:
+    return isinstance(code, str) and bool(code) and code.isascii()
 
 
 def _session_id() -> int:

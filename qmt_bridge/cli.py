@@ -55,6 +55,7 @@ FEEDER = (
     "xt_servers",
     "xt_userdata",
     "xt_accounts",
+    "xt_reconcile",
     "xt_single_limit",
     "xt_silence",
     "xt_download_timeout",

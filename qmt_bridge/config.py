@@ -104,6 +104,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         tuple[str, ...],
         Meta(description='xtquant: accounts whose trade events are served, e.g. "1000000365:STOCK".'),
     ] = ()
+    xt_reconcile: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="xtquant: seconds between two checks of a quiet account for what the terminal did not push; "
+            "0 turns this off.",
+        ),
+    ] = 180.0
     xt_single_limit: Annotated[
         Positive,
         Meta(description="xtquant: single-instrument subscriptions; ticks beyond come out of the whole market."),

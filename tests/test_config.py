@@ -50,6 +50,7 @@ CHANGED = {
     "xt_servers": ("10.0.0.1:55310", "10.0.0.2:55310"),
     "xt_userdata": "D:\\国金QMT交易端\\userdata_mini",
     "xt_accounts": ("1000000365:STOCK", "2000000001:CREDIT"),
+    "xt_reconcile": 7.5,
     "xt_single_limit": 2,
     "xt_silence": 12.5,
     "xt_download_timeout": 0.5,

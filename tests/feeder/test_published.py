@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from feeder.published import Published
+from feeder.published import Published, Record
+from qmt_bridge.wire import frames
 
 DAY = 24 * 3600 * 1_000_000_000
 NOON = 20_000 * DAY + DAY // 2
@@ -65,10 +66,194 @@ def test_what_belongs_to_the_state_makes_news(change: dict[str, Any]) -> None:
     assert published.admit("order", order(50, **change), NOON)
 
 
-def test_what_does_not_belong_to_the_state_makes_none() -> None:
+# What a record may differ in, whichever field it is, and what it may not.
+OTHERS: list[dict[str, Any]] = [
+    {"stock_code": "000001.SZ"},
+    {"price": 1.5},
+    {"price": math.nan},
+    {"order_remark": "r"},
+    {"commission": 5.0},
+    {"status_msg": None},
+    {"instrument_name": "茅台"},
+    {"strategy_name": "网格"},
+    {"m_dNewFee": 0.5},
+]
+SAME: list[dict[str, Any]] = [
+    {"order_status_name": "ORDER_REPORTED", "account_type_name": None},
+    {"recovered": True},
+    {"traded_volume": 0.0},
+    {"traded_volume": -0.0},
+]
+
+
+@pytest.mark.parametrize("asked", [None, 1])
+@pytest.mark.parametrize("order_id", [0, -1, None, "", 7])
+@pytest.mark.parametrize("change", OTHERS)
+def test_a_record_that_differs_in_any_field_is_news(change: dict[str, Any], order_id: object, asked: int) -> None:
     published = Published()
-    assert published.admit("order", order(50, price=1.0), NOON)
-    assert not published.admit("order", order(50, price=math.nan), NOON)
+    one = order(57, order_id) | {"order_sysid": ""}  # type: ignore[arg-type]
+    assert published.admit("order", one, NOON)
+    assert published.admit("order", one | change, NOON, asked)
+    for repeat in (one, one | change):
+        assert not published.admit("order", repeat, NOON, published.count)
+
+
+@pytest.mark.parametrize("change", SAME)
+def test_what_is_no_field_of_the_terminal_makes_no_news(change: dict[str, Any]) -> None:
+    published = Published()
+    assert published.admit("order", order(50), NOON)
+    assert not published.admit("order", order(50) | change, NOON)
+
+
+@pytest.mark.parametrize("event", ["order", "trade", "position", "asset"])
+def test_equality_outlives_the_journal(event: str) -> None:
+    data = {"account_id": "1", "stock_code": "600519.SH", "order_id": 1, "a": math.nan, "b": -0.0, "c": 5, "d": 2.5}
+    data |= {"e": None, "f": "废单", "g": 2**63, "h": 1e300, "i": math.inf, "recovered": True, "status_name": "x"}
+    published = Published()
+    published.restore(event, frames.decode(frames.encode(data)), NOON)
+    again = data | {"b": 0, "c": 5.0, "a": -math.nan}
+    del again["recovered"], again["status_name"]
+    assert not published.admit(event, again, NOON, published.count)
+
+
+def test_orders_without_a_number_hide_no_other_from_a_query() -> None:
+    published = Published()
+    asked = published.count
+    assert published.admit("order", order(57, 0, order_sysid="", status_msg="a"), NOON)
+    assert published.admit("order", order(57, 0, order_sysid="", status_msg="b"), NOON, asked)
+    # With its number of the exchange an order is known as well.
+    assert published.admit("order", order(56, 0, order_sysid="S9"), NOON)
+    assert not published.admit("order", order(50, 0, order_sysid="S9"), NOON, asked)
+
+
+def test_fills_that_share_a_number_are_all_news() -> None:
+    published = Published()
+    asked = published.count
+    fills = [fill("T1", traded_volume=100), fill("T1", traded_volume=200), fill("T1", order_type=24)]
+    assert [published.admit("trade", each, NOON) for each in fills[:1]] == [True]
+    assert [published.admit("trade", each, NOON, asked) for each in fills] == [False, True, True]
+
+
+@pytest.mark.parametrize("written", [93015, "09:30:15", 93015000, 0, None, ""])
+@pytest.mark.parametrize("by_query", [False, True])
+def test_a_time_without_a_date_is_another_on_another_day(written: object, by_query: bool) -> None:
+    published = Published()
+    told = fill("T1", traded_time=written)
+    assert published.admit("trade", told, NOON)
+    assert not published.admit("trade", told, NOON)
+    assert published.admit("trade", told, NOON + DAY, published.count if by_query else None)
+    assert not published.admit("trade", told, NOON + DAY)
+
+
+@pytest.mark.parametrize("written", [1733120580, 1733120580000, 20241202093015, "20241202 09:30:15", 20241202])
+def test_a_time_with_a_date_is_the_same_on_another_day(written: object) -> None:
+    published = Published()
+    assert published.admit("trade", fill("T1", traded_time=written), NOON)
+    assert not published.admit("trade", fill("T1", traded_time=written), NOON + DAY)
+
+
+def test_what_is_pushed_again_after_midnight_is_of_the_evening() -> None:
+    # Twelve hours after noon in UTC it is eight in the morning in Shanghai.
+    published = Published()
+    told = fill("T1", traded_time=145500)
+    assert published.admit("trade", told, NOON)
+    assert not published.admit("trade", told, NOON + DAY // 2)
+    # The same day in UTC, another in Shanghai.
+    evening = NOON + 3 * 3600 * 1_000_000_000
+    assert published.admit("trade", fill("T2", traded_time=10), evening)
+    assert published.admit("trade", fill("T2", traded_time=10), evening + 2 * 3600 * 1_000_000_000)
+
+
+ACCOUNT = ("1", "STOCK")
+
+
+def answer(published: Published, event: str, records: list[dict[str, Any]], at_ns: int = NOON) -> list[dict[str, Any]]:
+    """Return what is news in an answer, asked for just now, and remember it."""
+    found = published.answered(ACCOUNT, event, [Record(each) for each in records], at_ns, published.count)
+    assert not found.is_overtaken
+    for news in found.news:
+        published.remember(news)
+    return [news.record.data for news in found.news]
+
+
+def test_what_goes_on_to_be_listed_is_not_new_with_each_day() -> None:
+    published = Published()
+    told = [fill("T1", traded_time=145500), fill("T2", traded_time=0)]
+    assert answer(published, "trade", told) == told
+    for day in range(1, 4):
+        assert answer(published, "trade", told, NOON + day * DAY) == []
+    # Gone, and there again, it is another one.
+    assert answer(published, "trade", [], NOON + 4 * DAY) == []
+    assert answer(published, "trade", told, NOON + 4 * DAY) == told
+
+
+def test_of_fills_without_a_number_each_that_is_listed_is_published() -> None:
+    published = Published()
+    assert published.admit("trade", fill(""), NOON)
+    assert not published.admit("trade", fill(""), NOON)
+    for _ in range(2):
+        assert answer(published, "trade", [fill("")]) == []
+    assert answer(published, "trade", [fill(""), fill("")]) == [fill("")]
+    assert answer(published, "trade", [fill(""), fill("")]) == []
+    restored = Published()
+    for _ in range(2):
+        restored.restore("trade", fill(""), NOON)
+    assert answer(restored, "trade", [fill("")] * 3) == [fill("")]
+    # With a number it is one, however often it is listed.
+    assert answer(published, "trade", [fill("T1"), fill("T1")]) == [fill("T1")]
+
+
+def test_positions_that_share_a_name_are_not_published_in_turn() -> None:
+    published = Published()
+    listed = [position(1, open_date="20251124"), position(2, open_date="20251125")]
+    assert answer(published, "position", listed) == listed
+    for _ in range(2):
+        assert answer(published, "position", listed) == []
+    changed = [listed[0], listed[1] | {"volume": 3}]
+    assert answer(published, "position", changed) == changed[1:]
+    assert answer(published, "position", listed) == listed[1:]
+    # Also those that no code names.
+    nameless = [position(1, ""), position(2, "")]
+    assert answer(published, "position", nameless) == nameless
+    assert answer(published, "position", nameless[::-1]) == []
+
+
+def test_an_answer_that_a_push_has_overtaken_says_so() -> None:
+    published = Published()
+    asked = published.count
+    assert published.admit("order", order(56), NOON)
+    other = Record(order(57, 2))
+    same, old = (published.answered(ACCOUNT, "order", [Record(order(s)), other], NOON, asked) for s in (56, 50))
+    assert [same.is_overtaken, old.is_overtaken] == [False, True]
+    assert [[news.record for news in found.news] for found in (same, old)] == [[other], [other]]
+
+
+def test_texts_that_cannot_be_read_are_told_apart() -> None:
+    published = Published()
+    one, other = (Record(order(57, 0, status_msg="\ufffd"), unread) for unread in (b"\xff", b"\xfe"))
+    for record in (one, other):
+        news = published.judge("order", record, NOON)
+        assert news is not None
+        published.remember(news)
+    assert [published.judge("order", record, NOON) for record in (one, other)] == [None, None]
+    # The journal has their replacements only.
+    published = Published()
+    published.restore("order", one.data, NOON)
+    assert published.judge("order", one, NOON) is None
+
+
+def test_what_was_not_published_is_still_news() -> None:
+    published = Published()
+    for _ in range(2):
+        assert published.judge("trade", Record(fill("T1")), NOON) is not None
+    assert published.count == 0
+
+
+def test_a_push_of_an_earlier_record_is_no_cancel_that_failed() -> None:
+    published = Published()
+    assert published.admit("order", order(50, order_sysid=""), NOON)
+    assert published.admit("order", order(50), NOON)
+    assert not published.admit("order", order(50, order_sysid=""), NOON)
 
 
 @pytest.mark.parametrize(("open_status", "cancelling", "volume"), [(50, 51, 0), (55, 52, 100)])
@@ -96,16 +281,13 @@ def test_an_order_does_not_come_back_from_its_end() -> None:
 def test_a_fill_is_news_once_and_another_days_fill_of_the_same_number_is_news() -> None:
     published = Published()
     assert published.admit("trade", fill("T1"), NOON)
-    assert not published.admit("trade", fill("T1", commission=5.0), NOON, asked=published.count)
+    assert not published.admit("trade", fill("T1"), NOON, asked=published.count)
     assert not published.admit("trade", fill("T1"), NOON)
+    # A field that the broker fills in later.
+    assert published.admit("trade", fill("T1", commission=5.0), NOON, asked=published.count)
     assert published.admit("trade", fill("T2"), NOON)
     assert published.admit("trade", fill("T1", stock_code="000001.SZ"), NOON)
     assert published.admit("trade", fill("T1", traded_time=1733206980), NOON)
-
-
-def test_fills_without_a_number_cannot_be_told_apart_and_are_never_dropped() -> None:
-    published = Published()
-    assert [published.admit("trade", fill(""), NOON) for _ in range(2)] == [True, True]
 
 
 def test_an_asset_is_news_when_it_is_pushed_or_has_changed() -> None:

@@ -8,11 +8,12 @@ import logging
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -29,7 +30,7 @@ from feeder.xtsource import XtSource
 from feeder.xttrade import XtTrade
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ErrorCode, Refused
-from qmt_bridge.wire.messages import TradeEvent
+from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, download_topic, parse_topic, quote_topic
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,7 @@ class Recorder:
         self.trades: list[tuple[str, str]] = []
         self.accepted: list[Topic] = []
         self.states: list[FeedState] = []
+        self.accounts: list[list[AccountState]] = []
 
     def publish(self, topic: Topic, body: object, received_ns: int) -> None:
         plain = msgspec.msgpack.decode(msgspec.msgpack.encode(body))
@@ -72,6 +74,9 @@ class Recorder:
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
         self._note(lambda: self.states.append(state))
+
+    def set_accounts(self, accounts: Sequence[AccountState]) -> None:
+        self._note(lambda: self.accounts.append(list(accounts)))
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         raise AssertionError("a live source never waits for room")
@@ -199,15 +204,58 @@ def test_a_trade_session_that_cannot_start_does_not_stop_the_quotes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail(_: XtTrade, __: Recorder) -> None:
-        raise OSError("no such queue")
+        tried.append(time.monotonic())
+        raise OSError("no such queue of 1000000365")
 
-    monkeypatch.setattr(XtTrade, "start", fail)
-    trading.start(sink)
-    trading.subscribe(TICKS, parse_topic(TICKS))
-    sink.until(lambda: TICKS in sink.accepted)
+    tried: list[float] = []
+    monkeypatch.setattr("feeder.xtsource.RETRY_FIRST", 0.01)
+    with monkeypatch.context() as broken:
+        broken.setattr(XtTrade, "start", fail)
+        trading.start(sink)
+        trading.subscribe(TICKS, parse_topic(TICKS))
+        sink.until(lambda: TICKS in sink.accepted)
+        sink.until(lambda: len(tried) > 2)
+        [[account]] = sink.accounts
+        assert (account.account, account.type, account.state) == ("******0365", "STOCK", "down")
+        assert account.reason == "cannot be started: OSError: no such queue of ******0365"
+        assert not account.fault
     [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert error.getMessage() == "trade session cannot be started; market data only"
+    assert error.getMessage() == "trade session cannot be started; market data only, trying again"
     assert error.exc_info is not None
+    sink.until(lambda: sink.trades == [("1000000365", "connected")])
+    sink.until(lambda: sink.accounts[-1][0].state == "up")
+
+
+def test_a_start_that_fails_for_ever_is_given_up_at_close(
+    terminal: native.Terminal, trading: XtSource, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(XtTrade, "start", lambda *_: 1 / 0)
+    trading.start(sink)
+    trading.close()
+    deadline = time.monotonic() + SECONDS
+    while any(thread.name == "xtquant-trade-start" for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("readable", [0, 1])
+def test_a_journal_that_cannot_be_read_costs_no_trade_session(
+    terminal: native.Terminal,
+    trading: XtSource,
+    sink: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    readable: int,
+) -> None:
+    def past(_: int) -> Iterator[tuple[int, TradeEvent]]:
+        yield from [(time.time_ns() // 1_000_000, TradeEvent("order", 1, {"order_id": 1}))] * readable
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    monkeypatch.setattr(sink, "past_trades", past)
+    trading.start(sink)
+    sink.until(lambda: ("1000000365", "connected") in sink.trades)
+    assert f"the trade journal cannot be read after {readable} events" in caplog.text
+    sink.until(lambda: sink.accounts[-1][0].state == "up")
 
 
 def test_a_part_that_cannot_be_closed_does_not_stop_the_others(
