@@ -568,7 +568,18 @@ class XtTrade:
         calling[:] = [thread for thread in calling if thread.is_alive()]
         # One that does not return may never do so; it is asked again as soon as one has.
         if len(calling) < LEFT_BEHIND:
-            calling.append(self._call(session, self._ask, account, event, self._note_answer))
+            calling.append(self._call(session, self._ask_all, account, event))
+
+    def _ask_all(self, session: _Session, account: Account, event: str) -> None:
+        try:
+            self._ask(session, account, event, self._note_answer)
+        except Exception as exc:
+            logger.debug("cannot ask %s", QUERIES[event], exc_info=True)
+            with self._changed:
+                now = time.monotonic()
+                session.questions[account].answer(event, now, is_certain=False)
+                self._tell_failure(session, account, event, f"raised {type(exc).__name__}", now)
+                self._changed.notify_all()
 
     def _tell_failure(self, session: _Session, account: Account, event: str, how: str, now: float) -> None:
         """Log a question that has had no certain answer for a while: loudly once, until there is one."""

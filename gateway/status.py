@@ -30,9 +30,12 @@ def readiness(worker: Worker) -> Response:
     journal = None if status is None else status.journal
     accounts = () if status is None else status.accounts
     misconfigured = bool(accounts) and all(account.fault for account in accounts)
-    ready = status is not None and journal is None and not misconfigured
+    serving = status is not None and journal is None
+    ready = serving and not misconfigured
     shown = {
         "ready": ready,
+        # Market data is served, and what there is of trade events is kept; all that `up` waits for.
+        "serving": serving,
         # Whose numbers these are: any of several workers answers.
         "worker": os.getpid(),
         **worker.feed_state(),

@@ -6,6 +6,7 @@ and on Windows, which has no SIGTERM, as gracefully as elsewhere (untested there
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -158,5 +159,11 @@ def _readiness(config: Config) -> dict[str, Any] | None:
         with opener.open(url, timeout=1.0) as response:
             status: dict[str, Any] = json.load(response)
             return status
+    except urllib.error.HTTPError as exc:
+        # Settings of the trade accounts alone may be wrong, and market data is served.
+        with exc, contextlib.suppress(ValueError):
+            refused: dict[str, Any] = json.load(exc)
+            return refused if refused.get("serving") is True else None
+        return None
     except (urllib.error.URLError, OSError, ValueError):
         return None

@@ -23,10 +23,11 @@ import pytest
 import xtpythonclient
 from xtpythonclient import Desk, XtAccountStatus, XtAsset, XtCancelError, XtOrder, XtOrderError, XtPosition, XtTrade
 
-from feeder import xttrade
+from feeder import questions, xttrade
 from feeder.account import NAMES
+from feeder.published import NAMED
 from feeder.publisher import Publisher
-from feeder.source import FeedState
+from feeder.source import FeedState, mask
 from feeder.xttrade import EVENTS, FIELDS, QUERIES
 from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError, ErrorCode
@@ -129,9 +130,9 @@ def serve(desk: Desk, sink: Recorder, tmp_path: Path) -> Iterator[Callable[..., 
     """Start an XtTrade for accounts; by default it has connected, and has had every answer."""
     started = []
 
-    def start(*accounts: str, to: Recorder = sink, wait: bool = True) -> xttrade.XtTrade:
+    def start(*accounts: str, to: Recorder = sink, wait: bool = True, **settings: Any) -> xttrade.XtTrade:
         accounts = accounts or (f"{STOCK}:STOCK",)
-        source = xttrade.XtTrade(Config(xt_userdata=str(tmp_path), xt_accounts=accounts))
+        source = xttrade.XtTrade(Config(**{"xt_userdata": str(tmp_path), "xt_accounts": accounts, **settings}))
         started.append(source)
         source.start(to)
         if wait:
@@ -1010,7 +1011,8 @@ def test_an_answer_that_is_older_than_a_push_is_not_published_after_it(
 
 
 def test_an_account_that_becomes_ready_is_asked_again(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
-    desk.answers["queryStockTradesWithSeq"] = lambda *_: None
+    # An empty list is a certain answer, which alone would be asked for again after minutes.
+    desk.answers["queryStockTradesWithSeq"] = lambda *_: []
     desk.push(fill())
     serve()
     desk.push(XtAccountStatus(account_type=2, account_id=STOCK, status=0))
@@ -1022,6 +1024,382 @@ def test_an_account_that_becomes_ready_is_asked_again(serve: Callable[..., Any],
     desk.push(XtAccountStatus(account_type=2, account_id=STOCK, status=0))
     sink.until(lambda: sink.of("trade"))
     assert sink.of("trade")[0]["recovered"] is True
+
+
+# -- What is no answer
+
+
+def fail(*_: object) -> object:
+    raise RuntimeError("shared memory")
+
+
+NO_ANSWERS: list[Callable[..., object]] = [lambda *_: None, fail, lambda *_: -1, lambda *_: "", lambda *_: [None]]
+
+
+@pytest.mark.parametrize("no_answer", NO_ANSWERS, ids=["none", "raised", "number", "text", "partly"])
+@pytest.mark.parametrize(("event", "call"), [*zip(QUERIES, NATIVE_QUERIES, strict=True)])
+def test_what_is_no_answer_is_asked_again_until_there_is_one(
+    serve: Callable[..., Any],
+    desk: Desk,
+    sink: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    event: str,
+    call: str,
+    no_answer: Callable[..., object],
+) -> None:
+    # Of an asset xttrader itself takes a number for a list, fails, and calls nothing back.
+    monkeypatch.setattr(xttrade, "ANSWER_SECONDS", 0.5)
+    desk.push(order(), fill(), position(), asset())
+    desk.answers[call] = no_answer
+    serve(wait=False, xt_reconcile=0.0)
+    sink.until(lambda: len(sink.of(*QUERIES)) == 3)
+    sink.until(lambda: len(desk.called(call)) > 2)
+    assert sink.of(event) == []
+    del desk.answers[call]
+    sink.until(lambda: sink.of(event))
+    assert sink.of(event)[0]["recovered"] is True
+    settle()
+    # Then it is not asked any more, nor are the others.
+    assert len(sink.of(*QUERIES)) == 4
+    asked = [len(desk.called(each)) for each in NATIVE_QUERIES]
+    assert [number for each, number in zip(NATIVE_QUERIES, asked, strict=True) if each != call] == [1, 1, 1]
+
+
+def test_an_answer_that_can_be_read_in_part_is_published_in_part(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder
+) -> None:
+    desk.answers["queryStockTradesWithSeq"] = lambda *_: [fill("T1"), None, fill("T2")]
+    serve(wait=False)
+    sink.until(lambda: len(desk.called("queryStockTradesWithSeq")) > 3)
+    assert [data["traded_id"] for data in sink.of("trade")] == ["T1", "T2"]
+
+
+def test_an_asset_that_is_never_told_is_logged_once_and_an_empty_list_is_not(
+    serve: Callable[..., Any],
+    desk: Desk,
+    sink: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(xttrade, "ANSWER_SECONDS", 0.05)
+    for call in NATIVE_QUERIES:
+        desk.answers[call] = lambda *_: None
+    serve(wait=False)
+    said = "account ******0365 (STOCK): query_stock_asset_async failed; asking again"
+    sink.until(lambda: said in caplog.messages)
+    seen = len(desk.called("queryStockAssetWithSeq"))
+    sink.until(lambda: len(desk.called("queryStockAssetWithSeq")) > seen + 1)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [said]
+
+
+def test_calls_that_do_not_return_are_bounded_and_asking_goes_on(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xttrade, "ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(xttrade, "LEFT_BEHIND", 2)
+    desk.stuck = {"queryStockTradesWithSeq"}
+    desk.push(fill())
+    serve(wait=False, xt_reconcile=0.02)
+    asked = len(desk.called("queryStockOrdersWithSeq"))
+    sink.until(lambda: len(desk.called("queryStockTradesWithSeq")) == 2)
+    sink.until(lambda: len(desk.called("queryStockOrdersWithSeq")) > asked + 20)
+    assert len(desk.called("queryStockTradesWithSeq")) == 2
+    desk.stuck = set()
+    desk.gate.set()
+    sink.until(lambda: sink.of("trade"))
+    asked = len(desk.called("queryStockTradesWithSeq"))
+    sink.until(lambda: len(desk.called("queryStockTradesWithSeq")) > asked)
+
+
+# -- What the terminal does not push though its session lives
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "QUIET_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_the_terminal_did_not_push_is_published_and_marked(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder
+) -> None:
+    desk.push(position(100), position(200, stock_code="000001.SZ"), told=False)
+    serve(xt_reconcile=0.02)
+    sink.until(lambda: len(sink.of("position")) == 2)
+    desk.push(order(1, 56), fill("T1"), position(300), asset(7.0), told=False)
+    forget(desk, "000001.SZ")
+    sink.until(lambda: len(sink.of("order", "trade", "position", "asset")) == 7)
+    assert {data["recovered"] for data in sink.of("order", "trade", "position", "asset")} == {True}
+    volumes = [(data["stock_code"], data["volume"]) for data in sink.of("position")]
+    assert sorted(volumes[2:]) == [("000001.SZ", 0), ("600519.SH", 300)]
+    # Once, however often it is asked.
+    asked = len(desk.called("queryStockTradesWithSeq"))
+    sink.until(lambda: len(desk.called("queryStockTradesWithSeq")) > asked + 5)
+    assert len(sink.of("order", "trade", "position", "asset")) == 7
+    assert len(desk.clients) == 1
+    assert sink.of("disconnected") == []
+
+
+def test_an_account_is_reconciled_only_while_its_orders_do_not_move(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(questions, "QUIET_SECONDS", SECONDS)
+    desk.push(asset(), told=False)
+    serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT", xt_reconcile=0.05)
+    desk.push(order(account=CREDIT), asset(2.0))
+    sink.until(lambda: sink.of("order"))
+
+    def asked(account: str) -> int:
+        return len([args for args in desk.called("queryStockTradesWithSeq") if args[0].m_strAccountID == account])
+
+    before = asked(CREDIT), asked(STOCK)
+    # An asset is pushed with every price.
+    sink.until(lambda: asked(STOCK) > before[1] + 5)
+    assert asked(CREDIT) <= before[0] + 1
+
+
+@pytest.mark.usefixtures("hasty")
+def test_what_could_not_be_handed_over_is_published_later(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(xt_reconcile=0.02)
+    failures = iter([RuntimeError("no room"), RuntimeError("no room")])
+
+    def fail_twice() -> None:
+        for failure in failures:
+            raise failure
+
+    sink.on_publish = fail_twice
+    desk.push(fill("T1"))
+    sink.until(lambda: sink.of("trade"))
+    assert sink.of("trade")[0]["recovered"] is True
+
+
+def test_positions_that_are_missing_are_there_while_the_asset_has_them(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder
+) -> None:
+    serve()
+    desk.push(position(100), asset(market_value=170000.0))
+    sink.until(lambda: sink.of("asset"))
+    asked = len(desk.called("queryStockPositionsWithSeq"))
+
+    def log_in_again() -> None:
+        desk.answers["queryStockPositionsWithSeq"] = lambda *_: []
+
+    assert away(desk, sink, log_in_again) == []
+    sink.until(lambda: len(desk.called("queryStockPositionsWithSeq")) > asked + 3)
+    assert [data["volume"] for data in sink.of("position")] == [100]
+    desk.push(asset(170000.0))
+    sink.until(lambda: len(sink.of("position")) == 2)
+    assert sink.of("position")[1]["volume"] == 0
+
+
+# -- Which events are one
+
+
+@pytest.mark.parametrize("repush", ["nothing", "newest", "life"])
+@pytest.mark.parametrize(
+    "records",
+    [
+        pytest.param(
+            [order(0, 57, order_sysid="", stock_code=code) for code in ("600519.SH", "000001.SZ")], id="orders-0"
+        ),
+        pytest.param([order(-1, 57, order_sysid="", status_msg=why) for why in ("资金不足", "价格错误")], id="reasons"),
+        pytest.param(
+            [order(0, 57, order_sysid="", status_msg=why.encode("gbk")) for why in ("资金不足", "价格错误")], id="gbk"
+        ),
+        pytest.param([order(0, 57, order_sysid="", status_msg=why) for why in (b"\xff", b"\xfe")], id="unreadable"),
+        pytest.param([fill("T1", order_type=kind) for kind in (23, 24)], id="self-trade"),
+        pytest.param([fill("T1", traded_volume=volume) for volume in (100, 200)], id="one-number"),
+        pytest.param([fill("", traded_volume=volume) for volume in (100, 200)], id="no-number"),
+        pytest.param([order(), order(order_remark="later")], id="a-later-field"),
+    ],
+)
+def test_each_record_that_differs_is_published_once(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, records: list[Any], repush: Any
+) -> None:
+    events = "order", "trade"
+    desk.repush = repush
+    serve()
+    desk.push(*records)
+    sink.until(lambda: len(sink.of(*events)) == len(records))
+    for _ in range(2):
+        assert away(desk, sink, lambda: None) == []
+    # Nor does a feeder that was started again publish them.
+    find_source().close()
+    restarted = Recorder(sink.as_past())
+    serve(to=restarted)
+    desk.push(XtCancelError(account_id=STOCK))
+    restarted.until(lambda: restarted.of("cancel_error"))
+    settle()
+    assert restarted.of(*events) == []
+
+
+def test_records_that_share_their_identity_are_all_recovered(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder
+) -> None:
+    listed = [fill("T1", traded_volume=100), fill("T1", traded_volume=200), fill(""), fill("")]
+    desk.answers["queryStockTradesWithSeq"] = lambda *_: listed
+    desk.answers["queryStockOrdersWithSeq"] = lambda *_: [order(0, 57, status_msg=why) for why in "ab"]
+    serve()
+    assert [data["traded_volume"] for data in sink.of("trade")] == [100, 200, 100, 100]
+    assert [data["status_msg"] for data in sink.of("order")] == ["a", "b"]
+    assert away(desk, sink, lambda: None) == []
+
+
+def test_an_order_that_a_push_overtook_is_asked_for_again(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder
+) -> None:
+    desk.push(order(1, 50), told=False)
+    desk.silent = {"queryStockOrdersWithSeq"}
+    serve(wait=False)
+    sink.until(lambda: desk.withheld)
+    desk.push(order(1, 56))
+    # Lost, while the answer of before is on its way.
+    desk.push(order(1, 56, order_remark="later"), told=False)
+    sink.until(lambda: sink.of("order"))
+    desk.release()
+    sink.until(lambda: len(sink.of("order")) == 2)
+    assert [(data["order_status"], data["order_remark"]) for data in sink.of("order")] == [(56, ""), (56, "later")]
+
+
+# -- Text
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("废单".encode(), "废单"),
+        ("废单".encode("gbk"), "废单"),
+        ("可用资金不足".encode("gbk")[:-1], "可用资金不"),
+        ("可用资金不足".encode()[:-1], "可用资金不"),
+        ("废单".encode("gbk") + b"\xff", "废单\ufffd"),
+    ],
+)
+def test_every_text_of_the_terminal_is_read(
+    serve: Callable[..., Any],
+    desk: Desk,
+    sink: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    written: bytes,
+    read: str,
+) -> None:
+    from xtquant import xttype
+
+    source = serve()
+    # xttrader reads a response by itself, before there is a callback.
+    desk.answers["orderStockWithSeq"] = lambda *_: xtpythonclient.OrderStockResp(account_id=STOCK, error_msg=written)
+    desk.answers["bankTransferWithSeq"] = lambda *_: xtpythonclient.BankTransferResp(error_msg=written)
+    trader = find_trader(desk)
+    trader.order_stock_async(xttype.StockAccount(STOCK), "600519.SH", 23, 100, 11, 1700.0)
+    trader.bank_transfer_in_async(xttype.StockAccount(STOCK), "1", "62", 10.0)
+    desk.push(order(status_msg=written), XtOrderError(account_id=STOCK, error_msg=written))
+    desk.push(XtCancelError(account_id=STOCK, error_msg=written))
+    sink.until(lambda: sink.of("cancel_error"))
+    sink.until(lambda: sink.of("bank_transfer_async_response") and sink.of("async_response"))
+    for event, field in (
+        ("order", "status_msg"),
+        ("order_error", "error_msg"),
+        ("cancel_error", "error_msg"),
+        ("async_response", "error_msg"),
+        ("bank_transfer_async_response", "msg"),
+    ):
+        assert [data[field] for data in sink.of(event)] == [read], event
+    assert source.failed == (3 if "\ufffd" in read else 0)
+
+
+# -- How an account is served
+
+
+def test_an_account_is_waiting_then_up(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
+    before = time.time_ns() // 1_000_000
+    serve()
+    assert [(state.account, state.type, state.state, state.reason, state.fault) for (state,) in sink.states] == [
+        ("******0365", "STOCK", "waiting", "starting", False),
+        ("******0365", "STOCK", "up", None, False),
+    ]
+    assert before <= sink.states[0][0].since <= sink.states[1][0].since <= time.time_ns() // 1_000_000
+
+
+def test_a_wrong_folder_is_a_fault_until_a_session_was_opened(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, tmp_path: Path
+) -> None:
+    desk.accepts_sessions = False
+    folder = tmp_path / "gone"
+    serve(wait=False, xt_userdata=str(folder))
+    sink.until(lambda: sink.states and sink.states[-1][0].state == "down")
+    (state,) = sink.states[-1]
+    assert (state.reason, state.fault) == ("connect returned -1, and xt_userdata is not a folder", True)
+    seen = len(desk.clients)
+    sink.until(lambda: len(desk.clients) > seen + 1)
+    assert [each.since for (each,) in sink.states[-1:]] == [state.since]
+    folder.mkdir()
+    sink.until(lambda: sink.states[-1][0].fault is False)
+    assert sink.states[-1][0].reason == "connect returned -1"
+    desk.accepts_sessions = True
+    sink.until(lambda: sink.states[-1][0].state == "up")
+    folder.rmdir()
+    desk.accepts_sessions = False
+    desk.drop()
+    sink.until(lambda: "not a folder" in str(sink.states[-1][0].reason))
+    assert (sink.states[-1][0].state, sink.states[-1][0].fault) == ("down", False)
+
+
+def test_each_account_has_a_state_of_its_own(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
+    desk.refused = {CREDIT}
+    serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT", wait=False)
+
+    def states() -> list[tuple[str, str | None]]:
+        return [(each.state, each.reason) for each in sink.states[-1]] if sink.states else []
+
+    sink.until(lambda: states() == [("up", None), ("down", "subscribe returned -1")])
+    desk.accepts_sessions = False
+    desk.drop()
+    sink.until(lambda: [state for state, _ in states()] == ["down", "down"])
+    desk.accepts_sessions = True
+    desk.refused = set()
+    sink.until(lambda: states() == [("up", None), ("up", None)])
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "reason"),
+    [
+        (0, "up", None),
+        (6, "up", "ACCOUNT_STATUS_CLOSED"),
+        (1, "waiting", "ACCOUNT_STATUS_WAITING_LOGIN"),
+        (3, "down", "ACCOUNT_STATUS_FAIL"),
+        (99, "down", "status 99"),
+    ],
+)
+def test_the_status_of_an_account_is_its_state(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, status: int, state: str, reason: str | None
+) -> None:
+    serve()
+    desk.push(XtAccountStatus(account_type=2, account_id=STOCK, status=5))
+    sink.until(lambda: sink.states[-1][0].state == "waiting")
+    desk.push(XtAccountStatus(account_type=2, account_id=STOCK, status=status))
+    sink.until(lambda: (sink.states[-1][0].state, sink.states[-1][0].reason) == (state, reason))
+
+
+def test_no_account_number_is_in_a_reason(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, tmp_path: Path
+) -> None:
+    source = xttrade.XtTrade(Config(xt_userdata=str(tmp_path), xt_accounts=(f"{STOCK}:STOCK",)))
+    source.note_no_start(sink, ImportError(f"no module for {STOCK}"))  # type: ignore[arg-type]
+    (state,) = sink.states[-1]
+    assert (state.state, state.fault) == ("down", True)
+    assert state.reason == "cannot be started: ImportError: no module for ******0365"
+
+
+@pytest.mark.parametrize(("account", "shown"), [("1000000365", "******0365"), ("12345", "*2345"), ("1234", "****")])
+def test_a_masked_number_is_never_whole(account: str, shown: str) -> None:
+    assert mask(account) == shown
+
+
+def test_the_names_that_are_added_are_known_as_such(terminal: native.Terminal) -> None:
+    from xtquant import xtconstant
+
+    assert set(NAMED) == set(xttrade._names(xtconstant))
 
 
 # -- Calls that never end
@@ -1130,7 +1508,8 @@ def test_sessions_left_behind_in_a_call_are_bounded(
     call: str,
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(xttrade, "OPEN_SECONDS", 0.02)
+    if call == "connect":
+        monkeypatch.setattr(xttrade, "OPEN_SECONDS", 0.02)
     monkeypatch.setattr(xttrade, "STOP_SECONDS", 0.02)
     monkeypatch.setattr(xttrade, "LEFT_BEHIND", 3)
     desk.stuck = {call}

@@ -86,7 +86,7 @@ async def test_only_what_settings_must_mend_makes_a_worker_not_ready(
     port = rig.servers[0].port
     rig.source.sink.set_accounts(accounts)
     await until(lambda: readiness(port)["trade"] == "down", "the accounts to be told")
-    assert readiness(port)["ready"] is ready
+    assert (readiness(port)["ready"], readiness(port)["serving"]) == (ready, True)
     rig.source.sink.set_accounts([account("up")])
     await until(lambda: readiness(port)["ready"] and readiness(port)["trade"] == "up", "the account to be up")
 
