@@ -518,10 +518,10 @@ class XtTrade:
                 return
             session.joined.append(account)
             self._told -= {account, None}
-            self._publish_session("connected", account, time.time_ns())
             session.questions[account] = Questions(
                 QUERIES, time.monotonic(), self._interval, first=RETRY_FIRST, patience=ANSWER_SECONDS
             )
+            self._publish_session("connected", account, time.time_ns())
             self._assess(session, account)
             self._changed.notify_all()
         logger.info("trade events come from %s", account)

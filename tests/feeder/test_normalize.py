@@ -270,7 +270,7 @@ def _types(value: object) -> set[type]:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "gbk", "gb18030"])
-@pytest.mark.parametrize("written", ["", "ok", "废单", "联通", "A股", "可用资金不足[251005]", "合法,订单驳回:价格错误"])
+@pytest.mark.parametrize("written", ["", "ok", "废单", "浣", "联通", "A股", "资金不足[251005]", "订单驳回:价格错误"])
 def test_text_is_read_in_the_encodings_of_brokers(written: str, encoding: str) -> None:
     assert normalize.text(written.encode(encoding)) == written
     assert normalize.text(written.encode(encoding) + b"\0\0") == written

@@ -1048,7 +1048,8 @@ def test_what_is_no_answer_is_asked_again_until_there_is_one(
     no_answer: Callable[..., object],
 ) -> None:
     # Of an asset xttrader itself takes a number for a list, fails, and calls nothing back.
-    monkeypatch.setattr(xttrade, "ANSWER_SECONDS", 0.5)
+    if (event, no_answer) == ("asset", NO_ANSWERS[2]):
+        monkeypatch.setattr(xttrade, "ANSWER_SECONDS", 0.5)
     desk.push(order(), fill(), position(), asset())
     desk.answers[call] = no_answer
     serve(wait=False, xt_reconcile=0.0)
@@ -1175,6 +1176,24 @@ def test_what_could_not_be_handed_over_is_published_later(
     assert sink.of("trade")[0]["recovered"] is True
 
 
+def test_what_could_not_be_handed_over_of_an_answer_is_asked_for_again(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder
+) -> None:
+    desk.push(fill("T1"))
+    # The first is that the account is connected.
+    calls = iter([None, RuntimeError("no room")])
+
+    def fail_second() -> None:
+        failure = next(calls, None)
+        if failure is not None:
+            raise failure
+
+    sink.on_publish = fail_second
+    serve(wait=False, xt_reconcile=0.0)
+    sink.until(lambda: sink.of("trade"))
+    assert sink.of("trade")[0]["recovered"] is True
+
+
 def test_positions_that_are_missing_are_there_while_the_asset_has_them(
     serve: Callable[..., Any], desk: Desk, sink: Recorder
 ) -> None:
@@ -1208,7 +1227,10 @@ def test_positions_that_are_missing_are_there_while_the_asset_has_them(
         pytest.param(
             [order(0, 57, order_sysid="", status_msg=why.encode("gbk")) for why in ("资金不足", "价格错误")], id="gbk"
         ),
-        pytest.param([order(0, 57, order_sysid="", status_msg=why) for why in (b"\xff", b"\xfe")], id="unreadable"),
+        pytest.param(
+            [order(0, 57, order_sysid="", status_msg=why) for why in (b"\xff\xb7", b"\xff\xb8")], id="unreadable"
+        ),
+        pytest.param([order(0, 57, order_sysid="", status_msg=why) for why in (b"\xb7", b"\xb8")], id="cut"),
         pytest.param([fill("T1", order_type=kind) for kind in (23, 24)], id="self-trade"),
         pytest.param([fill("T1", traded_volume=volume) for volume in (100, 200)], id="one-number"),
         pytest.param([fill("", traded_volume=volume) for volume in (100, 200)], id="no-number"),
@@ -1359,6 +1381,16 @@ def test_each_account_has_a_state_of_its_own(serve: Callable[..., Any], desk: De
     desk.accepts_sessions = True
     desk.refused = set()
     sink.until(lambda: states() == [("up", None), ("up", None)])
+
+
+def test_a_loss_is_told_while_the_old_session_still_stops(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xttrade, "STOP_SECONDS", 3 * SECONDS)
+    desk.stuck = {"stop"}
+    serve()
+    desk.drop()
+    sink.until(lambda: (sink.states[-1][0].state, sink.states[-1][0].reason) == ("down", "disconnected"))
 
 
 @pytest.mark.parametrize(
