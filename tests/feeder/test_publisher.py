@@ -643,6 +643,28 @@ def test_a_journal_of_many_chunks_comes_whole_though_its_asker_names_an_earlier_
         assert sum(len(frames.decode(state.body or b"")) for state in states) == 2500
 
 
+def test_an_event_of_the_past_that_cannot_be_read_costs_itself_only(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = Journal(journal_path(config.data_path, "hand"), days=30)
+    now = time.time_ns() // 1_000_000
+    # The second is no map, the third nothing at all.
+    journal.append([Unsent("1", "order", msgspec.Raw(data)) for data in (b"\x80", b"\x07", b"\xc1", b"\x80")], now)
+    journal.close()
+    past: list[int] = []
+
+    class Reading(HandSource):
+        def start(self, sink: Sink) -> None:
+            past.extend(event.seq for _, event in sink.past_trades(0))
+            super().start(sink)
+
+    feeder = Feeder(config, Reading())
+    feeder.start()
+    feeder.stop()
+    assert past == [1, 4]
+    assert len([record for record in caplog.records if "in the trade journal cannot be read" in record.message]) == 2
+
+
 def test_a_position_that_is_too_old_is_refused_with_the_oldest_that_is_not(config: Config) -> None:
     path = journal_path(config.data_path, "hand")
     journal = Journal(path, days=30)
