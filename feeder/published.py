@@ -81,7 +81,7 @@ class Answer(NamedTuple):
 class _Known:
     """What was published of one order, position or asset."""
 
-    __slots__ = ("admitted", "is_held", "last", "phase", "recent", "record")
+    __slots__ = ("admitted", "history", "is_held", "last", "phase", "recent", "record", "replayed")
 
     def __init__(self) -> None:
         # The whole of the newest, as a digest, and of the newest ones: a future's position may be listed as several.
@@ -92,8 +92,25 @@ class _Known:
         self.is_held = False
         # An order's status and volume of fills.
         self.phase: tuple[object, object] = (None, None)
+        # All of an order in its sequence, and how far in it a broker is that pushes it again from an earlier one on.
+        self.history: list[bytes] = []
+        self.replayed: int | None = None
         # The number of its newest event among all.
         self.admitted = 0
+
+    def begin_replay(self, digest: bytes) -> None:
+        """Note that an earlier record was pushed again, to which no cancel leads back: the later ones may follow."""
+        is_earlier = digest != self.last and digest in self.history
+        self.replayed = self.history.index(digest) if is_earlier else None
+
+    def replay(self, digest: bytes) -> bool:
+        """Return whether a record is the next one of those that are pushed again."""
+        if self.replayed is None:
+            return False
+        follows = self.replayed + 1
+        is_next = self.history[follows : follows + 1] == [digest]
+        self.replayed = follows if is_next and follows < len(self.history) - 1 else None
+        return is_next
 
 
 class Published:
@@ -186,6 +203,9 @@ class Published:
             return
         known = self._find(key)
         known.last, known.phase = digest, _phase(data)
+        if event == "order":
+            known.history.append(digest)
+            known.replayed = None
         known.recent.pop(digest, None)
         known.recent[digest] = None
         if len(known.recent) > _SIBLINGS:
@@ -231,7 +251,12 @@ class Published:
         if known is None:
             is_news = not is_marked
         elif event in _TIMES:
-            is_news = not is_marked or (digest != known.last and _is_back(_phase(record.data), known.phase))
+            is_replayed = asked is None and is_marked and known.replay(digest)
+            is_news = not is_marked or (
+                digest != known.last and not is_replayed and _is_back(_phase(record.data), known.phase)
+            )
+            if is_marked and asked is None and not is_news and not is_replayed:
+                known.begin_replay(digest)
         else:
             # Pushed as often as the broker likes, but not told again when asked.
             is_news = asked is None or (digest not in known.recent if is_sibling else digest != known.last)

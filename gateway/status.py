@@ -12,7 +12,6 @@ from starlette.responses import Response
 from gateway import metrics
 from gateway.worker import Worker
 from qmt_bridge.wire.frames import to_json
-from qmt_bridge.wire.messages import trade_state
 
 
 def health(worker: Worker) -> Response:
@@ -41,8 +40,7 @@ def readiness(worker: Worker) -> Response:
         **worker.feed_state(),
         # Why trade events cannot be written; they are published all the same.
         "journal": journal,
-        # The worst state of the accounts, and each with its reason; their numbers are masked.
-        "trade": trade_state(accounts),
+        # Each with its state and reason; their numbers are masked.
         "accounts": [msgspec.structs.asdict(account) for account in accounts],
         "newest_tick_age": worker.newest_age,
         "connections": len(worker.sessions),

@@ -20,6 +20,7 @@ from gateway.metrics import Exporter
 from gateway.session import Ended, Session
 from qmt_bridge import __version__
 from qmt_bridge.config import Config
+from qmt_bridge.wire.messages import trade_state
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +65,16 @@ class Worker:
         """Return what is known of the feeder, for welcome frames and health."""
         status = self.feed.status
         if status is None:
-            return {"feed": "down", "reason": "feeder_absent", "epoch": 0, "source": None, "simulated": None}
+            nothing = dict.fromkeys(("source", "simulated", "trade"))
+            return {"feed": "down", "reason": "feeder_absent", "epoch": 0, **nothing}
         return {
             "feed": status.state,
             "reason": status.reason,
             "epoch": status.epoch,
             "source": status.source,
             "simulated": status.simulated,
+            # The worst state of the accounts whose trade events are served.
+            "trade": trade_state(status.accounts),
         }
 
     def start(self) -> None:

@@ -270,6 +270,25 @@ def test_an_order_comes_back_from_a_cancel_that_failed(open_status: int, cancell
     assert not published.admit("order", order(cancelling, volume=volume), NOON)
 
 
+def test_a_whole_life_that_is_pushed_again_is_no_news() -> None:
+    published = Published()
+    life = [order(status) for status in (48, 49, 50, 51, 50, 51, 50)]
+    assert [published.admit("order", state, NOON) for state in life] == [True] * 7
+    for _ in range(2):
+        assert [published.admit("order", state, NOON) for state in life] == [False] * 7
+    # The next cancel is another one, also in the midst of such a life.
+    assert published.admit("order", order(51), NOON)
+    assert published.admit("order", order(50), NOON)
+    assert [published.admit("order", state, NOON) for state in life[:3]] == [False] * 3
+    assert published.admit("order", order(51, traded_price=1.0), NOON)
+    assert published.admit("order", order(50), NOON)
+    # A feeder that was started again knows its sequence from the journal.
+    restored = Published()
+    for state in life:
+        restored.restore("order", state, NOON)
+    assert [restored.admit("order", state, NOON) for state in life] == [False] * 7
+
+
 def test_an_order_does_not_come_back_from_its_end() -> None:
     published = Published()
     for status in (50, 51, 54):

@@ -53,6 +53,8 @@ def account(state: Any, reason: str | None = None, number: str = "******0365", *
 async def test_the_state_of_every_account_is_shown(rig: Rig) -> None:
     port = rig.servers[0].port
     assert (readiness(port)["trade"], readiness(port)["accounts"]) == ("off", [])
+    async with rig.connect("/ws/realtime?ctl=1") as client:
+        assert (await client.receive())["trade"] == "off"
     rig.source.sink.set_accounts([account("up"), account("waiting", "not subscribed yet", "******0001")])
     await until(lambda: readiness(port)["trade"] == "waiting", "the accounts to be told")
     shown = readiness(port)
