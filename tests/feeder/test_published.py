@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from typing import Any
 
 import pytest
 
-from feeder.published import Published, Record
+from feeder.published import News, Published, Record
 from qmt_bridge.wire import frames
 
 DAY = 24 * 3600 * 1_000_000_000
@@ -428,3 +429,74 @@ def test_a_clock_that_is_set_back_forgets_nothing() -> None:
     assert published.admit("order", order(56, 2), NOON - 2 * DAY)
     assert not published.admit("order", order(56, 2), NOON)
     assert not published.admit("order", order(56, 1), NOON)
+
+
+class Day:
+    """A random day at a broker that numbers badly: what is pushed, lost, pushed again, asked for, and journaled."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.published = Published()
+        self.now = NOON
+        self.happened: list[tuple[str, dict[str, Any]]] = []
+        self.journal: list[tuple[str, bytes, int]] = []
+
+    def play(self, steps: int) -> None:
+        steps_of_a_day = (self.trade, self.push_again, self.ask, self.restart)
+        for step in self.random.choices(steps_of_a_day, (50, 10, 10, 2), k=steps):
+            self.now += self.random.randrange(1_000_000_000)
+            step()
+        self.ask()
+
+    def trade(self) -> None:
+        choice, number = self.random.choice, self.random.choice((0, -1, 1, 2))
+        at = self.now // 1_000_000_000 - choice((0, 1, 2))
+        if choice((True, False)):
+            data = order(choice((48, 49, 50, 56, 57)), number, choice((0, 100)), status_msg=choice("ab"), order_time=at)
+            data["price"] = choice((1.0, math.nan))
+            event = "order"
+        else:
+            data = fill(choice(("T1", "T2")), order_id=number, traded_volume=choice((100, 200)), traded_time=at)
+            data["order_type"] = choice((23, 24))
+            event = "trade"
+        self.happened.append((event, data))
+        if self.random.random() < 0.8:
+            self.push(event, data)
+
+    def push(self, event: str, data: dict[str, Any]) -> None:
+        news = self.published.judge(event, Record(dict(data)), self.now)
+        if news is not None:
+            self.publish(news)
+
+    def push_again(self) -> None:
+        for event, data in self.happened:
+            self.push(event, data)
+
+    def ask(self) -> None:
+        for asked in ("order", "trade"):
+            listed = [Record(dict(data)) for event, data in self.happened if event == asked]
+            found = self.published.answered(ACCOUNT, asked, listed, self.now, self.published.count)
+            for news in found.news:
+                news.record.data["recovered"] = True
+                self.publish(news)
+
+    def publish(self, news: News) -> None:
+        self.published.remember(news)
+        self.journal.append((news.event, frames.encode(news.record.data), self.now))
+
+    def restart(self) -> None:
+        self.published = Published()
+        for event, body, at_ns in self.journal:
+            self.published.restore(event, frames.decode(body), at_ns)
+
+
+def whole(event: str, data: dict[str, Any]) -> str:
+    return repr((event, sorted((name, repr(value)) for name, value in data.items() if name != "recovered")))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_a_random_day_each_record_is_published_once(seed: int) -> None:
+    day = Day(seed)
+    day.play(300)
+    told = [whole(event, frames.decode(body)) for event, body, _ in day.journal]
+    assert sorted(told) == sorted({whole(event, data) for event, data in day.happened})
