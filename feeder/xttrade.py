@@ -224,6 +224,8 @@ class _Session:
         self.heard = 0
         self.asking: dict[Account, threading.Thread] = {}
         self.joined: list[Account] = []
+        # Accounts whose subscription was refused at least once.
+        self.refused: set[Account] = set()
         # Of each account that is joined, and the calls that ask them.
         self.questions: dict[Account, Questions] = {}
         self.calling: dict[tuple[Account, str], list[threading.Thread]] = {}
@@ -402,7 +404,9 @@ class XtTrade:
         for account in self._accounts:
             if account not in session.joined:
                 self._tell(account, "not subscribed yet")
-                self._set_state(account, "waiting", "not subscribed yet")
+                with self._changed:
+                    if account not in session.joined and account not in session.refused and not session.is_over:
+                        self._set_state(account, "waiting", "not subscribed yet")
         return self._watch(session)
 
     def _watch(self, session: _Session) -> str:
@@ -508,7 +512,9 @@ class XtTrade:
         delay = RETRY_FIRST
         while (refusal := self._subscribe(session, stock_account)) is not None:
             self._tell(account, refusal)
-            self._set_state(account, "down", refusal)
+            with self._changed:
+                session.refused.add(account)
+                self._set_state(account, "down", refusal)
             self._wait(lambda: session.is_over, delay)
             if session.is_over or self._closing:
                 return

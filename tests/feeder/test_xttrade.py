@@ -13,6 +13,7 @@ import threading
 import time
 import types
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -1367,7 +1368,11 @@ def test_a_wrong_folder_is_a_fault_until_a_session_was_opened(
     assert (sink.states[-1][0].state, sink.states[-1][0].fault) == ("down", False)
 
 
-def test_each_account_has_a_state_of_its_own(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
+def test_each_account_has_a_state_of_its_own(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Then it is said which accounts are not subscribed.
+    monkeypatch.setattr(xttrade, "ANSWER_SECONDS", 0.1)
     desk.refused = {CREDIT}
     serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT", wait=False)
 
@@ -1375,6 +1380,10 @@ def test_each_account_has_a_state_of_its_own(serve: Callable[..., Any], desk: De
         return [(each.state, each.reason) for each in sink.states[-1]] if sink.states else []
 
     sink.until(lambda: states() == [("up", None), ("down", "subscribe returned -1")])
+    # It stays so for as long as it is refused.
+    tried, told = len(desk.called("subscribeWithSeq")), len(sink.states)
+    sink.until(lambda: len(desk.called("subscribeWithSeq")) > tried + 5)
+    assert len(sink.states) == told
     desk.accepts_sessions = False
     desk.drop()
     sink.until(lambda: [state for state, _ in states()] == ["down", "down"])
@@ -1483,6 +1492,8 @@ def test_a_subscription_that_never_answers_holds_no_other_account(
     desk.push(fill("T3", account=CREDIT))
     sink.until(lambda: len(sink.of("trade")) == 2)
     sink.until(lambda: "account ******0365 (STOCK): not subscribed yet; trying again" in caplog.text)
+    sink.until(lambda: [each.reason for each in sink.states[-1]] == ["not subscribed yet", None])
+    assert sink.states[-1][0].state == "waiting"
     assert {account for account, _, _, _ in sink.published} == {CREDIT}
     desk.release()
     sink.until(lambda: len(sink.of("connected")) == 2 and len(sink.of("trade")) == 3)
@@ -1509,8 +1520,11 @@ def test_close_returns_while_a_call_hangs(serve: Callable[..., Any], desk: Desk,
     # Nor may the end of the process wait for them.
     assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("xtquant-trade"))
     close_beside(source)
-    hanging = [thread for thread in threading.enumerate() if thread.name == "xtquant-trade-call"]
-    assert len(hanging) == 1
+
+    def hanging() -> int:
+        return [thread.name for thread in threading.enumerate()].count("xtquant-trade-call")
+
+    sink.until(lambda: hanging() == 1)
     desk.gate.set()
     settle()
 
@@ -1552,12 +1566,12 @@ def test_sessions_left_behind_in_a_call_are_bounded(
         desk.drop()
     sink.until(lambda: said in caplog.text)
     assert len(desk.clients) == 3
-    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("xtquant-trade")]
-    assert {name: threads.count(name) for name in threads} == {
-        "xtquant-trade": 1,
-        "xtquant-trade-call": 3,
-        "xtquant-trade-push": 3,
-    }
+
+    def running() -> Counter[str]:
+        return Counter(thread.name for thread in threading.enumerate() if thread.name.startswith("xtquant-trade"))
+
+    # What has asked in the last of them ends with it.
+    sink.until(lambda: running() == {"xtquant-trade": 1, "xtquant-trade-call": 3, "xtquant-trade-push": 3})
     # A connection would succeed now, and nobody tries until a call has returned.
     desk.stuck = set()
     connected = len(sink.of("connected"))
@@ -1641,6 +1655,8 @@ def test_pushes_prove_that_the_session_lives_and_a_query_that_hangs_is_asked_onc
     serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(xttrade, "ANSWER_SECONDS", SECONDS)
+    # Else it would be asked for again and again.
+    desk.push(asset())
     serve()
     asked = len(desk.called("queryStockOrdersWithSeq"))
     desk.stuck = {"queryStockOrdersWithSeq"}
