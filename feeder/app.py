@@ -1,16 +1,28 @@
-"""The feeder's life: build source and publisher, run until stopped, close in reverse."""
+"""The feeder's run: build source and publisher, watch them until stopped, close in reverse."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import sys
 import threading
+import time
 from importlib import metadata
+from typing import NoReturn
 
 from feeder.publisher import Publisher
 from feeder.source import Source
 from qmt_bridge.config import Config
 
 logger = logging.getLogger(__name__)
+
+# Exit code that asks a supervisor to start the process again: TRY_AGAIN of qmt_bridge/supervisor.py.
+TRY_AGAIN = 75
+# Between two looks at the publisher and at the source's calls.
+WATCH_SECONDS = 0.2
+# What the end may take when a call hangs: closing the source takes two seconds, sending what is queued another one.
+LEAVE_SECONDS = 5.0
 
 
 def make_source(config: Config) -> Source:
@@ -63,30 +75,65 @@ class Feeder:
         """Return whether the publisher has ended within `timeout` seconds: after `start` only by a failure."""
         return self.publisher.ended.wait(timeout)
 
-    def stop(self) -> None:
-        """Close the source, send what is queued, and close the rest."""
+    def stop(self, reason: str = "feeder_stopped") -> None:
+        """Close the source, send what is queued and that the feed is down for `reason`, and close the rest."""
         try:
             self.source.close()
         finally:
-            self.publisher.stop()
+            self.publisher.stop(reason)
         logger.info("feeder stopped after %d messages", self.publisher.published)
 
     def run(self, stop: threading.Event) -> int:
-        """Run until `stop` is set and return 0; return 1 if the publisher failed, so that a supervisor restarts it."""
+        """Run until `stop` is set and return 0; return 1 if the publisher failed, so that a supervisor restarts it.
+
+        Return `TRY_AGAIN` if a call of the source's hangs. Then the process has to end without waiting for it.
+        """
         self.start()
+        hung = None
         try:
             # In steps: on Windows a wait without an end cannot be interrupted by Ctrl-C.
-            while not stop.wait(0.2):
+            while hung is None and not stop.wait(WATCH_SECONDS):
                 if self.wait(0):
                     return 1
+                hung = self.source.hung()
         finally:
-            self.stop()
+            if hung is None:
+                self.stop()
+        if hung is not None:
+            self._give_up(hung)
+            return TRY_AGAIN
         return 0 if self.publisher.failure is None else 1
+
+    def _give_up(self, hung: str) -> None:
+        logger.critical("terminal_hung: %s; this process ends, to be started again", hung)
+        # At once, and again as the last word: a client must not wait until the source is closed.
+        self.publisher.set_state("down", "terminal_hung")
+        stopping = threading.Thread(target=self.stop, args=("terminal_hung",), name="feeder-stop", daemon=True)
+        stopping.start()
+        stopping.join(LEAVE_SECONDS)
+        if stopping.is_alive():
+            logger.error("the feeder does not close within %g s; it ends all the same", LEAVE_SECONDS)
 
 
 def run(config: Config, stop: threading.Event) -> int:
-    """Run a feeder until `stop` is set; return the exit code of the process."""
-    return Feeder(config).run(stop)
+    """Run a feeder until `stop` is set; return the exit code of the process, which ends here if a call hangs."""
+    code = Feeder(config).run(stop)
+    if code == TRY_AGAIN:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process now, whatever its native threads do: an exit of Python's, or of Windows', may wait for them."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if sys.platform == "win32":
+        # TerminateProcess, with this exit code. os._exit would call into each DLL, where a lock may be held.
+        os.kill(os.getpid(), code)
+        # It may return before the process is gone.
+        time.sleep(LEAVE_SECONDS)
+    os._exit(code)
 
 
 def _version() -> str:

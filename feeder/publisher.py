@@ -103,6 +103,7 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name="publisher")
         self._opened = threading.Event()
         self._stopping = False
+        self._end_reason = "feeder_stopped"
 
         self._inbox: deque[Callable[[], None]] = deque()
         self._asleep = False
@@ -139,8 +140,9 @@ class Publisher:
             self._thread.join()
             raise self.failure
 
-    def stop(self) -> None:
-        """Send what is queued, close everything and join the thread."""
+    def stop(self, reason: str = "feeder_stopped") -> None:
+        """Send what is queued, at last that the feed is down for `reason`, close everything and join the thread."""
+        self._end_reason = reason
         self._stopping = True
         if self._thread.ident is not None:
             self._wake()
@@ -383,7 +385,7 @@ class Publisher:
             self._empty_inbox()
             if self._held_up:
                 time.sleep(RETRY_SECONDS)
-        self._set_state(("down", "feeder_stopped", False))
+        self._set_state(("down", self._end_reason, False))
 
     def _close_journal(self) -> None:
         """Write what nobody could be sent any more: the next feeder replays it."""

@@ -103,6 +103,10 @@ class Replay:
         """Return how many topics the player serves."""
         return len(self._wanted)
 
+    def hung(self) -> str | None:
+        """Return None: it calls nothing that could hang (see `Source`)."""
+        return None
+
     def close(self) -> None:
         """Stop the player, wherever it waits."""
         self._calls.put(self._stop)

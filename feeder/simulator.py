@@ -118,6 +118,10 @@ class Simulator:
         """Return how many topics are published."""
         return len(self._topics)
 
+    def hung(self) -> str | None:
+        """Return None: it calls nothing that could hang (see `Source`)."""
+        return None
+
     def close(self) -> None:
         """Stop the thread."""
         self._calls.put(None)

@@ -105,5 +105,11 @@ class Source(Protocol):
     def upstream(self) -> int:
         """Return how many subscriptions are held at the source."""
 
+    def hung(self) -> str | None:
+        """Return which call of the source's has not returned for so long that only a new process helps, else None.
+
+        Asked several times a second, by one thread; it must not wait for anything that such a call could hold.
+        """
+
     def close(self) -> None:
         """Stop the threads; return within two seconds."""

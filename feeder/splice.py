@@ -1,16 +1,19 @@
 """Splice: the ticks of one code, first out of its market and then out of a subscription of its own, as one stream.
 
-For a while both bring them; each tick passes once, whoever brings it first and last. Pure: the time is an argument
-(seconds of any monotonic clock), and callers hold a lock, since xtquant calls back on several threads.
+For a while both bring them; each tick passes once, whichever brings it first. Pure: the time is an argument (seconds of
+any monotonic clock), and callers hold a lock, since xtquant calls back on several threads.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from qmt_bridge.wire.topics import Topic
+
+# What callers note of the moment at which a tick came.
+When = TypeVar("When")
 
 # How long both bring ticks, at least: what one of xtquant's threads still carries when the other subscription begins
 # has arrived by then. Stocks tick every three seconds.
@@ -19,7 +22,7 @@ OVERLAP = 5.0
 _KEPT = 64
 
 
-class Splice:
+class Splice(Generic[When]):
     """Steps of a switch: `begin` once the single subscription is held, `cut` when `is_ready`."""
 
     __slots__ = ("_begun", "_held", "_is_cut", "_is_proved", "_market_spoke", "_newest", "_sent", "_since", "topic")
@@ -29,7 +32,7 @@ class Splice:
         # What the market brought and the single subscription did not.
         self._sent: deque[_Mark] = deque(maxlen=_KEPT)
         # What the single subscription brought and the market did not, with when it came.
-        self._held: deque[tuple[Any, int]] = deque(maxlen=_KEPT)
+        self._held: deque[tuple[Any, When]] = deque(maxlen=_KEPT)
         # The newest time that the market brought, and what that was when the switch began.
         self._newest = self._since = 0
         self._begun: float | None = None
@@ -53,7 +56,7 @@ class Splice:
         self._sent.append(mark)
         return True
 
-    def from_single(self, tick: Any, received_ns: int) -> bool:
+    def from_single(self, tick: Any, when: When) -> bool:
         """Return whether to publish what the single subscription brings: after the cut, unless the market did."""
         mark = _mark(tick)
         if mark in self._sent:
@@ -63,7 +66,7 @@ class Splice:
         if self._is_cut:
             return True
         # The market may be behind with an older one, so this has to wait for it.
-        self._held.append((tick, received_ns))
+        self._held.append((tick, when))
         return False
 
     def begin(self, now: float) -> None:
@@ -83,7 +86,7 @@ class Splice:
             return False
         return self._is_proved or not self._market_spoke
 
-    def cut(self) -> list[tuple[Any, int]]:
+    def cut(self) -> list[tuple[Any, When]]:
         """Leave the market; return what to publish now, each with when it came: what only the single one brought."""
         self._is_cut = True
         held = list(self._held)

@@ -1,23 +1,28 @@
 """Feed: one native subscription of xtdata's, how it is asked for, and the topics that it serves.
 
-The thread `xtquant-calls` makes and changes it, xtquant's threads read it in their callbacks. It calls nobody.
+Stream: one topic, whichever feeds serve it. The thread `xtquant-calls` makes and changes both, xtquant's threads use
+them in their callbacks. They call nothing.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from heapq import nlargest
 from typing import Any
 
+from feeder.newest import Moment, Newest
 from feeder.splice import Splice
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts, formula_spec
 
 # Periods that move while a market trades. How often xtquant pushes an unfinished bar is not documented: longer bars
 # may be quiet for their whole length.
 _LIVE_PERIODS = frozenset(("tick", "1m", "l2quote", "l2order", "l2transaction"))
-# Of a market, as many of its newest codes stand for all.
+# Of a market, as many codes of its last push stand for all.
 _SAMPLE = 5
+# The name under which a push without records, or of none that can be read, is noted.
+_UNREAD = ""
 
 
 def market_of(parts: TopicParts) -> str:
@@ -31,45 +36,86 @@ def is_live(parts: TopicParts) -> bool:
     return parts.kind is not Kind.FORMULA and (parts.kind is not Kind.QUOTE or parts.detail in _LIVE_PERIODS)
 
 
-class Feed:
-    """The subscription to `parts`; `topic` is theirs, None for a market that only single ticks are taken out of."""
+class Stream:
+    """What the topic of `parts` has been given; it outlives feeds and sessions, as long as the topic is wanted."""
 
-    __slots__ = (
-        "handle",
-        "heard",
-        "is_quiet",
-        "live",
-        "market",
-        "newest",
-        "parts",
-        "quotes",
-        "spec",
-        "splice",
-        "spoke",
-        "ticks",
-        "topic",
-    )
+    __slots__ = ("lock", "newest", "parts", "splice", "topic")
 
     def __init__(self, parts: TopicParts, topic: Topic | None = None) -> None:
         self.parts = parts
         self.topic = topic
+        # Held from the check whether a record is the newest until it is handed over to the sink.
+        self.lock = threading.Lock()
+        self.newest = Newest(parts.behaviour.versions)
+        # Of a tick that comes out of its market, or did.
+        self.splice: Splice[Moment] | None = None
+
+
+class Feed:
+    """The subscription to the parts of `stream`; `topic` is theirs, None for a market that serves single ticks only."""
+
+    __slots__ = (
+        "_first",
+        "_is_begun",
+        "handle",
+        "heard",
+        "heard_at",
+        "is_quiet",
+        "live",
+        "market",
+        "parts",
+        "pushed",
+        "quotes",
+        "spec",
+        "splice",
+        "spoke",
+        "stream",
+        "topic",
+    )
+
+    def __init__(self, stream: Stream, topic: Topic | None = None) -> None:
+        self.parts = parts = stream.parts
+        self.stream = stream
+        self.topic = topic
         self.spec = formula_spec(parts) if parts.kind is Kind.FORMULA else None
         self.market = market_of(parts)
         # Ticks of single codes that come out of a market. Callbacks read it while the calling thread writes.
-        self.quotes: dict[str, Splice] = {}
-        # The newest tick of each code of a market: the snapshot for a topic that begins while it is held.
-        self.ticks: dict[str, Any] = {}
+        self.quotes: dict[str, Stream] = {}
+        # The last push of a market.
+        self.pushed: Mapping[str, Any] = {}
         # Of a single subscription whose ticks came out of the market before.
-        self.splice: Splice | None = None
-        # Whether it brought news: set by callbacks, cleared by the calling thread, which notes whether it ever did
-        # and whether it has been quiet since the terminal was last asked.
+        self.splice: Splice[Moment] | None = None
+        # Whether it brought news: set by callbacks, cleared by the calling thread, which notes when it did so last
+        # (ms since 1970), whether it ever did, and whether it has been quiet since the terminal was last asked.
         self.heard = False
+        self.heard_at = 0
         self.spoke = False
         self.is_quiet = False
+        # Whether it has brought more than the answer to the subscription, and the codes of that answer.
+        self._is_begun = False
+        self._first: set[str] = set()
         # What unsubscribes it, on the client that gave it and on no other.
         self.handle: Any = None
         # Cleared when it ends, while xtquant may still be calling back.
         self.live = True
+
+    def hear(self, records: Mapping[str, Any]) -> None:
+        """Note a push of `records` by code, none of which is admitted yet; empty if it has none that can be read.
+
+        Each push is a sign of life, whatever a record says of its own time or status. Only what xtquant answers to a
+        subscription is none: it may come of itself, in one push or in several, with what was known before. So a feed
+        is heard from the first push on that has a code again, or a record other than the newest one of the topic.
+        """
+        if not self._is_begun:
+            newest, first = self.stream.newest, self._first
+            if not any(code in first or newest.is_new(code, record) for code, record in records.items()) and (
+                records or _UNREAD not in first
+            ):
+                first.update(records or (_UNREAD,))
+                return
+            self._is_begun = True
+            first.clear()
+        self.heard = True
 
     @property
     def is_single(self) -> bool:
@@ -85,9 +131,8 @@ class Feed:
     def codes(self) -> list[str]:
         """Return the codes whose last ticks say whether it should have brought some; none if ticks say nothing."""
         if self.is_market:
-            # Callbacks go on writing.
-            newest = nlargest(_SAMPLE, self.ticks.copy().items(), key=lambda item: _time(item[1]))
-            return [code for code, _ in newest]
+            # What was pushed last trades, whatever the clocks in its records say.
+            return [code for code, _ in nlargest(_SAMPLE, self.pushed.items(), key=lambda item: _time(item[1]))]
         if self.parts.kind is Kind.WHOLE or (self.parts.kind is Kind.QUOTE and self.parts.detail == "tick"):
             return [self.parts.name]
         return []
@@ -146,5 +191,5 @@ class Callback:
 
 
 def _time(tick: Any) -> int:
-    time = tick.get("time")
+    time = tick.get("time") if isinstance(tick, Mapping) else None
     return time if isinstance(time, int) else 0

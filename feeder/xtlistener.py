@@ -1,7 +1,8 @@
 """Listener: whether what is subscribed says nothing although it should, and what to do about it.
 
 Silence of a stock market goes by the clock and xtquant's holidays, that of a subscription, in any market, by the
-terminal's own last ticks. The thread `xtquant-calls` runs it, while the connection is there.
+terminal's own last ticks. A connection that brings news of anything lives: then what is silent is subscribed again, and
+all else stays as it is. The thread `xtquant-calls` runs it, while the connection is there.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
-from feeder.evidence import Evidence
+from feeder.evidence import INDICES, Evidence
 from feeder.silence import MARKETS, SEVERAL, Action, Silence, day_name
 from feeder.xtfeed import Feed, is_live, market_of
 from qmt_bridge.wire.topics import Topic, TopicParts
@@ -23,7 +24,19 @@ logger = logging.getLogger(__name__)
 _ASKS = 6
 # ... and for so many codes at most.
 _ASKED = 200
-_NEXT = {"resubscribe": "subscribing again", "reconnect": "connecting again", "stale": "waiting"}
+_NEXT = {
+    "renew": "subscribing these again",
+    "resubscribe": "subscribing again",
+    "reconnect": "connecting again",
+    "stale": "waiting",
+}
+
+
+class Advice(NamedTuple):
+    """What is to be done; `feeds` are to be subscribed again. "renew" is "resubscribe" while no market is stale."""
+
+    action: Action | Literal["renew"]
+    feeds: tuple[Feed, ...] = ()
 
 
 class Listener:
@@ -33,11 +46,12 @@ class Listener:
         self._xtdata = xtdata
         self._now = now
         self._is_alive = is_alive
-        self._silence = Silence(round(limit * 1000))
+        self._limit = round(limit * 1000)
+        self._silence = Silence(self._limit)
         self._calendar_day = ""
         self._calendar_fault = ""
         self._evidence: Evidence[TopicParts] = Evidence()
-        self._ask_pause = round(limit * 1000 / _ASKS)
+        self._ask_pause = self._limit // _ASKS
         self._asked = 0
         self._ask_failed = False
 
@@ -48,21 +62,17 @@ class Listener:
 
     def listen(
         self, wanted: Mapping[Topic, TopicParts], held: Collection[Topic], feeds: Mapping[TopicParts, Feed]
-    ) -> Action:
+    ) -> Advice:
         """Return what is to be done now, and log it; call it about once a second."""
-        if not self._ask_pause:
-            return "none"
-        heard = _heard(feeds.values())
+        if not self._limit:
+            return Advice("none")
         now = self._now()
+        heard = _heard(feeds.values(), now)
         if not 0 <= now - self._asked < self._ask_pause:
             self._asked = now
-            deaf = self._ask(now, feeds.values())
+            deaf = tuple(feeds[parts] for parts in self._ask(now, feeds.values()))
             if deaf:
-                action: Action = "reconnect" if self._silence.act() else "stale"
-                silent = ", ".join(str(feeds[parts]) for parts in deaf)
-                self._warn(f"the terminal has news that {silent} did not bring", action)
-                # Without a try left nothing is done: this is no silence that could be over.
-                return "reconnect" if action == "reconnect" else "none"
+                return self._mend(now, deaf, feeds.values())
         codes = self._codes(wanted, held)
         if codes:
             self._learn_holidays(day_name(now))
@@ -71,15 +81,34 @@ class Listener:
             logger.info("silence is over")
         elif action == "closed":
             logger.info("nothing trades any more, so silence is right")
-        elif action != "none":
-            self._warn(f"nothing came from {', '.join(sorted(self.stale))} while it trades", action)
-        return action
+        if action not in ("resubscribe", "reconnect", "stale"):
+            return Advice(action)
+        silent = tuple(feed for feed in feeds.values() if feed.market in self.stale)
+        if action == "reconnect" and self._lives(now, feeds.values(), silent):
+            action = "resubscribe"
+        self._warn(f"nothing came from {', '.join(sorted(self.stale))} while it trades", action)
+        return Advice(action, silent if action == "resubscribe" else ())
 
     def forget(self) -> None:
         """Begin anew: the connection was lost, so what was silent before is not known any more."""
         self._silence.reset()
 
-    def _warn(self, what: str, action: Action) -> None:
+    def _mend(self, now: int, deaf: tuple[Feed, ...], feeds: Collection[Feed]) -> Advice:
+        """Return what is to be done about feeds that are found deaf, and log it."""
+        what = f"the terminal has news that {', '.join(map(str, deaf))} did not bring"
+        if not self._silence.act():
+            # This is no silence that could be over, so it is no state.
+            self._warn(what, "stale")
+            return Advice("none")
+        advice = Advice("renew", deaf) if self._lives(now, feeds, deaf) else Advice("reconnect")
+        self._warn(what, advice.action)
+        return advice
+
+    def _lives(self, now: int, feeds: Collection[Feed], silent: Collection[Feed]) -> bool:
+        """Return whether other feeds than the silent ones bring news, so that a new connection would only cost them."""
+        return any(feed.spoke and 0 <= now - feed.heard_at < self._limit for feed in feeds if feed not in silent)
+
+    def _warn(self, what: str, action: str) -> None:
         logger.warning("%s; %s; %d more tries today", what, _NEXT[action], self._silence.left)
 
     def _codes(self, wanted: Mapping[Topic, TopicParts], held: Collection[Topic]) -> dict[str, int]:
@@ -101,16 +130,21 @@ class Listener:
         return codes
 
     def _ask(self, now: int, feeds: Collection[Feed]) -> list[TopicParts]:
-        """Compare what is quiet with the terminal's own last ticks; return who is deaf."""
+        """Compare what is quiet with the terminal's own last ticks; return what is deaf."""
         trades = self._silence.is_open(now)
         quiet = [
             feed for feed in feeds if feed.is_quiet and is_live(feed.parts) and (trades or feed.market not in MARKETS)
         ]
         for feed in feeds:
             feed.is_quiet = True
-        silent = {feed.parts: codes for feed in quiet if feed.spoke and (codes := feed.codes)}
+        silent = {
+            feed.parts: {code: feed.stream.newest.records.get(code) for code in codes}
+            for feed in quiet
+            if feed.spoke and (codes := feed.codes)
+        }
         stocks = [feed.parts.name for feed in quiet if feed.market in MARKETS and not feed.is_market]
-        asked = list(dict.fromkeys(chain(*silent.values(), stocks)))[:_ASKED]
+        indices = [INDICES[market] for market in sorted({feed.market for feed in quiet} & MARKETS)]
+        asked = list(dict.fromkeys(chain(indices, *silent.values(), stocks)))[:_ASKED]
         try:
             ticks = dict(self._xtdata.get_full_tick(asked)) if asked else {}
         except Exception as exc:
@@ -145,11 +179,11 @@ class Listener:
         self._calendar_fault = fault
 
 
-def _heard(feeds: Collection[Feed]) -> set[str]:
+def _heard(feeds: Collection[Feed], now: int) -> set[str]:
     """Return the markets that brought news since the last call."""
     markets = set()
     for feed in feeds:
         if feed.heard:
-            feed.heard, feed.spoke, feed.is_quiet = False, True, False
+            feed.heard, feed.spoke, feed.is_quiet, feed.heard_at = False, True, False, now
             markets.add(feed.market)
     return markets

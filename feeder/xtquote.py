@@ -1,26 +1,31 @@
 """The xtquant quote session: ticks, bars, whole markets, depth and formulas.
 
 The thread `xtquant-calls` makes every xtdata call: xtdata has one client a process and no lock. xtquant's own threads,
-several at once, call back: they stamp, convert, hand over to the sink and return. Nobody calls xtdata in a callback or
-while the terminal is away: each function begins with `get_client()`, which would replace the client in silence and
-lose every subscription with it.
+several at once, call back: they stamp, convert, hand over to the sink and return. xtdata is never called in a callback
+or while the terminal is away: each function begins with `get_client()`, which would replace the client in silence and
+lose every subscription with it. A call that does not return is noticed by the thread that asks `hung`.
 """
 
 from __future__ import annotations
 
+import heapq
 import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
+from itertools import count
 from typing import Any
 
 from feeder import normalize, xtcenter, xtsdk
+from feeder.newest import Moment
 from feeder.source import DownloadRequest, Sink
 from feeder.splice import Splice
-from feeder.xtfeed import Callback, Feed, market_of
+from feeder.xtcalls import Calls
+from feeder.xtfeed import Callback, Feed, Stream, market_of
 from feeder.xtlistener import Listener
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Refused, Unavailable
@@ -43,12 +48,26 @@ RETURN_SECONDS = 5.0
 # Of the two seconds that `close` may take: to give subscriptions back, and to wait for the thread.
 LEAVE_SECONDS = 1.5
 JOIN_SECONDS = 1.9
-# A tick from further in the future than this is wrong about its time.
-_FUTURE_MS = 3_600_000
+# How long a subscription has to bring a first tick of itself before the terminal is asked for the newest one, which is
+# all that there is after the close. The pause doubles while the terminal has none.
+FIRST_SECONDS = 2.0
+FIRST_LAST = 1800.0
+# For so many codes in one call: a new subscription has to wait for it.
+FIRST_CODES = 20
 
 
 def _now() -> int:
     return time.time_ns() // 1_000_000
+
+
+def _is_tick(parts: TopicParts) -> bool:
+    """Return whether `parts` are the ticks of one code."""
+    return parts.detail == "tick" if parts.kind is Kind.QUOTE else parts.kind is Kind.WHOLE and "." in parts.name
+
+
+def _moment() -> Moment:
+    # Of the monotonic clocks the one that has a fine resolution on Windows too.
+    return Moment(time.time_ns(), time.perf_counter_ns())
 
 
 class XtQuote:
@@ -70,21 +89,22 @@ class XtQuote:
         self._xtdata: Any
         self._listener: Listener
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        # What the calling thread does now.
+        self._running = Calls(config.xt_hang)
         self._thread = threading.Thread(target=self._run, name="xtquant-calls", daemon=True)
         self._closing = False
         # The wall clock in ms, which trading hours are told by.
         self._now = now
-        # The time of the newest tick of each whole-quote subscription. Callbacks write it.
-        self._newest: dict[TopicParts, int] = {}
-        # Of several callbacks, and the calling thread, one at a time takes a tick out of a market or adds to its ticks.
-        self._passing = threading.Lock()
-        # Data that could not be published, and the kinds of fault already logged. Callbacks write both, at once.
+        # Data that could not be published, and the kinds of fault already logged; records left out because a newer one
+        # had been published. Callbacks write these, at once.
         self.failed = 0
+        self.overtaken = 0
         self._faults: set[tuple[Kind, str, type[Exception]]] = set()
         self._failures = threading.Lock()
 
         # The rest is the calling thread's. What is wanted outlives a session, refused topics included.
         self._wanted: dict[Topic, TopicParts] = {}
+        self._streams: dict[TopicParts, Stream] = {}
         self._held: dict[Topic, Feed] = {}
         self._feeds: dict[TopicParts, Feed] = {}
         self._singles = 0
@@ -93,7 +113,17 @@ class XtQuote:
         # Since when there has been room for more, and which ticks were refused it.
         self._room_since = 0.0
         self._stuck: set[Topic] = set()
+        # What is still to be done in this session, each piece about one native call. It is done one by one, whenever
+        # no call waits: the first subscriptions of the session, then refused ones, and subscriptions made anew.
+        self._todo: deque[Callable[[], None]] = deque()
+        # Of a session whose first subscriptions are not all made: whether data was lost before it.
+        self._arriving: bool | None = None
+        # Ticks that have no value yet, by the time at which the terminal is asked for one, with a number that keeps the
+        # order and the pause before the next time.
+        self._empty: list[tuple[float, int, Topic, float]] = []
+        self._emptied = count()
         self._client: Any = None
+        self._native: Any = None
         # Counts attempts to connect: what a dead client still tells is not about this one.
         self._session = 0
         self._lost_session = 0
@@ -107,7 +137,7 @@ class XtQuote:
         `Unavailable` if that may pass.
         """
         self._sink = sink
-        self._xtdata = xtsdk.load()
+        self._xtdata = self._running.through(xtsdk.load())
         self._listener = Listener(self._xtdata, self._config.xt_silence, self._now, self._is_alive)
         self._thread.start()
         if not self._config.xt_token:
@@ -142,12 +172,22 @@ class XtQuote:
         """Return how many native subscriptions are held."""
         return len(self._feeds)
 
+    def hung(self) -> str | None:
+        """Return which call into xtquant has not returned for `config.xt_hang` seconds (see `Source`)."""
+        if self._closing or self._thread.ident is None:
+            return None
+        if not self._thread.is_alive():
+            return "the thread that calls xtquant has ended"
+        return self._running.hung(time.monotonic())
+
     def close(self) -> None:
         """Give subscriptions back and stop within two seconds; a call that hangs in xtquant is left behind."""
+        is_hung = self.hung() is not None
         self._closing = True
         self._wake()
         if self._thread.is_alive():
-            self._thread.join(JOIN_SECONDS)
+            if not is_hung:
+                self._thread.join(JOIN_SECONDS)
             if self._thread.is_alive():
                 logger.warning("an xtquant call still runs; its thread is left behind")
 
@@ -163,14 +203,19 @@ class XtQuote:
             self._wake()
 
     def _deliver(self, feed: Feed, payload: object) -> None:
-        received_ns = time.time_ns()
+        moment = _moment()
         if not feed.live:
             return
         try:
-            self._publish(feed, payload, received_ns)
+            self._publish(feed, payload, moment)
         except Exception as exc:
             # xtdata's wrapper would print this to stdout.
-            self._note_failure(feed, exc)
+            self._lose(feed, exc)
+
+    def _lose(self, feed: Feed, exc: Exception) -> None:
+        """Note a push that cannot be read as a whole; it is a sign of life all the same."""
+        feed.hear({})
+        self._note_failure(feed, exc)
 
     def _note_failure(self, feed: Feed, exc: Exception) -> None:
         fault = (feed.parts.kind, feed.parts.detail, type(exc))
@@ -181,65 +226,82 @@ class XtQuote:
         if is_new:
             logger.error("data of %s cannot be published", feed, exc_info=exc)
 
-    def _publish(self, feed: Feed, payload: object, received_ns: int) -> None:
+    def _publish(self, feed: Feed, payload: object, moment: Moment) -> None:
         unfit = partial(self._note_failure, feed)
         if feed.parts.kind is Kind.WHOLE:
+            rows = 0
             for ticks in normalize.whole(payload, unfit):
-                self._publish_whole(feed, ticks, received_ns)
-        elif feed.topic is not None:
-            if feed.spec is None:
-                quote = normalize.quote(payload, unfit)
-                if quote:
-                    feed.heard = True
-                    self._publish_quote(feed, feed.topic, quote, received_ns)
-            else:
-                body = {
-                    "formula_name": feed.spec.formula_name,
-                    "stock_code": feed.spec.stock_code,
-                    "data": normalize.document(payload),
-                }
-                self._sink.publish(feed.topic, body, received_ns)
+                rows += 1
+                feed.hear(ticks)
+                self._publish_whole(feed, ticks, moment)
+            if not rows:
+                feed.hear({})
+        elif feed.spec is None:
+            quote = normalize.quote(payload, unfit)
+            feed.hear({code: records[-1] for code, records in quote.items()})
+            self._publish_quote(feed, quote, moment)
+        else:
+            # Which answer a formula begins with is not documented, so the first document is none of its news.
+            feed.hear({})
+            self._publish_values(feed, normalize.document(payload), moment)
 
-    def _publish_whole(self, feed: Feed, ticks: dict[str, Any], received_ns: int) -> None:
-        if not feed.heard:
-            feed.heard = self._is_news(feed.parts, ticks, received_ns)
-        topic = feed.topic
-        if feed.is_market:
-            with self._passing:
-                # A topic that begins after this finds the ticks among those of the market, else it gets them here.
-                feed.ticks.update(ticks)
-                topic = feed.topic
-        if topic is not None:
-            self._sink.publish_whole(topic, ticks, received_ns)
-        if feed.quotes:
-            for code, tick in ticks.items():
-                splice = feed.quotes.get(code)
-                if splice is not None:
-                    with self._passing:
-                        if splice.from_market(tick):
-                            self._sink.publish(splice.topic, {code: [tick]}, received_ns)
-
-    def _publish_quote(self, feed: Feed, topic: Topic, quote: dict[str, list[Any]], received_ns: int) -> None:
-        splice = feed.splice
-        if splice is None:
-            self._sink.publish(topic, quote, received_ns)
+    def _publish_values(self, feed: Feed, document: dict[str, Any], moment: Moment) -> None:
+        stream, spec, topic = feed.stream, feed.spec, feed.topic
+        if spec is None or topic is None:
             return
-        for code, ticks in quote.items():
-            # Published inside, so that no older tick of the market's can come after it.
-            with self._passing:
-                ticks = [tick for tick in ticks if splice.from_single(tick, received_ns)]
-                if ticks:
-                    self._sink.publish(topic, {code: ticks}, received_ns)
+        with stream.lock:
+            if self._admit(stream, spec.stock_code, document, moment):
+                body = {"formula_name": spec.formula_name, "stock_code": spec.stock_code, "data": document}
+                self._sink.publish(topic, body, moment.received_ns)
 
-    def _is_news(self, parts: TopicParts, ticks: Mapping[str, Any], received_ns: int) -> bool:
-        """Return whether there is a newer tick than ever: what begins a subscription is a snapshot, however old."""
-        limit = received_ns // 1_000_000 + _FUTURE_MS
-        times = (tick.get("time") for tick in ticks.values() if isinstance(tick, Mapping))
-        newest = max((time for time in times if isinstance(time, int) and time < limit), default=0)
-        if newest <= self._newest.get(parts, 0):
-            return False
-        self._newest[parts] = newest
-        return True
+    def _publish_whole(self, feed: Feed, ticks: dict[str, Any], moment: Moment) -> None:
+        stream = feed.stream
+        with stream.lock:
+            # A topic that begins after this finds the ticks among those of the stream, else it gets them here.
+            fresh = {code: tick for code, tick in ticks.items() if self._admit(stream, code, tick, moment)}
+            feed.pushed = ticks
+            topic = feed.topic
+            if topic is not None and fresh:
+                self._sink.publish_whole(topic, fresh, moment.received_ns)
+        if feed.quotes:
+            for code, tick in fresh.items():
+                single = feed.quotes.get(code)
+                if single is not None:
+                    self._publish_from_market(single, code, tick, moment)
+
+    def _publish_from_market(self, stream: Stream, code: str, tick: Any, moment: Moment) -> None:
+        topic, splice = stream.topic, stream.splice
+        if topic is None or splice is None:
+            return
+        with stream.lock:
+            if splice.from_market(tick) and self._admit(stream, code, tick, moment):
+                self._sink.publish(topic, {code: [tick]}, moment.received_ns)
+
+    def _publish_quote(self, feed: Feed, quote: dict[str, list[Any]], moment: Moment) -> None:
+        stream, splice, topic = feed.stream, feed.splice, feed.topic
+        if topic is None:
+            return
+        fresh = {}
+        with stream.lock:
+            for code, records in quote.items():
+                kept = [
+                    record
+                    for record in records
+                    if (splice is None or splice.from_single(record, moment))
+                    and self._admit(stream, code, record, moment)
+                ]
+                if kept:
+                    fresh[code] = kept
+            if fresh:
+                self._sink.publish(topic, fresh, moment.received_ns)
+
+    def _admit(self, stream: Stream, code: str, record: Any, moment: Moment) -> bool:
+        """Return whether `record` may be published: not after a newer version of it. The caller holds the lock."""
+        if stream.newest.admit(code, record, moment):
+            return True
+        with self._failures:
+            self.overtaken += 1
+        return False
 
     # -- The calling thread: the session
 
@@ -287,74 +349,112 @@ class XtQuote:
         try:
             # Always a new client, also where xtquant has connected again by itself: whether such a client still has
             # its subscriptions is not documented, and shutting it down is what ends them all for certain.
-            self._client = self._xtdata.reconnect(self._host, self._port)
+            self._native = self._xtdata.reconnect(self._host, self._port)
+            self._client = self._running.through(self._native)
         except Exception as exc:
             logger.debug("cannot connect to the terminal: %s", exc)
             return "terminal_disconnected" if self._was_connected else "terminal_unreachable"
-        data_lost, self._was_connected = self._was_connected, True
+        self._arriving, self._was_connected = self._was_connected, True
         self._subscribe_wanted()
-        if not self._closing and self._is_alive():
-            self._down_reason = None
-            logger.info("connected to the terminal at %s:%d", self._host, self._port)
-            if self._listener.stale:
-                # Being connected is not what was missing.
-                self._sink.set_state("stale", "market_silent")
-            else:
-                self._sink.set_state("up", data_lost=data_lost)
         return None
 
     def _serve(self) -> str | None:
-        """Make the calls that come until the session ends; return why, or None to connect anew at once."""
+        """Make the calls that come until the session ends; return why, or None to connect anew at once.
+
+        A call that waits goes first. Between two of them there is at most one piece of what is still to be done.
+        """
         ask_again = time.monotonic() + REFUSED_SECONDS
         listen = time.monotonic() + WATCH_SECONDS
+        returns = True
         while not self._closing and self._is_alive():
-            if time.monotonic() >= listen:
+            if self._arriving is not None and not self._todo:
+                self._arrive(self._arriving)
+            now = time.monotonic()
+            if now >= listen:
                 if not self._listen():
                     return None
-                self._return_ticks(time.monotonic())
+                returns = True
                 listen = time.monotonic() + WATCH_SECONDS
-            self._call_next(WATCH_SECONDS)
-            if time.monotonic() >= ask_again:
+            if now >= ask_again and not self._todo:
                 self._stuck.clear()
                 self._subscribe_wanted()
                 ask_again = time.monotonic() + REFUSED_SECONDS
+            has_values = bool(self._empty) and self._empty[0][0] <= now
+            if self._call_next(0.0 if self._todo or has_values or returns else WATCH_SECONDS):
+                continue
+            if self._todo:
+                self._todo.popleft()()
+                if not self._todo:
+                    # Counted from the end: a pass may take longer than the pause.
+                    ask_again = time.monotonic() + REFUSED_SECONDS
+            elif has_values:
+                self._ask_values(now)
+            elif returns:
+                returns = self._return_ticks(now)
         return "terminal_disconnected"
+
+    def _arrive(self, data_lost: bool) -> None:
+        """Say that the session is there, once all that is wanted has been asked for."""
+        self._arriving = None
+        self._down_reason = None
+        logger.info("connected to the terminal at %s:%d", self._host, self._port)
+        if self._listener.stale:
+            # Being connected is not what was missing.
+            self._sink.set_state("stale", "market_silent")
+        else:
+            self._sink.set_state("up", data_lost=data_lost)
 
     def _listen(self) -> bool:
         """Do what silence asks for; return whether the session may go on."""
-        action = self._listener.listen(self._wanted, self._held, self._feeds)
+        action, feeds = self._listener.listen(self._wanted, self._held, self._feeds)
         if action == "reconnect":
             if not self._listener.stale:
                 self._sink.set_state("stale", "market_silent")
             return False
-        if action in ("recovered", "closed"):
-            self._sink.set_state("up", data_lost=True)
-        elif action in ("stale", "resubscribe"):
-            self._sink.set_state("stale", "market_silent")
-            if action == "resubscribe":
-                self._begin_anew(self._listener.stale)
+        # Of a session that is still arriving the end of that says how it is.
+        if self._arriving is None:
+            if action in ("recovered", "closed"):
+                self._sink.set_state("up", data_lost=True)
+            elif action in ("stale", "resubscribe"):
+                self._sink.set_state("stale", "market_silent")
+        self._todo.extend(partial(self._renew, feed) for feed in feeds)
         return True
 
-    def _begin_anew(self, markets: frozenset[str]) -> None:
-        """Give back all subscriptions of `markets`, longer bars and formulas included, and subscribe what is wanted."""
-        old = [feed for feed in self._feeds.values() if feed.market in markets]
-        self._held = {topic: feed for topic, feed in self._held.items() if feed not in old}
-        self._returning = {topic: feed for topic, feed in self._returning.items() if feed not in old}
-        for feed in old:
+    def _renew(self, feed: Feed) -> None:
+        """Give a subscription back, longer bars and formulas included, and subscribe what it serves again."""
+        if self._feeds.get(feed.parts) is not feed:
+            return
+        topics = [topic for topic, held in self._held.items() if held is feed]
+        for topic, returning in list(self._returning.items()):
+            if returning is feed or topic in topics:
+                # Its market serves it, or will again.
+                del self._returning[topic]
+                self._end(returning)
+        if self._feeds.get(feed.parts) is feed:
             self._end(feed)
-        self._subscribe_wanted()
+        for topic in topics:
+            del self._held[topic]
+        for topic in topics:
+            if not self._is_alive():
+                return
+            self._subscribe(topic, self._wanted[topic])
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self._closing and (left := until - time.monotonic()) > 0:
             self._call_next(left)
 
-    def _call_next(self, timeout: float) -> None:
+    def _call_next(self, timeout: float) -> bool:
+        """Make the call that waits, or comes within `timeout` seconds; return whether there was one."""
+        self._running.rest()
         try:
             call = self._calls.get(timeout=timeout)
         except queue.Empty:
-            return
+            return False
+        finally:
+            self._running.begin("own work")
         call()
+        return True
 
     def _is_alive(self) -> bool:
         """Return whether our client is connected: the gate before each xtdata call, and the check after it."""
@@ -362,7 +462,7 @@ class XtQuote:
             return False
         try:
             # A call that met a lost connection has put a client of its own in the place of ours.
-            return bool(self._xtdata.get_client() is self._client)
+            return bool(self._xtdata.get_client() is self._native)
         except Exception as exc:
             logger.debug("the terminal went away: %s", exc)
             return False
@@ -374,8 +474,11 @@ class XtQuote:
         self._held.clear()
         self._returning.clear()
         self._stuck.clear()
+        self._todo.clear()
+        self._empty.clear()
+        self._arriving = None
         self._singles = 0
-        self._client = None
+        self._client = self._native = None
 
     def _tell_down(self, reason: str) -> None:
         if reason != self._down_reason:
@@ -408,8 +511,11 @@ class XtQuote:
         if returning is not None:
             self._end(returning)
         feed = self._held.pop(topic, None)
-        if parts is not None and feed is not None:
-            self._release(feed, topic, parts)
+        if parts is not None:
+            if feed is not None:
+                self._release(feed, topic, parts)
+            if parts not in self._feeds:
+                self._streams.pop(parts, None)
 
     def _release(self, feed: Feed, topic: Topic, parts: TopicParts) -> None:
         """Let `feed` serve `topic` no more, and end it if that was all."""
@@ -419,22 +525,37 @@ class XtQuote:
             del feed.quotes[parts.name]
         if feed.topic is None and not feed.quotes:
             self._end(feed)
+            if feed.is_market:
+                self._streams.pop(feed.parts, None)
 
     def _subscribe_wanted(self) -> None:
-        for topic, parts in self._wanted.items():
-            if self._closing or not self._is_alive():
-                return
+        """Ask for all that is wanted and not held, oldest first, whenever no call waits."""
+        self._todo.extend(partial(self._subscribe_again, topic) for topic in self._wanted if topic not in self._held)
+
+    def _subscribe_again(self, topic: Topic) -> None:
+        parts = self._wanted.get(topic)
+        if parts is not None:
             self._subscribe(topic, parts)
+
+    def _stream(self, parts: TopicParts, topic: Topic | None = None) -> Stream:
+        stream = self._streams.get(parts)
+        if stream is None:
+            stream = self._streams[parts] = Stream(parts, topic)
+        elif topic is not None:
+            stream.topic = topic
+        return stream
 
     def _subscribe(self, topic: Topic, parts: TopicParts) -> None:
         if topic in self._held:
             return
+        stream = self._stream(parts, topic)
         if parts.kind is Kind.QUOTE and parts.detail == "tick" and self._singles >= self._single_limit:
             market = TopicParts(Kind.WHOLE, market_of(parts), "")
-            feed = self._feeds.get(market) or Feed(market)
-            feed.quotes[parts.name] = Splice(topic)
+            feed = self._feeds.get(market) or Feed(self._stream(market))
+            stream.splice = Splice(topic)
+            feed.quotes[parts.name] = stream
         else:
-            feed = self._feeds.get(parts) or Feed(parts, topic)
+            feed = self._feeds.get(parts) or Feed(stream, topic)
         if feed.parts not in self._feeds:
             refusal = self._begin(feed)
             if refusal:
@@ -443,50 +564,105 @@ class XtQuote:
                 return
         elif feed.parts == parts:
             # A market that single ticks are taken out of has brought its snapshot.
-            with self._passing:
-                if feed.ticks:
-                    self._sink.publish_whole(topic, feed.ticks, time.time_ns())
+            with stream.lock:
+                if stream.newest.records:
+                    self._sink.publish_whole(topic, stream.newest.records, time.time_ns())
                 feed.topic = topic
+        if feed.stream is not stream:
+            newest = feed.stream.newest.records.get(parts.name)
+            if newest is not None:
+                self._begin_with(stream, parts.name, newest, _moment())
         self._held[topic] = feed
         self._sink.accept(topic)
+        if not stream.newest.records and _is_tick(parts):
+            self._await_value(topic, FIRST_SECONDS)
 
-    def _return_ticks(self, now: float) -> None:
+    # -- The calling thread: ticks that begin with the newest known one
+
+    def _begin_with(self, stream: Stream, code: str, tick: Any, moment: Moment) -> None:
+        """Publish the tick that the feeder or the terminal knows as the last value, unless there is that or a newer."""
+        topic, splice = stream.topic, stream.splice
+        if topic is None:
+            return
+        with stream.lock:
+            if not stream.newest.is_new(code, tick) or not stream.newest.admit(code, tick, moment):
+                return
+            if stream.parts.kind is Kind.WHOLE:
+                self._sink.publish_whole(topic, {code: tick}, moment.received_ns)
+                return
+            if splice is not None:
+                # So that it is not published a second time if a single subscription brings it.
+                splice.from_market(tick)
+            self._sink.publish(topic, {code: [tick]}, moment.received_ns)
+
+    def _await_value(self, topic: Topic, pause: float) -> None:
+        heapq.heappush(self._empty, (time.monotonic() + pause, next(self._emptied), topic, pause))
+
+    def _ask_values(self, now: float) -> None:
+        """Ask the terminal, in one call, for the newest tick of some topics that have brought none."""
+        asked: dict[Topic, float] = {}
+        while self._empty and self._empty[0][0] <= now and len(asked) < FIRST_CODES:
+            _, _, topic, pause = heapq.heappop(self._empty)
+            if topic in self._held and not self._streams[self._wanted[topic]].newest.records:
+                asked[topic] = pause
+        if not asked:
+            return
+        # Before the call: what is pushed meanwhile is newer.
+        moment = _moment()
+        try:
+            ticks = self._xtdata.get_full_tick(sorted({self._wanted[topic].name for topic in asked}))
+            values = normalize.quote(ticks, lambda exc: logger.debug("a last tick cannot be read: %s", exc))
+        except Exception as exc:
+            logger.debug("last ticks cannot be had: %s", exc)
+            values = {}
+        for topic, pause in asked.items():
+            parts = self._wanted[topic]
+            if parts.name in values:
+                self._begin_with(self._streams[parts], parts.name, values[parts.name][-1], moment)
+            else:
+                self._await_value(topic, min(2 * pause, FIRST_LAST))
+
+    def _return_ticks(self, now: float) -> bool:
         """Let ticks that come out of a market go back to single subscriptions while there is room, oldest first.
 
         1. Subscribe the single one, which brings ticks beside the market. 2. Once each has brought what the other
         did, publish the single one's and no more of the market's. 3. End the market if it serves nothing else.
+        At most one is subscribed; return whether there may be more to do at once.
         """
         for topic, feed in list(self._returning.items()):
             splice = feed.splice
             if splice is None or not splice.is_ready(now):
                 continue
-            with self._passing:
-                for tick, received_ns in splice.cut():
-                    self._sink.publish(topic, {feed.parts.name: [tick]}, received_ns)
+            with feed.stream.lock:
+                for tick, moment in splice.cut():
+                    if self._admit(feed.stream, feed.parts.name, tick, moment):
+                        self._sink.publish(topic, {feed.parts.name: [tick]}, moment.received_ns)
             del self._returning[topic]
             market, self._held[topic] = self._held[topic], feed
             self._release(market, topic, feed.parts)
         if self._singles >= self._single_limit or now - self._room_since < RETURN_SECONDS:
-            return
-        shared = {splice.topic: feed for feed in self._feeds.values() for splice in feed.quotes.values()}
-        for topic in [topic for topic in self._wanted if topic in shared]:
-            if topic in self._returning or topic in self._stuck:
+            return False
+        shared = {single.topic: single for feed in self._feeds.values() for single in feed.quotes.values()}
+        for topic in self._wanted:
+            stream = shared.get(topic)
+            if stream is None or stream.splice is None or topic in self._returning or topic in self._stuck:
                 continue
-            if self._singles >= self._single_limit or not self._is_alive():
-                return
-            parts = self._wanted[topic]
-            feed = Feed(parts, topic)
-            splice = feed.splice = shared[topic].quotes[parts.name]
+            if not self._is_alive():
+                return False
+            feed = Feed(stream, topic)
+            feed.splice = stream.splice
             if refusal := self._begin(feed):
                 if self._is_alive():
                     self._stuck.add(topic)
                     logger.warning("%s still comes out of the whole market: %s", topic, refusal)
                 # The terminal may allow less than our limit, so one refusal at a time is enough.
                 self._room_since = now
-                return
+                return False
             # Not `now`: the call may have taken its time.
-            splice.begin(time.monotonic())
+            stream.splice.begin(time.monotonic())
             self._returning[topic] = feed
+            return True
+        return False
 
     def _begin(self, feed: Feed) -> str:
         """Subscribe `feed`; return why it is not held, empty if it is."""
@@ -495,7 +671,7 @@ class XtQuote:
             if feed.parts.detail == "brokerqueue2" and not self._xtdata.get_hk_broker_dict():
                 # Its wrapper would ask for the names in each callback (xtdata.py 1165, 3400).
                 raise LookupError("no broker names")
-            callback = Callback(feed, self._deliver, self._note_failure)
+            callback = Callback(feed, self._deliver, self._lose)
             feed.handle = getattr(self._xtdata, function)(**arguments, callback=callback)
         except Exception as exc:
             answer = f"raised {type(exc).__name__}: {exc}"

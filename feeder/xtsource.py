@@ -102,6 +102,10 @@ class XtSource:
         """Return how many native subscriptions are held."""
         return self._quote.upstream()
 
+    def hung(self) -> str | None:
+        """Return which call for quotes does not return. Trade sessions and downloads leave such calls behind."""
+        return self._quote.hung()
+
     def close(self) -> None:
         """Close the parts, all at once, within two seconds."""
         self._closing.set()

@@ -58,6 +58,7 @@ FEEDER = (
     "xt_reconcile",
     "xt_single_limit",
     "xt_silence",
+    "xt_hang",
     "xt_download_timeout",
     "xt_download_queue",
     "grace",

@@ -123,6 +123,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             description="xtquant: seconds that a trading market may say nothing before it is stale; 0 turns this off.",
         ),
     ] = 30.0
+    # Longer than any call is known to take: connecting to one address, which the system gives up after some 20 s, and
+    # the holidays, which the terminal may have to fetch. Opening the data service has a limit of its own.
+    xt_hang: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="xtquant: seconds until a call that does not return ends the feeder, to start anew; 0: never.",
+        ),
+    ] = 60.0
     xt_download_timeout: Annotated[
         float, Meta(gt=0, description="xtquant: seconds without progress after which a download is given up.")
     ] = 60.0

@@ -53,6 +53,7 @@ CHANGED = {
     "xt_reconcile": 7.5,
     "xt_single_limit": 2,
     "xt_silence": 12.5,
+    "xt_hang": 5.0,
     "xt_download_timeout": 0.5,
     "xt_download_queue": 3,
     "grace": 0.0,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from feeder.evidence import NEWS, Evidence
+from feeder.evidence import INDICES, NEWS, Evidence
 from feeder.silence import SEVERAL
 
 MORNING = int(datetime(2026, 11, 24, 10, tzinfo=timezone(timedelta(hours=8))).timestamp() * 1000)
@@ -31,7 +31,8 @@ class Terminal:
             self.now += 10_000
             self.ticks |= {code: {"time": self.now, "volume": self.now - MORNING, "openInt": 13} for code in trade}
             asked = {code for codes in silent.values() for code in codes}
-            deaf += self.evidence.learn(self.now, asked, self.ticks, silent)
+            brought = {name: dict.fromkeys(codes) for name, codes in silent.items()}
+            deaf += self.evidence.learn(self.now, asked, self.ticks, brought)
         return deaf
 
 
@@ -63,6 +64,34 @@ def test_rare_news_adds_up_and_one_that_went_back_is_none(terminal: Terminal) ->
     assert terminal.ask(1, silent, [MOUTAI]) == ["moutai"]
 
 
+@pytest.mark.parametrize("time", [None, 0, "10:00", 1_795_485_600, MORNING, MORNING + 3_600_000])
+def test_a_volume_that_grows_is_news_whatever_the_time_says(terminal: Terminal, time: object) -> None:
+    deaf = []
+    for volume in range(NEWS + 1):
+        terminal.ticks[MOUTAI] = {"time": time, "volume": volume, "openInt": 13}
+        deaf += terminal.ask(1, {"moutai": [MOUTAI]})
+    assert deaf == ["moutai"]
+
+
+@pytest.mark.parametrize("tick", [{"time": 0}, {"time": MORNING}, {"openInt": 14}, {"lastPrice": 9.0}, {"volume": "7"}])
+def test_a_change_without_a_trade_is_no_news(terminal: Terminal, tick: dict[str, Any]) -> None:
+    silent = {"moutai": [MOUTAI]}
+    terminal.ask(1, silent, [MOUTAI])
+    before = terminal.ticks[MOUTAI]
+    for _ in range(5 * NEWS):
+        terminal.ticks[MOUTAI] = {**before, **tick}
+        assert terminal.ask(1, silent) == []
+        terminal.ticks[MOUTAI] = before
+        assert terminal.ask(1, silent) == []
+
+
+def test_what_was_brought_after_all_is_not_missed(terminal: Terminal) -> None:
+    for volume in range(10 * NEWS):
+        terminal.now += 10_000
+        tick = {"time": terminal.now, "volume": volume}
+        assert terminal.evidence.learn(terminal.now, [MOUTAI], {MOUTAI: tick}, {"moutai": {MOUTAI: dict(tick)}}) == []
+
+
 def test_who_was_heard_begins_anew(terminal: Terminal) -> None:
     silent = {"moutai": [MOUTAI]}
     terminal.ask(NEWS, silent, [MOUTAI])
@@ -71,10 +100,19 @@ def test_who_was_heard_begins_anew(terminal: Terminal) -> None:
     assert terminal.ask(1, silent, [MOUTAI]) == ["moutai"]
 
 
-def test_news_of_any_code_of_a_market_is_news_of_the_market_and_of_no_other(terminal: Terminal) -> None:
-    silent = {"IF": ["IF2512.IF", "IH2512.IF"], "moutai": [MOUTAI]}
-    terminal.ask(1, silent, ["IF2512.IF", "IH2512.IF", MOUTAI])
-    assert terminal.ask(NEWS, silent, ["IH2512.IF"]) == ["IF"]
+def test_news_of_codes_of_a_market_is_news_of_that_market_alone(terminal: Terminal) -> None:
+    silent = {"IF": ["IF2512.IF", "IH2512.IF", "IC2512.IF"], "moutai": [MOUTAI]}
+    terminal.ask(1, silent, ["IF2512.IF", "IH2512.IF", "IC2512.IF", MOUTAI])
+    news = [["IF2512.IF"], ["IH2512.IF"], ["IF2512.IF"]]
+    assert [terminal.ask(1, silent, codes) for codes in news] == [[], [], ["IF"]]
+
+
+def test_news_of_one_code_out_of_several_takes_longer(terminal: Terminal) -> None:
+    silent = {"IF": ["IF2512.IF", "IF00.IF"]}
+    terminal.ask(1, silent, ["IF2512.IF", "IF00.IF"])
+    # The terminal may compute a continuous contract itself.
+    assert terminal.ask(4 * NEWS - 1, silent, ["IF00.IF"]) == []
+    assert terminal.ask(1, silent, ["IF00.IF"]) == ["IF"]
 
 
 def test_each_time_that_it_did_not_help_takes_twice_as_much_until_the_next_day(terminal: Terminal) -> None:
@@ -105,8 +143,10 @@ def test_what_is_no_tick_is_no_news(terminal: Terminal, tick: object) -> None:
         pytest.param({"volume": 5, "openInt": 13}, True, id="trades"),
         pytest.param({"volume": 5}, True, id="no-status"),
         pytest.param({"openInt": 13}, True, id="no-volume"),
-        pytest.param({"volume": 5, "openInt": 17}, False, id="halted"),
-        pytest.param({"volume": 5, "openInt": 20}, False, id="halted-until-the-close"),
+        *(
+            pytest.param({"volume": 5, "openInt": status}, False, id=f"status-{status}")
+            for status in (0, 1, 2, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 99, -1, "halted", 13.5)
+        ),
         pytest.param({"volume": 0, "openInt": 13}, False, id="no-trade-today"),
         pytest.param({"volume": 5, "openInt": 13, "time": MORNING - DAY}, False, id="of-yesterday"),
         pytest.param(None, False, id="never"),
@@ -135,6 +175,32 @@ def test_several_codes_without_a_trade_today_are_not_believed_but_several_halted
     terminal.ask(1, {"crowd": codes})
     assert terminal.evidence.active(codes) == codes
     assert terminal.evidence.active(set(list(codes)[1:])) == set()
-    terminal.ticks = {code: {"time": MORNING, "volume": 5, "openInt": 17} for code in codes}
-    terminal.ask(1, {"crowd": codes})
+    for status in (17, 1, 21):
+        terminal.ticks = {code: {"time": MORNING, "volume": 5, "openInt": status} for code in codes}
+        terminal.ask(1, {"crowd": codes})
+        assert terminal.evidence.active(codes) == set()
+
+
+@pytest.mark.parametrize("status", [13, 17, 1, None])
+@pytest.mark.parametrize("count", [1, SEVERAL])
+def test_while_the_index_moves_only_codes_that_trade_are_expected_to_tick(
+    terminal: Terminal, count: int, status: int | None
+) -> None:
+    codes = {f"60000{number}.SH" for number in range(count)}
+    terminal.ticks = {code: {"time": MORNING, "volume": 5, "openInt": status} for code in codes}
+    silent = {"crowd": {*codes, INDICES["SH"]}}
+    terminal.ask(2, silent, [INDICES["SH"]])
     assert terminal.evidence.active(codes) == set()
+    # What the terminal has a trade of is awaited, whatever its status is said to be.
+    terminal.ticks["600000.SH"] = {"time": MORNING, "volume": 6, "openInt": status}
+    terminal.ask(1, silent, [INDICES["SH"]])
+    assert terminal.evidence.active(codes) == {"600000.SH"}
+
+
+def test_an_index_that_stands_still_excuses_no_silence(terminal: Terminal) -> None:
+    silent = {"moutai": [MOUTAI, INDICES["SH"]]}
+    terminal.ask(1, silent, [MOUTAI, INDICES["SH"]])
+    terminal.ask(1, silent, [INDICES["SH"]])
+    assert terminal.evidence.active({MOUTAI}) == set()
+    terminal.ask(10, silent)
+    assert terminal.evidence.active({MOUTAI}) == {MOUTAI}

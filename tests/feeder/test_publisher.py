@@ -88,6 +88,9 @@ class HandSource:
             raise self.raises
         self.requests.append(request)
 
+    def hung(self) -> str | None:
+        return None
+
     def upstream(self) -> int:
         return len(self.held)
 

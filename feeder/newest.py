@@ -1,0 +1,125 @@
+"""Newest: the newest record of each thing that a topic tells of, in whatever order callbacks are served.
+
+xtquant calls back on several threads, so an older record may be ready after a newer one. Pure: the time is an argument,
+and callers hold a lock from `admit` until they have handed over what was admitted.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
+
+from qmt_bridge.wire.topics import Versions
+
+# A clock may be set back for good: a test environment, the next session, a corrected tick. After this time without
+# anything newer an older record counts as the newest. Stocks tick every three seconds, and a callback is late by far
+# less than this.
+SETTLE_NS = 5_000_000_000
+# A record from further in the future than this is wrong about its time.
+FUTURE_MS = 3_600_000
+_NS_PER_MS = 1_000_000
+# Bars of one code whose versions are told apart: the one that ended last may still be corrected after the next began.
+_BARS = 3
+
+
+class Moment(NamedTuple):
+    """When a callback was entered: in ns since 1970, and in ns of a monotonic clock, which gives the order."""
+
+    received_ns: int
+    entered_ns: int
+
+
+class _Mark(NamedTuple):
+    # None where the record has none that can be true.
+    time: int | None
+    volume: float | None
+    entered_ns: int
+
+
+class Newest:
+    """The newest records of one topic, of which `versions` says which are versions of one thing."""
+
+    __slots__ = ("_bars", "_marks", "_versions", "records")
+
+    def __init__(self, versions: Versions) -> None:
+        # The record that was admitted last, by code.
+        self.records: dict[str, Any] = {}
+        self._versions = versions
+        self._marks: dict[Hashable, _Mark] = {}
+        self._bars: dict[str, deque[Hashable]] = {}
+
+    def admit(self, code: str, record: Any, moment: Moment) -> bool:
+        """Return whether to publish `record` of `code`, which came at `moment`: not if a newer version was admitted.
+
+        Its own time decides, then its volume, then the order in which the callbacks were entered.
+        """
+        key = code if self._versions == "code" else self._key(code, record)
+        if key is not None:
+            mark = _mark(record, moment)
+            last = self._marks.get(key)
+            if last is not None:
+                if _is_older(mark, last) and mark.entered_ns - last.entered_ns < SETTLE_NS:
+                    return False
+                if last.entered_ns > mark.entered_ns:
+                    mark = mark._replace(entered_ns=last.entered_ns)
+            elif key is not code:
+                self._forget_bars(code, key)
+            self._marks[key] = mark
+        self.records[code] = record
+        return True
+
+    def is_new(self, code: str, record: Any) -> bool:
+        """Return whether `record` differs in content from the one of `code` that was admitted last."""
+        last = self.records.get(code)
+        # As text, since NaN is not equal to itself.
+        return last is None or (last != record and repr(last) != repr(record))
+
+    def _key(self, code: str, record: Any) -> Hashable:
+        """Return what `record` is a version of, None for an event."""
+        match self._versions:
+            case "topic":
+                return ""
+            case "bar":
+                time = record.get("time") if isinstance(record, Mapping) else None
+                return (code, time) if isinstance(time, int) else None
+            case "values":
+                return _shape(record)
+            case _:
+                return None
+
+    def _forget_bars(self, code: str, key: Hashable) -> None:
+        keys = self._bars.setdefault(code, deque())
+        keys.append(key)
+        if len(keys) > _BARS:
+            self._marks.pop(keys.popleft(), None)
+
+
+def _mark(record: Any, moment: Moment) -> _Mark:
+    if not isinstance(record, Mapping):
+        return _Mark(None, None, moment.entered_ns)
+    time, volume = record.get("time"), record.get("volume")
+    if type(time) is not int or not 0 < time < moment.received_ns // _NS_PER_MS + FUTURE_MS:
+        time = None
+    if isinstance(volume, bool) or not isinstance(volume, int | float):
+        volume = None
+    return _Mark(time, volume, moment.entered_ns)
+
+
+def _is_older(mark: _Mark, last: _Mark) -> bool:
+    if mark.time is not None and last.time is not None and mark.time != last.time:
+        return mark.time < last.time
+    if mark.volume is not None and last.volume is not None and mark.volume != last.volume:
+        # The day's total, or the bar's, so it only grows.
+        return mark.volume < last.volume
+    return mark.entered_ns < last.entered_ns
+
+
+def _shape(document: Any) -> Hashable:
+    """Return the bars and the outputs that a formula's document has values of."""
+    if not isinstance(document, Mapping):
+        return None
+    times, outputs = document.get("timelist"), document.get("outputs")
+    if not isinstance(times, list) or not isinstance(outputs, Mapping):
+        return None
+    return len(times), str(times[-1:]), tuple(outputs)
