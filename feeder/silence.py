@@ -79,7 +79,8 @@ class Silence:
         """
         if not self._limit:
             return "none"
-        step = min(max(now - self._now, 0), _STEP)
+        # Before the first look nothing was missed.
+        step = min(max(now - self._now, 0), _STEP) if self._now else 0
         self._now = now
         day = day_number(now)
         if day != self._day:

@@ -131,7 +131,8 @@ class IPythonApiClient:
         self.terminal.enter("get_full_tick", tuple(codes))
         self._require_connection()
         market = self.terminal.market
-        return json.dumps({code: market[code] for code in market if code in codes or code.rpartition(".")[2] in codes})
+        known = [code for code in market if code in codes or code.rpartition(".")[2] in codes]
+        return json.dumps({code: market[code] for code in known} if self.terminal.knows_ticks else {})
 
     def get_trading_dates_by_market(self, market: str, start: str, end: str, count: int) -> list[int]:
         self.terminal.enter("get_trading_dates_by_market", _text(market), _text(start), _text(end), _int(count))
@@ -153,7 +154,12 @@ class IPythonApiClient:
         subject, extent, options = _document(meta), _document(region), _document(param)
         code, period = subject["stockCode"], subject["period"]
         self.terminal.enter("subscribe_quote", code, period, extent, options)
-        return self._subscribe(Feed("quote", code, period, extent, callback if options["needCallback"] else None), code)
+        feed = Feed("quote", code, period, extent, callback if options["needCallback"] else None)
+        sequence = self._subscribe(feed, code)
+        newest = self.terminal.market.get(code) if self.terminal.single_snapshot and period == "tick" else None
+        if sequence > 0 and newest is not None and feed.callback:
+            self.terminal.dispatch(feed.callback, {code: [newest]})
+        return sequence
 
     def subscribe_whole_quote(self, codes: list[str], param: bytes, callback: Callable[[object], object]) -> int:
         codes, options = _texts(codes), _document(param)
@@ -162,7 +168,9 @@ class IPythonApiClient:
         sequence = self._subscribe(feed, *codes)
         if sequence > 0:
             # The first push is the whole current snapshot (doc/xtdata.md 324).
-            self.terminal.push_market(feed, dict(self.terminal.market))
+            market, pieces = list(self.terminal.market.items()), self.terminal.snapshot_pieces
+            for piece in range(pieces):
+                self.terminal.push_market(feed, dict(market[piece::pieces]))
         return sequence
 
     def unsubscribe_quote(self, sequence: int) -> None:

@@ -71,6 +71,14 @@ class Terminal:
         # Codes, markets and formulas whose subscription is answered with -1, or raises.
         self.refused: set[str] = set()
         self.failing: set[str] = set()
+        # Whether a subscription to ticks of one code is answered with a push of the newest one: not documented.
+        self.single_snapshot = False
+        # Pushes of which the snapshot of a whole-quote subscription consists; none is not documented either.
+        self.snapshot_pieces = 1
+        # Whether it answers get_full_tick: not before it is logged in.
+        self.knows_ticks = True
+        # Calls that do not return as long as their names are here.
+        self.hanging: set[str] = set()
         # Every call takes this long, and waits for the gate.
         self.call_delay = 0.0
         self.gate = threading.Event()
@@ -164,6 +172,18 @@ class Terminal:
                     client.connected = True
                     self.tell_status(client, "connected")
 
+    def watch_hanging(self, path: Path) -> None:
+        """Let the calls hang whose names are in the file at `path`, while it exists."""
+
+        def run() -> None:
+            while not self._closed.wait(0.02):
+                try:
+                    self.hanging = set(path.read_text(encoding="utf-8").split())
+                except OSError:
+                    self.hanging = set()
+
+        _thread.start_new_thread(run, ())
+
     def play(self, interval: float, codes: Iterable[str] = ()) -> None:
         """Push invented data to every subscription each `interval` seconds, until closed; `codes` are the market."""
         self.market.update({code: tick(code, 0) for code in codes})
@@ -216,6 +236,8 @@ class Terminal:
         if self.call_delay:
             time.sleep(self.call_delay)
         self.gate.wait(30)
+        while name in self.hanging and not self._closed.is_set():
+            time.sleep(0.01)
 
     def dispatch(self, callback: Callable[[Any], object], document: Document, *, bson: bool = True) -> None:
         """Call `callback` on a native thread, with BSON bytes unless the callback takes the object itself."""

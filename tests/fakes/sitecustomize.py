@@ -8,6 +8,7 @@ FAKE_XT_DOWN        1: the terminal is closed
 FAKE_XT_DOWN_FILE   the terminal is closed while this file exists
 FAKE_XT_REFUSE      codes whose subscription is refused and whose download ends it, comma separated
 FAKE_XT_FAIL        codes whose subscription raises and whose download fails alone, comma separated
+FAKE_XT_HANG_FILE   calls named in this file do not return while it exists
 FAKE_XT_CALL_MS     how long a native call takes
 FAKE_XT_THREADS     threads that call back at once
 FAKE_XT_RECONNECT   0: a client does not connect again by itself
@@ -72,6 +73,8 @@ def _start() -> None:
         xtpythonclient.desk().play(int(interval) / 1000)
     if down_file:
         terminal.watch_file(Path(down_file))
+    if hang_file := setting("HANG_FILE"):
+        terminal.watch_hanging(Path(hang_file))
 
 
 _start()

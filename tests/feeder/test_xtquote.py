@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import msgspec
 import native
 import pytest
 
-from feeder import splice, xtquote, xtsdk
+from feeder import newest, normalize, splice, xtquote, xtsdk
 from feeder.source import DownloadRequest, FeedState
 from feeder.xtquote import XtQuote
 from qmt_bridge.config import Config
@@ -250,20 +251,151 @@ def test_integers_of_any_width_and_nan_survive(
         assert math.isnan(tick["pe"])
 
 
-def test_eight_callbacks_at_once_lose_nothing(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+def test_callbacks_of_eight_codes_do_not_wait_for_each_other(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
     terminal.dispatchers = 8
     codes = [f"{600000 + number}.SH" for number in range(8)]
     # Passes only when eight callbacks are inside publish at the same time.
     together = threading.Barrier(8)
     sink.on_publish = lambda: together.wait(SECONDS)
     begin(source, sink, *(quote_topic(code) for code in codes))
-    for number in range(20):
+    for code in codes:
+        terminal.push_quote(code, "tick", {"time": 1})
+    sink.until(lambda: len(sink.published) == 8)
+
+
+def test_eight_callbacks_at_once_lose_no_print_and_reorder_no_tick(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.dispatchers = 8
+    codes = [f"{600000 + number}.SH" for number in range(8)]
+    prints = [quote_topic(code, "l2transaction") for code in codes]
+    begin(source, sink, *(quote_topic(code) for code in codes), *prints)
+    for number in range(1, 41):
         for code in codes:
             terminal.push_quote(code, "tick", {"time": number})
-    sink.until(lambda: len(sink.published) == 160)
-    for code in codes:
+            terminal.push_quote(code, "l2transaction", {"time": number})
+    sink.until(lambda: len(sink.published) + source.overtaken == 640)
+    for code, topic in zip(codes, prints, strict=True):
         times = [body[code][0]["time"] for body in sink.bodies(quote_topic(code))]
-        assert sorted(times) == list(range(20))
+        assert times[-1] == 40
+        assert all(later > earlier for earlier, later in pairwise(times))
+        assert sorted(body[code][0]["time"] for body in sink.bodies(topic)) == list(range(1, 41))
+
+
+class Slow:
+    """Holds up the callbacks whose payload has a code, after they were entered."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+        self.code = code
+        self.entered = threading.Event()
+        self.go = threading.Event()
+        for name in ("whole", "quote", "document"):
+            monkeypatch.setattr(normalize, name, partial(self._wait, getattr(normalize, name)))
+
+    def _wait(self, convert: Callable[..., object], payload: dict, *unfit: object) -> object:
+        if self.code in payload:
+            self.entered.set()
+            assert self.go.wait(SECONDS)
+        return convert(payload, *unfit)
+
+
+def test_an_older_tick_in_a_big_push_does_not_follow_a_newer_one(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal.dispatchers = 8
+    begin(crowded, sink, SHANGHAI, *CROWD)
+    slow = Slow(monkeypatch, "600009.SH")
+    codes = [f"60000{number}.SH" for number in range(10)]
+    terminal.push_whole({code: {"time": 1, "volume": 1} for code in codes})
+    assert slow.entered.wait(SECONDS)
+    terminal.push_whole({"600004.SH": {"time": 2, "volume": 2}})
+    sink.until(lambda: len(sink.published) == 2)
+    slow.go.set()
+    sink.until(lambda: len(sink.published) == 5)
+    # The others come, and of this code nothing: neither of the market nor of the topic that comes out of it.
+    assert [set(body) for body in sink.bodies(SHANGHAI)] == [{"600004.SH"}, set(codes) - {"600004.SH"}]
+    assert sink.bodies(CROWD[4]) == [{"600004.SH": [{"time": 2, "volume": 2}]}]
+    assert len(sink.bodies(CROWD[3])) == len(sink.bodies(CROWD[2])) == 1
+    assert crowded.overtaken == 1
+    # A topic that begins now gets the newer one as well.
+    leave(crowded, SHANGHAI)
+    want(crowded, SHANGHAI)
+    sink.until(lambda: len(sink.bodies(SHANGHAI)) == 3)
+    assert sink.bodies(SHANGHAI)[2]["600004.SH"] == {"time": 2, "volume": 2}
+
+
+@pytest.mark.parametrize(
+    ("topic", "older", "newer", "passes"),
+    [
+        pytest.param(MOUTAI, {"time": 1}, {"time": 2}, False, id="tick"),
+        pytest.param(MOUTAI, {"time": 2, "volume": 1}, {"time": 2, "volume": 2}, False, id="tick-of-the-same-time"),
+        pytest.param(MOUTAI, {"lastPrice": 1.0}, {"lastPrice": 2.0}, False, id="tick-without-time"),
+        pytest.param(l2_topic("600519.SH", 0), {"time": 1}, {"time": 2}, False, id="depth"),
+        pytest.param(quote_topic("600519.SH", "l2quote"), {"time": 1}, {"time": 2}, False, id="l2quote"),
+        pytest.param(MOUTAI_BARS, {"time": 1, "volume": 1}, {"time": 1, "volume": 2}, False, id="bar"),
+        pytest.param(MOUTAI_BARS, {"time": 1, "volume": 9}, {"time": 2, "volume": 2}, True, id="bar-before"),
+        pytest.param(quote_topic("600519.SH", "l2order"), {"time": 1}, {"time": 2}, True, id="order"),
+        pytest.param(quote_topic("600519.SH", "l2transaction"), {"time": 1}, {"time": 2}, True, id="print"),
+    ],
+)
+def test_what_is_served_late_follows_nothing_newer_of_the_same_thing(
+    terminal: native.Terminal,
+    source: XtQuote,
+    sink: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    topic: Topic,
+    older: dict,
+    newer: dict,
+    passes: bool,
+) -> None:
+    terminal.dispatchers = 2
+    begin(source, sink, topic)
+    slow = Slow(monkeypatch, "late")
+    [feed] = terminal.feeds()
+    assert feed.callback is not None
+    # One that cannot be read, so that the push can be told.
+    terminal.dispatch(feed.callback, {"600519.SH": [older], "late": [7]})
+    assert slow.entered.wait(SECONDS)
+    terminal.dispatch(feed.callback, {"600519.SH": [newer]})
+    sink.until(lambda: len(sink.published) == 1)
+    slow.go.set()
+    sink.until(lambda: len(sink.published) + source.overtaken == 2)
+    assert [body["600519.SH"] for body in sink.bodies(topic)] == [[newer]] + [[older]] * passes
+
+
+def test_a_big_push_never_hides_the_newer_tick_of_another_thread(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.dispatchers = 8
+    codes = [f"{600000 + number}.SH" for number in range(1500)]
+    begin(source, sink, SHANGHAI)
+    for number in range(1, 21):
+        terminal.push_whole({code: {"time": 2 * number, "volume": number} for code in codes})
+        terminal.push_whole({codes[-1]: {"time": 2 * number + 1, "volume": number}})
+    sink.until(lambda: sum(map(len, sink.bodies(SHANGHAI))) + source.overtaken == 20 * 1501)
+    for code in (codes[0], codes[-1]):
+        times = [body[code]["time"] for body in sink.bodies(SHANGHAI) if code in body]
+        assert all(later > earlier for earlier, later in pairwise(times))
+        assert times[-1] == 40 + (code == codes[-1])
+
+
+def test_a_clock_set_back_for_good_is_followed_after_a_while(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(source, sink, MOUTAI)
+    for seconds in (100, 40):
+        terminal.push_quote("600519.SH", "tick", {"time": seconds})
+    sink.until(lambda: source.overtaken == 1)
+    with monkeypatch.context() as later:
+        later.setattr(newest, "SETTLE_NS", 0)
+        terminal.push_quote("600519.SH", "tick", {"time": 43})
+        sink.until(lambda: len(sink.published) == 2)
+    for seconds in (46, 45):
+        terminal.push_quote("600519.SH", "tick", {"time": seconds})
+    sink.until(lambda: source.overtaken == 2)
+    assert [body["600519.SH"][0]["time"] for body in sink.bodies(MOUTAI)] == [100, 43, 46]
 
 
 def test_a_payload_that_cannot_be_published_is_logged_once_and_the_next_one_passes(
@@ -1115,6 +1247,138 @@ def test_a_market_that_was_refused_from_the_start_is_never_stale(
     listener.start(sink)
     sink.until(lambda: clock.seconds > 60)
     assert [state for state, _, _ in sink.states] == ["up"]
+
+
+ODD_TICKS = [
+    pytest.param({"time": None}, id="no-time"),
+    pytest.param({"time": 0}, id="time-0"),
+    pytest.param({"time": TUESDAY_MORNING // 1000}, id="seconds"),
+    pytest.param({"time": TUESDAY_MORNING + 7_200_000}, id="two-hours-ahead"),
+    pytest.param({"time": TUESDAY_MORNING - 86_400_000}, id="of-yesterday"),
+    pytest.param({"time": 2**62}, id="far-future"),
+    pytest.param({"time": "10:00:00"}, id="text"),
+    pytest.param({"openInt": 17}, id="halted"),
+    pytest.param({"openInt": 1, "volume": 0}, id="unknown-status"),
+    pytest.param({"time": b"?"}, id="unfit"),
+]
+
+
+@pytest.mark.parametrize("tick", ODD_TICKS)
+@pytest.mark.parametrize("topic", [SHANGHAI, whole_topic("600519.SH"), MOUTAI])
+def test_each_push_is_a_sign_of_life_whatever_it_says(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, tick: dict, topic: Topic
+) -> None:
+    trades = [quote_topic(f"60000{number}.SH") for number in range(5)]
+    begin(listener, sink, topic, *trades)
+    while clock.seconds < 20:
+        # The same again and again.
+        terminal.push_whole({"600519.SH": tick})
+        terminal.push_quote("600519.SH", "tick", tick)
+        seconds = clock.seconds
+        sink.until(lambda: clock.seconds > seconds)  # noqa: B023
+    assert [state for state, _, _ in sink.states] == ["up"]
+
+
+@pytest.mark.parametrize("topic", [SHANGHAI, MOUTAI_BARS, quote_topic("600519.SH", "1d"), PINGAN_DEPTH, FORMULA])
+def test_what_xtquants_decoder_cannot_read_is_a_sign_of_life(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, topic: Topic
+) -> None:
+    market = "SZ" if topic in (PINGAN_DEPTH, FORMULA) else "SH"
+    begin(listener, sink, topic, *(quote_topic(f"60000{number}.{market}") for number in range(5)))
+    callback = next(feed.callback for feed in terminal.feeds() if feed.detail != "tick")
+    assert callback is not None
+    while clock.seconds < 20:
+        terminal._pushes.put((callback, native.encode({"name": "xx"}).replace(b"xx", b"\xb9\xf3")))
+        seconds = clock.seconds
+        sink.until(lambda: clock.seconds > seconds)  # noqa: B023
+    assert [state for state, _, _ in sink.states] == ["up"]
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("topic", [SHANGHAI, MOUTAI])
+def test_the_answer_to_a_subscription_is_no_recovery_in_any_form(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, topic: Topic, pieces: int
+) -> None:
+    terminal.single_snapshot, terminal.snapshot_pieces = True, pieces
+    terminal.market = {
+        f"{code}.SH": native.tick(code, 1) for code in ("600519", "600000", "600001", "600002", "600003", "600004")
+    }
+    crowd = [quote_topic(code) for code in terminal.market if code != "600519.SH"] if topic == MOUTAI else []
+    begin(listener, sink, topic, *crowd)
+    sink.until(lambda: len(terminal.clients) == 3)
+    assert {state for state, _, _ in sink.states[1:]} == {"stale"}
+    clock.stop()
+    # The same tick once more is no answer.
+    terminal.push_whole({"600519.SH": native.tick("600519", 1)})
+    terminal.push_quote("600519.SH", "tick", native.tick("600519", 1))
+    sink.until(lambda: sink.states[-1] == ("up", None, True))
+
+
+def test_what_is_silent_is_subscribed_again_while_other_markets_talk(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    beijing = whole_topic("BJ")
+    begin(listener, sink, SHANGHAI, beijing)
+    while clock.seconds < 120:
+        terminal.push_whole({"600519.SH": {"time": clock.ms}})
+        seconds = clock.seconds
+        sink.until(lambda: clock.seconds > seconds)  # noqa: B023
+    assert len(terminal.clients) == 1
+    assert terminal.called("subscribe_whole_quote").count((("SH",), {"needCallback": True})) == 1
+    assert terminal.called("subscribe_whole_quote").count((("BJ",), {"needCallback": True})) >= 3
+    assert "nothing came from BJ while it trades; subscribing again; 11 more tries today" in caplog.messages
+    assert not [message for message in caplog.messages if "connecting again" in message]
+
+
+def test_one_deaf_subscription_is_made_anew_alone_while_its_market_talks(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.step = 850
+    begin(listener, sink, MOUTAI, quote_topic("600000.SH"), SHANGHAI)
+    terminal.push_quote("600519.SH", "tick", {"time": clock.ms})
+    sink.until(lambda: sink.published)
+    trade(terminal, clock, "600519.SH")
+    while len(terminal.called("subscribe_quote")) < 3:
+        terminal.push_whole({"600000.SH": {"time": clock.ms}})
+        seconds = clock.ms
+        sink.until(lambda: clock.ms > seconds)  # noqa: B023
+    clock.stop()
+    sink.until(lambda: sink.accepted.count(MOUTAI) == 2)
+    assert len(terminal.clients) == 1
+    assert len(terminal.called("unsubscribe_quote")) == 1
+    assert sink.accepted == [MOUTAI, quote_topic("600000.SH"), SHANGHAI, MOUTAI]
+    assert [state for state, _, _ in sink.states] == ["up"]
+    [said] = [message for message in caplog.messages if "has news" in message]
+    assert said.endswith("did not bring; subscribing these again; 11 more tries today")
+    terminal.push_quote("600519.SH", "tick", {"time": clock.ms + 1})
+    sink.until(lambda: len(sink.bodies(MOUTAI)) == 2)
+
+
+@pytest.mark.parametrize("status", [0, 1, 14, 16, 17, 20, 21, 23, 99])
+def test_instruments_of_any_status_that_say_nothing_are_left_alone(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, status: int
+) -> None:
+    codes = [f"60000{number}.SH" for number in range(8)]
+    terminal.market = {code: {"time": TUESDAY_MORNING, "volume": 5, "openInt": status} for code in codes}
+    begin(listener, sink, *(quote_topic(code) for code in codes))
+    sink.until(lambda: clock.seconds > 120)
+    assert [state for state, _, _ in sink.states] == ["up"]
+    assert len(terminal.clients) == 1
+
+
+def test_codes_that_trade_rarely_are_left_alone_while_the_index_moves(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    codes = [f"60000{number}.SH" for number in range(8)]
+    terminal.market = {code: {"time": TUESDAY_MORNING, "volume": 5, "openInt": 13} for code in codes}
+    trade(terminal, clock, "000001.SH")
+    begin(listener, sink, *(quote_topic(code) for code in codes))
+    sink.until(lambda: clock.seconds > 120)
+    assert [state for state, _, _ in sink.states] == ["up"]
+    # Nothing reaches the terminal any more.
+    terminal.on_call = bool
+    sink.until(lambda: len(sink.states) > 1)
+    assert sink.states[1] == ("stale", "market_silent", False)
 
 
 def test_a_single_quiet_code_and_long_bars_are_no_silence(
