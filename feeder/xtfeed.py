@@ -39,7 +39,7 @@ def is_live(parts: TopicParts) -> bool:
 class Stream:
     """What the topic of `parts` has been given; it outlives feeds and sessions, as long as the topic is wanted."""
 
-    __slots__ = ("lock", "newest", "parts", "splice", "topic")
+    __slots__ = ("is_filled", "lock", "newest", "parts", "splice", "topic")
 
     def __init__(self, parts: TopicParts, topic: Topic | None = None) -> None:
         self.parts = parts
@@ -47,6 +47,8 @@ class Stream:
         # Held from the check whether a record is the newest until it is handed over to the sink.
         self.lock = threading.Lock()
         self.newest = Newest(parts.behaviour.versions)
+        # Whether its last record was not pushed: xtquant may yet push the same one.
+        self.is_filled = False
         # Of a tick that comes out of its market, or did.
         self.splice: Splice[Moment] | None = None
 

@@ -297,6 +297,10 @@ class XtQuote:
 
     def _admit(self, stream: Stream, code: str, record: Any, moment: Moment) -> bool:
         """Return whether `record` may be published: not after a newer version of it. The caller holds the lock."""
+        if stream.is_filled:
+            stream.is_filled = False
+            if not stream.newest.is_new(code, record):
+                return False
         if stream.newest.admit(code, record, moment):
             return True
         with self._failures:
@@ -587,6 +591,7 @@ class XtQuote:
         with stream.lock:
             if not stream.newest.is_new(code, tick) or not stream.newest.admit(code, tick, moment):
                 return
+            stream.is_filled = True
             if stream.parts.kind is Kind.WHOLE:
                 self._sink.publish_whole(topic, {code: tick}, moment.received_ns)
                 return

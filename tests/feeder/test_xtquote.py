@@ -115,6 +115,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     monkeypatch.setattr(xtquote, "RETRY_FIRST", 0.01)
     monkeypatch.setattr(xtquote, "RETRY_LAST", 0.05)
     monkeypatch.setattr(xtquote, "WATCH_SECONDS", 0.02)
+    # Tests of what comes by itself see nothing else.
+    monkeypatch.setattr(xtquote, "FIRST_SECONDS", 3600.0)
     with native.installed() as terminal:
         yield terminal
         assert terminal.escaped == []
@@ -687,6 +689,235 @@ def test_a_place_that_becomes_free_is_used(terminal: native.Terminal, crowded: X
     want(crowded, CROWD[2])
     sink.until(lambda: CROWD[2] in sink.accepted)
     assert terminal.subscriptions() == [("quote", "600001.SH", "tick"), ("quote", "600002.SH", "tick")]
+
+
+# -- The newest tick first
+
+
+def test_a_tick_beyond_the_limit_begins_with_the_newest_one_of_its_market(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    terminal.market = {f"60000{number}.SH": {"time": number} for number in range(5)}
+    begin(crowded, sink, *CROWD[:3])
+    sink.until(lambda: sink.bodies(CROWD[2]))
+    want(crowded, CROWD[3])
+    sink.until(lambda: CROWD[3] in sink.accepted)
+    # At once, without a word of the terminal's.
+    assert sink.bodies(CROWD[3]) == [{"600003.SH": [{"time": 3}]}]
+    terminal.push_whole({"600003.SH": {"time": 30}})
+    sink.until(lambda: len(sink.bodies(CROWD[3])) == 2)
+    # Also for whoever comes after it has left.
+    leave(crowded, CROWD[3])
+    want(crowded, CROWD[3])
+    sink.until(lambda: len(sink.bodies(CROWD[3])) == 3)
+    assert [body["600003.SH"][0]["time"] for body in sink.bodies(CROWD[3])] == [3, 30, 30]
+    assert terminal.called("get_full_tick") == []
+
+
+@pytest.mark.parametrize("limit", [1, 50], ids=["out-of-the-market", "single"])
+@pytest.mark.parametrize("pushes", [False, True], ids=["silent", "answers"])
+def test_after_the_close_ticks_begin_with_the_newest_one_of_the_terminal(
+    terminal: native.Terminal,
+    sink: Recorder,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    pushes: bool,
+    limit: int,
+) -> None:
+    monkeypatch.setattr(xtquote, "FIRST_SECONDS", 0.05)
+    # Night.
+    clock.ms += 10 * 3_600_000
+    terminal.single_snapshot, terminal.snapshot_pieces = pushes, int(pushes)
+    codes = [f"{600000 + number}.SH" for number in range(50)]
+    topics = [*(quote_topic(code) for code in codes), whole_topic("600000.SH")]
+    terminal.market = {code: native.tick(code, 1) for code in codes}
+    source = XtQuote(Config(xt_single_limit=limit, xt_silence=30.0), clock)
+    try:
+        begin(source, sink, *topics)
+        sink.until(lambda: len(sink.published) == len(topics))
+        asked = [call[0] for call in terminal.called("get_full_tick")]
+        assert all(len(codes) <= xtquote.FIRST_CODES for codes in asked)
+        assert bool(asked) is not pushes
+        for topic in topics:
+            [body] = sink.bodies(topic)
+            [tick] = body.values()
+            assert (tick[0] if isinstance(tick, list) else tick)["time"] == native.tick("", 1)["time"]
+        # What the terminal may push yet is not published twice, and no news is.
+        assert not any(feed.heard or feed.spoke for feed in source._feeds.values()) or pushes
+        for number in (1, 2):
+            terminal.push_quote("600000.SH", "tick", native.tick("600000.SH", number))
+            terminal.push_whole({"600000.SH": native.tick("600000.SH", number)})
+        sink.until(lambda: len(sink.published) == len(topics) + 2 + 2 * pushes)
+        assert [state for state, _, _ in sink.states] == ["up"]
+    finally:
+        source.close()
+
+
+def test_a_terminal_that_knows_no_tick_yet_is_asked_again_and_more_rarely(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xtquote, "FIRST_SECONDS", 0.01)
+    pauses: list[float] = []
+    await_value = source._await_value
+    monkeypatch.setattr(source, "_await_value", lambda topic, pause: (pauses.append(pause), await_value(topic, pause)))
+    terminal.knows_ticks = False
+    terminal.market = {"600519.SH": {"time": 7}}
+    begin(source, sink, MOUTAI, FORMULA, MOUTAI_BARS, SHANGHAI, PINGAN_DEPTH)
+    sink.until(lambda: len(pauses) == 4)
+    assert pauses == [0.01, 0.02, 0.04, 0.08]
+    assert set(terminal.called("get_full_tick")) == {(("600519.SH",),)}
+    terminal.knows_ticks = True
+    sink.until(lambda: sink.bodies(MOUTAI))
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 7}]}]
+    asked = len(terminal.called("get_full_tick"))
+    # Nothing is left to ask for; nor for what has left.
+    assert source._empty == []
+    want(source, quote_topic("600000.SH"))
+    leave(source, quote_topic("600000.SH"))
+    sink.until(lambda: source._empty == [] and quote_topic("600000.SH") in sink.accepted)
+    assert len(terminal.called("get_full_tick")) == asked
+
+
+@pytest.mark.parametrize("answer", ["raises", "none", "odd"])
+def test_an_odd_answer_for_last_ticks_costs_nothing(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(xtquote, "FIRST_SECONDS", 0.01)
+    terminal.market = {"600519.SH": {"none": None, "odd": 7}.get(answer)}  # type: ignore[dict-item]
+
+    def fail(call: native.Call) -> None:
+        if call.name == "get_full_tick" and answer == "raises":
+            raise RuntimeError("no ticks today")
+
+    terminal.on_call = fail
+    begin(source, sink, MOUTAI)
+    sink.until(lambda: len(terminal.called("get_full_tick")) > 2)
+    terminal.push_quote("600519.SH", "tick", {"time": 1})
+    sink.until(lambda: sink.published)
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 1}]}]
+    assert [state for state, _, _ in sink.states] == ["up"]
+
+
+def test_a_tick_that_is_pushed_while_the_terminal_is_asked_stays_the_newest(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xtquote, "FIRST_SECONDS", 0.01)
+    terminal.market = {"600519.SH": {"lastPrice": 1.0}}
+
+    def push(call: native.Call) -> None:
+        if call.name == "get_full_tick":
+            terminal.push_quote("600519.SH", "tick", {"lastPrice": 2.0})
+            sink.until(lambda: sink.published)
+
+    terminal.on_call = push
+    begin(source, sink, MOUTAI)
+    sink.until(lambda: sink.published and not source._empty)
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"lastPrice": 2.0}]}]
+
+
+# -- One piece at a time
+
+
+class Turns:
+    """Notes, for each native subscription, which topic it was of; `at` lets something happen at one of them."""
+
+    def __init__(self, terminal: native.Terminal) -> None:
+        self.codes: list[object] = []
+        self.at: dict[object, Callable[[], object]] = {}
+        terminal.on_call = self._note
+
+    def _note(self, call: native.Call) -> None:
+        if call.name == "subscribe_quote":
+            self.codes.append(call.args[0])
+            self.at.pop(call.args[0], int)()
+
+
+MANY = [f"{600000 + number}.SH" for number in range(40)]
+
+
+def test_a_new_subscription_goes_before_refused_ones(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal.refused = set(MANY)
+    begin(source, sink, PINGAN_DEPTH)
+    want(source, *map(quote_topic, MANY))
+    sink.until(lambda: len(sink.refused) == len(MANY))
+    turns = Turns(terminal)
+    turns.at[MANY[3]] = lambda: (want(source, MOUTAI), leave(source, quote_topic(MANY[5])))
+    monkeypatch.setattr(xtquote, "REFUSED_SECONDS", 0.05)
+    # In the session that runs the pause was longer.
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: len(turns.codes) >= len(MANY) + 1)
+    again = turns.codes[: len(MANY) + 1]
+    # Oldest first, and what was left meanwhile is not asked for.
+    assert again == ["000001.SZ", *MANY[:4], "600519.SH", MANY[4], *MANY[6:]]
+
+
+def test_a_new_subscription_and_the_listening_go_on_while_a_session_begins(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    listener._single_limit = 100
+    begin(listener, sink, *map(quote_topic, MANY))
+    turns = Turns(terminal)
+    turns.at[MANY[3]] = lambda: want(listener, MOUTAI)
+    seen: list[int] = []
+    # Slow enough for a look.
+    turns.at[MANY[10]] = lambda: (seen.append(clock.seconds), time.sleep(0.05))
+    turns.at[MANY[12]] = lambda: seen.append(clock.seconds)
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: sink.states[-1][0] == "up" and len(turns.codes) >= len(MANY) + 1)
+    assert turns.codes[: len(MANY) + 1] == [*MANY[:4], "600519.SH", *MANY[4:]]
+    assert seen[1] > seen[0]
+
+
+def test_a_session_is_up_after_its_subscriptions_not_before(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    source._single_limit = 100
+    begin(source, sink, *map(quote_topic, MANY))
+    turns = Turns(terminal)
+    turns.at[MANY[-1]] = lambda: seen.append(sink.states[-1])
+    seen: list[object] = []
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: sink.states[-1] == ("up", None, True))
+    assert seen == [("down", "terminal_disconnected", False)]
+
+
+def test_a_new_subscription_goes_before_those_that_are_made_anew(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    terminal.market = {"600000.SH": {"time": TUESDAY_MORNING, "volume": 5, "openInt": 13}}
+    listener._single_limit = 100
+    clock.stop()
+    begin(listener, sink, SHANGHAI, *map(quote_topic, MANY))
+    turns = Turns(terminal)
+    turns.at[MANY[3]] = lambda: want(listener, PINGAN_DEPTH)
+    clock.step = 1000
+    sink.until(lambda: len(turns.codes) == len(MANY) + 1)
+    clock.stop()
+    assert turns.codes == [*MANY[:4], "000001.SZ", *MANY[4:]]
+    # Each was given back just before, so that a market of subscriptions is not deaf at once.
+    calls = [call.name for call in terminal.calls if "subscribe" in call.name]
+    assert calls[-3:] == ["subscribe_quote", "unsubscribe_quote", "subscribe_quote"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_new_subscription_goes_before_ticks_that_go_back(terminal: native.Terminal, sink: Recorder) -> None:
+    source = XtQuote(Config(xt_single_limit=10, xt_silence=0.0))
+    try:
+        begin(source, sink, *map(quote_topic, MANY))
+        turns = Turns(terminal)
+        turns.at[MANY[13]] = lambda: want(source, PINGAN_DEPTH)
+        leave(source, *map(quote_topic, MANY[:10]))
+        sink.until(lambda: len(turns.codes) >= 6)
+        assert turns.codes[:6] == [*MANY[10:14], "000001.SZ", MANY[14]]
+    finally:
+        source.close()
 
 
 # -- Back to single subscriptions
@@ -1692,6 +1923,85 @@ def test_close_while_the_terminal_is_away_stops_trying(
 
 def test_close_before_start_is_nothing(source: XtQuote) -> None:
     source.close()
+
+
+# -- A call that does not return
+
+
+@pytest.fixture
+def impatient(terminal: native.Terminal) -> Iterator[XtQuote]:
+    source = XtQuote(Config(xt_hang=0.2, xt_silence=5), Clock())
+    try:
+        yield source
+    finally:
+        terminal.hanging = set()
+        source.close()
+
+
+@pytest.mark.parametrize(
+    ("call", "do"),
+    [
+        ("subscribe_quote", lambda source, terminal: want(source, MOUTAI_BARS)),
+        ("subscribe_whole_quote", lambda source, terminal: want(source, SHANGHAI)),
+        ("subscribeFormula", lambda source, terminal: want(source, FORMULA)),
+        ("unsubscribe_quote", lambda source, terminal: leave(source, MOUTAI)),
+        ("get_full_tick", lambda source, terminal: None),
+        ("get_holidays", lambda source, terminal: None),
+        ("connect", lambda source, terminal: (terminal.drop(), terminal.open())),
+    ],
+)
+def test_a_call_that_does_not_return_is_told_by_its_name(
+    terminal: native.Terminal,
+    impatient: XtQuote,
+    sink: Recorder,
+    call: str,
+    do: Callable[[XtQuote, native.Terminal], object],
+) -> None:
+    assert impatient.hung() is None
+    if call in ("get_full_tick", "get_holidays"):
+        terminal.hanging = {call}
+    begin(impatient, sink, MOUTAI)
+    terminal.hanging = {call}
+    do(impatient, terminal)
+    said: list[str | None] = []
+
+    def look() -> bool:
+        said.append(impatient.hung())
+        return said[-1] is not None
+
+    sink.until(look)
+    name = {"subscribeFormula": "subscribe_formula", "connect": "reconnect"}.get(call, call)
+    assert str(said[-1]).startswith(f"{name} has not returned for ")
+    began = time.monotonic()
+    impatient.close()
+    # It is not waited for.
+    assert time.monotonic() - began < xtquote.JOIN_SECONDS
+    assert impatient.hung() is None
+
+
+def test_slow_calls_and_waiting_are_no_hang(terminal: native.Terminal, impatient: XtQuote, sink: Recorder) -> None:
+    terminal.call_delay = 0.02
+    codes = [quote_topic(f"60000{number}.SH", "1d") for number in range(10)]
+    want(impatient, *codes)
+    impatient.start(sink)
+    said = []
+    sink.until(lambda: (said.append(impatient.hung()), len(sink.accepted) == len(codes))[1])
+    until = time.monotonic() + 0.5
+    sink.until(lambda: (said.append(impatient.hung()), time.monotonic() > until)[1])
+    assert set(said) == {None}
+
+
+def test_a_thread_that_has_ended_is_told(
+    terminal: native.Terminal, impatient: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    begin(impatient, sink, MOUTAI)
+
+    def end(_: object) -> None:
+        raise SystemExit
+
+    impatient._calls.put(partial(end, None))
+    sink.until(lambda: impatient.hung() == "the thread that calls xtquant has ended")
 
 
 # -- Settings and shape
