@@ -175,13 +175,17 @@ class Terminal:
     def watch_hanging(self, path: Path) -> None:
         """Let the calls hang whose names are in the file at `path`, while it exists."""
 
+        def look() -> None:
+            try:
+                self.hanging = set(path.read_text(encoding="utf-8").split())
+            except OSError:
+                self.hanging = set()
+
         def run() -> None:
             while not self._closed.wait(0.02):
-                try:
-                    self.hanging = set(path.read_text(encoding="utf-8").split())
-                except OSError:
-                    self.hanging = set()
+                look()
 
+        look()
         _thread.start_new_thread(run, ())
 
     def play(self, interval: float, codes: Iterable[str] = ()) -> None:
