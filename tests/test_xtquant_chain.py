@@ -152,6 +152,48 @@ async def test_a_download_ends_in_the_terminal_when_the_last_websocket_that_foll
             assert calls("supply_history_data2") == 2
 
 
+async def test_a_terminal_that_hangs_costs_a_client_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hanging = tmp_path / "hanging"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
+    monkeypatch.setenv("FAKE_XT_TICK_MS", "50")
+    monkeypatch.setenv("FAKE_XT_HANG_FILE", str(hanging))
+    with running(tmp_path / "data", "--source=xtquant", "--workers=1", "--xt-hang=1") as up:
+        # Its end is not waited for: ticks that are not read would hold it up.
+        async with connect(up.url("/ws/realtime?ctl=1"), proxy=None, close_timeout=0.1) as client:
+            await client.send(json.dumps({"action": "subscribe", "id": 1, "stocks": ["600519.SH"]}))
+
+            async def until(condition: Callable[[Any], object]) -> None:
+                while not condition(await receive(client)):
+                    pass
+
+            await until(lambda frame: "600519.SH" in frame)
+            hanging.write_text("subscribe_quote", encoding="utf-8")
+            told: list[tuple[str, str | None]] = []
+
+            def note(frame: Any) -> bool:
+                if frame.get("type") == "feed":
+                    told.append((frame["state"], frame["reason"]))
+                return bool(told)
+
+            async def ask() -> None:
+                # The stand-in looks at the file a moment later, so other codes are asked for until a call hangs.
+                for number in range(1000):
+                    if told:
+                        return
+                    request = {"action": "subscribe", "id": number, "stocks": [f"{600000 + number}.SH"]}
+                    await client.send(json.dumps(request))
+                    await asyncio.sleep(0.02)
+
+            await asyncio.gather(ask(), until(note))
+            assert told == [("down", "terminal_hung")]
+            hanging.unlink()
+            await until(lambda frame: note(frame) and told[-1][0] == "up")
+            # A feeder begins as down, without a reason.
+            assert {reason for _, reason in told} <= {"terminal_hung", "feeder_absent", None}
+            await until(lambda frame: "600519.SH" in frame)
+        assert "feeder died with exit code 75; starting it again" in up.text
+
+
 def as_json(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record as a WebSocket shows it: NaN is null."""
     return {name: None if value != value else value for name, value in record.items()}
