@@ -407,6 +407,11 @@ def test_a_random_life_ends_with_exactly_what_is_wanted_and_data_for_everyone(
     # Both kinds of native behaviour, and a client that stays away; with and without a limit of single ticks.
     terminal.auto_reconnect, terminal.keeps_subscriptions = [(True, True), (True, False), (False, False)][seed % 3]
     terminal.status_events = seed % 2 == 0
+    # Native threads at once, whether a single subscription is answered with the newest tick, and the terminal is asked
+    # for it early, in as many pushes as a snapshot may have.
+    terminal.dispatchers = (1, 8)[seed % 3 == 1]
+    terminal.single_snapshot, terminal.snapshot_pieces = seed % 7 < 3, 1 + seed % 2
+    monkeypatch.setattr(xtquote, "FIRST_SECONDS", (0.01, 2.0)[seed % 4 == 3])
     # What was refused is asked for again after a while, or else in the next session.
     asks_again = seed % 4 < 2
     asked: list[XtQuote] = []
