@@ -69,6 +69,32 @@ class Newest:
         self.records[code] = record
         return True
 
+    def admit_all(self, records: Mapping[str, Any], moment: Moment) -> dict[str, Any]:
+        """Return those of `records` by code that may be published (see `admit`)."""
+        if self._versions != "code":
+            return {code: record for code, record in records.items() if self.admit(code, record, moment)}
+        # What nearly every tick is, at a third of the cost: the lock is held over thousands.
+        fresh: dict[str, Any] = {}
+        marks, entered_ns = self._marks, moment.entered_ns
+        limit = moment.received_ns // _NS_PER_MS + FUTURE_MS
+        for code, record in records.items():
+            last = marks.get(code)
+            time = record.get("time") if type(record) is dict else None
+            if (
+                last is not None
+                and type(time) is int
+                and last.time is not None
+                and last.time < time < limit
+                and last.entered_ns <= entered_ns
+            ):
+                volume = record.get("volume")
+                marks[code] = _Mark(time, volume if type(volume) is int or type(volume) is float else None, entered_ns)
+            elif not self.admit(code, record, moment):
+                continue
+            fresh[code] = record
+        self.records |= fresh
+        return fresh
+
     def is_new(self, code: str, record: Any) -> bool:
         """Return whether `record` differs in content from the one of `code` that was admitted last."""
         last = self.records.get(code)

@@ -258,7 +258,7 @@ class XtQuote:
         stream = feed.stream
         with stream.lock:
             # A topic that begins after this finds the ticks among those of the stream, else it gets them here.
-            fresh = {code: tick for code, tick in ticks.items() if self._admit(stream, code, tick, moment)}
+            fresh = self._admit_all(stream, ticks, moment)
             feed.pushed = ticks
             topic = feed.topic
             if topic is not None and fresh:
@@ -306,6 +306,16 @@ class XtQuote:
         with self._failures:
             self.overtaken += 1
         return False
+
+    def _admit_all(self, stream: Stream, ticks: dict[str, Any], moment: Moment) -> dict[str, Any]:
+        """Return those of `ticks` that may be published (see `_admit`)."""
+        if stream.is_filled:
+            return {code: tick for code, tick in ticks.items() if self._admit(stream, code, tick, moment)}
+        fresh = stream.newest.admit_all(ticks, moment)
+        if len(fresh) < len(ticks):
+            with self._failures:
+                self.overtaken += len(ticks) - len(fresh)
+        return fresh
 
     # -- The calling thread: the session
 

@@ -184,6 +184,25 @@ def test_whatever_the_order_of_serving_the_last_one_is_the_newest() -> None:
         assert all(later > earlier for earlier, later in pairwise(passed))
 
 
+@pytest.mark.parametrize("versions", ["code", "bar", "none"])
+@pytest.mark.parametrize("seed", range(10))
+def test_many_records_are_admitted_as_one_by_one(versions: Any, seed: int) -> None:
+    chance = random.Random(seed)
+    together, single = Newest(versions), Newest(versions)
+    for number in range(300):
+        records: dict[str, Any] = {}
+        for code in chance.sample(["1.SH", "2.SH", "3.SH", "4.SH"], chance.randint(1, 4)):
+            time = chance.choice(
+                [None, 0, True, 2**62, "x", *[NOW_MS + 1000 * chance.randint(-5, number) for _ in "x" * 9]]
+            )
+            volume = chance.choice([None, True, 1.5, float("nan"), chance.randint(0, 9)])
+            records[code] = {"time": time, "volume": volume}
+        at = moment(chance.randint(0, 100) * number)
+        passed = {code for code, record in records.items() if single.admit(code, record, at)}
+        assert set(together.admit_all(records, at)) == passed
+        assert together.records == single.records
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_random_clocks_silence_no_code(seed: int) -> None:
     """A clock that jumps at random: what passes is in order between jumps, and no code is silent for long."""
