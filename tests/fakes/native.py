@@ -8,6 +8,7 @@ the real terminal (number of threads, what survives a lost connection, integer w
 from __future__ import annotations
 
 import _thread
+import atexit
 import contextlib
 import queue
 import sys
@@ -173,7 +174,10 @@ class Terminal:
                     self.tell_status(client, "connected")
 
     def watch_hanging(self, path: Path) -> None:
-        """Let the calls hang whose names are in the file at `path`, while it exists."""
+        """Let the calls hang whose names are in the file at `path`, while it exists.
+
+        Then the exit of the process hangs as well, as it does where native code joins its threads at the end.
+        """
 
         def look() -> None:
             try:
@@ -185,7 +189,12 @@ class Terminal:
             while not self._closed.wait(0.02):
                 look()
 
+        def leave() -> None:
+            while self.hanging:
+                time.sleep(0.02)
+
         look()
+        atexit.register(leave)
         _thread.start_new_thread(run, ())
 
     def play(self, interval: float, codes: Iterable[str] = ()) -> None:

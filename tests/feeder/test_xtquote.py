@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import msgspec
@@ -46,6 +47,8 @@ PINGAN_DEPTH = l2_topic("000001.SZ", 20)
 SHANGHAI = whole_topic("SH")
 MA = FormulaSpec("MA", "000001.SZ", "1d", 100, "front", {"n": 5})
 FORMULA = formula_topic(MA)
+CROWD = tuple(quote_topic(f"60000{number}.SH") for number in range(5))
+CROWD_LAST = CROWD[4]
 EVERY_KIND = (MOUTAI, MOUTAI_BARS, PINGAN_DEPTH, SHANGHAI, FORMULA)
 NATIVE_OF_EVERY_KIND = [
     ("formula", "MA", "000001.SZ"),
@@ -367,6 +370,38 @@ def test_what_is_served_late_follows_nothing_newer_of_the_same_thing(
     assert [body["600519.SH"] for body in sink.bodies(topic)] == [[newer]] + [[older]] * passes
 
 
+@pytest.mark.parametrize("topic", [MOUTAI, SHANGHAI, CROWD_LAST, FORMULA])
+def test_a_newer_record_waits_until_the_one_before_is_handed_over(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, topic: Topic
+) -> None:
+    terminal.dispatchers = 2
+    begin(crowded, sink, *((*CROWD[:2], topic) if topic == CROWD_LAST else (topic,)))
+    inside, go, numbers = threading.Event(), threading.Event(), count(1)
+
+    def hold_up() -> None:
+        if next(numbers) == 1:
+            inside.set()
+            assert go.wait(SECONDS)
+
+    sink.on_publish = hold_up
+
+    def push(number: int) -> None:
+        tick = {"time": number, "volume": number}
+        terminal.push_whole({"600004.SH": tick})
+        terminal.push_quote("600519.SH", "tick", tick)
+        terminal.push_formula("MA", "000001.SZ", {"timelist": [1], "outputs": {"n": [number]}})
+
+    push(1)
+    assert inside.wait(SECONDS)
+    push(2)
+    # Time for it to come first, if it does not wait.
+    with sink.changed:
+        sink.changed.wait_for(lambda: sink.published, 0.2)
+    go.set()
+    sink.until(lambda: len(sink.published) == 2)
+    assert [re.findall(r"[12](?=[}\]])", str(body))[-1] for body in sink.bodies(topic)] == ["1", "2"]
+
+
 def test_a_big_push_never_hides_the_newer_tick_of_another_thread(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
@@ -608,9 +643,6 @@ def crowded(terminal: native.Terminal) -> Iterator[XtQuote]:
         yield source
     finally:
         source.close()
-
-
-CROWD = tuple(quote_topic(f"60000{number}.SH") for number in range(5))
 
 
 def test_ticks_beyond_the_limit_come_out_of_the_whole_market(
@@ -1979,7 +2011,11 @@ def test_a_call_that_does_not_return_is_told_by_its_name(
     assert impatient.hung() is None
 
 
-def test_slow_calls_and_waiting_are_no_hang(terminal: native.Terminal, impatient: XtQuote, sink: Recorder) -> None:
+def test_slow_calls_and_waiting_are_no_hang(
+    terminal: native.Terminal, impatient: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Longer than the limit.
+    monkeypatch.setattr(xtquote, "WATCH_SECONDS", 5.0)
     terminal.call_delay = 0.02
     codes = [quote_topic(f"60000{number}.SH", "1d") for number in range(10)]
     want(impatient, *codes)
