@@ -548,6 +548,9 @@ class Hub:
             member.settle("unanswered", None)
             for frame in (*ask.parts, *held):
                 member.deliver(frame)
+            if stream.behaviour.keeps == "by_code" and (not held or held[0].seq == 1):
+                # What the source pushes from its first message on is the snapshot.
+                self._end_snapshot(stream, member, [], now)
             if is_apart:
                 stream.apart[member] = ask.seen
             else:

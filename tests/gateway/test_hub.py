@@ -1012,6 +1012,17 @@ def test_end_that_waits_does_not_outlive_the_feeder_or_the_client() -> None:
     assert leaver.ended == []
 
 
+def test_market_whose_feeder_did_not_answer_in_time_has_an_end_too() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({SH: client}, 0.0)
+    hub.expire(1.2)
+    hub.receive(frame(SH, 1), 1.3)
+    hub.expire(2.3)
+    hub.answer(*pieces(2, 5, seq=1), now=2.3)
+    assert (client.got, client.ended) == ([1], [(1, 5)])
+
+
 def test_client_without_a_snapshot_hears_of_no_end() -> None:
     class NewsOnly(Client):
         def starts(self, epoch: int, seq: int) -> bool:
