@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
@@ -40,6 +41,8 @@ from qmt_bridge.wire.topics import (
 ROOT = Path(__file__).parents[2]
 FAKES = ROOT / "tests" / "fakes"
 SECONDS = 10.0
+# BSON has moments; what is published has none.
+UNFIT = datetime(2026, 1, 5, tzinfo=UTC)
 
 MOUTAI = quote_topic("600519.SH")
 MOUTAI_BARS = quote_topic("600519.SH", "1m")
@@ -439,7 +442,7 @@ def test_a_payload_that_cannot_be_published_is_logged_once_and_the_next_one_pass
     terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin(source, sink, MOUTAI)
-    for record in ({"time": b"?"}, {"time": b"?"}, {"time": 1}, {"time": b"?"}, {"time": 2}):
+    for record in ({"time": UNFIT}, {"time": UNFIT}, {"time": 1}, {"time": UNFIT}, {"time": 2}):
         terminal.push_quote("600519.SH", "tick", record)
     sink.until(lambda: len(sink.published) == 2)
     assert [body["600519.SH"][0]["time"] for body in sink.bodies(MOUTAI)] == [1, 2]
@@ -450,15 +453,15 @@ def test_a_payload_that_cannot_be_published_is_logged_once_and_the_next_one_pass
         "data of subscribe_quote(stock_code='600519.SH', period='tick', count=0) cannot be published"
     )
     assert errors[0].exc_info is not None
-    assert "payload['600519.SH'][0]['time'] is bytes" in str(errors[0].exc_info[1])
+    assert "payload['600519.SH'][0]['time'] is datetime.datetime" in str(errors[0].exc_info[1])
 
 
 def test_an_unfit_value_costs_its_code_alone(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin(source, sink, MOUTAI, SHANGHAI)
-    terminal.push_whole({"600000.SH": {"time": 1}, "600519.SH": {"time": b"?"}, "601318.SH": {"time": 3}})
-    terminal.push_quote("600519.SH", "tick", {"time": b"?"}, {"time": 4}, {"time": b"?"})
+    terminal.push_whole({"600000.SH": {"time": 1}, "600519.SH": {"time": UNFIT}, "601318.SH": {"time": 3}})
+    terminal.push_quote("600519.SH", "tick", {"time": UNFIT}, {"time": 4}, {"time": UNFIT})
     sink.until(lambda: len(sink.published) == 2)
     assert sink.bodies(SHANGHAI) == [{"600000.SH": {"time": 1}, "601318.SH": {"time": 3}}]
     assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 4}]}]
@@ -1522,7 +1525,7 @@ ODD_TICKS = [
     pytest.param({"time": "10:00:00"}, id="text"),
     pytest.param({"openInt": 17}, id="halted"),
     pytest.param({"openInt": 1, "volume": 0}, id="unknown-status"),
-    pytest.param({"time": b"?"}, id="unfit"),
+    pytest.param({"time": UNFIT}, id="unfit"),
 ]
 
 
