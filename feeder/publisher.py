@@ -27,6 +27,7 @@ from feeder.source import DownloadRequest, FeedState, Source
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest, ErrorCode, Refused, WireError
+from qmt_bridge.handshakes import Links
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import AccountState, TradeEvent
@@ -125,6 +126,7 @@ class Publisher:
         self._since = self._epoch // _NS_PER_MS
         self._accounts: tuple[AccountState, ...] = ()
         self._authenticator: sockets.Authenticator | None = None
+        self._links = Links()
 
     # -- Called by the feeder
 
@@ -302,15 +304,19 @@ class Publisher:
         closing.callback(self._waker.close)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         closing.callback(context.destroy, LINGER_MS)
+        links = self._links
+        closing.callback(links.close)
         config = self._config
         curve = sockets.load_curve(config.curve_dir, "feeder")
         if curve is not None:
             self._authenticator = sockets.Authenticator(context, config.curve_dir)
         lossless = self._source.lossless
-        self._market = sockets.bind_publisher(context, "market_addr", config.market_addr, curve, lossless=lossless)
+        self._market = sockets.bind_publisher(
+            context, "market_addr", config.market_addr, curve, lossless=lossless, links=links
+        )
         # Never lossless: the journal repairs a loss, and who watches trades must not hold up the market.
-        self._trade = sockets.bind_publisher(context, "trade_addr", config.trade_addr, curve)
-        self._ask = sockets.bind_router(context, config.ask_addr, curve)
+        self._trade = sockets.bind_publisher(context, "trade_addr", config.trade_addr, curve, links=links)
+        self._ask = sockets.bind_router(context, config.ask_addr, curve, links)
         self.market_addr, self.trade_addr, self.ask_addr = (
             bound.getsockopt_string(zmq.LAST_ENDPOINT) for bound in (self._market, self._trade, self._ask)
         )
@@ -343,6 +349,8 @@ class Publisher:
                 next_heartbeat = now + HEARTBEAT_SECONDS
                 failure = journal.failure
                 self._publish_status()
+                for notice in self._links.look(now):
+                    logger.warning("%s", notice.text)
             self._asleep = True
             events = dict(poller.poll(self._pause_ms(min(next_heartbeat, next_prune), now)))
             self._asleep = False

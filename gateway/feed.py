@@ -18,6 +18,7 @@ from gateway.hub import Hub, Outcome, Refusal
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError
+from qmt_bridge.handshakes import Links, Trouble
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import FeedStatus, event_position
@@ -60,6 +61,8 @@ class Feed:
         self.hub = Hub(self)
         # The feeder's newest heartbeat; None until the first, and again while the feeder is absent.
         self.status: FeedStatus | None = None
+        # Why there is no connection, by the setting of the address; None where there is one.
+        self.links: dict[str, Trouble | None] = {}
         # Whether the feeder has been away, or another took its place, and none has been up since: market data was lost
         # of which the new one knows nothing.
         self.interrupted = False
@@ -77,15 +80,17 @@ class Feed:
         self._draining = False
         self._drain_size = DRAIN
         self._stopped = False
+        self._watch = Links()
 
     def start(self) -> None:
         """Connect; raise `ConfigError` for missing keys or a loop that cannot watch file descriptors."""
         self._loop = asyncio.get_running_loop()
         curve = sockets.load_curve(self._config.curve_dir, "gateway")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._market = sockets.connect_subscriber(self._context, self._config.market_addr, curve)
-        self._trade = sockets.connect_subscriber(self._context, self._config.trade_addr, curve)
-        self._dealer = sockets.connect_dealer(self._context, self._config.ask_addr, curve)
+        links = self._watch
+        self._market = sockets.connect_subscriber(self._context, self._config.market_addr, curve, links)
+        self._trade = sockets.connect_subscriber(self._context, self._config.trade_addr, curve, links, "trade_addr")
+        self._dealer = sockets.connect_dealer(self._context, self._config.ask_addr, curve, links)
         self._sockets = (self._market, self._trade, self._dealer)
         try:
             for socket in self._sockets:
@@ -100,6 +105,11 @@ class Feed:
             # Without a key nobody may have trade events.
             _Resident(self).join()
         self._tick()
+
+    @property
+    def absence(self) -> str:
+        """Return the reason of the state "down" while the feeder is not heard."""
+        return next((trouble for trouble in self.links.values() if trouble is not None), Trouble.ABSENT)
 
     def stop(self) -> None:
         """Disconnect; whoever waits for a download gets a cancellation."""
@@ -302,11 +312,20 @@ class Feed:
             logger.warning("feeder absent for %.1f s", now - self._heard_at)
             self.status = None
             self._on_change()
+        self._look_at_links(now)
         self.hub.expire(now)
         # The descriptors are edge-triggered; a lost edge would silence a socket for good.
         self._drain()
 
+    def _look_at_links(self, now: float) -> None:
+        for notice in self._watch.look(now):
+            logger.log(logging.INFO if notice.good else logging.WARNING, "%s", notice.text)
+        before, self.links = self.absence, self._watch.troubles(now)
+        if self.status is None and self.absence != before:
+            self._on_change()
+
     def _close(self) -> None:
+        self._watch.close()
         for socket in self._sockets:
             socket.close(linger=0)
         self._context.term()

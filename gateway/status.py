@@ -38,6 +38,8 @@ def readiness(worker: Worker) -> Response:
         # Whose numbers these are: any of several workers answers.
         "worker": os.getpid(),
         **worker.feed_state(),
+        # Why there is no connection to an address of the feeder; null where there is one.
+        "links": worker.feed.links,
         # Why trade events cannot be written; they are published all the same.
         "journal": journal,
         # Each with its state and reason; their numbers are masked.

@@ -66,7 +66,7 @@ class Worker:
         status = self.feed.status
         if status is None:
             nothing = dict.fromkeys(("source", "simulated", "trade"))
-            return {"feed": "down", "reason": "feeder_absent", "epoch": 0, **nothing}
+            return {"feed": "down", "reason": self.feed.absence, "epoch": 0, **nothing}
         return {
             "feed": status.state,
             "reason": status.reason,
@@ -113,7 +113,7 @@ class Worker:
 
     def _feed_changed(self) -> None:
         status = self.feed.status
-        notice: dict[str, Any] = {"type": "feed", "state": "down", "reason": "feeder_absent", "data_lost": True}
+        notice: dict[str, Any] = {"type": "feed", "state": "down", "reason": self.feed.absence, "data_lost": True}
         if status is not None:
             notice.update(
                 state=status.state,

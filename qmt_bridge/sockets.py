@@ -1,4 +1,4 @@
-"""Both ends of every ZeroMQ socket side by side: type, high-water mark, linger, heartbeats, CURVE.
+"""Both ends of every ZeroMQ socket side by side: type, high-water mark, linger, keepalive, CURVE.
 
 A socket belongs to the thread that made it; contexts may be shared, sockets may not.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import socket as unix
+import time
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -16,26 +17,37 @@ import zmq.auth
 from zmq.utils import z85
 
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.handshakes import Links
 
 logger = logging.getLogger(__name__)
 
 # Messages, not bytes: some seconds of a whole market at its busiest for a consumer that hangs, then loss by seq.
 HIGH_WATER_MARK = 20_000
-# The feeder notices a stopped or unplugged consumer after about 1.9 s, and gives back what it wanted. Only the feeder
-# asks: a consumer that asks takes its own full queue for a dead feeder and connects again, at which libzmq 4.3.5 aborts
-# the process (`Assertion failed: _input_stopped`, zeromq/libzmq#3937).
-HEARTBEAT_MS = 500
-HEARTBEAT_TIMEOUT_MS = 1500
-# So the consumer's system asks, within 10 s; and the topic status/feeder/ falls silent at once.
+# No ZMTP heartbeats: NetMQ, zmq.rs, old JeroMQ and libzmq before 4.2 do not answer them, and such a consumer would be
+# cut off again and again. The operating system answers a keepalive for every peer that is connected, whatever its
+# program does.
+# A connection without traffic is given up after 4 + 3 * 2 s without such an answer. One with data under way is not:
+# there the retransmissions of TCP end it, after some 20 s on Windows and 15 minutes on Linux.
+# A stopped process is not gone. Its messages wait up to the high-water mark, and what it wants stays subscribed.
 KEEPALIVE_IDLE_SECONDS = 4
 KEEPALIVE_SECONDS = 2
 KEEPALIVE_PROBES = 3
+# For connecting ends only: on Linux it also ends a connection whose other end answers but reads nothing (measured), as
+# a stopped consumer of the feeder does. The feeder itself always reads, so a worker may make its connection anew.
+UNANSWERED_MS = 10_000
 # A feeder that returns has its workers back within half a second, and a closed port is not hammered.
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 400
+# A client with an unknown key makes the feeder read its folder of keys, at most so often.
+KEYS_SECONDS = 1.0
 
 _LOOPBACK = re.compile(r"(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):|ipc://|inproc://)")
 Role = Literal["feeder", "gateway"]
+
+
+def is_local(address: str) -> bool:
+    """Return whether only this machine can reach `address`, so that it needs no keys."""
+    return _LOOPBACK.match(address) is not None
 
 
 class Curve(NamedTuple):
@@ -91,11 +103,12 @@ class Authenticator:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], curve_dir: str) -> None:
         """Read the keys; raise `ConfigError` if there is no such folder."""
-        clients = Path(curve_dir) / "clients"
+        self._clients = Path(curve_dir) / "clients"
         try:
-            self._allowed = frozenset(zmq.auth.load_certificates(clients))
+            self._allowed = frozenset(zmq.auth.load_certificates(self._clients))
         except (OSError, ValueError) as exc:
             raise ConfigError("curve_dir", f"cannot read the keys of clients: {exc}") from exc
+        self._read_at = time.monotonic()
         self._refused: set[bytes] = set()
         self.socket = context.socket(zmq.REP)
         self.socket.linger = 0
@@ -106,61 +119,101 @@ class Authenticator:
         version, number, _, address, _, _, *credentials = self.socket.recv_multipart()
         # Credentials of CURVE are the public key alone.
         key = z85.encode(credentials[0]) if len(credentials) == 1 and len(credentials[0]) == 32 else b""
+        if key not in self._allowed:
+            self._read_again()
         allowed = key in self._allowed
-        # Whoever is refused may come again and again; what is remembered is bounded.
+        # A refused client may come again and again; what is remembered is bounded.
         if not allowed and key not in self._refused and len(self._refused) < 100:
             self._refused.add(key)
-            logger.warning("client key %s of %s is not allowed", key.decode(), address.decode(errors="replace"))
+            logger.warning(
+                "client key %s of %s is not allowed: to let it in, copy its public key (gateway.key) into %s",
+                key.decode(),
+                address.decode(errors="replace"),
+                self._clients,
+            )
         status = (b"200", b"OK") if allowed else (b"400", b"unknown key")
         self.socket.send_multipart([version, number, *status, b"", b""])
 
+    def _read_again(self) -> None:
+        """Take keys that were added meanwhile: a restart of the feeder would cost every client its data."""
+        now = time.monotonic()
+        if now < self._read_at + KEYS_SECONDS:
+            return
+        self._read_at = now
+        try:
+            self._allowed = frozenset(zmq.auth.load_certificates(self._clients))
+        except (OSError, ValueError) as exc:
+            logger.warning("cannot read the keys of clients again: %s", exc)
+
 
 def bind_publisher(
-    context: zmq.Context[zmq.Socket[bytes]], name: str, address: str, curve: Curve | None, *, lossless: bool = False
+    context: zmq.Context[zmq.Socket[bytes]],
+    name: str,
+    address: str,
+    curve: Curve | None,
+    *,
+    lossless: bool = False,
+    links: Links | None = None,
 ) -> zmq.Socket[bytes]:
-    """Bind the XPUB of the setting `name`. `lossless` makes a full consumer hold the sender (EAGAIN on NOBLOCK)."""
+    """Bind the XPUB of the setting `name`. `lossless` makes a full consumer hold the sender (EAGAIN on NOBLOCK).
+
+    `links` of the same thread tells of clients that cannot connect.
+    """
     socket = context.socket(zmq.XPUB)
     socket.sndhwm = HIGH_WATER_MARK
     socket.rcvhwm = 0
     if lossless:
         socket.setsockopt(zmq.XPUB_NODROP, 1)
-    return _bind(socket, name, address, curve)
+    return _bind(socket, name, address, curve, links)
 
 
-def bind_router(context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
+def bind_router(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None, links: Links | None = None
+) -> zmq.Socket[bytes]:
     """Bind the ROUTER that answers questions."""
     socket = context.socket(zmq.ROUTER)
     # One answer a topic: a worker that comes back asks for ten thousand at once.
     socket.sndhwm = 100_000
     socket.rcvhwm = 100_000
-    return _bind(socket, "ask_addr", address, curve)
+    return _bind(socket, "ask_addr", address, curve, links)
 
 
-def connect_subscriber(context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
-    """Connect a SUB; it subscribes again by itself after a reconnect, but only while somebody reads it."""
+def connect_subscriber(
+    context: zmq.Context[zmq.Socket[bytes]],
+    address: str,
+    curve: Curve | None,
+    links: Links | None = None,
+    name: str = "market_addr",
+) -> zmq.Socket[bytes]:
+    """Connect a SUB; it subscribes again by itself after a reconnect, but only while somebody reads it.
+
+    `links` of the same thread tells why there is no connection to the address, which is the setting `name`.
+    """
     socket = context.socket(zmq.SUB)
     # With the default of 1,000 a burst of 10,000 subscriptions loses 9,000 of them without a word.
     socket.sndhwm = 0
     socket.rcvhwm = HIGH_WATER_MARK
-    return _connect(socket, address, curve)
+    return _connect(socket, name, address, curve, links)
 
 
-def connect_dealer(context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
+def connect_dealer(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None, links: Links | None = None
+) -> zmq.Socket[bytes]:
     """Connect a DEALER to the feeder's ROUTER; sending raises `zmq.Again` while the feeder is away."""
     socket = context.socket(zmq.DEALER)
     socket.immediate = True
     socket.sndhwm = 100_000
     socket.rcvhwm = 100_000
-    return _connect(socket, address, curve)
+    return _connect(socket, "ask_addr", address, curve, links)
 
 
-def _bind(socket: zmq.Socket[bytes], name: str, address: str, curve: Curve | None) -> zmq.Socket[bytes]:
+def _bind(
+    socket: zmq.Socket[bytes], name: str, address: str, curve: Curve | None, links: Links | None
+) -> zmq.Socket[bytes]:
     try:
-        if not _LOOPBACK.match(address) and curve is None:
+        if not is_local(address) and curve is None:
             raise ConfigError(name, f"{address} can be reached from other machines; it needs curve_dir")
         _prepare(socket)
-        socket.heartbeat_ivl = HEARTBEAT_MS
-        socket.heartbeat_timeout = HEARTBEAT_TIMEOUT_MS
         if curve is not None:
             socket.curve_publickey = curve.public
             socket.curve_secretkey = curve.secret
@@ -168,6 +221,8 @@ def _bind(socket: zmq.Socket[bytes], name: str, address: str, curve: Curve | Non
             socket.zap_domain = b"qmt-bridge"
         if _is_taken(address):
             raise ConfigError(name, f"cannot listen on {address}: address already in use")
+        if links is not None:
+            links.watch(socket, name, address, time.monotonic(), curve=curve is not None, binds=True)
         socket.bind(address)
     except zmq.ZMQError as exc:
         socket.close(linger=0)
@@ -192,14 +247,20 @@ def _is_taken(address: str) -> bool:
     return True
 
 
-def _connect(socket: zmq.Socket[bytes], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
+def _connect(
+    socket: zmq.Socket[bytes], name: str, address: str, curve: Curve | None, links: Links | None
+) -> zmq.Socket[bytes]:
     _prepare(socket)
+    socket.tcp_maxrt = UNANSWERED_MS
     socket.reconnect_ivl = RECONNECT_MS
     socket.reconnect_ivl_max = RECONNECT_MAX_MS
     if curve is not None:
         socket.curve_publickey = curve.public
         socket.curve_secretkey = curve.secret
         socket.curve_serverkey = curve.server
+    if links is not None:
+        # Before it connects, or the first events are missed.
+        links.watch(socket, name, address, time.monotonic(), curve=curve is not None, binds=False)
     socket.connect(address)
     return socket
 

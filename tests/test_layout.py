@@ -32,7 +32,7 @@ TOP = {
 }
 
 WIRE = {"qmt_bridge.wire", "qmt_bridge.errors", "msgspec", "orjson"}
-EDGE = WIRE | {"qmt_bridge.__version__", "qmt_bridge.config", "qmt_bridge.sockets", "zmq"}
+EDGE = WIRE | {"qmt_bridge.__version__", "qmt_bridge.config", "qmt_bridge.handshakes", "qmt_bridge.sockets", "zmq"}
 # Modules of the standard library that do I/O, read a clock or wait; what is pure gets time as an argument.
 IMPURE = set("asyncio logging os pathlib queue selectors socket sqlite3 subprocess threading time".split())
 
