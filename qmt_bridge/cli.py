@@ -7,6 +7,7 @@ in config.py.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import signal
@@ -23,11 +24,23 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 import click
 
 from qmt_bridge import __version__, log, supervisor
-from qmt_bridge.config import Config, choices, default, description, export_env, load_config
+from qmt_bridge.config import (
+    Config,
+    choices,
+    default,
+    description,
+    export_env,
+    foreign_variables,
+    given_settings,
+    load_config,
+)
 from qmt_bridge.errors import ConfigError, QMTBridgeError, Unavailable
 
 if TYPE_CHECKING:
     from qmt_bridge.journal_file import Reader
+    from qmt_bridge.sockets import Role
+
+logger = logging.getLogger(__name__)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -112,11 +125,18 @@ def _given(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> lis
     return list(value) or None
 
 
-def _load(config_file: Path | None, flags: dict[str, Any]) -> Config:
+def _load(config_file: Path | None, flags: dict[str, Any], *, only: bool = False) -> Config:
+    """Return the settings; with `only`, mistakes in those that are no flags of the command do not matter."""
     try:
-        return load_config(config_file, None, flags)
+        return load_config(config_file, None, flags, tuple(flags) if only else None)
     except ConfigError as exc:
         _fail(exc)
+
+
+def _configure_log(config: Config) -> None:
+    log.configure(config.log_level, config.log_format)
+    for said in foreign_variables():
+        logger.warning("%s", said)
 
 
 class _TryAgain(click.ClickException):
@@ -148,6 +168,7 @@ def _stop_event(until_eof: bool) -> threading.Event:
 @click.version_option(__version__, prog_name="qmt-bridge")
 def main() -> None:
     """Real-time miniQMT market data and trade events for every language."""
+    log.tolerate_any_text()
 
 
 @main.command()
@@ -160,7 +181,7 @@ def up(config_file: Path | None, **flags: Any) -> None:
         config = _load(config_file, {**flags, "api_key": secrets.token_urlsafe(24)})
     if not config.port:
         config = _load(config_file, {**flags, "api_key": config.api_key, "port": _free_port(config.host)})
-    log.configure(config.log_level, config.log_format)
+    _configure_log(config)
     stop = _stop_event(False)
     sys.exit(supervisor.run(config, stop, lambda status, pids: _banner(config, status, pids, made_key)))
 
@@ -208,7 +229,7 @@ def feeder(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
 def _run_feeder(config: Config, until_eof: bool) -> NoReturn:
     from feeder import app
 
-    log.configure(config.log_level, config.log_format)
+    _configure_log(config)
     try:
         sys.exit(app.run(config, _stop_event(until_eof)))
     except ConfigError as exc:
@@ -223,7 +244,7 @@ def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     from gateway import server
 
     config = _load(config_file, flags)
-    log.configure(config.log_level, config.log_format)
+    _configure_log(config)
     # Worker processes read the same settings from the environment; never from a command line, which others can see.
     os.environ.update(export_env(config))
     try:
@@ -232,10 +253,30 @@ def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
         _fail(exc)
 
 
+_codes_file = click.option(
+    "--codes-file",
+    metavar="FILE",
+    help="Codes to add: one a line, or the first column of a CSV file; # begins a comment, - is standard input.",
+)
+
+
+def _quotes(codes_file: str | None, period: str) -> tuple[str, ...]:
+    """Return the topics of the codes in a file."""
+    from qmt_bridge.codes_file import read_codes
+    from qmt_bridge.wire.topics import check_period, quote_topic
+
+    if codes_file is None:
+        return ()
+    check_period(period)
+    codes = read_codes(codes_file, lambda code: quote_topic(code, period))
+    return tuple(quote_topic(code, period) for code in codes)
+
+
 @main.command()
-@click.argument("topics", nargs=-1, required=True, metavar="TOPIC... | URL [CODE...]")
+@click.argument("topics", nargs=-1, metavar="TOPIC... | URL [CODE...]")
 @click.option("--count", "-n", type=click.IntRange(min=1), help="Stop after that many messages.")
-@click.option("--period", default="tick", show_default=True, help="Period, for the URL of /ws/realtime.")
+@_codes_file
+@click.option("--period", default="tick", show_default=True, help="Period of codes: of a file, or for /ws/realtime.")
 @click.option("--send", help="First frame to send to the URL, instead of one made from the codes.")
 @click.option("--after", type=click.IntRange(min=0), help="Trade events: begin after this position.")
 @settings("api_key", *WIRE)
@@ -243,6 +284,7 @@ def tail(
     config_file: Path | None,
     topics: tuple[str, ...],
     count: int | None,
+    codes_file: str | None,
     period: str,
     send: str | None,
     after: int | None,
@@ -253,15 +295,22 @@ def tail(
     From ZeroMQ: qmt-bridge tail quote/600519.SH/tick/ whole/SH/
 
     From a WebSocket: qmt-bridge tail ws://127.0.0.1:8000/ws/realtime 600519.SH 000001.SZ
+
+    Many codes: qmt-bridge tail --codes-file codes.txt --period 1m
     """
     from qmt_bridge import tail as tailing
+    from qmt_bridge.codes_file import read_codes
+    from qmt_bridge.wire.topics import whole_topic
 
-    config = _load(config_file, flags)
+    if not topics and codes_file is None:
+        raise click.UsageError("Missing argument 'TOPIC... | URL [CODE...]' (or --codes-file).")
+    config = _load(config_file, flags, only=True)
     try:
-        if topics[0].startswith(("ws://", "wss://")):
-            tailing.from_url(topics[0], topics[1:], period, send, config.api_key, count, after)
+        if topics and topics[0].startswith(("ws://", "wss://")):
+            codes = [*topics[1:], *(read_codes(codes_file, whole_topic) if codes_file else ())]
+            tailing.from_url(topics[0], codes, period, send, config.api_key, count, after)
         else:
-            tailing.from_wire(topics, config, count, after)
+            tailing.from_wire([*topics, *_quotes(codes_file, period)], config, count, after)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -274,6 +323,8 @@ def tail(
 @main.command()
 @click.argument("more", nargs=-1, metavar="TOPIC...")
 @click.option("--topics", multiple=True, metavar="TOPIC...", help="Topics, and prefixes such as quote/ or trade/.")
+@_codes_file
+@click.option("--period", default="tick", show_default=True, help="Period of the codes in the file.")
 @click.option("--out", required=True, help="The tape; .zst compresses it, {date} in it begins a new one every day.")
 @click.option("--rotate", type=click.Choice(("day", "hour")), help="Begin a new tape every Shanghai day or hour.")
 @settings(*WIRE, *LOG)
@@ -282,6 +333,8 @@ def record(
     config_file: Path | None,
     more: tuple[str, ...],
     topics: tuple[str, ...],
+    codes_file: str | None,
+    period: str,
     out: str,
     rotate: Literal["day", "hour"] | None,
     until_eof: bool,
@@ -291,16 +344,19 @@ def record(
 
     qmt-bridge record --topics whole/SH/ quote/ trade/ --out day-{date}.tape.zst
 
+    qmt-bridge record --codes-file codes.txt --period 1m --out bars.tape.zst
+
     A whole topic is asked for; a prefix records what others ask for. Of trade events every one comes.
     """
     from qmt_bridge.record import Recorder
 
-    config = _load(config_file, flags)
-    log.configure(config.log_level, config.log_format)
-    if not topics + more:
-        raise click.UsageError("missing topics to record")
+    config = _load(config_file, flags, only=True)
+    _configure_log(config)
+    if not topics + more and codes_file is None:
+        raise click.UsageError("missing topics to record (or --codes-file)")
     try:
-        recorder = Recorder(topics + more, out, rotate, config, __version__)
+        wanted = topics + more + _quotes(codes_file, period)
+        recorder = Recorder(wanted, out, rotate, config, __version__)
         try:
             recorder.run(_stop_event(until_eof))
         finally:
@@ -390,7 +446,7 @@ def _open_journal(config_file: Path | None, source: str | None, path: Path | Non
     from qmt_bridge import journal_file
 
     if path is None:
-        config = _load(config_file, {**flags, "source": source})
+        config = _load(config_file, {**flags, "source": source}, only=True)
         path = journal_file.find_journal(config.data_path, config.source)
     return journal_file.Reader(path)
 
@@ -499,13 +555,23 @@ def keygen(folder: Path) -> None:
 
 @main.command()
 @settings(*FEEDER, *GATEWAY, *WIRE)
+@click.option(
+    "--for",
+    "role",
+    type=click.Choice(("feeder", "gateway")),
+    help="What runs on this machine.  [default: by the settings that are given, else both]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
-def doctor(config_file: Path | None, as_json: bool, **flags: Any) -> None:
+def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: Any) -> None:
     """Say what is right and wrong on this machine; exit with 1 if something is wrong."""
     from qmt_bridge import doctor as examination
 
     try:
-        findings = examination.examine(load_config(config_file, None, flags), __version__)
+        config = load_config(config_file, None, flags)
+        if role is None:
+            given = given_settings(config_file, None, flags)
+            role = examination.role_of(config, bool(given & set(FEEDER)), bool(given & set(GATEWAY)))
+        findings = examination.examine(config, __version__, role, foreign_variables())
     except ConfigError as exc:
         findings = [examination.settings(exc)]
     click.echo((examination.to_json if as_json else examination.to_text)(findings))
@@ -554,7 +620,7 @@ def bench(
         raise click.UsageError("Missing argument 'URL' (or --selftest).")
     if load["stalled"] >= load["clients"]:
         raise click.UsageError("--stalled must leave at least one client that reads.")
-    key = _load(config_file, {"api_key": api_key}).api_key
+    key = _load(config_file, {"api_key": api_key}, only=True).api_key
     headers = (("X-API-Key", key),) if key else ()
     wanted = Load(url or "", codes, headers=headers, **load)
     try:

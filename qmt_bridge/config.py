@@ -5,9 +5,12 @@ Read once at the edge (a command, or the ASGI app's start) and handed down; noth
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,11 +20,31 @@ from msgspec import Meta
 
 from qmt_bridge.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
 ENV_PREFIX = "QMT_BRIDGE_"
 # Names the file itself, so it is no setting.
 CONFIG_ENV = "QMT_BRIDGE_CONFIG"
 # Never shown, neither by repr nor in an error.
 SECRETS = frozenset(("api_key", "xt_accounts", "xt_token"))
+
+# What the public qmt-bridge reads under our prefix, and the setting that does the like here.
+_FOREIGN = {
+    "require_auth_for_data": "require_key",
+    "mini_qmt_path": "xt_userdata",
+    "qmt_root": "xt_userdata",
+    "trading_account_id": "xt_accounts",
+    "stock_account_id": "xt_accounts",
+    "credit_account_id": "xt_accounts",
+    "default_account": "xt_accounts",
+    "trading_enabled": "xt_accounts",
+    "account_enabled": "xt_accounts",
+    "zmq_endpoint": "market_addr",
+    "event_zmq_endpoint": "trade_addr",
+}
+# In double quotes TOML reads their backslashes as escapes.
+_PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir"))
+_SINGLE_QUOTES = "in double quotes a backslash begins an escape; put paths in single quotes: 'C:\\qmt\\userdata_mini'"
 
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -158,7 +181,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     # log
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="Least serious message to log.")
+        Literal["debug", "info", "warning", "error", "critical"], Meta(description="Least serious message to log.")
     ] = "info"
     log_format: Annotated[Literal["text", "json"], Meta(description="Form of a log line.")] = "text"
 
@@ -211,26 +234,76 @@ def load_config(
     file: str | Path | None = None,
     env: Mapping[str, str] | None = None,
     flags: Mapping[str, object] | None = None,
+    only: Collection[str] | None = None,
 ) -> Config:
     """Read the settings; raise `ConfigError` that names the first unknown or malformed one.
 
     `file` is the TOML file (else ``QMT_BRIDGE_CONFIG``, else none), `env` the environment (else the process's),
-    `flags` what the command line said, None values being what it did not say.
+    `flags` what the command line said, None values being what it did not say. With `only` these settings are read, and
+    mistakes in others do not matter, nor does a file that only the environment names and that cannot be read.
+
+    A variable with our prefix that is no setting is none of ours: see `foreign_variables`.
     """
+    return Config(**_collect(file, env, flags, only))  # type: ignore[arg-type]  # each has its field's type
+
+
+def given_settings(
+    file: str | Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> set[str]:
+    """Return the names of the settings that are not left at their defaults; arguments as for `load_config`."""
+    return set(_collect(file, env, flags, None))
+
+
+def foreign_variables(env: Mapping[str, str] | None = None) -> list[str]:
+    """Return a sentence for each variable of `env` with our prefix that is no setting; values are never shown."""
+    said = []
+    for variable in sorted(os.environ if env is None else env):
+        name = variable.removeprefix(ENV_PREFIX).lower()
+        if not variable.startswith(ENV_PREFIX) or variable == CONFIG_ENV or name in _HINTS:
+            continue
+        nearest = _FOREIGN.get(name) or _nearest(name)
+        hint = f"; the nearest setting is {nearest} ({env_name(nearest)})" if nearest else ""
+        said.append(f"{variable} is no setting of this program and is not used{hint}")
+    return said
+
+
+def _collect(
+    file: str | Path | None,
+    env: Mapping[str, str] | None,
+    flags: Mapping[str, object] | None,
+    only: Collection[str] | None,
+) -> dict[str, object]:
     env = os.environ if env is None else env
     values: dict[str, object] = {}
-    file = file or env.get(CONFIG_ENV)
+    named, file = file, file or env.get(CONFIG_ENV)
     if file:
-        for name, value in _read_toml(Path(file)).items():
-            values[name] = _convert(name, value, f"{name} in {file}", strict=True)
+        try:
+            table = _read_toml(Path(file))
+        except ConfigError as exc:
+            if only is None or named:
+                raise
+            logger.warning("%s; it is not used", exc)
+            table = {}
+        for name, value in table.items():
+            if only is None or name in only:
+                values[name] = _convert(name, value, f"{name} in {file}", strict=True)
+                if name in _PATHS and not str(values[name]).isprintable():
+                    raise ConfigError(f"{name} in {file}", f"holds a control character: {_SINGLE_QUOTES}")
     for variable, text in env.items():
         if variable.startswith(ENV_PREFIX) and variable != CONFIG_ENV:
             name = variable.removeprefix(ENV_PREFIX).lower()
-            values[name] = _convert(name, text, variable, strict=False)
+            if name in _HINTS and (only is None or name in only):
+                values[name] = _convert(name, text, variable, strict=False)
     for name, value in (flags or {}).items():
         if value is not None:
             values[name] = _convert(name, value, f"--{name.replace('_', '-')}", strict=True)
-    return Config(**values)  # type: ignore[arg-type]  # each value was converted to its field's type
+    return values
+
+
+def _nearest(name: str) -> str | None:
+    return next(iter(get_close_matches(name, NAMES, 1, 0.7)), None)
 
 
 def export_env(config: Config) -> dict[str, str]:
@@ -241,16 +314,41 @@ def export_env(config: Config) -> dict[str, str]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except OSError as exc:
         raise ConfigError(str(path), f"cannot read the settings: {exc.strerror}") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(str(path), f"not valid TOML: {exc}") from exc
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
+        raise ConfigError(str(path), "not valid TOML: not UTF-8 but UTF-16, as PowerShell's > writes; save it as UTF-8")
+    try:
+        # Windows' Notepad begins a file with a byte-order mark.
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = content.count(b"\n", 0, exc.start) + 1
+        raise ConfigError(
+            str(path), f"not valid TOML: line {line} is not UTF-8 but perhaps GBK (ANSI); save the file as UTF-8"
+        ) from exc
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(str(path), f"not valid TOML: {exc}{_toml_hint(text, str(exc))}") from exc
+
+
+def _toml_hint(text: str, error: str) -> str:
+    """Return what is often wrong with a line such as the `error` names, without the line: it may hold a secret."""
+    found = re.search(r"at line (\d+)", error)
+    lines = text.splitlines()
+    line = lines[int(found[1]) - 1] if found and int(found[1]) <= len(lines) else ""
+    if '"' in line and "\\" in line:
+        return f"; {_SINGLE_QUOTES}"
+    if set(line) & set("“”‘’，＝"):
+        return "; quotes, commas and = must be the plain ones, not those of a Chinese keyboard"
+    return ""
 
 
 def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     if name not in _HINTS:
-        raise ConfigError(shown, "unknown setting")
+        nearest = _nearest(name) or _FOREIGN.get(name)
+        raise ConfigError(shown, "unknown setting" + (f"; did you mean {nearest}?" if nearest else ""))
     if not strict and isinstance(value, str) and isinstance(default(name), tuple):
         value = [item.strip() for item in value.split(",") if item.strip()]
     try:

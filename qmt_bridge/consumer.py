@@ -8,18 +8,34 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from urllib.parse import unquote
 
 import zmq
 
+from qmt_bridge import sequence as sequences
 from qmt_bridge.config import default
 from qmt_bridge.errors import BadRequest, WireError
-from qmt_bridge.sequence import Events, LastValues, Sequence
+from qmt_bridge.handshakes import Links, Notice
+from qmt_bridge.sequence import Events, LastValues
+from qmt_bridge.silence import Silence
 from qmt_bridge.sockets import Curve, connect_dealer, connect_subscriber, load_curve
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import reply_encoder, topic_state_decoder
-from qmt_bridge.wire.topics import ALL_TRADES, KINDS, STATUS_TOPIC, Behaviour, Kind, Topic, parse_demand, parse_topic
+from qmt_bridge.wire.topics import (
+    ALL_TRADES,
+    KINDS,
+    PERIODS,
+    STATUS_TOPIC,
+    Behaviour,
+    Kind,
+    Topic,
+    check_code,
+    check_period,
+    parse_demand,
+    parse_topic,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +43,16 @@ logger = logging.getLogger(__name__)
 ANSWER_SECONDS = 1.0
 # Messages taken from one socket before the others have their turn.
 TURN = 1000
+# Between two looks at how the connections stand.
+LOOK_SECONDS = 0.5
 # Losses with less than this between them are one episode in the log.
 EPISODE_SECONDS = 10.0
 
 OnGap = Callable[[Topic, int | None], object]
 """Takes a market topic and how many of its messages were lost; None is unknown: the feeder has started anew."""
+OnNotice = Callable[[Notice], object]
+"""Takes a sentence for the user: why there is no connection to the feeder and what to do (`reason` is a
+`handshakes.Trouble`), that it "answers" again, that a topic or prefix is "silent", or how a topic was "corrected"."""
 
 
 def subscribe(
@@ -45,12 +66,15 @@ def subscribe(
     after: int | Mapping[str, int] | None = None,
     epoch: int | None = None,
     on_gap: OnGap | None = None,
+    on_notice: OnNotice | None = None,
 ) -> Iterator[Frame]:
     """Return the frames of `topics` as they come: whole topics, or prefixes that listen to what others asked for.
 
     With `snapshot` each whole topic begins with its last value, if the feeder has one (its `received_ns` and
     `published_ns` are 0: it is not news). Iteration ends after `timeout` seconds without a frame; None is never.
-    A feeder that is away is waited for. Connects at the first ``next()``, closes its sockets when iteration ends.
+    A feeder that is away, or refuses the key, is waited for; `on_notice`, or without it the log, is told why there is
+    no connection, and which topics and prefixes are silent. A whole topic without its last slash is taken as it is
+    meant. Connects at the first ``next()``, closes its sockets when iteration ends.
 
     Trade events come in order, each once, none is left out, whatever is lost or restarted meanwhile. `after` is the
     position of the last one that an earlier run has seen (by topic, if there are several): every later one is replayed
@@ -68,7 +92,8 @@ def subscribe(
     """
     if not topics:
         raise WireError("no topic to subscribe")
-    behaviours = {Topic(topic): _behaviour(topic) for topic in topics}
+    tell = on_notice or _log
+    behaviours = {Topic(topic): _behaviour(topic) for topic in spelled(topics, tell)}
     trades = [topic for topic, behaviour in behaviours.items() if behaviour.keeps == "journal"]
     if ALL_TRADES in trades and len(trades) > 1:
         raise WireError(f"{ALL_TRADES} carries {' '.join(set(trades) - {ALL_TRADES})} already")
@@ -77,17 +102,43 @@ def subscribe(
     positions = _positions(after, numbered)
     if epoch is not None and not positions:
         raise BadRequest("bad_request", "epoch says which journal has the position `after`, which is missing")
-    sequence = Sequence(
+    sequence = sequences.Sequence(
         LastValues(values, snapshot),
         {topic: Events(topic, positions.get(topic), epoch) for topic in numbered},
-        any(STATUS_TOPIC.startswith(topic) for topic in topics),
+        any(STATUS_TOPIC.startswith(topic) for topic in behaviours),
     )
     curve = load_curve(curve_dir, "gateway")
     wanted: dict[Topic, str] = {topic: behaviour.socket for topic, behaviour in behaviours.items()}
     if trades:
         # Heartbeats tell of a restart, and of events whose loss no later one shows.
         wanted[STATUS_TOPIC] = "market"
-    return _frames(wanted, sequence, {"market": market_addr, "trade": trade_addr}, ask_addr, curve, timeout, on_gap)
+    silence = Silence(topic for topic in behaviours if topic != STATUS_TOPIC)
+    addresses = {"market": market_addr, "trade": trade_addr}
+    return _frames(wanted, sequence, silence, addresses, ask_addr, curve, timeout, on_gap, tell)
+
+
+def _log(notice: Notice) -> None:
+    logger.log(logging.INFO if notice.good else logging.WARNING, "%s", notice.text)
+
+
+def spelled(topics: Sequence[str], on_notice: OnNotice | None = None) -> Iterator[str]:
+    """Yield each topic; a whole one without its last slash, which would be a prefix that asks for nothing, with it."""
+    for topic in topics:
+        if topic.endswith("/") or not _is_demand(f"{topic}/"):
+            yield topic
+            continue
+        (on_notice or _log)(
+            Notice(f"{topic[:80]} is taken as {topic[:80]}/: a whole topic ends with a slash", "corrected")
+        )
+        yield f"{topic}/"
+
+
+def _is_demand(topic: str) -> bool:
+    try:
+        parse_demand(topic)
+    except BadRequest:
+        return False
+    return _is_whole(topic)
 
 
 def _positions(after: int | Mapping[str, int] | None, topics: list[Topic]) -> dict[Topic, int]:
@@ -111,34 +162,51 @@ def _behaviour(topic: str) -> Behaviour:
     if not slash or head not in KINDS:
         raise WireError(f"a topic begins with one of {', '.join(f'{kind}/' for kind in KINDS)}, not {topic[:80]!r}")
     parse_demand(topic)
+    _check_prefix(topic)
     return KINDS[Kind(head)]
+
+
+def _check_prefix(topic: str) -> None:
+    """Raise `BadRequest` or `WireError` for a prefix that no topic begins with, which would be silent for ever."""
+    kind, *rest = topic.split("/")
+    depth = 3 if kind in (Kind.QUOTE, Kind.L2) else 2
+    if len(rest) > depth or (len(rest) == depth and rest[-1]) or not all(rest[:-1]):
+        raise WireError(f"no topic begins with {topic[:80]!r}")
+    if depth == 3 and len(rest) > 1:
+        check_code(unquote(rest[0]))
+        if kind == Kind.QUOTE and not any(f"{period}/".startswith(rest[1]) for period in PERIODS):
+            check_period(rest[1])
 
 
 def _frames(
     wanted: Mapping[Topic, str],
-    sequence: Sequence,
+    sequence: sequences.Sequence,
+    silence: Silence,
     addresses: dict[str, str],
     ask_addr: str,
     curve: Curve | None,
     timeout: float | None,
     on_gap: OnGap | None,
+    on_notice: OnNotice,
 ) -> Iterator[Frame]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     opened: list[zmq.Socket[bytes]] = []
+    links = Links()
     try:
         # Subscribe first, ask second: what is published in between arrives twice, not never.
         subscribers: dict[str, zmq.Socket[bytes]] = {}
         for topic, name in wanted.items():
             if name not in subscribers:
-                subscribers[name] = connect_subscriber(context, addresses[name], curve)
+                subscribers[name] = connect_subscriber(context, addresses[name], curve, links, f"{name}_addr")
                 opened.append(subscribers[name])
             subscribers[name].subscribe(topic.encode("ascii"))
-        ask = connect_dealer(context, ask_addr, curve)
+        ask = connect_dealer(context, ask_addr, curve, links)
         opened.append(ask)
         poller = zmq.Poller()
         for subscriber in subscribers.values():
             poller.register(subscriber, zmq.POLLIN)
         started = heard = time.monotonic()
+        look_at = started
         lost_at = -EPISODE_SECONDS
         while True:
             now = time.monotonic()
@@ -146,9 +214,15 @@ def _frames(
             until = [heard + timeout] if timeout is not None else []
             if sequence.values.held:
                 until.append(started + ANSWER_SECONDS)
-            # A step of a second leaves Ctrl-C a chance on Windows, where poll cannot be interrupted.
-            ready = dict(poller.poll(int(max(0.0, min([now + 1.0, *until]) - now) * 1000) + 1))
+            # Such a step leaves Ctrl-C a chance on Windows, where poll cannot be interrupted.
+            ready = dict(poller.poll(int(max(0.0, min([now + LOOK_SECONDS, *until]) - now) * 1000) + 1))
             now = time.monotonic()
+            if now >= look_at:
+                look_at = now + LOOK_SECONDS
+                for notice in links.look(now):
+                    on_notice(notice)
+                if links.all_up() and (remark := silence.remark(now)):
+                    on_notice(Notice(remark, "silent"))
             if ready.get(ask, 0) & zmq.POLLOUT:
                 # A feeder that goes at this moment leaves the rest to be asked when there is one again.
                 with suppress(zmq.Again):
@@ -169,6 +243,7 @@ def _frames(
                 if on_gap is not None:
                     on_gap(topic, missed)
             if frames:
+                silence.note(frames)
                 yield from frames
                 # The time that the caller took is not silence.
                 heard = time.monotonic()
@@ -177,6 +252,7 @@ def _frames(
     finally:
         # Not Context.destroy, which knows its sockets by weak references: the collector may have cleared them before it
         # ends a forgotten iterator, and would then wait for them for ever.
+        links.close()
         for socket in opened:
             socket.close(linger=0)
         context.term()

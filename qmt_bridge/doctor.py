@@ -6,6 +6,7 @@ leaves nothing behind: no file, no port in use, no subscription.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import importlib.metadata
 import importlib.util
@@ -30,6 +31,7 @@ from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import ConfigError, QMTBridgeError
+from qmt_bridge.handshakes import PATIENCE_SECONDS, Notice, Trouble
 from qmt_bridge.supervisor import is_loopback, reachable
 from qmt_bridge.wire.messages import FeedStatus, trade_state
 from qmt_bridge.wire.topics import STATUS_TOPIC
@@ -42,7 +44,8 @@ TESTED_XTQUANT = "250807.1.2"
 _NATIVE = ("xtquant.datacenter", "xtquant.xtpythonclient")
 # A feeder says how it is once a second; ticks of one instrument come every three.
 LISTEN_SECONDS = 4.0
-SILENT_SECONDS = 1.5
+# Longer than it takes to know that nothing answers.
+SILENT_SECONDS = PATIENCE_SECONDS + 0.6
 CONNECT_SECONDS = 2.0
 PROBE_SECONDS = 15.0
 # A tick may be as old as the interval of snapshots; from the future comes none.
@@ -55,6 +58,9 @@ NO_DISK = 100 << 20
 # A year of minute bars is some 60,000 records a code: for a thousand codes, at 64 bytes each, this much.
 LITTLE_HOME = 4 << 30
 SHORT_KEY = 16
+_WINDOWS = sys.platform == "win32"
+# Something answers, and the reason is told; an address at which nothing does is no fault of this machine.
+_REFUSALS = frozenset(Trouble) - {Trouble.ABSENT}
 
 
 class Finding(NamedTuple):
@@ -70,6 +76,18 @@ class Answer(msgspec.Struct, frozen=True):
     """What the process that asks xtquant says (feeder/xtprobe.py); `error` is why it can say nothing."""
 
     error: str = ""
+
+
+class Heard(NamedTuple):
+    """What was heard at the feeder's addresses."""
+
+    status: FeedStatus | None = None
+    # Ages of live ticks, in ms.
+    ages_ms: tuple[float, ...] = ()
+    # Why nothing can be heard at all, such as missing keys.
+    unheard: str | None = None
+    # Why there is no connection, and its reason; None also where nothing answers.
+    refused: Notice | None = None
 
 
 Some = TypeVar("Some", bound=Answer)
@@ -131,6 +149,13 @@ def settings(error: ConfigError | None) -> Finding:
     if error is not None:
         return Finding("settings", "fail", str(error), "correct that setting; nothing else was looked at")
     return Finding("settings", "ok", "can be read")
+
+
+def environment(foreign: Sequence[str]) -> Finding:
+    """Judge variables that look like settings and are none."""
+    if not foreign:
+        return Finding("environment", "ok", "every QMT_BRIDGE_ variable is a setting")
+    return Finding("environment", "warn", "; ".join(foreign), "take them away, or set the settings that are meant")
 
 
 def python(version: tuple[int, int], bits: int, needs_xtquant: bool) -> Finding:
@@ -249,6 +274,16 @@ def wire(name: str, address: str, error: str | None, running: bool, unheard: str
     return Finding(name, "fail", error, f"end what uses it, set {option}, or see curve_dir for other machines")
 
 
+def reach(name: str, address: str, running: bool) -> Finding:
+    """Judge one of the feeder's addresses on a gateway's machine, which connects to it."""
+    if running:
+        return Finding(name, "ok", f"the feeder answers at {address}")
+    said = f"no feeder is heard at {address}"
+    return Finding(
+        name, "warn", said, "start the feeder, let its ports in through its firewall, or correct the address"
+    )
+
+
 def key(api_key: str, require_key: bool, host: str) -> Finding:
     """Judge the API key; it is never shown."""
     if not api_key:
@@ -295,6 +330,17 @@ def calendar(end: str, unchecked: str, today: str, unneeded: str) -> Finding:
     return Finding("calendar", "ok", f"trading days are known until {end}")
 
 
+def feeder_firewall(addresses: Sequence[str], windows: bool) -> Finding:
+    """Give a hint where gateways on other machines shall reach the feeder."""
+    ports = [address.rpartition(":")[2] for address in addresses if not sockets.is_local(address)]
+    if not ports:
+        return Finding("firewall", "ok", "not needed: only this machine reaches the feeder")
+    listed = ",".join(ports)
+    rule = f'netsh advfirewall firewall add rule name="QMT feeder" dir=in action=allow protocol=TCP localport={listed}'
+    advice = f"allow TCP ports {listed} to come in" + (f": {rule}" if windows else "")
+    return Finding("firewall", "warn", "gateways reach the feeder only if the firewall lets them", advice)
+
+
 def firewall(host: str, port: int, windows: bool) -> Finding:
     """Give a hint where other machines shall reach the gateway."""
     if is_loopback(host):
@@ -319,8 +365,14 @@ def disk(free: int) -> Finding:
     return Finding("disk", "ok", said)
 
 
-def feeder(status: FeedStatus | None, unheard: str | None, version: str, source: str) -> Finding:
-    """Judge the feeder that answers, against our `version` and the setting `source`; `unheard` is why none can."""
+def feeder(status: FeedStatus | None, unheard: str | None, version: str, source: str, refused: str = "") -> Finding:
+    """Judge the feeder that answers, against our `version` and the setting `source`.
+
+    `unheard` is why none can be heard, `refused` why there is no connection to what answers.
+    """
+    if refused:
+        said, _, advice = refused.partition(": ")
+        return Finding("feeder", "fail", said, advice or "look at curve_dir on both machines")
     if unheard is not None:
         return Finding("feeder", "warn", f"not checked: {unheard}", "see curve_dir, or what else uses these addresses")
     if status is None:
@@ -367,43 +419,100 @@ def trade(status: FeedStatus) -> Finding:
 # -- The facts
 
 
-def examine(config: Config, version: str) -> list[Finding]:
-    """Look at this machine through `config`, as `version` of this project; takes some seconds."""
-    windows = sys.platform == "win32"
+def role_of(config: Config, feeders: bool, gateways: bool) -> sockets.Role | None:
+    """Return what runs on this machine, None for both: by whose settings are given, or by the feeder's addresses."""
+    if feeders != gateways:
+        return "feeder" if feeders else "gateway"
+    return "gateway" if all(_is_elsewhere(address) for address in _addresses(config).values()) else None
+
+
+def examine(
+    config: Config, version: str, role: sockets.Role | None = None, foreign: Sequence[str] = ()
+) -> list[Finding]:
+    """Look at this machine through `config`, as `version` of this project; takes some seconds.
+
+    `role` is what runs here, None for feeder and gateway; `foreign` what is wrong with the environment.
+    """
+    heard = _listen(config)
+    findings = [settings(None)]
+    if foreign:
+        findings.append(environment(foreign))
+    if role == "gateway":
+        findings.append(python(sys.version_info[:2], _bits(), False))
+        running = heard.status is not None
+        findings += [reach(name, address, running) for name, address in _addresses(config).items()]
+    else:
+        findings += _examine_feeder(config, heard, role)
+    if role != "feeder":
+        bound = _bind_error(config.host, config.port)
+        findings += [
+            gateway_port(config.host, config.port, bound, bound is not None and _is_gateway(config)),
+            key(config.api_key, config.require_key, config.host),
+            firewall(config.host, config.port, _WINDOWS),
+        ]
+    if role != "gateway":
+        findings += [
+            folder(config.data_path, _write_error(config.data_path)),
+            disk(_free_bytes(config.data_path)),
+        ]
+    source = "auto" if role == "gateway" else config.source
+    findings.append(_heard_feeder(heard, version, source, role))
+    return findings if heard.status is None else [*findings, journal(heard.status), trade(heard.status)]
+
+
+def _heard_feeder(heard: Heard, version: str, source: str, role: sockets.Role | None) -> Finding:
+    refused = heard.refused
+    if role != "gateway" and refused is not None and refused.reason == Trouble.NO_FEEDER:
+        # Its address is in use by something else, which is a finding of its own.
+        refused = None
+    if role == "gateway" and heard.status is None and heard.unheard is None and refused is None:
+        return Finding("feeder", "warn", "none answers at these addresses", "start it; the gateway waits for it")
+    return feeder(heard.status, heard.unheard, version, source, "" if refused is None else refused.text)
+
+
+def _examine_feeder(config: Config, heard: Heard, role: sockets.Role | None) -> Iterator[Finding]:
     sdk = _find_xtquant()
     needed = config.source == "xtquant" or (config.source == "auto" and sdk.importable)
-    status, ages_ms, unheard = _listen(config)
     unneeded = "" if needed else "the source is not xtquant"
     no_terminal = unneeded or ("with xt_token quotes come from the data service" if config.xt_token else "")
     unreachable = None if no_terminal else _connect_error(config.xt_addr)
     probe = Probe("the terminal cannot be asked" if unreachable else "only the feeder asks the data service")
     if not no_terminal and unreachable is None:
         probe = _ask(Probe, config.xt_addr)
-    if probe.tick_ms:
-        ages_ms.append(time.time() * 1000 - probe.tick_ms)
-    bits = 64 if sys.maxsize > 1 << 32 else 32
-    bound = _bind_error(config.host, config.port)
-    return [
-        settings(None),
-        python(sys.version_info[:2], bits, needed),
-        xtquant(sdk, config.source, windows or bool(config.xt_token)),
-        terminal(config.xt_addr, unreachable, probe.error, no_terminal),
-        *(_examine_center(config) if needed and config.xt_token else ()),
-        accounts(len(config.xt_accounts), config.xt_userdata, os.path.isdir(config.xt_userdata), unneeded),
-        calendar(probe.calendar_end, probe.error or probe.calendar_error, time.strftime("%Y%m%d"), no_terminal),
-        clock(ages_ms, probe.error or probe.tick_error, unneeded),
-        *(
-            wire(name, getattr(config, name), error, status is not None, unheard)
-            for name, error in _wire_errors(config)
-        ),
-        gateway_port(config.host, config.port, bound, bound is not None and _is_gateway(config)),
-        key(config.api_key, config.require_key, config.host),
-        firewall(config.host, config.port, windows),
-        folder(config.data_path, _write_error(config.data_path)),
-        disk(_free_bytes(config.data_path)),
-        feeder(status, unheard, version, config.source),
-        *([] if status is None else [journal(status), trade(status)]),
-    ]
+    ages_ms = [*heard.ages_ms, *([time.time() * 1000 - probe.tick_ms] if probe.tick_ms else ())]
+    yield python(sys.version_info[:2], _bits(), needed)
+    yield xtquant(sdk, config.source, _WINDOWS or bool(config.xt_token))
+    yield terminal(config.xt_addr, unreachable, probe.error, no_terminal)
+    if needed and config.xt_token:
+        yield from _examine_center(config)
+    yield accounts(len(config.xt_accounts), config.xt_userdata, os.path.isdir(config.xt_userdata), unneeded)
+    yield calendar(probe.calendar_end, probe.error or probe.calendar_error, time.strftime("%Y%m%d"), no_terminal)
+    yield clock(ages_ms, probe.error or probe.tick_error, unneeded)
+    for name, error in _wire_errors(config):
+        yield wire(name, getattr(config, name), error, heard.status is not None, heard.unheard)
+    if role == "feeder":
+        yield feeder_firewall(list(_addresses(config).values()), _WINDOWS)
+
+
+def _addresses(config: Config) -> dict[str, str]:
+    return {name: getattr(config, name) for name in ("market_addr", "trade_addr", "ask_addr")}
+
+
+def _is_elsewhere(address: str) -> bool:
+    """Return whether an address is one of another machine, so that nothing here can listen on it."""
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    if host == address or sockets.is_local(address) or not host:
+        return False
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError as exc:
+        return exc.errno in (errno.EADDRNOTAVAIL, getattr(errno, "WSAEADDRNOTAVAIL", errno.EADDRNOTAVAIL))
+    return False
+
+
+def _bits() -> int:
+    return 64 if sys.maxsize > 1 << 32 else 32
 
 
 def _examine_center(config: Config) -> list[Finding]:
@@ -520,9 +629,11 @@ def _write_error(folder: Path) -> str | None:
     return None
 
 
-def _listen(config: Config) -> tuple[FeedStatus | None, list[float], str | None]:
-    """Return what the feeder says of itself, the ages of live ticks in ms, and why it cannot be heard at all."""
-    status, ages_ms = None, []
+def _listen(config: Config) -> Heard:
+    """Return what the feeder says of itself and how old live ticks are, or why it cannot be heard."""
+    status: FeedStatus | None = None
+    ages_ms: list[float] = []
+    notices: list[Notice] = []
     until = time.monotonic() + LISTEN_SECONDS
     try:
         # Prefixes listen to what others asked for, and ask for nothing.
@@ -535,6 +646,7 @@ def _listen(config: Config) -> tuple[FeedStatus | None, list[float], str | None]
             ask_addr=config.ask_addr,
             curve_dir=config.curve_dir,
             timeout=SILENT_SECONDS,
+            on_notice=notices.append,
         ):
             if frame.topic == STATUS_TOPIC:
                 status = msgspec.msgpack.decode(frame.body, type=FeedStatus)
@@ -544,8 +656,10 @@ def _listen(config: Config) -> tuple[FeedStatus | None, list[float], str | None]
             if time.monotonic() > until:
                 break
     except (QMTBridgeError, zmq.ZMQError, msgspec.DecodeError) as exc:
-        return None, [], _short(exc)
-    return status, ages_ms, None
+        return Heard(unheard=_short(exc))
+    if status is None:
+        return Heard(refused=next((notice for notice in notices if notice.reason in _REFUSALS), None))
+    return Heard(status, tuple(ages_ms))
 
 
 def _times(body: Any) -> Iterator[float]:

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Literal, cast
 
 from qmt_bridge.config import Config
-from qmt_bridge.consumer import subscribe
+from qmt_bridge.consumer import spelled, subscribe
+from qmt_bridge.silence import Silence
 from qmt_bridge.tally import SHANGHAI, Tally
 from qmt_bridge.tape import Recorded, TapeWriter, session_frame
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.topics import STATUS_TOPIC
+from qmt_bridge.wire.topics import STATUS_TOPIC, Topic
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,9 @@ class Recorder:
         self.paths: list[Path] = []
         self._out = out
         self._rotate = rotate
-        topics = list(dict.fromkeys((*topics, STATUS_TOPIC)))
+        topics = list(dict.fromkeys((*spelled(topics), STATUS_TOPIC)))
+        # What came of which prefix, for the summary.
+        self._silence = Silence(Topic(topic) for topic in topics if topic != STATUS_TOPIC)
         self._session = session_frame(topics, version)
         frames = subscribe(
             *topics,
@@ -112,9 +115,12 @@ class Recorder:
         tally = self.tally
         tapes = ", ".join(f"{path} ({path.stat().st_size:,} bytes)" for path in self.paths)
         lost = f"{tally.missed:,} lost in {tally.gap_count:,} gaps" if tally.gap_count else "no gaps"
-        return (
+        said = (
             f"recorded {tally.frames:,} messages, {tally.size:,} bytes, of {tally.topics:,} topics on {tapes}; {lost}"
         )
+        # A topic that was asked for may well be silent; a prefix that brought nothing is mostly a mistake.
+        silent = self._silence.summary() if self._silence.prefixes else None
+        return said if silent is None else f"{said}\n{silent}"
 
     def _consume(self) -> None:
         try:
@@ -128,6 +134,7 @@ class Recorder:
                         self._tape = self._open(recorded.arrival_ns)
                     self._tape.write(*recorded)
                     self.tally.note(recorded)
+                    self._silence.note((frame,))
         except Exception as exc:
             self._failure = exc
         finally:

@@ -6,22 +6,25 @@ Runs in the main thread.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 import websockets
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import QMTBridgeError
+from qmt_bridge.silence import FIRST_SECONDS
 from qmt_bridge.wire.frames import to_json
 
 # What a user can do something about; anything else is a bug and shows its traceback.
 ERRORS = (QMTBridgeError, OSError, websockets.WebSocketException, ValueError)
 
+# A gateway reads requests of up to 64 KiB.
+CODES_A_REQUEST = 2000
 # A whole market is some megabytes.
 MAX_FRAME = 64 * 1024 * 1024
 
@@ -29,7 +32,8 @@ MAX_FRAME = 64 * 1024 * 1024
 def from_wire(topics: Sequence[str], config: Config, count: int | None, after: int | None) -> None:
     """Print `count` messages of ZeroMQ topics or prefixes: topic, seq, age in ms, data.
 
-    `after` is a position of the only trade topic among them: what came later is printed first.
+    Standard output is data only, in UTF-8; what a user should know goes to standard error. `after` is a position of the
+    only trade topic among them: what came later is printed first.
     """
     frames = subscribe(
         *topics,
@@ -38,6 +42,7 @@ def from_wire(topics: Sequence[str], config: Config, count: int | None, after: i
         ask_addr=config.ask_addr,
         curve_dir=config.curve_dir,
         after=after,
+        on_notice=lambda notice: click.echo(notice.text, err=True),
     )
     for number, frame in enumerate(frames, 1):
         # A last value from the feeder's memory carries no time.
@@ -59,20 +64,43 @@ def from_url(
 ) -> None:
     """Print `count` frames of a WebSocket URL as they come; `send`, or a request for `codes`, is sent first.
 
-    `after` is a position for /ws/trade: what came later is printed first.
+    Many codes go in several requests, which add up. `after` is a position for /ws/trade: what came later is printed
+    first.
     """
     parts = urlsplit(url)
-    request = send if send is not None else _request(parts.path, codes, period)
+    requests = [send] if send is not None else list(_requests(parts.path, codes, period))
     if after is not None:
         url = parts._replace(query=f"{parts.query}&after={after}".lstrip("&")).geturl()
     headers = {"X-API-Key": api_key} if api_key else {}
     with connect(url, max_size=MAX_FRAME, additional_headers=headers, compression=None, proxy=None) as socket:
-        if request:
+        for request in requests:
             socket.send(request)
-        for number, frame in enumerate(socket, 1):
-            click.echo(frame)
+        for number, frame in enumerate(_frames(socket, parts.netloc), 1):
+            # As it came, whatever the encoding of the output is.
+            click.echo(frame.encode() if isinstance(frame, str) else frame)
             if number == count:
                 return
+
+
+def _frames(socket: ClientConnection, server: str) -> Iterator[str | bytes]:
+    """Yield frames; say on standard error that nothing has come."""
+    wait: float | None = FIRST_SECONDS
+    while True:
+        try:
+            yield socket.recv(wait)
+        except TimeoutError:
+            said = f"{server} has accepted, but nothing has come in {wait:g} s: outside trading hours this is right"
+            click.echo(said, err=True)
+        except websockets.ConnectionClosedOK:
+            return
+        wait = None
+
+
+def _requests(path: str, codes: Sequence[str], period: str) -> Iterator[str]:
+    for start in range(0, max(1, len(codes)), CODES_A_REQUEST):
+        request = _request(path, codes[start : start + CODES_A_REQUEST], period)
+        if request:
+            yield request
 
 
 def _request(path: str, codes: Sequence[str], period: str) -> str | None:

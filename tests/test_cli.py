@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import zmq
 from click.testing import CliRunner
+from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
 from qmt_bridge.config import NAMES
@@ -82,11 +85,15 @@ def test_bad_flag_is_named(arguments: list[str], said: str) -> None:
     assert said in result.output
 
 
-def test_bad_environment_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QMT_BRIDGE_PROT", "8000")
-    result = CliRunner().invoke(cli.main, ["gateway"])
-    assert result.exit_code == 1
-    assert "QMT_BRIDGE_PROT: unknown setting" in result.output
+def test_a_variable_that_is_no_setting_is_a_hint_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QMT_BRIDGE_MINI_QMT_PATH", "C:/qmt")
+    # Nothing listens on this address without keys, so the feeder ends at once.
+    result = run("feeder", "--source=sim", "--market-addr=tcp://0.0.0.0:0")
+    assert result.returncode == 1
+    assert "QMT_BRIDGE_MINI_QMT_PATH is no setting" in result.stderr
+    assert "xt_userdata" in result.stderr
+    assert "needs curve_dir" in result.stderr
+    assert "C:/qmt" not in result.stderr
 
 
 def test_keygen_writes_keys_once(tmp_path: Path) -> None:
@@ -114,6 +121,67 @@ def test_tail_prints_what_a_topic_carries(market: str) -> None:
     assert lines[0]["data"] == {"600519.SH": [{"lastPrice": 1858.0, "n": 1}]}
 
 
+def test_tail_needs_only_its_own_settings(market: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QMT_BRIDGE_PORT", "many")
+    monkeypatch.setenv("QMT_BRIDGE_TRADING_ENABLED", "true")
+    monkeypatch.setenv("QMT_BRIDGE_CONFIG", str(tmp_path / "gone.toml"))
+    # Of the topic the last slash is missing too.
+    result = run("tail", TICK[:-1], "-n", "1", f"--market-addr={market}", "--ask-addr=tcp://127.0.0.1:9")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["topic"] == TICK
+    assert f"is taken as {TICK}" in result.stderr
+    assert "gone.toml" in result.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp936", "utf-8"])
+def test_tail_prints_utf_8_whatever_the_console_is(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    with websocket(["贵州茅台", '{"a":"平安"}']) as (url, _):
+        assert run("tail", url, "600519.SH", "-n", "2").stdout.splitlines() == ["贵州茅台", '{"a":"平安"}']
+
+
+def test_tail_of_a_url_sends_many_codes_in_several_requests(tmp_path: Path) -> None:
+    codes = [f"{number:06}.SZ" for number in range(6000)]
+    file = tmp_path / "codes.txt"
+    file.write_text("\n".join(codes), encoding="utf-8")
+    with websocket(["{}"], requests=3) as (url, asked):
+        result = run("tail", url, "600519.SH", "--codes-file", str(file), "--period", "1m", "-n", "1")
+    assert result.returncode == 0, result.stderr
+    assert all(len(request) < 64 * 1024 for request in asked)
+    requests = [json.loads(request) for request in asked]
+    assert {request["period"] for request in requests} == {"1m"}
+    assert [code for request in requests for code in request["stocks"]] == ["600519.SH", *codes][: 3 * 2000]
+
+
+def test_tail_says_on_stderr_that_nothing_answers_and_that_it_comes() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+    command = [sys.executable, "-m", "qmt_bridge.cli", "tail", "quote/", f"--market-addr={address}"]
+    tail = subprocess.Popen(
+        [*command, f"--ask-addr={address}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert tail.stdout is not None
+    assert tail.stderr is not None
+    try:
+        assert f"nothing answers at {address}" in tail.stderr.readline()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        # A feeder whose questions and market are one socket: enough to be connected to.
+        publisher = context.socket(zmq.XPUB)
+        publisher.bind(address)
+        try:
+            assert "is not the feeder's socket" in tail.stderr.readline()
+        finally:
+            publisher.close(linger=0)
+            context.term()
+    finally:
+        tail.kill()
+        assert tail.stdout.read() == ""
+        tail.stdout.close()
+        tail.stderr.close()
+        tail.wait()
+
+
 def test_tail_of_a_url_that_nobody_serves_is_one_line() -> None:
     result = run("tail", "ws://127.0.0.1:9/ws/realtime", "600519.SH")
     assert result.returncode == 1
@@ -121,24 +189,29 @@ def test_tail_of_a_url_that_nobody_serves_is_one_line() -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_tail_of_a_url_prints_frames() -> None:
-    from websockets.sync.server import serve
-
+@contextmanager
+def websocket(frames: list[str], requests: int = 1) -> Iterator[tuple[str, list[str]]]:
+    """Serve `frames` after so many requests; yield the URL and the requests."""
     asked: list[str] = []
 
-    def answer(socket: object) -> None:
-        asked.append(socket.recv())  # type: ignore[attr-defined]
-        for number in range(3):
-            socket.send(json.dumps({"n": number}))  # type: ignore[attr-defined]
+    def answer(connection: ServerConnection) -> None:
+        for _ in range(requests):
+            asked.append(str(connection.recv()))
+        for frame in frames:
+            connection.send(frame)
 
     with serve(answer, "127.0.0.1", 0) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            port = server.socket.getsockname()[1]
-            result = run("tail", f"ws://127.0.0.1:{port}/ws/realtime", "600519.SH", "--period", "1m", "-n", "2")
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws/realtime", asked
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_tail_of_a_url_prints_frames() -> None:
+    with websocket([json.dumps({"n": number}) for number in range(3)]) as (url, asked):
+        result = run("tail", url, "600519.SH", "--period", "1m", "-n", "2")
     assert [json.loads(line) for line in result.stdout.splitlines()] == [{"n": 0}, {"n": 1}]
     assert json.loads(asked[0]) == {"stocks": ["600519.SH"], "period": "1m"}

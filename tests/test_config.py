@@ -14,6 +14,8 @@ from qmt_bridge.config import (
     description,
     env_name,
     export_env,
+    foreign_variables,
+    given_settings,
     load_config,
 )
 from qmt_bridge.errors import ConfigError
@@ -206,7 +208,6 @@ def test_the_environment_is_text_for_every_type(variable, text, name, value):
         pytest.param("QMT_BRIDGE_PORT", "-1", "QMT_BRIDGE_PORT: expected `int` >= 0, got '-1'", id="out-of-range"),
         pytest.param("QMT_BRIDGE_REQUIRE_KEY", "ja", "QMT_BRIDGE_REQUIRE_KEY", id="not-a-boolean"),
         pytest.param("QMT_BRIDGE_SOURCE", "SIM", "QMT_BRIDGE_SOURCE: invalid enum value 'SIM'", id="unknown-choice"),
-        pytest.param("QMT_BRIDGE_PROT", "8000", "QMT_BRIDGE_PROT: unknown setting", id="misspelt"),
     ],
 )
 def test_a_wrong_variable_is_named(variable, text, said):
@@ -229,6 +230,88 @@ def test_a_wrong_flag_is_named_as_it_is_written(name, value, said):
     with pytest.raises(ConfigError) as caught:
         load_config(None, {}, {name: value})
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        pytest.param("QMT_BRIDGE_PROT", "the nearest setting is port (QMT_BRIDGE_PORT)", id="misspelt"),
+        pytest.param("QMT_BRIDGE_MINI_QMT_PATH", "xt_userdata (QMT_BRIDGE_XT_USERDATA)", id="public-folder"),
+        pytest.param("QMT_BRIDGE_REQUIRE_AUTH_FOR_DATA", "require_key (QMT_BRIDGE_REQUIRE_KEY)", id="public-key"),
+        pytest.param("QMT_BRIDGE_TRADING_ACCOUNT_ID", "xt_accounts", id="public-account"),
+        pytest.param("QMT_BRIDGE_FEISHU_WEBHOOK_URL", "is not used", id="public-without-a-like"),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_a_hint(variable, hint):
+    env = {variable: SECRET, "QMT_BRIDGE_PORT": "9000", "QMT_BRIDGE_CONFIG": "", "OTHER": "x"}
+    assert load_config(None, env) == Config(port=9000)
+    [said] = foreign_variables(env)
+    assert said.startswith(f"{variable} is no setting")
+    assert hint in said
+    assert "s3cret" not in said
+
+
+def test_the_documented_environment_of_the_public_bridge_is_read():
+    env = {"HOST": "0.0.0.0", "PORT": "8000", "LOG_LEVEL": "critical", "WORKERS": "1", "API_KEY": ""}
+    env |= {"REQUIRE_AUTH_FOR_DATA": "false", "TRADING_ENABLED": "true", "NOTIFY_ENABLED": ""}
+    config = load_config(None, {f"QMT_BRIDGE_{name}": value for name, value in env.items()})
+    assert (config.host, config.log_level) == ("0.0.0.0", "critical")
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("prot", "port"), ("require_keys", "require_key"), ("Port", "port")])
+def test_an_unknown_key_of_a_file_is_an_error_with_a_hint(tmp_path, name, nearest):
+    with pytest.raises(ConfigError, match=rf"unknown setting; did you mean {nearest}\?"):
+        load_config(write(tmp_path, f"{name} = 1"), {})
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, mark, ending):
+    path = tmp_path / "settings.toml"
+    path.write_bytes(mark + f'# 行情{ending}port = 1{ending}data_dir = "行情"{ending}'.encode())
+    assert load_config(path, {}) == Config(port=1, data_dir="行情")
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        pytest.param('port = 1\ndata_dir = "行情"'.encode("gbk"), "line 2 is not UTF-8 but perhaps GBK", id="gbk"),
+        pytest.param("port = 1".encode("utf-16"), "UTF-16, as PowerShell's > writes", id="utf-16"),
+        pytest.param("port = 1".encode("utf-16-be"), "UTF-16", id="utf-16-without-a-mark"),
+        pytest.param(b'xt_userdata = "D:\\qmt\\userdata_mini"', "put paths in single quotes", id="escape"),
+        pytest.param(b'xt_userdata = "C:\\Users\\qmt"', "put paths in single quotes", id="unicode-escape"),
+        pytest.param(b'data_dir = "C:\\qmt\\"\nport = 1\n', "put paths in single quotes", id="last-backslash"),
+        pytest.param(b'data_dir = "C:\\temp"', "put paths in single quotes", id="tab"),
+        pytest.param(b'curve_dir = "C:\\new"', "put paths in single quotes", id="newline"),
+        pytest.param("host = “0.0.0.0”".encode(), "Chinese keyboard", id="curly-quotes"),
+    ],
+)
+def test_what_windows_does_to_a_file_is_named_with_a_hint(tmp_path, content, hint):
+    path = tmp_path / "settings.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, {})
+    assert hint in str(caught.value)
+
+
+def test_mistakes_in_settings_that_are_not_read_do_not_matter(tmp_path, caplog):
+    file = write(tmp_path, 'port = "x"\ncolour = 1\nmarket_addr = "tcp://127.0.0.1:9"\n')
+    env = {"QMT_BRIDGE_SIM_SEED": "x", "QMT_BRIDGE_API_KEY": "k"}
+    config = load_config(file, env, {}, ("market_addr", "api_key"))
+    assert (config.market_addr, config.api_key, config.port) == ("tcp://127.0.0.1:9", "k", 8000)
+    # A file that only the environment names is of other commands; one that was given is meant.
+    assert load_config(None, {"QMT_BRIDGE_CONFIG": str(tmp_path / "gone.toml")}, {}, ("port",)) == Config()
+    assert "gone.toml" in caplog.text
+    with pytest.raises(ConfigError):
+        load_config(tmp_path / "gone.toml", {}, {}, ("port",))
+    with pytest.raises(ConfigError, match="market_addr"):
+        load_config(write(tmp_path, "market_addr = 1"), {}, {}, ("market_addr",))
+
+
+def test_the_settings_that_are_given_are_known(tmp_path):
+    file = write(tmp_path, "port = 8000\n")
+    env = {"QMT_BRIDGE_SOURCE": "sim", "QMT_BRIDGE_PROT": "1"}
+    assert given_settings(file, env, {"grace": 1.0, "host": None}) == {"port", "source", "grace"}
 
 
 def test_the_key_is_in_no_repr():

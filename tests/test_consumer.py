@@ -21,10 +21,11 @@ import zmq
 from feeder.app import Feeder
 from feeder.source import DownloadRequest, Sink
 from qmt_bridge import consumer as consumer_module
-from qmt_bridge import sequence, sockets
+from qmt_bridge import sequence, silence, sockets
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import BadCode, BadRequest, ConfigError, Refused, WireError
+from qmt_bridge.handshakes import Notice, Trouble
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import TopicState, ask_decoder, reply_encoder
@@ -231,6 +232,57 @@ def test_a_refused_topic_is_named(feed: Addresses) -> None:
 def test_a_topic_that_cannot_be_is_refused_before_anything_is_opened(topic: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         subscribe(topic)
+
+
+@pytest.mark.parametrize(
+    ("topic", "error"),
+    [
+        pytest.param("quote/600519/tick", BadCode, id="code-and-slash"),
+        pytest.param("quote/600519/", BadCode, id="code-alone"),
+        pytest.param("quote/600519.SH/1min", BadRequest, id="period-and-slash"),
+        pytest.param("quote/600519.SH/tick/x", WireError, id="too-long"),
+        pytest.param("quote/600519.SH/tick//", WireError, id="two-slashes"),
+        pytest.param("whole/SH/tick", WireError, id="too-long-for-a-market"),
+        pytest.param("l2/600519/", BadCode, id="depth"),
+    ],
+)
+def test_a_prefix_that_no_topic_begins_with_is_refused(topic: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        subscribe(topic)
+
+
+@pytest.mark.parametrize(
+    "topic", ["quote/", "quote/6", "quote/600519.SH/", "quote/600519.SH/1", "whole/", "l2/6", "trade/"]
+)
+def test_a_prefix_that_some_topic_begins_with_is_allowed(topic: str, feed: Addresses) -> None:
+    assert list(feed.subscribe(topic, timeout=0.01)) == []
+
+
+def test_a_topic_without_its_last_slash_is_taken_as_meant(feed: Addresses) -> None:
+    told: list[Notice] = []
+    frame = take(feed.subscribe(QUOTE[:-1], on_notice=told.append), 1)[0]
+    assert frame.topic == QUOTE
+    assert [notice.reason for notice in told] == ["corrected"]
+    assert QUOTE in told[0].text
+
+
+def test_a_prefix_that_brings_nothing_is_told(feed: Addresses, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "FIRST_SECONDS", 0.1)
+    told: list[Notice] = []
+    assert list(feed.subscribe("quote/", timeout=1.5, on_notice=told.append)) == []
+    assert [notice.reason for notice in told] == ["silent"]
+
+
+def test_six_thousand_topics_are_served(feed: Addresses) -> None:
+    topics = {quote_topic(f"{number:06}.SZ") for number in range(6000)}
+    heard = set()
+    frames = feed.subscribe(*topics)
+    for frame in frames:
+        heard.add(frame.topic)
+        if heard == topics:
+            break
+    frames.close()  # type: ignore[attr-defined]  # a generator
+    assert heard == topics
 
 
 def test_no_topic_is_no_request() -> None:
@@ -592,7 +644,9 @@ def test_with_curve_the_allowed_consumer_is_served_and_a_stranger_is_not(config:
     feeder.start()
     try:
         where = addresses(feeder)
-        assert list(where.subscribe(QUOTE, curve_dir=str(foreign), timeout=0.5)) == []
+        told: list[Notice] = []
+        assert list(where.subscribe(QUOTE, curve_dir=str(foreign), timeout=2.0, on_notice=told.append)) == []
+        assert [notice.reason for notice in told] == [Trouble.KEY_REFUSED]
         assert next(where.subscribe(QUOTE, curve_dir=str(allowed))).topic == QUOTE
     finally:
         feeder.stop()

@@ -20,7 +20,8 @@ import zmq
 from msgspec.structs import replace
 
 from feeder import xtprobe
-from qmt_bridge import doctor, sockets
+from feeder.app import Feeder
+from qmt_bridge import cli, doctor, sockets
 from qmt_bridge.config import Config
 from qmt_bridge.doctor import Finding, Xtquant
 from qmt_bridge.errors import ConfigError
@@ -126,6 +127,13 @@ def served(*states: str) -> FeedStatus:
         pytest.param(doctor.feeder(None, "no key", "1.0", "auto"), "warn", "not checked: no key", id="feeder-unheard"),
         pytest.param(doctor.feeder(UP, None, "1.0", "auto"), "ok", "source xtquant, state up, 3 topics", id="feeder"),
         pytest.param(doctor.feeder(UP, None, "2.0", "auto"), "warn", "1.0, but installed is 2.0", id="feeder-old"),
+        pytest.param(doctor.feeder(None, None, "1", "auto", "no: do"), "fail", "no", id="feeder-refuses"),
+        pytest.param(doctor.reach("ask_addr", "tcp://h:1", True), "ok", "answers at tcp://h:1", id="reach"),
+        pytest.param(doctor.reach("ask_addr", "tcp://h:1", False), "warn", "heard at tcp://h:1", id="reach-not"),
+        pytest.param(doctor.environment([]), "ok", "is a setting", id="environment"),
+        pytest.param(doctor.environment(["X is none"]), "warn", "X is none", id="environment-foreign"),
+        pytest.param(doctor.feeder_firewall(["tcp://127.0.0.1:1"], True), "ok", "this machine", id="feeder-loopback"),
+        pytest.param(doctor.feeder_firewall(["tcp://0.0.0.0:1"], True), "warn", "lets them", id="feeder-firewall"),
         pytest.param(doctor.feeder(UP, None, "1.0", "sim"), "warn", "but the setting is sim", id="feeder-other"),
         pytest.param(doctor.journal(replace(UP, trade_seq=7)), "ok", "newest trade event is 7", id="journal"),
         pytest.param(doctor.journal(replace(UP, journal="disk is full")), "fail", "disk is full", id="journal-full"),
@@ -450,6 +458,104 @@ def test_a_running_feeder_and_gateway_are_recognised(machine: Machine) -> None:
     assert findings["gateway"].said == f"a gateway answers at 127.0.0.1:{machine.port}"
 
 
+# -- What runs here
+
+
+ELSEWHERE = {
+    f"QMT_BRIDGE_{name}_ADDR": f"tcp://192.0.2.1:{port}"
+    for name, port in (("MARKET", 5555), ("TRADE", 5556), ("ASK", 5557))
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "role"),
+    [
+        pytest.param({}, None, id="nothing"),
+        pytest.param({"workers": 2}, "gateway", id="of-gateways"),
+        pytest.param({"source": "sim"}, "feeder", id="of-feeders"),
+        pytest.param({"source": "sim", "workers": 2}, None, id="of-both"),
+        pytest.param(
+            {f"{name}_addr": "tcp://192.0.2.1:5555" for name in ("market", "trade", "ask")}, "gateway", id="elsewhere"
+        ),
+        pytest.param(
+            {f"{name}_addr": "tcp://0.0.0.0:5555" for name in ("market", "trade", "ask")}, None, id="all-addresses"
+        ),
+    ],
+)
+def test_the_settings_say_what_runs_here(settings: dict[str, object], role: str | None) -> None:
+    config = Config(**settings)  # type: ignore[arg-type]
+    feeders, gateways = bool(settings.keys() & set(cli.FEEDER)), bool(settings.keys() & set(cli.GATEWAY))
+    assert doctor.role_of(config, feeders, gateways) == role
+
+
+@pytest.mark.parametrize("arguments", [("--for", "gateway"), ()])
+def test_a_gateways_machine_has_no_false_failures(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    machine = Machine(tmp_path, **ELSEWHERE)
+    # As its file would be: nothing that only feeders read.
+    del machine.env["QMT_BRIDGE_DATA_DIR"]
+    code, findings = machine.run(*arguments)
+    assert code == 0, findings
+    assert levels(findings, "fail") == []
+    assert levels(findings, "warn") == ["market_addr", "trade_addr", "ask_addr", "feeder"]
+    assert "no feeder is heard at tcp://192.0.2.1:5555" in findings["market_addr"].said
+    assert not findings.keys() & {"xtquant", "terminal", "accounts", "calendar", "clock", "data folder", "disk"}
+
+
+def test_a_feeders_machine_is_not_asked_for_what_gateways_need(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, QMT_BRIDGE_SOURCE="sim")
+    del machine.env["QMT_BRIDGE_API_KEY"]
+    code, findings = machine.run("--for", "feeder")
+    assert code == 0, findings
+    assert levels(findings, "warn") == []
+    assert not findings.keys() & {"gateway", "key"}
+
+
+def test_a_key_that_the_feeder_refuses_is_told(tmp_path: Path) -> None:
+    for name in ("feeder", "stranger"):
+        sockets.make_keys(tmp_path / name)
+    (tmp_path / "stranger" / "feeder.key").write_bytes((tmp_path / "feeder" / "feeder.key").read_bytes())
+    machine = Machine(tmp_path)
+    del machine.env["QMT_BRIDGE_DATA_DIR"]
+    wire = {name: machine.env[f"QMT_BRIDGE_{name.upper()}"] for name in ("market_addr", "trade_addr", "ask_addr")}
+    feeder = Feeder(Config(source="sim", data_dir=str(tmp_path / "d"), curve_dir=str(tmp_path / "feeder"), **wire))
+    feeder.start()
+    try:
+        code, findings = machine.run("--for", "gateway", "--curve-dir", str(tmp_path / "stranger"))
+        assert code == 1
+        assert levels(findings, "fail") == ["feeder"]
+        assert "refuses this key" in findings["feeder"].said
+        assert "copy gateway.key into" in findings["feeder"].advice
+    finally:
+        feeder.stop()
+
+
+def test_foreign_variables_are_a_warning(machine: Machine) -> None:
+    machine.env["QMT_BRIDGE_TRADING_ENABLED"] = "true"
+    code, findings = machine.run()
+    assert code == 0
+    assert levels(findings, "warn") == ["environment"]
+    assert "QMT_BRIDGE_TRADING_ENABLED is no setting" in findings["environment"].said
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "cp1252", "cp936", "utf-8"])
+def test_chinese_text_comes_through_every_code_page(trading_machine: Machine, encoding: str) -> None:
+    trading_machine.env |= {"FAKE_XT_DOWN": "1", "PYTHONIOENCODING": encoding}
+    done = subprocess.run(
+        [sys.executable, "-m", "qmt_bridge.cli", "doctor"],
+        env=trading_machine.env,
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, b"")
+    # click takes ASCII for a mistake and writes UTF-8.
+    text = done.stdout.decode("utf-8" if encoding.startswith("ascii") else encoding)
+    assert "无法连接" in text or r"\u65e0\u6cd5\u8fde\u63a5" in text
+    # JSON is the same for all.
+    _, findings = trading_machine.run()
+    assert "无法连接" in findings["terminal"].said
+
+
 @contextmanager
 def publishing(make: Callable[[], list[tuple[Topic, object]]]) -> Iterator[Config]:
     """Publish what `make` returns, again and again, as a feeder does that answers no questions."""
@@ -494,7 +600,7 @@ def test_only_live_ticks_of_a_running_feeder_tell_the_time(
         ]
 
     with publishing(make) as config:
-        status, ages, unheard = doctor._listen(config)
+        status, ages, unheard, _ = doctor._listen(config)
     assert unheard is None
     assert status is not None
     assert status.source == source
@@ -505,8 +611,8 @@ def test_only_live_ticks_of_a_running_feeder_tell_the_time(
 
 def test_a_stranger_on_the_wire_is_no_feeder(monkeypatch: pytest.MonkeyPatch) -> None:
     with publishing(lambda: [(STATUS_TOPIC, ["nonsense"])]) as config:
-        status, ages, unheard = doctor._listen(config)
-    assert (status, ages) == (None, [])
+        status, ages, unheard, _ = doctor._listen(config)
+    assert (status, ages) == (None, ())
     assert unheard is not None
 
 

@@ -15,6 +15,7 @@ import pytest
 from feeder.app import Feeder
 from feeder.source import DownloadRequest, Sink
 from qmt_bridge import record as record_module
+from qmt_bridge import silence
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import BadCode, ConfigError, Refused
@@ -38,6 +39,7 @@ DEADLINE = 30.0
 SECOND = 1_000_000_000
 # 2023-02-01 23:59:59 in Shanghai
 BEFORE_MIDNIGHT = 1_675_267_199 * SECOND
+WHOLE = whole_topic("SH")
 MAOTAI, BANK = quote_topic("600519.SH"), quote_topic("600000.SH")
 
 
@@ -395,6 +397,18 @@ def test_the_summary_says_what_was_recorded_and_lost(config: Config, tmp_path: P
     assert recorder.recorder.summary() == f"{said}; no gaps"
     tally.gap_count, tally.missed = 2, 1234
     assert recorder.recorder.summary() == f"{said}; 1,234 lost in 2 gaps"
+
+
+def test_a_prefix_that_nothing_asks_for_is_told(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(silence, "FIRST_SECONDS", 0.0)
+    path = tmp_path / "day.tape"
+    with feeding(config, Greeter()) as here, recording(here, path, "quote/", WHOLE[:-1]) as recorder:
+        until(lambda: "nothing has come for quote/" in caplog.text)
+    assert recorder.recorder.summary().splitlines()[1].startswith("nothing has come for quote/: a prefix asks for")
+    # What was meant is what the tape says.
+    assert survey(path).tally.sessions[0].topics == ("quote/", WHOLE, STATUS_TOPIC)
 
 
 # -- And back

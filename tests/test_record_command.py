@@ -162,6 +162,18 @@ def test_a_recorder_that_waits_for_its_feeder_can_be_ended(tmp_path: Path, runni
     assert survey(path).tally.sessions[0].topics == (*TOPICS, STATUS_TOPIC)
 
 
+def test_three_hundred_codes_come_out_of_a_file(tmp_path: Path, running: Callable) -> None:
+    path = tmp_path / "day.tape"
+    codes = [f"{600000 + number}.SH" for number in range(300)]
+    (tmp_path / "codes.csv").write_bytes("代码,名称\r\n".encode("gbk") + ",x\r\n".join([*codes, ""]).encode())
+    with running("record", "--codes-file=codes.csv", "--period=1m", "--out", path.name) as recorder:
+        until(lambda: path.exists())
+        code, _ = recorder.end()
+    assert code == 0, (tmp_path / "log.txt").read_text()
+    wanted = tuple(quote_topic(name, "1m") for name in codes)
+    assert survey(path).tally.sessions[0].topics == (*wanted, STATUS_TOPIC)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -169,6 +181,8 @@ def test_a_recorder_that_waits_for_its_feeder_can_be_ended(tmp_path: Path, runni
         (["record", "quote/600519/tick/", "--out", "day.tape"], "'600519' is not a code"),
         (["record", "news/", "--out", "day.tape"], "a topic begins with one of"),
         (["record", "quote/", "--out", "log.txt"], "out: log.txt is no tape"),
+        (["record", "--codes-file", "log.txt", "--out", "day.tape"], "log.txt holds no codes"),
+        (["record", "--codes-file", "gone.txt", "--out", "day.tape"], "cannot read gone.txt"),
         (["record", "quote/"], "--out"),
         (["record", "quote/", "--out", "day.tape", "--rotate", "week"], "--rotate"),
         (["replay"], "FILE"),

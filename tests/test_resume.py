@@ -33,7 +33,7 @@ async def until(condition: Callable[[], object], up: Up) -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.skipif(sys.platform == "win32", reason="kills with SIGKILL")
 async def test_no_trade_event_is_missed_or_doubled_whatever_ends(tmp_path: Path) -> None:
-    state = tmp_path / "position.json"
+    state = tmp_path / "cursor.json"
     seen: list[int] = []
     states: list[StreamState] = []
     arguments = ["--source=sim", "--workers=2", "--sim-order-interval=0.05"]
@@ -93,4 +93,4 @@ def test_the_program_of_the_readme_keeps_its_position(tmp_path: Path, monkeypatc
         with pytest.raises(CallbackError):
             exec(compile(program, "README.md", "exec"), {"print": stop})
     assert seen == [seen[0], seen[0] + 1, seen[0] + 2]
-    assert json.loads((tmp_path / "position.json").read_bytes())["seq"] == seen[1]
+    assert json.loads((tmp_path / "cursor.json").read_bytes())["seq"] == seen[1]

@@ -1,0 +1,89 @@
+"""Instrument codes out of a text file: one a line, or the first column of a CSV file. Reads files; no other I/O."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from qmt_bridge.errors import BadRequest, QMTBridgeError
+
+# Two million codes; anything longer is another file.
+MAX_BYTES = 32 * 1024 * 1024
+# So many mistakes are named.
+MAX_NAMED = 5
+# Of Excel, of PowerShell.
+_ENCODINGS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
+
+
+class BadCodesFile(QMTBridgeError):
+    """A file of codes that cannot be read, or lines of it that hold no code."""
+
+
+def read_codes(path: str, check: Callable[[str], object]) -> list[str]:
+    """Return the codes in the file `path` ("-" is standard input), each once, in their order.
+
+    Blank lines and what follows a ``#`` are left out, and a first line that is a heading. `check` raises `BadRequest`
+    for what is no code. Raise `BadCodesFile` that names the lines.
+    """
+    try:
+        content = sys.stdin.buffer.read(MAX_BYTES + 1) if path == "-" else _bytes(Path(path))
+    except OSError as exc:
+        raise BadCodesFile(f"cannot read {path}: {exc.strerror or exc}") from exc
+    name = "standard input" if path == "-" else path
+    if len(content) > MAX_BYTES:
+        raise BadCodesFile(f"{name} is larger than {MAX_BYTES >> 20} MiB, which no list of codes is")
+    return codes_of(content, name, check)
+
+
+def codes_of(content: bytes, name: str, check: Callable[[str], object]) -> list[str]:
+    """Return the codes in `content`; see `read_codes`."""
+    codes: dict[str, None] = {}
+    faults: list[str] = []
+    for number, (line, cell) in enumerate(_cells(_text(content, name))):
+        try:
+            check(cell)
+        except BadRequest as exc:
+            # A heading, in whatever language: no code is without a digit.
+            if number == 0 and not any(character.isdigit() for character in cell):
+                continue
+            faults.append(f"line {line}: {exc.reason}")
+        else:
+            codes[cell] = None
+    if faults:
+        rest = len(faults) - MAX_NAMED
+        more = f"; and {rest:,} more lines" if rest > 0 else ""
+        raise BadCodesFile(f"{name}, {'; '.join(faults[:MAX_NAMED])}{more}")
+    if not codes:
+        raise BadCodesFile(f"{name} holds no codes")
+    return list(codes)
+
+
+def _bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def _text(content: bytes, name: str) -> str:
+    encoding = next((encoding for mark, encoding in _ENCODINGS if content.startswith(mark)), "utf-8")
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        # Names of instruments beside the codes, as Chinese Windows writes them.
+        try:
+            return content.decode("gb18030")
+        except UnicodeDecodeError as exc:
+            line = content.count(b"\n", 0, exc.start) + 1
+            raise BadCodesFile(f"{name}, line {line}: neither UTF-8 nor GBK") from exc
+
+
+def _cells(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the number of each line that holds something, and its first cell."""
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.partition("#")[0].replace("\N{ZERO WIDTH NO-BREAK SPACE}", "").strip()
+        if not line:
+            continue
+        delimiter = next((sign for sign in ",;\t" if sign in line), ",")
+        cell = next(csv.reader([line], delimiter=delimiter))[0].strip()
+        yield number, cell
