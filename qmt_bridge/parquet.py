@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.tape import Recorded, read_tape
 from qmt_bridge.wire.frames import to_json
@@ -148,6 +149,8 @@ class _File:
         self._texts = [name for name, kind in types.items() if kind is None]
         self._schema = pyarrow.schema([(name, kind or pyarrow.string()) for name, kind in types.items()])
         self._make = pyarrow.Table.from_pylist
+        # It may hold orders and fills.
+        private.make_file(path)
         self._writer = closing.enter_context(parquet.ParquetWriter(path, self._schema, compression="zstd"))
         self._waiting: list[Row] = []
 

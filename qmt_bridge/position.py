@@ -16,6 +16,7 @@ from typing import Annotated, NamedTuple
 import msgspec
 import orjson
 
+from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -117,6 +118,7 @@ class SavedPosition:
 
     def _replace(self, content: bytes) -> None:
         written = self.path.with_name(f"{self.path.name}.new")
+        private.make_file(written)
         with written.open("wb") as file:
             file.write(content)
             file.flush()

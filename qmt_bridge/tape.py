@@ -27,6 +27,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -160,6 +161,9 @@ class TapeWriter:
                 self.cut = reader.torn
                 if reader.torn:
                     os.truncate(path, reader.end)
+            else:
+                # A tape may hold orders and fills. One that exists keeps the mode that its owner has given it.
+                private.make_file(path)
             # Unbuffered: a block is one write, and an error is this write's.
             self._file = path.open("ab", buffering=0)
         except ConfigError as exc:

@@ -42,6 +42,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # The paper both sides write on.
     ("qmt_bridge/wire/*", WIRE, IMPURE),
     ("qmt_bridge/errors.py", set(), IMPURE),
+    ("qmt_bridge/private.py", set(), {"asyncio", "threading", "time"}),
     # Strangers use the client without the rest.
     (
         "qmt_bridge/client.py",
@@ -51,9 +52,13 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # The command alone knows both sides, and starts them as processes.
     ("qmt_bridge/cli.py", {"qmt_bridge", "click", "feeder.app", "gateway.server"}, set()),
     # In the standard library from Python 3.14 on; the feeder reads tapes too.
-    ("qmt_bridge/tape.py", WIRE | {"backports.zstd", "compression.zstd"}, {"asyncio", "threading", "time"}),
+    (
+        "qmt_bridge/tape.py",
+        WIRE | {"qmt_bridge.private", "backports.zstd", "compression.zstd"},
+        {"asyncio", "threading", "time"},
+    ),
     # An extra.
-    ("qmt_bridge/parquet.py", WIRE | {"qmt_bridge.tape", "pyarrow"}, {"asyncio"}),
+    ("qmt_bridge/parquet.py", WIRE | {"qmt_bridge.private", "qmt_bridge.tape", "pyarrow"}, {"asyncio"}),
     # psutil is optional: without it a server's memory is not known.
     ("qmt_bridge/bench.py", {"qmt_bridge", "psutil", "uvloop"}, set()),
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
@@ -62,7 +67,11 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("feeder/normalize.py", WIRE, IMPURE),
     # The only files that name xtquant.
     ("feeder/xt*.py", EDGE | {"feeder", "xtquant"}, {"asyncio"}),
-    ("feeder/*", EDGE | {"feeder", "qmt_bridge.journal_file", "qmt_bridge.tape", "qmt_bridge.ticks_csv"}, {"asyncio"}),
+    (
+        "feeder/*",
+        EDGE | {"feeder", "qmt_bridge.journal_file", "qmt_bridge.private", "qmt_bridge.tape", "qmt_bridge.ticks_csv"},
+        {"asyncio"},
+    ),
     # The gateway's pure middle.
     ("gateway/hub.py", WIRE, IMPURE),
     ("gateway/merged.py", WIRE, IMPURE),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 import sys
 from pathlib import Path
 from typing import Any
@@ -192,3 +193,10 @@ def test_json_text_can_be_read_back(export) -> None:
     given = [{"a": [1, 2.5]}, "text"]
     _, texts = column(export, *([value] for value in given), 5)
     assert [json.loads(str(text)) for text in texts] == [[given[0]], [given[1]], 5]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_only_the_owner_may_read_the_tables_of_a_tape(tmp_path: Path) -> None:
+    tape = write(tmp_path / "day.tape", ("trade/1/", {"type": "order", "seq": 1, "data": {"order_id": 7}}))
+    written = parquet.export(tape, tmp_path / "day")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in written} == {0o600}

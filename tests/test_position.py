@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,12 @@ def test_a_fingerprint_is_of_what_was_traded_and_does_not_show_it(path):
         assert fingerprint(EVENT) != fingerprint(other)
     SavedPosition(path, SERVER).reach(Position(7, fingerprint(EVENT)), 0.0)
     assert json.loads(path.read_bytes()) == {"server": SERVER, "seq": 7, "event": fingerprint(EVENT)}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_only_the_owner_may_read_a_position(path):
+    path.write_bytes(b"")
+    path.chmod(0o644)
+    saved = SavedPosition(path, "here:8000")
+    saved.reach(Position(1), 0.0)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

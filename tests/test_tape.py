@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import stat
 import struct
 import subprocess
 import sys
@@ -333,3 +334,13 @@ def test_a_full_disk_leaves_a_tape_that_can_be_read_and_continued(tmp_path: Path
     writer.write(*message(9))
     writer.close()
     assert numbers(path) == [1, 2, 3, 4, 9]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_only_the_owner_may_read_a_new_tape_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "day.tape"
+    three_blocks(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o640)
+    three_blocks(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
