@@ -1,8 +1,8 @@
-"""The one thread that owns the ZeroMQ sockets (XPUB market, XPUB trade, ROUTER ask), the registry and the journal.
+"""The one thread that owns the ZeroMQ sockets (XPUB market, XPUB trade, ROUTER ask) and the registry.
 
-Every other thread leaves calls in the inbox, and trade events beside it, through the methods of `Sink`, which encode
-what they are given and never wait for the network, a disk or a consumer. The thread never waits for a source: see
-`Source`.
+The journal has a thread of its own (feeder/journal_thread.py), so that no tick waits for a disk. Every other thread
+leaves calls in the inbox, and trade events beside it, through the methods of `Sink`, which encode what they are given
+and never wait for the network, a disk or a consumer. The thread never waits for a source: see `Source`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import NamedTuple
 import msgspec
 import zmq
 
-from feeder.journal import CHUNK_BYTES, Journal, Unsent
+from feeder.journal import CHUNK_BYTES, Event, Journal, Unsent
+from feeder.journal_thread import HUNG_SECONDS, JournalThread, News, Written
 from feeder.registry import Peer, Registry, Upstream
 from feeder.source import DownloadRequest, FeedState, Source
 from qmt_bridge import sockets
@@ -48,14 +49,15 @@ TURN = 1000
 # Above it a question is a mistake: no worker subscribes more.
 MAX_ASK_TOPICS = 100_000
 HEARTBEAT_SECONDS = 1.0
-# Between two looks for old trade events, and between two slices of their deletion.
-PRUNE_SECONDS = 1.0
-PRUNE_PAUSE_SECONDS = 0.02
 # A lossless message that a full consumer holds up is tried again after this time.
 RETRY_SECONDS = 0.001
 # What is queued at the end gets this long to leave, then the sockets another while.
 DRAIN_SECONDS = 1.0
 LINGER_MS = 200
+# A disk that does not answer at the end is told after the one time, and left alone after the other. Between them a
+# supervisor may kill the process.
+CLOSE_WARNING_SECONDS = 0.5
+CLOSE_SECONDS = 10.0
 
 _BY_CODE = frozenset(kind for kind, behaviour in KINDS.items() if behaviour.keeps == "by_code")
 _JOURNALED = frozenset(kind for kind, behaviour in KINDS.items() if behaviour.keeps == "journal")
@@ -81,6 +83,15 @@ class _Replay(NamedTuple):
     # A life of the feeder whose journal has the position `after`, and whether it was seen in that very life.
     epoch: float | None
     exact: bool
+
+
+class _Held(NamedTuple):
+    """A trade event that is published once it is on disk; `since` is when it was handed over (time.monotonic)."""
+
+    topic: Topic
+    event: Event
+    received_ns: int
+    since: float
 
 
 class Publisher:
@@ -121,6 +132,17 @@ class Publisher:
         self._epoch = time.time_ns()
         self._registry = Registry(self._epoch, source.name, source.kinds, config.grace)
         self._replays: deque[_Replay] = deque()
+        # Whether the journal's thread is looking up one of them.
+        self._looking_up = False
+        # Trade events that wait for the disk, and what the journal's thread has told, in its order.
+        self._held: deque[_Held] = deque()
+        self._told: deque[News] = deque()
+        # Why trade events are not on disk: what the journal says, or since when it has said nothing (time.monotonic).
+        self._journal_failure: str | None = None
+        self._hung_since: float | None = None
+        # The newest position of which the journal's thread has told, and of those that did not wait for that.
+        self._heard_of = 0
+        self._sent_early = 0
         self._held_up = False
         self._state: tuple[FeedState, str | None, bool] = ("down", None, False)
         self._since = self._epoch // _NS_PER_MS
@@ -209,14 +231,17 @@ class Publisher:
 
     def past_trades(self, since_ms: int) -> Iterator[tuple[int, TradeEvent]]:
         """Yield what the journal has (see `Sink`)."""
-        for time_ms, body in self._journal.since(since_ms):
-            try:
-                event = _trade_decoder.decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-                # It is one event, and those after it are remembered.
-                logger.error("an event of %d bytes in the trade journal cannot be read: %s", len(body), exc)
-                continue
-            yield time_ms, event
+        after = 0
+        while events := self._journal.call(partial(Journal.since, time_ms=since_ms, after=after), HUNG_SECONDS):
+            for _, time_ms, body in events:
+                try:
+                    event = _trade_decoder.decode(body)
+                except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+                    # It is one event, and those after it are remembered.
+                    logger.error("an event of %d bytes in the trade journal cannot be read: %s", len(body), exc)
+                    continue
+                yield time_ms, event
+            after = events[-1][0]
 
     def accept(self, topic: Topic) -> None:
         """Queue that the source has subscribed `topic`."""
@@ -238,7 +263,7 @@ class Publisher:
         """Block until fewer than `limit` calls and trade events wait; False if `timeout` seconds passed."""
 
         def has_room() -> bool:
-            return len(self._inbox) + len(self._trades) < limit
+            return len(self._inbox) + len(self._trades) + len(self._held) < limit
 
         if has_room():
             return True
@@ -321,9 +346,14 @@ class Publisher:
             bound.getsockopt_string(zmq.LAST_ENDPOINT) for bound in (self._market, self._trade, self._ask)
         )
         path = journal_path(config.data_path, self._source.name)
-        self._journal = Journal(path, config.journal_days, config.journal_max_mb)
+        self._journal = JournalThread(path, config.journal_days, config.journal_max_mb, self._hear)
+        opened = self._journal.start(self._epoch)
         closing.callback(self._close_journal)
-        self._epoch = self._registry.epoch = self._journal.begin_life(self._epoch)
+        self._epoch = self._registry.epoch = opened.epoch
+        self._journal_note = opened.note
+        # The newest positions that were given to events, and those that were published.
+        self._given, self._sent = opened.positions, opened.positions.copy()
+        self._heard_of = opened.positions.newest
         self._source.start(self)
 
     def _loop(self) -> None:
@@ -332,27 +362,18 @@ class Publisher:
             poller.register(readable, zmq.POLLIN)
         if self._authenticator is not None:
             poller.register(self._authenticator.socket, zmq.POLLIN)
-        now = began = time.monotonic()
-        next_heartbeat = next_prune = now
-        journal = self._journal
-        failure = journal.failure
+        now = next_heartbeat = time.monotonic()
+        failing = self._journal_failure, self._hung_since
         while not self._stopping:
-            if now >= next_prune:
-                # A clock that jumps ahead must not delete everything.
-                at_most = self._epoch + int((now - began) * 1e9)
-                more = journal.prune(min(time.time_ns(), at_most) // _NS_PER_MS)
-                journal.checkpoint()
-                next_prune = now + (PRUNE_PAUSE_SECONDS if more else PRUNE_SECONDS)
-            if now >= next_heartbeat or journal.catching_up:
-                journal.save()
-            if now >= next_heartbeat or journal.failure != failure:
+            self._watch_journal(now)
+            if now >= next_heartbeat or failing != (self._journal_failure, self._hung_since):
                 next_heartbeat = now + HEARTBEAT_SECONDS
-                failure = journal.failure
+                failing = self._journal_failure, self._hung_since
                 self._publish_status()
                 for notice in self._links.look(now):
                     logger.warning("%s", notice.text)
             self._asleep = True
-            events = dict(poller.poll(self._pause_ms(min(next_heartbeat, next_prune), now)))
+            events = dict(poller.poll(self._pause_ms(next_heartbeat, now)))
             self._asleep = False
             now = time.monotonic()
             if self._wake_reader.fileno() in events:
@@ -366,7 +387,8 @@ class Publisher:
             if self._ask in events:
                 self._read_asks(now)
             # First: a message that is held up must not hold up these.
-            self._send_trades()
+            self._hand_over_trades()
+            self._hear_journal()
             self._empty_inbox()
             self._continue_replay()
             for upstream in self._registry.expire(now):
@@ -374,9 +396,9 @@ class Publisher:
             self._send_replies()
 
     def _pause_ms(self, until: float, now: float) -> int:
-        if self._stopping or self._replays or self._trades or (self._inbox and not self._held_up):
+        if self._stopping or self._trades or self._told or (self._inbox and not self._held_up):
             return 0
-        if self._journal.catching_up:
+        if self._replays and (not self._looking_up or self._hung_since is not None):
             return 0
         deadline = self._registry.deadline()
         if deadline is not None:
@@ -388,22 +410,23 @@ class Publisher:
 
     def _drain(self) -> None:
         until = time.monotonic() + DRAIN_SECONDS
-        while (self._trades or self._inbox) and time.monotonic() < until:
-            self._send_trades()
+        while (self._trades or self._held or self._inbox) and (now := time.monotonic()) < until:
+            self._watch_journal(now)
+            self._hand_over_trades()
+            self._hear_journal()
             self._empty_inbox()
-            if self._held_up:
+            if self._held_up or (self._held and not self._told):
                 time.sleep(RETRY_SECONDS)
         self._set_state(("down", self._end_reason, False))
 
     def _close_journal(self) -> None:
-        """Write what nobody could be sent any more: the next feeder replays it."""
+        """Write what cannot be sent any more: the next feeder replays it."""
         with self._trades_lock:
             self._trades_over = True
-        if self._trades:
-            logger.warning("%d trade events are written but not sent", len(self._trades))
-            self._journal.append([unsent for _, unsent, _ in self._trades], time.time_ns() // _NS_PER_MS)
-            self._trades.clear()
-        self._journal.close()
+        while self._trades:
+            self._hand_over_trades()
+        if self._journal.stop(CLOSE_WARNING_SECONDS, CLOSE_SECONDS) and self._held:
+            logger.warning("%d trade events are written but not sent", len(self._held))
 
     def _empty_inbox(self) -> None:
         self._held_up = False
@@ -431,14 +454,62 @@ class Publisher:
         self._transmit(self._market, topic, entry.seq + 1, received_ns, body)
         self._registry.published(entry, body, pieces, time.monotonic())
 
-    def _send_trades(self) -> None:
+    def _hand_over_trades(self) -> None:
         burst = [self._trades.popleft() for _ in range(min(TURN, len(self._trades)))]
         if not burst:
             return
-        events = self._journal.append([unsent for _, unsent, _ in burst], time.time_ns() // _NS_PER_MS)
-        for (topic, _, received_ns), event in zip(burst, events, strict=True):
-            self._transmit(self._trade, topic, event.number, received_ns, event.body)
-        self._journal.checkpoint()
+        since = time.monotonic()
+        events = self._given.give([unsent for _, unsent, _ in burst], time.time_ns() // _NS_PER_MS)
+        for (topic, _, received_ns), event in zip(burst, self._journal.write(events), strict=True):
+            self._held.append(_Held(topic, event, received_ns, since))
+
+    def _hear(self, news: News) -> None:
+        # On the journal's thread.
+        self._told.append(news)
+        self._wake_up()
+
+    def _hear_journal(self) -> None:
+        """Publish what is on disk, or cannot be, and send answers: each after the events that it covers."""
+        left = TURN
+        while self._told:
+            news = self._told[0]
+            if isinstance(news, Written):
+                left -= self._send_trades(news.last, news.saved, left)
+                if self._held and self._held[0].event.seq <= news.last:
+                    # The market has its turn first.
+                    return
+                self._heard_of = news.last
+                self._journal_failure = news.failure
+            elif isinstance(news, Exception):
+                raise RuntimeError("the journal's thread has ended") from news
+            else:
+                news()
+            self._told.popleft()
+
+    def _watch_journal(self, now: float) -> None:
+        """Take a disk that does not answer for one that takes nothing."""
+        waits = max(self._journal.age(now), now - self._held[0].since if self._held else 0.0)
+        if waits >= HUNG_SECONDS:
+            if self._hung_since is None:
+                self._hung_since = now - waits
+                logger.error("trade journal: %s; events are only in memory", self._failure())
+        elif self._hung_since is not None and self._heard_of >= self._sent_early:
+            logger.warning("trade journal: the disk answers again, after %.0f s", now - self._hung_since)
+            self._hung_since = None
+        if self._hung_since is not None:
+            self._send_trades(self._given.newest, 0, TURN)
+            self._sent_early = self._sent.newest
+
+    def _send_trades(self, last: int, saved: int, limit: int) -> int:
+        """Publish at most `limit` of the events up to position `last`, marked above `saved`; return how many."""
+        count = 0
+        while count < limit and self._held and self._held[0].event.seq <= last:
+            topic, event, received_ns, _ = self._held.popleft()
+            published = event if event.seq <= saved else event.marked()
+            self._transmit(self._trade, topic, event.number, received_ns, published.body)
+            self._sent.reach(event)
+            count += 1
+        return count
 
     def _transmit(self, publisher: zmq.Socket[bytes], topic: Topic, seq: int, received_ns: int, body: bytes) -> None:
         frame = frames.Frame(topic, self._epoch, seq, received_ns, time.time_ns(), body)
@@ -531,41 +602,27 @@ class Publisher:
             self._reply(peer, TopicState(ask.id, text, "refused", str(exc), "bad_request", self._epoch))
             return
         if ask.after is None:
-            newest = self._journal.newest_of(account)
-            self._reply(peer, TopicState(ask.id, text, "live", epoch=self._epoch, seq=newest))
+            self._reply(peer, TopicState(ask.id, text, "live", epoch=self._epoch, seq=self._sent.of(account)))
         else:
             self._replays.append(_Replay(peer, ask.id, text, account, ask.after, ask.room, ask.epoch, ask.exact))
 
     def _continue_replay(self) -> None:
-        """Send one chunk: whoever replays a month must not hold up the ticks."""
-        if not self._replays:
+        """Have one chunk looked up; a long replay does not hold up the others, and none holds up a tick."""
+        if not self._replays or (self._looking_up and self._hung_since is None):
             return
         replay = self._replays.popleft()
-        peer, number, topic, account, after, room, epoch, exact = replay
-        newest = self._journal.newest_of(account)
-        try:
-            oldest = self._journal.oldest(account)
-            is_ours = epoch is None or self._journal.has(after, account, epoch, exact)
-            if not is_ours or not oldest <= after <= newest:
-                error = f"events after {after} cannot be replayed, only those after {oldest} to {newest}"
-                if not is_ours:
-                    error = f"position {after} is not one of this journal, which has what follows {oldest} to {newest}"
-                state = TopicState(
-                    number, topic, "refused", error, "resume_expired", self._epoch, newest, oldest=oldest
-                )
-                self._reply(peer, state)
-                return
-            chunk = self._journal.read(after, account, min(room, CHUNK_BYTES) if room > 0 else CHUNK_BYTES)
-        except sqlite3.Error as exc:
-            logger.exception("trade journal cannot be read")
-            error = f"the trade journal cannot be read: {exc}"
-            self._reply(peer, TopicState(number, topic, "refused", error, "internal", self._epoch, newest))
+        if self._hung_since is not None:
+            self._reply(replay.peer, _unreadable(replay, self._epoch, self._sent.of(replay.account), self._failure()))
             return
-        state = TopicState(number, topic, "live", None, None, self._epoch, chunk.last, chunk.body, chunk.more)
-        self._reply(peer, state)
-        if chunk.more and room <= 0:
+        self._looking_up = True
+        self._journal.ask(lambda journal: partial(self._replayed, *_look_up(replay, journal, self._epoch)))
+
+    def _replayed(self, replay: _Replay, state: TopicState) -> None:
+        self._looking_up = False
+        self._reply(replay.peer, state)
+        if state.state == "live" and state.more and replay.room <= 0:
             # The next position is this life's own.
-            self._replays.append(replay._replace(after=chunk.last, epoch=None))
+            self._replays.append(replay._replace(after=state.seq, epoch=None))
 
     def _start_download(self, ask: StartDownload) -> DownloadStarted:
         try:
@@ -611,6 +668,12 @@ class Publisher:
             self._accounts = accounts
             self._publish_status()
 
+    def _failure(self) -> str | None:
+        """Return why trade events are not on disk; None while they are."""
+        if self._hung_since is None:
+            return self._journal_failure
+        return f"the disk has not answered for {time.monotonic() - self._hung_since:.0f} s"
+
     def _publish_status(self) -> None:
         state, reason, data_lost = self._state
         now = time.time_ns()
@@ -627,8 +690,9 @@ class Publisher:
             "reason": reason,
             "since": self._since,
             "data_lost": data_lost,
-            "trade_seq": self._journal.newest,
-            "journal": self._journal.failure,
+            "trade_seq": self._sent.newest,
+            "journal": self._failure(),
+            "journal_note": self._journal_note,
             "accounts": self._accounts,
         }
         try:
@@ -636,6 +700,31 @@ class Publisher:
         except zmq.Again:
             # Lossless and held up: the next heartbeat says the same.
             return
+
+
+def _look_up(replay: _Replay, journal: Journal, epoch: int) -> tuple[_Replay, TopicState]:
+    """Return a question and the next chunk of its answer, in the life `epoch`. On the journal's thread."""
+    _, number, topic, account, after, room, life, exact = replay
+    newest = journal.newest_of(account)
+    try:
+        oldest = journal.oldest(account)
+        is_ours = life is None or journal.has(after, account, life, exact)
+        if not is_ours or not oldest <= after <= newest:
+            error = f"events after {after} cannot be replayed, only those after {oldest} to {newest}"
+            if not is_ours:
+                error = f"position {after} is not one of this journal, which has what follows {oldest} to {newest}"
+            state = TopicState(number, topic, "refused", error, "resume_expired", epoch, newest, oldest=oldest)
+            return replay, state
+        chunk = journal.read(after, account, min(room, CHUNK_BYTES) if room > 0 else CHUNK_BYTES)
+    except sqlite3.Error as exc:
+        logger.exception("trade journal cannot be read")
+        return replay, _unreadable(replay, epoch, newest, str(exc))
+    return replay, TopicState(number, topic, "live", None, None, epoch, chunk.last, chunk.body, chunk.more)
+
+
+def _unreadable(replay: _Replay, epoch: int, newest: int, reason: str | None) -> TopicState:
+    error = f"the trade journal cannot be read: {reason}"
+    return TopicState(replay.number, replay.topic, "refused", error, "internal", epoch, newest)
 
 
 def _shown(value: object) -> object:

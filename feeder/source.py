@@ -51,8 +51,8 @@ class Sink(Protocol):
     def past_trades(self, since_ms: int) -> Iterator[tuple[int, TradeEvent]]:
         """Yield the trade events since `since_ms` out of the journal, each with its time in ms, oldest first.
 
-        Only in `Source.start`, which runs on the thread that owns the journal: what was published before a restart
-        is not news to a source that asks for all of the day.
+        What was published before a restart is not news to a source that asks for all of the day. It waits for the
+        disk, at most some seconds a thousand events: raise `sqlite3.Error`, or `TimeoutError`.
         """
 
     def accept(self, topic: Topic) -> None:

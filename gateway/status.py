@@ -44,6 +44,8 @@ def readiness(worker: Worker) -> Response:
         "journal": journal,
         # Each with its state and reason; their numbers are masked.
         "accounts": [msgspec.structs.asdict(account) for account in accounts],
+        # What an operator should look at; it does not make the worker unready.
+        "journal_note": None if status is None else status.journal_note,
         "newest_tick_age": worker.newest_age,
         "connections": len(worker.sessions),
         "topics": len(worker.feed.hub.streams),

@@ -141,6 +141,7 @@ def served(*states: str) -> FeedStatus:
         pytest.param(doctor.trade(served("up")), "ok", "******0365 (STOCK) is up", id="trade-up"),
         pytest.param(doctor.trade(served("up", "waiting")), "warn", "is waiting: why", id="trade-waiting"),
         pytest.param(doctor.trade(served("waiting", "down")), "fail", "is down: why", id="trade-down"),
+        pytest.param(doctor.journal(replace(UP, journal_note="set aside")), "warn", "set aside", id="journal-aside"),
     ],
 )
 def test_a_check_says_how_it_stands(finding: Finding, level: str, said: str) -> None:

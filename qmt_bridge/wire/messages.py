@@ -204,8 +204,9 @@ class FeedStatus(msgspec.Struct, frozen=True):
     """The feeder's heartbeat on ``status/feeder/``, once a second and at every change of `state`.
 
     `trade_seq` is the journal's newest position: who has seen less has missed an event. `journal` is why the journal
-    cannot be written, None while it can: events are then only in the feeder's memory. `accounts` are those whose trade
-    events are asked for; a change of one is published at once too.
+    cannot be written, None while it can: events are then only in the feeder's memory. `journal_note` is what an
+    operator should look at though it is written: a damaged journal was set aside at the start. `accounts` are those
+    whose trade events are asked for; a change of one is published at once too.
     """
 
     source: str
@@ -223,3 +224,4 @@ class FeedStatus(msgspec.Struct, frozen=True):
     trade_seq: int = 0
     journal: str | None = None
     accounts: tuple[AccountState, ...] = ()
+    journal_note: str | None = None

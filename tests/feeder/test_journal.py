@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,9 +20,9 @@ import msgspec
 import pytest
 
 from feeder import journal as journal_module
-from feeder.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, Journal, Unsent
+from feeder.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, LOG_BYTES, Event, Journal, Unsent
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.journal_file import journal_path
+from qmt_bridge.journal_file import Reader, journal_path
 from qmt_bridge.wire import frames
 
 DAY_MS = 24 * 3600 * 1000
@@ -50,6 +51,13 @@ def open_journal(path: Path) -> Iterator[Open]:
 
 def fills(count: int, account: str = "1", text: str = "") -> list[Unsent]:
     return [Unsent(account, "trade", msgspec.Raw(frames.encode({"traded_id": n, "text": text}))) for n in range(count)]
+
+
+def append(journal: Journal, unsent: list[Unsent], time_ms: int) -> list[Event]:
+    """Give events their positions and have them written; return them as they are to be published."""
+    events = journal.positions.give(unsent, time_ms)
+    saved = journal.append(events)
+    return [event if event.seq <= saved else event.marked() for event in events]
 
 
 def replay(journal: Journal, after: int, account: str | None = None) -> list[dict[str, object]]:
@@ -100,7 +108,7 @@ def no_room_at_the_commit(path: Path) -> Iterator[None]:
 def test_events_are_numbered_from_one_over_all_accounts_and_in_each(open_journal: Open) -> None:
     journal = open_journal()
     assert journal.newest == 0
-    events = journal.append([*fills(1, "1"), *fills(1, "2"), *fills(1, "1")], 5)
+    events = append(journal, [*fills(1, "1"), *fills(1, "2"), *fills(1, "1")], 5)
     assert [event[:4] for event in events] == [(1, "1", 1, 5), (2, "2", 1, 5), (3, "1", 2, 5)]
     assert frames.decode(events[1].body) == {"type": "trade", "seq": 2, "data": {"traded_id": 0, "text": ""}}
     assert [journal.newest_of(account) for account in (None, "1", "2", "3")] == [3, 2, 1, 0]
@@ -116,7 +124,7 @@ def test_a_commit_waits_for_the_disk(open_journal: Open) -> None:
 
 def test_a_replay_gives_what_was_published_byte_for_byte(open_journal: Open) -> None:
     journal = open_journal()
-    events = journal.append(fills(3), 0)
+    events = append(journal, fills(3), 0)
     chunk = journal.read(1, None)
     assert chunk.body == frames.encode([msgspec.Raw(event.body) for event in events[1:]])
     assert (chunk.last, chunk.more) == (3, False)
@@ -124,7 +132,7 @@ def test_a_replay_gives_what_was_published_byte_for_byte(open_journal: Open) -> 
 
 def test_a_replay_of_one_account_goes_by_the_numbers_of_its_events(open_journal: Open) -> None:
     journal = open_journal()
-    journal.append([*fills(2, "1"), *fills(2, "2"), *fills(1, "1")], 0)
+    append(journal, [*fills(2, "1"), *fills(2, "2"), *fills(1, "1")], 0)
     assert seqs(journal, 0, "1") == [1, 2, 5]
     assert seqs(journal, 1, "2") == [4]
     assert seqs(journal, 3, "1") == []
@@ -136,19 +144,19 @@ def test_a_replay_of_one_account_goes_by_the_numbers_of_its_events(open_journal:
 
 def test_events_and_their_numbers_survive_a_restart(open_journal: Open) -> None:
     journal = open_journal()
-    journal.append(fills(2), 0)
+    append(journal, fills(2), 0)
     journal.close()
     journal = open_journal()
     assert journal.newest == 2
     assert seqs(journal, 0) == [1, 2]
-    assert journal.append(fills(1), 0)[0][:3] == (3, "1", 3)
-    assert journal.append(fills(1, "2"), 0)[0][:3] == (4, "2", 1)
+    assert append(journal, fills(1), 0)[0][:3] == (3, "1", 3)
+    assert append(journal, fills(1, "2"), 0)[0][:3] == (4, "2", 1)
 
 
 def test_a_number_is_not_given_again_after_every_event_was_pruned(open_journal: Open) -> None:
     journal = open_journal()
-    journal.append(fills(3), 0)
-    journal.append(fills(1, "2"), 31 * DAY_MS)
+    append(journal, fills(3), 0)
+    append(journal, fills(1, "2"), 31 * DAY_MS)
     prune(journal, 62 * DAY_MS)
     assert seqs(journal, 4) == []
     journal.close()
@@ -156,13 +164,13 @@ def test_a_number_is_not_given_again_after_every_event_was_pruned(open_journal: 
     assert (journal.newest, journal.newest_of("1")) == (4, 3)
     assert [allows(journal, after) for after in (3, 4)] == [False, True]
     assert [allows(journal, after, "1") for after in (2, 3)] == [False, True]
-    assert journal.append(fills(1), 0)[0][:3] == (5, "1", 4)
+    assert append(journal, fills(1), 0)[0][:3] == (5, "1", 4)
 
 
 def test_pruning_deletes_what_is_older_than_its_days_and_no_more(open_journal: Open) -> None:
     journal = open_journal()
     for day in range(3):
-        journal.append([*fills(1), *fills(1, "2")], day * DAY_MS)
+        append(journal, [*fills(1), *fills(1, "2")], day * DAY_MS)
     prune(journal, 31 * DAY_MS)
     assert [allows(journal, after) for after in (1, 2)] == [False, True]
     assert [allows(journal, after, "2") for after in (0, 1)] == [False, True]
@@ -173,7 +181,7 @@ def test_pruning_deletes_what_is_older_than_its_days_and_no_more(open_journal: O
 def test_a_clock_that_was_set_back_does_not_punch_a_hole(open_journal: Open) -> None:
     journal = open_journal()
     for time_ms in (40 * DAY_MS, 0, 40 * DAY_MS):
-        journal.append(fills(1), time_ms)
+        append(journal, fills(1), time_ms)
     prune(journal, 41 * DAY_MS)
     assert allows(journal, 0)
     assert seqs(journal, 0) == [1, 2, 3]
@@ -181,13 +189,13 @@ def test_a_clock_that_was_set_back_does_not_punch_a_hole(open_journal: Open) -> 
 
 def test_positions_outside_the_journal_are_not_had(open_journal: Open) -> None:
     journal = open_journal()
-    journal.append(fills(2), 0)
+    append(journal, fills(2), 0)
     assert [allows(journal, after) for after in (-1, 0, 1, 2, 3)] == [False, True, True, True, False]
 
 
 def test_a_replay_does_not_step_over_a_hole(open_journal: Open, path: Path) -> None:
     journal = open_journal()
-    journal.append([*fills(2, "1"), *fills(4, "2")], 0)
+    append(journal, [*fills(2, "1"), *fills(4, "2")], 0)
     journal.close()
     with closing(sqlite3.connect(path)) as database:
         database.execute("DELETE FROM event WHERE seq = 4")
@@ -202,7 +210,7 @@ def test_a_replay_does_not_step_over_a_hole(open_journal: Open, path: Path) -> N
 
 def test_a_long_replay_comes_in_chunks_of_a_thousand(open_journal: Open) -> None:
     journal = open_journal()
-    journal.append(fills(CHUNK_EVENTS + 1), 0)
+    append(journal, fills(CHUNK_EVENTS + 1), 0)
     first = journal.read(0, None)
     assert (first.last, first.more, len(frames.decode(first.body))) == (CHUNK_EVENTS, True, CHUNK_EVENTS)
     rest = journal.read(first.last, None)
@@ -211,7 +219,7 @@ def test_a_long_replay_comes_in_chunks_of_a_thousand(open_journal: Open) -> None
 
 def test_a_replay_of_large_events_comes_in_chunks_of_bounded_size(open_journal: Open) -> None:
     journal = open_journal()
-    journal.append([*fills(5, text="x" * 200_000), *fills(1, text="x" * (CHUNK_BYTES + 1)), *fills(1)], 0)
+    append(journal, [*fills(5, text="x" * 200_000), *fills(1, text="x" * (CHUNK_BYTES + 1)), *fills(1)], 0)
     after, sizes = 0, []
     while True:
         chunk = journal.read(after, None)
@@ -225,11 +233,11 @@ def test_a_replay_of_large_events_comes_in_chunks_of_bounded_size(open_journal: 
 
 def test_a_full_disk_loses_no_event_and_says_so_once(open_journal: Open, caplog: pytest.LogCaptureFixture) -> None:
     journal = open_journal()
-    journal.append(fills(1), 0)
+    append(journal, fills(1), 0)
     limit_disk(journal, 1)
     with caplog.at_level(logging.WARNING):
-        published = journal.append(fills(2, "1", "x" * 5000), 0)
-        published += journal.append(fills(1, "2", "x" * 5000), 0)
+        published = append(journal, fills(2, "1", "x" * 5000), 0)
+        published += append(journal, fills(1, "2", "x" * 5000), 0)
         journal.save()
         assert [event.seq for event in published] == [2, 3, 4]
         assert [frames.decode(event.body)["journaled"] for event in published] == [False] * 3
@@ -246,7 +254,7 @@ def test_a_full_disk_loses_no_event_and_says_so_once(open_journal: Open, caplog:
         limit_disk(journal, 1_000_000)
         journal.save()
         assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
-    assert "journaled" not in frames.decode(journal.append(fills(1), 0)[0].body)
+    assert "journaled" not in frames.decode(append(journal, fills(1), 0)[0].body)
     journal.close()
     journal = open_journal()
     assert seqs(journal, 0) == [1, 2, 3, 4, 5]
@@ -257,9 +265,9 @@ def test_a_full_disk_loses_no_event_and_says_so_once(open_journal: Open, caplog:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a process's files")
 def test_a_disk_that_is_full_at_the_commit_loses_no_event(open_journal: Open, path: Path) -> None:
     journal = open_journal()
-    journal.append(fills(1), 0)
+    append(journal, fills(1), 0)
     with no_room_at_the_commit(path):
-        assert journal.append(fills(2), 0)[1].number == 3
+        assert append(journal, fills(2), 0)[1].number == 3
         assert journal.failure is not None
         journal.save()
         assert seqs(journal, 0) == [1, 2, 3]
@@ -274,7 +282,7 @@ def test_a_lock_of_somebody_else_holds_up_nothing_and_loses_no_event(open_journa
     assert journal._database.execute("PRAGMA busy_timeout").fetchone() == (0,)
     with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
         stranger.execute("BEGIN IMMEDIATE")
-        (event,) = journal.append(fills(1), 0)
+        (event,) = append(journal, fills(1), 0)
         assert journal.failure == "database is locked"
         assert not frames.decode(event.body)["journaled"]
         stranger.execute("COMMIT")
@@ -286,9 +294,9 @@ def test_a_lock_of_somebody_else_holds_up_nothing_and_loses_no_event(open_journa
 def test_a_disk_that_takes_nothing_is_not_tried_for_every_event(open_journal: Open) -> None:
     journal = open_journal()
     limit_disk(journal, 1)
-    journal.append(fills(1, text="x" * 5000), 0)
+    append(journal, fills(1, text="x" * 5000), 0)
     limit_disk(journal, 1_000_000)
-    journal.append(fills(1), 0)
+    append(journal, fills(1), 0)
     assert journal.failure is not None
     journal.save()
     assert journal.failure is None
@@ -300,20 +308,20 @@ def test_what_has_waited_long_is_written_in_parts(open_journal: Open, monkeypatc
     monkeypatch.setattr(journal_module, "BATCH_EVENTS", 2)
     journal = open_journal()
     limit_disk(journal, 1)
-    journal.append(fills(5, text="x" * 5000), 0)
+    append(journal, fills(5, text="x" * 5000), 0)
     assert not journal.catching_up
     limit_disk(journal, 1_000_000)
     journal.save()
     assert journal.catching_up
     # Events that come meanwhile are behind them.
-    events = journal.append(fills(1), 0)
+    events = append(journal, fills(1), 0)
     assert [event.get("journaled", True) for event in replay(journal, 0)] == [True] * 4 + [False] * 2
-    events += journal.append(fills(3), 0)
+    events += append(journal, fills(3), 0)
     assert [frames.decode(event.body).get("journaled", True) for event in events] == [False] * 4
-    journal.append(fills(1), 0)
+    append(journal, fills(1), 0)
     while journal.catching_up:
         journal.save()
-    events = journal.append(fills(3), 0)
+    events = append(journal, fills(3), 0)
     assert [frames.decode(event.body).get("journaled", True) for event in events] == [True, True, False]
     journal.close()
     assert seqs(open_journal(), 0) == list(range(1, 14))
@@ -323,7 +331,7 @@ def test_what_has_waited_for_the_end_is_written_then(open_journal: Open, monkeyp
     monkeypatch.setattr(journal_module, "BATCH_EVENTS", 2)
     journal = open_journal()
     limit_disk(journal, 1)
-    journal.append(fills(5, text="x" * 5000), 0)
+    append(journal, fills(5, text="x" * 5000), 0)
     limit_disk(journal, 1_000_000)
     journal.close()
     assert seqs(open_journal(), 0) == [1, 2, 3, 4, 5]
@@ -333,9 +341,9 @@ def test_closing_on_a_full_disk_names_the_events_that_are_lost(
     open_journal: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = open_journal()
-    journal.append(fills(1), 0)
+    append(journal, fills(1), 0)
     limit_disk(journal, 1)
-    journal.append(fills(2, text="x" * 5000), 0)
+    append(journal, fills(2, text="x" * 5000), 0)
     journal.close()
     assert "without seq 2 to 3" in caplog.text
     journal = open_journal()
@@ -346,12 +354,13 @@ def test_closing_on_a_full_disk_names_the_events_that_are_lost(
 def test_what_waits_for_a_full_disk_is_bounded_and_its_loss_is_admitted(
     open_journal: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(journal_module, "MAX_UNSAVED", 2)
     journal = open_journal()
-    journal.append(fills(1), 0)
+    append(journal, fills(1), 0)
+    # Two events of five kilobytes each.
+    monkeypatch.setattr(journal_module, "MAX_UNSAVED_BYTES", 2 * (5000 + journal_module.EVENT_BYTES + 100))
     limit_disk(journal, 1)
-    assert len(journal.append(fills(3, text="x" * 5000), 0)) == 3
-    journal.append(fills(1, "2"), 0)
+    assert len(append(journal, fills(3, text="x" * 5000), 0)) == 3
+    append(journal, fills(1, "2", text="x" * 5000), 0)
     assert [allows(journal, after) for after in (0, 2, 3)] == [False, False, True]
     assert [allows(journal, after, "1") for after in (0, 2, 3)] == [False, False, True]
     assert seqs(journal, 3) == [4, 5]
@@ -368,9 +377,9 @@ def test_what_waits_for_a_full_disk_is_bounded_and_its_loss_is_admitted(
 
 def test_pruning_while_the_disk_is_full_keeps_what_waits_in_memory(open_journal: Open) -> None:
     journal = open_journal()
-    journal.append(fills(1), 0)
+    append(journal, fills(1), 0)
     limit_disk(journal, 1)
-    journal.append(fills(2, text="x" * 5000), 40 * DAY_MS)
+    append(journal, fills(2, text="x" * 5000), 40 * DAY_MS)
     assert not journal.prune(40 * DAY_MS)
     assert seqs(journal, 0) == [1, 2, 3]
     limit_disk(journal, 1_000_000)
@@ -383,8 +392,8 @@ def test_pruning_while_the_disk_is_full_keeps_what_waits_in_memory(open_journal:
 def test_old_events_go_by_slices(open_journal: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "PRUNE_EVENTS", 2)
     journal = open_journal()
-    journal.append(fills(5), 0)
-    journal.append(fills(2), 40 * DAY_MS)
+    append(journal, fills(5), 0)
+    append(journal, fills(2), 40 * DAY_MS)
     assert journal.prune(40 * DAY_MS)
     assert [allows(journal, after) for after in (1, 2)] == [False, True]
     prune(journal, 40 * DAY_MS)
@@ -396,7 +405,7 @@ def test_pruning_that_fails_is_told_once_and_deletes_nothing(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = open_journal()
-    journal.append(fills(1), 0)
+    append(journal, fills(1), 0)
     with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
         stranger.execute("BEGIN IMMEDIATE")
         assert not journal.prune(40 * DAY_MS)
@@ -413,7 +422,7 @@ def test_a_journal_that_is_too_large_loses_its_oldest_events_and_gives_the_room_
 ) -> None:
     journal = open_journal(max_mb=2)
     for _ in range(10):
-        journal.append([*fills(1000, "1", "x" * 400), *fills(5, "2", "x" * 400)], 0)
+        append(journal, [*fills(1000, "1", "x" * 400), *fills(5, "2", "x" * 400)], 0)
     # Slices, but not a page at a time.
     assert 5 < prune(journal, 0) < 30
     oldest = journal.oldest()
@@ -427,43 +436,90 @@ def test_a_journal_that_is_too_large_loses_its_oldest_events_and_gives_the_room_
     assert path.stat().st_size < 3.1 * 1024 * 1024
     journal = open_journal(max_mb=2)
     assert journal.oldest() == oldest
-    assert journal.append(fills(1, "2"), 0)[0][:3] == (10051, "2", 51)
+    assert append(journal, fills(1, "2"), 0)[0][:3] == (10051, "2", 51)
 
 
 def test_a_journal_without_a_limit_keeps_everything(open_journal: Open) -> None:
     journal = open_journal(max_mb=0)
-    journal.append(fills(1000, text="x" * 2000), 0)
+    append(journal, fills(1000, text="x" * 2000), 0)
     assert prune(journal, 0) == 1
     assert journal.oldest() == 0
 
 
-def test_the_log_is_carried_over_into_the_file_when_there_is_enough_of_it(open_journal: Open, path: Path) -> None:
+def log_bytes(path: Path) -> int:
+    return path.with_name(f"{path.name}-wal").stat().st_size
+
+
+def test_the_log_is_carried_over_between_bursts_not_in_them(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     before = path.stat().st_size
     text = "x" * 10_000
-    journal.append(fills(CHECKPOINT_BYTES // len(text) - 10, text=text), 0)
-    journal.checkpoint()
+    append(journal, fills(CHECKPOINT_BYTES // len(text) - 50, text=text), 0)
+    journal.checkpoint(idle=True)
     assert path.stat().st_size == before
-    journal.append(fills(20, text=text), 0)
+    append(journal, fills(60, text=text), 0)
     assert path.stat().st_size == before, "in a commit that events wait for"
-    journal.checkpoint()
-    assert path.stat().st_size > CHECKPOINT_BYTES
-    # A log that was carried over is written anew from its start.
-    log = path.with_name(f"{path.name}-wal").stat().st_size
-    for _ in range(5):
-        journal.append(fills(CHECKPOINT_BYTES // len(text), text=text), 0)
-        journal.checkpoint()
-    assert path.with_name(f"{path.name}-wal").stat().st_size < 2 * log
+    # While events wait it may grow further, up to a limit.
+    journal.checkpoint(idle=False)
+    assert path.stat().st_size == before
+    append(journal, fills(CHECKPOINT_BYTES // len(text), text=text), 0)
+    assert log_bytes(path) > LOG_BYTES
+    journal.checkpoint(idle=False)
+    assert path.stat().st_size > LOG_BYTES * 0.9
+    assert log_bytes(path) == 0
+
+
+def test_the_log_of_small_commits_stays_small(open_journal: Open, path: Path) -> None:
+    journal = open_journal()
+    largest = 0
+    for _ in range(3000):
+        append(journal, fills(1, text="x" * 100), 0)
+        largest = max(largest, log_bytes(path))
+        journal.checkpoint(idle=True)
+    # Each wrote some pages, though its event is far smaller.
+    assert path.stat().st_size < CHECKPOINT_BYTES
+    assert CHECKPOINT_BYTES < largest < LOG_BYTES
+
+
+def test_the_log_stays_small_while_a_reader_has_the_file_open(open_journal: Open, path: Path) -> None:
+    journal = open_journal()
+    append(journal, fills(10), 0)
+    with Reader(path) as reader:
+        for _ in range(10):
+            append(journal, fills(100, text="x" * 5000), 0)
+            next(iter(reader.rows()))
+            journal.checkpoint(idle=True)
+            assert log_bytes(path) < LOG_BYTES
+
+
+def test_a_program_that_reads_without_an_end_is_told(
+    open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "LARGE_LOG_BYTES", 3 * CHECKPOINT_BYTES)
+    journal = open_journal()
+    append(journal, fills(10), 0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM event").fetchall()
+        for _ in range(10):
+            append(journal, fills(200, text="x" * 5000), 0)
+            journal.checkpoint(idle=True)
+    assert journal.failure is None
+    assert caplog.text.count("has been reading the file without a pause") == 1
+    # Afterwards it is emptied at once.
+    append(journal, fills(400, text="x" * 5000), 0)
+    journal.checkpoint(idle=True)
+    assert log_bytes(path) == 0
 
 
 def test_what_is_deleted_does_not_let_the_log_grow(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     for _ in range(10):
-        journal.append(fills(1000, text="x" * 1000), 0)
-        journal.checkpoint()
+        append(journal, fills(1000, text="x" * 1000), 0)
+        journal.checkpoint(idle=True)
     while journal.prune(31 * 24 * 3600 * 1000):
-        journal.checkpoint()
-    assert path.with_name(f"{path.name}-wal").stat().st_size < 4 * CHECKPOINT_BYTES
+        journal.checkpoint(idle=True)
+    assert log_bytes(path) < 2 * CHECKPOINT_BYTES
 
 
 def test_a_log_that_cannot_be_carried_over_is_told_once(
@@ -483,8 +539,8 @@ def test_a_log_that_cannot_be_carried_over_is_told_once(
 
     journal._database = Failing()  # type: ignore[assignment]
     for _ in range(3):
-        journal.append(fills(300, text="x" * 10_000), 0)
-        journal.checkpoint()
+        append(journal, fills(300, text="x" * 10_000), 0)
+        journal.checkpoint(idle=True)
     assert journal.failure is None
     assert caplog.text.count("cannot be carried over: database or disk is full") == 1
     assert journal.read(0).last > 0
@@ -500,27 +556,221 @@ def test_a_second_feeder_in_the_same_folder_is_refused(open_journal: Open, path:
     Journal(other, days=30).close()
 
 
-def test_a_file_that_cannot_be_used_is_left_to_another_try(path: Path) -> None:
-    path.parent.mkdir()
-    path.write_text("not a database", encoding="utf-8")
-    for _ in range(2):
-        with pytest.raises(ConfigError, match="cannot use the trade journal"):
-            Journal(path, days=30)
+def set_aside(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.name}.damaged-*"))
 
 
-@pytest.mark.parametrize("at", [0, 100, 4096])
-def test_a_file_that_is_no_journal_or_damaged_is_refused_and_left_as_it_is(
-    open_journal: Open, path: Path, at: int
+@pytest.mark.parametrize("at", [0, 20, 100, 4096])
+def test_a_damaged_file_is_set_aside_as_it_is_and_a_new_journal_begins(
+    open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture, at: int
 ) -> None:
     journal = open_journal()
-    journal.append(fills(100), 0)
+    journal.begin_life(1000)
+    append(journal, fills(100), 0)
     journal.close()
+    assert journal.note is None
     damaged = bytearray(path.read_bytes())
     damaged[at:] = (b"not a database, and long enough" * len(damaged))[: len(damaged) - at]
     path.write_bytes(damaged)
-    with pytest.raises(ConfigError, match=r"cannot use the trade journal .*(not a database|malformed)"):
+    journal = open_journal()
+    (aside,) = set_aside(path)
+    assert aside.read_bytes() == damaged
+    assert f"is now {aside.name}" in caplog.text
+    assert str(journal.note).startswith(f"a damaged journal was set aside: {aside.name}")
+    assert (journal.newest, journal.oldest()) == (0, 0)
+    # Positions of the old one are refused.
+    assert not allows(journal, 100)
+    assert not journal.has(0, None, 1000, exact=False)
+    assert append(journal, fills(1), 0)[0].seq == 1
+    journal.close()
+    # Told until it has been moved away.
+    assert aside.name in str(open_journal().note)
+
+
+def test_nothing_of_a_damaged_file_is_taken_for_the_new_journals(open_journal: Open, path: Path) -> None:
+    journal = open_journal()
+    journal.begin_life(1000)
+    append(journal, fills(300), 0)
+    journal.close()
+    with closing(sqlite3.connect(path)) as database:
+        (index,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'event_account'").fetchone()
+    with path.open("r+b") as file:
+        file.seek((index - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    journal = open_journal()
+    assert len(set_aside(path)) == 1
+    # The lives could be read before the damage was met.
+    assert not journal.has(0, None, 1000, exact=False)
+    # The clock may have been set back since.
+    assert journal.begin_life(500) == 1001
+
+
+def test_a_note_of_a_damaged_journal_ends_when_the_file_is_moved_away(open_journal: Open, path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("not a database", encoding="utf-8")
+    journal = open_journal()
+    assert journal.note is not None
+    journal.close()
+    (aside,) = set_aside(path)
+    aside.unlink()
+    assert open_journal().note is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("CREATE TABLE theirs (a)", id="another-program"),
+        pytest.param("CREATE TABLE event (a)", id="other-columns"),
+        pytest.param("CREATE TABLE theirs (a); PRAGMA user_version=1", id="our-version-without-tables"),
+        pytest.param("CREATE TABLE theirs (a); PRAGMA user_version=99", id="another-program-with-a-version"),
+    ],
+)
+def test_the_database_of_another_program_is_set_aside(open_journal: Open, path: Path, content: str) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as theirs:
+        theirs.executescript(content)
+    before = theirs_dump(path)
+    journal = open_journal()
+    assert append(journal, fills(1), 0)[0].seq == 1
+    (aside,) = set_aside(path)
+    assert theirs_dump(aside) == before
+
+
+def theirs_dump(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as database:
+        return list(database.iterdump())
+
+
+@pytest.mark.parametrize("at", [0, 100, 4096])
+def test_what_only_the_log_has_is_kept_with_a_damaged_file(open_journal: Open, path: Path, at: int) -> None:
+    journal = open_journal()
+    append(journal, fills(100), 0)
+    journal.close()
+    journal = open_journal()
+    append(journal, fills(1, text="only in the log"), 0)
+    log = path.with_name(f"{path.name}-wal")
+    kept = {path: bytearray(path.read_bytes()), log: log.read_bytes()}
+    journal.close()
+    kept[path][at : at + 4096] = b"damage" * 682 + b"dama"
+    for file, content in kept.items():
+        file.write_bytes(content)
+    journal = open_journal()
+    found = [path, log, *set_aside(path)]
+    assert any(b"only in the log" in file.read_bytes() for file in found if file.exists())
+    assert append(journal, fills(1), 0)
+
+
+def test_files_beside_a_damaged_one_are_set_aside_with_it(path: Path) -> None:
+    path.parent.mkdir()
+    names = ["", "-wal", "-shm", "-journal"]
+    for name in names:
+        path.with_name(path.name + name).write_text(f"is {name}", encoding="utf-8")
+    aside = journal_module._set_aside(path)
+    assert [aside.with_name(aside.name + name).read_text(encoding="utf-8") for name in names] == [
+        f"is {name}" for name in names
+    ]
+    assert len(list(path.parent.iterdir())) == len(names)
+
+
+def test_two_damaged_files_of_one_second_get_two_names(open_journal: Open, path: Path) -> None:
+    path.parent.mkdir()
+    for number in range(3):
+        path.write_text(f"not a database {number}", encoding="utf-8")
+        open_journal().close()
+        path.unlink()
+    texts = {found.read_text(encoding="utf-8") for found in set_aside(path)}
+    assert texts == {f"not a database {number}" for number in range(3)}
+
+
+def test_a_damaged_lock_does_not_keep_a_feeder_out(open_journal: Open, path: Path) -> None:
+    path.parent.mkdir()
+    (path.parent / "feeder.lock").write_text(
+        "not a database, and long enough to be read as one" * 100, encoding="utf-8"
+    )
+    open_journal()
+    with pytest.raises(ConfigError, match=r"another feeder"):
         Journal(path, days=30)
-    assert path.read_bytes() == damaged
+
+
+def test_a_life_that_cannot_be_read_costs_the_positions_seen_in_it(
+    open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for life in (100, 200, 300):
+        journal = open_journal()
+        journal.begin_life(life)
+        append(journal, fills(2), 0)
+        journal.close()
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE lives SET numbers = x'c1' WHERE epoch = 200")
+    journal = open_journal()
+    assert [journal.has(1, None, life, exact=False) for life in (100, 200, 300)] == [False, False, True]
+    assert "a life of the feeder that cannot be read" in caplog.text
+    assert seqs(journal, 0) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_damaged_page_costs_the_replays_that_need_it_only(open_journal: Open, path: Path) -> None:
+    journal = open_journal()
+    append(journal, fills(200, text="x" * 500), 0)
+    journal.close()
+    with closing(sqlite3.connect(path)) as database:
+        (root,) = database.execute("SELECT rootpage FROM sqlite_master WHERE name = 'event'").fetchone()
+        leaf = int.from_bytes(path.read_bytes()[(root - 1) * 4096 + 12 :][:2], "big")
+        page = int.from_bytes(path.read_bytes()[(root - 1) * 4096 + leaf :][:4], "big")
+    with path.open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    journal = open_journal()
+    with pytest.raises(sqlite3.DatabaseError, match="malformed"):
+        replay(journal, 0)
+    assert append(journal, fills(1), 0)[0].seq == 201
+    assert journal.failure is None
+    assert seqs(journal, 150) == list(range(151, 202))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_only_the_owner_may_read_the_files_of_a_journal(open_journal: Open, path: Path) -> None:
+    journal = open_journal()
+    append(journal, fills(1), 0)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert {found.name: stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()} == dict.fromkeys(
+        ["feeder.lock", path.name, f"{path.name}-shm", f"{path.name}-wal"], 0o600
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_files_that_others_could_read_are_taken_from_them(open_journal: Open, path: Path) -> None:
+    journal = open_journal()
+    append(journal, fills(1), 0)
+    kept = {name: path.with_name(name).read_bytes() for name in (path.name, f"{path.name}-wal", f"{path.name}-shm")}
+    journal.close()
+    # As a killed feeder of an older version left them.
+    for name, content in kept.items():
+        path.with_name(name).write_bytes(content)
+    path.parent.chmod(0o755)
+    for found in path.parent.iterdir():
+        found.chmod(0o644)
+    journal = open_journal()
+    assert seqs(journal, 0) == [1]
+    assert {stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()} == {0o600}
+    # A folder that was there already may hold other things too.
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+
+
+def test_positions_that_were_left_out_are_given_up_and_not_stepped_over(
+    open_journal: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal = open_journal()
+    events = journal.positions.give(fills(9), 0)
+    assert journal.append(events[:3]) == 3
+    assert journal.append(events[6:]) == 9
+    assert "from seq 4 on are given up" in caplog.text
+    assert "seq 4 to 6 were never written" in caplog.text
+    assert [allows(journal, after) for after in (3, 5, 6)] == [False, False, True]
+    assert [allows(journal, after, "1") for after in (5, 6)] == [False, True]
+    assert seqs(journal, 6) == [7, 8, 9]
+    journal.close()
+    journal = open_journal()
+    assert [allows(journal, after) for after in (5, 6)] == [False, True]
 
 
 def test_a_file_of_a_later_version_is_refused(open_journal: Open, path: Path) -> None:
@@ -556,9 +806,9 @@ def test_a_journal_of_the_first_version_is_converted(open_journal: Open, path: P
     journal = open_journal()
     assert journal.newest == 6
     assert [allows(journal, after) for after in (0, 1)] == [False, True]
-    assert [body for _, body in journal.since(0)] == bodies
+    assert [body for *_, body in journal.since(0)] == bodies
     assert [seqs(journal, 0, account) for account in "abc"] == [[3, 5], [2, 6], [4]]
-    assert journal.append(fills(1, "a"), 0)[0][:3] == (7, "a", 3)
+    assert append(journal, fills(1, "a"), 0)[0][:3] == (7, "a", 3)
     journal.close()
     journal = open_journal()
     assert seqs(journal, 1) == [2, 3, 4, 5, 6, 7]
@@ -569,7 +819,7 @@ def test_an_empty_journal_of_the_first_version_is_converted_and_goes_on(open_jou
     make_first_version(path, "ab", pruned=2)
     journal = open_journal()
     assert (journal.newest, journal.oldest()) == (2, 2)
-    assert journal.append(fills(1, "a"), 0)[0][:3] == (3, "a", 1)
+    assert append(journal, fills(1, "a"), 0)[0][:3] == (3, "a", 1)
 
 
 def test_a_conversion_that_fails_leaves_the_file_as_it_was(
@@ -606,12 +856,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_real_disk_that_is_full_loses_no_event_and_lets_a_feeder_start(disk: Path) -> None:
     path = disk / "journal-sim.sqlite3"
     with closing(Journal(path, days=30)) as journal:
-        journal.append(fills(1), 0)
+        append(journal, fills(1), 0)
     with (disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
         while ballast.write(bytes(4096)):
             pass
     with closing(Journal(path, days=30)) as journal:
-        events = journal.append(fills(20, text="x" * 1000), 0)
+        events = append(journal, fills(20, text="x" * 1000), 0)
         assert journal.failure is not None
         assert not any(frames.decode(event.body)["journaled"] for event in events)
         assert seqs(journal, 0) == list(range(1, 22))
@@ -628,14 +878,14 @@ def test_a_feeder_that_starts_on_a_full_disk_goes_without_readers(
 ) -> None:
     resource = pytest.importorskip("resource")
     journal = open_journal()
-    journal.append(fills(2), 0)
+    append(journal, fills(2), 0)
     journal.close()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
         journal = open_journal()
         assert seqs(journal, 0) == [1, 2]
-        assert not frames.decode(journal.append(fills(1), 0)[0].body)["journaled"]
+        assert not frames.decode(append(journal, fills(1), 0)[0].body)["journaled"]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert "cannot be looked at" in caplog.text
@@ -660,8 +910,8 @@ def test_closing_twice_is_harmless(open_journal: Open) -> None:
 def test_events_since_a_time_come_oldest_first_with_their_times(open_journal: Open) -> None:
     journal = open_journal()
     for day in (1, 2, 3):
-        journal.append(fills(2, account=str(day)), day * DAY_MS)
-    since = [(time_ms, frames.decode(body)["seq"]) for time_ms, body in journal.since(2 * DAY_MS)]
+        append(journal, fills(2, account=str(day)), day * DAY_MS)
+    since = [(time_ms, frames.decode(body)["seq"]) for _, time_ms, body in journal.since(2 * DAY_MS)]
     assert since == [(2 * DAY_MS, 3), (2 * DAY_MS, 4), (3 * DAY_MS, 5), (3 * DAY_MS, 6)]
 
 
@@ -685,7 +935,7 @@ def test_life_that_cannot_be_written_begins_all_the_same(
         other.execute("BEGIN IMMEDIATE")
         assert journal.begin_life(1000) == 1000
     assert "epoch" in caplog.text
-    journal.append(fills(1), 0)
+    append(journal, fills(1), 0)
     journal.close()
     journal = open_journal()
     assert journal.has(0, None, 1000, exact=False)
@@ -700,7 +950,7 @@ def test_a_file_that_is_not_where_it_was_is_a_failure_until_it_is_back(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     journal = open_journal()
-    journal.append(fills(2), 0)
+    append(journal, fills(2), 0)
     moved, away = (path.parent if how == "folder" else path), path.parents[1] / "away"
     moved.rename(away)
     if how != "removed":
@@ -713,7 +963,7 @@ def test_a_file_that_is_not_where_it_was_is_a_failure_until_it_is_back(
         "folder": "removed: Not a directory",
     }
     assert journal.failure == f"{path} has been {why[how]}"
-    (event,) = journal.append(fills(1), 0)
+    (event,) = append(journal, fills(1), 0)
     assert frames.decode(event.body)["journaled"] is False
     assert [event["seq"] for event in frames.decode(journal.read(0).body)] == [1, 2, 3]
     moved.unlink(missing_ok=True)
@@ -761,12 +1011,12 @@ def test_a_life_that_could_not_be_written_is_written_later_though_nothing_happen
 def test_what_died_is_known_though_all_that_came_since_was_pruned(open_journal: Open) -> None:
     journal = open_journal()
     journal.begin_life(100)
-    journal.append(fills(5), 0)
+    append(journal, fills(5), 0)
     journal.close()
     # A life that had five more, and died with them.
     journal = open_journal()
     journal.begin_life(200)
-    journal.append(fills(5), 0)
+    append(journal, fills(5), 0)
     prune(journal, 40 * DAY_MS)
     for account in (None, "1"):
         assert journal.oldest(account) == 10
@@ -778,7 +1028,7 @@ def test_what_died_is_known_though_all_that_came_since_was_pruned(open_journal: 
 def test_a_position_that_was_seen_in_a_life_has_to_have_outlived_it(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     journal.begin_life(100)
-    journal.append([*fills(2, "1"), *fills(2, "2"), *fills(1, "1")], 0)
+    append(journal, [*fills(2, "1"), *fills(2, "2"), *fills(1, "1")], 0)
     journal.close()
     # As if the last two had never been on the disk.
     with closing(sqlite3.connect(path)) as database, database:
@@ -788,7 +1038,7 @@ def test_a_position_that_was_seen_in_a_life_has_to_have_outlived_it(open_journal
     journal = open_journal()
     journal.begin_life(200)
     for saved in (False, True):
-        journal.append(fills(2, "1"), 0)
+        append(journal, fills(2, "1"), 0)
         seen = {after: journal.has(after, None, 100, exact=True) for after in range(6)}
         assert seen == {0: True, 1: True, 2: True, 3: True, 4: False, 5: False}
         assert [journal.has(after, "1", 100, exact=True) for after in (2, 3)] == [True, False]

@@ -16,9 +16,11 @@ import msgspec
 import pytest
 import zmq
 
+from feeder import journal_thread as thread_module
 from feeder import publisher as publisher_module
 from feeder.app import Feeder, make_source
-from feeder.journal import Journal, Unsent
+from feeder.journal import Journal, Positions, Unsent
+from feeder.journal_thread import JournalThread
 from feeder.publisher import Publisher
 from feeder.source import DownloadRequest, Sink
 from qmt_bridge import sockets
@@ -222,14 +224,14 @@ def hold_up(publisher: Publisher) -> Iterator[None]:
 
 def limit_disk(publisher: Publisher, pages: int) -> None:
     """Let the journal grow to so many pages only; return when that holds."""
-    done = threading.Event()
+    statement = f"PRAGMA max_page_count={pages}"
+    publisher._journal.call(lambda journal: journal._database.execute(statement).fetchall(), SECONDS)
 
-    def limit() -> None:
-        publisher._journal._database.execute(f"PRAGMA max_page_count={pages}")
-        done.set()
 
-    publisher._put(limit)
-    assert done.wait(SECONDS)
+def save(publisher: Publisher) -> None:
+    """Have the journal try again, as it does once a second."""
+    publisher._journal.call(Journal.save, SECONDS)
+    publisher._journal.call(lambda journal: publisher._journal._tell_outcome(journal, journal.saved), SECONDS)
 
 
 # -- Demand and messages
@@ -671,8 +673,12 @@ def test_an_event_of_the_past_that_cannot_be_read_costs_itself_only(
 def test_a_position_that_is_too_old_is_refused_with_the_oldest_that_is_not(config: Config) -> None:
     path = journal_path(config.data_path, "hand")
     journal = Journal(path, days=30)
-    journal.append([Unsent(account, "order", msgspec.Raw(b"\x80")) for account in "1221"], 0)
-    journal.append([Unsent(account, "order", msgspec.Raw(b"\x80")) for account in "122"], time.time_ns() // 1_000_000)
+    journal.append(journal.positions.give([Unsent(account, "order", msgspec.Raw(b"\x80")) for account in "1221"], 0))
+    journal.append(
+        journal.positions.give(
+            [Unsent(account, "order", msgspec.Raw(b"\x80")) for account in "122"], time.time_ns() // 1_000_000
+        )
+    )
     journal.close()
     feeder = Feeder(config, HandSource())
     feeder.start()
@@ -702,7 +708,7 @@ def test_a_clock_that_jumps_ahead_deletes_nothing(config: Config, monkeypatch: p
 
     ahead = 400 * 24 * 3600 * 1_000_000_000
     monkeypatch.setattr(Journal, "prune", note)
-    monkeypatch.setattr(publisher_module, "PRUNE_SECONDS", 0.01)
+    monkeypatch.setattr(thread_module, "PRUNE_SECONDS", 0.01)
     clock = SimpleNamespace(time_ns=lambda: time.time_ns() + ahead, monotonic=time.monotonic, sleep=time.sleep)
     feeder.start()
     consumer = Consumer(feeder)
@@ -721,9 +727,9 @@ def test_a_clock_that_jumps_ahead_deletes_nothing(config: Config, monkeypatch: p
 
 def test_old_events_are_deleted_slice_by_slice(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("feeder.journal.PRUNE_EVENTS", 2)
-    monkeypatch.setattr(publisher_module, "PRUNE_SECONDS", 3600.0)
+    monkeypatch.setattr(thread_module, "PRUNE_SECONDS", 3600.0)
     journal = Journal(journal_path(config.data_path, "hand"), days=30)
-    journal.append([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 9, 0)
+    journal.append(journal.positions.give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 9, 0))
     journal.close()
     feeder = Feeder(config, HandSource())
     feeder.start()
@@ -819,7 +825,7 @@ def test_a_disk_that_takes_nothing_is_told_at_once_and_so_is_its_recovery(
     status = consumer.frame().data
     assert (status["journal"], status["trade_seq"], status["state"]) == ("database or disk is full", 1, "down")
     limit_disk(publisher, 1_000_000)
-    publisher._put(publisher._journal.save)
+    save(publisher)
     assert consumer.frame().data["journal"] is None
 
 
@@ -834,7 +840,7 @@ def test_what_has_waited_for_a_full_disk_is_written_without_another_heartbeat(
         source.sink.publish_trade("1", "order", {"text": "x" * 5000}, 1)
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 9)
     limit_disk(publisher, 1_000_000)
-    publisher._put(publisher._journal.save)
+    save(publisher)
     until(lambda: saved(config) == list(range(1, 10)))
 
 
@@ -843,7 +849,8 @@ def fall_asleep(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
     consumer.market.subscribe(STATUS_TOPIC.encode())
     consumer.frame()
     monkeypatch.setattr(publisher_module, "HEARTBEAT_SECONDS", 3600.0)
-    monkeypatch.setattr(publisher_module, "PRUNE_SECONDS", 3600.0)
+    monkeypatch.setattr(thread_module, "PRUNE_SECONDS", 3600.0)
+    monkeypatch.setattr(thread_module, "RETRY_SECONDS", 3600.0)
     # The last one.
     consumer.frame()
 
@@ -864,7 +871,13 @@ def test_a_burst_is_one_transaction_that_ends_before_its_first_event_is_publishe
     fall_asleep(consumer, monkeypatch)
     publisher = feeder.publisher
     done: list[str] = []
-    publisher._put(lambda: publisher._journal._database.set_trace_callback(lambda text: done.append(text.split()[0])))
+
+    def trace(journal: Journal) -> None:
+        journal._database.set_trace_callback(
+            lambda text: done.append(text.removeprefix("PRAGMA ").split("(")[0].split()[0])
+        )
+
+    publisher._journal.call(trace, SECONDS)
     transmit = publisher._transmit
 
     def note(*message: Any) -> None:
@@ -876,8 +889,12 @@ def test_a_burst_is_one_transaction_that_ends_before_its_first_event_is_publishe
         for number in range(100):
             source.sink.publish_trade(str(number % 2), "order", {"number": number, "text": "x" * 30_000}, 1)
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 100)
-    # The events, and of each account its newest number; the log is carried over when nobody waits for it.
-    assert done == ["BEGIN", "INSERT", "INSERT", "INSERT", "COMMIT", *["publish"] * 100, "PRAGMA"]
+    # The log is carried over when no event waits for it.
+    until(lambda: "wal_checkpoint" in done)
+    assert done.index("wal_checkpoint") > done.index("COMMIT")
+    # The events, and of each account its newest number.
+    written = ["BEGIN", "INSERT", "INSERT", "INSERT", "COMMIT"]
+    assert [what for what in done if what in {*written, "publish"}] == [*written, *["publish"] * 100]
 
 
 def test_the_epoch_is_later_than_that_of_the_life_before_whatever_the_clock_says(config: Config) -> None:
@@ -911,7 +928,7 @@ def test_events_are_kept_as_the_settings_say(config: Config, setting: str, value
     event = Unsent("1", "order", msgspec.Raw(frames.encode({"text": "x" * 4000})))
     now = time.time_ns() // 1_000_000
     for days in (3, 1):
-        journal.append([event] * 250, now - days * 24 * 3600 * 1000)
+        journal.append(journal.positions.give([event] * 250, now - days * 24 * 3600 * 1000))
     journal.close()
     feeder = Feeder(msgspec.structs.replace(config, **{setting: value}), HandSource())
     feeder.start()
@@ -1061,6 +1078,311 @@ def test_there_is_room_while_few_messages_and_trade_events_wait(source: HandSour
         source.sink.publish_trade("1", "order", {}, 1)
         assert not source.sink.wait_room(2, 0.01)
     assert source.sink.wait_room(1, SECONDS)
+
+
+# -- A disk that is slow, or does not answer
+
+
+class Disk:
+    """The disk under a journal, in the test's hand: it stops before a flush, and goes on when it is told."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self.stopped = threading.Event()
+        self._goes = threading.Event()
+        self._goes.set()
+        self._at = "COMMIT"
+        self._publisher = publisher
+        publisher._journal.call(self._take, SECONDS)
+
+    def _take(self, journal: Journal) -> None:
+        self._database = journal._database
+        journal._database = self  # type: ignore[assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    def execute(self, query: str, *values: Any) -> Any:
+        if query.startswith(self._at) and not self._goes.is_set():
+            self.stopped.set()
+            assert self._goes.wait(2 * SECONDS)
+        return self._database.execute(query, *values)
+
+    def stop(self, at: str = "COMMIT") -> None:
+        self._at = at
+        self.stopped.clear()
+        self._goes.clear()
+
+    def go(self) -> None:
+        self._goes.set()
+
+
+@pytest.fixture
+def disk(feeder: Feeder) -> Iterator[Disk]:
+    disk = Disk(feeder.publisher)
+    try:
+        yield disk
+    finally:
+        disk.go()
+
+
+def test_ticks_pass_while_a_flush_is_slow_and_its_event_waits_for_it(
+    feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk
+) -> None:
+    want(consumer, source)
+    listen_to_trades(consumer, feeder, source)
+    newest = consumer.catch_up(ALL_TRADES)[0].seq
+    disk.stop()
+    source.sink.publish_trade("1", "order", {"n": 1}, 1)
+    assert disk.stopped.wait(SECONDS)
+    source.sink.publish_trade("1", "order", {"n": 2}, 1)
+    for number in range(100):
+        source.publish(QUOTE, {"number": number})
+    assert [consumer.frame().data["number"] for _ in range(100)] == list(range(100))
+    # Neither the socket nor an answer has an event that is not on disk.
+    assert consumer.catch_up(ALL_TRADES)[0].seq == newest
+    assert not consumer.trade.poll(0)
+    disk.go()
+    events = [consumer.frame(consumer.trade).data for _ in range(2)]
+    assert [event["data"]["n"] for event in events] == [1, 2]
+    assert not any("journaled" in event for event in events)
+
+
+def test_the_heartbeat_is_not_ahead_of_what_was_published(
+    feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk
+) -> None:
+    consumer.market.subscribe(STATUS_TOPIC.encode())
+    consumer.frame()
+    disk.stop()
+    source.sink.publish_trade("1", "order", {}, 1)
+    assert disk.stopped.wait(SECONDS)
+    assert [(frame.data["trade_seq"], frame.data["journal"]) for frame in (consumer.frame(), consumer.frame())] == [
+        (0, None)
+    ] * 2
+    disk.go()
+    until(lambda: consumer.frame().data["trade_seq"] == 1)
+
+
+@pytest.mark.parametrize("statement", ["SELECT seq, body", "SELECT seq, time_ms", "PRAGMA wal_checkpoint"])
+def test_ticks_pass_while_a_read_a_prune_or_a_checkpoint_is_slow(
+    feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, statement: str
+) -> None:
+    want(consumer, source)
+    disk.stop(at=statement)
+    # The log is to be carried over as soon as no event waits.
+    feeder.publisher._journal.call(lambda journal: setattr(journal, "_carry_at", 0), SECONDS)
+    source.sink.publish_trade("1", "order", {}, 1)
+    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 1 or disk.stopped.is_set())
+    consumer.send(reply_encoder.encode(CatchUp(99, [ALL_TRADES], 0)))
+    assert disk.stopped.wait(SECONDS)
+    source.publish(QUOTE, {"number": 1})
+    assert consumer.frame().data["number"] == 1
+    disk.go()
+    state = topic_state_decoder.decode(consumer.receive())
+    assert (state.id, state.state, state.seq) == (99, "live", 1)
+
+
+def test_an_answer_comes_after_the_events_that_it_covers(
+    feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An answer of all events, which are published in several turns.
+    monkeypatch.setattr("feeder.journal.CHUNK_EVENTS", 5000)
+    done: list[object] = []
+    publisher = feeder.publisher
+    transmit, reply = publisher._transmit, publisher._reply
+
+    def note_event(socket: Any, topic: Topic, seq: int, *rest: Any) -> None:
+        done.extend([seq] if topic == trade_topic("1") else [])
+        transmit(socket, topic, seq, *rest)
+
+    def note_reply(peer: Any, state: Any) -> None:
+        done.append(("answer", state.seq))
+        reply(peer, state)
+
+    monkeypatch.setattr(publisher, "_transmit", note_event)
+    monkeypatch.setattr(publisher, "_reply", note_reply)
+    disk.stop()
+    source.sink.publish_trade("1", "order", {}, 1)
+    assert disk.stopped.wait(SECONDS)
+    for _ in range(3000):
+        source.sink.publish_trade("1", "order", {}, 1)
+    consumer.send(reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
+    # It was asked with the first event not on disk.
+    until(lambda: publisher._looking_up)
+    disk.go()
+    consumer.receive()
+    until(lambda: 3001 in done)
+    until(lambda: ("answer", 3001) in done)
+    (answer,) = [what for what in done if isinstance(what, tuple)]
+    assert done.index(answer) > done.index(answer[1])
+    assert [what for what in done if what != answer] == list(range(1, 3002))
+
+
+def test_events_are_published_marked_once_the_disk_has_not_answered_for_long(
+    config: Config,
+    feeder: Feeder,
+    source: HandSource,
+    consumer: Consumer,
+    disk: Disk,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(publisher_module, "HUNG_SECONDS", 0.3)
+    listen_to_trades(consumer, feeder, source)
+    consumer.market.subscribe(STATUS_TOPIC.encode())
+    start = consumer.catch_up(ALL_TRADES)[0].seq
+    disk.stop()
+    for number in range(2):
+        source.sink.publish_trade("1", "order", {"n": number}, 1)
+    events = [consumer.frame(consumer.trade).data for _ in range(2)]
+    source.sink.publish_trade("1", "order", {"n": 2}, 1)
+    events.append(consumer.frame(consumer.trade).data)
+    assert [(event["seq"], event.pop("journaled")) for event in events] == [
+        (start + number, False) for number in (1, 2, 3)
+    ]
+    until(lambda: "the disk has not answered for" in str(consumer.frame().data["journal"]))
+    # What it cannot read is told, not kept waiting.
+    (state,) = consumer.catch_up(ALL_TRADES, start)
+    assert (state.state, state.code, state.seq) == ("refused", "internal", start + 3)
+    assert "has not answered for" in str(state.error)
+    disk.go()
+    until(lambda: (status := consumer.frame().data)["journal"] is None and status["trade_seq"] == start + 3)
+    # Written after all, once, at the positions that were published.
+    (state,) = consumer.catch_up(ALL_TRADES, start)
+    assert frames.decode(state.body or b"") == events
+    source.sink.publish_trade("1", "order", {"n": 3}, 1)
+    event = consumer.frame(consumer.trade).data
+    assert (event["seq"], event.get("journaled")) == (start + 4, None)
+    assert saved(config) == list(range(1, start + 5))
+    assert [record.levelname for record in caplog.records if "answer" in record.message] == ["ERROR", "WARNING"]
+
+
+def test_events_that_a_hung_disk_has_no_room_for_are_published_marked(
+    feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(thread_module, "MAX_UNSAVED_BYTES", 2000)
+    listen_to_trades(consumer, feeder, source)
+    start = consumer.catch_up(ALL_TRADES)[0].seq
+    disk.stop()
+    source.sink.publish_trade("1", "order", {}, 1)
+    assert disk.stopped.wait(SECONDS)
+    for _ in range(20):
+        source.sink.publish_trade("1", "order", {}, 1)
+    until(lambda: feeder.publisher._given.newest == start + 21)
+    disk.go()
+    events = [consumer.frame(consumer.trade).data for _ in range(21)]
+    assert [event["seq"] for event in events] == list(range(start + 1, start + 22))
+    marks = ["journaled" in event for event in events]
+    assert marks == sorted(marks)
+    assert 2 < marks.count(True) < 20
+    source.sink.publish_trade("1", "order", {}, 1)
+    assert "journaled" not in consumer.frame(consumer.trade).data
+    # No replay steps over what was given up.
+    assert consumer.catch_up(ALL_TRADES, start)[0].state == "refused"
+    (state,) = consumer.catch_up(ALL_TRADES, start + 21)
+    assert [event["seq"] for event in frames.decode(state.body or b"")] == [start + 22]
+
+
+def test_what_is_left_out_is_marked_whatever_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_module, "MAX_UNSAVED_BYTES", 0)
+    thread = JournalThread(tmp_path / "journal.sqlite3", 30, 0, lambda _: None)
+    events = Positions(0, {}).give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 2, 0)
+    assert thread.write(events) == [events[0], events[1].marked()]
+
+
+@pytest.mark.parametrize("drain", [0.0, 1.0])
+def test_a_stop_while_a_flush_is_slow_loses_nothing(
+    config: Config, feeder: Feeder, source: HandSource, disk: Disk, monkeypatch: pytest.MonkeyPatch, drain: float
+) -> None:
+    monkeypatch.setattr(publisher_module, "DRAIN_SECONDS", drain)
+    disk.stop()
+    source.sink.publish_trade("1", "order", {}, 1)
+    assert disk.stopped.wait(SECONDS)
+    for _ in range(2000):
+        source.sink.publish_trade("1", "order", {}, 1)
+    stopping = threading.Thread(target=feeder.stop)
+    stopping.start()
+    until(lambda: feeder.publisher._stopping)
+    disk.go()
+    stopping.join(SECONDS)
+    assert saved(config) == list(range(1, 2002))
+
+
+def test_a_stop_while_the_disk_does_not_answer_ends_and_says_what_may_be_lost(
+    config: Config,
+    feeder: Feeder,
+    source: HandSource,
+    disk: Disk,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(publisher_module, "DRAIN_SECONDS", 0.05)
+    monkeypatch.setattr(publisher_module, "CLOSE_WARNING_SECONDS", 0.05)
+    monkeypatch.setattr(publisher_module, "CLOSE_SECONDS", 0.1)
+    disk.stop()
+    source.sink.publish_trade("1", "order", {}, 1)
+    assert disk.stopped.wait(SECONDS)
+    source.sink.publish_trade("1", "order", {}, 1)
+    feeder.stop()
+    told = [record.levelname for record in caplog.records if "seq 1 to 2 are not written" in record.message]
+    assert told == ["WARNING", "ERROR"]
+    # It answers after all.
+    disk.go()
+    feeder.publisher._journal._thread.join(SECONDS)
+    assert saved(config) == [1, 2]
+
+
+def test_past_events_come_in_pieces_to_any_thread(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feeder.journal.CHUNK_EVENTS", 2)
+
+    class Asking(HandSource):
+        def start(self, sink: Sink) -> None:
+            super().start(sink)
+            self.past = [event.seq for _, event in sink.past_trades(0)]
+
+    with alive(config) as (source, consumer):
+        for _ in range(5):
+            source.sink.publish_trade("1", "order", {}, 1)
+        life_at(consumer, 5)
+    source = Asking()
+    feeder = Feeder(config, source)
+    feeder.start()
+    try:
+        assert source.past == [1, 2, 3, 4, 5]
+        assert [event.seq for _, event in source.sink.past_trades(0)] == [1, 2, 3, 4, 5]
+        disk = Disk(feeder.publisher)
+        disk.stop(at="SELECT seq, time_ms, body")
+        monkeypatch.setattr(publisher_module, "HUNG_SECONDS", 0.1)
+        with pytest.raises(TimeoutError):
+            list(source.sink.past_trades(0))
+        disk.go()
+    finally:
+        feeder.stop()
+
+
+def test_a_failure_of_the_journals_thread_ends_the_feeder_with_an_error(
+    config: Config, feeder: Feeder, source: HandSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(Journal, "append", fail)
+    source.sink.publish_trade("1", "order", {}, 1)
+    assert feeder.wait(SECONDS)
+    assert isinstance(feeder.publisher.failure, RuntimeError)
+
+
+def test_a_damaged_journal_does_not_stop_the_feeder_and_is_told(config: Config) -> None:
+    path = journal_path(config.data_path, "hand")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("not a database", encoding="utf-8")
+    with alive(config) as (source, consumer):
+        consumer.market.subscribe(STATUS_TOPIC.encode())
+        status = consumer.frame().data
+        assert status["journal"] is None
+        assert "a damaged journal was set aside" in status["journal_note"]
+        (state,) = consumer.catch_up(ALL_TRADES, 5)
+        assert (state.code, state.seq) == ("resume_expired", 0)
+        want(consumer, source)
 
 
 # -- Beginning and end

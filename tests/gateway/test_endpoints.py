@@ -328,11 +328,15 @@ async def test_journal_that_cannot_be_read_ends_the_sockets_that_ask_for_it_and_
 async def test_position_older_than_the_retention_is_told_the_oldest_that_can_be_had(rig: Rig) -> None:
     rig.feeder.stop()
     journal = Journal(journal_path(rig.config.data_path, "hand"), days=30)
-    journal.append([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 4, 0)
-    journal.append([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 3, time.time_ns() // 1_000_000)
+    journal.append(journal.positions.give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 4, 0))
+    journal.append(
+        journal.positions.give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 3, time.time_ns() // 1_000_000)
+    )
     journal.close()
     rig.start_feeder()
-    await until(lambda: rig.feeder.publisher._journal.oldest() == 4, "the old events to be deleted")
+    await until(
+        lambda: rig.feeder.publisher._journal.call(Journal.oldest, DEADLINE) == 4, "the old events to be deleted"
+    )
     async with rig.connect(f"{TRADE_URL}&after=3") as client:
         frames = [await client.receive()]
         while frames[-1]["type"] != "subscribed":
@@ -383,7 +387,9 @@ async def test_another_journal_is_told_though_it_has_come_further(rig: Rig) -> N
         for file in rig.config.data_path.glob("journal-*"):
             file.unlink()
         journal = Journal(journal_path(rig.config.data_path, "hand"), days=30)
-        journal.append([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 5, time.time_ns() // 1_000_000)
+        journal.append(
+            journal.positions.give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 5, time.time_ns() // 1_000_000)
+        )
         journal.close()
         rig.start_feeder()
         while (told := await client.receive())["type"] != "error":
@@ -473,7 +479,7 @@ async def test_events_that_died_with_a_feeder_are_told_though_their_positions_ar
         publisher._transmit = lambda to, *rest: None if to is publisher._trade else transmit(to, *rest)  # type: ignore
         for number in range(5):
             rig.source.trade("order", order_id=number)
-        await until(lambda: publisher._journal.newest == 7, "the events")
+        await until(lambda: publisher._sent.newest == 7, "the events")
         publisher._transmit = transmit  # type: ignore[method-assign]
         while (told := await client.receive())["type"] != "error":
             assert told["type"] == "feed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any
 from urllib.parse import quote
 
@@ -15,15 +14,8 @@ from qmt_bridge.wire.messages import AccountState
 
 def limit_disk(rig: Rig, pages: int) -> None:
     """Let the feeder's journal grow to so many pages only; return when that holds."""
-    publisher = rig.feeder.publisher
-    done = threading.Event()
-
-    def limit() -> None:
-        publisher._journal._database.execute(f"PRAGMA max_page_count={pages}")
-        done.set()
-
-    publisher._put(limit)
-    assert done.wait(DEADLINE)
+    statement = f"PRAGMA max_page_count={pages}"
+    rig.feeder.publisher._journal.call(lambda journal: journal._database.execute(statement).fetchall(), DEADLINE)
 
 
 async def test_a_worker_is_not_ready_while_trade_events_cannot_be_written(rig: Rig) -> None:

@@ -1,0 +1,245 @@
+"""The thread that owns the journal, so that no tick waits for a disk: it commits, reads and deletes, and tells of it.
+
+The publisher's thread hands events and calls over, and hears of them through `tell`, in this order: an event is heard
+of once it is on disk (or cannot be written now), and an answer after every event that it covers.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from feeder.journal import BATCH_EVENTS, MAX_UNSAVED_BYTES, Event, Journal, Positions
+
+logger = logging.getLogger(__name__)
+
+Found = TypeVar("Found")
+
+# Between two looks for old events, between two slices of their deletion, and between two tries of a disk that fails.
+PRUNE_SECONDS = 1.0
+PRUNE_PAUSE_SECONDS = 0.02
+RETRY_SECONDS = 1.0
+# A disk that does not answer for so long takes nothing, until it does after all. A flush on a busy disk takes less.
+HUNG_SECONDS = 5.0
+
+_NS_PER_MS = 1_000_000
+
+
+class Written(NamedTuple):
+    """Events up to the position `last` are dealt with: they are on disk up to `saved`, else in memory.
+
+    `failure` is why the newest ones are not on disk; None while they are.
+    """
+
+    last: int
+    saved: int
+    failure: str | None
+
+
+class Opened(NamedTuple):
+    """What the journal says at the start: the epoch of this life, the newest positions, and a note for the operator."""
+
+    epoch: int
+    positions: Positions
+    note: str | None
+
+
+# What `tell` is called with: an outcome, what a call of `ask` has returned, or what has ended the thread.
+News = Written | Callable[[], None] | Exception
+
+
+class JournalThread:
+    """Runs a `Journal`. Its methods are for the publisher's thread, but for `call`; `tell` is called on its own."""
+
+    def __init__(self, path: Path, days: int, max_mb: int, tell: Callable[[News], None]) -> None:
+        self._make = partial(Journal, path, days, max_mb)
+        self._tell = tell
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._opened: Future[Opened] = Future()
+        # Calls, and None for "look at what waits".
+        self._calls: queue.SimpleQueue[Callable[[Journal], None] | None] = queue.SimpleQueue()
+        self._waiting: deque[Event] = deque()
+        # Bytes of events that were ever handed over, and taken: each counted by one thread.
+        self._handed = 0
+        self._taken = 0
+        # The newest position that was handed over, and the newest that was left out.
+        self._newest = 0
+        self._left_out = 0
+        self._closing = False
+        # When the call began (time.monotonic) that runs; None between calls.
+        self._began: float | None = None
+        self._told = Written(0, 0, None)
+
+    # -- The publisher's thread
+
+    def start(self, now_ns: int) -> Opened:
+        """Open the journal and begin a life of the feeder at `now_ns`; raise `ConfigError` if it cannot be opened."""
+        self._born_ns = now_ns
+        self._thread.start()
+        try:
+            return self._opened.result()
+        except BaseException:
+            self._thread.join()
+            raise
+
+    def write(self, events: Sequence[Event]) -> list[Event]:
+        """Have `events`, which follow those of the last call, written; `tell` is called with the outcome.
+
+        While the disk does not answer, no more than `MAX_UNSAVED_BYTES` wait; what comes then is given up. Return the
+        same events, marked if they are.
+        """
+        accepted = []
+        for event in events:
+            if self._handed - self._taken > MAX_UNSAVED_BYTES:
+                # The journal notices what is missing at the next event, and says so.
+                accepted.append(event.marked())
+                self._left_out = event.seq
+                continue
+            self._handed += event.size
+            self._newest = event.seq
+            self._waiting.append(event)
+            accepted.append(event)
+        self._calls.put(None)
+        return accepted
+
+    def ask(self, find: Callable[[Journal], Callable[[], None]]) -> None:
+        """Have `find` called, after everything that was handed over before; `tell` is called with what it returns."""
+        self._calls.put(lambda journal: self._tell(find(journal)))
+
+    def age(self, now: float) -> float:
+        """Return how many seconds the call that runs at `now` (time.monotonic) has taken; 0 between calls."""
+        began = self._began
+        return 0.0 if began is None else now - began
+
+    def stop(self, warn_after: float, timeout: float) -> bool:
+        """Write what waits and close the journal; return whether that was done within `timeout` seconds.
+
+        The log says after `warn_after` seconds what the disk still has to take, since a supervisor may not wait longer.
+        """
+        self._closing = True
+        self._calls.put(None)
+        if self._thread.ident is None:
+            return True
+        self._thread.join(warn_after)
+        for seconds, level in ((timeout - warn_after, logging.WARNING), (0.0, logging.ERROR)):
+            if self._thread.is_alive():
+                logger.log(level, "trade journal cannot be closed, the disk does not answer; %s", self._unwritten())
+                self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _unwritten(self) -> str:
+        first = self._told.saved + 1
+        return f"seq {first} to {self._newest} are not written" if first <= self._newest else "every event is written"
+
+    # -- Any thread
+
+    def call(self, find: Callable[[Journal], Found], timeout: float) -> Found:
+        """Return what `find` says of the journal; raise what it raises, or `TimeoutError` after `timeout` seconds."""
+        found: Future[Found] = Future()
+
+        def do(journal: Journal) -> None:
+            try:
+                found.set_result(find(journal))
+            except Exception as exc:
+                found.set_exception(exc)
+
+        self._calls.put(do)
+        return found.result(timeout)
+
+    # -- Its own thread
+
+    def _run(self) -> None:
+        try:
+            journal = self._make()
+            try:
+                epoch = journal.begin_life(self._born_ns)
+            except BaseException:
+                journal.close()
+                raise
+        except BaseException as exc:
+            self._opened.set_exception(exc)
+            return
+        self._told = Written(journal.newest, journal.saved, None)
+        self._opened.set_result(Opened(epoch, journal.positions, journal.note))
+        try:
+            try:
+                self._loop(journal, epoch)
+            finally:
+                self._time(journal.close)
+        except Exception as exc:
+            self._tell(exc)
+
+    def _loop(self, journal: Journal, epoch: int) -> None:
+        now = born = next_prune = time.monotonic()
+        next_retry = now + RETRY_SECONDS
+        while True:
+            # Looked at first: what was handed over before it was set is written below.
+            closing = self._closing
+            # A call finds everything in the journal that was handed over before it.
+            is_idle = not (self._waiting or journal.catching_up or closing)
+            calls = self._take_calls(min(next_prune, next_retry) - time.monotonic() if is_idle else 0.0)
+            self._write_waiting(journal)
+            for call in calls:
+                self._time(call, journal)
+                # A long row of calls does not hold up events.
+                self._write_waiting(journal)
+            if closing:
+                return
+            now = time.monotonic()
+            if journal.catching_up or now >= next_retry:
+                next_retry = now + RETRY_SECONDS
+                self._time(journal.save)
+                self._tell_outcome(journal, journal.saved)
+            if now >= next_prune:
+                # A clock that jumps ahead must not delete everything.
+                at_most = epoch + int((now - born) * 1e9)
+                more = self._time(journal.prune, min(time.time_ns(), at_most) // _NS_PER_MS)
+                next_prune = now + (PRUNE_PAUSE_SECONDS if more else PRUNE_SECONDS)
+            self._time(partial(journal.checkpoint, idle=not self._waiting))
+
+    def _take_calls(self, timeout: float) -> list[Callable[[Journal], None]]:
+        calls = []
+        try:
+            call = self._calls.get(timeout=timeout) if timeout > 0 else self._calls.get_nowait()
+            while True:
+                if call is not None:
+                    calls.append(call)
+                call = self._calls.get_nowait()
+        except queue.Empty:
+            return calls
+
+    def _write_waiting(self, journal: Journal) -> None:
+        """Commit what waits now, some thousand events at a time; each time the outcome is told at once."""
+        # Looked at first: everything before it waits already.
+        left_out = self._left_out
+        left = len(self._waiting)
+        while left:
+            batch = [self._waiting.popleft() for _ in range(min(left, BATCH_EVENTS))]
+            left -= len(batch)
+            saved = self._time(journal.append, batch)
+            self._taken += sum(event.size for event in batch)
+            self._tell_outcome(journal, saved)
+        if left_out > self._told.last:
+            self._tell_outcome(journal, journal.saved, left_out)
+
+    def _tell_outcome(self, journal: Journal, saved: int, left_out: int = 0) -> None:
+        told = Written(max(journal.newest, left_out), saved, journal.failure)
+        if told != self._told:
+            self._told = told
+            self._tell(told)
+
+    def _time(self, call: Callable[..., Found], *arguments: object) -> Found:
+        """Call something that may wait for the disk, so that its age can be seen."""
+        self._began = time.monotonic()
+        try:
+            return call(*arguments)
+        finally:
+            self._began = None
