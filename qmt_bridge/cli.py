@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 
-from qmt_bridge import __version__, log, supervisor
+from qmt_bridge import __version__, log, private, supervisor
 from qmt_bridge.config import (
     Config,
     choices,
@@ -433,7 +433,7 @@ def tape_export(file: Path, parquet: Path) -> None:
 
 @main.group()
 def journal() -> None:
-    """Look at the trade journal; the feeder may run meanwhile."""
+    """Look at the trade journal, and copy it; the feeder may run meanwhile."""
 
 
 def _which_journal(command: Command) -> Command:
@@ -499,6 +499,7 @@ def journal_export(
             # Whole or not there: half an export looks like all of it.
             part = out.with_name(f"{out.name}.part")
             try:
+                private.make_file(part)
                 with part.open("wb") as written:
                     written.writelines(lines)
                 part.replace(out)
@@ -509,6 +510,23 @@ def journal_export(
         raise
     except (QMTBridgeError, sqlite3.Error, OSError) as exc:
         _fail(exc)
+
+
+@journal.command("backup")
+@click.argument("out", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
+@_which_journal
+def journal_backup(config_file: Path | None, source: str | None, path: Path | None, out: Path, **flags: Any) -> None:
+    """Copy the journal to a new FILE while the feeder runs; a copy of its main file alone would lack the newest events.
+
+    The copy is a journal: list, export and verify take it with --file, and a feeder that is stopped begins with it
+    once it has the name and the folder of the old one, whose -wal and -shm must not lie there any more.
+    """
+    try:
+        with _open_journal(config_file, source, path, flags) as reader:
+            held = reader.backup(out)
+    except (ConfigError, sqlite3.Error, OSError) as exc:
+        _fail(exc)
+    click.echo(f"{out}: {held.events:,} events, {held.first} to {held.last}")
 
 
 @journal.command("verify")

@@ -1,19 +1,22 @@
 """The file of a trade journal (SQLite): its tables, and a view of it for who only looks.
 
 The feeder alone writes it (feeder/journal.py); a `Reader` never changes it, and may look at any time: it holds up
-nobody. Any thread, one at a time.
+nobody. Any thread, one at a time. While the feeder runs, the newest events are only in the file beside it whose name
+ends in ``-wal``: a copy of the main file alone is no journal, a copy by `Reader.backup` is.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
+from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import TradeEvent
@@ -181,6 +184,32 @@ class Reader:
         while rows := self._database.execute(query, (after, *values)).fetchall():
             yield from map(Row._make, rows)
             after = rows[-1][0]
+
+    def backup(self, out: Path) -> Holding:
+        """Copy the journal as it is at one instant to a new file, and return what the copy holds.
+
+        The copy is one file, which only its owner may read. Raise `ConfigError` if there is a file of that name
+        already, `sqlite3.Error` or `OSError` if the copy cannot be made; then nothing is left of it.
+        """
+        if out.exists():
+            raise ConfigError("file", f"{out} exists already")
+        part = out.with_name(f"{out.name}.part")
+        try:
+            part.unlink(missing_ok=True)
+            private.make_file(part)
+            with closing(sqlite3.connect(part, isolation_level=None)) as copy:
+                self._database.backup(copy)
+                # One file that needs nothing beside it; the feeder turns it into a journal with a log again.
+                copy.execute("PRAGMA journal_mode=DELETE").fetchall()
+            with Reader(part) as reader:
+                held, _ = reader.holdings()
+            if out.exists():
+                raise ConfigError("file", f"{out} exists already")
+            part.rename(out)
+            return held
+        finally:
+            for suffix in ("", "-journal", "-wal", "-shm"):
+                part.with_name(part.name + suffix).unlink(missing_ok=True)
 
     def faults(self) -> Iterator[str]:
         """Yield what is wrong with the file, one sentence each: damage, holes, duplicates, bodies that are not theirs.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -41,9 +42,9 @@ def journal(path: Path) -> Iterator[Journal]:
     """Return an open journal of three days: accounts 1, 2, 1 on the first, 2 on the second, 账户 on the third."""
     journal = Journal(path, days=30)
     try:
-        journal.append([order("1"), order("2"), order("1")], NOON_MS)
-        journal.append([order("2", price=float("nan"), name="贵州茅台")], NOON_MS + DAY_MS)
-        journal.append([order("账户")], NOON_MS + 2 * DAY_MS)
+        journal.append(journal.positions.give([order("1"), order("2"), order("1")], NOON_MS))
+        journal.append(journal.positions.give([order("2", price=float("nan"), name="贵州茅台")], NOON_MS + DAY_MS))
+        journal.append(journal.positions.give([order("账户")], NOON_MS + 2 * DAY_MS))
         yield journal
     finally:
         journal.close()
@@ -154,7 +155,7 @@ def test_export_reads_in_parts_and_goes_on_with_what_comes_meanwhile(
         rows = reader.rows()
         seqs = [next(rows).seq]
         # Neither is held up by the other.
-        journal.append([order("1")], NOON_MS)
+        journal.append(journal.positions.give([order("1")], NOON_MS))
         journal._database.execute("DELETE FROM event WHERE seq <= 2")
         seqs += [row.seq for row in rows]
     assert seqs == [1, 2, 3, 4, 5, 6]
@@ -257,7 +258,7 @@ def test_verify_knows_an_event_that_was_marked(journal: Journal) -> None:
 
 
 def test_verify_says_that_a_file_is_damaged(journal: Journal, path: Path) -> None:
-    journal.append([order("1", text="x" * 300)] * 200, NOON_MS)
+    journal.append(journal.positions.give([order("1", text="x" * 300)] * 200, NOON_MS))
     journal.close()
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2 :] = bytes(len(damaged) - len(damaged) // 2)
@@ -270,7 +271,7 @@ def test_verify_says_that_a_file_is_damaged(journal: Journal, path: Path) -> Non
 def test_verify_of_a_hopeless_journal_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "MAX_FAULTS", 3)
     with closing(Journal(path, days=30)) as journal:
-        journal.append([order("1")] * 9, NOON_MS)
+        journal.append(journal.positions.give([order("1")] * 9, NOON_MS))
         damage(journal, "UPDATE event SET body = x'c1'")
         assert len(run("verify").stdout.splitlines()) == 3
 
@@ -353,7 +354,7 @@ def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break in another way there")
 def test_export_whose_reader_has_seen_enough_ends_quietly(journal: Journal, path: Path) -> None:
     for _ in range(20):
-        journal.append([order("1", text="x" * 1000) for _ in range(100)], NOON_MS)
+        journal.append(journal.positions.give([order("1", text="x" * 1000) for _ in range(100)], NOON_MS))
     command = [sys.executable, "-m", "qmt_bridge.cli", "journal", "export", "--file", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as export:
         assert export.stdout is not None
@@ -368,3 +369,74 @@ def test_no_command_changes_what_a_broken_pipe_does_to_the_process(journal: Jour
         before = signal.getsignal(signal.SIGPIPE)
         run("export")
         assert signal.getsignal(signal.SIGPIPE) is before
+
+
+def test_a_backup_of_a_running_journal_is_a_journal(journal: Journal, path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "copy.sqlite3"
+    result = run("backup", out)
+    assert (result.exit_code, result.output) == (0, f"{out}: 5 events, 1 to 5\n")
+    assert exported("--file", out) == exported()
+    assert run("verify", "--file", out).exit_code == 0
+    assert run("list", "--file", out).stdout.splitlines()[2].split()[:4] == ["(all)", "5", "1", "5"]
+    # One file, and nothing beside it.
+    assert sorted(found.name for found in tmp_path.glob("copy*")) == [out.name]
+    # It goes on where it was made, whatever has happened to the other one since.
+    journal.append(journal.positions.give([order("1")], NOON_MS))
+    restored = tmp_path / "restored" / path.name
+    restored.parent.mkdir()
+    out.rename(restored)
+    with closing(Journal(restored, days=30)) as again:
+        assert (again.newest, again.newest_of("1"), again.oldest()) == (5, 2, 0)
+
+
+def test_a_copy_of_the_main_file_alone_lacks_the_newest_events(journal: Journal, path: Path, tmp_path: Path) -> None:
+    # Why there is a command.
+    copy = tmp_path / "copy.sqlite3"
+    copy.write_bytes(path.read_bytes())
+    assert run("verify", "--file", copy).exit_code == 1 or exported("--file", copy) != exported()
+
+
+@pytest.mark.parametrize("content", [b"", b"theirs"])
+def test_a_backup_overwrites_nothing(journal: Journal, tmp_path: Path, content: bytes) -> None:
+    out = tmp_path / "copy.sqlite3"
+    out.write_bytes(content)
+    result = run("backup", out)
+    assert result.exit_code == 1
+    assert "exists already" in result.output
+    assert out.read_bytes() == content
+    assert [found.name for found in tmp_path.glob("copy*")] == [out.name]
+
+
+def test_a_backup_that_fails_leaves_nothing(journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = sorted(tmp_path.iterdir())
+
+    def fail(reader: Reader) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Reader, "holdings", fail)
+    result = run("backup", tmp_path / "copy.sqlite3")
+    assert result.exit_code == 1
+    assert "database or disk is full" in result.output
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("out", ["no/copy.sqlite3", "folder"])
+def test_a_backup_to_where_nothing_can_be_written_is_an_error(journal: Journal, tmp_path: Path, out: str) -> None:
+    (tmp_path / "folder").mkdir()
+    result = run("backup", tmp_path / out)
+    assert result.exit_code in (1, 2)
+    assert "Traceback" not in result.output
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+@pytest.mark.parametrize("command", ["backup", "export --out"])
+def test_only_the_owner_may_read_what_comes_out_of_a_journal(journal: Journal, tmp_path: Path, command: str) -> None:
+    out = tmp_path / "out"
+    # A part that was left by a killed command.
+    part = tmp_path / "out.part"
+    part.write_bytes(b"left")
+    part.chmod(0o644)
+    assert run(*command.split(), out).exit_code == 0
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert not part.exists()
