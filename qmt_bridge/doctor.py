@@ -398,7 +398,8 @@ def journal(status: FeedStatus) -> Finding:
         said = f"the feeder cannot write it: {status.journal}; trade events go out, but are only in its memory"
         return Finding("journal", "fail", said, "make room on its disk or put the file back, and do not stop it before")
     if status.journal_note is not None:
-        return Finding("journal", "warn", f"is written, but {status.journal_note}", "qmt-bridge journal verify --file")
+        said = f"is written, but {status.journal_note}"
+        return Finding("journal", "warn", said, "qmt-bridge journal verify --file FILE says what is damaged")
     return Finding("journal", "ok", f"is written; the newest trade event is {status.trade_seq}")
 
 

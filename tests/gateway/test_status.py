@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 from conftest import DEADLINE, KEY, Rig, metrics, readiness, until
 
+from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire.messages import AccountState
 
 
@@ -83,6 +84,19 @@ async def test_only_what_settings_must_mend_makes_a_worker_not_ready(
     assert (readiness(port)["ready"], readiness(port)["serving"]) == (ready, True)
     rig.source.sink.set_accounts([account("up")])
     await until(lambda: readiness(port)["ready"] and readiness(port)["trade"] == "up", "the account to be up")
+
+
+async def test_a_damaged_journal_is_told_and_leaves_a_worker_ready(rig: Rig) -> None:
+    port = rig.servers[0].port
+    assert readiness(port)["journal_note"] is None
+    rig.feeder.stop()
+    path = journal_path(rig.config.data_path, "hand")
+    path.write_text("not a database", encoding="utf-8")
+    rig.start_feeder()
+    await until(lambda: readiness(port).get("journal_note"), "the damaged file to be told")
+    shown = readiness(port)
+    assert (shown["ready"], shown["journal"]) == (True, None)
+    assert "a damaged journal was set aside" in shown["journal_note"]
 
 
 async def test_a_worker_tells_its_tasks_and_a_client_leaves_none_behind(rig: Rig) -> None:
