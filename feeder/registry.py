@@ -16,6 +16,7 @@ import msgspec
 
 from qmt_bridge.errors import BadRequest, ErrorCode, WireError
 from qmt_bridge.wire import frames
+from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.requests import StartDownload, TopicState
 from qmt_bridge.wire.topics import (
     KINDS,
@@ -23,7 +24,6 @@ from qmt_bridge.wire.topics import (
     Kind,
     Topic,
     TopicParts,
-    check_code,
     check_period,
     download_topic,
     parse_demand,

@@ -17,6 +17,7 @@ from gateway.hub import Refusal
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket
 from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
+from qmt_bridge.wire.codes import MARKETS, check_code
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
 from qmt_bridge.wire.messages import known_fields
@@ -37,10 +38,8 @@ from qmt_bridge.wire.requests import (
 )
 from qmt_bridge.wire.topics import (
     ALL_TRADES,
-    MARKETS,
     FormulaSpec,
     Topic,
-    check_code,
     check_period,
     formula_topic,
     l2_topic,

@@ -17,7 +17,7 @@ from typing import NamedTuple, TextIO
 import msgspec
 
 from qmt_bridge.errors import BadCode, ConfigError
-from qmt_bridge.wire.topics import check_code
+from qmt_bridge.wire.codes import check_code
 
 # A time of fourteen digits is YYYYMMDDhhmmss, one of sixteen microseconds; thirteen reach to the year 2286.
 _TIME_END = 10**13

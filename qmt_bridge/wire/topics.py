@@ -5,7 +5,6 @@ Pure. Feeder, hub, outbox and key check all read ``KINDS``; none of them asks wh
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal, NamedTuple, NewType
@@ -13,24 +12,11 @@ from urllib.parse import quote, unquote
 
 import msgspec
 
-from qmt_bridge.errors import BadCode, BadRequest, WireError
+from qmt_bridge.errors import BadRequest, WireError
+from qmt_bridge.wire.codes import check_code, check_market_or_code
 from qmt_bridge.wire.hints import did_you_mean
 
 Topic = NewType("Topic", str)
-Code = NewType("Code", str)
-
-# xtdata.get_markets() and the aliases that the vendor's own functions accept (facts: xtdata.py 2213, 2579).
-MARKETS = frozenset("SH SZ BJ HK HGT SGT IF SF DF ZF GF INE SHO SZO BKZS CFFEX SHFE DCE CZCE GFEX".split())
-
-# What stands before the last dot. Futures and options keep the letter case of their exchange.
-_SYMBOL = {
-    "SH": re.compile(r"[0-9]{6}"),
-    "SZ": re.compile(r"[0-9]{6}"),
-    "BJ": re.compile(r"[0-9]{6}"),
-    "SHO": re.compile(r"[0-9]{8}"),
-    "SZO": re.compile(r"[0-9]{8}"),
-}
-_ANY_SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_&-]{0,31}")
 
 # Bars, in xtquant's names (doc/xtdata.md, 127-181).
 BAR_PERIODS = ("1m", "5m", "15m", "30m", "60m", "1h", "1d", "1w", "1mon", "1q", "1hy", "1y")
@@ -170,20 +156,6 @@ class FormulaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     params: dict[str, int | float | str] = {}
 
 
-def check_code(text: object) -> Code:
-    """Return `text` as a code, or raise `BadCode` that says what is wrong with it."""
-    if not isinstance(text, str):
-        raise BadCode(repr(text), f"code must be a string, not {type(text).__name__}")
-    symbol, dot, market = text.rpartition(".")
-    if not dot:
-        raise BadCode(text, f"{text[:40]!r} is not a code like '600519.SH'")
-    if market not in MARKETS:
-        raise BadCode(text, f"unknown market {market[:20]!r} in {text[:40]!r}")
-    if not _SYMBOL.get(market, _ANY_SYMBOL).fullmatch(symbol):
-        raise BadCode(text, f"{text[:40]!r} is not a code of market {market}")
-    return Code(text)
-
-
 def check_period(text: str) -> str:
     """Return `text` if xtquant knows such a period, else raise `BadRequest` (unsupported_period)."""
     if text not in PERIODS:
@@ -201,9 +173,7 @@ def quote_topic(code: str, period: str = "tick") -> Topic:
 
 def whole_topic(market_or_code: str) -> Topic:
     """Return the whole-quote topic of a market (``SH``) or a single code: ``{"<code>": tick, ...}``."""
-    if market_or_code not in MARKETS:
-        check_code(market_or_code)
-    return Topic(f"whole/{market_or_code}/")
+    return Topic(f"whole/{check_market_or_code(market_or_code)}/")
 
 
 def l2_topic(code: str, gear_num: int = 0) -> Topic:

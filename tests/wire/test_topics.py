@@ -4,52 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from qmt_bridge.errors import BadCode, BadRequest, WireError
+from qmt_bridge.errors import BadRequest, WireError
 from qmt_bridge.wire import topics
+from qmt_bridge.wire.codes import MARKETS
 from qmt_bridge.wire.topics import FormulaSpec, Kind, TopicParts
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        "600519.SH",
-        "000001.SZ",
-        "920001.BJ",
-        "10004355.SHO",
-        "IF2512.IF",
-        "a2601.DF",
-        "SR601C5600.ZF",
-        "00700.HK",
-        "IO2512-C-4000.IF",
-    ],
-)
-def test_codes_that_pass(code: str) -> None:
-    assert topics.check_code(code) == code
-
-
-@pytest.mark.parametrize(
-    ("code", "said"),
-    [
-        ("600519", "not a code like"),
-        ("", "not a code like"),
-        (".SH", "not a code of market SH"),
-        ("600519.", "unknown market"),
-        ("600519.sh", "unknown market 'sh'"),
-        ("600519.XX", "unknown market 'XX'"),
-        ("60051.SH", "not a code of market SH"),
-        ("６００５１９.SH", "not a code of market SH"),
-        ("600519.SH/tick", "unknown market"),
-        ("../../etc.IF", "not a code of market IF"),
-        ("a/b.IF", "not a code of market IF"),
-        ("10004355.SH", "not a code of market SH"),
-        (600519, "must be a string, not int"),
-        (None, "must be a string, not NoneType"),
-    ],
-)
-def test_codes_that_do_not_pass_are_named(code: object, said: str) -> None:
-    with pytest.raises(BadCode, match=said) as caught:
-        topics.check_code(code)
-    assert caught.value.code == "unknown_symbol"
 
 
 @pytest.mark.parametrize(
@@ -62,6 +20,11 @@ def test_codes_that_do_not_pass_are_named(code: object, said: str) -> None:
         (topics.l2_topic("000001.SZ"), "l2/000001.SZ/0/", TopicParts(Kind.L2, "000001.SZ", "0")),
         (topics.download_topic("ab12-1"), "download/ab12-1/", TopicParts(Kind.DOWNLOAD, "ab12-1", "")),
         (topics.trade_topic("a/b 1"), "trade/a%2Fb%201/", TopicParts(Kind.TRADE, "a/b 1", "")),
+        (
+            topics.quote_topic("SP a2501&a2505.DF"),
+            "quote/SP a2501&a2505.DF/tick/",
+            TopicParts(Kind.QUOTE, "SP a2501&a2505.DF", "tick"),
+        ),
         (topics.STATUS_TOPIC, "status/feeder/", TopicParts(Kind.STATUS, "feeder", "")),
     ],
 )
@@ -79,7 +42,7 @@ def test_prefixes_and_strangers_topics_are_no_topics(text: str) -> None:
 
 
 def test_no_topic_is_the_prefix_of_another() -> None:
-    names = [topics.whole_topic(market) for market in topics.MARKETS]
+    names = [topics.whole_topic(market) for market in MARKETS]
     names += [topics.quote_topic("600519.SH", period) for period in topics.PERIODS]
     names += [topics.l2_topic("600519.SH", gear_num) for gear_num in (0, 1, 10, 100)]
     assert not [(a, b) for a in names for b in names if a != b and b.startswith(a)]
