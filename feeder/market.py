@@ -413,12 +413,15 @@ class Market:
         at = index - block.begin
         lots, after = block.lots[at], block.lots[at + 1]
         before = self._count_prints(day, index, lots)
-        time = self._time(code, number, index)
+        time, phase = self._time(code, number, index), self._phases[code]
+        # A bar holds whole snapshots: the prints of one are in the minute of its bar, so that the minute's prints are
+        # the bar's, and no bar's range is left by a print of its minute.
+        begin, _ = self.hours.minute_bar("1m", elapsed := self.hours.elapsed(index, phase))
         span = Span(
             seed=day.seed,
             before=before,
             prints=self._count_prints(day, index + 1, after) - before,
-            since=time - self.hours.gap(index, self._phases[code]),
+            since=time - min(self.hours.gap(index, phase), elapsed - begin),
             time=time,
             price=block.price[at],
             lots=after - lots,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from random import Random
 from typing import NamedTuple
 
-from feeder.walk import Day
+from feeder.walk import Day, dealt_at
 
 LOT = 100
 # A record of either stream: nothing but numbers.
@@ -17,9 +17,10 @@ Print = dict[str, float]
 
 
 class Span(NamedTuple):
-    """What is known of a snapshot: the `prints` that had been on the day `before` it, and what came since then.
+    """What is known of a snapshot: the prints that had been on the day `before` it, and its own `prints`.
 
-    `since` and `time` in ms; `price` in price steps, `value` in lots times price steps.
+    These are later than `since` and not later than `time`, both in ms; `price` in price steps, `value` in lots times
+    price steps.
     """
 
     seed: int
@@ -47,8 +48,8 @@ def make_prints(span: Span, scale: int) -> tuple[list[Print], list[Print]]:
     """
     random = Random(span.seed << 64 | span.before)
     # All but the last print share what is left between two neighbouring prices.
-    lots, value = span.lots - 1, span.value - span.price
-    price, dearer = divmod(value, lots)
+    lots = span.lots - 1
+    price, dearer = dealt_at(span.price, span.lots, span.value)
     many = span.prints - 1
     # At least one print for each price that is dealt at, and at least one lot for each print.
     fair = round(many * dearer / lots)
@@ -61,7 +62,8 @@ def make_prints(span: Span, scale: int) -> tuple[list[Print], list[Print]]:
     orders: list[Print] = []
     for at, (price, lots) in enumerate(deals, 1):
         number = span.before + at
-        time = span.since + (span.time - span.since) * at // span.prints
+        # Rounded up: none is at the end of what was before.
+        time = span.time - (span.time - span.since) * (span.prints - at) // span.prints
         buys = _buys(span.seed, number)
         resting = number - 1 - random.randrange(20)
         while resting > 0 and _buys(span.seed, resting) == buys:

@@ -25,6 +25,7 @@ _BLOCK = 32
 class Stretch(NamedTuple):
     """The snapshots from `begin` up to `end` of a day, and what they add up to.
 
+    `first` and `last` are last prices of snapshots; `high` and `low` hold every trade print as well.
     With ``size = end - begin`` and ``span = high - low``, `value` lies in
     ``[low * lots + size * span, high * lots - size * span]``: that leaves room for parts with any prices within.
     """
@@ -70,8 +71,8 @@ class Block:
         self.end = snapshots[-1].end
         # Arrays, because a market keeps 5,400 of these.
         self.price = array("q", [each.last for each in snapshots])
-        self.high = array("q", [high := max(high, price) for price in self.price])
-        self.low = array("q", [low := min(low, price) for price in self.price])
+        self.high = array("q", [high := max(high, each.high) for each in snapshots])
+        self.low = array("q", [low := min(low, each.low) for each in snapshots])
         self.lots = array("q", accumulate((each.lots for each in snapshots), initial=lots))
         self.value = array("q", accumulate((each.value for each in snapshots), initial=value))
 
@@ -138,6 +139,14 @@ def open_day(seed: int, last_close: int, limits: tuple[int, int], quiet: int, wh
     return day._replace(whole=whole._replace(value=value))
 
 
+def dealt_at(last: int, lots: int, value: int) -> tuple[int, int]:
+    """Return the price at which all lots of a snapshot but the last were dealt, and how many of them one step above.
+
+    The last lot is dealt at the last price. A part's value leaves no price beyond the range of its stretch.
+    """
+    return divmod(value - last, lots - 1)
+
+
 def split(day: Day, stretch: Stretch) -> list[Stretch]:
     """Return the parts of `stretch`, in order: up to 16 stretches, or single snapshots where few are left."""
     begin, end, _, _, high, low, _, value = stretch
@@ -162,6 +171,11 @@ def split(day: Day, stretch: Stretch) -> list[Stretch]:
         rooms = [bound - each for bound, each in zip(most if missing > 0 else least, values, strict=True)]
     if missing:
         _fill(values, rooms, missing)
+        if count == size:
+            # What a snapshot was worth besides its last price was dealt at other prices, which widen its range.
+            paid = list(map(dealt_at, lasts, part_lots, values))
+            highs = [max(last, price + (dearer > 0)) for last, (price, dearer) in zip(lasts, paid, strict=True)]
+            lows = [min(last, price) for last, (price, _) in zip(lasts, paid, strict=True)]
     return list(map(Stretch, edges, edges[1:], firsts, lasts, highs, lows, part_lots, values))
 
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import pytest
 
@@ -48,6 +49,11 @@ def ticks_of(market: Market, code: str, after: int, until: int) -> list[dict]:
     moments = range(first, until + market.hours.interval, market.hours.interval)
     ticks = {tick["time"]: tick for tick in (market.tick(code, moment) for moment in moments)}
     return [tick for time, tick in ticks.items() if after < time <= until]
+
+
+def dealt_at(market: Market, code: str, after: int, until: int) -> list[float]:
+    """Return the prices of the trade prints in `after` < t <= `until`."""
+    return [each["price"] for each in market.stream(code, "l2transaction", after, until)]
 
 
 def limit_days(market: Market, close_at: str) -> Iterator[tuple[str, int]]:
@@ -182,8 +188,9 @@ def test_cumulative_numbers_only_grow_and_extremes_only_widen(market: Market, co
         assert after["volume"] > before["volume"]
         assert after["amount"] > before["amount"]
         assert after["transactionNum"] > before["transactionNum"]
-        assert after["high"] == max(before["high"], after["lastPrice"])
-        assert after["low"] == min(before["low"], after["lastPrice"])
+        dealt = dealt_at(market, code, before["time"], after["time"])
+        assert after["high"] == max(before["high"], *dealt)
+        assert after["low"] == min(before["low"], *dealt)
         assert (after["open"], after["lastClose"]) == (before["open"], before["lastClose"])
     assert len({tick["lastPrice"] for tick in ticks}) > 3
 
@@ -208,11 +215,15 @@ def test_a_day_adds_up_from_its_ticks(market: Market) -> None:
     assert len(ticks) == 28_800
     prices = [tick["lastPrice"] for tick in ticks]
     assert ticks[0]["open"] == ticks[-1]["open"] == prices[0]
-    assert [tick["high"] for tick in ticks[::500]] == [max(prices[: n + 1]) for n in range(0, 28_800, 500)]
-    assert [tick["low"] for tick in ticks[::500]] == [min(prices[: n + 1]) for n in range(0, 28_800, 500)]
+    high, low = 0.0, math.inf
+    for before, after in pairwise([{"time": begin}, *ticks[::100]]):
+        dealt = dealt_at(market, code, before["time"], after["time"])
+        high, low = max(high, *dealt), min(low, *dealt)
+        assert (after["high"], after["low"]) == (high, low)
     bar = market.bar(code, "1d", begin + DAY)
     assert (bar["open"], bar["close"]) == (prices[0], prices[-1])
-    assert (bar["high"], bar["low"]) == (max(prices), min(prices))
+    rest = dealt_at(market, code, ticks[-100]["time"], begin + DAY)
+    assert (bar["high"], bar["low"]) == (max(high, *rest), min(low, *rest))
     assert (bar["volume"], bar["amount"]) == (ticks[-1]["volume"], ticks[-1]["amount"])
     assert market.tick(code, begin + DAY + 3000)["lastClose"] == prices[-1]
     assert market.tick(code, begin + DAY + 3000)["volume"] < ticks[-1]["volume"] / 100
@@ -234,7 +245,8 @@ def test_bars_are_the_sum_of_their_ticks(hours: str, interval: int, period: str)
     if before["time"] < at(0) or clock(before["time"]).startswith("2026-11-17"):
         before = {"volume": 0, "amount": 0.0}
     assert list(bar) == BAR_FIELDS
-    assert (bar["open"], bar["high"], bar["low"], bar["close"]) == (prices[0], max(prices), min(prices), prices[-1])
+    dealt = dealt_at(market, code, begin, ticks[-1]["time"])
+    assert (bar["open"], bar["high"], bar["low"], bar["close"]) == (prices[0], max(dealt), min(dealt), prices[-1])
     assert bar["volume"] == ticks[-1]["volume"] - before["volume"]
     assert bar["amount"] == pytest.approx(ticks[-1]["amount"] - before["amount"], abs=0.01)
     assert bar["preClose"] == ticks[-1]["lastClose"]
@@ -364,7 +376,9 @@ def test_trade_prints_add_up_to_the_tick(market: Market, code: str) -> None:
             *range(before["transactionNum"] + 1, after["transactionNum"] + 1)
         ]
         assert (prints[-1]["price"], prints[-1]["time"]) == (after["lastPrice"], after["time"])
-        assert before["time"] < prints[0]["time"] < before["time"] + 1000
+        # Of two snapshots in different minutes all that was dealt between them is in the later minute, as in the bar.
+        minute = (after["time"] - 1) // MINUTE * MINUTE
+        assert before["time"] < prints[0]["time"] < max(before["time"], minute) + 1000
         for each in prints:
             assert each["volume"] % 100 == 0 < each["volume"]
             assert after["low"] <= each["price"] <= after["high"]
@@ -373,6 +387,56 @@ def test_trade_prints_add_up_to_the_tick(market: Market, code: str) -> None:
         assert [max(each["buyNo"], each["sellNo"]) for each in prints] == [each["entrustNo"] for each in orders]
         assert [each["tradeFlag"] for each in prints] == [each["entrustDirection"] for each in orders]
         assert all(order["volume"] >= each["volume"] for order, each in zip(orders, prints, strict=True))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("hours", "interval", "rate"), [("always", 3000, 5), ("exchange", 3000, 40), ("exchange", 500, 5)]
+)
+def test_no_trade_print_leaves_the_range_of_its_tick_and_bar(seed: int, hours: str, interval: int, rate: int) -> None:
+    market = Market(seed, interval, rate, hours)  # type: ignore[arg-type]
+    rng = random.Random(seed)
+    codes = [code for code, each in market.instruments.items() if each.type != "index"]
+    # A price limit leaves the least room.
+    cases = list(islice(limit_days(market, "highest"), 2)) + list(islice(limit_days(market, "lowest"), 2))
+    number, _ = market.hours.locate(NOW)
+    cases += [(rng.choice(codes), number - rng.randrange(200)) for _ in range(10)]
+    checked = 0
+    for code, day in cases:
+        opens = market.hours.midnight(day) + (0 if hours == "always" else 9 * HOUR + HOUR // 2)
+        # Behind the open, where ranges are narrow; anywhere; over lunch; up to the close.
+        for begin in (
+            0,
+            rng.randrange(10 * MINUTE),
+            rng.randrange(2 * HOUR),
+            2 * HOUR - 5000,
+            5 * HOUR + HOUR // 2 - 4000,
+        ):
+            until = opens + begin + 9000
+            ticks = ticks_of(market, code, opens + begin, until + interval)
+            for each in market.stream(code, "l2transaction", opens + begin, until):
+                # The first tick that has it.
+                tick = next((tick for tick in ticks if tick["time"] >= each["time"]), None)
+                if tick is None:
+                    continue
+                checked += 1
+                assert tick["low"] <= each["price"] <= tick["high"], (code, day, each, tick)
+                bar = market.bar(code, "1m", tick["time"])
+                assert bar["time"] - MINUTE < each["time"] <= bar["time"]
+                assert bar["low"] <= each["price"] <= bar["high"], (code, day, each, bar)
+                assert bar["low"] <= tick["lastPrice"] <= bar["high"]
+    assert checked > 100
+
+
+@pytest.mark.parametrize("hours", ["always", "exchange"])
+@pytest.mark.parametrize(("interval", "rate"), [(3000, 5), (700, 5), (7000, 15)])
+def test_the_trade_prints_of_a_minute_are_its_bar(hours: str, interval: int, rate: int) -> None:
+    market = Market(9, interval, rate, hours)  # type: ignore[arg-type]
+    for bar in market.bars("300750.SZ", "1m", at(13, 7), 130)[:-1]:
+        prints = market.stream("300750.SZ", "l2transaction", bar["time"] - MINUTE, bar["time"])
+        prices = [each["price"] for each in prints]
+        assert (bar["low"], bar["high"]) == (min(prices), max(prices))
+        assert bar["volume"] * 100 == sum(each["volume"] for each in prints)
 
 
 @pytest.mark.parametrize("rate", [1, 5, 40])
@@ -464,7 +528,10 @@ def test_any_part_of_a_walk_is_what_its_snapshots_add_up_to(market: Market) -> N
         part = measure(day, begin, end, split)
         blocks = [find_block(day, index) for index in range(begin, end)]
         prices = [block.price[index - block.begin] for index, block in enumerate(blocks, begin)]
-        assert (part.first, part.last, part.high, part.low) == (prices[0], prices[-1], max(prices), min(prices))
+        assert (part.first, part.last) == (prices[0], prices[-1])
+        each = [measure(day, index, index + 1, market._split) for index in range(begin, end)]
+        assert all(one.low <= price <= one.high for one, price in zip(each, prices, strict=True))
+        assert (part.high, part.low) == (max(one.high for one in each), min(one.low for one in each))
         first, last = blocks[0], blocks[-1]
         assert part.lots == last.lots[end - last.begin] - first.lots[begin - first.begin]
         assert part.value == last.value[end - last.begin] - first.value[begin - first.begin]
