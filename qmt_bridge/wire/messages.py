@@ -1,106 +1,157 @@
 """What flows down: typed views of the bodies, for consumers that want them.
 
-Pure. Structs are for reading, e.g. ``msgspec.msgpack.decode(body, type=dict[str, list[Tick]])``; what the
-source delivered is passed through as it came, fields unknown here included. Field names are xtquant's in
-snake case; ``time`` is always milliseconds since 1970. Source: xtquant doc/xtdata.md 1197-1310, xttype.py.
+Pure. Structs are for reading, e.g. ``msgspec.msgpack.decode(body, type=dict[str, list[Tick]])``, and JSON the same way;
+what the source delivered is passed through as it came, fields unknown here included. Field names are xtquant's in
+snake case; ``time`` is milliseconds since 1970. Source: xtquant doc/xtdata.md 1197-1310 and 1360-1570, xtdata.py
+1264-1500, xttype.py, and recorded pushes.
+
+Reading a record never fails on a value. xtquant gives counts as floats, None or NaN where it has nothing, and leaves
+fields out; the same field may be an integer in one record and a float in the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from qmt_bridge.wire.topics import BAR_PERIODS, Kind
 
+if TYPE_CHECKING:
+    # A number as the source has it; None or NaN where it has none.
+    Number = int | float | None
+    # One number a level or order, best or first one first.
+    Numbers = tuple[Number, ...] | None
+    Text = str | None
+else:
+    # What msgspec reads: a value of another type stays what it is, where an error would cost the whole message.
+    Number = Text = Any
+    Numbers = tuple[Any, ...] | dict[str, Any] | str | bool | int | float | None
+
 
 class _Record(msgspec.Struct, frozen=True, gc=False, rename="camel"):
-    pass
+    # A record without a time is rare: QMT's own get_full_tick has `timetag` alone, a thousand-level depth `timeTag`.
+    time: Number = None
 
 
 class Tick(_Record, frozen=True, gc=False, rename="camel"):
-    """One snapshot of an instrument: prices in yuan, `volume` in lots, `pvolume` in shares, five levels.
+    """One snapshot of an instrument: prices in yuan, `volume` in lots, `pvolume` in shares, five levels (l2quote: ten).
 
     `open_int` is the trading phase for anything but derivatives: 11 pre-open, 12 call auction, 13 continuous,
-    14 break, 15 closed, 18 closing auction.
+    14 break, 15 closed, 18 closing auction. Of get_full_tick come `timetag`, the time as text, and `tickvol`, the
+    lots since the snapshot before.
     """
 
-    time: int
-    last_price: float | None = None
-    open: float | None = None
-    high: float | None = None
-    low: float | None = None
-    last_close: float | None = None
-    amount: float | None = None
-    volume: int = 0
-    pvolume: int = 0
-    stock_status: int = 0
-    open_int: int = 0
-    transaction_num: int = 0
-    last_settlement_price: float | None = None
-    settlement_price: float | None = None
-    pe: float | None = None
-    ask_price: tuple[float | None, ...] = ()
-    bid_price: tuple[float | None, ...] = ()
-    ask_vol: tuple[int, ...] = ()
-    bid_vol: tuple[int, ...] = ()
-    vol_ratio: float | None = None
-    speed1_min: float | None = msgspec.field(name="speed1Min", default=None)
-    speed5_min: float | None = msgspec.field(name="speed5Min", default=None)
+    last_price: Number = None
+    open: Number = None
+    high: Number = None
+    low: Number = None
+    last_close: Number = None
+    amount: Number = None
+    volume: Number = 0
+    pvolume: Number = 0
+    stock_status: Number = 0
+    open_int: Number = 0
+    transaction_num: Number = 0
+    last_settlement_price: Number = None
+    settlement_price: Number = None
+    pe: Number = None
+    ask_price: Numbers = ()
+    bid_price: Numbers = ()
+    ask_vol: Numbers = ()
+    bid_vol: Numbers = ()
+    vol_ratio: Number = None
+    speed1_min: Number = msgspec.field(name="speed1Min", default=None)
+    speed5_min: Number = msgspec.field(name="speed5Min", default=None)
+    timetag: Text = None
+    tickvol: Number = None
 
 
 class Bar(_Record, frozen=True, gc=False, rename="camel"):
-    """OHLCV over a period; `time` is the bar's end. xtquant spells one field ``settelementPrice``."""
+    """OHLCV over a period; `time` is the bar's end. xtquant spells the settlement price in two ways, and gives both.
 
-    time: int
-    open: float | None = None
-    high: float | None = None
-    low: float | None = None
-    close: float | None = None
-    volume: int = 0
-    amount: float | None = None
-    settelement_price: float | None = None
-    open_interest: int = 0
-    pre_close: float | None = None
-    suspend_flag: int = 0
+    `dr` and `totaldr` are the dividend factor of the day and its product since the listing.
+    """
+
+    open: Number = None
+    high: Number = None
+    low: Number = None
+    close: Number = None
+    volume: Number = 0
+    amount: Number = None
+    settelement_price: Number = None
+    settlement_price: Number = None
+    open_interest: Number = 0
+    pre_close: Number = None
+    suspend_flag: Number = 0
+    dr: Number = None
+    totaldr: Number = None
 
 
 class L2Order(_Record, frozen=True, gc=False, rename="camel"):
     """One order in the market. `entrust_direction`: 1 buy, 2 sell, 3 and 4 their cancels (SH)."""
 
-    time: int
-    price: float | None = None
-    volume: int = 0
-    entrust_no: int = 0
-    entrust_type: int = 0
-    entrust_direction: int = 0
+    price: Number = None
+    volume: Number = 0
+    entrust_no: Number = 0
+    entrust_type: Number = 0
+    entrust_direction: Number = 0
 
 
 class L2Transaction(_Record, frozen=True, gc=False, rename="camel"):
     """One trade print. `trade_flag`: 1 buyer-initiated, 2 seller-initiated, 3 cancel (SZ)."""
 
-    time: int
-    price: float | None = None
-    volume: int = 0
-    amount: float | None = None
-    trade_index: int = 0
-    buy_no: int = 0
-    sell_no: int = 0
-    trade_type: int = 0
-    trade_flag: int = 0
+    price: Number = None
+    volume: Number = 0
+    amount: Number = None
+    trade_index: Number = 0
+    buy_no: Number = 0
+    sell_no: Number = 0
+    trade_type: Number = 0
+    trade_flag: Number = 0
+
+
+class L2QuoteAux(_Record, frozen=True, gc=False, rename="camel"):
+    """What all orders of both sides come to: mean prices in yuan, quantities in lots, and what was withdrawn."""
+
+    avg_bid_price: Number = None
+    total_bid_quantity: Number = 0
+    avg_off_price: Number = None
+    total_off_quantity: Number = 0
+    withdraw_bid_quantity: Number = 0
+    withdraw_bid_amount: Number = None
+    withdraw_off_quantity: Number = 0
+    withdraw_off_amount: Number = None
+
+
+class L2OrderQueue(_Record, frozen=True, gc=False, rename="camel"):
+    """The orders that wait at the best bid and the best ask, first come first, and how many they are."""
+
+    bid_level_price: Number = None
+    bid_level_volume: Numbers = ()
+    offer_level_price: Number = None
+    offer_level_volume: Numbers = ()
+    bid_level_number: Number = 0
+    off_level_number: Number = 0
 
 
 class L2Thousand(_Record, frozen=True, gc=False, rename="camel"):
-    """Depth of up to a thousand levels a side, best first; volumes as the source gives them."""
+    """Depth of up to a thousand levels a side, best first; volumes in lots.
 
-    time: int
-    price: float | None = None
-    ask_price: tuple[float | None, ...] = ()
-    ask_volume: tuple[int, ...] = ()
-    bid_price: tuple[float | None, ...] = ()
-    bid_volume: tuple[int, ...] = ()
+    The SDK delivers `time`, `ask_price` and `ask_volume`; by the vendor's document (doc/xtdata.md 1563) the same are
+    `time_tag`, `off_price` and `off_volume`. What did not come is None or empty.
+    """
+
+    price: Number = None
+    ask_price: Numbers = ()
+    ask_volume: Numbers = ()
+    bid_price: Numbers = ()
+    bid_volume: Numbers = ()
+    time_tag: Number = None
+    off_price: Numbers = ()
+    off_volume: Numbers = ()
 
 
 class FormulaValue(msgspec.Struct, frozen=True):
@@ -114,10 +165,10 @@ class FormulaValue(msgspec.Struct, frozen=True):
 class Progress(msgspec.Struct, frozen=True, gc=False):
     """Progress of a download: `finished` of `total` codes, the last of them `stockcode`."""
 
-    finished: int
-    total: int
-    stockcode: str
-    message: str = ""
+    finished: Number
+    total: Number
+    stockcode: Text = None
+    message: Text = ""
 
 
 class DownloadEnd(msgspec.Struct, frozen=True):
