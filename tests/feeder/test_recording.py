@@ -269,7 +269,7 @@ def test_a_tape_without_anything_to_play_is_refused_at_the_start(tape) -> None:
 
 def test_a_file_is_played_as_what_it_is_whatever_its_name(tape, tmp_path: Path) -> None:
     ticks = tmp_path / "day.csv"
-    ticks.write_text(f"code,time\n{MAOTAI},1\n")
+    ticks.write_text(f"code,time\n{MAOTAI},1638321301000\n")
     assert isinstance(open_recording(tape(*DAY, name="ticks.csv"), 1), Tape)
     assert isinstance(open_recording(tape(*DAY, name="day.tape.zst"), 1), Tape)
     assert isinstance(open_recording(ticks.rename(tmp_path / "day.tape"), 1), Ticks)
@@ -296,7 +296,7 @@ def test_what_a_tape_does_not_have_is_refused(tape, topic: Topic, code: str) -> 
 @pytest.mark.parametrize("topic", [DEPTH, FORMULA])
 def test_a_file_of_ticks_has_nothing_else(tmp_path: Path, topic: Topic) -> None:
     path = tmp_path / "ticks.csv"
-    path.write_text(f"code,time\n{MAOTAI},1\n")
+    path.write_text(f"code,time\n{MAOTAI},1638321301000\n")
     with pytest.raises(Refused, match="has ticks only") as refused:
         Ticks(path, 1).check(parse_topic(topic), topic)
     assert refused.value.code == "upstream_refused"
