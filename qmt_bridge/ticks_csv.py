@@ -209,7 +209,7 @@ class _Columns:
             # xtquant's frames have the time as their index.
             self.time_at = 0
             self.time_is_index = True
-        self.time_name = header[self.time_at] or "1"
+        self.time_name = header[self.time_at] or "1 (without a name)"
         self.readers: list[tuple[int, str, cells.Reader]] = []
         for at, name in enumerate(header):
             if at == self.time_at:
