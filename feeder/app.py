@@ -86,23 +86,26 @@ class Feeder:
     def run(self, stop: threading.Event) -> int:
         """Run until `stop` is set and return 0; return 1 if the publisher failed, so that a supervisor restarts it.
 
-        Return `TRY_AGAIN` if a call of the source's hangs. Then the process has to end without waiting for it.
+        Return `TRY_AGAIN` if a call of the source's hangs. Then the process has to end without waiting for it. A replay
+        that ended in a part of its file goes on serving what it played, and returns 1 when it is stopped.
         """
         self.start()
         hung = None
+        in_part = False
         try:
             # In steps: on Windows a wait without an end cannot be interrupted by Ctrl-C.
             while hung is None and not stop.wait(WATCH_SECONDS):
                 if self.wait(0):
                     return 1
                 hung = self.source.hung()
+            in_part = self.publisher.ended_in_part
         finally:
             if hung is None:
                 self.stop()
         if hung is not None:
             self._give_up(hung)
             return TRY_AGAIN
-        return 0 if self.publisher.failure is None else 1
+        return 1 if in_part or self.publisher.failure is not None else 0
 
     def _give_up(self, hung: str) -> None:
         logger.critical("terminal_hung: %s; this process ends, to be started again", hung)

@@ -259,6 +259,12 @@ class Publisher:
         """Queue how the trade events of all accounts are served."""
         self._put(partial(self._set_accounts, tuple(accounts)))
 
+    @property
+    def ended_in_part(self) -> bool:
+        """Return whether the source has ended and gave a reason: not all that it should have was published."""
+        state, reason, _ = self._state
+        return state == "ended" and reason is not None
+
     def wait_room(self, limit: int, timeout: float) -> bool:
         """Block until fewer than `limit` calls and trade events wait; False if `timeout` seconds passed."""
 

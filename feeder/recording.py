@@ -14,8 +14,9 @@ import msgspec
 
 from feeder.source import Sink
 from qmt_bridge.errors import ConfigError, ErrorCode, Refused, WireError
-from qmt_bridge.tape import Recorded, is_tape, read_tape
-from qmt_bridge.ticks_csv import TickRow, read_csv
+from qmt_bridge.tally import Tally
+from qmt_bridge.tape import SESSION_TOPIC, Recorded, TapeReader, is_tape, read_tape
+from qmt_bridge.ticks_csv import LeftOut, TickRow, read_csv
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import (
@@ -54,6 +55,9 @@ class Recording(Protocol[Moment]):
     simulated: bool
     # Whether it has anything that is published only when somebody wants it.
     on_demand: bool
+    # What of the file is not played, in words, and whether that is damage; empty if nothing.
+    missing: str
+    damaged: bool
 
     def check(self, parts: TopicParts, topic: Topic) -> None:
         """Raise `Refused` if the recording has no such topic."""
@@ -113,6 +117,30 @@ def moments(rows: Iterable[TickRow]) -> Iterator[list[TickRow]]:
         yield moment
 
 
+class _LeftOutRows:
+    """The rows of a file that cannot be read: how many have which mistake, and the first of each."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: LeftOut | None = None
+        self._kinds: dict[tuple[str, str], tuple[int, LeftOut]] = {}
+
+    def __call__(self, row: LeftOut) -> None:
+        self.count += 1
+        self.first = self.first or row
+        count, first = self._kinds.get((row.column, row.kind), (0, row))
+        self._kinds[row.column, row.kind] = count + 1, first
+
+    def log(self, path: Path) -> None:
+        """Say each kind once."""
+        for count, first in self._kinds.values():
+            logger.warning("%s, %s (%d such rows are left out)", path, first, count)
+
+
+def _ignore(_: LeftOut) -> None:
+    """Pass over a row that was told when the file was read first."""
+
+
 class _Route(NamedTuple):
     quote: Topic
     market: Topic
@@ -124,16 +152,23 @@ class Ticks:
 
     simulated = False
     on_demand = True
+    damaged = False
 
     def __init__(self, path: Path, speed: float) -> None:
-        """Read the file once; raise `ConfigError` about ``file``, and warn if `speed` cannot be kept."""
+        """Read the file once; raise `ConfigError` about ``file``, and warn if `speed` cannot be kept.
+
+        Rows that cannot be read are left out, and each kind of mistake is said once.
+        """
         self._path = path
         self._routes: dict[str, _Route] = {}
         self._markets: set[str] = set()
         self._newest: dict[str, dict[str, object]] = {}
-        found = index(read_csv(path))
+        left_out = _LeftOutRows()
+        found = index(read_csv(path, left_out))
         if not found.rows:
-            raise ConfigError("file", f"{path} has no rows")
+            raise ConfigError("file", f"{path}, {left_out.first}" if left_out.first else f"{path} has no rows")
+        left_out.log(path)
+        self.missing = f"{left_out.count} of {found.rows + left_out.count} rows are left out" if left_out.count else ""
         self.first: float = found.first
         for code in found.codes:
             market = code.rpartition(".")[2]
@@ -159,7 +194,7 @@ class Ticks:
 
     def moments(self) -> Generator[tuple[float, list[TickRow]]]:
         """Yield neighbouring rows of one time together."""
-        for moment in moments(read_csv(self._path)):
+        for moment in moments(read_csv(self._path, _ignore)):
             yield moment[0].time, moment
 
     def publish(self, moment: list[TickRow], wanted: Set[Topic], sink: Sink, received_ns: int) -> None:
@@ -211,7 +246,7 @@ class Tape:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the tape once; raise `ConfigError` about ``file``."""
+        """Read the tape once; raise `ConfigError` about ``file``, and say what of it is damaged or missing."""
         self._path = path
         self.simulated = False
         self._topics: dict[Topic, Behaviour] = {}
@@ -219,21 +254,44 @@ class Tape:
         self._newest: dict[Topic, bytes] = {}
         self._newest_by_code: dict[Topic, dict[str, msgspec.Raw]] = {}
         first = last = played = 0
-        for _, frame in read_tape(self._path):
+        reader = TapeReader(path)
+        # Heartbeats and what this cannot count are no loss of data.
+        tally: Tally | None = Tally()
+        for recorded in reader:
+            frame = recorded.frame
             topic = frame.topic
             if topic == STATUS_TOPIC:
                 self.simulated = self.simulated or _decode(_status_decoder, frame).simulated
+            elif tally is not None:
+                try:
+                    tally.note(recorded)
+                except WireError as exc:
+                    logger.warning("%s: gaps cannot be counted, because %s", path, exc)
+                    tally = None
+            if topic == SESSION_TOPIC:
+                continue
             if topic not in self._topics and not self._add(topic):
                 continue
             played += 1
             first = first or frame.published_ns
             last = frame.published_ns or last
         if not played:
-            raise ConfigError("file", f"{path} has nothing to play")
+            raise ConfigError("file", f"{path} has nothing to play" + (reader.damage and f": {reader.damage}"))
         self.first = first / _NS_PER_MS
         self.on_demand = any(behaviour.on_demand for behaviour in self._topics.values())
         seconds = (last - first) / 1e9
         logger.info("%s: %d messages of %d topics over %.0f s", path, played, len(self._topics), seconds)
+        self.damaged = bool(reader.damage)
+        self.missing = f"damaged: {played} messages can be read, {reader.damage}" if self.damaged else ""
+        if self.damaged:
+            logger.error("%s is %s", path, self.missing)
+        if tally is not None and tally.gap_count:
+            logger.warning(
+                "%s: the messages have %d gaps, in which %d are missing; qmt-bridge tape verify names them",
+                path,
+                tally.gap_count,
+                tally.missed,
+            )
 
     def check(self, parts: TopicParts, topic: Topic) -> None:
         """Raise `Refused` for a topic that was not recorded."""

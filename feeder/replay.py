@@ -47,7 +47,8 @@ class Replay:
     """A source that plays `config.file`; the settings are named as in `Config`.
 
     It starts `delay` seconds after the first subscription (a tape with nothing but trade events, which nobody
-    subscribes at a source, after its own start) and, at the end, says ``ended``, or starts again with `loop` as long
+    subscribes at a source, after its own start) and, at the end, says ``ended``, with the reason ``damaged: ...`` if a
+    part of the tape could not be read, or starts again with `loop` as long
     as somebody is subscribed.
     """
 
@@ -116,8 +117,13 @@ class Replay:
     def _run(self) -> None:
         try:
             self._play()
-            self._sink.set_state("ended")
-            logger.info("replay of %s ended", self._path)
+            missing = self._recording.missing
+            if self._recording.damaged:
+                self._sink.set_state("ended", missing)
+                logger.error("replay of %s ended, but it is %s", self._path, missing)
+            else:
+                self._sink.set_state("ended")
+                logger.info("replay of %s ended%s", self._path, missing and f"; {missing}")
             # Who comes late still gets the newest.
             self._serve(math.inf)
         except _ClosedError:

@@ -42,6 +42,8 @@ else:
 SESSION_TOPIC = Topic("tape/session/")
 
 _MARK = bytes.fromhex("50 2a 4d 18 0c 00 00 00") + b"QMT1"
+# The last byte is the version of the format.
+_ANY_VERSION, _VERSION = _MARK[:-1], _MARK[-1:]
 _BLOCK = struct.Struct(f">{len(_MARK)}sII")
 _RECORD = struct.Struct(">5QHI")
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -67,12 +69,13 @@ class Damage(NamedTuple):
 
 
 def is_tape(path: Path) -> bool:
-    """Return whether a file that can be read begins like a tape."""
+    """Return whether a file that can be read is a tape: of any version, and also if its beginning is damaged."""
     try:
         with path.open("rb") as file:
-            return file.read(len(_MARK)) == _MARK
+            head = file.read(_SEARCH_BYTES)
     except OSError:
         return False
+    return head.startswith(_ANY_VERSION) or _MARK in head
 
 
 def session_frame(topics: Sequence[str], version: str) -> Frame:
@@ -88,6 +91,7 @@ def read_tape(path: str | Path) -> Iterator[Recorded]:
 class TapeReader:
     """Every record of a tape, sessions included; also of one that is being written: up to its last whole block.
 
+    `begins_whole` is false where the first bytes are not a tape's, although a block follows.
     As it goes `damages` collects what had to be left out, and `end` is where the last whole block ended. At the end
     `torn` is what follows that: the block that a crash has left unfinished.
     """
@@ -100,12 +104,28 @@ class TapeReader:
         self.torn = 0
         try:
             with path.open("rb") as file:
-                head = file.read(len(_MARK))
+                head = file.read(_SEARCH_BYTES)
         except OSError as exc:
             raise ConfigError("file", f"cannot read {path}: {exc.strerror or exc}") from exc
-        # The first block may have been torn already.
-        if not _MARK.startswith(head):
+        # The first block may have been torn already, or its mark damaged.
+        self.begins_whole = _MARK.startswith(head[: len(_MARK)])
+        if not self.begins_whole and _MARK not in head:
+            if head.startswith(_ANY_VERSION):
+                made = head[len(_ANY_VERSION) : len(_MARK)]
+                raise ConfigError(
+                    "file",
+                    f"{path} was made by a later version of qmt-bridge: its format is {made!r}, and this version reads "
+                    f"{_VERSION!r}",
+                )
             raise ConfigError("file", f"{path} is no tape")
+
+    @property
+    def damage(self) -> str:
+        """Return what of the bytes that were read could not be, in words; empty if nothing."""
+        found = [f"{sum(size for _, size in self.damages)} bytes in {len(self.damages)} places"] if self.damages else []
+        if self.torn:
+            found.append(f"the last {self.torn} bytes")
+        return f"{' and '.join(found)} of {self.end + self.torn} are damaged" if found else ""
 
     def __iter__(self) -> Generator[Recorded]:
         """Yield the records; raise `ConfigError` for what was not written by a recorder, or cannot be read."""
@@ -156,6 +176,9 @@ class TapeWriter:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
                 reader = TapeReader(path)
+                if not reader.begins_whole:
+                    # Another file may have a tape within.
+                    raise ConfigError("file", f"{path} does not begin as a tape; nothing is added to it")
                 for _ in reader.blocks():
                     pass
                 self.cut = reader.torn

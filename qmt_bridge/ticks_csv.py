@@ -35,6 +35,7 @@ _OTHERS = {
     b"ARROW1": "a Feather file: write it with pandas.read_feather(..).to_csv(..)",
     b"\x89HDF": "an HDF5 file: write it with pandas.read_hdf(..).to_csv(..)",
     b"\x28\xb5\x2f\xfd": "compressed by zstd: unpack it, or compress it by gzip",
+    b"SQLite format 3": "a SQLite file: of a journal, qmt-bridge journal export writes the events",
     b"BZh": "compressed by bzip2: unpack it, or compress it by gzip",
     b"\xfd7zXZ": "compressed by xz: unpack it, or compress it by gzip",
 }
@@ -93,7 +94,7 @@ def read_csv(path: Path, left_out: Callable[[LeftOut], object] | None = None) ->
 def _open(path: Path) -> TextIO:
     """Open a file as what it is; a plain file called ``.gz`` is not whole."""
     with path.open("rb") as file:
-        head = file.read(8)
+        head = file.read(16)
     for mark, what in _OTHERS.items():
         if head.startswith(mark):
             raise ConfigError("file", f"{path} is no CSV but {what}")
@@ -101,6 +102,8 @@ def _open(path: Path) -> TextIO:
     if packed:
         with gzip.open(path, "rb") as unpacked:
             head = unpacked.read(4)
+        if head == b"P*M\x18":
+            raise ConfigError("file", f"{path} is no CSV but a tape that was compressed by gzip: unpack it")
     # csv wants line ends as they are; utf-8-sig drops the mark that Excel writes.
     encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
     if packed:

@@ -67,11 +67,13 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("feeder/normalize.py", WIRE, IMPURE),
     # The only files that name xtquant.
     ("feeder/xt*.py", EDGE | {"feeder", "xtquant"}, {"asyncio"}),
+    # What a replay plays.
     (
-        "feeder/*",
-        EDGE | {"feeder", "qmt_bridge.journal_file", "qmt_bridge.private", "qmt_bridge.tape", "qmt_bridge.ticks_csv"},
+        "feeder/recording.py",
+        EDGE | {"feeder", "qmt_bridge.tally", "qmt_bridge.tape", "qmt_bridge.ticks_csv"},
         {"asyncio"},
     ),
+    ("feeder/*", EDGE | {"feeder", "qmt_bridge.journal_file", "qmt_bridge.private"}, {"asyncio"}),
     # The gateway's pure middle.
     ("gateway/hub.py", WIRE, IMPURE),
     ("gateway/merged.py", WIRE, IMPURE),

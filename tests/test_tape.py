@@ -260,6 +260,35 @@ def test_another_file_is_no_tape_and_stays_as_it_is(tmp_path: Path, content: byt
     assert path.read_bytes() == content
 
 
+def test_a_tape_of_a_later_format_is_named_and_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "day.tape"
+    three_blocks(path)
+    content = path.read_bytes().replace(b"QMT1", b"QMT2")
+    path.write_bytes(content)
+    assert is_tape(path)
+    with pytest.raises(ConfigError, match="made by a later version of qmt-bridge: its format is b'2'"):
+        TapeReader(path)
+    with pytest.raises(ConfigError, match=r"out: .* later version"):
+        TapeWriter(path, SESSION)
+    assert path.read_bytes() == content
+
+
+@BOTH
+def test_a_tape_whose_first_bytes_are_damaged_is_read_but_not_continued(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    ends = three_blocks(path)
+    content = b"\0\0" + path.read_bytes()[2:]
+    path.write_bytes(content)
+    assert is_tape(path)
+    assert numbers(path) == [1, 2, 3, 4, 5]
+    reader = TapeReader(path)
+    assert not list(reader.blocks())[5:]
+    assert reader.damage == f"{ends[0]} bytes in 1 places of {len(content)} are damaged"
+    with pytest.raises(ConfigError, match=r"out: .* does not begin as a tape"):
+        TapeWriter(path, SESSION)
+    assert path.read_bytes() == content
+
+
 def test_a_tape_is_known_by_its_beginning(tmp_path: Path) -> None:
     three_blocks(tmp_path / "a")
     assert is_tape(tmp_path / "a")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import msgspec
 import pytest
 
 from feeder import replay as replay_module
+from feeder.app import Feeder
 from feeder.recording import Tape, Ticks, open_recording
 from feeder.replay import Replay
 from qmt_bridge.config import Config
@@ -50,6 +54,7 @@ class Told:
         self.published: list[tuple[str, bytes]] = []
         self.trades: list[tuple[str, str, bytes]] = []
         self.states: list[str] = []
+        self.reason: str | None = None
         self.accepted: list[str] = []
         self._changed = threading.Condition()
 
@@ -82,6 +87,7 @@ class Told:
         raise AssertionError("a replay refuses at once")
 
     def set_state(self, state, reason=None, *, data_lost=False) -> None:
+        self.reason = reason
         self._note(self.states, state)
 
     def wait_room(self, limit: int, timeout: float) -> bool:
@@ -98,11 +104,13 @@ def tape(tmp_path: Path):
 
     def tape(*messages: Message, name: str = "day.tape") -> Path:
         writer = TapeWriter(tmp_path / name, Recorded(T, session_frame(["quote/"], "1.0")))
-        for number, (topic, body, *second) in enumerate(messages, 1):
+        seqs = Counter[str]()
+        for topic, body, *second in messages:
+            seqs[topic] += 1
             published = T + int((second[0] if second else 0) * SECOND) if second != [None] else 0
             encoded = body if isinstance(body, bytes) else frames.encode(body)
             received = published and published - SECOND
-            writer.write(T, Frame(Topic(topic), 7, number, received, published, encoded))
+            writer.write(T, Frame(Topic(topic), 7, seqs[topic], received, published, encoded))
         writer.close()
         return tmp_path / name
 
@@ -378,3 +386,157 @@ def test_a_tape_that_cannot_be_played_to_its_end_brings_the_feed_down(start) -> 
     replay = start(sink, DAY[1], (WHOLE, b"\xc1"))
     join(replay, QUOTE)
     sink.wait_for(lambda: "down" in sink.states)
+
+
+# -- What is not whole
+
+
+def blocks(path: Path, count: int) -> list[tuple[int, int]]:
+    """Write a tape of one message a block, and return where each of these blocks lies."""
+    writer = TapeWriter(path, Recorded(T, session_frame(["quote/"], "1.0")))
+    writer.flush()
+    places = []
+    for number in range(1, count + 1):
+        begin = writer.size
+        writer.write(T, Frame(QUOTE, 7, number, T, T + number, frames.encode({MAOTAI: [{"n": number}]})))
+        writer.flush()
+        places.append((begin, writer.size))
+    writer.close()
+    return places
+
+
+def flip(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes((data[at] ^ 0x55,)) + data[at + 1 :]
+
+
+Damage = Callable[[bytes, list[tuple[int, int]]], bytes]
+DAMAGES: dict[str, tuple[Damage, list[int]]] = {
+    "truncated": (lambda data, places: data[: places[3][0] + 20], [1, 2, 3]),
+    "flipped": (lambda data, places: flip(data, places[1][1] - 3), [1, 3, 4]),
+    "flipped-beginning": (lambda data, places: flip(data, 3), [1, 2, 3, 4]),
+    "missing-chunk": (lambda data, places: data[: places[1][0] + 9] + data[places[2][0] + 30 :], [1, 4]),
+    "zeros-behind": (lambda data, places: data + bytes(512), [1, 2, 3, 4]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["day.tape", "day.tape.zst"])
+def test_replay_of_a_damaged_tape_plays_the_rest_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, name: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / name
+    places = blocks(path, 4)
+    change, left = DAMAGES[damage]
+    path.write_bytes(change(path.read_bytes(), places))
+    sink = Told()
+    replay = Replay(Config(source="replay", file=str(path), speed=0, delay=0))
+    replay.start(sink)
+    join(replay, QUOTE)
+    sink.wait_for(lambda: "ended" in sink.states)
+    replay.close()
+    assert [frames.decode(body)[MAOTAI][0]["n"] for _, body in sink.published] == left
+    assert sink.reason is not None
+    assert sink.reason.startswith(f"damaged: {len(left)} messages can be read")
+    assert "bytes" in sink.reason
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert errors == [f"{path} is {sink.reason}", f"replay of {path} ended, but it is {sink.reason}"]
+
+
+def test_replay_of_a_tape_with_gaps_says_how_many(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "day.tape"
+    places = blocks(path, 6)
+    data = path.read_bytes()
+    path.write_bytes(data[: places[1][0]] + data[places[3][0] :])
+    assert not Tape(path).damaged
+    assert "the messages have 1 gaps, in which 2 are missing; qmt-bridge tape verify names them" in caplog.text
+
+
+def test_replay_of_a_whole_tape_ends_without_a_reason(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    blocks(tmp_path / "day.tape", 4)
+    tape = Tape(tmp_path / "day.tape")
+    assert (tape.damaged, tape.missing) == (False, "")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(("damaged", "code"), [(True, 1), (False, 0)])
+def test_feeder_that_played_a_damaged_tape_exits_with_1(tape, tmp_path: Path, damaged: bool, code: int) -> None:
+    path = tape(*((TRADES, {"type": "order", "data": {"n": n}}) for n in range(3)))
+    if damaged:
+        path.write_bytes(path.read_bytes() + b"torn")
+    local = "tcp://127.0.0.1:0"
+    places = {"market_addr": local, "trade_addr": local, "ask_addr": local, "data_dir": str(tmp_path / "data")}
+    feeder = Feeder(Config(source="replay", file=str(path), speed=0, delay=0, **places))
+    stop = threading.Event()
+    codes: list[int] = []
+    running = threading.Thread(target=lambda: codes.append(feeder.run(stop)))
+    running.start()
+    try:
+        deadline = time.monotonic() + 20
+        while feeder.publisher._state[0] != "ended" and running.is_alive():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        stop.set()
+        running.join(20)
+    assert codes == [code]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param(lambda data: data.replace(b"QMT1", b"QMT2"), "made by a later version of qmt-bridge", id="later"),
+        pytest.param(lambda data: gzip.compress(data), "a tape that was compressed by gzip: unpack it", id="gzip"),
+        pytest.param(lambda data: b"\x28\xb5\x2f\xfd" + data[50:], "compressed by zstd: unpack it", id="zstd"),
+        pytest.param(lambda data: b"", "is empty", id="empty"),
+        pytest.param(lambda data: b"SQLite format 3\0" + data[50:], "qmt-bridge journal export", id="journal"),
+    ],
+)
+def test_file_that_is_no_tape_of_ours_is_named(tape, change: Callable[[bytes], bytes], said: str) -> None:
+    path = tape(*DAY)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(ConfigError, match=said) as caught:
+        open_recording(path, 1)
+    assert caught.value.setting == "file"
+
+
+def test_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        open_recording(tmp_path, 1)
+
+
+# -- Rows that cannot be played
+
+
+def test_rows_that_cannot_be_played_are_named_once_and_the_others_play(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = tmp_path / "ticks.csv"
+    at = T // 1_000_000
+    bad = "".join(f"600519.sh,{at},1\n" for _ in range(300)) + f"{MAOTAI},{at},--,\n{MAOTAI},soon,1\n"
+    good = f"SHRQ88.SH,{at},5\n430047.NEEQ,{at},5\nSP a2501&a2505.DF,{at},5\n{MAOTAI},{at},5\n"
+    path.write_text(f"code,time,volume\n{bad}{good}")
+    sink = Told()
+    replay = Replay(Config(source="replay", file=str(path), speed=0, delay=0))
+    replay.start(sink)
+    codes = (MAOTAI, "SHRQ88.SH", "430047.NEEQ", "SP a2501&a2505.DF")
+    join(replay, *map(quote_topic, codes))
+    sink.wait_for(lambda: "ended" in sink.states)
+    replay.close()
+    assert {topic for topic, _ in sink.published} == set(map(quote_topic, codes))
+    assert sink.reason is None
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(warnings) == 3
+    assert warnings[0] == (
+        f"{path}, line 2, column code: unknown market 'sh' in '600519.sh'; did you mean '600519.SH'? "
+        "(300 such rows are left out)"
+    )
+    assert f"replay of {path} ended; 302 of 306 rows are left out" in caplog.messages
+
+
+def test_file_without_a_row_that_can_be_played_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ticks.csv"
+    path.write_text("code,time\n600519,1751338260123\n1,1751338260123\n")
+    with pytest.raises(ConfigError, match=r"line 2, column code: '600519' is not a code .* did you mean '600519.SH'"):
+        open_recording(path, 1)

@@ -463,7 +463,7 @@ def test_download_is_refused(make):
     [
         pytest.param(None, "cannot read", id="missing"),
         pytest.param("code,time\n", "has no rows", id="header-only"),
-        pytest.param(f"code,time\n{MAOTAI},{T}\n{MAOTAI},x\n", "line 3, column time", id="malformed"),
+        pytest.param(f"code,time\n{MAOTAI},x\n{MAOTAI},y\n", "line 2, column time", id="malformed"),
     ],
 )
 def test_file_that_cannot_be_played_is_named_at_the_start(tmp_path, content, message):
