@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import msgspec
 
@@ -39,6 +40,10 @@ _NUMBERS = frozenset(field.encode_name for field in _FIELDS) - _LISTS - _TEXTS
 
 # What pandas, databases, Excel and terminals write where they have nothing.
 _MISSING = frozenset(("", *"none nan -nan null nil na n/a #n/a #na <na> nat - -- — ——".split()))
+_json = msgspec.json.Decoder().decode
+_NUMERIC = frozenset((int, float))
+_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_PLAIN = frozenset((int, float, type(None)))
 _INFINITY = {"inf": math.inf, "+inf": math.inf, "infinity": math.inf, "-inf": -math.inf, "-infinity": -math.inf}
 # As JSON, and besides a sign, ".5" and "5."; never leading zeros, which a code has.
 _NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -79,11 +84,13 @@ def reader(column: str) -> Reader:
 
 def number(cell: str) -> int | float | None:
     """Return a number as the text says it, None where there is none."""
-    cell = cell.strip()
     found = _decoded(cell)
-    if isinstance(found, int | float) and not isinstance(found, bool):
-        _fitting(cell, found)
-        return found
+    kind = type(found)
+    if kind is float:
+        return found  # type: ignore[return-value]
+    if kind is int:
+        return _fitting(cell, found)  # type: ignore[no-any-return]
+    cell = cell.strip()
     if cell.lower() in _MISSING:
         return None
     if _NUMBER.fullmatch(cell) and math.isfinite(plain := float(cell)):
@@ -100,7 +107,7 @@ def numbers(cell: str) -> list[object] | None:
     found = value(cell)
     if found is None:
         return None
-    if not isinstance(found, list) or not all(item is None or type(item) in (int, float) for item in found):
+    if not isinstance(found, list) or not _PLAIN.issuperset(map(type, found)):
         raise Unreadable("no list of numbers", cell, "write it like [29.69, 0.0]")
     return found
 
@@ -130,11 +137,14 @@ def time(cell: str) -> int:
     index, whichever is between 1990 and 2100: no text is both. A date is Shanghai's unless it names a zone.
     """
     cell = cell.strip()
+    # Most are milliseconds.
+    if len(cell) == 13 and cell.isdecimal() and cell.isascii() and _FIRST * 1000 <= (found := int(cell)) < _LAST * 1000:
+        return found
     # pandas turns a column of integers into floats when it joins frames.
     digits, _, fraction = cell.partition(".")
     if digits.isdecimal() and digits.isascii() and (fraction.isdecimal() or "." not in cell):
-        if (found := _of_digits(digits, fraction)) is not None:
-            return found
+        if (moment := _of_digits(digits, fraction)) is not None:
+            return moment
     elif date := _DATE.fullmatch(cell):
         return _of_date(cell, date)
     raise _no_time(cell)
@@ -204,24 +214,28 @@ def _no_time(cell: str) -> Unreadable:
 
 def _decoded(cell: str) -> object:
     """Return the JSON value of a cell, or its own text; refuse a number of which Excel has cut digits."""
-    if "E+" in cell and _EXCEL.fullmatch(cell):
+    if "E+" in cell and _EXCEL.fullmatch(cell.strip()):
         raise Unreadable("cut by Excel", cell, "its digits are lost; format the column as a number and save it again")
     try:
-        return msgspec.json.decode(cell)
+        return _json(cell)
     except (msgspec.DecodeError, RecursionError):
         return cell
 
 
-def _fitting(cell: str, found: object) -> object:
-    """Return `found` with None for every NaN within; refuse what MessagePack cannot hold, where it would be lost."""
-    if isinstance(found, int) and not -(2**63) <= found < 2**64:
+def _fitting(cell: str, found: Any) -> Any:
+    """Return `found`; refuse it if it holds a number that MessagePack cannot, where the record would be lost."""
+    kind = type(found)
+    if kind is list:
+        if not _NUMERIC.issuperset(map(type, found)) or (
+            found and not _INT_MIN <= min(found) <= max(found) <= _INT_MAX
+        ):
+            for item in found:
+                _fitting(cell, item)
+    elif kind is dict:
+        for item in found.values():
+            _fitting(cell, item)
+    elif kind is int and not _INT_MIN <= found <= _INT_MAX:
         raise Unreadable("too large", cell, f"{str(found)[:40]} does not fit 64 bits")
-    if isinstance(found, float) and math.isnan(found):
-        return None
-    if isinstance(found, list):
-        return [_fitting(cell, item) for item in found]
-    if isinstance(found, dict):
-        return {key: _fitting(cell, item) for key, item in found.items()}
     return found
 
 
