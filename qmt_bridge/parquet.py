@@ -5,6 +5,7 @@ Runs in the main thread. Reads the tape twice, first for the columns and their t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
@@ -13,9 +14,11 @@ from typing import Any
 
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.tape import Recorded, read_tape
+from qmt_bridge.tape import SESSION_TOPIC, Recorded, TapeReader, read_tape
 from qmt_bridge.wire.frames import to_json
 from qmt_bridge.wire.topics import Kind
+
+logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -29,6 +32,7 @@ def export(tape: Path, folder: Path) -> dict[Path, int]:
     """Write the rows of a tape (see `rows`) into `folder`; return the files and how many rows each has.
 
     Lists become list columns, integers beside floats floats; a column with values of several other types is JSON text.
+    Of a damaged tape what can be read is written, and the log says what is not.
     Raise `ConfigError` without pyarrow, for a tape that cannot be read, or a folder that cannot be written.
     """
     try:
@@ -39,12 +43,17 @@ def export(tape: Path, folder: Path) -> dict[Path, int]:
 
     messages = 0
     tables: dict[str, dict[str, Column]] = {}
-    for recorded in read_tape(tape):
+    reader = TapeReader(tape)
+    for recorded in reader:
+        if recorded.frame.topic == SESSION_TOPIC:
+            continue
         messages += 1
         for table, row in rows(recorded):
             columns = tables.setdefault(table, {})
             for name, value in row.items():
                 columns.setdefault(name, Column()).note(value)
+    if reader.damage:
+        logger.error("%s is damaged: %d messages can be read, %s", tape, messages, reader.damage)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as closing:
