@@ -21,6 +21,7 @@ from qmt_bridge.handshakes import Links, Notice
 from qmt_bridge.sequence import Events, LastValues
 from qmt_bridge.silence import Silence
 from qmt_bridge.sockets import Curve, connect_dealer, connect_subscriber, load_curve
+from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import reply_encoder, topic_state_decoder
 from qmt_bridge.wire.topics import (
@@ -31,7 +32,6 @@ from qmt_bridge.wire.topics import (
     Behaviour,
     Kind,
     Topic,
-    check_code,
     check_period,
     parse_demand,
     parse_topic,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qmt_bridge.codes_file import BadCodesFile, codes_of, read_codes
-from qmt_bridge.wire.topics import check_code
+from qmt_bridge.wire.codes import check_code
 
 LISTS = Path("/work/shared/data/lists")
 TWO = ["600519.SH", "000001.SZ"]

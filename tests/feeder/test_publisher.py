@@ -654,7 +654,8 @@ def test_an_event_of_the_past_that_cannot_be_read_costs_itself_only(
     journal = Journal(journal_path(config.data_path, "hand"), days=30)
     now = time.time_ns() // 1_000_000
     # The second is no map, the third nothing at all.
-    journal.append([Unsent("1", "order", msgspec.Raw(data)) for data in (b"\x80", b"\x07", b"\xc1", b"\x80")], now)
+    unsent = [Unsent("1", "order", msgspec.Raw(data)) for data in (b"\x80", b"\x07", b"\xc1", b"\x80")]
+    journal.append(journal.positions.give(unsent, now))
     journal.close()
     past: list[int] = []
 
