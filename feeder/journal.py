@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # One chunk of a replay; a reader of the ask socket takes messages of this size anyway.
 CHUNK_EVENTS = 1000
-CHUNK_BYTES = frames.BATCH_BYTES
+CHUNK_BYTES = 512 * 1024
 # Events of one transaction, more than a burst has: some 30 ms.
 BATCH_EVENTS = 5000
 # What is kept in memory while the disk takes nothing, an event being its body and what Python adds to it.

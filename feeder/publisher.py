@@ -12,7 +12,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -21,8 +21,10 @@ from typing import NamedTuple
 import msgspec
 import zmq
 
+from feeder.askers import Answers, Askers, Reply
 from feeder.journal import CHUNK_BYTES, Event, Journal, Unsent
 from feeder.journal_thread import HUNG_SECONDS, JournalThread, News, Written
+from feeder.refusals import Refusals
 from feeder.registry import Peer, Registry, Upstream
 from feeder.source import DownloadRequest, FeedState, Source
 from qmt_bridge import sockets
@@ -32,22 +34,25 @@ from qmt_bridge.handshakes import Links
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import AccountState, TradeEvent
-from qmt_bridge.wire.requests import (
-    CatchUp,
-    DownloadStarted,
-    StartDownload,
-    TopicState,
-    ask_decoder,
-    reply_encoder,
-)
+from qmt_bridge.wire.requests import CatchUp, DownloadStarted, StartDownload, TopicState, ask_decoder
 from qmt_bridge.wire.topics import ALL_TRADES, KINDS, STATUS_TOPIC, Topic, parse_topic, trade_topic
 
 logger = logging.getLogger(__name__)
 
 # Messages, subscriptions and questions that are served before the thread looks at the others again.
 TURN = 1000
-# Above it a question is a mistake: no worker subscribes more.
-MAX_ASK_TOPICS = 100_000
+# Of subscriptions fewer, since the source is told of each.
+TURN_DEMAND = 250
+# Bytes that are read of subscriptions, of questions, and that are sent of answers before ticks have their turn again:
+# the first two take up to 25 ms where somebody means harm, the last one 1 ms.
+TURN_BYTES_IN = 256 * 1024
+TURN_BYTES_OUT = 1024 * 1024
+# An envelope is what ZeroMQ puts before a question: of a DEALER one part, of a REQ two, each proxy adds one.
+MAX_ENVELOPE_PARTS = 16
+MAX_ENVELOPE_BYTES = 1024
+# Questions for the journal that wait: of all connections, and of one.
+MAX_REPLAYS = 10_000
+MAX_REPLAYS_OF_ONE = 1000
 HEARTBEAT_SECONDS = 1.0
 # A lossless message that a full consumer holds up is tried again after this time.
 RETRY_SECONDS = 0.001
@@ -108,6 +113,8 @@ class Publisher:
         self.published = 0
         self.unencodable = 0
         self.unwanted = 0
+        # Calls of the source that failed on the publisher's thread; each cost only itself.
+        self.failed_calls = 0
 
         self._config = config
         self._source = source
@@ -143,6 +150,12 @@ class Publisher:
         # The newest position of which the journal's thread has told, and of those that did not wait for that.
         self._heard_of = 0
         self._sent_early = 0
+        self._replay_askers: Counter[bytes] = Counter()
+        # Whether every asker of the journal has to take first what it was sent.
+        self._replays_wait = False
+        self._askers = Askers(self._answer_failed)
+        self._refusals = Refusals()
+        self._failures = Refusals()
         self._held_up = False
         self._state: tuple[FeedState, str | None, bool] = ("down", None, False)
         self._since = self._epoch // _NS_PER_MS
@@ -399,16 +412,17 @@ class Publisher:
             self._continue_replay()
             for upstream in self._registry.expire(now):
                 self._unsubscribe(upstream)
-            self._send_replies()
+            self._answer(now)
 
     def _pause_ms(self, until: float, now: float) -> int:
         if self._stopping or self._trades or self._told or (self._inbox and not self._held_up):
             return 0
-        if self._replays and (not self._looking_up or self._hung_since is not None):
+        may_look_up = not self._looking_up or self._hung_since is not None
+        if self._replays and not self._replays_wait and may_look_up:
             return 0
-        deadline = self._registry.deadline()
-        if deadline is not None:
-            until = min(until, deadline)
+        for deadline in (self._registry.deadline(), self._askers.deadline()):
+            if deadline is not None:
+                until = min(until, deadline)
         if self._held_up:
             until = min(until, now + RETRY_SECONDS)
         # Rounded up, or the last millisecond would be spun away.
@@ -447,6 +461,10 @@ class Publisher:
                 self._inbox.appendleft(call)
                 self._held_up = True
                 break
+            except Exception:
+                # Whatever it was about, it must cost neither the others nor the session of the feeder.
+                self.failed_calls += 1
+                self._log_failure(b"inbox", "a call of the source failed")
         if self._room_wanted:
             with self._room:
                 self._room.notify_all()
@@ -526,27 +544,56 @@ class Publisher:
         publisher.send(body, _LAST)
         self.published += 1
 
-    # -- Demand
+    # -- What comes from outside. Each message is handled by itself: whatever it holds, it ends nothing.
+
+    def _refuse(self, peer: bytes, what: str, reason: object, now: float) -> None:
+        """Count something that was refused, and tell it: at most one line a peer and minute."""
+        untold = self._refusals.note(peer, now)
+        if untold is not None:
+            more = f"; {untold} more since the last such line" if untold else ""
+            # Of any length, and whatever was sent is in it.
+            logger.warning("%s is refused: %s%s", what, ascii(str(reason)[:300])[1:-1], more)
+
+    def _log_failure(self, where: bytes, what: str) -> None:
+        """Log the exception that is handled, at most once a minute and place."""
+        untold = self._failures.note(where, time.monotonic())
+        if untold is not None:
+            logger.exception("%s%s", what, f" ({untold} more since the last such line)" if untold else "")
 
     def _read_demand(self, now: float) -> None:
-        for _ in range(TURN):
+        size = 0
+        for _ in range(TURN_DEMAND):
             try:
                 parts = self._market.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            said = parts[0]
-            # A stranger may send anything up an XPUB; our topics are ASCII.
-            if len(parts) != 1 or said[:1] not in (b"\0", b"\1") or not said.isascii():
-                continue
-            text = said[1:].decode()
-            if said[0]:
-                wanted = self._registry.want(text)
-                if wanted is not None:
-                    self._subscribe(wanted)
-            else:
-                gone = self._registry.leave(text, now)
-                if gone is not None:
-                    self._unsubscribe(gone)
+            try:
+                self._take_demand(parts, now)
+            except BadRequest as exc:
+                self._refuse(b"market", "a subscription", exc.reason, now)
+            except Exception:
+                self._refusals.count += 1
+                self._log_failure(b"market", "a subscription could not be handled and is left out")
+            size += sum(map(len, parts))
+            if size > TURN_BYTES_IN:
+                return
+
+    def _take_demand(self, parts: list[bytes], now: float) -> None:
+        said = parts[0]
+        # A stranger may send anything up an XPUB; our topics are ASCII.
+        if len(parts) != 1 or said[:1] not in (b"\0", b"\1") or not said.isascii():
+            raise BadRequest("bad_request", f"a message of {len(parts)} parts, {len(said)} bytes the first")
+        text = said[1:].decode()
+        if not said[0]:
+            gone = self._registry.leave(text, now)
+            if gone is not None:
+                self._unsubscribe(gone)
+            return
+        for gone in self._registry.make_room(text):
+            self._unsubscribe(gone)
+        wanted = self._registry.want(text)
+        if wanted is not None:
+            self._subscribe(wanted)
 
     def _skip_demand(self) -> None:
         # Trade events come whether somebody listens or not; unread, the subscriptions would pile up.
@@ -575,6 +622,7 @@ class Publisher:
     # -- Questions
 
     def _read_asks(self, now: float) -> None:
+        size = 0
         for _ in range(TURN):
             try:
                 *envelope, payload = self._ask.recv_multipart(zmq.NOBLOCK)
@@ -582,41 +630,86 @@ class Publisher:
                 return
             peer = tuple(envelope)
             try:
-                ask = ask_decoder.decode(payload)
-            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-                logger.warning("a question of %d bytes cannot be read: %s", len(payload), exc)
-                continue
-            if isinstance(ask, StartDownload):
-                self._reply(peer, self._start_download(ask))
-            elif len(ask.topics) > MAX_ASK_TOPICS:
-                logger.warning("a question about %d topics is not answered", len(ask.topics))
-            else:
-                self._catch_up(peer, ask, now)
+                self._take_ask(peer, payload)
+            except (BadRequest, WireError) as exc:
+                reason = exc.reason if isinstance(exc, BadRequest) else exc
+                self._refuse(peer[0], f"a question of {len(payload)} bytes", reason, now)
+            except Exception:
+                self._refusals.count += 1
+                self._log_failure(b"ask", f"a question of {len(payload)} bytes could not be handled and is left out")
+            size += len(payload)
+            if size > TURN_BYTES_IN:
+                return
 
-    def _catch_up(self, peer: Peer, ask: CatchUp, now: float) -> None:
-        for text in ask.topics:
+    def _take_ask(self, peer: Peer, payload: bytes) -> None:
+        size = sum(map(len, peer))
+        if len(peer) > MAX_ENVELOPE_PARTS or size > MAX_ENVELOPE_BYTES:
+            raise BadRequest("bad_request", f"an envelope of {len(peer)} parts, {size} bytes")
+        ask = frames.read(ask_decoder, payload)
+        if isinstance(ask, StartDownload):
+            self._reply(peer, self._start_download(peer, ask))
+            return
+        # Each topic once, however often it is named.
+        topics = list(dict.fromkeys(ask.topics))
+        size = sum(len(text) + 100 for text in topics)
+        if not self._askers.add(peer, self._answers(peer, ask, topics), size):
+            raise BadRequest("rate_limited", f"about {len(topics)} topics, while too many questions wait")
+
+    def _answers(self, peer: Peer, ask: CatchUp, topics: list[str]) -> Answers:
+        for text in topics:
             if text.partition("/")[0] in _JOURNALED:
-                self._catch_up_trades(peer, ask, text)
+                yield self._catch_up_trades(peer, ask, text)
             else:
-                self._registry.ask(peer, ask.id, text, now)
-        self._send_replies()
+                answered = False
+                for state in self._registry.ask(peer, ask.id, text, time.monotonic()):
+                    yield state
+                    answered = True
+                if not answered:
+                    yield None
 
-    def _catch_up_trades(self, peer: Peer, ask: CatchUp, text: str) -> None:
+    def _answer_failed(self, exc: Exception) -> None:
+        self._refusals.count += 1
+        self._log_failure(b"answer", "a question could not be answered and is left out")
+
+    def _catch_up_trades(self, peer: Peer, ask: CatchUp, text: str) -> TopicState | None:
+        """Return the answer about a trade topic; None if the journal is read first."""
         try:
             account = None if text == ALL_TRADES else parse_topic(text).name
         except WireError as exc:
-            self._reply(peer, TopicState(ask.id, text, "refused", str(exc), "bad_request", self._epoch))
-            return
+            return TopicState(ask.id, text, "refused", str(exc), "bad_request", self._epoch)
         if ask.after is None:
-            self._reply(peer, TopicState(ask.id, text, "live", epoch=self._epoch, seq=self._sent.of(account)))
-        else:
-            self._replays.append(_Replay(peer, ask.id, text, account, ask.after, ask.room, ask.epoch, ask.exact))
+            return TopicState(ask.id, text, "live", epoch=self._epoch, seq=self._sent.of(account))
+        if len(self._replays) >= MAX_REPLAYS or self._replay_askers[peer[0]] >= MAX_REPLAYS_OF_ONE:
+            error = "too many questions for the trade journal wait"
+            return TopicState(ask.id, text, "refused", error, "rate_limited", self._epoch)
+        self._queue_replay(_Replay(peer, ask.id, text, account, ask.after, ask.room, ask.epoch, ask.exact))
+        return None
+
+    def _queue_replay(self, replay: _Replay) -> None:
+        self._replays.append(replay)
+        self._replay_askers[replay.peer[0]] += 1
+
+    def _next_replay(self) -> _Replay | None:
+        """Return the next question for the journal whose asker has taken what it was sent."""
+        self._replays_wait = False
+        for _ in range(len(self._replays)):
+            replay = self._replays.popleft()
+            if self._askers.has_room(replay.peer):
+                self._replay_askers[replay.peer[0]] -= 1
+                if not self._replay_askers[replay.peer[0]]:
+                    del self._replay_askers[replay.peer[0]]
+                return replay
+            self._replays.append(replay)
+        self._replays_wait = True
+        return None
 
     def _continue_replay(self) -> None:
         """Have one chunk looked up; a long replay does not hold up the others, and none holds up a tick."""
-        if not self._replays or (self._looking_up and self._hung_since is None):
+        if self._looking_up and self._hung_since is None:
             return
-        replay = self._replays.popleft()
+        replay = self._next_replay()
+        if replay is None:
+            return
         if self._hung_since is not None:
             self._reply(replay.peer, _unreadable(replay, self._epoch, self._sent.of(replay.account), self._failure()))
             return
@@ -628,11 +721,11 @@ class Publisher:
         self._reply(replay.peer, state)
         if state.state == "live" and state.more and replay.room <= 0:
             # The next position is this life's own.
-            self._replays.append(replay._replace(after=state.seq, epoch=None))
+            self._queue_replay(replay._replace(after=state.seq, epoch=None))
 
-    def _start_download(self, ask: StartDownload) -> DownloadStarted:
+    def _start_download(self, peer: Peer, ask: StartDownload) -> DownloadStarted:
         try:
-            topic, key = self._registry.start_download(ask)
+            topic, key = self._registry.start_download(ask, peer[0])
         except BadRequest as exc:
             return DownloadStarted(ask.id, None, exc.code, exc.reason)
         if key is None:
@@ -649,15 +742,49 @@ class Publisher:
             return DownloadStarted(ask.id, None, "internal", f"source {self._source.name} failed: {exc}")
         return DownloadStarted(ask.id, topic)
 
-    def _send_replies(self) -> None:
-        replies = self._registry.replies
-        while replies:
-            peer, state = replies.popleft()
-            self._reply(peer, state)
+    def _reply(self, peer: Peer, reply: Reply) -> None:
+        """Let a reply wait until its asker takes it: sent when ticks have had their turn."""
+        body = reply.body if isinstance(reply, TopicState) else None
+        if not self._askers.add(peer, iter((reply,)), len(body or b"") + 500):
+            # An asker that does not read goes without it, and asks again.
+            self._refuse(peer[0], "an answer", "too much waits for its asker, who does not read", time.monotonic())
 
-    def _reply(self, peer: Peer, reply: TopicState | DownloadStarted) -> None:
-        # A ROUTER drops what it cannot deliver; the asker goes live without an answer, or asks again.
-        self._ask.send_multipart([*peer, reply_encoder.encode(reply)], zmq.NOBLOCK)
+    def _answer(self, now: float) -> None:
+        """Send some of what was asked for, in turns between those who read."""
+        decided = self._registry.decided
+        while decided:
+            peer, number, text = decided.popleft()
+            if not self._askers.add(peer, self._registry.states(number, text), len(text)):
+                self._refuse(peer[0], "an answer", "too much waits for its asker, who does not read", now)
+        waiting = len(self._askers)
+        self._send_answers(now)
+        if len(self._askers) < waiting:
+            # A journal's next chunk is looked up once its asker has taken the one before.
+            self._replays_wait = False
+
+    def _send_answers(self, now: float) -> None:
+        size = 0
+        for _ in range(TURN):
+            message = self._askers.take(now)
+            if message is None:
+                return
+            peer, payload = message
+            if not payload:
+                continue
+            try:
+                self._ask.send_multipart([*peer, payload], zmq.NOBLOCK)
+            except zmq.Again:
+                self._askers.full(now)
+                continue
+            except zmq.ZMQError as exc:
+                if exc.errno != zmq.EHOSTUNREACH:
+                    raise
+                self._askers.gone()
+                continue
+            self._askers.sent()
+            size += len(payload)
+            if size > TURN_BYTES_OUT:
+                return
 
     # -- Status
 
@@ -700,6 +827,7 @@ class Publisher:
             "journal": self._failure(),
             "journal_note": self._journal_note,
             "accounts": self._accounts,
+            "refused": self._refusals.count,
         }
         try:
             self._send(STATUS_TOPIC, frames.encode(body), None, now)

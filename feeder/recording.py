@@ -330,7 +330,9 @@ class Tape:
                 sink.publish_trade(self._account(topic, event), event.type, event.data, received_ns)
             case "by_code":
                 pieces = frames.split(frame.body)
-                self._newest_by_code.setdefault(topic, {}).update(pieces)
+                # Copied, or a code that comes no more would keep the whole batch that it came in.
+                newest = self._newest_by_code.setdefault(topic, {})
+                newest.update((code, piece.copy()) for code, piece in pieces.items())
                 if topic in wanted:
                     sink.publish_whole(topic, pieces, received_ns)
             case "last":
@@ -368,6 +370,6 @@ class Tape:
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], frame: Frame) -> T:
     try:
-        return decoder.decode(frame.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        return frames.read(decoder, frame.body)
+    except WireError as exc:
         raise WireError(f"a message of {frame.topic} cannot be read: {exc}") from exc

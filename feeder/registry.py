@@ -1,15 +1,17 @@
 """What is known of every topic: is it wanted, how does it stand at the source, its newest seq and last value.
 
 Pure: time is an argument (seconds of any monotonic clock), no sockets, no threads. The publisher's thread drives
-it: each method notes one thing and says what the source has to be told; answers to CatchUp collect in `replies`.
+it: each method notes one thing and says what the source has to be told; questions that could not be answered at once
+collect in `decided`. Everything that outsiders can make grow here has a bound in bytes or in what it costs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections import deque
-from collections.abc import Mapping
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -35,7 +37,27 @@ ANSWER_WITHIN = 0.8
 # A client that lost its connection near the end of a download finds out how it ended.
 DOWNLOAD_KEPT = 300.0
 MAX_DOWNLOADS = 1000
+# Of one connection; a gateway's worker has one for all of its clients.
+MAX_DOWNLOADS_OF_ONE = 200
+# Codes of all downloads that run: some 10 MB.
+MAX_DOWNLOAD_CODES = 100_000
+# Topics that may be wanted at once, and the bytes that they may take beside their last values: a hundred thousand
+# quotes are some 50 MB, and a formula's topic may be 48 KiB long.
+MAX_TOPICS = 100_000
+MAX_TOPIC_BYTES = 128 * 1024 * 1024
+# Bytes of what is remembered of topics that are forgotten: some 70,000 of them.
+MAX_FORGOTTEN_BYTES = 16 * 1024 * 1024
+# Questions that may wait for a source's word; those beyond it are answered at once, which costs their asker a second
+# question. A worker with a hundred thousand topics asks about all of them when a feeder is new.
+MAX_WAITING = 250_000
+MAX_WAITING_OF_ONE = 100_000
 
+# What one call of `expire` does of each thing that is due: some milliseconds.
+MAX_DUE = 250
+
+# Bytes of an entry beside its text, and of a number that outlives one, rounded up (CPython 3.11, 64 bits).
+_ENTRY_BYTES = 500
+_NUMBER_BYTES = 200
 _TIME = re.compile(r"([0-9]{8}([0-9]{6})?)?")
 
 # The ZeroMQ envelope of whoever asked: opaque here.
@@ -61,13 +83,26 @@ class Upstream(NamedTuple):
 class Entry:
     """One topic: how it stands, and what a late joiner is told.
 
-    `fed` says that the source may publish it: from `Registry.want` until it is forgotten. `seq` outlives that,
+    `fed` says that the source may publish it: from `Registry.want` until it is forgotten. `seq` outlives the entry,
     because a consumer of a prefix would take a number that starts again in the same epoch for an old one.
     """
 
-    __slots__ = ("body", "by_code", "code", "download", "fed", "parts", "reason", "seq", "state", "topic", "wanted")
+    __slots__ = (
+        "asker",
+        "body",
+        "by_code",
+        "code",
+        "download",
+        "fed",
+        "parts",
+        "reason",
+        "seq",
+        "state",
+        "topic",
+        "wanted",
+    )
 
-    def __init__(self, topic: Topic, parts: TopicParts) -> None:
+    def __init__(self, topic: Topic, parts: TopicParts, seq: int = 0) -> None:
         self.topic = topic
         self.parts = parts
         self.wanted = False
@@ -75,11 +110,12 @@ class Entry:
         self.state: Literal["pending", "live", "refused"] = "pending"
         self.code: ErrorCode | None = None
         self.reason: str | None = None
-        self.seq = 0
+        self.seq = seq
         self.body: bytes | None = None
         self.by_code: dict[str, msgspec.Raw] | None = {} if KINDS[parts.kind].keeps == "by_code" else None
-        # Of a download that still runs.
+        # Of a download that still runs, with the connection that has begun it.
         self.download: DownloadKey | None = None
+        self.asker = b""
 
 
 class Registry:
@@ -89,29 +125,48 @@ class Registry:
         self.epoch = epoch
         # Topics that somebody subscribes now.
         self.wanted = 0
-        # Answers to send, in order; the publisher empties it.
-        self.replies: deque[tuple[Peer, TopicState]] = deque()
+        # Questions (peer, number, topic) that waited and can be answered now: see `states`. The publisher empties it.
+        self.decided: deque[tuple[Peer, int, str]] = deque()
         self._source = source
         self._kinds = kinds
         self._grace = grace
         self._entries: dict[str, Entry] = {}
+        self._entry_bytes = 0
+        # The newest numbers of topics that are forgotten, oldest first, and the largest of those that fell out.
+        self._numbers: dict[str, int] = {}
+        self._number_bytes = 0
+        self._highest = 0
         # When to forget a topic; each delay is constant, so the first is always the next one due.
         self._leaving: dict[str, float] = {}
         self._ended: dict[str, float] = {}
         self._downloads: dict[DownloadKey, Topic] = {}
         self._download_count = 0
+        # Of the downloads that run: how many each connection has begun, and how many codes they have.
+        self._download_askers: Counter[bytes] = Counter()
+        self._download_codes = 0
         # Who waits for a topic to leave `pending`, and until when.
         self._waiting: dict[str, list[tuple[float, Peer, int]]] = {}
         self._timeouts: deque[tuple[float, str]] = deque()
+        self._waiting_askers: Counter[bytes] = Counter()
         self._open(STATUS_TOPIC)
 
+    def make_room(self, text: str) -> list[Upstream]:
+        """Forget topics that only their grace time keeps, oldest first, where `text` finds no room; return them."""
+        gone = []
+        while self._leaving and text not in self._entries and self._is_full(text):
+            oldest = next(iter(self._leaving))
+            del self._leaving[oldest]
+            upstream = self._forget(self._entries[oldest])
+            if upstream is not None:
+                gone.append(upstream)
+        return gone
+
     def want(self, text: str) -> Upstream | None:
-        """Note the first subscriber of `text`; return the topic if the source has to subscribe it."""
-        try:
-            parts = self._demand(text)
-            refusal = None
-        except BadRequest as exc:
-            parts, refusal = parse_topic(text), exc
+        """Note the first subscriber of `text`; return the topic if the source has to subscribe it.
+
+        Raise `BadRequest` for what is refused, of which nothing stays: who asks about it is told the same.
+        """
+        parts = self._demand(text)
         if parts is None:
             # A download is begun by a question, and goes on while somebody follows it.
             self._leaving.pop(text, None)
@@ -119,13 +174,12 @@ class Registry:
         topic = Topic(text)
         entry = self._entries.get(topic)
         if entry is None:
-            entry = self._entries[topic] = Entry(topic, parts)
+            if self._is_full(text):
+                raise self._no_room()
+            entry = self._add(topic, parts)
         if not entry.wanted:
             entry.wanted = True
             self.wanted += 1
-        if refusal is not None:
-            self._settle(entry, "refused", refusal.code, refusal.reason)
-            return None
         self._leaving.pop(topic, None)
         if entry.fed and entry.state != "refused":
             return None
@@ -153,7 +207,10 @@ class Registry:
         return None
 
     def expire(self, now: float) -> list[Upstream]:
-        """Do what is due: return the topics to unsubscribe, answer who waited long enough, forget old downloads.
+        """Do some of what is due: return topics to unsubscribe, answer who waited long enough, forget old downloads.
+
+        At most `MAX_DUE` of each at a time, since a consumer with a hundred thousand topics leaves all of them at once;
+        `deadline` says whether there is more.
 
         A download is among the topics while it runs: it is to be cancelled, and stays until it has said so.
         """
@@ -163,13 +220,15 @@ class Registry:
             if upstream is not None:
                 gone.append(upstream)
         for text in _due(self._ended, now):
-            del self._entries[text]
-        while self._timeouts and self._timeouts[0][0] <= now:
+            self._remove(text)
+        for _ in range(MAX_DUE):
+            if not self._timeouts or self._timeouts[0][0] > now:
+                break
             _, text = self._timeouts.popleft()
             waiting = self._waiting.pop(text, [])
             for deadline, peer, number in waiting:
                 if deadline <= now:
-                    self._reply(peer, number, text, self._entries.get(text))
+                    self._decide(peer, number, text)
             later = [one for one in waiting if one[0] > now]
             if later:
                 self._waiting[text] = later
@@ -213,35 +272,66 @@ class Registry:
             end = frames.decode(body)
             if isinstance(end, dict) and "status" in end:
                 self._release(entry)
+                self._uncount(entry)
                 entry.download = None
                 self._leaving.pop(entry.topic, None)
                 self._ended[entry.topic] = now + DOWNLOAD_KEPT
 
-    def ask(self, peer: Peer, number: int, text: str, now: float) -> None:
-        """Answer question `number` of `peer`: where does `text` stand?
+    def ask(self, peer: Peer, number: int, text: str, now: float) -> Iterator[TopicState]:
+        """Yield the answer to question `number` of `peer`, where does `text` stand, if there is one now.
 
         A topic that the source has not decided on, or that nobody has subscribed yet (the question may overtake
         the subscription: they are two sockets), is answered when it is decided, or after `ANSWER_WITHIN` seconds.
         """
         entry = self._entries.get(text)
         if entry is not None and entry.state != "pending":
-            self._reply(peer, number, text, entry)
+            yield from self.states(number, text)
             return
         try:
             if self._demand(text) is None:
                 raise BadRequest("bad_request", _why_unknown(text))
+            if entry is None and not self._leaving and self._is_full(text):
+                raise self._no_room()
         except BadRequest as exc:
-            state = TopicState(number, text, "refused", exc.reason, exc.code, self.epoch)
-            self.replies.append((peer, state))
+            yield TopicState(number, text, "refused", exc.reason, exc.code, self.epoch)
+            return
+        if len(self._timeouts) >= MAX_WAITING or self._waiting_askers[peer[0]] >= MAX_WAITING_OF_ONE:
+            yield from self.states(number, text)
             return
         deadline = now + ANSWER_WITHIN
         self._waiting.setdefault(text, []).append((deadline, peer, number))
+        self._waiting_askers[peer[0]] += 1
         self._timeouts.append((deadline, text))
 
-    def start_download(self, ask: StartDownload) -> tuple[Topic, DownloadKey | None]:
+    def states(self, number: int, text: str) -> Iterator[TopicState]:
+        """Yield where `text` stands now, as the answer to question `number`.
+
+        The snapshot of a market is joined batch by batch, as its asker takes it; all of them stand at one seq.
+        """
+        entry = self._entries.get(text)
+        if entry is None or entry.state == "pending":
+            yield TopicState(number, text, "pending", epoch=self.epoch)
+            return
+        seq = entry.seq
+        if entry.state == "refused":
+            yield TopicState(number, text, "refused", entry.reason, entry.code, self.epoch, seq)
+            return
+        if not entry.by_code:
+            yield TopicState(number, text, "live", None, None, self.epoch, seq, entry.body)
+            return
+        # What is published meanwhile is not part of it.
+        batches = frames.join(entry.by_code.copy())
+        body = next(batches)
+        for following in batches:
+            yield TopicState(number, text, "live", None, None, self.epoch, seq, body, True)
+            body = following
+        yield TopicState(number, text, "live", None, None, self.epoch, seq, body)
+
+    def start_download(self, ask: StartDownload, asker: bytes) -> tuple[Topic, DownloadKey | None]:
         """Return the topic of a download, and its key if it is a new one that the source has to start.
 
-        Raise `BadRequest` for a code, period or time that cannot be, and above `MAX_DOWNLOADS` running ones.
+        `asker` is the connection that asks. Raise `BadRequest` for a code, period or time that cannot be, and for one
+        too many: of all that run, of this asker's, or of their codes.
         """
         if Kind.DOWNLOAD not in self._kinds:
             raise BadRequest("upstream_refused", self._not_served(Kind.DOWNLOAD))
@@ -257,27 +347,67 @@ class Registry:
             # Whoever asks is about to subscribe.
             self._leaving.pop(running, None)
             return running, None
-        if len(self._downloads) + len(self._ended) >= MAX_DOWNLOADS:
+        if self._download_askers[asker] >= MAX_DOWNLOADS_OF_ONE:
+            raise BadRequest("rate_limited", f"{MAX_DOWNLOADS_OF_ONE} downloads of this connection are running")
+        if self._download_codes + len(stocks) > MAX_DOWNLOAD_CODES:
+            raise BadRequest("rate_limited", f"downloads of {self._download_codes} codes are running")
+        if sum(self._download_askers.values()) + len(self._ended) >= MAX_DOWNLOADS:
             if not self._ended:
                 raise BadRequest("rate_limited", f"{MAX_DOWNLOADS} downloads are running")
             oldest = next(iter(self._ended))
-            del self._ended[oldest], self._entries[oldest]
+            del self._ended[oldest]
+            self._remove(oldest)
         self._download_count += 1
         digest = hashlib.sha256(frames.encode((sorted(stocks), *key[1:]))).hexdigest()[:12]
         topic = download_topic(f"{digest}-{self._download_count}")
-        self._open(topic).download = key
+        entry = self._open(topic)
+        entry.download, entry.asker = key, asker
+        self._download_askers[asker] += 1
+        self._download_codes += len(stocks)
         self._downloads[key] = topic
         return topic, key
 
     def drop_download(self, topic: Topic, key: DownloadKey) -> None:
         """Forget a new download that the source would not start."""
-        del self._entries[topic], self._downloads[key]
+        self._uncount(self._entries[topic])
+        self._remove(topic)
+        del self._downloads[key]
 
     def _open(self, topic: Topic) -> Entry:
-        entry = self._entries[topic] = Entry(topic, parse_topic(topic))
+        entry = self._add(topic, parse_topic(topic))
         entry.fed = True
         entry.state = "live"
         return entry
+
+    def _add(self, topic: Topic, parts: TopicParts) -> Entry:
+        seq = self._numbers.pop(topic, None)
+        if seq is None:
+            # Above all numbers that are not remembered: the topic's own may be among them.
+            seq = self._highest
+        else:
+            self._number_bytes -= len(topic) + _NUMBER_BYTES
+        entry = self._entries[topic] = Entry(topic, parts, seq)
+        self._entry_bytes += _entry_bytes(topic)
+        return entry
+
+    def _remove(self, text: str) -> None:
+        """Forget an entry but for the newest number of what was published."""
+        entry = self._entries.pop(text)
+        self._entry_bytes -= _entry_bytes(text)
+        if entry.seq <= self._highest:
+            return
+        self._numbers[text] = entry.seq
+        self._number_bytes += len(text) + _NUMBER_BYTES
+        while self._number_bytes > MAX_FORGOTTEN_BYTES:
+            oldest = next(iter(self._numbers))
+            self._highest = max(self._highest, self._numbers.pop(oldest))
+            self._number_bytes -= len(oldest) + _NUMBER_BYTES
+
+    def _is_full(self, text: str) -> bool:
+        return len(self._entries) >= MAX_TOPICS or self._entry_bytes + _entry_bytes(text) > MAX_TOPIC_BYTES
+
+    def _no_room(self) -> BadRequest:
+        return BadRequest("symbol_limit", f"the feeder has {len(self._entries)} topics already and takes no more")
 
     def _demand(self, text: str) -> TopicParts | None:
         parts = parse_demand(text)
@@ -297,7 +427,13 @@ class Registry:
     ) -> None:
         entry.state, entry.code, entry.reason = state, code, reason
         for _, peer, number in self._waiting.pop(entry.topic, ()):
-            self._reply(peer, number, entry.topic, entry)
+            self._decide(peer, number, entry.topic)
+
+    def _decide(self, peer: Peer, number: int, text: str) -> None:
+        self._waiting_askers[peer[0]] -= 1
+        if not self._waiting_askers[peer[0]]:
+            del self._waiting_askers[peer[0]]
+        self.decided.append((peer, number, text))
 
     def _release(self, entry: Entry) -> None:
         """Let the next equal request start a download of its own."""
@@ -309,33 +445,26 @@ class Registry:
             # It stays until the source has said how it ended.
             self._release(entry)
             return Upstream(entry.topic, entry.parts)
-        fed = entry.fed
-        if entry.seq:
-            seq = entry.seq
-            entry = self._entries[entry.topic] = Entry(entry.topic, entry.parts)
-            entry.seq = seq
-        else:
-            del self._entries[entry.topic]
-        return Upstream(entry.topic, entry.parts) if fed else None
+        self._remove(entry.topic)
+        return Upstream(entry.topic, entry.parts) if entry.fed else None
 
-    def _reply(self, peer: Peer, number: int, text: str, entry: Entry | None) -> None:
-        if entry is None or entry.state == "pending":
-            self.replies.append((peer, TopicState(number, text, "pending", epoch=self.epoch)))
-        elif entry.state == "refused":
-            state = TopicState(number, text, "refused", entry.reason, entry.code, self.epoch, entry.seq)
-            self.replies.append((peer, state))
-        else:
-            bodies: list[bytes | None] = [entry.body]
-            if entry.by_code:
-                bodies = list(frames.join(entry.by_code))
-            for left, body in zip(range(len(bodies) - 1, -1, -1), bodies, strict=True):
-                live = TopicState(number, text, "live", None, None, self.epoch, entry.seq, body, left > 0)
-                self.replies.append((peer, live))
+    def _uncount(self, entry: Entry) -> None:
+        """Note that a download has ended."""
+        assert entry.download is not None
+        self._download_codes -= len(entry.download.stocks)
+        self._download_askers[entry.asker] -= 1
+        if not self._download_askers[entry.asker]:
+            del self._download_askers[entry.asker]
+
+
+def _entry_bytes(text: str) -> int:
+    # The text, what was parsed of it, and what the source makes of that.
+    return 3 * len(text) + _ENTRY_BYTES
 
 
 def _due(times: dict[str, float], now: float) -> list[str]:
     due = []
-    for text, moment in times.items():
+    for text, moment in islice(times.items(), MAX_DUE):
         if moment > now:
             break
         due.append(text)

@@ -43,7 +43,7 @@ class Sink(Protocol):
         """
 
     def publish_whole(self, topic: Topic, ticks: Mapping[str, object], received_ns: int) -> None:
-        """Publish whole-quote `ticks` by code, in batches of at most 512 KiB."""
+        """Publish whole-quote `ticks` by code, in batches of at most 64 KiB."""
 
     def publish_trade(self, account: str, event: str, data: Mapping[str, object], received_ns: int) -> None:
         """Journal and publish one trade event of `account`; `event` is its documented ``type``."""

@@ -101,6 +101,8 @@ class XtQuote:
         self.overtaken = 0
         self._faults: set[tuple[Kind, str, type[Exception]]] = set()
         self._failures = threading.Lock()
+        # Queued calls that ended in an exception; the calling thread counts.
+        self.failed_calls = 0
 
         # The rest is the calling thread's. What is wanted outlives a session, refused topics included.
         self._wanted: dict[Topic, TopicParts] = {}
@@ -467,7 +469,12 @@ class XtQuote:
             return False
         finally:
             self._running.begin("own work")
-        call()
+        try:
+            call()
+        except Exception:
+            # Of one topic. The session has the data of all others, and the next call may be about another.
+            self.failed_calls += 1
+            logger.exception("a call of the xtquant session failed")
         return True
 
     def _is_alive(self) -> bool:

@@ -27,7 +27,9 @@ from qmt_bridge.wire.requests import (
     CatchUp,
     DownloadStarted,
     StartDownload,
+    TopicState,
     download_started_decoder,
+    parts_of,
     reply_encoder,
     topic_state_decoder,
 )
@@ -41,8 +43,6 @@ DRAIN = 512
 LONGEST_DRAIN = 4096
 # Heartbeats come once a second; three missed ones are an absent feeder.
 ABSENT_AFTER = 3.0
-# Asks that go out together; a map of a thousand topics is some 30 KB.
-TOPICS_AN_ASK = 1000
 TICK = 0.25
 # Before the feeder is asked once more for what it has refused to the worker itself.
 AGAIN = 1.0
@@ -134,8 +134,7 @@ class Feed:
     def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int | None:
         """Send a CatchUp; return its id, or None while the feeder is away (hub.Upstream)."""
         self._next_id += 1
-        for start in range(0, len(topics), TOPICS_AN_ASK):
-            part: list[str] = list(topics[start : start + TOPICS_AN_ASK])
+        for part in parts_of(topics):
             # Half of what may wait for a client: events go on to come while it takes a chunk of earlier ones.
             room = self._config.outbox_bytes // 2 if after is not None else 0
             if not self._send(CatchUp(self._next_id, part, after, room, epoch, exact)):
@@ -238,7 +237,7 @@ class Feed:
             if frame.topic == STATUS_TOPIC:
                 self._take_status(frame.body, now)
                 return
-        except (WireError, msgspec.DecodeError) as exc:
+        except WireError as exc:
             self._count_malformed(exc)
             return
         if frame.topic.startswith(ALL_TRADES):
@@ -251,13 +250,13 @@ class Feed:
         # The topic counts the events of its account; clients, whose one socket serves all accounts, the journal's.
         try:
             frame.seq = event_position(frame.body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        except WireError as exc:
             self._count_malformed(exc)
             return
         self.hub.receive(frame, now)
 
     def _take_status(self, body: bytes, now: float) -> None:
-        status = _status_decoder.decode(body)
+        status = frames.read(_status_decoder, body)
         before, self.status = self.status, status
         self._heard_at = now
         if before is None or before.epoch != status.epoch:
@@ -274,27 +273,16 @@ class Feed:
     def _take_reply(self, socket: zmq.Socket[bytes], now: float) -> None:
         parts = socket.recv_multipart(_NOBLOCK)
         try:
-            # Both replies are maps; only that of a download has no state.
-            reply = topic_state_decoder.decode(parts[-1])
-        except msgspec.ValidationError:
-            try:
-                started = download_started_decoder.decode(parts[-1])
-            except msgspec.DecodeError as exc:
-                self._count_malformed(exc)
-                return
-            waiting = self._downloads.get(started.id)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(started)
-            return
-        except msgspec.DecodeError as exc:
-            self._count_malformed(exc)
-            return
-        try:
-            if reply.topic != STATUS_TOPIC:
+            reply = _read_reply(parts[-1])
+            if isinstance(reply, DownloadStarted):
+                waiting = self._downloads.get(reply.id)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(reply)
+            elif reply.topic != STATUS_TOPIC:
                 self.hub.answer(reply, now)
             elif reply.body is not None:
                 self._take_status(reply.body, now)
-        except (WireError, msgspec.DecodeError) as exc:
+        except WireError as exc:
             self._count_malformed(exc)
 
     def _count_malformed(self, exc: Exception) -> None:
@@ -329,6 +317,14 @@ class Feed:
         for socket in self._sockets:
             socket.close(linger=0)
         self._context.term()
+
+
+def _read_reply(payload: bytes) -> TopicState | DownloadStarted:
+    try:
+        # Both replies are maps; only that of a download has no state.
+        return frames.read(topic_state_decoder, payload)
+    except WireError:
+        return frames.read(download_started_decoder, payload)
 
 
 class _Resident:

@@ -16,7 +16,7 @@ import msgspec
 
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
-from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.frames import Frame, read
 from qmt_bridge.wire.messages import event_position
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, Behaviour, Topic, behaviour_of
@@ -665,7 +665,7 @@ def _waiting(stream: Stream, ask: _Ask) -> list[Member]:
 
 
 def _events(state: TopicState) -> list[Frame]:
-    bodies: list[msgspec.Raw] = [] if state.body is None else _bodies_decoder.decode(state.body)
+    bodies: list[msgspec.Raw] = [] if state.body is None else read(_bodies_decoder, state.body)
     topic = Topic(state.topic)
     return [Frame(topic, state.epoch, event_position(body), 0, 0, bytes(body)) for body in bodies]
 

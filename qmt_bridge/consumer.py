@@ -22,7 +22,7 @@ from qmt_bridge.sequence import Events, LastValues
 from qmt_bridge.silence import Silence
 from qmt_bridge.sockets import Curve, connect_dealer, connect_subscriber, load_curve
 from qmt_bridge.wire.codes import check_code
-from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.frames import Frame, read
 from qmt_bridge.wire.requests import reply_encoder, topic_state_decoder
 from qmt_bridge.wire.topics import (
     ALL_TRADES,
@@ -207,7 +207,7 @@ def _frames(
             poller.register(subscriber, zmq.POLLIN)
         started = heard = time.monotonic()
         look_at = started
-        lost_at = -EPISODE_SECONDS
+        lost_at = strange_at = -EPISODE_SECONDS
         while True:
             now = time.monotonic()
             poller.register(ask, zmq.POLLIN | zmq.POLLOUT if sequence.asks(now) else zmq.POLLIN)
@@ -229,11 +229,25 @@ def _frames(
                     for question in sequence.questions(now):
                         ask.send(reply_encoder.encode(question), zmq.NOBLOCK)
             frames = []
+            strange: WireError | None = None
             for message in _received(ask):
-                frames += sequence.answered(topic_state_decoder.decode(message[-1]), now)
+                try:
+                    state = read(topic_state_decoder, message[-1])
+                except WireError as exc:
+                    strange = exc
+                else:
+                    frames += sequence.answered(state, now)
             for subscriber in subscribers.values():
                 for message in _received(subscriber):
-                    frames += sequence.arrived(Frame.from_parts(message))
+                    try:
+                        frames += sequence.arrived(Frame.from_parts(message))
+                    except WireError as exc:
+                        strange = exc
+            if strange is not None:
+                # Something else publishes at this address; it must not end whoever waits for the feeder.
+                if now >= strange_at + EPISODE_SECONDS:
+                    logger.warning("what came from the feeder's address is left out: %s", strange)
+                strange_at = now
             if sequence.values.held and now >= started + ANSWER_SECONDS:
                 frames += sequence.values.give_up()
             for topic, missed in sequence.values.take_gaps():

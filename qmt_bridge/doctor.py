@@ -33,6 +33,7 @@ from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import ConfigError, QMTBridgeError
 from qmt_bridge.handshakes import PATIENCE_SECONDS, Notice, Trouble
 from qmt_bridge.supervisor import is_loopback, reachable
+from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.messages import FeedStatus, trade_state
 from qmt_bridge.wire.topics import STATUS_TOPIC
 
@@ -652,13 +653,13 @@ def _listen(config: Config) -> Heard:
             on_notice=notices.append,
         ):
             if frame.topic == STATUS_TOPIC:
-                status = msgspec.msgpack.decode(frame.body, type=FeedStatus)
+                status = read(msgspec.msgpack.Decoder(FeedStatus), frame.body)
             # Invented and recorded ticks tell nothing.
             elif status is not None and status.source == "xtquant" and (times := list(_times(frame.data))):
                 ages_ms.append(frame.received_ns / 1e6 - max(times))
             if time.monotonic() > until:
                 break
-    except (QMTBridgeError, zmq.ZMQError, msgspec.DecodeError) as exc:
+    except (QMTBridgeError, zmq.ZMQError) as exc:
         return Heard(unheard=_short(exc))
     if status is None:
         return Heard(refused=next((notice for notice in notices if notice.reason in _REFUSALS), None))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 import msgspec
 
 from qmt_bridge.errors import Refused, WireError
-from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.frames import Frame, read
 from qmt_bridge.wire.messages import FeedStatus, event_position
-from qmt_bridge.wire.requests import CatchUp, TopicState
+from qmt_bridge.wire.requests import CatchUp, TopicState, parts_of
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic
 
 # A question about trade events that nothing was heard of for so long is asked again: its answer was lost.
@@ -226,10 +227,10 @@ class Sequence:
 
     def questions(self, now: float) -> Iterator[CatchUp]:
         """Yield what to ask the feeder; a question counts as asked once the next one is asked for."""
-        if self.values.unasked:
+        for part in parts_of(sorted(self.values.unasked)):
             self._questions += 1
-            yield CatchUp(self._questions, sorted(self.values.unasked))
-            self.values.unasked.clear()
+            yield CatchUp(self._questions, part)
+            self.values.unasked.difference_update(map(Topic, part))
         for events in self._events.values():
             if events.asks(now):
                 self._questions += 1
@@ -248,7 +249,7 @@ class Sequence:
             # A prefix that is no whole topic stands for accounts which are not known before.
             return self._events.setdefault(frame.topic, Events(frame.topic)).arrived(frame, frame.seq)
         if frame.topic == STATUS_TOPIC and self._events:
-            self._check(_read(_status_decoder.decode, frame))
+            self._check(_read(partial(read, _status_decoder), frame))
             if not self._shows_status:
                 return []
         return self.values.arrived(frame)
@@ -265,17 +266,17 @@ class Sequence:
                 events.check(reborn)
 
 
-def _read(read: Callable[[bytes], T], frame: Frame) -> T:
+def _read(how: Callable[[bytes], T], frame: Frame) -> T:
     try:
-        return read(frame.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        return how(frame.body)
+    except WireError as exc:
         raise WireError(f"a message of {frame.topic} cannot be read: {exc}") from exc
 
 
 def _bodies(state: TopicState) -> list[bytes]:
     try:
-        return [bytes(body) for body in _events_decoder.decode(state.body or b"")]
-    except msgspec.DecodeError as exc:
+        return [bytes(body) for body in read(_events_decoder, state.body or b"")]
+    except WireError as exc:
         raise WireError(f"the answer about {state.topic} holds no events: {exc}") from exc
 
 

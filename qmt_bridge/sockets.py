@@ -18,11 +18,25 @@ from zmq.utils import z85
 
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Links
+from qmt_bridge.wire.requests import ASK_BYTES
+from qmt_bridge.wire.topics import TOPIC_BYTES
 
 logger = logging.getLogger(__name__)
 
-# Messages, not bytes: some seconds of a whole market at its busiest for a consumer that hangs, then loss by seq.
-HIGH_WATER_MARK = 20_000
+# Messages, not bytes, since libzmq counts those: two seconds of a whole market as quotes of their own, then loss by
+# seq. What waits in the feeder for a consumer that hangs is at most 256 MiB, since the largest batch of a market has 64
+# KiB (`frames.BATCH_BYTES`), and consumers of the same topics share it. It stays as it is while the feeder runs:
+# libzmq 4.3.5 takes another one for its connections, but one lowered by more than half stops an idle consumer for good
+# (its end has told of what it has read only in steps of half the old mark, and has nothing to read any more).
+HIGH_WATER_MARK = 4096
+# Of the consumer's own memory. A gateway's turn takes as many messages as may come while it lasts.
+RECEIVE_MARK = 20_000
+# Answers that wait for one asker beyond what the system holds, 4 MiB of a snapshot's batches: the rest waits as
+# questions. And questions of it that wait to be read, 4 MiB too; then it has to wait.
+ANSWER_MARK = 64
+QUESTION_MARK = 16
+# What ZeroMQ puts around a message: CURVE's nonce and signature, a command's name.
+_FRAMING_BYTES = 100
 # No ZMTP heartbeats: NetMQ, zmq.rs, old JeroMQ and libzmq before 4.2 do not answer them, and such a consumer would be
 # cut off again and again. The operating system answers a keepalive for every peer that is connected, whatever its
 # program does.
@@ -161,7 +175,11 @@ def bind_publisher(
     """
     socket = context.socket(zmq.XPUB)
     socket.sndhwm = HIGH_WATER_MARK
-    socket.rcvhwm = 0
+    # Subscriptions that wait to be read, beyond which their sender waits: libzmq reads all of them at a time, and ticks
+    # wait meanwhile.
+    socket.rcvhwm = 1000
+    # What comes up an XPUB are subscriptions. A longer one ends its connection, before anything of it is kept.
+    socket.maxmsgsize = TOPIC_BYTES + _FRAMING_BYTES
     if lossless:
         socket.setsockopt(zmq.XPUB_NODROP, 1)
     return _bind(socket, name, address, curve, links)
@@ -170,11 +188,12 @@ def bind_publisher(
 def bind_router(
     context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None, links: Links | None = None
 ) -> zmq.Socket[bytes]:
-    """Bind the ROUTER that answers questions."""
+    """Bind the ROUTER that answers questions; EAGAIN says that an asker is full, EHOSTUNREACH that it is gone."""
     socket = context.socket(zmq.ROUTER)
-    # One answer a topic: a worker that comes back asks for ten thousand at once.
-    socket.sndhwm = 100_000
-    socket.rcvhwm = 100_000
+    socket.router_mandatory = True
+    socket.sndhwm = ANSWER_MARK
+    socket.rcvhwm = QUESTION_MARK
+    socket.maxmsgsize = ASK_BYTES + _FRAMING_BYTES
     return _bind(socket, "ask_addr", address, curve, links)
 
 
@@ -192,7 +211,7 @@ def connect_subscriber(
     socket = context.socket(zmq.SUB)
     # With the default of 1,000 a burst of 10,000 subscriptions loses 9,000 of them without a word.
     socket.sndhwm = 0
-    socket.rcvhwm = HIGH_WATER_MARK
+    socket.rcvhwm = RECEIVE_MARK
     return _connect(socket, name, address, curve, links)
 
 

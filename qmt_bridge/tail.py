@@ -16,9 +16,9 @@ from websockets.sync.client import ClientConnection, connect
 
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
-from qmt_bridge.errors import QMTBridgeError
+from qmt_bridge.errors import QMTBridgeError, WireError
 from qmt_bridge.silence import FIRST_SECONDS
-from qmt_bridge.wire.frames import to_json
+from qmt_bridge.wire.frames import render, to_json
 
 # What a user can do something about; anything else is a bug and shows its traceback.
 ERRORS = (QMTBridgeError, OSError, websockets.WebSocketException, ValueError)
@@ -47,8 +47,12 @@ def from_wire(topics: Sequence[str], config: Config, count: int | None, after: i
     for number, frame in enumerate(frames, 1):
         # A last value from the feeder's memory carries no time.
         age = round((time.time_ns() - frame.received_ns) / 1e6, 3) if frame.received_ns else None
-        line = {"topic": frame.topic, "epoch": frame.epoch, "seq": frame.seq, "age_ms": age, "data": frame.data}
-        click.echo(to_json(line))
+        try:
+            line = {"topic": frame.topic, "epoch": frame.epoch, "seq": frame.seq, "age_ms": age, "data": frame.data}
+            click.echo(render(line))
+        except WireError as exc:
+            # Whoever publishes it is not our feeder; what follows may be.
+            click.echo(f"message {frame.seq} of {frame.topic} is left out: {exc}", err=True)
         if number == count:
             return
 

@@ -9,6 +9,7 @@ import msgspec
 
 from qmt_bridge.errors import WireError
 from qmt_bridge.tape import SESSION_TOPIC, Recorded
+from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.topics import ALL_TRADES, KINDS, STATUS_TOPIC, Kind
 
 # The exchanges' clock: no summer time since 1991, and Windows has no zone database.
@@ -178,6 +179,6 @@ class Tally:
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], body: bytes, what: str) -> T:
     try:
-        return decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        return read(decoder, body)
+    except WireError as exc:
         raise WireError(f"a {what} on the tape cannot be read: {exc}") from exc

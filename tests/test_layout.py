@@ -64,6 +64,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
     # The feeder's pure middle.
     ("feeder/registry.py", WIRE, IMPURE),
+    ("feeder/askers.py", WIRE | {"feeder.registry"}, IMPURE),
+    ("feeder/refusals.py", set(), IMPURE),
     ("feeder/normalize.py", WIRE, IMPURE),
     # The only files that name xtquant.
     ("feeder/xt*.py", EDGE | {"feeder", "xtquant"}, {"asyncio"}),

@@ -18,6 +18,8 @@ from zmq.utils.monitor import recv_monitor_message
 from qmt_bridge import sockets
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.sockets import Authenticator, Curve
+from qmt_bridge.wire.frames import BATCH_BYTES
+from qmt_bridge.wire.requests import ASK_BYTES
 
 LOCAL = "tcp://127.0.0.1:0"
 SECONDS = 10.0
@@ -92,7 +94,7 @@ HANGING = """
 import threading, time, zmq
 from qmt_bridge import sockets
 
-sockets.HIGH_WATER_MARK = 2000
+sockets.HIGH_WATER_MARK = sockets.RECEIVE_MARK = 2000
 context = zmq.Context()
 publisher = sockets.bind_publisher(context, "market_addr", "tcp://127.0.0.1:*", None)
 subscriber = sockets.connect_subscriber(context, publisher.getsockopt_string(zmq.LAST_ENDPOINT), None)
@@ -292,6 +294,7 @@ def test_a_full_consumer_holds_up_a_lossless_publisher(
     context: zmq.Context[Socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sockets, "HIGH_WATER_MARK", 5)
+    monkeypatch.setattr(sockets, "RECEIVE_MARK", 5)
     publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None, lossless=True)
     subscriber = sockets.connect_subscriber(context, address(publisher), None)
     subscriber.subscribe(b"")
@@ -346,3 +349,28 @@ def test_a_public_key_in_the_place_of_a_secret_one_is_refused(keys: Path) -> Non
     (keys / "feeder.key_secret").write_bytes((keys / "feeder.key").read_bytes())
     with pytest.raises(ConfigError, match="holds no secret key"):
         sockets.load_curve(str(keys), "feeder")
+
+
+def test_what_waits_for_a_consumer_that_does_not_read_is_bounded_in_bytes() -> None:
+    assert sockets.HIGH_WATER_MARK * BATCH_BYTES <= 256 * 1024 * 1024
+    assert sockets.ANSWER_MARK * BATCH_BYTES <= 4 * 1024 * 1024
+    assert sockets.QUESTION_MARK * ASK_BYTES <= 4 * 1024 * 1024
+
+
+def test_a_consumer_that_does_not_read_has_no_more_than_its_mark_waiting(context: zmq.Context[Socket]) -> None:
+    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None)
+    deaf = context.socket(zmq.SUB)
+    deaf.rcvhwm = 1
+    deaf.connect(address(publisher))
+    deaf.subscribe(b"")
+    demanded(publisher)
+    total = 20_000
+    for _ in range(total):
+        # 20 KB, since what the system holds beside it counts bytes.
+        publisher.send(bytes(20_000))
+    received = 0
+    while deaf.poll(500):
+        deaf.recv()
+        received += 1
+    held_by_system = 12 * 1024 * 1024 // 20_000
+    assert sockets.HIGH_WATER_MARK <= received <= sockets.HIGH_WATER_MARK + held_by_system

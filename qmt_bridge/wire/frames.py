@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import orjson
@@ -20,8 +20,9 @@ from qmt_bridge.wire.topics import Topic
 # epoch, seq, received_ns, published_ns (WIRE.md)
 _STAMP = struct.Struct(">4Q")
 STAMP_BYTES = _STAMP.size
-# A batch of whole-market data; one of 5,400 codes would be 2.6 MB and hold up everything behind it.
-BATCH_BYTES = 512 * 1024
+# A batch of whole-market data; one of 5,400 codes would be 2.6 MB and hold up everything behind it. libzmq counts
+# messages: with `sockets.HIGH_WATER_MARK` of them at most 256 MiB wait for a consumer that does not read.
+BATCH_BYTES = 64 * 1024
 # Shorter payloads gain nothing from compression. A window of 4 KB holds several records, which are alike.
 DEFLATE_FROM = 128
 DEFLATE_WINDOW = 12
@@ -47,6 +48,21 @@ _split_lists_decoder = msgspec.msgpack.Decoder(dict[str, list[msgspec.Raw]])
 _records_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
+T = TypeVar("T")
+
+
+def read(decoder: msgspec.msgpack.Decoder[T], data: bytes | msgspec.Raw) -> T:
+    """Return what `decoder` makes of `data`; raise `WireError` for bytes that it cannot read, whatever they are.
+
+    The one place that knows what msgspec raises: its own errors, Python's for text that is not UTF-8, and
+    RecursionError for what is nested too deep, also in a field that is skipped.
+    """
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise WireError(f"{len(memoryview(data))} bytes cannot be read: {exc}") from exc
+
+
 def encode(body: object) -> bytes:
     """Return `body` as MessagePack; raise TypeError, ValueError or OverflowError if it cannot be."""
     return _encoder.encode(body)
@@ -55,16 +71,16 @@ def encode(body: object) -> bytes:
 def decode(body: bytes) -> Any:
     """Return the object that `body` encodes; raise `WireError` if it is not MessagePack."""
     try:
-        return _decoder.decode(body)
-    except msgspec.DecodeError as exc:
+        return read(_decoder, body)
+    except WireError as exc:
         raise WireError(f"body is not MessagePack: {exc}") from exc
 
 
 def split(body: bytes) -> dict[str, msgspec.Raw]:
     """Return a body keyed by code, each value still encoded: 0.3 us a tick, a sixth of decoding it."""
     try:
-        return _split_decoder.decode(body)
-    except msgspec.DecodeError as exc:
+        return read(_split_decoder, body)
+    except WireError as exc:
         raise WireError(f"body is not a map by code: {exc}") from exc
 
 
@@ -166,7 +182,7 @@ def render(body: object) -> bytes:
     """Return a decoded body as JSON; raise `WireError` for one without such a form (see `Frame.json`)."""
     try:
         return to_json(body)
-    except (TypeError, RecursionError) as exc:
+    except (TypeError, ValueError, RecursionError) as exc:
         raise WireError(f"body has no JSON form: {exc}") from exc
 
 

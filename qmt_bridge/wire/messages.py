@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.topics import BAR_PERIODS, Kind
 
 if TYPE_CHECKING:
@@ -220,8 +221,8 @@ _positioned_decoder = msgspec.msgpack.Decoder(_Positioned)
 
 
 def event_position(body: bytes | msgspec.Raw) -> int:
-    """Return the position that the body of a trade event says, 0.3 us; raise msgspec.DecodeError if it says none."""
-    return _positioned_decoder.decode(body).seq
+    """Return the position that the body of a trade event says, 0.3 us; raise `WireError` if it says none."""
+    return read(_positioned_decoder, body).seq
 
 
 class AccountState(msgspec.Struct, frozen=True):
@@ -257,7 +258,8 @@ class FeedStatus(msgspec.Struct, frozen=True):
     `trade_seq` is the journal's newest position: who has seen less has missed an event. `journal` is why the journal
     cannot be written, None while it can: events are then only in the feeder's memory. `journal_note` is what an
     operator should look at though it is written: a damaged journal was set aside at the start. `accounts` are those
-    whose trade events are asked for; a change of one is published at once too.
+    whose trade events are asked for; a change of one is published at once too. `refused` counts subscriptions and
+    questions that were not served since the start: malformed, too long, or beyond what the feeder takes.
     """
 
     source: str
@@ -276,3 +278,4 @@ class FeedStatus(msgspec.Struct, frozen=True):
     journal: str | None = None
     accounts: tuple[AccountState, ...] = ()
     journal_note: str | None = None
+    refused: int = 0

@@ -5,7 +5,7 @@ Pure. Source: WEBSOCKET.md sections 1 and 2, WIRE.md (CatchUp, StartDownload).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -225,6 +225,33 @@ def _json_type(value: object) -> str:
     return names.get(type(value), "a number")
 
 
+# The longest question that the feeder's socket takes. A worker asks about 1,000 topics at a time, some 30 KB; whoever
+# asks about longer ones splits its questions (`parts_of`). The largest takes some 25 ms to decode, whatever is
+# in it: 1 MiB would be 100 ms without a tick.
+ASK_BYTES = 256 * 1024
+# Topics of one question.
+MAX_ASK_TOPICS = 10_000
+TOPICS_AN_ASK = 1000
+# Codes of one download: twice what all stock exchanges of China list.
+MAX_DOWNLOAD_STOCKS = 10_000
+
+
+def parts_of(topics: Sequence[str]) -> Iterator[list[str]]:
+    """Yield `topics` in parts, each for a question of its own: at most `TOPICS_AN_ASK`, and half of `ASK_BYTES`."""
+    part: list[str] = []
+    size = 0
+    for topic in topics:
+        # Five bytes are the longest header of a string in MessagePack.
+        cost = 4 * len(topic) + 5 if not topic.isascii() else len(topic) + 5
+        if part and (len(part) == TOPICS_AN_ASK or size + cost > ASK_BYTES // 2):
+            yield part
+            part, size = [], 0
+        part.append(topic)
+        size += cost
+    if part:
+        yield part
+
+
 class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
     """Ask where topics stand: last value, or a trade journal `after` a position; one reply a topic or more.
 
@@ -235,7 +262,7 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
     """
 
     id: int
-    topics: list[str]
+    topics: Annotated[list[str], msgspec.Meta(max_length=MAX_ASK_TOPICS)]
     after: int | None = None
     room: int = 0
     epoch: int | float | None = None
@@ -246,7 +273,7 @@ class StartDownload(msgspec.Struct, frozen=True, tag_field="ask", tag="start_dow
     """Ask for a download; equal requests share a job."""
 
     id: int
-    stocks: list[str]
+    stocks: Annotated[list[str], msgspec.Meta(max_length=MAX_DOWNLOAD_STOCKS)]
     period: str
     start_time: str = ""
     end_time: str = ""

@@ -5,6 +5,7 @@ Pure. Feeder, hub, outbox and key check all read ``KINDS``; none of them asks wh
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal, NamedTuple, NewType
@@ -17,6 +18,8 @@ from qmt_bridge.wire.codes import check_code, check_market_or_code
 from qmt_bridge.wire.hints import did_you_mean
 
 Topic = NewType("Topic", str)
+# ASCII digits only, and few enough for int() whatever Python's limit is.
+_GEAR_NUM = re.compile(r"[0-9]{1,4}")
 
 # Bars, in xtquant's names (doc/xtdata.md, 127-181).
 BAR_PERIODS = ("1m", "5m", "15m", "30m", "60m", "1h", "1d", "1w", "1mon", "1q", "1hy", "1y")
@@ -40,6 +43,14 @@ RESEARCH_PERIODS = (
 PERIODS = frozenset(("tick", *BAR_PERIODS, *LEVEL2_PERIODS, *RESEARCH_PERIODS))
 # A formula's request is its topic, which every ZeroMQ socket on the way keeps.
 FORMULA_CHARACTERS = 4096
+# The longest topic in bytes, a formula's percent-encoded: 4,096 letters, or some 850 Chinese characters. libzmq keeps a
+# node of some 40 bytes for each byte of a subscription at either end, and deletes them by recursion, for which a
+# thread's stack of 1 MiB (Windows) has to be deep enough.
+TOPIC_BYTES = 8192
+# The deepest book that there is has a thousand levels a side.
+MAX_GEAR_NUM = 1000
+# Integers of 64 bits are what every encoding on the way, and xtquant, take.
+_MAX_NUMBER = 2**63
 DIVIDEND_TYPES = ("none", "front", "back", "front_ratio", "back_ratio")
 
 
@@ -180,6 +191,9 @@ def l2_topic(code: str, gear_num: int = 0) -> Topic:
     """Return the thousand-level depth topic: ``{"<code>": [depth]}``; `gear_num` levels, 0 = every one."""
     if gear_num < 0:
         raise BadRequest("bad_request", f"gear_num must not be negative, got {gear_num}")
+    if gear_num > MAX_GEAR_NUM:
+        # Of any length: Python refuses to write a number of more than 4,300 digits.
+        raise BadRequest("bad_request", f"gear_num must be at most {MAX_GEAR_NUM}, or 0 for every level")
     return Topic(f"l2/{check_code(code)}/{gear_num}/")
 
 
@@ -192,15 +206,25 @@ def formula_topic(spec: FormulaSpec) -> Topic:
     if spec.dividend_type not in DIVIDEND_TYPES:
         known = ", ".join(DIVIDEND_TYPES)
         raise BadRequest("bad_request", f"unknown dividend_type {spec.dividend_type[:40]!r}; expected one of {known}")
-    canonical = msgspec.json.encode(spec, order="deterministic").decode()
+    numbers = [number for number in (spec.count, *spec.params.values()) if isinstance(number, int)]
+    if not all(-_MAX_NUMBER <= number < _MAX_NUMBER for number in numbers):
+        raise BadRequest("bad_request", "a number of a formula's request has more than 64 bits")
+    try:
+        canonical = msgspec.json.encode(spec, order="deterministic").decode()
+    except (OverflowError, TypeError, ValueError, RecursionError) as exc:
+        # Half of a surrogate pair, or something that has no JSON form.
+        raise BadRequest("bad_request", f"a formula's request cannot be written as JSON: {exc}") from None
     if len(canonical) > FORMULA_CHARACTERS:
         raise BadRequest("bad_request", f"a formula's request is at most {FORMULA_CHARACTERS} characters")
-    return Topic(f"formula/{quote(canonical, safe='')}/")
+    topic = Topic(f"formula/{quote(canonical, safe='')}/")
+    if len(topic) > TOPIC_BYTES:
+        raise BadRequest("bad_request", f"a formula's request is a topic of at most {TOPIC_BYTES} bytes")
+    return topic
 
 
 def download_topic(job: str) -> Topic:
     """Return the topic of a download job's progress."""
-    return Topic(f"download/{job}/")
+    return Topic(f"download/{quote(job, safe='')}/")
 
 
 def trade_topic(account: str) -> Topic:
@@ -209,8 +233,57 @@ def trade_topic(account: str) -> Topic:
 
 
 def parse_topic(text: str) -> TopicParts:
-    """Parse a whole topic; raise `WireError` for anything else, prefixes such as ``quote/`` included."""
-    head, *rest = text.split("/")
+    """Parse a whole topic; raise `WireError` for anything else, prefixes such as ``quote/`` included.
+
+    A topic has one spelling: what would be built otherwise from its parts is no topic. Whether its code and period can
+    exist is asked by `parse_demand`.
+    """
+    parts = _split(text)
+    try:
+        _check_spelling(text, parts)
+    except _SpellingError as exc:
+        raise WireError(exc.reason) from None
+    except BadRequest:
+        pass
+    return parts
+
+
+def parse_demand(text: str) -> TopicParts | None:
+    """Return what a ZeroMQ subscription asks of a source, or None if it only listens.
+
+    A prefix, a stranger's topic and the kinds that need no demand return None; a topic whose code or period
+    cannot exist, that has another spelling or is too long, raises `BadRequest`, so that a source never sees it.
+    """
+    if len(text) > TOPIC_BYTES or not text.isascii():
+        raise BadRequest("bad_request", f"a topic is at most {TOPIC_BYTES} characters of ASCII, not {text[:80]!r}")
+    try:
+        parts = _split(text)
+    except WireError:
+        return None
+    _check_spelling(text, parts)
+    return parts if KINDS[parts.kind].on_demand else None
+
+
+def formula_spec(parts: TopicParts) -> FormulaSpec:
+    """Return the request that a formula topic names; raise `BadRequest` if it is not one."""
+    try:
+        spec = msgspec.json.decode(parts.name, type=FormulaSpec)
+    except (msgspec.DecodeError, ValueError, RecursionError) as exc:
+        raise BadRequest("bad_request", f"bad formula topic {parts.name[:200]!r}: {exc}") from None
+    # Two spellings of one request would be two subscriptions upstream.
+    if formula_topic(spec) != f"formula/{quote(parts.name, safe='')}/":
+        raise BadRequest("bad_request", f"formula topic is not in canonical form: {parts.name[:200]!r}")
+    return spec
+
+
+class _SpellingError(BadRequest):
+    """A topic is spelled otherwise than it would be built."""
+
+
+def _split(text: str) -> TopicParts:
+    if len(text) > TOPIC_BYTES or not text.isascii():
+        raise WireError(f"a topic is at most {TOPIC_BYTES} characters of ASCII, not {text[:80]!r}")
+    head, *rest = text.split("/", 4)
     try:
         kind = Kind(head)
     except ValueError:
@@ -221,39 +294,31 @@ def parse_topic(text: str) -> TopicParts:
     return TopicParts(kind, unquote(rest[0]), rest[1] if detailed else "")
 
 
-def parse_demand(text: str) -> TopicParts | None:
-    """Return what a ZeroMQ subscription asks of a source, or None if it only listens.
+def _check_spelling(text: str, parts: TopicParts) -> None:
+    """Build the topic again from its parts and compare.
 
-    A prefix, a stranger's topic and the kinds that need no demand return None; a topic whose code or period
-    cannot exist raises `BadRequest`, so that a source never sees it.
+    Two spellings of one topic would be two subscriptions at the source, where one takes the other's data.
     """
-    try:
-        parts = parse_topic(text)
-    except WireError:
-        return None
-    if not KINDS[parts.kind].on_demand:
-        return None
+    built = _build(parts)
+    if built != text:
+        raise _SpellingError("bad_request", f"topic {text[:80]!r} is spelled {built[:80]!r}")
+
+
+def _build(parts: TopicParts) -> Topic:
     match parts.kind:
         case Kind.QUOTE:
-            quote_topic(parts.name, parts.detail)
+            return quote_topic(parts.name, parts.detail)
         case Kind.WHOLE:
-            whole_topic(parts.name)
+            return whole_topic(parts.name)
         case Kind.L2:
-            if not parts.detail.isdecimal():
-                raise BadRequest("bad_request", f"gear_num must be a number, got {parts.detail[:20]!r}")
-            l2_topic(parts.name, int(parts.detail))
+            if not _GEAR_NUM.fullmatch(parts.detail):
+                raise BadRequest("bad_request", f"gear_num must be 0 to {MAX_GEAR_NUM}, got {parts.detail[:20]!r}")
+            return l2_topic(parts.name, int(parts.detail))
         case Kind.FORMULA:
-            formula_spec(parts)
-    return parts
-
-
-def formula_spec(parts: TopicParts) -> FormulaSpec:
-    """Return the request that a formula topic names; raise `BadRequest` if it is not one."""
-    try:
-        spec = msgspec.json.decode(parts.name, type=FormulaSpec)
-    except (msgspec.DecodeError, ValueError) as exc:
-        raise BadRequest("bad_request", f"bad formula topic {parts.name[:200]!r}: {exc}") from None
-    # Two spellings of one request would be two subscriptions upstream.
-    if formula_topic(spec) != f"formula/{quote(parts.name, safe='')}/":
-        raise BadRequest("bad_request", f"formula topic is not in canonical form: {parts.name[:200]!r}")
-    return spec
+            return formula_topic(formula_spec(parts))
+        case Kind.DOWNLOAD:
+            return download_topic(parts.name)
+        case Kind.TRADE:
+            return trade_topic(parts.name)
+        case Kind.STATUS:
+            return Topic(f"status/{quote(parts.name, safe='')}/")

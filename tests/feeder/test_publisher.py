@@ -31,6 +31,7 @@ from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import AccountState, FeedStatus, trade_state
 from qmt_bridge.wire.requests import (
+    MAX_ASK_TOPICS,
     CatchUp,
     DownloadStarted,
     StartDownload,
@@ -376,16 +377,19 @@ def test_a_late_joiner_receives_the_newest_tick_of_every_code(source: HandSource
     source.sink.publish_whole(WHOLE, ticks, time.time_ns())
     source.sink.publish(WHOLE, {"000007.SH": {"lastPrice": -1}}, time.time_ns())
     received: dict[str, Any] = {}
-    batches = [consumer.frame() for _ in range(4)]
+    batches = [consumer.frame()]
+    while batches[-1].data != {"000007.SH": {"lastPrice": -1}}:
+        batches.append(consumer.frame())
     for batch in batches:
         assert len(batch.body) <= frames.BATCH_BYTES
         received |= batch.data
-    assert [batch.seq for batch in batches] == [1, 2, 3, 4]
+    count = len(batches)
+    assert [batch.seq for batch in batches] == list(range(1, count + 1))
     snapshot: dict[str, Any] = {}
     states = consumer.catch_up(WHOLE)
     for state in states:
         snapshot |= frames.decode(state.body or b"")
-    assert {state.seq for state in states} == {4}
+    assert {state.seq for state in states} == {count}
     assert received == snapshot == ticks | {"000007.SH": {"lastPrice": -1}}
 
 
@@ -396,13 +400,10 @@ def test_ten_thousand_topics_in_one_question_are_all_answered(source: HandSource
     assert answered == {*topics, "报价/"}
 
 
-def test_a_question_about_too_many_topics_is_dropped(
-    consumer: Consumer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(publisher_module, "MAX_ASK_TOPICS", 3)
-    consumer.send(reply_encoder.encode(CatchUp(1, [QUOTE] * 4)))
+def test_a_question_about_too_many_topics_is_dropped(consumer: Consumer, caplog: pytest.LogCaptureFixture) -> None:
+    consumer.send(reply_encoder.encode(CatchUp(1, ["a/"] * (MAX_ASK_TOPICS + 1))))
     assert topic_state_decoder.decode(ask_and_receive(consumer, STATUS_TOPIC)).id == 2
-    assert "question about 4 topics" in caplog.text
+    assert "`array` of length <= 10000" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -435,6 +436,233 @@ def test_a_req_socket_may_ask_too(feeder: Feeder) -> None:
         assert topic_state_decoder.decode(request.recv()).id == 9
     finally:
         context.destroy(linger=0)
+
+
+# -- Hostile input: refused, counted, told once, and without a cost for others
+
+
+@contextmanager
+def stranger(address: str, kind: int, **options: Any) -> Iterator[zmq.Socket[bytes]]:
+    """A bare socket that may send anything."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(kind)
+    for name, value in options.items():
+        setattr(socket, name, value)
+    socket.connect(address)
+    try:
+        yield socket
+    finally:
+        context.destroy(linger=0)
+
+
+def refused(consumer: Consumer) -> int:
+    """Return how many refusals the next heartbeat counts."""
+    body = consumer.catch_up(STATUS_TOPIC)[0].body
+    return msgspec.msgpack.decode(body, type=FeedStatus).refused if body else 0
+
+
+DIGITS = f"l2/600519.SH/{'9' * 5000}/"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(b"\x01" + DIGITS.encode(), id="digits"),
+        pytest.param(b"\x01quote/600519%2ESH/tick/", id="spelling"),
+        pytest.param(b"\x01formula/" + b"%5B" * 2500 + b"/", id="nested"),
+        pytest.param(b"\x01trade/%FF/", id="garbage"),
+        pytest.param(b"\x01\xff\xfe/", id="no-ascii"),
+        pytest.param(b"hello", id="no-subscription"),
+    ],
+)
+def test_a_subscription_that_cannot_be_ends_nothing_and_is_told_once_a_minute(
+    feeder: Feeder, source: HandSource, consumer: Consumer, message: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    with stranger(feeder.publisher.market_addr, zmq.XSUB) as socket:
+        for _ in range(20):
+            socket.send(message)
+            if message[:1] == b"\x01":
+                socket.send(b"\0" + message[1:])
+        until(lambda: refused(consumer))
+        want(consumer, source)
+    assert source.calls == [("subscribe", QUOTE)]
+    assert len([record for record in caplog.records if "is refused" in record.message]) == 1
+    assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize("topic", [DIGITS, "quote/600519%2ESH/tick/", "l2/600519.SH/５/", "trade/%31/", "trade/%FF/"])
+def test_a_question_about_a_topic_that_cannot_be_is_answered_refused(consumer: Consumer, topic: str) -> None:
+    (state,) = consumer.catch_up(topic)
+    assert (state.state, state.code) == ("refused", "bad_request")
+
+
+def asking(**fields: object) -> bytes:
+    return msgspec.msgpack.encode({"ask": "catch_up", "id": 1, "topics": ["trade/"], "after": 0, **fields})
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        asking(after=2**64 - 1),
+        asking(after=-(2**63)),
+        asking(room=2**64 - 1),
+        asking(room=-1),
+        asking(id=2**64 - 1),
+        asking(id=-(2**63)),
+        asking(epoch=float("nan")),
+        asking(epoch=float("inf")),
+        asking(epoch=-1e300, exact=True),
+        asking(epoch=2**64 - 1),
+    ],
+)
+def test_a_question_with_an_odd_number_is_answered(consumer: Consumer, payload: bytes) -> None:
+    consumer.send(payload)
+    state = topic_state_decoder.decode(consumer.receive())
+    assert (state.topic, state.state in ("live", "refused")) == (ALL_TRADES, True)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([b""], id="empty"),
+        pytest.param([b"", b""], id="empty-parts"),
+        pytest.param([b"x"] * 3000, id="parts"),
+        pytest.param([b"x" * 2000, asking()], id="long-envelope"),
+        pytest.param([asking()[:-1] + b"\xc0\xa1x" + b"\x91" * 100_000], id="deep"),
+        pytest.param([b"\x84" + asking()[1:] + b"\xa1x" + b"\x91" * 100_000], id="deep-unknown-field"),
+        pytest.param([asking(after=1.5)], id="float"),
+        pytest.param([asking(epoch="x")], id="text"),
+        pytest.param([asking(topics=[""] * 200_000)], id="many"),
+        pytest.param(
+            [msgspec.msgpack.encode({"ask": "start_download", "id": 1, "stocks": ["x"] * 20_000})], id="codes"
+        ),
+    ],
+)
+def test_a_question_that_cannot_be_is_counted_and_told_once_a_minute(
+    feeder: Feeder, consumer: Consumer, parts: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    with stranger(feeder.publisher.ask_addr, zmq.DEALER) as socket:
+        for _ in range(20):
+            socket.send_multipart(parts)
+        until(lambda: feeder.publisher._refusals.count == 20)
+        # The counter of the heartbeat.
+        until(lambda: refused(consumer) == 20)
+    assert len([record for record in caplog.records if "is refused" in record.message]) == 1
+    assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.parametrize("where", ["market", "ask"])
+def test_a_message_beyond_the_bound_of_its_socket_costs_its_sender_the_connection(
+    feeder: Feeder, consumer: Consumer, where: str
+) -> None:
+    address = feeder.publisher.market_addr if where == "market" else feeder.publisher.ask_addr
+    kind = zmq.XSUB if where == "market" else zmq.DEALER
+    # Not longer than it has to be: the sender's own libzmq deletes its nodes by recursion.
+    size = 20_000 if where == "market" else 300_000
+    with stranger(address, kind) as socket:
+        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        socket.send(b"\x01" + b"x" * size)
+        assert monitor.poll(int(SECONDS * 1000)), "the connection goes on"
+        socket.disable_monitor()
+    assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
+
+
+def test_an_exception_in_one_call_of_the_source_costs_that_call_only(
+    feeder: Feeder, source: HandSource, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    want(consumer, source)
+    for topic in ("报价/", QUOTE):
+        feeder.publisher._put(lambda: {}["missing"])  # type: ignore[index]
+        source.sink.publish(Topic(topic), {"600519.SH": [1]}, 1)
+    assert consumer.frame().topic == QUOTE
+    assert feeder.publisher.failed_calls == 2
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+def test_a_message_that_trips_the_handler_costs_that_message_only(
+    feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(text: str) -> list[object]:
+        raise RuntimeError(text)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feeder.publisher._registry, "make_room", fail)
+        patch.setattr(feeder.publisher._registry, "states", fail)
+        consumer.market.subscribe(WHOLE.encode())
+        consumer.send(reply_encoder.encode(CatchUp(1, [STATUS_TOPIC])))
+        until(lambda: feeder.publisher._refusals.count == 2)
+    want(consumer, source)
+    assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
+
+
+# -- Askers that do not read
+
+
+def big_market(source: HandSource, consumer: Consumer) -> dict[str, Any]:
+    want(consumer, source, WHOLE)
+    ticks = {f"{number:06}.SH": {"text": "x" * 1000} for number in range(4000)}
+    source.sink.publish_whole(WHOLE, ticks, 1)
+    until(lambda: consumer.catch_up(WHOLE)[-1].seq > 60)
+    return ticks
+
+
+def test_a_market_that_a_question_names_often_is_answered_once(source: HandSource, consumer: Consumer) -> None:
+    ticks = big_market(source, consumer)
+    consumer.send(reply_encoder.encode(CatchUp(1, [WHOLE] * 300)))
+    consumer.send(reply_encoder.encode(CatchUp(2, [STATUS_TOPIC])))
+    received: list[str] = []
+    while (state := topic_state_decoder.decode(consumer.receive())).id == 1:
+        received += frames.decode(state.body or b"")
+    assert received == list(ticks)
+
+
+def test_what_waits_for_an_asker_that_does_not_read_are_questions(
+    feeder: Feeder, source: HandSource, consumer: Consumer
+) -> None:
+    ticks = big_market(source, consumer)
+    askers = feeder.publisher._askers
+    with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
+        for number in range(100):
+            deaf.send(reply_encoder.encode(CatchUp(number, [WHOLE])))
+        until(lambda: askers._full)
+        # 400 MB of answers; others have theirs meanwhile, and no more than the questions is kept.
+        assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
+        assert len(consumer.catch_up(WHOLE)) > 60
+        assert askers._size < 1_000_000
+        # Whoever begins to read gets all of it.
+        codes, last = 0, 0
+        while last < 100:
+            assert deaf.poll(int(SECONDS * 1000))
+            state = topic_state_decoder.decode(deaf.recv())
+            codes += len(frames.decode(state.body or b""))
+            last += not state.more
+        assert codes == 100 * len(ticks)
+        for number in range(100):
+            deaf.send(reply_encoder.encode(CatchUp(number, [WHOLE])))
+        until(lambda: askers._full)
+    # And nothing is left of one that has gone.
+    until(lambda: not len(askers))
+
+
+def test_a_journal_is_read_only_as_fast_as_its_asker_takes_it(
+    feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(600):
+        source.sink.publish_trade("1", "order", {"n": number, "text": "x" * 200_000}, 1)
+        if number % 100 == 99:
+            # More than 64 MiB may not wait for the disk.
+            until(lambda: feeder.publisher._sent.newest == number + 1)
+    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 600)
+    with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
+        deaf.send(reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
+        until(lambda: feeder.publisher._askers._full)
+        assert feeder.publisher._replays[0].after < 600
+        assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
+        seen: list[int] = []
+        while len(seen) < 600:
+            assert deaf.poll(int(SECONDS * 1000))
+            seen += [event["seq"] for event in frames.decode(topic_state_decoder.decode(deaf.recv()).body or b"")]
+        assert seen == list(range(1, 601))
 
 
 # -- Status

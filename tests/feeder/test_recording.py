@@ -6,6 +6,7 @@ import gzip
 import logging
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -194,6 +195,19 @@ def test_late_subscriber_gets_the_newest_message_and_of_whole_quotes_that_of_eac
         (QUOTE, frames.encode({MAOTAI: [{"time": 2}]})),
         (WHOLE, frames.encode({MAOTAI: {"time": 1}, BANK: {"time": 3}})),
     ]
+
+
+def test_a_last_value_does_not_keep_the_batch_that_it_came_in(tape) -> None:
+    day = [(WHOLE, {f"{600000 + number}.SH": {"time": number}, MAOTAI: "x" * 100_000}) for number in range(50)]
+    recording = Tape(tape(*day))
+    tracemalloc.start()
+    try:
+        play(recording, set())
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(recording._newest_by_code[WHOLE]) == 51
+    assert held < 1_000_000
 
 
 def test_trade_events_are_played_whoever_listens_with_account_type_and_data(tape) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import msgspec
 import pytest
 
 from feeder import registry as registry_module
-from feeder.registry import ANSWER_WITHIN, DOWNLOAD_KEPT, Registry, Upstream
+from feeder.registry import ANSWER_WITHIN, DOWNLOAD_KEPT, DownloadKey, Registry, Upstream
 from qmt_bridge.errors import BadCode, BadRequest
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.requests import StartDownload, TopicState
@@ -34,14 +36,13 @@ def publish(registry: Registry, topic: Topic, body: object, now: float = 0.0) ->
 
 
 def answers(registry: Registry) -> list[TopicState]:
-    states = [state for _, state in registry.replies]
-    registry.replies.clear()
+    states = [state for _, number, text in registry.decided for state in registry.states(number, text)]
+    registry.decided.clear()
     return states
 
 
 def ask(registry: Registry, topic: str, now: float = 0.0) -> list[TopicState]:
-    registry.ask(PEER, 1, topic, now)
-    return answers(registry)
+    return [*registry.ask(PEER, 1, topic, now), *answers(registry)]
 
 
 def upstream(topic: Topic) -> Upstream:
@@ -50,6 +51,10 @@ def upstream(topic: Topic) -> Upstream:
 
 def download(*stocks: str, period: str = "1d", start: str = "", end: str = "") -> StartDownload:
     return StartDownload(1, list(stocks), period, start, end)
+
+
+def begin(registry: Registry, asked: StartDownload, asker: bytes = PEER[0]) -> tuple[Topic, DownloadKey | None]:
+    return registry.start_download(asked, asker)
 
 
 def test_the_first_subscriber_makes_the_source_subscribe(registry: Registry) -> None:
@@ -139,7 +144,8 @@ def test_a_topic_that_cannot_exist_is_refused_before_the_source_sees_it(
     registry: Registry, topic: str, code: str
 ) -> None:
     (before,) = ask(registry, topic)
-    assert registry.want(topic) is None
+    with pytest.raises(BadRequest):
+        registry.want(topic)
     (state,) = ask(registry, topic)
     assert (state.state, state.code) == ("refused", code)
     assert (before.state, before.code, before.error) == ("refused", code, state.error)
@@ -148,7 +154,8 @@ def test_a_topic_that_cannot_exist_is_refused_before_the_source_sees_it(
 
 
 def test_a_kind_that_the_source_does_not_serve_is_refused_by_name(registry: Registry) -> None:
-    assert registry.want(DEPTH) is None
+    with pytest.raises(BadRequest, match="does not serve l2"):
+        registry.want(DEPTH)
     (state,) = ask(registry, DEPTH)
     assert (state.state, state.code, state.error) == ("refused", "upstream_refused", "source fake does not serve l2")
 
@@ -212,8 +219,8 @@ def test_a_question_that_overtakes_its_subscription_waits_for_the_first_value(re
 
 def test_a_question_is_answered_pending_when_the_source_takes_too_long(registry: Registry) -> None:
     registry.want(QUOTE)
-    registry.ask(PEER, 1, QUOTE, 10.0)
-    registry.ask(PEER, 2, QUOTE, 10.5)
+    assert list(registry.ask(PEER, 1, QUOTE, 10.0)) == []
+    assert list(registry.ask(PEER, 2, QUOTE, 10.5)) == []
     assert registry.deadline() == 10.0 + ANSWER_WITHIN
     registry.expire(10.0 + ANSWER_WITHIN)
     assert [(state.id, state.state) for state in answers(registry)] == [(1, "pending")]
@@ -224,7 +231,7 @@ def test_a_question_is_answered_pending_when_the_source_takes_too_long(registry:
 
 
 def test_a_question_about_a_topic_that_nobody_subscribes_ends_pending(registry: Registry) -> None:
-    registry.ask(PEER, 1, QUOTE, 0.0)
+    assert list(registry.ask(PEER, 1, QUOTE, 0.0)) == []
     registry.expire(1.0)
     assert [state.state for state in answers(registry)] == ["pending"]
     assert registry.wanted == 0
@@ -254,7 +261,8 @@ def test_a_large_snapshot_comes_in_batches_that_all_stand_at_the_same_seq(regist
     pieces = {code: msgspec.Raw(frames.encode(tick)) for code, tick in ticks.items()}
     registry.published(entry, b"", pieces, 0.0)
     states = ask(registry, WHOLE)
-    assert [state.more for state in states] == [True, True, False]
+    assert len(states) > 2
+    assert [state.more for state in states] == [True] * (len(states) - 1) + [False]
     assert {state.seq for state in states} == {1}
     assert all(len(state.body or b"") <= frames.BATCH_BYTES for state in states)
     merged: dict[str, str] = {}
@@ -270,20 +278,20 @@ def test_the_status_topic_is_always_there(registry: Registry) -> None:
 
 
 def test_equal_downloads_share_a_job_while_it_runs(registry: Registry) -> None:
-    topic, key = registry.start_download(download("600519.SH", "000001.SZ"))
+    topic, key = begin(registry, download("600519.SH", "000001.SZ"))
     assert key is not None
-    assert registry.start_download(download("000001.SZ", "600519.SH", "600519.SH")) == (topic, None)
-    assert registry.start_download(download("600519.SH", "000001.SZ", start="20250101"))[0] != topic
+    assert begin(registry, download("000001.SZ", "600519.SH", "600519.SH")) == (topic, None)
+    assert begin(registry, download("600519.SH", "000001.SZ", start="20250101"))[0] != topic
     publish(registry, topic, {"finished": 1, "total": 2, "stockcode": "600519.SH", "message": ""})
-    assert registry.start_download(download("600519.SH", "000001.SZ")) == (topic, None)
+    assert begin(registry, download("600519.SH", "000001.SZ")) == (topic, None)
     publish(registry, topic, {"status": "done"})
-    again, key = registry.start_download(download("600519.SH", "000001.SZ"))
+    again, key = begin(registry, download("600519.SH", "000001.SZ"))
     assert again != topic
     assert key is not None
 
 
 def test_a_late_asker_is_told_how_a_download_ended_for_five_minutes(registry: Registry) -> None:
-    topic, _ = registry.start_download(download("600519.SH"))
+    topic, _ = begin(registry, download("600519.SH"))
     (running,) = ask(registry, topic)
     assert (running.state, running.body) == ("live", None)
     publish(registry, topic, {"status": "error", "code": "internal", "error": "x", "failed": {}}, now=50.0)
@@ -296,7 +304,7 @@ def test_a_late_asker_is_told_how_a_download_ended_for_five_minutes(registry: Re
 
 
 def test_a_download_that_its_last_follower_left_is_cancelled_after_the_grace_time(registry: Registry) -> None:
-    topic, key = registry.start_download(download("600519.SH"))
+    topic, key = begin(registry, download("600519.SH"))
     # Whoever began it is still on the way.
     assert registry.expire(100.0) == []
     registry.want(topic)
@@ -306,25 +314,25 @@ def test_a_download_that_its_last_follower_left_is_cancelled_after_the_grace_tim
     assert registry.expire(105.0) == [upstream(topic)]
     assert registry.expire(200.0) == []
     # The next one who asks starts another one, and this one still says how it ended.
-    again, again_key = registry.start_download(download("600519.SH"))
+    again, again_key = begin(registry, download("600519.SH"))
     assert again != topic
     assert again_key == key
     publish(registry, topic, {"status": "error"}, now=201.0)
     assert frames.decode(ask(registry, topic)[0].body or b"") == {"status": "error"}
-    assert registry.start_download(download("600519.SH")) == (again, None)
+    assert begin(registry, download("600519.SH")) == (again, None)
     registry.expire(201.0 + DOWNLOAD_KEPT)
     assert ask(registry, topic)[0].state == "refused"
 
 
 @pytest.mark.parametrize("how", ["subscribes", "asks for an equal one"])
 def test_a_download_goes_on_for_who_comes_within_the_grace_time(registry: Registry, how: str) -> None:
-    topic, _ = registry.start_download(download("600519.SH"))
+    topic, _ = begin(registry, download("600519.SH"))
     registry.want(topic)
     registry.leave(topic, 0.0)
     if how == "subscribes":
         assert registry.want(topic) is None
     else:
-        assert registry.start_download(download("600519.SH")) == (topic, None)
+        assert begin(registry, download("600519.SH")) == (topic, None)
     assert registry.expire(100.0) == []
     registry.want(topic)
     registry.leave(topic, 100.0)
@@ -333,7 +341,7 @@ def test_a_download_goes_on_for_who_comes_within_the_grace_time(registry: Regist
 
 def test_a_download_that_has_ended_is_not_cancelled_when_it_is_left(registry: Registry) -> None:
     for leaves_first in (True, False):
-        topic, _ = registry.start_download(download("600519.SH"))
+        topic, _ = begin(registry, download("600519.SH"))
         registry.want(topic)
         if leaves_first:
             registry.leave(topic, 0.0)
@@ -346,22 +354,22 @@ def test_a_download_that_has_ended_is_not_cancelled_when_it_is_left(registry: Re
 
 
 def test_a_download_that_the_source_would_not_start_is_forgotten(registry: Registry) -> None:
-    topic, key = registry.start_download(download("600519.SH"))
+    topic, key = begin(registry, download("600519.SH"))
     assert key is not None
     registry.drop_download(topic, key)
     assert ask(registry, topic)[0].state == "refused"
-    assert registry.start_download(download("600519.SH"))[1] is not None
+    assert begin(registry, download("600519.SH"))[1] is not None
 
 
 def test_remembered_downloads_are_bounded(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_module, "MAX_DOWNLOADS", 2)
-    first, _ = registry.start_download(download("600519.SH"))
-    registry.start_download(download("000001.SZ"))
+    first, _ = begin(registry, download("600519.SH"))
+    begin(registry, download("000001.SZ"))
     with pytest.raises(BadRequest) as full:
-        registry.start_download(download("000002.SZ"))
+        begin(registry, download("000002.SZ"))
     assert full.value.code == "rate_limited"
     publish(registry, first, {"status": "done"})
-    registry.start_download(download("000002.SZ"))
+    begin(registry, download("000002.SZ"))
     assert ask(registry, first)[0].state == "refused"
 
 
@@ -378,16 +386,163 @@ def test_a_download_that_cannot_be_is_refused(
     registry: Registry, stocks: list[str], period: str, start: str, code: str
 ) -> None:
     with pytest.raises(BadRequest) as refused:
-        registry.start_download(download(*stocks, period=period, start=start))
+        begin(registry, download(*stocks, period=period, start=start))
     assert refused.value.code == code
 
 
 def test_a_malformed_code_of_a_download_is_named(registry: Registry) -> None:
     with pytest.raises(BadCode, match="600519"):
-        registry.start_download(download("000001.SZ", "600519"))
+        begin(registry, download("000001.SZ", "600519"))
 
 
 def test_a_source_without_downloads_refuses_them_by_name() -> None:
     registry = Registry(7, "live", frozenset((Kind.QUOTE,)), grace=5.0)
     with pytest.raises(BadRequest, match="source live does not serve download"):
-        registry.start_download(download("600519.SH"))
+        begin(registry, download("600519.SH"))
+
+
+# -- Bounds
+
+
+def test_what_was_refused_or_never_published_leaves_nothing(registry: Registry) -> None:
+    before = registry._entry_bytes
+    for number in range(100):
+        with pytest.raises(BadRequest):
+            registry.want(f"l2/600519.SH/{number}/")
+        topic = quote_topic(f"{number:06}.SH")
+        registry.want(topic)
+        registry.leave(topic, 0.0)
+    registry.expire(10.0)
+    assert set(registry._entries) == {STATUS_TOPIC}
+    assert (registry._numbers, registry._entry_bytes) == ({}, before)
+
+
+def published_and_forgotten(registry: Registry, topic: Topic, count: int, now: float) -> None:
+    registry.want(topic)
+    for _ in range(count):
+        publish(registry, topic, {})
+    registry.leave(topic, now)
+    registry.expire(now + 5.0)
+
+
+def test_a_number_that_is_not_remembered_any_more_is_never_given_again(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "MAX_FORGOTTEN_BYTES", 1000)
+    topics = [quote_topic(f"{number:06}.SH") for number in range(50)]
+    newest: dict[Topic, int] = {}
+    chance = random.Random(7)
+    for now in range(2000):
+        topic = chance.choice(topics)
+        registry.want(topic)
+        for _ in range(chance.randrange(4)):
+            seq = publish(registry, topic, {})
+            assert seq is not None
+            assert seq > newest.get(topic, 0)
+            newest[topic] = seq
+        registry.leave(topic, 10.0 * now)
+        registry.expire(10.0 * now + 5.0)
+        assert registry._number_bytes <= 1000
+    assert set(registry._entries) == {STATUS_TOPIC}
+
+
+def test_a_topic_that_is_remembered_goes_on_without_a_hole(registry: Registry) -> None:
+    published_and_forgotten(registry, QUOTE, 3, 0.0)
+    registry.want(QUOTE)
+    assert publish(registry, QUOTE, {}) == 4
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_TOPICS", 4), ("MAX_TOPIC_BYTES", 2300)])
+def test_what_can_be_wanted_at_once_is_bounded(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
+) -> None:
+    monkeypatch.setattr(registry_module, limit, value)
+    topics = [quote_topic(f"{number:06}.SH") for number in range(5)]
+    # The heartbeat's topic is one of them.
+    for topic in topics[:3]:
+        assert registry.make_room(topic) == []
+        assert registry.want(topic) is not None
+    with pytest.raises(BadRequest) as full:
+        registry.want(topics[3])
+    assert full.value.code == "symbol_limit"
+    (state,) = ask(registry, topics[3])
+    assert (state.state, state.code) == ("refused", "symbol_limit")
+    # Whoever is in stays in, and asks as before.
+    assert ask(registry, topics[0]) == []
+    # What only its grace time keeps makes room, oldest first.
+    registry.leave(topics[1], 0.0)
+    registry.leave(topics[0], 0.0)
+    assert registry.make_room(topics[3]) == [upstream(topics[1])]
+    assert registry.want(topics[3]) is not None
+    assert registry.expire(100.0) == [upstream(topics[0])]
+
+
+@pytest.mark.parametrize("limit", ["MAX_WAITING", "MAX_WAITING_OF_ONE"])
+def test_questions_beyond_those_that_may_wait_are_answered_at_once(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(registry_module, limit, 2)
+    registry.want(QUOTE)
+    assert ask(registry, QUOTE) == []
+    assert ask(registry, QUOTE) == []
+    assert [state.state for state in ask(registry, QUOTE)] == ["pending"]
+    others = list(registry.ask((b"other",), 2, QUOTE, 0.0))
+    assert bool(others) == (limit == "MAX_WAITING")
+    registry.expire(ANSWER_WITHIN)
+    registry.accept(QUOTE)
+    assert not registry._waiting_askers
+    answers(registry)
+
+
+def test_all_that_is_due_is_done_slice_by_slice(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "MAX_DUE", 10)
+    topics = [quote_topic(f"{number:06}.SH") for number in range(25)]
+    for topic in topics:
+        registry.want(topic)
+        registry.leave(topic, 0.0)
+        assert ask(registry, topic) == []
+    gone = []
+    while (deadline := registry.deadline()) is not None and deadline <= 5.0:
+        some = registry.expire(5.0)
+        assert len(some) <= 10
+        gone += some
+    assert gone == [upstream(topic) for topic in topics]
+    assert len(answers(registry)) == 25
+
+
+def test_a_snapshot_is_of_one_moment_though_it_is_taken_piece_by_piece(registry: Registry) -> None:
+    registry.want(WHOLE)
+    ticks = {f"{number:06}.SH": "x" * 1000 for number in range(200)}
+    publish(registry, WHOLE, ticks)
+    states = registry.states(1, WHOLE)
+    first = next(states)
+    publish(registry, WHOLE, dict.fromkeys((*ticks, "999999.SH"), "later"))
+    merged: dict[str, str] = {}
+    for state in (first, *states):
+        assert state.seq == 1
+        merged |= frames.decode(state.body or b"")
+    assert merged == ticks
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "asker"),
+    [("MAX_DOWNLOADS_OF_ONE", 2, b"one"), ("MAX_DOWNLOAD_CODES", 4, b"two"), ("MAX_DOWNLOADS", 2, b"two")],
+)
+def test_downloads_that_run_are_bounded_and_make_room_when_they_end(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, asker: bytes
+) -> None:
+    monkeypatch.setattr(registry_module, limit, value)
+    first, _ = begin(registry, download("600519.SH", "600000.SH"), b"one")
+    second, key = begin(registry, download("000001.SZ", "000002.SZ"), b"one")
+    with pytest.raises(BadRequest) as full:
+        begin(registry, download("000004.SZ"), asker)
+    assert full.value.code == "rate_limited"
+    # An equal one costs nothing.
+    assert begin(registry, download("600000.SH", "600519.SH"), asker) == (first, None)
+    publish(registry, first, {"status": "done"})
+    third, _ = begin(registry, download("000004.SZ"), asker)
+    assert third != first
+    # A cancelled one runs until the source has said so; one that was not begun makes room at once.
+    assert key is not None
+    registry.drop_download(second, key)
+    assert begin(registry, download("000005.SZ"), asker)[1] is not None

@@ -2199,3 +2199,23 @@ def test_the_terminal_of_another_process_opens_when_a_file_goes(tmp_path: Path) 
     code = PROCESS.replace("print(state, flush=True)", f"print(state, flush=True); {opens}")
     printed = run(code, FAKES, FAKE_XT_TICK_MS="10", FAKE_XT_DOWN_FILE=str(closed))
     assert printed.split() == ["down", "up", "xtquant", "600519.SH"]
+
+
+def test_an_exception_in_one_queued_call_costs_that_call_only(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    source.start(sink)
+    want(source, MOUTAI)
+    sink.until(lambda: MOUTAI in sink.accepted)
+
+    def fail() -> None:
+        raise KeyError("600519.SH")
+
+    source._calls.put(fail)
+    want(source, whole_topic("SH"))
+    sink.until(lambda: whole_topic("SH") in sink.accepted)
+    assert source.failed_calls == 1
+    assert "a call of the xtquant session failed" in caplog.text
+    # Neither lost its subscription, as it does with a session.
+    assert [state for state, _, _ in sink.states] == ["up"]
+    assert source.upstream() == 2

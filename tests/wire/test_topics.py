@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
+import msgspec
 import pytest
 
 from qmt_bridge.errors import BadRequest, WireError
@@ -140,3 +143,110 @@ def test_nothing_of_an_unknown_period_may_be_left_out() -> None:
 
 def test_every_period_of_the_table_exists() -> None:
     assert topics.VERSIONS.keys() <= topics.PERIODS
+
+
+CANONICAL = topics.formula_topic(FormulaSpec("MA/1", "000001.SZ", params={"N": 5}))
+
+
+def formula(text: str) -> str:
+    return f"formula/{quote(text, safe='')}/"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "quote/600519%2ESH/tick/",
+        "quote/%3600519.SH/tick/",
+        "quote/600519.SH/%74ick/",
+        "whole/S%48/",
+        "whole/%53H/",
+        "whole/600519%2eSH/",
+        "l2/600519%2ESH/5/",
+        "l2/600519.SH/05/",
+        "l2/600519.SH/00/",
+        "l2/600519.SH/+5/",
+        "l2/600519.SH/-0/",
+        "l2/600519.SH/%35/",
+        "l2/600519.SH/5 /",
+        "l2/600519.SH/1_0/",
+        "l2/600519.SH/５/",
+        "l2/600519.SH/²/",
+        "trade/%31/",
+        "trade/a%2fb/",
+        "trade/a+b/",
+        "trade/a b/",
+        "trade/账户/",
+        "trade/%FF/",
+        "trade/%zz/",
+        "trade/%/",
+        "trade/%ED%A0%80/",
+        "status/f%65eder/",
+        "download/%61b-1/",
+        CANONICAL.replace("%3A", "%3a", 1),
+        CANONICAL.replace("MA", "%4DA", 1),
+        formula('{"formula_name":"MA","stock_code":"000001.SZ"}'),
+    ],
+)
+def test_another_spelling_of_a_topic_is_refused(text: str) -> None:
+    with pytest.raises(BadRequest):
+        topics.parse_demand(text)
+
+
+@pytest.mark.parametrize("text", ["trade/%31/", "trade/a%2fb/", "trade/%FF/", "status/f%65eder/", "whole/S%48/"])
+def test_another_spelling_is_no_topic_and_the_right_one_is_named(text: str) -> None:
+    with pytest.raises(WireError, match="is spelled"):
+        topics.parse_topic(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(f"l2/600519.SH/{'9' * 5000}/", id="digits"),
+        pytest.param("l2/600519.SH/1001/", id="too-deep"),
+        pytest.param(f"quote/{'6' * 100_000}.SH/tick/", id="long"),
+        pytest.param("trade/" + "1" * 100_000 + "/", id="long-account"),
+        pytest.param("trade/\ud800/", id="surrogate"),
+        pytest.param(formula("[" * 5000), id="nested"),
+        pytest.param(
+            formula('{"formula_name":"MA","stock_code":"000001.SZ","count":' + "9" * 5000 + "}"), id="count-digits"
+        ),
+        pytest.param(formula('{"formula_name":"\\ud800","stock_code":"000001.SZ"}'), id="half-a-pair"),
+        pytest.param(formula('{"formula_name":"MA","stock_code":"000001.SZ","params":{"a":1e400}}'), id="infinite"),
+        pytest.param("formula/%FF%FE/", id="no-utf8"),
+    ],
+)
+def test_a_topic_that_cannot_be_is_refused_whatever_is_in_it(text: str) -> None:
+    with pytest.raises(BadRequest):
+        topics.parse_demand(text)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        FormulaSpec("MA", "000001.SZ", count=2**63),
+        FormulaSpec("MA", "000001.SZ", count=-(2**63) - 1),
+        FormulaSpec("MA", "000001.SZ", params={"N": 2**63}),
+    ],
+)
+def test_a_number_of_more_than_64_bits_is_a_bad_formula(spec: FormulaSpec) -> None:
+    with pytest.raises(BadRequest, match="64 bits"):
+        topics.formula_topic(spec)
+    with pytest.raises(BadRequest):
+        topics.parse_demand(formula(msgspec.json.encode(spec, order="deterministic").decode()))
+
+
+@pytest.mark.parametrize("gear_num", [topics.MAX_GEAR_NUM + 1, pytest.param(10**5000, id="digits")])
+def test_more_levels_than_there_are_cannot_be_asked_for(gear_num: int) -> None:
+    with pytest.raises(BadRequest, match="at most 1000"):
+        topics.l2_topic("600519.SH", gear_num)
+    assert topics.parse_demand(topics.l2_topic("600519.SH", topics.MAX_GEAR_NUM)) is not None
+
+
+@pytest.mark.parametrize(("name", "fits"), [("x" * 3990, True), ("式" * 850, True), ("式" * 950, False)])
+def test_a_formula_is_asked_for_only_where_its_topic_fits(name: str, fits: bool) -> None:
+    spec = FormulaSpec(name, "000001.SZ")
+    if fits:
+        assert topics.parse_demand(topics.formula_topic(spec)) is not None
+    else:
+        with pytest.raises(BadRequest, match="8192 bytes"):
+            topics.formula_topic(spec)
