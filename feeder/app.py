@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
-import threading
+import time
 from importlib import metadata
 
 from feeder.publisher import Publisher
 from feeder.source import Source
+from qmt_bridge import child
 from qmt_bridge.config import Config
+from qmt_bridge.stop import STEP, Stop
 
 logger = logging.getLogger(__name__)
+
+# What a source that is still starting gets to come to an end of that, once the feeder was asked to stop; a login may
+# take two minutes.
+START_GRACE = 1.0
 
 
 def make_source(config: Config) -> Source:
@@ -45,11 +51,20 @@ class Feeder:
 
     def __init__(self, config: Config, source: Source | None = None) -> None:
         self.source = make_source(config) if source is None else source
-        self.publisher = Publisher(config, self.source, _version())
+        self.publisher = Publisher(config, self.source, _version(), child.instance())
 
-    def start(self) -> None:
-        """Listen and start the source; raise `ConfigError` for an address, key or folder that cannot be used."""
-        self.publisher.start()
+    def start(self, stop: Stop | None = None) -> bool:
+        """Listen and start the source; raise `ConfigError` for an address, key or folder that cannot be used.
+
+        Return False if `stop` was asked for and the source could not be waited for: its thread is left behind.
+        """
+        self.publisher.begin()
+        until: float | None = None
+        while not self.publisher.opened(STEP):
+            if stop is not None and stop.is_set():
+                until = time.monotonic() + START_GRACE if until is None else until
+                if time.monotonic() >= until:
+                    return False
         logger.info(
             "feeder started: source %s%s, market %s, trade %s, ask %s",
             self.source.name,
@@ -58,6 +73,7 @@ class Feeder:
             self.publisher.trade_addr,
             self.publisher.ask_addr,
         )
+        return True
 
     def wait(self, timeout: float) -> bool:
         """Return whether the publisher has ended within `timeout` seconds: after `start` only by a failure."""
@@ -71,11 +87,12 @@ class Feeder:
             self.publisher.stop()
         logger.info("feeder stopped after %d messages", self.publisher.published)
 
-    def run(self, stop: threading.Event) -> int:
+    def run(self, stop: Stop) -> int:
         """Run until `stop` is set and return 0; return 1 if the publisher failed, so that a supervisor restarts it."""
-        self.start()
+        if not self.start(stop):
+            logger.info("feeder stopped while its source was still starting")
+            return 0
         try:
-            # In steps: on Windows a wait without an end cannot be interrupted by Ctrl-C.
             while not stop.wait(0.2):
                 if self.wait(0):
                     return 1
@@ -84,7 +101,7 @@ class Feeder:
         return 0 if self.publisher.failure is None else 1
 
 
-def run(config: Config, stop: threading.Event) -> int:
+def run(config: Config, stop: Stop) -> int:
     """Run a feeder until `stop` is set; return the exit code of the process."""
     return Feeder(config).run(stop)
 

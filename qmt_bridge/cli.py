@@ -6,10 +6,16 @@ in config.py.
 
 from __future__ import annotations
 
+from qmt_bridge.__main__ import prepare
+
+if __name__ == "__main__":
+    # Before anything else is imported.
+    prepare()
+
 import json
+import logging
 import os
 import secrets
-import signal
 import socket
 import sqlite3
 import sys
@@ -22,9 +28,10 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
 
-from qmt_bridge import __version__, log, supervisor
-from qmt_bridge.config import Config, choices, default, description, export_env, load_config
+from qmt_bridge import __version__, child, log, supervisor
+from qmt_bridge.config import Config, choices, default, description, load_config
 from qmt_bridge.errors import ConfigError, QMTBridgeError, Unavailable
+from qmt_bridge.stop import Stop, interruptible
 
 if TYPE_CHECKING:
     from qmt_bridge.journal_file import Reader
@@ -76,6 +83,7 @@ GATEWAY = (
     "max_rate",
     "outbox_bytes",
     "slow_timeout",
+    "freeze_timeout",
     "deflate",
 )
 
@@ -125,24 +133,33 @@ def _fail(exc: Exception) -> NoReturn:
     raise (_TryAgain if isinstance(exc, Unavailable) else click.ClickException)(str(exc))
 
 
-def _stop_event(until_eof: bool) -> threading.Event:
-    """Return the event that Ctrl-C, SIGTERM (Windows: Ctrl-Break) or the end of standard input sets."""
-    stop = threading.Event()
-    names = ("SIGINT", "SIGTERM", "SIGBREAK")
-    for number in [getattr(signal, name) for name in names if hasattr(signal, name)]:
-        signal.signal(number, lambda *_: stop.set())
+def _asked_to_stop(until_eof: bool) -> Stop:
+    """Return what Ctrl-C, SIGTERM (Windows: Ctrl-Break) or the end of standard input sets from now on."""
+    stop = Stop()
+    stop.on_signals()
     if until_eof:
-        # Raw reads: a lock of sys.stdin held by a daemon thread would be fatal at the interpreter's end.
-        def watch() -> None:
-            while os.read(0, 4096):
-                pass
-            stop.set()
-
-        threading.Thread(target=watch, name="stdin-watch", daemon=True).start()
+        stop.on_end_of_input()
     return stop
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def _leave(code: int) -> NoReturn:
+    """End the process, also if a thread is left in a native call that does not return."""
+    if any(not thread.daemon and thread is not threading.current_thread() for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+class _Commands(click.Group):
+    """The commands; a signal ends any of them without a traceback (services take it for a request: `Stop`)."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with interruptible():
+            return super().invoke(ctx)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="qmt-bridge")
 def main() -> None:
     """Real-time miniQMT market data and trade events for every language."""
@@ -152,6 +169,7 @@ def main() -> None:
 @settings(*FEEDER, *GATEWAY, *WIRE, *LOG)
 def up(config_file: Path | None, **flags: Any) -> None:
     """Start the feeder and the gateway, and keep both running."""
+    stop = _asked_to_stop(False)
     config = _load(config_file, flags)
     made_key = not config.api_key
     if made_key:
@@ -159,8 +177,16 @@ def up(config_file: Path | None, **flags: Any) -> None:
     if not config.port:
         config = _load(config_file, {**flags, "api_key": config.api_key, "port": _free_port(config.host)})
     log.configure(config.log_level, config.log_format)
-    stop = _stop_event(False)
-    sys.exit(supervisor.run(config, stop, lambda status, pids: _banner(config, status, pids, made_key)))
+    try:
+        code = supervisor.run(
+            config,
+            {"feeder": (*FEEDER, *WIRE, *LOG), "gateway": (*GATEWAY, *WIRE, *LOG)},
+            stop,
+            lambda status, pids: _banner(config, status, pids, made_key),
+        )
+    except ConfigError as exc:
+        _fail(exc)
+    sys.exit(code)
 
 
 def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None], made_key: bool) -> None:
@@ -200,17 +226,19 @@ def _free_port(host: str) -> int:
 @click.option("--until-eof", is_flag=True, hidden=True)
 def feeder(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     """Run the feeder alone: it owns the source and publishes on ZeroMQ."""
-    _run_feeder(_load(config_file, flags), until_eof)
+    stop = _asked_to_stop(until_eof)
+    _run_feeder(_load(config_file, flags), stop)
 
 
-def _run_feeder(config: Config, until_eof: bool) -> NoReturn:
+def _run_feeder(config: Config, stop: Stop) -> NoReturn:
     from feeder import app
 
     log.configure(config.log_level, config.log_format)
     try:
-        sys.exit(app.run(config, _stop_event(until_eof)))
+        code = app.run(config, stop)
     except ConfigError as exc:
         _fail(exc)
+    _leave(code)
 
 
 @main.command()
@@ -218,14 +246,18 @@ def _run_feeder(config: Config, until_eof: bool) -> NoReturn:
 @click.option("--until-eof", is_flag=True, hidden=True)
 def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     """Run gateway workers alone; any number, also on another machine than the feeder."""
+    stop = _asked_to_stop(until_eof)
     from gateway import server
 
     config = _load(config_file, flags)
     log.configure(config.log_level, config.log_format)
     # Worker processes read the same settings from the environment; never from a command line, which others can see.
-    os.environ.update(export_env(config))
+    env = child.environment(config, (*GATEWAY, *WIRE, *LOG))
+    for name in set(os.environ) - set(env):
+        del os.environ[name]
+    os.environ.update(env)
     try:
-        sys.exit(server.serve(config, _stop_event(until_eof)))
+        sys.exit(server.serve(config, stop))
     except ConfigError as exc:
         _fail(exc)
 
@@ -291,6 +323,7 @@ def record(
 
     A whole topic is asked for; a prefix records what others ask for. Of trade events every one comes.
     """
+    stop = _asked_to_stop(until_eof)
     from qmt_bridge.record import Recorder
 
     config = _load(config_file, flags)
@@ -300,7 +333,7 @@ def record(
     try:
         recorder = Recorder(topics + more, out, rotate, config, __version__)
         try:
-            recorder.run(_stop_event(until_eof))
+            recorder.run(stop)
         finally:
             click.echo(recorder.summary())
     except (QMTBridgeError, OSError) as exc:
@@ -313,7 +346,8 @@ def record(
 @click.option("--until-eof", is_flag=True, hidden=True)
 def replay(config_file: Path | None, file: str, until_eof: bool, **flags: Any) -> None:
     """Play a tape, or a CSV of ticks, as a feeder does: feeder --source replay --file FILE."""
-    _run_feeder(_load(config_file, {**flags, "source": "replay", "file": file}), until_eof)
+    stop = _asked_to_stop(until_eof)
+    _run_feeder(_load(config_file, {**flags, "source": "replay", "file": file}), stop)
 
 
 @main.group()

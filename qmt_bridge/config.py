@@ -54,6 +54,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     slow_timeout: Annotated[
         float, Meta(gt=0, description="Seconds without any progress after which a slow client is aborted.")
     ] = 60.0
+    freeze_timeout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds without a sign of life after which a process is killed and started anew; 0 is never.",
+        ),
+    ] = 15.0
     deflate: Annotated[
         bool,
         Meta(description="Compress for clients that ask for it (permessage-deflate): fewer bytes, more delay."),

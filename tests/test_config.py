@@ -33,6 +33,7 @@ CHANGED = {
     "max_rate": 8,
     "outbox_bytes": 2**40,
     "slow_timeout": 0.1,
+    "freeze_timeout": 2.5,
     "deflate": True,
     "source": "replay",
     "file": "C:\\data\\行情 2023=1.csv.gz",

@@ -153,7 +153,8 @@ class FeedStatus(msgspec.Struct, frozen=True):
     """The feeder's heartbeat on ``status/feeder/``, once a second and at every change of `state`.
 
     `trade_seq` is the journal's newest position: who has seen less has missed an event. `journal` is why the journal
-    cannot be written, None while it can: events are then only in the feeder's memory.
+    cannot be written, None while it can: events are then only in the feeder's memory. `instance` is the run of
+    `qmt-bridge up` that has started the feeder, empty without one.
     """
 
     source: str
@@ -170,3 +171,4 @@ class FeedStatus(msgspec.Struct, frozen=True):
     data_lost: bool = False
     trade_seq: int = 0
     journal: str | None = None
+    instance: str = ""
