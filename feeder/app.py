@@ -10,6 +10,7 @@ from feeder.publisher import Publisher
 from feeder.source import Source
 from qmt_bridge import child
 from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError
 from qmt_bridge.stop import STEP, Stop
 
 logger = logging.getLogger(__name__)
@@ -26,12 +27,7 @@ def make_source(config: Config) -> Source:
     never whether the terminal answers: a terminal that is down must not turn real data into invented data.
     """
     # Imported here, so that the simulator runs where xtquant is not installed.
-    name = config.source
-    if name == "auto":
-        from feeder import xtsdk
-
-        name = "xtquant" if xtsdk.importable() else "sim"
-    match name:
+    match source_name(config):
         case "xtquant":
             from feeder.xtsource import XtSource
 
@@ -44,6 +40,15 @@ def make_source(config: Config) -> Source:
             from feeder.simulator import Simulator
 
             return Simulator(config)
+
+
+def source_name(config: Config) -> str:
+    """Return which source the settings name: xtquant, sim or replay; imports nothing of xtquant."""
+    if config.source != "auto":
+        return config.source
+    from feeder import xtsdk
+
+    return "xtquant" if xtsdk.importable() else "sim"
 
 
 class Feeder:
@@ -60,11 +65,16 @@ class Feeder:
         """
         self.publisher.begin()
         until: float | None = None
-        while not self.publisher.opened(STEP):
-            if stop is not None and stop.is_set():
-                until = time.monotonic() + START_GRACE if until is None else until
-                if time.monotonic() >= until:
-                    return False
+        try:
+            while not self.publisher.opened(STEP):
+                if stop is not None and stop.is_set():
+                    until = time.monotonic() + START_GRACE if until is None else until
+                    if time.monotonic() >= until:
+                        return False
+        except ImportError as exc:
+            # The wheel installs everywhere; its native modules are for Windows.
+            reason = f"{self.source.name} cannot be imported by this Python on this system: {exc}"
+            raise ConfigError("source", reason) from exc
         logger.info(
             "feeder started: source %s%s, market %s, trade %s, ask %s",
             self.source.name,
@@ -89,6 +99,8 @@ class Feeder:
 
     def run(self, stop: Stop) -> int:
         """Run until `stop` is set and return 0; return 1 if the publisher failed, so that a supervisor restarts it."""
+        if stop.is_set():
+            return 0
         if not self.start(stop):
             logger.info("feeder stopped while its source was still starting")
             return 0

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
+import msgspec
+from click.core import ParameterSource
 
 from qmt_bridge import __version__, child, log, supervisor
 from qmt_bridge.config import Config, choices, default, description, load_config
@@ -45,12 +47,10 @@ MAX_FAULTS = 100
 
 WIRE = ("market_addr", "trade_addr", "ask_addr", "curve_dir")
 LOG = ("log_level", "log_format")
+REPLAY = ("file", "speed", "delay", "loop")
 FEEDER = (
     "source",
-    "file",
-    "speed",
-    "delay",
-    "loop",
+    *REPLAY,
     "sim_seed",
     "sim_interval",
     "sim_l2_rate",
@@ -88,6 +88,10 @@ GATEWAY = (
 )
 
 
+# Settings that do nothing without another one.
+_NEEDS = {"xt_home": "xt_token", "xt_servers": "xt_token", "xt_userdata": "xt_accounts"}
+
+
 def settings(*names: str) -> Callable[[Command], Command]:
     """Give a command ``--config`` and a flag for each setting; what the user leaves out comes as None."""
 
@@ -123,6 +127,43 @@ def _load(config_file: Path | None, flags: dict[str, Any]) -> Config:
         return load_config(config_file, None, flags)
     except ConfigError as exc:
         _fail(exc)
+
+
+def _load_feeder(config_file: Path | None, flags: dict[str, Any]) -> Config:
+    """Read the settings of a feeder; refuse flags that would have no effect. A file may well have such settings."""
+    config = _load(config_file, flags)
+    given = [name for name, value in flags.items() if value is not None]
+    if "file" in given and config.source == "auto" and "source" not in given:
+        config = _load(config_file, {**flags, "source": "replay"})
+    of_sources = {name: _source_of(name) for name in given if _source_of(name)}
+    if not of_sources:
+        return config
+    source: str = config.source
+    if source == "auto":
+        from feeder import app
+
+        source = app.source_name(config)
+    for name, wanted in of_sources.items():
+        if wanted != source:
+            is_now = f"auto, which is {source} here" if config.source == "auto" else source
+            meant = "--source replay --file FILE" if wanted == "replay" else f"--source {wanted}"
+            _no_effect(name, f"the source is {is_now}; this is for {meant}")
+    for name, needed in _NEEDS.items():
+        if name in given and not getattr(config, needed):
+            _no_effect(name, f"it needs {needed}")
+    if "xt_addr" in given and config.xt_token:
+        _no_effect("xt_addr", "with xt_token quotes come from the data service, not from a terminal")
+    return config
+
+
+def _source_of(name: str) -> str:
+    """Return which source alone the setting `name` is for; empty if it is for any."""
+    return "replay" if name in REPLAY else {"sim": "sim", "xt": "xtquant"}.get(name.partition("_")[0], "")
+
+
+def _no_effect(name: str, why: str) -> NoReturn:
+    shown = "URL" if name == "url" else f"--{name.replace('_', '-')}"
+    raise click.UsageError(f"{shown} has no effect: {why}.")
 
 
 class _TryAgain(click.ClickException):
@@ -170,12 +211,16 @@ def main() -> None:
 def up(config_file: Path | None, **flags: Any) -> None:
     """Start the feeder and the gateway, and keep both running."""
     stop = _asked_to_stop(False)
-    config = _load(config_file, flags)
+    config = _load_feeder(config_file, flags)
     made_key = not config.api_key
-    if made_key:
-        config = _load(config_file, {**flags, "api_key": secrets.token_urlsafe(24)})
-    if not config.port:
-        config = _load(config_file, {**flags, "api_key": config.api_key, "port": _free_port(config.host)})
+    try:
+        config = msgspec.structs.replace(
+            config,
+            api_key=config.api_key or secrets.token_urlsafe(24),
+            port=config.port or _free_port(config.host),
+        )
+    except ConfigError as exc:
+        _fail(exc)
     log.configure(config.log_level, config.log_format)
     try:
         code = supervisor.run(
@@ -216,9 +261,12 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
 
 
 def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+            return int(probe.getsockname()[1])
+    except (OSError, UnicodeError) as exc:
+        raise ConfigError("host", f"cannot listen on {host}: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
 @main.command()
@@ -227,7 +275,7 @@ def _free_port(host: str) -> int:
 def feeder(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     """Run the feeder alone: it owns the source and publishes on ZeroMQ."""
     stop = _asked_to_stop(until_eof)
-    _run_feeder(_load(config_file, flags), stop)
+    _run_feeder(_load_feeder(config_file, flags), stop)
 
 
 def _run_feeder(config: Config, stop: Stop) -> NoReturn:
@@ -250,6 +298,8 @@ def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     from gateway import server
 
     config = _load(config_file, flags)
+    if flags["freeze_timeout"] is not None and config.workers == 1:
+        _no_effect("freeze_timeout", "with one worker nothing watches it; `up` does, and several workers are watched")
     log.configure(config.log_level, config.log_format)
     # Worker processes read the same settings from the environment; never from a command line, which others can see.
     env = child.environment(config, (*GATEWAY, *WIRE, *LOG))
@@ -584,6 +634,15 @@ def bench(
 
     if url is None and not selftest:
         raise click.UsageError("Missing argument 'URL' (or --selftest).")
+    given = click.get_current_context().get_parameter_source
+    used_by_url = ("url", "each", "period", "send", "api_key")
+    for name in used_by_url if selftest else ():
+        if given(name) is ParameterSource.COMMANDLINE:
+            _no_effect(name, "--selftest measures the clients alone, without a gateway")
+    if load["send"] and given("period") is ParameterSource.COMMANDLINE:
+        _no_effect("period", "--send is the whole request")
+    if load["each"] and not codes:
+        _no_effect("each", "no codes are given")
     if load["stalled"] >= load["clients"]:
         raise click.UsageError("--stalled must leave at least one client that reads.")
     key = _load(config_file, {"api_key": api_key}).api_key

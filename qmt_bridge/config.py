@@ -6,6 +6,7 @@ Read once at the edge (a command, or the ASGI app's start) and handed down; noth
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,9 @@ ENV_PREFIX = "QMT_BRIDGE_"
 CONFIG_ENV = "QMT_BRIDGE_CONFIG"
 # Never shown, neither by repr nor in an error.
 SECRETS = frozenset(("api_key", "xt_accounts", "xt_token"))
+
+_ADDRESSES = frozenset(("market_addr", "trade_addr", "ask_addr"))
+_TCP = re.compile(r"tcp://(\*|[\w.-]+|\[[\w:.%]+\]):(\*|\d{1,5})", re.ASCII)
 
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -244,8 +248,27 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     if not strict and isinstance(value, str) and isinstance(default(name), tuple):
         value = [item.strip() for item in value.split(",") if item.strip()]
     try:
-        return msgspec.convert(value, _HINTS[name], strict=strict)
+        converted = msgspec.convert(value, _HINTS[name], strict=strict)
     except msgspec.ValidationError as exc:
+        if choices(name):
+            raise ConfigError(shown, f"expected one of {', '.join(choices(name))}, got {value!r}") from None
         # msgspec's sentence does not hold the value, so a secret is not shown.
         got = "" if name in SECRETS else f", got {value!r}"
         raise ConfigError(shown, f"{str(exc)[:1].lower()}{str(exc)[1:]}{got}") from None
+    if name in _ADDRESSES:
+        _check_address(shown, str(converted))
+    return converted
+
+
+def _check_address(shown: str, address: str) -> None:
+    """Raise `ConfigError` if `address` is none of ZeroMQ's: libzmq takes port 99999 for 34463, and explains nothing."""
+    tcp = _TCP.fullmatch(address)
+    if re.fullmatch(r"(ipc|inproc)://.+", address) or (tcp and (tcp[2] == "*" or int(tcp[2]) < 65536)):
+        return
+    hint = ""
+    for guess in (f"tcp://{address}", f"tcp://127.0.0.1:{address}"):
+        meant = _TCP.fullmatch(guess)
+        if meant and meant[2] != "*" and int(meant[2]) < 65536:
+            hint = f"; did you mean {guess}?"
+            break
+    raise ConfigError(shown, f"expected tcp://HOST:PORT, such as tcp://127.0.0.1:5555, got {address!r}{hint}")

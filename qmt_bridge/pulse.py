@@ -10,32 +10,34 @@ from __future__ import annotations
 JUMP = 3.0
 
 
+# For the first sign of life: importing takes seconds on a busy machine, a login of xtquant's data service two minutes.
+START_LIMIT = 180.0
+
+
 class Pulse:
-    """The signs of life of one process. Before the first one it is starting, which may take long, and is not judged."""
+    """The signs of life of one process. It counts as starting until the first one, and gets more time for that."""
 
     def __init__(self, limit: float, now: float) -> None:
         """Take `limit` seconds without a sign for the end; with 0 nothing is ever judged."""
         self._limit = limit
         self._looked = now
-        self._heard: float | None = None
-
-    @property
-    def began(self) -> bool:
-        """Return whether there was a first sign of life."""
-        return self._heard is not None
+        self._heard = now
+        # Whether there was a first sign of life.
+        self.began = False
 
     def beat(self, now: float) -> None:
         """Note a sign of life."""
         self._heard = now
+        self.began = True
 
     def silence(self, now: float) -> float:
-        """Return the seconds since the last sign of life; 0 before the first one."""
-        if self._heard is not None and now - self._looked > JUMP:
+        """Return the seconds since the last sign of life, or since the start. To be asked many times a second."""
+        if now - self._looked > JUMP:
             self._heard = now
         self._looked = now
-        return 0.0 if self._heard is None else max(0.0, now - self._heard)
+        return max(0.0, now - self._heard)
 
     def frozen(self, now: float) -> bool:
         """Return whether the process has been silent for too long. To be asked many times a second."""
         silence = self.silence(now)
-        return self._limit > 0 and silence > self._limit
+        return self._limit > 0 and silence > (self._limit if self.began else max(self._limit, START_LIMIT))

@@ -217,7 +217,11 @@ def _connect(socket: zmq.Socket[bytes], address: str, curve: Curve | None) -> zm
         socket.curve_publickey = curve.public
         socket.curve_secretkey = curve.secret
         socket.curve_serverkey = curve.server
-    socket.connect(address)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as exc:
+        socket.close(linger=0)
+        raise ConfigError("address", f"cannot connect to {address!r}: {zmq.strerror(exc.errno or 0)}") from exc
     return socket
 
 

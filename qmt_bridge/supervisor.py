@@ -110,11 +110,11 @@ class _Child:
         """Kill a process that gives no sign of life any more, and what it has started; `watch` starts another one."""
         if self.process is None:
             return
+        frozen, silence = self.pulse.frozen(now), self.pulse.silence(now)
         if not self.pulse.began and now - self._told_at >= STILL_STARTING:
             self._told_at = now
-            logger.warning("%s has not answered in the %.0f s since its start", self.part, now - self._started_at)
-        if self.pulse.frozen(now) and not self.replaced:
-            silence = self.pulse.silence(now)
+            logger.warning("%s has not answered in the %.0f s since its start", self.part, silence)
+        if frozen and not self.replaced:
             logger.error("%s has given no sign of life for %.1f s; it is killed and replaced", self.part, silence)
             self.replaced = True
             self.kill()
@@ -233,6 +233,8 @@ def run(
             each.kill_at_once()
 
     stop.last_act = kill_children
+    # A short limit needs more questions.
+    ask_every = min(ASK_EVERY, config.freeze_timeout / 4 or ASK_EVERY)
     was_ready = False
     next_ask = 0.0
     try:
@@ -252,7 +254,7 @@ def run(
             if questions.answered():
                 feeder.pulse.beat(now)
             if now >= next_ask:
-                next_ask = now + (ASK_EVERY if was_ready else POLL)
+                next_ask = now + (ask_every if was_ready else POLL)
                 questions.ask()
                 status = _ask_gateway(config, "/healthz" if was_ready else "/readyz", stop)
                 now = time.monotonic()

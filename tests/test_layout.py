@@ -58,7 +58,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         set(),
     ),
     # The command alone knows both sides, and starts them as processes.
-    ("qmt_bridge/cli.py", {"qmt_bridge", "click", "feeder.app", "gateway.server"}, set()),
+    ("qmt_bridge/cli.py", {"qmt_bridge", "click", "msgspec", "feeder.app", "gateway.server"}, set()),
     # What the rest is imported by, and two that every part uses.
     ("qmt_bridge/__main__.py", {"qmt_bridge.cli"}, {"threading", "subprocess"}),
     ("qmt_bridge/stop.py", set(), {"asyncio", "queue"}),

@@ -35,14 +35,20 @@ def test_a_process_that_answers_is_never_frozen():
         assert not frozen
 
 
-def test_before_its_first_answer_a_process_is_not_judged():
+def test_before_its_first_answer_a_process_gets_more_time():
     pulse = Pulse(2.0, 0.0)
-    now, frozen = look(pulse, 0.0, 300.0)
+    now, frozen = look(pulse, 0.0, 179.9)
     assert not frozen
     assert not pulse.began
+    assert look(pulse, now, 0.3)[1]
     pulse.beat(now)
     assert pulse.began
-    assert look(pulse, now, 2.2)[1]
+    assert not look(pulse, now, 1.9)[1]
+    assert look(pulse, now + 1.9, 0.3)[1]
+
+
+def test_a_limit_above_that_of_the_start_counts_for_the_start_too():
+    assert not look(Pulse(300.0, 0.0), 0.0, 299.0)[1]
 
 
 def test_the_time_in_which_the_watcher_stood_still_counts_for_nothing():
