@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -15,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import psutil
 import pytest
 
 from qmt_bridge.stop import Stop, interruptible
@@ -230,3 +234,121 @@ def test_ctrl_c_while_a_service_imports_ends_it(tmp_path: Path, command: str) ->
             running.send_signal(signal.SIGINT)
         assert running.returncode in (-signal.SIGINT, 130)
         assert running.stdout.read() == ""
+
+
+PROGRAMS = [
+    pytest.param(program, id=f"{readme}-{number}")
+    for readme in ("README.md", "README.zh-CN.md")
+    for number, program in enumerate(
+        re.findall(r"^```python\n(.*?)^```", (ROOT / readme).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL), 1
+    )
+]
+
+
+@posix
+@pytest.mark.parametrize("text", PROGRAMS)
+def test_a_program_of_the_readme_ends_on_ctrl_c_without_a_traceback(tmp_path: Path, text: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(DEADLINE)
+        port = server.getsockname()[1]
+        here = re.sub(r"127\.0\.0\.1:555\d", f"127.0.0.1:{port}", text)
+        here = here.replace('host="127.0.0.1"', f'host="127.0.0.1", port={port}')
+        here = here.replace('/tick/"):', f'/tick/", market_addr="tcp://127.0.0.1:{port}"):')
+        assert here != text
+        file = tmp_path / "program.py"
+        file.write_text(here, encoding="utf-8")
+        with subprocess.Popen(
+            [sys.executable, str(file)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+        ) as running:
+            # It has come to its work: what it connects to never answers.
+            server.accept()[0].close()
+            running.send_signal(signal.SIGINT)
+            assert running.wait(DEADLINE) in (0, -signal.SIGINT)
+            assert running.stdout is not None
+            assert "Traceback" not in running.stdout.read()
+
+
+@posix
+def test_ctrl_c_while_a_source_starts_does_not_wait_for_it(tmp_path: Path) -> None:
+    """A login to xtquant's data service takes up to two minutes, in a native call that nothing ends."""
+    code = """
+        import sys, time
+        from feeder import simulator
+        from qmt_bridge import cli
+        def start(self, sink):
+            print("starts", flush=True)
+            time.sleep(1000)
+        simulator.Simulator.start = start
+        sys.argv[1:] = ["feeder", "--source=sim", "--data-dir=DATA"]
+        sys.argv += ["--market-addr=tcp://127.0.0.1:*", "--trade-addr=tcp://127.0.0.1:*", "--ask-addr=tcp://127.0.0.1:*"]
+        cli.main()
+    """.replace("DATA", str(tmp_path))
+    with program(code) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "starts\n"
+        running.send_signal(signal.SIGINT)
+        assert running.wait(DEADLINE) == 0
+        assert "feeder stopped while its source was still starting" in running.stdout.read()
+
+
+@posix
+@pytest.mark.parametrize(
+    "command", ["gateway --workers 2", "gateway", "feeder --source sim", "record --out tape quote/"]
+)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_service_in_a_terminal_ends_with_0_and_no_traceback(
+    tmp_path: Path, command: str, number: signal.Signals
+) -> None:
+    """Its processes are in one group, and all of them get the signal, as from Ctrl-C."""
+    ports = iter(free_ports(4))
+    words = [*command.split(), *(f"--{name}-addr=tcp://127.0.0.1:{next(ports)}" for name in ("market", "trade", "ask"))]
+    if "gateway" in words:
+        words.append(f"--port={next(ports)}")
+    if "feeder" in words:
+        words.append(f"--data-dir={tmp_path}")
+    with subprocess.Popen(
+        [sys.executable, "-m", "qmt_bridge.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
+    ) as running:
+        assert running.stdout is not None
+        line = running.stdout.readline()
+        assert "INFO" in line, line
+        # Workers that are still importing are met as well.
+        os.killpg(running.pid, number)
+        assert running.wait(DEADLINE) == 0
+        assert "Traceback" not in running.stdout.read()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
+def test_a_stop_of_a_gateway_does_not_wait_for_a_frozen_worker(tmp_path: Path) -> None:
+    market, trade, ask, port = free_ports(4)
+    command = [sys.executable, "-m", "qmt_bridge.cli", "gateway", "--workers=2", "--freeze-timeout=0", f"--port={port}"]
+    command += [f"--{n}-addr=tcp://127.0.0.1:{p}" for n, p in (("market", market), ("trade", trade), ("ask", ask))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
+        assert running.stdout is not None
+        running.stdout.readline()
+        until = time.monotonic() + DEADLINE
+        while not (workers := [each for each in psutil.Process(running.pid).children() if is_worker(each)]):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        workers[0].suspend()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(DEADLINE) == 0
+        assert f"worker {workers[0].pid} did not stop in time; killed" in running.stdout.read()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    try:
+        return "spawn_main" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(probe.getsockname()[1]) for probe in probes]
