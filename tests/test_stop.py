@@ -323,6 +323,32 @@ def test_a_service_in_a_terminal_ends_with_0_and_no_traceback(
         assert "Traceback" not in running.stdout.read()
 
 
+@posix
+def test_ctrl_c_while_the_workers_of_a_gateway_import_is_no_traceback(tmp_path: Path) -> None:
+    """In a terminal they get it as well; a file of the site stands for an import that takes its time."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'multiprocessing.spawn' in ' '.join(sys.orig_argv):\n"
+        "    import time\n    print('imports', flush=True)\n    time.sleep(1.0)\n",
+        encoding="utf-8",
+    )
+    market, trade, ask, port = free_ports(4)
+    command = [sys.executable, "-m", "qmt_bridge.cli", "gateway", "--workers=2", f"--port={port}"]
+    command += [f"--{n}-addr=tcp://127.0.0.1:{p}" for n, p in (("market", market), ("trade", trade), ("ask", ask))]
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True
+    ) as running:
+        assert running.stdout is not None
+        started = 0
+        while started < 2:
+            line = running.stdout.readline()
+            assert line
+            started += line == "imports\n"
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.wait(DEADLINE) == 0
+        assert "Traceback" not in running.stdout.read()
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
 def test_a_stop_of_a_gateway_does_not_wait_for_a_frozen_worker(tmp_path: Path) -> None:
     market, trade, ask, port = free_ports(4)

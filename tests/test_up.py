@@ -365,6 +365,28 @@ def test_a_port_that_is_taken_ends_up_with_its_holder(tmp_path: Path, how: str, 
             assert how == "up" or f"(pid {os.getpid()}: " in line
 
 
+def test_a_gateway_that_runs_already_is_not_taken_for_ones_own(tmp_path: Path) -> None:
+    """It has the port, and is connected to the very addresses of the feeder that `up` starts."""
+    ports = _free_ports(4)
+    addresses = [f"--port={ports[0]}"]
+    for name, port in zip(("market", "trade", "ask"), ports[1:], strict=True):
+        addresses.append(f"--{name}-addr=tcp://127.0.0.1:{port}")
+    other = subprocess.Popen([*START, "gateway", *addresses], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + DEADLINE
+        while _refused(ports[0]):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        command = [*START, "up", "--source=sim", f"--data-dir={tmp_path}", *addresses]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, encoding="utf-8")
+    finally:
+        other.terminate()
+        other.communicate(timeout=DEADLINE)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert f"(pid {other.pid}: " in ended.stderr
+
+
 def test_a_port_that_is_taken_between_two_lives_is_tried_again(tmp_path: Path) -> None:
     with running(tmp_path, "--source=sim") as up:
         holder = socket.socket()
