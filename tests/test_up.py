@@ -377,8 +377,13 @@ def test_a_gateway_that_runs_already_is_not_taken_for_ones_own(tmp_path: Path) -
         while _refused(ports[0]):
             assert time.monotonic() < until
             time.sleep(0.02)
+        # Its own gateway takes so long to start that the other one has seen the feeder before.
+        (tmp_path / "sitecustomize.py").write_text(
+            "import sys, time\ntime.sleep(3.0 if 'gateway' in sys.orig_argv else 0.0)\n", encoding="utf-8"
+        )
         command = [*START, "up", "--source=sim", f"--data-dir={tmp_path}", *addresses]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, encoding="utf-8")
+        env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        ended = subprocess.run(command, capture_output=True, timeout=30, check=False, encoding="utf-8", env=env)
     finally:
         other.terminate()
         other.communicate(timeout=DEADLINE)
