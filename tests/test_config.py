@@ -20,8 +20,9 @@ from qmt_bridge.errors import ConfigError
 
 SECRET = 's3cret-k€y, with=odd "characters"\nand lines'
 
-# A value other than the default for every setting, chosen to be hard to carry in an environment variable.
 ONE_OF = "expected one of auto, xtquant, sim, replay"
+
+# A value other than the default for every setting, chosen to be hard to carry in an environment variable.
 CHANGED = {
     "host": "::1",
     "port": 0,
