@@ -99,8 +99,6 @@ class Feeder:
 
     def run(self, stop: Stop) -> int:
         """Run until `stop` is set and return 0; return 1 if the publisher failed, so that a supervisor restarts it."""
-        if stop.is_set():
-            return 0
         if not self.start(stop):
             logger.info("feeder stopped while its source was still starting")
             return 0

@@ -201,8 +201,6 @@ def serve(config: Config, stop: Stop) -> int:
 
     The settings reach the workers by the environment, which the caller has set (config.export_env).
     """
-    if stop.is_set():
-        return 0
     # Workers could say it in a traceback only.
     load_curve(config.curve_dir, "gateway")
     bound = _bind(config.host, config.port)
