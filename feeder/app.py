@@ -13,7 +13,10 @@ from typing import NoReturn
 
 from feeder.publisher import Publisher
 from feeder.source import Source
+from qmt_bridge import child
 from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError
+from qmt_bridge.stop import STEP, Stop
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +26,9 @@ TRY_AGAIN = 75
 WATCH_SECONDS = 0.2
 # What the end may take when a call hangs: closing the source takes two seconds, sending what is queued another one.
 LEAVE_SECONDS = 5.0
+# What a source that is still starting gets to come to an end of that, once the feeder was asked to stop; a login may
+# take two minutes.
+START_GRACE = 1.0
 
 
 def make_source(config: Config) -> Source:
@@ -32,12 +38,7 @@ def make_source(config: Config) -> Source:
     never whether the terminal answers: a terminal that is down must not turn real data into invented data.
     """
     # Imported here, so that the simulator runs where xtquant is not installed.
-    name = config.source
-    if name == "auto":
-        from feeder import xtsdk
-
-        name = "xtquant" if xtsdk.importable() else "sim"
-    match name:
+    match source_name(config):
         case "xtquant":
             from feeder.xtsource import XtSource
 
@@ -52,16 +53,39 @@ def make_source(config: Config) -> Source:
             return Simulator(config)
 
 
+def source_name(config: Config) -> str:
+    """Return which source the settings name: xtquant, sim or replay; imports nothing of xtquant."""
+    if config.source != "auto":
+        return config.source
+    from feeder import xtsdk
+
+    return "xtquant" if xtsdk.importable() else "sim"
+
+
 class Feeder:
     """One source and its publisher; `start`, then `stop`, or `run` for both."""
 
     def __init__(self, config: Config, source: Source | None = None) -> None:
         self.source = make_source(config) if source is None else source
-        self.publisher = Publisher(config, self.source, _version())
+        self.publisher = Publisher(config, self.source, _version(), child.instance())
 
-    def start(self) -> None:
-        """Listen and start the source; raise `ConfigError` for an address, key or folder that cannot be used."""
-        self.publisher.start()
+    def start(self, stop: Stop | None = None) -> bool:
+        """Listen and start the source; raise `ConfigError` for an address, key or folder that cannot be used.
+
+        Return False if `stop` was asked for and the source could not be waited for: its thread is left behind.
+        """
+        self.publisher.begin()
+        until: float | None = None
+        try:
+            while not self.publisher.opened(STEP):
+                if stop is not None and stop.is_set():
+                    until = time.monotonic() + START_GRACE if until is None else until
+                    if time.monotonic() >= until:
+                        return False
+        except ImportError as exc:
+            # The wheel installs everywhere; its native modules are for Windows.
+            reason = f"{self.source.name} cannot be imported by this Python on this system: {exc}"
+            raise ConfigError("source", reason) from exc
         logger.info(
             "feeder started: source %s%s, market %s, trade %s, ask %s",
             self.source.name,
@@ -70,6 +94,7 @@ class Feeder:
             self.publisher.trade_addr,
             self.publisher.ask_addr,
         )
+        return True
 
     def wait(self, timeout: float) -> bool:
         """Return whether the publisher has ended within `timeout` seconds: after `start` only by a failure."""
@@ -83,17 +108,18 @@ class Feeder:
             self.publisher.stop(reason)
         logger.info("feeder stopped after %d messages", self.publisher.published)
 
-    def run(self, stop: threading.Event) -> int:
+    def run(self, stop: Stop) -> int:
         """Run until `stop` is set and return 0; return 1 if the publisher failed, so that a supervisor restarts it.
 
         Return `TRY_AGAIN` if a call of the source's hangs. Then the process has to end without waiting for it. A replay
         that ended in a part of its file goes on serving what it played, and returns 1 when it is stopped.
         """
-        self.start()
+        if not self.start(stop):
+            logger.info("feeder stopped while its source was still starting")
+            return 0
         hung = None
         in_part = False
         try:
-            # In steps: on Windows a wait without an end cannot be interrupted by Ctrl-C.
             while hung is None and not stop.wait(WATCH_SECONDS):
                 if self.wait(0):
                     return 1
@@ -118,7 +144,7 @@ class Feeder:
             logger.error("the feeder does not close within %g s; it ends all the same", LEAVE_SECONDS)
 
 
-def run(config: Config, stop: threading.Event) -> int:
+def run(config: Config, stop: Stop) -> int:
     """Run a feeder until `stop` is set; return the exit code of the process, which ends here if a call hangs."""
     code = Feeder(config).run(stop)
     if code == TRY_AGAIN:

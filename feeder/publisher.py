@@ -102,7 +102,7 @@ class _Held(NamedTuple):
 class Publisher:
     """Publish what a source says; implements `feeder.source.Sink`."""
 
-    def __init__(self, config: Config, source: Source, version: str = "") -> None:
+    def __init__(self, config: Config, source: Source, version: str = "", instance: str = "") -> None:
         self.market_addr = config.market_addr
         self.trade_addr = config.trade_addr
         self.ask_addr = config.ask_addr
@@ -119,6 +119,7 @@ class Publisher:
         self._config = config
         self._source = source
         self._version = version
+        self._instance = instance
         self._thread = threading.Thread(target=self._run, name="publisher")
         self._opened = threading.Event()
         self._stopping = False
@@ -167,15 +168,26 @@ class Publisher:
 
     def start(self) -> None:
         """Open sockets and journal, start the source, then the thread's loop; raise what prevents it."""
+        self.begin()
+        while not self.opened(1.0):
+            pass
+
+    def begin(self) -> None:
+        """Do as `start`, but do not wait for it: see `opened`."""
         # A pair of sockets, not a pipe: Windows cannot poll a pipe beside ZeroMQ.
         self._wake_reader, self._waker = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._waker.setblocking(False)
         self._thread.start()
-        self._opened.wait()
+
+    def opened(self, timeout: float) -> bool:
+        """Return whether the start came to its end within `timeout` seconds; raise what prevented it."""
+        if not self._opened.wait(timeout):
+            return False
         if self.failure is not None:
             self._thread.join()
             raise self.failure
+        return True
 
     def stop(self, reason: str = "feeder_stopped") -> None:
         """Send what is queued, at last that the feed is down for `reason`, close everything and join the thread."""
@@ -828,6 +840,7 @@ class Publisher:
             "journal_note": self._journal_note,
             "accounts": self._accounts,
             "refused": self._refusals.count,
+            "instance": self._instance,
         }
         try:
             self._send(STATUS_TOPIC, frames.encode(body), None, now)

@@ -23,6 +23,7 @@ import msgspec
 
 from feeder import xtsdk
 from feeder.source import DownloadRequest, Sink
+from qmt_bridge import child
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ErrorCode, Refused
 from qmt_bridge.wire.topics import Topic
@@ -202,7 +203,9 @@ class _Process:
 
     def __init__(self, request: _Request, said: queue.SimpleQueue[_Progress | _End | None]) -> None:
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "feeder.xtdownload"],
+            child.python("feeder.xtdownload"),
+            # It is told everything in its request, and needs neither key nor token.
+            env=child.environment(Config()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # Beside a feeder that runs as a service no console window shall open.

@@ -7,6 +7,9 @@ like everybody else (untested there).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import functools
 import logging
 import multiprocessing
 import os
@@ -15,13 +18,15 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
 from starlette.applications import Starlette
-from uvicorn.supervisors import Multiprocess
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from gateway.app import create_app
 from gateway.metrics import MULTIPROC_ENV
@@ -29,6 +34,10 @@ from gateway.writer import PreparedFrames
 from qmt_bridge import log
 from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.holder import holder
+from qmt_bridge.pulse import Pulse
+from qmt_bridge.sockets import load_curve
+from qmt_bridge.stop import Stop, shielded, unshield
 from qmt_bridge.wire.requests import REQUEST_BYTES
 
 logger = logging.getLogger(__name__)
@@ -37,18 +46,133 @@ logger = logging.getLogger(__name__)
 WS_MAX_SIZE = 32 * REQUEST_BYTES
 # Open sockets are told 1012 at once; this is for those that do not listen.
 SHUTDOWN_TIMEOUT = 2
+# Seconds after which a worker of several is taken for frozen, if `freeze_timeout` is not shorter: it costs its part of
+# the new connections.
+FREEZE_TIMEOUT = 5.0
+# For a new worker that replaces one at SIGHUP.
+START_TIMEOUT = 20.0
+# For a worker that does not end by itself, as one that is frozen; `qmt-bridge up` waits a second longer.
+JOIN_TIMEOUT = SHUTDOWN_TIMEOUT + 1.0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server of the only worker, which `stop` ends; uvicorn's own signal handlers stay out of it."""
+
+    def __init__(self, config: uvicorn.Config, stop: Stop) -> None:
+        super().__init__(config)
+        self._stop = stop
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        self.should_exit = self.should_exit or self._stop.is_set()
+        return await super().on_tick(counter)
+
+
+class _Worker(Process):
+    """One worker process. It answers a question a look from a thread of its own, as soon as it has started."""
+
+    def __init__(self, config: uvicorn.Config, bound: socket.socket, limit: float) -> None:
+        super().__init__(config, [bound])
+        self._pulse = Pulse(limit, time.monotonic())
+        self._asked = False
+
+    def start(self) -> None:
+        with shielded():
+            super().start()
+
+    def frozen(self, now: float) -> bool:
+        """Ask for a sign of life without waiting for it; return whether none has come for too long."""
+        # A pipe that is broken belongs to a process that has just ended.
+        with contextlib.suppress(OSError, EOFError):
+            if self.parent_conn.poll():
+                self.parent_conn.recv()
+                self._pulse.beat(now)
+                self._asked = False
+            if not self._asked:
+                self.parent_conn.send(b"ping")
+                self._asked = True
+        return self._pulse.frozen(now)
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's supervisor, which also clears the gauges of workers that died."""
+    """uvicorn's supervisor. It never waits for a worker, clears the gauges of a dead one, and ends at a request."""
+
+    def __init__(self, server_config: uvicorn.Config, bound: socket.socket, freeze_timeout: float, stop: Stop) -> None:
+        super().__init__(server_config, sockets=[bound])
+        self._make = functools.partial(_Worker, server_config, bound, min(freeze_timeout, FREEZE_TIMEOUT))
+        # Not an event, whose lock a signal handler may not take.
+        self.should_exit = stop  # type: ignore[assignment]
+        # uvicorn has just put its own handlers in their place.
+        stop.on_signals()
+        stop.last_act = self._kill_all
+        # Whether a worker could not start, and would not the next time.
+        self.failed = False
+
+    def init_processes(self) -> None:
+        for _ in range(self.processes_num):
+            self.processes.append(self._make())
+            self.processes[-1].start()
 
     def keep_subprocess_alive(self) -> None:
-        before = {process.pid for process in self.processes}
-        super().keep_subprocess_alive()
-        for pid in before - {process.pid for process in self.processes}:
-            logger.warning("worker %s died; another one is starting", pid)
-            if pid is not None:
-                mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        for index, worker in enumerate(self.processes):
+            assert isinstance(worker, _Worker)
+            frozen = worker.frozen(time.monotonic())
+            if worker.process.is_alive() and not frozen:
+                continue
+            pid = worker.pid
+            worker.kill()
+            worker.process.join()
+            if worker.exitcode == STARTUP_FAILURE:
+                logger.error("worker %s could not start", pid)
+                self.failed = True
+                self.should_exit.set()
+                return
+            if self.should_exit.is_set():
+                return
+            logger.warning(
+                "worker %s %s; another one is starting", pid, "is frozen and was killed" if frozen else "died"
+            )
+            assert pid is not None
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            self.processes[index] = self._make()
+            self.processes[index].start()
+
+    def restart_all(self) -> None:
+        for index, old in enumerate(self.processes):
+            new = self._make()
+            new.start()
+            if not new.wait_until_ready(START_TIMEOUT, self.should_exit):
+                new.kill()
+                new.join()
+                logger.error(
+                    "worker %s was not ready in time; worker %s goes on, nothing is restarted", new.pid, old.pid
+                )
+                return
+            old.terminate()
+            old.join()
+            self.processes[index] = new
+
+    def handle_ttin(self) -> None:
+        self.processes_num += 1
+        self.processes.append(self._make())
+        self.processes[-1].start()
+
+    def join_all(self) -> None:
+        until = time.monotonic() + JOIN_TIMEOUT
+        for worker in self.processes:
+            worker.process.join(max(0.0, until - time.monotonic()))
+            if worker.process.is_alive():
+                logger.warning("worker %s did not stop in time; killed", worker.pid)
+                worker.process.kill()
+                worker.process.join()
+
+    def _kill_all(self) -> None:
+        for worker in self.processes:
+            if worker.pid is not None and worker.exitcode is None:
+                worker.process.kill()
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -66,15 +190,19 @@ def worker_app() -> Starlette:
     log.configure(config.log_level, config.log_format)
     parent = multiprocessing.parent_process()
     if parent is not None:
+        # uvicorn listens to signals by now.
+        unshield()
         threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
     return create_app(config)
 
 
-def serve(config: Config, stop: threading.Event) -> int:
-    """Serve until `stop` is set or a signal comes; return the exit code. Runs in the main thread.
+def serve(config: Config, stop: Stop) -> int:
+    """Serve until `stop` is set; return the exit code; raise `ConfigError`. Runs in the main thread.
 
     The settings reach the workers by the environment, which the caller has set (config.export_env).
     """
+    # Workers could say it in a traceback only.
+    load_curve(config.curve_dir, "gateway")
     bound = _bind(config.host, config.port)
     host, port = bound.getsockname()[:2]
     server_config = uvicorn.Config(
@@ -95,18 +223,16 @@ def serve(config: Config, stop: threading.Event) -> int:
     with ExitStack() as stack:
         stack.callback(bound.close)
         if config.workers == 1:
-            server = uvicorn.Server(server_config)
-            _when_set(stop, lambda: setattr(server, "should_exit", True))
+            server = _Server(server_config, stop)
             server.run(sockets=[bound])
-            return 0 if server.started else 1
+            return 0 if server.started or stop.is_set() else 1
         if MULTIPROC_ENV not in os.environ:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qmt-bridge-", ignore_cleanup_errors=True))
             os.environ[MULTIPROC_ENV] = folder
             stack.callback(os.environ.pop, MULTIPROC_ENV)
-        supervisor = _Supervisor(server_config, sockets=[bound])
-        _when_set(stop, supervisor.should_exit.set)
+        supervisor = _Supervisor(server_config, bound, config.freeze_timeout, stop)
         supervisor.run()
-    return 0
+    return 1 if supervisor.failed else 0
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -117,19 +243,15 @@ def _bind(host: str, port: int) -> socket.socket:
             # On Windows this option would let two servers share a port.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
-    except OSError as exc:
+    except (OSError, UnicodeError) as exc:
         bound.close()
-        raise ConfigError("port", f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+        # A name that is too long is no OSError.
+        reason = getattr(exc, "strerror", None) or str(exc)
+        if getattr(exc, "errno", None) == errno.EADDRINUSE:
+            reason += holder(port)
+        raise ConfigError("port", f"cannot listen on {host}:{port}: {reason}") from exc
     bound.set_inheritable(True)
     return bound
-
-
-def _when_set(stop: threading.Event, act: Callable[[], None]) -> None:
-    def wait() -> None:
-        stop.wait()
-        act()
-
-    threading.Thread(target=wait, name="stop-watch", daemon=True).start()
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:

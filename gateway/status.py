@@ -11,12 +11,13 @@ from starlette.responses import Response
 
 from gateway import metrics
 from gateway.worker import Worker
+from qmt_bridge import child
 from qmt_bridge.wire.frames import to_json
 
 
 def health(worker: Worker) -> Response:
     """Return 200: the worker's loop turns."""
-    return _json({"status": "ok", **worker.feed_state()})
+    return _json({"status": "ok", **worker.feed_state(), **_instances(worker)})
 
 
 def readiness(worker: Worker) -> Response:
@@ -55,6 +56,7 @@ def readiness(worker: Worker) -> Response:
         "skipped": worker.skipped,
         "gaps": worker.feed.hub.gaps,
         "tasks": len(asyncio.all_tasks()),
+        **_instances(worker),
     }
     return _json(shown, 200 if ready else 503)
 
@@ -63,6 +65,12 @@ def prometheus(worker: Worker) -> Response:
     """Return the metrics of all workers."""
     worker.export()
     return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _instances(worker: Worker) -> dict[str, object]:
+    """Return which run of `qmt-bridge up` has started this gateway, and which its feeder; empty without one."""
+    status = worker.feed.status
+    return {"instance": child.instance(), "feeder_instance": "" if status is None else status.instance}
 
 
 def _json(body: dict[str, object], status: int = 200) -> Response:

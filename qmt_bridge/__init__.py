@@ -1,55 +1,54 @@
 """QMT Bridge for programs: `QMTClient` for the WebSocket side, `subscribe` and the wire's names for the ZeroMQ side.
 
-``from qmt_bridge import ...`` is the public interface. What needs websockets or zmq is imported when it is first
-used, so that neither side loads the other's library.
+``from qmt_bridge import ...`` is the public interface. Everything is imported when it is first used: neither side loads
+the other's library, and the command has prepared itself (`__main__`) before a library is imported.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
-from qmt_bridge.errors import (
-    BadCode,
-    BadRequest,
-    CallbackError,
-    ConfigError,
-    Disconnected,
-    QMTBridgeError,
-    Refused,
-    ServerError,
-    Unavailable,
-    WireError,
-)
-from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.messages import (
-    AccountState,
-    Bar,
-    DownloadEnd,
-    FeedStatus,
-    FormulaValue,
-    L2Order,
-    L2OrderQueue,
-    L2QuoteAux,
-    L2Thousand,
-    L2Transaction,
-    Progress,
-    Tick,
-    TradeEvent,
-)
-from qmt_bridge.wire.topics import (
-    FormulaSpec,
-    download_topic,
-    formula_topic,
-    l2_topic,
-    quote_topic,
-    trade_topic,
-    whole_topic,
-)
+# As typing's, which takes longer to load than all this.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from qmt_bridge.client import QMTClient, StreamState
     from qmt_bridge.consumer import subscribe
+    from qmt_bridge.errors import (
+        BadCode,
+        BadRequest,
+        CallbackError,
+        ConfigError,
+        Disconnected,
+        QMTBridgeError,
+        Refused,
+        ServerError,
+        Unavailable,
+        WireError,
+    )
+    from qmt_bridge.wire.frames import Frame
+    from qmt_bridge.wire.messages import (
+        AccountState,
+        Bar,
+        DownloadEnd,
+        FeedStatus,
+        FormulaValue,
+        L2Order,
+        L2OrderQueue,
+        L2QuoteAux,
+        L2Thousand,
+        L2Transaction,
+        Progress,
+        Tick,
+        TradeEvent,
+    )
+    from qmt_bridge.wire.topics import (
+        FormulaSpec,
+        download_topic,
+        formula_topic,
+        l2_topic,
+        quote_topic,
+        trade_topic,
+        whole_topic,
+    )
 
     __version__: str
 
@@ -91,13 +90,56 @@ __all__ = [
     "whole_topic",
 ]
 
-_LAZY = {"QMTClient": "qmt_bridge.client", "StreamState": "qmt_bridge.client", "subscribe": "qmt_bridge.consumer"}
+_MODULES = {
+    "qmt_bridge.errors": (
+        "BadCode",
+        "BadRequest",
+        "CallbackError",
+        "ConfigError",
+        "Disconnected",
+        "QMTBridgeError",
+        "Refused",
+        "ServerError",
+        "Unavailable",
+        "WireError",
+    ),
+    "qmt_bridge.wire.frames": ("Frame",),
+    "qmt_bridge.wire.messages": (
+        "AccountState",
+        "Bar",
+        "DownloadEnd",
+        "FeedStatus",
+        "FormulaValue",
+        "L2Order",
+        "L2OrderQueue",
+        "L2QuoteAux",
+        "L2Thousand",
+        "L2Transaction",
+        "Progress",
+        "Tick",
+        "TradeEvent",
+    ),
+    "qmt_bridge.wire.topics": (
+        "FormulaSpec",
+        "download_topic",
+        "formula_topic",
+        "l2_topic",
+        "quote_topic",
+        "trade_topic",
+        "whole_topic",
+    ),
+    "qmt_bridge.client": ("QMTClient", "StreamState"),
+    "qmt_bridge.consumer": ("subscribe",),
+}
+_LAZY = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
         value: object = _read_version()
     elif name in _LAZY:
+        from importlib import import_module
+
         value = getattr(import_module(_LAZY[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 from qmt_bridge import __version__
 from qmt_bridge.load import Crews, Load, Tally, endpoint, pin
+from qmt_bridge.stop import shielded
 from qmt_bridge.supervisor import is_loopback
 from qmt_bridge.wire.frames import framed, to_json
 
@@ -144,7 +145,8 @@ class Bare:
         self._pipe, theirs = context.Pipe()
         args = self._blob, self._cores, self._make_chore, theirs
         self._process = context.Process(target=_bare, args=args, daemon=True)
-        self._process.start()
+        with shielded():
+            self._process.start()
         theirs.close()
         self.url = f"ws://127.0.0.1:{self._pipe.recv()}/ws/realtime"
         self.pid = self._process.pid or 0

@@ -6,11 +6,16 @@ in config.py.
 
 from __future__ import annotations
 
+from qmt_bridge.__main__ import prepare
+
+if __name__ == "__main__":
+    # Before anything else is imported.
+    prepare()
+
 import json
 import logging
 import os
 import secrets
-import signal
 import socket
 import sqlite3
 import sys
@@ -22,19 +27,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 
 import click
+import msgspec
+from click.core import ParameterSource
 
-from qmt_bridge import __version__, log, private, supervisor
+from qmt_bridge import __version__, child, log, private, supervisor
 from qmt_bridge.config import (
     Config,
     choices,
     default,
     description,
-    export_env,
     foreign_variables,
     given_settings,
     load_config,
 )
 from qmt_bridge.errors import ConfigError, QMTBridgeError, Unavailable
+from qmt_bridge.stop import Stop, interruptible
 
 if TYPE_CHECKING:
     from qmt_bridge.journal_file import Reader
@@ -51,12 +58,10 @@ MAX_FAULTS = 100
 
 WIRE = ("market_addr", "trade_addr", "ask_addr", "curve_dir")
 LOG = ("log_level", "log_format")
+REPLAY = ("file", "speed", "delay", "loop")
 FEEDER = (
     "source",
-    "file",
-    "speed",
-    "delay",
-    "loop",
+    *REPLAY,
     "sim_seed",
     "sim_interval",
     "sim_l2_rate",
@@ -91,8 +96,13 @@ GATEWAY = (
     "max_rate",
     "outbox_bytes",
     "slow_timeout",
+    "freeze_timeout",
     "deflate",
 )
+
+
+# Settings that do nothing without another one.
+_NEEDS = {"xt_home": "xt_token", "xt_servers": "xt_token", "xt_userdata": "xt_accounts"}
 
 
 def settings(*names: str) -> Callable[[Command], Command]:
@@ -139,6 +149,43 @@ def _configure_log(config: Config) -> None:
         logger.warning("%s", said)
 
 
+def _load_feeder(config_file: Path | None, flags: dict[str, Any]) -> Config:
+    """Read the settings of a feeder; refuse flags that would have no effect. A file may well have such settings."""
+    config = _load(config_file, flags)
+    given = [name for name, value in flags.items() if value is not None]
+    if "file" in given and config.source == "auto" and "source" not in given:
+        config = _load(config_file, {**flags, "source": "replay"})
+    of_sources = {name: _source_of(name) for name in given if _source_of(name)}
+    if not of_sources:
+        return config
+    source: str = config.source
+    if source == "auto":
+        from feeder import app
+
+        source = app.source_name(config)
+    for name, wanted in of_sources.items():
+        if wanted != source:
+            is_now = f"auto, which is {source} here" if config.source == "auto" else source
+            meant = "--source replay --file FILE" if wanted == "replay" else f"--source {wanted}"
+            _no_effect(name, f"the source is {is_now}; this is for {meant}")
+    for name, needed in _NEEDS.items():
+        if name in given and not getattr(config, needed):
+            _no_effect(name, f"it needs {needed}")
+    if "xt_addr" in given and config.xt_token:
+        _no_effect("xt_addr", "with xt_token quotes come from the data service, not from a terminal")
+    return config
+
+
+def _source_of(name: str) -> str:
+    """Return which source alone the setting `name` is for; empty if it is for any."""
+    return "replay" if name in REPLAY else {"sim": "sim", "xt": "xtquant"}.get(name.partition("_")[0], "")
+
+
+def _no_effect(name: str, why: str) -> NoReturn:
+    shown = "URL" if name == "url" else f"--{name.replace('_', '-')}"
+    raise click.UsageError(f"{shown} has no effect: {why}.")
+
+
 class _TryAgain(click.ClickException):
     exit_code = supervisor.TRY_AGAIN
 
@@ -147,24 +194,33 @@ def _fail(exc: Exception) -> NoReturn:
     raise (_TryAgain if isinstance(exc, Unavailable) else click.ClickException)(str(exc))
 
 
-def _stop_event(until_eof: bool) -> threading.Event:
-    """Return the event that Ctrl-C, SIGTERM (Windows: Ctrl-Break) or the end of standard input sets."""
-    stop = threading.Event()
-    names = ("SIGINT", "SIGTERM", "SIGBREAK")
-    for number in [getattr(signal, name) for name in names if hasattr(signal, name)]:
-        signal.signal(number, lambda *_: stop.set())
+def _asked_to_stop(until_eof: bool) -> Stop:
+    """Return what Ctrl-C, SIGTERM (Windows: Ctrl-Break) or the end of standard input sets from now on."""
+    stop = Stop()
+    stop.on_signals()
     if until_eof:
-        # Raw reads: a lock of sys.stdin held by a daemon thread would be fatal at the interpreter's end.
-        def watch() -> None:
-            while os.read(0, 4096):
-                pass
-            stop.set()
-
-        threading.Thread(target=watch, name="stdin-watch", daemon=True).start()
+        stop.on_end_of_input()
     return stop
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def _leave(code: int) -> NoReturn:
+    """End the process, also if a thread is left in a native call that does not return."""
+    if any(not thread.daemon and thread is not threading.current_thread() for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+class _Commands(click.Group):
+    """The commands; a signal ends any of them without a traceback (services take it for a request: `Stop`)."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with interruptible():
+            return super().invoke(ctx)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="qmt-bridge")
 def main() -> None:
     """Real-time miniQMT market data and trade events for every language."""
@@ -175,15 +231,28 @@ def main() -> None:
 @settings(*FEEDER, *GATEWAY, *WIRE, *LOG)
 def up(config_file: Path | None, **flags: Any) -> None:
     """Start the feeder and the gateway, and keep both running."""
-    config = _load(config_file, flags)
+    stop = _asked_to_stop(False)
+    config = _load_feeder(config_file, flags)
     made_key = not config.api_key
-    if made_key:
-        config = _load(config_file, {**flags, "api_key": secrets.token_urlsafe(24)})
-    if not config.port:
-        config = _load(config_file, {**flags, "api_key": config.api_key, "port": _free_port(config.host)})
+    try:
+        config = msgspec.structs.replace(
+            config,
+            api_key=config.api_key or secrets.token_urlsafe(24),
+            port=config.port or _free_port(config.host),
+        )
+    except ConfigError as exc:
+        _fail(exc)
     _configure_log(config)
-    stop = _stop_event(False)
-    sys.exit(supervisor.run(config, stop, lambda status, pids: _banner(config, status, pids, made_key)))
+    try:
+        code = supervisor.run(
+            config,
+            {"feeder": (*FEEDER, *WIRE, *LOG), "gateway": (*GATEWAY, *WIRE, *LOG)},
+            stop,
+            lambda status, pids: _banner(config, status, pids, made_key),
+        )
+    except ConfigError as exc:
+        _fail(exc)
+    sys.exit(code)
 
 
 def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None], made_key: bool) -> None:
@@ -213,9 +282,12 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
 
 
 def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+            return int(probe.getsockname()[1])
+    except (OSError, UnicodeError) as exc:
+        raise ConfigError("host", f"cannot listen on {host}: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
 @main.command()
@@ -223,17 +295,19 @@ def _free_port(host: str) -> int:
 @click.option("--until-eof", is_flag=True, hidden=True)
 def feeder(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     """Run the feeder alone: it owns the source and publishes on ZeroMQ."""
-    _run_feeder(_load(config_file, flags), until_eof)
+    stop = _asked_to_stop(until_eof)
+    _run_feeder(_load_feeder(config_file, flags), stop)
 
 
-def _run_feeder(config: Config, until_eof: bool) -> NoReturn:
+def _run_feeder(config: Config, stop: Stop) -> NoReturn:
     from feeder import app
 
     _configure_log(config)
     try:
-        sys.exit(app.run(config, _stop_event(until_eof)))
+        code = app.run(config, stop)
     except ConfigError as exc:
         _fail(exc)
+    _leave(code)
 
 
 @main.command()
@@ -241,14 +315,20 @@ def _run_feeder(config: Config, until_eof: bool) -> NoReturn:
 @click.option("--until-eof", is_flag=True, hidden=True)
 def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     """Run gateway workers alone; any number, also on another machine than the feeder."""
+    stop = _asked_to_stop(until_eof)
     from gateway import server
 
     config = _load(config_file, flags)
+    if flags["freeze_timeout"] is not None and config.workers == 1:
+        _no_effect("freeze_timeout", "with one worker nothing watches it; `up` does, and several workers are watched")
     _configure_log(config)
     # Worker processes read the same settings from the environment; never from a command line, which others can see.
-    os.environ.update(export_env(config))
+    env = child.environment(config, (*GATEWAY, *WIRE, *LOG))
+    for name in set(os.environ) - set(env):
+        del os.environ[name]
+    os.environ.update(env)
     try:
-        sys.exit(server.serve(config, _stop_event(until_eof)))
+        sys.exit(server.serve(config, stop))
     except ConfigError as exc:
         _fail(exc)
 
@@ -348,6 +428,7 @@ def record(
 
     A whole topic is asked for; a prefix records what others ask for. Of trade events every one comes.
     """
+    stop = _asked_to_stop(until_eof)
     from qmt_bridge.record import Recorder
 
     config = _load(config_file, flags, only=True)
@@ -358,7 +439,7 @@ def record(
         wanted = topics + more + _quotes(codes_file, period)
         recorder = Recorder(wanted, out, rotate, config, __version__)
         try:
-            recorder.run(_stop_event(until_eof))
+            recorder.run(stop)
         finally:
             click.echo(recorder.summary())
     except (QMTBridgeError, OSError) as exc:
@@ -371,7 +452,8 @@ def record(
 @click.option("--until-eof", is_flag=True, hidden=True)
 def replay(config_file: Path | None, file: str, until_eof: bool, **flags: Any) -> None:
     """Play a tape, or a CSV of ticks, as a feeder does: feeder --source replay --file FILE."""
-    _run_feeder(_load(config_file, {**flags, "source": "replay", "file": file}), until_eof)
+    stop = _asked_to_stop(until_eof)
+    _run_feeder(_load(config_file, {**flags, "source": "replay", "file": file}), stop)
 
 
 @main.group()
@@ -636,6 +718,15 @@ def bench(
 
     if url is None and not selftest:
         raise click.UsageError("Missing argument 'URL' (or --selftest).")
+    given = click.get_current_context().get_parameter_source
+    used_by_url = ("url", "each", "period", "send", "api_key")
+    for name in used_by_url if selftest else ():
+        if given(name) is ParameterSource.COMMANDLINE:
+            _no_effect(name, "--selftest measures the clients alone, without a gateway")
+    if load["send"] and given("period") is ParameterSource.COMMANDLINE:
+        _no_effect("period", "--send is the whole request")
+    if load["each"] and not codes:
+        _no_effect("each", "no codes are given")
     if load["stalled"] >= load["clients"]:
         raise click.UsageError("--stalled must leave at least one client that reads.")
     key = _load(config_file, {"api_key": api_key}, only=True).api_key

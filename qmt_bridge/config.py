@@ -45,6 +45,8 @@ _FOREIGN = {
 # In double quotes TOML reads their backslashes as escapes.
 _PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir"))
 _SINGLE_QUOTES = "in double quotes a backslash begins an escape; put paths in single quotes: 'C:\\qmt\\userdata_mini'"
+_ADDRESSES = frozenset(("market_addr", "trade_addr", "ask_addr"))
+_TCP = re.compile(r"tcp://(\*|[\w.-]+|\[[\w:.%]+\]):(\*|\d{1,5})", re.ASCII)
 
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -77,6 +79,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     slow_timeout: Annotated[
         float, Meta(gt=0, description="Seconds without any progress after which a slow client is aborted.")
     ] = 60.0
+    freeze_timeout: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="Seconds without a sign of life after which a process is killed and started anew; 0 is never.",
+        ),
+    ] = 15.0
     deflate: Annotated[
         bool,
         Meta(description="Compress for clients that ask for it (permessage-deflate): fewer bytes, more delay."),
@@ -352,8 +361,27 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     if not strict and isinstance(value, str) and isinstance(default(name), tuple):
         value = [item.strip() for item in value.split(",") if item.strip()]
     try:
-        return msgspec.convert(value, _HINTS[name], strict=strict)
+        converted = msgspec.convert(value, _HINTS[name], strict=strict)
     except msgspec.ValidationError as exc:
+        if choices(name):
+            raise ConfigError(shown, f"expected one of {', '.join(choices(name))}, got {value!r}") from None
         # msgspec's sentence does not hold the value, so a secret is not shown.
         got = "" if name in SECRETS else f", got {value!r}"
         raise ConfigError(shown, f"{str(exc)[:1].lower()}{str(exc)[1:]}{got}") from None
+    if name in _ADDRESSES:
+        _check_address(shown, str(converted))
+    return converted
+
+
+def _check_address(shown: str, address: str) -> None:
+    """Raise `ConfigError` if `address` is none of ZeroMQ's: libzmq takes port 99999 for 34463, and explains nothing."""
+    tcp = _TCP.fullmatch(address)
+    if re.fullmatch(r"(ipc|inproc)://.+", address) or (tcp and (tcp[2] == "*" or int(tcp[2]) < 65536)):
+        return
+    hint = ""
+    for guess in (f"tcp://{address}", f"tcp://127.0.0.1:{address}"):
+        meant = _TCP.fullmatch(guess)
+        if meant and meant[2] != "*" and int(meant[2]) < 65536:
+            hint = f"; did you mean {guess}?"
+            break
+    raise ConfigError(shown, f"expected tcp://HOST:PORT, such as tcp://127.0.0.1:5555, got {address!r}{hint}")

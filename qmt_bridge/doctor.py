@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import msgspec
 import zmq
 
-from qmt_bridge import sockets
+from qmt_bridge import child, sockets
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import ConfigError, QMTBridgeError
@@ -559,7 +559,8 @@ def _ask(answer: type[Some], *arguments: str) -> Some:
     """Ask xtquant in a process of its own: only the feeder's files may use it, and it may hang."""
     try:
         asked = subprocess.run(
-            [sys.executable, "-m", "feeder.xtprobe", *arguments],
+            child.python("feeder.xtprobe", *arguments),
+            env=child.environment(Config()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

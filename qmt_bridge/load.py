@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from qmt_bridge.stop import shielded
 from qmt_bridge.wire.frames import framed, to_json
 
 logger = logging.getLogger(__name__)
@@ -611,7 +612,8 @@ class Crews:
             ours, theirs = context.Pipe()
             numbers = range(index, self.load.clients, self.load.processes)
             process = context.Process(target=_process, args=(self.load, numbers, self._make, theirs), daemon=True)
-            process.start()
+            with shielded():
+                process.start()
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)

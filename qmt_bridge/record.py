@@ -17,6 +17,7 @@ from typing import Literal, cast
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import spelled, subscribe
 from qmt_bridge.silence import Silence
+from qmt_bridge.stop import Stop
 from qmt_bridge.tally import SHANGHAI, Tally
 from qmt_bridge.tape import Recorded, TapeWriter, session_frame
 from qmt_bridge.wire.frames import Frame
@@ -90,7 +91,7 @@ class Recorder:
         self._tape = self._open(now)
         self.tally.note(Recorded(now, self._session))
 
-    def run(self, stop: threading.Event) -> None:
+    def run(self, stop: Stop) -> None:
         """Record until `stop` is set; raise `Refused` for a topic that is not served, `OSError` for a full disk."""
         self._thread.start()
         try:

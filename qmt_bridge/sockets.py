@@ -5,6 +5,7 @@ A socket belongs to the thread that made it; contexts may be shared, sockets may
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import socket as unix
@@ -55,6 +56,7 @@ RECONNECT_MAX_MS = 400
 # A client with an unknown key makes the feeder read its folder of keys, at most so often.
 KEYS_SECONDS = 1.0
 
+_EVERYWHERE = {"://*:": "://127.0.0.1:", "://0.0.0.0:": "://127.0.0.1:", "://[::]:": "://[::1]:"}
 _LOOPBACK = re.compile(r"(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):|ipc://|inproc://)")
 Role = Literal["feeder", "gateway"]
 
@@ -232,7 +234,7 @@ def _bind(
     try:
         if not is_local(address) and curve is None:
             raise ConfigError(name, f"{address} can be reached from other machines; it needs curve_dir")
-        _prepare(socket)
+        _prepare(socket, address)
         if curve is not None:
             socket.curve_publickey = curve.public
             socket.curve_secretkey = curve.secret
@@ -242,14 +244,26 @@ def _bind(
             raise ConfigError(name, f"cannot listen on {address}: address already in use")
         if links is not None:
             links.watch(socket, name, address, time.monotonic(), curve=curve is not None, binds=True)
-        socket.bind(address)
+        socket.bind(address.replace("://localhost:", "://127.0.0.1:", 1))
     except zmq.ZMQError as exc:
         socket.close(linger=0)
-        raise ConfigError(name, f"cannot listen on {address}: {exc.strerror or exc}") from exc
+        number = exc.errno or 0
+        reason = f"{zmq.strerror(number)}{_holder(address, number)}"
+        raise ConfigError(name, f"cannot listen on {address}: {reason}") from exc
     except ConfigError:
         socket.close(linger=0)
         raise
     return socket
+
+
+def _holder(address: str, number: int) -> str:
+    port = address.rpartition(":")[2]
+    if number != errno.EADDRINUSE or not port.isdecimal():
+        return ""
+    # Only where it is wanted: it costs a start 20 ms.
+    from qmt_bridge.holder import holder
+
+    return holder(int(port))
 
 
 def _is_taken(address: str) -> bool:
@@ -269,7 +283,10 @@ def _is_taken(address: str) -> bool:
 def _connect(
     socket: zmq.Socket[bytes], name: str, address: str, curve: Curve | None, links: Links | None
 ) -> zmq.Socket[bytes]:
-    _prepare(socket)
+    _prepare(socket, address)
+    # Where a feeder listens on every address, this machine reaches it by its own.
+    for everywhere, here in _EVERYWHERE.items():
+        address = address.replace(everywhere, here, 1)
     socket.tcp_maxrt = UNANSWERED_MS
     socket.reconnect_ivl = RECONNECT_MS
     socket.reconnect_ivl_max = RECONNECT_MAX_MS
@@ -280,12 +297,18 @@ def _connect(
     if links is not None:
         # Before it connects, or the first events are missed.
         links.watch(socket, name, address, time.monotonic(), curve=curve is not None, binds=False)
-    socket.connect(address)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as exc:
+        socket.close(linger=0)
+        raise ConfigError(name, f"cannot connect to {address!r}: {zmq.strerror(exc.errno or 0)}") from exc
     return socket
 
 
-def _prepare(socket: zmq.Socket[bytes]) -> None:
+def _prepare(socket: zmq.Socket[bytes], address: str) -> None:
     socket.linger = 0
+    # Not for every address: an IPv4 one would then be shown in IPv6's form.
+    socket.ipv6 = "[" in address
     socket.tcp_keepalive = 1
     socket.tcp_keepalive_idle = KEEPALIVE_IDLE_SECONDS
     socket.tcp_keepalive_intvl = KEEPALIVE_SECONDS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from click.testing import CliRunner
 from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
-from qmt_bridge.config import NAMES
+from qmt_bridge.config import NAMES, choices, env_name, load_config
+from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.topics import quote_topic
 
@@ -94,6 +96,127 @@ def test_a_variable_that_is_no_setting_is_a_hint_in_the_log(monkeypatch: pytest.
     assert "xt_userdata" in result.stderr
     assert "needs curve_dir" in result.stderr
     assert "C:/qmt" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["up", "--speed", "2"], "--speed has no effect: the source is auto, which is sim here"),
+        (
+            ["up", "--source", "sim", "--file", "x.csv"],
+            "--file has no effect: the source is sim; this is for --source r",
+        ),
+        (["up", "--source", "auto", "--file", "x.csv"], "--file has no effect"),
+        (["up", "--source", "xtquant", "--loop"], "--loop has no effect: the source is xtquant"),
+        (["feeder", "--delay", "0"], "--delay has no effect"),
+        (["feeder", "--source", "replay", "--sim-seed", "3"], "--sim-seed has no effect: the source is replay"),
+        (["feeder", "--sim-hours", "exchange", "--xt-addr", "a:1"], "--xt-addr has no effect: the source is auto"),
+        (["feeder", "--file", "x.csv", "--xt-token", "t"], "--xt-token has no effect: the source is replay"),
+        (["feeder", "--source", "xtquant", "--xt-servers", "a:1"], "--xt-servers has no effect: it needs xt_token"),
+        (["feeder", "--source", "xtquant", "--xt-home", "a"], "--xt-home has no effect: it needs xt_token"),
+        (["feeder", "--source", "xtquant", "--xt-userdata", "a"], "--xt-userdata has no effect: it needs xt_accounts"),
+        (["feeder", "--source", "xtquant", "--xt-token", "t", "--xt-addr", "a:1"], "--xt-addr has no effect: with xt_"),
+        (["gateway", "--freeze-timeout", "3"], "--freeze-timeout has no effect: with one worker"),
+        (["bench", "--selftest", "ws://127.0.0.1:9/ws/realtime"], "URL has no effect: --selftest"),
+        (["bench", "--selftest", "--send", "{}"], "--send has no effect"),
+        (["bench", "ws://127.0.0.1:9/ws/realtime", "--send", "{}", "--period", "1m"], "--period has no effect"),
+        (["bench", "ws://127.0.0.1:9/ws/realtime", "--send", "{}", "--each", "3"], "--each has no effect"),
+    ],
+)
+def test_a_flag_without_effect_is_an_error(arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not what the stand-ins of the tests make of this machine.
+    monkeypatch.setattr("feeder.xtsdk.importable", lambda: False)
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+
+
+def test_flags_of_a_source_in_a_file_of_settings_harm_nothing(tmp_path: Path) -> None:
+    """One file may serve several sources; only a flag says that somebody wants its effect now."""
+    file = tmp_path / "settings.toml"
+    file.write_text('speed = 2.0\nsim_seed = 3\nxt_addr = "a:1"\nxt_home = "h"\nsource = "sim"\n', encoding="utf-8")
+    assert cli._load_feeder(file, {"source": None, "file": None, "sim_seed": 4}).sim_seed == 4
+
+
+@pytest.mark.parametrize("source", ["", 'source = "auto"', 'source = "replay"'])
+def test_a_file_to_play_implies_the_replay(tmp_path: Path, source: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(source, encoding="utf-8")
+    config = cli._load_feeder(file, {"source": None, "file": "x.csv", "speed": 3.0})
+    assert (config.source, config.file, config.speed) == ("replay", "x.csv", 3.0)
+
+
+@pytest.mark.parametrize("name", ["market_addr", "trade_addr", "ask_addr"])
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("5555", "; did you mean tcp://127.0.0.1:5555?"),
+        ("127.0.0.1:5555", "; did you mean tcp://127.0.0.1:5555?"),
+        ("localhost:5555", "; did you mean tcp://localhost:5555?"),
+        ("tcp://127.0.0.1", ""),
+        ("tcp://127.0.0.1:99999", ""),
+        ("tcp://:5555", ""),
+        ("http://127.0.0.1:5555", ""),
+        ("tcp://127.0.0.1:5555/", ""),
+        ("99999", ""),
+        ("ipc://", ""),
+    ],
+)
+def test_an_address_that_is_none_is_one_sentence(name: str, address: str, hint: str) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    for command in ("up", "feeder", "gateway"):
+        result = CliRunner().invoke(cli.main, [command, flag, address])
+        assert result.exit_code == 1
+        expected = f"expected tcp://HOST:PORT, such as tcp://127.0.0.1:5555, got {address!r}{hint}"
+        assert result.output == f"Error: {flag}: {expected}\n"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["tcp://127.0.0.1:5555", "tcp://*:5555", "tcp://[::1]:5555", "tcp://eth0:*", "tcp://my-host.lan:1", "ipc:///tmp/x"],
+)
+def test_an_address_of_zeromq_is_taken(address: str) -> None:
+    assert load_config(None, {}, {"market_addr": address}).market_addr == address
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if choices(name)])
+def test_a_value_that_is_none_of_a_few_names_them(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f'{name} = "neither"\n', encoding="utf-8")
+    expected = f"expected one of {', '.join(choices(name))}, got 'neither'"
+    for given in ({"file": file, "env": {}}, {"env": {env_name(name): "neither"}}):
+        with pytest.raises(ConfigError, match=re.escape(expected)):
+            load_config(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gateway", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the gateway"),
+        (["gateway", "--workers", "2", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the gateway"),
+        (["up", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the gateway"),
+        (["feeder", "--source", "sim", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the feeder"),
+        (["up", "--port", "0", "--host", "192.0.2.1"], "host: cannot listen on 192.0.2.1"),
+        (["gateway", "--host", "192.0.2.1"], "port: cannot listen on 192.0.2.1:8000"),
+        (["gateway", "--host", "no such host"], "port: cannot listen on no such host:8000"),
+        (["feeder", "--source", "xtquant", "--data-dir", "{folder}"], "source: xtquant cannot be imported"),
+        (["feeder", "--source", "sim", "--data-dir", "{file}"], "data_dir: "),
+        (["feeder", "--source", "replay", "--data-dir", "{folder}"], "file: a replay needs the file to play"),
+    ],
+)
+def test_what_cannot_be_used_ends_a_start_with_one_sentence(tmp_path: Path, arguments: list[str], said: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    words = [word.format(folder=tmp_path / "data", file=file) for word in arguments]
+    if words[0] == "feeder":
+        words += [f"--{name}-addr=tcp://127.0.0.1:*" for name in ("market", "trade", "ask")]
+    # Without the stand-ins, which may be on the path of the tests.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "qmt_bridge.cli", *words]
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=30, check=False, env=env)
+    assert ended.returncode == 1
+    assert f"Error: {said}" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_keygen_writes_keys_once(tmp_path: Path) -> None:

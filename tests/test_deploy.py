@@ -328,8 +328,9 @@ def test_the_windows_service_starts_a_feeder_of_the_venv_beside_it():
     assert root.tag == "service"
     assert root.findtext("id") == "qmt-bridge-feeder"
     assert root.findtext("executable") == r"%BASE%\.venv\Scripts\python.exe"
-    module, name, *arguments = shlex.split((root.findtext("arguments") or "").replace("\\", "/"))
-    assert (module, name) == ("-m", cli.__name__)
+    safe, module, name, *arguments = shlex.split((root.findtext("arguments") or "").replace("\\", "/"))
+    # Without the working directory on the path, where a user's file may have one of our names.
+    assert (safe, module, name) == ("-P", "-m", cli.__name__)
     assert accept(arguments)["config_file"] == Path("%BASE%/qmt-bridge.toml")
     environment = {item.attrib["name"] for item in root.findall("env")}
     assert {name for name in environment if name.startswith("QMT_BRIDGE_")} <= {env_name(name) for name in NAMES}
@@ -343,7 +344,7 @@ def test_the_windows_script_installs_what_the_service_names():
     # Windows PowerShell reads a file without a mark in the language of the machine.
     assert script.isascii()
     assert f"$id = '{service().findtext('id')}'" in script
-    (arguments,) = re.findall(r"-m qmt_bridge\.cli (.*?) 2>>", script)
+    (arguments,) = re.findall(r"-P -m qmt_bridge\.cli (.*?) 2>>", script)
     assert "config_file" in accept(shlex.split(arguments.replace("`", "")))
     assert "deploy\\qmt-bridge.toml" in script
     for untested in (script, text("deploy/windows/qmt-bridge-feeder.xml")):

@@ -278,10 +278,16 @@ def test_ports_that_others_use_fail(machine: Machine) -> None:
 
 
 def test_an_address_that_the_feeder_would_refuse_fails(machine: Machine) -> None:
-    code, findings = machine.run("--ask-addr", "tcp://0.0.0.0:0", "--trade-addr", "nonsense")
+    code, findings = machine.run("--ask-addr", "tcp://0.0.0.0:0", "--trade-addr", "tcp://192.0.2.1:5556")
     assert code == 1
     assert levels(findings, "fail") == ["trade_addr", "ask_addr"]
     assert "needs curve_dir" in findings["ask_addr"].said
+
+
+def test_an_address_that_is_none_is_a_wrong_setting(machine: Machine) -> None:
+    code, findings = machine.run("--trade-addr", "nonsense")
+    assert code == 1
+    assert "--trade-addr: expected tcp://HOST:PORT" in findings["settings"].said
 
 
 def test_a_folder_below_a_file_cannot_be_written(machine: Machine, tmp_path: Path) -> None:

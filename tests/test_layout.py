@@ -32,7 +32,17 @@ TOP = {
 }
 
 WIRE = {"qmt_bridge.wire", "qmt_bridge.errors", "msgspec", "orjson"}
-EDGE = WIRE | {"qmt_bridge.__version__", "qmt_bridge.config", "qmt_bridge.handshakes", "qmt_bridge.sockets", "zmq"}
+EDGE = WIRE | {
+    "qmt_bridge.__version__",
+    "qmt_bridge.child",
+    "qmt_bridge.config",
+    "qmt_bridge.handshakes",
+    "qmt_bridge.sockets",
+    "qmt_bridge.stop",
+    "zmq",
+}
+# What the parts that are processes use of the command's own files.
+BESIDE = {"qmt_bridge.holder", "qmt_bridge.log", "qmt_bridge.pulse"}
 # Modules of the standard library that do I/O, read a clock or wait; what is pure gets time as an argument.
 IMPURE = set("asyncio logging os pathlib queue selectors socket sqlite3 subprocess threading time".split())
 
@@ -50,7 +60,11 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         set(),
     ),
     # The command alone knows both sides, and starts them as processes.
-    ("qmt_bridge/cli.py", {"qmt_bridge", "click", "feeder.app", "gateway.server"}, set()),
+    ("qmt_bridge/cli.py", {"qmt_bridge", "click", "msgspec", "feeder.app", "gateway.server"}, set()),
+    # What the rest is imported by, and two that every part uses.
+    ("qmt_bridge/__main__.py", {"qmt_bridge.cli"}, {"threading", "subprocess"}),
+    ("qmt_bridge/stop.py", set(), {"asyncio", "queue"}),
+    ("qmt_bridge/pulse.py", set(), IMPURE),
     # In the standard library from Python 3.14 on; the feeder reads tapes too.
     (
         "qmt_bridge/tape.py",
@@ -59,8 +73,10 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     # An extra.
     ("qmt_bridge/parquet.py", WIRE | {"qmt_bridge.private", "qmt_bridge.tape", "pyarrow"}, {"asyncio"}),
-    # psutil is optional: without it a server's memory is not known.
     ("qmt_bridge/bench.py", {"qmt_bridge", "psutil", "uvloop"}, set()),
+    # Processes: who has a port, and what a frozen one has started.
+    ("qmt_bridge/holder.py", {"psutil"}, {"asyncio", "threading"}),
+    ("qmt_bridge/supervisor.py", {"qmt_bridge", "msgspec", "psutil", "zmq"}, {"asyncio", "threading"}),
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
     # The feeder's pure middle.
     ("feeder/registry.py", WIRE, IMPURE),
@@ -86,6 +102,11 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("gateway/limits.py", set(), IMPURE),
     # Builds on uvicorn's WebSocket protocol, which builds on websockets'.
     ("gateway/writer.py", EDGE | {"gateway", "uvicorn", "websockets"}, set()),
+    (
+        "gateway/server.py",
+        EDGE | BESIDE | {"gateway", "prometheus_client", "starlette", "uvicorn", "uvloop"},
+        set(),
+    ),
     ("gateway/*", EDGE | {"gateway", "qmt_bridge.log", "prometheus_client", "starlette", "uvicorn", "uvloop"}, set()),
 ]
 

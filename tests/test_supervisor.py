@@ -1,17 +1,27 @@
-"""The children of `qmt-bridge up` one by one: when a dead one is started again, and how each is ended."""
+"""The children of `qmt-bridge up` one by one: when one is started again, how each is ended, who answers for it."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from qmt_bridge import supervisor
+from qmt_bridge import child as child_process
+from qmt_bridge import cli, supervisor
 from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError
+from qmt_bridge.pulse import Pulse
+from qmt_bridge.stop import Stop
 
 DEADLINE = 20.0
 ENDS = "raise SystemExit(3)"
@@ -102,7 +112,7 @@ def test_all_parts_are_told_to_end_before_any_is_waited_for(tmp_path: Path, monk
     script.write_text(
         f"#!{sys.executable} -S\n"
         "import pathlib, sys, time\n"
-        "part, folder = sys.argv[3], pathlib.Path(__file__).parent\n"
+        "part, folder = sys.argv[4], pathlib.Path(__file__).parent\n"
         "(folder / f'{part}.began').touch()\n"
         "sys.stdin.read()\n"
         "(folder / f'{part}.told').touch()\n"
@@ -112,11 +122,14 @@ def test_all_parts_are_told_to_end_before_any_is_waited_for(tmp_path: Path, monk
         encoding="utf-8",
     )
     script.chmod(0o755)
-    monkeypatch.setattr(supervisor, "sys", SimpleNamespace(executable=str(script)))
+    monkeypatch.setattr(child_process, "sys", SimpleNamespace(executable=str(script)))
     monkeypatch.setattr(supervisor, "STOP_TIMEOUT", DEADLINE)
-    stop = threading.Event()
-    monkeypatch.setattr(supervisor, "_readiness", lambda config: None)
-    watching = threading.Thread(target=supervisor.run, args=(Config(), stop, lambda status, pids: None))
+    stop = Stop()
+    monkeypatch.setattr(supervisor, "_ask_gateway", lambda config, path, stop: None)
+    # Nobody is asked at these addresses.
+    config = Config(ask_addr="tcp://127.0.0.1:9")
+    parts = {"feeder": (), "gateway": ()}
+    watching = threading.Thread(target=supervisor.run, args=(config, parts, stop, lambda status, pids: None))
     watching.start()
     try:
         for _ in range(int(DEADLINE / 0.01)):
@@ -127,3 +140,156 @@ def test_all_parts_are_told_to_end_before_any_is_waited_for(tmp_path: Path, monk
         stop.set()
         watching.join()
     assert sorted(path.name for path in tmp_path.glob("*.ended")) == ["feeder.ended", "gateway.ended"]
+
+
+# Frozen
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
+def test_a_stopped_part_and_what_it_started_are_killed(
+    child: Callable[[str], supervisor._Child], clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    started = tmp_path / "started"
+    part = child(
+        "import pathlib, subprocess, sys, time\n"
+        f"other = subprocess.Popen([sys.executable, '-S', '-c', {STAYS!r}])\n"
+        f"path = pathlib.Path({str(started)!r})\n"
+        "path.with_suffix('.part').write_text(str(other.pid))\n"
+        "path.with_suffix('.part').rename(path)\n"
+        "time.sleep(1000)"
+    )
+    assert part.process is not None
+    wait_until(started.exists, "the process that the part starts")
+    other = int(started.read_text(encoding="utf-8"))
+    part.pulse = Pulse(2.0, clock.now)
+    part.pulse.beat(clock.now)
+    for pid in (part.process.pid, other):
+        os.kill(pid, signal.SIGSTOP)
+    wait_until(part.is_stopped, "the stop")
+    for _ in range(21):
+        clock.now += 0.1
+        part.replace_if_frozen(clock.now)
+    assert part.process.wait(DEADLINE) == -signal.SIGKILL
+    assert part.replaced
+    wait_until(lambda: not runs(other), "the end of what it started")
+    assert caplog.messages == ["part has given no sign of life for 2.0 s; it is killed and replaced"]
+    # Once: the next process is a new one.
+    part.replace_if_frozen(clock.now)
+    assert len(caplog.messages) == 1
+    assert part.watch(clock.now) == -signal.SIGKILL
+    clock.now += 1.0
+    part.watch(clock.now)
+    assert part.process is not None
+    assert not part.replaced
+
+
+def test_a_part_that_is_starting_is_not_killed_but_told_of(
+    child: Callable[[str], supervisor._Child], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    part = child(STAYS)
+    part.pulse = Pulse(2.0, clock.now)
+    for _ in range(1250):
+        clock.now += 0.1
+        part.replace_if_frozen(clock.now)
+    assert part.process is not None
+    assert part.process.poll() is None
+    # 125 seconds, every 30.
+    assert len(caplog.messages) == 4
+    assert all("has not answered" in message for message in caplog.messages)
+
+
+# Who answers
+
+
+@contextlib.contextmanager
+def answering(answer: bytes | None) -> Iterator[int]:
+    """Accept connections, and send each one `answer`, a byte at a time; None says nothing at all."""
+    ended = threading.Event()
+
+    def serve() -> None:
+        with contextlib.ExitStack() as stack:
+            while not ended.is_set():
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    continue
+                stack.enter_context(connection)
+                with contextlib.suppress(OSError):
+                    for byte in answer or b"":
+                        connection.sendall(bytes((byte,)))
+                    if answer is not None:
+                        connection.shutdown(socket.SHUT_WR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            ended.set()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        pytest.param(b'HTTP/1.1 200 OK\r\nA: b\r\n\r\n{"ready":true}', {"ready": True}, id="answer"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n[1]", None, id="no-object"),
+        pytest.param(b"SSH-2.0-OpenSSH\r\n", None, id="another-protocol"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 60_000, None, id="nested"),
+        pytest.param(b"", None, id="nothing"),
+        pytest.param(None, None, id="black-hole"),
+    ],
+)
+def test_an_answer_of_any_program_is_read_or_refused(answer: bytes | None, found: object) -> None:
+    with answering(answer) as port:
+        assert supervisor._ask_gateway(Config(port=port), "/readyz", Stop()) == found
+
+
+def test_no_answer_is_waited_for_after_a_stop() -> None:
+    stop = Stop()
+    stop.set()
+    with answering(b"HTTP/1.1 200 OK\r\n\r\n{}") as port:
+        assert supervisor._ask_gateway(Config(port=port), "/readyz", stop) is None
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:0", "tcp://127.0.0.1:*", "inproc://here"])
+def test_an_address_that_the_gateway_cannot_know_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match=r"^trade_addr: "):
+        supervisor.run(Config(trade_addr=address), {}, Stop(), lambda status, pids: None)
+
+
+# What a child gets
+
+
+def test_a_child_gets_its_own_settings_and_no_other_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("QMT_BRIDGE_XT_TOKEN", "QMT_BRIDGE_CONFIG", "QMT_BRIDGE_API_KEY"):
+        monkeypatch.setenv(name, "from outside")
+    monkeypatch.setenv("UNRELATED", "kept")
+    config = Config(api_key="k3y", xt_token="t0ken", port=9)
+    gateway = child_process.environment(config, (*cli.GATEWAY, *cli.WIRE, *cli.LOG))
+    feeder = child_process.environment(config, (*cli.FEEDER, *cli.WIRE, *cli.LOG))
+    download = child_process.environment(config)
+    assert (gateway["QMT_BRIDGE_API_KEY"], gateway["QMT_BRIDGE_PORT"]) == ("k3y", "9")
+    assert feeder["QMT_BRIDGE_XT_TOKEN"] == "t0ken"
+    assert "t0ken" not in gateway.values()
+    assert "k3y" not in feeder.values()
+    assert [name for name in download if name.startswith("QMT_BRIDGE_")] == []
+    for env in (gateway, feeder, download):
+        assert "from outside" not in env.values()
+        assert env["UNRELATED"] == "kept"
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    until = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain for {what}"
+        time.sleep(0.01)
+
+
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

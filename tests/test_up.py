@@ -17,11 +17,12 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import zmq
 from websockets.asyncio.client import ClientConnection, connect
@@ -35,16 +36,19 @@ recorded = pytest.mark.skipif(not RECORDED.exists(), reason=f"the recorded data 
 ROOT = Path(__file__).parents[1]
 FAKES = ROOT / "tests" / "fakes"
 DEADLINE = 20.0
+START = (sys.executable, "-m", "qmt_bridge.cli")
 
 
 class Up:
     """A running `qmt-bridge up` on free ports."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
-        self.port, market, trade, ask = _free_ports(4)
+    def __init__(self, folder: Path, *arguments: str, start: Sequence[str] = START) -> None:
+        port, market, trade, ask = _free_ports(4)
+        self.ports = port, market, trade, ask
+        self.port = port
         self.market_addr = f"tcp://127.0.0.1:{market}"
         self.lines: list[str] = []
-        command = [sys.executable, "-m", "qmt_bridge.cli", "up", *arguments]
+        command = [*start, "up", *arguments]
         command += [f"--port={self.port}", f"--market-addr={self.market_addr}", f"--data-dir={folder}"]
         command += [f"--trade-addr=tcp://127.0.0.1:{trade}", f"--ask-addr=tcp://127.0.0.1:{ask}"]
         self.process = subprocess.Popen(
@@ -115,8 +119,8 @@ def _free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def running(folder: Path, *arguments: str) -> Iterator[Up]:
-    up = Up(folder, *arguments)
+def running(folder: Path, *arguments: str, start: Sequence[str] = START) -> Iterator[Up]:
+    up = Up(folder, *arguments, start=start)
     try:
         up.wait_ready()
         yield up
@@ -296,19 +300,221 @@ def test_banner_says_what_runs_and_that_it_is_simulated(tmp_path: Path) -> None:
         assert up.text.count(up.trade_url.partition("api_key=")[2]) == 1
 
 
-def test_port_in_use_is_named_and_ends_up(tmp_path: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        port = other.getsockname()[1]
-        command = [sys.executable, "-m", "qmt_bridge.cli", "up", "--source=sim", f"--data-dir={tmp_path}"]
-        market, trade, ask = _free_ports(3)
-        command += [f"--port={port}", f"--market-addr=tcp://127.0.0.1:{market}"]
-        command += [f"--trade-addr=tcp://127.0.0.1:{trade}", f"--ask-addr=tcp://127.0.0.1:{ask}"]
+@contextmanager
+def holding(how: str, folder: Path) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the ports of a gateway and a feeder, taken by another `up`, by a program, or by one that never answers."""
+    if how == "up":
+        with running(folder / "other", "--source=sim") as other:
+            yield other.ports
+        return
+    with ExitStack() as stack:
+        holders = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
+        ports = [int(holder.getsockname()[1]) for holder in holders]
+        if how == "web server":
+            # Says that it is ready, as a gateway of another run does.
+            stack.callback(_Web(holders).close)
+        yield ports[0], ports[1], ports[2], ports[3]
+
+
+class _Web:
+    """Answers any request on the first of the sockets that a gateway of nobody is ready."""
+
+    def __init__(self, holders: list[socket.socket]) -> None:
+        self._ended = False
+        self._socket = holders[0]
+        self._socket.settimeout(0.05)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        body = b'{"ready":true,"source":"sim","simulated":true,"feed":"up","instance":"","feeder_instance":""}'
+        while not self._ended:
+            with suppress(OSError):
+                connection, _ = self._socket.accept()
+                with connection:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + body)
+
+    def close(self) -> None:
+        self._ended = True
+        self._thread.join()
+
+
+@pytest.mark.parametrize("how", ["up", "web server", "black hole"])
+@pytest.mark.parametrize("taken", ["gateway", "market", "trade", "ask", "feeder", "all"])
+def test_a_port_that_is_taken_ends_up_with_its_holder(tmp_path: Path, how: str, taken: str) -> None:
+    places = {"gateway": (0,), "market": (1,), "trade": (2,), "ask": (3,), "feeder": (1, 2, 3), "all": (0, 1, 2, 3)}
+    with holding(how, tmp_path) as held:
+        ports = _free_ports(4)
+        for place in places[taken]:
+            ports[place] = held[place]
+        command = [sys.executable, "-m", "qmt_bridge.cli", "up", "--source=sim", f"--data-dir={tmp_path / 'own'}"]
+        command += [f"--port={ports[0]}"]
+        command += [
+            f"--{n}-addr=tcp://127.0.0.1:{p}" for n, p in zip(("market", "trade", "ask"), ports[1:], strict=True)
+        ]
         ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, encoding="utf-8")
     assert ended.returncode == 1
-    assert f"port: cannot listen on 127.0.0.1:{port}" in ended.stderr
+    assert "api_key" not in ended.stdout
     assert "Traceback" not in ended.stderr
+    named = [line for line in ended.stderr.splitlines() if "cannot listen on" in line]
+    assert named
+    for line in named:
+        assert re.search(rf":({'|'.join(str(ports[place]) for place in places[taken])}): Address already in use", line)
+        if sys.platform == "linux":
+            assert re.search(r"; \S+ \(pid \d+: .*\) has it$", line)
+            assert how == "up" or f"(pid {os.getpid()}: " in line
+
+
+def test_a_gateway_that_runs_already_is_not_taken_for_ones_own(tmp_path: Path) -> None:
+    """It has the port, and is connected to the very addresses of the feeder that `up` starts."""
+    ports = _free_ports(4)
+    addresses = [f"--port={ports[0]}"]
+    for name, port in zip(("market", "trade", "ask"), ports[1:], strict=True):
+        addresses.append(f"--{name}-addr=tcp://127.0.0.1:{port}")
+    other = subprocess.Popen([*START, "gateway", *addresses], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + DEADLINE
+        while _refused(ports[0]):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        # Its own gateway takes so long to start that the other one has seen the feeder before.
+        (tmp_path / "sitecustomize.py").write_text(
+            "import sys, time\ntime.sleep(3.0 if 'gateway' in sys.orig_argv else 0.0)\n", encoding="utf-8"
+        )
+        command = [*START, "up", "--source=sim", f"--data-dir={tmp_path}", *addresses]
+        env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        ended = subprocess.run(command, capture_output=True, timeout=30, check=False, encoding="utf-8", env=env)
+    finally:
+        other.terminate()
+        other.communicate(timeout=DEADLINE)
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert f"(pid {other.pid}: " in ended.stderr
+
+
+def test_a_port_that_is_taken_between_two_lives_is_tried_again(tmp_path: Path) -> None:
+    with running(tmp_path, "--source=sim") as up:
+        holder = socket.socket()
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        os.kill(up.pid("gateway"), signal.SIGKILL)
+        try:
+            # As soon as the system lets go.
+            def take() -> bool:
+                with suppress(OSError):
+                    holder.bind(("127.0.0.1", up.port))
+                    holder.listen()
+                    return True
+                return False
+
+            wait_for(take, "the port", up)
+            wait_for(lambda: "gateway died with exit code 1; starting it again" in up.text, "the report", up)
+            assert f"port: cannot listen on 127.0.0.1:{up.port}: Address already in use; " in up.text
+        finally:
+            holder.close()
+        wait_for(lambda: _ready(up, "ready"), "the gateway", up)
+
+
+frozen = pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
+
+
+@frozen
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("part", ["feeder", "gateway"])
+def test_a_frozen_part_is_replaced_and_data_goes_on(tmp_path: Path, part: str, workers: int) -> None:
+    with running(tmp_path, "--source=sim", f"--workers={workers}", "--freeze-timeout=1.5") as up:
+        epoch, worker = _ready(up, "epoch"), _ready(up, "worker")
+        os.kill(up.pid(part), signal.SIGSTOP)
+        wait_for(lambda: f"{part} has given no sign of life for " in up.text, "the report", up)
+        wait_for(lambda: f"{part} died with exit code -9; starting it again" in up.text, "the end", up)
+        if part == "feeder":
+            wait_for(lambda: _ready(up, "epoch") not in (0, epoch), "the new feeder", up)
+        else:
+            wait_for(lambda: _ready(up, "worker") not in (0, worker), "the new gateway", up)
+        # Nothing else was taken for frozen.
+        assert up.text.count("no sign of life") == 1
+
+
+@frozen
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
+def test_a_frozen_worker_of_several_is_replaced(tmp_path: Path) -> None:
+    with running(tmp_path, "--source=sim", "--workers=2", "--freeze-timeout=1.5") as up:
+        # Ctrl-C in a terminal is for the whole group of processes, and shall reach `up` alone.
+        groups = {os.getpgid(pid) for pid in (up.process.pid, up.pid("feeder"), up.pid("gateway"))}
+        assert len(groups) == 3
+        worker = _children(up.pid("gateway"))[0]
+        os.kill(worker, signal.SIGSTOP)
+        wait_for(lambda: f"worker {worker} is frozen and was killed; another one is starting" in up.text, "it", up)
+        wait_for(lambda: len(_children(up.pid("gateway"))) == 2, "the new worker", up)
+        assert "gateway has given no sign" not in up.text
+
+
+@frozen
+def test_up_that_was_stopped_itself_replaces_nothing(tmp_path: Path) -> None:
+    with running(tmp_path, "--source=sim", "--freeze-timeout=1.5") as up:
+        up.process.send_signal(signal.SIGSTOP)
+        wait_for(lambda: psutil.Process(up.process.pid).status() == psutil.STATUS_STOPPED, "the stop", up)
+        # Longer than the limit, and than what `up` takes for its own work.
+        time.sleep(4.0)
+        up.process.send_signal(signal.SIGCONT)
+        # It asks once a second, and has judged by then.
+        time.sleep(2.5)
+        assert "no sign of life" not in up.text
+        assert _alive(up.pid("feeder"))
+        assert _alive(up.pid("gateway"))
+
+
+@frozen
+def test_a_second_signal_ends_up_at_once_and_what_is_frozen_with_it(tmp_path: Path) -> None:
+    with running(tmp_path, "--source=sim", "--freeze-timeout=0") as up:
+        pids = [up.pid("feeder"), up.pid("gateway")]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        up.process.send_signal(signal.SIGINT)
+        wait_for(lambda: up.process.poll() is None, "the first signal", up)
+        until = time.monotonic() + DEADLINE
+        while up.process.poll() is None and time.monotonic() < until:
+            up.process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+        assert up.process.wait(DEADLINE) == 130
+        for pid in pids:
+            wait_for(lambda pid=pid: not _alive(pid), f"the end of {pid}", up)
+        assert "Traceback" not in up.text
+
+
+# Names that we use and that a user's own folder may have as well.
+NAMES = (
+    "feeder gateway websockets zmq msgspec orjson click uvicorn starlette qmt_bridge psutil asyncio socket signal json"
+    " logging typing random secrets queue multiprocessing"
+).split()
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads the environment of processes in /proc")
+@pytest.mark.parametrize("start", [["{python}", "-P", "-m", "qmt_bridge.cli"], ["{bin}/qmt-bridge"]])
+def test_files_of_the_users_folder_are_never_run_and_secrets_go_where_they_are_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: list[str]
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in NAMES:
+        (here / f"{name}.py").write_text(f"print('RAN {name}', flush=True)\nraise SystemExit('RAN {name}')\n", "utf-8")
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    settings = tmp_path / "settings.toml"
+    settings.write_text('api_key = "k3y-k3y"\nxt_token = "t0ken-t0ken"\n', encoding="utf-8")
+    command = [word.format(python=sys.executable, bin=Path(sys.executable).parent) for word in start]
+    arguments = ("--source=sim", "--workers=2", f"--config={settings}")
+    with running(tmp_path / "data", *arguments, start=command) as up:
+        wait_for(lambda: len(_children(up.pid("gateway"))) == 2, "the workers", up)
+        environments = {
+            part: [Path(f"/proc/{pid}/environ").read_text(encoding="utf-8") for pid in pids]
+            for part, pids in {
+                "feeder": [up.pid("feeder")],
+                "gateway": [up.pid("gateway"), *_children(up.pid("gateway"))],
+            }.items()
+        }
+        assert "RAN" not in up.text
+    assert [("t0ken-t0ken" in env, "k3y-k3y" in env) for env in environments["feeder"]] == [(True, False)]
+    assert [("t0ken-t0ken" in env, "k3y-k3y" in env) for env in environments["gateway"]] == [(False, True)] * 3
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ if (-not (Test-Path $settings)) {
 if ($AtLogon) {
     $log = Join-Path $logs "$id.log"
     $command = "set PYTHONUTF8=1&& set QMT_BRIDGE_DATA_DIR=$data&& " +
-        "`"$python`" -m qmt_bridge.cli feeder --config `"$settings`" 2>> `"$log`""
+        "`"$python`" -P -m qmt_bridge.cli feeder --config `"$settings`" 2>> `"$log`""
     $task = @{
         TaskName  = $id
         Action    = New-ScheduledTaskAction -Execute 'cmd.exe' -Argument "/d /s /c `"$command`"" -WorkingDirectory $Folder

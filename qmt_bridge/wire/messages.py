@@ -259,7 +259,8 @@ class FeedStatus(msgspec.Struct, frozen=True):
     cannot be written, None while it can: events are then only in the feeder's memory. `journal_note` is what an
     operator should look at though it is written: a damaged journal was set aside at the start. `accounts` are those
     whose trade events are asked for; a change of one is published at once too. `refused` counts subscriptions and
-    questions that were not served since the start: malformed, too long, or beyond what the feeder takes.
+    questions that were not served since the start: malformed, too long, or beyond what the feeder takes. `instance` is
+    the run of `qmt-bridge up` that has started the feeder, empty without one.
     """
 
     source: str
@@ -279,3 +280,4 @@ class FeedStatus(msgspec.Struct, frozen=True):
     accounts: tuple[AccountState, ...] = ()
     journal_note: str | None = None
     refused: int = 0
+    instance: str = ""

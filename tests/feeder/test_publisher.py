@@ -651,7 +651,7 @@ def test_a_journal_is_read_only_as_fast_as_its_asker_takes_it(
         source.sink.publish_trade("1", "order", {"n": number, "text": "x" * 200_000}, 1)
         if number % 100 == 99:
             # More than 64 MiB may not wait for the disk.
-            until(lambda: feeder.publisher._sent.newest == number + 1)
+            until(lambda last=number + 1: feeder.publisher._sent.newest == last)
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 600)
     with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
         deaf.send(reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
