@@ -58,7 +58,7 @@ async def test_stalled_reader_fills_the_transport_and_is_served_on_later(rig: Ri
         await client.subscribed(stocks=["600519.SH"])
         client.socket.transport.pause_reading()
         for number in range(400):
-            rig.source.publish(TICK, {"n": number, "padding": "x" * 50_000})
+            rig.source.publish(TICK, {"600519.SH": [{"n": number, "padding": "x" * 50_000}]})
         port = rig.servers[0].port
         await until(lambda: readiness(port)["frames_received"] == 400, "the frames")
         assert readiness(port)["frames_sent"] < 400
@@ -70,7 +70,7 @@ async def test_stalled_reader_fills_the_transport_and_is_served_on_later(rig: Ri
             if frame.get("type") == "skipped":
                 skipped += frame["count"]
             else:
-                numbers.append(frame["n"])
+                numbers.append(frame["600519.SH"][0]["n"])
         assert numbers == sorted(set(numbers))
         assert numbers[-1] == 399
         assert skipped
