@@ -260,8 +260,8 @@ class Publisher:
         while events := self._journal.call(partial(Journal.since, time_ms=since_ms, after=after), HUNG_SECONDS):
             for _, time_ms, body in events:
                 try:
-                    event = _trade_decoder.decode(body)
-                except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+                    event = frames.read(_trade_decoder, body)
+                except WireError as exc:
                     # It is one event, and those after it are remembered.
                     logger.error("an event of %d bytes in the trade journal cannot be read: %s", len(body), exc)
                     continue

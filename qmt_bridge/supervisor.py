@@ -27,9 +27,10 @@ import zmq
 
 from qmt_bridge import child, sockets
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ConfigError
+from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.pulse import Pulse
 from qmt_bridge.stop import Stop
+from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.messages import FeedStatus
 from qmt_bridge.wire.requests import CatchUp, reply_encoder, topic_state_decoder
 from qmt_bridge.wire.topics import STATUS_TOPIC
@@ -193,9 +194,9 @@ class _Questions:
             except zmq.Again:
                 return ours
             # What listens there may be another program.
-            with contextlib.suppress(msgspec.DecodeError):
-                status = topic_state_decoder.decode(answer).body
-                ours = ours or (status is not None and _status_decoder.decode(status).instance == self._instance)
+            with contextlib.suppress(WireError):
+                status = read(topic_state_decoder, answer).body
+                ours = ours or (status is not None and read(_status_decoder, status).instance == self._instance)
 
     def close(self) -> None:
         """Disconnect."""
