@@ -26,6 +26,7 @@ import psutil
 import zmq
 
 from qmt_bridge import child, sockets
+from qmt_bridge.child import TRY_AGAIN
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.pulse import Pulse
@@ -51,8 +52,6 @@ ASK_TIMEOUT = 1.0
 ANSWER_BYTES = 64 * 1024
 # Between two lines in the log about a child that has not answered since its start.
 STILL_STARTING = 30.0
-# Exit code of a part that ends because what it needs is not there yet (EX_TEMPFAIL of sysexits.h).
-TRY_AGAIN = 75
 # From here on Windows' exit codes are exceptions of native code, such as 0xC0000005.
 _NATIVE_CRASH = 0xC0000000
 _status_decoder = msgspec.msgpack.Decoder(FeedStatus)
