@@ -2,9 +2,9 @@
 
 A signal handler runs in the main thread, between any two instructions of whatever that thread is doing. It may
 therefore take no lock: the thread may hold that very lock, and would wait for itself for ever. `threading.Event.set`
-takes the lock of the `Event.wait` that it interrupts. So the handlers here set a plain flag, and whoever waits looks at
-it again and again. `wait` never sleeps longer than `STEP`: on Windows a longer sleep of the main thread would hold up
-the handler, and elsewhere a signal may come just before the sleep begins.
+takes the lock of the `Event.wait` that it interrupts. So the handlers here set a plain flag, and a thread that waits
+looks at it again and again. `wait` never sleeps longer than `STEP`: on Windows a longer sleep of the main thread would
+hold up the handler, and elsewhere a signal may come just before the sleep begins.
 """
 
 from __future__ import annotations

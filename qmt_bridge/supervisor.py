@@ -47,7 +47,7 @@ STEADY = 30.0
 POLL = 0.1
 # Between two questions to each child, once both have been ready.
 ASK_EVERY = 1.0
-# For the whole answer of the gateway, whoever it comes from and however slowly.
+# For the whole answer of the gateway, whichever program it comes from and however slowly.
 ASK_TIMEOUT = 1.0
 ANSWER_BYTES = 64 * 1024
 # Between two lines in the log about a child that has not answered since its start.
@@ -180,7 +180,7 @@ class _Questions:
             raise
 
     def ask(self) -> None:
-        """Ask, if there is somebody to ask."""
+        """Ask, if there is a connection."""
         with contextlib.suppress(zmq.Again):
             self._socket.send(reply_encoder.encode(CatchUp(0, [STATUS_TOPIC])), zmq.NOBLOCK)
 
