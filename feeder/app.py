@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import sys
 import threading
 import time
 from importlib import metadata
-from typing import NoReturn
 
 from feeder.publisher import Publisher
 from feeder.source import Source
 from qmt_bridge import child
+from qmt_bridge.child import TRY_AGAIN
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.stop import STEP, Stop
+from qmt_bridge.stop import STEP, Stop, leave
 
 logger = logging.getLogger(__name__)
 
-# Exit code that asks a supervisor to start the process again: TRY_AGAIN of qmt_bridge/supervisor.py.
-TRY_AGAIN = 75
 # Between two looks at the publisher and at the source's calls.
 WATCH_SECONDS = 0.2
 # What the end may take when a call hangs: closing the source takes two seconds, sending what is queued another one.
@@ -148,21 +143,8 @@ def run(config: Config, stop: Stop) -> int:
     """Run a feeder until `stop` is set; return the exit code of the process, which ends here if a call hangs."""
     code = Feeder(config).run(stop)
     if code == TRY_AGAIN:
-        _leave(code)
+        leave(code)
     return code
-
-
-def _leave(code: int) -> NoReturn:
-    """End this process now, whatever its native threads do: an exit of Python's, or of Windows', may wait for them."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
-    if sys.platform == "win32":
-        # TerminateProcess, with this exit code. os._exit would call into each DLL, where a lock may be held.
-        os.kill(os.getpid(), code)
-        # It may return before the process is gone.
-        time.sleep(LEAVE_SECONDS)
-    os._exit(code)
 
 
 def _version() -> str:

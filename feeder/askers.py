@@ -53,10 +53,10 @@ class Askers:
     def __init__(self, on_failure: Callable[[Exception], None]) -> None:
         # Answers that were given up: their asker had gone, or took nothing for too long.
         self.given_up = 0
-        # Hears of an answer that could not be made; the asker's others go on.
+        # Called for an answer that could not be made; the asker's others go on.
         self._on_failure = on_failure
         self._askers: dict[bytes, _Asker] = {}
-        # Whoever may be sent to, in turns, and whoever is full.
+        # Connections that may be sent to, in turns, and those that are full.
         self._turns: deque[bytes] = deque()
         self._full: dict[bytes, _Asker] = {}
         self._size = 0
@@ -81,11 +81,11 @@ class Askers:
         return True
 
     def has_room(self, peer: Peer) -> bool:
-        """Return whether nothing waits for the connection of `peer`: whoever makes answers piece by piece goes on."""
+        """Return whether nothing waits for the connection of `peer`, so that the next piece of a long answer may."""
         return peer[0] not in self._askers
 
     def take(self, now: float) -> tuple[Peer, bytes] | None:
-        """Return the next message to send, b"" if some work brought none, None if nobody waits who may be sent to.
+        """Return the next message to send, b"" if some work brought none, None if there is none to send now.
 
         For a message `sent`, `full` or `gone` follows before the next one is taken.
         """

@@ -634,8 +634,8 @@ def _keep_private(path: Path) -> None:
             if beside.exists():
                 private.protect(beside)
     except PermissionError as exc:
-        # It may be another user's, who lets this one write it.
-        logger.warning("who may read %s cannot be changed: %s", path, exc.strerror)
+        # It may belong to another user, and be writable for this one.
+        logger.warning("the access rights of %s cannot be changed: %s", path, exc.strerror)
 
 
 def _is_damage(exc: Exception) -> bool:

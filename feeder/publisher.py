@@ -260,8 +260,8 @@ class Publisher:
         while events := self._journal.call(partial(Journal.since, time_ms=since_ms, after=after), HUNG_SECONDS):
             for _, time_ms, body in events:
                 try:
-                    event = _trade_decoder.decode(body)
-                except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+                    event = frames.read(_trade_decoder, body)
+                except WireError as exc:
                     # It is one event, and those after it are remembered.
                     logger.error("an event of %d bytes in the trade journal cannot be read: %s", len(body), exc)
                     continue
@@ -592,7 +592,7 @@ class Publisher:
 
     def _take_demand(self, parts: list[bytes], now: float) -> None:
         said = parts[0]
-        # A stranger may send anything up an XPUB; our topics are ASCII.
+        # Any program may send anything up an XPUB; our topics are ASCII.
         if len(parts) != 1 or said[:1] not in (b"\0", b"\1") or not said.isascii():
             raise BadRequest("bad_request", f"a message of {len(parts)} parts, {len(said)} bytes the first")
         text = said[1:].decode()
@@ -759,15 +759,15 @@ class Publisher:
         body = reply.body if isinstance(reply, TopicState) else None
         if not self._askers.add(peer, iter((reply,)), len(body or b"") + 500):
             # An asker that does not read goes without it, and asks again.
-            self._refuse(peer[0], "an answer", "too much waits for its asker, who does not read", time.monotonic())
+            self._refuse(peer[0], "an answer", "too much waits for its asker, which does not read", time.monotonic())
 
     def _answer(self, now: float) -> None:
-        """Send some of what was asked for, in turns between those who read."""
+        """Send some of what was asked for, in turns between the askers that read."""
         decided = self._registry.decided
         while decided:
             peer, number, text = decided.popleft()
             if not self._askers.add(peer, self._registry.states(number, text), len(text)):
-                self._refuse(peer[0], "an answer", "too much waits for its asker, who does not read", now)
+                self._refuse(peer[0], "an answer", "too much waits for its asker, which does not read", now)
         waiting = len(self._askers)
         self._send_answers(now)
         if len(self._askers) < waiting:

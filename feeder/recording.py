@@ -29,6 +29,7 @@ from qmt_bridge.wire.topics import (
     TopicParts,
     parse_topic,
     quote_topic,
+    shown_topic,
     whole_topic,
 )
 
@@ -372,4 +373,4 @@ def _decode(decoder: msgspec.msgpack.Decoder[T], frame: Frame) -> T:
     try:
         return frames.read(decoder, frame.body)
     except WireError as exc:
-        raise WireError(f"a message of {frame.topic} cannot be read: {exc}") from exc
+        raise WireError(f"a message of {shown_topic(frame.topic)} cannot be read: {exc}") from exc

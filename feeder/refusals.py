@@ -7,7 +7,7 @@ from __future__ import annotations
 
 # Between two lines about one peer.
 MINUTE = 60.0
-# Peers whose last line is remembered. A stranger may connect anew for each question, so that each comes from another
+# Peers whose last line is remembered. A program may connect anew for each question, so that each comes from another
 # peer: beyond this number no new peer gets a line before one of them is a minute old.
 MAX_PEERS = 100
 

@@ -164,7 +164,7 @@ class Registry:
     def want(self, text: str) -> Upstream | None:
         """Note the first subscriber of `text`; return the topic if the source has to subscribe it.
 
-        Raise `BadRequest` for what is refused, of which nothing stays: who asks about it is told the same.
+        Raise `BadRequest` for what is refused, of which nothing stays: a question about it is answered alike.
         """
         parts = self._demand(text)
         if parts is None:
@@ -207,7 +207,7 @@ class Registry:
         return None
 
     def expire(self, now: float) -> list[Upstream]:
-        """Do some of what is due: return topics to unsubscribe, answer who waited long enough, forget old downloads.
+        """Do some of what is due: return topics to unsubscribe, answer what waited long enough, forget old downloads.
 
         At most `MAX_DUE` of each at a time, since a consumer with a hundred thousand topics leaves all of them at once;
         `deadline` says whether there is more.

@@ -48,8 +48,7 @@ class Replay:
 
     It starts `delay` seconds after the first subscription (a tape with nothing but trade events, which nobody
     subscribes at a source, after its own start) and, at the end, says ``ended``, with the reason ``damaged: ...`` if a
-    part of the tape could not be read, or starts again with `loop` as long
-    as somebody is subscribed.
+    part of the tape could not be read. With `loop` it starts again instead, as long as somebody is subscribed.
     """
 
     name = "replay"

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Protocol
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
+from qmt_bridge.wire.topics import mask as mask
 
 FeedState = Literal["up", "down", "stale", "ended"]
 
@@ -24,12 +25,6 @@ class DownloadRequest(NamedTuple):
     period: str
     start_time: str
     end_time: str
-
-
-def mask(account: str) -> str:
-    """Return an account number as a log or a heartbeat may show it: its last four characters, of four none."""
-    shown = account[-4:] if len(account) > 4 else ""
-    return "*" * (len(account) - len(shown)) + shown
 
 
 class Sink(Protocol):

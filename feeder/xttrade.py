@@ -290,10 +290,7 @@ class XtTrade:
         self._left: list[_Session] = []
 
     def start(self, sink: Sink) -> None:
-        """Read the journal and begin to connect; raise what prevents it, such as ImportError, and may be tried again.
-
-        The first time on the thread that owns the journal.
-        """
+        """Read the journal and begin to connect; raise what prevents it, such as ImportError. It may be tried again."""
         if not self._accounts:
             logger.info("no xt_accounts: market data is served, trade events are not")
             return

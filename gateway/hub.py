@@ -387,7 +387,7 @@ class Hub:
         epoch, seq, count = stream.end
         for member in tuple(stream.unended):
             position = (stream.epoch, stream.seq) if member in stream.members else stream.apart.get(member)
-            # Whoever waits for an answer gets a snapshot by that.
+            # A member that waits for an answer gets a snapshot by that.
             if position is not None and position >= (epoch, seq):
                 del stream.unended[member]
                 member.snapshot_ended(count)

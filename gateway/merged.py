@@ -67,7 +67,7 @@ class Merged:
         return self._lot.add(frame)
 
     def batches(self) -> Iterator[Frame]:
-        """Yield what waits: a lone frame as it came, records in bodies of half a megabyte as the feeder makes them."""
+        """Yield what waits: a lone frame as it came, records in bodies of the size that the feeder makes."""
         if self._only is not None:
             yield self._only
         elif self._lot is not None:
@@ -189,8 +189,8 @@ class _ByThing:
         """Return what two records of one code share that are versions of one thing."""
         if self._are_bars:
             try:
-                time = _bar_decoder.decode(record).time
-            except msgspec.DecodeError:
+                time = frames.read(_bar_decoder, record).time
+            except WireError:
                 time = None
             if time is not None:
                 return time
@@ -218,7 +218,7 @@ class _ByBars:
     def add(self, frame: Frame) -> int:
         try:
             newer, times = _calculated(frame)
-        except msgspec.DecodeError:
+        except WireError:
             newer, times = _Calculated(frame), frozenset()
         left = [older for older in self._calculated if not _covers(newer, times, older)]
         replaced = len(self._calculated) - len(left)
@@ -296,8 +296,8 @@ def _superseded(versions: Versions, older: Frame, newer: Frame) -> int:
 
 
 def _calculated(frame: Frame) -> tuple[_Calculated, _Times]:
-    values = _formula_decoder.decode(frame.body).data
-    times = _times_decoder.decode(values.timelist)
+    values = frames.read(_formula_decoder, frame.body).data
+    times = frames.read(_times_decoder, values.timelist)
     return _Calculated(frame, bytes(values.timelist), len(times), frozenset(values.outputs)), times
 
 

@@ -4,7 +4,7 @@ Pure. Every frame is kept until a backlog waits (`CONFLATE_FROM`). From then unt
 newest version of each thing (`Behaviour.versions`): the newest tick of each code, the newest state of each bar. Every
 bar, and what is no version of anything (trade events, prints, orders, control frames), is kept up to `limit` bytes. A
 client further behind is disconnected: that tells also a client of the documented layer that something is missing, and
-it can ask again; records left out would be a hole of which it hears nothing.
+it can ask again; records left out would be a hole of which nothing tells it.
 """
 
 from __future__ import annotations

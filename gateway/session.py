@@ -275,8 +275,9 @@ class Session:
         self.tell({"type": "error", **extra, "code": code, "error": error, "retry": code in RETRYABLE})
 
     def has_told(self, names: Iterable[str]) -> None:
-        """Note that an ack names these, so that no error frame has to."""
-        self._ignored = (self._ignored or set()) | set(islice(names, IGNORED_NAMES))
+        """Note that an ack names these, so that no error frame has to; no more than `tell_ignored` tells."""
+        self._ignored = self._ignored or set()
+        self._ignored.update(islice(names, IGNORED_NAMES - len(self._ignored)))
 
     def tell_ignored(self, ignored: Iterable[Ignored]) -> None:
         """Tell a client that gets no ack which names of its request mean nothing; each once, and not without end."""
@@ -378,16 +379,17 @@ class Session:
                 if waits is not None:
                     raise Ended(1008, None, f"{exc.code}: {exc.reason}") from None
 
-    def _ignored_parameters(self, endpoint: type[Endpoint]) -> list[Ignored]:
-        given = parse_qsl(self.query.decode("latin-1"), keep_blank_values=True)
+    def _ignored_parameters(self, endpoint: type[Endpoint], *, also_blank: bool = True) -> list[Ignored]:
+        given = parse_qsl(self.query.decode("latin-1"), keep_blank_values=also_blank)
         return ignored_parameters(given, endpoint.parameters)
 
     def _no_key(self, endpoint: type[Endpoint]) -> str:
         """Return why a client without a key is turned away, and which name it may have misspelled.
 
-        This goes into the log, so no name is shown that may be the key itself.
+        This goes into the log, so no name is shown that may be the key itself or end with it: ``?api_key:secret`` has
+        no value.
         """
-        for name, hint in self._ignored_parameters(endpoint):
+        for name, hint in self._ignored_parameters(endpoint, also_blank=False):
             if hint.startswith("did you mean api_key"):
                 return f"no API key was given; the URL has {name!r}: {hint}"
         return "no API key was given"

@@ -1,4 +1,4 @@
-"""A Python process that this one starts: its command line and its environment."""
+"""A Python process that this one starts: its command line, its environment and an exit code."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from qmt_bridge.config import ENV_PREFIX, Config, env_name, export_env
 
 # Which run of `qmt-bridge up` a part belongs to. No setting, so its name is none of theirs; no secret.
 INSTANCE_ENV = "_QMT_BRIDGE_INSTANCE"
+# Exit code of a part that ends because what it needs is not there yet, or because a call hangs (EX_TEMPFAIL of
+# sysexits.h): a supervisor starts it again.
+TRY_AGAIN = 75
 
 
 def python(module: str, *arguments: str) -> list[str]:

@@ -41,7 +41,7 @@ from qmt_bridge.config import (
     load_config,
 )
 from qmt_bridge.errors import ConfigError, QMTBridgeError, Unavailable
-from qmt_bridge.stop import Stop, interruptible
+from qmt_bridge.stop import Stop, interruptible, leave
 
 if TYPE_CHECKING:
     from qmt_bridge.journal_file import Reader
@@ -187,7 +187,7 @@ def _no_effect(name: str, why: str) -> NoReturn:
 
 
 class _TryAgain(click.ClickException):
-    exit_code = supervisor.TRY_AGAIN
+    exit_code = child.TRY_AGAIN
 
 
 def _fail(exc: Exception) -> NoReturn:
@@ -203,12 +203,10 @@ def _asked_to_stop(until_eof: bool) -> Stop:
     return stop
 
 
-def _leave(code: int) -> NoReturn:
+def _end(code: int) -> NoReturn:
     """End the process, also if a thread is left in a native call that does not return."""
     if any(not thread.daemon and thread is not threading.current_thread() for thread in threading.enumerate()):
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(code)
+        leave(code)
     sys.exit(code)
 
 
@@ -307,7 +305,7 @@ def _run_feeder(config: Config, stop: Stop) -> NoReturn:
         code = app.run(config, stop)
     except ConfigError as exc:
         _fail(exc)
-    _leave(code)
+    _end(code)
 
 
 @main.command()
@@ -391,8 +389,6 @@ def tail(
             tailing.from_url(topics[0], codes, period, send, config.api_key, count, after)
         else:
             tailing.from_wire([*topics, *_quotes(codes_file, period)], config, count, after)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:
         # `... | head` ends quietly: click sees to it.
         raise
@@ -734,8 +730,6 @@ def bench(
     wanted = Load(url or "", codes, headers=headers, **load)
     try:
         found = (benchmark.selftest if selftest else benchmark.measure)(wanted, seconds)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except benchmark.ERRORS as exc:
         _fail(exc)
     click.echo(json.dumps(found, indent=1) if as_json else benchmark.to_text(found))

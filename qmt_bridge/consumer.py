@@ -35,6 +35,7 @@ from qmt_bridge.wire.topics import (
     check_period,
     parse_demand,
     parse_topic,
+    shown_topic,
 )
 
 logger = logging.getLogger(__name__)
@@ -127,9 +128,8 @@ def spelled(topics: Sequence[str], on_notice: OnNotice | None = None) -> Iterato
         if topic.endswith("/") or not _is_demand(f"{topic}/"):
             yield topic
             continue
-        (on_notice or _log)(
-            Notice(f"{topic[:80]} is taken as {topic[:80]}/: a whole topic ends with a slash", "corrected")
-        )
+        shown = shown_topic(topic)
+        (on_notice or _log)(Notice(f"{shown} is taken as {shown}/: a whole topic ends with a slash", "corrected"))
         yield f"{topic}/"
 
 

@@ -149,7 +149,7 @@ class Outward:
 
 
 class Inward:
-    """Who failed to connect to a listening socket, by its events."""
+    """Clients that failed to connect to a listening socket, by its events."""
 
     def __init__(self, curve: bool) -> None:
         self._curve = curve
@@ -160,9 +160,9 @@ class Inward:
         if event == zmq.EVENT_ACCEPTED:
             self._handshaking.add(value)
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED or event in _FAILED:
-            # Which of several is not said; then none of them is taken for a stranger when it leaves.
+            # Which of several is not said; then none of them counts as one that failed when it leaves.
             self._handshaking.clear()
-            # The authenticator names whom it refuses, with key and address.
+            # The authenticator names the clients that it refuses, with key and address.
             if event not in (zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_HANDSHAKE_FAILED_AUTH):
                 # A client that leaves is no sign of a wrong key, which this end sees in the first command.
                 seen = _failure(event, value, not self._curve)

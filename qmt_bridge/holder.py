@@ -1,4 +1,4 @@
-"""Who has a port that cannot be had, as far as the system tells this user."""
+"""Which process has a port that cannot be had, as far as the system tells this user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _WORDS = 5
 
 
 def holder(port: int) -> str:
-    """Return a clause that names the process which listens on the TCP `port`: ``, which python3 (pid 7) has``, or "".
+    """Return a clause that names the process which listens on the TCP `port`: ``; python3 (pid 7) has it``, or "".
 
     Of its command line only the beginning is shown: behind an option there may be a key.
     """

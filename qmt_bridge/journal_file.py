@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from qmt_bridge import private
-from qmt_bridge.errors import ConfigError
+from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import TradeEvent
 
@@ -256,8 +256,8 @@ def _range(first: int, last: int) -> str:
 
 def _fault(row: Row) -> str | None:
     try:
-        event = _event_decoder.decode(row.body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        event = frames.read(_event_decoder, row.body)
+    except WireError as exc:
         return f"is no event: {exc}"
     if event.seq != row.seq:
         return f"says that it is at {event.seq}"

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 # Seconds between two looks of the watcher. Its own work between them takes a second at most.
 JUMP = 3.0
-
-
 # For the first sign of life: importing takes seconds on a busy machine, a login of xtquant's data service two minutes.
 START_LIMIT = 180.0
 

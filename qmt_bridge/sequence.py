@@ -13,7 +13,7 @@ from qmt_bridge.errors import Refused, WireError
 from qmt_bridge.wire.frames import Frame, read
 from qmt_bridge.wire.messages import FeedStatus, event_position
 from qmt_bridge.wire.requests import CatchUp, TopicState, parts_of
-from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic
+from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, shown_topic
 
 # A question about trade events that nothing was heard of for so long is asked again: its answer was lost.
 AGAIN_SECONDS = 5.0
@@ -270,14 +270,14 @@ def _read(how: Callable[[bytes], T], frame: Frame) -> T:
     try:
         return how(frame.body)
     except WireError as exc:
-        raise WireError(f"a message of {frame.topic} cannot be read: {exc}") from exc
+        raise WireError(f"a message of {shown_topic(frame.topic)} cannot be read: {exc}") from exc
 
 
 def _bodies(state: TopicState) -> list[bytes]:
     try:
         return [bytes(body) for body in read(_events_decoder, state.body or b"")]
     except WireError as exc:
-        raise WireError(f"the answer about {state.topic} holds no events: {exc}") from exc
+        raise WireError(f"the answer about {shown_topic(state.topic)} holds no events: {exc}") from exc
 
 
 def _refused(state: TopicState) -> Refused:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.topics import KINDS, Kind, Topic, parse_topic
+from qmt_bridge.wire.topics import KINDS, Kind, Topic, parse_topic, shown_topic
 
 # Ticks of one instrument come every three seconds.
 FIRST_SECONDS = 6.0
@@ -76,4 +76,4 @@ def _asks_nothing(prefix: Topic) -> bool:
 
 def _some(topics: list[Topic]) -> str:
     rest = len(topics) - 3
-    return ", ".join(topics[:3]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(map(shown_topic, topics[:3])) + (f" and {rest} more" if rest > 0 else "")

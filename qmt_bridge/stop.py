@@ -2,9 +2,9 @@
 
 A signal handler runs in the main thread, between any two instructions of whatever that thread is doing. It may
 therefore take no lock: the thread may hold that very lock, and would wait for itself for ever. `threading.Event.set`
-takes the lock of the `Event.wait` that it interrupts. So the handlers here set a plain flag, and whoever waits looks at
-it again and again. `wait` never sleeps longer than `STEP`: on Windows a longer sleep of the main thread would hold up
-the handler, and elsewhere a signal may come just before the sleep begins.
+takes the lock of the `Event.wait` that it interrupts. So the handlers here set a plain flag, and a thread that waits
+looks at it again and again. `wait` never sleeps longer than `STEP`: on Windows a longer sleep of the main thread would
+hold up the handler, and elsewhere a signal may come just before the sleep begins.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import NoReturn
 
 # Seconds. Twenty looks a second at a flag cost nothing, and the delay cannot be felt.
 STEP = 0.05
+# What Windows gets to end a process that has asked for it.
+_LEAVE_SECONDS = 5.0
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
@@ -78,6 +81,20 @@ class Stop:
             os._exit(128 + number)
         self._signalled = True
         self._asked = True
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now, whatever its threads do: an exit of Python's, or of Windows', may wait for native ones."""
+    for stream in (sys.stdout, sys.stderr):
+        # What the log has written is in these streams; it keeps nothing back itself.
+        with suppress(OSError, ValueError):
+            stream.flush()
+    if sys.platform == "win32":
+        # TerminateProcess, with this exit code. os._exit would call into each DLL, where a lock may be held.
+        os.kill(os.getpid(), code)
+        # It may return before the process is gone.
+        time.sleep(_LEAVE_SECONDS)
+    os._exit(code)
 
 
 @contextmanager

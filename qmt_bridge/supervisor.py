@@ -26,10 +26,12 @@ import psutil
 import zmq
 
 from qmt_bridge import child, sockets
+from qmt_bridge.child import TRY_AGAIN
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ConfigError
+from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.pulse import Pulse
 from qmt_bridge.stop import Stop
+from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.messages import FeedStatus
 from qmt_bridge.wire.requests import CatchUp, reply_encoder, topic_state_decoder
 from qmt_bridge.wire.topics import STATUS_TOPIC
@@ -45,13 +47,11 @@ STEADY = 30.0
 POLL = 0.1
 # Between two questions to each child, once both have been ready.
 ASK_EVERY = 1.0
-# For the whole answer of the gateway, whoever it comes from and however slowly.
+# For the whole answer of the gateway, whichever program it comes from and however slowly.
 ASK_TIMEOUT = 1.0
 ANSWER_BYTES = 64 * 1024
 # Between two lines in the log about a child that has not answered since its start.
 STILL_STARTING = 30.0
-# Exit code of a part that ends because what it needs is not there yet (EX_TEMPFAIL of sysexits.h).
-TRY_AGAIN = 75
 # From here on Windows' exit codes are exceptions of native code, such as 0xC0000005.
 _NATIVE_CRASH = 0xC0000000
 _status_decoder = msgspec.msgpack.Decoder(FeedStatus)
@@ -180,7 +180,7 @@ class _Questions:
             raise
 
     def ask(self) -> None:
-        """Ask, if there is somebody to ask."""
+        """Ask, if there is a connection."""
         with contextlib.suppress(zmq.Again):
             self._socket.send(reply_encoder.encode(CatchUp(0, [STATUS_TOPIC])), zmq.NOBLOCK)
 
@@ -193,9 +193,9 @@ class _Questions:
             except zmq.Again:
                 return ours
             # What listens there may be another program.
-            with contextlib.suppress(msgspec.DecodeError):
-                status = topic_state_decoder.decode(answer).body
-                ours = ours or (status is not None and _status_decoder.decode(status).instance == self._instance)
+            with contextlib.suppress(WireError):
+                status = read(topic_state_decoder, answer).body
+                ours = ours or (status is not None and read(_status_decoder, status).instance == self._instance)
 
     def close(self) -> None:
         """Disconnect."""

@@ -51,7 +51,7 @@ def from_wire(topics: Sequence[str], config: Config, count: int | None, after: i
             line = {"topic": frame.topic, "epoch": frame.epoch, "seq": frame.seq, "age_ms": age, "data": frame.data}
             click.echo(render(line))
         except WireError as exc:
-            # Whoever publishes it is not our feeder; what follows may be.
+            # It is not our feeder's; what follows may be.
             click.echo(f"message {frame.seq} of {frame.topic} is left out: {exc}", err=True)
         if number == count:
             return

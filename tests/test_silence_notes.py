@@ -35,6 +35,7 @@ def test_silence_is_told_after_some_seconds_and_then_rarely() -> None:
         pytest.param(["quote/"], [TICK], None, id="others-asked"),
         pytest.param(["trade/"], [], "no trade events yet", id="trade"),
         pytest.param([TICK], [], "outside trading hours", id="topic"),
+        pytest.param(["trade/1000000365/"], [], "for trade/******0365/: outside", id="account-is-masked"),
         pytest.param([TICK, WHOLE], [WHOLE], None, id="one-of-two-topics"),
         pytest.param([], [], None, id="nothing-wanted"),
     ],

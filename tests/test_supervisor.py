@@ -15,13 +15,16 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+import zmq
 
 from qmt_bridge import child as child_process
-from qmt_bridge import cli, supervisor
+from qmt_bridge import cli, sockets, supervisor
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.pulse import Pulse
 from qmt_bridge.stop import Stop
+from qmt_bridge.wire.frames import encode
+from qmt_bridge.wire.topics import STATUS_TOPIC
 
 DEADLINE = 20.0
 ENDS = "raise SystemExit(3)"
@@ -252,6 +255,38 @@ def test_no_answer_is_waited_for_after_a_stop() -> None:
     stop.set()
     with answering(b"HTTP/1.1 200 OK\r\n\r\n{}") as port:
         assert supervisor._ask_gateway(Config(port=port), "/readyz", stop) is None
+
+
+STATE = {"id": 0, "topic": STATUS_TOPIC, "state": "live"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"\xc1", id="no-msgpack"),
+        pytest.param(b"\x81\xa2\xff\xfe\x01", id="no-utf8"),
+        pytest.param(b"\x81\xa1a" + b"\x91" * 100_000, id="nested"),
+        pytest.param(encode(STATE | {"body": b"\x81\xa2\xff\xfe\x01"}), id="no-utf8-in-the-body"),
+        pytest.param(encode(STATE | {"body": encode({"source": "sim"})}), id="another-heartbeat"),
+    ],
+)
+def test_a_feeders_answer_of_any_program_is_left_out(answer: bytes) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    router = sockets.bind_router(context, "tcp://127.0.0.1:*", None)
+    router.rcvtimeo = int(DEADLINE * 1000)
+    questions = supervisor._Questions(Config(ask_addr=router.getsockopt_string(zmq.LAST_ENDPOINT)), "ours")
+    try:
+        deadline = time.monotonic() + DEADLINE
+        while not router.poll(10):
+            assert time.monotonic() < deadline
+            questions.ask()
+        peer = router.recv_multipart()[0]
+        router.send_multipart([peer, answer])
+        assert questions._socket.poll(DEADLINE * 1000)
+        assert not questions.answered()
+    finally:
+        questions.close()
+        context.destroy(linger=0)
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:0", "tcp://127.0.0.1:*", "inproc://here"])

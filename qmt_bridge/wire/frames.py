@@ -87,16 +87,16 @@ def split(body: bytes) -> dict[str, msgspec.Raw]:
 def split_lists(body: bytes) -> dict[str, list[msgspec.Raw]]:
     """Return a body of lists of records by code, each record still encoded; raise `WireError` for another body."""
     try:
-        return _split_lists_decoder.decode(body)
-    except msgspec.DecodeError as exc:
+        return read(_split_lists_decoder, body)
+    except WireError as exc:
         raise WireError(f"body is not a map of lists by code: {exc}") from exc
 
 
 def records(encoded: msgspec.Raw) -> list[msgspec.Raw]:
     """Return the records of a list, each still encoded; raise `WireError` if it is not a list."""
     try:
-        return _records_decoder.decode(encoded)
-    except msgspec.DecodeError as exc:
+        return read(_records_decoder, encoded)
+    except WireError as exc:
         raise WireError(f"not a list of records: {exc}") from exc
 
 

@@ -199,6 +199,8 @@ _PERIOD_VIEWS: dict[str, type[msgspec.Struct]] = {
     "l2quote": Tick,
     "l2order": L2Order,
     "l2transaction": L2Transaction,
+    "l2quoteaux": L2QuoteAux,
+    "l2orderqueue": L2OrderQueue,
     **dict.fromkeys(BAR_PERIODS, Bar),
 }
 

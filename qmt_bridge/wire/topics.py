@@ -232,6 +232,21 @@ def trade_topic(account: str) -> Topic:
     return Topic(f"trade/{quote(account, safe='')}/")
 
 
+def mask(account: str) -> str:
+    """Return an account number as a log or a heartbeat may show it: its last four characters, of four none."""
+    shown = account[-4:] if len(account) > 4 else ""
+    return "*" * (len(account) - len(shown)) + shown
+
+
+def shown_topic(topic: str) -> str:
+    """Return a topic, or what was meant as one, as a log may show it: cut, and an account's number masked."""
+    head, slash, rest = topic.partition("/")
+    if head == Kind.TRADE and rest:
+        account, end, more = rest.partition("/")
+        topic = f"{head}{slash}{mask(account)}{end}{more}"
+    return topic[:80]
+
+
 def parse_topic(text: str) -> TopicParts:
     """Parse a whole topic; raise `WireError` for anything else, prefixes such as ``quote/`` included.
 
@@ -301,7 +316,7 @@ def _check_spelling(text: str, parts: TopicParts) -> None:
     """
     built = _build(parts)
     if built != text:
-        raise _SpellingError("bad_request", f"topic {text[:80]!r} is spelled {built[:80]!r}")
+        raise _SpellingError("bad_request", f"topic {shown_topic(text)!r} is spelled {shown_topic(built)!r}")
 
 
 def _build(parts: TopicParts) -> Topic:

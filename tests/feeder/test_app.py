@@ -17,9 +17,9 @@ import zmq
 from feeder import app
 from feeder.app import Feeder
 from feeder.source import DownloadRequest, Sink
+from qmt_bridge.child import TRY_AGAIN
 from qmt_bridge.config import Config
 from qmt_bridge.sockets import connect_subscriber
-from qmt_bridge.supervisor import TRY_AGAIN
 from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, whole_topic
 
 ROOT = Path(__file__).parents[2]
@@ -133,10 +133,6 @@ def test_a_call_that_hangs_ends_the_feeder_and_consumers_are_told(
         source.may_close.set()
         thread.join(SECONDS)
         listening.close()
-
-
-def test_the_exit_code_is_the_one_that_a_supervisor_starts_again_on() -> None:
-    assert app.TRY_AGAIN == TRY_AGAIN
 
 
 # -- A real process

@@ -253,7 +253,7 @@ def test_time_goes_on_where_the_clock_was_set_back(tape) -> None:
 
 
 def test_a_body_that_cannot_be_read_is_named(tape) -> None:
-    with pytest.raises(WireError, match="a message of trade/1/ cannot be read"):
+    with pytest.raises(WireError, match=r"a message of trade/\*/ cannot be read"):
         play(Tape(tape((TRADES, b"\xc1"))), set())
     with pytest.raises(WireError, match="a message of status/feeder/ cannot be read"):
         Tape(tape((STATUS_TOPIC, b"\xc1"), name="other.tape"))

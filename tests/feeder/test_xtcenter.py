@@ -22,9 +22,9 @@ from feeder import xtquote
 from feeder.source import FeedState
 from feeder.xtquote import XtQuote
 from feeder.xtsource import XtSource
+from qmt_bridge.child import TRY_AGAIN
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, ErrorCode, Unavailable
-from qmt_bridge.supervisor import TRY_AGAIN
 from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic
 
 ROOT = Path(__file__).parents[2]

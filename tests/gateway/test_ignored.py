@@ -98,8 +98,9 @@ async def test_fields_that_the_first_record_lacks_are_told_to_a_client_of_the_do
         await client.send({"stocks": ["600519.SH"], "fields": ["price", "extra", "volume"]})
         await rig.wanted(TICK)
         rig.source.publish(TICK, {"600519.SH": []})
-        rig.source.publish(TICK, {"600519.SH": [{**RECORD, "extra": 1}]})
         assert await client.receive() == {"600519.SH": []}
+        # Only now: until it has joined, a client may get the newest alone, as the last value.
+        rig.source.publish(TICK, {"600519.SH": [{**RECORD, "extra": 1}]})
         got = [await client.receive() for _ in range(2)]
         assert {"600519.SH": [{"extra": 1}]} in got
         # `volume` is a tick's, though this one has none.
@@ -130,16 +131,20 @@ async def test_parameters_of_a_url_are_named(rig: Rig) -> None:
 
 async def test_misspelled_key_is_named_and_never_shown(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    for query, hint in (("apikey=hidden-one", "did you mean api_key"), ("hidden-one", "no API key was given")):
+    for query, hint in (
+        ("apikey=hidden-one", "did you mean api_key"),
+        ("hidden-one", "no API key was given"),
+        ("api_key:hid", "no API key was given"),
+    ):
         async with rig.connect(f"/ws/trade?{query}") as client:
             await client.send({"action": "nonsense"})
             code, reason = await client.closed()
             assert code == 1008
             assert hint in reason
-            assert "hidden-one" not in reason
+            assert "hid" not in reason
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("gateway")]
-    assert len(ours) >= 2
-    assert not any("hidden-one" in line for line in ours)
+    assert len(ours) >= 3
+    assert not any("hid" in line for line in ours)
     # A server may write the whole query; what is named like a key is hidden there as well.
     assert "apikey=***" in caplog.text
     assert "apikey=hidden-one" not in caplog.text

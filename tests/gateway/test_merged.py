@@ -154,8 +154,8 @@ def test_many_records_of_one_code_are_sent_in_several_frames(versions: Versions)
     records = [{"time": time, "pad": "x" * 1000} for time in range(1200)]
     waiting, _ = merged(versions, *({CODE: [record]} for record in records))
     bodies = [frame.body for frame in waiting.batches()]
-    assert len(bodies) == 3
-    assert all(len(body) <= BATCH_BYTES for body in bodies)
+    assert len(bodies) > 1
+    assert all(BATCH_BYTES - 1100 < len(body) <= BATCH_BYTES for body in bodies[:-1])
     assert [record for body in bodies for record in frames.decode(body)[CODE]] == records
 
 

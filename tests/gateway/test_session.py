@@ -14,6 +14,7 @@ from gateway.writer import EXTENSION, HIGH_WATER
 from qmt_bridge.config import Config
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.requests import IGNORED_NAMES
 from qmt_bridge.wire.topics import quote_topic
 
 TICK = quote_topic("600519.SH")
@@ -97,3 +98,10 @@ async def test_what_has_come_before_the_server_stops_is_written_first(opted_in: 
     subscription.deliver(tick(3, 10))
     transport.on_shutdown()
     assert order(transport.written) == [b"1", b"2", b"3", *last]
+
+
+async def test_names_that_acks_have_told_are_remembered_up_to_a_limit() -> None:
+    session, _, _ = made()
+    for request in range(100):
+        session.has_told(f"name-{request}-{number}" for number in range(IGNORED_NAMES))
+    assert session._ignored == {f"name-0-{number}" for number in range(IGNORED_NAMES)}

@@ -165,6 +165,8 @@ DEEP = b"\x91" * 100_000
     [
         frames.decode,
         frames.split,
+        frames.split_lists,
+        frames.records,
         event_position,
         partial(frames.read, ask_decoder),
         partial(frames.read, topic_state_decoder),

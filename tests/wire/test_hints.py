@@ -30,6 +30,8 @@ from qmt_bridge.wire.topics import PERIODS, Kind, check_period
         ("MODE", ["mode"], "mode"),
         ("price", known_fields(Kind.QUOTE, "tick"), "lastPrice"),
         ("last_price", known_fields(Kind.WHOLE, ""), "lastPrice"),
+        ("bidLevelVolumes", known_fields(Kind.QUOTE, "l2orderqueue"), "bidLevelVolume"),
+        ("avgBid", known_fields(Kind.QUOTE, "l2quoteaux"), "avgBidPrice"),
         ("1D", PERIODS, "1d"),
         ("1min", PERIODS, "1m"),
     ],
@@ -134,6 +136,6 @@ def test_unknown_period_has_a_hint_and_the_list(period, said):
         check_period(period)
 
 
-@pytest.mark.parametrize("period", ["announcement", "l2orderqueue", "snapshotindex"])
+@pytest.mark.parametrize("period", ["announcement", "l2transactioncount", "snapshotindex"])
 def test_nothing_is_claimed_of_records_that_no_view_describes(period):
     assert known_fields(Kind.QUOTE, period) == frozenset()

@@ -250,3 +250,24 @@ def test_a_formula_is_asked_for_only_where_its_topic_fits(name: str, fits: bool)
     else:
         with pytest.raises(BadRequest, match="8192 bytes"):
             topics.formula_topic(spec)
+
+
+@pytest.mark.parametrize(
+    ("topic", "shown"),
+    [
+        ("trade/1000000365/", "trade/******0365/"),
+        ("trade/1000000365", "trade/******0365"),
+        ("trade/1234/", "trade/****/"),
+        ("trade/", "trade/"),
+        ("quote/600519.SH/tick/", "quote/600519.SH/tick/"),
+        ("x" * 1000, "x" * 80),
+    ],
+)
+def test_an_account_in_a_topic_is_masked_where_it_is_shown(topic: str, shown: str) -> None:
+    assert topics.shown_topic(topic) == shown
+
+
+def test_a_refusal_does_not_show_an_account_in_full() -> None:
+    with pytest.raises(BadRequest, match="is spelled 'trade/") as refused:
+        topics.parse_demand("trade/100000036%35/")
+    assert "10000003" not in refused.value.reason
