@@ -254,7 +254,8 @@ def run(
             if questions.answered():
                 feeder.pulse.beat(now)
             if now >= next_ask:
-                next_ask = now + (ask_every if was_ready else POLL)
+                began = all(each.pulse.began for each in children)
+                next_ask = now + (ask_every if was_ready and began else POLL)
                 questions.ask()
                 status = _ask_gateway(config, "/healthz" if was_ready else "/readyz", stop)
                 now = time.monotonic()
@@ -263,6 +264,8 @@ def run(
                     gateway.pulse.beat(now)
                     if not was_ready and status.get("feeder_instance") == instance and status.get("serving") is True:
                         was_ready = True
+                        # The gateway has heard it, whatever our own connection to it does.
+                        feeder.pulse.beat(now)
                         ready(status, {each.part: each.pid for each in children})
             for each in children:
                 each.replace_if_frozen(now)
