@@ -215,7 +215,7 @@ def run(
     been ready once only if that may help: it said so, or it did not end by itself. Else return 1: it has said what is
     wrong, and would say it again. Raise `ConfigError` for settings with which there can be no answers.
     """
-    _check(config)
+    check_addresses(config)
     instance = secrets.token_hex(8)
     feeder, gateway = (
         _Child(
@@ -279,11 +279,12 @@ def run(
     return 0
 
 
-def _check(config: Config) -> None:
+def check_addresses(config: Config) -> None:
+    """Raise `ConfigError` for an address of a feeder at which no gateway finds it."""
     for name in ("market_addr", "trade_addr", "ask_addr"):
         address: str = getattr(config, name)
         if address.startswith("tcp:") and address.rpartition(":")[2] in ("0", "*"):
-            raise ConfigError(name, f"{address} is another port at each start; `up` needs one that its gateway knows")
+            raise ConfigError(name, f"{address} is another port at each start; a gateway needs one that it knows")
         if address.startswith("inproc:"):
             raise ConfigError(name, f"{address} cannot be reached by another process")
 
