@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 # Requests above our own limit still arrive whole up to here, so that they can be told why they are too large.
 WS_MAX_SIZE = 32 * REQUEST_BYTES
+# Connections that wait to be accepted, as uvicorn has it.
+BACKLOG = 2048
 # Open sockets are told 1012 at once; this is for those that do not listen.
 SHUTDOWN_TIMEOUT = 2
 # Seconds after which a worker of several is taken for frozen, if `freeze_timeout` is not shorter: it costs its part of
@@ -243,6 +245,8 @@ def _bind(host: str, port: int) -> socket.socket:
             # On Windows this option would let two servers share a port.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        # At once: two that have the option may both bind a port, and only the second `listen` fails.
+        bound.listen(BACKLOG)
     except (OSError, UnicodeError) as exc:
         bound.close()
         # A name that is too long is no OSError.

@@ -20,6 +20,8 @@ def prepare() -> None:
     # `python -m` puts the folder there. A checkout that is not installed is found only there.
     if not sys.flags.safe_path and sys.path and sys.path[0] == os.getcwd() != ours:
         del sys.path[0]
+    # multiprocessing starts workers with `python -c`, which puts the folder there too.
+    os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -186,6 +187,13 @@ def _no_effect(name: str, why: str) -> NoReturn:
     raise click.UsageError(f"{shown} has no effect: {why}.")
 
 
+def _refuse(why: str, *names: str) -> None:
+    """Refuse those of the flags `names` that the command line has: they would have no effect."""
+    for name in names:
+        if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            _no_effect(name, why)
+
+
 class _TryAgain(click.ClickException):
     exit_code = child.TRY_AGAIN
 
@@ -319,6 +327,11 @@ def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     config = _load(config_file, flags)
     if flags["freeze_timeout"] is not None and config.workers == 1:
         _no_effect("freeze_timeout", "with one worker nothing watches it; `up` does, and several workers are watched")
+    try:
+        # A worker could say it in a traceback only.
+        supervisor.check_addresses(config)
+    except ConfigError as exc:
+        _fail(exc)
     _configure_log(config)
     # Worker processes read the same settings from the environment; never from a command line, which others can see.
     env = child.environment(config, (*GATEWAY, *WIRE, *LOG))
@@ -382,9 +395,26 @@ def tail(
 
     if not topics and codes_file is None:
         raise click.UsageError("Missing argument 'TOPIC... | URL [CODE...]' (or --codes-file).")
+    is_url = bool(topics) and topics[0].startswith(("ws://", "wss://"))
+    if is_url:
+        path = urlsplit(topics[0]).path.rstrip("/")
+        _refuse("a gateway is asked, not the feeder", *WIRE)
+        if send is not None:
+            _refuse("--send is the whole request", "period", "codes_file")
+            if len(topics) > 1:
+                raise click.UsageError("The codes have no effect: --send is the whole request.")
+        if not path.endswith("/realtime"):
+            _refuse("only /ws/realtime has periods", "period")
+        if not path.endswith("/trade"):
+            _refuse("only /ws/trade has positions", "after")
+    else:
+        _refuse("it is for a URL; the feeder asks for CURVE keys (curve_dir)", "api_key")
+        _refuse("it is for a URL", "send")
+        if codes_file is None:
+            _refuse("it is for --codes-file; a topic has its own, quote/600519.SH/1m/", "period")
     config = _load(config_file, flags, only=True)
     try:
-        if topics and topics[0].startswith(("ws://", "wss://")):
+        if is_url:
             codes = [*topics[1:], *(read_codes(codes_file, whole_topic) if codes_file else ())]
             tailing.from_url(topics[0], codes, period, send, config.api_key, count, after)
         else:
@@ -431,6 +461,8 @@ def record(
     _configure_log(config)
     if not topics + more and codes_file is None:
         raise click.UsageError("missing topics to record (or --codes-file)")
+    if codes_file is None:
+        _refuse("it is for --codes-file; a topic has its own, quote/600519.SH/1m/", "period")
     try:
         wanted = topics + more + _quotes(codes_file, period)
         recorder = Recorder(wanted, out, rotate, config, __version__)
@@ -523,7 +555,9 @@ def _which_journal(command: Command) -> Command:
 def _open_journal(config_file: Path | None, source: str | None, path: Path | None, flags: dict[str, Any]) -> Reader:
     from qmt_bridge import journal_file
 
-    if path is None:
+    if path is not None:
+        _refuse("--file is the journal", "source", "data_dir")
+    else:
         config = _load(config_file, {**flags, "source": source}, only=True)
         path = journal_file.find_journal(config.data_path, config.source)
     return journal_file.Reader(path)

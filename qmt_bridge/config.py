@@ -46,7 +46,9 @@ _FOREIGN = {
 _PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir"))
 _SINGLE_QUOTES = "in double quotes a backslash begins an escape; put paths in single quotes: 'C:\\qmt\\userdata_mini'"
 _ADDRESSES = frozenset(("market_addr", "trade_addr", "ask_addr"))
-_TCP = re.compile(r"tcp://(\*|[\w.-]+|\[[\w:.%]+\]):(\*|\d{1,5})", re.ASCII)
+# Of the path of a local socket, on Linux and Windows.
+_IPC_BYTES = 107
+_TCP = re.compile(r"tcp://(\*|[a-zA-Z0-9][\w.-]*|\[[\w:.%]+\]):(\*|\d{1,5})", re.ASCII)
 
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -368,6 +370,10 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
         # msgspec's sentence does not hold the value, so a secret is not shown.
         got = "" if name in SECRETS else f", got {value!r}"
         raise ConfigError(shown, f"{str(exc)[:1].lower()}{str(exc)[1:]}{got}") from None
+    # An environment, by which a child gets its settings, has no such text; nor has a path or a name.
+    texts = converted if isinstance(converted, tuple) else (converted,)
+    if any(isinstance(text, str) and "\0" in text for text in texts):
+        raise ConfigError(shown, "holds a NUL character")
     if name in _ADDRESSES:
         _check_address(shown, str(converted))
     return converted
@@ -376,6 +382,8 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
 def _check_address(shown: str, address: str) -> None:
     """Raise `ConfigError` if `address` is none of ZeroMQ's: libzmq takes port 99999 for 34463, and explains nothing."""
     tcp = _TCP.fullmatch(address)
+    if address.startswith("ipc://") and len(os.fsencode(address.removeprefix("ipc://"))) > _IPC_BYTES:
+        raise ConfigError(shown, f"a local socket's path has at most {_IPC_BYTES} bytes, not so many as {address!r}")
     if re.fullmatch(r"(ipc|inproc)://.+", address) or (tcp and (tcp[2] == "*" or int(tcp[2]) < 65536)):
         return
     hint = ""

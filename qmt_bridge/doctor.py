@@ -275,10 +275,12 @@ def wire(name: str, address: str, error: str | None, running: bool, unheard: str
     return Finding(name, "fail", error, f"end what uses it, set {option}, or see curve_dir for other machines")
 
 
-def reach(name: str, address: str, running: bool) -> Finding:
+def reach(name: str, address: str, running: bool, refused: bool = False) -> Finding:
     """Judge one of the feeder's addresses on a gateway's machine, which connects to it."""
     if running:
         return Finding(name, "ok", f"the feeder answers at {address}")
+    if refused:
+        return Finding(name, "warn", f"no connection to the feeder at {address}", "see the line of the feeder")
     said = f"no feeder is heard at {address}"
     return Finding(
         name, "warn", said, "start the feeder, let its ports in through its firewall, or correct the address"
@@ -444,7 +446,8 @@ def examine(
     if role == "gateway":
         findings.append(python(sys.version_info[:2], _bits(), False))
         running = heard.status is not None
-        findings += [reach(name, address, running) for name, address in _addresses(config).items()]
+        refused = heard.refused is not None
+        findings += [reach(name, address, running, refused) for name, address in _addresses(config).items()]
     else:
         findings += _examine_feeder(config, heard, role)
     if role != "feeder":

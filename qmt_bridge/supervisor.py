@@ -215,7 +215,7 @@ def run(
     been ready once only if that may help: it said so, or it did not end by itself. Else return 1: it has said what is
     wrong, and would say it again. Raise `ConfigError` for settings with which there can be no answers.
     """
-    _check(config)
+    check_addresses(config)
     instance = secrets.token_hex(8)
     feeder, gateway = (
         _Child(
@@ -254,7 +254,8 @@ def run(
             if questions.answered():
                 feeder.pulse.beat(now)
             if now >= next_ask:
-                next_ask = now + (ask_every if was_ready else POLL)
+                began = all(each.pulse.began for each in children)
+                next_ask = now + (ask_every if was_ready and began else POLL)
                 questions.ask()
                 status = _ask_gateway(config, "/healthz" if was_ready else "/readyz", stop)
                 now = time.monotonic()
@@ -263,6 +264,8 @@ def run(
                     gateway.pulse.beat(now)
                     if not was_ready and status.get("feeder_instance") == instance and status.get("serving") is True:
                         was_ready = True
+                        # The gateway has heard it, whatever our own connection to it does.
+                        feeder.pulse.beat(now)
                         ready(status, {each.part: each.pid for each in children})
             for each in children:
                 each.replace_if_frozen(now)
@@ -276,11 +279,12 @@ def run(
     return 0
 
 
-def _check(config: Config) -> None:
+def check_addresses(config: Config) -> None:
+    """Raise `ConfigError` for an address of a feeder at which no gateway finds it."""
     for name in ("market_addr", "trade_addr", "ask_addr"):
         address: str = getattr(config, name)
         if address.startswith("tcp:") and address.rpartition(":")[2] in ("0", "*"):
-            raise ConfigError(name, f"{address} is another port at each start; `up` needs one that its gateway knows")
+            raise ConfigError(name, f"{address} is another port at each start; a gateway needs one that it knows")
         if address.startswith("inproc:"):
             raise ConfigError(name, f"{address} cannot be reached by another process")
 

@@ -121,6 +121,16 @@ def test_a_variable_that_is_no_setting_is_a_hint_in_the_log(monkeypatch: pytest.
         (["bench", "--selftest", "--send", "{}"], "--send has no effect"),
         (["bench", "ws://127.0.0.1:9/ws/realtime", "--send", "{}", "--period", "1m"], "--period has no effect"),
         (["bench", "ws://127.0.0.1:9/ws/realtime", "--send", "{}", "--each", "3"], "--each has no effect"),
+        (["tail", "ws://127.0.0.1:9/ws/realtime", "--send", "{}", "--period", "1m"], "--period has no effect"),
+        (["tail", "ws://127.0.0.1:9/ws/realtime", "600519.SH", "--send", "{}"], "The codes have no effect"),
+        (["tail", "ws://127.0.0.1:9/ws/l2_thousand", "600519.SH", "--period", "1m"], "--period has no effect"),
+        (["tail", "ws://127.0.0.1:9/ws/realtime", "600519.SH", "--after", "5"], "--after has no effect"),
+        (["tail", "ws://127.0.0.1:9/ws/trade", "--trade-addr", "tcp://127.0.0.1:9"], "--trade-addr has no effect"),
+        (["tail", "quote/600519.SH/tick/", "--period", "1m"], "--period has no effect: it is for --codes-file"),
+        (["tail", "quote/600519.SH/tick/", "--send", "{}"], "--send has no effect: it is for a URL"),
+        (["tail", "trade/", "--api-key", "k"], "--api-key has no effect: it is for a URL"),
+        (["record", "trade/", "--out", "x.tape", "--period", "1m"], "--period has no effect: it is for --codes-file"),
+        (["journal", "list", "--file", "x", "--source", "sim"], "--source has no effect: --file is the journal"),
     ],
 )
 def test_a_flag_without_effect_is_an_error(arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,6 +139,15 @@ def test_a_flag_without_effect_is_an_error(arguments: list[str], said: str, monk
     result = CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 2
     assert said in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:*", "tcp://127.0.0.1:0", "inproc://x", f"ipc:///{'x' * 200}"])
+def test_an_address_at_which_no_gateway_finds_a_feeder_is_one_sentence(address: str) -> None:
+    result = CliRunner().invoke(cli.main, ["gateway", "--port=0", "--market-addr", address])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert "market" in result.output
+    assert result.output.count("\n") == 1
 
 
 def test_flags_of_a_source_in_a_file_of_settings_harm_nothing(tmp_path: Path) -> None:
@@ -160,6 +179,7 @@ def test_a_file_to_play_implies_the_replay(tmp_path: Path, source: str) -> None:
         ("tcp://127.0.0.1:5555/", ""),
         ("99999", ""),
         ("ipc://", ""),
+        ("tcp://-:5555", ""),
     ],
 )
 def test_an_address_that_is_none_is_one_sentence(name: str, address: str, hint: str) -> None:

@@ -389,3 +389,12 @@ def test_settings_cannot_be_changed_after_they_were_read():
         Config().port = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         msgspec.structs.replace(Config(), prot=1)
+
+
+@pytest.mark.parametrize("line", ['api_key = "a\\u0000b"', 'host = "a\\u0000b"', 'origins = ["a\\u0000b"]'])
+def test_a_nul_is_refused_where_it_stands(tmp_path: Path, line: str) -> None:
+    """No environment can hold it, so a child could not be given it."""
+    file = tmp_path / "settings.toml"
+    file.write_text(line, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"holds a NUL character$"):
+        load_config(file, {}, {})

@@ -130,6 +130,7 @@ def served(*states: str) -> FeedStatus:
         pytest.param(doctor.feeder(None, None, "1", "auto", "no: do"), "fail", "no", id="feeder-refuses"),
         pytest.param(doctor.reach("ask_addr", "tcp://h:1", True), "ok", "answers at tcp://h:1", id="reach"),
         pytest.param(doctor.reach("ask_addr", "tcp://h:1", False), "warn", "heard at tcp://h:1", id="reach-not"),
+        pytest.param(doctor.reach("ask_addr", "tcp://h:1", False, True), "warn", "no connection", id="reach-refused"),
         pytest.param(doctor.environment([]), "ok", "is a setting", id="environment"),
         pytest.param(doctor.environment(["X is none"]), "warn", "X is none", id="environment-foreign"),
         pytest.param(doctor.feeder_firewall(["tcp://127.0.0.1:1"], True), "ok", "this machine", id="feeder-loopback"),

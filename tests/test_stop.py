@@ -169,6 +169,23 @@ def test_an_interrupted_command_closes_what_is_open_and_says_nothing(number: sig
 
 
 @posix
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_tail_ends_with_the_code_of_its_signal(number: signal.Signals, code: int) -> None:
+    address = "tcp://127.0.0.1:9"
+    command = [sys.executable, "-P", "-m", "qmt_bridge.cli", "tail", "trade/"]
+    command += [f"--{name}-addr={address}" for name in ("market", "trade", "ask")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") as running:
+        try:
+            assert running.stderr is not None
+            assert "nothing answers" in running.stderr.readline()
+            running.send_signal(number)
+            assert running.wait(DEADLINE) == code
+            assert running.stderr.read() == ""
+        finally:
+            running.kill()
+
+
+@posix
 def test_a_second_signal_ends_a_command_that_is_closing() -> None:
     code = """
         import time

@@ -201,6 +201,28 @@ def test_a_part_that_is_starting_is_not_killed_but_told_of(
     assert all("has not answered" in message for message in caplog.messages)
 
 
+def test_a_feeder_that_freezes_as_soon_as_it_is_ready_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The gateway has heard it; `up` itself, whose connection may come later, has not."""
+    monkeypatch.setattr(child_process, "python", lambda *words: [sys.executable, "-S", "-c", LISTENS])
+    monkeypatch.setattr(supervisor.secrets, "token_hex", lambda size: "run")
+    status = {"instance": "run", "feeder_instance": "run", "serving": True}
+    monkeypatch.setattr(supervisor, "_ask_gateway", lambda config, path, stop: status)
+    stop = Stop()
+    # Nobody is asked at this address.
+    config = Config(ask_addr="tcp://127.0.0.1:9", freeze_timeout=0.4)
+    parts = {"feeder": (), "gateway": ()}
+    watching = threading.Thread(target=supervisor.run, args=(config, parts, stop, lambda status, pids: None))
+    watching.start()
+    try:
+        wait_until(lambda: "feeder has given no sign of life" in caplog.text, "the report")
+    finally:
+        stop.set()
+        watching.join()
+    assert "gateway has given" not in caplog.text
+
+
 # Who answers
 
 

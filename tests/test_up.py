@@ -484,8 +484,18 @@ def test_a_second_signal_ends_up_at_once_and_what_is_frozen_with_it(tmp_path: Pa
 # Names that we use and that a user's own folder may have as well.
 NAMES = (
     "feeder gateway websockets zmq msgspec orjson click uvicorn starlette qmt_bridge psutil asyncio socket signal json"
-    " logging typing random secrets queue multiprocessing"
+    " logging typing random secrets queue multiprocessing threading struct pickle"
 ).split()
+
+
+def test_processes_of_a_command_run_no_files_of_the_users_folder(tmp_path: Path) -> None:
+    """multiprocessing starts them as it starts the workers of a gateway."""
+    for name in NAMES:
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('RAN {name}')\n", "utf-8")
+    command = [Path(sys.executable).with_name("qmt-bridge"), "bench", "--selftest", "--seconds=0.2", "--clients=2"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False, encoding="utf-8")
+    assert "RAN" not in ended.stderr
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads the environment of processes in /proc")

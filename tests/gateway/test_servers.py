@@ -15,8 +15,10 @@ from conftest import DEADLINE, KEY, Client, Rig, _rig, readiness, wait_for
 from starlette.testclient import TestClient
 from websockets.asyncio.client import connect
 
+from gateway import server
 from gateway.app import create_app
 from qmt_bridge.config import Config, export_env
+from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.topics import quote_topic
 
 TICK = quote_topic("600519.SH")
@@ -136,3 +138,9 @@ async def test_gateway_stops_in_time_though_a_client_does_not_read(config: Confi
                 assert (await Client(reader).closed())[0] == 1012
                 gateway.wait(DEADLINE)
     assert gateway.returncode == 0
+
+
+def test_of_two_gateways_that_start_at_once_one_gets_the_port() -> None:
+    first = server._bind("127.0.0.1", 0)
+    with first, pytest.raises(ConfigError, match=r"^port: cannot listen on 127\.0\.0\.1:\d+: .*in use"):
+        server._bind(*first.getsockname()[:2]).close()
