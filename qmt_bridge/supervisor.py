@@ -233,8 +233,9 @@ def run(
             each.kill_at_once()
 
     stop.last_act = kill_children
-    # A short limit needs more questions.
-    ask_every = min(ASK_EVERY, config.freeze_timeout / 4 or ASK_EVERY)
+    # A short limit needs more questions, and a gateway that is frozen must not keep us from hearing the feeder.
+    quarter = config.freeze_timeout / 4 or ASK_EVERY
+    ask_every, ask_timeout = min(ASK_EVERY, quarter), min(ASK_TIMEOUT, quarter)
     was_ready = False
     next_ask = 0.0
     try:
@@ -257,8 +258,10 @@ def run(
                 began = all(each.pulse.began for each in children)
                 next_ask = now + (ask_every if was_ready and began else POLL)
                 questions.ask()
-                status = _ask_gateway(config, "/healthz" if was_ready else "/readyz", stop)
+                status = _ask_gateway(config, "/healthz" if was_ready else "/readyz", stop, ask_timeout)
                 now = time.monotonic()
+                if questions.answered():
+                    feeder.pulse.beat(now)
                 # Of several processes the first one answers no requests; it replaces those that do.
                 if status is not None and status.get("instance") == instance and not gateway.is_stopped():
                     gateway.pulse.beat(now)
@@ -308,16 +311,16 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _ask_gateway(config: Config, path: str, stop: Stop) -> dict[str, Any] | None:
+def _ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT) -> dict[str, Any] | None:
     """Return what answers at the gateway's address; None if nothing does in time, or what it says is not ours.
 
     Not urllib: its timeout begins anew with every byte, and what answers may be any program.
     """
     host = reachable(config.host)
-    until = time.monotonic() + ASK_TIMEOUT
+    until = time.monotonic() + timeout
     answer = b""
     try:
-        with socket.create_connection((host.strip("[]"), config.port), ASK_TIMEOUT) as connection:
+        with socket.create_connection((host.strip("[]"), config.port), timeout) as connection:
             # Steps: a stop does not wait for a gateway that is frozen.
             connection.settimeout(POLL)
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("ascii"))

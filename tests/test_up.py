@@ -431,7 +431,7 @@ def test_a_frozen_part_is_replaced_and_data_goes_on(tmp_path: Path, part: str, w
         else:
             wait_for(lambda: _ready(up, "worker") not in (0, worker), "the new gateway", up)
         # Nothing else was taken for frozen.
-        assert up.text.count("no sign of life") == 1
+        assert up.text.count("no sign of life") == 1, up.text
 
 
 @frozen
