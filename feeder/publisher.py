@@ -832,13 +832,13 @@ class Publisher:
             "upstream": self._source.upstream(),
             "published": self.published,
             "version": self._version,
-            "reason": reason,
+            "reason": _told(reason),
             "since": self._since,
             "data_lost": data_lost,
             "trade_seq": self._sent.newest,
-            "journal": self._failure(),
-            "journal_note": self._journal_note,
-            "accounts": self._accounts,
+            "journal": _told(self._failure()),
+            "journal_note": _told(self._journal_note),
+            "accounts": [msgspec.structs.replace(each, reason=_told(each.reason)) for each in self._accounts],
             "refused": self._refusals.count,
             "instance": self._instance,
         }
@@ -881,6 +881,11 @@ def _shown(value: object) -> object:
     except Exception:
         return ascii(value)
     return value
+
+
+def _told(text: str | None) -> str | None:
+    """Return a text as it can be encoded: one with the name of a file may hold bytes that are no characters."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _check_time(received_ns: int) -> None:

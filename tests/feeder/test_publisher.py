@@ -682,6 +682,18 @@ def test_the_heartbeat_carries_exactly_the_documented_fields(source: HandSource,
     assert second.data["published"] > first.data["published"]
 
 
+def test_a_reason_that_is_no_text_is_told_as_far_as_it_is(source: HandSource, consumer: Consumer) -> None:
+    consumer.market.subscribe(STATUS_TOPIC.encode())
+    consumer.frame()
+    # What Python makes of the name of a file that is not UTF-8.
+    source.sink.set_accounts([AccountState("******0365", "STOCK", "down", "no folder /data/\udcff")])
+    source.sink.set_state("down", "no file /data/\udcff")
+    while (told := consumer.frame().data)["reason"] is None:
+        continue
+    assert told["reason"] == "no file /data/\\udcff"
+    assert told["accounts"][0]["reason"] == "no folder /data/\\udcff"
+
+
 def test_a_change_of_state_is_published_at_once_and_only_once(source: HandSource, consumer: Consumer) -> None:
     consumer.market.subscribe(STATUS_TOPIC.encode())
     seen = [consumer.frame().data]
