@@ -1485,6 +1485,39 @@ def test_events_are_published_marked_once_the_disk_has_not_answered_for_long(
     assert [record.levelname for record in caplog.records if "answer" in record.message] == ["ERROR", "WARNING"]
 
 
+def test_a_disk_that_answers_again_is_used_though_events_never_pause(
+    feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "HUNG_SECONDS", 0.3)
+    listen_to_trades(consumer, feeder, source)
+    disk.stop()
+    source.sink.publish_trade("1", "order", {}, 1)
+    assert consumer.frame(consumer.trade).data["journaled"] is False
+    stopping = threading.Event()
+
+    def push() -> None:
+        while not stopping.wait(0.002):
+            source.sink.publish_trade("1", "order", {}, 1)
+
+    def flush_slowly(query: str, *values: Any) -> Any:
+        # Some events come within each flush.
+        if query == "COMMIT":
+            time.sleep(0.05)
+        return disk._database.execute(query, *values)
+
+    pushing = threading.Thread(target=push)
+    pushing.start()
+    try:
+        until(lambda: consumer.frame(consumer.trade).data["seq"] > 20)
+        monkeypatch.setattr(disk, "execute", flush_slowly)
+        disk.go()
+        until(lambda: "journaled" not in consumer.frame(consumer.trade).data)
+        until(lambda: feeder.publisher._hung_since is None)
+    finally:
+        stopping.set()
+        pushing.join()
+
+
 def test_events_that_a_hung_disk_has_no_room_for_are_published_marked(
     feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
