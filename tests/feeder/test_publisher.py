@@ -7,6 +7,7 @@ import socket as net
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -1549,6 +1550,28 @@ def test_what_is_left_out_is_marked_whatever_is_written_later(tmp_path: Path, mo
     thread = JournalThread(tmp_path / "journal.sqlite3", 30, 0, lambda _: None)
     events = Positions(0, {}).give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 2, 0)
     assert thread.write(events) == [events[0], events[1].marked()]
+
+
+def test_a_journal_that_cannot_be_opened_yet_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(thread_module, "HUNG_SECONDS", 0.05)
+    thread = JournalThread(tmp_path / "journal.sqlite3", 30, 0, lambda _: None)
+    make, goes = thread._make, threading.Event()
+
+    def make_late() -> Journal:
+        assert goes.wait(SECONDS)
+        return make()
+
+    monkeypatch.setattr(thread, "_make", make_late)
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(thread.start, 1)
+        try:
+            until(lambda: "cannot be opened yet, the disk does not answer" in caplog.text)
+        finally:
+            goes.set()
+        assert opened.result(SECONDS).epoch == 1
+    assert thread.stop(1.0, SECONDS)
 
 
 @pytest.mark.parametrize("drain", [0.0, 1.0])
