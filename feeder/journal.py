@@ -643,6 +643,9 @@ def _check_file(path: Path) -> None:
 def _keep_private(path: Path) -> None:
     """Make a file that only its owner may read, or take one that exists from the others; raise `OSError`."""
     try:
+        if path.exists():
+            # First: one that may not be written, such as a copy of a copy, cannot be opened for it.
+            private.protect(path)
         private.make_file(path)
         for suffix in _BESIDE:
             beside = path.with_name(path.name + suffix)

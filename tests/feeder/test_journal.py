@@ -6,7 +6,9 @@ writer's lock (at the BEGIN).
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 import sqlite3
 import stat
@@ -781,6 +783,25 @@ def test_files_that_others_could_read_are_taken_from_them(open_journal: Open, pa
     assert {stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()} == {0o600}
     # A folder that was there already may hold other things too.
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_a_file_that_may_not_be_written_is_taken_from_others_and_written(
+    open_journal: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(open_journal(), fills(1), 0)
+    opened = os.open
+
+    def open_as_a_user(name: Path, flags: int, *mode: int) -> int:
+        # The tests may run as root, who may write it all the same.
+        if name.exists() and not name.stat().st_mode & stat.S_IWUSR:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(name, flags, *mode)
+
+    path.chmod(0o444)
+    monkeypatch.setattr(os, "open", open_as_a_user)
+    journal_module._keep_private(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_positions_that_were_left_out_are_given_up_and_not_stepped_over(
