@@ -134,7 +134,7 @@ class Positions:
 
 
 class _NoJournalError(Exception):
-    """A file is a database, but no journal."""
+    """Something is a database, a folder or whatever else, but no journal."""
 
 
 class Chunk(NamedTuple):
@@ -211,7 +211,8 @@ class Journal:
                     )
                     self._read_file(path)
                 failed.callback(self._database.close)
-                self._log = path.with_name(f"{path.name}-wal")
+                # Where the file is reached by a link, SQLite has it beside the file.
+                self._log = path.resolve().with_name(f"{path.resolve().name}-wal")
                 self._page_bytes = self._pragma("page_size")
                 self._path = path
                 self._file = _identity(path)
@@ -228,6 +229,7 @@ class Journal:
 
     def _read_file(self, path: Path) -> None:
         """Open the file, and read what has to be known of it; raise `sqlite3.Error`, `OSError` or `_NoJournalError`."""
+        _check_file(path)
         self._database = _open(path)
         try:
             newest = newest_position(self._database)
@@ -240,6 +242,12 @@ class Journal:
             self._read_lives()
             # Events up to here cannot be replayed any more.
             self._floor = oldest_position(self._database)
+        except sqlite3.OperationalError as exc:
+            self._database.close()
+            if exc.sqlite_errorcode == sqlite3.SQLITE_ERROR:
+                # A table or a column is missing.
+                raise _NoJournalError(str(exc)) from exc
+            raise
         except BaseException:
             self._database.close()
             raise
@@ -597,8 +605,9 @@ def _lock(folder: Path) -> sqlite3.Connection:
     path = folder / "feeder.lock"
     try:
         try:
+            _check_file(path)
             return _locked(path)
-        except sqlite3.DatabaseError as exc:
+        except (sqlite3.DatabaseError, _NoJournalError) as exc:
             if not _is_damage(exc):
                 raise
             # It never holds anything, and SQLite lets no feeder lock it as it is.
@@ -625,9 +634,18 @@ def _locked(path: Path) -> sqlite3.Connection:
     return lock
 
 
+def _check_file(path: Path) -> None:
+    """Raise `_NoJournalError` if what has the name of a file is something else, such as a folder."""
+    if path.exists() and not path.is_file():
+        raise _NoJournalError("it is no file")
+
+
 def _keep_private(path: Path) -> None:
     """Make a file that only its owner may read, or take one that exists from the others; raise `OSError`."""
     try:
+        if path.exists():
+            # First: one that may not be written, such as a copy of a copy, cannot be opened for it.
+            private.protect(path)
         private.make_file(path)
         for suffix in _BESIDE:
             beside = path.with_name(path.name + suffix)

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -84,6 +84,8 @@ class JournalThread:
         """Open the journal and begin a life of the feeder at `now_ns`; raise `ConfigError` if it cannot be opened."""
         self._born_ns = now_ns
         self._thread.start()
+        if not wait([self._opened], HUNG_SECONDS).done:
+            logger.error("the trade journal cannot be opened yet, the disk does not answer; nothing is served before")
         try:
             return self._opened.result()
         except BaseException:

@@ -108,7 +108,7 @@ class Newest:
                 return ""
             case "bar":
                 time = record.get("time") if isinstance(record, Mapping) else None
-                return (code, time) if isinstance(time, int) else None
+                return (code, time) if isinstance(time, int | float) else None
             case "values":
                 return _shape(record)
             case _:
@@ -125,6 +125,8 @@ def _mark(record: Any, moment: Moment) -> _Mark:
     if not isinstance(record, Mapping):
         return _Mark(None, None, moment.entered_ns)
     time, volume = record.get("time"), record.get("volume")
+    if type(time) is float and time.is_integer():
+        time = int(time)
     if type(time) is not int or not 0 < time < moment.received_ns // _NS_PER_MS + FUTURE_MS:
         time = None
     if isinstance(volume, bool) or not isinstance(volume, int | float):

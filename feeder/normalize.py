@@ -49,12 +49,14 @@ def plain(value: object) -> Any:
 def text(value: bytes | str) -> str:
     """Return a text of the terminal: bytes as UTF-8, else as gb18030 (GBK and more), else with U+FFFD.
 
-    Native buffers have fixed lengths: what is left of a last character is cut off, and so are zeros at the end. A str
-    is returned as it is, but for lone surrogates, which no encoding has.
+    Native buffers have fixed lengths: a text ends at the first zero, whatever an earlier one has left after it, and
+    what is left of a last character is cut off. A str is read already; lone surrogates, which no encoding has, are
+    replaced.
     """
     if isinstance(value, str):
+        value = value.partition("\0")[0]
         return value if value.isascii() else value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    value = value.rstrip(b"\0")
+    value = value.partition(b"\0")[0]
     try:
         return value.decode()
     except UnicodeDecodeError as exc:

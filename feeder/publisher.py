@@ -529,12 +529,12 @@ class Publisher:
             if self._hung_since is None:
                 self._hung_since = now - waits
                 logger.error("trade journal: %s; events are only in memory", self._failure())
-        elif self._hung_since is not None and self._heard_of >= self._sent_early:
-            logger.warning("trade journal: the disk answers again, after %.0f s", now - self._hung_since)
-            self._hung_since = None
-        if self._hung_since is not None:
             self._send_trades(self._given.newest, 0, TURN)
             self._sent_early = self._sent.newest
+        elif self._hung_since is not None and self._heard_of >= self._sent_early:
+            # What came since it answers has waited for it: else events without a pause would always be ahead of it.
+            logger.warning("trade journal: the disk answers again, after %.0f s", now - self._hung_since)
+            self._hung_since = None
 
     def _send_trades(self, last: int, saved: int, limit: int) -> int:
         """Publish at most `limit` of the events up to position `last`, marked above `saved`; return how many."""

@@ -108,4 +108,5 @@ def _mark(tick: Any) -> _Mark:
     if not isinstance(tick, Mapping):
         return 0, None
     time = tick.get("time")
-    return time if isinstance(time, int) else 0, tick.get("volume")
+    is_time = isinstance(time, int) or (isinstance(time, float) and time.is_integer())
+    return int(time) if is_time else 0, tick.get("volume")

@@ -54,6 +54,8 @@ FIRST_SECONDS = 2.0
 FIRST_LAST = 1800.0
 # For so many codes in one call: a new subscription has to wait for it.
 FIRST_CODES = 20
+# Calls after which a piece of what is still to be done has its turn, though more calls wait.
+CALLS_IN_A_ROW = 10
 
 
 def _now() -> int:
@@ -377,8 +379,10 @@ class XtQuote:
     def _serve(self) -> str | None:
         """Make the calls that come until the session ends; return why, or None to connect anew at once.
 
-        A call that waits goes first. Between two of them there is at most one piece of what is still to be done.
+        A call that waits goes first, `CALLS_IN_A_ROW` at most. Between two of them there is at most one piece of what is
+        still to be done.
         """
+        in_a_row = 0
         ask_again = time.monotonic() + REFUSED_SECONDS
         listen = time.monotonic() + WATCH_SECONDS
         returns = True
@@ -396,10 +400,13 @@ class XtQuote:
                 self._subscribe_wanted()
                 ask_again = time.monotonic() + REFUSED_SECONDS
             has_values = bool(self._empty) and self._empty[0][0] <= now
-            if self._call_next(0.0 if self._todo or has_values or returns else WATCH_SECONDS):
+            is_idle = not (self._todo or has_values or returns)
+            if in_a_row < CALLS_IN_A_ROW and self._call_next(WATCH_SECONDS if is_idle else 0.0):
+                in_a_row += 1
                 continue
+            in_a_row = 0
             if self._todo:
-                self._todo.popleft()()
+                self._do(self._todo.popleft())
                 if not self._todo:
                     # Counted from the end: a pass may take longer than the pause.
                     ask_again = time.monotonic() + REFUSED_SECONDS
@@ -469,13 +476,16 @@ class XtQuote:
             return False
         finally:
             self._running.begin("own work")
+        self._do(call)
+        return True
+
+    def _do(self, call: Callable[[], object]) -> None:
         try:
             call()
         except Exception:
             # Of one topic. The session has the data of all others, and the next call may be about another.
             self.failed_calls += 1
             logger.exception("a call of the xtquant session failed")
-        return True
 
     def _is_alive(self) -> bool:
         """Return whether our client is connected: the gate before each xtdata call, and the check after it."""

@@ -874,9 +874,9 @@ class XtTrade:
             except UnicodeDecodeError as exc:
                 # pybind11 decodes when a field is read. Brokers write GBK.
                 data[name] = read = normalize.text(exc.object)
-                if read.encode("gb18030", "replace") != exc.object.rstrip(b"\0"):
+                if read.encode("gb18030", "replace") != (written := exc.object.partition(b"\0")[0]):
                     # Cut, or partly replaced: two that differ stay two, also if what is read of them is the same.
-                    unread += exc.object + b"\0"
+                    unread += written + b"\0"
                 if normalize.REPLACEMENT in read:
                     self._note_unreadable(event, name, "has bytes of no known encoding, replaced by U+FFFD")
             except Exception as exc:

@@ -6,7 +6,9 @@ writer's lock (at the BEGIN).
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 import sqlite3
 import stat
@@ -22,7 +24,7 @@ import pytest
 from feeder import journal as journal_module
 from feeder.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, LOG_BYTES, Event, Journal, Unsent
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.journal_file import Reader, journal_path
+from qmt_bridge.journal_file import TABLES, Reader, journal_path
 from qmt_bridge.wire import frames
 
 DAY_MS = 24 * 3600 * 1000
@@ -623,6 +625,8 @@ def test_a_note_of_a_damaged_journal_ends_when_the_file_is_moved_away(open_journ
         pytest.param("CREATE TABLE event (a)", id="other-columns"),
         pytest.param("CREATE TABLE theirs (a); PRAGMA user_version=1", id="our-version-without-tables"),
         pytest.param("CREATE TABLE theirs (a); PRAGMA user_version=99", id="another-program-with-a-version"),
+        pytest.param(f"{TABLES[0]}; PRAGMA user_version=1", id="ours-without-accounts"),
+        pytest.param(f"{';'.join(TABLES)}; CREATE TABLE lives (a); PRAGMA user_version=1", id="ours-with-other-lives"),
     ],
 )
 def test_the_database_of_another_program_is_set_aside(open_journal: Open, path: Path, content: str) -> None:
@@ -658,6 +662,31 @@ def test_what_only_the_log_has_is_kept_with_a_damaged_file(open_journal: Open, p
     found = [path, log, *set_aside(path)]
     assert any(b"only in the log" in file.read_bytes() for file in found if file.exists())
     assert append(journal, fills(1), 0)
+
+
+@pytest.mark.parametrize("name", ["journal-sim.sqlite3", "feeder.lock"])
+def test_a_folder_with_the_name_of_a_file_is_set_aside(open_journal: Open, path: Path, name: str) -> None:
+    theirs = path.with_name(name)
+    (theirs / "kept").mkdir(parents=True)
+    assert append(open_journal(), fills(1), 0)[0].seq == 1
+    assert theirs.is_file()
+    (aside,) = set_aside(theirs)
+    assert (aside / "kept").is_dir()
+
+
+def test_the_log_of_a_file_that_is_a_link_is_carried_over(open_journal: Open, path: Path, tmp_path: Path) -> None:
+    path.parent.mkdir()
+    there = tmp_path / "elsewhere.sqlite3"
+    there.touch()
+    try:
+        path.symlink_to(there)
+    except OSError:
+        pytest.skip("this system lets this user make no link")
+    journal = open_journal()
+    append(journal, fills(1, text="x" * CHECKPOINT_BYTES), 0)
+    assert log_bytes(there) > CHECKPOINT_BYTES
+    journal.checkpoint(idle=True)
+    assert log_bytes(there) == 0
 
 
 def test_files_beside_a_damaged_one_are_set_aside_with_it(path: Path) -> None:
@@ -754,6 +783,25 @@ def test_files_that_others_could_read_are_taken_from_them(open_journal: Open, pa
     assert {stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()} == {0o600}
     # A folder that was there already may hold other things too.
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_a_file_that_may_not_be_written_is_taken_from_others_and_written(
+    open_journal: Open, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(open_journal(), fills(1), 0)
+    opened = os.open
+
+    def open_as_a_user(name: Path, flags: int, *mode: int) -> int:
+        # The tests may run as root, who may write it all the same.
+        if name.exists() and not name.stat().st_mode & stat.S_IWUSR:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(name, flags, *mode)
+
+    path.chmod(0o444)
+    monkeypatch.setattr(os, "open", open_as_a_user)
+    journal_module._keep_private(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_positions_that_were_left_out_are_given_up_and_not_stepped_over(

@@ -60,6 +60,9 @@ def test_codes_are_told_apart(newest: Newest) -> None:
         pytest.param({"time": NOW_MS + 2 * FUTURE_MS}, tick(0), True, id="far-future-first"),
         pytest.param(tick(0, 1), {"time": 2**62, "volume": 2}, True, id="far-future-second"),
         pytest.param(tick(0), {"time": NOW_MS // 1000}, False, id="seconds-instead-of-ms"),
+        pytest.param({"time": NOW_MS + 3e3}, {"time": float(NOW_MS)}, False, id="float-time"),
+        pytest.param(tick(3), {"time": float(NOW_MS), "volume": 0}, False, id="float-time-after-an-int"),
+        pytest.param(tick(0), {"time": float("nan")}, True, id="nan-time"),
         pytest.param([1], [2], True, id="no-map"),
     ],
 )
@@ -140,6 +143,7 @@ def test_a_bar_replaces_the_bar_of_its_own_time_only() -> None:
     assert newest.admit(MOUTAI, tick(60, 9), moment(2))
     assert not newest.admit(MOUTAI, tick(60, 7), moment(4))
     assert newest.admit(MOUTAI, tick(120, 2), moment(5))
+    assert not newest.admit(MOUTAI, {"time": float(NOW_MS + 120_000), "volume": 1}, moment(6))
     assert newest.admit(MOUTAI, {"time": None}, moment(1))
     assert newest.admit(MOUTAI, {"time": []}, moment(1))
 

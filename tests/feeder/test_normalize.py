@@ -301,6 +301,9 @@ def test_a_character_of_four_bytes_may_be_cut_anywhere() -> None:
         pytest.param("资金".encode() + b"\xff", "资金\ufffd", id="utf-8-and-more"),
         pytest.param("资金".encode()[:-1] + "不足".encode(), "资\ufffd不足", id="utf-8-cut-within"),
         pytest.param("a\ud800b", "a\ufffd\ufffd\ufffdb", id="surrogate"),
+        pytest.param("资金".encode() + b"\0\xcd\xcd", "资金", id="utf-8-and-what-was-there"),
+        pytest.param("资金".encode("gbk") + b"\0\0old", "资金", id="gbk-and-what-was-there"),
+        pytest.param("资金\0old", "资金", id="read-with-what-was-there"),
     ],
 )
 def test_what_is_no_text_is_replaced_and_the_rest_is_read(written: bytes | str, read: str) -> None:

@@ -7,6 +7,7 @@ import socket as net
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -1497,6 +1498,39 @@ def test_events_are_published_marked_once_the_disk_has_not_answered_for_long(
     assert [record.levelname for record in caplog.records if "answer" in record.message] == ["ERROR", "WARNING"]
 
 
+def test_a_disk_that_answers_again_is_used_though_events_never_pause(
+    feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publisher_module, "HUNG_SECONDS", 0.3)
+    listen_to_trades(consumer, feeder, source)
+    disk.stop()
+    source.sink.publish_trade("1", "order", {}, 1)
+    assert consumer.frame(consumer.trade).data["journaled"] is False
+    stopping = threading.Event()
+
+    def push() -> None:
+        while not stopping.wait(0.002):
+            source.sink.publish_trade("1", "order", {}, 1)
+
+    def flush_slowly(query: str, *values: Any) -> Any:
+        # Some events come within each flush.
+        if query == "COMMIT":
+            time.sleep(0.05)
+        return disk._database.execute(query, *values)
+
+    pushing = threading.Thread(target=push)
+    pushing.start()
+    try:
+        until(lambda: consumer.frame(consumer.trade).data["seq"] > 20)
+        monkeypatch.setattr(disk, "execute", flush_slowly)
+        disk.go()
+        until(lambda: "journaled" not in consumer.frame(consumer.trade).data)
+        until(lambda: feeder.publisher._hung_since is None)
+    finally:
+        stopping.set()
+        pushing.join()
+
+
 def test_events_that_a_hung_disk_has_no_room_for_are_published_marked(
     feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1528,6 +1562,28 @@ def test_what_is_left_out_is_marked_whatever_is_written_later(tmp_path: Path, mo
     thread = JournalThread(tmp_path / "journal.sqlite3", 30, 0, lambda _: None)
     events = Positions(0, {}).give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 2, 0)
     assert thread.write(events) == [events[0], events[1].marked()]
+
+
+def test_a_journal_that_cannot_be_opened_yet_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(thread_module, "HUNG_SECONDS", 0.05)
+    thread = JournalThread(tmp_path / "journal.sqlite3", 30, 0, lambda _: None)
+    make, goes = thread._make, threading.Event()
+
+    def make_late() -> Journal:
+        assert goes.wait(SECONDS)
+        return make()
+
+    monkeypatch.setattr(thread, "_make", make_late)
+    with ThreadPoolExecutor(1) as pool:
+        opened = pool.submit(thread.start, 1)
+        try:
+            until(lambda: "cannot be opened yet, the disk does not answer" in caplog.text)
+        finally:
+            goes.set()
+        assert opened.result(SECONDS).epoch == 1
+    assert thread.stop(1.0, SECONDS)
 
 
 @pytest.mark.parametrize("drain", [0.0, 1.0])

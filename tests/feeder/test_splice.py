@@ -125,6 +125,14 @@ def test_even_what_both_brought_waits_for_the_threads_that_carry_more(stream: St
     assert stream.splice.is_ready(OVERLAP)
 
 
+def test_a_time_that_is_a_float_proves_as_much(stream: Stream) -> None:
+    stream.splice.begin(0)
+    stream.market({"time": 1001.0, "volume": 1})
+    stream.single(tick(1))
+    assert stream.splice.is_ready(OVERLAP)
+    assert len(stream.published) == 1
+
+
 def test_two_equal_ticks_are_two(stream: Stream) -> None:
     stream.market(tick(1))
     stream.splice.begin(0)

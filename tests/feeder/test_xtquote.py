@@ -1363,21 +1363,46 @@ def test_every_native_call_comes_from_one_thread_also_when_calls_are_slow(
 
 
 def test_an_unexpected_error_is_told_and_survived(
-    terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
+    terminal: native.Terminal,
+    source: XtQuote,
+    sink: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begin(source, sink, MOUTAI)
+    listen = source._listen
 
-    def fail_once() -> None:
-        sink.on_accept = int
+    def fail_once() -> bool:
+        monkeypatch.setattr(source, "_listen", listen)
         raise RuntimeError("boom")
 
-    sink.on_accept = fail_once
-    want(source, MOUTAI_BARS)
+    # No call about one topic, which would cost that one only.
+    monkeypatch.setattr(source, "_listen", fail_once)
     sink.until(lambda: len(sink.states) == 3)
     assert sink.states[1:] == [("down", "internal", False), ("up", None, True)]
-    assert terminal.subscriptions() == [("quote", "600519.SH", "1m"), ("quote", "600519.SH", "tick")]
+    assert terminal.subscriptions() == [("quote", "600519.SH", "tick")]
     [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert error.getMessage() == "xtquant session failed"
+
+
+def test_an_error_about_one_topic_does_not_end_the_session_that_asks_again(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.is_open = False
+    want(source, MOUTAI, SHANGHAI)
+    source.start(sink)
+    sink.until(lambda: len(source._wanted) == 2)
+
+    def fail_for_one() -> None:
+        if sink.accepted[-1] == MOUTAI:
+            raise RuntimeError("boom")
+
+    sink.on_accept = fail_for_one
+    terminal.open()
+    sink.until(lambda: ("up", None, False) in sink.states)
+    assert SHANGHAI in sink.accepted
+    assert source.failed_calls == 1
+    assert [reason for _, reason, _ in sink.states] == ["terminal_unreachable", None]
 
 
 def test_attempts_to_connect_become_rarer(
@@ -2028,6 +2053,28 @@ def test_slow_calls_and_waiting_are_no_hang(
     until = time.monotonic() + 0.5
     sink.until(lambda: (said.append(impatient.hung()), time.monotonic() > until)[1])
     assert set(said) == {None}
+
+
+def test_calls_that_never_cease_do_not_hold_up_what_is_still_to_be_done(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.is_open = False
+    want(source, *EVERY_KIND)
+    source.start(sink)
+    sink.until(lambda: len(source._wanted) == len(EVERY_KIND))
+    stopping = threading.Event()
+
+    def come_again() -> None:
+        if not stopping.is_set():
+            source._calls.put(come_again)
+
+    come_again()
+    terminal.open()
+    try:
+        sink.until(lambda: ("up", None, False) in sink.states)
+        assert set(sink.accepted) == set(EVERY_KIND)
+    finally:
+        stopping.set()
 
 
 def test_a_thread_that_has_ended_is_told(
