@@ -70,6 +70,8 @@ class Simulator:
         self._market = Market(config.sim_seed, self._interval, config.sim_l2_rate, config.sim_hours)
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="simulator", daemon=True)
+        # What is wanted now, where the queue says what was: the feeder's thread writes it.
+        self._wanted: set[Topic] = set()
         self._sink: Sink
         self._account: SimulatedAccount
         # Everything below belongs to the thread.
@@ -101,10 +103,12 @@ class Simulator:
 
     def subscribe(self, topic: Topic, parts: TopicParts) -> None:
         """Begin to publish `topic`: what there is at once, then after each tick of its code."""
+        self._wanted.add(topic)
         self._calls.put(partial(self._open, topic, parts))
 
     def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
         """Stop publishing `topic`; of a download: cancel it."""
+        self._wanted.discard(topic)
         self._calls.put(partial(self._drop, topic, parts))
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
@@ -205,7 +209,8 @@ class Simulator:
                     del self._downloads[topic]
 
     def _open(self, topic: Topic, parts: TopicParts) -> None:
-        if topic in self._topics:
+        if topic in self._topics or topic not in self._wanted:
+            # Whoever wants it for a moment must not cost what it takes to begin, or others wait behind that.
             return
         try:
             self._begin(topic, parts)

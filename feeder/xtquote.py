@@ -91,6 +91,8 @@ class XtQuote:
         self._xtdata: Any
         self._listener: Listener
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        # What is asked for now, where the queue says what was: the feeder's thread writes it.
+        self._asked: set[Topic] = set()
         # What the calling thread does now.
         self._running = Calls(config.xt_hang)
         self._thread = threading.Thread(target=self._run, name="xtquant-calls", daemon=True)
@@ -162,10 +164,12 @@ class XtQuote:
 
     def subscribe(self, topic: Topic, parts: TopicParts) -> None:
         """Want `topic`: it is subscribed at once, or as soon as the terminal is there."""
+        self._asked.add(topic)
         self._calls.put(partial(self._want, topic, parts))
 
     def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
         """Want `topic` no more."""
+        self._asked.discard(topic)
         self._calls.put(partial(self._leave, topic))
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
@@ -531,6 +535,9 @@ class XtQuote:
     # -- The calling thread: topics
 
     def _want(self, topic: Topic, parts: TopicParts) -> None:
+        if topic not in self._asked:
+            # It was wanted for a moment only, and the calls that it would take would hold up what others want.
+            return
         self._wanted[topic] = parts
         if self._is_alive():
             self._subscribe(topic, parts)

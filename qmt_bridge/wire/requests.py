@@ -18,6 +18,9 @@ from qmt_bridge.wire.hints import NAME_CHARACTERS, Ignored, did_you_mean
 
 # A request larger than this is closed with 1009.
 REQUEST_BYTES = 64 * 1024
+# Objects and arrays within each other. The deepest request, positions by code, has three; Python raises where it is to
+# show a thousand.
+REQUEST_DEPTH = 16
 # So many names that do not exist are told, of a request or a socket.
 IGNORED_NAMES = 20
 
@@ -133,7 +136,29 @@ def parse_request(payload: str | bytes) -> dict[str, Any]:
         raise BadRequest("bad_json", f"not {'JSON' if isinstance(payload, str) else 'MessagePack'}: {exc}") from None
     if not isinstance(request, dict):
         raise BadRequest("bad_request", f"a request is an object, not {_json_type(request)}")
+    _check_shape(request)
     return request
+
+
+def _check_shape(request: dict[Any, Any]) -> None:
+    """Raise `BadRequest` for what is nested too deep, and for names that JSON has not: MessagePack has any."""
+    level: list[Any] = [request]
+    for _ in range(REQUEST_DEPTH):
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                for name in each:
+                    if not isinstance(name, str):
+                        raise BadRequest("bad_request", f"a name is a string, not {ascii(name)[:NAME_CHARACTERS]}")
+            below += [item for item in (each.values() if isinstance(each, dict) else each) if _is_container(item)]
+        if not below:
+            return
+        level = below
+    raise BadRequest("bad_request", f"a request has at most {REQUEST_DEPTH} objects and arrays within each other")
+
+
+def _is_container(value: object) -> bool:
+    return isinstance(value, dict | list)
 
 
 Request = TypeVar("Request", bound=msgspec.Struct)

@@ -171,6 +171,20 @@ def test_its_account_is_served_and_its_number_is_masked(play: Callable[..., Play
     assert (account.account, account.type, account.state) == ("******0365", "STOCK", "up")
 
 
+def test_what_is_wanted_for_a_moment_only_is_not_begun() -> None:
+    simulator, sink = Simulator(Config(), Clock(NOW)), Recorder()
+    left, wanted = l2_topic("600519.SH", 7), quote_topic("600519.SH")
+    for topic in (left, wanted):
+        simulator.subscribe(topic, parse_topic(topic))
+    simulator.unsubscribe(left, parse_topic(left))
+    try:
+        simulator.start(sink)
+        sink.bodies(wanted, 1)
+        assert left not in {each.topic for each in sink.said}
+    finally:
+        simulator.close()
+
+
 def test_a_quote_topic_has_the_current_tick_at_once_and_then_every_next_one(play: Callable[..., Played]) -> None:
     played = play()
     bodies = played.sink.bodies(played.subscribe(quote_topic(BANK)), 8)

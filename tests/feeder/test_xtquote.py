@@ -618,6 +618,23 @@ def test_a_topic_that_nobody_wants_is_unsubscribed_and_a_late_callback_ignored(
     assert [(topic, body) for topic, body, _ in sink.published] == [(MOUTAI, {"600519.SH": [{"time": 2}]})]
 
 
+def test_a_topic_that_is_wanted_for_a_moment_only_costs_no_call(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    first, left, last = quote_topic("600519.SH"), quote_topic("000001.SZ"), quote_topic("000002.SZ")
+    release = threading.Event()
+    sink.on_accept = lambda: release.wait(SECONDS)
+    want(source, first)
+    source.start(sink)
+    sink.until(lambda: first in sink.accepted)
+    want(source, left, last)
+    leave(source, left)
+    release.set()
+    sink.until(lambda: last in sink.accepted)
+    assert {code for _, code, _ in terminal.subscriptions()} == {"600519.SH", "000002.SZ"}
+    assert left not in sink.accepted
+
+
 def test_wanting_twice_subscribes_once(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
     begin(source, sink, MOUTAI, MOUTAI)
     want(source, MOUTAI, MOUTAI_BARS)

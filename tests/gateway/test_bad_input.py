@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from conftest import KEY, Client, Rig
 from websockets import ConnectionClosed
@@ -94,6 +96,39 @@ async def test_bad_first_frame_is_named_and_ends_the_socket(
     lines = [record for record in caplog.records if record.name.startswith(("gateway", "feeder", "uvicorn"))]
     assert all(record.levelno <= logging.INFO and not record.exc_info for record in lines)
     assert len([record for record in lines if record.name.startswith("gateway")]) <= 1
+
+
+URLS = ["/ws/realtime", "/ws/whole_quote", "/ws/l2_thousand", "/ws/download_progress", "/ws/formula"]
+
+
+@pytest.mark.parametrize("path", URLS)
+@pytest.mark.parametrize(
+    "frame",
+    [
+        {"stocks": ["600519.SH", "DEEP"], "codes": ["SH", "DEEP"], "formula_name": "MA", "stock_code": "DEEP"},
+        {"stocks": ["600519.SH"], "codes": ["SH"], "mode": "DEEP"},
+        {"action": "DEEP"},
+        {"stocks": ["600519.SH"], "codes": ["SH"], "x": {"y": "DEEP"}},
+    ],
+)
+async def test_request_that_is_nested_too_deep(rig: Rig, path: str, frame: dict[str, Any]) -> None:
+    deep = "[" * 990 + "]" * 990
+    async with rig.connect(path) as client:
+        await client.socket.send(json.dumps(frame).replace('"DEEP"', deep))
+        assert (await client.receive())["code"] == "bad_request"
+        assert (await client.closed())[0] == 1008
+
+
+@pytest.mark.parametrize("path", URLS)
+@pytest.mark.parametrize("name", [1, None, True, 1.5, b"k", (1, 2)])
+async def test_name_that_is_no_string(rig: Rig, path: str, name: Any) -> None:
+    frame = {"stocks": ["600519.SH"], "codes": ["SH"], "formula_name": "MA", "stock_code": "600519.SH", name: 1}
+    async with rig.connect(path, subprotocols=["qmt.v1.msgpack"]) as client:
+        await client.socket.send(msgspec.msgpack.encode(frame))
+        error: dict[str, Any] = {}
+        while "code" not in error:
+            error = msgspec.msgpack.decode(await client.socket.recv(decode=False))
+        assert (error["code"], error["error"].partition(",")[0]) == ("bad_request", "a name is a string")
 
 
 async def test_bad_later_frame_is_named_and_disturbs_nobody(rig: Rig) -> None:
