@@ -584,6 +584,14 @@ class XtQuote:
         return stream
 
     def _subscribe(self, topic: Topic, parts: TopicParts) -> None:
+        try:
+            self._hold(topic, parts)
+        except Exception as exc:
+            # The call fails, and the session goes on; what is not held then is asked for again with what was refused.
+            self._sink.refuse(topic, "internal", f"source {self.name} failed: {exc}")
+            raise
+
+    def _hold(self, topic: Topic, parts: TopicParts) -> None:
         if topic in self._held:
             return
         stream = self._stream(parts, topic)

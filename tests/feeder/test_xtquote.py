@@ -30,6 +30,7 @@ from qmt_bridge.wire.topics import (
     FormulaSpec,
     Kind,
     Topic,
+    TopicParts,
     download_topic,
     formula_topic,
     l2_topic,
@@ -1379,47 +1380,30 @@ def test_every_native_call_comes_from_one_thread_also_when_calls_are_slow(
     assert threading.get_ident() not in threads
 
 
-def test_an_unexpected_error_is_told_and_survived(
+def test_an_unexpected_error_costs_its_topic_alone_and_is_told(
     terminal: native.Terminal,
     source: XtQuote,
     sink: Recorder,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(xtquote, "REFUSED_SECONDS", 0.05)
     begin(source, sink, MOUTAI)
-    listen = source._listen
+    hold = XtQuote._hold
 
-    def fail_once() -> bool:
-        monkeypatch.setattr(source, "_listen", listen)
+    def fail_once(self: XtQuote, topic: Topic, parts: TopicParts) -> None:
+        monkeypatch.setattr(XtQuote, "_hold", hold)
         raise RuntimeError("boom")
 
-    # No call about one topic, which would cost that one only.
-    monkeypatch.setattr(source, "_listen", fail_once)
-    sink.until(lambda: len(sink.states) == 3)
-    assert sink.states[1:] == [("down", "internal", False), ("up", None, True)]
-    assert terminal.subscriptions() == [("quote", "600519.SH", "tick")]
+    monkeypatch.setattr(XtQuote, "_hold", fail_once)
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+    assert sink.refused == [(MOUTAI_BARS, "internal", "source xtquant failed: boom")]
+    assert terminal.subscriptions() == [("quote", "600519.SH", "1m"), ("quote", "600519.SH", "tick")]
+    # The session went on.
+    assert [state for state, _, _ in sink.states] == ["up"]
     [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert error.getMessage() == "xtquant session failed"
-
-
-def test_an_error_about_one_topic_does_not_end_the_session_that_asks_again(
-    terminal: native.Terminal, source: XtQuote, sink: Recorder
-) -> None:
-    terminal.is_open = False
-    want(source, MOUTAI, SHANGHAI)
-    source.start(sink)
-    sink.until(lambda: len(source._wanted) == 2)
-
-    def fail_for_one() -> None:
-        if sink.accepted[-1] == MOUTAI:
-            raise RuntimeError("boom")
-
-    sink.on_accept = fail_for_one
-    terminal.open()
-    sink.until(lambda: ("up", None, False) in sink.states)
-    assert SHANGHAI in sink.accepted
-    assert source.failed_calls == 1
-    assert [reason for _, reason, _ in sink.states] == ["terminal_unreachable", None]
+    assert error.getMessage() == "a call of the xtquant session failed"
 
 
 def test_attempts_to_connect_become_rarer(
