@@ -108,5 +108,6 @@ def _mark(tick: Any) -> _Mark:
     if not isinstance(tick, Mapping):
         return 0, None
     time = tick.get("time")
-    is_time = isinstance(time, int) or (isinstance(time, float) and time.is_integer())
-    return int(time) if is_time else 0, tick.get("volume")
+    if isinstance(time, float) and time.is_integer():
+        time = int(time)
+    return time if isinstance(time, int) else 0, tick.get("volume")

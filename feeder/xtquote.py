@@ -383,7 +383,7 @@ class XtQuote:
     def _serve(self) -> str | None:
         """Make the calls that come until the session ends; return why, or None to connect anew at once.
 
-        A call that waits goes first, `CALLS_IN_A_ROW` at most. Between two of them there is at most one piece of what is
+        Calls that wait go first, `CALLS_IN_A_ROW` at most. Between two of them there is at most one piece of what is
         still to be done.
         """
         in_a_row = 0
