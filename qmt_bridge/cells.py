@@ -244,6 +244,7 @@ def _literal(cell: str) -> object:
     try:
         return _build(ast.parse(cell, mode="eval").body)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
+        # Half of a surrogate pair is a ValueError.
         hint = "numpy wrote it; call .tolist() before the file is written" if _ARRAY.fullmatch(cell) else ""
         raise Unreadable("neither a JSON list nor a Python list", cell, hint) from None
 
@@ -253,8 +254,10 @@ def _build(node: ast.expr) -> object:
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return [_build(item) for item in items]
         case ast.Dict(keys=keys, values=values):
-            return {_build(key): _build(value) for key, value in zip(keys, values, strict=True) if key}
+            return {_name(key): _build(value) for key, value in zip(keys, values, strict=True) if key}
         case ast.Constant(value=None | bool() | int() | float() | str() as found):
+            if isinstance(found, str):
+                found.encode()
             return found
         # numpy 2 writes the items of a list so, with all their digits.
         case ast.Call(func=ast.Attribute(value=ast.Name(id="np"), attr=kind), args=[operand], keywords=[]):
@@ -269,6 +272,14 @@ def _build(node: ast.expr) -> object:
             if isinstance(positive, int | float):
                 return -positive
     raise SyntaxError("not a literal")
+
+
+def _name(node: ast.expr) -> str:
+    # JSON has no other names, and of what has them no frame could be made.
+    name = _build(node)
+    if not isinstance(name, str):
+        raise SyntaxError("not a name")
+    return name
 
 
 def _refuse_dressed_number(cell: str) -> None:

@@ -224,6 +224,10 @@ NUMBERS = ["volume", "x"]
         ("29.69", ["askPrice"], "no list of numbers"),
         ("29.69;0.0", ["askPrice"], "no list of numbers"),
         ("[18446744073709551616]", ["askPrice", "x"], "does not fit 64 bits"),
+        # What no message or no JSON frame could carry would be lost later without a line number.
+        ("{[1]: 2}", ["x"], "neither a JSON list nor a Python list"),
+        ("{1: 2, None: 3}", ["x"], "neither a JSON list nor a Python list"),
+        (r"['\ud800']", ["x"], "neither a JSON list nor a Python list"),
     ],
 )
 def test_cell_that_is_no_value_is_named_with_what_helps(read, cell, columns, said):

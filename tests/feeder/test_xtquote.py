@@ -825,9 +825,11 @@ def test_a_terminal_that_knows_no_tick_yet_is_asked_again_and_more_rarely(
     asked = len(terminal.called("get_full_tick"))
     # Nothing is left to ask for; nor for what has left.
     assert source._empty == []
+    monkeypatch.setattr(xtquote, "FIRST_SECONDS", 0.5)
     want(source, quote_topic("600000.SH"))
+    sink.until(lambda: quote_topic("600000.SH") in sink.accepted)
     leave(source, quote_topic("600000.SH"))
-    sink.until(lambda: source._empty == [] and quote_topic("600000.SH") in sink.accepted)
+    sink.until(lambda: source._empty == [])
     assert len(terminal.called("get_full_tick")) == asked
 
 
