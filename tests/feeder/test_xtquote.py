@@ -1370,6 +1370,9 @@ def test_every_native_call_comes_from_one_thread_also_when_calls_are_slow(
     source.start(sink)
     # Returns although xtquant does not.
     want(source, *EVERY_KIND)
+    terminal.gate.set()
+    sink.until(lambda: SHANGHAI in sink.accepted)
+    terminal.gate.clear()
     leave(source, SHANGHAI)
     terminal.gate.set()
     sink.until(lambda: len(terminal.called("unsubscribe_quote")) == 1)
@@ -1406,6 +1409,49 @@ def test_an_unexpected_error_costs_its_topic_alone_and_is_told(
     assert [state for state, _, _ in sink.states] == ["up"]
     [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert error.getMessage() == "a call of the xtquant session failed"
+
+
+def test_an_unexpected_error_is_told_and_survived(
+    terminal: native.Terminal,
+    source: XtQuote,
+    sink: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin(source, sink, MOUTAI)
+    listen = source._listen
+
+    def fail_once() -> bool:
+        monkeypatch.setattr(source, "_listen", listen)
+        raise RuntimeError("boom")
+
+    # No call about one topic, which would cost that one only.
+    monkeypatch.setattr(source, "_listen", fail_once)
+    sink.until(lambda: len(sink.states) == 3)
+    assert sink.states[1:] == [("down", "internal", False), ("up", None, True)]
+    assert terminal.subscriptions() == [("quote", "600519.SH", "tick")]
+    [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert error.getMessage() == "xtquant session failed"
+
+
+def test_an_error_about_one_topic_does_not_end_the_session_that_asks_again(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.is_open = False
+    want(source, MOUTAI, SHANGHAI)
+    source.start(sink)
+    sink.until(lambda: len(source._wanted) == 2)
+
+    def fail_for_one() -> None:
+        if sink.accepted[-1] == MOUTAI:
+            raise RuntimeError("boom")
+
+    sink.on_accept = fail_for_one
+    terminal.open()
+    sink.until(lambda: ("up", None, False) in sink.states)
+    assert SHANGHAI in sink.accepted
+    assert source.failed_calls == 1
+    assert [reason for _, reason, _ in sink.states] == ["terminal_unreachable", None]
 
 
 def test_attempts_to_connect_become_rarer(
