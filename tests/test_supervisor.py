@@ -208,7 +208,7 @@ def test_a_feeder_that_freezes_as_soon_as_it_is_ready_is_replaced(
     monkeypatch.setattr(child_process, "python", lambda *words: [sys.executable, "-S", "-c", LISTENS])
     monkeypatch.setattr(supervisor.secrets, "token_hex", lambda size: "run")
     status = {"instance": "run", "feeder_instance": "run", "serving": True}
-    monkeypatch.setattr(supervisor, "_ask_gateway", lambda config, path, stop: status)
+    monkeypatch.setattr(supervisor, "_ask_gateway", lambda *_: status)
     stop = Stop()
     # Nobody is asked at this address.
     config = Config(ask_addr="tcp://127.0.0.1:9", freeze_timeout=0.4)
