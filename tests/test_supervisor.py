@@ -128,7 +128,7 @@ def test_all_parts_are_told_to_end_before_any_is_waited_for(tmp_path: Path, monk
     monkeypatch.setattr(child_process, "sys", SimpleNamespace(executable=str(script)))
     monkeypatch.setattr(supervisor, "STOP_TIMEOUT", DEADLINE)
     stop = Stop()
-    monkeypatch.setattr(supervisor, "_ask_gateway", lambda config, path, stop: None)
+    monkeypatch.setattr(supervisor, "_ask_gateway", lambda *_: None)
     # Nobody is asked at these addresses.
     config = Config(ask_addr="tcp://127.0.0.1:9")
     parts = {"feeder": (), "gateway": ()}
