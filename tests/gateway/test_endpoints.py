@@ -239,8 +239,9 @@ async def test_journal_far_larger_than_an_outbox_comes_whole_at_the_clients_own_
         assert [(await watcher.receive())["type"] for _ in range(2)] == ["welcome", "subscribed"]
         for number in range(count):
             rig.source.trade("order", order_id=number, padding="x" * 4000)
-        while (await watcher.receive())["seq"] != count:
-            pass
+            # Of more than 4 MiB at once a client that does not read them at once is too slow.
+            while number % 500 == 499 and (await watcher.receive())["seq"] != number + 1:
+                pass
     async with rig.connect(url, server) as quick, rig.connect(url, server) as slow:
         slow.socket.transport.pause_reading()
         assert [(await quick.receive())["seq"] for _ in range(count)] == list(range(1, count + 1))
