@@ -91,7 +91,8 @@ class XtQuote:
         self._xtdata: Any
         self._listener: Listener
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        # What is asked for now, where the queue says what was: the feeder's thread writes it.
+        # Topics that are wanted at this moment; a queued call may be about one that was given up since. The publisher's
+        # thread writes it.
         self._asked: set[Topic] = set()
         # What the calling thread does now.
         self._running = Calls(config.xt_hang)
