@@ -6,7 +6,6 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
@@ -18,20 +17,6 @@ KEY = "s3cret-key"
 ACCEPT = ('%s - "WebSocket %s" [accepted]', "127.0.0.1:50000", f"/ws/trade?after=7&api_key={KEY}&ctl=1")
 
 
-@pytest.fixture
-def logging_restored() -> Iterator[None]:
-    """Undo what a test does to the process's logging."""
-    names = ("", "uvicorn", "uvicorn.error", "uvicorn.access", "gunicorn.access", "hypercorn.access", "websockets")
-    loggers = [logging.getLogger(name) for name in names]
-    before = [(logger.handlers[:], logger.filters[:], logger.level, logger.propagate) for logger in loggers]
-    try:
-        yield
-    finally:
-        for logger, (handlers, filters, level, propagate) in zip(loggers, before, strict=True):
-            logger.handlers[:], logger.filters[:], logger.propagate = handlers, filters, propagate
-            logger.setLevel(level)
-
-
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     out, err = capsys.readouterr()
     # Standard output belongs to what a command prints for its user.
@@ -39,7 +24,6 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return err.splitlines()
 
 
-@pytest.mark.usefixtures("logging_restored")
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_the_key_of_an_accepted_websocket_is_redacted(form, capsys):
     log.configure("debug", form)
@@ -78,7 +62,6 @@ def test_every_form_of_the_key_is_redacted_and_nothing_else(message, shown):
     assert record.getMessage() == shown
 
 
-@pytest.mark.usefixtures("logging_restored")
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_the_key_in_a_traceback_is_redacted(form, capsys):
     log.configure("info", form)
@@ -96,7 +79,6 @@ def test_arguments_that_do_not_fit_are_left_to_the_handler():
     assert log.RedactKeys().filter(record)
 
 
-@pytest.mark.usefixtures("logging_restored")
 @pytest.mark.parametrize("name", ["uvicorn.error", "uvicorn.access", "gunicorn.access", "hypercorn.access"])
 def test_a_foreign_server_with_its_own_logging_does_not_write_the_key(name, caplog):
     log.tame_server_logs()
@@ -112,7 +94,6 @@ def test_a_foreign_server_with_its_own_logging_does_not_write_the_key(name, capl
     assert sum(isinstance(item, log.RedactKeys) for item in logging.getLogger(name).filters) == 1
 
 
-@pytest.mark.usefixtures("logging_restored")
 def test_json_lines_are_json_whatever_they_say(capsys):
     log.configure("info", "json")
     logger = logging.getLogger("feeder.publisher")
@@ -143,7 +124,6 @@ def test_the_time_of_a_json_line_is_the_records_with_its_zone():
     assert shown.timestamp() == pytest.approx(1_675_215_000.062)
 
 
-@pytest.mark.usefixtures("logging_restored")
 @pytest.mark.parametrize(
     ("level", "shown"),
     [
@@ -160,7 +140,6 @@ def test_nothing_below_the_level_is_logged(level, shown, capsys):
     assert [json.loads(line)["level"] for line in lines(capsys)] == shown
 
 
-@pytest.mark.usefixtures("logging_restored")
 def test_uvicorn_is_quiet_unless_it_warns_and_each_line_is_written_once(capsys):
     # As uvicorn's own configuration leaves it.
     logging.getLogger("uvicorn.error").addHandler(logging.StreamHandler())
@@ -175,7 +154,6 @@ def test_uvicorn_is_quiet_unless_it_warns_and_each_line_is_written_once(capsys):
     assert said == ["slow down", "session began"]
 
 
-@pytest.mark.usefixtures("logging_restored")
 def test_a_clients_broken_text_frame_leaves_no_traceback_but_other_faults_do(caplog):
     log.tame_server_logs()
     with caplog.at_level(logging.ERROR, "uvicorn.error"):

@@ -131,6 +131,7 @@ async def test_parameters_of_a_url_are_named(rig: Rig) -> None:
 
 async def test_misspelled_key_is_named_and_never_shown(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="uvicorn.error")
     for query, hint in (
         ("apikey=hidden-one", "did you mean api_key"),
         ("hidden-one", "no API key was given"),

@@ -1,0 +1,20 @@
+"""What every test leaves as it was: the logging of the process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def logging_restored() -> Iterator[None]:
+    """Undo what a test does to the loggers: a command that runs in this process sets their level and handlers."""
+    root = logging.getLogger()
+    loggers = [root, *(each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger))]
+    before = [(each, each.handlers[:], each.filters[:], each.level, each.propagate) for each in loggers]
+    yield
+    for each, handlers, filters, level, propagate in before:
+        each.handlers[:], each.filters[:], each.propagate = handlers, filters, propagate
+        each.setLevel(level)
