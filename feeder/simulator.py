@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
+from typing import NamedTuple
 
 from feeder.account import SimulatedAccount
 from feeder.hours import DAY_BARS, MINUTE_BARS
@@ -35,7 +36,7 @@ FAILURE = "no history on the quote server"
 
 # Seconds between two looks at what has fallen due: whole-market slices are of a readable size, and no tick is late.
 _TURN = 0.05
-# Codes of a market's first snapshot between two looks: each takes some 0.3 ms when it is asked for first.
+# Codes of a market's first snapshot that are made between two looks: each takes some 0.3 ms when it is asked for first.
 _SNAPSHOT_CODES = 200
 # A download takes this many turns, however many codes it has, and a turn for each if they are fewer.
 _DOWNLOAD_TURNS = 100
@@ -83,7 +84,7 @@ class Simulator:
         self._markets: dict[str, Topic] = {}
         # Code, period, and until when orders or trade prints were published.
         self._streams: dict[Topic, tuple[str, str, int]] = {}
-        self._snapshots: deque[tuple[Topic, Iterator[str]]] = deque()
+        self._snapshots: deque[_Snapshot] = deque()
         self._downloads: dict[Topic, tuple[int, Iterator[Record]]] = {}
 
     def start(self, sink: Sink) -> None:
@@ -167,14 +168,18 @@ class Simulator:
         self._traded = max(now, self._traded + passed)
         after, self._played = max(self._played, now - self._interval), now
         slices: dict[str, dict[str, object]] = {market: {} for market in self._markets}
+        unfinished = {snapshot.market: snapshot.ticks for snapshot in self._snapshots}
         for code in self._market.due(after, now):
-            market = slices.get(self._market.instruments[code].market)
+            exchange = self._market.instruments[code].market
+            market, snapshot = slices.get(exchange), unfinished.get(exchange, {})
             topics = self._by_code.get(code)
-            if market is None and topics is None:
+            if market is None and topics is None and code not in snapshot:
                 continue
             tick = self._market.tick(code, now)
             if market is not None:
                 market[code] = tick
+            if code in snapshot:
+                snapshot[code] = tick
             for publish in (topics or {}).values():
                 publish(now, tick)
         for name, ticks in slices.items():
@@ -191,15 +196,19 @@ class Simulator:
         self._go_on_with_downloads()
 
     def _go_on_with_snapshot(self, now: int) -> None:
+        """Make a part of the oldest snapshot; once it is whole, publish it in one push, as xtquant does.
+
+        The topic stays pending until then, so no client is told of the end of a snapshot that has not begun.
+        """
         if not self._snapshots:
             return
-        received_ns = time.time_ns()
-        topic, codes = self._snapshots[0]
-        ticks = {code: self._market.tick(code, now) for code in islice(codes, _SNAPSHOT_CODES)}
-        if ticks and topic in self._topics:
-            self._sink.publish_whole(topic, ticks, received_ns)
-        else:
+        snapshot = self._snapshots[0]
+        part = {code: self._market.tick(code, now) for code in islice(snapshot.codes, _SNAPSHOT_CODES)}
+        snapshot.ticks.update(part)
+        if len(part) < _SNAPSHOT_CODES:
             self._snapshots.popleft()
+            self._markets[snapshot.market] = snapshot.topic
+            self._sink.publish_whole(snapshot.topic, snapshot.ticks, time.time_ns())
 
     def _go_on_with_downloads(self) -> None:
         for topic, (turn, bodies) in tuple(self._downloads.items()):
@@ -223,9 +232,7 @@ class Simulator:
         # As of the last turn: what has fallen due since is the next turn's, and nothing comes twice.
         now = self._played
         if parts.kind is Kind.WHOLE and "." not in parts.name:
-            self._snapshots.append((topic, iter(self._market.codes(parts.name))))
-            self._markets[parts.name] = topic
-            self._sink.accept(topic)
+            self._snapshots.append(_Snapshot(topic, parts.name, iter(self._market.codes(parts.name)), {}))
         elif parts.kind is Kind.QUOTE and parts.detail in STREAMS:
             self._market.check_period(parts.name, parts.detail)
             self._streams[topic] = parts.name, parts.detail, now
@@ -274,6 +281,7 @@ class Simulator:
         self._topics.discard(topic)
         self._streams.pop(topic, None)
         self._markets = {market: each for market, each in self._markets.items() if each != topic}
+        self._snapshots = deque(each for each in self._snapshots if each.topic != topic)
         code = formula_spec(parts).stock_code if parts.kind is Kind.FORMULA else parts.name
         topics = self._by_code.get(code, {})
         topics.pop(topic, None)
@@ -300,6 +308,15 @@ class Simulator:
             "error": f"download failed for {len(failed)} of {len(stocks)} codes: {named}{more}",
             "failed": failed,
         }
+
+
+class _Snapshot(NamedTuple):
+    """The first snapshot of a market while it is made: the codes to come, and the newest ticks of those that were."""
+
+    topic: Topic
+    market: str
+    codes: Iterator[str]
+    ticks: dict[str, object]
 
 
 class _Formula:

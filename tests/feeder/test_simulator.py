@@ -215,9 +215,28 @@ def test_a_market_has_its_whole_snapshot_and_then_the_codes_that_fell_due(play: 
     said = played.sink.wait(lambda said: all(len(list_) >= 3 for list_ in by_code(seen(said), codes).values()))
     assert said[0].topic == "up"
     for code, ticks in by_code(seen(said), codes).items():
-        # The snapshot may come after a first slice that held the code.
         assert all(tick == same.tick(code, tick["time"]) for tick in ticks)
         assert [tick["time"] for tick in ticks] == sorted(tick["time"] for tick in ticks)
+
+
+@pytest.mark.parametrize("interval", [0.2, 60.0])
+def test_first_push_of_a_market_has_all_its_codes(play: Callable[..., Played], interval: float) -> None:
+    # More codes than are made between two looks; with 0.2 s each of them falls due while the snapshot is made.
+    played = play(sim_interval=interval)
+    topic = played.subscribe(whole_topic("SH"))
+    first, *_ = played.sink.bodies(topic, 1)
+    assert first.keys() == set(market(played.config).codes("SH"))
+    # Nothing says earlier that the market is served.
+    assert next(each for each in played.sink.wait(lambda said: True) if each.topic == topic).body
+
+
+def test_market_that_is_dropped_and_wanted_again_is_whole(play: Callable[..., Played]) -> None:
+    played = play(sim_interval=60.0)
+    topic = played.subscribe(whole_topic("SH"))
+    played.unsubscribe(topic)
+    played.subscribe(whole_topic("SH"))
+    first, *_ = played.sink.bodies(topic, 1)
+    assert first.keys() == set(market(played.config).codes("SH"))
 
 
 def by_code(items: list[tuple[str, Any]], codes: set[str]) -> dict[str, list[Any]]:
