@@ -9,11 +9,11 @@ from importlib import metadata
 
 from feeder.publisher import Publisher
 from feeder.source import Source
-from qmt_bridge import child
-from qmt_bridge.child import TRY_AGAIN
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.stop import STEP, Stop, leave
+from qmt_bridge.process import child
+from qmt_bridge.process.child import TRY_AGAIN
+from qmt_bridge.process.stop import STEP, Stop, leave
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def make_source(config: Config) -> Source:
     # Imported here, so that the simulator runs where xtquant is not installed.
     match source_name(config):
         case "xtquant":
-            from feeder.xtsource import XtSource
+            from feeder.xt.source import XtSource
 
             return XtSource(config)
         case "replay":
@@ -43,7 +43,7 @@ def make_source(config: Config) -> Source:
 
             return Replay(config)
         case _:
-            from feeder.simulator import Simulator
+            from feeder.sim.simulator import Simulator
 
             return Simulator(config)
 
@@ -52,9 +52,9 @@ def source_name(config: Config) -> str:
     """Return which source the settings name: xtquant, sim or replay; imports nothing of xtquant."""
     if config.source != "auto":
         return config.source
-    from feeder import xtsdk
+    from feeder.xt import sdk
 
-    return "xtquant" if xtsdk.importable() else "sim"
+    return "xtquant" if sdk.importable() else "sim"
 
 
 class Feeder:

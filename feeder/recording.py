@@ -14,9 +14,9 @@ import msgspec
 
 from feeder.source import Sink
 from qmt_bridge.errors import ConfigError, ErrorCode, Refused, WireError
-from qmt_bridge.tally import Tally
-from qmt_bridge.tape import SESSION_TOPIC, Recorded, TapeReader, is_tape, read_tape
-from qmt_bridge.ticks_csv import LeftOut, TickRow, read_csv
+from qmt_bridge.tapes.tally import Tally
+from qmt_bridge.tapes.tape import SESSION_TOPIC, Recorded, TapeReader, is_tape, read_tape
+from qmt_bridge.tapes.ticks_csv import LeftOut, TickRow, read_csv
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import (

@@ -34,10 +34,10 @@ from gateway.writer import PreparedFrames
 from qmt_bridge import log
 from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.holder import holder
-from qmt_bridge.pulse import Pulse
+from qmt_bridge.process.holder import holder
+from qmt_bridge.process.pulse import Pulse
+from qmt_bridge.process.stop import Stop, shielded, unshield
 from qmt_bridge.sockets import load_curve
-from qmt_bridge.stop import Stop, shielded, unshield
 from qmt_bridge.wire.requests import REQUEST_BYTES
 
 logger = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from starlette.types import Receive, Scope, Send
 from gateway.auth import KEY_SUBPROTOCOL, presented_key
 from gateway.hub import Refusal
 from gateway.limits import TokenBucket, is_own_origin, origin_allowed
-from gateway.outbox import Item, Outbox
+from gateway.sending.outbox import Item, Outbox
+from gateway.sending.view import Seen
 from gateway.subscription import Subscription, Ticket
-from gateway.view import Seen
 from gateway.writer import EXTENSION, HIGH_WATER, PreparedFrames
 from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode, WireError
 from qmt_bridge.wire import frames

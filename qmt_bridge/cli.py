@@ -6,7 +6,7 @@ in config.py.
 
 from __future__ import annotations
 
-from qmt_bridge.__main__ import prepare
+from qmt_bridge.process.start import prepare
 
 if __name__ == "__main__":
     # Before anything else is imported.
@@ -31,7 +31,8 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from qmt_bridge import __version__, child, log, private, supervisor
+from qmt_bridge import __version__, log, private
+from qmt_bridge.commands import supervisor
 from qmt_bridge.config import (
     Config,
     choices,
@@ -42,7 +43,8 @@ from qmt_bridge.config import (
     load_config,
 )
 from qmt_bridge.errors import ConfigError, QMTBridgeError, Unavailable
-from qmt_bridge.stop import Stop, interruptible, leave
+from qmt_bridge.process import child
+from qmt_bridge.process.stop import Stop, interruptible, leave
 
 if TYPE_CHECKING:
     from qmt_bridge.journal_file import Reader
@@ -353,7 +355,7 @@ _codes_file = click.option(
 
 def _quotes(codes_file: str | None, period: str) -> tuple[str, ...]:
     """Return the topics of the codes in a file."""
-    from qmt_bridge.codes_file import read_codes
+    from qmt_bridge.commands.codes_file import read_codes
     from qmt_bridge.wire.topics import check_period, quote_topic
 
     if codes_file is None:
@@ -389,8 +391,8 @@ def tail(
 
     Many codes: qmt-bridge tail --codes-file codes.txt --period 1m
     """
-    from qmt_bridge import tail as tailing
-    from qmt_bridge.codes_file import read_codes
+    from qmt_bridge.commands import tail as tailing
+    from qmt_bridge.commands.codes_file import read_codes
     from qmt_bridge.wire.topics import whole_topic
 
     if not topics and codes_file is None:
@@ -455,7 +457,7 @@ def record(
     A whole topic is asked for; a prefix records what others ask for. Of trade events every one comes.
     """
     stop = _asked_to_stop(until_eof)
-    from qmt_bridge.record import Recorder
+    from qmt_bridge.tapes.record import Recorder
 
     config = _load(config_file, flags, only=True)
     _configure_log(config)
@@ -497,7 +499,7 @@ _tapes = click.argument("files", nargs=-1, required=True, metavar="FILE...", typ
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a line for each tape.")
 def tape_info(files: tuple[Path, ...], as_json: bool) -> None:
     """Say what tapes hold: time, kinds of messages, topics, gaps."""
-    from qmt_bridge import survey
+    from qmt_bridge.tapes import survey
 
     try:
         for file in files:
@@ -510,7 +512,7 @@ def tape_info(files: tuple[Path, ...], as_json: bool) -> None:
 @_tapes
 def tape_verify(files: tuple[Path, ...]) -> None:
     """Check that nothing on tapes is damaged or missing; exit with 1 and say what, if it is."""
-    from qmt_bridge import survey
+    from qmt_bridge.tapes import survey
 
     faults = 0
     try:
@@ -531,7 +533,7 @@ def tape_verify(files: tuple[Path, ...]) -> None:
 @click.option("--parquet", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write to.")
 def tape_export(file: Path, parquet: Path) -> None:
     """Write a tape as Parquet files, one for each kind of row: quote-tick, whole, trade-order, ..."""
-    from qmt_bridge import parquet as tables
+    from qmt_bridge.tapes import parquet as tables
 
     try:
         written = tables.export(file, parquet)
@@ -694,7 +696,7 @@ def keygen(folder: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: Any) -> None:
     """Say what is right and wrong on this machine; exit with 1 if something is wrong."""
-    from qmt_bridge import doctor as examination
+    from qmt_bridge.commands import doctor as examination
 
     try:
         config = load_config(config_file, None, flags)
@@ -743,8 +745,8 @@ def bench(
     qmt-bridge bench ws://127.0.0.1:8000/ws/realtime 600519.SH 000001.SZ --clients 200
     qmt-bridge bench ws://127.0.0.1:8000/ws/whole_quote SH SZ --clients 50 --seconds 30
     """
-    from qmt_bridge import bench as benchmark
-    from qmt_bridge.load import Load
+    from qmt_bridge.commands import bench as benchmark
+    from qmt_bridge.commands.load import Load
 
     if url is None and not selftest:
         raise click.UsageError("Missing argument 'URL' (or --selftest).")

@@ -261,7 +261,7 @@ def _holder(address: str, number: int) -> str:
     if number != errno.EADDRINUSE or not port.isdecimal():
         return ""
     # Only where it is wanted: it costs a start 20 ms.
-    from qmt_bridge.holder import holder
+    from qmt_bridge.process.holder import holder
 
     return holder(int(port))
 

@@ -31,7 +31,7 @@ from websockets.sync.server import ServerConnection, serve
 from qmt_bridge import cli
 from qmt_bridge.config import NAMES, Config, default, description, env_name, load_config
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 READMES = ("README.md", "README.zh-CN.md")
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))

@@ -23,8 +23,8 @@ import zmq
 from feeder.app import Feeder
 from feeder.source import Sink as FeederSink
 from qmt_bridge import sockets
+from qmt_bridge.commands.load import Stamps, pin
 from qmt_bridge.config import Config
-from qmt_bridge.load import Stamps, pin
 from qmt_bridge.wire.frames import encode, to_json
 from qmt_bridge.wire.requests import CatchUp, TopicState, ask_decoder, reply_encoder
 from qmt_bridge.wire.topics import Kind, Topic, l2_topic, quote_topic, whole_topic

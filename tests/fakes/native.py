@@ -318,14 +318,14 @@ def uninstall() -> None:
 @contextlib.contextmanager
 def installed() -> Iterator[Terminal]:
     """Install the stand-ins under a new terminal and load xtquant over it; at the end reset what its modules keep."""
-    from feeder import xtsdk
+    from feeder.xt import sdk
 
     terminal = install()
     try:
         with warnings.catch_warnings():
             # The wheel's sources have invalid escapes, which warn when they are compiled.
             warnings.simplefilter("ignore")
-            xtsdk.load()
+            sdk.load()
         yield terminal
     finally:
         if xtdata := sys.modules.get("xtquant.xtdata"):

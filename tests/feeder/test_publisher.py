@@ -1844,7 +1844,7 @@ def test_a_feeder_runs_until_it_is_told_to_stop(config: Config, caplog: pytest.L
 def test_auto_takes_xtquant_where_it_can_be_imported(
     config: Config, monkeypatch: pytest.MonkeyPatch, importable: bool, name: str
 ) -> None:
-    monkeypatch.setattr("feeder.xtsdk.importable", lambda: importable)
+    monkeypatch.setattr("feeder.xt.sdk.importable", lambda: importable)
     assert make_source(msgspec.structs.replace(config, source="auto")).name == name
 
 

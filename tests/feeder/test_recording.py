@@ -20,7 +20,7 @@ from feeder.recording import Tape, Ticks, open_recording
 from feeder.replay import Replay
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Refused, WireError
-from qmt_bridge.tape import Recorded, TapeWriter, session_frame
+from qmt_bridge.tapes.tape import Recorded, TapeWriter, session_frame
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import (

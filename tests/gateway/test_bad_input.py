@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from conftest import KEY, Client, Rig
 from websockets import ConnectionClosed
 
 from qmt_bridge.wire.topics import quote_topic
+from tests.support.rig import KEY, Client, Rig
 
 TICK = quote_topic("600519.SH")
 GOOD = {"stocks": ["600519.SH"], "period": "tick"}

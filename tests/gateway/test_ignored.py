@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KEY, Client, Rig
 
 from qmt_bridge.wire.topics import Topic, l2_topic, quote_topic, whole_topic
+from tests.support.rig import KEY, Client, Rig
 
 TICK = quote_topic("600519.SH")
 RECORD = {"time": 1, "lastPrice": 2.5}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 
-from conftest import Rig, metrics, until
-
 from qmt_bridge.wire.topics import quote_topic
+from tests.support.rig import Rig, metrics, until
 
 TICK = quote_topic("600519.SH")
 

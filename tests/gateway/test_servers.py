@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import DEADLINE, KEY, Client, Rig, _rig, readiness, wait_for
 from starlette.testclient import TestClient
 from websockets.asyncio.client import connect
 
@@ -20,6 +19,7 @@ from gateway.app import create_app
 from qmt_bridge.config import Config, export_env
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.topics import quote_topic
+from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, running_rig, wait_for
 
 TICK = quote_topic("600519.SH")
 
@@ -68,7 +68,7 @@ def answers(port: int) -> bool:
 async def test_sockets_and_keys_work_and_no_key_is_logged(config: Config, tmp_path: Path, command: list[str]) -> None:
     port = free_port()
     log = tmp_path / "server.log"
-    with _rig(config) as rig, process([part.format(port=port) for part in command], rig.config, log):
+    with running_rig(config) as rig, process([part.format(port=port) for part in command], rig.config, log):
         wait_for(lambda: answers(port), f"the server: {log.read_text(encoding='utf-8')}")
         async with connect(f"ws://127.0.0.1:{port}/ws/realtime", proxy=None) as realtime:
             client = Client(realtime)
@@ -121,7 +121,7 @@ def test_bad_setting_stops_the_server_with_its_name(config: Config, tmp_path: Pa
 
 async def test_gateway_stops_in_time_though_a_client_does_not_read(config: Config, tmp_path: Path) -> None:
     port = free_port()
-    with _rig(config) as rig:
+    with running_rig(config) as rig:
         command = ["qmt_bridge.cli", "gateway", f"--port={port}"]
         with process(command, rig.config, tmp_path / "gateway.log") as gateway:
             wait_for(lambda: answers(port), "the gateway")
