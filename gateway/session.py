@@ -28,10 +28,10 @@ from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode, WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame, to_json
 from qmt_bridge.wire.hints import Ignored
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (
     IGNORED_NAMES,
     REQUEST_BYTES,
-    JournalPosition,
     ignored_parameters,
     parse_request,
     request_id,

@@ -15,6 +15,7 @@ import orjson
 
 from qmt_bridge.errors import BadRequest, ErrorCode
 from qmt_bridge.wire.hints import NAME_CHARACTERS, Ignored, did_you_mean
+from qmt_bridge.wire.positions import JournalPosition
 
 # A request larger than this is closed with 1009.
 REQUEST_BYTES = 64 * 1024
@@ -23,16 +24,6 @@ REQUEST_BYTES = 64 * 1024
 REQUEST_DEPTH = 16
 # So many names that do not exist are told, of a request or a socket.
 IGNORED_NAMES = 20
-
-
-class Position(msgspec.Struct, frozen=True):
-    """Where a client stands in a topic: the `epoch` and `seq` of the last frame that it has seen.
-
-    A float too, since a browser keeps no number of nineteen digits exactly.
-    """
-
-    epoch: int | float
-    seq: int
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,14 +82,6 @@ class FormulaRequest(Options, frozen=True):
     count: int = -1
     dividend_type: str = "none"
     params: dict[str, int | float | str] = {}
-
-
-class JournalPosition(msgspec.Struct, frozen=True):
-    """The `seq` of the last trade event that a client has seen; with an `epoch`, in the journal that had that life."""
-
-    seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-    # A float too, as in `Position`.
-    epoch: int | float | None = None
 
 
 class TradeResume(msgspec.Struct, frozen=True):
