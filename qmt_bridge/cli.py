@@ -608,6 +608,13 @@ def journal_export(
             if out is None:
                 sys.stdout.buffer.writelines(lines)
                 return
+            if not journal_file.may_be_written(out):
+                raise ConfigError("out", f"{out} is a database, such as a journal; an export does not replace it")
+            if out.exists() and not out.is_file():
+                # /dev/null and the like are no files to replace.
+                with out.open("wb") as device:
+                    device.writelines(lines)
+                return
             # Whole or not there: half an export looks like all of it.
             part = out.with_name(f"{out.name}.part")
             try:
