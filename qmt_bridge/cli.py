@@ -407,6 +407,10 @@ def tail(
             _refuse("only /ws/realtime has periods", "period")
         if not path.endswith("/trade"):
             _refuse("only /ws/trade has positions", "after")
+        elif send is None:
+            _refuse("/ws/trade has the events of all accounts, and takes no codes", "codes_file")
+            if len(topics) > 1:
+                raise click.UsageError("The codes have no effect: /ws/trade has the events of all accounts.")
     else:
         _refuse("it is for a URL; the feeder asks for CURVE keys (curve_dir)", "api_key")
         _refuse("it is for a URL", "send")
@@ -762,6 +766,12 @@ def bench(
             _no_effect(name, "--selftest measures the clients alone, without a gateway")
     if load["send"] and given("period") is ParameterSource.COMMANDLINE:
         _no_effect("period", "--send is the whole request")
+    if (
+        url
+        and not urlsplit(url).path.rstrip("/").endswith("/realtime")
+        and given("period") is ParameterSource.COMMANDLINE
+    ):
+        _no_effect("period", "only /ws/realtime has periods")
     if load["each"] and not codes:
         _no_effect("each", "no codes are given")
     if load["stalled"] >= load["clients"]:
