@@ -409,6 +409,10 @@ def tail(
             _refuse("only /ws/realtime has periods", "period")
         if not path.endswith("/trade"):
             _refuse("only /ws/trade has positions", "after")
+        elif send is None:
+            _refuse("/ws/trade has the events of all accounts, and takes no codes", "codes_file")
+            if len(topics) > 1:
+                raise click.UsageError("The codes have no effect: /ws/trade has the events of all accounts.")
     else:
         _refuse("it is for a URL; the feeder asks for CURVE keys (curve_dir)", "api_key")
         _refuse("it is for a URL", "send")
@@ -610,6 +614,13 @@ def journal_export(
             if out is None:
                 sys.stdout.buffer.writelines(lines)
                 return
+            if not journal_file.may_be_written(out):
+                raise ConfigError("out", f"{out} is a database, such as a journal; an export does not replace it")
+            if out.exists() and not out.is_file():
+                # /dev/null and the like are no files to replace.
+                with out.open("wb") as device:
+                    device.writelines(lines)
+                return
             # Whole or not there: half an export looks like all of it.
             part = out.with_name(f"{out.name}.part")
             try:
@@ -757,6 +768,12 @@ def bench(
             _no_effect(name, "--selftest measures the clients alone, without a gateway")
     if load["send"] and given("period") is ParameterSource.COMMANDLINE:
         _no_effect("period", "--send is the whole request")
+    if (
+        url
+        and not urlsplit(url).path.rstrip("/").endswith("/realtime")
+        and given("period") is ParameterSource.COMMANDLINE
+    ):
+        _no_effect("period", "only /ws/realtime has periods")
     if load["each"] and not codes:
         _no_effect("each", "no codes are given")
     if load["stalled"] >= load["clients"]:

@@ -305,8 +305,12 @@ def _collect(
     for variable, text in env.items():
         if variable.startswith(ENV_PREFIX) and variable != CONFIG_ENV:
             name = variable.removeprefix(ENV_PREFIX).lower()
-            if name in _HINTS and (only is None or name in only):
-                values[name] = _convert(name, text, variable, strict=False)
+            if name not in _HINTS or (only is not None and name not in only):
+                continue
+            if not isinstance(default(name), str | tuple) or choices(name):
+                # cmd.exe keeps the space before && in `set QMT_BRIDGE_PORT=8001 && qmt-bridge up`.
+                text = text.strip()
+            values[name] = _convert(name, text, variable, strict=False)
     for name, value in (flags or {}).items():
         if value is not None:
             values[name] = _convert(name, value, f"--{name.replace('_', '-')}", strict=True)
@@ -358,8 +362,12 @@ def _toml_hint(text: str, error: str) -> str:
 
 def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     if name not in _HINTS:
-        nearest = _nearest(name) or _FOREIGN.get(name)
-        raise ConfigError(shown, "unknown setting" + (f"; did you mean {nearest}?" if nearest else ""))
+        plain = name.lower().removeprefix(ENV_PREFIX.lower())
+        nearest = _nearest(plain) or _FOREIGN.get(plain)
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        if isinstance(value, dict):
+            hint = "; the settings stand in no section"
+        raise ConfigError(shown, f"unknown setting{hint}")
     if not strict and isinstance(value, str) and isinstance(default(name), tuple):
         value = [item.strip() for item in value.split(",") if item.strip()]
     try:

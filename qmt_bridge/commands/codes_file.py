@@ -41,7 +41,12 @@ def codes_of(content: bytes, name: str, check: Callable[[str], object]) -> list[
     """Return the codes in `content`; see `read_codes`."""
     codes: dict[str, None] = {}
     faults: list[str] = []
-    for number, (line, cell) in enumerate(_cells(_text(content, name))):
+    lines = list(_cells(_text(content, name)))
+    if len(lines) == 1 and len(lines[0][1]) > 1 and all(_is_code(cell, check) for cell in lines[0][1]):
+        # Only the first would be taken, and nothing would say so.
+        raise BadCodesFile(f"{name} holds its codes on one line; write one a line")
+    for number, (line, row) in enumerate(lines):
+        cell = row[0]
         try:
             check(cell)
         except BadRequest as exc:
@@ -58,6 +63,14 @@ def codes_of(content: bytes, name: str, check: Callable[[str], object]) -> list[
     if not codes:
         raise BadCodesFile(f"{name} holds no codes")
     return list(codes)
+
+
+def _is_code(cell: str, check: Callable[[str], object]) -> bool:
+    try:
+        check(cell)
+    except BadRequest:
+        return False
+    return True
 
 
 def _bytes(path: Path) -> bytes:
@@ -78,12 +91,16 @@ def _text(content: bytes, name: str) -> str:
             raise BadCodesFile(f"{name}, line {line}: neither UTF-8 nor GBK") from exc
 
 
-def _cells(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the number of each line that holds something, and its first cell."""
+def _cells(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of each line that holds something, and its cells."""
     for number, line in enumerate(text.splitlines(), 1):
         line = line.partition("#")[0].replace("\N{ZERO WIDTH NO-BREAK SPACE}", "").strip()
         if not line:
             continue
         delimiter = next((sign for sign in ",;\t" if sign in line), ",")
-        cell = next(csv.reader([line], delimiter=delimiter))[0].strip()
-        yield number, cell
+        try:
+            row = next(csv.reader([line], delimiter=delimiter))
+        except csv.Error:
+            # Longer than any cell may be; no code either.
+            row = [line]
+        yield number, [cell.strip() for cell in row]

@@ -20,6 +20,7 @@ from qmt_bridge.wire.codes import check_code
 # What others call these columns, in the order of preference.
 _CODE_NAMES = (
     *("code", "stock_code", "ts_code", "symbol", "order_book_id", "wind_code", "instrumentid", "security"),
+    *("stockcode", "ticker", "instrument", "instrument_id", "security_code", "htsc_code", "thscode", "secid"),
     *("证券代码", "股票代码", "合约代码", "代码"),
 )
 # xtquant's own index has no name, or `stime` (qmttools); pandas calls a column that had none `Unnamed: 0`.
@@ -101,11 +102,14 @@ def _open(path: Path) -> TextIO:
     packed = head.startswith(_GZIP) or path.suffix.lower() == ".gz"
     if packed:
         with gzip.open(path, "rb") as unpacked:
-            head = unpacked.read(4)
-        if head == b"P*M\x18":
+            head = unpacked.read(16)
+        if head.startswith(b"P*M\x18"):
             raise ConfigError("file", f"{path} is no CSV but a tape that was compressed by gzip: unpack it")
     # csv wants line ends as they are; utf-8-sig drops the mark that Excel writes.
-    encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    marked = head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if b"\0\0" in head or (b"\0" in head and not marked):
+        raise ConfigError("file", f"{path} is not CSV in UTF-8; if it is UTF-16 or UTF-32, save it as CSV UTF-8")
+    encoding = "utf-16" if marked else "utf-8-sig"
     if packed:
         return gzip.open(path, "rt", encoding=encoding, newline="")
     return path.open(encoding=encoding, newline="")
@@ -132,7 +136,7 @@ class _Lines:
         """Yield the rows; raise `ConfigError`."""
         first = file.readline()
         before = 0
-        if separator := re.fullmatch(r"sep=(.)\s*", first):
+        if separator := re.fullmatch(r'"?sep=(.)"?\s*', first):
             # What Excel writes and reads first.
             before, first = 1, file.readline()
         delimiter = separator[1] if separator else max(_SEPARATORS, key=first.count)
@@ -140,7 +144,20 @@ class _Lines:
         try:
             header = [_name(cell) for cell in next(rows, ())]
             columns = _Columns(self.path, header)
-            for row in rows:
+            while True:
+                try:
+                    row = next(rows, None)
+                except csv.Error as exc:
+                    # A quote where none may be ends its row only; one that is not closed takes what follows.
+                    if "expected after" not in str(exc):
+                        raise
+                    said = LeftOut(before + rows.line_num, "", "a row with a quote within a cell", str(exc))
+                    if left_out is None:
+                        raise ConfigError("file", f"{self.path}, {said}") from exc
+                    left_out(said)
+                    continue
+                if row is None:
+                    break
                 self.line = before + rows.line_num
                 if not any(row):
                     continue
@@ -215,12 +232,16 @@ class _Columns:
         self.time_name = header[self.time_at] or "1 (without a name)"
         self.readers: list[tuple[int, str, cells.Reader]] = []
         for at, name in enumerate(header):
+            # Databases write names in capitals.
+            meant = cells.spelling(name)
             if at == self.time_at:
                 name = "time"
             elif at == self.code_at or (at == 0 and not name) or _UNNAMED.fullmatch(name):
                 continue
             if not name:
                 raise ConfigError("file", f"{path}: column {at + 1} has no name")
+            if meant not in header:
+                name = meant
             self.readers.append((at, name, cells.reader(name)))
         names = [self.code_name, *(name for _, name, _ in self.readers)]
         for name in names:
@@ -244,6 +265,11 @@ class _Columns:
     def _code_in_name(self) -> str:
         """Return the code of a file like ``600519.SH.csv`` or ``600519.SH_20250701.csv.gz``."""
         stem = re.sub(r"(?:\.csv|\.txt|\.tsv)?(?:\.gz)?$", "", self._path.name, flags=re.IGNORECASE)
+        try:
+            # Combinations and options have spaces and hyphens themselves.
+            return check_code(stem)
+        except BadCode:
+            pass
         try:
             return check_code(re.split(r"[_ -]", stem)[0])
         except BadCode as exc:

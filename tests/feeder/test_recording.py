@@ -514,6 +514,14 @@ def test_file_that_is_no_tape_of_ours_is_named(tape, change: Callable[[bytes], b
     assert caught.value.setting == "file"
 
 
+@pytest.mark.parametrize("strange", ["quote/600519%2ESH/tick/", "quote/600519.SH", "trade/1"])
+def test_topic_that_is_none_costs_its_messages_only(tape, caplog: pytest.LogCaptureFixture, strange: str) -> None:
+    bad = (Topic(strange), {MAOTAI: [{"time": 1}]})
+    found = Tape(tape(*DAY, bad, bad))
+    assert play(found, ALL).published == published(DAY, *ALL)
+    assert ["are not played" in record.getMessage() for record in caplog.records] == [True]
+
+
 def test_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         open_recording(tmp_path, 1)

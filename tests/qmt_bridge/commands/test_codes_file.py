@@ -24,6 +24,7 @@ TWO = ["600519.SH", "000001.SZ"]
         pytest.param("ts_code,名称\n600519.SH,贵州茅台\n000001.SZ,平安银行\n".encode(), id="csv"),
         pytest.param("代码,名称\n600519.SH,贵州茅台\n000001.SZ,平安银行\n".encode("gbk"), id="csv-in-gbk"),
         pytest.param(b'"600519.SH";"x"\n"000001.SZ";"y"\n', id="quoted-semicolons"),
+        pytest.param(b"600519.SH,113001.SH\n000001.SZ,127001.SZ\n", id="two-columns-of-codes"),
         pytest.param(b"600519.SH\tx\n000001.SZ\ty\n", id="tabs"),
     ],
 )
@@ -39,6 +40,8 @@ def test_codes_are_read_out_of_what_people_have(content: bytes) -> None:
         pytest.param(b"code\n600519.SH\nname\n", "line 3: 'name'", id="a-heading-is-first-only"),
         pytest.param(b"x1\n" * 7, "; and 2 more lines", id="many"),
         pytest.param(b"# nothing\n", "holds no codes", id="none"),
+        pytest.param(b"# mine\n600519.SH,000001.SZ\n", "on one line; write one a line", id="one-line"),
+        pytest.param(b"600519.SH\n1" + b"x" * 200_000, "line 2: '1xxx", id="no-cell-is-so-long"),
         pytest.param(b"600519.SH\n\xff\xff\xff\n", "line 2: neither UTF-8 nor GBK", id="binary"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import stat
@@ -164,6 +165,29 @@ def test_export_reads_in_parts_and_goes_on_with_what_comes_meanwhile(
 def test_a_reader_cannot_change_anything(journal: Journal, path: Path) -> None:
     with Reader(path) as reader, pytest.raises(sqlite3.OperationalError, match="readonly"):
         reader._database.execute("DELETE FROM event")
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+def test_export_does_not_replace_a_journal(journal: Journal, path: Path, suffix: str) -> None:
+    out = path.with_name(path.name + suffix)
+    result = run("export", "--out", out)
+    assert result.exit_code == 1
+    assert "is a database" in result.output
+    assert len(exported()) == 5
+
+
+def test_export_writes_into_what_is_no_plain_file(journal: Journal, tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes here")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run("export", "--out", pipe).exit_code == 0
+        assert os.read(reading, 1_000_000).count(b"\n") == 5
+    finally:
+        os.close(reading)
+    assert pipe.is_fifo()
 
 
 def test_export_to_a_file_is_whole_or_not_there(journal: Journal, tmp_path: Path) -> None:
