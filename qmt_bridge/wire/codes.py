@@ -81,7 +81,7 @@ _SPLIT = re.compile(r"([A-Z]{2,5})[ .:_-]?([0-9]{1,8})|([0-9]{1,8})[ .,:_-]?([A-
 def check_code(text: object) -> Code:
     """Return `text` as a code, or raise `BadCode` that says what is wrong with it, and what may have been meant."""
     if not isinstance(text, str):
-        hint = _hint(str(text)) if isinstance(text, int) else ""
+        hint = _hint(str(text)) if isinstance(text, int | float) else ""
         raise BadCode(repr(text), f"code must be a string, not {type(text).__name__}{hint}")
     if _is_code(text):
         return Code(text)
