@@ -33,6 +33,7 @@ from click.core import ParameterSource
 
 from qmt_bridge import __version__, child, log, private, supervisor
 from qmt_bridge.config import (
+    ADDRESSES,
     Config,
     choices,
     default,
@@ -57,7 +58,7 @@ _MOMENTS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S",
 # Of a journal that is beyond help the first ones say enough.
 MAX_FAULTS = 100
 
-WIRE = ("market_addr", "trade_addr", "ask_addr", "curve_dir")
+WIRE = (*ADDRESSES, "curve_dir")
 LOG = ("log_level", "log_format")
 REPLAY = ("file", "speed", "delay", "loop")
 FEEDER = (

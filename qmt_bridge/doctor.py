@@ -28,7 +28,7 @@ import msgspec
 import zmq
 
 from qmt_bridge import child, sockets
-from qmt_bridge.config import Config
+from qmt_bridge.config import ADDRESSES, Config
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import ConfigError, QMTBridgeError
 from qmt_bridge.handshakes import PATIENCE_SECONDS, Notice, Trouble
@@ -502,7 +502,7 @@ def _examine_feeder(config: Config, heard: Heard, role: sockets.Role | None) -> 
 
 
 def _addresses(config: Config) -> dict[str, str]:
-    return {name: getattr(config, name) for name in ("market_addr", "trade_addr", "ask_addr")}
+    return {name: getattr(config, name) for name in ADDRESSES}
 
 
 def _is_elsewhere(address: str) -> bool:
@@ -594,7 +594,7 @@ def _wire_errors(config: Config) -> Iterator[tuple[str, str | None]]:
     """Yield the name of each address setting, and why a feeder cannot listen there."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        for name in ("market_addr", "trade_addr", "ask_addr"):
+        for name in ADDRESSES:
             error = None
             address: str = getattr(config, name)
             # An ipc: file that something else listens to would be replaced.

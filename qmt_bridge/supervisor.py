@@ -27,13 +27,13 @@ import zmq
 
 from qmt_bridge import child, sockets
 from qmt_bridge.child import TRY_AGAIN
-from qmt_bridge.config import Config
+from qmt_bridge.config import ADDRESSES, Config
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.pulse import Pulse
 from qmt_bridge.stop import Stop
 from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.messages import FeedStatus
-from qmt_bridge.wire.requests import CatchUp, reply_encoder, topic_state_decoder
+from qmt_bridge.wire.requests import CatchUp, ask_reply_encoder, topic_state_decoder
 from qmt_bridge.wire.topics import STATUS_TOPIC
 
 logger = logging.getLogger(__name__)
@@ -182,7 +182,7 @@ class _Questions:
     def ask(self) -> None:
         """Ask, if there is a connection."""
         with contextlib.suppress(zmq.Again):
-            self._socket.send(reply_encoder.encode(CatchUp(0, [STATUS_TOPIC])), zmq.NOBLOCK)
+            self._socket.send(ask_reply_encoder.encode(CatchUp(0, [STATUS_TOPIC])), zmq.NOBLOCK)
 
     def answered(self) -> bool:
         """Return whether our feeder has answered since the last call."""
@@ -284,7 +284,7 @@ def run(
 
 def check_addresses(config: Config) -> None:
     """Raise `ConfigError` for an address of a feeder at which no gateway finds it."""
-    for name in ("market_addr", "trade_addr", "ask_addr"):
+    for name in ADDRESSES:
         address: str = getattr(config, name)
         if address.startswith("tcp:") and address.rpartition(":")[2] in ("0", "*"):
             raise ConfigError(name, f"{address} is another port at each start; a gateway needs one that it knows")

@@ -336,6 +336,7 @@ class DownloadStarted(msgspec.Struct, frozen=True):
 
 Ask = CatchUp | StartDownload
 ask_decoder = msgspec.msgpack.Decoder(Ask)
-reply_encoder = msgspec.msgpack.Encoder()
+# Of what goes over ask_addr, in both directions: questions and replies.
+ask_reply_encoder = msgspec.msgpack.Encoder()
 topic_state_decoder = msgspec.msgpack.Decoder(TopicState)
 download_started_decoder = msgspec.msgpack.Decoder(DownloadStarted)
