@@ -28,9 +28,9 @@ from qmt_bridge.wire.requests import (
     DownloadStarted,
     StartDownload,
     TopicState,
+    ask_reply_encoder,
     download_started_decoder,
     parts_of,
-    ask_reply_encoder,
     topic_state_decoder,
 )
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, behaviour_of

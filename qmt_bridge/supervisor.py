@@ -26,7 +26,7 @@ import psutil
 import zmq
 
 from qmt_bridge import child, sockets
-from qmt_bridge.child import TRY_AGAIN
+from qmt_bridge.child import STOP_SECONDS, TRY_AGAIN
 from qmt_bridge.config import ADDRESSES, Config
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.pulse import Pulse
@@ -38,8 +38,6 @@ from qmt_bridge.wire.topics import STATUS_TOPIC
 
 logger = logging.getLogger(__name__)
 
-# The children are told at the same moment; one that has not ended by then is killed.
-STOP_TIMEOUT = 4.0
 # Between two starts of a child that keeps dying.
 BACKOFF = (0.2, 10.0)
 # A child that lived that long died of something new.
@@ -273,11 +271,12 @@ def run(
             for each in children:
                 each.replace_if_frozen(now)
     finally:
-        deadline = time.monotonic() + STOP_TIMEOUT
+        # Told at the same moment; one that has not ended in its time is killed.
+        asked = time.monotonic()
         for each in children:
             each.stop()
-        for each in children:
-            each.wait(deadline)
+        for each in sorted(children, key=lambda each: STOP_SECONDS[each.part]):
+            each.wait(asked + STOP_SECONDS[each.part])
         questions.close()
     return 0
 

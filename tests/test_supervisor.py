@@ -17,6 +17,8 @@ import psutil
 import pytest
 import zmq
 
+from feeder import app, publisher
+from gateway import server
 from qmt_bridge import child as child_process
 from qmt_bridge import cli, sockets, supervisor
 from qmt_bridge.config import Config
@@ -126,7 +128,7 @@ def test_all_parts_are_told_to_end_before_any_is_waited_for(tmp_path: Path, monk
     )
     script.chmod(0o755)
     monkeypatch.setattr(child_process, "sys", SimpleNamespace(executable=str(script)))
-    monkeypatch.setattr(supervisor, "STOP_TIMEOUT", DEADLINE)
+    monkeypatch.setattr(supervisor, "STOP_SECONDS", {"feeder": DEADLINE, "gateway": DEADLINE})
     stop = Stop()
     monkeypatch.setattr(supervisor, "_ask_gateway", lambda *_: None)
     # Nobody is asked at these addresses.
@@ -143,6 +145,25 @@ def test_all_parts_are_told_to_end_before_any_is_waited_for(tmp_path: Path, monk
         stop.set()
         watching.join()
     assert sorted(path.name for path in tmp_path.glob("*.ended")) == ["feeder.ended", "gateway.ended"]
+
+
+def test_a_feeder_gets_the_time_that_its_journal_may_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, float] = {}
+    monkeypatch.setattr(
+        supervisor._Child,
+        "wait",
+        lambda part, deadline: given.update({part.part: deadline - time.monotonic()}),
+    )
+    stop = Stop()
+    stop.set()
+    config = Config(ask_addr="tcp://127.0.0.1:9")
+    supervisor.run(config, {"feeder": (), "gateway": ()}, stop, lambda status, pids: None)
+    # In the order of their limits: the wait for the one must not shorten the other's.
+    assert list(given) == ["gateway", "feeder"]
+    assert {part: round(seconds) for part, seconds in given.items()} == child_process.STOP_SECONDS
+    assert publisher.CLOSE_SECONDS < app.LEAVE_SECONDS
+    assert child_process.STOP_SECONDS["feeder"] >= app.START_GRACE + app.LEAVE_SECONDS
+    assert child_process.STOP_SECONDS["gateway"] > server.JOIN_TIMEOUT
 
 
 # Frozen

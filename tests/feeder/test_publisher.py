@@ -37,8 +37,8 @@ from qmt_bridge.wire.requests import (
     DownloadStarted,
     StartDownload,
     TopicState,
-    download_started_decoder,
     ask_reply_encoder,
+    download_started_decoder,
     topic_state_decoder,
 )
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, trade_topic

@@ -28,7 +28,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, ErrorCode, Refused
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import TradeEvent
-from qmt_bridge.wire.requests import StartDownload, download_started_decoder, ask_reply_encoder
+from qmt_bridge.wire.requests import StartDownload, ask_reply_encoder, download_started_decoder
 from qmt_bridge.wire.topics import Topic, download_topic
 
 ROOT = Path(__file__).parents[2]

@@ -98,7 +98,9 @@ async def test_bad_first_frame_is_named_and_ends_the_socket(
     assert len([record for record in lines if record.name.startswith("gateway")]) <= 1
 
 
-@pytest.mark.parametrize(("path", "field"), [("realtime", "stocks"), ("whole_quote", "codes"), ("l2_thousand", "stocks")])
+@pytest.mark.parametrize(
+    ("path", "field"), [("realtime", "stocks"), ("whole_quote", "codes"), ("l2_thousand", "stocks")]
+)
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
