@@ -610,9 +610,8 @@ def journal_export(
                 sys.stdout.buffer.writelines(lines)
                 return
             # Whole or not there: half an export looks like all of it.
-            part = out.with_name(f"{out.name}.part")
+            part = private.make_part(out)
             try:
-                private.make_file(part)
                 with part.open("wb") as written:
                     written.writelines(lines)
                 part.replace(out)
