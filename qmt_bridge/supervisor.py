@@ -256,7 +256,7 @@ def run(
                 began = all(each.pulse.began for each in children)
                 next_ask = now + (ask_every if was_ready and began else POLL)
                 questions.ask()
-                status = _ask_gateway(config, "/healthz" if was_ready else "/readyz", stop, ask_timeout)
+                status = ask_gateway(config, "/healthz" if was_ready else "/readyz", stop, ask_timeout)
                 now = time.monotonic()
                 if questions.answered():
                     feeder.pulse.beat(now)
@@ -310,7 +310,7 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT) -> dict[str, Any] | None:
+def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT) -> dict[str, Any] | None:
     """Return what answers at the gateway's address; None if nothing does in time, or what it says is not ours.
 
     Not urllib: its timeout begins anew with every byte, and what answers may be any program.

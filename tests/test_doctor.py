@@ -372,6 +372,55 @@ def test_a_terminal_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     assert doctor._ask(doctor.Probe, "127.0.0.1:58610") == doctor.Probe(error="no answer in 0.5 s")
 
 
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        pytest.param(b"", "ended with exit code 0", id="nothing"),
+        pytest.param(b"Traceback", "ended with exit code 0", id="text"),
+        pytest.param(b'{"error":"\xce\xde"}', "ended with exit code 0", id="gbk"),
+        pytest.param(b'{"tick_ms":"x"}', "ended with exit code 0", id="another-type"),
+        pytest.param(b'{"x":' + b"[" * 100_000, "ended with exit code 0", id="nested"),
+        pytest.param(None, "cannot be started: No such file or directory", id="no-program"),
+    ],
+)
+def test_whatever_the_terminals_process_does_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: bytes | None, said: str
+) -> None:
+    path = tmp_path / "printed"
+    path.write_bytes(printed or b"")
+    command = [sys.executable, "-c", f"import sys; sys.stdout.buffer.write(open({str(path)!r}, 'rb').read())"]
+    monkeypatch.setattr(
+        doctor.child, "python", lambda *words: command if printed is not None else [str(tmp_path / "none")]
+    )
+    assert doctor._ask(doctor.Probe, "127.0.0.1:58610").error == f"the process that asks {said}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "ours"),
+    [
+        (b'HTTP/1.1 200 OK\r\n\r\n{"status":"ok"}', True),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"status":["ok"]}', False),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 60_000, False),
+        (b"HTTP/1.1 200 OK\r\n\r\n\xff\xfe", False),
+        (b"SSH-2.0-OpenSSH\r\n", False),
+    ],
+)
+def test_whatever_answers_at_the_gateways_port_is_no_traceback(answer: bytes, ours: bool) -> None:
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            assert doctor._is_gateway(Config(port=listener.getsockname()[1])) is ours
+        finally:
+            thread.join()
+
+
 TOKEN = "7b1e-t0ken"
 
 
@@ -617,11 +666,32 @@ def test_only_live_ticks_of_a_running_feeder_tell_the_time(
         assert doctor.clock(ages, "", "").said.startswith("at least 6")
 
 
-def test_a_stranger_on_the_wire_is_no_feeder(monkeypatch: pytest.MonkeyPatch) -> None:
-    with publishing(lambda: [(STATUS_TOPIC, ["nonsense"])]) as config:
-        status, ages, unheard, _ = doctor._listen(config)
-    assert (status, ages) == (None, ())
-    assert unheard is not None
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([b"BODY", encode(["nonsense"])], id="array"),
+        pytest.param([b"BODY", encode({"source": "x", "simulated": 1})], id="wrong-types"),
+        pytest.param([b"BODY", b"\x91" * 100_000], id="nested"),
+        pytest.param([b"BODY", b"\xa2\xff\xfe"], id="no-utf-8"),
+        pytest.param([], id="topic-alone"),
+        pytest.param([b"short", b""], id="short-stamp"),
+        pytest.param([b"STAMP", b"", b"", b"", b""], id="too-many"),
+    ],
+)
+def test_a_stranger_on_the_wire_is_a_line(monkeypatch: pytest.MonkeyPatch, parts: list[bytes]) -> None:
+    if b"BODY" not in parts:
+        # It is no frame at all, and left out.
+        monkeypatch.setattr(doctor, "SILENT_SECONDS", 0.5)
+    stamp = Frame(STATUS_TOPIC, 1, 1, 1, 1, b"").to_parts()[1]
+    given = [stamp if part in (b"BODY", b"STAMP") else part for part in parts]
+    raw = [STATUS_TOPIC.encode(), *given]
+    monkeypatch.setattr(Frame, "to_parts", lambda frame: raw)
+    with publishing(lambda: [(STATUS_TOPIC, None)]) as config:
+        heard = doctor._listen(config)
+        assert (heard.status, heard.ages_ms) == (None, ())
+        assert (heard.unheard is not None) is (b"BODY" in parts)
+        found = doctor.feeder(None, heard.unheard, "1.0", "auto", heard.refused.text if heard.refused else "")
+    assert found.check == "feeder"
 
 
 def test_xtquant_is_not_imported(tmp_path: Path) -> None:
