@@ -207,6 +207,15 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
+# The command, which waits less long for a feeder that is not there.
+QUICK = """
+from qmt_bridge import handshakes
+handshakes.PATIENCE_SECONDS = 0.3
+from qmt_bridge import cli
+cli.main()
+"""
+
+
 class Machine:
     """The settings of a machine with free ports and a folder of its own, and what the command says of it."""
 
@@ -219,11 +228,18 @@ class Machine:
             self.env[f"QMT_BRIDGE_{name}_ADDR"] = f"tcp://127.0.0.1:{port}"
         self.env |= env
         self.printed = ""
+        # Whether something listens at these addresses, which needs its time to answer.
+        self.answers = False
+
+    @property
+    def start(self) -> list[str]:
+        """Return the command without its arguments."""
+        return [sys.executable, *(("-m", "qmt_bridge.cli") if self.answers else ("-c", QUICK)), "doctor"]
 
     def run(self, *arguments: str) -> tuple[int, dict[str, Finding]]:
         """Run the command with --json; return its exit code and the findings by check."""
         done = subprocess.run(
-            [sys.executable, "-m", "qmt_bridge.cli", "doctor", "--json", *arguments],
+            [*self.start, "--json", *arguments],
             env=self.env,
             capture_output=True,
             encoding="utf-8",
@@ -247,6 +263,7 @@ def levels(findings: dict[str, Finding], level: str) -> list[str]:
 
 
 def test_a_machine_for_simulated_data_is_well_and_stays_as_it_was(machine: Machine, tmp_path: Path) -> None:
+    machine.answers = True
     code, findings = machine.run()
     assert code == 0, findings
     assert levels(findings, "fail") == levels(findings, "warn") == []
@@ -258,7 +275,7 @@ def test_a_machine_for_simulated_data_is_well_and_stays_as_it_was(machine: Machi
 def test_text_says_the_same_as_json(machine: Machine) -> None:
     _, findings = machine.run()
     done = subprocess.run(
-        [sys.executable, "-m", "qmt_bridge.cli", "doctor"],
+        machine.start,
         env=machine.env,
         capture_output=True,
         encoding="utf-8",
@@ -270,6 +287,7 @@ def test_text_says_the_same_as_json(machine: Machine) -> None:
 
 
 def test_ports_that_others_use_fail(machine: Machine) -> None:
+    machine.answers = True
     with listener() as market, listener() as port:
         code, findings = machine.run("--market-addr", f"tcp://127.0.0.1:{market}", "--port", str(port))
     assert code == 1
@@ -493,6 +511,7 @@ def test_accounts_need_the_terminals_folder(trading_machine: Machine, tmp_path: 
 
 
 def test_a_running_feeder_and_gateway_are_recognised(machine: Machine) -> None:
+    machine.answers = True
     up = subprocess.Popen(
         [sys.executable, "-m", "qmt_bridge.cli", "up"],
         env=machine.env,
@@ -572,6 +591,7 @@ def test_a_key_that_the_feeder_refuses_is_told(tmp_path: Path) -> None:
         sockets.make_keys(tmp_path / name)
     (tmp_path / "stranger" / "feeder.key").write_bytes((tmp_path / "feeder" / "feeder.key").read_bytes())
     machine = Machine(tmp_path)
+    machine.answers = True
     del machine.env["QMT_BRIDGE_DATA_DIR"]
     wire = {name: machine.env[f"QMT_BRIDGE_{name.upper()}"] for name in ("market_addr", "trade_addr", "ask_addr")}
     feeder = Feeder(Config(source="sim", data_dir=str(tmp_path / "d"), curve_dir=str(tmp_path / "feeder"), **wire))
@@ -598,7 +618,7 @@ def test_foreign_variables_are_a_warning(machine: Machine) -> None:
 def test_chinese_text_comes_through_every_code_page(trading_machine: Machine, encoding: str) -> None:
     trading_machine.env |= {"FAKE_XT_DOWN": "1", "PYTHONIOENCODING": encoding}
     done = subprocess.run(
-        [sys.executable, "-m", "qmt_bridge.cli", "doctor"],
+        trading_machine.start,
         env=trading_machine.env,
         capture_output=True,
         timeout=SECONDS,
