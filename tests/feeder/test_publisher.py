@@ -154,6 +154,12 @@ class Consumer:
 
 
 @pytest.fixture
+def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what a heartbeat tells come soon."""
+    monkeypatch.setattr(publisher_module, "HEARTBEAT_SECONDS", 0.05)
+
+
+@pytest.fixture
 def config(tmp_path: Path) -> Config:
     local = "tcp://127.0.0.1:0"
     return Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path), grace=0.05)
@@ -465,6 +471,7 @@ def refused(consumer: Consumer) -> int:
 DIGITS = f"l2/600519.SH/{'9' * 5000}/"
 
 
+@pytest.mark.usefixtures("quick_heartbeat")
 @pytest.mark.parametrize(
     "message",
     [
@@ -522,6 +529,7 @@ def test_a_question_with_an_odd_number_is_answered(consumer: Consumer, payload: 
     assert (state.topic, state.state in ("live", "refused")) == (ALL_TRADES, True)
 
 
+@pytest.mark.usefixtures("quick_heartbeat")
 @pytest.mark.parametrize(
     "parts",
     [
