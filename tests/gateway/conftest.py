@@ -119,8 +119,11 @@ class Server:
         wait_for(lambda: self._server.started, "the server")
         self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
 
-    def stop(self) -> None:
+    def ask_to_stop(self) -> None:
         self._server.should_exit = True
+
+    def stop(self) -> None:
+        self.ask_to_stop()
         self._thread.join()
 
 
@@ -154,9 +157,12 @@ class Rig:
         return server
 
     def close(self) -> None:
+        # At the same time: each takes a tenth of a second or two.
+        for server in self.servers:
+            server.ask_to_stop()
+        self.feeder.stop()
         for server in self.servers:
             server.stop()
-        self.feeder.stop()
 
     @asynccontextmanager
     async def connect(self, path: str, server: Server | None = None, **options: Any) -> AsyncIterator[Client]:
