@@ -59,10 +59,11 @@ RETRY_SECONDS = 0.001
 # What is queued at the end gets this long to leave, then the sockets another while.
 DRAIN_SECONDS = 1.0
 LINGER_MS = 200
-# A disk that does not answer at the end is told after the one time, and left alone after the other. Between them a
-# supervisor may kill the process.
+# A disk that does not answer at the end is told after the one time, and left alone after the other.
 CLOSE_WARNING_SECONDS = 0.5
 CLOSE_SECONDS = 10.0
+# What `Publisher.stop` takes at most.
+STOP_SECONDS = DRAIN_SECONDS + CLOSE_SECONDS + LINGER_MS / 1000
 
 _BY_CODE = frozenset(kind for kind, behaviour in KINDS.items() if behaviour.keeps == "by_code")
 _JOURNALED = frozenset(kind for kind, behaviour in KINDS.items() if behaviour.keeps == "journal")

@@ -34,6 +34,7 @@ from click.core import ParameterSource
 from qmt_bridge import __version__, log, private
 from qmt_bridge.commands import supervisor
 from qmt_bridge.config import (
+    ADDRESSES,
     Config,
     choices,
     default,
@@ -59,7 +60,7 @@ _MOMENTS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S",
 # Of a journal that is beyond help the first ones say enough.
 MAX_FAULTS = 100
 
-WIRE = ("market_addr", "trade_addr", "ask_addr", "curve_dir")
+WIRE = (*ADDRESSES, "curve_dir")
 LOG = ("log_level", "log_format")
 REPLAY = ("file", "speed", "delay", "loop")
 FEEDER = (
@@ -622,9 +623,8 @@ def journal_export(
                     device.writelines(lines)
                 return
             # Whole or not there: half an export looks like all of it.
-            part = out.with_name(f"{out.name}.part")
+            part = private.make_part(out)
             try:
-                private.make_file(part)
                 with part.open("wb") as written:
                     written.writelines(lines)
                 part.replace(out)

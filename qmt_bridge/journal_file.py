@@ -195,10 +195,8 @@ class Reader:
         """
         if out.exists():
             raise ConfigError("file", f"{out} exists already")
-        part = out.with_name(f"{out.name}.part")
+        part = private.make_part(out)
         try:
-            part.unlink(missing_ok=True)
-            private.make_file(part)
             with closing(sqlite3.connect(part, isolation_level=None)) as copy:
                 self._database.backup(copy)
                 # One file that needs nothing beside it; the feeder turns it into a journal with a log again.

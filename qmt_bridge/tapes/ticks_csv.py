@@ -10,6 +10,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Generator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -108,7 +109,8 @@ def _open(path: Path) -> TextIO:
     # csv wants line ends as they are; utf-8-sig drops the mark that Excel writes.
     marked = head.startswith((b"\xff\xfe", b"\xfe\xff"))
     if b"\0\0" in head or (b"\0" in head and not marked):
-        raise ConfigError("file", f"{path} is not CSV in UTF-8; if it is UTF-16 or UTF-32, save it as CSV UTF-8")
+        what = "UTF-16 without its mark, UTF-32, or no text"
+        raise ConfigError("file", f"{path} is not CSV in UTF-8 but {what}: save it as CSV UTF-8")
     encoding = "utf-16" if marked else "utf-8-sig"
     if packed:
         return gzip.open(path, "rt", encoding=encoding, newline="")
@@ -140,38 +142,45 @@ class _Lines:
             # What Excel writes and reads first.
             before, first = 1, file.readline()
         delimiter = separator[1] if separator else max(_SEPARATORS, key=first.count)
-        rows = csv.reader(_again(first, file), strict=True, skipinitialspace=True, delimiter=delimiter)
-        try:
-            header = [_name(cell) for cell in next(rows, ())]
-            columns = _Columns(self.path, header)
-            while True:
+        lines = _Kept(first, file)
+        rows = csv.reader(lines, strict=True, skipinitialspace=True, delimiter=delimiter)
+        columns: _Columns | None = None
+        while True:
+            lines.kept.clear()
+            try:
                 try:
                     row = next(rows, None)
                 except csv.Error as exc:
-                    # A quote where none may be ends its row only; one that is not closed takes what follows.
-                    if "expected after" not in str(exc):
-                        raise
-                    said = LeftOut(before + rows.line_num, "", "a row with a quote within a cell", str(exc))
-                    if left_out is None:
-                        raise ConfigError("file", f"{self.path}, {said}") from exc
-                    left_out(said)
-                    continue
-                if row is None:
-                    break
+                    self.line = before + rows.line_num
+                    raise self._unread(exc, columns, "".join(lines.kept), delimiter) from exc
                 self.line = before + rows.line_num
-                if not any(row):
-                    continue
-                try:
-                    if columns.is_header(row):
-                        continue
+                if columns is None:
+                    columns = _Columns(self.path, [_name(cell) for cell in row or ()])
+                elif row is None:
+                    return
+                elif any(row) and not columns.is_header(row):
                     yield self._row(columns, row)
-                except _RowError as exc:
-                    said = LeftOut(self.line, exc.column, exc.kind, exc.reason)
-                    if left_out is None:
-                        raise ConfigError("file", f"{self.path}, {said}") from exc
-                    left_out(said)
-        except csv.Error as exc:
-            raise ConfigError("file", f"{self.path}, line {before + rows.line_num}: {exc}") from exc
+            except _RowError as exc:
+                said = LeftOut(self.line, exc.column, exc.kind, exc.reason)
+                if left_out is None:
+                    raise ConfigError("file", f"{self.path}, {said}") from exc
+                left_out(said)
+
+    def _unread(self, exc: csv.Error, columns: _Columns | None, text: str, delimiter: str) -> Exception:
+        """Return the error of a row, `text`, in which csv finds no cells; one of a single line costs only itself."""
+        if columns is not None and "expected after" in str(exc):
+            # A quote where none may be; one that is not closed takes what follows.
+            return _RowError("", "a row with a quote within a cell", str(exc))
+        first = self.line - max(text.count("\n") - 1, 0)
+        number = _long_cell(text, delimiter, csv.field_size_limit())
+        if number is None or columns is None:
+            return ConfigError("file", f"{self.path}, line {self.line}: {exc}")
+        column = columns.header[number] if number < len(columns.header) else ""
+        if first == self.line:
+            said = f"a cell of more than {csv.field_size_limit():,} characters, which no field of a tick has"
+            return _RowError(column, "a cell that is too long", said)
+        said = f"a quotation mark that no other one closes within {csv.field_size_limit():,} characters"
+        return ConfigError("file", f"{self.path}, {LeftOut(first, column, '', said)}")
 
     def _row(self, columns: _Columns, row: Sequence[str]) -> TickRow:
         if len(row) != len(columns.header):
@@ -301,6 +310,31 @@ def _name(cell: str) -> str:
     return cell.strip().lstrip("\ufeff").strip("\"' ")
 
 
-def _again(first: str, file: TextIO) -> Generator[str]:
-    yield first
-    yield from file
+def _long_cell(text: str, delimiter: str, limit: int) -> int | None:
+    """Return which cell of a row, from 0, has more than `limit` characters; None if none has."""
+    number = start = 0
+    is_quoted = False
+    for at, character in enumerate(text):
+        if character == '"':
+            is_quoted = not is_quoted
+        elif character == delimiter and not is_quoted:
+            if at - start > limit:
+                return number
+            number, start = number + 1, at + 1
+    return number if len(text) - start > limit else None
+
+
+class _Kept:
+    """The lines of a file, `first` and the rest; what was read since it was cleared is kept for an error."""
+
+    def __init__(self, first: str, file: TextIO) -> None:
+        self.kept: list[str] = []
+        self._lines = chain((first,), file)
+
+    def __iter__(self) -> _Kept:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.kept.append(line)
+        return line

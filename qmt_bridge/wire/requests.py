@@ -15,7 +15,7 @@ import orjson
 
 from qmt_bridge.errors import BadRequest, ErrorCode
 from qmt_bridge.wire.hints import NAME_CHARACTERS, Ignored, did_you_mean
-from qmt_bridge.wire.positions import JournalPosition
+from qmt_bridge.wire.positions import JournalPosition, Position
 
 # A request larger than this is closed with 1009.
 REQUEST_BYTES = 64 * 1024
@@ -333,6 +333,7 @@ class DownloadStarted(msgspec.Struct, frozen=True):
 
 Ask = CatchUp | StartDownload
 ask_decoder = msgspec.msgpack.Decoder(Ask)
-reply_encoder = msgspec.msgpack.Encoder()
+# Of what goes over ask_addr, in both directions: questions and replies.
+ask_reply_encoder = msgspec.msgpack.Encoder()
 topic_state_decoder = msgspec.msgpack.Decoder(TopicState)
 download_started_decoder = msgspec.msgpack.Decoder(DownloadStarted)

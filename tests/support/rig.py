@@ -117,8 +117,11 @@ class Server:
         wait_for(lambda: self._server.started, "the server")
         self.port: int = self._server.servers[0].sockets[0].getsockname()[1]
 
-    def stop(self) -> None:
+    def ask_to_stop(self) -> None:
         self._server.should_exit = True
+
+    def stop(self) -> None:
+        self.ask_to_stop()
         self._thread.join()
 
 

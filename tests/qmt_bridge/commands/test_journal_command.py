@@ -457,10 +457,16 @@ def test_a_backup_to_where_nothing_can_be_written_is_an_error(journal: Journal, 
 @pytest.mark.parametrize("command", ["backup", "export --out"])
 def test_only_the_owner_may_read_what_comes_out_of_a_journal(journal: Journal, tmp_path: Path, command: str) -> None:
     out = tmp_path / "out"
-    # A part that was left by a killed command.
-    part = tmp_path / "out.part"
-    part.write_bytes(b"left")
-    part.chmod(0o644)
     assert run(*command.split(), out).exit_code == 0
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
-    assert not part.exists()
+
+
+@pytest.mark.parametrize("command", ["backup", "export --out"])
+def test_what_comes_out_of_a_journal_takes_no_file_of_the_users(journal: Journal, tmp_path: Path, command: str) -> None:
+    before = {path.name for path in tmp_path.iterdir()}
+    names = ["out.part", "out.part-journal", "out.part-wal"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"mine")
+    assert run(*command.split(), tmp_path / "out").exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == before | {"out", *names}
+    assert all((tmp_path / name).read_bytes() == b"mine" for name in names)

@@ -1494,6 +1494,13 @@ class Clock:
         self.step = 0
 
 
+def let_pass(clock: Clock, seconds: int, sink: Recorder) -> None:
+    """Wait until so much time has passed, a second a look as ever, with one look after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "WATCH_SECONDS", 0.001)
+        sink.until(lambda: clock.seconds > seconds)
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -1586,7 +1593,7 @@ def test_a_market_that_was_refused_from_the_start_is_never_stale(
     terminal.refused = {"SH"}
     want(listener, SHANGHAI)
     listener.start(sink)
-    sink.until(lambda: clock.seconds > 60)
+    let_pass(clock, 60, sink)
     assert [state for state, _, _ in sink.states] == ["up"]
 
 
@@ -1649,6 +1656,8 @@ def test_the_answer_to_a_subscription_is_no_recovery_in_any_form(
     sink.until(lambda: len(terminal.clients) == 3)
     assert {state for state, _, _ in sink.states[1:]} == {"stale"}
     clock.stop()
+    # It is only connected: what is pushed before it is subscribed again is for nobody.
+    sink.until(lambda: len(terminal.feeds()) == 1 + len(crowd))
     # The same tick once more is no answer.
     terminal.push_whole({"600519.SH": native.tick("600519", 1)})
     terminal.push_quote("600519.SH", "tick", native.tick("600519", 1))
@@ -1702,7 +1711,7 @@ def test_instruments_of_any_status_that_say_nothing_are_left_alone(
     codes = [f"60000{number}.SH" for number in range(8)]
     terminal.market = {code: {"time": TUESDAY_MORNING, "volume": 5, "openInt": status} for code in codes}
     begin(listener, sink, *(quote_topic(code) for code in codes))
-    sink.until(lambda: clock.seconds > 120)
+    let_pass(clock, 120, sink)
     assert [state for state, _, _ in sink.states] == ["up"]
     assert len(terminal.clients) == 1
 
@@ -1714,7 +1723,7 @@ def test_codes_that_trade_rarely_are_left_alone_while_the_index_moves(
     terminal.market = {code: {"time": TUESDAY_MORNING, "volume": 5, "openInt": 13} for code in codes}
     trade(terminal, clock, "000001.SH")
     begin(listener, sink, *(quote_topic(code) for code in codes))
-    sink.until(lambda: clock.seconds > 120)
+    let_pass(clock, 120, sink)
     assert [state for state, _, _ in sink.states] == ["up"]
     # Nothing reaches the terminal any more.
     terminal.on_call = bool
@@ -1728,7 +1737,7 @@ def test_a_single_quiet_code_and_long_bars_are_no_silence(
     codes = [f"{600000 + number}.SH" for number in range(8)]
     bars = [quote_topic(code, "1m") for code in codes] + [quote_topic(code, "1d") for code in codes]
     begin(listener, sink, MOUTAI, FORMULA, *bars)
-    sink.until(lambda: clock.seconds > 30)
+    let_pass(clock, 30, sink)
     assert [state for state, _, _ in sink.states] == ["up"]
     # Several of them are.
     want(listener, *(quote_topic(code) for code in codes))
@@ -1772,7 +1781,7 @@ def test_when_nothing_trades_silence_is_right(
     clock.began = clock.ms = ms
     terminal.holidays = holidays
     begin(listener, sink, SHANGHAI, MOUTAI)
-    sink.until(lambda: clock.seconds > 60)
+    let_pass(clock, 60, sink)
     assert [state for state, _, _ in sink.states] == ["up"]
     assert len(terminal.called("subscribe_whole_quote")) == 1
     # Asked once a day, downloaded first, as xtquant's own calendar is made.
@@ -1833,7 +1842,7 @@ def test_a_market_that_is_silent_at_the_close_is_up_again(
     clock.began = clock.ms = TUESDAY_MORNING + 90 * 60_000 - 30_000
     caplog.set_level(logging.INFO)
     begin(listener, sink, SHANGHAI)
-    sink.until(lambda: clock.seconds > 120)
+    let_pass(clock, 120, sink)
     assert sink.states[0] == ("up", None, False)
     assert {state for state, _, _ in sink.states[1:-1]} == {"stale"}
     assert sink.states[-1] == ("up", None, True)
@@ -1897,7 +1906,7 @@ def test_what_has_brought_nothing_in_this_session_is_not_deaf(
     terminal.push_quote("IF2512.IF", "tick", {"time": clock.ms})
     # Of another one there is news.
     trade(terminal, clock, "IH2512.IF")
-    sink.until(lambda: clock.seconds > 100)
+    let_pass(clock, 100, sink)
     assert set(terminal.called("get_full_tick")) == {(("IF2512.IF",),)}
     assert [state for state, _, _ in sink.states] == ["up"]
 
@@ -1952,7 +1961,7 @@ def test_a_single_code_that_is_not_traded_is_never_stale(
     clock.step = 4000
     terminal.market = {} if tick is None else {"600519.SH": tick}
     begin(listener, sink, topic)
-    sink.until(lambda: clock.seconds > 80)
+    let_pass(clock, 80, sink)
     assert {state for state, _, _ in sink.states} == ({"up", "stale"} if stale else {"up"})
 
 

@@ -1590,6 +1590,70 @@ def test_sessions_left_behind_in_a_call_are_bounded(
     ]
 
 
+@pytest.mark.parametrize("call", ["connect", "stop"])
+def test_a_process_whose_sessions_all_hang_is_replaced(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    if call == "connect":
+        monkeypatch.setattr(session, "OPEN_SECONDS", 0.02)
+    monkeypatch.setattr(session, "NEVER_OPEN_SECONDS", 0.0)
+    monkeypatch.setattr(session, "STOP_SECONDS", 0.02)
+    monkeypatch.setattr(session, "LEFT_BEHIND", 2)
+    desk.stuck = {call}
+    source = serve(wait=False, xt_hang=0.2)
+    for number in range(1, 3 if call == "stop" else 1):
+        sink.until(lambda number=number: len(sink.of("connected")) == number)
+        assert source.hung() is None
+        desk.drop()
+    said: list[str] = []
+    sink.until(lambda: said.append(source.hung() or "") or said[-1])
+    assert said[-1] == "a call into xtquant of each of 2 trade sessions has not returned for 0 s"
+    # One that returns after all ends the reason.
+    desk.stuck = set()
+    connected = len(sink.of("connected"))
+    desk.gate.set()
+    sink.until(lambda: len(sink.of("connected")) == connected + 1)
+    assert source.hung() is None
+
+
+@pytest.mark.parametrize(
+    ("was_open", "limit", "seconds"), [(True, 60.0, 60), (False, 60.0, 600), (False, 900.0, 900), (True, 0.0, None)]
+)
+def test_hanging_sessions_end_the_process_late_if_none_was_open(
+    serve: Callable[..., Any],
+    desk: Desk,
+    sink: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    was_open: bool,
+    limit: float,
+    seconds: int | None,
+) -> None:
+    monkeypatch.setattr(session, "OPEN_SECONDS", 0.02)
+    monkeypatch.setattr(session, "STOP_SECONDS", 0.02)
+    monkeypatch.setattr(session, "LEFT_BEHIND", 1)
+    desk.stuck = {"stop" if was_open else "connect"}
+    source = serve(wait=was_open, xt_hang=limit)
+    desk.drop()
+    sink.until(lambda: sink.states and "have not returned" in (sink.states[-1][0].reason or ""))
+    sink.until(lambda: source._hanging._doing)
+    # A look adds a second at most.
+    looks = [source._hanging.hung(float(look)) for look in range(1000)]
+    assert next((number for number, said in enumerate(looks) if said), None) == seconds
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_trade_thread_that_has_ended_is_told(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: session.XtTrade) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(session.XtTrade, "_may_open", fail)
+    source = serve(wait=False)
+    source._thread.join(SECONDS)
+    assert source.hung() == "the thread that owns the trade sessions has ended"
+    source.close()
+    assert source.hung() is None
+
+
 # -- A terminal that says nothing
 
 
