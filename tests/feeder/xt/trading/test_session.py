@@ -171,7 +171,7 @@ def is_settled() -> bool:
         return False
     asking = [thread for thread in threading.enumerate() if thread.name == "xtquant-trade-ask"]
     for (asked,) in [thread._args for thread in asking if hasattr(thread, "_args")]:
-        heard = all(queries.were_heard() for questions in list(asked.questions.values()))
+        heard = all(questions.were_heard() for questions in list(asked.questions.values()))
         if not heard or asked.missing or len(asked.questions) < len(asked.joined):
             return False
     return True
