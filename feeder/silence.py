@@ -1,5 +1,8 @@
-"""Whether a market says nothing although it trades, and what to do about it.
+"""Whether a market says nothing although it should trade, and what to do about it.
 
+The machine's clock and xtquant's calendar only say that a market should trade. Both may be wrong: a clock an hour
+off, a holiday that the calendar lacks. So they alone make a market stale, and no more. Subscribing or connecting again
+needs evidence (see `feeder/evidence.py`): the terminal has data that it did not push.
 Pure: the time is an argument and nothing is logged. One thread uses it.
 """
 
@@ -58,6 +61,8 @@ class Silence:
     def __init__(self, limit: int) -> None:
         # Markets that have said nothing for too long, until they are heard or wanted no more.
         self.stale: frozenset[str] = frozenset()
+        # Those of them of which the terminal has data that it did not push.
+        self.deaf: frozenset[str] = frozenset()
         # Weekdays without trading, YYYYMMDD.
         self.holidays: frozenset[str] = frozenset()
         # Actions that today still has.
@@ -66,16 +71,19 @@ class Silence:
         self._day = 0
         self._now = 0
         self._quiet: dict[str, int] = {}
+        # Stale markets that something was done about in this silence.
+        self._tried: frozenset[str] = frozenset()
         # Trading time since the last action, and how long it has to be before the next one.
         self._waited = 0
         self._pause = 0
 
-    def check(self, now: int, wanted: Mapping[str, int], heard: Iterable[str]) -> Action:
+    def check(self, now: int, wanted: Mapping[str, int], heard: Iterable[str], missed: Iterable[str]) -> Action:
         """Return what is to be done at `now`, ms since 1970; call it about once a second.
 
         `wanted` has the number of codes wanted of a market, for all of it `SEVERAL` or more. `heard` are the markets
-        that had data since the last call. "stale" is "resubscribe" on a day that has no action left; "closed" is
-        the end of a silence because nothing is expected until the next open.
+        that had data since the last call, `missed` those of which the terminal has newer data than it pushed. Of other
+        stale markets the terminal has nothing newer: then it is "stale" and no more is done, and so it is on a day that
+        has no action left. "closed" is the end of a silence because nothing is expected until the next open.
         """
         if not self._limit:
             return "none"
@@ -96,19 +104,22 @@ class Silence:
             for market, quiet in self._quiet.items()
             if market in before or quiet >= self._limit * (1 if wanted[market] >= SEVERAL else _PATIENCE)
         )
+        self._tried &= self.stale
         if not self.stale:
             return "recovered" if before else "none"
-        if not before:
-            self._pause = _PAUSE * self._limit
-        if self.stale - before:
+        self.deaf = self.stale.intersection(missed)
+        if self.deaf - self._tried:
+            if not self._tried:
+                self._pause = _PAUSE * self._limit
+            self._tried |= self.deaf
             self._waited = 0
             return "resubscribe" if self.act() else "stale"
         self._waited += step
-        if self._waited < self._pause or not self.act():
-            return "none"
-        self._waited = 0
-        self._pause = min(2 * self._pause, max(_LONGEST, self._pause))
-        return "reconnect"
+        if self.deaf and self._waited >= self._pause and self.act():
+            self._waited = 0
+            self._pause = min(2 * self._pause, max(_LONGEST, self._pause))
+            return "reconnect"
+        return "stale" if self.stale - before else "none"
 
     def is_open(self, now: int) -> bool:
         """Return whether stocks trade at `now` and have for some seconds."""
@@ -119,7 +130,7 @@ class Silence:
 
     def reset(self) -> None:
         """Begin anew: nothing could be heard, or had to be. The day's actions remain counted."""
-        self.stale = frozenset()
+        self.stale = self.deaf = self._tried = frozenset()
         self._quiet = {}
 
     def act(self) -> bool:

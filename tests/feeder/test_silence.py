@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from feeder.silence import ACTIONS_A_DAY, SEVERAL, Silence, day_name, day_number
+from feeder.silence import ACTIONS_A_DAY, MARKETS, SEVERAL, Silence, day_name, day_number
 
 SHANGHAI = timezone(timedelta(hours=8))
 LIMIT = 30
@@ -31,12 +31,23 @@ class Watch:
         self.start = self.now = start
         self.done: list[tuple[int, str]] = []
 
-    def look(self, seconds: int, wanted: dict[str, int] = ALL, heard: Collection[str] = ()) -> list[tuple[int, str]]:
-        """Look for `seconds`, each time having heard `heard`, and return what was to be done."""
+    def look(
+        self,
+        seconds: int,
+        wanted: dict[str, int] = ALL,
+        heard: Collection[str] = (),
+        missed: Collection[str] | None = None,
+    ) -> list[tuple[int, str]]:
+        """Look for `seconds`, each time having heard `heard`, and return what was to be done.
+
+        The terminal has newer data of the markets in `missed`, of all that are not heard if that is not given.
+        """
+        if missed is None:
+            missed = MARKETS - frozenset(heard)
         before = len(self.done)
         for _ in range(seconds):
             self.now += 1000
-            action = self.silence.check(self.now, wanted, heard)
+            action = self.silence.check(self.now, wanted, heard, missed)
             if action != "none":
                 self.done.append(((self.now - self.start) // 1000, action))
         return self.done[before:]

@@ -1918,7 +1918,7 @@ def test_without_tries_left_a_deaf_subscription_is_only_logged(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin(listener, sink, quote_topic("IF2512.IF"))
-    listener._listener._silence.check(clock.ms, {}, ())
+    listener._listener._silence.check(clock.ms, {}, (), ())
     listener._listener._silence.left = 0
     terminal.push_quote("IF2512.IF", "tick", {"time": clock.ms})
     trade(terminal, clock, "IF2512.IF")
