@@ -37,6 +37,9 @@ _PATIENCE = 10
 # The pause after an action, in limits; it doubles up to the longest.
 _PAUSE = 2
 _LONGEST = 30 * _MINUTE
+# Looks at which a market has to be heard until what was done about it has helped. One or two may be what xtquant
+# answers to the subscription, with nothing after it.
+_HEARD = 3
 # More than these, re-subscriptions and reconnections together, have never brought back what the first ones did not.
 ACTIONS_A_DAY = 12
 
@@ -71,8 +74,8 @@ class Silence:
         self._day = 0
         self._now = 0
         self._quiet: dict[str, int] = {}
-        # Stale markets that something was done about in this silence.
-        self._tried: frozenset[str] = frozenset()
+        # Markets that something was done about, with the looks at which they have been heard since.
+        self._tried: dict[str, int] = {}
         # Trading time since the last action, and how long it has to be before the next one.
         self._waited = 0
         self._pause = 0
@@ -104,19 +107,24 @@ class Silence:
             for market, quiet in self._quiet.items()
             if market in before or quiet >= self._limit * (1 if wanted[market] >= SEVERAL else _PATIENCE)
         )
-        self._tried &= self.stale
+        self._tried = {
+            market: looks + (market in heard)
+            for market, looks in self._tried.items()
+            if market in wanted and looks + (market in heard) < _HEARD
+        }
+        self._waited += step
+        self.deaf = self.stale.intersection(missed)
         if not self.stale:
             return "recovered" if before else "none"
-        self.deaf = self.stale.intersection(missed)
-        if self.deaf - self._tried:
+        if self.deaf - self._tried.keys():
             if not self._tried:
                 self._pause = _PAUSE * self._limit
-            self._tried |= self.deaf
+            self._tried |= dict.fromkeys(self.deaf - self._tried.keys(), 0)
             self._waited = 0
             return "resubscribe" if self.act() else "stale"
-        self._waited += step
         if self.deaf and self._waited >= self._pause and self.act():
             self._waited = 0
+            self._tried = dict.fromkeys(self._tried, 0)
             self._pause = min(2 * self._pause, max(_LONGEST, self._pause))
             return "reconnect"
         return "stale" if self.stale - before else "none"
@@ -130,7 +138,8 @@ class Silence:
 
     def reset(self) -> None:
         """Begin anew: nothing could be heard, or had to be. The day's actions remain counted."""
-        self.stale = self.deaf = self._tried = frozenset()
+        self.stale = self.deaf = frozenset()
+        self._tried = {}
         self._quiet = {}
 
     def act(self) -> bool:

@@ -77,7 +77,7 @@ class Listener:
         self._heard |= heard
         if not 0 <= now - self._asked < self._ask_pause:
             self._asked = now
-            mute = tuple(feeds[parts] for parts in self._ask(now, feeds.values()))
+            mute = tuple(feeds[parts] for parts in self._ask(now, wanted, held, feeds.values()))
             if mute:
                 return self._mend(now, mute, feeds.values())
         codes = self._codes(wanted, held)
@@ -146,7 +146,9 @@ class Listener:
                 codes[market] = len(active & {parts.name for parts in those if parts.detail != "1m"})
         return codes
 
-    def _ask(self, now: int, feeds: Collection[Feed]) -> list[TopicParts]:
+    def _ask(
+        self, now: int, wanted: Mapping[Topic, TopicParts], held: Collection[Topic], feeds: Collection[Feed]
+    ) -> list[TopicParts]:
         """Compare what is quiet with the terminal's own last ticks; return what is deaf."""
         trades = self._silence.is_open(now)
         quiet = [
@@ -164,10 +166,15 @@ class Listener:
             if feed.spoke and (codes := feed.codes)
         }
         stocks = [feed.parts.name for feed in quiet if feed.market in MARKETS and not feed.is_market]
-        markets = _expected(quiet, self._heard)
+        lost = [
+            parts
+            for topic, parts in wanted.items()
+            if topic not in held and is_live(parts) and market_of(parts) in self.stale
+        ]
+        markets = _expected(quiet, lost, self._heard)
         self._heard = set()
-        indices = [INDICES[market] for market in sorted({feed.market for feed in quiet} & MARKETS)]
-        asked = list(dict.fromkeys(chain(indices, *silent.values(), stocks)))[:_ASKED]
+        indices = [INDICES[market] for market in sorted({feed.market for feed in quiet} & MARKETS | markets.keys())]
+        asked = list(dict.fromkeys(chain(indices, *silent.values(), stocks, *markets.values())))[:_ASKED]
         try:
             ticks = dict(self._xtdata.get_full_tick(asked)) if asked else {}
         except Exception as exc:
@@ -214,13 +221,20 @@ def _heard(feeds: Collection[Feed], now: int) -> set[str]:
     return markets
 
 
-def _expected(quiet: Collection[Feed], heard: Collection[str]) -> dict[str, dict[str, object]]:
-    """Return, of each stock market that is not `heard`, the codes to expect pushes of, each with the last record."""
+def _expected(
+    quiet: Collection[Feed], lost: Collection[TopicParts], heard: Collection[str]
+) -> dict[str, dict[str, object]]:
+    """Return, of each stock market that is not `heard`, the codes to expect pushes of, each with the last record.
+
+    `lost` is what was refused when its silent market was subscribed again.
+    """
     expected: dict[str, dict[str, object]] = {}
+    for parts in lost:
+        code = INDICES[parts.name] if parts.name in MARKETS else parts.name
+        expected.setdefault(market_of(parts), {})[code] = None
     for feed in quiet:
-        if feed.market not in MARKETS or feed.market in heard:
-            continue
-        codes = [INDICES[feed.market], *feed.codes] if feed.is_market else [feed.parts.name]
-        records = feed.stream.newest.records
-        expected.setdefault(feed.market, {}).update((code, records.get(code)) for code in codes)
+        if feed.market in MARKETS and feed.market not in heard:
+            codes = [INDICES[feed.market], *feed.codes] if feed.is_market else [feed.parts.name]
+            records = feed.stream.newest.records
+            expected.setdefault(feed.market, {}).update((code, records.get(code)) for code in codes)
     return expected

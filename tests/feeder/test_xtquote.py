@@ -951,6 +951,7 @@ def test_a_new_subscription_goes_before_those_that_are_made_anew(
     clock.stop()
     begin(listener, sink, SHANGHAI, *map(quote_topic, MANY))
     turns = Turns(terminal)
+    deafen(terminal, clock, "000001.SH")
     turns.at[MANY[3]] = lambda: want(listener, PINGAN_DEPTH)
     clock.step = 1000
     sink.until(lambda: len(turns.codes) == len(MANY) + 1)
@@ -1510,6 +1511,18 @@ def listener(terminal: native.Terminal, clock: Clock) -> Iterator[XtQuote]:
         source.close()
 
 
+def deafen(terminal: native.Terminal, clock: Clock, *codes: str) -> None:
+    """Let the terminal have a new tick of `codes` each time that it is asked, and push none of them."""
+    before = terminal.on_call
+
+    def on_call(call: native.Call) -> None:
+        before(call)
+        if call.name == "get_full_tick":
+            terminal.unpushed.update({code: {"time": clock.ms, "volume": clock.ms, "openInt": 13} for code in codes})
+
+    terminal.on_call = on_call
+
+
 def test_a_silent_market_is_stale_and_all_of_it_is_subscribed_again(
     terminal: native.Terminal,
     listener: XtQuote,
@@ -1518,6 +1531,7 @@ def test_a_silent_market_is_stale_and_all_of_it_is_subscribed_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     of_shanghai = (SHANGHAI, MOUTAI, quote_topic("600519.SH", "1d"), formula_topic(FormulaSpec("MA", "600519.SH")))
+    deafen(terminal, clock, "000001.SH")
     begin(listener, sink, *of_shanghai, PINGAN_DEPTH)
     before = terminal.subscriptions()
     terminal.push_whole({"600519.SH": {"time": 1}})
@@ -1541,6 +1555,7 @@ def test_a_market_that_stays_silent_is_connected_anew_and_its_old_snapshot_is_no
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     terminal.market = {"600519.SH": {"time": 5}, "600000.SH": {"time": 2**62}}
+    deafen(terminal, clock, "000001.SH")
     begin(listener, sink, SHANGHAI)
     sink.until(lambda: len(terminal.clients) == 2 and len(sink.accepted) == 3)
     clock.stop()
@@ -1553,9 +1568,10 @@ def test_a_market_that_stays_silent_is_connected_anew_and_its_old_snapshot_is_no
 
 
 def test_a_market_whose_subscription_was_lost_recovers_by_its_snapshot(
-    terminal: native.Terminal, listener: XtQuote, sink: Recorder
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     terminal.market = {"600519.SH": {"time": 5}}
+    deafen(terminal, clock, "000001.SH")
     begin(listener, sink, SHANGHAI)
     sink.until(lambda: sink.published)
     # The native side forgets it without a word, while the market goes on.
@@ -1570,6 +1586,7 @@ def test_a_market_whose_subscription_was_lost_recovers_by_its_snapshot(
 def test_a_market_that_refuses_to_be_subscribed_again_is_stale_still(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
+    deafen(terminal, clock, "000001.SH")
     begin(listener, sink, SHANGHAI)
     terminal.refused = {"SH"}
     sink.until(lambda: len(terminal.clients) == 2)
@@ -1645,6 +1662,10 @@ def test_the_answer_to_a_subscription_is_no_recovery_in_any_form(
     }
     crowd = [quote_topic(code) for code in terminal.market if code != "600519.SH"] if topic == MOUTAI else []
     begin(listener, sink, topic, *crowd)
+    if topic == MOUTAI:
+        # What had brought ticks would be missed before the market is.
+        sink.until(lambda: len(sink.states) > 1)
+    deafen(terminal, clock, *(terminal.market if topic == MOUTAI else ["000001.SH"]))
     sink.until(lambda: len(terminal.clients) == 3)
     assert {state for state, _, _ in sink.states[1:]} == {"stale"}
     clock.stop()
@@ -1658,6 +1679,7 @@ def test_what_is_silent_is_subscribed_again_while_other_markets_talk(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     beijing = whole_topic("BJ")
+    deafen(terminal, clock, "899050.BJ")
     begin(listener, sink, SHANGHAI, beijing)
     while clock.seconds < 120:
         terminal.push_whole({"600519.SH": {"time": clock.ms}})
