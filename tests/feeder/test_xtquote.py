@@ -1666,7 +1666,7 @@ def test_the_answer_to_a_subscription_is_no_recovery_in_any_form(
         # What had brought ticks would be missed before the market is.
         sink.until(lambda: len(sink.states) > 1)
     deafen(terminal, clock, *(terminal.market if topic == MOUTAI else ["000001.SH"]))
-    sink.until(lambda: len(terminal.clients) == 3)
+    sink.until(lambda: len(terminal.clients) == 3 and len(terminal.feeds()) == 1 + len(crowd))
     assert {state for state, _, _ in sink.states[1:]} == {"stale"}
     clock.stop()
     # The same tick once more is no answer.
