@@ -169,7 +169,9 @@ GOOD = f"code,time,x\n600519.SH,{TIME},1\n"
         pytest.param("code,price\n600519.SH,1\n", "no column 'time' but 'code, price'", id="no-time"),
         pytest.param('[{"code": 1}]', "no column 'code'", id="json"),
         pytest.param(b"\x89PNG\r\n\x1a\n\0\0", "not CSV in UTF-8", id="binary"),
-        pytest.param(GOOD.encode("utf-16-le"), "not CSV in UTF-8 but UTF-16 without its mark", id="utf-16-without-mark"),
+        pytest.param(
+            GOOD.encode("utf-16-le"), "not CSV in UTF-8 but UTF-16 without its mark", id="utf-16-without-mark"
+        ),
         pytest.param(GOOD.encode("utf-32"), "not CSV in UTF-8 but UTF-16 without its mark, UTF-32", id="utf-32"),
         pytest.param("code,time,x,x\n", "column 'x' occurs twice", id="twice"),
         pytest.param("code,time,\n", "column 3 has no name", id="unnamed"),
