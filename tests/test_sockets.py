@@ -182,6 +182,19 @@ def test_only_a_connecting_end_gives_up_what_is_not_acknowledged(context: zmq.Co
     assert {socket.tcp_keepalive for socket in (publisher, router, subscriber, dealer)} == {1}
 
 
+def test_a_system_without_that_option_still_connects(
+    context: zmq.Context[Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Wine refuses TCP_MAXRT, and libzmq then makes no connection; here -1 stands for an option that no system has.
+    sockets._gives_up_unanswered.cache_clear()
+    monkeypatch.setattr(sockets, "_MAXRT_OPTION", -1)
+    try:
+        subscriber = sockets.connect_subscriber(context, "tcp://127.0.0.1:9", None)
+    finally:
+        sockets._gives_up_unanswered.cache_clear()
+    assert subscriber.getsockopt(zmq.TCP_MAXRT) == 0
+
+
 def test_an_allowed_key_gets_data(
     context: zmq.Context[Socket], keys: Path, authenticator: Authenticator, publisher: Socket
 ) -> None:
