@@ -75,7 +75,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/parquet.py", WIRE | {"qmt_bridge.private", "qmt_bridge.tape", "pyarrow"}, {"asyncio"}),
     ("qmt_bridge/bench.py", {"qmt_bridge", "psutil", "uvloop"}, set()),
     # Processes: who has a port, and what a frozen one has started.
-    ("qmt_bridge/holder.py", {"psutil"}, {"asyncio", "threading"}),
+    ("qmt_bridge/holder.py", {"qmt_bridge.child", "qmt_bridge.config", "psutil"}, {"asyncio", "threading"}),
     ("qmt_bridge/supervisor.py", {"qmt_bridge", "msgspec", "psutil", "zmq"}, {"asyncio", "threading"}),
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
     # The feeder's pure middle.
