@@ -5,7 +5,6 @@ A socket belongs to the thread that made it; contexts may be shared, sockets may
 
 from __future__ import annotations
 
-import errno
 import functools
 import logging
 import re
@@ -263,7 +262,8 @@ def _bind(
 
 def _holder(address: str, number: int) -> str:
     port = address.rpartition(":")[2]
-    if number != errno.EADDRINUSE or not port.isdecimal():
+    # Of libzmq: on Windows it has another number than Winsock and `errno`.
+    if number != zmq.EADDRINUSE or not port.isdecimal():
         return ""
     # Only where it is wanted: it costs a start 20 ms.
     from qmt_bridge.holder import holder

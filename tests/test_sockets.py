@@ -15,7 +15,7 @@ import zmq
 import zmq.auth
 from zmq.utils.monitor import recv_monitor_message
 
-from qmt_bridge import sockets
+from qmt_bridge import holder, sockets
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.sockets import Authenticator, Curve
 from qmt_bridge.wire.frames import BATCH_BYTES
@@ -92,7 +92,7 @@ def demanded(socket: Socket) -> bytes:
 # Reads a little every two seconds of what comes all the time.
 HANGING = """
 import threading, time, zmq
-from qmt_bridge import sockets
+from qmt_bridge import holder, sockets
 
 sockets.HIGH_WATER_MARK = sockets.RECEIVE_MARK = 2000
 context = zmq.Context()
@@ -283,6 +283,14 @@ def test_a_port_in_use_is_named(context: zmq.Context[Socket]) -> None:
         with pytest.raises(ConfigError, match=f"market_addr: cannot listen on {where}: ") as refused:
             sockets.bind_publisher(context, "market_addr", where, None)
     assert refused.value.setting == "market_addr"
+
+
+def test_a_holder_is_named_by_the_number_that_libzmq_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On Windows libzmq says 100, and `errno.EADDRINUSE` is 10048.
+    monkeypatch.setattr(zmq, "EADDRINUSE", 100)
+    monkeypatch.setattr(holder, "holder", lambda port: f"; somebody has {port}")
+    assert sockets._holder("tcp://127.0.0.1:5555", 100) == "; somebody has 5555"
+    assert sockets._holder("tcp://127.0.0.1:5555", 10048) == ""
 
 
 def test_a_question_to_a_feeder_that_is_away_is_not_queued(context: zmq.Context[Socket]) -> None:
