@@ -5,10 +5,11 @@ A socket belongs to the thread that made it; contexts may be shared, sockets may
 
 from __future__ import annotations
 
-import errno
+import functools
 import logging
 import re
-import socket as unix
+import socket as system
+import sys
 import time
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -50,6 +51,9 @@ KEEPALIVE_PROBES = 3
 # For connecting ends only: on Linux it also ends a connection whose other end answers but reads nothing (measured), as
 # a stopped consumer of the feeder does. The feeder itself always reads, so a worker may make its connection anew.
 UNANSWERED_MS = 10_000
+# The system's option for it: TCP_MAXRT of Windows' ws2ipdef.h, which Python does not name. Where there is neither,
+# libzmq sets nothing.
+_MAXRT_OPTION: int | None = 5 if sys.platform == "win32" else getattr(system, "TCP_USER_TIMEOUT", None)
 # A feeder that returns has its workers back within half a second, and a closed port is not hammered.
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 400
@@ -258,7 +262,8 @@ def _bind(
 
 def _holder(address: str, number: int) -> str:
     port = address.rpartition(":")[2]
-    if number != errno.EADDRINUSE or not port.isdecimal():
+    # Of libzmq: on Windows it has another number than Winsock and `errno`.
+    if number != zmq.EADDRINUSE or not port.isdecimal():
         return ""
     # Only where it is wanted: it costs a start 20 ms.
     from qmt_bridge.process.holder import holder
@@ -269,9 +274,9 @@ def _holder(address: str, number: int) -> str:
 def _is_taken(address: str) -> bool:
     """Return whether somebody listens on an ipc address: ZeroMQ would take it away from them without a word."""
     path = address.removeprefix("ipc://")
-    if path == address or not hasattr(unix, "AF_UNIX"):
+    if path == address or not hasattr(system, "AF_UNIX"):
         return False
-    with unix.socket(unix.AF_UNIX) as probe:
+    with system.socket(system.AF_UNIX) as probe:
         try:
             probe.connect(path)
         except OSError:
@@ -287,7 +292,8 @@ def _connect(
     # Where a feeder listens on every address, this machine reaches it by its own.
     for everywhere, here in _EVERYWHERE.items():
         address = address.replace(everywhere, here, 1)
-    socket.tcp_maxrt = UNANSWERED_MS
+    if _gives_up_unanswered():
+        socket.tcp_maxrt = UNANSWERED_MS
     socket.reconnect_ivl = RECONNECT_MS
     socket.reconnect_ivl_max = RECONNECT_MAX_MS
     if curve is not None:
@@ -303,6 +309,23 @@ def _connect(
         socket.close(linger=0)
         raise ConfigError(name, f"cannot connect to {address!r}: {zmq.strerror(exc.errno or 0)}") from exc
     return socket
+
+
+@functools.cache
+def _gives_up_unanswered() -> bool:
+    """Return whether the system takes the option behind `tcp_maxrt`.
+
+    libzmq makes no connection at all, and says nothing, where it is refused: Wine 8 lacks it.
+    """
+    if _MAXRT_OPTION is None:
+        return True
+    try:
+        with system.socket() as probe:
+            probe.setsockopt(system.IPPROTO_TCP, _MAXRT_OPTION, UNANSWERED_MS // 1000)
+    except OSError as exc:
+        logger.debug("the system cannot end a connection that is not acknowledged: %s", exc)
+        return False
+    return True
 
 
 def _prepare(socket: zmq.Socket[bytes], address: str) -> None:

@@ -17,6 +17,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from qmt_bridge import sockets
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.process import holder
 from qmt_bridge.sockets import Authenticator, Curve
 from qmt_bridge.wire.frames import BATCH_BYTES
 from qmt_bridge.wire.requests import ASK_BYTES
@@ -93,6 +94,7 @@ def demanded(socket: Socket) -> bytes:
 HANGING = """
 import threading, time, zmq
 from qmt_bridge import sockets
+from qmt_bridge.process import holder
 
 sockets.HIGH_WATER_MARK = sockets.RECEIVE_MARK = 2000
 context = zmq.Context()
@@ -180,6 +182,19 @@ def test_only_a_connecting_end_gives_up_what_is_not_acknowledged(context: zmq.Co
     assert [socket.getsockopt(zmq.TCP_MAXRT) for socket in (publisher, router)] == [0, 0]
     assert [socket.getsockopt(zmq.TCP_MAXRT) for socket in (subscriber, dealer)] == [sockets.UNANSWERED_MS] * 2
     assert {socket.tcp_keepalive for socket in (publisher, router, subscriber, dealer)} == {1}
+
+
+def test_a_system_without_that_option_still_connects(
+    context: zmq.Context[Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Wine refuses TCP_MAXRT, and libzmq then makes no connection; here -1 stands for an option that no system has.
+    sockets._gives_up_unanswered.cache_clear()
+    monkeypatch.setattr(sockets, "_MAXRT_OPTION", -1)
+    try:
+        subscriber = sockets.connect_subscriber(context, "tcp://127.0.0.1:9", None)
+    finally:
+        sockets._gives_up_unanswered.cache_clear()
+    assert subscriber.getsockopt(zmq.TCP_MAXRT) == 0
 
 
 def test_an_allowed_key_gets_data(
@@ -270,6 +285,14 @@ def test_a_port_in_use_is_named(context: zmq.Context[Socket]) -> None:
         with pytest.raises(ConfigError, match=f"market_addr: cannot listen on {where}: ") as refused:
             sockets.bind_publisher(context, "market_addr", where, None)
     assert refused.value.setting == "market_addr"
+
+
+def test_a_holder_is_named_by_the_number_that_libzmq_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On Windows libzmq says 100, and `errno.EADDRINUSE` is 10048.
+    monkeypatch.setattr(zmq, "EADDRINUSE", 100)
+    monkeypatch.setattr(holder, "holder", lambda port: f"; somebody has {port}")
+    assert sockets._holder("tcp://127.0.0.1:5555", 100) == "; somebody has 5555"
+    assert sockets._holder("tcp://127.0.0.1:5555", 10048) == ""
 
 
 def test_a_question_to_a_feeder_that_is_away_is_not_queued(context: zmq.Context[Socket]) -> None:
