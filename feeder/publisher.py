@@ -259,6 +259,9 @@ class Publisher:
         after = 0
         while events := self._journal.call(partial(Journal.since, time_ms=since_ms, after=after), HUNG_SECONDS):
             for _, time_ms, body in events:
+                if not isinstance(time_ms, int) or not isinstance(body, bytes):
+                    logger.error("an event in the trade journal is damaged")
+                    continue
                 try:
                     event = frames.read(_trade_decoder, body)
                 except WireError as exc:
