@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket as net
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -1687,6 +1688,26 @@ def test_a_damaged_journal_does_not_stop_the_feeder_and_is_told(config: Config) 
         assert "a damaged journal was set aside" in status["journal_note"]
         (state,) = consumer.catch_up(ALL_TRADES, 5)
         assert (state.code, state.seq) == ("resume_expired", 0)
+        want(consumer, source)
+
+
+@pytest.mark.parametrize("column", ["body", "time_ms", "number"])
+def test_an_event_that_is_damaged_in_the_journal_ends_no_feeder(config: Config, column: str) -> None:
+    with alive(config) as (source, consumer):
+        source.sink.publish_trade("1", "order", {}, 1)
+        while not consumer.catch_up(ALL_TRADES, 0)[0].seq:
+            pass
+    path = journal_path(config.data_path, "hand")
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA writable_schema=ON")
+        database.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '')")
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"UPDATE event SET {column} = NULL")
+    with alive(config) as (source, consumer):
+        assert list(source.sink.past_trades(0)) == [] or column == "number"
+        states = [*consumer.catch_up(ALL_TRADES, 0), *consumer.catch_up("trade/1/", 0)]
+        assert {state.code for state in states} <= {"internal", "resume_expired", None}
+        assert column != "body" or states[0].code == "internal"
         want(consumer, source)
 
 

@@ -757,7 +757,10 @@ class XtTrade:
         for item in items:
             try:
                 if item is not None:
-                    records.append(self._read(event, item))
+                    record = self._read(event, item)
+                    if not _is_record(event, record.data):
+                        raise TypeError(f"{type(item).__name__} has no field of the kind {event}")
+                    records.append(record)
             except Exception:
                 self._note_failure(event)
         return records, None if len(records) == len(items) else "cannot be read in part"
@@ -955,6 +958,11 @@ def _discover(fields: tuple[str, ...], source: object) -> tuple[str, ...]:
                 known.add(squashed)
                 names[name] = None
     return tuple(names)
+
+
+def _is_record(event: str, data: Mapping[str, object]) -> bool:
+    """Return whether what was read has a field of its kind beyond the account: a number or a text has none."""
+    return not {_squash(name) for name in FIELDS[event][2:]}.isdisjoint(map(_squash, data))
 
 
 def _squash(name: str) -> str:

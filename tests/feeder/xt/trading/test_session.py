@@ -1076,6 +1076,23 @@ def test_an_answer_that_can_be_read_in_part_is_published_in_part(
     assert [data["traded_id"] for data in sink.of("trade")] == ["T1", "T2"]
 
 
+@pytest.mark.parametrize(
+    "item", [-1, "", b"", {}, [None], object(), XtAccountStatus(account_id=STOCK)], ids=lambda item: type(item).__name__
+)
+@pytest.mark.parametrize(("event", "call"), [*zip(QUERIES, NATIVE_QUERIES, strict=True)])
+def test_a_list_of_what_is_no_record_is_no_answer(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, event: str, call: str, item: object
+) -> None:
+    desk.push(order(), fill(), position(), asset())
+    desk.answers[call] = lambda *_: [item]
+    serve(wait=False, xt_reconcile=0.0)
+    sink.until(lambda: len(sink.of(*QUERIES)) == 3)
+    sink.until(lambda: len(desk.called(call)) > 2)
+    assert sink.of(event) == []
+    del desk.answers[call]
+    sink.until(lambda: sink.of(event))
+
+
 def test_an_asset_that_is_never_told_is_logged_once_and_an_empty_list_is_not(
     serve: Callable[..., Any],
     desk: Desk,
