@@ -366,6 +366,7 @@ class Publisher:
         curve = sockets.load_curve(config.curve_dir, "feeder")
         if curve is not None:
             self._authenticator = sockets.Authenticator(context, config.curve_dir)
+            closing.callback(self._authenticator.close)
         lossless = self._source.lossless
         self._market = sockets.bind_publisher(
             context, "market_addr", config.market_addr, curve, lossless=lossless, links=links
