@@ -279,9 +279,10 @@ class Registry:
         """Note that `body` went out as the entry's next message; `pieces` are the records of a body by code."""
         entry.seq += 1
         if entry.by_code is None:
-            size = len(body) if len(body) > SMALL_VALUE_BYTES else 0
-            # What the topic counts already it may go on to count.
-            entry.body = body if size == entry.size or self._resize(entry, size) else None
+            if entry.size or len(body) > SMALL_VALUE_BYTES:
+                self._keep_large(entry, body)
+            else:
+                entry.body = body
         elif pieces:
             entry.by_code.update(pieces)
         if entry.state != "live":
@@ -454,17 +455,17 @@ class Registry:
             del self._waiting_askers[peer[0]]
         self.decided.append((peer, number, text))
 
-    def _resize(self, entry: Entry, size: int) -> bool:
-        """Note how many bytes the last value of `entry` counts; return False, and count none, if it finds no room."""
-        room = MAX_VALUE_BYTES - self._value_bytes + entry.size
-        has_room = size <= room
-        if not has_room:
+    def _keep_large(self, entry: Entry, body: bytes) -> None:
+        """Keep a last value that is large, or comes after a large one, if it finds room."""
+        size = len(body) if len(body) > SMALL_VALUE_BYTES else 0
+        if size > MAX_VALUE_BYTES - self._value_bytes + entry.size:
             self.unkept += 1
             self._missing_room = max(self._missing_room, size)
-            size = 0
+            entry.body, size = None, 0
+        else:
+            entry.body = body
         self._value_bytes += size - entry.size
         entry.size = size
-        return has_room
 
     def _crowd_out(self) -> list[str]:
         """Return the oldest topics that only their grace time keeps and whose last values are large, for some room.
