@@ -158,6 +158,8 @@ class Publisher:
         self._askers = Askers(self._answer_failed)
         self._refusals = Refusals()
         self._failures = Refusals()
+        # Last values without room that the log has told of.
+        self._unkept_told = 0
         self._held_up = False
         self._state: tuple[FeedState, str | None, bool] = ("down", None, False)
         self._since = self._epoch // _NS_PER_MS
@@ -370,6 +372,7 @@ class Publisher:
         curve = sockets.load_curve(config.curve_dir, "feeder")
         if curve is not None:
             self._authenticator = sockets.Authenticator(context, config.curve_dir)
+            closing.callback(self._authenticator.close)
         lossless = self._source.lossless
         self._market = sockets.bind_publisher(
             context, "market_addr", config.market_addr, curve, lossless=lossless, links=links
@@ -405,6 +408,7 @@ class Publisher:
                 next_heartbeat = now + HEARTBEAT_SECONDS
                 failing = self._journal_failure, self._hung_since
                 self._publish_status()
+                self._tell_unkept(now)
                 for notice in self._links.look(now):
                     logger.warning("%s", notice.text)
             self._asleep = True
@@ -569,6 +573,12 @@ class Publisher:
             more = f"; {untold} more since the last such line" if untold else ""
             # Of any length, and whatever was sent is in it.
             logger.warning("%s is refused: %s%s", what, ascii(str(reason)[:300])[1:-1], more)
+
+    def _tell_unkept(self, now: float) -> None:
+        unkept = self._registry.unkept
+        if unkept > self._unkept_told and self._failures.note(b"values", now) is not None:
+            logger.warning("%d last values found no room; who joins these topics waits for the next message", unkept)
+            self._unkept_told = unkept
 
     def _log_failure(self, where: bytes, what: str) -> None:
         """Log the exception that is handled, at most once a minute and place."""
@@ -844,6 +854,7 @@ class Publisher:
             "journal_note": _told(self._journal_note),
             "accounts": [msgspec.structs.replace(each, reason=_told(each.reason)) for each in self._accounts],
             "refused": self._refusals.count,
+            "unkept": self._registry.unkept,
             "instance": self._instance,
         }
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket as net
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -235,6 +236,76 @@ def test_an_unknown_key_gets_nothing_and_is_logged_once(
     publisher.send_multipart([b"stranger/too/", b"body"])
     assert allowed.poll(int(SECONDS * 1000))
     assert not refused.poll(0)
+
+
+def ask_with(context: zmq.Context[Socket], publisher: Socket, curve: Curve, topic: bytes) -> Socket:
+    subscriber = sockets.connect_subscriber(context, address(publisher), curve)
+    subscriber.subscribe(topic)
+    return subscriber
+
+
+def test_a_slow_disk_holds_up_only_unknown_keys(
+    context: zmq.Context[Socket],
+    keys: Path,
+    authenticator: Authenticator,
+    publisher: Socket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> frozenset[bytes]:
+        reading.set()
+        assert go_on.wait(SECONDS)
+        return load_keys(folder)
+
+    load_keys = sockets._load_keys
+    monkeypatch.setattr(sockets, "_load_keys", slow)
+    monkeypatch.setattr(authenticator, "_read_after", 0.0)
+    added = stranger(keys)
+    new = ask_with(context, publisher, added, b"new/")
+    assert authenticator.socket.poll(int(SECONDS * 1000))
+    authenticator.answer()
+    assert reading.wait(SECONDS)
+    known = ask_with(context, publisher, sockets.load_curve(str(keys), "gateway"), b"known/")
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01known/"
+    (keys / "clients" / "added.key").write_text(f'curve\n    public-key = "{added.public.decode()}"\n')
+    go_on.set()
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01new/"
+    for socket in (new, known):
+        socket.close()
+
+
+def test_keys_that_cannot_be_read_are_told_once(
+    context: zmq.Context[Socket],
+    keys: Path,
+    authenticator: Authenticator,
+    publisher: Socket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(folder: Path) -> frozenset[bytes]:
+        raise OSError("no such disk")
+
+    monkeypatch.setattr(sockets, "_load_keys", broken)
+    for _ in range(2):
+        monkeypatch.setattr(authenticator, "_read_after", 0.0)
+        refused = sockets.connect_subscriber(context, address(publisher), stranger(keys))
+        monitor = refused.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        serve(authenticator, monitor)
+        refused.disable_monitor()
+        monitor.close(linger=0)
+    assert sum("no such disk" in record.getMessage() for record in caplog.records) == 1
+    # Those that were allowed before still are.
+    ask_with(context, publisher, sockets.load_curve(str(keys), "gateway"), b"known/")
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01known/"
+
+
+def test_reading_many_keys_takes_a_tenth_of_the_time() -> None:
+    assert sockets._next_read(10.0, 10.001) == 10.001 + sockets.KEYS_SECONDS
+    assert sockets._next_read(10.0, 12.0) == 12.0 + 18.0
 
 
 def test_a_client_without_a_key_gets_nothing(

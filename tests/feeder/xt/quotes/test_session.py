@@ -535,6 +535,61 @@ def test_a_refused_topic_is_told_and_the_others_are_served(
     assert terminal.called("unsubscribe_quote") == terminal.called("unsubscribeFormula") == []
 
 
+def formulas(count: int) -> list[Topic]:
+    return [formula_topic(msgspec.structs.replace(MA, count=number)) for number in range(1, count + 1)]
+
+
+def test_new_formulas_hold_up_no_other_topic(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    begin(source, sink, MOUTAI)
+    terminal.call_delay = 0.005
+    crowd = formulas(100)
+    want(source, *crowd, MOUTAI_BARS, SHANGHAI)
+    sink.until(lambda: {MOUTAI_BARS, SHANGHAI, *crowd} <= set(sink.accepted))
+    assert max(sink.accepted.index(topic) for topic in (MOUTAI_BARS, SHANGHAI)) < len(crowd) // 2
+
+
+def test_formulas_have_a_limit_and_leave_their_place(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "MAX_FORMULAS", 2)
+    monkeypatch.setattr(session, "REFUSED_SECONDS", 0.05)
+    first, second, third = formulas(3)
+    begin(source, sink, first, second)
+    want(source, third)
+    sink.until(lambda: sink.refused)
+    assert sink.refused[0][:2] == (third, "symbol_limit")
+    assert len(terminal.called("subscribeFormula")) == 2
+    leave(source, first)
+    # It is asked for again by itself.
+    sink.until(lambda: third in sink.accepted)
+    assert sorted(kind for kind, *_ in terminal.subscriptions()) == ["formula", "formula"]
+
+
+def test_formulas_have_their_place_in_the_next_session(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "MAX_FORMULAS", 2)
+    begin(source, sink, *formulas(2))
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: len(sink.accepted) == 4)
+    assert not sink.refused
+
+
+def test_a_formula_given_up_meanwhile_is_not_asked_for(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, MOUTAI)
+    terminal.call_delay = 0.05
+    crowd = formulas(4)
+    want(source, *crowd)
+    leave(source, crowd[3])
+    sink.until(lambda: set(crowd[:3]) <= set(sink.accepted))
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+    assert len(terminal.called("subscribeFormula")) == 3
+
+
 def test_a_refused_topic_is_asked_again_when_it_is_wanted_again(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
