@@ -21,15 +21,14 @@ from qmt_bridge.wire.codes import MARKETS, check_code
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
 from qmt_bridge.wire.messages import known_fields
+from qmt_bridge.wire.positions import JournalPosition, Position
 from qmt_bridge.wire.requests import (
     IGNORED_NAMES,
     DownloadStart,
     FormulaRequest,
     FormulaUnsubscribe,
-    JournalPosition,
     L2Request,
     Options,
-    Position,
     QuoteRequest,
     TradeResume,
     WholeRequest,
@@ -449,7 +448,9 @@ class Trade:
                 told = f'events come without a request; one begins again with {{"resume": {{"seq": 8812}}}}{named}'
                 raise BadRequest("unknown_action", told)
             raise _unknown_action(request.get("action"), *_ACTIONS)
-        after = read_request(request, TradeResume).resume
+        given = read_request(request, TradeResume).resume
+        # What a client names is never exact.
+        after = JournalPosition(given.seq, given.epoch)
         self.session.tell_ignored(ignored_fields(request, TradeResume))
         self.session.unsubscribe(self._subscription)
         self._subscribe(after, request.get("id"))
@@ -524,9 +525,9 @@ def _checked(codes: list[object], topic_of: Callable[[str], Topic]) -> tuple[dic
     rejected: list[Rejection] = []
     for code in codes:
         try:
-            if not isinstance(code, str):
-                raise BadCode(repr(code), f"a code is a string like '600519.SH', not {str(code)[:40]!r}")
-            topics[topic_of(code)] = code
+            # A market, which whole quotes take too, is text as well. What is not is refused, with a hint for a number.
+            name = code if isinstance(code, str) else check_code(code)
+            topics[topic_of(name)] = name
         except BadCode as exc:
             rejected.append(Rejection(exc.symbol[:40], exc.code, exc.reason))
     return topics, rejected

@@ -34,10 +34,10 @@ from gateway.writer import PreparedFrames
 from qmt_bridge import log
 from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.holder import holder
-from qmt_bridge.pulse import Pulse
+from qmt_bridge.process.holder import holder
+from qmt_bridge.process.pulse import Pulse
+from qmt_bridge.process.stop import Stop, shielded, unshield
 from qmt_bridge.sockets import load_curve
-from qmt_bridge.stop import Stop, shielded, unshield
 from qmt_bridge.wire.requests import REQUEST_BYTES
 
 logger = logging.getLogger(__name__)
@@ -204,6 +204,8 @@ def serve(config: Config, stop: Stop) -> int:
     The settings reach the workers by the environment, which the caller has set (config.export_env).
     """
     # Workers could say it in a traceback only.
+    if config.require_key and not config.api_key:
+        raise ConfigError("require_key", "is set, but there is no api_key: every client would be refused")
     load_curve(config.curve_dir, "gateway")
     bound = _bind(config.host, config.port)
     host, port = bound.getsockname()[:2]

@@ -20,18 +20,19 @@ from starlette.types import Receive, Scope, Send
 from gateway.auth import KEY_SUBPROTOCOL, presented_key
 from gateway.hub import Refusal
 from gateway.limits import TokenBucket, is_own_origin, origin_allowed
-from gateway.outbox import Item, Outbox
+from gateway.sending.outbox import Item, Outbox
+from gateway.sending.view import Seen
 from gateway.subscription import Subscription, Ticket
-from gateway.view import Seen
 from gateway.writer import EXTENSION, HIGH_WATER, PreparedFrames
 from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode, WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame, to_json
 from qmt_bridge.wire.hints import Ignored
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (
     IGNORED_NAMES,
     REQUEST_BYTES,
-    JournalPosition,
+    ignored_fields,
     ignored_parameters,
     parse_request,
     request_id,
@@ -366,7 +367,8 @@ class Session:
                 given = request_id(request)
                 self.opted_in = self.opted_in or not endpoint.opts_in.isdisjoint(request)
                 if request.get("action") == "ping":
-                    self.tell({"type": "pong", "id": given, "time": time.time_ns() // 1_000_000})
+                    pong = {"type": "pong", "id": given, "time": time.time_ns() // 1_000_000}
+                    self.tell(pong | shown_ignored(ignored_fields(request, None)))
                 elif request.get("action") == "auth":
                     # The handshake has passed already; browsers' code sends it all the same.
                     self.tell({"type": "authenticated", "id": given})

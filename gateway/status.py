@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from gateway import metrics
 from gateway.worker import Worker
-from qmt_bridge import child
+from qmt_bridge.process import child
 from qmt_bridge.wire.frames import to_json
 
 

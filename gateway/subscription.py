@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.hub import Outcome, Refusal
-from gateway.outbox import Item
-from gateway.pace import Pace
-from gateway.view import Seen, View, field_names
+from gateway.sending.outbox import Item
+from gateway.sending.pace import Pace
+from gateway.sending.view import Seen, View, field_names
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
 from qmt_bridge.wire.messages import known_fields
-from qmt_bridge.wire.requests import Position
+from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.topics import Topic, behaviour_of, parse_topic
 
 if TYPE_CHECKING:

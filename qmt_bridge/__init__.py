@@ -1,7 +1,7 @@
 """QMT Bridge for programs: `QMTClient` for the WebSocket side, `subscribe` and the wire's names for the ZeroMQ side.
 
 ``from qmt_bridge import ...`` is the public interface. Everything is imported when it is first used: neither side loads
-the other's library, and the command has prepared itself (`__main__`) before a library is imported.
+the other's library, and the command has prepared its process (`process.start`) before a library is imported.
 """
 
 from __future__ import annotations

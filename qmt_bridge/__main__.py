@@ -1,27 +1,8 @@
-"""`qmt-bridge` and `python -m qmt_bridge`: what has to be done before anything else is imported.
-
-Importing the rest takes a quarter of a second. Ctrl-C in that time would print a traceback, and with `python -m` the
-current folder comes first on the path: a `feeder.py` or `zmq.py` of the user would be run instead of ours.
-"""
+"""`qmt-bridge` and `python -m qmt_bridge`: prepares the process, then imports the command and runs it."""
 
 from __future__ import annotations
 
-import os
-import sys
-
-# The built-in half of `signal`, which itself takes milliseconds to load.
-from _signal import SIG_DFL, SIGINT, signal  # type: ignore[import-not-found]
-
-
-def prepare() -> None:
-    """Let Ctrl-C end the process without a traceback until a command takes it; take the current folder off the path."""
-    signal(SIGINT, SIG_DFL)
-    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    # `python -m` puts the folder there. A checkout that is not installed is found only there.
-    if not sys.flags.safe_path and sys.path and sys.path[0] == os.getcwd() != ours:
-        del sys.path[0]
-    # multiprocessing starts workers with `python -c`, which puts the folder there too.
-    os.environ["PYTHONSAFEPATH"] = "1"
+from qmt_bridge.process.start import prepare
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ in config.py.
 
 from __future__ import annotations
 
-from qmt_bridge.__main__ import prepare
+from qmt_bridge.process.start import prepare
 
 if __name__ == "__main__":
     # Before anything else is imported.
@@ -31,8 +31,10 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from qmt_bridge import __version__, child, log, private, supervisor
+from qmt_bridge import __version__, log, private
+from qmt_bridge.commands import supervisor
 from qmt_bridge.config import (
+    ADDRESSES,
     Config,
     choices,
     default,
@@ -42,7 +44,8 @@ from qmt_bridge.config import (
     load_config,
 )
 from qmt_bridge.errors import ConfigError, QMTBridgeError, Unavailable
-from qmt_bridge.stop import Stop, interruptible, leave
+from qmt_bridge.process import child
+from qmt_bridge.process.stop import Stop, interruptible, leave
 
 if TYPE_CHECKING:
     from qmt_bridge.journal_file import Reader
@@ -57,7 +60,7 @@ _MOMENTS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S",
 # Of a journal that is beyond help the first ones say enough.
 MAX_FAULTS = 100
 
-WIRE = ("market_addr", "trade_addr", "ask_addr", "curve_dir")
+WIRE = (*ADDRESSES, "curve_dir")
 LOG = ("log_level", "log_format")
 REPLAY = ("file", "speed", "delay", "loop")
 FEEDER = (
@@ -353,7 +356,7 @@ _codes_file = click.option(
 
 def _quotes(codes_file: str | None, period: str) -> tuple[str, ...]:
     """Return the topics of the codes in a file."""
-    from qmt_bridge.codes_file import read_codes
+    from qmt_bridge.commands.codes_file import read_codes
     from qmt_bridge.wire.topics import check_period, quote_topic
 
     if codes_file is None:
@@ -389,8 +392,8 @@ def tail(
 
     Many codes: qmt-bridge tail --codes-file codes.txt --period 1m
     """
-    from qmt_bridge import tail as tailing
-    from qmt_bridge.codes_file import read_codes
+    from qmt_bridge.commands import tail as tailing
+    from qmt_bridge.commands.codes_file import read_codes
     from qmt_bridge.wire.topics import whole_topic
 
     if not topics and codes_file is None:
@@ -407,6 +410,10 @@ def tail(
             _refuse("only /ws/realtime has periods", "period")
         if not path.endswith("/trade"):
             _refuse("only /ws/trade has positions", "after")
+        elif send is None:
+            _refuse("/ws/trade has the events of all accounts, and takes no codes", "codes_file")
+            if len(topics) > 1:
+                raise click.UsageError("The codes have no effect: /ws/trade has the events of all accounts.")
     else:
         _refuse("it is for a URL; the feeder asks for CURVE keys (curve_dir)", "api_key")
         _refuse("it is for a URL", "send")
@@ -455,7 +462,7 @@ def record(
     A whole topic is asked for; a prefix records what others ask for. Of trade events every one comes.
     """
     stop = _asked_to_stop(until_eof)
-    from qmt_bridge.record import Recorder
+    from qmt_bridge.tapes.record import Recorder
 
     config = _load(config_file, flags, only=True)
     _configure_log(config)
@@ -497,7 +504,7 @@ _tapes = click.argument("files", nargs=-1, required=True, metavar="FILE...", typ
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, a line for each tape.")
 def tape_info(files: tuple[Path, ...], as_json: bool) -> None:
     """Say what tapes hold: time, kinds of messages, topics, gaps."""
-    from qmt_bridge import survey
+    from qmt_bridge.tapes import survey
 
     try:
         for file in files:
@@ -510,7 +517,7 @@ def tape_info(files: tuple[Path, ...], as_json: bool) -> None:
 @_tapes
 def tape_verify(files: tuple[Path, ...]) -> None:
     """Check that nothing on tapes is damaged or missing; exit with 1 and say what, if it is."""
-    from qmt_bridge import survey
+    from qmt_bridge.tapes import survey
 
     faults = 0
     try:
@@ -531,7 +538,7 @@ def tape_verify(files: tuple[Path, ...]) -> None:
 @click.option("--parquet", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to write to.")
 def tape_export(file: Path, parquet: Path) -> None:
     """Write a tape as Parquet files, one for each kind of row: quote-tick, whole, trade-order, ..."""
-    from qmt_bridge import parquet as tables
+    from qmt_bridge.tapes import parquet as tables
 
     try:
         written = tables.export(file, parquet)
@@ -608,10 +615,16 @@ def journal_export(
             if out is None:
                 sys.stdout.buffer.writelines(lines)
                 return
+            if not journal_file.may_be_written(out):
+                raise ConfigError("out", f"{out} is a database, such as a journal; an export does not replace it")
+            if out.exists() and not out.is_file():
+                # /dev/null and the like are no files to replace.
+                with out.open("wb") as device:
+                    device.writelines(lines)
+                return
             # Whole or not there: half an export looks like all of it.
-            part = out.with_name(f"{out.name}.part")
+            part = private.make_part(out)
             try:
-                private.make_file(part)
                 with part.open("wb") as written:
                     written.writelines(lines)
                 part.replace(out)
@@ -694,7 +707,7 @@ def keygen(folder: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: Any) -> None:
     """Say what is right and wrong on this machine; exit with 1 if something is wrong."""
-    from qmt_bridge import doctor as examination
+    from qmt_bridge.commands import doctor as examination
 
     try:
         config = load_config(config_file, None, flags)
@@ -743,8 +756,8 @@ def bench(
     qmt-bridge bench ws://127.0.0.1:8000/ws/realtime 600519.SH 000001.SZ --clients 200
     qmt-bridge bench ws://127.0.0.1:8000/ws/whole_quote SH SZ --clients 50 --seconds 30
     """
-    from qmt_bridge import bench as benchmark
-    from qmt_bridge.load import Load
+    from qmt_bridge.commands import bench as benchmark
+    from qmt_bridge.commands.load import Load
 
     if url is None and not selftest:
         raise click.UsageError("Missing argument 'URL' (or --selftest).")
@@ -755,6 +768,12 @@ def bench(
             _no_effect(name, "--selftest measures the clients alone, without a gateway")
     if load["send"] and given("period") is ParameterSource.COMMANDLINE:
         _no_effect("period", "--send is the whole request")
+    if (
+        url
+        and not urlsplit(url).path.rstrip("/").endswith("/realtime")
+        and given("period") is ParameterSource.COMMANDLINE
+    ):
+        _no_effect("period", "only /ws/realtime has periods")
     if load["each"] and not codes:
         _no_effect("each", "no codes are given")
     if load["stalled"] >= load["clients"]:

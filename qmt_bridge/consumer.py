@@ -23,7 +23,7 @@ from qmt_bridge.silence import Silence
 from qmt_bridge.sockets import Curve, connect_dealer, connect_subscriber, load_curve
 from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.frames import Frame, read
-from qmt_bridge.wire.requests import reply_encoder, topic_state_decoder
+from qmt_bridge.wire.requests import ask_reply_encoder, topic_state_decoder
 from qmt_bridge.wire.topics import (
     ALL_TRADES,
     KINDS,
@@ -227,7 +227,7 @@ def _frames(
                 # A feeder that goes at this moment leaves the rest to be asked when there is one again.
                 with suppress(zmq.Again):
                     for question in sequence.questions(now):
-                        ask.send(reply_encoder.encode(question), zmq.NOBLOCK)
+                        ask.send(ask_reply_encoder.encode(question), zmq.NOBLOCK)
             frames = []
             strange: WireError | None = None
             for message in _received(ask):

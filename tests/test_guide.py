@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from test_up import running
 from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import CallbackError, client
+from tests.support.up import running
 
 GUIDE = Path(__file__).with_name("websocket-guide.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)

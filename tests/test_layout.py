@@ -6,12 +6,14 @@ import ast
 import fnmatch
 import re
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).parents[1]
 PACKAGES = ("qmt_bridge", "feeder", "gateway")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
@@ -34,26 +36,26 @@ TOP = {
 WIRE = {"qmt_bridge.wire", "qmt_bridge.errors", "msgspec", "orjson"}
 EDGE = WIRE | {
     "qmt_bridge.__version__",
-    "qmt_bridge.child",
     "qmt_bridge.config",
     "qmt_bridge.handshakes",
+    "qmt_bridge.process.child",
+    "qmt_bridge.process.stop",
     "qmt_bridge.sockets",
-    "qmt_bridge.stop",
     "zmq",
 }
 # What the parts that are processes use of the command's own files.
-BESIDE = {"qmt_bridge.holder", "qmt_bridge.log", "qmt_bridge.pulse"}
+BESIDE = {"qmt_bridge.log", "qmt_bridge.process"}
 # Modules of the standard library that do I/O, read a clock or wait; what is pure gets time as an argument.
 IMPURE = set("asyncio logging os pathlib queue selectors socket sqlite3 subprocess threading time".split())
 
 # Who may import whom: the first pattern that fits a file, with what it may import beside the standard library, and
 # what it must not import of that. Of a package everything below it is meant.
 RULES: list[tuple[str, set[str], set[str]]] = [
-    # The paper both sides write on.
+    # The contract of both sides.
     ("qmt_bridge/wire/*", WIRE, IMPURE),
     ("qmt_bridge/errors.py", set(), IMPURE),
     ("qmt_bridge/private.py", set(), {"asyncio", "threading", "time"}),
-    # Strangers use the client without the rest.
+    # Users import the client without the rest.
     (
         "qmt_bridge/client.py",
         {"qmt_bridge.wire", "qmt_bridge.errors", "qmt_bridge.position", "orjson", "websockets"},
@@ -61,47 +63,43 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     # The command alone knows both sides, and starts them as processes.
     ("qmt_bridge/cli.py", {"qmt_bridge", "click", "msgspec", "feeder.app", "gateway.server"}, set()),
-    # What the rest is imported by, and two that every part uses.
-    ("qmt_bridge/__main__.py", {"qmt_bridge.cli"}, {"threading", "subprocess"}),
-    ("qmt_bridge/stop.py", set(), {"asyncio", "queue"}),
-    ("qmt_bridge/pulse.py", set(), IMPURE),
+    ("qmt_bridge/__main__.py", {"qmt_bridge.cli", "qmt_bridge.process.start"}, {"threading", "subprocess"}),
+    # What every part uses.
+    ("qmt_bridge/process/start.py", {"_signal"}, {"threading", "subprocess"}),
+    ("qmt_bridge/process/stop.py", set(), {"asyncio", "queue"}),
+    ("qmt_bridge/process/pulse.py", set(), IMPURE),
+    ("qmt_bridge/process/*", {"qmt_bridge.config", "qmt_bridge.process", "psutil"}, {"asyncio"}),
     # In the standard library from Python 3.14 on; the feeder reads tapes too.
     (
-        "qmt_bridge/tape.py",
+        "qmt_bridge/tapes/tape.py",
         WIRE | {"qmt_bridge.private", "backports.zstd", "compression.zstd"},
         {"asyncio", "threading", "time"},
     ),
     # An extra.
-    ("qmt_bridge/parquet.py", WIRE | {"qmt_bridge.private", "qmt_bridge.tape", "pyarrow"}, {"asyncio"}),
-    ("qmt_bridge/bench.py", {"qmt_bridge", "psutil", "uvloop"}, set()),
-    # Processes: who has a port, and what a frozen one has started.
-    ("qmt_bridge/holder.py", {"psutil"}, {"asyncio", "threading"}),
-    ("qmt_bridge/supervisor.py", {"qmt_bridge", "msgspec", "psutil", "zmq"}, {"asyncio", "threading"}),
+    ("qmt_bridge/tapes/parquet.py", WIRE | {"qmt_bridge.private", "qmt_bridge.tapes", "pyarrow"}, {"asyncio"}),
+    ("qmt_bridge/commands/bench.py", {"qmt_bridge", "psutil", "uvloop"}, set()),
+    ("qmt_bridge/commands/supervisor.py", {"qmt_bridge", "msgspec", "psutil", "zmq"}, {"asyncio", "threading"}),
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
     # The feeder's pure middle.
     ("feeder/registry.py", WIRE, IMPURE),
     ("feeder/askers.py", WIRE | {"feeder.registry"}, IMPURE),
     ("feeder/refusals.py", set(), IMPURE),
-    ("feeder/normalize.py", WIRE, IMPURE),
+    ("feeder/xt/normalize.py", WIRE, IMPURE),
     # The only files that name xtquant.
-    ("feeder/xt*.py", EDGE | {"feeder", "xtquant"}, {"asyncio"}),
+    ("feeder/xt/*", EDGE | {"feeder.source", "feeder.xt", "xtquant"}, {"asyncio"}),
+    ("feeder/sim/simulator.py", EDGE | {"feeder.source", "feeder.sim"}, {"asyncio"}),
+    # Invented, and the same for the same seed and time.
+    ("feeder/sim/*", {"feeder.sim", "qmt_bridge.errors"}, IMPURE - {"time"}),
     # What a replay plays.
-    (
-        "feeder/recording.py",
-        EDGE | {"feeder", "qmt_bridge.tally", "qmt_bridge.tape", "qmt_bridge.ticks_csv"},
-        {"asyncio"},
-    ),
+    ("feeder/recording.py", EDGE | {"feeder.source", "qmt_bridge.tapes"}, {"asyncio"}),
     ("feeder/*", EDGE | {"feeder", "qmt_bridge.journal_file", "qmt_bridge.private"}, {"asyncio"}),
     # The gateway's pure middle.
     ("gateway/hub.py", WIRE, IMPURE),
-    ("gateway/merged.py", WIRE, IMPURE),
-    ("gateway/outbox.py", WIRE | {"gateway.merged", "gateway.view"}, IMPURE),
-    ("gateway/pace.py", WIRE | {"gateway.merged"}, IMPURE),
-    ("gateway/view.py", WIRE, IMPURE),
+    # Builds on uvicorn's WebSocket protocol, which builds on websockets'.
+    ("gateway/writer.py", EDGE | {"uvicorn", "websockets"}, set()),
+    ("gateway/sending/*", WIRE | {"gateway.sending"}, IMPURE),
     ("gateway/auth.py", set(), IMPURE),
     ("gateway/limits.py", set(), IMPURE),
-    # Builds on uvicorn's WebSocket protocol, which builds on websockets'.
-    ("gateway/writer.py", EDGE | {"gateway", "uvicorn", "websockets"}, set()),
     (
         "gateway/server.py",
         EDGE | BESIDE | {"gateway", "prometheus_client", "starlette", "uvicorn", "uvloop"},
@@ -109,6 +107,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     ("gateway/*", EDGE | {"gateway", "qmt_bridge.log", "prometheus_client", "starlette", "uvicorn", "uvloop"}, set()),
 ]
+# Files of one folder.
+MOST_FILES = 16
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -159,13 +159,13 @@ def test_a_file_imports_only_what_its_place_allows(name):
         pytest.param("feeder/x.py", "def f():\n import asyncio", ["asyncio"], id="in-a-function"),
         pytest.param("feeder/x.py", "import xtquant.xtdata", ["xtquant.xtdata"], id="xtquant-in-feeder"),
         pytest.param("feeder/x.py", "importlib.import_module('xtquant')", ["xtquant"], id="by-name"),
-        pytest.param("feeder/xtnews.py", "from xtquant import xtdata", [], id="xtquant-in-its-place"),
+        pytest.param("feeder/xt/news.py", "from xtquant import xtdata", [], id="xtquant-in-its-place"),
         pytest.param("gateway/x.py", "from feeder.source import Source", ["feeder.source.Source"], id="gateway-feeder"),
         pytest.param("gateway/hub.py", "from time import monotonic", ["time.monotonic"], id="clock-in-the-middle"),
         pytest.param("gateway/hub.py", "import zmq", ["zmq"], id="zmq-in-the-middle"),
         pytest.param("qmt_bridge/wire/x.py", "import zmq, msgspec", ["zmq"], id="zmq-on-paper"),
         pytest.param("qmt_bridge/client.py", "import starlette", ["starlette"], id="client"),
-        pytest.param("qmt_bridge/tail.py", "import feeder.app", ["feeder.app"], id="only-the-command"),
+        pytest.param("qmt_bridge/commands/tail.py", "import feeder.app", ["feeder.app"], id="only-the-command"),
         pytest.param("qmt_bridge/cli.py", "from feeder import app\nfrom gateway import hub", ["gateway.hub"], id="cli"),
         pytest.param("gateway/x.py", "import numpy", ["numpy"], id="no-numpy"),
     ],
@@ -201,10 +201,58 @@ def test_the_top_holds_only_what_the_picture_shows():
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_folders_are_flat_and_typed(package):
-    folders = {path.name for path in (ROOT / package).iterdir() if path.is_dir()} - {"__pycache__"}
-    assert folders <= {"qmt_bridge": {"wire"}, "feeder": set(), "gateway": {"page"}}[package]
+def test_a_package_is_typed_and_its_folders_are_small(package):
     assert (ROOT / package / "py.typed").is_file()
+    folders = Counter(Path(name).parent.as_posix() for name in NAMES if not name.endswith("__init__.py"))
+    assert {folder: count for folder, count in folders.items() if count > MOST_FILES} == {}
+    assert folders.keys() <= {Path(name).parent.as_posix() for name in NAMES if name.endswith("__init__.py")}
+
+
+def room(module: str) -> str:
+    """Return the folder that a module is in; a file that lies at the top of its package is a room of its own."""
+    package, _, rest = module.partition(".")
+    first = rest.partition(".")[0]
+    return f"{package}.{first}" if first else package
+
+
+def arrows(modules: dict[str, set[str]], of: Callable[[str], str]) -> dict[str, set[str]]:
+    """Return who imports whom of our own, with the names that `of` gives to modules."""
+    found: dict[str, set[str]] = {of(module): set() for module in modules}
+    for module, imported in modules.items():
+        for name in imported:
+            # A name in a module, or the module itself.
+            target = name if name in modules else name.rpartition(".")[0]
+            if target in modules and of(target) != of(module):
+                found[of(module)].add(of(target))
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> tuple[str, ...]:
+    """Return the names of one circle, or nothing."""
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        return tuple(error.args[1])
+    return ()
+
+
+def modules() -> dict[str, set[str]]:
+    """Return what each module of ours imports; a package's own file says only what it hands on."""
+    names = {name.removesuffix(".py").replace("/", "."): ROOT / name for name in NAMES}
+    return {name: set(imports(path)) for name, path in names.items() if not name.endswith("__init__")}
+
+
+@pytest.mark.xfail(reason="the session, its subscriptions and the worker import each other", strict=True)
+@pytest.mark.parametrize("of", [str, room], ids=["files", "rooms"])
+def test_no_files_and_no_rooms_import_each_other_in_a_circle(of):
+    assert circle(arrows(modules(), of)) == ()
+
+
+def test_the_rule_finds_a_circle():
+    graph = arrows({"a.x": {"a.y.name"}, "a.y": {"b.z"}, "b.z": {"a.x"}, "a.w": {"json"}}, str)
+    assert graph["a.w"] == set()
+    assert set(circle(graph)) == {"a.x", "a.y", "b.z"}
+    assert set(circle(arrows({"a.r.x": {"a.s.y"}, "a.s.y": set(), "a.s.z": {"a.r.x"}}, room))) == {"a.r", "a.s"}
 
 
 def test_no_file_has_a_name_that_says_nothing():

@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,122 +25,17 @@ from typing import Any
 import psutil
 import pytest
 import zmq
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.asyncio.client import connect
 
-from qmt_bridge import Frame, quote_topic, supervisor
+from qmt_bridge import Frame, quote_topic
+from qmt_bridge.commands import supervisor
 from qmt_bridge.sockets import connect_subscriber
+from tests.support.up import DEADLINE, START, Up, answers, free_ports, receive, running, wait_for
 
 RECORDED = Path(__file__).parents[2] / "shared" / "data" / "ticks" / "ticks_30stocks_sse_20211201.csv.gz"
 recorded = pytest.mark.skipif(not RECORDED.exists(), reason=f"the recorded data is not here: {RECORDED}")
 ROOT = Path(__file__).parents[1]
 FAKES = ROOT / "tests" / "fakes"
-DEADLINE = 20.0
-START = (sys.executable, "-m", "qmt_bridge.cli")
-
-
-class Up:
-    """A running `qmt-bridge up` on free ports."""
-
-    def __init__(self, folder: Path, *arguments: str, start: Sequence[str] = START) -> None:
-        port, market, trade, ask = _free_ports(4)
-        self.ports = port, market, trade, ask
-        self.port = port
-        self.market_addr = f"tcp://127.0.0.1:{market}"
-        self.lines: list[str] = []
-        command = [*start, "up", *arguments]
-        command += [f"--port={self.port}", f"--market-addr={self.market_addr}", f"--data-dir={folder}"]
-        command += [f"--trade-addr=tcp://127.0.0.1:{trade}", f"--ask-addr=tcp://127.0.0.1:{ask}"]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
-        )
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-    def wait_ready(self) -> None:
-        wait_for(lambda: "  stop " in self.text or self.process.poll() is not None, "the banner", self)
-        assert self.process.poll() is None, self.text
-
-    def url(self, path: str) -> str:
-        return f"ws://127.0.0.1:{self.port}{path}"
-
-    @property
-    def trade_url(self) -> str:
-        found = re.search(r"ws://\S+/ws/trade\?api_key=\S+", self.text)
-        assert found is not None, self.text
-        return found[0]
-
-    def pid(self, part: str) -> int:
-        """Return the process id of the part that runs now."""
-        found = re.search(rf"  {part} +pid (\d+)", self.text)
-        assert found is not None, self.text
-        return int(found[1])
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            self.process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise
-        finally:
-            self._reader.join()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
-
-
-def wait_for(condition: Callable[[], object], what: str, up: Up) -> None:
-    until = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < until, f"waited in vain for {what}; printed:\n{up.text}"
-        time.sleep(0.02)
-
-
-def _free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
-
-
-@contextmanager
-def running(folder: Path, *arguments: str, start: Sequence[str] = START) -> Iterator[Up]:
-    up = Up(folder, *arguments, start=start)
-    try:
-        up.wait_ready()
-        yield up
-    finally:
-        up.close()
-
-
-async def receive(client: ClientConnection) -> Any:
-    async with asyncio.timeout(DEADLINE):
-        return json.loads(await client.recv())
-
-
-async def answers(client: ClientConnection) -> bool:
-    """Return whether the other end is alive; frames that it sent before its end say nothing."""
-    async with asyncio.timeout(DEADLINE):
-        try:
-            await (await client.ping())
-        except ConnectionClosed:
-            return False
-    return True
 
 
 def rows_by_code() -> dict[str, list[dict[str, Any]]]:
@@ -344,7 +239,7 @@ class _Web:
 def test_a_port_that_is_taken_ends_up_with_its_holder(tmp_path: Path, how: str, taken: str) -> None:
     places = {"gateway": (0,), "market": (1,), "trade": (2,), "ask": (3,), "feeder": (1, 2, 3), "all": (0, 1, 2, 3)}
     with holding(how, tmp_path) as held:
-        ports = _free_ports(4)
+        ports = free_ports(4)
         for place in places[taken]:
             ports[place] = held[place]
         command = [sys.executable, "-m", "qmt_bridge.cli", "up", "--source=sim", f"--data-dir={tmp_path / 'own'}"]
@@ -367,7 +262,7 @@ def test_a_port_that_is_taken_ends_up_with_its_holder(tmp_path: Path, how: str, 
 
 def test_a_gateway_that_runs_already_is_not_taken_for_ones_own(tmp_path: Path) -> None:
     """It has the port, and is connected to the very addresses of the feeder that `up` starts."""
-    ports = _free_ports(4)
+    ports = free_ports(4)
     addresses = [f"--port={ports[0]}"]
     for name, port in zip(("market", "trade", "ask"), ports[1:], strict=True):
         addresses.append(f"--{name}-addr=tcp://127.0.0.1:{port}")
@@ -535,7 +430,7 @@ def test_files_of_the_users_folder_are_never_run_and_secrets_go_where_they_are_n
     ],
 )
 def test_setting_that_cannot_be_used_ends_up_with_its_name(tmp_path: Path, arguments: list[str], named: str) -> None:
-    market, trade, ask, port = _free_ports(4)
+    market, trade, ask, port = free_ports(4)
     command = [sys.executable, "-m", "qmt_bridge.cli", "up", f"--data-dir={tmp_path}", f"--port={port}"]
     command += [f"--market-addr=tcp://127.0.0.1:{market}", f"--trade-addr=tcp://127.0.0.1:{trade}"]
     command += [f"--ask-addr=tcp://127.0.0.1:{ask}", *arguments]

@@ -15,6 +15,7 @@ import orjson
 
 from qmt_bridge.errors import BadRequest, ErrorCode
 from qmt_bridge.wire.hints import NAME_CHARACTERS, Ignored, did_you_mean
+from qmt_bridge.wire.positions import JournalPosition, Position
 
 # A request larger than this is closed with 1009.
 REQUEST_BYTES = 64 * 1024
@@ -23,16 +24,6 @@ REQUEST_BYTES = 64 * 1024
 REQUEST_DEPTH = 16
 # So many names that do not exist are told, of a request or a socket.
 IGNORED_NAMES = 20
-
-
-class Position(msgspec.Struct, frozen=True):
-    """Where a client stands in a topic: the `epoch` and `seq` of the last frame that it has seen.
-
-    A float too, since a browser keeps no number of nineteen digits exactly.
-    """
-
-    epoch: int | float
-    seq: int
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,14 +82,6 @@ class FormulaRequest(Options, frozen=True):
     count: int = -1
     dividend_type: str = "none"
     params: dict[str, int | float | str] = {}
-
-
-class JournalPosition(msgspec.Struct, frozen=True):
-    """The `seq` of the last trade event that a client has seen; with an `epoch`, in the journal that had that life."""
-
-    seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-    # A float too, as in `Position`.
-    epoch: int | float | None = None
 
 
 class TradeResume(msgspec.Struct, frozen=True):
@@ -186,7 +169,21 @@ def ignored_fields(request: Mapping[str, Any], shape: type[msgspec.Struct] | Non
     """Return what of `request` means nothing where `shape` is asked for (None: where no field is)."""
     known = _known(shape)
     strange = islice((name for name in request if name not in known), IGNORED_NAMES)
-    return [Ignored(name[:NAME_CHARACTERS], _hint(name, shape)) for name in strange]
+    found = [Ignored(name[:NAME_CHARACTERS], _hint(name, shape)) for name in strange]
+    if "resume" in known and isinstance(request.get("resume"), dict):
+        found += _ignored_in_position(request["resume"])
+    return found
+
+
+def _ignored_in_position(resume: dict[Any, Any]) -> list[Ignored]:
+    """Return the names in a position, or in one by code, that no position has: without its epoch it is another one."""
+    by_code = [each for each in resume.values() if isinstance(each, dict)]
+    known = Position.__struct_fields__
+    names = dict.fromkeys(name for position in by_code or [resume] for name in position if name not in known)
+    return [
+        Ignored(f"resume.{name}"[:NAME_CHARACTERS], did_you_mean(name, known) or f"known here: {', '.join(known)}")
+        for name in islice(names, IGNORED_NAMES)
+    ]
 
 
 def ignored_parameters(query: Iterable[tuple[str, str]], known: Iterable[str]) -> list[Ignored]:
@@ -336,6 +333,7 @@ class DownloadStarted(msgspec.Struct, frozen=True):
 
 Ask = CatchUp | StartDownload
 ask_decoder = msgspec.msgpack.Decoder(Ask)
-reply_encoder = msgspec.msgpack.Encoder()
+# Of what goes over ask_addr, in both directions: questions and replies.
+ask_reply_encoder = msgspec.msgpack.Encoder()
 topic_state_decoder = msgspec.msgpack.Decoder(TopicState)
 download_started_decoder = msgspec.msgpack.Decoder(DownloadStarted)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from qmt_bridge.bench import machine
+from qmt_bridge.commands.bench import machine
 from tests.bench import table
 from tests.bench.loads import LOADS, Figures, Settings, medians, verdicts
 from tests.bench.servers import OURS, ROOT, Missing, versions

@@ -12,8 +12,8 @@ import psutil
 import zmq
 
 from qmt_bridge import sockets
-from qmt_bridge.bench import Bare
-from qmt_bridge.load import STAMPED, Client, Crews, Load, Tally
+from qmt_bridge.commands.bench import Bare
+from qmt_bridge.commands.load import STAMPED, Client, Crews, Load, Tally
 from qmt_bridge.wire.frames import framed, to_json
 from tests.bench import recovery
 from tests.bench.publish import FIRST_SEQ, tick

@@ -22,8 +22,8 @@ from websockets.asyncio.client import connect
 
 from feeder.app import Feeder
 from qmt_bridge import sockets
+from qmt_bridge.commands.load import Histogram, pin
 from qmt_bridge.config import Config, export_env
-from qmt_bridge.load import Histogram, pin
 from qmt_bridge.wire.topics import ALL_TRADES, FormulaSpec, formula_topic, quote_topic, whole_topic
 from tests.bench.publish import Publisher, connected
 from tests.bench.servers import LOAD_CORES, ROOT, SERVER_CORES, Row, free_port, process
@@ -102,7 +102,7 @@ def _reconnected(keeps: bool) -> float:
     sys.path.insert(0, str(ROOT / "tests" / "fakes"))
     import native
 
-    from feeder.xtsource import XtSource
+    from feeder.xt.source import XtSource
 
     topics = [
         *(quote_topic(f"{600000 + i}.SH") for i in range(40)),

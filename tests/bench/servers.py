@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from qmt_bridge.bench import Usage
+from qmt_bridge.commands.bench import Usage
+from qmt_bridge.commands.load import Client, Stamps, pin
 from qmt_bridge.config import Config, export_env
-from qmt_bridge.load import Client, Stamps, pin
 from qmt_bridge.wire.frames import to_json
 from tests.bench.publish import EMBEDDED, Publisher, connected
 

@@ -90,6 +90,8 @@ class Terminal:
         self.files: dict[str, list[Document]] = {}
         # The newest tick of each code: the first push of a whole-quote subscription.
         self.market: dict[str, Document] = {}
+        # Newer ticks of which get_full_tick alone tells: no push brings them, nor the answer to a subscription.
+        self.unpushed: dict[str, Document] = {}
 
         # Told of every call, on its thread.
         self.on_call: Callable[[Call], object] = bool
@@ -318,14 +320,14 @@ def uninstall() -> None:
 @contextlib.contextmanager
 def installed() -> Iterator[Terminal]:
     """Install the stand-ins under a new terminal and load xtquant over it; at the end reset what its modules keep."""
-    from feeder import xtsdk
+    from feeder.xt import sdk
 
     terminal = install()
     try:
         with warnings.catch_warnings():
             # The wheel's sources have invalid escapes, which warn when they are compiled.
             warnings.simplefilter("ignore")
-            xtsdk.load()
+            sdk.load()
         yield terminal
     finally:
         if xtdata := sys.modules.get("xtquant.xtdata"):

@@ -17,7 +17,7 @@ import native
 import pytest
 import xtpythonclient
 
-from feeder import xtsdk
+from feeder.xt import sdk
 
 _spec = importlib.util.find_spec("xtquant")
 assert _spec is not None
@@ -103,7 +103,7 @@ def test_xttrader_can_be_imported(terminal: native.Terminal) -> None:
 
 
 def test_callbacks_run_on_threads_that_python_did_not_create(terminal: native.Terminal) -> None:
-    xtdata = xtsdk.load()
+    xtdata = sdk.load()
     xtdata.connect("127.0.0.1", 58610)
     came = threading.Event()
     names: list[str] = []
@@ -119,7 +119,7 @@ def test_callbacks_run_on_threads_that_python_did_not_create(terminal: native.Te
 
 
 def test_wrong_types_are_rejected_as_pybind11_does(terminal: native.Terminal) -> None:
-    xtdata = xtsdk.load()
+    xtdata = sdk.load()
     xtdata.connect("127.0.0.1", 58610)
     with pytest.raises(TypeError, match="incompatible function arguments"):
         xtdata.subscribe_whole_quote("SH")
@@ -128,7 +128,7 @@ def test_wrong_types_are_rejected_as_pybind11_does(terminal: native.Terminal) ->
 
 
 def test_one_call_while_the_terminal_is_closed_costs_the_client(terminal: native.Terminal) -> None:
-    xtdata = xtsdk.load()
+    xtdata = sdk.load()
     client = xtdata.connect("127.0.0.1", 58610)
     assert xtdata.subscribe_quote("600519.SH", "tick", callback=print) == 1
     terminal.drop()
@@ -150,7 +150,7 @@ def test_one_call_while_the_terminal_is_closed_costs_the_client(terminal: native
 @pytest.mark.parametrize("kept", [True, False])
 def test_a_client_left_alone_comes_back_by_itself(terminal: native.Terminal, kept: bool) -> None:
     terminal.keeps_subscriptions = kept
-    xtdata = xtsdk.load()
+    xtdata = sdk.load()
     client = xtdata.connect("127.0.0.1", 58610)
     xtdata.subscribe_quote("600519.SH", "tick", callback=print)
     terminal.drop()
@@ -168,7 +168,7 @@ def test_a_download_ends_as_the_real_layer_reports_it(
     terminal: native.Terminal, download: native.Download, message: str | None
 ) -> None:
     terminal.download = download
-    xtdata = xtsdk.load()
+    xtdata = sdk.load()
     xtdata.connect("127.0.0.1", 58610)
     progress: list[native.Document] = []
     codes = ["600519.SH", "000001.SZ"]

@@ -17,8 +17,8 @@ import zmq
 from feeder import app
 from feeder.app import Feeder
 from feeder.source import DownloadRequest, Sink
-from qmt_bridge.child import TRY_AGAIN
 from qmt_bridge.config import Config
+from qmt_bridge.process.child import TRY_AGAIN
 from qmt_bridge.sockets import connect_subscriber
 from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, whole_topic
 

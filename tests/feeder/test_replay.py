@@ -16,7 +16,7 @@ from feeder.replay import Replay, due
 from feeder.source import DownloadRequest
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Refused
-from qmt_bridge.ticks_csv import TickRow, read_csv
+from qmt_bridge.tapes.ticks_csv import TickRow, read_csv
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic, whole_topic
 

@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from conftest import DEADLINE, KEY, Client, Rig, metrics, readiness, until
 from websockets import ConnectionClosed
 from websockets.asyncio.client import connect
 
@@ -22,6 +21,7 @@ from gateway import hub
 from gateway.endpoints import ENDPOINTS
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, quote_topic, whole_topic
+from tests.support.rig import DEADLINE, KEY, Client, Rig, metrics, readiness, until
 
 TICK = quote_topic("600519.SH")
 TRADE_URL = f"/ws/trade?ctl=1&api_key={quote(KEY)}"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from conftest import Rig, Server, readiness, until
 
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
+from tests.support.rig import Rig, Server, readiness, until
 
 ADDRESSES = {"market_addr", "trade_addr", "ask_addr"}
 

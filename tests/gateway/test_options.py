@@ -11,13 +11,13 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from conftest import DEADLINE, KEY, Client, Rig, readiness, until
 from websockets import ConnectionClosed
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.typing import Subprotocol
 
 from gateway.writer import PreparedFrames
 from qmt_bridge.wire.topics import FormulaSpec, formula_topic, quote_topic, whole_topic
+from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, until
 
 TICK = quote_topic("600519.SH")
 OTHER = quote_topic("000001.SZ")

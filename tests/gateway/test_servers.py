@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
-from conftest import DEADLINE, KEY, Client, Rig, _rig, readiness, wait_for
 from starlette.testclient import TestClient
 from websockets.asyncio.client import connect
 
@@ -19,7 +19,9 @@ from gateway import server
 from gateway.app import create_app
 from qmt_bridge.config import Config, export_env
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.process.stop import Stop
 from qmt_bridge.wire.topics import quote_topic
+from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, running_rig, wait_for
 
 TICK = quote_topic("600519.SH")
 
@@ -68,7 +70,7 @@ def answers(port: int) -> bool:
 async def test_sockets_and_keys_work_and_no_key_is_logged(config: Config, tmp_path: Path, command: list[str]) -> None:
     port = free_port()
     log = tmp_path / "server.log"
-    with _rig(config) as rig, process([part.format(port=port) for part in command], rig.config, log):
+    with running_rig(config) as rig, process([part.format(port=port) for part in command], rig.config, log):
         wait_for(lambda: answers(port), f"the server: {log.read_text(encoding='utf-8')}")
         async with connect(f"ws://127.0.0.1:{port}/ws/realtime", proxy=None) as realtime:
             client = Client(realtime)
@@ -121,7 +123,7 @@ def test_bad_setting_stops_the_server_with_its_name(config: Config, tmp_path: Pa
 
 async def test_gateway_stops_in_time_though_a_client_does_not_read(config: Config, tmp_path: Path) -> None:
     port = free_port()
-    with _rig(config) as rig:
+    with running_rig(config) as rig:
         command = ["qmt_bridge.cli", "gateway", f"--port={port}"]
         with process(command, rig.config, tmp_path / "gateway.log") as gateway:
             wait_for(lambda: answers(port), "the gateway")
@@ -144,3 +146,8 @@ def test_of_two_gateways_that_start_at_once_one_gets_the_port() -> None:
     first = server._bind("127.0.0.1", 0)
     with first, pytest.raises(ConfigError, match=r"^port: cannot listen on 127\.0\.0\.1:\d+: .*in use"):
         server._bind(*first.getsockname()[:2]).close()
+
+
+def test_a_key_that_is_asked_for_and_not_set_ends_the_start(config: Config) -> None:
+    with pytest.raises(ConfigError, match="require_key: is set, but there is no api_key"):
+        server.serve(msgspec.structs.replace(config, api_key="", require_key=True), Stop())

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Client, Rig, until
 
 from qmt_bridge.wire.topics import whole_topic
+from tests.support.rig import Client, Rig, until
 
 SH, SZ = whole_topic("SH"), whole_topic("SZ")
 # A snapshot of three pieces.

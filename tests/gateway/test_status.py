@@ -7,10 +7,10 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from conftest import DEADLINE, KEY, Rig, metrics, readiness, until
 
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire.messages import AccountState
+from tests.support.rig import DEADLINE, KEY, Rig, metrics, readiness, until
 
 
 def limit_disk(rig: Rig, pages: int) -> None:

@@ -6,12 +6,12 @@ import inspect
 import json
 
 import pytest
-from conftest import Rig, readiness, until
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway.writer import PreparedFrames
 from qmt_bridge.wire.frames import framed
 from qmt_bridge.wire.topics import quote_topic
+from tests.support.rig import Rig, readiness, until
 
 TICK = quote_topic("600519.SH")
 

@@ -1,0 +1,1 @@
+"""Everything that is invented: the simulated market and its trading account."""

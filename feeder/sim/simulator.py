@@ -1,0 +1,436 @@
+"""Simulator: the source without a terminal, `feeder.sim.market` and `feeder.sim.account` played in real time.
+
+One thread of its own works everything out and talks to the sink; the feeder's calls reach it through a queue. It
+never catches up: what it is late for it leaves out, and the next tick holds it anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from typing import NamedTuple
+
+from feeder.sim.account import SimulatedAccount
+from feeder.sim.hours import DAY_BARS, MINUTE_BARS
+from feeder.sim.indicators import calculate
+from feeder.sim.market import STREAMS, Bar, Market, Record, bars_wanted
+from feeder.source import DownloadRequest, Sink, mask
+from qmt_bridge.config import Config
+from qmt_bridge.errors import Refused
+from qmt_bridge.wire.messages import AccountState
+from qmt_bridge.wire.topics import FormulaSpec, Kind, Topic, TopicParts, formula_spec
+
+logger = logging.getLogger(__name__)
+
+ACCOUNT = "1000000365"
+# The code whose history cannot be downloaded, so that a client meets a failure too: 600001.SH left the exchange in
+# 2009, and no terminal has it.
+FAILING_DOWNLOAD = "600001.SH"
+FAILURE = "no history on the quote server"
+
+# Seconds between two looks at what has fallen due: whole-market slices are of a readable size, and no tick is late.
+_TURN = 0.05
+# Codes of a market's first snapshot that are made between two looks: each takes some 0.3 ms when it is asked for first.
+_SNAPSHOT_CODES = 200
+# Bars over which all formulas together are calculated, and what each formula counts beside its own: with each tick of a
+# code that takes 1 us a bar, and 300 bytes of memory.
+MAX_FORMULA_BARS = 250_000
+FORMULA_BARS = 100
+# Topics with a new record that have their turn for each topic that begins.
+_DUE_IN_A_ROW = 10
+# A download takes this many turns, however many codes it has, and a turn for each if they are fewer.
+_DOWNLOAD_TURNS = 100
+# Milliseconds of orders and trade prints that are still published when the thread was late.
+_STREAM_DELAY = 1000
+# Milliseconds that the account's time goes on in a turn while it is ahead of a clock that was set back.
+_LONGEST_STEP = 1000
+# Failed codes that the sentence names; all of them are in `failed`.
+_NAMED_FAILURES = 3
+
+# Publishes what a topic has after its code's new tick.
+_Publish = Callable[[int, Record], None]
+# What is worked out for one topic between two turns.
+_Work = Callable[[], None]
+
+
+def epoch_ms() -> int:
+    """Return the milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Simulator:
+    """A whole market and a trading account, invented; `now` is the clock that it plays by, in ms since 1970."""
+
+    name = "sim"
+    simulated = True
+    lossless = False
+    kinds = frozenset((Kind.QUOTE, Kind.WHOLE, Kind.L2, Kind.FORMULA, Kind.DOWNLOAD, Kind.TRADE))
+
+    def __init__(self, config: Config, now: Callable[[], int] = epoch_ms) -> None:
+        self._config = config
+        self._now = now
+        self._interval = round(config.sim_interval * 1000)
+        self._market = Market(config.sim_seed, self._interval, config.sim_l2_rate, config.sim_hours)
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="simulator", daemon=True)
+        # What is wanted now, where the queue says what was: the feeder's thread writes it.
+        self._wanted: set[Topic] = set()
+        self._sink: Sink
+        self._account: SimulatedAccount
+        # Everything below belongs to the thread.
+        self._topics: set[Topic] = set()
+        self._played = 0
+        # The account's time.
+        self._traded = 0
+        # By code: what publishes its ticks, and what publishes anything else about it, which takes longer.
+        self._ticks: dict[str, dict[Topic, _Publish]] = {}
+        self._others: dict[str, dict[Topic, _Publish]] = {}
+        # Whatever takes longer is done piece by piece between two turns, so that no number of topics holds up a tick:
+        # the newest record of each topic that has one, and topics that are to begin, in turns between their kinds.
+        self._due: dict[Topic, _Work] = {}
+        self._opening: dict[Kind, dict[Topic, TopicParts]] = {}
+        self._due_in_a_row = 0
+        # What each formula that is published or is to begin counts, and the sum of that.
+        self._formula_bars: dict[Topic, int] = {}
+        self._formula_sum = 0
+        self._markets: dict[str, Topic] = {}
+        # Code, period, and until when orders or trade prints were published.
+        self._streams: dict[Topic, tuple[str, str, int]] = {}
+        self._snapshots: deque[_Snapshot] = deque()
+        self._downloads: dict[Topic, tuple[int, Iterator[Record]]] = {}
+
+    def start(self, sink: Sink) -> None:
+        """Start the thread and return."""
+        self._sink = sink
+        self._played = self._traded = self._now()
+        self._account = SimulatedAccount(
+            ACCOUNT,
+            self._config.sim_seed,
+            self._market.trading_price,
+            [code for code, each in self._market.instruments.items() if each.type == "stock"],
+            round(self._config.sim_order_interval * 1000),
+            self._played,
+        )
+        sink.set_accounts([AccountState(mask(ACCOUNT), "STOCK", "up", since=self._played)])
+        self._thread.start()
+
+    def subscribe(self, topic: Topic, parts: TopicParts) -> None:
+        """Begin to publish `topic`: what there is at once, then after each tick of its code."""
+        self._wanted.add(topic)
+        self._calls.put(partial(self._open, topic, parts))
+
+    def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
+        """Stop publishing `topic`; of a download: cancel it."""
+        self._wanted.discard(topic)
+        self._calls.put(partial(self._drop, topic, parts))
+
+    def download(self, topic: Topic, request: DownloadRequest) -> None:
+        """Pretend to download: unknown codes and `FAILING_DOWNLOAD` fail, there is nothing that could be kept."""
+        if request.period != "tick" and request.period not in MINUTE_BARS and request.period not in DAY_BARS:
+            raise Refused("unsupported_period", f"history of period {request.period} is not simulated")
+        turn = -(-len(request.stocks) // _DOWNLOAD_TURNS)
+        self._calls.put(partial(self._downloads.__setitem__, topic, (turn, self._download(request.stocks))))
+
+    def upstream(self) -> int:
+        """Return how many topics are published."""
+        return len(self._topics)
+
+    def hung(self) -> str | None:
+        """Return None: it calls nothing that could hang (see `Source`)."""
+        return None
+
+    def close(self) -> None:
+        """Stop the thread."""
+        self._calls.put(None)
+        if self._thread.is_alive():
+            self._thread.join(2)
+
+    def _run(self) -> None:
+        try:
+            self._sink.set_state("up")
+            turn = min(_TURN, self._config.sim_interval)
+            next_turn = time.monotonic()
+            while self._work(next_turn):
+                self._play(self._now())
+                # The second keeps calls moving where every turn is late.
+                next_turn = max(next_turn + turn, time.monotonic() + turn / 10)
+        except Exception as exc:
+            logger.exception("simulator failed")
+            self._sink.set_state("down", f"simulator failed: {exc}", data_lost=True)
+
+    def _work(self, until: float) -> bool:
+        """Do what waits until it is time for the next turn; return False if the feeder has asked to close.
+
+        The feeder's calls go first, which are short, and leave half of the time to what takes longer.
+        """
+        while True:
+            share = (time.monotonic() + until) / 2
+            while True:
+                is_busy = bool(self._due or self._opening or self._snapshots)
+                wait = 0.0 if is_busy else until - time.monotonic()
+                try:
+                    call = self._calls.get(timeout=max(0.0, wait))
+                except queue.Empty:
+                    break
+                if call is None:
+                    return False
+                call()
+                if time.monotonic() >= share:
+                    break
+            if not self._due and not self._opening:
+                if self._snapshots or time.monotonic() >= until:
+                    return True
+                continue
+            self._work_one()
+            if time.monotonic() >= until:
+                return True
+
+    def _work_one(self) -> None:
+        """Do the next piece of what takes longer."""
+        if self._due and (self._due_in_a_row < _DUE_IN_A_ROW or not self._opening):
+            self._due_in_a_row += 1
+            self._due.pop(next(iter(self._due)))()
+            return
+        self._due_in_a_row = 0
+        kind, topics = next(iter(self._opening.items()))
+        topic = next(iter(topics))
+        parts = topics.pop(topic)
+        # The kind's next topic comes after one of each other kind.
+        del self._opening[kind]
+        if topics:
+            self._opening[kind] = topics
+        self._try_begin(topic, parts)
+
+    def _play(self, now: int) -> None:
+        """Publish what has fallen due since the last turn, each code at most once."""
+        received_ns = time.time_ns()
+        # The account's time never goes back, where orders would have the numbers of earlier ones, nor stands still.
+        passed = min(max(now - self._played, 0), _LONGEST_STEP)
+        self._traded = max(now, self._traded + passed)
+        after, self._played = max(self._played, now - self._interval), now
+        slices: dict[str, dict[str, object]] = {market: {} for market in self._markets}
+        unfinished = {snapshot.market: snapshot.ticks for snapshot in self._snapshots}
+        for code in self._market.due(after, now):
+            exchange = self._market.instruments[code].market
+            market, snapshot = slices.get(exchange), unfinished.get(exchange, {})
+            topics, others = self._ticks.get(code), self._others.get(code)
+            if market is None and topics is None and others is None and code not in snapshot:
+                continue
+            tick = self._market.tick(code, now)
+            if market is not None:
+                market[code] = tick
+            if code in snapshot:
+                snapshot[code] = tick
+            for publish in (topics or {}).values():
+                publish(now, tick)
+            for topic, publish in (others or {}).items():
+                # One that still waits keeps its place, and has the newer record.
+                self._due[topic] = partial(publish, now, tick)
+        for name, ticks in slices.items():
+            if ticks:
+                self._sink.publish_whole(self._markets[name], ticks, received_ns)
+        for topic in self._streams:
+            self._due[topic] = partial(self._go_on_with_stream, topic, now)
+        for event, fields in self._account.step(self._traded):
+            self._sink.publish_trade(ACCOUNT, event, fields, received_ns)
+        self._go_on_with_snapshot(now)
+        self._go_on_with_downloads()
+
+    def _go_on_with_stream(self, topic: Topic, now: int) -> None:
+        code, period, published = self._streams[topic]
+        records = self._market.stream(code, period, max(published, now - _STREAM_DELAY), now)
+        self._streams[topic] = code, period, now
+        if records:
+            self._sink.publish(topic, {code: records}, time.time_ns())
+
+    def _go_on_with_snapshot(self, now: int) -> None:
+        """Make a part of the oldest snapshot; once it is whole, publish it in one push, as xtquant does.
+
+        The topic stays pending until then, so no client is told of the end of a snapshot that has not begun.
+        """
+        if not self._snapshots:
+            return
+        snapshot = self._snapshots[0]
+        part = {code: self._market.tick(code, now) for code in islice(snapshot.codes, _SNAPSHOT_CODES)}
+        snapshot.ticks.update(part)
+        if len(part) < _SNAPSHOT_CODES:
+            self._snapshots.popleft()
+            self._markets[snapshot.market] = snapshot.topic
+            self._sink.publish_whole(snapshot.topic, snapshot.ticks, time.time_ns())
+
+    def _go_on_with_downloads(self) -> None:
+        for topic, (turn, bodies) in tuple(self._downloads.items()):
+            for body in islice(bodies, turn):
+                self._sink.publish(topic, body, time.time_ns())
+                if "status" in body:
+                    del self._downloads[topic]
+
+    def _open(self, topic: Topic, parts: TopicParts) -> None:
+        if topic in self._topics or topic not in self._wanted:
+            # Whoever wants it for a moment must not cost what it takes to begin, or others wait behind that.
+            return
+        is_short = parts.kind is Kind.QUOTE and (parts.detail == "tick" or parts.detail in STREAMS)
+        if is_short or parts.kind is Kind.WHOLE:
+            self._try_begin(topic, parts)
+            return
+        if parts.kind is Kind.FORMULA and topic not in self._formula_bars:
+            bars = FORMULA_BARS + bars_wanted(formula_spec(parts).count)
+            if self._formula_sum + bars > MAX_FORMULA_BARS:
+                reason = f"{len(self._formula_bars)} formulas are calculated already, and there is no room for this one"
+                self._sink.refuse(topic, "symbol_limit", reason)
+                return
+            self._formula_bars[topic] = bars
+            self._formula_sum += bars
+        self._opening.setdefault(parts.kind, {})[topic] = parts
+
+    def _try_begin(self, topic: Topic, parts: TopicParts) -> None:
+        if topic not in self._wanted:
+            return
+        try:
+            self._begin(topic, parts)
+        except Refused as refusal:
+            self._free_formula(topic)
+            self._sink.refuse(topic, refusal.code, refusal.reason)
+        else:
+            self._topics.add(topic)
+
+    def _free_formula(self, topic: Topic) -> None:
+        self._formula_sum -= self._formula_bars.pop(topic, 0)
+
+    def _begin(self, topic: Topic, parts: TopicParts) -> None:
+        # As of the last turn: what has fallen due since is the next turn's, and nothing comes twice.
+        now = self._played
+        if parts.kind is Kind.WHOLE and "." not in parts.name:
+            self._snapshots.append(_Snapshot(topic, parts.name, iter(self._market.codes(parts.name)), {}))
+        elif parts.kind is Kind.QUOTE and parts.detail in STREAMS:
+            self._market.check_period(parts.name, parts.detail)
+            self._streams[topic] = parts.name, parts.detail, now
+            self._sink.accept(topic)
+        else:
+            code, publish = self._make_publish(topic, parts)
+            publish(now, self._market.tick(code, now))
+            is_tick = parts.kind is Kind.WHOLE or parts.detail == "tick"
+            (self._ticks if is_tick else self._others).setdefault(code, {})[topic] = publish
+
+    def _make_publish(self, topic: Topic, parts: TopicParts) -> tuple[str, _Publish]:
+        """Return the code of a topic and what publishes it; what the market refuses is refused then."""
+        code, detail = parts.name, parts.detail
+        if parts.kind is Kind.WHOLE:
+
+            def publish(now: int, tick: Record) -> None:
+                self._sink.publish_whole(topic, {code: tick}, time.time_ns())
+
+        elif parts.kind is Kind.L2:
+
+            def publish(now: int, tick: Record) -> None:
+                received_ns = time.time_ns()
+                self._sink.publish(topic, {code: [self._market.thousand(code, int(detail), now)]}, received_ns)
+
+        elif parts.kind is Kind.FORMULA:
+            formula = _Formula(self._market, formula_spec(parts))
+            code = formula.code
+
+            def publish(now: int, tick: Record) -> None:
+                received_ns = time.time_ns()
+                self._sink.publish(topic, formula.value(now), received_ns)
+
+        else:
+
+            def publish(now: int, tick: Record) -> None:
+                received_ns = time.time_ns()
+                record = tick if detail == "tick" else self._market.quote(code, detail, now)
+                self._sink.publish(topic, {code: [record]}, received_ns)
+
+        return code, publish
+
+    def _drop(self, topic: Topic, parts: TopicParts) -> None:
+        if self._downloads.pop(topic, None) is not None:
+            end = {"status": "error", "type": "error", "code": "upstream_unavailable", "failed": {}}
+            self._sink.publish(topic, {**end, "error": "the download was cancelled"}, time.time_ns())
+            return
+        self._topics.discard(topic)
+        self._streams.pop(topic, None)
+        self._markets = {market: each for market, each in self._markets.items() if each != topic}
+        self._snapshots = deque(each for each in self._snapshots if each.topic != topic)
+        code = formula_spec(parts).stock_code if parts.kind is Kind.FORMULA else parts.name
+        for by_code in (self._ticks, self._others):
+            topics = by_code.get(code, {})
+            topics.pop(topic, None)
+            if not topics:
+                by_code.pop(code, None)
+        self._due.pop(topic, None)
+        opening = self._opening.get(parts.kind, {})
+        opening.pop(topic, None)
+        if not opening:
+            self._opening.pop(parts.kind, None)
+        self._free_formula(topic)
+
+    def _download(self, stocks: tuple[str, ...]) -> Iterator[Record]:
+        failed: dict[str, str] = {}
+        for finished, code in enumerate(stocks, 1):
+            if code not in self._market.instruments:
+                failed[code] = f"{code} is not in the simulated market"
+            elif code == FAILING_DOWNLOAD:
+                failed[code] = FAILURE
+            yield {"finished": finished, "total": len(stocks), "stockcode": code, "message": failed.get(code, "")}
+        if not failed:
+            yield {"status": "done"}
+            return
+        named = "; ".join(f"{code}: {reason}" for code, reason in islice(failed.items(), _NAMED_FAILURES))
+        more = "; ..." if len(failed) > _NAMED_FAILURES else ""
+        yield {
+            "status": "error",
+            "type": "error",
+            "code": "upstream_refused",
+            "error": f"download failed for {len(failed)} of {len(stocks)} codes: {named}{more}",
+            "failed": failed,
+        }
+
+
+class _Snapshot(NamedTuple):
+    """The first snapshot of a market while it is made: the codes to come, and the newest ticks of those that were."""
+
+    topic: Topic
+    market: str
+    codes: Iterator[str]
+    ticks: dict[str, object]
+
+
+class _Formula:
+    """A formula over the bars of one code: first of all bars asked for (dbt 0), then of the newest (dbt 1).
+
+    When a bar has ended, its last values come once more with the first ones of the next bar.
+    """
+
+    def __init__(self, market: Market, spec: FormulaSpec) -> None:
+        self.code = spec.stock_code
+        self._market = market
+        self._spec = spec
+        self._bars: list[Bar] = []
+
+    def value(self, now: int) -> Record:
+        """Return the next body; raise `Refused` if formula, period, count or parameters are not known."""
+        spec, known = self._spec, self._bars
+        bar = self._market.bar(self.code, spec.period, now) if known else None
+        if bar is not None and bar["time"] == known[-1]["time"]:
+            known[-1] = bar
+        else:
+            self._bars = self._market.bars(self.code, spec.period, now, spec.count)
+        since = known[-1]["time"] if known else 0
+        fresh = sum(bar["time"] >= since for bar in self._bars)
+        outputs = calculate(spec.formula_name, self._bars, spec.params)
+        return {
+            "formula_name": spec.formula_name,
+            "stock_code": self.code,
+            "data": {
+                "dbt": 1 if known else 0,
+                "timelist": [bar["time"] for bar in self._bars[-fresh:]],
+                "outputs": {name: values[-fresh:] for name, values in outputs.items()},
+            },
+        }

@@ -1,0 +1,1 @@
+"""Everything that names xtquant, and what only its session needs."""

@@ -1,0 +1,78 @@
+"""xtquant's own data service in this process, logged in by token: market data without a terminal.
+
+`open_center` runs on the thread that makes xtdata's calls, once a process: what xtquant began it cannot begin again,
+so whoever is told that it failed has to end the process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import re
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from feeder.xt import sdk
+from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError, Unavailable
+
+logger = logging.getLogger(__name__)
+
+# xtquant asks nobody who connects, and would listen on every address of the machine.
+HOST = "127.0.0.1"
+# Tried one by one: feeders with folders of their own may run side by side.
+PORTS = (58609, 58619)
+# To tell a machine without a network from a token that is refused.
+REACH_SECONDS = 2.0
+REACH_SERVERS = 5
+
+
+def check(config: Config) -> None:
+    """Raise `ConfigError` if a server of `xt_servers` is not an address."""
+    for server in config.xt_servers:
+        sdk.parse_address(server, "xt_servers")
+
+
+def open_center(config: Config) -> tuple[str, int]:
+    """Log in, load the markets and return the address on which xtdata finds them.
+
+    It has no end of its own where the servers do not answer. Raise `ConfigError` with xtquant's reason; `Unavailable`
+    if the servers that it names cannot be reached at all.
+    """
+    center: Any = importlib.import_module("xtquant.xtdatacenter")
+    home = config.xt_home_path
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        center.set_token(config.xt_token)
+        center.set_data_home_dir(str(home))
+        if config.xt_servers:
+            center.set_allow_optmize_address(list(config.xt_servers))
+        # Without its default service, which takes one fixed port.
+        center.init(False)
+        host, port = center.listen(HOST, PORTS)
+    except Exception as exc:
+        reason = f"{type(exc).__name__}: {exc}".replace(config.xt_token, "***")
+        # Of a refusal as of a failure to connect xtquant says only by which servers (xtdatacenter.py 236-290).
+        servers = re.findall(r"(\d+(?:\.\d+){3}):(\d+)", reason) if isinstance(exc, ConnectionError) else []
+        if servers and not _reaches_any(servers[:REACH_SERVERS]):
+            raise Unavailable("xt_token", f"none of its servers can be reached: {reason}") from None
+        raise ConfigError("xt_token", reason) from None
+    logger.info("data service at %s:%d, its data in %s", host, port, home)
+    return host, port
+
+
+def _reaches_any(servers: Sequence[tuple[str, str]]) -> bool:
+    for host, port in servers:
+        try:
+            socket.create_connection((host, int(port)), REACH_SECONDS).close()
+        except (OSError, OverflowError):
+            continue
+        return True
+    return False
+
+
+def close_center() -> None:
+    """Stop the service and all that listens."""
+    center: Any = importlib.import_module("xtquant.xtdatacenter")
+    center.shutdown()

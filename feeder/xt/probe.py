@@ -1,0 +1,93 @@
+"""What the terminal says when it is asked once: `python -m feeder.xt.probe HOST:PORT`, for `qmt-bridge doctor`.
+
+With `--center SERVER...` instead what the data service would meet, without a token or a login. A process of its own,
+because xtquant holds one client a process, and a call into it may hang: whoever starts it sets a time and kills it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from feeder.xt import center, sdk
+from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError
+
+# An index of each exchange has a tick every few seconds while it trades.
+_INDICES = ["000001.SH", "399001.SZ"]
+
+
+def probe(address: str) -> dict[str, object]:
+    """Return what the terminal at `address` answers, or why it does not.
+
+    ``{"error":"","tick_ms":<newest tick>,"tick_error":"","calendar_end":"20261231","calendar_error":""}``
+    """
+    answer: dict[str, object] = {"error": "", "tick_ms": 0, "calendar_end": ""}
+    try:
+        xtdata: Any = sdk.load()
+        xtdata.connect(*sdk.parse_address(address))
+    except Exception as exc:
+        return {**answer, "error": str(exc)}
+    asks: dict[str, Callable[[], object]] = {
+        "tick_ms": lambda: max(tick["time"] for tick in xtdata.get_full_tick(_INDICES).values()),
+        # Until the end of the last year whose holidays the terminal knows (xtdata.py 2136-2190).
+        "calendar_end": lambda: xtdata.get_trading_calendar("SH")[-1],
+    }
+    for name, ask in asks.items():
+        error = f"{name.partition('_')[0]}_error"
+        answer[error] = ""
+        try:
+            answer[name] = ask()
+        except Exception as exc:
+            answer[error] = str(exc)
+    return answer
+
+
+def probe_center(servers: Sequence[str]) -> dict[str, object]:
+    """Return whether the data service can be imported, what is wrong with `servers`, and its first free port, or 0.
+
+    ``{"error":"","servers_error":"","host":"127.0.0.1","ports":[58609,58619],"port":58609}``
+    """
+    answer: dict[str, object] = {"error": "", "servers_error": "", "host": center.HOST, "ports": center.PORTS}
+    try:
+        # It imports the data service's module as well.
+        sdk.load()
+    except Exception as exc:
+        answer["error"] = str(exc)
+    try:
+        center.check(Config(xt_servers=tuple(servers)))
+    except ConfigError as exc:
+        answer["servers_error"] = exc.reason
+    return {**answer, "port": free_port(*center.PORTS)}
+
+
+def free_port(first: int, last: int) -> int:
+    """Return the first port from `first` to `last` on which the data service could listen, or 0."""
+    return next(filter(_is_free, range(first, last + 1)), 0)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        try:
+            listener.bind((center.HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def main() -> None:
+    """Print what the command line asks for, as JSON."""
+    first, *servers = sys.argv[1:]
+    with sdk.take_stdout() as out:
+        out.write(msgspec.json.encode(probe_center(servers) if first == "--center" else probe(first)))
+    # Without waiting for native threads.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

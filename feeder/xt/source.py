@@ -1,0 +1,127 @@
+"""The source ``xtquant``: quotes, trade events and downloads of one terminal, each with a session of its own.
+
+What happens to one of them does not stop the others. It has no thread but those of its parts, and one for a trade
+session that could not be started at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from feeder.source import DownloadRequest, Sink
+from feeder.xt.download import XtDownload
+from feeder.xt.quotes.session import XtQuote
+from qmt_bridge.config import Config
+from qmt_bridge.wire.topics import Kind, Topic, TopicParts
+
+if TYPE_CHECKING:
+    from feeder.xt.trading.session import XtTrade
+
+logger = logging.getLogger(__name__)
+
+# Of the two seconds that `close` may take; each part takes a little less.
+CLOSE_SECONDS = 1.95
+# Between two attempts to start the trade session.
+RETRY_FIRST = 1.0
+RETRY_LAST = 60.0
+
+
+class XtSource:
+    """Everything that a terminal at `config.xt_addr` pushes."""
+
+    name = "xtquant"
+    simulated = False
+    kinds = frozenset((Kind.QUOTE, Kind.WHOLE, Kind.L2, Kind.FORMULA, Kind.DOWNLOAD, Kind.TRADE))
+    lossless = False
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._quote = XtQuote(config)
+        self._download = XtDownload(config)
+        self._trade: XtTrade | None = None
+        self._closing = threading.Event()
+        if config.xt_accounts:
+            # Market data needs no part of xtquant's trading.
+            from feeder.xt.trading.session import XtTrade
+
+            self._trade = XtTrade(config)
+
+    def start(self, sink: Sink) -> None:
+        """Start the parts; raise ImportError where xtquant's native modules cannot be imported."""
+        self._quote.start(sink)
+        if self._config.xt_token:
+            # Of the data service, whose port is known only now.
+            self._download = XtDownload(msgspec.structs.replace(self._config, xt_addr=self._quote.address))
+        self._download.start(sink)
+        if self._trade is None:
+            logger.info("no accounts are set: market data only, no trade events")
+            return
+        if not self._start_trade(self._trade, sink, logging.ERROR):
+            # Not here again: whoever starts a source waits for it, and so do the quotes.
+            threading.Thread(
+                target=self._start_later, args=(self._trade, sink), name="xtquant-trade-start", daemon=True
+            ).start()
+
+    def _start_later(self, trade: XtTrade, sink: Sink) -> None:
+        delay = RETRY_FIRST
+        while not self._closing.wait(delay) and not self._start_trade(trade, sink, logging.DEBUG):
+            delay = min(2 * delay, RETRY_LAST)
+
+    def _start_trade(self, trade: XtTrade, sink: Sink, level: int) -> bool:
+        try:
+            trade.start(sink)
+        except Exception as exc:
+            logger.log(level, "trade session cannot be started; market data only, trying again", exc_info=True)
+            trade.note_no_start(sink, exc)
+            return False
+        if level < logging.ERROR:
+            logger.info("trade session is started")
+        return True
+
+    def subscribe(self, topic: Topic, parts: TopicParts) -> None:
+        """Begin to publish `topic` (see `Source`)."""
+        self._quote.subscribe(topic, parts)
+
+    def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
+        """Stop publishing `topic`; of a download: cancel it."""
+        if parts.kind is Kind.DOWNLOAD:
+            self._download.cancel(topic)
+        else:
+            self._quote.unsubscribe(topic, parts)
+
+    def download(self, topic: Topic, request: DownloadRequest) -> None:
+        """Download history (see `Source`)."""
+        self._download.download(topic, request)
+
+    def upstream(self) -> int:
+        """Return how many native subscriptions are held."""
+        return self._quote.upstream()
+
+    def hung(self) -> str | None:
+        """Return which call does not return. Downloads leave such calls behind, and so do some trade sessions."""
+        return self._quote.hung() or (None if self._trade is None else self._trade.hung())
+
+    def close(self) -> None:
+        """Close the parts, all at once, within two seconds."""
+        self._closing.set()
+        parts = [part for part in (self._download, self._trade, self._quote) if part is not None]
+        threads = [threading.Thread(target=_close, args=(part,), daemon=True) for part in parts]
+        until = time.monotonic() + CLOSE_SECONDS
+        for thread in threads:
+            thread.start()
+        for part, thread in zip(parts, threads, strict=True):
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                logger.warning("%s does not close; it is left behind", type(part).__name__)
+
+
+def _close(part: XtQuote | XtDownload | XtTrade) -> None:
+    try:
+        part.close()
+    except Exception:
+        logger.exception("%s cannot be closed", type(part).__name__)

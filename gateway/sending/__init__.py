@@ -1,0 +1,1 @@
+"""What is queued for a client, and how it leaves."""

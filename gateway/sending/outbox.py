@@ -1,0 +1,213 @@
+"""One client's bounded queue, and what it keeps when the client is slow.
+
+Pure. Every frame is kept until a backlog waits (`CONFLATE_FROM`). From then until it is empty the queue keeps the
+newest version of each thing (`Behaviour.versions`): the newest tick of each code, the newest state of each bar. Every
+bar, and what is no version of anything (trade events, prints, orders, control frames), is kept up to `limit` bytes. A
+client further behind is disconnected: that tells also a client of the documented layer that something is missing, and
+it can ask again; records left out would be a hole of which nothing tells it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterator
+from typing import NamedTuple
+
+from gateway.sending.merged import OVERHEAD, Merged
+from gateway.sending.view import View
+from qmt_bridge.errors import WireError
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.topics import Behaviour
+
+# Half a second of five hundred busy stocks: who is further behind is better served with the newest. A few frames are no
+# backlog, however large: a market's snapshot, or depth of a thousand levels.
+CONFLATE_FROM = 256 * 1024
+CONFLATE_FRAMES = 8
+
+
+class Item(NamedTuple):
+    """A frame on its way to one client, and how the client wants to see it."""
+
+    frame: Frame
+    behaviour: Behaviour
+    view: View | None = None
+
+    def payload(self) -> bytes:
+        """Return what the WebSocket frame carries; raise `WireError` if it cannot be rendered."""
+        return self.frame.json if self.view is None else self.view.of(self.frame).payload
+
+    def framed(self) -> bytes:
+        """Return the whole WebSocket frame, which clients of one view share."""
+        return self.frame.framed if self.view is None else self.view.of(self.frame).framed
+
+
+class Waiting(NamedTuple):
+    """What waits of one topic in one view."""
+
+    merged: Merged
+    behaviour: Behaviour
+    view: View | None
+
+    def items(self) -> Iterator[Item]:
+        """Yield the frames to send."""
+        for frame in self.merged.batches():
+            yield Item(frame, self.behaviour, self.view)
+
+
+class Outbox:
+    """What waits for one client. `skipped` counts frames and records that a newer one replaced."""
+
+    __slots__ = (
+        "_conflated",
+        "_kept",
+        "_queue",
+        "_serial",
+        "_size",
+        "binary",
+        "deflated",
+        "limit",
+        "overflowed",
+        "skipped",
+        "unfit",
+    )
+
+    def __init__(self, limit: int, binary: bool = False) -> None:
+        self.limit = limit
+        # Whether frames are binary ones, and whether they may be compressed.
+        self.binary = binary
+        self.deflated = False
+        self.skipped = 0
+        # Frames that could not be rendered; they cost nothing but themselves.
+        self.unfit = 0
+        # Set once something that may not be lost did not fit: the socket has to be closed with 1013.
+        self.overflowed = False
+        # None while nothing waits: an empty deque takes 624 bytes, and most clients have nothing waiting.
+        self._queue: deque[Item | bytes] | None = None
+        self._conflated: dict[Hashable, Item | Waiting | bytes] | None = None
+        self._size = 0
+        # The bytes that nothing newer will replace, counted while conflating.
+        self._kept = 0
+        self._serial = 0
+
+    def __len__(self) -> int:
+        """Return how many entries wait."""
+        return len(self._conflated if self._conflated is not None else self._queue or ())
+
+    @property
+    def size(self) -> int:
+        """Return the bytes that wait."""
+        return self._size
+
+    @property
+    def conflating(self) -> bool:
+        """Return whether an episode of conflation is under way; it ends when everything was taken."""
+        return self._conflated is not None
+
+    def put_control(self, payload: bytes) -> None:
+        """Queue a control or error frame; it is never replaced."""
+        if self._conflated is None:
+            self._append(payload)
+        else:
+            self._merge(payload)
+
+    def put(self, item: Item) -> None:
+        """Queue a frame by the rule of its kind of topic."""
+        if self._conflated is None:
+            self._append(item)
+        else:
+            self._merge(item)
+
+    def take(self, framed: bool = False) -> list[bytes]:
+        """Return what waits, in order: what frames are to carry, or `framed` whole WebSocket frames.
+
+        About a megabyte at a time: what is taken can no longer be replaced by something newer.
+        """
+        payloads: list[bytes] = []
+        taken = 0
+        while taken < 1024 * 1024:
+            if self._conflated is None:
+                if not self._queue:
+                    self._queue = None
+                    break
+                entry: Item | Waiting | bytes = self._queue.popleft()
+            else:
+                if not self._conflated:
+                    self._conflated = None
+                    continue
+                key = next(iter(self._conflated))
+                entry = self._conflated.pop(key)
+                self._kept -= _kept(entry)
+            self._size -= _size(entry)
+            if isinstance(entry, Item):
+                try:
+                    rendered = [entry.framed() if framed else entry.payload()]
+                except WireError:
+                    self.unfit += 1
+                    continue
+            elif isinstance(entry, bytes):
+                rendered = [frames.framed(entry, self.binary, self.deflated) if framed else entry]
+            else:
+                rendered = self._rendered(entry, framed)
+            payloads += rendered
+            taken += sum(map(len, rendered))
+        if self._conflated is not None and not self._conflated:
+            self._conflated = None
+        return payloads
+
+    def _rendered(self, waiting: Waiting, framed: bool) -> list[bytes]:
+        rendered = []
+        for item in waiting.items():
+            try:
+                rendered.append(item.framed() if framed else item.payload())
+            except WireError:
+                self.unfit += 1
+        return rendered
+
+    def _append(self, entry: Item | bytes) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(entry)
+        self._size += _size(entry)
+        if self._size > self.limit or (self._size > CONFLATE_FROM and len(self._queue) > CONFLATE_FRAMES):
+            self._conflate()
+
+    def _conflate(self) -> None:
+        queue, self._queue = self._queue, None
+        self._conflated = {}
+        self._size = self._kept = 0
+        for entry in queue or ():
+            self._merge(entry)
+
+    def _merge(self, entry: Item | bytes) -> None:
+        assert self._conflated is not None
+        if isinstance(entry, bytes) or entry.behaviour.versions == "none":
+            self._serial += 1
+            self._conflated[self._serial] = entry
+            self._size += _size(entry)
+            self._kept += _size(entry)
+        else:
+            frame, behaviour, view = entry
+            key = (frame.topic, view)
+            waiting = self._conflated.get(key)
+            if not isinstance(waiting, Waiting):
+                waiting = self._conflated[key] = Waiting(Merged(behaviour.versions), behaviour, view)
+                self._size += OVERHEAD
+            merged = waiting.merged
+            size, kept = merged.size, merged.kept
+            self.skipped += merged.add(frame)
+            self._size += merged.size - size
+            self._kept += merged.kept - kept
+        self.overflowed = self.overflowed or self._kept > self.limit
+
+
+def _size(entry: Item | Waiting | bytes) -> int:
+    if isinstance(entry, bytes):
+        return len(entry) + OVERHEAD
+    if isinstance(entry, Waiting):
+        return entry.merged.size + OVERHEAD
+    return len(entry.frame.body) + OVERHEAD
+
+
+def _kept(entry: Item | Waiting | bytes) -> int:
+    return entry.merged.kept if isinstance(entry, Waiting) else _size(entry)

@@ -1,0 +1,1 @@
+"""The larger commands of `qmt-bridge`, one a file."""

@@ -1,0 +1,1 @@
+"""What our processes share: how they are started, stopped and watched."""

@@ -1,0 +1,1 @@
+"""Recording what the feeder publishes, and reading what was recorded."""

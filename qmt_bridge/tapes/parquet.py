@@ -1,0 +1,179 @@
+"""`qmt-bridge tape export`: the messages of a tape as Parquet files, one for each kind of row; pyarrow is an extra.
+
+Runs in the main thread. Reads the tape twice, first for the columns and their types, and never holds all of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from qmt_bridge import private
+from qmt_bridge.errors import ConfigError
+from qmt_bridge.tapes.tape import SESSION_TOPIC, Recorded, TapeReader, read_tape
+from qmt_bridge.wire.frames import to_json
+from qmt_bridge.wire.topics import Kind
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+# Rows that are collected before they are written, as one row group.
+_ROWS = 20_000
+# Whose bodies are maps from code to a record, or a list of records.
+_BY_CODE = (Kind.QUOTE, Kind.WHOLE, Kind.L2)
+
+
+def export(tape: Path, folder: Path) -> dict[Path, int]:
+    """Write the rows of a tape (see `rows`) into `folder`; return the files and how many rows each has.
+
+    Lists become list columns, integers beside floats floats; a column with values of several other types is JSON text.
+    Of a damaged tape what can be read is written, and the log says what is not.
+    Raise `ConfigError` without pyarrow, for a tape that cannot be read, or a folder that cannot be written.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as exc:
+        raise ConfigError("parquet", "needs pyarrow: pip install 'qmt-bridge-gateway[parquet]'") from exc
+
+    messages = 0
+    tables: dict[str, dict[str, Column]] = {}
+    reader = TapeReader(tape)
+    for recorded in reader:
+        if recorded.frame.topic == SESSION_TOPIC:
+            continue
+        messages += 1
+        for table, row in rows(recorded):
+            columns = tables.setdefault(table, {})
+            for name, value in row.items():
+                columns.setdefault(name, Column()).note(value)
+    if reader.damage:
+        logger.error("%s is damaged: %d messages can be read, %s", tape, messages, reader.damage)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as closing:
+            files = {
+                name: _File(closing, pyarrow, parquet, folder / f"{name}.parquet", tables[name]) for name in tables
+            }
+            # A recorder may have added more meanwhile.
+            for recorded in islice(read_tape(tape), messages):
+                for table, row in rows(recorded):
+                    files[table].add(row)
+            for file in files.values():
+                file.flush()
+    except OSError as exc:
+        raise ConfigError("parquet", f"cannot write {folder}: {exc.strerror or exc}") from exc
+    except (pyarrow.ArrowException, OverflowError) as exc:
+        raise ConfigError("parquet", f"{tape} does not fit Parquet: {exc}") from exc
+    return {file.path: file.rows for file in files.values()}
+
+
+def rows(recorded: Recorded) -> Iterator[tuple[str, Row]]:
+    """Yield what a message says, each row with the name of its table; the columns ``frame.*`` are topic and stamps.
+
+    ``quote-<period>``, ``whole`` and ``l2`` have a row for each record, ``trade-<type>`` one for an event, with what
+    stands beside its data as ``event.*``; anything else is a row a message. Maps within become columns with a dot.
+    """
+    arrival_ns, frame = recorded
+    kind, _, rest = frame.topic.partition("/")
+    stamps: Row = {
+        "frame.topic": frame.topic,
+        "frame.epoch": frame.epoch,
+        "frame.seq": frame.seq,
+        "frame.received_ns": frame.received_ns,
+        "frame.published_ns": frame.published_ns,
+        "frame.arrival_ns": arrival_ns,
+    }
+    body = frame.data
+    if kind in _BY_CODE:
+        table = f"{kind}-{rest.split('/')[1]}" if kind == Kind.QUOTE else kind
+        for code, records in body.items():
+            for record in records if isinstance(records, list) else [records]:
+                yield table, {**stamps, "code": code, **_flat(record)}
+    elif kind == Kind.TRADE:
+        data = body.pop("data")
+        yield f"trade-{body.pop('type')}", {**stamps, **_flat({"event": body}), **_flat(data)}
+    else:
+        yield kind, {**stamps, **_flat(body)}
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "") -> Row:
+    row: Row = {}
+    for name, value in record.items():
+        if isinstance(value, dict):
+            row |= _flat(value, f"{prefix}{name}.")
+        else:
+            row[f"{prefix}{name}"] = value
+    return row
+
+
+class Column:
+    """Which types the values of a column have, and the items of those that are lists."""
+
+    def __init__(self) -> None:
+        self.types: set[type] = set()
+        self.items: set[type] = set()
+
+    def note(self, value: object) -> None:
+        """Note one value."""
+        self.types.add(type(value))
+        if isinstance(value, list):
+            self.items.update(map(type, value))
+
+    def arrow(self, pyarrow: Any) -> Any:
+        """Return pyarrow's type for the column, or None if JSON text has to hold its values."""
+        types = self.types - {type(None)}
+        if types != {list}:
+            return _scalar(pyarrow, types)
+        items = _scalar(pyarrow, self.items - {type(None)})
+        return None if items is None else pyarrow.list_(items)
+
+
+def _scalar(pyarrow: Any, types: set[type]) -> Any:
+    if types == {int}:
+        return pyarrow.int64()
+    if types in ({float}, {int, float}):
+        return pyarrow.float64()
+    if types == {str}:
+        return pyarrow.string()
+    if types == {bool}:
+        return pyarrow.bool_()
+    return None if types else pyarrow.null()
+
+
+class _File:
+    """One Parquet file while it is written."""
+
+    def __init__(
+        self, closing: ExitStack, pyarrow: Any, parquet: Any, path: Path, columns: Mapping[str, Column]
+    ) -> None:
+        self.path = path
+        self.rows = 0
+        types = {name: column.arrow(pyarrow) for name, column in columns.items()}
+        self._texts = [name for name, kind in types.items() if kind is None]
+        self._schema = pyarrow.schema([(name, kind or pyarrow.string()) for name, kind in types.items()])
+        self._make = pyarrow.Table.from_pylist
+        # It may hold orders and fills.
+        private.make_file(path)
+        self._writer = closing.enter_context(parquet.ParquetWriter(path, self._schema, compression="zstd"))
+        self._waiting: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        """Write a row, sooner or later."""
+        for name in self._texts:
+            if row.get(name) is not None:
+                row[name] = to_json(row[name]).decode()
+        self._waiting.append(row)
+        if len(self._waiting) == _ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        waiting, self._waiting = self._waiting, []
+        self._writer.write_table(self._make(waiting, schema=self._schema))
+        self.rows += len(waiting)

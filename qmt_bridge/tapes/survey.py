@@ -1,0 +1,102 @@
+"""`qmt-bridge tape info` and `verify`: what a tape holds, and whether all of it is there. Runs in the main thread."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from qmt_bridge.tapes.tally import SHANGHAI, Gap, Tally
+from qmt_bridge.tapes.tape import Damage, TapeReader
+from qmt_bridge.wire.frames import to_json
+
+
+class Survey(NamedTuple):
+    """A tape that was read to its end."""
+
+    path: Path
+    size: int
+    tally: Tally
+    damages: list[Damage]
+    torn: int
+
+    @property
+    def faults(self) -> list[str]:
+        """Return what is missing, a sentence each; empty if everything is there."""
+        faults = [f"byte {damage.offset}: {damage.size} bytes are damaged" for damage in self.damages]
+        if self.torn:
+            faults.append(f"byte {self.size - self.torn}: the last block is torn, {self.torn} bytes")
+        faults += [_gap(gap) for gap in self.tally.gaps]
+        untold = self.tally.gap_count - len(self.tally.gaps)
+        if untold:
+            faults.append(f"... and {untold} gaps more")
+        return faults
+
+
+def survey(path: Path) -> Survey:
+    """Read a whole tape; raise `ConfigError` or `WireError` if it is none."""
+    reader = TapeReader(path)
+    tally = Tally()
+    for recorded in reader:
+        tally.note(recorded)
+    return Survey(path, reader.end + reader.torn, tally, reader.damages, reader.torn)
+
+
+def to_text(survey: Survey) -> str:
+    """Return what `info` prints."""
+    tally = survey.tally
+    lines = [f"{survey.path}: {survey.size:,} bytes, {tally.frames:,} messages of {tally.topics:,} topics"]
+    if tally.sources:
+        invented = ", SIMULATED data" if tally.simulated else ""
+        lines.append(f"  source   {', '.join(tally.sources)}{invented}")
+    if tally.frames:
+        lines.append(f"  from     {shanghai(tally.first_ns)}")
+        lines.append(f"  to       {shanghai(tally.last_ns)}")
+    for session in tally.sessions:
+        lines.append(f"  session  {shanghai(session.begin_ns)}  {' '.join(session.topics)}")
+    for kind, count in sorted(tally.kinds.items()):
+        lines.append(f"  {kind:<8} {count.frames:>12,} messages {count.size:>15,} bytes {count.topics:>8,} topics")
+    lines.append(f"  gaps     {tally.gap_count:,}, {tally.missed:,} messages missing")
+    if survey.damages or survey.torn:
+        lost = sum(damage.size for damage in survey.damages)
+        lines.append(f"  damaged  {lost:,} bytes in {len(survey.damages)} places, {survey.torn:,} torn at the end")
+    return "\n".join(lines)
+
+
+def to_object(survey: Survey) -> bytes:
+    """Return the same as JSON; times are ns since 1970."""
+    tally = survey.tally
+    return to_json(
+        {
+            "file": str(survey.path),
+            "bytes": survey.size,
+            "messages": tally.frames,
+            "topics": tally.topics,
+            "sources": tally.sources,
+            "simulated": tally.simulated,
+            "first_ns": tally.first_ns,
+            "last_ns": tally.last_ns,
+            "sessions": [
+                {"begin_ns": session.begin_ns, "topics": session.topics, "version": session.version}
+                for session in tally.sessions
+            ],
+            "kinds": {
+                kind: {"messages": count.frames, "bytes": count.size, "topics": count.topics}
+                for kind, count in sorted(tally.kinds.items())
+            },
+            "gaps": tally.gap_count,
+            "missing": tally.missed,
+            "damages": [damage._asdict() for damage in survey.damages],
+            "torn": survey.torn,
+        }
+    )
+
+
+def shanghai(at_ns: int) -> str:
+    """Return a moment (ns since 1970) as the exchange's clock shows it."""
+    return f"{datetime.fromtimestamp(at_ns / 1e9, SHANGHAI):%Y-%m-%d %H:%M:%S.%f}"[:-3]
+
+
+def _gap(gap: Gap) -> str:
+    what = f"{gap.missed} missing" if gap.missed else "goes back"
+    return f"{shanghai(gap.arrival_ns)} {gap.topic}: seq {gap.after} is followed by {gap.seq}, {what}"

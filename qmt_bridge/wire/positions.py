@@ -1,0 +1,38 @@
+"""Where a stream stands, and from where a journal of trade events is to be read.
+
+Pure. An epoch is the number of one process of the feeder: nanoseconds since 1970 at its start. A sequence number counts
+the messages of one topic from 1 within an epoch; of a journal it goes on counting over all epochs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+
+class Position(msgspec.Struct, frozen=True, order=True):
+    """The epoch and the sequence number of the last message of a topic; a later one is greater.
+
+    A client of ``quote/600519.SH/tick/`` that stands at (1764300000000000000, 41) has missed nothing if the next frame
+    has the same epoch and 42. 44 is a gap of two messages. Another epoch says nothing about what was missed between,
+    for its numbers began at 1 again. A browser keeps no number of nineteen digits exactly, so an epoch that a client
+    names may be a float.
+    """
+
+    epoch: int | float
+    seq: int
+
+
+class JournalPosition(msgspec.Struct, frozen=True):
+    """The sequence number after which a journal is to be read, and an epoch whose journal has that number.
+
+    After the event 8812 of the epoch 1764300000000000000 a journal is read from 8813 on, if it is the same journal: one
+    of another data folder, or one that lost the event with a full disk, refuses the position. Without an epoch every
+    journal that has the number takes it. `exact`: the event was received in that very epoch, so a journal from which
+    it has vanished since refuses it too; what a client names is never exact, since it may have rounded the epoch.
+    """
+
+    seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+    epoch: int | float | None = None
+    exact: bool = False

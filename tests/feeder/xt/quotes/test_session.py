@@ -1,0 +1,2404 @@
+"""XtQuote through xtquant's real Python layer, over the stand-ins for its native modules."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from itertools import count, pairwise
+from pathlib import Path
+
+import msgspec
+import native
+import pytest
+
+from feeder.source import DownloadRequest, FeedState
+from feeder.xt import normalize, sdk
+from feeder.xt.quotes import newest, session, splice
+from feeder.xt.quotes.session import XtQuote
+from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError, ErrorCode, Refused
+from qmt_bridge.wire.topics import (
+    FormulaSpec,
+    Kind,
+    Topic,
+    TopicParts,
+    download_topic,
+    formula_topic,
+    l2_topic,
+    parse_topic,
+    quote_topic,
+    whole_topic,
+)
+
+ROOT = Path(__file__).parents[4]
+FAKES = ROOT / "tests" / "fakes"
+SECONDS = 10.0
+# BSON has moments; what is published has none.
+UNFIT = datetime(2026, 1, 5, tzinfo=UTC)
+
+MOUTAI = quote_topic("600519.SH")
+MOUTAI_BARS = quote_topic("600519.SH", "1m")
+PINGAN_DEPTH = l2_topic("000001.SZ", 20)
+SHANGHAI = whole_topic("SH")
+MA = FormulaSpec("MA", "000001.SZ", "1d", 100, "front", {"n": 5})
+FORMULA = formula_topic(MA)
+CROWD = tuple(quote_topic(f"60000{number}.SH") for number in range(5))
+CROWD_LAST = CROWD[4]
+EVERY_KIND = (MOUTAI, MOUTAI_BARS, PINGAN_DEPTH, SHANGHAI, FORMULA)
+NATIVE_OF_EVERY_KIND = [
+    ("formula", "MA", "000001.SZ"),
+    ("quote", "000001.SZ", "l2thousand"),
+    ("quote", "600519.SH", "1m"),
+    ("quote", "600519.SH", "tick"),
+    ("whole", "SH", ""),
+]
+
+
+class Recorder:
+    """A Sink that keeps what it is told, encoded by an encoder that knows no type of xtquant's."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.published: list[tuple[Topic, object, int]] = []
+        self.accepted: list[Topic] = []
+        self.refused: list[tuple[Topic, ErrorCode, str]] = []
+        self.states: list[tuple[FeedState, str | None, bool]] = []
+        # Called in `publish` and `accept`, outside the lock.
+        self.on_publish: Callable[[], object] = int
+        self.on_accept: Callable[[], object] = int
+
+    def publish(self, topic: Topic, body: object, received_ns: int) -> None:
+        plain = msgspec.msgpack.decode(msgspec.msgpack.encode(body))
+        self.on_publish()
+        self._note(self.published, (topic, plain, received_ns))
+
+    def publish_whole(self, topic: Topic, ticks: Mapping[str, object], received_ns: int) -> None:
+        self.publish(topic, ticks, received_ns)
+
+    def publish_trade(self, account: str, event: str, data: Mapping[str, object], received_ns: int) -> None:
+        raise AssertionError("a quote source has no trade events")
+
+    def accept(self, topic: Topic) -> None:
+        self._note(self.accepted, topic)
+        self.on_accept()
+
+    def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
+        self._note(self.refused, (topic, code, reason))
+
+    def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
+        self._note(self.states, (state, reason, data_lost))
+
+    def wait_room(self, limit: int, timeout: float) -> bool:
+        raise AssertionError("a live source never waits for room")
+
+    def bodies(self, topic: Topic) -> list:
+        return [body for of, body, _ in list(self.published) if of == topic]
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait for `condition`, looking again whenever something was told and each 20 ms."""
+        deadline = time.monotonic() + SECONDS
+        with self.changed:
+            while not condition():
+                assert time.monotonic() < deadline, f"never came: {vars(self)}"
+                self.changed.wait(0.02)
+
+    def _note(self, where: list, what: object) -> None:
+        with self.changed:
+            where.append(what)
+            self.changed.notify_all()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
+    monkeypatch.setattr(session, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(session, "RETRY_LAST", 0.05)
+    monkeypatch.setattr(session, "WATCH_SECONDS", 0.02)
+    # Tests of what comes by itself see nothing else.
+    monkeypatch.setattr(session, "FIRST_SECONDS", 3600.0)
+    with native.installed() as terminal:
+        yield terminal
+        assert terminal.escaped == []
+
+
+@pytest.fixture
+def sink() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def source(terminal: native.Terminal) -> Iterator[XtQuote]:
+    source = XtQuote(Config())
+    try:
+        yield source
+    finally:
+        terminal.gate.set()
+        source.close()
+
+
+def want(source: XtQuote, *topics: Topic) -> None:
+    for topic in topics:
+        source.subscribe(topic, parse_topic(topic))
+
+
+def leave(source: XtQuote, *topics: Topic) -> None:
+    for topic in topics:
+        source.unsubscribe(topic, parse_topic(topic))
+
+
+def begin(source: XtQuote, sink: Recorder, *topics: Topic) -> None:
+    """Start, and wait until the topics are held and the state is up."""
+    want(source, *topics)
+    source.start(sink)
+    sink.until(lambda: set(topics) <= set(sink.accepted) and sink.states)
+
+
+# -- What comes in goes out
+
+
+def test_a_tick_is_published_as_it_came(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    begin(source, sink, MOUTAI)
+    tick = {**native.tick("600519.SH", 1), "pe": 1.5, "不认识": "x"}
+    before = time.time_ns()
+    terminal.push_quote("600519.SH", "tick", tick)
+    sink.until(lambda: sink.published)
+    topic, body, received_ns = sink.published[0]
+    assert topic == MOUTAI
+    assert body == {"600519.SH": [tick]}
+    assert before <= received_ns <= time.time_ns()
+
+
+def test_every_kind_is_asked_with_the_real_signature(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, *EVERY_KIND, l2_topic("600000.SH", 0))
+    extent = {"startTime": "", "endTime": "", "count": 0}
+    pushed = {"needCallback": True}
+    gears = {"thousandDetailGear": 0, "thousandDetailNum": 0}
+    assert terminal.called("subscribe_quote") == [
+        ("600519.SH", "tick", extent, pushed),
+        ("600519.SH", "1m", extent, pushed),
+        ("000001.SZ", "l2thousand", {"thousandGearNum": 20, **gears}, pushed),
+        ("600000.SH", "l2thousand", {"thousandGearNum": None, **gears}, pushed),
+    ]
+    assert terminal.called("subscribe_whole_quote") == [(("SH",), pushed)]
+    [(_, request)] = terminal.called("subscribeFormula")
+    assert request == {
+        "formulaname": "MA",
+        "stockcode": "000001.SZ",
+        "period": "1d",
+        "starttime": "",
+        "endtime": "",
+        "count": 100,
+        "dividendtype": "front",
+        "extendparam": {"MA:n": 5},
+        "create": True,
+        "historycallback": 1,
+        "realtimecallback": 1,
+        "barmode": 0,
+    }
+    assert source.upstream() == len(terminal.feeds()) == 6
+
+
+def test_formula_parameters_that_xtdata_reads_by_their_whole_name_keep_it(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, formula_topic(FormulaSpec("MA", "000001.SZ", params={"barmode": 1, "SUB:n": 2, "n": 3})))
+    [(_, request)] = terminal.called("subscribeFormula")
+    assert request["extendparam"] == {"barmode": 1, "SUB:n": 2, "MA:n": 3}
+    assert request["barmode"] == 1
+
+
+def test_bars_depth_and_formula_values_are_published(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, *EVERY_KIND)
+    bar = native.record("600519.SH", "1m", 1)
+    depth = native.record("000001.SZ", "l2thousand", 1)
+    values = native.formula(1)
+    terminal.push_quote("600519.SH", "1m", bar)
+    terminal.push_quote("000001.SZ", "l2thousand", depth)
+    terminal.push_formula("MA", "000001.SZ", values)
+    sink.until(lambda: len(sink.published) == 3)
+    assert sink.bodies(MOUTAI_BARS) == [{"600519.SH": [bar]}]
+    assert sink.bodies(PINGAN_DEPTH) == [{"000001.SZ": [depth]}]
+    assert sink.bodies(FORMULA) == [{"formula_name": "MA", "stock_code": "000001.SZ", "data": values}]
+
+
+def test_a_market_begins_with_its_whole_snapshot(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    codes = [f"{600000 + number}.SH" for number in range(2000)]
+    terminal.market = {code: {"time": 1733118954000, "lastPrice": 1.5} for code in (*codes, "000001.SZ")}
+    begin(source, sink, SHANGHAI, whole_topic("000001.SZ"))
+    sink.until(lambda: len(sink.published) == 2)
+    assert list(sink.bodies(SHANGHAI)[0]) == codes
+    assert list(sink.bodies(whole_topic("000001.SZ"))[0]) == ["000001.SZ"]
+    terminal.push_whole({codes[7]: {"time": 1733118957000, "lastPrice": 2.5}})
+    sink.until(lambda: len(sink.published) == 3)
+    assert sink.bodies(SHANGHAI)[1] == {codes[7]: {"time": 1733118957000, "lastPrice": 2.5}}
+
+
+@pytest.mark.parametrize("undecoded", [False, True], ids=["bson", "undecoded"])
+@pytest.mark.parametrize("wide_ints", [False, True], ids=["int32", "int64"])
+def test_integers_of_any_width_and_nan_survive(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, undecoded: bool, wide_ints: bool
+) -> None:
+    terminal.undecoded, terminal.wide_ints = undecoded, wide_ints
+    terminal.market = {"600519.SH": native.tick("600519.SH", 0)}
+    begin(source, sink, MOUTAI, SHANGHAI)
+    terminal.push_quote("600519.SH", "tick", native.tick("600519.SH", 0))
+    sink.until(lambda: len(sink.published) == 2)
+    for tick in (sink.bodies(MOUTAI)[0]["600519.SH"][0], sink.bodies(SHANGHAI)[0]["600519.SH"]):
+        assert (tick["time"], tick["volume"], tick["askVol"][0]) == (1733118954000, 758613, 10929)
+        assert math.isnan(tick["pe"])
+
+
+def test_callbacks_of_eight_codes_do_not_wait_for_each_other(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.dispatchers = 8
+    codes = [f"{600000 + number}.SH" for number in range(8)]
+    # Passes only when eight callbacks are inside publish at the same time.
+    together = threading.Barrier(8)
+    sink.on_publish = lambda: together.wait(SECONDS)
+    begin(source, sink, *(quote_topic(code) for code in codes))
+    for code in codes:
+        terminal.push_quote(code, "tick", {"time": 1})
+    sink.until(lambda: len(sink.published) == 8)
+
+
+def test_eight_callbacks_at_once_lose_no_print_and_reorder_no_tick(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.dispatchers = 8
+    codes = [f"{600000 + number}.SH" for number in range(8)]
+    prints = [quote_topic(code, "l2transaction") for code in codes]
+    begin(source, sink, *(quote_topic(code) for code in codes), *prints)
+    for number in range(1, 41):
+        for code in codes:
+            terminal.push_quote(code, "tick", {"time": number})
+            terminal.push_quote(code, "l2transaction", {"time": number})
+    sink.until(lambda: len(sink.published) + source.overtaken == 640)
+    for code, topic in zip(codes, prints, strict=True):
+        times = [body[code][0]["time"] for body in sink.bodies(quote_topic(code))]
+        assert times[-1] == 40
+        assert all(later > earlier for earlier, later in pairwise(times))
+        assert sorted(body[code][0]["time"] for body in sink.bodies(topic)) == list(range(1, 41))
+
+
+class Slow:
+    """Holds up the callbacks whose payload has a code, after they were entered."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+        self.code = code
+        self.entered = threading.Event()
+        self.go = threading.Event()
+        for name in ("whole", "quote", "document"):
+            monkeypatch.setattr(normalize, name, partial(self._wait, getattr(normalize, name)))
+
+    def _wait(self, convert: Callable[..., object], payload: dict, *unfit: object) -> object:
+        if self.code in payload:
+            self.entered.set()
+            assert self.go.wait(SECONDS)
+        return convert(payload, *unfit)
+
+
+def test_an_older_tick_in_a_big_push_does_not_follow_a_newer_one(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal.dispatchers = 8
+    begin(crowded, sink, SHANGHAI, *CROWD)
+    slow = Slow(monkeypatch, "600009.SH")
+    codes = [f"60000{number}.SH" for number in range(10)]
+    terminal.push_whole({code: {"time": 1, "volume": 1} for code in codes})
+    assert slow.entered.wait(SECONDS)
+    terminal.push_whole({"600004.SH": {"time": 2, "volume": 2}})
+    sink.until(lambda: len(sink.published) == 2)
+    slow.go.set()
+    sink.until(lambda: len(sink.published) == 5)
+    # The others come, and of this code nothing: neither of the market nor of the topic that comes out of it.
+    assert [set(body) for body in sink.bodies(SHANGHAI)] == [{"600004.SH"}, set(codes) - {"600004.SH"}]
+    assert sink.bodies(CROWD[4]) == [{"600004.SH": [{"time": 2, "volume": 2}]}]
+    assert len(sink.bodies(CROWD[3])) == len(sink.bodies(CROWD[2])) == 1
+    assert crowded.overtaken == 1
+    # A topic that begins now gets the newer one as well.
+    leave(crowded, SHANGHAI)
+    want(crowded, SHANGHAI)
+    sink.until(lambda: len(sink.bodies(SHANGHAI)) == 3)
+    assert sink.bodies(SHANGHAI)[2]["600004.SH"] == {"time": 2, "volume": 2}
+
+
+@pytest.mark.parametrize(
+    ("topic", "older", "newer", "passes"),
+    [
+        pytest.param(MOUTAI, {"time": 1}, {"time": 2}, False, id="tick"),
+        pytest.param(MOUTAI, {"time": 2, "volume": 1}, {"time": 2, "volume": 2}, False, id="tick-of-the-same-time"),
+        pytest.param(MOUTAI, {"lastPrice": 1.0}, {"lastPrice": 2.0}, False, id="tick-without-time"),
+        pytest.param(l2_topic("600519.SH", 0), {"time": 1}, {"time": 2}, False, id="depth"),
+        pytest.param(quote_topic("600519.SH", "l2quote"), {"time": 1}, {"time": 2}, False, id="l2quote"),
+        pytest.param(MOUTAI_BARS, {"time": 1, "volume": 1}, {"time": 1, "volume": 2}, False, id="bar"),
+        pytest.param(MOUTAI_BARS, {"time": 1, "volume": 9}, {"time": 2, "volume": 2}, True, id="bar-before"),
+        pytest.param(quote_topic("600519.SH", "l2order"), {"time": 1}, {"time": 2}, True, id="order"),
+        pytest.param(quote_topic("600519.SH", "l2transaction"), {"time": 1}, {"time": 2}, True, id="print"),
+    ],
+)
+def test_what_is_served_late_follows_nothing_newer_of_the_same_thing(
+    terminal: native.Terminal,
+    source: XtQuote,
+    sink: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    topic: Topic,
+    older: dict,
+    newer: dict,
+    passes: bool,
+) -> None:
+    terminal.dispatchers = 2
+    begin(source, sink, topic)
+    slow = Slow(monkeypatch, "late")
+    [feed] = terminal.feeds()
+    assert feed.callback is not None
+    # One that cannot be read, so that the push can be told.
+    terminal.dispatch(feed.callback, {"600519.SH": [older], "late": [7]})
+    assert slow.entered.wait(SECONDS)
+    terminal.dispatch(feed.callback, {"600519.SH": [newer]})
+    sink.until(lambda: len(sink.published) == 1)
+    slow.go.set()
+    sink.until(lambda: len(sink.published) + source.overtaken == 2)
+    assert [body["600519.SH"] for body in sink.bodies(topic)] == [[newer]] + [[older]] * passes
+
+
+@pytest.mark.parametrize("topic", [MOUTAI, SHANGHAI, CROWD_LAST, FORMULA])
+def test_a_newer_record_waits_until_the_one_before_is_handed_over(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, topic: Topic
+) -> None:
+    terminal.dispatchers = 2
+    begin(crowded, sink, *((*CROWD[:2], topic) if topic == CROWD_LAST else (topic,)))
+    inside, go, numbers = threading.Event(), threading.Event(), count(1)
+
+    def hold_up() -> None:
+        if next(numbers) == 1:
+            inside.set()
+            assert go.wait(SECONDS)
+
+    sink.on_publish = hold_up
+
+    def push(number: int) -> None:
+        tick = {"time": number, "volume": number}
+        terminal.push_whole({"600004.SH": tick})
+        terminal.push_quote("600519.SH", "tick", tick)
+        terminal.push_formula("MA", "000001.SZ", {"timelist": [1], "outputs": {"n": [number]}})
+
+    push(1)
+    assert inside.wait(SECONDS)
+    push(2)
+    # Time for it to come first, if it does not wait.
+    with sink.changed:
+        sink.changed.wait_for(lambda: sink.published, 0.2)
+    go.set()
+    sink.until(lambda: len(sink.published) == 2)
+    assert [re.findall(r"[12](?=[}\]])", str(body))[-1] for body in sink.bodies(topic)] == ["1", "2"]
+
+
+def test_a_big_push_never_hides_the_newer_tick_of_another_thread(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.dispatchers = 8
+    codes = [f"{600000 + number}.SH" for number in range(1500)]
+    begin(source, sink, SHANGHAI)
+    for number in range(1, 21):
+        terminal.push_whole({code: {"time": 2 * number, "volume": number} for code in codes})
+        terminal.push_whole({codes[-1]: {"time": 2 * number + 1, "volume": number}})
+    sink.until(lambda: sum(map(len, sink.bodies(SHANGHAI))) + source.overtaken == 20 * 1501)
+    for code in (codes[0], codes[-1]):
+        times = [body[code]["time"] for body in sink.bodies(SHANGHAI) if code in body]
+        assert all(later > earlier for earlier, later in pairwise(times))
+        assert times[-1] == 40 + (code == codes[-1])
+
+
+def test_a_clock_set_back_for_good_is_followed_after_a_while(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(source, sink, MOUTAI)
+    for seconds in (100, 40):
+        terminal.push_quote("600519.SH", "tick", {"time": seconds})
+    sink.until(lambda: source.overtaken == 1)
+    with monkeypatch.context() as later:
+        later.setattr(newest, "SETTLE_NS", 0)
+        terminal.push_quote("600519.SH", "tick", {"time": 43})
+        sink.until(lambda: len(sink.published) == 2)
+    for seconds in (46, 45):
+        terminal.push_quote("600519.SH", "tick", {"time": seconds})
+    sink.until(lambda: source.overtaken == 2)
+    assert [body["600519.SH"][0]["time"] for body in sink.bodies(MOUTAI)] == [100, 43, 46]
+
+
+def test_a_payload_that_cannot_be_published_is_logged_once_and_the_next_one_passes(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(source, sink, MOUTAI)
+    for record in ({"time": UNFIT}, {"time": UNFIT}, {"time": 1}, {"time": UNFIT}, {"time": 2}):
+        terminal.push_quote("600519.SH", "tick", record)
+    sink.until(lambda: len(sink.published) == 2)
+    assert [body["600519.SH"][0]["time"] for body in sink.bodies(MOUTAI)] == [1, 2]
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 1
+    assert source.failed == 3
+    assert errors[0].getMessage() == (
+        "data of subscribe_quote(stock_code='600519.SH', period='tick', count=0) cannot be published"
+    )
+    assert errors[0].exc_info is not None
+    assert "payload['600519.SH'][0]['time'] is datetime.datetime" in str(errors[0].exc_info[1])
+
+
+def test_an_unfit_value_costs_its_code_alone(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(source, sink, MOUTAI, SHANGHAI)
+    terminal.push_whole({"600000.SH": {"time": 1}, "600519.SH": {"time": UNFIT}, "601318.SH": {"time": 3}})
+    terminal.push_quote("600519.SH", "tick", {"time": UNFIT}, {"time": 4}, {"time": UNFIT})
+    sink.until(lambda: len(sink.published) == 2)
+    assert sink.bodies(SHANGHAI) == [{"600000.SH": {"time": 1}, "601318.SH": {"time": 3}}]
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 4}]}]
+    assert source.failed == 3
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2
+
+
+@pytest.mark.parametrize("topic", [MOUTAI, SHANGHAI, FORMULA])
+def test_what_xtquants_own_decoder_cannot_read_is_counted_and_logged_once(
+    terminal: native.Terminal,
+    source: XtQuote,
+    sink: Recorder,
+    topic: Topic,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begin(source, sink, topic)
+    [feed] = terminal.feeds()
+    assert feed.callback is not None
+    # Text in GBK.
+    broken = native.encode({"name": "xx"}).replace(b"xx", b"\xb9\xf3")
+    for _ in range(3):
+        terminal._pushes.put((feed.callback, broken))
+    terminal.dispatch(feed.callback, {"600519.SH": [{"time": 1}]})
+    sink.until(lambda: sink.published)
+    assert source.failed == 3
+    [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert error.exc_info is not None
+    assert error.exc_info[0] is not None
+    assert error.exc_info[0].__name__ == "InvalidBSON"
+
+
+def test_a_push_without_records_is_no_message(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    begin(source, sink, MOUTAI)
+    [feed] = terminal.feeds()
+    assert feed.callback is not None
+    terminal.dispatch(feed.callback, {})
+    terminal.push_quote("600519.SH", "tick")
+    terminal.push_quote("600519.SH", "tick", {"time": 1})
+    sink.until(lambda: sink.published)
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 1}]}]
+
+
+# -- Refusals
+
+
+def test_a_refused_topic_is_told_and_the_others_are_served(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.refused = {"999999.SH", "SZ"}
+    terminal.failing = {"888888.SH", "RSI"}
+    broken_formula = formula_topic(FormulaSpec("RSI", "600519.SH"))
+    begin(source, sink, MOUTAI)
+    refused = (quote_topic("999999.SH"), whole_topic("SZ"), quote_topic("888888.SH"), broken_formula)
+    want(source, *refused, SHANGHAI)
+    sink.until(lambda: SHANGHAI in sink.accepted)
+    assert sink.accepted == [MOUTAI, SHANGHAI]
+    assert [topic for topic, _, _ in sink.refused] == list(refused)
+    assert {code for _, code, _ in sink.refused} == {"upstream_refused"}
+    reasons = [reason for _, _, reason in sink.refused]
+    assert reasons[0] == "subscribe_quote(stock_code='999999.SH', period='tick', count=0) returned -1"
+    assert reasons[1] == "subscribe_whole_quote(code_list=['SZ']) returned -1"
+    assert "raised RuntimeError: rpc request failed" in reasons[2]
+    assert reasons[3].startswith("subscribe_formula(formula_name='RSI'")
+    assert [state for state, _, _ in sink.states] == ["up"]
+    # What was never held is not given back: -1 may be another subscription's number.
+    leave(source, *refused)
+    want(source, PINGAN_DEPTH)
+    sink.until(lambda: PINGAN_DEPTH in sink.accepted)
+    assert terminal.called("unsubscribe_quote") == terminal.called("unsubscribeFormula") == []
+
+
+def formulas(count: int) -> list[Topic]:
+    return [formula_topic(msgspec.structs.replace(MA, count=number)) for number in range(1, count + 1)]
+
+
+def test_new_formulas_hold_up_no_other_topic(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    begin(source, sink, MOUTAI)
+    terminal.call_delay = 0.005
+    crowd = formulas(100)
+    want(source, *crowd, MOUTAI_BARS, SHANGHAI)
+    sink.until(lambda: {MOUTAI_BARS, SHANGHAI, *crowd} <= set(sink.accepted))
+    assert max(sink.accepted.index(topic) for topic in (MOUTAI_BARS, SHANGHAI)) < len(crowd) // 2
+
+
+def test_formulas_have_a_limit_and_leave_their_place(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "MAX_FORMULAS", 2)
+    monkeypatch.setattr(session, "REFUSED_SECONDS", 0.05)
+    first, second, third = formulas(3)
+    begin(source, sink, first, second)
+    want(source, third)
+    sink.until(lambda: sink.refused)
+    assert sink.refused[0][:2] == (third, "symbol_limit")
+    assert len(terminal.called("subscribeFormula")) == 2
+    leave(source, first)
+    # It is asked for again by itself.
+    sink.until(lambda: third in sink.accepted)
+    assert sorted(kind for kind, *_ in terminal.subscriptions()) == ["formula", "formula"]
+
+
+def test_formulas_have_their_place_in_the_next_session(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "MAX_FORMULAS", 2)
+    begin(source, sink, *formulas(2))
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: len(sink.accepted) == 4)
+    assert not sink.refused
+
+
+def test_a_formula_given_up_meanwhile_is_not_asked_for(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, MOUTAI)
+    terminal.call_delay = 0.05
+    crowd = formulas(4)
+    want(source, *crowd)
+    leave(source, crowd[3])
+    sink.until(lambda: set(crowd[:3]) <= set(sink.accepted))
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+    assert len(terminal.called("subscribeFormula")) == 3
+
+
+def test_a_refused_topic_is_asked_again_when_it_is_wanted_again(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.refused = {"600519.SH"}
+    want(source, MOUTAI)
+    source.start(sink)
+    sink.until(lambda: sink.refused)
+    terminal.refused = set()
+    want(source, MOUTAI)
+    sink.until(lambda: sink.accepted)
+    assert terminal.subscriptions() == [("quote", "600519.SH", "tick")]
+
+
+def test_a_refused_topic_is_asked_again_in_the_next_session(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.refused = {"600519.SH"}
+    want(source, MOUTAI)
+    source.start(sink)
+    sink.until(lambda: sink.refused and sink.states)
+    terminal.refused = set()
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: sink.accepted)
+    assert terminal.subscriptions() == [("quote", "600519.SH", "tick")]
+
+
+def test_a_refused_topic_is_asked_again_after_a_while(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "REFUSED_SECONDS", 0.02)
+    terminal.refused = {"600519.SH"}
+    begin(source, sink, PINGAN_DEPTH)
+    want(source, MOUTAI)
+    sink.until(lambda: len(sink.refused) >= 3)
+    terminal.refused = set()
+    sink.until(lambda: MOUTAI in sink.accepted)
+    assert terminal.subscriptions() == [("quote", "000001.SZ", "l2thousand"), ("quote", "600519.SH", "tick")]
+
+
+def test_broker_queues_are_refused_without_broker_names_and_never_ask_in_a_callback(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    queues = quote_topic("00700.HK", "brokerqueue2")
+    want(source, queues)
+    source.start(sink)
+    sink.until(lambda: sink.refused)
+    assert sink.refused[0][0] == queues
+    terminal.controls["getdatafilepath"] = lambda _: {"result": {"XXXXXX.HK": "brokers"}}
+    terminal.files["brokers"] = [{"0": "汇丰", "1": [7]}]
+    want(source, queues)
+    sink.until(lambda: sink.accepted)
+    calls = len(terminal.calls)
+    terminal.push_quote(
+        "00700.HK", "brokerqueue2", {"bidbrokerqueues": [{"brokers": [7, 8]}], "askbrokerqueues": [{"brokers": []}]}
+    )
+    sink.until(lambda: sink.published)
+    [record] = sink.bodies(queues)[0]["00700.HK"]
+    assert record["bidbrokerqueues"] == [{"brokers": [[7, "汇丰"], [8, ""]]}]
+    assert [call.name for call in terminal.calls[calls:]] == []
+
+
+# -- The end of a topic
+
+
+def test_a_topic_that_nobody_wants_is_unsubscribed_and_a_late_callback_ignored(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, *EVERY_KIND)
+    late = [feed for feed in terminal.feeds() if feed.kind in ("quote", "whole")]
+    leave(source, *EVERY_KIND)
+    sink.until(lambda: terminal.subscriptions() == [] and source.upstream() == 0)
+    assert len(terminal.called("unsubscribe_quote")) == 4
+    assert len(terminal.called("unsubscribeFormula")) == 1
+    for feed in late:
+        assert feed.callback is not None
+        terminal.dispatch(feed.callback, {"600519.SH": {"time": 1}})
+    # Delivered after those, so their turn has passed.
+    want(source, MOUTAI)
+    sink.until(lambda: sink.accepted.count(MOUTAI) == 2)
+    terminal.push_quote("600519.SH", "tick", {"time": 2})
+    sink.until(lambda: sink.published)
+    assert [(topic, body) for topic, body, _ in sink.published] == [(MOUTAI, {"600519.SH": [{"time": 2}]})]
+
+
+def test_a_topic_that_is_wanted_for_a_moment_only_costs_no_call(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    first, left, last = quote_topic("600519.SH"), quote_topic("000001.SZ"), quote_topic("000002.SZ")
+    release = threading.Event()
+    sink.on_accept = lambda: release.wait(SECONDS)
+    want(source, first)
+    source.start(sink)
+    sink.until(lambda: first in sink.accepted)
+    want(source, left, last)
+    leave(source, left)
+    release.set()
+    sink.until(lambda: last in sink.accepted)
+    assert {code for _, code, _ in terminal.subscriptions()} == {"600519.SH", "000002.SZ"}
+    assert left not in sink.accepted
+
+
+def test_wanting_twice_subscribes_once(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    begin(source, sink, MOUTAI, MOUTAI)
+    want(source, MOUTAI, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+    assert len(terminal.called("subscribe_quote")) == 2
+    assert terminal.subscriptions() == [("quote", "600519.SH", "1m"), ("quote", "600519.SH", "tick")]
+
+
+def test_leaving_a_topic_that_was_never_wanted_is_nothing(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, MOUTAI)
+    leave(source, SHANGHAI)
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+    assert terminal.called("unsubscribe_quote") == []
+
+
+# -- More ticks than single subscriptions
+
+
+@pytest.fixture
+def crowded(terminal: native.Terminal) -> Iterator[XtQuote]:
+    source = XtQuote(Config(xt_single_limit=2, xt_silence=0.0))
+    try:
+        yield source
+    finally:
+        source.close()
+
+
+def test_ticks_beyond_the_limit_come_out_of_the_whole_market(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    begin(crowded, sink, *CROWD, quote_topic("000001.SZ"), quote_topic("600000.SH", "1m"))
+    assert terminal.subscriptions() == [
+        ("quote", "600000.SH", "1m"),
+        ("quote", "600000.SH", "tick"),
+        ("quote", "600001.SH", "tick"),
+        ("whole", "SH", ""),
+        ("whole", "SZ", ""),
+    ]
+    assert crowded.upstream() == 5
+    # In the shape of a quote, and only of codes that are wanted.
+    terminal.push_whole({"600002.SH": {"time": 2}, "600003.SH": {"time": 3}, "600008.SH": {"time": 8}})
+    sink.until(lambda: len(sink.published) == 2)
+    assert sink.bodies(CROWD[2]) == [{"600002.SH": [{"time": 2}]}]
+    assert sink.bodies(CROWD[3]) == [{"600003.SH": [{"time": 3}]}]
+
+
+def test_a_market_that_is_wanted_after_its_single_ticks_owes_its_snapshot(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    terminal.market = {"600004.SH": {"time": 3}, "600009.SH": {"time": 9}}
+    begin(crowded, sink, *CROWD)
+    sink.until(lambda: sink.bodies(CROWD[4]))
+    terminal.push_whole({"600004.SH": {"time": 4}})
+    sink.until(lambda: len(sink.bodies(CROWD[4])) == 2)
+    want(crowded, SHANGHAI)
+    sink.until(lambda: SHANGHAI in sink.accepted)
+    # As new as its ticks; and those do not come again.
+    assert sink.bodies(SHANGHAI) == [{"600004.SH": {"time": 4}, "600009.SH": {"time": 9}}]
+    terminal.push_whole({"600004.SH": {"time": 5}})
+    sink.until(lambda: len(sink.published) == 5)
+    assert sink.bodies(CROWD[4]) == [{"600004.SH": [{"time": time}]} for time in (3, 4, 5)]
+    assert sink.bodies(SHANGHAI)[1:] == [{"600004.SH": {"time": 5}}]
+    assert terminal.called("subscribe_whole_quote") == [(("SH",), {"needCallback": True})]
+    # Each leaves by itself, and comes again; the last one takes the subscription along.
+    leave(crowded, SHANGHAI, CROWD[2])
+    want(crowded, SHANGHAI)
+    sink.until(lambda: sink.accepted.count(SHANGHAI) == 2)
+    assert sink.bodies(SHANGHAI)[2:] == [{"600004.SH": {"time": 5}, "600009.SH": {"time": 9}}]
+    leave(crowded, SHANGHAI, CROWD[3])
+    want(crowded, quote_topic("600000.SH", "1d"))
+    sink.until(lambda: len(sink.accepted) == 8)
+    terminal.push_whole({"600003.SH": {"time": 6}, "600004.SH": {"time": 6}})
+    sink.until(lambda: len(sink.bodies(CROWD[4])) == 4)
+    assert len(sink.published) == 7
+    leave(crowded, CROWD[4])
+    sink.until(lambda: ("whole", "SH", "") not in terminal.subscriptions())
+
+
+def test_a_market_that_begins_anew_with_nothing_has_no_snapshot(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    begin(crowded, sink, *CROWD)
+    want(crowded, SHANGHAI)
+    sink.until(lambda: SHANGHAI in sink.accepted)
+    assert sink.published == []
+
+
+def test_the_limit_counts_anew_in_each_session(terminal: native.Terminal, crowded: XtQuote, sink: Recorder) -> None:
+    begin(crowded, sink, *CROWD)
+    held = terminal.subscriptions()
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 3)
+    assert terminal.subscriptions() == held
+    assert held == [("quote", "600000.SH", "tick"), ("quote", "600001.SH", "tick"), ("whole", "SH", "")]
+
+
+def test_a_place_that_becomes_free_is_used(terminal: native.Terminal, crowded: XtQuote, sink: Recorder) -> None:
+    begin(crowded, sink, *CROWD[:2])
+    leave(crowded, CROWD[0])
+    want(crowded, CROWD[2])
+    sink.until(lambda: CROWD[2] in sink.accepted)
+    assert terminal.subscriptions() == [("quote", "600001.SH", "tick"), ("quote", "600002.SH", "tick")]
+
+
+# -- The newest tick first
+
+
+def test_a_tick_beyond_the_limit_begins_with_the_newest_one_of_its_market(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    terminal.market = {f"60000{number}.SH": {"time": number} for number in range(5)}
+    begin(crowded, sink, *CROWD[:3])
+    sink.until(lambda: sink.bodies(CROWD[2]))
+    want(crowded, CROWD[3])
+    sink.until(lambda: CROWD[3] in sink.accepted)
+    # At once, without a word of the terminal's.
+    assert sink.bodies(CROWD[3]) == [{"600003.SH": [{"time": 3}]}]
+    terminal.push_whole({"600003.SH": {"time": 30}})
+    sink.until(lambda: len(sink.bodies(CROWD[3])) == 2)
+    # Also for whoever comes after it has left.
+    leave(crowded, CROWD[3])
+    want(crowded, CROWD[3])
+    sink.until(lambda: len(sink.bodies(CROWD[3])) == 3)
+    assert [body["600003.SH"][0]["time"] for body in sink.bodies(CROWD[3])] == [3, 30, 30]
+    assert terminal.called("get_full_tick") == []
+
+
+@pytest.mark.parametrize("limit", [1, 50], ids=["out-of-the-market", "single"])
+@pytest.mark.parametrize("pushes", [False, True], ids=["silent", "answers"])
+def test_after_the_close_ticks_begin_with_the_newest_one_of_the_terminal(
+    terminal: native.Terminal,
+    sink: Recorder,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    pushes: bool,
+    limit: int,
+) -> None:
+    monkeypatch.setattr(session, "FIRST_SECONDS", 0.05)
+    # Night.
+    clock.ms += 10 * 3_600_000
+    terminal.single_snapshot, terminal.snapshot_pieces = pushes, int(pushes)
+    codes = [f"{600000 + number}.SH" for number in range(50)]
+    topics = [*(quote_topic(code) for code in codes), whole_topic("600000.SH")]
+    terminal.market = {code: native.tick(code, 1) for code in codes}
+    source = XtQuote(Config(xt_single_limit=limit, xt_silence=30.0), clock)
+    try:
+        begin(source, sink, *topics)
+        sink.until(lambda: len(sink.published) == len(topics))
+        asked = [call[0] for call in terminal.called("get_full_tick")]
+        assert all(len(codes) <= session.FIRST_CODES for codes in asked)
+        assert bool(asked) is not pushes
+        for topic in topics:
+            [body] = sink.bodies(topic)
+            [tick] = body.values()
+            assert (tick[0] if isinstance(tick, list) else tick)["time"] == native.tick("", 1)["time"]
+        # What the terminal may push yet is not published twice, and no news is.
+        assert not any(feed.heard or feed.spoke for feed in source._feeds.values()) or pushes
+        for number in (1, 2):
+            terminal.push_quote("600000.SH", "tick", native.tick("600000.SH", number))
+            terminal.push_whole({"600000.SH": native.tick("600000.SH", number)})
+        sink.until(lambda: len(sink.published) == len(topics) + 2 + 2 * pushes)
+        assert [state for state, _, _ in sink.states] == ["up"]
+    finally:
+        source.close()
+
+
+def test_a_terminal_that_knows_no_tick_yet_is_asked_again_and_more_rarely(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "FIRST_SECONDS", 0.01)
+    pauses: list[float] = []
+    await_value = source._await_value
+    monkeypatch.setattr(source, "_await_value", lambda topic, pause: (pauses.append(pause), await_value(topic, pause)))
+    terminal.knows_ticks = False
+    terminal.market = {"600519.SH": {"time": 7}}
+    begin(source, sink, MOUTAI, FORMULA, MOUTAI_BARS, SHANGHAI, PINGAN_DEPTH)
+    sink.until(lambda: len(pauses) == 4)
+    assert pauses == [0.01, 0.02, 0.04, 0.08]
+    assert set(terminal.called("get_full_tick")) == {(("600519.SH",),)}
+    terminal.knows_ticks = True
+    sink.until(lambda: sink.bodies(MOUTAI))
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 7}]}]
+    asked = len(terminal.called("get_full_tick"))
+    # Nothing is left to ask for; nor for what has left.
+    assert source._empty == []
+    monkeypatch.setattr(session, "FIRST_SECONDS", 0.5)
+    want(source, quote_topic("600000.SH"))
+    sink.until(lambda: quote_topic("600000.SH") in sink.accepted)
+    leave(source, quote_topic("600000.SH"))
+    sink.until(lambda: source._empty == [])
+    assert len(terminal.called("get_full_tick")) == asked
+
+
+@pytest.mark.parametrize("answer", ["raises", "none", "odd"])
+def test_an_odd_answer_for_last_ticks_costs_nothing(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(session, "FIRST_SECONDS", 0.01)
+    terminal.market = {"600519.SH": {"none": None, "odd": 7}.get(answer)}  # type: ignore[dict-item]
+
+    def fail(call: native.Call) -> None:
+        if call.name == "get_full_tick" and answer == "raises":
+            raise RuntimeError("no ticks today")
+
+    terminal.on_call = fail
+    begin(source, sink, MOUTAI)
+    sink.until(lambda: len(terminal.called("get_full_tick")) > 2)
+    terminal.push_quote("600519.SH", "tick", {"time": 1})
+    sink.until(lambda: sink.published)
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 1}]}]
+    assert [state for state, _, _ in sink.states] == ["up"]
+
+
+def test_a_tick_that_is_pushed_while_the_terminal_is_asked_stays_the_newest(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "FIRST_SECONDS", 0.01)
+    terminal.market = {"600519.SH": {"lastPrice": 1.0}}
+
+    def push(call: native.Call) -> None:
+        if call.name == "get_full_tick":
+            terminal.push_quote("600519.SH", "tick", {"lastPrice": 2.0})
+            sink.until(lambda: sink.published)
+
+    terminal.on_call = push
+    begin(source, sink, MOUTAI)
+    sink.until(lambda: sink.published and not source._empty)
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"lastPrice": 2.0}]}]
+
+
+# -- One piece at a time
+
+
+class Turns:
+    """Notes, for each native subscription, which topic it was of; `at` lets something happen at one of them."""
+
+    def __init__(self, terminal: native.Terminal) -> None:
+        self.codes: list[object] = []
+        self.at: dict[object, Callable[[], object]] = {}
+        terminal.on_call = self._note
+
+    def _note(self, call: native.Call) -> None:
+        if call.name == "subscribe_quote":
+            self.codes.append(call.args[0])
+            self.at.pop(call.args[0], int)()
+
+
+MANY = [f"{600000 + number}.SH" for number in range(40)]
+
+
+def test_a_new_subscription_goes_before_refused_ones(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal.refused = set(MANY)
+    begin(source, sink, PINGAN_DEPTH)
+    want(source, *map(quote_topic, MANY))
+    sink.until(lambda: len(sink.refused) == len(MANY))
+    turns = Turns(terminal)
+    turns.at[MANY[3]] = lambda: (want(source, MOUTAI), leave(source, quote_topic(MANY[5])))
+    monkeypatch.setattr(session, "REFUSED_SECONDS", 0.05)
+    # In the session that runs the pause was longer.
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: len(turns.codes) >= len(MANY) + 1)
+    again = turns.codes[: len(MANY) + 1]
+    # Oldest first, and what was left meanwhile is not asked for.
+    assert again == ["000001.SZ", *MANY[:4], "600519.SH", MANY[4], *MANY[6:]]
+
+
+def test_a_new_subscription_and_the_listening_go_on_while_a_session_begins(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    listener._single_limit = 100
+    begin(listener, sink, *map(quote_topic, MANY))
+    turns = Turns(terminal)
+    turns.at[MANY[3]] = lambda: want(listener, MOUTAI)
+    seen: list[int] = []
+    # Slow enough for a look.
+    turns.at[MANY[10]] = lambda: (seen.append(clock.seconds), time.sleep(0.05))
+    turns.at[MANY[12]] = lambda: seen.append(clock.seconds)
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: sink.states[-1][0] == "up" and len(turns.codes) >= len(MANY) + 1)
+    assert turns.codes[: len(MANY) + 1] == [*MANY[:4], "600519.SH", *MANY[4:]]
+    assert seen[1] > seen[0]
+
+
+def test_a_session_is_up_after_its_subscriptions_not_before(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    source._single_limit = 100
+    begin(source, sink, *map(quote_topic, MANY))
+    turns = Turns(terminal)
+    turns.at[MANY[-1]] = lambda: seen.append(sink.states[-1])
+    seen: list[object] = []
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: sink.states[-1] == ("up", None, True))
+    assert seen == [("down", "terminal_disconnected", False)]
+
+
+def test_a_new_subscription_goes_before_those_that_are_made_anew(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    terminal.market = {"600000.SH": {"time": TUESDAY_MORNING, "volume": 5, "openInt": 13}}
+    listener._single_limit = 100
+    clock.stop()
+    begin(listener, sink, SHANGHAI, *map(quote_topic, MANY))
+    turns = Turns(terminal)
+    deafen(terminal, clock, "000001.SH")
+    turns.at[MANY[3]] = lambda: want(listener, PINGAN_DEPTH)
+    clock.step = 1000
+    sink.until(lambda: len(turns.codes) == len(MANY) + 1)
+    clock.stop()
+    assert turns.codes == [*MANY[:4], "000001.SZ", *MANY[4:]]
+    # Each was given back just before, so that a market of subscriptions is not deaf at once.
+    calls = [call.name for call in terminal.calls if "subscribe" in call.name]
+    assert calls[-3:] == ["subscribe_quote", "unsubscribe_quote", "subscribe_quote"]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_new_subscription_goes_before_ticks_that_go_back(terminal: native.Terminal, sink: Recorder) -> None:
+    source = XtQuote(Config(xt_single_limit=10, xt_silence=0.0))
+    try:
+        begin(source, sink, *map(quote_topic, MANY))
+        turns = Turns(terminal)
+        turns.at[MANY[13]] = lambda: want(source, PINGAN_DEPTH)
+        leave(source, *map(quote_topic, MANY[:10]))
+        sink.until(lambda: len(turns.codes) >= 6)
+        assert turns.codes[:6] == [*MANY[10:14], "000001.SZ", MANY[14]]
+    finally:
+        source.close()
+
+
+# -- Back to single subscriptions
+
+BACK = [("quote", f"60000{number}.SH", "tick") for number in (1, 2)]
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "RETURN_SECONDS", 0.0)
+    monkeypatch.setattr(splice, "OVERLAP", 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_the_oldest_ticks_of_a_market_go_back_when_there_is_room_and_the_last_one_ends_it(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    begin(crowded, sink, *CROWD)
+    held = [("quote", f"60000{number}.SH", "tick") for number in range(5)]
+    for first in (1, 2):
+        leave(crowded, CROWD[first - 1])
+        sink.until(lambda first=first: terminal.subscriptions() == [*held[first : first + 2], ("whole", "SH", "")])
+    leave(crowded, CROWD[2])
+    sink.until(lambda: terminal.subscriptions() == held[3:5])
+    sink.until(lambda: crowded.upstream() == 2)
+    # Nobody is told: each was served all the time.
+    assert sink.accepted == list(CROWD)
+    terminal.push_quote("600003.SH", "tick", {"time": 1})
+    terminal.push_quote("600004.SH", "tick", {"time": 1})
+    sink.until(lambda: len(sink.published) == 2)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_bars_and_depth_make_room_too_and_a_market_that_is_wanted_stays(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    begin(crowded, sink, MOUTAI_BARS, PINGAN_DEPTH, SHANGHAI, *CROWD[:2])
+    leave(crowded, MOUTAI_BARS, PINGAN_DEPTH)
+    wanted = [("quote", "600000.SH", "tick"), ("quote", "600001.SH", "tick"), ("whole", "SH", "")]
+    sink.until(lambda: terminal.subscriptions() == wanted)
+    terminal.push_whole({"600000.SH": {"time": 1}})
+    terminal.push_quote("600000.SH", "tick", {"time": 1})
+    sink.until(lambda: len(sink.published) == 2)
+    assert [topic for topic, _, _ in sink.published] == [SHANGHAI, CROWD[0]]
+
+
+@pytest.mark.parametrize("first", ["market", "single"])
+def test_no_tick_is_lost_and_none_comes_twice_at_the_switch(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    monkeypatch.setattr(session, "RETURN_SECONDS", 0.0)
+    monkeypatch.setattr(splice, "OVERLAP", 3600.0)
+    topic = CROWD[2]
+
+    def push(number: int, *, market: bool = True, single: bool = True) -> None:
+        tick = native.tick("600002.SH", number)
+        pushes = [
+            (market, lambda: terminal.push_whole({"600002.SH": tick})),
+            (single, lambda: terminal.push_quote("600002.SH", "tick", tick)),
+        ]
+        for wanted, send in pushes if first == "market" else reversed(pushes):
+            if wanted:
+                send()
+
+    def times() -> list[int]:
+        return [body["600002.SH"][0]["time"] for body in sink.bodies(topic)]
+
+    begin(crowded, sink, *CROWD[:3])
+    push(1)
+    sink.until(lambda: len(times()) == 1)
+    [market] = [feed for feed in terminal.feeds() if feed.kind == "whole"]
+    leave(crowded, CROWD[0])
+    sink.until(lambda: ("quote", "600002.SH", "tick") in terminal.subscriptions())
+    # Both bring it, one of them before the other.
+    push(2)
+    push(3)
+    sink.until(lambda: len(times()) == 3)
+    push(4, market=False)
+    monkeypatch.setattr(splice, "OVERLAP", 0.0)
+    sink.until(lambda: terminal.subscriptions() == BACK)
+    # The market still carries what the single subscription has already brought.
+    assert market.callback is not None
+    terminal.dispatch(market.callback, {"600002.SH": native.tick("600002.SH", 4)})
+    push(5)
+    push(6)
+    sink.until(lambda: len(times()) == 6)
+    assert times() == [native.tick("", number)["time"] for number in range(1, 7)]
+    # At the cut what came before it goes out with the time at which it came.
+    received = [ns for of, _, ns in sink.published if of == topic]
+    assert received == sorted(received)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_single_subscription_that_brings_nothing_does_not_replace_a_market_that_does(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(splice, "OVERLAP", 3600.0)
+    begin(crowded, sink, *CROWD[:3])
+    leave(crowded, CROWD[0])
+    both = [*BACK, ("whole", "SH", "")]
+    sink.until(lambda: terminal.subscriptions() == both and CROWD[2] in crowded._returning)
+    passes = watch_passes(crowded, monkeypatch)
+    sink.until(lambda: len(passes) > 2)
+    assert terminal.subscriptions() == both
+    terminal.push_whole({"600002.SH": {"time": 1}})
+    sink.until(lambda: len(sink.published) == 1)
+    monkeypatch.setattr(splice, "OVERLAP", 0.0)
+    seen = len(passes)
+    sink.until(lambda: len(passes) > seen + 2)
+    terminal.push_whole({"600002.SH": {"time": 2}})
+    sink.until(lambda: len(sink.published) == 2)
+    assert terminal.subscriptions() == both
+    terminal.push_quote("600002.SH", "tick", {"time": 2})
+    sink.until(lambda: terminal.subscriptions() == BACK)
+    assert len(sink.published) == 2
+
+
+def test_who_leaves_and_comes_again_at_the_limit_finds_its_place_free(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
+    begin(crowded, sink, *CROWD)
+    held, calls = terminal.subscriptions(), len(terminal.calls)
+    for number in range(20):
+        leave(crowded, CROWD[0])
+        want(crowded, CROWD[0])
+        sink.until(lambda number=number: sink.accepted.count(CROWD[0]) == 2 + number)
+    assert terminal.subscriptions() == held
+    # Its own, and nothing of anybody else's.
+    made = [call.name for call in terminal.calls[calls:]]
+    assert made == ["unsubscribe_quote", "subscribe_quote"] * 20
+
+
+@pytest.mark.usefixtures("at_once")
+def test_room_has_to_last_before_anything_moves(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "RETURN_SECONDS", 3600.0)
+    begin(crowded, sink, *CROWD)
+    passes = watch_passes(crowded, monkeypatch)
+    leave(crowded, CROWD[0])
+    sink.until(lambda: crowded.upstream() == 2 and len(passes) > 3)
+    assert terminal.subscriptions() == [("quote", "600001.SH", "tick"), ("whole", "SH", "")]
+    monkeypatch.setattr(session, "RETURN_SECONDS", 0.0)
+    sink.until(lambda: terminal.subscriptions() == [*BACK, ("whole", "SH", "")])
+
+
+def watch_passes(source: XtQuote, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list that grows each time that the source looks for ticks that may go back."""
+    passes: list[float] = []
+    return_ticks = source._return_ticks
+    monkeypatch.setattr(source, "_return_ticks", lambda now: (return_ticks(now), passes.append(now)))
+    return passes
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_single_subscription_that_is_refused_leaves_its_ticks_in_the_market_and_is_asked_for_rarely(
+    terminal: native.Terminal,
+    crowded: XtQuote,
+    sink: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begin(crowded, sink, *CROWD[:3])
+    terminal.refused = {"600002.SH"}
+    leave(crowded, CROWD[0])
+    passes = watch_passes(crowded, monkeypatch)
+    sink.until(lambda: len(terminal.called("subscribe_quote")) == 3)
+    seen = len(passes)
+    sink.until(lambda: len(passes) > seen + 3)
+    assert len(terminal.called("subscribe_quote")) == 3
+    terminal.push_whole({"600002.SH": {"time": 1}})
+    sink.until(lambda: len(sink.published) == 1)
+    assert sink.refused == []
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
+        "quote/600002.SH/tick/ still comes out of the whole market: "
+        "subscribe_quote(stock_code='600002.SH', period='tick', count=0) returned -1"
+    ]
+    # Others may go back.
+    want(crowded, CROWD[3], CROWD[4])
+    sink.until(lambda: CROWD[4] in sink.accepted)
+    leave(crowded, CROWD[1])
+    sink.until(lambda: ("quote", "600004.SH", "tick") in terminal.subscriptions())
+
+
+@pytest.mark.usefixtures("at_once")
+def test_ticks_that_were_refused_a_single_subscription_are_asked_for_again_with_what_was_refused(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "REFUSED_SECONDS", 0.05)
+    begin(crowded, sink, *CROWD[:3])
+    terminal.refused = {"600002.SH"}
+    leave(crowded, CROWD[0])
+    sink.until(lambda: len(terminal.called("subscribe_quote")) == 5)
+    terminal.refused = set()
+    sink.until(lambda: terminal.subscriptions() == BACK)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_terminal_that_refuses_all_is_asked_once_at_a_time(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(crowded, sink, *CROWD)
+    terminal.refused = {f"60000{number}.SH" for number in range(5)}
+    asked: list[int] = []
+    return_ticks = crowded._return_ticks
+
+    def note(now: float) -> None:
+        before = len(terminal.called("subscribe_quote"))
+        return_ticks(now)
+        asked.append(len(terminal.called("subscribe_quote")) - before)
+
+    monkeypatch.setattr(crowded, "_return_ticks", note)
+    leave(crowded, CROWD[0], CROWD[1])
+    sink.until(lambda: asked.count(1) == 3)
+    assert set(asked) <= {0, 1}
+    assert terminal.subscriptions() == [("whole", "SH", "")]
+
+
+@pytest.mark.parametrize("end", ["leave", "drop"])
+def test_a_topic_that_ends_at_the_switch_leaves_nothing_behind(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(session, "RETURN_SECONDS", 0.0)
+    monkeypatch.setattr(splice, "OVERLAP", 3600.0)
+    begin(crowded, sink, *CROWD[:3])
+    leave(crowded, CROWD[0])
+    sink.until(lambda: ("quote", "600002.SH", "tick") in terminal.subscriptions())
+    late = [feed for feed in terminal.feeds() if feed.name != "600001.SH"]
+    if end == "drop":
+        terminal.drop()
+        sink.until(lambda: len(sink.states) == 2)
+    leave(crowded, CROWD[2])
+    terminal.open()
+    sink.until(lambda: terminal.subscriptions() == [("quote", "600001.SH", "tick")])
+    for feed in late:
+        assert feed.callback is not None
+        terminal.dispatch(feed.callback, {"600002.SH": {"time": 1}})
+    terminal.push_quote("600001.SH", "tick", {"time": 1})
+    sink.until(lambda: sink.published)
+    assert [topic for topic, _, _ in sink.published] == [CROWD[1]]
+    # There is room again.
+    want(crowded, CROWD[3])
+    sink.until(lambda: ("quote", "600003.SH", "tick") in terminal.subscriptions())
+
+
+# -- The session
+
+
+def test_a_terminal_that_is_closed_keeps_topics_waiting_until_it_opens(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.is_open = False
+    want(source, *EVERY_KIND)
+    source.start(sink)
+    sink.until(lambda: len(terminal.called("connect")) >= 3)
+    want(source, quote_topic("600000.SH"))
+    leave(source, SHANGHAI)
+    sink.until(lambda: len(terminal.called("connect")) >= 5)
+    assert sink.states == [("down", "terminal_unreachable", False)]
+    assert (sink.accepted, sink.refused, sink.published, source.upstream()) == ([], [], [], 0)
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 2)
+    assert sink.states[1] == ("up", None, False)
+    held = {MOUTAI, MOUTAI_BARS, PINGAN_DEPTH, FORMULA, quote_topic("600000.SH")}
+    assert set(sink.accepted) == held
+    assert source.upstream() == len(terminal.subscriptions()) == len(held)
+
+
+@pytest.mark.parametrize("status_events", [True, False], ids=["told", "not-told"])
+@pytest.mark.parametrize("keeps_subscriptions", [True, False], ids=["kept", "lost"])
+@pytest.mark.parametrize("auto_reconnect", [True, False], ids=["native-reconnect", "no-reconnect"])
+def test_a_drop_and_return_ends_with_exactly_what_is_wanted(
+    terminal: native.Terminal,
+    source: XtQuote,
+    sink: Recorder,
+    auto_reconnect: bool,
+    keeps_subscriptions: bool,
+    status_events: bool,
+) -> None:
+    terminal.auto_reconnect, terminal.keeps_subscriptions = auto_reconnect, keeps_subscriptions
+    terminal.status_events = status_events
+    gone = quote_topic("600000.SH")
+    begin(source, sink, gone, *EVERY_KIND)
+    old = terminal.feeds()
+    calls = len(terminal.calls)
+    terminal.drop()
+    sink.until(lambda: len(sink.states) == 2)
+    assert sink.states[1] == ("down", "terminal_disconnected", False)
+    assert source.upstream() == 0
+    leave(source, gone)
+    # While it is away nothing but connecting is tried.
+    sink.until(lambda: len(terminal.called("connect")) >= 4)
+    during = {call.name for call in terminal.calls[calls:]}
+    assert during == {
+        "shutdown",
+        "init",
+        "load_config",
+        "set_config_addr",
+        "registerCommonControlCallback",
+        "connect",
+    }
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 3)
+    assert sink.states[2] == ("up", None, True)
+    assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
+    assert source.upstream() == len(EVERY_KIND)
+    # What the dead client may still deliver is not data of this session.
+    for feed in old:
+        assert feed.callback is not None
+        terminal.dispatch(feed.callback, {"600519.SH": {"time": 1}})
+    terminal.push_quote("600519.SH", "tick", {"time": 2})
+    terminal.push_quote("600519.SH", "1m", {"time": 2})
+    terminal.push_whole({"600519.SH": {"time": 2}})
+    sink.until(lambda: len(sink.published) == 3)
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 2}]}]
+    assert sink.bodies(SHANGHAI) == [{"600519.SH": {"time": 2}}]
+    assert sink.refused == []
+
+
+def test_numbers_of_a_dead_client_are_never_used_on_the_next(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, quote_topic("600000.SH"), MOUTAI)
+    terminal.drop()
+    sink.until(lambda: len(sink.states) == 2)
+    leave(source, quote_topic("600000.SH"))
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 3)
+    # 600519.SH now has the number that 600000.SH had.
+    leave(source, quote_topic("600000.SH"))
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+    assert ("quote", "600519.SH", "tick") in terminal.subscriptions()
+    assert terminal.called("unsubscribe_quote") == []
+
+
+def test_a_connection_that_was_away_for_a_moment_is_made_anew(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, *EVERY_KIND)
+    terminal.gate.clear()
+    terminal.drop()
+    terminal.open()
+    terminal.gate.set()
+    sink.until(lambda: len(sink.states) == 3)
+    assert [state for state, _, _ in sink.states] == ["up", "down", "up"]
+    assert sink.states[2] == ("up", None, True)
+    assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
+
+
+def test_a_lost_connection_that_nobody_told_of_costs_one_new_client(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.auto_reconnect = terminal.status_events = False
+    begin(source, sink, *EVERY_KIND)
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 3)
+    assert len(terminal.clients) == 2
+
+
+@pytest.mark.parametrize("hides_shutdown", [False, True])
+def test_a_client_that_another_call_replaced_is_noticed(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, hides_shutdown: bool
+) -> None:
+    begin(source, sink, *EVERY_KIND)
+    terminal.status_events, terminal.hides_shutdown = False, hides_shutdown
+    sdk.load().reconnect("127.0.0.1", 58610)
+    sink.until(lambda: len(sink.states) == 3)
+    assert sink.states[1:] == [("down", "terminal_disconnected", False), ("up", None, True)]
+    assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
+
+
+def test_a_connection_lost_while_a_topic_is_subscribed_refuses_nothing(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    begin(source, sink, MOUTAI)
+    terminal.gate.clear()
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: len(terminal.called("subscribe_quote")) == 2)
+    terminal.drop()
+    terminal.gate.set()
+    sink.until(lambda: len(sink.states) == 2)
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 3)
+    assert sink.refused == []
+    assert terminal.subscriptions() == [("quote", "600519.SH", "1m"), ("quote", "600519.SH", "tick")]
+
+
+def test_every_native_call_comes_from_one_thread_also_when_calls_are_slow(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.calls.clear()
+    terminal.gate.clear()
+    source.start(sink)
+    # Returns although xtquant does not.
+    want(source, *EVERY_KIND)
+    terminal.gate.set()
+    sink.until(lambda: SHANGHAI in sink.accepted)
+    terminal.gate.clear()
+    leave(source, SHANGHAI)
+    terminal.gate.set()
+    sink.until(lambda: len(terminal.called("unsubscribe_quote")) == 1)
+    terminal.drop()
+    terminal.open()
+    sink.until(lambda: len(sink.states) == 3)
+    source.close()
+    threads = {call.thread for call in terminal.calls}
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_an_unexpected_error_costs_its_topic_alone_and_is_told(
+    terminal: native.Terminal,
+    source: XtQuote,
+    sink: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "REFUSED_SECONDS", 0.05)
+    begin(source, sink, MOUTAI)
+    hold = XtQuote._hold
+
+    def fail_once(self: XtQuote, topic: Topic, parts: TopicParts) -> None:
+        monkeypatch.setattr(XtQuote, "_hold", hold)
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(XtQuote, "_hold", fail_once)
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+    assert sink.refused == [(MOUTAI_BARS, "internal", "source xtquant failed: boom")]
+    assert terminal.subscriptions() == [("quote", "600519.SH", "1m"), ("quote", "600519.SH", "tick")]
+    # The session went on.
+    assert [state for state, _, _ in sink.states] == ["up"]
+    [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert error.getMessage() == "a call of the xtquant session failed"
+
+
+def test_an_unexpected_error_is_told_and_survived(
+    terminal: native.Terminal,
+    source: XtQuote,
+    sink: Recorder,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin(source, sink, MOUTAI)
+    listen = source._listen
+
+    def fail_once() -> bool:
+        monkeypatch.setattr(source, "_listen", listen)
+        raise RuntimeError("boom")
+
+    # No call about one topic, which would cost that one only.
+    monkeypatch.setattr(source, "_listen", fail_once)
+    sink.until(lambda: len(sink.states) == 3)
+    assert sink.states[1:] == [("down", "internal", False), ("up", None, True)]
+    assert terminal.subscriptions() == [("quote", "600519.SH", "tick")]
+    [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert error.getMessage() == "xtquant session failed"
+
+
+def test_an_error_about_one_topic_does_not_end_the_session_that_asks_again(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.is_open = False
+    want(source, MOUTAI, SHANGHAI)
+    source.start(sink)
+    sink.until(lambda: len(source._wanted) == 2)
+
+    def fail_for_one() -> None:
+        if sink.accepted[-1] == MOUTAI:
+            raise RuntimeError("boom")
+
+    sink.on_accept = fail_for_one
+    terminal.open()
+    sink.until(lambda: ("up", None, False) in sink.states)
+    assert SHANGHAI in sink.accepted
+    assert source.failed_calls == 1
+    assert [reason for _, reason, _ in sink.states] == ["terminal_unreachable", None]
+
+
+def test_attempts_to_connect_become_rarer(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    wait = XtQuote._wait
+    monkeypatch.setattr(XtQuote, "_wait", lambda self, seconds: (waits.append(seconds), wait(self, seconds))[1])
+    terminal.is_open = False
+    source.start(sink)
+    sink.until(lambda: len(waits) >= 6)
+    assert waits[:2] == [0.01, 0.02]
+    assert waits[5] == 0.05
+    assert all(later >= earlier for earlier, later in pairwise(waits[:6]))
+
+
+# -- Silence
+
+# 10:00 on a Tuesday in Shanghai.
+TUESDAY_MORNING = 1_795_485_600_000
+
+
+class Clock:
+    """A second later each time that it is looked at; `stop` makes time stand still."""
+
+    def __init__(self, ms: int = TUESDAY_MORNING) -> None:
+        self.began = self.ms = ms
+        self.step = 1000
+
+    def __call__(self) -> int:
+        self.ms += self.step
+        return self.ms
+
+    @property
+    def seconds(self) -> int:
+        return (self.ms - self.began) // 1000
+
+    def stop(self) -> None:
+        self.step = 0
+
+
+def let_pass(clock: Clock, seconds: int, sink: Recorder) -> None:
+    """Wait until so much time has passed, a second a look as ever, with one look after the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "WATCH_SECONDS", 0.001)
+        sink.until(lambda: clock.seconds > seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def listener(terminal: native.Terminal, clock: Clock) -> Iterator[XtQuote]:
+    """Return a source for which a market is stale after five looks."""
+    terminal.holidays = [20260101]
+    source = XtQuote(Config(xt_silence=5), clock)
+    try:
+        yield source
+    finally:
+        terminal.gate.set()
+        source.close()
+
+
+def deafen(terminal: native.Terminal, clock: Clock, *codes: str) -> None:
+    """Let the terminal have a new tick of `codes` each time that it is asked, and push none of them."""
+    before = terminal.on_call
+
+    def on_call(call: native.Call) -> None:
+        before(call)
+        if call.name == "get_full_tick":
+            terminal.unpushed.update({code: {"time": clock.ms, "volume": clock.ms, "openInt": 13} for code in codes})
+
+    terminal.on_call = on_call
+
+
+def test_a_silent_market_is_stale_and_all_of_it_is_subscribed_again(
+    terminal: native.Terminal,
+    listener: XtQuote,
+    sink: Recorder,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    of_shanghai = (SHANGHAI, MOUTAI, quote_topic("600519.SH", "1d"), formula_topic(FormulaSpec("MA", "600519.SH")))
+    deafen(terminal, clock, "000001.SH")
+    begin(listener, sink, *of_shanghai, PINGAN_DEPTH)
+    before = terminal.subscriptions()
+    terminal.push_whole({"600519.SH": {"time": 1}})
+    sink.until(lambda: len(sink.states) == 2)
+    assert sink.states[1] == ("stale", "market_silent", False)
+    sink.until(lambda: len(sink.accepted) == 9)
+    clock.stop()
+    assert sink.accepted[5:] == list(of_shanghai)
+    assert terminal.subscriptions() == before
+    assert len(terminal.called("unsubscribe_quote")) == 3
+    assert len(terminal.called("unsubscribeFormula")) == 1
+    assert len(terminal.clients) == 1
+    [warning] = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.getMessage() == ("nothing came from SH while it trades; subscribing again; 11 more tries today")
+    terminal.push_whole({"600519.SH": {"time": 2}})
+    sink.until(lambda: len(sink.states) == 3)
+    assert sink.states[2] == ("up", None, True)
+
+
+def test_a_market_that_stays_silent_is_connected_anew_and_its_old_snapshot_is_no_sign_of_life(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    terminal.market = {"600519.SH": {"time": 5}, "600000.SH": {"time": 2**62}}
+    deafen(terminal, clock, "000001.SH")
+    begin(listener, sink, SHANGHAI)
+    sink.until(lambda: len(terminal.clients) == 2 and len(sink.accepted) == 3)
+    clock.stop()
+    sink.until(lambda: len(sink.states) >= 3 and len(sink.bodies(SHANGHAI)) >= 3)
+    assert sink.states == [("up", None, False), *[("stale", "market_silent", False)] * 2]
+    assert terminal.subscriptions() == [("whole", "SH", "")]
+    terminal.push_whole({"600519.SH": {"time": 6}})
+    sink.until(lambda: len(sink.states) == 4)
+    assert sink.states[3] == ("up", None, True)
+
+
+def test_a_market_whose_subscription_was_lost_recovers_by_its_snapshot(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    terminal.market = {"600519.SH": {"time": 5}}
+    deafen(terminal, clock, "000001.SH")
+    begin(listener, sink, SHANGHAI)
+    sink.until(lambda: sink.published)
+    # The native side forgets it without a word, while the market goes on.
+    terminal.clients[0].feeds.clear()
+    terminal.market = {"600519.SH": {"time": 6}}
+    sink.until(lambda: len(sink.states) >= 3)
+    assert sink.states[:3] == [("up", None, False), ("stale", "market_silent", False), ("up", None, True)]
+    assert sink.bodies(SHANGHAI)[:2] == [{"600519.SH": {"time": 5}}, {"600519.SH": {"time": 6}}]
+    assert len(terminal.clients) == 1
+
+
+def test_a_market_that_refuses_to_be_subscribed_again_is_stale_still(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    deafen(terminal, clock, "000001.SH")
+    begin(listener, sink, SHANGHAI)
+    terminal.refused = {"SH"}
+    sink.until(lambda: len(terminal.clients) == 2)
+    assert {state for state, _, _ in sink.states[1:]} == {"stale"}
+    terminal.refused = set()
+    sink.until(lambda: len(terminal.clients) == 3 and SHANGHAI in sink.accepted[1:])
+    assert {state for state, _, _ in sink.states[1:]} == {"stale"}
+
+
+def test_a_market_that_was_refused_from_the_start_is_never_stale(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    terminal.refused = {"SH"}
+    want(listener, SHANGHAI)
+    listener.start(sink)
+    let_pass(clock, 60, sink)
+    assert [state for state, _, _ in sink.states] == ["up"]
+
+
+ODD_TICKS = [
+    pytest.param({"time": None}, id="no-time"),
+    pytest.param({"time": 0}, id="time-0"),
+    pytest.param({"time": TUESDAY_MORNING // 1000}, id="seconds"),
+    pytest.param({"time": TUESDAY_MORNING + 7_200_000}, id="two-hours-ahead"),
+    pytest.param({"time": TUESDAY_MORNING - 86_400_000}, id="of-yesterday"),
+    pytest.param({"time": 2**62}, id="far-future"),
+    pytest.param({"time": "10:00:00"}, id="text"),
+    pytest.param({"openInt": 17}, id="halted"),
+    pytest.param({"openInt": 1, "volume": 0}, id="unknown-status"),
+    pytest.param({"time": UNFIT}, id="unfit"),
+]
+
+
+@pytest.mark.parametrize("tick", ODD_TICKS)
+@pytest.mark.parametrize("topic", [SHANGHAI, whole_topic("600519.SH"), MOUTAI])
+def test_each_push_is_a_sign_of_life_whatever_it_says(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, tick: dict, topic: Topic
+) -> None:
+    trades = [quote_topic(f"60000{number}.SH") for number in range(5)]
+    begin(listener, sink, topic, *trades)
+    while clock.seconds < 20:
+        # The same again and again.
+        terminal.push_whole({"600519.SH": tick})
+        terminal.push_quote("600519.SH", "tick", tick)
+        seconds = clock.seconds
+        sink.until(lambda: clock.seconds > seconds)  # noqa: B023
+    assert [state for state, _, _ in sink.states] == ["up"]
+
+
+@pytest.mark.parametrize("topic", [SHANGHAI, MOUTAI_BARS, quote_topic("600519.SH", "1d"), PINGAN_DEPTH, FORMULA])
+def test_what_xtquants_decoder_cannot_read_is_a_sign_of_life(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, topic: Topic
+) -> None:
+    market = "SZ" if topic in (PINGAN_DEPTH, FORMULA) else "SH"
+    begin(listener, sink, topic, *(quote_topic(f"60000{number}.{market}") for number in range(5)))
+    callback = next(feed.callback for feed in terminal.feeds() if feed.detail != "tick")
+    assert callback is not None
+    while clock.seconds < 20:
+        terminal._pushes.put((callback, native.encode({"name": "xx"}).replace(b"xx", b"\xb9\xf3")))
+        seconds = clock.seconds
+        sink.until(lambda: clock.seconds > seconds)  # noqa: B023
+    assert [state for state, _, _ in sink.states] == ["up"]
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("topic", [SHANGHAI, MOUTAI])
+def test_the_answer_to_a_subscription_is_no_recovery_in_any_form(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, topic: Topic, pieces: int
+) -> None:
+    terminal.single_snapshot, terminal.snapshot_pieces = True, pieces
+    terminal.market = {
+        f"{code}.SH": native.tick(code, 1) for code in ("600519", "600000", "600001", "600002", "600003", "600004")
+    }
+    crowd = [quote_topic(code) for code in terminal.market if code != "600519.SH"] if topic == MOUTAI else []
+    begin(listener, sink, topic, *crowd)
+    if topic == MOUTAI:
+        # What had brought ticks would be missed before the market is.
+        sink.until(lambda: len(sink.states) > 1)
+    deafen(terminal, clock, *(terminal.market if topic == MOUTAI else ["000001.SH"]))
+    sink.until(lambda: len(terminal.clients) == 3 and len(terminal.feeds()) == 1 + len(crowd))
+    assert {state for state, _, _ in sink.states[1:]} == {"stale"}
+    clock.stop()
+    # It is only connected: what is pushed before it is subscribed again is for nobody.
+    sink.until(lambda: len(terminal.feeds()) == 1 + len(crowd))
+    # The same tick once more is no answer.
+    terminal.push_whole({"600519.SH": native.tick("600519", 1)})
+    terminal.push_quote("600519.SH", "tick", native.tick("600519", 1))
+    sink.until(lambda: sink.states[-1] == ("up", None, True))
+
+
+def test_what_is_silent_is_subscribed_again_while_other_markets_talk(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    beijing = whole_topic("BJ")
+    deafen(terminal, clock, "899050.BJ")
+    begin(listener, sink, SHANGHAI, beijing)
+    while clock.seconds < 120:
+        terminal.push_whole({"600519.SH": {"time": clock.ms}})
+        seconds = clock.seconds
+        sink.until(lambda: clock.seconds > seconds)  # noqa: B023
+    assert len(terminal.clients) == 1
+    assert terminal.called("subscribe_whole_quote").count((("SH",), {"needCallback": True})) == 1
+    assert terminal.called("subscribe_whole_quote").count((("BJ",), {"needCallback": True})) >= 3
+    assert "nothing came from BJ while it trades; subscribing again; 11 more tries today" in caplog.messages
+    assert not [message for message in caplog.messages if "connecting again" in message]
+
+
+def test_one_deaf_subscription_is_made_anew_alone_while_its_market_talks(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock.step = 850
+    begin(listener, sink, MOUTAI, quote_topic("600000.SH"), SHANGHAI)
+    terminal.push_quote("600519.SH", "tick", {"time": clock.ms})
+    sink.until(lambda: sink.published)
+    trade(terminal, clock, "600519.SH")
+    while len(terminal.called("subscribe_quote")) < 3:
+        terminal.push_whole({"600000.SH": {"time": clock.ms}})
+        seconds = clock.ms
+        sink.until(lambda: clock.ms > seconds)  # noqa: B023
+    clock.stop()
+    sink.until(lambda: sink.accepted.count(MOUTAI) == 2)
+    assert len(terminal.clients) == 1
+    assert len(terminal.called("unsubscribe_quote")) == 1
+    assert sink.accepted == [MOUTAI, quote_topic("600000.SH"), SHANGHAI, MOUTAI]
+    assert [state for state, _, _ in sink.states] == ["up"]
+    [said] = [message for message in caplog.messages if "has news" in message]
+    assert said.endswith("did not bring; subscribing these again; 11 more tries today")
+    terminal.push_quote("600519.SH", "tick", {"time": clock.ms + 1})
+    sink.until(lambda: len(sink.bodies(MOUTAI)) == 2)
+
+
+@pytest.mark.parametrize("status", [0, 1, 14, 16, 17, 20, 21, 23, 99])
+def test_instruments_of_any_status_that_say_nothing_are_left_alone(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, status: int
+) -> None:
+    codes = [f"60000{number}.SH" for number in range(8)]
+    terminal.market = {code: {"time": TUESDAY_MORNING, "volume": 5, "openInt": status} for code in codes}
+    begin(listener, sink, *(quote_topic(code) for code in codes))
+    let_pass(clock, 120, sink)
+    assert [state for state, _, _ in sink.states] == ["up"]
+    assert len(terminal.clients) == 1
+
+
+def test_codes_that_trade_rarely_are_left_alone_while_the_index_moves(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    codes = [f"60000{number}.SH" for number in range(8)]
+    terminal.market = {code: {"time": TUESDAY_MORNING, "volume": 5, "openInt": 13} for code in codes}
+    trade(terminal, clock, "000001.SH")
+    begin(listener, sink, *(quote_topic(code) for code in codes))
+    let_pass(clock, 120, sink)
+    assert [state for state, _, _ in sink.states] == ["up"]
+    # Nothing reaches the terminal any more.
+    terminal.on_call = bool
+    sink.until(lambda: len(sink.states) > 1)
+    assert sink.states[1] == ("stale", "market_silent", False)
+
+
+def test_a_single_quiet_code_and_long_bars_are_no_silence(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    codes = [f"{600000 + number}.SH" for number in range(8)]
+    bars = [quote_topic(code, "1m") for code in codes] + [quote_topic(code, "1d") for code in codes]
+    begin(listener, sink, MOUTAI, FORMULA, *bars)
+    let_pass(clock, 30, sink)
+    assert [state for state, _, _ in sink.states] == ["up"]
+    # Several of them are.
+    want(listener, *(quote_topic(code) for code in codes))
+    sink.until(lambda: len(sink.states) > 1)
+    assert sink.states[1] == ("stale", "market_silent", False)
+
+
+def test_a_clock_that_was_set_back_holds_up_no_look_at_the_terminals_own_ticks(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    clock.began = clock.ms = TUESDAY_MORNING + 3_600_000
+    begin(listener, sink, MOUTAI)
+    sink.until(lambda: len(terminal.called("get_full_tick")) > 1)
+    clock.ms -= 3_600_000
+    before = len(terminal.called("get_full_tick"))
+    sink.until(lambda: len(terminal.called("get_full_tick")) > before + 2)
+    assert clock.ms < TUESDAY_MORNING + 1_800_000
+
+
+def test_ticks_of_single_codes_break_the_silence(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    codes = [f"{600000 + number}.SH" for number in range(8)]
+    begin(listener, sink, *(quote_topic(code) for code in codes))
+    sink.until(lambda: len(sink.states) > 1)
+    terminal.push_quote(codes[3], "tick", {"time": 1})
+    sink.until(lambda: len(sink.states) > 2)
+    assert [state for state, _, _ in sink.states[:3]] == ["up", "stale", "up"]
+
+
+@pytest.mark.parametrize(
+    ("ms", "holidays"),
+    [
+        pytest.param(TUESDAY_MORNING - 4 * 3_600_000, [20260101], id="before-the-open"),
+        pytest.param(TUESDAY_MORNING, [20260101, 20261124], id="holiday"),
+    ],
+)
+def test_when_nothing_trades_silence_is_right(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, ms: int, holidays: list[int]
+) -> None:
+    clock.began = clock.ms = ms
+    terminal.holidays = holidays
+    begin(listener, sink, SHANGHAI, MOUTAI)
+    let_pass(clock, 60, sink)
+    assert [state for state, _, _ in sink.states] == ["up"]
+    assert len(terminal.called("subscribe_whole_quote")) == 1
+    # Asked once a day, downloaded first, as xtquant's own calendar is made.
+    assert len(terminal.called("get_holidays")) == 1
+    assert ("downloadholidaydata", {"incrementally": True}) in terminal.called("commonControl")
+    assert terminal.called("get_full_tick") == []
+
+
+def test_the_calendar_is_asked_again_on_the_next_day(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    clock.step = 3_600_000
+    begin(listener, sink, MOUTAI)
+    sink.until(lambda: len(terminal.called("get_holidays")) == 3)
+    # From ten in the morning to the second midnight.
+    assert clock.seconds >= 38 * 3600
+
+
+@pytest.mark.parametrize("holidays", [[], [20250101, 20251001]], ids=["none", "of-last-year"])
+def test_without_a_calendar_every_weekday_trades_and_that_is_said_once(
+    terminal: native.Terminal,
+    listener: XtQuote,
+    sink: Recorder,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    holidays: list[int],
+) -> None:
+    terminal.holidays = holidays
+    begin(listener, sink, SHANGHAI)
+    sink.until(lambda: len(sink.states) > 1)
+    assert sink.states[1] == ("stale", "market_silent", False)
+    clock.step = 3_600_000
+    sink.until(lambda: len(terminal.called("get_holidays")) == 3)
+    said = [message for message in caplog.messages if "trading calendar" in message]
+    assert said == [
+        "no trading calendar, so every weekday is taken for a trading day: the terminal has no holidays of 2026"
+    ]
+
+
+def test_a_connection_lost_in_a_silence_is_down_and_then_up(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    begin(listener, sink, SHANGHAI)
+    sink.until(lambda: len(sink.states) > 1)
+    clock.stop()
+    terminal.drop()
+    sink.until(lambda: sink.states[-1][0] == "down")
+    terminal.open()
+    sink.until(lambda: sink.states[-1][0] == "up")
+    assert [state for state, _, _ in sink.states if state != "stale"] == ["up", "down", "up"]
+    assert sink.states[-1] == ("up", None, True)
+
+
+def test_a_market_that_is_silent_at_the_close_is_up_again(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Half a minute before lunch.
+    clock.began = clock.ms = TUESDAY_MORNING + 90 * 60_000 - 30_000
+    caplog.set_level(logging.INFO)
+    begin(listener, sink, SHANGHAI)
+    let_pass(clock, 120, sink)
+    assert sink.states[0] == ("up", None, False)
+    assert {state for state, _, _ in sink.states[1:-1]} == {"stale"}
+    assert sink.states[-1] == ("up", None, True)
+    assert "nothing trades any more, so silence is right" in caplog.messages
+
+
+def trade(terminal: native.Terminal, clock: Clock, *codes: str) -> None:
+    """Let the terminal have a new tick of `codes` each time that it is asked, whatever it pushes."""
+
+    def on_call(call: native.Call) -> None:
+        if call.name == "get_full_tick":
+            terminal.market.update({code: {"time": clock.ms, "volume": clock.ms} for code in codes})
+
+    terminal.on_call = on_call
+
+
+@pytest.mark.parametrize(
+    ("topic", "code"),
+    [
+        pytest.param(MOUTAI, "600519.SH", id="stock"),
+        pytest.param(SHANGHAI, "600519.SH", id="market"),
+        pytest.param(whole_topic("600519.SH"), "600519.SH", id="code-of-the-market"),
+        pytest.param(quote_topic("IF2512.IF"), "IF2512.IF", id="future"),
+        pytest.param(whole_topic("IF"), "IF2512.IF", id="futures"),
+        pytest.param(quote_topic("00700.HK"), "00700.HK", id="hong-kong"),
+    ],
+)
+def test_subscriptions_lost_without_a_word_are_missed_when_the_terminal_has_news(
+    terminal: native.Terminal,
+    listener: XtQuote,
+    sink: Recorder,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    topic: Topic,
+    code: str,
+) -> None:
+    # As long as the pause between two questions.
+    clock.step = 850
+    terminal.status_events = False
+    begin(listener, sink, topic, FORMULA)
+    terminal.push_whole({code: {"time": clock.ms}})
+    terminal.push_quote(code, "tick", {"time": clock.ms})
+    sink.until(lambda: sink.published)
+    trade(terminal, clock, code)
+    held = terminal.subscriptions()
+    # Away and back between two looks, and empty.
+    terminal.clients[0].feeds.clear()
+    sink.until(lambda: len(sink.states) >= 3)
+    assert sink.states[:3] == [("up", None, False), ("stale", "market_silent", False), ("up", None, True)]
+    assert terminal.subscriptions() == held
+    said = [message for message in caplog.messages if "has news" in message]
+    assert len(said) == 1
+    assert said[0].endswith("did not bring; connecting again; 11 more tries today")
+
+
+def test_what_has_brought_nothing_in_this_session_is_not_deaf(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    clock.step = 4000
+    begin(listener, sink, quote_topic("IF2512.IF"), quote_topic("IH2512.IF"))
+    terminal.push_quote("IF2512.IF", "tick", {"time": clock.ms})
+    # Of another one there is news.
+    trade(terminal, clock, "IH2512.IF")
+    let_pass(clock, 100, sink)
+    assert set(terminal.called("get_full_tick")) == {(("IF2512.IF",),)}
+    assert [state for state, _, _ in sink.states] == ["up"]
+
+
+def test_a_subscription_that_brings_what_the_terminal_has_is_not_deaf(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
+) -> None:
+    future = quote_topic("IF2512.IF")
+    begin(listener, sink, future)
+    trade(terminal, clock, "IF2512.IF")
+    while clock.seconds < 40:
+        terminal.push_quote("IF2512.IF", "tick", {"time": clock.ms})
+        heard, seconds = len(sink.published), clock.seconds
+        sink.until(lambda: len(sink.published) > heard and clock.seconds > seconds)  # noqa: B023
+    assert [state for state, _, _ in sink.states] == ["up"]
+
+
+def test_without_tries_left_a_deaf_subscription_is_only_logged(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(listener, sink, quote_topic("IF2512.IF"))
+    listener._listener._silence.check(clock.ms, {}, (), ())
+    listener._listener._silence.left = 0
+    terminal.push_quote("IF2512.IF", "tick", {"time": clock.ms})
+    trade(terminal, clock, "IF2512.IF")
+    sink.until(lambda: any("has news" in message for message in caplog.messages))
+    assert "did not bring; waiting; 0 more tries today" in caplog.text
+    assert [state for state, _, _ in sink.states] == ["up"]
+    assert len(terminal.clients) == 1
+
+
+@pytest.mark.parametrize(
+    ("tick", "stale"),
+    [
+        pytest.param({"time": TUESDAY_MORNING, "volume": 5, "openInt": 13}, True, id="trades"),
+        pytest.param({"time": TUESDAY_MORNING, "volume": 5, "openInt": 17}, False, id="halted"),
+        pytest.param({"time": TUESDAY_MORNING, "volume": 0, "openInt": 13}, False, id="suspended"),
+        pytest.param({"time": TUESDAY_MORNING - 86_400_000, "volume": 5, "openInt": 15}, False, id="of-yesterday"),
+        pytest.param(None, False, id="never"),
+    ],
+)
+@pytest.mark.parametrize("topic", [MOUTAI, MOUTAI_BARS, whole_topic("600519.SH")])
+def test_a_single_code_that_is_not_traded_is_never_stale(
+    terminal: native.Terminal,
+    listener: XtQuote,
+    sink: Recorder,
+    clock: Clock,
+    topic: Topic,
+    tick: dict | None,
+    stale: bool,
+) -> None:
+    clock.step = 4000
+    terminal.market = {} if tick is None else {"600519.SH": tick}
+    begin(listener, sink, topic)
+    let_pass(clock, 80, sink)
+    assert {state for state, _, _ in sink.states} == ({"up", "stale"} if stale else {"up"})
+
+
+def test_a_terminal_that_does_not_answer_for_its_last_ticks_is_said_once(
+    terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin(listener, sink, MOUTAI)
+
+    def fail(call: native.Call) -> None:
+        if call.name == "get_full_tick":
+            raise RuntimeError("no ticks today")
+
+    terminal.on_call = fail
+    sink.until(lambda: len(terminal.called("get_full_tick")) > 5)
+    assert [message for message in caplog.messages if "last ticks" in message] == [
+        "the terminal's last ticks cannot be had: RuntimeError: no ticks today"
+    ]
+    want(listener, MOUTAI_BARS)
+    sink.until(lambda: MOUTAI_BARS in sink.accepted)
+
+
+def test_silence_that_is_turned_off_asks_for_nothing(
+    terminal: native.Terminal, sink: Recorder, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = XtQuote(Config(xt_silence=0.0), clock)
+    try:
+        begin(source, sink, SHANGHAI, MOUTAI)
+        passes = watch_passes(source, monkeypatch)
+        sink.until(lambda: len(passes) > 20)
+        assert terminal.called("get_holidays") == terminal.called("get_full_tick") == []
+    finally:
+        source.close()
+
+
+# -- The end
+
+
+def test_close_gives_back_what_is_held(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+    begin(source, sink, *EVERY_KIND)
+    source.close()
+    assert terminal.subscriptions() == []
+    assert not any(client.is_connected() for client in terminal.clients)
+    assert len(terminal.called("unsubscribe_quote")) == 4
+    assert len(terminal.called("unsubscribeFormula")) == 1
+    assert [state for state, _, _ in sink.states] == ["up"]
+    source.close()
+
+
+def test_close_leaves_a_call_that_hangs_behind(
+    terminal: native.Terminal,
+    source: XtQuote,
+    sink: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(session, "JOIN_SECONDS", 0.05)
+    begin(source, sink, MOUTAI)
+    terminal.gate.clear()
+    want(source, MOUTAI_BARS)
+    sink.until(lambda: len(terminal.called("subscribe_quote")) == 2)
+    source.close()
+    assert "an xtquant call still runs; its thread is left behind" in caplog.messages
+    terminal.gate.set()
+    source._thread.join(SECONDS)
+    assert not source._thread.is_alive()
+
+
+def test_close_while_the_terminal_is_away_stops_trying(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.is_open = False
+    source.start(sink)
+    sink.until(lambda: sink.states)
+    source.close()
+    assert not source._thread.is_alive()
+    assert terminal.feeds() == []
+
+
+def test_close_before_start_is_nothing(source: XtQuote) -> None:
+    source.close()
+
+
+# -- A call that does not return
+
+
+@pytest.fixture
+def impatient(terminal: native.Terminal) -> Iterator[XtQuote]:
+    source = XtQuote(Config(xt_hang=0.2, xt_silence=5), Clock())
+    try:
+        yield source
+    finally:
+        terminal.hanging = set()
+        source.close()
+
+
+@pytest.mark.parametrize(
+    ("call", "do"),
+    [
+        ("subscribe_quote", lambda source, terminal: want(source, MOUTAI_BARS)),
+        ("subscribe_whole_quote", lambda source, terminal: want(source, SHANGHAI)),
+        ("subscribeFormula", lambda source, terminal: want(source, FORMULA)),
+        ("unsubscribe_quote", lambda source, terminal: leave(source, MOUTAI)),
+        ("get_full_tick", lambda source, terminal: None),
+        ("get_holidays", lambda source, terminal: None),
+        ("connect", lambda source, terminal: (terminal.drop(), terminal.open())),
+    ],
+)
+def test_a_call_that_does_not_return_is_told_by_its_name(
+    terminal: native.Terminal,
+    impatient: XtQuote,
+    sink: Recorder,
+    call: str,
+    do: Callable[[XtQuote, native.Terminal], object],
+) -> None:
+    assert impatient.hung() is None
+    if call in ("get_full_tick", "get_holidays"):
+        terminal.hanging = {call}
+    begin(impatient, sink, MOUTAI)
+    terminal.hanging = {call}
+    do(impatient, terminal)
+    said: list[str | None] = []
+
+    def look() -> bool:
+        said.append(impatient.hung())
+        return said[-1] is not None
+
+    sink.until(look)
+    name = {"subscribeFormula": "subscribe_formula", "connect": "reconnect"}.get(call, call)
+    assert str(said[-1]).startswith(f"{name} has not returned for ")
+    began = time.monotonic()
+    impatient.close()
+    # It is not waited for.
+    assert time.monotonic() - began < session.JOIN_SECONDS
+    assert impatient.hung() is None
+
+
+def test_slow_calls_and_waiting_are_no_hang(
+    terminal: native.Terminal, impatient: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Longer than the limit.
+    monkeypatch.setattr(session, "WATCH_SECONDS", 5.0)
+    terminal.call_delay = 0.02
+    codes = [quote_topic(f"60000{number}.SH", "1d") for number in range(10)]
+    want(impatient, *codes)
+    impatient.start(sink)
+    said = []
+    sink.until(lambda: (said.append(impatient.hung()), len(sink.accepted) == len(codes))[1])
+    until = time.monotonic() + 0.5
+    sink.until(lambda: (said.append(impatient.hung()), time.monotonic() > until)[1])
+    assert set(said) == {None}
+
+
+def test_calls_that_never_cease_do_not_hold_up_what_is_still_to_be_done(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
+    terminal.is_open = False
+    want(source, *EVERY_KIND)
+    source.start(sink)
+    sink.until(lambda: len(source._wanted) == len(EVERY_KIND))
+    stopping = threading.Event()
+
+    def come_again() -> None:
+        if not stopping.is_set():
+            source._calls.put(come_again)
+
+    come_again()
+    terminal.open()
+    try:
+        sink.until(lambda: ("up", None, False) in sink.states)
+        assert set(sink.accepted) == set(EVERY_KIND)
+    finally:
+        stopping.set()
+
+
+def test_a_thread_that_has_ended_is_told(
+    terminal: native.Terminal, impatient: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    begin(impatient, sink, MOUTAI)
+
+    def end(_: object) -> None:
+        raise SystemExit
+
+    impatient._calls.put(partial(end, None))
+    sink.until(lambda: impatient.hung() == "the thread that calls xtquant has ended")
+
+
+# -- Settings and shape
+
+
+def test_the_terminal_is_asked_at_its_setting(terminal: native.Terminal, sink: Recorder) -> None:
+    terminal.address = "127.0.0.2:58611"
+    source = XtQuote(Config(xt_addr="127.0.0.2:58611"))
+    try:
+        source.start(sink)
+        sink.until(lambda: sink.states)
+        assert sink.states == [("up", None, False)]
+        assert set(terminal.called("connect")) == {("127.0.0.2:58611",)}
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("address", ["", "58610", ":58610", "host:", "host:x", "host:0", "host:65536", "::1:58610"])
+def test_an_address_that_cannot_be_is_named(address: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        XtQuote(Config(xt_addr=address))
+    assert str(error.value) == f"xt_addr: expected 'host:port', got {address!r}"
+
+
+def test_it_says_what_it_is() -> None:
+    source = XtQuote(Config())
+    assert (source.name, source.simulated, source.lossless) == ("xtquant", False, False)
+    assert source.kinds == {Kind.QUOTE, Kind.WHOLE, Kind.L2, Kind.FORMULA}
+    with pytest.raises(Refused, match="source xtquant does not serve download"):
+        source.download(download_topic("1"), DownloadRequest(("600519.SH",), "1d", "", ""))
+
+
+# -- The door to the SDK: in processes of their own, since an import happens once
+
+
+def run(code: str, *path: Path, **env: str) -> str:
+    """Run `code` in a new interpreter with `path` before this project on its path; return what it printed."""
+    variables = {**os.environ, **env, "PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT)))}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=variables,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+IMPORTABLE = """
+    import sys
+    from feeder.xt import sdk
+    print(sdk.importable(), "xtquant" in sys.modules)
+"""
+
+
+def test_xtquant_is_importable_with_its_native_modules_and_not_imported_to_find_out() -> None:
+    assert run(IMPORTABLE, FAKES) == "True False"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the wheel's native modules are for Windows")
+def test_xtquant_is_not_importable_without_its_native_modules() -> None:
+    assert run(IMPORTABLE) == "False False"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the wheel's native modules are for Windows")
+def test_a_start_without_the_native_modules_says_so(sink: Recorder) -> None:
+    assert "xtquant.datacenter" not in sys.modules
+    code = """
+        from feeder.xt.quotes.session import XtQuote
+        from qmt_bridge.config import Config
+        try:
+            XtQuote(Config()).start(None)
+        except ImportError as exc:
+            print(exc)
+    """
+    assert "datacenter" in run(code)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    """Return a folder with the two packages that xtquant asks the package index with; a request leaves a file."""
+    (tmp_path / "requests.py").write_text(
+        "from pathlib import Path\ndef get(url, **_):\n    Path(__file__).with_name('asked').touch()\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "pkg_resources.py").write_text(
+        "class _D:\n    version = '0'\ndef get_distribution(name):\n    return _D\n", encoding="utf-8"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize("loaded", ["", "import requests"], ids=["not-loaded", "loaded"])
+def test_loading_makes_no_http_request_and_prints_nothing(index: Path, loaded: str) -> None:
+    code = f"""
+        {loaded or "pass"}
+        import sys
+        before = sys.modules.get("requests")
+        from feeder.xt import sdk
+        xtdata = sdk.load()
+        assert xtdata.__name__ == "xtquant.xtdata"
+        assert sys.modules.get("requests") is before and ("requests" in sys.modules) == (before is not None)
+        import requests
+        assert xtdata.connect("127.0.0.1", 58610).is_connected()
+    """
+    assert run(code, FAKES, index) == ""
+    assert not (index / "asked").exists()
+
+
+def test_importing_xtquant_any_other_way_would_make_one(index: Path) -> None:
+    run("import xtquant", FAKES, index)
+    assert (index / "asked").exists()
+
+
+PROCESS = """
+    import threading
+    from feeder.app import make_source
+    from qmt_bridge.config import load_config
+    from qmt_bridge.wire.topics import parse_topic, quote_topic
+
+    came = threading.Event()
+
+    class Sink:
+        def publish(self, topic, body, received_ns):
+            self.body = body
+            came.set()
+
+        def accept(self, topic): ...
+
+        def refuse(self, topic, code, reason):
+            raise AssertionError(reason)
+
+        def set_state(self, state, reason=None, *, data_lost=False):
+            print(state, flush=True)
+
+    sink, topic = Sink(), quote_topic("600519.SH")
+    source = make_source(load_config())
+    source.start(sink)
+    source.subscribe(topic, parse_topic(topic))
+    assert came.wait(10)
+    source.close()
+    print(source.name, *sink.body)
+"""
+
+
+def test_another_process_has_a_terminal_that_pushes_by_itself() -> None:
+    assert run(PROCESS, FAKES, FAKE_XT_TICK_MS="10").split() == ["up", "xtquant", "600519.SH"]
+
+
+def test_the_terminal_of_another_process_opens_when_a_file_goes(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.touch()
+    opens = f"__import__('pathlib').Path({str(closed)!r}).unlink(missing_ok=True)"
+    code = PROCESS.replace("print(state, flush=True)", f"print(state, flush=True); {opens}")
+    printed = run(code, FAKES, FAKE_XT_TICK_MS="10", FAKE_XT_DOWN_FILE=str(closed))
+    assert printed.split() == ["down", "up", "xtquant", "600519.SH"]
+
+
+def test_an_exception_in_one_queued_call_costs_that_call_only(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    source.start(sink)
+    want(source, MOUTAI)
+    sink.until(lambda: MOUTAI in sink.accepted)
+
+    def fail() -> None:
+        raise KeyError("600519.SH")
+
+    source._calls.put(fail)
+    want(source, whole_topic("SH"))
+    sink.until(lambda: whole_topic("SH") in sink.accepted)
+    assert source.failed_calls == 1
+    assert "a call of the xtquant session failed" in caplog.text
+    # Neither lost its subscription, as it does with a session.
+    assert [state for state, _, _ in sink.states] == ["up"]
+    assert source.upstream() == 2

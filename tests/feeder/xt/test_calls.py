@@ -1,0 +1,93 @@
+"""Calls: a call that does not return is noticed, with the time as an argument."""
+
+from __future__ import annotations
+
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+
+from feeder.xt.calls import Calls
+
+LIMIT = 60.0
+
+
+class Watch:
+    """Looks five times a second, as the feeder does."""
+
+    def __init__(self, limit: float = LIMIT) -> None:
+        self.calls = Calls(limit)
+        self.now = 1000.0
+
+    def look(self, seconds: float) -> str | None:
+        """Look for `seconds`; return what was said last."""
+        said = None
+        for _ in range(round(seconds * 5)):
+            self.now += 0.2
+            said = self.calls.hung(self.now)
+        return said
+
+
+@pytest.fixture
+def watch() -> Watch:
+    watch = Watch()
+    watch.look(1)
+    return watch
+
+
+def test_a_call_that_runs_for_the_limit_is_named_with_its_age(watch: Watch) -> None:
+    watch.calls.begin("subscribe_quote")
+    assert watch.look(LIMIT) is None
+    assert watch.look(0.4) == "subscribe_quote has not returned for 60 s"
+
+
+def test_many_calls_of_the_same_name_are_no_long_one(watch: Watch) -> None:
+    for _ in range(50):
+        watch.calls.begin("subscribe_quote")
+        assert watch.look(LIMIT / 2) is None
+
+
+def test_waiting_for_work_is_no_call(watch: Watch) -> None:
+    watch.calls.begin("subscribe_quote")
+    watch.look(LIMIT / 2)
+    watch.calls.rest()
+    assert watch.look(10 * LIMIT) is None
+
+
+@pytest.mark.parametrize("jump", [3600.0, 86_400.0, -3600.0])
+def test_a_process_that_was_frozen_did_not_wait(watch: Watch, jump: float) -> None:
+    watch.calls.begin("subscribe_quote")
+    watch.look(LIMIT / 2)
+    watch.now += jump
+    assert watch.look(LIMIT / 2 - 2) is None
+    assert watch.look(3) is not None
+
+
+def test_a_limit_of_nothing_turns_it_off() -> None:
+    watch = Watch(0.0)
+    watch.calls.begin("subscribe_quote")
+    assert watch.look(10 * LIMIT) is None
+
+
+def test_each_function_of_an_object_is_noted_while_it_runs_and_after_it(watch: Watch) -> None:
+    numbers = count(1)
+    seen: list[str | None] = []
+
+    def subscribe(code: str, *, period: str) -> tuple[str, str, int]:
+        seen.append(watch.look(LIMIT + 1))
+        return code, period, next(numbers)
+
+    noted = watch.calls.through(SimpleNamespace(subscribe=subscribe, version=7))
+    assert noted.version == 7
+    assert noted.subscribe("600519.SH", period="tick") == ("600519.SH", "tick", 1)
+    assert seen == ["subscribe has not returned for 61 s"]
+    # Work of our own that a lock holds up.
+    assert watch.look(LIMIT + 1) == "work after subscribe has not returned for 61 s"
+
+
+def test_a_function_that_raises_has_ended(watch: Watch) -> None:
+    noted = watch.calls.through(SimpleNamespace(fail=lambda: 1 // 0))
+    with pytest.raises(ZeroDivisionError):
+        noted.fail()
+    watch.calls.rest()
+    assert watch.look(2 * LIMIT) is None

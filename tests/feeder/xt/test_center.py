@@ -1,0 +1,275 @@
+"""The data service of token mode, through xtquant's real xtdatacenter over the stand-ins."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datacenter
+import native
+import pytest
+
+from feeder.source import FeedState
+from feeder.xt.quotes import session
+from feeder.xt.quotes.session import XtQuote
+from feeder.xt.source import XtSource
+from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError, ErrorCode, Unavailable
+from qmt_bridge.process.child import TRY_AGAIN
+from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic
+
+ROOT = Path(__file__).parents[3]
+FAKES = ROOT / "tests" / "fakes"
+SECONDS = 10.0
+TOKEN = "7b1e-t0ken"
+MOUTAI = quote_topic("600519.SH")
+
+
+class Recorder:
+    """A Sink that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.published: list[Topic] = []
+        self.accepted: list[Topic] = []
+        self.states: list[tuple[FeedState, str | None]] = []
+
+    def publish(self, topic: Topic, body: object, received_ns: int) -> None:
+        self.published.append(topic)
+
+    def accept(self, topic: Topic) -> None:
+        self.accepted.append(topic)
+
+    def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
+        raise AssertionError(reason)
+
+    def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
+        self.states.append((state, reason))
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
+    monkeypatch.setattr(session, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(session, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(datacenter, "_settings", {})
+    with native.installed() as terminal:
+        # The first port that the service tries.
+        terminal.address = "127.0.0.1:58609"
+        # A process opens it once; this one does in every test.
+        monkeypatch.setattr(importlib.import_module("xtquant.xtdatacenter"), "init_complete", False)
+        yield terminal
+        assert datacenter.get_local_server_port() == 0
+
+
+@pytest.fixture
+def listened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
+    """Return the list of what was listened on."""
+    calls: list[tuple[str, int, int]] = []
+    listen = datacenter.listen
+    monkeypatch.setattr(datacenter, "listen", lambda *args: (calls.append(args), listen(*args))[1])
+    return calls
+
+
+def settings(home: Path) -> Config:
+    return Config(xt_token=TOKEN, xt_home=str(home / "center"), xt_servers=("10.0.0.1:55310", "10.0.0.2:55310"))
+
+
+def test_with_a_token_quotes_come_from_a_service_that_only_this_machine_can_reach(
+    terminal: native.Terminal, listened: list[tuple[str, int, int]], tmp_path: Path
+) -> None:
+    source, sink = XtQuote(settings(tmp_path)), Recorder()
+    try:
+        source.start(sink)
+        source.subscribe(MOUTAI, parse_topic(MOUTAI))
+        until(lambda: MOUTAI in sink.accepted)
+        terminal.push_quote("600519.SH", "tick", {"time": 1})
+        until(lambda: sink.published)
+        assert sink.states == [("up", None)]
+        assert source.address == "127.0.0.1:58609"
+        assert listened == [("127.0.0.1", 58609, 58619)]
+        [(given,)] = terminal.called("start_init_quote")
+        assert isinstance(given, dict)
+        assert given["token"] == TOKEN
+        assert given["addresses"] == ["10.0.0.1:55310", "10.0.0.2:55310"]
+        assert given["data_home_dir"] == str(tmp_path / "center")
+        assert (tmp_path / "center").is_dir()
+        assert {call.thread for call in terminal.calls if call.name != "rpc_init"} == {source._thread.ident}
+    finally:
+        source.close()
+
+
+def test_without_a_token_there_is_no_service(terminal: native.Terminal, listened: list[tuple[str, int, int]]) -> None:
+    source, sink = XtQuote(Config(xt_addr=terminal.address)), Recorder()
+    try:
+        source.start(sink)
+        until(lambda: sink.states)
+        assert listened == terminal.called("start_init_quote") == []
+    finally:
+        source.close()
+
+
+def test_a_folder_and_servers_that_are_not_set_are_the_feeders_own_and_any(
+    terminal: native.Terminal, tmp_path: Path
+) -> None:
+    source = XtQuote(Config(xt_token=TOKEN, data_dir=str(tmp_path)))
+    try:
+        source.start(Recorder())
+        [(given,)] = terminal.called("start_init_quote")
+        assert isinstance(given, dict)
+        assert given["data_home_dir"] == str(tmp_path / "xtdata")
+        assert "addresses" not in given
+    finally:
+        source.close()
+
+
+def test_downloads_go_to_the_service_too(terminal: native.Terminal, tmp_path: Path) -> None:
+    source = XtSource(settings(tmp_path))
+    try:
+        source.start(Recorder())
+        assert (source._download._host, source._download._port) == ("127.0.0.1", 58609)
+    finally:
+        source.close()
+
+
+def test_a_token_that_is_refused_ends_the_start_with_the_reason_and_without_the_token(
+    terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    source = XtQuote(settings(tmp_path))
+    try:
+        with socket.socket() as server:
+            server.bind(("127.0.0.1", 0))
+            server.listen()
+            # The first of them is away.
+            refuse(monkeypatch, 1, server.getsockname()[1])
+            with pytest.raises(ConfigError) as error:
+                source.start(Recorder())
+        assert type(error.value) is ConfigError
+        assert error.value.setting == "xt_token"
+        assert "行情连接初始化异常" in error.value.reason
+        assert "token错误 ***" in error.value.reason
+        assert f"the data service cannot be opened: {error.value.reason}" in caplog.messages
+        assert all(record.levelno < logging.ERROR or TOKEN not in record.getMessage() for record in caplog.records)
+        source._thread.join(SECONDS)
+        assert not source._thread.is_alive()
+        assert terminal.called("connect") == []
+    finally:
+        source.close()
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
+    """Have the log in fail at servers of this machine; nothing listens on port 1."""
+    logins = {
+        str(port): {"loginparam": {"ip": "127.0.0.1", "port": port}, "errorcode": 1, "boerror": f"token错误 {TOKEN}"}
+        for port in ports
+    }
+    monkeypatch.setattr(datacenter, "fetch_auth_markets", lambda: {"done": 0})
+    monkeypatch.setattr(datacenter, "fetch_server_list_status", lambda: native.encode(logins))
+
+
+def test_servers_that_cannot_be_reached_are_worth_another_start(
+    terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    refuse(monkeypatch, 1, 2)
+    source = XtQuote(settings(tmp_path))
+    try:
+        with pytest.raises(Unavailable, match="xt_token: none of its servers can be reached: ConnectionError") as error:
+            source.start(Recorder())
+        assert TOKEN not in str(error.value)
+        assert f"the data service cannot be opened: {error.value.reason}" in caplog.messages
+    finally:
+        source.close()
+
+
+def test_ports_that_are_all_busy_are_a_reason(
+    terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(datacenter, "listen", lambda ip, first, last: (ip, 0))
+    source = XtQuote(settings(tmp_path))
+    try:
+        with pytest.raises(ConfigError, match="OSError: 监听端口失败") as error:
+            source.start(Recorder())
+        assert type(error.value) is ConfigError
+    finally:
+        source.close()
+
+
+def test_a_service_that_never_opens_is_given_up(
+    terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(session, "CENTER_SECONDS", 0.05)
+    opened = threading.Event()
+    monkeypatch.setattr(datacenter, "get_status", lambda: {"init_done": opened.wait(SECONDS)})
+    source, sink = XtQuote(settings(tmp_path)), Recorder()
+    try:
+        with pytest.raises(Unavailable, match=r"the data service has not opened in 0\.05 s"):
+            source.start(sink)
+    finally:
+        opened.set()
+        source._thread.join(SECONDS)
+        source.close()
+    # It came too late: nothing is begun any more.
+    assert not source._thread.is_alive()
+    assert terminal.called("connect") == []
+    assert sink.states == []
+
+
+def test_a_server_that_is_no_address_is_named() -> None:
+    with pytest.raises(ConfigError) as error:
+        XtQuote(Config(xt_token=TOKEN, xt_servers=("10.0.0.1:55310", "10.0.0.2")))
+    assert str(error.value) == "xt_servers: expected 'host:port', got '10.0.0.2'"
+
+
+def test_a_token_is_never_shown() -> None:
+    assert TOKEN not in repr(Config(xt_token=TOKEN))
+
+
+@pytest.mark.parametrize(("reached", "exit_code"), [(True, 1), (False, TRY_AGAIN)])
+def test_a_feeder_whose_token_is_refused_ends_with_the_reason_and_a_code_that_tells_if_that_may_pass(
+    tmp_path: Path, reached: bool, exit_code: int
+) -> None:
+    code = f"""
+        import datacenter
+        from feeder.xt import center
+        datacenter.fetch_auth_markets = lambda: {{"done": 0}}
+        center._reaches_any = lambda servers: {reached}
+        from qmt_bridge.cli import main
+        main(["feeder", "--source", "xtquant"])
+    """
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(map(str, (FAKES, ROOT))),
+        "PYTHONIOENCODING": "utf-8",
+        "QMT_BRIDGE_XT_TOKEN": TOKEN,
+        "QMT_BRIDGE_DATA_DIR": str(tmp_path),
+        **{f"QMT_BRIDGE_{name}_ADDR": "tcp://127.0.0.1:0" for name in ("MARKET", "TRADE", "ASK")},
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=env,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == exit_code
+    away = "" if reached else "none of its servers can be reached: "
+    assert f"Error: xt_token: {away}ConnectionError: 行情连接初始化异常, 未获取到市场权限" in done.stderr
+    assert "the data service cannot be opened" in done.stderr
+    assert TOKEN not in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,312 @@
+"""The outbox: order while there is room, the stream's own rule when there is none."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from gateway.sending.outbox import CONFLATE_FRAMES, CONFLATE_FROM, Item, Outbox
+from gateway.sending.view import View
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.topics import Topic, behaviour_of
+
+ROOMY = 1_000_000
+
+
+def item(topic: str, body: object, view: View | None = None) -> Item:
+    return Item(Frame(Topic(topic), 1, 1, 0, 0, frames.encode(body)), behaviour_of(topic), view)
+
+
+def drain(outbox: Outbox) -> list[object]:
+    texts: list[object] = []
+    while taken := outbox.take():
+        texts += [json.loads(text) for text in taken]
+    return texts
+
+
+def test_everything_comes_in_order_while_there_is_room() -> None:
+    outbox = Outbox(ROOMY)
+    sent = [{"600519.SH": [{"n": n}]} for n in range(200)]
+    for body in sent:
+        outbox.put(item("quote/600519.SH/tick/", body))
+    assert drain(outbox) == sent
+    assert (outbox.skipped, outbox.size) == (0, 0)
+
+
+def test_full_outbox_keeps_the_newest_per_topic() -> None:
+    outbox = Outbox(2000)
+    for n in range(100):
+        for code in ("000001.SZ", "600519.SH"):
+            outbox.put(item(f"quote/{code}/tick/", {code: [{"n": n}]}))
+    assert drain(outbox) == [{"000001.SZ": [{"n": 99}]}, {"600519.SH": [{"n": 99}]}]
+    assert outbox.skipped == 198
+
+
+def test_full_outbox_keeps_the_newest_per_code_of_a_market() -> None:
+    outbox = Outbox(1000)
+    outbox.put(item("whole/SH/", {"688001.SH": {"n": "traded once"}}))
+    for n in range(100):
+        outbox.put(item("whole/SH/", {"600519.SH": {"n": n}, "601988.SH": {"n": -n}}))
+    merged = {code: tick for text in drain(outbox) for code, tick in text.items()}  # type: ignore[attr-defined]
+    assert merged == {"688001.SH": {"n": "traded once"}, "600519.SH": {"n": 99}, "601988.SH": {"n": -99}}
+    assert outbox.skipped == 198
+
+
+def test_merged_market_is_sent_in_batches() -> None:
+    outbox = Outbox(10_000)
+    record = {"pad": "x" * 1000}
+    for n in range(1200):
+        outbox.put(item("whole/SH/", {f"{600000 + n}.SH": record}))
+    texts = drain(outbox)
+    assert len(texts) > 2
+    assert sum(map(len, texts)) == 1200  # type: ignore[arg-type]
+
+
+def test_formula_values_of_two_subscriptions_do_not_replace_each_other() -> None:
+    outbox = Outbox(200)
+    for n in range(50):
+        for seq_id in (1, 2):
+            outbox.put(item("formula/x/", {"n": n}, View(seq_id=seq_id)))
+    assert drain(outbox) == [{"type": "formula_update", "seq_id": id, "n": 49} for id in (1, 2)]
+
+
+def test_order_is_kept_again_after_an_episode() -> None:
+    outbox = Outbox(500)
+    for n in range(100):
+        outbox.put(item("quote/600519.SH/tick/", {"n": n}))
+    assert outbox.conflating
+    drain(outbox)
+    assert not outbox.conflating
+    for n in range(3):
+        outbox.put(item("quote/600519.SH/tick/", {"n": n}))
+    assert drain(outbox) == [{"n": 0}, {"n": 1}, {"n": 2}]
+
+
+@pytest.mark.parametrize("control", [True, False], ids=["control", "trade"])
+def test_what_may_not_be_lost_overflows(control: bool) -> None:
+    outbox = Outbox(2000)
+    count = 0
+    while not outbox.overflowed:
+        count += 1
+        assert count < 100
+        if control:
+            outbox.put_control(b'{"type":"error"}')
+        else:
+            outbox.put(item("trade/1/", {"type": "order", "seq": count}))
+    assert len(drain(outbox)) == count
+
+
+def test_quotes_are_conflated_to_make_room_for_control_frames() -> None:
+    outbox = Outbox(2000)
+    for n in range(100):
+        outbox.put(item("quote/600519.SH/tick/", {"n": n}))
+    outbox.put_control(b'{"type":"pong"}')
+    assert not outbox.overflowed
+    assert drain(outbox) == [{"n": 99}, {"type": "pong"}]
+
+
+def test_what_waits_is_counted_while_conflating() -> None:
+    outbox = Outbox(1000)
+    for n in range(20):
+        outbox.put(item("whole/SH/", {"600519.SH": {"n": n, "pad": "x" * 100}}))
+        outbox.put(item("quote/600519.SH/tick/", {"600519.SH": [{"n": n, "pad": "x" * 100}]}))
+        outbox.put(item("trade/1/", {"n": n}))
+    assert outbox.conflating
+    # One merged market, one quote, twenty events.
+    assert len(outbox) == 22
+    assert 1500 < outbox.size < 2500
+    drain(outbox)
+    assert (outbox.size, len(outbox)) == (0, 0)
+
+
+def test_replaced_records_do_not_make_the_outbox_overflow() -> None:
+    outbox = Outbox(2000)
+    for n in range(1000):
+        outbox.put(item("whole/SH/", {"600519.SH": {"n": n, "pad": "x" * 100}}))
+        outbox.put(item("quote/600519.SH/tick/", {"n": n, "pad": "x" * 100}))
+    outbox.put(item("trade/1/", {"type": "order"}))
+    assert not outbox.overflowed
+
+
+def test_one_take_is_about_a_megabyte_so_that_newer_data_can_overtake() -> None:
+    outbox = Outbox(100_000_000)
+    for n in range(100):
+        outbox.put(item("trade/1/", {"n": n, "pad": "x" * 100_000}))
+    assert len(outbox.take()) == 11
+    assert len(outbox) == 89
+
+
+def test_conflation_begins_long_before_trade_events_overflow() -> None:
+    outbox = Outbox(4 * CONFLATE_FROM)
+    size = 0
+    while not outbox.conflating:
+        outbox.put(item("quote/600519.SH/tick/", {"pad": "x" * 1000}))
+        size += 1000
+        assert size <= CONFLATE_FROM
+    while not outbox.overflowed:
+        outbox.put(item("trade/1/", {"pad": "x" * 1000}))
+        size += 1000
+    assert 3.5 < size / CONFLATE_FROM < 5
+
+
+def test_few_large_frames_are_no_backlog() -> None:
+    outbox = Outbox(16 * CONFLATE_FROM)
+    for number in range(CONFLATE_FRAMES + 1):
+        assert not outbox.conflating
+        outbox.put(item("l2/600519.SH/0/", {"n": number, "pad": "x" * CONFLATE_FROM}))
+    assert outbox.conflating
+
+
+def test_frames_are_the_texts_with_a_header() -> None:
+    outbox = Outbox(200)
+    bodies = [item("quote/600519.SH/tick/", {"n": 1}), item("formula/x/", {"n": 2}, View(seq_id=1))]
+    for each in bodies:
+        outbox.put(each)
+    outbox.put_control(b"{}")
+    outbox.put(item("whole/SH/", {"600519.SH": 3}))
+    taken = outbox.take(framed=True)
+    texts = [b'{"n":1}', b'{"type":"formula_update","seq_id":1,"n":2}', b"{}", b'{"600519.SH":3}']
+    assert taken == [b"\x81" + bytes([len(text)]) + text for text in texts]
+
+
+def test_shared_frame_is_built_once_for_all_clients() -> None:
+    shared = item("quote/600519.SH/tick/", {"n": 1})
+    boxes = [Outbox(ROOMY), Outbox(ROOMY)]
+    for outbox in boxes:
+        outbox.put(shared)
+    assert boxes[0].take(framed=True)[0] is boxes[1].take(framed=True)[0]
+
+
+def test_frame_that_cannot_be_rendered_costs_nothing_but_itself() -> None:
+    nested: object = 1
+    for _ in range(300):
+        nested = [nested]
+    for limit in (ROOMY, 300):
+        outbox = Outbox(limit)
+        for topic, body in (
+            ("trade/1/", {"n": 1}),
+            ("trade/1/", {"n": nested}),
+            ("whole/SH/", [1]),
+            ("whole/SH/", {"600519.SH": 2}),
+        ):
+            outbox.put(item(topic, body))
+        assert {"n": 1} in (sent := drain(outbox))
+        assert {"600519.SH": 2} in sent
+        assert outbox.unfit >= 1
+        assert (outbox.size, len(outbox)) == (0, 0)
+
+
+@pytest.mark.parametrize("period", ["l2transaction", "l2order", "l2orderqueue", "announcement"])
+def test_prints_are_all_kept_until_the_client_is_too_far_behind(period: str) -> None:
+    outbox = Outbox(5000)
+    sent: list[object] = []
+    while not outbox.overflowed:
+        sent.append({"600519.SH": [{"time": 1, "tradeIndex": len(sent)}]})
+        outbox.put(item(f"quote/600519.SH/{period}/", sent[-1]))
+        assert len(sent) < 100
+    assert (drain(outbox), outbox.skipped) == (sent, 0)
+
+
+def test_every_bar_is_kept_until_the_client_is_too_far_behind() -> None:
+    outbox = Outbox(5000)
+    time = 0
+    while not outbox.overflowed:
+        time += 1
+        for state in range(3):
+            outbox.put(item("quote/600519.SH/1m/", {"600519.SH": [{"time": time, "state": state}]}))
+        assert time < 100
+    [bars] = drain(outbox)
+    assert bars == {"600519.SH": [{"time": each, "state": 2} for each in range(1, time + 1)]}
+    assert outbox.skipped == 2 * time
+    assert time > 10
+
+
+def test_a_whole_market_that_waits_does_not_disconnect_its_client() -> None:
+    # A snapshot of 26,000 codes is larger than any outbox; its number of codes bounds it.
+    outbox = Outbox(50_000)
+    for turn in range(3):
+        for number in range(1000):
+            outbox.put(item("whole/SH/", {f"{number:06}.SH": {"n": turn, "pad": "x" * 100}}))
+        outbox.put_control(b'{"type":"feed"}')
+    assert outbox.size > outbox.limit
+    assert not outbox.overflowed
+
+
+def test_a_batch_that_cannot_be_rendered_costs_no_other() -> None:
+    nested: object = 1
+    for _ in range(300):
+        nested = [nested]
+    outbox = Outbox(300)
+    pad = "x" * 300_000
+    for number, value in ((1, nested), (2, 1), (3, 1)):
+        outbox.put(item("quote/600519.SH/1m/", {"600519.SH": [{"time": number, "value": value, "pad": pad}]}))
+    assert [record["time"] for body in drain(outbox) for record in body["600519.SH"]] == [2, 3]  # type: ignore[index]
+    assert outbox.unfit == 1
+
+
+CODES = ("000001.SZ", "600519.SH")
+
+
+class _Model:
+    """What one client was sent, by topic, view and code; what reaches it is compared with that."""
+
+    def __init__(self) -> None:
+        self.sent: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        self.got: dict[tuple[str, str], list[dict[str, Any]]] = {}
+
+    def make(self, dice: random.Random, number: int) -> Item:
+        kind = dice.choice(["tick", "l2quote", "1m", "1d", "l2transaction"])
+        code = dice.choice(CODES)
+        records = [
+            # A bar's time may come again a little later; the number tells its newest state.
+            {
+                "time": number // 40 + dice.randrange(2),
+                "n": number + part / 10,
+                "of": kind,
+                "pad": "x" * dice.randrange(90),
+            }
+            for part in range(dice.choice([0, 1, 1, 1, 2, 3]))
+        ]
+        self.sent.setdefault((kind, code), []).extend(records)
+        return item(f"quote/{code}/{kind}/", {code: records})
+
+    def read(self, outbox: Outbox) -> None:
+        for payload in outbox.take():
+            for code, records in json.loads(payload).items():
+                for record in records:
+                    self.got.setdefault((record["of"], code), []).append(record)
+
+    def check(self) -> None:
+        for (kind, code), sent in self.sent.items():
+            got = self.got.get((kind, code), [])
+            numbers = [record["n"] for record in got]
+            if kind == "l2transaction":
+                assert got == sent
+            elif kind in ("tick", "l2quote"):
+                assert numbers == sorted(set(numbers))
+                assert got[-1:] == sent[-1:]
+            else:
+                # Each bar's states in order, the newest of them last, and no bar missing.
+                for time in {record["time"] for record in sent}:
+                    states = [record["n"] for record in got if record["time"] == time]
+                    assert states == sorted(set(states))
+                    assert states[-1] == max(record["n"] for record in sent if record["time"] == time)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_model_of_random_frames_and_reads_loses_nothing(seed: int) -> None:
+    dice = random.Random(seed)
+    outbox, model = Outbox(dice.choice([300, 3000, 30_000])), _Model()
+    for number in range(dice.randrange(10, 600)):
+        outbox.put(model.make(dice, number))
+        if dice.random() < 0.05:
+            model.read(outbox)
+    while len(outbox):
+        model.read(outbox)
+    model.check()
+    sent, got = (sum(map(len, each.values())) for each in (model.sent, model.got))
+    assert (outbox.skipped, outbox.size) == (sent - got, 0)

@@ -1,0 +1,95 @@
+"""The client's own pace: one frame in its time, the newest, and of a market the newest of every code."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.sending.pace import Pace
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.topics import behaviour_of, quote_topic, whole_topic
+
+TICK, SH = quote_topic("600519.SH"), whole_topic("SH")
+
+
+def tick(seq: int) -> Frame:
+    return Frame(TICK, 1, seq, 0, 0, frames.encode({"seq": seq}))
+
+
+def batch(seq: int, **codes: int) -> Frame:
+    return Frame(SH, 1, seq, 0, 0, frames.encode(codes))
+
+
+def test_first_frame_passes_and_the_newest_of_the_rest_follows() -> None:
+    pace = Pace(0.5, "code")
+    assert pace.admits(tick(1), 10.0)
+    assert not pace.admits(tick(2), 10.1)
+    assert not pace.admits(tick(3), 10.4)
+    assert pace.due == 10.5
+    assert [frame.seq for frame in pace.take(10.5)] == [3]
+    assert not pace.admits(tick(4), 10.9)
+    assert pace.due == 11.0
+
+
+def test_frame_after_a_quiet_time_passes_at_once() -> None:
+    pace = Pace(0.5, "code")
+    assert pace.admits(tick(1), 10.0)
+    assert pace.admits(tick(2), 10.5)
+    assert pace.take(11.0) == []
+
+
+def test_what_waits_is_not_overtaken_when_its_time_has_come() -> None:
+    pace = Pace(0.5, "code")
+    pace.admits(tick(1), 10.0)
+    pace.admits(tick(2), 10.4)
+    assert not pace.admits(tick(3), 10.6)
+    assert [frame.seq for frame in pace.take(10.6)] == [3]
+
+
+def test_market_keeps_the_newest_of_every_code() -> None:
+    pace = Pace(0.5, "code")
+    assert pace.admits(batch(1, a=1), 10.0)
+    for seq, codes in ((2, {"a": 2, "b": 2}), (3, {"b": 3}), (4, {"c": 4})):
+        assert not pace.admits(batch(seq, **codes), 10.1)
+    [kept] = pace.take(10.5)
+    assert (kept.data, kept.seq, kept.topic) == ({"a": 2, "b": 3, "c": 4}, 4, SH)
+    assert pace.take(11.0) == []
+
+
+def quoted(seq: int, period: str, *records: object) -> Frame:
+    return Frame(quote_topic("600519.SH", period), 1, seq, 0, 0, frames.encode({"600519.SH": records}))
+
+
+@pytest.mark.parametrize("period", ["l2transaction", "l2order", "announcement"])
+def test_events_are_gathered_and_sent_together(period: str) -> None:
+    pace = Pace(0.5, behaviour_of(quote_topic("600519.SH", period)).versions)
+    assert pace.admits(quoted(1, period, 1), 10.0)
+    for seq in range(2, 6):
+        assert not pace.admits(quoted(seq, period, seq, -seq), 10.1)
+    [gathered] = pace.take(10.5)
+    assert (gathered.data, gathered.seq) == ({"600519.SH": [2, -2, 3, -3, 4, -4, 5, -5]}, 5)
+
+
+def test_last_state_of_a_bar_comes_with_the_next_bar() -> None:
+    pace = Pace(0.5, "bar")
+    pace.admits(quoted(1, "1m", {"time": 1, "n": 1}), 10.0)
+    for seq, time in ((2, 1), (3, 1), (4, 2), (5, 2)):
+        pace.admits(quoted(seq, "1m", {"time": time, "n": seq}), 10.1)
+    [gathered] = pace.take(10.5)
+    assert gathered.data == {"600519.SH": [{"time": 1, "n": 3}, {"time": 2, "n": 5}]}
+
+
+def test_what_cannot_be_replaced_does_not_wait_beyond_a_frame() -> None:
+    pace = Pace(3600.0, "none")
+    pace.admits(quoted(1, "l2order", 0), 10.0)
+    sent = 0
+    while not pace.full:
+        sent += 1
+        assert sent < 1000
+        pace.admits(quoted(sent + 1, "l2order", "x" * 1000), 10.0)
+    assert sum(len(frame.data["600519.SH"]) for frame in pace.take(10.0)) == sent
+    assert not pace.full
+    ticks = Pace(3600.0, "code")
+    for seq in range(2000):
+        ticks.admits(quoted(seq, "tick", "x" * 1000), 10.0)
+    assert not ticks.full

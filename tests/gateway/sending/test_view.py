@@ -1,0 +1,115 @@
+"""Views: what each option does to a frame, and that a view's frame is built once for all of its clients."""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway.sending.view import View
+from qmt_bridge.errors import WireError
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.topics import Topic, quote_topic
+
+TICK = quote_topic("600519.SH")
+RECORD = {"time": 1, "lastPrice": 1858.0, "volume": 7, "pe": math.nan}
+
+
+def frame(body: object, topic: Topic = TICK) -> Frame:
+    return Frame(topic, 10**18 + 1, 7, 1_764_000_000_123_456_789, 1_764_000_000_123_556_789, frames.encode(body))
+
+
+def shown(view: View, body: object) -> Any:
+    payload = view.render(frame(body))
+    return msgspec.msgpack.decode(payload) if view.binary else json.loads(payload)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_only_the_named_fields_remain_in_their_order(binary: bool) -> None:
+    view = View(binary, ("volume", "lastPrice", "nonsense"))
+    assert shown(view, {"600519.SH": [RECORD, {"volume": 8}]}) == {
+        "600519.SH": [{"volume": 7, "lastPrice": 1858.0}, {"volume": 8}]
+    }
+    assert shown(view, {"600519.SH": RECORD}) == {"600519.SH": {"volume": 7, "lastPrice": 1858.0}}
+    assert list(shown(view, {"600519.SH": RECORD})["600519.SH"]) == ["volume", "lastPrice"]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_stamped_frame_carries_position_and_times_around_the_bare_frame(binary: bool) -> None:
+    body = {"600519.SH": [{"volume": 7}]}
+    assert shown(View(binary, stamped=True), body) == {
+        "type": "data",
+        "epoch": 10**18 + 1,
+        "seq": 7,
+        "time": 1_764_000_000_123.4568,
+        "published": 1_764_000_000_123.5568,
+        "data": body,
+    }
+
+
+def test_last_value_has_no_times() -> None:
+    last = Frame(TICK, 5, 7, 0, 0, frames.encode({}))
+    assert json.loads(View(stamped=True).render(last)) == {
+        "type": "data",
+        "epoch": 5,
+        "seq": 7,
+        "time": None,
+        "published": None,
+        "data": {},
+    }
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("body", [{"formula_name": "MA", "data": {"v": [1]}}, {}])
+def test_formula_values_name_their_subscription(binary: bool, body: dict[str, object]) -> None:
+    assert shown(View(binary, seq_id=3), body) == {"type": "formula_update", "seq_id": 3, **body}
+    assert shown(View(binary, stamped=True, seq_id=3), body)["data"] == {"type": "formula_update", "seq_id": 3, **body}
+
+
+def test_messagepack_is_the_published_body_where_nothing_else_is_asked_for() -> None:
+    published = frame({"600519.SH": [RECORD]})
+    assert View(True).render(published) is published.body
+    assert math.isnan(shown(View(True), {"600519.SH": [RECORD]})["600519.SH"][0]["pe"])
+
+
+def test_clients_of_one_view_share_the_frame() -> None:
+    published = frame({"600519.SH": [RECORD]})
+    one, two = View(fields=("volume",)).of(published), View(fields=("volume",)).of(published)
+    assert one is two
+    assert one.framed is two.framed
+    assert View(fields=("time",)).of(published).framed != one.framed
+
+
+def test_binary_frames_say_so() -> None:
+    published = frame({"n": 1})
+    assert View(True).of(published).framed == b"\x82" + bytes([len(published.body)]) + published.body
+    assert View(False, stamped=True).of(published).framed[0] == 0x81
+
+
+@pytest.mark.parametrize(("size", "deflated"), [(100, False), (5_000, True), (2_000_000, True)])
+def test_long_frames_are_compressed_each_for_itself(size: int, deflated: bool) -> None:
+    published = frame({"text": "行情" * (size // 6)})
+    framed = View(deflated=True).of(published).framed
+    if not deflated:
+        assert framed == published.framed
+        return
+    assert framed[0] == 0xC1
+    start = 2 if framed[1] < 126 else 4 if framed[1] == 126 else 10
+    inflate = zlib.decompressobj(wbits=-frames.DEFLATE_WINDOW)
+    assert inflate.decompress(framed[start:] + b"\x00\x00\xff\xff") == published.json
+    assert len(framed) < size / 10
+
+
+@pytest.mark.parametrize("view", [View(seq_id=1), View(True, seq_id=1), View(fields=("n",)), View(True, ("n",))])
+@pytest.mark.parametrize("body", [b"\xc1", frames.encode(3), frames.encode([[[1]]])])
+def test_body_without_such_a_form_is_a_wire_error_or_passes_whole(view: View, body: bytes) -> None:
+    try:
+        view.render(Frame(TICK, 1, 1, 0, 0, body))
+    except WireError:
+        return
+    assert body != b"\xc1"

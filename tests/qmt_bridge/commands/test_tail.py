@@ -1,0 +1,65 @@
+"""`qmt-bridge tail` of trade events after a position, from ZeroMQ and from a WebSocket."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+from websockets.sync.server import ServerConnection, serve
+
+from feeder.app import Feeder
+from qmt_bridge.commands import tail
+from qmt_bridge.config import Config
+from qmt_bridge.wire.topics import ALL_TRADES
+from tests.support.greeter import Greeter, addresses, take, trade_once
+
+
+def test_events_after_a_position_are_printed_from_the_wire(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    local = "tcp://127.0.0.1:0"
+    config = Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path))
+    source = Greeter()
+    feeder = Feeder(config, source)
+    feeder.start()
+    try:
+        where = addresses(feeder)
+        trade_once(source, 5)
+        take(where.subscribe(ALL_TRADES, after=0), 5)
+        here = msgspec.structs.replace(config, **msgspec.structs.asdict(where))
+        tail.from_wire([ALL_TRADES], here, 3, 2)
+    finally:
+        feeder.stop()
+    assert [json.loads(line)["data"]["seq"] for line in capsys.readouterr().out.splitlines()] == [3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("query", "after", "expected"),
+    [
+        ("", 2, "/ws/trade?after=2"),
+        ("?api_key=k", 2, "/ws/trade?api_key=k&after=2"),
+        ("?api_key=k", None, "/ws/trade?api_key=k"),
+    ],
+)
+def test_a_position_goes_into_the_url(
+    capsys: pytest.CaptureFixture[str], query: str, after: int | None, expected: str
+) -> None:
+    asked: list[str] = []
+
+    def answer(socket: ServerConnection) -> None:
+        assert socket.request is not None
+        asked.append(socket.request.path)
+        socket.send("{}")
+
+    with serve(answer, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            port = server.socket.getsockname()[1]
+            tail.from_url(f"ws://127.0.0.1:{port}/ws/trade{query}", [], "tick", None, "", 1, after)
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked == [expected]
+    assert capsys.readouterr().out == "{}\n"

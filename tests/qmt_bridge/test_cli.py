@@ -1,0 +1,363 @@
+"""The command line: every setting is a flag, a bad one is named, keys are written, topics are printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import zmq
+from click.testing import CliRunner
+from websockets.sync.server import ServerConnection, serve
+
+from qmt_bridge import cli
+from qmt_bridge.config import NAMES, choices, env_name, load_config
+from qmt_bridge.errors import ConfigError
+from qmt_bridge.wire.frames import Frame, encode
+from qmt_bridge.wire.topics import quote_topic
+
+TICK = quote_topic("600519.SH")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "qmt_bridge.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=30, check=False)
+
+
+@pytest.fixture
+def market() -> Iterator[str]:
+    """Return the address of an XPUB that publishes ticks 1, 2, 3, ... once somebody subscribes them."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.XPUB)
+    socket.linger = 0
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    done = threading.Event()
+
+    def publish() -> None:
+        while not done.is_set():
+            if socket.poll(50) and socket.recv() == b"\1" + TICK.encode():
+                for seq in range(1, 6):
+                    body = encode({"600519.SH": [{"lastPrice": 1858.0, "n": seq}]})
+                    socket.send_multipart(Frame(TICK, 7, seq, 1, 2, body).to_parts())
+        socket.close()
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+    try:
+        yield f"tcp://127.0.0.1:{port}"
+    finally:
+        done.set()
+        thread.join()
+        context.term()
+
+
+def test_every_setting_is_a_flag_of_up() -> None:
+    flags = {parameter.name for parameter in cli.up.params}
+    assert flags == {*NAMES, "config_file"}
+
+
+def test_feeder_and_gateway_share_the_wire_and_the_log_only() -> None:
+    flags = [{parameter.name for parameter in command.params} for command in (cli.feeder, cli.gateway)]
+    assert flags[0] & flags[1] == {*cli.WIRE, *cli.LOG, "config_file", "until_eof"}
+    assert flags[0] | flags[1] == {*NAMES, "config_file", "until_eof"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["up", "--source", "bloomberg"], "'bloomberg' is not one of"),
+        (["up", "--workers", "0"], "--workers"),
+        (["up", "--port", "99999"], "--port"),
+        (["gateway", "--speed", "2"], "No such option"),
+        (["feeder", "--config", "nowhere.toml"], "nowhere.toml"),
+        (["tail"], "TOPIC"),
+    ],
+)
+def test_bad_flag_is_named(arguments: list[str], said: str) -> None:
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code in (1, 2)
+    assert said in result.output
+
+
+def test_a_variable_that_is_no_setting_is_a_hint_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QMT_BRIDGE_MINI_QMT_PATH", "C:/qmt")
+    # Nothing listens on this address without keys, so the feeder ends at once.
+    result = run("feeder", "--source=sim", "--market-addr=tcp://0.0.0.0:0")
+    assert result.returncode == 1
+    assert "QMT_BRIDGE_MINI_QMT_PATH is no setting" in result.stderr
+    assert "xt_userdata" in result.stderr
+    assert "needs curve_dir" in result.stderr
+    assert "C:/qmt" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["up", "--speed", "2"], "--speed has no effect: the source is auto, which is sim here"),
+        (
+            ["up", "--source", "sim", "--file", "x.csv"],
+            "--file has no effect: the source is sim; this is for --source r",
+        ),
+        (["up", "--source", "auto", "--file", "x.csv"], "--file has no effect"),
+        (["up", "--source", "xtquant", "--loop"], "--loop has no effect: the source is xtquant"),
+        (["feeder", "--delay", "0"], "--delay has no effect"),
+        (["feeder", "--source", "replay", "--sim-seed", "3"], "--sim-seed has no effect: the source is replay"),
+        (["feeder", "--sim-hours", "exchange", "--xt-addr", "a:1"], "--xt-addr has no effect: the source is auto"),
+        (["feeder", "--file", "x.csv", "--xt-token", "t"], "--xt-token has no effect: the source is replay"),
+        (["feeder", "--source", "xtquant", "--xt-servers", "a:1"], "--xt-servers has no effect: it needs xt_token"),
+        (["feeder", "--source", "xtquant", "--xt-home", "a"], "--xt-home has no effect: it needs xt_token"),
+        (["feeder", "--source", "xtquant", "--xt-userdata", "a"], "--xt-userdata has no effect: it needs xt_accounts"),
+        (["feeder", "--source", "xtquant", "--xt-token", "t", "--xt-addr", "a:1"], "--xt-addr has no effect: with xt_"),
+        (["gateway", "--freeze-timeout", "3"], "--freeze-timeout has no effect: with one worker"),
+        (["bench", "--selftest", "ws://127.0.0.1:9/ws/realtime"], "URL has no effect: --selftest"),
+        (["bench", "--selftest", "--send", "{}"], "--send has no effect"),
+        (["bench", "ws://127.0.0.1:9/ws/realtime", "--send", "{}", "--period", "1m"], "--period has no effect"),
+        (["bench", "ws://127.0.0.1:9/ws/realtime", "--send", "{}", "--each", "3"], "--each has no effect"),
+        (["tail", "ws://127.0.0.1:9/ws/realtime", "--send", "{}", "--period", "1m"], "--period has no effect"),
+        (["tail", "ws://127.0.0.1:9/ws/realtime", "600519.SH", "--send", "{}"], "The codes have no effect"),
+        (["tail", "ws://127.0.0.1:9/ws/l2_thousand", "600519.SH", "--period", "1m"], "--period has no effect"),
+        (["tail", "ws://127.0.0.1:9/ws/realtime", "600519.SH", "--after", "5"], "--after has no effect"),
+        (["tail", "ws://127.0.0.1:9/ws/trade", "--trade-addr", "tcp://127.0.0.1:9"], "--trade-addr has no effect"),
+        (["tail", "ws://127.0.0.1:9/ws/trade", "600519.SH"], "The codes have no effect: /ws/trade has the events"),
+        (["tail", "ws://127.0.0.1:9/ws/trade/", "--codes-file", "x"], "--codes-file has no effect: /ws/trade has"),
+        (["bench", "ws://127.0.0.1:9/ws/whole_quote", "SH", "--period", "1m"], "--period has no effect: only"),
+        (["tail", "quote/600519.SH/tick/", "--period", "1m"], "--period has no effect: it is for --codes-file"),
+        (["tail", "quote/600519.SH/tick/", "--send", "{}"], "--send has no effect: it is for a URL"),
+        (["tail", "trade/", "--api-key", "k"], "--api-key has no effect: it is for a URL"),
+        (["record", "trade/", "--out", "x.tape", "--period", "1m"], "--period has no effect: it is for --codes-file"),
+        (["journal", "list", "--file", "x", "--source", "sim"], "--source has no effect: --file is the journal"),
+    ],
+)
+def test_a_flag_without_effect_is_an_error(arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Not what the stand-ins of the tests make of this machine.
+    monkeypatch.setattr("feeder.xt.sdk.importable", lambda: False)
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:*", "tcp://127.0.0.1:0", "inproc://x", f"ipc:///{'x' * 200}"])
+def test_an_address_at_which_no_gateway_finds_a_feeder_is_one_sentence(address: str) -> None:
+    result = CliRunner().invoke(cli.main, ["gateway", "--port=0", "--market-addr", address])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert "market" in result.output
+    assert result.output.count("\n") == 1
+
+
+def test_flags_of_a_source_in_a_file_of_settings_harm_nothing(tmp_path: Path) -> None:
+    """One file may serve several sources; only a flag says that somebody wants its effect now."""
+    file = tmp_path / "settings.toml"
+    file.write_text('speed = 2.0\nsim_seed = 3\nxt_addr = "a:1"\nxt_home = "h"\nsource = "sim"\n', encoding="utf-8")
+    assert cli._load_feeder(file, {"source": None, "file": None, "sim_seed": 4}).sim_seed == 4
+
+
+@pytest.mark.parametrize("source", ["", 'source = "auto"', 'source = "replay"'])
+def test_a_file_to_play_implies_the_replay(tmp_path: Path, source: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(source, encoding="utf-8")
+    config = cli._load_feeder(file, {"source": None, "file": "x.csv", "speed": 3.0})
+    assert (config.source, config.file, config.speed) == ("replay", "x.csv", 3.0)
+
+
+@pytest.mark.parametrize("name", ["market_addr", "trade_addr", "ask_addr"])
+@pytest.mark.parametrize(
+    ("address", "hint"),
+    [
+        ("5555", "; did you mean tcp://127.0.0.1:5555?"),
+        ("127.0.0.1:5555", "; did you mean tcp://127.0.0.1:5555?"),
+        ("localhost:5555", "; did you mean tcp://localhost:5555?"),
+        ("tcp://127.0.0.1", ""),
+        ("tcp://127.0.0.1:99999", ""),
+        ("tcp://:5555", ""),
+        ("http://127.0.0.1:5555", ""),
+        ("tcp://127.0.0.1:5555/", ""),
+        ("99999", ""),
+        ("ipc://", ""),
+        ("tcp://-:5555", ""),
+    ],
+)
+def test_an_address_that_is_none_is_one_sentence(name: str, address: str, hint: str) -> None:
+    flag = f"--{name.replace('_', '-')}"
+    for command in ("up", "feeder", "gateway"):
+        result = CliRunner().invoke(cli.main, [command, flag, address])
+        assert result.exit_code == 1
+        expected = f"expected tcp://HOST:PORT, such as tcp://127.0.0.1:5555, got {address!r}{hint}"
+        assert result.output == f"Error: {flag}: {expected}\n"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["tcp://127.0.0.1:5555", "tcp://*:5555", "tcp://[::1]:5555", "tcp://eth0:*", "tcp://my-host.lan:1", "ipc:///tmp/x"],
+)
+def test_an_address_of_zeromq_is_taken(address: str) -> None:
+    assert load_config(None, {}, {"market_addr": address}).market_addr == address
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if choices(name)])
+def test_a_value_that_is_none_of_a_few_names_them(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f'{name} = "neither"\n', encoding="utf-8")
+    expected = f"expected one of {', '.join(choices(name))}, got 'neither'"
+    for given in ({"file": file, "env": {}}, {"env": {env_name(name): "neither"}}):
+        with pytest.raises(ConfigError, match=re.escape(expected)):
+            load_config(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gateway", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the gateway"),
+        (["gateway", "--workers", "2", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the gateway"),
+        (["up", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the gateway"),
+        (["feeder", "--source", "sim", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the feeder"),
+        (["up", "--port", "0", "--host", "192.0.2.1"], "host: cannot listen on 192.0.2.1"),
+        (["gateway", "--host", "192.0.2.1"], "port: cannot listen on 192.0.2.1:8000"),
+        (["gateway", "--host", "no such host"], "port: cannot listen on no such host:8000"),
+        (["feeder", "--source", "xtquant", "--data-dir", "{folder}"], "source: xtquant cannot be imported"),
+        (["feeder", "--source", "sim", "--data-dir", "{file}"], "data_dir: "),
+        (["feeder", "--source", "replay", "--data-dir", "{folder}"], "file: a replay needs the file to play"),
+    ],
+)
+def test_what_cannot_be_used_ends_a_start_with_one_sentence(tmp_path: Path, arguments: list[str], said: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    words = [word.format(folder=tmp_path / "data", file=file) for word in arguments]
+    if words[0] == "feeder":
+        words += [f"--{name}-addr=tcp://127.0.0.1:*" for name in ("market", "trade", "ask")]
+    # Without the stand-ins, which may be on the path of the tests.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-m", "qmt_bridge.cli", *words]
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=30, check=False, env=env)
+    assert ended.returncode == 1
+    assert f"Error: {said}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_keygen_writes_keys_once(tmp_path: Path) -> None:
+    folder = tmp_path / "curve"
+    assert run("keygen", str(folder)).returncode == 0
+    assert {path.name for path in folder.rglob("*key*")} == {
+        "feeder.key",
+        "feeder.key_secret",
+        "gateway.key",
+        "gateway.key_secret",
+    }
+    if os.name == "posix":
+        assert (folder / "feeder.key_secret").stat().st_mode & 0o077 == 0
+    again = run("keygen", str(folder))
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+
+
+def test_tail_prints_what_a_topic_carries(market: str) -> None:
+    result = run("tail", TICK, "-n", "3", f"--market-addr={market}", "--ask-addr=tcp://127.0.0.1:9")
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["seq"] for line in lines] == [1, 2, 3]
+    assert lines[0]["topic"] == TICK
+    assert lines[0]["data"] == {"600519.SH": [{"lastPrice": 1858.0, "n": 1}]}
+
+
+def test_tail_needs_only_its_own_settings(market: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QMT_BRIDGE_PORT", "many")
+    monkeypatch.setenv("QMT_BRIDGE_TRADING_ENABLED", "true")
+    monkeypatch.setenv("QMT_BRIDGE_CONFIG", str(tmp_path / "gone.toml"))
+    # Of the topic the last slash is missing too.
+    result = run("tail", TICK[:-1], "-n", "1", f"--market-addr={market}", "--ask-addr=tcp://127.0.0.1:9")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["topic"] == TICK
+    assert f"is taken as {TICK}" in result.stderr
+    assert "gone.toml" in result.stderr
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp936", "utf-8"])
+def test_tail_prints_utf_8_whatever_the_console_is(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    with websocket(["贵州茅台", '{"a":"平安"}']) as (url, _):
+        assert run("tail", url, "600519.SH", "-n", "2").stdout.splitlines() == ["贵州茅台", '{"a":"平安"}']
+
+
+def test_tail_of_a_url_sends_many_codes_in_several_requests(tmp_path: Path) -> None:
+    codes = [f"{number:06}.SZ" for number in range(6000)]
+    file = tmp_path / "codes.txt"
+    file.write_text("\n".join(codes), encoding="utf-8")
+    with websocket(["{}"], requests=3) as (url, asked):
+        result = run("tail", url, "600519.SH", "--codes-file", str(file), "--period", "1m", "-n", "1")
+    assert result.returncode == 0, result.stderr
+    assert all(len(request) < 64 * 1024 for request in asked)
+    requests = [json.loads(request) for request in asked]
+    assert {request["period"] for request in requests} == {"1m"}
+    assert [code for request in requests for code in request["stocks"]] == ["600519.SH", *codes][: 3 * 2000]
+
+
+def test_tail_says_on_stderr_that_nothing_answers_and_that_it_comes() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+    command = [sys.executable, "-m", "qmt_bridge.cli", "tail", "quote/", f"--market-addr={address}"]
+    tail = subprocess.Popen(
+        [*command, f"--ask-addr={address}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert tail.stdout is not None
+    assert tail.stderr is not None
+    try:
+        assert f"nothing answers at {address}" in tail.stderr.readline()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        # A feeder whose questions and market are one socket: enough to be connected to.
+        publisher = context.socket(zmq.XPUB)
+        publisher.bind(address)
+        try:
+            assert "is not the feeder's socket" in tail.stderr.readline()
+        finally:
+            publisher.close(linger=0)
+            context.term()
+    finally:
+        tail.kill()
+        assert tail.stdout.read() == ""
+        tail.stdout.close()
+        tail.stderr.close()
+        tail.wait()
+
+
+def test_tail_of_a_url_that_nobody_serves_is_one_line() -> None:
+    result = run("tail", "ws://127.0.0.1:9/ws/realtime", "600519.SH")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@contextmanager
+def websocket(frames: list[str], requests: int = 1) -> Iterator[tuple[str, list[str]]]:
+    """Serve `frames` after so many requests; yield the URL and the requests."""
+    asked: list[str] = []
+
+    def answer(connection: ServerConnection) -> None:
+        for _ in range(requests):
+            asked.append(str(connection.recv()))
+        for frame in frames:
+            connection.send(frame)
+
+    with serve(answer, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"ws://127.0.0.1:{server.socket.getsockname()[1]}/ws/realtime", asked
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_tail_of_a_url_prints_frames() -> None:
+    with websocket([json.dumps({"n": number}) for number in range(3)]) as (url, asked):
+        result = run("tail", url, "600519.SH", "--period", "1m", "-n", "2")
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [{"n": 0}, {"n": 1}]
+    assert json.loads(asked[0]) == {"stocks": ["600519.SH"], "period": "1m"}

@@ -1,0 +1,632 @@
+"""`subscribe` against a whole feeder on free ports; the source is this file's own."""
+
+from __future__ import annotations
+
+import ast
+import math
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+
+from feeder.app import Feeder
+from qmt_bridge import consumer as consumer_module
+from qmt_bridge import sequence, silence, sockets
+from qmt_bridge.config import Config
+from qmt_bridge.consumer import subscribe
+from qmt_bridge.errors import BadCode, BadRequest, ConfigError, Refused, WireError
+from qmt_bridge.handshakes import Notice, Trouble
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.requests import TopicState, ask_decoder, ask_reply_encoder
+from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic, whole_topic
+from tests.support.greeter import (
+    SECONDS,
+    Addresses,
+    Greeter,
+    addresses,
+    take,
+    take_until_live,
+    trade_once,
+    trading,
+    until,
+)
+
+QUOTE = quote_topic("600519.SH")
+OTHER = quote_topic("000001.SZ")
+WHOLE = whole_topic("SH")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    local = "tcp://127.0.0.1:0"
+    return Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path))
+
+
+@pytest.fixture
+def source() -> Greeter:
+    return Greeter()
+
+
+@pytest.fixture
+def feed(config: Config, source: Greeter) -> Iterator[Addresses]:
+    feeder = Feeder(config, source)
+    feeder.start()
+    try:
+        yield addresses(feeder)
+    finally:
+        feeder.stop()
+
+
+def test_the_shortest_program_prints_ticks(feed: Addresses) -> None:
+    for frame in feed.subscribe(QUOTE):
+        assert frame.topic == QUOTE
+        if frame.seq == 2:
+            assert frame.data == {"600519.SH": {"number": 2}}
+            break
+
+
+def test_seq_never_goes_back_whatever_the_answer_and_the_news_do(feed: Addresses, source: Greeter) -> None:
+    first = feed.subscribe(QUOTE)
+    frame = next(first)
+    stop = threading.Event()
+
+    def flood() -> None:
+        number = 3
+        while not stop.wait(0.0002):
+            source.publish(QUOTE, "600519.SH", number)
+            number += 1
+
+    flooder = threading.Thread(target=flood)
+    flooder.start()
+    try:
+        for _ in range(10):
+            told: list[int | None] = []
+            late = take(feed.subscribe(QUOTE, on_gap=lambda _, missed, told=told: told.append(missed)), 20)
+            seqs = [frame.seq for frame in late]
+            # Two sockets: the question may be quicker than the subscription, and what is published between is told.
+            hole = seqs[1] - seqs[0] - 1
+            assert told == [hole] * (hole > 0)
+            assert seqs[1:] == list(range(seqs[0] + hole + 1, seqs[0] + hole + 20))
+            assert hole >= 0
+            assert (late[0].received_ns, late[1].received_ns) == (0, 1)
+            assert all(one.data == {"600519.SH": {"number": one.seq}} for one in late)
+    finally:
+        stop.set()
+        flooder.join(SECONDS)
+        first.close()  # type: ignore[attr-defined]
+    assert frame.seq in (1, 2)
+
+
+def test_a_late_joiner_of_a_market_begins_with_every_code(feed: Addresses, source: Greeter) -> None:
+    early = feed.subscribe(WHOLE)
+    next(early)
+    ticks = {f"{number:06}.SH": "x" * 1000 for number in range(1000)}
+    source.sink.publish_whole(WHOLE, ticks, 1)
+    while "000999.SH" not in next(early).data:
+        pass
+    merged: dict[str, object] = {}
+    # In batches, of which the feeder says only how many there are.
+    late: list[Frame] = []
+    for frame in feed.subscribe(WHOLE):
+        merged |= frame.data
+        late.append(frame)
+        if len(merged) == len(ticks) + 1:
+            break
+    assert merged == ticks | {"SH": {"number": 2}}
+    assert len({frame.seq for frame in late}) == 1
+    early.close()  # type: ignore[attr-defined]
+
+
+def test_without_snapshot_only_news_arrives(feed: Addresses, source: Greeter) -> None:
+    early = feed.subscribe(QUOTE)
+    next(early)
+    late = feed.subscribe(QUOTE, snapshot=False)
+    stop = threading.Event()
+
+    def flood() -> None:
+        while not stop.wait(0.001):
+            source.publish(QUOTE, "600519.SH", 0)
+
+    flooder = threading.Thread(target=flood)
+    flooder.start()
+    try:
+        assert next(late).received_ns == 1
+    finally:
+        stop.set()
+        flooder.join(SECONDS)
+        early.close()  # type: ignore[attr-defined]
+        late.close()  # type: ignore[attr-defined]
+
+
+def test_a_refused_topic_is_named(feed: Addresses) -> None:
+    with pytest.raises(Refused, match=r"quote/999999\.SH/tick/: no such code") as refused:
+        list(feed.subscribe(quote_topic("999999.SH")))
+    assert refused.value.code == "unknown_symbol"
+
+
+@pytest.mark.parametrize(
+    ("topic", "error"),
+    [
+        ("quote/600519/tick/", BadCode),
+        ("quote/600519.SH/3x/", BadRequest),
+        ("nothing/", WireError),
+        ("quote", WireError),
+        ("", WireError),
+    ],
+)
+def test_a_topic_that_cannot_be_is_refused_before_anything_is_opened(topic: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        subscribe(topic)
+
+
+@pytest.mark.parametrize(
+    ("topic", "error"),
+    [
+        pytest.param("quote/600519/tick", BadCode, id="code-and-slash"),
+        pytest.param("quote/600519/", BadCode, id="code-alone"),
+        pytest.param("quote/600519.SH/1min", BadRequest, id="period-and-slash"),
+        pytest.param("quote/600519.SH/tick/x", WireError, id="too-long"),
+        pytest.param("quote/600519.SH/tick//", WireError, id="two-slashes"),
+        pytest.param("whole/SH/tick", WireError, id="too-long-for-a-market"),
+        pytest.param("l2/600519/", BadCode, id="depth"),
+    ],
+)
+def test_a_prefix_that_no_topic_begins_with_is_refused(topic: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        subscribe(topic)
+
+
+@pytest.mark.parametrize(
+    "topic", ["quote/", "quote/6", "quote/600519.SH/", "quote/600519.SH/1", "whole/", "l2/6", "trade/"]
+)
+def test_a_prefix_that_some_topic_begins_with_is_allowed(topic: str, feed: Addresses) -> None:
+    assert list(feed.subscribe(topic, timeout=0.01)) == []
+
+
+def test_a_topic_without_its_last_slash_is_taken_as_meant(feed: Addresses) -> None:
+    told: list[Notice] = []
+    frame = take(feed.subscribe(QUOTE[:-1], on_notice=told.append), 1)[0]
+    assert frame.topic == QUOTE
+    assert [notice.reason for notice in told] == ["corrected"]
+    assert QUOTE in told[0].text
+
+
+def test_a_prefix_that_brings_nothing_is_told(feed: Addresses, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(silence, "FIRST_SECONDS", 0.1)
+    told: list[Notice] = []
+    assert list(feed.subscribe("quote/", timeout=1.5, on_notice=told.append)) == []
+    assert [notice.reason for notice in told] == ["silent"]
+
+
+def test_six_thousand_topics_are_served(feed: Addresses) -> None:
+    topics = {quote_topic(f"{number:06}.SZ") for number in range(6000)}
+    heard = set()
+    frames = feed.subscribe(*topics)
+    for frame in frames:
+        heard.add(frame.topic)
+        if heard == topics:
+            break
+    frames.close()  # type: ignore[attr-defined]  # a generator
+    assert heard == topics
+
+
+def test_no_topic_is_no_request() -> None:
+    with pytest.raises(WireError, match="no topic"):
+        subscribe()
+
+
+def test_missing_keys_are_told_before_anything_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="curve_dir"):
+        subscribe(QUOTE, curve_dir=str(tmp_path))
+
+
+def test_a_prefix_listens_to_what_others_asked_for(feed: Addresses, source: Greeter) -> None:
+    listener = feed.subscribe("quote/", "status/")
+    assert next(listener).topic == STATUS_TOPIC
+    asker = feed.subscribe(QUOTE)
+    next(asker)
+    assert any(next(listener).topic == QUOTE for _ in range(10))
+    for one in (asker, listener):
+        one.close()  # type: ignore[attr-defined]
+
+
+def test_trade_events_come_over_their_own_socket_beside_quotes(feed: Addresses, source: Greeter) -> None:
+    both = feed.subscribe(ALL_TRADES, QUOTE)
+    stop = threading.Event()
+
+    def trade() -> None:
+        while not stop.wait(0.001):
+            source.sink.publish_trade("1", "order", {"order_id": 1}, 1)
+
+    trader = threading.Thread(target=trade)
+    trader.start()
+    try:
+        seen: list[Frame] = []
+        while {frame.topic for frame in seen} != {QUOTE, "trade/1/"}:
+            seen.append(next(both))
+    finally:
+        stop.set()
+        trader.join(SECONDS)
+        both.close()  # type: ignore[attr-defined]
+    (event, *_) = [frame for frame in seen if frame.topic == "trade/1/"]
+    assert event.data == {"type": "order", "seq": event.seq, "data": {"order_id": 1}}
+
+
+def test_trade_events_are_replayed_then_come_live_while_they_keep_coming(feed: Addresses, source: Greeter) -> None:
+    trade_once(source, 4000)
+    take(feed.subscribe(ALL_TRADES, after=0), 4000)
+    with trading(source, "1", "2"):
+        first = take_until_live(feed.subscribe(ALL_TRADES, after=0), 100)
+        rest = take_until_live(feed.subscribe(ALL_TRADES, after=2000), 100)
+    for got, begin in ((first, 1), (rest, 2001)):
+        assert [frame.data["seq"] for frame in got] == list(range(begin, begin + len(got)))
+        assert (got[0].topic, got[0].seq) == (ALL_TRADES, begin), "out of the journal"
+
+
+def test_each_account_has_its_own_positions(feed: Addresses, source: Greeter) -> None:
+    for account in ("1", "2"):
+        trade_once(source, 1000, account)
+    take(feed.subscribe(ALL_TRADES, after=0), 2000)
+    with trading(source, "1", "2"):
+        got = take(feed.subscribe("trade/1/", "trade/2/", after={"trade/1/": 0, "trade/2/": 500}), 3000)
+    for topic, begin in (("trade/1/", 1), ("trade/2/", 501)):
+        events = [frame for frame in got if frame.topic == topic]
+        assert len(events) > 100
+        assert [frame.seq for frame in events] == list(range(begin, begin + len(events)))
+        assert [frame.data["data"]["order_id"] for frame in events] == [(frame.seq - 1) % 1000 for frame in events]
+
+
+@pytest.mark.parametrize("topic", [ALL_TRADES, "trade/1/"])
+def test_an_event_of_a_time_when_nobody_listened_comes_without_a_successor(
+    config: Config, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Only the heartbeats of the new life are to tell.
+    monkeypatch.setattr(sequence, "AGAIN_SECONDS", math.inf)
+    source = Greeter()
+    feeder = Feeder(config, source)
+    feeder.start()
+    where = addresses(feeder)
+    fixed = msgspec.structs.replace(config, **msgspec.structs.asdict(where))
+    events = where.subscribe(topic, after=0)
+    try:
+        trade_once(source, 1)
+        assert next(events).data["seq"] == 1
+        # By then a heartbeat of this life has reached the consumer too, which reads it with the next event.
+        take(where.subscribe(STATUS_TOPIC), 3)
+        trade_once(source, 1)
+        assert next(events).data["seq"] == 2
+        feeder.stop()
+        # The same journal on other addresses, where the consumer is not.
+        source = Greeter()
+        feeder = Feeder(config, source)
+        feeder.start()
+        trade_once(source, 2)
+        feeder.stop()
+        feeder = Feeder(fixed, Greeter())
+        feeder.start()
+        assert [next(events).data["seq"], next(events).data["seq"]] == [3, 4]
+    finally:
+        events.close()  # type: ignore[attr-defined]
+        feeder.stop()
+
+
+def test_a_position_ahead_of_the_journal_is_refused(feed: Addresses, source: Greeter) -> None:
+    trade_once(source, 3)
+    take(feed.subscribe(ALL_TRADES, after=0), 3)
+    with pytest.raises(Refused, match="trade/: ") as refused:
+        next(feed.subscribe(ALL_TRADES, after=99))
+    assert (refused.value.code, refused.value.newest) == ("resume_expired", 3)
+
+
+@pytest.mark.parametrize(
+    ("topics", "after", "named"),
+    [
+        pytest.param((QUOTE,), 5, "after=5 is for one trade topic, not 0", id="no-trade-topic"),
+        pytest.param(("trade/1/", "trade/2/"), 5, "after=5 is for one trade topic, not 2", id="two"),
+        pytest.param(("trade/1/",), {"trade/2/": 5}, "after names 'trade/2/'", id="another"),
+        pytest.param(("trade/1",), {"trade/1": 5}, "after names 'trade/1'", id="some-prefix"),
+        pytest.param(("trade/1/",), -1, "must not be negative, got -1", id="negative"),
+    ],
+)
+def test_a_position_that_cannot_be_is_refused_before_anything_is_opened(
+    topics: tuple[str, ...], after: object, named: str
+) -> None:
+    with pytest.raises(BadRequest, match=named):
+        subscribe(*topics, after=after)  # type: ignore[arg-type]
+
+
+def test_an_account_that_is_in_all_accounts_is_refused() -> None:
+    with pytest.raises(WireError, match="trade/ carries trade/1/ already"):
+        subscribe("trade/1/", ALL_TRADES)
+
+
+def test_heartbeats_that_only_a_trade_topic_needs_are_not_handed_out(feed: Addresses) -> None:
+    assert list(feed.subscribe(ALL_TRADES, timeout=1.5)) == []
+    # The last value, and what is published.
+    assert [frame.topic for frame in take(feed.subscribe(ALL_TRADES, STATUS_TOPIC), 3)] == [STATUS_TOPIC] * 3
+
+
+def test_what_is_lost_of_market_data_is_told_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    market = sockets.bind_publisher(context, "market_addr", "tcp://127.0.0.1:0", None)
+    market_addr = str(market.getsockopt_string(zmq.LAST_ENDPOINT))
+    gaps: list[tuple[Topic, int | None]] = []
+    received: list[tuple[int, int]] = []
+
+    def consume() -> None:
+        quotes = subscribe(
+            QUOTE,
+            market_addr=market_addr,
+            ask_addr="tcp://127.0.0.1:1",
+            snapshot=False,
+            timeout=SECONDS,
+            on_gap=lambda topic, missed: gaps.append((topic, missed)),
+        )
+        received.extend((frame.epoch, frame.seq) for frame in take(quotes, len(sent)))
+
+    sent = [(7, 1), (7, 2), (7, 5), (7, 6), (8, 1), (8, 3)]
+    thread = threading.Thread(target=consume)
+    try:
+        thread.start()
+        assert market.poll(int(SECONDS * 1000))
+        for epoch, seq in sent:
+            market.send_multipart(Frame(QUOTE, epoch, seq, 1, 1, frames.encode({})).to_parts())
+        thread.join(SECONDS)
+    finally:
+        context.destroy(linger=0)
+        thread.join(SECONDS)
+    assert received == sent
+    assert gaps == [(QUOTE, 2), (QUOTE, None), (QUOTE, 1)]
+    assert [record.getMessage() for record in caplog.records] == [f"{QUOTE}: 2 messages were lost"]
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_program_of_the_readme_misses_no_event(config: Config, tmp_path: Path, readme: str) -> None:
+    text = (Path(__file__).parents[2] / readme).read_text(encoding="utf-8")
+    (program,) = [block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "catch_up" in block]
+    assert len([line for line in program.splitlines() if line]) <= 25
+    source = Greeter()
+    feeder = Feeder(config, source)
+    feeder.start()
+    trade_once(source, 1500)
+    where = addresses(feeder)
+    fixed = msgspec.structs.replace(config, **msgspec.structs.asdict(where))
+    for documented, here in (("tcp://127.0.0.1:5556", where.trade_addr), ("tcp://127.0.0.1:5557", where.ask_addr)):
+        assert program.count(documented) == 1
+        program = program.replace(documented, here)
+    file = tmp_path / "program.py"
+    file.write_text(program, encoding="utf-8")
+    command = [sys.executable, str(file)]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    consumer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment)
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(consumer.stdout))  # type: ignore[arg-type]
+    reader.start()
+    try:
+        until(lambda: len(lines) >= 1500)
+        with trading(source, "1", "2"):
+            until(lambda: len(lines) >= 3000)
+        feeder.stop()
+        # What a life of the feeder published where the program was not, and which no later event shows.
+        source = Greeter()
+        feeder = Feeder(config, source)
+        feeder.start()
+        trade_once(source, 10)
+        feeder.stop()
+        feeder = Feeder(fixed, Greeter())
+        feeder.start()
+        newest = next(where.subscribe(STATUS_TOPIC)).data["trade_seq"]
+        until(lambda: len(lines) >= newest)
+    finally:
+        consumer.kill()
+        consumer.wait()
+        reader.join(SECONDS)
+        consumer.stdout.close()  # type: ignore[union-attr]
+        feeder.stop()
+    assert [ast.literal_eval(line)["seq"] for line in lines] == list(range(1, newest + 1))
+
+
+def test_iteration_ends_after_silence(feed: Addresses) -> None:
+    assert [frame.seq for frame in feed.subscribe(QUOTE, timeout=0.3)][-1] == 2
+
+
+def test_iteration_over_a_feeder_that_is_away_ends_after_silence() -> None:
+    away = Addresses("tcp://127.0.0.1:1", "tcp://127.0.0.1:1", "tcp://127.0.0.1:1")
+    assert list(away.subscribe(QUOTE, timeout=0.05)) == []
+
+
+def test_a_consumer_that_came_before_its_feeder_is_served(config: Config) -> None:
+    first = Feeder(config, Greeter())
+    first.start()
+    where = addresses(first)
+    first.stop()
+    received: list[Frame] = []
+    thread = threading.Thread(target=lambda: received.append(next(where.subscribe(QUOTE))))
+    thread.start()
+    feeder = Feeder(msgspec.structs.replace(config, **msgspec.structs.asdict(where)), Greeter())
+    feeder.start()
+    try:
+        thread.join(SECONDS)
+    finally:
+        feeder.stop()
+    assert [frame.topic for frame in received] == [QUOTE]
+
+
+def test_a_consumer_survives_a_restart_of_the_feeder(config: Config) -> None:
+    feeder = Feeder(config, Greeter())
+    feeder.start()
+    where = addresses(feeder)
+    frames = where.subscribe(QUOTE)
+    try:
+        before = next(frames)
+        feeder.stop()
+        feeder = Feeder(msgspec.structs.replace(config, **msgspec.structs.asdict(where)), Greeter())
+        feeder.start()
+        after = next(frame for frame in frames if frame.epoch != before.epoch)
+        assert after.seq in (1, 2)
+    finally:
+        frames.close()  # type: ignore[attr-defined]
+        feeder.stop()
+
+
+def test_a_topic_goes_live_when_no_answer_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "ANSWER_SECONDS", 0.05)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    local = "tcp://127.0.0.1:0"
+    market = sockets.bind_publisher(context, "market_addr", local, None)
+    mute = sockets.bind_router(context, local, None)
+    market_addr, ask_addr = (str(one.getsockopt_string(zmq.LAST_ENDPOINT)) for one in (market, mute))
+    received: list[Frame] = []
+
+    def consume() -> None:
+        frames = subscribe(QUOTE, market_addr=market_addr, ask_addr=ask_addr, timeout=SECONDS)
+        received.append(next(frames))
+        frames.close()  # type: ignore[attr-defined]
+
+    thread = threading.Thread(target=consume)
+    try:
+        thread.start()
+        assert market.poll(int(SECONDS * 1000))
+        market.send_multipart(Frame(QUOTE, 7, 1, 1, 1, frames.encode({})).to_parts())
+        thread.join(SECONDS)
+        assert [frame.seq for frame in received] == [1]
+        # It did ask.
+        assert mute.poll(int(SECONDS * 1000))
+        question = ask_decoder.decode(mute.recv_multipart()[-1])
+        assert question.topics == [QUOTE]  # type: ignore[union-attr]
+    finally:
+        context.destroy(linger=0)
+        thread.join(SECONDS)
+
+
+def test_a_pending_topic_is_asked_about_until_it_is_decided() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    local = "tcp://127.0.0.1:0"
+    market = sockets.bind_publisher(context, "market_addr", local, None)
+    router = sockets.bind_router(context, local, None)
+    market_addr, ask_addr = (str(one.getsockopt_string(zmq.LAST_ENDPOINT)) for one in (market, router))
+    raised: list[Refused] = []
+
+    def consume() -> None:
+        try:
+            next(subscribe(QUOTE, OTHER, market_addr=market_addr, ask_addr=ask_addr, timeout=SECONDS))
+        except Refused as exc:
+            raised.append(exc)
+
+    thread = threading.Thread(target=consume)
+    try:
+        thread.start()
+        asked = []
+        for state in ("pending", "refused"):
+            assert router.poll(int(SECONDS * 1000))
+            peer, payload = router.recv_multipart()
+            question = ask_decoder.decode(payload)
+            asked.append(question.topics)  # type: ignore[union-attr]
+            answer = TopicState(question.id, QUOTE, state, error="no", code="not_entitled")  # type: ignore[arg-type]
+            router.send_multipart([peer, ask_reply_encoder.encode(answer)])
+        thread.join(SECONDS)
+        assert asked == [[OTHER, QUOTE], [QUOTE]]
+        assert [refused.code for refused in raised] == ["not_entitled"]
+    finally:
+        context.destroy(linger=0)
+        thread.join(SECONDS)
+
+
+def test_with_curve_the_allowed_consumer_is_served_and_a_stranger_is_not(config: Config, tmp_path: Path) -> None:
+    allowed, foreign = tmp_path / "allowed", tmp_path / "foreign"
+    sockets.make_keys(allowed)
+    sockets.make_keys(foreign)
+    # The stranger knows the feeder, but the feeder does not know the stranger.
+    (foreign / "feeder.key").write_bytes((allowed / "feeder.key").read_bytes())
+    feeder = Feeder(msgspec.structs.replace(config, curve_dir=str(allowed)), Greeter())
+    feeder.start()
+    try:
+        where = addresses(feeder)
+        told: list[Notice] = []
+        assert list(where.subscribe(QUOTE, curve_dir=str(foreign), timeout=2.0, on_notice=told.append)) == []
+        assert [notice.reason for notice in told] == [Trouble.KEY_REFUSED]
+        assert next(where.subscribe(QUOTE, curve_dir=str(allowed))).topic == QUOTE
+    finally:
+        feeder.stop()
+
+
+# Makes an iterator that only the collector can end.
+FORGOTTEN = """
+import gc, sys
+from feeder.app import Feeder
+from qmt_bridge import subscribe
+from qmt_bridge.config import Config
+
+local = "tcp://127.0.0.1:*"
+feeder = Feeder(Config(source="sim", market_addr=local, trade_addr=local, ask_addr=local, data_dir=sys.argv[1]))
+feeder.start()
+publisher = feeder.publisher
+frames = subscribe(
+    "quote/600519.SH/tick/",
+    market_addr=publisher.market_addr,
+    trade_addr=publisher.trade_addr,
+    ask_addr=publisher.ask_addr,
+)
+next(frames)
+cycle = [frames]
+cycle.append(cycle)
+del frames, cycle
+gc.collect()
+feeder.stop()
+print("ended")
+"""
+
+
+def test_an_iterator_that_was_forgotten_holds_up_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORGOTTEN, str(tmp_path)]
+    program = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (program.returncode, program.stdout) == (0, "ended\n"), program.stderr
+
+
+def test_what_is_not_ours_at_an_address_ends_no_consumer(feed: Addresses, caplog: pytest.LogCaptureFixture) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    strange = sockets.bind_publisher(context, "market_addr", "tcp://127.0.0.1:*", None)
+    asked = sockets.bind_router(context, "tcp://127.0.0.1:*", None)
+    try:
+        market_addr, ask_addr = (bound.getsockopt_string(zmq.LAST_ENDPOINT) for bound in (strange, asked))
+        frames = subscribe(
+            STATUS_TOPIC,
+            "quote/",
+            market_addr=market_addr,
+            trade_addr=feed.trade_addr,
+            ask_addr=ask_addr,
+            timeout=SECONDS,
+        )
+        received: list[Frame] = []
+        reading = threading.Thread(target=lambda: received.append(next(frames)))
+        reading.start()
+        for _ in range(2):
+            assert strange.poll(int(SECONDS * 1000))
+            strange.recv()
+        assert asked.poll(int(SECONDS * 1000))
+        peer, _ = asked.recv_multipart()
+        for answer in (b"", b"\xc1", b"\x81\xa1x" + b"\x91" * 100_000):
+            asked.send_multipart([peer, answer])
+        for parts in (
+            [b"quote/x/"],
+            [b"quote/\xff/", bytes(32), b""],
+            [b"quote/x/", b"stamp", b""],
+            [b"quote/x/"] * 2000,
+        ):
+            strange.send_multipart(parts)
+        good = Frame(Topic("quote/x/"), 1, 1, 1, 1, b"\xc0")
+        strange.send_multipart(good.to_parts())
+        reading.join(SECONDS)
+        assert [frame.body for frame in received] == [b"\xc0"]
+        assert len([record for record in caplog.records if "is left out" in record.message]) == 1
+    finally:
+        frames.close()  # type: ignore[attr-defined]
+        context.destroy(linger=0)

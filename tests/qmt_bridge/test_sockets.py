@@ -1,0 +1,482 @@
+"""Both ends of the sockets over real TCP: who gets in, what is refused, and what a key pair is."""
+
+from __future__ import annotations
+
+import socket as net
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+import zmq.auth
+from zmq.utils.monitor import recv_monitor_message
+
+from qmt_bridge import sockets
+from qmt_bridge.errors import ConfigError
+from qmt_bridge.process import holder
+from qmt_bridge.sockets import Authenticator, Curve
+from qmt_bridge.wire.frames import BATCH_BYTES
+from qmt_bridge.wire.requests import ASK_BYTES
+
+LOCAL = "tcp://127.0.0.1:0"
+SECONDS = 10.0
+Socket = zmq.Socket[bytes]
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[Socket]]:
+    made: list[Socket] = []
+
+    class Keeping(zmq.Context[Socket]):
+        # A socket that is forgotten before it is closed is a ResourceWarning.
+        def socket(self, *args: Any, **options: Any) -> Socket:
+            made.append(super().socket(*args, **options))
+            return made[-1]
+
+    context = Keeping()
+    try:
+        yield context
+    finally:
+        context.destroy(linger=0)
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    sockets.make_keys(tmp_path / "curve")
+    return tmp_path / "curve"
+
+
+@pytest.fixture
+def authenticator(context: zmq.Context[Socket], keys: Path) -> Authenticator:
+    return Authenticator(context, str(keys))
+
+
+@pytest.fixture
+def publisher(context: zmq.Context[Socket], keys: Path, authenticator: Authenticator) -> Socket:
+    return sockets.bind_publisher(context, "market_addr", LOCAL, sockets.load_curve(str(keys), "feeder"))
+
+
+def serve(authenticator: Authenticator, awaited: Socket, events: int = zmq.POLLIN) -> None:
+    """Answer handshakes until `awaited` is ready."""
+    poller = zmq.Poller()
+    poller.register(authenticator.socket, zmq.POLLIN)
+    poller.register(awaited, events)
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        ready = dict(poller.poll(1000))
+        if authenticator.socket in ready:
+            authenticator.answer()
+        if awaited in ready:
+            return
+    raise AssertionError("nothing happened in time")
+
+
+def address(socket: Socket) -> str:
+    return str(socket.getsockopt_string(zmq.LAST_ENDPOINT))
+
+
+def stranger(keys: Path) -> Curve:
+    """Return a key pair that nobody allowed, with the feeder's true public key."""
+    public, secret = zmq.curve_keypair()
+    return Curve(public, secret, zmq.auth.load_certificate(keys / "feeder.key")[0])
+
+
+def demanded(socket: Socket) -> bytes:
+    assert socket.poll(int(SECONDS * 1000)), "no subscription in time"
+    return socket.recv()
+
+
+# Reads a little every two seconds of what comes all the time.
+HANGING = """
+import threading, time, zmq
+from qmt_bridge import sockets
+from qmt_bridge.process import holder
+
+sockets.HIGH_WATER_MARK = sockets.RECEIVE_MARK = 2000
+context = zmq.Context()
+publisher = sockets.bind_publisher(context, "market_addr", "tcp://127.0.0.1:*", None)
+subscriber = sockets.connect_subscriber(context, publisher.getsockopt_string(zmq.LAST_ENDPOINT), None)
+subscriber.subscribe("quote/")
+publisher.recv()
+over = time.monotonic() + 7
+
+def publish():
+    while time.monotonic() < over:
+        for _ in range(500):
+            publisher.send_multipart([b"quote/600519.SH/tick/", bytes(32), bytes(500)])
+        time.sleep(0.001)
+
+publishing = threading.Thread(target=publish)
+publishing.start()
+while time.monotonic() < over:
+    for _ in range(500):
+        subscriber.recv_multipart()
+    time.sleep(2.2)
+publishing.join()
+# Whoever is cut off takes back its subscriptions, and makes them anew.
+assert not publisher.poll(0), publisher.recv()
+context.destroy(0)
+print("still there")
+"""
+
+
+class MutePeer:
+    """A SUB of ZMTP 3.0 by hand, as NetMQ and zmq.rs are: it reads every message, and answers no PING."""
+
+    def __init__(self, address: str, topic: bytes) -> None:
+        self._socket = net.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), SECONDS)
+        self._stream = self._socket.makefile("rb")
+        greeting = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + b"\0" + bytes(31)
+        self._socket.sendall(greeting)
+        assert len(self._stream.read(64)) == 64
+        ready = b"\x05READY" + b"\x0bSocket-Type" + b"\0\0\0\x03SUB"
+        self._socket.sendall(b"\x04" + bytes([len(ready)]) + ready)
+        self._socket.sendall(b"\0" + bytes([len(topic) + 1]) + b"\1" + topic)
+
+    def read(self) -> bytes | None:
+        """Return the next part of a message; None for a command; raise EOFError when cut off."""
+        head = self._stream.read(1)
+        if not head:
+            raise EOFError("cut off")
+        flags = head[0]
+        size = int.from_bytes(self._stream.read(8 if flags & 2 else 1), "big")
+        body = self._stream.read(size)
+        return None if flags & 4 else body
+
+    def close(self) -> None:
+        self._stream.close()
+        self._socket.close()
+
+
+def test_a_peer_that_answers_no_ping_stays_connected(context: zmq.Context[Socket]) -> None:
+    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None)
+    peer = MutePeer(address(publisher), b"quote/")
+    try:
+        assert demanded(publisher) == b"\1quote/"
+        # With ZMTP heartbeats it was cut off after 2 s, first of all those that published nothing for a while.
+        start, age, sent, got = time.monotonic(), 0.0, 0, 0
+        while age < 3.5:
+            assert not publisher.poll(20), publisher.recv()
+            publisher.send(b"quote/%d" % sent)
+            sent += 1
+            while (body := peer.read()) is None:
+                pass
+            assert body == b"quote/%d" % got
+            got, age = got + 1, time.monotonic() - start
+    finally:
+        peer.close()
+    # One that has left is gone at once.
+    assert demanded(publisher) == b"\0quote/"
+
+
+def test_only_a_connecting_end_gives_up_what_is_not_acknowledged(context: zmq.Context[Socket]) -> None:
+    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None)
+    router = sockets.bind_router(context, LOCAL, None)
+    subscriber = sockets.connect_subscriber(context, address(publisher), None)
+    dealer = sockets.connect_dealer(context, address(router), None)
+    # Linux counts a closed receive window as not acknowledged: a stopped consumer would be cut off.
+    assert [socket.getsockopt(zmq.TCP_MAXRT) for socket in (publisher, router)] == [0, 0]
+    assert [socket.getsockopt(zmq.TCP_MAXRT) for socket in (subscriber, dealer)] == [sockets.UNANSWERED_MS] * 2
+    assert {socket.tcp_keepalive for socket in (publisher, router, subscriber, dealer)} == {1}
+
+
+def test_a_system_without_that_option_still_connects(
+    context: zmq.Context[Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Wine refuses TCP_MAXRT, and libzmq then makes no connection; here -1 stands for an option that no system has.
+    sockets._gives_up_unanswered.cache_clear()
+    monkeypatch.setattr(sockets, "_MAXRT_OPTION", -1)
+    try:
+        subscriber = sockets.connect_subscriber(context, "tcp://127.0.0.1:9", None)
+    finally:
+        sockets._gives_up_unanswered.cache_clear()
+    assert subscriber.getsockopt(zmq.TCP_MAXRT) == 0
+
+
+def test_an_allowed_key_gets_data(
+    context: zmq.Context[Socket], keys: Path, authenticator: Authenticator, publisher: Socket
+) -> None:
+    subscriber = sockets.connect_subscriber(context, address(publisher), sockets.load_curve(str(keys), "gateway"))
+    subscriber.subscribe(b"quote/")
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01quote/"
+    publisher.send_multipart([b"quote/x/", b"body"])
+    assert subscriber.poll(int(SECONDS * 1000))
+    assert subscriber.recv_multipart() == [b"quote/x/", b"body"]
+
+
+def test_an_unknown_key_gets_nothing_and_is_logged_once(
+    context: zmq.Context[Socket],
+    keys: Path,
+    authenticator: Authenticator,
+    publisher: Socket,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    curve = stranger(keys)
+    # ZeroMQ gives up after a refusal, so it takes two of them to be refused twice.
+    for _ in range(2):
+        refused = sockets.connect_subscriber(context, address(publisher), curve)
+        monitor = refused.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        refused.subscribe(b"stranger/")
+        serve(authenticator, monitor)
+        assert recv_monitor_message(monitor)["value"] == 400
+        refused.disable_monitor()
+        monitor.close(linger=0)
+    assert [record.args[0] for record in caplog.records if record.args] == [curve.public.decode()]  # type: ignore[index]
+    # An allowed one comes later; what the stranger wants never reached the feeder.
+    allowed = sockets.connect_subscriber(context, address(publisher), sockets.load_curve(str(keys), "gateway"))
+    allowed.subscribe(b"stranger/too/")
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01stranger/too/"
+    publisher.send_multipart([b"stranger/too/", b"body"])
+    assert allowed.poll(int(SECONDS * 1000))
+    assert not refused.poll(0)
+
+
+def ask_with(context: zmq.Context[Socket], publisher: Socket, curve: Curve, topic: bytes) -> Socket:
+    subscriber = sockets.connect_subscriber(context, address(publisher), curve)
+    subscriber.subscribe(topic)
+    return subscriber
+
+
+def test_a_slow_disk_holds_up_only_unknown_keys(
+    context: zmq.Context[Socket],
+    keys: Path,
+    authenticator: Authenticator,
+    publisher: Socket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> frozenset[bytes]:
+        reading.set()
+        assert go_on.wait(SECONDS)
+        return load_keys(folder)
+
+    load_keys = sockets._load_keys
+    monkeypatch.setattr(sockets, "_load_keys", slow)
+    monkeypatch.setattr(authenticator, "_read_after", 0.0)
+    added = stranger(keys)
+    new = ask_with(context, publisher, added, b"new/")
+    assert authenticator.socket.poll(int(SECONDS * 1000))
+    authenticator.answer()
+    assert reading.wait(SECONDS)
+    known = ask_with(context, publisher, sockets.load_curve(str(keys), "gateway"), b"known/")
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01known/"
+    (keys / "clients" / "added.key").write_text(f'curve\n    public-key = "{added.public.decode()}"\n')
+    go_on.set()
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01new/"
+    for socket in (new, known):
+        socket.close()
+
+
+def test_keys_that_cannot_be_read_are_told_once(
+    context: zmq.Context[Socket],
+    keys: Path,
+    authenticator: Authenticator,
+    publisher: Socket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(folder: Path) -> frozenset[bytes]:
+        raise OSError("no such disk")
+
+    monkeypatch.setattr(sockets, "_load_keys", broken)
+    for _ in range(2):
+        monkeypatch.setattr(authenticator, "_read_after", 0.0)
+        refused = sockets.connect_subscriber(context, address(publisher), stranger(keys))
+        monitor = refused.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        serve(authenticator, monitor)
+        refused.disable_monitor()
+        monitor.close(linger=0)
+    assert sum("no such disk" in record.getMessage() for record in caplog.records) == 1
+    # Those that were allowed before still are.
+    ask_with(context, publisher, sockets.load_curve(str(keys), "gateway"), b"known/")
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01known/"
+
+
+def test_reading_many_keys_takes_a_tenth_of_the_time() -> None:
+    assert sockets._next_read(10.0, 10.001) == 10.001 + sockets.KEYS_SECONDS
+    assert sockets._next_read(10.0, 12.0) == 12.0 + 18.0
+
+
+def test_a_client_without_a_key_gets_nothing(
+    context: zmq.Context[Socket], authenticator: Authenticator, publisher: Socket
+) -> None:
+    # The feeder's end watches, because the other one could fail before anybody watches it.
+    monitor = publisher.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_DISCONNECTED)
+    plain = sockets.connect_subscriber(context, address(publisher), None)
+    plain.subscribe(b"plain/")
+    serve(authenticator, monitor)
+    publisher.disable_monitor()
+    monitor.close(linger=0)
+    assert not publisher.poll(0)
+
+
+def test_questions_are_encrypted_too(context: zmq.Context[Socket], keys: Path, authenticator: Authenticator) -> None:
+    router = sockets.bind_router(context, LOCAL, sockets.load_curve(str(keys), "feeder"))
+    dealer = sockets.connect_dealer(context, address(router), sockets.load_curve(str(keys), "gateway"))
+    serve(authenticator, dealer, zmq.POLLOUT)
+    dealer.send(b"question")
+    assert router.poll(int(SECONDS * 1000))
+    assert router.recv_multipart()[1] == b"question"
+
+
+def test_a_folder_without_clients_is_refused(context: zmq.Context[Socket], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the keys of clients"):
+        Authenticator(context, str(tmp_path))
+
+
+@pytest.mark.parametrize("where", ["tcp://0.0.0.0:0", "tcp://*:0", "tcp://192.168.1.5:5555", "tcp://[::]:0"])
+def test_another_address_than_loopback_needs_curve(context: zmq.Context[Socket], where: str) -> None:
+    with pytest.raises(ConfigError, match=r"trade_addr: .* needs curve_dir"):
+        sockets.bind_publisher(context, "trade_addr", where, None)
+    with pytest.raises(ConfigError, match="ask_addr"):
+        sockets.bind_router(context, where, None)
+
+
+def test_with_curve_another_address_may_be_bound(context: zmq.Context[Socket], keys: Path) -> None:
+    curve = sockets.load_curve(str(keys), "feeder")
+    assert address(sockets.bind_publisher(context, "market_addr", "tcp://0.0.0.0:0", curve)).startswith("tcp://0.0.0.0")
+
+
+def test_a_port_in_use_is_named(context: zmq.Context[Socket]) -> None:
+    with net.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        where = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"market_addr: cannot listen on {where}: ") as refused:
+            sockets.bind_publisher(context, "market_addr", where, None)
+    assert refused.value.setting == "market_addr"
+
+
+def test_a_holder_is_named_by_the_number_that_libzmq_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On Windows libzmq says 100, and `errno.EADDRINUSE` is 10048.
+    monkeypatch.setattr(zmq, "EADDRINUSE", 100)
+    monkeypatch.setattr(holder, "holder", lambda port: f"; somebody has {port}")
+    assert sockets._holder("tcp://127.0.0.1:5555", 100) == "; somebody has 5555"
+    assert sockets._holder("tcp://127.0.0.1:5555", 10048) == ""
+
+
+def test_a_question_to_a_feeder_that_is_away_is_not_queued(context: zmq.Context[Socket]) -> None:
+    with net.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        dealer = sockets.connect_dealer(context, f"tcp://127.0.0.1:{unused.getsockname()[1]}", None)
+        with pytest.raises(zmq.Again):
+            dealer.send(b"question", zmq.NOBLOCK)
+
+
+def test_ten_thousand_subscriptions_at_once_all_arrive(context: zmq.Context[Socket]) -> None:
+    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None)
+    subscriber = sockets.connect_subscriber(context, address(publisher), None)
+    wanted = {f"quote/{number:06}.SH/tick/".encode() for number in range(10_000)}
+    for topic in wanted:
+        subscriber.subscribe(topic)
+    # Subscriptions leave only while somebody looks at the socket, and are only sent on a connection.
+    assert {demanded(publisher)[1:] for _ in range(10_000)} == wanted
+
+
+def test_a_full_consumer_holds_up_a_lossless_publisher(
+    context: zmq.Context[Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "HIGH_WATER_MARK", 5)
+    monkeypatch.setattr(sockets, "RECEIVE_MARK", 5)
+    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None, lossless=True)
+    subscriber = sockets.connect_subscriber(context, address(publisher), None)
+    subscriber.subscribe(b"")
+    demanded(publisher)
+    sent, held_up, deadline = 0, False, time.monotonic() + SECONDS
+    while not held_up:
+        assert time.monotonic() < deadline, "nothing held up the publisher"
+        try:
+            publisher.send(b"%08d" % sent + bytes(100_000), zmq.NOBLOCK)
+            sent += 1
+        except zmq.Again:
+            held_up = True
+    for number in range(sent):
+        assert subscriber.poll(int(SECONDS * 1000))
+        assert subscriber.recv()[:8] == b"%08d" % number
+
+
+def test_a_consumer_that_hangs_with_a_full_queue_keeps_its_connection() -> None:
+    # With heartbeats libzmq cuts it off, or aborts the process (zeromq/libzmq#3937); so in a process of its own.
+    consumer = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=50, check=False)
+    assert (consumer.returncode, consumer.stdout) == (0, "still there\n"), consumer.stderr
+
+
+def test_keygen_writes_both_pairs_and_the_allow_list_and_never_overwrites(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    written = sockets.make_keys(folder)
+    names = ["feeder.key", "feeder.key_secret", "gateway.key", "gateway.key_secret", "clients/gateway.key"]
+    assert sorted(written) == sorted(folder / name for name in names)
+    assert all(path.exists() for path in written)
+    before = {path: path.read_bytes() for path in written}
+    with pytest.raises(ConfigError, match="exists already"):
+        sockets.make_keys(folder)
+    assert {path: path.read_bytes() for path in written} == before
+    feeder, gateway = sockets.load_curve(str(folder), "feeder"), sockets.load_curve(str(folder), "gateway")
+    assert feeder is not None
+    assert gateway is not None
+    assert gateway.server == feeder.public
+    assert feeder.server is None
+    assert gateway.secret != feeder.secret
+
+
+def test_without_a_folder_there_is_no_curve() -> None:
+    assert sockets.load_curve("", "gateway") is None
+
+
+def test_missing_keys_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read the keys of the gateway"):
+        sockets.load_curve(str(tmp_path), "gateway")
+
+
+def test_a_public_key_in_the_place_of_a_secret_one_is_refused(keys: Path) -> None:
+    (keys / "feeder.key_secret").write_bytes((keys / "feeder.key").read_bytes())
+    with pytest.raises(ConfigError, match="holds no secret key"):
+        sockets.load_curve(str(keys), "feeder")
+
+
+def test_what_waits_for_a_consumer_that_does_not_read_is_bounded_in_bytes() -> None:
+    assert sockets.HIGH_WATER_MARK * BATCH_BYTES <= 256 * 1024 * 1024
+    assert sockets.ANSWER_MARK * BATCH_BYTES <= 4 * 1024 * 1024
+    assert sockets.QUESTION_MARK * ASK_BYTES <= 4 * 1024 * 1024
+
+
+def test_a_consumer_that_does_not_read_has_no_more_than_its_mark_waiting(context: zmq.Context[Socket]) -> None:
+    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None)
+    deaf = context.socket(zmq.SUB)
+    deaf.rcvhwm = 1
+    deaf.connect(address(publisher))
+    deaf.subscribe(b"")
+    demanded(publisher)
+    total = 20_000
+    for _ in range(total):
+        # 20 KB, since what the system holds beside it counts bytes.
+        publisher.send(bytes(20_000))
+    received = 0
+    while deaf.poll(500):
+        deaf.recv()
+        received += 1
+    held_by_system = 12 * 1024 * 1024 // 20_000
+    assert sockets.HIGH_WATER_MARK <= received <= sockets.HIGH_WATER_MARK + held_by_system
+
+
+@pytest.mark.skipif(not hasattr(net, "AF_UNIX"), reason="needs sockets with a path")
+def test_an_address_of_a_users_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine", encoding="utf-8")
+    with (
+        zmq.Context() as context,
+        pytest.raises(ConfigError, match="file or folder, and no socket"),
+    ):
+        sockets.bind_publisher(context, "market_addr", f"ipc://{path}", None)
+    assert path.read_text(encoding="utf-8") == "mine"

@@ -1,0 +1,124 @@
+"""A feeder whose source publishes two values of every topic at once, and consumers of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from feeder.app import Feeder
+from feeder.source import DownloadRequest, Sink
+from qmt_bridge.consumer import subscribe
+from qmt_bridge.errors import Refused
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.topics import Kind, Topic, TopicParts
+
+SECONDS = 10.0
+
+
+class Greeter:
+    """A source that publishes two values of every topic at once and refuses one code."""
+
+    name = "greeter"
+    simulated = True
+    kinds = frozenset((Kind.QUOTE, Kind.WHOLE, Kind.TRADE))
+    lossless = False
+
+    def __init__(self) -> None:
+        self.sink: Sink
+        self.subscribed = threading.Event()
+
+    def start(self, sink: Sink) -> None:
+        self.sink = sink
+        sink.set_state("up")
+
+    def subscribe(self, topic: Topic, parts: TopicParts) -> None:
+        if parts.name == "999999.SH":
+            raise Refused("unknown_symbol", "no such code")
+        for number in (1, 2):
+            self.publish(topic, parts.name, number)
+        self.subscribed.set()
+
+    def publish(self, topic: Topic, code: str, number: int) -> None:
+        self.sink.publish(topic, {code: {"number": number}}, 1)
+
+    def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
+        pass
+
+    def download(self, topic: Topic, request: DownloadRequest) -> None:
+        raise Refused("upstream_refused", "no downloads")
+
+    def upstream(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+class Addresses(msgspec.Struct):
+    market_addr: str
+    trade_addr: str
+    ask_addr: str
+
+    def subscribe(self, *topics: str, timeout: float | None = SECONDS, **options: object) -> Iterator[Frame]:
+        return subscribe(*topics, timeout=timeout, **msgspec.structs.asdict(self), **options)  # type: ignore[arg-type]
+
+
+def addresses(feeder: Feeder) -> Addresses:
+    publisher = feeder.publisher
+    return Addresses(publisher.market_addr, publisher.trade_addr, publisher.ask_addr)
+
+
+def take(frames: Iterator[Frame], count: int) -> list[Frame]:
+    taken = [next(frames) for _ in range(count)]
+    frames.close()  # type: ignore[attr-defined]  # a generator
+    return taken
+
+
+def take_until_live(frames: Iterator[Frame], count: int) -> list[Frame]:
+    """Take frames until so many were as they are published, and not out of the journal."""
+    taken = []
+    deadline = time.monotonic() + SECONDS
+    while count:
+        taken.append(next(frames))
+        count -= taken[-1].published_ns > 0
+        assert time.monotonic() < deadline, "it does not get live"
+    frames.close()  # type: ignore[attr-defined]  # a generator
+    return taken
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        time.sleep(0.001)
+
+
+@contextmanager
+def trading(source: Greeter, *accounts: str) -> Iterator[None]:
+    """Publish events of `accounts` in turn, as fast as they are taken, all the while."""
+    stop = threading.Event()
+
+    def trade() -> None:
+        number = 0
+        while not stop.is_set():
+            for account in accounts:
+                source.sink.publish_trade(account, "order", {"order_id": number}, 1)
+            number += 1
+            source.sink.wait_room(100, 1.0)
+
+    trader = threading.Thread(target=trade)
+    trader.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        trader.join(SECONDS)
+
+
+def trade_once(source: Greeter, count: int, account: str = "1") -> None:
+    for number in range(count):
+        source.sink.publish_trade(account, "order", {"order_id": number}, 1)

@@ -1,0 +1,126 @@
+"""A running `qmt-bridge up` on free ports, and clients of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+DEADLINE = 20.0
+START = (sys.executable, "-m", "qmt_bridge.cli")
+
+
+class Up:
+    """A running `qmt-bridge up` on free ports."""
+
+    def __init__(self, folder: Path, *arguments: str, start: Sequence[str] = START) -> None:
+        port, market, trade, ask = free_ports(4)
+        self.ports = port, market, trade, ask
+        self.port = port
+        self.market_addr = f"tcp://127.0.0.1:{market}"
+        self.lines: list[str] = []
+        command = [*start, "up", *arguments]
+        command += [f"--port={self.port}", f"--market-addr={self.market_addr}", f"--data-dir={folder}"]
+        command += [f"--trade-addr=tcp://127.0.0.1:{trade}", f"--ask-addr=tcp://127.0.0.1:{ask}"]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_ready(self) -> None:
+        wait_for(lambda: "  stop " in self.text or self.process.poll() is not None, "the banner", self)
+        assert self.process.poll() is None, self.text
+
+    def url(self, path: str) -> str:
+        return f"ws://127.0.0.1:{self.port}{path}"
+
+    @property
+    def trade_url(self) -> str:
+        found = re.search(r"ws://\S+/ws/trade\?api_key=\S+", self.text)
+        assert found is not None, self.text
+        return found[0]
+
+    def pid(self, part: str) -> int:
+        """Return the process id of the part that runs now."""
+        found = re.search(rf"  {part} +pid (\d+)", self.text)
+        assert found is not None, self.text
+        return int(found[1])
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            self._reader.join()
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+
+def wait_for(condition: Callable[[], object], what: str, up: Up) -> None:
+    until = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < until, f"waited in vain for {what}; printed:\n{up.text}"
+        time.sleep(0.02)
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
+
+
+@contextmanager
+def running(folder: Path, *arguments: str, start: Sequence[str] = START) -> Iterator[Up]:
+    up = Up(folder, *arguments, start=start)
+    try:
+        up.wait_ready()
+        yield up
+    finally:
+        up.close()
+
+
+async def receive(client: ClientConnection) -> Any:
+    async with asyncio.timeout(DEADLINE):
+        return json.loads(await client.recv())
+
+
+async def answers(client: ClientConnection) -> bool:
+    """Return whether the other end is alive; frames that it sent before its end say nothing."""
+    async with asyncio.timeout(DEADLINE):
+        try:
+            await (await client.ping())
+        except ConnectionClosed:
+            return False
+    return True
