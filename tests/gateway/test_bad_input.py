@@ -241,8 +241,7 @@ async def test_record_without_a_json_form_costs_nothing_but_itself(rig: Rig) -> 
     for _ in range(300):
         nested = {"deeper": nested}
     async with rig.connect("/ws/realtime") as client:
-        await client.send(GOOD)
-        await rig.wanted(TICK)
+        await client.subscribed(**GOOD)
         for body in ({"n": 1}, {"n": nested}, {"n": 2}):
             rig.source.publish(TICK, body)
         assert [await client.receive(), await client.receive()] == [{"n": 1}, {"n": 2}]

@@ -454,8 +454,8 @@ def test_with_a_token_the_data_service_is_looked_at_and_no_terminal(token_machin
     code, findings = token_machine.run("--xt-servers", "10.0.0.1:55310", "--xt-servers", "10.0.0.2:55310")
     assert code == 0, findings
     assert levels(findings, "fail") == []
-    # Only a live tick tells the time.
-    assert levels(findings, "warn") == ["clock"]
+    # Only a live tick tells the time. A later Python than 3.11 is warned of, and the tests run on such too.
+    assert set(levels(findings, "warn")) - {"python"} == {"clock"}
     assert "only the feeder asks the data service" in findings["clock"].said
     for check in ("terminal", "calendar"):
         assert findings[check].said == "not needed: with xt_token quotes come from the data service"

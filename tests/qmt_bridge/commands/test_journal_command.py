@@ -92,7 +92,8 @@ def test_list_knows_what_was_deleted(journal: Journal, path: Path) -> None:
     assert (found["file"], found["events"], found["first"], found["last"]) == (str(path), 2, 4, 5)
     assert (found["oldest"], found["newest"]) == (3, 5)
     assert found["file_size"] >= 4096
-    assert found["size"] == sum(len(row.body) for row in Reader(path).rows())
+    with Reader(path) as reader:
+        assert found["size"] == sum(len(row.body) for row in reader.rows())
     one, two = found["accounts"]["1"], found["accounts"]["2"]
     # Of an account without events its newest number is left.
     assert (one["events"], one["oldest"], one["newest"]) == (0, 2, 2)
