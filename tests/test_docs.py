@@ -1,0 +1,125 @@
+"""The documents: links, anchors and named paths exist, and tables agree with the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from qmt_bridge.errors import CLOSES, ERROR_CODES, RETRYABLE
+from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.requests import CatchUp, Options, TopicState
+
+ROOT = Path(__file__).parents[1]
+# The guide is the user's own text; what it names belongs to it.
+DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+# A path in backquotes begins with a folder that is ours.
+NAMED = re.compile(r"`((?:qmt_bridge|feeder|gateway|tests|deploy|docs|\.ci)/[\w./-]+)(?:::(\w+))?`")
+# Files that CONTRIBUTING.md takes as examples of what a contributor adds.
+INVENTED = {"feeder/yours.py", "tests/feeder/test_yours.py", "qmt_bridge/commands/yours.py"}
+# Files that branches add which are merged together with this one.
+INVENTED |= {"feeder/inbox.py", "feeder/answers.py", "gateway/sending/sender.py"}
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def anchors(path: Path) -> set[str]:
+    return {anchor(heading) for heading in HEADING.findall(FENCE.sub("", text(path)))}
+
+
+def broken_links(path: Path) -> list[str]:
+    """Return the relative links of a document whose file or anchor does not exist."""
+    broken = []
+    for link in LINK.findall(FENCE.sub("", text(path))):
+        if "://" in link:
+            continue
+        file, _, name = link.partition("#")
+        target = path.parent / file if file else path
+        if not target.exists() or (name and name not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_and_anchor_exists(path):
+    assert broken_links(path) == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_named_path_exists(path):
+    named = NAMED.findall(text(path))
+    assert [file for file, _ in named if file not in INVENTED and not (ROOT / file).exists()] == []
+
+
+def test_broken_links_and_anchors_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# One two\n[a](#one-two) [b](#three) [c](none.md) [d](page.md#one-two) [e](https://x)\n", "utf-8")
+    assert broken_links(page) == ["#three", "none.md"]
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_a_readme_links_to_the_documents(readme):
+    assert len([link for link in LINK.findall(text(ROOT / readme)) if "://" not in link]) >= 6
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_speed_of_a_readme_is_that_of_the_full_table(readme):
+    shown = [line for line in text(ROOT / readme).splitlines() if line.startswith("| this gateway |")]
+    assert len(shown) == 1
+    assert shown[0] in text(ROOT / "docs" / "performance.md").splitlines()
+
+
+def table(text: str, head: str) -> dict[str, list[str]]:
+    """Return the rows of the table that begins with `head`, by their first cell without backquotes."""
+    lines = text.partition(f"\n{head}\n")[2].partition("\n\n")[0].splitlines()[1:]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return {row[0].strip("`"): row[1:] for row in cells}
+
+
+def test_every_error_code_is_documented_with_its_retry():
+    documented = table(text(ROOT / "docs" / "websocket.md"), "| code | retry | meaning |")
+    assert {code: row[0] == "yes" for code, row in documented.items()} == {
+        code: code in RETRYABLE for code in ERROR_CODES
+    }
+
+
+def test_every_close_code_is_documented_with_its_reconnect():
+    documented = table(text(ROOT / "docs" / "websocket.md"), "| close code | when | reconnect |")
+    assert {int(code): row[1].startswith("yes") for code, row in documented.items()} == {
+        code: close.reconnect for code, close in CLOSES.items()
+    }
+
+
+def test_every_option_of_a_subscription_is_documented():
+    documented = table(text(ROOT / "docs" / "websocket.md"), "| option | type | default | meaning |")
+    assert set(documented) == set(Options.__struct_fields__)
+
+
+def test_every_field_of_the_heartbeat_is_documented():
+    text_of = text(ROOT / "docs" / "wire.md")
+    section = text_of.partition("\n## The heartbeat\n")[2].partition("\n## ")[0]
+    named = re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("|")))
+    assert set(named) == set(FeedStatus.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("head", "shape"),
+    [
+        pytest.param("| field of the question | type | default | meaning |", CatchUp, id="catch_up"),
+        pytest.param("| field of the answer | type | meaning |", TopicState, id="answer"),
+    ],
+)
+def test_every_field_of_a_question_and_answer_is_documented(head, shape):
+    documented = {name.strip("`") for row in table(text(ROOT / "docs" / "wire.md"), head) for name in row.split(", ")}
+    assert documented | {"ask", "id", "topic"} == {"ask", "id", "topic", *shape.__struct_fields__}
