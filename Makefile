@@ -18,7 +18,7 @@ check:  ## Format, lint, types, shell script
 	if command -v shellcheck >/dev/null; then shellcheck .ci/run; fi
 
 test:  ## All tests; ARGS="tests/gateway -k hub" chooses
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest -n 3 $(ARGS)
 
 bench:  ## This gateway beside others; ARGS="--only 1,3,4,7 --ours" chooses
 	$(PYTHON) -m tests.bench $(ARGS)

@@ -292,9 +292,9 @@ class Publisher:
 
     @property
     def ended_in_part(self) -> bool:
-        """Return whether the source has ended and gave a reason: not all that it should have was published."""
+        """Return whether the source has ended with a reason, or a replay failed: not all that it has was published."""
         state, reason, _ = self._state
-        return state == "ended" and reason is not None
+        return (state == "ended" and reason is not None) or (state == "down" and self._source.name == "replay")
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         """Block until fewer than `limit` calls and trade events wait; False if `timeout` seconds passed."""
