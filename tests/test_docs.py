@@ -21,9 +21,16 @@ FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 NAMED = re.compile(r"`((?:qmt_bridge|feeder|gateway|tests|deploy|docs|\.ci)/[\w./-]+)(?:::(\w+))?`")
 # Files that CONTRIBUTING.md takes as examples of what a contributor adds.
 INVENTED = {"feeder/yours.py", "tests/feeder/test_yours.py", "qmt_bridge/commands/yours.py"}
-# Files that branches add which are merged together with this one.
-INVENTED |= {"feeder/inbox.py", "feeder/answers.py", "gateway/sending/sender.py"}
-INVENTED |= {"gateway/streams/values.py", "gateway/streams/events.py"}
+# Files of branches that are merged together with this one.
+INVENTED |= {
+    "feeder/answers.py",
+    "feeder/inbox.py",
+    "feeder/xt/quotes/delivery.py",
+    "feeder/xt/trading/connection.py",
+    "gateway/sending/sender.py",
+    "gateway/streams/events.py",
+    "gateway/streams/values.py",
+}
 
 
 def anchor(heading: str) -> str:
