@@ -133,3 +133,35 @@ def test_every_field_of_a_question_and_answer_is_documented(head, shape):
     tags = {"ask", "reply", "id", "topic"}
     documented = {name.strip("`") for row in table(text(ROOT / "docs" / "wire.md"), head) for name in row.split(", ")}
     assert documented | tags == {*tags, *shape.__struct_fields__}
+
+
+# Texts of the first column that no source file has as they are: placeholders, states, and other programs' words.
+NOT_PRINTED = re.compile(r"^(close |\\u|`?QMT_BRIDGE_|state |no error|python -m|exit code)")
+
+
+def printed(symptom: str) -> list[str]:
+    """Return the texts in backquotes that a symptom says are printed, cut at their placeholders."""
+    found = []
+    for quoted in re.findall(r"`([^`]+)`", symptom):
+        for part in re.split(r"\.\.\.|: ", quoted):
+            if len(part.split()) >= 3 and not NOT_PRINTED.match(part.strip()):
+                found.append(part.strip())
+    return found
+
+
+def runs(text: str) -> list[str]:
+    """Return each three words of a text that follow each other: a value may stand between other words."""
+    words = text.split()
+    return [" ".join(words[start : start + 3]) for start in range(len(words) - 2)]
+
+
+def test_the_symptoms_of_the_troubleshooting_are_printed():
+    page = text(ROOT / "docs" / "troubleshooting.md")
+    symptoms = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| ")]
+    texts = [each for symptom in symptoms for each in printed(symptom)]
+    assert len(texts) >= 20
+    # Long strings are written in pieces.
+    folders = ("feeder", "gateway", "qmt_bridge")
+    source = "\n".join(text(path) for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    joined = re.sub(r'"\s+f?"', "", source)
+    assert [each for each in texts if not any(run in joined for run in runs(each))] == []
