@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import quote
 
+import msgspec
 import pytest
 
 from qmt_bridge.errors import CLOSES, ERROR_CODES, RETRYABLE
 from qmt_bridge.wire.messages import FeedStatus
 from qmt_bridge.wire.requests import CatchUp, Options, TopicState
+from qmt_bridge.wire.topics import FormulaSpec, formula_topic
 
 ROOT = Path(__file__).parents[1]
 # The guide is the user's own text; what it names belongs to it.
@@ -165,3 +168,9 @@ def test_the_symptoms_of_the_troubleshooting_are_printed():
     source = "\n".join(text(path) for folder in folders for path in (ROOT / folder).rglob("*.py"))
     joined = re.sub(r'"\s+f?"', "", source)
     assert [each for each in texts if not any(run in joined for run in runs(each))] == []
+
+
+def test_the_request_of_a_formula_is_documented_as_it_is_spelled():
+    (request,) = re.findall(r'`(\{"formula_name".*\})`', text(ROOT / "docs" / "wire.md"))
+    spec = msgspec.json.decode(request, type=FormulaSpec)
+    assert formula_topic(spec) == f"formula/{quote(request, safe='')}/"
