@@ -171,6 +171,6 @@ def test_the_symptoms_of_the_troubleshooting_are_printed():
 
 
 def test_the_request_of_a_formula_is_documented_as_it_is_spelled():
-    (request,) = re.findall(r'`(\{"formula_name".*\})`', text(ROOT / "docs" / "wire.md"))
+    (request,) = re.findall(r'`(\{"formula_name":.*\})`', text(ROOT / "docs" / "wire.md"))
     spec = msgspec.json.decode(request, type=FormulaSpec)
     assert formula_topic(spec) == f"formula/{quote(request, safe='')}/"
