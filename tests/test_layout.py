@@ -22,10 +22,13 @@ TOP = {
     ".ci",
     ".gitignore",
     "CHANGELOG.md",
+    "CONTRIBUTING.md",
     "LICENSE",
+    "Makefile",
     "README.md",
     "README.zh-CN.md",
     "deploy",
+    "docs",
     "feeder",
     "gateway",
     "pyproject.toml",
@@ -258,3 +261,55 @@ def test_the_rule_finds_a_circle():
 def test_no_file_has_a_name_that_says_nothing():
     empty = {"utils", "util", "helper", "helpers", "manager", "common", "core", "misc", "base"}
     assert [name for name in NAMES if Path(name).stem in empty] == []
+
+
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+ROOMS_MARKS = ("<!-- rooms -->", "<!-- /rooms -->")
+
+
+def drawing(graph: dict[str, set[str]]) -> str:
+    """Return the rooms of a graph as Markdown: for each package its own arrows, and what it uses of the others."""
+    parts = []
+    for package in sorted({name.partition(".")[0] for name in graph}):
+        lines = [f"### {package}", "", "```mermaid", "flowchart TD"]
+        used = set()
+        for name in sorted(name for name in graph if name.partition(".")[0] == package):
+            own = sorted(target for target in graph[name] if target.partition(".")[0] == package)
+            used |= graph[name] - set(own)
+            # A room without an arrow is drawn as well.
+            targets = " & ".join(own)
+            lines.append(f"    {name} --> {targets}" if own else f"    {name}")
+        others = ", ".join(f"`{name}`" for name in sorted(used)) or "nothing"
+        lines += ["```", "", f"Uses of the other packages: {others}."]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def drawn(text: str) -> str:
+    """Return what a document has between the marks of the rooms."""
+    begin, end = ROOMS_MARKS
+    return text.partition(begin)[2].partition(end)[0].strip()
+
+
+def test_the_architecture_draws_the_imports_as_they_are():
+    assert drawn(ARCHITECTURE.read_text(encoding="utf-8")) == drawing(arrows(modules(), room)), "run `make rooms`"
+
+
+def test_the_drawing_shows_rooms_arrows_and_other_packages():
+    text = drawing({"a.x": {"a.y", "b.z"}, "a.y": set(), "b.z": set()})
+    assert "    a.x --> a.y\n    a.y\n" in text
+    assert "Uses of the other packages: `b.z`." in text
+    assert text.count("```mermaid") == 2
+
+
+def redraw() -> None:
+    """Write the rooms as they are into the architecture."""
+    begin, end = ROOMS_MARKS
+    head, _, rest = ARCHITECTURE.read_text(encoding="utf-8").partition(begin)
+    tail = rest.partition(end)[2]
+    new = f"{head}{begin}\n\n{drawing(arrows(modules(), room))}\n\n{end}{tail}"
+    ARCHITECTURE.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    redraw()

@@ -21,7 +21,7 @@ from tests.bench.loads import LOADS, Figures, Settings, medians, verdicts
 from tests.bench.servers import OURS, ROOT, Missing, versions
 
 PICTURE = ROOT / "tests" / "bench" / "results.png"
-READMES = ("README.md", "README.zh-CN.md")
+TABLES = ROOT / "docs" / "performance.md"
 
 
 def _numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
@@ -43,7 +43,7 @@ def _numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
 @click.option("--soak", default=30.0, show_default=True, type=click.FloatRange(min=5), help="Length of load 11.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to a file.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw loads 1 and 3 into a PNG file.")
-@click.option("--readme", is_flag=True, help=f"Write the tables between {' and '.join(table.MARKS)} of the READMEs.")
+@click.option("--readme", is_flag=True, help="Write the tables into docs/performance.md.")
 def main(
     only: list[int],
     ours: bool,
@@ -57,12 +57,11 @@ def main(
     began = time.monotonic()
     if readme:
         plot_file = PICTURE
-        for name in READMES:
-            # Said now, not after ten minutes.
-            try:
-                table.replaced((ROOT / name).read_text(encoding="utf-8"), "")
-            except ValueError as exc:
-                raise click.ClickException(f"{name}: {exc}") from exc
+        # Checked now, because the measurements take ten minutes.
+        try:
+            table.replaced(TABLES.read_text(encoding="utf-8"), "")
+        except ValueError as exc:
+            raise click.ClickException(f"{TABLES}: {exc}") from exc
     if plot_file is not None:
         importlib.import_module("matplotlib")
         if not set(only) & set(table.DRAWN):
@@ -121,10 +120,8 @@ def main(
     if plot_file is not None:
         table.plot(results, under, plot_file)
     if readme:
-        shown = table.section(results, found, missing, under, PICTURE.relative_to(ROOT).as_posix())
-        for name in READMES:
-            path = ROOT / name
-            path.write_text(table.replaced(path.read_text(encoding="utf-8"), shown), encoding="utf-8")
+        shown = table.section(results, found, missing, under, f"../{PICTURE.relative_to(ROOT).as_posix()}")
+        TABLES.write_text(table.replaced(TABLES.read_text(encoding="utf-8"), shown), encoding="utf-8")
 
 
 if __name__ == "__main__":

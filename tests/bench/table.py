@@ -96,15 +96,15 @@ def conditions(machine: Mapping[str, Any], versions: Mapping[str, str], rounds: 
 
 
 def section(results: Results, verdicts: Sequence[Verdict], missing: Mapping[str, str], under: str, image: str) -> str:
-    """Return what stands between the marks of a README."""
+    """Return what stands between the marks of docs/performance.md."""
     parts = [f"![Delivered frames a second, log scale]({image})"] if image else []
     return "\n\n".join([*parts, markdown(comparison(results, missing)), markdown(targets(verdicts)), under])
 
 
-def replaced(readme: str, text: str) -> str:
-    """Return a README with `text` between its marks; raise ValueError if it has none."""
+def replaced(document: str, text: str) -> str:
+    """Return a document with `text` between its marks; raise ValueError if it has none."""
     begin, end = MARKS
-    head, found, rest = readme.partition(begin)
+    head, found, rest = document.partition(begin)
     _, closed, tail = rest.partition(end)
     if not found or not closed:
         raise ValueError(f"no {begin} ... {end} to put the table between")

@@ -388,9 +388,8 @@ def test_what_is_lost_of_market_data_is_told_and_logged_once(caplog: pytest.LogC
     assert [record.getMessage() for record in caplog.records] == [f"{QUOTE}: 2 messages were lost"]
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
-def test_the_program_of_the_readme_misses_no_event(config: Config, tmp_path: Path, readme: str) -> None:
-    text = (Path(__file__).parents[2] / readme).read_text(encoding="utf-8")
+def test_the_documented_program_misses_no_event(config: Config, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "zeromq.md").read_text(encoding="utf-8")
     (program,) = [block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "catch_up" in block]
     assert len([line for line in program.splitlines() if line]) <= 25
     source = Greeter()

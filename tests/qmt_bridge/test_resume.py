@@ -73,8 +73,8 @@ async def test_no_trade_event_is_missed_or_doubled_whatever_ends(tmp_path: Path)
     assert seen == list(range(1, len(seen) + 1))
 
 
-def test_the_program_of_the_readme_keeps_its_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+def test_the_documented_program_keeps_its_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "trade-events.md").read_text(encoding="utf-8")
     (program,) = [block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "state=" in block]
     seen: list[int] = []
 
@@ -91,6 +91,6 @@ def test_the_program_of_the_readme_keeps_its_position(tmp_path: Path, monkeypatc
         monkeypatch.setattr(client_module, "connect", here)
         monkeypatch.chdir(tmp_path)
         with pytest.raises(CallbackError):
-            exec(compile(program, "README.md", "exec"), {"print": stop})
+            exec(compile(program, "trade-events.md", "exec"), {"print": stop})
     assert seen == [seen[0], seen[0] + 1, seen[0] + 2]
     assert json.loads((tmp_path / "cursor.json").read_bytes())["seq"] == seen[1]

@@ -256,7 +256,7 @@ def test_ctrl_c_while_a_service_imports_ends_it(tmp_path: Path, command: str) ->
 
 PROGRAMS = [
     pytest.param(program, id=f"{readme}-{number}")
-    for readme in ("README.md", "README.zh-CN.md")
+    for readme in ("README.md", "README.zh-CN.md", "docs/trade-events.md", "docs/zeromq.md")
     for number, program in enumerate(
         re.findall(r"^```python\n(.*?)^```", (ROOT / readme).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL), 1
     )
@@ -265,7 +265,7 @@ PROGRAMS = [
 
 @posix
 @pytest.mark.parametrize("text", PROGRAMS)
-def test_a_program_of_the_readme_ends_on_ctrl_c_without_a_traceback(tmp_path: Path, text: str) -> None:
+def test_a_documented_program_ends_on_ctrl_c_without_a_traceback(tmp_path: Path, text: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(DEADLINE)
         port = server.getsockname()[1]

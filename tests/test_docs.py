@@ -1,0 +1,176 @@
+"""The documents: links, anchors and named paths exist, and tables agree with the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+import pytest
+
+from qmt_bridge.errors import CLOSES, ERROR_CODES, RETRYABLE
+from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.requests import CatchUp, Options, TopicState
+from qmt_bridge.wire.topics import FormulaSpec, formula_topic
+
+ROOT = Path(__file__).parents[1]
+# The guide is the user's own text; what it names belongs to it.
+DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+# A path in backquotes begins with a folder that is ours.
+NAMED = re.compile(r"`((?:qmt_bridge|feeder|gateway|tests|deploy|docs|\.ci)/[\w./-]+)(?:::(\w+))?`")
+# Files that CONTRIBUTING.md takes as examples of what a contributor adds.
+INVENTED = {"feeder/yours.py", "tests/feeder/test_yours.py", "qmt_bridge/commands/yours.py"}
+# Files of branches that are merged together with this one.
+INVENTED |= {
+    "feeder/answers.py",
+    "feeder/inbox.py",
+    "feeder/xt/quotes/delivery.py",
+    "feeder/xt/trading/connection.py",
+    "gateway/sending/sender.py",
+    "gateway/streams/events.py",
+    "gateway/streams/values.py",
+}
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor that GitHub gives to a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def anchors(path: Path) -> set[str]:
+    return {anchor(heading) for heading in HEADING.findall(FENCE.sub("", text(path)))}
+
+
+def broken_links(path: Path) -> list[str]:
+    """Return the relative links of a document whose file or anchor does not exist."""
+    broken = []
+    for link in LINK.findall(FENCE.sub("", text(path))):
+        if "://" in link:
+            continue
+        file, _, name = link.partition("#")
+        target = path.parent / file if file else path
+        if not target.exists() or (name and name not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_and_anchor_exists(path):
+    assert broken_links(path) == []
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_named_path_exists(path):
+    named = NAMED.findall(text(path))
+    assert [file for file, _ in named if file not in INVENTED and not (ROOT / file).exists()] == []
+
+
+def test_broken_links_and_anchors_are_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# One two\n[a](#one-two) [b](#three) [c](none.md) [d](page.md#one-two) [e](https://x)\n", "utf-8")
+    assert broken_links(page) == ["#three", "none.md"]
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_a_readme_links_to_the_documents(readme):
+    assert len([link for link in LINK.findall(text(ROOT / readme)) if "://" not in link]) >= 6
+
+
+@pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
+def test_the_speed_of_a_readme_is_that_of_the_full_table(readme):
+    shown = [line for line in text(ROOT / readme).splitlines() if line.startswith("| this gateway |")]
+    assert len(shown) == 1
+    assert shown[0] in text(ROOT / "docs" / "performance.md").splitlines()
+
+
+def table(text: str, head: str) -> dict[str, list[str]]:
+    """Return the rows of the table that begins with `head`, by their first cell without backquotes."""
+    lines = text.partition(f"\n{head}\n")[2].partition("\n\n")[0].splitlines()[1:]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return {row[0].strip("`"): row[1:] for row in cells}
+
+
+def test_every_error_code_is_documented_with_its_retry():
+    documented = table(text(ROOT / "docs" / "websocket.md"), "| code | retry | meaning |")
+    assert {code: row[0] == "yes" for code, row in documented.items()} == {
+        code: code in RETRYABLE for code in ERROR_CODES
+    }
+
+
+def test_every_close_code_is_documented_with_its_reconnect():
+    documented = table(text(ROOT / "docs" / "websocket.md"), "| close code | when | reconnect |")
+    assert {int(code): row[1].startswith("yes") for code, row in documented.items()} == {
+        code: close.reconnect for code, close in CLOSES.items()
+    }
+
+
+def test_every_option_of_a_subscription_is_documented():
+    documented = table(text(ROOT / "docs" / "websocket.md"), "| option | type | default | meaning |")
+    assert set(documented) == set(Options.__struct_fields__)
+
+
+def test_every_field_of_the_heartbeat_is_documented():
+    text_of = text(ROOT / "docs" / "wire.md")
+    section = text_of.partition("\n## The heartbeat\n")[2].partition("\n## ")[0]
+    named = re.findall(r"`(\w+)`", "".join(line.split("|")[1] for line in section.splitlines() if line.startswith("|")))
+    assert set(named) == set(FeedStatus.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("head", "shape"),
+    [
+        pytest.param("| field of the question | type | default | meaning |", CatchUp, id="catch_up"),
+        pytest.param("| field of the answer | type | meaning |", TopicState, id="answer"),
+    ],
+)
+def test_every_field_of_a_question_and_answer_is_documented(head, shape):
+    # A tag is no field of its class; the answer repeats id and topic of the question.
+    tags = {"ask", "reply", "id", "topic"}
+    documented = {name.strip("`") for row in table(text(ROOT / "docs" / "wire.md"), head) for name in row.split(", ")}
+    assert documented | tags == {*tags, *shape.__struct_fields__}
+
+
+# Texts of the first column that no source file has as they are: placeholders, states, and other programs' words.
+NOT_PRINTED = re.compile(r"^(close |\\u|`?QMT_BRIDGE_|state |no error|python -m|exit code)")
+
+
+def printed(symptom: str) -> list[str]:
+    """Return the texts in backquotes that a symptom says are printed, cut at their placeholders."""
+    found = []
+    for quoted in re.findall(r"`([^`]+)`", symptom):
+        for part in re.split(r"\.\.\.|: ", quoted):
+            if len(part.split()) >= 3 and not NOT_PRINTED.match(part.strip()):
+                found.append(part.strip())
+    return found
+
+
+def runs(text: str) -> list[str]:
+    """Return each three words of a text that follow each other: a value may stand between other words."""
+    words = text.split()
+    return [" ".join(words[start : start + 3]) for start in range(len(words) - 2)]
+
+
+def test_the_symptoms_of_the_troubleshooting_are_printed():
+    page = text(ROOT / "docs" / "troubleshooting.md")
+    symptoms = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| ")]
+    texts = [each for symptom in symptoms for each in printed(symptom)]
+    assert len(texts) >= 20
+    # Long strings are written in pieces.
+    folders = ("feeder", "gateway", "qmt_bridge")
+    source = "\n".join(text(path) for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    joined = re.sub(r'"\s+f?"', "", source)
+    assert [each for each in texts if not any(run in joined for run in runs(each))] == []
+
+
+def test_the_request_of_a_formula_is_documented_as_it_is_spelled():
+    (request,) = re.findall(r'`(\{"formula_name":.*\})`', text(ROOT / "docs" / "wire.md"))
+    spec = msgspec.json.decode(request, type=FormulaSpec)
+    assert formula_topic(spec) == f"formula/{quote(request, safe='')}/"
