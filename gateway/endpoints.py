@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 from urllib.parse import parse_qs
 
 import msgspec
@@ -16,7 +16,16 @@ import msgspec
 from gateway.hub import Refusal
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket
-from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
+from qmt_bridge.errors import (
+    BAD_REQUEST,
+    FINISHED,
+    UPSTREAM_AWAY,
+    UPSTREAM_FAILED,
+    BadCode,
+    BadRequest,
+    Ending,
+    ErrorCode,
+)
 from qmt_bridge.wire.codes import MARKETS, check_code
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
@@ -39,6 +48,7 @@ from qmt_bridge.wire.topics import (
     ALL_TRADES,
     FormulaSpec,
     Topic,
+    behaviour_of,
     check_period,
     formula_topic,
     l2_topic,
@@ -122,7 +132,7 @@ class _Codes:
         """Tell the client of a refusal that no ack will name."""
         self.session.error(refusal.code, refusal.reason, symbol=self._forget(subscription.topic))
         # A code that came with its market may now have to come by itself.
-        self.session.later(self._update)
+        self.session.sender.later(self._update)
 
     def _forget(self, topic: Topic) -> str:
         self._held.pop(topic, None)
@@ -137,7 +147,7 @@ class _Codes:
             # A repeated code with a position begins again there.
             if topic in self._held:
                 self.session.unsubscribe(self._held.pop(topic))
-        limit = self.session.worker.config.max_topics
+        limit = self.session.host.config.max_topics
         # A repeated code without options leaves them as they are.
         changes = not _OPTIONS.isdisjoint(request)
         added: list[str] = []
@@ -208,7 +218,9 @@ class _Codes:
         for topic in [topic for topic in self._held if topic not in needed]:
             self.session.unsubscribe(self._held.pop(topic))
         added = {
-            topic: Subscription(self.session, topic, self._terms.get(topic, DOCUMENTED), positions.get(topic))
+            topic: Subscription(
+                self.session.sender, self.session, topic, self._terms.get(topic, DOCUMENTED), positions.get(topic)
+            )
             for topic in needed
             if topic not in self._held
         }
@@ -324,7 +336,7 @@ class Formula:
         wanted = {name: getattr(asked, name) for name in FormulaSpec.__struct_fields__}
         topic = formula_topic(FormulaSpec(**{**wanted, "stock_code": check_code(asked.stock_code)}))
         position = _positions(asked, {topic: str(asked.stock_code)}).get(topic)
-        limit = self.session.worker.config.max_topics
+        limit = self.session.host.config.max_topics
         if len(self._by_seq) >= limit:
             raise BadRequest("symbol_limit", f"a socket holds at most {limit} subscriptions")
         self._newest_seq += 1
@@ -342,7 +354,7 @@ class Formula:
                     ack["recovered"] = bool(self._by_seq[seq_id].recovered)
                 self.session.tell(ack | ignored)
 
-        self._by_seq[seq_id] = Subscription(self.session, topic, terms, position, seq_id)
+        self._by_seq[seq_id] = Subscription(self.session.sender, self.session, topic, terms, position, seq_id)
         self.session.subscribe([self._by_seq[seq_id]], None, acknowledge)
 
     def _ignored(self, request: dict[str, Any], shape: type[msgspec.Struct] | None) -> dict[str, Any]:
@@ -364,13 +376,19 @@ class Formula:
 class _Download(Subscription):
     """Progress of a download, the last frame of which ends the socket."""
 
+    def __init__(self, session: Session, topic: Topic) -> None:
+        super().__init__(session.sender, session, topic)
+        self._session = session
+
     def deliver(self, frame: Frame) -> None:
         super().deliver(frame)
         body = frame.data
         if body.get("status") == "done":
-            self.session.end(Ended(1000, None, "done"))
+            self._session.end(Ended(FINISHED, "done"))
         elif "status" in body:
-            self.session.end(Ended(1011, None, f"{body.get('code')}: {body.get('error')}"))
+            # The frame itself has told the client.
+            code = cast(ErrorCode, str(body.get("code")))
+            self._session.end(Ended(UPSTREAM_FAILED, str(body.get("error")), code=code, told=True))
 
 
 class DownloadProgress:
@@ -403,28 +421,28 @@ class DownloadProgress:
         self.session.tell_ignored(ignored_fields(request, DownloadStart))
         stocks = list(named.values())
         self._started = True
-        started = await self.session.worker.feed.start_download(stocks, period, asked.start_time, asked.end_time)
+        started = await self.session.host.feed.start_download(stocks, period, asked.start_time, asked.end_time)
         if started is None:
-            self._fail(1013, "upstream_unavailable", "the feeder is away")
+            self._fail(UPSTREAM_AWAY, "upstream_unavailable", "the feeder is away")
         elif started.topic is None:
-            self._fail(1011, started.code or "upstream_refused", started.error or "the download was refused")
+            self._fail(UPSTREAM_FAILED, started.code or "upstream_refused", started.error or "the download was refused")
         else:
             self.session.subscribe([_Download(self.session, Topic(started.topic))], None, None)
 
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
         # The feeder that ran the job is gone; a new request starts it again.
         self.session.error("upstream_unavailable", f"the download was lost: {refusal.reason}", status="error")
-        self.session.end(Ended(1013, None, f"upstream_unavailable: the download was lost: {refusal.reason}"))
+        self.session.end(Ended(UPSTREAM_AWAY, f"the download was lost: {refusal.reason}", told=True))
 
-    def _fail(self, close_code: int, code: ErrorCode, error: str) -> None:
+    def _fail(self, ending: Ending, code: ErrorCode, error: str) -> None:
         self.session.error(code, error, status="error")
-        raise Ended(close_code, None, f"{code}: {error}")
+        raise Ended(ending, error, code=code, told=True)
 
 
 class Trade:
     """`/ws/trade`: every trade event of every account, in the journal's order, nothing lost."""
 
-    always_key: ClassVar[bool] = True
+    always_key: ClassVar[bool] = behaviour_of(ALL_TRADES).needs_key
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action", "resume"))
     parameters: ClassVar[tuple[str, ...]] = (*_PARAMETERS, "after", "epoch")
     first_request_timeout: ClassVar[float | None] = None
@@ -436,7 +454,7 @@ class Trade:
         after = _number(query, "after", "a position in the journal")
         epoch = _number(query, "epoch", "that of an ack or a feed notice")
         if epoch is not None and after is None:
-            raise Ended(1008, "bad_request", "epoch says which journal has the position `after`, which is missing")
+            raise Ended(BAD_REQUEST, "epoch says which journal has the position `after`, which is missing")
         self._subscribe(None if after is None else JournalPosition(after, epoch))
 
     async def handle(self, request: dict[str, Any]) -> None:
@@ -458,7 +476,7 @@ class Trade:
     def _refused(self, of: Subscription, refusal: Refusal, given: object) -> None:
         if refusal.code != "resume_expired":
             # A socket without events looks like a quiet day; who comes back is replayed what follows its position.
-            self.session.end(Ended(1011, refusal.code, refusal.reason))
+            self.session.end(Ended(UPSTREAM_FAILED, refusal.reason, code=refusal.code))
             return
         newest = JournalPosition(refusal.newest, refusal.epoch)
         where = {"oldest": refusal.oldest, "newest": newest.seq, "epoch": newest.epoch}
@@ -469,10 +487,10 @@ class Trade:
             if self._subscription is of:
                 self._subscribe(newest, given)
 
-        self.session.later(go_on)
+        self.session.sender.later(go_on)
 
     def _subscribe(self, after: JournalPosition | None, given: object = None) -> None:
-        of = self._subscription = Subscription(self.session, ALL_TRADES)
+        of = self._subscription = Subscription(self.session.sender, self.session, ALL_TRADES)
 
         def acknowledge(ticket: Ticket) -> None:
             for refusal in ticket.refused.values():
@@ -482,7 +500,7 @@ class Trade:
                 if of.epoch:
                     ack["epoch"] = of.epoch
                 if after is not None:
-                    stream = self.session.worker.feed.hub.streams[ALL_TRADES]
+                    stream = self.session.host.feed.hub.streams[ALL_TRADES]
                     ack |= {"seq": max(of.began, stream.seq), "after": after.seq}
                 self.session.tell(ack)
 
@@ -516,7 +534,7 @@ def _number(query: dict[str, list[str]], name: str, what: str) -> int | None:
         return None
     # SQLite's row ids, and nanoseconds since 1970, have 63 bits.
     if not text.isdecimal() or len(text) > 20 or int(text) >= 2**63:
-        raise Ended(1008, "bad_request", f"{name} must be {what}, got {text[:40]!r}")
+        raise Ended(BAD_REQUEST, f"{name} must be {what}, got {text[:40]!r}")
     return int(text)
 
 

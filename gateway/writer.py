@@ -19,11 +19,8 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
+from gateway.sending.sender import EXTENSION, HIGH_WATER
 from qmt_bridge.wire.frames import DEFLATE_WINDOW
-
-EXTENSION = "qmt_bridge.prepared_frames"
-# Bytes that may wait in the transport before the client counts as slow, and that one write brings: a hundred ticks.
-HIGH_WATER = 32 * 1024
 
 
 class PreparedFrames(WebSocketsSansIOProtocol):
@@ -73,17 +70,17 @@ class PreparedFrames(WebSocketsSansIOProtocol):
             )
 
     def forget_handshake(self) -> None:
-        """Drop the headers of both sides, 3 KB that nobody reads once the socket is open."""
+        """Drop the headers of both sides, 3 KB that are not read once the socket is open."""
         del self.request, self.response
 
     def shutdown(self) -> None:
-        """Let the session say so, then close with 1012."""
+        """Let the session send its last frames, then close with 1012."""
         if self.on_shutdown is not None and self.handshake_complete and not self.close_sent:
             self.on_shutdown()
         super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let a session go on that waits for room: `write` tells it that nobody is there."""
+        """Let a session go on that waits for room; `write` then returns False to it."""
         super().connection_lost(exc)
         self.full = False
 
@@ -100,7 +97,7 @@ class PreparedFrames(WebSocketsSansIOProtocol):
             self.on_room()
 
     def write(self, frames: bytes) -> bool:
-        """Write whole WebSocket frames; return False if nobody can read them any more."""
+        """Write whole WebSocket frames; return False if the client has gone."""
         if self.disconnected or self.close_sent or self.transport.is_closing():
             return False
         try:

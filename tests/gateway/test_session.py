@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from gateway.counters import Sent
+from gateway.sending.sender import EXTENSION, HIGH_WATER, Flushes
 from gateway.session import Session
 from gateway.subscription import Subscription
-from gateway.writer import EXTENSION, HIGH_WATER
 from qmt_bridge.config import Config
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -38,12 +39,11 @@ class Transport:
 
 def made() -> tuple[Session, Transport, Subscription]:
     transport = Transport()
-    pending: list[Session] = []
-    worker: Any = SimpleNamespace(config=Config(), plan_flush=pending.append, frames_sent=0, bytes_sent=0, skipped=0)
+    host: Any = SimpleNamespace(config=Config(), sent=Sent(), flushes=Flushes())
     scope: Any = {"path": "/ws/realtime", "query_string": b"", "headers": [], "extensions": {EXTENSION: transport}}
     nothing: Any = None
-    session = Session(worker, scope, nothing, nothing)
-    return session, transport, Subscription(session, TICK)
+    session = Session(host, scope, nothing, nothing)
+    return session, transport, Subscription(session.sender, session, TICK)
 
 
 def tick(number: int, size: int = HIGH_WATER) -> Frame:
@@ -59,9 +59,9 @@ async def test_what_exceeds_the_room_of_a_fast_client_is_written_at_once_and_nev
     session, transport, subscription = made()
     for number in (1, 2, 3):
         subscription.deliver(tick(number))
-        assert len(session.outbox) == 0
+        assert len(session.sender.outbox) == 0
     assert order(transport.written) == [b"1", b"2"]
-    session.flush()
+    session.sender.flush()
     assert order(transport.written) == [b"1", b"2", b"3"]
 
 
@@ -71,7 +71,7 @@ async def test_nothing_overtakes_what_waits_in_the_outbox() -> None:
     session.tell({"type": "ack"})
     subscription.deliver(tick(2))
     subscription.deliver(tick(3))
-    session.flush()
+    session.sender.flush()
     assert order(transport.written) == [b"1", b"ack", b"2", b"3"]
 
 
@@ -81,9 +81,9 @@ async def test_client_whose_transport_is_full_is_queued() -> None:
     transport.full = True
     subscription.deliver(tick(2))
     assert order(transport.written) == [b"1"]
-    assert len(session.outbox) == 1
+    assert len(session.sender.outbox) == 1
     transport.full = False
-    session.flush()
+    session.sender.flush()
     assert order(transport.written) == [b"1", b"2"]
 
 
