@@ -170,7 +170,6 @@ class Session:
         prepared: Frames | None = self._prepared()
         if prepared is None:
             return AsgiSender(self, outbox, self.host.sent, self._send)
-        prepared.on_shutdown = self._tell_closing
         return PreparedSender(self, outbox, self.host.sent, prepared, self.host.flushes)
 
     def _prepared(self) -> Frames | None:
@@ -263,6 +262,11 @@ class Session:
         """End the session because of the exception at hand, which is a bug of ours (sender.Client)."""
         logger.exception("session on %s cannot be written to", self.path)
         self.end(Ended(INTERNAL, "internal error"))
+
+    def tell_closing(self) -> None:
+        """Tell a client that opted in that the server stops (sender.Client)."""
+        if self.opted_in:
+            self.tell({"type": "closing", "reason": "server_restart"})
 
     def tell(self, frame: Mapping[str, Any]) -> None:
         """Queue a control frame; an absent id is left out."""
@@ -453,12 +457,6 @@ class Session:
             raise Ended(RATE_LIMITED, f"more than {limit} requests a second, without end")
         self.error("rate_limited", f"more than {limit} requests a second")
         return False
-
-    def _tell_closing(self) -> None:
-        """Send what waits, and last that the server stops, before it closes with 1012; do not wait for the client."""
-        if self.opted_in:
-            self.tell({"type": "closing", "reason": "server_restart"})
-        self.sender.flush()
 
     async def _close(self, ended: Ended) -> str:
         if ended.code is not None and not ended.told:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gateway.counters import Sent
-from gateway.sending.sender import EXTENSION, HIGH_WATER, Flushes
+from gateway.sending.sender import EXTENSION, HIGH_WATER, Flushes, PreparedSender
 from gateway.session import Session
 from gateway.subscription import Subscription
 from qmt_bridge.config import Config
@@ -29,8 +28,8 @@ class Transport:
     def __init__(self) -> None:
         self.full = False
         self.written = b""
-        # Set by the session.
-        self.on_shutdown: Callable[[], None]
+        # Set by the sender.
+        self.sender: PreparedSender
 
     def write(self, framed: bytes) -> bool:
         self.written += framed
@@ -96,7 +95,7 @@ async def test_what_has_come_before_the_server_stops_is_written_first(opted_in: 
     subscription.deliver(tick(2))
     transport.full = False
     subscription.deliver(tick(3, 10))
-    transport.on_shutdown()
+    transport.sender.closing()
     assert order(transport.written) == [b"1", b"2", b"3", *last]
 
 
