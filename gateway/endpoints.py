@@ -1,6 +1,6 @@
 """The six WebSocket endpoints: read a request, name its topics, relay. Run in the sessions' tasks.
 
-Frames and errors as in WEBSOCKET.md, sections 1 and 2.
+Frames and errors as in docs/websocket.md, sections 1 and 2.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ from qmt_bridge.wire.topics import (
     whole_topic,
 )
 
-# What every URL takes.
+# Parameters of every URL.
 _PARAMETERS = ("api_key", "ctl")
-# Of each request on every URL, beside those of its own.
+# The actions of every URL; some URLs have more.
 _ACTIONS = ("subscribe", "ping", "auth")
 _OPTIONS = frozenset(Options.__struct_fields__)
-# A request may name thousands of codes; that many error frames of their own would be no help to anybody.
+# A request may name thousands of codes. Only the first ones get an error frame each; one more names the rest.
 ERRORS_A_REQUEST = 20
 
 
@@ -87,7 +87,7 @@ class _Asked(NamedTuple):
 
 
 class _Codes:
-    """What the endpoints have in common whose requests name codes: subscribe, unsubscribe, list."""
+    """The part shared by the endpoints whose requests name codes: subscribe, unsubscribe, list."""
 
     always_key: ClassVar[bool] = False
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
@@ -99,10 +99,10 @@ class _Codes:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        # What the client asked for, and its name for it; what is subscribed may be less (whole_quote).
+        # The topics that the client asked for, with its names. Fewer may be subscribed (see whole_quote).
         self.wanted: dict[Topic, str] = {}
         self._held: dict[Topic, Subscription] = {}
-        # Of the topics that are not served as the document says.
+        # The options of topics that are not served in the documented way.
         self._terms: dict[Topic, Terms] = {}
         session.on_refused = self._refused
 
@@ -131,7 +131,7 @@ class _Codes:
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
         """Tell the client of a refusal that no ack will name."""
         self.session.error(refusal.code, refusal.reason, symbol=self._forget(subscription.topic))
-        # A code that came with its market may now have to come by itself.
+        # A code that its market brought may now need a subscription of its own.
         self.session.sender.later(self._update)
 
     def _forget(self, topic: Topic) -> str:
@@ -185,7 +185,7 @@ class _Codes:
                 joined = {of.topic for of in ticket.subscriptions if of.recovered}
                 recovered = {named[topic]: topic in joined for topic in positions}
                 ack["recovered"] = all(recovered.values()) if "seq" in options.resume else recovered
-            # Their source has not said yet whether it serves them; a refusal would come as an error frame.
+            # The source has not answered yet for these topics; a refusal would come as an error frame.
             pending = [self.wanted[topic] for topic in ticket.pending if topic in self.wanted]
             if pending:
                 ack["pending"] = pending
@@ -297,7 +297,7 @@ class Formula:
     """`/ws/formula`: values of formulas; every subscription has a `seq_id` of this socket."""
 
     always_key: ClassVar[bool] = False
-    # An action is part of the document here.
+    # The documented request has an action here, so it does not tell that a client opts in.
     opts_in: ClassVar[frozenset[str]] = frozenset(("id",))
     parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
@@ -430,7 +430,7 @@ class DownloadProgress:
             self.session.subscribe([_Download(self.session, Topic(started.topic))], None, None)
 
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
-        # The feeder that ran the job is gone; a new request starts it again.
+        # The feeder that ran the job has gone; a new request starts the job again.
         self.session.error("upstream_unavailable", f"the download was lost: {refusal.reason}", status="error")
         self.session.end(Ended(UPSTREAM_AWAY, f"the download was lost: {refusal.reason}", told=True))
 
@@ -475,7 +475,7 @@ class Trade:
 
     def _refused(self, of: Subscription, refusal: Refusal, given: object) -> None:
         if refusal.code != "resume_expired":
-            # A socket without events looks like a quiet day; who comes back is replayed what follows its position.
+            # Without events a socket would look like a quiet day. A new connection gets the events after its position.
             self.session.end(Ended(UPSTREAM_FAILED, refusal.reason, code=refusal.code))
             return
         newest = JournalPosition(refusal.newest, refusal.epoch)
@@ -483,7 +483,7 @@ class Trade:
         self.session.error(refusal.code, refusal.reason, id=given, **where)
 
         def go_on() -> None:
-            # The client knows that it has missed something; it may have resumed by itself meanwhile.
+            # The error frame has told the client of the loss. It may have resumed by itself meanwhile.
             if self._subscription is of:
                 self._subscribe(newest, given)
 
@@ -504,7 +504,7 @@ class Trade:
                     ack |= {"seq": max(of.began, stream.seq), "after": after.seq}
                 self.session.tell(ack)
 
-        # From this frame on nothing is missed: who sends an order wants to know that first.
+        # No event after the ack is missed, so a client can wait for it before it sends an order.
         self.session.subscribe([of], after, acknowledge if self.session.opted_in else None)
 
 

@@ -124,7 +124,7 @@ class Sender(Protocol):
 
 
 class _Queue:
-    """What both ways have in common: the outbox, and whom to call once it is empty."""
+    """What both ways have in common: the outbox, and what to call once it is empty."""
 
     # An idle connection should cost little memory: as a dict, the attributes would take 1 KB.
     __slots__ = (

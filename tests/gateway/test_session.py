@@ -54,7 +54,7 @@ def order(written: bytes) -> list[bytes]:
     return [marks[mark] for mark in sorted(marks, key=written.find) if mark in written]
 
 
-async def test_what_exceeds_the_room_of_a_fast_client_is_written_at_once_and_never_queued() -> None:
+async def test_excess_of_a_fast_client_is_written_and_never_queued() -> None:
     session, transport, subscription = made()
     for number in (1, 2, 3):
         subscription.deliver(tick(number))
@@ -87,7 +87,7 @@ async def test_client_whose_transport_is_full_is_queued() -> None:
 
 
 @pytest.mark.parametrize(("opted_in", "last"), [(False, []), (True, [b"closing"])])
-async def test_what_has_come_before_the_server_stops_is_written_first(opted_in: bool, last: list[bytes]) -> None:
+async def test_waiting_frames_are_written_before_the_server_stops(opted_in: bool, last: list[bytes]) -> None:
     session, transport, subscription = made()
     session.opted_in = opted_in
     subscription.deliver(tick(1))
