@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from qmt_bridge.wire.requests import IGNORED_NAMES
 from qmt_bridge.wire.topics import quote_topic
 
 TICK = quote_topic("600519.SH")
+DEADLINE = 10.0
 
 
 class Transport:
@@ -36,9 +38,9 @@ class Transport:
         return True
 
 
-def made() -> tuple[Session, Transport, Subscription]:
+def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscription]:
     transport = Transport()
-    host: Any = SimpleNamespace(config=Config(), sent=Sent(), flushes=Flushes())
+    host: Any = SimpleNamespace(config=Config(), sent=Sent(), flushes=flushes or Flushes())
     scope: Any = {"path": "/ws/realtime", "query_string": b"", "headers": [], "extensions": {EXTENSION: transport}}
     nothing: Any = None
     session = Session(host, scope, nothing, nothing)
@@ -64,12 +66,13 @@ async def test_excess_of_a_fast_client_is_written_and_never_queued() -> None:
     assert order(transport.written) == [b"1", b"2", b"3"]
 
 
-async def test_nothing_overtakes_what_waits_in_the_outbox() -> None:
+@pytest.mark.parametrize("size", [pytest.param(HIGH_WATER, id="full"), pytest.param(10, id="room-left")])
+async def test_nothing_overtakes_what_waits_in_the_outbox(size: int) -> None:
     session, transport, subscription = made()
-    subscription.deliver(tick(1))
+    subscription.deliver(tick(1, size))
     session.tell({"type": "ack"})
-    subscription.deliver(tick(2))
-    subscription.deliver(tick(3))
+    subscription.deliver(tick(2, size))
+    subscription.deliver(tick(3, size))
     session.sender.flush()
     assert order(transport.written) == [b"1", b"ack", b"2", b"3"]
 
@@ -104,3 +107,21 @@ async def test_names_that_acks_have_told_are_remembered_up_to_a_limit() -> None:
     for request in range(100):
         session.has_told(f"name-{request}-{number}" for number in range(IGNORED_NAMES))
     assert session._ignored == {f"name-0-{number}" for number in range(IGNORED_NAMES)}
+
+
+async def test_bug_in_a_flush_ends_that_session_and_no_other() -> None:
+    flushes = Flushes()
+    broken, transport, subscription = made(flushes)
+    other, other_transport, other_subscription = made(flushes)
+    for session in (broken, other):
+        session._reader = asyncio.get_running_loop().create_task(asyncio.sleep(DEADLINE))
+    transport.write = lambda framed: {}[framed]  # type: ignore[method-assign]
+    for each in (subscription, other_subscription):
+        each.deliver(tick(1, 10))
+    flushes.flush()
+    assert (broken._end.close_code, broken._end.code) == (1011, "internal") if broken._end else False
+    assert other._end is None
+    assert order(other_transport.written) == [b"1"]
+    for session in (broken, other):
+        assert session._reader is not None
+        session._reader.cancel()
