@@ -108,7 +108,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         IMPURE - {"asyncio", "logging", "time"},
     ),
     # A subscription knows the sender, never the session.
-    ("gateway/subscription.py", WIRE | {"gateway.hub", "gateway.sending"}, IMPURE - {"asyncio"}),
+    ("gateway/subscription.py", WIRE | {"gateway.hub", "gateway.sending", "gateway.streams"}, IMPURE - {"asyncio"}),
     ("gateway/sending/*", WIRE | {"gateway.sending"}, IMPURE),
     ("gateway/auth.py", set(), IMPURE),
     ("gateway/limits.py", set(), IMPURE),
