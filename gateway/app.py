@@ -30,7 +30,7 @@ def create_app(config: Config | None = None) -> Starlette:
 
     @cache
     def settings() -> Config:
-        # Whatever server runs this app may log the query string that holds a key.
+        # Every ASGI server may log the query string, which may hold a key.
         tame_server_logs()
         return config or load_config()
 

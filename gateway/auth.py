@@ -1,4 +1,7 @@
-"""API key -> may this socket pass. Pure; compares in constant time, on hashes (WEBSOCKET.md, section 4)."""
+"""Whether a key opens a socket, and where a handshake carries it. Pure (docs/websocket.md, section 4).
+
+Keys are compared as hashes and in constant time, so that the time of a refusal tells nothing of the key.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class Keys:
 
     @property
     def configured(self) -> bool:
-        """Return whether there is any key that could pass."""
+        """Return whether a key is configured; without one no key is accepted."""
         return self._digest is not None
 
     def accepts(self, key: str) -> bool:

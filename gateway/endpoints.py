@@ -1,6 +1,6 @@
 """The six WebSocket endpoints: read a request, name its topics, relay. Run in the sessions' tasks.
 
-Frames and errors as in WEBSOCKET.md, sections 1 and 2.
+Frames and errors as in docs/websocket.md, sections 1 and 2.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 from urllib.parse import parse_qs
 
 import msgspec
@@ -16,7 +16,16 @@ import msgspec
 from gateway.hub import Refusal
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket
-from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
+from qmt_bridge.errors import (
+    BAD_REQUEST,
+    FINISHED,
+    UPSTREAM_AWAY,
+    UPSTREAM_FAILED,
+    BadCode,
+    BadRequest,
+    Ending,
+    ErrorCode,
+)
 from qmt_bridge.wire.codes import MARKETS, check_code
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
@@ -39,6 +48,7 @@ from qmt_bridge.wire.topics import (
     ALL_TRADES,
     FormulaSpec,
     Topic,
+    behaviour_of,
     check_period,
     formula_topic,
     l2_topic,
@@ -47,12 +57,12 @@ from qmt_bridge.wire.topics import (
     whole_topic,
 )
 
-# What every URL takes.
+# Parameters of every URL.
 _PARAMETERS = ("api_key", "ctl")
-# Of each request on every URL, beside those of its own.
+# The actions of every URL; some URLs have more.
 _ACTIONS = ("subscribe", "ping", "auth")
 _OPTIONS = frozenset(Options.__struct_fields__)
-# A request may name thousands of codes; that many error frames of their own would be no help to anybody.
+# A request may name thousands of codes. Only the first ones get an error frame each; one more names the rest.
 ERRORS_A_REQUEST = 20
 
 
@@ -77,7 +87,7 @@ class _Asked(NamedTuple):
 
 
 class _Codes:
-    """What the endpoints have in common whose requests name codes: subscribe, unsubscribe, list."""
+    """The part shared by the endpoints whose requests name codes: subscribe, unsubscribe, list."""
 
     always_key: ClassVar[bool] = False
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
@@ -89,10 +99,10 @@ class _Codes:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        # What the client asked for, and its name for it; what is subscribed may be less (whole_quote).
+        # The topics that the client asked for, with its names. Fewer may be subscribed (see whole_quote).
         self.wanted: dict[Topic, str] = {}
         self._held: dict[Topic, Subscription] = {}
-        # Of the topics that are not served as the document says.
+        # The options of topics that are not served in the documented way.
         self._terms: dict[Topic, Terms] = {}
         session.on_refused = self._refused
 
@@ -121,8 +131,8 @@ class _Codes:
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
         """Tell the client of a refusal that no ack will name."""
         self.session.error(refusal.code, refusal.reason, symbol=self._forget(subscription.topic))
-        # A code that came with its market may now have to come by itself.
-        self.session.later(self._update)
+        # A code that its market brought may now need a subscription of its own.
+        self.session.sender.later(self._update)
 
     def _forget(self, topic: Topic) -> str:
         self._held.pop(topic, None)
@@ -137,7 +147,7 @@ class _Codes:
             # A repeated code with a position begins again there.
             if topic in self._held:
                 self.session.unsubscribe(self._held.pop(topic))
-        limit = self.session.worker.config.max_topics
+        limit = self.session.host.config.max_topics
         # A repeated code without options leaves them as they are.
         changes = not _OPTIONS.isdisjoint(request)
         added: list[str] = []
@@ -175,7 +185,7 @@ class _Codes:
                 joined = {of.topic for of in ticket.subscriptions if of.recovered}
                 recovered = {named[topic]: topic in joined for topic in positions}
                 ack["recovered"] = all(recovered.values()) if "seq" in options.resume else recovered
-            # Their source has not said yet whether it serves them; a refusal would come as an error frame.
+            # The source has not answered yet for these topics; a refusal would come as an error frame.
             pending = [self.wanted[topic] for topic in ticket.pending if topic in self.wanted]
             if pending:
                 ack["pending"] = pending
@@ -208,7 +218,9 @@ class _Codes:
         for topic in [topic for topic in self._held if topic not in needed]:
             self.session.unsubscribe(self._held.pop(topic))
         added = {
-            topic: Subscription(self.session, topic, self._terms.get(topic, DOCUMENTED), positions.get(topic))
+            topic: Subscription(
+                self.session.sender, self.session, topic, self._terms.get(topic, DOCUMENTED), positions.get(topic)
+            )
             for topic in needed
             if topic not in self._held
         }
@@ -285,7 +297,7 @@ class Formula:
     """`/ws/formula`: values of formulas; every subscription has a `seq_id` of this socket."""
 
     always_key: ClassVar[bool] = False
-    # An action is part of the document here.
+    # The documented request has an action here, so it does not tell that a client opts in.
     opts_in: ClassVar[frozenset[str]] = frozenset(("id",))
     parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
@@ -324,7 +336,7 @@ class Formula:
         wanted = {name: getattr(asked, name) for name in FormulaSpec.__struct_fields__}
         topic = formula_topic(FormulaSpec(**{**wanted, "stock_code": check_code(asked.stock_code)}))
         position = _positions(asked, {topic: str(asked.stock_code)}).get(topic)
-        limit = self.session.worker.config.max_topics
+        limit = self.session.host.config.max_topics
         if len(self._by_seq) >= limit:
             raise BadRequest("symbol_limit", f"a socket holds at most {limit} subscriptions")
         self._newest_seq += 1
@@ -342,7 +354,7 @@ class Formula:
                     ack["recovered"] = bool(self._by_seq[seq_id].recovered)
                 self.session.tell(ack | ignored)
 
-        self._by_seq[seq_id] = Subscription(self.session, topic, terms, position, seq_id)
+        self._by_seq[seq_id] = Subscription(self.session.sender, self.session, topic, terms, position, seq_id)
         self.session.subscribe([self._by_seq[seq_id]], None, acknowledge)
 
     def _ignored(self, request: dict[str, Any], shape: type[msgspec.Struct] | None) -> dict[str, Any]:
@@ -364,13 +376,19 @@ class Formula:
 class _Download(Subscription):
     """Progress of a download, the last frame of which ends the socket."""
 
+    def __init__(self, session: Session, topic: Topic) -> None:
+        super().__init__(session.sender, session, topic)
+        self._session = session
+
     def deliver(self, frame: Frame) -> None:
         super().deliver(frame)
         body = frame.data
         if body.get("status") == "done":
-            self.session.end(Ended(1000, None, "done"))
+            self._session.end(Ended(FINISHED, "done"))
         elif "status" in body:
-            self.session.end(Ended(1011, None, f"{body.get('code')}: {body.get('error')}"))
+            # The frame itself has told the client.
+            code = cast(ErrorCode, str(body.get("code")))
+            self._session.end(Ended(UPSTREAM_FAILED, str(body.get("error")), code=code, told=True))
 
 
 class DownloadProgress:
@@ -403,28 +421,28 @@ class DownloadProgress:
         self.session.tell_ignored(ignored_fields(request, DownloadStart))
         stocks = list(named.values())
         self._started = True
-        started = await self.session.worker.feed.start_download(stocks, period, asked.start_time, asked.end_time)
+        started = await self.session.host.feed.start_download(stocks, period, asked.start_time, asked.end_time)
         if started is None:
-            self._fail(1013, "upstream_unavailable", "the feeder is away")
+            self._fail(UPSTREAM_AWAY, "upstream_unavailable", "the feeder is away")
         elif started.topic is None:
-            self._fail(1011, started.code or "upstream_refused", started.error or "the download was refused")
+            self._fail(UPSTREAM_FAILED, started.code or "upstream_refused", started.error or "the download was refused")
         else:
             self.session.subscribe([_Download(self.session, Topic(started.topic))], None, None)
 
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
-        # The feeder that ran the job is gone; a new request starts it again.
+        # The feeder that ran the job has gone; a new request starts the job again.
         self.session.error("upstream_unavailable", f"the download was lost: {refusal.reason}", status="error")
-        self.session.end(Ended(1013, None, f"upstream_unavailable: the download was lost: {refusal.reason}"))
+        self.session.end(Ended(UPSTREAM_AWAY, f"the download was lost: {refusal.reason}", told=True))
 
-    def _fail(self, close_code: int, code: ErrorCode, error: str) -> None:
+    def _fail(self, ending: Ending, code: ErrorCode, error: str) -> None:
         self.session.error(code, error, status="error")
-        raise Ended(close_code, None, f"{code}: {error}")
+        raise Ended(ending, error, code=code, told=True)
 
 
 class Trade:
     """`/ws/trade`: every trade event of every account, in the journal's order, nothing lost."""
 
-    always_key: ClassVar[bool] = True
+    always_key: ClassVar[bool] = behaviour_of(ALL_TRADES).needs_key
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action", "resume"))
     parameters: ClassVar[tuple[str, ...]] = (*_PARAMETERS, "after", "epoch")
     first_request_timeout: ClassVar[float | None] = None
@@ -436,7 +454,7 @@ class Trade:
         after = _number(query, "after", "a position in the journal")
         epoch = _number(query, "epoch", "that of an ack or a feed notice")
         if epoch is not None and after is None:
-            raise Ended(1008, "bad_request", "epoch says which journal has the position `after`, which is missing")
+            raise Ended(BAD_REQUEST, "epoch says which journal has the position `after`, which is missing")
         self._subscribe(None if after is None else JournalPosition(after, epoch))
 
     async def handle(self, request: dict[str, Any]) -> None:
@@ -457,22 +475,22 @@ class Trade:
 
     def _refused(self, of: Subscription, refusal: Refusal, given: object) -> None:
         if refusal.code != "resume_expired":
-            # A socket without events looks like a quiet day; who comes back is replayed what follows its position.
-            self.session.end(Ended(1011, refusal.code, refusal.reason))
+            # Without events a socket would look like a quiet day. A new connection gets the events after its position.
+            self.session.end(Ended(UPSTREAM_FAILED, refusal.reason, code=refusal.code))
             return
         newest = JournalPosition(refusal.newest, refusal.epoch)
         where = {"oldest": refusal.oldest, "newest": newest.seq, "epoch": newest.epoch}
         self.session.error(refusal.code, refusal.reason, id=given, **where)
 
         def go_on() -> None:
-            # The client knows that it has missed something; it may have resumed by itself meanwhile.
+            # The error frame has told the client of the loss. It may have resumed by itself meanwhile.
             if self._subscription is of:
                 self._subscribe(newest, given)
 
-        self.session.later(go_on)
+        self.session.sender.later(go_on)
 
     def _subscribe(self, after: JournalPosition | None, given: object = None) -> None:
-        of = self._subscription = Subscription(self.session, ALL_TRADES)
+        of = self._subscription = Subscription(self.session.sender, self.session, ALL_TRADES)
 
         def acknowledge(ticket: Ticket) -> None:
             for refusal in ticket.refused.values():
@@ -482,11 +500,11 @@ class Trade:
                 if of.epoch:
                     ack["epoch"] = of.epoch
                 if after is not None:
-                    stream = self.session.worker.feed.hub.streams[ALL_TRADES]
+                    stream = self.session.host.feed.hub.streams[ALL_TRADES]
                     ack |= {"seq": max(of.began, stream.seq), "after": after.seq}
                 self.session.tell(ack)
 
-        # From this frame on nothing is missed: who sends an order wants to know that first.
+        # No event after the ack is missed, so a client can wait for it before it sends an order.
         self.session.subscribe([of], after, acknowledge if self.session.opted_in else None)
 
 
@@ -516,7 +534,7 @@ def _number(query: dict[str, list[str]], name: str, what: str) -> int | None:
         return None
     # SQLite's row ids, and nanoseconds since 1970, have 63 bits.
     if not text.isdecimal() or len(text) > 20 or int(text) >= 2**63:
-        raise Ended(1008, "bad_request", f"{name} must be {what}, got {text[:40]!r}")
+        raise Ended(BAD_REQUEST, f"{name} must be {what}, got {text[:40]!r}")
     return int(text)
 
 

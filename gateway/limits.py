@@ -1,4 +1,4 @@
-"""What one client may cost: requests a second, origins. Pure; time is an argument."""
+"""Limits for one client: requests a second, origins. Pure; time is an argument."""
 
 from __future__ import annotations
 

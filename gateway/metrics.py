@@ -10,15 +10,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from qmt_bridge.wire.messages import AccountState
-
-if TYPE_CHECKING:
-    from gateway.worker import Worker
+from gateway.counters import COUNTED, Counts, Numbers
+from qmt_bridge.wire.messages import AccountState, FeedStatus
 
 MULTIPROC_ENV = "PROMETHEUS_MULTIPROC_DIR"
 STATES = ("up", "down", "stale", "ended")
@@ -26,17 +23,7 @@ STATES = ("up", "down", "stale", "ended")
 _registry = CollectorRegistry()
 
 
-def _counter(name: str, text: str) -> Counter:
-    return Counter(f"qmt_bridge_{name}", text, registry=_registry)
-
-
-_FRAMES = _counter("frames_sent", "WebSocket frames sent to clients.")
-_BYTES = _counter("bytes_sent", "Bytes of WebSocket frames sent to clients.")
-_RECEIVED = _counter("frames_received", "Messages received from the feeder.")
-_SKIPPED = _counter("skipped", "Frames and records that slow clients did not get, a newer one having come.")
-_GAPS = _counter("gaps", "Sequence gaps seen on the way from the feeder.")
-_LOST = _counter("lost", "Messages missing in those gaps.")
-_MALFORMED = _counter("malformed", "Messages from the feeder's address that are not ours.")
+_COUNTERS = {name: Counter(f"qmt_bridge_{name}", text, registry=_registry) for name, text in COUNTED.items()}
 _CONNECTIONS = Gauge(
     "qmt_bridge_connections", "Open WebSockets.", ["path"], multiprocess_mode="livesum", registry=_registry
 )
@@ -79,38 +66,26 @@ class Exporter:
 
     def __init__(self, paths: Iterable[str]) -> None:
         """Take the URLs of which the connections are counted."""
-        self._copied: dict[Counter, int] = {}
+        self._copied = Counts(*[0] * len(Counts._fields))
         # From the beginning: a series that is absent until the first connection looks like a gateway that is gone.
         self._paths = set(paths)
         self._accounts: set[tuple[str, str]] = set()
 
-    def export(self, worker: Worker) -> None:
-        """Copy the numbers as they are now."""
-        hub = worker.feed.hub
-        for counter, value in (
-            (_FRAMES, worker.frames_sent),
-            (_BYTES, worker.bytes_sent),
-            (_RECEIVED, hub.received),
-            (_SKIPPED, worker.skipped),
-            (_GAPS, hub.gaps),
-            (_LOST, hub.lost),
-            (_MALFORMED, worker.feed.malformed),
-        ):
-            counter.inc(value - self._copied.get(counter, 0))
-            self._copied[counter] = value
-        connections = worker.connections
-        self._paths |= connections.keys()
+    def export(self, numbers: Numbers, state: str, status: FeedStatus | None) -> None:
+        """Copy the numbers, and the state of the feed, as they are now."""
+        for name, counter in _COUNTERS.items():
+            counter.inc(getattr(numbers.counts, name) - getattr(self._copied, name))
+        self._copied = numbers.counts
+        self._paths |= numbers.connections.keys()
         for path in self._paths:
-            _CONNECTIONS.labels(path).set(connections[path])
-        _TOPICS.set(len(hub.streams))
-        state = worker.feed_state()["feed"]
+            _CONNECTIONS.labels(path).set(numbers.connections.get(path, 0))
+        _TOPICS.set(numbers.topics)
         _FEED_UP.set(state == "up")
         for known in STATES:
             _FEED_STATE.labels(known).set(state == known)
-        status = worker.feed.status
         _JOURNAL_UP.set(status is not None and status.journal is None)
         self._export_accounts(() if status is None else status.accounts)
-        age = worker.newest_age
+        age = numbers.newest_tick_age
         _AGE.set(math.inf if age is None else age)
 
     def _export_accounts(self, accounts: Sequence[AccountState]) -> None:

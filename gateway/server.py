@@ -1,7 +1,7 @@
 """`qmt-bridge gateway`: uvicorn with the settings this app needs, and its workers watched.
 
 The parent process binds the socket and watches the workers; each worker runs one event loop. Windows spawns them
-like everybody else (untested there).
+like other programs (not tested there).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class _Worker(Process):
             super().start()
 
     def frozen(self, now: float) -> bool:
-        """Ask for a sign of life without waiting for it; return whether none has come for too long."""
+        """Ask the worker for an answer without waiting for it; return whether none has come for too long."""
         # A pipe that is broken belongs to a process that has just ended.
         with contextlib.suppress(OSError, EOFError):
             if self.parent_conn.poll():

@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /metrics: renderings of the same numbers. Run on the event loop."""
+"""/healthz, /readyz, /metrics: renderings of the same numbers (counters.py). Run on the event loop."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from gateway.worker import Worker
 from qmt_bridge.process import child
 from qmt_bridge.wire.frames import to_json
 
+# What a person looks at; the counters that explain a fault are in /metrics alone.
+SHOWN = ("frames_received", "frames_sent", "bytes_sent", "skipped", "gaps")
+
 
 def health(worker: Worker) -> Response:
-    """Return 200: the worker's loop turns."""
+    """Return 200: the worker's event loop is running."""
     return _json({"status": "ok", **worker.feed_state(), **_instances(worker)})
 
 
@@ -26,7 +29,7 @@ def readiness(worker: Worker) -> Response:
     A terminal that logs an account out for the night must not take the market data from a load balancer. But where no
     trade session could ever be opened, and only a change of the settings helps, the answer is 503.
     """
-    status = worker.feed.status
+    status, numbers = worker.feed.status, worker.numbers()
     journal = None if status is None else status.journal
     accounts = () if status is None else status.accounts
     misconfigured = bool(accounts) and all(account.fault for account in accounts)
@@ -34,9 +37,9 @@ def readiness(worker: Worker) -> Response:
     ready = serving and not misconfigured
     shown = {
         "ready": ready,
-        # Market data is served, and what there is of trade events is kept; all that `up` waits for.
+        # Market data is served and trade events are kept; `qmt-bridge up` waits for this only.
         "serving": serving,
-        # Whose numbers these are: any of several workers answers.
+        # The process that these numbers are of: any of several workers answers.
         "worker": os.getpid(),
         **worker.feed_state(),
         # Why there is no connection to an address of the feeder; null where there is one.
@@ -47,14 +50,10 @@ def readiness(worker: Worker) -> Response:
         "accounts": [msgspec.structs.asdict(account) for account in accounts],
         # What an operator should look at; it does not make the worker unready.
         "journal_note": None if status is None else status.journal_note,
-        "newest_tick_age": worker.newest_age,
-        "connections": len(worker.sessions),
-        "topics": len(worker.feed.hub.streams),
-        "frames_received": worker.feed.hub.received,
-        "frames_sent": worker.frames_sent,
-        "bytes_sent": worker.bytes_sent,
-        "skipped": worker.skipped,
-        "gaps": worker.feed.hub.gaps,
+        "newest_tick_age": numbers.newest_tick_age,
+        "connections": sum(numbers.connections.values()),
+        "topics": numbers.topics,
+        **{name: getattr(numbers.counts, name) for name in SHOWN},
         "tasks": len(asyncio.all_tasks()),
         **_instances(worker),
     }

@@ -1,4 +1,4 @@
-"""One client's wish for one topic, and what stands between the hub's frames and the client's outbox.
+"""One client's subscription to one topic: what is between the hub's frames and the client's sender.
 
 A ticket holds new topics back until the ack is out; a pacer lets frames pass at the client's own pace; a view says how
 they look. Runs on the event loop.
@@ -7,12 +7,13 @@ they look. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from gateway.hub import Outcome, Refusal
 from gateway.sending.outbox import Item
 from gateway.sending.pace import Pace
+from gateway.sending.sender import Sender
 from gateway.sending.view import Seen, View, field_names
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
@@ -20,27 +21,41 @@ from qmt_bridge.wire.messages import known_fields
 from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.topics import Topic, behaviour_of, parse_topic
 
-if TYPE_CHECKING:
-    from gateway.session import Session
-
-
 # Of what waits for an ack, to see which fields records have.
 FRAMES_LOOKED_AT = 20
+
+
+class Owner(Protocol):
+    """What a subscription has to tell the session."""
+
+    # The subscriptions that the client has not given up.
+    subscriptions: dict[Subscription, None]
+    # Messages lost on the way from the feeder, of which the client has not been told.
+    missed: int
+
+    def tell_ignored(self, ignored: Iterable[Ignored]) -> None:
+        """Tell the client which names of its request mean nothing."""
+
+    def refused(self, subscription: Subscription, refusal: Refusal) -> None:
+        """Tell the client that a topic is not served, or not any more."""
+
+    def snapshot_ended(self, subscription: Subscription, count: int) -> None:
+        """Tell the client that it has the whole of a snapshot of `count` codes."""
 
 
 class Ticket:
     """Holds a client's new topics back until all have been answered, so that the ack comes before their data."""
 
-    __slots__ = ("_complete", "_held", "_session", "_waiting", "pending", "refused", "subscriptions")
+    __slots__ = ("_complete", "_held", "_sender", "_waiting", "pending", "refused", "subscriptions")
 
     def __init__(
-        self, session: Session, subscriptions: Sequence[Subscription], complete: Callable[[Ticket], None]
+        self, sender: Sender, subscriptions: Sequence[Subscription], complete: Callable[[Ticket], None]
     ) -> None:
         self.refused: dict[Topic, Refusal] = {}
         # Topics of which the feeder has not said whether it can serve them.
         self.pending: list[Topic] = []
         self.subscriptions = subscriptions
-        self._session = session
+        self._sender = sender
         self._waiting = {subscription.topic: subscription for subscription in subscriptions}
         # Frames, and in their place the number of codes of a snapshot that ended.
         self._held: list[tuple[Subscription, Frame | int]] = []
@@ -71,7 +86,7 @@ class Ticket:
         elif first and outcome != "live":
             self.pending.append(topic)
         if first and not self._waiting:
-            self._session.later(self._finish)
+            self._sender.later(self._finish)
 
     def _finish(self) -> None:
         self._complete(self)
@@ -115,7 +130,7 @@ class Pacer:
         if self._pace.waits:
             self._ended = count
         else:
-            subscription.session.snapshot_ended(subscription, count)
+            subscription.owner.snapshot_ended(subscription, count)
 
     def release(self, subscription: Subscription) -> None:
         """Pass on what was kept, unless the subscription was given up meanwhile."""
@@ -123,10 +138,10 @@ class Pacer:
             self._timer.cancel()
             self._timer = None
         kept = self._pace.take(self._loop.time())
-        if subscription in subscription.session.subscriptions:
+        if subscription in subscription.owner.subscriptions:
             self._pass(subscription, kept)
             if self._ended is not None:
-                subscription.session.snapshot_ended(subscription, self._ended)
+                subscription.owner.snapshot_ended(subscription, self._ended)
                 self._ended = None
 
     def _pass(self, subscription: Subscription, admitted: list[Frame]) -> None:
@@ -152,37 +167,40 @@ DOCUMENTED = Terms()
 
 
 class Subscription:
-    """One client's wish for one topic (hub.Member)."""
+    """One client's subscription to one topic (hub.Member)."""
 
     __slots__ = (
         "_behaviour",
         "_joined",
         "_position",
+        "_sender",
         "_unknown",
         "_view",
         "began",
         "epoch",
         "gate",
+        "owner",
         "pacer",
         "recovered",
-        "session",
         "snapshot",
         "topic",
     )
 
     def __init__(
         self,
-        session: Session,
+        sender: Sender,
+        owner: Owner,
         topic: Topic,
         terms: Terms = DOCUMENTED,
         position: Position | None = None,
         seq_id: int | None = None,
     ) -> None:
-        self.session = session
+        self.owner = owner
+        self._sender = sender
         self.topic = topic
         # Whether the client has missed nothing since its `position`; None where it named none, or before the answer.
         self.recovered: bool | None = None
-        # The seq after which the news begin, and the life of the feeder that told it; 0 while none has.
+        # The position after which new frames begin; 0 while the feeder has not answered.
         self.began = 0
         self.epoch = 0
         # What holds frames back: the ticket until the ack is out, then the pacer, if there is one.
@@ -194,8 +212,9 @@ class Subscription:
 
     def serve(self, terms: Terms, seq_id: int | None = None) -> None:
         """Serve on these terms from now on."""
-        view = View(self.session.binary, terms.fields, terms.stamped, seq_id, self.session.outbox.deflated)
-        # None is the documented look, whose rendering every frame keeps by itself.
+        outbox = self._sender.outbox
+        view = View(outbox.binary, terms.fields, terms.stamped, seq_id, outbox.deflated)
+        # None is the documented view, which every frame renders once and keeps.
         self._view = None if view == View() else view
         behaviour = behaviour_of(self.topic)
         self._behaviour = behaviour._replace(versions="none") if terms.keep_all else behaviour
@@ -205,7 +224,7 @@ class Subscription:
             kind, _, detail = parse_topic(self.topic)
             self._unknown = tuple(name for name in terms.fields if name not in known_fields(kind, detail))
         pace = Pace(terms.interval, behaviour.versions) if terms.interval else None
-        before, self.pacer = self.pacer, None if pace is None else Pacer(pace, self.session.loop)
+        before, self.pacer = self.pacer, None if pace is None else Pacer(pace, self._sender.loop)
         if before is not None:
             before.release(self)
         if self.gate is before:
@@ -213,18 +232,18 @@ class Subscription:
 
     def deliver(self, frame: Frame) -> None:
         """Queue a frame for the client."""
-        session = self.session
+        sender = self._sender
         if self.gate is not None:
             self.gate.hold(self, frame)
-        elif session.room > 0 or session.make_room():
-            if not session.ready:
-                session.wake()
-            session.ready.append(frame if self._view is None else self._seen(frame, self._view))
-            session.room -= len(frame.body)
+        elif sender.room > 0 or sender.make_room():
+            if not sender.ready:
+                sender.wake()
+            sender.ready.append(frame if self._view is None else self._seen(frame, self._view))
+            sender.room -= len(frame.body)
         else:
             if self._unknown:
                 self._look_for_fields(frame)
-            session.put(Item(frame, self._behaviour, self._view))
+            sender.put(Item(frame, self._behaviour, self._view))
 
     def _seen(self, frame: Frame, view: View) -> Seen:
         if self._unknown:
@@ -232,20 +251,20 @@ class Subscription:
         return view.of(frame)
 
     def _look_for_fields(self, frame: Frame) -> None:
-        """Tell the client which of the fields that it asked for the first record does not have, if none is known to."""
+        """Tell the client which of the fields that it asked for are unknown and not in the first record."""
         names = field_names(frame)
         if names:
             unknown, self._unknown = self._unknown, ()
-            self.session.tell_ignored(
+            self.owner.tell_ignored(
                 Ignored(name, did_you_mean(name, names) or "the first record has no such field")
                 for name in unknown
                 if name not in names
             )
 
     def starts(self, epoch: int, seq: int) -> bool:
-        """Return whether the client wants the last value, which stands at (`epoch`, `seq`)."""
+        """Return whether the last value, at the position (`epoch`, `seq`), is to be sent to the client."""
         if self._joined:
-            # It repairs a loss, or is that of a new life of the feeder.
+            # The value repairs a loss, or is of a new epoch.
             return True
         self._joined = True
         self.began = seq
@@ -262,23 +281,23 @@ class Subscription:
         """Pass the outcome to the ticket, or tell the client of a refusal."""
         self._joined = True
         if refusal is not None:
-            self.session.subscriptions.pop(self, None)
+            self.owner.subscriptions.pop(self, None)
         if isinstance(self.gate, Ticket):
             self.gate.settle(self.topic, outcome, refusal)
         elif refusal is not None:
-            self.session.refused(self, refusal)
+            self.owner.refused(self, refusal)
 
     def when_drained(self, act: Callable[[float], None]) -> None:
         """Call `act` once nothing waits for the client any more."""
-        self.session.when_drained(act)
+        self._sender.when_drained(act)
 
     def snapshot_ended(self, count: int) -> None:
         """Tell the client that it has the whole of a snapshot, behind the last of its frames."""
         if self.gate is not None:
             self.gate.hold_end(self, count)
         else:
-            self.session.snapshot_ended(self, count)
+            self.owner.snapshot_ended(self, count)
 
     def missed(self, count: int) -> None:
-        """Count what was lost; the worker tells the client."""
-        self.session.missed += count
+        """Count what was lost; the worker has the client told of it once a second."""
+        self.owner.missed += count

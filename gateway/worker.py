@@ -1,13 +1,8 @@
-"""What the sockets of one worker share: the feed, the key, the counters. Runs on the event loop; one a process.
-
-A worker starts with the first who needs it (the ASGI lifespan, or a socket where the server runs no lifespan) and
-stops with the last, so that the app also works under a test client, which makes a new loop for every socket.
-"""
+"""What the sockets of one worker share: the feed, the key, the counters. Runs on the event loop; one a process."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -15,47 +10,50 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway.auth import Keys
+from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
 from gateway.metrics import Exporter
+from gateway.sending.sender import Flushes
 from gateway.session import Ended, Session
 from qmt_bridge import __version__
 from qmt_bridge.config import Config
+from qmt_bridge.errors import SLOW_CLIENT
 from qmt_bridge.wire.messages import trade_state
 
-logger = logging.getLogger(__name__)
-
-# An opted-in client hears something at least this often.
+# Seconds after which an opted-in client is sent a heartbeat if it was sent nothing else.
 HEARTBEAT = 15.0
 
 
 class Worker:
-    """Feed, sessions and counters of one event loop."""
+    """Feed, sessions and counters of one event loop (session.Host)."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.keys = Keys(config.api_key)
         self.sessions: dict[Session, None] = {}
-        self.feed = Feed(config, self._feed_changed, self.flush)
-        # Sessions with something to write, and whether the loop has been asked to call `flush`.
-        self._pending: list[Session] = []
-        self._planned = False
-        self.frames_sent = 0
-        self.bytes_sent = 0
-        # Frames and records that slow clients did not get because a newer one had replaced them.
-        self.skipped = 0
+        self.sent = Sent()
+        self.flushes = Flushes()
+        self.feed = Feed(config, self._feed_changed, self.flushes.flush)
         self._exporter = Exporter(ENDPOINTS)
 
-    @property
-    def connections(self) -> Counter[str]:
-        """Return the number of open sockets by URL."""
-        return Counter(session.path for session in self.sessions)
-
-    @property
-    def newest_age(self) -> float | None:
-        """Return the seconds since the newest market data was published; None before the first."""
-        newest = self.feed.newest_ns
-        return max(0.0, (time.time_ns() - newest) / 1e9) if newest else None
+    def numbers(self) -> Numbers:
+        """Return all numbers of this worker as they are now."""
+        hub, sent, newest = self.feed.hub, self.sent, self.feed.newest_ns
+        return Numbers(
+            Counts(
+                frames_received=hub.received,
+                frames_sent=sent.frames,
+                bytes_sent=sent.bytes,
+                skipped=sent.skipped,
+                gaps=hub.gaps,
+                lost=hub.lost,
+                malformed=self.feed.malformed,
+            ),
+            connections=Counter(session.path for session in self.sessions),
+            topics=len(hub.streams),
+            newest_tick_age=max(0.0, (time.time_ns() - newest) / 1e9) if newest else None,
+        )
 
     def welcome(self) -> dict[str, Any]:
         """Return the first frame of a client that opted in when it connected."""
@@ -89,28 +87,9 @@ class Worker:
         self.feed.stop()
         self.export()
 
-    def plan_flush(self, session: Session) -> None:
-        """Let `session` write once the loop has done what it is at."""
-        self._pending.append(session)
-        if not self._planned:
-            self._planned = True
-            asyncio.get_running_loop().call_soon(self.flush)
-
-    def flush(self) -> None:
-        """Let every session write that has something to; the feed does not wait for the loop's next turn."""
-        self._planned = False
-        pending, self._pending = self._pending, []
-        for session in pending:
-            try:
-                session.flush()
-            except Exception:
-                # A bug in our code costs one client, not those that come after it.
-                logger.exception("session on %s cannot be written to", session.path)
-                session.end(Ended(1011, "internal", "internal error"))
-
     def export(self) -> None:
-        """Copy the counters to where a scrape finds them."""
-        self._exporter.export(self)
+        """Copy the numbers to where a scrape finds them."""
+        self._exporter.export(self.numbers(), self.feed_state()["feed"], self.feed.status)
 
     def _feed_changed(self) -> None:
         status = self.feed.status
@@ -136,15 +115,20 @@ class Worker:
         now = loop.time()
         for session in tuple(self.sessions):
             session.tell_missed()
-            began = session.sending_since
+            began = session.sender.sending_since
             if began is not None and now - began > self.config.slow_timeout:
-                session.end(Ended(1013, "slow_client", f"nothing was read for {self.config.slow_timeout:.0f} s"))
-            elif session.opted_in and began is None and now - session.sent_at >= HEARTBEAT:
+                session.end(Ended(SLOW_CLIENT, f"nothing was read for {self.config.slow_timeout:.0f} s"))
+            elif session.opted_in and began is None and now - session.sender.sent_at >= HEARTBEAT:
                 session.tell({"type": "heartbeat", "time": time.time_ns() // 1_000_000})
 
 
 class Workers:
-    """The worker of each event loop that serves the app: one under a server."""
+    """The worker of each event loop that serves the app: one under a server.
+
+    Users are counted because a server need not run the ASGI lifespan (``uvicorn --lifespan off``, Starlette's test
+    client without ``with``), and a test client makes a new loop for every socket. There the first socket or page starts
+    the worker and the last one stops it; without the count no feed would be there, or its sockets would stay open.
+    """
 
     def __init__(self) -> None:
         self._workers: dict[asyncio.AbstractEventLoop, tuple[Worker, int]] = {}

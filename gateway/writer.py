@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -19,21 +18,15 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPe
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
+from gateway.sending.sender import EXTENSION, HIGH_WATER, PreparedSender
 from qmt_bridge.wire.frames import DEFLATE_WINDOW
-
-EXTENSION = "qmt_bridge.prepared_frames"
-# Bytes that may wait in the transport before the client counts as slow, and that one write brings: a hundred ticks.
-HIGH_WATER = 32 * 1024
 
 
 class PreparedFrames(WebSocketsSansIOProtocol):
     """uvicorn's WebSocket protocol, plus `write` of ready-made frames."""
 
-    # Called when a transport that had been full has room again.
-    on_room: Callable[[], None] | None = None
-    # Called before the server closes the socket because it stops.
-    on_shutdown: Callable[[], None] | None = None
-
+    # Told when a transport that had been full has room again, and before the server closes the socket as it stops.
+    sender: PreparedSender | None = None
     # Whether the client has to read before more is written.
     full = False
     # Whether client and server have agreed on permessage-deflate.
@@ -73,17 +66,17 @@ class PreparedFrames(WebSocketsSansIOProtocol):
             )
 
     def forget_handshake(self) -> None:
-        """Drop the headers of both sides, 3 KB that nobody reads once the socket is open."""
+        """Drop the headers of both sides, 3 KB that are not read once the socket is open."""
         del self.request, self.response
 
     def shutdown(self) -> None:
-        """Let the session say so, then close with 1012."""
-        if self.on_shutdown is not None and self.handshake_complete and not self.close_sent:
-            self.on_shutdown()
+        """Let the session send its last frames, then close with 1012."""
+        if self.sender is not None and self.handshake_complete and not self.close_sent:
+            self.sender.closing()
         super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let a session go on that waits for room: `write` tells it that nobody is there."""
+        """Let a session go on that waits for room; `write` then returns False to it."""
         super().connection_lost(exc)
         self.full = False
 
@@ -96,11 +89,11 @@ class PreparedFrames(WebSocketsSansIOProtocol):
         """Let the session go on."""
         super().resume_writing()
         self.full = False
-        if self.on_room is not None:
-            self.on_room()
+        if self.sender is not None:
+            self.sender.flush()
 
     def write(self, frames: bytes) -> bool:
-        """Write whole WebSocket frames; return False if nobody can read them any more."""
+        """Write whole WebSocket frames; return False if the client has gone."""
         if self.disconnected or self.close_sent or self.transport.is_closing():
             return False
         try:

@@ -69,6 +69,30 @@ CLOSES: dict[int, Close] = {
 }
 
 
+class Ending(NamedTuple):
+    """Why a gateway closes a socket: the close code, and the error code that stands before the reason."""
+
+    close_code: int
+    code: ErrorCode | None = None
+
+
+# Each reason to close a socket. The gateway takes close codes from here only.
+FINISHED = Ending(1000)
+NOT_TEXT = Ending(1003, "bad_request")
+BAD_REQUEST = Ending(1008, "bad_request")
+UNAUTHORIZED = Ending(1008, "unauthorized")
+ORIGIN_DENIED = Ending(1008, "origin_denied")
+RATE_LIMITED = Ending(1008, "rate_limited")
+TOO_LARGE = Ending(1009, "bad_request")
+INTERNAL = Ending(1011, "internal")
+UPSTREAM_FAILED = Ending(1011, "upstream_refused")
+UPSTREAM_AWAY = Ending(1013, "upstream_unavailable")
+CONNECTION_LIMIT = Ending(1013, "connection_limit")
+SLOW_CLIENT = Ending(1013, "slow_client")
+# No error frame goes to clients that are unauthorised, come from a foreign page, or do not read.
+UNTOLD: frozenset[ErrorCode] = frozenset(("unauthorized", "origin_denied", "slow_client"))
+
+
 def may_reconnect(code: int | None) -> bool:
     """Return whether a client should reconnect after this close code; None is a lost connection."""
     return code is None or code not in CLOSES or CLOSES[code].reconnect

@@ -200,9 +200,9 @@ class _ByThing:
 
 
 class _ByBars:
-    """A formula's frames, but none all of whose values (bars and outputs) a newer one says anew.
+    """A formula's frames; one is dropped when a newer frame repeats all of its values (bars and outputs).
 
-    A frame that names no bar says the present value: a newer one without bars replaces it, and it replaces no bars.
+    A frame that names no bar has the present value: a newer one without bars replaces it, and it replaces no bars.
     """
 
     __slots__ = ("_calculated", "size")
@@ -275,9 +275,9 @@ def _lot(versions: Versions) -> _Lot:
 
 
 def _superseded(versions: Versions, older: Frame, newer: Frame) -> int:
-    """Return how many records wait in a lone frame if the newer one can stand for it as it is, else 0.
+    """Return how many records wait in a lone frame if the newer one can replace it as it is, else 0.
 
-    So a slow client of ticks shares its frames with all others; a copy of its own would have to be rendered for it.
+    So a slow client of ticks shares its frames with all others, and no copy has to be rendered for it alone.
     """
     if versions == "topic":
         return 1

@@ -3,8 +3,8 @@
 Pure. Every frame is kept until a backlog waits (`CONFLATE_FROM`). From then until it is empty the queue keeps the
 newest version of each thing (`Behaviour.versions`): the newest tick of each code, the newest state of each bar. Every
 bar, and what is no version of anything (trade events, prints, orders, control frames), is kept up to `limit` bytes. A
-client further behind is disconnected: that tells also a client of the documented layer that something is missing, and
-it can ask again; records left out would be a hole of which nothing tells it.
+client further behind is disconnected. That shows also a client of the documented layer that something is missing, and
+it can ask again; it could not see that single records were left out.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import Behaviour
 
-# Half a second of five hundred busy stocks: who is further behind is better served with the newest. A few frames are no
-# backlog, however large: a market's snapshot, or depth of a thousand levels.
+# Half a second of five hundred busy stocks: a client that is further behind needs the newest values. A few frames are
+# no backlog, however large they are: a market's snapshot, or depth of a thousand levels.
 CONFLATE_FROM = 256 * 1024
 CONFLATE_FRAMES = 8
 
 
 class Item(NamedTuple):
-    """A frame on its way to one client, and how the client wants to see it."""
+    """A frame on its way to one client, and the view in which the client gets it."""
 
     frame: Frame
     behaviour: Behaviour
@@ -78,7 +78,7 @@ class Outbox:
         self.binary = binary
         self.deflated = False
         self.skipped = 0
-        # Frames that could not be rendered; they cost nothing but themselves.
+        # Frames that could not be rendered and were left out.
         self.unfit = 0
         # Set once something that may not be lost did not fit: the socket has to be closed with 1013.
         self.overflowed = False

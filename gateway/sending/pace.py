@@ -25,7 +25,7 @@ class Pace:
 
     @property
     def full(self) -> bool:
-        """Return whether as much waits as one frame carries, and none of it can be replaced: its time has come.
+        """Return whether as much waits as one frame carries, and nothing of it can be replaced: it is sent early.
 
         An hour of trade prints would else wait in memory for a client that asked for a frame an hour.
         """

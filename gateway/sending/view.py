@@ -1,4 +1,4 @@
-"""How one subscription's frames look: encoding, fields, stamps, a formula's `seq_id` (WEBSOCKET.md, section 2).
+"""How one subscription's frames look: encoding, fields, stamps, a formula's `seq_id` (docs/websocket.md, section 2).
 
 Pure. A frame is rendered once per view, whatever the number of clients that share it.
 """
@@ -23,7 +23,7 @@ class View(NamedTuple):
     fields: tuple[str, ...] = ()
     # Wrapped as {"type":"data","epoch":..,"seq":..,"time":..,"published":..,"data":..}.
     stamped: bool = False
-    # The formula's subscription: {"type":"formula_update","seq_id":..} stands in front of its fields.
+    # The formula's subscription: {"type":"formula_update","seq_id":..} comes before its fields.
     seq_id: int | None = None
     # Compressed, where client and server have agreed on it.
     deflated: bool = False
@@ -86,7 +86,7 @@ class Seen:
     def __init__(self, frame: Frame, view: View) -> None:
         self.frame = frame
         self.view = view
-        # Its size stands for that of the payload where room is counted.
+        # Its size is taken for that of the payload where room is counted.
         self.body = frame.body
         self._payload: bytes | None = None
         self._framed: bytes | None = None

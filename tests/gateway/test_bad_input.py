@@ -1,4 +1,4 @@
-"""Bad input: each answered as the protocol says, one line in the log, nobody else disturbed."""
+"""Bad input: each answered as the protocol says, one line in the log, and no other client is disturbed."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ async def test_codes_over_the_limit_are_named_and_the_others_served(rig: Rig) ->
         await rig.wanted(quote_topic("000002.SZ"))
 
 
-async def test_thousand_subscribes_at_once_are_limited_and_disturb_nobody(rig: Rig) -> None:
+async def test_thousand_subscribes_at_once_are_limited_for_one_client(rig: Rig) -> None:
     server = rig.serve(max_rate=10)
     async with rig.connect("/ws/realtime", server) as client, rig.connect("/ws/realtime", server) as other:
         await other.send(GOOD)

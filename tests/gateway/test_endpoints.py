@@ -60,7 +60,7 @@ async def test_late_joiner_receives_the_last_value(rig: Rig) -> None:
         assert await second.receive() == {"600519.SH": [{"n": 1}]}
 
 
-async def test_one_upstream_subscription_however_many_clients_and_none_after_the_last(rig: Rig) -> None:
+async def test_clients_share_one_upstream_subscription_until_the_last_leaves(rig: Rig) -> None:
     other = rig.serve()
     async with rig.connect("/ws/realtime") as one, rig.connect("/ws/realtime") as two:
         async with rig.connect("/ws/realtime", other) as three:
@@ -74,7 +74,7 @@ async def test_one_upstream_subscription_however_many_clients_and_none_after_the
     await rig.unwanted(TICK)
 
 
-async def test_refused_and_malformed_codes_are_named_and_the_others_served(rig: Rig) -> None:
+async def test_refused_and_malformed_codes_are_named_and_others_served(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.send({"stocks": ["999999.SZ", "600519.XX", 7, "600519.SH"]})
         errors = [await client.receive() for _ in range(3)]
@@ -87,7 +87,7 @@ async def test_refused_and_malformed_codes_are_named_and_the_others_served(rig: 
         assert await client.receive() == {"600519.SH": [{}]}
 
 
-async def test_whole_quote_begins_with_the_snapshot_and_a_code_of_a_market_comes_once(rig: Rig) -> None:
+async def test_whole_quote_begins_with_a_snapshot_and_sends_a_code_once(rig: Rig) -> None:
     sh, code = whole_topic("SH"), whole_topic("000001.SZ")
     async with rig.connect("/ws/whole_quote") as keeper, rig.connect("/ws/whole_quote") as client:
         await keeper.subscribed(codes=["SH"])
@@ -157,7 +157,7 @@ def formula(**changes: Any) -> dict[str, Any]:
     }
 
 
-async def test_formula_is_acknowledged_before_its_first_value_until_unsubscribed(rig: Rig) -> None:
+async def test_formula_ack_comes_first_and_values_end_with_unsubscribe(rig: Rig) -> None:
     topic = formula_topic(FormulaSpec("MA", "000001.SZ"))
     value = {"formula_name": "MA", "stock_code": "000001.SZ", "data": {"outputs": {"MA1": [math.nan, 1.5]}}}
     async with rig.connect("/ws/formula") as client:
@@ -230,7 +230,7 @@ async def test_trade_resumes_after_a_position_without_gap_or_duplicate(rig: Rig)
         assert [event["seq"] for event in events] == [3, 4, 5, 6]
 
 
-async def test_journal_far_larger_than_an_outbox_comes_whole_at_the_clients_own_speed(rig: Rig) -> None:
+async def test_journal_larger_than_an_outbox_is_replayed_whole(rig: Rig) -> None:
     server = rig.serve(outbox_bytes=50_000)
     url = f"/ws/trade?after=0&api_key={quote(KEY)}"
     count = 3000
@@ -253,7 +253,7 @@ async def test_journal_far_larger_than_an_outbox_comes_whole_at_the_clients_own_
         assert [(await slow.receive())["seq"] for _ in range(count + 20)] == list(range(1, count + 21))
 
 
-async def test_trade_position_that_the_journal_does_not_have_is_refused_but_served_on(rig: Rig) -> None:
+async def test_trade_position_not_in_the_journal_is_refused_but_served_on(rig: Rig) -> None:
     async with rig.connect(f"{TRADE_URL}&after=900") as client:
         assert (await client.receive())["type"] == "welcome"
         assert (await client.receive())["code"] == "resume_expired"
@@ -262,7 +262,7 @@ async def test_trade_position_that_the_journal_does_not_have_is_refused_but_serv
         assert (await client.receive())["seq"] == 1
 
 
-async def test_who_connects_gets_every_trade_event_from_then_on_and_none_from_before(rig: Rig) -> None:
+async def test_trade_client_gets_every_event_after_it_connects(rig: Rig) -> None:
     port = rig.servers[0].port
     rig.source.trade("order", order_id=0)
     for number in range(1, 20):
@@ -300,7 +300,7 @@ async def test_events_of_several_accounts_have_one_row_of_positions(rig: Rig) ->
     assert readiness(rig.servers[0].port)["gaps"] == 0
 
 
-async def test_journal_that_cannot_be_read_ends_the_sockets_that_ask_for_it_and_no_other(
+async def test_unreadable_journal_ends_only_the_sockets_that_ask_for_it(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> Chunk:
@@ -326,7 +326,7 @@ async def test_journal_that_cannot_be_read_ends_the_sockets_that_ask_for_it_and_
         assert (await watcher.receive())["seq"] == 4
 
 
-async def test_position_older_than_the_retention_is_told_the_oldest_that_can_be_had(rig: Rig) -> None:
+async def test_position_older_than_the_retention_names_the_oldest(rig: Rig) -> None:
     rig.feeder.stop()
     journal = Journal(journal_path(rig.config.data_path, "hand"), days=30)
     journal.append(journal.positions.give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 4, 0))
@@ -350,7 +350,7 @@ async def test_position_older_than_the_retention_is_told_the_oldest_that_can_be_
         assert [(await client.receive())["seq"] for _ in range(3)] == [5, 6, 7]
 
 
-async def test_another_journal_is_told_and_its_events_come_from_where_it_is_told(rig: Rig) -> None:
+async def test_another_journal_is_told_and_served_from_the_told_position(rig: Rig) -> None:
     async with rig.connect(TRADE_URL) as client:
         await live(client)
         for number in range(3):
@@ -403,7 +403,7 @@ async def test_another_journal_is_told_though_it_has_come_further(rig: Rig) -> N
         assert told["seq"] == 6
 
 
-async def test_who_resumes_again_while_the_first_position_is_refused_gets_each_event_once(rig: Rig) -> None:
+async def test_second_resume_during_a_refusal_gets_each_event_once(rig: Rig) -> None:
     async with rig.connect(TRADE_URL) as client:
         await live(client)
         for number in range(60):
@@ -416,7 +416,7 @@ async def test_who_resumes_again_while_the_first_position_is_refused_gets_each_e
             assert (await client.receive())["seq"] == number + 1
 
 
-async def test_position_with_an_epoch_is_one_of_the_journal_that_had_that_life(rig: Rig) -> None:
+async def test_position_with_an_epoch_is_of_the_journal_of_that_epoch(rig: Rig) -> None:
     for number in range(3):
         rig.source.trade("order", order_id=number)
     await until(lambda: readiness(rig.servers[0].port)["frames_received"] == 3, "the events")
@@ -459,7 +459,7 @@ async def test_position_that_is_none_is_a_bad_request(rig: Rig, query: str, reas
         assert await client.closed() == (1008, f"bad_request: {reason}")
 
 
-async def test_events_that_died_with_a_feeder_are_told_though_their_positions_are_taken(rig: Rig) -> None:
+async def test_events_lost_with_a_feeder_are_told_if_positions_are_reused(rig: Rig) -> None:
     async with rig.connect(TRADE_URL) as client:
         await client.receive()
         await live(client)
@@ -476,7 +476,7 @@ async def test_events_that_died_with_a_feeder_are_told_though_their_positions_ar
         rig.start_feeder()
         publisher = rig.feeder.publisher
         transmit = publisher._transmit
-        # The first ones of the new life get lost on the way.
+        # The first events of the new epoch are lost on the way.
         publisher._transmit = lambda to, *rest: None if to is publisher._trade else transmit(to, *rest)  # type: ignore
         for number in range(5):
             rig.source.trade("order", order_id=number)
@@ -491,7 +491,7 @@ async def test_events_that_died_with_a_feeder_are_told_though_their_positions_ar
         assert told["seq"] == 8
 
 
-async def test_new_life_of_the_feeder_is_told_with_the_loss_to_who_opted_in(rig: Rig) -> None:
+async def test_new_epoch_is_told_with_the_loss_to_opted_in_clients(rig: Rig) -> None:
     async with rig.connect("/ws/realtime?ctl=1") as client:
         epoch = (await client.receive())["epoch"]
         # Killed, it does not say that it goes.
@@ -508,7 +508,7 @@ async def test_new_life_of_the_feeder_is_told_with_the_loss_to_who_opted_in(rig:
         assert [(await client.receive())["data_lost"] for _ in range(2)] == [False, False]
 
 
-async def test_restart_of_the_feeder_closes_no_socket_and_data_flows_again(rig: Rig) -> None:
+async def test_feeder_restart_closes_no_socket_and_data_flows_again(rig: Rig) -> None:
     sh = whole_topic("SH")
     async with (
         rig.connect("/ws/realtime") as realtime,
@@ -583,7 +583,7 @@ async def test_ack_comes_before_the_last_value(rig: Rig) -> None:
         assert await second.receive() == {"600519.SH": [{"n": 1}]}
 
 
-async def test_documented_client_hears_nothing_of_the_feeder_but_one_that_opted_in_does(rig: Rig) -> None:
+async def test_only_opted_in_clients_are_told_of_the_feeder(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as documented, rig.connect("/ws/realtime?ctl=1") as opted_in:
         welcome = await opted_in.receive()
         assert (welcome["type"], welcome["feed"], welcome["simulated"]) == ("welcome", "up", True)
@@ -619,7 +619,7 @@ async def test_feeder_that_is_gone_and_comes_back_is_told_with_the_loss(rig: Rig
         rig.start_feeder()
         while (told := await notice(client))["state"] != "up":
             pass
-        # The new feeder has lost nothing; who was connected to the old one has.
+        # The new feeder has lost nothing; clients of the old one have.
         assert (told["data_lost"], told["epoch"]) == (True, readiness(port)["epoch"])
         rig.source.sink.set_state("stale", "silent")
         assert (await notice(client))["data_lost"] is False
@@ -641,7 +641,7 @@ async def test_topic_that_is_refused_after_the_source_was_away_is_told(
         assert (frame["type"], frame["code"], frame["symbol"]) == ("error", "upstream_refused", "600519.SH")
 
 
-async def test_slow_client_costs_nobody_else_anything_and_gets_the_newest(rig: Rig) -> None:
+async def test_slow_client_gets_the_newest_and_delays_no_other_client(rig: Rig) -> None:
     server = rig.serve(outbox_bytes=200_000)
     padding = "x" * 20_000
     async with rig.connect("/ws/realtime", server) as fast, rig.connect("/ws/realtime?ctl=1", server) as slow:
@@ -668,7 +668,7 @@ async def test_slow_client_costs_nobody_else_anything_and_gets_the_newest(rig: R
         assert len(seen) + skipped == total
 
 
-async def test_client_that_does_not_read_trade_events_is_closed_with_1013(rig: Rig) -> None:
+async def test_client_not_reading_trade_events_is_closed_with_1013(rig: Rig) -> None:
     server = rig.serve(outbox_bytes=100_000)
     async with rig.connect(TRADE_URL, server) as client:
         await live(client)
@@ -748,7 +748,7 @@ async def test_foreign_origin_is_told_so(rig: Rig) -> None:
         await rig.wanted(TICK)
 
 
-async def test_program_that_sends_the_address_itself_as_its_origin_is_served(rig: Rig) -> None:
+async def test_program_with_the_server_address_as_origin_is_served(rig: Rig) -> None:
     server = rig.serve(origins=("https://desk.example",))
     own = f"http://127.0.0.1:{server.port}"
     async with rig.connect("/ws/realtime", server, origin=own) as client:

@@ -120,7 +120,7 @@ async def test_fields_that_no_record_has_are_named_in_the_ack(rig: Rig) -> None:
         assert await second.receive() == {"600519.SH": [{"extra": 1}]}
 
 
-async def test_fields_that_the_first_record_lacks_are_told_to_a_client_of_the_document(rig: Rig) -> None:
+async def test_documented_client_is_told_fields_the_first_record_lacks(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.send({"stocks": ["600519.SH"], "fields": ["price", "extra", "volume"]})
         await rig.wanted(TICK)
@@ -135,7 +135,7 @@ async def test_fields_that_the_first_record_lacks_are_told_to_a_client_of_the_do
         assert (error["code"], error["field"], "lastPrice" in error["error"]) == ("unknown_field", "price", True)
 
 
-async def test_fields_of_records_that_no_view_describes_are_judged_by_the_records(rig: Rig) -> None:
+async def test_fields_of_undescribed_records_are_judged_by_the_records(rig: Rig) -> None:
     topic = quote_topic("600519.SH", "snapshotindex")
     async with rig.connect("/ws/realtime") as client:
         ack = await client.subscribed(stocks=["600519.SH"], period="snapshotindex", fields=["量比", "volRatio"])

@@ -42,7 +42,7 @@ async def test_a_refused_key_is_the_reason_until_it_is_allowed(
     assert "is not allowed: to let it in, copy its public key" in caplog.text
     async with rig.connect("/ws/realtime?ctl=1", server) as client:
         assert (await client.receive())["reason"] == "key_refused"
-        # As an operator does who follows the advice; nothing is started anew.
+        # As an operator does by the advice in the message; nothing is started again.
         allowed = tmp_path / "keys" / "clients" / "late.key"
         allowed.write_bytes((tmp_path / "stranger" / "gateway.key").read_bytes())
         while (told := await client.receive()).get("state") != "up":

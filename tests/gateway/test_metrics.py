@@ -11,7 +11,7 @@ from tests.support.rig import Rig, metrics, until
 TICK = quote_topic("600519.SH")
 
 
-async def test_metrics_show_what_was_lost_and_whether_the_feeder_is_there(rig: Rig) -> None:
+async def test_metrics_show_losses_and_the_state_of_the_feeder(rig: Rig) -> None:
     port = rig.servers[0].port
     before = metrics(port)
     assert (before["feed_up"], before['feed_state{state="up"}'], before['feed_state{state="down"}']) == (1, 1, 0)

@@ -1,4 +1,4 @@
-"""Options of a subscription (WEBSOCKET.md, section 2), over a real feeder, uvicorn and WebSocket clients."""
+"""Options of a subscription (docs/websocket.md, section 2), over a real feeder, uvicorn and WebSocket clients."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def received(client: Client) -> Any:
     return msgspec.msgpack.decode(payload)
 
 
-async def test_fields_leave_only_what_was_asked_for_and_only_for_who_asked(rig: Rig) -> None:
+async def test_fields_are_cut_only_for_the_client_that_asked(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as narrow, rig.connect("/ws/realtime") as wide:
         await narrow.subscribed(stocks=["600519.SH"], fields=["lastPrice", "time"])
         await wide.subscribed(stocks=["600519.SH"])
@@ -56,7 +56,7 @@ async def test_stamped_frames_count_without_a_hole(rig: Rig) -> None:
         assert all(frame["type"] == "data" and frame["time"] <= frame["published"] for frame in got)
 
 
-async def test_pace_of_a_quote_is_the_clients_and_its_last_frame_the_newest(rig: Rig) -> None:
+async def test_paced_quote_keeps_the_interval_and_ends_with_the_newest(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as slow, rig.connect("/ws/realtime") as fast:
         await slow.subscribed(stocks=["600519.SH"], max_rate_ms=600)
         await fast.subscribed(stocks=["600519.SH"])
@@ -84,7 +84,7 @@ async def test_pace_of_a_market_loses_no_code(rig: Rig) -> None:
             seen |= (await slow.receive()).keys()
 
 
-async def test_terms_of_a_repeated_code_replace_those_before_and_its_absence_keeps_them(rig: Rig) -> None:
+async def test_options_of_a_repeated_code_replace_the_earlier_ones(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         assert (await client.subscribed(stocks=["600519.SH"]))["added"] == ["600519.SH"]
         for request, expected in (
@@ -145,7 +145,7 @@ async def test_resume_of_several_codes_names_each(rig: Rig) -> None:
         assert await client.receive() == {"n": 1}
 
 
-async def test_resume_of_a_code_that_is_there_begins_again_at_its_position(rig: Rig) -> None:
+async def test_resume_of_a_subscribed_code_begins_at_its_position(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as keeper, rig.connect("/ws/realtime") as client:
         await keeper.subscribed(stocks=["600519.SH"])
         await client.subscribed(stocks=["600519.SH"], seq=True)
@@ -161,7 +161,7 @@ async def test_resume_of_a_code_that_is_there_begins_again_at_its_position(rig: 
         assert await client.receive() == {"n": 3}
 
 
-async def test_resume_of_a_code_that_comes_with_its_market_promises_nothing(rig: Rig) -> None:
+async def test_resume_of_a_code_within_its_market_is_not_recovered(rig: Rig) -> None:
     async with rig.connect("/ws/whole_quote") as client:
         position = {"epoch": 1, "seq": 1}
         await client.subscribed(codes=["SH"])
@@ -217,12 +217,12 @@ async def test_mode_all_keeps_every_frame_or_ends_with_1013(rig: Rig) -> None:
                 numbers.append(frame["n"])
         assert numbers == sorted(set(numbers))
         code, reason = await every.closed()
-        # Plain ASGI cannot drop who does not read, so it may end while what was queued is still on its way.
+        # Plain ASGI cannot drop a client that does not read, so it may end while what was queued is still on its way.
         assert code in (1013, 1006)
         assert code == 1006 or reason.startswith("slow_client")
 
 
-async def test_messagepack_clients_get_what_was_published_in_binary_frames(rig: Rig) -> None:
+async def test_messagepack_clients_get_published_bodies_in_binary_frames(rig: Rig) -> None:
     async with rig.connect("/ws/realtime", subprotocols=MSGPACK) as client:
         assert client.socket.subprotocol == "qmt.v1.msgpack"
         assert (await received(client))["type"] == "welcome"
@@ -301,7 +301,7 @@ async def test_trade_socket_begins_again_after_a_position(rig: Rig) -> None:
 
 @pytest.mark.parametrize("rig", [PreparedFrames], ids=["prepared"], indirect=True)
 async def test_server_that_stops_says_so_to_who_opted_in(rig: Rig) -> None:
-    # Under plain ASGI uvicorn closes the socket before the app hears of it.
+    # Under plain ASGI uvicorn closes the socket before it tells the app.
     server = rig.serve()
     async with rig.connect("/ws/realtime?ctl=1", server) as told, rig.connect("/ws/realtime", server) as documented:
         assert (await told.receive())["type"] == "welcome"
@@ -341,10 +341,10 @@ async def test_frames_are_compressed_where_both_sides_want_it(rig: Rig, window: 
             assert 0.9 < whole < 1.1 if compressed else 2.9 < whole < 3.1
 
 
-async def test_loss_on_the_way_from_the_feeder_is_told_to_who_opted_in_and_repaired(rig: Rig) -> None:
+async def test_feed_loss_is_repaired_and_told_to_opted_in_clients(rig: Rig) -> None:
     async with rig.connect("/ws/realtime?ctl=1") as told, rig.connect("/ws/realtime") as documented:
         assert (await told.receive())["type"] == "welcome"
-        # Who wants no last value at first wants it all the same where it stands for what was lost.
+        # A client that asked for no last value gets it where it replaces what was lost.
         await told.subscribed(stocks=["600519.SH", "000001.SZ"], snapshot=False)
         await documented.send({"stocks": ["600519.SH", "000001.SZ"]})
         await rig.wanted(TICK)
@@ -388,7 +388,7 @@ async def test_pace_of_prints_gathers_all_of_them_and_of_bars_each_one(rig: Rig)
 
 
 @pytest.mark.parametrize("period", ["l2transaction", "1m"])
-async def test_prints_and_bars_of_a_slow_client_are_whole_or_end_with_1013(rig: Rig, period: str) -> None:
+async def test_slow_client_gets_all_prints_and_bars_or_1013(rig: Rig, period: str) -> None:
     server = rig.serve(outbox_bytes=200_000)
     topic = quote_topic("600519.SH", period)
     async with rig.connect("/ws/realtime", server) as client:

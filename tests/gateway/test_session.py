@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gateway.counters import Sent
+from gateway.sending.sender import EXTENSION, HIGH_WATER, Flushes, PreparedSender
 from gateway.session import Session
 from gateway.subscription import Subscription
-from gateway.writer import EXTENSION, HIGH_WATER
 from qmt_bridge.config import Config
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -18,6 +19,7 @@ from qmt_bridge.wire.requests import IGNORED_NAMES
 from qmt_bridge.wire.topics import quote_topic
 
 TICK = quote_topic("600519.SH")
+DEADLINE = 10.0
 
 
 class Transport:
@@ -28,22 +30,21 @@ class Transport:
     def __init__(self) -> None:
         self.full = False
         self.written = b""
-        # Set by the session.
-        self.on_shutdown: Callable[[], None]
+        # Set by the sender.
+        self.sender: PreparedSender
 
     def write(self, framed: bytes) -> bool:
         self.written += framed
         return True
 
 
-def made() -> tuple[Session, Transport, Subscription]:
+def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscription]:
     transport = Transport()
-    pending: list[Session] = []
-    worker: Any = SimpleNamespace(config=Config(), plan_flush=pending.append, frames_sent=0, bytes_sent=0, skipped=0)
+    host: Any = SimpleNamespace(config=Config(), sent=Sent(), flushes=flushes or Flushes())
     scope: Any = {"path": "/ws/realtime", "query_string": b"", "headers": [], "extensions": {EXTENSION: transport}}
     nothing: Any = None
-    session = Session(worker, scope, nothing, nothing)
-    return session, transport, Subscription(session, TICK)
+    session = Session(host, scope, nothing, nothing)
+    return session, transport, Subscription(session.sender, session, TICK)
 
 
 def tick(number: int, size: int = HIGH_WATER) -> Frame:
@@ -55,23 +56,24 @@ def order(written: bytes) -> list[bytes]:
     return [marks[mark] for mark in sorted(marks, key=written.find) if mark in written]
 
 
-async def test_what_exceeds_the_room_of_a_fast_client_is_written_at_once_and_never_queued() -> None:
+async def test_excess_of_a_fast_client_is_written_and_never_queued() -> None:
     session, transport, subscription = made()
     for number in (1, 2, 3):
         subscription.deliver(tick(number))
-        assert len(session.outbox) == 0
+        assert len(session.sender.outbox) == 0
     assert order(transport.written) == [b"1", b"2"]
-    session.flush()
+    session.sender.flush()
     assert order(transport.written) == [b"1", b"2", b"3"]
 
 
-async def test_nothing_overtakes_what_waits_in_the_outbox() -> None:
+@pytest.mark.parametrize("size", [pytest.param(HIGH_WATER, id="full"), pytest.param(10, id="room-left")])
+async def test_nothing_overtakes_what_waits_in_the_outbox(size: int) -> None:
     session, transport, subscription = made()
-    subscription.deliver(tick(1))
+    subscription.deliver(tick(1, size))
     session.tell({"type": "ack"})
-    subscription.deliver(tick(2))
-    subscription.deliver(tick(3))
-    session.flush()
+    subscription.deliver(tick(2, size))
+    subscription.deliver(tick(3, size))
+    session.sender.flush()
     assert order(transport.written) == [b"1", b"ack", b"2", b"3"]
 
 
@@ -81,14 +83,14 @@ async def test_client_whose_transport_is_full_is_queued() -> None:
     transport.full = True
     subscription.deliver(tick(2))
     assert order(transport.written) == [b"1"]
-    assert len(session.outbox) == 1
+    assert len(session.sender.outbox) == 1
     transport.full = False
-    session.flush()
+    session.sender.flush()
     assert order(transport.written) == [b"1", b"2"]
 
 
 @pytest.mark.parametrize(("opted_in", "last"), [(False, []), (True, [b"closing"])])
-async def test_what_has_come_before_the_server_stops_is_written_first(opted_in: bool, last: list[bytes]) -> None:
+async def test_waiting_frames_are_written_before_the_server_stops(opted_in: bool, last: list[bytes]) -> None:
     session, transport, subscription = made()
     session.opted_in = opted_in
     subscription.deliver(tick(1))
@@ -96,7 +98,7 @@ async def test_what_has_come_before_the_server_stops_is_written_first(opted_in: 
     subscription.deliver(tick(2))
     transport.full = False
     subscription.deliver(tick(3, 10))
-    transport.on_shutdown()
+    transport.sender.closing()
     assert order(transport.written) == [b"1", b"2", b"3", *last]
 
 
@@ -105,3 +107,21 @@ async def test_names_that_acks_have_told_are_remembered_up_to_a_limit() -> None:
     for request in range(100):
         session.has_told(f"name-{request}-{number}" for number in range(IGNORED_NAMES))
     assert session._ignored == {f"name-0-{number}" for number in range(IGNORED_NAMES)}
+
+
+async def test_bug_in_a_flush_ends_that_session_and_no_other() -> None:
+    flushes = Flushes()
+    broken, transport, subscription = made(flushes)
+    other, other_transport, other_subscription = made(flushes)
+    for session in (broken, other):
+        session._reader = asyncio.get_running_loop().create_task(asyncio.sleep(DEADLINE))
+    transport.write = lambda framed: {}[framed]  # type: ignore[method-assign]
+    for each in (subscription, other_subscription):
+        each.deliver(tick(1, 10))
+    flushes.flush()
+    assert (broken._end.close_code, broken._end.code) == (1011, "internal") if broken._end else False
+    assert other._end is None
+    assert order(other_transport.written) == [b"1"]
+    for session in (broken, other):
+        assert session._reader is not None
+        session._reader.cancel()

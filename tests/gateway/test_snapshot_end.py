@@ -1,4 +1,4 @@
-"""Notice `snapshot_end`, over a real feeder, uvicorn and WebSocket clients: behind the last piece, for who opted in."""
+"""Notice `snapshot_end`, over a real feeder and WebSocket clients: after the last piece, to opted-in clients."""
 
 from __future__ import annotations
 

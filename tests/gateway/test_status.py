@@ -19,7 +19,7 @@ def limit_disk(rig: Rig, pages: int) -> None:
     rig.feeder.publisher._journal.call(lambda journal: journal._database.execute(statement).fetchall(), DEADLINE)
 
 
-async def test_a_worker_is_not_ready_while_trade_events_cannot_be_written(rig: Rig) -> None:
+async def test_worker_is_not_ready_while_it_cannot_write_trade_events(rig: Rig) -> None:
     port = rig.servers[0].port
     assert readiness(port)["journal"] is None
     assert metrics(port)["journal_up"] == 1

@@ -97,5 +97,5 @@ async def test_client_that_never_reads_is_dropped(rig: Rig) -> None:
 
 
 def test_offered_only_after_a_handshake() -> None:
-    assert PreparedFrames.on_room is None
+    assert PreparedFrames.sender is None
     assert issubclass(PreparedFrames, WebSocketsSansIOProtocol)

@@ -132,7 +132,7 @@ def test_replaced_records_do_not_make_the_outbox_overflow() -> None:
     assert not outbox.overflowed
 
 
-def test_one_take_is_about_a_megabyte_so_that_newer_data_can_overtake() -> None:
+def test_one_take_returns_about_a_megabyte() -> None:
     outbox = Outbox(100_000_000)
     for n in range(100):
         outbox.put(item("trade/1/", {"n": n, "pad": "x" * 100_000}))

@@ -40,7 +40,7 @@ def test_only_the_named_fields_remain_in_their_order(binary: bool) -> None:
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_stamped_frame_carries_position_and_times_around_the_bare_frame(binary: bool) -> None:
+def test_stamped_frame_has_position_and_times_around_the_bare_frame(binary: bool) -> None:
     body = {"600519.SH": [{"volume": 7}]}
     assert shown(View(binary, stamped=True), body) == {
         "type": "data",
@@ -71,7 +71,7 @@ def test_formula_values_name_their_subscription(binary: bool, body: dict[str, ob
     assert shown(View(binary, stamped=True, seq_id=3), body)["data"] == {"type": "formula_update", "seq_id": 3, **body}
 
 
-def test_messagepack_is_the_published_body_where_nothing_else_is_asked_for() -> None:
+def test_messagepack_without_options_is_the_published_body() -> None:
     published = frame({"600519.SH": [RECORD]})
     assert View(True).render(published) is published.body
     assert math.isnan(shown(View(True), {"600519.SH": [RECORD]})["600519.SH"][0]["pe"])

@@ -1,0 +1,56 @@
+"""Every number of a worker, declared once; `/metrics` and `/readyz` render this structure.
+
+The hot path counts in plain integers. A write to prometheus_client's shared files costs as much as a delivery, so
+`Numbers` is taken from them once a second and when a page is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(slots=True)
+class Sent:
+    """What the senders of one worker count."""
+
+    frames: int = 0
+    bytes: int = 0
+    # Frames and records that slow clients did not get because a newer one had replaced them.
+    skipped: int = 0
+
+
+class Counts(NamedTuple):
+    """Numbers that only grow while the worker runs; `COUNTED` says what each of them is."""
+
+    frames_received: int
+    frames_sent: int
+    bytes_sent: int
+    skipped: int
+    gaps: int
+    lost: int
+    malformed: int
+
+
+COUNTED: Mapping[str, str] = {
+    "frames_sent": "WebSocket frames sent to clients.",
+    "bytes_sent": "Bytes of WebSocket frames sent to clients.",
+    "frames_received": "Messages received from the feeder.",
+    "skipped": "Frames and records that slow clients did not get, a newer one having come.",
+    "gaps": "Sequence gaps seen on the way from the feeder.",
+    "lost": "Messages missing in those gaps.",
+    "malformed": "Messages from the feeder's address that are not ours.",
+}
+
+
+class Numbers(NamedTuple):
+    """One worker's numbers at one moment."""
+
+    counts: Counts
+    # Open sockets by URL.
+    connections: Mapping[str, int]
+    # Topics subscribed at the feeder.
+    topics: int
+    # Seconds since the newest market data was published; None before the first.
+    newest_tick_age: float | None
