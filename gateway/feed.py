@@ -14,7 +14,8 @@ from collections.abc import Callable
 import msgspec
 import zmq
 
-from gateway.hub import Hub, Outcome, Refusal
+from gateway.hub import Hub
+from gateway.streams.member import Outcome, Refusal
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError

@@ -18,10 +18,10 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 
 from gateway.auth import KEY_SUBPROTOCOL, presented_key
-from gateway.hub import Refusal
 from gateway.limits import TokenBucket, is_own_origin, origin_allowed
 from gateway.sending.outbox import Item, Outbox
 from gateway.sending.view import Seen
+from gateway.streams.member import Refusal
 from gateway.subscription import Subscription, Ticket
 from gateway.writer import EXTENSION, HIGH_WATER, PreparedFrames
 from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode, WireError

@@ -10,10 +10,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from gateway.hub import Outcome, Refusal
 from gateway.sending.outbox import Item
 from gateway.sending.pace import Pace
 from gateway.sending.view import Seen, View, field_names
+from gateway.streams.member import Outcome, Refusal
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
 from qmt_bridge.wire.messages import known_fields

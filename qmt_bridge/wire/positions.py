@@ -6,9 +6,23 @@ the messages of one topic from 1 within an epoch; of a journal it goes on counti
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import Annotated
 
 import msgspec
+
+
+class Step(Enum):
+    """What a message is for a reader at some position."""
+
+    # The next one.
+    NEXT = auto()
+    # Received already, or replaced by what a newer epoch has.
+    OLD = auto()
+    # Later than the next one: messages between are missing.
+    GAP = auto()
+    # From another process of the feeder; what is missing is unknown.
+    NEW_EPOCH = auto()
 
 
 class Position(msgspec.Struct, frozen=True, order=True):
@@ -22,6 +36,18 @@ class Position(msgspec.Struct, frozen=True, order=True):
 
     epoch: int | float
     seq: int
+
+    def step(self, to: Position) -> Step:
+        """Return what a message at `to` is for a reader at this position; an epoch of 0 here is any epoch."""
+        if self.epoch and to.epoch != self.epoch:
+            return Step.OLD if to.epoch < self.epoch else Step.NEW_EPOCH
+        if to.seq <= self.seq:
+            return Step.OLD
+        return Step.NEXT if to.seq == self.seq + 1 else Step.GAP
+
+
+# The position of a reader that has received nothing.
+NOWHERE = Position(0, 0)
 
 
 class JournalPosition(msgspec.Struct, frozen=True):

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.hub import ANSWER_TIMEOUT, COMPARE_SECONDS, Hub, Refusal
+from gateway.hub import COMPARE_SECONDS, Hub
+from gateway.streams.member import Refusal
+from gateway.streams.stream import ANSWER_TIMEOUT
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -687,7 +689,7 @@ def test_late_joiner_of_a_stream_that_is_behind_becomes_a_member() -> None:
     hub.join({TICK: late}, 0.0)
     hub.answer(state(2, TICK, 6, body={"seq": 6}), 0.0)
     hub.receive(frame(TICK, 6), 0.0)
-    assert not hub.streams[TICK].apart
+    assert not hub.streams[TICK].ahead
     hub.leave(TICK, old)
     hub.receive(frame(TICK, 7), 0.0)
     assert late.got == [6, 7]

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from gateway.hub import Hub, Refusal
+from gateway.hub import Hub
+from gateway.streams.member import Refusal
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import TopicState
