@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import unquote
 
@@ -23,6 +23,7 @@ from qmt_bridge.silence import Silence
 from qmt_bridge.sockets import Curve, connect_dealer, connect_subscriber, load_curve
 from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.frames import Frame, read
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import reply_encoder, topic_state_decoder
 from qmt_bridge.wire.topics import (
     ALL_TRADES,
@@ -100,12 +101,12 @@ def subscribe(
         raise WireError(f"{ALL_TRADES} carries {' '.join(set(trades) - {ALL_TRADES})} already")
     values = [topic for topic in behaviours if topic not in trades and _is_whole(topic)]
     numbered = [topic for topic in trades if topic == ALL_TRADES or _is_whole(topic)]
-    positions = _positions(after, numbered)
+    positions = _positions(after, epoch, numbered)
     if epoch is not None and not positions:
         raise BadRequest("bad_request", "epoch says which journal has the position `after`, which is missing")
     sequence = sequences.Sequence(
         LastValues(values, snapshot),
-        {topic: Events(topic, positions.get(topic), epoch) for topic in numbered},
+        {topic: Events(topic, positions.get(topic)) for topic in numbered},
         any(STATUS_TOPIC.startswith(topic) for topic in behaviours),
     )
     curve = load_curve(curve_dir, "gateway")
@@ -115,7 +116,8 @@ def subscribe(
         wanted[STATUS_TOPIC] = "market"
     silence = Silence(topic for topic in behaviours if topic != STATUS_TOPIC)
     addresses = {"market": market_addr, "trade": trade_addr}
-    return _frames(wanted, sequence, silence, addresses, ask_addr, curve, timeout, on_gap, tell)
+    link = _Link(wanted, addresses, ask_addr, curve, tell)
+    return _frames(link, sequence, silence, timeout, _Losses(on_gap))
 
 
 def _log(notice: Notice) -> None:
@@ -141,7 +143,9 @@ def _is_demand(topic: str) -> bool:
     return _is_whole(topic)
 
 
-def _positions(after: int | Mapping[str, int] | None, topics: list[Topic]) -> dict[Topic, int]:
+def _positions(
+    after: int | Mapping[str, int] | None, epoch: int | None, topics: list[Topic]
+) -> dict[Topic, JournalPosition]:
     """Return the position of each topic that `after` names."""
     if after is None:
         return {}
@@ -149,12 +153,12 @@ def _positions(after: int | Mapping[str, int] | None, topics: list[Topic]) -> di
         if len(topics) != 1:
             raise BadRequest("bad_request", f"after={after} is for one trade topic, not {len(topics)}; give a mapping")
         after = {topics[0]: after}
-    for topic, position in after.items():
+    for topic, seq in after.items():
         if topic not in topics:
             raise BadRequest("bad_request", f"after names {topic[:80]!r}, which is no trade topic to subscribe")
-        if position < 0:
-            raise BadRequest("bad_request", f"after must not be negative, got {position}")
-    return {Topic(topic): position for topic, position in after.items()}
+        if seq < 0:
+            raise BadRequest("bad_request", f"after must not be negative, got {seq}")
+    return {Topic(topic): JournalPosition(seq, epoch) for topic, seq in after.items()}
 
 
 def _behaviour(topic: str) -> Behaviour:
@@ -179,83 +183,20 @@ def _check_prefix(topic: str) -> None:
 
 
 def _frames(
-    wanted: Mapping[Topic, str],
-    sequence: sequences.Sequence,
-    silence: Silence,
-    addresses: dict[str, str],
-    ask_addr: str,
-    curve: Curve | None,
-    timeout: float | None,
-    on_gap: OnGap | None,
-    on_notice: OnNotice,
+    link: _Link, sequence: sequences.Sequence, silence: Silence, timeout: float | None, losses: _Losses
 ) -> Iterator[Frame]:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    opened: list[zmq.Socket[bytes]] = []
-    links = Links()
     try:
-        # Subscribe first, ask second: what is published in between arrives twice, not never.
-        subscribers: dict[str, zmq.Socket[bytes]] = {}
-        for topic, name in wanted.items():
-            if name not in subscribers:
-                subscribers[name] = connect_subscriber(context, addresses[name], curve, links, f"{name}_addr")
-                opened.append(subscribers[name])
-            subscribers[name].subscribe(topic.encode("ascii"))
-        ask = connect_dealer(context, ask_addr, curve, links)
-        opened.append(ask)
-        poller = zmq.Poller()
-        for subscriber in subscribers.values():
-            poller.register(subscriber, zmq.POLLIN)
+        link.connect()
         started = heard = time.monotonic()
-        look_at = started
-        lost_at = strange_at = -EPISODE_SECONDS
         while True:
-            now = time.monotonic()
-            poller.register(ask, zmq.POLLIN | zmq.POLLOUT if sequence.asks(now) else zmq.POLLIN)
             until = [heard + timeout] if timeout is not None else []
             if sequence.values.held:
                 until.append(started + ANSWER_SECONDS)
-            # Such a step leaves Ctrl-C a chance on Windows, where poll cannot be interrupted.
-            ready = dict(poller.poll(int(max(0.0, min([now + LOOK_SECONDS, *until]) - now) * 1000) + 1))
-            now = time.monotonic()
-            if now >= look_at:
-                look_at = now + LOOK_SECONDS
-                for notice in links.look(now):
-                    on_notice(notice)
-                if links.all_up() and (remark := silence.remark(now)):
-                    on_notice(Notice(remark, "silent"))
-            if ready.get(ask, 0) & zmq.POLLOUT:
-                # A feeder that goes at this moment leaves the rest to be asked when there is one again.
-                with suppress(zmq.Again):
-                    for question in sequence.questions(now):
-                        ask.send(reply_encoder.encode(question), zmq.NOBLOCK)
-            frames = []
-            strange: WireError | None = None
-            for message in _received(ask):
-                try:
-                    state = read(topic_state_decoder, message[-1])
-                except WireError as exc:
-                    strange = exc
-                else:
-                    frames += sequence.answered(state, now)
-            for subscriber in subscribers.values():
-                for message in _received(subscriber):
-                    try:
-                        frames += sequence.arrived(Frame.from_parts(message))
-                    except WireError as exc:
-                        strange = exc
-            if strange is not None:
-                # Something else publishes at this address; it must not end whoever waits for the feeder.
-                if now >= strange_at + EPISODE_SECONDS:
-                    logger.warning("what came from the feeder's address is left out: %s", strange)
-                strange_at = now
+            now = link.wait(until, sequence, silence)
+            frames = link.take(sequence, now)
             if sequence.values.held and now >= started + ANSWER_SECONDS:
                 frames += sequence.values.give_up()
-            for topic, missed in sequence.values.take_gaps():
-                if now >= lost_at + EPISODE_SECONDS:
-                    logger.warning("%s: %s messages were lost", topic, "some" if missed is None else missed)
-                lost_at = now
-                if on_gap is not None:
-                    on_gap(topic, missed)
+            losses.tell(sequence.values.take_gaps(), now)
             if frames:
                 silence.note(frames)
                 yield from frames
@@ -264,12 +205,127 @@ def _frames(
             elif timeout is not None and now >= heard + timeout:
                 return
     finally:
-        # Not Context.destroy, which knows its sockets by weak references: the collector may have cleared them before it
-        # ends a forgotten iterator, and would then wait for them for ever.
-        links.close()
-        for socket in opened:
+        link.close()
+
+
+class _Losses:
+    """Tells what was lost: `on_gap` each time, the log once per episode."""
+
+    def __init__(self, on_gap: OnGap | None) -> None:
+        self._on_gap = on_gap
+        self._lost_at = -EPISODE_SECONDS
+
+    def tell(self, gaps: Iterable[tuple[Topic, int | None]], now: float) -> None:
+        """Tell the gaps since the last call."""
+        for topic, missed in gaps:
+            if now >= self._lost_at + EPISODE_SECONDS:
+                logger.warning("%s: %s messages were lost", topic, "some" if missed is None else missed)
+            self._lost_at = now
+            if self._on_gap is not None:
+                self._on_gap(topic, missed)
+
+
+class _Link:
+    """The sockets of one consumer: a SUB for each address of `wanted`, and a DEALER for questions."""
+
+    def __init__(
+        self,
+        wanted: Mapping[Topic, str],
+        addresses: Mapping[str, str],
+        ask_addr: str,
+        curve: Curve | None,
+        on_notice: OnNotice,
+    ) -> None:
+        self._wanted = wanted
+        self._addresses = addresses
+        self._ask_addr = ask_addr
+        self._curve = curve
+        self._on_notice = on_notice
+        self._opened: list[zmq.Socket[bytes]] = []
+        self._links = Links()
+        self._look_at = 0.0
+        self._strange_at = -EPISODE_SECONDS
+        # Made by `connect`. An iterator that is never started is never closed. And of objects that are unreachable the
+        # garbage collector finalizes the older first: a context older than the iterator would wait for its sockets.
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._subscribers: dict[str, zmq.Socket[bytes]] = {}
+
+    def connect(self) -> None:
+        """Subscribe first, ask second: what is published between the two arrives twice instead of never."""
+        links, curve = self._links, self._curve
+        self._context = zmq.Context()
+        for topic, name in self._wanted.items():
+            if name not in self._subscribers:
+                opened = connect_subscriber(self._context, self._addresses[name], curve, links, f"{name}_addr")
+                self._subscribers[name] = opened
+                self._opened.append(opened)
+            self._subscribers[name].subscribe(topic.encode("ascii"))
+        self._dealer = connect_dealer(self._context, self._ask_addr, curve, links)
+        self._opened.append(self._dealer)
+        self._poller = zmq.Poller()
+        for subscriber in self._subscribers.values():
+            self._poller.register(subscriber, zmq.POLLIN)
+        self._look_at = time.monotonic()
+
+    def wait(self, until: Iterable[float], sequence: sequences.Sequence, silence: Silence) -> float:
+        """Wait for a message, at most until the earliest of `until`, and send questions; return the time then."""
+        now = time.monotonic()
+        self._poller.register(self._dealer, zmq.POLLIN | zmq.POLLOUT if sequence.asks(now) else zmq.POLLIN)
+        # Windows cannot interrupt poll: with so short a wait Ctrl-C ends the program soon.
+        ready = dict(self._poller.poll(int(max(0.0, min([now + LOOK_SECONDS, *until]) - now) * 1000) + 1))
+        now = time.monotonic()
+        self._look_at_links(silence, now)
+        if ready.get(self._dealer, 0) & zmq.POLLOUT:
+            # If the feeder goes at this moment, the rest is asked when there is one again.
+            with suppress(zmq.Again):
+                for question in sequence.questions(now):
+                    self._dealer.send(reply_encoder.encode(question), zmq.NOBLOCK)
+        return now
+
+    def take(self, sequence: sequences.Sequence, now: float) -> list[Frame]:
+        """Return the frames that the messages which have arrived allow to hand out."""
+        frames: list[Frame] = []
+        strange: WireError | None = None
+        for message in _received(self._dealer):
+            try:
+                state = read(topic_state_decoder, message[-1])
+            except WireError as exc:
+                strange = exc
+            else:
+                frames += sequence.answered(state, now)
+        for subscriber in self._subscribers.values():
+            for message in _received(subscriber):
+                try:
+                    frames += sequence.arrived(Frame.from_parts(message))
+                except WireError as exc:
+                    strange = exc
+        if strange is not None:
+            # Another program publishes at this address. The consumer goes on and waits for the feeder.
+            if now >= self._strange_at + EPISODE_SECONDS:
+                logger.warning("what came from the feeder's address is left out: %s", strange)
+            self._strange_at = now
+        return frames
+
+    def close(self) -> None:
+        """Close the sockets.
+
+        Context.destroy knows its sockets by weak references. When the garbage collector ends an iterator that was not
+        closed, it may have cleared them before, and destroy would wait for the sockets without end.
+        """
+        self._links.close()
+        for socket in self._opened:
             socket.close(linger=0)
-        context.term()
+        if self._context is not None:
+            self._context.term()
+
+    def _look_at_links(self, silence: Silence, now: float) -> None:
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        for notice in self._links.look(now):
+            self._on_notice(notice)
+        if self._links.all_up() and (remark := silence.remark(now)):
+            self._on_notice(Notice(remark, "silent"))
 
 
 def _is_whole(topic: str) -> bool:

@@ -16,6 +16,7 @@ from qmt_bridge.errors import Refused, WireError
 from qmt_bridge.sequence import AGAIN_SECONDS, ROOM_BYTES, Events, LastValues, Sequence
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import CatchUp, TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic, trade_topic
 
@@ -51,7 +52,7 @@ def seqs(handed_out: list[Frame]) -> list[int]:
 
 
 def test_events_after_a_position_are_replayed_in_chunks_then_come_live():
-    events = Events(ACCOUNT, 2)
+    events = Events(ACCOUNT, JournalPosition(2))
     assert events.asks(0.0)
     assert events.ask(7, 0.0) == CatchUp(7, [ACCOUNT], 2, ROOM_BYTES)
     assert not events.asks(0.0)
@@ -69,7 +70,7 @@ def test_events_after_a_position_are_replayed_in_chunks_then_come_live():
 
 
 def test_an_event_that_is_next_does_not_wait_for_an_answer():
-    events = Events(ACCOUNT, 2)
+    events = Events(ACCOUNT, JournalPosition(2))
     events.ask(1, 0.0)
     assert arrive(events, 3) == [3]
     assert seqs(events.answered(answer(1, 3, 3), 0.1)) == []
@@ -106,7 +107,7 @@ def test_without_a_position_an_event_lost_before_any_was_seen_is_brought(by):
 
 
 def test_a_jump_is_repaired_from_the_journal():
-    events = Events(ACCOUNT, 2)
+    events = Events(ACCOUNT, JournalPosition(2))
     events.ask(1, 0.0)
     events.answered(answer(1, 3, 2), 0.1)
     assert [arrive(events, seq) for seq in (3, 6, 7)] == [[3], [], []]
@@ -122,8 +123,8 @@ def test_a_jump_is_repaired_from_the_journal():
 
 
 def test_what_waits_is_bounded_and_comes_from_the_journal_then(monkeypatch):
-    monkeypatch.setattr(sequence_module, "MAX_AHEAD", 2)
-    events = Events(ACCOUNT, 0)
+    monkeypatch.setattr(sequence_module, "MAX_HELD", 2)
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     for seq in (3, 4, 5, 6):
         assert arrive(events, seq) == []
@@ -133,7 +134,7 @@ def test_what_waits_is_bounded_and_comes_from_the_journal_then(monkeypatch):
 
 
 def test_the_answer_to_a_question_that_was_asked_again_brings_nothing_twice():
-    events = Events(ACCOUNT, 0)
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     events.ask(2, AGAIN_SECONDS)
     assert events.answered(answer(1, 1, 2, more=True), 6.0) == []
@@ -144,7 +145,7 @@ def test_the_answer_to_a_question_that_was_asked_again_brings_nothing_twice():
 
 
 def test_an_answer_that_does_not_come_is_asked_for_again_from_where_it_ended():
-    events = Events(ACCOUNT, 0)
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     events.answered(answer(1, 1, 2, more=True), 3.0)
     events.ask(2, 3.0)
@@ -154,7 +155,7 @@ def test_an_answer_that_does_not_come_is_asked_for_again_from_where_it_ended():
 
 
 def test_a_position_that_the_journal_does_not_have_is_refused_with_the_oldest():
-    events = Events(ACCOUNT, 99)
+    events = Events(ACCOUNT, JournalPosition(99))
     events.ask(1, 0.0)
     expired = TopicState(1, ACCOUNT, "refused", "events after 99 are not there", "resume_expired", LIFE, 7, oldest=3)
     with pytest.raises(Refused, match="trade/1/: events after 99 are not there") as refused:
@@ -163,7 +164,7 @@ def test_a_position_that_the_journal_does_not_have_is_refused_with_the_oldest():
 
 
 def test_events_go_on_by_position_in_the_next_life_of_the_feeder():
-    events = Events(ACCOUNT, 0)
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     events.answered(answer(1, 1, 2), 0.1)
     # Its journal may be another one, which has that position too.
@@ -175,7 +176,7 @@ def test_events_go_on_by_position_in_the_next_life_of_the_feeder():
 
 
 def test_what_the_next_life_does_not_have_died_with_the_last():
-    events = Events(ACCOUNT, 0)
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     events.answered(answer(1, 1, 2), 0.1)
     assert arrive(events, 5) == []
@@ -187,7 +188,7 @@ def test_what_the_next_life_does_not_have_died_with_the_last():
 
 
 def test_what_died_with_a_life_is_not_waited_for():
-    events = Events(ACCOUNT, 2, LIFE)
+    events = Events(ACCOUNT, JournalPosition(2, LIFE))
     events.ask(1, 0.0)
     assert arrive(events, 9) == []
     assert events.answered(answer(1, 3, 2, epoch=NEXT_LIFE), 0.1) == []
@@ -196,7 +197,7 @@ def test_what_died_with_a_life_is_not_waited_for():
 
 
 def test_what_a_third_life_published_waits_for_its_answer_too():
-    events = Events(ACCOUNT, 2, LIFE)
+    events = Events(ACCOUNT, JournalPosition(2, LIFE))
     events.ask(1, 0.0)
     assert arrive(events, 3, NEXT_LIFE + 1) == []
     assert events.answered(answer(1, 3, 2, epoch=NEXT_LIFE), 0.1) == []
@@ -205,7 +206,7 @@ def test_what_a_third_life_published_waits_for_its_answer_too():
 
 
 def test_an_answer_of_the_next_life_is_about_the_position_that_was_asked_for():
-    events = Events(ACCOUNT, 5)
+    events = Events(ACCOUNT, JournalPosition(5))
     events.ask(1, 0.0)
     # It died with that life, and is given to another event.
     assert arrive(events, 6) == [6]
@@ -214,7 +215,7 @@ def test_an_answer_of_the_next_life_is_about_the_position_that_was_asked_for():
 
 
 def test_an_answer_of_a_life_that_has_ended_is_asked_for_again():
-    events = Events(ACCOUNT, 2, NEXT_LIFE)
+    events = Events(ACCOUNT, JournalPosition(2, NEXT_LIFE))
     events.ask(1, 0.0)
     assert events.answered(answer(1, 3, 5), 0.1) == []
     assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 2, ROOM_BYTES, NEXT_LIFE)
@@ -222,7 +223,7 @@ def test_an_answer_of_a_life_that_has_ended_is_asked_for_again():
 
 @pytest.mark.parametrize("seen", ["live", "replayed", "by-an-earlier-run"])
 def test_an_event_of_the_next_life_at_a_position_that_was_seen_waits_for_the_journals_word(seen):
-    events = Events(ACCOUNT, 1 if seen == "by-an-earlier-run" else 0)
+    events = Events(ACCOUNT, JournalPosition(1 if seen == "by-an-earlier-run" else 0))
     events.ask(1, 0.0)
     if seen == "live":
         arrive(events, 1)
@@ -236,12 +237,12 @@ def test_an_event_of_the_next_life_at_a_position_that_was_seen_waits_for_the_jou
 
 
 def test_what_an_earlier_run_saw_is_not_said_to_be_of_that_very_life():
-    events = Events(ACCOUNT, 7, LIFE)
+    events = Events(ACCOUNT, JournalPosition(7, LIFE))
     assert events.ask(1, 0.0) == CatchUp(1, [ACCOUNT], 7, ROOM_BYTES, LIFE, exact=False)
 
 
 def test_a_new_life_is_asked_whether_it_has_what_was_seen():
-    events = Events(ALL_TRADES, 0)
+    events = Events(ALL_TRADES, JournalPosition(0))
     events.ask(1, 0.0)
     for seq in (1, 2, 3):
         events.arrived(live(seq, LIFE, ALL_TRADES), seq)
@@ -250,7 +251,7 @@ def test_a_new_life_is_asked_whether_it_has_what_was_seen():
 
 
 def test_what_a_new_life_published_before_its_answer_is_old_and_no_error():
-    events = Events(ACCOUNT, 0)
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     events.answered(answer(1, 1, 2), 0.1)
     events.check(True)
@@ -261,7 +262,7 @@ def test_what_a_new_life_published_before_its_answer_is_old_and_no_error():
 
 
 def test_a_new_life_is_asked_what_the_old_one_did_not_answer():
-    events = Events(ACCOUNT, 0)
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     events.check(False)
     assert not events.asks(0.1)
@@ -270,7 +271,7 @@ def test_a_new_life_is_asked_what_the_old_one_did_not_answer():
 
 
 def test_an_answer_that_holds_no_events_is_an_error():
-    events = Events(ACCOUNT, 0)
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     with pytest.raises(WireError, match=r"the answer about trade/\*/ holds no events"):
         events.answered(TopicState(1, ACCOUNT, "live", epoch=LIFE, seq=1, body=b"\x01"), 0.1)
@@ -284,7 +285,7 @@ def test_every_event_comes_once_and_another_journal_is_refused_before_any_of_its
     lives, of, saved, epoch, now = {LIFE: math.inf}, 0, 0, LIFE, 0.0
     journal: list[int] = []
     number = itertools.count()
-    events = Events(ACCOUNT, 0)
+    events = Events(ACCOUNT, JournalPosition(0))
     handed_out: list[Frame] = []
     news: list[Frame] = []
     answers: list[TopicState] = []
@@ -376,7 +377,7 @@ def heartbeat(trade_seq: int, epoch: int = LIFE) -> Frame:
 
 def joined(*topics: Topic) -> Sequence:
     """Return a sequence whose first questions have been asked and answered."""
-    sequence = Sequence(LastValues([], True), {topic: Events(topic, 0) for topic in topics}, False)
+    sequence = Sequence(LastValues([], True), {topic: Events(topic, JournalPosition(0)) for topic in topics}, False)
     for question in sequence.questions(0.0):
         nothing = TopicState(question.id, question.topics[0], "live", epoch=LIFE, body=frames.encode([]))
         assert sequence.answered(nothing, 0.0) == []
