@@ -23,6 +23,7 @@ from qmt_bridge.handshakes import Links, Trouble
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import FeedStatus, event_position
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (
     Ask,
     CatchUp,
@@ -132,13 +133,13 @@ class Feed:
         self._socket_of(topic).unsubscribe(topic)
         self._drain_soon()
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int | None:
+    def ask(self, topics: list[Topic], after: JournalPosition | None) -> int | None:
         """Send a CatchUp; return its id, or None while the feeder is away (hub.Upstream)."""
         self._next_id += 1
         for part in parts_of(topics):
             # Half of what may wait for a client: events go on to come while it takes a chunk of earlier ones.
             room = self._config.outbox_bytes // 2 if after is not None else 0
-            if not self._send(CatchUp(self._next_id, part, after, room, epoch, exact)):
+            if not self._send(CatchUp.after_position(self._next_id, part, after, room)):
                 return None
         return self._next_id
 

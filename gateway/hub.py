@@ -57,19 +57,16 @@ class Hub:
         """Return the number of messages that were lost in gaps."""
         return self._losses.lost
 
-    def join(
-        self, members: Mapping[Topic, Member], now: float, after: int | None = None, epoch: float | None = None
-    ) -> None:
+    def join(self, members: Mapping[Topic, Member], now: float, after: JournalPosition | None = None) -> None:
         """Add a member to each topic; `settle` tells it the outcome, then it gets the last value and what follows.
 
         With `after`, a member of trade events gets every event after that position of the journal; without it, every
         event from now on.
         """
-        position = None if after is None else JournalPosition(after, epoch)
         asking = []
         for topic, member in members.items():
             stream = self.streams.get(topic) or self._open(topic)
-            cohort = stream.join(member, position, now)
+            cohort = stream.join(member, after, now)
             if cohort is not None:
                 asking.append((stream, cohort))
         self._questions.ask(asking, now)

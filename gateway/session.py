@@ -224,8 +224,7 @@ class Session:
         if acknowledge is not None:
             Ticket(self, subscriptions, acknowledge)
         members = {subscription.topic: subscription for subscription in subscriptions}
-        position = () if after is None else (after.seq, after.epoch)
-        self.worker.feed.hub.join(members, time.monotonic(), *position)
+        self.worker.feed.hub.join(members, time.monotonic(), after)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Give a subscription up."""

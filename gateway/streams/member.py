@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.topics import Topic
 
 Outcome = Literal["live", "pending", "unanswered", "refused"]
@@ -59,5 +60,5 @@ class Upstream(Protocol):
     def unsubscribe(self, topic: Topic) -> None:
         """Take the subscription back."""
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int | None:
-        """Send a CatchUp and return its id, or None while the feeder is away."""
+    def ask(self, topics: list[Topic], after: JournalPosition | None) -> int | None:
+        """Send a CatchUp and return its id, or None while the feeder is away; without `after` for the last values."""

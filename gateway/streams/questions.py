@@ -51,9 +51,7 @@ class Questions:
 
     def send(self, topics: list[Topic], after: JournalPosition | None = None) -> int | None:
         """Send one question; return its id, or None while the feeder is away."""
-        if after is None:
-            return self._upstream.ask(topics, None, None, True)
-        return self._upstream.ask(topics, after.seq, after.epoch, after.exact)
+        return self._upstream.ask(topics, after)
 
     def _send(self, after: JournalPosition | None, question: dict[Asker, Cohort], now: float) -> None:
         sent = self.send([stream.topic for stream in question], after)

@@ -8,6 +8,7 @@ from typing import cast
 from gateway.feed import Feed, _Resident
 from gateway.hub import Hub
 from qmt_bridge.wire import frames
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, Topic
 
@@ -26,8 +27,8 @@ class Line:
     def unsubscribe(self, topic: Topic) -> None:
         """Need nothing."""
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int:
-        self.asked.append(after)
+    def ask(self, topics: list[Topic], after: JournalPosition | None) -> int:
+        self.asked.append(None if after is None else after.seq)
         return len(self.asked)
 
     def later(self, delay: float, act: Callable[[float], None]) -> None:

@@ -12,6 +12,7 @@ from gateway.streams.stream import ANSWER_TIMEOUT
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, Topic, quote_topic, trade_topic, whole_topic
 
@@ -37,9 +38,9 @@ class Wire:
     def unsubscribe(self, topic: Topic) -> None:
         self.subscribed.remove(topic)
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int | None:
-        self.asked.append((topics, after))
-        self.lives.append((epoch, exact))
+    def ask(self, topics: list[Topic], after: JournalPosition | None) -> int | None:
+        self.asked.append((topics, None if after is None else after.seq))
+        self.lives.append((None, False) if after is None else (after.epoch, after.exact))
         return None if self.away else len(self.asked)
 
 
@@ -214,7 +215,7 @@ def test_chunk_of_a_replay_is_taken_from_where_the_one_before_ended() -> None:
 def test_answer_that_ends_before_what_the_stream_has_brought_is_asked_on() -> None:
     hub, wire, _ = joined(ALL_TRADES, 10)
     late = Client()
-    hub.join({ALL_TRADES: late}, 0.0, after=5)
+    hub.join({ALL_TRADES: late}, 0.0, after=JournalPosition(5))
     hub.answer(state(2, ALL_TRADES, 8, body=[{"seq": 6}, {"seq": 7}, {"seq": 8}]), 0.0)
     assert wire.asked[-1] == ([ALL_TRADES], 8)
     hub.answer(state(3, ALL_TRADES, 10, body=[{"seq": 9}, {"seq": 10}]), 0.0)
@@ -236,9 +237,9 @@ def test_event_that_is_lost_while_a_joiner_waits_is_replayed() -> None:
 def test_who_joins_where_another_takes_a_chunk_hears_how_that_ended() -> None:
     wire, one, two = Wire(), Client(), Client()
     hub = Hub(wire)
-    hub.join({ALL_TRADES: one}, 0.0, after=2)
+    hub.join({ALL_TRADES: one}, 0.0, after=JournalPosition(2))
     hub.answer(state(1, ALL_TRADES, 3, body=[{"seq": 3}], more=True), 0.0)
-    hub.join({ALL_TRADES: two}, 0.0, after=3)
+    hub.join({ALL_TRADES: two}, 0.0, after=JournalPosition(3))
     assert wire.asked[1:] == [([ALL_TRADES], 3)]
     hub.answer(state(2, ALL_TRADES, 4, body=[{"seq": 4}]), 0.0)
     assert (two.got, two.outcomes) == ([4], [("live", None)])
@@ -250,7 +251,7 @@ def test_who_joins_where_another_takes_a_chunk_hears_how_that_ended() -> None:
 def test_who_left_while_it_took_a_chunk_is_not_asked_for() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
     late = Client()
-    hub.join({ALL_TRADES: late}, 0.0, after=2)
+    hub.join({ALL_TRADES: late}, 0.0, after=JournalPosition(2))
     hub.answer(state(2, ALL_TRADES, 3, body=[{"seq": 3}], more=True), 0.0)
     hub.leave(ALL_TRADES, late)
     late.acts.pop()(0.0)
@@ -299,7 +300,7 @@ def test_trade_events_go_on_over_a_restart_of_the_feeder() -> None:
 def test_answer_of_a_life_that_has_ended_is_asked_for_again() -> None:
     hub, _, _ = joined(ALL_TRADES, 5)
     late = Client()
-    hub.join({ALL_TRADES: late}, 0.0, 3)
+    hub.join({ALL_TRADES: late}, 0.0, JournalPosition(3))
     hub.receive(frame(TRADE, 6, epoch=EPOCH + 1), 0.0)
     hub.answer(state(2, ALL_TRADES, 5, body=[{"seq": 4}, {"seq": 5}]), 0.0)
     assert late.got == []
@@ -311,7 +312,7 @@ def test_answer_of_a_life_that_a_heartbeat_has_shown_to_have_ended_is_asked_for_
     hub, wire, _ = joined(ALL_TRADES, 5)
     hub.feeder_seen(EPOCH, 5, 0.0)
     late = Client()
-    hub.join({ALL_TRADES: late}, 0.0, 3)
+    hub.join({ALL_TRADES: late}, 0.0, JournalPosition(3))
     hub.feeder_seen(EPOCH + 1, 5, 0.0)
     hub.answer(state(2, ALL_TRADES, 5, body=[{"seq": 4}, {"seq": 5}]), 0.0)
     assert late.got == []
@@ -341,7 +342,7 @@ def test_event_of_the_next_life_at_a_position_that_was_seen_waits_for_the_journa
     hub.answer(refused(2, 0, 2), 0.0)
     assert client.refusal == Refusal("resume_expired", "only those after 0 to 2", 0, 2, EPOCH + 1)
     assert (client.outcomes[-1], client.got) == (("refused", "resume_expired"), [])
-    hub.join({ALL_TRADES: client}, 0.0, 0)
+    hub.join({ALL_TRADES: client}, 0.0, JournalPosition(0))
     hub.answer(state(3, ALL_TRADES, 2, epoch=EPOCH + 1, body=[{"seq": 1}, {"seq": 2}]), 0.0)
     hub.receive(frame(TRADE, 3, epoch=EPOCH + 1), 0.0)
     assert client.got == [1, 2, 3]
@@ -374,7 +375,7 @@ def test_who_was_placed_by_the_next_life_hears_nothing_of_what_died_with_the_las
     hub, wire, client = joined(ALL_TRADES, 5)
     hub.feeder_seen(EPOCH, 5, 0.0)
     late = Client()
-    hub.join({ALL_TRADES: late}, 0.0, after=3)
+    hub.join({ALL_TRADES: late}, 0.0, after=JournalPosition(3))
     hub.answer(state(2, ALL_TRADES, 6, epoch=EPOCH + 1, body=[{"seq": n} for n in (4, 5, 6)]), 0.0)
     hub.feeder_seen(EPOCH + 1, 6, 1.0)
     assert [after for _, after in wire.asked[2:]] == [5, 6]
@@ -388,7 +389,7 @@ def test_who_was_placed_by_the_next_life_hears_nothing_of_what_died_with_the_las
 def test_who_takes_a_journal_chunk_by_chunk_says_where_the_last_one_came_from() -> None:
     hub, wire, _ = joined(ALL_TRADES, 500)
     slow = Client()
-    hub.join({ALL_TRADES: slow}, 0.0, 450, EPOCH - 1)
+    hub.join({ALL_TRADES: slow}, 0.0, JournalPosition(450, EPOCH - 1))
     # The client has said so; that it was seen in that very life is not for sure.
     assert wire.lives[-1] == (EPOCH - 1, False)
     hub.answer(state(2, ALL_TRADES, 451, body=[{"seq": 451}], more=True), 0.0)
@@ -412,7 +413,7 @@ def test_every_position_that_is_asked_for_is_said_with_the_life_that_told_it() -
     assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 9), (EPOCH + 1, True))
     # Also to one who has named a life that was not sure.
     other = Client()
-    hub.join({ALL_TRADES: other}, 0.0, 8, EPOCH)
+    hub.join({ALL_TRADES: other}, 0.0, JournalPosition(8, EPOCH))
     hub.answer(state(3, ALL_TRADES, 9, epoch=EPOCH + 1, body=[{"seq": 9}]), 0.0)
     assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 9), (EPOCH + 1, True))
 
@@ -436,7 +437,7 @@ def test_who_stands_ahead_gets_no_event_of_the_next_life_before_the_journals_wor
     hub = Hub(wire)
     # A stream that has brought nothing yet, and somebody beside who waits.
     hub.join({ALL_TRADES: Client()}, 0.0)
-    hub.join({ALL_TRADES: client}, 0.0, 3)
+    hub.join({ALL_TRADES: client}, 0.0, JournalPosition(3))
     hub.answer(state(2, ALL_TRADES, 4, body=[{"seq": 4}]), 0.0)
     hub.receive(frame(TRADE, 5, epoch=EPOCH + 1), 0.0)
     assert client.got == [4]
@@ -449,7 +450,7 @@ def test_event_lost_without_a_successor_is_repaired_where_everybody_stands_ahead
     hub.join({ALL_TRADES: Client()}, 0.0)
     hub.feeder_seen(EPOCH, 10, 0.0)
     for client, after in zip(clients, (10, 9), strict=True):
-        hub.join({ALL_TRADES: client}, 0.0, after)
+        hub.join({ALL_TRADES: client}, 0.0, JournalPosition(after))
     hub.answer(state(1, ALL_TRADES, 10), 0.0)
     hub.answer(state(2, ALL_TRADES, 10, body=[]), 0.0)
     hub.answer(state(3, ALL_TRADES, 10, body=[{"seq": 10}]), 0.0)
@@ -464,7 +465,7 @@ def test_event_lost_without_a_successor_is_repaired_where_everybody_stands_ahead
 def test_who_joins_with_the_same_position_of_another_life_asks_apart() -> None:
     hub, wire, _ = joined(ALL_TRADES, 500)
     for life in (None, EPOCH - 1, EPOCH, EPOCH):
-        hub.join({ALL_TRADES: Client()}, 0.0, 450, life)
+        hub.join({ALL_TRADES: Client()}, 0.0, JournalPosition(450, life))
     assert wire.lives[1:] == [(None, False), (EPOCH - 1, False), (EPOCH, False)]
 
 
@@ -472,7 +473,7 @@ def test_who_joins_with_the_same_position_of_another_life_asks_apart() -> None:
 def test_events_that_cannot_be_replayed_concern_only_who_asked_for_them(code: ErrorCode) -> None:
     hub, _, client = joined(ALL_TRADES, 500)
     old = Client()
-    hub.join({ALL_TRADES: old}, 0.0, after=3)
+    hub.join({ALL_TRADES: old}, 0.0, after=JournalPosition(3))
     hub.answer(TopicState(2, ALL_TRADES, "refused", "not there", code, EPOCH, 500, oldest=400), 0.0)
     hub.receive(frame(TRADE, 501), 0.0)
     assert old.outcomes == [("refused", code)]
@@ -522,7 +523,7 @@ def test_a_hole_in_what_has_come_while_no_answer_came_is_replayed() -> None:
 def test_first_event_of_all_is_not_missed_either() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
-    hub.join({ALL_TRADES: client}, 0.0, 0)
+    hub.join({ALL_TRADES: client}, 0.0, JournalPosition(0))
     hub.receive(frame(TRADE, 2), 0.0)
     hub.answer(state(1, ALL_TRADES, 0, body=[]), 0.0)
     assert (client.got, wire.asked[-1]) == ([], ([ALL_TRADES], 0))
@@ -600,10 +601,10 @@ def test_who_had_another_journal_goes_on_under_a_feeder_whose_clock_was_set_back
     assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 5), (EPOCH, True))
     # Somebody who names no life, so that the stream outlives those who stand in it.
     other = Client()
-    hub.join({ALL_TRADES: other}, 0.0, 7)
+    hub.join({ALL_TRADES: other}, 0.0, JournalPosition(7))
     hub.answer(TopicState(2, ALL_TRADES, "refused", "of another", "resume_expired", early, 8), 0.0)
     assert client.outcomes[-1] == ("refused", "resume_expired")
-    hub.join({ALL_TRADES: client}, 0.0, 8, early)
+    hub.join({ALL_TRADES: client}, 0.0, JournalPosition(8, early))
     for number, body in ((3, [{"seq": 8}]), (4, [])):
         hub.answer(state(number, ALL_TRADES, 8, epoch=early, body=body), 0.0)
     hub.receive(frame(TRADE, 9, epoch=early), 1.0)
@@ -614,7 +615,7 @@ def test_life_that_answers_again_is_there_though_an_other_seemed_to_be_later() -
     hub, wire, client = joined(ALL_TRADES, 9)
     early = EPOCH - 1
     other = Client()
-    hub.join({ALL_TRADES: other}, 0.0, 7)
+    hub.join({ALL_TRADES: other}, 0.0, JournalPosition(7))
     for number in (2, 3):
         assert wire.asked[-1] == ([ALL_TRADES], 7)
         hub.answer(state(number, ALL_TRADES, 8, epoch=early, body=[{"seq": 8}]), 0.0)
@@ -819,7 +820,7 @@ def test_joiners_of_a_new_stream_whose_first_event_leaves_a_hole_are_replayed_wh
     wire, one, two = Wire(), Client(), Client()
     hub = Hub(wire)
     for client, after in ((one, 5), (two, 6)):
-        hub.join({ALL_TRADES: client}, 0.0, after)
+        hub.join({ALL_TRADES: client}, 0.0, JournalPosition(after))
     hub.answer(state(1, ALL_TRADES, 7, body=[{"seq": 6}, {"seq": 7}]), 0.0)
     hub.answer(state(2, ALL_TRADES, 7, body=[{"seq": 7}]), 0.0)
     # 8 and 9 were lost on the way; nothing had come before that would show it.

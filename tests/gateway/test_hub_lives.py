@@ -14,6 +14,7 @@ from gateway.hub import Hub
 from gateway.streams.member import Refusal
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, Topic, quote_topic, trade_topic, whole_topic
 
@@ -194,11 +195,12 @@ class World:
     def unsubscribe(self, topic: Topic) -> None:
         self.subscribed.discard(topic)
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int | None:
+    def ask(self, topics: list[Topic], after: JournalPosition | None) -> int | None:
         if self.away:
             return None
         self.asked += 1
-        self.questions.extend((self.asked, topic, after, epoch, exact) for topic in topics)
+        seq, epoch, exact = (None, None, False) if after is None else (after.seq, after.epoch, after.exact)
+        self.questions.extend((self.asked, topic, seq, epoch, exact) for topic in topics)
         return self.asked
 
     # -- What happens
@@ -323,7 +325,7 @@ class World:
         if isinstance(trader, Reader):
             # What died meanwhile is told to who is there.
             trader.content.clear()
-        self.hub.join({ALL_TRADES: trader}, self.now, trader.position, trader.life)
+        self.hub.join({ALL_TRADES: trader}, self.now, JournalPosition(trader.position, trader.life))
 
     def newcomer(self) -> None:
         stream = self.hub.streams.get(ALL_TRADES)
