@@ -85,18 +85,23 @@ class ValueStream(Stream):
                 cohort.parts.clear()
                 self._questions.again(self, cohort, now)
                 return
+        self._deliver_answer(cohort, state, news, now)
+        self._place(cohort, position)
+
+    def _deliver_answer(self, cohort: Cohort, state: TopicState, news: list[Frame], now: float) -> None:
+        """Deliver a last value, or that there is none yet, and the held frames after it."""
         if state.state == "pending" and not self.seq:
             self.pending_since = now
         if cohort.position.seq and state.epoch == cohort.position.epoch:
             # The last value has replaced what came between.
             self._count_gap(state.seq - cohort.position.seq - 1, cohort.members)
+        is_newer = Position(state.epoch, state.seq) > cohort.position
         for member in cohort.members:
             starts = self._start(member, state.epoch, state.seq, "pending" if state.state == "pending" else "live")
-            if starts and position > cohort.position:
+            if starts and is_newer:
                 self._deliver_value(member, cohort.parts, now)
             for frame in news:
                 member.deliver(frame)
-        self._place(cohort, position)
 
     def _deliver_value(self, member: Member, parts: list[Frame], now: float) -> None:
         for frame in parts:
