@@ -156,9 +156,8 @@ class Hub:
         """Ask for values that have been quiet; of trade events the heartbeats tell."""
         quiet: list[Stream] = []
         for stream in self.streams.values():
-            position = stream.position
-            if position != stream.compared:
-                stream.compared = position
+            if stream.seq != stream.compared.seq or stream.epoch != stream.compared.epoch:
+                stream.compared = stream.position
                 stream.compare_at = now + QUIET_SECONDS
             elif now >= stream.compare_at and not stream.journaled and len(quiet) < COMPARE_TOPICS:
                 stream.compare_at = now + COMPARE_SECONDS

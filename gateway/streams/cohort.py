@@ -72,8 +72,3 @@ class Cohort:
         self.outdated = 0
         # Whether the members know the outcome of joining already.
         self.settled = False
-
-    @property
-    def waits(self) -> bool:
-        """Return whether frames are held for this cohort."""
-        return self.phase in (Phase.ASKED, Phase.DRAINING)

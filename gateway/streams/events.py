@@ -44,7 +44,7 @@ class EventStream(Stream):
         cohort.members[member] = None
         if shared is not None:
             return None
-        self.cohorts.append(cohort)
+        self.waiting.append(cohort)
         return cohort
 
     def count_missed(self, newest: int) -> bool:
@@ -75,7 +75,7 @@ class EventStream(Stream):
 
     def _take_refusal(self, cohort: Cohort, state: TopicState, now: float) -> None:
         if cohort.after is None:
-            self._refuse([self.live, *self.cohorts, cohort], state)
+            self._refuse([*self.cohorts, cohort], state)
             return
         if state.epoch < self.epoch:
             self._follow_older_epoch(now)
@@ -134,16 +134,16 @@ class EventStream(Stream):
 
     def _drain(self, cohort: Cohort, after: JournalPosition) -> None:
         """Wait until the members have taken a chunk, from here on each at its own pace."""
-        self.cohorts.remove(cohort)
+        self.waiting.remove(cohort)
         for member in cohort.members:
             own = Cohort(Phase.DRAINING, after=after)
             own.members[member] = None
             own.settled = True
-            self.cohorts.append(own)
+            self.waiting.append(own)
             member.when_drained(partial(self._read_on, own))
 
     def _read_on(self, cohort: Cohort, now: float) -> None:
-        if cohort.phase is Phase.DRAINING and cohort in self.cohorts:
+        if cohort.phase is Phase.DRAINING and cohort in self.waiting:
             cohort.phase = Phase.ASKED
             self._questions.again(self, cohort, now)
 

@@ -38,8 +38,8 @@ class Stream(ABC):
     __slots__ = (
         "_losses",
         "_questions",
+        "ahead",
         "behaviour",
-        "cohorts",
         "compare_at",
         "compared",
         "epoch",
@@ -49,6 +49,7 @@ class Stream(ABC):
         "seq",
         "synced",
         "topic",
+        "waiting",
     )
 
     # Whether sequence numbers go on counting over restarts of the feeder.
@@ -61,8 +62,9 @@ class Stream(ABC):
         self.epoch = 0
         self.seq = 0
         self.live = Cohort(Phase.LIVE)
-        # The cohorts in other phases.
-        self.cohorts: list[Cohort] = []
+        # The cohorts that are ASKED or DRAINING, and those that are AHEAD.
+        self.waiting: list[Cohort] = []
+        self.ahead: list[Cohort] = []
         # What arrived since a cohort began to wait.
         self.held: deque[Frame] = deque(maxlen=HELD_FRAMES)
         # False once a question was not answered: it is asked again with the next heartbeat.
@@ -83,17 +85,12 @@ class Stream(ABC):
     @property
     def empty(self) -> bool:
         """Return whether the stream has no members."""
-        return not (self.live.members or any(cohort.members for cohort in self.cohorts))
+        return not any(cohort.members for cohort in self.cohorts)
 
     @property
-    def waiting(self) -> list[Cohort]:
-        """Return the cohorts that are ASKED or DRAINING."""
-        return [cohort for cohort in self.cohorts if cohort.waits]
-
-    @property
-    def ahead(self) -> list[Cohort]:
-        """Return the cohorts that are AHEAD."""
-        return [cohort for cohort in self.cohorts if cohort.phase is Phase.AHEAD]
+    def cohorts(self) -> list[Cohort]:
+        """Return the cohorts in every phase."""
+        return [self.live, *self.waiting, *self.ahead]
 
     @abstractmethod
     def join(self, member: Member, after: JournalPosition | None, now: float) -> Cohort | None:
@@ -101,18 +98,20 @@ class Stream(ABC):
 
     def leave(self, member: Member) -> None:
         """Remove a member."""
-        for cohort in (self.live, *self.cohorts):
+        for cohort in self.cohorts:
             cohort.members.pop(member, None)
         self._tidy()
 
     def receive(self, frame: Frame, now: float) -> None:
         """Take a frame from a SUB socket."""
-        if frame.seq == self.seq + 1 and frame.epoch == self.epoch and not self.cohorts:
+        if frame.seq == self.seq + 1 and frame.epoch == self.epoch and not self.ahead:
             # The usual case. Its cost limits how many frames a worker can take: 0.4 us with one member.
             self.seq = frame.seq
             self.pending_since = None
             for member in self.live.members:
                 member.deliver(frame)
+            if self.waiting:
+                self.held.append(frame)
             return
         self._receive(frame, now)
 
@@ -122,11 +121,11 @@ class Stream(ABC):
 
     def answer(self, state: TopicState, now: float) -> None:
         """Take one reply to a CatchUp."""
-        cohort = next((cohort for cohort in self.cohorts if cohort.question == state.id), None)
+        cohort = next((cohort for cohort in self.waiting if cohort.question == state.id), None)
         if cohort is None:
             return
         if state.state == "refused":
-            self.cohorts.remove(cohort)
+            self.waiting.remove(cohort)
             self._take_refusal(cohort, state, now)
         else:
             cohort.asked_at = now
@@ -146,11 +145,15 @@ class Stream(ABC):
 
     def expire(self, now: float) -> bool:
         """Go on without the answers that are late; return whether to ask how the source serves the topic."""
-        for cohort in [cohort for cohort in self.cohorts if cohort.phase is Phase.ASKED]:
-            # One cohort may take the others with it: the held frames are gone once no cohort waits.
-            if now - cohort.asked_at >= ANSWER_TIMEOUT and cohort in self.cohorts:
-                self.unanswered(cohort, now)
+        if self.waiting:
+            self._expire_questions(now)
         return False
+
+    def _expire_questions(self, now: float) -> None:
+        for cohort in [cohort for cohort in self.waiting if cohort.phase is Phase.ASKED]:
+            # One cohort may take the others with it: the held frames are gone once no cohort waits.
+            if now - cohort.asked_at >= ANSWER_TIMEOUT and cohort in self.waiting:
+                self.unanswered(cohort, now)
 
     def ask_anew(self, now: float) -> list[Cohort]:
         """Make all members that are LIVE or AHEAD wait for an answer at their position; return their cohorts."""
@@ -162,7 +165,8 @@ class Stream(ABC):
                     by_position[position] = self._asked_at(position, now)
                 by_position[position].members |= cohort.members
         self.live.members = {}
-        self.cohorts = [*self.waiting, *by_position.values()]
+        self.ahead = []
+        self.waiting += by_position.values()
         return list(by_position.values())
 
     @abstractmethod
@@ -193,21 +197,21 @@ class Stream(ABC):
             member.deliver(frame)
         if self.waiting:
             self.held.append(frame)
-        for cohort in self.ahead:
-            self._catch_up(cohort, frame)
+        if self.ahead:
+            self.ahead = [cohort for cohort in self.ahead if not self._catch_up(cohort, frame)]
 
-    def _catch_up(self, cohort: Cohort, frame: Frame) -> None:
-        """Make a cohort that is AHEAD live once the stream has reached its position."""
+    def _catch_up(self, cohort: Cohort, frame: Frame) -> bool:
+        """Make a cohort that is AHEAD live once the stream has reached its position; return whether it has."""
         position = cohort.position
         if not self._covers(position, frame):
             for member in cohort.members:
                 if frame.epoch == position.epoch:
                     self._count_gap(frame.seq - position.seq - 1, [member])
                 member.deliver(frame)
-        elif self.position != position:
-            return
-        self.cohorts.remove(cohort)
+        elif frame.seq != position.seq or frame.epoch != position.epoch:
+            return False
         self.live.members |= cohort.members
+        return True
 
     @abstractmethod
     def _covers(self, position: Position, frame: Frame) -> bool:
@@ -227,10 +231,10 @@ class Stream(ABC):
 
     def _place(self, cohort: Cohort, position: Position) -> None:
         """End the waiting of a cohort which has received `position`, and the held frames after it."""
-        self.cohorts.remove(cohort)
+        self.waiting.remove(cohort)
         self.synced = True
         is_ahead = not self.epoch or position > self.position
-        if is_ahead and not self.live.members and not any(other.members for other in self.cohorts):
+        if is_ahead and self.empty:
             # All members of the stream have the answer, so the stream continues after it.
             self.epoch, self.seq = int(position.epoch), position.seq
             is_ahead = False
@@ -238,7 +242,7 @@ class Stream(ABC):
 
     def _go_live_unanswered(self, cohort: Cohort, news: list[Frame]) -> None:
         """Deliver what has come without waiting longer."""
-        self.cohorts.remove(cohort)
+        self.waiting.remove(cohort)
         for member in cohort.members:
             member.settle("unanswered", None)
             for frame in (*cohort.parts, *news):
@@ -253,7 +257,7 @@ class Stream(ABC):
         else:
             after_answer = Cohort(Phase.AHEAD, position=ahead)
             after_answer.members = cohort.members
-            self.cohorts.append(after_answer)
+            self.ahead.append(after_answer)
         self._tidy()
 
     def _count_gap(self, count: int, members: Iterable[Member]) -> None:
@@ -283,8 +287,8 @@ class Stream(ABC):
 
     def _tidy(self) -> None:
         """Drop empty cohorts, and what was held once no member waits."""
-        has_waiting = any(cohort.members for cohort in self.waiting)
-        if not has_waiting:
+        self.ahead = [cohort for cohort in self.ahead if cohort.members]
+        if not any(cohort.members for cohort in self.waiting):
+            # Otherwise empty cohorts are kept: members that join later may share their answers.
+            self.waiting.clear()
             self.held.clear()
-        # An empty cohort that is ASKED is kept: members that join later may share its answer.
-        self.cohorts = [c for c in self.cohorts if (has_waiting if c.waits else c.members)]

@@ -11,7 +11,7 @@ from gateway.streams.snapshot import PushedSnapshot
 from gateway.streams.stream import ANSWER_TIMEOUT, Losses, Stream
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.positions import JournalPosition, Position, Step
+from qmt_bridge.wire.positions import JournalPosition, Position
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import Topic
 
@@ -39,7 +39,7 @@ class ValueStream(Stream):
         cohort.members[member] = None
         if shared is not None:
             return None
-        self.cohorts.append(cohort)
+        self.waiting.append(cohort)
         return cohort
 
     def leave(self, member: Member) -> None:
@@ -49,26 +49,27 @@ class ValueStream(Stream):
         super().leave(member)
 
     def _receive(self, frame: Frame, now: float) -> None:
-        if self.epoch:
-            to = Position(frame.epoch, frame.seq)
-            match self.position.step(to):
-                case Step.OLD:
-                    return
-                case Step.NEW_EPOCH:
-                    # What the feeder published before the subscription reached its new process is unknown.
-                    self._hold_and_ask(frame, now)
-                    return
-                case Step.GAP if self.behaviour.on_gap == "snapshot":
-                    # The answer counts what was lost.
-                    self._hold_and_ask(frame, now)
-                    return
-                case Step.GAP:
-                    self._count_gap(frame.seq - self.seq - 1, self.live.members)
+        if not self.epoch:
+            missed = 0
+        elif frame.epoch == self.epoch:
+            missed = frame.seq - self.seq - 1
+        else:
+            missed = -1
+            if frame.epoch > self.epoch:
+                # What the feeder published before the subscription reached its new process is unknown.
+                self._hold_and_ask(frame, now)
+        if missed < 0:
+            return
+        if missed and self.behaviour.on_gap == "snapshot":
+            # The answer counts what was lost.
+            self._hold_and_ask(frame, now)
+            return
+        self._count_gap(missed, self.live.members)
         self.pending_since = None
         self._pass_on(frame)
 
     def _take_refusal(self, cohort: Cohort, state: TopicState, now: float) -> None:
-        self._refuse([self.live, *self.cohorts, cohort], state)
+        self._refuse([*self.cohorts, cohort], state)
 
     def _take_answer(self, cohort: Cohort, state: TopicState, now: float) -> None:
         if state.body is not None:
@@ -127,7 +128,8 @@ class ValueStream(Stream):
 
     def expire(self, now: float) -> bool:
         """Go on without the answers that are late; return whether to ask how the source serves the topic."""
-        super().expire(now)
+        if self.waiting:
+            self._expire_questions(now)
         if self.pending_since is not None and now - self.pending_since >= ANSWER_TIMEOUT:
             self.pending_since = now
             return True
@@ -155,7 +157,7 @@ class ValueStream(Stream):
             return
         self.probe = None
         if state.state == "refused":
-            self._refuse([self.live, *self.cohorts], state)
+            self._refuse(self.cohorts, state)
         elif state.state == "live":
             was_pending, self.pending_since = self.pending_since is not None, None
             if was_pending and not self.seq:
@@ -184,4 +186,4 @@ class ValueStream(Stream):
         return cohort
 
     def _covers(self, position: Position, frame: Frame) -> bool:
-        return Position(frame.epoch, frame.seq) <= position
+        return frame.seq <= position.seq if frame.epoch == position.epoch else frame.epoch < position.epoch

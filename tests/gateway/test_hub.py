@@ -271,6 +271,15 @@ def test_unanswered_replay_is_asked_again_and_never_given_up() -> None:
     assert client.got == [6, 7, 8]
 
 
+def test_heartbeat_asks_nothing_after_a_late_answer() -> None:
+    hub, wire, _ = joined(ALL_TRADES, 5)
+    hub.receive(frame(TRADE, 7), 0.0)
+    hub.expire(ANSWER_TIMEOUT)
+    hub.answer(state(3, ALL_TRADES, 7, body=[{"seq": 6}, {"seq": 7}]), 1.5)
+    hub.feeder_seen(EPOCH, 7, 2.0)
+    assert wire.asked[1:] == [([ALL_TRADES], 5)] * 2
+
+
 def test_lost_newest_event_shows_in_the_second_heartbeat() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
     hub.receive(frame(TRADE, 6), 0.0)
