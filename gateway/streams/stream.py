@@ -233,7 +233,7 @@ class Stream(ABC):
         """End the waiting of a cohort which has received `position`, and the held frames after it."""
         self.waiting.remove(cohort)
         self.synced = True
-        is_ahead = not self.epoch or position > self.position
+        is_ahead = position > self.position
         if is_ahead and self.empty:
             # All members of the stream have the answer, so the stream continues after it.
             self.epoch, self.seq = int(position.epoch), position.seq

@@ -768,6 +768,16 @@ def test_pending_topic_is_not_probed_after_its_first_frame() -> None:
     assert len(wire.asked) == 1
 
 
+def test_pending_answer_after_a_frame_is_not_probed() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: client}, 0.0)
+    hub.receive(frame(TICK, 1), 0.1)
+    hub.answer(state(1, TICK, 0, kind="pending"), 0.2)
+    hub.expire(1.8)
+    assert (client.got, len(wire.asked)) == ([1], 1)
+
+
 def test_new_epoch_is_new_for_one_heartbeat_only() -> None:
     hub, wire, client = joined(seq=5)
     hub.feeder_seen(EPOCH, 0, 0.0)
@@ -969,6 +979,18 @@ def test_snapshot_pushed_as_frames_has_an_end(kind: str) -> None:
     for second in range(3, 6):
         hub.expire(float(second))
     assert (len(wire.asked), len(client.ended)) == (2, 1)
+
+
+def test_snapshot_that_repairs_a_gap_is_the_only_end() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({SH: client}, 0.0)
+    hub.answer(state(1, SH, 0), 0.0)
+    for seq in (1, 3):
+        hub.receive(frame(SH, seq), 0.5)
+    hub.answer(*pieces(2, 20, seq=3), now=0.6)
+    hub.expire(1.5)
+    assert (client.got, client.ended, len(wire.asked)) == ([1, 3], [(2, 20)], 2)
 
 
 def test_empty_snapshot_has_an_end() -> None:
