@@ -1,7 +1,8 @@
 """Consume the feeder's ZeroMQ topics from Python, without a gateway: ``for frame in subscribe(topic): ...``.
 
 Runs in the caller's thread and owns its sockets there. A slow caller loses market data beyond the high-water mark, is
-told so, and holds up nobody else; trade events that are lost on the way come out of the feeder's journal.
+told so, and does not slow down other programs; trade events that are lost on the way are read from the feeder's
+journal.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ from qmt_bridge.wire.topics import (
 
 logger = logging.getLogger(__name__)
 
-# Without an answer after this time the topics go live without their last values (WIRE.md, CatchUp).
+# Without an answer after this time the topics go live without their last values (docs/wire.md, CatchUp).
 ANSWER_SECONDS = 1.0
-# Messages taken from one socket before the others have their turn.
+# Messages taken from one socket before the next one is read.
 TURN = 1000
-# Between two looks at how the connections stand.
+# Between two looks at the state of the connections.
 LOOK_SECONDS = 0.5
 # Losses with less than this between them are one episode in the log.
 EPISODE_SECONDS = 10.0
@@ -70,27 +71,26 @@ def subscribe(
     on_gap: OnGap | None = None,
     on_notice: OnNotice | None = None,
 ) -> Iterator[Frame]:
-    """Return the frames of `topics` as they come: whole topics, or prefixes that listen to what others asked for.
+    """Return the frames of `topics` as they arrive: whole topics, or prefixes of topics that other programs asked for.
 
     With `snapshot` each whole topic begins with its last value, if the feeder has one (its `received_ns` and
     `published_ns` are 0: it is not news). Iteration ends after `timeout` seconds without a frame; None is never.
-    A feeder that is away, or refuses the key, is waited for; `on_notice`, or without it the log, is told why there is
-    no connection, and which topics and prefixes are silent. A whole topic without its last slash is taken as it is
-    meant. Connects at the first ``next()``, closes its sockets when iteration ends.
+    While the feeder is away, or refuses the key, iteration waits; `on_notice`, or without it the log, is told why there
+    is no connection, and which topics and prefixes are silent. A whole topic without its last slash is completed.
+    Connects at the first ``next()``, closes its sockets when iteration ends.
 
-    Trade events come in order, each once, none is left out, whatever is lost or restarted meanwhile. `after` is the
-    position of the last one that an earlier run has seen (by topic, if there are several): every later one is replayed
-    first, with times of 0. For ``trade/<account>/``, which counts that account's events, it is the frame's `seq`; for
-    ``trade/``, which carries all accounts, the position in the journal, ``frame.data["seq"]``. What is replayed for
-    ``trade/`` has that topic, and that position as its `seq`. With the `epoch` of that frame too, a position of another
-    journal (another source, another data directory) is not taken for one of this.
+    Trade events come in order, each once and without a gap, also after losses and restarts. `after` is the position of
+    the last event that an earlier run has seen (by topic, if there are several): every later event is replayed first,
+    with times of 0. For ``trade/<account>/``, which counts that account's events, the position is the frame's `seq`;
+    for ``trade/``, which carries all accounts, it is the position in the journal, ``frame.data["seq"]``. Events that
+    are replayed for ``trade/`` have that topic, and that position as their `seq`. With the `epoch` of the same frame,
+    the position is refused by any other journal (another source, another data directory).
 
-    Of other topics messages can be lost, which `on_gap` is told before the frame that follows, and the log once per
-    episode.
+    Messages of other topics can be lost. `on_gap` is told before the frame that follows, and the log once per episode.
 
-    Raise `BadRequest` or `WireError` at once for a topic that cannot be, `ConfigError` for missing keys, and
-    `Refused`, naming the topic, while iterating if the feeder cannot serve one, or not the events after a position
-    (code ``resume_expired``, with the `oldest` position that it could).
+    Raise `BadRequest` or `WireError` at once for an impossible topic, and `ConfigError` for missing keys. Raise
+    `Refused` while iterating, with the topic, if the feeder cannot serve it, or cannot replay what follows a position
+    (code ``resume_expired``, with the `oldest` position that it accepts).
     """
     if not topics:
         raise WireError("no topic to subscribe")
@@ -112,7 +112,7 @@ def subscribe(
     curve = load_curve(curve_dir, "gateway")
     wanted: dict[Topic, str] = {topic: behaviour.socket for topic, behaviour in behaviours.items()}
     if trades:
-        # Heartbeats tell of a restart, and of events whose loss no later one shows.
+        # Heartbeats show a restart, and the loss of an event that no later event follows.
         wanted[STATUS_TOPIC] = "market"
     silence = Silence(topic for topic in behaviours if topic != STATUS_TOPIC)
     addresses = {"market": market_addr, "trade": trade_addr}
@@ -200,7 +200,7 @@ def _frames(
             if frames:
                 silence.note(frames)
                 yield from frames
-                # The time that the caller took is not silence.
+                # The timeout counts from here: the caller may have taken its time.
                 heard = time.monotonic()
             elif timeout is not None and now >= heard + timeout:
                 return

@@ -1,4 +1,4 @@
-"""Where a stream stands, and from where a journal of trade events is to be read.
+"""The position in a stream, and the position after which to read a journal of trade events.
 
 Pure. An epoch is the number of one process of the feeder: nanoseconds since 1970 at its start. A sequence number counts
 the messages of one topic from 1 within an epoch; of a journal it goes on counting over all epochs.
@@ -28,7 +28,7 @@ class Step(Enum):
 class Position(msgspec.Struct, frozen=True, order=True):
     """The epoch and the sequence number of the last message of a topic; a later one is greater.
 
-    A client of ``quote/600519.SH/tick/`` that stands at (1764300000000000000, 41) has missed nothing if the next frame
+    A client of ``quote/600519.SH/tick/`` at the position (1764300000000000000, 41) has missed nothing if the next frame
     has the same epoch and 42. 44 is a gap of two messages. Another epoch says nothing about what was missed between,
     for its numbers began at 1 again. A browser keeps no number of nineteen digits exactly, so an epoch that a client
     names may be a float.

@@ -1057,6 +1057,16 @@ def test_unanswered_market_has_a_snapshot_end() -> None:
     assert (client.got, client.ended) == ([1], [(1, 5)])
 
 
+def test_unanswered_market_that_began_earlier_has_no_snapshot_end() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({SH: client}, 0.0)
+    hub.receive(frame(SH, 5), 0.1)
+    for now in (1.0, 2.5):
+        hub.expire(now)
+    assert (client.got, client.ended, len(wire.asked)) == ([5], [], 1)
+
+
 def test_member_without_a_snapshot_is_told_no_end() -> None:
     class NewsOnly(Client):
         def starts(self, epoch: int, seq: int) -> bool:

@@ -91,7 +91,7 @@ def test_seq_never_goes_back(feed: Addresses, source: Greeter) -> None:
             told: list[int | None] = []
             late = take(feed.subscribe(QUOTE, on_gap=lambda _, missed, told=told: told.append(missed)), 20)
             seqs = [frame.seq for frame in late]
-            # Two sockets: the question may be quicker than the subscription, and what is published between is told.
+            # The answer may be older than the first frame: the two come by two sockets. Then the gap is told.
             hole = seqs[1] - seqs[0] - 1
             assert told == [hole] * (hole > 0)
             assert seqs[1:] == list(range(seqs[0] + hole + 1, seqs[0] + hole + 20))
@@ -113,7 +113,7 @@ def test_a_late_joiner_of_a_market_gets_every_code_first(feed: Addresses, source
     while "000999.SH" not in next(early).data:
         pass
     merged: dict[str, object] = {}
-    # In batches, of which the feeder says only how many there are.
+    # The snapshot comes in batches.
     late: list[Frame] = []
     for frame in feed.subscribe(WHOLE):
         merged |= frame.data
@@ -288,7 +288,7 @@ def test_each_account_has_its_own_positions(feed: Addresses, source: Greeter) ->
 def test_an_event_published_while_disconnected_is_replayed(
     config: Config, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Only the heartbeats of the new life are to tell.
+    # Only the heartbeats of the new epoch may show the loss.
     monkeypatch.setattr(sequence, "AGAIN_SECONDS", math.inf)
     source = Greeter()
     feeder = Feeder(config, source)
@@ -299,12 +299,12 @@ def test_an_event_published_while_disconnected_is_replayed(
     try:
         trade_once(source, 1)
         assert next(events).data["seq"] == 1
-        # By then a heartbeat of this life has reached the consumer too, which reads it with the next event.
+        # By then a heartbeat of this epoch has reached the consumer, which reads it with the next event.
         take(where.subscribe(STATUS_TOPIC), 3)
         trade_once(source, 1)
         assert next(events).data["seq"] == 2
         feeder.stop()
-        # The same journal on other addresses, where the consumer is not.
+        # A feeder with the same journal on other addresses, which the consumer does not know.
         source = Greeter()
         feeder = Feeder(config, source)
         feeder.start()
@@ -415,7 +415,7 @@ def test_the_program_of_the_readme_misses_no_event(config: Config, tmp_path: Pat
         with trading(source, "1", "2"):
             until(lambda: len(lines) >= 3000)
         feeder.stop()
-        # What a life of the feeder published where the program was not, and which no later event shows.
+        # Published by one process of the feeder while the consumer was disconnected; no later event shows the loss.
         source = Greeter()
         feeder = Feeder(config, source)
         feeder.start()
@@ -498,7 +498,7 @@ def test_a_topic_goes_live_when_no_answer_comes(monkeypatch: pytest.MonkeyPatch)
         market.send_multipart(Frame(QUOTE, 7, 1, 1, 1, frames.encode({})).to_parts())
         thread.join(SECONDS)
         assert [frame.seq for frame in received] == [1]
-        # It did ask.
+        # The consumer asked.
         assert mute.poll(int(SECONDS * 1000))
         question = ask_decoder.decode(mute.recv_multipart()[-1])
         assert question.topics == [QUOTE]  # type: ignore[union-attr]
@@ -544,7 +544,7 @@ def test_with_curve_only_the_allowed_consumer_is_served(config: Config, tmp_path
     allowed, foreign = tmp_path / "allowed", tmp_path / "foreign"
     sockets.make_keys(allowed)
     sockets.make_keys(foreign)
-    # The stranger knows the feeder, but the feeder does not know the stranger.
+    # The stranger has the feeder's key, but the feeder does not have the stranger's.
     (foreign / "feeder.key").write_bytes((allowed / "feeder.key").read_bytes())
     feeder = Feeder(msgspec.structs.replace(config, curve_dir=str(allowed)), Greeter())
     feeder.start()
@@ -558,7 +558,7 @@ def test_with_curve_only_the_allowed_consumer_is_served(config: Config, tmp_path
         feeder.stop()
 
 
-# Makes an iterator that only the collector can end.
+# Makes an iterator that only the garbage collector can end.
 FORGOTTEN = """
 import gc, sys
 from feeder.app import Feeder

@@ -357,8 +357,8 @@ def test_every_event_comes_once_or_the_journal_is_refused(seed):
         assert not of
         assert [frame.data["number"] for frame in handed_out] == journal
     except Refused:
-        died = [frame for frame in handed_out if frame.data["number"] not in journal]
-        assert of or died
+        unsaved = [frame for frame in handed_out if frame.data["number"] not in journal]
+        assert of or unsaved
     assert {frame.data["of"] for frame in handed_out} <= {0}
     assert seqs_of(handed_out) == list(range(1, len(handed_out) + 1))
 
