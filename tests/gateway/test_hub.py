@@ -557,6 +557,17 @@ def test_heartbeat_of_a_new_epoch_asks_for_every_topic_once() -> None:
     assert len(wire.asked) == 2
 
 
+def test_new_epoch_is_one_question_for_all_topics_and_members() -> None:
+    hub, wire, _ = joined(seq=5)
+    for number in (2, 3):
+        hub.join({TICK: Client(), SH: Client()}, 0.0)
+        for topic in (TICK, SH):
+            hub.answer(state(number, topic, 5, body={"seq": 5}), 0.0)
+    hub.feeder_seen(EPOCH, 0, 0.0)
+    hub.feeder_seen(EPOCH + 1, 0, 1.0)
+    assert wire.asked[3:] == [([TICK, SH], None)]
+
+
 def test_epoch_of_a_clock_that_was_set_back_is_followed() -> None:
     hub, wire, client = joined(seq=5)
     hub.feeder_seen(EPOCH, 0, 0.0)
