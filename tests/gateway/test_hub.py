@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -246,6 +247,18 @@ def test_joiner_shares_no_question_with_a_draining_member() -> None:
     one.acts.pop()(0.0)
     hub.answer(state(3, ALL_TRADES, 4, body=[{"seq": 4}]), 0.0)
     assert one.got == [3, 4]
+
+
+def test_joiner_without_a_position_shares_no_draining_question() -> None:
+    wire, one, two = Wire(), Client(), Client()
+    hub = Hub(wire)
+    hub.feeder_seen(EPOCH, 3, 0.0)
+    hub.join({ALL_TRADES: one}, 0.0, JournalPosition(2))
+    hub.answer(state(1, ALL_TRADES, 3, body=[{"seq": 3}], more=True), 0.0)
+    hub.join({ALL_TRADES: two}, 0.0)
+    assert (wire.asked[1:], wire.epochs[1:]) == ([([ALL_TRADES], 3)], [(EPOCH, True)])
+    hub.answer(state(2, ALL_TRADES, 4, body=[{"seq": 4}]), 0.0)
+    assert (two.got, two.outcomes) == ([4], [("live", None)])
 
 
 def test_nothing_is_asked_for_a_draining_member_that_left() -> None:
@@ -1055,6 +1068,18 @@ def test_pending_snapshot_end_is_dropped_with_epoch_and_member() -> None:
     hub.answer(*pieces(5, 2, seq=1, epoch=EPOCH + 1), now=2.6)
     assert client.ended == [(1, 2)]
     assert leaver.ended == []
+
+
+def test_nothing_is_kept_of_a_member_that_left() -> None:
+    hub, leaver = Hub(Wire()), Client()
+    hub.join({SH: Client(), TICK: leaver}, 0.0)
+    hub.join({SH: leaver}, 0.0)
+    hub.answer(state(1, SH, 0), 0.0)
+    for topic in (SH, TICK):
+        hub.leave(topic, leaver)
+    gone = weakref.ref(leaver)
+    del leaver
+    assert gone() is None
 
 
 def test_unanswered_market_has_a_snapshot_end() -> None:
