@@ -184,12 +184,6 @@ class EventStream(Stream):
             return Cohort(Phase.ASKED, now, after=self._questions.journal)
         return Cohort(Phase.ASKED, now, after=JournalPosition(position.seq, position.epoch, exact=True))
 
-    def _covers(self, position: Position, frame: Frame) -> bool:
-        if not position.epoch or frame.epoch < position.epoch:
-            return frame.epoch < position.epoch
-        # Also of a newer epoch: the answer is what its journal has at that position.
-        return frame.seq <= position.seq
-
 
 def _would_miss(position: Position, frame: Frame) -> bool:
     """Return whether a member at `position` would miss an event before `frame`, or receive one of another journal."""

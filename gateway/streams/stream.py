@@ -203,7 +203,7 @@ class Stream(ABC):
     def _catch_up(self, cohort: Cohort, frame: Frame) -> bool:
         """Make a cohort that is AHEAD live once the stream has reached its position; return whether it has."""
         position = cohort.position
-        if not self._covers(position, frame):
+        if not _contains(position, frame):
             for member in cohort.members:
                 if frame.epoch == position.epoch:
                     self._count_gap(frame.seq - position.seq - 1, [member])
@@ -213,12 +213,8 @@ class Stream(ABC):
         self.live.members |= cohort.members
         return True
 
-    @abstractmethod
-    def _covers(self, position: Position, frame: Frame) -> bool:
-        """Return whether a member at `position` has the frame, or what replaced it."""
-
     def _news(self, position: Position) -> list[Frame]:
-        return [frame for frame in self.held if not self._covers(position, frame)]
+        return [frame for frame in self.held if not _contains(position, frame)]
 
     def _missing(self, position: Position, frames: Iterable[Frame]) -> int:
         """Return how many messages are missing between `position` (`NOWHERE`: unknown) and `frames`, and among them."""
@@ -292,3 +288,8 @@ class Stream(ABC):
             # Otherwise empty cohorts are kept: members that join later may share their answers.
             self.waiting.clear()
             self.held.clear()
+
+
+def _contains(position: Position, frame: Frame) -> bool:
+    """Return whether a member at `position` has the frame, or what replaced it."""
+    return frame.seq <= position.seq if frame.epoch == position.epoch else frame.epoch < position.epoch

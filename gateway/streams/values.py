@@ -184,6 +184,3 @@ class ValueStream(Stream):
         cohort = Cohort(Phase.ASKED, now, position)
         cohort.settled = True
         return cohort
-
-    def _covers(self, position: Position, frame: Frame) -> bool:
-        return frame.seq <= position.seq if frame.epoch == position.epoch else frame.epoch < position.epoch
