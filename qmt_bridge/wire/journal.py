@@ -36,16 +36,10 @@ def replayed(state: TopicState) -> list[bytes]:
 
 
 def successors(after: Position, held: Iterable[tuple[Position, Frame]]) -> list[tuple[Position, Frame]]:
-    """Return the events of `held`, which are in the order of arrival, that follow `after` without a gap.
-
-    Events of an older epoch and those up to `after` are skipped; the first that does not follow ends the list.
-    """
+    """Return the events of `held`, which are in the order of arrival, that follow `after` without a gap."""
     following: list[tuple[Position, Frame]] = []
     for position, frame in held:
-        match after.step(position):
-            case Step.NEXT:
-                after = position
-                following.append((position, frame))
-            case Step.GAP | Step.NEW_EPOCH:
-                break
+        if after.step(position) is Step.NEXT:
+            after = position
+            following.append((position, frame))
     return following
