@@ -7,7 +7,7 @@ import threading
 import time
 from importlib import metadata
 
-from feeder.publisher import Publisher
+from feeder.publisher import STOP_SECONDS, Publisher
 from feeder.source import Source
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
@@ -19,8 +19,10 @@ logger = logging.getLogger(__name__)
 
 # Between two looks at the publisher and at the source's calls.
 WATCH_SECONDS = 0.2
-# What the end may take when a call hangs: closing the source takes two seconds, sending what is queued another one.
-LEAVE_SECONDS = 5.0
+# What a source may take to close (see `Source.close`).
+SOURCE_SECONDS = 2.0
+# What the end may take when a call hangs. `child.STOP_SECONDS` allows for it.
+LEAVE_SECONDS = SOURCE_SECONDS + STOP_SECONDS + 1.0
 # What a source that is still starting gets to come to an end of that, once the feeder was asked to stop; a login may
 # take two minutes.
 START_GRACE = 1.0
@@ -107,7 +109,7 @@ class Feeder:
         """Run until `stop` is set and return 0; return 1 if the publisher failed, so that a supervisor restarts it.
 
         Return `TRY_AGAIN` if a call of the source's hangs. Then the process has to end without waiting for it. A replay
-        that ended in a part of its file goes on serving what it played, and returns 1 when it is stopped.
+        that played only a part of its file goes on serving what it played, and returns 1 when it is stopped.
         """
         if not self.start(stop):
             logger.info("feeder stopped while its source was still starting")

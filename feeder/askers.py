@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from feeder.registry import Peer
-from qmt_bridge.wire.requests import DownloadStarted, TopicState, reply_encoder
+from qmt_bridge.wire.requests import DownloadStarted, TopicState, ask_reply_encoder
 
 # Bytes of questions and answers that wait for one connection, and for all. A worker that comes back asks about a
 # hundred thousand topics in a hundred questions: some 13 MB.
@@ -103,7 +103,7 @@ class Askers:
         try:
             reply = next(answers)
             if reply is not None:
-                asker.unsent = peer, reply_encoder.encode(reply)
+                asker.unsent = peer, ask_reply_encoder.encode(reply)
                 return asker.unsent
         except StopIteration:
             self._end_first(name, asker, size)

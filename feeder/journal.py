@@ -20,9 +20,11 @@ from typing import NamedTuple
 import msgspec
 
 from qmt_bridge import private
-from qmt_bridge.errors import ConfigError
+from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.journal_file import TABLES, VERSION, newest_position, oldest_position
 from qmt_bridge.wire import frames
+from qmt_bridge.wire.messages import TradeEvent
+from qmt_bridge.wire.topics import mask
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,7 @@ _OPEN_SECONDS = 2.0
 _BESIDE = ("-wal", "-shm", "-journal")
 # What SQLite says of a file that is damaged, or is something else.
 _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+_event_decoder = msgspec.msgpack.Decoder(TradeEvent)
 # Columns without which a file is no journal, of version 0 and of later ones.
 _COLUMNS = {"seq", "account", "time_ms", "body"}
 
@@ -412,7 +415,9 @@ class Journal:
             return self._floor
         query = "SELECT number FROM event WHERE account = ? AND seq > ? ORDER BY number LIMIT 1"
         for (number,) in self._database.execute(query, (account, self._floor)):
-            return int(number) - 1
+            if not isinstance(number, int):
+                raise sqlite3.DatabaseError(f"a position of account {mask(account)} is damaged")
+            return number - 1
         waiting = (event.number - 1 for event in self._unsaved if event.account == account)
         return next(waiting, self.newest_of(account))
 
@@ -424,6 +429,11 @@ class Journal:
         bodies: list[msgspec.Raw] = []
         last, size = after, 5
         for position, body in self._after(after, account):
+            if not _is_event(body):
+                # SQLite has no checksums: what is damaged inside a page may come as another value.
+                if bodies:
+                    return Chunk(frames.encode(bodies), last, True)
+                raise sqlite3.DatabaseError(f"the event at position {position} is damaged")
             size += len(body)
             if bodies and (size > room or len(bodies) == CHUNK_EVENTS):
                 return Chunk(frames.encode(bodies), last, True)
@@ -560,6 +570,9 @@ class Journal:
         last = None
         cursor = self._database.execute("SELECT seq, time_ms FROM event ORDER BY seq LIMIT ?", (PRUNE_EVENTS,))
         for seq, time_ms in cursor:
+            if not too_large and not isinstance(time_ms, int):
+                # Damaged: it goes with what follows it.
+                continue
             if not too_large and time_ms >= old_ms:
                 break
             last = seq
@@ -588,6 +601,13 @@ class Journal:
 
     def _pragma(self, name: str) -> int:
         return int(self._database.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _is_event(body: object) -> bool:
+    try:
+        return isinstance(body, bytes) and frames.read(_event_decoder, body) is not None
+    except WireError:
+        return False
 
 
 def _identity(path: Path) -> tuple[int, int]:

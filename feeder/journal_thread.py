@@ -124,7 +124,7 @@ class JournalThread:
     def stop(self, warn_after: float, timeout: float) -> bool:
         """Write what waits and close the journal; return whether that was done within `timeout` seconds.
 
-        The log says after `warn_after` seconds what the disk still has to take, since a supervisor may not wait longer.
+        The log says after `warn_after` seconds what the disk still has to take: an operator may not wait longer.
         """
         self._closing = True
         self._calls.put(None)

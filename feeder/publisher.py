@@ -59,10 +59,11 @@ RETRY_SECONDS = 0.001
 # What is queued at the end gets this long to leave, then the sockets another while.
 DRAIN_SECONDS = 1.0
 LINGER_MS = 200
-# A disk that does not answer at the end is told after the one time, and left alone after the other. Between them a
-# supervisor may kill the process.
+# A disk that does not answer at the end is told after the one time, and left alone after the other.
 CLOSE_WARNING_SECONDS = 0.5
 CLOSE_SECONDS = 10.0
+# What `Publisher.stop` takes at most.
+STOP_SECONDS = DRAIN_SECONDS + CLOSE_SECONDS + LINGER_MS / 1000
 
 _BY_CODE = frozenset(kind for kind, behaviour in KINDS.items() if behaviour.keeps == "by_code")
 _JOURNALED = frozenset(kind for kind, behaviour in KINDS.items() if behaviour.keeps == "journal")
@@ -157,6 +158,8 @@ class Publisher:
         self._askers = Askers(self._answer_failed)
         self._refusals = Refusals()
         self._failures = Refusals()
+        # Last values without room that the log has told of.
+        self._unkept_told = 0
         self._held_up = False
         self._state: tuple[FeedState, str | None, bool] = ("down", None, False)
         self._since = self._epoch // _NS_PER_MS
@@ -259,6 +262,9 @@ class Publisher:
         after = 0
         while events := self._journal.call(partial(Journal.since, time_ms=since_ms, after=after), HUNG_SECONDS):
             for _, time_ms, body in events:
+                if not isinstance(time_ms, int) or not isinstance(body, bytes):
+                    logger.error("an event in the trade journal is damaged")
+                    continue
                 try:
                     event = frames.read(_trade_decoder, body)
                 except WireError as exc:
@@ -286,9 +292,9 @@ class Publisher:
 
     @property
     def ended_in_part(self) -> bool:
-        """Return whether the source has ended and gave a reason: not all that it should have was published."""
+        """Return whether the source has ended with a reason, or a replay failed: not all that it has was published."""
         state, reason, _ = self._state
-        return state == "ended" and reason is not None
+        return (state == "ended" and reason is not None) or (state == "down" and self._source.name == "replay")
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         """Block until fewer than `limit` calls and trade events wait; False if `timeout` seconds passed."""
@@ -366,6 +372,7 @@ class Publisher:
         curve = sockets.load_curve(config.curve_dir, "feeder")
         if curve is not None:
             self._authenticator = sockets.Authenticator(context, config.curve_dir)
+            closing.callback(self._authenticator.close)
         lossless = self._source.lossless
         self._market = sockets.bind_publisher(
             context, "market_addr", config.market_addr, curve, lossless=lossless, links=links
@@ -401,6 +408,7 @@ class Publisher:
                 next_heartbeat = now + HEARTBEAT_SECONDS
                 failing = self._journal_failure, self._hung_since
                 self._publish_status()
+                self._tell_unkept(now)
                 for notice in self._links.look(now):
                     logger.warning("%s", notice.text)
             self._asleep = True
@@ -565,6 +573,12 @@ class Publisher:
             more = f"; {untold} more since the last such line" if untold else ""
             # Of any length, and whatever was sent is in it.
             logger.warning("%s is refused: %s%s", what, ascii(str(reason)[:300])[1:-1], more)
+
+    def _tell_unkept(self, now: float) -> None:
+        unkept = self._registry.unkept
+        if unkept > self._unkept_told and self._failures.note(b"values", now) is not None:
+            logger.warning("%d last values found no room; who joins these topics waits for the next message", unkept)
+            self._unkept_told = unkept
 
     def _log_failure(self, where: bytes, what: str) -> None:
         """Log the exception that is handled, at most once a minute and place."""
@@ -840,6 +854,7 @@ class Publisher:
             "journal_note": _told(self._journal_note),
             "accounts": [msgspec.structs.replace(each, reason=_told(each.reason)) for each in self._accounts],
             "refused": self._refusals.count,
+            "unkept": self._registry.unkept,
             "instance": self._instance,
         }
         try:

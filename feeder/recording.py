@@ -251,6 +251,8 @@ class Tape:
         self._path = path
         self.simulated = False
         self._topics: dict[Topic, Behaviour] = {}
+        # What is no topic; each is said once.
+        self._foreign: set[str] = set()
         self._names: set[str] = set()
         self._newest: dict[Topic, bytes] = {}
         self._newest_by_code: dict[Topic, dict[str, msgspec.Raw]] = {}
@@ -356,9 +358,17 @@ class Tape:
             return False
         if not behaviour.on_demand and behaviour.keeps != "journal":
             return False
-        self._topics[topic] = behaviour
+        if topic in self._foreign:
+            return False
         if topic != ALL_TRADES:
-            self._names.add(parse_topic(topic).name)
+            try:
+                self._names.add(parse_topic(topic).name)
+            except WireError as exc:
+                # An earlier version took other spellings of a topic.
+                self._foreign.add(topic)
+                logger.warning("%s: %s; its messages are not played", self._path, exc)
+                return False
+        self._topics[topic] = behaviour
         return True
 
     def _account(self, topic: Topic, event: _Event) -> str:

@@ -47,6 +47,10 @@ MAX_TOPICS = 100_000
 MAX_TOPIC_BYTES = 128 * 1024 * 1024
 # Bytes of what is remembered of topics that are forgotten: some 70,000 of them.
 MAX_FORGOTTEN_BYTES = 16 * 1024 * 1024
+# Last values of at most so many bytes are always kept, which is a tick and less than 128 MiB of all topics. Larger ones
+# share this room: some 4,000 depths of all levels.
+SMALL_VALUE_BYTES = 1280
+MAX_VALUE_BYTES = 128 * 1024 * 1024
 # Questions that may wait for a source's word; those beyond it are answered at once, which costs their asker a second
 # question. A worker with a hundred thousand topics asks about all of them when a feeder is new.
 MAX_WAITING = 250_000
@@ -54,6 +58,8 @@ MAX_WAITING_OF_ONE = 100_000
 
 # What one call of `expire` does of each thing that is due: some milliseconds.
 MAX_DUE = 250
+# Topics that are looked at for large last values in one call: less than a millisecond.
+MAX_LOOKED_AT = 5000
 
 # Bytes of an entry beside its text, and of a number that outlives one, rounded up (CPython 3.11, 64 bits).
 _ENTRY_BYTES = 500
@@ -97,6 +103,7 @@ class Entry:
         "parts",
         "reason",
         "seq",
+        "size",
         "state",
         "topic",
         "wanted",
@@ -111,7 +118,9 @@ class Entry:
         self.code: ErrorCode | None = None
         self.reason: str | None = None
         self.seq = seq
+        # The last value, and the bytes that it counts: none if it is small.
         self.body: bytes | None = None
+        self.size = 0
         self.by_code: dict[str, msgspec.Raw] | None = {} if KINDS[parts.kind].keeps == "by_code" else None
         # Of a download that still runs, with the connection that has begun it.
         self.download: DownloadKey | None = None
@@ -136,6 +145,12 @@ class Registry:
         self._numbers: dict[str, int] = {}
         self._number_bytes = 0
         self._highest = 0
+        # Last values that found no room, bytes of the large ones that did, and of the largest one that has found none
+        # since room was made.
+        # Values by code are not counted: they are as many as the source has instruments, whatever topics are named.
+        self.unkept = 0
+        self._value_bytes = 0
+        self._missing_room = 0
         # When to forget a topic; each delay is constant, so the first is always the next one due.
         self._leaving: dict[str, float] = {}
         self._ended: dict[str, float] = {}
@@ -210,12 +225,13 @@ class Registry:
         """Do some of what is due: return topics to unsubscribe, answer what waited long enough, forget old downloads.
 
         At most `MAX_DUE` of each at a time, since a consumer with a hundred thousand topics leaves all of them at once;
-        `deadline` says whether there is more.
+        `deadline` says whether there is more. Where last values have found no room, topics that nobody subscribes any
+        more are due before their time, oldest first, and then downloads that have ended.
 
         A download is among the topics while it runs: it is to be cancelled, and stays until it has said so.
         """
         gone = []
-        for text in _due(self._leaving, now):
+        for text in _due(self._leaving, now) or self._crowd_out():
             upstream = self._forget(self._entries[text])
             if upstream is not None:
                 gone.append(upstream)
@@ -263,7 +279,10 @@ class Registry:
         """Note that `body` went out as the entry's next message; `pieces` are the records of a body by code."""
         entry.seq += 1
         if entry.by_code is None:
-            entry.body = body
+            if entry.size or len(body) > SMALL_VALUE_BYTES:
+                self._keep_large(entry, body)
+            else:
+                entry.body = body
         elif pieces:
             entry.by_code.update(pieces)
         if entry.state != "live":
@@ -394,6 +413,7 @@ class Registry:
         """Forget an entry but for the newest number of what was published."""
         entry = self._entries.pop(text)
         self._entry_bytes -= _entry_bytes(text)
+        self._value_bytes -= entry.size
         if entry.seq <= self._highest:
             return
         self._numbers[text] = entry.seq
@@ -434,6 +454,49 @@ class Registry:
         if not self._waiting_askers[peer[0]]:
             del self._waiting_askers[peer[0]]
         self.decided.append((peer, number, text))
+
+    def _keep_large(self, entry: Entry, body: bytes) -> None:
+        """Keep a last value that is large, or comes after a large one, if it finds room."""
+        size = len(body) if len(body) > SMALL_VALUE_BYTES else 0
+        if size > MAX_VALUE_BYTES - self._value_bytes + entry.size:
+            self.unkept += 1
+            self._missing_room = max(self._missing_room, size)
+            entry.body, size = None, 0
+        else:
+            entry.body = body
+        self._value_bytes += size - entry.size
+        entry.size = size
+
+    def _crowd_out(self) -> list[str]:
+        """Return the oldest topics that only their grace time keeps and whose last values are large, for some room.
+
+        There may be none: then the last values of downloads that have ended have to go.
+        """
+        if not self._missing_room:
+            return []
+        excess = self._value_bytes - MAX_VALUE_BYTES + max(self._missing_room, MAX_VALUE_BYTES // 16)
+        self._missing_room = 0
+        gone: list[str] = []
+        for text in islice(self._leaving, MAX_LOOKED_AT):
+            if excess <= 0 or len(gone) >= MAX_DUE:
+                break
+            entry = self._entries[text]
+            if entry.size and entry.download is None:
+                gone.append(text)
+                excess -= entry.size
+        for text in gone:
+            del self._leaving[text]
+        ended = []
+        for text in self._ended:
+            if excess <= 0:
+                break
+            if self._entries[text].size:
+                ended.append(text)
+                excess -= self._entries[text].size
+        for text in ended:
+            del self._ended[text]
+            self._remove(text)
+        return gone
 
     def _release(self, entry: Entry) -> None:
         """Let the next equal request start a download of its own."""

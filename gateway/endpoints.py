@@ -525,9 +525,9 @@ def _checked(codes: list[object], topic_of: Callable[[str], Topic]) -> tuple[dic
     rejected: list[Rejection] = []
     for code in codes:
         try:
-            if not isinstance(code, str):
-                raise BadCode(repr(code), f"a code is a string like '600519.SH', not {str(code)[:40]!r}")
-            topics[topic_of(code)] = code
+            # A market, which whole quotes take too, is text as well. What is not is refused, with a hint for a number.
+            name = code if isinstance(code, str) else check_code(code)
+            topics[topic_of(name)] = name
         except BadCode as exc:
             rejected.append(Rejection(exc.symbol[:40], exc.code, exc.reason))
     return topics, rejected

@@ -30,9 +30,9 @@ from qmt_bridge.wire.requests import (
     DownloadStarted,
     StartDownload,
     TopicState,
+    ask_reply_encoder,
     download_started_decoder,
     parts_of,
-    reply_encoder,
     topic_state_decoder,
 )
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, behaviour_of
@@ -169,7 +169,7 @@ class Feed:
 
     def _send(self, ask: Ask) -> bool:
         try:
-            self._dealer.send(reply_encoder.encode(ask), zmq.NOBLOCK)
+            self._dealer.send(ask_reply_encoder.encode(ask), zmq.NOBLOCK)
         except zmq.Again:
             return False
         self._drain_soon()

@@ -29,9 +29,14 @@ class TokenBucket:
 
 def origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:
     """Return whether `origin` is one of those that the setting allows; programs send none and always may."""
-    return (
-        origin is None or "*" in allowed or origin.rstrip("/").lower() in {item.rstrip("/").lower() for item in allowed}
-    )
+    return origin is None or "*" in allowed or _canonical(origin) in map(_canonical, allowed)
+
+
+def _canonical(origin: str) -> str:
+    """Return an origin as a browser writes it: in small letters, without a slash at the end and the default port."""
+    origin = origin.strip().rstrip("/").lower()
+    scheme = origin.partition("://")[0]
+    return origin.removesuffix(f":{_DEFAULT_PORTS[scheme]}") if scheme in _DEFAULT_PORTS else origin
 
 
 def is_own_origin(origin: str | None, host: str | None, user_agent: str | None, *, secure: bool) -> bool:

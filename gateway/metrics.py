@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
@@ -77,9 +77,11 @@ _AGE = Gauge(
 class Exporter:
     """Copies one worker's numbers; counters go on from where they were at the last copy."""
 
-    def __init__(self) -> None:
+    def __init__(self, paths: Iterable[str]) -> None:
+        """Take the URLs of which the connections are counted."""
         self._copied: dict[Counter, int] = {}
-        self._paths: set[str] = set()
+        # From the beginning: a series that is absent until the first connection looks like a gateway that is gone.
+        self._paths = set(paths)
         self._accounts: set[tuple[str, str]] = set()
 
     def export(self, worker: Worker) -> None:

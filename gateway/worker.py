@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway.auth import Keys
+from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
 from gateway.metrics import Exporter
 from gateway.session import Ended, Session
@@ -43,7 +44,7 @@ class Worker:
         self.bytes_sent = 0
         # Frames and records that slow clients did not get because a newer one had replaced them.
         self.skipped = 0
-        self._exporter = Exporter()
+        self._exporter = Exporter(ENDPOINTS)
 
     @property
     def connections(self) -> Counter[str]:

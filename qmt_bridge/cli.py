@@ -34,6 +34,7 @@ from click.core import ParameterSource
 from qmt_bridge import __version__, log, private
 from qmt_bridge.commands import supervisor
 from qmt_bridge.config import (
+    ADDRESSES,
     Config,
     choices,
     default,
@@ -59,7 +60,7 @@ _MOMENTS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S",
 # Of a journal that is beyond help the first ones say enough.
 MAX_FAULTS = 100
 
-WIRE = ("market_addr", "trade_addr", "ask_addr", "curve_dir")
+WIRE = (*ADDRESSES, "curve_dir")
 LOG = ("log_level", "log_format")
 REPLAY = ("file", "speed", "delay", "loop")
 FEEDER = (
@@ -409,6 +410,10 @@ def tail(
             _refuse("only /ws/realtime has periods", "period")
         if not path.endswith("/trade"):
             _refuse("only /ws/trade has positions", "after")
+        elif send is None:
+            _refuse("/ws/trade has the events of all accounts, and takes no codes", "codes_file")
+            if len(topics) > 1:
+                raise click.UsageError("The codes have no effect: /ws/trade has the events of all accounts.")
     else:
         _refuse("it is for a URL; the feeder asks for CURVE keys (curve_dir)", "api_key")
         _refuse("it is for a URL", "send")
@@ -610,10 +615,16 @@ def journal_export(
             if out is None:
                 sys.stdout.buffer.writelines(lines)
                 return
+            if not journal_file.may_be_written(out):
+                raise ConfigError("out", f"{out} is a database, such as a journal; an export does not replace it")
+            if out.exists() and not out.is_file():
+                # /dev/null and the like are no files to replace.
+                with out.open("wb") as device:
+                    device.writelines(lines)
+                return
             # Whole or not there: half an export looks like all of it.
-            part = out.with_name(f"{out.name}.part")
+            part = private.make_part(out)
             try:
-                private.make_file(part)
                 with part.open("wb") as written:
                     written.writelines(lines)
                 part.replace(out)
@@ -757,6 +768,12 @@ def bench(
             _no_effect(name, "--selftest measures the clients alone, without a gateway")
     if load["send"] and given("period") is ParameterSource.COMMANDLINE:
         _no_effect("period", "--send is the whole request")
+    if (
+        url
+        and not urlsplit(url).path.rstrip("/").endswith("/realtime")
+        and given("period") is ParameterSource.COMMANDLINE
+    ):
+        _no_effect("period", "only /ws/realtime has periods")
     if load["each"] and not codes:
         _no_effect("each", "no codes are given")
     if load["stalled"] >= load["clients"]:

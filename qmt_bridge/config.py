@@ -10,7 +10,6 @@ import os
 import re
 import tomllib
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -19,6 +18,7 @@ import platformdirs
 from msgspec import Meta
 
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.wire.hints import similar
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,9 @@ ENV_PREFIX = "QMT_BRIDGE_"
 CONFIG_ENV = "QMT_BRIDGE_CONFIG"
 # Never shown, neither by repr nor in an error.
 SECRETS = frozenset(("api_key", "xt_accounts", "xt_token"))
+
+# Of the feeder: it listens there, and gateways and consumers connect.
+ADDRESSES = ("market_addr", "trade_addr", "ask_addr")
 
 # What the public qmt-bridge reads under our prefix, and the setting that does the like here.
 _FOREIGN = {
@@ -45,7 +48,6 @@ _FOREIGN = {
 # In double quotes TOML reads their backslashes as escapes.
 _PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir"))
 _SINGLE_QUOTES = "in double quotes a backslash begins an escape; put paths in single quotes: 'C:\\qmt\\userdata_mini'"
-_ADDRESSES = frozenset(("market_addr", "trade_addr", "ask_addr"))
 # Of the path of a local socket, on Linux and Windows.
 _IPC_BYTES = 107
 _TCP = re.compile(r"tcp://(\*|[a-zA-Z0-9][\w.-]*|\[[\w:.%]+\]):(\*|\d{1,5})", re.ASCII)
@@ -274,7 +276,7 @@ def foreign_variables(env: Mapping[str, str] | None = None) -> list[str]:
         name = variable.removeprefix(ENV_PREFIX).lower()
         if not variable.startswith(ENV_PREFIX) or variable == CONFIG_ENV or name in _HINTS:
             continue
-        nearest = _FOREIGN.get(name) or _nearest(name)
+        nearest = _nearest(name)
         hint = f"; the nearest setting is {nearest} ({env_name(nearest)})" if nearest else ""
         said.append(f"{variable} is no setting of this program and is not used{hint}")
     return said
@@ -305,8 +307,12 @@ def _collect(
     for variable, text in env.items():
         if variable.startswith(ENV_PREFIX) and variable != CONFIG_ENV:
             name = variable.removeprefix(ENV_PREFIX).lower()
-            if name in _HINTS and (only is None or name in only):
-                values[name] = _convert(name, text, variable, strict=False)
+            if name not in _HINTS or (only is not None and name not in only):
+                continue
+            if not isinstance(default(name), str | tuple) or choices(name):
+                # cmd.exe keeps the space before && in `set QMT_BRIDGE_PORT=8001 && qmt-bridge up`.
+                text = text.strip()
+            values[name] = _convert(name, text, variable, strict=False)
     for name, value in (flags or {}).items():
         if value is not None:
             values[name] = _convert(name, value, f"--{name.replace('_', '-')}", strict=True)
@@ -314,7 +320,7 @@ def _collect(
 
 
 def _nearest(name: str) -> str | None:
-    return next(iter(get_close_matches(name, NAMES, 1, 0.7)), None)
+    return _FOREIGN.get(name) or next(iter(similar(name, NAMES)), None)
 
 
 def export_env(config: Config) -> dict[str, str]:
@@ -358,8 +364,12 @@ def _toml_hint(text: str, error: str) -> str:
 
 def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     if name not in _HINTS:
-        nearest = _nearest(name) or _FOREIGN.get(name)
-        raise ConfigError(shown, "unknown setting" + (f"; did you mean {nearest}?" if nearest else ""))
+        plain = name.lower().removeprefix(ENV_PREFIX.lower())
+        nearest = _nearest(plain) or _FOREIGN.get(plain)
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        if isinstance(value, dict):
+            hint = "; the settings stand in no section"
+        raise ConfigError(shown, f"unknown setting{hint}")
     if not strict and isinstance(value, str) and isinstance(default(name), tuple):
         value = [item.strip() for item in value.split(",") if item.strip()]
     try:
@@ -374,7 +384,7 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     texts = converted if isinstance(converted, tuple) else (converted,)
     if any(isinstance(text, str) and "\0" in text for text in texts):
         raise ConfigError(shown, "holds a NUL character")
-    if name in _ADDRESSES:
+    if name in ADDRESSES:
         _check_address(shown, str(converted))
     return converted
 

@@ -25,7 +25,7 @@ from qmt_bridge.sockets import Curve, connect_dealer, connect_subscriber, load_c
 from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.frames import Frame, read
 from qmt_bridge.wire.positions import JournalPosition
-from qmt_bridge.wire.requests import reply_encoder, topic_state_decoder
+from qmt_bridge.wire.requests import ask_reply_encoder, topic_state_decoder
 from qmt_bridge.wire.topics import (
     ALL_TRADES,
     KINDS,
@@ -279,7 +279,7 @@ class _Link:
             # If the feeder goes at this moment, the rest is asked when there is one again.
             with suppress(zmq.Again):
                 for question in sequence.questions(now):
-                    self._dealer.send(reply_encoder.encode(question), zmq.NOBLOCK)
+                    self._dealer.send(ask_reply_encoder.encode(question), zmq.NOBLOCK)
         return now
 
     def take(self, sequence: sequences.Sequence, now: float) -> list[Frame]:

@@ -7,6 +7,7 @@ ends in ``-wal``: a copy of the main file alone is no journal, a copy by `Reader
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -33,6 +34,7 @@ TABLES = (
 )
 # Rows that are read at once: between two reads the feeder may delete old events and write the file anew from its start.
 _ROWS = 1000
+_SQLITE = b"SQLite format 3\0"
 
 _event_decoder = msgspec.msgpack.Decoder(TradeEvent)
 
@@ -193,10 +195,8 @@ class Reader:
         """
         if out.exists():
             raise ConfigError("file", f"{out} exists already")
-        part = out.with_name(f"{out.name}.part")
+        part = private.make_part(out)
         try:
-            part.unlink(missing_ok=True)
-            private.make_file(part)
             with closing(sqlite3.connect(part, isolation_level=None)) as copy:
                 self._database.backup(copy)
                 # One file that needs nothing beside it; the feeder turns it into a journal with a log again.
@@ -262,6 +262,17 @@ def _fault(row: Row) -> str | None:
     if event.seq != row.seq:
         return f"says that it is at {event.seq}"
     return None if event.journaled else "says that it is not here"
+
+
+def may_be_written(path: Path) -> bool:
+    """Return whether an export may replace `path`: not a journal, nor what SQLite keeps beside one."""
+    beside = re.fullmatch(r"(.+)-(?:wal|shm|journal)", path.name)
+    for database in (path, path.with_name(beside[1])) if beside else (path,):
+        if database.is_file():
+            with database.open("rb") as file:
+                if file.read(len(_SQLITE)) == _SQLITE:
+                    return False
+    return True
 
 
 def to_object(reader: Reader) -> dict[str, object]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 _OWNER = stat.S_IRUSR | stat.S_IWUSR
@@ -17,6 +18,14 @@ def make_file(path: Path) -> None:
     # With this mode from the beginning: a file that is opened before its mode is changed can still be read.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, _OWNER))
     protect(path)
+
+
+def make_part(path: Path) -> Path:
+    """Make an empty file beside `path`, of a name that no other file has, and return it; raise `OSError`."""
+    # mkstemp makes a file that only its owner may read, and never takes one that exists.
+    file, name = tempfile.mkstemp(".part", f"{path.name}.", path.parent)
+    os.close(file)
+    return Path(name)
 
 
 def protect(path: Path) -> None:

@@ -5,11 +5,14 @@ A socket belongs to the thread that made it; contexts may be shared, sockets may
 
 from __future__ import annotations
 
-import errno
+import functools
 import logging
 import re
-import socket as unix
+import socket as system
+import sys
+import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -50,11 +53,22 @@ KEEPALIVE_PROBES = 3
 # For connecting ends only: on Linux it also ends a connection whose other end answers but reads nothing (measured), as
 # a stopped consumer of the feeder does. The feeder itself always reads, so a worker may make its connection anew.
 UNANSWERED_MS = 10_000
+# The system's option for it: TCP_MAXRT of Windows' ws2ipdef.h, which Python does not name. Where there is neither,
+# libzmq sets nothing.
+_MAXRT_OPTION: int | None = 5 if sys.platform == "win32" else getattr(system, "TCP_USER_TIMEOUT", None)
 # A feeder that returns has its workers back within half a second, and a closed port is not hammered.
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 400
 # A client with an unknown key makes the feeder read its folder of keys, at most so often.
 KEYS_SECONDS = 1.0
+# Handshakes that wait for that; more are refused at once, and come again.
+MAX_HELD = 100
+# Where libzmq asks about keys (RFC 27), and what says there that the folder was read.
+_ZAP = "inproc://zeromq.zap.01"
+_KEYS_READ = b"keys read"
+_WAKE_LINGER_MS = 1000
+# The end waits so long for the thread that reads the folder.
+CLOSE_SECONDS = 0.2
 
 _EVERYWHERE = {"://*:": "://127.0.0.1:", "://0.0.0.0:": "://127.0.0.1:", "://[::]:": "://[::1]:"}
 _LOOPBACK = re.compile(r"(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):|ipc://|inproc://)")
@@ -113,30 +127,63 @@ def make_keys(curve_dir: Path) -> list[Path]:
 class Authenticator:
     """Admits only the client keys in `curve_dir`/clients (ZAP, RFC 27); without one CURVE accepts any key at all.
 
-    Its owner makes it before anything is bound, polls `socket` and calls `answer`. pyzmq's own authenticators need
-    asyncio, whose loop on Windows cannot poll ZeroMQ.
+    Its owner makes it before anything is bound, polls `socket` and calls `answer`, which never waits for the disk.
+    pyzmq's own authenticators need asyncio, whose loop on Windows cannot poll ZeroMQ.
     """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], curve_dir: str) -> None:
         """Read the keys; raise `ConfigError` if there is no such folder."""
+        self._context = context
         self._clients = Path(curve_dir) / "clients"
+        began = time.monotonic()
         try:
-            self._allowed = frozenset(zmq.auth.load_certificates(self._clients))
+            self._allowed = _load_keys(self._clients)
         except (OSError, ValueError) as exc:
             raise ConfigError("curve_dir", f"cannot read the keys of clients: {exc}") from exc
-        self._read_at = time.monotonic()
+        self._read_after = _next_read(began, time.monotonic())
+        # Handshakes whose key is looked for in the folder: a thread reads it, and says by a message to `socket` that
+        # its answer is here.
+        self._held: list[tuple[list[bytes], bytes, str]] = []
+        self._is_reading = False
+        self._reader: threading.Thread | None = None
+        self._read: deque[frozenset[bytes] | Exception] = deque()
+        self._failure = ""
         self._refused: set[bytes] = set()
-        self.socket = context.socket(zmq.REP)
+        # Not a REP, which would have to answer in the order of the requests.
+        self.socket = context.socket(zmq.ROUTER)
         self.socket.linger = 0
-        self.socket.bind("inproc://zeromq.zap.01")
+        self.socket.bind(_ZAP)
 
     def answer(self) -> None:
-        """Admit or refuse one client whose handshake waits."""
-        version, number, _, address, _, _, *credentials = self.socket.recv_multipart()
+        """Admit or refuse one client whose handshake waits, or those whose keys were looked for."""
+        message = self.socket.recv_multipart()
+        if message[1:] == [_KEYS_READ]:
+            self._take_keys()
+            return
+        name, _, version, number, _, address, _, _, *credentials = message
+        reply = [name, b"", version, number]
         # Credentials of CURVE are the public key alone.
         key = z85.encode(credentials[0]) if len(credentials) == 1 and len(credentials[0]) == 32 else b""
-        if key not in self._allowed:
-            self._read_again()
+        shown = address.decode(errors="replace")
+        if key in self._allowed:
+            self._reply(reply, key, shown)
+        elif len(self._held) < MAX_HELD and (self._is_reading or time.monotonic() >= self._read_after):
+            # It may have been added meanwhile: a restart of the feeder would cost every client its data.
+            self._held.append((reply, key, shown))
+            if not self._is_reading:
+                self._is_reading = True
+                self._reader = threading.Thread(target=self._read_keys, name="client-keys", daemon=True)
+                self._reader.start()
+        else:
+            self._reply(reply, key, shown)
+
+    def close(self) -> None:
+        """Admit no more; a read that hangs is left behind."""
+        if self._reader is not None:
+            self._reader.join(CLOSE_SECONDS)
+        self.socket.close(linger=0)
+
+    def _reply(self, reply: list[bytes], key: bytes, address: str) -> None:
         allowed = key in self._allowed
         # A refused client may come again and again; what is remembered is bounded.
         if not allowed and key not in self._refused and len(self._refused) < 100:
@@ -144,22 +191,52 @@ class Authenticator:
             logger.warning(
                 "client key %s of %s is not allowed: to let it in, copy its public key (gateway.key) into %s",
                 key.decode(),
-                address.decode(errors="replace"),
+                address,
                 self._clients,
             )
         status = (b"200", b"OK") if allowed else (b"400", b"unknown key")
-        self.socket.send_multipart([version, number, *status, b"", b""])
+        self.socket.send_multipart([*reply, *status, b"", b""])
 
-    def _read_again(self) -> None:
-        """Take keys that were added meanwhile: a restart of the feeder would cost every client its data."""
-        now = time.monotonic()
-        if now < self._read_at + KEYS_SECONDS:
-            return
-        self._read_at = now
+    def _take_keys(self) -> None:
+        self._is_reading = False
+        keys = self._read.popleft()
+        if isinstance(keys, Exception):
+            # A stranger makes it read again every second, and this is told once.
+            if str(keys) != self._failure:
+                logger.warning("cannot read the keys of clients again: %s", keys)
+            self._failure = str(keys)
+        else:
+            self._allowed = keys
+            self._failure = ""
+        held, self._held = self._held, []
+        for reply, key, address in held:
+            self._reply(reply, key, address)
+
+    def _read_keys(self) -> None:
+        # On a thread of its own, since a disk may be slow and the keys many.
+        began = time.monotonic()
         try:
-            self._allowed = frozenset(zmq.auth.load_certificates(self._clients))
-        except (OSError, ValueError) as exc:
-            logger.warning("cannot read the keys of clients again: %s", exc)
+            self._read.append(_load_keys(self._clients))
+        except Exception as exc:
+            self._read.append(exc)
+        self._read_after = _next_read(began, time.monotonic())
+        try:
+            with self._context.socket(zmq.DEALER) as waker:
+                waker.linger = _WAKE_LINGER_MS
+                waker.connect(_ZAP)
+                waker.send(_KEYS_READ)
+        except zmq.ZMQError as exc:
+            # The owner has ended meanwhile.
+            logger.debug("nobody waits for the keys of clients any more: %s", exc)
+
+
+def _load_keys(folder: Path) -> frozenset[bytes]:
+    return frozenset(zmq.auth.load_certificates(folder))
+
+
+def _next_read(began: float, ended: float) -> float:
+    # However many keys there are, reading them takes a tenth of the time at the most.
+    return ended + max(KEYS_SECONDS, 9 * (ended - began))
 
 
 def bind_publisher(
@@ -240,8 +317,9 @@ def _bind(
             socket.curve_secretkey = curve.secret
             socket.curve_server = True
             socket.zap_domain = b"qmt-bridge"
-        if _is_taken(address):
-            raise ConfigError(name, f"cannot listen on {address}: address already in use")
+        reason = _why_not(address)
+        if reason:
+            raise ConfigError(name, f"cannot listen on {address}: {reason}")
         if links is not None:
             links.watch(socket, name, address, time.monotonic(), curve=curve is not None, binds=True)
         socket.bind(address.replace("://localhost:", "://127.0.0.1:", 1))
@@ -258,7 +336,8 @@ def _bind(
 
 def _holder(address: str, number: int) -> str:
     port = address.rpartition(":")[2]
-    if number != errno.EADDRINUSE or not port.isdecimal():
+    # Of libzmq: on Windows it has another number than Winsock and `errno`.
+    if number != zmq.EADDRINUSE or not port.isdecimal():
         return ""
     # Only where it is wanted: it costs a start 20 ms.
     from qmt_bridge.process.holder import holder
@@ -266,18 +345,23 @@ def _holder(address: str, number: int) -> str:
     return holder(int(port))
 
 
-def _is_taken(address: str) -> bool:
-    """Return whether somebody listens on an ipc address: ZeroMQ would take it away from them without a word."""
-    path = address.removeprefix("ipc://")
-    if path == address or not hasattr(unix, "AF_UNIX"):
-        return False
-    with unix.socket(unix.AF_UNIX) as probe:
+def _why_not(address: str) -> str:
+    """Return why an ipc address cannot be listened on, or nothing.
+
+    ZeroMQ removes whatever has the path: a socket that another process listens on, and a file of the user's.
+    """
+    path = Path(address.removeprefix("ipc://"))
+    if not address.startswith("ipc://") or not hasattr(system, "AF_UNIX"):
+        return ""
+    if path.exists() and not path.is_socket():
+        return "it is a file or folder, and no socket"
+    with system.socket(system.AF_UNIX) as probe:
         try:
-            probe.connect(path)
+            probe.connect(str(path))
         except OSError:
-            # No such file, or nobody behind it any more.
-            return False
-    return True
+            # There is no such socket, or the process that listened on it has ended.
+            return ""
+    return "address already in use"
 
 
 def _connect(
@@ -287,7 +371,8 @@ def _connect(
     # Where a feeder listens on every address, this machine reaches it by its own.
     for everywhere, here in _EVERYWHERE.items():
         address = address.replace(everywhere, here, 1)
-    socket.tcp_maxrt = UNANSWERED_MS
+    if _gives_up_unanswered():
+        socket.tcp_maxrt = UNANSWERED_MS
     socket.reconnect_ivl = RECONNECT_MS
     socket.reconnect_ivl_max = RECONNECT_MAX_MS
     if curve is not None:
@@ -303,6 +388,23 @@ def _connect(
         socket.close(linger=0)
         raise ConfigError(name, f"cannot connect to {address!r}: {zmq.strerror(exc.errno or 0)}") from exc
     return socket
+
+
+@functools.cache
+def _gives_up_unanswered() -> bool:
+    """Return whether the system takes the option behind `tcp_maxrt`.
+
+    libzmq makes no connection at all, and says nothing, where it is refused: Wine 8 lacks it.
+    """
+    if _MAXRT_OPTION is None:
+        return True
+    try:
+        with system.socket() as probe:
+            probe.setsockopt(system.IPPROTO_TCP, _MAXRT_OPTION, UNANSWERED_MS // 1000)
+    except OSError as exc:
+        logger.debug("the system cannot end a connection that is not acknowledged: %s", exc)
+        return False
+    return True
 
 
 def _prepare(socket: zmq.Socket[bytes], address: str) -> None:

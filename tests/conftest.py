@@ -1,11 +1,16 @@
-"""What every test leaves as it was: the logging of the process."""
+"""What every test leaves as it was, the logging of the process; and what none inherits, a SIGINT that is ignored."""
 
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+# A shell that starts the tests in the background ignores it, and so would each program that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
 from qmt_bridge.config import NAMES, Config, default, description, env_name, load_config
+from qmt_bridge.process.child import STOP_SECONDS
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -362,6 +363,16 @@ def dockerfile(instruction: str) -> list[str]:
 
 def compose() -> dict[str, Any]:
     return yaml.safe_load(text("deploy/docker/compose.yaml"))
+
+
+def test_every_manager_of_services_waits_for_a_feeder_as_long_as_it_may_take():
+    unit = re.search(r"^TimeoutStopSec=(\d+)$", text("deploy/systemd/qmt-bridge-feeder.service"), re.MULTILINE)
+    waits = [
+        unit[1] if unit else "",
+        (service().findtext("stoptimeout") or "").removesuffix(" sec"),
+        compose()["services"]["feeder"]["stop_grace_period"].removesuffix("s"),
+    ]
+    assert all(float(seconds) > STOP_SECONDS["feeder"] for seconds in waits)
 
 
 def test_hadolint_finds_nothing_wrong_with_the_dockerfile():

@@ -68,9 +68,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/process/start.py", {"_signal"}, {"threading", "subprocess"}),
     ("qmt_bridge/process/stop.py", set(), {"asyncio", "queue"}),
     ("qmt_bridge/process/pulse.py", set(), IMPURE),
-    # Which process has a port.
-    ("qmt_bridge/process/holder.py", {"psutil"}, {"asyncio", "threading"}),
-    ("qmt_bridge/process/*", {"qmt_bridge.config"}, {"asyncio", "threading"}),
+    ("qmt_bridge/process/*", {"qmt_bridge.config", "qmt_bridge.process", "psutil"}, {"asyncio"}),
     # In the standard library from Python 3.14 on; the feeder reads tapes too.
     (
         "qmt_bridge/tapes/tape.py",

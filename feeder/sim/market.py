@@ -43,6 +43,11 @@ _SWINGS = ((64, 0.2), (16, 0.05), (1, 0.009))
 _USUAL_VOLATILITY = 0.011
 
 
+def bars_wanted(count: int) -> int:
+    """Return how many bars a formula with this `count` is calculated over at the most."""
+    return HISTORY_BARS if count == -1 else min(max(count, 0), MAX_BARS)
+
+
 class Market:
     """The whole market under one seed; `interval` is ms between two snapshots of a code, `l2_rate` prints a second."""
 
@@ -193,10 +198,9 @@ class Market:
             raise Refused("unsupported_period", f"{period} is no period of bars")
         if count != -1 and count < 1:
             raise Refused("upstream_refused", f"count must be -1 or positive, got {count}")
-        wanted = HISTORY_BARS if count == -1 else min(count, MAX_BARS)
         number, index = self._newest(code, time)
         back = (self._minute_bars_back if period in MINUTE_BARS else self._day_bars_back)(code, period, number, index)
-        return [self.bar(code, period, time), *islice(back, wanted - 1)][::-1]
+        return [self.bar(code, period, time), *islice(back, bars_wanted(count) - 1)][::-1]
 
     def _minute_bars_back(self, code: str, period: str, number: int, index: int) -> Iterator[Bar]:
         phase = self._phases[code]

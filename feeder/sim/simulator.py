@@ -19,7 +19,7 @@ from typing import NamedTuple
 from feeder.sim.account import SimulatedAccount
 from feeder.sim.hours import DAY_BARS, MINUTE_BARS
 from feeder.sim.indicators import calculate
-from feeder.sim.market import STREAMS, Bar, Market, Record
+from feeder.sim.market import STREAMS, Bar, Market, Record, bars_wanted
 from feeder.source import DownloadRequest, Sink, mask
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
@@ -38,6 +38,12 @@ FAILURE = "no history on the quote server"
 _TURN = 0.05
 # Codes of a market's first snapshot that are made between two looks: each takes some 0.3 ms when it is asked for first.
 _SNAPSHOT_CODES = 200
+# Bars over which all formulas together are calculated, and what each formula counts beside its own: with each tick of a
+# code that takes 1 us a bar, and 300 bytes of memory.
+MAX_FORMULA_BARS = 250_000
+FORMULA_BARS = 100
+# Topics with a new record that have their turn for each topic that begins.
+_DUE_IN_A_ROW = 10
 # A download takes this many turns, however many codes it has, and a turn for each if they are fewer.
 _DOWNLOAD_TURNS = 100
 # Milliseconds of orders and trade prints that are still published when the thread was late.
@@ -49,6 +55,8 @@ _NAMED_FAILURES = 3
 
 # Publishes what a topic has after its code's new tick.
 _Publish = Callable[[int, Record], None]
+# What is worked out for one topic between two turns.
+_Work = Callable[[], None]
 
 
 def epoch_ms() -> int:
@@ -80,7 +88,17 @@ class Simulator:
         self._played = 0
         # The account's time.
         self._traded = 0
-        self._by_code: dict[str, dict[Topic, _Publish]] = {}
+        # By code: what publishes its ticks, and what publishes anything else about it, which takes longer.
+        self._ticks: dict[str, dict[Topic, _Publish]] = {}
+        self._others: dict[str, dict[Topic, _Publish]] = {}
+        # Whatever takes longer is done piece by piece between two turns, so that no number of topics holds up a tick:
+        # the newest record of each topic that has one, and topics that are to begin, in turns between their kinds.
+        self._due: dict[Topic, _Work] = {}
+        self._opening: dict[Kind, dict[Topic, TopicParts]] = {}
+        self._due_in_a_row = 0
+        # What each formula that is published or is to begin counts, and the sum of that.
+        self._formula_bars: dict[Topic, int] = {}
+        self._formula_sum = 0
         self._markets: dict[str, Topic] = {}
         # Code, period, and until when orders or trade prints were published.
         self._streams: dict[Topic, tuple[str, str, int]] = {}
@@ -138,7 +156,7 @@ class Simulator:
             self._sink.set_state("up")
             turn = min(_TURN, self._config.sim_interval)
             next_turn = time.monotonic()
-            while self._take_calls(next_turn):
+            while self._work(next_turn):
                 self._play(self._now())
                 # The second keeps calls moving where every turn is late.
                 next_turn = max(next_turn + turn, time.monotonic() + turn / 10)
@@ -146,19 +164,48 @@ class Simulator:
             logger.exception("simulator failed")
             self._sink.set_state("down", f"simulator failed: {exc}", data_lost=True)
 
-    def _take_calls(self, until: float) -> bool:
-        """Do what the feeder has asked for until it is time to go on; return False if that was to close."""
+    def _work(self, until: float) -> bool:
+        """Do what waits until it is time for the next turn; return False if the feeder has asked to close.
+
+        The feeder's calls go first, which are short, and leave half of the time to what takes longer.
+        """
         while True:
-            wait = 0.0 if self._snapshots else until - time.monotonic()
-            try:
-                call = self._calls.get(timeout=max(0.0, wait))
-            except queue.Empty:
-                return True
-            if call is None:
-                return False
-            call()
+            share = (time.monotonic() + until) / 2
+            while True:
+                is_busy = bool(self._due or self._opening or self._snapshots)
+                wait = 0.0 if is_busy else until - time.monotonic()
+                try:
+                    call = self._calls.get(timeout=max(0.0, wait))
+                except queue.Empty:
+                    break
+                if call is None:
+                    return False
+                call()
+                if time.monotonic() >= share:
+                    break
+            if not self._due and not self._opening:
+                if self._snapshots or time.monotonic() >= until:
+                    return True
+                continue
+            self._work_one()
             if time.monotonic() >= until:
                 return True
+
+    def _work_one(self) -> None:
+        """Do the next piece of what takes longer."""
+        if self._due and (self._due_in_a_row < _DUE_IN_A_ROW or not self._opening):
+            self._due_in_a_row += 1
+            self._due.pop(next(iter(self._due)))()
+            return
+        self._due_in_a_row = 0
+        kind, topics = next(iter(self._opening.items()))
+        topic = next(iter(topics))
+        parts = topics.pop(topic)
+        # The kind's next topic comes after one of each other kind.
+        del self._opening[kind]
+        if topics:
+            self._opening[kind] = topics
+        self._try_begin(topic, parts)
 
     def _play(self, now: int) -> None:
         """Publish what has fallen due since the last turn, each code at most once."""
@@ -172,8 +219,8 @@ class Simulator:
         for code in self._market.due(after, now):
             exchange = self._market.instruments[code].market
             market, snapshot = slices.get(exchange), unfinished.get(exchange, {})
-            topics = self._by_code.get(code)
-            if market is None and topics is None and code not in snapshot:
+            topics, others = self._ticks.get(code), self._others.get(code)
+            if market is None and topics is None and others is None and code not in snapshot:
                 continue
             tick = self._market.tick(code, now)
             if market is not None:
@@ -182,18 +229,25 @@ class Simulator:
                 snapshot[code] = tick
             for publish in (topics or {}).values():
                 publish(now, tick)
+            for topic, publish in (others or {}).items():
+                # One that still waits keeps its place, and has the newer record.
+                self._due[topic] = partial(publish, now, tick)
         for name, ticks in slices.items():
             if ticks:
                 self._sink.publish_whole(self._markets[name], ticks, received_ns)
-        for topic, (code, period, published) in self._streams.items():
-            records = self._market.stream(code, period, max(published, now - _STREAM_DELAY), now)
-            self._streams[topic] = code, period, now
-            if records:
-                self._sink.publish(topic, {code: records}, received_ns)
+        for topic in self._streams:
+            self._due[topic] = partial(self._go_on_with_stream, topic, now)
         for event, fields in self._account.step(self._traded):
             self._sink.publish_trade(ACCOUNT, event, fields, received_ns)
         self._go_on_with_snapshot(now)
         self._go_on_with_downloads()
+
+    def _go_on_with_stream(self, topic: Topic, now: int) -> None:
+        code, period, published = self._streams[topic]
+        records = self._market.stream(code, period, max(published, now - _STREAM_DELAY), now)
+        self._streams[topic] = code, period, now
+        if records:
+            self._sink.publish(topic, {code: records}, time.time_ns())
 
     def _go_on_with_snapshot(self, now: int) -> None:
         """Make a part of the oldest snapshot; once it is whole, publish it in one push, as xtquant does.
@@ -221,12 +275,33 @@ class Simulator:
         if topic in self._topics or topic not in self._wanted:
             # Whoever wants it for a moment must not cost what it takes to begin, or others wait behind that.
             return
+        is_short = parts.kind is Kind.QUOTE and (parts.detail == "tick" or parts.detail in STREAMS)
+        if is_short or parts.kind is Kind.WHOLE:
+            self._try_begin(topic, parts)
+            return
+        if parts.kind is Kind.FORMULA and topic not in self._formula_bars:
+            bars = FORMULA_BARS + bars_wanted(formula_spec(parts).count)
+            if self._formula_sum + bars > MAX_FORMULA_BARS:
+                reason = f"{len(self._formula_bars)} formulas are calculated already, and there is no room for this one"
+                self._sink.refuse(topic, "symbol_limit", reason)
+                return
+            self._formula_bars[topic] = bars
+            self._formula_sum += bars
+        self._opening.setdefault(parts.kind, {})[topic] = parts
+
+    def _try_begin(self, topic: Topic, parts: TopicParts) -> None:
+        if topic not in self._wanted:
+            return
         try:
             self._begin(topic, parts)
         except Refused as refusal:
+            self._free_formula(topic)
             self._sink.refuse(topic, refusal.code, refusal.reason)
         else:
             self._topics.add(topic)
+
+    def _free_formula(self, topic: Topic) -> None:
+        self._formula_sum -= self._formula_bars.pop(topic, 0)
 
     def _begin(self, topic: Topic, parts: TopicParts) -> None:
         # As of the last turn: what has fallen due since is the next turn's, and nothing comes twice.
@@ -240,7 +315,8 @@ class Simulator:
         else:
             code, publish = self._make_publish(topic, parts)
             publish(now, self._market.tick(code, now))
-            self._by_code.setdefault(code, {})[topic] = publish
+            is_tick = parts.kind is Kind.WHOLE or parts.detail == "tick"
+            (self._ticks if is_tick else self._others).setdefault(code, {})[topic] = publish
 
     def _make_publish(self, topic: Topic, parts: TopicParts) -> tuple[str, _Publish]:
         """Return the code of a topic and what publishes it; what the market refuses is refused then."""
@@ -283,10 +359,17 @@ class Simulator:
         self._markets = {market: each for market, each in self._markets.items() if each != topic}
         self._snapshots = deque(each for each in self._snapshots if each.topic != topic)
         code = formula_spec(parts).stock_code if parts.kind is Kind.FORMULA else parts.name
-        topics = self._by_code.get(code, {})
-        topics.pop(topic, None)
-        if not topics:
-            self._by_code.pop(code, None)
+        for by_code in (self._ticks, self._others):
+            topics = by_code.get(code, {})
+            topics.pop(topic, None)
+            if not topics:
+                by_code.pop(code, None)
+        self._due.pop(topic, None)
+        opening = self._opening.get(parts.kind, {})
+        opening.pop(topic, None)
+        if not opening:
+            self._opening.pop(parts.kind, None)
+        self._free_formula(topic)
 
     def _download(self, stocks: tuple[str, ...]) -> Iterator[Record]:
         failed: dict[str, str] = {}

@@ -103,8 +103,8 @@ class XtSource:
         return self._quote.upstream()
 
     def hung(self) -> str | None:
-        """Return which call for quotes does not return. Trade sessions and downloads leave such calls behind."""
-        return self._quote.hung()
+        """Return which call does not return. Downloads leave such calls behind, and so do some trade sessions."""
+        return self._quote.hung() or (None if self._trade is None else self._trade.hung())
 
     def close(self) -> None:
         """Close the parts, all at once, within two seconds."""

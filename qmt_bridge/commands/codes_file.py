@@ -41,7 +41,12 @@ def codes_of(content: bytes, name: str, check: Callable[[str], object]) -> list[
     """Return the codes in `content`; see `read_codes`."""
     codes: dict[str, None] = {}
     faults: list[str] = []
-    for number, (line, cell) in enumerate(_cells(_text(content, name))):
+    lines = list(_cells(_text(content, name), name))
+    if len(lines) == 1 and len(lines[0][1]) > 1 and all(_is_code(cell, check) for cell in lines[0][1]):
+        # Only the first would be taken, and nothing would say so.
+        raise BadCodesFile(f"{name} holds its codes on one line; write one a line")
+    for number, (line, row) in enumerate(lines):
+        cell = row[0]
         try:
             check(cell)
         except BadRequest as exc:
@@ -60,30 +65,49 @@ def codes_of(content: bytes, name: str, check: Callable[[str], object]) -> list[
     return list(codes)
 
 
+def _is_code(cell: str, check: Callable[[str], object]) -> bool:
+    try:
+        check(cell)
+    except BadRequest:
+        return False
+    return True
+
+
 def _bytes(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1)
 
 
 def _text(content: bytes, name: str) -> str:
-    encoding = next((encoding for mark, encoding in _ENCODINGS if content.startswith(mark)), "utf-8")
-    try:
-        return content.decode(encoding)
-    except UnicodeDecodeError:
-        # Names of instruments beside the codes, as Chinese Windows writes them.
+    marked = next((encoding for mark, encoding in _ENCODINGS if content.startswith(mark)), None)
+    # Names of instruments beside the codes are in GBK as Chinese Windows writes them.
+    encodings = ("utf-8", "gb18030") if marked is None else (marked,)
+    for encoding in encodings:
         try:
-            return content.decode("gb18030")
+            text = content.decode(encoding)
         except UnicodeDecodeError as exc:
-            line = content.count(b"\n", 0, exc.start) + 1
-            raise BadCodesFile(f"{name}, line {line}: neither UTF-8 nor GBK") from exc
+            fault = exc
+        else:
+            if (at := text.find("\0")) < 0:
+                return text
+            line = text.count("\n", 0, at) + 1
+            raise BadCodesFile(
+                f"{name}, line {line}: holds a NUL character: UTF-16 without its mark, or no text; save it as UTF-8"
+            )
+    line = fault.object[: fault.start].decode(encoding, "ignore").count("\n") + 1
+    what = "neither UTF-8 nor GBK" if marked is None else f"not {marked.upper()}, as its first bytes say"
+    raise BadCodesFile(f"{name}, line {line}: {what}; save it as UTF-8") from fault
 
 
-def _cells(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the number of each line that holds something, and its first cell."""
+def _cells(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of each line that holds something, and its cells."""
     for number, line in enumerate(text.splitlines(), 1):
         line = line.partition("#")[0].replace("\N{ZERO WIDTH NO-BREAK SPACE}", "").strip()
         if not line:
             continue
         delimiter = next((sign for sign in ",;\t" if sign in line), ",")
-        cell = next(csv.reader([line], delimiter=delimiter))[0].strip()
-        yield number, cell
+        try:
+            row = next(csv.reader([line], delimiter=delimiter))
+        except csv.Error as exc:
+            raise BadCodesFile(f"{name}, line {number}: no list of codes has such a line: {exc}") from exc
+        yield number, [cell.strip() for cell in row]

@@ -7,7 +7,6 @@ leaves nothing behind: no file, no port in use, no subscription.
 from __future__ import annotations
 
 import errno
-import http.client
 import importlib.metadata
 import importlib.util
 import json
@@ -18,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -28,12 +26,13 @@ import msgspec
 import zmq
 
 from qmt_bridge import sockets
-from qmt_bridge.commands.supervisor import is_loopback, reachable
-from qmt_bridge.config import Config
+from qmt_bridge.commands.supervisor import ask_gateway, is_loopback
+from qmt_bridge.config import ADDRESSES, Config
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import ConfigError, QMTBridgeError
 from qmt_bridge.handshakes import PATIENCE_SECONDS, Notice, Trouble
 from qmt_bridge.process import child
+from qmt_bridge.process.stop import Stop
 from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.messages import FeedStatus, trade_state
 from qmt_bridge.wire.topics import STATUS_TOPIC
@@ -503,7 +502,7 @@ def _examine_feeder(config: Config, heard: Heard, role: sockets.Role | None) -> 
 
 
 def _addresses(config: Config) -> dict[str, str]:
-    return {name: getattr(config, name) for name in ("market_addr", "trade_addr", "ask_addr")}
+    return {name: getattr(config, name) for name in ADDRESSES}
 
 
 def _is_elsewhere(address: str) -> bool:
@@ -575,7 +574,9 @@ def _ask(answer: type[Some], *arguments: str) -> Some:
         return msgspec.json.decode(asked.stdout, type=answer)
     except subprocess.TimeoutExpired:
         return answer(error=f"no answer in {PROBE_SECONDS:g} s")
-    except msgspec.DecodeError:
+    except OSError as exc:
+        return answer(error=f"the process that asks cannot be started: {_short(exc)}")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return answer(error=f"the process that asks ended with exit code {asked.returncode}")
 
 
@@ -595,7 +596,7 @@ def _wire_errors(config: Config) -> Iterator[tuple[str, str | None]]:
     """Yield the name of each address setting, and why a feeder cannot listen there."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        for name in ("market_addr", "trade_addr", "ask_addr"):
+        for name in ADDRESSES:
             error = None
             address: str = getattr(config, name)
             # An ipc: file that something else listens to would be replaced.
@@ -611,13 +612,8 @@ def _wire_errors(config: Config) -> Iterator[tuple[str, str | None]]:
 
 
 def _is_gateway(config: Config) -> bool:
-    # A proxy of the system has no business between a machine and itself.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(f"http://{reachable(config.host)}:{config.port}/healthz", timeout=CONNECT_SECONDS) as response:
-            return bool(json.load(response)["status"] == "ok")
-    except (OSError, http.client.HTTPException, ValueError, TypeError, LookupError):
-        return False
+    found = ask_gateway(config, "/healthz", Stop(), CONNECT_SECONDS)
+    return found is not None and found.get("status") == "ok"
 
 
 def _free_bytes(folder: Path) -> int:

@@ -26,21 +26,19 @@ import psutil
 import zmq
 
 from qmt_bridge import sockets
-from qmt_bridge.config import Config
+from qmt_bridge.config import ADDRESSES, Config
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.process import child
-from qmt_bridge.process.child import TRY_AGAIN
+from qmt_bridge.process.child import STOP_SECONDS, TRY_AGAIN
 from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.messages import FeedStatus
-from qmt_bridge.wire.requests import CatchUp, reply_encoder, topic_state_decoder
+from qmt_bridge.wire.requests import CatchUp, ask_reply_encoder, topic_state_decoder
 from qmt_bridge.wire.topics import STATUS_TOPIC
 
 logger = logging.getLogger(__name__)
 
-# The children are told at the same moment; one that has not ended by then is killed.
-STOP_TIMEOUT = 4.0
 # Between two starts of a child that keeps dying.
 BACKOFF = (0.2, 10.0)
 # A child that lived that long died of something new.
@@ -183,7 +181,7 @@ class _Questions:
     def ask(self) -> None:
         """Ask, if there is a connection."""
         with contextlib.suppress(zmq.Again):
-            self._socket.send(reply_encoder.encode(CatchUp(0, [STATUS_TOPIC])), zmq.NOBLOCK)
+            self._socket.send(ask_reply_encoder.encode(CatchUp(0, [STATUS_TOPIC])), zmq.NOBLOCK)
 
     def answered(self) -> bool:
         """Return whether our feeder has answered since the last call."""
@@ -259,7 +257,7 @@ def run(
                 began = all(each.pulse.began for each in children)
                 next_ask = now + (ask_every if was_ready and began else POLL)
                 questions.ask()
-                status = _ask_gateway(config, "/healthz" if was_ready else "/readyz", stop, ask_timeout)
+                status = ask_gateway(config, "/healthz" if was_ready else "/readyz", stop, ask_timeout)
                 now = time.monotonic()
                 if questions.answered():
                     feeder.pulse.beat(now)
@@ -274,18 +272,19 @@ def run(
             for each in children:
                 each.replace_if_frozen(now)
     finally:
-        deadline = time.monotonic() + STOP_TIMEOUT
+        # Told at the same moment; one that has not ended in its time is killed.
+        asked = time.monotonic()
         for each in children:
             each.stop()
-        for each in children:
-            each.wait(deadline)
+        for each in sorted(children, key=lambda each: STOP_SECONDS[each.part]):
+            each.wait(asked + STOP_SECONDS[each.part])
         questions.close()
     return 0
 
 
 def check_addresses(config: Config) -> None:
     """Raise `ConfigError` for an address of a feeder at which no gateway finds it."""
-    for name in ("market_addr", "trade_addr", "ask_addr"):
+    for name in ADDRESSES:
         address: str = getattr(config, name)
         if address.startswith("tcp:") and address.rpartition(":")[2] in ("0", "*"):
             raise ConfigError(name, f"{address} is another port at each start; a gateway needs one that it knows")
@@ -312,7 +311,7 @@ def is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def _ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT) -> dict[str, Any] | None:
+def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT) -> dict[str, Any] | None:
     """Return what answers at the gateway's address; None if nothing does in time, or what it says is not ours.
 
     Not urllib: its timeout begins anew with every byte, and what answers may be any program.

@@ -13,6 +13,10 @@ INSTANCE_ENV = "_QMT_BRIDGE_INSTANCE"
 # Exit code of a part that ends because what it needs is not there yet, or because a call hangs (EX_TEMPFAIL of
 # sysexits.h): a supervisor starts it again.
 TRY_AGAIN = 75
+# How many seconds a part may take from the request to its end; what lasts longer is killed. A feeder closes its source
+# and its sockets, and waits for a slow disk to take the trade events of the last moment (`feeder.app`); a gateway tells
+# its clients (`gateway.server`).
+STOP_SECONDS = {"feeder": 16.0, "gateway": 4.0}
 
 
 def python(module: str, *arguments: str) -> list[str]:

@@ -90,8 +90,11 @@ def leave(code: int) -> NoReturn:
         with suppress(OSError, ValueError):
             stream.flush()
     if sys.platform == "win32":
-        # TerminateProcess, with this exit code. os._exit would call into each DLL, where a lock may be held.
-        os.kill(os.getpid(), code)
+        import _winapi
+
+        # os._exit would call into each DLL, where a lock may be held. os.kill takes 0 and 1 for Ctrl-C and Ctrl-Break,
+        # which a part of `qmt-bridge up` would send to itself and to its children.
+        _winapi.TerminateProcess(_winapi.GetCurrentProcess(), code)
         # It may return before the process is gone.
         time.sleep(_LEAVE_SECONDS)
     os._exit(code)

@@ -38,6 +38,8 @@ _LISTS = frozenset(field.encode_name for field in _FIELDS if field.default == ()
 _TEXTS = frozenset(("timetag",))
 _NUMBERS = frozenset(field.encode_name for field in _FIELDS) - _LISTS - _TEXTS
 
+_SPELLINGS = {name.lower(): name for name in (*_TEXTS, *_LISTS, *_NUMBERS)}
+
 # What pandas, databases, Excel and terminals write where they have nothing.
 _MISSING = frozenset(("", *"none nan -nan null nil na n/a #n/a #na <na> nat - -- — ——".split()))
 _json = msgspec.json.Decoder().decode
@@ -80,6 +82,11 @@ def reader(column: str) -> Reader:
     if column in _NUMBERS:
         return number
     return numbers if column in _LISTS else value
+
+
+def spelling(column: str) -> str:
+    """Return xtquant's name of a column in whatever letters; any other name as it is."""
+    return column if column in _NUMBERS | _LISTS | _TEXTS else _SPELLINGS.get(column.lower(), column)
 
 
 def number(cell: str) -> int | float | None:
@@ -243,6 +250,8 @@ def _literal(cell: str) -> object:
     """Return the list or map that `cell` is in Python's own writing, where ``nan``, None and ``'text'`` occur."""
     try:
         return _build(ast.parse(cell, mode="eval").body)
+    except OverflowError:
+        raise Unreadable("too large", cell, "it is beyond the range of a float") from None
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         # Half of a surrogate pair is a ValueError.
         hint = "numpy wrote it; call .tolist() before the file is written" if _ARRAY.fullmatch(cell) else ""
@@ -258,6 +267,8 @@ def _build(node: ast.expr) -> object:
         case ast.Constant(value=None | bool() | int() | float() | str() as found):
             if isinstance(found, str):
                 found.encode()
+            elif isinstance(found, float) and not math.isfinite(found):
+                raise OverflowError
             return found
         # numpy 2 writes the items of a list so, with all their digits.
         case ast.Call(func=ast.Attribute(value=ast.Name(id="np"), attr=kind), args=[operand], keywords=[]):

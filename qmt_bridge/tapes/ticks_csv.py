@@ -10,6 +10,7 @@ import gzip
 import re
 import zlib
 from collections.abc import Callable, Generator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
@@ -20,6 +21,7 @@ from qmt_bridge.wire.codes import check_code
 # What others call these columns, in the order of preference.
 _CODE_NAMES = (
     *("code", "stock_code", "ts_code", "symbol", "order_book_id", "wind_code", "instrumentid", "security"),
+    *("stockcode", "ticker", "instrument", "instrument_id", "security_code", "htsc_code", "thscode", "secid"),
     *("证券代码", "股票代码", "合约代码", "代码"),
 )
 # xtquant's own index has no name, or `stime` (qmttools); pandas calls a column that had none `Unnamed: 0`.
@@ -101,11 +103,15 @@ def _open(path: Path) -> TextIO:
     packed = head.startswith(_GZIP) or path.suffix.lower() == ".gz"
     if packed:
         with gzip.open(path, "rb") as unpacked:
-            head = unpacked.read(4)
-        if head == b"P*M\x18":
+            head = unpacked.read(16)
+        if head.startswith(b"P*M\x18"):
             raise ConfigError("file", f"{path} is no CSV but a tape that was compressed by gzip: unpack it")
     # csv wants line ends as they are; utf-8-sig drops the mark that Excel writes.
-    encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    marked = head.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if b"\0\0" in head or (b"\0" in head and not marked):
+        what = "UTF-16 without its mark, UTF-32, or no text"
+        raise ConfigError("file", f"{path} is not CSV in UTF-8 but {what}: save it as CSV UTF-8")
+    encoding = "utf-16" if marked else "utf-8-sig"
     if packed:
         return gzip.open(path, "rt", encoding=encoding, newline="")
     return path.open(encoding=encoding, newline="")
@@ -132,29 +138,49 @@ class _Lines:
         """Yield the rows; raise `ConfigError`."""
         first = file.readline()
         before = 0
-        if separator := re.fullmatch(r"sep=(.)\s*", first):
+        if separator := re.fullmatch(r'"?sep=(.)"?\s*', first):
             # What Excel writes and reads first.
             before, first = 1, file.readline()
         delimiter = separator[1] if separator else max(_SEPARATORS, key=first.count)
-        rows = csv.reader(_again(first, file), strict=True, skipinitialspace=True, delimiter=delimiter)
-        try:
-            header = [_name(cell) for cell in next(rows, ())]
-            columns = _Columns(self.path, header)
-            for row in rows:
-                self.line = before + rows.line_num
-                if not any(row):
-                    continue
+        lines = _Kept(first, file)
+        rows = csv.reader(lines, strict=True, skipinitialspace=True, delimiter=delimiter)
+        columns: _Columns | None = None
+        while True:
+            lines.kept.clear()
+            try:
                 try:
-                    if columns.is_header(row):
-                        continue
+                    row = next(rows, None)
+                except csv.Error as exc:
+                    self.line = before + rows.line_num
+                    raise self._unread(exc, columns, "".join(lines.kept), delimiter) from exc
+                self.line = before + rows.line_num
+                if columns is None:
+                    columns = _Columns(self.path, [_name(cell) for cell in row or ()])
+                elif row is None:
+                    return
+                elif any(row) and not columns.is_header(row):
                     yield self._row(columns, row)
-                except _RowError as exc:
-                    said = LeftOut(self.line, exc.column, exc.kind, exc.reason)
-                    if left_out is None:
-                        raise ConfigError("file", f"{self.path}, {said}") from exc
-                    left_out(said)
-        except csv.Error as exc:
-            raise ConfigError("file", f"{self.path}, line {before + rows.line_num}: {exc}") from exc
+            except _RowError as exc:
+                said = LeftOut(self.line, exc.column, exc.kind, exc.reason)
+                if left_out is None:
+                    raise ConfigError("file", f"{self.path}, {said}") from exc
+                left_out(said)
+
+    def _unread(self, exc: csv.Error, columns: _Columns | None, text: str, delimiter: str) -> Exception:
+        """Return the error of a row, `text`, in which csv finds no cells; one of a single line costs only itself."""
+        if columns is not None and "expected after" in str(exc):
+            # A quote where none may be; one that is not closed takes what follows.
+            return _RowError("", "a row with a quote within a cell", str(exc))
+        first = self.line - max(text.count("\n") - 1, 0)
+        number = _long_cell(text, delimiter, csv.field_size_limit())
+        if number is None or columns is None:
+            return ConfigError("file", f"{self.path}, line {self.line}: {exc}")
+        column = columns.header[number] if number < len(columns.header) else ""
+        if first == self.line:
+            said = f"a cell of more than {csv.field_size_limit():,} characters, which no field of a tick has"
+            return _RowError(column, "a cell that is too long", said)
+        said = f"a quotation mark that no other one closes within {csv.field_size_limit():,} characters"
+        return ConfigError("file", f"{self.path}, {LeftOut(first, column, '', said)}")
 
     def _row(self, columns: _Columns, row: Sequence[str]) -> TickRow:
         if len(row) != len(columns.header):
@@ -215,12 +241,16 @@ class _Columns:
         self.time_name = header[self.time_at] or "1 (without a name)"
         self.readers: list[tuple[int, str, cells.Reader]] = []
         for at, name in enumerate(header):
+            # Databases write names in capitals.
+            meant = cells.spelling(name)
             if at == self.time_at:
                 name = "time"
             elif at == self.code_at or (at == 0 and not name) or _UNNAMED.fullmatch(name):
                 continue
             if not name:
                 raise ConfigError("file", f"{path}: column {at + 1} has no name")
+            if meant not in header:
+                name = meant
             self.readers.append((at, name, cells.reader(name)))
         names = [self.code_name, *(name for _, name, _ in self.readers)]
         for name in names:
@@ -244,6 +274,11 @@ class _Columns:
     def _code_in_name(self) -> str:
         """Return the code of a file like ``600519.SH.csv`` or ``600519.SH_20250701.csv.gz``."""
         stem = re.sub(r"(?:\.csv|\.txt|\.tsv)?(?:\.gz)?$", "", self._path.name, flags=re.IGNORECASE)
+        try:
+            # Combinations and options have spaces and hyphens themselves.
+            return check_code(stem)
+        except BadCode:
+            pass
         try:
             return check_code(re.split(r"[_ -]", stem)[0])
         except BadCode as exc:
@@ -275,6 +310,31 @@ def _name(cell: str) -> str:
     return cell.strip().lstrip("\ufeff").strip("\"' ")
 
 
-def _again(first: str, file: TextIO) -> Generator[str]:
-    yield first
-    yield from file
+def _long_cell(text: str, delimiter: str, limit: int) -> int | None:
+    """Return which cell of a row, from 0, has more than `limit` characters; None if none has."""
+    number = start = 0
+    is_quoted = False
+    for at, character in enumerate(text):
+        if character == '"':
+            is_quoted = not is_quoted
+        elif character == delimiter and not is_quoted:
+            if at - start > limit:
+                return number
+            number, start = number + 1, at + 1
+    return number if len(text) - start > limit else None
+
+
+class _Kept:
+    """The lines of a file, `first` and the rest; what was read since it was cleared is kept for an error."""
+
+    def __init__(self, first: str, file: TextIO) -> None:
+        self.kept: list[str] = []
+        self._lines = chain((first,), file)
+
+    def __iter__(self) -> _Kept:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        self.kept.append(line)
+        return line

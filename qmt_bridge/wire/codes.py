@@ -74,6 +74,10 @@ _BEGINNINGS = {
     "SZ SH": ("000",),
     "BJ NEEQ": ("43", "83", "87"),
 }
+# The markets in which a number of six digits is a whole symbol, with those of their options.
+_NUMBERED = frozenset("SH SZ BJ NEEQ SHO SZO".split())
+# Of a list, a JSON text or a cell of Excel (="600519.SH").
+_AROUND = " \t\r\n'\"`=,;[]()\u2018\u2019\u201c\u201d"
 _LONGEST_MISTAKE = 64
 _SPLIT = re.compile(r"([A-Z]{2,5})[ .:_-]?([0-9]{1,8})|([0-9]{1,8})[ .,:_-]?([A-Z]{2,5})")
 
@@ -81,7 +85,8 @@ _SPLIT = re.compile(r"([A-Z]{2,5})[ .:_-]?([0-9]{1,8})|([0-9]{1,8})[ .,:_-]?([A-
 def check_code(text: object) -> Code:
     """Return `text` as a code, or raise `BadCode` that says what is wrong with it, and what may have been meant."""
     if not isinstance(text, str):
-        hint = _hint(str(text)) if isinstance(text, int) else ""
+        # pandas makes floats of numbers where one is missing.
+        hint = _hint(str(text)) if isinstance(text, int | float) else ""
         raise BadCode(repr(text), f"code must be a string, not {type(text).__name__}{hint}")
     if _is_code(text):
         return Code(text)
@@ -112,16 +117,17 @@ def _is_code(text: str) -> bool:
 def _hint(text: str) -> str:
     if len(text) > _LONGEST_MISTAKE:
         return ""
-    if text in MARKETS:
+    if _plain(text) in MARKETS:
         return "; a market alone is for whole quotes"
     meant = [code for code in dict.fromkeys(_meant(text)) if _is_code(code)]
     return f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
 
 
 def _plain(text: str) -> str:
-    """Return `text` in capitals without what the eye does not see: full-width forms, spaces around, marks."""
+    """Return `text` in capitals without full-width forms, marks, and quotes or spaces around; with single dots."""
     narrow = unicodedata.normalize("NFKC", text).replace("\u3002", ".")
-    return "".join(each for each in narrow if unicodedata.category(each) not in ("Cf", "Cc")).strip().upper()
+    visible = "".join(each for each in narrow if unicodedata.category(each) not in ("Cf", "Cc"))
+    return re.sub(r"[ .]*\.[ .]*", ".", visible.strip(_AROUND)).strip().upper()
 
 
 def _meant(text: str) -> Iterator[str]:
@@ -130,15 +136,20 @@ def _meant(text: str) -> Iterator[str]:
     if plain.isdecimal() or re.fullmatch(r"[0-9]+\.0", plain):
         yield from _of_number(plain.removesuffix(".0"))
         return
-    # A market beside the number twice says no more than once: "SH600519.SH".
+    # A market beside the number twice says no more than once: "SH600519.SH". "IF2506.IF" has a product there.
     _, dot, market = plain.rpartition(".")
-    if dot and market in _MEANT and (twice := re.fullmatch(rf"{market}([0-9]+)\.{market}", plain)):
-        plain = f"{twice[1]}.{market}"
+    if (
+        dot
+        and market in _NUMBERED
+        and (twice := re.fullmatch(rf"(?:{market}([0-9]+)|([0-9]+)\.{market})\.{market}", plain))
+    ):
+        plain = f"{twice[1] or twice[2]}.{market}"
     if split := _SPLIT.fullmatch(plain):
         market, number = (split[1], split[2]) if split[1] else (split[4], split[3])
         if market not in _MEANT:
-            # `600519.XX`: the number alone says more.
-            yield from _of_number(number)
+            # `600519.XX`: the number alone says more. A shorter one is of a future ("rb2510") or a concept ("BK0475").
+            if len(number) in (6, 8):
+                yield from _of_number(number)
             return
         market = _MEANT[market]
         options = {"SH": "SHO", "SZ": "SZO"}
@@ -149,9 +160,12 @@ def _meant(text: str) -> Iterator[str]:
             yield f"{number}.{stocks.get(market, market)}"
         elif market in ("HK", "HGT", "SGT"):
             yield f"{number:0>5}.{market}"
-        else:
+        elif market in _NUMBERED:
             # A program that took the code for a number has lost its zeros.
             yield f"{number:0>6}.{market}"
+        elif split[1] == market:
+            # "IF2506" names its product, which here is also the name of its exchange.
+            yield f"{market}{number}.{market}"
     elif dot and market in _MEANT:
         # The letters of a future are its exchange's: only the market is certain to be meant in capitals.
         symbol = re.sub(" +", " ", unicodedata.normalize("NFKC", text).strip().rpartition(".")[0]).strip()

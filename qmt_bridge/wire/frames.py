@@ -38,6 +38,10 @@ def _plain(value: object) -> object:
         return str(value)
     if isinstance(value, Mapping):
         return dict(value)
+    # numpy's other scalars and its arrays are none; what they are in Python they say themselves.
+    plain = getattr(value, "tolist", None)
+    if callable(plain) and type(found := plain()) in (int, float, bool, str, list):
+        return found
     raise TypeError(f"cannot encode {type(value).__name__}")
 
 

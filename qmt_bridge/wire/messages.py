@@ -262,7 +262,8 @@ class FeedStatus(msgspec.Struct, frozen=True):
     operator should look at though it is written: a damaged journal was set aside at the start. `accounts` are those
     whose trade events are asked for; a change of one is published at once too. `refused` counts subscriptions and
     questions that were not served since the start: malformed, too long, or beyond what the feeder takes. `instance` is
-    the run of `qmt-bridge up` that has started the feeder, empty without one.
+    the run of `qmt-bridge up` that has started the feeder, empty without one. `unkept` counts last values that found no
+    room in the feeder's memory: whoever joins such a topic waits for its next message.
     """
 
     source: str
@@ -283,3 +284,4 @@ class FeedStatus(msgspec.Struct, frozen=True):
     journal_note: str | None = None
     refused: int = 0
     instance: str = ""
+    unkept: int = 0

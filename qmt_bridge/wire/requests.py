@@ -15,7 +15,7 @@ import orjson
 
 from qmt_bridge.errors import BadRequest, ErrorCode
 from qmt_bridge.wire.hints import NAME_CHARACTERS, Ignored, did_you_mean
-from qmt_bridge.wire.positions import JournalPosition
+from qmt_bridge.wire.positions import JournalPosition, Position
 
 # A request larger than this is closed with 1009.
 REQUEST_BYTES = 64 * 1024
@@ -169,7 +169,21 @@ def ignored_fields(request: Mapping[str, Any], shape: type[msgspec.Struct] | Non
     """Return what of `request` means nothing where `shape` is asked for (None: where no field is)."""
     known = _known(shape)
     strange = islice((name for name in request if name not in known), IGNORED_NAMES)
-    return [Ignored(name[:NAME_CHARACTERS], _hint(name, shape)) for name in strange]
+    found = [Ignored(name[:NAME_CHARACTERS], _hint(name, shape)) for name in strange]
+    if "resume" in known and isinstance(request.get("resume"), dict):
+        found += _ignored_in_position(request["resume"])
+    return found
+
+
+def _ignored_in_position(resume: dict[Any, Any]) -> list[Ignored]:
+    """Return the names in a position, or in one by code, that no position has: without its epoch it is another one."""
+    by_code = [each for each in resume.values() if isinstance(each, dict)]
+    known = Position.__struct_fields__
+    names = dict.fromkeys(name for position in by_code or [resume] for name in position if name not in known)
+    return [
+        Ignored(f"resume.{name}"[:NAME_CHARACTERS], did_you_mean(name, known) or f"known here: {', '.join(known)}")
+        for name in islice(names, IGNORED_NAMES)
+    ]
 
 
 def ignored_parameters(query: Iterable[tuple[str, str]], known: Iterable[str]) -> list[Ignored]:
@@ -330,6 +344,7 @@ class DownloadStarted(msgspec.Struct, frozen=True):
 
 Ask = CatchUp | StartDownload
 ask_decoder = msgspec.msgpack.Decoder(Ask)
-reply_encoder = msgspec.msgpack.Encoder()
+# Of what goes over ask_addr, in both directions: questions and replies.
+ask_reply_encoder = msgspec.msgpack.Encoder()
 topic_state_decoder = msgspec.msgpack.Decoder(TopicState)
 download_started_decoder = msgspec.msgpack.Decoder(DownloadStarted)

@@ -26,7 +26,7 @@ from qmt_bridge import sockets
 from qmt_bridge.commands.load import Stamps, pin
 from qmt_bridge.config import Config
 from qmt_bridge.wire.frames import encode, to_json
-from qmt_bridge.wire.requests import CatchUp, TopicState, ask_decoder, reply_encoder
+from qmt_bridge.wire.requests import CatchUp, TopicState, ask_decoder, ask_reply_encoder
 from qmt_bridge.wire.topics import Kind, Topic, l2_topic, quote_topic, whole_topic
 
 FIRST_SEQ = 1_000_000_001
@@ -278,7 +278,7 @@ class ToWire:
             for topic in ask.topics if isinstance(ask, CatchUp) else ():
                 seq = self._seq.get(topic.split("/")[1], 0)
                 state = TopicState(ask.id, topic, "live", epoch=self._epoch, seq=seq)
-                self._ask.send_multipart([*envelope, reply_encoder.encode(state)])
+                self._ask.send_multipart([*envelope, ask_reply_encoder.encode(state)])
         self._ask.close()
 
 

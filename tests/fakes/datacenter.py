@@ -130,7 +130,7 @@ class IPythonApiClient:
         codes = _texts(codes)
         self.terminal.enter("get_full_tick", tuple(codes))
         self._require_connection()
-        market = self.terminal.market
+        market = {**self.terminal.market, **self.terminal.unpushed}
         known = [code for code in market if code in codes or code.rpartition(".")[2] in codes]
         return json.dumps({code: market[code] for code in known} if self.terminal.knows_ticks else {})
 

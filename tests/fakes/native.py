@@ -90,6 +90,8 @@ class Terminal:
         self.files: dict[str, list[Document]] = {}
         # The newest tick of each code: the first push of a whole-quote subscription.
         self.market: dict[str, Document] = {}
+        # Newer ticks of which get_full_tick alone tells: no push brings them, nor the answer to a subscription.
+        self.unpushed: dict[str, Document] = {}
 
         # Told of every call, on its thread.
         self.on_call: Callable[[Call], object] = bool

@@ -95,6 +95,13 @@ def prune(journal: Journal, time_ms: int) -> int:
     return calls
 
 
+def allow_damage(path: Path) -> None:
+    """Let a column hold any value, as one of a damaged page may: SQLite has no checksums."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA writable_schema=ON")
+        database.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '')")
+
+
 @contextmanager
 def no_room_at_the_commit(path: Path) -> Iterator[None]:
     """Let no file of this process grow beyond what the journal's write-ahead log has."""
@@ -754,6 +761,41 @@ def test_a_damaged_page_costs_the_replays_that_need_it_only(open_journal: Open, 
     assert append(journal, fills(1), 0)[0].seq == 201
     assert journal.failure is None
     assert seqs(journal, 150) == list(range(151, 202))
+
+
+@pytest.mark.parametrize(
+    "body", [None, 7, "text", b"", b"\xc1", b"\x83\xa4ty\xff", frames.encode({"type": 1})], ids=repr
+)
+def test_a_damaged_event_ends_a_replay_after_those_before_it(open_journal: Open, path: Path, body: object) -> None:
+    journal = open_journal()
+    append(journal, fills(3), 0)
+    journal.close()
+    allow_damage(path)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE event SET body = ? WHERE seq = 2", (body,))
+    journal = open_journal()
+    chunk = journal.read(0)
+    assert (chunk.last, chunk.more, len(frames.decode(chunk.body))) == (1, True, 1)
+    for account in (None, "1"):
+        with pytest.raises(sqlite3.DatabaseError, match="position 2 is damaged"):
+            journal.read(1, account)
+    assert seqs(journal, 2) == [3]
+
+
+@pytest.mark.parametrize("damaged", [None, "text", b"blob"], ids=repr)
+def test_a_damaged_time_or_number_is_no_end_of_the_journal(open_journal: Open, path: Path, damaged: object) -> None:
+    journal = open_journal()
+    append(journal, fills(3), 0)
+    journal.close()
+    allow_damage(path)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE event SET time_ms = ?, number = ? WHERE seq = 1", (damaged, damaged))
+    journal = open_journal()
+    if damaged is not None:
+        assert journal.oldest("1") in (0, 1)
+    prune(journal, 31 * DAY_MS)
+    assert journal.oldest() == 3
+    assert append(journal, fills(1), 31 * DAY_MS)[0].seq == 4
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import socket as net
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,8 +38,8 @@ from qmt_bridge.wire.requests import (
     DownloadStarted,
     StartDownload,
     TopicState,
+    ask_reply_encoder,
     download_started_decoder,
-    reply_encoder,
     topic_state_decoder,
 )
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, trade_topic
@@ -137,7 +138,7 @@ class Consumer:
         self, topic: str, after: int | None = None, epoch: int | None = None, exact: bool = False
     ) -> list[TopicState]:
         self.number += 1
-        self.send(reply_encoder.encode(CatchUp(self.number, [topic], after, epoch=epoch, exact=exact)))
+        self.send(ask_reply_encoder.encode(CatchUp(self.number, [topic], after, epoch=epoch, exact=exact)))
         states = []
         while not states or states[-1].more:
             states.append(topic_state_decoder.decode(self.receive()))
@@ -146,11 +147,17 @@ class Consumer:
         return states
 
     def download(self, *stocks: str, period: str = "1d") -> DownloadStarted:
-        self.send(reply_encoder.encode(StartDownload(3, list(stocks), period)))
+        self.send(ask_reply_encoder.encode(StartDownload(3, list(stocks), period)))
         return download_started_decoder.decode(self.receive())
 
     def close(self) -> None:
         self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what a heartbeat tells come soon."""
+    monkeypatch.setattr(publisher_module, "HEARTBEAT_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -352,7 +359,7 @@ def test_a_late_joiner_receives_the_last_value(source: HandSource, consumer: Con
 
 def test_a_question_waits_for_the_word_of_the_source(source: HandSource, consumer: Consumer) -> None:
     want(consumer, source)
-    consumer.send(reply_encoder.encode(CatchUp(1, [QUOTE])))
+    consumer.send(ask_reply_encoder.encode(CatchUp(1, [QUOTE])))
     # A later question that needs no source is answered, the first one is not: it waits.
     assert topic_state_decoder.decode(ask_and_receive(consumer, STATUS_TOPIC)).topic == STATUS_TOPIC
     source.sink.refuse(QUOTE, "upstream_refused", "the terminal said no")
@@ -361,7 +368,7 @@ def test_a_question_waits_for_the_word_of_the_source(source: HandSource, consume
 
 
 def ask_and_receive(consumer: Consumer, topic: Topic) -> bytes:
-    consumer.send(reply_encoder.encode(CatchUp(2, [topic])))
+    consumer.send(ask_reply_encoder.encode(CatchUp(2, [topic])))
     return consumer.receive()
 
 
@@ -396,13 +403,13 @@ def test_a_late_joiner_receives_the_newest_tick_of_every_code(source: HandSource
 
 def test_ten_thousand_topics_in_one_question_are_all_answered(source: HandSource, consumer: Consumer) -> None:
     topics = [f"quote/{number:06}.SH/tick/" for number in range(9_999)]
-    consumer.send(reply_encoder.encode(CatchUp(1, [*topics, "报价/"])))
+    consumer.send(ask_reply_encoder.encode(CatchUp(1, [*topics, "报价/"])))
     answered = {topic_state_decoder.decode(consumer.receive()).topic for _ in range(10_000)}
     assert answered == {*topics, "报价/"}
 
 
 def test_a_question_about_too_many_topics_is_dropped(consumer: Consumer, caplog: pytest.LogCaptureFixture) -> None:
-    consumer.send(reply_encoder.encode(CatchUp(1, ["a/"] * (MAX_ASK_TOPICS + 1))))
+    consumer.send(ask_reply_encoder.encode(CatchUp(1, ["a/"] * (MAX_ASK_TOPICS + 1))))
     assert topic_state_decoder.decode(ask_and_receive(consumer, STATUS_TOPIC)).id == 2
     assert "`array` of length <= 10000" in caplog.text
 
@@ -432,7 +439,7 @@ def test_a_req_socket_may_ask_too(feeder: Feeder) -> None:
     request = context.socket(zmq.REQ)
     try:
         request.connect(feeder.publisher.ask_addr)
-        request.send(reply_encoder.encode(CatchUp(9, [STATUS_TOPIC])))
+        request.send(ask_reply_encoder.encode(CatchUp(9, [STATUS_TOPIC])))
         assert request.poll(int(SECONDS * 1000))
         assert topic_state_decoder.decode(request.recv()).id == 9
     finally:
@@ -465,6 +472,7 @@ def refused(consumer: Consumer) -> int:
 DIGITS = f"l2/600519.SH/{'9' * 5000}/"
 
 
+@pytest.mark.usefixtures("quick_heartbeat")
 @pytest.mark.parametrize(
     "message",
     [
@@ -522,6 +530,7 @@ def test_a_question_with_an_odd_number_is_answered(consumer: Consumer, payload: 
     assert (state.topic, state.state in ("live", "refused")) == (ALL_TRADES, True)
 
 
+@pytest.mark.usefixtures("quick_heartbeat")
 @pytest.mark.parametrize(
     "parts",
     [
@@ -590,7 +599,7 @@ def test_a_message_that_trips_the_handler_costs_that_message_only(
         patch.setattr(feeder.publisher._registry, "make_room", fail)
         patch.setattr(feeder.publisher._registry, "states", fail)
         consumer.market.subscribe(WHOLE.encode())
-        consumer.send(reply_encoder.encode(CatchUp(1, [STATUS_TOPIC])))
+        consumer.send(ask_reply_encoder.encode(CatchUp(1, [STATUS_TOPIC])))
         until(lambda: feeder.publisher._refusals.count == 2)
     want(consumer, source)
     assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
@@ -609,8 +618,8 @@ def big_market(source: HandSource, consumer: Consumer) -> dict[str, Any]:
 
 def test_a_market_that_a_question_names_often_is_answered_once(source: HandSource, consumer: Consumer) -> None:
     ticks = big_market(source, consumer)
-    consumer.send(reply_encoder.encode(CatchUp(1, [WHOLE] * 300)))
-    consumer.send(reply_encoder.encode(CatchUp(2, [STATUS_TOPIC])))
+    consumer.send(ask_reply_encoder.encode(CatchUp(1, [WHOLE] * 300)))
+    consumer.send(ask_reply_encoder.encode(CatchUp(2, [STATUS_TOPIC])))
     received: list[str] = []
     while (state := topic_state_decoder.decode(consumer.receive())).id == 1:
         received += frames.decode(state.body or b"")
@@ -624,7 +633,7 @@ def test_what_waits_for_an_asker_that_does_not_read_are_questions(
     askers = feeder.publisher._askers
     with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
         for number in range(100):
-            deaf.send(reply_encoder.encode(CatchUp(number, [WHOLE])))
+            deaf.send(ask_reply_encoder.encode(CatchUp(number, [WHOLE])))
         until(lambda: askers._full)
         # 400 MB of answers; others have theirs meanwhile, and no more than the questions is kept.
         assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
@@ -639,7 +648,7 @@ def test_what_waits_for_an_asker_that_does_not_read_are_questions(
             last += not state.more
         assert codes == 100 * len(ticks)
         for number in range(100):
-            deaf.send(reply_encoder.encode(CatchUp(number, [WHOLE])))
+            deaf.send(ask_reply_encoder.encode(CatchUp(number, [WHOLE])))
         until(lambda: askers._full)
     # And nothing is left of one that has gone.
     until(lambda: not len(askers))
@@ -655,7 +664,7 @@ def test_a_journal_is_read_only_as_fast_as_its_asker_takes_it(
             until(lambda last=number + 1: feeder.publisher._sent.newest == last)
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 600)
     with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
-        deaf.send(reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
+        deaf.send(ask_reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
         until(lambda: feeder.publisher._askers._full)
         assert feeder.publisher._replays[0].after < 600
         assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
@@ -988,7 +997,7 @@ def test_an_asker_with_little_room_gets_one_chunk(source: HandSource, consumer: 
         source.sink.publish_trade("1", "order", {"text": "x" * 1000, "number": number}, 1)
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 10)
     for topic in (ALL_TRADES, trade_topic("1")):
-        consumer.send(reply_encoder.encode(CatchUp(7, [topic], 2, 3500)))
+        consumer.send(ask_reply_encoder.encode(CatchUp(7, [topic], 2, 3500)))
         chunk = topic_state_decoder.decode(consumer.receive())
         assert [event["seq"] for event in frames.decode(chunk.body or b"")] == [3, 4, 5]
         assert (chunk.id, chunk.seq, chunk.more) == (7, 5, True)
@@ -1018,8 +1027,8 @@ def test_a_long_replay_comes_in_chunks_while_other_questions_are_answered(
     for number in range(5000):
         source.sink.publish_trade("1", "order", {"order_id": number}, 1)
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 5000)
-    consumer.send(reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
-    consumer.send(reply_encoder.encode(CatchUp(2, [STATUS_TOPIC])))
+    consumer.send(ask_reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
+    consumer.send(ask_reply_encoder.encode(CatchUp(2, [STATUS_TOPIC])))
     states = [topic_state_decoder.decode(consumer.receive()) for _ in range(6)]
     chunks = [state for state in states if state.id == 1]
     assert [chunk.more for chunk in chunks] == [True] * 4 + [False]
@@ -1414,7 +1423,7 @@ def test_ticks_pass_while_a_read_a_prune_or_a_checkpoint_is_slow(
     feeder.publisher._journal.call(lambda journal: setattr(journal, "_carry_at", 0), SECONDS)
     source.sink.publish_trade("1", "order", {}, 1)
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 1 or disk.stopped.is_set())
-    consumer.send(reply_encoder.encode(CatchUp(99, [ALL_TRADES], 0)))
+    consumer.send(ask_reply_encoder.encode(CatchUp(99, [ALL_TRADES], 0)))
     assert disk.stopped.wait(SECONDS)
     source.publish(QUOTE, {"number": 1})
     assert consumer.frame().data["number"] == 1
@@ -1447,7 +1456,7 @@ def test_an_answer_comes_after_the_events_that_it_covers(
     assert disk.stopped.wait(SECONDS)
     for _ in range(3000):
         source.sink.publish_trade("1", "order", {}, 1)
-    consumer.send(reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
+    consumer.send(ask_reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
     # It was asked with the first event not on disk.
     until(lambda: publisher._looking_up)
     disk.go()
@@ -1679,6 +1688,26 @@ def test_a_damaged_journal_does_not_stop_the_feeder_and_is_told(config: Config) 
         assert "a damaged journal was set aside" in status["journal_note"]
         (state,) = consumer.catch_up(ALL_TRADES, 5)
         assert (state.code, state.seq) == ("resume_expired", 0)
+        want(consumer, source)
+
+
+@pytest.mark.parametrize("column", ["body", "time_ms", "number"])
+def test_an_event_that_is_damaged_in_the_journal_ends_no_feeder(config: Config, column: str) -> None:
+    with alive(config) as (source, consumer):
+        source.sink.publish_trade("1", "order", {}, 1)
+        while not consumer.catch_up(ALL_TRADES, 0)[0].seq:
+            pass
+    path = journal_path(config.data_path, "hand")
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA writable_schema=ON")
+        database.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '')")
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(f"UPDATE event SET {column} = NULL")
+    with alive(config) as (source, consumer):
+        assert list(source.sink.past_trades(0)) == [] or column == "number"
+        states = [*consumer.catch_up(ALL_TRADES, 0), *consumer.catch_up("trade/1/", 0)]
+        assert {state.code for state in states} <= {"internal", "resume_expired", None}
+        assert column != "body" or states[0].code == "internal"
         want(consumer, source)
 
 

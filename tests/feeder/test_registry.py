@@ -546,3 +546,83 @@ def test_downloads_that_run_are_bounded_and_make_room_when_they_end(
     assert key is not None
     registry.drop_download(second, key)
     assert begin(registry, download("000005.SZ"), asker)[1] is not None
+
+
+def full_of(registry: Registry, monkeypatch: pytest.MonkeyPatch, room: int) -> list[Topic]:
+    """Want topics with large last values until `room` of them fill the room, and one more."""
+    monkeypatch.setattr(registry_module, "MAX_VALUE_BYTES", room * 2000 + 100)
+    topics = [quote_topic(f"{600000 + number}.SH", "1m") for number in range(room + 1)]
+    for topic in topics:
+        registry.want(topic)
+        publish(registry, topic, "x" * 1997)
+    return topics
+
+
+def kept(registry: Registry, topic: Topic) -> bool:
+    (state,) = registry.states(1, topic)
+    return state.body is not None
+
+
+def test_large_last_values_have_a_limit_in_bytes(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    topics = full_of(registry, monkeypatch, 3)
+    assert [kept(registry, topic) for topic in topics] == [True, True, True, False]
+    assert registry.unkept == 1
+    # A small one is always kept, and one that grows does not leave an older one behind.
+    publish(registry, topics[3], "x" * registry_module.SMALL_VALUE_BYTES)
+    publish(registry, topics[3], "small")
+    assert kept(registry, topics[3])
+    publish(registry, topics[3], "x" * 1997)
+    assert not kept(registry, topics[3])
+    # Whoever has a value has its next ones too, and makes room with a smaller one.
+    publish(registry, topics[0], "y" * 1997)
+    assert kept(registry, topics[0])
+    publish(registry, topics[0], "small")
+    publish(registry, topics[3], "x" * 1997)
+    assert kept(registry, topics[3])
+
+
+def test_the_oldest_unused_topic_makes_room_first(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    topics = full_of(registry, monkeypatch, 3)
+    registry.want(QUOTE)
+    publish(registry, QUOTE, "small")
+    # It would bring no room.
+    registry.leave(QUOTE, 0.5)
+    registry.leave(topics[1], 1.0)
+    registry.leave(topics[0], 2.0)
+    assert registry.expire(2.0) == [upstream(topics[1])]
+    publish(registry, topics[3], "x" * 1997)
+    assert [kept(registry, topic) for topic in (topics[0], topics[2], topics[3])] == [True, True, True]
+    # There is room, so the other one has its grace time.
+    assert registry.expire(2.1) == []
+
+
+def test_unused_topics_stay_while_there_is_room(registry: Registry) -> None:
+    registry.want(QUOTE)
+    publish(registry, QUOTE, "x" * 1997)
+    registry.leave(QUOTE, 1.0)
+    assert registry.expire(1.0) == []
+    assert kept(registry, QUOTE)
+
+
+def test_ends_of_downloads_make_room_for_values(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "MAX_VALUE_BYTES", 5000)
+    ended, _ = begin(registry, download("600519.SH"))
+    running, _ = begin(registry, download("000001.SZ"))
+    publish(registry, ended, {"status": "error", "error": "x" * 3000})
+    publish(registry, running, {"finished": 1, "stockcode": "y" * 1500})
+    registry.want(QUOTE)
+    publish(registry, QUOTE, "x" * 1997)
+    assert not kept(registry, QUOTE)
+    assert registry.expire(1.0) == []
+    assert registry.find(ended) is None
+    publish(registry, QUOTE, "x" * 1997)
+    assert kept(registry, QUOTE)
+    assert kept(registry, running)
+
+
+def test_forgotten_topics_give_their_bytes_back(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    topics = full_of(registry, monkeypatch, 3)
+    for topic in topics:
+        registry.leave(topic, 0.0)
+    registry.expire(10.0)
+    assert registry._value_bytes == 0

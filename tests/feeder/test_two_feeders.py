@@ -82,7 +82,7 @@ def test_on_the_same_address_it_is_refused_and_the_address_is_named(
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.skipif(not hasattr(sockets.unix, "AF_UNIX"), reason="no such sockets here")
+@pytest.mark.skipif(not hasattr(sockets.system, "AF_UNIX"), reason="no such sockets here")
 def test_on_the_same_ipc_address_it_is_refused_and_what_a_killed_one_left_is_taken(
     first: Callable[[dict[str, str]], dict[str, str]], tmp_path: Path
 ) -> None:
@@ -90,7 +90,7 @@ def test_on_the_same_ipc_address_it_is_refused_and_what_a_killed_one_left_is_tak
     address = f"ipc://{tmp_path}/m"
     if len(address) > 100:
         pytest.skip("the folder's name is too long for a socket")
-    with sockets.unix.socket(sockets.unix.AF_UNIX) as left:
+    with sockets.system.socket(sockets.system.AF_UNIX) as left:
         left.bind(f"{tmp_path}/m")
     first(FREE | {"market_addr": address})
     refused = second(tmp_path / "b", FREE | {"market_addr": address})

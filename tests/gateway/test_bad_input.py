@@ -98,6 +98,26 @@ async def test_bad_first_frame_is_named_and_ends_the_socket(
     assert len([record for record in lines if record.name.startswith("gateway")]) <= 1
 
 
+@pytest.mark.parametrize(
+    ("path", "field"), [("realtime", "stocks"), ("whole_quote", "codes"), ("l2_thousand", "stocks")]
+)
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (600519, "code must be a string, not int; did you mean '600519.SH'?"),
+        (600519.0, "code must be a string, not float; did you mean '600519.SH'?"),
+        (1, "code must be a string, not int; did you mean '000001.SZ' or '000001.SH'?"),
+        (None, "code must be a string, not NoneType"),
+        (["600519.SH"], "code must be a string, not list"),
+    ],
+)
+async def test_a_code_that_is_no_text_gets_a_hint(rig: Rig, path: str, field: str, code: object, reason: str) -> None:
+    async with rig.connect(f"/ws/{path}") as client:
+        await client.send({field: [code, "600519.SH"]})
+        error = await client.receive()
+        assert (error["type"], error["code"], error["error"]) == ("error", "unknown_symbol", reason)
+
+
 URLS = ["/ws/realtime", "/ws/whole_quote", "/ws/l2_thousand", "/ws/download_progress", "/ws/formula"]
 
 

@@ -6,6 +6,7 @@ import logging
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -46,6 +47,24 @@ async def test_ack_names_what_is_ignored(rig: Rig, path: str, request_: dict[str
         assert named(await client.receive()) == {"perod": "did you mean period"} or path != "/ws/realtime"
 
 
+@pytest.mark.parametrize("by_code", [False, True])
+async def test_names_within_a_position_are_told(rig: Rig, by_code: bool) -> None:
+    position = {"seq": 1, "epoch": 1, "epoc": 2}
+    async with rig.connect("/ws/realtime") as client:
+        resume = {"600519.SH": position} if by_code else position
+        ack = await client.subscribed(stocks=["600519.SH"], resume=resume)
+        assert named(ack) == {"resume.epoc": "did you mean epoch"}
+
+
+async def test_name_within_a_position_of_trade_events_is_told(rig: Rig) -> None:
+    async with rig.connect(f"/ws/trade?api_key={quote(KEY)}") as client:
+        await client.send({"resume": {"seq": 0, "epoc": 1}})
+        assert await refused(client) == (
+            "resume.epoc",
+            "'resume.epoc' means nothing here and is ignored; did you mean epoch",
+        )
+
+
 async def test_client_of_the_document_is_told_once_and_is_served(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         for _ in range(2):
@@ -69,6 +88,14 @@ async def test_formula_names_what_is_ignored_in_its_ack_or_once(rig: Rig) -> Non
         await client.send({"action": "subscribe", **base, "dividend": "none"})
         assert (await refused(client))[0] == "dividend"
         assert await client.receive() == {"action": "subscribed", "seq_id": 1}
+
+
+async def test_ping_names_what_is_ignored(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime?ctl=1") as client:
+        assert (await client.receive())["type"] == "welcome"
+        await client.send({"action": "ping", "id": 4, "tiem": 1})
+        pong = await client.receive()
+        assert (pong["type"], named(pong).keys()) == ("pong", {"tiem"})
 
 
 async def test_download_names_what_is_ignored_and_goes_on(rig: Rig) -> None:

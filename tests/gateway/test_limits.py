@@ -22,6 +22,10 @@ def test_burst_passes_then_the_rate() -> None:
         ("https://desk.example", ("https://DESK.example/",), True),
         ("https://evil.example", ("https://desk.example",), False),
         ("https://desk.example.evil", ("https://desk.example",), False),
+        ("https://desk.example", ("https://desk.example:443",), True),
+        ("http://desk.example", (" http://desk.example:80/ ",), True),
+        ("http://desk.example", ("http://desk.example:443",), False),
+        ("https://desk.example:8443", ("https://desk.example",), False),
         ("null", ("https://desk.example",), False),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from gateway.endpoints import ENDPOINTS
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.rig import Rig, metrics, until
 
@@ -15,6 +16,8 @@ async def test_metrics_show_what_was_lost_and_whether_the_feeder_is_there(rig: R
     before = metrics(port)
     assert (before["feed_up"], before['feed_state{state="up"}'], before['feed_state{state="down"}']) == (1, 1, 0)
     assert before["newest_tick_age_seconds"] == math.inf
+    # Also before the first connection: a series that is absent looks like a gateway that is gone.
+    assert [before[f'connections{{path="{path}"}}'] for path in ENDPOINTS] == [0] * len(ENDPOINTS)
     async with rig.connect("/ws/realtime") as client:
         await client.subscribed(stocks=["600519.SH"])
         for number in range(4):

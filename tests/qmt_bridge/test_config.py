@@ -189,6 +189,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     ("variable", "text", "name", "value"),
     [
         pytest.param("QMT_BRIDGE_PORT", "9000", "port", 9000, id="integer"),
+        pytest.param("QMT_BRIDGE_PORT", "9000 ", "port", 9000, id="space-of-cmd"),
+        pytest.param("QMT_BRIDGE_SOURCE", "sim ", "source", "sim", id="space-behind-a-choice"),
         pytest.param("QMT_BRIDGE_SPEED", "2.5", "speed", 2.5, id="float"),
         pytest.param("QMT_BRIDGE_SPEED", "2", "speed", 2.0, id="integer-as-float"),
         pytest.param("QMT_BRIDGE_REQUIRE_KEY", "true", "require_key", True, id="true"),
@@ -270,10 +272,24 @@ def test_the_documented_environment_of_the_public_bridge_is_read():
     assert (config.host, config.log_level) == ("0.0.0.0", "critical")
 
 
-@pytest.mark.parametrize(("name", "nearest"), [("prot", "port"), ("require_keys", "require_key"), ("Port", "port")])
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("prot", "port"),
+        ("require_keys", "require_key"),
+        ("Port", "port"),
+        ("PORT", "port"),
+        ("QMT_BRIDGE_PORT", "port"),
+    ],
+)
 def test_an_unknown_key_of_a_file_is_an_error_with_a_hint(tmp_path, name, nearest):
     with pytest.raises(ConfigError, match=rf"unknown setting; did you mean {nearest}\?"):
         load_config(write(tmp_path, f"{name} = 1"), {})
+
+
+def test_a_section_of_a_file_is_an_error_with_a_hint(tmp_path):
+    with pytest.raises(ConfigError, match=r"gateway in .*unknown setting; the settings stand in no section"):
+        load_config(write(tmp_path, "[gateway]\nport = 1"), {})
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])

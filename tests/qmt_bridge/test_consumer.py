@@ -25,7 +25,7 @@ from qmt_bridge.errors import BadCode, BadRequest, ConfigError, Refused, WireErr
 from qmt_bridge.handshakes import Notice, Trouble
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.requests import TopicState, ask_decoder, reply_encoder
+from qmt_bridge.wire.requests import TopicState, ask_decoder, ask_reply_encoder
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic, whole_topic
 from tests.support.greeter import (
     SECONDS,
@@ -531,7 +531,7 @@ def test_a_pending_topic_is_asked_about_until_it_is_decided() -> None:
             question = ask_decoder.decode(payload)
             asked.append(question.topics)  # type: ignore[union-attr]
             answer = TopicState(question.id, QUOTE, state, error="no", code="not_entitled")  # type: ignore[arg-type]
-            router.send_multipart([peer, reply_encoder.encode(answer)])
+            router.send_multipart([peer, ask_reply_encoder.encode(answer)])
         thread.join(SECONDS)
         assert asked == [[OTHER, QUOTE], [QUOTE]]
         assert [refused.code for refused in raised] == ["not_entitled"]

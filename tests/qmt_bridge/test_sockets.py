@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket as net
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from qmt_bridge import sockets
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.process import holder
 from qmt_bridge.sockets import Authenticator, Curve
 from qmt_bridge.wire.frames import BATCH_BYTES
 from qmt_bridge.wire.requests import ASK_BYTES
@@ -93,6 +95,7 @@ def demanded(socket: Socket) -> bytes:
 HANGING = """
 import threading, time, zmq
 from qmt_bridge import sockets
+from qmt_bridge.process import holder
 
 sockets.HIGH_WATER_MARK = sockets.RECEIVE_MARK = 2000
 context = zmq.Context()
@@ -182,6 +185,19 @@ def test_only_a_connecting_end_gives_up_what_is_not_acknowledged(context: zmq.Co
     assert {socket.tcp_keepalive for socket in (publisher, router, subscriber, dealer)} == {1}
 
 
+def test_a_system_without_that_option_still_connects(
+    context: zmq.Context[Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Wine refuses TCP_MAXRT, and libzmq then makes no connection; here -1 stands for an option that no system has.
+    sockets._gives_up_unanswered.cache_clear()
+    monkeypatch.setattr(sockets, "_MAXRT_OPTION", -1)
+    try:
+        subscriber = sockets.connect_subscriber(context, "tcp://127.0.0.1:9", None)
+    finally:
+        sockets._gives_up_unanswered.cache_clear()
+    assert subscriber.getsockopt(zmq.TCP_MAXRT) == 0
+
+
 def test_an_allowed_key_gets_data(
     context: zmq.Context[Socket], keys: Path, authenticator: Authenticator, publisher: Socket
 ) -> None:
@@ -220,6 +236,76 @@ def test_an_unknown_key_gets_nothing_and_is_logged_once(
     publisher.send_multipart([b"stranger/too/", b"body"])
     assert allowed.poll(int(SECONDS * 1000))
     assert not refused.poll(0)
+
+
+def ask_with(context: zmq.Context[Socket], publisher: Socket, curve: Curve, topic: bytes) -> Socket:
+    subscriber = sockets.connect_subscriber(context, address(publisher), curve)
+    subscriber.subscribe(topic)
+    return subscriber
+
+
+def test_a_slow_disk_holds_up_only_unknown_keys(
+    context: zmq.Context[Socket],
+    keys: Path,
+    authenticator: Authenticator,
+    publisher: Socket,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> frozenset[bytes]:
+        reading.set()
+        assert go_on.wait(SECONDS)
+        return load_keys(folder)
+
+    load_keys = sockets._load_keys
+    monkeypatch.setattr(sockets, "_load_keys", slow)
+    monkeypatch.setattr(authenticator, "_read_after", 0.0)
+    added = stranger(keys)
+    new = ask_with(context, publisher, added, b"new/")
+    assert authenticator.socket.poll(int(SECONDS * 1000))
+    authenticator.answer()
+    assert reading.wait(SECONDS)
+    known = ask_with(context, publisher, sockets.load_curve(str(keys), "gateway"), b"known/")
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01known/"
+    (keys / "clients" / "added.key").write_text(f'curve\n    public-key = "{added.public.decode()}"\n')
+    go_on.set()
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01new/"
+    for socket in (new, known):
+        socket.close()
+
+
+def test_keys_that_cannot_be_read_are_told_once(
+    context: zmq.Context[Socket],
+    keys: Path,
+    authenticator: Authenticator,
+    publisher: Socket,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(folder: Path) -> frozenset[bytes]:
+        raise OSError("no such disk")
+
+    monkeypatch.setattr(sockets, "_load_keys", broken)
+    for _ in range(2):
+        monkeypatch.setattr(authenticator, "_read_after", 0.0)
+        refused = sockets.connect_subscriber(context, address(publisher), stranger(keys))
+        monitor = refused.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+        serve(authenticator, monitor)
+        refused.disable_monitor()
+        monitor.close(linger=0)
+    assert sum("no such disk" in record.getMessage() for record in caplog.records) == 1
+    # Those that were allowed before still are.
+    ask_with(context, publisher, sockets.load_curve(str(keys), "gateway"), b"known/")
+    serve(authenticator, publisher)
+    assert publisher.recv() == b"\x01known/"
+
+
+def test_reading_many_keys_takes_a_tenth_of_the_time() -> None:
+    assert sockets._next_read(10.0, 10.001) == 10.001 + sockets.KEYS_SECONDS
+    assert sockets._next_read(10.0, 12.0) == 12.0 + 18.0
 
 
 def test_a_client_without_a_key_gets_nothing(
@@ -270,6 +356,14 @@ def test_a_port_in_use_is_named(context: zmq.Context[Socket]) -> None:
         with pytest.raises(ConfigError, match=f"market_addr: cannot listen on {where}: ") as refused:
             sockets.bind_publisher(context, "market_addr", where, None)
     assert refused.value.setting == "market_addr"
+
+
+def test_a_holder_is_named_by_the_number_that_libzmq_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    # On Windows libzmq says 100, and `errno.EADDRINUSE` is 10048.
+    monkeypatch.setattr(zmq, "EADDRINUSE", 100)
+    monkeypatch.setattr(holder, "holder", lambda port: f"; somebody has {port}")
+    assert sockets._holder("tcp://127.0.0.1:5555", 100) == "; somebody has 5555"
+    assert sockets._holder("tcp://127.0.0.1:5555", 10048) == ""
 
 
 def test_a_question_to_a_feeder_that_is_away_is_not_queued(context: zmq.Context[Socket]) -> None:
@@ -374,3 +468,15 @@ def test_a_consumer_that_does_not_read_has_no_more_than_its_mark_waiting(context
         received += 1
     held_by_system = 12 * 1024 * 1024 // 20_000
     assert sockets.HIGH_WATER_MARK <= received <= sockets.HIGH_WATER_MARK + held_by_system
+
+
+@pytest.mark.skipif(not hasattr(net, "AF_UNIX"), reason="needs sockets with a path")
+def test_an_address_of_a_users_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine", encoding="utf-8")
+    with (
+        zmq.Context() as context,
+        pytest.raises(ConfigError, match="file or folder, and no socket"),
+    ):
+        sockets.bind_publisher(context, "market_addr", f"ipc://{path}", None)
+    assert path.read_text(encoding="utf-8") == "mine"

@@ -1,13 +1,16 @@
 """What the terminal's own last ticks say about subscriptions that say nothing: right so, or deaf.
 
-It needs no trading hours. Those of futures, options and Hong Kong are not known: get_trading_period has the hours of a
-day, but xtquant's calendar is of SH and SZ alone, without Hong Kong's holidays and the nights without a session. A
-terminal that gets nothing itself is therefore noticed for stock markets only. Pure; one thread uses it.
+A session is deaf if the terminal has newer data than it pushed; that needs no clock and no trading hours. Those of
+futures, options and Hong Kong are not known: get_trading_period has the hours of a day, but xtquant's calendar is of SH
+and SZ alone, without Hong Kong's holidays and the nights without a session. A terminal that gets nothing itself is
+therefore noticed for stock markets only. Pure; one thread uses it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Hashable, Mapping
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from feeder.xt.quotes.silence import MARKETS, SEVERAL, day_number
@@ -28,6 +31,10 @@ _TRADING = 13
 INDICES = {"SH": "000001.SH", "SZ": "399001.SZ", "BJ": "899050.BJ"}
 
 
+_TIMETAG = re.compile(r"\d{8} \d\d:\d\d:\d\d", re.ASCII)
+_NONE: Mapping[str, Mapping[str, object]] = {}
+
+
 class Evidence(Generic[Name]):
     """The terminal's last ticks of silent subscriptions, compared each time that it is asked for them."""
 
@@ -42,18 +49,30 @@ class Evidence(Generic[Name]):
         self._moved: dict[str, int] = {}
         # Of each subscription the looks that showed news which it did not bring, and the codes of those.
         self._missed: dict[Name, tuple[int, set[str]]] = {}
+        # The same of each silent stock market, and those of which there was enough of it.
+        self._unpushed: dict[str, tuple[int, set[str]]] = {}
+        self.missed: frozenset[str] = frozenset()
+        # Whether the terminal has answered at all in this session.
+        self._has_answered = False
         self._day = 0
         # Doubles with each subscription found deaf, so that what does not help is tried more and more rarely.
         self._news = NEWS
 
     def learn(
-        self, now: int, asked: Collection[str], ticks: Mapping[str, Any], silent: Mapping[Name, Mapping[str, object]]
+        self,
+        now: int,
+        asked: Collection[str],
+        ticks: Mapping[str, Any],
+        silent: Mapping[Name, Mapping[str, object]],
+        markets: Mapping[str, Mapping[str, object]] = _NONE,
     ) -> list[Name]:
         """Compare the terminal's `ticks` of the codes `asked` with those of the last time; return what is deaf.
 
         `silent` are subscriptions that have brought ticks before but none since the last time, each with codes and the
         last record that it brought of each, or None. Of a deaf one the terminal had new trades at several looks, which
-        it did not push. `now` is ms since 1970.
+        it did not push. `markets` are stock markets of which nothing was pushed since the last time, with the codes
+        that would have been, whether or not their subscriptions ever brought any: `missed` has the deaf ones of these.
+        `now` is ms since 1970.
         """
         if day_number(now) != self._day:
             self._day, self._news = day_number(now), NEWS
@@ -76,18 +95,41 @@ class Evidence(Generic[Name]):
             self._note_status(code, tick)
         self._last = last
         self._moved = {code: left - 1 for code, left in self._moved.items() if left > 1} | dict.fromkeys(grown, _KEPT)
-        missed: dict[Name, tuple[int, set[str]]] = {}
-        for name, brought in silent.items():
-            looks, codes = self._missed.get(name, (0, set()))
-            # What has come after all, in a push that was served late, is not missed.
-            news = {code for code in grown & brought.keys() if _volume(brought[code]) != last[code][1]}
-            missed[name] = looks + bool(news), codes | news
-        self._missed = missed
-        deaf = [name for name, (looks, codes) in missed.items() if looks >= self._needed(codes, silent[name])]
+        self._has_answered = self._has_answered or bool(last)
+        self._missed = _count(self._missed, silent, grown, last)
+        deaf = [name for name, seen in self._missed.items() if _is_enough(seen, silent[name], self._news)]
         if deaf:
             self._news *= 2
             self._missed = {}
+        self._unpushed = _count(self._unpushed, markets, grown, last)
+        self._judge(markets)
         return deaf
+
+    def learn_failure(self, markets: Mapping[str, Mapping[str, object]]) -> None:
+        """Note that the terminal was asked and did not answer, though it has answered before in this session.
+
+        A session that neither pushes nor answers is deaf. One that never answered may be with a terminal that cannot.
+        """
+        if self._has_answered:
+            self._unpushed = {
+                market: (looks + 1, codes | expected.keys())
+                for market, expected in markets.items()
+                for looks, codes in [self._unpushed.get(market, (0, set()))]
+            }
+            self._judge(markets)
+
+    def begin_anew(self, *, is_new_session: bool) -> None:
+        """Forget what was not pushed: something was done about it, so that only what the terminal gets now tells."""
+        self._unpushed = {}
+        self.missed = frozenset()
+        if is_new_session:
+            self._has_answered = False
+
+    def _judge(self, markets: Mapping[str, Mapping[str, object]]) -> None:
+        # Without what doubles: the pauses of a silent market grow by themselves.
+        self.missed = frozenset(
+            market for market, seen in self._unpushed.items() if _is_enough(seen, markets[market], NEWS)
+        )
 
     def active(self, codes: set[str]) -> set[str]:
         """Return those of `codes` that may be expected to tick.
@@ -109,13 +151,35 @@ class Evidence(Generic[Name]):
         elif time is None or day_number(time) != self._day or tick.get("volume") == 0:
             self._idle.add(code)
 
-    def _needed(self, codes: set[str], brought: Mapping[str, object]) -> int:
-        return self._news * (_ALONE if len(codes) == 1 < len(brought) else 1)
+
+def _count(
+    before: Mapping[Name, tuple[int, set[str]]],
+    silent: Mapping[Name, Mapping[str, object]],
+    grown: set[str],
+    last: Mapping[str, tuple[int | None, float]],
+) -> dict[Name, tuple[int, set[str]]]:
+    """Return the looks, this one included, that showed news which each of `silent` did not bring, and their codes."""
+    seen = {}
+    for name, brought in silent.items():
+        looks, codes = before.get(name, (0, set()))
+        # What has come after all, in a push that was served late, is not missed.
+        news = {code for code in grown & brought.keys() if _volume(brought[code]) != last[code][1]}
+        seen[name] = looks + bool(news), codes | news
+    return seen
+
+
+def _is_enough(seen: tuple[int, set[str]], brought: Mapping[str, object], news: int) -> bool:
+    looks, codes = seen
+    is_alone = len(codes) == 1 < len(brought) and codes.isdisjoint(INDICES.values())
+    return looks >= news * (_ALONE if is_alone else 1)
 
 
 def _is_trade(tick: tuple[int | None, float], before: tuple[int | None, float]) -> bool:
     """Return whether there was a trade, which is pushed for certain; of a newer time alone that is not known."""
     (time, volume), (last_time, last_volume) = tick, before
+    if not volume:
+        # The reset before a trading day has a newer time and is no trade.
+        return False
     if time is None or last_time is None or time == last_time:
         # The clock of the record tells nothing.
         return volume > last_volume
@@ -124,7 +188,16 @@ def _is_trade(tick: tuple[int | None, float], before: tuple[int | None, float]) 
 
 def _time(tick: Mapping[Any, Any]) -> int | None:
     time = tick.get("time")
-    return time if isinstance(time, int) and time > 0 else None
+    if isinstance(time, int) and time > 0:
+        return time
+    text = tick.get("timetag")
+    # Some terminals' get_full_tick has this alone: 20250331 14:52:15, of Shanghai.
+    if not isinstance(text, str) or not _TIMETAG.fullmatch(text):
+        return None
+    try:
+        return round(datetime.strptime(f"{text}+0800", "%Y%m%d %H:%M:%S%z").timestamp() * 1000)
+    except ValueError:
+        return None
 
 
 def _volume(tick: object) -> float | None:

@@ -1,8 +1,9 @@
 """Listener: whether what is subscribed says nothing although it should, and what to do about it.
 
-Silence of a stock market goes by the clock and xtquant's holidays, that of a subscription, in any market, by the
-terminal's own last ticks. A connection that brings news of anything lives: then what is silent is subscribed again, and
-all else stays as it is. The thread `xtquant-calls` runs it, while the connection is there.
+A stock market that is silent while the clock and xtquant's holidays say that it trades is stale. Whether the session is
+deaf only the terminal's own last ticks tell. While these do not move either, the listener waits and goes on to ask. If
+they move, what is silent is subscribed again; the session is made anew only if nothing else brings news, because that
+costs every client its data. The thread `xtquant-calls` runs it, while the connection is there.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ logger = logging.getLogger(__name__)
 _ASKS = 6
 # ... and for so many codes at most.
 _ASKED = 200
+# How long a stock market's subscription is compared with the terminal after its last push, in limits, though the clock
+# says that nothing trades: the clock may be wrong.
+_LINGER = 4
 _NEXT = {
     "renew": "subscribing these again",
     "resubscribe": "subscribing again",
@@ -53,6 +57,8 @@ class Listener:
         self._evidence: Evidence[TopicParts] = Evidence()
         self._ask_pause = self._limit // _ASKS
         self._asked = 0
+        # Stock markets, among others, that were heard since the terminal was last asked.
+        self._heard: set[str] = set()
         self._ask_failed = False
 
     @property
@@ -68,30 +74,40 @@ class Listener:
             return Advice("none")
         now = self._now()
         heard = _heard(feeds.values(), now)
+        self._heard |= heard
         if not 0 <= now - self._asked < self._ask_pause:
             self._asked = now
-            deaf = tuple(feeds[parts] for parts in self._ask(now, feeds.values()))
-            if deaf:
-                return self._mend(now, deaf, feeds.values())
+            mute = tuple(feeds[parts] for parts in self._ask(now, wanted, held, feeds.values()))
+            if mute:
+                return self._mend(now, mute, feeds.values())
         codes = self._codes(wanted, held)
         if codes:
             self._learn_holidays(day_name(now))
-        action = self._silence.check(now, codes, heard)
+        action = self._silence.check(now, codes, heard, self._evidence.missed - self._heard)
         if action == "recovered":
             logger.info("silence is over")
         elif action == "closed":
             logger.info("nothing trades any more, so silence is right")
         if action not in ("resubscribe", "reconnect", "stale"):
             return Advice(action)
-        silent = tuple(feed for feed in feeds.values() if feed.market in self.stale)
+        deaf = self._silence.deaf
+        if not deaf:
+            logger.warning(
+                "nothing came from %s while it should trade, and the terminal has nothing newer; waiting for it",
+                ", ".join(sorted(self.stale)),
+            )
+            return Advice(action)
+        silent = tuple(feed for feed in feeds.values() if feed.market in deaf)
         if action == "reconnect" and self._lives(now, feeds.values(), silent):
             action = "resubscribe"
-        self._warn(f"nothing came from {', '.join(sorted(self.stale))} while it trades", action)
+        self._warn(f"nothing came from {', '.join(sorted(deaf))} while it trades", action)
+        self._evidence.begin_anew(is_new_session=action == "reconnect")
         return Advice(action, silent if action == "resubscribe" else ())
 
     def forget(self) -> None:
         """Begin anew: the connection was lost, so what was silent before is not known any more."""
         self._silence.reset()
+        self._evidence.begin_anew(is_new_session=True)
 
     def _mend(self, now: int, deaf: tuple[Feed, ...], feeds: Collection[Feed]) -> Advice:
         """Return what is to be done about feeds that are found deaf, and log it."""
@@ -101,6 +117,7 @@ class Listener:
             self._warn(what, "stale")
             return Advice("none")
         advice = Advice("renew", deaf) if self._lives(now, feeds, deaf) else Advice("reconnect")
+        self._evidence.begin_anew(is_new_session=advice.action == "reconnect")
         self._warn(what, advice.action)
         return advice
 
@@ -129,11 +146,17 @@ class Listener:
                 codes[market] = len(active & {parts.name for parts in those if parts.detail != "1m"})
         return codes
 
-    def _ask(self, now: int, feeds: Collection[Feed]) -> list[TopicParts]:
+    def _ask(
+        self, now: int, wanted: Mapping[Topic, TopicParts], held: Collection[Topic], feeds: Collection[Feed]
+    ) -> list[TopicParts]:
         """Compare what is quiet with the terminal's own last ticks; return what is deaf."""
         trades = self._silence.is_open(now)
         quiet = [
-            feed for feed in feeds if feed.is_quiet and is_live(feed.parts) and (trades or feed.market not in MARKETS)
+            feed
+            for feed in feeds
+            if feed.is_quiet
+            and is_live(feed.parts)
+            and (trades or feed.market not in MARKETS or 0 <= now - feed.heard_at < _LINGER * self._limit)
         ]
         for feed in feeds:
             feed.is_quiet = True
@@ -143,17 +166,26 @@ class Listener:
             if feed.spoke and (codes := feed.codes)
         }
         stocks = [feed.parts.name for feed in quiet if feed.market in MARKETS and not feed.is_market]
-        indices = [INDICES[market] for market in sorted({feed.market for feed in quiet} & MARKETS)]
-        asked = list(dict.fromkeys(chain(indices, *silent.values(), stocks)))[:_ASKED]
+        lost = [
+            parts
+            for topic, parts in wanted.items()
+            if topic not in held and is_live(parts) and market_of(parts) in self.stale
+        ]
+        markets = _expected(quiet, lost, self._heard)
+        self._heard = set()
+        indices = [INDICES[market] for market in sorted({feed.market for feed in quiet} & MARKETS | markets.keys())]
+        asked = list(dict.fromkeys(chain(indices, *silent.values(), stocks, *markets.values())))[:_ASKED]
         try:
             ticks = dict(self._xtdata.get_full_tick(asked)) if asked else {}
         except Exception as exc:
             if self._is_alive() and not self._ask_failed:
                 self._ask_failed = True
                 logger.warning("the terminal's last ticks cannot be had: %s: %s", type(exc).__name__, exc)
+            if self._is_alive():
+                self._evidence.learn_failure(markets)
             return []
         self._ask_failed = False
-        return self._evidence.learn(now, asked, ticks, silent)
+        return self._evidence.learn(now, asked, ticks, silent, markets)
 
     def _learn_holidays(self, today: str) -> None:
         """Ask xtquant for its calendar once a day; without one every weekday is taken for a trading day."""
@@ -187,3 +219,22 @@ def _heard(feeds: Collection[Feed], now: int) -> set[str]:
             feed.heard, feed.spoke, feed.is_quiet, feed.heard_at = False, True, False, now
             markets.add(feed.market)
     return markets
+
+
+def _expected(
+    quiet: Collection[Feed], lost: Collection[TopicParts], heard: Collection[str]
+) -> dict[str, dict[str, object]]:
+    """Return, of each stock market that is not `heard`, the codes to expect pushes of, each with the last record.
+
+    `lost` is what was refused when its silent market was subscribed again.
+    """
+    expected: dict[str, dict[str, object]] = {}
+    for parts in lost:
+        code = INDICES[parts.name] if parts.name in MARKETS else parts.name
+        expected.setdefault(market_of(parts), {})[code] = None
+    for feed in quiet:
+        if feed.market in MARKETS and feed.market not in heard:
+            codes = [INDICES[feed.market], *feed.codes] if feed.is_market else [feed.parts.name]
+            records = feed.stream.newest.records
+            expected.setdefault(feed.market, {}).update((code, records.get(code)) for code in codes)
+    return expected

@@ -56,6 +56,9 @@ FIRST_LAST = 1800.0
 FIRST_CODES = 20
 # Calls after which a piece of what is still to be done has its turn, though more calls wait.
 CALLS_IN_A_ROW = 10
+# Formulas that are held at a time. There is no end to their topics, where instruments and periods are as many as the
+# terminal has, and it calculates each of them with every tick.
+MAX_FORMULAS = 1000
 
 
 def _now() -> int:
@@ -123,6 +126,11 @@ class XtQuote:
         # What is still to be done in this session, each piece about one native call. It is done one by one, whenever
         # no call waits: the first subscriptions of the session, then refused ones, and subscriptions made anew.
         self._todo: deque[Callable[[], None]] = deque()
+        # Formulas that are to be subscribed, in turns with these, so that many of them hold up no other topic; and how
+        # many are held.
+        self._new_formulas: dict[Topic, None] = {}
+        self._formulas = 0
+        self._formula_was_last = False
         # Of a session whose first subscriptions are not all made: whether data was lost before it.
         self._arriving: bool | None = None
         # Ticks that have no value yet, by the time at which the terminal is asked for one, with a number that keeps the
@@ -405,11 +413,16 @@ class XtQuote:
                 self._subscribe_wanted()
                 ask_again = time.monotonic() + REFUSED_SECONDS
             has_values = bool(self._empty) and self._empty[0][0] <= now
-            is_idle = not (self._todo or has_values or returns)
+            is_idle = not (self._todo or self._new_formulas or has_values or returns)
             if in_a_row < CALLS_IN_A_ROW and self._call_next(WATCH_SECONDS if is_idle else 0.0):
                 in_a_row += 1
                 continue
             in_a_row = 0
+            if self._new_formulas and not (self._formula_was_last and (self._todo or has_values or returns)):
+                self._formula_was_last = True
+                self._do(self._subscribe_formula)
+                continue
+            self._formula_was_last = False
             if self._todo:
                 self._do(self._todo.popleft())
                 if not self._todo:
@@ -511,6 +524,8 @@ class XtQuote:
         self._returning.clear()
         self._stuck.clear()
         self._todo.clear()
+        self._new_formulas.clear()
+        self._formulas = 0
         self._empty.clear()
         self._arriving = None
         self._singles = 0
@@ -540,12 +555,15 @@ class XtQuote:
             # It was wanted for a moment only, and the calls that it would take would hold up what others want.
             return
         self._wanted[topic] = parts
-        if self._is_alive():
+        if parts.kind is Kind.FORMULA:
+            self._new_formulas[topic] = None
+        elif self._is_alive():
             self._subscribe(topic, parts)
 
     def _leave(self, topic: Topic) -> None:
         parts = self._wanted.pop(topic, None)
         self._stuck.discard(topic)
+        self._new_formulas.pop(topic, None)
         returning = self._returning.pop(topic, None)
         if returning is not None:
             self._end(returning)
@@ -576,6 +594,11 @@ class XtQuote:
         if parts is not None:
             self._subscribe(topic, parts)
 
+    def _subscribe_formula(self) -> None:
+        topic = next(iter(self._new_formulas))
+        del self._new_formulas[topic]
+        self._subscribe_again(topic)
+
     def _stream(self, parts: TopicParts, topic: Topic | None = None) -> Stream:
         stream = self._streams.get(parts)
         if stream is None:
@@ -594,6 +617,10 @@ class XtQuote:
 
     def _hold(self, topic: Topic, parts: TopicParts) -> None:
         if topic in self._held:
+            return
+        if parts.kind is Kind.FORMULA and self._formulas >= MAX_FORMULAS:
+            # It is asked for again with what else was refused.
+            self._sink.refuse(topic, "symbol_limit", f"{self._formulas} formulas are subscribed, which is the limit")
             return
         stream = self._stream(parts, topic)
         if parts.kind is Kind.QUOTE and parts.detail == "tick" and self._singles >= self._single_limit:
@@ -729,6 +756,7 @@ class XtQuote:
             if handle if feed.spec is not None else isinstance(handle, int) and handle > 0:
                 self._feeds[feed.parts] = feed
                 self._singles += feed.is_single
+                self._formulas += feed.spec is not None
                 return ""
             answer = f"returned {handle!r}"
         feed.live = False
@@ -736,6 +764,7 @@ class XtQuote:
 
     def _end(self, feed: Feed) -> None:
         del self._feeds[feed.parts]
+        self._formulas -= feed.spec is not None
         if feed.is_single:
             self._singles -= 1
             if self._singles == self._single_limit - 1:

@@ -1,5 +1,8 @@
-"""Whether a market says nothing although it trades, and what to do about it.
+"""Whether a market says nothing although it should trade, and what to do about it.
 
+The machine's clock and xtquant's calendar only say that a market should trade. Both may be wrong: a clock an hour
+off, a holiday that the calendar lacks. So they alone make a market stale, and no more. Subscribing or connecting again
+needs evidence (see `feeder/xt/quotes/evidence.py`): the terminal has data that it did not push.
 Pure: the time is an argument and nothing is logged. One thread uses it.
 """
 
@@ -34,6 +37,9 @@ _PATIENCE = 10
 # The pause after an action, in limits; it doubles up to the longest.
 _PAUSE = 2
 _LONGEST = 30 * _MINUTE
+# Looks at which a market has to be heard until what was done about it has helped. One or two may be what xtquant
+# answers to the subscription, with nothing after it.
+_HEARD = 3
 # More than these, re-subscriptions and reconnections together, have never brought back what the first ones did not.
 ACTIONS_A_DAY = 12
 
@@ -58,6 +64,8 @@ class Silence:
     def __init__(self, limit: int) -> None:
         # Markets that have said nothing for too long, until they are heard or wanted no more.
         self.stale: frozenset[str] = frozenset()
+        # Those of them of which the terminal has data that it did not push.
+        self.deaf: frozenset[str] = frozenset()
         # Weekdays without trading, YYYYMMDD.
         self.holidays: frozenset[str] = frozenset()
         # Actions that today still has.
@@ -66,16 +74,19 @@ class Silence:
         self._day = 0
         self._now = 0
         self._quiet: dict[str, int] = {}
+        # Markets that something was done about, with the looks at which they have been heard since.
+        self._tried: dict[str, int] = {}
         # Trading time since the last action, and how long it has to be before the next one.
         self._waited = 0
         self._pause = 0
 
-    def check(self, now: int, wanted: Mapping[str, int], heard: Iterable[str]) -> Action:
+    def check(self, now: int, wanted: Mapping[str, int], heard: Iterable[str], missed: Iterable[str]) -> Action:
         """Return what is to be done at `now`, ms since 1970; call it about once a second.
 
         `wanted` has the number of codes wanted of a market, for all of it `SEVERAL` or more. `heard` are the markets
-        that had data since the last call. "stale" is "resubscribe" on a day that has no action left; "closed" is
-        the end of a silence because nothing is expected until the next open.
+        that had data since the last call, `missed` those of which the terminal has newer data than it pushed. Of other
+        stale markets the terminal has nothing newer: then it is "stale" and no more is done, and so it is on a day that
+        has no action left. "closed" is the end of a silence because nothing is expected until the next open.
         """
         if not self._limit:
             return "none"
@@ -96,19 +107,27 @@ class Silence:
             for market, quiet in self._quiet.items()
             if market in before or quiet >= self._limit * (1 if wanted[market] >= SEVERAL else _PATIENCE)
         )
+        self._tried = {
+            market: looks + (market in heard)
+            for market, looks in self._tried.items()
+            if market in wanted and looks + (market in heard) < _HEARD
+        }
+        self._waited += step
+        self.deaf = self.stale.intersection(missed)
         if not self.stale:
             return "recovered" if before else "none"
-        if not before:
-            self._pause = _PAUSE * self._limit
-        if self.stale - before:
+        if self.deaf - self._tried.keys():
+            if not self._tried:
+                self._pause = _PAUSE * self._limit
+            self._tried |= dict.fromkeys(self.deaf - self._tried.keys(), 0)
             self._waited = 0
             return "resubscribe" if self.act() else "stale"
-        self._waited += step
-        if self._waited < self._pause or not self.act():
-            return "none"
-        self._waited = 0
-        self._pause = min(2 * self._pause, max(_LONGEST, self._pause))
-        return "reconnect"
+        if self.deaf and self._waited >= self._pause and self.act():
+            self._waited = 0
+            self._tried = dict.fromkeys(self._tried, 0)
+            self._pause = min(2 * self._pause, max(_LONGEST, self._pause))
+            return "reconnect"
+        return "stale" if self.stale - before else "none"
 
     def is_open(self, now: int) -> bool:
         """Return whether stocks trade at `now` and have for some seconds."""
@@ -119,7 +138,8 @@ class Silence:
 
     def reset(self) -> None:
         """Begin anew: nothing could be heard, or had to be. The day's actions remain counted."""
-        self.stale = frozenset()
+        self.stale = self.deaf = frozenset()
+        self._tried = {}
         self._quiet = {}
 
     def act(self) -> bool:

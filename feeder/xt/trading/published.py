@@ -2,7 +2,8 @@
 
 Only a record all of whose fields are equal is a repeat. Its identity (account, order id, code) says which order or
 position it is, and is used to tell what is newer than a query's answer, what a cancel that failed leads back to, and
-what is sold out; nothing that a client could see as different is dropped because of it.
+what is sold out; nothing that a client could see as different is dropped because of it. That holds for what follows
+from the market price alone, too: a position or asset that a query tells with another value is published.
 
 Pure, and guarded by its one user, `xttrade`: callbacks and the session's thread both publish.
 """
@@ -21,7 +22,11 @@ from qmt_bridge.wire import frames
 # ORDER_REPORTED, _REPORTED_CANCEL, _PARTSUCC_CANCEL, _PART_SUCC: a cancel that fails leads back.
 _CANCELLABLE = frozenset((50, 51, 52, 55))
 
-# What is compared. All other events are told once by the terminal, and always published.
+# What is compared. All other events are told once by the terminal, and always published. Of a position `market_value`,
+# `last_price`, `profit_rate`, `float_profit` and `position_profit` follow from the market price, of an asset
+# `market_value` and `total_asset`. They are compared like the rest: brokers differ in whether they push a record when
+# only these change, and where they do not, the value that a client has would stay that of the last fill. It costs at
+# most one event a position and asset each `xt_reconcile` seconds of trading hours.
 _COMPARED = frozenset(("order", "trade", "position", "asset"))
 # Enumerations of which the feeder itself adds a name, ``order_status_name``. Those names, and its mark on what came by
 # a query, are no fields of the terminal: `instrument_name` is one.

@@ -2,8 +2,8 @@
 
 The thread `xtquant-trade` owns the sessions: an XtQuantTrader connects once, so each loss takes a new one. Calls into
 xtquant wait without a timeout, so each has a daemon thread that can be left behind, those of `LEFT_BEHIND` sessions at
-most. Callbacks and answers come on one more thread a session, in their order: they read, hand over to the sink and
-return. No order is ever placed here.
+most; when as many hang, `hung` says so, and the process is replaced. Callbacks and answers come on one more thread a
+session, in their order: they read, hand over to the sink and return. No order is ever placed here.
 
 What was missed is found by queries (`Questions` says when). The vendor's guide (xttrader.md 1483-1544): None is a query
 that failed, and for lists also one that found nothing. So None answers nothing: it is asked again, ever more slowly, as
@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple
 
 from feeder.source import Sink, mask
 from feeder.xt import normalize, sdk
+from feeder.xt.calls import Calls
 from feeder.xt.trading.published import Key, News, Published, Record
 from feeder.xt.trading.queries import Questions
 from qmt_bridge.config import Config
@@ -47,6 +48,9 @@ CONFIRM_SECONDS = 10.0
 # Sessions given up in a call that has not returned. Each costs threads and shared memory, and what hangs as often as
 # this hangs again.
 LEFT_BEHIND = 5
+# How long to wait for one of them in a process in which no session was ever open, if `xt_hang` is not longer: the next
+# process may hang as well, and each costs every client its quotes.
+NEVER_OPEN_SECONDS = 600.0
 # Of the two seconds that `close` may take: to stop a session, and to wait for the thread.
 STOP_SECONDS = 1.5
 JOIN_SECONDS = 1.9
@@ -288,6 +292,9 @@ class XtTrade:
         self._told: set[Account | None] = set()
         # Sessions that are over, among them those with calls that have not returned.
         self._left: list[_Session] = []
+        # How long all that are left behind hang; read without the lock, by the thread that asks `hung`.
+        self._hang = config.xt_hang
+        self._hanging = Calls(self._hang)
 
     def start(self, sink: Sink) -> None:
         """Read the journal and begin to connect; raise what prevents it, such as ImportError. It may be tried again."""
@@ -331,6 +338,17 @@ class XtTrade:
                 "again, marked as recovered",
                 restored,
             )
+
+    def hung(self) -> str | None:
+        """Return why there can be no session in this process any more (see `Source`): too many calls do not return.
+
+        For that they have to hang for `config.xt_hang` seconds more, and longer if no session was ever open.
+        """
+        if self._closing or self._thread.ident is None:
+            return None
+        if not self._thread.is_alive():
+            return "the thread that owns the trade sessions has ended"
+        return self._hanging.hung(time.monotonic())
 
     def close(self) -> None:
         """Stop within two seconds; a call that hangs in xtquant is left behind."""
@@ -376,7 +394,10 @@ class XtTrade:
                 hung,
             )
             self._set_states("down", f"calls into xtquant of {hung} sessions have not returned")
+            self._hanging = Calls(self._hang if self._was_open else self._hang and max(self._hang, NEVER_OPEN_SECONDS))
+            self._hanging.begin(f"a call into xtquant of each of {hung} trade sessions")
             self._wait(lambda: self._count_hung() < LEFT_BEHIND)
+            self._hanging.rest()
         return not self._closing
 
     def _count_hung(self) -> int:
@@ -736,7 +757,10 @@ class XtTrade:
         for item in items:
             try:
                 if item is not None:
-                    records.append(self._read(event, item))
+                    record = self._read(event, item)
+                    if not _is_record(event, record.data):
+                        raise TypeError(f"{type(item).__name__} has no field of the kind {event}")
+                    records.append(record)
             except Exception:
                 self._note_failure(event)
         return records, None if len(records) == len(items) else "cannot be read in part"
@@ -934,6 +958,11 @@ def _discover(fields: tuple[str, ...], source: object) -> tuple[str, ...]:
                 known.add(squashed)
                 names[name] = None
     return tuple(names)
+
+
+def _is_record(event: str, data: Mapping[str, object]) -> bool:
+    """Return whether what was read has a field of its kind beyond the account: a number or a text has none."""
+    return not {_squash(name) for name in FIELDS[event][2:]}.isdisjoint(map(_squash, data))
 
 
 def _squash(name: str) -> str:

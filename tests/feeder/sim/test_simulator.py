@@ -4,10 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
 
+from feeder.sim import simulator as simulator_module
 from feeder.sim.indicators import calculate
 from feeder.sim.market import Market
 from feeder.sim.simulator import ACCOUNT, FAILING_DOWNLOAD, FAILURE, Simulator
@@ -325,6 +327,76 @@ def test_a_formula_begins_with_its_history_and_goes_on_with_the_newest_bar(play:
     assert all(len(values) == 2 for values in last["outputs"].values())
     for body in bodies[1:-1]:
         assert body["data"]["timelist"] == [first["timelist"][-1]]
+
+
+def many_formulas(count: int) -> list[Topic]:
+    return [formula_topic(FormulaSpec("MA", BANK, "1d", count=10 + number)) for number in range(count)]
+
+
+@pytest.fixture
+def slow_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*args: Any) -> dict[str, list[float]]:
+        time.sleep(0.004)
+        return calculate(*args)
+
+    monkeypatch.setattr(simulator_module, "calculate", slow)
+
+
+@pytest.mark.usefixtures("slow_formulas")
+def test_no_number_of_formulas_holds_up_a_tick(play: Callable[..., Played]) -> None:
+    played = play()
+    topics = {played.subscribe(topic) for topic in many_formulas(150)}
+    tick = played.subscribe(quote_topic(BANK))
+    for topic in topics:
+        played.sink.bodies(topic, 1)
+    begun = len(played.sink.said)
+    said = played.sink.wait(lambda said: sum(each.topic == tick for each in said[begun:]) >= 10)[begun:]
+    ticks = [index for index, each in enumerate(said) if each.topic == tick]
+    between = [sum(each.topic in topics for each in said[at:to]) for at, to in pairwise(ticks)]
+    # All of them take six times as long as the pause between two ticks.
+    assert sum(between) > 0
+    assert sorted(between)[len(between) // 2] < len(topics) // 2
+
+
+@pytest.mark.usefixtures("slow_formulas")
+def test_a_new_quote_does_not_wait_for_formulas(play: Callable[..., Played]) -> None:
+    played = play(sim_interval=60.0)
+    topics = [played.subscribe(topic) for topic in many_formulas(150)]
+    tick = played.subscribe(quote_topic(BANK))
+    for topic in topics:
+        played.sink.bodies(topic, 1)
+    order = [each.topic for each in played.sink.said if each.what == "publish"]
+    assert order.index(tick) < len(topics) // 2
+
+
+def test_a_kind_does_not_wait_for_another_to_begin(play: Callable[..., Played]) -> None:
+    played = play(sim_interval=60.0)
+    depths = [played.subscribe(l2_topic(BANK, number)) for number in range(1, 201)]
+    bar = played.subscribe(quote_topic(BANK, "1m"))
+    for topic in depths:
+        played.sink.bodies(topic, 1)
+    order = [each.topic for each in played.sink.said if each.what == "publish"]
+    assert order.index(bar) < len(depths)
+
+
+def test_formulas_have_a_limit_and_leave_their_place(
+    play: Callable[..., Played], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulator_module, "MAX_FORMULA_BARS", 250)
+    played = play()
+    first, second, third = many_formulas(3)
+    unknown = formula_topic(FormulaSpec("NONE", BANK, "1d", count=20))
+    played.subscribe(unknown)
+    assert played.sink.refusal(unknown)[0] == "upstream_refused"
+    for topic in (first, second, third):
+        played.subscribe(topic)
+    assert played.sink.refusal(third)[0] == "symbol_limit"
+    for topic in (first, second):
+        played.sink.bodies(topic, 2)
+    assert not any(each.topic == third and each.what == "publish" for each in played.sink.said)
+    played.unsubscribe(first)
+    played.subscribe(third)
+    played.sink.bodies(third, 2)
 
 
 def test_a_formula_has_as_many_bars_as_asked_for(play: Callable[..., Played]) -> None:

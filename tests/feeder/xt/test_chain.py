@@ -507,7 +507,7 @@ def offered() -> dict[str, set[str]]:
 def used() -> set[str]:
     """Return what the feeder uses of that, as ``xtdata.subscribe_quote``."""
     known, used = offered(), set()
-    for file in (ROOT / "feeder").glob("xt*.py"):
+    for file in (ROOT / "feeder" / "xt").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute):
                 owner = node.value

@@ -28,7 +28,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, ErrorCode, Refused
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import TradeEvent
-from qmt_bridge.wire.requests import StartDownload, download_started_decoder, reply_encoder
+from qmt_bridge.wire.requests import StartDownload, ask_reply_encoder, download_started_decoder
 from qmt_bridge.wire.topics import Topic, download_topic
 
 ROOT = Path(__file__).parents[3]
@@ -444,7 +444,7 @@ def test_a_zeromq_consumer_that_dies_cancels_its_download(terminal: Callable[...
         try:
             dealer = sockets.connect_dealer(context, feeder.publisher.ask_addr, None)
             assert dealer.poll(int(SECONDS * 1000), zmq.POLLOUT)
-            dealer.send(reply_encoder.encode(StartDownload(1, list(CODES), "1d")))
+            dealer.send(ask_reply_encoder.encode(StartDownload(1, list(CODES), "1d")))
             assert dealer.poll(int(SECONDS * 1000))
             topic = Topic(download_started_decoder.decode(dealer.recv()).topic or "")
             consumer = sockets.connect_subscriber(context, feeder.publisher.market_addr, None)

@@ -121,6 +121,15 @@ def source(terminal: native.Terminal) -> Iterator[XtSource]:
         source.close()
 
 
+def test_trade_sessions_that_hang_are_a_reason_to_be_replaced(
+    terminal: native.Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = XtSource(Config(xt_accounts=("55550365:STOCK",), xt_userdata=str(tmp_path)))
+    assert source.hung() is None
+    monkeypatch.setattr(XtTrade, "hung", lambda trade: "trade sessions hang")
+    assert source.hung() == "trade sessions hang"
+
+
 def test_it_is_the_source_of_the_setting(terminal: native.Terminal) -> None:
     for name in ("xtquant", "auto"):
         source = app.make_source(Config(source=name))

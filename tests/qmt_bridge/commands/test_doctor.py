@@ -208,6 +208,15 @@ def free_ports(count: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
+# The command, which waits less long for a feeder that is not there.
+QUICK = """
+from qmt_bridge import handshakes
+handshakes.PATIENCE_SECONDS = 0.3
+from qmt_bridge import cli
+cli.main()
+"""
+
+
 class Machine:
     """The settings of a machine with free ports and a folder of its own, and what the command says of it."""
 
@@ -220,11 +229,18 @@ class Machine:
             self.env[f"QMT_BRIDGE_{name}_ADDR"] = f"tcp://127.0.0.1:{port}"
         self.env |= env
         self.printed = ""
+        # Whether something listens at these addresses, which needs its time to answer.
+        self.answers = False
+
+    @property
+    def start(self) -> list[str]:
+        """Return the command without its arguments."""
+        return [sys.executable, *(("-m", "qmt_bridge.cli") if self.answers else ("-c", QUICK)), "doctor"]
 
     def run(self, *arguments: str) -> tuple[int, dict[str, Finding]]:
         """Run the command with --json; return its exit code and the findings by check."""
         done = subprocess.run(
-            [sys.executable, "-m", "qmt_bridge.cli", "doctor", "--json", *arguments],
+            [*self.start, "--json", *arguments],
             env=self.env,
             capture_output=True,
             encoding="utf-8",
@@ -248,6 +264,7 @@ def levels(findings: dict[str, Finding], level: str) -> list[str]:
 
 
 def test_a_machine_for_simulated_data_is_well_and_stays_as_it_was(machine: Machine, tmp_path: Path) -> None:
+    machine.answers = True
     code, findings = machine.run()
     assert code == 0, findings
     assert levels(findings, "fail") == levels(findings, "warn") == []
@@ -259,7 +276,7 @@ def test_a_machine_for_simulated_data_is_well_and_stays_as_it_was(machine: Machi
 def test_text_says_the_same_as_json(machine: Machine) -> None:
     _, findings = machine.run()
     done = subprocess.run(
-        [sys.executable, "-m", "qmt_bridge.cli", "doctor"],
+        machine.start,
         env=machine.env,
         capture_output=True,
         encoding="utf-8",
@@ -271,6 +288,7 @@ def test_text_says_the_same_as_json(machine: Machine) -> None:
 
 
 def test_ports_that_others_use_fail(machine: Machine) -> None:
+    machine.answers = True
     with listener() as market, listener() as port:
         code, findings = machine.run("--market-addr", f"tcp://127.0.0.1:{market}", "--port", str(port))
     assert code == 1
@@ -373,6 +391,55 @@ def test_a_terminal_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     assert doctor._ask(doctor.Probe, "127.0.0.1:58610") == doctor.Probe(error="no answer in 0.5 s")
 
 
+@pytest.mark.parametrize(
+    ("printed", "said"),
+    [
+        pytest.param(b"", "ended with exit code 0", id="nothing"),
+        pytest.param(b"Traceback", "ended with exit code 0", id="text"),
+        pytest.param(b'{"error":"\xce\xde"}', "ended with exit code 0", id="gbk"),
+        pytest.param(b'{"tick_ms":"x"}', "ended with exit code 0", id="another-type"),
+        pytest.param(b'{"x":' + b"[" * 100_000, "ended with exit code 0", id="nested"),
+        pytest.param(None, "cannot be started: No such file or directory", id="no-program"),
+    ],
+)
+def test_whatever_the_terminals_process_does_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: bytes | None, said: str
+) -> None:
+    path = tmp_path / "printed"
+    path.write_bytes(printed or b"")
+    command = [sys.executable, "-c", f"import sys; sys.stdout.buffer.write(open({str(path)!r}, 'rb').read())"]
+    monkeypatch.setattr(
+        doctor.child, "python", lambda *words: command if printed is not None else [str(tmp_path / "none")]
+    )
+    assert doctor._ask(doctor.Probe, "127.0.0.1:58610").error == f"the process that asks {said}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "ours"),
+    [
+        (b'HTTP/1.1 200 OK\r\n\r\n{"status":"ok"}', True),
+        (b'HTTP/1.1 200 OK\r\n\r\n{"status":["ok"]}', False),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 60_000, False),
+        (b"HTTP/1.1 200 OK\r\n\r\n\xff\xfe", False),
+        (b"SSH-2.0-OpenSSH\r\n", False),
+    ],
+)
+def test_whatever_answers_at_the_gateways_port_is_no_traceback(answer: bytes, ours: bool) -> None:
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            assert doctor._is_gateway(Config(port=listener.getsockname()[1])) is ours
+        finally:
+            thread.join()
+
+
 TOKEN = "7b1e-t0ken"
 
 
@@ -445,6 +512,7 @@ def test_accounts_need_the_terminals_folder(trading_machine: Machine, tmp_path: 
 
 
 def test_a_running_feeder_and_gateway_are_recognised(machine: Machine) -> None:
+    machine.answers = True
     up = subprocess.Popen(
         [sys.executable, "-m", "qmt_bridge.cli", "up"],
         env=machine.env,
@@ -524,6 +592,7 @@ def test_a_key_that_the_feeder_refuses_is_told(tmp_path: Path) -> None:
         sockets.make_keys(tmp_path / name)
     (tmp_path / "stranger" / "feeder.key").write_bytes((tmp_path / "feeder" / "feeder.key").read_bytes())
     machine = Machine(tmp_path)
+    machine.answers = True
     del machine.env["QMT_BRIDGE_DATA_DIR"]
     wire = {name: machine.env[f"QMT_BRIDGE_{name.upper()}"] for name in ("market_addr", "trade_addr", "ask_addr")}
     feeder = Feeder(Config(source="sim", data_dir=str(tmp_path / "d"), curve_dir=str(tmp_path / "feeder"), **wire))
@@ -550,7 +619,7 @@ def test_foreign_variables_are_a_warning(machine: Machine) -> None:
 def test_chinese_text_comes_through_every_code_page(trading_machine: Machine, encoding: str) -> None:
     trading_machine.env |= {"FAKE_XT_DOWN": "1", "PYTHONIOENCODING": encoding}
     done = subprocess.run(
-        [sys.executable, "-m", "qmt_bridge.cli", "doctor"],
+        trading_machine.start,
         env=trading_machine.env,
         capture_output=True,
         timeout=SECONDS,
@@ -618,11 +687,32 @@ def test_only_live_ticks_of_a_running_feeder_tell_the_time(
         assert doctor.clock(ages, "", "").said.startswith("at least 6")
 
 
-def test_a_stranger_on_the_wire_is_no_feeder(monkeypatch: pytest.MonkeyPatch) -> None:
-    with publishing(lambda: [(STATUS_TOPIC, ["nonsense"])]) as config:
-        status, ages, unheard, _ = doctor._listen(config)
-    assert (status, ages) == (None, ())
-    assert unheard is not None
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([b"BODY", encode(["nonsense"])], id="array"),
+        pytest.param([b"BODY", encode({"source": "x", "simulated": 1})], id="wrong-types"),
+        pytest.param([b"BODY", b"\x91" * 100_000], id="nested"),
+        pytest.param([b"BODY", b"\xa2\xff\xfe"], id="no-utf-8"),
+        pytest.param([], id="topic-alone"),
+        pytest.param([b"short", b""], id="short-stamp"),
+        pytest.param([b"STAMP", b"", b"", b"", b""], id="too-many"),
+    ],
+)
+def test_a_stranger_on_the_wire_is_a_line(monkeypatch: pytest.MonkeyPatch, parts: list[bytes]) -> None:
+    if b"BODY" not in parts:
+        # It is no frame at all, and left out.
+        monkeypatch.setattr(doctor, "SILENT_SECONDS", 0.5)
+    stamp = Frame(STATUS_TOPIC, 1, 1, 1, 1, b"").to_parts()[1]
+    given = [stamp if part in (b"BODY", b"STAMP") else part for part in parts]
+    raw = [STATUS_TOPIC.encode(), *given]
+    monkeypatch.setattr(Frame, "to_parts", lambda frame: raw)
+    with publishing(lambda: [(STATUS_TOPIC, None)]) as config:
+        heard = doctor._listen(config)
+        assert (heard.status, heard.ages_ms) == (None, ())
+        assert (heard.unheard is not None) is (b"BODY" in parts)
+        found = doctor.feeder(None, heard.unheard, "1.0", "auto", heard.refused.text if heard.refused else "")
+    assert found.check == "feeder"
 
 
 def test_xtquant_is_not_imported(tmp_path: Path) -> None:

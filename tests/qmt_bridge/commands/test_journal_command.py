@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import stat
@@ -164,6 +165,29 @@ def test_export_reads_in_parts_and_goes_on_with_what_comes_meanwhile(
 def test_a_reader_cannot_change_anything(journal: Journal, path: Path) -> None:
     with Reader(path) as reader, pytest.raises(sqlite3.OperationalError, match="readonly"):
         reader._database.execute("DELETE FROM event")
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+def test_export_does_not_replace_a_journal(journal: Journal, path: Path, suffix: str) -> None:
+    out = path.with_name(path.name + suffix)
+    result = run("export", "--out", out)
+    assert result.exit_code == 1
+    assert "is a database" in result.output
+    assert len(exported()) == 5
+
+
+def test_export_writes_into_what_is_no_plain_file(journal: Journal, tmp_path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes here")
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run("export", "--out", pipe).exit_code == 0
+        assert os.read(reading, 1_000_000).count(b"\n") == 5
+    finally:
+        os.close(reading)
+    assert pipe.is_fifo()
 
 
 def test_export_to_a_file_is_whole_or_not_there(journal: Journal, tmp_path: Path) -> None:
@@ -433,10 +457,16 @@ def test_a_backup_to_where_nothing_can_be_written_is_an_error(journal: Journal, 
 @pytest.mark.parametrize("command", ["backup", "export --out"])
 def test_only_the_owner_may_read_what_comes_out_of_a_journal(journal: Journal, tmp_path: Path, command: str) -> None:
     out = tmp_path / "out"
-    # A part that was left by a killed command.
-    part = tmp_path / "out.part"
-    part.write_bytes(b"left")
-    part.chmod(0o644)
     assert run(*command.split(), out).exit_code == 0
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
-    assert not part.exists()
+
+
+@pytest.mark.parametrize("command", ["backup", "export --out"])
+def test_what_comes_out_of_a_journal_takes_no_file_of_the_users(journal: Journal, tmp_path: Path, command: str) -> None:
+    before = {path.name for path in tmp_path.iterdir()}
+    names = ["out.part", "out.part-journal", "out.part-wal"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"mine")
+    assert run(*command.split(), tmp_path / "out").exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == before | {"out", *names}
+    assert all((tmp_path / name).read_bytes() == b"mine" for name in names)

@@ -17,6 +17,8 @@ import psutil
 import pytest
 import zmq
 
+from feeder import app, publisher
+from gateway import server
 from qmt_bridge import cli, sockets
 from qmt_bridge.commands import supervisor
 from qmt_bridge.config import Config
@@ -127,9 +129,9 @@ def test_all_parts_are_told_to_end_before_any_is_waited_for(tmp_path: Path, monk
     )
     script.chmod(0o755)
     monkeypatch.setattr(child_process, "sys", SimpleNamespace(executable=str(script)))
-    monkeypatch.setattr(supervisor, "STOP_TIMEOUT", DEADLINE)
+    monkeypatch.setattr(supervisor, "STOP_SECONDS", {"feeder": DEADLINE, "gateway": DEADLINE})
     stop = Stop()
-    monkeypatch.setattr(supervisor, "_ask_gateway", lambda *_: None)
+    monkeypatch.setattr(supervisor, "ask_gateway", lambda *_: None)
     # Nobody is asked at these addresses.
     config = Config(ask_addr="tcp://127.0.0.1:9")
     parts = {"feeder": (), "gateway": ()}
@@ -144,6 +146,25 @@ def test_all_parts_are_told_to_end_before_any_is_waited_for(tmp_path: Path, monk
         stop.set()
         watching.join()
     assert sorted(path.name for path in tmp_path.glob("*.ended")) == ["feeder.ended", "gateway.ended"]
+
+
+def test_a_feeder_gets_the_time_that_its_journal_may_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, float] = {}
+    monkeypatch.setattr(
+        supervisor._Child,
+        "wait",
+        lambda part, deadline: given.update({part.part: deadline - time.monotonic()}),
+    )
+    stop = Stop()
+    stop.set()
+    config = Config(ask_addr="tcp://127.0.0.1:9")
+    supervisor.run(config, {"feeder": (), "gateway": ()}, stop, lambda status, pids: None)
+    # In the order of their limits: the wait for the one must not shorten the other's.
+    assert list(given) == ["gateway", "feeder"]
+    assert {part: round(seconds) for part, seconds in given.items()} == child_process.STOP_SECONDS
+    assert publisher.CLOSE_SECONDS < app.LEAVE_SECONDS
+    assert child_process.STOP_SECONDS["feeder"] >= app.START_GRACE + app.LEAVE_SECONDS
+    assert child_process.STOP_SECONDS["gateway"] > server.JOIN_TIMEOUT
 
 
 # Frozen
@@ -209,7 +230,7 @@ def test_a_feeder_that_freezes_as_soon_as_it_is_ready_is_replaced(
     monkeypatch.setattr(child_process, "python", lambda *words: [sys.executable, "-S", "-c", LISTENS])
     monkeypatch.setattr(supervisor.secrets, "token_hex", lambda size: "run")
     status = {"instance": "run", "feeder_instance": "run", "serving": True}
-    monkeypatch.setattr(supervisor, "_ask_gateway", lambda *_: status)
+    monkeypatch.setattr(supervisor, "ask_gateway", lambda *_: status)
     stop = Stop()
     # Nobody is asked at this address.
     config = Config(ask_addr="tcp://127.0.0.1:9", freeze_timeout=0.4)
@@ -270,14 +291,14 @@ def answering(answer: bytes | None) -> Iterator[int]:
 )
 def test_an_answer_of_any_program_is_read_or_refused(answer: bytes | None, found: object) -> None:
     with answering(answer) as port:
-        assert supervisor._ask_gateway(Config(port=port), "/readyz", Stop()) == found
+        assert supervisor.ask_gateway(Config(port=port), "/readyz", Stop()) == found
 
 
 def test_no_answer_is_waited_for_after_a_stop() -> None:
     stop = Stop()
     stop.set()
     with answering(b"HTTP/1.1 200 OK\r\n\r\n{}") as port:
-        assert supervisor._ask_gateway(Config(port=port), "/readyz", stop) is None
+        assert supervisor.ask_gateway(Config(port=port), "/readyz", stop) is None
 
 
 STATE = {"id": 0, "topic": STATUS_TOPIC, "state": "live"}

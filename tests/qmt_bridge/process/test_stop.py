@@ -15,12 +15,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
+from qmt_bridge.process import stop
 from qmt_bridge.process.stop import Stop, interruptible
 
 ROOT = Path(__file__).parents[3]
@@ -280,9 +281,9 @@ def test_a_program_of_the_readme_ends_on_ctrl_c_without_a_traceback(tmp_path: Pa
             # It has come to its work: what it connects to never answers.
             server.accept()[0].close()
             running.send_signal(signal.SIGINT)
-            assert running.wait(DEADLINE) in (0, -signal.SIGINT)
-            assert running.stdout is not None
-            assert "Traceback" not in running.stdout.read()
+            printed, _ = running.communicate(timeout=DEADLINE)
+            assert running.returncode in (0, -signal.SIGINT), printed
+            assert "Traceback" not in printed
 
 
 @posix
@@ -364,6 +365,41 @@ def test_ctrl_c_while_the_workers_of_a_gateway_import_is_no_traceback(tmp_path: 
         os.killpg(running.pid, signal.SIGINT)
         assert running.wait(DEADLINE) == 0
         assert "Traceback" not in running.stdout.read()
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_leaving_ends_a_process_whatever_its_threads_do(code: int) -> None:
+    # On Windows, os.kill of an own group with 0 or 1 would be Ctrl-C or Ctrl-Break.
+    left = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import threading\nfrom qmt_bridge.process.stop import leave\n"
+            f"threading.Thread(target=threading.Event().wait).start()\nprint('last words')\nleave({code})",
+        ],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=DEADLINE,
+        creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+    )
+    assert (left.returncode, left.stdout.strip(), left.stderr) == (code, b"last words", b"")
+
+
+@pytest.mark.parametrize("code", [0, 1, 75])
+def test_leaving_on_windows_sends_no_console_event(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[tuple[str, int]] = []
+    windows = SimpleNamespace(
+        GetCurrentProcess=lambda: "this process", TerminateProcess=lambda process, code: ended.append((process, code))
+    )
+    monkeypatch.setitem(sys.modules, "_winapi", windows)
+    monkeypatch.setattr(stop.sys, "platform", "win32")
+    monkeypatch.setattr(stop, "_LEAVE_SECONDS", 0)
+    monkeypatch.setattr(stop.os, "kill", lambda *arguments: pytest.fail(f"os.kill{arguments}"))
+    monkeypatch.setattr(stop.os, "_exit", sys.exit)
+    with pytest.raises(SystemExit):
+        stop.leave(code)
+    assert ended == [("this process", code)]
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")

@@ -129,6 +129,26 @@ def test_plain_and_gzip_with_and_without_a_mark_are_the_same(read, name, mark, e
     assert rows == [TickRow("600519.SH", TIME, {"time": TIME, "x": 5})]
 
 
+def test_names_in_capitals_are_those_of_xtquant(read):
+    rows = read(f"TICKER,TIME,LASTPRICE,askprice,Volume,VOL\n600519.SH,{TIME},1.5,[2.5],3,4\n")
+    assert rows[0].record == {"time": TIME, "lastPrice": 1.5, "askPrice": [2.5], "volume": 3, "VOL": 4}
+
+
+@pytest.mark.parametrize("code", ["m2509-C-3000.DF", "SP a2501&a2505.DF"])
+def test_file_may_be_named_after_an_option_or_a_combination(read, code):
+    assert [row.code for row in read(f"time,x\n{TIME},1\n", f"{code}.csv")] == [code]
+
+
+def test_quote_within_a_cell_costs_its_row_only(tmp_path):
+    path = tmp_path / "ticks.csv"
+    path.write_text(f'code,time,x\n600519.SH,{TIME},"a"b"\n600519.SH,{TIME},5\n')
+    left_out = []
+    assert [row.record["x"] for row in read_csv(path, left_out.append)] == [5]
+    assert [(row.line, row.kind) for row in left_out] == [(2, "a row with a quote within a cell")]
+    with pytest.raises(ConfigError, match="line 2: ',' expected after"):
+        list(read_csv(path))
+
+
 def test_rows_come_one_by_one_before_a_later_mistake(tmp_path):
     path = tmp_path / "ticks.csv"
     path.write_text(f"code,time\n600519.SH,{TIME}\n600519.SH,{TIME}\n600519.SH,soon\n")
@@ -149,6 +169,10 @@ GOOD = f"code,time,x\n600519.SH,{TIME},1\n"
         pytest.param("code,price\n600519.SH,1\n", "no column 'time' but 'code, price'", id="no-time"),
         pytest.param('[{"code": 1}]', "no column 'code'", id="json"),
         pytest.param(b"\x89PNG\r\n\x1a\n\0\0", "not CSV in UTF-8", id="binary"),
+        pytest.param(
+            GOOD.encode("utf-16-le"), "not CSV in UTF-8 but UTF-16 without its mark", id="utf-16-without-mark"
+        ),
+        pytest.param(GOOD.encode("utf-32"), "not CSV in UTF-8 but UTF-16 without its mark, UTF-32", id="utf-32"),
         pytest.param("code,time,x,x\n", "column 'x' occurs twice", id="twice"),
         pytest.param("code,time,\n", "column 3 has no name", id="unnamed"),
         pytest.param(GOOD + f"600519.SH,{TIME}\n", "line 3: 2 cells under 3 columns", id="short"),
@@ -209,6 +233,7 @@ NUMBERS = ["volume", "x"]
         ("２７８１０", NUMBERS, "full-width"),
         ("1.75E+12", NUMBERS, "cut by Excel; its digits are lost"),
         ("1e400", NUMBERS, "too large"),
+        ("[1e400]", ["askPrice"], "too large"),
         ("11,39", ["volume"], "no number"),
         ("007", ["volume"], "no number"),
         ("True", ["volume"], "no number"),
@@ -385,6 +410,8 @@ def test_gzip_is_known_by_its_content(read):
         (b"\x28\xb5\x2f\xfd" + bytes(20), "zstd"),
         ("code,time,名称\n".encode("gbk"), "looks like GBK: save it as CSV UTF-8"),
         ("code,time,x\n".encode("utf-16")[:-1], "not CSV in UTF-8"),
+        ("code,time,x\n".encode("utf-16-le"), "UTF-16 without its mark"),
+        (gzip.compress("code,time,x\n".encode("utf-16-be"), mtime=0), "UTF-16 without its mark"),
         (b"", "is empty"),
         (b",code,x\n0,600519.SH,1\n1,600519.SH,2\n", "has no column 'time'"),
     ],
@@ -393,6 +420,32 @@ def test_other_file_is_named_with_what_helps(read, content, said):
     with pytest.raises(ConfigError, match=r"ticks\.csv") as caught:
         read(content)
     assert said in caught.value.reason
+
+
+LONG = "x" * 131_073
+
+
+@pytest.mark.parametrize("cell", [LONG, f'"{LONG}"', f'"a,{LONG},b"'])
+def test_a_cell_that_is_too_long_costs_its_row(tmp_path, cell):
+    path = tmp_path / "ticks.csv"
+    path.write_text(f"code,time,x,y\n600519.SH,{TIME},1,2\n600519.SH,{TIME},1,{cell}\n600519.SH,{TIME},3,4\n")
+    told: list[LeftOut] = []
+    assert [row.record["x"] for row in read_csv(path, told.append)] == [1, 3]
+    assert [str(each) for each in told] == [
+        "line 3, column y: a cell of more than 131,072 characters, which no field of a tick has"
+    ]
+    with pytest.raises(ConfigError, match=r"ticks\.csv, line 3, column y: a cell of more than"):
+        list(read_csv(path))
+
+
+def test_a_quotation_mark_that_is_not_closed_is_named_where_it_is(tmp_path):
+    path = tmp_path / "ticks.csv"
+    row = f"600519.SH,{TIME},1,2\n"
+    path.write_text(f'code,time,x,y\n{row}600519.SH,{TIME},"1,2\n{row * 6000}')
+    told: list[LeftOut] = []
+    with pytest.raises(ConfigError, match=r"ticks\.csv, line 3, column x: a quotation mark that no other one closes"):
+        list(read_csv(path, told.append))
+    assert not told
 
 
 def test_row_that_cannot_be_read_is_told_and_the_others_come(tmp_path):

@@ -227,6 +227,14 @@ def test_code_that_cannot_be_is_named(code: object, said: str) -> None:
         ("600519.SH\r\n", "600519.SH"),
         ("\ufeff600519.SH", "600519.SH"),
         ("SP  a2501&a2505.DF", "SP a2501&a2505.DF"),
+        ("600519 . SH", "600519.SH"),
+        ("600519..SH", "600519.SH"),
+        ("'600519.SH'", "600519.SH"),
+        ('="600519.SH"', "600519.SH"),
+        ("600519.SH.SH", "600519.SH"),
+        # The letters of a future are its product, and not a market beside a number
+        ("IF2506", "IF2506.IF"),
+        ("ＩＦ２５０６.IF", "IF2506.IF"),
         # Zeros that a spreadsheet took
         ("1.SZ", "000001.SZ"),
         ("700.hk", "00700.HK"),
@@ -260,15 +268,34 @@ def test_hint_gives_both_where_two_may_be_meant(code: str, both: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", ["", "x", "maotai", "贵州茅台", "x" * 100_000, "1" * 100_000, "600519.SH/tick", "٦٠٠٥١٩"]
+    "code",
+    [
+        "",
+        "x",
+        "maotai",
+        "rb2510",
+        "HC2510",
+        "BK0475",
+        "AU2512.XX",
+        "贵州茅台",
+        "x" * 100_000,
+        "1" * 100_000,
+        "600519.SH/tick",
+        "٦٠٠٥١٩",
+    ],
 )
 def test_no_hint_where_nothing_can_be_meant(code: str) -> None:
     assert "did you mean" not in reason(code)
     assert len(reason(code)) < 200
 
 
+def test_code_that_pandas_made_a_float_has_a_hint() -> None:
+    assert reason(600519.0).endswith("did you mean '600519.SH'?")
+
+
 def test_market_alone_is_for_whole_quotes() -> None:
     assert "a market alone is for whole quotes" in reason("SH")
+    assert "a market alone is for whole quotes" in reason("sh")
     assert check_market_or_code("SH") == "SH"
     assert check_market_or_code("600519.SH") == "600519.SH"
 

@@ -91,6 +91,14 @@ def test_numbers_that_json_cannot_hold_become_null_there_only() -> None:
     assert math.isnan(frames.decode(body)["a"])
 
 
+def test_numpys_scalars_and_arrays_are_encoded_as_pythons() -> None:
+    numpy = pytest.importorskip("numpy")
+    record = {"a": numpy.int64(2**62), "b": numpy.float32(0.5), "c": numpy.bool_(True), "d": numpy.array([1.5, 2.0])}
+    assert frames.decode(frames.encode(record)) == {"a": 2**62, "b": 0.5, "c": True, "d": [1.5, 2.0]}
+    with pytest.raises(TypeError, match="cannot encode datetime64"):
+        frames.encode(numpy.datetime64("2025-07-01"))
+
+
 def test_subclasses_of_numbers_are_encoded_as_numbers() -> None:
     assert frames.decode(frames.encode({"time": Int64(1733118954000), "n": [Int64(2**62)]})) == {
         "time": 1733118954000,

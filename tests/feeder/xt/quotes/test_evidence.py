@@ -204,3 +204,21 @@ def test_an_index_that_stands_still_excuses_no_silence(terminal: Terminal) -> No
     assert terminal.evidence.active({MOUTAI}) == set()
     terminal.ask(10, silent)
     assert terminal.evidence.active({MOUTAI}) == {MOUTAI}
+
+
+def test_the_time_of_a_tick_may_be_text_alone(terminal: Terminal) -> None:
+    terminal.ticks = {MOUTAI: {"timetag": "20261124 10:00:00", "volume": 5, "openInt": 13}}
+    terminal.ask(1, {"moutai": [MOUTAI]})
+    assert terminal.evidence.active({MOUTAI}) == {MOUTAI}
+    for text in ("20261123 10:00:00", "20269924 10:00:00", "10:00"):
+        terminal.ticks[MOUTAI]["timetag"] = text
+        terminal.ask(1, {"moutai": [MOUTAI]})
+        assert terminal.evidence.active({MOUTAI}) == set()
+
+
+def test_the_reset_before_a_trading_day_is_no_trade(terminal: Terminal) -> None:
+    silent = {"market": [MOUTAI, "600000.SH", "600001.SH"]}
+    terminal.ask(1, silent, silent["market"])
+    for code in silent["market"] * NEWS:
+        terminal.ticks[code] = {"time": terminal.now + 10_000, "volume": 0, "openInt": 11}
+        assert terminal.ask(1, silent) == []

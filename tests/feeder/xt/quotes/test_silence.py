@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from feeder.xt.quotes.silence import ACTIONS_A_DAY, SEVERAL, Silence, day_name, day_number
+from feeder.xt.quotes.silence import ACTIONS_A_DAY, MARKETS, SEVERAL, Silence, day_name, day_number
 
 SHANGHAI = timezone(timedelta(hours=8))
 LIMIT = 30
@@ -31,12 +31,23 @@ class Watch:
         self.start = self.now = start
         self.done: list[tuple[int, str]] = []
 
-    def look(self, seconds: int, wanted: dict[str, int] = ALL, heard: Collection[str] = ()) -> list[tuple[int, str]]:
-        """Look for `seconds`, each time having heard `heard`, and return what was to be done."""
+    def look(
+        self,
+        seconds: int,
+        wanted: dict[str, int] = ALL,
+        heard: Collection[str] = (),
+        missed: Collection[str] | None = None,
+    ) -> list[tuple[int, str]]:
+        """Look for `seconds`, each time having heard `heard`, and return what was to be done.
+
+        The terminal has newer data of the markets in `missed`, of all that are not heard if that is not given.
+        """
+        if missed is None:
+            missed = MARKETS - frozenset(heard)
         before = len(self.done)
         for _ in range(seconds):
             self.now += 1000
-            action = self.silence.check(self.now, wanted, heard)
+            action = self.silence.check(self.now, wanted, heard, missed)
             if action != "none":
                 self.done.append(((self.now - self.start) // 1000, action))
         return self.done[before:]
@@ -172,6 +183,42 @@ def test_a_silence_ends_with_the_session_and_begins_anew_with_the_next(begin: st
     assert [action for _, action in watch.look(5)] == ["resubscribe"]
 
 
+def test_a_stale_market_of_which_the_terminal_has_nothing_newer_costs_nothing(watch: Watch) -> None:
+    assert watch.look(80 * 60, missed=()) == [(30, "stale")]
+    assert watch.silence.stale == {"SH"}
+    assert watch.silence.left == ACTIONS_A_DAY
+    # As soon as the terminal has some, and does not push it.
+    began = watch.now - watch.start
+    assert watch.look(70) == [(began // 1000 + 1, "resubscribe"), (began // 1000 + 61, "reconnect")]
+
+
+def test_a_reconnect_needs_evidence_of_its_own(watch: Watch) -> None:
+    watch.look(LIMIT)
+    assert watch.look(1800, missed=()) == []
+    assert [action for _, action in watch.look(1)] == ["reconnect"]
+
+
+def test_only_the_market_that_is_deaf_is_subscribed_again(watch: Watch) -> None:
+    both = {"SH": SEVERAL, "SZ": SEVERAL}
+    assert watch.look(LIMIT, both, missed={"SZ"}) == [(30, "resubscribe")]
+    assert watch.silence.stale == {"SH", "SZ"}
+    assert watch.silence.deaf == {"SZ"}
+    assert watch.look(1, both) == [(31, "resubscribe")]
+
+
+def test_evidence_without_a_silence_is_none(watch: Watch) -> None:
+    assert watch.look(LIMIT - 1) == watch.look(1, heard={"SH"}, missed={"SH"}) == []
+
+
+def test_the_answer_to_a_subscription_alone_is_no_help(watch: Watch) -> None:
+    # Each action is answered with the newest ticks, and nothing comes after them.
+    for _ in range(40):
+        if watch.look(10) and watch.done[-1][1] in ("resubscribe", "reconnect"):
+            watch.look(1, heard={"SH"})
+    acted = [action for _, action in watch.done if action in ("resubscribe", "reconnect")]
+    assert acted == ["resubscribe", "reconnect", "reconnect"]
+
+
 def test_a_holiday_that_is_learned_late_ends_the_silence(watch: Watch) -> None:
     watch.look(LIMIT)
     watch.silence.holidays = frozenset(("20261124",))
@@ -194,7 +241,7 @@ def test_a_clock_set_back_counts_nothing(watch: Watch) -> None:
 def test_a_day_has_a_limit_of_actions_and_the_next_day_has_them_again(watch: Watch) -> None:
     for _ in range(ACTIONS_A_DAY):
         assert [action for _, action in watch.look(LIMIT)] == ["resubscribe"]
-        watch.look(1, heard={"SH"})
+        watch.look(3, heard={"SH"})
     assert watch.silence.left == 0
     # It is stale all the same, and nothing more is done.
     assert [action for _, action in watch.look(3600)] == ["stale"]

@@ -219,6 +219,24 @@ def test_positions_that_share_a_name_are_not_published_in_turn() -> None:
     assert answer(published, "position", nameless[::-1]) == []
 
 
+@pytest.mark.parametrize("field", ["market_value", "last_price", "profit_rate", "float_profit", "position_profit"])
+def test_a_position_whose_price_alone_has_changed_is_news_for_a_query(field: str) -> None:
+    published = Published()
+    for value in (100.0, 101.0, 100.0):
+        told = [position(1) | {field: value}]
+        assert answer(published, "position", told) == told
+        assert answer(published, "position", told) == []
+
+
+@pytest.mark.parametrize("field", ["market_value", "total_asset"])
+def test_an_asset_whose_price_alone_has_changed_is_news_for_a_query(field: str) -> None:
+    published = Published()
+    for value in (100.0, 101.0, 100.0):
+        told = [asset(1.0) | {field: value}]
+        assert answer(published, "asset", told) == told
+        assert answer(published, "asset", told) == []
+
+
 def test_an_answer_that_a_push_has_overtaken_says_so() -> None:
     published = Published()
     asked = published.count

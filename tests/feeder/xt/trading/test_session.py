@@ -171,7 +171,7 @@ def is_settled() -> bool:
         return False
     asking = [thread for thread in threading.enumerate() if thread.name == "xtquant-trade-ask"]
     for (asked,) in [thread._args for thread in asking if hasattr(thread, "_args")]:
-        heard = all(queries.were_heard() for questions in list(asked.questions.values()))
+        heard = all(questions.were_heard() for questions in list(asked.questions.values()))
         if not heard or asked.missing or len(asked.questions) < len(asked.joined):
             return False
     return True
@@ -1076,6 +1076,23 @@ def test_an_answer_that_can_be_read_in_part_is_published_in_part(
     assert [data["traded_id"] for data in sink.of("trade")] == ["T1", "T2"]
 
 
+@pytest.mark.parametrize(
+    "item", [-1, "", b"", {}, [None], object(), XtAccountStatus(account_id=STOCK)], ids=lambda item: type(item).__name__
+)
+@pytest.mark.parametrize(("event", "call"), [*zip(QUERIES, NATIVE_QUERIES, strict=True)])
+def test_a_list_of_what_is_no_record_is_no_answer(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, event: str, call: str, item: object
+) -> None:
+    desk.push(order(), fill(), position(), asset())
+    desk.answers[call] = lambda *_: [item]
+    serve(wait=False, xt_reconcile=0.0)
+    sink.until(lambda: len(sink.of(*QUERIES)) == 3)
+    sink.until(lambda: len(desk.called(call)) > 2)
+    assert sink.of(event) == []
+    del desk.answers[call]
+    sink.until(lambda: sink.of(event))
+
+
 def test_an_asset_that_is_never_told_is_logged_once_and_an_empty_list_is_not(
     serve: Callable[..., Any],
     desk: Desk,
@@ -1588,6 +1605,70 @@ def test_sessions_left_behind_in_a_call_are_bounded(
     assert [record.message for record in caplog.records if said in record.message] == [
         f"{said}; waiting for one to return, which may take a restart of the terminal or of the feeder"
     ]
+
+
+@pytest.mark.parametrize("call", ["connect", "stop"])
+def test_a_process_whose_sessions_all_hang_is_replaced(
+    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    if call == "connect":
+        monkeypatch.setattr(session, "OPEN_SECONDS", 0.02)
+    monkeypatch.setattr(session, "NEVER_OPEN_SECONDS", 0.0)
+    monkeypatch.setattr(session, "STOP_SECONDS", 0.02)
+    monkeypatch.setattr(session, "LEFT_BEHIND", 2)
+    desk.stuck = {call}
+    source = serve(wait=False, xt_hang=0.2)
+    for number in range(1, 3 if call == "stop" else 1):
+        sink.until(lambda number=number: len(sink.of("connected")) == number)
+        assert source.hung() is None
+        desk.drop()
+    said: list[str] = []
+    sink.until(lambda: said.append(source.hung() or "") or said[-1])
+    assert said[-1] == "a call into xtquant of each of 2 trade sessions has not returned for 0 s"
+    # One that returns after all ends the reason.
+    desk.stuck = set()
+    connected = len(sink.of("connected"))
+    desk.gate.set()
+    sink.until(lambda: len(sink.of("connected")) == connected + 1)
+    assert source.hung() is None
+
+
+@pytest.mark.parametrize(
+    ("was_open", "limit", "seconds"), [(True, 60.0, 60), (False, 60.0, 600), (False, 900.0, 900), (True, 0.0, None)]
+)
+def test_hanging_sessions_end_the_process_late_if_none_was_open(
+    serve: Callable[..., Any],
+    desk: Desk,
+    sink: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    was_open: bool,
+    limit: float,
+    seconds: int | None,
+) -> None:
+    monkeypatch.setattr(session, "OPEN_SECONDS", 0.02)
+    monkeypatch.setattr(session, "STOP_SECONDS", 0.02)
+    monkeypatch.setattr(session, "LEFT_BEHIND", 1)
+    desk.stuck = {"stop" if was_open else "connect"}
+    source = serve(wait=was_open, xt_hang=limit)
+    desk.drop()
+    sink.until(lambda: sink.states and "have not returned" in (sink.states[-1][0].reason or ""))
+    sink.until(lambda: source._hanging._doing)
+    # A look adds a second at most.
+    looks = [source._hanging.hung(float(look)) for look in range(1000)]
+    assert next((number for number, said in enumerate(looks) if said), None) == seconds
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_trade_thread_that_has_ended_is_told(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: session.XtTrade) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(session.XtTrade, "_may_open", fail)
+    source = serve(wait=False)
+    source._thread.join(SECONDS)
+    assert source.hung() == "the thread that owns the trade sessions has ended"
+    source.close()
+    assert source.hung() is None
 
 
 # -- A terminal that says nothing
