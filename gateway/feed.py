@@ -324,7 +324,7 @@ class Feed:
 
 def _read_reply(payload: bytes) -> TopicState | DownloadStarted:
     try:
-        # Both replies are maps; the reply to a download has no `state`.
+        # Both replies are maps; only that of a download has no state.
         return frames.read(topic_state_decoder, payload)
     except WireError:
         return frames.read(download_started_decoder, payload)

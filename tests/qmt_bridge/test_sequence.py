@@ -133,6 +133,17 @@ def test_held_events_are_bounded_and_the_rest_is_replayed(monkeypatch):
     assert seqs(events.answered(answer(2, 4, 5), 0.2)) == [4, 5, 6]
 
 
+def test_held_events_stay_bounded_after_an_answer(monkeypatch):
+    monkeypatch.setattr(sequence_module, "MAX_HELD", 2)
+    events = Events(ACCOUNT, JournalPosition(0))
+    events.ask(1, 0.0)
+    events.answered(answer(1, 1, 3), 0.1)
+    for seq in (5, 6, 7):
+        assert arrive(events, seq) == []
+    events.ask(2, 0.2)
+    assert seqs(events.answered(answer(2, 4, 4), 0.3)) == [4]
+
+
 def test_repeated_question_brings_nothing_twice():
     events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
