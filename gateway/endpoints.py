@@ -13,8 +13,8 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from gateway.hub import Refusal
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
+from gateway.streams.member import Refusal
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket
 from qmt_bridge.errors import (
     BAD_REQUEST,

@@ -1,7 +1,7 @@
 """The worker's link to the feeder: SUB for market data, SUB for trade events, DEALER for questions.
 
 Runs on the event loop, which owns the three sockets; it watches their file descriptors and drives the hub.
-zmq.asyncio would cost a factor of four to five at the top.
+zmq.asyncio would take four to five times as long for a message.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Callable
 import msgspec
 import zmq
 
-from gateway.hub import Hub, Outcome, Refusal
+from gateway.hub import Hub
+from gateway.streams.member import Outcome, Refusal
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError
@@ -22,6 +23,7 @@ from qmt_bridge.handshakes import Links, Trouble
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import FeedStatus, event_position
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (
     Ask,
     CatchUp,
@@ -37,17 +39,17 @@ from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, behaviour_of
 
 logger = logging.getLogger(__name__)
 
-# Messages taken from one socket before the loop gets its turn: the more are waiting, the more go into one write of a
-# client, which is what a delivery costs. A turn of the largest size takes some 40 ms.
+# Messages taken from one socket before the event loop continues. Writing to the clients is what a delivery costs, and
+# one write carries all messages of a turn: so while messages queue up, turns grow to the larger size (some 40 ms).
 DRAIN = 512
 LONGEST_DRAIN = 4096
-# Heartbeats come once a second; three missed ones are an absent feeder.
+# Heartbeats come once a second; after three missed ones the feeder counts as absent.
 ABSENT_AFTER = 3.0
 TICK = 0.25
-# Before the feeder is asked once more for what it has refused to the worker itself.
+# Seconds until the worker joins the trade events again after a refusal.
 AGAIN = 1.0
 DOWNLOAD_ANSWER_TIMEOUT = 3.0
-# An enumeration as a flag costs twice as much.
+# As an int, since recv takes twice as long with an enumeration.
 _NOBLOCK = int(zmq.NOBLOCK)
 
 
@@ -63,8 +65,8 @@ class Feed:
         self.status: FeedStatus | None = None
         # Why there is no connection, by the setting of the address; None where there is one.
         self.links: dict[str, Trouble | None] = {}
-        # Whether the feeder has been away, or another took its place, and none has been up since: market data was lost
-        # of which the new one knows nothing.
+        # True from the first heartbeat after an absence or of a new epoch until the feeder is up: market data was lost
+        # that a new process does not know of.
         self.interrupted = False
         # time.time_ns() when the newest market frame was published, 0 before the first.
         self.newest_ns = 0
@@ -72,7 +74,7 @@ class Feed:
         self._config = config
         # Called when the feeder comes, goes, or says that its session has changed.
         self._on_change = on_change
-        # Called when what has come was handed on.
+        # Called when all messages that had arrived were handed on.
         self._on_drained = on_drained
         self._heard_at = 0.0
         self._next_id = 0
@@ -102,17 +104,17 @@ class Feed:
             ) from None
         self._market.subscribe(STATUS_TOPIC)
         if self._config.api_key:
-            # Without a key nobody may have trade events.
+            # Without a key there are no trade events (docs/websocket.md), so no stream of them is needed.
             _Resident(self).join()
         self._tick()
 
     @property
     def absence(self) -> str:
-        """Return the reason of the state "down" while the feeder is not heard."""
+        """Return the reason of the state "down" while no heartbeats arrive."""
         return next((trouble for trouble in self.links.values() if trouble is not None), Trouble.ABSENT)
 
     def stop(self) -> None:
-        """Disconnect; whoever waits for a download gets a cancellation."""
+        """Disconnect; requests that wait for the answer to a download are cancelled."""
         self._stopped = True
         self._timer.cancel()
         for socket in self._sockets:
@@ -122,22 +124,22 @@ class Feed:
         self._close()
 
     def subscribe(self, topic: Topic) -> None:
-        """Subscribe the topic or prefix on its socket (hub.Upstream)."""
+        """Subscribe the topic or prefix on its socket (Upstream)."""
         self._socket_of(topic).subscribe(topic)
         self._drain_soon()
 
     def unsubscribe(self, topic: Topic) -> None:
-        """Take the subscription back (hub.Upstream)."""
+        """Take the subscription back (Upstream)."""
         self._socket_of(topic).unsubscribe(topic)
         self._drain_soon()
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int | None:
-        """Send a CatchUp; return its id, or None while the feeder is away (hub.Upstream)."""
+    def ask(self, topics: list[Topic], after: JournalPosition | None) -> int | None:
+        """Send a CatchUp; return its id, or None while the feeder is away (Upstream)."""
         self._next_id += 1
         for part in parts_of(topics):
-            # Half of what may wait for a client: events go on to come while it takes a chunk of earlier ones.
+            # Half of what a client's outbox holds: new events arrive while the client takes a chunk of earlier ones.
             room = self._config.outbox_bytes // 2 if after is not None else 0
-            if not self._send(CatchUp(self._next_id, part, after, room, epoch, exact)):
+            if not self._send(CatchUp.after_position(self._next_id, part, after, room)):
                 return None
         return self._next_id
 
@@ -174,7 +176,7 @@ class Feed:
         return True
 
     def _drain_soon(self) -> None:
-        # Any call on a socket can swallow the edge that its file descriptor would have shown.
+        # ZeroMQ's descriptors are edge-triggered, and any call on a socket can consume the edge.
         if not self._draining:
             self._draining = True
             self._loop.call_soon(self._drain)
@@ -191,7 +193,7 @@ class Feed:
         ):
             taken = 0
             if socket is self._dealer:
-                # Who waits for ticks does not wait for the answers to questions.
+                # Write the market data before answers are taken, which may be many.
                 self._on_drained()
             try:
                 while taken < self._drain_size:
@@ -205,7 +207,7 @@ class Feed:
                 raise
             full = True
         if self.hub.received != before:
-            # In a flood the heartbeats are lost like everything else.
+            # Any frame shows that the feeder is there: under overload heartbeats are lost like other messages.
             self._heard_at = now
         self._on_drained()
         self._drain_size = min(2 * self._drain_size, LONGEST_DRAIN) if full else DRAIN
@@ -215,7 +217,7 @@ class Feed:
     def _take_message(self, socket: zmq.Socket[bytes], now: float) -> None:
         """Take the three parts of a message; raise `zmq.Again` if there is none.
 
-        recv_multipart asks after each part whether it is the last, and so takes 3.5 us instead of 0.5.
+        Takes 0.5 us; recv_multipart takes 3.5 us, because it asks after each part whether it is the last.
         """
         topic = socket.recv(_NOBLOCK)
         try:
@@ -224,7 +226,7 @@ class Feed:
             self._count_malformed(WireError("a message of fewer than three parts"))
             return
         if not (topic[-1:] == b"/" and len(parts[1]) == frames.STAMP_BYTES):
-            # Whoever sends this is not our feeder; find the beginning of the next message.
+            # Another program publishes at this address; find the beginning of the next message.
             while socket.getsockopt(zmq.RCVMORE):
                 parts.append(socket.recv(_NOBLOCK))
             self._count_malformed(WireError(f"parts of {[len(part) for part in parts][:10]} bytes"))
@@ -247,7 +249,8 @@ class Feed:
         self.hub.receive(frame, now)
 
     def _take_event(self, frame: Frame, now: float) -> None:
-        # The topic counts the events of its account; clients, whose one socket serves all accounts, the journal's.
+        # The stamp counts the events of one account; clients receive all accounts in one stream, which has the
+        # positions of the journal.
         try:
             frame.seq = event_position(frame.body)
         except WireError as exc:
@@ -292,7 +295,7 @@ class Feed:
 
     def _tick(self) -> None:
         if self.status is None:
-            # Quicker than to wait for a heartbeat: a worker that has just started knows its feeder at once.
+            # A worker that has just started asks for the status instead of waiting up to a second for a heartbeat.
             self._send(CatchUp(0, [STATUS_TOPIC]))
         self._timer = self._loop.call_later(TICK if self.status is not None else TICK / 5, self._tick)
         now = time.monotonic()
@@ -302,7 +305,7 @@ class Feed:
             self._on_change()
         self._look_at_links(now)
         self.hub.expire(now)
-        # The descriptors are edge-triggered; a lost edge would silence a socket for good.
+        # The descriptors are edge-triggered: without this a lost edge would stop a socket for ever.
         self._drain()
 
     def _look_at_links(self, now: float) -> None:
@@ -328,9 +331,10 @@ def _read_reply(payload: bytes) -> TopicState | DownloadStarted:
 
 
 class _Resident:
-    """Keeps a worker's stream of trade events where the journal is (hub.Member).
+    """Keeps a worker's stream of trade events open (Member).
 
-    Who connects stands there at once; the first one would else miss what is published before the feeder has answered.
+    A client that connects without a position then takes the stream's position at once. Otherwise the first client would
+    miss what is published before the feeder has answered.
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -341,23 +345,23 @@ class _Resident:
         self._feed.hub.join({ALL_TRADES: self}, time.monotonic())
 
     def deliver(self, frame: Frame) -> None:
-        """Need nothing."""
+        """Ignore it."""
 
     def starts(self, epoch: int, seq: int) -> bool:
-        """Need no last value."""
+        """Do without the last value."""
         return False
 
     def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
-        """Join again if the journal has parted with it."""
+        """Join again after a refusal: the journal is another one."""
         if outcome == "refused":
             self._feed.later(AGAIN, lambda _: self.join())
 
     def when_drained(self, act: Callable[[float], None]) -> None:
-        """Go on at once."""
+        """Take the next chunk at once: nothing is kept of the events."""
         self._feed.later(0.0, act)
 
     def missed(self, count: int) -> None:
-        """Need nothing."""
+        """Ignore it."""
 
     def snapshot_ended(self, count: int) -> None:
-        """Need nothing."""
+        """Ignore it."""

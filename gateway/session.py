@@ -18,10 +18,10 @@ from starlette.types import Receive, Scope, Send
 from gateway.auth import KEY_SUBPROTOCOL, Keys, presented_key
 from gateway.counters import Sent
 from gateway.feed import Feed
-from gateway.hub import Refusal
 from gateway.limits import TokenBucket, is_own_origin, origin_allowed
 from gateway.sending.outbox import Outbox
 from gateway.sending.sender import EXTENSION, AsgiSender, Flushes, Frames, PreparedSender, Sender
+from gateway.streams.member import Refusal
 from gateway.subscription import Subscription, Ticket
 from qmt_bridge.config import Config
 from qmt_bridge.errors import (
@@ -238,8 +238,7 @@ class Session:
         if acknowledge is not None:
             Ticket(self.sender, subscriptions, acknowledge)
         members = {subscription.topic: subscription for subscription in subscriptions}
-        position = () if after is None else (after.seq, after.epoch)
-        self.host.feed.hub.join(members, time.monotonic(), *position)
+        self.host.feed.hub.join(members, time.monotonic(), after)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Give a subscription up."""

@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-from gateway.hub import Outcome, Refusal
 from gateway.sending.outbox import Item
 from gateway.sending.pace import Pace
 from gateway.sending.sender import Sender
 from gateway.sending.view import Seen, View, field_names
+from gateway.streams.member import Outcome, Refusal
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
 from qmt_bridge.wire.messages import known_fields

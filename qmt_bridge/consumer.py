@@ -1,14 +1,15 @@
 """Consume the feeder's ZeroMQ topics from Python, without a gateway: ``for frame in subscribe(topic): ...``.
 
 Runs in the caller's thread and owns its sockets there. A slow caller loses market data beyond the high-water mark, is
-told so, and holds up nobody else; trade events that are lost on the way come out of the feeder's journal.
+told so, and does not slow down other programs; trade events that are lost on the way are read from the feeder's
+journal.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import unquote
 
@@ -23,6 +24,7 @@ from qmt_bridge.silence import Silence
 from qmt_bridge.sockets import Curve, connect_dealer, connect_subscriber, load_curve
 from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.frames import Frame, read
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import ask_reply_encoder, topic_state_decoder
 from qmt_bridge.wire.topics import (
     ALL_TRADES,
@@ -40,11 +42,11 @@ from qmt_bridge.wire.topics import (
 
 logger = logging.getLogger(__name__)
 
-# Without an answer after this time the topics go live without their last values (WIRE.md, CatchUp).
+# Without an answer after this time the topics go live without their last values (docs/wire.md, CatchUp).
 ANSWER_SECONDS = 1.0
-# Messages taken from one socket before the others have their turn.
+# Messages taken from one socket before the next one is read.
 TURN = 1000
-# Between two looks at how the connections stand.
+# Between two looks at the state of the connections.
 LOOK_SECONDS = 0.5
 # Losses with less than this between them are one episode in the log.
 EPISODE_SECONDS = 10.0
@@ -69,27 +71,26 @@ def subscribe(
     on_gap: OnGap | None = None,
     on_notice: OnNotice | None = None,
 ) -> Iterator[Frame]:
-    """Return the frames of `topics` as they come: whole topics, or prefixes that listen to what others asked for.
+    """Return the frames of `topics` as they arrive: whole topics, or prefixes of topics that other programs asked for.
 
     With `snapshot` each whole topic begins with its last value, if the feeder has one (its `received_ns` and
     `published_ns` are 0: it is not news). Iteration ends after `timeout` seconds without a frame; None is never.
-    A feeder that is away, or refuses the key, is waited for; `on_notice`, or without it the log, is told why there is
-    no connection, and which topics and prefixes are silent. A whole topic without its last slash is taken as it is
-    meant. Connects at the first ``next()``, closes its sockets when iteration ends.
+    While the feeder is away, or refuses the key, iteration waits; `on_notice`, or without it the log, is told why there
+    is no connection, and which topics and prefixes are silent. A whole topic without its last slash is completed.
+    Connects at the first ``next()``, closes its sockets when iteration ends.
 
-    Trade events come in order, each once, none is left out, whatever is lost or restarted meanwhile. `after` is the
-    position of the last one that an earlier run has seen (by topic, if there are several): every later one is replayed
-    first, with times of 0. For ``trade/<account>/``, which counts that account's events, it is the frame's `seq`; for
-    ``trade/``, which carries all accounts, the position in the journal, ``frame.data["seq"]``. What is replayed for
-    ``trade/`` has that topic, and that position as its `seq`. With the `epoch` of that frame too, a position of another
-    journal (another source, another data directory) is not taken for one of this.
+    Trade events come in order, each once and without a gap, also after losses and restarts. `after` is the position of
+    the last event that an earlier run has seen (by topic, if there are several): every later event is replayed first,
+    with times of 0. For ``trade/<account>/``, which counts that account's events, the position is the frame's `seq`;
+    for ``trade/``, which carries all accounts, it is the position in the journal, ``frame.data["seq"]``. Events that
+    are replayed for ``trade/`` have that topic, and that position as their `seq`. With the `epoch` of the same frame,
+    the position is refused by any other journal (another source, another data directory).
 
-    Of other topics messages can be lost, which `on_gap` is told before the frame that follows, and the log once per
-    episode.
+    Messages of other topics can be lost. `on_gap` is told before the frame that follows, and the log once per episode.
 
-    Raise `BadRequest` or `WireError` at once for a topic that cannot be, `ConfigError` for missing keys, and
-    `Refused`, naming the topic, while iterating if the feeder cannot serve one, or not the events after a position
-    (code ``resume_expired``, with the `oldest` position that it could).
+    Raise `BadRequest` or `WireError` at once for an impossible topic, and `ConfigError` for missing keys. Raise
+    `Refused` while iterating, with the topic, if the feeder cannot serve it, or cannot replay what follows a position
+    (code ``resume_expired``, with the `oldest` position that it accepts).
     """
     if not topics:
         raise WireError("no topic to subscribe")
@@ -100,22 +101,23 @@ def subscribe(
         raise WireError(f"{ALL_TRADES} carries {' '.join(set(trades) - {ALL_TRADES})} already")
     values = [topic for topic in behaviours if topic not in trades and _is_whole(topic)]
     numbered = [topic for topic in trades if topic == ALL_TRADES or _is_whole(topic)]
-    positions = _positions(after, numbered)
+    positions = _positions(after, epoch, numbered)
     if epoch is not None and not positions:
         raise BadRequest("bad_request", "epoch says which journal has the position `after`, which is missing")
     sequence = sequences.Sequence(
         LastValues(values, snapshot),
-        {topic: Events(topic, positions.get(topic), epoch) for topic in numbered},
+        {topic: Events(topic, positions.get(topic)) for topic in numbered},
         any(STATUS_TOPIC.startswith(topic) for topic in behaviours),
     )
     curve = load_curve(curve_dir, "gateway")
     wanted: dict[Topic, str] = {topic: behaviour.socket for topic, behaviour in behaviours.items()}
     if trades:
-        # Heartbeats tell of a restart, and of events whose loss no later one shows.
+        # Heartbeats show a restart, and the loss of an event that no later event follows.
         wanted[STATUS_TOPIC] = "market"
     silence = Silence(topic for topic in behaviours if topic != STATUS_TOPIC)
     addresses = {"market": market_addr, "trade": trade_addr}
-    return _frames(wanted, sequence, silence, addresses, ask_addr, curve, timeout, on_gap, tell)
+    link = _Link(wanted, addresses, ask_addr, curve, tell)
+    return _frames(link, sequence, silence, timeout, _Losses(on_gap))
 
 
 def _log(notice: Notice) -> None:
@@ -141,7 +143,9 @@ def _is_demand(topic: str) -> bool:
     return _is_whole(topic)
 
 
-def _positions(after: int | Mapping[str, int] | None, topics: list[Topic]) -> dict[Topic, int]:
+def _positions(
+    after: int | Mapping[str, int] | None, epoch: int | None, topics: list[Topic]
+) -> dict[Topic, JournalPosition]:
     """Return the position of each topic that `after` names."""
     if after is None:
         return {}
@@ -149,12 +153,12 @@ def _positions(after: int | Mapping[str, int] | None, topics: list[Topic]) -> di
         if len(topics) != 1:
             raise BadRequest("bad_request", f"after={after} is for one trade topic, not {len(topics)}; give a mapping")
         after = {topics[0]: after}
-    for topic, position in after.items():
+    for topic, seq in after.items():
         if topic not in topics:
             raise BadRequest("bad_request", f"after names {topic[:80]!r}, which is no trade topic to subscribe")
-        if position < 0:
-            raise BadRequest("bad_request", f"after must not be negative, got {position}")
-    return {Topic(topic): position for topic, position in after.items()}
+        if seq < 0:
+            raise BadRequest("bad_request", f"after must not be negative, got {seq}")
+    return {Topic(topic): JournalPosition(seq, epoch) for topic, seq in after.items()}
 
 
 def _behaviour(topic: str) -> Behaviour:
@@ -179,97 +183,149 @@ def _check_prefix(topic: str) -> None:
 
 
 def _frames(
-    wanted: Mapping[Topic, str],
-    sequence: sequences.Sequence,
-    silence: Silence,
-    addresses: dict[str, str],
-    ask_addr: str,
-    curve: Curve | None,
-    timeout: float | None,
-    on_gap: OnGap | None,
-    on_notice: OnNotice,
+    link: _Link, sequence: sequences.Sequence, silence: Silence, timeout: float | None, losses: _Losses
 ) -> Iterator[Frame]:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    opened: list[zmq.Socket[bytes]] = []
-    links = Links()
     try:
-        # Subscribe first, ask second: what is published in between arrives twice, not never.
-        subscribers: dict[str, zmq.Socket[bytes]] = {}
-        for topic, name in wanted.items():
-            if name not in subscribers:
-                subscribers[name] = connect_subscriber(context, addresses[name], curve, links, f"{name}_addr")
-                opened.append(subscribers[name])
-            subscribers[name].subscribe(topic.encode("ascii"))
-        ask = connect_dealer(context, ask_addr, curve, links)
-        opened.append(ask)
-        poller = zmq.Poller()
-        for subscriber in subscribers.values():
-            poller.register(subscriber, zmq.POLLIN)
+        link.connect()
         started = heard = time.monotonic()
-        look_at = started
-        lost_at = strange_at = -EPISODE_SECONDS
         while True:
-            now = time.monotonic()
-            poller.register(ask, zmq.POLLIN | zmq.POLLOUT if sequence.asks(now) else zmq.POLLIN)
             until = [heard + timeout] if timeout is not None else []
             if sequence.values.held:
                 until.append(started + ANSWER_SECONDS)
-            # Such a step leaves Ctrl-C a chance on Windows, where poll cannot be interrupted.
-            ready = dict(poller.poll(int(max(0.0, min([now + LOOK_SECONDS, *until]) - now) * 1000) + 1))
-            now = time.monotonic()
-            if now >= look_at:
-                look_at = now + LOOK_SECONDS
-                for notice in links.look(now):
-                    on_notice(notice)
-                if links.all_up() and (remark := silence.remark(now)):
-                    on_notice(Notice(remark, "silent"))
-            if ready.get(ask, 0) & zmq.POLLOUT:
-                # A feeder that goes at this moment leaves the rest to be asked when there is one again.
-                with suppress(zmq.Again):
-                    for question in sequence.questions(now):
-                        ask.send(ask_reply_encoder.encode(question), zmq.NOBLOCK)
-            frames = []
-            strange: WireError | None = None
-            for message in _received(ask):
-                try:
-                    state = read(topic_state_decoder, message[-1])
-                except WireError as exc:
-                    strange = exc
-                else:
-                    frames += sequence.answered(state, now)
-            for subscriber in subscribers.values():
-                for message in _received(subscriber):
-                    try:
-                        frames += sequence.arrived(Frame.from_parts(message))
-                    except WireError as exc:
-                        strange = exc
-            if strange is not None:
-                # Something else publishes at this address; it must not end whoever waits for the feeder.
-                if now >= strange_at + EPISODE_SECONDS:
-                    logger.warning("what came from the feeder's address is left out: %s", strange)
-                strange_at = now
+            now = link.wait(until, sequence, silence)
+            frames = link.take(sequence, now)
             if sequence.values.held and now >= started + ANSWER_SECONDS:
                 frames += sequence.values.give_up()
-            for topic, missed in sequence.values.take_gaps():
-                if now >= lost_at + EPISODE_SECONDS:
-                    logger.warning("%s: %s messages were lost", topic, "some" if missed is None else missed)
-                lost_at = now
-                if on_gap is not None:
-                    on_gap(topic, missed)
+            losses.tell(sequence.values.take_gaps(), now)
             if frames:
                 silence.note(frames)
                 yield from frames
-                # The time that the caller took is not silence.
+                # The timeout counts from here: the caller may have taken its time.
                 heard = time.monotonic()
             elif timeout is not None and now >= heard + timeout:
                 return
     finally:
-        # Not Context.destroy, which knows its sockets by weak references: the collector may have cleared them before it
-        # ends a forgotten iterator, and would then wait for them for ever.
-        links.close()
-        for socket in opened:
+        link.close()
+
+
+class _Losses:
+    """Tells what was lost: `on_gap` each time, the log once per episode."""
+
+    def __init__(self, on_gap: OnGap | None) -> None:
+        self._on_gap = on_gap
+        self._lost_at = -EPISODE_SECONDS
+
+    def tell(self, gaps: Iterable[tuple[Topic, int | None]], now: float) -> None:
+        """Tell the gaps since the last call."""
+        for topic, missed in gaps:
+            if now >= self._lost_at + EPISODE_SECONDS:
+                logger.warning("%s: %s messages were lost", topic, "some" if missed is None else missed)
+            self._lost_at = now
+            if self._on_gap is not None:
+                self._on_gap(topic, missed)
+
+
+class _Link:
+    """The sockets of one consumer: a SUB for each address of `wanted`, and a DEALER for questions."""
+
+    def __init__(
+        self,
+        wanted: Mapping[Topic, str],
+        addresses: Mapping[str, str],
+        ask_addr: str,
+        curve: Curve | None,
+        on_notice: OnNotice,
+    ) -> None:
+        self._wanted = wanted
+        self._addresses = addresses
+        self._ask_addr = ask_addr
+        self._curve = curve
+        self._on_notice = on_notice
+        self._opened: list[zmq.Socket[bytes]] = []
+        self._links = Links()
+        self._look_at = 0.0
+        self._strange_at = -EPISODE_SECONDS
+        # Made by `connect`. An iterator that is never started is never closed. And of objects that are unreachable the
+        # garbage collector finalizes the older first: a context older than the iterator would wait for its sockets.
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._subscribers: dict[str, zmq.Socket[bytes]] = {}
+
+    def connect(self) -> None:
+        """Subscribe first, ask second: what is published between the two arrives twice instead of never."""
+        links, curve = self._links, self._curve
+        self._context = zmq.Context()
+        for topic, name in self._wanted.items():
+            if name not in self._subscribers:
+                opened = connect_subscriber(self._context, self._addresses[name], curve, links, f"{name}_addr")
+                self._subscribers[name] = opened
+                self._opened.append(opened)
+            self._subscribers[name].subscribe(topic.encode("ascii"))
+        self._dealer = connect_dealer(self._context, self._ask_addr, curve, links)
+        self._opened.append(self._dealer)
+        self._poller = zmq.Poller()
+        for subscriber in self._subscribers.values():
+            self._poller.register(subscriber, zmq.POLLIN)
+        self._look_at = time.monotonic()
+
+    def wait(self, until: Iterable[float], sequence: sequences.Sequence, silence: Silence) -> float:
+        """Wait for a message, at most until the earliest of `until`, and send questions; return the time then."""
+        now = time.monotonic()
+        self._poller.register(self._dealer, zmq.POLLIN | zmq.POLLOUT if sequence.asks(now) else zmq.POLLIN)
+        # Windows cannot interrupt poll: with so short a wait Ctrl-C ends the program soon.
+        ready = dict(self._poller.poll(int(max(0.0, min([now + LOOK_SECONDS, *until]) - now) * 1000) + 1))
+        now = time.monotonic()
+        self._look_at_links(silence, now)
+        if ready.get(self._dealer, 0) & zmq.POLLOUT:
+            # If the feeder goes at this moment, the rest is asked when there is one again.
+            with suppress(zmq.Again):
+                for question in sequence.questions(now):
+                    self._dealer.send(ask_reply_encoder.encode(question), zmq.NOBLOCK)
+        return now
+
+    def take(self, sequence: sequences.Sequence, now: float) -> list[Frame]:
+        """Return the frames that the messages which have arrived allow to hand out."""
+        frames: list[Frame] = []
+        strange: WireError | None = None
+        for message in _received(self._dealer):
+            try:
+                state = read(topic_state_decoder, message[-1])
+            except WireError as exc:
+                strange = exc
+            else:
+                frames += sequence.answered(state, now)
+        for subscriber in self._subscribers.values():
+            for message in _received(subscriber):
+                try:
+                    frames += sequence.arrived(Frame.from_parts(message))
+                except WireError as exc:
+                    strange = exc
+        if strange is not None:
+            # Another program publishes at this address. The consumer goes on and waits for the feeder.
+            if now >= self._strange_at + EPISODE_SECONDS:
+                logger.warning("what came from the feeder's address is left out: %s", strange)
+            self._strange_at = now
+        return frames
+
+    def close(self) -> None:
+        """Close the sockets.
+
+        Context.destroy knows its sockets by weak references. When the garbage collector ends an iterator that was not
+        closed, it may have cleared them before, and destroy would wait for the sockets without end.
+        """
+        self._links.close()
+        for socket in self._opened:
             socket.close(linger=0)
-        context.term()
+        if self._context is not None:
+            self._context.term()
+
+    def _look_at_links(self, silence: Silence, now: float) -> None:
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_SECONDS
+        for notice in self._links.look(now):
+            self._on_notice(notice)
+        if self._links.all_up() and (remark := silence.remark(now)):
+            self._on_notice(Notice(remark, "silent"))
 
 
 def _is_whole(topic: str) -> bool:

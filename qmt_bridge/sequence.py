@@ -1,4 +1,4 @@
-"""What a consumer receives, in order: a last value before the news, trade events without a hole. Pure."""
+"""What a consumer receives, in order: a last value before the news, trade events without a gap. Pure."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ import msgspec
 
 from qmt_bridge.errors import Refused, WireError
 from qmt_bridge.wire.frames import Frame, read
+from qmt_bridge.wire.journal import replayed, successors
 from qmt_bridge.wire.messages import FeedStatus, event_position
+from qmt_bridge.wire.positions import JournalPosition, Position, Step
 from qmt_bridge.wire.requests import CatchUp, TopicState, parts_of
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, shown_topic
 
-# A question about trade events that nothing was heard of for so long is asked again: its answer was lost.
+# Seconds without any answer about a trade topic after which its question is asked again: the answer was lost.
 AGAIN_SECONDS = 5.0
-# Of a journal so many bytes are asked for at a time, at the caller's pace: else a slow one would have all of it queued.
+# Bytes of a journal that one question asks for. The caller sets the pace: without a limit, all that a slow caller has
+# not taken yet would be queued in memory.
 ROOM_BYTES = 512 * 1024
-# Trade events that wait for those before them; what does not fit is in the journal.
-MAX_AHEAD = 20_000
+# Trade events that are held because events before them are missing; what does not fit is read from the journal.
+MAX_HELD = 20_000
 
 T = TypeVar("T")
 
 
 _status_decoder = msgspec.msgpack.Decoder(FeedStatus)
-_events_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 class LastValues:
@@ -37,24 +39,24 @@ class LastValues:
         self.held: dict[Topic, list[Frame]] = {topic: [] for topic in topics} if snapshot else {}
         self._snapshot = snapshot
         self._gaps: list[tuple[Topic, int | None]] = []
-        # Epoch and seq that a topic has reached.
-        self._reached: dict[Topic, tuple[int, int]] = {}
+        # The position of the newest message of a topic.
+        self._positions: dict[Topic, Position] = {}
 
     def arrived(self, frame: Frame) -> list[Frame]:
-        """Return the frame if it is next, nothing if it is held or old."""
+        """Return the frame if it is newer than the one before, nothing if it is old or has to be held."""
         held = self.held.get(frame.topic)
         if held is not None:
             held.append(frame)
             return []
-        epoch, seq = self._reached.get(frame.topic, (0, 0))
-        if frame.epoch == epoch:
-            if frame.seq <= seq:
+        before = self._positions.get(frame.topic)
+        if before is not None:
+            if frame.epoch != before.epoch:
+                self._gaps.append((frame.topic, None))
+            elif frame.seq <= before.seq:
                 return []
-            if frame.seq > seq + 1:
-                self._gaps.append((frame.topic, frame.seq - seq - 1))
-        elif epoch:
-            self._gaps.append((frame.topic, None))
-        self._reached[frame.topic] = frame.epoch, frame.seq
+            elif frame.seq > before.seq + 1:
+                self._gaps.append((frame.topic, frame.seq - before.seq - 1))
+        self._positions[frame.topic] = Position(frame.epoch, frame.seq)
         return [frame]
 
     def answered(self, state: TopicState) -> list[Frame]:
@@ -63,16 +65,16 @@ class LastValues:
         if state.state == "refused":
             raise _refused(state)
         if state.state == "pending":
-            # The source has yet to decide; the feeder answers when it has, or says pending again.
+            # The source has yet to decide. The feeder answers the next question when it has, or says pending again.
             self.unasked.add(topic)
             return self._release(topic)
         frames = []
-        epoch, seq = self._reached.get(topic, (0, 0))
-        news = state.epoch != epoch or state.seq > seq
-        if state.body is not None and self._snapshot and news:
+        before = self._positions.get(topic)
+        is_news = before is None or state.epoch != before.epoch or state.seq > before.seq
+        if state.body is not None and self._snapshot and is_news:
             frames.append(Frame(topic, state.epoch, state.seq, 0, 0, state.body))
             if not state.more:
-                self._reached[topic] = state.epoch, state.seq
+                self._positions[topic] = Position(state.epoch, state.seq)
         return frames if state.more else frames + self._release(topic)
 
     def give_up(self) -> list[Frame]:
@@ -80,34 +82,33 @@ class LastValues:
         return [frame for topic in list(self.held) for frame in self._release(topic)]
 
     def take_gaps(self) -> list[tuple[Topic, int | None]]:
-        """Return once what was lost: topic and number of messages, None where the feeder has started anew."""
+        """Return once what was lost: topic and number of messages, None where the feeder has a new epoch."""
         gaps, self._gaps = self._gaps, []
         return gaps
 
     def _release(self, topic: Topic) -> list[Frame]:
-        return [frame for waiting in self.held.pop(topic, []) for frame in self.arrived(waiting)]
+        return [frame for held in self.held.pop(topic, []) for frame in self.arrived(held)]
 
 
 class Events:
-    """The events of one trade topic in order, each once: the journal is asked for what is missing.
+    """The events of one trade topic in order, each once; what is missing is read from the journal.
 
-    `after` is the position of the last one that was seen, in the journal that had the life `epoch` if that is known;
-    None begins with what is published from now on.
+    `after` is the position of the last event that an earlier run has seen; None begins with what is published from now
+    on. The rules are those of `qmt_bridge.wire.journal`.
     """
 
-    def __init__(self, topic: Topic, after: int | None = None, epoch: int | None = None) -> None:
+    def __init__(self, topic: Topic, after: JournalPosition | None = None) -> None:
         self.topic = topic
+        # The position of the last event that was handed out, or that an earlier run has seen.
         self._after = after
-        # The latest life of the feeder whose journal is known to have the position; exact: it was seen in that one.
-        self._life = epoch
-        self._exact = False
-        # Where the topic stood when it was joined without a position.
-        self._start: int | None = None
-        self._ahead: deque[tuple[int, Frame]] = deque(maxlen=MAX_AHEAD)
+        # Without that, where the journal was when the first question was answered.
+        self._start: JournalPosition | None = None
+        # Events before which others are missing, and those of an epoch whose journal has not answered yet.
+        self._held: deque[tuple[Position, Frame]] = deque(maxlen=MAX_HELD)
         self._unasked = True
-        # Id of the question under way, the position that it is about, and when it was asked or last answered in part.
+        # The id of the question under way, its position, and when it was sent or an answer came.
         self._question: int | None = None
-        self._asked: int | None = None
+        self._asked: JournalPosition | None = None
         self._heard_at = 0.0
 
     def asks(self, now: float) -> bool:
@@ -119,97 +120,107 @@ class Events:
         self._unasked = False
         self._question = number
         self._heard_at = now
-        self._asked = self._start if self._after is None else self._after
-        return CatchUp(number, [self.topic], self._asked, ROOM_BYTES, self._life, self._exact)
+        self._asked = self._after or self._start
+        return CatchUp.after_position(number, [self.topic], self._asked, ROOM_BYTES)
 
-    def check(self, reborn: bool) -> None:
-        """See to it that the journal is asked for what may have been lost without a successor that shows it.
+    def check(self, is_new_epoch: bool) -> None:
+        """Ask the journal for events that may have been lost without a later one that would show the gap.
 
-        `reborn`: the feeder has started anew, and will not answer what the one before was asked.
+        In a new epoch, a question to the process before will not be answered.
         """
-        if reborn:
+        if is_new_epoch:
             self._question = None
         self._unasked = self._unasked or self._question is None
 
-    def arrived(self, frame: Frame, at: int) -> list[Frame]:
-        """Return the frame, which is that of position `at`, if it is next, nothing if it is old or has to wait."""
+    def arrived(self, frame: Frame, seq: int) -> list[Frame]:
+        """Return the frame, whose sequence number is `seq`, if it is next, nothing if it is old or has to be held."""
         if self._after is None:
-            # Published before the question was answered, it may come after the answer.
-            joined = self._start is None or at <= self._start + 1
-            self._after = at - 1 if joined else self._start
-        after = self._position()
-        if self._life is not None and frame.epoch < self._life:
-            # What the later life does not have died with the one before.
-            return []
-        # Its journal may be another one, or have lost what was seen.
-        is_unknown = self._life is not None and frame.epoch > self._life
-        if at <= after and not is_unknown:
-            return []
-        if at > after + 1 or is_unknown:
-            self._ahead.append((at, frame))
-            self._unasked = self._unasked or self._question is None
-            return []
-        return [self._pass(frame, at)]
+            self._after = self._begin(seq)
+        position = Position(frame.epoch, seq)
+        match self._position.step(position):
+            case Step.NEXT:
+                return [self._hand_out(frame, position)]
+            case Step.GAP | Step.NEW_EPOCH:
+                self._held.append((position, frame))
+                self._unasked = self._unasked or self._question is None
+        return []
 
     def answered(self, state: TopicState, now: float) -> list[Frame]:
-        """Return the events of an answer that are news, and what waited for them; raise `Refused`."""
-        # An older question's answer too shows that the feeder is at it: the newer one's comes behind it.
+        """Return the events of an answer that are news, and the held ones that follow; raise `Refused`."""
+        # The answer to an older question also shows that the feeder is answering: it answers in order.
         self._heard_at = now
         if state.id != self._question:
             return []
         if state.state == "refused":
             raise _refused(state)
         self._question = None
-        has_moved = self._after is not None and self._after != self._asked
-        if self._life is not None and (state.epoch < self._life or (state.epoch > self._life and has_moved)):
-            # Of a life that has ended; the next one says whether it goes on from there. Or of the next one, which has
-            # not said so of the position that was reached since.
+        if self._is_of_another_epoch(state.epoch):
             self._unasked = True
             return []
-        self._life, self._exact = state.epoch, True
         if state.body is None:
-            if self._start is None:
-                self._start = state.seq
+            self._take_position(JournalPosition(state.seq, state.epoch, exact=True))
             return []
-        if self._after is None:
-            self._after = self._start or 0
-        bodies = _bodies(state)
+        return self._take_events(state)
+
+    @property
+    def _position(self) -> Position:
+        assert self._after is not None
+        return Position(self._after.epoch or 0, self._after.seq)
+
+    def _begin(self, seq: int) -> JournalPosition:
+        """Return the position of a consumer that named none, when the event `seq` is the first that arrives.
+
+        It may have been published before the question was answered and still arrive after the answer.
+        """
+        start = self._start
+        if start is None:
+            return JournalPosition(seq - 1)
+        return start if seq > start.seq + 1 else JournalPosition(seq - 1, start.epoch, start.exact)
+
+    def _is_of_another_epoch(self, epoch: int) -> bool:
+        """Return whether an answer with `epoch` says nothing about the position that has been reached."""
+        known = self._after or self._start
+        if known is None or known.epoch is None or epoch == known.epoch:
+            return False
+        # The process of an older epoch has ended. One of a newer epoch answered about the position of the question,
+        # not about a position that was reached since.
+        moved = self._after is not None and (self._asked is None or self._after.seq != self._asked.seq)
+        return epoch < known.epoch or moved
+
+    def _take_position(self, position: JournalPosition) -> None:
+        """Take where the journal is."""
+        if self._start is None:
+            self._start = position
+        if self._after is not None:
+            self._after = JournalPosition(self._after.seq, position.epoch, exact=True)
+
+    def _take_events(self, state: TopicState) -> list[Frame]:
+        after = self._after or self._start or JournalPosition(0)
+        self._after = JournalPosition(after.seq, state.epoch, exact=True)
+        bodies = replayed(state)
         frames = [
-            self._pass(Frame(self.topic, state.epoch, at, 0, 0, body), at)
-            for at, body in enumerate(bodies, state.seq - len(bodies) + 1)
-            if at > self._position()
+            self._hand_out(Frame(self.topic, state.epoch, seq, 0, 0, body), Position(state.epoch, seq))
+            for seq, body in enumerate(bodies, state.seq - len(bodies) + 1)
+            if seq > self._position.seq
         ]
         if not state.more:
-            frames += self._successors()
-        self._unasked = state.more or bool(self._ahead)
+            frames += [self._hand_out(frame, position) for position, frame in successors(self._position, self._held)]
+            # Held events of an older epoch that this journal does not have will never follow.
+            reached = self._position
+            self._held = deque((held for held in self._held if held[0] > reached), MAX_HELD)
+        self._unasked = state.more or bool(self._held)
         return frames
 
-    def _position(self) -> int:
-        assert self._after is not None
-        return self._after
-
-    def _pass(self, frame: Frame, at: int) -> Frame:
-        self._after = at
-        self._life, self._exact = frame.epoch, True
+    def _hand_out(self, frame: Frame, position: Position) -> Frame:
+        self._after = JournalPosition(position.seq, position.epoch, exact=True)
         return frame
-
-    def _successors(self) -> list[Frame]:
-        # What a life did not have when the next one answered died with it, and would be waited for without end.
-        life = self._life or 0
-        self._ahead = deque((ahead for ahead in self._ahead if ahead[1].epoch >= life), MAX_AHEAD)
-        successors = []
-        while self._ahead and self._ahead[0][0] <= self._position() + 1 and self._ahead[0][1].epoch == life:
-            at, frame = self._ahead.popleft()
-            if at > self._position():
-                successors.append(self._pass(frame, at))
-        return successors
 
 
 class Sequence:
     """Everything that one consumer receives: says what to ask the feeder, and what to hand out.
 
-    `events` are those of the trade topics; with ALL_TRADES among them it stands for every account. Heartbeats are
-    handed out if `shows_status`.
+    `events` has the trade topics; ALL_TRADES carries the events of every account. Heartbeats are handed out if
+    `shows_status`.
     """
 
     def __init__(self, values: LastValues, events: dict[Topic, Events], shows_status: bool) -> None:
@@ -217,7 +228,7 @@ class Sequence:
         self._events = events
         self._shows_status = shows_status
         self._questions = 0
-        # The newest heartbeat, and the position in the journal of which it is known that it was not missed.
+        # The newest heartbeat, and the sequence number of the journal up to which nothing was missed.
         self._status: FeedStatus | None = None
         self._checked: int | None = None
 
@@ -242,11 +253,11 @@ class Sequence:
         return self.values.answered(state) if events is None else events.answered(state, now)
 
     def arrived(self, frame: Frame) -> list[Frame]:
-        """Return what can be handed out now that `frame` is here; raise `Refused` if a journal has begun again."""
+        """Return what can be handed out now that `frame` has arrived."""
         if frame.topic.startswith(ALL_TRADES):
             if ALL_TRADES in self._events:
                 return self._events[ALL_TRADES].arrived(frame, _read(event_position, frame))
-            # A prefix that is no whole topic stands for accounts which are not known before.
+            # The accounts of a prefix that is no whole topic are not known before their first event.
             return self._events.setdefault(frame.topic, Events(frame.topic)).arrived(frame, frame.seq)
         if frame.topic == STATUS_TOPIC and self._events:
             self._check(_read(partial(read, _status_decoder), frame))
@@ -258,12 +269,13 @@ class Sequence:
         before, self._status = self._status, status
         if before is None:
             return
-        reborn = status.epoch != before.epoch
-        # An event may still be on its way when the heartbeat comes, by another socket; not so one heartbeat later.
-        if reborn or before.trade_seq != self._checked:
+        is_new_epoch = status.epoch != before.epoch
+        # Heartbeats and trade events come by two sockets: the newest event may still be on its way when a heartbeat
+        # tells of it, but no longer at the next heartbeat.
+        if is_new_epoch or before.trade_seq != self._checked:
             self._checked = before.trade_seq
             for events in self._events.values():
-                events.check(reborn)
+                events.check(is_new_epoch)
 
 
 def _read(how: Callable[[bytes], T], frame: Frame) -> T:
@@ -271,13 +283,6 @@ def _read(how: Callable[[bytes], T], frame: Frame) -> T:
         return how(frame.body)
     except WireError as exc:
         raise WireError(f"a message of {shown_topic(frame.topic)} cannot be read: {exc}") from exc
-
-
-def _bodies(state: TopicState) -> list[bytes]:
-    try:
-        return [bytes(body) for body in read(_events_decoder, state.body or b"")]
-    except WireError as exc:
-        raise WireError(f"the answer about {shown_topic(state.topic)} holds no events: {exc}") from exc
 
 
 def _refused(state: TopicState) -> Refused:

@@ -97,7 +97,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("feeder/recording.py", EDGE | {"feeder.source", "qmt_bridge.tapes"}, {"asyncio"}),
     ("feeder/*", EDGE | {"feeder", "qmt_bridge.journal_file", "qmt_bridge.private"}, {"asyncio"}),
     # The gateway's pure middle.
-    ("gateway/hub.py", WIRE, IMPURE),
+    ("gateway/hub.py", WIRE | {"gateway.streams"}, IMPURE),
+    ("gateway/streams/*", WIRE | {"gateway.streams"}, IMPURE),
     # Builds on uvicorn's WebSocket protocol, which builds on websockets'.
     ("gateway/writer.py", EDGE | {"gateway.sending.sender", "uvicorn", "websockets"}, set()),
     # The numbers alone.

@@ -1,4 +1,4 @@
-"""Where a stream stands, and from where a journal of trade events is to be read.
+"""The position in a stream, and the position after which to read a journal of trade events.
 
 Pure. An epoch is the number of one process of the feeder: nanoseconds since 1970 at its start. A sequence number counts
 the messages of one topic from 1 within an epoch; of a journal it goes on counting over all epochs.
@@ -6,15 +6,29 @@ the messages of one topic from 1 within an epoch; of a journal it goes on counti
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from typing import Annotated
 
 import msgspec
 
 
+class Step(Enum):
+    """What a message is for a reader at some position."""
+
+    # The next one.
+    NEXT = auto()
+    # Received already, or replaced by what a newer epoch has.
+    OLD = auto()
+    # Later than the next one: messages between are missing.
+    GAP = auto()
+    # From another process of the feeder; what is missing is unknown.
+    NEW_EPOCH = auto()
+
+
 class Position(msgspec.Struct, frozen=True, order=True):
     """The epoch and the sequence number of the last message of a topic; a later one is greater.
 
-    A client of ``quote/600519.SH/tick/`` that stands at (1764300000000000000, 41) has missed nothing if the next frame
+    A client of ``quote/600519.SH/tick/`` at the position (1764300000000000000, 41) has missed nothing if the next frame
     has the same epoch and 42. 44 is a gap of two messages. Another epoch says nothing about what was missed between,
     for its numbers began at 1 again. A browser keeps no number of nineteen digits exactly, so an epoch that a client
     names may be a float.
@@ -22,6 +36,18 @@ class Position(msgspec.Struct, frozen=True, order=True):
 
     epoch: int | float
     seq: int
+
+    def step(self, to: Position) -> Step:
+        """Return what a message at `to` is for a reader at this position; an epoch of 0 here is any epoch."""
+        if self.epoch and to.epoch != self.epoch:
+            return Step.OLD if to.epoch < self.epoch else Step.NEW_EPOCH
+        if to.seq <= self.seq:
+            return Step.OLD
+        return Step.NEXT if to.seq == self.seq + 1 else Step.GAP
+
+
+# The position of a reader that has received nothing.
+NOWHERE = Position(0, 0)
 
 
 class JournalPosition(msgspec.Struct, frozen=True):

@@ -277,10 +277,9 @@ def parts_of(topics: Sequence[str]) -> Iterator[list[str]]:
 class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
     """Ask where topics stand: last value, or a trade journal `after` a position; one reply a topic or more.
 
-    A journal comes as fast as the asker's socket takes it; with `room` only its first chunk does, of about so many
-    bytes, and whoever has taken it asks for the next. `epoch` is a life of the feeder in whose journal `after` is a
-    position: another journal refuses it, though it may have that position as well. `exact`: it was seen in that very
-    life; what died with it, never having been on the disk, is refused too, though its position is another event's now.
+    The feeder sends a journal as fast as the socket takes it. With `room` it sends only the first chunk, of about so
+    many bytes; a program that has taken it asks for the next. `after`, `epoch` and `exact` are a `JournalPosition`,
+    flat on the wire: see there.
     """
 
     id: int
@@ -289,6 +288,18 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
     room: int = 0
     epoch: int | float | None = None
     exact: bool = False
+
+    @classmethod
+    def after_position(cls, id: int, topics: list[str], position: JournalPosition | None, room: int = 0) -> CatchUp:
+        """Return a question about what follows `position` of a journal; None asks where topics are now."""
+        if position is None:
+            return cls(id, topics, room=room)
+        return cls(id, topics, position.seq, room, position.epoch, position.exact)
+
+    @property
+    def position(self) -> JournalPosition | None:
+        """Return the position in a journal, None where there is none."""
+        return None if self.after is None else JournalPosition(self.after, self.epoch, self.exact)
 
 
 class StartDownload(msgspec.Struct, frozen=True, tag_field="ask", tag="start_download"):

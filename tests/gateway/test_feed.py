@@ -1,4 +1,4 @@
-"""What a worker itself wants of the feeder; no sockets."""
+"""What a worker asks the feeder for itself; no sockets."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import cast
 from gateway.feed import Feed, _Resident
 from gateway.hub import Hub
 from qmt_bridge.wire import frames
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, Topic
 
 
 class Line:
-    """Stands for the feed: asks nobody, and keeps what is to be done later."""
+    """Stands for the feed: records questions, and keeps what is to be done later."""
 
     def __init__(self) -> None:
         self.hub = Hub(self)
@@ -21,13 +22,13 @@ class Line:
         self.waiting: list[Callable[[float], None]] = []
 
     def subscribe(self, topic: Topic) -> None:
-        """Need nothing."""
+        """Ignore it."""
 
     def unsubscribe(self, topic: Topic) -> None:
-        """Need nothing."""
+        """Ignore it."""
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int:
-        self.asked.append(after)
+    def ask(self, topics: list[Topic], after: JournalPosition | None) -> int:
+        self.asked.append(None if after is None else after.seq)
         return len(self.asked)
 
     def later(self, delay: float, act: Callable[[float], None]) -> None:
@@ -41,14 +42,14 @@ def resident() -> Line:
     return line
 
 
-def test_a_worker_reads_on_in_the_journal_until_it_has_all() -> None:
+def test_worker_reads_the_journal_to_its_end() -> None:
     line = resident()
     line.hub.answer(TopicState(1, ALL_TRADES, "live", epoch=1, seq=6, body=frames.encode([{"seq": 6}]), more=True), 0.0)
     line.waiting.pop()(0.0)
     assert line.asked == [5, 6]
 
 
-def test_a_worker_that_a_journal_has_parted_with_joins_again() -> None:
+def test_worker_joins_again_after_a_refusal() -> None:
     line = resident()
     line.hub.answer(TopicState(1, ALL_TRADES, "refused", "not there", "resume_expired", 2, 3), 0.0)
     assert not line.hub.streams

@@ -1,15 +1,19 @@
-"""The hub without sockets: what members get, what goes upstream, for every order in which things can arrive."""
+"""The hub without sockets: what members receive and what is asked, in every order in which messages can arrive."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
 
-from gateway.hub import ANSWER_TIMEOUT, COMPARE_SECONDS, Hub, Refusal
+from gateway.hub import COMPARE_SECONDS, Hub
+from gateway.streams.member import Refusal
+from gateway.streams.stream import ANSWER_TIMEOUT
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, Topic, quote_topic, trade_topic, whole_topic
 
@@ -25,8 +29,8 @@ class Wire:
     def __init__(self) -> None:
         self.subscribed: list[Topic] = []
         self.asked: list[tuple[list[Topic], int | None]] = []
-        # The life of the feeder that each position is said to be of, and whether it was seen in that very one.
-        self.lives: list[tuple[float | None, bool]] = []
+        # The epoch that each question names, and whether the position is exact.
+        self.epochs: list[tuple[float | None, bool]] = []
         self.away = False
 
     def subscribe(self, topic: Topic) -> None:
@@ -35,9 +39,9 @@ class Wire:
     def unsubscribe(self, topic: Topic) -> None:
         self.subscribed.remove(topic)
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int | None:
-        self.asked.append((topics, after))
-        self.lives.append((epoch, exact))
+    def ask(self, topics: list[Topic], after: JournalPosition | None) -> int | None:
+        self.asked.append((topics, None if after is None else after.seq))
+        self.epochs.append((None, False) if after is None else (after.epoch, after.exact))
         return None if self.away else len(self.asked)
 
 
@@ -48,7 +52,7 @@ class Client:
         self.got: list[int] = []
         self.bodies: list[object] = []
         self.lost = 0
-        # How much it had got when a snapshot ended, and the number of codes in that.
+        # The number of frames when a snapshot ended, and the number of its codes.
         self.ended: list[tuple[int, int]] = []
         self.acts: list[Callable[[float], None]] = []
         self.outcomes: list[tuple[str, ErrorCode | None]] = []
@@ -96,7 +100,7 @@ def joined(topic: Topic = TICK, seq: int = 5) -> tuple[Hub, Wire, Client]:
     return hub, wire, client
 
 
-def test_first_member_subscribes_then_asks_and_the_last_one_unsubscribes() -> None:
+def test_first_member_subscribes_and_asks_last_one_unsubscribes() -> None:
     wire, one, two = Wire(), Client(), Client()
     hub = Hub(wire)
     hub.join({TICK: one}, 0.0)
@@ -109,7 +113,7 @@ def test_first_member_subscribes_then_asks_and_the_last_one_unsubscribes() -> No
     assert not hub.streams
 
 
-def test_joiner_gets_the_last_value_then_what_is_newer_and_nothing_twice() -> None:
+def test_joiner_gets_the_last_value_then_newer_frames_once() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({TICK: client}, 0.0)
@@ -132,7 +136,7 @@ def test_answer_ahead_of_the_subscription_is_not_repeated() -> None:
     assert client.got == [5, 6]
 
 
-def test_late_joiner_takes_nothing_from_the_members_that_are_there() -> None:
+def test_late_joiner_takes_nothing_from_earlier_members() -> None:
     hub, _, old = joined(seq=5)
     late = Client()
     hub.join({TICK: late}, 0.0)
@@ -174,7 +178,7 @@ def test_gap_in_a_market_is_repaired_by_a_new_snapshot() -> None:
     assert (hub.gaps, hub.lost, hub.received) == (1, 1, 3)
 
 
-def test_gap_in_trade_events_is_replayed_without_gap_or_duplicate() -> None:
+def test_gap_in_trade_events_is_replayed_without_duplicates() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
     hub.receive(frame(TRADE, 6), 0.0)
     hub.receive(frame(TRADE, 9), 0.0)
@@ -182,7 +186,7 @@ def test_gap_in_trade_events_is_replayed_without_gap_or_duplicate() -> None:
     assert client.got == [6]
     assert wire.asked[-1] == ([ALL_TRADES], 6)
     hub.answer(state(2, ALL_TRADES, 8, body=[{"seq": 7}, {"seq": 8}], more=True), 0.0)
-    # The rest is asked for when this has been taken, however long that takes.
+    # The rest is asked for once the member has taken this chunk.
     for number in range(1, 5):
         hub.expire(number * ANSWER_TIMEOUT)
     assert (client.got, len(wire.asked)) == ([6, 7, 8], 2)
@@ -191,16 +195,16 @@ def test_gap_in_trade_events_is_replayed_without_gap_or_duplicate() -> None:
     hub.answer(state(3, ALL_TRADES, 10, body=[{"seq": 9}, {"seq": 10}]), 0.0)
     hub.receive(frame(TRADE, 11), 0.0)
     assert client.got == [6, 7, 8, 9, 10, 11]
-    # Once at the start and once for the replay, in however many chunks it came.
+    # Once at the start and once for the whole replay.
     assert client.outcomes == [("live", None)] * 2
 
 
-def test_chunk_of_a_replay_is_taken_from_where_the_one_before_ended() -> None:
+def test_lost_beginning_of_a_chunk_is_asked_for_again() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
     hub.receive(frame(TRADE, 9), 0.0)
     hub.answer(state(2, ALL_TRADES, 7, body=[{"seq": 4}, {"seq": 5}, {"seq": 6}, {"seq": 7}], more=True), 0.0)
     client.acts.pop()(0.0)
-    # The beginning was lost on the way.
+    # The event 8 was lost on the way.
     hub.answer(state(3, ALL_TRADES, 9, body=[{"seq": 9}]), 0.0)
     assert wire.asked[2:] == [([ALL_TRADES], 7)] * 2
     assert client.got == [6, 7]
@@ -209,10 +213,10 @@ def test_chunk_of_a_replay_is_taken_from_where_the_one_before_ended() -> None:
     assert client.got == [6, 7, 8, 9, 10]
 
 
-def test_answer_that_ends_before_what_the_stream_has_brought_is_asked_on() -> None:
+def test_answer_that_ends_before_the_stream_position_is_continued() -> None:
     hub, wire, _ = joined(ALL_TRADES, 10)
     late = Client()
-    hub.join({ALL_TRADES: late}, 0.0, after=5)
+    hub.join({ALL_TRADES: late}, 0.0, after=JournalPosition(5))
     hub.answer(state(2, ALL_TRADES, 8, body=[{"seq": 6}, {"seq": 7}, {"seq": 8}]), 0.0)
     assert wire.asked[-1] == ([ALL_TRADES], 8)
     hub.answer(state(3, ALL_TRADES, 10, body=[{"seq": 9}, {"seq": 10}]), 0.0)
@@ -231,12 +235,12 @@ def test_event_that_is_lost_while_a_joiner_waits_is_replayed() -> None:
     assert (client.got, client.outcomes) == ([6, 7], [("live", None)])
 
 
-def test_who_joins_where_another_takes_a_chunk_hears_how_that_ended() -> None:
+def test_joiner_shares_no_question_with_a_draining_member() -> None:
     wire, one, two = Wire(), Client(), Client()
     hub = Hub(wire)
-    hub.join({ALL_TRADES: one}, 0.0, after=2)
+    hub.join({ALL_TRADES: one}, 0.0, after=JournalPosition(2))
     hub.answer(state(1, ALL_TRADES, 3, body=[{"seq": 3}], more=True), 0.0)
-    hub.join({ALL_TRADES: two}, 0.0, after=3)
+    hub.join({ALL_TRADES: two}, 0.0, after=JournalPosition(3))
     assert wire.asked[1:] == [([ALL_TRADES], 3)]
     hub.answer(state(2, ALL_TRADES, 4, body=[{"seq": 4}]), 0.0)
     assert (two.got, two.outcomes) == ([4], [("live", None)])
@@ -245,10 +249,22 @@ def test_who_joins_where_another_takes_a_chunk_hears_how_that_ended() -> None:
     assert one.got == [3, 4]
 
 
-def test_who_left_while_it_took_a_chunk_is_not_asked_for() -> None:
+def test_joiner_without_a_position_shares_no_draining_question() -> None:
+    wire, one, two = Wire(), Client(), Client()
+    hub = Hub(wire)
+    hub.feeder_seen(EPOCH, 3, 0.0)
+    hub.join({ALL_TRADES: one}, 0.0, JournalPosition(2))
+    hub.answer(state(1, ALL_TRADES, 3, body=[{"seq": 3}], more=True), 0.0)
+    hub.join({ALL_TRADES: two}, 0.0)
+    assert (wire.asked[1:], wire.epochs[1:]) == ([([ALL_TRADES], 3)], [(EPOCH, True)])
+    hub.answer(state(2, ALL_TRADES, 4, body=[{"seq": 4}]), 0.0)
+    assert (two.got, two.outcomes) == ([4], [("live", None)])
+
+
+def test_nothing_is_asked_for_a_draining_member_that_left() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
     late = Client()
-    hub.join({ALL_TRADES: late}, 0.0, after=2)
+    hub.join({ALL_TRADES: late}, 0.0, after=JournalPosition(2))
     hub.answer(state(2, ALL_TRADES, 3, body=[{"seq": 3}], more=True), 0.0)
     hub.leave(ALL_TRADES, late)
     late.acts.pop()(0.0)
@@ -268,7 +284,16 @@ def test_unanswered_replay_is_asked_again_and_never_given_up() -> None:
     assert client.got == [6, 7, 8]
 
 
-def test_event_lost_without_a_successor_shows_in_the_second_heartbeat() -> None:
+def test_heartbeat_asks_nothing_after_a_late_answer() -> None:
+    hub, wire, _ = joined(ALL_TRADES, 5)
+    hub.receive(frame(TRADE, 7), 0.0)
+    hub.expire(ANSWER_TIMEOUT)
+    hub.answer(state(3, ALL_TRADES, 7, body=[{"seq": 6}, {"seq": 7}]), 1.5)
+    hub.feeder_seen(EPOCH, 7, 2.0)
+    assert wire.asked[1:] == [([ALL_TRADES], 5)] * 2
+
+
+def test_lost_newest_event_shows_in_the_second_heartbeat() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
     hub.receive(frame(TRADE, 6), 0.0)
     hub.feeder_seen(EPOCH, 7, 0.0)
@@ -281,23 +306,23 @@ def test_event_lost_without_a_successor_shows_in_the_second_heartbeat() -> None:
     assert client.got == [6, 7]
 
 
-def test_trade_events_go_on_over_a_restart_of_the_feeder() -> None:
+def test_trade_events_continue_after_a_restart_of_the_feeder() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
     hub.receive(frame(TRADE, 6, epoch=EPOCH + 1), 0.0)
-    # It may be of another journal.
+    # The new epoch may have another journal.
     assert client.got == []
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 5), (EPOCH, True))
+    assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 5), (EPOCH, True))
     hub.answer(state(2, ALL_TRADES, 6, epoch=EPOCH + 1, body=[{"seq": 6}]), 0.0)
     hub.feeder_seen(EPOCH + 2, 8, 0.0)
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 6), (EPOCH + 1, True))
+    assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 6), (EPOCH + 1, True))
     hub.answer(state(3, ALL_TRADES, 8, epoch=EPOCH + 2, body=[{"seq": 7}, {"seq": 8}]), 0.0)
     assert client.got == [6, 7, 8]
 
 
-def test_answer_of_a_life_that_has_ended_is_asked_for_again() -> None:
+def test_answer_of_an_older_epoch_is_asked_for_again() -> None:
     hub, _, _ = joined(ALL_TRADES, 5)
     late = Client()
-    hub.join({ALL_TRADES: late}, 0.0, 3)
+    hub.join({ALL_TRADES: late}, 0.0, JournalPosition(3))
     hub.receive(frame(TRADE, 6, epoch=EPOCH + 1), 0.0)
     hub.answer(state(2, ALL_TRADES, 5, body=[{"seq": 4}, {"seq": 5}]), 0.0)
     assert late.got == []
@@ -305,18 +330,18 @@ def test_answer_of_a_life_that_has_ended_is_asked_for_again() -> None:
     assert late.got == [4, 5, 6]
 
 
-def test_answer_of_a_life_that_a_heartbeat_has_shown_to_have_ended_is_asked_for_again() -> None:
+def test_answer_older_than_the_heartbeat_epoch_is_asked_for_again() -> None:
     hub, wire, _ = joined(ALL_TRADES, 5)
     hub.feeder_seen(EPOCH, 5, 0.0)
     late = Client()
-    hub.join({ALL_TRADES: late}, 0.0, 3)
+    hub.join({ALL_TRADES: late}, 0.0, JournalPosition(3))
     hub.feeder_seen(EPOCH + 1, 5, 0.0)
     hub.answer(state(2, ALL_TRADES, 5, body=[{"seq": 4}, {"seq": 5}]), 0.0)
     assert late.got == []
     assert [after for _, after in wire.asked[1:]] == [3, 5, 3]
 
 
-def test_trade_event_that_the_next_life_does_not_have_is_not_handed_on_after_it() -> None:
+def test_event_of_an_older_epoch_is_dropped() -> None:
     hub, _, client = joined(ALL_TRADES, 5)
     hub.feeder_seen(EPOCH, 5, 0.0)
     hub.feeder_seen(EPOCH + 1, 5, 0.0)
@@ -331,92 +356,92 @@ def refused(ask: int, oldest: int, newest: int) -> TopicState:
     return TopicState(ask, ALL_TRADES, "refused", error, "resume_expired", epoch, newest, oldest=oldest)
 
 
-def test_event_of_the_next_life_at_a_position_that_was_seen_waits_for_the_journals_word() -> None:
+def test_event_of_a_new_epoch_is_held_until_the_journal_answers() -> None:
     hub, wire, client = joined(ALL_TRADES, 500)
-    # The first one of the other journal is lost.
+    # Event 1 of the other journal was lost on the way.
     hub.receive(frame(TRADE, 2, epoch=EPOCH + 1), 0.0)
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 500), (EPOCH, True))
+    assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 500), (EPOCH, True))
     hub.answer(refused(2, 0, 2), 0.0)
     assert client.refusal == Refusal("resume_expired", "only those after 0 to 2", 0, 2, EPOCH + 1)
     assert (client.outcomes[-1], client.got) == (("refused", "resume_expired"), [])
-    hub.join({ALL_TRADES: client}, 0.0, 0)
+    hub.join({ALL_TRADES: client}, 0.0, JournalPosition(0))
     hub.answer(state(3, ALL_TRADES, 2, epoch=EPOCH + 1, body=[{"seq": 1}, {"seq": 2}]), 0.0)
     hub.receive(frame(TRADE, 3, epoch=EPOCH + 1), 0.0)
     assert client.got == [1, 2, 3]
 
 
 @pytest.mark.parametrize("came", [[], [6], [4, 5, 6]], ids=["nothing", "a-later-one", "all"])
-def test_what_was_seen_in_the_last_life_is_told_to_the_next_one(came: list[int]) -> None:
+def test_new_epoch_is_asked_about_the_position_of_the_last_one(came: list[int]) -> None:
     hub, wire, client = joined(ALL_TRADES, 2)
     hub.feeder_seen(EPOCH, 2, 0.0)
     for seq in (3, 4, 5):
         hub.receive(frame(TRADE, seq), 0.0)
-    # 4 and 5 died with that life; what the new one has published since may have been lost on the way.
+    # The new epoch has another journal. Its events may arrive, in part or not at all.
     for seq in came:
         hub.receive(frame(TRADE, seq, epoch=EPOCH + 1), 0.0)
     hub.feeder_seen(EPOCH + 1, 6, 1.0)
-    assert (wire.asked[1:], wire.lives[1:]) == ([([ALL_TRADES], 5)], [(EPOCH, True)])
+    assert (wire.asked[1:], wire.epochs[1:]) == ([([ALL_TRADES], 5)], [(EPOCH, True)])
     late = Client()
     hub.join({ALL_TRADES: late}, 1.0)
     hub.answer(refused(2, 0, 6), 1.0)
     assert client.outcomes[-1] == ("refused", "resume_expired")
     assert client.got == [3, 4, 5]
     hub.receive(frame(TRADE, 7, epoch=EPOCH + 1), 1.0)
-    # Who joined meanwhile stands where the stream did, or waits for the journal.
+    # A member that joined meanwhile is live at the position of the stream, or waits for an answer.
     body = [{"seq": seq} for seq in range((wire.asked[-1][1] or 0) + 1, 8)]
     hub.answer(state(len(wire.asked), ALL_TRADES, 7, epoch=EPOCH + 1, body=body), 1.0)
     assert late.got[-1] == 7
 
 
-def test_who_was_placed_by_the_next_life_hears_nothing_of_what_died_with_the_last() -> None:
+def test_member_at_the_new_epoch_is_not_refused_with_the_others() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
     hub.feeder_seen(EPOCH, 5, 0.0)
     late = Client()
-    hub.join({ALL_TRADES: late}, 0.0, after=3)
+    hub.join({ALL_TRADES: late}, 0.0, after=JournalPosition(3))
     hub.answer(state(2, ALL_TRADES, 6, epoch=EPOCH + 1, body=[{"seq": n} for n in (4, 5, 6)]), 0.0)
     hub.feeder_seen(EPOCH + 1, 6, 1.0)
     assert [after for _, after in wire.asked[2:]] == [5, 6]
-    assert wire.lives[2:] == [(EPOCH, True), (EPOCH + 1, True)]
+    assert wire.epochs[2:] == [(EPOCH, True), (EPOCH + 1, True)]
     hub.answer(refused(3, 0, 6), 1.0)
     hub.answer(state(4, ALL_TRADES, 7, epoch=EPOCH + 1, body=[{"seq": 7}]), 1.0)
     assert client.outcomes[-1] == ("refused", "resume_expired")
     assert (late.outcomes, late.got) == ([("live", None)] * 2, [4, 5, 6, 7])
 
 
-def test_who_takes_a_journal_chunk_by_chunk_says_where_the_last_one_came_from() -> None:
+def test_position_after_a_chunk_has_the_epoch_of_the_chunk() -> None:
     hub, wire, _ = joined(ALL_TRADES, 500)
     slow = Client()
-    hub.join({ALL_TRADES: slow}, 0.0, 450, EPOCH - 1)
-    # The client has said so; that it was seen in that very life is not for sure.
-    assert wire.lives[-1] == (EPOCH - 1, False)
+    hub.join({ALL_TRADES: slow}, 0.0, JournalPosition(450, EPOCH - 1))
+    # What a client names is never exact.
+    assert wire.epochs[-1] == (EPOCH - 1, False)
     hub.answer(state(2, ALL_TRADES, 451, body=[{"seq": 451}], more=True), 0.0)
     slow.acts.pop()(0.0)
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 451), (EPOCH, True))
+    assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 451), (EPOCH, True))
     hub.answer(refused(3, 0, 400), 0.0)
     assert slow.outcomes[-1] == ("refused", "resume_expired")
 
 
-def test_every_position_that_is_asked_for_is_said_with_the_life_that_told_it() -> None:
-    # Of a heartbeat, and that of another life is not the last one's.
+def test_every_position_is_asked_with_the_epoch_it_came_from() -> None:
+    # The position comes from a heartbeat of the new epoch.
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.feeder_seen(EPOCH, 8, 0.0)
     hub.feeder_seen(EPOCH + 1, 8, 0.0)
     hub.join({ALL_TRADES: client}, 0.0)
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 8), (EPOCH + 1, True))
-    # Of an answer that leaves a hole to what has come since.
+    assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 8), (EPOCH + 1, True))
+    # The position comes from an answer, before a gap to the frame that is held.
     hub.receive(frame(TRADE, 12, epoch=EPOCH + 1), 0.0)
     hub.answer(state(1, ALL_TRADES, 9, epoch=EPOCH + 1, body=[{"seq": 9}]), 0.0)
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 9), (EPOCH + 1, True))
-    # Also to one who has named a life that was not sure.
+    assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 9), (EPOCH + 1, True))
+    # Also where the client named an older epoch.
     other = Client()
-    hub.join({ALL_TRADES: other}, 0.0, 8, EPOCH)
+    hub.join({ALL_TRADES: other}, 0.0, JournalPosition(8, EPOCH))
     hub.answer(state(3, ALL_TRADES, 9, epoch=EPOCH + 1, body=[{"seq": 9}]), 0.0)
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 9), (EPOCH + 1, True))
+    assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 9), (EPOCH + 1, True))
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_position_of_who_knew_none_is_said_with_the_life_that_told_it(answered: bool) -> None:
+def test_position_found_by_the_hub_is_asked_with_its_epoch(answered: bool) -> None:
     wire = Wire()
     hub = Hub(wire)
     hub.join({ALL_TRADES: Client()}, 0.0)
@@ -426,28 +451,28 @@ def test_position_of_who_knew_none_is_said_with_the_life_that_told_it(answered: 
         hub.answer(state(1, ALL_TRADES, 3), 0.0)
     else:
         hub.expire(ANSWER_TIMEOUT)
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 3), (EPOCH, True))
+    assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 3), (EPOCH, True))
 
 
-def test_who_stands_ahead_gets_no_event_of_the_next_life_before_the_journals_word() -> None:
+def test_member_ahead_gets_no_event_of_a_new_epoch_unasked() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
-    # A stream that has brought nothing yet, and somebody beside who waits.
+    # The stream has no position, because another member waits.
     hub.join({ALL_TRADES: Client()}, 0.0)
-    hub.join({ALL_TRADES: client}, 0.0, 3)
+    hub.join({ALL_TRADES: client}, 0.0, JournalPosition(3))
     hub.answer(state(2, ALL_TRADES, 4, body=[{"seq": 4}]), 0.0)
     hub.receive(frame(TRADE, 5, epoch=EPOCH + 1), 0.0)
     assert client.got == [4]
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 4), (EPOCH, True))
+    assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 4), (EPOCH, True))
 
 
-def test_event_lost_without_a_successor_is_repaired_where_everybody_stands_ahead_of_the_stream() -> None:
+def test_lost_newest_event_is_repaired_for_members_ahead() -> None:
     wire, clients = Wire(), [Client(), Client()]
     hub = Hub(wire)
     hub.join({ALL_TRADES: Client()}, 0.0)
     hub.feeder_seen(EPOCH, 10, 0.0)
     for client, after in zip(clients, (10, 9), strict=True):
-        hub.join({ALL_TRADES: client}, 0.0, after)
+        hub.join({ALL_TRADES: client}, 0.0, JournalPosition(after))
     hub.answer(state(1, ALL_TRADES, 10), 0.0)
     hub.answer(state(2, ALL_TRADES, 10, body=[]), 0.0)
     hub.answer(state(3, ALL_TRADES, 10, body=[{"seq": 10}]), 0.0)
@@ -459,18 +484,18 @@ def test_event_lost_without_a_successor_is_repaired_where_everybody_stands_ahead
     assert [client.got for client in clients] == [[11], [10, 11]]
 
 
-def test_who_joins_with_the_same_position_of_another_life_asks_apart() -> None:
+def test_same_position_of_another_epoch_is_another_question() -> None:
     hub, wire, _ = joined(ALL_TRADES, 500)
-    for life in (None, EPOCH - 1, EPOCH, EPOCH):
-        hub.join({ALL_TRADES: Client()}, 0.0, 450, life)
-    assert wire.lives[1:] == [(None, False), (EPOCH - 1, False), (EPOCH, False)]
+    for epoch in (None, EPOCH - 1, EPOCH, EPOCH):
+        hub.join({ALL_TRADES: Client()}, 0.0, JournalPosition(450, epoch))
+    assert wire.epochs[1:] == [(None, False), (EPOCH - 1, False), (EPOCH, False)]
 
 
 @pytest.mark.parametrize("code", ["resume_expired", "internal"])
-def test_events_that_cannot_be_replayed_concern_only_who_asked_for_them(code: ErrorCode) -> None:
+def test_refused_position_removes_only_its_members(code: ErrorCode) -> None:
     hub, _, client = joined(ALL_TRADES, 500)
     old = Client()
-    hub.join({ALL_TRADES: old}, 0.0, after=3)
+    hub.join({ALL_TRADES: old}, 0.0, after=JournalPosition(3))
     hub.answer(TopicState(2, ALL_TRADES, "refused", "not there", code, EPOCH, 500, oldest=400), 0.0)
     hub.receive(frame(TRADE, 501), 0.0)
     assert old.outcomes == [("refused", code)]
@@ -478,20 +503,20 @@ def test_events_that_cannot_be_replayed_concern_only_who_asked_for_them(code: Er
     assert (old.got, client.got) == ([], [501])
 
 
-def test_who_joins_a_stream_of_events_stands_where_it_stands_at_once() -> None:
+def test_joiner_of_live_trade_events_is_live_at_once() -> None:
     hub, wire, _ = joined(ALL_TRADES, 5)
     late = Client()
     hub.join({ALL_TRADES: late}, 0.0)
     assert late.outcomes == [("live", None)]
     assert len(wire.asked) == 1
-    # Published before the feeder could have answered, and the one before it lost.
+    # Event 6 was lost on the way.
     hub.receive(frame(TRADE, 7), 0.0)
     assert wire.asked[-1] == ([ALL_TRADES], 5)
     hub.answer(state(2, ALL_TRADES, 7, body=[{"seq": 6}, {"seq": 7}]), 0.0)
     assert late.got == [6, 7]
 
 
-def test_who_joined_before_the_feeder_was_there_gets_all_that_follows_its_first_heartbeat() -> None:
+def test_joiner_before_the_feeder_gets_all_after_its_first_heartbeat() -> None:
     wire, client = Wire(), Client()
     wire.away = True
     hub = Hub(wire)
@@ -505,7 +530,7 @@ def test_who_joined_before_the_feeder_was_there_gets_all_that_follows_its_first_
     assert client.got == late.got == [9]
 
 
-def test_a_hole_in_what_has_come_while_no_answer_came_is_replayed() -> None:
+def test_gap_between_held_events_is_replayed_without_an_answer() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({ALL_TRADES: client}, 0.0)
@@ -517,10 +542,10 @@ def test_a_hole_in_what_has_come_while_no_answer_came_is_replayed() -> None:
     assert client.got == [4, 5, 6]
 
 
-def test_first_event_of_all_is_not_missed_either() -> None:
+def test_lost_first_event_of_the_journal_is_replayed() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
-    hub.join({ALL_TRADES: client}, 0.0, 0)
+    hub.join({ALL_TRADES: client}, 0.0, JournalPosition(0))
     hub.receive(frame(TRADE, 2), 0.0)
     hub.answer(state(1, ALL_TRADES, 0, body=[]), 0.0)
     assert (client.got, wire.asked[-1]) == ([], ([ALL_TRADES], 0))
@@ -528,7 +553,7 @@ def test_first_event_of_all_is_not_missed_either() -> None:
     assert client.got == [1, 2]
 
 
-def test_new_life_of_the_feeder_brings_its_last_value() -> None:
+def test_new_epoch_brings_its_last_value() -> None:
     hub, wire, client = joined(seq=5)
     hub.receive(frame(TICK, 2, epoch=EPOCH + 1), 0.0)
     assert wire.asked[-1] == ([TICK], None)
@@ -537,7 +562,7 @@ def test_new_life_of_the_feeder_brings_its_last_value() -> None:
     assert client.got == [2, 3]
 
 
-def test_heartbeat_of_a_new_life_asks_for_every_topic_once() -> None:
+def test_heartbeat_of_a_new_epoch_asks_for_every_topic_once() -> None:
     hub, wire, _ = joined(seq=5)
     hub.feeder_seen(EPOCH + 1, 0, 0.0)
     hub.answer(state(2, TICK, 0, epoch=EPOCH + 1), 0.0)
@@ -545,14 +570,25 @@ def test_heartbeat_of_a_new_life_asks_for_every_topic_once() -> None:
     assert len(wire.asked) == 2
 
 
-def test_new_life_of_a_feeder_whose_clock_was_set_back_is_followed() -> None:
+def test_new_epoch_is_one_question_for_all_topics_and_members() -> None:
+    hub, wire, _ = joined(seq=5)
+    for number in (2, 3):
+        hub.join({TICK: Client(), SH: Client()}, 0.0)
+        for topic in (TICK, SH):
+            hub.answer(state(number, topic, 5, body={"seq": 5}), 0.0)
+    hub.feeder_seen(EPOCH, 0, 0.0)
+    hub.feeder_seen(EPOCH + 1, 0, 1.0)
+    assert wire.asked[3:] == [([TICK, SH], None)]
+
+
+def test_epoch_of_a_clock_that_was_set_back_is_followed() -> None:
     hub, wire, client = joined(seq=5)
     hub.feeder_seen(EPOCH, 0, 0.0)
     early = EPOCH - 1
     hub.receive(frame(TICK, 1, epoch=early), 1.0)
     hub.feeder_seen(early, 0, 1.0)
     hub.answer(state(2, TICK, 1, epoch=early, body={"seq": 1}), 1.0)
-    # Only the second heartbeat shows that the first was not a late one of the life before.
+    # Only the second heartbeat shows that the first was not a late one of an older process.
     assert client.got == []
     hub.receive(frame(TICK, 2, epoch=early), 2.0)
     hub.feeder_seen(early, 0, 2.0)
@@ -565,7 +601,7 @@ def test_new_life_of_a_feeder_whose_clock_was_set_back_is_followed() -> None:
     assert len(wire.asked) == 3
 
 
-def test_joiners_follow_a_feeder_whose_clock_was_set_back_without_what_they_were_kept() -> None:
+def test_joiners_after_a_clock_set_back_get_no_held_frames() -> None:
     hub, wire, client = joined(seq=5)
     hub.feeder_seen(EPOCH, 0, 0.0)
     joiner = Client()
@@ -580,7 +616,7 @@ def test_joiners_follow_a_feeder_whose_clock_was_set_back_without_what_they_were
     assert (client.got, joiner.got) == ([6, 2, 3], [2, 3])
 
 
-def test_late_heartbeat_of_the_life_before_brings_nothing_twice() -> None:
+def test_late_heartbeat_of_the_older_epoch_brings_nothing_twice() -> None:
     hub, wire, client = joined(seq=5)
     for epoch in (EPOCH, EPOCH - 1, EPOCH, EPOCH):
         hub.feeder_seen(epoch, 0, 1.0)
@@ -590,39 +626,39 @@ def test_late_heartbeat_of_the_life_before_brings_nothing_twice() -> None:
     assert client.got == [6]
 
 
-def test_who_had_another_journal_goes_on_under_a_feeder_whose_clock_was_set_back() -> None:
+def test_members_can_read_another_journal_after_a_clock_set_back() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
     early = EPOCH - 1
     for epoch in (EPOCH, early):
         hub.feeder_seen(epoch, 8, 0.0)
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 5), (EPOCH, True))
-    # Somebody who names no life, so that the stream outlives those who stand in it.
+    assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 5), (EPOCH, True))
+    # A member without an epoch, so that the stream does not end with the refused member.
     other = Client()
-    hub.join({ALL_TRADES: other}, 0.0, 7)
+    hub.join({ALL_TRADES: other}, 0.0, JournalPosition(7))
     hub.answer(TopicState(2, ALL_TRADES, "refused", "of another", "resume_expired", early, 8), 0.0)
     assert client.outcomes[-1] == ("refused", "resume_expired")
-    hub.join({ALL_TRADES: client}, 0.0, 8, early)
+    hub.join({ALL_TRADES: client}, 0.0, JournalPosition(8, early))
     for number, body in ((3, [{"seq": 8}]), (4, [])):
         hub.answer(state(number, ALL_TRADES, 8, epoch=early, body=body), 0.0)
     hub.receive(frame(TRADE, 9, epoch=early), 1.0)
     assert (other.got, client.got) == ([8, 9], [9])
 
 
-def test_life_that_answers_again_is_there_though_an_other_seemed_to_be_later() -> None:
+def test_older_epoch_that_answers_twice_is_followed() -> None:
     hub, wire, client = joined(ALL_TRADES, 9)
     early = EPOCH - 1
     other = Client()
-    hub.join({ALL_TRADES: other}, 0.0, 7)
+    hub.join({ALL_TRADES: other}, 0.0, JournalPosition(7))
     for number in (2, 3):
         assert wire.asked[-1] == ([ALL_TRADES], 7)
         hub.answer(state(number, ALL_TRADES, 8, epoch=early, body=[{"seq": 8}]), 0.0)
-    # Who stands in the other one has to be told by the feeder that it is another journal's.
-    assert (wire.asked[-1], wire.lives[-1]) == (([ALL_TRADES], 9), (EPOCH, True))
+    # The feeder has to answer whether its journal has the position of the other member.
+    assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 9), (EPOCH, True))
     hub.receive(frame(TRADE, 9, epoch=early), 0.0)
     assert (other.got, client.got) == ([8, 9], [])
 
 
-def test_frame_published_between_ask_and_subscription_is_noticed() -> None:
+def test_frame_published_before_the_subscription_is_noticed() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({SH: client}, 0.0)
@@ -647,7 +683,7 @@ def test_without_an_answer_a_joiner_goes_live_with_what_was_held() -> None:
     assert client.outcomes == [("unanswered", None)]
     assert client.got == [3, 4]
     assert hub.received == 2
-    # Its feeder is asked at the next heartbeat, and once answered no more.
+    # The next heartbeat makes the hub ask again; after the answer it does not.
     hub.feeder_seen(EPOCH, 0, 2.0)
     assert len(wire.asked) == 2
     hub.answer(state(2, TICK, 4, body={"seq": 4}), 2.0)
@@ -667,7 +703,7 @@ def test_time_of_an_answer_in_parts_runs_from_the_last_part() -> None:
     assert client.bodies == [{"a": 1}, {"b": 2}]
 
 
-def test_what_was_held_is_delivered_once_however_many_join_later() -> None:
+def test_held_frames_are_delivered_once_when_more_members_join() -> None:
     wire, one, two = Wire(), Client(), Client()
     hub = Hub(wire)
     hub.join({TICK: one}, 0.0)
@@ -681,19 +717,19 @@ def test_what_was_held_is_delivered_once_however_many_join_later() -> None:
     assert two.got == [7, 8]
 
 
-def test_late_joiner_of_a_stream_that_is_behind_becomes_a_member() -> None:
+def test_late_joiner_ahead_of_its_stream_becomes_live() -> None:
     hub, _, old = joined(seq=5)
     late = Client()
     hub.join({TICK: late}, 0.0)
     hub.answer(state(2, TICK, 6, body={"seq": 6}), 0.0)
     hub.receive(frame(TICK, 6), 0.0)
-    assert not hub.streams[TICK].apart
+    assert not hub.streams[TICK].ahead
     hub.leave(TICK, old)
     hub.receive(frame(TICK, 7), 0.0)
     assert late.got == [6, 7]
 
 
-def test_feeder_that_comes_later_is_asked_then() -> None:
+def test_feeder_that_starts_later_is_asked_then() -> None:
     wire, client = Wire(), Client()
     wire.away = True
     hub = Hub(wire)
@@ -705,7 +741,7 @@ def test_feeder_that_comes_later_is_asked_then() -> None:
     assert client.got == [1]
 
 
-def test_refusal_reaches_every_member_and_ends_the_subscription() -> None:
+def test_refusal_reaches_every_member_and_unsubscribes() -> None:
     hub, wire, client = joined(seq=0)
     late = Client()
     hub.join({TICK: late}, 0.0)
@@ -729,7 +765,7 @@ def test_pending_topic_is_probed_until_its_source_has_decided() -> None:
     assert wire.subscribed == []
 
 
-def test_pending_topic_that_goes_live_brings_its_last_value_and_is_probed_no_more() -> None:
+def test_pending_topic_that_goes_live_brings_its_last_value() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({TICK: client}, 0.0)
@@ -745,7 +781,7 @@ def test_pending_topic_that_goes_live_brings_its_last_value_and_is_probed_no_mor
     assert len(wire.asked) == 4
 
 
-def test_pending_topic_is_probed_no_more_once_data_has_come() -> None:
+def test_pending_topic_is_not_probed_after_its_first_frame() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({TICK: client}, 0.0)
@@ -756,7 +792,17 @@ def test_pending_topic_is_probed_no_more_once_data_has_come() -> None:
     assert len(wire.asked) == 1
 
 
-def test_new_life_seen_by_one_heartbeat_is_not_new_at_the_next() -> None:
+def test_pending_answer_after_a_frame_is_not_probed() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: client}, 0.0)
+    hub.receive(frame(TICK, 1), 0.1)
+    hub.answer(state(1, TICK, 0, kind="pending"), 0.2)
+    hub.expire(1.8)
+    assert (client.got, len(wire.asked)) == ([1], 1)
+
+
+def test_new_epoch_is_new_for_one_heartbeat_only() -> None:
     hub, wire, client = joined(seq=5)
     hub.feeder_seen(EPOCH, 0, 0.0)
     assert len(wire.asked) == 1
@@ -768,7 +814,7 @@ def test_new_life_seen_by_one_heartbeat_is_not_new_at_the_next() -> None:
     assert client.got == [1]
 
 
-def test_recheck_after_the_source_was_away_refuses_what_is_served_no_more() -> None:
+def test_recheck_removes_what_the_source_refuses_now() -> None:
     hub, _, client = joined(seq=5)
     hub.recheck(1.0)
     hub.answer(TopicState(2, TICK, "refused", "gone", "upstream_refused"), 1.0)
@@ -794,7 +840,7 @@ def test_quiet_topic_is_compared_with_the_feeder() -> None:
     for seq in range(6, 16):
         hub.receive(frame(TICK, seq), seq / 2)
         hub.expire(seq / 2)
-        # What has been seen already does not come again.
+        # A value that is not newer is not delivered.
         hub.answer(state(3, SH, 3, body={"a": 3}), seq / 2)
     assert wire.asked[2:] == [([SH], None)]
     assert (other.got, other.lost, hub.lost) == ([3], 0, 0)
@@ -803,7 +849,7 @@ def test_quiet_topic_is_compared_with_the_feeder() -> None:
         hub.expire(second)
         if len(wire.asked) > 3 + len(asked):
             asked.append((second, *wire.asked[-1][0]))
-            # A message had been lost meanwhile, without a successor that would have shown it.
+            # A message was lost, and no later one showed the gap.
             for topic, seq in ((SH, 5), (TICK, 15)):
                 hub.answer(state(len(wire.asked), topic, seq, body={"a": seq}), second)
     assert asked == [(14, TICK), (67, SH)]
@@ -813,14 +859,14 @@ def test_quiet_topic_is_compared_with_the_feeder() -> None:
     assert (client.got, other.got) == (list(range(6, 17)), [3, 5, 6])
 
 
-def test_joiners_of_a_new_stream_whose_first_event_leaves_a_hole_are_replayed_what_is_in_it() -> None:
+def test_gap_before_the_first_event_of_a_stream_is_replayed() -> None:
     wire, one, two = Wire(), Client(), Client()
     hub = Hub(wire)
     for client, after in ((one, 5), (two, 6)):
-        hub.join({ALL_TRADES: client}, 0.0, after)
+        hub.join({ALL_TRADES: client}, 0.0, JournalPosition(after))
     hub.answer(state(1, ALL_TRADES, 7, body=[{"seq": 6}, {"seq": 7}]), 0.0)
     hub.answer(state(2, ALL_TRADES, 7, body=[{"seq": 7}]), 0.0)
-    # 8 and 9 were lost on the way; nothing had come before that would show it.
+    # 8 and 9 were lost on the way.
     hub.receive(frame(TRADE, 10), 0.0)
     assert (one.got, two.got) == ([6, 7], [7])
     assert wire.asked[2:] == [([ALL_TRADES], 7)]
@@ -829,14 +875,14 @@ def test_joiners_of_a_new_stream_whose_first_event_leaves_a_hole_are_replayed_wh
     assert (one.got, two.got) == ([6, 7, 8, 9, 10, 11], [7, 8, 9, 10, 11])
 
 
-def test_heartbeats_alone_tell_of_trade_events() -> None:
+def test_quiet_trade_events_are_not_compared() -> None:
     hub, wire, _ = joined(ALL_TRADES, 5)
     for number in range(10):
         hub.expire(number * COMPARE_SECONDS)
     assert len(wire.asked) == 1
 
 
-def test_members_hear_how_much_was_lost_for_good() -> None:
+def test_members_are_told_only_what_cannot_be_repaired() -> None:
     hub, _, client = joined(seq=5)
     hub.receive(frame(TICK, 8), 0.0)
     assert client.lost == 2
@@ -845,7 +891,7 @@ def test_members_hear_how_much_was_lost_for_good() -> None:
     assert client.lost == 0
 
 
-def test_member_may_do_without_the_last_value_and_joins_an_ask_of_its_own() -> None:
+def test_joiner_shares_no_question_of_earlier_members() -> None:
     class Choosy(Client):
         def starts(self, epoch: int, seq: int) -> bool:
             self.asked = (epoch, seq)
@@ -857,7 +903,7 @@ def test_member_may_do_without_the_last_value_and_joins_an_ask_of_its_own() -> N
     plain = Client()
     hub.join({TICK: choosy}, 1.0)
     hub.join({TICK: plain}, 1.0)
-    # What those who are there have seen is news to who has just come.
+    # The value is not newer for the earlier member, but it is for the new one.
     assert len(wire.asked) == 3
     for ask in (2, 3):
         hub.answer(state(ask, TICK, 5, body={"seq": 5}), 1.0)
@@ -867,7 +913,7 @@ def test_member_may_do_without_the_last_value_and_joins_an_ask_of_its_own() -> N
     assert (client.got, choosy.got, plain.got) == ([6], [6], [5, 6])
 
 
-def test_members_hear_of_what_a_last_value_has_replaced_but_joiners_have_missed_nothing() -> None:
+def test_members_are_told_what_a_value_replaced_joiners_are_not() -> None:
     hub, _, client = joined(SH, 5)
     hub.receive(frame(SH, 9), 0.0)
     late = Client()
@@ -879,7 +925,7 @@ def test_members_hear_of_what_a_last_value_has_replaced_but_joiners_have_missed_
     assert (hub.gaps, hub.lost) == (1, 3)
 
 
-def test_members_hear_of_a_loss_also_without_an_answer() -> None:
+def test_members_are_told_a_loss_also_without_an_answer() -> None:
     hub, _wire, client = joined(SH, 5)
     hub.receive(frame(SH, 9), 0.0)
     hub.expire(ANSWER_TIMEOUT)
@@ -895,11 +941,11 @@ def pieces(ask: int, *counts: int, seq: int = 9, epoch: int = EPOCH) -> list[Top
     ]
 
 
-def test_end_of_a_snapshot_is_told_behind_its_last_piece() -> None:
+def test_snapshot_end_follows_the_last_piece() -> None:
     wire, one, two = Wire(), Client(), Client()
     hub = Hub(wire)
     hub.join({SH: one}, 0.0)
-    # Shares the answer.
+    # The second member shares the question.
     hub.join({SH: two}, 0.0)
     hub.receive(frame(SH, 10), 0.0)
     for piece in pieces(1, 20, 17, 3):
@@ -909,26 +955,26 @@ def test_end_of_a_snapshot_is_told_behind_its_last_piece() -> None:
     assert one.ended == two.ended == [(3, 40)]
 
 
-def test_each_snapshot_has_its_end_and_nothing_else_has() -> None:
+def test_only_snapshots_have_an_end() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({SH: client}, 0.0)
     hub.answer(*pieces(1, 2), now=0.0)
-    # A loss is repaired by a snapshot.
+    # A gap is repaired by a snapshot.
     hub.receive(frame(SH, 11), 1.0)
     for piece in pieces(2, 3, 3, seq=11):
         hub.answer(piece, 1.0)
     assert client.ended == [(1, 2), (3, 6)]
-    # Nothing was missed, so nothing is delivered.
+    # The snapshot is not newer, so it is not delivered.
     hub.recheck(2.0)
     hub.answer(*pieces(3, 6, seq=11), now=2.0)
     assert client.ended == [(1, 2), (3, 6)]
-    # The feeder was started again.
+    # The feeder has a new epoch.
     hub.feeder_seen(EPOCH, 0, 2.5)
     hub.feeder_seen(EPOCH + 1, 0, 3.0)
     hub.answer(*pieces(4, 7, seq=1, epoch=EPOCH + 1), now=3.0)
     assert client.ended == [(1, 2), (3, 6), (4, 7)]
-    # A quote is whole by itself.
+    # A quote comes in one piece.
     other = Client()
     hub.join({TICK: other}, 4.0)
     hub.answer(state(len(wire.asked), TICK, 3, body={"600519.SH": [1]}), 4.0)
@@ -936,7 +982,7 @@ def test_each_snapshot_has_its_end_and_nothing_else_has() -> None:
 
 
 @pytest.mark.parametrize("kind", ["live", "pending"])
-def test_snapshot_that_the_source_pushes_like_news_has_an_end(kind: str) -> None:
+def test_snapshot_pushed_as_frames_has_an_end(kind: str) -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({SH: client}, 0.0)
@@ -945,7 +991,7 @@ def test_snapshot_that_the_source_pushes_like_news_has_an_end(kind: str) -> None
     for seq in (1, 2):
         hub.receive(frame(SH, seq), 0.5)
     hub.expire(1.5)
-    # What the feeder has by now goes beyond what has arrived.
+    # The feeder has more than what has arrived.
     for piece in pieces(2, 20, 20, seq=4):
         hub.answer(piece, 1.5)
     hub.receive(frame(SH, 3), 1.5)
@@ -959,7 +1005,19 @@ def test_snapshot_that_the_source_pushes_like_news_has_an_end(kind: str) -> None
     assert (len(wire.asked), len(client.ended)) == (2, 1)
 
 
-def test_snapshot_that_stays_empty_has_an_end_too() -> None:
+def test_snapshot_that_repairs_a_gap_is_the_only_end() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({SH: client}, 0.0)
+    hub.answer(state(1, SH, 0), 0.0)
+    for seq in (1, 3):
+        hub.receive(frame(SH, seq), 0.5)
+    hub.answer(*pieces(2, 20, seq=3), now=0.6)
+    hub.expire(1.5)
+    assert (client.got, client.ended, len(wire.asked)) == ([1, 3], [(2, 20)], 2)
+
+
+def test_empty_snapshot_has_an_end() -> None:
     wire, client, late = Wire(), Client(), Client()
     hub = Hub(wire)
     hub.join({SH: client}, 0.0)
@@ -971,7 +1029,7 @@ def test_snapshot_that_stays_empty_has_an_end_too() -> None:
     assert client.ended == late.ended == [(0, 0)]
 
 
-def test_market_that_its_source_has_not_decided_on_has_no_end_yet() -> None:
+def test_pending_market_has_no_snapshot_end_yet() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({SH: client}, 0.0)
@@ -981,7 +1039,7 @@ def test_market_that_its_source_has_not_decided_on_has_no_end_yet() -> None:
     assert client.ended == []
     hub.expire(2.4)
     hub.answer(state(3, SH, 0), 2.4)
-    # It is asked where the market stands by now, then whether that is all.
+    # The hub asks until the source has decided, and then where the snapshot ends.
     while not client.ended:
         hub.answer(state(len(wire.asked), SH, 0), 2.4)
         hub.expire(len(wire.asked) + 2.0)
@@ -989,7 +1047,7 @@ def test_market_that_its_source_has_not_decided_on_has_no_end_yet() -> None:
     assert client.ended == [(0, 0)]
 
 
-def test_end_that_waits_does_not_outlive_the_feeder_or_the_client() -> None:
+def test_pending_snapshot_end_is_dropped_with_epoch_and_member() -> None:
     wire, client, leaver = Wire(), Client(), Client()
     hub = Hub(wire)
     hub.join({SH: client}, 0.0)
@@ -999,7 +1057,7 @@ def test_end_that_waits_does_not_outlive_the_feeder_or_the_client() -> None:
     hub.expire(1.2)
     hub.answer(*pieces(3, 5, seq=4), now=1.2)
     hub.leave(SH, leaver)
-    # The frames up to 4 never come: another life of the feeder begins, with nothing yet.
+    # The frames up to 4 never arrive: the feeder has a new epoch, and no data yet.
     hub.feeder_seen(EPOCH, 0, 1.3)
     hub.feeder_seen(EPOCH + 1, 0, 1.4)
     hub.answer(state(4, SH, 0, epoch=EPOCH + 1), 1.4)
@@ -1012,7 +1070,19 @@ def test_end_that_waits_does_not_outlive_the_feeder_or_the_client() -> None:
     assert leaver.ended == []
 
 
-def test_market_whose_feeder_did_not_answer_in_time_has_an_end_too() -> None:
+def test_nothing_is_kept_of_a_member_that_left() -> None:
+    hub, leaver = Hub(Wire()), Client()
+    hub.join({SH: Client(), TICK: leaver}, 0.0)
+    hub.join({SH: leaver}, 0.0)
+    hub.answer(state(1, SH, 0), 0.0)
+    for topic in (SH, TICK):
+        hub.leave(topic, leaver)
+    gone = weakref.ref(leaver)
+    del leaver
+    assert gone() is None
+
+
+def test_unanswered_market_has_a_snapshot_end() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({SH: client}, 0.0)
@@ -1023,7 +1093,17 @@ def test_market_whose_feeder_did_not_answer_in_time_has_an_end_too() -> None:
     assert (client.got, client.ended) == ([1], [(1, 5)])
 
 
-def test_client_without_a_snapshot_hears_of_no_end() -> None:
+def test_unanswered_market_that_began_earlier_has_no_snapshot_end() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({SH: client}, 0.0)
+    hub.receive(frame(SH, 5), 0.1)
+    for now in (1.0, 2.5):
+        hub.expire(now)
+    assert (client.got, client.ended, len(wire.asked)) == ([5], [], 1)
+
+
+def test_member_without_a_snapshot_is_told_no_end() -> None:
     class NewsOnly(Client):
         def starts(self, epoch: int, seq: int) -> bool:
             return False

@@ -1,4 +1,4 @@
-"""The hub through random lives: late, leaky and broken pipes, a feeder that restarts, members that come and go."""
+"""A model test of the hub: late and lost messages, a feeder that restarts, members that join and leave, at random."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from gateway.hub import Hub, Refusal
+from gateway.hub import Hub
+from gateway.streams.member import Refusal
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, Topic, quote_topic, trade_topic, whole_topic
 
@@ -22,7 +24,7 @@ CHUNK = 8
 
 
 class Trader:
-    """Keeps its position over joins, as a client does over connections."""
+    """Keeps its position when it joins again, as a client does."""
 
     def __init__(self, start: int) -> None:
         self.start = start
@@ -35,8 +37,8 @@ class Trader:
         return self.got[-1] if self.got else self.start
 
     @property
-    def life(self) -> int | None:
-        """Return a life of the feeder whose journal has the position, if it is known."""
+    def epoch(self) -> int | None:
+        """Return an epoch whose journal has the position, if one is known."""
         return None
 
     def deliver(self, frame: Frame) -> None:
@@ -59,7 +61,7 @@ class Trader:
 
 
 class Newcomer(Trader):
-    """A connection that names no position: it gets what is published from then on."""
+    """A connection that names no position: it receives what is published from then on."""
 
     def __init__(self, published: int, positioned: bool) -> None:
         super().__init__(published)
@@ -67,24 +69,24 @@ class Newcomer(Trader):
 
 
 class Reader(Trader):
-    """A client that is told when the journal is another one, and goes on after what it is told."""
+    """A client that is refused when the journal is another one, and continues after the newest position."""
 
     def __init__(self, start: int) -> None:
         super().__init__(start)
         self.journal: int | None = None
-        # What it got since it joined, or was told: number of the event by position.
+        # The events since it joined or was refused: number of the event by position.
         self.content: dict[int, int] = {}
-        self._life: int | None = None
+        self._epoch: int | None = None
 
     @property
-    def life(self) -> int | None:
-        return self._life
+    def epoch(self) -> int | None:
+        return self._epoch
 
     def deliver(self, frame: Frame) -> None:
         of = frame.data["of"]
-        assert self.journal in (None, of), "of another journal, and nobody said so"
+        assert self.journal in (None, of), "an event of another journal without a refusal"
         assert frame.seq == self.position + 1
-        self.journal, self._life = of, frame.epoch
+        self.journal, self._epoch = of, frame.epoch
         self.content[frame.seq] = frame.data["number"]
         super().deliver(frame)
 
@@ -95,11 +97,11 @@ class Reader(Trader):
             self.got.clear()
             self.content.clear()
             self.acts.clear()
-            self.start, self._life, self.journal = refusal.newest, refusal.epoch, None
+            self.start, self._epoch, self.journal = refusal.newest, refusal.epoch, None
 
 
 class Resident(Trader):
-    """Keeps the stream where the journal is, as a worker does, and joins again when that is another one."""
+    """Keeps the stream open, as a worker does, and joins again after a refusal."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -140,7 +142,7 @@ class Watcher:
         self.told += count
 
     def snapshot_ended(self, count: int) -> None:
-        """Have seen it."""
+        """Ignore it."""
 
 
 class World:
@@ -157,14 +159,14 @@ class World:
         self.epoch = 1000
         self.epochs = {self.epoch}
         self.journal = 0
-        # Which journal it is, and numbers that no two events share.
+        # The number of the journal, and how many events were published: each event has a number of its own.
         self.of = 0
         self.published = 0
         self.content: dict[int, int] = {}
-        # Up to where it is on the disk.
+        # The last event that is saved on the disk.
         self.saved = 0
-        # The lives of the feeder that had it, and what outlived them.
-        self.lives: dict[float, float] = {self.epoch: math.inf}
+        # The epochs that had this journal, each with the last of its events that the journal still has.
+        self.journal_epochs: dict[float, float] = {self.epoch: math.inf}
         self.seqs = {TICK: 0, SH: 0}
         self.subscribed: set[Topic] = set()
         self.trades: deque[Frame] = deque()
@@ -178,14 +180,14 @@ class World:
         self.traders = [Reader(0) if journals else Trader(0) for _ in range(3)]
         self.newcomers: list[Newcomer] = []
         self.watchers: dict[Topic, list[Watcher]] = {TICK: [], SH: []}
-        # As in a worker, whose stream of trade events is there before its clients.
+        # A worker opens its stream of trade events before clients join.
         self.resident = Resident()
         if seed % 2 and journals:
             self.hub.join({ALL_TRADES: self.resident}, self.now)
         elif seed % 2:
             self.newcomer()
 
-    # -- hub.Upstream
+    # -- Upstream
 
     def subscribe(self, topic: Topic) -> None:
         self.subscribed.add(topic)
@@ -193,11 +195,12 @@ class World:
     def unsubscribe(self, topic: Topic) -> None:
         self.subscribed.discard(topic)
 
-    def ask(self, topics: list[Topic], after: int | None, epoch: float | None, exact: bool) -> int | None:
+    def ask(self, topics: list[Topic], after: JournalPosition | None) -> int | None:
         if self.away:
             return None
         self.asked += 1
-        self.questions.extend((self.asked, topic, after, epoch, exact) for topic in topics)
+        seq, epoch, exact = (None, None, False) if after is None else (after.seq, after.epoch, after.exact)
+        self.questions.extend((self.asked, topic, seq, epoch, exact) for topic in topics)
         return self.asked
 
     # -- What happens
@@ -240,7 +243,7 @@ class World:
             self.hub.feeder_seen(*message, self.now)
 
     def answer(self) -> None:
-        """Let the feeder answer one question, of a journal the next chunk."""
+        """Let the feeder answer one question; of a journal with one chunk."""
         if not self.questions:
             return
         number, topic, after, epoch, exact = self.questions.popleft()
@@ -260,21 +263,21 @@ class World:
             self.replies.append(TopicState(number, topic, "live", None, None, self.epoch, last, body, more))
 
     def has(self, after: int, epoch: float | None, exact: bool) -> bool:
-        return epoch is None or (epoch in self.lives and (not exact or after <= self.lives[epoch]))
+        return epoch is None or (epoch in self.journal_epochs and (not exact or after <= self.journal_epochs[epoch]))
 
     def reply(self) -> None:
         if self.replies:
             self.hub.answer(self.replies.popleft(), self.now)
 
     def drain(self) -> None:
-        """Let a trader take what was delivered."""
+        """Let a member of trade events take what was delivered."""
         trader = self.random.choice([*self.traders, *self.newcomers, self.resident])
         acts, trader.acts = trader.acts, []
         for act in acts:
             act(self.now)
 
     def lose(self) -> None:
-        """Let a full socket drop some messages, or a broken one all of them."""
+        """Lose some messages, as a full socket does, or all of them, as a broken connection does."""
         pipe: deque[Frame] | deque[Frame | tuple[int, int]] = self.random.choice((self.trades, self.market))
         for _ in range(self.random.choice((1, 3, len(pipe)))):
             if pipe:
@@ -291,19 +294,19 @@ class World:
         if kind < 0.3:
             length = self.random.choice((0, self.journal // 2, self.journal, 2 * self.journal + 100))
             if self.random.random() < 0.3:
-                # No two lives have the same, and each is more than 0.
+                # Epochs are different, and more than 0.
                 self.epoch = min(self.epochs) - 1
             self.of += 1
-            self.lives.clear()
+            self.journal_epochs.clear()
             self.content.clear()
             self.journal = 0
             self.write(length)
             self.save()
         elif kind < 0.6:
             self.journal = self.saved
-        for life in self.lives:
-            self.lives[life] = min(self.lives[life], self.journal)
-        self.lives[self.epoch] = math.inf
+        for epoch in self.journal_epochs:
+            self.journal_epochs[epoch] = min(self.journal_epochs[epoch], self.journal)
+        self.journal_epochs[self.epoch] = math.inf
         self.epochs.add(self.epoch)
 
     def part(self) -> None:
@@ -320,9 +323,9 @@ class World:
     def join(self, trader: Trader) -> None:
         trader.joined = True
         if isinstance(trader, Reader):
-            # What died meanwhile is told to who is there.
+            # Only a member that is joined is told that the journal is another one.
             trader.content.clear()
-        self.hub.join({ALL_TRADES: trader}, self.now, trader.position, trader.life)
+        self.hub.join({ALL_TRADES: trader}, self.now, JournalPosition(trader.position, trader.epoch))
 
     def newcomer(self) -> None:
         stream = self.hub.streams.get(ALL_TRADES)
@@ -369,7 +372,7 @@ class World:
 
 
 @pytest.mark.parametrize("seed", range(500))
-def test_nobody_misses_an_event_or_a_notice_whatever_happens(seed: int) -> None:
+def test_every_event_and_every_loss_reaches_every_member(seed: int) -> None:
     world = World(seed)
     often = [world.event, world.tick, world.arrive, world.arrive, world.arrive, world.answer, world.reply, world.drain]
     seldom = [world.heartbeat, world.trader, world.watcher, world.wait]
@@ -400,7 +403,7 @@ def test_nobody_misses_an_event_or_a_notice_whatever_happens(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_no_event_of_another_journal_comes_untold(seed: int) -> None:
+def test_no_event_of_another_journal_without_a_refusal(seed: int) -> None:
     world = World(seed, journals=True)
     often = [world.event, world.arrive, world.arrive, world.answer, world.reply, world.drain]
     seldom = [world.heartbeat, world.trader, world.wait, world.save]
@@ -409,7 +412,7 @@ def test_no_event_of_another_journal_comes_untold(seed: int) -> None:
         kind = world.random.choices((often, seldom, rare), (20, 4, 1))[0]
         world.random.choice(kind)()
     for _ in range(3):
-        # Who is told that its position has expired goes on after the newest one.
+        # A member whose position has expired continues after the newest one.
         for trader in world.traders:
             if not trader.joined:
                 world.join(trader)

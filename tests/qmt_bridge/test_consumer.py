@@ -73,7 +73,7 @@ def test_the_shortest_program_prints_ticks(feed: Addresses) -> None:
             break
 
 
-def test_seq_never_goes_back_whatever_the_answer_and_the_news_do(feed: Addresses, source: Greeter) -> None:
+def test_seq_never_goes_back(feed: Addresses, source: Greeter) -> None:
     first = feed.subscribe(QUOTE)
     frame = next(first)
     stop = threading.Event()
@@ -91,7 +91,7 @@ def test_seq_never_goes_back_whatever_the_answer_and_the_news_do(feed: Addresses
             told: list[int | None] = []
             late = take(feed.subscribe(QUOTE, on_gap=lambda _, missed, told=told: told.append(missed)), 20)
             seqs = [frame.seq for frame in late]
-            # Two sockets: the question may be quicker than the subscription, and what is published between is told.
+            # The answer may be older than the first frame: the two come by two sockets. Then the gap is told.
             hole = seqs[1] - seqs[0] - 1
             assert told == [hole] * (hole > 0)
             assert seqs[1:] == list(range(seqs[0] + hole + 1, seqs[0] + hole + 20))
@@ -105,7 +105,7 @@ def test_seq_never_goes_back_whatever_the_answer_and_the_news_do(feed: Addresses
     assert frame.seq in (1, 2)
 
 
-def test_a_late_joiner_of_a_market_begins_with_every_code(feed: Addresses, source: Greeter) -> None:
+def test_a_late_joiner_of_a_market_gets_every_code_first(feed: Addresses, source: Greeter) -> None:
     early = feed.subscribe(WHOLE)
     next(early)
     ticks = {f"{number:06}.SH": "x" * 1000 for number in range(1000)}
@@ -113,7 +113,7 @@ def test_a_late_joiner_of_a_market_begins_with_every_code(feed: Addresses, sourc
     while "000999.SH" not in next(early).data:
         pass
     merged: dict[str, object] = {}
-    # In batches, of which the feeder says only how many there are.
+    # The snapshot comes in batches.
     late: list[Frame] = []
     for frame in feed.subscribe(WHOLE):
         merged |= frame.data
@@ -125,7 +125,7 @@ def test_a_late_joiner_of_a_market_begins_with_every_code(feed: Addresses, sourc
     early.close()  # type: ignore[attr-defined]
 
 
-def test_without_snapshot_only_news_arrives(feed: Addresses, source: Greeter) -> None:
+def test_without_snapshot_only_new_frames_arrive(feed: Addresses, source: Greeter) -> None:
     early = feed.subscribe(QUOTE)
     next(early)
     late = feed.subscribe(QUOTE, snapshot=False)
@@ -162,7 +162,7 @@ def test_a_refused_topic_is_named(feed: Addresses) -> None:
         ("", WireError),
     ],
 )
-def test_a_topic_that_cannot_be_is_refused_before_anything_is_opened(topic: str, error: type[Exception]) -> None:
+def test_an_impossible_topic_is_refused_before_connecting(topic: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         subscribe(topic)
 
@@ -223,12 +223,12 @@ def test_no_topic_is_no_request() -> None:
         subscribe()
 
 
-def test_missing_keys_are_told_before_anything_is_opened(tmp_path: Path) -> None:
+def test_missing_keys_are_told_before_connecting(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="curve_dir"):
         subscribe(QUOTE, curve_dir=str(tmp_path))
 
 
-def test_a_prefix_listens_to_what_others_asked_for(feed: Addresses, source: Greeter) -> None:
+def test_a_prefix_gets_what_other_programs_asked_for(feed: Addresses, source: Greeter) -> None:
     listener = feed.subscribe("quote/", "status/")
     assert next(listener).topic == STATUS_TOPIC
     asker = feed.subscribe(QUOTE)
@@ -260,7 +260,7 @@ def test_trade_events_come_over_their_own_socket_beside_quotes(feed: Addresses, 
     assert event.data == {"type": "order", "seq": event.seq, "data": {"order_id": 1}}
 
 
-def test_trade_events_are_replayed_then_come_live_while_they_keep_coming(feed: Addresses, source: Greeter) -> None:
+def test_trade_events_are_replayed_while_new_ones_arrive(feed: Addresses, source: Greeter) -> None:
     trade_once(source, 4000)
     take(feed.subscribe(ALL_TRADES, after=0), 4000)
     with trading(source, "1", "2"):
@@ -285,10 +285,10 @@ def test_each_account_has_its_own_positions(feed: Addresses, source: Greeter) ->
 
 
 @pytest.mark.parametrize("topic", [ALL_TRADES, "trade/1/"])
-def test_an_event_of_a_time_when_nobody_listened_comes_without_a_successor(
+def test_an_event_published_while_disconnected_is_replayed(
     config: Config, topic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Only the heartbeats of the new life are to tell.
+    # Only the heartbeats of the new epoch may show the loss.
     monkeypatch.setattr(sequence, "AGAIN_SECONDS", math.inf)
     source = Greeter()
     feeder = Feeder(config, source)
@@ -299,12 +299,12 @@ def test_an_event_of_a_time_when_nobody_listened_comes_without_a_successor(
     try:
         trade_once(source, 1)
         assert next(events).data["seq"] == 1
-        # By then a heartbeat of this life has reached the consumer too, which reads it with the next event.
+        # By then a heartbeat of this epoch has reached the consumer, which reads it with the next event.
         take(where.subscribe(STATUS_TOPIC), 3)
         trade_once(source, 1)
         assert next(events).data["seq"] == 2
         feeder.stop()
-        # The same journal on other addresses, where the consumer is not.
+        # A feeder with the same journal on other addresses, which the consumer does not know.
         source = Greeter()
         feeder = Feeder(config, source)
         feeder.start()
@@ -336,7 +336,7 @@ def test_a_position_ahead_of_the_journal_is_refused(feed: Addresses, source: Gre
         pytest.param(("trade/1/",), -1, "must not be negative, got -1", id="negative"),
     ],
 )
-def test_a_position_that_cannot_be_is_refused_before_anything_is_opened(
+def test_an_impossible_position_is_refused_before_connecting(
     topics: tuple[str, ...], after: object, named: str
 ) -> None:
     with pytest.raises(BadRequest, match=named):
@@ -348,13 +348,13 @@ def test_an_account_that_is_in_all_accounts_is_refused() -> None:
         subscribe("trade/1/", ALL_TRADES)
 
 
-def test_heartbeats_that_only_a_trade_topic_needs_are_not_handed_out(feed: Addresses) -> None:
+def test_heartbeats_are_not_handed_out_for_a_trade_topic(feed: Addresses) -> None:
     assert list(feed.subscribe(ALL_TRADES, timeout=1.5)) == []
     # The last value, and what is published.
     assert [frame.topic for frame in take(feed.subscribe(ALL_TRADES, STATUS_TOPIC), 3)] == [STATUS_TOPIC] * 3
 
 
-def test_what_is_lost_of_market_data_is_told_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_market_data_is_told_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     market = sockets.bind_publisher(context, "market_addr", "tcp://127.0.0.1:0", None)
     market_addr = str(market.getsockopt_string(zmq.LAST_ENDPOINT))
@@ -414,7 +414,7 @@ def test_the_documented_program_misses_no_event(config: Config, tmp_path: Path) 
         with trading(source, "1", "2"):
             until(lambda: len(lines) >= 3000)
         feeder.stop()
-        # What a life of the feeder published where the program was not, and which no later event shows.
+        # Published by one process of the feeder while the consumer was disconnected; no later event shows the loss.
         source = Greeter()
         feeder = Feeder(config, source)
         feeder.start()
@@ -442,7 +442,7 @@ def test_iteration_over_a_feeder_that_is_away_ends_after_silence() -> None:
     assert list(away.subscribe(QUOTE, timeout=0.05)) == []
 
 
-def test_a_consumer_that_came_before_its_feeder_is_served(config: Config) -> None:
+def test_a_consumer_started_before_its_feeder_is_served(config: Config) -> None:
     first = Feeder(config, Greeter())
     first.start()
     where = addresses(first)
@@ -497,7 +497,7 @@ def test_a_topic_goes_live_when_no_answer_comes(monkeypatch: pytest.MonkeyPatch)
         market.send_multipart(Frame(QUOTE, 7, 1, 1, 1, frames.encode({})).to_parts())
         thread.join(SECONDS)
         assert [frame.seq for frame in received] == [1]
-        # It did ask.
+        # The consumer asked.
         assert mute.poll(int(SECONDS * 1000))
         question = ask_decoder.decode(mute.recv_multipart()[-1])
         assert question.topics == [QUOTE]  # type: ignore[union-attr]
@@ -539,11 +539,11 @@ def test_a_pending_topic_is_asked_about_until_it_is_decided() -> None:
         thread.join(SECONDS)
 
 
-def test_with_curve_the_allowed_consumer_is_served_and_a_stranger_is_not(config: Config, tmp_path: Path) -> None:
+def test_with_curve_only_the_allowed_consumer_is_served(config: Config, tmp_path: Path) -> None:
     allowed, foreign = tmp_path / "allowed", tmp_path / "foreign"
     sockets.make_keys(allowed)
     sockets.make_keys(foreign)
-    # The stranger knows the feeder, but the feeder does not know the stranger.
+    # The stranger has the feeder's key, but the feeder does not have the stranger's.
     (foreign / "feeder.key").write_bytes((allowed / "feeder.key").read_bytes())
     feeder = Feeder(msgspec.structs.replace(config, curve_dir=str(allowed)), Greeter())
     feeder.start()
@@ -557,7 +557,7 @@ def test_with_curve_the_allowed_consumer_is_served_and_a_stranger_is_not(config:
         feeder.stop()
 
 
-# Makes an iterator that only the collector can end.
+# Makes an iterator that only the garbage collector can end.
 FORGOTTEN = """
 import gc, sys
 from feeder.app import Feeder
@@ -584,13 +584,13 @@ print("ended")
 """
 
 
-def test_an_iterator_that_was_forgotten_holds_up_nothing(tmp_path: Path) -> None:
+def test_a_forgotten_iterator_closes_its_sockets(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FORGOTTEN, str(tmp_path)]
     program = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert (program.returncode, program.stdout) == (0, "ended\n"), program.stderr
 
 
-def test_what_is_not_ours_at_an_address_ends_no_consumer(feed: Addresses, caplog: pytest.LogCaptureFixture) -> None:
+def test_foreign_messages_end_no_consumer(feed: Addresses, caplog: pytest.LogCaptureFixture) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     strange = sockets.bind_publisher(context, "market_addr", "tcp://127.0.0.1:*", None)
     asked = sockets.bind_router(context, "tcp://127.0.0.1:*", None)

@@ -1,4 +1,4 @@
-"""What a consumer hands out, and what it asks for, whatever is lost on the way. No sockets, no clock."""
+"""What a consumer hands out and asks for while messages are lost. No sockets, no clock."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ from qmt_bridge.errors import Refused, WireError
 from qmt_bridge.sequence import AGAIN_SECONDS, ROOM_BYTES, Events, LastValues, Sequence
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import CatchUp, TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic, trade_topic
 
 ACCOUNT = trade_topic("1")
 QUOTE = quote_topic("600519.SH")
-LIFE, NEXT_LIFE = 100, 200
+EPOCH, NEXT_EPOCH = 100, 200
 
 
 def body(seq: int) -> bytes:
     return frames.encode({"type": "order", "seq": 1000 + seq, "data": {"number": seq}})
 
 
-def live(seq: int, epoch: int = LIFE, topic: Topic = ACCOUNT) -> Frame:
+def live(seq: int, epoch: int = EPOCH, topic: Topic = ACCOUNT) -> Frame:
     return Frame(topic, epoch, seq, 1, 2, body(seq))
 
 
-def answer(number: int, first: int, last: int, *, more: bool = False, epoch: int = LIFE) -> TopicState:
+def answer(number: int, first: int, last: int, *, more: bool = False, epoch: int = EPOCH) -> TopicState:
     bodies = frames.encode([frames.decode(body(seq)) for seq in range(first, last + 1)])
     return TopicState(number, ACCOUNT, "live", epoch=epoch, seq=last, body=bodies, more=more)
 
 
 def begun(number: int, seq: int) -> TopicState:
-    return TopicState(number, ACCOUNT, "live", epoch=LIFE, seq=seq)
+    return TopicState(number, ACCOUNT, "live", epoch=EPOCH, seq=seq)
 
 
-def arrive(events: Events, seq: int, epoch: int = LIFE) -> list[int]:
+def arrive(events: Events, seq: int, epoch: int = EPOCH) -> list[int]:
     return seqs(events.arrived(live(seq, epoch), seq))
 
 
@@ -50,16 +51,16 @@ def seqs(handed_out: list[Frame]) -> list[int]:
     return [frame.seq for frame in handed_out]
 
 
-def test_events_after_a_position_are_replayed_in_chunks_then_come_live():
-    events = Events(ACCOUNT, 2)
+def test_events_after_a_position_are_replayed_then_live():
+    events = Events(ACCOUNT, JournalPosition(2))
     assert events.asks(0.0)
     assert events.ask(7, 0.0) == CatchUp(7, [ACCOUNT], 2, ROOM_BYTES)
     assert not events.asks(0.0)
-    # Published while the journal is read; what is next need not wait.
+    # Published while the journal is read.
     assert arrive(events, 7) == []
     assert seqs(events.answered(answer(7, 3, 4, more=True), 0.1)) == [3, 4]
     assert arrive(events, 8) == []
-    assert events.ask(8, 0.1) == CatchUp(8, [ACCOUNT], 4, ROOM_BYTES, LIFE, exact=True)
+    assert events.ask(8, 0.1) == CatchUp(8, [ACCOUNT], 4, ROOM_BYTES, EPOCH, exact=True)
     replayed = events.answered(answer(8, 5, 7), 0.2)
     assert seqs(replayed) == [5, 6, 7, 8]
     assert (replayed[0].received_ns, replayed[0].published_ns, replayed[0].topic) == (0, 0, ACCOUNT)
@@ -68,15 +69,15 @@ def test_events_after_a_position_are_replayed_in_chunks_then_come_live():
     assert not events.asks(0.2)
 
 
-def test_an_event_that_is_next_does_not_wait_for_an_answer():
-    events = Events(ACCOUNT, 2)
+def test_next_event_does_not_wait_for_an_answer():
+    events = Events(ACCOUNT, JournalPosition(2))
     events.ask(1, 0.0)
     assert arrive(events, 3) == [3]
     assert seqs(events.answered(answer(1, 3, 3), 0.1)) == []
     assert arrive(events, 4) == [4]
 
 
-def test_without_a_position_the_news_begin_at_once():
+def test_without_a_position_events_begin_at_once():
     events = Events(ACCOUNT)
     assert events.ask(1, 0.0).after is None
     assert arrive(events, 5) == [5]
@@ -84,7 +85,7 @@ def test_without_a_position_the_news_begin_at_once():
     assert arrive(events, 6) == [6]
 
 
-def test_without_a_position_an_event_older_than_the_answer_is_news_if_it_arrives_after_it():
+def test_event_may_arrive_after_an_answer_that_is_newer():
     events = Events(ACCOUNT)
     events.ask(1, 0.0)
     events.answered(begun(1, 5), 0.1)
@@ -93,7 +94,7 @@ def test_without_a_position_an_event_older_than_the_answer_is_news_if_it_arrives
 
 
 @pytest.mark.parametrize("by", ["successor", "heartbeat"])
-def test_without_a_position_an_event_lost_before_any_was_seen_is_brought(by):
+def test_lost_first_event_is_replayed_without_a_position(by):
     events = Events(ACCOUNT)
     events.ask(1, 0.0)
     events.answered(begun(1, 4), 0.1)
@@ -105,8 +106,8 @@ def test_without_a_position_an_event_lost_before_any_was_seen_is_brought(by):
     assert seqs(events.answered(answer(2, 5, 6), 0.3)) == [5, 6]
 
 
-def test_a_jump_is_repaired_from_the_journal():
-    events = Events(ACCOUNT, 2)
+def test_gap_is_repaired_from_the_journal():
+    events = Events(ACCOUNT, JournalPosition(2))
     events.ask(1, 0.0)
     events.answered(answer(1, 3, 2), 0.1)
     assert [arrive(events, seq) for seq in (3, 6, 7)] == [[3], [], []]
@@ -121,9 +122,9 @@ def test_a_jump_is_repaired_from_the_journal():
     assert not events.asks(0.4)
 
 
-def test_what_waits_is_bounded_and_comes_from_the_journal_then(monkeypatch):
-    monkeypatch.setattr(sequence_module, "MAX_AHEAD", 2)
-    events = Events(ACCOUNT, 0)
+def test_held_events_are_bounded_and_the_rest_is_replayed(monkeypatch):
+    monkeypatch.setattr(sequence_module, "MAX_HELD", 2)
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     for seq in (3, 4, 5, 6):
         assert arrive(events, seq) == []
@@ -132,8 +133,19 @@ def test_what_waits_is_bounded_and_comes_from_the_journal_then(monkeypatch):
     assert seqs(events.answered(answer(2, 4, 5), 0.2)) == [4, 5, 6]
 
 
-def test_the_answer_to_a_question_that_was_asked_again_brings_nothing_twice():
-    events = Events(ACCOUNT, 0)
+def test_held_events_stay_bounded_after_an_answer(monkeypatch):
+    monkeypatch.setattr(sequence_module, "MAX_HELD", 2)
+    events = Events(ACCOUNT, JournalPosition(0))
+    events.ask(1, 0.0)
+    events.answered(answer(1, 1, 3), 0.1)
+    for seq in (5, 6, 7):
+        assert arrive(events, seq) == []
+    events.ask(2, 0.2)
+    assert seqs(events.answered(answer(2, 4, 4), 0.3)) == [4]
+
+
+def test_repeated_question_brings_nothing_twice():
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     events.ask(2, AGAIN_SECONDS)
     assert events.answered(answer(1, 1, 2, more=True), 6.0) == []
@@ -143,8 +155,8 @@ def test_the_answer_to_a_question_that_was_asked_again_brings_nothing_twice():
     assert seqs(events.answered(answer(3, 3, 3), 6.3)) == [3]
 
 
-def test_an_answer_that_does_not_come_is_asked_for_again_from_where_it_ended():
-    events = Events(ACCOUNT, 0)
+def test_lost_answer_is_asked_for_again_at_the_new_position():
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     events.answered(answer(1, 1, 2, more=True), 3.0)
     events.ask(2, 3.0)
@@ -153,76 +165,76 @@ def test_an_answer_that_does_not_come_is_asked_for_again_from_where_it_ended():
     assert events.ask(3, 9.0).after == 2
 
 
-def test_a_position_that_the_journal_does_not_have_is_refused_with_the_oldest():
-    events = Events(ACCOUNT, 99)
+def test_unknown_position_is_refused_with_the_oldest():
+    events = Events(ACCOUNT, JournalPosition(99))
     events.ask(1, 0.0)
-    expired = TopicState(1, ACCOUNT, "refused", "events after 99 are not there", "resume_expired", LIFE, 7, oldest=3)
+    expired = TopicState(1, ACCOUNT, "refused", "events after 99 are not there", "resume_expired", EPOCH, 7, oldest=3)
     with pytest.raises(Refused, match="trade/1/: events after 99 are not there") as refused:
         events.answered(expired, 0.1)
     assert (refused.value.code, refused.value.oldest, refused.value.newest) == ("resume_expired", 3, 7)
 
 
-def test_events_go_on_by_position_in_the_next_life_of_the_feeder():
-    events = Events(ACCOUNT, 0)
+def test_events_continue_by_position_in_the_next_epoch():
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     events.answered(answer(1, 1, 2), 0.1)
-    # Its journal may be another one, which has that position too.
-    assert arrive(events, 3, NEXT_LIFE) == []
-    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 2, ROOM_BYTES, LIFE, exact=True)
-    assert seqs(events.answered(answer(2, 3, 2, epoch=NEXT_LIFE), 0.3)) == [3]
-    assert arrive(events, 4, NEXT_LIFE) == [4]
+    # The new epoch may have another journal, with an event at the same position.
+    assert arrive(events, 3, NEXT_EPOCH) == []
+    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 2, ROOM_BYTES, EPOCH, exact=True)
+    assert seqs(events.answered(answer(2, 3, 2, epoch=NEXT_EPOCH), 0.3)) == [3]
+    assert arrive(events, 4, NEXT_EPOCH) == [4]
     assert not events.asks(0.3)
 
 
-def test_what_the_next_life_does_not_have_died_with_the_last():
-    events = Events(ACCOUNT, 0)
+def test_events_of_an_older_epoch_are_dropped():
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     events.answered(answer(1, 1, 2), 0.1)
     assert arrive(events, 5) == []
     events.check(True)
     events.ask(2, 0.2)
-    assert seqs(events.answered(answer(2, 3, 4, epoch=NEXT_LIFE), 0.3)) == [3, 4]
+    assert seqs(events.answered(answer(2, 3, 4, epoch=NEXT_EPOCH), 0.3)) == [3, 4]
     assert arrive(events, 5) == []
-    assert arrive(events, 5, NEXT_LIFE) == [5]
+    assert arrive(events, 5, NEXT_EPOCH) == [5]
 
 
-def test_what_died_with_a_life_is_not_waited_for():
-    events = Events(ACCOUNT, 2, LIFE)
+def test_events_of_an_older_epoch_are_not_awaited():
+    events = Events(ACCOUNT, JournalPosition(2, EPOCH))
     events.ask(1, 0.0)
     assert arrive(events, 9) == []
-    assert events.answered(answer(1, 3, 2, epoch=NEXT_LIFE), 0.1) == []
+    assert events.answered(answer(1, 3, 2, epoch=NEXT_EPOCH), 0.1) == []
     assert not events.asks(0.1)
-    assert [arrive(events, seq, NEXT_LIFE) for seq in (3, 9)] == [[3], []]
+    assert [arrive(events, seq, NEXT_EPOCH) for seq in (3, 9)] == [[3], []]
 
 
-def test_what_a_third_life_published_waits_for_its_answer_too():
-    events = Events(ACCOUNT, 2, LIFE)
+def test_events_of_a_third_epoch_wait_for_its_answer():
+    events = Events(ACCOUNT, JournalPosition(2, EPOCH))
     events.ask(1, 0.0)
-    assert arrive(events, 3, NEXT_LIFE + 1) == []
-    assert events.answered(answer(1, 3, 2, epoch=NEXT_LIFE), 0.1) == []
-    assert events.ask(2, 0.2).epoch == NEXT_LIFE
-    assert seqs(events.answered(answer(2, 3, 2, epoch=NEXT_LIFE + 1), 0.3)) == [3]
+    assert arrive(events, 3, NEXT_EPOCH + 1) == []
+    assert events.answered(answer(1, 3, 2, epoch=NEXT_EPOCH), 0.1) == []
+    assert events.ask(2, 0.2).epoch == NEXT_EPOCH
+    assert seqs(events.answered(answer(2, 3, 2, epoch=NEXT_EPOCH + 1), 0.3)) == [3]
 
 
-def test_an_answer_of_the_next_life_is_about_the_position_that_was_asked_for():
-    events = Events(ACCOUNT, 5)
+def test_answer_of_a_new_epoch_is_about_the_position_asked():
+    events = Events(ACCOUNT, JournalPosition(5))
     events.ask(1, 0.0)
-    # It died with that life, and is given to another event.
+    # The event 6 was never saved; the new epoch gives its position to another event.
     assert arrive(events, 6) == [6]
-    assert events.answered(answer(1, 6, 5, epoch=NEXT_LIFE), 0.1) == []
-    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 6, ROOM_BYTES, LIFE, exact=True)
+    assert events.answered(answer(1, 6, 5, epoch=NEXT_EPOCH), 0.1) == []
+    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 6, ROOM_BYTES, EPOCH, exact=True)
 
 
-def test_an_answer_of_a_life_that_has_ended_is_asked_for_again():
-    events = Events(ACCOUNT, 2, NEXT_LIFE)
+def test_answer_of_an_older_epoch_is_asked_for_again():
+    events = Events(ACCOUNT, JournalPosition(2, NEXT_EPOCH))
     events.ask(1, 0.0)
     assert events.answered(answer(1, 3, 5), 0.1) == []
-    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 2, ROOM_BYTES, NEXT_LIFE)
+    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 2, ROOM_BYTES, NEXT_EPOCH)
 
 
 @pytest.mark.parametrize("seen", ["live", "replayed", "by-an-earlier-run"])
-def test_an_event_of_the_next_life_at_a_position_that_was_seen_waits_for_the_journals_word(seen):
-    events = Events(ACCOUNT, 1 if seen == "by-an-earlier-run" else 0)
+def test_event_of_a_new_epoch_waits_for_the_journal(seen):
+    events = Events(ACCOUNT, JournalPosition(1 if seen == "by-an-earlier-run" else 0))
     events.ask(1, 0.0)
     if seen == "live":
         arrive(events, 1)
@@ -230,38 +242,38 @@ def test_an_event_of_the_next_life_at_a_position_that_was_seen_waits_for_the_jou
     else:
         events.answered(answer(1, 2 if seen == "by-an-earlier-run" else 1, 1), 0.1)
     assert not events.asks(0.1)
-    assert arrive(events, 1, NEXT_LIFE) == []
+    assert arrive(events, 1, NEXT_EPOCH) == []
     assert events.asks(0.1)
-    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 1, ROOM_BYTES, LIFE, exact=True)
+    assert events.ask(2, 0.2) == CatchUp(2, [ACCOUNT], 1, ROOM_BYTES, EPOCH, exact=True)
 
 
-def test_what_an_earlier_run_saw_is_not_said_to_be_of_that_very_life():
-    events = Events(ACCOUNT, 7, LIFE)
-    assert events.ask(1, 0.0) == CatchUp(1, [ACCOUNT], 7, ROOM_BYTES, LIFE, exact=False)
+def test_position_of_an_earlier_run_is_not_exact():
+    events = Events(ACCOUNT, JournalPosition(7, EPOCH))
+    assert events.ask(1, 0.0) == CatchUp(1, [ACCOUNT], 7, ROOM_BYTES, EPOCH, exact=False)
 
 
-def test_a_new_life_is_asked_whether_it_has_what_was_seen():
-    events = Events(ALL_TRADES, 0)
+def test_new_epoch_is_asked_about_the_position():
+    events = Events(ALL_TRADES, JournalPosition(0))
     events.ask(1, 0.0)
     for seq in (1, 2, 3):
-        events.arrived(live(seq, LIFE, ALL_TRADES), seq)
+        events.arrived(live(seq, EPOCH, ALL_TRADES), seq)
     events.check(True)
-    assert events.ask(2, 0.1) == CatchUp(2, [ALL_TRADES], 3, ROOM_BYTES, LIFE, exact=True)
+    assert events.ask(2, 0.1) == CatchUp(2, [ALL_TRADES], 3, ROOM_BYTES, EPOCH, exact=True)
 
 
-def test_what_a_new_life_published_before_its_answer_is_old_and_no_error():
-    events = Events(ACCOUNT, 0)
+def test_event_that_the_answer_contained_is_old():
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     events.answered(answer(1, 1, 2), 0.1)
     events.check(True)
     events.ask(2, 0.2)
-    assert seqs(events.answered(answer(2, 3, 4, epoch=NEXT_LIFE), 0.3)) == [3, 4]
-    assert arrive(events, 4, NEXT_LIFE) == []
-    assert arrive(events, 2, LIFE) == []
+    assert seqs(events.answered(answer(2, 3, 4, epoch=NEXT_EPOCH), 0.3)) == [3, 4]
+    assert arrive(events, 4, NEXT_EPOCH) == []
+    assert arrive(events, 2, EPOCH) == []
 
 
-def test_a_new_life_is_asked_what_the_old_one_did_not_answer():
-    events = Events(ACCOUNT, 0)
+def test_unanswered_question_is_asked_again_in_a_new_epoch():
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     events.check(False)
     assert not events.asks(0.1)
@@ -269,22 +281,22 @@ def test_a_new_life_is_asked_what_the_old_one_did_not_answer():
     assert events.asks(0.1)
 
 
-def test_an_answer_that_holds_no_events_is_an_error():
-    events = Events(ACCOUNT, 0)
+def test_answer_that_holds_no_events_is_an_error():
+    events = Events(ACCOUNT, JournalPosition(0))
     events.ask(1, 0.0)
     with pytest.raises(WireError, match=r"the answer about trade/\*/ holds no events"):
-        events.answered(TopicState(1, ACCOUNT, "live", epoch=LIFE, seq=1, body=b"\x01"), 0.1)
+        events.answered(TopicState(1, ACCOUNT, "live", epoch=EPOCH, seq=1, body=b"\x01"), 0.1)
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_every_event_comes_once_and_another_journal_is_refused_before_any_of_its_own(seed):
-    """Messages are late, lost, or come after the next life's; with odd seeds its journal may be shorter, or another."""
+def test_every_event_comes_once_or_the_journal_is_refused(seed):
+    """Messages are late, lost, or overtaken by a new epoch; with odd seeds its journal may be another one."""
     choose = random.Random(seed)
-    # By life what outlived it; the events of the journal, no two alike, and how many of them are on the disk.
-    lives, of, saved, epoch, now = {LIFE: math.inf}, 0, 0, LIFE, 0.0
+    # The last event of each epoch that the journal still has, and how many events are on the disk.
+    epochs, of, saved, epoch, now = {EPOCH: math.inf}, 0, 0, EPOCH, 0.0
     journal: list[int] = []
     number = itertools.count()
-    events = Events(ACCOUNT, 0)
+    events = Events(ACCOUNT, JournalPosition(0))
     handed_out: list[Frame] = []
     news: list[Frame] = []
     answers: list[TopicState] = []
@@ -293,9 +305,9 @@ def test_every_event_comes_once_and_another_journal_is_refused_before_any_of_its
         return frames.encode({"seq": seq, "of": of, "number": journal[seq - 1]})
 
     def has(question: CatchUp, after: int) -> bool:
-        if question.epoch is not None and question.epoch not in lives:
+        if question.epoch is not None and question.epoch not in epochs:
             return False
-        return after <= len(journal) and not (question.exact and after > lives[question.epoch])
+        return after <= len(journal) and not (question.exact and after > epochs[question.epoch])
 
     def reply(question: CatchUp) -> None:
         after = question.after or 0
@@ -324,7 +336,7 @@ def test_every_event_comes_once_and_another_journal_is_refused_before_any_of_its
                     if not lossy or choose.random() < 0.8:
                         handed_out.extend(take(message))
 
-    def live_through() -> None:
+    def run() -> None:
         nonlocal of, saved, epoch
         for _ in range(200):
             if choose.random() < 0.6:
@@ -337,14 +349,14 @@ def test_every_event_comes_once_and_another_journal_is_refused_before_any_of_its
                 kind = choose.random() if seed % 2 else 1.0
                 if kind < 0.4 and (handed_out or of):
                     of += 1
-                    lives.clear()
+                    epochs.clear()
                     journal[:] = [next(number) for _ in range(choose.choice((0, saved // 2, saved, saved + 20)))]
                     saved = len(journal)
                 elif kind < 0.7:
                     del journal[saved:]
-                lives.update({life: min(last, len(journal)) for life, last in lives.items()})
-                lives[epoch] = math.inf
-                # The answers of the last life are still on their way.
+                epochs.update({old: min(last, len(journal)) for old, last in epochs.items()})
+                epochs[epoch] = math.inf
+                # Answers of the older epoch may still arrive.
                 events.check(True)
             step(lossy=True)
         for _ in range(100):
@@ -352,12 +364,12 @@ def test_every_event_comes_once_and_another_journal_is_refused_before_any_of_its
             step(lossy=False)
 
     try:
-        live_through()
+        run()
         assert not of
         assert [frame.data["number"] for frame in handed_out] == journal
     except Refused:
-        died = [frame for frame in handed_out if frame.data["number"] not in journal]
-        assert of or died
+        unsaved = [frame for frame in handed_out if frame.data["number"] not in journal]
+        assert of or unsaved
     assert {frame.data["of"] for frame in handed_out} <= {0}
     assert seqs_of(handed_out) == list(range(1, len(handed_out) + 1))
 
@@ -369,16 +381,16 @@ def seqs_of(handed_out: list[Frame]) -> list[int]:
 # Everything that one consumer receives.
 
 
-def heartbeat(trade_seq: int, epoch: int = LIFE) -> Frame:
+def heartbeat(trade_seq: int, epoch: int = EPOCH) -> Frame:
     status = {"source": "sim", "simulated": True, "state": "up", "epoch": epoch, "time": 1, "trade_seq": trade_seq}
     return Frame(STATUS_TOPIC, epoch, 1, 1, 1, frames.encode(status))
 
 
 def joined(*topics: Topic) -> Sequence:
     """Return a sequence whose first questions have been asked and answered."""
-    sequence = Sequence(LastValues([], True), {topic: Events(topic, 0) for topic in topics}, False)
+    sequence = Sequence(LastValues([], True), {topic: Events(topic, JournalPosition(0)) for topic in topics}, False)
     for question in sequence.questions(0.0):
-        nothing = TopicState(question.id, question.topics[0], "live", epoch=LIFE, body=frames.encode([]))
+        nothing = TopicState(question.id, question.topics[0], "live", epoch=EPOCH, body=frames.encode([]))
         assert sequence.answered(nothing, 0.0) == []
     return sequence
 
@@ -387,7 +399,7 @@ def asked(sequence: Sequence) -> list[str]:
     return [topic for question in sequence.questions(1.0) for topic in question.topics]
 
 
-def test_one_heartbeat_after_an_event_every_trade_topic_is_checked():
+def test_trade_topics_are_checked_one_heartbeat_after_an_event():
     sequence = joined(ACCOUNT, trade_topic("2"))
     assert sequence.arrived(heartbeat(1)) == []
     assert asked(sequence) == []
@@ -414,31 +426,31 @@ def test_without_events_nothing_is_checked():
     assert asked(sequence) == [ACCOUNT], "what was published between the two heartbeats before"
 
 
-def test_a_new_life_of_the_feeder_is_checked_at_once():
+def test_new_epoch_is_checked_at_once():
     sequence = joined(ACCOUNT)
     for _ in range(2):
         sequence.arrived(heartbeat(1))
     assert asked(sequence) == [ACCOUNT]
     sequence.answered(answer(sequence._questions, 1, 0), 1.0)
-    sequence.arrived(heartbeat(1, NEXT_LIFE))
+    sequence.arrived(heartbeat(1, NEXT_EPOCH))
     assert asked(sequence) == [ACCOUNT]
 
 
-def test_under_the_prefix_the_position_is_the_journals_and_frames_are_as_they_came():
+def test_all_accounts_have_the_positions_of_the_journal():
     sequence = joined(ALL_TRADES)
     bodies = [frames.encode({"type": "order", "seq": seq}) for seq in (1, 2, 3)]
-    (first,) = sequence.arrived(Frame(trade_topic("7"), LIFE, 55, 1, 1, bodies[0]))
+    (first,) = sequence.arrived(Frame(trade_topic("7"), EPOCH, 55, 1, 1, bodies[0]))
     assert (first.topic, first.seq) == ("trade/7/", 55)
-    assert sequence.arrived(Frame(trade_topic("8"), LIFE, 1, 1, 1, bodies[2])) == []
+    assert sequence.arrived(Frame(trade_topic("8"), EPOCH, 1, 1, 1, bodies[2])) == []
     assert asked(sequence) == [ALL_TRADES]
     missing = frames.encode([frames.decode(body) for body in bodies[1:2]])
-    state = TopicState(sequence._questions, ALL_TRADES, "live", epoch=LIFE, seq=2, body=missing)
+    state = TopicState(sequence._questions, ALL_TRADES, "live", epoch=EPOCH, seq=2, body=missing)
     repaired, waited = sequence.answered(state, 1.0)
     assert (repaired.topic, repaired.seq, repaired.body) == (ALL_TRADES, 2, bodies[1])
     assert (waited.topic, waited.seq) == ("trade/8/", 1)
 
 
-def test_accounts_under_a_shorter_prefix_are_repaired_each_for_itself():
+def test_accounts_of_a_shorter_prefix_are_repaired_separately():
     sequence = joined()
     assert seqs(sequence.arrived(live(5))) == [5]
     assert sequence.arrived(live(7)) == []
@@ -446,7 +458,7 @@ def test_accounts_under_a_shorter_prefix_are_repaired_each_for_itself():
     assert seqs(sequence.answered(answer(sequence._questions, 6, 7), 0.1)) == [6, 7]
 
 
-def test_heartbeats_are_handed_out_to_those_who_asked_for_them():
+def test_heartbeats_are_handed_out_if_they_were_asked_for():
     for shows in (True, False):
         sequence = Sequence(LastValues([], True), {ACCOUNT: Events(ACCOUNT)}, shows)
         assert len(sequence.arrived(heartbeat(1))) == shows
@@ -465,12 +477,12 @@ def test_a_question_that_could_not_be_sent_is_asked_again():
 def test_a_body_that_cannot_be_read_is_named(topic, shown):
     sequence = Sequence(LastValues([], True), {ALL_TRADES: Events(ALL_TRADES)}, False)
     with pytest.raises(WireError, match=re.escape(f"a message of {shown} cannot be read")):
-        sequence.arrived(Frame(topic, LIFE, 1, 1, 1, b"\xc1"))
+        sequence.arrived(Frame(topic, EPOCH, 1, 1, 1, b"\xc1"))
 
 
-def test_what_market_topics_lost_is_told_once():
+def test_losses_of_market_topics_are_told_once():
     values = LastValues([], True)
-    quotes = [(LIFE, 3), (LIFE, 4), (LIFE, 7), (LIFE, 7), (NEXT_LIFE, 1), (NEXT_LIFE, 2)]
+    quotes = [(EPOCH, 3), (EPOCH, 4), (EPOCH, 7), (EPOCH, 7), (NEXT_EPOCH, 1), (NEXT_EPOCH, 2)]
     gaps = []
     for epoch, seq in quotes:
         values.arrived(live(seq, epoch, QUOTE))
@@ -478,27 +490,27 @@ def test_what_market_topics_lost_is_told_once():
     assert gaps == [[], [], [(QUOTE, 2)], [], [(QUOTE, None)], []]
 
 
-def test_what_was_lost_after_the_last_value_is_told():
+def test_losses_after_the_last_value_are_told():
     values = LastValues([QUOTE], True)
     assert values.arrived(live(7, topic=QUOTE)) == []
-    state = TopicState(1, QUOTE, "live", epoch=LIFE, seq=4, body=frames.encode({}))
+    state = TopicState(1, QUOTE, "live", epoch=EPOCH, seq=4, body=frames.encode({}))
     assert [frame.seq for frame in values.answered(state)] == [4, 7]
     assert values.take_gaps() == [(QUOTE, 2)]
 
 
-def test_a_last_value_that_comes_late_is_handed_out_if_it_is_news():
+def test_late_last_value_is_handed_out_if_it_is_newer():
     values = LastValues([QUOTE], True)
     assert values.arrived(live(7, topic=QUOTE)) == []
     # No answer came in time.
     assert [frame.seq for frame in values.give_up()] == [7]
     for seq, handed_out in ((6, []), (7, []), (8, [8])):
-        state = TopicState(1, QUOTE, "live", epoch=LIFE, seq=seq, body=frames.encode({}))
+        state = TopicState(1, QUOTE, "live", epoch=EPOCH, seq=seq, body=frames.encode({}))
         assert [frame.seq for frame in values.answered(state)] == handed_out
     assert values.arrived(live(8, topic=QUOTE)) == []
     assert values.take_gaps() == []
 
 
-def test_questions_have_numbers_of_their_own():
+def test_questions_have_different_numbers():
     sequence = Sequence(LastValues([QUOTE], True), {ACCOUNT: Events(ACCOUNT), ALL_TRADES: Events(ALL_TRADES)}, False)
     numbers = [question.id for question in sequence.questions(0.0)]
     assert len(numbers) == 3

@@ -1,0 +1,74 @@
+"""The members of a stream that have the same position and wait for the same thing. Pure.
+
+A stream has one cohort that is LIVE, and any number of others. The table says what happens to a cohort in each phase; a
+dash is "nothing".
+
+| phase    | a frame                    | its answer                  | a timeout                | a new epoch         |
+|----------|----------------------------|-----------------------------|--------------------------|---------------------|
+| LIVE     | deliver it; a gap is       | -                           | -                        | hold the frame that |
+|          | counted or asks: ASKED     |                             |                          | shows it: ASKED     |
+|          | (`on_gap`)                 |                             |                          |                     |
+| ASKED    | hold it                    | deliver it and the held     | values: deliver what is  | hold the frame;     |
+|          |                            | frames after it: LIVE or    | held: LIVE or AHEAD;     | events: ask again   |
+|          |                            | AHEAD; ask again if frames  | events: ask again        | after an answer of  |
+|          |                            | between are missing; a      |                          | an older epoch      |
+|          |                            | chunk of a journal:         |                          |                     |
+|          |                            | DRAINING                    |                          |                     |
+| DRAINING | hold it                    | -                           | -; ASKED once the member | hold the frame      |
+|          |                            |                             | has drained              |                     |
+| AHEAD    | skip what the answer       | -                           | -                        | hold the frame that |
+|          | contained, deliver the     |                             |                          | shows it: ASKED     |
+|          | next: LIVE; events: after  |                             |                          |                     |
+|          | a gap ASKED                |                             |                          |                     |
+
+AHEAD exists because the answer and the frames arrive by two sockets: an answer may contain what the stream has yet to
+deliver to its other members. A cohort without any position (`NOWHERE`) is AHEAD too, and is LIVE with any frame.
+A refused topic removes all members, a refused position removes those of its cohort.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from gateway.streams.member import Member
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.positions import NOWHERE, JournalPosition, Position
+
+
+class Phase(Enum):
+    """What a cohort waits for."""
+
+    # The next frame.
+    LIVE = auto()
+    # The answer to a question.
+    ASKED = auto()
+    # The member, which takes a chunk of a journal at its own pace.
+    DRAINING = auto()
+    # The frame after its answer.
+    AHEAD = auto()
+
+
+class Cohort:
+    """Members that have the same position; a LIVE cohort has the position of its stream."""
+
+    __slots__ = ("after", "asked_at", "members", "outdated", "parts", "phase", "position", "question", "settled")
+
+    def __init__(
+        self, phase: Phase, now: float = 0.0, position: Position = NOWHERE, after: JournalPosition | None = None
+    ) -> None:
+        self.phase = phase
+        self.members: dict[Member, None] = {}
+        # The last message that the members received. A last value that is not newer is not delivered to them.
+        self.position = position
+        # Of a journal: after which event to read it; None asks where the journal is now.
+        self.after = after
+        # The id of the question; None while the feeder is away.
+        self.question: int | None = None
+        # When the question was sent, or when the last part of its answer came.
+        self.asked_at = now
+        # The parts of an answer that is not complete.
+        self.parts: list[Frame] = []
+        # The epoch of an answer that was set aside because the stream had seen a newer epoch; 0: none was.
+        self.outdated = 0
+        # Whether the members know the outcome of joining already.
+        self.settled = False

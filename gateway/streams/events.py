@@ -1,0 +1,196 @@
+"""Streams that follow every event of the journal: trade events. Pure.
+
+What is lost on the way is read from the journal. The rules for reading it are shared with the ZeroMQ consumer
+(`qmt_bridge.wire.journal`).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from gateway.streams.cohort import Cohort, Phase
+from gateway.streams.member import Member
+from gateway.streams.stream import Stream
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.journal import replayed, successors
+from qmt_bridge.wire.messages import event_position
+from qmt_bridge.wire.positions import JournalPosition, Position, Step
+from qmt_bridge.wire.requests import TopicState
+from qmt_bridge.wire.topics import Topic
+
+
+class EventStream(Stream):
+    """No event is left out, and none is delivered that the journal of a newer epoch does not have."""
+
+    __slots__ = ()
+
+    journaled = True
+
+    def join(self, member: Member, after: JournalPosition | None, now: float) -> Cohort | None:
+        """Add a member, which receives what follows `after`; return its cohort if it shares no question under way.
+
+        Without `after` it is live at once: to ask where the journal is would leave out what is published until the
+        answer. Before the stream has a position, the one of the newest heartbeat is taken.
+        """
+        if after is None:
+            if self.epoch:
+                self.live.members[member] = None
+                self._start(member, self.epoch, self.seq)
+                return None
+            after = self._questions.journal
+        alike = (cohort for cohort in self.waiting if cohort.after == after)
+        shared = next((cohort for cohort in alike if not cohort.settled), None)
+        cohort = shared or Cohort(Phase.ASKED, now, after=after)
+        cohort.members[member] = None
+        if shared is not None:
+            return None
+        self.waiting.append(cohort)
+        return cohort
+
+    def count_missed(self, newest: int) -> bool:
+        """Return whether an event up to `newest` was lost, for the stream or a cohort that is AHEAD; count it."""
+        positions = [position for position in (self.position, *(c.position for c in self.ahead)) if position.epoch]
+        oldest = min((position.seq for position in positions), default=newest)
+        self._count_gap(newest - oldest, ())
+        return oldest < newest
+
+    def _receive(self, frame: Frame, now: float) -> None:
+        # A cohort that is AHEAD may miss an event that the stream itself, which has no position yet, does not.
+        must_ask = any(_would_miss(cohort.position, frame) for cohort in self.ahead)
+        if self.epoch:
+            match self.position.step(Position(frame.epoch, frame.seq)):
+                case Step.OLD:
+                    # An event of an older epoch that the journal of the newer one does not have was never saved.
+                    return
+                case Step.NEW_EPOCH:
+                    # The new process may have another journal, or one that has lost events.
+                    must_ask = True
+                case Step.GAP:
+                    self._count_gap(frame.seq - self.seq - 1, ())
+                    must_ask = True
+        if must_ask:
+            self._hold_and_ask(frame, now)
+        else:
+            self._pass_on(frame)
+
+    def _take_refusal(self, cohort: Cohort, state: TopicState, now: float) -> None:
+        if cohort.after is None:
+            self._refuse([*self.cohorts, cohort], state)
+            return
+        if state.epoch < self.epoch:
+            self._follow_older_epoch(now)
+        # Only the members that named the position are concerned.
+        self._refuse([cohort], state)
+
+    def _take_answer(self, cohort: Cohort, state: TopicState, now: float) -> None:
+        if state.epoch < max(self.epoch, self._questions.epoch):
+            if cohort.outdated != state.epoch:
+                # From a process that has ended; its successor says whether its journal has the position.
+                cohort.outdated = state.epoch
+                self._questions.again(self, cohort, now)
+                return
+            self._follow_older_epoch(now)
+        if cohort.after is None:
+            self._take_position(cohort, state, now)
+        else:
+            self._take_events(cohort, cohort.after, state, now)
+
+    def _take_position(self, cohort: Cohort, state: TopicState, now: float) -> None:
+        """Take where the journal is, for members that named no position."""
+        position = Position(state.epoch, state.seq)
+        news = self._news(position)
+        missing = self._missing(position, news)
+        if missing:
+            # An event was lost while the question was under way, or was published before the subscription was there.
+            self._count_gap(missing, ())
+            cohort.after = JournalPosition(state.seq, state.epoch, exact=True)
+            self._questions.again(self, cohort, now)
+            return
+        for member in cohort.members:
+            self._start(member, state.epoch, state.seq)
+            for frame in news:
+                member.deliver(frame)
+        self._place(cohort, position)
+
+    def _take_events(self, cohort: Cohort, after: JournalPosition, state: TopicState, now: float) -> None:
+        """Take a chunk of the journal."""
+        events = [event for event in _events(state) if event.seq > after.seq]
+        if events and events[0].seq > after.seq + 1:
+            # The chunk before was lost: the feeder's socket drops what a worker does not take in time.
+            self._questions.again(self, cohort, now)
+            return
+        for member in cohort.members:
+            if not cohort.settled:
+                self._start(member, state.epoch, after.seq)
+            for event in events:
+                member.deliver(event)
+        cohort.settled = True
+        seq = events[-1].seq if events else max(after.seq, state.seq)
+        cohort.after = JournalPosition(seq, state.epoch, exact=True)
+        if state.more:
+            self._drain(cohort, cohort.after)
+        else:
+            self._end_replay(cohort, Position(state.epoch, seq), bool(events), now)
+
+    def _drain(self, cohort: Cohort, after: JournalPosition) -> None:
+        """Wait until the members have taken a chunk, from here on each at its own pace."""
+        self.waiting.remove(cohort)
+        for member in cohort.members:
+            own = Cohort(Phase.DRAINING, after=after)
+            own.members[member] = None
+            own.settled = True
+            self.waiting.append(own)
+            member.when_drained(partial(self._read_on, own))
+
+    def _read_on(self, cohort: Cohort, now: float) -> None:
+        if cohort.phase is Phase.DRAINING and cohort in self.waiting:
+            cohort.phase = Phase.ASKED
+            self._questions.again(self, cohort, now)
+
+    def _end_replay(self, cohort: Cohort, position: Position, has_events: bool, now: float) -> None:
+        """Deliver what was held after the last chunk, unless the journal has to be asked for more."""
+        news = self._news(position)
+        following = successors(position, ((Position(frame.epoch, frame.seq), frame) for frame in news))
+        # An answer that ends before what the stream has delivered has not reached the end of the journal.
+        if len(following) < len(news) or (has_events and not news and self.seq > position.seq):
+            self._questions.again(self, cohort, now)
+            return
+        for member in cohort.members:
+            for frame in news:
+                member.deliver(frame)
+        self._place(cohort, position)
+
+    def unanswered(self, cohort: Cohort, now: float) -> None:
+        """Ask again where a position is known, for no event may be lost; otherwise go live with what was held."""
+        self.synced = False
+        news = list(self.held)
+        if cohort.after is None and self._missing(cohort.position, news):
+            # What was held tells where the members are.
+            cohort.after = JournalPosition(news[0].seq - 1, news[0].epoch, exact=True)
+        if cohort.after is not None:
+            self._questions.again(self, cohort, now)
+        else:
+            self._go_live_unanswered(cohort, news)
+
+    def _follow_older_epoch(self, now: float) -> None:
+        """Follow a feeder that answers again with an older epoch: the clock of the one before was ahead."""
+        self._ask_alone(now)
+        self.forget_position()
+        self.synced = True
+
+    def _asked_at(self, position: Position, now: float) -> Cohort:
+        if not position.epoch:
+            # The members joined before it was known where the journal is.
+            return Cohort(Phase.ASKED, now, after=self._questions.journal)
+        return Cohort(Phase.ASKED, now, after=JournalPosition(position.seq, position.epoch, exact=True))
+
+
+def _would_miss(position: Position, frame: Frame) -> bool:
+    """Return whether a member at `position` would miss an event before `frame`, or receive one of another journal."""
+    return bool(position.epoch) and (frame.seq > position.seq + 1 or frame.epoch > position.epoch)
+
+
+def _events(state: TopicState) -> list[Frame]:
+    bodies = replayed(state)
+    topic = Topic(state.topic)
+    return [Frame(topic, state.epoch, event_position(body), 0, 0, body) for body in bodies]

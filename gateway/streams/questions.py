@@ -1,0 +1,61 @@
+"""What the streams ask the feeder, and what its newest heartbeat said. Pure.
+
+Streams share questions: after a restart of the feeder all topics of a worker go into a few of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from gateway.streams.cohort import Cohort
+from gateway.streams.member import Upstream
+from qmt_bridge.wire.positions import JournalPosition
+from qmt_bridge.wire.topics import Topic
+
+
+class Asker(Protocol):
+    """A stream, as far as asking goes."""
+
+    topic: Topic
+
+    def unanswered(self, cohort: Cohort, now: float) -> None:
+        """Go on without an answer."""
+
+
+class Questions:
+    """Sends questions, as few as possible."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        # The epoch of the newest heartbeat, 0 before the first, and where the journal was then.
+        self.epoch = 0
+        self.journal: JournalPosition | None = None
+        self._upstream = upstream
+
+    def ask(self, asking: Iterable[tuple[Asker, Cohort]], now: float) -> None:
+        """Ask for each cohort: those with the same position share a question, which has each topic once."""
+        alike: dict[JournalPosition | None, list[dict[Asker, Cohort]]] = {}
+        for stream, cohort in asking:
+            questions = alike.setdefault(cohort.after, [])
+            question = next((question for question in questions if stream not in question), None)
+            if question is None:
+                questions.append(question := {})
+            question[stream] = cohort
+        for after, questions in alike.items():
+            for question in questions:
+                self._send(after, question, now)
+
+    def again(self, stream: Asker, cohort: Cohort, now: float) -> None:
+        """Ask again: of a journal for the events after `cohort.after`, otherwise for a newer value."""
+        cohort.question, cohort.asked_at = self.send([stream.topic], cohort.after), now
+
+    def send(self, topics: list[Topic], after: JournalPosition | None = None) -> int | None:
+        """Send one question; return its id, or None while the feeder is away."""
+        return self._upstream.ask(topics, after)
+
+    def _send(self, after: JournalPosition | None, question: dict[Asker, Cohort], now: float) -> None:
+        sent = self.send([stream.topic for stream in question], after)
+        for stream, cohort in question.items():
+            cohort.question, cohort.asked_at = sent, now
+            if sent is None:
+                stream.unanswered(cohort, now)

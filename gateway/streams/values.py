@@ -1,0 +1,186 @@
+"""Streams that follow the newest value of a topic: quotes, markets, depth, formulas, progress. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gateway.streams.cohort import Cohort, Phase
+from gateway.streams.member import Member
+from gateway.streams.questions import Questions
+from gateway.streams.snapshot import PushedSnapshot
+from gateway.streams.stream import ANSWER_TIMEOUT, Losses, Stream
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.positions import JournalPosition, Position
+from qmt_bridge.wire.requests import TopicState
+from qmt_bridge.wire.topics import Topic
+
+
+class ValueStream(Stream):
+    """A last value answers every question, and replaces what was lost before it."""
+
+    __slots__ = ("_probed_codes", "_snapshot", "probe")
+
+    def __init__(self, topic: Topic, questions: Questions, losses: Losses) -> None:
+        super().__init__(topic, questions, losses)
+        # The question whether the source serves the topic by now, and how many codes its answer had so far.
+        self.probe: int | None = None
+        self._probed_codes = 0
+        # Only the last value of a market comes in pieces, and has an end.
+        self._snapshot = PushedSnapshot() if self.behaviour.keeps == "by_code" else None
+
+    def join(self, member: Member, after: JournalPosition | None, now: float) -> Cohort | None:
+        """Add a member, which waits for the last value; return its cohort unless it shares a question under way.
+
+        A question for earlier members is not shared: a last value that is no news for them is news for a new member.
+        """
+        shared = next((cohort for cohort in self.waiting if not cohort.settled), None)
+        cohort = shared or Cohort(Phase.ASKED, now)
+        cohort.members[member] = None
+        if shared is not None:
+            return None
+        self.waiting.append(cohort)
+        return cohort
+
+    def leave(self, member: Member) -> None:
+        """Remove a member."""
+        if self._snapshot is not None:
+            self._snapshot.waiting.pop(member, None)
+        super().leave(member)
+
+    def _receive(self, frame: Frame, now: float) -> None:
+        if not self.epoch:
+            missed = 0
+        elif frame.epoch == self.epoch:
+            missed = frame.seq - self.seq - 1
+        else:
+            missed = -1
+            if frame.epoch > self.epoch:
+                # What the feeder published before the subscription reached its new process is unknown.
+                self._hold_and_ask(frame, now)
+        if missed < 0:
+            return
+        if missed and self.behaviour.on_gap == "snapshot":
+            # The answer counts what was lost.
+            self._hold_and_ask(frame, now)
+            return
+        self._count_gap(missed, self.live.members)
+        self.pending_since = None
+        self._pass_on(frame)
+
+    def _take_refusal(self, cohort: Cohort, state: TopicState, now: float) -> None:
+        self._refuse([*self.cohorts, cohort], state)
+
+    def _take_answer(self, cohort: Cohort, state: TopicState, now: float) -> None:
+        if state.body is not None:
+            cohort.parts.append(Frame(self.topic, state.epoch, state.seq, 0, 0, state.body))
+        if state.more:
+            return
+        position = Position(state.epoch, state.seq)
+        news = self._news(position)
+        missing = self._missing(position, news)
+        if missing:
+            # A frame was lost while the question was under way, or was published before the subscription was there.
+            self._count_gap(missing, cohort.members)
+            if self.behaviour.on_gap == "snapshot":
+                cohort.parts.clear()
+                self._questions.again(self, cohort, now)
+                return
+        self._deliver_answer(cohort, state, news, now)
+        self._place(cohort, position)
+
+    def _deliver_answer(self, cohort: Cohort, state: TopicState, news: list[Frame], now: float) -> None:
+        """Deliver a last value, or that there is none yet, and the held frames after it."""
+        if state.state == "pending" and not self.seq:
+            self.pending_since = now
+        if cohort.position.seq and state.epoch == cohort.position.epoch:
+            # The last value has replaced what came between.
+            self._count_gap(state.seq - cohort.position.seq - 1, cohort.members)
+        is_newer = Position(state.epoch, state.seq) > cohort.position
+        for member in cohort.members:
+            starts = self._start(member, state.epoch, state.seq, "pending" if state.state == "pending" else "live")
+            if starts and is_newer:
+                self._deliver_value(member, cohort.parts, now)
+            for frame in news:
+                member.deliver(frame)
+
+    def _deliver_value(self, member: Member, parts: list[Frame], now: float) -> None:
+        for frame in parts:
+            member.deliver(frame)
+        if self._snapshot is None:
+            return
+        if parts:
+            self._snapshot.waiting.pop(member, None)
+            member.snapshot_ended(sum(frames.count_codes(part.body) for part in parts))
+        else:
+            self._snapshot.expect(member, now + ANSWER_TIMEOUT)
+
+    def unanswered(self, cohort: Cohort, now: float) -> None:
+        """Go live with what was held."""
+        self.synced = False
+        news = self._news(cohort.position)
+        self._count_gap(self._missing(cohort.position, news), cohort.members)
+        if self._snapshot is not None and (not news or news[0].seq == 1):
+            # What the source pushes from its first message on is the snapshot.
+            for member in cohort.members:
+                self._snapshot.expect(member, now + ANSWER_TIMEOUT)
+        self._go_live_unanswered(cohort, news)
+
+    def expire(self, now: float) -> bool:
+        """Go on without the answers that are late; return whether to ask how the source serves the topic."""
+        if self.waiting:
+            self._expire_questions(now)
+        if self.pending_since is not None and now - self.pending_since >= ANSWER_TIMEOUT:
+            self.pending_since = now
+            return True
+        if self._snapshot is None:
+            return False
+        self._tell_end(self._snapshot)
+        if not self._snapshot.is_due(now):
+            return False
+        self._snapshot.ask_at = now + ANSWER_TIMEOUT
+        return True
+
+    def probed_by(self, question: int | None) -> None:
+        """Take the id of the question how the source serves the topic."""
+        self.probe = question
+        self._probed_codes = 0
+
+    def answer(self, state: TopicState, now: float) -> None:
+        """Take one reply to a CatchUp."""
+        if state.id != self.probe:
+            super().answer(state, now)
+            return
+        if state.body is not None:
+            self._probed_codes += frames.count_codes(state.body)
+        if state.more:
+            return
+        self.probe = None
+        if state.state == "refused":
+            self._refuse(self.cohorts, state)
+        elif state.state == "live":
+            was_pending, self.pending_since = self.pending_since is not None, None
+            if was_pending and not self.seq:
+                self._ask_alone(now)
+            elif self._snapshot is not None:
+                self._snapshot.ends_at(Position(state.epoch, state.seq), self._probed_codes)
+                self._tell_end(self._snapshot)
+
+    def _tell_end(self, snapshot: PushedSnapshot) -> None:
+        # A cohort that waits for an answer gets a snapshot by that.
+        snapshot.reached(self.position, self.live.members)
+        for cohort in self.ahead:
+            snapshot.reached(cohort.position, cohort.members)
+
+    def _refuse(self, cohorts: Iterable[Cohort], state: TopicState) -> None:
+        cohorts = list(cohorts)
+        if self._snapshot is not None:
+            for cohort in cohorts:
+                for member in cohort.members:
+                    self._snapshot.waiting.pop(member, None)
+        super()._refuse(cohorts, state)
+
+    def _asked_at(self, position: Position, now: float) -> Cohort:
+        cohort = Cohort(Phase.ASKED, now, position)
+        cohort.settled = True
+        return cohort
