@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from feeder.registry import Peer
-from qmt_bridge.wire.requests import DownloadStarted, TopicState, ask_reply_encoder
+from qmt_bridge.wire.requests import Reply, ask_reply_encoder
 
 # Bytes of questions and answers that wait for one connection, and for all. A worker that comes back asks about a
 # hundred thousand topics in a hundred questions: some 13 MB.
@@ -26,7 +26,6 @@ RETRY_LAST = 0.05
 # Bytes of one waiting thing beside what is said to be in it.
 _WAITING_BYTES = 500
 
-Reply = TopicState | DownloadStarted
 # Answers as they are made; None says that some work was done which has brought none.
 Answers = Iterator[Reply | None]
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import msgspec
 import zmq
 
-from feeder.askers import Answers, Askers, Reply
+from feeder.askers import Answers, Askers
 from feeder.journal import CHUNK_BYTES, Event, Journal, Unsent
 from feeder.journal_thread import HUNG_SECONDS, JournalThread, News, Written
 from feeder.refusals import Refusals
@@ -34,7 +34,7 @@ from qmt_bridge.handshakes import Links
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import AccountState, TradeEvent
-from qmt_bridge.wire.requests import CatchUp, DownloadStarted, StartDownload, TopicState, ask_decoder
+from qmt_bridge.wire.requests import CatchUp, DownloadStarted, Reply, StartDownload, TopicState, ask_decoder
 from qmt_bridge.wire.topics import ALL_TRADES, KINDS, STATUS_TOPIC, Topic, parse_topic, trade_topic
 
 logger = logging.getLogger(__name__)

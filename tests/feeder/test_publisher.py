@@ -39,7 +39,7 @@ from qmt_bridge.wire.requests import (
     StartDownload,
     TopicState,
     ask_reply_encoder,
-    download_started_decoder,
+    reply_decoder,
     topic_state_decoder,
 )
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, trade_topic
@@ -148,7 +148,9 @@ class Consumer:
 
     def download(self, *stocks: str, period: str = "1d") -> DownloadStarted:
         self.send(ask_reply_encoder.encode(StartDownload(3, list(stocks), period)))
-        return download_started_decoder.decode(self.receive())
+        started = reply_decoder.decode(self.receive())
+        assert isinstance(started, DownloadStarted)
+        return started
 
     def close(self) -> None:
         self.context.destroy(linger=0)
