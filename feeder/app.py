@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from importlib import metadata
 
 from feeder.publisher import STOP_SECONDS, Publisher
 from feeder.source import Source
+from qmt_bridge import __version__
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process import child
@@ -64,7 +64,7 @@ class Feeder:
 
     def __init__(self, config: Config, source: Source | None = None) -> None:
         self.source = make_source(config) if source is None else source
-        self.publisher = Publisher(config, self.source, _version(), child.instance())
+        self.publisher = Publisher(config, self.source, __version__, child.instance())
 
     def start(self, stop: Stop | None = None) -> bool:
         """Listen and start the source; raise `ConfigError` for an address, key or folder that cannot be used.
@@ -147,11 +147,3 @@ def run(config: Config, stop: Stop) -> int:
     if code == TRY_AGAIN:
         leave(code)
     return code
-
-
-def _version() -> str:
-    try:
-        return metadata.version("qmt-bridge-gateway")
-    except metadata.PackageNotFoundError:
-        # Run from a source tree that was not installed.
-        return ""
