@@ -133,7 +133,7 @@ class Feeder:
     def _give_up(self, hung: str) -> None:
         logger.critical("terminal_hung: %s; this process ends, to be started again", hung)
         # At once, and again as the last word: a client must not wait until the source is closed.
-        self.publisher.set_state("down", "terminal_hung")
+        self.publisher.inbox.set_state("down", "terminal_hung")
         stopping = threading.Thread(target=self.stop, args=("terminal_hung",), name="feeder-stop", daemon=True)
         stopping.start()
         stopping.join(LEAVE_SECONDS)

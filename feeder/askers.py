@@ -1,4 +1,4 @@
-"""Answers that wait for their askers: in turns, each at its asker's pace, bounded for one and for all.
+"""Replies that wait for their askers: in turns, each at its asker's pace, bounded for one and for all.
 
 Pure: time is an argument (seconds of any monotonic clock), no sockets. The publisher's thread takes one message after
 another, tries to send it, and says how that went. An answer is made when its turn comes: what waits are questions.
@@ -26,8 +26,8 @@ RETRY_LAST = 0.05
 # Bytes of one waiting thing beside what is said to be in it.
 _WAITING_BYTES = 500
 
-# Answers as they are made; None says that some work was done which has brought none.
-Answers = Iterator[Reply | None]
+# Replies as they are made; None says that some work was done which has brought none.
+Replies = Iterator[Reply | None]
 
 
 class _Asker:
@@ -37,7 +37,7 @@ class _Asker:
 
     def __init__(self) -> None:
         # The envelope, the answers, and the bytes that they count.
-        self.waiting: deque[tuple[Peer, Answers, int]] = deque()
+        self.waiting: deque[tuple[Peer, Replies, int]] = deque()
         self.size = 0
         self.unsent: tuple[Peer, bytes] | None = None
         # Since when it takes nothing (None: it does), when to try again, and the delay after that.
@@ -50,7 +50,7 @@ class Askers:
     """All connections that wait for an answer. An envelope begins with the name of its connection."""
 
     def __init__(self, on_failure: Callable[[Exception], None]) -> None:
-        # Answers that were given up: their asker had gone, or took nothing for too long.
+        # Replies that were given up: their asker had gone, or took nothing for too long.
         self.given_up = 0
         # Called for an answer that could not be made; the asker's others go on.
         self._on_failure = on_failure
@@ -64,7 +64,7 @@ class Askers:
     def __len__(self) -> int:
         return len(self._askers)
 
-    def add(self, peer: Peer, answers: Answers, size: int) -> bool:
+    def add(self, peer: Peer, answers: Replies, size: int) -> bool:
         """Let `answers` wait, which keep `size` bytes; return False, and forget them, where there is no room."""
         name = peer[0]
         asker = self._askers.get(name)

@@ -24,6 +24,7 @@ from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.journal_file import TABLES, VERSION, newest_position, oldest_position
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import TradeEvent
+from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.topics import mask
 
 logger = logging.getLogger(__name__)
@@ -290,17 +291,20 @@ class Journal:
             self._unsaved_life = epoch, born
         return epoch
 
-    def has(self, after: int, account: str | None, epoch: float, exact: bool) -> bool:
-        """Return whether `after` is a position in this journal, where it was one in that of the life `epoch`.
+    def has(self, position: JournalPosition, account: str | None) -> bool:
+        """Return whether this journal has the position, which was one in the journal of the epoch that it names.
 
-        A browser may have rounded the epoch. If it was seen in that very life (`exact`), it must have outlived it.
+        A browser may have rounded the epoch. An exact position must also have outlived its epoch.
         """
-        if float(epoch) not in self._lives:
-            return False
-        left = self._lives[float(epoch)]
-        if left is None or not exact:
+        if position.epoch is None:
             return True
-        return after <= (left.seq if account is None else left.numbers.get(account, 0))
+        epoch = float(position.epoch)
+        if epoch not in self._lives:
+            return False
+        left = self._lives[epoch]
+        if left is None or not position.exact:
+            return True
+        return position.seq <= (left.seq if account is None else left.numbers.get(account, 0))
 
     @property
     def catching_up(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from feeder import askers as askers_module
-from feeder.askers import PATIENCE_SECONDS, RETRY_LAST, Answers, Askers
+from feeder.askers import PATIENCE_SECONDS, RETRY_LAST, Askers, Replies
 from qmt_bridge.wire.requests import TopicState, topic_state_decoder
 
 A, B = (b"a",), (b"b", b"")
@@ -23,7 +23,7 @@ def askers(failures: list[Exception]) -> Askers:
     return Askers(failures.append)
 
 
-def states(*numbers: int) -> Answers:
+def states(*numbers: int) -> Replies:
     return iter([TopicState(number, "whole/SH/", "live") for number in numbers])
 
 

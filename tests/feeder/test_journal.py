@@ -26,6 +26,7 @@ from feeder.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, LOG_BYTE
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.journal_file import TABLES, Reader, journal_path
 from qmt_bridge.wire import frames
+from qmt_bridge.wire.positions import JournalPosition
 
 DAY_MS = 24 * 3600 * 1000
 Open = Callable[..., Journal]
@@ -589,7 +590,7 @@ def test_a_damaged_file_is_set_aside_as_it_is_and_a_new_journal_begins(
     assert (journal.newest, journal.oldest()) == (0, 0)
     # Positions of the old one are refused.
     assert not allows(journal, 100)
-    assert not journal.has(0, None, 1000, exact=False)
+    assert not journal.has(JournalPosition(0, 1000), None)
     assert append(journal, fills(1), 0)[0].seq == 1
     journal.close()
     # Told until it has been moved away.
@@ -609,7 +610,7 @@ def test_nothing_of_a_damaged_file_is_taken_for_the_new_journals(open_journal: O
     journal = open_journal()
     assert len(set_aside(path)) == 1
     # The lives could be read before the damage was met.
-    assert not journal.has(0, None, 1000, exact=False)
+    assert not journal.has(JournalPosition(0, 1000), None)
     # The clock may have been set back since.
     assert journal.begin_life(500) == 1001
 
@@ -739,7 +740,7 @@ def test_a_life_that_cannot_be_read_costs_the_positions_seen_in_it(
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE lives SET numbers = x'c1' WHERE epoch = 200")
     journal = open_journal()
-    assert [journal.has(1, None, life, exact=False) for life in (100, 200, 300)] == [False, False, True]
+    assert [journal.has(JournalPosition(1, life), None) for life in (100, 200, 300)] == [False, False, True]
     assert "a life of the feeder that cannot be read" in caplog.text
     assert seqs(journal, 0) == [1, 2, 3, 4, 5, 6]
 
@@ -1028,7 +1029,7 @@ def test_life_that_cannot_be_written_begins_all_the_same(
     append(journal, fills(1), 0)
     journal.close()
     journal = open_journal()
-    assert journal.has(0, None, 1000, exact=False)
+    assert journal.has(JournalPosition(0, 1000), None)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert journal.begin_life(500) == 1001
@@ -1070,15 +1071,15 @@ def test_a_position_is_one_of_the_journal_of_every_life_that_had_it_and_of_no_ot
     lives = [1_764_230_565_123_456_789, 1_764_230_570_123_456_789]
     for life in lives:
         journal = open_journal()
-        assert not journal.has(0, None, life, exact=False)
+        assert not journal.has(JournalPosition(0, life), None)
         journal.begin_life(life)
-        assert journal.has(0, None, life, exact=False)
+        assert journal.has(JournalPosition(0, life), None)
         journal.close()
     journal = open_journal()
-    assert all(journal.has(0, None, life, exact=False) for life in lives)
+    assert all(journal.has(JournalPosition(0, life), None) for life in lives)
     # A browser has rounded it.
-    assert journal.has(0, None, 1_764_230_565_123_456_800.0, exact=False)
-    assert not journal.has(0, None, lives[0] + 1000, exact=False)
+    assert journal.has(JournalPosition(0, 1_764_230_565_123_456_800.0), None)
+    assert not journal.has(JournalPosition(0, lives[0] + 1000), None)
 
 
 def test_a_life_that_could_not_be_written_is_written_later_though_nothing_happens_in_it(
@@ -1110,9 +1111,9 @@ def test_what_died_is_known_though_all_that_came_since_was_pruned(open_journal: 
     prune(journal, 40 * DAY_MS)
     for account in (None, "1"):
         assert journal.oldest(account) == 10
-        assert journal.has(5, account, 100, exact=True)
-        assert not journal.has(10, account, 100, exact=True)
-    assert not journal.has(1, "2", 100, exact=True)
+        assert journal.has(JournalPosition(5, 100, True), account)
+        assert not journal.has(JournalPosition(10, 100, True), account)
+    assert not journal.has(JournalPosition(1, 100, True), "2")
 
 
 def test_a_position_that_was_seen_in_a_life_has_to_have_outlived_it(open_journal: Open, path: Path) -> None:
@@ -1129,15 +1130,15 @@ def test_a_position_that_was_seen_in_a_life_has_to_have_outlived_it(open_journal
     journal.begin_life(200)
     for saved in (False, True):
         append(journal, fills(2, "1"), 0)
-        seen = {after: journal.has(after, None, 100, exact=True) for after in range(6)}
+        seen = {after: journal.has(JournalPosition(after, 100, True), None) for after in range(6)}
         assert seen == {0: True, 1: True, 2: True, 3: True, 4: False, 5: False}
-        assert [journal.has(after, "1", 100, exact=True) for after in (2, 3)] == [True, False]
-        assert [journal.has(after, "2", 100, exact=True) for after in (1, 2)] == [True, False]
+        assert [journal.has(JournalPosition(after, 100, True), "1") for after in (2, 3)] == [True, False]
+        assert [journal.has(JournalPosition(after, 100, True), "2") for after in (1, 2)] == [True, False]
         # Who is not sure of the life is believed, and so is this one's own.
-        assert journal.has(5, None, 100, exact=False)
-        assert journal.has(5, None, 200, exact=True)
+        assert journal.has(JournalPosition(5, 100), None)
+        assert journal.has(JournalPosition(5, 200, True), None)
         if not saved:
             journal.close()
             journal = open_journal()
             journal.begin_life(300)
-    assert [journal.has(after, None, 200, exact=True) for after in (5, 6)] == [True, False]
+    assert [journal.has(JournalPosition(after, 200, True), None) for after in (5, 6)] == [True, False]

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 import zmq
 
+from feeder import inbox as inbox_module
 from feeder import journal_thread as thread_module
 from feeder import publisher as publisher_module
 from feeder.app import Feeder, make_source
@@ -225,7 +226,7 @@ def hold_up(publisher: Publisher) -> Iterator[None]:
         entered.set()
         assert go.wait(SECONDS)
 
-    publisher._put(hold)
+    publisher.inbox.put(hold)
     try:
         assert entered.wait(SECONDS)
         yield
@@ -584,7 +585,7 @@ def test_an_exception_in_one_call_of_the_source_costs_that_call_only(
 ) -> None:
     want(consumer, source)
     for topic in ("报价/", QUOTE):
-        feeder.publisher._put(lambda: {}["missing"])  # type: ignore[index]
+        feeder.publisher.inbox.put(lambda: {}["missing"])  # type: ignore[index]
         source.sink.publish(Topic(topic), {"600519.SH": [1]}, 1)
     assert consumer.frame().topic == QUOTE
     assert feeder.publisher.failed_calls == 2
@@ -632,7 +633,7 @@ def test_what_waits_for_an_asker_that_does_not_read_are_questions(
     feeder: Feeder, source: HandSource, consumer: Consumer
 ) -> None:
     ticks = big_market(source, consumer)
-    askers = feeder.publisher._askers
+    askers = feeder.publisher._answers.askers
     with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
         for number in range(100):
             deaf.send(ask_reply_encoder.encode(CatchUp(number, [WHOLE])))
@@ -667,8 +668,8 @@ def test_a_journal_is_read_only_as_fast_as_its_asker_takes_it(
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 600)
     with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
         deaf.send(ask_reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
-        until(lambda: feeder.publisher._askers._full)
-        assert feeder.publisher._replays[0].after < 600
+        until(lambda: feeder.publisher._answers.askers._full)
+        assert feeder.publisher._answers.replays[0].position.seq < 600
         assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
         seen: list[int] = []
         while len(seen) < 600:
@@ -769,7 +770,7 @@ def test_what_cannot_be_encoded_is_counted_and_logged_once_a_kind(
     source.publish(QUOTE, {"600519.SH": ["good"]})
     assert consumer.frame().data == {"600519.SH": ["good"]}
     assert consumer.catch_up(QUOTE)[0].seq == 1
-    assert feeder.publisher.unencodable == 7
+    assert feeder.publisher.inbox.unencodable == 7
     assert len([record for record in caplog.records if "of kind quote cannot be encoded" in record.message]) == 3
     assert all(record.exc_info for record in caplog.records if "cannot be encoded" in record.message)
 
@@ -1018,7 +1019,7 @@ def test_a_fill_with_an_odd_field_is_a_fill(
     first, second = (event["data"] for event in frames.decode(consumer.catch_up(ALL_TRADES, 0)[0].body or b""))
     assert first == {"traded_id": "7", "what": "<class 'object'>", "5": "[1, {'deep': '\\ud800'}]", "price": 10.5}
     assert second == {"traded_id": "8"}
-    assert feeder.publisher.unencodable == 4
+    assert feeder.publisher.inbox.unencodable == 4
     assert caplog.text.count("has a part that cannot be encoded") == 2
     assert caplog.text.count("cannot be encoded and is dropped") == 2
 
@@ -1441,7 +1442,7 @@ def test_an_answer_comes_after_the_events_that_it_covers(
     monkeypatch.setattr("feeder.journal.CHUNK_EVENTS", 5000)
     done: list[object] = []
     publisher = feeder.publisher
-    transmit, reply = publisher._transmit, publisher._reply
+    transmit, reply = publisher._transmit, publisher._answers._reply
 
     def note_event(socket: Any, topic: Topic, seq: int, *rest: Any) -> None:
         done.extend([seq] if topic == trade_topic("1") else [])
@@ -1452,7 +1453,7 @@ def test_an_answer_comes_after_the_events_that_it_covers(
         reply(peer, state)
 
     monkeypatch.setattr(publisher, "_transmit", note_event)
-    monkeypatch.setattr(publisher, "_reply", note_reply)
+    monkeypatch.setattr(publisher._answers, "_reply", note_reply)
     disk.stop()
     source.sink.publish_trade("1", "order", {}, 1)
     assert disk.stopped.wait(SECONDS)
@@ -1460,7 +1461,7 @@ def test_an_answer_comes_after_the_events_that_it_covers(
         source.sink.publish_trade("1", "order", {}, 1)
     consumer.send(ask_reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
     # It was asked with the first event not on disk.
-    until(lambda: publisher._looking_up)
+    until(lambda: publisher._answers.looking_up)
     disk.go()
     consumer.receive()
     until(lambda: 3001 in done)
@@ -1659,7 +1660,7 @@ def test_past_events_come_in_pieces_to_any_thread(config: Config, monkeypatch: p
         assert [event.seq for _, event in source.sink.past_trades(0)] == [1, 2, 3, 4, 5]
         disk = Disk(feeder.publisher)
         disk.stop(at="SELECT seq, time_ms, body")
-        monkeypatch.setattr(publisher_module, "HUNG_SECONDS", 0.1)
+        monkeypatch.setattr(inbox_module, "HUNG_SECONDS", 0.1)
         with pytest.raises(TimeoutError):
             list(source.sink.past_trades(0))
         disk.go()
