@@ -15,7 +15,8 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from feeder.askers import Askers, Replies
-from feeder.journal import CHUNK_BYTES, Journal, Positions
+from feeder.events import Positions
+from feeder.journal import CHUNK_BYTES, Journal
 from feeder.journal_thread import JournalThread
 from feeder.registry import Peer, Registry
 from feeder.source import DownloadRequest, Source

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from feeder.journal import BATCH_EVENTS, MAX_UNSAVED_BYTES, Event, Journal, Positions
+from feeder.events import Event, Positions
+from feeder.journal import BATCH_EVENTS, MAX_UNSAVED_BYTES, Journal
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class JournalThread:
         try:
             journal = self._make()
             try:
-                epoch = journal.begin_life(self._born_ns)
+                epoch = journal.begin_epoch(self._born_ns)
             except BaseException:
                 journal.close()
                 raise

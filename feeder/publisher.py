@@ -18,8 +18,8 @@ import msgspec
 import zmq
 
 from feeder.answers import Answers, Outcome
+from feeder.events import Event
 from feeder.inbox import Inbox, SessionState
-from feeder.journal import Event
 from feeder.journal_thread import HUNG_SECONDS, JournalThread, News, Written
 from feeder.refusals import Refusals
 from feeder.registry import Peer, Registry, Upstream

@@ -86,12 +86,25 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # No sockets and no clock; the journal is read on its own thread.
     (
         "feeder/answers.py",
-        WIRE | {"feeder.askers", "feeder.journal", "feeder.journal_thread", "feeder.registry", "feeder.source"},
+        WIRE
+        | {
+            "feeder.askers",
+            "feeder.events",
+            "feeder.journal",
+            "feeder.journal_thread",
+            "feeder.registry",
+            "feeder.source",
+        },
         IMPURE - {"logging", "sqlite3"},
     ),
     # Any thread; the publisher's sockets are out of its reach.
-    ("feeder/inbox.py", WIRE | {"feeder.journal", "feeder.journal_thread", "feeder.source"}, {"asyncio", "sqlite3"}),
+    (
+        "feeder/inbox.py",
+        WIRE | {"feeder.events", "feeder.journal", "feeder.journal_thread", "feeder.source"},
+        {"asyncio", "sqlite3"},
+    ),
     ("feeder/refusals.py", set(), IMPURE),
+    ("feeder/events.py", WIRE, IMPURE),
     ("feeder/xt/normalize.py", WIRE, IMPURE),
     # The only files that name xtquant.
     ("feeder/xt/*", EDGE | {"feeder.source", "feeder.xt", "xtquant"}, {"asyncio"}),

@@ -22,7 +22,9 @@ import msgspec
 import pytest
 
 from feeder import journal as journal_module
-from feeder.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, LOG_BYTES, Event, Journal, Unsent
+from feeder import journal_database as database_module
+from feeder.events import EVENT_BYTES, Event, Unsent
+from feeder.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, LOG_BYTES, Journal
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.journal_file import TABLES, Reader, journal_path
 from qmt_bridge.wire import frames
@@ -367,7 +369,7 @@ def test_what_waits_for_a_full_disk_is_bounded_and_its_loss_is_admitted(
     journal = open_journal()
     append(journal, fills(1), 0)
     # Two events of five kilobytes each.
-    monkeypatch.setattr(journal_module, "MAX_UNSAVED_BYTES", 2 * (5000 + journal_module.EVENT_BYTES + 100))
+    monkeypatch.setattr(journal_module, "MAX_UNSAVED_BYTES", 2 * (5000 + EVENT_BYTES + 100))
     limit_disk(journal, 1)
     assert len(append(journal, fills(3, text="x" * 5000), 0)) == 3
     append(journal, fills(1, "2", text="x" * 5000), 0)
@@ -575,7 +577,7 @@ def test_a_damaged_file_is_set_aside_as_it_is_and_a_new_journal_begins(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture, at: int
 ) -> None:
     journal = open_journal()
-    journal.begin_life(1000)
+    journal.begin_epoch(1000)
     append(journal, fills(100), 0)
     journal.close()
     assert journal.note is None
@@ -599,7 +601,7 @@ def test_a_damaged_file_is_set_aside_as_it_is_and_a_new_journal_begins(
 
 def test_nothing_of_a_damaged_file_is_taken_for_the_new_journals(open_journal: Open, path: Path) -> None:
     journal = open_journal()
-    journal.begin_life(1000)
+    journal.begin_epoch(1000)
     append(journal, fills(300), 0)
     journal.close()
     with closing(sqlite3.connect(path)) as database:
@@ -612,7 +614,7 @@ def test_nothing_of_a_damaged_file_is_taken_for_the_new_journals(open_journal: O
     # The lives could be read before the damage was met.
     assert not journal.has(JournalPosition(0, 1000), None)
     # The clock may have been set back since.
-    assert journal.begin_life(500) == 1001
+    assert journal.begin_epoch(500) == 1001
 
 
 def test_a_note_of_a_damaged_journal_ends_when_the_file_is_moved_away(open_journal: Open, path: Path) -> None:
@@ -702,7 +704,7 @@ def test_files_beside_a_damaged_one_are_set_aside_with_it(path: Path) -> None:
     names = ["", "-wal", "-shm", "-journal"]
     for name in names:
         path.with_name(path.name + name).write_text(f"is {name}", encoding="utf-8")
-    aside = journal_module._set_aside(path)
+    aside = database_module.set_aside(path)
     assert [aside.with_name(aside.name + name).read_text(encoding="utf-8") for name in names] == [
         f"is {name}" for name in names
     ]
@@ -734,14 +736,14 @@ def test_a_life_that_cannot_be_read_costs_the_positions_seen_in_it(
 ) -> None:
     for life in (100, 200, 300):
         journal = open_journal()
-        journal.begin_life(life)
+        journal.begin_epoch(life)
         append(journal, fills(2), 0)
         journal.close()
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE lives SET numbers = x'c1' WHERE epoch = 200")
     journal = open_journal()
     assert [journal.has(JournalPosition(1, life), None) for life in (100, 200, 300)] == [False, False, True]
-    assert "a life of the feeder that cannot be read" in caplog.text
+    assert "an epoch of the feeder that cannot be read" in caplog.text
     assert seqs(journal, 0) == [1, 2, 3, 4, 5, 6]
 
 
@@ -843,7 +845,7 @@ def test_a_file_that_may_not_be_written_is_taken_from_others_and_written(
 
     path.chmod(0o444)
     monkeypatch.setattr(os, "open", open_as_a_user)
-    journal_module._keep_private(path)
+    database_module.keep_private(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -919,7 +921,7 @@ def test_a_conversion_that_fails_leaves_the_file_as_it_was(
     bodies = make_first_version(path, "abacab")
     with monkeypatch.context() as broken:
         broken.setattr(
-            journal_module, "TABLES", (*journal_module.TABLES[:2], "CREATE UNIQUE INDEX bad ON event (time)")
+            database_module, "TABLES", (*database_module.TABLES[:2], "CREATE UNIQUE INDEX bad ON event (time)")
         )
         with pytest.raises(ConfigError, match="no such column"):
             open_journal()
@@ -1008,13 +1010,13 @@ def test_events_since_a_time_come_oldest_first_with_their_times(open_journal: Op
 
 def test_each_life_of_the_feeder_is_later_than_the_one_before_whatever_the_clock_says(open_journal: Open) -> None:
     first = open_journal()
-    assert first.begin_life(1000) == 1000
+    assert first.begin_epoch(1000) == 1000
     first.close()
     journal = open_journal()
-    assert [journal.begin_life(now) for now in (500, 500, 2000, 1000)] == [1001, 1002, 2000, 2001]
+    assert [journal.begin_epoch(now) for now in (500, 500, 2000, 1000)] == [1001, 1002, 2000, 2001]
     # Also to a browser, which rounds them.
     now = 1_764_230_565_123_456_789
-    early, late = journal.begin_life(now), journal.begin_life(now)
+    early, late = journal.begin_epoch(now), journal.begin_epoch(now)
     assert float(early) < float(late) < early + 1000
 
 
@@ -1024,7 +1026,7 @@ def test_life_that_cannot_be_written_begins_all_the_same(
     journal = open_journal()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert journal.begin_life(1000) == 1000
+        assert journal.begin_epoch(1000) == 1000
     assert "epoch" in caplog.text
     append(journal, fills(1), 0)
     journal.close()
@@ -1032,7 +1034,7 @@ def test_life_that_cannot_be_written_begins_all_the_same(
     assert journal.has(JournalPosition(0, 1000), None)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert journal.begin_life(500) == 1001
+        assert journal.begin_epoch(500) == 1001
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
@@ -1072,7 +1074,7 @@ def test_a_position_is_one_of_the_journal_of_every_life_that_had_it_and_of_no_ot
     for life in lives:
         journal = open_journal()
         assert not journal.has(JournalPosition(0, life), None)
-        journal.begin_life(life)
+        journal.begin_epoch(life)
         assert journal.has(JournalPosition(0, life), None)
         journal.close()
     journal = open_journal()
@@ -1088,7 +1090,7 @@ def test_a_life_that_could_not_be_written_is_written_later_though_nothing_happen
     journal = open_journal()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        journal.begin_life(100)
+        journal.begin_epoch(100)
         journal.save()
         assert journal.failure == "database is locked"
     journal.save()
@@ -1101,12 +1103,12 @@ def test_a_life_that_could_not_be_written_is_written_later_though_nothing_happen
 
 def test_what_died_is_known_though_all_that_came_since_was_pruned(open_journal: Open) -> None:
     journal = open_journal()
-    journal.begin_life(100)
+    journal.begin_epoch(100)
     append(journal, fills(5), 0)
     journal.close()
     # A life that had five more, and died with them.
     journal = open_journal()
-    journal.begin_life(200)
+    journal.begin_epoch(200)
     append(journal, fills(5), 0)
     prune(journal, 40 * DAY_MS)
     for account in (None, "1"):
@@ -1118,7 +1120,7 @@ def test_what_died_is_known_though_all_that_came_since_was_pruned(open_journal: 
 
 def test_a_position_that_was_seen_in_a_life_has_to_have_outlived_it(open_journal: Open, path: Path) -> None:
     journal = open_journal()
-    journal.begin_life(100)
+    journal.begin_epoch(100)
     append(journal, [*fills(2, "1"), *fills(2, "2"), *fills(1, "1")], 0)
     journal.close()
     # As if the last two had never been on the disk.
@@ -1127,7 +1129,7 @@ def test_a_position_that_was_seen_in_a_life_has_to_have_outlived_it(open_journal
         database.execute("UPDATE sqlite_sequence SET seq = 3")
         database.executemany("UPDATE account SET newest = ? WHERE name = ?", [(2, "1"), (1, "2")])
     journal = open_journal()
-    journal.begin_life(200)
+    journal.begin_epoch(200)
     for saved in (False, True):
         append(journal, fills(2, "1"), 0)
         seen = {after: journal.has(JournalPosition(after, 100, True), None) for after in range(6)}
@@ -1140,5 +1142,5 @@ def test_a_position_that_was_seen_in_a_life_has_to_have_outlived_it(open_journal
         if not saved:
             journal.close()
             journal = open_journal()
-            journal.begin_life(300)
+            journal.begin_epoch(300)
     assert [journal.has(JournalPosition(after, 200, True), None) for after in (5, 6)] == [True, False]

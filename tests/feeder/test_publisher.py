@@ -22,7 +22,8 @@ from feeder import inbox as inbox_module
 from feeder import journal_thread as thread_module
 from feeder import publisher as publisher_module
 from feeder.app import Feeder, make_source
-from feeder.journal import Journal, Positions, Unsent
+from feeder.events import Positions, Unsent
+from feeder.journal import Journal
 from feeder.journal_thread import JournalThread
 from feeder.publisher import Publisher
 from feeder.source import DownloadRequest, Sink
@@ -1153,7 +1154,7 @@ def test_a_burst_is_one_transaction_that_ends_before_its_first_event_is_publishe
 
 def test_the_epoch_is_later_than_that_of_the_life_before_whatever_the_clock_says(config: Config) -> None:
     journal = Journal(journal_path(config.data_path, "hand"), days=30)
-    before = journal.begin_life(time.time_ns() + 3600 * 1_000_000_000)
+    before = journal.begin_epoch(time.time_ns() + 3600 * 1_000_000_000)
     journal.close()
     source = HandSource()
     feeder = Feeder(config, source)
