@@ -1,4 +1,4 @@
-"""The feeder's run: build source and publisher, watch them until stopped, close in reverse."""
+"""One run of the feeder: build source and publisher, watch them until stopped, close in reverse."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ logger = logging.getLogger(__name__)
 
 # Between two looks at the publisher and at the source's calls.
 WATCH_SECONDS = 0.2
-# What a source may take to close (see `Source.close`).
+# The longest time that a source takes to close (see `Source.close`).
 SOURCE_SECONDS = 2.0
-# What the end may take when a call hangs. `child.STOP_SECONDS` allows for it.
+# The longest time that the end takes when a call hangs. `child.STOP_SECONDS` allows for it.
 LEAVE_SECONDS = SOURCE_SECONDS + STOP_SECONDS + 1.0
-# What a source that is still starting gets to come to an end of that, once the feeder was asked to stop; a login may
-# take two minutes.
+# The time that a source has to complete its start after the feeder was asked to stop; a login may take two minutes.
 START_GRACE = 1.0
 
 
@@ -132,7 +131,7 @@ class Feeder:
 
     def _give_up(self, hung: str) -> None:
         logger.critical("terminal_hung: %s; this process ends, to be started again", hung)
-        # At once, and again as the last word: a client must not wait until the source is closed.
+        # Published at once, and again at the end, so that clients do not wait until the source is closed.
         self.publisher.inbox.set_state("down", "terminal_hung")
         stopping = threading.Thread(target=self.stop, args=("terminal_hung",), name="feeder-stop", daemon=True)
         stopping.start()

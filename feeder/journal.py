@@ -1,7 +1,7 @@
-"""Trade events on disk before they are published (SQLite): one row of positions over all accounts and restarts.
+"""Trade events on disk before they are published (SQLite): one numbering over all accounts and restarts.
 
 Only one thread uses a `Journal` (see feeder/journal_thread.py). It must never lose an event that was published, nor
-give its position to another.
+give its position to another event.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from qmt_bridge.wire.topics import mask
 
 logger = logging.getLogger(__name__)
 
-# One chunk of a replay; a reader of the ask socket takes messages of this size anyway.
+# One chunk of a replay. Other replies on the ask socket are as large.
 CHUNK_EVENTS = 1000
 CHUNK_BYTES = 512 * 1024
-# Events of one transaction, more than a burst has: some 30 ms.
+# Events of one transaction, which takes some 30 ms; a burst has fewer.
 BATCH_EVENTS = 5000
-# What is kept in memory while the disk takes nothing, an event being its body and what Python adds to it.
+# Bytes of events that are kept in memory while the disk cannot be written (see `Event.size`).
 MAX_UNSAVED_BYTES = 64 * 1024 * 1024
 # Events that one call deletes, and pages that it gives back to the disk: some 5 ms each.
 PRUNE_EVENTS = 500
@@ -53,13 +53,13 @@ SHRINK_PAGES = 250
 # in any case: a page (4 KiB) is written anew by each commit that touches it, so that small commits cost 8 KB and more.
 CHECKPOINT_BYTES = 2 * 1024 * 1024
 LOG_BYTES = 4 * 1024 * 1024
-# A log of this size is told: a program that reads the file without an end keeps the log from being carried over.
+# A log of this size is reported: a program that reads without a pause prevents its being carried over.
 LARGE_LOG_BYTES = 64 * 1024 * 1024
 # Free pages that stay in the file for the next events (1 MB).
 SPARE_PAGES = 256
 
-# Events of one statement. Each lets go of the interpreter's lock, which a source that has much to do gives back after
-# 5 ms: with one event a statement a burst could wait for seconds. Old versions of SQLite take 999 values at once.
+# Events of one statement. Each statement releases the interpreter's lock, and a busy source may hold it for 5 ms: with
+# one event a statement, a burst could wait for seconds. Old versions of SQLite take 999 values a statement.
 _INSERT_EVENTS = 150
 _DAY_MS = 24 * 3600 * 1000
 _event_decoder = msgspec.msgpack.Decoder(TradeEvent)
@@ -77,16 +77,17 @@ class Journal:
     """The trade events of one source in one file.
 
     A commit is synchronous (WAL with ``synchronous=FULL``): with NORMAL a power cut takes back the last commits,
-    and the feeder would then number new events like lost ones that clients have seen; whoever resumed after such
-    a number would miss events without a word. Events are few and written in batches, so the flush is affordable.
+    and the feeder would then give new events the numbers of lost ones that clients have seen; a client that resumed
+    after such a number would miss events without notice. Events are few and written in batches, so the flush costs
+    little.
 
-    While the disk takes nothing, events are published and replayed out of memory, and written as soon as it does
-    again. Only a crash before that forgets them, or `MAX_UNSAVED_BYTES` of younger ones; the log says which.
+    While the disk cannot be written, events are published and replayed out of memory, and written as soon as possible.
+    They are lost only by a crash before that, or by `MAX_UNSAVED_BYTES` of later ones; the log says which.
 
-    A file that is damaged, or no journal at all, is set aside under another name, and a new journal begins: market
-    data does not depend on it. `note` says so, as long as such a file lies beside the journal.
+    A file that is damaged, or is no journal, gets another name, and a new journal begins, because market data does not
+    depend on it. `note` says so while such a file lies beside the journal.
 
-    Where it speaks of the position of an account, that is the number of one of its events.
+    The position of an account is the number of one of its events.
     """
 
     def __init__(self, path: Path, days: int, max_mb: int = 0) -> None:
@@ -98,12 +99,12 @@ class Journal:
         self.failure: str | None = None
         self._days = days
         self._max_bytes = max_mb * 1024 * 1024
-        # What the operator should look at, though the journal is written.
+        # A text for the operator, set although the journal can be written.
         self.note: str | None = None
         # Contiguous, and the newest of all.
         self._unsaved: deque[Event] = deque()
         self._unsaved_bytes = 0
-        # First and last position of those that had to be given up.
+        # First and last position of the events that were given up.
         self._forgotten: tuple[int, int] | None = None
         self._prune_failing = False
         # At which size the log is carried over next, when no event waits.
@@ -151,7 +152,7 @@ class Journal:
             failed.pop_all()
 
     def _read_file(self, path: Path) -> None:
-        """Open the file, and read what has to be known of it; raise `sqlite3.Error`, `OSError` or `NoJournalError`."""
+        """Open the file, read newest positions and epochs; raise `sqlite3.Error`, `OSError` or `NoJournalError`."""
         check_file(path)
         self._database = open_database(path)
         try:
@@ -159,11 +160,11 @@ class Journal:
             numbers: dict[str, int] = dict(self._database.execute("SELECT name, newest FROM account"))
             if not all(isinstance(position, int) for position in (newest, *numbers.values())):
                 raise NoJournalError("its positions are no numbers")
-            # What the journal has; `positions` is a copy for the one that gives new ones, which may be another thread.
+            # The journal's own positions; `positions` is a copy for the thread that numbers new events.
             self._had = Positions(newest, numbers)
             self.positions = self._had.copy()
             self._epochs.read(self._database)
-            # Events up to here cannot be replayed any more.
+            # Events up to this position cannot be replayed any more.
             self._floor = oldest_position(self._database)
         except sqlite3.OperationalError as exc:
             self._database.close()
@@ -203,7 +204,7 @@ class Journal:
 
     @property
     def catching_up(self) -> bool:
-        """Return whether `save` has more to write, and the disk takes it."""
+        """Return whether `save` has more to write, and the disk can be written."""
         return bool(self._unsaved) and self.failure is None
 
     @property
@@ -219,7 +220,7 @@ class Journal:
     def append(self, events: Sequence[Event]) -> int:
         """Commit `events`, which follow those of the last call; return up to which position everything is on disk.
 
-        What is not is replayed marked, and has to be published so. Positions that were left out are given up.
+        Later events are replayed with their mark, and have to be published with it. Positions left out are given up.
         """
         for event in events:
             if event.seq != self._had.newest + 1:
@@ -228,7 +229,7 @@ class Journal:
             self._unsaved.append(event)
             self._unsaved_bytes += event.size
         if self.failure is None:
-            # Else once a second is often enough to try.
+            # While it fails, one try a second is enough (see feeder/journal_thread.py).
             self.save()
         saved = self.saved
         while self._unsaved_bytes > MAX_UNSAVED_BYTES:
@@ -238,9 +239,9 @@ class Journal:
         return saved
 
     def save(self) -> None:
-        """Write what is not on disk, some thousand events at a time; if that fails, say so once.
+        """Write events that are not on disk, some thousand at a time; log the first failure of a row.
 
-        It fails as well if the file is not where it was: SQLite would go on in it, and it would end with this process.
+        It fails also if the file was moved or removed: SQLite would write on to a file that ends with this process.
         """
         displaced = self._displaced()
         if displaced is not None:
@@ -275,13 +276,13 @@ class Journal:
     def checkpoint(self, *, idle: bool) -> None:
         """Carry the log over into the file, and empty it, once it is large; sooner if no event waits (`idle`).
 
-        SQLite would do so in the commit that exceeds a limit, and have the events of that burst wait for it.
+        SQLite would do so in the commit that exceeds a limit, and the events of that burst would wait for it.
         """
         size = self._log_bytes()
         if size < (self._carry_at if idle else max(self._carry_at, LOG_BYTES)):
             return
         try:
-            # Without waiting for readers, of which one in the middle of a query keeps the log from being emptied.
+            # It does not wait for readers; one in the middle of a query prevents the log from being emptied.
             ((busy, *_),) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as exc:
             self._carry_at = size + CHECKPOINT_BYTES
@@ -329,7 +330,7 @@ class Journal:
         last, size = after, 5
         for position, body in self._after(after, account):
             if not _is_event(body):
-                # SQLite has no checksums: what is damaged inside a page may come as another value.
+                # SQLite has no checksums, so damage inside a page may appear as another value.
                 if bodies:
                     return Chunk(frames.encode(bodies), last, True)
                 raise sqlite3.DatabaseError(f"the event at position {position} is damaged")
@@ -353,7 +354,7 @@ class Journal:
     def prune(self, time_ms: int) -> bool:
         """Delete some events that are too old at `time_ms`, or too many; return whether there may be more to do.
 
-        From the oldest on: by position, not by time alone, so that a clock that was set back punches no hole.
+        Deletes by position from the oldest event on, not by time alone: a clock that was set back must leave no gap.
         """
         if self.failure is not None:
             return False
@@ -372,7 +373,7 @@ class Journal:
         return True
 
     def close(self) -> None:
-        """Write what can be written, close the file, and let another feeder have it."""
+        """Write the events that can be written, close the file and unlock its folder."""
         self.save()
         while self.catching_up:
             self.save()
@@ -411,7 +412,7 @@ class Journal:
             self._database.execute(query, list(chain.from_iterable(some)))
 
     def _displaced(self) -> str | None:
-        """Return what has become of the file; None while it is where it was."""
+        """Return whether the file was replaced or removed, as a text; None while it is in its place."""
         try:
             return None if identity(self._path) == self._file else f"{self._path} has been replaced"
         except OSError as exc:
@@ -433,11 +434,11 @@ class Journal:
         logger.warning("trade journal is written again, from seq %d on", first)
 
     def _step_over(self, seq: int) -> None:
-        """Give up what was left out before position `seq`: a replay may not step over a hole."""
+        """Give up the positions left out before `seq`: a replay must not pass over a gap."""
         while self.catching_up:
             self.save()
         first = self.saved + 1
-        # What waits lies before the hole, and would not be replayed either.
+        # Events that wait are older than the gap, and could not be replayed either.
         self._unsaved.clear()
         self._unsaved_bytes = 0
         self._give_up(first, seq - 1)
@@ -460,7 +461,7 @@ class Journal:
         cursor = self._database.execute("SELECT seq, time_ms FROM event ORDER BY seq LIMIT ?", (PRUNE_EVENTS,))
         for seq, time_ms in cursor:
             if not too_large and not isinstance(time_ms, int):
-                # Damaged: it goes with what follows it.
+                # The time is damaged: the event is deleted with those that follow it.
                 continue
             if not too_large and time_ms >= old_ms:
                 break
@@ -474,7 +475,7 @@ class Journal:
         if free <= SPARE_PAGES:
             return False
         # A file that was made as version 0 keeps its free pages, for the next events.
-        # Each step of the statement is a page, and `execute` makes but one of a statement without columns.
+        # The statement frees one page a step, and `execute` makes only one step of a statement without columns.
         self._database.executescript(f"PRAGMA incremental_vacuum({min(SHRINK_PAGES, free - SPARE_PAGES)})")
         return SPARE_PAGES < self._pragma("freelist_count") < free
 
@@ -482,7 +483,7 @@ class Journal:
         try:
             return self._log.stat().st_size
         except OSError:
-            # It is not there yet, or was removed; a disk that fails is noticed by the next commit.
+            # The log is not made yet, or was removed; the next commit notices a disk that fails.
             return 0
 
     def _used_pages(self) -> int:

@@ -39,10 +39,11 @@ def identity(path: Path) -> tuple[int, int]:
 
 
 def lock_folder(folder: Path) -> sqlite3.Connection:
-    """Return what keeps a second feeder out until it is closed, or its process is gone: two would give one seq twice.
+    """Lock the folder against a second feeder until the result is closed or the process ends.
 
-    One of another source too, since a folder is a feeder's. A file of its own, so that others may read the journal;
-    SQLite's lock, since it is the same on every system.
+    Two feeders would give one seq twice; a feeder of another source is kept out too, because a folder belongs to one
+    feeder. The lock is a file of its own, so that others may read the journal, and is SQLite's, which works alike on
+    every system.
     """
     path = folder / "feeder.lock"
     try:
@@ -52,7 +53,7 @@ def lock_folder(folder: Path) -> sqlite3.Connection:
         except (sqlite3.DatabaseError, NoJournalError) as exc:
             if not is_damage(exc):
                 raise
-            # It never holds anything, and SQLite lets no feeder lock it as it is.
+            # It holds no data, and SQLite cannot lock it as it is.
             logger.warning("%s is damaged (%s): it is now %s", path, exc, set_aside(path).name)
             return _locked(path)
     except (sqlite3.Error, OSError) as exc:
@@ -67,7 +68,7 @@ def _locked(path: Path) -> sqlite3.Connection:
     keep_private(path)
     lock = sqlite3.connect(path, timeout=0.0, isolation_level=None)
     try:
-        # Takes no room, which a full disk does not have.
+        # This mode needs no room on the disk, which may be full.
         lock.execute("PRAGMA journal_mode=MEMORY")
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error:
@@ -83,10 +84,10 @@ def check_file(path: Path) -> None:
 
 
 def keep_private(path: Path) -> None:
-    """Make a file that only its owner may read, or take one that exists from the others; raise `OSError`."""
+    """Make a file that only its owner may read, or restrict one that exists; raise `OSError`."""
     try:
         if path.exists():
-            # First: one that may not be written, such as a copy of a copy, cannot be opened for it.
+            # First, because a file without the right to write, such as a copy, cannot be opened for writing.
             private.protect(path)
         private.make_file(path)
         for suffix in BESIDE:
@@ -94,7 +95,7 @@ def keep_private(path: Path) -> None:
             if beside.exists():
                 private.protect(beside)
     except PermissionError as exc:
-        # It may belong to another user, and be writable for this one.
+        # The file may belong to another user, and still be writable for this one.
         logger.warning("the access rights of %s cannot be changed: %s", path, exc.strerror)
 
 
@@ -102,20 +103,20 @@ def is_damage(exc: Exception) -> bool:
     """Return whether an error says that a file is damaged or something else than it should be."""
     code = getattr(exc, "sqlite_errorcode", None)
     if code is None:
-        # Python's module says so itself of a text that is none.
+        # Python's module itself raises an error without a code for a text that is none.
         return isinstance(exc, (NoJournalError, sqlite3.OperationalError))
     return code & 0xFF in _DAMAGED
 
 
 def set_aside(path: Path) -> Path:
-    """Give a file another name, and what SQLite keeps beside it; return its name; raise `OSError`."""
+    """Rename a file, and those that SQLite keeps beside it; return the new name; raise `OSError`."""
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     aside = path.with_name(f"{path.name}.damaged-{moment}")
     for number in count(2):
         if not aside.exists():
             break
         aside = path.with_name(f"{path.name}.damaged-{moment}-{number}")
-    # First: SQLite deletes a log whose file is gone, and would give it to a new one of the same name.
+    # First the files beside it: SQLite deletes a log without its file, and would use it for a new file of that name.
     for suffix in BESIDE:
         beside = path.with_name(path.name + suffix)
         if beside.exists():
@@ -128,7 +129,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     try:
         return _prepare(path, "NORMAL")
     except sqlite3.OperationalError as exc:
-        # What writer and readers share needs 32 KB of disk. A feeder that starts on a full one goes without readers.
+        # The memory that writer and readers share needs 32 KB of disk. On a full one the feeder starts without readers.
         try:
             database = _prepare(path, "EXCLUSIVE")
         except sqlite3.OperationalError:
@@ -142,7 +143,7 @@ def _prepare(path: Path, locking: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=_OPEN_SECONDS, isolation_level=None)
     try:
         database.execute(f"PRAGMA locking_mode={locking}")
-        # Later it is without effect, and yet writes.
+        # Only for a new file: in one with tables the statement has no effect, and still writes.
         if not database.execute("PRAGMA page_count").fetchone()[0]:
             database.execute("PRAGMA auto_vacuum=INCREMENTAL")
         database.execute("PRAGMA journal_mode=WAL")
@@ -166,7 +167,7 @@ def _prepare(path: Path, locking: str) -> sqlite3.Connection:
         elif not columns >= _COLUMNS | {"number"}:
             raise NoJournalError("it is the database of another program")
         database.execute("COMMIT")
-        # From here on events would wait for a lock.
+        # From here on events would wait for a lock, so a lock is an error at once.
         database.execute("PRAGMA busy_timeout=0")
     except (sqlite3.Error, ConfigError, NoJournalError):
         database.close()

@@ -19,6 +19,6 @@ def test_many_peers_get_few_lines_and_take_little_memory() -> None:
     refusals = Refusals()
     lines = [refusals.note(b"%d" % number, 0.001 * number) for number in range(10_000)]
     assert sum(line is not None for line in lines) == MAX_PEERS
-    assert len(refusals._told) == MAX_PEERS
+    assert len(refusals._logged) == MAX_PEERS
     assert refusals.note(b"late", MINUTE + 0.0) == 0
     assert refusals.count == 10_001
