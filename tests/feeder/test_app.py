@@ -100,7 +100,7 @@ class Listening:
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_a_call_that_hangs_ends_the_feeder_and_consumers_are_told(
+def test_a_hung_call_ends_the_feeder_and_is_published(
     config: Config, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, closes: bool
 ) -> None:
     monkeypatch.setattr(app, "LEAVE_SECONDS", SECONDS if closes else 0.5)
@@ -191,7 +191,7 @@ class Process:
         ("connect", "reconnect", None),
     ],
 )
-def test_a_process_whose_native_call_hangs_goes_and_asks_to_be_started_again(
+def test_a_hung_native_call_ends_the_process_for_a_restart(
     tmp_path: Path, call: str, name: str, topic: Topic | None
 ) -> None:
     (tmp_path / "hanging").write_text(call, encoding="utf-8")

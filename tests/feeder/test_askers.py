@@ -65,7 +65,7 @@ def test_an_answer_is_made_when_its_turn_comes(askers: Askers) -> None:
     assert [number for _, number in send(askers, 1.0)] == [0, 1, 2]
 
 
-def test_a_full_asker_is_tried_again_ever_more_rarely_and_holds_up_nobody(askers: Askers) -> None:
+def test_a_full_asker_is_retried_with_delays_and_blocks_no_other(askers: Askers) -> None:
     askers.add(A, states(1), 0)
     pauses, now = [], 0.0
     for _ in range(12):

@@ -289,7 +289,7 @@ def test_a_disk_that_is_full_at_the_commit_loses_no_event(open_journal: Open, pa
     assert seqs(open_journal(), 0) == [1, 2, 3]
 
 
-def test_a_lock_of_somebody_else_holds_up_nothing_and_loses_no_event(open_journal: Open, path: Path) -> None:
+def test_a_lock_of_another_program_loses_no_event(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     assert journal._database.execute("PRAGMA busy_timeout").fetchone() == (0,)
     with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
@@ -303,7 +303,7 @@ def test_a_lock_of_somebody_else_holds_up_nothing_and_loses_no_event(open_journa
         assert stranger.execute("SELECT count(*) FROM event").fetchone() == (1,)
 
 
-def test_a_disk_that_takes_nothing_is_not_tried_for_every_event(open_journal: Open) -> None:
+def test_a_failing_disk_is_not_tried_for_every_event(open_journal: Open) -> None:
     journal = open_journal()
     limit_disk(journal, 1)
     append(journal, fills(1, text="x" * 5000), 0)
@@ -363,7 +363,7 @@ def test_closing_on_a_full_disk_names_the_events_that_are_lost(
     assert not allows(journal, 3)
 
 
-def test_what_waits_for_a_full_disk_is_bounded_and_its_loss_is_admitted(
+def test_events_held_by_a_full_disk_are_bounded_and_loss_is_logged(
     open_journal: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = open_journal()
@@ -387,7 +387,7 @@ def test_what_waits_for_a_full_disk_is_bounded_and_its_loss_is_admitted(
     assert seqs(journal, 3) == [4, 5]
 
 
-def test_pruning_while_the_disk_is_full_keeps_what_waits_in_memory(open_journal: Open) -> None:
+def test_pruning_with_a_full_disk_keeps_events_in_memory(open_journal: Open) -> None:
     journal = open_journal()
     append(journal, fills(1), 0)
     limit_disk(journal, 1)
@@ -429,9 +429,7 @@ def test_pruning_that_fails_is_told_once_and_deletes_nothing(
     assert not allows(journal, 0)
 
 
-def test_a_journal_that_is_too_large_loses_its_oldest_events_and_gives_the_room_back(
-    open_journal: Open, path: Path
-) -> None:
+def test_a_too_large_journal_deletes_oldest_events_and_shrinks(open_journal: Open, path: Path) -> None:
     journal = open_journal(max_mb=2)
     for _ in range(10):
         append(journal, [*fills(1000, "1", "x" * 400), *fills(5, "2", "x" * 400)], 0)
@@ -573,7 +571,7 @@ def set_aside(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("at", [0, 20, 100, 4096])
-def test_a_damaged_file_is_set_aside_as_it_is_and_a_new_journal_begins(
+def test_a_damaged_file_is_set_aside_and_a_new_journal_begins(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture, at: int
 ) -> None:
     journal = open_journal()
@@ -599,7 +597,7 @@ def test_a_damaged_file_is_set_aside_as_it_is_and_a_new_journal_begins(
     assert aside.name in str(open_journal().note)
 
 
-def test_nothing_of_a_damaged_file_is_taken_for_the_new_journals(open_journal: Open, path: Path) -> None:
+def test_a_new_journal_uses_nothing_of_a_damaged_file(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     journal.begin_epoch(1000)
     append(journal, fills(300), 0)
@@ -617,7 +615,7 @@ def test_nothing_of_a_damaged_file_is_taken_for_the_new_journals(open_journal: O
     assert journal.begin_epoch(500) == 1001
 
 
-def test_a_note_of_a_damaged_journal_ends_when_the_file_is_moved_away(open_journal: Open, path: Path) -> None:
+def test_the_note_of_a_damaged_journal_ends_with_its_file(open_journal: Open, path: Path) -> None:
     path.parent.mkdir()
     path.write_text("not a database", encoding="utf-8")
     journal = open_journal()
@@ -731,7 +729,7 @@ def test_a_damaged_lock_does_not_keep_a_feeder_out(open_journal: Open, path: Pat
         Journal(path, days=30)
 
 
-def test_a_life_that_cannot_be_read_costs_the_positions_seen_in_it(
+def test_an_unreadable_epoch_makes_its_positions_invalid(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for life in (100, 200, 300):
@@ -831,7 +829,7 @@ def test_files_that_others_could_read_are_taken_from_them(open_journal: Open, pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
-def test_a_file_that_may_not_be_written_is_taken_from_others_and_written(
+def test_a_read_only_file_is_made_private_and_written(
     open_journal: Open, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(open_journal(), fills(1), 0)
@@ -849,9 +847,7 @@ def test_a_file_that_may_not_be_written_is_taken_from_others_and_written(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_positions_that_were_left_out_are_given_up_and_not_stepped_over(
-    open_journal: Open, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_positions_left_out_are_given_up_and_end_a_replay(open_journal: Open, caplog: pytest.LogCaptureFixture) -> None:
     journal = open_journal()
     events = journal.positions.give(fills(9), 0)
     assert journal.append(events[:3]) == 3
@@ -908,7 +904,7 @@ def test_a_journal_of_the_first_version_is_converted(open_journal: Open, path: P
     assert journal.newest_of("a") == 3
 
 
-def test_an_empty_journal_of_the_first_version_is_converted_and_goes_on(open_journal: Open, path: Path) -> None:
+def test_an_empty_journal_of_version_0_is_converted(open_journal: Open, path: Path) -> None:
     make_first_version(path, "ab", pruned=2)
     journal = open_journal()
     assert (journal.newest, journal.oldest()) == (2, 2)
@@ -946,7 +942,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_real_disk_that_is_full_loses_no_event_and_lets_a_feeder_start(disk: Path) -> None:
+def test_a_real_full_disk_loses_no_event_and_a_feeder_starts(disk: Path) -> None:
     path = disk / "journal-sim.sqlite3"
     with closing(Journal(path, days=30)) as journal:
         append(journal, fills(1), 0)
@@ -1008,7 +1004,7 @@ def test_events_since_a_time_come_oldest_first_with_their_times(open_journal: Op
     assert since == [(2 * DAY_MS, 3), (2 * DAY_MS, 4), (3 * DAY_MS, 5), (3 * DAY_MS, 6)]
 
 
-def test_each_life_of_the_feeder_is_later_than_the_one_before_whatever_the_clock_says(open_journal: Open) -> None:
+def test_each_epoch_is_later_than_the_last_for_any_clock(open_journal: Open) -> None:
     first = open_journal()
     assert first.begin_epoch(1000) == 1000
     first.close()
@@ -1020,7 +1016,7 @@ def test_each_life_of_the_feeder_is_later_than_the_one_before_whatever_the_clock
     assert float(early) < float(late) < early + 1000
 
 
-def test_life_that_cannot_be_written_begins_all_the_same(
+def test_an_epoch_that_cannot_be_written_begins(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = open_journal()
@@ -1039,7 +1035,7 @@ def test_life_that_cannot_be_written_begins_all_the_same(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
 @pytest.mark.parametrize("how", ["removed", "replaced", "folder"])
-def test_a_file_that_is_not_where_it_was_is_a_failure_until_it_is_back(
+def test_a_moved_file_is_a_failure_until_it_is_back(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     journal = open_journal()
@@ -1069,7 +1065,7 @@ def test_a_file_that_is_not_where_it_was_is_a_failure_until_it_is_back(
     assert open_journal().newest == 3
 
 
-def test_a_position_is_one_of_the_journal_of_every_life_that_had_it_and_of_no_other(open_journal: Open) -> None:
+def test_a_position_fits_the_journal_of_its_epochs_and_no_other(open_journal: Open) -> None:
     lives = [1_764_230_565_123_456_789, 1_764_230_570_123_456_789]
     for life in lives:
         journal = open_journal()
@@ -1084,9 +1080,7 @@ def test_a_position_is_one_of_the_journal_of_every_life_that_had_it_and_of_no_ot
     assert not journal.has(JournalPosition(0, lives[0] + 1000), None)
 
 
-def test_a_life_that_could_not_be_written_is_written_later_though_nothing_happens_in_it(
-    open_journal: Open, path: Path
-) -> None:
+def test_an_unwritten_epoch_is_written_later_without_events(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -1101,7 +1095,7 @@ def test_a_life_that_could_not_be_written_is_written_later_though_nothing_happen
         assert other.execute("SELECT epoch FROM lives").fetchall() == [(100,)]
 
 
-def test_what_died_is_known_though_all_that_came_since_was_pruned(open_journal: Open) -> None:
+def test_lost_positions_are_known_after_later_events_were_pruned(open_journal: Open) -> None:
     journal = open_journal()
     journal.begin_epoch(100)
     append(journal, fills(5), 0)
@@ -1118,7 +1112,7 @@ def test_what_died_is_known_though_all_that_came_since_was_pruned(open_journal: 
     assert not journal.has(JournalPosition(1, 100, True), "2")
 
 
-def test_a_position_that_was_seen_in_a_life_has_to_have_outlived_it(open_journal: Open, path: Path) -> None:
+def test_an_exact_position_has_to_have_outlived_its_epoch(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     journal.begin_epoch(100)
     append(journal, [*fills(2, "1"), *fills(2, "2"), *fills(1, "1")], 0)

@@ -250,7 +250,7 @@ def save(publisher: Publisher) -> None:
 # -- Demand and messages
 
 
-def test_a_subscription_reaches_the_source_and_its_messages_come_back_numbered(
+def test_a_subscription_reaches_the_source_and_gets_numbered_data(
     feeder: Feeder, source: HandSource, consumer: Consumer
 ) -> None:
     want(consumer, source)
@@ -315,7 +315,7 @@ def test_what_a_stranger_sends_up_does_not_hurt(feeder: Feeder, source: HandSour
         context.destroy(linger=0)
 
 
-def test_a_source_that_refuses_is_quoted_to_whoever_asks(source: HandSource, consumer: Consumer) -> None:
+def test_the_refusal_of_a_source_is_the_answer_to_questions(source: HandSource, consumer: Consumer) -> None:
     source.raises = Refused("not_entitled", "no level 2 here")
     consumer.market.subscribe(QUOTE.encode())
     (state,) = consumer.catch_up(QUOTE)
@@ -488,7 +488,7 @@ DIGITS = f"l2/600519.SH/{'9' * 5000}/"
         pytest.param(b"hello", id="no-subscription"),
     ],
 )
-def test_a_subscription_that_cannot_be_ends_nothing_and_is_told_once_a_minute(
+def test_a_bad_subscription_is_logged_once_a_minute(
     feeder: Feeder, source: HandSource, consumer: Consumer, message: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with stranger(feeder.publisher.market_addr, zmq.XSUB) as socket:
@@ -504,7 +504,7 @@ def test_a_subscription_that_cannot_be_ends_nothing_and_is_told_once_a_minute(
 
 
 @pytest.mark.parametrize("topic", [DIGITS, "quote/600519%2ESH/tick/", "l2/600519.SH/５/", "trade/%31/", "trade/%FF/"])
-def test_a_question_about_a_topic_that_cannot_be_is_answered_refused(consumer: Consumer, topic: str) -> None:
+def test_a_question_about_an_impossible_topic_is_refused(consumer: Consumer, topic: str) -> None:
     (state,) = consumer.catch_up(topic)
     assert (state.state, state.code) == ("refused", "bad_request")
 
@@ -552,7 +552,7 @@ def test_a_question_with_an_odd_number_is_answered(consumer: Consumer, payload: 
         ),
     ],
 )
-def test_a_question_that_cannot_be_is_counted_and_told_once_a_minute(
+def test_a_bad_question_is_logged_once_a_minute(
     feeder: Feeder, consumer: Consumer, parts: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     with stranger(feeder.publisher.ask_addr, zmq.DEALER) as socket:
@@ -566,9 +566,7 @@ def test_a_question_that_cannot_be_is_counted_and_told_once_a_minute(
 
 
 @pytest.mark.parametrize("where", ["market", "ask"])
-def test_a_message_beyond_the_bound_of_its_socket_costs_its_sender_the_connection(
-    feeder: Feeder, consumer: Consumer, where: str
-) -> None:
+def test_a_message_over_the_socket_limit_closes_its_connection(feeder: Feeder, consumer: Consumer, where: str) -> None:
     address = feeder.publisher.market_addr if where == "market" else feeder.publisher.ask_addr
     kind = zmq.XSUB if where == "market" else zmq.DEALER
     # Not longer than it has to be: the sender's own libzmq deletes its nodes by recursion.
@@ -581,7 +579,7 @@ def test_a_message_beyond_the_bound_of_its_socket_costs_its_sender_the_connectio
     assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
 
 
-def test_an_exception_in_one_call_of_the_source_costs_that_call_only(
+def test_an_exception_in_a_call_of_the_source_loses_that_call_only(
     feeder: Feeder, source: HandSource, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     want(consumer, source)
@@ -593,7 +591,7 @@ def test_an_exception_in_one_call_of_the_source_costs_that_call_only(
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
-def test_a_message_that_trips_the_handler_costs_that_message_only(
+def test_a_message_whose_handling_fails_is_lost_alone(
     feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(text: str) -> list[object]:
@@ -630,7 +628,7 @@ def test_a_market_that_a_question_names_often_is_answered_once(source: HandSourc
     assert received == list(ticks)
 
 
-def test_what_waits_for_an_asker_that_does_not_read_are_questions(
+def test_questions_wait_for_a_slow_asker_instead_of_answers(
     feeder: Feeder, source: HandSource, consumer: Consumer
 ) -> None:
     ticks = big_market(source, consumer)
@@ -758,7 +756,7 @@ def test_trade_is_as_its_worst_account(states: list[Any], state: str) -> None:
 # -- What cannot be encoded
 
 
-def test_what_cannot_be_encoded_is_counted_and_logged_once_a_kind(
+def test_an_unencodable_message_is_logged_once_a_kind(
     feeder: Feeder, source: HandSource, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     want(consumer, source)
@@ -782,9 +780,7 @@ def test_one_bad_tick_does_not_take_the_market_along(source: HandSource, consume
     assert consumer.frame().data == {"600519.SH": {"a": 1}, "600001.SH": {"b": 2}}
 
 
-def test_a_message_of_a_topic_that_nobody_wants_is_not_sent(
-    feeder: Feeder, source: HandSource, consumer: Consumer
-) -> None:
+def test_a_message_of_an_unsubscribed_topic_is_not_sent(feeder: Feeder, source: HandSource, consumer: Consumer) -> None:
     source.publish(QUOTE, {"late": True})
     until(lambda: feeder.publisher.unwanted == 1)
     want(consumer, source)
@@ -796,9 +792,7 @@ def test_a_message_of_a_topic_that_nobody_wants_is_not_sent(
 # -- Trade events
 
 
-def test_a_trade_event_has_its_number_in_the_account_and_its_position_over_all(
-    feeder: Feeder, source: HandSource, consumer: Consumer
-) -> None:
+def test_a_trade_event_has_a_number_and_a_position(feeder: Feeder, source: HandSource, consumer: Consumer) -> None:
     listen_to_trades(consumer, feeder, source)
     (state,) = consumer.catch_up(ALL_TRADES)
     assert (state.state, state.body) == ("live", None)
@@ -815,7 +809,7 @@ def test_a_trade_event_has_its_number_in_the_account_and_its_position_over_all(
     assert consumer.catch_up(trade_topic("nobody"))[0].seq == 0
 
 
-def test_events_are_replayed_as_they_were_published_after_a_restart_too(config: Config) -> None:
+def test_events_are_replayed_unchanged_also_after_a_restart(config: Config) -> None:
     for life in range(2):
         source = HandSource()
         feeder = Feeder(config, source)
@@ -869,7 +863,7 @@ def life_at(consumer: Consumer, newest: int) -> int:
     return consumer.catch_up(ALL_TRADES)[0].epoch
 
 
-def test_a_position_is_good_in_every_life_of_its_journal_and_in_no_other(config: Config) -> None:
+def test_a_position_is_valid_in_all_epochs_of_its_journal_only(config: Config) -> None:
     lives: list[int] = []
     for _ in range(2):
         with alive(config) as (source, consumer):
@@ -889,7 +883,7 @@ def test_a_position_is_good_in_every_life_of_its_journal_and_in_no_other(config:
                 assert [state.state for state in states] == ["refused", "live"][-len(lives) :]
 
 
-def test_a_journal_of_many_chunks_comes_whole_though_its_asker_names_an_earlier_life(config: Config) -> None:
+def test_a_replay_after_an_earlier_epoch_comes_in_all_chunks(config: Config) -> None:
     with alive(config) as (source, consumer):
         source.sink.publish_trade("1", "order", {}, 1)
         epoch = life_at(consumer, 1)
@@ -902,9 +896,7 @@ def test_a_journal_of_many_chunks_comes_whole_though_its_asker_names_an_earlier_
         assert sum(len(frames.decode(state.body or b"")) for state in states) == 2500
 
 
-def test_an_event_of_the_past_that_cannot_be_read_costs_itself_only(
-    config: Config, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unreadable_past_event_is_left_out_alone(config: Config, caplog: pytest.LogCaptureFixture) -> None:
     journal = Journal(journal_path(config.data_path, "hand"), days=30)
     now = time.time_ns() // 1_000_000
     # The second is no map, the third nothing at all.
@@ -925,7 +917,7 @@ def test_an_event_of_the_past_that_cannot_be_read_costs_itself_only(
     assert len([record for record in caplog.records if "in the trade journal cannot be read" in record.message]) == 2
 
 
-def test_a_position_that_is_too_old_is_refused_with_the_oldest_that_is_not(config: Config) -> None:
+def test_a_too_old_position_is_refused_with_the_oldest_valid_one(config: Config) -> None:
     path = journal_path(config.data_path, "hand")
     journal = Journal(path, days=30)
     journal.append(journal.positions.give([Unsent(account, "order", msgspec.Raw(b"\x80")) for account in "1221"], 0))
@@ -1025,9 +1017,7 @@ def test_a_fill_with_an_odd_field_is_a_fill(
     assert caplog.text.count("cannot be encoded and is dropped") == 2
 
 
-def test_a_long_replay_comes_in_chunks_while_other_questions_are_answered(
-    source: HandSource, consumer: Consumer
-) -> None:
+def test_a_long_replay_does_not_delay_other_questions(source: HandSource, consumer: Consumer) -> None:
     for number in range(5000):
         source.sink.publish_trade("1", "order", {"order_id": number}, 1)
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 5000)
@@ -1066,7 +1056,7 @@ def test_an_event_is_published_and_replayed_while_the_disk_is_full(
     assert frames.decode(consumer.catch_up(ALL_TRADES, after=start)[0].body or b"") == live
 
 
-def test_a_disk_that_takes_nothing_is_told_at_once_and_so_is_its_recovery(
+def test_a_failing_disk_and_its_recovery_are_reported_at_once(
     feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     consumer.market.subscribe(STATUS_TOPIC.encode())
@@ -1084,7 +1074,7 @@ def test_a_disk_that_takes_nothing_is_told_at_once_and_so_is_its_recovery(
     assert consumer.frame().data["journal"] is None
 
 
-def test_what_has_waited_for_a_full_disk_is_written_without_another_heartbeat(
+def test_events_held_by_a_full_disk_are_written_without_heartbeat(
     config: Config, feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("feeder.journal.BATCH_EVENTS", 2)
@@ -1120,7 +1110,7 @@ def test_a_burst_of_any_size_is_written_at_once(
     until(lambda: len(saved(config)) == 3 * publisher_module.TURN)
 
 
-def test_a_burst_is_one_transaction_that_ends_before_its_first_event_is_published(
+def test_a_burst_is_committed_at_once_before_it_is_published(
     feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fall_asleep(consumer, monkeypatch)
@@ -1152,7 +1142,7 @@ def test_a_burst_is_one_transaction_that_ends_before_its_first_event_is_publishe
     assert [what for what in done if what in {*written, "publish"}] == [*written, *["publish"] * 100]
 
 
-def test_the_epoch_is_later_than_that_of_the_life_before_whatever_the_clock_says(config: Config) -> None:
+def test_a_new_epoch_is_later_than_the_last_for_any_clock(config: Config) -> None:
     journal = Journal(journal_path(config.data_path, "hand"), days=30)
     before = journal.begin_epoch(time.time_ns() + 3600 * 1_000_000_000)
     journal.close()
@@ -1242,9 +1232,7 @@ def test_a_download_of_an_unknown_period_is_refused(consumer: Consumer) -> None:
 # -- Lossless
 
 
-def test_a_lossless_source_loses_nothing_to_a_slow_consumer_and_waits_for_it(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lossless_source_waits_for_a_slow_consumer(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "HIGH_WATER_MARK", 10)
     source = HandSource(lossless=True)
     feeder = Feeder(config, source)
@@ -1280,9 +1268,7 @@ def test_a_lossless_source_loses_nothing_to_a_slow_consumer_and_waits_for_it(
     assert not player.is_alive()
 
 
-def test_a_consumer_that_never_reads_does_not_keep_a_lossless_feeder_from_stopping(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lossless_feeder_stops_though_a_consumer_never_reads(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "HIGH_WATER_MARK", 10)
     monkeypatch.setattr(publisher_module, "DRAIN_SECONDS", 0.05)
     source = HandSource(lossless=True)
@@ -1380,7 +1366,7 @@ def disk(feeder: Feeder) -> Iterator[Disk]:
         disk.go()
 
 
-def test_ticks_pass_while_a_flush_is_slow_and_its_event_waits_for_it(
+def test_a_slow_flush_delays_its_event_and_no_tick(
     feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk
 ) -> None:
     want(consumer, source)
@@ -1472,7 +1458,7 @@ def test_an_answer_comes_after_the_events_that_it_covers(
     assert [what for what in done if what != answer] == list(range(1, 3002))
 
 
-def test_events_are_published_marked_once_the_disk_has_not_answered_for_long(
+def test_events_are_published_marked_while_the_disk_hangs(
     config: Config,
     feeder: Feeder,
     source: HandSource,
@@ -1511,7 +1497,7 @@ def test_events_are_published_marked_once_the_disk_has_not_answered_for_long(
     assert [record.levelname for record in caplog.records if "answer" in record.message] == ["ERROR", "WARNING"]
 
 
-def test_a_disk_that_answers_again_is_used_though_events_never_pause(
+def test_a_recovered_disk_is_used_though_events_never_pause(
     feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher_module, "HUNG_SECONDS", 0.3)
@@ -1544,7 +1530,7 @@ def test_a_disk_that_answers_again_is_used_though_events_never_pause(
         pushing.join()
 
 
-def test_events_that_a_hung_disk_has_no_room_for_are_published_marked(
+def test_events_beyond_the_limit_of_a_hung_disk_are_marked(
     feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_module, "MAX_UNSAVED_BYTES", 2000)
@@ -1617,7 +1603,7 @@ def test_a_stop_while_a_flush_is_slow_loses_nothing(
     assert saved(config) == list(range(1, 2002))
 
 
-def test_a_stop_while_the_disk_does_not_answer_ends_and_says_what_may_be_lost(
+def test_a_stop_with_a_hung_disk_ends_and_logs_what_may_be_lost(
     config: Config,
     feeder: Feeder,
     source: HandSource,
@@ -1669,7 +1655,7 @@ def test_past_events_come_in_pieces_to_any_thread(config: Config, monkeypatch: p
         feeder.stop()
 
 
-def test_a_failure_of_the_journals_thread_ends_the_feeder_with_an_error(
+def test_a_failure_of_the_journal_thread_ends_the_feeder(
     config: Config, feeder: Feeder, source: HandSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> int:
@@ -1681,7 +1667,7 @@ def test_a_failure_of_the_journals_thread_ends_the_feeder_with_an_error(
     assert isinstance(feeder.publisher.failure, RuntimeError)
 
 
-def test_a_damaged_journal_does_not_stop_the_feeder_and_is_told(config: Config) -> None:
+def test_a_damaged_journal_is_reported_and_the_feeder_starts(config: Config) -> None:
     path = journal_path(config.data_path, "hand")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("not a database", encoding="utf-8")
@@ -1696,7 +1682,7 @@ def test_a_damaged_journal_does_not_stop_the_feeder_and_is_told(config: Config) 
 
 
 @pytest.mark.parametrize("column", ["body", "time_ms", "number"])
-def test_an_event_that_is_damaged_in_the_journal_ends_no_feeder(config: Config, column: str) -> None:
+def test_a_damaged_event_in_the_journal_does_not_end_the_feeder(config: Config, column: str) -> None:
     with alive(config) as (source, consumer):
         source.sink.publish_trade("1", "order", {}, 1)
         while not consumer.catch_up(ALL_TRADES, 0)[0].seq:
@@ -1744,7 +1730,7 @@ def test_what_was_queued_before_the_stop_still_arrives(config: Config) -> None:
     assert source.closed
 
 
-def test_trade_events_that_could_not_be_sent_before_the_end_are_written(
+def test_trade_events_not_sent_before_the_end_are_written(
     config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(publisher_module, "DRAIN_SECONDS", 0.0)
@@ -1789,7 +1775,7 @@ def test_trade_events_outlive_a_publisher_that_fails(config: Config) -> None:
     assert saved(config) == [1]
 
 
-def test_a_callback_after_the_end_is_harmless_but_for_a_trade_event_which_is_told(
+def test_callbacks_after_the_end_are_ignored_trade_events_logged(
     config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = HandSource()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from feeder.refusals import MAX_PEERS, MINUTE, Refusals
 
 
-def test_a_peer_gets_one_line_a_minute_which_says_how_many_had_none() -> None:
+def test_a_peer_is_logged_once_a_minute_with_the_count_between() -> None:
     refusals = Refusals()
     assert [refusals.note(b"a", 0.1 * number) for number in range(100)] == [0, *[None] * 99]
     assert refusals.note(b"b", 10.0) == 0

@@ -58,7 +58,7 @@ def first(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, str]]
             assert process.returncode == 0
 
 
-def test_on_the_same_folder_it_is_refused_and_the_folder_is_named(
+def test_a_second_feeder_on_the_same_folder_is_refused_by_name(
     first: Callable[[dict[str, str]], dict[str, str]], tmp_path: Path
 ) -> None:
     first(FREE)
@@ -71,7 +71,7 @@ def test_on_the_same_folder_it_is_refused_and_the_folder_is_named(
 
 
 @pytest.mark.parametrize("name", ADDRESSES)
-def test_on_the_same_address_it_is_refused_and_the_address_is_named(
+def test_a_second_feeder_on_the_same_address_is_refused_by_name(
     first: Callable[[dict[str, str]], dict[str, str]], tmp_path: Path, name: str
 ) -> None:
     taken = first(FREE)
@@ -82,7 +82,7 @@ def test_on_the_same_address_it_is_refused_and_the_address_is_named(
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no such sockets here")
-def test_on_the_same_ipc_address_it_is_refused_and_what_a_killed_one_left_is_taken(
+def test_a_used_ipc_address_is_refused_and_a_stale_one_is_taken(
     first: Callable[[dict[str, str]], dict[str, str]], tmp_path: Path
 ) -> None:
     # Short: a path of such a socket has some hundred characters at most.
