@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Messages, questions and trade events that are served before the thread looks at the others again.
 TURN = 1000
-# Subscriptions of one turn: fewer, because the source is told of each.
+# Subscriptions of one turn: fewer, because each is passed to the source.
 TURN_DEMAND = 250
 # Bytes of subscriptions, and of questions, that are read before ticks have their turn again: up to 25 ms of work for
 # the most expensive content.
@@ -439,7 +439,9 @@ class Publisher:
     def _log_unkept(self, now: float) -> None:
         unkept = self._registry.unkept
         if unkept > self._unkept_told and self._failures.note(b"values", now) is not None:
-            logger.warning("%d last values found no room; who joins these topics waits for the next message", unkept)
+            logger.warning(
+                "%d last values found no room; a late subscriber of these topics waits for the next message", unkept
+            )
             self._unkept_told = unkept
 
     def _log_failure(self, where: bytes, what: str) -> None:

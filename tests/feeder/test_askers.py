@@ -1,4 +1,4 @@
-"""Who waits for answers, alone: no sockets, and time is a number that the test moves."""
+"""The queues of replies alone: no sockets, and time is a number that the test moves."""
 
 from __future__ import annotations
 

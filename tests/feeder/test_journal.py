@@ -359,7 +359,7 @@ def test_closing_on_a_full_disk_names_the_events_that_are_lost(
     journal.close()
     assert "without seq 2 to 3" in caplog.text
     journal = open_journal()
-    # Who has seen them is told that they cannot be replayed, not that there is nothing new.
+    # A client that has seen them gets a refusal, not an empty replay.
     assert not allows(journal, 3)
 
 
@@ -593,7 +593,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_journal_begins(
     assert not journal.has(JournalPosition(0, 1000), None)
     assert append(journal, fills(1), 0)[0].seq == 1
     journal.close()
-    # Told until it has been moved away.
+    # Reported until the file is moved away.
     assert aside.name in str(open_journal().note)
 
 
@@ -609,7 +609,7 @@ def test_a_new_journal_uses_nothing_of_a_damaged_file(open_journal: Open, path: 
         file.write(b"\xff" * 4096)
     journal = open_journal()
     assert len(set_aside(path)) == 1
-    # The lives could be read before the damage was met.
+    # The epochs were read before the damage was found.
     assert not journal.has(JournalPosition(0, 1000), None)
     # The clock may have been set back since.
     assert journal.begin_epoch(500) == 1001
@@ -732,15 +732,15 @@ def test_a_damaged_lock_does_not_keep_a_feeder_out(open_journal: Open, path: Pat
 def test_an_unreadable_epoch_makes_its_positions_invalid(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for life in (100, 200, 300):
+    for epoch in (100, 200, 300):
         journal = open_journal()
-        journal.begin_epoch(life)
+        journal.begin_epoch(epoch)
         append(journal, fills(2), 0)
         journal.close()
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE lives SET numbers = x'c1' WHERE epoch = 200")
     journal = open_journal()
-    assert [journal.has(JournalPosition(1, life), None) for life in (100, 200, 300)] == [False, False, True]
+    assert [journal.has(JournalPosition(1, epoch), None) for epoch in (100, 200, 300)] == [False, False, True]
     assert "an epoch of the feeder that cannot be read" in caplog.text
     assert seqs(journal, 0) == [1, 2, 3, 4, 5, 6]
 
@@ -836,7 +836,7 @@ def test_a_read_only_file_is_made_private_and_written(
     opened = os.open
 
     def open_as_a_user(name: Path, flags: int, *mode: int) -> int:
-        # The tests may run as root, who may write it all the same.
+        # The tests may run as root, which may write the file in any case.
         if name.exists() and not name.stat().st_mode & stat.S_IWUSR:
             raise PermissionError(errno.EACCES, "Permission denied")
         return opened(name, flags, *mode)
@@ -1066,18 +1066,18 @@ def test_a_moved_file_is_a_failure_until_it_is_back(
 
 
 def test_a_position_fits_the_journal_of_its_epochs_and_no_other(open_journal: Open) -> None:
-    lives = [1_764_230_565_123_456_789, 1_764_230_570_123_456_789]
-    for life in lives:
+    epochs = [1_764_230_565_123_456_789, 1_764_230_570_123_456_789]
+    for epoch in epochs:
         journal = open_journal()
-        assert not journal.has(JournalPosition(0, life), None)
-        journal.begin_epoch(life)
-        assert journal.has(JournalPosition(0, life), None)
+        assert not journal.has(JournalPosition(0, epoch), None)
+        journal.begin_epoch(epoch)
+        assert journal.has(JournalPosition(0, epoch), None)
         journal.close()
     journal = open_journal()
-    assert all(journal.has(JournalPosition(0, life), None) for life in lives)
+    assert all(journal.has(JournalPosition(0, epoch), None) for epoch in epochs)
     # A browser has rounded it.
     assert journal.has(JournalPosition(0, 1_764_230_565_123_456_800.0), None)
-    assert not journal.has(JournalPosition(0, lives[0] + 1000), None)
+    assert not journal.has(JournalPosition(0, epochs[0] + 1000), None)
 
 
 def test_an_unwritten_epoch_is_written_later_without_events(open_journal: Open, path: Path) -> None:
@@ -1100,7 +1100,7 @@ def test_lost_positions_are_known_after_later_events_were_pruned(open_journal: O
     journal.begin_epoch(100)
     append(journal, fills(5), 0)
     journal.close()
-    # A life that had five more, and died with them.
+    # An epoch with five more events, which were lost with it.
     journal = open_journal()
     journal.begin_epoch(200)
     append(journal, fills(5), 0)
@@ -1130,7 +1130,7 @@ def test_an_exact_position_has_to_have_outlived_its_epoch(open_journal: Open, pa
         assert seen == {0: True, 1: True, 2: True, 3: True, 4: False, 5: False}
         assert [journal.has(JournalPosition(after, 100, True), "1") for after in (2, 3)] == [True, False]
         assert [journal.has(JournalPosition(after, 100, True), "2") for after in (1, 2)] == [True, False]
-        # Who is not sure of the life is believed, and so is this one's own.
+        # A position that is not exact is valid, and so is one of the present epoch.
         assert journal.has(JournalPosition(5, 100), None)
         assert journal.has(JournalPosition(5, 200, True), None)
         if not saved:

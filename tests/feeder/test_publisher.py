@@ -59,7 +59,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 class HandSource:
-    """A source in the test's hand: notes what it is told, publishes what the test says."""
+    """A source driven by the test: it notes the calls of the feeder, and publishes what the test says."""
 
     name = "hand"
     simulated = True
@@ -200,7 +200,7 @@ def want(consumer: Consumer, source: HandSource, topic: Topic = QUOTE) -> None:
 
 
 def listen_to_trades(consumer: Consumer, feeder: Feeder, source: HandSource) -> None:
-    """Subscribe trade events, and wait until the subscription has arrived: nobody announces that."""
+    """Subscribe trade events, and wait until the subscription has arrived: there is no other sign of it."""
     consumer.trade.subscribe(ALL_TRADES.encode())
     until(lambda: publish_probe(source) and consumer.trade.poll(10))
     until(lambda: not consumer.trade.poll(50) or not consumer.trade.recv_multipart())
@@ -450,7 +450,7 @@ def test_a_req_socket_may_ask_too(feeder: Feeder) -> None:
         context.destroy(linger=0)
 
 
-# -- Hostile input: refused, counted, told once, and without a cost for others
+# -- Hostile input: refused, counted, logged once, and without a cost for others
 
 
 @contextmanager
@@ -641,7 +641,7 @@ def test_questions_wait_for_a_slow_asker_instead_of_answers(
         assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
         assert len(consumer.catch_up(WHOLE)) > 60
         assert askers._size < 1_000_000
-        # Whoever begins to read gets all of it.
+        # An asker that begins to read gets all of it.
         codes, last = 0, 0
         while last < 100:
             assert deaf.poll(int(SECONDS * 1000))
@@ -810,25 +810,25 @@ def test_a_trade_event_has_a_number_and_a_position(feeder: Feeder, source: HandS
 
 
 def test_events_are_replayed_unchanged_also_after_a_restart(config: Config) -> None:
-    for life in range(2):
+    for start in range(2):
         source = HandSource()
         feeder = Feeder(config, source)
         feeder.start()
         consumer = Consumer(feeder)
         try:
             for number in range(3):
-                source.sink.publish_trade(str(number % 2), "order", {"life": life, "number": number}, 1)
-            newest = 3 * (life + 1)
+                source.sink.publish_trade(str(number % 2), "order", {"start": start, "number": number}, 1)
+            newest = 3 * (start + 1)
             until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == newest)  # noqa: B023
             (state,) = consumer.catch_up(ALL_TRADES, after=2)
             events = frames.decode(state.body or b"")
             assert [event["seq"] for event in events] == list(range(3, newest + 1))
-            assert events[0] == {"type": "order", "seq": 3, "data": {"life": 0, "number": 2}}
+            assert events[0] == {"type": "order", "seq": 3, "data": {"start": 0, "number": 2}}
             (state,) = consumer.catch_up(trade_topic("1"), after=0)
-            assert [event["seq"] for event in frames.decode(state.body or b"")] == [2, 5][: life + 1]
-            assert (state.seq, state.more) == (life + 1, False)
+            assert [event["seq"] for event in frames.decode(state.body or b"")] == [2, 5][: start + 1]
+            assert (state.seq, state.more) == (start + 1, False)
             (state,) = consumer.catch_up(trade_topic("1"), after=1)
-            assert [event["seq"] for event in frames.decode(state.body or b"")] == [5][:life]
+            assert [event["seq"] for event in frames.decode(state.body or b"")] == [5][:start]
             (state,) = consumer.catch_up(ALL_TRADES, after=newest)
             assert (state.state, frames.decode(state.body or b""), state.seq) == ("live", [], newest)
         finally:
@@ -845,7 +845,7 @@ def test_a_position_of_another_journal_is_refused(consumer: Consumer, after: int
 
 @contextmanager
 def alive(config: Config) -> Iterator[tuple[HandSource, Consumer]]:
-    """One life of a feeder: its source, and somebody who asks it."""
+    """One run of a feeder: its source, and a consumer."""
     source = HandSource()
     feeder = Feeder(config, source)
     feeder.start()
@@ -857,40 +857,40 @@ def alive(config: Config) -> Iterator[tuple[HandSource, Consumer]]:
         feeder.stop()
 
 
-def life_at(consumer: Consumer, newest: int) -> int:
+def epoch_at(consumer: Consumer, newest: int) -> int:
     """Wait until the journal ends at `newest`; return the epoch."""
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == newest)
     return consumer.catch_up(ALL_TRADES)[0].epoch
 
 
 def test_a_position_is_valid_in_all_epochs_of_its_journal_only(config: Config) -> None:
-    lives: list[int] = []
+    epochs: list[int] = []
     for _ in range(2):
         with alive(config) as (source, consumer):
             for account in ("2", "1"):
                 source.sink.publish_trade(account, "order", {}, 1)
-            lives.append(life_at(consumer, 2 * len(lives) + 2))
-            for topic, newest in ((ALL_TRADES, 2 * len(lives)), (trade_topic("1"), len(lives))):
-                for life in lives:
-                    (state,) = consumer.catch_up(topic, newest, epoch=life)
+            epochs.append(epoch_at(consumer, 2 * len(epochs) + 2))
+            for topic, newest in ((ALL_TRADES, 2 * len(epochs)), (trade_topic("1"), len(epochs))):
+                for epoch in epochs:
+                    (state,) = consumer.catch_up(topic, newest, epoch=epoch)
                     assert (state.state, state.seq) == ("live", newest)
-                for stranger in (lives[0] - 10_000, 0):
+                for stranger in (epochs[0] - 10_000, 0):
                     (state,) = consumer.catch_up(topic, 1, epoch=stranger)
                     assert (state.code, state.oldest, state.seq) == ("resume_expired", 0, newest)
                     assert "is not one of this journal" in str(state.error)
-                states = [consumer.catch_up(topic, newest, epoch=life, exact=True)[0] for life in lives]
+                states = [consumer.catch_up(topic, newest, epoch=epoch, exact=True)[0] for epoch in epochs]
                 # What was published since the first one ended was not seen in it.
-                assert [state.state for state in states] == ["refused", "live"][-len(lives) :]
+                assert [state.state for state in states] == ["refused", "live"][-len(epochs) :]
 
 
 def test_a_replay_after_an_earlier_epoch_comes_in_all_chunks(config: Config) -> None:
     with alive(config) as (source, consumer):
         source.sink.publish_trade("1", "order", {}, 1)
-        epoch = life_at(consumer, 1)
+        epoch = epoch_at(consumer, 1)
     with alive(config) as (source, consumer):
         for _ in range(2500):
             source.sink.publish_trade("1", "order", {}, 1)
-        life_at(consumer, 2501)
+        epoch_at(consumer, 2501)
         states = consumer.catch_up(ALL_TRADES, 1, epoch=epoch, exact=True)
         assert len(states) > 2
         assert sum(len(frames.decode(state.body or b"")) for state in states) == 2500
@@ -1252,7 +1252,7 @@ def test_a_lossless_source_waits_for_a_slow_consumer(config: Config, monkeypatch
     try:
         want(consumer, source)
         player.start()
-        # Nobody reads: the source comes to a stand, and questions are answered all the same.
+        # No consumer reads: the source has to wait, and questions are still answered.
         until(lambda: waits)
         assert other.catch_up(STATUS_TOPIC)[0].state == "live"
         other.market.subscribe(b"whole/SH/")
@@ -1325,7 +1325,7 @@ def test_there_is_room_while_few_messages_and_trade_events_wait(source: HandSour
 
 
 class Disk:
-    """The disk under a journal, in the test's hand: it stops before a flush, and goes on when it is told."""
+    """The disk under a journal, in the test's hand: it stops before a flush, and goes on when the test says so."""
 
     def __init__(self, publisher: Publisher) -> None:
         self.stopped = threading.Event()
@@ -1481,7 +1481,7 @@ def test_events_are_published_marked_while_the_disk_hangs(
         (start + number, False) for number in (1, 2, 3)
     ]
     until(lambda: "the disk has not answered for" in str(consumer.frame().data["journal"]))
-    # What it cannot read is told, not kept waiting.
+    # A question that cannot be answered from the disk is refused at once.
     (state,) = consumer.catch_up(ALL_TRADES, start)
     assert (state.state, state.code, state.seq) == ("refused", "internal", start + 3)
     assert "has not answered for" in str(state.error)
@@ -1638,7 +1638,7 @@ def test_past_events_come_in_pieces_to_any_thread(config: Config, monkeypatch: p
     with alive(config) as (source, consumer):
         for _ in range(5):
             source.sink.publish_trade("1", "order", {}, 1)
-        life_at(consumer, 5)
+        epoch_at(consumer, 5)
     source = Asking()
     feeder = Feeder(config, source)
     feeder.start()

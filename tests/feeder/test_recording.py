@@ -49,7 +49,7 @@ Message = tuple[str, object] | tuple[str, object, int]
 
 
 class Told:
-    """A sink that writes down what it is told; bodies as they go out."""
+    """A sink that records its calls; bodies as they are sent."""
 
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes]] = []
@@ -351,7 +351,7 @@ def test_a_replay_of_trade_events_begins_by_itself(start) -> None:
 
 
 class Clock:
-    """Stands for the module `time` and moves by hand."""
+    """Replaces the module `time`; the test moves it."""
 
     def __init__(self, now: float) -> None:
         self.now = now

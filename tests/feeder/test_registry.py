@@ -303,7 +303,7 @@ def test_the_end_of_a_download_is_kept_for_five_minutes(registry: Registry) -> N
 
 def test_an_unsubscribed_download_is_cancelled_after_grace_time(registry: Registry) -> None:
     topic, key = begin(registry, download("600519.SH"))
-    # Whoever began it is still on the way.
+    # The asker has not subscribed it yet.
     assert registry.expire(100.0) == []
     registry.want(topic)
     assert registry.leave(topic, 100.0) is None
@@ -311,7 +311,7 @@ def test_an_unsubscribed_download_is_cancelled_after_grace_time(registry: Regist
     assert registry.expire(104.9) == []
     assert registry.expire(105.0) == [upstream(topic)]
     assert registry.expire(200.0) == []
-    # The next one who asks starts another one, and this one still says how it ended.
+    # The next equal question starts another download, and this one still has its end.
     again, again_key = begin(registry, download("600519.SH"))
     assert again != topic
     assert again_key == key
@@ -465,7 +465,7 @@ def test_what_can_be_wanted_at_once_is_bounded(
     assert full.value.code == "symbol_limit"
     (state,) = ask(registry, topics[3])
     assert (state.state, state.code) == ("refused", "symbol_limit")
-    # Whoever is in stays in, and asks as before.
+    # Topics that have an entry keep it, and are answered as before.
     assert ask(registry, topics[0]) == []
     # What only its grace time keeps makes room, oldest first.
     registry.leave(topics[1], 0.0)
@@ -571,7 +571,7 @@ def test_large_last_values_have_a_limit_in_bytes(registry: Registry, monkeypatch
     assert kept(registry, topics[3])
     publish(registry, topics[3], "x" * 1997)
     assert not kept(registry, topics[3])
-    # Whoever has a value has its next ones too, and makes room with a smaller one.
+    # A topic with a kept value keeps its next ones too, and makes room with a smaller one.
     publish(registry, topics[0], "y" * 1997)
     assert kept(registry, topics[0])
     publish(registry, topics[0], "small")

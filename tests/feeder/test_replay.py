@@ -29,7 +29,7 @@ MAOTAI, BANK, PING_AN = "600519.SH", "600000.SH", "000001.SZ"
 
 
 class Recorder:
-    """A sink that writes down what it is told, and has room for `room` more calls of `wait_room`."""
+    """A sink that records its calls, and has room for `room` more calls of `wait_room`."""
 
     def __init__(self, room: float = float("inf")) -> None:
         self.said: list[tuple[str, str, object]] = []
@@ -136,7 +136,7 @@ def volumes(bodies: list) -> list[int]:
 
 
 class Clock:
-    """Stands for the module `time` and moves by hand."""
+    """Replaces the module `time`; the test moves it."""
 
     def __init__(self) -> None:
         self.now = 100.0
