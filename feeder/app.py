@@ -108,7 +108,7 @@ class Feeder:
         """Run until `stop` is set and return 0; return 1 if the publisher failed, so that a supervisor restarts it.
 
         Return `TRY_AGAIN` if a call of the source's hangs. Then the process has to end without waiting for it. A replay
-        that ended in a part of its file goes on serving what it played, and returns 1 when it is stopped.
+        that played only a part of its file goes on serving what it played, and returns 1 when it is stopped.
         """
         if not self.start(stop):
             logger.info("feeder stopped while its source was still starting")

@@ -152,8 +152,9 @@ class Publisher:
 
     @property
     def ended_in_part(self) -> bool:
-        """Return whether the source has ended with a reason: it did not publish all that it should have."""
-        return self._state.state == "ended" and self._state.reason is not None
+        """Return whether the source has ended with a reason, or a replay failed: a part of it was not published."""
+        state, reason, _ = self._state
+        return (state == "ended" and reason is not None) or (state == "down" and self._source.name == "replay")
 
     # -- The thread
 

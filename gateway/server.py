@@ -204,6 +204,8 @@ def serve(config: Config, stop: Stop) -> int:
     The settings reach the workers by the environment, which the caller has set (config.export_env).
     """
     # Workers could say it in a traceback only.
+    if config.require_key and not config.api_key:
+        raise ConfigError("require_key", "is set, but there is no api_key: every client would be refused")
     load_curve(config.curve_dir, "gateway")
     bound = _bind(config.host, config.port)
     host, port = bound.getsockname()[:2]

@@ -32,6 +32,7 @@ from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (
     IGNORED_NAMES,
     REQUEST_BYTES,
+    ignored_fields,
     ignored_parameters,
     parse_request,
     request_id,
@@ -366,7 +367,8 @@ class Session:
                 given = request_id(request)
                 self.opted_in = self.opted_in or not endpoint.opts_in.isdisjoint(request)
                 if request.get("action") == "ping":
-                    self.tell({"type": "pong", "id": given, "time": time.time_ns() // 1_000_000})
+                    pong = {"type": "pong", "id": given, "time": time.time_ns() // 1_000_000}
+                    self.tell(pong | shown_ignored(ignored_fields(request, None)))
                 elif request.get("action") == "auth":
                     # The handshake has passed already; browsers' code sends it all the same.
                     self.tell({"type": "authenticated", "id": given})

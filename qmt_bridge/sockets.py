@@ -317,8 +317,9 @@ def _bind(
             socket.curve_secretkey = curve.secret
             socket.curve_server = True
             socket.zap_domain = b"qmt-bridge"
-        if _is_taken(address):
-            raise ConfigError(name, f"cannot listen on {address}: address already in use")
+        reason = _why_not(address)
+        if reason:
+            raise ConfigError(name, f"cannot listen on {address}: {reason}")
         if links is not None:
             links.watch(socket, name, address, time.monotonic(), curve=curve is not None, binds=True)
         socket.bind(address.replace("://localhost:", "://127.0.0.1:", 1))
@@ -344,18 +345,23 @@ def _holder(address: str, number: int) -> str:
     return holder(int(port))
 
 
-def _is_taken(address: str) -> bool:
-    """Return whether somebody listens on an ipc address: ZeroMQ would take it away from them without a word."""
-    path = address.removeprefix("ipc://")
-    if path == address or not hasattr(system, "AF_UNIX"):
-        return False
+def _why_not(address: str) -> str:
+    """Return why an ipc address cannot be listened on, or nothing.
+
+    ZeroMQ removes whatever has the path: a socket that another process listens on, and a file of the user's.
+    """
+    path = Path(address.removeprefix("ipc://"))
+    if not address.startswith("ipc://") or not hasattr(system, "AF_UNIX"):
+        return ""
+    if path.exists() and not path.is_socket():
+        return "it is a file or folder, and no socket"
     with system.socket(system.AF_UNIX) as probe:
         try:
-            probe.connect(path)
+            probe.connect(str(path))
         except OSError:
-            # No such file, or nobody behind it any more.
-            return False
-    return True
+            # There is no such socket, or the process that listened on it has ended.
+            return ""
+    return "address already in use"
 
 
 def _connect(

@@ -7,6 +7,7 @@ ends it. A disk that takes no more ends the recording with an error; it never go
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Generator, Sequence
@@ -16,6 +17,7 @@ from typing import Literal, cast
 
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import spelled, subscribe
+from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.silence import Silence
 from qmt_bridge.tapes.tally import Tally
@@ -64,6 +66,9 @@ class Recorder:
 
     def __init__(self, topics: Sequence[str], out: str, rotate: Rotate | None, config: Config, version: str) -> None:
         """Check everything; raise `BadRequest` or `WireError` for a topic, `ConfigError` for keys or ``out``."""
+        for placeholder in re.findall(r"\{\w*\}", out):
+            if placeholder != "{date}":
+                raise ConfigError("out", f"{placeholder} stands for nothing; {{date}} stands for the day or hour")
         if rotate is None and "{date}" in out:
             rotate = "day"
         self.tally = Tally()

@@ -473,10 +473,13 @@ def test_replay_of_a_whole_tape_ends_without_a_reason(tmp_path: Path, caplog: py
     assert caplog.records == []
 
 
-@pytest.mark.parametrize(("damaged", "code"), [(True, 1), (False, 0)])
-def test_feeder_that_played_a_damaged_tape_exits_with_1(tape, tmp_path: Path, damaged: bool, code: int) -> None:
-    path = tape(*((TRADES, {"type": "order", "data": {"n": n}}) for n in range(3)))
-    if damaged:
+@pytest.mark.parametrize(("damage", "state", "code"), [("torn", "ended", 1), ("body", "down", 1), ("", "ended", 0)])
+def test_feeder_that_played_a_damaged_tape_exits_with_1(
+    tape, tmp_path: Path, damage: str, state: str, code: int
+) -> None:
+    events: list[tuple[str, object]] = [(TRADES, {"type": "order", "data": {"n": n}}) for n in range(3)]
+    path = tape(*events, *([(WHOLE, b"\xc1")] if damage == "body" else []))
+    if damage == "torn":
         path.write_bytes(path.read_bytes() + b"torn")
     local = "tcp://127.0.0.1:0"
     places = {"market_addr": local, "trade_addr": local, "ask_addr": local, "data_dir": str(tmp_path / "data")}
@@ -487,7 +490,7 @@ def test_feeder_that_played_a_damaged_tape_exits_with_1(tape, tmp_path: Path, da
     running.start()
     try:
         deadline = time.monotonic() + 20
-        while feeder.publisher._state[0] != "ended" and running.is_alive():
+        while feeder.publisher._state[0] != state and running.is_alive():
             assert time.monotonic() < deadline
             time.sleep(0.01)
     finally:

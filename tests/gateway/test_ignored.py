@@ -90,6 +90,14 @@ async def test_formula_names_what_is_ignored_in_its_ack_or_once(rig: Rig) -> Non
         assert await client.receive() == {"action": "subscribed", "seq_id": 1}
 
 
+async def test_ping_names_what_is_ignored(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime?ctl=1") as client:
+        assert (await client.receive())["type"] == "welcome"
+        await client.send({"action": "ping", "id": 4, "tiem": 1})
+        pong = await client.receive()
+        assert (pong["type"], named(pong).keys()) == ("pong", {"tiem"})
+
+
 async def test_download_names_what_is_ignored_and_goes_on(rig: Rig) -> None:
     async with rig.connect("/ws/download_progress") as client:
         await client.send({"stocks": ["600519.SH"], "start": "20260101"})

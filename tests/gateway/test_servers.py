@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from starlette.testclient import TestClient
 from websockets.asyncio.client import connect
@@ -18,6 +19,7 @@ from gateway import server
 from gateway.app import create_app
 from qmt_bridge.config import Config, export_env
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.process.stop import Stop
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, running_rig, wait_for
 
@@ -144,3 +146,8 @@ def test_of_two_gateways_that_start_at_once_one_gets_the_port() -> None:
     first = server._bind("127.0.0.1", 0)
     with first, pytest.raises(ConfigError, match=r"^port: cannot listen on 127\.0\.0\.1:\d+: .*in use"):
         server._bind(*first.getsockname()[:2]).close()
+
+
+def test_a_key_that_is_asked_for_and_not_set_ends_the_start(config: Config) -> None:
+    with pytest.raises(ConfigError, match="require_key: is set, but there is no api_key"):
+        server.serve(msgspec.structs.replace(config, api_key="", require_key=True), Stop())

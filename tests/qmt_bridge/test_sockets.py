@@ -468,3 +468,15 @@ def test_a_consumer_that_does_not_read_has_no_more_than_its_mark_waiting(context
         received += 1
     held_by_system = 12 * 1024 * 1024 // 20_000
     assert sockets.HIGH_WATER_MARK <= received <= sockets.HIGH_WATER_MARK + held_by_system
+
+
+@pytest.mark.skipif(not hasattr(net, "AF_UNIX"), reason="needs sockets with a path")
+def test_an_address_of_a_users_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("mine", encoding="utf-8")
+    with (
+        zmq.Context() as context,
+        pytest.raises(ConfigError, match="file or folder, and no socket"),
+    ):
+        sockets.bind_publisher(context, "market_addr", f"ipc://{path}", None)
+    assert path.read_text(encoding="utf-8") == "mine"
