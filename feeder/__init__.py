@@ -1,13 +1,13 @@
 """The feeder: it owns the xtquant session and makes messages. Threads, no asyncio.
 
-The threads of this process, and who may touch what:
+The threads of this process, and what each of them owns:
 
 main            `app`: starts and stops; owns nothing while the feeder runs.
-publisher       `publisher`: the ZeroMQ sockets, `registry` and `journal` are its alone. It calls the source's
-                `subscribe`, `unsubscribe`, `download` and `upstream`, which return at once.
-the source's    whatever `xtquote`, `xttrade`, `xtdownload`, `simulator` or `replay` start, and the threads on which
-                xtquant calls back. They reach the publisher only through the `Sink`, which encodes in the calling
-                thread and leaves the rest in an inbox.
+publisher       `publisher` with `answers`, `askers` and `registry`: the ZeroMQ sockets and the state of all topics. It
+                calls the source's `subscribe`, `unsubscribe`, `download` and `upstream`, which return at once.
+journal         `journal_thread` with `journal`: the file of the trade events.
+the source's    those that `xt`, `sim` or `replay` start, and those of xtquant's callbacks. They reach the publisher
+                only through `inbox`, which encodes on the calling thread and queues the rest.
 
-A socket belongs to one thread. Nothing is shared but the inbox and the row of trade events, two deques.
+A socket belongs to one thread. Threads share nothing but queues: the two of `inbox`, and those of `journal_thread`.
 """

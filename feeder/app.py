@@ -1,14 +1,14 @@
-"""The feeder's run: build source and publisher, watch them until stopped, close in reverse."""
+"""One run of the feeder: build source and publisher, watch them until stopped, close in reverse."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from importlib import metadata
 
 from feeder.publisher import STOP_SECONDS, Publisher
 from feeder.source import Source
+from qmt_bridge import __version__
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process import child
@@ -19,12 +19,11 @@ logger = logging.getLogger(__name__)
 
 # Between two looks at the publisher and at the source's calls.
 WATCH_SECONDS = 0.2
-# What a source may take to close (see `Source.close`).
+# The longest time that a source takes to close (see `Source.close`).
 SOURCE_SECONDS = 2.0
-# What the end may take when a call hangs. `child.STOP_SECONDS` allows for it.
+# The longest time that the end takes when a call hangs. `child.STOP_SECONDS` allows for it.
 LEAVE_SECONDS = SOURCE_SECONDS + STOP_SECONDS + 1.0
-# What a source that is still starting gets to come to an end of that, once the feeder was asked to stop; a login may
-# take two minutes.
+# The time that a source has to complete its start after the feeder was asked to stop; a login may take two minutes.
 START_GRACE = 1.0
 
 
@@ -64,7 +63,7 @@ class Feeder:
 
     def __init__(self, config: Config, source: Source | None = None) -> None:
         self.source = make_source(config) if source is None else source
-        self.publisher = Publisher(config, self.source, _version(), child.instance())
+        self.publisher = Publisher(config, self.source, __version__, child.instance())
 
     def start(self, stop: Stop | None = None) -> bool:
         """Listen and start the source; raise `ConfigError` for an address, key or folder that cannot be used.
@@ -132,8 +131,8 @@ class Feeder:
 
     def _give_up(self, hung: str) -> None:
         logger.critical("terminal_hung: %s; this process ends, to be started again", hung)
-        # At once, and again as the last word: a client must not wait until the source is closed.
-        self.publisher.set_state("down", "terminal_hung")
+        # Published at once, and again at the end, so that clients do not wait until the source is closed.
+        self.publisher.inbox.set_state("down", "terminal_hung")
         stopping = threading.Thread(target=self.stop, args=("terminal_hung",), name="feeder-stop", daemon=True)
         stopping.start()
         stopping.join(LEAVE_SECONDS)
@@ -147,11 +146,3 @@ def run(config: Config, stop: Stop) -> int:
     if code == TRY_AGAIN:
         leave(code)
     return code
-
-
-def _version() -> str:
-    try:
-        return metadata.version("qmt-bridge-gateway")
-    except metadata.PackageNotFoundError:
-        # Run from a source tree that was not installed.
-        return ""

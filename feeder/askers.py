@@ -1,7 +1,7 @@
-"""Answers that wait for their askers: in turns, each at its asker's pace, bounded for one and for all.
+"""Replies that wait for their connections: sent in turns, each at its reader's pace, bounded for one and for all.
 
 Pure: time is an argument (seconds of any monotonic clock), no sockets. The publisher's thread takes one message after
-another, tries to send it, and says how that went. An answer is made when its turn comes: what waits are questions.
+another, tries to send it, and notes the result. An answer is made when its turn comes, so only questions wait here.
 """
 
 from __future__ import annotations
@@ -10,25 +10,25 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from feeder.registry import Peer
-from qmt_bridge.wire.requests import DownloadStarted, TopicState, ask_reply_encoder
+from qmt_bridge.wire.requests import Reply, ask_reply_encoder
 
-# Bytes of questions and answers that wait for one connection, and for all. A worker that comes back asks about a
-# hundred thousand topics in a hundred questions: some 13 MB.
+# Bytes of questions and answers that wait for one connection, and for all. A worker that starts again asks about a
+# hundred thousand topics in a hundred questions, some 13 MB.
 ASKER_BYTES = 32 * 1024 * 1024
 TOTAL_BYTES = 128 * 1024 * 1024
-# An asker that takes nothing for so long has given up its questions: it asks again after seconds.
+# The replies to a connection that takes none for this time are dropped: a program that still needs them asks again
+# within seconds.
 PATIENCE_SECONDS = 60.0
-# A full asker is tried again after the first of these, then twice as long up to the last: libzmq does not say when
-# there is room again.
+# A full connection is tried again after the first of these, then twice as long up to the last, because libzmq does not
+# say when there is room again.
 RETRY_FIRST = 0.001
 RETRY_LAST = 0.05
 
-# Bytes of one waiting thing beside what is said to be in it.
+# Bytes of one waiting question beside its own size.
 _WAITING_BYTES = 500
 
-Reply = TopicState | DownloadStarted
-# Answers as they are made; None says that some work was done which has brought none.
-Answers = Iterator[Reply | None]
+# Replies as they are made; None stands for work that made no reply.
+Replies = Iterator[Reply | None]
 
 
 class _Asker:
@@ -38,10 +38,10 @@ class _Asker:
 
     def __init__(self) -> None:
         # The envelope, the answers, and the bytes that they count.
-        self.waiting: deque[tuple[Peer, Answers, int]] = deque()
+        self.waiting: deque[tuple[Peer, Replies, int]] = deque()
         self.size = 0
         self.unsent: tuple[Peer, bytes] | None = None
-        # Since when it takes nothing (None: it does), when to try again, and the delay after that.
+        # Since when the connection is full (None: it is not), when to try again, and the delay after that.
         self.full_since: float | None = None
         self.retry_at = 0.0
         self.delay = RETRY_FIRST
@@ -51,9 +51,9 @@ class Askers:
     """All connections that wait for an answer. An envelope begins with the name of its connection."""
 
     def __init__(self, on_failure: Callable[[Exception], None]) -> None:
-        # Answers that were given up: their asker had gone, or took nothing for too long.
+        # Answers that were dropped: their connection was closed, or took nothing for too long.
         self.given_up = 0
-        # Called for an answer that could not be made; the asker's others go on.
+        # Called for an answer that could not be made; other answers to the same connection are still made.
         self._on_failure = on_failure
         self._askers: dict[bytes, _Asker] = {}
         # Connections that may be sent to, in turns, and those that are full.
@@ -65,8 +65,8 @@ class Askers:
     def __len__(self) -> int:
         return len(self._askers)
 
-    def add(self, peer: Peer, answers: Answers, size: int) -> bool:
-        """Let `answers` wait, which keep `size` bytes; return False, and forget them, where there is no room."""
+    def add(self, peer: Peer, answers: Replies, size: int) -> bool:
+        """Queue `answers`, which keep `size` bytes; return False, without them, if there is no room."""
         name = peer[0]
         asker = self._askers.get(name)
         size += _WAITING_BYTES
@@ -81,7 +81,7 @@ class Askers:
         return True
 
     def has_room(self, peer: Peer) -> bool:
-        """Return whether nothing waits for the connection of `peer`, so that the next piece of a long answer may."""
+        """Return whether nothing waits for the connection of `peer`, so that a long answer may continue."""
         return peer[0] not in self._askers
 
     def take(self, now: float) -> tuple[Peer, bytes] | None:
@@ -90,7 +90,7 @@ class Askers:
         For a message `sent`, `full` or `gone` follows before the next one is taken.
         """
         if now > self._retried_at:
-            # Once a turn of the loop, however many messages that sends.
+            # Once in each turn of the loop, however many messages the turn sends.
             self._retried_at = now
             self._retry(now)
         if not self._turns:
@@ -115,7 +115,7 @@ class Askers:
         return peer, b""
 
     def sent(self) -> None:
-        """Note that the message taken last has left; the next asker has its turn."""
+        """Note that the message taken last was sent; the next asker has its turn."""
         asker = self._askers[self._turns[0]]
         asker.unsent = None
         asker.full_since = None
@@ -137,7 +137,7 @@ class Askers:
         self._forget(self._turns.popleft())
 
     def deadline(self) -> float | None:
-        """Return when there is something to take: 0.0 is at once, None never as things stand."""
+        """Return when there is something to take: 0.0 is at once, None is never without a new question."""
         if self._turns:
             return 0.0
         return min((asker.retry_at for asker in self._full.values()), default=None)

@@ -1,7 +1,7 @@
-"""The thread that owns the journal, so that no tick waits for a disk: it commits, reads and deletes, and tells of it.
+"""The thread that owns the journal, so that no tick waits for a disk: it commits, reads, deletes and reports results.
 
-The publisher's thread hands events and calls over, and hears of them through `tell`, in this order: an event is heard
-of once it is on disk (or cannot be written now), and an answer after every event that it covers.
+The publisher's thread hands over events and calls, and receives the results through `tell`, in order: of an event once
+it is on disk (or cannot be written now), and of a call after every event that the call has seen.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from feeder.journal import BATCH_EVENTS, MAX_UNSAVED_BYTES, Event, Journal, Positions
+from feeder.events import Event, Positions
+from feeder.journal import BATCH_EVENTS, MAX_UNSAVED_BYTES, Journal
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +28,15 @@ Found = TypeVar("Found")
 PRUNE_SECONDS = 1.0
 PRUNE_PAUSE_SECONDS = 0.02
 RETRY_SECONDS = 1.0
-# A disk that does not answer for so long takes nothing, until it does after all. A flush on a busy disk takes less.
+# A disk that has not answered for this time is treated as one that cannot be written, until it answers. A flush on a
+# busy disk takes less.
 HUNG_SECONDS = 5.0
 
 _NS_PER_MS = 1_000_000
 
 
 class Written(NamedTuple):
-    """Events up to the position `last` are dealt with: they are on disk up to `saved`, else in memory.
+    """Events up to the position `last` are handled: they are on disk up to `saved`, the later ones in memory.
 
     `failure` is why the newest ones are not on disk; None while they are.
     """
@@ -45,29 +47,29 @@ class Written(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """What the journal says at the start: the epoch of this life, the newest positions, and a note for the operator."""
+    """The result of opening a journal: the epoch of this start, the newest positions, and a note for the operator."""
 
     epoch: int
     positions: Positions
     note: str | None
 
 
-# What `tell` is called with: an outcome, what a call of `ask` has returned, or what has ended the thread.
+# The argument of `tell`: an outcome, what a call of `ask` has returned, or the exception that has ended the thread.
 News = Written | Callable[[], None] | Exception
 
 
 class JournalThread:
-    """Runs a `Journal`. Its methods are for the publisher's thread, but for `call`; `tell` is called on its own."""
+    """Runs a `Journal`. The publisher's thread calls its methods, any thread `call`; `tell` runs on this thread."""
 
     def __init__(self, path: Path, days: int, max_mb: int, tell: Callable[[News], None]) -> None:
         self._make = partial(Journal, path, days, max_mb)
         self._tell = tell
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._opened: Future[Opened] = Future()
-        # Calls, and None for "look at what waits".
+        # Calls; None wakes the thread for events that wait.
         self._calls: queue.SimpleQueue[Callable[[Journal], None] | None] = queue.SimpleQueue()
         self._waiting: deque[Event] = deque()
-        # Bytes of events that were ever handed over, and taken: each counted by one thread.
+        # Bytes of all events handed over, and of all taken. Each is counted by one thread only, so no lock is needed.
         self._handed = 0
         self._taken = 0
         # The newest position that was handed over, and the newest that was left out.
@@ -76,13 +78,13 @@ class JournalThread:
         self._closing = False
         # When the call began (time.monotonic) that runs; None between calls.
         self._began: float | None = None
-        self._told = Written(0, 0, None)
+        self._outcome = Written(0, 0, None)
 
     # -- The publisher's thread
 
     def start(self, now_ns: int) -> Opened:
-        """Open the journal and begin a life of the feeder at `now_ns`; raise `ConfigError` if it cannot be opened."""
-        self._born_ns = now_ns
+        """Open the journal and begin an epoch at `now_ns`; raise `ConfigError` if it cannot be opened."""
+        self._start_ns = now_ns
         self._thread.start()
         if not wait([self._opened], HUNG_SECONDS).done:
             logger.error("the trade journal cannot be opened yet, the disk does not answer; nothing is served before")
@@ -95,13 +97,13 @@ class JournalThread:
     def write(self, events: Sequence[Event]) -> list[Event]:
         """Have `events`, which follow those of the last call, written; `tell` is called with the outcome.
 
-        While the disk does not answer, no more than `MAX_UNSAVED_BYTES` wait; what comes then is given up. Return the
-        same events, marked if they are.
+        While the disk does not answer, at most `MAX_UNSAVED_BYTES` wait; later events are given up. Return the same
+        events, those that are given up marked.
         """
         accepted = []
         for event in events:
             if self._handed - self._taken > MAX_UNSAVED_BYTES:
-                # The journal notices what is missing at the next event, and says so.
+                # The journal notices the missing positions at the next event, and logs them.
                 accepted.append(event.marked())
                 self._left_out = event.seq
                 continue
@@ -124,7 +126,7 @@ class JournalThread:
     def stop(self, warn_after: float, timeout: float) -> bool:
         """Write what waits and close the journal; return whether that was done within `timeout` seconds.
 
-        The log says after `warn_after` seconds what the disk still has to take: an operator may not wait longer.
+        The log says after `warn_after` seconds which events are not written yet: an operator may not wait longer.
         """
         self._closing = True
         self._calls.put(None)
@@ -138,13 +140,13 @@ class JournalThread:
         return not self._thread.is_alive()
 
     def _unwritten(self) -> str:
-        first = self._told.saved + 1
+        first = self._outcome.saved + 1
         return f"seq {first} to {self._newest} are not written" if first <= self._newest else "every event is written"
 
     # -- Any thread
 
     def call(self, find: Callable[[Journal], Found], timeout: float) -> Found:
-        """Return what `find` says of the journal; raise what it raises, or `TimeoutError` after `timeout` seconds."""
+        """Return what `find` returns; raise what it raises, or `TimeoutError` after `timeout` seconds."""
         found: Future[Found] = Future()
 
         def do(journal: Journal) -> None:
@@ -162,14 +164,14 @@ class JournalThread:
         try:
             journal = self._make()
             try:
-                epoch = journal.begin_life(self._born_ns)
+                epoch = journal.begin_epoch(self._start_ns)
             except BaseException:
                 journal.close()
                 raise
         except BaseException as exc:
             self._opened.set_exception(exc)
             return
-        self._told = Written(journal.newest, journal.saved, None)
+        self._outcome = Written(journal.newest, journal.saved, None)
         self._opened.set_result(Opened(epoch, journal.positions, journal.note))
         try:
             try:
@@ -180,10 +182,10 @@ class JournalThread:
             self._tell(exc)
 
     def _loop(self, journal: Journal, epoch: int) -> None:
-        now = born = next_prune = time.monotonic()
+        now = started = next_prune = time.monotonic()
         next_retry = now + RETRY_SECONDS
         while True:
-            # Looked at first: what was handed over before it was set is written below.
+            # Read before the queue, so that everything handed over before it was set is written below.
             closing = self._closing
             # A call finds everything in the journal that was handed over before it.
             is_idle = not (self._waiting or journal.catching_up or closing)
@@ -191,7 +193,7 @@ class JournalThread:
             self._write_waiting(journal)
             for call in calls:
                 self._time(call, journal)
-                # A long row of calls does not hold up events.
+                # Between two calls, so that many calls do not delay events.
                 self._write_waiting(journal)
             if closing:
                 return
@@ -201,8 +203,8 @@ class JournalThread:
                 self._time(journal.save)
                 self._tell_outcome(journal, journal.saved)
             if now >= next_prune:
-                # A clock that jumps ahead must not delete everything.
-                at_most = epoch + int((now - born) * 1e9)
+                # Limited by the time since the start, so that a clock that jumps ahead deletes nothing.
+                at_most = epoch + int((now - started) * 1e9)
                 more = self._time(journal.prune, min(time.time_ns(), at_most) // _NS_PER_MS)
                 next_prune = now + (PRUNE_PAUSE_SECONDS if more else PRUNE_SECONDS)
             self._time(partial(journal.checkpoint, idle=not self._waiting))
@@ -219,8 +221,8 @@ class JournalThread:
             return calls
 
     def _write_waiting(self, journal: Journal) -> None:
-        """Commit what waits now, some thousand events at a time; each time the outcome is told at once."""
-        # Looked at first: everything before it waits already.
+        """Commit what waits now, some thousand events at a time; each time the outcome is reported at once."""
+        # Read before the queue, because every event before it is in the queue already.
         left_out = self._left_out
         left = len(self._waiting)
         while left:
@@ -229,17 +231,17 @@ class JournalThread:
             saved = self._time(journal.append, batch)
             self._taken += sum(event.size for event in batch)
             self._tell_outcome(journal, saved)
-        if left_out > self._told.last:
+        if left_out > self._outcome.last:
             self._tell_outcome(journal, journal.saved, left_out)
 
     def _tell_outcome(self, journal: Journal, saved: int, left_out: int = 0) -> None:
-        told = Written(max(journal.newest, left_out), saved, journal.failure)
-        if told != self._told:
-            self._told = told
-            self._tell(told)
+        outcome = Written(max(journal.newest, left_out), saved, journal.failure)
+        if outcome != self._outcome:
+            self._outcome = outcome
+            self._tell(outcome)
 
     def _time(self, call: Callable[..., Found], *arguments: object) -> Found:
-        """Call something that may wait for the disk, so that its age can be seen."""
+        """Make a call that may wait for the disk, and note its beginning for `age`."""
         self._began = time.monotonic()
         try:
             return call(*arguments)

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 # Rows of several codes go back by seconds in a good recording; by more if the file was put together by code.
 _SORTED_BY_CODE_MS = 60_000
 # Whose a trade event is that names no account.
-_NOBODY = "unknown"
+_UNKNOWN_ACCOUNT = "unknown"
 _NS_PER_MS = 1_000_000
 # Milliseconds by which a message may come late, since trade events and market data have sockets of their own.
 _DISORDER = 60_000
@@ -54,7 +54,7 @@ class Recording(Protocol[Moment]):
     first: float
     # Whether it was invented when it was recorded.
     simulated: bool
-    # Whether it has anything that is published only when somebody wants it.
+    # Whether it has messages that are published only to subscribers.
     on_demand: bool
     # What of the file is not played, in words, and whether that is damage; empty if nothing.
     missing: str
@@ -139,7 +139,7 @@ class _LeftOutRows:
 
 
 def _ignore(_: LeftOut) -> None:
-    """Pass over a row that was told when the file was read first."""
+    """Skip a row that was reported when the file was first read."""
 
 
 class _Route(NamedTuple):
@@ -243,7 +243,8 @@ _status_decoder = msgspec.msgpack.Decoder(_Status)
 class Tape:
     """A tape: its own topics and no others, every body as it was. Trade events get new positions.
 
-    Downloads answered a question that nobody asks here, and heartbeats were another feeder's: neither is played.
+    Downloads answered a question that is not asked in a replay, and heartbeats describe the recorded feeder: neither is
+    played.
     """
 
     def __init__(self, path: Path) -> None:
@@ -321,7 +322,7 @@ class Tape:
             yield at, recorded
 
     def publish(self, moment: Recorded, wanted: Set[Topic], sink: Sink, received_ns: int) -> None:
-        """Publish the message as it was recorded; a trade event always, since nobody subscribes those."""
+        """Publish the message as it was recorded; a trade event always: those are not subscribed at a source."""
         frame = moment.frame
         topic = frame.topic
         behaviour = self._topics.get(topic)
@@ -376,7 +377,7 @@ class Tape:
         if topic != ALL_TRADES:
             return parse_topic(topic).name
         account = frames.decode(bytes(event.data.get("account_id", b"\xc0")))
-        return account if isinstance(account, str) and account else _NOBODY
+        return account if isinstance(account, str) and account else _UNKNOWN_ACCOUNT
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[T], frame: Frame) -> T:

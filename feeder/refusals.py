@@ -1,4 +1,4 @@
-"""What came from outside and was refused: counted, and told in at most one line of the log a peer and minute.
+"""Refused messages of peers: counted, and logged in at most one line a peer and minute.
 
 Pure: time is an argument (seconds of any monotonic clock).
 """
@@ -7,35 +7,35 @@ from __future__ import annotations
 
 # Between two lines about one peer.
 MINUTE = 60.0
-# Peers whose last line is remembered. A program may connect anew for each question, so that each comes from another
-# peer: beyond this number no new peer gets a line before one of them is a minute old.
+# Peers whose last line is remembered. A program may connect anew for each question, so that each question has another
+# peer: beyond this number a new peer is logged only when the line of an older one is a minute old.
 MAX_PEERS = 100
 
 
 class Refusals:
-    """Counts refusals, and says which of them deserve a line."""
+    """Counts refusals, and says which of them are logged."""
 
     def __init__(self) -> None:
         self.count = 0
-        # By peer, oldest first: when its last line was, and how many refusals had none since.
-        self._told: dict[bytes, tuple[float, int]] = {}
+        # By peer, oldest first: the time of its last line, and how many refusals were not logged since.
+        self._logged: dict[bytes, tuple[float, int]] = {}
 
     def note(self, peer: bytes, now: float) -> int | None:
         """Count one refusal of `peer`; None if it gets no line, else the number of those before it that got none."""
         self.count += 1
-        told = self._told.get(peer)
-        if told is not None:
-            at, untold = told
+        logged = self._logged.get(peer)
+        if logged is not None:
+            at, unlogged = logged
             if now < at + MINUTE:
-                self._told[peer] = at, untold + 1
+                self._logged[peer] = at, unlogged + 1
                 return None
-            del self._told[peer]
+            del self._logged[peer]
         else:
-            untold = 0
-            while len(self._told) >= MAX_PEERS:
-                oldest = next(iter(self._told))
-                if now < self._told[oldest][0] + MINUTE:
+            unlogged = 0
+            while len(self._logged) >= MAX_PEERS:
+                oldest = next(iter(self._logged))
+                if now < self._logged[oldest][0] + MINUTE:
                     return None
-                del self._told[oldest]
-        self._told[peer] = now, 0
-        return untold
+                del self._logged[oldest]
+        self._logged[peer] = now, 0
+        return unlogged

@@ -1,8 +1,8 @@
-"""What is known of every topic: is it wanted, how does it stand at the source, its newest seq and last value.
+"""The state of every topic: whether it is subscribed, its state at the source, its newest seq and last value.
 
 Pure: time is an argument (seconds of any monotonic clock), no sockets, no threads. The publisher's thread drives
-it: each method notes one thing and says what the source has to be told; questions that could not be answered at once
-collect in `decided`. Everything that outsiders can make grow here has a bound in bytes or in what it costs.
+it: each method notes one event and returns the calls that the source needs; questions that could not be answered at
+once collect in `decided`. Everything here that a peer can make grow has a bound in bytes or in cost.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from qmt_bridge.wire.topics import (
     parse_topic,
 )
 
-# An asker goes live without an answer after a second; until then a source that has yet to say yes or no may do so.
+# A gateway waits one second for an answer. This is shorter, so that the source has time to accept or refuse a topic.
 ANSWER_WITHIN = 0.8
-# A client that lost its connection near the end of a download finds out how it ended.
+# So many seconds a finished download is kept, for a client that lost its connection near the end.
 DOWNLOAD_KEPT = 300.0
 MAX_DOWNLOADS = 1000
-# Of one connection; a gateway's worker has one for all of its clients.
+# Of one connection; a gateway's worker has one connection for all of its clients.
 MAX_DOWNLOADS_OF_ONE = 200
-# Codes of all downloads that run: some 10 MB.
+# Codes of all downloads that run; they take some 10 MB.
 MAX_DOWNLOAD_CODES = 100_000
-# Topics that may be wanted at once, and the bytes that they may take beside their last values: a hundred thousand
-# quotes are some 50 MB, and a formula's topic may be 48 KiB long.
+# The limit of subscribed topics, and of the bytes that they take beside their last values: a hundred thousand quotes
+# take some 50 MB, and a formula's topic may be 48 KiB long.
 MAX_TOPICS = 100_000
 MAX_TOPIC_BYTES = 128 * 1024 * 1024
-# Bytes of what is remembered of topics that are forgotten: some 70,000 of them.
+# Bytes of the sequence numbers that are kept of forgotten topics: some 70,000 topics.
 MAX_FORGOTTEN_BYTES = 16 * 1024 * 1024
 # Last values of at most so many bytes are always kept, which is a tick and less than 128 MiB of all topics. Larger ones
 # share this room: some 4,000 depths of all levels.
 SMALL_VALUE_BYTES = 1280
 MAX_VALUE_BYTES = 128 * 1024 * 1024
-# Questions that may wait for a source's word; those beyond it are answered at once, which costs their asker a second
-# question. A worker with a hundred thousand topics asks about all of them when a feeder is new.
+# Questions that may wait for the source's decision; further ones are answered "pending" at once, and have to be asked
+# again. A worker with a hundred thousand topics asks about all of them when a feeder is new.
 MAX_WAITING = 250_000
 MAX_WAITING_OF_ONE = 100_000
 
-# What one call of `expire` does of each thing that is due: some milliseconds.
+# Topics of each kind that one call of `expire` handles, which takes some milliseconds.
 MAX_DUE = 250
 # Topics that are looked at for large last values in one call: less than a millisecond.
 MAX_LOOKED_AT = 5000
@@ -66,7 +66,7 @@ _ENTRY_BYTES = 500
 _NUMBER_BYTES = 200
 _TIME = re.compile(r"([0-9]{8}([0-9]{6})?)?")
 
-# The ZeroMQ envelope of whoever asked: opaque here.
+# The ZeroMQ envelope of a question, which only the publisher's socket reads.
 Peer = tuple[bytes, ...]
 
 
@@ -87,7 +87,7 @@ class Upstream(NamedTuple):
 
 
 class Entry:
-    """One topic: how it stands, and what a late joiner is told.
+    """One topic: its state, and the last value for a late joiner.
 
     `fed` says that the source may publish it: from `Registry.want` until it is forgotten. `seq` outlives the entry,
     because a consumer of a prefix would take a number that starts again in the same epoch for an old one.
@@ -128,11 +128,11 @@ class Entry:
 
 
 class Registry:
-    """All topics of one life (`epoch`) of a feeder whose source is called `source` and serves `kinds`."""
+    """All topics in one `epoch` of a feeder whose source is called `source` and serves `kinds`."""
 
     def __init__(self, epoch: int, source: str, kinds: frozenset[Kind], grace: float) -> None:
         self.epoch = epoch
-        # Topics that somebody subscribes now.
+        # How many topics are subscribed now.
         self.wanted = 0
         # Questions (peer, number, topic) that waited and can be answered now: see `states`. The publisher empties it.
         self.decided: deque[tuple[Peer, int, str]] = deque()
@@ -141,13 +141,13 @@ class Registry:
         self._grace = grace
         self._entries: dict[str, Entry] = {}
         self._entry_bytes = 0
-        # The newest numbers of topics that are forgotten, oldest first, and the largest of those that fell out.
+        # The newest sequence numbers of forgotten topics, oldest first, and the largest of those that were dropped.
         self._numbers: dict[str, int] = {}
         self._number_bytes = 0
         self._highest = 0
-        # Last values that found no room, bytes of the large ones that did, and of the largest one that has found none
-        # since room was made.
-        # Values by code are not counted: they are as many as the source has instruments, whatever topics are named.
+        # How many last values found no room; bytes of the large ones that are kept, and of the largest one that found
+        # no room since some was made.
+        # Values by code are not counted: the source's instruments limit them, whatever topics are subscribed.
         self.unkept = 0
         self._value_bytes = 0
         self._missing_room = 0
@@ -159,14 +159,14 @@ class Registry:
         # Of the downloads that run: how many each connection has begun, and how many codes they have.
         self._download_askers: Counter[bytes] = Counter()
         self._download_codes = 0
-        # Who waits for a topic to leave `pending`, and until when.
+        # Questions that wait for a topic to leave `pending`, with their deadlines.
         self._waiting: dict[str, list[tuple[float, Peer, int]]] = {}
         self._timeouts: deque[tuple[float, str]] = deque()
         self._waiting_askers: Counter[bytes] = Counter()
         self._open(STATUS_TOPIC)
 
     def make_room(self, text: str) -> list[Upstream]:
-        """Forget topics that only their grace time keeps, oldest first, where `text` finds no room; return them."""
+        """Forget topics in their grace time, oldest first, until `text` has room; return those to unsubscribe."""
         gone = []
         while self._leaving and text not in self._entries and self._is_full(text):
             oldest = next(iter(self._leaving))
@@ -179,11 +179,11 @@ class Registry:
     def want(self, text: str) -> Upstream | None:
         """Note the first subscriber of `text`; return the topic if the source has to subscribe it.
 
-        Raise `BadRequest` for what is refused, of which nothing stays: a question about it is answered alike.
+        Raise `BadRequest` for a topic that is refused; nothing of it is kept, and a question about it is refused too.
         """
         parts = self._demand(text)
         if parts is None:
-            # A download is begun by a question, and goes on while somebody follows it.
+            # A download is started by a question, and continues while it has a subscriber.
             self._leaving.pop(text, None)
             return None
         topic = Topic(text)
@@ -205,8 +205,8 @@ class Registry:
     def leave(self, text: str, now: float) -> Upstream | None:
         """Note that the last subscriber of `text` left; return the topic if the source has to unsubscribe it now.
 
-        A refusal is forgotten at once: whoever comes next tries again. Anything else stays for the grace time, also a
-        download that runs.
+        A refusal is forgotten at once, so that the next subscriber tries again. Any other topic is kept for the grace
+        time, also a download that runs.
         """
         entry = self._entries.get(text)
         if entry is not None and entry.download is not None:
@@ -225,10 +225,10 @@ class Registry:
         """Do some of what is due: return topics to unsubscribe, answer what waited long enough, forget old downloads.
 
         At most `MAX_DUE` of each at a time, since a consumer with a hundred thousand topics leaves all of them at once;
-        `deadline` says whether there is more. Where last values have found no room, topics that nobody subscribes any
-        more are due before their time, oldest first, and then downloads that have ended.
+        `deadline` says whether there is more. Where last values have found no room, topics in their grace
+        time are due before its end, oldest first, and then downloads that have ended.
 
-        A download is among the topics while it runs: it is to be cancelled, and stays until it has said so.
+        A download that runs is returned like a topic: the source cancels it, and it is kept until its end is published.
         """
         gone = []
         for text in _due(self._leaving, now) or self._crowd_out():
@@ -264,7 +264,7 @@ class Registry:
             self._settle(entry, "live")
 
     def refuse(self, topic: Topic, code: ErrorCode, reason: str, *, held: bool = True) -> None:
-        """Note that the source cannot serve `topic`; with `held` it wants to be told when nobody asks any more."""
+        """Note that the source cannot serve `topic`; with `held` it is to be unsubscribed later."""
         entry = self._entries.get(topic)
         if entry is not None and entry.fed:
             entry.fed = held
@@ -276,7 +276,7 @@ class Registry:
         return entry if entry is not None and entry.fed else None
 
     def published(self, entry: Entry, body: bytes, pieces: Mapping[str, msgspec.Raw] | None, now: float) -> None:
-        """Note that `body` went out as the entry's next message; `pieces` are the records of a body by code."""
+        """Note that `body` was sent as the entry's next message; `pieces` are the records of a body by code."""
         entry.seq += 1
         if entry.by_code is None:
             if entry.size or len(body) > SMALL_VALUE_BYTES:
@@ -297,10 +297,10 @@ class Registry:
                 self._ended[entry.topic] = now + DOWNLOAD_KEPT
 
     def ask(self, peer: Peer, number: int, text: str, now: float) -> Iterator[TopicState]:
-        """Yield the answer to question `number` of `peer`, where does `text` stand, if there is one now.
+        """Yield the answer to question `number` of `peer` about topic `text`, if there is one now.
 
-        A topic that the source has not decided on, or that nobody has subscribed yet (the question may overtake
-        the subscription: they are two sockets), is answered when it is decided, or after `ANSWER_WITHIN` seconds.
+        A topic that the source has not decided on, or that is not subscribed yet (the question may overtake the
+        subscription, because they use two sockets), is answered when it is decided, or after `ANSWER_WITHIN` seconds.
         """
         entry = self._entries.get(text)
         if entry is not None and entry.state != "pending":
@@ -323,9 +323,9 @@ class Registry:
         self._timeouts.append((deadline, text))
 
     def states(self, number: int, text: str) -> Iterator[TopicState]:
-        """Yield where `text` stands now, as the answer to question `number`.
+        """Yield the state of topic `text` now, as the answer to question `number`.
 
-        The snapshot of a market is joined batch by batch, as its asker takes it; all of them stand at one seq.
+        The snapshot of a market is joined batch by batch, at the pace of its asker; all batches have the same seq.
         """
         entry = self._entries.get(text)
         if entry is None or entry.state == "pending":
@@ -338,7 +338,7 @@ class Registry:
         if not entry.by_code:
             yield TopicState(number, text, "live", None, None, self.epoch, seq, entry.body)
             return
-        # What is published meanwhile is not part of it.
+        # A copy, so that later messages do not become part of this snapshot.
         batches = frames.join(entry.by_code.copy())
         body = next(batches)
         for following in batches:
@@ -363,7 +363,7 @@ class Registry:
         key = DownloadKey(stocks, check_period(ask.period), ask.start_time, ask.end_time)
         running = self._downloads.get(key)
         if running is not None:
-            # Whoever asks is about to subscribe.
+            # The asker is about to subscribe, so the grace time must not end before that.
             self._leaving.pop(running, None)
             return running, None
         if self._download_askers[asker] >= MAX_DOWNLOADS_OF_ONE:
@@ -401,7 +401,7 @@ class Registry:
     def _add(self, topic: Topic, parts: TopicParts) -> Entry:
         seq = self._numbers.pop(topic, None)
         if seq is None:
-            # Above all numbers that are not remembered: the topic's own may be among them.
+            # Above all numbers that are not kept, because the topic's own number may be among them.
             seq = self._highest
         else:
             self._number_bytes -= len(topic) + _NUMBER_BYTES
@@ -410,7 +410,7 @@ class Registry:
         return entry
 
     def _remove(self, text: str) -> None:
-        """Forget an entry but for the newest number of what was published."""
+        """Forget an entry except for its newest sequence number."""
         entry = self._entries.pop(text)
         self._entry_bytes -= _entry_bytes(text)
         self._value_bytes -= entry.size
@@ -456,7 +456,7 @@ class Registry:
         self.decided.append((peer, number, text))
 
     def _keep_large(self, entry: Entry, body: bytes) -> None:
-        """Keep a last value that is large, or comes after a large one, if it finds room."""
+        """Keep a last value that is large, or follows a large one, if there is room."""
         size = len(body) if len(body) > SMALL_VALUE_BYTES else 0
         if size > MAX_VALUE_BYTES - self._value_bytes + entry.size:
             self.unkept += 1
@@ -468,9 +468,9 @@ class Registry:
         entry.size = size
 
     def _crowd_out(self) -> list[str]:
-        """Return the oldest topics that only their grace time keeps and whose last values are large, for some room.
+        """Return the oldest topics in their grace time whose last values are large, to make room by forgetting them.
 
-        There may be none: then the last values of downloads that have ended have to go.
+        If they are too few, downloads that have ended are forgotten here too.
         """
         if not self._missing_room:
             return []
@@ -505,7 +505,7 @@ class Registry:
 
     def _forget(self, entry: Entry) -> Upstream | None:
         if entry.download is not None:
-            # It stays until the source has said how it ended.
+            # It is kept until the source has published its end.
             self._release(entry)
             return Upstream(entry.topic, entry.parts)
         self._remove(entry.topic)
@@ -521,7 +521,7 @@ class Registry:
 
 
 def _entry_bytes(text: str) -> int:
-    # The text, what was parsed of it, and what the source makes of that.
+    # The text, its parsed parts, and what the source keeps of it.
     return 3 * len(text) + _ENTRY_BYTES
 
 

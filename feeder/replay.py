@@ -40,29 +40,29 @@ def due(at: float, first: float, speed: float) -> float:
 
 
 class _ClosedError(Exception):
-    """Ends the player's thread from wherever it waits."""
+    """Ends the player's thread at any place where it waits."""
 
 
 class Replay:
     """A source that plays `config.file`; the settings are named as in `Config`.
 
-    It starts `delay` seconds after the first subscription (a tape with nothing but trade events, which nobody
-    subscribes at a source, after its own start) and, at the end, says ``ended``, with the reason ``damaged: ...`` if a
-    part of the tape could not be read. With `loop` it starts again instead, as long as somebody is subscribed.
+    It starts `delay` seconds after the first subscription (a tape with nothing but trade events, which are not
+    subscribed at a source, after its own start) and, at the end, says ``ended``, with the reason ``damaged: ...`` if a
+    part of the tape could not be read. With `loop` it starts again instead, as long as a topic is subscribed.
     """
 
     name = "replay"
     kinds = frozenset((Kind.QUOTE, Kind.WHOLE, Kind.L2, Kind.FORMULA, Kind.TRADE))
 
     def __init__(self, config: Config) -> None:
-        # Known for sure from the start on.
+        # Set from the recording in `start`.
         self.simulated = False
         self.lossless = config.speed == 0
         self._speed = config.speed
         self._delay = config.delay
         self._loop = config.loop
         self._path = Path(config.file)
-        # What the player's thread is asked to do; the only thing that other threads change.
+        # Calls for the player's thread; other threads change nothing else.
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._failure = ""
@@ -76,7 +76,7 @@ class Replay:
         self._sink = sink
         # Reading a long tape takes its time.
         logger.info("replay of %s at speed %g", self._path, self._speed)
-        # Its moments go back to it and are nothing to the player.
+        # The player hands its moments back to it and does not look into them.
         self._recording: Recording[Any] = open_recording(self._path, self._speed)
         self.simulated = self._recording.simulated
         self._wanted_since = time.monotonic()
@@ -96,7 +96,7 @@ class Replay:
         self._calls.put(partial(self._wanted.discard, topic))
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
-        """Refuse: what is recorded is played, there is nothing to fetch."""
+        """Refuse: a replay plays its recording and has no other history."""
         raise Refused("upstream_refused", "a replay has no history to download")
 
     def upstream(self) -> int:
@@ -104,7 +104,7 @@ class Replay:
         return len(self._wanted)
 
     def hung(self) -> str | None:
-        """Return None: it calls nothing that could hang (see `Source`)."""
+        """Return None: a replay calls nothing that could hang (see `Source`)."""
         return None
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ class Replay:
             else:
                 self._sink.set_state("ended")
                 logger.info("replay of %s ended%s", self._path, missing and f"; {missing}")
-            # Who comes late still gets the newest.
+            # Topics that are subscribed later still get their newest messages.
             self._serve(math.inf)
         except _ClosedError:
             pass
@@ -135,7 +135,7 @@ class Replay:
     def _play(self) -> None:
         recording = self._recording
         while True:
-            # An audience that is there already when the file starts again has waited long ago.
+            # With a subscription left from the last round, the delay is over and the file starts at once.
             while recording.on_demand and not self._wanted:
                 self._calls.get()()
             self._serve(self._wanted_since + self._delay)
@@ -146,11 +146,11 @@ class Replay:
                     self._wait_room(_ROOM)
                     recording.publish(moment, self._wanted, self._sink, time.time_ns())
             if not self._loop:
-                # "ended" must not overtake the last messages.
+                # The state "ended" must not be published before the last messages.
                 self._wait_room(1)
                 return
             logger.debug("replay of %s starts again", self._path)
-            # The last may leave now. One second of recorded time: at a pace a file of one moment would spin.
+            # The pause lets subscribers leave. It is a second of recorded time: a file of one moment would spin.
             self._serve(time.monotonic() + (1 / self._speed if self._speed else 0.0))
 
     def _join(self, topic: Topic) -> None:
@@ -164,7 +164,7 @@ class Replay:
         raise _ClosedError
 
     def _serve(self, until: float) -> None:
-        """Do what is asked meanwhile, until monotonic time `until`; at least what is asked already."""
+        """Make the queued calls until monotonic time `until`; at least those that are queued already."""
         while True:
             left = min(max(until - time.monotonic(), 0.0), _LONGEST_WAIT)
             try:

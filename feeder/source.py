@@ -1,8 +1,8 @@
-"""Source: whatever can produce topics (the live session, the simulator, a replay), and the Sink it feeds.
+"""Source: a producer of topics (the live session, the simulator, a replay), and the Sink that it publishes to.
 
 A source runs threads of its own. The feeder calls `subscribe`, `unsubscribe` and `download` on the publisher's
-thread: they must return at once, so a source that has to wait (xtquant does) enqueues the call. A source answers
-through the sink, from any of its threads.
+thread: they must return at once, so a source that has to wait, as that of xtquant does, enqueues the call. A source
+answers through the sink, from any of its threads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class DownloadRequest(NamedTuple):
 
 
 class Sink(Protocol):
-    """What a source may tell the feeder. Every method may be called from any thread and never blocks."""
+    """The calls by which a source publishes. Any thread may make them; only two of them may block."""
 
     def publish(self, topic: Topic, body: object, received_ns: int) -> None:
         """Publish `body`, the object a documented WebSocket client gets as JSON.
@@ -46,15 +46,15 @@ class Sink(Protocol):
     def past_trades(self, since_ms: int) -> Iterator[tuple[int, TradeEvent]]:
         """Yield the trade events since `since_ms` out of the journal, each with its time in ms, oldest first.
 
-        What was published before a restart is not news to a source that asks for all of the day. It waits for the
-        disk, at most some seconds a thousand events: raise `sqlite3.Error`, or `TimeoutError`.
+        A source that queries all events of the day finds here those that were published before a restart. This call
+        waits for the disk, at most some seconds a thousand events: raise `sqlite3.Error`, or `TimeoutError`.
         """
 
     def accept(self, topic: Topic) -> None:
         """Say that the source has subscribed `topic`; the first publish says so too."""
 
     def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
-        """Say that `topic` cannot be served, now or any more; whoever wants it is told."""
+        """Say that `topic` cannot be served, now or any more; its subscribers get the reason."""
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
         """Say how the session is; published on ``status/feeder/`` at once. A source starts as ``down``."""
@@ -65,7 +65,7 @@ class Sink(Protocol):
     def wait_room(self, limit: int, timeout: float) -> bool:
         """Block until fewer than `limit` messages wait to be sent; False if `timeout` seconds passed.
 
-        The one call that may block: a replay at full speed keeps pace with its consumers by it.
+        A replay at full speed uses this call to keep pace with its consumers.
         """
 
 
@@ -74,11 +74,11 @@ class Source(Protocol):
 
     # "xtquant", "sim" or "replay"
     name: str
-    # Whether its data is invented; announced wherever the data is shown.
+    # Whether its data is invented; every place that shows the data says so.
     simulated: bool
     # Subscriptions to any other kind are refused by the feeder before they reach the source.
     kinds: frozenset[Kind]
-    # True only for a replay at full speed: no message may be dropped, a slow consumer holds everybody.
+    # True only for a replay at full speed: no message may be dropped, so a slow consumer delays all others.
     lossless: bool
 
     def start(self, sink: Sink) -> None:

@@ -29,11 +29,9 @@ from qmt_bridge.wire.requests import (
     CatchUp,
     DownloadStarted,
     StartDownload,
-    TopicState,
     ask_reply_encoder,
-    download_started_decoder,
     parts_of,
-    topic_state_decoder,
+    reply_decoder,
 )
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, behaviour_of
 
@@ -276,7 +274,7 @@ class Feed:
     def _take_reply(self, socket: zmq.Socket[bytes], now: float) -> None:
         parts = socket.recv_multipart(_NOBLOCK)
         try:
-            reply = _read_reply(parts[-1])
+            reply = frames.read(reply_decoder, parts[-1])
             if isinstance(reply, DownloadStarted):
                 waiting = self._downloads.get(reply.id)
                 if waiting is not None and not waiting.done():
@@ -320,14 +318,6 @@ class Feed:
         for socket in self._sockets:
             socket.close(linger=0)
         self._context.term()
-
-
-def _read_reply(payload: bytes) -> TopicState | DownloadStarted:
-    try:
-        # Both replies are maps; only that of a download has no state.
-        return frames.read(topic_state_decoder, payload)
-    except WireError:
-        return frames.read(download_started_decoder, payload)
 
 
 class _Resident:

@@ -1,8 +1,8 @@
-"""The file of a trade journal (SQLite): its tables, and a view of it for who only looks.
+"""The file of a trade journal (SQLite): its tables, and a view of it for programs that only read.
 
-The feeder alone writes it (feeder/journal.py); a `Reader` never changes it, and may look at any time: it holds up
-nobody. Any thread, one at a time. While the feeder runs, the newest events are only in the file beside it whose name
-ends in ``-wal``: a copy of the main file alone is no journal, a copy by `Reader.backup` is.
+The feeder alone writes it (feeder/journal.py); a `Reader` never changes it, and may read at any time: it delays
+no other program. Any thread, one at a time. While the feeder runs, the newest events are only in the file beside it
+whose name ends in ``-wal``: a copy of the main file alone is no journal, a copy by `Reader.backup` is.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ class Reader:
                 elif row.seq != seq + 1:
                     yield f"a hole: {_range(seq + 1, row.seq - 1)} missing"
                 seq = row.seq
-                # Where old events were deleted nobody knows with which number an account should begin.
+                # Where old events were deleted, the first number of an account is not known.
                 before = numbers.get(row.account, 0 if first == 1 else row.number - 1)
                 if row.number > before + 1:
                     yield f"a hole in account {row.account}: {_range(before + 1, row.number - 1)} missing before {seq}"

@@ -86,7 +86,28 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # The feeder's pure middle.
     ("feeder/registry.py", WIRE, IMPURE),
     ("feeder/askers.py", WIRE | {"feeder.registry"}, IMPURE),
+    # No sockets and no clock; the journal is read on its own thread.
+    (
+        "feeder/answers.py",
+        WIRE
+        | {
+            "feeder.askers",
+            "feeder.events",
+            "feeder.journal",
+            "feeder.journal_thread",
+            "feeder.registry",
+            "feeder.source",
+        },
+        IMPURE - {"logging", "sqlite3"},
+    ),
+    # Any thread; the publisher's sockets are out of its reach.
+    (
+        "feeder/inbox.py",
+        WIRE | {"feeder.events", "feeder.journal", "feeder.journal_thread", "feeder.source"},
+        {"asyncio", "sqlite3"},
+    ),
     ("feeder/refusals.py", set(), IMPURE),
+    ("feeder/events.py", WIRE, IMPURE),
     ("feeder/xt/normalize.py", WIRE, IMPURE),
     # The only files that name xtquant.
     ("feeder/xt/*", EDGE | {"feeder.source", "feeder.xt", "xtquant"}, {"asyncio"}),

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 
-from qmt_bridge.tapes.tally import SHANGHAI
 from qmt_bridge.wire.messages import Bar, L2Order, L2OrderQueue, L2QuoteAux, L2Thousand, L2Transaction, Tick
+from qmt_bridge.wire.shanghai import SHANGHAI
 
 Reader = Callable[[str], object]
 

@@ -20,9 +20,10 @@ from qmt_bridge.consumer import spelled, subscribe
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.silence import Silence
-from qmt_bridge.tapes.tally import SHANGHAI, Tally
+from qmt_bridge.tapes.tally import Tally
 from qmt_bridge.tapes.tape import Recorded, TapeWriter, session_frame
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.shanghai import SHANGHAI, SHANGHAI_SECONDS
 from qmt_bridge.wire.topics import STATUS_TOPIC, Topic
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ def next_rotation(rotate: Rotate | None, at_ns: int) -> float:
     if rotate is None:
         return float("inf")
     period = _SECONDS[rotate] * _NS
-    offset = round(SHANGHAI.utcoffset(None).total_seconds()) * _NS
+    offset = SHANGHAI_SECONDS * _NS
     return ((at_ns + offset) // period + 1) * period - offset
 
 

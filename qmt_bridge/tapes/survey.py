@@ -6,9 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from qmt_bridge.tapes.tally import SHANGHAI, Gap, Tally
+from qmt_bridge.tapes.tally import Gap, Tally
 from qmt_bridge.tapes.tape import Damage, TapeReader
 from qmt_bridge.wire.frames import to_json
+from qmt_bridge.wire.shanghai import SHANGHAI
 
 
 class Survey(NamedTuple):

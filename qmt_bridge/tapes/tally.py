@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta, timezone
 from typing import NamedTuple, TypeVar
 
 import msgspec
@@ -12,8 +11,6 @@ from qmt_bridge.tapes.tape import SESSION_TOPIC, Recorded
 from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.topics import ALL_TRADES, KINDS, STATUS_TOPIC, Kind
 
-# The exchanges' clock: no summer time since 1991, and Windows has no zone database.
-SHANGHAI = timezone(timedelta(hours=8))
 # Gaps of which each is told; beyond they are counted only.
 MAX_GAPS = 1000
 

@@ -312,7 +312,7 @@ class StartDownload(msgspec.Struct, frozen=True, tag_field="ask", tag="start_dow
     end_time: str = ""
 
 
-class TopicState(msgspec.Struct, frozen=True):
+class TopicState(msgspec.Struct, frozen=True, tag_field="reply", tag="topic_state"):
     """The reply to CatchUp for one topic: position, and the body of the last value.
 
     The snapshot of a market comes in several replies, a journal in chunks whose body is an array of events;
@@ -333,7 +333,7 @@ class TopicState(msgspec.Struct, frozen=True):
     oldest: int = 0
 
 
-class DownloadStarted(msgspec.Struct, frozen=True):
+class DownloadStarted(msgspec.Struct, frozen=True, tag_field="reply", tag="download_started"):
     """The reply to StartDownload: the topic to subscribe, or the refusal."""
 
     id: int
@@ -343,8 +343,10 @@ class DownloadStarted(msgspec.Struct, frozen=True):
 
 
 Ask = CatchUp | StartDownload
+Reply = TopicState | DownloadStarted
 ask_decoder = msgspec.msgpack.Decoder(Ask)
+reply_decoder = msgspec.msgpack.Decoder(Reply)
+# For a program that sends no other question than CatchUp.
+topic_state_decoder = msgspec.msgpack.Decoder(TopicState)
 # Of what goes over ask_addr, in both directions: questions and replies.
 ask_reply_encoder = msgspec.msgpack.Encoder()
-topic_state_decoder = msgspec.msgpack.Decoder(TopicState)
-download_started_decoder = msgspec.msgpack.Decoder(DownloadStarted)

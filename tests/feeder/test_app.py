@@ -1,4 +1,4 @@
-"""The feeder's run: a call that hangs ends the process, whatever its threads do, and every consumer is told why."""
+"""One run of the feeder: a call that hangs ends the process in any case, and consumers receive the reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECONDS = 20.0
 
 
 class HangingSource:
-    """A source that says when the test wants it that a call hangs, and whose `close` waits for the test."""
+    """A source that reports a hung call when the test says so, and whose `close` waits for the test."""
 
     name = "hand"
     simulated = True
@@ -69,7 +69,7 @@ def config(tmp_path: Path) -> Config:
 
 
 class Listening:
-    """A SUB on the feeder's status; `last` is what it was told so far."""
+    """A SUB on the feeder's status; `last` is the newest status received."""
 
     def __init__(self, address: str) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -100,7 +100,7 @@ class Listening:
 
 
 @pytest.mark.parametrize("closes", [True, False])
-def test_a_call_that_hangs_ends_the_feeder_and_consumers_are_told(
+def test_a_hung_call_ends_the_feeder_and_is_published(
     config: Config, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, closes: bool
 ) -> None:
     monkeypatch.setattr(app, "LEAVE_SECONDS", SECONDS if closes else 0.5)
@@ -114,7 +114,7 @@ def test_a_call_that_hangs_ends_the_feeder_and_consumers_are_told(
     try:
         listening.until(("up", None))
         source.said = "subscribe_quote has not returned for 61 s"
-        # Told while the source still closes.
+        # Published while the source is still closing.
         listening.until(("down", "terminal_hung"))
         assert not source.closed
         if closes:
@@ -191,7 +191,7 @@ class Process:
         ("connect", "reconnect", None),
     ],
 )
-def test_a_process_whose_native_call_hangs_goes_and_asks_to_be_started_again(
+def test_a_hung_native_call_ends_the_process_for_a_restart(
     tmp_path: Path, call: str, name: str, topic: Topic | None
 ) -> None:
     (tmp_path / "hanging").write_text(call, encoding="utf-8")

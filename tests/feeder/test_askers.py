@@ -1,4 +1,4 @@
-"""Who waits for answers, alone: no sockets, and time is a number that the test moves."""
+"""The queues of replies alone: no sockets, and time is a number that the test moves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from feeder import askers as askers_module
-from feeder.askers import PATIENCE_SECONDS, RETRY_LAST, Answers, Askers
+from feeder.askers import PATIENCE_SECONDS, RETRY_LAST, Askers, Replies
 from qmt_bridge.wire.requests import TopicState, topic_state_decoder
 
 A, B = (b"a",), (b"b", b"")
@@ -23,7 +23,7 @@ def askers(failures: list[Exception]) -> Askers:
     return Askers(failures.append)
 
 
-def states(*numbers: int) -> Answers:
+def states(*numbers: int) -> Replies:
     return iter([TopicState(number, "whole/SH/", "live") for number in numbers])
 
 
@@ -65,7 +65,7 @@ def test_an_answer_is_made_when_its_turn_comes(askers: Askers) -> None:
     assert [number for _, number in send(askers, 1.0)] == [0, 1, 2]
 
 
-def test_a_full_asker_is_tried_again_ever_more_rarely_and_holds_up_nobody(askers: Askers) -> None:
+def test_a_full_asker_is_retried_with_delays_and_blocks_no_other(askers: Askers) -> None:
     askers.add(A, states(1), 0)
     pauses, now = [], 0.0
     for _ in range(12):

@@ -22,10 +22,13 @@ import msgspec
 import pytest
 
 from feeder import journal as journal_module
-from feeder.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, LOG_BYTES, Event, Journal, Unsent
+from feeder import journal_database as database_module
+from feeder.events import EVENT_BYTES, Event, Unsent
+from feeder.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, LOG_BYTES, Journal
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.journal_file import TABLES, Reader, journal_path
 from qmt_bridge.wire import frames
+from qmt_bridge.wire.positions import JournalPosition
 
 DAY_MS = 24 * 3600 * 1000
 Open = Callable[..., Journal]
@@ -286,7 +289,7 @@ def test_a_disk_that_is_full_at_the_commit_loses_no_event(open_journal: Open, pa
     assert seqs(open_journal(), 0) == [1, 2, 3]
 
 
-def test_a_lock_of_somebody_else_holds_up_nothing_and_loses_no_event(open_journal: Open, path: Path) -> None:
+def test_a_lock_of_another_program_loses_no_event(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     assert journal._database.execute("PRAGMA busy_timeout").fetchone() == (0,)
     with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
@@ -300,7 +303,7 @@ def test_a_lock_of_somebody_else_holds_up_nothing_and_loses_no_event(open_journa
         assert stranger.execute("SELECT count(*) FROM event").fetchone() == (1,)
 
 
-def test_a_disk_that_takes_nothing_is_not_tried_for_every_event(open_journal: Open) -> None:
+def test_a_failing_disk_is_not_tried_for_every_event(open_journal: Open) -> None:
     journal = open_journal()
     limit_disk(journal, 1)
     append(journal, fills(1, text="x" * 5000), 0)
@@ -356,17 +359,17 @@ def test_closing_on_a_full_disk_names_the_events_that_are_lost(
     journal.close()
     assert "without seq 2 to 3" in caplog.text
     journal = open_journal()
-    # Who has seen them is told that they cannot be replayed, not that there is nothing new.
+    # A client that has seen them gets a refusal, not an empty replay.
     assert not allows(journal, 3)
 
 
-def test_what_waits_for_a_full_disk_is_bounded_and_its_loss_is_admitted(
+def test_events_held_by_a_full_disk_are_bounded_and_loss_is_logged(
     open_journal: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = open_journal()
     append(journal, fills(1), 0)
     # Two events of five kilobytes each.
-    monkeypatch.setattr(journal_module, "MAX_UNSAVED_BYTES", 2 * (5000 + journal_module.EVENT_BYTES + 100))
+    monkeypatch.setattr(journal_module, "MAX_UNSAVED_BYTES", 2 * (5000 + EVENT_BYTES + 100))
     limit_disk(journal, 1)
     assert len(append(journal, fills(3, text="x" * 5000), 0)) == 3
     append(journal, fills(1, "2", text="x" * 5000), 0)
@@ -384,7 +387,7 @@ def test_what_waits_for_a_full_disk_is_bounded_and_its_loss_is_admitted(
     assert seqs(journal, 3) == [4, 5]
 
 
-def test_pruning_while_the_disk_is_full_keeps_what_waits_in_memory(open_journal: Open) -> None:
+def test_pruning_with_a_full_disk_keeps_events_in_memory(open_journal: Open) -> None:
     journal = open_journal()
     append(journal, fills(1), 0)
     limit_disk(journal, 1)
@@ -426,9 +429,7 @@ def test_pruning_that_fails_is_told_once_and_deletes_nothing(
     assert not allows(journal, 0)
 
 
-def test_a_journal_that_is_too_large_loses_its_oldest_events_and_gives_the_room_back(
-    open_journal: Open, path: Path
-) -> None:
+def test_a_too_large_journal_deletes_oldest_events_and_shrinks(open_journal: Open, path: Path) -> None:
     journal = open_journal(max_mb=2)
     for _ in range(10):
         append(journal, [*fills(1000, "1", "x" * 400), *fills(5, "2", "x" * 400)], 0)
@@ -570,11 +571,11 @@ def set_aside(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("at", [0, 20, 100, 4096])
-def test_a_damaged_file_is_set_aside_as_it_is_and_a_new_journal_begins(
+def test_a_damaged_file_is_set_aside_and_a_new_journal_begins(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture, at: int
 ) -> None:
     journal = open_journal()
-    journal.begin_life(1000)
+    journal.begin_epoch(1000)
     append(journal, fills(100), 0)
     journal.close()
     assert journal.note is None
@@ -589,16 +590,16 @@ def test_a_damaged_file_is_set_aside_as_it_is_and_a_new_journal_begins(
     assert (journal.newest, journal.oldest()) == (0, 0)
     # Positions of the old one are refused.
     assert not allows(journal, 100)
-    assert not journal.has(0, None, 1000, exact=False)
+    assert not journal.has(JournalPosition(0, 1000), None)
     assert append(journal, fills(1), 0)[0].seq == 1
     journal.close()
-    # Told until it has been moved away.
+    # Reported until the file is moved away.
     assert aside.name in str(open_journal().note)
 
 
-def test_nothing_of_a_damaged_file_is_taken_for_the_new_journals(open_journal: Open, path: Path) -> None:
+def test_a_new_journal_uses_nothing_of_a_damaged_file(open_journal: Open, path: Path) -> None:
     journal = open_journal()
-    journal.begin_life(1000)
+    journal.begin_epoch(1000)
     append(journal, fills(300), 0)
     journal.close()
     with closing(sqlite3.connect(path)) as database:
@@ -608,13 +609,13 @@ def test_nothing_of_a_damaged_file_is_taken_for_the_new_journals(open_journal: O
         file.write(b"\xff" * 4096)
     journal = open_journal()
     assert len(set_aside(path)) == 1
-    # The lives could be read before the damage was met.
-    assert not journal.has(0, None, 1000, exact=False)
+    # The epochs were read before the damage was found.
+    assert not journal.has(JournalPosition(0, 1000), None)
     # The clock may have been set back since.
-    assert journal.begin_life(500) == 1001
+    assert journal.begin_epoch(500) == 1001
 
 
-def test_a_note_of_a_damaged_journal_ends_when_the_file_is_moved_away(open_journal: Open, path: Path) -> None:
+def test_the_note_of_a_damaged_journal_ends_with_its_file(open_journal: Open, path: Path) -> None:
     path.parent.mkdir()
     path.write_text("not a database", encoding="utf-8")
     journal = open_journal()
@@ -701,7 +702,7 @@ def test_files_beside_a_damaged_one_are_set_aside_with_it(path: Path) -> None:
     names = ["", "-wal", "-shm", "-journal"]
     for name in names:
         path.with_name(path.name + name).write_text(f"is {name}", encoding="utf-8")
-    aside = journal_module._set_aside(path)
+    aside = database_module.set_aside(path)
     assert [aside.with_name(aside.name + name).read_text(encoding="utf-8") for name in names] == [
         f"is {name}" for name in names
     ]
@@ -728,19 +729,19 @@ def test_a_damaged_lock_does_not_keep_a_feeder_out(open_journal: Open, path: Pat
         Journal(path, days=30)
 
 
-def test_a_life_that_cannot_be_read_costs_the_positions_seen_in_it(
+def test_an_unreadable_epoch_makes_its_positions_invalid(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for life in (100, 200, 300):
+    for epoch in (100, 200, 300):
         journal = open_journal()
-        journal.begin_life(life)
+        journal.begin_epoch(epoch)
         append(journal, fills(2), 0)
         journal.close()
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE lives SET numbers = x'c1' WHERE epoch = 200")
     journal = open_journal()
-    assert [journal.has(1, None, life, exact=False) for life in (100, 200, 300)] == [False, False, True]
-    assert "a life of the feeder that cannot be read" in caplog.text
+    assert [journal.has(JournalPosition(1, epoch), None) for epoch in (100, 200, 300)] == [False, False, True]
+    assert "an epoch of the feeder that cannot be read" in caplog.text
     assert seqs(journal, 0) == [1, 2, 3, 4, 5, 6]
 
 
@@ -828,27 +829,25 @@ def test_files_that_others_could_read_are_taken_from_them(open_journal: Open, pa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
-def test_a_file_that_may_not_be_written_is_taken_from_others_and_written(
+def test_a_read_only_file_is_made_private_and_written(
     open_journal: Open, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(open_journal(), fills(1), 0)
     opened = os.open
 
     def open_as_a_user(name: Path, flags: int, *mode: int) -> int:
-        # The tests may run as root, who may write it all the same.
+        # The tests may run as root, which may write the file in any case.
         if name.exists() and not name.stat().st_mode & stat.S_IWUSR:
             raise PermissionError(errno.EACCES, "Permission denied")
         return opened(name, flags, *mode)
 
     path.chmod(0o444)
     monkeypatch.setattr(os, "open", open_as_a_user)
-    journal_module._keep_private(path)
+    database_module.keep_private(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_positions_that_were_left_out_are_given_up_and_not_stepped_over(
-    open_journal: Open, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_positions_left_out_are_given_up_and_end_a_replay(open_journal: Open, caplog: pytest.LogCaptureFixture) -> None:
     journal = open_journal()
     events = journal.positions.give(fills(9), 0)
     assert journal.append(events[:3]) == 3
@@ -905,7 +904,7 @@ def test_a_journal_of_the_first_version_is_converted(open_journal: Open, path: P
     assert journal.newest_of("a") == 3
 
 
-def test_an_empty_journal_of_the_first_version_is_converted_and_goes_on(open_journal: Open, path: Path) -> None:
+def test_an_empty_journal_of_version_0_is_converted(open_journal: Open, path: Path) -> None:
     make_first_version(path, "ab", pruned=2)
     journal = open_journal()
     assert (journal.newest, journal.oldest()) == (2, 2)
@@ -918,7 +917,7 @@ def test_a_conversion_that_fails_leaves_the_file_as_it_was(
     bodies = make_first_version(path, "abacab")
     with monkeypatch.context() as broken:
         broken.setattr(
-            journal_module, "TABLES", (*journal_module.TABLES[:2], "CREATE UNIQUE INDEX bad ON event (time)")
+            database_module, "TABLES", (*database_module.TABLES[:2], "CREATE UNIQUE INDEX bad ON event (time)")
         )
         with pytest.raises(ConfigError, match="no such column"):
             open_journal()
@@ -943,7 +942,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_real_disk_that_is_full_loses_no_event_and_lets_a_feeder_start(disk: Path) -> None:
+def test_a_real_full_disk_loses_no_event_and_a_feeder_starts(disk: Path) -> None:
     path = disk / "journal-sim.sqlite3"
     with closing(Journal(path, days=30)) as journal:
         append(journal, fills(1), 0)
@@ -1005,38 +1004,38 @@ def test_events_since_a_time_come_oldest_first_with_their_times(open_journal: Op
     assert since == [(2 * DAY_MS, 3), (2 * DAY_MS, 4), (3 * DAY_MS, 5), (3 * DAY_MS, 6)]
 
 
-def test_each_life_of_the_feeder_is_later_than_the_one_before_whatever_the_clock_says(open_journal: Open) -> None:
+def test_each_epoch_is_later_than_the_last_for_any_clock(open_journal: Open) -> None:
     first = open_journal()
-    assert first.begin_life(1000) == 1000
+    assert first.begin_epoch(1000) == 1000
     first.close()
     journal = open_journal()
-    assert [journal.begin_life(now) for now in (500, 500, 2000, 1000)] == [1001, 1002, 2000, 2001]
+    assert [journal.begin_epoch(now) for now in (500, 500, 2000, 1000)] == [1001, 1002, 2000, 2001]
     # Also to a browser, which rounds them.
     now = 1_764_230_565_123_456_789
-    early, late = journal.begin_life(now), journal.begin_life(now)
+    early, late = journal.begin_epoch(now), journal.begin_epoch(now)
     assert float(early) < float(late) < early + 1000
 
 
-def test_life_that_cannot_be_written_begins_all_the_same(
+def test_an_epoch_that_cannot_be_written_begins(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = open_journal()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert journal.begin_life(1000) == 1000
+        assert journal.begin_epoch(1000) == 1000
     assert "epoch" in caplog.text
     append(journal, fills(1), 0)
     journal.close()
     journal = open_journal()
-    assert journal.has(0, None, 1000, exact=False)
+    assert journal.has(JournalPosition(0, 1000), None)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        assert journal.begin_life(500) == 1001
+        assert journal.begin_epoch(500) == 1001
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be removed there")
 @pytest.mark.parametrize("how", ["removed", "replaced", "folder"])
-def test_a_file_that_is_not_where_it_was_is_a_failure_until_it_is_back(
+def test_a_moved_file_is_a_failure_until_it_is_back(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     journal = open_journal()
@@ -1066,28 +1065,26 @@ def test_a_file_that_is_not_where_it_was_is_a_failure_until_it_is_back(
     assert open_journal().newest == 3
 
 
-def test_a_position_is_one_of_the_journal_of_every_life_that_had_it_and_of_no_other(open_journal: Open) -> None:
-    lives = [1_764_230_565_123_456_789, 1_764_230_570_123_456_789]
-    for life in lives:
+def test_a_position_fits_the_journal_of_its_epochs_and_no_other(open_journal: Open) -> None:
+    epochs = [1_764_230_565_123_456_789, 1_764_230_570_123_456_789]
+    for epoch in epochs:
         journal = open_journal()
-        assert not journal.has(0, None, life, exact=False)
-        journal.begin_life(life)
-        assert journal.has(0, None, life, exact=False)
+        assert not journal.has(JournalPosition(0, epoch), None)
+        journal.begin_epoch(epoch)
+        assert journal.has(JournalPosition(0, epoch), None)
         journal.close()
     journal = open_journal()
-    assert all(journal.has(0, None, life, exact=False) for life in lives)
+    assert all(journal.has(JournalPosition(0, epoch), None) for epoch in epochs)
     # A browser has rounded it.
-    assert journal.has(0, None, 1_764_230_565_123_456_800.0, exact=False)
-    assert not journal.has(0, None, lives[0] + 1000, exact=False)
+    assert journal.has(JournalPosition(0, 1_764_230_565_123_456_800.0), None)
+    assert not journal.has(JournalPosition(0, epochs[0] + 1000), None)
 
 
-def test_a_life_that_could_not_be_written_is_written_later_though_nothing_happens_in_it(
-    open_journal: Open, path: Path
-) -> None:
+def test_an_unwritten_epoch_is_written_later_without_events(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        journal.begin_life(100)
+        journal.begin_epoch(100)
         journal.save()
         assert journal.failure == "database is locked"
     journal.save()
@@ -1098,26 +1095,26 @@ def test_a_life_that_could_not_be_written_is_written_later_though_nothing_happen
         assert other.execute("SELECT epoch FROM lives").fetchall() == [(100,)]
 
 
-def test_what_died_is_known_though_all_that_came_since_was_pruned(open_journal: Open) -> None:
+def test_lost_positions_are_known_after_later_events_were_pruned(open_journal: Open) -> None:
     journal = open_journal()
-    journal.begin_life(100)
+    journal.begin_epoch(100)
     append(journal, fills(5), 0)
     journal.close()
-    # A life that had five more, and died with them.
+    # An epoch with five more events, which were lost with it.
     journal = open_journal()
-    journal.begin_life(200)
+    journal.begin_epoch(200)
     append(journal, fills(5), 0)
     prune(journal, 40 * DAY_MS)
     for account in (None, "1"):
         assert journal.oldest(account) == 10
-        assert journal.has(5, account, 100, exact=True)
-        assert not journal.has(10, account, 100, exact=True)
-    assert not journal.has(1, "2", 100, exact=True)
+        assert journal.has(JournalPosition(5, 100, True), account)
+        assert not journal.has(JournalPosition(10, 100, True), account)
+    assert not journal.has(JournalPosition(1, 100, True), "2")
 
 
-def test_a_position_that_was_seen_in_a_life_has_to_have_outlived_it(open_journal: Open, path: Path) -> None:
+def test_an_exact_position_has_to_have_outlived_its_epoch(open_journal: Open, path: Path) -> None:
     journal = open_journal()
-    journal.begin_life(100)
+    journal.begin_epoch(100)
     append(journal, [*fills(2, "1"), *fills(2, "2"), *fills(1, "1")], 0)
     journal.close()
     # As if the last two had never been on the disk.
@@ -1126,18 +1123,18 @@ def test_a_position_that_was_seen_in_a_life_has_to_have_outlived_it(open_journal
         database.execute("UPDATE sqlite_sequence SET seq = 3")
         database.executemany("UPDATE account SET newest = ? WHERE name = ?", [(2, "1"), (1, "2")])
     journal = open_journal()
-    journal.begin_life(200)
+    journal.begin_epoch(200)
     for saved in (False, True):
         append(journal, fills(2, "1"), 0)
-        seen = {after: journal.has(after, None, 100, exact=True) for after in range(6)}
+        seen = {after: journal.has(JournalPosition(after, 100, True), None) for after in range(6)}
         assert seen == {0: True, 1: True, 2: True, 3: True, 4: False, 5: False}
-        assert [journal.has(after, "1", 100, exact=True) for after in (2, 3)] == [True, False]
-        assert [journal.has(after, "2", 100, exact=True) for after in (1, 2)] == [True, False]
-        # Who is not sure of the life is believed, and so is this one's own.
-        assert journal.has(5, None, 100, exact=False)
-        assert journal.has(5, None, 200, exact=True)
+        assert [journal.has(JournalPosition(after, 100, True), "1") for after in (2, 3)] == [True, False]
+        assert [journal.has(JournalPosition(after, 100, True), "2") for after in (1, 2)] == [True, False]
+        # A position that is not exact is valid, and so is one of the present epoch.
+        assert journal.has(JournalPosition(5, 100), None)
+        assert journal.has(JournalPosition(5, 200, True), None)
         if not saved:
             journal.close()
             journal = open_journal()
-            journal.begin_life(300)
-    assert [journal.has(after, None, 200, exact=True) for after in (5, 6)] == [True, False]
+            journal.begin_epoch(300)
+    assert [journal.has(JournalPosition(after, 200, True), None) for after in (5, 6)] == [True, False]

@@ -18,10 +18,12 @@ import msgspec
 import pytest
 import zmq
 
+from feeder import inbox as inbox_module
 from feeder import journal_thread as thread_module
 from feeder import publisher as publisher_module
 from feeder.app import Feeder, make_source
-from feeder.journal import Journal, Positions, Unsent
+from feeder.events import Positions, Unsent
+from feeder.journal import Journal
 from feeder.journal_thread import JournalThread
 from feeder.publisher import Publisher
 from feeder.source import DownloadRequest, Sink
@@ -39,7 +41,7 @@ from qmt_bridge.wire.requests import (
     StartDownload,
     TopicState,
     ask_reply_encoder,
-    download_started_decoder,
+    reply_decoder,
     topic_state_decoder,
 )
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, trade_topic
@@ -57,7 +59,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 class HandSource:
-    """A source in the test's hand: notes what it is told, publishes what the test says."""
+    """A source driven by the test: it notes the calls of the feeder, and publishes what the test says."""
 
     name = "hand"
     simulated = True
@@ -148,7 +150,9 @@ class Consumer:
 
     def download(self, *stocks: str, period: str = "1d") -> DownloadStarted:
         self.send(ask_reply_encoder.encode(StartDownload(3, list(stocks), period)))
-        return download_started_decoder.decode(self.receive())
+        started = reply_decoder.decode(self.receive())
+        assert isinstance(started, DownloadStarted)
+        return started
 
     def close(self) -> None:
         self.context.destroy(linger=0)
@@ -196,7 +200,7 @@ def want(consumer: Consumer, source: HandSource, topic: Topic = QUOTE) -> None:
 
 
 def listen_to_trades(consumer: Consumer, feeder: Feeder, source: HandSource) -> None:
-    """Subscribe trade events, and wait until the subscription has arrived: nobody announces that."""
+    """Subscribe trade events, and wait until the subscription has arrived: there is no other sign of it."""
     consumer.trade.subscribe(ALL_TRADES.encode())
     until(lambda: publish_probe(source) and consumer.trade.poll(10))
     until(lambda: not consumer.trade.poll(50) or not consumer.trade.recv_multipart())
@@ -223,7 +227,7 @@ def hold_up(publisher: Publisher) -> Iterator[None]:
         entered.set()
         assert go.wait(SECONDS)
 
-    publisher._put(hold)
+    publisher.inbox.put(hold)
     try:
         assert entered.wait(SECONDS)
         yield
@@ -246,7 +250,7 @@ def save(publisher: Publisher) -> None:
 # -- Demand and messages
 
 
-def test_a_subscription_reaches_the_source_and_its_messages_come_back_numbered(
+def test_a_subscription_reaches_the_source_and_gets_numbered_data(
     feeder: Feeder, source: HandSource, consumer: Consumer
 ) -> None:
     want(consumer, source)
@@ -311,7 +315,7 @@ def test_what_a_stranger_sends_up_does_not_hurt(feeder: Feeder, source: HandSour
         context.destroy(linger=0)
 
 
-def test_a_source_that_refuses_is_quoted_to_whoever_asks(source: HandSource, consumer: Consumer) -> None:
+def test_the_refusal_of_a_source_is_the_answer_to_questions(source: HandSource, consumer: Consumer) -> None:
     source.raises = Refused("not_entitled", "no level 2 here")
     consumer.market.subscribe(QUOTE.encode())
     (state,) = consumer.catch_up(QUOTE)
@@ -446,7 +450,7 @@ def test_a_req_socket_may_ask_too(feeder: Feeder) -> None:
         context.destroy(linger=0)
 
 
-# -- Hostile input: refused, counted, told once, and without a cost for others
+# -- Hostile input: refused, counted, logged once, and without a cost for others
 
 
 @contextmanager
@@ -484,7 +488,7 @@ DIGITS = f"l2/600519.SH/{'9' * 5000}/"
         pytest.param(b"hello", id="no-subscription"),
     ],
 )
-def test_a_subscription_that_cannot_be_ends_nothing_and_is_told_once_a_minute(
+def test_a_bad_subscription_is_logged_once_a_minute(
     feeder: Feeder, source: HandSource, consumer: Consumer, message: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with stranger(feeder.publisher.market_addr, zmq.XSUB) as socket:
@@ -500,7 +504,7 @@ def test_a_subscription_that_cannot_be_ends_nothing_and_is_told_once_a_minute(
 
 
 @pytest.mark.parametrize("topic", [DIGITS, "quote/600519%2ESH/tick/", "l2/600519.SH/５/", "trade/%31/", "trade/%FF/"])
-def test_a_question_about_a_topic_that_cannot_be_is_answered_refused(consumer: Consumer, topic: str) -> None:
+def test_a_question_about_an_impossible_topic_is_refused(consumer: Consumer, topic: str) -> None:
     (state,) = consumer.catch_up(topic)
     assert (state.state, state.code) == ("refused", "bad_request")
 
@@ -548,7 +552,7 @@ def test_a_question_with_an_odd_number_is_answered(consumer: Consumer, payload: 
         ),
     ],
 )
-def test_a_question_that_cannot_be_is_counted_and_told_once_a_minute(
+def test_a_bad_question_is_logged_once_a_minute(
     feeder: Feeder, consumer: Consumer, parts: list[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     with stranger(feeder.publisher.ask_addr, zmq.DEALER) as socket:
@@ -562,9 +566,7 @@ def test_a_question_that_cannot_be_is_counted_and_told_once_a_minute(
 
 
 @pytest.mark.parametrize("where", ["market", "ask"])
-def test_a_message_beyond_the_bound_of_its_socket_costs_its_sender_the_connection(
-    feeder: Feeder, consumer: Consumer, where: str
-) -> None:
+def test_a_message_over_the_socket_limit_closes_its_connection(feeder: Feeder, consumer: Consumer, where: str) -> None:
     address = feeder.publisher.market_addr if where == "market" else feeder.publisher.ask_addr
     kind = zmq.XSUB if where == "market" else zmq.DEALER
     # Not longer than it has to be: the sender's own libzmq deletes its nodes by recursion.
@@ -577,19 +579,19 @@ def test_a_message_beyond_the_bound_of_its_socket_costs_its_sender_the_connectio
     assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
 
 
-def test_an_exception_in_one_call_of_the_source_costs_that_call_only(
+def test_an_exception_in_a_call_of_the_source_loses_that_call_only(
     feeder: Feeder, source: HandSource, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     want(consumer, source)
     for topic in ("报价/", QUOTE):
-        feeder.publisher._put(lambda: {}["missing"])  # type: ignore[index]
+        feeder.publisher.inbox.put(lambda: {}["missing"])  # type: ignore[index]
         source.sink.publish(Topic(topic), {"600519.SH": [1]}, 1)
     assert consumer.frame().topic == QUOTE
     assert feeder.publisher.failed_calls == 2
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
-def test_a_message_that_trips_the_handler_costs_that_message_only(
+def test_a_message_whose_handling_fails_is_lost_alone(
     feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(text: str) -> list[object]:
@@ -626,11 +628,11 @@ def test_a_market_that_a_question_names_often_is_answered_once(source: HandSourc
     assert received == list(ticks)
 
 
-def test_what_waits_for_an_asker_that_does_not_read_are_questions(
+def test_questions_wait_for_a_slow_asker_instead_of_answers(
     feeder: Feeder, source: HandSource, consumer: Consumer
 ) -> None:
     ticks = big_market(source, consumer)
-    askers = feeder.publisher._askers
+    askers = feeder.publisher._answers.askers
     with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
         for number in range(100):
             deaf.send(ask_reply_encoder.encode(CatchUp(number, [WHOLE])))
@@ -639,7 +641,7 @@ def test_what_waits_for_an_asker_that_does_not_read_are_questions(
         assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
         assert len(consumer.catch_up(WHOLE)) > 60
         assert askers._size < 1_000_000
-        # Whoever begins to read gets all of it.
+        # An asker that begins to read gets all of it.
         codes, last = 0, 0
         while last < 100:
             assert deaf.poll(int(SECONDS * 1000))
@@ -665,8 +667,8 @@ def test_a_journal_is_read_only_as_fast_as_its_asker_takes_it(
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 600)
     with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
         deaf.send(ask_reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
-        until(lambda: feeder.publisher._askers._full)
-        assert feeder.publisher._replays[0].after < 600
+        until(lambda: feeder.publisher._answers.askers._full)
+        assert feeder.publisher._answers.replays[0].position.seq < 600
         assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
         seen: list[int] = []
         while len(seen) < 600:
@@ -754,7 +756,7 @@ def test_trade_is_as_its_worst_account(states: list[Any], state: str) -> None:
 # -- What cannot be encoded
 
 
-def test_what_cannot_be_encoded_is_counted_and_logged_once_a_kind(
+def test_an_unencodable_message_is_logged_once_a_kind(
     feeder: Feeder, source: HandSource, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     want(consumer, source)
@@ -767,7 +769,7 @@ def test_what_cannot_be_encoded_is_counted_and_logged_once_a_kind(
     source.publish(QUOTE, {"600519.SH": ["good"]})
     assert consumer.frame().data == {"600519.SH": ["good"]}
     assert consumer.catch_up(QUOTE)[0].seq == 1
-    assert feeder.publisher.unencodable == 7
+    assert feeder.publisher.inbox.unencodable == 7
     assert len([record for record in caplog.records if "of kind quote cannot be encoded" in record.message]) == 3
     assert all(record.exc_info for record in caplog.records if "cannot be encoded" in record.message)
 
@@ -778,9 +780,7 @@ def test_one_bad_tick_does_not_take_the_market_along(source: HandSource, consume
     assert consumer.frame().data == {"600519.SH": {"a": 1}, "600001.SH": {"b": 2}}
 
 
-def test_a_message_of_a_topic_that_nobody_wants_is_not_sent(
-    feeder: Feeder, source: HandSource, consumer: Consumer
-) -> None:
+def test_a_message_of_an_unsubscribed_topic_is_not_sent(feeder: Feeder, source: HandSource, consumer: Consumer) -> None:
     source.publish(QUOTE, {"late": True})
     until(lambda: feeder.publisher.unwanted == 1)
     want(consumer, source)
@@ -792,9 +792,7 @@ def test_a_message_of_a_topic_that_nobody_wants_is_not_sent(
 # -- Trade events
 
 
-def test_a_trade_event_has_its_number_in_the_account_and_its_position_over_all(
-    feeder: Feeder, source: HandSource, consumer: Consumer
-) -> None:
+def test_a_trade_event_has_a_number_and_a_position(feeder: Feeder, source: HandSource, consumer: Consumer) -> None:
     listen_to_trades(consumer, feeder, source)
     (state,) = consumer.catch_up(ALL_TRADES)
     assert (state.state, state.body) == ("live", None)
@@ -811,26 +809,26 @@ def test_a_trade_event_has_its_number_in_the_account_and_its_position_over_all(
     assert consumer.catch_up(trade_topic("nobody"))[0].seq == 0
 
 
-def test_events_are_replayed_as_they_were_published_after_a_restart_too(config: Config) -> None:
-    for life in range(2):
+def test_events_are_replayed_unchanged_also_after_a_restart(config: Config) -> None:
+    for start in range(2):
         source = HandSource()
         feeder = Feeder(config, source)
         feeder.start()
         consumer = Consumer(feeder)
         try:
             for number in range(3):
-                source.sink.publish_trade(str(number % 2), "order", {"life": life, "number": number}, 1)
-            newest = 3 * (life + 1)
+                source.sink.publish_trade(str(number % 2), "order", {"start": start, "number": number}, 1)
+            newest = 3 * (start + 1)
             until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == newest)  # noqa: B023
             (state,) = consumer.catch_up(ALL_TRADES, after=2)
             events = frames.decode(state.body or b"")
             assert [event["seq"] for event in events] == list(range(3, newest + 1))
-            assert events[0] == {"type": "order", "seq": 3, "data": {"life": 0, "number": 2}}
+            assert events[0] == {"type": "order", "seq": 3, "data": {"start": 0, "number": 2}}
             (state,) = consumer.catch_up(trade_topic("1"), after=0)
-            assert [event["seq"] for event in frames.decode(state.body or b"")] == [2, 5][: life + 1]
-            assert (state.seq, state.more) == (life + 1, False)
+            assert [event["seq"] for event in frames.decode(state.body or b"")] == [2, 5][: start + 1]
+            assert (state.seq, state.more) == (start + 1, False)
             (state,) = consumer.catch_up(trade_topic("1"), after=1)
-            assert [event["seq"] for event in frames.decode(state.body or b"")] == [5][:life]
+            assert [event["seq"] for event in frames.decode(state.body or b"")] == [5][:start]
             (state,) = consumer.catch_up(ALL_TRADES, after=newest)
             assert (state.state, frames.decode(state.body or b""), state.seq) == ("live", [], newest)
         finally:
@@ -847,7 +845,7 @@ def test_a_position_of_another_journal_is_refused(consumer: Consumer, after: int
 
 @contextmanager
 def alive(config: Config) -> Iterator[tuple[HandSource, Consumer]]:
-    """One life of a feeder: its source, and somebody who asks it."""
+    """One run of a feeder: its source, and a consumer."""
     source = HandSource()
     feeder = Feeder(config, source)
     feeder.start()
@@ -859,48 +857,46 @@ def alive(config: Config) -> Iterator[tuple[HandSource, Consumer]]:
         feeder.stop()
 
 
-def life_at(consumer: Consumer, newest: int) -> int:
+def epoch_at(consumer: Consumer, newest: int) -> int:
     """Wait until the journal ends at `newest`; return the epoch."""
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == newest)
     return consumer.catch_up(ALL_TRADES)[0].epoch
 
 
-def test_a_position_is_good_in_every_life_of_its_journal_and_in_no_other(config: Config) -> None:
-    lives: list[int] = []
+def test_a_position_is_valid_in_all_epochs_of_its_journal_only(config: Config) -> None:
+    epochs: list[int] = []
     for _ in range(2):
         with alive(config) as (source, consumer):
             for account in ("2", "1"):
                 source.sink.publish_trade(account, "order", {}, 1)
-            lives.append(life_at(consumer, 2 * len(lives) + 2))
-            for topic, newest in ((ALL_TRADES, 2 * len(lives)), (trade_topic("1"), len(lives))):
-                for life in lives:
-                    (state,) = consumer.catch_up(topic, newest, epoch=life)
+            epochs.append(epoch_at(consumer, 2 * len(epochs) + 2))
+            for topic, newest in ((ALL_TRADES, 2 * len(epochs)), (trade_topic("1"), len(epochs))):
+                for epoch in epochs:
+                    (state,) = consumer.catch_up(topic, newest, epoch=epoch)
                     assert (state.state, state.seq) == ("live", newest)
-                for stranger in (lives[0] - 10_000, 0):
+                for stranger in (epochs[0] - 10_000, 0):
                     (state,) = consumer.catch_up(topic, 1, epoch=stranger)
                     assert (state.code, state.oldest, state.seq) == ("resume_expired", 0, newest)
                     assert "is not one of this journal" in str(state.error)
-                states = [consumer.catch_up(topic, newest, epoch=life, exact=True)[0] for life in lives]
+                states = [consumer.catch_up(topic, newest, epoch=epoch, exact=True)[0] for epoch in epochs]
                 # What was published since the first one ended was not seen in it.
-                assert [state.state for state in states] == ["refused", "live"][-len(lives) :]
+                assert [state.state for state in states] == ["refused", "live"][-len(epochs) :]
 
 
-def test_a_journal_of_many_chunks_comes_whole_though_its_asker_names_an_earlier_life(config: Config) -> None:
+def test_a_replay_after_an_earlier_epoch_comes_in_all_chunks(config: Config) -> None:
     with alive(config) as (source, consumer):
         source.sink.publish_trade("1", "order", {}, 1)
-        epoch = life_at(consumer, 1)
+        epoch = epoch_at(consumer, 1)
     with alive(config) as (source, consumer):
         for _ in range(2500):
             source.sink.publish_trade("1", "order", {}, 1)
-        life_at(consumer, 2501)
+        epoch_at(consumer, 2501)
         states = consumer.catch_up(ALL_TRADES, 1, epoch=epoch, exact=True)
         assert len(states) > 2
         assert sum(len(frames.decode(state.body or b"")) for state in states) == 2500
 
 
-def test_an_event_of_the_past_that_cannot_be_read_costs_itself_only(
-    config: Config, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unreadable_past_event_is_left_out_alone(config: Config, caplog: pytest.LogCaptureFixture) -> None:
     journal = Journal(journal_path(config.data_path, "hand"), days=30)
     now = time.time_ns() // 1_000_000
     # The second is no map, the third nothing at all.
@@ -921,7 +917,7 @@ def test_an_event_of_the_past_that_cannot_be_read_costs_itself_only(
     assert len([record for record in caplog.records if "in the trade journal cannot be read" in record.message]) == 2
 
 
-def test_a_position_that_is_too_old_is_refused_with_the_oldest_that_is_not(config: Config) -> None:
+def test_a_too_old_position_is_refused_with_the_oldest_valid_one(config: Config) -> None:
     path = journal_path(config.data_path, "hand")
     journal = Journal(path, days=30)
     journal.append(journal.positions.give([Unsent(account, "order", msgspec.Raw(b"\x80")) for account in "1221"], 0))
@@ -1016,14 +1012,12 @@ def test_a_fill_with_an_odd_field_is_a_fill(
     first, second = (event["data"] for event in frames.decode(consumer.catch_up(ALL_TRADES, 0)[0].body or b""))
     assert first == {"traded_id": "7", "what": "<class 'object'>", "5": "[1, {'deep': '\\ud800'}]", "price": 10.5}
     assert second == {"traded_id": "8"}
-    assert feeder.publisher.unencodable == 4
+    assert feeder.publisher.inbox.unencodable == 4
     assert caplog.text.count("has a part that cannot be encoded") == 2
     assert caplog.text.count("cannot be encoded and is dropped") == 2
 
 
-def test_a_long_replay_comes_in_chunks_while_other_questions_are_answered(
-    source: HandSource, consumer: Consumer
-) -> None:
+def test_a_long_replay_does_not_delay_other_questions(source: HandSource, consumer: Consumer) -> None:
     for number in range(5000):
         source.sink.publish_trade("1", "order", {"order_id": number}, 1)
     until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 5000)
@@ -1062,7 +1056,7 @@ def test_an_event_is_published_and_replayed_while_the_disk_is_full(
     assert frames.decode(consumer.catch_up(ALL_TRADES, after=start)[0].body or b"") == live
 
 
-def test_a_disk_that_takes_nothing_is_told_at_once_and_so_is_its_recovery(
+def test_a_failing_disk_and_its_recovery_are_reported_at_once(
     feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     consumer.market.subscribe(STATUS_TOPIC.encode())
@@ -1080,7 +1074,7 @@ def test_a_disk_that_takes_nothing_is_told_at_once_and_so_is_its_recovery(
     assert consumer.frame().data["journal"] is None
 
 
-def test_what_has_waited_for_a_full_disk_is_written_without_another_heartbeat(
+def test_events_held_by_a_full_disk_are_written_without_heartbeat(
     config: Config, feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("feeder.journal.BATCH_EVENTS", 2)
@@ -1116,7 +1110,7 @@ def test_a_burst_of_any_size_is_written_at_once(
     until(lambda: len(saved(config)) == 3 * publisher_module.TURN)
 
 
-def test_a_burst_is_one_transaction_that_ends_before_its_first_event_is_published(
+def test_a_burst_is_committed_at_once_before_it_is_published(
     feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fall_asleep(consumer, monkeypatch)
@@ -1148,9 +1142,9 @@ def test_a_burst_is_one_transaction_that_ends_before_its_first_event_is_publishe
     assert [what for what in done if what in {*written, "publish"}] == [*written, *["publish"] * 100]
 
 
-def test_the_epoch_is_later_than_that_of_the_life_before_whatever_the_clock_says(config: Config) -> None:
+def test_a_new_epoch_is_later_than_the_last_for_any_clock(config: Config) -> None:
     journal = Journal(journal_path(config.data_path, "hand"), days=30)
-    before = journal.begin_life(time.time_ns() + 3600 * 1_000_000_000)
+    before = journal.begin_epoch(time.time_ns() + 3600 * 1_000_000_000)
     journal.close()
     source = HandSource()
     feeder = Feeder(config, source)
@@ -1238,9 +1232,7 @@ def test_a_download_of_an_unknown_period_is_refused(consumer: Consumer) -> None:
 # -- Lossless
 
 
-def test_a_lossless_source_loses_nothing_to_a_slow_consumer_and_waits_for_it(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lossless_source_waits_for_a_slow_consumer(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "HIGH_WATER_MARK", 10)
     source = HandSource(lossless=True)
     feeder = Feeder(config, source)
@@ -1260,7 +1252,7 @@ def test_a_lossless_source_loses_nothing_to_a_slow_consumer_and_waits_for_it(
     try:
         want(consumer, source)
         player.start()
-        # Nobody reads: the source comes to a stand, and questions are answered all the same.
+        # No consumer reads: the source has to wait, and questions are still answered.
         until(lambda: waits)
         assert other.catch_up(STATUS_TOPIC)[0].state == "live"
         other.market.subscribe(b"whole/SH/")
@@ -1276,9 +1268,7 @@ def test_a_lossless_source_loses_nothing_to_a_slow_consumer_and_waits_for_it(
     assert not player.is_alive()
 
 
-def test_a_consumer_that_never_reads_does_not_keep_a_lossless_feeder_from_stopping(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lossless_feeder_stops_though_a_consumer_never_reads(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "HIGH_WATER_MARK", 10)
     monkeypatch.setattr(publisher_module, "DRAIN_SECONDS", 0.05)
     source = HandSource(lossless=True)
@@ -1335,7 +1325,7 @@ def test_there_is_room_while_few_messages_and_trade_events_wait(source: HandSour
 
 
 class Disk:
-    """The disk under a journal, in the test's hand: it stops before a flush, and goes on when it is told."""
+    """The disk under a journal, in the test's hand: it stops before a flush, and goes on when the test says so."""
 
     def __init__(self, publisher: Publisher) -> None:
         self.stopped = threading.Event()
@@ -1376,7 +1366,7 @@ def disk(feeder: Feeder) -> Iterator[Disk]:
         disk.go()
 
 
-def test_ticks_pass_while_a_flush_is_slow_and_its_event_waits_for_it(
+def test_a_slow_flush_delays_its_event_and_no_tick(
     feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk
 ) -> None:
     want(consumer, source)
@@ -1439,7 +1429,7 @@ def test_an_answer_comes_after_the_events_that_it_covers(
     monkeypatch.setattr("feeder.journal.CHUNK_EVENTS", 5000)
     done: list[object] = []
     publisher = feeder.publisher
-    transmit, reply = publisher._transmit, publisher._reply
+    transmit, reply = publisher._transmit, publisher._answers._reply
 
     def note_event(socket: Any, topic: Topic, seq: int, *rest: Any) -> None:
         done.extend([seq] if topic == trade_topic("1") else [])
@@ -1450,7 +1440,7 @@ def test_an_answer_comes_after_the_events_that_it_covers(
         reply(peer, state)
 
     monkeypatch.setattr(publisher, "_transmit", note_event)
-    monkeypatch.setattr(publisher, "_reply", note_reply)
+    monkeypatch.setattr(publisher._answers, "_reply", note_reply)
     disk.stop()
     source.sink.publish_trade("1", "order", {}, 1)
     assert disk.stopped.wait(SECONDS)
@@ -1458,7 +1448,7 @@ def test_an_answer_comes_after_the_events_that_it_covers(
         source.sink.publish_trade("1", "order", {}, 1)
     consumer.send(ask_reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
     # It was asked with the first event not on disk.
-    until(lambda: publisher._looking_up)
+    until(lambda: publisher._answers.looking_up)
     disk.go()
     consumer.receive()
     until(lambda: 3001 in done)
@@ -1468,7 +1458,7 @@ def test_an_answer_comes_after_the_events_that_it_covers(
     assert [what for what in done if what != answer] == list(range(1, 3002))
 
 
-def test_events_are_published_marked_once_the_disk_has_not_answered_for_long(
+def test_events_are_published_marked_while_the_disk_hangs(
     config: Config,
     feeder: Feeder,
     source: HandSource,
@@ -1491,7 +1481,7 @@ def test_events_are_published_marked_once_the_disk_has_not_answered_for_long(
         (start + number, False) for number in (1, 2, 3)
     ]
     until(lambda: "the disk has not answered for" in str(consumer.frame().data["journal"]))
-    # What it cannot read is told, not kept waiting.
+    # A question that cannot be answered from the disk is refused at once.
     (state,) = consumer.catch_up(ALL_TRADES, start)
     assert (state.state, state.code, state.seq) == ("refused", "internal", start + 3)
     assert "has not answered for" in str(state.error)
@@ -1507,7 +1497,7 @@ def test_events_are_published_marked_once_the_disk_has_not_answered_for_long(
     assert [record.levelname for record in caplog.records if "answer" in record.message] == ["ERROR", "WARNING"]
 
 
-def test_a_disk_that_answers_again_is_used_though_events_never_pause(
+def test_a_recovered_disk_is_used_though_events_never_pause(
     feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher_module, "HUNG_SECONDS", 0.3)
@@ -1540,7 +1530,7 @@ def test_a_disk_that_answers_again_is_used_though_events_never_pause(
         pushing.join()
 
 
-def test_events_that_a_hung_disk_has_no_room_for_are_published_marked(
+def test_events_beyond_the_limit_of_a_hung_disk_are_marked(
     feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(thread_module, "MAX_UNSAVED_BYTES", 2000)
@@ -1613,7 +1603,7 @@ def test_a_stop_while_a_flush_is_slow_loses_nothing(
     assert saved(config) == list(range(1, 2002))
 
 
-def test_a_stop_while_the_disk_does_not_answer_ends_and_says_what_may_be_lost(
+def test_a_stop_with_a_hung_disk_ends_and_logs_what_may_be_lost(
     config: Config,
     feeder: Feeder,
     source: HandSource,
@@ -1648,7 +1638,7 @@ def test_past_events_come_in_pieces_to_any_thread(config: Config, monkeypatch: p
     with alive(config) as (source, consumer):
         for _ in range(5):
             source.sink.publish_trade("1", "order", {}, 1)
-        life_at(consumer, 5)
+        epoch_at(consumer, 5)
     source = Asking()
     feeder = Feeder(config, source)
     feeder.start()
@@ -1657,7 +1647,7 @@ def test_past_events_come_in_pieces_to_any_thread(config: Config, monkeypatch: p
         assert [event.seq for _, event in source.sink.past_trades(0)] == [1, 2, 3, 4, 5]
         disk = Disk(feeder.publisher)
         disk.stop(at="SELECT seq, time_ms, body")
-        monkeypatch.setattr(publisher_module, "HUNG_SECONDS", 0.1)
+        monkeypatch.setattr(inbox_module, "HUNG_SECONDS", 0.1)
         with pytest.raises(TimeoutError):
             list(source.sink.past_trades(0))
         disk.go()
@@ -1665,7 +1655,7 @@ def test_past_events_come_in_pieces_to_any_thread(config: Config, monkeypatch: p
         feeder.stop()
 
 
-def test_a_failure_of_the_journals_thread_ends_the_feeder_with_an_error(
+def test_a_failure_of_the_journal_thread_ends_the_feeder(
     config: Config, feeder: Feeder, source: HandSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> int:
@@ -1677,7 +1667,7 @@ def test_a_failure_of_the_journals_thread_ends_the_feeder_with_an_error(
     assert isinstance(feeder.publisher.failure, RuntimeError)
 
 
-def test_a_damaged_journal_does_not_stop_the_feeder_and_is_told(config: Config) -> None:
+def test_a_damaged_journal_is_reported_and_the_feeder_starts(config: Config) -> None:
     path = journal_path(config.data_path, "hand")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("not a database", encoding="utf-8")
@@ -1692,7 +1682,7 @@ def test_a_damaged_journal_does_not_stop_the_feeder_and_is_told(config: Config) 
 
 
 @pytest.mark.parametrize("column", ["body", "time_ms", "number"])
-def test_an_event_that_is_damaged_in_the_journal_ends_no_feeder(config: Config, column: str) -> None:
+def test_a_damaged_event_in_the_journal_does_not_end_the_feeder(config: Config, column: str) -> None:
     with alive(config) as (source, consumer):
         source.sink.publish_trade("1", "order", {}, 1)
         while not consumer.catch_up(ALL_TRADES, 0)[0].seq:
@@ -1740,7 +1730,7 @@ def test_what_was_queued_before_the_stop_still_arrives(config: Config) -> None:
     assert source.closed
 
 
-def test_trade_events_that_could_not_be_sent_before_the_end_are_written(
+def test_trade_events_not_sent_before_the_end_are_written(
     config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(publisher_module, "DRAIN_SECONDS", 0.0)
@@ -1785,7 +1775,7 @@ def test_trade_events_outlive_a_publisher_that_fails(config: Config) -> None:
     assert saved(config) == [1]
 
 
-def test_a_callback_after_the_end_is_harmless_but_for_a_trade_event_which_is_told(
+def test_callbacks_after_the_end_are_ignored_trade_events_logged(
     config: Config, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = HandSource()

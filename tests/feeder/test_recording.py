@@ -49,7 +49,7 @@ Message = tuple[str, object] | tuple[str, object, int]
 
 
 class Told:
-    """A sink that writes down what it is told; bodies as they go out."""
+    """A sink that records its calls; bodies as they are sent."""
 
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes]] = []
@@ -185,7 +185,7 @@ def test_only_what_is_wanted_is_played(tape) -> None:
     assert play(Tape(tape(*DAY)), set()).published == []
 
 
-def test_late_subscriber_gets_the_newest_message_and_of_whole_quotes_that_of_each_code(tape) -> None:
+def test_late_subscriber_gets_last_value_or_that_of_each_code(tape) -> None:
     recording = Tape(tape(*DAY))
     play(recording, set())
     sink = Told()
@@ -210,7 +210,7 @@ def test_a_last_value_does_not_keep_the_batch_that_it_came_in(tape) -> None:
     assert held < 1_000_000
 
 
-def test_trade_events_are_played_whoever_listens_with_account_type_and_data(tape) -> None:
+def test_trade_events_are_played_without_a_subscription(tape) -> None:
     order = {"type": "order", "seq": 8812, "data": {"order_id": 5, "account_id": "x"}}
     fill = {"type": "trade", "seq": 8813, "data": {}, "journaled": False}
     sink = play(Tape(tape((TRADES, order), (trade_topic("账户/2"), fill))), set())
@@ -220,7 +220,7 @@ def test_trade_events_are_played_whoever_listens_with_account_type_and_data(tape
     ]
 
 
-def test_events_out_of_the_journal_of_all_accounts_belong_to_the_account_they_name(tape) -> None:
+def test_replayed_events_of_all_accounts_keep_their_account(tape) -> None:
     bodies = [
         {"type": "order", "data": data} for data in ({"account_id": "2"}, {"account_id": 5}, {}, {"account_id": ""})
     ]
@@ -238,7 +238,7 @@ def test_downloads_heartbeats_and_strangers_are_not_played(tape) -> None:
     assert sink.published == published(DAY[1:2], QUOTE)
 
 
-def test_moments_have_the_time_of_publication_and_last_values_that_of_what_was_before(tape) -> None:
+def test_moments_have_their_time_and_last_values_the_one_before(tape) -> None:
     recording = Tape(tape((WHOLE, {}, None), (QUOTE, {}, 2), (QUOTE, {}, 1.5), (WHOLE, {}, None), (QUOTE, {}, 4)))
     first = T / 1e6 + 2000
     assert recording.first == first
@@ -327,7 +327,7 @@ def test_a_file_of_ticks_has_nothing_else(tmp_path: Path, topic: Topic) -> None:
 # -- Played by a replay
 
 
-def test_a_replay_plays_a_tape_from_the_first_subscription_to_its_end(start) -> None:
+def test_a_replay_starts_a_tape_at_the_first_subscription(start) -> None:
     sink = Told()
     replay = start(sink, (STATUS_TOPIC, {"simulated": True}), *DAY, delay=0.2)
     assert replay.simulated
@@ -351,7 +351,7 @@ def test_a_replay_of_trade_events_begins_by_itself(start) -> None:
 
 
 class Clock:
-    """Stands for the module `time` and moves by hand."""
+    """Replaces the module `time`; the test moves it."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -395,7 +395,7 @@ def test_a_replay_keeps_the_pace_of_the_stamps(start, monkeypatch: pytest.Monkey
     sink.wait_for(lambda: "ended" in sink.states)
 
 
-def test_a_tape_that_cannot_be_played_to_its_end_brings_the_feed_down(start) -> None:
+def test_a_tape_that_fails_before_its_end_brings_the_feed_down(start) -> None:
     sink = Told()
     replay = start(sink, DAY[1], (WHOLE, b"\xc1"))
     join(replay, QUOTE)
@@ -533,7 +533,7 @@ def test_folder_is_named(tmp_path: Path) -> None:
 # -- Rows that cannot be played
 
 
-def test_rows_that_cannot_be_played_are_named_once_and_the_others_play(
+def test_unplayable_rows_are_logged_once_and_the_others_played(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)

@@ -65,13 +65,13 @@ def test_the_first_subscriber_makes_the_source_subscribe(registry: Registry) -> 
 @pytest.mark.parametrize(
     "text", ["", "quote/", "quote/600519.SH/", "trade/", "trade/1/", "status/feeder/", "x/y/", "q"]
 )
-def test_a_prefix_or_a_topic_without_demand_asks_nothing_of_the_source(registry: Registry, text: str) -> None:
+def test_a_prefix_or_own_topic_does_not_reach_the_source(registry: Registry, text: str) -> None:
     assert registry.want(text) is None
     assert registry.leave(text, 0.0) is None
     assert registry.wanted == 0
 
 
-def test_the_source_unsubscribes_when_the_grace_time_is_over_and_not_before(registry: Registry) -> None:
+def test_the_source_unsubscribes_at_the_end_of_the_grace_time(registry: Registry) -> None:
     registry.want(QUOTE)
     assert registry.leave(QUOTE, 10.0) is None
     assert registry.wanted == 0
@@ -82,7 +82,7 @@ def test_the_source_unsubscribes_when_the_grace_time_is_over_and_not_before(regi
     assert registry.deadline() is None
 
 
-def test_who_comes_back_within_the_grace_time_changes_nothing_upstream(registry: Registry) -> None:
+def test_a_return_within_the_grace_time_changes_nothing_upstream(registry: Registry) -> None:
     registry.want(QUOTE)
     publish(registry, QUOTE, {"600519.SH": [1]})
     registry.leave(QUOTE, 10.0)
@@ -92,7 +92,7 @@ def test_who_comes_back_within_the_grace_time_changes_nothing_upstream(registry:
     assert frames.decode(ask(registry, QUOTE)[0].body or b"") == {"600519.SH": [1]}
 
 
-def test_topics_leave_one_by_one_in_the_order_in_which_they_were_left(registry: Registry) -> None:
+def test_topics_are_forgotten_in_the_order_of_their_grace_times(registry: Registry) -> None:
     other = quote_topic("000001.SZ")
     for topic in (QUOTE, other):
         registry.want(topic)
@@ -102,7 +102,7 @@ def test_topics_leave_one_by_one_in_the_order_in_which_they_were_left(registry: 
     assert registry.expire(7.0) == [upstream(other)]
 
 
-def test_seq_counts_from_one_and_goes_on_after_the_topic_was_forgotten(registry: Registry) -> None:
+def test_seq_goes_on_after_the_topic_was_forgotten(registry: Registry) -> None:
     registry.want(QUOTE)
     assert [publish(registry, QUOTE, {}) for _ in range(3)] == [1, 2, 3]
     registry.leave(QUOTE, 0.0)
@@ -124,7 +124,7 @@ def test_a_last_value_is_forgotten_with_its_topic(registry: Registry) -> None:
     assert (state.state, state.body, state.seq) == ("live", None, 1)
 
 
-def test_a_topic_that_nobody_asked_for_is_not_published(registry: Registry) -> None:
+def test_a_topic_without_a_subscription_is_not_published(registry: Registry) -> None:
     assert registry.find(QUOTE) is None
     registry.accept(QUOTE)
     registry.refuse(QUOTE, "internal", "late")
@@ -140,9 +140,7 @@ def test_a_topic_that_nobody_asked_for_is_not_published(registry: Registry) -> N
         pytest.param("formula/%7B%7D/", "bad_request", id="formula"),
     ],
 )
-def test_a_topic_that_cannot_exist_is_refused_before_the_source_sees_it(
-    registry: Registry, topic: str, code: str
-) -> None:
+def test_an_impossible_topic_does_not_reach_the_source(registry: Registry, topic: str, code: str) -> None:
     (before,) = ask(registry, topic)
     with pytest.raises(BadRequest):
         registry.want(topic)
@@ -160,7 +158,7 @@ def test_a_kind_that_the_source_does_not_serve_is_refused_by_name(registry: Regi
     assert (state.state, state.code, state.error) == ("refused", "upstream_refused", "source fake does not serve l2")
 
 
-def test_a_refusal_is_told_and_forgotten_when_the_last_subscriber_leaves(registry: Registry) -> None:
+def test_a_refusal_is_forgotten_with_the_last_subscriber(registry: Registry) -> None:
     registry.want(QUOTE)
     registry.refuse(QUOTE, "not_entitled", "no level 2")
     (state,) = ask(registry, QUOTE)
@@ -170,14 +168,14 @@ def test_a_refusal_is_told_and_forgotten_when_the_last_subscriber_leaves(registr
     assert ask(registry, QUOTE) == []
 
 
-def test_a_source_that_holds_nothing_of_a_refused_topic_is_not_told_to_let_go(registry: Registry) -> None:
+def test_a_refused_topic_that_is_not_held_is_not_unsubscribed(registry: Registry) -> None:
     registry.want(QUOTE)
     registry.refuse(QUOTE, "not_entitled", "no", held=False)
     assert registry.leave(QUOTE, 0.0) is None
     assert registry.want(QUOTE) == upstream(QUOTE)
 
 
-def test_a_refusal_within_the_grace_time_does_not_stick_to_who_comes_next(registry: Registry) -> None:
+def test_a_refusal_in_the_grace_time_is_not_kept_for_the_next(registry: Registry) -> None:
     registry.want(QUOTE)
     registry.leave(QUOTE, 0.0)
     registry.refuse(QUOTE, "upstream_unavailable", "gone")
@@ -185,7 +183,7 @@ def test_a_refusal_within_the_grace_time_does_not_stick_to_who_comes_next(regist
     assert registry.expire(100.0) == []
 
 
-def test_a_refused_topic_that_is_published_after_all_is_live_again(registry: Registry) -> None:
+def test_a_refused_topic_is_live_again_when_published(registry: Registry) -> None:
     registry.want(QUOTE)
     registry.refuse(QUOTE, "upstream_unavailable", "terminal gone")
     publish(registry, QUOTE, {"600519.SH": [1]})
@@ -209,7 +207,7 @@ def test_a_question_waits_until_the_source_refuses(registry: Registry) -> None:
     assert (state.state, state.code) == ("refused", "not_entitled")
 
 
-def test_a_question_that_overtakes_its_subscription_waits_for_the_first_value(registry: Registry) -> None:
+def test_a_question_before_its_subscription_waits_for_a_value(registry: Registry) -> None:
     assert ask(registry, QUOTE, 0.0) == []
     registry.want(QUOTE)
     publish(registry, QUOTE, {"600519.SH": [1]})
@@ -217,7 +215,7 @@ def test_a_question_that_overtakes_its_subscription_waits_for_the_first_value(re
     assert (state.state, state.seq, frames.decode(state.body or b"")) == ("live", 1, {"600519.SH": [1]})
 
 
-def test_a_question_is_answered_pending_when_the_source_takes_too_long(registry: Registry) -> None:
+def test_a_question_ends_pending_if_the_source_is_slow(registry: Registry) -> None:
     registry.want(QUOTE)
     assert list(registry.ask(PEER, 1, QUOTE, 10.0)) == []
     assert list(registry.ask(PEER, 2, QUOTE, 10.5)) == []
@@ -230,7 +228,7 @@ def test_a_question_is_answered_pending_when_the_source_takes_too_long(registry:
     assert answers(registry) == []
 
 
-def test_a_question_about_a_topic_that_nobody_subscribes_ends_pending(registry: Registry) -> None:
+def test_a_question_about_an_unsubscribed_topic_ends_pending(registry: Registry) -> None:
     assert list(registry.ask(PEER, 1, QUOTE, 0.0)) == []
     registry.expire(1.0)
     assert [state.state for state in answers(registry)] == ["pending"]
@@ -253,7 +251,7 @@ def test_a_snapshot_holds_the_newest_of_every_code(registry: Registry) -> None:
     assert (state.seq, state.epoch, state.more) == (2, 7, False)
 
 
-def test_a_large_snapshot_comes_in_batches_that_all_stand_at_the_same_seq(registry: Registry) -> None:
+def test_the_batches_of_a_large_snapshot_have_the_same_seq(registry: Registry) -> None:
     registry.want(WHOLE)
     ticks = {f"{number:06}.SH": "x" * 1000 for number in range(1500)}
     entry = registry.find(WHOLE)
@@ -290,7 +288,7 @@ def test_equal_downloads_share_a_job_while_it_runs(registry: Registry) -> None:
     assert key is not None
 
 
-def test_a_late_asker_is_told_how_a_download_ended_for_five_minutes(registry: Registry) -> None:
+def test_the_end_of_a_download_is_kept_for_five_minutes(registry: Registry) -> None:
     topic, _ = begin(registry, download("600519.SH"))
     (running,) = ask(registry, topic)
     assert (running.state, running.body) == ("live", None)
@@ -303,9 +301,9 @@ def test_a_late_asker_is_told_how_a_download_ended_for_five_minutes(registry: Re
     assert (gone.state, gone.code) == ("refused", "bad_request")
 
 
-def test_a_download_that_its_last_follower_left_is_cancelled_after_the_grace_time(registry: Registry) -> None:
+def test_an_unsubscribed_download_is_cancelled_after_grace_time(registry: Registry) -> None:
     topic, key = begin(registry, download("600519.SH"))
-    # Whoever began it is still on the way.
+    # The asker has not subscribed it yet.
     assert registry.expire(100.0) == []
     registry.want(topic)
     assert registry.leave(topic, 100.0) is None
@@ -313,7 +311,7 @@ def test_a_download_that_its_last_follower_left_is_cancelled_after_the_grace_tim
     assert registry.expire(104.9) == []
     assert registry.expire(105.0) == [upstream(topic)]
     assert registry.expire(200.0) == []
-    # The next one who asks starts another one, and this one still says how it ended.
+    # The next equal question starts another download, and this one still has its end.
     again, again_key = begin(registry, download("600519.SH"))
     assert again != topic
     assert again_key == key
@@ -325,7 +323,7 @@ def test_a_download_that_its_last_follower_left_is_cancelled_after_the_grace_tim
 
 
 @pytest.mark.parametrize("how", ["subscribes", "asks for an equal one"])
-def test_a_download_goes_on_for_who_comes_within_the_grace_time(registry: Registry, how: str) -> None:
+def test_a_download_goes_on_if_subscribed_within_the_grace_time(registry: Registry, how: str) -> None:
     topic, _ = begin(registry, download("600519.SH"))
     registry.want(topic)
     registry.leave(topic, 0.0)
@@ -339,7 +337,7 @@ def test_a_download_goes_on_for_who_comes_within_the_grace_time(registry: Regist
     assert registry.expire(105.0) == [upstream(topic)]
 
 
-def test_a_download_that_has_ended_is_not_cancelled_when_it_is_left(registry: Registry) -> None:
+def test_an_ended_download_is_not_cancelled_when_unsubscribed(registry: Registry) -> None:
     for leaves_first in (True, False):
         topic, _ = begin(registry, download("600519.SH"))
         registry.want(topic)
@@ -425,7 +423,7 @@ def published_and_forgotten(registry: Registry, topic: Topic, count: int, now: f
     registry.expire(now + 5.0)
 
 
-def test_a_number_that_is_not_remembered_any_more_is_never_given_again(
+def test_a_sequence_number_is_not_reused_after_it_is_forgotten(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry_module, "MAX_FORGOTTEN_BYTES", 1000)
@@ -467,7 +465,7 @@ def test_what_can_be_wanted_at_once_is_bounded(
     assert full.value.code == "symbol_limit"
     (state,) = ask(registry, topics[3])
     assert (state.state, state.code) == ("refused", "symbol_limit")
-    # Whoever is in stays in, and asks as before.
+    # Topics that have an entry keep it, and are answered as before.
     assert ask(registry, topics[0]) == []
     # What only its grace time keeps makes room, oldest first.
     registry.leave(topics[1], 0.0)
@@ -478,7 +476,7 @@ def test_what_can_be_wanted_at_once_is_bounded(
 
 
 @pytest.mark.parametrize("limit", ["MAX_WAITING", "MAX_WAITING_OF_ONE"])
-def test_questions_beyond_those_that_may_wait_are_answered_at_once(
+def test_questions_over_the_limit_are_answered_at_once(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setattr(registry_module, limit, 2)
@@ -510,7 +508,7 @@ def test_all_that_is_due_is_done_slice_by_slice(registry: Registry, monkeypatch:
     assert len(answers(registry)) == 25
 
 
-def test_a_snapshot_is_of_one_moment_though_it_is_taken_piece_by_piece(registry: Registry) -> None:
+def test_a_snapshot_taken_in_pieces_is_of_one_moment(registry: Registry) -> None:
     registry.want(WHOLE)
     ticks = {f"{number:06}.SH": "x" * 1000 for number in range(200)}
     publish(registry, WHOLE, ticks)
@@ -573,7 +571,7 @@ def test_large_last_values_have_a_limit_in_bytes(registry: Registry, monkeypatch
     assert kept(registry, topics[3])
     publish(registry, topics[3], "x" * 1997)
     assert not kept(registry, topics[3])
-    # Whoever has a value has its next ones too, and makes room with a smaller one.
+    # A topic with a kept value keeps its next ones too, and makes room with a smaller one.
     publish(registry, topics[0], "y" * 1997)
     assert kept(registry, topics[0])
     publish(registry, topics[0], "small")

@@ -29,7 +29,7 @@ MAOTAI, BANK, PING_AN = "600519.SH", "600000.SH", "000001.SZ"
 
 
 class Recorder:
-    """A sink that writes down what it is told, and has room for `room` more calls of `wait_room`."""
+    """A sink that records its calls, and has room for `room` more calls of `wait_room`."""
 
     def __init__(self, room: float = float("inf")) -> None:
         self.said: list[tuple[str, str, object]] = []
@@ -136,7 +136,7 @@ def volumes(bodies: list) -> list[int]:
 
 
 class Clock:
-    """Stands for the module `time` and moves by hand."""
+    """Replaces the module `time`; the test moves it."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -184,7 +184,7 @@ def row(code: str, row_time: int, volume: int = 0) -> TickRow:
     return TickRow(code, row_time, {"time": row_time, "volume": volume})
 
 
-def test_moment_holds_neighbours_of_one_time_and_never_two_of_one_code():
+def test_a_moment_joins_rows_of_one_time_but_one_of_each_code():
     rows = [row(MAOTAI, T, 1), row(BANK, T, 2), row(MAOTAI, T, 3), row(BANK, T, 4), row(BANK, T + 1), row(MAOTAI, T)]
     assert list(moments(rows)) == [rows[:2], rows[2:4], rows[4:5], rows[5:]]
     assert list(moments([])) == []
@@ -199,7 +199,7 @@ def test_index_counts_rows_codes_times_and_steps_back():
 
 
 @recorded
-def test_every_recorded_row_comes_in_order_on_every_topic_at_full_speed(make):
+def test_every_recorded_row_is_played_in_order_at_full_speed(make):
     path = RECORDED / "ticks_30stocks_sse_20211201.csv.gz"
     rows = list(read_csv(path))
     assert len(rows) == 32_972
@@ -278,7 +278,7 @@ def test_only_what_is_subscribed_is_published(make):
     ]
 
 
-def test_late_subscriber_gets_the_newest_played_rows_and_every_later_one(make):
+def test_late_subscriber_gets_the_newest_row_and_all_later_ones(make):
     sink = Recorder(room=2)
     rows = [(MAOTAI, T, 1), (BANK, T, 2), (MAOTAI, T + 1, 3), (BANK, T + 2, 4), (MAOTAI, T + 3, 5), (PING_AN, T + 3, 6)]
     replay = make(sink, rows)
@@ -379,7 +379,7 @@ def test_loop_starts_again_at_the_first_row_with_the_same_times(make, speed):
     assert ("state", "ended", None) not in sink.said
 
 
-def test_loop_that_nobody_watches_waits_for_the_next_subscription_and_its_delay(make, clock):
+def test_loop_without_subscription_waits_for_one_and_the_delay(make, clock):
     topic = quote_topic(MAOTAI)
     sink = Recorder(room=2)
     replay = make(sink, [(MAOTAI, T, 1), (MAOTAI, T + 1, 2)], loop=True, delay=0.05)
@@ -483,7 +483,7 @@ def test_replay_without_a_file_asks_for_one():
         Replay(Config(source="replay")).start(Recorder())
 
 
-def test_file_that_vanishes_before_the_beginning_brings_the_feed_down(make, tmp_path, caplog):
+def test_a_file_removed_before_its_start_brings_the_feed_down(make, tmp_path, caplog):
     sink = Recorder()
     replay = make(sink, [(MAOTAI, T, 1)])
     (tmp_path / "ticks.csv").unlink()

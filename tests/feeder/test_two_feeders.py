@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -9,8 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from qmt_bridge import sockets
 
 SECONDS = 20.0
 ADDRESSES = ("market_addr", "trade_addr", "ask_addr")
@@ -59,7 +58,7 @@ def first(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, str]]
             assert process.returncode == 0
 
 
-def test_on_the_same_folder_it_is_refused_and_the_folder_is_named(
+def test_a_second_feeder_on_the_same_folder_is_refused_by_name(
     first: Callable[[dict[str, str]], dict[str, str]], tmp_path: Path
 ) -> None:
     first(FREE)
@@ -72,7 +71,7 @@ def test_on_the_same_folder_it_is_refused_and_the_folder_is_named(
 
 
 @pytest.mark.parametrize("name", ADDRESSES)
-def test_on_the_same_address_it_is_refused_and_the_address_is_named(
+def test_a_second_feeder_on_the_same_address_is_refused_by_name(
     first: Callable[[dict[str, str]], dict[str, str]], tmp_path: Path, name: str
 ) -> None:
     taken = first(FREE)
@@ -82,15 +81,15 @@ def test_on_the_same_address_it_is_refused_and_the_address_is_named(
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.skipif(not hasattr(sockets.system, "AF_UNIX"), reason="no such sockets here")
-def test_on_the_same_ipc_address_it_is_refused_and_what_a_killed_one_left_is_taken(
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no such sockets here")
+def test_a_used_ipc_address_is_refused_and_a_stale_one_is_taken(
     first: Callable[[dict[str, str]], dict[str, str]], tmp_path: Path
 ) -> None:
     # Short: a path of such a socket has some hundred characters at most.
     address = f"ipc://{tmp_path}/m"
     if len(address) > 100:
         pytest.skip("the folder's name is too long for a socket")
-    with sockets.system.socket(sockets.system.AF_UNIX) as left:
+    with socket.socket(socket.AF_UNIX) as left:
         left.bind(f"{tmp_path}/m")
     first(FREE | {"market_addr": address})
     refused = second(tmp_path / "b", FREE | {"market_addr": address})

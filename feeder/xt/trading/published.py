@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from qmt_bridge.wire import frames
+from qmt_bridge.wire.shanghai import SHANGHAI_SECONDS
 
 # ORDER_REPORTED, _REPORTED_CANCEL, _PARTSUCC_CANCEL, _PART_SUCC: a cancel that fails leads back.
 _CANCELLABLE = frozenset((50, 51, 52, 55))
@@ -46,8 +47,6 @@ _HELD = (
     "position_profit",
 )
 _DAY_SECONDS = 24 * 3600
-# Shanghai is eight hours ahead of UTC all year.
-_SHANGHAI_SECONDS = 8 * 3600
 # The broker's clock may be so far ahead of ours.
 _SKEW_SECONDS = 300
 # Records of one position that are told apart only by their whole; more are taken for new ones.
@@ -366,7 +365,7 @@ def _canonical(value: object) -> object:
 
 def _day(at_ns: int) -> tuple[int, int]:
     """Return the day in Shanghai, counted from 1970, and its second."""
-    return divmod(at_ns // 1_000_000_000 + _SHANGHAI_SECONDS, _DAY_SECONDS)
+    return divmod(at_ns // 1_000_000_000 + SHANGHAI_SECONDS, _DAY_SECONDS)
 
 
 def _digits(value: object) -> str:

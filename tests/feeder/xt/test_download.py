@@ -28,7 +28,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, ErrorCode, Refused
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import TradeEvent
-from qmt_bridge.wire.requests import StartDownload, ask_reply_encoder, download_started_decoder
+from qmt_bridge.wire.requests import DownloadStarted, StartDownload, ask_reply_encoder, reply_decoder
 from qmt_bridge.wire.topics import Topic, download_topic
 
 ROOT = Path(__file__).parents[3]
@@ -446,7 +446,9 @@ def test_a_zeromq_consumer_that_dies_cancels_its_download(terminal: Callable[...
             assert dealer.poll(int(SECONDS * 1000), zmq.POLLOUT)
             dealer.send(ask_reply_encoder.encode(StartDownload(1, list(CODES), "1d")))
             assert dealer.poll(int(SECONDS * 1000))
-            topic = Topic(download_started_decoder.decode(dealer.recv()).topic or "")
+            started = reply_decoder.decode(dealer.recv())
+            assert isinstance(started, DownloadStarted)
+            topic = Topic(started.topic or "")
             consumer = sockets.connect_subscriber(context, feeder.publisher.market_addr, None)
             watcher = sockets.connect_subscriber(context, feeder.publisher.market_addr, None)
             # Who listens to a prefix hears everything and asks for nothing.

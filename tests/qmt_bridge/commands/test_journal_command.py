@@ -19,7 +19,8 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from feeder.journal import Journal, Unsent
+from feeder.events import Unsent
+from feeder.journal import Journal
 from qmt_bridge import cli
 from qmt_bridge import journal_file as journal_file_module
 from qmt_bridge.config import ENV_PREFIX

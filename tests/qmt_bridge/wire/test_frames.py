@@ -15,7 +15,15 @@ from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import Bar, FeedStatus, Tick, event_position
-from qmt_bridge.wire.requests import ask_decoder, topic_state_decoder
+from qmt_bridge.wire.requests import (
+    DownloadStarted,
+    Reply,
+    TopicState,
+    ask_decoder,
+    ask_reply_encoder,
+    reply_decoder,
+    topic_state_decoder,
+)
 from qmt_bridge.wire.topics import quote_topic
 
 TOPIC = quote_topic("600519.SH")
@@ -178,9 +186,32 @@ DEEP = b"\x91" * 100_000
         event_position,
         partial(frames.read, ask_decoder),
         partial(frames.read, topic_state_decoder),
+        partial(frames.read, reply_decoder),
         partial(frames.read, msgspec.msgpack.Decoder(FeedStatus)),
     ],
 )
 def test_bytes_that_cannot_be_read_are_a_wire_error(read: Callable[[bytes], object], body: bytes) -> None:
     with pytest.raises(WireError):
         read(body)
+
+
+@pytest.mark.parametrize(
+    ("reply", "tag"),
+    [
+        pytest.param(TopicState(7, "quote/600519.SH/tick/", "live"), "topic_state", id="topic-state"),
+        pytest.param(DownloadStarted(7, "download/1/"), "download_started", id="download-started"),
+    ],
+)
+def test_a_reply_of_the_feeder_names_its_type(reply: Reply, tag: str) -> None:
+    encoded = ask_reply_encoder.encode(reply)
+    assert frames.decode(encoded)["reply"] == tag
+    assert frames.read(reply_decoder, encoded) == reply
+
+
+def test_a_topic_state_without_a_tag_is_read_by_its_own_decoder() -> None:
+    untagged = frames.encode({"id": 7, "topic": "whole/SH/", "state": "live"})
+    assert frames.read(topic_state_decoder, untagged) == TopicState(7, "whole/SH/", "live")
+    with pytest.raises(WireError):
+        frames.read(reply_decoder, untagged)
+    with pytest.raises(WireError):
+        frames.read(topic_state_decoder, ask_reply_encoder.encode(DownloadStarted(7)))

@@ -1,0 +1,94 @@
+"""The epochs of a journal: each start of a feeder that had it, and the newest positions that outlived each epoch.
+
+Only the journal's thread uses them. They are kept in the table `lives` of its file: one row a start, with the newest
+positions at that time, over all accounts and of each (MessagePack). A file that is older than the table gets it at the
+next start, and knows no earlier epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+
+import msgspec
+
+from feeder.events import Positions
+from qmt_bridge.wire import frames
+from qmt_bridge.wire.positions import JournalPosition
+
+logger = logging.getLogger(__name__)
+
+_TABLE = "CREATE TABLE IF NOT EXISTS lives (epoch INTEGER NOT NULL, newest INTEGER NOT NULL, numbers BLOB NOT NULL)"
+
+
+class Epochs:
+    """The epochs of one journal; the last one is that of this feeder, once it has begun."""
+
+    def __init__(self) -> None:
+        # The newest positions at the end of each epoch, which is named as a browser rounds it; None of the last one.
+        self._ends: dict[float, Positions | None] = {}
+        self._last = 0
+        # The last epoch while it is not written, with the newest positions at its beginning.
+        self._unsaved: tuple[int, Positions] | None = None
+
+    @property
+    def are_saved(self) -> bool:
+        """Return whether every epoch is on disk."""
+        return self._unsaved is None
+
+    def read(self, database: sqlite3.Connection) -> None:
+        """Read the epochs of a file; raise `sqlite3.Error`."""
+        self._ends.clear()
+        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'lives'").fetchone():
+            return
+        for epoch, newest, numbers in database.execute("SELECT epoch, newest, numbers FROM lives ORDER BY epoch"):
+            try:
+                of_accounts = msgspec.msgpack.decode(numbers, type=dict[str, int])
+                self._note(int(epoch), Positions(int(newest), of_accounts))
+            except (TypeError, ValueError, msgspec.DecodeError) as exc:
+                # This row also says what outlived the epochs before it, so none of them can be checked.
+                logger.warning("the trade journal has an epoch of the feeder that cannot be read: %s", exc)
+                self._ends.clear()
+
+    def begin(self, now_ns: int, newest: Positions) -> int:
+        """Begin an epoch with the `newest` positions; return it: `now_ns`, or more if the last one is not earlier."""
+        # The smallest number that a browser does not round to the last epoch.
+        epoch = max(now_ns, math.ceil(math.nextafter(self._last, math.inf)))
+        beginning = newest.copy()
+        self._note(epoch, beginning)
+        self._unsaved = epoch, beginning
+        return epoch
+
+    def save(self, database: sqlite3.Connection) -> None:
+        """Write the epoch that is not written, in the transaction of the caller; raise `sqlite3.Error`."""
+        if self._unsaved is None:
+            return
+        epoch, beginning = self._unsaved
+        database.execute(_TABLE)
+        database.execute(
+            "INSERT INTO lives VALUES (?, ?, ?)", (epoch, beginning.newest, frames.encode(beginning.numbers))
+        )
+
+    def saved(self) -> None:
+        """Note that the transaction of `save` is on disk."""
+        self._unsaved = None
+
+    def have(self, position: JournalPosition, account: str | None) -> bool:
+        """Return whether the epoch of `position` is one of these, and an exact position has outlived its epoch.
+
+        A browser may have rounded the epoch. A position without an epoch fits every journal.
+        """
+        if position.epoch is None:
+            return True
+        epoch = float(position.epoch)
+        if epoch not in self._ends:
+            return False
+        end = self._ends[epoch]
+        return end is None or not position.exact or position.seq <= end.of(account)
+
+    def _note(self, epoch: int, beginning: Positions) -> None:
+        if self._ends:
+            self._ends[float(self._last)] = beginning
+        self._ends[float(epoch)] = None
+        self._last = epoch
