@@ -31,6 +31,7 @@ from websockets.sync.server import ServerConnection, serve
 from qmt_bridge import cli
 from qmt_bridge.config import NAMES, Config, default, description, env_name, load_config
 from qmt_bridge.process.child import STOP_SECONDS
+from tests.support.ports import free_ports
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -70,14 +71,6 @@ def accept(arguments: list[str]) -> dict[str, Any]:
         return command.make_context(arguments[0], arguments[1:]).params
     except click.UsageError as exc:
         pytest.fail(f"qmt-bridge {shlex.join(arguments)}: {exc.format_message()}")
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 class Running:
