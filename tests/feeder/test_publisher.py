@@ -7,7 +7,7 @@ import socket as net
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -43,17 +43,11 @@ from qmt_bridge.wire.requests import (
     topic_state_decoder,
 )
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, trade_topic
+from tests.support.waiting import wait_for as until
 
 QUOTE = quote_topic("600519.SH")
 WHOLE = Topic("whole/SH/")
 SECONDS = 10.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.001)
 
 
 class HandSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from qmt_bridge.wire.topics import (
     quote_topic,
     whole_topic,
 )
+from tests.support.waiting import wait_for as until
 
 DEADLINE = 30.0
 SECOND = 1_000_000_000
@@ -145,13 +146,6 @@ def recording(config: Config, out: Path | str, *topics: str, rotate: record_modu
         yield one
     finally:
         one.stop()
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.005)
 
 
 def by_topic(frames: Iterator[Frame]) -> dict[str, list[bytes]]:

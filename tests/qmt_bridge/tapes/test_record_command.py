@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -18,6 +17,7 @@ from qmt_bridge.consumer import subscribe
 from qmt_bridge.tapes.survey import survey
 from qmt_bridge.tapes.tape import read_tape
 from qmt_bridge.wire.topics import STATUS_TOPIC, quote_topic, whole_topic
+from tests.support.waiting import wait_for as until
 
 DEADLINE = 30.0
 TOPICS = (quote_topic("600519.SH"), whole_topic("600519.SH"), whole_topic("000001.SZ"))
@@ -82,13 +82,6 @@ def running(tmp_path: Path, wire: dict[str, str]) -> Callable:
             process.close()
 
     return running
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
 
 
 def messages(path: Path) -> int:
