@@ -30,10 +30,10 @@ from websockets.sync.server import ServerConnection, serve
 from qmt_bridge import cli
 from qmt_bridge.config import NAMES, Config, default, description, env_name, load_config
 from qmt_bridge.process.child import STOP_SECONDS
+from tests.support.paths import ROOT
 from tests.support.ports import free_ports
 from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 READMES = ("README.md", "README.zh-CN.md")
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))

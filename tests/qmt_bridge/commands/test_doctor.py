@@ -29,10 +29,9 @@ from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.messages import AccountState, FeedStatus
 from qmt_bridge.wire.topics import STATUS_TOPIC, Topic, quote_topic
+from tests.support.paths import FAKES, ROOT
 from tests.support.ports import free_ports
 
-ROOT = Path(__file__).parents[3]
-FAKES = ROOT / "tests" / "fakes"
 SECONDS = 30.0
 KEY = "0123456789abcdef"
 

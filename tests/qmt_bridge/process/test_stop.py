@@ -22,9 +22,9 @@ import pytest
 
 from qmt_bridge.process import stop
 from qmt_bridge.process.stop import Stop, interruptible
+from tests.support.paths import ROOT
 from tests.support.ports import free_ports
 
-ROOT = Path(__file__).parents[3]
 DEADLINE = 20.0
 posix = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 
