@@ -19,7 +19,8 @@ from qmt_bridge.config import Config, export_env
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.ports import free_port
-from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, running_rig, wait_for
+from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, running_rig
+from tests.support.waiting import wait_for
 
 TICK = quote_topic("600519.SH")
 
