@@ -43,6 +43,7 @@ from qmt_bridge.wire.requests import (
     topic_state_decoder,
 )
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, trade_topic
+from tests.support.ports import ANY_ADDRESSES
 from tests.support.waiting import wait_for as until
 
 QUOTE = quote_topic("600519.SH")
@@ -156,8 +157,7 @@ def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    local = "tcp://127.0.0.1:0"
-    return Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path), grace=0.05)
+    return Config(**ANY_ADDRESSES, data_dir=str(tmp_path), grace=0.05)
 
 
 @pytest.fixture

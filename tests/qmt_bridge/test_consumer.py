@@ -36,8 +36,9 @@ from tests.support.greeter import (
     take_until_live,
     trade_once,
     trading,
-    until,
 )
+from tests.support.ports import ANY_ADDRESSES
+from tests.support.waiting import wait_for as until
 
 QUOTE = quote_topic("600519.SH")
 OTHER = quote_topic("000001.SZ")
@@ -46,8 +47,7 @@ WHOLE = whole_topic("SH")
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    local = "tcp://127.0.0.1:0"
-    return Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path))
+    return Config(**ANY_ADDRESSES, data_dir=str(tmp_path))
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ from qmt_bridge.wire.topics import (
     quote_topic,
     whole_topic,
 )
+from tests.support.ports import ANY_ADDRESSES
 from tests.support.waiting import wait_for as until
 
 DEADLINE = 30.0
@@ -121,8 +122,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    local = "tcp://127.0.0.1:0"
-    return Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path / "data"))
+    return Config(**ANY_ADDRESSES, data_dir=str(tmp_path / "data"))
 
 
 @contextmanager
