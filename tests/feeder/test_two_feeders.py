@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from qmt_bridge import sockets
+from tests.support.ports import ANY_PORT
 
 SECONDS = 20.0
 ADDRESSES = ("market_addr", "trade_addr", "ask_addr")
-FREE = dict.fromkeys(ADDRESSES, "tcp://127.0.0.1:0")
+FREE = dict.fromkeys(ADDRESSES, ANY_PORT)
 
 
 def command(data_dir: Path, addresses: dict[str, str]) -> list[str]:
@@ -82,7 +83,7 @@ def test_on_the_same_address_it_is_refused_and_the_address_is_named(
     assert "Traceback" not in refused.stderr
 
 
-@pytest.mark.skipif(not hasattr(sockets.unix, "AF_UNIX"), reason="no such sockets here")
+@pytest.mark.skipif(not hasattr(sockets.system, "AF_UNIX"), reason="no such sockets here")
 def test_on_the_same_ipc_address_it_is_refused_and_what_a_killed_one_left_is_taken(
     first: Callable[[dict[str, str]], dict[str, str]], tmp_path: Path
 ) -> None:
@@ -90,7 +91,7 @@ def test_on_the_same_ipc_address_it_is_refused_and_what_a_killed_one_left_is_tak
     address = f"ipc://{tmp_path}/m"
     if len(address) > 100:
         pytest.skip("the folder's name is too long for a socket")
-    with sockets.unix.socket(sockets.unix.AF_UNIX) as left:
+    with sockets.system.socket(sockets.system.AF_UNIX) as left:
         left.bind(f"{tmp_path}/m")
     first(FREE | {"market_addr": address})
     refused = second(tmp_path / "b", FREE | {"market_addr": address})
