@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import tomllib
 import urllib.request
 import xml.etree.ElementTree as ElementTree
@@ -31,8 +30,10 @@ from websockets.sync.server import ServerConnection, serve
 from qmt_bridge import cli
 from qmt_bridge.config import NAMES, Config, default, description, env_name, load_config
 from qmt_bridge.process.child import STOP_SECONDS
+from tests.support.paths import ROOT
+from tests.support.ports import free_ports
+from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 READMES = ("README.md", "README.zh-CN.md")
 DOCUMENTS = (*READMES, *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
@@ -73,14 +74,6 @@ def accept(arguments: list[str]) -> dict[str, Any]:
         return command.make_context(arguments[0], arguments[1:]).params
     except click.UsageError as exc:
         pytest.fail(f"qmt-bridge {shlex.join(arguments)}: {exc.format_message()}")
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 class Running:
@@ -274,7 +267,7 @@ def behind_nginx(tmp_path, run) -> Iterator[tuple[str, Callable[[], None], Calla
             encoding="utf-8",
         )
         running = run([nginx, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")])
-        wait_until(lambda: listens(port) or running.process.poll() is not None, "nginx")
+        wait_for(lambda: listens(port) or running.process.poll() is not None, "nginx")
         assert running.process.poll() is None, running.lines
 
         def logs() -> str:
@@ -290,13 +283,6 @@ def behind_nginx(tmp_path, run) -> Iterator[tuple[str, Callable[[], None], Calla
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < until, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 def test_nginx_passes_websockets_on_and_writes_no_key_even_when_the_gateway_is_gone(behind_nginx):
@@ -452,7 +438,7 @@ def test_what_the_containers_run_works_together(tmp_path, run):
     assert json.loads(check(alive[1:], env=environment("feeder")))["data"]["simulated"] is True
     command = [program, *services["gateway"]["command"], f"--port={port}"]
     run(command, env=environment("gateway")).wait_for("feeder is there: source sim")
-    wait_until(lambda: ready(port), "the gateway")
+    wait_for(lambda: ready(port), "the gateway")
     check(healthy, env=path)
 
 

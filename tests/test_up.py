@@ -30,12 +30,12 @@ from websockets.asyncio.client import connect
 from qmt_bridge import Frame, quote_topic
 from qmt_bridge.commands import supervisor
 from qmt_bridge.sockets import connect_subscriber
-from tests.support.up import DEADLINE, START, Up, answers, free_ports, receive, running, wait_for
+from tests.support.paths import FAKES, ROOT
+from tests.support.ports import free_ports
+from tests.support.up import DEADLINE, START, Up, answers, receive, running, wait_for
 
 RECORDED = Path(__file__).parents[2] / "shared" / "data" / "ticks" / "ticks_30stocks_sse_20211201.csv.gz"
 recorded = pytest.mark.skipif(not RECORDED.exists(), reason=f"the recorded data is not here: {RECORDED}")
-ROOT = Path(__file__).parents[1]
-FAKES = ROOT / "tests" / "fakes"
 
 
 def rows_by_code() -> dict[str, list[dict[str, Any]]]:

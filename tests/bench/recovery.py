@@ -26,7 +26,8 @@ from qmt_bridge.commands.load import Histogram, pin
 from qmt_bridge.config import Config, export_env
 from qmt_bridge.wire.topics import ALL_TRADES, FormulaSpec, formula_topic, quote_topic, whole_topic
 from tests.bench.publish import Publisher, connected
-from tests.bench.servers import LOAD_CORES, ROOT, SERVER_CORES, Row, free_port, process
+from tests.bench.servers import LOAD_CORES, ROOT, SERVER_CORES, Row, process
+from tests.support.ports import free_port
 
 KEY = "bench"
 CLIENTS = 200

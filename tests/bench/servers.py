@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from qmt_bridge.commands.load import Client, Stamps, pin
 from qmt_bridge.config import Config, export_env
 from qmt_bridge.wire.frames import to_json
 from tests.bench.publish import EMBEDDED, Publisher, connected
+from tests.support.ports import free_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -133,13 +133,6 @@ class Running(NamedTuple):
         if sys.platform != "linux":
             return 0
         return sum(psutil.Process(pid).io_counters().write_count for pid in self.pids)
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -43,7 +43,8 @@ from tests.chaos.leaks import Holding, Memory
 from tests.chaos.proxy import Proxy
 from tests.chaos.verdict import Received, journaled, judge
 from tests.chaos.watchers import LibraryTrader, QuoteWatcher, RawTrader, Watcher
-from tests.chaos.world import Disk, Part, bridge, free_port
+from tests.chaos.world import Disk, Part, bridge
+from tests.support.ports import free_port
 
 KEY = "chaos"
 STOCKS = [f"{600000 + number}.SH" for number in range(10)]

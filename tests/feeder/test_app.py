@@ -21,9 +21,8 @@ from qmt_bridge.config import Config
 from qmt_bridge.process.child import TRY_AGAIN
 from qmt_bridge.sockets import connect_subscriber
 from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, whole_topic
+from tests.support.paths import FAKES, ROOT
 
-ROOT = Path(__file__).parents[2]
-FAKES = ROOT / "tests" / "fakes"
 SECONDS = 20.0
 
 

@@ -7,7 +7,7 @@ import socket as net
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -45,17 +45,12 @@ from qmt_bridge.wire.requests import (
     topic_state_decoder,
 )
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, trade_topic
+from tests.support.ports import ANY_ADDRESSES
+from tests.support.waiting import wait_for
 
 QUOTE = quote_topic("600519.SH")
 WHOLE = Topic("whole/SH/")
 SECONDS = 10.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.001)
 
 
 class HandSource:
@@ -166,8 +161,7 @@ def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    local = "tcp://127.0.0.1:0"
-    return Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path), grace=0.05)
+    return Config(**ANY_ADDRESSES, data_dir=str(tmp_path), grace=0.05)
 
 
 @pytest.fixture
@@ -196,14 +190,14 @@ def consumer(feeder: Feeder) -> Iterator[Consumer]:
 
 def want(consumer: Consumer, source: HandSource, topic: Topic = QUOTE) -> None:
     consumer.market.subscribe(topic.encode())
-    until(lambda: topic in source.held)
+    wait_for(lambda: topic in source.held)
 
 
 def listen_to_trades(consumer: Consumer, feeder: Feeder, source: HandSource) -> None:
     """Subscribe trade events, and wait until the subscription has arrived: there is no other sign of it."""
     consumer.trade.subscribe(ALL_TRADES.encode())
-    until(lambda: publish_probe(source) and consumer.trade.poll(10))
-    until(lambda: not consumer.trade.poll(50) or not consumer.trade.recv_multipart())
+    wait_for(lambda: publish_probe(source) and consumer.trade.poll(10))
+    wait_for(lambda: not consumer.trade.poll(50) or not consumer.trade.recv_multipart())
 
 
 def publish_probe(source: HandSource) -> bool:
@@ -283,7 +277,7 @@ def test_the_source_unsubscribes_after_the_last_subscriber_left(
         consumer.market.unsubscribe(QUOTE.encode())
     else:
         consumer.market.close(linger=0)
-    until(lambda: QUOTE not in source.held)
+    wait_for(lambda: QUOTE not in source.held)
     assert source.calls == [("subscribe", QUOTE), ("unsubscribe", QUOTE)]
 
 
@@ -309,7 +303,7 @@ def test_what_a_stranger_sends_up_does_not_hurt(feeder: Feeder, source: HandSour
             stranger.send(message)
         stranger.send_multipart([b"hello", b"\x01" + QUOTE.encode()])
         stranger.send(b"\x01" + WHOLE.encode())
-        until(lambda: source.held)
+        wait_for(lambda: source.held)
         assert source.calls == [("subscribe", WHOLE)]
     finally:
         context.destroy(linger=0)
@@ -323,7 +317,7 @@ def test_the_refusal_of_a_source_is_the_answer_to_questions(source: HandSource, 
     source.raises = None
     consumer.market.unsubscribe(QUOTE.encode())
     consumer.market.subscribe(QUOTE.encode())
-    until(lambda: QUOTE in source.held)
+    wait_for(lambda: QUOTE in source.held)
 
 
 def test_a_source_that_fails_refuses_with_internal_and_is_logged(
@@ -343,7 +337,7 @@ def test_a_source_that_fails_to_unsubscribe_does_not_stop_the_feeder(
     want(consumer, source)
     source.held.clear()
     consumer.market.unsubscribe(QUOTE.encode())
-    until(lambda: ("unsubscribe", QUOTE) in source.calls)
+    wait_for(lambda: ("unsubscribe", QUOTE) in source.calls)
     assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
     assert "failed to unsubscribe" in caplog.text
 
@@ -380,7 +374,7 @@ def test_a_question_about_a_silent_source_is_answered_pending(source: HandSource
     want(consumer, source)
     assert consumer.catch_up(QUOTE)[0].state == "pending"
     source.sink.accept(QUOTE)
-    until(lambda: consumer.catch_up(QUOTE)[0].state == "live")
+    wait_for(lambda: consumer.catch_up(QUOTE)[0].state == "live")
 
 
 def test_a_late_joiner_receives_the_newest_tick_of_every_code(source: HandSource, consumer: Consumer) -> None:
@@ -496,7 +490,7 @@ def test_a_bad_subscription_is_logged_once_a_minute(
             socket.send(message)
             if message[:1] == b"\x01":
                 socket.send(b"\0" + message[1:])
-        until(lambda: refused(consumer))
+        wait_for(lambda: refused(consumer))
         want(consumer, source)
     assert source.calls == [("subscribe", QUOTE)]
     assert len([record for record in caplog.records if "is refused" in record.message]) == 1
@@ -558,9 +552,9 @@ def test_a_bad_question_is_logged_once_a_minute(
     with stranger(feeder.publisher.ask_addr, zmq.DEALER) as socket:
         for _ in range(20):
             socket.send_multipart(parts)
-        until(lambda: feeder.publisher._refusals.count == 20)
+        wait_for(lambda: feeder.publisher._refusals.count == 20)
         # The counter of the heartbeat.
-        until(lambda: refused(consumer) == 20)
+        wait_for(lambda: refused(consumer) == 20)
     assert len([record for record in caplog.records if "is refused" in record.message]) == 1
     assert not any(record.exc_info for record in caplog.records)
 
@@ -602,7 +596,7 @@ def test_a_message_whose_handling_fails_is_lost_alone(
         patch.setattr(feeder.publisher._registry, "states", fail)
         consumer.market.subscribe(WHOLE.encode())
         consumer.send(ask_reply_encoder.encode(CatchUp(1, [STATUS_TOPIC])))
-        until(lambda: feeder.publisher._refusals.count == 2)
+        wait_for(lambda: feeder.publisher._refusals.count == 2)
     want(consumer, source)
     assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
 
@@ -614,7 +608,7 @@ def big_market(source: HandSource, consumer: Consumer) -> dict[str, Any]:
     want(consumer, source, WHOLE)
     ticks = {f"{number:06}.SH": {"text": "x" * 1000} for number in range(4000)}
     source.sink.publish_whole(WHOLE, ticks, 1)
-    until(lambda: consumer.catch_up(WHOLE)[-1].seq > 60)
+    wait_for(lambda: consumer.catch_up(WHOLE)[-1].seq > 60)
     return ticks
 
 
@@ -636,7 +630,7 @@ def test_questions_wait_for_a_slow_asker_instead_of_answers(
     with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
         for number in range(100):
             deaf.send(ask_reply_encoder.encode(CatchUp(number, [WHOLE])))
-        until(lambda: askers._full)
+        wait_for(lambda: askers._full)
         # 400 MB of answers; others have theirs meanwhile, and no more than the questions is kept.
         assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
         assert len(consumer.catch_up(WHOLE)) > 60
@@ -651,9 +645,9 @@ def test_questions_wait_for_a_slow_asker_instead_of_answers(
         assert codes == 100 * len(ticks)
         for number in range(100):
             deaf.send(ask_reply_encoder.encode(CatchUp(number, [WHOLE])))
-        until(lambda: askers._full)
+        wait_for(lambda: askers._full)
     # And nothing is left of one that has gone.
-    until(lambda: not len(askers))
+    wait_for(lambda: not len(askers))
 
 
 def test_a_journal_is_read_only_as_fast_as_its_asker_takes_it(
@@ -663,11 +657,11 @@ def test_a_journal_is_read_only_as_fast_as_its_asker_takes_it(
         source.sink.publish_trade("1", "order", {"n": number, "text": "x" * 200_000}, 1)
         if number % 100 == 99:
             # More than 64 MiB may not wait for the disk.
-            until(lambda last=number + 1: feeder.publisher._sent.newest == last)
-    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 600)
+            wait_for(lambda last=number + 1: feeder.publisher._sent.newest == last)
+    wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 600)
     with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
         deaf.send(ask_reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
-        until(lambda: feeder.publisher._answers.askers._full)
+        wait_for(lambda: feeder.publisher._answers.askers._full)
         assert feeder.publisher._answers.replays[0].position.seq < 600
         assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
         seen: list[int] = []
@@ -782,7 +776,7 @@ def test_one_bad_tick_does_not_take_the_market_along(source: HandSource, consume
 
 def test_a_message_of_an_unsubscribed_topic_is_not_sent(feeder: Feeder, source: HandSource, consumer: Consumer) -> None:
     source.publish(QUOTE, {"late": True})
-    until(lambda: feeder.publisher.unwanted == 1)
+    wait_for(lambda: feeder.publisher.unwanted == 1)
     want(consumer, source)
     source.publish(QUOTE, {"late": False})
     frame = consumer.frame()
@@ -819,7 +813,7 @@ def test_events_are_replayed_unchanged_also_after_a_restart(config: Config) -> N
             for number in range(3):
                 source.sink.publish_trade(str(number % 2), "order", {"start": start, "number": number}, 1)
             newest = 3 * (start + 1)
-            until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == newest)  # noqa: B023
+            wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == newest)  # noqa: B023
             (state,) = consumer.catch_up(ALL_TRADES, after=2)
             events = frames.decode(state.body or b"")
             assert [event["seq"] for event in events] == list(range(3, newest + 1))
@@ -859,7 +853,7 @@ def alive(config: Config) -> Iterator[tuple[HandSource, Consumer]]:
 
 def epoch_at(consumer: Consumer, newest: int) -> int:
     """Wait until the journal ends at `newest`; return the epoch."""
-    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == newest)
+    wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == newest)
     return consumer.catch_up(ALL_TRADES)[0].epoch
 
 
@@ -931,7 +925,7 @@ def test_a_too_old_position_is_refused_with_the_oldest_valid_one(config: Config)
     feeder.start()
     consumer = Consumer(feeder)
     try:
-        until(lambda: consumer.catch_up(ALL_TRADES, after=3)[0].state == "refused")
+        wait_for(lambda: consumer.catch_up(ALL_TRADES, after=3)[0].state == "refused")
         (state,) = consumer.catch_up(ALL_TRADES, after=3)
         assert (state.code, state.oldest, state.seq) == ("resume_expired", 4, 7)
         (state,) = consumer.catch_up(trade_topic("2"), after=1)
@@ -961,10 +955,10 @@ def test_a_clock_that_jumps_ahead_deletes_nothing(config: Config, monkeypatch: p
     consumer = Consumer(feeder)
     try:
         source.sink.publish_trade("1", "order", {}, 1)
-        until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 1)
+        wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 1)
         monkeypatch.setattr(publisher_module, "time", clock)
         done = len(asked)
-        until(lambda: len(asked) > done + 1)
+        wait_for(lambda: len(asked) > done + 1)
         assert consumer.catch_up(ALL_TRADES, after=0)[0].state == "live"
         assert asked[-1] * 1_000_000 <= time.time_ns()
     finally:
@@ -982,7 +976,7 @@ def test_old_events_are_deleted_slice_by_slice(config: Config, monkeypatch: pyte
     feeder.start()
     consumer = Consumer(feeder)
     try:
-        until(lambda: consumer.catch_up(ALL_TRADES, after=8)[0].state == "refused")
+        wait_for(lambda: consumer.catch_up(ALL_TRADES, after=8)[0].state == "refused")
     finally:
         consumer.close()
         feeder.stop()
@@ -991,7 +985,7 @@ def test_old_events_are_deleted_slice_by_slice(config: Config, monkeypatch: pyte
 def test_an_asker_with_little_room_gets_one_chunk(source: HandSource, consumer: Consumer) -> None:
     for number in range(10):
         source.sink.publish_trade("1", "order", {"text": "x" * 1000, "number": number}, 1)
-    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 10)
+    wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 10)
     for topic in (ALL_TRADES, trade_topic("1")):
         consumer.send(ask_reply_encoder.encode(CatchUp(7, [topic], 2, 3500)))
         chunk = topic_state_decoder.decode(consumer.receive())
@@ -1008,7 +1002,7 @@ def test_a_fill_with_an_odd_field_is_a_fill(
     source.sink.publish_trade("1", "trade", {"traded_id": "8"}, -5)
     source.sink.publish_trade("1", "\ud800", {}, 1)
     source.sink.publish_trade("\ud800", "trade", {}, 1)
-    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 2)
+    wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 2)
     first, second = (event["data"] for event in frames.decode(consumer.catch_up(ALL_TRADES, 0)[0].body or b""))
     assert first == {"traded_id": "7", "what": "<class 'object'>", "5": "[1, {'deep': '\\ud800'}]", "price": 10.5}
     assert second == {"traded_id": "8"}
@@ -1020,7 +1014,7 @@ def test_a_fill_with_an_odd_field_is_a_fill(
 def test_a_long_replay_does_not_delay_other_questions(source: HandSource, consumer: Consumer) -> None:
     for number in range(5000):
         source.sink.publish_trade("1", "order", {"order_id": number}, 1)
-    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 5000)
+    wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 5000)
     consumer.send(ask_reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
     consumer.send(ask_reply_encoder.encode(CatchUp(2, [STATUS_TOPIC])))
     states = [topic_state_decoder.decode(consumer.receive()) for _ in range(6)]
@@ -1052,7 +1046,7 @@ def test_an_event_is_published_and_replayed_while_the_disk_is_full(
     assert frames.decode(state.body or b"") == [event | {"journaled": False} for event in live]
     limit_disk(publisher, 1_000_000)
     # Written within a heartbeat.
-    until(lambda: "journaled" not in frames.decode(consumer.catch_up(ALL_TRADES, after=start)[0].body or b"")[0])
+    wait_for(lambda: "journaled" not in frames.decode(consumer.catch_up(ALL_TRADES, after=start)[0].body or b"")[0])
     assert frames.decode(consumer.catch_up(ALL_TRADES, after=start)[0].body or b"") == live
 
 
@@ -1083,10 +1077,10 @@ def test_events_held_by_a_full_disk_are_written_without_heartbeat(
     limit_disk(publisher, 1)
     for _ in range(9):
         source.sink.publish_trade("1", "order", {"text": "x" * 5000}, 1)
-    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 9)
+    wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 9)
     limit_disk(publisher, 1_000_000)
     save(publisher)
-    until(lambda: saved(config) == list(range(1, 10)))
+    wait_for(lambda: saved(config) == list(range(1, 10)))
 
 
 def fall_asleep(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1107,7 +1101,7 @@ def test_a_burst_of_any_size_is_written_at_once(
     with hold_up(feeder.publisher):
         for number in range(3 * publisher_module.TURN):
             source.sink.publish_trade("1", "order", {"number": number}, 1)
-    until(lambda: len(saved(config)) == 3 * publisher_module.TURN)
+    wait_for(lambda: len(saved(config)) == 3 * publisher_module.TURN)
 
 
 def test_a_burst_is_committed_at_once_before_it_is_published(
@@ -1133,9 +1127,9 @@ def test_a_burst_is_committed_at_once_before_it_is_published(
         monkeypatch.setattr(publisher, "_transmit", note)
         for number in range(100):
             source.sink.publish_trade(str(number % 2), "order", {"number": number, "text": "x" * 30_000}, 1)
-    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 100)
+    wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 100)
     # The log is carried over when no event waits for it.
-    until(lambda: "wal_checkpoint" in done)
+    wait_for(lambda: "wal_checkpoint" in done)
     assert done.index("wal_checkpoint") > done.index("COMMIT")
     # The events, and of each account its newest number.
     written = ["BEGIN", "INSERT", "INSERT", "INSERT", "COMMIT"]
@@ -1180,7 +1174,7 @@ def test_events_are_kept_as_the_settings_say(config: Config, setting: str, value
     consumer = Consumer(feeder)
     try:
         # One half is too old, and both are more than a megabyte.
-        until(lambda: consumer.catch_up(ALL_TRADES, after=249)[0].state == "refused")
+        wait_for(lambda: consumer.catch_up(ALL_TRADES, after=249)[0].state == "refused")
     finally:
         consumer.close()
         feeder.stop()
@@ -1205,7 +1199,7 @@ def test_equal_downloads_share_a_job_and_a_late_asker_sees_the_end(source: HandS
     assert (state.state, state.body) == ("live", None)
     source.publish(topic, {"finished": 1, "total": 2, "stockcode": "600519.SH", "message": ""})
     source.publish(topic, {"status": "done"})
-    until(lambda: consumer.catch_up(topic)[0].seq == 2)
+    wait_for(lambda: consumer.catch_up(topic)[0].seq == 2)
     assert frames.decode(consumer.catch_up(topic)[0].body or b"") == {"status": "done"}
     assert consumer.download("000001.SZ", "600519.SH").topic not in (None, topic)
 
@@ -1253,10 +1247,10 @@ def test_a_lossless_source_waits_for_a_slow_consumer(config: Config, monkeypatch
         want(consumer, source)
         player.start()
         # No consumer reads: the source has to wait, and questions are still answered.
-        until(lambda: waits)
+        wait_for(lambda: waits)
         assert other.catch_up(STATUS_TOPIC)[0].state == "live"
         other.market.subscribe(b"whole/SH/")
-        until(lambda: WHOLE in source.held)
+        wait_for(lambda: WHOLE in source.held)
         received = [consumer.frame() for _ in range(total)]
         assert [frame.seq for frame in received] == list(range(1, total + 1))
         assert [frame.data["number"] for frame in received] == list(range(total))
@@ -1279,7 +1273,7 @@ def test_a_lossless_feeder_stops_though_a_consumer_never_reads(config: Config, m
         want(consumer, source)
         for number in range(600):
             source.publish(QUOTE, {"number": number, "text": "x" * 50_000})
-        until(lambda: not source.sink.wait_room(5, 0.05))
+        wait_for(lambda: not source.sink.wait_room(5, 0.05))
     finally:
         feeder.stop()
         consumer.close()
@@ -1300,10 +1294,10 @@ def test_a_market_that_is_held_up_does_not_hold_up_trade_events(
         want(consumer, source)
         for number in range(600):
             source.publish(QUOTE, {"number": number, "text": "x" * 50_000})
-        until(lambda: not source.sink.wait_room(5, 0.05))
+        wait_for(lambda: not source.sink.wait_room(5, 0.05))
         for number in range(3):
             source.sink.publish_trade("1", "order", {"number": number}, 1)
-        until(lambda: other.catch_up(trade_topic("1"))[0].seq == 3)
+        wait_for(lambda: other.catch_up(trade_topic("1"))[0].seq == 3)
         assert not source.sink.wait_room(5, 0.01)
     finally:
         feeder.stop()
@@ -1400,7 +1394,7 @@ def test_the_heartbeat_is_not_ahead_of_what_was_published(
         (0, None)
     ] * 2
     disk.go()
-    until(lambda: consumer.frame().data["trade_seq"] == 1)
+    wait_for(lambda: consumer.frame().data["trade_seq"] == 1)
 
 
 @pytest.mark.parametrize("statement", ["SELECT seq, body", "SELECT seq, time_ms", "PRAGMA wal_checkpoint"])
@@ -1412,7 +1406,7 @@ def test_ticks_pass_while_a_read_a_prune_or_a_checkpoint_is_slow(
     # The log is to be carried over as soon as no event waits.
     feeder.publisher._journal.call(lambda journal: setattr(journal, "_carry_at", 0), SECONDS)
     source.sink.publish_trade("1", "order", {}, 1)
-    until(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 1 or disk.stopped.is_set())
+    wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 1 or disk.stopped.is_set())
     consumer.send(ask_reply_encoder.encode(CatchUp(99, [ALL_TRADES], 0)))
     assert disk.stopped.wait(SECONDS)
     source.publish(QUOTE, {"number": 1})
@@ -1448,11 +1442,11 @@ def test_an_answer_comes_after_the_events_that_it_covers(
         source.sink.publish_trade("1", "order", {}, 1)
     consumer.send(ask_reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
     # It was asked with the first event not on disk.
-    until(lambda: publisher._answers.looking_up)
+    wait_for(lambda: publisher._answers.looking_up)
     disk.go()
     consumer.receive()
-    until(lambda: 3001 in done)
-    until(lambda: ("answer", 3001) in done)
+    wait_for(lambda: 3001 in done)
+    wait_for(lambda: ("answer", 3001) in done)
     (answer,) = [what for what in done if isinstance(what, tuple)]
     assert done.index(answer) > done.index(answer[1])
     assert [what for what in done if what != answer] == list(range(1, 3002))
@@ -1480,13 +1474,13 @@ def test_events_are_published_marked_while_the_disk_hangs(
     assert [(event["seq"], event.pop("journaled")) for event in events] == [
         (start + number, False) for number in (1, 2, 3)
     ]
-    until(lambda: "the disk has not answered for" in str(consumer.frame().data["journal"]))
+    wait_for(lambda: "the disk has not answered for" in str(consumer.frame().data["journal"]))
     # A question that cannot be answered from the disk is refused at once.
     (state,) = consumer.catch_up(ALL_TRADES, start)
     assert (state.state, state.code, state.seq) == ("refused", "internal", start + 3)
     assert "has not answered for" in str(state.error)
     disk.go()
-    until(lambda: (status := consumer.frame().data)["journal"] is None and status["trade_seq"] == start + 3)
+    wait_for(lambda: (status := consumer.frame().data)["journal"] is None and status["trade_seq"] == start + 3)
     # Written after all, once, at the positions that were published.
     (state,) = consumer.catch_up(ALL_TRADES, start)
     assert frames.decode(state.body or b"") == events
@@ -1520,11 +1514,11 @@ def test_a_recovered_disk_is_used_though_events_never_pause(
     pushing = threading.Thread(target=push)
     pushing.start()
     try:
-        until(lambda: consumer.frame(consumer.trade).data["seq"] > 20)
+        wait_for(lambda: consumer.frame(consumer.trade).data["seq"] > 20)
         monkeypatch.setattr(disk, "execute", flush_slowly)
         disk.go()
-        until(lambda: "journaled" not in consumer.frame(consumer.trade).data)
-        until(lambda: feeder.publisher._hung_since is None)
+        wait_for(lambda: "journaled" not in consumer.frame(consumer.trade).data)
+        wait_for(lambda: feeder.publisher._hung_since is None)
     finally:
         stopping.set()
         pushing.join()
@@ -1541,7 +1535,7 @@ def test_events_beyond_the_limit_of_a_hung_disk_are_marked(
     assert disk.stopped.wait(SECONDS)
     for _ in range(20):
         source.sink.publish_trade("1", "order", {}, 1)
-    until(lambda: feeder.publisher._given.newest == start + 21)
+    wait_for(lambda: feeder.publisher._given.newest == start + 21)
     disk.go()
     events = [consumer.frame(consumer.trade).data for _ in range(21)]
     assert [event["seq"] for event in events] == list(range(start + 1, start + 22))
@@ -1578,7 +1572,7 @@ def test_a_journal_that_cannot_be_opened_yet_is_told(
     with ThreadPoolExecutor(1) as pool:
         opened = pool.submit(thread.start, 1)
         try:
-            until(lambda: "cannot be opened yet, the disk does not answer" in caplog.text)
+            wait_for(lambda: "cannot be opened yet, the disk does not answer" in caplog.text)
         finally:
             goes.set()
         assert opened.result(SECONDS).epoch == 1
@@ -1597,7 +1591,7 @@ def test_a_stop_while_a_flush_is_slow_loses_nothing(
         source.sink.publish_trade("1", "order", {}, 1)
     stopping = threading.Thread(target=feeder.stop)
     stopping.start()
-    until(lambda: feeder.publisher._stopping)
+    wait_for(lambda: feeder.publisher._stopping)
     disk.go()
     stopping.join(SECONDS)
     assert saved(config) == list(range(1, 2002))
@@ -1848,7 +1842,7 @@ def test_a_feeder_runs_until_it_is_told_to_stop(config: Config, caplog: pytest.L
     with caplog.at_level(logging.INFO, "feeder.app"):
         thread.start()
         try:
-            until(lambda: hasattr(source, "sink"))
+            wait_for(lambda: hasattr(source, "sink"))
         finally:
             stop.set()
             thread.join(SECONDS)

@@ -35,6 +35,7 @@ from qmt_bridge.wire.topics import (
     trade_topic,
     whole_topic,
 )
+from tests.support.ports import ANY_ADDRESSES
 
 MAOTAI, BANK = "600519.SH", "600000.SH"
 QUOTE, BARS, WHOLE, DEPTH = quote_topic(MAOTAI), quote_topic(MAOTAI, "1m"), whole_topic("SH"), l2_topic(MAOTAI, 20)
@@ -481,8 +482,7 @@ def test_feeder_that_played_a_damaged_tape_exits_with_1(
     path = tape(*events, *([(WHOLE, b"\xc1")] if damage == "body" else []))
     if damage == "torn":
         path.write_bytes(path.read_bytes() + b"torn")
-    local = "tcp://127.0.0.1:0"
-    places = {"market_addr": local, "trade_addr": local, "ask_addr": local, "data_dir": str(tmp_path / "data")}
+    places = {**ANY_ADDRESSES, "data_dir": str(tmp_path / "data")}
     feeder = Feeder(Config(source="replay", file=str(path), speed=0, delay=0, **places))
     stop = threading.Event()
     codes: list[int] = []

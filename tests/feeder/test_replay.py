@@ -19,8 +19,8 @@ from qmt_bridge.errors import ConfigError, Refused
 from qmt_bridge.tapes.ticks_csv import TickRow, read_csv
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic, whole_topic
+from tests.support.paths import RECORDED
 
-RECORDED = Path(__file__).parents[3] / "shared" / "data" / "ticks"
 recorded = pytest.mark.skipif(not RECORDED.is_dir(), reason="recorded ticks are not beside the project")
 
 T = 1638321301000

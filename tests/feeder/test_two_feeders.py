@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import ANY_PORT
+
 SECONDS = 20.0
 ADDRESSES = ("market_addr", "trade_addr", "ask_addr")
-FREE = dict.fromkeys(ADDRESSES, "tcp://127.0.0.1:0")
+FREE = dict.fromkeys(ADDRESSES, ANY_PORT)
 
 
 def command(data_dir: Path, addresses: dict[str, str]) -> list[str]:

@@ -22,7 +22,8 @@ from gateway import hub
 from gateway.endpoints import ENDPOINTS
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, quote_topic, whole_topic
-from tests.support.rig import DEADLINE, KEY, Client, Rig, metrics, readiness, until
+from tests.support.rig import DEADLINE, KEY, Client, Rig, metrics, readiness
+from tests.support.waiting import until
 
 TICK = quote_topic("600519.SH")
 TRADE_URL = f"/ws/trade?ctl=1&api_key={quote(KEY)}"

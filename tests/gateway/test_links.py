@@ -9,7 +9,8 @@ import pytest
 
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
-from tests.support.rig import Rig, Server, readiness, until
+from tests.support.rig import Rig, Server, readiness
+from tests.support.waiting import until
 
 ADDRESSES = {"market_addr", "trade_addr", "ask_addr"}
 

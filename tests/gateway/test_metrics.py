@@ -6,7 +6,8 @@ import math
 
 from gateway.endpoints import ENDPOINTS
 from qmt_bridge.wire.topics import quote_topic
-from tests.support.rig import Rig, metrics, until
+from tests.support.rig import Rig, metrics
+from tests.support.waiting import until
 
 TICK = quote_topic("600519.SH")
 

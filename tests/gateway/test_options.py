@@ -17,7 +17,8 @@ from websockets.typing import Subprotocol
 
 from gateway.writer import PreparedFrames
 from qmt_bridge.wire.topics import FormulaSpec, formula_topic, quote_topic, whole_topic
-from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, until
+from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness
+from tests.support.waiting import until
 
 TICK = quote_topic("600519.SH")
 OTHER = quote_topic("000001.SZ")

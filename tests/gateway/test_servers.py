@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +20,9 @@ from qmt_bridge.config import Config, export_env
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.wire.topics import quote_topic
-from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, running_rig, wait_for
+from tests.support.ports import free_port
+from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, running_rig
+from tests.support.waiting import wait_for
 
 TICK = quote_topic("600519.SH")
 
@@ -35,12 +36,6 @@ SERVERS = [
         marks=pytest.mark.skipif(sys.platform == "win32", reason="gunicorn does not run on Windows"),
     ),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

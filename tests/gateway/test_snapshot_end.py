@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from qmt_bridge.wire.topics import whole_topic
-from tests.support.rig import Client, Rig, until
+from tests.support.rig import Client, Rig
+from tests.support.waiting import until
 
 SH, SZ = whole_topic("SH"), whole_topic("SZ")
 # A snapshot of three pieces.

@@ -10,7 +10,8 @@ import pytest
 
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire.messages import AccountState
-from tests.support.rig import DEADLINE, KEY, Rig, metrics, readiness, until
+from tests.support.rig import DEADLINE, KEY, Rig, metrics, readiness
+from tests.support.waiting import until
 
 
 def limit_disk(rig: Rig, pages: int) -> None:

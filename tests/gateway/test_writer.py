@@ -11,7 +11,8 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from gateway.writer import PreparedFrames
 from qmt_bridge.wire.frames import framed
 from qmt_bridge.wire.topics import quote_topic
-from tests.support.rig import Rig, readiness, until
+from tests.support.rig import Rig, readiness
+from tests.support.waiting import until
 
 TICK = quote_topic("600519.SH")
 

@@ -36,8 +36,9 @@ from tests.support.greeter import (
     take_until_live,
     trade_once,
     trading,
-    until,
 )
+from tests.support.ports import ANY_ADDRESSES
+from tests.support.waiting import wait_for
 
 QUOTE = quote_topic("600519.SH")
 OTHER = quote_topic("000001.SZ")
@@ -46,8 +47,7 @@ WHOLE = whole_topic("SH")
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    local = "tcp://127.0.0.1:0"
-    return Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path))
+    return Config(**ANY_ADDRESSES, data_dir=str(tmp_path))
 
 
 @pytest.fixture
@@ -410,9 +410,9 @@ def test_the_documented_program_misses_no_event(config: Config, tmp_path: Path) 
     reader = threading.Thread(target=lambda: lines.extend(consumer.stdout))  # type: ignore[arg-type]
     reader.start()
     try:
-        until(lambda: len(lines) >= 1500)
+        wait_for(lambda: len(lines) >= 1500)
         with trading(source, "1", "2"):
-            until(lambda: len(lines) >= 3000)
+            wait_for(lambda: len(lines) >= 3000)
         feeder.stop()
         # Published by one process of the feeder while the consumer was disconnected; no later event shows the loss.
         source = Greeter()
@@ -423,7 +423,7 @@ def test_the_documented_program_misses_no_event(config: Config, tmp_path: Path) 
         feeder = Feeder(fixed, Greeter())
         feeder.start()
         newest = next(where.subscribe(STATUS_TOPIC)).data["trade_seq"]
-        until(lambda: len(lines) >= newest)
+        wait_for(lambda: len(lines) >= newest)
     finally:
         consumer.kill()
         consumer.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -88,13 +88,6 @@ def take_until_live(frames: Iterator[Frame], count: int) -> list[Frame]:
         assert time.monotonic() < deadline, "it does not get live"
     frames.close()  # type: ignore[attr-defined]  # a generator
     return taken
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.001)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
+from tests.support.waiting import until, wait_for
 
 KEY = "k&y+密#1"
 DEADLINE = 10.0
@@ -77,21 +78,6 @@ class HandDriven:
 
     def trade(self, event: str, **data: object) -> None:
         self.sink.publish_trade("1000000365", event, data, time.time_ns())
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    """Wait until `condition` holds; fail after the deadline."""
-    until = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < until, f"waited in vain for {what}"
-        time.sleep(0.005)
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait on the loop until `condition` holds; fail after the deadline."""
-    async with asyncio.timeout(DEADLINE):
-        while not condition():  # noqa: ASYNC110 - the condition is in another thread
-            await asyncio.sleep(0.005)
 
 
 class Server:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,8 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
+
+from tests.support.ports import free_ports
 
 DEADLINE = 20.0
 START = (sys.executable, "-m", "qmt_bridge.cli")
@@ -88,17 +89,6 @@ def wait_for(condition: Callable[[], object], what: str, up: Up) -> None:
     while not condition():
         assert time.monotonic() < until, f"waited in vain for {what}; printed:\n{up.text}"
         time.sleep(0.02)
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 @contextmanager

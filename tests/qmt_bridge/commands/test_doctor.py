@@ -12,7 +12,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,9 +29,9 @@ from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.messages import AccountState, FeedStatus
 from qmt_bridge.wire.topics import STATUS_TOPIC, Topic, quote_topic
+from tests.support.paths import FAKES, ROOT
+from tests.support.ports import free_ports
 
-ROOT = Path(__file__).parents[3]
-FAKES = ROOT / "tests" / "fakes"
 SECONDS = 30.0
 KEY = "0123456789abcdef"
 
@@ -198,14 +198,6 @@ def listener() -> Iterator[int]:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         yield taken.getsockname()[1]
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 # The command, which waits less long for a feeder that is not there.

@@ -28,6 +28,7 @@ from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.wire.frames import encode
 from qmt_bridge.wire.topics import STATUS_TOPIC
+from tests.support.waiting import wait_for
 
 DEADLINE = 20.0
 ENDS = "raise SystemExit(3)"
@@ -184,19 +185,19 @@ def test_a_stopped_part_and_what_it_started_are_killed(
         "time.sleep(1000)"
     )
     assert part.process is not None
-    wait_until(started.exists, "the process that the part starts")
+    wait_for(started.exists, "the process that the part starts")
     other = int(started.read_text(encoding="utf-8"))
     part.pulse = Pulse(2.0, clock.now)
     part.pulse.beat(clock.now)
     for pid in (part.process.pid, other):
         os.kill(pid, signal.SIGSTOP)
-    wait_until(part.is_stopped, "the stop")
+    wait_for(part.is_stopped, "the stop")
     for _ in range(21):
         clock.now += 0.1
         part.replace_if_frozen(clock.now)
     assert part.process.wait(DEADLINE) == -signal.SIGKILL
     assert part.replaced
-    wait_until(lambda: not runs(other), "the end of what it started")
+    wait_for(lambda: not runs(other), "the end of what it started")
     assert caplog.messages == ["part has given no sign of life for 2.0 s; it is killed and replaced"]
     # Once: the next process is a new one.
     part.replace_if_frozen(clock.now)
@@ -238,7 +239,7 @@ def test_a_feeder_that_freezes_as_soon_as_it_is_ready_is_replaced(
     watching = threading.Thread(target=supervisor.run, args=(config, parts, stop, lambda status, pids: None))
     watching.start()
     try:
-        wait_until(lambda: "feeder has given no sign of life" in caplog.text, "the report")
+        wait_for(lambda: "feeder has given no sign of life" in caplog.text, "the report")
     finally:
         stop.set()
         watching.join()
@@ -358,13 +359,6 @@ def test_a_child_gets_its_own_settings_and_no_other_secret(monkeypatch: pytest.M
     for env in (gateway, feeder, download):
         assert "from outside" not in env.values()
         assert env["UNRELATED"] == "kept"
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    until = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < until, f"waited in vain for {what}"
-        time.sleep(0.01)
 
 
 def runs(pid: int) -> bool:

@@ -15,11 +15,11 @@ from qmt_bridge.commands import tail
 from qmt_bridge.config import Config
 from qmt_bridge.wire.topics import ALL_TRADES
 from tests.support.greeter import Greeter, addresses, take, trade_once
+from tests.support.ports import ANY_ADDRESSES
 
 
 def test_events_after_a_position_are_printed_from_the_wire(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    local = "tcp://127.0.0.1:0"
-    config = Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path))
+    config = Config(**ANY_ADDRESSES, data_dir=str(tmp_path))
     source = Greeter()
     feeder = Feeder(config, source)
     feeder.start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import os
 import re
 import signal
@@ -23,8 +22,9 @@ import pytest
 
 from qmt_bridge.process import stop
 from qmt_bridge.process.stop import Stop, interruptible
+from tests.support.paths import ROOT
+from tests.support.ports import free_ports
 
-ROOT = Path(__file__).parents[3]
 DEADLINE = 20.0
 posix = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 
@@ -425,9 +425,3 @@ def is_worker(process: psutil.Process) -> bool:
         return "spawn_main" in " ".join(process.cmdline())
     except psutil.Error:
         return False
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(probe.getsockname()[1]) for probe in probes]

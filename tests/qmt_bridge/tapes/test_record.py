@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from qmt_bridge.wire.topics import (
     quote_topic,
     whole_topic,
 )
+from tests.support.ports import ANY_ADDRESSES
+from tests.support.waiting import wait_for
 
 DEADLINE = 30.0
 SECOND = 1_000_000_000
@@ -120,8 +122,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    local = "tcp://127.0.0.1:0"
-    return Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path / "data"))
+    return Config(**ANY_ADDRESSES, data_dir=str(tmp_path / "data"))
 
 
 @contextmanager
@@ -145,13 +146,6 @@ def recording(config: Config, out: Path | str, *topics: str, rotate: record_modu
         yield one
     finally:
         one.stop()
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.005)
 
 
 def by_topic(frames: Iterator[Frame]) -> dict[str, list[bytes]]:
@@ -209,15 +203,15 @@ def test_a_new_day_begins_a_new_tape(config: Config, tmp_path: Path, monkeypatch
     source = Greeter()
     rotate = None if "{date}" in out else "day"
     with feeding(config, source) as here, recording(here, tmp_path / out, MAOTAI, rotate=rotate) as recorder:
-        until(lambda: MAOTAI in source.topics)
+        wait_for(lambda: MAOTAI in source.topics)
         # Backwards, to the last second, over midnight, and back again to a day that is over.
         for number, seconds in enumerate((-7200, 0, 1, 0), 1):
             clock.now_ns = BEFORE_MIDNIGHT + seconds * SECOND
             source.sink.publish(MAOTAI, {"n": number}, 1)
-            until(lambda number=number: recorder.frames("quote") == number)
+            wait_for(lambda number=number: recorder.frames("quote") == number)
         # The first is closed while the second is written.
-        until(lambda: newest(tmp_path / "day-20230201.tape", MAOTAI) == {"n": 2})
-        until(lambda: newest(tmp_path / "day-20230202.tape", MAOTAI) == {"n": 4})
+        wait_for(lambda: newest(tmp_path / "day-20230201.tape", MAOTAI) == {"n": 2})
+        wait_for(lambda: newest(tmp_path / "day-20230202.tape", MAOTAI) == {"n": 4})
     tapes = [tmp_path / "day-20230201.tape", tmp_path / "day-20230202.tape"]
     assert recorder.recorder.paths == tapes
     quotes = [[each.frame.data["n"] for each in read_tape(tape) if each.frame.topic == MAOTAI] for tape in tapes]
@@ -236,10 +230,10 @@ def test_a_tape_that_has_just_ended_is_whole_at_the_end(config: Config, tmp_path
     monkeypatch.setattr(record_module, "time", clock)
     source = Greeter()
     with feeding(config, source) as here, recording(here, tmp_path / "{date}.tape", MAOTAI) as recorder:
-        until(lambda: MAOTAI in source.topics)
+        wait_for(lambda: MAOTAI in source.topics)
         for number in (1, 2):
             source.sink.publish(MAOTAI, {"n": number}, 1)
-            until(lambda number=number: recorder.frames("quote") == number)
+            wait_for(lambda number=number: recorder.frames("quote") == number)
             clock.now_ns += 2 * SECOND
     assert newest(tmp_path / "20230201.tape", MAOTAI) == {"n": 1}
     assert newest(tmp_path / "20230202.tape", MAOTAI) == {"n": 2}
@@ -252,11 +246,11 @@ def test_messages_come_with_their_stamps_and_the_time_of_arrival(config: Config,
     source = Greeter()
     began = time.time_ns()
     with feeding(config, source) as here, recording(here, tmp_path / "day.tape", MAOTAI, "trade/") as recorder:
-        until(lambda: MAOTAI in source.topics and recorder.frames("status"))
+        wait_for(lambda: MAOTAI in source.topics and recorder.frames("status"))
         for number, account in enumerate("121", 1):
             source.sink.publish(MAOTAI, {"n": number}, 1000 + number)
             source.sink.publish_trade(account, "order", {"n": number}, 2000 + number)
-        until(lambda: (recorder.frames("quote"), recorder.frames("trade")) == (3, 3))
+        wait_for(lambda: (recorder.frames("quote"), recorder.frames("trade")) == (3, 3))
     tally = recorder.recorder.tally
     assert (tally.gaps, [session.topics for session in tally.sessions]) == ([], [(MAOTAI, "trade/", STATUS_TOPIC)])
     recorded = [each for each in read_tape(tmp_path / "day.tape") if each.frame.topic != STATUS_TOPIC]
@@ -279,12 +273,12 @@ def test_a_prefix_asks_for_nothing_and_records_what_others_ask_for(config: Confi
     source = Greeter()
     with feeding(config, source) as here, recording(here, tmp_path / "all.tape", "quote/") as listener:
         # Its subscriptions have arrived, which were sent before.
-        until(lambda: listener.frames("status"))
+        wait_for(lambda: listener.frames("status"))
         assert source.topics == set()
         with recording(here, tmp_path / "one.tape", BANK):
-            until(lambda: BANK in source.topics)
+            wait_for(lambda: BANK in source.topics)
             source.sink.publish(BANK, {"n": 1}, 1)
-            until(lambda: listener.frames("quote") == 1)
+            wait_for(lambda: listener.frames("quote") == 1)
     assert newest(tmp_path / "all.tape", BANK) == {"n": 1}
 
 
@@ -292,23 +286,23 @@ def test_silence_leaves_nothing_in_memory(config: Config, tmp_path: Path) -> Non
     source = Greeter()
     path = tmp_path / "day.tape"
     with feeding(config, source) as here, recording(here, path, MAOTAI):
-        until(lambda: MAOTAI in source.topics)
+        wait_for(lambda: MAOTAI in source.topics)
         source.sink.publish(MAOTAI, {"n": 1}, 1)
-        until(lambda: any(each.frame.topic == MAOTAI for each in read_tape(path)))
+        wait_for(lambda: any(each.frame.topic == MAOTAI for each in read_tape(path)))
 
 
 def test_a_recorder_goes_on_when_the_feeder_has_begun_anew(config: Config, tmp_path: Path) -> None:
     first, second = Greeter(), Greeter()
     with feeding(config, first) as here:
         recorder = Recording(Recorder([MAOTAI], str(tmp_path / "day.tape"), None, here, "1.0"))
-        until(lambda: MAOTAI in first.topics)
+        wait_for(lambda: MAOTAI in first.topics)
         first.sink.publish(MAOTAI, {"n": 1}, 1)
-        until(lambda: recorder.frames("quote") == 1)
+        wait_for(lambda: recorder.frames("quote") == 1)
     try:
         with feeding(here, second):
-            until(lambda: MAOTAI in second.topics)
+            wait_for(lambda: MAOTAI in second.topics)
             second.sink.publish(MAOTAI, {"n": 2}, 1)
-            until(lambda: recorder.frames("quote") == 2)
+            wait_for(lambda: recorder.frames("quote") == 2)
             recorder.stop()
     finally:
         recorder.stop()
@@ -322,10 +316,10 @@ def test_a_recording_is_continued_and_what_was_missed_is_a_gap(config: Config, t
     with feeding(msgspec.structs.replace(config, grace=60.0), source) as here:
         for numbers in ((1, 2), (5, 6)):
             with recording(here, path, MAOTAI) as recorder:
-                until(lambda: MAOTAI in source.topics and recorder.frames("status"))
+                wait_for(lambda: MAOTAI in source.topics and recorder.frames("status"))
                 for number in numbers:
                     source.sink.publish(MAOTAI, {"n": number}, 1)
-                until(lambda last=numbers[-1]: newest(path, MAOTAI) == {"n": last})
+                wait_for(lambda last=numbers[-1]: newest(path, MAOTAI) == {"n": last})
             for number in (3, 4):
                 source.sink.publish(MAOTAI, {"n": number}, 1)
     found = survey(path)
@@ -364,7 +358,7 @@ def test_a_torn_tape_is_mended_and_said(config: Config, tmp_path: Path, caplog) 
     with feeding(config, Greeter()) as here:
         for _ in range(2):
             with recording(here, path, MAOTAI) as recorder:
-                until(lambda: recorder.frames("status"))
+                wait_for(lambda: recorder.frames("status"))
             assert survey(path).torn == 0
             with path.open("ab") as file:
                 file.write(b"torn")
@@ -389,7 +383,7 @@ def test_a_disk_that_takes_no_more_ends_the_recording(config: Config, tmp_path: 
 def test_the_summary_says_what_was_recorded_and_lost(config: Config, tmp_path: Path) -> None:
     path = tmp_path / "day.tape"
     with feeding(config, Greeter()) as here, recording(here, path, MAOTAI) as recorder:
-        until(lambda: recorder.frames("status"))
+        wait_for(lambda: recorder.frames("status"))
     tally = recorder.recorder.tally
     said = (
         f"recorded {tally.frames} messages, {tally.size} bytes, of 1 topics on {path} ({path.stat().st_size:,} bytes)"
@@ -405,7 +399,7 @@ def test_a_prefix_that_nothing_asks_for_is_told(
     monkeypatch.setattr(silence, "FIRST_SECONDS", 0.0)
     path = tmp_path / "day.tape"
     with feeding(config, Greeter()) as here, recording(here, path, "quote/", WHOLE[:-1]) as recorder:
-        until(lambda: "nothing has come for quote/" in caplog.text)
+        wait_for(lambda: "nothing has come for quote/" in caplog.text)
     assert recorder.recorder.summary().splitlines()[1].startswith("nothing has come for quote/: a prefix asks for")
     # What was meant is what the tape says.
     assert survey(path).tally.sessions[0].topics == ("quote/", WHOLE, STATUS_TOPIC)
@@ -429,8 +423,8 @@ def test_a_session_of_the_simulator_is_replayed_message_by_message(config: Confi
     ]
     sim = msgspec.structs.replace(config, source="sim", sim_interval=0.3, sim_order_interval=0.05)
     with feeding(sim) as here, recording(here, path, *topics, "trade/") as recorder:
-        until(lambda: all(recorder.frames(kind) >= 5 for kind in ("quote", "whole", "l2", "formula", "trade")))
-        until(lambda: recorder.frames("quote") >= 20)
+        wait_for(lambda: all(recorder.frames(kind) >= 5 for kind in ("quote", "whole", "l2", "formula", "trade")))
+        wait_for(lambda: recorder.frames("quote") >= 20)
     recorded = by_topic(each.frame for each in read_tape(path) if each.frame.topic != STATUS_TOPIC)
     assert set(recorded) == {*topics, "trade/"}
     assert survey(path).faults == []

@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -18,6 +17,7 @@ from qmt_bridge.consumer import subscribe
 from qmt_bridge.tapes.survey import survey
 from qmt_bridge.tapes.tape import read_tape
 from qmt_bridge.wire.topics import STATUS_TOPIC, quote_topic, whole_topic
+from tests.support.waiting import wait_for
 
 DEADLINE = 30.0
 TOPICS = (quote_topic("600519.SH"), whole_topic("600519.SH"), whole_topic("000001.SZ"))
@@ -84,13 +84,6 @@ def running(tmp_path: Path, wire: dict[str, str]) -> Callable:
     return running
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        time.sleep(0.02)
-
-
 def messages(path: Path) -> int:
     return sum(1 for _ in read_tape(path)) if path.exists() else 0
 
@@ -113,14 +106,14 @@ def test_a_recorder_is_killed_and_goes_on_and_all_that_it_had_is_replayed(
     record = ("record", "--topics", *TOPICS, "trade/", "--out", path.name)
     with running("feeder", "--source=sim", "--sim-interval=0.2", "--sim-order-interval=0.02", "--data-dir=sim"):
         with running(*record) as recorder:
-            until(lambda: messages(path) > 50)
+            wait_for(lambda: messages(path) > 50)
             recorder.process.kill()
             recorder.process.wait()
         killed = survey(path)
         assert killed.damages == []
         before = [(at, frame.to_parts()) for at, frame in read_tape(path)]
         with running(*record) as recorder:
-            until(lambda: messages(path) > len(before) + 50)
+            wait_for(lambda: messages(path) > len(before) + 50)
             if os.name == "posix":
                 recorder.process.terminate()
                 code, said = recorder.wait()
@@ -154,7 +147,7 @@ def test_a_recorder_is_killed_and_goes_on_and_all_that_it_had_is_replayed(
 
 def test_a_recorder_that_waits_for_its_feeder_can_be_ended(tmp_path: Path, running: Callable) -> None:
     with running("record", *TOPICS, "--out", "{date}.tape") as recorder:
-        until(lambda: list(tmp_path.glob("*.tape")))
+        wait_for(lambda: list(tmp_path.glob("*.tape")))
         code, said = recorder.end()
     assert code == 0, (tmp_path / "log.txt").read_text()
     assert said.startswith("recorded 0 messages")
@@ -167,7 +160,7 @@ def test_three_hundred_codes_come_out_of_a_file(tmp_path: Path, running: Callabl
     codes = [f"{600000 + number}.SH" for number in range(300)]
     (tmp_path / "codes.csv").write_bytes("代码,名称\r\n".encode("gbk") + ",x\r\n".join([*codes, ""]).encode())
     with running("record", "--codes-file=codes.csv", "--period=1m", "--out", path.name) as recorder:
-        until(lambda: path.exists())
+        wait_for(lambda: path.exists())
         code, _ = recorder.end()
     assert code == 0, (tmp_path / "log.txt").read_text()
     wanted = tuple(quote_topic(name, "1m") for name in codes)

@@ -7,14 +7,13 @@ import gzip
 import json
 import math
 import re
-from pathlib import Path
 
 import pytest
 
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.tapes.ticks_csv import LeftOut, TickRow, read_csv
+from tests.support.paths import RECORDED
 
-RECORDED = Path(__file__).parents[4] / "shared" / "data" / "ticks"
 recorded = pytest.mark.skipif(not RECORDED.is_dir(), reason="recorded ticks are not beside the project")
 
 TIME = 1638321301000

@@ -15,8 +15,8 @@ import pytest
 from qmt_bridge.errors import BadCode
 from qmt_bridge.wire.codes import MARKETS, check_code, check_market_or_code
 from qmt_bridge.wire.topics import parse_demand, parse_topic, quote_topic, whole_topic
+from tests.support.paths import DATA
 
-DATA = Path(__file__).parents[4] / "shared" / "data"
 recorded = pytest.mark.skipif(not DATA.is_dir(), reason="the recorded lists are not beside the project")
 spec = find_spec("xtquant")
 assert spec is not None

@@ -7,7 +7,6 @@ import importlib.util
 import inspect
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import xtpythonclient
 
 from feeder.xt import sdk
+from tests.support.waiting import wait_for
 
 _spec = importlib.util.find_spec("xtquant")
 assert _spec is not None
@@ -241,13 +241,6 @@ def trader(desk: xtpythonclient.Desk) -> Iterator[Any]:
         trader.loop.close()
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_every_trade_call_is_answered_where_xttrader_listens(desk: xtpythonclient.Desk, trader: Any) -> None:
     bound = desk.connected()[0].bound
     unheard = {call for call in xtpythonclient.CALLS if xtpythonclient._binding(call) not in bound}
@@ -286,7 +279,7 @@ def test_xttrader_alone_keeps_the_error_of_a_cancel_that_another_asked_for(
     desk: xtpythonclient.Desk, trader: Any
 ) -> None:
     desk.push(xtpythonclient.XtCancelError(account_id="1", order_id=7), xtpythonclient.XtTrade(account_id="1"))
-    until(lambda: trader.callback.came)
+    wait_for(lambda: trader.callback.came)
     assert [name for name, _ in trader.callback.came] == ["on_stock_trade"]
     assert list(trader.queuing_cancel_errors_by_order_id) == [7]
 
@@ -299,7 +292,7 @@ def test_pushes_reach_who_subscribed_the_account_and_queries_tell_the_newest(
     desk.push(xtpythonclient.XtOrder(account_id="2", order_id=1))
     desk.push(xtpythonclient.XtOrder(account_id="1", order_id=1, order_status=50))
     desk.push(xtpythonclient.XtOrder(account_id="1", order_id=1, order_status=56))
-    until(lambda: len(trader.callback.came) == 2)
+    wait_for(lambda: len(trader.callback.came) == 2)
     assert [args[0].order_status for _, args in trader.callback.came] == [50, 56]
     account = xttype.StockAccount("1")
     assert [order.order_status for order in trader.query_stock_orders(account)] == [56]
@@ -312,14 +305,14 @@ def test_a_dropped_session_is_told_once_and_its_number_is_free_again(desk: xtpyt
     second.start()
     assert second.connect() == -1
     desk.drop()
-    until(lambda: trader.callback.came)
+    wait_for(lambda: trader.callback.came)
     assert trader.callback.came == [("on_disconnected", ())]
     assert second.connect() == 0
 
 
 def test_closing_the_terminal_drops_its_trade_side(terminal: native.Terminal, trader: Any) -> None:
     terminal.drop()
-    until(lambda: trader.callback.came)
+    wait_for(lambda: trader.callback.came)
     assert trader.connect() == -1
     terminal.open()
     assert trader.connect() == 0
@@ -337,7 +330,7 @@ def test_a_subscription_may_bring_the_day_again(
     desk.repush = repush
     trader.subscribe(xttype.StockAccount("1"))
     desk.push(xtpythonclient.XtAsset(account_id="1"))
-    until(lambda: "on_stock_asset" in [name for name, _ in trader.callback.came])
+    wait_for(lambda: "on_stock_asset" in [name for name, _ in trader.callback.came])
     assert [args[0].order_status for name, args in trader.callback.came if name == "on_stock_order"] == statuses
 
 
@@ -348,8 +341,8 @@ def test_a_silent_call_is_answered_when_it_is_released(desk: xtpythonclient.Desk
     desk.silent = {"queryStockTradesWithSeq"}
     trader.query_stock_trades_async(xttype.StockAccount("1"), answers.append)
     trader.query_stock_orders_async(xttype.StockAccount("1"), lambda _: answers.append("orders"))
-    until(lambda: answers)
+    wait_for(lambda: answers)
     assert answers == ["orders"]
     desk.release()
-    until(lambda: len(answers) == 2)
+    wait_for(lambda: len(answers) == 2)
     assert answers[1] == []

@@ -1,0 +1,11 @@
+"""Folders that tests read: the project, its stand-ins for xtquant, and the data beside the project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FAKES = ROOT / "tests" / "fakes"
+SHARED = ROOT.parent / "shared"
+DATA = SHARED / "data"
+RECORDED = DATA / "ticks"
