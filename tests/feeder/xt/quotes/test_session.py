@@ -877,7 +877,7 @@ def test_a_terminal_that_knows_no_tick_yet_is_asked_again_and_more_rarely(
     assert set(terminal.called("get_full_tick")) == {(("600519.SH",),)}
     terminal.knows_ticks = True
     sink.until(lambda: sink.bodies(MOUTAI))
-    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 7}]}]
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [native.full_tick({"time": 7})]}]
     asked = len(terminal.called("get_full_tick"))
     # Nothing is left to ask for; nor for what has left.
     assert source._empty == []
@@ -887,6 +887,34 @@ def test_a_terminal_that_knows_no_tick_yet_is_asked_again_and_more_rarely(
     leave(source, quote_topic("600000.SH"))
     sink.until(lambda: source._empty == [])
     assert len(terminal.called("get_full_tick")) == asked
+
+
+@pytest.mark.parametrize("topic", [MOUTAI, whole_topic("600519.SH")])
+def test_a_push_of_the_tick_that_was_asked_for_is_no_news(
+    terminal: native.Terminal, sink: Recorder, clock: Clock, monkeypatch: pytest.MonkeyPatch, topic: Topic
+) -> None:
+    monkeypatch.setattr(session, "FIRST_SECONDS", 0.01)
+    terminal.snapshot_pieces = 0
+    asked_for = native.tick("600519.SH", 1) | {"amount": 862127801.37}
+    terminal.market = {"600519.SH": asked_for}
+    source = XtQuote(Config(xt_silence=30.0), clock)
+    try:
+        begin(source, sink, topic)
+        sink.until(lambda: sink.published)
+        [feed] = source._feeds.values()
+        terminal.push_quote("600519.SH", "tick", asked_for)
+        terminal.push_whole({"600519.SH": asked_for})
+        sink.until(lambda: feed._first or feed.heard)
+        assert not (feed.heard or feed.spoke)
+        terminal.push_quote("600519.SH", "tick", native.tick("600519.SH", 2))
+        terminal.push_whole({"600519.SH": native.tick("600519.SH", 2)})
+        sink.until(lambda: len(sink.published) == 2)
+    finally:
+        source.close()
+    ticks = [next(iter(body.values())) for body in sink.bodies(topic)]
+    plain = [tick[0] if isinstance(tick, list) else tick for tick in ticks]
+    assert ["timetag" in tick for tick in plain] == [True, False]
+    assert [tick["volume"] for tick in plain] == [758614, 758615]
 
 
 @pytest.mark.parametrize("answer", ["raises", "none", "odd"])
