@@ -905,7 +905,8 @@ def test_a_push_of_the_tick_that_was_asked_for_is_no_news(
         terminal.push_quote("600519.SH", "tick", asked_for)
         terminal.push_whole({"600519.SH": asked_for})
         sink.until(lambda: feed._first or feed.heard)
-        assert not (feed.heard or feed.spoke)
+        assert not feed.heard
+        assert not feed.spoke
         terminal.push_quote("600519.SH", "tick", native.tick("600519.SH", 2))
         terminal.push_whole({"600519.SH": native.tick("600519.SH", 2)})
         sink.until(lambda: len(sink.published) == 2)
