@@ -19,7 +19,7 @@ import native
 import pytest
 
 from feeder.source import FeedState
-from feeder.xt.quotes import session
+from feeder.xt.quotes import intervals
 from feeder.xt.quotes.session import XtQuote
 from feeder.xt.source import XtSource
 from qmt_bridge.config import Config
@@ -64,8 +64,8 @@ def until(condition: Callable[[], object]) -> None:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
-    monkeypatch.setattr(session, "RETRY_FIRST", 0.01)
-    monkeypatch.setattr(session, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(intervals, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(intervals, "WATCH_SECONDS", 0.02)
     monkeypatch.setattr(datacenter, "_settings", {})
     with native.installed() as terminal:
         # The first port that the service tries.
@@ -211,7 +211,7 @@ def test_ports_that_are_all_busy_are_a_reason(
 def test_a_service_that_never_opens_is_given_up(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(session, "CENTER_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "CENTER_SECONDS", 0.05)
     opened = threading.Event()
     monkeypatch.setattr(datacenter, "get_status", lambda: {"init_done": opened.wait(SECONDS)})
     source, sink = XtQuote(settings(tmp_path)), Recorder()

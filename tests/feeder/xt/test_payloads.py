@@ -20,7 +20,7 @@ import zmq
 
 from feeder.app import Feeder
 from feeder.source import FeedState
-from feeder.xt.quotes import newest, session
+from feeder.xt.quotes import intervals, newest
 from feeder.xt.quotes.session import XtQuote
 from qmt_bridge import Frame
 from qmt_bridge.config import Config
@@ -259,7 +259,7 @@ def test_each_of_10000_random_payloads_is_delivered_or_counted_and_each_kind_log
 def test_a_feeder_that_is_pushed_random_payloads_by_eight_threads_still_delivers(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(session, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(intervals, "RETRY_FIRST", 0.01)
     terminal.dispatchers = 8
     payloads = Payloads(4)
     address = "tcp://127.0.0.1:*"

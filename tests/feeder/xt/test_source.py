@@ -25,7 +25,7 @@ from websockets.sync.client import connect
 from feeder import app
 from feeder.source import DownloadRequest, FeedState
 from feeder.xt.download import XtDownload
-from feeder.xt.quotes import session
+from feeder.xt.quotes import intervals
 from feeder.xt.quotes.session import XtQuote
 from feeder.xt.source import XtSource
 from feeder.xt.trading.session import XtTrade
@@ -100,8 +100,8 @@ class Recorder:
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     """Return the terminal of quotes; each download process has one of its own, the switches are in the environment."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
-    monkeypatch.setattr(session, "RETRY_FIRST", 0.01)
-    monkeypatch.setattr(session, "RETRY_LAST", 0.05)
+    monkeypatch.setattr(intervals, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(intervals, "RETRY_LAST", 0.05)
     with native.installed() as terminal:
         yield terminal
 
