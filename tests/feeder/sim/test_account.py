@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from feeder.sim.account import NAMES, SimulatedAccount
+from feeder.sim.account import SimulatedAccount
+from feeder.sim.constants import NAMES
 
 # Read as a client reads them: not typed.
 Event: TypeAlias = tuple[str, dict[str, Any]]

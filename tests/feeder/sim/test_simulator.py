@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from feeder.sim import formula as formula_module
 from feeder.sim import simulator as simulator_module
+from feeder.sim.history import FAILING_DOWNLOAD, FAILURE
 from feeder.sim.indicators import calculate
 from feeder.sim.market import Market
-from feeder.sim.simulator import ACCOUNT, FAILING_DOWNLOAD, FAILURE, Simulator
+from feeder.sim.simulator import ACCOUNT, Simulator
 from feeder.source import DownloadRequest, Source
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
@@ -339,7 +341,7 @@ def slow_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(0.004)
         return calculate(*args)
 
-    monkeypatch.setattr(simulator_module, "calculate", slow)
+    monkeypatch.setattr(formula_module, "calculate", slow)
 
 
 @pytest.mark.usefixtures("slow_formulas")

@@ -25,7 +25,7 @@ import xtpythonclient
 from xtpythonclient import Desk, XtAccountStatus, XtAsset, XtCancelError, XtOrder, XtOrderError, XtPosition, XtTrade
 
 from feeder.publisher import Publisher
-from feeder.sim.account import NAMES
+from feeder.sim.constants import NAMES
 from feeder.source import FeedState, mask
 from feeder.xt.trading import intervals, queries, session
 from feeder.xt.trading.accounts import ACCOUNT_TYPES
