@@ -189,7 +189,7 @@ def test_what_is_wanted_for_a_moment_only_is_not_begun() -> None:
         simulator.close()
 
 
-def test_a_quote_topic_has_the_current_tick_at_once_and_then_every_next_one(play: Callable[..., Played]) -> None:
+def test_a_quote_topic_begins_with_the_current_tick(play: Callable[..., Played]) -> None:
     played = play()
     bodies = played.sink.bodies(played.subscribe(quote_topic(BANK)), 8)
     ticks = [body[BANK][0] for body in bodies]

@@ -89,7 +89,7 @@ def settings(home: Path) -> Config:
     return Config(xt_token=TOKEN, xt_home=str(home / "center"), xt_servers=("10.0.0.1:55310", "10.0.0.2:55310"))
 
 
-def test_with_a_token_quotes_come_from_a_service_that_only_this_machine_can_reach(
+def test_with_a_token_quotes_come_from_a_service_of_this_machine(
     terminal: native.Terminal, listened: list[tuple[str, int, int]], tmp_path: Path
 ) -> None:
     source, sink = XtQuote(settings(tmp_path)), Recorder()
@@ -146,7 +146,7 @@ def test_downloads_go_to_the_service_too(terminal: native.Terminal, tmp_path: Pa
         source.close()
 
 
-def test_a_token_that_is_refused_ends_the_start_with_the_reason_and_without_the_token(
+def test_a_refused_token_ends_the_start_and_is_not_in_the_reason(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     source = XtQuote(settings(tmp_path))
@@ -239,7 +239,7 @@ def test_a_token_is_never_shown() -> None:
 
 
 @pytest.mark.parametrize(("reached", "exit_code"), [(True, 1), (False, TRY_AGAIN)])
-def test_a_feeder_whose_token_is_refused_ends_with_the_reason_and_a_code_that_tells_if_that_may_pass(
+def test_the_exit_code_says_whether_a_refused_token_may_pass_later(
     tmp_path: Path, reached: bool, exit_code: int
 ) -> None:
     code = f"""

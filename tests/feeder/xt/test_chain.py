@@ -116,9 +116,7 @@ async def test_a_terminal_is_served_on_all_six_urls(tmp_path: Path, monkeypatch:
         assert events["trade"]["traded_amount"] == 170000.0
 
 
-async def test_a_download_ends_in_the_terminal_when_the_last_websocket_that_follows_it_is_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_download_ends_when_its_last_websocket_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "calls"
     log.touch()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
@@ -401,7 +399,7 @@ def wait_for(condition: Callable[[], object], what: Callable[[], str]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_random_life_ends_with_exactly_what_is_wanted_and_data_for_everyone(
+def test_random_events_end_with_what_is_wanted_and_data_for_each(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int
 ) -> None:
     # Both kinds of native behaviour, and a client that stays away; with and without a limit of single ticks.

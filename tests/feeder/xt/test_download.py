@@ -142,9 +142,7 @@ def error(code: str, text: str, failed: dict[str, str]) -> dict:
 # -- What happens to a download
 
 
-def test_progress_has_xtquants_shape_without_the_binary_result_and_ends_with_done(
-    make: Callable[..., XtDownload], sink: Recorder
-) -> None:
+def test_progress_has_no_binary_result_and_ends_with_done(make: Callable[..., XtDownload], sink: Recorder) -> None:
     progress, end = download(make(), sink, *CODES)
     assert progress == [step(number, 3, code) for number, code in enumerate(CODES, 1)]
     assert [list(body) for body in progress] == [["finished", "total", "stockcode", "message"]] * 3
@@ -165,7 +163,7 @@ def test_the_request_arrives_as_it_was_made(
     assert [call for call in calls if "supply" in call] == [f"supply_history_data2{asked}"]
 
 
-def test_a_code_that_ends_it_for_all_is_named_and_the_others_are_downloaded(
+def test_a_code_that_ends_the_call_is_named_the_others_downloaded(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None]
 ) -> None:
     terminal(REFUSE="000001.SZ")

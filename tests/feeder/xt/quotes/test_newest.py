@@ -73,7 +73,7 @@ def test_what_is_newer_is_told_by_time_then_volume_then_entry(
     assert newest.admit(MOUTAI, second, moment(1)) is passes
 
 
-def test_without_time_and_volume_the_callback_that_was_entered_first_is_older(newest: Newest) -> None:
+def test_without_time_and_volume_the_order_of_callbacks_decides(newest: Newest) -> None:
     assert newest.admit(MOUTAI, {"price": 2}, moment(2))
     assert not newest.admit(MOUTAI, {"price": 1}, moment(1))
     assert newest.admit(MOUTAI, {"price": 2.5}, moment(2))

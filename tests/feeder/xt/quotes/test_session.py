@@ -442,7 +442,7 @@ def test_a_clock_set_back_for_good_is_followed_after_a_while(
     assert [body["600519.SH"][0]["time"] for body in sink.bodies(MOUTAI)] == [100, 43, 46]
 
 
-def test_a_payload_that_cannot_be_published_is_logged_once_and_the_next_one_passes(
+def test_an_unpublishable_payload_is_logged_once_and_the_next_passes(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin(source, sink, MOUTAI)
@@ -632,7 +632,7 @@ def test_a_refused_topic_is_asked_again_after_a_while(
     assert terminal.subscriptions() == [("quote", "000001.SZ", "l2thousand"), ("quote", "600519.SH", "tick")]
 
 
-def test_broker_queues_are_refused_without_broker_names_and_never_ask_in_a_callback(
+def test_broker_queues_are_refused_without_broker_names(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     queues = quote_topic("00700.HK", "brokerqueue2")
@@ -657,7 +657,7 @@ def test_broker_queues_are_refused_without_broker_names_and_never_ask_in_a_callb
 # -- The end of a topic
 
 
-def test_a_topic_that_nobody_wants_is_unsubscribed_and_a_late_callback_ignored(
+def test_an_unwanted_topic_is_given_back_and_late_callbacks_ignored(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     begin(source, sink, *EVERY_KIND)
@@ -945,7 +945,7 @@ def test_an_odd_answer_for_last_ticks_costs_nothing(
     assert [state for state, _, _ in sink.states] == ["up"]
 
 
-def test_a_tick_that_is_pushed_while_the_terminal_is_asked_stays_the_newest(
+def test_a_tick_pushed_while_the_terminal_is_asked_stays_newest(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "FIRST_SECONDS", 0.01)
@@ -1080,7 +1080,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_the_oldest_ticks_of_a_market_go_back_when_there_is_room_and_the_last_one_ends_it(
+def test_ticks_leave_their_market_when_there_is_room_the_oldest_first(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder
 ) -> None:
     begin(crowded, sink, *CROWD)
@@ -1159,7 +1159,7 @@ def test_no_tick_is_lost_and_none_comes_twice_at_the_switch(
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_single_subscription_that_brings_nothing_does_not_replace_a_market_that_does(
+def test_a_silent_single_subscription_does_not_replace_its_market(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(splice, "OVERLAP", 3600.0)
@@ -1221,7 +1221,7 @@ def watch_passes(source: XtQuote, monkeypatch: pytest.MonkeyPatch) -> list[float
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_single_subscription_that_is_refused_leaves_its_ticks_in_the_market_and_is_asked_for_rarely(
+def test_a_refused_single_subscription_leaves_its_ticks_in_the_market(
     terminal: native.Terminal,
     crowded: XtQuote,
     sink: Recorder,
@@ -1251,7 +1251,7 @@ def test_a_single_subscription_that_is_refused_leaves_its_ticks_in_the_market_an
 
 
 @pytest.mark.usefixtures("at_once")
-def test_ticks_that_were_refused_a_single_subscription_are_asked_for_again_with_what_was_refused(
+def test_a_refused_single_subscription_is_asked_for_again(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "REFUSED_SECONDS", 0.05)
@@ -1416,7 +1416,7 @@ def test_a_connection_that_was_away_for_a_moment_is_made_anew(
     assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
 
 
-def test_a_lost_connection_that_nobody_told_of_costs_one_new_client(
+def test_an_unreported_loss_of_connection_costs_one_new_client(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     terminal.auto_reconnect = terminal.status_events = False
@@ -1504,7 +1504,7 @@ def test_an_unexpected_error_costs_its_topic_alone_and_is_told(
     assert error.getMessage() == "a call of the xtquant session failed"
 
 
-def test_an_unexpected_error_is_told_and_survived(
+def test_an_unexpected_error_is_reported_and_the_session_goes_on(
     terminal: native.Terminal,
     source: XtQuote,
     sink: Recorder,
@@ -1650,7 +1650,7 @@ def test_a_silent_market_is_stale_and_all_of_it_is_subscribed_again(
     assert sink.states[2] == ("up", None, True)
 
 
-def test_a_market_that_stays_silent_is_connected_anew_and_its_old_snapshot_is_no_sign_of_life(
+def test_an_old_snapshot_does_not_end_the_silence_of_a_market(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     terminal.market = {"600519.SH": {"time": 5}, "600000.SH": {"time": 2**62}}
@@ -1858,7 +1858,7 @@ def test_a_single_quiet_code_and_long_bars_are_no_silence(
     assert sink.states[1] == ("stale", "market_silent", False)
 
 
-def test_a_clock_that_was_set_back_holds_up_no_look_at_the_terminals_own_ticks(
+def test_a_clock_set_back_does_not_delay_comparing_with_the_terminal(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     clock.began = clock.ms = TUESDAY_MORNING + 3_600_000
@@ -1983,7 +1983,7 @@ def trade(terminal: native.Terminal, clock: Clock, *codes: str) -> None:
         pytest.param(quote_topic("00700.HK"), "00700.HK", id="hong-kong"),
     ],
 )
-def test_subscriptions_lost_without_a_word_are_missed_when_the_terminal_has_news(
+def test_lost_subscriptions_are_found_when_the_terminal_has_news(
     terminal: native.Terminal,
     listener: XtQuote,
     sink: Recorder,
@@ -2249,7 +2249,7 @@ def test_calls_that_never_cease_do_not_hold_up_what_is_still_to_be_done(
         stopping.set()
 
 
-def test_a_thread_that_has_ended_is_told(
+def test_a_thread_that_has_ended_is_reported(
     terminal: native.Terminal, impatient: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
@@ -2318,7 +2318,7 @@ IMPORTABLE = """
 """
 
 
-def test_xtquant_is_importable_with_its_native_modules_and_not_imported_to_find_out() -> None:
+def test_finding_xtquant_does_not_import_it() -> None:
     assert run(IMPORTABLE, FAKES) == "True False"
 
 
@@ -2328,7 +2328,7 @@ def test_xtquant_is_not_importable_without_its_native_modules() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the wheel's native modules are for Windows")
-def test_a_start_without_the_native_modules_says_so(sink: Recorder) -> None:
+def test_a_start_without_the_native_modules_raises_import_error(sink: Recorder) -> None:
     assert "xtquant.datacenter" not in sys.modules
     code = """
         from feeder.xt.quotes.session import XtQuote

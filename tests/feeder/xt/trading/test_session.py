@@ -431,7 +431,7 @@ EVERY_PUSH = [
 
 
 @pytest.mark.parametrize(("record", "event", "fields", "names"), EVERY_PUSH, ids=[row[1] for row in EVERY_PUSH])
-def test_a_push_is_published_with_every_field_and_the_names_of_its_enumerations(
+def test_a_push_is_published_with_every_field_and_enumeration_name(
     serve: Callable[..., Any],
     desk: Desk,
     sink: Recorder,
@@ -473,7 +473,7 @@ def ask_everything(trader: Any, account: Any) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("accounts", "nameless"), [((f"{CREDIT}:CREDIT",), CREDIT), ((f"{CREDIT}:CREDIT", f"{STOCK}:STOCK"), "*")]
 )
-def test_every_response_is_published_under_its_account_with_the_accounts_real_type(
+def test_every_response_has_its_account_and_the_real_type(
     serve: Callable[..., Any], desk: Desk, sink: Recorder, accounts: tuple[str, ...], nameless: str
 ) -> None:
     from xtquant import xttype
@@ -588,7 +588,7 @@ def test_a_field_that_no_table_has_is_published_too(
     ]
 
 
-def test_a_field_of_the_table_that_has_its_native_name_only_is_published_under_that() -> None:
+def test_a_field_with_a_native_name_only_is_published_under_that() -> None:
     source = types.SimpleNamespace(order_id=1, m_nOrderID=1, m_nSeq=2, _hidden=3)
     assert discover(("seq", "order_id"), source) == ("seq", "order_id", "m_nSeq")
 
@@ -836,9 +836,7 @@ def test_each_loss_is_named_once(
     assert warnings == ["no trade events from the terminal: disconnected; trying again"] * 2
 
 
-def test_a_request_that_is_not_answered_before_the_session_ends_has_no_event(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
-) -> None:
+def test_a_request_unanswered_at_the_end_has_no_event(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
     from xtquant import xttype
 
     source = serve()
@@ -1095,7 +1093,7 @@ def test_a_list_of_what_is_no_record_is_no_answer(
     sink.until(lambda: sink.of(event))
 
 
-def test_an_asset_that_is_never_told_is_logged_once_and_an_empty_list_is_not(
+def test_a_missing_asset_is_logged_once_and_an_empty_list_is_not(
     serve: Callable[..., Any],
     desk: Desk,
     sink: Recorder,
@@ -1704,9 +1702,7 @@ def test_a_loss_that_is_not_told_is_noticed(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_terminal_that_answers_keeps_its_session_and_what_it_did_not_push_is_published(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
-) -> None:
+def test_a_terminal_that_answers_keeps_its_session(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
     serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT")
     asked = len(desk.called("queryStockOrdersWithSeq"))
     # Of what is closed the next session asks.
@@ -1735,7 +1731,7 @@ def test_one_account_that_falls_silent_does_not_end_the_session_of_another(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_pushes_prove_that_the_session_lives_and_a_query_that_hangs_is_asked_once(
+def test_pushes_keep_the_session_while_a_query_hangs(
     serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "ANSWER_SECONDS", SECONDS)
@@ -1803,7 +1799,7 @@ def away(desk: Desk, sink: Recorder, happening: Callable[[], object]) -> list[tu
     return [(event, data) for _, event, data, _ in sink.published[seen:] if event not in ("connected", "disconnected")]
 
 
-def test_a_position_that_was_sold_out_meanwhile_is_published_once_with_nothing_held(
+def test_a_position_sold_out_meanwhile_is_published_once_as_zero(
     serve: Callable[..., Any], desk: Desk, sink: Recorder
 ) -> None:
     serve()
@@ -1833,7 +1829,7 @@ def forget(desk: Desk, *codes: str) -> None:
                 del desk.newest[key]
 
 
-def test_a_position_that_the_broker_tells_to_be_zero_is_not_told_again_when_it_is_listed_no_more(
+def test_a_position_pushed_as_zero_is_not_published_again(
     serve: Callable[..., Any], desk: Desk, sink: Recorder
 ) -> None:
     serve()
@@ -1942,9 +1938,7 @@ def test_close_stops_the_session_and_every_thread(serve: Callable[..., Any], des
     assert sink.of("disconnected") == []
 
 
-def test_a_session_leaves_nothing_behind_when_it_is_collected_on_the_main_thread(
-    serve: Callable[..., Any], desk: Desk
-) -> None:
+def test_a_session_collected_on_the_main_thread_leaves_nothing(serve: Callable[..., Any], desk: Desk) -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
