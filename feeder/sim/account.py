@@ -33,7 +33,7 @@ from feeder.sim.order import Order, Position, instrument
 
 Event: TypeAlias = tuple[str, dict[str, object]]
 # What an order does: yields how many ms it waits before it goes on.
-_Life: TypeAlias = Generator[int, None, None]
+_Course: TypeAlias = Generator[int, None, None]
 
 LOT = 100
 _DAY_MS = 86_400_000
@@ -89,8 +89,8 @@ class SimulatedAccount:
         # The next order to be placed, and the next midnight.
         self._slot = 1
         self._midnight = _next_midnight(start_ms)
-        # (due ms, tie-breaker, life)
-        self._waiting: list[tuple[int, int, _Life]] = []
+        # (due ms, tie-breaker, course of an order)
+        self._waiting: list[tuple[int, int, _Course]] = []
         self._ties = 0
         self._seq = 0
         self._budget = max(_LEAST_FEN, _DAY_MS // order_interval_ms * _ORDER_FEN)
@@ -126,7 +126,7 @@ class SimulatedAccount:
                 self._resume(heapq.heappop(self._waiting)[2])
             else:
                 if self._codes:
-                    self._resume(self._live(Random(f"{self._seed}:{self._slot}")))
+                    self._resume(self._trade(Random(f"{self._seed}:{self._slot}")))
                 self._slot += 1
         events, self._events = self._events, []
         return events
@@ -138,11 +138,11 @@ class SimulatedAccount:
             # Of several midnights the last one does.
             self._midnight = max(self._midnight, _next_midnight(now_ms) - _DAY_MS)
 
-    def _resume(self, life: _Life) -> None:
-        wait = next(life, None)
+    def _resume(self, course: _Course) -> None:
+        wait = next(course, None)
         if wait is not None:
             self._ties += 1
-            heapq.heappush(self._waiting, (self._now + wait, self._ties, life))
+            heapq.heappush(self._waiting, (self._now + wait, self._ties, course))
 
     def _open(self) -> None:
         rng = Random(f"{self._seed}:positions")
@@ -169,7 +169,7 @@ class SimulatedAccount:
             self._publish_position(code)
         self._publish_asset()
 
-    def _live(self, rng: Random) -> _Life:
+    def _trade(self, rng: Random) -> _Course:
         """Place an order and lead it to its end; which end is decided by `rng`, by the price, and by what is there."""
         fate = rng.choices(("filled", "late", "part", "resting", "rejected"), (55, 6, 14, 17, 8))[0]
         order = self._place(rng, fate)

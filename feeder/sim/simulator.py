@@ -182,7 +182,7 @@ class Simulator:
     def _play(self, now: int) -> None:
         """Publish what has fallen due since the last turn, each code at most once."""
         received_ns = time.time_ns()
-        # The account's time never goes back, where orders would have the numbers of earlier ones, nor stands still.
+        # The account's time never goes back, because orders would get the numbers of earlier ones, and never stops.
         passed = min(max(now - self._played, 0), _LONGEST_STEP)
         self._traded = max(now, self._traded + passed)
         after, self._played = max(self._played, now - self._interval), now
@@ -244,7 +244,7 @@ class Simulator:
 
     def _open(self, topic: Topic, parts: TopicParts) -> None:
         if topic in self._topics or topic not in self._wanted:
-            # Whoever wants it for a moment must not cost what it takes to begin, or others wait behind that.
+            # A topic that was given up meanwhile is not begun: that takes time, and other topics would wait for it.
             return
         is_short = parts.kind is Kind.QUOTE and (parts.detail == "tick" or parts.detail in STREAMS)
         if is_short or parts.kind is Kind.WHOLE:

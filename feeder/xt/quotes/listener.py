@@ -1,9 +1,9 @@
-"""Listener: whether what is subscribed says nothing although it should, and what to do about it.
+"""Listener: whether subscriptions bring nothing although they should, and what to do about it.
 
-A stock market that is silent while the clock and xtquant's holidays say that it trades is stale. Whether the session is
-deaf only the terminal's own last ticks tell. While these do not move either, the listener waits and goes on to ask. If
-they move, what is silent is subscribed again; the session is made anew only if nothing else brings news, because that
-costs every client its data. The thread `xtquant-calls` runs it, while the connection is there.
+A stock market that is silent while the clock and xtquant's holidays say that it trades is stale. Only the terminal's
+own last ticks tell whether the session is deaf. While these do not move either, the listener waits and asks
+again. If they move, what is silent is subscribed again. The session is made anew only if nothing else brings news,
+because that interrupts the data of every client. The thread `xtquant-calls` runs it, while the connection is there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _Subscriptions: TypeAlias = Collection[NativeSubscription]
 
-# The terminal is asked for last ticks this many times within the time that a market may say nothing, so that a deaf
+# The terminal is asked for last ticks this many times within the time that a market may be silent, so that a deaf
 # connection is made anew before a market of it counts as silent, ...
 _ASKS = 6
 # ... and for so many codes at most.
@@ -140,7 +140,7 @@ class Listener:
         watched: dict[str, list[TopicParts]] = {}
         for topic, parts in wanted.items():
             market = market_of(parts) if is_live(parts) else ""
-            # What was refused is silent by right, unless it was held before the market fell silent.
+            # A refused subscription is expected to be silent, unless it was held before the market fell silent.
             if market in MARKETS and (topic in held or market in self._silence.stale):
                 watched.setdefault(market, []).append(parts)
         codes = {}

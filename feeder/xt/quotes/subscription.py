@@ -18,9 +18,9 @@ from qmt_bridge.wire.topics import Kind, Topic, TopicParts, formula_spec
 # Periods that move while a market trades. How often xtquant pushes an unfinished bar is not documented: longer bars
 # may be quiet for their whole length.
 _LIVE_PERIODS = frozenset(("tick", "1m", "l2quote", "l2order", "l2transaction"))
-# Of a market, as many codes of its last push stand for all.
+# So many codes of a market's last push are compared in the place of all.
 _SAMPLE = 5
-# The name under which a push without records, or of none that can be read, is noted.
+# The key of a push without any record that can be read.
 _UNREAD = ""
 
 
@@ -131,7 +131,7 @@ class NativeSubscription:
         """Return the xtdata function that subscribes it, and its arguments without the callback."""
         name, detail = self.parts.name, self.parts.detail
         if self.spec is not None:
-            # xtdata.subscribe_formula wants 'MODEL:PARAM', but reads 'barmode' as it stands.
+            # xtdata.subscribe_formula expects 'MODEL:PARAM', but reads 'barmode' without a prefix.
             model = self.spec.formula_name
             extend_param = {
                 param if param == "barmode" or ":" in param else f"{model}:{param}": value
@@ -176,7 +176,7 @@ class Callback:
 
     def __str__(self) -> str:
         # xtdata decodes BSON before it calls us. What its decoder cannot read it drops, and prints whose callback that
-        # was (xtdata.py 1161): nothing else tells us of it. Not told where there is no standard output to print to.
+        # was (xtdata.py 1161): there is no other report of it. Without standard output there is none.
         exc = sys.exception()
         if isinstance(exc, Exception):
             self._lose(self._subscription, exc)

@@ -67,7 +67,7 @@ FIELDS = {
     }.items()
 }
 
-# xttype.py fills these in itself, and writes 2 (STOCK) for every account.
+# xttype.py sets the account type of these itself, to 2 (STOCK) for every account.
 _WITHOUT_TYPE = frozenset(("async_response", "async_cancel_response", "smart_algo_order_async_response"))
 
 # Why an answer is uncertain that may be right: xttrader also answers None for an account without orders.
@@ -83,7 +83,7 @@ class Reader:
         self._fields: dict[tuple[str, type], tuple[str, ...]] = {}
 
     def read(self, event: str, source: object) -> Record:
-        """Copy every field at once: a native object lives as long as native code likes."""
+        """Copy every field at once: native code may free the object at any time after the callback."""
         if isinstance(source, Legible):
             source = source.source
         data: dict[str, object] = {}
@@ -102,12 +102,12 @@ class Reader:
                 # pybind11 decodes when a field is read. Brokers write GBK.
                 data[name] = read = normalize.text(exc.object)
                 if read.encode("gb18030", "replace") != (written := exc.object.partition(b"\0")[0]):
-                    # Cut, or partly replaced: two that differ stay two, also if what is read of them is the same.
+                    # The text was cut or partly replaced. The bytes keep records apart whose readable text is the same.
                     unread += written + b"\0"
                 if normalize.REPLACEMENT in read:
                     self._failures.note_field(event, name, "has bytes of no known encoding, replaced by U+FFFD")
             except Exception as exc:
-                # The other fields are worth having.
+                # The other fields are published all the same.
                 data[name] = None
                 self._failures.note_field(event, name, f"cannot be read: {type(exc).__name__}")
         return Record(data, unread)
