@@ -10,8 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import datacenter
@@ -26,6 +25,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, ErrorCode, Unavailable
 from qmt_bridge.process.child import TRY_AGAIN
 from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic
+from tests.support.terminal import until
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests" / "fakes"
@@ -53,13 +53,6 @@ class Recorder:
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
         self.states.append((state, reason))
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import TradeEvent
 from qmt_bridge.wire.requests import StartDownload, ask_reply_encoder, download_started_decoder
 from qmt_bridge.wire.topics import Topic, download_topic
+from tests.support.terminal import Recording
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests" / "fakes"
@@ -43,11 +44,13 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and sign
 NO_REASON = "xtquant reports a failure without a reason"
 
 
-class Recorder:
+class Recorder(Recording):
     """A Sink that keeps what is published."""
 
+    seconds = SECONDS
+
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        super().__init__()
         self.bodies: dict[Topic, list[dict]] = {}
 
     def publish(self, topic: Topic, body: object, received_ns: int) -> None:
@@ -76,10 +79,6 @@ class Recorder:
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         raise AssertionError("a live source never waits for room")
-
-    def until(self, condition: Callable[[], object]) -> None:
-        with self.changed:
-            assert self.changed.wait_for(condition, SECONDS), f"never came: {self.bodies}"
 
     def ended(self, *topics: Topic) -> Callable[[], bool]:
         return lambda: all("status" in self.bodies.get(topic, [{}])[-1] for topic in topics)

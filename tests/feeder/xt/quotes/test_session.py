@@ -41,6 +41,7 @@ from qmt_bridge.wire.topics import (
     quote_topic,
     whole_topic,
 )
+from tests.support.terminal import Recording
 
 ROOT = Path(__file__).parents[4]
 FAKES = ROOT / "tests" / "fakes"
@@ -66,11 +67,11 @@ NATIVE_OF_EVERY_KIND = [
 ]
 
 
-class Recorder:
+class Recorder(Recording):
     """A Sink that keeps what it is told, encoded by an encoder that knows no type of xtquant's."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        super().__init__()
         self.published: list[tuple[Topic, object, int]] = []
         self.accepted: list[Topic] = []
         self.refused: list[tuple[Topic, ErrorCode, str]] = []
@@ -105,14 +106,6 @@ class Recorder:
 
     def bodies(self, topic: Topic) -> list:
         return [body for of, body, _ in list(self.published) if of == topic]
-
-    def until(self, condition: Callable[[], object]) -> None:
-        """Wait for `condition`, looking again whenever something was told and each 20 ms."""
-        deadline = time.monotonic() + SECONDS
-        with self.changed:
-            while not condition():
-                assert time.monotonic() < deadline, f"never came: {vars(self)}"
-                self.changed.wait(0.02)
 
     def _note(self, where: list, what: object) -> None:
         with self.changed:

@@ -36,16 +36,17 @@ from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError, ErrorCode
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic
+from tests.support.terminal import Recording
 
 SECONDS = 10.0
 STOCK, CREDIT = "1000000365", "2000000001"
 
 
-class Recorder:
+class Recorder(Recording):
     """A Sink for trade events, encoded by an encoder that knows no type of xtquant's."""
 
     def __init__(self, past: Iterator[tuple[int, TradeEvent]] | None = None) -> None:
-        self.changed = threading.Condition()
+        super().__init__()
         self.published: list[tuple[str, str, dict[str, Any], int]] = []
         self.past = list(past or ())
         self.asked_since: list[int] = []
@@ -93,14 +94,6 @@ class Recorder:
 
     def types(self) -> list[str]:
         return [event for _, event, _, _ in list(self.published)]
-
-    def until(self, condition: Callable[[], object]) -> None:
-        """Wait for `condition`, looking again whenever something was told and each 20 ms."""
-        deadline = time.monotonic() + SECONDS
-        with self.changed:
-            while not condition():
-                assert time.monotonic() < deadline, f"never came: {self.published}"
-                self.changed.wait(0.02)
 
     def as_past(self) -> Iterator[tuple[int, TradeEvent]]:
         """Yield what was published as a journal has it."""
