@@ -7,7 +7,6 @@ import importlib.util
 import inspect
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import xtpythonclient
 
 from feeder.xt import sdk
+from tests.support.terminal import until
 
 _spec = importlib.util.find_spec("xtquant")
 assert _spec is not None
@@ -239,13 +239,6 @@ def trader(desk: xtpythonclient.Desk) -> Iterator[Any]:
         desk.close()
         trader.stop()
         trader.loop.close()
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_every_trade_call_is_answered_where_xttrader_listens(desk: xtpythonclient.Desk, trader: Any) -> None:
