@@ -113,6 +113,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # The only files that name xtquant.
     ("feeder/xt/*", EDGE | {"feeder.source", "feeder.xt", "xtquant"}, {"asyncio"}),
     ("feeder/sim/simulator.py", EDGE | {"feeder.source", "feeder.sim"}, {"asyncio"}),
+    ("feeder/sim/backlog.py", WIRE | {"feeder.sim"}, IMPURE),
+    ("feeder/sim/formula.py", WIRE | {"feeder.sim"}, IMPURE),
     # Invented, and the same for the same seed and time.
     ("feeder/sim/*", {"feeder.sim", "qmt_bridge.errors"}, IMPURE - {"time"}),
     # What a replay plays.

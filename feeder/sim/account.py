@@ -9,45 +9,31 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias
 
+from feeder.sim.constants import (
+    ACCOUNT_STATUS_OK,
+    DIRECTION_FLAG_LONG,
+    FIX_PRICE,
+    MARKETS,
+    NAMES,
+    ORDER_CANCELED,
+    ORDER_JUNK,
+    ORDER_PART_CANCEL,
+    ORDER_PART_SUCC,
+    ORDER_PARTSUCC_CANCEL,
+    ORDER_REPORTED,
+    ORDER_REPORTED_CANCEL,
+    ORDER_SUCCEEDED,
+    ORDER_WAIT_REPORTING,
+    STOCK,
+)
+from feeder.sim.order import Order, Position, instrument
+
 Event: TypeAlias = tuple[str, dict[str, object]]
 # What an order does: yields how many ms it waits before it goes on.
-_Life: TypeAlias = Generator[int, None, None]
-
-# Copied from xtquant's xtconstant.py, which only the files that speak to the terminal may import.
-STOCK = 2
-STOCK_BUY, STOCK_SELL = 23, 24
-FIX_PRICE = 11
-DIRECTION_FLAG_LONG = 48
-OFFSET_FLAG_OPEN, OFFSET_FLAG_CLOSE = 48, 49
-ACCOUNT_STATUS_OK = 0
-ORDER_UNREPORTED, ORDER_WAIT_REPORTING, ORDER_REPORTED = 48, 49, 50
-ORDER_REPORTED_CANCEL, ORDER_PARTSUCC_CANCEL, ORDER_PART_CANCEL, ORDER_CANCELED = 51, 52, 53, 54
-ORDER_PART_SUCC, ORDER_SUCCEEDED, ORDER_JUNK = 55, 56, 57
-MARKETS = {"SH": 0, "SZ": 1, "BJ": 70}
-NAMES: dict[str, dict[int, str]] = {
-    "account_type": {STOCK: "STOCK"},
-    "order_type": {STOCK_BUY: "STOCK_BUY", STOCK_SELL: "STOCK_SELL"},
-    "price_type": {FIX_PRICE: "FIX_PRICE"},
-    "direction": {DIRECTION_FLAG_LONG: "DIRECTION_FLAG_LONG"},
-    "offset_flag": {OFFSET_FLAG_OPEN: "OFFSET_FLAG_OPEN", OFFSET_FLAG_CLOSE: "OFFSET_FLAG_CLOSE"},
-    "status": {ACCOUNT_STATUS_OK: "ACCOUNT_STATUS_OK"},
-    "order_status": {
-        ORDER_UNREPORTED: "ORDER_UNREPORTED",
-        ORDER_WAIT_REPORTING: "ORDER_WAIT_REPORTING",
-        ORDER_REPORTED: "ORDER_REPORTED",
-        ORDER_REPORTED_CANCEL: "ORDER_REPORTED_CANCEL",
-        ORDER_PARTSUCC_CANCEL: "ORDER_PARTSUCC_CANCEL",
-        ORDER_PART_CANCEL: "ORDER_PART_CANCEL",
-        ORDER_CANCELED: "ORDER_CANCELED",
-        ORDER_PART_SUCC: "ORDER_PART_SUCC",
-        ORDER_SUCCEEDED: "ORDER_SUCCEEDED",
-        ORDER_JUNK: "ORDER_JUNK",
-    },
-}
+_Course: TypeAlias = Generator[int, None, None]
 
 LOT = 100
 _DAY_MS = 86_400_000
@@ -69,77 +55,6 @@ _ATTEMPTS = 5
 _NO_CASH = (-1001, "模拟柜台：可用资金不足")
 _BAD_PRICE = (-1002, "模拟柜台：委托价格超出涨跌停范围")
 _TOO_LATE = (-1003, "模拟柜台：委托已全部成交，不能撤单")
-
-
-@dataclass(slots=True)
-class _Position:
-    """Shares of one code; amounts in fen."""
-
-    can_use: int
-    # What the shares cost with fees and without.
-    cost: int
-    opened: int
-    # Price at which they were last published, so that published positions add up to the published asset.
-    last: int
-    yesterday: int
-    frozen: int = 0
-    # Bought today, to be sold from tomorrow on.
-    on_road: int = 0
-
-    @property
-    def volume(self) -> int:
-        return self.can_use + self.frozen + self.on_road
-
-    @property
-    def value(self) -> int:
-        return self.volume * self.last
-
-
-@dataclass(slots=True)
-class _Order:
-    """One limit order; amounts in fen."""
-
-    id: int
-    seq: int
-    time: int
-    code: str
-    buy: bool
-    volume: int
-    limit: int
-    status: int = ORDER_UNREPORTED
-    # The exchange's number, given when it is reported.
-    sysid: str = ""
-    traded: int = 0
-    amount: int = 0
-    charged: int = 0
-    frozen: int = 0
-    # Error id and message.
-    rejection: tuple[int, str] | None = None
-
-    @property
-    def remaining(self) -> int:
-        return self.volume - self.traded
-
-    def fee(self, amount: int) -> int:
-        """Return the fees in fen on `amount` so far: 0.025 %, at least 5 yuan an order; stamp duty 0.05 % on a sale."""
-        return max(500, amount * 25 // 100_000) + (0 if self.buy else amount * 5 // 10_000)
-
-    @property
-    def reference(self) -> dict[str, object]:
-        return {"order_id": self.id, "strategy_name": "simulator", "order_remark": f"sim-{self.seq}"}
-
-    @property
-    def terms(self) -> dict[str, object]:
-        """Return the fields that order and trade events share."""
-        return {
-            **self.reference,
-            **_instrument(self.code),
-            "stock_code": self.code,
-            "order_sysid": self.sysid,
-            "order_type": STOCK_BUY if self.buy else STOCK_SELL,
-            "direction": DIRECTION_FLAG_LONG,
-            "offset_flag": OFFSET_FLAG_OPEN if self.buy else OFFSET_FLAG_CLOSE,
-        }
 
 
 class SimulatedAccount:
@@ -174,8 +89,8 @@ class SimulatedAccount:
         # The next order to be placed, and the next midnight.
         self._slot = 1
         self._midnight = _next_midnight(start_ms)
-        # (due ms, tie-breaker, life)
-        self._waiting: list[tuple[int, int, _Life]] = []
+        # (due ms, tie-breaker, course of an order)
+        self._waiting: list[tuple[int, int, _Course]] = []
         self._ties = 0
         self._seq = 0
         self._budget = max(_LEAST_FEN, _DAY_MS // order_interval_ms * _ORDER_FEN)
@@ -183,7 +98,7 @@ class SimulatedAccount:
         self._frozen_cash = 0
         # From today's sales: may be spent today, taken out tomorrow.
         self._proceeds = 0
-        self._positions: dict[str, _Position] = {}
+        self._positions: dict[str, Position] = {}
         self._events: list[Event] = []
 
     def step(self, now_ms: int) -> list[Event]:
@@ -211,7 +126,7 @@ class SimulatedAccount:
                 self._resume(heapq.heappop(self._waiting)[2])
             else:
                 if self._codes:
-                    self._resume(self._live(Random(f"{self._seed}:{self._slot}")))
+                    self._resume(self._trade(Random(f"{self._seed}:{self._slot}")))
                 self._slot += 1
         events, self._events = self._events, []
         return events
@@ -223,11 +138,11 @@ class SimulatedAccount:
             # Of several midnights the last one does.
             self._midnight = max(self._midnight, _next_midnight(now_ms) - _DAY_MS)
 
-    def _resume(self, life: _Life) -> None:
-        wait = next(life, None)
+    def _resume(self, course: _Course) -> None:
+        wait = next(course, None)
         if wait is not None:
             self._ties += 1
-            heapq.heappush(self._waiting, (self._now + wait, self._ties, life))
+            heapq.heappush(self._waiting, (self._now + wait, self._ties, course))
 
     def _open(self) -> None:
         rng = Random(f"{self._seed}:positions")
@@ -237,7 +152,7 @@ class SimulatedAccount:
             if last is not None:
                 volume = max(LOT, int(share * self._budget / len(self._codes)) // last // LOT * LOT)
                 cost = round(last * bought) * volume
-                self._positions[code] = _Position(volume, cost, cost, last, yesterday=volume)
+                self._positions[code] = Position(volume, cost, cost, last, yesterday=volume)
         self._emit("account_status", status=ACCOUNT_STATUS_OK)
         self._publish_asset()
         for code in self._positions:
@@ -254,7 +169,7 @@ class SimulatedAccount:
             self._publish_position(code)
         self._publish_asset()
 
-    def _live(self, rng: Random) -> _Life:
+    def _trade(self, rng: Random) -> _Course:
         """Place an order and lead it to its end; which end is decided by `rng`, by the price, and by what is there."""
         fate = rng.choices(("filled", "late", "part", "resting", "rejected"), (55, 6, 14, 17, 8))[0]
         order = self._place(rng, fate)
@@ -295,7 +210,7 @@ class SimulatedAccount:
         self._advance(order, ORDER_PART_CANCEL if order.traded else ORDER_CANCELED)
         self._release(order)
 
-    def _place(self, rng: Random, fate: str) -> _Order | None:
+    def _place(self, rng: Random, fate: str) -> Order | None:
         """Return a new order, which knows if it will be rejected; None while there is no trading."""
         code = rng.choice(self._codes)
         worth = rng.randint(_ORDER_FEN // 10, _ORDER_FEN)
@@ -317,7 +232,7 @@ class SimulatedAccount:
         away = market * (_PATIENT if rests else _FAR if fate == "rejected" else _EAGER) // 1000
         limit = market + away if buy else market - away
         self._seq += 1
-        order = _Order(self._now // 10 % 2**31, self._seq, self._now // 1000, code, buy, volume, limit)
+        order = Order(self._now // 10 % 2**31, self._seq, self._now // 1000, code, buy, volume, limit)
         cost = limit * volume
         if fate == "rejected":
             order.rejection = _BAD_PRICE
@@ -332,7 +247,7 @@ class SimulatedAccount:
     def _market_value(self) -> int:
         return sum(held.value for held in self._positions.values())
 
-    def _freeze(self, order: _Order) -> None:
+    def _freeze(self, order: Order) -> None:
         if order.buy:
             amount = order.limit * order.volume
             order.frozen = amount + order.fee(amount)
@@ -345,7 +260,7 @@ class SimulatedAccount:
             held.frozen += order.volume
             self._publish_holding(order.code)
 
-    def _release(self, order: _Order) -> None:
+    def _release(self, order: Order) -> None:
         if order.buy:
             self._thaw(order, order.frozen)
             self._publish_asset()
@@ -355,18 +270,18 @@ class SimulatedAccount:
             held.frozen -= order.remaining
             self._publish_holding(order.code)
 
-    def _thaw(self, order: _Order, amount: int) -> None:
+    def _thaw(self, order: Order, amount: int) -> None:
         order.frozen -= amount
         self._frozen_cash -= amount
         self._cash += amount
 
-    def _fill(self, order: _Order, volume: int, market: int) -> None:
+    def _fill(self, order: Order, volume: int, market: int) -> None:
         amount = market * volume
         order.amount += amount
         fee = order.fee(order.amount) - order.charged
         order.charged += fee
         order.traded += volume
-        held = self._positions.setdefault(order.code, _Position(0, 0, 0, market, yesterday=0))
+        held = self._positions.setdefault(order.code, Position(0, 0, 0, market, yesterday=0))
         if order.buy:
             # What the rest may still cost stays frozen: the fees are those of the whole order.
             rest = order.limit * order.remaining
@@ -396,7 +311,7 @@ class SimulatedAccount:
         )
         self._publish_holding(order.code)
 
-    def _respond_to_cancel(self, order: _Order, error_id: int, message: str) -> None:
+    def _respond_to_cancel(self, order: Order, error_id: int, message: str) -> None:
         self._seq += 1
         self._emit(
             "async_cancel_response",
@@ -416,11 +331,11 @@ class SimulatedAccount:
                 error_msg=message,
             )
 
-    def _advance(self, order: _Order, status: int, message: str = "") -> None:
+    def _advance(self, order: Order, status: int, message: str = "") -> None:
         order.status = status
         self._publish_order(order, message)
 
-    def _publish_order(self, order: _Order, message: str = "") -> None:
+    def _publish_order(self, order: Order, message: str = "") -> None:
         self._emit(
             "order",
             **order.terms,
@@ -456,7 +371,7 @@ class SimulatedAccount:
             direction=DIRECTION_FLAG_LONG,
             last_price=held.last / 100,
             profit_rate=(value - held.cost) / held.cost if held.cost else 0.0,
-            **_instrument(code),
+            **instrument(code),
             float_profit=(value - held.cost) / 100,
             # For futures only (xttrader.md).
             position_profit=0.0,
@@ -492,11 +407,6 @@ def _slices(rng: Random, volume: int, fate: str) -> list[int]:
     if fate == "resting":
         return []
     return slices[:-1] if fate == "part" else slices
-
-
-def _instrument(code: str) -> dict[str, object]:
-    number, _, market = code.rpartition(".")
-    return {"secu_account": "A000000000" if market == "SH" else "0000000000", "instrument_name": f"模拟{number}"}
 
 
 def _next_midnight(ms: int) -> int:

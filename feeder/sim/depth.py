@@ -25,7 +25,7 @@ _MASK = 4095
 _random = Random(20240101)
 _VOLUMES = [max(1, round(16 * _random.lognormvariate(0, 0.8))) for _ in range(_MASK + 1)]
 _STARTS = 1024
-# Distances of successive levels from the first, without and with prices that nobody asks.
+# Distances of successive levels from the first, without and with prices that have no orders.
 _DENSE = list(range(MAX_LEVELS))
 _SPARSE = list(accumulate((_random.choice((1, 1, 1, 2, 3, 6)) for _ in range(_STARTS + MAX_LEVELS)), initial=0))
 

@@ -54,9 +54,9 @@ def calculate(name: str, bars: Bars, params: Mapping[str, int | float | str]) ->
     form = next((form for form in forms if given.keys() <= form.parameters.keys()), None)
     if form is None:
         unknown = [key for key in given if not any(key in form.parameters for form in forms)]
-        said = f"unknown parameter {', '.join(unknown)}" if unknown else f"{', '.join(given)} do not go together"
+        fault = f"unknown parameter {', '.join(unknown)}" if unknown else f"{', '.join(given)} do not go together"
         known = " or ".join(", ".join(form.parameters) for form in forms)
-        raise Refused("upstream_refused", f"{name}: {said}; expected {known}")
+        raise Refused("upstream_refused", f"{name}: {fault}; expected {known}")
     values = [
         _number(name, key, given[key], parameter) if key in given else parameter.default
         for key, parameter in form.parameters.items()

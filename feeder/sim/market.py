@@ -25,7 +25,7 @@ from qmt_bridge.errors import Refused
 Record = dict[str, object]
 Bar = dict[str, float]
 
-# Bars that a count of -1 stands for, the most that may be asked for, and the first day of which there are any.
+# The number of bars for a count of -1, the largest count, and the first day of which there are bars.
 HISTORY_BARS = 250
 MAX_BARS = 2000
 LISTED = 18_993  # 1 January 2022, in days since 1970
@@ -110,7 +110,7 @@ class Market:
         return self._tick(code, time, 5)
 
     def trading_price(self, code: str, time: int) -> float | None:
-        """Return the last price of `code` in yuan, None while nobody can trade it at `time`."""
+        """Return the last price of `code` in yuan, None if it does not trade at `time`."""
         instrument = self.instruments.get(code)
         if instrument is None or not self.hours.is_open(time):
             return None
@@ -152,7 +152,7 @@ class Market:
     def thousand(self, code: str, gear_num: int, time: int) -> Record:
         """Return the depth of `code`: `gear_num` levels a side, 0 = 1,000; zeros beyond the price limits.
 
-        Volumes in lots. Raise `Refused` for an index, which nobody can order.
+        Volumes in lots. Raise `Refused` for an index, which has no orders.
         """
         if self.instrument(code).type == "index":
             raise Refused("upstream_refused", f"{code} is an index: it has no depth")

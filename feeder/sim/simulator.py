@@ -17,23 +17,20 @@ from itertools import islice
 from typing import NamedTuple
 
 from feeder.sim.account import SimulatedAccount
+from feeder.sim.backlog import Backlog
+from feeder.sim.formula import Formula
+from feeder.sim.history import download
 from feeder.sim.hours import DAY_BARS, MINUTE_BARS
-from feeder.sim.indicators import calculate
-from feeder.sim.market import STREAMS, Bar, Market, Record, bars_wanted
+from feeder.sim.market import STREAMS, Market, Record, bars_wanted
 from feeder.source import DownloadRequest, Sink, mask
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
 from qmt_bridge.wire.messages import AccountState
-from qmt_bridge.wire.topics import FormulaSpec, Kind, Topic, TopicParts, formula_spec
+from qmt_bridge.wire.topics import Kind, Topic, TopicParts, formula_spec
 
 logger = logging.getLogger(__name__)
 
 ACCOUNT = "1000000365"
-# The code whose history cannot be downloaded, so that a client meets a failure too: 600001.SH left the exchange in
-# 2009, and no terminal has it.
-FAILING_DOWNLOAD = "600001.SH"
-FAILURE = "no history on the quote server"
-
 # Seconds between two looks at what has fallen due: whole-market slices are of a readable size, and no tick is late.
 _TURN = 0.05
 # Codes of a market's first snapshot that are made between two looks: each takes some 0.3 ms when it is asked for first.
@@ -42,21 +39,14 @@ _SNAPSHOT_CODES = 200
 # code that takes 1 us a bar, and 300 bytes of memory.
 MAX_FORMULA_BARS = 250_000
 FORMULA_BARS = 100
-# Topics with a new record that have their turn for each topic that begins.
-_DUE_IN_A_ROW = 10
 # A download takes this many turns, however many codes it has, and a turn for each if they are fewer.
 _DOWNLOAD_TURNS = 100
 # Milliseconds of orders and trade prints that are still published when the thread was late.
 _STREAM_DELAY = 1000
 # Milliseconds that the account's time goes on in a turn while it is ahead of a clock that was set back.
 _LONGEST_STEP = 1000
-# Failed codes that the sentence names; all of them are in `failed`.
-_NAMED_FAILURES = 3
-
 # Publishes what a topic has after its code's new tick.
 _Publish = Callable[[int, Record], None]
-# What is worked out for one topic between two turns.
-_Work = Callable[[], None]
 
 
 def epoch_ms() -> int:
@@ -91,11 +81,7 @@ class Simulator:
         # By code: what publishes its ticks, and what publishes anything else about it, which takes longer.
         self._ticks: dict[str, dict[Topic, _Publish]] = {}
         self._others: dict[str, dict[Topic, _Publish]] = {}
-        # Whatever takes longer is done piece by piece between two turns, so that no number of topics holds up a tick:
-        # the newest record of each topic that has one, and topics that are to begin, in turns between their kinds.
-        self._due: dict[Topic, _Work] = {}
-        self._opening: dict[Kind, dict[Topic, TopicParts]] = {}
-        self._due_in_a_row = 0
+        self._backlog = Backlog(self._try_begin)
         # What each formula that is published or is to begin counts, and the sum of that.
         self._formula_bars: dict[Topic, int] = {}
         self._formula_sum = 0
@@ -135,7 +121,9 @@ class Simulator:
         if request.period != "tick" and request.period not in MINUTE_BARS and request.period not in DAY_BARS:
             raise Refused("unsupported_period", f"history of period {request.period} is not simulated")
         turn = -(-len(request.stocks) // _DOWNLOAD_TURNS)
-        self._calls.put(partial(self._downloads.__setitem__, topic, (turn, self._download(request.stocks))))
+        self._calls.put(
+            partial(self._downloads.__setitem__, topic, (turn, download(request.stocks, self._market.instruments)))
+        )
 
     def upstream(self) -> int:
         """Return how many topics are published."""
@@ -172,7 +160,7 @@ class Simulator:
         while True:
             share = (time.monotonic() + until) / 2
             while True:
-                is_busy = bool(self._due or self._opening or self._snapshots)
+                is_busy = bool(self._backlog or self._snapshots)
                 wait = 0.0 if is_busy else until - time.monotonic()
                 try:
                     call = self._calls.get(timeout=max(0.0, wait))
@@ -183,34 +171,18 @@ class Simulator:
                 call()
                 if time.monotonic() >= share:
                     break
-            if not self._due and not self._opening:
+            if not self._backlog:
                 if self._snapshots or time.monotonic() >= until:
                     return True
                 continue
-            self._work_one()
+            self._backlog.do_one()
             if time.monotonic() >= until:
                 return True
-
-    def _work_one(self) -> None:
-        """Do the next piece of what takes longer."""
-        if self._due and (self._due_in_a_row < _DUE_IN_A_ROW or not self._opening):
-            self._due_in_a_row += 1
-            self._due.pop(next(iter(self._due)))()
-            return
-        self._due_in_a_row = 0
-        kind, topics = next(iter(self._opening.items()))
-        topic = next(iter(topics))
-        parts = topics.pop(topic)
-        # The kind's next topic comes after one of each other kind.
-        del self._opening[kind]
-        if topics:
-            self._opening[kind] = topics
-        self._try_begin(topic, parts)
 
     def _play(self, now: int) -> None:
         """Publish what has fallen due since the last turn, each code at most once."""
         received_ns = time.time_ns()
-        # The account's time never goes back, where orders would have the numbers of earlier ones, nor stands still.
+        # The account's time never goes back, because orders would get the numbers of earlier ones, and never stops.
         passed = min(max(now - self._played, 0), _LONGEST_STEP)
         self._traded = max(now, self._traded + passed)
         after, self._played = max(self._played, now - self._interval), now
@@ -230,13 +202,12 @@ class Simulator:
             for publish in (topics or {}).values():
                 publish(now, tick)
             for topic, publish in (others or {}).items():
-                # One that still waits keeps its place, and has the newer record.
-                self._due[topic] = partial(publish, now, tick)
+                self._backlog.put(topic, partial(publish, now, tick))
         for name, ticks in slices.items():
             if ticks:
                 self._sink.publish_whole(self._markets[name], ticks, received_ns)
         for topic in self._streams:
-            self._due[topic] = partial(self._go_on_with_stream, topic, now)
+            self._backlog.put(topic, partial(self._go_on_with_stream, topic, now))
         for event, fields in self._account.step(self._traded):
             self._sink.publish_trade(ACCOUNT, event, fields, received_ns)
         self._go_on_with_snapshot(now)
@@ -273,7 +244,7 @@ class Simulator:
 
     def _open(self, topic: Topic, parts: TopicParts) -> None:
         if topic in self._topics or topic not in self._wanted:
-            # Whoever wants it for a moment must not cost what it takes to begin, or others wait behind that.
+            # A topic that was given up meanwhile is not begun: that takes time, and other topics would wait for it.
             return
         is_short = parts.kind is Kind.QUOTE and (parts.detail == "tick" or parts.detail in STREAMS)
         if is_short or parts.kind is Kind.WHOLE:
@@ -287,7 +258,7 @@ class Simulator:
                 return
             self._formula_bars[topic] = bars
             self._formula_sum += bars
-        self._opening.setdefault(parts.kind, {})[topic] = parts
+        self._backlog.open(topic, parts)
 
     def _try_begin(self, topic: Topic, parts: TopicParts) -> None:
         if topic not in self._wanted:
@@ -333,7 +304,7 @@ class Simulator:
                 self._sink.publish(topic, {code: [self._market.thousand(code, int(detail), now)]}, received_ns)
 
         elif parts.kind is Kind.FORMULA:
-            formula = _Formula(self._market, formula_spec(parts))
+            formula = Formula(self._market, formula_spec(parts))
             code = formula.code
 
             def publish(now: int, tick: Record) -> None:
@@ -364,33 +335,8 @@ class Simulator:
             topics.pop(topic, None)
             if not topics:
                 by_code.pop(code, None)
-        self._due.pop(topic, None)
-        opening = self._opening.get(parts.kind, {})
-        opening.pop(topic, None)
-        if not opening:
-            self._opening.pop(parts.kind, None)
+        self._backlog.drop(topic, parts.kind)
         self._free_formula(topic)
-
-    def _download(self, stocks: tuple[str, ...]) -> Iterator[Record]:
-        failed: dict[str, str] = {}
-        for finished, code in enumerate(stocks, 1):
-            if code not in self._market.instruments:
-                failed[code] = f"{code} is not in the simulated market"
-            elif code == FAILING_DOWNLOAD:
-                failed[code] = FAILURE
-            yield {"finished": finished, "total": len(stocks), "stockcode": code, "message": failed.get(code, "")}
-        if not failed:
-            yield {"status": "done"}
-            return
-        named = "; ".join(f"{code}: {reason}" for code, reason in islice(failed.items(), _NAMED_FAILURES))
-        more = "; ..." if len(failed) > _NAMED_FAILURES else ""
-        yield {
-            "status": "error",
-            "type": "error",
-            "code": "upstream_refused",
-            "error": f"download failed for {len(failed)} of {len(stocks)} codes: {named}{more}",
-            "failed": failed,
-        }
 
 
 class _Snapshot(NamedTuple):
@@ -400,37 +346,3 @@ class _Snapshot(NamedTuple):
     market: str
     codes: Iterator[str]
     ticks: dict[str, object]
-
-
-class _Formula:
-    """A formula over the bars of one code: first of all bars asked for (dbt 0), then of the newest (dbt 1).
-
-    When a bar has ended, its last values come once more with the first ones of the next bar.
-    """
-
-    def __init__(self, market: Market, spec: FormulaSpec) -> None:
-        self.code = spec.stock_code
-        self._market = market
-        self._spec = spec
-        self._bars: list[Bar] = []
-
-    def value(self, now: int) -> Record:
-        """Return the next body; raise `Refused` if formula, period, count or parameters are not known."""
-        spec, known = self._spec, self._bars
-        bar = self._market.bar(self.code, spec.period, now) if known else None
-        if bar is not None and bar["time"] == known[-1]["time"]:
-            known[-1] = bar
-        else:
-            self._bars = self._market.bars(self.code, spec.period, now, spec.count)
-        since = known[-1]["time"] if known else 0
-        fresh = sum(bar["time"] >= since for bar in self._bars)
-        outputs = calculate(spec.formula_name, self._bars, spec.params)
-        return {
-            "formula_name": spec.formula_name,
-            "stock_code": self.code,
-            "data": {
-                "dbt": 1 if known else 0,
-                "timelist": [bar["time"] for bar in self._bars[-fresh:]],
-                "outputs": {name: values[-fresh:] for name, values in outputs.items()},
-            },
-        }

@@ -14,7 +14,7 @@ from math import inf
 from random import Random
 from typing import NamedTuple
 
-# A snapshot stands for at least three trade prints: two prices next to each other make any amount, and the last
+# A snapshot covers at least three trade prints: two prices next to each other make any amount, and the last
 # print is at the last price.
 MIN_PRINTS = 3
 # Expanding a part costs about a microsecond, and a block is expanded anew after as many snapshots as it has.

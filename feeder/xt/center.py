@@ -1,7 +1,7 @@
 """xtquant's own data service in this process, logged in by token: market data without a terminal.
 
 `open_center` runs on the thread that makes xtdata's calls, once a process: what xtquant began it cannot begin again,
-so whoever is told that it failed has to end the process.
+so the caller has to end the process when it failed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qmt_bridge.errors import ConfigError, Unavailable
 
 logger = logging.getLogger(__name__)
 
-# xtquant asks nobody who connects, and would listen on every address of the machine.
+# xtquant has no authentication, and would by default listen on every address of the machine.
 HOST = "127.0.0.1"
 # Tried one by one: feeders with folders of their own may run side by side.
 PORTS = (58609, 58619)

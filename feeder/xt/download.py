@@ -78,12 +78,12 @@ _decode = msgspec.json.Decoder(_Progress | _End).decode
 
 
 class _Job:
-    """One download; `said` is what its process says of it, None once it says nothing more."""
+    """One download; `reports` is what its process reports, None at the end."""
 
     def __init__(self, topic: Topic, request: DownloadRequest) -> None:
         self.topic = topic
         self.request = request
-        self.said: queue.SimpleQueue[_Progress | _End | None] = queue.SimpleQueue()
+        self.reports: queue.SimpleQueue[_Progress | _End | None] = queue.SimpleQueue()
 
 
 class XtDownload:
@@ -129,7 +129,7 @@ class XtDownload:
         if job is not None:
             self._publish(topic, _ending(job.request, cancelled, {}))
         elif running is not None:
-            running.said.put(cancelled)
+            running.reports.put(cancelled)
         return job is not None or running is not None
 
     def close(self) -> None:
@@ -174,20 +174,20 @@ class XtDownload:
         # The last word on each code: empty, or why it failed.
         told: dict[str, str] = {}
         logger.info("download %s: %d codes, period %s", job.topic, len(job.request.stocks), job.request.period)
-        process = _Process(_Request(self._host, self._port, *job.request), job.said)
+        process = _Process(_Request(self._host, self._port, *job.request), job.reports)
         try:
-            while isinstance(said := self._next(job), _Progress):
-                told[said.stockcode] = said.message
-                self._publish(job.topic, msgspec.structs.asdict(said))
+            while isinstance(report := self._next(job), _Progress):
+                told[report.stockcode] = report.message
+                self._publish(job.topic, msgspec.structs.asdict(report))
         finally:
             exit_code = process.stop()
-        if said is None:
-            said = _End("upstream_unavailable", f"the download process ended with exit code {exit_code}")
-        return _ending(job.request, said, told)
+        if report is None:
+            report = _End("upstream_unavailable", f"the download process ended with exit code {exit_code}")
+        return _ending(job.request, report, told)
 
     def _next(self, job: _Job) -> _Progress | _End | None:
         try:
-            return job.said.get(timeout=self._timeout)
+            return job.reports.get(timeout=self._timeout)
         except queue.Empty:
             return _End("upstream_unavailable", f"no progress for {self._timeout:g} s")
 
@@ -201,7 +201,7 @@ class XtDownload:
 class _Process:
     """A download's process, and the thread that writes the request to it and reads what it says."""
 
-    def __init__(self, request: _Request, said: queue.SimpleQueue[_Progress | _End | None]) -> None:
+    def __init__(self, request: _Request, reports: queue.SimpleQueue[_Progress | _End | None]) -> None:
         self._popen = subprocess.Popen(
             child.python("feeder.xt.download"),
             # It is told everything in its request, and needs neither key nor token.
@@ -213,7 +213,7 @@ class _Process:
         )
         self._asked = threading.Event()
         self._thread = threading.Thread(
-            target=self._talk, args=(request, said), name="xtquant-download-pipe", daemon=True
+            target=self._talk, args=(request, reports), name="xtquant-download-pipe", daemon=True
         )
         self._thread.start()
 
@@ -234,7 +234,7 @@ class _Process:
             popen.stdin.close()
         return code
 
-    def _talk(self, request: _Request, said: queue.SimpleQueue[_Progress | _End | None]) -> None:
+    def _talk(self, request: _Request, reports: queue.SimpleQueue[_Progress | _End | None]) -> None:
         popen = self._popen
         assert popen.stdin is not None
         assert popen.stdout is not None
@@ -243,13 +243,13 @@ class _Process:
             popen.stdin.flush()
             self._asked.set()
             for line in popen.stdout:
-                said.put(_decode(line))
+                reports.put(_decode(line))
         except (OSError, msgspec.DecodeError) as exc:
-            # It died while we wrote or it did.
+            # The process ended while one side was writing.
             logger.warning("download process cannot be heard: %s", exc)
         finally:
             popen.stdout.close()
-            said.put(None)
+            reports.put(None)
 
 
 def _ending(request: DownloadRequest, end: _End, told: dict[str, str]) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """What the terminal says when it is asked once: `python -m feeder.xt.probe HOST:PORT`, for `qmt-bridge doctor`.
 
 With `--center SERVER...` instead what the data service would meet, without a token or a login. A process of its own,
-because xtquant holds one client a process, and a call into it may hang: whoever starts it sets a time and kills it.
+because xtquant holds one client a process, and a call into it may hang: the caller sets a time limit and kills it.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class XtSource:
             logger.info("no accounts are set: market data only, no trade events")
             return
         if not self._start_trade(self._trade, sink, logging.ERROR):
-            # Not here again: whoever starts a source waits for it, and so do the quotes.
+            # The next attempts run on a thread: the caller waits for `start`, and the quotes wait with it.
             threading.Thread(
                 target=self._start_later, args=(self._trade, sink), name="xtquant-trade-start", daemon=True
             ).start()

@@ -132,7 +132,7 @@ class IPythonApiClient:
         self._require_connection()
         market = {**self.terminal.market, **self.terminal.unpushed}
         known = [code for code in market if code in codes or code.rpartition(".")[2] in codes]
-        return json.dumps({code: market[code] for code in known} if self.terminal.knows_ticks else {})
+        return json.dumps({code: native.full_tick(market[code]) for code in known} if self.terminal.knows_ticks else {})
 
     def get_trading_dates_by_market(self, market: str, start: str, end: str, count: int) -> list[int]:
         self.terminal.enter("get_trading_dates_by_market", _text(market), _text(start), _text(end), _int(count))

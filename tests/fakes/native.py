@@ -395,6 +395,19 @@ def tick(code: str, number: int) -> Document:
     }
 
 
+def full_tick(tick: Any) -> Any:
+    """Return what get_full_tick answers for a tick that was pushed: more fields, and the amount as an integer."""
+    if not isinstance(tick, Mapping):
+        return tick
+    answer = dict(tick)
+    if isinstance(answer.get("amount"), float):
+        answer["amount"] = int(answer["amount"])
+    if isinstance(answer.get("time"), int):
+        # The clock of Shanghai.
+        answer["timetag"] = time.strftime("%Y%m%d %H:%M:%S", time.gmtime(answer["time"] // 1000 + 8 * 3600))
+    return answer | {"tickvol": 0}
+
+
 def record(code: str, period: str, number: int) -> Document:
     """Return the `number`th invented record of a period: a tick, a depth of ten levels, else a bar."""
     if period in ("tick", "l2quote"):

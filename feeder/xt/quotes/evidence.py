@@ -1,4 +1,4 @@
-"""What the terminal's own last ticks say about subscriptions that say nothing: right so, or deaf.
+"""Evidence: the terminal's own last ticks, which tell whether a silent subscription is silent rightly, or deaf.
 
 A session is deaf if the terminal has newer data than it pushed; that needs no clock and no trading hours. Those of
 futures, options and Hong Kong are not known: get_trading_period has the hours of a day, but xtquant's calendar is of SH
@@ -17,7 +17,7 @@ from feeder.xt.quotes.silence import MARKETS, SEVERAL, day_number
 
 Name = TypeVar("Name", bound=Hashable)
 
-# Looks at which the terminal has to have had news of a subscription that said nothing. One or two may be the reset
+# A silent subscription is deaf after so many looks at which the terminal had news of it. One or two may be the reset
 # before a trading day, which is not pushed.
 NEWS = 3
 # As many times more, where news is of a single code out of several: xtquant may compute that one itself.

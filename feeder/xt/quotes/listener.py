@@ -1,9 +1,9 @@
-"""Listener: whether what is subscribed says nothing although it should, and what to do about it.
+"""Listener: whether subscriptions bring nothing although they should, and what to do about it.
 
-A stock market that is silent while the clock and xtquant's holidays say that it trades is stale. Whether the session is
-deaf only the terminal's own last ticks tell. While these do not move either, the listener waits and goes on to ask. If
-they move, what is silent is subscribed again; the session is made anew only if nothing else brings news, because that
-costs every client its data. The thread `xtquant-calls` runs it, while the connection is there.
+A stock market that is silent while the clock and xtquant's holidays say that it trades is stale. Only the terminal's
+own last ticks tell whether the session is deaf. While these do not move either, the listener waits and asks
+again. If they move, what is silent is subscribed again. The session is made anew only if nothing else brings news,
+because that interrupts the data of every client. The thread `xtquant-calls` runs it, while the connection is there.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from feeder.xt.quotes.evidence import INDICES, Evidence
-from feeder.xt.quotes.feed import Feed, is_live, market_of
 from feeder.xt.quotes.silence import MARKETS, SEVERAL, Action, Silence, day_name
+from feeder.xt.quotes.subscription import NativeSubscription, is_live, market_of
 from qmt_bridge.wire.topics import Topic, TopicParts
 
 logger = logging.getLogger(__name__)
 
-# The terminal is asked for last ticks this many times within the time that a market may say nothing, so that a deaf
+_Subscriptions: TypeAlias = Collection[NativeSubscription]
+
+# The terminal is asked for last ticks this many times within the time that a market may be silent, so that a deaf
 # connection is made anew before a market of it counts as silent, ...
 _ASKS = 6
 # ... and for so many codes at most.
@@ -37,14 +39,14 @@ _NEXT = {
 
 
 class Advice(NamedTuple):
-    """What is to be done; `feeds` are to be subscribed again. "renew" is "resubscribe" while no market is stale."""
+    """What is to be done, with the subscriptions to be made anew. "renew" is "resubscribe" while no market is stale."""
 
     action: Action | Literal["renew"]
-    feeds: tuple[Feed, ...] = ()
+    subscriptions: tuple[NativeSubscription, ...] = ()
 
 
 class Listener:
-    """Listens to the feeds of one `XtQuote`; `limit` is in seconds, 0 for never, and `now` tells ms since 1970."""
+    """Watches the subscriptions of one `XtQuote`; `limit` is in seconds, 0 for never; `now` tells ms since 1970."""
 
     def __init__(self, xtdata: Any, limit: float, now: Callable[[], int], is_alive: Callable[[], bool]) -> None:
         self._xtdata = xtdata
@@ -67,19 +69,22 @@ class Listener:
         return self._silence.stale
 
     def listen(
-        self, wanted: Mapping[Topic, TopicParts], held: Collection[Topic], feeds: Mapping[TopicParts, Feed]
+        self,
+        wanted: Mapping[Topic, TopicParts],
+        held: Collection[Topic],
+        subscriptions: Mapping[TopicParts, NativeSubscription],
     ) -> Advice:
         """Return what is to be done now, and log it; call it about once a second."""
         if not self._limit:
             return Advice("none")
         now = self._now()
-        heard = _heard(feeds.values(), now)
+        heard = _heard(subscriptions.values(), now)
         self._heard |= heard
         if not 0 <= now - self._asked < self._ask_pause:
             self._asked = now
-            mute = tuple(feeds[parts] for parts in self._ask(now, wanted, held, feeds.values()))
+            mute = tuple(subscriptions[parts] for parts in self._ask(now, wanted, held, subscriptions.values()))
             if mute:
-                return self._mend(now, mute, feeds.values())
+                return self._mend(now, mute, subscriptions.values())
         codes = self._codes(wanted, held)
         if codes:
             self._learn_holidays(day_name(now))
@@ -97,8 +102,8 @@ class Listener:
                 ", ".join(sorted(self.stale)),
             )
             return Advice(action)
-        silent = tuple(feed for feed in feeds.values() if feed.market in deaf)
-        if action == "reconnect" and self._lives(now, feeds.values(), silent):
+        silent = tuple(subscription for subscription in subscriptions.values() if subscription.market in deaf)
+        if action == "reconnect" and self._lives(now, subscriptions.values(), silent):
             action = "resubscribe"
         self._warn(f"nothing came from {', '.join(sorted(deaf))} while it trades", action)
         self._evidence.begin_anew(is_new_session=action == "reconnect")
@@ -109,21 +114,23 @@ class Listener:
         self._silence.reset()
         self._evidence.begin_anew(is_new_session=True)
 
-    def _mend(self, now: int, deaf: tuple[Feed, ...], feeds: Collection[Feed]) -> Advice:
-        """Return what is to be done about feeds that are found deaf, and log it."""
+    def _mend(self, now: int, deaf: tuple[NativeSubscription, ...], subscriptions: _Subscriptions) -> Advice:
+        """Return what is to be done about subscriptions that are found deaf, and log it."""
         what = f"the terminal has news that {', '.join(map(str, deaf))} did not bring"
         if not self._silence.act():
             # This is no silence that could be over, so it is no state.
             self._warn(what, "stale")
             return Advice("none")
-        advice = Advice("renew", deaf) if self._lives(now, feeds, deaf) else Advice("reconnect")
+        advice = Advice("renew", deaf) if self._lives(now, subscriptions, deaf) else Advice("reconnect")
         self._evidence.begin_anew(is_new_session=advice.action == "reconnect")
         self._warn(what, advice.action)
         return advice
 
-    def _lives(self, now: int, feeds: Collection[Feed], silent: Collection[Feed]) -> bool:
-        """Return whether other feeds than the silent ones bring news, so that a new connection would only cost them."""
-        return any(feed.spoke and 0 <= now - feed.heard_at < self._limit for feed in feeds if feed not in silent)
+    def _lives(self, now: int, subscriptions: _Subscriptions, silent: _Subscriptions) -> bool:
+        """Return whether subscriptions that are not silent bring news, which a new connection would interrupt."""
+        return any(
+            each.had_news and 0 <= now - each.news_at < self._limit for each in subscriptions if each not in silent
+        )
 
     def _warn(self, what: str, action: str) -> None:
         logger.warning("%s; %s; %d more tries today", what, _NEXT[action], self._silence.left)
@@ -133,7 +140,7 @@ class Listener:
         watched: dict[str, list[TopicParts]] = {}
         for topic, parts in wanted.items():
             market = market_of(parts) if is_live(parts) else ""
-            # What was refused is silent by right, unless it was held before the market fell silent.
+            # A refused subscription is expected to be silent, unless it was held before the market fell silent.
             if market in MARKETS and (topic in held or market in self._silence.stale):
                 watched.setdefault(market, []).append(parts)
         codes = {}
@@ -147,25 +154,29 @@ class Listener:
         return codes
 
     def _ask(
-        self, now: int, wanted: Mapping[Topic, TopicParts], held: Collection[Topic], feeds: Collection[Feed]
+        self,
+        now: int,
+        wanted: Mapping[Topic, TopicParts],
+        held: Collection[Topic],
+        subscriptions: _Subscriptions,
     ) -> list[TopicParts]:
         """Compare what is quiet with the terminal's own last ticks; return what is deaf."""
         trades = self._silence.is_open(now)
         quiet = [
-            feed
-            for feed in feeds
-            if feed.is_quiet
-            and is_live(feed.parts)
-            and (trades or feed.market not in MARKETS or 0 <= now - feed.heard_at < _LINGER * self._limit)
+            each
+            for each in subscriptions
+            if each.is_quiet
+            and is_live(each.parts)
+            and (trades or each.market not in MARKETS or 0 <= now - each.news_at < _LINGER * self._limit)
         ]
-        for feed in feeds:
-            feed.is_quiet = True
+        for each in subscriptions:
+            each.is_quiet = True
         silent = {
-            feed.parts: {code: feed.stream.newest.records.get(code) for code in codes}
-            for feed in quiet
-            if feed.spoke and (codes := feed.codes)
+            each.parts: {code: each.state.newest.records.get(code) for code in codes}
+            for each in quiet
+            if each.had_news and (codes := each.codes)
         }
-        stocks = [feed.parts.name for feed in quiet if feed.market in MARKETS and not feed.is_market]
+        stocks = [each.parts.name for each in quiet if each.market in MARKETS and not each.is_market]
         lost = [
             parts
             for topic, parts in wanted.items()
@@ -173,7 +184,7 @@ class Listener:
         ]
         markets = _expected(quiet, lost, self._heard)
         self._heard = set()
-        indices = [INDICES[market] for market in sorted({feed.market for feed in quiet} & MARKETS | markets.keys())]
+        indices = [INDICES[market] for market in sorted({each.market for each in quiet} & MARKETS | markets.keys())]
         asked = list(dict.fromkeys(chain(indices, *silent.values(), stocks, *markets.values())))[:_ASKED]
         try:
             ticks = dict(self._xtdata.get_full_tick(asked)) if asked else {}
@@ -211,18 +222,18 @@ class Listener:
         self._calendar_fault = fault
 
 
-def _heard(feeds: Collection[Feed], now: int) -> set[str]:
+def _heard(subscriptions: _Subscriptions, now: int) -> set[str]:
     """Return the markets that brought news since the last call."""
     markets = set()
-    for feed in feeds:
-        if feed.heard:
-            feed.heard, feed.spoke, feed.is_quiet, feed.heard_at = False, True, False, now
-            markets.add(feed.market)
+    for each in subscriptions:
+        if each.has_news:
+            each.has_news, each.had_news, each.is_quiet, each.news_at = False, True, False, now
+            markets.add(each.market)
     return markets
 
 
 def _expected(
-    quiet: Collection[Feed], lost: Collection[TopicParts], heard: Collection[str]
+    quiet: _Subscriptions, lost: Collection[TopicParts], heard: Collection[str]
 ) -> dict[str, dict[str, object]]:
     """Return, of each stock market that is not `heard`, the codes to expect pushes of, each with the last record.
 
@@ -232,9 +243,9 @@ def _expected(
     for parts in lost:
         code = INDICES[parts.name] if parts.name in MARKETS else parts.name
         expected.setdefault(market_of(parts), {})[code] = None
-    for feed in quiet:
-        if feed.market in MARKETS and feed.market not in heard:
-            codes = [INDICES[feed.market], *feed.codes] if feed.is_market else [feed.parts.name]
-            records = feed.stream.newest.records
-            expected.setdefault(feed.market, {}).update((code, records.get(code)) for code in codes)
+    for each in quiet:
+        if each.market in MARKETS and each.market not in heard:
+            codes = [INDICES[each.market], *each.codes] if each.is_market else [each.parts.name]
+            records = each.state.newest.records
+            expected.setdefault(each.market, {}).update((code, records.get(code)) for code in codes)
     return expected

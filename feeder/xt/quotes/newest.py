@@ -6,6 +6,7 @@ and callers hold a lock from `admit` until they have handed over what was admitt
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
@@ -96,10 +97,18 @@ class Newest:
         return fresh
 
     def is_new(self, code: str, record: Any) -> bool:
-        """Return whether `record` differs in content from the one of `code` that was admitted last."""
+        """Return whether `record` is another snapshot than the one of `code` that was admitted last.
+
+        An answer of get_full_tick has fields that no push has (timetag, tickvol), and its amount is an integer. So if
+        one of the two is such an answer, only the fields that both have are compared, and of the amount the whole part.
+        """
         last = self.records.get(code)
-        # As text, since NaN is not equal to itself.
-        return last is None or (last != record and repr(last) != repr(record))
+        if last is None or not (_is_answer(last) or _is_answer(record)):
+            return last is None or not _is_same(last, record)
+        if not isinstance(last, Mapping) or not isinstance(record, Mapping):
+            return True
+        common = last.keys() & record.keys()
+        return not common or not all(_is_same(_whole(name, last), _whole(name, record)) for name in common)
 
     def _key(self, code: str, record: Any) -> Hashable:
         """Return what `record` is a version of, None for an event."""
@@ -132,6 +141,22 @@ def _mark(record: Any, moment: Moment) -> _Mark:
     if isinstance(volume, bool) or not isinstance(volume, int | float):
         volume = None
     return _Mark(time, volume, moment.entered_ns)
+
+
+def _is_answer(record: Any) -> bool:
+    """Return whether get_full_tick answered `record`: no push has its text of the time."""
+    return isinstance(record, Mapping) and "timetag" in record
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    # Also compared as text, because NaN is not equal to itself.
+    return bool(value == other) or repr(value) == repr(other)
+
+
+def _whole(name: str, record: Mapping[str, Any]) -> Any:
+    """Return the field `name` of `record`, the amount without its fraction."""
+    value = record[name]
+    return int(value) if name == "amount" and isinstance(value, float) and math.isfinite(value) else value
 
 
 def _is_older(mark: _Mark, last: _Mark) -> bool:

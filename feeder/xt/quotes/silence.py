@@ -1,4 +1,4 @@
-"""Whether a market says nothing although it should trade, and what to do about it.
+"""Silence: whether a market has no data although it should trade, and what to do about it.
 
 The machine's clock and xtquant's calendar only say that a market should trade. Both may be wrong: a clock an hour
 off, a holiday that the calendar lacks. So they alone make a market stale, and no more. Subscribing or connecting again
@@ -62,7 +62,7 @@ class Silence:
     """The silence of each wanted market, counted while it trades; `limit` is in ms, and 0 turns all of it off."""
 
     def __init__(self, limit: int) -> None:
-        # Markets that have said nothing for too long, until they are heard or wanted no more.
+        # Markets without data for too long, until they have data again or are wanted no more.
         self.stale: frozenset[str] = frozenset()
         # Those of them of which the terminal has data that it did not push.
         self.deaf: frozenset[str] = frozenset()

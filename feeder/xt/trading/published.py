@@ -5,7 +5,7 @@ position it is, and is used to tell what is newer than a query's answer, what a 
 what is sold out; nothing that a client could see as different is dropped because of it. That holds for what follows
 from the market price alone, too: a position or asset that a query tells with another value is published.
 
-Pure, and guarded by its one user, `xttrade`: callbacks and the session's thread both publish.
+Pure. `Publication` uses it, under its guard: callbacks and the session's threads publish.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """When to ask the terminal for an account's orders, fills, positions and asset.
 
-Pure, with seconds of one clock as an argument, and guarded by its one user, `xttrade`. A question is asked until its
-answer is certain, ever more slowly, and from then on every `interval` seconds: a terminal can lose a push without
-losing its session. What was asked and has not been answered is asked again after a while.
+Pure; the time, in seconds of one clock, is an argument. `Reconciliation` uses it, under its guard. A question is asked
+until its answer is certain, ever more slowly, and from then on every `interval` seconds: a terminal can lose a push
+without losing its session. What was asked and has not been answered is asked again after a while.
 """
 
 from __future__ import annotations

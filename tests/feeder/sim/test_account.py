@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from feeder.sim.account import NAMES, SimulatedAccount
+from feeder.sim.account import SimulatedAccount
+from feeder.sim.constants import NAMES
 
 # Read as a client reads them: not typed.
 Event: TypeAlias = tuple[str, dict[str, Any]]
@@ -247,7 +248,7 @@ def test_a_position_costs_what_was_paid_for_it(events: list[Event]) -> None:
             costs[code], volumes[code], trade = cost, volume, None
 
 
-def test_positions_are_whole_lots_that_add_up_and_shares_bought_today_cannot_be_sold(events: list[Event]) -> None:
+def test_positions_are_whole_lots_and_shares_of_today_cannot_be_sold(events: list[Event]) -> None:
     held: dict[object, dict[str, Any]] = {}
     for event, data in events:
         if event == "position":

@@ -182,7 +182,7 @@ def test_kdj_keeps_k_through_a_flat_stretch_and_moves_on_after_it() -> None:
     assert kdj["K"] == close_to([NAN, 100, 100, 100, 100, 200 / 3])
 
 
-def test_rsi_stays_between_its_bounds_and_keeps_its_value_when_the_close_rests() -> None:
+def test_rsi_stays_within_its_bounds_and_on_an_unchanged_close() -> None:
     rsi = calculate("RSI", flat(10, 11, 10.5, 10.5, 10.5), {"N": 6})["RSI"]
     assert rsi[3:] == close_to([rsi[2], rsi[2]])
     assert calculate("RSI", flat(10, 9, 8), {"N": 6})["RSI"][1:] == [0, 0]

@@ -488,7 +488,7 @@ def test_level_2_quotes_agree_with_the_tick(market: Market, code: str) -> None:
         assert totals["avgOffPrice"] > totals["avgBidPrice"]
 
 
-def test_a_dear_share_has_a_thousand_levels_and_a_cheap_one_ends_at_its_price_limits(market: Market) -> None:
+def test_depth_has_a_thousand_levels_or_ends_at_the_price_limits(market: Market) -> None:
     dear, cheap = market.thousand("600519.SH", 0, NOW), market.thousand("000001.SZ", 0, NOW)
     assert all(dear["askPrice"])
     assert all(dear["bidPrice"])

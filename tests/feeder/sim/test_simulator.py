@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from feeder.sim import formula as formula_module
 from feeder.sim import simulator as simulator_module
+from feeder.sim.history import FAILING_DOWNLOAD, FAILURE
 from feeder.sim.indicators import calculate
 from feeder.sim.market import Market
-from feeder.sim.simulator import ACCOUNT, FAILING_DOWNLOAD, FAILURE, Simulator
+from feeder.sim.simulator import ACCOUNT, Simulator
 from feeder.source import DownloadRequest, Source
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
@@ -187,7 +189,7 @@ def test_what_is_wanted_for_a_moment_only_is_not_begun() -> None:
         simulator.close()
 
 
-def test_a_quote_topic_has_the_current_tick_at_once_and_then_every_next_one(play: Callable[..., Played]) -> None:
+def test_a_quote_topic_begins_with_the_current_tick(play: Callable[..., Played]) -> None:
     played = play()
     bodies = played.sink.bodies(played.subscribe(quote_topic(BANK)), 8)
     ticks = [body[BANK][0] for body in bodies]
@@ -339,7 +341,7 @@ def slow_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
         time.sleep(0.004)
         return calculate(*args)
 
-    monkeypatch.setattr(simulator_module, "calculate", slow)
+    monkeypatch.setattr(formula_module, "calculate", slow)
 
 
 @pytest.mark.usefixtures("slow_formulas")

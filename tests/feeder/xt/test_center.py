@@ -10,8 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import datacenter
@@ -19,13 +18,14 @@ import native
 import pytest
 
 from feeder.source import FeedState
-from feeder.xt.quotes import session
+from feeder.xt.quotes import intervals
 from feeder.xt.quotes.session import XtQuote
 from feeder.xt.source import XtSource
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, ErrorCode, Unavailable
 from qmt_bridge.process.child import TRY_AGAIN
 from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic
+from tests.support.terminal import until
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests" / "fakes"
@@ -55,17 +55,10 @@ class Recorder:
         self.states.append((state, reason))
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
-    monkeypatch.setattr(session, "RETRY_FIRST", 0.01)
-    monkeypatch.setattr(session, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(intervals, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(intervals, "WATCH_SECONDS", 0.02)
     monkeypatch.setattr(datacenter, "_settings", {})
     with native.installed() as terminal:
         # The first port that the service tries.
@@ -89,7 +82,7 @@ def settings(home: Path) -> Config:
     return Config(xt_token=TOKEN, xt_home=str(home / "center"), xt_servers=("10.0.0.1:55310", "10.0.0.2:55310"))
 
 
-def test_with_a_token_quotes_come_from_a_service_that_only_this_machine_can_reach(
+def test_with_a_token_quotes_come_from_a_service_of_this_machine(
     terminal: native.Terminal, listened: list[tuple[str, int, int]], tmp_path: Path
 ) -> None:
     source, sink = XtQuote(settings(tmp_path)), Recorder()
@@ -146,7 +139,7 @@ def test_downloads_go_to_the_service_too(terminal: native.Terminal, tmp_path: Pa
         source.close()
 
 
-def test_a_token_that_is_refused_ends_the_start_with_the_reason_and_without_the_token(
+def test_a_refused_token_ends_the_start_and_is_not_in_the_reason(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     source = XtQuote(settings(tmp_path))
@@ -211,7 +204,7 @@ def test_ports_that_are_all_busy_are_a_reason(
 def test_a_service_that_never_opens_is_given_up(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(session, "CENTER_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "CENTER_SECONDS", 0.05)
     opened = threading.Event()
     monkeypatch.setattr(datacenter, "get_status", lambda: {"init_done": opened.wait(SECONDS)})
     source, sink = XtQuote(settings(tmp_path)), Recorder()
@@ -239,7 +232,7 @@ def test_a_token_is_never_shown() -> None:
 
 
 @pytest.mark.parametrize(("reached", "exit_code"), [(True, 1), (False, TRY_AGAIN)])
-def test_a_feeder_whose_token_is_refused_ends_with_the_reason_and_a_code_that_tells_if_that_may_pass(
+def test_the_exit_code_says_whether_a_refused_token_may_pass_later(
     tmp_path: Path, reached: bool, exit_code: int
 ) -> None:
     code = f"""

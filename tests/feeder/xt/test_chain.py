@@ -24,8 +24,8 @@ import zmq
 from websockets.asyncio.client import connect
 
 from feeder.app import Feeder
-from feeder.xt.quotes import session, splice
-from feeder.xt.quotes.session import XtQuote
+from feeder.xt.quotes import intervals, splice
+from feeder.xt.quotes.subscriptions import Subscriptions
 from feeder.xt.source import XtSource
 from qmt_bridge.config import Config
 from qmt_bridge.sockets import connect_subscriber
@@ -116,9 +116,7 @@ async def test_a_terminal_is_served_on_all_six_urls(tmp_path: Path, monkeypatch:
         assert events["trade"]["traded_amount"] == 170000.0
 
 
-async def test_a_download_ends_in_the_terminal_when_the_last_websocket_that_follows_it_is_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_download_ends_when_its_last_websocket_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "calls"
     log.touch()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
@@ -383,10 +381,10 @@ class Life:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
-    monkeypatch.setattr(session, "RETRY_FIRST", 0.01)
-    monkeypatch.setattr(session, "RETRY_LAST", 0.03)
-    monkeypatch.setattr(session, "WATCH_SECONDS", 0.02)
-    monkeypatch.setattr(session, "RETURN_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(intervals, "RETRY_LAST", 0.03)
+    monkeypatch.setattr(intervals, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(intervals, "RETURN_SECONDS", 0.05)
     monkeypatch.setattr(splice, "OVERLAP", 0.1)
     with native.installed() as terminal:
         yield terminal
@@ -401,7 +399,7 @@ def wait_for(condition: Callable[[], object], what: Callable[[], str]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_random_life_ends_with_exactly_what_is_wanted_and_data_for_everyone(
+def test_random_events_end_with_what_is_wanted_and_data_for_each(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int
 ) -> None:
     # Both kinds of native behaviour, and a client that stays away; with and without a limit of single ticks.
@@ -411,14 +409,16 @@ def test_a_random_life_ends_with_exactly_what_is_wanted_and_data_for_everyone(
     # for it early, in as many pushes as a snapshot may have.
     terminal.dispatchers = (1, 8)[seed % 3 == 1]
     terminal.single_snapshot, terminal.snapshot_pieces = seed % 7 < 3, 1 + seed % 2
-    monkeypatch.setattr(session, "FIRST_SECONDS", (0.01, 2.0)[seed % 4 == 3])
+    monkeypatch.setattr(intervals, "FIRST_SECONDS", (0.01, 2.0)[seed % 4 == 3])
     # What was refused is asked for again after a while, or else in the next session.
     asks_again = seed % 4 < 2
-    asked: list[XtQuote] = []
+    asked: list[Subscriptions] = []
     if asks_again:
-        monkeypatch.setattr(session, "REFUSED_SECONDS", 0.05)
-        subscribe_wanted = XtQuote._subscribe_wanted
-        monkeypatch.setattr(XtQuote, "_subscribe_wanted", lambda self: (subscribe_wanted(self), asked.append(self)))
+        monkeypatch.setattr(intervals, "REFUSED_SECONDS", 0.05)
+        subscribe_wanted = Subscriptions.subscribe_wanted
+        monkeypatch.setattr(
+            Subscriptions, "subscribe_wanted", lambda self: (subscribe_wanted(self), asked.append(self))
+        )
     single_limit = 3 if seed % 5 in (1, 3) else 50
     terminal.refused, terminal.failing = {"999999.SH"}, {"888888.SH"}
     terminal.is_open = seed % 5 != 0

@@ -30,6 +30,7 @@ from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import TradeEvent
 from qmt_bridge.wire.requests import DownloadStarted, StartDownload, ask_reply_encoder, reply_decoder
 from qmt_bridge.wire.topics import Topic, download_topic
+from tests.support.terminal import Recording
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests" / "fakes"
@@ -43,11 +44,13 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and sign
 NO_REASON = "xtquant reports a failure without a reason"
 
 
-class Recorder:
+class Recorder(Recording):
     """A Sink that keeps what is published."""
 
+    seconds = SECONDS
+
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        super().__init__()
         self.bodies: dict[Topic, list[dict]] = {}
 
     def publish(self, topic: Topic, body: object, received_ns: int) -> None:
@@ -76,10 +79,6 @@ class Recorder:
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         raise AssertionError("a live source never waits for room")
-
-    def until(self, condition: Callable[[], object]) -> None:
-        with self.changed:
-            assert self.changed.wait_for(condition, SECONDS), f"never came: {self.bodies}"
 
     def ended(self, *topics: Topic) -> Callable[[], bool]:
         return lambda: all("status" in self.bodies.get(topic, [{}])[-1] for topic in topics)
@@ -142,9 +141,7 @@ def error(code: str, text: str, failed: dict[str, str]) -> dict:
 # -- What happens to a download
 
 
-def test_progress_has_xtquants_shape_without_the_binary_result_and_ends_with_done(
-    make: Callable[..., XtDownload], sink: Recorder
-) -> None:
+def test_progress_has_no_binary_result_and_ends_with_done(make: Callable[..., XtDownload], sink: Recorder) -> None:
     progress, end = download(make(), sink, *CODES)
     assert progress == [step(number, 3, code) for number, code in enumerate(CODES, 1)]
     assert [list(body) for body in progress] == [["finished", "total", "stockcode", "message"]] * 3
@@ -165,7 +162,7 @@ def test_the_request_arrives_as_it_was_made(
     assert [call for call in calls if "supply" in call] == [f"supply_history_data2{asked}"]
 
 
-def test_a_code_that_ends_it_for_all_is_named_and_the_others_are_downloaded(
+def test_a_code_that_ends_the_call_is_named_the_others_downloaded(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None]
 ) -> None:
     terminal(REFUSE="000001.SZ")

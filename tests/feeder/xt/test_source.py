@@ -25,7 +25,7 @@ from websockets.sync.client import connect
 from feeder import app
 from feeder.source import DownloadRequest, FeedState
 from feeder.xt.download import XtDownload
-from feeder.xt.quotes import session
+from feeder.xt.quotes import intervals
 from feeder.xt.quotes.session import XtQuote
 from feeder.xt.source import XtSource
 from feeder.xt.trading.session import XtTrade
@@ -33,6 +33,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ErrorCode, Refused
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, download_topic, parse_topic, quote_topic
+from tests.support.terminal import Recording
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests" / "fakes"
@@ -43,11 +44,13 @@ JOB = download_topic("job")
 REQUEST = DownloadRequest(("600519.SH", "000001.SZ"), "1d", "", "")
 
 
-class Recorder:
+class Recorder(Recording):
     """A Sink that keeps what it is told."""
 
+    seconds = SECONDS
+
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        super().__init__()
         self.bodies: dict[Topic, list[object]] = {}
         self.trades: list[tuple[str, str]] = []
         self.accepted: list[Topic] = []
@@ -82,14 +85,6 @@ class Recorder:
     def wait_room(self, limit: int, timeout: float) -> bool:
         raise AssertionError("a live source never waits for room")
 
-    def until(self, condition: Callable[[], object]) -> None:
-        """Wait for `condition`, looking again whenever something was told and each 20 ms."""
-        deadline = time.monotonic() + SECONDS
-        with self.changed:
-            while not condition():
-                assert time.monotonic() < deadline, f"never came: {vars(self)}"
-                self.changed.wait(0.02)
-
     def _note(self, note: Callable[[], object]) -> None:
         with self.changed:
             note()
@@ -100,8 +95,8 @@ class Recorder:
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     """Return the terminal of quotes; each download process has one of its own, the switches are in the environment."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
-    monkeypatch.setattr(session, "RETRY_FIRST", 0.01)
-    monkeypatch.setattr(session, "RETRY_LAST", 0.05)
+    monkeypatch.setattr(intervals, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(intervals, "RETRY_LAST", 0.05)
     with native.installed() as terminal:
         yield terminal
 

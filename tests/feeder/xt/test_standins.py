@@ -284,9 +284,7 @@ def test_xttrader_alone_keeps_the_error_of_a_cancel_that_another_asked_for(
     assert list(trader.queuing_cancel_errors_by_order_id) == [7]
 
 
-def test_pushes_reach_who_subscribed_the_account_and_queries_tell_the_newest(
-    desk: xtpythonclient.Desk, trader: Any
-) -> None:
+def test_pushes_reach_subscribed_accounts_and_queries_tell_the_newest(desk: xtpythonclient.Desk, trader: Any) -> None:
     from xtquant import xttype
 
     desk.push(xtpythonclient.XtOrder(account_id="2", order_id=1))

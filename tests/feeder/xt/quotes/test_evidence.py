@@ -41,7 +41,7 @@ def terminal() -> Terminal:
     return Terminal()
 
 
-def test_a_subscription_is_deaf_once_the_terminal_had_several_ticks_that_it_did_not_bring(terminal: Terminal) -> None:
+def test_a_subscription_is_deaf_after_several_ticks_that_it_lacks(terminal: Terminal) -> None:
     # The first time there is nothing to compare with.
     assert terminal.ask(NEWS, {"moutai": [MOUTAI]}, [MOUTAI]) == []
     assert terminal.ask(1, {"moutai": [MOUTAI]}, [MOUTAI]) == ["moutai"]
@@ -115,7 +115,7 @@ def test_news_of_one_code_out_of_several_takes_longer(terminal: Terminal) -> Non
     assert terminal.ask(1, silent, ["IF00.IF"]) == ["IF"]
 
 
-def test_each_time_that_it_did_not_help_takes_twice_as_much_until_the_next_day(terminal: Terminal) -> None:
+def test_evidence_needed_doubles_after_each_renewal_of_a_day(terminal: Terminal) -> None:
     silent = {"moutai": [MOUTAI]}
     for news in (NEWS, 2 * NEWS, 4 * NEWS):
         # A new session, in which it is heard first.
@@ -169,7 +169,7 @@ def test_the_open_interest_of_a_future_is_no_status(terminal: Terminal) -> None:
     assert terminal.evidence.active({"IF2512.IF"}) == {"IF2512.IF"}
 
 
-def test_several_codes_without_a_trade_today_are_not_believed_but_several_halted_are(terminal: Terminal) -> None:
+def test_several_halted_codes_are_idle_several_untraded_ones_are_not(terminal: Terminal) -> None:
     codes = {f"60000{number}.SH" for number in range(SEVERAL)}
     terminal.ticks = {code: {"time": MORNING - DAY, "volume": 5} for code in codes}
     terminal.ask(1, {"crowd": codes})

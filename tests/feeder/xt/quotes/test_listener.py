@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from feeder.xt.quotes.feed import Feed, Stream
 from feeder.xt.quotes.listener import Advice, Listener
 from feeder.xt.quotes.newest import Moment
+from feeder.xt.quotes.subscription import NativeSubscription
+from feeder.xt.quotes.topic_state import TopicState
 from qmt_bridge.wire.topics import Topic, TopicParts, parse_topic, quote_topic, whole_topic
 
 SHANGHAI = timezone(timedelta(hours=8))
@@ -37,6 +38,10 @@ def is_within(second: int, *spans: tuple[str, str]) -> bool:
     return any(clock(begin) <= second < clock(end) for begin, end in spans)
 
 
+def subscribed(topic: Topic | None, parts: TopicParts) -> NativeSubscription:
+    return NativeSubscription(TopicState(parts, topic), topic)
+
+
 class World:
     """An exchange, a terminal that has its ticks, and a listener whose machine's clock is `offset` seconds ahead.
 
@@ -53,7 +58,7 @@ class World:
         self.answer: Callable[[dict[str, Any]], Any] = dict
         self.ticks: dict[str, dict[str, Any]] = {}
         self.wanted: dict[Topic, TopicParts] = {topic: parse_topic(topic) for topic in topics}
-        self.feeds: dict[TopicParts, Feed] = {}
+        self.subscriptions: dict[TopicParts, NativeSubscription] = {}
         self.subscribe()
         self.listener = Listener(self, LIMIT, self.now, lambda: True)
         self.advice: list[tuple[int, Advice]] = []
@@ -62,7 +67,7 @@ class World:
             self.ticks[code] = {"time": yesterday, "volume": 9_000_000, "lastPrice": 10.0, "openInt": 15}
 
     def subscribe(self) -> None:
-        self.feeds = {parts: Feed(Stream(parts, topic), topic) for topic, parts in self.wanted.items()}
+        self.subscriptions = {parts: subscribed(topic, parts) for topic, parts in self.wanted.items()}
 
     def time(self, second: int) -> int:
         return int((TUESDAY + timedelta(seconds=second)).timestamp() * 1000)
@@ -91,13 +96,13 @@ class World:
                 continue
             self.second = second
             self.trade()
-            advice = self.listener.listen(self.wanted, list(self.wanted), self.feeds)
+            advice = self.listener.listen(self.wanted, list(self.wanted), self.subscriptions)
             if advice.action != "none":
                 self.advice.append((second, advice))
             if advice.action == "reconnect":
                 self.subscribe()
-            for feed in advice.feeds:
-                self.feeds[feed.parts] = Feed(Stream(feed.parts, feed.topic), feed.topic)
+            for subscription in advice.subscriptions:
+                self.subscriptions[subscription.parts] = subscribed(subscription.topic, subscription.parts)
         return self
 
     def trade(self) -> None:
@@ -133,10 +138,11 @@ class World:
     def move(self, codes: list[str], volume: int, status: int = 13) -> None:
         for code in codes:
             self.tick(code, volume, status)
-        for feed in self.feeds.values():
-            if feed.is_market and self.second < self.deaf:
+        for subscription in self.subscriptions.values():
+            if subscription.is_market and self.second < self.deaf:
                 # One push of all of them.
-                feed.pushed = {code: self.ticks[code] for code in codes if code.endswith(feed.parts.name)}
+                market = subscription.parts.name
+                subscription.pushed = {code: self.ticks[code] for code in codes if code.endswith(market)}
 
     def tick(self, code: str, volume: int, status: int = 13) -> None:
         before = self.ticks[code]["volume"] % 9_000_000
@@ -148,12 +154,12 @@ class World:
         }
         if self.second >= self.deaf:
             return
-        for feed in self.feeds.values():
-            if code == feed.parts.name or code.rpartition(".")[2] == feed.parts.name:
-                feed.hear({code: tick})
-                if feed.is_market:
-                    feed.pushed = {code: tick}
-                feed.stream.newest.admit(code, tick, Moment(self.time(self.second) * 1_000_000, self.second))
+        for subscription in self.subscriptions.values():
+            if code == subscription.parts.name or code.rpartition(".")[2] == subscription.parts.name:
+                subscription.note_push({code: tick})
+                if subscription.is_market:
+                    subscription.pushed = {code: tick}
+                subscription.state.newest.admit(code, tick, Moment(self.time(self.second) * 1_000_000, self.second))
 
     @property
     def actions(self) -> list[tuple[int, str]]:

@@ -73,7 +73,7 @@ def test_what_is_newer_is_told_by_time_then_volume_then_entry(
     assert newest.admit(MOUTAI, second, moment(1)) is passes
 
 
-def test_without_time_and_volume_the_callback_that_was_entered_first_is_older(newest: Newest) -> None:
+def test_without_time_and_volume_the_order_of_callbacks_decides(newest: Newest) -> None:
     assert newest.admit(MOUTAI, {"price": 2}, moment(2))
     assert not newest.admit(MOUTAI, {"price": 1}, moment(1))
     assert newest.admit(MOUTAI, {"price": 2.5}, moment(2))
@@ -223,3 +223,32 @@ def test_random_clocks_silence_no_code(seed: int) -> None:
         if newest.admit(MOUTAI, record, moment(entered)):
             last = entered
         assert entered - last <= SETTLE_NS // 1_000_000 + 3000
+
+
+@pytest.mark.parametrize(
+    ("record", "is_new"),
+    [
+        pytest.param({"tickvol": 0}, False, id="fields-of-the-answer"),
+        pytest.param({"amount": 862}, False, id="amount-as-an-integer"),
+        pytest.param({"amount": 863}, True, id="other-amount"),
+        pytest.param({"amount": float("inf")}, True, id="amount-that-is-no-number"),
+        pytest.param({"pe": float("nan")}, False, id="nan"),
+        pytest.param({"volume": 6}, True, id="other-volume"),
+        pytest.param({"askVol": [1, 3]}, True, id="other-depth"),
+    ],
+)
+def test_an_answer_of_get_full_tick_is_compared_by_common_fields(newest: Newest, record: Any, is_new: bool) -> None:
+    pushed = tick(0, 5) | {"amount": 862.75, "pe": float("nan"), "askVol": [1, 2]}
+    assert newest.is_new(MOUTAI, pushed)
+    assert newest.admit(MOUTAI, pushed, moment(0))
+    answer = pushed | {"timetag": "20250331 14:52:15"} | record
+    assert newest.is_new(MOUTAI, answer) is is_new
+    # And the other way round: the answer first, then the push of the same snapshot.
+    assert newest.admit(MOUTAI, answer, moment(1))
+    assert newest.is_new(MOUTAI, pushed) is is_new
+
+
+@pytest.mark.parametrize("record", [{"lastPrice": 1.0}, {"timetag": "20250331 14:52:15"}, [1], None])
+def test_records_without_a_common_field_differ(newest: Newest, record: Any) -> None:
+    assert newest.admit(MOUTAI, tick(0, 5), moment(0))
+    assert newest.is_new(MOUTAI, record)

@@ -23,8 +23,10 @@ import pytest
 
 from feeder.source import DownloadRequest, FeedState
 from feeder.xt import normalize, sdk
-from feeder.xt.quotes import newest, session, splice
+from feeder.xt.quotes import intervals, newest, splice
+from feeder.xt.quotes.last_values import LastValues
 from feeder.xt.quotes.session import XtQuote
+from feeder.xt.quotes.subscriptions import Subscriptions
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, ErrorCode, Refused
 from qmt_bridge.wire.topics import (
@@ -39,6 +41,7 @@ from qmt_bridge.wire.topics import (
     quote_topic,
     whole_topic,
 )
+from tests.support.terminal import Recording
 
 ROOT = Path(__file__).parents[4]
 FAKES = ROOT / "tests" / "fakes"
@@ -64,11 +67,11 @@ NATIVE_OF_EVERY_KIND = [
 ]
 
 
-class Recorder:
+class Recorder(Recording):
     """A Sink that keeps what it is told, encoded by an encoder that knows no type of xtquant's."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        super().__init__()
         self.published: list[tuple[Topic, object, int]] = []
         self.accepted: list[Topic] = []
         self.refused: list[tuple[Topic, ErrorCode, str]] = []
@@ -104,14 +107,6 @@ class Recorder:
     def bodies(self, topic: Topic) -> list:
         return [body for of, body, _ in list(self.published) if of == topic]
 
-    def until(self, condition: Callable[[], object]) -> None:
-        """Wait for `condition`, looking again whenever something was told and each 20 ms."""
-        deadline = time.monotonic() + SECONDS
-        with self.changed:
-            while not condition():
-                assert time.monotonic() < deadline, f"never came: {vars(self)}"
-                self.changed.wait(0.02)
-
     def _note(self, where: list, what: object) -> None:
         with self.changed:
             where.append(what)
@@ -120,11 +115,11 @@ class Recorder:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
-    monkeypatch.setattr(session, "RETRY_FIRST", 0.01)
-    monkeypatch.setattr(session, "RETRY_LAST", 0.05)
-    monkeypatch.setattr(session, "WATCH_SECONDS", 0.02)
+    monkeypatch.setattr(intervals, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(intervals, "RETRY_LAST", 0.05)
+    monkeypatch.setattr(intervals, "WATCH_SECONDS", 0.02)
     # Tests of what comes by itself see nothing else.
-    monkeypatch.setattr(session, "FIRST_SECONDS", 3600.0)
+    monkeypatch.setattr(intervals, "FIRST_SECONDS", 3600.0)
     with native.installed() as terminal:
         yield terminal
         assert terminal.escaped == []
@@ -440,7 +435,7 @@ def test_a_clock_set_back_for_good_is_followed_after_a_while(
     assert [body["600519.SH"][0]["time"] for body in sink.bodies(MOUTAI)] == [100, 43, 46]
 
 
-def test_a_payload_that_cannot_be_published_is_logged_once_and_the_next_one_passes(
+def test_an_unpublishable_payload_is_logged_once_and_the_next_passes(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin(source, sink, MOUTAI)
@@ -551,8 +546,8 @@ def test_new_formulas_hold_up_no_other_topic(terminal: native.Terminal, source: 
 def test_formulas_have_a_limit_and_leave_their_place(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "MAX_FORMULAS", 2)
-    monkeypatch.setattr(session, "REFUSED_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "MAX_FORMULAS", 2)
+    monkeypatch.setattr(intervals, "REFUSED_SECONDS", 0.05)
     first, second, third = formulas(3)
     begin(source, sink, first, second)
     want(source, third)
@@ -568,7 +563,7 @@ def test_formulas_have_a_limit_and_leave_their_place(
 def test_formulas_have_their_place_in_the_next_session(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "MAX_FORMULAS", 2)
+    monkeypatch.setattr(intervals, "MAX_FORMULAS", 2)
     begin(source, sink, *formulas(2))
     terminal.drop()
     terminal.open()
@@ -620,7 +615,7 @@ def test_a_refused_topic_is_asked_again_in_the_next_session(
 def test_a_refused_topic_is_asked_again_after_a_while(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "REFUSED_SECONDS", 0.02)
+    monkeypatch.setattr(intervals, "REFUSED_SECONDS", 0.02)
     terminal.refused = {"600519.SH"}
     begin(source, sink, PINGAN_DEPTH)
     want(source, MOUTAI)
@@ -630,7 +625,7 @@ def test_a_refused_topic_is_asked_again_after_a_while(
     assert terminal.subscriptions() == [("quote", "000001.SZ", "l2thousand"), ("quote", "600519.SH", "tick")]
 
 
-def test_broker_queues_are_refused_without_broker_names_and_never_ask_in_a_callback(
+def test_broker_queues_are_refused_without_broker_names(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     queues = quote_topic("00700.HK", "brokerqueue2")
@@ -655,7 +650,7 @@ def test_broker_queues_are_refused_without_broker_names_and_never_ask_in_a_callb
 # -- The end of a topic
 
 
-def test_a_topic_that_nobody_wants_is_unsubscribed_and_a_late_callback_ignored(
+def test_an_unwanted_topic_is_given_back_and_late_callbacks_ignored(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     begin(source, sink, *EVERY_KIND)
@@ -833,7 +828,7 @@ def test_after_the_close_ticks_begin_with_the_newest_one_of_the_terminal(
     pushes: bool,
     limit: int,
 ) -> None:
-    monkeypatch.setattr(session, "FIRST_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "FIRST_SECONDS", 0.05)
     # Night.
     clock.ms += 10 * 3_600_000
     terminal.single_snapshot, terminal.snapshot_pieces = pushes, int(pushes)
@@ -845,14 +840,14 @@ def test_after_the_close_ticks_begin_with_the_newest_one_of_the_terminal(
         begin(source, sink, *topics)
         sink.until(lambda: len(sink.published) == len(topics))
         asked = [call[0] for call in terminal.called("get_full_tick")]
-        assert all(len(codes) <= session.FIRST_CODES for codes in asked)
+        assert all(len(codes) <= intervals.FIRST_CODES for codes in asked)
         assert bool(asked) is not pushes
         for topic in topics:
             [body] = sink.bodies(topic)
             [tick] = body.values()
             assert (tick[0] if isinstance(tick, list) else tick)["time"] == native.tick("", 1)["time"]
         # What the terminal may push yet is not published twice, and no news is.
-        assert not any(feed.heard or feed.spoke for feed in source._feeds.values()) or pushes
+        assert not any(feed.has_news or feed.had_news for feed in source._table.native.values()) or pushes
         for number in (1, 2):
             terminal.push_quote("600000.SH", "tick", native.tick("600000.SH", number))
             terminal.push_whole({"600000.SH": native.tick("600000.SH", number)})
@@ -865,10 +860,15 @@ def test_after_the_close_ticks_begin_with_the_newest_one_of_the_terminal(
 def test_a_terminal_that_knows_no_tick_yet_is_asked_again_and_more_rarely(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(intervals, "FIRST_SECONDS", 0.01)
     pauses: list[float] = []
-    await_value = source._await_value
-    monkeypatch.setattr(source, "_await_value", lambda topic, pause: (pauses.append(pause), await_value(topic, pause)))
+    wait_for = LastValues.wait_for
+
+    def note(values: LastValues, topic: Topic, pause: float) -> None:
+        pauses.append(pause)
+        wait_for(values, topic, pause)
+
+    monkeypatch.setattr(LastValues, "wait_for", note)
     terminal.knows_ticks = False
     terminal.market = {"600519.SH": {"time": 7}}
     begin(source, sink, MOUTAI, FORMULA, MOUTAI_BARS, SHANGHAI, PINGAN_DEPTH)
@@ -877,23 +877,52 @@ def test_a_terminal_that_knows_no_tick_yet_is_asked_again_and_more_rarely(
     assert set(terminal.called("get_full_tick")) == {(("600519.SH",),)}
     terminal.knows_ticks = True
     sink.until(lambda: sink.bodies(MOUTAI))
-    assert sink.bodies(MOUTAI) == [{"600519.SH": [{"time": 7}]}]
+    assert sink.bodies(MOUTAI) == [{"600519.SH": [native.full_tick({"time": 7})]}]
     asked = len(terminal.called("get_full_tick"))
     # Nothing is left to ask for; nor for what has left.
-    assert source._empty == []
-    monkeypatch.setattr(session, "FIRST_SECONDS", 0.5)
+    assert source._values.waiting == []
+    monkeypatch.setattr(intervals, "FIRST_SECONDS", 0.5)
     want(source, quote_topic("600000.SH"))
     sink.until(lambda: quote_topic("600000.SH") in sink.accepted)
     leave(source, quote_topic("600000.SH"))
-    sink.until(lambda: source._empty == [])
+    sink.until(lambda: source._values.waiting == [])
     assert len(terminal.called("get_full_tick")) == asked
+
+
+@pytest.mark.parametrize("topic", [MOUTAI, whole_topic("600519.SH")])
+def test_a_push_of_the_tick_that_was_asked_for_is_no_news(
+    terminal: native.Terminal, sink: Recorder, clock: Clock, monkeypatch: pytest.MonkeyPatch, topic: Topic
+) -> None:
+    monkeypatch.setattr(intervals, "FIRST_SECONDS", 0.01)
+    terminal.snapshot_pieces = 0
+    asked_for = native.tick("600519.SH", 1) | {"amount": 862127801.37}
+    terminal.market = {"600519.SH": asked_for}
+    source = XtQuote(Config(xt_silence=30.0), clock)
+    try:
+        begin(source, sink, topic)
+        sink.until(lambda: sink.published)
+        [feed] = source._table.native.values()
+        terminal.push_quote("600519.SH", "tick", asked_for)
+        terminal.push_whole({"600519.SH": asked_for})
+        sink.until(lambda: feed._first or feed.has_news)
+        assert not feed.has_news
+        assert not feed.had_news
+        terminal.push_quote("600519.SH", "tick", native.tick("600519.SH", 2))
+        terminal.push_whole({"600519.SH": native.tick("600519.SH", 2)})
+        sink.until(lambda: len(sink.published) == 2)
+    finally:
+        source.close()
+    ticks = [next(iter(body.values())) for body in sink.bodies(topic)]
+    plain = [tick[0] if isinstance(tick, list) else tick for tick in ticks]
+    assert ["timetag" in tick for tick in plain] == [True, False]
+    assert [tick["volume"] for tick in plain] == [758614, 758615]
 
 
 @pytest.mark.parametrize("answer", ["raises", "none", "odd"])
 def test_an_odd_answer_for_last_ticks_costs_nothing(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
-    monkeypatch.setattr(session, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(intervals, "FIRST_SECONDS", 0.01)
     terminal.market = {"600519.SH": {"none": None, "odd": 7}.get(answer)}  # type: ignore[dict-item]
 
     def fail(call: native.Call) -> None:
@@ -909,10 +938,10 @@ def test_an_odd_answer_for_last_ticks_costs_nothing(
     assert [state for state, _, _ in sink.states] == ["up"]
 
 
-def test_a_tick_that_is_pushed_while_the_terminal_is_asked_stays_the_newest(
+def test_a_tick_pushed_while_the_terminal_is_asked_stays_newest(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(intervals, "FIRST_SECONDS", 0.01)
     terminal.market = {"600519.SH": {"lastPrice": 1.0}}
 
     def push(call: native.Call) -> None:
@@ -922,7 +951,7 @@ def test_a_tick_that_is_pushed_while_the_terminal_is_asked_stays_the_newest(
 
     terminal.on_call = push
     begin(source, sink, MOUTAI)
-    sink.until(lambda: sink.published and not source._empty)
+    sink.until(lambda: sink.published and not source._values.waiting)
     want(source, MOUTAI_BARS)
     sink.until(lambda: MOUTAI_BARS in sink.accepted)
     assert sink.bodies(MOUTAI) == [{"600519.SH": [{"lastPrice": 2.0}]}]
@@ -957,7 +986,7 @@ def test_a_new_subscription_goes_before_refused_ones(
     sink.until(lambda: len(sink.refused) == len(MANY))
     turns = Turns(terminal)
     turns.at[MANY[3]] = lambda: (want(source, MOUTAI), leave(source, quote_topic(MANY[5])))
-    monkeypatch.setattr(session, "REFUSED_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "REFUSED_SECONDS", 0.05)
     # In the session that runs the pause was longer.
     terminal.drop()
     terminal.open()
@@ -1039,12 +1068,12 @@ BACK = [("quote", f"60000{number}.SH", "tick") for number in (1, 2)]
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "RETURN_SECONDS", 0.0)
+    monkeypatch.setattr(intervals, "RETURN_SECONDS", 0.0)
     monkeypatch.setattr(splice, "OVERLAP", 0.0)
 
 
 @pytest.mark.usefixtures("at_once")
-def test_the_oldest_ticks_of_a_market_go_back_when_there_is_room_and_the_last_one_ends_it(
+def test_ticks_leave_their_market_when_there_is_room_the_oldest_first(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder
 ) -> None:
     begin(crowded, sink, *CROWD)
@@ -1080,7 +1109,7 @@ def test_bars_and_depth_make_room_too_and_a_market_that_is_wanted_stays(
 def test_no_tick_is_lost_and_none_comes_twice_at_the_switch(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    monkeypatch.setattr(session, "RETURN_SECONDS", 0.0)
+    monkeypatch.setattr(intervals, "RETURN_SECONDS", 0.0)
     monkeypatch.setattr(splice, "OVERLAP", 3600.0)
     topic = CROWD[2]
 
@@ -1123,14 +1152,14 @@ def test_no_tick_is_lost_and_none_comes_twice_at_the_switch(
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_single_subscription_that_brings_nothing_does_not_replace_a_market_that_does(
+def test_a_silent_single_subscription_does_not_replace_its_market(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(splice, "OVERLAP", 3600.0)
     begin(crowded, sink, *CROWD[:3])
     leave(crowded, CROWD[0])
     both = [*BACK, ("whole", "SH", "")]
-    sink.until(lambda: terminal.subscriptions() == both and CROWD[2] in crowded._returning)
+    sink.until(lambda: terminal.subscriptions() == both and CROWD[2] in crowded._subscriptions.returning)
     passes = watch_passes(crowded, monkeypatch)
     sink.until(lambda: len(passes) > 2)
     assert terminal.subscriptions() == both
@@ -1166,26 +1195,26 @@ def test_who_leaves_and_comes_again_at_the_limit_finds_its_place_free(
 def test_room_has_to_last_before_anything_moves(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "RETURN_SECONDS", 3600.0)
+    monkeypatch.setattr(intervals, "RETURN_SECONDS", 3600.0)
     begin(crowded, sink, *CROWD)
     passes = watch_passes(crowded, monkeypatch)
     leave(crowded, CROWD[0])
     sink.until(lambda: crowded.upstream() == 2 and len(passes) > 3)
     assert terminal.subscriptions() == [("quote", "600001.SH", "tick"), ("whole", "SH", "")]
-    monkeypatch.setattr(session, "RETURN_SECONDS", 0.0)
+    monkeypatch.setattr(intervals, "RETURN_SECONDS", 0.0)
     sink.until(lambda: terminal.subscriptions() == [*BACK, ("whole", "SH", "")])
 
 
 def watch_passes(source: XtQuote, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return a list that grows each time that the source looks for ticks that may go back."""
     passes: list[float] = []
-    return_ticks = source._return_ticks
-    monkeypatch.setattr(source, "_return_ticks", lambda now: (return_ticks(now), passes.append(now)))
+    step = source._returns.step
+    monkeypatch.setattr(source._returns, "step", lambda now: (step(now), passes.append(now)))
     return passes
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_single_subscription_that_is_refused_leaves_its_ticks_in_the_market_and_is_asked_for_rarely(
+def test_a_refused_single_subscription_leaves_its_ticks_in_the_market(
     terminal: native.Terminal,
     crowded: XtQuote,
     sink: Recorder,
@@ -1215,10 +1244,10 @@ def test_a_single_subscription_that_is_refused_leaves_its_ticks_in_the_market_an
 
 
 @pytest.mark.usefixtures("at_once")
-def test_ticks_that_were_refused_a_single_subscription_are_asked_for_again_with_what_was_refused(
+def test_a_refused_single_subscription_is_asked_for_again(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "REFUSED_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "REFUSED_SECONDS", 0.05)
     begin(crowded, sink, *CROWD[:3])
     terminal.refused = {"600002.SH"}
     leave(crowded, CROWD[0])
@@ -1234,14 +1263,14 @@ def test_a_terminal_that_refuses_all_is_asked_once_at_a_time(
     begin(crowded, sink, *CROWD)
     terminal.refused = {f"60000{number}.SH" for number in range(5)}
     asked: list[int] = []
-    return_ticks = crowded._return_ticks
+    step = crowded._returns.step
 
     def note(now: float) -> None:
         before = len(terminal.called("subscribe_quote"))
-        return_ticks(now)
+        step(now)
         asked.append(len(terminal.called("subscribe_quote")) - before)
 
-    monkeypatch.setattr(crowded, "_return_ticks", note)
+    monkeypatch.setattr(crowded._returns, "step", note)
     leave(crowded, CROWD[0], CROWD[1])
     sink.until(lambda: asked.count(1) == 3)
     assert set(asked) <= {0, 1}
@@ -1252,7 +1281,7 @@ def test_a_terminal_that_refuses_all_is_asked_once_at_a_time(
 def test_a_topic_that_ends_at_the_switch_leaves_nothing_behind(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    monkeypatch.setattr(session, "RETURN_SECONDS", 0.0)
+    monkeypatch.setattr(intervals, "RETURN_SECONDS", 0.0)
     monkeypatch.setattr(splice, "OVERLAP", 3600.0)
     begin(crowded, sink, *CROWD[:3])
     leave(crowded, CROWD[0])
@@ -1380,7 +1409,7 @@ def test_a_connection_that_was_away_for_a_moment_is_made_anew(
     assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
 
 
-def test_a_lost_connection_that_nobody_told_of_costs_one_new_client(
+def test_an_unreported_loss_of_connection_costs_one_new_client(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     terminal.auto_reconnect = terminal.status_events = False
@@ -1449,15 +1478,15 @@ def test_an_unexpected_error_costs_its_topic_alone_and_is_told(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session, "REFUSED_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "REFUSED_SECONDS", 0.05)
     begin(source, sink, MOUTAI)
-    hold = XtQuote._hold
+    hold = Subscriptions._hold
 
-    def fail_once(self: XtQuote, topic: Topic, parts: TopicParts) -> None:
-        monkeypatch.setattr(XtQuote, "_hold", hold)
+    def fail_once(self: Subscriptions, topic: Topic, parts: TopicParts) -> None:
+        monkeypatch.setattr(Subscriptions, "_hold", hold)
         raise RuntimeError("boom")
 
-    monkeypatch.setattr(XtQuote, "_hold", fail_once)
+    monkeypatch.setattr(Subscriptions, "_hold", fail_once)
     want(source, MOUTAI_BARS)
     sink.until(lambda: MOUTAI_BARS in sink.accepted)
     assert sink.refused == [(MOUTAI_BARS, "internal", "source xtquant failed: boom")]
@@ -1468,7 +1497,7 @@ def test_an_unexpected_error_costs_its_topic_alone_and_is_told(
     assert error.getMessage() == "a call of the xtquant session failed"
 
 
-def test_an_unexpected_error_is_told_and_survived(
+def test_an_unexpected_error_is_reported_and_the_session_goes_on(
     terminal: native.Terminal,
     source: XtQuote,
     sink: Recorder,
@@ -1497,7 +1526,7 @@ def test_an_error_about_one_topic_does_not_end_the_session_that_asks_again(
     terminal.is_open = False
     want(source, MOUTAI, SHANGHAI)
     source.start(sink)
-    sink.until(lambda: len(source._wanted) == 2)
+    sink.until(lambda: len(source._table.wanted) == 2)
 
     def fail_for_one() -> None:
         if sink.accepted[-1] == MOUTAI:
@@ -1553,7 +1582,7 @@ class Clock:
 def let_pass(clock: Clock, seconds: int, sink: Recorder) -> None:
     """Wait until so much time has passed, a second a look as ever, with one look after the other."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "WATCH_SECONDS", 0.001)
+        patch.setattr(intervals, "WATCH_SECONDS", 0.001)
         sink.until(lambda: clock.seconds > seconds)
 
 
@@ -1614,7 +1643,7 @@ def test_a_silent_market_is_stale_and_all_of_it_is_subscribed_again(
     assert sink.states[2] == ("up", None, True)
 
 
-def test_a_market_that_stays_silent_is_connected_anew_and_its_old_snapshot_is_no_sign_of_life(
+def test_an_old_snapshot_does_not_end_the_silence_of_a_market(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     terminal.market = {"600519.SH": {"time": 5}, "600000.SH": {"time": 2**62}}
@@ -1822,7 +1851,7 @@ def test_a_single_quiet_code_and_long_bars_are_no_silence(
     assert sink.states[1] == ("stale", "market_silent", False)
 
 
-def test_a_clock_that_was_set_back_holds_up_no_look_at_the_terminals_own_ticks(
+def test_a_clock_set_back_does_not_delay_comparing_with_the_terminal(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     clock.began = clock.ms = TUESDAY_MORNING + 3_600_000
@@ -1947,7 +1976,7 @@ def trade(terminal: native.Terminal, clock: Clock, *codes: str) -> None:
         pytest.param(quote_topic("00700.HK"), "00700.HK", id="hong-kong"),
     ],
 )
-def test_subscriptions_lost_without_a_word_are_missed_when_the_terminal_has_news(
+def test_lost_subscriptions_are_found_when_the_terminal_has_news(
     terminal: native.Terminal,
     listener: XtQuote,
     sink: Recorder,
@@ -2094,7 +2123,7 @@ def test_close_leaves_a_call_that_hangs_behind(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(session, "JOIN_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "JOIN_SECONDS", 0.05)
     begin(source, sink, MOUTAI)
     terminal.gate.clear()
     want(source, MOUTAI_BARS)
@@ -2171,7 +2200,7 @@ def test_a_call_that_does_not_return_is_told_by_its_name(
     began = time.monotonic()
     impatient.close()
     # It is not waited for.
-    assert time.monotonic() - began < session.JOIN_SECONDS
+    assert time.monotonic() - began < intervals.JOIN_SECONDS
     assert impatient.hung() is None
 
 
@@ -2179,7 +2208,7 @@ def test_slow_calls_and_waiting_are_no_hang(
     terminal: native.Terminal, impatient: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Longer than the limit.
-    monkeypatch.setattr(session, "WATCH_SECONDS", 5.0)
+    monkeypatch.setattr(intervals, "WATCH_SECONDS", 5.0)
     terminal.call_delay = 0.02
     codes = [quote_topic(f"60000{number}.SH", "1d") for number in range(10)]
     want(impatient, *codes)
@@ -2197,12 +2226,12 @@ def test_calls_that_never_cease_do_not_hold_up_what_is_still_to_be_done(
     terminal.is_open = False
     want(source, *EVERY_KIND)
     source.start(sink)
-    sink.until(lambda: len(source._wanted) == len(EVERY_KIND))
+    sink.until(lambda: len(source._table.wanted) == len(EVERY_KIND))
     stopping = threading.Event()
 
     def come_again() -> None:
         if not stopping.is_set():
-            source._calls.put(come_again)
+            source._work.put(come_again)
 
     come_again()
     terminal.open()
@@ -2213,7 +2242,7 @@ def test_calls_that_never_cease_do_not_hold_up_what_is_still_to_be_done(
         stopping.set()
 
 
-def test_a_thread_that_has_ended_is_told(
+def test_a_thread_that_has_ended_is_reported(
     terminal: native.Terminal, impatient: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
@@ -2222,7 +2251,7 @@ def test_a_thread_that_has_ended_is_told(
     def end(_: object) -> None:
         raise SystemExit
 
-    impatient._calls.put(partial(end, None))
+    impatient._work.put(partial(end, None))
     sink.until(lambda: impatient.hung() == "the thread that calls xtquant has ended")
 
 
@@ -2282,7 +2311,7 @@ IMPORTABLE = """
 """
 
 
-def test_xtquant_is_importable_with_its_native_modules_and_not_imported_to_find_out() -> None:
+def test_finding_xtquant_does_not_import_it() -> None:
     assert run(IMPORTABLE, FAKES) == "True False"
 
 
@@ -2292,7 +2321,7 @@ def test_xtquant_is_not_importable_without_its_native_modules() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the wheel's native modules are for Windows")
-def test_a_start_without_the_native_modules_says_so(sink: Recorder) -> None:
+def test_a_start_without_the_native_modules_raises_import_error(sink: Recorder) -> None:
     assert "xtquant.datacenter" not in sys.modules
     code = """
         from feeder.xt.quotes.session import XtQuote
@@ -2394,7 +2423,7 @@ def test_an_exception_in_one_queued_call_costs_that_call_only(
     def fail() -> None:
         raise KeyError("600519.SH")
 
-    source._calls.put(fail)
+    source._work.put(fail)
     want(source, whole_topic("SH"))
     sink.until(lambda: whole_topic("SH") in sink.accepted)
     assert source.failed_calls == 1

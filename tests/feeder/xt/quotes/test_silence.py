@@ -67,7 +67,7 @@ def test_a_market_that_is_heard_is_never_stale(watch: Watch) -> None:
         assert watch.look(LIMIT - 1) == watch.look(1, heard={"SH"}) == []
 
 
-def test_a_market_that_says_nothing_is_subscribed_again_then_connected_anew_more_and_more_rarely(watch: Watch) -> None:
+def test_a_silent_market_is_renewed_then_reconnected_ever_more_rarely(watch: Watch) -> None:
     watch.look(1000)
     assert watch.done == [
         (30, "resubscribe"),
@@ -183,7 +183,7 @@ def test_a_silence_ends_with_the_session_and_begins_anew_with_the_next(begin: st
     assert [action for _, action in watch.look(5)] == ["resubscribe"]
 
 
-def test_a_stale_market_of_which_the_terminal_has_nothing_newer_costs_nothing(watch: Watch) -> None:
+def test_a_stale_market_without_newer_ticks_is_left_alone(watch: Watch) -> None:
     assert watch.look(80 * 60, missed=()) == [(30, "stale")]
     assert watch.silence.stale == {"SH"}
     assert watch.silence.left == ACTIONS_A_DAY

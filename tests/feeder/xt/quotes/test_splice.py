@@ -57,7 +57,7 @@ def test_a_tick_that_both_bring_passes_once_whoever_is_first(stream: Stream) -> 
     assert stream.published == [tick(number) for number in range(1, 6)]
 
 
-def test_what_the_single_one_is_ahead_of_is_published_at_the_cut_as_it_came(stream: Stream) -> None:
+def test_ticks_that_only_the_single_one_brought_come_at_the_cut(stream: Stream) -> None:
     stream.splice.begin(0)
     stream.market(tick(1))
     stream.single(tick(1), tick(2), received_ns=7)
@@ -68,7 +68,7 @@ def test_what_the_single_one_is_ahead_of_is_published_at_the_cut_as_it_came(stre
     assert stream.published == [tick(1)]
 
 
-def test_the_snapshot_that_a_subscription_begins_with_is_known_and_proves_nothing(stream: Stream) -> None:
+def test_the_first_snapshot_of_a_subscription_proves_nothing(stream: Stream) -> None:
     stream.market(tick(1), tick(2))
     stream.splice.begin(0)
     stream.market(tick(3))
@@ -155,7 +155,7 @@ def test_a_tick_without_a_time_passes_too(stream: Stream, strange: dict[str, Any
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_however_two_ordered_streams_interleave_each_tick_passes_once_and_in_order(stream: Stream, seed: int) -> None:
+def test_interleaved_streams_pass_each_tick_once_and_in_order(stream: Stream, seed: int) -> None:
     dice = random.Random(seed)
     # Some of one millisecond.
     made: list[dict[str, Any]] = []

@@ -316,7 +316,7 @@ def test_an_order_does_not_come_back_from_its_end() -> None:
         assert not published.admit("order", order(status), NOON)
 
 
-def test_a_fill_is_news_once_and_another_days_fill_of_the_same_number_is_news() -> None:
+def test_a_fill_is_news_once_a_day() -> None:
     published = Published()
     assert published.admit("trade", fill("T1"), NOON)
     assert not published.admit("trade", fill("T1"), NOON, asked=published.count)
@@ -409,7 +409,7 @@ def test_a_position_pushed_after_the_query_is_not_sold_out() -> None:
     assert gone(published) == ["600519.SH"]
 
 
-def test_positions_that_are_held_are_remembered_for_ever_and_others_are_not() -> None:
+def test_only_positions_that_are_held_are_remembered_for_ever() -> None:
     published = Published()
     published.admit("position", position(100), NOON)
     published.admit("position", position(0, "600000.SH"), NOON)

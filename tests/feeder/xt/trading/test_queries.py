@@ -49,7 +49,7 @@ def test_an_uncertain_answer_is_asked_again_ever_more_slowly_and_for_ever() -> N
     assert times[-1] - times[-2] == SLOWEST
 
 
-def test_what_is_never_answered_is_asked_again_ever_more_slowly_and_for_ever() -> None:
+def test_an_unanswered_question_is_asked_again_ever_more_slowly() -> None:
     times = ask(make(), certain=None, until=2000.0)
     pauses = [after - before for before, after in itertools.pairwise(times)]
     assert pauses[:4] == [30.0, 60.0, 120.0, 180.0]

@@ -25,25 +25,28 @@ import xtpythonclient
 from xtpythonclient import Desk, XtAccountStatus, XtAsset, XtCancelError, XtOrder, XtOrderError, XtPosition, XtTrade
 
 from feeder.publisher import Publisher
-from feeder.sim.account import NAMES
+from feeder.sim.constants import NAMES
 from feeder.source import FeedState, mask
-from feeder.xt.trading import queries, session
+from feeder.xt.trading import intervals, queries, session
+from feeder.xt.trading.accounts import ACCOUNT_TYPES
 from feeder.xt.trading.published import NAMED
-from feeder.xt.trading.session import EVENTS, FIELDS, QUERIES
+from feeder.xt.trading.reconciliation import QUERIES, Reconciliation
+from feeder.xt.trading.records import EVENTS, FIELDS, discover, enumerations
 from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError, ErrorCode
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic
+from tests.support.terminal import Recording
 
 SECONDS = 10.0
 STOCK, CREDIT = "1000000365", "2000000001"
 
 
-class Recorder:
+class Recorder(Recording):
     """A Sink for trade events, encoded by an encoder that knows no type of xtquant's."""
 
     def __init__(self, past: Iterator[tuple[int, TradeEvent]] | None = None) -> None:
-        self.changed = threading.Condition()
+        super().__init__()
         self.published: list[tuple[str, str, dict[str, Any], int]] = []
         self.past = list(past or ())
         self.asked_since: list[int] = []
@@ -92,14 +95,6 @@ class Recorder:
     def types(self) -> list[str]:
         return [event for _, event, _, _ in list(self.published)]
 
-    def until(self, condition: Callable[[], object]) -> None:
-        """Wait for `condition`, looking again whenever something was told and each 20 ms."""
-        deadline = time.monotonic() + SECONDS
-        with self.changed:
-            while not condition():
-                assert time.monotonic() < deadline, f"never came: {self.published}"
-                self.changed.wait(0.02)
-
     def as_past(self) -> Iterator[tuple[int, TradeEvent]]:
         """Yield what was published as a journal has it."""
         for seq, (_, event, data, received_ns) in enumerate(list(self.published), 1):
@@ -108,9 +103,9 @@ class Recorder:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
-    monkeypatch.setattr(session, "RETRY_FIRST", 0.01)
-    monkeypatch.setattr(session, "RETRY_LAST", 0.05)
-    monkeypatch.setattr(session, "CONFIRM_SECONDS", 0.01)
+    monkeypatch.setattr(intervals, "RETRY_FIRST", 0.01)
+    monkeypatch.setattr(intervals, "RETRY_LAST", 0.05)
+    monkeypatch.setattr(intervals, "CONFIRM_SECONDS", 0.01)
     with native.installed() as terminal:
         yield terminal
         assert terminal.escaped == []
@@ -172,7 +167,7 @@ def is_settled() -> bool:
     asking = [thread for thread in threading.enumerate() if thread.name == "xtquant-trade-ask"]
     for (asked,) in [thread._args for thread in asking if hasattr(thread, "_args")]:
         heard = all(questions.were_heard() for questions in list(asked.questions.values()))
-        if not heard or asked.missing or len(asked.questions) < len(asked.joined):
+        if not heard or asked.holdings.missing or len(asked.questions) < len(asked.joined):
             return False
     return True
 
@@ -275,7 +270,7 @@ def test_accounts_are_read_from_the_environment_and_shown_nowhere() -> None:
 def test_the_account_types_are_those_of_xtquant(terminal: native.Terminal) -> None:
     from xtquant import xtconstant
 
-    assert {number: name for name, number in session.ACCOUNT_TYPES.items()} == xtconstant.ACCOUNT_TYPE_DICT
+    assert {number: name for name, number in ACCOUNT_TYPES.items()} == xtconstant.ACCOUNT_TYPE_DICT
 
 
 # -- The real Python layer
@@ -429,7 +424,7 @@ EVERY_PUSH = [
 
 
 @pytest.mark.parametrize(("record", "event", "fields", "names"), EVERY_PUSH, ids=[row[1] for row in EVERY_PUSH])
-def test_a_push_is_published_with_every_field_and_the_names_of_its_enumerations(
+def test_a_push_is_published_with_every_field_and_enumeration_name(
     serve: Callable[..., Any],
     desk: Desk,
     sink: Recorder,
@@ -471,7 +466,7 @@ def ask_everything(trader: Any, account: Any) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("accounts", "nameless"), [((f"{CREDIT}:CREDIT",), CREDIT), ((f"{CREDIT}:CREDIT", f"{STOCK}:STOCK"), "*")]
 )
-def test_every_response_is_published_under_its_account_with_the_accounts_real_type(
+def test_every_response_has_its_account_and_the_real_type(
     serve: Callable[..., Any], desk: Desk, sink: Recorder, accounts: tuple[str, ...], nameless: str
 ) -> None:
     from xtquant import xttype
@@ -538,7 +533,7 @@ def test_of_an_account_with_two_types_a_response_keeps_what_xttype_says(
 def test_the_names_are_those_of_the_simulator(terminal: native.Terminal) -> None:
     from xtquant import xtconstant
 
-    names = session._names(xtconstant)
+    names = enumerations(xtconstant)
     assert set(NAMES) <= set(names)
     for field, values in NAMES.items():
         assert {value: names[field][value] for value in values} == values
@@ -586,9 +581,9 @@ def test_a_field_that_no_table_has_is_published_too(
     ]
 
 
-def test_a_field_of_the_table_that_has_its_native_name_only_is_published_under_that() -> None:
+def test_a_field_with_a_native_name_only_is_published_under_that() -> None:
     source = types.SimpleNamespace(order_id=1, m_nOrderID=1, m_nSeq=2, _hidden=3)
-    assert session._discover(("seq", "order_id"), source) == ("seq", "order_id", "m_nSeq")
+    assert discover(("seq", "order_id"), source) == ("seq", "order_id", "m_nSeq")
 
 
 def test_a_field_that_cannot_be_read_costs_itself_only(
@@ -718,7 +713,7 @@ def test_a_terminal_that_is_not_there_is_tried_again_and_named_once(
     assert all(0 < session < 2**31 for session in sessions)  # type: ignore[operator]
     sink.until(lambda: len(desk.called("stop")) == len(sessions) - 1)
     settle()
-    assert [record.message for record in caplog.records if record.name == "feeder.xt.trading.session"] == [
+    assert [record.message for record in caplog.records if record.name.startswith("feeder.xt.trading")] == [
         "no trade events from the terminal: connect returned -1; trying again",
         "trade events come from account ******0365 (STOCK)",
     ]
@@ -756,7 +751,7 @@ def test_a_failure_to_build_a_session_is_tried_again(
 def test_an_account_that_can_never_be_subscribed_gets_a_new_session(
     serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.05)
     desk.refused = {STOCK}
     serve(wait=False)
     sink.until(lambda: len(desk.clients) > 2)
@@ -834,9 +829,7 @@ def test_each_loss_is_named_once(
     assert warnings == ["no trade events from the terminal: disconnected; trying again"] * 2
 
 
-def test_a_request_that_is_not_answered_before_the_session_ends_has_no_event(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
-) -> None:
+def test_a_request_unanswered_at_the_end_has_no_event(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
     from xtquant import xttype
 
     source = serve()
@@ -936,7 +929,7 @@ def test_a_restarted_feeder_does_not_publish_again_what_its_journal_has(
     restarted = Recorder(sink.as_past())
     before = time.time_ns() // 1_000_000
     serve(to=restarted)
-    assert restarted.asked_since[0] == pytest.approx(before - session.PAST_MS, abs=SECONDS * 1000)
+    assert restarted.asked_since[0] == pytest.approx(before - intervals.PAST_MS, abs=SECONDS * 1000)
     assert sorted(restarted.types()) == ["connected", "order", "trade"]
     assert restarted.of("trade")[0]["traded_id"] == "T2"
     assert restarted.of("order")[0]["order_status"] == 56
@@ -1050,7 +1043,7 @@ def test_what_is_no_answer_is_asked_again_until_there_is_one(
 ) -> None:
     # Of an asset xttrader itself takes a number for a list, fails, and calls nothing back.
     if (event, no_answer) == ("asset", NO_ANSWERS[2]):
-        monkeypatch.setattr(session, "ANSWER_SECONDS", 0.5)
+        monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.5)
     desk.push(order(), fill(), position(), asset())
     desk.answers[call] = no_answer
     serve(wait=False, xt_reconcile=0.0)
@@ -1093,14 +1086,14 @@ def test_a_list_of_what_is_no_record_is_no_answer(
     sink.until(lambda: sink.of(event))
 
 
-def test_an_asset_that_is_never_told_is_logged_once_and_an_empty_list_is_not(
+def test_a_missing_asset_is_logged_once_and_an_empty_list_is_not(
     serve: Callable[..., Any],
     desk: Desk,
     sink: Recorder,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.05)
     for call in NATIVE_QUERIES:
         desk.answers[call] = lambda *_: None
     serve(wait=False)
@@ -1114,8 +1107,8 @@ def test_an_asset_that_is_never_told_is_logged_once_and_an_empty_list_is_not(
 def test_calls_that_do_not_return_are_bounded_and_asking_goes_on(
     serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "ANSWER_SECONDS", 0.01)
-    monkeypatch.setattr(session, "LEFT_BEHIND", 2)
+    monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.01)
+    monkeypatch.setattr(intervals, "LEFT_BEHIND", 2)
     desk.stuck = {"queryStockTradesWithSeq"}
     desk.push(fill())
     serve(wait=False, xt_reconcile=0.02)
@@ -1390,7 +1383,7 @@ def test_each_account_has_a_state_of_its_own(
     serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Then it is said which accounts are not subscribed.
-    monkeypatch.setattr(session, "ANSWER_SECONDS", 0.1)
+    monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.1)
     desk.refused = {CREDIT}
     serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT", wait=False)
 
@@ -1413,7 +1406,7 @@ def test_each_account_has_a_state_of_its_own(
 def test_a_loss_is_told_while_the_old_session_still_stops(
     serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "STOP_SECONDS", 3 * SECONDS)
+    monkeypatch.setattr(intervals, "STOP_SECONDS", 3 * SECONDS)
     desk.stuck = {"stop"}
     serve()
     desk.drop()
@@ -1458,7 +1451,7 @@ def test_a_masked_number_is_never_whole(account: str, shown: str) -> None:
 def test_the_names_that_are_added_are_known_as_such(terminal: native.Terminal) -> None:
     from xtquant import xtconstant
 
-    assert set(NAMED) == set(session._names(xtconstant))
+    assert set(NAMED) == set(enumerations(xtconstant))
 
 
 # -- Calls that never end
@@ -1475,7 +1468,7 @@ def test_a_query_that_never_answers_holds_nothing_else(
     call: str,
     how: str,
 ) -> None:
-    monkeypatch.setattr(session, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.05)
     setattr(desk, how, {call})
     desk.push(order(), fill(), position(), asset())
     source = serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT", wait=False)
@@ -1502,7 +1495,7 @@ def test_a_subscription_that_never_answers_holds_no_other_account(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(session, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.05)
     desk.silent = {STOCK}
     desk.push(fill(), fill("T2", account=CREDIT))
     serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT", wait=False)
@@ -1550,7 +1543,7 @@ def test_close_returns_while_a_call_hangs(serve: Callable[..., Any], desk: Desk,
 def test_a_connection_that_hangs_is_given_up_for_a_new_session(
     serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "OPEN_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "OPEN_SECONDS", 0.05)
     desk.stuck = {"connect"}
     serve(wait=False)
     sink.until(lambda: len(desk.called("connect")) > 1)
@@ -1573,9 +1566,9 @@ def test_sessions_left_behind_in_a_call_are_bounded(
 ) -> None:
     caplog.set_level(logging.INFO)
     if call == "connect":
-        monkeypatch.setattr(session, "OPEN_SECONDS", 0.02)
-    monkeypatch.setattr(session, "STOP_SECONDS", 0.02)
-    monkeypatch.setattr(session, "LEFT_BEHIND", 3)
+        monkeypatch.setattr(intervals, "OPEN_SECONDS", 0.02)
+    monkeypatch.setattr(intervals, "STOP_SECONDS", 0.02)
+    monkeypatch.setattr(intervals, "LEFT_BEHIND", 3)
     desk.stuck = {call}
     serve(wait=False)
     said = "no trade events: calls into xtquant of 3 sessions have not returned"
@@ -1612,10 +1605,10 @@ def test_a_process_whose_sessions_all_hang_is_replaced(
     serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     if call == "connect":
-        monkeypatch.setattr(session, "OPEN_SECONDS", 0.02)
-    monkeypatch.setattr(session, "NEVER_OPEN_SECONDS", 0.0)
-    monkeypatch.setattr(session, "STOP_SECONDS", 0.02)
-    monkeypatch.setattr(session, "LEFT_BEHIND", 2)
+        monkeypatch.setattr(intervals, "OPEN_SECONDS", 0.02)
+    monkeypatch.setattr(intervals, "NEVER_OPEN_SECONDS", 0.0)
+    monkeypatch.setattr(intervals, "STOP_SECONDS", 0.02)
+    monkeypatch.setattr(intervals, "LEFT_BEHIND", 2)
     desk.stuck = {call}
     source = serve(wait=False, xt_hang=0.2)
     for number in range(1, 3 if call == "stop" else 1):
@@ -1645,9 +1638,9 @@ def test_hanging_sessions_end_the_process_late_if_none_was_open(
     limit: float,
     seconds: int | None,
 ) -> None:
-    monkeypatch.setattr(session, "OPEN_SECONDS", 0.02)
-    monkeypatch.setattr(session, "STOP_SECONDS", 0.02)
-    monkeypatch.setattr(session, "LEFT_BEHIND", 1)
+    monkeypatch.setattr(intervals, "OPEN_SECONDS", 0.02)
+    monkeypatch.setattr(intervals, "STOP_SECONDS", 0.02)
+    monkeypatch.setattr(intervals, "LEFT_BEHIND", 1)
     desk.stuck = {"stop" if was_open else "connect"}
     source = serve(wait=was_open, xt_hang=limit)
     desk.drop()
@@ -1676,8 +1669,8 @@ def test_a_trade_thread_that_has_ended_is_told(serve: Callable[..., Any], monkey
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "PROBE_SECONDS", 0.01)
-    monkeypatch.setattr(session, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(intervals, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -1702,9 +1695,7 @@ def test_a_loss_that_is_not_told_is_noticed(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_terminal_that_answers_keeps_its_session_and_what_it_did_not_push_is_published(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
-) -> None:
+def test_a_terminal_that_answers_keeps_its_session(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
     serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT")
     asked = len(desk.called("queryStockOrdersWithSeq"))
     # Of what is closed the next session asks.
@@ -1733,10 +1724,10 @@ def test_one_account_that_falls_silent_does_not_end_the_session_of_another(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_pushes_prove_that_the_session_lives_and_a_query_that_hangs_is_asked_once(
+def test_pushes_keep_the_session_while_a_query_hangs(
     serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "ANSWER_SECONDS", SECONDS)
+    monkeypatch.setattr(intervals, "ANSWER_SECONDS", SECONDS)
     # Else it would be asked for again and again.
     desk.push(asset())
     serve()
@@ -1745,13 +1736,14 @@ def test_pushes_prove_that_the_session_lives_and_a_query_that_hangs_is_asked_onc
     sink.until(lambda: len(desk.called("queryStockOrdersWithSeq")) > asked)
     probes = 0
 
-    def is_silent(session: Any) -> bool:
+    original = Reconciliation.is_silent
+
+    def is_silent(reconciliation: Reconciliation) -> bool:
         nonlocal probes
         probes += 1
-        return bool(original(source, session))
+        return original(reconciliation)
 
-    source, original = find_source(), session.XtTrade._is_silent
-    monkeypatch.setattr(source, "_is_silent", is_silent)
+    monkeypatch.setattr(Reconciliation, "is_silent", is_silent)
     number = 0
 
     def push() -> bool:
@@ -1800,7 +1792,7 @@ def away(desk: Desk, sink: Recorder, happening: Callable[[], object]) -> list[tu
     return [(event, data) for _, event, data, _ in sink.published[seen:] if event not in ("connected", "disconnected")]
 
 
-def test_a_position_that_was_sold_out_meanwhile_is_published_once_with_nothing_held(
+def test_a_position_sold_out_meanwhile_is_published_once_as_zero(
     serve: Callable[..., Any], desk: Desk, sink: Recorder
 ) -> None:
     serve()
@@ -1830,7 +1822,7 @@ def forget(desk: Desk, *codes: str) -> None:
                 del desk.newest[key]
 
 
-def test_a_position_that_the_broker_tells_to_be_zero_is_not_told_again_when_it_is_listed_no_more(
+def test_a_position_pushed_as_zero_is_not_published_again(
     serve: Callable[..., Any], desk: Desk, sink: Recorder
 ) -> None:
     serve()
@@ -1939,9 +1931,7 @@ def test_close_stops_the_session_and_every_thread(serve: Callable[..., Any], des
     assert sink.of("disconnected") == []
 
 
-def test_a_session_leaves_nothing_behind_when_it_is_collected_on_the_main_thread(
-    serve: Callable[..., Any], desk: Desk
-) -> None:
+def test_a_session_collected_on_the_main_thread_leaves_nothing(serve: Callable[..., Any], desk: Desk) -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:

@@ -1,27 +1,26 @@
-"""Feed: one native subscription of xtdata's, how it is asked for, and the topics that it serves.
+"""NativeSubscription: one subscription of xtdata's, how it is asked for, and the topics that it serves.
 
-Stream: one topic, whichever feeds serve it. The thread `xtquant-calls` makes and changes both, xtquant's threads use
-them in their callbacks. They call nothing.
+The thread `xtquant-calls` makes and changes it, xtquant's threads use it in their callbacks. It calls nothing.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Mapping
 from heapq import nlargest
 from typing import Any
 
-from feeder.xt.quotes.newest import Moment, Newest
+from feeder.xt.quotes.newest import Moment
 from feeder.xt.quotes.splice import Splice
+from feeder.xt.quotes.topic_state import TopicState
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts, formula_spec
 
 # Periods that move while a market trades. How often xtquant pushes an unfinished bar is not documented: longer bars
 # may be quiet for their whole length.
 _LIVE_PERIODS = frozenset(("tick", "1m", "l2quote", "l2order", "l2transaction"))
-# Of a market, as many codes of its last push stand for all.
+# So many codes of a market's last push are compared in the place of all.
 _SAMPLE = 5
-# The name under which a push without records, or of none that can be read, is noted.
+# The key of a push without any record that can be read.
 _UNREAD = ""
 
 
@@ -36,62 +35,50 @@ def is_live(parts: TopicParts) -> bool:
     return parts.kind is not Kind.FORMULA and (parts.kind is not Kind.QUOTE or parts.detail in _LIVE_PERIODS)
 
 
-class Stream:
-    """What the topic of `parts` has been given; it outlives feeds and sessions, as long as the topic is wanted."""
-
-    __slots__ = ("is_filled", "lock", "newest", "parts", "splice", "topic")
-
-    def __init__(self, parts: TopicParts, topic: Topic | None = None) -> None:
-        self.parts = parts
-        self.topic = topic
-        # Held from the check whether a record is the newest until it is handed over to the sink.
-        self.lock = threading.Lock()
-        self.newest = Newest(parts.behaviour.versions)
-        # Whether its last record was not pushed: xtquant may yet push the same one.
-        self.is_filled = False
-        # Of a tick that comes out of its market, or did.
-        self.splice: Splice[Moment] | None = None
+def is_tick(parts: TopicParts) -> bool:
+    """Return whether `parts` are the ticks of one code."""
+    return parts.detail == "tick" if parts.kind is Kind.QUOTE else parts.kind is Kind.WHOLE and "." in parts.name
 
 
-class Feed:
-    """The subscription to the parts of `stream`; `topic` is theirs, None for a market that serves single ticks only."""
+class NativeSubscription:
+    """The subscription to the parts of `state`; `topic` is theirs, None for a market that serves single ticks only."""
 
     __slots__ = (
         "_first",
         "_is_begun",
+        "had_news",
         "handle",
-        "heard",
-        "heard_at",
+        "has_news",
         "is_quiet",
         "live",
         "market",
+        "news_at",
         "parts",
         "pushed",
-        "quotes",
+        "singles",
         "spec",
         "splice",
-        "spoke",
-        "stream",
+        "state",
         "topic",
     )
 
-    def __init__(self, stream: Stream, topic: Topic | None = None) -> None:
-        self.parts = parts = stream.parts
-        self.stream = stream
+    def __init__(self, state: TopicState, topic: Topic | None = None) -> None:
+        self.parts = parts = state.parts
+        self.state = state
         self.topic = topic
         self.spec = formula_spec(parts) if parts.kind is Kind.FORMULA else None
         self.market = market_of(parts)
         # Ticks of single codes that come out of a market. Callbacks read it while the calling thread writes.
-        self.quotes: dict[str, Stream] = {}
+        self.singles: dict[str, TopicState] = {}
         # The last push of a market.
         self.pushed: Mapping[str, Any] = {}
         # Of a single subscription whose ticks came out of the market before.
         self.splice: Splice[Moment] | None = None
         # Whether it brought news: set by callbacks, cleared by the calling thread, which notes when it did so last
         # (ms since 1970), whether it ever did, and whether it has been quiet since the terminal was last asked.
-        self.heard = False
-        self.heard_at = 0
-        self.spoke = False
+        self.has_news = False
+        self.news_at = 0
+        self.had_news = False
         self.is_quiet = False
         # Whether it has brought more than the answer to the subscription, and the codes of that answer.
         self._is_begun = False
@@ -101,15 +88,16 @@ class Feed:
         # Cleared when it ends, while xtquant may still be calling back.
         self.live = True
 
-    def hear(self, records: Mapping[str, Any]) -> None:
+    def note_push(self, records: Mapping[str, Any]) -> None:
         """Note a push of `records` by code, none of which is admitted yet; empty if it has none that can be read.
 
-        Each push is a sign of life, whatever a record says of its own time or status. Only what xtquant answers to a
-        subscription is none: it may come of itself, in one push or in several, with what was known before. So a feed
-        is heard from the first push on that has a code again, or a record other than the newest one of the topic.
+        Each push shows that the subscription works, whatever a record says of its own time or status. Only the answer
+        to the subscription does not: xtquant may make it by itself, in one push or in several, of what was known
+        before. So the first push counts that has a code for the second time, or a record other than the newest one of
+        the topic.
         """
         if not self._is_begun:
-            newest, first = self.stream.newest, self._first
+            newest, first = self.state.newest, self._first
             if not any(code in first or newest.is_new(code, record) for code, record in records.items()) and (
                 records or _UNREAD not in first
             ):
@@ -117,7 +105,7 @@ class Feed:
                 return
             self._is_begun = True
             first.clear()
-        self.heard = True
+        self.has_news = True
 
     @property
     def is_single(self) -> bool:
@@ -143,7 +131,7 @@ class Feed:
         """Return the xtdata function that subscribes it, and its arguments without the callback."""
         name, detail = self.parts.name, self.parts.detail
         if self.spec is not None:
-            # xtdata.subscribe_formula wants 'MODEL:PARAM', but reads 'barmode' as it stands.
+            # xtdata.subscribe_formula expects 'MODEL:PARAM', but reads 'barmode' without a prefix.
             model = self.spec.formula_name
             extend_param = {
                 param if param == "barmode" or ":" in param else f"{model}:{param}": value
@@ -169,27 +157,30 @@ class Feed:
 
 
 class Callback:
-    """What xtquant calls for `feed`; `deliver` gets its payloads, and `lose` the reason why there is none."""
+    """What xtquant calls for `subscription`; `deliver` gets its payloads, and `lose` the reason why there is none."""
 
-    __slots__ = ("_deliver", "_feed", "_lose")
+    __slots__ = ("_deliver", "_lose", "_subscription")
 
     def __init__(
-        self, feed: Feed, deliver: Callable[[Feed, object], None], lose: Callable[[Feed, Exception], None]
+        self,
+        subscription: NativeSubscription,
+        deliver: Callable[[NativeSubscription, object], None],
+        lose: Callable[[NativeSubscription, Exception], None],
     ) -> None:
-        self._feed = feed
+        self._subscription = subscription
         self._deliver = deliver
         self._lose = lose
 
     def __call__(self, payload: object) -> None:
-        self._deliver(self._feed, payload)
+        self._deliver(self._subscription, payload)
 
     def __str__(self) -> str:
         # xtdata decodes BSON before it calls us. What its decoder cannot read it drops, and prints whose callback that
-        # was (xtdata.py 1161): nothing else tells us of it. Not told where there is no standard output to print to.
+        # was (xtdata.py 1161): there is no other report of it. Without standard output there is none.
         exc = sys.exception()
         if isinstance(exc, Exception):
-            self._lose(self._feed, exc)
-        return str(self._feed)
+            self._lose(self._subscription, exc)
+        return str(self._subscription)
 
 
 def _time(tick: Any) -> int:

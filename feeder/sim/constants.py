@@ -1,0 +1,35 @@
+"""Constants of xtquant's xtconstant.py and the names of their values, as far as the invented account uses them."""
+
+from __future__ import annotations
+
+# A copy: only the files in feeder/xt may import xtquant.
+STOCK = 2
+STOCK_BUY, STOCK_SELL = 23, 24
+FIX_PRICE = 11
+DIRECTION_FLAG_LONG = 48
+OFFSET_FLAG_OPEN, OFFSET_FLAG_CLOSE = 48, 49
+ACCOUNT_STATUS_OK = 0
+ORDER_UNREPORTED, ORDER_WAIT_REPORTING, ORDER_REPORTED = 48, 49, 50
+ORDER_REPORTED_CANCEL, ORDER_PARTSUCC_CANCEL, ORDER_PART_CANCEL, ORDER_CANCELED = 51, 52, 53, 54
+ORDER_PART_SUCC, ORDER_SUCCEEDED, ORDER_JUNK = 55, 56, 57
+MARKETS = {"SH": 0, "SZ": 1, "BJ": 70}
+NAMES: dict[str, dict[int, str]] = {
+    "account_type": {STOCK: "STOCK"},
+    "order_type": {STOCK_BUY: "STOCK_BUY", STOCK_SELL: "STOCK_SELL"},
+    "price_type": {FIX_PRICE: "FIX_PRICE"},
+    "direction": {DIRECTION_FLAG_LONG: "DIRECTION_FLAG_LONG"},
+    "offset_flag": {OFFSET_FLAG_OPEN: "OFFSET_FLAG_OPEN", OFFSET_FLAG_CLOSE: "OFFSET_FLAG_CLOSE"},
+    "status": {ACCOUNT_STATUS_OK: "ACCOUNT_STATUS_OK"},
+    "order_status": {
+        ORDER_UNREPORTED: "ORDER_UNREPORTED",
+        ORDER_WAIT_REPORTING: "ORDER_WAIT_REPORTING",
+        ORDER_REPORTED: "ORDER_REPORTED",
+        ORDER_REPORTED_CANCEL: "ORDER_REPORTED_CANCEL",
+        ORDER_PARTSUCC_CANCEL: "ORDER_PARTSUCC_CANCEL",
+        ORDER_PART_CANCEL: "ORDER_PART_CANCEL",
+        ORDER_CANCELED: "ORDER_CANCELED",
+        ORDER_PART_SUCC: "ORDER_PART_SUCC",
+        ORDER_SUCCEEDED: "ORDER_SUCCEEDED",
+        ORDER_JUNK: "ORDER_JUNK",
+    },
+}

@@ -1,0 +1,88 @@
+"""Returns: ticks that were taken out of a whole market go back to single subscriptions, while there is room.
+
+1. Subscribe the single one, which brings ticks beside the market. 2. Once each has brought what the other did, publish
+those of the single one and no more of the market's. 3. End the market's subscription if it serves nothing else.
+The thread `xtquant-calls` uses it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from feeder.source import Sink
+from feeder.xt.quotes import intervals
+from feeder.xt.quotes.client import QuoteClient
+from feeder.xt.quotes.delivery import Delivery
+from feeder.xt.quotes.subscription import NativeSubscription
+from feeder.xt.quotes.subscriptions import Subscriptions
+from feeder.xt.quotes.topic_state import TopicState
+from feeder.xt.quotes.topic_table import TopicTable
+from qmt_bridge.wire.topics import Topic
+
+logger = logging.getLogger(__name__)
+
+
+class Returns:
+    """Moves topics of `subscriptions`, the oldest first."""
+
+    def __init__(
+        self, table: TopicTable, subscriptions: Subscriptions, client: QuoteClient, delivery: Delivery, sink: Sink
+    ) -> None:
+        self._table = table
+        self._subscriptions = subscriptions
+        self._quote_client = client
+        self._delivery = delivery
+        self._sink = sink
+
+    def step(self, now: float) -> bool:
+        """Do what can be done now, with one subscription at most; return whether there may be more to do at once."""
+        self._finish(now)
+        holder = self._subscriptions
+        if holder.singles >= holder.single_limit or now - holder.room_since < intervals.RETURN_SECONDS:
+            return False
+        shared = {
+            single.topic: single
+            for subscription in self._table.native.values()
+            for single in subscription.singles.values()
+        }
+        for topic in self._table.wanted:
+            state = shared.get(topic)
+            if state is None or state.splice is None or topic in holder.returning or topic in holder.stuck:
+                continue
+            return self._quote_client.is_alive() and self._begin(topic, state, now)
+        return False
+
+    def _begin(self, topic: Topic, state: TopicState, now: float) -> bool:
+        """Subscribe a topic's ticks beside its market; return whether they are held."""
+        holder = self._subscriptions
+        subscription = NativeSubscription(state, topic)
+        splice = subscription.splice = state.splice
+        refusal = holder.begin(subscription)
+        if refusal or splice is None:
+            if self._quote_client.is_alive():
+                holder.stuck.add(topic)
+                logger.warning("%s still comes out of the whole market: %s", topic, refusal)
+            # The terminal may allow less than our limit, so one refusal at a time is enough.
+            holder.room_since = now
+            return False
+        # Not `now`: the call may have taken its time.
+        splice.begin(time.monotonic())
+        holder.returning[topic] = subscription
+        return True
+
+    def _finish(self, now: float) -> None:
+        """Leave the market with the topics whose own subscription has brought what the market did."""
+        holder = self._subscriptions
+        for topic, subscription in list(holder.returning.items()):
+            splice = subscription.splice
+            if splice is None or not splice.is_ready(now):
+                continue
+            code = subscription.parts.name
+            with subscription.state.lock:
+                for tick, moment in splice.cut():
+                    if self._delivery.admit(subscription.state, code, tick, moment):
+                        self._sink.publish(topic, {code: [tick]}, moment.received_ns)
+            del holder.returning[topic]
+            market, self._table.held[topic] = self._table.held[topic], subscription
+            holder.release(market, topic, subscription.parts)
