@@ -26,6 +26,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
+from qmt_bridge.bookmark import Bookmark, BookmarkFile, fingerprint
 from qmt_bridge.errors import (
     BadRequest,
     CallbackError,
@@ -34,7 +35,6 @@ from qmt_bridge.errors import (
     ServerError,
     may_reconnect,
 )
-from qmt_bridge.position import Position, SavedPosition, fingerprint
 
 logger = logging.getLogger(__name__)
 # At DEBUG websockets writes every header of the handshake, the key among them.
@@ -169,7 +169,7 @@ class Stream:
         *,
         finite: bool = False,
         journaled: bool = False,
-        position: Position | None = None,
+        position: Bookmark | None = None,
     ) -> None:
         self.path = path
         self.requests = [orjson.dumps(request).decode() for request in requests]
@@ -210,12 +210,12 @@ class Stream:
         if not self._carries(frame):
             self._take_notice(frame)
             return Verdict.IGNORE
-        if self.journaled and isinstance(frame.get("seq"), int) and self._is_seen(Position(frame["seq"]), frame):
+        if self.journaled and isinstance(frame.get("seq"), int) and self._is_seen(Bookmark(frame["seq"]), frame):
             return Verdict.IGNORE
         self._resumed()
         return Verdict.LAST if self.finite and frame.get("status") == "done" else Verdict.DELIVER
 
-    def _is_seen(self, at: Position, event: dict[str, Any]) -> bool:
+    def _is_seen(self, at: Bookmark, event: dict[str, Any]) -> bool:
         """Move to the position of an event; return whether it is the one that was seen last."""
         before, at = self.position, at._replace(event=fingerprint(event))
         if self._compares:
@@ -242,7 +242,7 @@ class Stream:
                 # Where the journal stands when the events begin, so that those which fall into a lost connection are
                 # replayed although none was seen before. 0 is "not known"; what is replayed comes after this frame.
                 if self.position is None and frame.get("seq"):
-                    self.position = Position(frame["seq"])
+                    self.position = Bookmark(frame["seq"])
                 if not self._compares:
                     self._resumed()
             case "welcome" if frame.get("feed") != self._feed:
@@ -280,7 +280,7 @@ class Stream:
             return Verdict.WARN
         if frame.get("code") == "resume_expired" and self._compares and frame.get("oldest") == self._seen():
             # The event to compare is too old to be replayed, those after it are all there.
-            self.position = Position(frame["oldest"])
+            self.position = Bookmark(frame["oldest"])
             return Verdict.AGAIN
         refused = _refused(frame)
         self._unrefused.difference_update(refused)
@@ -442,8 +442,8 @@ class QMTClient:
         ``frame["oldest"]``, where the gateway gives it, is the smallest `after` that would be accepted. What to do
         about the loss is the caller's to decide: ask again with that, and delete the file, which would win.
         """
-        saved = None if state is None else SavedPosition(state, self._server)
-        position = (saved.load() if saved is not None else None) or (None if after is None else Position(after))
+        saved = None if state is None else BookmarkFile(state, self._server)
+        position = (saved.load() if saved is not None else None) or (None if after is None else Bookmark(after))
         return self._frames(Stream("/ws/trade", (), (), _is_trade_event, journaled=True, position=position), saved)
 
     async def subscribe_trade_events(
@@ -508,7 +508,7 @@ class QMTClient:
         """Call back with every value of a formula; see `formula`."""
         await _drive(self.formula(formula_name, stock_code, period, count, dividend_type, params), callback)
 
-    async def _frames(self, stream: Stream, saved: SavedPosition | None = None) -> AsyncGenerator[dict[str, Any], None]:
+    async def _frames(self, stream: Stream, saved: BookmarkFile | None = None) -> AsyncGenerator[dict[str, Any], None]:
         now = asyncio.get_running_loop().time
         give_up_at = now() + self._connect_timeout
         # Attempts in a row that did not connect, and connections in a row that did not last, those included.
@@ -617,12 +617,12 @@ class QMTClient:
 class _Saving:
     """Keeps a file up to date: it is written when it is due, although nothing comes any more."""
 
-    def __init__(self, saved: SavedPosition) -> None:
+    def __init__(self, saved: BookmarkFile) -> None:
         self._saved = saved
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
-    def reach(self, position: Position | None) -> None:
+    def reach(self, position: Bookmark | None) -> None:
         """Take the position up to which the caller has seen everything."""
         if position is not None:
             self._saved.reach(position, self._loop.time())

@@ -62,7 +62,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # Users import the client without the rest.
     (
         "qmt_bridge/client.py",
-        {"qmt_bridge.wire", "qmt_bridge.errors", "qmt_bridge.position", "orjson", "websockets"},
+        {"qmt_bridge.wire", "qmt_bridge.errors", "qmt_bridge.bookmark", "orjson", "websockets"},
         set(),
     ),
     # The command alone knows both sides, and starts them as processes.

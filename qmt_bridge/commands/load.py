@@ -20,7 +20,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from multiprocessing.connection import Connection as Pipe
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -28,6 +27,11 @@ import orjson
 
 from qmt_bridge.process.stop import shielded
 from qmt_bridge.wire.frames import framed, to_json
+
+if sys.platform == "win32":
+    from multiprocessing.connection import PipeConnection as Pipe
+else:
+    from multiprocessing.connection import Connection as Pipe
 
 logger = logging.getLogger(__name__)
 

@@ -132,7 +132,7 @@ def interruptible() -> Iterator[None]:
 @contextmanager
 def shielded() -> Iterator[None]:
     """Start processes that know of no Ctrl-C until they call `unshield`: while they import it would be a traceback."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if sys.platform == "win32":
         # Windows has no mask: there the traceback is printed.
         yield
         return
@@ -150,5 +150,5 @@ def shielded() -> Iterator[None]:
 
 def unshield() -> None:
     """Take Ctrl-C again in a process that was started within `shielded`; one that came before is handled now."""
-    if hasattr(signal, "pthread_sigmask"):
+    if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))

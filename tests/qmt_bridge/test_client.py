@@ -38,8 +38,8 @@ from qmt_bridge import (
     errors,
     position,
 )
+from qmt_bridge.bookmark import Bookmark, fingerprint
 from qmt_bridge.client import Stream, Verdict, backoff
-from qmt_bridge.position import Position, fingerprint
 from qmt_bridge.wire import messages, topics
 
 TICK = {"000001.SZ": [{"time": 1, "lastPrice": 10.5}]}
@@ -244,7 +244,7 @@ def test_events_move_the_position_and_the_ack_only_begins_it():
     trade.judge(event(6))
     trade.judge({"type": "heartbeat", "seq": 99})
     trade.judge({"type": "subscribed", "seq": 99})
-    assert trade.position == Position(6, fingerprint(event(6))), "what is replayed comes after the ack"
+    assert trade.position == Bookmark(6, fingerprint(event(6))), "what is replayed comes after the ack"
 
 
 def test_the_event_that_was_seen_last_is_asked_for_again_and_compared():

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from qmt_bridge import position as position_module
+from qmt_bridge import bookmark as bookmark_module
+from qmt_bridge.bookmark import SAVE_SECONDS, Bookmark, BookmarkFile, fingerprint
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.position import SAVE_SECONDS, Position, SavedPosition, fingerprint
 
 SERVER = "gateway:8000"
 EVENT = {"type": "order", "seq": 7, "data": {"order_id": 1, "price": 10.5}}
@@ -23,35 +23,35 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state.json"
 
 
-def on_disk(path: Path) -> Position | None:
-    return SavedPosition(path, SERVER).load()
+def on_disk(path: Path) -> Bookmark | None:
+    return BookmarkFile(path, SERVER).load()
 
 
 def test_what_is_written_is_read_again(path):
     assert on_disk(path) is None
-    reached = Position(7, fingerprint(EVENT))
-    SavedPosition(str(path), SERVER).reach(reached, 0.0)
+    reached = Bookmark(7, fingerprint(EVENT))
+    BookmarkFile(str(path), SERVER).reach(reached, 0.0)
     assert on_disk(path) == reached
     assert [one.name for one in path.parent.iterdir()] == [path.name]
 
 
 def test_writes_are_a_second_apart_and_the_last_position_is_due(path):
-    saved = SavedPosition(path, SERVER)
+    saved = BookmarkFile(path, SERVER)
     assert saved.due is None
     for seq in range(1, 5):
-        saved.reach(Position(seq), 100.0 + seq / 10)
-    assert on_disk(path) == Position(1)
+        saved.reach(Bookmark(seq), 100.0 + seq / 10)
+    assert on_disk(path) == Bookmark(1)
     assert saved.due == 100.1 + SAVE_SECONDS
     saved.save(saved.due)
-    assert on_disk(path) == Position(4)
+    assert on_disk(path) == Bookmark(4)
     assert saved.due is None
-    saved.reach(Position(5), 200.0)
-    assert on_disk(path) == Position(5)
+    saved.reach(Bookmark(5), 200.0)
+    assert on_disk(path) == Bookmark(5)
 
 
 def test_a_position_that_is_on_disk_is_not_written_again(path):
-    SavedPosition(path, SERVER).reach(Position(7), 0.0)
-    saved = SavedPosition(path, SERVER)
+    BookmarkFile(path, SERVER).reach(Bookmark(7), 0.0)
+    saved = BookmarkFile(path, SERVER)
     reached = saved.load()
     path.unlink()
     saved.reach(reached, 0.0)
@@ -60,15 +60,15 @@ def test_a_position_that_is_on_disk_is_not_written_again(path):
 
 
 def test_a_crash_while_writing_leaves_the_older_position(path, monkeypatch):
-    SavedPosition(path, SERVER).reach(Position(7), 0.0)
+    BookmarkFile(path, SERVER).reach(Bookmark(7), 0.0)
 
     def crash(descriptor):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(position_module.os, "fsync", crash)
+    monkeypatch.setattr(bookmark_module.os, "fsync", crash)
     with pytest.raises(KeyboardInterrupt):
-        SavedPosition(path, SERVER).reach(Position(8), 0.0)
-    assert on_disk(path) == Position(7)
+        BookmarkFile(path, SERVER).reach(Bookmark(8), 0.0)
+    assert on_disk(path) == Bookmark(7)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_file_that_holds_no_position_is_an_error_and_stays(path, content):
 
 
 def test_a_file_of_another_gateway_is_an_error(path):
-    SavedPosition(path, "other:8000").reach(Position(7), 0.0)
+    BookmarkFile(path, "other:8000").reach(Bookmark(7), 0.0)
     with pytest.raises(ConfigError, match="holds a position at other:8000, which is not one at gateway:8000"):
         on_disk(path)
 
@@ -109,41 +109,41 @@ def test_a_folder_or_none_is_an_error_before_anything_is_written(tmp_path):
 def test_a_first_write_that_fails_is_an_error(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
-    saved = SavedPosition(folder / "state.json", SERVER)
+    saved = BookmarkFile(folder / "state.json", SERVER)
     assert saved.load() is None
     folder.rmdir()
     with pytest.raises(ConfigError, match="state: cannot write"):
-        saved.reach(Position(7), 0.0)
+        saved.reach(Bookmark(7), 0.0)
     saved.save(1.0)
 
 
 def test_a_later_write_that_fails_is_logged_once_and_tried_again(path, caplog):
     caplog.set_level(logging.INFO)
-    saved = SavedPosition(path, SERVER)
-    saved.reach(Position(1), 0.0)
+    saved = BookmarkFile(path, SERVER)
+    saved.reach(Bookmark(1), 0.0)
     blocked = path.with_name("state.json.new")
     blocked.mkdir()
     for now in (10.0, 20.0):
-        saved.reach(Position(int(now)), now)
+        saved.reach(Bookmark(int(now)), now)
         assert saved.due == now + SAVE_SECONDS
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert on_disk(path) == Position(1)
+    assert on_disk(path) == Bookmark(1)
     blocked.rmdir()
     saved.save(30.0)
-    assert on_disk(path) == Position(20)
+    assert on_disk(path) == Bookmark(20)
     assert saved.due is None
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
     blocked.mkdir()
-    saved.reach(Position(40), 40.0)
+    saved.reach(Bookmark(40), 40.0)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING", "ERROR"], "another episode"
 
 
 def test_the_content_is_on_disk_before_the_name_is(path, monkeypatch):
     steps = []
     replace, fsync = Path.replace, os.fsync
-    monkeypatch.setattr(position_module.os, "fsync", lambda descriptor: steps.append("sync") or fsync(descriptor))
+    monkeypatch.setattr(bookmark_module.os, "fsync", lambda descriptor: steps.append("sync") or fsync(descriptor))
     monkeypatch.setattr(Path, "replace", lambda self, target: steps.append("replace") or replace(self, target))
-    SavedPosition(path, SERVER).reach(Position(1), 0.0)
+    BookmarkFile(path, SERVER).reach(Bookmark(1), 0.0)
     assert steps == (["sync", "replace"] if os.name == "nt" else ["sync", "replace", "sync"])
 
 
@@ -152,7 +152,7 @@ def test_a_fingerprint_is_of_what_was_traded_and_does_not_show_it(path):
     assert fingerprint(EVENT) == fingerprint(same)
     for other in (EVENT | {"type": "trade"}, EVENT | {"data": {"order_id": 2, "price": 10.5}}):
         assert fingerprint(EVENT) != fingerprint(other)
-    SavedPosition(path, SERVER).reach(Position(7, fingerprint(EVENT)), 0.0)
+    BookmarkFile(path, SERVER).reach(Bookmark(7, fingerprint(EVENT)), 0.0)
     assert json.loads(path.read_bytes()) == {"server": SERVER, "seq": 7, "event": fingerprint(EVENT)}
 
 
@@ -160,6 +160,6 @@ def test_a_fingerprint_is_of_what_was_traded_and_does_not_show_it(path):
 def test_only_the_owner_may_read_a_position(path):
     path.write_bytes(b"")
     path.chmod(0o644)
-    saved = SavedPosition(path, "here:8000")
-    saved.reach(Position(1), 0.0)
+    saved = BookmarkFile(path, "here:8000")
+    saved.reach(Bookmark(1), 0.0)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 SAVE_SECONDS = 1.0
 
 
-class Position(NamedTuple):
+class Bookmark(NamedTuple):
     """The `seq` of the last event that was seen, and that event's fingerprint, if one was seen at all."""
 
     seq: int
@@ -47,7 +47,7 @@ def fingerprint(event: Mapping[str, object]) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-class SavedPosition:
+class BookmarkFile:
     """The file at `path`, which belongs to one program and to the gateway `server` (``host:port``)."""
 
     def __init__(self, path: str | os.PathLike[str], server: str) -> None:
@@ -55,12 +55,12 @@ class SavedPosition:
         # When `save` should be called (the caller's clock); None: everything is on disk.
         self.due: float | None = None
         self._server = server
-        self._reached: Position | None = None
-        self._saved: Position | None = None
+        self._reached: Bookmark | None = None
+        self._saved: Bookmark | None = None
         self._saved_at: float | None = None
         self._failing = False
 
-    def load(self) -> Position | None:
+    def load(self) -> Bookmark | None:
         """Read the file; None if there is none yet; raise `ConfigError` if it is anything but this gateway's."""
         try:
             saved = msgspec.json.decode(self.path.read_bytes(), type=_Saved)
@@ -76,10 +76,10 @@ class SavedPosition:
             raise ConfigError(
                 "state", f"{str(self.path)!r} holds a position at {saved.server}, which is not one at {self._server}"
             )
-        self._reached = self._saved = Position(saved.seq, saved.event)
+        self._reached = self._saved = Bookmark(saved.seq, saved.event)
         return self._saved
 
-    def reach(self, position: Position, now: float) -> None:
+    def reach(self, position: Bookmark, now: float) -> None:
         """Take the position up to which everything has been seen; write it, unless that was done within a second.
 
         Raise `ConfigError` if the first write fails.
