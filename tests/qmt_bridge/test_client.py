@@ -34,9 +34,9 @@ from qmt_bridge import (
     QMTClient,
     ServerError,
     StreamState,
+    bookmark,
     client,
     errors,
-    position,
 )
 from qmt_bridge.bookmark import Bookmark, fingerprint
 from qmt_bridge.client import Stream, Verdict, backoff
@@ -862,7 +862,7 @@ async def test_while_a_callback_runs_the_file_is_behind_it(tmp_path):
 
 
 async def test_a_position_is_written_although_no_event_follows(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(position, "SAVE_SECONDS", 0.05)
+    monkeypatch.setattr(bookmark, "SAVE_SECONDS", 0.05)
     state = tmp_path / "state.json"
     blocked = tmp_path / "state.json.new"
 
