@@ -34,7 +34,10 @@ from click.core import ParameterSource
 from qmt_bridge import __version__, log, private
 from qmt_bridge.commands import supervisor
 from qmt_bridge.config import (
-    ADDRESSES,
+    FEEDER,
+    GATEWAY,
+    LOG,
+    WIRE,
     Config,
     choices,
     default,
@@ -60,50 +63,8 @@ _MOMENTS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S",
 # Of a journal that is beyond help the first ones say enough.
 MAX_FAULTS = 100
 
-WIRE = (*ADDRESSES, "curve_dir")
-LOG = ("log_level", "log_format")
-REPLAY = ("file", "speed", "delay", "loop")
-FEEDER = (
-    "source",
-    *REPLAY,
-    "sim_seed",
-    "sim_interval",
-    "sim_l2_rate",
-    "sim_order_interval",
-    "sim_hours",
-    "xt_addr",
-    "xt_token",
-    "xt_home",
-    "xt_servers",
-    "xt_userdata",
-    "xt_accounts",
-    "xt_reconcile",
-    "xt_single_limit",
-    "xt_silence",
-    "xt_hang",
-    "xt_download_timeout",
-    "xt_download_queue",
-    "grace",
-    "journal_days",
-    "journal_max_mb",
-    "data_dir",
-)
-GATEWAY = (
-    "host",
-    "port",
-    "workers",
-    "api_key",
-    "require_key",
-    "origins",
-    "max_connections",
-    "max_topics",
-    "max_rate",
-    "outbox_bytes",
-    "slow_timeout",
-    "freeze_timeout",
-    "deflate",
-)
-
+# The settings of a replay, as their descriptions say.
+REPLAY = tuple(name for name in FEEDER if description(name).startswith("replay: "))
 
 # Settings that do nothing without another one.
 _NEEDS = {"xt_home": "xt_token", "xt_servers": "xt_token", "xt_userdata": "xt_accounts"}

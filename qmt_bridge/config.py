@@ -55,10 +55,9 @@ _TCP = re.compile(r"tcp://(\*|[a-zA-Z0-9][\w.-]*|\[[\w:.%]+\]):(\*|\d{1,5})", re
 Positive = Annotated[int, Meta(ge=1)]
 
 
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All settings. A TOML key is the field's name; the environment name is ``QMT_BRIDGE_<NAME>``."""
+class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a gateway reads. Each of these classes continues the one before; `Config` has the fields of all."""
 
-    # gateway
     host: Annotated[str, Meta(description="Address on which the gateway listens.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")] = 8000
     workers: Annotated[int, Meta(ge=1, le=64, description="Number of gateway worker processes.")] = 1
@@ -95,7 +94,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         Meta(description="Compress for clients that ask for it (permessage-deflate): fewer bytes, more delay."),
     ] = False
 
-    # feeder
+
+class _FeederSettings(_GatewaySettings, frozen=True, kw_only=True):
+    """What a feeder reads."""
+
     source: Annotated[
         Literal["auto", "xtquant", "sim", "replay"],
         Meta(description="Where data comes from; auto is xtquant where it can be imported, else sim."),
@@ -184,7 +186,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     ] = 1024
     data_dir: Annotated[str, Meta(description="Folder of the trade journal; empty is the user's own.")] = ""
 
-    # wire
+
+class _WireSettings(_FeederSettings, frozen=True, kw_only=True):
+    """What both ends of a ZeroMQ connection read."""
+
     market_addr: Annotated[str, Meta(description="ZeroMQ address of market data.")] = "tcp://127.0.0.1:5555"
     trade_addr: Annotated[str, Meta(description="ZeroMQ address of trade events.")] = "tcp://127.0.0.1:5556"
     ask_addr: Annotated[str, Meta(description="ZeroMQ address of questions.")] = "tcp://127.0.0.1:5557"
@@ -192,7 +197,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         str, Meta(description="Folder of CURVE keys (`qmt-bridge keygen`); needed off the machine.")
     ] = ""
 
-    # log
+
+class Config(_WireSettings, frozen=True, kw_only=True):
+    """All settings. A TOML key is the field's name; the environment name is ``QMT_BRIDGE_<NAME>``."""
+
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], Meta(description="Least serious message to log.")
     ] = "info"
@@ -217,6 +225,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 _HINTS = get_type_hints(Config, include_extras=True)
 NAMES: tuple[str, ...] = Config.__struct_fields__
+
+
+def _own(settings: type[msgspec.Struct], before: type[msgspec.Struct] | None) -> tuple[str, ...]:
+    """Return the names of a class of settings without those of the class before it."""
+    return settings.__struct_fields__[0 if before is None else len(before.__struct_fields__) :]
+
+
+GATEWAY = _own(_GatewaySettings, None)
+FEEDER = _own(_FeederSettings, _GatewaySettings)
+WIRE = _own(_WireSettings, _FeederSettings)
+LOG = _own(Config, _WireSettings)
 
 
 def env_name(name: str) -> str:
