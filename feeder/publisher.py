@@ -22,7 +22,7 @@ from feeder.events import Event
 from feeder.inbox import Inbox, SessionState
 from feeder.journal_thread import HUNG_SECONDS, JournalThread, News, Written
 from feeder.refusals import Refusals
-from feeder.registry import Peer, Registry, Upstream
+from feeder.registry import Peer, Registry, SourceTopic
 from feeder.source import Source
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
@@ -498,7 +498,7 @@ class Publisher:
             except zmq.Again:
                 return
 
-    def _subscribe(self, upstream: Upstream) -> None:
+    def _subscribe(self, upstream: SourceTopic) -> None:
         try:
             self._source.subscribe(upstream.topic, upstream.parts)
         except Refused as exc:
@@ -508,7 +508,7 @@ class Publisher:
             reason = f"source {self._source.name} failed: {exc}"
             self._registry.refuse(upstream.topic, "internal", reason, held=False)
 
-    def _unsubscribe(self, upstream: Upstream) -> None:
+    def _unsubscribe(self, upstream: SourceTopic) -> None:
         try:
             self._source.unsubscribe(upstream.topic, upstream.parts)
         except Exception:

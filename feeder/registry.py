@@ -79,7 +79,7 @@ class DownloadKey(NamedTuple):
     end_time: str
 
 
-class Upstream(NamedTuple):
+class SourceTopic(NamedTuple):
     """A topic that the source has to subscribe or unsubscribe."""
 
     topic: Topic
@@ -165,7 +165,7 @@ class Registry:
         self._waiting_askers: Counter[bytes] = Counter()
         self._open(STATUS_TOPIC)
 
-    def make_room(self, text: str) -> list[Upstream]:
+    def make_room(self, text: str) -> list[SourceTopic]:
         """Forget topics in their grace time, oldest first, until `text` has room; return those to unsubscribe."""
         gone = []
         while self._leaving and text not in self._entries and self._is_full(text):
@@ -176,7 +176,7 @@ class Registry:
                 gone.append(upstream)
         return gone
 
-    def want(self, text: str) -> Upstream | None:
+    def want(self, text: str) -> SourceTopic | None:
         """Note the first subscriber of `text`; return the topic if the source has to subscribe it.
 
         Raise `BadRequest` for a topic that is refused; nothing of it is kept, and a question about it is refused too.
@@ -200,9 +200,9 @@ class Registry:
             return None
         entry.fed = True
         entry.state, entry.code, entry.reason = "pending", None, None
-        return Upstream(topic, parts)
+        return SourceTopic(topic, parts)
 
-    def leave(self, text: str, now: float) -> Upstream | None:
+    def leave(self, text: str, now: float) -> SourceTopic | None:
         """Note that the last subscriber of `text` left; return the topic if the source has to unsubscribe it now.
 
         A refusal is forgotten at once, so that the next subscriber tries again. Any other topic is kept for the grace
@@ -221,7 +221,7 @@ class Registry:
         self._leaving[text] = now + self._grace
         return None
 
-    def expire(self, now: float) -> list[Upstream]:
+    def expire(self, now: float) -> list[SourceTopic]:
         """Do some of what is due: return topics to unsubscribe, answer what waited long enough, forget old downloads.
 
         At most `MAX_DUE` of each at a time, since a consumer with a hundred thousand topics leaves all of them at once;
@@ -503,13 +503,13 @@ class Registry:
         if entry.download is not None and self._downloads.get(entry.download) == entry.topic:
             del self._downloads[entry.download]
 
-    def _forget(self, entry: Entry) -> Upstream | None:
+    def _forget(self, entry: Entry) -> SourceTopic | None:
         if entry.download is not None:
             # It is kept until the source has published its end.
             self._release(entry)
-            return Upstream(entry.topic, entry.parts)
+            return SourceTopic(entry.topic, entry.parts)
         self._remove(entry.topic)
-        return Upstream(entry.topic, entry.parts) if entry.fed else None
+        return SourceTopic(entry.topic, entry.parts) if entry.fed else None
 
     def _uncount(self, entry: Entry) -> None:
         """Note that a download has ended."""

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from qmt_bridge import __version__
-from qmt_bridge.commands.load import Crews, Load, Tally, endpoint, pin
+from qmt_bridge.commands.load import Crews, Load, Measurement, endpoint, pin
 from qmt_bridge.commands.supervisor import is_loopback
 from qmt_bridge.process.stop import shielded
 from qmt_bridge.wire.frames import framed, to_json
@@ -99,16 +99,16 @@ def measure(load: Load, seconds: float) -> dict[str, Any]:
         time.sleep(seconds)
         crews.end()
         after = Usage.of(pids)
-        tally = crews.result()
+        measured = crews.result()
     server = None
     if before is not None and connected is not None and after is not None:
         server = {
             "pids": after.pids,
-            "cpu": (after.cpu_seconds - connected.cpu_seconds) / tally.seconds,
+            "cpu": (after.cpu_seconds - connected.cpu_seconds) / measured.seconds,
             "rss_bytes": after.rss,
             "connection_bytes": (connected.rss - before.rss) / load.clients,
         }
-    return {**shown(load, tally), "server": server, "machine": machine()}
+    return {**shown(load, measured), "server": server, "machine": machine()}
 
 
 def selftest(load: Load, seconds: float) -> dict[str, Any]:
@@ -124,8 +124,10 @@ def selftest(load: Load, seconds: float) -> dict[str, Any]:
             crews.begin()
             time.sleep(seconds)
             crews.end()
-            tally = crews.result()
-    ceiling = {key: shown(load, tally)[key] for key in ("clients", "frames_per_second", "bytes_per_second", "client")}
+            measured = crews.result()
+    ceiling = {
+        key: shown(load, measured)[key] for key in ("clients", "frames_per_second", "bytes_per_second", "client")
+    }
     return {"selftest": True, **ceiling, "machine": machine()}
 
 
@@ -239,29 +241,29 @@ def _bare(blob: bytes, cores: tuple[int, ...], make_chore: Callable[[], Callable
         runner.run(run())
 
 
-def shown(load: Load, tally: Tally) -> dict[str, Any]:
+def shown(load: Load, measured: Measurement) -> dict[str, Any]:
     """Return a measurement as JSON has it; times in ms."""
     return {
         "url": load.url,
-        "clients": tally.clients,
+        "clients": measured.clients,
         "stalled": load.stalled,
         "codes": len(load.codes),
         "codes_each": load.each or len(load.codes),
-        "seconds": tally.seconds,
-        "frames": tally.frames,
-        "frames_per_second": tally.rate,
-        "bytes_per_second": tally.bytes / tally.seconds if tally.seconds else 0.0,
-        "lost": tally.lost,
-        "skipped": tally.skipped,
-        "repeated": tally.repeated,
-        "unstamped": tally.unstamped,
-        "restarts": tally.restarts,
-        "rejected": dict(tally.rejected),
-        "trouble": dict(tally.trouble),
-        "latency_ms": tally.latency.shown(),
-        "feeder_ms": tally.feeder.shown(),
-        "gateway_ms": tally.gateway.shown(),
-        "client": {"processes": tally.processes, "busy": tally.busy, "sample": load.sample},
+        "seconds": measured.seconds,
+        "frames": measured.frames,
+        "frames_per_second": measured.rate,
+        "bytes_per_second": measured.bytes / measured.seconds if measured.seconds else 0.0,
+        "lost": measured.lost,
+        "skipped": measured.skipped,
+        "repeated": measured.repeated,
+        "unstamped": measured.unstamped,
+        "restarts": measured.restarts,
+        "rejected": dict(measured.rejected),
+        "trouble": dict(measured.trouble),
+        "latency_ms": measured.latency.shown(),
+        "feeder_ms": measured.feeder.shown(),
+        "gateway_ms": measured.gateway.shown(),
+        "client": {"processes": measured.processes, "busy": measured.busy, "sample": load.sample},
     }
 
 

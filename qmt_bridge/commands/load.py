@@ -142,8 +142,8 @@ def endpoint(url: str) -> str:
     return name
 
 
-class Tally:
-    """What clients saw between begin and end; the tallies of several processes add up."""
+class Measurement:
+    """What clients saw between begin and end; the measurements of several processes add up."""
 
     def __init__(self) -> None:
         self.frames = 0
@@ -154,7 +154,7 @@ class Tally:
         self.unstamped = 0
         # Frames that were not newer than the one before.
         self.repeated = 0
-        # Times that the feeder has begun a new life.
+        # How often a new epoch of the feeder began.
         self.restarts = 0
         # Frames and records that the gateway says it has left out for a slow client.
         self.skipped = 0
@@ -170,7 +170,7 @@ class Tally:
         self.gateway = Histogram()
         self.latency = Histogram()
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: Measurement) -> None:
         """Add what another process saw at the same time."""
         self.lost = None if self.lost is None or other.lost is None else self.lost + other.lost
         self.restarts = max(self.restarts, other.restarts)
@@ -315,7 +315,7 @@ class Client:
 
     def fail(self, what: str) -> None:
         """Count what went wrong, and leave."""
-        self.crew.tally.trouble[what] += 1
+        self.crew.measured.trouble[what] += 1
         self.settled = True
         self.close()
 
@@ -428,7 +428,7 @@ class Client:
 
     def _hear(self, payload: bytes) -> None:
         """Take a control frame, or one without a place."""
-        tally = self.crew.tally
+        measured = self.crew.measured
         if not payload.startswith(b'{"type":'):
             self.unstamped += 1
             # A server that knows of no positions acknowledges nothing either.
@@ -439,12 +439,12 @@ class Client:
         match said["type"]:
             case "subscribed":
                 for rejection in said["rejected"]:
-                    tally.rejected[f"{rejection['code']}: {rejection['error']}"] += 1
+                    measured.rejected[f"{rejection['code']}: {rejection['error']}"] += 1
                 self.settled = True
             case "skipped":
-                tally.skipped += said["count"]
+                measured.skipped += said["count"]
             case "error":
-                tally.trouble[f"error {said.get('code')}: {said.get('error')}"] += 1
+                measured.trouble[f"error {said.get('code')}: {said.get('error')}"] += 1
                 self.settled = True
 
 
@@ -473,7 +473,7 @@ class Crew:
         self.topics = _Topics(load.codes)
         self.buffer = bytearray(_BUFFER)
         self.selector = selectors.DefaultSelector()
-        self.tally = Tally()
+        self.measured = Measurement()
         # Lives of the feeder that began meanwhile.
         self.epochs: set[bytes] = set()
         # When a frame came, and its two times as they stand in it.
@@ -494,16 +494,16 @@ class Crew:
 
     def _count_times(self, most: int) -> None:
         """Count times that were only noted when their frames came, because others were waiting then."""
-        tally, unit = self.tally, self.load.stamps.unit
+        measured, unit = self.measured, self.load.stamps.unit
         for now, came, published in self.timed[-most:]:
             if came in _UNKNOWN:
                 continue
             began = float(came) * unit
-            tally.latency.add(now - began)
+            measured.latency.add(now - began)
             if published not in _UNKNOWN:
                 sent = float(published) * unit
-                tally.feeder.add(sent - began)
-                tally.gateway.add(now - sent)
+                measured.feeder.add(sent - began)
+                measured.gateway.add(now - sent)
         del self.timed[-most:]
 
     def connect(self) -> Counter[str]:
@@ -521,17 +521,17 @@ class Crew:
     def settle(self) -> Counter[str]:
         """Wait until every client's subscription stands; return what went wrong, if something did."""
         until = time.monotonic() + OPEN_TIMEOUT
-        while not all(client.settled for client in self._clients) and not self.tally.trouble:
+        while not all(client.settled for client in self._clients) and not self.measured.trouble:
             if time.monotonic() > until:
                 waiting = sum(not client.settled for client in self._clients)
                 return Counter({f"no answer within {OPEN_TIMEOUT:.0f} s": waiting})
             self.turn()
-        return self.tally.trouble
+        return self.measured.trouble
 
     def begin(self) -> None:
         """Count from here on."""
-        rejected, self.tally = self.tally.rejected, Tally()
-        self.tally.rejected = rejected
+        rejected, self.measured = self.measured.rejected, Measurement()
+        self.measured.rejected = rejected
         self.timed.clear()
         self.epochs.clear()
         for client in self._clients:
@@ -541,31 +541,33 @@ class Crew:
 
     def end(self) -> None:
         """Stop counting frames."""
-        tally = self.tally
+        measured = self.measured
         began, cpu = self._began
-        tally.seconds, tally.cpu_seconds = time.monotonic() - began, time.process_time() - cpu
+        measured.seconds, measured.cpu_seconds = time.monotonic() - began, time.process_time() - cpu
         self.measures = False
-        tally.clients = len(self._reading)
-        tally.frames = sum(client.frames for client in self._reading)
-        tally.bytes = sum(client.bytes for client in self._reading)
-        tally.repeated = sum(client.repeated for client in self._reading)
-        tally.unstamped = sum(client.unstamped for client in self._reading)
+        measured.clients = len(self._reading)
+        measured.frames = sum(client.frames for client in self._reading)
+        measured.bytes = sum(client.bytes for client in self._reading)
+        measured.repeated = sum(client.repeated for client in self._reading)
+        measured.unstamped = sum(client.unstamped for client in self._reading)
         for client in self._reading:
             client.end()
 
-    def result(self) -> Tally:
-        """Return the tally, once each topic has shown how far it has come or has had its time for that."""
+    def result(self) -> Measurement:
+        """Return the measured, once each topic has shown how far it has come or has had its time for that."""
         until = time.monotonic() + CLOSING_TIMEOUT
         while any(client.awaited for client in self._reading) and time.monotonic() < until:
             self.turn()
-        tally = self.tally
+        measured = self.measured
         self._count_times(len(self.timed))
-        tally.restarts = len(self.epochs)
+        measured.restarts = len(self.epochs)
         lost = [client.lost() for client in self._reading]
         known = [count for count in lost if count is not None]
-        certain = len(known) == len(lost) and (self.load.sample == 1 or not tally.restarts) and not tally.unstamped
-        tally.lost = sum(known) if certain else None
-        return tally
+        certain = (
+            len(known) == len(lost) and (self.load.sample == 1 or not measured.restarts) and not measured.unstamped
+        )
+        measured.lost = sum(known) if certain else None
+        return measured
 
     def leave(self) -> None:
         """Drop every connection."""
@@ -653,12 +655,12 @@ class Crews:
         """Let all clients stop; those that only counted wait from now on for each topic's next frame."""
         self._ask("end")
 
-    def result(self) -> Tally:
+    def result(self) -> Measurement:
         """Return what all have seen."""
         first, *others = self._ask("result")
-        for tally in others:
-            first.add(tally)
-        assert isinstance(first, Tally)
+        for measured in others:
+            first.add(measured)
+        assert isinstance(first, Measurement)
         return first
 
     def _ask(self, word: str) -> list[Any]:

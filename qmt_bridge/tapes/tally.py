@@ -17,8 +17,8 @@ MAX_GAPS = 1000
 T = TypeVar("T")
 
 
-class Session(msgspec.Struct, frozen=True):
-    """A recorder's beginning: what it subscribed, its version, and when (ns since 1970)."""
+class RecordingStart(msgspec.Struct, frozen=True):
+    """What a recorder writes first: what it subscribed, its version, and when (ns since 1970)."""
 
     topics: tuple[str, ...]
     version: str
@@ -74,7 +74,7 @@ class _Event(msgspec.Struct):
     seq: int
 
 
-_session_decoder = msgspec.msgpack.Decoder(Session)
+_session_decoder = msgspec.msgpack.Decoder(RecordingStart)
 _source_decoder = msgspec.msgpack.Decoder(_Source)
 _event_decoder = msgspec.msgpack.Decoder(_Event)
 
@@ -84,7 +84,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.kinds: dict[str, Count] = {}
-        self.sessions: list[Session] = []
+        self.sessions: list[RecordingStart] = []
         # The feeders' sources by name, and whether any of them invents its data.
         self.sources: list[str] = []
         self.simulated = False

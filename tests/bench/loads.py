@@ -13,7 +13,7 @@ import zmq
 
 from qmt_bridge import sockets
 from qmt_bridge.commands.bench import Bare
-from qmt_bridge.commands.load import STAMPED, Client, Crews, Load, Tally
+from qmt_bridge.commands.load import STAMPED, Client, Crews, Load, Measurement
 from qmt_bridge.wire.frames import framed, to_json
 from tests.bench import recovery
 from tests.bench.publish import FIRST_SEQ, tick
@@ -66,7 +66,7 @@ class Seen(NamedTuple):
     """One measurement."""
 
     offered: float
-    tally: Tally
+    measured: Measurement
     # Share of a core that the server took, and of the load's core that anybody took.
     cpu: float
     load_core: float
@@ -74,19 +74,19 @@ class Seen(NamedTuple):
     join: float
 
     def figures(self) -> Figures:
-        tally = self.tally
+        measured = self.measured
         return {
-            "rate": tally.rate,
+            "rate": measured.rate,
             "offered": self.offered,
-            "lost": tally.lost,
-            "skipped": tally.skipped,
-            "trouble": tally.trouble.total(),
-            "p50": tally.latency.percentile(0.5),
-            "p99": tally.latency.percentile(0.99),
+            "lost": measured.lost,
+            "skipped": measured.skipped,
+            "trouble": measured.trouble.total(),
+            "p50": measured.latency.percentile(0.5),
+            "p99": measured.latency.percentile(0.99),
             "cpu": self.cpu,
             "load_core": self.load_core,
             "join": self.join,
-            "busy": tally.busy,
+            "busy": measured.busy,
         }
 
 
@@ -125,10 +125,10 @@ def observe(
     after, writes, sent = running.usage(), running.writes() - writes, publisher.sent - sent
     crews.end()
     # While messages still come, each topic shows how far it has come.
-    tally = crews.result()
+    measured = crews.result()
     publisher.stop()
     cpu = (after.cpu_seconds - before.cpu_seconds) / took
-    return Seen(sent / took * fan, tally, cpu, load_core, tally.frames / writes if writes else 0.0)
+    return Seen(sent / took * fan, measured, cpu, load_core, measured.frames / writes if writes else 0.0)
 
 
 def _load(running: Running, row: Row, codes: Sequence[str], clients: int, **changes: object) -> Load:
@@ -157,11 +157,11 @@ def _most(number: int, row: Row, settings: Settings, codes: Sequence[str], clien
             # Up until more is offered than delivered, or down to what is.
             while not (held and over) and len(held) + len(over) < STEPS:
                 seen = observe(running, crews, codes, offered, settings.seconds)
-                (held if seen.tally.rate >= HELD * seen.offered else over).append(seen)
-                offered = seen.offered * STEP if held else max(min(seen.tally.rate, offered) / STEP, LEAST)
-    best = max(held + over, key=lambda seen: seen.tally.rate)
-    settings.rates[number, row.name] = best.tally.rate
-    return {**best.figures(), "overloaded": over[0].tally.rate if over else None}
+                (held if seen.measured.rate >= HELD * seen.offered else over).append(seen)
+                offered = seen.offered * STEP if held else max(min(seen.measured.rate, offered) / STEP, LEAST)
+    best = max(held + over, key=lambda seen: seen.measured.rate)
+    settings.rates[number, row.name] = best.measured.rate
+    return {**best.figures(), "overloaded": over[0].measured.rate if over else None}
 
 
 class _Drain:
@@ -200,9 +200,9 @@ def _bare(clients: int, join: int, messages: float, settings: Settings) -> Figur
                 time.sleep(settings.seconds)
                 load_core, _ = core.busy()
                 crews.end()
-                tally = crews.result()
+                measured = crews.result()
                 publisher.stop()
-    return {"rate": tally.rate, "join": float(join), "busy": tally.busy, "load_core": load_core}
+    return {"rate": measured.rate, "join": float(join), "busy": measured.busy, "load_core": load_core}
 
 
 def same_ten(row: Row, settings: Settings) -> Figures:
@@ -260,7 +260,7 @@ def one_client(row: Row, settings: Settings) -> Figures:
     with row.start() as running, Crews(_load(running, row, TEN[:1], 1, stamps=STAMPED)) as crews:
         _connect(running, crews, TEN[:1])
         seen = observe(running, crews, TEN[:1], 200, 2 * settings.seconds)
-    return {**seen.figures(), "feeder_p50": seen.tally.feeder.percentile(0.5)}
+    return {**seen.figures(), "feeder_p50": seen.measured.feeder.percentile(0.5)}
 
 
 class _Silent(Client):
@@ -325,14 +325,14 @@ def stalled(row: Row, settings: Settings) -> Figures:
                 seen = observe(running, crews, TEN, offered, seconds)
                 found.append((seen, (running.usage().rss - before) / MB))
     (calm, calm_growth), (seen, growth) = found
-    calm_p99, p99 = calm.tally.latency.percentile(0.99), seen.tally.latency.percentile(0.99)
+    calm_p99, p99 = calm.measured.latency.percentile(0.99), seen.measured.latency.percentile(0.99)
     return {
-        "rate": seen.tally.rate,
-        "lost": seen.tally.lost,
+        "rate": seen.measured.rate,
+        "lost": seen.measured.lost,
         "p99": p99,
         "calm_p99": calm_p99,
         # Of each client that reads, against the run in which all do.
-        "throughput": seen.tally.rate / 90 / (calm.tally.rate / 100),
+        "throughput": seen.measured.rate / 90 / (calm.measured.rate / 100),
         "p99_ratio": p99 / calm_p99 if p99 and calm_p99 else None,
         "growth_mb": growth - calm_growth,
     }
@@ -360,13 +360,13 @@ def soak(row: Row, settings: Settings) -> Figures:
             if elapsed > settings.soak / 10:
                 sizes.append(running.usage().rss)
         crews.end()
-        tally = crews.result()
+        measured = crews.result()
         running.publisher.stop()
     # Medians of tenths tell a growth from a backlog that comes and goes; what has to be flat is the peak too.
     tenth = max(1, len(sizes) // 9)
     base = statistics.median(sizes[:tenth])
     growth, peak = statistics.median(sizes[-tenth:]) / base - 1, max(sizes) / base - 1
-    return {"rate": tally.rate, "lost": tally.lost, "seconds": settings.soak, "growth": growth, "peak": peak}
+    return {"rate": measured.rate, "lost": measured.lost, "seconds": settings.soak, "growth": growth, "peak": peak}
 
 
 class Kind(NamedTuple):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from feeder import registry as registry_module
-from feeder.registry import ANSWER_WITHIN, DOWNLOAD_KEPT, DownloadKey, Registry, Upstream
+from feeder.registry import ANSWER_WITHIN, DOWNLOAD_KEPT, DownloadKey, Registry, SourceTopic
 from qmt_bridge.errors import BadCode, BadRequest
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.requests import StartDownload, TopicState
@@ -45,8 +45,8 @@ def ask(registry: Registry, topic: str, now: float = 0.0) -> list[TopicState]:
     return [*registry.ask(PEER, 1, topic, now), *answers(registry)]
 
 
-def upstream(topic: Topic) -> Upstream:
-    return Upstream(topic, parse_topic(topic))
+def upstream(topic: Topic) -> SourceTopic:
+    return SourceTopic(topic, parse_topic(topic))
 
 
 def download(*stocks: str, period: str = "1d", start: str = "", end: str = "") -> StartDownload:

@@ -19,7 +19,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
 from qmt_bridge.commands.bench import Bare, measure, selftest, shown, to_text
-from qmt_bridge.commands.load import Client, Crew, Crews, Histogram, Load, Tally
+from qmt_bridge.commands.load import Client, Crew, Crews, Histogram, Load, Measurement
 from qmt_bridge.wire.frames import framed, to_json
 from tests.bench import table
 from tests.bench.loads import LOADS, medians, observe, verdicts
@@ -168,11 +168,11 @@ def test_what_is_lost_while_the_feeder_restarts_is_not_counted():
 
 
 def test_tallies_add_up():
-    one, other = Tally(), Tally()
-    for tally, lost in ((one, 2), (other, None)):
-        tally.frames, tally.lost, tally.seconds, tally.cpu_seconds, tally.clients = 10, lost, 2.0, 1.0, 3
-        tally.latency.add(1.0)
-        tally.trouble["gone"] += 1
+    one, other = Measurement(), Measurement()
+    for measured, lost in ((one, 2), (other, None)):
+        measured.frames, measured.lost, measured.seconds, measured.cpu_seconds, measured.clients = 10, lost, 2.0, 1.0, 3
+        measured.latency.add(1.0)
+        measured.trouble["gone"] += 1
     one.add(other)
     assert (one.frames, one.lost, one.rate, one.busy, one.clients) == (20, None, 10.0, 0.5, 6)
     assert one.latency.total() == 2
@@ -180,11 +180,11 @@ def test_tallies_add_up():
 
 
 def test_a_report_says_what_it_does_not_know():
-    tally = Tally()
-    tally.lost, tally.frames, tally.unstamped, tally.seconds = None, 5, 5, 1.0
+    measured = Measurement()
+    measured.lost, measured.frames, measured.unstamped, measured.seconds = None, 5, 5, 1.0
     load = Load("ws://h/ws/realtime", CODES, clients=1)
     machine = {"cpu": "c", "cores": 2, "system": "s", "python": "p"}
-    text = to_text({**shown(load, tally), "server": None, "machine": machine})
+    text = to_text({**shown(load, measured), "server": None, "machine": machine})
     assert "lost        not known, 5 without a position" in text
     assert "latency" not in text
     assert "psutil is not installed" in text
@@ -385,12 +385,12 @@ def test_a_bare_loop_writes_nothing_before_it_is_told():
         until = time.monotonic() + DEADLINE
         while True:
             crews.end()
-            tally = crews.result()
-            if tally.frames > 10:
+            measured = crews.result()
+            if measured.frames > 10:
                 break
             assert time.monotonic() < until
         # What it writes is one and the same frame, which is new to each client once.
-        assert tally.frames - tally.repeated == 2
+        assert measured.frames - measured.repeated == 2
 
 
 def test_the_command_measures_a_real_gateway_and_the_table_the_same_one():
@@ -400,9 +400,9 @@ def test_the_command_measures_a_real_gateway_and_the_table_the_same_one():
             crews.connect()
             publisher.ask("once", list(CODES))
             seen = observe(running, crews, CODES, 400.0, 0.5)
-        assert seen.tally.frames > 20
-        assert seen.tally.lost == 0
-        assert seen.tally.latency.total() > 0
+        assert seen.measured.frames > 20
+        assert seen.measured.lost == 0
+        assert seen.measured.latency.total() > 0
         publisher.start(list(CODES), 200.0)
         result = CliRunner().invoke(
             cli.main, ["bench", running.url, *CODES, "--clients", "4", "--seconds", "0.5", "--json"]
