@@ -25,7 +25,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, ErrorCode, Unavailable
 from qmt_bridge.process.child import TRY_AGAIN
 from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic
-from tests.support.terminal import until
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests" / "fakes"
@@ -89,9 +89,9 @@ def test_with_a_token_quotes_come_from_a_service_of_this_machine(
     try:
         source.start(sink)
         source.subscribe(MOUTAI, parse_topic(MOUTAI))
-        until(lambda: MOUTAI in sink.accepted)
+        wait_for(lambda: MOUTAI in sink.accepted)
         terminal.push_quote("600519.SH", "tick", {"time": 1})
-        until(lambda: sink.published)
+        wait_for(lambda: sink.published)
         assert sink.states == [("up", None)]
         assert source.address == "127.0.0.1:58609"
         assert listened == [("127.0.0.1", 58609, 58619)]
@@ -110,7 +110,7 @@ def test_without_a_token_there_is_no_service(terminal: native.Terminal, listened
     source, sink = XtQuote(Config(xt_addr=terminal.address)), Recorder()
     try:
         source.start(sink)
-        until(lambda: sink.states)
+        wait_for(lambda: sink.states)
         assert listened == terminal.called("start_init_quote") == []
     finally:
         source.close()

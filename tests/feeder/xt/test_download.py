@@ -30,7 +30,7 @@ from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import TradeEvent
 from qmt_bridge.wire.requests import DownloadStarted, StartDownload, ask_reply_encoder, reply_decoder
 from qmt_bridge.wire.topics import Topic, download_topic
-from tests.support.terminal import Recording
+from tests.support.sink import Recording
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests" / "fakes"

@@ -27,7 +27,7 @@ from qmt_bridge.errors import ErrorCode
 from qmt_bridge.sockets import connect_subscriber
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, parse_topic, quote_topic, whole_topic
-from tests.support.terminal import until
+from tests.support.waiting import wait_for
 
 SECONDS = 40.0
 CODES = ("600519.SH", "600000.SH", "688981.SH")
@@ -211,16 +211,16 @@ def test_each_random_payload_is_delivered_or_counted(
         for topic in TOPICS:
             source.subscribe(topic, parse_topic(topic))
         source.start(sink)
-        until(lambda: len(sink.accepted) == len(TOPICS), "the subscriptions", SECONDS)
+        wait_for(lambda: len(sink.accepted) == len(TOPICS), "the subscriptions")
         feeds = terminal.feeds()
         for _ in range(total):
             payload, encoded = payloads.next()
             feed = payloads.random.choice(feeds)
             terminal.dispatch(partial(count, feed, payload), payload, bson=encoded)  # type: ignore[arg-type]
-        until(lambda: len(outcomes) == total, "all payloads", SECONDS)
+        wait_for(lambda: len(outcomes) == total, "all payloads")
         for feed in feeds:
             terminal.dispatch(partial(count, feed, {}), {"600519.SH": native.tick("600519.SH", 1)})
-        until(lambda: len(outcomes) == total + len(feeds), "good ticks after all", SECONDS)
+        wait_for(lambda: len(outcomes) == total + len(feeds), "good ticks after all")
     finally:
         source.close()
     assert [outcome for _, _, outcome in outcomes[total:]] == [(1, 0)] * len(feeds)
@@ -266,7 +266,7 @@ def test_a_feeder_delivers_after_random_payloads_of_eight_threads(
         consumer.rcvtimeo = int(SECONDS * 1000)
         for topic in TOPICS:
             consumer.subscribe(topic)
-        until(lambda: source.upstream() == len(TOPICS), "the subscriptions", SECONDS)
+        wait_for(lambda: source.upstream() == len(TOPICS), "the subscriptions")
         for _ in range(2000):
             payload, encoded = payloads.next()
             feed = payloads.random.choice(terminal.feeds())

@@ -33,7 +33,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ErrorCode, Refused
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, download_topic, parse_topic, quote_topic
-from tests.support.terminal import Recording
+from tests.support.sink import Recording
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests" / "fakes"

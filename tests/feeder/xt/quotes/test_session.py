@@ -41,7 +41,7 @@ from qmt_bridge.wire.topics import (
     quote_topic,
     whole_topic,
 )
-from tests.support.terminal import Recording
+from tests.support.sink import Recording
 
 ROOT = Path(__file__).parents[4]
 FAKES = ROOT / "tests" / "fakes"

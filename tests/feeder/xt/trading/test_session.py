@@ -36,7 +36,7 @@ from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError, ErrorCode
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic
-from tests.support.terminal import Recording
+from tests.support.sink import Recording
 
 SECONDS = 10.0
 STOCK, CREDIT = "1000000365", "2000000001"

@@ -1,18 +1,10 @@
-"""What tests over the stand-in terminal share: waiting until a condition holds."""
+"""What recording sinks share: they are notified of what they are told, and wait for it."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable
-
-
-def until(condition: Callable[[], object], what: str = "the condition", seconds: float = 10.0) -> None:
-    """Wait until `condition` holds, looking again each 10 ms; fail after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.01)
 
 
 class Recording:
