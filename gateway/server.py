@@ -51,6 +51,8 @@ SHUTDOWN_TIMEOUT = 2
 # Seconds after which a worker of several is taken for frozen, if `freeze_timeout` is not shorter: it costs its part of
 # the new connections.
 FREEZE_TIMEOUT = 5.0
+# For the first answer of a worker: importing takes seconds on a busy machine, and nothing else is waited for.
+FIRST_ANSWER_TIMEOUT = 30.0
 # For a new worker that replaces one at SIGHUP.
 START_TIMEOUT = 20.0
 # For a worker that does not end by itself, as one that is frozen; `qmt-bridge up` waits a second longer.
@@ -78,7 +80,7 @@ class _Worker(Process):
 
     def __init__(self, config: uvicorn.Config, bound: socket.socket, limit: float) -> None:
         super().__init__(config, [bound])
-        self._pulse = Pulse(limit, time.monotonic())
+        self._pulse = Pulse(limit, time.monotonic(), FIRST_ANSWER_TIMEOUT)
         self._asked = False
 
     def start(self) -> None:

@@ -329,6 +329,7 @@ def test_a_frozen_part_is_replaced_and_data_goes_on(tmp_path: Path, part: str, w
         assert up.text.count("no sign of life") == 1, up.text
 
 
+@pytest.mark.timeout(120)
 @frozen
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
 def test_a_frozen_worker_of_several_is_replaced(tmp_path: Path) -> None:
@@ -338,7 +339,9 @@ def test_a_frozen_worker_of_several_is_replaced(tmp_path: Path) -> None:
         assert len(groups) == 3
         worker = _children(up.pid("gateway"))[0]
         os.kill(worker, signal.SIGSTOP)
-        wait_for(lambda: f"worker {worker} is frozen and was killed; another one is starting" in up.text, "it", up)
+        # A worker that has not answered yet has 30 s for that.
+        said = f"worker {worker} is frozen and was killed; another one is starting"
+        wait_for(lambda: said in up.text, "its replacement", up, 45)
         wait_for(lambda: len(_children(up.pid("gateway"))) == 2, "the new worker", up)
         assert "gateway has given no sign" not in up.text
 

@@ -15,9 +15,10 @@ START_LIMIT = 180.0
 class Pulse:
     """The signs of life of one process. It counts as starting until the first one, and gets more time for that."""
 
-    def __init__(self, limit: float, now: float) -> None:
-        """Take `limit` seconds without a sign for the end; with 0 nothing is ever judged."""
+    def __init__(self, limit: float, now: float, start_limit: float = START_LIMIT) -> None:
+        """Take `limit` seconds without a sign for the end, `start_limit` before the first; with 0 nothing is judged."""
         self._limit = limit
+        self._start_limit = start_limit
         self._looked = now
         self._heard = now
         # Whether there was a first sign of life.
@@ -38,4 +39,4 @@ class Pulse:
     def frozen(self, now: float) -> bool:
         """Return whether the process has been silent for too long. To be asked many times a second."""
         silence = self.silence(now)
-        return self._limit > 0 and silence > (self._limit if self.began else max(self._limit, START_LIMIT))
+        return self._limit > 0 and silence > (self._limit if self.began else max(self._limit, self._start_limit))

@@ -84,8 +84,8 @@ class Up:
             self.process.stdout.close()
 
 
-def wait_for(condition: Callable[[], object], what: str, up: Up) -> None:
-    until = time.monotonic() + DEADLINE
+def wait_for(condition: Callable[[], object], what: str, up: Up, seconds: float = DEADLINE) -> None:
+    until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, f"waited in vain for {what}; printed:\n{up.text}"
         time.sleep(0.02)

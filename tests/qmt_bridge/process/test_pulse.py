@@ -74,3 +74,10 @@ def test_a_limit_of_nothing_judges_nothing():
     pulse = Pulse(0.0, 0.0)
     pulse.beat(0.0)
     assert not look(pulse, 0.0, 100.0)[1]
+
+
+@pytest.mark.parametrize(("limit", "start_limit", "allowed"), [(1.5, 30.0, 30.0), (60.0, 30.0, 60.0)])
+def test_the_time_to_the_first_sign_can_be_given(limit: float, start_limit: float, allowed: float) -> None:
+    pulse = Pulse(limit, 0.0, start_limit)
+    assert not any(pulse.frozen(float(second)) for second in range(int(allowed) + 1))
+    assert pulse.frozen(allowed + 1)
