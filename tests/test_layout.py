@@ -66,7 +66,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         set(),
     ),
     # The command alone knows both sides, and starts them as processes.
-    ("qmt_bridge/cli.py", {"qmt_bridge", "click", "msgspec", "feeder.app", "gateway.server"}, set()),
+    ("qmt_bridge/commands/run.py", {"qmt_bridge", "click", "msgspec", "feeder.app", "gateway.server"}, set()),
     ("qmt_bridge/__main__.py", {"qmt_bridge.cli", "qmt_bridge.process.start"}, {"threading", "subprocess"}),
     # What every part uses.
     ("qmt_bridge/process/start.py", {"_signal"}, {"threading", "subprocess"}),
@@ -204,7 +204,9 @@ def test_a_file_imports_only_what_its_place_allows(name):
         pytest.param("qmt_bridge/wire/x.py", "import zmq, msgspec", ["zmq"], id="zmq-on-paper"),
         pytest.param("qmt_bridge/client.py", "import starlette", ["starlette"], id="client"),
         pytest.param("qmt_bridge/commands/tail.py", "import feeder.app", ["feeder.app"], id="only-the-command"),
-        pytest.param("qmt_bridge/cli.py", "from feeder import app\nfrom gateway import hub", ["gateway.hub"], id="cli"),
+        pytest.param(
+            "qmt_bridge/commands/run.py", "from feeder import app\nfrom gateway import hub", ["gateway.hub"], id="run"
+        ),
         pytest.param("gateway/x.py", "import numpy", ["numpy"], id="no-numpy"),
     ],
 )

@@ -19,7 +19,8 @@ from click.testing import CliRunner
 from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
-from qmt_bridge.config import NAMES, choices, env_name, load_config
+from qmt_bridge.commands import run as run_commands
+from qmt_bridge.config import LOG, NAMES, WIRE, choices, env_name, load_config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.topics import quote_topic
@@ -60,13 +61,15 @@ def market() -> Iterator[str]:
 
 
 def test_every_setting_is_a_flag_of_up() -> None:
-    flags = {parameter.name for parameter in cli.up.params}
+    flags = {parameter.name for parameter in run_commands.up.params}
     assert flags == {*NAMES, "config_file"}
 
 
 def test_feeder_and_gateway_share_the_wire_and_the_log_only() -> None:
-    flags = [{parameter.name for parameter in command.params} for command in (cli.feeder, cli.gateway)]
-    assert flags[0] & flags[1] == {*cli.WIRE, *cli.LOG, "config_file", "until_eof"}
+    flags = [
+        {parameter.name for parameter in command.params} for command in (run_commands.feeder, run_commands.gateway)
+    ]
+    assert flags[0] & flags[1] == {*WIRE, *LOG, "config_file", "until_eof"}
     assert flags[0] | flags[1] == {*NAMES, "config_file", "until_eof"}
 
 
@@ -157,14 +160,14 @@ def test_flags_of_a_source_in_a_file_of_settings_harm_nothing(tmp_path: Path) ->
     """One file may serve several sources; only a flag says that somebody wants its effect now."""
     file = tmp_path / "settings.toml"
     file.write_text('speed = 2.0\nsim_seed = 3\nxt_addr = "a:1"\nxt_home = "h"\nsource = "sim"\n', encoding="utf-8")
-    assert cli._load_feeder(file, {"source": None, "file": None, "sim_seed": 4}).sim_seed == 4
+    assert run_commands.load_feeder_settings(file, {"source": None, "file": None, "sim_seed": 4}).sim_seed == 4
 
 
 @pytest.mark.parametrize("source", ["", 'source = "auto"', 'source = "replay"'])
 def test_a_file_to_play_implies_the_replay(tmp_path: Path, source: str) -> None:
     file = tmp_path / "settings.toml"
     file.write_text(source, encoding="utf-8")
-    config = cli._load_feeder(file, {"source": None, "file": "x.csv", "speed": 3.0})
+    config = run_commands.load_feeder_settings(file, {"source": None, "file": "x.csv", "speed": 3.0})
     assert (config.source, config.file, config.speed) == ("replay", "x.csv", 3.0)
 
 

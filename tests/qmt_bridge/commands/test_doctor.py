@@ -21,10 +21,10 @@ from msgspec.structs import replace
 
 from feeder.app import Feeder
 from feeder.xt import probe
-from qmt_bridge import cli, sockets
+from qmt_bridge import sockets
 from qmt_bridge.commands import doctor
 from qmt_bridge.commands.doctor import Finding, Xtquant
-from qmt_bridge.config import Config
+from qmt_bridge.config import FEEDER, GATEWAY, Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.messages import AccountState, FeedStatus
@@ -553,7 +553,7 @@ ELSEWHERE = {
 )
 def test_the_settings_say_what_runs_here(settings: dict[str, object], role: str | None) -> None:
     config = Config(**settings)  # type: ignore[arg-type]
-    feeders, gateways = bool(settings.keys() & set(cli.FEEDER)), bool(settings.keys() & set(cli.GATEWAY))
+    feeders, gateways = bool(settings.keys() & set(FEEDER)), bool(settings.keys() & set(GATEWAY))
     assert doctor.role_of(config, feeders, gateways) == role
 
 

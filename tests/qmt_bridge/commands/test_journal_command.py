@@ -23,6 +23,7 @@ from feeder.events import Unsent
 from feeder.journal import Journal
 from qmt_bridge import cli
 from qmt_bridge import journal_file as journal_file_module
+from qmt_bridge.commands import journal as journal_commands
 from qmt_bridge.config import ENV_PREFIX
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.journal_file import Reader, find_journal, journal_path
@@ -295,7 +296,7 @@ def test_verify_says_that_a_file_is_damaged(journal: Journal, path: Path) -> Non
 
 
 def test_verify_of_a_hopeless_journal_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "MAX_FAULTS", 3)
+    monkeypatch.setattr(journal_commands, "MAX_FAULTS", 3)
     with closing(Journal(path, days=30)) as journal:
         journal.append(journal.positions.give([order("1")] * 9, NOON_MS))
         damage(journal, "UPDATE event SET body = x'c1'")

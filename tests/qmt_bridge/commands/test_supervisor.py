@@ -19,9 +19,9 @@ import zmq
 
 from feeder import app, publisher
 from gateway import server
-from qmt_bridge import cli, sockets
+from qmt_bridge import sockets
 from qmt_bridge.commands import supervisor
-from qmt_bridge.config import Config
+from qmt_bridge.config import FEEDER, GATEWAY, LOG, WIRE, Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process import child as child_process
 from qmt_bridge.process.pulse import Pulse
@@ -348,8 +348,8 @@ def test_a_child_gets_its_own_settings_and_no_other_secret(monkeypatch: pytest.M
         monkeypatch.setenv(name, "from outside")
     monkeypatch.setenv("UNRELATED", "kept")
     config = Config(api_key="k3y", xt_token="t0ken", port=9)
-    gateway = child_process.environment(config, (*cli.GATEWAY, *cli.WIRE, *cli.LOG))
-    feeder = child_process.environment(config, (*cli.FEEDER, *cli.WIRE, *cli.LOG))
+    gateway = child_process.environment(config, (*GATEWAY, *WIRE, *LOG))
+    feeder = child_process.environment(config, (*FEEDER, *WIRE, *LOG))
     download = child_process.environment(config)
     assert (gateway["QMT_BRIDGE_API_KEY"], gateway["QMT_BRIDGE_PORT"]) == ("k3y", "9")
     assert feeder["QMT_BRIDGE_XT_TOKEN"] == "t0ken"

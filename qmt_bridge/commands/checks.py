@@ -1,0 +1,139 @@
+"""`qmt-bridge keygen`, `doctor` and `bench`: keys, this machine, and the speed of a gateway."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+from click.core import ParameterSource
+
+from qmt_bridge import __version__
+from qmt_bridge.commands.options import (
+    fail,
+    load_settings,
+    no_effect,
+    settings,
+)
+from qmt_bridge.config import (
+    FEEDER,
+    GATEWAY,
+    WIRE,
+    foreign_variables,
+    given_settings,
+    load_config,
+)
+from qmt_bridge.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qmt_bridge.sockets import Role
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def keygen(folder: Path) -> None:
+    """Write CURVE key pairs for the feeder and its gateways, needed when they are on different machines."""
+    from qmt_bridge.sockets import make_keys
+
+    try:
+        written = make_keys(folder)
+    except ConfigError as exc:
+        fail(exc)
+    for path in written:
+        click.echo(path)
+    click.echo(f"feeder's machine: {folder} with clients/; gateway's machine: feeder.key and gateway.key_secret only")
+
+
+@click.command()
+@settings(*FEEDER, *GATEWAY, *WIRE)
+@click.option(
+    "--for",
+    "role",
+    type=click.Choice(("feeder", "gateway")),
+    help="What runs on this machine.  [default: by the settings that are given, else both]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: Any) -> None:
+    """Say what is right and wrong on this machine; exit with 1 if something is wrong."""
+    from qmt_bridge.commands import doctor as examination
+
+    try:
+        config = load_config(config_file, None, flags)
+        if role is None:
+            given = given_settings(config_file, None, flags)
+            role = examination.role_of(config, bool(given & set(FEEDER)), bool(given & set(GATEWAY)))
+        findings = examination.examine(config, __version__, role, foreign_variables())
+    except ConfigError as exc:
+        findings = [examination.settings(exc)]
+    click.echo((examination.to_json if as_json else examination.to_text)(findings))
+    sys.exit(examination.exit_code(findings))
+
+
+@click.command()
+@click.argument("url", required=False)
+@click.argument("codes", nargs=-1, metavar="[CODE...]")
+@click.option("--clients", "-c", default=100, show_default=True, type=click.IntRange(min=1), help="WebSockets to open.")
+@click.option("--seconds", "-s", default=10.0, show_default=True, type=click.FloatRange(min=0.1), help="Time to count.")
+@click.option("--each", default=0, type=click.IntRange(min=0), help="Codes of each client, in turn.  [default: all]")
+@click.option("--period", default="tick", show_default=True, help="Period, for the URL of /ws/realtime.")
+@click.option("--send", default="", help="First frame of each client, instead of one made from the codes.")
+@click.option("--stalled", default=0, type=click.IntRange(min=0), help="Clients that stop reading.  [default: 0]")
+@click.option(
+    "--sample",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Look at one frame in so many, count the others; for rates that the clients could not keep up with otherwise.",
+)
+@click.option("--selftest", is_flag=True, help="Measure the clients alone, against ready-made frames; needs no URL.")
+@click.option("--json", "as_json", is_flag=True, help="Print the same as JSON; times in ms.")
+@settings("api_key")
+def bench(
+    config_file: Path | None,
+    url: str | None,
+    codes: tuple[str, ...],
+    seconds: float,
+    selftest: bool,
+    as_json: bool,
+    api_key: str | None,
+    **load: Any,
+) -> None:
+    """Measure a running gateway: frames a second, loss by seq, latency by hop, its CPU and memory.
+
+    \b
+    qmt-bridge bench ws://127.0.0.1:8000/ws/realtime 600519.SH 000001.SZ --clients 200
+    qmt-bridge bench ws://127.0.0.1:8000/ws/whole_quote SH SZ --clients 50 --seconds 30
+    """
+    from qmt_bridge.commands import bench as benchmark
+    from qmt_bridge.commands.load import Load
+
+    if url is None and not selftest:
+        raise click.UsageError("Missing argument 'URL' (or --selftest).")
+    given = click.get_current_context().get_parameter_source
+    used_by_url = ("url", "each", "period", "send", "api_key")
+    for name in used_by_url if selftest else ():
+        if given(name) is ParameterSource.COMMANDLINE:
+            no_effect(name, "--selftest measures the clients alone, without a gateway")
+    if load["send"] and given("period") is ParameterSource.COMMANDLINE:
+        no_effect("period", "--send is the whole request")
+    if (
+        url
+        and not urlsplit(url).path.rstrip("/").endswith("/realtime")
+        and given("period") is ParameterSource.COMMANDLINE
+    ):
+        no_effect("period", "only /ws/realtime has periods")
+    if load["each"] and not codes:
+        no_effect("each", "no codes are given")
+    if load["stalled"] >= load["clients"]:
+        raise click.UsageError("--stalled must leave at least one client that reads.")
+    key = load_settings(config_file, {"api_key": api_key}, only=True).api_key
+    headers = (("X-API-Key", key),) if key else ()
+    wanted = Load(url or "", codes, headers=headers, **load)
+    try:
+        found = (benchmark.selftest if selftest else benchmark.measure)(wanted, seconds)
+    except benchmark.ERRORS as exc:
+        fail(exc)
+    click.echo(json.dumps(found, indent=1) if as_json else benchmark.to_text(found))

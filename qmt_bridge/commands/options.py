@@ -1,0 +1,130 @@
+"""The settings as options of a command, and what every command does with them: load, refuse, stop, end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from qmt_bridge import log
+from qmt_bridge.config import (
+    Config,
+    choices,
+    default,
+    description,
+    foreign_variables,
+    load_config,
+)
+from qmt_bridge.errors import ConfigError, Unavailable
+from qmt_bridge.process import child
+from qmt_bridge.process.stop import Stop, leave
+
+logger = logging.getLogger(__name__)
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def settings(*names: str) -> Callable[[Command], Command]:
+    """Give a command ``--config`` and a flag for each setting; what the user leaves out comes as None."""
+
+    def decorate(command: Command) -> Command:
+        for name in reversed(names):
+            command = _flag(name)(command)
+        file = click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file of settings.")
+        return file(command)
+
+    return decorate
+
+
+def _flag(name: str) -> Callable[[Command], Command]:
+    value = default(name)
+    option = f"--{name.replace('_', '-')}"
+    shown = ",".join(value) if isinstance(value, tuple) else value
+    text = description(name) + (f"  [default: {shown}]" if shown != "" else "")
+    if isinstance(value, bool):
+        return click.option(f"{option}/--no-{option[2:]}", name, default=None, help=text)
+    if isinstance(value, tuple):
+        return click.option(option, name, multiple=True, default=None, callback=_given, help=text)
+    if choices(name):
+        return click.option(option, name, default=None, type=click.Choice(choices(name)), help=text)
+    return click.option(option, name, default=None, type=type(value), metavar=type(value).__name__, help=text)
+
+
+def _given(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> list[str] | None:
+    return list(value) or None
+
+
+def load_settings(config_file: Path | None, flags: dict[str, Any], *, only: bool = False) -> Config:
+    """Return the settings; with `only`, mistakes in those that are no flags of the command do not matter."""
+    try:
+        return load_config(config_file, None, flags, tuple(flags) if only else None)
+    except ConfigError as exc:
+        fail(exc)
+
+
+def configure_log(config: Config) -> None:
+    log.configure(config.log_level, config.log_format)
+    for said in foreign_variables():
+        logger.warning("%s", said)
+
+
+def no_effect(name: str, why: str) -> NoReturn:
+    shown = "URL" if name == "url" else f"--{name.replace('_', '-')}"
+    raise click.UsageError(f"{shown} has no effect: {why}.")
+
+
+def refuse(why: str, *names: str) -> None:
+    """Refuse those of the flags `names` that the command line has: they would have no effect."""
+    for name in names:
+        if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            no_effect(name, why)
+
+
+class _TryAgain(click.ClickException):
+    exit_code = child.TRY_AGAIN
+
+
+def fail(exc: Exception) -> NoReturn:
+    raise (_TryAgain if isinstance(exc, Unavailable) else click.ClickException)(str(exc))
+
+
+def asked_to_stop(until_eof: bool) -> Stop:
+    """Return what Ctrl-C, SIGTERM (Windows: Ctrl-Break) or the end of standard input sets from now on."""
+    stop = Stop()
+    stop.on_signals()
+    if until_eof:
+        stop.on_end_of_input()
+    return stop
+
+
+def end(code: int) -> NoReturn:
+    """End the process, also if a thread is left in a native call that does not return."""
+    if any(not thread.daemon and thread is not threading.current_thread() for thread in threading.enumerate()):
+        leave(code)
+    sys.exit(code)
+
+
+codes_file_option = click.option(
+    "--codes-file",
+    metavar="FILE",
+    help="Codes to add: one a line, or the first column of a CSV file; # begins a comment, - is standard input.",
+)
+
+
+def quotes_of(codes_file: str | None, period: str) -> tuple[str, ...]:
+    """Return the topics of the codes in a file."""
+    from qmt_bridge.commands.codes_file import read_codes
+    from qmt_bridge.wire.topics import check_period, quote_topic
+
+    if codes_file is None:
+        return ()
+    check_period(period)
+    codes = read_codes(codes_file, lambda code: quote_topic(code, period))
+    return tuple(quote_topic(code, period) for code in codes)

@@ -1,0 +1,195 @@
+"""`qmt-bridge up`, `feeder`, `gateway` and `replay`: the processes that run until they are stopped."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import msgspec
+
+from qmt_bridge import __version__
+from qmt_bridge.commands import supervisor
+from qmt_bridge.commands.options import (
+    asked_to_stop,
+    configure_log,
+    end,
+    fail,
+    load_settings,
+    no_effect,
+    settings,
+)
+from qmt_bridge.config import (
+    FEEDER,
+    GATEWAY,
+    LOG,
+    WIRE,
+    Config,
+    description,
+)
+from qmt_bridge.errors import ConfigError
+from qmt_bridge.process import child
+from qmt_bridge.process.stop import Stop
+
+# The settings of a replay, as their descriptions say.
+REPLAY = tuple(name for name in FEEDER if description(name).startswith("replay: "))
+
+# Settings that do nothing without another one.
+_NEEDS = {"xt_home": "xt_token", "xt_servers": "xt_token", "xt_userdata": "xt_accounts"}
+
+
+@click.command()
+@settings(*FEEDER, *GATEWAY, *WIRE, *LOG)
+def up(config_file: Path | None, **flags: Any) -> None:
+    """Start the feeder and the gateway, and keep both running."""
+    stop = asked_to_stop(False)
+    config = load_feeder_settings(config_file, flags)
+    made_key = not config.api_key
+    try:
+        config = msgspec.structs.replace(
+            config,
+            api_key=config.api_key or secrets.token_urlsafe(24),
+            port=config.port or _free_port(config.host),
+        )
+    except ConfigError as exc:
+        fail(exc)
+    configure_log(config)
+    try:
+        code = supervisor.run(
+            config,
+            {"feeder": (*FEEDER, *WIRE, *LOG), "gateway": (*GATEWAY, *WIRE, *LOG)},
+            stop,
+            lambda status, pids: _banner(config, status, pids, made_key),
+        )
+    except ConfigError as exc:
+        fail(exc)
+    sys.exit(code)
+
+
+def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None], made_key: bool) -> None:
+    host = supervisor.reachable(config.host)
+    base = f"ws://{host}:{config.port}"
+    source = status["source"]
+    if status["simulated"]:
+        source += "  (SIMULATED data: invented, not the market)"
+    elif source == "replay":
+        source += f"  (recorded data: {config.file}, speed {config.speed:g})"
+    workers = f"{config.workers} worker{'s' if config.workers > 1 else ''}"
+    lines = [
+        f"QMT Bridge {__version__} is up",
+        f"  source   {source}, state {status['feed']}",
+        f"  feeder   pid {pids['feeder']}, {config.market_addr} {config.trade_addr} {config.ask_addr}",
+        f"  gateway  pid {pids['gateway']}, {workers}, http://{host}:{config.port}/readyz /healthz /metrics",
+        f"  market   {base}/ws/realtime /ws/whole_quote /ws/l2_thousand /ws/download_progress /ws/formula",
+    ]
+    if made_key:
+        lines.append(f"  trade    {base}/ws/trade?api_key={config.api_key}  (key made for this run)")
+    else:
+        lines.append(f"  trade    {base}/ws/trade?api_key=<your key>")
+    if not supervisor.is_loopback(config.host) and not config.require_key:
+        lines.append(f"  open     whoever reaches {config.host} gets market data; --require-key closes it")
+    lines.append("  stop     Ctrl-C")
+    click.echo("\n".join(lines))
+
+
+def _free_port(host: str) -> int:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+            return int(probe.getsockname()[1])
+    except (OSError, UnicodeError) as exc:
+        raise ConfigError("host", f"cannot listen on {host}: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+@click.command()
+@settings(*FEEDER, *WIRE, *LOG)
+@click.option("--until-eof", is_flag=True, hidden=True)
+def feeder(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
+    """Run the feeder alone: it owns the source and publishes on ZeroMQ."""
+    stop = asked_to_stop(until_eof)
+    _run_feeder(load_feeder_settings(config_file, flags), stop)
+
+
+def _run_feeder(config: Config, stop: Stop) -> NoReturn:
+    from feeder import app
+
+    configure_log(config)
+    try:
+        code = app.run(config, stop)
+    except ConfigError as exc:
+        fail(exc)
+    end(code)
+
+
+@click.command()
+@settings(*GATEWAY, *WIRE, *LOG)
+@click.option("--until-eof", is_flag=True, hidden=True)
+def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
+    """Run gateway workers alone; any number, also on another machine than the feeder."""
+    stop = asked_to_stop(until_eof)
+    from gateway import server
+
+    config = load_settings(config_file, flags)
+    if flags["freeze_timeout"] is not None and config.workers == 1:
+        no_effect("freeze_timeout", "with one worker nothing watches it; `up` does, and several workers are watched")
+    try:
+        # A worker could say it in a traceback only.
+        supervisor.check_addresses(config)
+    except ConfigError as exc:
+        fail(exc)
+    configure_log(config)
+    # Worker processes read the same settings from the environment; never from a command line, which others can see.
+    env = child.environment(config, (*GATEWAY, *WIRE, *LOG))
+    for name in set(os.environ) - set(env):
+        del os.environ[name]
+    os.environ.update(env)
+    try:
+        sys.exit(server.serve(config, stop))
+    except ConfigError as exc:
+        fail(exc)
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False))
+@settings("speed", "delay", "loop", "grace", "journal_days", "journal_max_mb", "data_dir", *WIRE, *LOG)
+@click.option("--until-eof", is_flag=True, hidden=True)
+def replay(config_file: Path | None, file: str, until_eof: bool, **flags: Any) -> None:
+    """Play a tape, or a CSV of ticks, as a feeder does: feeder --source replay --file FILE."""
+    stop = asked_to_stop(until_eof)
+    _run_feeder(load_settings(config_file, {**flags, "source": "replay", "file": file}), stop)
+
+
+def load_feeder_settings(config_file: Path | None, flags: dict[str, Any]) -> Config:
+    """Read the settings of a feeder; refuse flags that would have no effect. A file may well have such settings."""
+    config = load_settings(config_file, flags)
+    given = [name for name, value in flags.items() if value is not None]
+    if "file" in given and config.source == "auto" and "source" not in given:
+        config = load_settings(config_file, {**flags, "source": "replay"})
+    of_sources = {name: _source_of(name) for name in given if _source_of(name)}
+    if not of_sources:
+        return config
+    source: str = config.source
+    if source == "auto":
+        from feeder import app
+
+        source = app.source_name(config)
+    for name, wanted in of_sources.items():
+        if wanted != source:
+            is_now = f"auto, which is {source} here" if config.source == "auto" else source
+            meant = "--source replay --file FILE" if wanted == "replay" else f"--source {wanted}"
+            no_effect(name, f"the source is {is_now}; this is for {meant}")
+    for name, needed in _NEEDS.items():
+        if name in given and not getattr(config, needed):
+            no_effect(name, f"it needs {needed}")
+    if "xt_addr" in given and config.xt_token:
+        no_effect("xt_addr", "with xt_token quotes come from the data service, not from a terminal")
+    return config
+
+
+def _source_of(name: str) -> str:
+    """Return which source alone the setting `name` is for; empty if it is for any."""
+    return "replay" if name in REPLAY else {"sim": "sim", "xt": "xtquant"}.get(name.partition("_")[0], "")

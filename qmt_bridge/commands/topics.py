@@ -1,0 +1,141 @@
+"""`qmt-bridge tail` and `record`: print or record what topics carry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import click
+
+from qmt_bridge import __version__
+from qmt_bridge.commands.options import (
+    asked_to_stop,
+    codes_file_option,
+    configure_log,
+    fail,
+    load_settings,
+    quotes_of,
+    refuse,
+    settings,
+)
+from qmt_bridge.config import (
+    LOG,
+    WIRE,
+)
+from qmt_bridge.errors import QMTBridgeError
+
+
+@click.command()
+@click.argument("topics", nargs=-1, metavar="TOPIC... | URL [CODE...]")
+@click.option("--count", "-n", type=click.IntRange(min=1), help="Stop after that many messages.")
+@codes_file_option
+@click.option("--period", default="tick", show_default=True, help="Period of codes: of a file, or for /ws/realtime.")
+@click.option("--send", help="First frame to send to the URL, instead of one made from the codes.")
+@click.option("--after", type=click.IntRange(min=0), help="Trade events: begin after this position.")
+@settings("api_key", *WIRE)
+def tail(
+    config_file: Path | None,
+    topics: tuple[str, ...],
+    count: int | None,
+    codes_file: str | None,
+    period: str,
+    send: str | None,
+    after: int | None,
+    **flags: Any,
+) -> None:
+    """Print what topics carry, one JSON object a line.
+
+    From ZeroMQ: qmt-bridge tail quote/600519.SH/tick/ whole/SH/
+
+    From a WebSocket: qmt-bridge tail ws://127.0.0.1:8000/ws/realtime 600519.SH 000001.SZ
+
+    Many codes: qmt-bridge tail --codes-file codes.txt --period 1m
+    """
+    from qmt_bridge.commands import tail as tailing
+    from qmt_bridge.commands.codes_file import read_codes
+    from qmt_bridge.wire.topics import whole_topic
+
+    if not topics and codes_file is None:
+        raise click.UsageError("Missing argument 'TOPIC... | URL [CODE...]' (or --codes-file).")
+    is_url = bool(topics) and topics[0].startswith(("ws://", "wss://"))
+    if is_url:
+        path = urlsplit(topics[0]).path.rstrip("/")
+        refuse("a gateway is asked, not the feeder", *WIRE)
+        if send is not None:
+            refuse("--send is the whole request", "period", "codes_file")
+            if len(topics) > 1:
+                raise click.UsageError("The codes have no effect: --send is the whole request.")
+        if not path.endswith("/realtime"):
+            refuse("only /ws/realtime has periods", "period")
+        if not path.endswith("/trade"):
+            refuse("only /ws/trade has positions", "after")
+        elif send is None:
+            refuse("/ws/trade has the events of all accounts, and takes no codes", "codes_file")
+            if len(topics) > 1:
+                raise click.UsageError("The codes have no effect: /ws/trade has the events of all accounts.")
+    else:
+        refuse("it is for a URL; the feeder asks for CURVE keys (curve_dir)", "api_key")
+        refuse("it is for a URL", "send")
+        if codes_file is None:
+            refuse("it is for --codes-file; a topic has its own, quote/600519.SH/1m/", "period")
+    config = load_settings(config_file, flags, only=True)
+    try:
+        if is_url:
+            codes = [*topics[1:], *(read_codes(codes_file, whole_topic) if codes_file else ())]
+            tailing.from_url(topics[0], codes, period, send, config.api_key, count, after)
+        else:
+            tailing.from_wire([*topics, *quotes_of(codes_file, period)], config, count, after)
+    except BrokenPipeError:
+        # `... | head` ends quietly: click sees to it.
+        raise
+    except tailing.ERRORS as exc:
+        fail(exc)
+
+
+@click.command()
+@click.argument("more", nargs=-1, metavar="TOPIC...")
+@click.option("--topics", multiple=True, metavar="TOPIC...", help="Topics, and prefixes such as quote/ or trade/.")
+@codes_file_option
+@click.option("--period", default="tick", show_default=True, help="Period of the codes in the file.")
+@click.option("--out", required=True, help="The tape; .zst compresses it, {date} in it begins a new one every day.")
+@click.option("--rotate", type=click.Choice(("day", "hour")), help="Begin a new tape every Shanghai day or hour.")
+@settings(*WIRE, *LOG)
+@click.option("--until-eof", is_flag=True, hidden=True)
+def record(
+    config_file: Path | None,
+    more: tuple[str, ...],
+    topics: tuple[str, ...],
+    codes_file: str | None,
+    period: str,
+    out: str,
+    rotate: Literal["day", "hour"] | None,
+    until_eof: bool,
+    **flags: Any,
+) -> None:
+    """Record what topics carry on a tape, until Ctrl-C; one that exists is continued.
+
+    qmt-bridge record --topics whole/SH/ quote/ trade/ --out day-{date}.tape.zst
+
+    qmt-bridge record --codes-file codes.txt --period 1m --out bars.tape.zst
+
+    A whole topic is asked for; a prefix records what others ask for. Of trade events every one comes.
+    """
+    stop = asked_to_stop(until_eof)
+    from qmt_bridge.tapes.record import Recorder
+
+    config = load_settings(config_file, flags, only=True)
+    configure_log(config)
+    if not topics + more and codes_file is None:
+        raise click.UsageError("missing topics to record (or --codes-file)")
+    if codes_file is None:
+        refuse("it is for --codes-file; a topic has its own, quote/600519.SH/1m/", "period")
+    try:
+        wanted = topics + more + quotes_of(codes_file, period)
+        recorder = Recorder(wanted, out, rotate, config, __version__)
+        try:
+            recorder.run(stop)
+        finally:
+            click.echo(recorder.summary())
+    except (QMTBridgeError, OSError) as exc:
+        fail(exc)
