@@ -70,7 +70,7 @@ _ADVICE = {
     "(curve_dir), or hangs",
 }
 # Of a listening end; {name} is the setting of the address.
-_STRANGERS = {
+_REFUSALS = {
     Trouble.FEEDER_KEY: "a client of {name} has the public key of another feeder: copy feeder.key from here to it",
     Trouble.CURVE_MISSING: "a client of {name} connects without CURVE keys: it needs a curve_dir with feeder.key and "
     "gateway.key_secret",
@@ -97,7 +97,7 @@ def _failure(event: int, value: int, curve: bool) -> Trouble:
 
 
 class Outward:
-    """How a connecting socket stands, by the events of its connection. Time is an argument."""
+    """The state of a connecting socket, by the events of its connection. Time is an argument."""
 
     def __init__(self, curve: bool, now: float) -> None:
         self.up = False
@@ -224,9 +224,9 @@ class Links:
                 if isinstance(watched.state, Outward):
                     watched.state.note(event, value, now)
                     continue
-                stranger = watched.state.note(event, value)
-                if stranger is not None and self._may_tell(watched.name, stranger, now):
-                    news.append(Notice(_STRANGERS[stranger].format(name=watched.name), stranger))
+                refused = watched.state.note(event, value)
+                if refused is not None and self._may_tell(watched.name, refused, now):
+                    news.append(Notice(_REFUSALS[refused].format(name=watched.name), refused))
             if isinstance(watched.state, Outward) and watched.state.given_up(now):
                 watched.socket.disconnect(watched.address)
                 watched.socket.connect(watched.address)

@@ -46,7 +46,7 @@ _FRAMING_BYTES = 100
 # program does.
 # A connection without traffic is given up after 4 + 3 * 2 s without such an answer. One with data under way is not:
 # there the retransmissions of TCP end it, after some 20 s on Windows and 15 minutes on Linux.
-# A stopped process is not gone. Its messages wait up to the high-water mark, and what it wants stays subscribed.
+# A stopped process keeps its connection: its messages wait up to the high-water mark, its topics stay subscribed.
 KEEPALIVE_IDLE_SECONDS = 4
 KEEPALIVE_SECONDS = 2
 KEEPALIVE_PROBES = 3
@@ -67,7 +67,7 @@ MAX_HELD = 100
 _ZAP = "inproc://zeromq.zap.01"
 _KEYS_READ = b"keys read"
 _WAKE_LINGER_MS = 1000
-# The end waits so long for the thread that reads the folder.
+# `close` waits so many seconds for the thread that reads the folder.
 CLOSE_SECONDS = 0.2
 
 _EVERYWHERE = {"://*:": "://127.0.0.1:", "://0.0.0.0:": "://127.0.0.1:", "://[::]:": "://[::1]:"}
@@ -201,7 +201,7 @@ class Authenticator:
         self._is_reading = False
         keys = self._read.popleft()
         if isinstance(keys, Exception):
-            # A stranger makes it read again every second, and this is told once.
+            # A client with an unknown key makes the feeder read again every second; the same failure is logged once.
             if str(keys) != self._failure:
                 logger.warning("cannot read the keys of clients again: %s", keys)
             self._failure = str(keys)
@@ -227,7 +227,7 @@ class Authenticator:
                 waker.send(_KEYS_READ)
         except zmq.ZMQError as exc:
             # The owner has ended meanwhile.
-            logger.debug("nobody waits for the keys of clients any more: %s", exc)
+            logger.debug("the keys of clients were read after the socket was closed: %s", exc)
 
 
 def _load_keys(folder: Path) -> frozenset[bytes]:
@@ -257,7 +257,7 @@ def bind_publisher(
     # Subscriptions that wait to be read, beyond which their sender waits: libzmq reads all of them at a time, and ticks
     # wait meanwhile.
     socket.rcvhwm = 1000
-    # What comes up an XPUB are subscriptions. A longer one ends its connection, before anything of it is kept.
+    # An XPUB receives only subscriptions. A longer one ends its connection before libzmq stores it.
     socket.maxmsgsize = TOPIC_BYTES + _FRAMING_BYTES
     if lossless:
         socket.setsockopt(zmq.XPUB_NODROP, 1)
@@ -283,7 +283,7 @@ def connect_subscriber(
     links: Links | None = None,
     name: str = "market_addr",
 ) -> zmq.Socket[bytes]:
-    """Connect a SUB; it subscribes again by itself after a reconnect, but only while somebody reads it.
+    """Connect a SUB; it subscribes again by itself after a reconnect, but only while the program reads from it.
 
     `links` of the same thread tells why there is no connection to the address, which is the setting `name`.
     """
@@ -339,7 +339,7 @@ def _holder(address: str, number: int) -> str:
     # Of libzmq: on Windows it has another number than Winsock and `errno`.
     if number != zmq.EADDRINUSE or not port.isdecimal():
         return ""
-    # Only where it is wanted: it costs a start 20 ms.
+    # Imported only for this message: the import takes 20 ms of a start.
     from qmt_bridge.process.holder import holder
 
     return holder(int(port))

@@ -119,7 +119,7 @@ async def test_killed_feeder_closes_no_socket_and_data_flows_again(tmp_path: Pat
             before = [await receive(client) for client in clients]
             epoch = await asyncio.to_thread(_ready, up, "epoch")
             os.kill(up.pid("feeder"), signal.SIGKILL)
-            wait_for(lambda: "feeder died with exit code -9" in up.text, "the report", up)
+            wait_for(lambda: "feeder ended with exit code -9" in up.text, "the report", up)
             wait_for(lambda: _ready(up, "epoch") not in (0, epoch), "the new feeder", up)
             # What was on its way before the kill is read first; what comes then comes from the new feeder.
             for client in clients:
@@ -158,7 +158,7 @@ async def test_killed_gateway_is_replaced(tmp_path: Path) -> None:
         gateway = up.pid("gateway")
         orphans = _children(gateway)
         os.kill(gateway, signal.SIGKILL)
-        wait_for(lambda: "gateway died with exit code -9" in up.text, "the report", up)
+        wait_for(lambda: "gateway ended with exit code -9" in up.text, "the report", up)
         # Until they have noticed, its workers have the port.
         wait_for(lambda: _ready(up, "worker") not in (0, *orphans), "the new gateway", up)
         async with connect(up.url("/ws/realtime"), proxy=None) as client:
@@ -302,7 +302,7 @@ def test_a_port_that_is_taken_between_two_lives_is_tried_again(tmp_path: Path) -
                 return False
 
             wait_for(take, "the port", up)
-            wait_for(lambda: "gateway died with exit code 1; starting it again" in up.text, "the report", up)
+            wait_for(lambda: "gateway ended with exit code 1; starting it again" in up.text, "the report", up)
             assert f"port: cannot listen on 127.0.0.1:{up.port}: Address already in use; " in up.text
         finally:
             holder.close()
@@ -320,7 +320,7 @@ def test_a_frozen_part_is_replaced_and_data_goes_on(tmp_path: Path, part: str, w
         epoch, worker = _ready(up, "epoch"), _ready(up, "worker")
         os.kill(up.pid(part), signal.SIGSTOP)
         wait_for(lambda: f"{part} has given no sign of life for " in up.text, "the report", up)
-        wait_for(lambda: f"{part} died with exit code -9; starting it again" in up.text, "the end", up)
+        wait_for(lambda: f"{part} ended with exit code -9; starting it again" in up.text, "the end", up)
         if part == "feeder":
             wait_for(lambda: _ready(up, "epoch") not in (0, epoch), "the new feeder", up)
         else:
@@ -477,7 +477,7 @@ def test_a_data_service_that_is_away_is_tried_again_until_it_is_there(
     monkeypatch.setenv("FAKE_XT_ADDR", "127.0.0.1:58609")
     (tmp_path / "away").touch()
     with starting(tmp_path, monkeypatch, refused_by(1)) as up:
-        again = "feeder died with exit code 75; starting it again"
+        again = "feeder ended with exit code 75; starting it again"
         wait_for(lambda: up.text.count(again) >= 2 or up.process.poll() is not None, "a second start", up)
         assert "Error: xt_token: none of its servers can be reached" in up.text
         (tmp_path / "away").unlink()
@@ -520,7 +520,7 @@ def test_a_feeder_that_is_killed_before_it_is_ready_is_started_again(
     """
     with starting(tmp_path, monkeypatch, code) as up:
         up.wait_ready()
-        assert "feeder died with exit code -9; starting it again" in up.text
+        assert "feeder ended with exit code -9; starting it again" in up.text
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`qmt-bridge up`: the feeder and the gateway as child processes; a dead or frozen one is reported and started again.
+"""`qmt-bridge up`: the feeder and the gateway as child processes, restarted when they end or freeze.
 
 Runs in the main thread. A child stops when its standard input ends, so it also stops when this process is killed,
 and on Windows, which has no SIGTERM, as gracefully as elsewhere (untested there). Children are in a session of their
@@ -39,9 +39,9 @@ from qmt_bridge.wire.topics import STATUS_TOPIC
 
 logger = logging.getLogger(__name__)
 
-# Between two starts of a child that keeps dying.
+# Shortest and longest pause, in seconds, between two starts of a child that ends again and again.
 BACKOFF = (0.2, 10.0)
-# A child that lived that long died of something new.
+# A child that ran for so many seconds ended for a new reason, so its pause begins at the shortest again.
 STEADY = 30.0
 POLL = 0.1
 # Between two questions to each child, once both have been ready.
@@ -89,7 +89,7 @@ class _Child:
         )
 
     def watch(self, now: float) -> int | None:
-        """Start the part again when its time has come; return the exit code of one that has just died."""
+        """Start the part again when its time has come; return the exit code of one that has just ended."""
         if self.process is None:
             if now >= self._start_at:
                 self.start()
@@ -250,7 +250,7 @@ def run(
                 if not was_ready and not _may_pass(code) and not each.replaced:
                     logger.error("%s ended with exit code %d before it was ready", each.part, code)
                     return 1
-                logger.error("%s died with exit code %d; starting it again", each.part, code)
+                logger.error("%s ended with exit code %d; starting it again", each.part, code)
             if questions.answered():
                 feeder.pulse.beat(now)
             if now >= next_ask:

@@ -1,7 +1,7 @@
 """Frame(topic, stamp, body) to and from its ZeroMQ parts, and the body's encodings.
 
 Pure. A body is encoded once, in the feeder; a gateway worker renders JSON at most once per frame, and only
-when somebody wants it.
+when a client needs it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import orjson
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire.topics import Topic
 
-# epoch, seq, received_ns, published_ns (WIRE.md)
+# epoch, seq, received_ns, published_ns (docs/wire.md)
 _STAMP = struct.Struct(">4Q")
 STAMP_BYTES = _STAMP.size
 # A batch of whole-market data; one of 5,400 codes would be 2.6 MB and hold up everything behind it. libzmq counts
@@ -38,7 +38,7 @@ def _plain(value: object) -> object:
         return str(value)
     if isinstance(value, Mapping):
         return dict(value)
-    # numpy's other scalars and its arrays are none; what they are in Python they say themselves.
+    # numpy's other scalars and its arrays are no subclasses; `tolist` returns them as Python values.
     plain = getattr(value, "tolist", None)
     if callable(plain) and type(found := plain()) in (int, float, bool, str, list):
         return found
@@ -115,7 +115,7 @@ def count_codes(body: bytes) -> int:
 
 
 def join(by_code: Mapping[str, msgspec.Raw], limit: int = BATCH_BYTES) -> Iterator[bytes]:
-    """Yield bodies of at most `limit` bytes that together hold `by_code`; a larger single record stands alone."""
+    """Yield bodies of at most `limit` bytes that together hold `by_code`; a larger record has a body of its own."""
     batch: dict[str, msgspec.Raw] = {}
     size = 5
     for code, record in by_code.items():
@@ -133,7 +133,7 @@ def join(by_code: Mapping[str, msgspec.Raw], limit: int = BATCH_BYTES) -> Iterat
 def join_lists(records: Iterable[tuple[str, msgspec.Raw]], limit: int = BATCH_BYTES) -> Iterator[bytes]:
     """Yield bodies of lists by code, of at most `limit` bytes, that together hold `records` of (code, record) in order.
 
-    A larger single record stands alone.
+    A larger record has a body of its own.
     """
     batch: dict[str, list[msgspec.Raw]] = {}
     size = 5
@@ -151,7 +151,7 @@ def join_lists(records: Iterable[tuple[str, msgspec.Raw]], limit: int = BATCH_BY
 
 
 def to_json(value: object) -> bytes:
-    """Return `value` as JSON: NaN and infinity become null, nothing is rounded (WEBSOCKET.md, section 1)."""
+    """Return `value` as JSON: NaN and infinity become null, nothing is rounded (docs/websocket.md, section 1)."""
     return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS, default=_json_default)
 
 
@@ -166,7 +166,7 @@ def framed(payload: bytes, binary: bool = False, deflated: bool = False) -> byte
     """Return `payload` as a whole WebSocket frame of a server, text or binary; not masked (RFC 6455, 5.2).
 
     `deflated` is for clients with the extension permessage-deflate: without a context that spans messages
-    (RFC 7692, 7.1.1.1) the compressed frame too is the same for all of them. What is short stays as it is.
+    (RFC 7692, 7.1.1.1) the compressed frame too is the same for all of them. A short payload is not compressed.
     """
     first = 0x82 if binary else 0x81
     if deflated and len(payload) >= DEFLATE_FROM:
@@ -191,7 +191,7 @@ def render(body: object) -> bytes:
 
 
 class Frame:
-    """One message: its topic, where it stands in the topic's sequence, when it came, and its encoded body.
+    """One message: its topic, its position in the topic's sequence, its times, and its encoded body.
 
     `received_ns` is when the source's callback was entered, `published_ns` when ZeroMQ got it (ns since 1970).
     """
@@ -207,7 +207,7 @@ class Frame:
         self.body = body
         self._json: bytes | None = None
         self._framed: bytes | None = None
-        # Kept here by whoever shows the frame in other ways than `json`.
+        # The frame in other forms than `json`, cached by the code that renders them.
         self.seen: dict[Any, Any] | None = None
 
     def __repr__(self) -> str:

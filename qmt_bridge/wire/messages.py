@@ -1,4 +1,4 @@
-"""What flows down: typed views of the bodies, for consumers that want them.
+"""Messages from the source to clients: typed views of the bodies, for consumers that want them.
 
 Pure. Structs are for reading, e.g. ``msgspec.msgpack.decode(body, type=dict[str, list[Tick]])``, and JSON the same way;
 what the source delivered is passed through as it came, fields unknown here included. Field names are xtquant's in
@@ -257,13 +257,13 @@ def trade_state(accounts: Sequence[AccountState]) -> TradeState:
 class FeedStatus(msgspec.Struct, frozen=True):
     """The feeder's heartbeat on ``status/feeder/``, once a second and at every change of `state`.
 
-    `trade_seq` is the journal's newest position: who has seen less has missed an event. `journal` is why the journal
-    cannot be written, None while it can: events are then only in the feeder's memory. `journal_note` is what an
-    operator should look at though it is written: a damaged journal was set aside at the start. `accounts` are those
+    `trade_seq` is the journal's newest position: a client that has seen less has missed an event. `journal` is
+    why the journal cannot be written, None while it can: events are then only in the feeder's memory. `journal_note`
+    tells an operator that a damaged journal was set aside at the start, while the new one is written. `accounts` are those
     whose trade events are asked for; a change of one is published at once too. `refused` counts subscriptions and
     questions that were not served since the start: malformed, too long, or beyond what the feeder takes. `instance` is
     the run of `qmt-bridge up` that has started the feeder, empty without one. `unkept` counts last values that found no
-    room in the feeder's memory: whoever joins such a topic waits for its next message.
+    room in the feeder's memory: a client that joins such a topic waits for its next message.
     """
 
     source: str

@@ -1,6 +1,6 @@
 """What may be asked: by a WebSocket client of the gateway, and by the gateway of the feeder.
 
-Pure. Source: WEBSOCKET.md sections 1 and 2, WIRE.md (CatchUp, StartDownload).
+Pure. Source: docs/websocket.md sections 1 and 2, docs/wire.md (CatchUp, StartDownload).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from qmt_bridge.wire.positions import JournalPosition, Position
 
 # A request larger than this is closed with 1009.
 REQUEST_BYTES = 64 * 1024
-# Objects and arrays within each other. The deepest request, positions by code, has three; Python raises where it is to
-# show a thousand.
+# Objects and arrays within each other. The deepest request, positions by code, has three. Python raises
+# RecursionError when it formats about a thousand.
 REQUEST_DEPTH = 16
-# So many names that do not exist are told, of a request or a socket.
+# At most so many unknown names are reported for one request or one socket.
 IGNORED_NAMES = 20
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a subscription is served (WEBSOCKET.md, section 2); what is not asked for costs nothing."""
+    """How a subscription is served (docs/websocket.md, section 2); an option that is not set costs nothing."""
 
     # The last value first.
     snapshot: bool = True
     # One frame of a code in that many milliseconds: the newest version of each thing (topics.Versions), so the newest
     # tick but the newest state of each bar and every print; 0: every frame.
     max_rate_ms: Annotated[int, msgspec.Meta(ge=0, le=3_600_000)] = 0
-    # "all" never conflates: who does not keep up is closed with 1013.
+    # "all" never conflates: a client that does not keep up is closed with 1013.
     mode: Literal["latest", "all"] = "latest"
-    # The names of the fields that are wanted of each record; empty: all.
+    # The names of the fields to send of each record; empty: all.
     fields: Annotated[list[Annotated[str, msgspec.Meta(max_length=100)]], msgspec.Meta(max_length=200)] = []
     # Frames with their position and times.
     seq: bool = False
@@ -124,7 +124,7 @@ def parse_request(payload: str | bytes) -> dict[str, Any]:
 
 
 def _check_shape(request: dict[Any, Any]) -> None:
-    """Raise `BadRequest` for what is nested too deep, and for names that JSON has not: MessagePack has any."""
+    """Raise `BadRequest` for values nested too deep, and for names that are not strings: MessagePack allows them."""
     level: list[Any] = [request]
     for _ in range(REQUEST_DEPTH):
         below: list[Any] = []
@@ -215,7 +215,7 @@ def _hint(name: str, shape: type[msgspec.Struct] | None) -> str:
 
 
 def _instead(request: Mapping[str, Any], shape: type[msgspec.Struct], missing: str) -> str:
-    """Return a text about the names that stand where the `missing` one is expected, if there are any."""
+    """Return a text about unknown names given in place of the `missing` one, if there are any."""
     if missing in request:
         return ""
     strange = ignored_fields(request, shape)
@@ -247,8 +247,8 @@ def _json_type(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-# The longest question that the feeder's socket takes. A worker asks about 1,000 topics at a time, some 30 KB; whoever
-# asks about longer ones splits its questions (`parts_of`). The largest takes some 25 ms to decode, whatever is
+# The longest question that the feeder's socket takes. A worker asks about 1,000 topics at a time, some 30 KB; it
+# splits questions about longer ones (`parts_of`). The largest takes some 25 ms to decode, whatever is
 # in it: 1 MiB would be 100 ms without a tick.
 ASK_BYTES = 256 * 1024
 # Topics of one question.
@@ -275,7 +275,7 @@ def parts_of(topics: Sequence[str]) -> Iterator[list[str]]:
 
 
 class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
-    """Ask where topics stand: last value, or a trade journal `after` a position; one reply a topic or more.
+    """Ask for the position of topics: last value, or a trade journal `after` a position; one reply a topic or more.
 
     The feeder sends a journal as fast as the socket takes it. With `room` it sends only the first chunk, of about so
     many bytes; a program that has taken it asks for the next. `after`, `epoch` and `exact` are a `JournalPosition`,

@@ -86,7 +86,7 @@ class Behaviour(NamedTuple):
     # What a gateway does when a sequence number is missing. A quote that has just arrived is newer than
     # anything a snapshot could bring; a market batch is not, and a trade event may not be lost at all.
     on_gap: Literal["count", "snapshot", "replay"]
-    # What may be left out for a slow client, and for one that asked for few frames (WEBSOCKET.md, section 5).
+    # What may be left out for a slow client, and for one that asked for few frames (docs/websocket.md, section 5).
     versions: Versions
     # Never without a key, whatever the settings say.
     needs_key: bool
@@ -117,12 +117,12 @@ VERSIONS: Mapping[str, Versions] = {
 
 _BY_NAME = {str(kind): behaviour for kind, behaviour in KINDS.items()}
 _BY_PERIOD = {period: KINDS[Kind.QUOTE]._replace(versions=versions) for period, versions in VERSIONS.items()}
-# The same, keyed by what stands behind the code in a topic.
+# The same, keyed by the text after the code in a topic.
 _BY_ENDING = {f"{period}/": behaviour for period, behaviour in _BY_PERIOD.items()}
 
 
 def behaviour_of(topic: str) -> Behaviour:
-    """Return how `topic`, or a prefix with its first word, behaves; raise KeyError for a stranger's.
+    """Return how `topic`, or a prefix with its first word, behaves; raise KeyError for an unknown one.
 
     A worker asks it for each of ten thousand topics; to make a `Kind` of the word would take five times as long.
     """
@@ -156,7 +156,7 @@ class FormulaSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One formula subscription as xtdata.subscribe_formula takes it; equal ones share a topic.
 
     `count` is the number of bars to calculate over, -1 for all; `params` are the formula's own parameters,
-    without the ``MODEL:`` that xtquant wants before each name.
+    without the ``MODEL:`` that xtquant expects before each name.
     """
 
     formula_name: str
@@ -266,7 +266,7 @@ def parse_topic(text: str) -> TopicParts:
 def parse_demand(text: str) -> TopicParts | None:
     """Return what a ZeroMQ subscription asks of a source, or None if it only listens.
 
-    A prefix, a stranger's topic and the kinds that need no demand return None; a topic whose code or period
+    A prefix, an unknown topic and the kinds that need no demand return None; a topic whose code or period
     cannot exist, that has another spelling or is too long, raises `BadRequest`, so that a source never sees it.
     """
     if len(text) > TOPIC_BYTES or not text.isascii():

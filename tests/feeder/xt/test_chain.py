@@ -189,7 +189,7 @@ async def test_a_terminal_that_hangs_costs_a_client_no_socket(tmp_path: Path, mo
             # A feeder begins as down, without a reason.
             assert {reason for _, reason in told} <= {"terminal_hung", "feeder_absent", None}
             await until(lambda frame: "600519.SH" in frame)
-        assert "feeder died with exit code 75; starting it again" in up.text
+        assert "feeder ended with exit code 75; starting it again" in up.text
 
 
 def as_json(record: dict[str, Any]) -> dict[str, Any]:
