@@ -259,8 +259,8 @@ class FeedStatus(msgspec.Struct, frozen=True):
 
     `trade_seq` is the journal's newest position: a client that has seen less has missed an event. `journal` is
     why the journal cannot be written, None while it can: events are then only in the feeder's memory. `journal_note`
-    tells an operator that a damaged journal was set aside at the start, while the new one is written. `accounts` are those
-    whose trade events are asked for; a change of one is published at once too. `refused` counts subscriptions and
+    tells an operator that a damaged journal was set aside at the start, while the new one is written. `accounts` are
+    those whose trade events are asked for; a change of one is published at once too. `refused` counts subscriptions and
     questions that were not served since the start: malformed, too long, or beyond what the feeder takes. `instance` is
     the run of `qmt-bridge up` that has started the feeder, empty without one. `unkept` counts last values that found no
     room in the feeder's memory: a client that joins such a topic waits for its next message.
