@@ -111,7 +111,7 @@ class _Codes:
         raise NotImplementedError
 
     def needed(self) -> Iterable[Topic]:
-        """Return the topics to subscribe for what is wanted."""
+        """Return the topics to subscribe for what the client asked for."""
         return self.wanted
 
     async def handle(self, request: dict[str, Any]) -> None:
@@ -213,7 +213,7 @@ class _Codes:
         acknowledge: Callable[[Ticket], None] | None = None,
         positions: Mapping[Topic, Position] = MappingProxyType({}),
     ) -> None:
-        """Hold exactly the subscriptions that are needed for what is wanted."""
+        """Hold exactly the subscriptions that are needed for what the client asked for."""
         needed = dict.fromkeys(self.needed())
         for topic in [topic for topic in self._held if topic not in needed]:
             self.session.unsubscribe(self._held.pop(topic))
@@ -273,7 +273,7 @@ class WholeQuote(_Codes):
         return _Asked(*_checked(asked.codes, whole_topic), asked)
 
     def needed(self) -> Iterable[Topic]:
-        # A code whose whole market is wanted too would come twice.
+        # A code whose whole market is subscribed too would come twice.
         return [topic for topic in self.wanted if not self._within_market(topic)]
 
     def _within_market(self, topic: Topic) -> bool:
@@ -467,7 +467,7 @@ class Trade:
                 raise BadRequest("unknown_action", told)
             raise _unknown_action(request.get("action"), *_ACTIONS)
         given = read_request(request, TradeResume).resume
-        # What a client names is never exact.
+        # A position that a client names is never exact.
         after = JournalPosition(given.seq, given.epoch)
         self.session.tell_ignored(ignored_fields(request, TradeResume))
         self.session.unsubscribe(self._subscription)

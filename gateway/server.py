@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 WS_MAX_SIZE = 32 * REQUEST_BYTES
 # Connections that wait to be accepted, as uvicorn has it.
 BACKLOG = 2048
-# Open sockets are told 1012 at once; this is for those that do not listen.
+# Open sockets are told 1012 at once; this many seconds are for those that do not close.
 SHUTDOWN_TIMEOUT = 2
 # Seconds after which a worker of several is taken for frozen, if `freeze_timeout` is not shorter: it costs its part of
 # the new connections.
@@ -102,7 +102,7 @@ class _Worker(Process):
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's supervisor. It never waits for a worker, clears the gauges of a dead one, and ends at a request."""
+    """uvicorn's supervisor. It never waits for a worker, clears the gauges of one that ended, and ends at a request."""
 
     def __init__(self, server_config: uvicorn.Config, bound: socket.socket, freeze_timeout: float, stop: Stop) -> None:
         super().__init__(server_config, sockets=[bound])
@@ -137,7 +137,7 @@ class _Supervisor(Multiprocess):
             if self.should_exit.is_set():
                 return
             logger.warning(
-                "worker %s %s; another one is starting", pid, "is frozen and was killed" if frozen else "died"
+                "worker %s %s; another one is starting", pid, "is frozen and was killed" if frozen else "ended"
             )
             assert pid is not None
             mark_process_dead(pid)  # type: ignore[no-untyped-call]
@@ -205,7 +205,7 @@ def serve(config: Config, stop: Stop) -> int:
 
     The settings reach the workers by the environment, which the caller has set (config.export_env).
     """
-    # Workers could say it in a traceback only.
+    # Checked here because a worker could report it only in a traceback.
     if config.require_key and not config.api_key:
         raise ConfigError("require_key", "is set, but there is no api_key: every client would be refused")
     load_curve(config.curve_dir, "gateway")

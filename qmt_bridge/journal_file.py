@@ -25,7 +25,7 @@ from qmt_bridge.wire.messages import TradeEvent
 # PRAGMA user_version. Files of version 0 do not number the events of an account.
 VERSION = 1
 # `seq` counts the events of all accounts, `number` those of the event's own account, both from 1 without holes. An
-# account's newest number outlives its events.
+# account's newest number is kept when its events are deleted.
 TABLES = (
     "CREATE TABLE event (seq INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, time_ms INTEGER NOT NULL, "
     "body BLOB NOT NULL, number INTEGER NOT NULL)",
@@ -88,7 +88,7 @@ def find_journal(folder: Path, source: str) -> Path:
 
 def newest_position(database: sqlite3.Connection) -> int:
     """Return the position of the newest event; 0 before the first. Raise `sqlite3.Error`."""
-    # AUTOINCREMENT remembers it also when every event was deleted.
+    # AUTOINCREMENT keeps it also when every event was deleted.
     row = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
     return row[0] if row else 0
 
@@ -100,7 +100,7 @@ def oldest_position(database: sqlite3.Connection) -> int:
         return newest_position(database)
     if last - first + 1 == count:
         return int(first) - 1
-    # A replay may not step over a hole: it begins after the last one.
+    # A replay must have no gap: it begins after the last hole.
     begin = database.execute(
         "SELECT max(seq) FROM event WHERE NOT EXISTS (SELECT 1 FROM event AS before WHERE before.seq = event.seq - 1)"
     ).fetchone()
@@ -108,7 +108,7 @@ def oldest_position(database: sqlite3.Connection) -> int:
 
 
 class Reader:
-    """Looks at a journal. A context manager; its methods raise `sqlite3.Error` for a file that is damaged."""
+    """A read-only view of a journal. A context manager; its methods raise `sqlite3.Error` for a damaged file."""
 
     def __init__(self, path: Path) -> None:
         """Open the file; raise `ConfigError` if it is no journal, or not one of this version."""

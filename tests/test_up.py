@@ -145,7 +145,7 @@ async def test_metrics_are_right_over_several_workers_also_after_a_kill(tmp_path
             assert _metric(up, "feed_up") == 1
             worker = _children(up.pid("gateway"))[-1]
             os.kill(worker, signal.SIGKILL)
-            wait_for(lambda: f"worker {worker} died" in up.text, "the report", up)
+            wait_for(lambda: f"worker {worker} ended" in up.text, "the report", up)
             alive = [client for client in clients if await answers(client)]
             wait_for(lambda: _metric(up, 'feed_state{state="up"}') == 2, "the new worker", up)
             wait_for(lambda: _metric(up, 'connections{path="/ws/realtime"}') == len(alive), "the survivors", up)

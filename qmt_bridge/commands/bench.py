@@ -139,7 +139,7 @@ class Bare:
     ) -> None:
         self._blob = blob
         self._cores = tuple(cores)
-        # Makes, in the process, what else the loop has to do at every turn.
+        # Makes, in the process, the function of the loop's other work at every turn.
         self._make_chore = make_chore
 
     def __enter__(self) -> Bare:
@@ -268,7 +268,7 @@ def shown(load: Load, measured: Measurement) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return what a figure is worth nothing without."""
+    """Return the facts without which a figure cannot be judged."""
     cpu = platform.processor() or platform.machine()
     if sys.platform == "linux":
         with open("/proc/cpuinfo", encoding="utf-8") as file:

@@ -43,7 +43,7 @@ Level = Literal["ok", "warn", "fail"]
 TESTED_XTQUANT = "250807.1.2"
 # Its native modules are for Windows and some versions of Python; nothing of it is imported here.
 _NATIVE = ("xtquant.datacenter", "xtquant.xtpythonclient")
-# A feeder says how it is once a second; ticks of one instrument come every three.
+# A feeder sends its heartbeat once a second; ticks of one instrument come every three.
 LISTEN_SECONDS = 4.0
 # Longer than it takes to know that nothing answers.
 SILENT_SECONDS = PATIENCE_SECONDS + 0.6
@@ -51,7 +51,7 @@ CONNECT_SECONDS = 2.0
 PROBE_SECONDS = 15.0
 # A tick may be as old as the interval of snapshots; from the future comes none.
 TICK_AGE_MS = (-1000.0, 5000.0)
-# No clock is that wrong.
+# A larger difference is no error of a clock.
 CLOSED_AGE_MS = 600_000.0
 # The journal of a busy month is far below a gibibyte.
 LITTLE_DISK = 1 << 30
@@ -60,12 +60,12 @@ NO_DISK = 100 << 20
 LITTLE_HOME = 4 << 30
 SHORT_KEY = 16
 _WINDOWS = sys.platform == "win32"
-# Something answers, and the reason is told; an address at which nothing does is no fault of this machine.
+# Reasons of a failed connection where something answers; an address without an answer is no fault of this machine.
 _REFUSALS = frozenset(Trouble) - {Trouble.ABSENT}
 
 
 class Finding(NamedTuple):
-    """One line: what was looked at, how it stands, and what to do, which is empty where all is well."""
+    """One line: what was looked at, the result, and what to do, which is empty where all is well."""
 
     check: str
     level: Level
@@ -290,13 +290,13 @@ def reach(name: str, address: str, running: bool, refused: bool = False) -> Find
 def key(api_key: str, require_key: bool, host: str) -> Finding:
     """Judge the API key; it is never shown."""
     if not api_key:
-        said = "none: nobody gets trade events from `gateway`, and `up` makes a key for each run"
+        said = "none: no client gets trade events from `gateway`, and `up` makes a key for each run"
         return Finding("key", "warn", said, "set QMT_BRIDGE_API_KEY to a long random text")
     if len(api_key) < SHORT_KEY:
         said = f"has {len(api_key)} characters, which can be guessed"
         return Finding("key", "warn", said, f"use {SHORT_KEY} or more random characters")
     if not require_key and not is_loopback(host):
-        said = f"trade events need it, market data does not: whoever reaches {host} gets it"
+        said = f"trade events need it, market data does not: every client that reaches {host} gets it"
         return Finding("key", "warn", said, "set --require-key if others reach this machine")
     return Finding("key", "ok", "is set")
 

@@ -83,7 +83,7 @@ class Stamps(NamedTuple):
     unit: float = 1.0
 
 
-# Option "seq" (WEBSOCKET.md, section 2). A body of several codes is known by its first one.
+# Option "seq" (docs/websocket.md, section 2). A body of several codes is known by its first one.
 STAMPED = Stamps(
     rb'\{"type":"data","epoch":(?P<epoch>\d+),"seq":(?P<seq>\d+),"time":(?P<time>[\d.]+|null)'
     rb',"published":(?P<published>[\d.]+|null),"data":\{"(?P<code>[^"]+)"'
@@ -91,7 +91,7 @@ STAMPED = Stamps(
 
 
 class Load(NamedTuple):
-    """Who connects, where to, and what is asked for; the same for every client process."""
+    """How many clients connect, where to, and what they ask for; the same for every client process."""
 
     url: str
     codes: tuple[str, ...] = ()
@@ -198,7 +198,7 @@ class Client:
         self.crew = crew
         self.number = number
         self.stalls = number >= crew.load.clients - crew.load.stalled
-        # Whether its subscription stands, or never will.
+        # Whether its subscription is acknowledged, or was refused.
         self.settled = False
         self.frames = 0
         self.bytes = 0
@@ -474,9 +474,9 @@ class Crew:
         self.buffer = bytearray(_BUFFER)
         self.selector = selectors.DefaultSelector()
         self.measured = Measurement()
-        # Lives of the feeder that began meanwhile.
+        # Epochs of the feeder that began meanwhile.
         self.epochs: set[bytes] = set()
-        # When a frame came, and its two times as they stand in it.
+        # When a frame came, and the two times in its text.
         self.timed: list[tuple[float, bytes, bytes]] = []
         self.measures = False
         self._clients = [make(self, number) for number in numbers]
@@ -519,7 +519,7 @@ class Crew:
         return self.settle()
 
     def settle(self) -> Counter[str]:
-        """Wait until every client's subscription stands; return what went wrong, if something did."""
+        """Wait until every client's subscription is acknowledged; return what went wrong, if something did."""
         until = time.monotonic() + OPEN_TIMEOUT
         while not all(client.settled for client in self._clients) and not self.measured.trouble:
             if time.monotonic() > until:
@@ -591,7 +591,7 @@ def _process(load: Load, numbers: Sequence[int], make: type[Client], pipe: Pipe)
                 while pipe.poll():
                     pipe.send(getattr(crew, pipe.recv())())
     except (EOFError, OSError) as exc:
-        # The parent has gone; whoever watches it knows why.
+        # The parent has ended; its own watcher reports why.
         logger.debug("client process ends: %r", exc)
     finally:
         crew.leave()
@@ -639,7 +639,7 @@ class Crews:
         self._settle("connect")
 
     def settle(self) -> None:
-        """Wait until every client's subscription stands; raise ConnectionError if one's does not."""
+        """Wait until every client's subscription is acknowledged; raise ConnectionError if one's is not."""
         self._settle("settle")
 
     def _settle(self, word: str) -> None:
@@ -669,4 +669,4 @@ class Crews:
         try:
             return [pipe.recv() for pipe in self._pipes]
         except EOFError:
-            raise ConnectionError("a client process has died") from None
+            raise ConnectionError("a client process has ended") from None

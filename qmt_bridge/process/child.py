@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from qmt_bridge.config import ENV_PREFIX, Config, env_name, export_env
 
-# Which run of `qmt-bridge up` a part belongs to. No setting, so its name is none of theirs; no secret.
+# Which run of `qmt-bridge up` a part belongs to. It is no setting, so it has no setting's name; and no secret.
 INSTANCE_ENV = "_QMT_BRIDGE_INSTANCE"
 # Exit code of a part that ends because what it needs is not there yet, or because a call hangs (EX_TEMPFAIL of
 # sysexits.h): a supervisor starts it again.
@@ -20,7 +20,7 @@ STOP_SECONDS = {"feeder": 16.0, "gateway": 4.0}
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs `module`. The current folder is not on its path: a user's file may have our name."""
+    """Return the command that runs `module`. Its path lacks the current folder: a file there may hide a module."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 

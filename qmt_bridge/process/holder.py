@@ -1,4 +1,4 @@
-"""Which process has a port that cannot be had, as far as the system tells this user."""
+"""Find the process that holds a port in use, as far as the system tells this user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qmt_bridge.process.child import python
 # Options after which a command line goes on with the name of a program.
 _HARMLESS = frozenset(("-m", "-P", "-I", "-u", "-E", "-s", "-B"))
 _WORDS = 5
-# Seconds that the name may cost an end that is certain.
+# Seconds that the search for the name may delay a start that fails anyway.
 _LIMIT = 3.0
 
 
@@ -40,7 +40,7 @@ def _look(port: int) -> str:
             if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
                 return f"; {_describe(connection.pid)} has it"
     except (psutil.Error, OSError):
-        # macOS tells root alone.
+        # macOS shows the processes of other users only to root.
         return ""
     return ""
 

@@ -1,4 +1,4 @@
-"""How long a process has given no sign of life, as far as the one that watches it can tell. Pure: time is an argument.
+"""How long a process has given no sign of life, as its watcher measures it. Pure: time is an argument.
 
 A watcher that was itself stopped (SIGSTOP, a laptop that slept) has heard nothing because it did not listen. It looks
 many times a second, so a long time between two of its looks is its own, and counting begins anew.
@@ -30,13 +30,13 @@ class Pulse:
         self.began = True
 
     def silence(self, now: float) -> float:
-        """Return the seconds since the last sign of life, or since the start. To be asked many times a second."""
+        """Return the seconds since the last sign of life, or since the start. Call it many times a second."""
         if now - self._looked > JUMP:
             self._heard = now
         self._looked = now
         return max(0.0, now - self._heard)
 
     def frozen(self, now: float) -> bool:
-        """Return whether the process has been silent for too long. To be asked many times a second."""
+        """Return whether the process has been silent for too long. Call it many times a second."""
         silence = self.silence(now)
         return self._limit > 0 and silence > (self._limit if self.began else max(self._limit, self._start_limit))

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 # Seconds. Twenty looks a second at a flag cost nothing, and the delay cannot be felt.
 STEP = 0.05
-# What Windows gets to end a process that has asked for it.
+# Seconds that Windows gets to end this process after it has asked to be ended.
 _LEAVE_SECONDS = 5.0
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGBREAK")
@@ -77,7 +77,7 @@ class Stop:
         if self._signalled:
             if self.last_act is not None:
                 self.last_act()
-            # The journal is a database and a tape is written block by block: both bear an end at any moment.
+            # The journal is a database and a tape is written block by block: both stay valid whenever the process ends.
             os._exit(128 + number)
         self._signalled = True
         self._asked = True
@@ -131,7 +131,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Start processes that know of no Ctrl-C until they call `unshield`: while they import it would be a traceback."""
+    """Start processes that ignore Ctrl-C until they call `unshield`: during an import it would print a traceback."""
     if sys.platform == "win32":
         # Windows has no mask: there the traceback is printed.
         yield
@@ -144,7 +144,7 @@ def shielded() -> Iterator[None]:
     try:
         yield
     finally:
-        # What came meanwhile is handled now.
+        # A signal that came meanwhile is handled now.
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

@@ -1,4 +1,4 @@
-"""What one cell of a recorded CSV file says: a number, a list of numbers, a time, or text. Pure.
+"""The value of one cell of a recorded CSV file: a number, a list of numbers, a time, or text. Pure.
 
 A cell whose meaning is certain becomes a value; anything else is refused with what is wrong and what helps. Nothing
 that was meant as a number ends as text.
@@ -40,7 +40,7 @@ _NUMBERS = frozenset(field.encode_name for field in _FIELDS) - _LISTS - _TEXTS
 
 _SPELLINGS = {name.lower(): name for name in (*_TEXTS, *_LISTS, *_NUMBERS)}
 
-# What pandas, databases, Excel and terminals write where they have nothing.
+# What pandas, databases, Excel and terminals write for a missing value.
 _MISSING = frozenset(("", *"none nan -nan null nil na n/a #n/a #na <na> nat - -- — ——".split()))
 _json = msgspec.json.Decoder().decode
 _NUMERIC = frozenset((int, float))
@@ -294,7 +294,7 @@ def _name(node: ast.expr) -> str:
 
 
 def _refuse_dressed_number(cell: str) -> None:
-    """Raise `Unreadable` for a number that wears what no number of a program has."""
+    """Raise `Unreadable` for a number with characters that no program writes in one."""
     for kind, dress, hint in (
         ("a number with thousands separators", _THOUSANDS, "write " + re.sub("[,'，]", "", cell)),
         ("a percentage", _PERCENT, "write a plain number"),

@@ -1,7 +1,7 @@
-"""`qmt-bridge record`: write what topics carry on a tape, a new one every Shanghai day or hour if wanted.
+"""`qmt-bridge record`: write what topics carry on a tape, a new one every Shanghai day or hour if asked for.
 
 A thread of its own consumes and writes; the caller's flushes, so that a silent feeder leaves nothing in memory, and
-ends it. A disk that takes no more ends the recording with an error; it never goes on with a hole that nobody sees.
+ends it. A disk that takes no more ends the recording with an error; it never goes on with an unreported gap.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 Rotate = Literal["day", "hour"]
 
-# A killed recorder has lost no more than this.
+# A recorder that is killed loses at most so many seconds.
 FLUSH_SECONDS = 0.5
 # A feeder that is there sends a heartbeat within a second; without one the thread is left where it waits.
 STOP_SECONDS = 1.5
@@ -41,7 +41,7 @@ _NS = 1_000_000_000
 
 
 def tape_path(out: str, rotate: Rotate | None, at_ns: int) -> Path:
-    """Return the tape for a moment: its day or hour stands for ``{date}``, or else before the file's suffixes."""
+    """Return the tape for a moment: its day or hour replaces ``{date}``, or else precedes the file's suffixes."""
     if rotate is None:
         return Path(out)
     stamp = datetime.fromtimestamp(at_ns // _NS, SHANGHAI).strftime(_STAMPS[rotate])
@@ -68,7 +68,7 @@ class Recorder:
         """Check everything; raise `BadRequest` or `WireError` for a topic, `ConfigError` for keys or ``out``."""
         for placeholder in re.findall(r"\{\w*\}", out):
             if placeholder != "{date}":
-                raise ConfigError("out", f"{placeholder} stands for nothing; {{date}} stands for the day or hour")
+                raise ConfigError("out", f"{placeholder} is no placeholder; {{date}} is the one for the day or hour")
         if rotate is None and "{date}" in out:
             rotate = "day"
         self.tally = Tally()
@@ -76,7 +76,7 @@ class Recorder:
         self._out = out
         self._rotate = rotate
         topics = list(dict.fromkeys((*spelled(topics), STATUS_TOPIC)))
-        # What came of which prefix, for the summary.
+        # Messages by prefix, for the summary.
         self._silence = Silence(Topic(topic) for topic in topics if topic != STATUS_TOPIC)
         self._session = session_frame(topics, version)
         frames = subscribe(
@@ -105,7 +105,7 @@ class Recorder:
                 with self._lock:
                     self._tape.flush()
                     ended, self._ended = self._ended, []
-                # Takes its time, so not under the lock.
+                # It may take long, so it does not hold the lock.
                 for tape in ended:
                     tape.close()
         finally:
@@ -125,7 +125,7 @@ class Recorder:
         said = (
             f"recorded {tally.frames:,} messages, {tally.size:,} bytes, of {tally.topics:,} topics on {tapes}; {lost}"
         )
-        # A topic that was asked for may well be silent; a prefix that brought nothing is mostly a mistake.
+        # A topic that was asked for may well be silent; a prefix without messages is mostly a mistake.
         silent = self._silence.summary() if self._silence.prefixes else None
         return said if silent is None else f"{said}\n{silent}"
 

@@ -23,7 +23,7 @@ class Survey(NamedTuple):
 
     @property
     def faults(self) -> list[str]:
-        """Return what is missing, a sentence each; empty if everything is there."""
+        """Return one sentence for each thing that is missing; empty if nothing is."""
         faults = [f"byte {damage.offset}: {damage.size} bytes are damaged" for damage in self.damages]
         if self.torn:
             faults.append(f"byte {self.size - self.torn}: the last block is torn, {self.torn} bytes")

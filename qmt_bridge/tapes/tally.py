@@ -11,7 +11,7 @@ from qmt_bridge.tapes.tape import SESSION_TOPIC, Recorded
 from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.topics import ALL_TRADES, KINDS, STATUS_TOPIC, Kind
 
-# Gaps of which each is told; beyond they are counted only.
+# The first gaps are listed one by one; the others are only counted.
 MAX_GAPS = 1000
 
 T = TypeVar("T")
@@ -80,7 +80,7 @@ _event_decoder = msgspec.msgpack.Decoder(_Event)
 
 
 class Tally:
-    """Counts what it is shown, in the order of arrival."""
+    """Counts records in the order of arrival."""
 
     def __init__(self) -> None:
         self.kinds: dict[str, Count] = {}
@@ -133,10 +133,10 @@ class Tally:
         seq = frame.seq if row is not self._trades else _decode(_event_decoder, frame.body, "trade event").seq
         after = row.seq
         if row.session and (journaled or frame.epoch == row.epoch):
-            # A last value says where the topic stands, in several parts that have one number.
+            # A last value has the topic's position, in several parts that share one number.
             is_next = seq == after + 1 or (seq == after and not journaled and not frame.published_ns)
         else:
-            # Of a feeder that began anew meanwhile the first message should be seen; it beats before anybody is back.
+            # The first message of a restarted feeder should be seen, but its first heartbeats come too early.
             after = 0
             is_next = seq == 1 or row.session != self._session or frame.topic == STATUS_TOPIC
         if not is_next:

@@ -49,7 +49,7 @@ _RECORD = struct.Struct(">5QHI")
 _ZSTD = b"\x28\xb5\x2f\xfd"
 # One write: some 500 ticks, from where on compression gains little.
 _BLOCK_BYTES = 256 * 1024
-# A length beyond it is damage; no message comes near.
+# A longer length in a file is damage: every message is far shorter.
 _MAX_BLOCK = 1 << 28
 _SEARCH_BYTES = 1 << 20
 
@@ -121,7 +121,7 @@ class TapeReader:
 
     @property
     def damage(self) -> str:
-        """Return what of the bytes that were read could not be, in words; empty if nothing."""
+        """Return a text about the bytes that could not be read; empty if all could be."""
         found = [f"{sum(size for _, size in self.damages)} bytes in {len(self.damages)} places"] if self.damages else []
         if self.torn:
             found.append(f"the last {self.torn} bytes")
@@ -177,7 +177,7 @@ class TapeWriter:
             if path.exists():
                 reader = TapeReader(path)
                 if not reader.begins_whole:
-                    # Another file may have a tape within.
+                    # A file of another format may contain a tape, which must not be continued.
                     raise ConfigError("file", f"{path} does not begin as a tape; nothing is added to it")
                 for _ in reader.blocks():
                     pass
@@ -217,7 +217,7 @@ class TapeWriter:
         if not self._records:
             return
         block = _block(self._records)
-        # A write that failed is not repeated behind its own remains.
+        # A failed write is not repeated: a part of it may already be on the disk.
         self._records = bytearray()
         if self._compresses:
             block = _block(zstd.compress(block))

@@ -29,7 +29,7 @@ _TIME_NAMES = "time datetime stime timestamp trade_time timetag date 时间 日�
 _UNNAMED = re.compile(r"Unnamed: [0-9]+(?:\.[0-9]+)?")
 _SEPARATORS = ",;\t|"
 _GZIP = b"\x1f\x8b"
-# What begins so is no text, whatever the file is called.
+# A file that begins with one of these is no text, whatever its name is.
 _OTHERS = {
     b"PK\x03\x04": "a zip archive or an Excel workbook: unpack it, or save it as CSV UTF-8",
     b"\xd0\xcf\x11\xe0": "an Excel workbook: save it as CSV UTF-8",
@@ -106,7 +106,7 @@ def _open(path: Path) -> TextIO:
             head = unpacked.read(16)
         if head.startswith(b"P*M\x18"):
             raise ConfigError("file", f"{path} is no CSV but a tape that was compressed by gzip: unpack it")
-    # csv wants line ends as they are; utf-8-sig drops the mark that Excel writes.
+    # The csv module needs line ends unchanged; utf-8-sig drops the mark that Excel writes.
     marked = head.startswith((b"\xff\xfe", b"\xfe\xff"))
     if b"\0\0" in head or (b"\0" in head and not marked):
         what = "UTF-16 without its mark, UTF-32, or no text"
@@ -169,7 +169,7 @@ class _Lines:
     def _unread(self, exc: csv.Error, columns: _Columns | None, text: str, delimiter: str) -> Exception:
         """Return the error of a row, `text`, in which csv finds no cells; one of a single line costs only itself."""
         if columns is not None and "expected after" in str(exc):
-            # A quote where none may be; one that is not closed takes what follows.
+            # A quote within a cell; an unclosed one swallows the lines after it.
             return _RowError("", "a row with a quote within a cell", str(exc))
         first = self.line - max(text.count("\n") - 1, 0)
         number = _long_cell(text, delimiter, csv.field_size_limit())
@@ -215,7 +215,7 @@ class _RowError(Exception):
 
 
 class _Columns:
-    """Where code and time stand, and how every other column is read."""
+    """Where the columns of code and time are, and how every other column is read."""
 
     def __init__(self, path: Path, header: list[str]) -> None:
         """Raise `ConfigError` for a header that does not say so."""
@@ -295,7 +295,7 @@ class _Columns:
 
 
 def _find(header: list[str], names: Sequence[str]) -> int:
-    """Return where the first of `names` that is in the header stands; raise LookupError if none is."""
+    """Return the column of the first of `names` in the header; raise LookupError if none is."""
     lowered = [name.lower() for name in header]
     for name in names:
         if name in header:

@@ -65,7 +65,7 @@ class Listener:
 
     @property
     def stale(self) -> frozenset[str]:
-        """Return the markets that say nothing."""
+        """Return the markets without data."""
         return self._silence.stale
 
     def listen(

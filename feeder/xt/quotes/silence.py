@@ -27,7 +27,7 @@ MARKETS = frozenset(("SH", "SZ", "BJ"))
 _SESSIONS = ((9 * _HOUR + 30 * _MINUTE, 11 * _HOUR + 30 * _MINUTE), (13 * _HOUR, 14 * _HOUR + 57 * _MINUTE))
 # A session's first snapshots take a moment to come.
 _SETTLE = 10_000
-# What one look at the clock may add: a machine that slept, or whose clock was set, heard nothing and missed nothing.
+# What one look at the clock may add: a machine that slept, or whose clock was set, received nothing and missed nothing.
 _STEP = 5_000
 
 # From how many codes on their common silence is the market's: one or a few may be suspended, or not be traded.
@@ -37,8 +37,8 @@ _PATIENCE = 10
 # The pause after an action, in limits; it doubles up to the longest.
 _PAUSE = 2
 _LONGEST = 30 * _MINUTE
-# Looks at which a market has to be heard until what was done about it has helped. One or two may be what xtquant
-# answers to the subscription, with nothing after it.
+# Looks at which a market has to be heard until what was done about it has helped. One or two may be
+# xtquant's answer to the subscription, without data after it.
 _HEARD = 3
 # More than these, re-subscriptions and reconnections together, have never brought back what the first ones did not.
 ACTIONS_A_DAY = 12
@@ -59,10 +59,10 @@ def _date(now: int) -> date:
 
 
 class Silence:
-    """The silence of each wanted market, counted while it trades; `limit` is in ms, and 0 turns all of it off."""
+    """The silence of each subscribed market, counted while it trades; `limit` is in ms, and 0 turns all of it off."""
 
     def __init__(self, limit: int) -> None:
-        # Markets without data for too long, until they have data again or are wanted no more.
+        # Markets without data for too long, until they have data again or are not subscribed any more.
         self.stale: frozenset[str] = frozenset()
         # Those of them of which the terminal has data that it did not push.
         self.deaf: frozenset[str] = frozenset()
@@ -74,7 +74,7 @@ class Silence:
         self._day = 0
         self._now = 0
         self._quiet: dict[str, int] = {}
-        # Markets that something was done about, with the looks at which they have been heard since.
+        # Markets that were re-subscribed or reconnected, with the looks at which they have been heard since.
         self._tried: dict[str, int] = {}
         # Trading time since the last action, and how long it has to be before the next one.
         self._waited = 0

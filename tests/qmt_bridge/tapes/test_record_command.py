@@ -177,7 +177,7 @@ def test_three_hundred_codes_come_out_of_a_file(tmp_path: Path, running: Callabl
         (["record", "--codes-file", "log.txt", "--out", "day.tape"], "log.txt holds no codes"),
         (["record", "--codes-file", "gone.txt", "--out", "day.tape"], "cannot read gone.txt"),
         (["record", "quote/"], "--out"),
-        (["record", "quote/", "--out", "day-{dat}.tape"], "out: {dat} stands for nothing"),
+        (["record", "quote/", "--out", "day-{dat}.tape"], "out: {dat} is no placeholder"),
         (["record", "quote/", "--out", "day.tape", "--rotate", "week"], "--rotate"),
         (["replay"], "FILE"),
     ],
