@@ -198,7 +198,7 @@ class Client:
         self.crew = crew
         self.number = number
         self.stalls = number >= crew.load.clients - crew.load.stalled
-        # Whether its subscription is acknowledged, or was refused.
+        # Whether its subscription is acknowledged or has failed; true as well where no ack is waited for.
         self.settled = False
         self.frames = 0
         self.bytes = 0

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from qmt_bridge.config import ENV_PREFIX, Config, env_name, export_env
 
-# Which run of `qmt-bridge up` a part belongs to. It is no setting, so it has no setting's name; and no secret.
+# Which run of `qmt-bridge up` a part belongs to. It is neither a setting nor a secret.
 INSTANCE_ENV = "_QMT_BRIDGE_INSTANCE"
 # Exit code of a part that ends because what it needs is not there yet, or because a call hangs (EX_TEMPFAIL of
 # sysexits.h): a supervisor starts it again.

@@ -136,7 +136,8 @@ class Tally:
             # A last value has the topic's position, in several parts that share one number.
             is_next = seq == after + 1 or (seq == after and not journaled and not frame.published_ns)
         else:
-            # The first message of a restarted feeder should be seen, but its first heartbeats come too early.
+            # The first message of a restarted feeder should be seen; not its first heartbeats, which are sent before a
+            # consumer has connected again.
             after = 0
             is_next = seq == 1 or row.session != self._session or frame.topic == STATUS_TOPIC
         if not is_next:

@@ -247,8 +247,8 @@ def _json_type(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-# The longest question that the feeder's socket takes. A worker asks about 1,000 topics at a time, some 30 KB; it
-# splits questions about longer ones (`parts_of`). The largest takes some 25 ms to decode, whatever is
+# The longest question that the feeder's socket takes. Workers and consumers ask about 1,000 topics at a time, some
+# 30 KB, and about fewer if their names are long (`parts_of`). The largest takes some 25 ms to decode, whatever is
 # in it: 1 MiB would be 100 ms without a tick.
 ASK_BYTES = 256 * 1024
 # Topics of one question.
