@@ -63,7 +63,7 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     workers: Annotated[int, Meta(ge=1, le=64, description="Number of gateway worker processes.")] = 1
     api_key: Annotated[
         str,
-        Meta(description="Key for /ws/trade; without one nobody gets trade events (`up` makes one for its run)."),
+        Meta(description="Key for /ws/trade; without one no client gets trade events (`up` makes one for its run)."),
     ] = ""
     require_key: Annotated[bool, Meta(description="Ask for the key on the market-data URLs too.")] = False
     origins: Annotated[

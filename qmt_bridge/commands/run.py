@@ -91,7 +91,7 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
     else:
         lines.append(f"  trade    {base}/ws/trade?api_key=<your key>")
     if not supervisor.is_loopback(config.host) and not config.require_key:
-        lines.append(f"  open     whoever reaches {config.host} gets market data; --require-key closes it")
+        lines.append(f"  open     every client that reaches {config.host} gets market data; --require-key closes it")
     lines.append("  stop     Ctrl-C")
     click.echo("\n".join(lines))
 
