@@ -10,7 +10,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from qmt_bridge.client import QMTClient, StreamState
+    from qmt_bridge.client import QMTClient
     from qmt_bridge.consumer import subscribe
     from qmt_bridge.errors import (
         BadCode,
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Unavailable,
         WireError,
     )
+    from qmt_bridge.stream import StreamState
     from qmt_bridge.wire.frames import Frame
     from qmt_bridge.wire.messages import (
         AccountState,
@@ -128,7 +129,8 @@ _MODULES = {
         "trade_topic",
         "whole_topic",
     ),
-    "qmt_bridge.client": ("QMTClient", "StreamState"),
+    "qmt_bridge.client": ("QMTClient",),
+    "qmt_bridge.stream": ("StreamState",),
     "qmt_bridge.consumer": ("subscribe",),
 }
 _LAZY = {name: module for module, names in _MODULES.items() for name in names}

@@ -10,15 +10,12 @@ import asyncio
 import inspect
 import ipaddress
 import logging
-import math
 import os
 import random
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
-from enum import Enum, auto
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -26,14 +23,17 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from qmt_bridge.bookmark import Bookmark, BookmarkFile, fingerprint
-from qmt_bridge.errors import (
-    BadRequest,
-    CallbackError,
-    ConfigError,
-    Disconnected,
-    ServerError,
-    may_reconnect,
+from qmt_bridge.bookmark import Bookmark, BookmarkFile
+from qmt_bridge.errors import BadRequest, CallbackError, ConfigError, Disconnected
+from qmt_bridge.stream import (
+    Retries,
+    Stream,
+    StreamState,
+    Verdict,
+    is_formula_value,
+    is_trade_event,
+    refused_codes,
+    server_error,
 )
 
 logger = logging.getLogger(__name__)
@@ -46,74 +46,18 @@ FRAME_BYTES = 64 * 1024 * 1024
 # The gateway closes on a request over 64 KiB; a code has at most 38 characters.
 _CODES_A_REQUEST = 1000
 _OPEN_TIMEOUT = 10.0
-_FIRST_DELAY = 0.5
-_LONGEST_DELAY = 30.0
-# A gateway that serves for so long is well; one that fails sooner, again and again, is not helped by haste.
-_GOOD_SECONDS = 60.0
 # A peer that vanished without a word (power, cable, firewall) is noticed after both; quiet streams have no other sign.
 _PING_INTERVAL = 20.0
 _PING_TIMEOUT = 20.0
 # A lost peer answers no close frame, and Ctrl-C should not wait for it.
 _CLOSE_TIMEOUT = 2.0
 
-# On /ws/trade the events have a `type` as well; these are not events (WEBSOCKET.md, section 2).
-_CONTROL_TYPES = frozenset(
-    "welcome heartbeat feed skipped snapshot_end closing subscribed unsubscribed subscriptions pong "
-    "authenticated".split(),
-)
-# A close with the same reason follows these error frames, and says more: its code.
-_CLOSING_CODES = frozenset(("unauthorized", "forbidden", "origin_denied"))
-
 T = TypeVar("T")
 Callback = Callable[[dict[str, Any]], object]
 """Takes one frame as the gateway sent it; may be a coroutine function, which is awaited before the next frame."""
 
-Happening = Literal[
-    "connecting",
-    "connected",
-    "resumed",
-    "disconnected",
-    "closing",
-    "feed_up",
-    "feed_stale",
-    "feed_down",
-    "feed_ended",
-    "snapshot_end",
-    "skipped",
-]
 
-
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """What happened to a stream, for `on_state`; what does not concern `state` keeps its default.
-
-    - ``connecting``: attempt number `attempt` begins; ``connected`` or ``disconnected`` follows.
-    - ``connected``: the socket is open, and everything has been asked for (again).
-    - ``resumed``: after a loss the stream is served again; trade events go on after `position`.
-    - ``disconnected``: the connection was lost, or not made (`code`, `reason`); the next attempt is in `delay` seconds.
-      The end of a stream, which its caller sees, is not told.
-    - ``closing``: the gateway is about to close the socket (`reason`).
-    - ``feed_up``, ``feed_stale``, ``feed_down``, ``feed_ended``: how the gateway's feeder is (`reason`); with
-      `data_lost` it was away. Sockets stay open meanwhile.
-    - ``snapshot_end``: all pieces of the snapshot of the markets `codes` have been delivered, `count` codes in all.
-    - ``skipped``: `count` messages will not come, or some if it is 0 (`reason`: ``slow_client``, ``feed_gap``;
-      ``journal_gap`` of trade events, which never happens to a gateway that is well).
-    """
-
-    state: Happening
-    # The stream's URL path, such as /ws/trade.
-    path: str
-    reason: str = ""
-    code: int | None = None
-    attempt: int = 0
-    delay: float = 0.0
-    position: int | None = None
-    count: int = 0
-    data_lost: bool = False
-    codes: tuple[str, ...] = ()
-
-
-class Options(TypedDict, total=False):
+class QuoteOptions(TypedDict, total=False):
     """How a subscription is served, by a gateway that knows the control layer (WEBSOCKET.md, section 2)."""
 
     # The names of the fields that are wanted of each record.
@@ -124,200 +68,6 @@ class Options(TypedDict, total=False):
     mode: Literal["latest", "all"]
     # False: begin with the news and not with the last value.
     snapshot: bool
-
-
-class Verdict(Enum):
-    """What to do with a frame."""
-
-    DELIVER = auto()
-    # Deliver it and end.
-    LAST = auto()
-    IGNORE = auto()
-    # An error that leaves the stream alive: some codes are refused, or a close that tells what to do will follow.
-    WARN = auto()
-    # Nothing is served any more, but the same request may succeed later.
-    AGAIN = auto()
-    FAIL = auto()
-
-
-def _refused(frame: dict[str, Any]) -> list[str]:
-    listed: list[str] = frame.get("symbols") or frame.get("codes") or []
-    return listed or [frame[name] for name in ("symbol", "stock_code") if name in frame]
-
-
-def _is_untyped(frame: dict[str, Any]) -> bool:
-    return not isinstance(frame.get("type"), str)
-
-
-def _is_formula_value(frame: dict[str, Any]) -> bool:
-    return frame.get("type") == "formula_update"
-
-
-def _is_trade_event(frame: dict[str, Any]) -> bool:
-    return isinstance(frame.get("type"), str) and frame["type"] not in _CONTROL_TYPES
-
-
-class Stream:
-    """One stream: what to ask, and what its frames and closes mean. Pure."""
-
-    def __init__(
-        self,
-        path: str,
-        requests: Iterable[dict[str, Any]],
-        codes: Iterable[str],
-        carries: Callable[[dict[str, Any]], bool] = _is_untyped,
-        *,
-        finite: bool = False,
-        journaled: bool = False,
-        position: Bookmark | None = None,
-    ) -> None:
-        self.path = path
-        self.requests = [orjson.dumps(request).decode() for request in requests]
-        # Ends by itself, with a status.
-        self.finite = finite
-        self.journaled = journaled
-        # Of the last trade event; None before any is known.
-        self.position = position
-        # What `judge` has to say beside its verdict; the caller takes it.
-        self.news: list[StreamState] = []
-        # Between a loss and the first sign that the stream is served again.
-        self.interrupted = False
-        self._carries = carries
-        self._codes = frozenset(codes)
-        self._feed: str | None = None
-        self.opened()
-
-    def opened(self) -> None:
-        """Start over: a new connection asks for everything again."""
-        self.closing = False
-        self._unrefused = set(self._codes)
-        self._failure: dict[str, Any] | None = None
-        self._compares = self.position is not None and self.position.event is not None
-
-    @property
-    def after(self) -> int | None:
-        """Return the position to ask events after: one before the last seen, which comes again to be compared.
-
-        Only so a journal is noticed that lost events which had been seen (or is another one) and has since given
-        their positions to others: these would be missed without a word.
-        """
-        return None if self.position is None else self.position.seq - self._compares
-
-    def judge(self, frame: dict[str, Any]) -> Verdict:
-        """Return what to do with `frame`, and keep its position; raise `ServerError` if the journal is another one."""
-        if frame.get("type") == "error" or (self.finite and frame.get("status") == "error"):
-            return self._judge_error(frame)
-        if not self._carries(frame):
-            self._take_notice(frame)
-            return Verdict.IGNORE
-        if self.journaled and isinstance(frame.get("seq"), int) and self._is_seen(Bookmark(frame["seq"]), frame):
-            return Verdict.IGNORE
-        self._resumed()
-        return Verdict.LAST if self.finite and frame.get("status") == "done" else Verdict.DELIVER
-
-    def _is_seen(self, at: Bookmark, event: dict[str, Any]) -> bool:
-        """Move to the position of an event; return whether it is the one that was seen last."""
-        before, at = self.position, at._replace(event=fingerprint(event))
-        if self._compares:
-            if at != before:
-                told = (
-                    f"the event at {at.seq} is not the one that was seen last: the journal lost it, or is another one"
-                )
-                raise ServerError("resume_expired", told, event)
-            self._compares = False
-            self._resumed()
-            return True
-        # The ack's position may be older than what this connection begins with.
-        if before is not None and before.event is not None and at.seq != before.seq + 1:
-            logger.warning("%s: the event after %d is %d", self.path, before.seq, at.seq)
-            lost = max(0, at.seq - before.seq - 1)
-            self.news.append(StreamState("skipped", self.path, "journal_gap", count=lost))
-        self.position = at
-        return False
-
-    def _take_notice(self, frame: dict[str, Any]) -> None:
-        reason = frame.get("reason") or ""
-        match frame.get("type"):
-            case "subscribed" if self.journaled:
-                # Where the journal stands when the events begin, so that those which fall into a lost connection are
-                # replayed although none was seen before. 0 is "not known"; what is replayed comes after this frame.
-                if self.position is None and frame.get("seq"):
-                    self.position = Bookmark(frame["seq"])
-                if not self._compares:
-                    self._resumed()
-            case "welcome" if frame.get("feed") != self._feed:
-                self._take_feed(frame.get("feed"), reason, False)
-            case "feed":
-                self._take_feed(frame.get("state"), reason, frame.get("data_lost") is True)
-            case "skipped":
-                self.news.append(StreamState("skipped", self.path, reason, count=frame.get("count") or 0))
-            case "snapshot_end":
-                count, codes = frame.get("count") or 0, tuple(frame.get("codes") or ())
-                self.news.append(StreamState("snapshot_end", self.path, count=count, codes=codes))
-            case "closing":
-                self.closing = True
-                self.news.append(StreamState("closing", self.path, reason))
-
-    def _take_feed(self, feed: object, reason: str, data_lost: bool) -> None:
-        for state in get_args(Happening):
-            if state == f"feed_{feed}":
-                self._feed = str(feed)
-                self.news.append(StreamState(state, self.path, reason, data_lost=data_lost))
-
-    def _resumed(self) -> None:
-        if self.interrupted:
-            self.interrupted = False
-            self.news.append(StreamState("resumed", self.path, position=self._seen()))
-
-    def _seen(self) -> int | None:
-        return None if self.position is None else self.position.seq
-
-    def _judge_error(self, frame: dict[str, Any]) -> Verdict:
-        if frame.get("code") in _CLOSING_CODES:
-            return Verdict.IGNORE
-        if frame.get("code") == "unknown_field":
-            # The rest of the request is served.
-            return Verdict.WARN
-        if frame.get("code") == "resume_expired" and self._compares and frame.get("oldest") == self._seen():
-            # The event to compare is too old to be replayed, those after it are all there.
-            self.position = Bookmark(frame["oldest"])
-            return Verdict.AGAIN
-        refused = _refused(frame)
-        self._unrefused.difference_update(refused)
-        if refused and self._unrefused:
-            return Verdict.WARN
-        if not frame.get("retry"):
-            return Verdict.FAIL
-        if refused:
-            # A stream of which every code is refused would wait for ever.
-            return Verdict.AGAIN
-        if self.finite:
-            self._failure = frame
-        return Verdict.WARN
-
-    def closed(self, code: int | None, reason: str) -> bool:
-        """Return whether to connect again after this close; raise `Disconnected` or `ServerError` for a bad end."""
-        # 1013: the feeder was away, and the same download can be asked for when it is back.
-        if self._failure is not None and code != 1013:
-            raise _server_error(self._failure)
-        if may_reconnect(code):
-            return True
-        if code != 1000:
-            raise Disconnected(code, reason)
-        if self.finite:
-            raise Disconnected(code, reason or "closed before the end was told")
-        return False
-
-
-def backoff(failures: int, jitter: float) -> float:
-    """Return the seconds to wait after so many failures in a row; `jitter` in [0, 1) spreads clients out.
-
-    None of them a failure is the end of a gateway's worker that was announced: others are there already.
-    """
-    if not failures:
-        return _FIRST_DELAY * jitter
-    # The exponent is bounded because a float is not: a gateway may be away for days.
-    return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(failures - 1, 16)) * (0.5 + jitter / 2)
 
 
 def is_final(exc: Exception) -> bool:
@@ -383,7 +133,7 @@ class QMTClient:
         return f"<QMTClient {self._base}>"
 
     def realtime(
-        self, stocks: Iterable[str], period: str = "tick", **options: Unpack[Options]
+        self, stocks: Iterable[str], period: str = "tick", **options: Unpack[QuoteOptions]
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Iterate over quotes of `stocks`: ``{"000001.SZ": [record]}``, ticks or bars by `period`."""
         codes = _checked_codes("stocks", stocks)
@@ -392,24 +142,28 @@ class QMTClient:
         return self._frames(Stream("/ws/realtime", requests, codes))
 
     async def subscribe_realtime(
-        self, stocks: Iterable[str], callback: Callback, period: str = "tick", **options: Unpack[Options]
+        self, stocks: Iterable[str], callback: Callback, period: str = "tick", **options: Unpack[QuoteOptions]
     ) -> None:
         """Call back with every quote of `stocks`; see `realtime`."""
         await _drive(self.realtime(stocks, period, **options), callback)
 
-    def whole_quote(self, codes: Iterable[str], **options: Unpack[Options]) -> AsyncGenerator[dict[str, Any], None]:
+    def whole_quote(
+        self, codes: Iterable[str], **options: Unpack[QuoteOptions]
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """Iterate over ticks of whole markets (``SH``), single codes, or both: ``{"000001.SZ": tick, ...}``."""
         codes = _checked_codes("codes", codes)
         given = _checked_options(options)
         requests = ({"codes": part, **given} for part in _parts(codes))
         return self._frames(Stream("/ws/whole_quote", requests, codes))
 
-    async def subscribe_whole_quote(self, codes: Iterable[str], callback: Callback, **options: Unpack[Options]) -> None:
+    async def subscribe_whole_quote(
+        self, codes: Iterable[str], callback: Callback, **options: Unpack[QuoteOptions]
+    ) -> None:
         """Call back with the ticks of `codes`; see `whole_quote`."""
         await _drive(self.whole_quote(codes, **options), callback)
 
     def l2_thousand(
-        self, stocks: Iterable[str], gear_num: int = 0, **options: Unpack[Options]
+        self, stocks: Iterable[str], gear_num: int = 0, **options: Unpack[QuoteOptions]
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Iterate over depth: ``{"000001.SZ": [depth]}``; `gear_num` levels a side, 0 for every one."""
         codes = _checked_codes("stocks", stocks)
@@ -419,7 +173,7 @@ class QMTClient:
         return self._frames(Stream("/ws/l2_thousand", requests, codes))
 
     async def subscribe_l2_thousand(
-        self, stocks: Iterable[str], callback: Callback, gear_num: int = 0, **options: Unpack[Options]
+        self, stocks: Iterable[str], callback: Callback, gear_num: int = 0, **options: Unpack[QuoteOptions]
     ) -> None:
         """Call back with the depth of `stocks`; see `l2_thousand`."""
         await _drive(self.l2_thousand(stocks, gear_num, **options), callback)
@@ -443,8 +197,8 @@ class QMTClient:
         about the loss is the caller's to decide: ask again with that, and delete the file, which would win.
         """
         saved = None if state is None else BookmarkFile(state, self._server)
-        position = (saved.load() if saved is not None else None) or (None if after is None else Bookmark(after))
-        return self._frames(Stream("/ws/trade", (), (), _is_trade_event, journaled=True, position=position), saved)
+        bookmark = (saved.load() if saved is not None else None) or (None if after is None else Bookmark(after))
+        return self._frames(Stream("/ws/trade", (), (), is_trade_event, journaled=True, bookmark=bookmark), saved)
 
     async def subscribe_trade_events(
         self, callback: Callback, after: int | None = None, state: str | os.PathLike[str] | None = None
@@ -493,7 +247,7 @@ class QMTClient:
             "dividend_type": dividend_type,
             "params": dict(params or {}),
         }
-        return self._frames(Stream("/ws/formula", (request,), (stock_code,), _is_formula_value))
+        return self._frames(Stream("/ws/formula", (request,), (stock_code,), is_formula_value))
 
     async def subscribe_formula(
         self,
@@ -509,75 +263,79 @@ class QMTClient:
         await _drive(self.formula(formula_name, stock_code, period, count, dividend_type, params), callback)
 
     async def _frames(self, stream: Stream, saved: BookmarkFile | None = None) -> AsyncGenerator[dict[str, Any], None]:
-        now = asyncio.get_running_loop().time
-        give_up_at = now() + self._connect_timeout
-        # Attempts in a row that did not connect, and connections in a row that did not last, those included.
-        attempts = failures = 0
-        saving = None if saved is None else _Saving(saved)
-        if saving is not None:
-            saving.reach(stream.position)
+        retries = Retries(asyncio.get_running_loop().time() + self._connect_timeout)
+        saving = _Saving(saved)
+        saving.reach(stream.bookmark)
         while True:
-            attempts += 1
-            code: int | None = None
-            announced = False
-            await self._tell(StreamState("connecting", stream.path, attempt=attempts))
+            socket = await self._connect(stream, retries)
             try:
-                socket = await self._open(stream, min(_OPEN_TIMEOUT, give_up_at - now()))
+                await self._ask(stream, socket)
+                while True:
+                    frame, verdict = await self._receive(stream, socket, saving)
+                    if verdict is Verdict.AGAIN:
+                        loss = _Loss(str(server_error(frame)))
+                        break
+                    yield frame
+                    if verdict is Verdict.LAST:
+                        return
+                    # The caller has asked for the next frame, so it has finished with this one.
+                    saving.reach(stream.bookmark)
+            except ConnectionClosed as exc:
+                loss = _loss(exc)
+            finally:
+                saving.flush()
+                await _close(socket)
+            if not stream.closed(loss.code, loss.reason):
+                return
+            retries.lost(asyncio.get_running_loop().time())
+            await self._wait(stream, retries, loss, announced=stream.closing or loss.code in (1001, 1012))
+
+    async def _connect(self, stream: Stream, retries: Retries) -> ClientConnection:
+        """Try until the gateway answers; raise `Disconnected` if it never will, or not in `connect_timeout`."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await self._tell(StreamState("connecting", stream.path, attempt=retries.begin()))
+            try:
+                socket = await self._open(stream, min(_OPEN_TIMEOUT, retries.left(now())))
             except (OSError, WebSocketException) as exc:
-                reason = lost = f"cannot connect: {exc}"
-                if is_final(exc) or give_up_at - now() < _FIRST_DELAY:
+                if is_final(exc) or retries.is_over(now()):
                     raise Disconnected(None, f"cannot connect to {self._base}{stream.path}: {exc}") from exc
+                loss = _Loss(f"cannot connect: {exc}")
             else:
-                give_up_at = math.inf
-                opened_at = now()
-                attempts = 0
-                try:
-                    for request in stream.requests:
-                        await socket.send(request)
-                    await self._tell(StreamState("connected", stream.path))
-                    while True:
-                        frame = _parse(await socket.recv(decode=False))
-                        verdict = stream.judge(frame)
-                        while stream.news:
-                            await self._tell(stream.news.pop(0))
-                        if verdict is Verdict.FAIL:
-                            raise _server_error(frame)
-                        if verdict is Verdict.AGAIN:
-                            reason = str(_server_error(frame))
-                            break
-                        if verdict is Verdict.WARN:
-                            await self._warn(stream, frame)
-                        elif verdict is not Verdict.IGNORE:
-                            yield frame
-                            if verdict is Verdict.LAST:
-                                return
-                        # The caller came back for more, so it is done with what it was given.
-                        if saving is not None:
-                            saving.reach(stream.position)
-                except ConnectionClosed as exc:
-                    # Only sent, if this side closed: over a frame that is too large, or a ping without an answer.
-                    end = exc.rcvd or exc.sent
-                    code, reason = (end.code, end.reason) if end else (1006, "connection lost")
-                finally:
-                    if saving is not None:
-                        saving.flush()
-                    await _close(socket)
-                if not stream.closed(code, reason):
-                    return
-                lost = reason if code is None else f"closed with {code} {reason}".rstrip()
-                announced = stream.closing or code in (1001, 1012)
-                if now() - opened_at >= _GOOD_SECONDS:
-                    failures = 0
-            if not stream.interrupted:
-                logger.warning("%s%s %s; connecting again", self._base, stream.path, lost)
-                stream.interrupted = True
-            # At once only the first time: a gateway that does nothing but restart is no better than one that fails.
-            delay = backoff(0 if announced and not failures else failures + 1, random.random())
-            # Halving what is left leaves time for one more attempt.
-            delay = min(delay, (give_up_at - now()) / 2)
-            failures += 1
-            await self._tell(StreamState("disconnected", stream.path, reason, code, delay=delay))
-            await asyncio.sleep(delay)
+                retries.connected(now())
+                return socket
+            await self._wait(stream, retries, loss)
+
+    async def _ask(self, stream: Stream, socket: ClientConnection) -> None:
+        for request in stream.requests:
+            await socket.send(request)
+        await self._tell(StreamState("connected", stream.path))
+
+    async def _receive(
+        self, stream: Stream, socket: ClientConnection, saving: _Saving
+    ) -> tuple[dict[str, Any], Verdict]:
+        """Return the next frame to deliver, with DELIVER or LAST, or an error after which to connect AGAIN."""
+        while True:
+            frame = _parse(await socket.recv(decode=False))
+            verdict = stream.judge(frame)
+            while stream.news:
+                await self._tell(stream.news.pop(0))
+            if verdict is Verdict.FAIL:
+                raise server_error(frame)
+            if verdict is Verdict.WARN:
+                await self._warn(stream, frame)
+            elif verdict is not Verdict.IGNORE:
+                return frame, verdict
+            saving.reach(stream.bookmark)
+
+    async def _wait(self, stream: Stream, retries: Retries, loss: _Loss, *, announced: bool = False) -> None:
+        """Tell of a lost connection, or one that was not made, and sleep until the next attempt."""
+        if not stream.interrupted:
+            logger.warning("%s%s %s; connecting again", self._base, stream.path, loss)
+            stream.interrupted = True
+        delay = retries.delay(asyncio.get_running_loop().time(), random.random(), announced=announced)
+        await self._tell(StreamState("disconnected", stream.path, loss.reason, loss.code, delay=delay))
+        await asyncio.sleep(delay)
 
     async def _open(self, stream: Stream, open_timeout: float) -> ClientConnection:
         stream.opened()
@@ -603,7 +361,7 @@ class QMTClient:
         )
 
     async def _warn(self, stream: Stream, frame: dict[str, Any]) -> None:
-        logger.warning("%s%s %s %s", self._base, stream.path, _server_error(frame), " ".join(_refused(frame)))
+        logger.warning("%s%s %s %s", self._base, stream.path, server_error(frame), " ".join(refused_codes(frame)))
         if self._on_error is not None:
             await _call(self._on_error, frame)
 
@@ -614,33 +372,50 @@ class QMTClient:
             await _call(self._on_state, state)
 
 
-class _Saving:
-    """Keeps a file up to date: it is written when it is due, although nothing comes any more."""
+class _Loss(NamedTuple):
+    """Why there is no connection; `code` is that of the close frame, None if the gateway did not close."""
 
-    def __init__(self, saved: BookmarkFile) -> None:
+    reason: str
+    code: int | None = None
+
+    def __str__(self) -> str:
+        return self.reason if self.code is None else f"closed with {self.code} {self.reason}".rstrip()
+
+
+def _loss(exc: ConnectionClosed) -> _Loss:
+    # This side closes by itself over a frame that is too large or a ping without an answer; then only `sent` is set.
+    end = exc.rcvd or exc.sent
+    return _Loss(end.reason, end.code) if end else _Loss("connection lost", 1006)
+
+
+class _Saving:
+    """Keeps a bookmark's file up to date, by a timer when no more events come; without a file it does nothing."""
+
+    def __init__(self, saved: BookmarkFile | None) -> None:
         self._saved = saved
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
-    def reach(self, position: Bookmark | None) -> None:
-        """Take the position up to which the caller has seen everything."""
-        if position is not None:
-            self._saved.reach(position, self._loop.time())
-            self._plan()
+    def reach(self, bookmark: Bookmark | None) -> None:
+        """Take the bookmark up to which the caller has seen everything."""
+        if self._saved is not None and bookmark is not None:
+            self._saved.reach(bookmark, self._loop.time())
+            self._plan(self._saved)
 
     def flush(self) -> None:
         """Write what is not written yet."""
-        self._saved.save(self._loop.time())
+        if self._saved is not None:
+            self._saved.save(self._loop.time())
 
-    def _plan(self) -> None:
-        # A timeout around every receive would cost more than all the rest.
-        if self._timer is None and self._saved.due is not None:
-            self._timer = self._loop.call_at(self._saved.due, self._save)
+    def _plan(self, saved: BookmarkFile) -> None:
+        # One timer is cheap; a timeout around every receive would cost more than the rest of the client.
+        if self._timer is None and saved.due is not None:
+            self._timer = self._loop.call_at(saved.due, self._save, saved)
 
-    def _save(self) -> None:
+    def _save(self, saved: BookmarkFile) -> None:
         self._timer = None
-        self._saved.save(self._loop.time())
-        self._plan()
+        saved.save(self._loop.time())
+        self._plan(saved)
 
 
 async def _close(socket: ClientConnection) -> None:
@@ -683,11 +458,6 @@ def _parse(text: bytes) -> dict[str, Any]:
     return frame
 
 
-def _server_error(frame: dict[str, Any]) -> ServerError:
-    # The end of a failed download need not have a code.
-    return ServerError(frame.get("code") or "internal", frame.get("error") or frame.get("message") or str(frame), frame)
-
-
 def _parts(codes: list[str]) -> Iterator[list[str]]:
     for start in range(0, len(codes), _CODES_A_REQUEST):
         yield codes[start : start + _CODES_A_REQUEST]
@@ -701,9 +471,9 @@ def _checked_codes(name: str, codes: Iterable[str]) -> list[str]:
     return checked
 
 
-def _checked_options(options: Options) -> dict[str, Any]:
-    for name in options.keys() - Options.__annotations__.keys():
-        raise TypeError(f"unknown option {name!r}; expected one of {', '.join(Options.__annotations__)}")
+def _checked_options(options: QuoteOptions) -> dict[str, Any]:
+    for name in options.keys() - QuoteOptions.__annotations__.keys():
+        raise TypeError(f"unknown option {name!r}; expected one of {', '.join(QuoteOptions.__annotations__)}")
     given: dict[str, Any] = dict(options)
     if "fields" in options:
         # A lone string is an iterable of letters.

@@ -62,8 +62,14 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # Users import the client without the rest.
     (
         "qmt_bridge/client.py",
-        {"qmt_bridge.wire", "qmt_bridge.errors", "qmt_bridge.bookmark", "orjson", "websockets"},
+        {"qmt_bridge.bookmark", "qmt_bridge.errors", "qmt_bridge.stream", "orjson", "websockets"},
         set(),
+    ),
+    # The client's pure middle.
+    (
+        "qmt_bridge/stream.py",
+        {"qmt_bridge.bookmark", "qmt_bridge.errors", "orjson"},
+        IMPURE - {"logging"} | {"random", "ssl"},
     ),
     # The command alone knows both sides, and starts them as processes.
     ("qmt_bridge/commands/run.py", {"qmt_bridge", "click", "msgspec", "feeder.app", "gateway.server"}, set()),
@@ -203,6 +209,7 @@ def test_a_file_imports_only_what_its_place_allows(name):
         pytest.param("gateway/hub.py", "import zmq", ["zmq"], id="zmq-in-the-middle"),
         pytest.param("qmt_bridge/wire/x.py", "import zmq, msgspec", ["zmq"], id="zmq-on-paper"),
         pytest.param("qmt_bridge/client.py", "import starlette", ["starlette"], id="client"),
+        pytest.param("qmt_bridge/stream.py", "import websockets, time", ["websockets", "time"], id="stream"),
         pytest.param("qmt_bridge/commands/tail.py", "import feeder.app", ["feeder.app"], id="only-the-command"),
         pytest.param(
             "qmt_bridge/commands/run.py", "from feeder import app\nfrom gateway import hub", ["gateway.hub"], id="run"

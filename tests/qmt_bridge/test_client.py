@@ -38,8 +38,9 @@ from qmt_bridge import (
     client,
     errors,
 )
+from qmt_bridge import stream as stream_module
 from qmt_bridge.bookmark import Bookmark, fingerprint
-from qmt_bridge.client import Stream, Verdict, backoff
+from qmt_bridge.stream import Stream, Verdict, backoff
 from qmt_bridge.wire import messages, topics
 
 TICK = {"000001.SZ": [{"time": 1, "lastPrice": 10.5}]}
@@ -53,7 +54,7 @@ Script = Callable[[ServerConnection], Awaitable[None]]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(client, "_FIRST_DELAY", 0.01)
+    monkeypatch.setattr(stream_module, "_FIRST_DELAY", 0.01)
 
 
 class Gateway:
@@ -244,7 +245,7 @@ def test_events_move_the_position_and_the_ack_only_begins_it():
     trade.judge(event(6))
     trade.judge({"type": "heartbeat", "seq": 99})
     trade.judge({"type": "subscribed", "seq": 99})
-    assert trade.position == Bookmark(6, fingerprint(event(6))), "what is replayed comes after the ack"
+    assert trade.bookmark == Bookmark(6, fingerprint(event(6))), "what is replayed comes after the ack"
 
 
 def test_the_event_that_was_seen_last_is_asked_for_again_and_compared():
@@ -275,7 +276,7 @@ def test_a_journal_without_the_event_that_was_seen_last_is_an_error(first):
     with pytest.raises(ServerError, match=f"resume_expired: the event at {first['seq']} is not the one") as caught:
         trade.judge(first)
     assert (caught.value.code, caught.value.frame) == ("resume_expired", first)
-    assert trade.position.seq == 6, "it has not been seen"
+    assert trade.bookmark.seq == 6, "it has not been seen"
 
 
 def test_an_event_too_old_to_be_compared_is_taken_on_trust_if_nothing_after_it_is_missing():
@@ -300,7 +301,7 @@ def test_a_jump_of_the_journal_is_told_and_followed(caplog):
         told.append([(state.state, state.reason, state.count) for state in trade.news])
         trade.news.clear()
     assert told == [[], [], [("skipped", "journal_gap", 2)], [("skipped", "journal_gap", 0)], []]
-    assert trade.position.seq == 3
+    assert trade.bookmark.seq == 3
     assert len(caplog.records) == 2
 
 
@@ -574,7 +575,7 @@ async def test_a_server_that_was_away_for_a_while_is_found_again():
 
 async def test_delays_grow_while_connections_do_not_last(monkeypatch):
     failures = []
-    monkeypatch.setattr(client, "backoff", lambda count, jitter: failures.append(count) or 0.0)
+    monkeypatch.setattr(stream_module, "backoff", lambda count, jitter: failures.append(count) or 0.0)
     async with gateway(drop, drop, says(TICK, then=(1011, "")), drop, says(TICK)) as server:
         await take(server.client().realtime(["000001.SZ"]), 2)
     assert failures == [1, 2, 3, 4]
@@ -583,7 +584,7 @@ async def test_delays_grow_while_connections_do_not_last(monkeypatch):
 @pytest.mark.parametrize("how", ["closing", "1001", "1012"])
 async def test_an_announced_end_is_no_failure_but_only_once(how, monkeypatch):
     failures = []
-    monkeypatch.setattr(client, "backoff", lambda count, jitter: failures.append(count) or 0.0)
+    monkeypatch.setattr(stream_module, "backoff", lambda count, jitter: failures.append(count) or 0.0)
 
     async def closing(connection):
         await connection.recv()
@@ -600,8 +601,8 @@ async def test_an_announced_end_is_no_failure_but_only_once(how, monkeypatch):
 
 async def test_a_connection_that_lasted_was_good_however_quiet(monkeypatch):
     failures = []
-    monkeypatch.setattr(client, "backoff", lambda count, jitter: failures.append(count) or 0.0)
-    monkeypatch.setattr(client, "_GOOD_SECONDS", -1.0)
+    monkeypatch.setattr(stream_module, "backoff", lambda count, jitter: failures.append(count) or 0.0)
+    monkeypatch.setattr(stream_module, "_GOOD_SECONDS", -1.0)
     async with gateway(drop, drop, says(TICK)) as server:
         await take(server.client().realtime(["000001.SZ"]), 1)
     assert failures == [1, 1]
@@ -672,7 +673,7 @@ async def test_trade_events_can_start_where_an_earlier_run_ended():
 
 
 async def test_on_state_is_told_the_life_of_a_stream(monkeypatch):
-    monkeypatch.setattr(client, "backoff", lambda failures, jitter: failures / 1000)
+    monkeypatch.setattr(stream_module, "backoff", lambda failures, jitter: failures / 1000)
     told: list[StreamState] = []
 
     async def tell(state):
@@ -960,7 +961,7 @@ async def test_a_handshake_is_tried_again_unless_the_key_is_rejected(status, att
 
 async def test_a_host_that_is_not_there_is_told_after_a_while(caplog, monkeypatch):
     # The last wait does not reach beyond connect_timeout.
-    monkeypatch.setattr(client, "backoff", lambda failures, jitter: math.inf)
+    monkeypatch.setattr(stream_module, "backoff", lambda failures, jitter: math.inf)
     with socket.socket() as bound:
         # Bound but not listening: refuses connections, and nobody else can take the port.
         bound.bind(("127.0.0.1", 0))
