@@ -1,7 +1,8 @@
 """QMTClient: the gateway's WebSocket streams for Python, by callback or ``async for``.
 
-Runs on the caller's event loop and starts no task or thread; must never buffer without bound: what the caller has
-not taken yet waits in the sixteen frames of websockets' own queue, then in TCP, and then the gateway conflates.
+Runs on the caller's event loop and starts no lasting task and no thread. It must never buffer without a limit: frames
+that the caller has not taken fill websockets' queue of sixteen frames, then TCP's buffers, and then the gateway
+conflates. What the frames mean is decided in `qmt_bridge.stream`.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ from qmt_bridge.stream import (
 )
 
 logger = logging.getLogger(__name__)
-# At DEBUG websockets writes every header of the handshake, the key among them.
+# At DEBUG websockets logs every header of the handshake, including the API key.
 _protocol_logger = logging.getLogger(f"{__name__}.websockets")
 _protocol_logger.setLevel(logging.WARNING)
 
-# Whole-market snapshots and thousand-level depth are far beyond websockets' 1 MiB.
+# Whole-market snapshots and thousand-level depth are much larger than websockets' default limit of 1 MiB.
 FRAME_BYTES = 64 * 1024 * 1024
-# The gateway closes on a request over 64 KiB; a code has at most 38 characters.
+# The gateway closes the socket on a request over 64 KiB; a code has at most 38 characters.
 _CODES_A_REQUEST = 1000
 _OPEN_TIMEOUT = 10.0
-# A peer that vanished without a word (power, cable, firewall) is noticed after both; quiet streams have no other sign.
+# A peer that vanished (power, cable, firewall) is noticed after both times; a quiet stream has no other sign of it.
 _PING_INTERVAL = 20.0
 _PING_TIMEOUT = 20.0
-# A lost peer answers no close frame, and Ctrl-C should not wait for it.
+# A lost peer does not answer a close frame, and Ctrl-C should not wait long for the answer.
 _CLOSE_TIMEOUT = 2.0
 
 T = TypeVar("T")
@@ -58,15 +59,15 @@ Callback = Callable[[dict[str, Any]], object]
 
 
 class QuoteOptions(TypedDict, total=False):
-    """How a subscription is served, by a gateway that knows the control layer (WEBSOCKET.md, section 2)."""
+    """How a subscription is served, by a gateway that knows the control layer (docs/websocket.md)."""
 
-    # The names of the fields that are wanted of each record.
+    # The names of the fields to send of each record.
     fields: Iterable[str]
-    # One frame of a code in that many milliseconds: the newest tick, the newest state of each bar, every print.
+    # At most one frame of a code in this many milliseconds: the newest tick, the newest state of each bar, every print.
     max_rate_ms: int
-    # "all": never only the newest; who does not keep up is disconnected instead.
+    # "all": do not conflate; a client that does not keep up is disconnected instead.
     mode: Literal["latest", "all"]
-    # False: begin with the news and not with the last value.
+    # False: do not send the last known value first.
     snapshot: bool
 
 
@@ -78,31 +79,31 @@ def is_final(exc: Exception) -> bool:
 
 
 class QMTClient:
-    """A gateway, as seen from a Python program. One client can serve any number of streams, each on its own socket.
+    """A client of one gateway. It can serve any number of streams, each on its own socket.
 
     Every stream comes in two forms: ``await client.subscribe_x(..., callback)`` runs until it is cancelled (or the
     download is done), ``async for frame in client.x(...)`` gives the same frames to a loop. Frames are dicts as
-    `WEBSOCKET.md` section 1 shows them.
+    `docs/websocket.md` shows them.
 
-    A stream that has been connected once reconnects by itself, with growing and jittered delays and without end, and
-    asks for the same again; trade events go on after the last one seen, so none is missed or doubled. `on_state` is
-    told what happens to the streams meanwhile (`StreamState`), and what the gateway says of its feeder. The first
-    connection is tried for `connect_timeout` seconds (``math.inf``: for ever), so that a script may start before its
-    gateway but a typo in the host ends it. Raises:
+    A stream that has been connected once reconnects by itself, with growing and jittered delays and without a limit,
+    and sends the same requests again; trade events go on after the last one seen, so none is missed or doubled.
+    `on_state` is called with every change of a stream and of the gateway's feeder (`StreamState`). The first
+    connection is tried for `connect_timeout` seconds (``math.inf``: without a limit), so a script may start before
+    its gateway, but a typo in the host ends with an error. Raises:
 
-    - `Disconnected`: not connected within that time, a rejected key, or a close that says not to come back;
+    - `Disconnected`: not connected within that time, a rejected key, or a close code that forbids to reconnect;
     - `ServerError`: the gateway refused the whole request, or a download failed;
     - `CallbackError`: a callback raised; chained to the cause, with the frame (or the `StreamState`).
 
     Quotes and depth take options, which are sent only if they are given: ``fields=["lastPrice"]`` of each record,
-    ``max_rate_ms=500`` (one frame of a code in that time: the newest tick, every bar and print), ``mode="all"`` (never
-    only the newest; a slow client is disconnected instead), ``snapshot=False`` (begin without the last value).
+    ``max_rate_ms=500`` (one frame of a code in that time: the newest tick, every bar and print), ``mode="all"`` (no
+    conflation; a slow client is disconnected instead), ``snapshot=False`` (do not send the last known value first).
 
     A code that is refused while others are served is logged as a WARNING and given to `on_error` as its error frame.
 
-    `tls` may be an `ssl.SSLContext`, for a private authority. The key travels in the ``Authorization`` header, on
-    every stream; one that a header cannot hold is URL-encoded instead. No proxy is used: websockets would otherwise
-    take the system's, which does not lead to a gateway on the local network.
+    `tls` may be an `ssl.SSLContext`, for a private certificate authority. Every stream sends the key in the
+    ``Authorization`` header, or in the URL if a header cannot hold it. No proxy is used: websockets would otherwise
+    take the system's proxy, which cannot reach a gateway on the local network.
     """
 
     def __init__(
@@ -167,7 +168,7 @@ class QMTClient:
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Iterate over depth: ``{"000001.SZ": [depth]}``; `gear_num` levels a side, 0 for every one."""
         codes = _checked_codes("stocks", stocks)
-        # A server of the bare document does not know gear_num, so it is said only where it matters.
+        # A server of the documented layer only does not know gear_num, so it is sent only if it is not the default.
         given = _checked_options(options) | ({"gear_num": gear_num} if gear_num else {})
         requests = ({"stocks": part, **given} for part in _parts(codes))
         return self._frames(Stream("/ws/l2_thousand", requests, codes))
@@ -183,18 +184,18 @@ class QMTClient:
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Iterate over ``{"type": "order", "seq": 8812, "data": {...}}``; the client needs its `api_key`.
 
-        `after` is the ``seq`` of the last event that an earlier run has seen: every later one is replayed first.
+        `after` is the ``seq`` of the last event that an earlier run has seen: every later event is replayed first.
 
-        `state` names a file that keeps the position for the next run; if it exists, it is used instead of `after`.
-        An event counts as seen once the callback has returned (in a loop: once the next one is asked for), and is
+        `state` names a file that keeps a bookmark for the next run; if it exists, it is used instead of `after`.
+        An event counts as seen once the callback has returned (in a loop: once the next event is requested), and is
         then written within a second, at the latest when the stream ends. So every event is seen at least once; those
         seen in the second before a crash come again. A file belongs to one program and one gateway.
 
         Raises `ConfigError` for a file that cannot be used: of another gateway, damaged, not writable. Raises
         `ServerError` (resume_expired), now or after a reconnect, if the gateway does not have every later event any
-        more: they are too old, or the journal is not the one of the position, or ends before it. Its
-        ``frame["oldest"]``, where the gateway gives it, is the smallest `after` that would be accepted. What to do
-        about the loss is the caller's to decide: ask again with that, and delete the file, which would win.
+        more: they are too old, or the journal is not the one of the bookmark, or ends before it. Its
+        ``frame["oldest"]``, where the gateway gives it, is the smallest `after` that would be accepted. The caller
+        decides what to do about the loss; to go on, delete the file, which has precedence, and use that `after`.
         """
         saved = None if state is None else BookmarkFile(state, self._server)
         bookmark = (saved.load() if saved is not None else None) or (None if after is None else Bookmark(after))
@@ -209,11 +210,11 @@ class QMTClient:
     def download_progress(
         self, stocks: Iterable[str], period: str, start_time: str = "", end_time: str = ""
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """Download history to the gateway's side and iterate over its progress; ends after ``{"status": "done"}``.
+        """Download history to the feeder's machine and iterate over its progress; ends after ``{"status": "done"}``.
 
         Progress is ``{"finished": 1, "total": 3, "stockcode": "000001.SZ", "message": ""}``. Times are
-        ``YYYYMMDD`` or ``YYYYMMDDhhmmss``, empty for everything. Equal downloads share one job, so asking again
-        within some seconds after a lost connection does not start it again; left alone for longer, it is cancelled.
+        ``YYYYMMDD`` or ``YYYYMMDDhhmmss``, empty for everything. Equal downloads share one job, so a request within
+        some seconds after a lost connection continues it; a job without a client for longer is cancelled.
         """
         codes = _checked_codes("stocks", stocks)
         request = {"stocks": codes, "period": period, "start_time": start_time, "end_time": end_time}
@@ -345,10 +346,10 @@ class QMTClient:
         return await connect(
             f"{self._base}{stream.path}{'?' if query else ''}{urlencode(query, quote_via=quote)}",
             additional_headers=self._headers,
-            # Opted in: the gateway tells its position in the journal, and how its feeder is. A server that knows the
-            # document only chooses no subprotocol, which the handshake allows (RFC 6455, 4.1).
+            # With this subprotocol the gateway sends the journal's sequence number and the state of its feeder. A
+            # server of the documented layer only chooses no subprotocol, which RFC 6455 (4.1) allows.
             subprotocols=[Subprotocol("qmt.v1.json")],
-            # Deflate costs the gateway 8 us a tick and memory for every client.
+            # Compression costs the gateway 8 us a tick, and memory for every client.
             compression=None,
             proxy=None,
             open_timeout=open_timeout,
@@ -419,11 +420,11 @@ class _Saving:
 
 
 async def _close(socket: ClientConnection) -> None:
-    # With its queue full, websockets has stopped reading and would not see the answer to its close frame.
+    # With a full queue websockets stops reading and would never see the answer to its close frame, so drain it.
     try:
         await asyncio.gather(socket.close(), _drain(socket))
     finally:
-        # Cancelled meanwhile, as at the end of asyncio.run(), nobody else would close it.
+        # If this is cancelled, as at the end of asyncio.run(), nothing else closes the transport.
         socket.transport.abort()
 
 
@@ -464,7 +465,7 @@ def _parts(codes: list[str]) -> Iterator[list[str]]:
 
 
 def _checked_codes(name: str, codes: Iterable[str]) -> list[str]:
-    # A lone string is an iterable of letters. The gateway judges the codes, each for itself.
+    # A single string would be taken as an iterable of letters. Whether each code exists is checked by the gateway.
     checked = [] if isinstance(codes, str) else list(codes)
     if not checked:
         raise BadRequest("bad_request", f"{name} must be a non-empty list of codes, got {codes!r}")
@@ -476,7 +477,7 @@ def _checked_options(options: QuoteOptions) -> dict[str, Any]:
         raise TypeError(f"unknown option {name!r}; expected one of {', '.join(QuoteOptions.__annotations__)}")
     given: dict[str, Any] = dict(options)
     if "fields" in options:
-        # A lone string is an iterable of letters.
+        # A single string would be taken as an iterable of letters.
         fields = [] if isinstance(options["fields"], str) else list(options["fields"])
         if not fields:
             raise BadRequest("bad_request", f"fields must be a non-empty list of names, got {options['fields']!r}")

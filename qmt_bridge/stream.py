@@ -21,15 +21,16 @@ logger = logging.getLogger(__name__)
 
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
-# A gateway that serves for so long is well; one that fails sooner, again and again, is not helped by haste.
+# A connection that lasted this long resets the count of failures. A gateway that fails sooner, again and again, must
+# not be loaded with fast retries.
 _GOOD_SECONDS = 60.0
 
-# On /ws/trade the events have a `type` as well; these are not events (WEBSOCKET.md, section 2).
+# The events of /ws/trade have a `type`, as control frames do; these types are not events (docs/websocket.md).
 _CONTROL_TYPES = frozenset(
     "welcome heartbeat feed skipped snapshot_end closing subscribed unsubscribed subscriptions pong "
     "authenticated".split(),
 )
-# A close with the same reason follows these error frames, and says more: its code.
+# The gateway closes the socket after these error frames, with the same reason; the close code decides what to do.
 _CLOSING_CODES = frozenset(("unauthorized", "forbidden", "origin_denied"))
 
 Happening = Literal[
@@ -49,19 +50,20 @@ Happening = Literal[
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """What happened to a stream, for `on_state`; what does not concern `state` keeps its default.
+    """What happened to a stream, for `on_state`; fields that `state` does not use keep their default.
 
     - ``connecting``: attempt number `attempt` begins; ``connected`` or ``disconnected`` follows.
-    - ``connected``: the socket is open, and everything has been asked for (again).
-    - ``resumed``: after a loss the stream is served again; trade events go on after `position`.
+    - ``connected``: the socket is open, and every request has been sent (again).
+    - ``resumed``: after a lost connection the gateway serves the stream again; trade events go on after `position`,
+      the sequence number of the last event seen.
     - ``disconnected``: the connection was lost, or not made (`code`, `reason`); the next attempt is in `delay` seconds.
-      The end of a stream, which its caller sees, is not told.
+      The end of a stream is not reported here, because its caller sees it.
     - ``closing``: the gateway is about to close the socket (`reason`).
-    - ``feed_up``, ``feed_stale``, ``feed_down``, ``feed_ended``: how the gateway's feeder is (`reason`); with
-      `data_lost` it was away. Sockets stay open meanwhile.
+    - ``feed_up``, ``feed_stale``, ``feed_down``, ``feed_ended``: the state of the gateway's feeder (`reason`). With
+      `data_lost`, data was lost while the feeder was away. Sockets stay open meanwhile.
     - ``snapshot_end``: all pieces of the snapshot of the markets `codes` have been delivered, `count` codes in all.
-    - ``skipped``: `count` messages will not come, or some if it is 0 (`reason`: ``slow_client``, ``feed_gap``;
-      ``journal_gap`` of trade events, which never happens to a gateway that is well).
+    - ``skipped``: `count` messages are lost, or an unknown number if it is 0 (`reason`: ``slow_client``, ``feed_gap``,
+      or for trade events ``journal_gap``, which only a fault of the gateway's side can cause).
     """
 
     state: Happening
@@ -81,35 +83,39 @@ class Verdict(Enum):
     """What to do with a frame."""
 
     DELIVER = auto()
-    # Deliver it and end.
+    # Deliver it; the stream ends after it.
     LAST = auto()
     IGNORE = auto()
-    # An error that leaves the stream alive: some codes are refused, or a close that tells what to do will follow.
+    # An error that does not end the stream: some codes are refused, or a close follows whose code tells what to do.
     WARN = auto()
-    # Nothing is served any more, but the same request may succeed later.
+    # The gateway serves nothing any more, but the same request may succeed later: connect again.
     AGAIN = auto()
     FAIL = auto()
 
 
 def refused_codes(frame: dict[str, Any]) -> list[str]:
+    """Return the codes that an error frame refuses; none if it is about the whole request."""
     listed: list[str] = frame.get("symbols") or frame.get("codes") or []
     return listed or [frame[name] for name in ("symbol", "stock_code") if name in frame]
 
 
 def is_untyped(frame: dict[str, Any]) -> bool:
+    """Return whether a frame is data of a stream whose data has no `type`: quotes, depth, progress."""
     return not isinstance(frame.get("type"), str)
 
 
 def is_formula_value(frame: dict[str, Any]) -> bool:
+    """Return whether a frame of /ws/formula is a value."""
     return frame.get("type") == "formula_update"
 
 
 def is_trade_event(frame: dict[str, Any]) -> bool:
+    """Return whether a frame of /ws/trade is an event and not a control frame."""
     return isinstance(frame.get("type"), str) and frame["type"] not in _CONTROL_TYPES
 
 
 class Stream:
-    """One stream: what to ask, and what its frames and closes mean. Pure."""
+    """The requests of one stream, and what its frames and closes mean. `carries` tells data from control frames."""
 
     def __init__(
         self,
@@ -124,14 +130,15 @@ class Stream:
     ) -> None:
         self.path = path
         self.requests = [orjson.dumps(request).decode() for request in requests]
-        # Ends by itself, with a status.
+        # A download: it ends by itself, with a frame that has a `status`.
         self.finite = finite
+        # Trade events: their sequence numbers are followed in `bookmark`.
         self.journaled = journaled
-        # Of the last trade event; None before any is known.
+        # The last trade event that was judged; None as long as no sequence number is known.
         self.bookmark = bookmark
-        # What `judge` has to say beside its verdict; the caller takes it.
+        # States that `judge` adds beside its verdict; its caller removes and reports them.
         self.news: list[StreamState] = []
-        # Between a loss and the first sign that the stream is served again.
+        # True from a lost connection until the first frame that shows that the gateway serves the stream again.
         self.interrupted = False
         self._carries = carries
         self._codes = frozenset(codes)
@@ -139,7 +146,7 @@ class Stream:
         self.opened()
 
     def opened(self) -> None:
-        """Start over: a new connection asks for everything again."""
+        """Forget the old connection: every request is sent again on the new one."""
         self.closing = False
         self._unrefused = set(self._codes)
         self._failure: dict[str, Any] | None = None
@@ -147,15 +154,15 @@ class Stream:
 
     @property
     def after(self) -> int | None:
-        """Return the position to ask events after: one before the last seen, which comes again to be compared.
+        """Return the sequence number after which events are requested: one before the last event seen.
 
-        Only so a journal is noticed that lost events which had been seen (or is another one) and has since given
-        their positions to others: these would be missed without a word.
+        So the gateway sends that event again, and it is compared. A journal that lost events, or another journal, may
+        have given the same sequence numbers to other events; without the comparison these would be missed unnoticed.
         """
         return None if self.bookmark is None else self.bookmark.seq - self._compares
 
     def judge(self, frame: dict[str, Any]) -> Verdict:
-        """Return what to do with `frame`, and keep its position; raise `ServerError` if the journal is another one."""
+        """Return what to do with `frame`, and move the bookmark; raise `ServerError` for another journal."""
         if frame.get("type") == "error" or (self.finite and frame.get("status") == "error"):
             return self._judge_error(frame)
         if not self._carries(frame):
@@ -167,7 +174,7 @@ class Stream:
         return Verdict.LAST if self.finite and frame.get("status") == "done" else Verdict.DELIVER
 
     def _is_seen(self, at: Bookmark, event: dict[str, Any]) -> bool:
-        """Move to the position of an event; return whether it is the one that was seen last."""
+        """Move the bookmark to an event; return whether it is the event that was seen last, which came again."""
         before, at = self.bookmark, at._replace(event=fingerprint(event))
         if self._compares:
             if at != before:
@@ -178,7 +185,7 @@ class Stream:
             self._compares = False
             self._resumed()
             return True
-        # The ack's position may be older than what this connection begins with.
+        # A bookmark from a `subscribed` frame has no event, and the next event need not follow it directly.
         if before is not None and before.event is not None and at.seq != before.seq + 1:
             logger.warning("%s: the event after %d is %d", self.path, before.seq, at.seq)
             lost = max(0, at.seq - before.seq - 1)
@@ -190,8 +197,8 @@ class Stream:
         reason = frame.get("reason") or ""
         match frame.get("type"):
             case "subscribed" if self.journaled:
-                # Where the journal stands when the events begin, so that those which fall into a lost connection are
-                # replayed although none was seen before. 0 is "not known"; what is replayed comes after this frame.
+                # Begin at the journal's end, so that events during a lost connection are replayed although no event
+                # was seen before it. 0 means "not known". Replayed events come after this frame.
                 if self.bookmark is None and frame.get("seq"):
                     self.bookmark = Bookmark(frame["seq"])
                 if not self._compares:
@@ -230,7 +237,7 @@ class Stream:
             # The rest of the request is served.
             return Verdict.WARN
         if frame.get("code") == "resume_expired" and self._compares and frame.get("oldest") == self._seen():
-            # The event to compare is too old to be replayed, those after it are all there.
+            # The event to compare is too old to be replayed, but the journal still has every event after it.
             self.bookmark = Bookmark(frame["oldest"])
             return Verdict.AGAIN
         refused = refused_codes(frame)
@@ -240,7 +247,7 @@ class Stream:
         if not frame.get("retry"):
             return Verdict.FAIL
         if refused:
-            # A stream of which every code is refused would wait for ever.
+            # Every code is refused, so no frame would ever come on this connection.
             return Verdict.AGAIN
         if self.finite:
             self._failure = frame
@@ -248,7 +255,7 @@ class Stream:
 
     def closed(self, code: int | None, reason: str) -> bool:
         """Return whether to connect again after this close; raise `Disconnected` or `ServerError` for a bad end."""
-        # 1013: the feeder was away, and the same download can be asked for when it is back.
+        # 1013: the feeder was away. The same download can be requested again when it is back.
         if self._failure is not None and code != 1013:
             raise server_error(self._failure)
         if may_reconnect(code):
@@ -256,30 +263,30 @@ class Stream:
         if code != 1000:
             raise Disconnected(code, reason)
         if self.finite:
-            raise Disconnected(code, reason or "closed before the end was told")
+            raise Disconnected(code, reason or "closed before the download was done")
         return False
 
 
 def backoff(failures: int, jitter: float) -> float:
-    """Return the seconds to wait after so many failures in a row; `jitter` in [0, 1) spreads clients out.
+    """Return the seconds to wait after `failures` in a row; `jitter` in [0, 1) keeps clients from coming all at once.
 
-    None of them a failure is the end of a gateway's worker that was announced: others are there already.
+    0 failures: a worker of the gateway announced its end, and other workers can take the connection already.
     """
     if not failures:
         return _FIRST_DELAY * jitter
-    # The exponent is bounded because a float is not: a gateway may be away for days.
+    # A gateway may be away for days; without a limit of the exponent 2.0 ** failures would raise OverflowError.
     return min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(failures - 1, 16)) * (0.5 + jitter / 2)
 
 
 class Retries:
-    """When to connect again. The first connection has to be made before `give_up_at`, a later one at any time."""
+    """When to connect again. The first connection must be made before `give_up_at`; later ones have no limit."""
 
     def __init__(self, give_up_at: float) -> None:
         self._give_up_at = give_up_at
         self._connected_at = -math.inf
-        # In a row: attempts that did not connect.
+        # Attempts in a row that did not connect.
         self._attempts = 0
-        # In a row: attempts that did not connect, and connections that did not last.
+        # Attempts in a row that did not connect, or whose connection did not last.
         self._failures = 0
 
     def begin(self) -> int:
@@ -296,25 +303,26 @@ class Retries:
         return self.left(now) < _FIRST_DELAY
 
     def connected(self, now: float) -> None:
-        """Take note of a connection: from now on there is no limit of time."""
+        """Note that a connection was made: from now on there is no time limit."""
         self._give_up_at = math.inf
         self._connected_at = now
         self._attempts = 0
 
     def lost(self, now: float) -> None:
-        """Take note of the end of a connection; one that lasted makes up for the failures before it."""
+        """Note that the connection ended; if it lasted long enough, earlier failures no longer count."""
         if now - self._connected_at >= _GOOD_SECONDS:
             self._failures = 0
 
     def delay(self, now: float, jitter: float, *, announced: bool = False) -> float:
         """Count one more failure; return the seconds until the next attempt, almost none after an `announced` end."""
-        # At once only the first time: a gateway that does nothing but restart is no better than one that fails.
+        # Only the first announced end is free: a gateway that restarts again and again counts as one that fails.
         delay = backoff(0 if announced and not self._failures else self._failures + 1, jitter)
         self._failures += 1
-        # Half of what is left keeps time for one more attempt.
+        # Waiting for at most half of the time left keeps time for one more attempt.
         return min(delay, self.left(now) / 2)
 
 
 def server_error(frame: dict[str, Any]) -> ServerError:
-    # The end of a failed download need not have a code.
+    """Return an error frame as an exception."""
+    # The frame of a failed download need not have a code.
     return ServerError(frame.get("code") or "internal", frame.get("error") or frame.get("message") or str(frame), frame)
