@@ -1,4 +1,4 @@
-"""Instrument codes out of a text file: one a line, or the first column of a CSV file. Reads files; no other I/O."""
+"""Read instrument codes from a text file: one a line, or the first column of a CSV file. No other I/O."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 from qmt_bridge.errors import BadRequest, QMTBridgeError
 
-# Two million codes; anything longer is another file.
+# Two million codes; a longer file is not a list of codes.
 MAX_BYTES = 32 * 1024 * 1024
-# So many mistakes are named.
+# An error names at most this many lines.
 MAX_NAMED = 5
-# Of Excel, of PowerShell.
+# The byte-order marks that Excel and PowerShell write.
 _ENCODINGS = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
@@ -43,14 +43,14 @@ def codes_of(content: bytes, name: str, check: Callable[[str], object]) -> list[
     faults: list[str] = []
     lines = list(_cells(_text(content, name), name))
     if len(lines) == 1 and len(lines[0][1]) > 1 and all(_is_code(cell, check) for cell in lines[0][1]):
-        # Only the first would be taken, and nothing would say so.
+        # Only the first cell of a line is read, so the other codes would be missing without an error.
         raise BadCodesFile(f"{name} holds its codes on one line; write one a line")
     for number, (line, row) in enumerate(lines):
         cell = row[0]
         try:
             check(cell)
         except BadRequest as exc:
-            # A heading, in whatever language: no code is without a digit.
+            # A first line without a digit is a heading: every code has a digit.
             if number == 0 and not any(character.isdigit() for character in cell):
                 continue
             faults.append(f"line {line}: {exc.reason}")
@@ -80,7 +80,7 @@ def _bytes(path: Path) -> bytes:
 
 def _text(content: bytes, name: str) -> str:
     marked = next((encoding for mark, encoding in _ENCODINGS if content.startswith(mark)), None)
-    # Names of instruments beside the codes are in GBK as Chinese Windows writes them.
+    # Chinese Windows writes names of instruments beside the codes in GBK.
     encodings = ("utf-8", "gb18030") if marked is None else (marked,)
     for encoding in encodings:
         try:
