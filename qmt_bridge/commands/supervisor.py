@@ -2,11 +2,11 @@
 
 Runs in the main thread. A child stops when its standard input ends, so it also stops when this process is killed,
 and on Windows, which has no SIGTERM, as gracefully as elsewhere (untested there). Children are in a session of their
-own: Ctrl-C in a terminal reaches this process alone, which then stops them.
+own: Ctrl-C in a terminal reaches only this process, which then stops them.
 
-Each run has a name, `instance`, which its children repeat in their answers: what answers at an address may be the
-feeder or gateway of another run. The feeder is asked on its socket for questions, which its publishing thread answers;
-its heartbeats may be held up by a consumer of a replay that waits for its consumers.
+Each run has a name, `instance`, which its children repeat in their answers, because the process that answers at an
+address may be the feeder or gateway of another run. The feeder is asked on its socket for questions, which its
+publishing thread answers. Heartbeats would not do: a consumer can hold them up in a replay that waits for consumers.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STEADY = 30.0
 POLL = 0.1
 # Between two questions to each child, once both have been ready.
 ASK_EVERY = 1.0
-# For the whole answer of the gateway, whichever program it comes from and however slowly.
+# Seconds for the whole answer of the gateway: another program may listen there, and may send byte by byte.
 ASK_TIMEOUT = 1.0
 ANSWER_BYTES = 64 * 1024
 # Between two lines in the log about a child that has not answered since its start.
@@ -65,7 +65,7 @@ class _Child:
         self._env = env
         self._freeze_timeout = freeze_timeout
         self.process: subprocess.Popen[bytes] | None = None
-        # Whether the process was killed by `replace`: it has not said that it could not go on.
+        # Whether `replace_if_frozen` killed the process: its exit code then does not say that it cannot run.
         self.replaced = False
         self._backoff = BACKOFF[0]
         self._started_at = 0.0
@@ -142,7 +142,7 @@ class _Child:
             self.process.wait()
 
     def kill(self) -> None:
-        """Kill the process and what it has started: a worker that is frozen as well could not notice the end."""
+        """Kill the process and what it has started: a frozen worker would not notice that its parent ended."""
         assert self.process is not None
         started: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
@@ -153,7 +153,7 @@ class _Child:
                 process.kill()
 
     def kill_at_once(self) -> None:
-        """Kill the process from within a signal handler: without a lock, and whatever happens."""
+        """Kill the process from within a signal handler: it takes no lock and raises nothing."""
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(OSError):
                 self.process.kill()
@@ -165,7 +165,7 @@ class _Child:
 
 
 class _Questions:
-    """The feeder's socket for questions, asked for the heartbeat; the feeder of another run counts for nothing."""
+    """The feeder's socket for questions, asked for the heartbeat; answers of another run's feeder are ignored."""
 
     def __init__(self, config: Config, instance: str) -> None:
         """Connect; raise `ConfigError` for keys or an address that cannot be used."""
@@ -191,7 +191,7 @@ class _Questions:
                 answer = self._socket.recv_multipart(zmq.NOBLOCK)[-1]
             except zmq.Again:
                 return ours
-            # What listens there may be another program.
+            # Another program may listen there; its answers are ignored.
             with contextlib.suppress(WireError):
                 status = read(topic_state_decoder, answer).body
                 ours = ours or (status is not None and read(_status_decoder, status).instance == self._instance)
@@ -208,11 +208,11 @@ def run(
     stop: Stop,
     ready: Callable[[dict[str, Any], dict[str, int | None]], None],
 ) -> int:
-    """Run feeder and gateway until `stop`; call `ready` with /readyz and the process ids once all is there.
+    """Run feeder and gateway until `stop`; call `ready` with /readyz and the process ids once both are ready.
 
     `settings` are the names of those that each part needs. A part that ends is started again, and until everything has
-    been ready once only if that may help: it said so, or it did not end by itself. Else return 1: it has said what is
-    wrong, and would say it again. Raise `ConfigError` for settings with which there can be no answers.
+    been ready once only if that may help: its exit code says so, or it did not end by itself. Else return 1: the part
+    has logged what is wrong, and a new start would fail alike. Raise `ConfigError` for settings that allow no answer.
     """
     check_addresses(config)
     instance = secrets.token_hex(8)
@@ -232,7 +232,7 @@ def run(
             each.kill_at_once()
 
     stop.last_act = kill_children
-    # A short limit needs more questions, and a gateway that is frozen must not keep us from hearing the feeder.
+    # A short limit needs more questions, and the wait for a frozen gateway must not delay the answers of the feeder.
     quarter = config.freeze_timeout / 4 or ASK_EVERY
     ask_every, ask_timeout = min(ASK_EVERY, quarter), min(ASK_TIMEOUT, quarter)
     was_ready = False
@@ -261,18 +261,18 @@ def run(
                 now = time.monotonic()
                 if questions.answered():
                     feeder.pulse.beat(now)
-                # Of several processes the first one answers no requests; it replaces those that do.
+                # With several workers the first process answers no requests; it replaces the workers that do.
                 if status is not None and status.get("instance") == instance and not gateway.is_stopped():
                     gateway.pulse.beat(now)
                     if not was_ready and status.get("feeder_instance") == instance and status.get("serving") is True:
                         was_ready = True
-                        # The gateway has heard it, whatever our own connection to it does.
+                        # The gateway receives its heartbeats, so it runs, even if our own connection is not up yet.
                         feeder.pulse.beat(now)
                         ready(status, {each.part: each.pid for each in children})
             for each in children:
                 each.replace_if_frozen(now)
     finally:
-        # Told at the same moment; one that has not ended in its time is killed.
+        # Both are asked at the same moment; a part that has not ended within its limit is killed.
         asked = time.monotonic()
         for each in children:
             each.stop()
@@ -283,17 +283,17 @@ def run(
 
 
 def check_addresses(config: Config) -> None:
-    """Raise `ConfigError` for an address of a feeder at which no gateway finds it."""
+    """Raise `ConfigError` for an address of the feeder that a gateway cannot connect to."""
     for name in ADDRESSES:
         address: str = getattr(config, name)
         if address.startswith("tcp:") and address.rpartition(":")[2] in ("0", "*"):
-            raise ConfigError(name, f"{address} is another port at each start; a gateway needs one that it knows")
+            raise ConfigError(name, f"{address} is another port at each start; a gateway needs a fixed one")
         if address.startswith("inproc:"):
             raise ConfigError(name, f"{address} cannot be reached by another process")
 
 
 def _may_pass(code: int) -> bool:
-    # Below zero it is the signal that killed it; one from a terminal or a user is as good a reason as any.
+    # A code below zero is the signal that ended it, which a terminal or a user may have sent: a new start may work.
     return code == TRY_AGAIN or code < 0 or code >= _NATIVE_CRASH
 
 
@@ -312,16 +312,16 @@ def is_loopback(host: str) -> bool:
 
 
 def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT) -> dict[str, Any] | None:
-    """Return what answers at the gateway's address; None if nothing does in time, or what it says is not ours.
+    """Return the JSON object that the gateway's address answers; None without one in time.
 
-    Not urllib: its timeout begins anew with every byte, and what answers may be any program.
+    urllib is not used: its timeout begins anew with every byte, and any program may listen at that address.
     """
     host = reachable(config.host)
     until = time.monotonic() + timeout
     answer = b""
     try:
         with socket.create_connection((host.strip("[]"), config.port), timeout) as connection:
-            # Steps: a stop does not wait for a gateway that is frozen.
+            # Read in short steps, so that a stop does not wait for a frozen gateway.
             connection.settimeout(POLL)
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("ascii"))
             while len(answer) <= ANSWER_BYTES and time.monotonic() < until and not stop.is_set():
@@ -331,7 +331,7 @@ def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIME
                     continue
                 answer += part
                 if not part:
-                    # A part of an answer is none.
+                    # The connection has ended; JSON that was cut off raises ValueError.
                     found = json.loads(answer.partition(b"\r\n\r\n")[2])
                     return found if isinstance(found, dict) else None
     except (OSError, ValueError, RecursionError):
