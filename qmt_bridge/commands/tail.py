@@ -1,4 +1,4 @@
-"""`qmt-bridge tail`: print what a topic carries, from ZeroMQ or from a WebSocket, one JSON object a line.
+"""`qmt-bridge tail`: print the messages of a topic, from ZeroMQ or from a WebSocket, one JSON object a line.
 
 Runs in the main thread.
 """
@@ -20,20 +20,20 @@ from qmt_bridge.errors import QMTBridgeError, WireError
 from qmt_bridge.silence import FIRST_SECONDS
 from qmt_bridge.wire.frames import render, to_json
 
-# What a user can do something about; anything else is a bug and shows its traceback.
+# Errors whose cause a user can remove; any other one is a bug and shows its traceback.
 ERRORS = (QMTBridgeError, OSError, websockets.WebSocketException, ValueError)
 
-# A gateway reads requests of up to 64 KiB.
+# A gateway reads requests of up to 64 KiB, and a code takes up to some 30 bytes.
 CODES_A_REQUEST = 2000
-# A whole market is some megabytes.
+# Bytes. A frame with a whole market has some megabytes.
 MAX_FRAME = 64 * 1024 * 1024
 
 
 def from_wire(topics: Sequence[str], config: Config, count: int | None, after: int | None) -> None:
     """Print `count` messages of ZeroMQ topics or prefixes: topic, seq, age in ms, data.
 
-    Standard output is data only, in UTF-8; what a user should know goes to standard error. `after` is a position of the
-    only trade topic among them: what came later is printed first.
+    Standard output is data only, in UTF-8; notices for the user go to standard error. `after` is a position of the
+    only trade topic among them: the events after it are printed first.
     """
     frames = subscribe(
         *topics,
@@ -45,13 +45,13 @@ def from_wire(topics: Sequence[str], config: Config, count: int | None, after: i
         on_notice=lambda notice: click.echo(notice.text, err=True),
     )
     for number, frame in enumerate(frames, 1):
-        # A last value from the feeder's memory carries no time.
+        # A last value from the feeder's memory has no times.
         age = round((time.time_ns() - frame.received_ns) / 1e6, 3) if frame.received_ns else None
         try:
             line = {"topic": frame.topic, "epoch": frame.epoch, "seq": frame.seq, "age_ms": age, "data": frame.data}
             click.echo(render(line))
         except WireError as exc:
-            # It is not our feeder's; what follows may be.
+            # Another program published this message; the feeder's own messages may follow.
             click.echo(f"message {frame.seq} of {frame.topic} is left out: {exc}", err=True)
         if number == count:
             return
@@ -68,8 +68,8 @@ def from_url(
 ) -> None:
     """Print `count` frames of a WebSocket URL as they come; `send`, or a request for `codes`, is sent first.
 
-    Many codes go in several requests, which add up. `after` is a position for /ws/trade: what came later is printed
-    first.
+    Many codes go in several requests, which add up. `after` is a position for /ws/trade: the events after it are
+    printed first.
     """
     parts = urlsplit(url)
     requests = [send] if send is not None else list(_requests(parts.path, codes, period))
@@ -80,14 +80,14 @@ def from_url(
         for request in requests:
             socket.send(request)
         for number, frame in enumerate(_frames(socket, parts.netloc), 1):
-            # As it came, whatever the encoding of the output is.
+            # Print the bytes that came, independent of the encoding of the output.
             click.echo(frame.encode() if isinstance(frame, str) else frame)
             if number == count:
                 return
 
 
 def _frames(socket: ClientConnection, server: str) -> Iterator[str | bytes]:
-    """Yield frames; say on standard error that nothing has come."""
+    """Yield frames; write to standard error once if no first frame comes within some seconds."""
     wait: float | None = FIRST_SECONDS
     while True:
         try:
