@@ -42,13 +42,13 @@ from qmt_bridge.wire.topics import (
 
 logger = logging.getLogger(__name__)
 
-# Without an answer after this time the topics go live without their last values (docs/wire.md, CatchUp).
+# Without an answer after this time the topics go live without their last values (docs/wire.md, "catch_up").
 ANSWER_SECONDS = 1.0
 # Messages taken from one socket before the next one is read.
 TURN = 1000
 # Between two looks at the state of the connections.
 LOOK_SECONDS = 0.5
-# Losses with less than this between them are one episode in the log.
+# Losses with less than this many seconds between them are one episode in the log.
 EPISODE_SECONDS = 10.0
 
 OnGap = Callable[[Topic, int | None], object]
@@ -75,8 +75,8 @@ def subscribe(
 
     With `snapshot` each whole topic begins with its last value, if the feeder has one (its `received_ns` and
     `published_ns` are 0: it is not news). Iteration ends after `timeout` seconds without a frame; None is never.
-    While the feeder is away, or refuses the key, iteration waits; `on_notice`, or without it the log, is told why there
-    is no connection, and which topics and prefixes are silent. A whole topic without its last slash is completed.
+    While the feeder is away, or refuses the key, iteration waits; `on_notice`, or without it the log, gets the reason
+    for the missing connection, and the silent topics and prefixes. A whole topic without its last slash is completed.
     Connects at the first ``next()``, closes its sockets when iteration ends.
 
     Trade events come in order, each once and without a gap, also after losses and restarts. `after` is the position of
@@ -86,7 +86,7 @@ def subscribe(
     are replayed for ``trade/`` have that topic, and that position as their `seq`. With the `epoch` of the same frame,
     the position is refused by any other journal (another source, another data directory).
 
-    Messages of other topics can be lost. `on_gap` is told before the frame that follows, and the log once per episode.
+    Messages of other topics can be lost. `on_gap` is called before the next frame; the log has one line an episode.
 
     Raise `BadRequest` or `WireError` at once for an impossible topic, and `ConfigError` for missing keys. Raise
     `Refused` while iterating, with the topic, if the feeder cannot serve it, or cannot replay what follows a position
@@ -200,7 +200,7 @@ def _frames(
             if frames:
                 silence.note(frames)
                 yield from frames
-                # The timeout counts from here: the caller may have taken its time.
+                # The timeout counts from here, without the time that the caller spent on the frames.
                 heard = time.monotonic()
             elif timeout is not None and now >= heard + timeout:
                 return
@@ -209,14 +209,14 @@ def _frames(
 
 
 class _Losses:
-    """Tells what was lost: `on_gap` each time, the log once per episode."""
+    """Report losses: call `on_gap` each time, and log once per episode."""
 
     def __init__(self, on_gap: OnGap | None) -> None:
         self._on_gap = on_gap
         self._lost_at = -EPISODE_SECONDS
 
     def tell(self, gaps: Iterable[tuple[Topic, int | None]], now: float) -> None:
-        """Tell the gaps since the last call."""
+        """Report the gaps since the last call."""
         for topic, missed in gaps:
             if now >= self._lost_at + EPISODE_SECONDS:
                 logger.warning("%s: %s messages were lost", topic, "some" if missed is None else missed)
@@ -251,7 +251,7 @@ class _Link:
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
 
     def connect(self) -> None:
-        """Subscribe first, ask second: what is published between the two arrives twice instead of never."""
+        """Subscribe first, ask second: a message published between the two then arrives twice, and is not lost."""
         links, curve = self._links, self._curve
         self._context = zmq.Context()
         for topic, name in self._wanted.items():
@@ -271,12 +271,12 @@ class _Link:
         """Wait for a message, at most until the earliest of `until`, and send questions; return the time then."""
         now = time.monotonic()
         self._poller.register(self._dealer, zmq.POLLIN | zmq.POLLOUT if sequence.asks(now) else zmq.POLLIN)
-        # Windows cannot interrupt poll: with so short a wait Ctrl-C ends the program soon.
+        # Windows cannot interrupt poll; after at most LOOK_SECONDS Ctrl-C ends the program.
         ready = dict(self._poller.poll(int(max(0.0, min([now + LOOK_SECONDS, *until]) - now) * 1000) + 1))
         now = time.monotonic()
         self._look_at_links(silence, now)
         if ready.get(self._dealer, 0) & zmq.POLLOUT:
-            # If the feeder goes at this moment, the rest is asked when there is one again.
+            # If the feeder ends at this moment, the other questions are sent when one answers again.
             with suppress(zmq.Again):
                 for question in sequence.questions(now):
                     self._dealer.send(ask_reply_encoder.encode(question), zmq.NOBLOCK)
@@ -300,7 +300,7 @@ class _Link:
                 except WireError as exc:
                     strange = exc
         if strange is not None:
-            # Another program publishes at this address. The consumer goes on and waits for the feeder.
+            # Another program publishes at this address: leave its message out and wait for the feeder.
             if now >= self._strange_at + EPISODE_SECONDS:
                 logger.warning("what came from the feeder's address is left out: %s", strange)
             self._strange_at = now
@@ -309,8 +309,8 @@ class _Link:
     def close(self) -> None:
         """Close the sockets.
 
-        Context.destroy knows its sockets by weak references. When the garbage collector ends an iterator that was not
-        closed, it may have cleared them before, and destroy would wait for the sockets without end.
+        Context.destroy finds its sockets by weak references. When the garbage collector ends an iterator that was not
+        closed, it may have cleared them before, and destroy would wait for the sockets for ever.
         """
         self._links.close()
         for socket in self._opened:
