@@ -45,7 +45,7 @@ RETRYABLE: frozenset[ErrorCode] = frozenset(
 
 
 class Close(NamedTuple):
-    """One row of the close table: the WebSocket code and whether a client should come back by itself."""
+    """One row of the close table: the WebSocket code and whether a client should reconnect by itself."""
 
     code: int
     reconnect: bool
@@ -70,7 +70,7 @@ CLOSES: dict[int, Close] = {
 
 
 class Ending(NamedTuple):
-    """Why a gateway closes a socket: the close code, and the error code that stands before the reason."""
+    """Why a gateway closes a socket: the close code, and the error code that begins the reason."""
 
     close_code: int
     code: ErrorCode | None = None
@@ -112,7 +112,7 @@ class ConfigError(QMTBridgeError):
 
 
 class Unavailable(ConfigError):
-    """What a setting names does not answer, which may pass: a process that ends with it is worth starting again."""
+    """What a setting names does not answer, which may change: a supervisor starts a process that ends with it again."""
 
 
 class WireError(QMTBridgeError):
@@ -120,7 +120,7 @@ class WireError(QMTBridgeError):
 
 
 class BadRequest(QMTBridgeError):
-    """A request that cannot be served as it stands; `code` is one of `ERROR_CODES`."""
+    """A request that cannot be served; `code` is one of `ERROR_CODES`."""
 
     def __init__(self, code: ErrorCode, reason: str) -> None:
         super().__init__(reason)
@@ -137,9 +137,9 @@ class BadCode(BadRequest):
 
 
 class Refused(QMTBridgeError):
-    """The source cannot serve a topic, and says why.
+    """The source cannot serve a topic; `reason` is why.
 
-    With ``resume_expired`` a position would have had to be from `oldest` to `newest`.
+    With ``resume_expired``, positions from `oldest` to `newest` are accepted.
     """
 
     def __init__(self, code: ErrorCode, reason: str, *, oldest: int = 0, newest: int = 0) -> None:
@@ -161,7 +161,7 @@ class ServerError(QMTBridgeError):
 
 
 class Disconnected(QMTBridgeError):
-    """The gateway closed the socket and said not to come back (close code and reason), or cannot be reached."""
+    """The gateway closed the socket with a code that forbids to reconnect, or it cannot be reached."""
 
     def __init__(self, code: int | None, reason: str) -> None:
         super().__init__(f"closed with {code}: {reason}" if code is not None else reason)
