@@ -1,7 +1,7 @@
 """Logging, configured once by a command: text or JSON lines on stderr, API keys redacted.
 
 Modules only do ``logger = logging.getLogger(__name__)``; nothing but a command calls `configure`. The ASGI app
-installs the redaction alone, because under a foreign server the logging is not ours.
+installs only the redaction, because another server that runs the app configures its own logging.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import orjson
 # --no-access-log does not help.
 # The name may be percent-encoded, which the key check decodes like every other server.
 _NAME = r"(?:a|%61)(?:p|%70)(?:i|%69)(?:_|%5f)(?:k|%6b)(?:e|%65)(?:y|%79)="
-# A parameter that is meant to be it, such as ?apikey= or ?token=; the key check does not know it.
+# A misspelled parameter, such as ?apikey= or ?token=: the key check ignores it, but its value may be the key.
 _MEANT = r"(?<=[?&])[\w%-]*(?:key|token|secret)="
 _KEY = re.compile(rf"({_NAME}|{_MEANT})[^&\s\"']*", re.IGNORECASE)
 
@@ -30,7 +30,7 @@ class RedactKeys(logging.Filter):
         try:
             message = record.getMessage()
         except (TypeError, ValueError):
-            # Arguments that do not fit: the handler says so where it cannot hurt the caller.
+            # The arguments do not fit the message; the handler reports this later without raising in the caller.
             return True
         if _KEY.search(message):
             record.msg, record.args = _KEY.sub(r"\1***", message), ()
@@ -76,7 +76,7 @@ def tolerate_any_text() -> None:
 
 
 def tame_server_logs() -> None:
-    """Keep keys and clients' faults out of the lines of uvicorn, gunicorn and hypercorn, whoever configured them."""
+    """Keep keys and clients' faults out of the logs of uvicorn, gunicorn and hypercorn, with any configuration."""
     for name in ("uvicorn.error", "uvicorn.access", "gunicorn.access", "hypercorn.access"):
         logger = logging.getLogger(name)
         if not any(isinstance(existing, RedactKeys) for existing in logger.filters):
@@ -95,7 +95,7 @@ def configure(level: str, form: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # Two lines a connection from uvicorn beside our own one would be noise.
+    # The gateway logs each connection itself, and uvicorn would add two lines.
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "websockets"):
         noisy = logging.getLogger(name)
         noisy.handlers[:] = []
