@@ -1,6 +1,6 @@
-"""Files that only their owner may read: what they hold names accounts, orders and fills.
+"""Make files that only their owner may read, because they contain accounts, orders and fills.
 
-On Windows, where a file inherits who may read it from its folder, this changes nothing.
+On Windows a file inherits its permissions from its folder, and this changes nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ _OWNER = stat.S_IRUSR | stat.S_IWUSR
 
 
 def make_file(path: Path) -> None:
-    """Make an empty file if there is none, and take a file that exists from everybody else; raise `OSError`."""
-    # With this mode from the beginning: a file that is opened before its mode is changed can still be read.
+    """Make an empty file if there is none, and let only the owner read one that exists; raise `OSError`."""
+    # Make it with this mode: another process could open it before a later change of the mode, and go on reading.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, _OWNER))
     protect(path)
 
 
 def make_part(path: Path) -> Path:
-    """Make an empty file beside `path`, of a name that no other file has, and return it; raise `OSError`."""
+    """Make an empty file with a new name beside `path`, and return it; raise `OSError`."""
     # mkstemp makes a file that only its owner may read, and never takes one that exists.
     file, name = tempfile.mkstemp(".part", f"{path.name}.", path.parent)
     os.close(file)
@@ -29,7 +29,7 @@ def make_part(path: Path) -> Path:
 
 
 def protect(path: Path) -> None:
-    """Take a file from everybody but its owner; raise `OSError`, also if it belongs to somebody else."""
+    """Let only the owner read a file; raise `OSError`, also if it belongs to another user."""
     if stat.S_IMODE(path.stat().st_mode) & ~_OWNER:
         path.chmod(_OWNER)
 
