@@ -1,4 +1,4 @@
-"""Which of the wanted topics and prefixes have brought nothing yet, and when to say so. Pure: time is an argument."""
+"""Find the subscribed topics and prefixes without a message, and when to report them. Pure: time is an argument."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from qmt_bridge.errors import WireError
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import KINDS, Kind, Topic, parse_topic, shown_topic
 
-# Ticks of one instrument come every three seconds.
+# Seconds. Ticks of one instrument come every three seconds, so two of them are missing.
 FIRST_SECONDS = 6.0
 AGAIN_SECONDS = 600.0
 
 
 class Silence:
-    """What has not been heard yet of `wanted` topics and prefixes."""
+    """The `wanted` topics and prefixes for which no message has come yet."""
 
     def __init__(self, wanted: Iterable[Topic]) -> None:
         self.topics: set[Topic] = set()
@@ -31,15 +31,15 @@ class Silence:
         self._told_at: float | None = None
 
     def note(self, frames: Iterable[Frame]) -> None:
-        """Take what has come."""
+        """Take the frames that have arrived."""
         for frame in frames:
             self._heard = self._heard or frame.topic in self.topics
             if self.prefixes:
-                # A prefix that has brought something is of no interest any more, so this ends soon.
+                # A prefix that has received a frame is removed, so this work ends soon.
                 self.prefixes = {prefix for prefix in self.prefixes if not frame.topic.startswith(prefix)}
 
     def remark(self, now: float) -> str | None:
-        """Return a sentence about what is silent: after some seconds of a connection, then rarely."""
+        """Return a sentence about silent topics: after FIRST_SECONDS of a connection, then every AGAIN_SECONDS."""
         if self._since is None:
             self._since = now
         due = self._since + FIRST_SECONDS if self._told_at is None else self._told_at + AGAIN_SECONDS
@@ -51,9 +51,9 @@ class Silence:
         return said
 
     def summary(self) -> str | None:
-        """Return which prefixes have brought nothing; or that no topic has; None if all is well."""
+        """Return which prefixes have received nothing, or that no topic has; None if all is well."""
         if self.prefixes:
-            # Trade events are published whether they are asked for or not.
+            # Trade events are published without a subscription, so their silence needs no other advice.
             listening = sorted(prefix for prefix in self.prefixes if _asks_nothing(prefix))
             if not listening:
                 return f"nothing has come for {_some(sorted(self.prefixes))}: there are no trade events yet"
