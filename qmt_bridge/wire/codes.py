@@ -1,9 +1,9 @@
-"""Instrument codes: which ones can be, by market, and what was probably meant by one that cannot.
+"""Check instrument codes by market, and suggest a code for a wrong one.
 
 Pure. The tables are those of the terminal itself, which lie in the wheel of xtquant 250807.1.2: xtdata.get_markets,
 config/xtstocktype.lua, config/MarketTime.ini, config/tradeTime.txt, config/config.lua and MarketRegex in
-config/user/root2/lua/config.lua. Where they name every form, so does this; elsewhere it asks for no more than what is
-safe in a topic.
+config/user/root2/lua/config.lua. Where they list every form of code, only these pass; elsewhere every symbol
+passes that is safe in a topic.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ABROAD = (
 ).split()
 MARKETS = frozenset((*_CHINA, *_ABROAD))
 
-# What stands before the last dot. Six characters with letters are indices and what the exchange keeps no price of:
+# The symbol before the last dot. Six characters with letters are indices and instruments without a price:
 # SHRQ88 (standard bond), SZXGED (quota of new shares), H30269. 000300 with two digits more is in MarketRegex.
 _SIX = r"[0-9]{6}|[A-Z][0-9A-Z]{5}"
 _SYMBOL = {
@@ -49,7 +49,7 @@ _ANY_SYMBOL = re.compile(r"(?=.{1,40}\Z)[A-Za-z0-9](?: ?[A-Za-z0-9_&-])*")
 _DOTTED_SYMBOL = re.compile(r"(?=.{1,40}\Z)[A-Za-z0-9](?: ?[A-Za-z0-9_&:.-])*")
 _SYMBOL |= dict.fromkeys((*_ABROAD, "ED"), _DOTTED_SYMBOL)
 
-# What others call a market: ISO 10383 (joinquant, yfinance), Wind and tushare, Juejin, Tonghuashun.
+# Names of markets in other programs: ISO 10383 (joinquant, yfinance), Wind and tushare, Juejin, Tonghuashun.
 _ALIASES = {
     "SH": "XSHG SS SSE SHSE USHA",
     "SZ": "XSHE SZSE USZA",
@@ -65,7 +65,7 @@ _ALIASES = {
 _MEANT = {name: name for name in MARKETS} | {
     alias: market for market, aliases in _ALIASES.items() for alias in aliases.split()
 }
-# The market of a number of six digits by how it begins; what begins otherwise may be of Shanghai or Shenzhen.
+# The market of a number of six digits by its first digits; any other may be of Shanghai or Shenzhen.
 _BEGINNINGS = {
     "SH": ("5", "6", "900", "204", "688", "110", "113", "118", "010", "019", "020"),
     "SZ": ("001", "002", "003", "200", "30", "39", "131", "15", "16", "18"),
@@ -76,16 +76,16 @@ _BEGINNINGS = {
 }
 # The markets in which a number of six digits is a whole symbol, with those of their options.
 _NUMBERED = frozenset("SH SZ BJ NEEQ SHO SZO".split())
-# Of a list, a JSON text or a cell of Excel (="600519.SH").
+# Characters around a code in a list, a JSON text or a cell of Excel (="600519.SH").
 _AROUND = " \t\r\n'\"`=,;[]()\u2018\u2019\u201c\u201d"
 _LONGEST_MISTAKE = 64
 _SPLIT = re.compile(r"([A-Z]{2,5})[ .:_-]?([0-9]{1,8})|([0-9]{1,8})[ .,:_-]?([A-Z]{2,5})")
 
 
 def check_code(text: object) -> Code:
-    """Return `text` as a code, or raise `BadCode` that says what is wrong with it, and what may have been meant."""
+    """Return `text` as a code, or raise `BadCode` with the mistake and, if there is one, a suggestion."""
     if not isinstance(text, str):
-        # pandas makes floats of numbers where one is missing.
+        # pandas turns a column of numbers into floats if one is missing.
         hint = _hint(str(text)) if isinstance(text, int | float) else ""
         raise BadCode(repr(text), f"code must be a string, not {type(text).__name__}{hint}")
     if _is_code(text):
@@ -131,12 +131,12 @@ def _plain(text: str) -> str:
 
 
 def _meant(text: str) -> Iterator[str]:
-    """Yield what `text` may mean; not all of it need be codes."""
+    """Yield codes that `text` may mean; the caller checks that they are codes."""
     plain = _plain(text)
     if plain.isdecimal() or re.fullmatch(r"[0-9]+\.0", plain):
         yield from _of_number(plain.removesuffix(".0"))
         return
-    # A market beside the number twice says no more than once: "SH600519.SH". "IF2506.IF" has a product there.
+    # "SH600519.SH" names its market twice. In "IF2506.IF" the first letters are the product.
     _, dot, market = plain.rpartition(".")
     if (
         dot
@@ -147,7 +147,7 @@ def _meant(text: str) -> Iterator[str]:
     if split := _SPLIT.fullmatch(plain):
         market, number = (split[1], split[2]) if split[1] else (split[4], split[3])
         if market not in _MEANT:
-            # `600519.XX`: the number alone says more. A shorter one is of a future ("rb2510") or a concept ("BK0475").
+            # `600519.XX`: the number shows the market. A shorter one is a future ("rb2510") or a concept ("BK0475").
             if len(number) in (6, 8):
                 yield from _of_number(number)
             return
@@ -161,13 +161,13 @@ def _meant(text: str) -> Iterator[str]:
         elif market in ("HK", "HGT", "SGT"):
             yield f"{number:0>5}.{market}"
         elif market in _NUMBERED:
-            # A program that took the code for a number has lost its zeros.
+            # A program that read the code as a number has dropped the leading zeros.
             yield f"{number:0>6}.{market}"
         elif split[1] == market:
-            # "IF2506" names its product, which here is also the name of its exchange.
+            # In "IF2506" the product has the same name as its exchange.
             yield f"{market}{number}.{market}"
     elif dot and market in _MEANT:
-        # The letters of a future are its exchange's: only the market is certain to be meant in capitals.
+        # Some exchanges write futures in small letters: only the market is certainly in capitals.
         symbol = re.sub(" +", " ", unicodedata.normalize("NFKC", text).strip().rpartition(".")[0]).strip()
         yield f"{symbol}.{_MEANT[market]}"
 
