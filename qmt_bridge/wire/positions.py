@@ -13,11 +13,11 @@ import msgspec
 
 
 class Step(Enum):
-    """What a message is for a reader at some position."""
+    """How a message relates to the position of its reader."""
 
     # The next one.
     NEXT = auto()
-    # Received already, or replaced by what a newer epoch has.
+    # Received already, or of an epoch that a newer one has replaced.
     OLD = auto()
     # Later than the next one: messages between are missing.
     GAP = auto()
@@ -29,16 +29,16 @@ class Position(msgspec.Struct, frozen=True, order=True):
     """The epoch and the sequence number of the last message of a topic; a later one is greater.
 
     A client of ``quote/600519.SH/tick/`` at the position (1764300000000000000, 41) has missed nothing if the next frame
-    has the same epoch and 42. 44 is a gap of two messages. Another epoch says nothing about what was missed between,
-    for its numbers began at 1 again. A browser keeps no number of nineteen digits exactly, so an epoch that a client
-    names may be a float.
+    has the same epoch and 42. 44 is a gap of two messages. After a change of the epoch the number of missed messages is
+    unknown, because its numbers began at 1 again. A browser rounds a number of nineteen digits, so an epoch that a
+    client names may be a float.
     """
 
     epoch: int | float
     seq: int
 
     def step(self, to: Position) -> Step:
-        """Return what a message at `to` is for a reader at this position; an epoch of 0 here is any epoch."""
+        """Return how a message at `to` follows this position; an epoch of 0 here is any epoch."""
         if self.epoch and to.epoch != self.epoch:
             return Step.OLD if to.epoch < self.epoch else Step.NEW_EPOCH
         if to.seq <= self.seq:
@@ -46,7 +46,7 @@ class Position(msgspec.Struct, frozen=True, order=True):
         return Step.NEXT if to.seq == self.seq + 1 else Step.GAP
 
 
-# The position of a reader that has received nothing.
+# The position before the first message.
 NOWHERE = Position(0, 0)
 
 
