@@ -1,4 +1,4 @@
-"""`qmt-bridge bench` and `python -m tests.bench`: what they count is what there was."""
+"""`qmt-bridge bench` and `python -m tests.bench`: they count every frame that was sent."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_every_tenth_frame_lost_is_reported_as_that(sample):
         slack += found["frames"] // 10
     assert expected - slack <= found["lost"] <= expected + slack
     assert found["unstamped"] == found["repeated"] == found["skipped"] == 0
-    # As the server stamped them.
+    # The delays are those that the server stamped.
     assert found["feeder_ms"]["p50"] == pytest.approx(1.0, rel=0.02)
     assert found["gateway_ms"]["p50"] >= 0.98
     assert found["latency_ms"]["p50"] >= 1.96
@@ -389,7 +389,7 @@ def test_a_bare_loop_writes_nothing_before_it_is_told():
             if measured.frames > 10:
                 break
             assert time.monotonic() < until
-        # What it writes is one and the same frame, which is new to each client once.
+        # The loop writes the same frame again and again, so each client counts it as new once.
         assert measured.frames - measured.repeated == 2
 
 
