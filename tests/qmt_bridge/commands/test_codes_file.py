@@ -1,4 +1,4 @@
-"""Lists of codes as people keep them: text, CSV, of Excel and of Chinese Windows; mistakes are named by line."""
+"""Read lists of codes from text and CSV files, of Excel and of Chinese Windows; errors name the line."""
 
 from __future__ import annotations
 
