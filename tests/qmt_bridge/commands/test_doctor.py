@@ -146,10 +146,10 @@ def served(*states: str) -> FeedStatus:
         pytest.param(doctor.journal(replace(UP, journal_note="set aside")), "warn", "set aside", id="journal-aside"),
     ],
 )
-def test_a_check_says_how_it_stands(finding: Finding, level: str, said: str) -> None:
+def test_a_check_has_the_level_and_text_of_its_facts(finding: Finding, level: str, said: str) -> None:
     assert finding.level == level
     assert said in finding.said
-    # What is not well comes with what to do; each fits one line.
+    # A finding that is not ok has an advice; each one fits one line.
     assert bool(finding.advice) == (level != "ok") or finding.said.endswith("cannot be heard from here")
     assert "\n" not in finding.said + finding.advice
 
@@ -279,7 +279,7 @@ def test_text_says_the_same_as_json(machine: Machine) -> None:
     assert free.sub("", done.stdout) == free.sub("", doctor.to_text(list(findings.values())) + "\n")
 
 
-def test_ports_that_others_use_fail(machine: Machine) -> None:
+def test_ports_in_use_by_other_programs_fail(machine: Machine) -> None:
     machine.answers = True
     with listener() as market, listener() as port:
         code, findings = machine.run("--market-addr", f"tcp://127.0.0.1:{market}", "--port", str(port))
@@ -325,7 +325,7 @@ def test_keys_that_are_not_there_are_told(machine: Machine, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the wheel's native modules are for Windows")
-def test_the_sdk_without_native_modules_is_a_failure_where_it_is_the_source(machine: Machine) -> None:
+def test_an_sdk_without_native_modules_fails_if_it_is_the_source(machine: Machine) -> None:
     code, findings = machine.run("--source", "xtquant", "--xt-addr", f"127.0.0.1:{free_ports(1)[0]}")
     assert code == 1
     assert levels(findings, "fail") == ["xtquant", "terminal"]
@@ -336,7 +336,7 @@ def test_the_sdk_without_native_modules_is_a_failure_where_it_is_the_source(mach
 
 @pytest.fixture
 def terminal() -> Iterator[str]:
-    """Return the address of a listening terminal; what is behind it is the stand-in of the process that asks."""
+    """Return the address of a listening terminal; the probe process uses the stand-in for xtquant."""
     with listener() as port:
         yield f"127.0.0.1:{port}"
 
@@ -359,7 +359,7 @@ def test_a_terminal_is_asked_through_xtquant(trading_machine: Machine, terminal:
     assert findings["accounts"].said == "none: market data only, no trade events"
 
 
-def test_a_terminal_that_lets_nobody_in_fails(trading_machine: Machine) -> None:
+def test_a_terminal_that_refuses_the_connection_fails(trading_machine: Machine) -> None:
     trading_machine.env["FAKE_XT_DOWN"] = "1"
     code, findings = trading_machine.run()
     assert code == 1
@@ -394,7 +394,7 @@ def test_a_terminal_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
         pytest.param(None, "cannot be started: No such file or directory", id="no-program"),
     ],
 )
-def test_whatever_the_terminals_process_does_is_a_line(
+def test_every_failure_of_the_probe_process_is_a_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: bytes | None, said: str
 ) -> None:
     path = tmp_path / "printed"
@@ -416,7 +416,7 @@ def test_whatever_the_terminals_process_does_is_a_line(
         (b"SSH-2.0-OpenSSH\r\n", False),
     ],
 )
-def test_whatever_answers_at_the_gateways_port_is_no_traceback(answer: bytes, ours: bool) -> None:
+def test_any_answer_at_the_gateways_port_is_judged(answer: bytes, ours: bool) -> None:
     def serve() -> None:
         connection, _ = listener.accept()
         with connection:
@@ -446,7 +446,7 @@ def test_with_a_token_the_data_service_is_looked_at_and_no_terminal(token_machin
     code, findings = token_machine.run("--xt-servers", "10.0.0.1:55310", "--xt-servers", "10.0.0.2:55310")
     assert code == 0, findings
     assert levels(findings, "fail") == []
-    # Only a live tick tells the time. A later Python than 3.11 is warned of, and the tests run on such too.
+    # Only a live tick shows the exchange's time. A Python after 3.11 is a warning, and the tests run on such too.
     assert set(levels(findings, "warn")) - {"python"} == {"clock"}
     assert "only the feeder asks the data service" in findings["clock"].said
     for check in ("terminal", "calendar"):
@@ -456,7 +456,7 @@ def test_with_a_token_the_data_service_is_looked_at_and_no_terminal(token_machin
     assert findings["servers"].said == "2 addresses"
     assert findings["data service folder"].said.startswith(f"{tmp_path / 'data' / 'xtdata'} can be written")
     assert TOKEN not in token_machine.printed
-    # Nothing was made, and nobody logged in.
+    # The command made no file and did not log in.
     assert list(tmp_path.iterdir()) == []
 
 
@@ -560,7 +560,7 @@ def test_the_settings_say_what_runs_here(settings: dict[str, object], role: str 
 @pytest.mark.parametrize("arguments", [("--for", "gateway"), ()])
 def test_a_gateways_machine_has_no_false_failures(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     machine = Machine(tmp_path, **ELSEWHERE)
-    # As its file would be: nothing that only feeders read.
+    # Settings as in a gateway's file: none that only feeders read.
     del machine.env["QMT_BRIDGE_DATA_DIR"]
     code, findings = machine.run(*arguments)
     assert code == 0, findings
@@ -618,7 +618,7 @@ def test_chinese_text_comes_through_every_code_page(trading_machine: Machine, en
         check=False,
     )
     assert (done.returncode, done.stderr) == (1, b"")
-    # click takes ASCII for a mistake and writes UTF-8.
+    # click treats ASCII as a mistake and writes UTF-8.
     text = done.stdout.decode("utf-8" if encoding.startswith("ascii") else encoding)
     assert "无法连接" in text or r"\u65e0\u6cd5\u8fde\u63a5" in text
     # JSON is the same for all.
@@ -628,7 +628,7 @@ def test_chinese_text_comes_through_every_code_page(trading_machine: Machine, en
 
 @contextmanager
 def publishing(make: Callable[[], list[tuple[Topic, object]]]) -> Iterator[Config]:
-    """Publish what `make` returns, again and again, as a feeder does that answers no questions."""
+    """Publish the messages that `make` returns again and again, like a feeder that answers no questions."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     market = sockets.bind_publisher(context, "market_addr", "tcp://127.0.0.1:0", None)
     address = market.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -653,7 +653,7 @@ def publishing(make: Callable[[], list[tuple[Topic, object]]]) -> Iterator[Confi
 
 
 @pytest.mark.parametrize(("source", "heard"), [("xtquant", True), ("replay", False)])
-def test_only_live_ticks_of_a_running_feeder_tell_the_time(
+def test_only_live_ticks_of_a_running_feeder_check_the_clock(
     source: str, heard: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "LISTEN_SECONDS", 2.0)
@@ -691,9 +691,9 @@ def test_only_live_ticks_of_a_running_feeder_tell_the_time(
         pytest.param([b"STAMP", b"", b"", b"", b""], id="too-many"),
     ],
 )
-def test_a_stranger_on_the_wire_is_a_line(monkeypatch: pytest.MonkeyPatch, parts: list[bytes]) -> None:
+def test_messages_of_another_program_are_a_finding(monkeypatch: pytest.MonkeyPatch, parts: list[bytes]) -> None:
     if b"BODY" not in parts:
-        # It is no frame at all, and left out.
+        # The message is not a frame, so it is left out.
         monkeypatch.setattr(doctor, "SILENT_SECONDS", 0.5)
     stamp = Frame(STATUS_TOPIC, 1, 1, 1, 1, b"").to_parts()[1]
     given = [stamp if part in (b"BODY", b"STAMP") else part for part in parts]
