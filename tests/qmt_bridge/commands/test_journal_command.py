@@ -1,4 +1,4 @@
-"""`qmt-bridge journal`: what there is, all of it as JSON lines, whether it is whole; beside a feeder that writes."""
+"""`qmt-bridge journal`: list, export, verify and backup, also while a feeder writes the journal."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def exported(*arguments: str | Path) -> list[dict[str, Any]]:
 
 
 def damage(journal: Journal, *statements: str) -> None:
-    """Change the file of a journal behind its back."""
+    """Change the file of a journal from another connection."""
     for statement in statements:
         journal._database.execute(statement)
 
 
-def test_list_shows_all_accounts_and_each_while_the_feeder_has_the_file_open(journal: Journal, path: Path) -> None:
+def test_list_shows_all_accounts_while_the_journal_is_open(journal: Journal, path: Path) -> None:
     result = run("list")
     assert result.exit_code == 0
     first, head, *rows = result.stdout.splitlines()
@@ -97,7 +97,7 @@ def test_list_knows_what_was_deleted(journal: Journal, path: Path) -> None:
     with Reader(path) as reader:
         assert found["size"] == sum(len(row.body) for row in reader.rows())
     one, two = found["accounts"]["1"], found["accounts"]["2"]
-    # Of an account without events its newest number is left.
+    # An account whose events were deleted keeps its newest number.
     assert (one["events"], one["oldest"], one["newest"]) == (0, 2, 2)
     assert (two["events"], two["first"], two["last"], two["oldest"], two["newest"]) == (1, 2, 2, 1, 2)
     assert (two["first_ms"], two["last_ms"]) == (NOON_MS + DAY_MS, NOON_MS + DAY_MS)
@@ -158,7 +158,7 @@ def test_export_reads_in_parts_and_goes_on_with_what_comes_meanwhile(
     with Reader(path) as reader:
         rows = reader.rows()
         seqs = [next(rows).seq]
-        # Neither is held up by the other.
+        # The feeder and the reader do not block each other.
         journal.append(journal.positions.give([order("1")], NOON_MS))
         journal._database.execute("DELETE FROM event WHERE seq <= 2")
         seqs += [row.seq for row in rows]
@@ -295,7 +295,7 @@ def test_verify_says_that_a_file_is_damaged(journal: Journal, path: Path) -> Non
     assert "the file is damaged" in result.stdout
 
 
-def test_verify_of_a_hopeless_journal_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_stops_after_its_limit_of_faults(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_commands, "MAX_FAULTS", 3)
     with closing(Journal(path, days=30)) as journal:
         journal.append(journal.positions.give([order("1")] * 9, NOON_MS))
@@ -379,7 +379,7 @@ def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes break in another way there")
-def test_export_whose_reader_has_seen_enough_ends_quietly(journal: Journal, path: Path) -> None:
+def test_export_into_a_closed_pipe_ends_without_an_error(journal: Journal, path: Path) -> None:
     for _ in range(20):
         journal.append(journal.positions.give([order("1", text="x" * 1000) for _ in range(100)], NOON_MS))
     command = [sys.executable, "-m", "qmt_bridge.cli", "journal", "export", "--file", str(path)]
@@ -407,7 +407,7 @@ def test_a_backup_of_a_running_journal_is_a_journal(journal: Journal, path: Path
     assert run("list", "--file", out).stdout.splitlines()[2].split()[:4] == ["(all)", "5", "1", "5"]
     # One file, and nothing beside it.
     assert sorted(found.name for found in tmp_path.glob("copy*")) == [out.name]
-    # It goes on where it was made, whatever has happened to the other one since.
+    # The copy continues from its own newest event, not from that of the original.
     journal.append(journal.positions.give([order("1")], NOON_MS))
     restored = tmp_path / "restored" / path.name
     restored.parent.mkdir()
@@ -417,7 +417,7 @@ def test_a_backup_of_a_running_journal_is_a_journal(journal: Journal, path: Path
 
 
 def test_a_copy_of_the_main_file_alone_lacks_the_newest_events(journal: Journal, path: Path, tmp_path: Path) -> None:
-    # Why there is a command.
+    # This is why the backup command exists.
     copy = tmp_path / "copy.sqlite3"
     copy.write_bytes(path.read_bytes())
     assert run("verify", "--file", copy).exit_code == 1 or exported("--file", copy) != exported()
