@@ -1,4 +1,4 @@
-"""The children of `qmt-bridge up` one by one: when one is started again, how each is ended, who answers for it."""
+"""The children of `qmt-bridge up` one by one: when one is started again, how each is ended, and which answers count."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from tests.support.waiting import wait_for
 
 DEADLINE = 20.0
 ENDS = "raise SystemExit(3)"
-# Ends when its input does.
+# A program that ends with its standard input.
 LISTENS = "import sys; sys.stdin.read()"
 STAYS = "import time; time.sleep(1000)"
 
 
 class Clock:
-    """Stands for the module `time` and moves by hand."""
+    """Replaces the module `time`; the test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -74,7 +74,7 @@ def child() -> Iterator[Callable[[str], supervisor._Child]]:
             child.stop()
 
 
-def test_a_part_that_keeps_dying_is_started_more_and_more_rarely(
+def test_a_part_that_ends_again_and_again_waits_longer_each_time(
     child: Callable[[str], supervisor._Child], clock: Clock
 ) -> None:
     part = child(ENDS)
@@ -93,7 +93,7 @@ def test_a_part_that_keeps_dying_is_started_more_and_more_rarely(
     for pause in (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0):
         dies_and_is_back_after(pause)
     clock.now += supervisor.STEADY + 1
-    # Of something new.
+    # It ended for a new reason, so the wait is the shortest again.
     dies_and_is_back_after(0.2)
 
 
@@ -113,8 +113,8 @@ def test_a_part_ends_with_its_input_and_one_that_does_not_is_killed(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="runs a script as if it were Python")
-def test_all_parts_are_told_to_end_before_any_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Each waits, behind the end of its input, for the other one's.
+def test_all_parts_are_asked_to_end_before_any_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # After the end of its input, each part waits for the end of the other part's input.
     script = tmp_path / "python"
     script.write_text(
         f"#!{sys.executable} -S\n"
@@ -133,7 +133,7 @@ def test_all_parts_are_told_to_end_before_any_is_waited_for(tmp_path: Path, monk
     monkeypatch.setattr(supervisor, "STOP_SECONDS", {"feeder": DEADLINE, "gateway": DEADLINE})
     stop = Stop()
     monkeypatch.setattr(supervisor, "ask_gateway", lambda *_: None)
-    # Nobody is asked at these addresses.
+    # No process listens at these addresses.
     config = Config(ask_addr="tcp://127.0.0.1:9")
     parts = {"feeder": (), "gateway": ()}
     watching = threading.Thread(target=supervisor.run, args=(config, parts, stop, lambda status, pids: None))
@@ -199,7 +199,7 @@ def test_a_stopped_part_and_what_it_started_are_killed(
     assert part.replaced
     wait_for(lambda: not runs(other), "the end of what it started")
     assert caplog.messages == ["part has given no sign of life for 2.0 s; it is killed and replaced"]
-    # Once: the next process is a new one.
+    # The process is killed once: the next one is a new process.
     part.replace_if_frozen(clock.now)
     assert len(caplog.messages) == 1
     assert part.watch(clock.now) == -signal.SIGKILL
@@ -209,7 +209,7 @@ def test_a_stopped_part_and_what_it_started_are_killed(
     assert not part.replaced
 
 
-def test_a_part_that_is_starting_is_not_killed_but_told_of(
+def test_a_part_that_is_starting_is_logged_and_not_killed(
     child: Callable[[str], supervisor._Child], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     part = child(STAYS)
@@ -227,13 +227,13 @@ def test_a_part_that_is_starting_is_not_killed_but_told_of(
 def test_a_feeder_that_freezes_as_soon_as_it_is_ready_is_replaced(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The gateway has heard it; `up` itself, whose connection may come later, has not."""
+    """The gateway has received its heartbeat; `up` itself may connect later and has no answer yet."""
     monkeypatch.setattr(child_process, "python", lambda *words: [sys.executable, "-S", "-c", LISTENS])
     monkeypatch.setattr(supervisor.secrets, "token_hex", lambda size: "run")
     status = {"instance": "run", "feeder_instance": "run", "serving": True}
     monkeypatch.setattr(supervisor, "ask_gateway", lambda *_: status)
     stop = Stop()
-    # Nobody is asked at this address.
+    # No process listens at this address.
     config = Config(ask_addr="tcp://127.0.0.1:9", freeze_timeout=0.4)
     parts = {"feeder": (), "gateway": ()}
     watching = threading.Thread(target=supervisor.run, args=(config, parts, stop, lambda status, pids: None))
@@ -246,12 +246,12 @@ def test_a_feeder_that_freezes_as_soon_as_it_is_ready_is_replaced(
     assert "gateway has given" not in caplog.text
 
 
-# Who answers
+# Which answers count
 
 
 @contextlib.contextmanager
 def answering(answer: bytes | None) -> Iterator[int]:
-    """Accept connections, and send each one `answer`, a byte at a time; None says nothing at all."""
+    """Accept connections, and send each one `answer`, a byte at a time; None sends nothing."""
     ended = threading.Event()
 
     def serve() -> None:
@@ -340,7 +340,7 @@ def test_an_address_that_the_gateway_cannot_know_is_refused(address: str) -> Non
         supervisor.run(Config(trade_addr=address), {}, Stop(), lambda status, pids: None)
 
 
-# What a child gets
+# The environment of a child
 
 
 def test_a_child_gets_its_own_settings_and_no_other_secret(monkeypatch: pytest.MonkeyPatch) -> None:
