@@ -23,7 +23,7 @@ def test_a_free_port_has_no_holder() -> None:
 
 
 @pytest.mark.parametrize("code", ["import time; time.sleep(600)", "raise SystemExit(1)"])
-def test_a_look_that_hangs_or_fails_names_nobody(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_that_hangs_or_fails_names_no_process(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holder, "_LIMIT", 0.5)
     monkeypatch.setattr(holder, "python", lambda *_: [sys.executable, "-c", code])
     assert holder.holder(1) == ""
