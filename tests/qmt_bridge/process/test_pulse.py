@@ -1,4 +1,4 @@
-"""Signs of life: what silence counts, and what it does not."""
+"""Signs of life: which silence means a frozen process."""
 
 from __future__ import annotations
 
@@ -51,26 +51,26 @@ def test_a_limit_above_that_of_the_start_counts_for_the_start_too():
     assert not look(Pulse(300.0, 0.0), 0.0, 299.0)[1]
 
 
-def test_the_time_in_which_the_watcher_stood_still_counts_for_nothing():
+def test_time_in_which_the_watcher_was_stopped_is_not_counted():
     pulse = Pulse(15.0, 0.0)
     pulse.beat(0.0)
     now, _ = look(pulse, 0.0, 10.0)
     now += 3600.0
     assert not pulse.frozen(now)
-    # It is counted anew, not where it stood.
+    # Counting begins anew after the stop.
     now, frozen = look(pulse, now, 14.9)
     assert not frozen
     assert look(pulse, now, 0.3)[1]
 
 
-def test_a_look_that_took_a_second_is_no_standstill():
+def test_a_look_that_takes_a_second_is_not_a_stop_of_the_watcher():
     pulse = Pulse(15.0, 0.0)
     pulse.beat(0.0)
     assert next(now for now in range(1, 20) if pulse.frozen(float(now))) == 16
     assert JUMP > 1.0
 
 
-def test_a_limit_of_nothing_judges_nothing():
+def test_with_a_limit_of_zero_no_process_is_frozen():
     pulse = Pulse(0.0, 0.0)
     pulse.beat(0.0)
     assert not look(pulse, 0.0, 100.0)[1]
