@@ -212,7 +212,7 @@ def test_a_second_signal_ends_a_command_that_is_closing() -> None:
 @pytest.mark.parametrize("module_name", ["qmt_bridge", "qmt_bridge.cli"])
 @pytest.mark.parametrize("library", ["click", "zmq", "msgspec"])
 def test_ctrl_c_while_the_command_imports_is_no_traceback(tmp_path: Path, module_name: str, library: str) -> None:
-    """A library that never ends its import stands for the moment."""
+    """A library whose import never ends holds the program at that moment."""
     (tmp_path / f"{library}.py").write_text("print('imports', flush=True)\nimport time\ntime.sleep(1000)\n", "utf-8")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", module_name, "tail", "quote/"]
@@ -353,7 +353,7 @@ def test_a_service_in_a_terminal_ends_with_0_and_no_traceback(
 
 @posix
 def test_ctrl_c_while_the_workers_of_a_gateway_import_is_no_traceback(tmp_path: Path) -> None:
-    """In a terminal they get it as well; a file of the site stands for an import that takes its time."""
+    """In a terminal they get it as well; a sitecustomize file makes the import slow."""
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\nif 'multiprocessing.spawn' in ' '.join(sys.orig_argv):\n"
         "    import time\n    print('imports', flush=True)\n    time.sleep(1.0)\n",
