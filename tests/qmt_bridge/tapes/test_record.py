@@ -46,7 +46,7 @@ MAOTAI, BANK = quote_topic("600519.SH"), quote_topic("600000.SH")
 
 
 class Greeter:
-    """A source that publishes what the test says, and refuses one code."""
+    """A source that publishes the messages of the test, and refuses one code."""
 
     name = "greeter"
     simulated = True
@@ -187,7 +187,7 @@ def test_a_day_and_an_hour_end_in_shanghai() -> None:
 
 
 class Clock:
-    """Stands for the module `time` and moves by hand."""
+    """Replaces the module `time`; the test moves it."""
 
     def __init__(self) -> None:
         self.now_ns = BEFORE_MIDNIGHT
@@ -272,7 +272,7 @@ def test_messages_come_with_their_stamps_and_the_time_of_arrival(config: Config,
 def test_a_prefix_asks_for_nothing_and_records_what_others_ask_for(config: Config, tmp_path: Path) -> None:
     source = Greeter()
     with feeding(config, source) as here, recording(here, tmp_path / "all.tape", "quote/") as listener:
-        # Its subscriptions have arrived, which were sent before.
+        # The subscriptions of the recorder were sent earlier, so they have arrived too.
         wait_for(lambda: listener.frames("status"))
         assert source.topics == set()
         with recording(here, tmp_path / "one.tape", BANK):
@@ -312,7 +312,7 @@ def test_a_recorder_goes_on_when_the_feeder_has_begun_anew(config: Config, tmp_p
 def test_a_recording_is_continued_and_what_was_missed_is_a_gap(config: Config, tmp_path: Path) -> None:
     source = Greeter()
     path = tmp_path / "day.tape"
-    # Long enough for the topic to live on between the two recordings.
+    # The feeder keeps the topic for longer than the pause between the two recordings.
     with feeding(msgspec.structs.replace(config, grace=60.0), source) as here:
         for numbers in ((1, 2), (5, 6)):
             with recording(here, path, MAOTAI) as recorder:
@@ -401,7 +401,7 @@ def test_a_prefix_that_nothing_asks_for_is_told(
     with feeding(config, Greeter()) as here, recording(here, path, "quote/", WHOLE[:-1]) as recorder:
         wait_for(lambda: "nothing has come for quote/" in caplog.text)
     assert recorder.recorder.summary().splitlines()[1].startswith("nothing has come for quote/: a prefix asks for")
-    # What was meant is what the tape says.
+    # The tape has the corrected topic.
     assert survey(path).tally.sessions[0].topics == ("quote/", WHOLE, STATUS_TOPIC)
 
 
