@@ -99,7 +99,7 @@ def by_topic(frames: Iterator) -> dict[str, list]:
     return found
 
 
-def test_a_recorder_is_killed_and_goes_on_and_all_that_it_had_is_replayed(
+def test_a_killed_recorder_continues_and_its_tape_is_replayed(
     tmp_path: Path, wire: dict[str, str], running: Callable
 ) -> None:
     path = tmp_path / "day.tape.zst"
