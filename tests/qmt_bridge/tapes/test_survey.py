@@ -91,7 +91,7 @@ def test_info_as_json_is_a_line_for_each_tape(tmp_path: Path) -> None:
     assert (second["bytes"], second["torn"]) == (first["bytes"] + 4, 4)
 
 
-def test_verify_of_whole_tapes_is_content(tmp_path: Path) -> None:
+def test_verify_of_whole_tapes_finds_no_fault(tmp_path: Path) -> None:
     paths = [write(tmp_path / name, frame(QUOTE, 1), frame(QUOTE, 2)) for name in ("a.tape", "b.tape.zst")]
     result = run("verify", *paths)
     assert result.exit_code == 0
