@@ -1,4 +1,4 @@
-"""qmt_bridge.tapes.tally: what is counted, and which numbers are a gap."""
+"""qmt_bridge.tapes.tally: count messages, and find gaps in their sequence numbers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def gaps(*recorded: Recorded) -> list[tuple[str, int, int]]:
     return [(gap.topic, gap.after, gap.seq) for gap in tally.gaps]
 
 
-def test_a_new_feeder_has_beaten_before_the_recorder_was_back() -> None:
+def test_the_first_heartbeat_of_a_new_epoch_has_any_number() -> None:
     status = encode({"source": "sim", "simulated": True, "state": "up"})
     beats = [news(STATUS_TOPIC, seq, epoch, status) for epoch, seq in ((7, 4), (7, 5), (8, 3), (8, 5))]
     assert gaps(begin("status/"), *beats) == [(STATUS_TOPIC, 3, 5)]
@@ -84,7 +84,7 @@ def test_a_number_that_goes_back_is_a_gap_in_which_nothing_is_missing() -> None:
     assert (tally.gap_count, tally.missed) == (1, 0)
 
 
-def test_a_last_value_stands_where_the_topic_stands_in_several_parts() -> None:
+def test_all_parts_of_a_last_value_have_one_position() -> None:
     parts = [last_value(WHOLE, 5)] * 3
     assert gaps(begin("whole/"), *parts, news(WHOLE, 6)) == []
     assert gaps(begin("whole/"), news(WHOLE, 5), *parts, news(WHOLE, 6)) == []
@@ -96,11 +96,11 @@ def test_a_feeder_that_began_anew_begins_with_one() -> None:
     before = [begin("quote/"), news(QUOTE, 5)]
     assert gaps(*before, news(QUOTE, 1, epoch=8), news(QUOTE, 2, epoch=8)) == []
     assert gaps(*before, news(QUOTE, 3, epoch=8)) == [(QUOTE, 0, 3)]
-    # A topic may have been there long before it is first seen.
+    # A topic may have been published long before the recorder subscribed to it.
     assert gaps(*before, news(OTHER, 3, epoch=8)) == []
 
 
-def test_while_the_recorder_was_away_the_feeder_may_begin_anew_but_not_go_on() -> None:
+def test_a_new_epoch_between_recordings_is_no_gap() -> None:
     before = [begin("quote/"), news(QUOTE, 5), begin("quote/")]
     assert gaps(*before, news(QUOTE, 3, epoch=8), news(QUOTE, 4, epoch=8)) == []
     assert gaps(*before, news(QUOTE, 6)) == []
@@ -111,7 +111,7 @@ def test_numbers_of_trade_events_go_on_whatever_the_feeder_does() -> None:
     begun = begin("trade/1/", "trade/2/")
     assert gaps(begun, news("trade/1/", 5), news("trade/2/", 1), news("trade/1/", 6, epoch=8)) == []
     assert gaps(begun, news("trade/1/", 5), news("trade/1/", 7, epoch=8)) == [("trade/1/", 5, 7)]
-    # What came out of the journal is an event like others.
+    # An event from the journal counts like a published one.
     assert gaps(begun, last_value("trade/1/", 5), last_value("trade/1/", 5)) == [("trade/1/", 5, 5)]
 
 
@@ -141,7 +141,7 @@ def test_a_tape_whose_beginning_is_lost_is_counted_too() -> None:
     assert gaps(news(QUOTE, 5), news(QUOTE, 7)) == [(QUOTE, 5, 7)]
 
 
-def test_gaps_without_end_are_counted_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gaps_beyond_the_limit_are_only_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally_module, "MAX_GAPS", 2)
     tally = Tally()
     for seq in range(1, 11, 2):
