@@ -67,7 +67,7 @@ def three_blocks(path: Path) -> list[int]:
     return write(path, [message(1), message(2)], [message(3)], [message(4), message(5)])
 
 
-# What is whole after so many whole blocks.
+# The messages that can be read after this many whole blocks.
 READ = [[], [], [1, 2], [1, 2, 3], [1, 2, 3, 4, 5]]
 
 
@@ -151,14 +151,14 @@ def test_a_compressed_tape_is_a_tape_that_zstd_can_unpack(tmp_path: Path) -> Non
     assert zstd.decompress(compressed) == (tmp_path / "day.tape").read_bytes()
 
 
-def test_compression_is_worth_it(tmp_path: Path) -> None:
+def test_compression_saves_nine_tenths_of_the_size(tmp_path: Path) -> None:
     block = [message(n, size=400) for n in range(1000)]
     (plain_size, *_), (size, *_) = (write(tmp_path / name, block)[1:] for name in ("day.tape", "day.tape.zst"))
     assert size < plain_size / 10
 
 
 @BOTH
-def test_a_tape_torn_at_any_byte_is_read_up_to_its_last_whole_block_and_continued(tmp_path: Path, name: str) -> None:
+def test_a_tape_torn_at_any_byte_continues_at_a_whole_block(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     ends = three_blocks(path)
     data = path.read_bytes()
@@ -213,7 +213,7 @@ def test_a_block_is_found_behind_much_damage_wherever_the_search_looks(tmp_path:
     ends = write(path, [message(1)], [message(2)])
     data = path.read_bytes()
     for size in range(1, 200):
-        # Also with what looks like a block and is none.
+        # Also with bytes that look like a block but are not one.
         junk = (data[:20] + b"\0" * size)[-size:]
         path.write_bytes(data[: ends[1]] + junk + data[ends[1] :])
         reader = TapeReader(path)
@@ -233,7 +233,7 @@ def test_a_length_that_cannot_be_is_not_read_into_memory(tmp_path: Path, monkeyp
 def test_a_block_that_ends_with_the_file_before_its_length_is_torn(tmp_path: Path) -> None:
     path = tmp_path / "day.tape"
     block = tape_module._block(b"12345")
-    # The CRC is that of what is there.
+    # The CRC is right for the bytes that are in the file.
     path.write_bytes(block[:12] + struct.pack(">I", 9) + block[16:])
     reader = TapeReader(path)
     assert list(reader.blocks()) == []
@@ -356,7 +356,7 @@ def test_a_full_disk_leaves_a_tape_that_can_be_read_and_continued(tmp_path: Path
     path = tmp_path / "day.tape"
     child = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, timeout=30)
     assert (child.stderr, child.stdout) == ("", "5\n")
-    # Half of the fifth is there, and nothing of it twice.
+    # Half of the fifth block is in the file, and no part of it twice.
     assert path.stat().st_size == 100_000
     assert numbers(path) == [1, 2, 3, 4]
     writer = TapeWriter(path, SESSION)
@@ -366,7 +366,7 @@ def test_a_full_disk_leaves_a_tape_that_can_be_read_and_continued(tmp_path: Path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
-def test_only_the_owner_may_read_a_new_tape_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
+def test_a_new_tape_is_private_and_an_old_one_keeps_its_mode(tmp_path: Path) -> None:
     path = tmp_path / "day.tape"
     three_blocks(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
