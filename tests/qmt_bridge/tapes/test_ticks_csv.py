@@ -1,4 +1,4 @@
-"""qmt_bridge.tapes.ticks_csv: what users export from xtquant, read as it is written."""
+"""qmt_bridge.tapes.ticks_csv: read CSV files that users export from xtquant."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_infinity_is_a_float(read):
     assert one_value(read, "-inf") == -math.inf
 
 
-def test_columns_may_stand_in_any_order_and_unknown_ones_pass(read):
+def test_columns_have_any_order_and_unknown_ones_pass(read):
     (row,) = read(f"volume, time ,mine,code\n7,{TIME},x,600519.SH\n")
     assert list(row.record.items()) == [("volume", 7), ("time", TIME), ("mine", "x")]
 
