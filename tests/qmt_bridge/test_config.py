@@ -98,7 +98,7 @@ def test_a_flag_beats_the_environment_which_beats_the_file(tmp_path):
     config = load_config(file, env, {"port": 5, "log_format": None})
 
     assert (config.port, config.workers, config.host, config.log_level) == (5, 4, "file", "debug")
-    # What the command line did not say is None and changes nothing.
+    # An option that was not given is None and changes nothing.
     assert config.log_format == default("log_format")
 
 
@@ -327,7 +327,7 @@ def test_mistakes_in_settings_that_are_not_read_do_not_matter(tmp_path, caplog):
     env = {"QMT_BRIDGE_SIM_SEED": "x", "QMT_BRIDGE_API_KEY": "k"}
     config = load_config(file, env, {}, ("market_addr", "api_key"))
     assert (config.market_addr, config.api_key, config.port) == ("tcp://127.0.0.1:9", "k", 8000)
-    # A file that only the environment names is of other commands; one that was given is meant.
+    # A file that only the environment names may be for other commands; one given as an option is for this one.
     assert load_config(None, {"QMT_BRIDGE_CONFIG": str(tmp_path / "gone.toml")}, {}, ("port",)) == Config()
     assert "gone.toml" in caplog.text
     with pytest.raises(ConfigError):
@@ -347,7 +347,7 @@ def test_the_key_is_in_no_repr():
     for shown in (repr(config), str(config), f"{config}", "%r" % (config,)):  # noqa: UP031
         assert "s3cret" not in shown
         assert "api_key='***'" in shown
-    # Whether there is one does show, and nothing else is hidden.
+    # The text shows whether there is a key, and hides no other setting.
     assert "api_key=''" in repr(Config())
     assert "port=8000" in repr(Config())
 
@@ -380,12 +380,12 @@ def test_the_changed_settings_are_all_settings():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_child_process_reads_each_setting_from_the_exported_environment(name):
+def test_a_child_reads_each_setting_from_its_environment(name):
     config = Config(**{name: CHANGED[name]})
     assert load_config(None, export_env(config)) == config
 
 
-def test_a_child_process_reads_all_settings_from_the_exported_environment():
+def test_a_child_reads_all_settings_from_its_environment():
     config = Config(**CHANGED)
     exported = export_env(config)
     assert load_config(None, exported) == config
@@ -408,8 +408,8 @@ def test_settings_cannot_be_changed_after_they_were_read():
 
 
 @pytest.mark.parametrize("line", ['api_key = "a\\u0000b"', 'host = "a\\u0000b"', 'origins = ["a\\u0000b"]'])
-def test_a_nul_is_refused_where_it_stands(tmp_path: Path, line: str) -> None:
-    """No environment can hold it, so a child could not be given it."""
+def test_a_nul_in_a_setting_is_refused(tmp_path: Path, line: str) -> None:
+    """An environment variable cannot contain NUL, so a child process could not get the setting."""
     file = tmp_path / "settings.toml"
     file.write_text(line, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"holds a NUL character$"):
