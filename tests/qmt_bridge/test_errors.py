@@ -8,15 +8,15 @@ from qmt_bridge.errors import CLOSES, ERROR_CODES, RETRYABLE, may_reconnect
 
 
 @pytest.mark.parametrize("code", [None, 1001, 1006, 1011, 1012, 1013, 4000])
-def test_client_comes_back(code: int | None) -> None:
+def test_a_client_reconnects_after_this_close_code(code: int | None) -> None:
     assert may_reconnect(code)
 
 
 @pytest.mark.parametrize("code", [1000, 1003, 1007, 1008, 1009])
-def test_client_stays_away(code: int) -> None:
+def test_a_client_does_not_reconnect_after_this_close_code(code: int) -> None:
     assert not may_reconnect(code)
 
 
-def test_tables_agree() -> None:
+def test_keys_and_codes_of_the_tables_agree() -> None:
     assert all(code == close.code for code, close in CLOSES.items())
     assert RETRYABLE <= ERROR_CODES
