@@ -100,7 +100,7 @@ def test_libzmq_has_given_up_if_no_event_follows_a_failure() -> None:
         pytest.param([(ACCEPTED, 7), (ACCEPTED, 8), (SUCCEEDED, 0), (DISCONNECTED, 7)], True, [], id="one-of-two"),
     ],
 )
-def test_events_of_a_listening_end_name_the_stranger(
+def test_events_of_a_listening_end_name_the_fault_of_the_client(
     events: list[tuple[int, int]], curve: bool, troubles: list[Trouble]
 ) -> None:
     state = Inward(curve)
@@ -329,7 +329,7 @@ def test_a_refused_client_gets_data_once_its_key_is_allowed(client: Client, keys
         subscriber.subscribe(b"quote/")
         client.look_until(bool)
         assert not subscriber.poll(0)
-        # As an operator does who follows the advice.
+        # Copy the key, as the advice says.
         (folder / "clients" / "late.key").write_bytes((keys / "feeder" / "gateway.key").read_bytes())
         news = client.look_until(bool)
         assert [each.good for each in news] == [True]
