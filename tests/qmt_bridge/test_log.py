@@ -27,7 +27,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_the_key_of_an_accepted_websocket_is_redacted(form, capsys):
     log.configure("debug", form)
-    # Quiet by itself; whoever wants the line back must not get the key with it.
+    # The line is off by default; an operator who turns it on must not get the key in it.
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
 
     logging.getLogger("uvicorn.error").info(*ACCEPT)
@@ -141,7 +141,7 @@ def test_nothing_below_the_level_is_logged(level, shown, capsys):
 
 
 def test_uvicorn_is_quiet_unless_it_warns_and_each_line_is_written_once(capsys):
-    # As uvicorn's own configuration leaves it.
+    # The state after uvicorn's own configuration.
     logging.getLogger("uvicorn.error").addHandler(logging.StreamHandler())
     log.configure("info", "text")
     log.configure("info", "text")
@@ -154,7 +154,7 @@ def test_uvicorn_is_quiet_unless_it_warns_and_each_line_is_written_once(capsys):
     assert said == ["slow down", "session began"]
 
 
-def test_a_clients_broken_text_frame_leaves_no_traceback_but_other_faults_do(caplog):
+def test_only_a_clients_broken_text_frame_logs_no_traceback(caplog):
     log.tame_server_logs()
     with caplog.at_level(logging.ERROR, "uvicorn.error"):
         logging.getLogger("uvicorn.error").error("Invalid UTF-8 sequence received from client.", exc_info=True)
@@ -163,7 +163,7 @@ def test_a_clients_broken_text_frame_leaves_no_traceback_but_other_faults_do(cap
 
 
 def test_importing_the_packages_leaves_the_programs_logging_alone():
-    # A program that uses the client has configured its logging, and wants it to stay so.
+    # A program that uses the client has configured its own logging, which must not change.
     code = (
         "import logging; import qmt_bridge, qmt_bridge.client, qmt_bridge.consumer; print(logging.getLogger().handlers)"
     )
