@@ -1,4 +1,4 @@
-"""Both ends of the sockets over real TCP: who gets in, what is refused, and what a key pair is."""
+"""Both ends of the sockets over real TCP: which clients connect, which are refused, and what a key pair is."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def address(socket: Socket) -> str:
 
 
 def stranger(keys: Path) -> Curve:
-    """Return a key pair that nobody allowed, with the feeder's true public key."""
+    """Return a key pair that the feeder does not allow, with the feeder's true public key."""
     public, secret = zmq.curve_keypair()
     return Curve(public, secret, zmq.auth.load_certificate(keys / "feeder.key")[0])
 
@@ -118,7 +118,7 @@ while time.monotonic() < over:
         subscriber.recv_multipart()
     time.sleep(2.2)
 publishing.join()
-# Whoever is cut off takes back its subscriptions, and makes them anew.
+# A client that was disconnected cancels its subscriptions and makes them again.
 assert not publisher.poll(0), publisher.recv()
 context.destroy(0)
 print("still there")
@@ -170,7 +170,7 @@ def test_a_peer_that_answers_no_ping_stays_connected(context: zmq.Context[Socket
             got, age = got + 1, time.monotonic() - start
     finally:
         peer.close()
-    # One that has left is gone at once.
+    # A client that disconnects is removed at once.
     assert demanded(publisher) == b"\0quote/"
 
 
@@ -188,7 +188,7 @@ def test_only_a_connecting_end_gives_up_what_is_not_acknowledged(context: zmq.Co
 def test_a_system_without_that_option_still_connects(
     context: zmq.Context[Socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Wine refuses TCP_MAXRT, and libzmq then makes no connection; here -1 stands for an option that no system has.
+    # Wine refuses TCP_MAXRT, and libzmq then makes no connection; here -1 is an option that no system has.
     sockets._gives_up_unanswered.cache_clear()
     monkeypatch.setattr(sockets, "_MAXRT_OPTION", -1)
     try:
@@ -228,7 +228,7 @@ def test_an_unknown_key_gets_nothing_and_is_logged_once(
         refused.disable_monitor()
         monitor.close(linger=0)
     assert [record.args[0] for record in caplog.records if record.args] == [curve.public.decode()]  # type: ignore[index]
-    # An allowed one comes later; what the stranger wants never reached the feeder.
+    # An allowed client connects later; the refused client's subscription never reached the feeder.
     allowed = sockets.connect_subscriber(context, address(publisher), sockets.load_curve(str(keys), "gateway"))
     allowed.subscribe(b"stranger/too/")
     serve(authenticator, publisher)
@@ -297,7 +297,7 @@ def test_keys_that_cannot_be_read_are_told_once(
         refused.disable_monitor()
         monitor.close(linger=0)
     assert sum("no such disk" in record.getMessage() for record in caplog.records) == 1
-    # Those that were allowed before still are.
+    # Clients that were allowed before are still allowed.
     ask_with(context, publisher, sockets.load_curve(str(keys), "gateway"), b"known/")
     serve(authenticator, publisher)
     assert publisher.recv() == b"\x01known/"
@@ -311,7 +311,7 @@ def test_reading_many_keys_takes_a_tenth_of_the_time() -> None:
 def test_a_client_without_a_key_gets_nothing(
     context: zmq.Context[Socket], authenticator: Authenticator, publisher: Socket
 ) -> None:
-    # The feeder's end watches, because the other one could fail before anybody watches it.
+    # The feeder's end watches, because the other one could fail before its monitor is read.
     monitor = publisher.get_monitor_socket(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_DISCONNECTED)
     plain = sockets.connect_subscriber(context, address(publisher), None)
     plain.subscribe(b"plain/")
@@ -380,7 +380,7 @@ def test_ten_thousand_subscriptions_at_once_all_arrive(context: zmq.Context[Sock
     wanted = {f"quote/{number:06}.SH/tick/".encode() for number in range(10_000)}
     for topic in wanted:
         subscriber.subscribe(topic)
-    # Subscriptions leave only while somebody looks at the socket, and are only sent on a connection.
+    # libzmq sends subscriptions only on a connection, and only while a thread uses the socket.
     assert {demanded(publisher)[1:] for _ in range(10_000)} == wanted
 
 
@@ -412,7 +412,7 @@ def test_a_consumer_that_hangs_with_a_full_queue_keeps_its_connection() -> None:
     assert (consumer.returncode, consumer.stdout) == (0, "still there\n"), consumer.stderr
 
 
-def test_keygen_writes_both_pairs_and_the_allow_list_and_never_overwrites(tmp_path: Path) -> None:
+def test_keygen_writes_all_keys_and_never_overwrites(tmp_path: Path) -> None:
     folder = tmp_path / "keys"
     written = sockets.make_keys(folder)
     names = ["feeder.key", "feeder.key_secret", "gateway.key", "gateway.key_secret", "clients/gateway.key"]
@@ -445,13 +445,13 @@ def test_a_public_key_in_the_place_of_a_secret_one_is_refused(keys: Path) -> Non
         sockets.load_curve(str(keys), "feeder")
 
 
-def test_what_waits_for_a_consumer_that_does_not_read_is_bounded_in_bytes() -> None:
+def test_the_queue_of_a_stalled_consumer_is_bounded_in_bytes() -> None:
     assert sockets.HIGH_WATER_MARK * BATCH_BYTES <= 256 * 1024 * 1024
     assert sockets.ANSWER_MARK * BATCH_BYTES <= 4 * 1024 * 1024
     assert sockets.QUESTION_MARK * ASK_BYTES <= 4 * 1024 * 1024
 
 
-def test_a_consumer_that_does_not_read_has_no_more_than_its_mark_waiting(context: zmq.Context[Socket]) -> None:
+def test_the_queue_of_a_stalled_consumer_ends_at_its_mark(context: zmq.Context[Socket]) -> None:
     publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None)
     deaf = context.socket(zmq.SUB)
     deaf.rcvhwm = 1
