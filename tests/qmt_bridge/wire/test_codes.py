@@ -36,7 +36,7 @@ def reason(code: object) -> str:
     return caught.value.reason
 
 
-# -- What the terminal knows
+# -- Codes of the terminal's tables
 
 
 def test_every_market_of_get_markets_is_known() -> None:
@@ -143,7 +143,7 @@ def test_every_code_of_the_recorded_lists_passes() -> None:
     assert {check_code(code) for code in found} == found
 
 
-def test_no_code_leaves_its_place_in_a_topic() -> None:
+def test_every_code_that_passes_is_safe_in_a_topic() -> None:
     random = Random(2)
     alphabet = string.printable + "%/\\.&+é中\0"
     passed = 0
@@ -160,7 +160,7 @@ def test_no_code_leaves_its_place_in_a_topic() -> None:
     assert passed > 100
 
 
-# -- What cannot be
+# -- Wrong codes
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_code_that_cannot_be_is_named(code: object, said: str) -> None:
 @pytest.mark.parametrize(
     ("code", "meant"),
     [
-        # The market in small letters, in another's words, before the number, without a dot
+        # The market in small letters, in another program's name, before the number, or without a dot
         ("600519.sh", "600519.SH"),
         ("SHRQ88.sh", "SHRQ88.SH"),
         ("rb2510.sf", "rb2510.SF"),
@@ -221,7 +221,7 @@ def test_code_that_cannot_be_is_named(code: object, said: str) -> None:
         ("10004355.SH", "10004355.SHO"),
         ("90000001.SZ", "90000001.SZO"),
         ("510050.SHO", "510050.SH"),
-        # What the eye does not see
+        # Invisible characters
         ("６００５１９．ＳＨ", "600519.SH"),
         (" 600519.SH ", "600519.SH"),
         ("600519.SH\r\n", "600519.SH"),
@@ -235,7 +235,7 @@ def test_code_that_cannot_be_is_named(code: object, said: str) -> None:
         # The letters of a future are its product, and not a market beside a number
         ("IF2506", "IF2506.IF"),
         ("ＩＦ２５０６.IF", "IF2506.IF"),
-        # Zeros that a spreadsheet took
+        # Leading zeros that a spreadsheet dropped
         ("1.SZ", "000001.SZ"),
         ("700.hk", "00700.HK"),
         # No market
