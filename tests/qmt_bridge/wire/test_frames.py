@@ -142,7 +142,7 @@ def test_market_is_split_and_joined_in_batches_within_the_limit() -> None:
     assert {code: tick for batch in batches for code, tick in frames.decode(batch).items()} == market
 
 
-def test_record_larger_than_a_batch_stands_alone() -> None:
+def test_a_record_larger_than_a_batch_is_a_batch_of_its_own() -> None:
     market = {"1": msgspec.Raw(frames.encode("x" * 100)), "2": msgspec.Raw(frames.encode("y"))}
     assert [frames.decode(batch) for batch in frames.join(market, 50)] == [{"1": "x" * 100}, {"2": "y"}]
 
