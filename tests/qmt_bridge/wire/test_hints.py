@@ -95,7 +95,7 @@ def test_name_that_means_nothing_has_a_hint(name, shape, hint):
     assert hint in ignored.hint
 
 
-def test_names_without_end_are_not_told_without_end():
+def test_the_list_of_unknown_names_in_an_error_is_short():
     ignored = ignored_fields({f"{number}" * 100: 1 for number in range(1000)}, QuoteRequest)
     assert len(ignored) == IGNORED_NAMES
     assert all(len(name) <= 40 for name, _ in ignored)
@@ -124,7 +124,7 @@ def test_parameters_of_a_url_are_named_without_their_values():
         ({"seqid": 1}, FormulaUnsubscribe, "did you mean seq_id"),
     ],
 )
-def test_error_lists_what_may_be_and_names_what_stands_instead(request_, shape, said):
+def test_an_error_lists_the_allowed_values_and_the_wrong_one(request_, shape, said):
     with pytest.raises(BadRequest) as caught:
         read_request(request_, shape)
     assert said in caught.value.reason
