@@ -39,7 +39,7 @@ def test_topic_is_parsed_as_it_was_built(topic: str, text: str, parts: TopicPart
 @pytest.mark.parametrize(
     "text", ["", "quote/", "quote/600519.SH/tick", "quote/600519.SH/", "whole//", "x/y/", "whole/SH/x/"]
 )
-def test_prefixes_and_strangers_topics_are_no_topics(text: str) -> None:
+def test_text_that_is_no_whole_topic_is_refused(text: str) -> None:
     with pytest.raises(WireError):
         topics.parse_topic(text)
 
@@ -54,7 +54,7 @@ def test_no_topic_is_the_prefix_of_another() -> None:
 @pytest.mark.parametrize(
     "text", ["quote/", "trade/1/", "download/x/", "status/feeder/", "nonsense", "quote/600519.SH/tick"]
 )
-def test_what_only_listens_demands_nothing(text: str) -> None:
+def test_prefixes_and_undemanded_topics_have_no_demand(text: str) -> None:
     assert topics.parse_demand(text) is None
 
 
