@@ -30,6 +30,7 @@ from websockets.asyncio.client import connect
 from qmt_bridge import Frame, quote_topic
 from qmt_bridge.commands import supervisor
 from qmt_bridge.sockets import connect_subscriber
+from tests.support import waiting
 from tests.support.paths import FAKES, ROOT
 from tests.support.ports import free_ports
 from tests.support.up import DEADLINE, START, Up, answers, receive, running, wait_for
@@ -268,10 +269,7 @@ def test_a_gateway_that_runs_already_is_not_taken_for_ones_own(tmp_path: Path) -
         addresses.append(f"--{name}-addr=tcp://127.0.0.1:{port}")
     other = subprocess.Popen([*START, "gateway", *addresses], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
-        until = time.monotonic() + DEADLINE
-        while _refused(ports[0]):
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        waiting.wait_for(lambda: not _refused(ports[0]), "the other gateway")
         # Its own gateway takes so long to start that the other one has seen the feeder before.
         (tmp_path / "sitecustomize.py").write_text(
             "import sys, time\ntime.sleep(3.0 if 'gateway' in sys.orig_argv else 0.0)\n", encoding="utf-8"

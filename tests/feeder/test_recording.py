@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import logging
 import threading
-import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -36,6 +35,7 @@ from qmt_bridge.wire.topics import (
     whole_topic,
 )
 from tests.support.ports import ANY_ADDRESSES
+from tests.support.waiting import wait_for
 
 MAOTAI, BANK = "600519.SH", "600000.SH"
 QUOTE, BARS, WHOLE, DEPTH = quote_topic(MAOTAI), quote_topic(MAOTAI, "1m"), whole_topic("SH"), l2_topic(MAOTAI, 20)
@@ -489,10 +489,7 @@ def test_feeder_that_played_a_damaged_tape_exits_with_1(
     running = threading.Thread(target=lambda: codes.append(feeder.run(stop)))
     running.start()
     try:
-        deadline = time.monotonic() + 20
-        while feeder.publisher._state[0] != state and running.is_alive():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: feeder.publisher._state[0] == state or not running.is_alive(), f"the state {state}")
     finally:
         stop.set()
         running.join(20)

@@ -42,6 +42,7 @@ from qmt_bridge import stream as stream_module
 from qmt_bridge.bookmark import Bookmark, fingerprint
 from qmt_bridge.stream import Stream, Verdict, backoff
 from qmt_bridge.wire import messages, topics
+from tests.support.waiting import until
 
 TICK = {"000001.SZ": [{"time": 1, "lastPrice": 10.5}]}
 UNKNOWN = {"type": "error", "code": "unknown_symbol", "error": "no such code", "symbol": "999999.SZ", "retry": False}
@@ -866,11 +867,6 @@ async def test_a_position_is_written_although_no_event_follows(tmp_path, monkeyp
     monkeypatch.setattr(bookmark, "SAVE_SECONDS", 0.05)
     state = tmp_path / "state.json"
     blocked = tmp_path / "state.json.new"
-
-    async def until(condition):
-        async with asyncio.timeout(10):
-            while not condition():  # noqa: ASYNC110 - files have no events
-                await asyncio.sleep(0.001)
 
     async def script(connection):
         for last in (8, 10):

@@ -16,18 +16,14 @@ import pytest
 
 from qmt_bridge import CallbackError, QMTClient, StreamState
 from qmt_bridge import client as client_module
+from tests.support import waiting
 from tests.support.up import Up, running
 
 DEADLINE = 30.0
 
 
 async def until(condition: Callable[[], object], up: Up) -> None:
-    try:
-        async with asyncio.timeout(DEADLINE):
-            while not condition():  # noqa: ASYNC110 - processes and files have no events
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        pytest.fail(f"waited in vain; printed:\n{up.text}")
+    await waiting.until(condition, lambda: f"the condition; printed:\n{up.text}")
 
 
 @pytest.mark.timeout(120)

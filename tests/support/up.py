@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from tests.support import waiting
 from tests.support.ports import free_ports
 
 DEADLINE = 20.0
@@ -85,10 +85,7 @@ class Up:
 
 
 def wait_for(condition: Callable[[], object], what: str, up: Up, seconds: float = DEADLINE) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"waited in vain for {what}; printed:\n{up.text}"
-        time.sleep(0.02)
+    waiting.wait_for(condition, lambda: f"{what}; printed:\n{up.text}", seconds)
 
 
 @contextmanager

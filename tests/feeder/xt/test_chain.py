@@ -9,7 +9,6 @@ import os
 import random
 import re
 import threading
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -41,10 +40,10 @@ from qmt_bridge.wire.topics import (
     whole_topic,
 )
 from tests.support.up import receive, running
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests" / "fakes"
-DEADLINE = 20.0
 
 # -- Real processes
 
@@ -318,7 +317,7 @@ class Life:
         self.terminal.drop()
         if wait:
             tried = len(self.terminal.called("connect"))
-            wait_for(lambda: len(self.terminal.called("connect")) > tried, lambda: "the loss was not noticed")
+            wait_for(lambda: len(self.terminal.called("connect")) > tried, "the feeder to notice the loss")
 
     def push(self) -> None:
         """Push a tick, bar, depth and value to whatever is subscribed, marked by a number."""
@@ -369,7 +368,7 @@ class Life:
         wait_for(
             # The feeder may only now notice that the terminal was away, and begin anew.
             lambda: everyone_has_news() and not self.fault(),
-            lambda: self.fault() or f"nothing came for {sorted(topic for _, topic in waiting)}",
+            lambda: self.fault() or f"data of {sorted(topic for _, topic in waiting)}",
         )
         if len(self.terminal.clients) == sessions:
             # A new session begins with what came last.
@@ -389,13 +388,6 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     with native.installed() as terminal:
         yield terminal
         assert terminal.escaped == []
-
-
-def wait_for(condition: Callable[[], object], what: Callable[[], str]) -> None:
-    until = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < until, what()
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -447,7 +439,7 @@ def test_random_events_end_with_what_is_wanted_and_data_for_each(
         if asks_again:
             # Asking again for what is wanted changes nothing of what is held.
             before = len(asked)
-            wait_for(lambda: len(asked) > before + 2, lambda: "what was refused is not asked for again")
+            wait_for(lambda: len(asked) > before + 2, "a second question for what was refused")
             life.settle()
         # There is room again, one by one.
         for consumer in life.consumers:

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import re
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -33,7 +32,9 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ErrorCode, Refused
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, download_topic, parse_topic, quote_topic
+from tests.support.ports import free_ports
 from tests.support.sink import Recording
+from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests" / "fakes"
@@ -237,10 +238,7 @@ def test_a_start_that_fails_for_ever_is_given_up_at_close(
     monkeypatch.setattr(XtTrade, "start", lambda *_: 1 / 0)
     trading.start(sink)
     trading.close()
-    deadline = time.monotonic() + SECONDS
-    while any(thread.name == "xtquant-trade-start" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: not any(thread.name == "xtquant-trade-start" for thread in threading.enumerate()))
 
 
 @pytest.mark.parametrize("readable", [0, 1])
@@ -298,10 +296,7 @@ def test_close_does_not_wait_for_a_part_that_does_not_end(
         source.close()
     assert "XtQuote does not close; it is left behind" in caplog.messages
     hanging.set()
-    deadline = time.monotonic() + SECONDS
-    while any(thread.name.startswith("xtquant-download") for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: not any(thread.name.startswith("xtquant-download") for thread in threading.enumerate()))
 
 
 def test_close_before_start_is_nothing(source: XtSource) -> None:
@@ -349,14 +344,3 @@ def received(url: str, request: str) -> tuple[list[dict], int | None]:
         for frame in client:
             frames.append(json.loads(frame))
     return frames, client.close_code
-
-
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()

@@ -24,6 +24,7 @@ from qmt_bridge.process import stop
 from qmt_bridge.process.stop import Stop, interruptible
 from tests.support.paths import ROOT
 from tests.support.ports import free_ports
+from tests.support.waiting import wait_for
 
 DEADLINE = 20.0
 posix = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
@@ -420,14 +421,16 @@ def test_a_stop_of_a_gateway_does_not_wait_for_a_frozen_worker(tmp_path: Path) -
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         assert running.stdout is not None
         running.stdout.readline()
-        until = time.monotonic() + DEADLINE
-        while not (workers := [each for each in psutil.Process(running.pid).children() if is_worker(each)]):
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        workers[0].suspend()
+        wait_for(lambda: workers_of(running.pid), "the workers")
+        frozen = workers_of(running.pid)[0]
+        frozen.suspend()
         running.send_signal(signal.SIGINT)
         assert running.wait(DEADLINE) == 0
-        assert f"worker {workers[0].pid} did not stop in time; killed" in running.stdout.read()
+        assert f"worker {frozen.pid} did not stop in time; killed" in running.stdout.read()
+
+
+def workers_of(gateway: int) -> list[psutil.Process]:
+    return [each for each in psutil.Process(gateway).children() if is_worker(each)]
 
 
 def is_worker(process: psutil.Process) -> bool:

@@ -36,7 +36,9 @@ from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError, ErrorCode
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic
+from tests.support.ports import ANY_ADDRESSES
 from tests.support.sink import Recording
+from tests.support.waiting import wait_for
 
 SECONDS = 10.0
 STOCK, CREDIT = "1000000365", "2000000001"
@@ -154,10 +156,7 @@ NATIVE_QUERIES = [
 
 def settle() -> None:
     """Wait until no call runs any more: every account is subscribed, every query has been asked and answered."""
-    deadline = time.monotonic() + SECONDS
-    while not is_settled():
-        assert time.monotonic() < deadline, "calls never ended"
-        time.sleep(0.005)
+    wait_for(is_settled, "the end of the calls")
 
 
 def is_settled() -> bool:
@@ -946,9 +945,7 @@ def test_the_journal_of_a_real_publisher_outlives_the_feeder(desk: Desk, sink: R
                 xt_userdata=str(tmp_path),
                 xt_accounts=(f"{STOCK}:STOCK",),
                 data_dir=str(tmp_path),
-                market_addr="tcp://127.0.0.1:0",
-                trade_addr="tcp://127.0.0.1:0",
-                ask_addr="tcp://127.0.0.1:0",
+                **ANY_ADDRESSES,
             )
         )
         publisher = Publisher(source.config, source)
@@ -1917,10 +1914,7 @@ def test_close_stops_the_session_and_every_thread(serve: Callable[..., Any], des
     (client,) = desk.connected()
     source.close()
     assert not client.started
-    deadline = time.monotonic() + SECONDS
-    while [thread.name for thread in threading.enumerate() if thread.name.startswith("xtquant-trade")]:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: not any(thread.name.startswith("xtquant-trade") for thread in threading.enumerate()))
     # Native code may push later: it meets no exception, and nothing is published.
     seen = len(sink.published)
     done = threading.Event()
