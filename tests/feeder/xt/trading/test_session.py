@@ -1250,13 +1250,13 @@ def test_each_record_that_differs_is_published_once(
 ) -> None:
     events = "order", "trade"
     desk.repush = repush
-    serve()
+    source = serve()
     desk.push(*records)
     sink.until(lambda: len(sink.of(*events)) == len(records))
     for _ in range(2):
         assert away(desk, sink, lambda: None) == []
     # Nor does a feeder that was started again publish them.
-    find_source().close()
+    source.close()
     restarted = Recorder(sink.as_past())
     serve(to=restarted)
     desk.push(XtCancelError(account_id=STOCK))
@@ -1755,11 +1755,6 @@ def test_pushes_keep_the_session_while_a_query_hangs(
     assert len(desk.clients) == 1
 
 
-def find_source() -> session.XtTrade:
-    (source,) = [each for each in gc.get_objects() if type(each) is session.XtTrade and each._thread.is_alive()]
-    return source
-
-
 @pytest.mark.usefixtures("impatient")
 def test_silence_proves_nothing_of_a_query_that_was_never_answered(
     serve: Callable[..., Any], desk: Desk, sink: Recorder
@@ -1833,10 +1828,10 @@ def test_a_position_pushed_as_zero_is_not_published_again(
 def test_a_restarted_feeder_tells_what_was_sold_out_while_it_was_down(
     serve: Callable[..., Any], desk: Desk, sink: Recorder
 ) -> None:
-    serve()
+    source = serve()
     desk.push(position(100))
     sink.until(lambda: sink.of("position"))
-    find_source().close()
+    source.close()
     forget(desk, "600519.SH")
     restarted = Recorder(sink.as_past())
     serve(to=restarted)
