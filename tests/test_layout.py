@@ -73,6 +73,37 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     # The command alone knows both sides, and starts them as processes.
     ("qmt_bridge/commands/run.py", {"qmt_bridge", "click", "msgspec", "feeder.app", "gateway.server"}, set()),
+    # Judges facts that it is given; the facts are collected elsewhere.
+    (
+        "qmt_bridge/commands/doctor/findings/*",
+        WIRE
+        | {
+            "qmt_bridge.commands.doctor.answers",
+            "qmt_bridge.commands.doctor.findings",
+            "qmt_bridge.commands.supervisor.is_loopback",
+            "qmt_bridge.sockets",
+        },
+        IMPURE - {"pathlib"},
+    ),
+    ("qmt_bridge/commands/doctor/answers.py", {"msgspec"}, IMPURE),
+    ("qmt_bridge/commands/doctor/report.py", {"qmt_bridge.commands.doctor.findings"}, IMPURE),
+    # xtquant is asked in a process of its own, so that a call that hangs can be ended.
+    (
+        "qmt_bridge/commands/doctor/facts/*",
+        EDGE
+        | {
+            "qmt_bridge.commands.doctor.answers",
+            "qmt_bridge.commands.doctor.facts",
+            "qmt_bridge.commands.supervisor.ask_gateway",
+            "qmt_bridge.consumer",
+        },
+        {"asyncio", "threading"},
+    ),
+    (
+        "qmt_bridge/commands/doctor/*",
+        {"qmt_bridge.commands.doctor", "qmt_bridge.config", "qmt_bridge.handshakes", "qmt_bridge.sockets"},
+        {"asyncio", "socket", "subprocess", "threading"},
+    ),
     ("qmt_bridge/__main__.py", {"qmt_bridge.cli", "qmt_bridge.process.start"}, {"threading", "subprocess"}),
     # What every part uses.
     ("qmt_bridge/process/start.py", {"_signal"}, {"threading", "subprocess"}),

@@ -58,7 +58,8 @@ def keygen(folder: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: Any) -> None:
     """Say what is right and wrong on this machine; exit with 1 if something is wrong."""
-    from qmt_bridge.commands import doctor as examination
+    from qmt_bridge.commands.doctor import examination, report
+    from qmt_bridge.commands.doctor.findings import machine
 
     try:
         config = load_config(config_file, None, flags)
@@ -67,9 +68,9 @@ def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: 
             role = examination.role_of(config, bool(given & set(FEEDER)), bool(given & set(GATEWAY)))
         findings = examination.examine(config, __version__, role, foreign_variables())
     except ConfigError as exc:
-        findings = [examination.settings(exc)]
-    click.echo((examination.to_json if as_json else examination.to_text)(findings))
-    sys.exit(examination.exit_code(findings))
+        findings = [machine.settings(exc)]
+    click.echo((report.to_json if as_json else report.to_text)(findings))
+    sys.exit(report.exit_code(findings))
 
 
 @click.command()
