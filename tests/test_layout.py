@@ -104,6 +104,21 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"qmt_bridge.commands.doctor", "qmt_bridge.config", "qmt_bridge.handshakes", "qmt_bridge.sockets"},
         {"asyncio", "socket", "subprocess", "threading"},
     ),
+    # The counters of a load, and what its clients ask for; the sockets are in the client and the crew.
+    ("qmt_bridge/commands/load/histogram.py", set(), IMPURE),
+    ("qmt_bridge/commands/load/measurement.py", {"qmt_bridge.commands.load.histogram"}, IMPURE),
+    ("qmt_bridge/commands/load/load.py", WIRE, IMPURE - {"os"}),
+    # One loop over a selector and no asyncio, so that the clients are not the limit; only crews.py starts processes.
+    (
+        "qmt_bridge/commands/load/crews.py",
+        {"qmt_bridge.commands.load", "qmt_bridge.process.stop"},
+        {"asyncio", "selectors", "socket", "threading"},
+    ),
+    (
+        "qmt_bridge/commands/load/*",
+        WIRE | {"qmt_bridge.commands.load"},
+        {"asyncio", "multiprocessing", "subprocess", "threading"},
+    ),
     ("qmt_bridge/__main__.py", {"qmt_bridge.cli", "qmt_bridge.process.start"}, {"threading", "subprocess"}),
     # What every part uses.
     ("qmt_bridge/process/start.py", {"_signal"}, {"threading", "subprocess"}),

@@ -109,7 +109,7 @@ def bench(
     qmt-bridge bench ws://127.0.0.1:8000/ws/whole_quote SH SZ --clients 50 --seconds 30
     """
     from qmt_bridge.commands import bench as benchmark
-    from qmt_bridge.commands.load import Load
+    from qmt_bridge.commands.load.load import Load
 
     if url is None and not selftest:
         raise click.UsageError("Missing argument 'URL' (or --selftest).")
