@@ -80,7 +80,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         | {
             "qmt_bridge.commands.doctor.answers",
             "qmt_bridge.commands.doctor.findings",
-            "qmt_bridge.commands.supervisor.is_loopback",
+            "qmt_bridge.commands.gateway_address.is_loopback",
             "qmt_bridge.sockets",
         },
         IMPURE - {"pathlib"},
@@ -94,7 +94,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         | {
             "qmt_bridge.commands.doctor.answers",
             "qmt_bridge.commands.doctor.facts",
-            "qmt_bridge.commands.supervisor.ask_gateway",
+            "qmt_bridge.commands.gateway_address.ask_gateway",
             "qmt_bridge.consumer",
         },
         {"asyncio", "threading"},
@@ -135,6 +135,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/tapes/parquet.py", WIRE | {"qmt_bridge.private", "qmt_bridge.tapes", "pyarrow"}, {"asyncio"}),
     ("qmt_bridge/commands/bench.py", {"qmt_bridge", "psutil", "uvloop"}, set()),
     ("qmt_bridge/commands/supervisor.py", {"qmt_bridge", "msgspec", "psutil", "zmq"}, {"asyncio", "threading"}),
+    # Bare sockets: the timeout of urllib begins anew with every byte.
+    (
+        "qmt_bridge/commands/gateway_address.py",
+        {"qmt_bridge.config", "qmt_bridge.process.stop"},
+        {"asyncio", "threading", "urllib"},
+    ),
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
     # The feeder's pure middle.
     ("feeder/registry.py", WIRE, IMPURE),

@@ -11,7 +11,7 @@ import zmq
 
 from qmt_bridge import sockets
 from qmt_bridge.commands.doctor.facts.error_text import error_text
-from qmt_bridge.commands.supervisor import ask_gateway
+from qmt_bridge.commands.gateway_address import ask_gateway
 from qmt_bridge.config import ADDRESSES, Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop

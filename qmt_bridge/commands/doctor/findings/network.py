@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qmt_bridge import sockets
 from qmt_bridge.commands.doctor.findings.finding import Finding
-from qmt_bridge.commands.supervisor import is_loopback
+from qmt_bridge.commands.gateway_address import is_loopback
 
 SHORT_KEY = 16
 
