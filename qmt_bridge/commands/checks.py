@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
-from click.core import ParameterSource
 
 from qmt_bridge import __version__
 from qmt_bridge.commands.options import (
     fail,
     load_settings,
     no_effect,
+    refuse,
     settings,
 )
 from qmt_bridge.config import (
@@ -113,23 +113,9 @@ def bench(
 
     if url is None and not selftest:
         raise click.UsageError("Missing argument 'URL' (or --selftest).")
-    given = click.get_current_context().get_parameter_source
-    used_by_url = ("url", "each", "period", "send", "api_key")
-    for name in used_by_url if selftest else ():
-        if given(name) is ParameterSource.COMMANDLINE:
-            no_effect(name, "--selftest measures the clients alone, without a gateway")
-    if load["send"] and given("period") is ParameterSource.COMMANDLINE:
-        no_effect("period", "--send is the whole request")
-    if (
-        url
-        and not urlsplit(url).path.rstrip("/").endswith("/realtime")
-        and given("period") is ParameterSource.COMMANDLINE
-    ):
-        no_effect("period", "only /ws/realtime has periods")
-    if load["each"] and not codes:
-        no_effect("each", "no codes are given")
-    if load["stalled"] >= load["clients"]:
-        raise click.UsageError("--stalled must leave at least one client that reads.")
+    if selftest:
+        refuse("--selftest measures the clients alone, without a gateway", "url", "each", "period", "send", "api_key")
+    _refuse_for_load(url, codes, load)
     key = load_settings(config_file, {"api_key": api_key}, only=True).api_key
     headers = (("X-API-Key", key),) if key else ()
     wanted = Load(url or "", codes, headers=headers, **load)
@@ -138,3 +124,15 @@ def bench(
     except benchmark.ERRORS as exc:
         fail(exc)
     click.echo(json.dumps(found, indent=1) if as_json else benchmark.to_text(found))
+
+
+def _refuse_for_load(url: str | None, codes: tuple[str, ...], load: dict[str, Any]) -> None:
+    """Refuse what has no effect on the load that is asked for, and a load of which no client is measured."""
+    if load["send"]:
+        refuse("--send is the whole request", "period")
+    if url and not urlsplit(url).path.rstrip("/").endswith("/realtime"):
+        refuse("only /ws/realtime has periods", "period")
+    if load["each"] and not codes:
+        no_effect("each", "no codes are given")
+    if load["stalled"] >= load["clients"]:
+        raise click.UsageError("--stalled must leave at least one client that reads.")
