@@ -8,13 +8,13 @@ import msgspec
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What the process that asks xtquant says (feeder/xt/probe.py); `error` is why it can say nothing."""
+    """The answer of the process that asks xtquant (feeder/xt/probe.py); `error` says why it has none."""
 
     error: str = ""
 
 
 class Probe(Answer, frozen=True):
-    """What the terminal answered: newest tick and end of calendar, or why not."""
+    """What the terminal has: the time of its newest tick in ms, and its last known trading day (YYYYMMDD)."""
 
     tick_ms: float = 0
     tick_error: str = ""
@@ -23,7 +23,7 @@ class Probe(Answer, frozen=True):
 
 
 class Center(Answer, frozen=True):
-    """What xtquant's data service would meet: servers that are no addresses, and its first free port, or 0."""
+    """What xtquant's data service needs: valid server addresses, and a free port of `ports`; 0 is no free port."""
 
     servers_error: str = ""
     host: str = ""
@@ -32,7 +32,7 @@ class Center(Answer, frozen=True):
 
 
 class Xtquant(NamedTuple):
-    """What there is of xtquant: its version, and whether its native modules fit this Python."""
+    """The installed version of xtquant, and whether its native modules fit this Python."""
 
     version: str | None
     importable: bool

@@ -32,7 +32,7 @@ _WINDOWS = sys.platform == "win32"
 
 
 def role_of(config: Config, feeders: bool, gateways: bool) -> sockets.Role | None:
-    """Return what runs on this machine, None for both: by whose settings are given, or by the feeder's addresses."""
+    """Return what runs on this machine, None for both: `feeders` and `gateways` say whose settings are given."""
     if feeders != gateways:
         return "feeder" if feeders else "gateway"
     return "gateway" if all(is_elsewhere(address) for address in addresses(config).values()) else None
@@ -41,9 +41,10 @@ def role_of(config: Config, feeders: bool, gateways: bool) -> sockets.Role | Non
 def examine(
     config: Config, version: str, role: sockets.Role | None = None, foreign: Sequence[str] = ()
 ) -> list[Finding]:
-    """Look at this machine through `config`, as `version` of this project; takes some seconds.
+    """Return all findings for this machine; takes some seconds.
 
-    `role` is what runs here, None for feeder and gateway; `foreign` what is wrong with the environment.
+    `version` is that of this project, `role` what runs here (None: feeder and gateway), and `foreign` has the variables
+    of the environment that look like settings but are not.
     """
     heard = listen(config)
     findings = [machine.settings(None)]
@@ -76,10 +77,10 @@ def examine(
 def _heard_feeder(heard: Heard, version: str, source: str, role: sockets.Role | None) -> Finding:
     refused = heard.refused
     if role != "gateway" and refused is not None and refused.reason == Trouble.NO_FEEDER:
-        # Its address is in use by something else, which is a finding of its own.
+        # Another program uses the address; the lines of the addresses say so.
         refused = None
     if role == "gateway" and heard.status is None and heard.unheard is None and refused is None:
-        return Finding("feeder", "warn", "none answers at these addresses", "start it; the gateway waits for it")
+        return Finding("feeder", "warn", "none answers at these addresses", "start a feeder; the gateway waits for it")
     return feeder.feeder(heard.status, heard.unheard, version, source, "" if refused is None else refused.text)
 
 

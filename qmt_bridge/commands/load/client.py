@@ -15,28 +15,28 @@ import orjson
 from qmt_bridge.commands.load.shared import Shared
 from qmt_bridge.wire.frames import framed
 
-# How long the sockets may take to be open and acknowledged.
+# Seconds until all sockets must be open and all subscriptions acknowledged.
 OPEN_TIMEOUT = 15.0
 
 
 class Client:
-    """One WebSocket: splits what comes into frames, counts them, and looks at one in `sample`."""
+    """One WebSocket: splits the received bytes into frames, counts them, and parses one in `sample`."""
 
     def __init__(self, crew: Shared, number: int) -> None:
         self.crew = crew
         self.number = number
         self.stalls = number >= crew.load.clients - crew.load.stalled
-        # Whether its subscription is acknowledged or has failed; true as well where no ack is waited for.
+        # Whether its subscription is acknowledged or has failed; also true if the client waits for no ack.
         self.settled = False
         self.frames = 0
         self.bytes = 0
         self.gaps = 0
         self.repeated = 0
         self.unstamped = 0
-        # By topic: the newest seq, and that at which counting began.
+        # By topic: the newest seq, and the newest seq when counting began.
         self.positions: dict[bytes, int] = {}
         self.begun: dict[bytes, int] = {}
-        # Topics that have not yet shown how far they have come.
+        # Topics that have not yet shown their last sequence number.
         self.awaited: set[bytes] = set()
         self._socket: socket.socket | None = None
         # Whether the selector watches the socket.
@@ -46,10 +46,10 @@ class Client:
         self._every = 1
         self._left = 1
         self._missing = 0
-        # What has come of a frame whose end has not.
+        # The first bytes of a frame that has not arrived completely.
         self._rest = b""
 
-    # -- What the crew says
+    # -- Called by the crew
 
     def connect(self) -> None:
         """Connect and ask for the WebSocket."""
@@ -84,7 +84,7 @@ class Client:
             self._ignore()
 
     def end(self) -> None:
-        """Stop counting gaps; where not all frames were looked at, learn from now on how far each topic has come."""
+        """Stop counting gaps; with a sample, find out from now on the last sequence number of each topic."""
         self._missing = self.gaps
         if self._every > 1:
             self.awaited = set(self.positions)
@@ -100,7 +100,7 @@ class Client:
         return sum(self.positions.values()) - sum(self.begun.values()) - came
 
     def close(self) -> None:
-        """Drop the connection."""
+        """Close the connection."""
         self._ignore()
         if self._socket is not None:
             self._socket.close()
@@ -111,10 +111,10 @@ class Client:
             self._watched = False
             self.crew.selector.unregister(self._socket)
 
-    # -- What comes
+    # -- Bytes from the socket
 
     def read(self) -> None:
-        """Take what has come."""
+        """Read once from the socket, and count the frames."""
         taken, kept = self._socket, len(self._rest)
         assert taken is not None
         if len(self.crew.buffer) < 2 * kept:
@@ -138,17 +138,17 @@ class Client:
             start = self.split(buffer, start, end)
         self._rest = bytes(buffer[start:end])
         if isinstance(taken, ssl.SSLSocket) and self._socket is not None and taken.pending():
-            # Decrypted already, so that the selector does not show it.
+            # Bytes that are decrypted already do not make the selector report the socket.
             self.read()
 
     def fail(self, what: str) -> None:
-        """Count what went wrong, and leave."""
+        """Count the error, and close the connection."""
         self.crew.measured.trouble[what] += 1
         self.settled = True
         self.close()
 
     def send(self, payload: bytes, opcode: int = 1) -> None:
-        """Write one short frame, under the mask that a client owes (of zeros, which changes nothing)."""
+        """Write one short frame. A client has to mask its frames; a mask of zeros changes no byte."""
         frame = framed(payload)
         head = frame[: len(frame) - len(payload)]
         assert self._socket is not None
@@ -160,7 +160,7 @@ class Client:
         self.settled = not self.crew.load.acked
 
     def _opened(self, seen: bytes) -> int:
-        """Read the answer to the handshake; return how long it was, 0 if it is not whole yet."""
+        """Read the answer to the handshake; return its length in bytes, 0 if it is not complete yet."""
         head, found, _ = seen.partition(b"\r\n\r\n")
         if not found:
             return 0
@@ -175,10 +175,8 @@ class Client:
     # -- Frames
 
     def split(self, data: bytearray, start: int, end: int) -> int:
-        """Count the whole frames of ``data[start:end]``, look at some, and return where the rest begins."""
-        now = time.time_ns() / 1e6
-        count = 0
-        left = self._left
+        """Count the complete frames of ``data[start:end]``, parse some, and return where the rest begins."""
+        now, count, left = time.time_ns() / 1e6, 0, self._left
         while start + 2 <= end:
             size = data[start + 1]
             body = start + 2
@@ -198,13 +196,13 @@ class Client:
                 continue
             count += 1
             left -= 1
-            # What the gateway has to say for itself is short.
+            # Control messages of the gateway are shorter than 126 bytes, so short frames are always parsed.
             if left <= 0 or size < 126:
                 left = self._every
-                # Of what came at once one frame in eight is timed.
+                # Of the frames that one read returned, one in eight is timed.
                 self._look(data, body, stop, now if count & 7 == 1 or left > 1 else 0.0)
             elif size > 125:
-                # What follows is mostly as long: to compare its head takes half the time of reading it.
+                # The next frames mostly have the same length: to compare the head takes half the time of parsing it.
                 step = stop - before
                 head = data[before:body]
                 for _ in range(min(left - 1, (end - start) // step)):
@@ -223,22 +221,22 @@ class Client:
         elif first == 0x88:
             self.fail(f"closed by the server: {int.from_bytes(payload[:2])} {payload[2:].decode(errors='replace')}")
         elif first == 0x80:
-            # The last piece of a message in several frames.
+            # The last frame of a message that was sent in several frames.
             self.frames += 1
             self.unstamped += 1
 
     def _look(self, data: bytearray, body: int, stop: int, now: float) -> None:
-        """Read one frame's place, and its times if it came at `now`."""
+        """Parse the position of one frame; `now` is its arrival in ms, or 0 if it is not timed."""
         crew = self.crew
         found = crew.match(data, body, stop)
         if found is None:
-            self._hear(bytes(data[body:stop]))
+            self._read_control(bytes(data[body:stop]))
             return
         epoch, seq, code = found.group("epoch", "seq", "code")
         topic = crew.topics[code]
         if epoch != self._epoch:
             if self._epoch is not None:
-                # What was lost while there was no feeder has no number.
+                # Messages that were lost while the feeder was away have no sequence number.
                 crew.epochs.add(epoch)
                 self.positions.clear()
             self._epoch = epoch
@@ -254,12 +252,12 @@ class Client:
             came, published = found.group("time", "published")
             crew.timed.append((now, came, published))
 
-    def _hear(self, payload: bytes) -> None:
-        """Take a control frame, or one without a place."""
+    def _read_control(self, payload: bytes) -> None:
+        """Read a control message, or a frame without a position."""
         measured = self.crew.measured
         if not payload.startswith(b'{"type":'):
             self.unstamped += 1
-            # A server that knows of no positions acknowledges nothing either.
+            # A server without positions sends no acks either.
             self.settled = True
             return
         self.frames -= 1

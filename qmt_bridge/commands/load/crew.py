@@ -11,20 +11,22 @@ from qmt_bridge.commands.load.load import Load
 from qmt_bridge.commands.load.measurement import Measurement
 from qmt_bridge.commands.load.shared import Shared
 
-# Where not every frame is looked at: how long a topic has for the one that shows how far it has come.
+# With a sample, how long after the end each topic may take for the frame that shows its last sequence number.
 CLOSING_TIMEOUT = 5.0
-# Between two looks for what the parent says.
+# Seconds between two reads of the pipe from the parent process.
 PAUSE = 0.01
-# Times counted in a moment without frames: so few that the next frame does not wait. Above the other number they are
-# counted even while frames come.
+# Times that are counted at once while no frame arrives: so few that the next frame does not wait. When more than MANY
+# times are noted, some are counted even while frames arrive.
 FEW = 20
 MANY = 100_000
 _UNKNOWN = (b"", b"null")
 
 
 class Crew(Shared):
-    """The clients of one process, in one loop over what can be read: a selector of Python costs less than asyncio,
-    and uvloop reads a flooded socket over and over before it looks at the next."""
+    """The clients of one process, in one loop over a selector.
+
+    A selector costs less CPU than asyncio, and uvloop would read a busy socket many times before the next socket.
+    """
 
     def __init__(self, load: Load, numbers: Sequence[int], make: type[Client]) -> None:
         super().__init__(load)
@@ -32,7 +34,7 @@ class Crew(Shared):
         self._reading = [client for client in self._clients if not client.stalls]
 
     def turn(self) -> None:
-        """Read whatever has come; else count some times, or wait a moment."""
+        """Read every socket that has data; without any, count some times, or wait up to PAUSE seconds."""
         came = self.selector.select(0 if self.timed else PAUSE)
         for key, _ in came:
             key.data.read()
@@ -42,7 +44,7 @@ class Crew(Shared):
             self._count_times(MANY // 100)
 
     def _count_times(self, most: int) -> None:
-        """Count times that were only noted when their frames came, because others were waiting then."""
+        """Count times that were only noted at the arrival of their frames, so that other frames did not wait."""
         measured, unit = self.measured, self.load.stamps.unit
         for now, came, published in self.timed[-most:]:
             if came in _UNKNOWN:
@@ -56,19 +58,19 @@ class Crew(Shared):
         del self.timed[-most:]
 
     def connect(self) -> Counter[str]:
-        """Open every socket and wait for its ack; return what went wrong, if something did."""
+        """Open every socket and wait for its ack; return the errors, if there are any."""
         for client in self._clients:
             try:
                 client.connect()
             except OSError as exc:
                 client.fail(f"cannot connect: {exc}")
                 break
-            # Answers are read meanwhile, so that no backlog of the server is full.
+            # Answers are read between two connects, so that the server's queue of new connections does not overflow.
             self.turn()
         return self.settle()
 
     def settle(self) -> Counter[str]:
-        """Wait until every client's subscription is acknowledged; return what went wrong, if something did."""
+        """Wait until every client's subscription is acknowledged; return the errors, if there are any."""
         until = time.monotonic() + OPEN_TIMEOUT
         while not all(client.settled for client in self._clients) and not self.measured.trouble:
             if time.monotonic() > until:
@@ -103,7 +105,7 @@ class Crew(Shared):
             client.end()
 
     def result(self) -> Measurement:
-        """Return the measured, once each topic has shown how far it has come or has had its time for that."""
+        """Return the measurement, once each topic has shown its last sequence number, or CLOSING_TIMEOUT is over."""
         until = time.monotonic() + CLOSING_TIMEOUT
         while any(client.awaited for client in self._reading) and time.monotonic() < until:
             self.turn()
@@ -119,7 +121,7 @@ class Crew(Shared):
         return measured
 
     def leave(self) -> None:
-        """Drop every connection."""
+        """Close every connection."""
         for client in self._clients:
             client.close()
         self.selector.close()

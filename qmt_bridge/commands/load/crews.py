@@ -35,13 +35,13 @@ def _process(load: Load, numbers: Sequence[int], make: type[Client], pipe: Pipe)
     try:
         while True:
             crew.turn()
-            # A look into a pipe costs as much as twenty frames.
+            # To read the pipe takes as long as to count twenty frames.
             if time.monotonic() - heard > PAUSE:
                 heard = time.monotonic()
                 while pipe.poll():
                     pipe.send(getattr(crew, pipe.recv())())
     except (EOFError, OSError) as exc:
-        # The parent has ended; its own watcher reports why.
+        # The parent process has ended.
         logger.debug("client process ends: %r", exc)
     finally:
         crew.leave()
@@ -54,7 +54,7 @@ def pin(cores: Sequence[int]) -> None:
 
 
 class Crews:
-    """All client processes; they end with this block, or with this process."""
+    """All client processes. They end with the `with` block, or with this process."""
 
     def __init__(self, load: Load, make: type[Client] = Client) -> None:
         self.load = load
@@ -89,7 +89,7 @@ class Crews:
         self._settle("connect")
 
     def settle(self) -> None:
-        """Wait until every client's subscription is acknowledged; raise ConnectionError if one's is not."""
+        """Wait until every client's subscription is acknowledged; raise ConnectionError if one is not."""
         self._settle("settle")
 
     def _settle(self, word: str) -> None:
@@ -102,11 +102,11 @@ class Crews:
         self._ask("begin")
 
     def end(self) -> None:
-        """Let all clients stop; those that only counted wait from now on for each topic's next frame."""
+        """Let all clients stop counting; with a sample they wait from now on for the next frame of each topic."""
         self._ask("end")
 
     def result(self) -> Measurement:
-        """Return what all have seen."""
+        """Return the sum of what all processes have measured."""
         first, *others = self._ask("result")
         for measured in others:
             first.add(measured)

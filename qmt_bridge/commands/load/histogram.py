@@ -9,10 +9,10 @@ PERCENTILES = (0.5, 0.99, 0.999)
 
 
 class Histogram(Counter[int]):
-    """Counts of times in classes 1 % wide, from a microsecond on; those of several processes add up."""
+    """Counts of times in classes 1 % wide, from one microsecond on; histograms of several processes add up."""
 
     def add(self, ms: float) -> None:
-        """Count one time; what is shorter than a microsecond counts as that."""
+        """Count one time; a time below one microsecond counts as one microsecond."""
         self[round(100 * math.log(ms * 1000)) if ms > 0.001 else 0] += 1
 
     def percentile(self, share: float) -> float | None:

@@ -16,10 +16,10 @@ _FIELDS = {"realtime": "stocks", "whole_quote": "codes", "l2_thousand": "stocks"
 
 
 class Stamps(NamedTuple):
-    """How a frame shows its place: `pattern` has the groups epoch, seq, time, published and code, maybe empty ones."""
+    """How a frame shows its position: `pattern` has the groups epoch, seq, time, published and code, maybe empty."""
 
     pattern: bytes
-    # Milliseconds of one unit of the times.
+    # Milliseconds in one unit of the times.
     unit: float = 1.0
 
 
@@ -36,15 +36,15 @@ class Load(NamedTuple):
     url: str
     codes: tuple[str, ...] = ()
     clients: int = 100
-    # Codes a client asks for, each client beginning where the one before it ended; 0: all of them.
+    # Codes of each client, which begin where those of the previous client ended; 0: every client takes all codes.
     each: int = 0
     period: str = "tick"
     headers: tuple[tuple[str, str], ...] = ()
     # First frame of a client, instead of one made from its codes.
     send: str = ""
-    # One frame in so many is looked at, the others are only counted.
+    # One frame in `sample` is parsed, the others are only counted.
     sample: int = 1
-    # So many clients read nothing while the others are measured.
+    # How many clients read nothing while the others are measured.
     stalled: int = 0
     # Whether a client waits for the ack of its request.
     acked: bool = True

@@ -8,35 +8,35 @@ from qmt_bridge.commands.load.histogram import Histogram
 
 
 class Measurement:
-    """What clients saw between begin and end; the measurements of several processes add up."""
+    """What clients received between begin and end; the measurements of several processes add up."""
 
     def __init__(self) -> None:
         self.frames = 0
         self.bytes = 0
         # Frames missing by their sequence; None where that cannot be known.
         self.lost: int | None = 0
-        # Frames that show no position, so that neither loss nor latency is known of them.
+        # Frames without a position: whether one is lost, and its latency, cannot be known.
         self.unstamped = 0
-        # Frames that were not newer than the one before.
+        # Frames that were not newer than the previous frame of their topic.
         self.repeated = 0
         # How often a new epoch of the feeder began.
         self.restarts = 0
-        # Frames and records that the gateway says it has left out for a slow client.
+        # Frames and records that the gateway reports as skipped for a slow client.
         self.skipped = 0
         self.clients = 0
-        # Codes that were refused, and what else went wrong, with how often.
+        # Rejected codes, and other errors, each with its count.
         self.rejected: Counter[str] = Counter()
         self.trouble: Counter[str] = Counter()
         self.seconds = 0.0
         self.cpu_seconds = 0.0
         self.processes = 1
-        # From the source's callback to publishing, from there to the client, and all the way.
+        # Times in ms: from the source's callback to publishing, from there to the client, and the sum of both.
         self.feeder = Histogram()
         self.gateway = Histogram()
         self.latency = Histogram()
 
     def add(self, other: Measurement) -> None:
-        """Add what another process saw at the same time."""
+        """Add the measurement of another process at the same time."""
         self.lost = None if self.lost is None or other.lost is None else self.lost + other.lost
         self.restarts = max(self.restarts, other.restarts)
         self.seconds = max(self.seconds, other.seconds)
@@ -52,5 +52,5 @@ class Measurement:
 
     @property
     def busy(self) -> float:
-        """Return the share of the time that the client processes worked."""
+        """Return the share of the time that the client processes used the CPU."""
         return self.cpu_seconds / self.seconds / self.processes if self.seconds else 0.0

@@ -24,15 +24,15 @@ class Shared:
         self.buffer = bytearray(_BUFFER)
         self.selector = selectors.DefaultSelector()
         self.measured = Measurement()
-        # Epochs of the feeder that began meanwhile.
+        # Epochs of the feeder that began while frames were counted.
         self.epochs: set[bytes] = set()
-        # When a frame came, and the two times in its text.
+        # The arrival of a frame in ms, and the two times in its text.
         self.timed: list[tuple[float, bytes, bytes]] = []
         self.measures = False
 
 
 class _Topics(dict[bytes, bytes]):
-    """The topic by which a code came: its market's, where whole markets are asked for."""
+    """The topic that carries each code: its market, if the whole market is subscribed, else the code."""
 
     def __init__(self, asked: Sequence[str]) -> None:
         super().__init__()
@@ -40,6 +40,6 @@ class _Topics(dict[bytes, bytes]):
 
     def __missing__(self, code: bytes) -> bytes:
         market = code.rpartition(b".")[2]
-        # A code whose market is asked for too comes with its market.
+        # The gateway sends a code once, with its market, if both are subscribed.
         self[code] = market if market in self._asked else code
         return self[code]

@@ -18,34 +18,34 @@ from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.messages import FeedStatus
 from qmt_bridge.wire.topics import STATUS_TOPIC
 
-# A feeder sends its heartbeat once a second; ticks of one instrument come every three.
+# A feeder sends a heartbeat every second, and the ticks of one instrument arrive every three seconds.
 LISTEN_SECONDS = 4.0
-# Longer than it takes to know that nothing answers.
+# Longer than PATIENCE_SECONDS, after which an address without an answer is reported.
 SILENT_SECONDS = PATIENCE_SECONDS + 0.6
-# Reasons of a failed connection where something answers; an address without an answer is no fault of this machine.
+# Reasons why a connection fails although something answers. No answer at all is not a fault of this machine.
 _REFUSALS = frozenset(Trouble) - {Trouble.ABSENT}
 
 
 class Heard(NamedTuple):
-    """What was heard at the feeder's addresses."""
+    """What was received at the addresses of the feeder."""
 
     status: FeedStatus | None = None
     # Ages of live ticks, in ms.
     ages_ms: tuple[float, ...] = ()
-    # Why nothing can be heard at all, such as missing keys.
+    # Why nothing can be received at all, such as missing keys.
     unheard: str | None = None
-    # Why there is no connection, and its reason; None also where nothing answers.
+    # Why there is no connection although something answers; None if nothing answers.
     refused: Notice | None = None
 
 
 def listen(config: Config) -> Heard:
-    """Return what the feeder says of itself and how old live ticks are, or why it cannot be heard."""
+    """Return the status of the feeder and the ages of live ticks, or why nothing can be received."""
     status: FeedStatus | None = None
     ages_ms: list[float] = []
     notices: list[Notice] = []
     until = time.monotonic() + LISTEN_SECONDS
     try:
-        # Prefixes listen to what others asked for, and ask for nothing.
+        # Prefixes receive what other programs have asked for; they make no subscription at the feeder.
         for frame in subscribe(
             STATUS_TOPIC,
             "quote/",
@@ -59,7 +59,7 @@ def listen(config: Config) -> Heard:
         ):
             if frame.topic == STATUS_TOPIC:
                 status = read(msgspec.msgpack.Decoder(FeedStatus), frame.body)
-            # Invented and recorded ticks tell nothing.
+            # Simulated and recorded ticks do not show the exchange's time.
             elif status is not None and status.source == "xtquant" and (times := list(_times(frame.data))):
                 ages_ms.append(frame.received_ns / 1e6 - max(times))
             if time.monotonic() > until:
@@ -72,7 +72,7 @@ def listen(config: Config) -> Heard:
 
 
 def _times(body: Any) -> Iterator[float]:
-    """Yield the exchange's times, in ms, in the body of a quote or whole topic."""
+    """Yield the exchange's times, in ms since 1970, that the body of a quote or whole topic has."""
     for records in body.values() if isinstance(body, dict) else ():
         for record in records if isinstance(records, list) else [records]:
             moment = record.get("time") if isinstance(record, dict) else None

@@ -20,9 +20,9 @@ def free_bytes(folder: Path) -> int:
 
 
 def write_error(folder: Path) -> str | None:
-    """Return why `folder`, which may have to be made, cannot be written."""
+    """Return why `folder`, which may not exist yet, cannot be written; None if it can."""
     try:
-        # Not Path.exists: it raises for a folder that may not be looked into.
+        # Path.exists would raise for a folder without read permission.
         tempfile.TemporaryFile(dir=next(path for path in _upwards(folder) if os.path.exists(path))).close()
     except OSError as exc:
         return error_text(exc)

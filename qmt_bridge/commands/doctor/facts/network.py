@@ -24,7 +24,7 @@ def addresses(config: Config) -> dict[str, str]:
 
 
 def is_elsewhere(address: str) -> bool:
-    """Return whether an address is one of another machine, so that nothing here can listen on it."""
+    """Return whether an address belongs to another machine, so that no program here can listen on it."""
     host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
     if host == address or sockets.is_local(address) or not host:
         return False
@@ -48,7 +48,7 @@ def connect_error(address: str) -> str | None:
 def bind_error(host: str, port: int) -> str | None:
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            # As servers do: elsewhere than on Windows, a port whose last connections have just ended is free.
+            # Servers set this option too: except on Windows, a port whose last connections just ended is then free.
             if sys.platform != "win32":
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
@@ -64,7 +64,7 @@ def wire_errors(config: Config) -> Iterator[tuple[str, str | None]]:
         for name in ADDRESSES:
             error = None
             address: str = getattr(config, name)
-            # An ipc: file that something else listens to would be replaced.
+            # To bind an ipc: address would replace the file that another program listens on.
             if not address.startswith("ipc:"):
                 try:
                     curve = sockets.load_curve(config.curve_dir, "feeder")

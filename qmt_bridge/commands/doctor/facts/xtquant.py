@@ -16,7 +16,7 @@ from qmt_bridge.commands.doctor.facts.error_text import error_text
 from qmt_bridge.config import Config
 from qmt_bridge.process import child
 
-# Its native modules are for Windows and some versions of Python; nothing of it is imported here.
+# The native modules exist for Windows and some Python versions only. They are looked up, never imported here.
 _NATIVE = ("xtquant.datacenter", "xtquant.xtpythonclient")
 PROBE_SECONDS = 15.0
 Some = TypeVar("Some", bound=Answer)
@@ -27,7 +27,7 @@ def find_xtquant() -> Xtquant:
         version = importlib.metadata.version("xtquant")
     except importlib.metadata.PackageNotFoundError:
         version = None
-    # A top-level name: find_spec executes parent packages only.
+    # find_spec executes parent packages only, and a top-level name has none.
     spec = importlib.util.find_spec("xtquant")
     if spec is None or spec.submodule_search_locations is None:
         return Xtquant(version, False)
@@ -39,7 +39,7 @@ def find_xtquant() -> Xtquant:
 
 
 def ask(answer: type[Some], *arguments: str) -> Some:
-    """Ask xtquant in a process of its own: only the feeder's files may use it, and it may hang."""
+    """Ask xtquant in a process of its own: only files of feeder/xt may import it, and a call may hang."""
     try:
         asked = subprocess.run(
             child.python("feeder.xt.probe", *arguments),

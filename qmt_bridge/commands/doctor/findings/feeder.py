@@ -7,32 +7,34 @@ from collections.abc import Sequence
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from qmt_bridge.wire.messages import FeedStatus, trade_state
 
-# A tick may be as old as the interval of snapshots; from the future comes none.
+# A tick may be as old as the interval between snapshots. A tick from the future shows that this clock is late.
 TICK_AGE_MS = (-1000.0, 5000.0)
-# A larger difference is no error of a clock.
+# A larger age does not come from a clock: the market is closed.
 CLOSED_AGE_MS = 600_000.0
 
 
 def feeder(status: FeedStatus | None, unheard: str | None, version: str, source: str, refused: str = "") -> Finding:
-    """Judge the feeder that answers, against our `version` and the setting `source`.
+    """Compare the feeder that answers with the installed `version` and the setting `source`.
 
-    `unheard` is why none can be heard, `refused` why there is no connection to what answers.
+    `unheard` says why nothing can be received, `refused` why there is no connection to what answers.
     """
     if refused:
         said, _, advice = refused.partition(": ")
         return Finding("feeder", "fail", said, advice or "look at curve_dir on both machines")
     if unheard is not None:
-        return Finding("feeder", "warn", f"not checked: {unheard}", "see curve_dir, or what else uses these addresses")
+        return Finding(
+            "feeder", "warn", f"not checked: {unheard}", "see curve_dir, or find the program that uses these addresses"
+        )
     if status is None:
         return Finding("feeder", "ok", "none runs at these addresses")
     kind = "SIMULATED data, " if status.simulated else ""
     state = status.state + (f" ({status.reason})" if status.reason else "")
     said = f"source {status.source}, {kind}state {state}, {status.topics} topics, version {status.version or 'unknown'}"
     if status.state == "down":
-        return Finding("feeder", "fail", said, "see the line of the terminal or of the token, and the feeder's log")
+        return Finding("feeder", "fail", said, "see the lines `terminal` and `token`, and the feeder's log")
     if status.state != "up":
         return Finding("feeder", "warn", said, "see the feeder's log")
-    # A feeder that was never installed does not know its version.
+    # A feeder that runs from a folder without an installed package has no version.
     if status.version not in ("", version):
         return Finding("feeder", "warn", f"{said}, but installed is {version}", "start it again")
     if source not in ("auto", status.source):
@@ -43,8 +45,8 @@ def feeder(status: FeedStatus | None, unheard: str | None, version: str, source:
 def journal(status: FeedStatus) -> Finding:
     """Judge whether the feeder that answers can write its trade journal."""
     if status.journal is not None:
-        said = f"the feeder cannot write it: {status.journal}; trade events go out, but are only in its memory"
-        return Finding("journal", "fail", said, "make room on its disk or put the file back, and do not stop it before")
+        said = f"the feeder cannot write it: {status.journal}; trade events are sent, but are kept in its memory only"
+        return Finding("journal", "fail", said, "free space on its disk or restore the file, and only then stop it")
     if status.journal_note is not None:
         said = f"is written, but {status.journal_note}"
         return Finding("journal", "warn", said, "qmt-bridge journal verify --file FILE says what is damaged")
@@ -68,16 +70,16 @@ def trade(status: FeedStatus) -> Finding:
 
 
 def clock(ages_ms: Sequence[float], unchecked: str, unneeded: str) -> Finding:
-    """Judge this machine's clock by the ages of newest ticks, or say why it is `unchecked`."""
+    """Judge this machine's clock by the ages of the newest ticks, in ms; `unchecked` says why there are none."""
     if unneeded:
         return Finding("clock", "ok", f"not needed: {unneeded}")
     if not ages_ms:
-        said = f"not checked: only a live tick tells the exchange's time, and there is none: {unchecked}"
-        return Finding("clock", "warn", said, "look again in trading hours, while the feeder runs")
+        said = f"not checked: only a live tick shows the exchange's time, and there is none: {unchecked}"
+        return Finding("clock", "warn", said, "run this again in trading hours, while the feeder runs")
     age = min(ages_ms)
     if age > CLOSED_AGE_MS:
         said = f"not checked: the newest tick is {age / 3_600_000:.1f} hours old, so the market is closed"
-        return Finding("clock", "warn", said, "look again in trading hours")
+        return Finding("clock", "warn", said, "run this again in trading hours")
     advice = "set the clock by NTP (Windows: w32tm /resync)"
     if age < TICK_AGE_MS[0]:
         return Finding("clock", "warn", f"at least {-age / 1000:.1f} s behind the exchange's", advice)

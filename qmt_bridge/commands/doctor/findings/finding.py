@@ -8,7 +8,7 @@ Level = Literal["ok", "warn", "fail"]
 
 
 class Finding(NamedTuple):
-    """One line: what was looked at, the result, and what to do, which is empty where all is well."""
+    """One line: the check, its result, and what to do; `advice` is empty if nothing has to be done."""
 
     check: str
     level: Level

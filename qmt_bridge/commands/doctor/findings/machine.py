@@ -8,27 +8,27 @@ from pathlib import Path
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from qmt_bridge.errors import ConfigError
 
-# The journal of a busy month is far below a gibibyte.
+# The trade journal of a busy month is far smaller than 1 GiB.
 LITTLE_DISK = 1 << 30
 NO_DISK = 100 << 20
 
 
 def settings(error: ConfigError | None) -> Finding:
-    """Judge the settings as they were read."""
+    """Judge whether the settings can be read."""
     if error is not None:
-        return Finding("settings", "fail", str(error), "correct that setting; nothing else was looked at")
+        return Finding("settings", "fail", str(error), "correct that setting; nothing else was checked")
     return Finding("settings", "ok", "can be read")
 
 
 def environment(foreign: Sequence[str]) -> Finding:
-    """Judge variables that look like settings and are none."""
+    """Judge environment variables that look like settings but are not."""
     if not foreign:
         return Finding("environment", "ok", "every QMT_BRIDGE_ variable is a setting")
-    return Finding("environment", "warn", "; ".join(foreign), "take them away, or set the settings that are meant")
+    return Finding("environment", "warn", "; ".join(foreign), "unset them, or set the setting that was meant")
 
 
 def python(version: tuple[int, int], bits: int, needs_xtquant: bool) -> Finding:
-    """Judge the interpreter: it decodes what xtquant pushes."""
+    """Judge the Python version: with xtquant it decodes the data of the callbacks."""
     said = f"{version[0]}.{version[1]}, {bits}-bit"
     if not needs_xtquant:
         return Finding("python", "ok", said)
@@ -43,7 +43,9 @@ def python(version: tuple[int, int], bits: int, needs_xtquant: bool) -> Finding:
 def folder(path: Path, error: str | None) -> Finding:
     """Judge whether the feeder may write its files."""
     if error is not None:
-        return Finding("data folder", "fail", f"{path} cannot be written: {error}", "set --data-dir, or give the right")
+        return Finding(
+            "data folder", "fail", f"{path} cannot be written: {error}", "set --data-dir, or grant the permission"
+        )
     return Finding("data folder", "ok", f"{path} can be written")
 
 
@@ -51,5 +53,5 @@ def disk(free: int) -> Finding:
     """Judge the space for the trade journal, in bytes."""
     said = f"{free / (1 << 30):.1f} GiB free for the trade journal"
     if free < LITTLE_DISK:
-        return Finding("disk", "fail" if free < NO_DISK else "warn", said, "make room, or set --data-dir")
+        return Finding("disk", "fail" if free < NO_DISK else "warn", said, "free some space, or set --data-dir")
     return Finding("disk", "ok", said)

@@ -12,16 +12,18 @@ SHORT_KEY = 16
 
 
 def gateway_port(host: str, port: int, error: str | None, ours: bool) -> Finding:
-    """Judge the gateway's port: free, or in use by a gateway of ours."""
+    """Judge the gateway's port: it is free, or a gateway of this project uses it."""
     if error is None:
         return Finding("gateway", "ok", f"port {port} of {host} is free" if port else "takes a free port")
     if ours:
         return Finding("gateway", "ok", f"a gateway answers at {host}:{port}")
-    return Finding("gateway", "fail", f"cannot listen on {host}:{port}: {error}", "end what uses it, or set --port")
+    return Finding(
+        "gateway", "fail", f"cannot listen on {host}:{port}: {error}", "stop the program that uses it, or set --port"
+    )
 
 
 def key(api_key: str, require_key: bool, host: str) -> Finding:
-    """Judge the API key; it is never shown."""
+    """Judge the API key, without printing it."""
     if not api_key:
         said = "none: no client gets trade events from `gateway`, and `up` makes a key for each run"
         return Finding("key", "warn", said, "set QMT_BRIDGE_API_KEY to a long random text")
@@ -35,7 +37,7 @@ def key(api_key: str, require_key: bool, host: str) -> Finding:
 
 
 def firewall(host: str, port: int, windows: bool) -> Finding:
-    """Give a hint where other machines shall reach the gateway."""
+    """Give the firewall rule that a gateway for other machines needs."""
     if is_loopback(host):
         return Finding("firewall", "ok", f"not needed: only this machine reaches {host}")
     rule = f'netsh advfirewall firewall add rule name="QMT Bridge" dir=in action=allow protocol=TCP localport={port}'
@@ -44,7 +46,10 @@ def firewall(host: str, port: int, windows: bool) -> Finding:
 
 
 def wire(name: str, address: str, error: str | None, running: bool, unheard: str | None) -> Finding:
-    """Judge one of the feeder's addresses: free, or in use by the feeder that is `running`, if it can be heard."""
+    """Judge one of the feeder's addresses: it is free, or the `running` feeder uses it.
+
+    `unheard` says why nothing can be received there.
+    """
     if running:
         return Finding(name, "ok", f"the running feeder has {address}")
     if error is None:
@@ -52,23 +57,23 @@ def wire(name: str, address: str, error: str | None, running: bool, unheard: str
     if unheard is not None:
         return Finding(name, "warn", f"{error}; that may be a feeder, which cannot be heard from here")
     option = f"--{name.replace('_', '-')}"
-    return Finding(name, "fail", error, f"end what uses it, set {option}, or see curve_dir for other machines")
-
-
-def reach(name: str, address: str, running: bool, refused: bool = False) -> Finding:
-    """Judge one of the feeder's addresses on a gateway's machine, which connects to it."""
-    if running:
-        return Finding(name, "ok", f"the feeder answers at {address}")
-    if refused:
-        return Finding(name, "warn", f"no connection to the feeder at {address}", "see the line of the feeder")
-    said = f"no feeder is heard at {address}"
     return Finding(
-        name, "warn", said, "start the feeder, let its ports in through its firewall, or correct the address"
+        name, "fail", error, f"stop the program that uses it, set {option}, or see curve_dir for other machines"
     )
 
 
+def reach(name: str, address: str, running: bool, refused: bool = False) -> Finding:
+    """Judge one of the feeder's addresses from the machine of a gateway, which connects to it."""
+    if running:
+        return Finding(name, "ok", f"the feeder answers at {address}")
+    if refused:
+        return Finding(name, "warn", f"no connection to the feeder at {address}", "see the line `feeder` below")
+    said = f"no feeder is heard at {address}"
+    return Finding(name, "warn", said, "start the feeder, open its ports in the firewall, or correct the address")
+
+
 def feeder_firewall(addresses: Sequence[str], windows: bool) -> Finding:
-    """Give a hint where gateways on other machines shall reach the feeder."""
+    """Give the firewall rule that a feeder for gateways on other machines needs."""
     ports = [address.rpartition(":")[2] for address in addresses if not sockets.is_local(address)]
     if not ports:
         return Finding("firewall", "ok", "not needed: only this machine reaches the feeder")

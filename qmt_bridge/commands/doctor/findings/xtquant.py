@@ -10,12 +10,12 @@ from qmt_bridge.commands.doctor.findings.machine import NO_DISK
 
 # The version that the tests run against; pyproject.toml pins it.
 TESTED_XTQUANT = "250807.1.2"
-# A year of minute bars is some 60,000 records a code: for a thousand codes, at 64 bytes each, this much.
+# A year of minute bars has about 60,000 records a code: about 4 GiB for a thousand codes at 64 bytes a record.
 LITTLE_HOME = 4 << 30
 
 
 def xtquant(found: Xtquant, source: str, meant: bool) -> Finding:
-    """Judge the SDK of the terminal, which is `meant` to be the source on Windows and where there is a token."""
+    """Judge xtquant; it is `meant` to be the source on Windows, and where a token is set."""
     if source in ("sim", "replay"):
         return Finding("xtquant", "ok", f"not needed: source is {source}")
     if found.importable:
@@ -43,16 +43,16 @@ def terminal(address: str, unreachable: str | None, error: str, unneeded: str) -
         return Finding("terminal", "fail", f"does not answer at {address}: {unreachable}", advice)
     if error:
         said = f"something listens at {address}, but xtquant cannot connect: {error}"
-        return Finding("terminal", "fail", said, "log in to the terminal, or look whose port that is")
+        return Finding("terminal", "fail", said, "log in to the terminal, or find the program that uses that port")
     return Finding("terminal", "ok", f"xtquant connects to {address}")
 
 
 def token(token: str) -> Finding:
-    """Judge the token by what can be seen of it; it is never shown."""
+    """Judge the characters of the token, without printing it."""
     if not token.isascii() or not token.isprintable() or set(token) & set(" \"'"):
-        said = "is set, but has blanks, quotes or other characters that no token has"
+        said = "is set, but has blanks, quotes or other characters that a token never has"
         return Finding("token", "warn", said, "set QMT_BRIDGE_XT_TOKEN to the token alone, without quotes")
-    return Finding("token", "ok", "is set; whether it is good shows when the feeder logs in")
+    return Finding("token", "ok", "is set; whether it is valid is known when the feeder logs in")
 
 
 def servers(count: int, error: str) -> Finding:
@@ -70,7 +70,7 @@ def center(found: Center) -> Finding:
     first, last = found.ports
     if not found.port:
         said = f"all ports {first} to {last} of {found.host} are in use"
-        return Finding("data service", "fail", said, "end what uses them, such as other feeders")
+        return Finding("data service", "fail", said, "stop the programs that use them, such as other feeders")
     return Finding("data service", "ok", f"can be imported, port {found.port} of {found.host} is free")
 
 
@@ -80,12 +80,14 @@ def home(path: Path, error: str | None, free: int) -> Finding:
         return Finding("data service folder", "fail", f"{path} cannot be written: {error}", "set --xt-home")
     said = f"{path} can be written, {free / (1 << 30):.1f} GiB free for market data"
     if free < LITTLE_HOME:
-        return Finding("data service folder", "fail" if free < NO_DISK else "warn", said, "make room, or set --xt-home")
+        return Finding(
+            "data service folder", "fail" if free < NO_DISK else "warn", said, "free some space, or set --xt-home"
+        )
     return Finding("data service folder", "ok", said)
 
 
 def accounts(count: int, userdata: str, found: bool, unneeded: str) -> Finding:
-    """Judge what trade events need."""
+    """Judge whether the accounts have the folder that trade events need."""
     if unneeded:
         return Finding("accounts", "ok", f"not needed: {unneeded}")
     if not count:
@@ -100,7 +102,7 @@ def calendar(end: str, unchecked: str, today: str, unneeded: str) -> Finding:
     """Judge the terminal's trading calendar by its last day, or say why it is `unchecked`; days are YYYYMMDD."""
     if unneeded:
         return Finding("calendar", "ok", f"not needed: {unneeded}")
-    advice = "let the terminal update its data, which has the holidays"
+    advice = "let the terminal update its data, which contains the holidays"
     if not end:
         return Finding("calendar", "warn", f"not checked: {unchecked}", advice)
     if end < today:
