@@ -1,8 +1,7 @@
 """Consume the feeder's ZeroMQ topics from Python, without a gateway: ``for frame in subscribe(topic): ...``.
 
-Runs in the caller's thread and owns its sockets there. A slow caller loses market data beyond the high-water mark, is
-told so, and does not slow down other programs; trade events that are lost on the way are read from the feeder's
-journal.
+Runs in the caller's thread and owns its sockets there. A slow caller loses market data beyond the high-water mark and
+is told so; it does not slow down other programs. Lost trade events are read from the feeder's journal.
 """
 
 from __future__ import annotations
@@ -42,11 +41,11 @@ from qmt_bridge.wire.topics import (
 
 logger = logging.getLogger(__name__)
 
-# Without an answer after this time the topics go live without their last values (docs/wire.md, "catch_up").
+# Seconds to wait for the answer to "catch_up" (docs/wire.md); after that the topics go live without last values.
 ANSWER_SECONDS = 1.0
 # Messages taken from one socket before the next one is read.
 TURN = 1000
-# Between two looks at the state of the connections.
+# Seconds between two checks of the connections.
 LOOK_SECONDS = 0.5
 # Losses with less than this many seconds between them are one episode in the log.
 EPISODE_SECONDS = 10.0
@@ -143,7 +142,7 @@ def _log(notice: Notice) -> None:
 
 
 def spelled(topics: Sequence[str], on_notice: OnNotice | None = None) -> Iterator[str]:
-    """Yield each topic; a whole one without its last slash, which would be a prefix that asks for nothing, with it."""
+    """Yield each topic; add the last slash to a whole topic without it: as a prefix it would ask for nothing."""
     for topic in topics:
         if topic.endswith("/") or not _is_demand(f"{topic}/"):
             yield topic
@@ -187,7 +186,7 @@ def _behaviour(topic: str) -> Behaviour:
 
 
 def _check_prefix(topic: str) -> None:
-    """Raise `BadRequest` or `WireError` for a prefix that no topic begins with, which would be silent for ever."""
+    """Raise `BadRequest` or `WireError` for a prefix that no topic begins with: no frame would ever arrive."""
     kind, *rest = topic.split("/")
     depth = 3 if kind in (Kind.QUOTE, Kind.L2) else 2
     if len(rest) > depth or (len(rest) == depth and rest[-1]) or not all(rest[:-1]):
@@ -261,8 +260,9 @@ class _Link:
         self._links = Links()
         self._look_at = 0.0
         self._strange_at = -EPISODE_SECONDS
-        # Made by `connect`. An iterator that is never started is never closed. And of objects that are unreachable the
-        # garbage collector finalizes the older first: a context older than the iterator would wait for its sockets.
+        # Made by `connect`, for two reasons. An iterator that is never started is never closed. And the garbage
+        # collector finalizes the older of two unreachable objects first: a context that is older than the iterator
+        # would wait for the sockets.
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
 
@@ -284,7 +284,7 @@ class _Link:
         self._look_at = time.monotonic()
 
     def wait(self, until: Iterable[float], sequence: sequences.Sequence, silence: Silence) -> float:
-        """Wait for a message, at most until the earliest of `until`, and send questions; return the time then."""
+        """Wait for a message, at most until the earliest of `until`, and send questions; return the time after that."""
         now = time.monotonic()
         self._poller.register(self._dealer, zmq.POLLIN | zmq.POLLOUT if sequence.asks(now) else zmq.POLLIN)
         # Windows cannot interrupt poll; after at most LOOK_SECONDS Ctrl-C ends the program.
@@ -292,14 +292,14 @@ class _Link:
         now = time.monotonic()
         self._look_at_links(silence, now)
         if ready.get(self._dealer, 0) & zmq.POLLOUT:
-            # If the feeder ends at this moment, the other questions are sent when one answers again.
+            # If the feeder ends at this moment, the other questions are sent when a feeder answers again.
             with suppress(zmq.Again):
                 for question in sequence.questions(now):
                     self._dealer.send(ask_reply_encoder.encode(question), zmq.NOBLOCK)
         return now
 
     def take(self, sequence: sequences.Sequence, now: float) -> list[Frame]:
-        """Return the frames that the messages which have arrived allow to hand out."""
+        """Return the frames that can be handed out after the messages that have arrived."""
         frames: list[Frame] = []
         strange: WireError | None = None
         for message in _received(self._dealer):
@@ -316,7 +316,7 @@ class _Link:
                 except WireError as exc:
                     strange = exc
         if strange is not None:
-            # Another program publishes at this address: leave its message out and wait for the feeder.
+            # Another program publishes at this address: ignore its message and wait for the feeder.
             if now >= self._strange_at + EPISODE_SECONDS:
                 logger.warning("what came from the feeder's address is left out: %s", strange)
             self._strange_at = now

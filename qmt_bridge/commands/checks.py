@@ -127,7 +127,7 @@ def bench(
 
 
 def _refuse_for_load(url: str | None, codes: tuple[str, ...], load: dict[str, Any]) -> None:
-    """Refuse what has no effect on the load that is asked for, and a load of which no client is measured."""
+    """Refuse flags without an effect, and a load without a client that is measured."""
     if load["send"]:
         refuse("--send is the whole request", "period")
     if url and not urlsplit(url).path.rstrip("/").endswith("/realtime"):

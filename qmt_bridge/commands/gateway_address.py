@@ -13,12 +13,12 @@ from qmt_bridge.process.stop import Stop
 # Seconds for the whole answer of the gateway: another program may listen there, and may send byte by byte.
 ASK_TIMEOUT = 1.0
 ANSWER_BYTES = 64 * 1024
-# One read waits at most so long, so that a stop does not wait for a frozen gateway.
+# Seconds that one read waits at most, so that a stop does not wait for a frozen gateway.
 STEP = 0.1
 
 
 def reachable(host: str) -> str:
-    """Return a host by which this machine reaches what listens on `host`."""
+    """Return a host by which this machine reaches a server that listens on `host`."""
     if host in ("0.0.0.0", ""):
         return "127.0.0.1"
     if host == "::":
@@ -27,12 +27,12 @@ def reachable(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches what listens on `host`."""
+    """Return whether only this machine reaches a server that listens on `host`."""
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT) -> dict[str, Any] | None:
-    """Return the JSON object that the gateway's address answers; None without one in time.
+    """Return the JSON object that the program at the gateway's address answers; None without one in `timeout` seconds.
 
     urllib is not used: its timeout begins anew with every byte, and any program may listen at that address.
     """

@@ -40,14 +40,14 @@ logger = logging.getLogger(__name__)
 
 # Shortest and longest pause, in seconds, between two starts of a child that ends again and again.
 BACKOFF = (0.2, 10.0)
-# A child that ran for so many seconds ended for a new reason, so its pause begins at the shortest again.
+# After this many seconds an end has a new reason, so the pause begins at the shortest again.
 STEADY = 30.0
 POLL = 0.1
-# Between two questions to each child, once both have been ready.
+# Seconds between two questions to each child, once both have been ready.
 ASK_EVERY = 1.0
-# Between two lines in the log about a child that has not answered since its start.
+# Seconds between two log lines about a child that has not answered since its start.
 STILL_STARTING = 30.0
-# From here on Windows' exit codes are exceptions of native code, such as 0xC0000005.
+# On Windows, exit codes from this one on are exceptions of native code, such as 0xC0000005.
 _NATIVE_CRASH = 0xC0000000
 Ready = Callable[[dict[str, Any], dict[str, int | None]], None]
 """Takes the answer of /readyz, and the process id of each part."""
@@ -80,14 +80,14 @@ class _Child:
         self._started_at = self._told_at = time.monotonic()
         self.replaced = False
         self.pulse = Pulse(self._freeze_timeout, self._started_at)
-        # A group of its own is what a session is on Windows, as far as Ctrl-C goes.
+        # On Windows a process group of its own keeps Ctrl-C away from the child, as a session does elsewhere.
         flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
         self.process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, env=self._env, start_new_session=True, creationflags=flags
         )
 
     def watch(self, now: float) -> int | None:
-        """Start the part again when its time has come; return the exit code of one that has just ended."""
+        """Start the part again when its pause is over; return the exit code if the part has just ended."""
         if self.process is None:
             if now >= self._start_at:
                 self.start()
@@ -104,7 +104,7 @@ class _Child:
         return code
 
     def replace_if_frozen(self, now: float) -> None:
-        """Kill a process that gives no sign of life any more, and what it has started; `watch` starts another one."""
+        """Kill a process that no longer answers, and the processes that it has started; `watch` starts it again."""
         if self.process is None:
             return
         frozen, silence = self.pulse.frozen(now), self.pulse.silence(now)
@@ -129,7 +129,7 @@ class _Child:
             self._close_input()
 
     def wait(self, deadline: float) -> None:
-        """Wait for the end until `deadline`, then kill."""
+        """Wait for the end of the process until `deadline`, then kill it."""
         if self.process is None:
             return
         try:
@@ -140,7 +140,7 @@ class _Child:
             self.process.wait()
 
     def kill(self) -> None:
-        """Kill the process and what it has started: a frozen worker would not notice that its parent ended."""
+        """Kill the process and its children: a frozen worker would not notice the end of its parent."""
         assert self.process is not None
         started: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
@@ -151,7 +151,7 @@ class _Child:
                 process.kill()
 
     def kill_at_once(self) -> None:
-        """Kill the process from within a signal handler: it takes no lock and raises nothing."""
+        """Kill the process from within a signal handler: take no lock and raise nothing."""
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(OSError):
                 self.process.kill()
@@ -163,7 +163,7 @@ class _Child:
 
 
 class _Questions:
-    """The feeder's socket for questions, asked for the heartbeat; answers of another run's feeder are ignored."""
+    """Asks the feeder for its heartbeat; answers of another run's feeder are ignored."""
 
     def __init__(self, config: Config, instance: str) -> None:
         """Connect; raise `ConfigError` for keys or an address that cannot be used."""
@@ -232,11 +232,11 @@ class _Run:
                 each.start()
 
     def turn(self, stop: Stop) -> bool:
-        """Start what has ended, ask both parts, and replace what is frozen; return False if a part cannot run."""
+        """Start ended parts, ask both parts, and replace a frozen one; return False if a part cannot run."""
         now = time.monotonic()
         if not all(self._may_go_on(each, now) for each in self._children):
             return False
-        self._hear_feeder(now)
+        self._note_feeder_answer(now)
         if now >= self._next_ask:
             began = all(each.pulse.began for each in self._children)
             self._next_ask = now + (self._ask_every if self._was_ready and began else POLL)
@@ -271,16 +271,16 @@ class _Run:
         logger.error("%s ended with exit code %d; starting it again", part.part, code)
         return True
 
-    def _hear_feeder(self, now: float) -> None:
+    def _note_feeder_answer(self, now: float) -> None:
         if self._questions.answered():
             self._feeder.pulse.beat(now)
 
     def _ask_gateway(self, stop: Stop) -> float:
-        """Ask the gateway how it is, which may take `_ask_timeout` seconds; return the time then."""
+        """Ask the gateway, which may take `_ask_timeout` seconds; return the time after that."""
         status = ask_gateway(self._config, "/healthz" if self._was_ready else "/readyz", stop, self._ask_timeout)
         now = time.monotonic()
-        self._hear_feeder(now)
-        # With several workers the first process answers no requests; it replaces the workers that do.
+        self._note_feeder_answer(now)
+        # With several workers the first process answers no requests itself, but replaces frozen workers.
         if status is not None and status.get("instance") == self._instance and not self._gateway.is_stopped():
             self._gateway.pulse.beat(now)
             if not self._was_ready:
@@ -291,7 +291,7 @@ class _Run:
         if status.get("feeder_instance") != self._instance or status.get("serving") is not True:
             return
         self._was_ready = True
-        # The gateway receives its heartbeats, so it runs, even if our own connection is not up yet.
+        # The gateway receives the feeder's heartbeats, so the feeder runs, even if this process has no connection yet.
         self._feeder.pulse.beat(now)
         self._ready(status, {each.part: each.pid for each in self._children})
 
@@ -299,9 +299,10 @@ class _Run:
 def run(config: Config, settings: Mapping[str, Sequence[str]], stop: Stop, ready: Ready) -> int:
     """Run feeder and gateway until `stop`; call `ready` with /readyz and the process ids once both are ready.
 
-    `settings` are the names of those that each part needs. A part that ends is started again, and until everything has
-    been ready once only if that may help: its exit code says so, or it did not end by itself. Else return 1: the part
-    has logged what is wrong, and a new start would fail alike. Raise `ConfigError` for settings that allow no answer.
+    `settings` has the names of the settings that each part needs. A part that ends is started again. Before both have
+    been ready once this is done only if it may help: the exit code says so, or the part did not end by itself. Else
+    return 1: the part has logged the error, and a new start would fail in the same way. Raise `ConfigError` for
+    addresses at which the parts cannot be asked.
     """
     check_addresses(config)
     parts = _Run(config, settings, ready)
@@ -327,5 +328,5 @@ def check_addresses(config: Config) -> None:
 
 
 def _may_pass(code: int) -> bool:
-    # A code below zero is the signal that ended it, which a terminal or a user may have sent: a new start may work.
+    # A code below zero is the signal that ended the part. A terminal or a user may have sent it: a new start may work.
     return code == TRY_AGAIN or code < 0 or code >= _NATIVE_CRASH

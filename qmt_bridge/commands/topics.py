@@ -78,7 +78,7 @@ def tail(
 
 
 def _refuse_for_url(topics: tuple[str, ...], send: str | None) -> None:
-    """Refuse what has no effect with a URL."""
+    """Refuse flags and codes that have no effect with a URL."""
     path = urlsplit(topics[0]).path.rstrip("/")
     refuse("a gateway is asked, not the feeder", *WIRE)
     if send is not None:
@@ -99,7 +99,7 @@ def _refuse_codes(topics: tuple[str, ...], why: str) -> None:
 
 
 def _refuse_for_topics(codes_file: str | None) -> None:
-    """Refuse what has no effect with topics of ZeroMQ."""
+    """Refuse flags that have no effect with topics of ZeroMQ."""
     refuse("it is for a URL; the feeder asks for CURVE keys (curve_dir)", "api_key")
     refuse("it is for a URL", "send")
     _refuse_period(codes_file)

@@ -17,7 +17,7 @@ from tests.support.ports import free_ports
 SECONDS = 30.0
 KEY = "0123456789abcdef"
 TOKEN = "7b1e-t0ken"
-# The command, which waits less long for a feeder that is not there.
+# The command, with a shorter wait for an address without an answer.
 QUICK = """
 from qmt_bridge import handshakes
 handshakes.PATIENCE_SECONDS = 0.3
@@ -27,7 +27,7 @@ cli.main()
 
 
 class Machine:
-    """The settings of a machine with free ports and a folder of its own, and what the command says of it."""
+    """The settings of a machine with free ports and a folder of its own; `run` returns the findings."""
 
     def __init__(self, folder: Path, **env: str) -> None:
         self.port, *wire = free_ports(4)
@@ -38,7 +38,7 @@ class Machine:
             self.env[f"QMT_BRIDGE_{name}_ADDR"] = f"tcp://127.0.0.1:{port}"
         self.env |= env
         self.printed = ""
-        # Whether something listens at these addresses, which needs its time to answer.
+        # Whether a program listens at these addresses: then the command waits as long as it does for a user.
         self.answers = False
 
     @property

@@ -10,7 +10,7 @@ from tests.support.doctor import KEY, SECONDS, Machine, levels, listener
 from tests.support.ports import free_ports
 
 
-def test_a_machine_for_simulated_data_is_well_and_stays_as_it_was(machine: Machine, tmp_path: Path) -> None:
+def test_simulated_data_needs_nothing_and_no_file_is_left(machine: Machine, tmp_path: Path) -> None:
     machine.answers = True
     code, findings = machine.run()
     assert code == 0, findings
@@ -37,7 +37,7 @@ def test_an_address_that_the_feeder_would_refuse_fails(machine: Machine) -> None
     assert "needs curve_dir" in findings["ask_addr"].said
 
 
-def test_an_address_that_is_none_is_a_wrong_setting(machine: Machine) -> None:
+def test_a_malformed_address_is_a_wrong_setting(machine: Machine) -> None:
     code, findings = machine.run("--trade-addr", "nonsense")
     assert code == 1
     assert "--trade-addr: expected tcp://HOST:PORT" in findings["settings"].said
@@ -58,7 +58,7 @@ def test_a_wrong_setting_is_a_finding(machine: Machine) -> None:
     assert "QMT_BRIDGE_GRACE" in findings["settings"].said
 
 
-def test_keys_that_are_not_there_are_told(machine: Machine, tmp_path: Path) -> None:
+def test_missing_keys_are_a_warning(machine: Machine, tmp_path: Path) -> None:
     code, findings = machine.run("--curve-dir", str(tmp_path))
     assert code == 0
     assert levels(findings, "warn") == ["market_addr", "trade_addr", "ask_addr", "feeder"]

@@ -16,7 +16,7 @@ def test_a_warning_is_no_failure() -> None:
     assert report.exit_code([*warned, Finding("c", "fail", "x", "y")]) == 1
 
 
-def test_a_line_has_level_check_what_it_is_and_what_to_do() -> None:
+def test_a_line_has_level_check_result_and_advice() -> None:
     findings = [Finding("key", "warn", "none", "set one"), Finding("firewall", "ok", "fine")]
     assert report.to_text(findings) == "warn  key       none -> set one\nok    firewall  fine"
 

@@ -33,16 +33,16 @@ ELSEWHERE = {
         ),
     ],
 )
-def test_the_settings_say_what_runs_here(settings: dict[str, object], role: str | None) -> None:
+def test_the_settings_show_what_runs_on_this_machine(settings: dict[str, object], role: str | None) -> None:
     config = Config(**settings)  # type: ignore[arg-type]
     feeders, gateways = bool(settings.keys() & set(FEEDER)), bool(settings.keys() & set(GATEWAY))
     assert examination.role_of(config, feeders, gateways) == role
 
 
 @pytest.mark.parametrize("arguments", [("--for", "gateway"), ()])
-def test_a_gateways_machine_has_no_false_failures(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_a_gateway_machine_has_no_false_failures(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     machine = Machine(tmp_path, **ELSEWHERE)
-    # Settings as in a gateway's file: none that only feeders read.
+    # As in the settings file of a gateway, which has no settings of feeders.
     del machine.env["QMT_BRIDGE_DATA_DIR"]
     code, findings = machine.run(*arguments)
     assert code == 0, findings
@@ -52,7 +52,7 @@ def test_a_gateways_machine_has_no_false_failures(tmp_path: Path, arguments: tup
     assert not findings.keys() & {"xtquant", "terminal", "accounts", "calendar", "clock", "data folder", "disk"}
 
 
-def test_a_feeders_machine_is_not_asked_for_what_gateways_need(tmp_path: Path) -> None:
+def test_a_feeder_machine_is_not_checked_for_gateway_settings(tmp_path: Path) -> None:
     machine = Machine(tmp_path, QMT_BRIDGE_SOURCE="sim")
     del machine.env["QMT_BRIDGE_API_KEY"]
     code, findings = machine.run("--for", "feeder")
@@ -61,7 +61,7 @@ def test_a_feeders_machine_is_not_asked_for_what_gateways_need(tmp_path: Path) -
     assert not findings.keys() & {"gateway", "key"}
 
 
-def test_a_key_that_the_feeder_refuses_is_told(tmp_path: Path) -> None:
+def test_a_refused_key_is_reported(tmp_path: Path) -> None:
     for name in ("feeder", "stranger"):
         sockets.make_keys(tmp_path / name)
     (tmp_path / "stranger" / "feeder.key").write_bytes((tmp_path / "feeder" / "feeder.key").read_bytes())

@@ -30,7 +30,7 @@ def test_a_terminal_is_asked_through_xtquant(trading_machine: Machine, terminal:
     assert findings["xtquant"].said == f"{xtquant.TESTED_XTQUANT}, the tested version"
     assert findings["terminal"].said == f"xtquant connects to {terminal}"
     assert "trading days are known until 20261231" in findings["calendar"].said
-    # The stand-in's ticks are of 2024.
+    # The stand-in for xtquant sends ticks of 2024.
     assert "so the market is closed" in findings["clock"].said
     assert findings["accounts"].said == "none: market data only, no trade events"
 
@@ -52,7 +52,7 @@ def test_a_terminal_without_calendar_and_ticks_is_told(trading_machine: Machine)
     assert "not checked" in findings["clock"].said
 
 
-def test_with_a_token_the_data_service_is_looked_at_and_no_terminal(token_machine: Machine, tmp_path: Path) -> None:
+def test_with_a_token_the_data_service_is_checked_not_the_terminal(token_machine: Machine, tmp_path: Path) -> None:
     code, findings = token_machine.run("--xt-servers", "10.0.0.1:55310", "--xt-servers", "10.0.0.2:55310")
     assert code == 0, findings
     assert levels(findings, "fail") == []
@@ -70,7 +70,7 @@ def test_with_a_token_the_data_service_is_looked_at_and_no_terminal(token_machin
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_wrong_with_a_data_service_is_told_at_once(token_machine: Machine, tmp_path: Path) -> None:
+def test_all_errors_of_the_data_service_are_reported_together(token_machine: Machine, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     home = tmp_path / "file" / "xt"
     code, findings = token_machine.run("--xt-servers", "10.0.0.1", "--xt-home", str(home))
@@ -81,7 +81,7 @@ def test_what_is_wrong_with_a_data_service_is_told_at_once(token_machine: Machin
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the wheel's native modules are for Windows")
-def test_a_token_without_native_modules_is_told_whatever_the_source(machine: Machine) -> None:
+def test_a_token_without_native_modules_fails_only_if_needed(machine: Machine) -> None:
     machine.env["QMT_BRIDGE_XT_TOKEN"] = TOKEN
     code, findings = machine.run("--source", "xtquant")
     assert code == 1
@@ -107,7 +107,7 @@ def test_accounts_need_the_terminals_folder(trading_machine: Machine, tmp_path: 
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "cp1252", "cp936", "utf-8"])
-def test_chinese_text_comes_through_every_code_page(trading_machine: Machine, encoding: str) -> None:
+def test_chinese_text_can_be_printed_in_every_encoding(trading_machine: Machine, encoding: str) -> None:
     trading_machine.env |= {"FAKE_XT_DOWN": "1", "PYTHONIOENCODING": encoding}
     done = subprocess.run(
         trading_machine.start,
@@ -117,9 +117,9 @@ def test_chinese_text_comes_through_every_code_page(trading_machine: Machine, en
         check=False,
     )
     assert (done.returncode, done.stderr) == (1, b"")
-    # click treats ASCII as a mistake and writes UTF-8.
+    # click writes UTF-8 if the encoding is ASCII.
     text = done.stdout.decode("utf-8" if encoding.startswith("ascii") else encoding)
     assert "无法连接" in text or r"\u65e0\u6cd5\u8fde\u63a5" in text
-    # JSON is the same for all.
+    # JSON does not depend on the encoding.
     _, findings = trading_machine.run()
     assert "无法连接" in findings["terminal"].said

@@ -37,7 +37,7 @@ def test_frames_are_counted_wherever_they_are_cut(piece, sample):
         crew.leave()
 
 
-def test_what_is_lost_while_the_feeder_restarts_is_not_counted():
+def test_losses_during_a_restart_of_the_feeder_are_not_counted():
     crew = Crew(Load("ws://h/ws/realtime", CODES, clients=1), [0], Client)
     client = crew._clients[0]
     try:

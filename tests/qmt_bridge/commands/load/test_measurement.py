@@ -5,7 +5,7 @@ from __future__ import annotations
 from qmt_bridge.commands.load.measurement import Measurement
 
 
-def test_tallies_add_up():
+def test_measurements_of_processes_add_up():
     one, other = Measurement(), Measurement()
     for measured, lost in ((one, 2), (other, None)):
         measured.frames, measured.lost, measured.seconds, measured.cpu_seconds, measured.clients = 10, lost, 2.0, 1.0, 3

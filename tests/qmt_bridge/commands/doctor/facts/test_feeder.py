@@ -54,7 +54,7 @@ def test_only_live_ticks_of_a_running_feeder_check_the_clock(
     def make() -> list[tuple[Topic, object]]:
         now = time.time_ns() // 1_000_000
         status = {"source": source, "simulated": False, "state": "up", "epoch": 1, "time": now}
-        # Of an hour ago, except for one code.
+        # One hour old, except for one code.
         ticks = {"000001.SZ": {"time": now - 3_600_000}, "600519.SH": [{"time": now + 60_000}], "x": {"time": None}}
         return [
             (STATUS_TOPIC, status),

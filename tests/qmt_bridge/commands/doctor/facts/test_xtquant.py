@@ -16,7 +16,7 @@ from tests.support.paths import FAKES, ROOT
 from tests.support.ports import free_ports
 
 
-def test_a_terminal_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_that_hangs_is_reported_after_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
     monkeypatch.setenv("FAKE_XT_CALL_MS", "60000")
     monkeypatch.setattr(xtquant_facts, "PROBE_SECONDS", 0.5)
