@@ -24,7 +24,7 @@ def stamped(code: str, seq: int, epoch: int = 7, data: str = "x" * 200) -> bytes
 
 @contextmanager
 def served(handler: Callable[[ServerConnection, list[str]], None]) -> Iterator[str]:
-    """Serve `/ws/realtime` by a handler that gets the codes asked for; yield the URL."""
+    """Serve `/ws/realtime` with a handler that is given the subscribed codes; yield the URL."""
 
     def handle(socket: ServerConnection) -> None:
         try:
@@ -47,7 +47,7 @@ def acknowledge(socket: ServerConnection, codes: Sequence[str], rejected: Sequen
 
 
 def stream(socket: ServerConnection, codes: Sequence[str], leave_out: Callable[[int], bool]) -> None:
-    """Send frames of all codes until the client has gone."""
+    """Send frames of all codes until the client disconnects."""
     pause = threading.Event()
     seq = 0
     while True:

@@ -27,7 +27,7 @@ from tests.support.stamped_server import CODES, acknowledge, every_tenth_lost, s
 DEADLINE = 20.0
 
 
-def test_a_report_says_what_it_does_not_know():
+def test_a_report_says_what_is_not_known():
     measured = Measurement()
     measured.lost, measured.frames, measured.unstamped, measured.seconds = None, 5, 5, 1.0
     load = Load("ws://h/ws/realtime", CODES, clients=1)
@@ -38,7 +38,7 @@ def test_a_report_says_what_it_does_not_know():
     assert "psutil is not installed" in text
 
 
-def test_a_template_fills_number_and_time_into_what_it_encodes():
+def test_a_template_fills_number_and_time_into_the_body():
     template = Template(lambda seq, sent: {"600519.SH": [tick(seq, sent)]}, to_json, text=True)
     body = template.fill(FIRST_SEQ + 41, 1_767_000_000_123_456)
     assert orjson.loads(body) == {"600519.SH": [tick(FIRST_SEQ + 41, 1_767_000_000_123_456)]}
@@ -75,7 +75,7 @@ def test_the_table_names_what_is_missing():
     assert table.text(rows).splitlines()[3] == "nats-server        missing: apt install nats-server"
 
 
-def test_a_target_stands_beside_the_load_that_is_named_once():
+def test_the_table_names_each_load_once_with_all_its_targets():
     rows = table.targets(list(verdicts(RESULTS)))
     assert rows[1][0] == f"1. {LOADS[0].name}"
     assert rows[2][0] == ""
@@ -86,7 +86,7 @@ def test_medians_are_of_the_rounds_that_have_a_figure():
     assert medians([{"a": 1.0, "b": None}, {"a": 5.0}, {"a": 2.0, "b": None}]) == {"a": 2.0, "b": None}
 
 
-def test_a_readme_keeps_all_but_what_is_between_the_marks():
+def test_only_the_text_between_the_marks_is_replaced():
     assert table.replaced("a\n<!-- bench -->\nold\n<!-- /bench -->\nb", "new") == (
         "a\n<!-- bench -->\nnew\n<!-- /bench -->\nb"
     )
@@ -95,28 +95,28 @@ def test_a_readme_keeps_all_but_what_is_between_the_marks():
 
 
 @pytest.mark.parametrize("sample", [1, 7])
-def test_every_tenth_frame_lost_is_reported_as_that(sample):
+def test_the_loss_of_every_tenth_frame_is_reported(sample):
     clients = 4
     with served(every_tenth_lost) as url:
         load = Load(url, CODES, clients=clients, sample=sample, cores=(0,))
         found = measure(load, 0.6)
     assert found["clients"] == clients
     assert found["frames"] > 500
-    # Exactly one of ten numbers; where a client begins and ends, one of each code more or less.
+    # Exactly one of ten numbers is missing; where a client begins and ends, one more or less of each code.
     expected = found["frames"] / 9
     slack = 2 * clients * len(CODES)
     if sample > 1:
-        # Counted on until each topic has shown how far it has come.
+        # Frames are counted until each topic has shown its last sequence number.
         slack += found["frames"] // 10
     assert expected - slack <= found["lost"] <= expected + slack
     assert found["unstamped"] == found["repeated"] == found["skipped"] == 0
-    # The delays are those that the server stamped.
+    # The server has stamped these delays.
     assert found["feeder_ms"]["p50"] == pytest.approx(1.0, rel=0.02)
     assert found["gateway_ms"]["p50"] >= 0.98
     assert found["latency_ms"]["p50"] >= 1.96
 
 
-def test_nothing_is_lost_where_nothing_is_lost():
+def test_no_loss_is_reported_without_a_loss():
     def handler(socket: ServerConnection, codes: list[str]) -> None:
         acknowledge(socket, codes, [{"code": "bad", "error": "unknown_symbol"}])
         stream(socket, codes, lambda seq: False)
@@ -129,7 +129,7 @@ def test_nothing_is_lost_where_nothing_is_lost():
             assert found["rejected"] == {"bad: unknown_symbol": 2}
 
 
-def test_a_server_without_positions_is_counted_and_its_loss_not_known():
+def test_the_loss_of_a_server_without_positions_is_not_known():
     def handler(socket: ServerConnection, codes: list[str]) -> None:
         pause = threading.Event()
         while True:
@@ -153,7 +153,7 @@ def test_clients_that_stall_are_not_measured():
     assert found["lost"] > 0
 
 
-def test_a_server_that_closes_is_told_with_its_reason():
+def test_a_close_by_the_server_is_reported_with_its_reason():
     def handler(socket: ServerConnection, codes: list[str]) -> None:
         socket.close(1008, "unauthorized: no API key was given")
 
@@ -161,7 +161,7 @@ def test_a_server_that_closes_is_told_with_its_reason():
         measure(Load(url, CODES, clients=1), 0.3)
 
 
-def test_a_client_that_loses_its_connection_meanwhile_is_trouble():
+def test_a_connection_that_ends_during_counting_is_reported():
     def handler(socket: ServerConnection, codes: list[str]) -> None:
         acknowledge(socket, codes)
         for seq in range(1, 1000):
@@ -201,7 +201,7 @@ def test_a_bare_loop_writes_nothing_before_it_is_told():
         assert measured.frames - measured.repeated == 2
 
 
-def test_the_command_measures_a_real_gateway_and_the_table_the_same_one():
+def test_the_command_and_the_table_measure_a_real_gateway():
     with gateway() as running:
         publisher = running.publisher
         with Crews(Load(running.url, CODES, clients=4, acked=True, stamps=EMBEDDED, cores=(0,)), Asking) as crews:
@@ -235,7 +235,7 @@ def test_the_command_measures_a_real_gateway_and_the_table_the_same_one():
         (["ws://127.0.0.1:9/ws/realtime", "--clients", "2", "--stalled", "2"], "--stalled must leave"),
     ],
 )
-def test_the_command_says_what_is_wrong(arguments, said):
+def test_the_command_prints_the_error(arguments, said):
     result = CliRunner().invoke(cli.main, ["bench", *arguments])
     assert result.exit_code in (1, 2)
     assert said in result.output
