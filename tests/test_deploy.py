@@ -437,7 +437,7 @@ def test_what_the_containers_run_works_together(tmp_path, run):
     assert alive[0] == "CMD"
     assert json.loads(check(alive[1:], env=environment("feeder")))["data"]["simulated"] is True
     command = [program, *services["gateway"]["command"], f"--port={port}"]
-    run(command, env=environment("gateway")).wait_for("feeder is there: source sim")
+    run(command, env=environment("gateway")).wait_for("feeder is connected: source sim")
     wait_for(lambda: ready(port), "the gateway")
     check(healthy, env=path)
 
