@@ -1,7 +1,7 @@
 """The members of a stream that have the same position and wait for the same thing. Pure.
 
-A stream has one LIVE cohort and any number of others. The table says what the stream does with a cohort in each phase; a
-dash means "nothing".
+A stream has one LIVE cohort and any number of others. The table says what happens to a cohort in each phase; a dash
+means "nothing".
 
 | phase    | a frame                    | its answer                  | a timeout                | a new epoch         |
 |----------|----------------------------|-----------------------------|--------------------------|---------------------|

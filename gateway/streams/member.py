@@ -33,7 +33,7 @@ class Member(Protocol):
         """Take a frame."""
 
     def starts(self, epoch: int, seq: int) -> bool:
-        """Take the position of the last value, or of the last event before those to come; return whether to deliver a value.
+        """Take the position of the last value, or of the event before the next one; return whether to deliver a value.
 
         `settle` follows.
         """
@@ -61,4 +61,4 @@ class Upstream(Protocol):
         """Cancel the subscription."""
 
     def ask(self, topics: list[Topic], after: JournalPosition | None) -> int | None:
-        """Send a CatchUp for the events after `after`, or for last values; return its id, or None without connection."""
+        """Send a CatchUp for the events after `after`, or for last values; return its id, None without connection."""
