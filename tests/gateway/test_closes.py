@@ -19,12 +19,12 @@ def test_ending_has_known_close_and_error_codes(ending: errors.Ending) -> None:
     assert ending.code is None or ending.code in errors.ERROR_CODES
 
 
-def test_no_two_endings_are_the_same() -> None:
+def test_endings_are_distinct() -> None:
     assert len(set(ENDINGS.values())) == len(ENDINGS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
-def test_gateway_has_no_close_code_of_its_own(path: Path) -> None:
+def test_gateway_takes_close_codes_from_the_table_only(path: Path) -> None:
     numbers = {
         node.value: node.lineno
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))

@@ -403,7 +403,7 @@ def test_every_event_and_every_loss_reaches_every_member(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_no_event_of_another_journal_without_a_refusal(seed: int) -> None:
+def test_another_journal_is_delivered_only_after_a_refusal(seed: int) -> None:
     world = World(seed, journals=True)
     often = [world.event, world.arrive, world.arrive, world.answer, world.reply, world.drain]
     seldom = [world.heartbeat, world.trader, world.wait, world.save]

@@ -32,7 +32,7 @@ def refused(rig: Rig, curve_dir: str) -> Server:
     return server
 
 
-async def test_a_refused_key_is_the_reason_until_it_is_allowed(
+async def test_reason_names_the_refused_key_until_it_is_allowed(
     rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = refused(rig, str(tmp_path / "stranger"))
@@ -53,7 +53,7 @@ async def test_a_refused_key_is_the_reason_until_it_is_allowed(
     assert readiness(server.port)["ready"]
 
 
-async def test_a_feeder_logs_a_client_without_keys(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_feeder_logs_a_client_without_keys(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     server = refused(rig, "")
     await until(lambda: "a client of market_addr" in caplog.text, "the feeder's line")
     # Which of both ends is the first to leave decides what the other one sees.

@@ -20,7 +20,7 @@ def limit_disk(rig: Rig, pages: int) -> None:
     rig.feeder.publisher._journal.call(lambda journal: journal._database.execute(statement).fetchall(), DEADLINE)
 
 
-async def test_worker_is_not_ready_while_it_cannot_write_trade_events(rig: Rig) -> None:
+async def test_worker_is_not_ready_while_the_journal_cannot_grow(rig: Rig) -> None:
     port = rig.servers[0].port
     assert readiness(port)["journal"] is None
     assert metrics(port)["journal_up"] == 1
@@ -44,7 +44,7 @@ def account(state: Any, reason: str | None = None, number: str = "******0365", *
     return AccountState(number, "STOCK", state, reason, 7, **fields)
 
 
-async def test_the_state_of_every_account_is_shown(rig: Rig) -> None:
+async def test_readiness_shows_the_state_of_every_account(rig: Rig) -> None:
     port = rig.servers[0].port
     assert (readiness(port)["trade"], readiness(port)["accounts"]) == ("off", [])
     async with rig.connect("/ws/realtime?ctl=1") as client:
@@ -76,7 +76,7 @@ async def test_the_state_of_every_account_is_shown(rig: Rig) -> None:
         pytest.param([account("down", "no folder", fault=True), account("up")], True, id="one-of-two"),
     ],
 )
-async def test_only_what_settings_must_mend_makes_a_worker_not_ready(
+async def test_worker_is_not_ready_if_only_settings_can_mend_it(
     rig: Rig, accounts: list[AccountState], ready: bool
 ) -> None:
     port = rig.servers[0].port
@@ -87,7 +87,7 @@ async def test_only_what_settings_must_mend_makes_a_worker_not_ready(
     await until(lambda: readiness(port)["ready"] and readiness(port)["trade"] == "up", "the account to be up")
 
 
-async def test_a_damaged_journal_is_told_and_leaves_a_worker_ready(rig: Rig) -> None:
+async def test_damaged_journal_is_shown_and_worker_stays_ready(rig: Rig) -> None:
     port = rig.servers[0].port
     assert readiness(port)["journal_note"] is None
     rig.feeder.stop()
@@ -100,7 +100,7 @@ async def test_a_damaged_journal_is_told_and_leaves_a_worker_ready(rig: Rig) -> 
     assert "a damaged journal was set aside" in shown["journal_note"]
 
 
-async def test_a_worker_tells_its_tasks_and_a_client_leaves_none_behind(rig: Rig) -> None:
+async def test_client_that_left_leaves_no_task_in_the_worker(rig: Rig) -> None:
     port = rig.servers[0].port
     before = readiness(port)
     assert before["worker"] == os.getpid()

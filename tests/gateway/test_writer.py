@@ -17,7 +17,7 @@ from tests.support.waiting import until
 TICK = quote_topic("600519.SH")
 
 
-def test_protocol_has_what_is_used_of_it() -> None:
+def test_uvicorn_protocol_has_the_attributes_that_we_use() -> None:
     source = inspect.getsource(WebSocketsSansIOProtocol)
     for attribute in ("self.writable = asyncio.Event()", "self.disconnected", "self.close_sent", "self.transport"):
         assert attribute in source
@@ -45,7 +45,7 @@ async def test_frames_of_every_length_arrive(rig: Rig, size: int) -> None:
         assert len(framed(json.dumps(bodies[0], separators=(",", ":")).encode())) > size or size < 8
 
 
-async def test_burst_for_one_client_keeps_its_order_in_few_writes(rig: Rig) -> None:
+async def test_burst_for_one_client_is_in_order_in_few_writes(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.subscribed(stocks=["600519.SH"])
         for number in range(5000):
@@ -54,7 +54,7 @@ async def test_burst_for_one_client_keeps_its_order_in_few_writes(rig: Rig) -> N
         assert readiness(rig.servers[0].port)["frames_sent"] == 5001
 
 
-async def test_stalled_reader_fills_the_transport_and_is_served_on_later(rig: Rig) -> None:
+async def test_stalled_client_fills_the_transport_and_continues(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.subscribed(stocks=["600519.SH"])
         client.socket.transport.pause_reading()
@@ -97,6 +97,6 @@ async def test_client_that_never_reads_is_dropped(rig: Rig) -> None:
         assert await other.receive() == {"600519.SH": [{"n": "after"}]}
 
 
-def test_offered_only_after_a_handshake() -> None:
+def test_prepared_frames_are_offered_after_a_handshake_only() -> None:
     assert PreparedFrames.sender is None
     assert issubclass(PreparedFrames, WebSocketsSansIOProtocol)
