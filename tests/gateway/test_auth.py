@@ -1,4 +1,4 @@
-"""Where a key may stand in a handshake, and which one passes."""
+"""Keys: where a handshake may carry one, and which key is accepted."""
 
 from __future__ import annotations
 

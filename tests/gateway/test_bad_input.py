@@ -1,4 +1,4 @@
-"""Bad input: each answered as the protocol says, one line in the log, and no other client is disturbed."""
+"""Bad input: it is answered as the protocol says, logged in one line, and affects no other client."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ async def test_invalid_utf8_closes_with_1007_and_no_traceback(rig: Rig, caplog: 
 @pytest.mark.parametrize("size", [65_537, 1024 * 1024, 3 * 1024 * 1024])
 async def test_too_large_request_closes_with_1009(rig: Rig, size: int) -> None:
     async with rig.connect("/ws/realtime") as client:
-        # The server may close while the rest is still on its way.
+        # The server may close before it has received the whole request.
         with suppress(ConnectionClosed):
             await client.socket.send('{"stocks":["600519.SH"],"pad":"' + "x" * size + '"}')
         assert (await client.closed())[0] == 1009
@@ -245,7 +245,7 @@ async def test_only_a_record_without_a_json_form_is_left_out(rig: Rig) -> None:
         for body in ({"n": 1}, {"n": nested}, {"n": 2}):
             rig.source.publish(TICK, body)
         assert [await client.receive(), await client.receive()] == [{"n": 1}, {"n": 2}]
-        # Again, by itself, when nothing else is on its way.
+        # Once more, with no other frame in the same write.
         rig.source.publish(TICK, {"n": nested})
         rig.source.publish(TICK, {"n": 3})
         assert await client.receive() == {"n": 3}

@@ -100,7 +100,7 @@ async def test_whole_quote_sends_a_snapshot_and_each_code_once(rig: Rig) -> None
         assert await client.receive() == {"600519.SH": {"n": 2}, "601988.SH": {"n": 1}}
         await rig.wanted(code)
         assert sorted(rig.source.wanted) == sorted([sh, code])
-        # Without its market the code has to come by itself.
+        # Without its market the code needs its own subscription.
         await client.send({"action": "unsubscribe", "id": 1, "codes": ["SH"]})
         await rig.wanted(whole_topic("600519.SH"))
 
@@ -174,7 +174,7 @@ async def test_formula_ack_precedes_values_until_unsubscribe(rig: Rig) -> None:
             "stock_code": "000001.SZ",
             "data": {"outputs": {"MA1": [None, 1.5]}},
         }
-        # The same once more: its own number, and the last value at once, after the ack.
+        # The same formula once more: it gets its own seq_id, and the last value right after the ack.
         await client.send(formula())
         second = await client.receive()
         assert second["seq_id"] != ack["seq_id"]
@@ -197,7 +197,7 @@ async def test_refused_formula_gets_an_error_instead_of_an_ack(rig: Rig) -> None
 
 
 async def live(client: Client) -> int:
-    """Wait until an opted-in trade socket misses nothing any more; return its position."""
+    """Wait for the ack of an opted-in trade socket, after which no event is missed; return its position."""
     while (frame := await client.receive())["type"] != "subscribed":
         assert frame["type"] in ("welcome", "authenticated", "error"), frame
     return int(frame["seq"])
@@ -241,13 +241,13 @@ async def test_journal_larger_than_an_outbox_is_replayed_completely(rig: Rig) ->
         assert [(await watcher.receive())["type"] for _ in range(2)] == ["welcome", "subscribed"]
         for number in range(count):
             rig.source.trade("order", order_id=number, padding="x" * 4000)
-            # Of more than 4 MiB at once a client that does not read them at once is too slow.
+            # More than 4 MiB at once would overflow the outbox of a client that does not read at once.
             while number % 500 == 499 and (await watcher.receive())["seq"] != number + 1:
                 pass
     async with rig.connect(url, server) as quick, rig.connect(url, server) as slow:
         slow.socket.transport.pause_reading()
         assert [(await quick.receive())["seq"] for _ in range(count)] == list(range(1, count + 1))
-        # Events go on while the slow one has yet to see the first.
+        # More events are published before the slow client has read the first one.
         for number in range(20):
             rig.source.trade("order", order_id=number)
         assert [(await quick.receive())["seq"] for _ in range(20)] == list(range(count + 1, count + 21))
@@ -268,8 +268,8 @@ async def test_trade_client_gets_every_event_after_it_connects(rig: Rig) -> None
     port = rig.servers[0].port
     rig.source.trade("order", order_id=0)
     for number in range(1, 20):
-        await until(lambda number=number: readiness(port)["frames_received"] == number, "the one before")
-        # Nobody else on this worker asks for trade events.
+        await until(lambda number=number: readiness(port)["frames_received"] == number, "the previous event")
+        # No other client of this worker subscribes trade events.
         async with rig.connect(f"/ws/trade?api_key={quote(KEY)}") as client:
             rig.source.trade("order", order_id=number)
             assert (await client.receive())["data"]["order_id"] == number
@@ -412,7 +412,7 @@ async def test_second_resume_during_a_refusal_gets_each_event_once(rig: Rig) -> 
             while (told := await client.receive()).get("id") != 2:
                 assert told["type"] in ("error", "subscribed")
             rig.source.trade("order", order_id=number)
-            # One that comes twice comes before the next one.
+            # A repeated event would arrive before the next one.
             assert (await client.receive())["seq"] == number + 1
 
 
@@ -426,11 +426,11 @@ async def test_position_with_an_epoch_names_the_journal(rig: Rig) -> None:
     assert (ack["seq"], ack["epoch"]) == (3, epoch)
     rig.feeder.stop()
     rig.start_feeder()
-    await until(lambda: readiness(rig.servers[0].port).get("epoch") not in (None, epoch), "the next life")
+    await until(lambda: readiness(rig.servers[0].port).get("epoch") not in (None, epoch), "the next epoch")
     async with rig.connect(f"{TRADE_URL}&after=2&epoch={epoch}") as client:
         await live(client)
         assert (await client.receive())["seq"] == 3
-        # A browser rounds it.
+        # A browser rounds the epoch to a float.
         await client.send({"resume": {"seq": 1, "epoch": float(epoch)}})
         await live(client)
         assert [(await client.receive())["seq"] for _ in range(2)] == [2, 3]
@@ -467,7 +467,7 @@ async def test_reused_positions_after_a_crash_are_refused(rig: Rig) -> None:
             rig.source.trade("order", order_id=number)
         assert [(await client.receive())["seq"] for _ in range(3)] == [1, 2, 3]
         rig.feeder.stop()
-        # As if the last one had never been on the disk.
+        # As if the last event had never been written to the disk.
         database = sqlite3.connect(journal_path(rig.config.data_path, "hand"))
         with contextlib.closing(database), database:
             database.execute("DELETE FROM event WHERE seq = 3")
@@ -494,14 +494,14 @@ async def test_reused_positions_after_a_crash_are_refused(rig: Rig) -> None:
 async def test_opted_in_clients_are_told_of_a_new_epoch_and_loss(rig: Rig) -> None:
     async with rig.connect("/ws/realtime?ctl=1") as client:
         epoch = (await client.receive())["epoch"]
-        # Killed, it does not say that it goes.
+        # A killed feeder does not announce its end.
         rig.feeder.publisher._drain = lambda: None  # type: ignore[method-assign]
         rig.feeder.stop()
         rig.start_feeder()
         notice = await client.receive()
         while notice["state"] != "up":
             notice = await client.receive()
-        # The new one has lost nothing; what was not published between the two lives is lost all the same.
+        # The new process has lost nothing itself, but nothing was published between the two epochs.
         assert (notice["epoch"] > epoch, notice["data_lost"]) == (True, True)
         rig.source.sink.set_state("stale")
         rig.source.sink.set_state("up")
@@ -527,17 +527,17 @@ async def test_feeder_restart_closes_no_socket_and_data_flows_again(rig: Rig) ->
         for topic in (TICK, sh):
             await rig.wanted(topic)
         rig.source.trade("order", order_id=2)
-        rig.source.publish(TICK, {"600519.SH": [{"life": 2}]})
-        rig.source.publish(sh, {"600519.SH": {"life": 2}})
+        rig.source.publish(TICK, {"600519.SH": [{"epoch": 2}]})
+        rig.source.publish(sh, {"600519.SH": {"epoch": 2}})
         frame = await trade.receive()
         while frame["type"] == "feed":
             frame = await trade.receive()
         assert frame["seq"] == 2
-        assert await whole.receive() == {"600519.SH": {"life": 2}}
+        assert await whole.receive() == {"600519.SH": {"epoch": 2}}
         frame = await realtime.receive()
         while frame.get("type") == "feed":
             frame = await realtime.receive()
-        assert frame == {"600519.SH": [{"life": 2}]}
+        assert frame == {"600519.SH": [{"epoch": 2}]}
 
 
 async def test_readiness_follows_the_feeder(rig: Rig) -> None:
@@ -598,7 +598,7 @@ async def test_only_opted_in_clients_get_feed_notices(rig: Rig) -> None:
 
 
 async def notice(client: Client) -> dict[str, Any]:
-    """Return the next notice about the feeder."""
+    """Return the next feed notice."""
     while (frame := await client.receive()).get("type") != "feed":
         pass
     return frame
@@ -619,14 +619,14 @@ async def test_notices_tell_of_an_absent_feeder_and_its_return(rig: Rig, away: b
         rig.start_feeder()
         while (told := await notice(client))["state"] != "up":
             pass
-        # The new feeder has lost nothing; clients of the old one have.
+        # The new process has lost nothing itself, but the clients have lost data in between.
         assert (told["data_lost"], told["epoch"]) == (True, readiness(port)["epoch"])
         rig.source.sink.set_state("stale", "silent")
         assert (await notice(client))["data_lost"] is False
 
 
 async def test_topic_refused_after_a_source_outage_gets_an_error(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    # It would be found out some seconds later all the same.
+    # Without this, the refusal would be found some seconds later too.
     monkeypatch.setattr(hub, "QUIET_SECONDS", math.inf)
     async with rig.connect("/ws/realtime") as client:
         await client.subscribed(stocks=["600519.SH", "000001.SZ"])
@@ -647,7 +647,7 @@ async def test_slow_client_is_conflated_and_delays_no_other(rig: Rig) -> None:
         for client in (fast, slow):
             await client.send({"stocks": ["600519.SH"]})
         await rig.wanted(TICK)
-        # Its socket is not read: what the kernel and the server can hold fills up, then the outbox.
+        # The socket is not read: the buffers of the kernel and the server fill up, then the outbox.
         slow.socket.transport.pause_reading()
         total = 1500
         for number in range(total):
@@ -676,7 +676,7 @@ async def test_client_not_reading_trade_events_is_closed_with_1013(rig: Rig) -> 
         published = rig.feeder.publisher
         await until(lambda: published.published > 1000, "the events")
         client.socket.transport.resume_reading()
-        # 1013 where it can still be told, else the connection is dropped.
+        # 1013 if the close frame can still be sent, otherwise the connection is dropped.
         code, reason = await client.closed()
         assert (code, reason.partition(":")[0]) in ((1013, "slow_client"), (1006, ""), (None, ""))
 
@@ -715,7 +715,7 @@ async def test_no_trade_event_without_the_key(rig: Rig, path: str, frame: object
         if frame is not None:
             await client.send(frame)
         rig.source.trade("order", order_id=1)
-        # Not even an error frame: the reason says all.
+        # Without an error frame: the reason of the close says everything.
         with pytest.raises(ConnectionClosed):
             await client.receive()
         assert await client.closed() == (1008, reason)
@@ -754,7 +754,7 @@ async def test_program_with_the_server_address_as_origin_is_served(rig: Rig) -> 
         await rig.wanted(TICK)
     async with rig.connect("/ws/realtime", server, origin=f"http://127.0.0.1:{server.port + 1}") as client:
         assert (await client.closed())[0] == 1008
-    # A browser's page of a name that has been made to lead here (DNS rebinding).
+    # A page in a browser, with a name that was changed to lead to this address (DNS rebinding).
     evil = f"evil.example:{server.port}"
     here: dict[str, Any] = {"host": "127.0.0.1", "port": server.port, "proxy": None}
     async with connect(

@@ -1,4 +1,4 @@
-"""The hub without sockets: what members receive and what is asked, in every order in which messages can arrive."""
+"""The hub without sockets: what members receive and which questions are asked, for each order of messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EPOCH = 100
 
 
 class Wire:
-    """Records what the hub sends upstream."""
+    """Records what the hub sends to the feeder."""
 
     def __init__(self) -> None:
         self.subscribed: list[Topic] = []
@@ -46,13 +46,13 @@ class Wire:
 
 
 class Client:
-    """Records what a member gets, as (topic, seq)."""
+    """Records what a member receives, as (topic, seq)."""
 
     def __init__(self) -> None:
         self.got: list[int] = []
         self.bodies: list[object] = []
         self.lost = 0
-        # The number of frames when a snapshot ended, and the number of its codes.
+        # For each snapshot that ended: the number of frames by then, and the number of its codes.
         self.ended: list[tuple[int, int]] = []
         self.acts: list[Callable[[float], None]] = []
         self.outcomes: list[tuple[str, ErrorCode | None]] = []
@@ -186,7 +186,7 @@ def test_gap_in_trade_events_is_replayed_without_duplicates() -> None:
     assert client.got == [6]
     assert wire.asked[-1] == ([ALL_TRADES], 6)
     hub.answer(state(2, ALL_TRADES, 8, body=[{"seq": 7}, {"seq": 8}], more=True), 0.0)
-    # The rest is asked for once the member has taken this chunk.
+    # The rest is asked for once the member was sent this chunk.
     for number in range(1, 5):
         hub.expire(number * ANSWER_TIMEOUT)
     assert (client.got, len(wire.asked)) == ([6, 7, 8], 2)
@@ -195,7 +195,7 @@ def test_gap_in_trade_events_is_replayed_without_duplicates() -> None:
     hub.answer(state(3, ALL_TRADES, 10, body=[{"seq": 9}, {"seq": 10}]), 0.0)
     hub.receive(frame(TRADE, 11), 0.0)
     assert client.got == [6, 7, 8, 9, 10, 11]
-    # Once at the start and once for the whole replay.
+    # Called once at the start and once for the whole replay.
     assert client.outcomes == [("live", None)] * 2
 
 
@@ -412,7 +412,7 @@ def test_position_after_a_chunk_has_the_epoch_of_the_chunk() -> None:
     hub, wire, _ = joined(ALL_TRADES, 500)
     slow = Client()
     hub.join({ALL_TRADES: slow}, 0.0, JournalPosition(450, EPOCH - 1))
-    # What a client names is never exact.
+    # A position that a client names is never exact.
     assert wire.epochs[-1] == (EPOCH - 1, False)
     hub.answer(state(2, ALL_TRADES, 451, body=[{"seq": 451}], more=True), 0.0)
     slow.acts.pop()(0.0)
@@ -433,7 +433,7 @@ def test_every_question_names_the_epoch_of_its_position() -> None:
     hub.receive(frame(TRADE, 12, epoch=EPOCH + 1), 0.0)
     hub.answer(state(1, ALL_TRADES, 9, epoch=EPOCH + 1, body=[{"seq": 9}]), 0.0)
     assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 9), (EPOCH + 1, True))
-    # Also where the client named an older epoch.
+    # The same if the client named an older epoch.
     other = Client()
     hub.join({ALL_TRADES: other}, 0.0, JournalPosition(8, EPOCH))
     hub.answer(state(3, ALL_TRADES, 9, epoch=EPOCH + 1, body=[{"seq": 9}]), 0.0)
@@ -933,7 +933,7 @@ def test_members_are_told_of_a_loss_without_an_answer() -> None:
 
 
 def pieces(ask: int, *counts: int, seq: int = 9, epoch: int = EPOCH) -> list[TopicState]:
-    """Return a market's snapshot of so many codes a piece."""
+    """Return the parts of a market's snapshot, with these numbers of codes."""
     codes = iter(range(sum(counts)))
     bodies = [{f"{next(codes):06}.SH": {"n": 1} for _ in range(count)} for count in counts]
     return [
@@ -974,7 +974,7 @@ def test_only_snapshots_have_an_end() -> None:
     hub.feeder_seen(EPOCH + 1, 0, 3.0)
     hub.answer(*pieces(4, 7, seq=1, epoch=EPOCH + 1), now=3.0)
     assert client.ended == [(1, 2), (3, 6), (4, 7)]
-    # A quote comes in one piece.
+    # A quote is sent in one part.
     other = Client()
     hub.join({TICK: other}, 4.0)
     hub.answer(state(len(wire.asked), TICK, 3, body={"600519.SH": [1]}), 4.0)

@@ -1,4 +1,4 @@
-"""Names that exist nowhere, over a real feeder, uvicorn and WebSocket clients: told, and nothing else is harmed."""
+"""Unknown names in requests, over a real feeder, uvicorn and WebSocket clients: they are named and ignored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def named(frame: dict[str, Any], key: str = "ignored") -> dict[str, str]:
 
 
 async def refused(client: Client) -> tuple[str, str]:
-    """Return field and text of the next frame, which has to be the error of a name."""
+    """Return field and text of the next frame, which must be an error for an unknown name."""
     error = await client.receive()
     assert (error["type"], error["code"], error["retry"]) == ("error", "unknown_field", False)
     return error["field"], error["error"]
@@ -112,7 +112,7 @@ async def test_ack_names_fields_that_no_record_has(rig: Rig) -> None:
         unknown = named(ack, "unknown_fields")
         assert unknown.keys() == {"price", "extra"}
         assert "lastPrice" in unknown["price"]
-        # It is a warning: what a source delivers is sent, and is known from then on.
+        # It is only a warning: a field that the source delivers is sent, and is known afterwards.
         rig.source.publish(TICK, {"600519.SH": [{**RECORD, "extra": 1}]})
         assert await first.receive() == {"600519.SH": [{"lastPrice": 2.5, "extra": 1}]}
         ack = await second.subscribed(stocks=["600519.SH"], fields=["price", "extra"])
@@ -126,11 +126,11 @@ async def test_error_names_fields_that_the_first_record_lacks(rig: Rig) -> None:
         await rig.wanted(TICK)
         rig.source.publish(TICK, {"600519.SH": []})
         assert await client.receive() == {"600519.SH": []}
-        # Only now: until it has joined, a client may get the newest alone, as the last value.
+        # Published only now: before the client has joined, it may receive the last value only.
         rig.source.publish(TICK, {"600519.SH": [{**RECORD, "extra": 1}]})
         got = [await client.receive() for _ in range(2)]
         assert {"600519.SH": [{"extra": 1}]} in got
-        # `volume` is a tick's, though this one has none.
+        # `volume` is a documented field of ticks, although this tick has none.
         [error] = [frame for frame in got if "type" in frame]
         assert (error["code"], error["field"], "lastPrice" in error["error"]) == ("unknown_field", "price", True)
 
@@ -173,7 +173,7 @@ async def test_misspelled_key_parameter_is_named_without_its_value(rig: Rig, cap
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("gateway")]
     assert len(ours) >= 3
     assert not any("hid" in line for line in ours)
-    # A server may write the whole query; what is named like a key is hidden there as well.
+    # A server may log the whole query; parameters with a name like a key are hidden there too.
     assert "apikey=***" in caplog.text
     assert "apikey=hidden-one" not in caplog.text
 
@@ -195,7 +195,7 @@ async def test_error_of_an_unknown_action_lists_the_known_ones(rig: Rig, path: s
 
 
 GUIDE = (Path(__file__).parent.parent / "websocket-guide.md").read_text(encoding="utf-8")
-# The frames of the guide, byte for byte but for the comments beside them.
+# The frames of the guide, byte for byte, without the comments beside them.
 FRAMES = [
     re.sub(r"^\s*//.*$", "", block, flags=re.MULTILINE)
     for block in re.findall(r"^```jsonc\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)

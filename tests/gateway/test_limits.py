@@ -1,4 +1,4 @@
-"""Requests a second, and origins."""
+"""The rate of requests, and the check of origins."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_origin_unlike_the_host_header_is_foreign(origin: str | None, host: str 
 )
 @pytest.mark.parametrize("name", ["gateway.lan", "evil.example", "localhost.evil.example", "trader-pc"])
 def test_host_name_as_origin_is_allowed_for_programs_only(name: str, user_agent: str | None, own: bool) -> None:
-    # A page of evil.example whose name has been made to lead here sends exactly this.
+    # A page of evil.example, whose name was changed to lead to this address, sends exactly this.
     assert is_own_origin(f"http://{name}:8000", f"{name}:8000", user_agent, secure=False) is own
 
 

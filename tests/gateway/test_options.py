@@ -125,7 +125,7 @@ async def test_resume_says_whether_anything_was_missed(rig: Rig) -> None:
             return ack["recovered"], last
 
         assert await resumed(3) == (True, None)
-        # A browser has rounded the epoch.
+        # A browser rounds the epoch to a float.
         assert await resumed(3, float(epoch)) == (True, None)
         assert await resumed(2) == (True, {"n": 2})
         assert await resumed(1) == (False, {"n": 2})
@@ -218,7 +218,7 @@ async def test_mode_all_keeps_every_frame_or_ends_with_1013(rig: Rig) -> None:
                 numbers.append(frame["n"])
         assert numbers == sorted(set(numbers))
         code, reason = await every.closed()
-        # Plain ASGI cannot drop a client that does not read, so it may end while what was queued is still on its way.
+        # Plain ASGI cannot drop a client that does not read, so frames may still arrive after the session has ended.
         assert code in (1013, 1006)
         assert code == 1006 or reason.startswith("slow_client")
 
@@ -233,7 +233,7 @@ async def test_messagepack_clients_get_the_published_bodies(rig: Rig) -> None:
         [record] = (await received(client))["600519.SH"]
         assert math.isnan(record["pe"])
         assert record["n"] == 2**63
-        # Text may be mixed in.
+        # Text frames are accepted as well.
         await client.send({"action": "ping", "id": 2})
         assert (await received(client))["type"] == "pong"
         for nonsense in (b"\xc1", b"\x91" * 60_000, msgspec.msgpack.encode([1]), b"\x81\x91\x01\x02"):
@@ -290,7 +290,7 @@ async def test_trade_socket_resumes_after_a_position(rig: Rig) -> None:
         await client.send({"resume": {"seq": 99}, "id": 8})
         error = await client.receive()
         assert (error["code"], error["id"], error["oldest"], error["newest"]) == ("resume_expired", 8, 0, 6)
-        # Nothing between what was told and the events that come by now.
+        # No event is missing between the position of the ack and the new events.
         ack = await client.receive()
         assert (ack["type"], ack["after"]) == ("subscribed", 6)
         rig.source.trade("order", order_id=6)
@@ -302,7 +302,7 @@ async def test_trade_socket_resumes_after_a_position(rig: Rig) -> None:
 
 @pytest.mark.parametrize("rig", [PreparedFrames], ids=["prepared"], indirect=True)
 async def test_stopping_server_tells_opted_in_clients(rig: Rig) -> None:
-    # Under plain ASGI uvicorn closes the socket before it tells the app.
+    # With plain ASGI, uvicorn closes the socket before the app knows of the stop.
     server = rig.serve()
     async with rig.connect("/ws/realtime?ctl=1", server) as told, rig.connect("/ws/realtime", server) as documented:
         assert (await told.receive())["type"] == "welcome"
@@ -345,7 +345,7 @@ async def test_frames_are_compressed_if_both_sides_agree(rig: Rig, window: int, 
 async def test_feed_loss_is_repaired_and_told_if_opted_in(rig: Rig) -> None:
     async with rig.connect("/ws/realtime?ctl=1") as told, rig.connect("/ws/realtime") as documented:
         assert (await told.receive())["type"] == "welcome"
-        # A client that asked for no last value gets it where it replaces what was lost.
+        # A client without a snapshot is sent the last value too if it replaces lost frames.
         await told.subscribed(stocks=["600519.SH", "000001.SZ"], snapshot=False)
         await documented.send({"stocks": ["600519.SH", "000001.SZ"]})
         await rig.wanted(TICK)
@@ -354,7 +354,7 @@ async def test_feed_loss_is_repaired_and_told_if_opted_in(rig: Rig) -> None:
             rig.source.publish(topic, {"n": 1})
         for client in (told, documented):
             assert [await client.receive() for _ in range(2)] == [{"n": 1}] * 2
-        # As if a full socket had dropped them: the second one has no successor that would show it.
+        # As if a full socket had dropped them: no later frame shows the second loss.
         rig.lose(TICK, {"n": 2})
         rig.lose(OTHER, {"n": "newest"})
         rig.source.publish(TICK, {"n": 3})
@@ -404,6 +404,6 @@ async def test_slow_client_gets_all_prints_and_bars_or_1013(rig: Rig, period: st
         with contextlib.suppress(ConnectionClosed):
             while True:
                 got += [record["time"] for record in (await client.receive())["600519.SH"]]
-        # Whole up to the end, which tells that something is missing.
+        # No record is missing before the close, which shows that later ones are.
         assert got == list(range(got[0], got[0] + len(got)))
         assert client.socket.close_code in (1013, 1006)

@@ -1,4 +1,4 @@
-"""The app under the servers that people run: uvicorn, gunicorn, hypercorn as processes, and Starlette's test client."""
+"""The app under common servers: uvicorn, gunicorn and hypercorn as processes, and Starlette's test client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session without a server: what leaves it, and in which order, when a turn of the loop brings more than its room."""
+"""A session without a server: what it sends, in which order, when one turn of the loop has more than fits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEADLINE = 10.0
 
 
 class Transport:
-    """Prepared frames that are written down; `full` says when there is no room."""
+    """Prepared frames that are recorded; `full` says when there is no room."""
 
     deflates = False
 

@@ -1,4 +1,4 @@
-"""Notice `snapshot_end`, over a real feeder and WebSocket clients: after the last piece, to opted-in clients."""
+"""The notice `snapshot_end`, over a real feeder and WebSocket clients: after the last part, to opted-in clients."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.support.rig import Client, Rig
 from tests.support.waiting import until
 
 SH, SZ = whole_topic("SH"), whole_topic("SZ")
-# A snapshot of three pieces.
+# A snapshot in three parts.
 MARKET = {f"{number:06}.SH": {"n": 0, "pad": "x" * 1000} for number in range(600000, 601300)}
 
 
 async def filled(rig: Rig, watcher: Client) -> None:
-    """Let the feeder have a snapshot of Shanghai, which `watcher` keeps wanted, and one tick of Shenzhen."""
+    """Give the feeder a snapshot of Shanghai, which `watcher` keeps subscribed, and one tick of Shenzhen."""
     await watcher.send({"codes": ["SH", "SZ"]})
     await rig.wanted(SH)
     await rig.wanted(SZ)
@@ -28,7 +28,7 @@ async def filled(rig: Rig, watcher: Client) -> None:
 
 
 async def until_end(client: Client) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the records by code that come before the next `snapshot_end`, and that frame."""
+    """Return the records by code before the next `snapshot_end`, and that frame."""
     records: dict[str, Any] = {}
     while (frame := await client.receive()).get("type") != "snapshot_end":
         if "type" not in frame or frame["type"] == "data":

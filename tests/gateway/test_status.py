@@ -1,4 +1,4 @@
-"""/readyz over a real feeder: a full disk, and what a worker holds."""
+"""/readyz over a real feeder: a full disk, accounts, a damaged journal, and the tasks of a worker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.waiting import until
 
 
 def limit_disk(rig: Rig, pages: int) -> None:
-    """Let the feeder's journal grow to so many pages only; return when that holds."""
+    """Limit the feeder's journal to so many pages; return when the limit is in force."""
     statement = f"PRAGMA max_page_count={pages}"
     rig.feeder.publisher._journal.call(lambda journal: journal._database.execute(statement).fetchall(), DEADLINE)
 

@@ -1,4 +1,4 @@
-"""What waits of one topic: which record replaces which, in what form the rest is sent."""
+"""The waiting frames of one topic: which record replaces which, and how the rest is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outbox: order while there is room, the stream's own rule when there is none."""
+"""The outbox: frames in order while there is room, conflation by the rule of the topic when there is none."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_all_bars_are_kept_up_to_the_limit() -> None:
 
 
 def test_whole_market_in_the_outbox_closes_no_client() -> None:
-    # A snapshot of 26,000 codes is larger than any outbox; its number of codes bounds it.
+    # A snapshot of 26,000 codes is larger than an outbox, but the number of codes limits it.
     outbox = Outbox(50_000)
     for turn in range(3):
         for number in range(1000):
@@ -252,7 +252,7 @@ CODES = ("000001.SZ", "600519.SH")
 
 
 class _Model:
-    """What one client was sent, by topic, view and code; what reaches it is compared with that."""
+    """What one client should be sent, by topic, view and code; the frames that it receives are compared with that."""
 
     def __init__(self) -> None:
         self.sent: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -262,7 +262,7 @@ class _Model:
         kind = dice.choice(["tick", "l2quote", "1m", "1d", "l2transaction"])
         code = dice.choice(CODES)
         records = [
-            # A bar's time may come again a little later; the number tells its newest state.
+            # A bar may be updated a little later; `n` shows its newest state.
             {
                 "time": number // 40 + dice.randrange(2),
                 "n": number + part / 10,
@@ -290,7 +290,7 @@ class _Model:
                 assert numbers == sorted(set(numbers))
                 assert got[-1:] == sent[-1:]
             else:
-                # Each bar's states in order, the newest of them last, and no bar missing.
+                # The states of each bar are in order, the newest is last, and no bar is missing.
                 for time in {record["time"] for record in sent}:
                     states = [record["n"] for record in got if record["time"] == time]
                     assert states == sorted(set(states))

@@ -1,4 +1,4 @@
-"""The client's own pace: one frame in its time, the newest, and of a market the newest of every code."""
+"""The client's limit on the rate of frames: the newest frame, and of a market the newest tick of every code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views: what each option does to a frame, and that a view's frame is built once for all of its clients."""
+"""Views: how each option changes a frame, and that clients with the same view share one frame."""
 
 from __future__ import annotations
 
