@@ -1,6 +1,6 @@
-"""`python -m tests.bench`: this gateway beside others, in one run, against its targets.
+"""`python -m tests.bench`: measure this gateway and other servers in one run, and compare it with its targets.
 
-Needs Linux or another system with at least two cores, and `pip install -e .[bench]`. What is not installed is named.
+Needs a system with at least two cores, and `pip install -e .[bench]`. Servers that are not installed are listed.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ def _numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
 
 
 @click.command(help=(__doc__ or "") + "\n\n\b\n" + "\n".join(f"{load.number:>4}  {load.name}" for load in LOADS))
-@click.option("--only", default="", callback=_numbers, help="Numbers of loads, such as 1,4; the rest is left out.")
-@click.option("--ours", is_flag=True, help="Only this gateway, not the servers beside it.")
+@click.option("--only", default="", callback=_numbers, help="Run only the loads with these numbers, such as 1,4.")
+@click.option("--ours", is_flag=True, help="Measure only this gateway, no other servers.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1), help="Rounds; medians are shown.")
-@click.option("--seconds", default=1.5, show_default=True, type=click.FloatRange(min=0.2), help="Each measurement.")
+@click.option(
+    "--seconds", default=1.5, show_default=True, type=click.FloatRange(min=0.2), help="Length of each measurement."
+)
 @click.option("--soak", default=30.0, show_default=True, type=click.FloatRange(min=5), help="Length of load 11.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to a file.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw loads 1 and 3 into a PNG file.")
@@ -57,7 +59,7 @@ def main(
     began = time.monotonic()
     if readme:
         plot_file = PICTURE
-        # Checked now, because the measurements take ten minutes.
+        # Checked before the measurements, which take ten minutes.
         try:
             table.replaced(TABLES.read_text(encoding="utf-8"), "")
         except ValueError as exc:
@@ -78,7 +80,7 @@ def main(
         except Missing as exc:
             missing[name] = str(exc)
         except (OSError, RuntimeError) as exc:
-            # The others are worth having all the same.
+            # Continue, because the other results are useful without this one.
             failures.append(f"round {number}, load {load}, {name}: {exc}")
             click.echo(failures[-1], err=True)
 
