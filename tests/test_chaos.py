@@ -67,6 +67,6 @@ def test_growing_process_is_found_and_a_new_one_is_not_judged() -> None:
         memory.note("flat", 2, second, 500.0 if second == 500 else 50.0)
         if second > 800:
             memory.note("young", 3, second, second)
-    leaky, flat = memory.lives()
+    leaky, flat = memory.processes()
     assert (leaky.name, flat.name, flat.growth) == ("leaky", "flat", 0.0)
     assert leaky.growth > 1.0

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -33,6 +34,40 @@ def _numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
     if not set(chosen) <= set(known):
         raise click.BadParameter(f"expected numbers of {known[0]} to {known[-1]}, such as 1,4")
     return chosen
+
+
+class Measured(NamedTuple):
+    """The figures of each round by load and server, the servers that are not installed, and the failures."""
+
+    seen: dict[tuple[int, str], list[Figures]]
+    missing: dict[str, str]
+    failures: list[str]
+
+    def run(self, only: list[int], ours: bool, rounds: int, settings: Settings) -> None:
+        """Measure every load with every server, and its limits, in each round."""
+        for number in range(1, rounds + 1):
+            for load in LOADS:
+                if load.number not in only or (load.once and number > 1):
+                    continue
+                for row in load.rows:
+                    if row.name not in self.missing and (row is OURS or not ours):
+                        self._attempt(number, load.number, row.name, partial(load.run, row, settings))
+                newest = {key: figures[-1] for key, figures in self.seen.items()}
+                for name, limit in load.limits.items():
+                    self._attempt(number, load.number, name, partial(limit, settings, newest))
+
+    def _attempt(self, number: int, load: int, name: str, run: Callable[[], Figures]) -> None:
+        click.echo(f"round {number}, load {load}: {name}", err=True)
+        try:
+            figures = run()
+        except Missing as exc:
+            self.missing[name] = str(exc)
+        except (OSError, RuntimeError) as exc:
+            # Continue, because the other results are useful without this one.
+            self.failures.append(f"round {number}, load {load}, {name}: {exc}")
+            click.echo(self.failures[-1], err=True)
+        else:
+            self.seen.setdefault((load, name), []).append(figures)
 
 
 @click.command(help=(__doc__ or "") + "\n\n\b\n" + "\n".join(f"{load.number:>4}  {load.name}" for load in LOADS))
@@ -68,33 +103,9 @@ def main(
         importlib.import_module("matplotlib")
         if not set(only) & set(table.DRAWN):
             raise click.UsageError(f"the picture shows loads {' and '.join(map(str, table.DRAWN))}; neither is to run")
-    settings = Settings(seconds, soak, {})
-    missing: dict[str, str] = {}
-    failures: list[str] = []
-    seen: dict[tuple[int, str], list[Figures]] = {}
-
-    def attempt(load: int, name: str, run: Callable[[], Figures]) -> None:
-        click.echo(f"round {number}, load {load}: {name}", err=True)
-        try:
-            seen.setdefault((load, name), []).append(run())
-        except Missing as exc:
-            missing[name] = str(exc)
-        except (OSError, RuntimeError) as exc:
-            # Continue, because the other results are useful without this one.
-            failures.append(f"round {number}, load {load}, {name}: {exc}")
-            click.echo(failures[-1], err=True)
-
-    for number in range(1, rounds + 1):
-        for load in LOADS:
-            if load.number not in only or (load.once and number > 1):
-                continue
-            for row in load.rows:
-                if row.name not in missing and (row is OURS or not ours):
-                    attempt(load.number, row.name, partial(load.run, row, settings))
-            newest = {key: figures[-1] for key, figures in seen.items() if figures}
-            for name, limit in load.limits.items():
-                attempt(load.number, name, partial(limit, settings, newest))
-    seen = {key: figures for key, figures in seen.items() if figures}
+    measured = Measured({}, {}, [])
+    measured.run(only, ours, rounds, Settings(seconds, soak, {}))
+    seen, missing, failures = measured
     results = {key: medians(figures) for key, figures in seen.items()}
     found = list(verdicts(results))
     host, of = machine(), versions()

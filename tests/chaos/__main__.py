@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
@@ -92,24 +92,7 @@ class Run:
         self.narrow = Proxy(self.port, narrow=True)
         for proxy in (*self.wires, *self.doors, self.narrow):
             await proxy.start()
-        names = ("QMT_BRIDGE_MARKET_ADDR", "QMT_BRIDGE_TRADE_ADDR", "QMT_BRIDGE_ASK_ADDR")
-        feeder = dict(zip(names, (f"tcp://127.0.0.1:{port}" for port in ports), strict=True))
-        gateway = dict(zip(names, (f"tcp://127.0.0.1:{proxy.port}" for proxy in self.wires), strict=True))
-        feeder |= {
-            "QMT_BRIDGE_SOURCE": "sim",
-            "QMT_BRIDGE_DATA_DIR": str(self.disk.path),
-            # With a crowd the length of the run matters, not the number of events: some ten a second.
-            "QMT_BRIDGE_SIM_ORDER_INTERVAL": "1" if self.crowd.size else "0.05",
-        }
-        gateway |= {
-            "QMT_BRIDGE_API_KEY": KEY,
-            "QMT_BRIDGE_PORT": str(self.port),
-            "QMT_BRIDGE_WORKERS": "2",
-        }
-        if not self.crowd.size:
-            feeder["QMT_BRIDGE_SIM_INTERVAL"] = "0.05"
-            # So small that a stalled client is conflated, and one of trade events is closed.
-            gateway |= {"QMT_BRIDGE_OUTBOX_BYTES": "65536", "QMT_BRIDGE_SLOW_TIMEOUT": "5"}
+        feeder, gateway = self._settings(ports)
         self.feeder = Part("feeder", bridge("feeder"), feeder, self.folder)
         self.gateway = Part("gateway", bridge("gateway"), gateway, self.folder)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
@@ -139,6 +122,28 @@ class Run:
             self._listeners.append(asyncio.create_task(watcher.run(door.port, KEY)))
         self.crowd.start([door.port for door in self.doors], KEY)
         await self._until(lambda: all(watcher.longest for watcher in self.watchers), "the first frames")
+
+    def _settings(self, ports: list[int]) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the environments of feeder and gateway; the gateway reaches the feeder by the proxies."""
+        names = ("QMT_BRIDGE_MARKET_ADDR", "QMT_BRIDGE_TRADE_ADDR", "QMT_BRIDGE_ASK_ADDR")
+        feeder = dict(zip(names, (f"tcp://127.0.0.1:{port}" for port in ports), strict=True))
+        gateway = dict(zip(names, (f"tcp://127.0.0.1:{proxy.port}" for proxy in self.wires), strict=True))
+        feeder |= {
+            "QMT_BRIDGE_SOURCE": "sim",
+            "QMT_BRIDGE_DATA_DIR": str(self.disk.path),
+            # With a crowd the length of the run matters, not the number of events: some ten a second.
+            "QMT_BRIDGE_SIM_ORDER_INTERVAL": "1" if self.crowd.size else "0.05",
+        }
+        gateway |= {
+            "QMT_BRIDGE_API_KEY": KEY,
+            "QMT_BRIDGE_PORT": str(self.port),
+            "QMT_BRIDGE_WORKERS": "2",
+        }
+        if not self.crowd.size:
+            feeder["QMT_BRIDGE_SIM_INTERVAL"] = "0.05"
+            # So small that a stalled client is conflated, and one of trade events is closed.
+            gateway |= {"QMT_BRIDGE_OUTBOX_BYTES": "65536", "QMT_BRIDGE_SLOW_TIMEOUT": "5"}
+        return feeder, gateway
 
     async def torment(self, seconds: float) -> None:
         """Cause faults for so many seconds; several happen at the same time, but only one to each victim."""
@@ -392,66 +397,80 @@ class Run:
 
 async def _run(folder: Path, seconds: float, seed: int, rate: float, crowd: int) -> int:
     run = Run(folder, seed, rate, crowd)
-    failed: list[str] = []
     try:
         await run.start()
         began = time.monotonic()
         await run.torment(seconds)
         took = time.monotonic() - began
         last = await run.settle()
-        ticks = [watcher for watcher in run.watchers if isinstance(watcher, QuoteWatcher)]
-        holes = sum(watcher.unexplained for watcher in ticks)
+        holes = sum(watcher.unexplained for watcher in run.watchers if isinstance(watcher, QuoteWatcher))
         await run.leave()
     finally:
         rows = await run.stop()
     journal = journaled(rows)
-    if list(journal) != list(range(1, len(journal) + 1)):
-        failed.append("the journal has holes")
-    for name, got in run.events().items():
-        verdict = judge(got, journal, last)
-        click.echo(f"{name:<12} {len(got):>8} events, {verdict}")
-        if not verdict.is_clean:
-            failed.append(f"{name}: {verdict}")
-    for watcher in run.watchers:
-        click.echo(f"{watcher.name:<12} longest silence {watcher.longest:.1f} s")
-        if watcher.failure:
-            failed.append(f"{watcher.name} failed: {watcher.failure}")
-    for part in (run.feeder, run.gateway, *run.programs):
-        if part.crashes:
-            failed.append(f"{part.name} ended {part.crashes} times by itself")
-    failed += run.trouble
-    failed += run.bugs()
-    for name, held in run.before.items():
-        if run.after.get(name) != held:
-            failed.append(f"{name} held {held} before the clients, now {run.after.get(name)}")
-    for life in run.memory.lives():
-        click.echo(
-            f"{life.name:<12} {life.warm:.1f} MB, {life.last:.1f} MB after {life.seconds:.0f} s: {life.growth:+.1%}"
-        )
-        if life.growth > GROWTH:
-            failed.append(f"{life.name} grew by {life.growth:.1%}")
+    failed = [*_check_events(run, journal, last), *_check_processes(run), *_check_memory(run)]
     if holes:
         failed.append(f"{holes} missing ticks without a notice")
-    held = ", ".join(f"{name} {holding.descriptors}" for name, holding in run.after.items())
-    outages = [watcher.longest for watcher in run.watchers]
     click.echo(f"faults       {sum(run.faults.values())} in {took:.0f} s: {dict(run.faults.most_common())}")
     click.echo(f"journal      {len(journal)} events, compared up to {last}")
-    skipped = sum((watcher.skipped for watcher in ticks), start=Counter())
-    click.echo(f"ticks        {sum(watcher.frames for watcher in ticks)} frames, {holes} missing without a notice")
-    click.echo(f"skipped      {dict(skipped)}")
-    click.echo(f"outage       longest {max(outages):.1f} s, reconnects {sum(w.reconnects for w in run.watchers)}")
-    click.echo(
-        f"descriptors  {held} after all clients had left, {'as' if run.after == run.before else 'not as'} before"
-    )
-    if crowd:
-        click.echo(f"crowd        {crowd} at a time, {run.crowd.visits} in all, {run.crowd.frames} frames")
-    click.echo(
-        f"disk         {'filled as well' if run.disk.mounted else 'not filled: no file system could be mounted'}"
-    )
+    _report(run, holes)
     click.echo(f"seed         {seed}")
     for reason in failed:
         click.echo(f"FAILED       {reason}", err=True)
     return 1 if failed else 0
+
+
+def _check_events(run: Run, journal: Mapping[int, int], last: int) -> Iterator[str]:
+    """Print how each client's events differ from the journal; yield the failures."""
+    if list(journal) != list(range(1, len(journal) + 1)):
+        yield "the journal has gaps"
+    for name, got in run.events().items():
+        verdict = judge(got, journal, last)
+        click.echo(f"{name:<12} {len(got):>8} events, {verdict}")
+        if not verdict.is_clean:
+            yield f"{name}: {verdict}"
+    for watcher in run.watchers:
+        click.echo(f"{watcher.name:<12} longest silence {watcher.longest:.1f} s")
+        if watcher.failure:
+            yield f"{watcher.name} failed: {watcher.failure}"
+
+
+def _check_processes(run: Run) -> Iterator[str]:
+    """Yield the processes that ended by themselves, failed, or hold more than before the clients."""
+    for part in (run.feeder, run.gateway, *run.programs):
+        if part.crashes:
+            yield f"{part.name} ended {part.crashes} times by itself"
+    yield from run.trouble
+    yield from run.bugs()
+    for name, held in run.before.items():
+        if run.after.get(name) != held:
+            yield f"{name} held {held} before the clients, now {run.after.get(name)}"
+
+
+def _check_memory(run: Run) -> Iterator[str]:
+    """Print the memory of each process; yield those that have grown."""
+    for each in run.memory.processes():
+        sizes = f"{each.warm:.1f} MB, {each.last:.1f} MB after {each.seconds:.0f} s: {each.growth:+.1%}"
+        click.echo(f"{each.name:<12} {sizes}")
+        if each.growth > GROWTH:
+            yield f"{each.name} grew by {each.growth:.1%}"
+
+
+def _report(run: Run, holes: int) -> None:
+    """Print the figures of a run that decide nothing."""
+    ticks = [watcher for watcher in run.watchers if isinstance(watcher, QuoteWatcher)]
+    skipped = sum((watcher.skipped for watcher in ticks), start=Counter())
+    click.echo(f"ticks        {sum(watcher.frames for watcher in ticks)} frames, {holes} missing without a notice")
+    click.echo(f"skipped      {dict(skipped)}")
+    longest = max(watcher.longest for watcher in run.watchers)
+    click.echo(f"outage       longest {longest:.1f} s, reconnects {sum(w.reconnects for w in run.watchers)}")
+    held = ", ".join(f"{name} {holding.descriptors}" for name, holding in run.after.items())
+    compared = "as" if run.after == run.before else "not as"
+    click.echo(f"descriptors  {held} after all clients had left, {compared} before")
+    if run.crowd.size:
+        click.echo(f"crowd        {run.crowd.size} at a time, {run.crowd.visits} in all, {run.crowd.frames} frames")
+    filled = "filled as well" if run.disk.mounted else "not filled: no file system could be mounted"
+    click.echo(f"disk         {filled}")
 
 
 @click.command()

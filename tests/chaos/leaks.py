@@ -32,7 +32,7 @@ class Holding(NamedTuple):
     tasks: int
 
 
-class Life(NamedTuple):
+class ProcessMemory(NamedTuple):
     """The memory of one process in MB, after the first minutes and at its end, and the seconds in between."""
 
     name: str
@@ -57,17 +57,17 @@ class Memory:
         """Take one measurement; `at` is in seconds."""
         self._seen[name, pid].append((at, megabytes))
 
-    def lives(self, warm_seconds: float = WARM_SECONDS) -> list[Life]:
+    def processes(self, warm_seconds: float = WARM_SECONDS) -> list[ProcessMemory]:
         """Return the processes that ran long enough to be judged."""
-        lives = []
+        found: list[ProcessMemory] = []
         for (name, pid), looks in self._seen.items():
             began, ended = looks[0][0] + warm_seconds, looks[-1][0]
             if ended - began < 2 * _END_SECONDS:
                 continue
             warm = median(size for at, size in looks if began <= at < began + _END_SECONDS)
             last = median(size for at, size in looks if at > ended - _END_SECONDS)
-            lives.append(Life(name, pid, ended - began, warm, last))
-        return lives
+            found.append(ProcessMemory(name, pid, ended - began, warm, last))
+        return found
 
 
 def megabytes(pid: int) -> float:
