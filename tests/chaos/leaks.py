@@ -18,7 +18,7 @@ from tests.chaos.world import Part
 
 # Seconds after which the memory of a process is compared: caches and the interpreter's pools fill first.
 WARM_SECONDS = 180.0
-# The memory at the begin and at the end is the median over so many seconds.
+# The memory at the beginning and at the end is the median over so many seconds.
 _END_SECONDS = 60.0
 
 

@@ -991,7 +991,7 @@ def test_snapshot_pushed_as_frames_has_an_end(kind: str) -> None:
     for seq in (1, 2):
         hub.receive(frame(SH, seq), 0.5)
     hub.expire(1.5)
-    # The feeder has more than what has arrived.
+    # The feeder has published more frames than have arrived.
     for piece in pieces(2, 20, 20, seq=4):
         hub.answer(piece, 1.5)
     hub.receive(frame(SH, 3), 1.5)

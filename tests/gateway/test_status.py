@@ -28,7 +28,7 @@ async def test_worker_is_not_ready_while_the_journal_cannot_grow(rig: Rig) -> No
         limit_disk(rig, 1)
         rig.source.trade("order", text="x" * 5000)
         assert (await client.receive())["journaled"] is False
-        await until(lambda: not readiness(port)["ready"], "the full disk to be told")
+        await until(lambda: not readiness(port)["ready"], "the full disk to be shown")
         shown = readiness(port)
         assert (shown["journal"], shown["feed"]) == ("database or disk is full", "up")
         assert metrics(port)["journal_up"] == 0
@@ -50,7 +50,7 @@ async def test_readiness_shows_the_state_of_every_account(rig: Rig) -> None:
     async with rig.connect("/ws/realtime?ctl=1") as client:
         assert (await client.receive())["trade"] == "off"
     rig.source.sink.set_accounts([account("up"), account("waiting", "not subscribed yet", "******0001")])
-    await until(lambda: readiness(port)["trade"] == "waiting", "the accounts to be told")
+    await until(lambda: readiness(port)["trade"] == "waiting", "the accounts to be shown")
     shown = readiness(port)
     assert shown["accounts"] == [
         {"account": "******0365", "type": "STOCK", "state": "up", "reason": None, "since": 7, "fault": False},
@@ -81,7 +81,7 @@ async def test_worker_is_not_ready_if_only_settings_can_mend_it(
 ) -> None:
     port = rig.servers[0].port
     rig.source.sink.set_accounts(accounts)
-    await until(lambda: readiness(port)["trade"] == "down", "the accounts to be told")
+    await until(lambda: readiness(port)["trade"] == "down", "the accounts to be shown")
     assert (readiness(port)["ready"], readiness(port)["serving"]) == (ready, True)
     rig.source.sink.set_accounts([account("up")])
     await until(lambda: readiness(port)["ready"] and readiness(port)["trade"] == "up", "the account to be up")
@@ -94,7 +94,7 @@ async def test_damaged_journal_is_shown_and_worker_stays_ready(rig: Rig) -> None
     path = journal_path(rig.config.data_path, "hand")
     path.write_text("not a database", encoding="utf-8")
     rig.start_feeder()
-    await until(lambda: readiness(port).get("journal_note"), "the damaged file to be told")
+    await until(lambda: readiness(port).get("journal_note"), "the damaged file to be shown")
     shown = readiness(port)
     assert (shown["ready"], shown["journal"]) == (True, None)
     assert "a damaged journal was set aside" in shown["journal_note"]
