@@ -15,7 +15,7 @@ from qmt_bridge.wire.requests import CatchUp, Options, TopicState
 from qmt_bridge.wire.topics import FormulaSpec, formula_topic
 
 ROOT = Path(__file__).parents[1]
-# Without the guide: it is the text of the user, and its names are the user's.
+# The guide is the user's own text; what it names belongs to it.
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)

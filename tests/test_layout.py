@@ -123,7 +123,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("feeder/sim/formula.py", WIRE | {"feeder.sim"}, IMPURE),
     # The simulator depends on nothing but seed and time.
     ("feeder/sim/*", {"feeder.sim", "qmt_bridge.errors"}, IMPURE - {"time"}),
-    # The data that a replay publishes.
+    # What a replay plays.
     ("feeder/recording.py", EDGE | {"feeder.source", "qmt_bridge.tapes"}, {"asyncio"}),
     ("feeder/*", EDGE | {"feeder", "qmt_bridge.journal_file", "qmt_bridge.private"}, {"asyncio"}),
     # The gateway's pure middle.

@@ -263,8 +263,8 @@ def test_up_ends_at_a_taken_port_and_names_its_holder(tmp_path: Path, how: str, 
             assert how == "up" or f"(pid {os.getpid()}: " in line
 
 
-def test_gateway_of_another_run_is_not_accepted_as_own(tmp_path: Path) -> None:
-    """The other gateway has the port, and connects to the feeder that `up` starts."""
+def test_a_gateway_that_runs_already_is_not_taken_for_ones_own(tmp_path: Path) -> None:
+    """It has the port, and is connected to the very addresses of the feeder that `up` starts."""
     ports = free_ports(4)
     addresses = [f"--port={ports[0]}"]
     for name, port in zip(("market", "trade", "ask"), ports[1:], strict=True):
@@ -272,7 +272,7 @@ def test_gateway_of_another_run_is_not_accepted_as_own(tmp_path: Path) -> None:
     other = subprocess.Popen([*START, "gateway", *addresses], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         waiting.wait_for(lambda: not _refused(ports[0]), "the other gateway")
-        # The own gateway starts so slowly that the other one is connected to the feeder first.
+        # Its own gateway takes so long to start that the other one has seen the feeder before.
         (tmp_path / "sitecustomize.py").write_text(
             "import sys, time\ntime.sleep(3.0 if 'gateway' in sys.orig_argv else 0.0)\n", encoding="utf-8"
         )
@@ -432,7 +432,7 @@ def test_parts_run_no_files_of_the_user_and_get_only_their_secret(
         pytest.param(["--source=sim", "--market-addr=tcp://0.0.0.0:5555"], "curve_dir", id="open-address"),
     ],
 )
-def test_up_ends_at_an_unusable_setting_and_names_it(tmp_path: Path, arguments: list[str], named: str) -> None:
+def test_setting_that_cannot_be_used_ends_up_with_its_name(tmp_path: Path, arguments: list[str], named: str) -> None:
     market, trade, ask, port = free_ports(4)
     command = [sys.executable, "-m", "qmt_bridge.cli", "up", f"--data-dir={tmp_path}", f"--port={port}"]
     command += [f"--market-addr=tcp://127.0.0.1:{market}", f"--trade-addr=tcp://127.0.0.1:{trade}"]

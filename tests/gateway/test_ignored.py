@@ -195,7 +195,7 @@ async def test_error_of_an_unknown_action_lists_the_known_ones(rig: Rig, path: s
 
 
 GUIDE = (Path(__file__).parent.parent / "websocket-guide.md").read_text(encoding="utf-8")
-# The frames of the guide, byte for byte, without the comments beside them.
+# The frames of the guide, byte for byte but for the comments beside them.
 FRAMES = [
     re.sub(r"^\s*//.*$", "", block, flags=re.MULTILINE)
     for block in re.findall(r"^```jsonc\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)

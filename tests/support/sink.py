@@ -1,4 +1,4 @@
-"""The base of sinks that record what they are told, so that a test can wait for it."""
+"""What recording sinks share: they are notified of what they are told, and wait for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class Recording:
-    """A recording sink. Subclasses notify `changed` at each call; `until` waits for `seconds` at most."""
+    """The base of a recording sink, which notifies `changed`; `seconds` is the longest wait of `until`."""
 
     seconds = 10.0
 
@@ -16,9 +16,9 @@ class Recording:
         self.changed = threading.Condition()
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Wait until `condition` holds; check it at each notification and every 20 ms."""
+        """Wait until `condition` holds, looking again at each notification and each 20 ms."""
         deadline = time.monotonic() + self.seconds
         with self.changed:
             while not condition():
-                assert time.monotonic() < deadline, f"not before the deadline: {vars(self)}"
+                assert time.monotonic() < deadline, f"never came: {vars(self)}"
                 self.changed.wait(0.02)
