@@ -1,4 +1,4 @@
-"""The ASGI app: the whole URL map on one screen, and the lifespan that holds the worker.
+"""The ASGI app: the map of all URLs, and the lifespan that starts and stops the worker.
 
 uvicorn gateway.app:app --workers 4
 uvicorn --factory gateway.app:create_app
@@ -50,7 +50,7 @@ def create_app(config: Config | None = None) -> Starlette:
         return _Socket(workers, settings, endpoint)
 
     pages = {"/healthz": status.health, "/readyz": status.readiness, "/metrics": status.prometheus}
-    # Each URL also with a slash at its end: a WebSocket client does not follow a redirect.
+    # Each URL is also served with a slash at its end, because a WebSocket client does not follow a redirect.
     routes: list[BaseRoute] = [
         WebSocketRoute(path + end, socket(endpoint)) for path, endpoint in ENDPOINTS.items() for end in ("", "/")
     ]
@@ -59,7 +59,7 @@ def create_app(config: Config | None = None) -> Starlette:
 
 
 class _Socket:
-    """A URL as a bare ASGI app: Starlette's WebSocket object would cost 5 KB a connection."""
+    """One URL as a plain ASGI app: Starlette's WebSocket object would take 5 KB for each connection."""
 
     def __init__(self, workers: Workers, settings: Callable[[], Config], endpoint: type[Endpoint]) -> None:
         self._workers = workers
@@ -71,5 +71,5 @@ class _Socket:
             await Session(worker, scope, receive, send).run(self._endpoint)
 
 
-# Reads no settings yet.
+# The import reads no settings; they are read when the app starts.
 app = create_app()

@@ -1,6 +1,6 @@
-"""Whether a key opens a socket, and where a handshake carries it. Pure (docs/websocket.md, section 4).
+"""Find the key in a handshake, and check it. Pure (docs/websocket.md, section 4).
 
-Keys are compared as hashes and in constant time, so that the time of a refusal tells nothing of the key.
+Keys are compared as hashes and in constant time, so that the duration of a refusal reveals nothing about the key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _digest(key: str) -> bytes:
 
 
 class Keys:
-    """The configured key, kept as its hash only."""
+    """The configured key; only its hash is kept."""
 
     def __init__(self, api_key: str) -> None:
         self._digest = _digest(api_key) if api_key else None

@@ -1,7 +1,7 @@
 """Every number of a worker, declared once; `/metrics` and `/readyz` render this structure.
 
-The hot path counts in plain integers. A write to prometheus_client's shared files costs as much as a delivery, so
-`Numbers` is taken from them once a second and when a page is asked for.
+The hot path counts in plain integers, because a write to prometheus_client's shared files costs as much as a delivery.
+`Numbers` is made from these integers once a second, and when a page is requested.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import NamedTuple
 
 @dataclass(slots=True)
 class Sent:
-    """What the senders of one worker count."""
+    """The counters of all senders of one worker."""
 
     frames: int = 0
     bytes: int = 0
-    # Frames and records that slow clients did not get because a newer one had replaced them.
+    # Frames and records that slow clients were not sent because a newer one had replaced them.
     skipped: int = 0
 
 
@@ -37,10 +37,10 @@ COUNTED: Mapping[str, str] = {
     "frames_sent": "WebSocket frames sent to clients.",
     "bytes_sent": "Bytes of WebSocket frames sent to clients.",
     "frames_received": "Messages received from the feeder.",
-    "skipped": "Frames and records that slow clients did not get, a newer one having come.",
+    "skipped": "Frames and records that slow clients were not sent because a newer one had replaced them.",
     "gaps": "Sequence gaps seen on the way from the feeder.",
     "lost": "Messages missing in those gaps.",
-    "malformed": "Messages from the feeder's address that are not ours.",
+    "malformed": "Messages from the feeder's address that do not follow docs/wire.md.",
 }
 
 

@@ -1,4 +1,4 @@
-"""The six WebSocket endpoints: read a request, name its topics, relay. Run in the sessions' tasks.
+"""The six WebSocket endpoints: each reads requests and subscribes their topics. They run in the sessions' tasks.
 
 Frames and errors as in docs/websocket.md, sections 1 and 2.
 """
@@ -62,7 +62,7 @@ _PARAMETERS = ("api_key", "ctl")
 # The actions of every URL; some URLs have more.
 _ACTIONS = ("subscribe", "ping", "auth")
 _OPTIONS = frozenset(Options.__struct_fields__)
-# A request may name thousands of codes. Only the first ones get an error frame each; one more names the rest.
+# A request may name thousands of codes. Each of the first refused codes gets an error frame; one more has the rest.
 ERRORS_A_REQUEST = 20
 
 
@@ -79,7 +79,7 @@ class Rejection(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """A request that names codes: their topics with the client's names, what in it is no code, and its options."""
+    """A request that names codes: their topics with the client's names, the refused codes, and the options."""
 
     topics: dict[Topic, str]
     rejected: list[Rejection]
@@ -99,15 +99,15 @@ class _Codes:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        # The topics that the client asked for, with its names. Fewer may be subscribed (see whole_quote).
+        # The topics that the client asked for, with its names. Fewer may be subscribed (see WholeQuote.needed).
         self.wanted: dict[Topic, str] = {}
         self._held: dict[Topic, Subscription] = {}
-        # The options of topics that are not served in the documented way.
+        # The options of these topics.
         self._terms: dict[Topic, Terms] = {}
         session.on_refused = self._refused
 
     def read(self, request: dict[str, Any]) -> _Asked:
-        """Return what a request asks for; raise `BadRequest`."""
+        """Return what a request asks for; raise `BadRequest` if it is invalid."""
         raise NotImplementedError
 
     def needed(self) -> Iterable[Topic]:
@@ -129,9 +129,9 @@ class _Codes:
                 raise _unknown_action(action, *_ACTIONS, "unsubscribe", "list")
 
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
-        """Tell the client of a refusal that no ack will name."""
+        """Tell the client of a refusal that arrived after the ack."""
         self.session.error(refusal.code, refusal.reason, symbol=self._forget(subscription.topic))
-        # A code that its market brought may now need a subscription of its own.
+        # If a market was refused, its codes may now need subscriptions of their own.
         self.session.sender.later(self._update)
 
     def _forget(self, topic: Topic) -> str:
@@ -140,58 +140,69 @@ class _Codes:
         return self.wanted.pop(topic)
 
     def _subscribe(self, request: dict[str, Any]) -> None:
-        named, rejected, options = self.read(request)
-        terms = _terms(options)
-        positions = _positions(options, named)
+        asked = self.read(request)
+        terms = _terms(asked.options)
+        positions = _positions(asked.options, asked.topics)
         for topic in positions:
-            # A repeated code with a position begins again there.
+            # A code that is subscribed already is subscribed again, from its new position on.
             if topic in self._held:
                 self.session.unsubscribe(self._held.pop(topic))
-        limit = self.session.host.config.max_topics
-        # A repeated code without options leaves them as they are.
-        changes = not _OPTIONS.isdisjoint(request)
-        added: list[str] = []
-        for topic, name in named.items():
-            if topic not in self.wanted:
-                if len(self.wanted) >= limit:
-                    rejected.append(Rejection(name, "symbol_limit", f"a socket holds at most {limit} subscriptions"))
-                    continue
-                self.wanted[topic] = name
-                added.append(name)
-            elif not changes:
-                continue
-            self._terms[topic] = terms
-            if topic in self._held:
-                self._held[topic].serve(terms)
+        added = self._want(asked, terms, has_options=not _OPTIONS.isdisjoint(request))
         ignored = ignored_fields(request, self.shape)
         if self.opts_in.isdisjoint(request):
-            self._reject(rejected)
+            self._reject(asked.rejected)
             self.session.tell_ignored(ignored)
             self._update(None, positions)
             return
 
         def acknowledge(ticket: Ticket) -> None:
-            refused = [Rejection(self._forget(topic), *why[:2]) for topic, why in ticket.refused.items()]
-            names = {rejection.code for rejection in refused}
-            ack: dict[str, Any] = {
-                "type": "subscribed",
-                "id": request.get("id"),
-                "added": [name for name in added if name not in names],
-                "rejected": [rejection.shown() for rejection in (*rejected, *refused)],
-                "active": len(self.wanted),
-            }
-            if positions:
-                # A code that comes with its market has no position of its own.
-                joined = {of.topic for of in ticket.subscriptions if of.recovered}
-                recovered = {named[topic]: topic in joined for topic in positions}
-                ack["recovered"] = all(recovered.values()) if "seq" in options.resume else recovered
-            # The source has not answered yet for these topics; a refusal would come as an error frame.
-            pending = [self.wanted[topic] for topic in ticket.pending if topic in self.wanted]
-            if pending:
-                ack["pending"] = pending
-            self.session.tell(ack | shown_ignored(ignored) | self._unknown_fields(ticket, named, terms))
+            head = {"type": "subscribed", "id": request.get("id")}
+            ack = head | self._ack(asked, added, positions, ticket)
+            self.session.tell(ack | shown_ignored(ignored) | self._unknown_fields(ticket, asked.topics, terms))
 
         self._update(acknowledge, positions)
+
+    def _want(self, asked: _Asked, terms: Terms, *, has_options: bool) -> list[str]:
+        """Take the topics of a request up to the limit; return the names of the new ones."""
+        limit = self.session.host.config.max_topics
+        added: list[str] = []
+        for topic, name in asked.topics.items():
+            if topic not in self.wanted:
+                if len(self.wanted) >= limit:
+                    reason = f"a socket holds at most {limit} subscriptions"
+                    asked.rejected.append(Rejection(name, "symbol_limit", reason))
+                    continue
+                self.wanted[topic] = name
+                added.append(name)
+            elif not has_options:
+                # The code keeps the options that it has.
+                continue
+            self._terms[topic] = terms
+            if topic in self._held:
+                self._held[topic].serve(terms)
+        return added
+
+    def _ack(
+        self, asked: _Asked, added: list[str], positions: Mapping[Topic, Position], ticket: Ticket
+    ) -> dict[str, Any]:
+        """Return what the ack says of the codes, and forget those that the feeder has refused."""
+        refused = [Rejection(self._forget(topic), *why[:2]) for topic, why in ticket.refused.items()]
+        names = {rejection.code for rejection in refused}
+        ack: dict[str, Any] = {
+            "added": [name for name in added if name not in names],
+            "rejected": [rejection.shown() for rejection in (*asked.rejected, *refused)],
+            "active": len(self.wanted),
+        }
+        if positions:
+            # A code whose whole market is subscribed has no subscription, so its position cannot be recovered.
+            joined = {of.topic for of in ticket.subscriptions if of.recovered}
+            recovered = {asked.topics[topic]: topic in joined for topic in positions}
+            ack["recovered"] = all(recovered.values()) if "seq" in asked.options.resume else recovered
+        # The source has not answered for these topics yet; if it refuses one, an error frame follows.
+        pending = [self.wanted[topic] for topic in ticket.pending if topic in self.wanted]
+        if pending:
+            ack["pending"] = pending
+        return ack
 
     def _unsubscribe(self, request: dict[str, Any]) -> None:
         named, rejected, _ = self.read(request)
@@ -228,9 +239,9 @@ class _Codes:
         self.session.subscribe(list(added.values()), None, acknowledge)
 
     def _unknown_fields(self, ticket: Ticket, named: Iterable[Topic], terms: Terms) -> dict[str, Any]:
-        """Return what an ack says of the option `fields`: names that no record is known to have, and none so far has.
+        """Return what an ack says of unknown names in the option `fields`: no documented or received record has them.
 
-        It is no refusal: where a source delivers such a field, it is sent.
+        This is no refusal: if a source delivers such a field, it is sent.
         """
         kinds = {parse_topic(topic)[::2] for topic in named} if terms.fields else ()
         known = frozenset[str]().union(*(known_fields(*kind) for kind in kinds))
@@ -263,7 +274,7 @@ class Realtime(_Codes):
 
 
 class WholeQuote(_Codes):
-    """`/ws/whole_quote`: whole markets and single codes; first the current snapshot, then what changes."""
+    """`/ws/whole_quote`: whole markets and single codes; first the current snapshot, then the changes."""
 
     field: ClassVar[str] = "codes"
     shape: ClassVar[type[Options]] = WholeRequest
@@ -273,7 +284,7 @@ class WholeQuote(_Codes):
         return _Asked(*_checked(asked.codes, whole_topic), asked)
 
     def needed(self) -> Iterable[Topic]:
-        # A code whose whole market is subscribed too would come twice.
+        # The records of a code whose whole market is subscribed too would be sent twice.
         return [topic for topic in self.wanted if not self._within_market(topic)]
 
     def _within_market(self, topic: Topic) -> bool:
@@ -294,10 +305,10 @@ class L2Thousand(_Codes):
 
 
 class Formula:
-    """`/ws/formula`: values of formulas; every subscription has a `seq_id` of this socket."""
+    """`/ws/formula`: values of formulas; every subscription has a `seq_id`, unique in its socket."""
 
     always_key: ClassVar[bool] = False
-    # The documented request has an action here, so it does not tell that a client opts in.
+    # The documented request has an action on this URL, so an action does not show that the client opts in.
     opts_in: ClassVar[frozenset[str]] = frozenset(("id",))
     parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
@@ -331,7 +342,7 @@ class Formula:
     def _subscribe(self, request: dict[str, Any]) -> None:
         asked = read_request(request, FormulaRequest)
         if asked.fields:
-            raise BadRequest("bad_request", "fields are for quotes and depth; a formula's values come whole")
+            raise BadRequest("bad_request", "fields are for quotes and depth; all values of a formula are sent")
         terms = _terms(asked)
         wanted = {name: getattr(asked, name) for name in FormulaSpec.__struct_fields__}
         topic = formula_topic(FormulaSpec(**{**wanted, "stock_code": check_code(asked.stock_code)}))
@@ -358,7 +369,7 @@ class Formula:
         self.session.subscribe([self._by_seq[seq_id]], None, acknowledge)
 
     def _ignored(self, request: dict[str, Any], shape: type[msgspec.Struct] | None) -> dict[str, Any]:
-        """Return what an ack says of names that mean nothing; a client of the document is told by an error frame."""
+        """Return what an ack says of unknown names; a client that has not opted in is told by error frames instead."""
         found = ignored_fields(request, shape)
         if self.session.opted_in:
             return shown_ignored(found)
@@ -374,7 +385,7 @@ class Formula:
 
 
 class _Download(Subscription):
-    """Progress of a download, the last frame of which ends the socket."""
+    """Progress of a download; its last frame ends the socket."""
 
     def __init__(self, session: Session, topic: Topic) -> None:
         super().__init__(session.sender, session, topic)
@@ -386,13 +397,13 @@ class _Download(Subscription):
         if body.get("status") == "done":
             self._session.end(Ended(FINISHED, "done"))
         elif "status" in body:
-            # The frame itself has told the client.
+            # The frame has told the client of the error.
             code = cast(ErrorCode, str(body.get("code")))
             self._session.end(Ended(UPSTREAM_FAILED, str(body.get("error")), code=code, told=True))
 
 
 class DownloadProgress:
-    """`/ws/download_progress`: start a download or join an equal one; ends with it."""
+    """`/ws/download_progress`: start a download or join an equal one; the socket ends with the download."""
 
     always_key: ClassVar[bool] = False
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
@@ -410,7 +421,7 @@ class DownloadProgress:
         if action != "subscribe":
             raise _unknown_action(action, *_ACTIONS, told="; close the socket to end the download")
         if self._started:
-            raise BadRequest("bad_request", "this socket has its download; open another one for the next")
+            raise BadRequest("bad_request", "this socket has a download already; open another socket for the next one")
         asked = read_request(request, DownloadStart)
         period = check_period(asked.period)
         named, rejected = _checked(asked.stocks, quote_topic)
@@ -430,7 +441,7 @@ class DownloadProgress:
             self.session.subscribe([_Download(self.session, Topic(started.topic))], None, None)
 
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
-        # The feeder that ran the job has gone; a new request starts the job again.
+        # The feeder process that ran the download has ended; a new request starts the download again.
         self.session.error("upstream_unavailable", f"the download was lost: {refusal.reason}", status="error")
         self.session.end(Ended(UPSTREAM_AWAY, f"the download was lost: {refusal.reason}", told=True))
 
@@ -440,7 +451,7 @@ class DownloadProgress:
 
 
 class Trade:
-    """`/ws/trade`: every trade event of every account, in the journal's order, nothing lost."""
+    """`/ws/trade`: every trade event of every account, in the order of the journal, without a loss."""
 
     always_key: ClassVar[bool] = behaviour_of(ALL_TRADES).needs_key
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action", "resume"))
@@ -458,12 +469,12 @@ class Trade:
         self._subscribe(None if after is None else JournalPosition(after, epoch))
 
     async def handle(self, request: dict[str, Any]) -> None:
-        """Begin again after the position of a request; nothing else can be asked for, the events come by themselves."""
+        """Begin again after the position that a request names; every other request is refused."""
         if "resume" not in request or request.get("action", "subscribe") != "subscribe":
             if request.get("action", "subscribe") == "subscribe":
                 strange = ignored_fields(request, TradeResume)
                 named = f" ({strange[0].field}: {strange[0].hint})" if strange else ""
-                told = f'events come without a request; one begins again with {{"resume": {{"seq": 8812}}}}{named}'
+                told = f'events are sent without a request; to begin again send {{"resume": {{"seq": 8812}}}}{named}'
                 raise BadRequest("unknown_action", told)
             raise _unknown_action(request.get("action"), *_ACTIONS)
         given = read_request(request, TradeResume).resume
@@ -475,7 +486,7 @@ class Trade:
 
     def _refused(self, of: Subscription, refusal: Refusal, given: object) -> None:
         if refusal.code != "resume_expired":
-            # Without events a socket would look like a quiet day. A new connection gets the events after its position.
+            # An open socket without events would look like a day without trades. A new connection can resume.
             self.session.end(Ended(UPSTREAM_FAILED, refusal.reason, code=refusal.code))
             return
         newest = JournalPosition(refusal.newest, refusal.epoch)
@@ -483,7 +494,7 @@ class Trade:
         self.session.error(refusal.code, refusal.reason, id=given, **where)
 
         def go_on() -> None:
-            # The error frame has told the client of the loss. It may have resumed by itself meanwhile.
+            # The error frame has told the client of the loss, and it may have resumed by a request meanwhile.
             if self._subscription is of:
                 self._subscribe(newest, given)
 
@@ -504,7 +515,7 @@ class Trade:
                     ack |= {"seq": max(of.began, stream.seq), "after": after.seq}
                 self.session.tell(ack)
 
-        # No event after the ack is missed, so a client can wait for it before it sends an order.
+        # No event after the ack is lost, so a client can wait for the ack before it sends an order.
         self.session.subscribe([of], after, acknowledge if self.session.opted_in else None)
 
 
@@ -532,7 +543,7 @@ def _number(query: dict[str, list[str]], name: str, what: str) -> int | None:
     [text] = query.get(name, [""])[-1:]
     if not text:
         return None
-    # SQLite's row ids, and nanoseconds since 1970, have 63 bits.
+    # Positions are row ids of SQLite, and epochs are nanoseconds since 1970: both have 63 bits.
     if not text.isdecimal() or len(text) > 20 or int(text) >= 2**63:
         raise Ended(BAD_REQUEST, f"{name} must be {what}, got {text[:40]!r}")
     return int(text)
@@ -543,7 +554,7 @@ def _checked(codes: list[object], topic_of: Callable[[str], Topic]) -> tuple[dic
     rejected: list[Rejection] = []
     for code in codes:
         try:
-            # A market, which whole quotes take too, is text as well. What is not is refused, with a hint for a number.
+            # Codes and markets are strings; `check_code` refuses everything else, a number with a hint.
             name = code if isinstance(code, str) else check_code(code)
             topics[topic_of(name)] = name
         except BadCode as exc:
@@ -566,7 +577,7 @@ def _positions(options: Options, named: dict[Topic, str]) -> dict[Topic, Positio
         given = dict.fromkeys(named.values(), given)
     for name in given:
         if name not in named.values():
-            raise BadRequest("bad_request", f"resume names {name[:40]!r}, which is not asked for")
+            raise BadRequest("bad_request", f"resume names {name[:40]!r}, which the request does not ask for")
     try:
         return {topic: msgspec.convert(given[name], Position) for topic, name in named.items() if name in given}
     except msgspec.ValidationError as exc:

@@ -1,7 +1,7 @@
 """The worker's link to the feeder: SUB for market data, SUB for trade events, DEALER for questions.
 
-Runs on the event loop, which owns the three sockets; it watches their file descriptors and drives the hub.
-zmq.asyncio would take four to five times as long for a message.
+Runs on the event loop, which owns the three sockets: it watches their file descriptors and gives the messages to the
+hub. zmq.asyncio would take four to five times as long for a message.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, behaviour_of
 
 logger = logging.getLogger(__name__)
 
-# Messages taken from one socket before the event loop continues. Writing to the clients is what a delivery costs, and
-# one write carries all messages of a turn: so while messages queue up, turns grow to the larger size (some 40 ms).
+# Messages taken from one socket in one turn of the event loop. The writes to the clients are most of the cost, and one
+# write carries all messages of a turn. Therefore turns grow to the larger size (some 40 ms) while messages queue up.
 DRAIN = 512
 LONGEST_DRAIN = 4096
 # Heartbeats come once a second; after three missed ones the feeder counts as absent.
 ABSENT_AFTER = 3.0
 TICK = 0.25
-# Seconds until the worker joins the trade events again after a refusal.
+# Seconds after which the worker joins the trade events again if it was refused.
 AGAIN = 1.0
 DOWNLOAD_ANSWER_TIMEOUT = 3.0
-# As an int, since recv takes twice as long with an enumeration.
+# As an int, because recv takes twice as long with an enum member.
 _NOBLOCK = int(zmq.NOBLOCK)
 
 
@@ -61,18 +61,18 @@ class Feed:
         self.hub = Hub(self)
         # The feeder's newest heartbeat; None until the first, and again while the feeder is absent.
         self.status: FeedStatus | None = None
-        # Why there is no connection, by the setting of the address; None where there is one.
+        # For each setting of an address, why there is no connection; None if there is one.
         self.links: dict[str, Trouble | None] = {}
-        # True from the first heartbeat after an absence or of a new epoch until the feeder is up: market data was lost
-        # that a new process does not know of.
+        # True from the first heartbeat after an absence or of a new epoch until the feeder is up: the gateway has lost
+        # market data, and a new feeder process cannot know that.
         self.interrupted = False
         # time.time_ns() when the newest market frame was published, 0 before the first.
         self.newest_ns = 0
         self.malformed = 0
         self._config = config
-        # Called when the feeder comes, goes, or says that its session has changed.
+        # Called when the feeder connects, is absent, or reports a change of its session.
         self._on_change = on_change
-        # Called when all messages that had arrived were handed on.
+        # Called when all messages that had arrived were given to the hub.
         self._on_drained = on_drained
         self._heard_at = 0.0
         self._next_id = 0
@@ -102,13 +102,13 @@ class Feed:
             ) from None
         self._market.subscribe(STATUS_TOPIC)
         if self._config.api_key:
-            # Without a key there are no trade events (docs/websocket.md), so no stream of them is needed.
+            # Without a key no client may receive trade events (docs/websocket.md), so the stream is not needed.
             _Resident(self).join()
         self._tick()
 
     @property
     def absence(self) -> str:
-        """Return the reason of the state "down" while no heartbeats arrive."""
+        """Return the reason for the state "down" while no heartbeats arrive."""
         return next((trouble for trouble in self.links.values() if trouble is not None), Trouble.ABSENT)
 
     def stop(self) -> None:
@@ -127,15 +127,15 @@ class Feed:
         self._drain_soon()
 
     def unsubscribe(self, topic: Topic) -> None:
-        """Take the subscription back (Upstream)."""
+        """Cancel the subscription (Upstream)."""
         self._socket_of(topic).unsubscribe(topic)
         self._drain_soon()
 
     def ask(self, topics: list[Topic], after: JournalPosition | None) -> int | None:
-        """Send a CatchUp; return its id, or None while the feeder is away (Upstream)."""
+        """Send a CatchUp; return its id, or None while there is no connection to the feeder (Upstream)."""
         self._next_id += 1
         for part in parts_of(topics):
-            # Half of what a client's outbox holds: new events arrive while the client takes a chunk of earlier ones.
+            # Half of a client's outbox: the other half is for new events that arrive while it is sent these.
             room = self._config.outbox_bytes // 2 if after is not None else 0
             if not self._send(CatchUp.after_position(self._next_id, part, after, room)):
                 return None
@@ -144,7 +144,7 @@ class Feed:
     async def start_download(
         self, stocks: list[str], period: str, start_time: str, end_time: str
     ) -> DownloadStarted | None:
-        """Ask for a download; None when the feeder is away or does not answer in time."""
+        """Ask for a download; return None if the feeder does not answer in time."""
         self._next_id += 1
         waiting: asyncio.Future[DownloadStarted] = self._loop.create_future()
         self._downloads[self._next_id] = waiting
@@ -174,7 +174,7 @@ class Feed:
         return True
 
     def _drain_soon(self) -> None:
-        # ZeroMQ's descriptors are edge-triggered, and any call on a socket can consume the edge.
+        # ZeroMQ's descriptors are edge-triggered, and any call on a socket can consume the edge, so look again soon.
         if not self._draining:
             self._draining = True
             self._loop.call_soon(self._drain)
@@ -191,7 +191,7 @@ class Feed:
         ):
             taken = 0
             if socket is self._dealer:
-                # Write the market data before answers are taken, which may be many.
+                # Send the market data to the clients first, because there may be many answers.
                 self._on_drained()
             try:
                 while taken < self._drain_size:
@@ -205,7 +205,7 @@ class Feed:
                 raise
             full = True
         if self.hub.received != before:
-            # Any frame shows that the feeder is there: under overload heartbeats are lost like other messages.
+            # Any frame shows that the feeder is running: under overload, heartbeats are lost like other messages.
             self._heard_at = now
         self._on_drained()
         self._drain_size = min(2 * self._drain_size, LONGEST_DRAIN) if full else DRAIN
@@ -215,7 +215,7 @@ class Feed:
     def _take_message(self, socket: zmq.Socket[bytes], now: float) -> None:
         """Take the three parts of a message; raise `zmq.Again` if there is none.
 
-        Takes 0.5 us; recv_multipart takes 3.5 us, because it asks after each part whether it is the last.
+        This takes 0.5 us; recv_multipart takes 3.5 us, because it checks after each part whether it was the last.
         """
         topic = socket.recv(_NOBLOCK)
         try:
@@ -224,7 +224,7 @@ class Feed:
             self._count_malformed(WireError("a message of fewer than three parts"))
             return
         if not (topic[-1:] == b"/" and len(parts[1]) == frames.STAMP_BYTES):
-            # Another program publishes at this address; find the beginning of the next message.
+            # Another program publishes at this address. Skip to the beginning of the next message.
             while socket.getsockopt(zmq.RCVMORE):
                 parts.append(socket.recv(_NOBLOCK))
             self._count_malformed(WireError(f"parts of {[len(part) for part in parts][:10]} bytes"))
@@ -247,8 +247,8 @@ class Feed:
         self.hub.receive(frame, now)
 
     def _take_event(self, frame: Frame, now: float) -> None:
-        # The stamp counts the events of one account; clients receive all accounts in one stream, which has the
-        # positions of the journal.
+        # The stamp of the frame counts the events of one account. Clients receive the events of all accounts in one
+        # stream, and its sequence numbers are the positions in the journal.
         try:
             frame.seq = event_position(frame.body)
         except WireError as exc:
@@ -261,7 +261,7 @@ class Feed:
         before, self.status = self.status, status
         self._heard_at = now
         if before is None or before.epoch != status.epoch:
-            logger.info("feeder is there: source %s, state %s", status.source, status.state)
+            logger.info("feeder is connected: source %s, state %s", status.source, status.state)
             self.interrupted = self.interrupted or self.hub.epoch != 0
         elif status.state == "up" and before.state != "up":
             self.hub.recheck(now)
@@ -289,11 +289,11 @@ class Feed:
     def _count_malformed(self, exc: Exception) -> None:
         self.malformed += 1
         if self.malformed == 1:
-            logger.warning("a message from the feeder's address is not ours: %s", exc)
+            logger.warning("a message from the feeder's address does not follow docs/wire.md: %s", exc)
 
     def _tick(self) -> None:
         if self.status is None:
-            # A worker that has just started asks for the status instead of waiting up to a second for a heartbeat.
+            # Ask for the status: a worker that has just started would wait up to a second for a heartbeat.
             self._send(CatchUp(0, [STATUS_TOPIC]))
         self._timer = self._loop.call_later(TICK if self.status is not None else TICK / 5, self._tick)
         now = time.monotonic()
@@ -303,7 +303,7 @@ class Feed:
             self._on_change()
         self._look_at_links(now)
         self.hub.expire(now)
-        # The descriptors are edge-triggered: without this a lost edge would stop a socket for ever.
+        # The descriptors are edge-triggered: without this call, one lost edge would stop a socket for ever.
         self._drain()
 
     def _look_at_links(self, now: float) -> None:
@@ -321,10 +321,10 @@ class Feed:
 
 
 class _Resident:
-    """Keeps a worker's stream of trade events open (Member).
+    """Keeps a worker's stream of trade events open while no client has joined it (Member).
 
-    A client that connects without a position then takes the stream's position at once. Otherwise the first client would
-    miss what is published before the feeder has answered.
+    The stream then has a position at all times, and a client that connects without a position begins there at once.
+    Otherwise the first client would miss the events that are published before the feeder has answered.
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -338,16 +338,16 @@ class _Resident:
         """Ignore it."""
 
     def starts(self, epoch: int, seq: int) -> bool:
-        """Do without the last value."""
+        """Return False: no last value is needed."""
         return False
 
     def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
-        """Join again after a refusal: the journal is another one."""
+        """Join again after a refusal: the feeder has another journal."""
         if outcome == "refused":
             self._feed.later(AGAIN, lambda _: self.join())
 
     def when_drained(self, act: Callable[[float], None]) -> None:
-        """Take the next chunk at once: nothing is kept of the events."""
+        """Ask for the next chunk at once: the events are not kept."""
         self._feed.later(0.0, act)
 
     def missed(self, count: int) -> None:

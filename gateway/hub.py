@@ -1,7 +1,7 @@
-"""The table of topics: one upstream subscription however many clients, last values for late joiners, gaps repaired.
+"""The table of topics: each has one upstream subscription, whatever the number of clients.
 
-Pure: no sockets, time is an argument; what has to go upstream is told to an `Upstream`. Runs on the event loop. What a
-stream does with a frame or an answer is in `gateway.streams`.
+Pure: no sockets, time is an argument; subscriptions and questions go to an `Upstream`. Runs on the event loop. What a
+stream does with a frame or an answer, for late joiners and after a gap, is in `gateway.streams`.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, Topic, behaviour_of
 
-# A lost message need not have a successor that shows the gap. A topic that has been quiet for so many seconds is
-# compared with the feeder, and again after so many more without a message; so many topics at a time, since the feeder
-# publishes ticks meanwhile.
+# After a lost message there may be no next message that shows the gap. Therefore the position of a topic without
+# messages for QUIET_SECONDS is compared with the feeder's, and again after each COMPARE_SECONDS without a message.
 QUIET_SECONDS = 4.0
 COMPARE_SECONDS = 60.0
+# At most this many topics at a time, because the feeder has to publish ticks meanwhile.
 COMPARE_TOPICS = 250
-# Between two looks for quiet topics.
+# Seconds between two searches for quiet topics.
 COMPARE_EVERY = ANSWER_TIMEOUT
 
 
 class Hub:
-    """The streams of one worker, with its counters."""
+    """The streams of one worker, and its counters of frames and losses."""
 
     def __init__(self, upstream: Upstream) -> None:
         self.streams: dict[Topic, Stream] = {}
@@ -38,7 +38,7 @@ class Hub:
         self._upstream = upstream
         self._questions = Questions(upstream)
         self._losses = Losses()
-        # The latest epoch that a heartbeat had.
+        # The latest epoch of all heartbeats; `epoch` is that of the newest heartbeat, which may be an older one.
         self._latest = 0
         self._compare_at = 0.0
 
@@ -58,10 +58,10 @@ class Hub:
         return self._losses.lost
 
     def join(self, members: Mapping[Topic, Member], now: float, after: JournalPosition | None = None) -> None:
-        """Add a member to each topic; `settle` tells it the outcome, then it gets the last value and what follows.
+        """Add a member to each topic; `settle` tells it the outcome, then it receives the last value and new frames.
 
-        With `after`, a member of trade events gets every event after that position of the journal; without it, every
-        event from now on.
+        A member of trade events receives every event after the position `after` of the journal, or without `after`
+        every event from now on.
         """
         asking = []
         for topic, member in members.items():
@@ -82,7 +82,7 @@ class Hub:
         """Hand a frame from a SUB socket to the members of its topic."""
         stream = self.streams.get(frame.topic)
         if stream is None:
-            # One stream has the trade events of all accounts, each of which has its topic.
+            # The trade events of each account have their own topic; one stream has them all.
             stream = self.streams.get(ALL_TRADES) if frame.topic.startswith(ALL_TRADES) else None
             if stream is None:
                 return
@@ -97,14 +97,14 @@ class Hub:
             self._close_if_empty(stream)
 
     def feeder_seen(self, epoch: int, trade_seq: int, now: float) -> None:
-        """Take a heartbeat: it shows a new epoch, and a trade event that was lost without a successor."""
+        """Take a heartbeat: it shows a new epoch, and a lost trade event that no later event has shown."""
         is_new, self._questions.epoch = epoch != self.epoch, epoch
         self._latest = max(self._latest, epoch)
         if epoch < self._latest and not is_new:
             self._follow_older_epoch(epoch)
         stale = [stream for stream in self.streams.values() if not stream.synced or (is_new and stream.epoch != epoch)]
-        # Heartbeats and trade events come by two sockets: the newest event may still be on its way when a heartbeat
-        # tells of it, but no longer at the next heartbeat.
+        # Heartbeats and trade events arrive by two sockets: the newest event that a heartbeat names may arrive after
+        # it, but it has arrived, or is lost, when the next heartbeat arrives.
         before = self._questions.journal
         trades = self.streams.get(ALL_TRADES)
         if isinstance(trades, EventStream) and trades not in stale and before and trades.count_missed(before.seq):
@@ -115,11 +115,11 @@ class Hub:
         self._ask_anew(stale, now)
 
     def recheck(self, now: float) -> None:
-        """Ask for every value anew: the source was away, and may refuse what it served before."""
+        """Ask for every last value again: the source was down, and may now refuse topics that it served before."""
         self._ask_anew([stream for stream in self.streams.values() if not stream.journaled], now)
 
     def expire(self, now: float) -> None:
-        """Go on without the answers that are late, and ask again for what is pending or may be lost."""
+        """Continue without the answers that are late, and ask again for what is pending or may be lost."""
         if now >= self._compare_at:
             self._compare_at = now + COMPARE_EVERY
             self._compare(now)
@@ -146,14 +146,14 @@ class Hub:
     def _follow_older_epoch(self, epoch: int) -> None:
         """Follow a feeder whose clock was set back: frames with its older epoch would be dropped.
 
-        Only the second heartbeat in a row shows it; a single one may be a late one of the process before.
+        Called for the second heartbeat in a row with that epoch; one alone may be a late one of the previous process.
         """
         for stream in self.streams.values():
             if stream.epoch > epoch and not stream.journaled:
                 stream.forget_position()
 
     def _compare(self, now: float) -> None:
-        """Ask for values that have been quiet; of trade events the heartbeats tell."""
+        """Ask for the values of quiet topics; for trade events the heartbeats do this."""
         quiet: list[Stream] = []
         for stream in self.streams.values():
             if stream.seq != stream.compared.seq or stream.epoch != stream.compared.epoch:

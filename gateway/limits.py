@@ -1,4 +1,4 @@
-"""Limits for one client: requests a second, origins. Pure; time is an argument."""
+"""Limits for one client: the rate of requests, and the allowed origins. Pure; time is an argument."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 
 class TokenBucket:
-    """Lets `rate` requests a second pass, and four seconds' worth of them at once."""
+    """Allows `rate` requests a second, and a burst of four seconds' worth of requests."""
 
     __slots__ = ("_at", "_tokens", "rate")
 
@@ -28,30 +28,30 @@ class TokenBucket:
 
 
 def origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:
-    """Return whether `origin` is one of those that the setting allows; programs send none and always may."""
+    """Return whether the setting allows `origin`; None is always allowed, because programs send no origin."""
     return origin is None or "*" in allowed or _canonical(origin) in map(_canonical, allowed)
 
 
 def _canonical(origin: str) -> str:
-    """Return an origin as a browser writes it: in small letters, without a slash at the end and the default port."""
+    """Return an origin as a browser writes it: in lower case, without a slash at its end or the default port."""
     origin = origin.strip().rstrip("/").lower()
     scheme = origin.partition("://")[0]
     return origin.removesuffix(f":{_DEFAULT_PORTS[scheme]}") if scheme in _DEFAULT_PORTS else origin
 
 
 def is_own_origin(origin: str | None, host: str | None, user_agent: str | None, *, secure: bool) -> bool:
-    """Return whether `origin` is the very address that the client has connected to (header ``Host``).
+    """Return whether `origin` is the address that the client has connected to (header ``Host``).
 
-    websocket-client and other libraries send that although no page is behind them; `secure` is whether the connection
-    is TLS here. A page of a foreign name whose address an attacker has changed to ours (DNS rebinding) sends the same,
-    but it runs in a browser, which says so in its ``User-Agent`` whatever the page does. So of a browser only an
-    address, or this machine's own name, counts: no name server decides where these lead.
+    websocket-client and other libraries send such an origin although they show no page. `secure` says whether this
+    connection uses TLS. An attacker's page sends such an origin too if its domain name has been changed to lead to our
+    address (DNS rebinding). But that page runs in a browser, and a page cannot change the browser's ``User-Agent``.
+    Therefore a browser is accepted only with an IP address or ``localhost``, which do not depend on a name server.
     """
     if origin is None or host is None:
         return False
     try:
         scheme, _, rest = origin.strip().lower().removesuffix("/").partition("://")
-        # Behind a proxy that ends TLS the client's scheme is not known here.
+        # Behind a proxy that ends TLS, the scheme that the client used is not known here.
         if scheme not in (("https", "wss") if secure else _DEFAULT_PORTS):
             return False
         default = _DEFAULT_PORTS[scheme]
@@ -76,7 +76,7 @@ def _address(text: str, default_port: int) -> tuple[str, int]:
     host = parts.hostname or ""
     if not host:
         raise ValueError(f"no host in {text[:80]!r}")
-    # An IPv6 address has many spellings.
+    # An IPv6 address can be written in several ways.
     host = str(ip_address(host)) if _is_ip(host) else host.removesuffix(".")
     return host, default_port if port is None else port
 

@@ -1,8 +1,8 @@
-"""Prometheus' view of a worker's numbers, right over several workers.
+"""A worker's numbers for Prometheus, correct with several workers too.
 
-The hot path counts in plain integers; once a second the worker's loop copies them here, because a write to
-prometheus_client's shared files costs as much as a delivery does. ``PROMETHEUS_MULTIPROC_DIR``, which
-`qmt-bridge gateway` sets, makes prometheus_client keep a file for each worker, which a scrape of any one adds up.
+The hot path counts in plain integers, and the worker's loop copies them here once a second, because a write to
+prometheus_client's shared files costs as much as a delivery. `qmt-bridge gateway` sets ``PROMETHEUS_MULTIPROC_DIR``, so
+prometheus_client keeps one file for each worker. A scrape reaches any one worker, which adds up the files of all.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ _AGE = Gauge(
 
 
 class Exporter:
-    """Copies one worker's numbers; counters go on from where they were at the last copy."""
+    """Copies one worker's numbers; to the counters it adds the difference from the last copy."""
 
     def __init__(self, paths: Iterable[str]) -> None:
-        """Take the URLs of which the connections are counted."""
+        """Count the connections of the URLs `paths`."""
         self._copied = Counts(*[0] * len(Counts._fields))
-        # From the beginning: a series that is absent until the first connection looks like a gateway that is gone.
+        # Exported from the start: a series that is absent until the first connection would look like a stopped gateway.
         self._paths = set(paths)
         self._accounts: set[tuple[str, str]] = set()
 
@@ -91,7 +91,7 @@ class Exporter:
     def _export_accounts(self, accounts: Sequence[AccountState]) -> None:
         up = {(account.account, account.type): True for account in accounts}
         for account in accounts:
-            # Two numbers may look alike with a mask.
+            # Two account numbers may look the same once they are masked.
             up[account.account, account.type] &= account.state == "up"
         self._accounts |= up.keys()
         for labels in self._accounts:
@@ -99,7 +99,7 @@ class Exporter:
 
 
 def render() -> bytes:
-    """Return the text format, over all workers where there are several."""
+    """Return the text format of Prometheus, with the sums over all workers if there are several."""
     if MULTIPROC_ENV in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]

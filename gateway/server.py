@@ -1,7 +1,7 @@
-"""`qmt-bridge gateway`: uvicorn with the settings this app needs, and its workers watched.
+"""`qmt-bridge gateway`: uvicorn with the settings that this app needs, and a supervisor of its workers.
 
-The parent process binds the socket and watches the workers; each worker runs one event loop. Windows spawns them
-like other programs (not tested there).
+The parent process binds the socket and supervises the workers; each worker runs one event loop. On Windows the workers
+are spawned as well (not tested there).
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ from qmt_bridge.wire.requests import REQUEST_BYTES
 
 logger = logging.getLogger(__name__)
 
-# Requests above our own limit still arrive whole up to here, so that they can be told why they are too large.
+# A request between our own limit and this one is still received whole, so that its client can be told the limit.
 WS_MAX_SIZE = 32 * REQUEST_BYTES
-# Connections that wait to be accepted, as uvicorn has it.
+# Connections that may wait to be accepted; uvicorn's default.
 BACKLOG = 2048
-# Open sockets are told 1012 at once; this many seconds are for those that do not close.
+# Open sockets are closed with 1012 at once; clients that do not answer the close are dropped after these seconds.
 SHUTDOWN_TIMEOUT = 2
-# Seconds after which a worker of several is taken for frozen, if `freeze_timeout` is not shorter: it costs its part of
-# the new connections.
+# One of several workers that gives no answer for so many seconds, or `freeze_timeout` if that is shorter, counts as
+# frozen: until it is replaced, its share of the new connections fails.
 FREEZE_TIMEOUT = 5.0
-# For the first answer of a worker: importing takes seconds on a busy machine, and nothing else is waited for.
+# Seconds for the first answer of a new worker: on a busy machine its imports take seconds.
 FIRST_ANSWER_TIMEOUT = 30.0
-# For a new worker that replaces one at SIGHUP.
+# Seconds for the start of a new worker that replaces another one after SIGHUP.
 START_TIMEOUT = 20.0
-# For a worker that does not end by itself, as one that is frozen; `qmt-bridge up` waits a second longer.
+# Seconds for a worker to end when told to, then it is killed; `qmt-bridge up` waits a second longer.
 JOIN_TIMEOUT = SHUTDOWN_TIMEOUT + 1.0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server of the only worker, which `stop` ends; uvicorn's own signal handlers stay out of it."""
+    """uvicorn's server for a single worker; it ends when `stop` is set, and installs no signal handlers of uvicorn."""
 
     def __init__(self, config: uvicorn.Config, stop: Stop) -> None:
         super().__init__(config)
@@ -76,7 +76,7 @@ class _Server(uvicorn.Server):
 
 
 class _Worker(Process):
-    """One worker process. It answers a question a look from a thread of its own, as soon as it has started."""
+    """One worker process. A thread of uvicorn in it answers each ping, as soon as the process has started."""
 
     def __init__(self, config: uvicorn.Config, bound: socket.socket, limit: float) -> None:
         super().__init__(config, [bound])
@@ -88,8 +88,8 @@ class _Worker(Process):
             super().start()
 
     def frozen(self, now: float) -> bool:
-        """Ask the worker for an answer without waiting for it; return whether none has come for too long."""
-        # A pipe that is broken belongs to a process that has just ended.
+        """Send a ping without waiting for the answer; return whether the last answer came too long ago."""
+        # The pipe is broken if the process has just ended.
         with contextlib.suppress(OSError, EOFError):
             if self.parent_conn.poll():
                 self.parent_conn.recv()
@@ -102,17 +102,17 @@ class _Worker(Process):
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's supervisor. It never waits for a worker, clears the gauges of one that ended, and ends at a request."""
+    """uvicorn's supervisor, which does not wait for pings, clears the gauges of ended workers, and ends with `stop`."""
 
     def __init__(self, server_config: uvicorn.Config, bound: socket.socket, freeze_timeout: float, stop: Stop) -> None:
         super().__init__(server_config, sockets=[bound])
         self._make = functools.partial(_Worker, server_config, bound, min(freeze_timeout, FREEZE_TIMEOUT))
-        # Not an event, whose lock a signal handler may not take.
+        # uvicorn uses a threading.Event here, whose lock a signal handler must not take.
         self.should_exit = stop  # type: ignore[assignment]
-        # uvicorn has just put its own handlers in their place.
+        # The constructor of uvicorn has just replaced the signal handlers of `stop` by its own.
         stop.on_signals()
         stop.last_act = self._kill_all
-        # Whether a worker could not start, and would not the next time.
+        # Whether a worker could not start; the next attempt would fail too.
         self.failed = False
 
     def init_processes(self) -> None:
@@ -152,7 +152,7 @@ class _Supervisor(Multiprocess):
                 new.kill()
                 new.join()
                 logger.error(
-                    "worker %s was not ready in time; worker %s goes on, nothing is restarted", new.pid, old.pid
+                    "worker %s was not ready in time; worker %s continues, no other is restarted", new.pid, old.pid
                 )
                 return
             old.terminate()
@@ -180,7 +180,7 @@ class _Supervisor(Multiprocess):
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return uvloop's loop where there is one, else a selector loop: Windows' Proactor cannot watch ZeroMQ."""
+    """Return a uvloop, or on Windows a selector loop: the Proactor loop cannot watch ZeroMQ's sockets."""
     if sys.platform == "win32":
         return asyncio.SelectorEventLoop()
     import uvloop
@@ -189,12 +189,12 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def worker_app() -> Starlette:
-    """Make the app of one worker process; it ends with its parent, even one that was killed."""
+    """Make the app of one worker process, which ends when its parent ends, even if the parent was killed."""
     config = load_config()
     log.configure(config.log_level, config.log_format)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        # uvicorn listens to signals by now.
+        # uvicorn has installed its signal handlers by now.
         unshield()
         threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
     return create_app(config)
@@ -203,9 +203,9 @@ def worker_app() -> Starlette:
 def serve(config: Config, stop: Stop) -> int:
     """Serve until `stop` is set; return the exit code; raise `ConfigError`. Runs in the main thread.
 
-    The settings reach the workers by the environment, which the caller has set (config.export_env).
+    The workers read the settings from the environment, which the caller has set (config.export_env).
     """
-    # Checked here because a worker could report it only in a traceback.
+    # Checked here because a worker could report these errors only in a traceback.
     if config.require_key and not config.api_key:
         raise ConfigError("require_key", "is set, but there is no api_key: every client would be refused")
     load_curve(config.curve_dir, "gateway")
@@ -246,14 +246,14 @@ def _bind(host: str, port: int) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         if sys.platform != "win32":
-            # On Windows this option would let two servers share a port.
+            # On Windows this option would let two servers bind the same port.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
-        # At once: two that have the option may both bind a port, and only the second `listen` fails.
+        # Listen at once: two processes with this option may both bind the port; only the second `listen` fails.
         bound.listen(BACKLOG)
     except (OSError, UnicodeError) as exc:
         bound.close()
-        # A name that is too long is no OSError.
+        # A host name that is too long raises a UnicodeError, which has no errno.
         reason = getattr(exc, "strerror", None) or str(exc)
         if getattr(exc, "errno", None) == errno.EADDRINUSE:
             reason += holder(port)
@@ -264,5 +264,5 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     parent.join()
-    logger.warning("the gateway's parent process is gone; stopping")
+    logger.warning("the gateway's parent process has ended; stopping")
     signal.raise_signal(signal.SIGTERM)

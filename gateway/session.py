@@ -1,6 +1,6 @@
 """One WebSocket from its start to its end: accept, key, requests, close with a reason.
 
-The reader is the ASGI server's task for this socket. What is to be sent leaves by the sender (sending/sender.py).
+The ASGI server's task for this socket reads the requests. Everything is sent by the sender (sending/sender.py).
 """
 
 from __future__ import annotations
@@ -55,20 +55,20 @@ from qmt_bridge.wire.topics import parse_topic
 
 logger = logging.getLogger(__name__)
 
-# A client that offers one has opted in; the value tells whether frames are binary ones (MessagePack).
+# A client that offers one of these has opted in; the value says whether frames are binary (MessagePack).
 SUBPROTOCOLS = {"qmt.v1.json": False, "qmt.v1.msgpack": True}
 AUTH_TIMEOUT = 5.0
 FIRST_REQUEST_TIMEOUT = 30.0
-# Seconds that a client may take to read its last frames.
+# Seconds that a client has to read its last frames.
 CLOSE_TIMEOUT = 5.0
-# Bytes of a close frame's reason (RFC 6455, 5.5).
+# The largest size of a close frame's reason in bytes (RFC 6455, 5.5).
 _REASON_BYTES = 123
 
 
 class Ended(Exception):
-    """The socket is to be closed as `ending` says; an error frame tells the client first, unless it was `told`.
+    """The socket is to be closed as `ending` says, after an error frame unless the client was `told` already.
 
-    `code` takes the place of the error code of `ending` where the feeder or a request decides it.
+    `code` replaces the error code of `ending` where the feeder or a request determines it.
     """
 
     def __init__(self, ending: Ending, reason: str = "", *, code: ErrorCode | None = None, told: bool = False) -> None:
@@ -81,7 +81,7 @@ class Ended(Exception):
 
 
 class _Disconnected(Exception):
-    """The client has gone; `close_code` is its own."""
+    """The client has disconnected; `close_code` is the code that it sent."""
 
     def __init__(self, close_code: int) -> None:
         super().__init__(close_code)
@@ -89,19 +89,19 @@ class _Disconnected(Exception):
 
 
 class Endpoint(Protocol):
-    """What one URL does with its requests; a new one serves each socket."""
+    """What one URL does with its requests; there is one object for each socket."""
 
-    # Needs the key whatever the settings say.
+    # Whether the key is needed whatever the settings are.
     always_key: ClassVar[bool]
     # Fields of a request by which the client opts in to the control layer.
     opts_in: ClassVar[frozenset[str]]
-    # Parameters of its URL.
+    # The parameters of the URL.
     parameters: ClassVar[tuple[str, ...]]
-    # Seconds after which a socket without a request is closed; None: the URL needs none.
+    # Seconds after which a socket without a request is closed; None: the URL needs no request.
     first_request_timeout: ClassVar[float | None]
 
     def __init__(self, session: Session) -> None:
-        """Begin to serve `session`, whose client has been admitted."""
+        """Begin to serve `session`; its client has passed the checks of key, origin and limits."""
 
     async def handle(self, request: dict[str, Any]) -> None:
         """Serve a request; raise `BadRequest` if it cannot be served as it stands."""
@@ -115,7 +115,7 @@ class Host(Protocol):
     feed: Feed
     sent: Sent
     flushes: Flushes
-    # The open ones.
+    # The open sessions.
     sessions: dict[Session, None]
 
     def welcome(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Host(Protocol):
 class Session:
     """One WebSocket. An endpoint reads its requests, subscribes topics, and may `end` it."""
 
-    # An idle connection should cost little memory: as a dict, the attributes would take 1.5 KB.
+    # An idle connection should take little memory: in a dict, the attributes would take 1.5 KB.
     __slots__ = (
         "_bucket",
         "_end",
@@ -150,7 +150,7 @@ class Session:
         # Messages lost on the way from the feeder, of which the client has not been told.
         self.missed = 0
         self.subscriptions: dict[Subscription, None] = {}
-        # Called with a refusal that comes later than the ack; set by the endpoint.
+        # Called with a refusal that arrives after the ack; set by the endpoint.
         self.on_refused: Callable[[Subscription, Refusal], None] | None = None
         self._scope = scope
         self._receive = receive
@@ -160,13 +160,13 @@ class Session:
         self._limited = 0
         self._reader: asyncio.Task[Any] | None = None
         self._end: Ended | None = None
-        # Snapshots that have ended in this turn of the loop, with their numbers of codes.
+        # The snapshots that have ended in this turn of the loop, with the number of codes of each.
         self._ended: dict[Subscription, int] | None = None
-        # Names that mean nothing, of which the client has been told.
+        # Unknown names in requests, as far as the client has been told of them.
         self._ignored: set[str] | None = None
 
     def _make_sender(self) -> Sender:
-        """Return the way to the client: prepared frames where the server offers them, else the ASGI send."""
+        """Return a sender: by prepared frames if the server offers them, else by the ASGI send."""
         outbox = Outbox(self.host.config.outbox_bytes)
         prepared: Frames | None = self._prepared()
         if prepared is None:
@@ -190,22 +190,16 @@ class Session:
         return query
 
     async def run(self, endpoint: type[Endpoint]) -> None:
-        """Serve the socket by a new `endpoint` until it ends."""
+        """Serve the socket with a new `endpoint` until it ends."""
         message = await self._receive()
         assert message["type"] == "websocket.connect", message
         began = time.monotonic()
         self._reader = asyncio.current_task()
-        offered = self._scope.get("subprotocols", [])
-        chosen = next((item for item in offered if item in SUBPROTOCOLS), None)
-        self.opted_in = chosen is not None or b"ctl=1" in self.query.split(b"&")
-        self.sender.outbox.binary = chosen is not None and SUBPROTOCOLS[chosen]
-        if chosen is None:
-            # A browser fails the connection when it offered subprotocols and none is chosen.
-            chosen = next((item for item in offered if item.startswith(KEY_SUBPROTOCOL)), None)
+        chosen = self._choose_subprotocol()
         ended = "failed"
         self.host.sessions[self] = None
         try:
-            # Accept first, then close: a close before the handshake is a bare HTTP 403 without code or reason.
+            # Accept first, then close: a close before the handshake is an HTTP 403 without code or reason.
             await self._send({"type": "websocket.accept", "subprotocol": chosen})
             if (prepared := self._prepared()) is not None:
                 prepared.forget_handshake()
@@ -213,19 +207,34 @@ class Session:
         except OSError:
             ended = "lost"
         finally:
-            del self.host.sessions[self]
-            self.sender.gone = True
-            for subscription in self.subscriptions:
-                self.host.feed.hub.leave(subscription.topic, subscription)
-            self.sender.stop()
-            unfit = self.sender.outbox.unfit
-            if unfit:
-                logger.warning("%s: %d frames had no JSON form and were left out", self.path, unfit)
+            self._leave()
             client = self._scope.get("client") or ("?",)
             seconds = time.monotonic() - began
             logger.info(
                 "%s from %s: %s after %.1f s, %d frames", self.path, client[0], ended, seconds, self.sender.frames
             )
+
+    def _choose_subprotocol(self) -> str | None:
+        """Return the subprotocol to accept; one of `SUBPROTOCOLS` also opts in and sets the encoding."""
+        offered = self._scope.get("subprotocols", [])
+        chosen = next((item for item in offered if item in SUBPROTOCOLS), None)
+        self.opted_in = chosen is not None or b"ctl=1" in self.query.split(b"&")
+        if chosen is not None:
+            self.sender.outbox.binary = SUBPROTOCOLS[chosen]
+            return str(chosen)
+        # A browser closes the connection if it offered subprotocols and the server chose none.
+        return next((item for item in offered if item.startswith(KEY_SUBPROTOCOL)), None)
+
+    def _leave(self) -> None:
+        """Give up everything that the worker keeps for this socket."""
+        del self.host.sessions[self]
+        self.sender.gone = True
+        for subscription in self.subscriptions:
+            self.host.feed.hub.leave(subscription.topic, subscription)
+        self.sender.stop()
+        unfit = self.sender.outbox.unfit
+        if unfit:
+            logger.warning("%s: %d frames had no JSON form and were left out", self.path, unfit)
 
     def subscribe(
         self,
@@ -233,7 +242,7 @@ class Session:
         after: JournalPosition | None,
         acknowledge: Callable[[Ticket], None] | None,
     ) -> None:
-        """Subscribe; with `acknowledge` the data of all of them waits until it has sent the ack."""
+        """Subscribe; with `acknowledge`, the data of all subscriptions is held until it has sent the ack."""
         self.subscriptions.update(dict.fromkeys(subscriptions))
         if acknowledge is not None:
             Ticket(self.sender, subscriptions, acknowledge)
@@ -241,14 +250,14 @@ class Session:
         self.host.feed.hub.join(members, time.monotonic(), after)
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Give a subscription up."""
+        """End a subscription."""
         if self.subscriptions.pop(subscription, subscription) is None:
             self.host.feed.hub.leave(subscription.topic, subscription)
             if isinstance(subscription.gate, Ticket):
                 subscription.gate.release(subscription)
 
     def refused(self, subscription: Subscription, refusal: Refusal) -> None:
-        """Tell the client that a topic is not served (any more)."""
+        """Tell the client that a topic is not served, or no longer."""
         if self.on_refused is not None:
             self.on_refused(subscription, refusal)
         else:
@@ -259,7 +268,7 @@ class Session:
         self.end(Ended(SLOW_CLIENT, "the client does not keep up with a stream that may not lose anything"))
 
     def broke(self) -> None:
-        """End the session because of the exception at hand, which is a bug of ours (sender.Client)."""
+        """End the session because of the exception that is being handled, which is a bug of ours (sender.Client)."""
         logger.exception("session on %s cannot be written to", self.path)
         self.end(Ended(INTERNAL, "internal error"))
 
@@ -274,17 +283,17 @@ class Session:
         self.sender.tell(shown)
 
     def error(self, code: ErrorCode, error: str, **fields: Any) -> None:
-        """Queue an error frame, the same everywhere; fields that are None are left out."""
+        """Queue an error frame; fields that are None are left out."""
         extra = {key: value for key, value in fields.items() if value is not None}
         self.tell({"type": "error", **extra, "code": code, "error": error, "retry": code in RETRYABLE})
 
     def has_told(self, names: Iterable[str]) -> None:
-        """Note that an ack names these, so that no error frame has to; no more than `tell_ignored` tells."""
+        """Note the unknown names that an ack shows, so `tell_ignored` leaves them out; both share one limit."""
         self._ignored = self._ignored or set()
         self._ignored.update(islice(names, IGNORED_NAMES - len(self._ignored)))
 
     def tell_ignored(self, ignored: Iterable[Ignored]) -> None:
-        """Tell a client that gets no ack which names of its request mean nothing; each once, and not without end."""
+        """Tell a client that gets no ack which names of its requests are unknown, each once, up to a limit."""
         for name, hint in ignored:
             self._ignored = self._ignored or set()
             if name not in self._ignored and len(self._ignored) < IGNORED_NAMES:
@@ -292,19 +301,19 @@ class Session:
                 self.error("unknown_field", f"{name!r} means nothing here and is ignored; {hint}", field=name)
 
     def end(self, ended: Ended) -> None:
-        """End the session from outside its reader, once what is queued has been sent."""
+        """End the session from outside its reading task, after what is queued has been sent."""
         if self._end is None and not self.sender.gone and self._reader is not None:
             self._end = ended
             self._reader.cancel()
 
     def tell_missed(self) -> None:
-        """Tell a client that opted in what was lost on the way from the feeder since it was last told."""
+        """Tell a client that opted in how many messages from the feeder were lost since it was last told."""
         missed, self.missed = self.missed, 0
         if missed and self.opted_in:
             self.tell({"type": "skipped", "count": missed, "reason": "feed_gap"})
 
     def snapshot_ended(self, subscription: Subscription, count: int) -> None:
-        """Tell a client that opted in, once it was sent what this turn of the loop brings, which snapshots are whole.
+        """Tell a client that opted in which snapshots are complete, after the frames of this turn of the loop.
 
         `count` is the number of codes in the snapshot.
         """
@@ -350,7 +359,7 @@ class Session:
         return await self._close(Ended(FINISHED))
 
     async def _read(self, endpoint: type[Endpoint]) -> None:
-        """Give the endpoint one request after the other; a bad first frame ends the socket, a later one does not."""
+        """Give each request to the endpoint; a bad first request ends the socket, a later one does not."""
         serving = endpoint(self)
         waits = endpoint.first_request_timeout
         while True:
@@ -370,7 +379,7 @@ class Session:
                     pong = {"type": "pong", "id": given, "time": time.time_ns() // 1_000_000}
                     self.tell(pong | shown_ignored(ignored_fields(request, None)))
                 elif request.get("action") == "auth":
-                    # The handshake has passed already; browsers' code sends it all the same.
+                    # The key was checked already; code for browsers sends this frame in any case.
                     self.tell({"type": "authenticated", "id": given})
                 else:
                     await serving.handle(request)
@@ -386,10 +395,10 @@ class Session:
         return ignored_parameters(given, endpoint.parameters)
 
     def _no_key(self, endpoint: type[Endpoint]) -> str:
-        """Return why a client without a key is turned away, and which name it may have misspelled.
+        """Return why a client without a key is refused, and which parameter it may have misspelled.
 
-        This goes into the log, so no name is shown that may be the key itself or end with it: ``?api_key:secret`` has
-        no value.
+        This is written to the log, so a parameter without a value is not shown: the name ``api_key:secret`` of
+        ``?api_key:secret`` contains the key.
         """
         for name, hint in self._ignored_parameters(endpoint, also_blank=False):
             if hint.startswith("did you mean api_key"):
@@ -404,7 +413,7 @@ class Session:
         if not is_own and not origin_allowed(origin, self.host.config.origins):
             raise Ended(ORIGIN_DENIED, f"origin {str(origin)[:60]!r} is not allowed")
         if len(self.host.sessions) > self.host.config.max_connections:
-            raise Ended(CONNECTION_LIMIT, f"this worker serves {self.host.config.max_connections} sockets")
+            raise Ended(CONNECTION_LIMIT, f"this worker serves at most {self.host.config.max_connections} sockets")
 
     async def _authenticate(self, endpoint: type[Endpoint]) -> None:
         keys = self.host.keys
@@ -441,7 +450,7 @@ class Session:
         if payload is None:
             raise Ended(NOT_TEXT, "requests are text frames; binary was not negotiated")
         size = len(payload)
-        # A code point is at most four bytes, so only a text between the two bounds has to be measured.
+        # A code point has at most four bytes, so only a text between these two lengths has to be encoded to measure it.
         if isinstance(payload, str) and REQUEST_BYTES // 4 < size <= REQUEST_BYTES:
             size = len(payload.encode())
         if size > REQUEST_BYTES:
@@ -483,11 +492,11 @@ class Session:
 
 
 def shown_ignored(ignored: Iterable[Ignored]) -> dict[str, list[dict[str, str]]]:
-    """Return what an ack has to say of names that mean nothing: nothing, if there are none."""
+    """Return what an ack says of unknown names; empty if there are none."""
     shown = [each._asdict() for each in ignored]
     return {"ignored": shown} if shown else {}
 
 
 def cut_reason(reason: str) -> str:
-    """Return `reason` cut to what fits into a close frame, never within a character."""
+    """Return `reason`, cut between two characters so that it fits into a close frame."""
     return reason.encode()[:_REASON_BYTES].decode(errors="ignore")

@@ -1,4 +1,4 @@
-"""/healthz, /readyz, /metrics: renderings of the same numbers (counters.py). Run on the event loop."""
+"""/healthz, /readyz and /metrics, which all show the numbers of counters.py. Run on the event loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gateway.worker import Worker
 from qmt_bridge.process import child
 from qmt_bridge.wire.frames import to_json
 
-# What a person looks at; the counters that explain a fault are in /metrics alone.
+# The counters that an operator needs; those that explain a fault are in /metrics only.
 SHOWN = ("frames_received", "frames_sent", "bytes_sent", "skipped", "gaps")
 
 
@@ -24,10 +24,10 @@ def health(worker: Worker) -> Response:
 
 
 def readiness(worker: Worker) -> Response:
-    """Return 200 while the feeder is there and can write its trade journal, whatever the state of its sessions.
+    """Return 200 while the feeder is connected and can write its trade journal, whatever the state of its sessions.
 
-    A terminal that logs an account out for the night must not take the market data from a load balancer. But where no
-    trade session could ever be opened, and only a change of the settings helps, the answer is 503.
+    A terminal logs accounts out at night; a load balancer must not stop the market data because of that. The answer is
+    503 if every account has a fault that only a change of the settings can mend.
     """
     status, numbers = worker.feed.status, worker.numbers()
     journal = None if status is None else status.journal
@@ -39,14 +39,14 @@ def readiness(worker: Worker) -> Response:
         "ready": ready,
         # Market data is served and trade events are kept; `qmt-bridge up` waits for this only.
         "serving": serving,
-        # The process that these numbers are of: any of several workers answers.
+        # The process that has these numbers; with several workers, any of them may answer.
         "worker": os.getpid(),
         **worker.feed_state(),
-        # Why there is no connection to an address of the feeder; null where there is one.
+        # For each address of the feeder, why there is no connection; null if there is one.
         "links": worker.feed.links,
-        # Why trade events cannot be written; they are published all the same.
+        # Why trade events cannot be written to the journal; they are published nevertheless.
         "journal": journal,
-        # Each with its state and reason; their numbers are masked.
+        # Each account with its state and reason; account numbers are masked.
         "accounts": [msgspec.structs.asdict(account) for account in accounts],
         # What an operator should look at; it does not make the worker unready.
         "journal_note": None if status is None else status.journal_note,
@@ -67,7 +67,7 @@ def prometheus(worker: Worker) -> Response:
 
 
 def _instances(worker: Worker) -> dict[str, object]:
-    """Return which run of `qmt-bridge up` has started this gateway, and which its feeder; empty without one."""
+    """Return the runs of `qmt-bridge up` that started this gateway and its feeder; empty if none did."""
     status = worker.feed.status
     return {"instance": child.instance(), "feeder_instance": "" if status is None else status.instance}
 

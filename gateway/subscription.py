@@ -1,7 +1,7 @@
-"""One client's subscription to one topic: what is between the hub's frames and the client's sender.
+"""One client's subscription to one topic: it takes frames from the hub and gives them to the client's sender.
 
-A ticket holds new topics back until the ack is out; a pacer lets frames pass at the client's own pace; a view says how
-they look. Runs on the event loop.
+A ticket holds the frames of new topics until the ack is sent, a pacer limits the rate of frames if the client asked for
+that, and a view renders them. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from qmt_bridge.wire.messages import known_fields
 from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.topics import Topic, behaviour_of, parse_topic
 
-# Of what waits for an ack, to see which fields records have.
+# How many held frames are read to see which fields records have.
 FRAMES_LOOKED_AT = 20
 
 
 class Owner(Protocol):
-    """What a subscription has to tell the session."""
+    """The session, as far as a subscription uses it."""
 
-    # The subscriptions that the client has not given up.
+    # The subscriptions that the client has not ended.
     subscriptions: dict[Subscription, None]
     # Messages lost on the way from the feeder, of which the client has not been told.
     missed: int
 
     def tell_ignored(self, ignored: Iterable[Ignored]) -> None:
-        """Tell the client which names of its request mean nothing."""
+        """Tell the client which names of its request are unknown."""
 
     def refused(self, subscription: Subscription, refusal: Refusal) -> None:
-        """Tell the client that a topic is not served, or not any more."""
+        """Tell the client that a topic is not served, or no longer."""
 
     def snapshot_ended(self, subscription: Subscription, count: int) -> None:
-        """Tell the client that it has the whole of a snapshot of `count` codes."""
+        """Tell the client that it was sent a whole snapshot of `count` codes."""
 
 
 class Ticket:
-    """Holds a client's new topics back until all have been answered, so that the ack comes before their data."""
+    """Holds the frames of a client's new topics until all topics are answered, so the ack is sent before the data."""
 
     __slots__ = ("_complete", "_held", "_sender", "_waiting", "pending", "refused", "subscriptions")
 
@@ -52,12 +52,12 @@ class Ticket:
         self, sender: Sender, subscriptions: Sequence[Subscription], complete: Callable[[Ticket], None]
     ) -> None:
         self.refused: dict[Topic, Refusal] = {}
-        # Topics of which the feeder has not said whether it can serve them.
+        # Topics for which the feeder has not answered yet whether it can serve them.
         self.pending: list[Topic] = []
         self.subscriptions = subscriptions
         self._sender = sender
         self._waiting = {subscription.topic: subscription for subscription in subscriptions}
-        # Frames, and in their place the number of codes of a snapshot that ended.
+        # Frames in order; a number marks the end of a snapshot, and is its number of codes.
         self._held: list[tuple[Subscription, Frame | int]] = []
         self._complete = complete
         for subscription in subscriptions:
@@ -66,20 +66,20 @@ class Ticket:
             complete(self)
 
     def hold(self, subscription: Subscription, frame: Frame) -> None:
-        """Keep a frame until the ack is out."""
+        """Keep a frame until the ack is sent."""
         self._held.append((subscription, frame))
 
     def fields_held(self) -> frozenset[str]:
-        """Return the names of the fields of some of the records that are held."""
+        """Return the names of the fields in some of the held records."""
         some = [frame for _, frame in self._held if isinstance(frame, Frame)][:FRAMES_LOOKED_AT]
         return frozenset[str]().union(*(field_names(frame) or () for frame in some))
 
     def hold_end(self, subscription: Subscription, count: int) -> None:
-        """Keep the end of a snapshot behind its frames."""
+        """Keep the end of a snapshot, after its frames."""
         self._held.append((subscription, count))
 
     def settle(self, topic: Topic, outcome: Outcome, refusal: Refusal | None) -> None:
-        """Take one topic's outcome; the last one sends the ack and what was held."""
+        """Take one topic's outcome; after the last one, the ack and the held frames are sent."""
         first = self._waiting.pop(topic, None) is not None
         if refusal is not None:
             self.refused[topic] = refusal
@@ -99,13 +99,13 @@ class Ticket:
                 subscription.snapshot_ended(held)
 
     def release(self, subscription: Subscription) -> None:
-        """Forget a subscription that the client gave up before it was answered."""
+        """Forget a subscription that the client ended before it was answered."""
         self._held = [(of, frame) for of, frame in self._held if of is not subscription]
         self.settle(subscription.topic, "live", None)
 
 
 class Pacer:
-    """Lets a subscription's frames pass at the client's pace."""
+    """Limits the rate of a subscription's frames (option ``max_rate_ms``)."""
 
     __slots__ = ("_ended", "_loop", "_pace", "_timer")
 
@@ -113,11 +113,11 @@ class Pacer:
         self._pace = pace
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        # The number of codes of a snapshot that ended while a part of it was kept.
+        # The number of codes of a snapshot that ended while some of its frames were kept.
         self._ended: int | None = None
 
     def hold(self, subscription: Subscription, frame: Frame) -> None:
-        """Pass the frame on if it is time, else keep it until it is."""
+        """Pass the frame on if one is due, else keep it until then."""
         if self._pace.admits(frame, self._loop.time()):
             self._pass(subscription, [frame])
         elif self._pace.full:
@@ -126,14 +126,14 @@ class Pacer:
             self._timer = self._loop.call_at(self._pace.due, self.release, subscription)
 
     def hold_end(self, subscription: Subscription, count: int) -> None:
-        """Tell the end of a snapshot once all of it has passed."""
+        """Tell the client of the end of a snapshot once all its frames have been passed on."""
         if self._pace.waits:
             self._ended = count
         else:
             subscription.owner.snapshot_ended(subscription, count)
 
     def release(self, subscription: Subscription) -> None:
-        """Pass on what was kept, unless the subscription was given up meanwhile."""
+        """Pass on what was kept, unless the client has ended the subscription."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -152,11 +152,11 @@ class Pacer:
 
 
 class Terms(NamedTuple):
-    """How a subscription is served; the documented way where nothing is said (requests.Options)."""
+    """How a subscription is served; the defaults are what xtquant's document says (requests.Options)."""
 
     fields: tuple[str, ...] = ()
     stamped: bool = False
-    # Seconds between two frames.
+    # The least number of seconds between two frames.
     interval: float = 0.0
     # Never conflate.
     keep_all: bool = False
@@ -198,12 +198,12 @@ class Subscription:
         self.owner = owner
         self._sender = sender
         self.topic = topic
-        # Whether the client has missed nothing since its `position`; None where it named none, or before the answer.
+        # Whether the client has missed nothing since its `position`; None without a position, or before the answer.
         self.recovered: bool | None = None
         # The position after which new frames begin; 0 while the feeder has not answered.
         self.began = 0
         self.epoch = 0
-        # What holds frames back: the ticket until the ack is out, then the pacer, if there is one.
+        # What holds frames: the ticket until the ack is sent, then the pacer, if there is one.
         self.gate: Ticket | Pacer | None = None
         self.pacer: Pacer | None = None
         self._position = position
@@ -211,10 +211,10 @@ class Subscription:
         self.serve(terms, seq_id)
 
     def serve(self, terms: Terms, seq_id: int | None = None) -> None:
-        """Serve on these terms from now on."""
+        """Serve by these terms from now on."""
         outbox = self._sender.outbox
         view = View(outbox.binary, terms.fields, terms.stamped, seq_id, outbox.deflated)
-        # None is the documented view, which every frame renders once and keeps.
+        # None stands for the default view, which every frame renders once and keeps.
         self._view = None if view == View() else view
         behaviour = behaviour_of(self.topic)
         self._behaviour = behaviour._replace(versions="none") if terms.keep_all else behaviour
@@ -251,7 +251,7 @@ class Subscription:
         return view.of(frame)
 
     def _look_for_fields(self, frame: Frame) -> None:
-        """Tell the client which of the fields that it asked for are unknown and not in the first record."""
+        """Tell the client which fields that it asked for are neither documented nor in the first record."""
         names = field_names(frame)
         if names:
             unknown, self._unknown = self._unknown, ()
@@ -262,18 +262,18 @@ class Subscription:
             )
 
     def starts(self, epoch: int, seq: int) -> bool:
-        """Return whether the last value, at the position (`epoch`, `seq`), is to be sent to the client."""
+        """Return whether to send the last value, which has the position (`epoch`, `seq`), to the client."""
         if self._joined:
-            # The value repairs a loss, or is of a new epoch.
+            # This is a later value: it repairs a loss or belongs to a new epoch.
             return True
         self._joined = True
         self.began = seq
         self.epoch = epoch
         if self._position is None:
             return self.snapshot
-        # As floats, since a browser has rounded the epoch.
+        # Compared as floats, because a browser has rounded the epoch to one.
         missed = seq - self._position.seq if float(self._position.epoch) == float(epoch) else -1
-        # One message later, the last value is all that was missed.
+        # At the next message the client has missed only the last value, which it is sent now.
         self.recovered = missed in (0, 1)
         return missed != 0
 
@@ -288,16 +288,16 @@ class Subscription:
             self.owner.refused(self, refusal)
 
     def when_drained(self, act: Callable[[float], None]) -> None:
-        """Call `act` once nothing waits for the client any more."""
+        """Call `act` once nothing waits in the client's outbox."""
         self._sender.when_drained(act)
 
     def snapshot_ended(self, count: int) -> None:
-        """Tell the client that it has the whole of a snapshot, behind the last of its frames."""
+        """Tell the client that it has a whole snapshot, after the last of its frames."""
         if self.gate is not None:
             self.gate.hold_end(self, count)
         else:
             self.owner.snapshot_ended(self, count)
 
     def missed(self, count: int) -> None:
-        """Count what was lost; the worker has the client told of it once a second."""
+        """Count lost messages; the worker's timer has the client told once a second."""
         self.owner.missed += count

@@ -1,4 +1,4 @@
-"""What the sockets of one worker share: the feed, the key, the counters. Runs on the event loop; one a process."""
+"""What the sockets of one worker share: the feed, the key, the counters. One for each process, on its event loop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import SLOW_CLIENT
 from qmt_bridge.wire.messages import trade_state
 
-# Seconds after which an opted-in client is sent a heartbeat if it was sent nothing else.
+# An opted-in client that was sent nothing for this many seconds is sent a heartbeat.
 HEARTBEAT = 15.0
 
 
@@ -61,7 +61,7 @@ class Worker:
         return {"type": "welcome", "server": f"qmt-bridge/{__version__}", **self.feed_state(), "limits": limits}
 
     def feed_state(self) -> dict[str, Any]:
-        """Return what is known of the feeder, for welcome frames and health."""
+        """Return what is known of the feeder, for welcome frames and the status pages."""
         status = self.feed.status
         if status is None:
             nothing = dict.fromkeys(("source", "simulated", "trade"))
@@ -77,7 +77,7 @@ class Worker:
         }
 
     def start(self) -> None:
-        """Connect to the feeder, which need not be there; raise `ConfigError` where that is impossible."""
+        """Connect to the feeder, which may start later; raise `ConfigError` if the settings make that impossible."""
         self.feed.start()
         self._timer = asyncio.get_running_loop().call_later(1.0, self._tick)
 
@@ -88,7 +88,7 @@ class Worker:
         self.export()
 
     def export(self) -> None:
-        """Copy the numbers to where a scrape finds them."""
+        """Copy the numbers to the metrics that Prometheus scrapes."""
         self._exporter.export(self.numbers(), self.feed_state()["feed"], self.feed.status)
 
     def _feed_changed(self) -> None:
@@ -123,11 +123,12 @@ class Worker:
 
 
 class Workers:
-    """The worker of each event loop that serves the app: one under a server.
+    """The worker of each event loop that serves the app; under a server there is one loop.
 
-    Users are counted because a server need not run the ASGI lifespan (``uvicorn --lifespan off``, Starlette's test
-    client without ``with``), and a test client makes a new loop for every socket. There the first socket or page starts
-    the worker and the last one stops it; without the count no feed would be there, or its sockets would stay open.
+    Users (the lifespan, sockets, pages) are counted, because some servers do not run the ASGI lifespan (``uvicorn
+    --lifespan off``, Starlette's test client without ``with``), and a test client makes a new loop for every socket.
+    There the first socket or page starts the worker and the last one stops it. Without the count there would be no
+    feed, or the sockets of the feed would stay open.
     """
 
     def __init__(self) -> None:
@@ -135,7 +136,7 @@ class Workers:
 
     @asynccontextmanager
     async def use(self, config: Config) -> AsyncIterator[Worker]:
-        """Enter with the running loop's worker, started by the first user; the last one out stops it."""
+        """Enter with the running loop's worker: the first user starts it, and the last one to leave stops it."""
         loop = asyncio.get_running_loop()
         if loop not in self._workers:
             started = Worker(config)

@@ -1,4 +1,4 @@
-"""What every test leaves as it was, the logging of the process; and what none inherits, a SIGINT that is ignored."""
+"""For all tests: restore the logging after each test, and do not inherit an ignored SIGINT."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-# A shell that starts the tests in the background ignores it, and so would each program that a test interrupts.
+# A shell ignores SIGINT for the tests that it starts in the background; the programs of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def logging_restored() -> Iterator[None]:
-    """Undo what a test does to the loggers: a command that runs in this process sets their level and handlers."""
+    """Restore the loggers: commands that a test runs in this process set levels and handlers."""
     root = logging.getLogger()
     loggers = [root, *(each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger))]
     before = [(each, each.handlers[:], each.filters[:], each.level, each.propagate) for each in loggers]

@@ -1,4 +1,4 @@
-"""The judge of the chaos runs: it has to see every loss, repetition and disorder."""
+"""The verdict of the chaos runs: it has to count every lost, repeated and reordered event."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def events(*seqs: int) -> list[Received]:
         pytest.param((1, 2, 3, 4, 9), Verdict(0, 0, 0, 1), id="not-in-the-journal"),
     ],
 )
-def test_each_fault_is_counted_as_what_it_is(got: tuple[int, ...], verdict: Verdict) -> None:
+def test_each_difference_is_counted_by_its_kind(got: tuple[int, ...], verdict: Verdict) -> None:
     assert judge(events(*got), JOURNAL, last=4) == verdict
     assert verdict.is_clean == (verdict == (0, 0, 0, 0))
 
@@ -39,7 +39,7 @@ def test_other_content_at_the_same_position_is_foreign() -> None:
     assert judge([Received(1, 1)], {1: 2}, last=1) == Verdict(0, 0, 0, 1)
 
 
-def test_json_and_the_journal_have_the_same_sum_and_other_data_another() -> None:
+def test_checksum_depends_on_the_content_not_on_the_encoding() -> None:
     event = {"type": "order", "seq": 7, "data": {"price": 1.5, "b": None, "a": "字"}}
     shuffled = {"seq": 7, "data": {"a": "字", "b": None, "price": 1.5}, "type": "order"}
     assert journaled([(7, msgspec.msgpack.encode(event))]) == {7: digest(shuffled)}
@@ -48,7 +48,7 @@ def test_json_and_the_journal_have_the_same_sum_and_other_data_another() -> None
     assert digest({**event, "type": "trade"}) != digest(event)
 
 
-def test_line_that_a_kill_has_cut_short_is_not_counted_and_goes(tmp_path: Path) -> None:
+def test_line_that_was_cut_short_by_a_kill_is_removed(tmp_path: Path) -> None:
     path = tmp_path / "events"
     assert program.read(path) == []
     path.write_bytes(b"1 11\n2 22\n3 3")
@@ -59,14 +59,14 @@ def test_line_that_a_kill_has_cut_short_is_not_counted_and_goes(tmp_path: Path) 
     assert path.read_bytes() == b""
 
 
-def test_a_process_that_grows_is_seen_and_one_that_has_only_just_begun_is_not_judged() -> None:
+def test_growing_process_is_found_and_a_new_one_is_not_judged() -> None:
     memory = Memory()
     for second in range(0, 1000, 2):
-        # The first minutes do not count, nor does a moment.
+        # The first minutes do not count, and neither does a short peak.
         memory.note("leaky", 1, second, 10.0 + second / 10 if second > 100 else 1.0)
         memory.note("flat", 2, second, 500.0 if second == 500 else 50.0)
         if second > 800:
             memory.note("young", 3, second, second)
-    leaky, flat = memory.lives()
+    leaky, flat = memory.processes()
     assert (leaky.name, flat.name, flat.growth) == ("leaky", "flat", 0.0)
     assert leaky.growth > 1.0

@@ -1,4 +1,4 @@
-"""What a stranger deploys: each file is read by its own tool where there is one, and what it says is run."""
+"""The files for deployment: each is checked by its own tool, if that is installed, and its commands are run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ DEADLINE = 20.0
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 MARKED = re.compile(r"^<!-- ci: (\w+) -->\n```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 KEY = "s3cret-key"
-# So that the search for commands is known to find some.
+# The least number of commands that the search has to find in a document.
 LEAST_COMMANDS = dict.fromkeys(READMES, 5) | {"docs/deploy.md": 4, "docs/tapes.md": 7, "docs/trade-events.md": 4}
 
 
@@ -51,7 +51,7 @@ def text(name: str) -> str:
 
 
 def needs(tool: str) -> str:
-    """Return the path of a tool, that of this venv first; skip the test without it."""
+    """Return the path of a tool, of this venv first; skip the test if it is not installed."""
     found = shutil.which(
         tool, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
     )
@@ -61,14 +61,14 @@ def needs(tool: str) -> str:
 
 
 def check(command: list[str], **options: Any) -> str:
-    """Run a tool that must find nothing wrong; return what it says."""
+    """Run a tool, which has to succeed; return its output."""
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=DEADLINE, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
 def accept(arguments: list[str]) -> dict[str, Any]:
-    """Return what `qmt-bridge` takes `arguments` for, without running it; fail if it does not know one."""
+    """Return the parameters of `qmt-bridge` with these arguments, without running it; fail at an unknown one."""
     command = cli.main.commands[arguments[0]]
     try:
         return command.make_context(arguments[0], arguments[1:]).params
@@ -77,7 +77,7 @@ def accept(arguments: list[str]) -> dict[str, Any]:
 
 
 class Running:
-    """A process whose lines can be waited for."""
+    """A process; a test can wait for a line of its output."""
 
     def __init__(self, command: list[str], env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
         self.lines: list[str] = []
@@ -112,7 +112,7 @@ class Running:
         self.process.stdin.flush()
 
     def wait_for(self, pattern: str) -> str:
-        """Return the first line in which `pattern` is found; fail if the process ends without it."""
+        """Return the first line that contains `pattern`; fail if the process ends without one."""
 
         def found() -> str | None:
             return next((line for line in self.lines if re.search(pattern, line)), None)
@@ -139,7 +139,7 @@ class Running:
 
 @pytest.fixture
 def run() -> Iterator[Callable[..., Running]]:
-    """Start processes that end with the test, the last one first."""
+    """Return a function that starts processes; they end with the test, the last one first."""
     with contextlib.ExitStack() as stack:
 
         def start(*arguments: Any, **options: Any) -> Running:
@@ -154,7 +154,7 @@ def run() -> Iterator[Callable[..., Running]]:
 
 
 def shown(name: str) -> str:
-    """Return a setting as the example has to show it."""
+    """Return the lines of a setting in the example file."""
     hint = get_type_hints(Config)[name]
     choices = f" One of {', '.join(get_args(hint))}." if get_origin(hint) is Literal else ""
     value = default(name)
@@ -163,14 +163,14 @@ def shown(name: str) -> str:
     )
 
 
-def test_the_example_shows_every_setting_in_order_with_its_description_and_default():
+def test_example_shows_every_setting_with_text_and_default():
     blocks = text("deploy/qmt-bridge.toml").strip().split("\n\n")
     assert [block for block in blocks if re.search(r"^# \w+ = ", block, re.MULTILINE)] == [
         shown(name) for name in NAMES
     ]
 
 
-def test_the_example_changes_nothing_as_it_is_and_nothing_uncommented(tmp_path):
+def test_example_has_default_values_commented_or_not(tmp_path):
     example = text("deploy/qmt-bridge.toml")
     uncommented = tmp_path / "all.toml"
     uncommented.write_text(re.sub(r"^# (\w+ = )", r"\1", example, flags=re.MULTILINE), encoding="utf-8")
@@ -188,29 +188,29 @@ def exec_start(unit: Path) -> list[str]:
     return shlex.split(command)
 
 
-def test_systemd_finds_nothing_wrong_with_the_units(tmp_path):
+def test_systemd_accepts_the_units(tmp_path):
     analyze = needs("systemd-analyze")
     for unit in UNITS:
-        # It looks for the program, which is installed elsewhere here.
+        # systemd-analyze looks for the program, which is installed elsewhere in this test.
         installed = re.sub(
             r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(encoding="utf-8"), flags=re.MULTILINE
         )
         (tmp_path / unit.name).write_text(installed, encoding="utf-8")
-    # It ignores what it does not know, with a word and exit code 0.
+    # For unknown settings it prints a warning and exits with 0, so the output has to be empty.
     assert check([analyze, "verify", *(str(tmp_path / unit.name) for unit in UNITS)]) == ""
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
-def test_systemd_calls_the_units_well_confined(unit):
+def test_systemd_rates_the_units_as_well_confined(unit):
     analyze = needs("systemd-analyze")
     if int(check([analyze, "--version"]).split()[1]) < 250:
         pytest.skip("this systemd judges running services only")
-    # Of 10.0 for a service without any confinement.
+    # In tenths: a service without any confinement has 10.0.
     check([analyze, "security", "--offline=true", "--threshold=20", str(unit)])
 
 
 @pytest.mark.parametrize("part", ["feeder", "gateway"])
-def test_a_unit_starts_its_part_with_the_settings_that_its_comment_installs(part):
+def test_unit_starts_its_part_with_the_installed_settings(part):
     unit = DEPLOY / "systemd" / f"qmt-bridge-{part}.service"
     program, *arguments = exec_start(unit)
 
@@ -219,11 +219,11 @@ def test_a_unit_starts_its_part_with_the_settings_that_its_comment_installs(part
     assert accept(arguments)["config_file"] == Path("/etc/qmt-bridge/qmt-bridge.toml")
     for path in (program.removesuffix("/bin/qmt-bridge"), "/etc/qmt-bridge/qmt-bridge.toml", "qmt-bridge.env"):
         assert f"{path}" in text("deploy/systemd/qmt-bridge-gateway.service").partition("[Unit]")[0]
-    # The key comes from a file that only root reads, never from a unit, which everybody may read.
+    # The key is in a file that only root can read, and not in the unit, which all users can read.
     assert "EnvironmentFile=-/etc/qmt-bridge/qmt-bridge.env\n" in unit.read_text(encoding="utf-8")
 
 
-def test_nginx_finds_nothing_wrong_with_its_file(tmp_path):
+def test_nginx_accepts_its_configuration(tmp_path):
     (tmp_path / "nginx.conf").write_text(
         f"pid {tmp_path}/nginx.pid; error_log {tmp_path}/error.log; events {{}}\n"
         f"http {{ include {DEPLOY}/nginx/qmt-bridge.conf; }}\n",
@@ -234,7 +234,10 @@ def test_nginx_finds_nothing_wrong_with_its_file(tmp_path):
 
 @pytest.fixture
 def behind_nginx(tmp_path, run) -> Iterator[tuple[str, Callable[[], None], Callable[[], str]]]:
-    """Yield the URL of an nginx before a gateway that says what it sees, how to stop that, and how to read the logs."""
+    """Yield the URL of an nginx, a function that stops the gateway behind it, and one that returns the logs.
+
+    The gateway is a stand-in that answers with the path and the headers that it received.
+    """
 
     def answer(connection: ServerConnection) -> None:
         assert connection.request is not None
@@ -271,7 +274,7 @@ def behind_nginx(tmp_path, run) -> Iterator[tuple[str, Callable[[], None], Calla
         assert running.process.poll() is None, running.lines
 
         def logs() -> str:
-            # A line is written when its request has ended, the last ones when nginx does.
+            # nginx writes a line when its request ends, and the last lines when it ends itself.
             running.close()
             return "".join(running.lines) + "".join(path.read_text("utf-8") for path in sorted(tmp_path.glob("*.log")))
 
@@ -285,7 +288,7 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_nginx_passes_websockets_on_and_writes_no_key_even_when_the_gateway_is_gone(behind_nginx):
+def test_nginx_relays_websockets_and_logs_no_key(behind_nginx):
     url, stop_gateway, logs = behind_nginx
     with connect(f"{url}/ws/trade?after=7&api_key={KEY}", proxy=None) as client:
         seen = json.loads(client.recv(DEADLINE))
@@ -312,26 +315,26 @@ def service() -> ElementTree.Element:
     return ElementTree.parse(DEPLOY / "windows" / "qmt-bridge-feeder.xml").getroot()
 
 
-def test_the_windows_service_starts_a_feeder_of_the_venv_beside_it():
+def test_windows_service_starts_the_feeder_of_its_venv():
     root = service()
-    # WinSW takes its settings from the file with its own name; the script names both after the service.
+    # WinSW reads the settings file with its own name; the script gives both the name of the service.
     assert root.tag == "service"
     assert root.findtext("id") == "qmt-bridge-feeder"
     assert root.findtext("executable") == r"%BASE%\.venv\Scripts\python.exe"
     safe, module, name, *arguments = shlex.split((root.findtext("arguments") or "").replace("\\", "/"))
-    # Without the working directory on the path, where a user's file may have one of our names.
+    # -P: the working directory is not on the path, because files of the user there may have names of our modules.
     assert (safe, module, name) == ("-P", "-m", cli.__name__)
     assert accept(arguments)["config_file"] == Path("%BASE%/qmt-bridge.toml")
     environment = {item.attrib["name"] for item in root.findall("env")}
     assert {name for name in environment if name.startswith("QMT_BRIDGE_")} <= {env_name(name) for name in NAMES}
-    # No password stands in a file.
+    # The file contains no password.
     assert root.findtext("serviceaccount/user") == "LocalService"
     assert root.find("serviceaccount/password") is None
 
 
-def test_the_windows_script_installs_what_the_service_names():
+def test_windows_script_installs_what_the_service_names():
     script = text("deploy/windows/install-feeder.ps1")
-    # Windows PowerShell reads a file without a mark in the language of the machine.
+    # Windows PowerShell reads a file without a byte order mark in the encoding of the machine.
     assert script.isascii()
     assert f"$id = '{service().findtext('id')}'" in script
     (arguments,) = re.findall(r"-P -m qmt_bridge\.cli (.*?) 2>>", script)
@@ -345,7 +348,7 @@ def test_the_windows_script_installs_what_the_service_names():
 
 
 def dockerfile(instruction: str) -> list[str]:
-    """Return the arguments of each such instruction, continued lines joined."""
+    """Return the arguments of each such instruction, with continued lines joined."""
     joined = text("deploy/docker/Dockerfile").replace("\\\n", "")
     return re.findall(rf"^\s*{instruction} +(.*)$", joined, re.MULTILINE)
 
@@ -354,7 +357,7 @@ def compose() -> dict[str, Any]:
     return yaml.safe_load(text("deploy/docker/compose.yaml"))
 
 
-def test_every_manager_of_services_waits_for_a_feeder_as_long_as_it_may_take():
+def test_service_managers_wait_long_enough_for_the_feeder():
     unit = re.search(r"^TimeoutStopSec=(\d+)$", text("deploy/systemd/qmt-bridge-feeder.service"), re.MULTILINE)
     waits = [
         unit[1] if unit else "",
@@ -364,18 +367,18 @@ def test_every_manager_of_services_waits_for_a_feeder_as_long_as_it_may_take():
     assert all(float(seconds) > STOP_SECONDS["feeder"] for seconds in waits)
 
 
-def test_hadolint_finds_nothing_wrong_with_the_dockerfile():
+def test_hadolint_accepts_the_dockerfile():
     assert check([needs("hadolint"), "--no-color", str(DEPLOY / "docker" / "Dockerfile")]) == ""
 
 
-def test_docker_compose_finds_nothing_wrong_with_its_file():
+def test_docker_compose_accepts_its_file():
     docker = needs("docker")
     if subprocess.run([docker, "compose", "version"], capture_output=True, timeout=DEADLINE).returncode:
         pytest.skip("docker has no compose here")
     check([docker, "compose", "-f", str(DEPLOY / "docker" / "compose.yaml"), "config", "--quiet"])
 
 
-def test_the_image_gets_what_pyproject_names_and_nothing_else():
+def test_image_gets_exactly_the_files_that_pyproject_names():
     project = tomllib.loads(text("pyproject.toml"))
     named = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
     named |= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
@@ -384,11 +387,11 @@ def test_the_image_gets_what_pyproject_names_and_nothing_else():
 
     assert copied == named
     assert set(context) == named
-    # Not as root, and by number, which a cluster can check.
+    # Not root, and a number, because a cluster can check only a number.
     assert dockerfile("USER") == ["10001"]
 
 
-def test_the_compose_file_builds_this_image_and_gives_settings_that_exist():
+def test_compose_file_builds_this_image_with_known_settings():
     services = compose()["services"]
     assert services.keys() == {"keys", "feeder", "gateway"}
     for part in services.values():
@@ -398,12 +401,12 @@ def test_the_compose_file_builds_this_image_and_gives_settings_that_exist():
     for name in ("feeder", "gateway"):
         accept(services[name]["command"])
         assert services[name]["command"][0] == name
-    # Open to this machine alone, like the rest by default.
+    # Published on this machine only, which is the default of all addresses.
     assert services["gateway"]["ports"] == ["127.0.0.1:8000:8000"]
 
 
-def test_what_the_containers_run_works_together(tmp_path, run):
-    """Run the commands and checks of compose file and Dockerfile as processes: other addresses, all else as written."""
+def test_commands_of_the_containers_work_together(tmp_path, run):
+    """Run the commands and health checks of compose file and Dockerfile as processes, with other addresses."""
     services = compose()["services"]
     market, trade, ask, port = free_ports(4)
     keys = tmp_path / "keys"
@@ -421,7 +424,7 @@ def test_what_the_containers_run_works_together(tmp_path, run):
     makes_keys = [word.replace("/keys", str(keys)) for word in services["keys"]["entrypoint"]]
     check(makes_keys, env={**os.environ, **path})
     made = (keys / "feeder.key_secret").read_bytes()
-    # Containers are made again and again; the keys are not.
+    # Containers are recreated often; the keys have to stay the same.
     check(makes_keys, env={**os.environ, **path})
     assert (keys / "feeder.key_secret").read_bytes() == made
 
@@ -437,7 +440,7 @@ def test_what_the_containers_run_works_together(tmp_path, run):
     assert alive[0] == "CMD"
     assert json.loads(check(alive[1:], env=environment("feeder")))["data"]["simulated"] is True
     command = [program, *services["gateway"]["command"], f"--port={port}"]
-    run(command, env=environment("gateway")).wait_for("feeder is there: source sim")
+    run(command, env=environment("gateway")).wait_for("feeder is connected: source sim")
     wait_for(lambda: ready(port), "the gateway")
     check(healthy, env=path)
 
@@ -453,7 +456,7 @@ def ready(port: int) -> bool:
 
 
 @pytest.mark.parametrize("readme", READMES)
-def test_two_commands_set_up_one_runs_and_one_tests(readme):
+def test_readme_has_two_setup_commands_one_run_and_one_test(readme):
     marked = {name: block.splitlines() for name, block in MARKED.findall(text(readme))}
     assert {name: len(commands) for name, commands in marked.items()} == {"setup": 2, "run": 1, "test": 1}
     first_program = next(block for block in BLOCK.findall(text(readme)) if block[0] != "text")
@@ -475,13 +478,13 @@ def test_ci_runs_the_commands_of_the_readmes():
         assert f"=$(commands {name})\n" in script
 
 
-def test_shellcheck_finds_nothing_wrong_with_ci():
+def test_shellcheck_accepts_ci():
     assert check([needs("shellcheck"), str(ROOT / ".ci" / "run")]) == ""
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_documented_command_is_one_that_qmt_bridge_knows(document):
+def test_every_documented_command_is_known(document):
     lines = [
         line for language, block in BLOCK.findall(text(document)) if language == "bash" for line in block.splitlines()
     ]
@@ -493,7 +496,7 @@ def test_every_documented_command_is_one_that_qmt_bridge_knows(document):
         accept(shlex.split(command))
 
 
-def test_the_documented_settings_files_load(tmp_path):
+def test_documented_settings_files_load(tmp_path):
     blocks = [block for language, block in BLOCK.findall(text("docs/deploy.md")) if language == "toml"]
     assert len(blocks) == 2
     for block in blocks:
@@ -501,11 +504,11 @@ def test_the_documented_settings_files_load(tmp_path):
         assert load_config(tmp_path / "settings.toml", {}) != Config()
 
 
-def test_a_stranger_follows_the_readme_and_sees_ticks(tmp_path, run):
+def test_programs_of_the_readme_print_ticks(tmp_path, run):
     market, trade, ask, port = free_ports(4)
     marked = dict(MARKED.findall(text("README.md")))
     bin_folder = f"{Path(sys.executable).parent}{os.sep}"
-    # As written, but on free ports and into a folder of its own.
+    # As written, but with free ports and a folder of its own.
     words = shlex.split(marked["run"].replace(".venv/bin/", bin_folder))
     words += [f"--port={port}", f"--data-dir={tmp_path}", f"--market-addr=tcp://127.0.0.1:{market}"]
     words += [f"--trade-addr=tcp://127.0.0.1:{trade}", f"--ask-addr=tcp://127.0.0.1:{ask}"]

@@ -20,24 +20,14 @@ DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
-# A path in backquotes begins with a folder that is ours.
+# A path in backquotes that begins with a folder of this project.
 NAMED = re.compile(r"`((?:qmt_bridge|feeder|gateway|tests|deploy|docs|\.ci)/[\w./-]+)(?:::(\w+))?`")
-# Files that CONTRIBUTING.md takes as examples of what a contributor adds.
+# Files that CONTRIBUTING.md names as examples of new files.
 INVENTED = {"feeder/yours.py", "tests/feeder/test_yours.py", "qmt_bridge/commands/yours.py"}
-# Files of branches that are merged together with this one.
-INVENTED |= {
-    "feeder/answers.py",
-    "feeder/inbox.py",
-    "feeder/xt/quotes/delivery.py",
-    "feeder/xt/trading/connection.py",
-    "gateway/sending/sender.py",
-    "gateway/streams/events.py",
-    "gateway/streams/values.py",
-}
 
 
 def anchor(heading: str) -> str:
-    """Return the anchor that GitHub gives to a heading."""
+    """Return the anchor that GitHub makes of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
@@ -80,12 +70,12 @@ def test_broken_links_and_anchors_are_found(tmp_path):
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
-def test_a_readme_links_to_the_documents(readme):
+def test_readme_links_to_the_documents(readme):
     assert len([link for link in LINK.findall(text(ROOT / readme)) if "://" not in link]) >= 6
 
 
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
-def test_the_speed_of_a_readme_is_that_of_the_full_table(readme):
+def test_speed_in_the_readme_is_from_the_full_table(readme):
     shown = [line for line in text(ROOT / readme).splitlines() if line.startswith("| this gateway |")]
     assert len(shown) == 1
     assert shown[0] in text(ROOT / "docs" / "performance.md").splitlines()
@@ -132,18 +122,18 @@ def test_every_field_of_the_heartbeat_is_documented():
     ],
 )
 def test_every_field_of_a_question_and_answer_is_documented(head, shape):
-    # A tag is no field of its class; the answer repeats id and topic of the question.
+    # A tag is no field of its class; the table of the answer leaves out id and topic, which the question has too.
     tags = {"ask", "reply", "id", "topic"}
     documented = {name.strip("`") for row in table(text(ROOT / "docs" / "wire.md"), head) for name in row.split(", ")}
     assert documented | tags == {*tags, *shape.__struct_fields__}
 
 
-# Texts of the first column that no source file has as they are: placeholders, states, and other programs' words.
+# Texts of the first column that are in no source file: placeholders, states, and texts of other programs.
 NOT_PRINTED = re.compile(r"^(close |\\u|`?QMT_BRIDGE_|state |no error|python -m|exit code)")
 
 
 def printed(symptom: str) -> list[str]:
-    """Return the texts in backquotes that a symptom says are printed, cut at their placeholders."""
+    """Return the texts in backquotes of a symptom, split at their placeholders."""
     found = []
     for quoted in re.findall(r"`([^`]+)`", symptom):
         for part in re.split(r"\.\.\.|: ", quoted):
@@ -153,24 +143,24 @@ def printed(symptom: str) -> list[str]:
 
 
 def runs(text: str) -> list[str]:
-    """Return each three words of a text that follow each other: a value may stand between other words."""
+    """Return each three consecutive words of a text; other words may have a value between them in the source."""
     words = text.split()
     return [" ".join(words[start : start + 3]) for start in range(len(words) - 2)]
 
 
-def test_the_symptoms_of_the_troubleshooting_are_printed():
+def test_texts_of_the_troubleshooting_are_in_the_source():
     page = text(ROOT / "docs" / "troubleshooting.md")
     symptoms = [line.split(" | ")[0] for line in page.splitlines() if line.startswith("| ")]
     texts = [each for symptom in symptoms for each in printed(symptom)]
     assert len(texts) >= 20
-    # Long strings are written in pieces.
+    # Long strings are written in several parts.
     folders = ("feeder", "gateway", "qmt_bridge")
     source = "\n".join(text(path) for folder in folders for path in (ROOT / folder).rglob("*.py"))
     joined = re.sub(r'"\s+f?"', "", source)
     assert [each for each in texts if not any(run in joined for run in runs(each))] == []
 
 
-def test_the_request_of_a_formula_is_documented_as_it_is_spelled():
+def test_documented_formula_request_gives_the_documented_topic():
     (request,) = re.findall(r'`(\{"formula_name":.*\})`', text(ROOT / "docs" / "wire.md"))
     spec = msgspec.json.decode(request, type=FormulaSpec)
     assert formula_topic(spec) == f"formula/{quote(request, safe='')}/"

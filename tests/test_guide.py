@@ -1,4 +1,4 @@
-"""The user's guide: its Python programs run verbatim, on a server that answers as the guide says."""
+"""The guide of the user: its Python programs are run verbatim with servers that answer as it says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.up import running
 GUIDE = Path(__file__).with_name("websocket-guide.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```", GUIDE, re.DOTALL | re.MULTILINE)
 
-# What the guide says is sent and pushed.
+# The requests and the pushed frames of the guide.
 REQUESTS = {
     "/ws/realtime": {"stocks": ["000001.SZ", "600519.SH"], "period": "tick"},
     "/ws/whole_quote": {"codes": ["SH", "SZ"]},
@@ -42,14 +42,14 @@ def answer(connection: ServerConnection) -> None:
         connection.close(1008, "unauthorized")
     else:
         connection.send(json.dumps(FRAMES[path]))
-        # Ends when the client leaves.
+        # Wait until the client disconnects.
         for _ in connection:
             pass
 
 
 @contextmanager
 def scripted() -> Iterator[tuple[str, int]]:
-    """Serve exactly what the guide says."""
+    """Run a server that sends exactly what the guide says."""
     server = serve(answer, "127.0.0.1", 0)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -62,7 +62,7 @@ def scripted() -> Iterator[tuple[str, int]]:
 
 @pytest.fixture(params=["scripted", "simulator"])
 def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, int]]:
-    """Yield host and port of a gateway that knows the guide's key and has something to push on every URL."""
+    """Yield host and port of a gateway with the guide's key that pushes frames on every URL."""
     if request.param == "scripted":
         with scripted() as address:
             yield address
@@ -72,12 +72,12 @@ def gateway(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
 
 
 class Stop(Exception):
-    """Ends a program, which would run for ever, at its first line of output."""
+    """Ends an endless program at its first line of output."""
 
 
-def test_the_programs_of_the_guide_run_verbatim(gateway, monkeypatch):
+def test_programs_of_the_guide_run_verbatim(gateway, monkeypatch):
     host, port = gateway
-    # The programs name a host; the TCP connection goes to the fixture's, everything above it is as written.
+    # The programs name a host; only the TCP connection is made to the server of the fixture instead.
     monkeypatch.setattr(client, "connect", functools.partial(client.connect, host=host, port=port))
     printed: list[str] = []
 
@@ -85,7 +85,7 @@ def test_the_programs_of_the_guide_run_verbatim(gateway, monkeypatch):
         printed.append(text)
         raise Stop
 
-    # Later programs use names of earlier ones, as a reader would.
+    # Later programs use names of earlier ones.
     names: dict[str, object] = {"print": stop}
     frames = []
     for program in PROGRAMS:

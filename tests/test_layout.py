@@ -1,4 +1,4 @@
-"""The layout: who may import whom, what lies at the top, what every module says of itself. Reads the real files."""
+"""The layout of the source: allowed imports, the names in the top folder, docstrings. Reads the real files."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ EDGE = WIRE | {
     "qmt_bridge.sockets",
     "zmq",
 }
-# What the parts that are processes use of the command's own files.
+# Modules of the command that the processes use as well.
 BESIDE = {"qmt_bridge.log", "qmt_bridge.process"}
-# Modules of the standard library that do I/O, read a clock or wait; what is pure gets time as an argument.
+# Modules of the standard library that do I/O, read a clock or wait; pure modules get the time as an argument.
 IMPURE = set("asyncio logging os pathlib queue selectors socket sqlite3 subprocess threading time".split())
 
-# Who may import whom: the first pattern that fits a file, with what it may import beside the standard library, and
-# what it must not import of that. Of a package everything below it is meant.
+# The allowed imports: the first pattern that matches a file, the modules that it may import besides the standard
+# library, and the modules of the standard library that it must not import. A package includes everything below it.
 RULES: list[tuple[str, set[str], set[str]]] = [
     # The contract of both sides.
     ("qmt_bridge/wire/*", WIRE, IMPURE),
     ("qmt_bridge/errors.py", set(), IMPURE),
     ("qmt_bridge/private.py", set(), {"asyncio", "threading", "time"}),
-    # Users import the client without the rest.
+    # Users can import the client without the other parts.
     (
         "qmt_bridge/client.py",
         {"qmt_bridge.bookmark", "qmt_bridge.errors", "qmt_bridge.stream", "orjson", "websockets"},
@@ -71,7 +71,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"qmt_bridge.bookmark", "qmt_bridge.errors", "orjson"},
         IMPURE - {"logging"} | {"random", "ssl"},
     ),
-    # The command alone knows both sides, and starts them as processes.
+    # Only this command knows both sides; it starts them as processes.
     ("qmt_bridge/commands/run.py", {"qmt_bridge", "click", "msgspec", "feeder.app", "gateway.server"}, set()),
     # Judges facts that it is given; the facts are collected elsewhere.
     (
@@ -120,18 +120,18 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"asyncio", "multiprocessing", "subprocess", "threading"},
     ),
     ("qmt_bridge/__main__.py", {"qmt_bridge.cli", "qmt_bridge.process.start"}, {"threading", "subprocess"}),
-    # What every part uses.
+    # Modules that every part uses.
     ("qmt_bridge/process/start.py", {"_signal"}, {"threading", "subprocess"}),
     ("qmt_bridge/process/stop.py", set(), {"asyncio", "queue"}),
     ("qmt_bridge/process/pulse.py", set(), IMPURE),
     ("qmt_bridge/process/*", {"qmt_bridge.config", "qmt_bridge.process", "psutil"}, {"asyncio"}),
-    # In the standard library from Python 3.14 on; the feeder reads tapes too.
+    # zstd is in the standard library from Python 3.14 on; the feeder reads tapes as well.
     (
         "qmt_bridge/tapes/tape.py",
         WIRE | {"qmt_bridge.private", "backports.zstd", "compression.zstd"},
         {"asyncio", "threading", "time"},
     ),
-    # An extra.
+    # pyarrow is an optional dependency.
     ("qmt_bridge/tapes/parquet.py", WIRE | {"qmt_bridge.private", "qmt_bridge.tapes", "pyarrow"}, {"asyncio"}),
     ("qmt_bridge/commands/bench.py", {"qmt_bridge", "psutil", "uvloop"}, set()),
     ("qmt_bridge/commands/supervisor.py", {"qmt_bridge", "msgspec", "psutil", "zmq"}, {"asyncio", "threading"}),
@@ -145,7 +145,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # The feeder's pure middle.
     ("feeder/registry.py", WIRE, IMPURE),
     ("feeder/askers.py", WIRE | {"feeder.registry"}, IMPURE),
-    # No sockets and no clock; the journal is read on its own thread.
+    # No sockets and no clock; its own thread reads the journal.
     (
         "feeder/answers.py",
         WIRE
@@ -159,7 +159,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         },
         IMPURE - {"logging", "sqlite3"},
     ),
-    # Any thread; the publisher's sockets are out of its reach.
+    # Called on any thread, so it must not use the publisher's sockets.
     (
         "feeder/inbox.py",
         WIRE | {"feeder.events", "feeder.journal", "feeder.journal_thread", "feeder.source"},
@@ -168,12 +168,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("feeder/refusals.py", set(), IMPURE),
     ("feeder/events.py", WIRE, IMPURE),
     ("feeder/xt/normalize.py", WIRE, IMPURE),
-    # The only files that name xtquant.
+    # Only these files may import xtquant.
     ("feeder/xt/*", EDGE | {"feeder.source", "feeder.xt", "xtquant"}, {"asyncio"}),
     ("feeder/sim/simulator.py", EDGE | {"feeder.source", "feeder.sim"}, {"asyncio"}),
     ("feeder/sim/backlog.py", WIRE | {"feeder.sim"}, IMPURE),
     ("feeder/sim/formula.py", WIRE | {"feeder.sim"}, IMPURE),
-    # Invented, and the same for the same seed and time.
+    # The simulator depends on nothing but seed and time.
     ("feeder/sim/*", {"feeder.sim", "qmt_bridge.errors"}, IMPURE - {"time"}),
     # What a replay plays.
     ("feeder/recording.py", EDGE | {"feeder.source", "qmt_bridge.tapes"}, {"asyncio"}),
@@ -181,17 +181,17 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # The gateway's pure middle.
     ("gateway/hub.py", WIRE | {"gateway.streams"}, IMPURE),
     ("gateway/streams/*", WIRE | {"gateway.streams"}, IMPURE),
-    # Builds on uvicorn's WebSocket protocol, which builds on websockets'.
+    # It subclasses uvicorn's WebSocket protocol, which uses websockets.
     ("gateway/writer.py", EDGE | {"gateway.sending.sender", "uvicorn", "websockets"}, set()),
-    # The numbers alone.
+    # Only data.
     ("gateway/counters.py", set(), IMPURE),
-    # How the queue leaves: tasks of the event loop, and its clock.
+    # It sends by tasks of the event loop, and uses its clock.
     (
         "gateway/sending/sender.py",
         WIRE | {"gateway.counters", "gateway.sending"},
         IMPURE - {"asyncio", "logging", "time"},
     ),
-    # A subscription knows the sender, never the session.
+    # A subscription uses the sender, but not the session.
     ("gateway/subscription.py", WIRE | {"gateway.hub", "gateway.sending", "gateway.streams"}, IMPURE - {"asyncio"}),
     ("gateway/sending/*", WIRE | {"gateway.sending"}, IMPURE),
     ("gateway/auth.py", set(), IMPURE),
@@ -203,18 +203,18 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     ("gateway/*", EDGE | {"gateway", "qmt_bridge.log", "prometheus_client", "starlette", "uvicorn", "uvloop"}, set()),
 ]
-# Files of one folder.
+# The largest number of files in one folder.
 MOST_FILES = 16
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Yield the full name of everything that a file imports anywhere, also by name and for type checkers only."""
+    """Yield the full names of all imports in a file, including dynamic ones and those for type checkers."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            # `from gateway import hub` imports gateway.hub, `from gateway.hub import Hub` a name in it.
+            # `from gateway import hub` gives gateway.hub, `from gateway.hub import Hub` gives gateway.hub.Hub.
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call):
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
@@ -231,7 +231,7 @@ def below(name: str, packages: set[str]) -> bool:
 
 
 def misplaced(name: str, path: Path) -> list[str]:
-    """Return what the file called `name` imports against the rules."""
+    """Return the imports of the file `name` that the rules forbid."""
     allowed, forbidden = next((may, never) for pattern, may, never in RULES if fnmatch.fnmatch(name, pattern))
     return [
         imported
@@ -242,7 +242,7 @@ def misplaced(name: str, path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_imports_only_what_its_place_allows(name):
+def test_file_imports_only_what_its_rule_allows(name):
     assert misplaced(name, ROOT / name) == []
 
 
@@ -269,38 +269,38 @@ def test_a_file_imports_only_what_its_place_allows(name):
         pytest.param("gateway/x.py", "import numpy", ["numpy"], id="no-numpy"),
     ],
 )
-def test_the_rules_find_what_is_out_of_place(tmp_path, name, source, found):
+def test_rules_find_a_forbidden_import(tmp_path, name, source, found):
     path = tmp_path / "x.py"
     path.write_text(source, encoding="utf-8")
     assert misplaced(name, path) == found
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if re.search(r"\bPure\b", docstring(ROOT / name))])
-def test_a_module_that_calls_itself_pure_imports_nothing_that_is_not(name):
+def test_module_that_is_called_pure_imports_nothing_impure(name):
     assert [imported for imported in imports(ROOT / name) if below(imported, IMPURE | {"zmq"})] == []
 
 
-def test_every_rule_still_has_a_file():
+def test_every_rule_applies_to_a_file():
     for pattern, _, _ in RULES:
         assert fnmatch.filter(NAMES, pattern), pattern
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_module_says_what_it_is(name):
+def test_module_has_a_docstring(name):
     assert len(docstring(ROOT / name).split()) >= 4
 
 
-def test_the_top_holds_only_what_the_picture_shows():
+def test_top_folder_has_exactly_the_listed_names():
     ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").split()]
     names = {path.name for path in ROOT.iterdir()}
-    # Editors and tools leave names with a dot, which nobody looks at, and what .gitignore knows.
+    # Editors and tools may leave hidden files, and files that .gitignore names.
     surplus = {name for name in names - TOP if not any(fnmatch.fnmatch(name, item) for item in [".*", *ignored])}
     assert surplus == set()
     assert names >= TOP
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_is_typed_and_its_folders_are_small(package):
+def test_package_is_typed_and_its_folders_are_small(package):
     assert (ROOT / package / "py.typed").is_file()
     folders = Counter(Path(name).parent.as_posix() for name in NAMES if not name.endswith("__init__.py"))
     assert {folder: count for folder, count in folders.items() if count > MOST_FILES} == {}
@@ -308,18 +308,18 @@ def test_a_package_is_typed_and_its_folders_are_small(package):
 
 
 def room(module: str) -> str:
-    """Return the folder that a module is in; a file that lies at the top of its package is a room of its own."""
+    """Return the room of a module: its folder, or the module itself at the top of its package."""
     package, _, rest = module.partition(".")
     first = rest.partition(".")[0]
     return f"{package}.{first}" if first else package
 
 
 def arrows(modules: dict[str, set[str]], of: Callable[[str], str]) -> dict[str, set[str]]:
-    """Return who imports whom of our own, with the names that `of` gives to modules."""
+    """Return which of our modules import which others; `of` maps a module to the name in the graph."""
     found: dict[str, set[str]] = {of(module): set() for module in modules}
     for module, imported in modules.items():
         for name in imported:
-            # A name in a module, or the module itself.
+            # The import names a module, or a name in one.
             target = name if name in modules else name.rpartition(".")[0]
             if target in modules and of(target) != of(module):
                 found[of(module)].add(of(target))
@@ -327,7 +327,7 @@ def arrows(modules: dict[str, set[str]], of: Callable[[str], str]) -> dict[str, 
 
 
 def circle(graph: dict[str, set[str]]) -> tuple[str, ...]:
-    """Return the names of one circle, or nothing."""
+    """Return the names in one circle; empty if there is none."""
     try:
         tuple(TopologicalSorter(graph).static_order())
     except CycleError as error:
@@ -336,24 +336,24 @@ def circle(graph: dict[str, set[str]]) -> tuple[str, ...]:
 
 
 def modules() -> dict[str, set[str]]:
-    """Return what each module of ours imports; a package's own file says only what it hands on."""
+    """Return the imports of each of our modules, without __init__ files, which only re-export names."""
     names = {name.removesuffix(".py").replace("/", "."): ROOT / name for name in NAMES}
     return {name: set(imports(path)) for name, path in names.items() if not name.endswith("__init__")}
 
 
 @pytest.mark.parametrize("of", [str, room], ids=["files", "rooms"])
-def test_no_files_and_no_rooms_import_each_other_in_a_circle(of):
+def test_imports_of_files_and_rooms_have_no_circle(of):
     assert circle(arrows(modules(), of)) == ()
 
 
-def test_the_rule_finds_a_circle():
+def test_circle_is_found():
     graph = arrows({"a.x": {"a.y.name"}, "a.y": {"b.z"}, "b.z": {"a.x"}, "a.w": {"json"}}, str)
     assert graph["a.w"] == set()
     assert set(circle(graph)) == {"a.x", "a.y", "b.z"}
     assert set(circle(arrows({"a.r.x": {"a.s.y"}, "a.s.y": set(), "a.s.z": {"a.r.x"}}, room))) == {"a.r", "a.s"}
 
 
-def test_no_file_has_a_name_that_says_nothing():
+def test_no_file_has_a_meaningless_name():
     empty = {"utils", "util", "helper", "helpers", "manager", "common", "core", "misc", "base"}
     assert [name for name in NAMES if Path(name).stem in empty] == []
 
@@ -363,7 +363,7 @@ ROOMS_MARKS = ("<!-- rooms -->", "<!-- /rooms -->")
 
 
 def drawing(graph: dict[str, set[str]]) -> str:
-    """Return the rooms of a graph as Markdown: for each package its own arrows, and what it uses of the others."""
+    """Return the rooms of a graph as Markdown: for each package its own arrows, and its imports from the others."""
     parts = []
     for package in sorted({name.partition(".")[0] for name in graph}):
         lines = [f"### {package}", "", "```mermaid", "flowchart TD"]
@@ -371,7 +371,7 @@ def drawing(graph: dict[str, set[str]]) -> str:
         for name in sorted(name for name in graph if name.partition(".")[0] == package):
             own = sorted(target for target in graph[name] if target.partition(".")[0] == package)
             used |= graph[name] - set(own)
-            # A room without an arrow is drawn as well.
+            # A room without arrows is drawn too.
             targets = " & ".join(own)
             lines.append(f"    {name} --> {targets}" if own else f"    {name}")
         others = ", ".join(f"`{name}`" for name in sorted(used)) or "nothing"
@@ -381,16 +381,16 @@ def drawing(graph: dict[str, set[str]]) -> str:
 
 
 def drawn(text: str) -> str:
-    """Return what a document has between the marks of the rooms."""
+    """Return the text between the marks of the rooms."""
     begin, end = ROOMS_MARKS
     return text.partition(begin)[2].partition(end)[0].strip()
 
 
-def test_the_architecture_draws_the_imports_as_they_are():
+def test_architecture_draws_the_present_imports():
     assert drawn(ARCHITECTURE.read_text(encoding="utf-8")) == drawing(arrows(modules(), room)), "run `make rooms`"
 
 
-def test_the_drawing_shows_rooms_arrows_and_other_packages():
+def test_drawing_shows_rooms_arrows_and_other_packages():
     text = drawing({"a.x": {"a.y", "b.z"}, "a.y": set(), "b.z": set()})
     assert "    a.x --> a.y\n    a.y\n" in text
     assert "Uses of the other packages: `b.z`." in text
@@ -398,7 +398,7 @@ def test_the_drawing_shows_rooms_arrows_and_other_packages():
 
 
 def redraw() -> None:
-    """Write the rooms as they are into the architecture."""
+    """Write the present rooms into docs/architecture.md."""
     begin, end = ROOMS_MARKS
     head, _, rest = ARCHITECTURE.read_text(encoding="utf-8").partition(begin)
     tail = rest.partition(end)[2]

@@ -1,4 +1,4 @@
-"""docs/websocket.md and docs/wire.md: their examples have the fields of what a running gateway and feeder send."""
+"""docs/websocket.md and docs/wire.md: the examples have the fields that a running gateway and feeder send."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BLOCK = re.compile(r"^```jsonc?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def examples(document: str) -> list[dict[str, Any]]:
-    """Return the JSON objects of a document: in its blocks, and in backquotes within a line."""
+    """Return the JSON objects of a document, in blocks and in backquotes within a line."""
     text = (DOCS / document).read_text(encoding="utf-8")
     found = []
     decoder = json.JSONDecoder()
@@ -36,7 +36,7 @@ def examples(document: str) -> list[dict[str, Any]]:
         try:
             found.append(json.loads(inline))
         except json.JSONDecodeError:
-            # Shapes with units instead of values.
+            # It shows units instead of values.
             continue
     return found
 
@@ -59,7 +59,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 
 
 def talk(up: Up, path: str, *requests: object, until: str) -> dict[str, dict[str, Any]]:
-    """Send requests; return the newest frame of each type or action up to the first that is called `until`."""
+    """Send requests; return the newest frame of each type or action, up to the first one of the type `until`."""
     frames: dict[str, dict[str, Any]] = {}
     with connect(up.url(path), proxy=None, max_size=None, close_timeout=1) as socket:
         for request in requests:
@@ -97,31 +97,31 @@ def test_welcome_and_ack_have_the_documented_fields(up):
         pytest.param({"action": "unsubscribe", "id": 2, "stocks": ["000001.SZ"]}, "unsubscribed", id="unsubscribe"),
     ],
 )
-def test_an_answer_has_the_documented_fields(up, request_, answer):
+def test_reply_has_the_documented_fields(up, request_, answer):
     subscribe = {"action": "subscribe", "id": 1, "stocks": ["000001.SZ"]}
     frames = talk(up, "/ws/realtime", subscribe, request_, until=answer)
     assert frames[answer].keys() <= documented(type=answer)
     assert {"type", "id"} <= frames[answer].keys()
 
 
-def test_a_stamped_frame_has_the_documented_fields(up):
+def test_stamped_frame_has_the_documented_fields(up):
     frames = talk(up, "/ws/realtime", {"id": 1, "stocks": ["000001.SZ"], "seq": True}, until="data")
     assert frames["data"].keys() == documented(type="data")
 
 
-def test_the_end_of_a_snapshot_has_the_documented_fields(up):
+def test_snapshot_end_has_the_documented_fields(up):
     frames = talk(up, "/ws/whole_quote", {"id": 1, "codes": ["BJ"], "fields": ["lastPrice"]}, until="snapshot_end")
     assert frames["snapshot_end"].keys() == documented(type="snapshot_end")
 
 
-def test_a_download_sends_the_documented_frames(up):
+def test_download_sends_the_documented_frames(up):
     frames = talk(up, "/ws/download_progress", {"stocks": ["000001.SZ"], "period": "1d"}, until="done")
     progress = next(each for each in WEBSOCKET if "finished" in each)
     assert frames["data-frame"].keys() == progress.keys()
     assert frames["done"] == {"status": "done"}
 
 
-def test_a_formula_sends_the_documented_frames(up):
+def test_formula_sends_the_documented_frames(up):
     request = next(each for each in WEBSOCKET if each.get("formula_name") and each.get("action") == "subscribe")
     frames = talk(up, "/ws/formula", request, until="formula_update")
     assert frames["subscribed"] == {"action": "subscribed", "seq_id": 1}
@@ -136,12 +136,12 @@ def test_trade_frames_have_the_documented_fields(up):
     assert frames["subscribed"].keys() <= documented(type="subscribed")
 
 
-def test_an_expired_position_has_the_documented_fields(up):
+def test_expired_position_has_the_documented_fields(up):
     frames = talk(up, "/ws/trade?api_key=k1", {"resume": {"seq": 10**9}, "id": 3}, until="error")
     assert frames["error"].keys() == documented(type="error", code="resume_expired")
 
 
-def test_an_unknown_code_has_the_documented_fields(up):
+def test_unknown_code_has_the_documented_fields(up):
     frames = talk(up, "/ws/realtime", {"stocks": ["600519"]}, until="error")
     assert frames["error"].keys() <= documented(type="error", code="unknown_symbol")
 
@@ -162,5 +162,5 @@ def test_heartbeat_and_reply_have_the_documented_fields(up):
     example = next(each for each in wire if "simulated" in each)
     assert heartbeat.keys() == example.keys()
     assert heartbeat["accounts"][0].keys() == example["accounts"][0].keys()
-    # `reply` tells two kinds of answers apart.
+    # `reply` distinguishes two kinds of answers.
     assert reply.keys() | {"reply"} == next(each for each in wire if each.get("id") == 7 and "ask" not in each).keys()

@@ -1,4 +1,4 @@
-"""`qmt-bridge up` as a stranger uses it: real processes, real recorded data, kills."""
+"""`qmt-bridge up` from the outside: real processes, real recorded data, killed and frozen processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ recorded = pytest.mark.skipif(not RECORDED.exists(), reason=f"the recorded data 
 
 
 def rows_by_code() -> dict[str, list[dict[str, Any]]]:
-    """Return the recorded rows as a consumer should get them, without the code of our own file reader."""
+    """Return the recorded rows as a consumer should receive them; read without our own file reader."""
     rows: dict[str, list[dict[str, Any]]] = {}
     with gzip.open(RECORDED, "rt", encoding="utf-8") as file:
         for row in csv.DictReader(file):
@@ -65,7 +65,7 @@ async def test_websocket_client_receives_every_recorded_row_in_order(tmp_path: P
 
 
 @recorded
-def test_zeromq_consumer_receives_every_recorded_row_at_full_speed(tmp_path: Path) -> None:
+def test_zeromq_consumer_receives_every_row_at_full_speed(tmp_path: Path) -> None:
     expected = rows_by_code()
     with running(tmp_path, "--source=replay", f"--file={RECORDED}", "--speed=0") as up:
         received: dict[str, list[dict[str, Any]]] = {code: [] for code in expected}
@@ -87,7 +87,7 @@ def test_zeromq_consumer_receives_every_recorded_row_at_full_speed(tmp_path: Pat
         assert all(seqs == list(range(1, len(seqs) + 1)) for seqs in sequences.values())
 
 
-async def test_eight_trade_sockets_over_two_workers_receive_the_same_events(tmp_path: Path) -> None:
+async def test_trade_sockets_on_two_workers_receive_the_same_events(tmp_path: Path) -> None:
     with running(tmp_path, "--source=sim", "--workers=2", "--sim-order-interval=0.2") as up:
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(connect(up.trade_url, proxy=None)) for _ in range(8)]
@@ -100,7 +100,7 @@ async def test_eight_trade_sockets_over_two_workers_receive_the_same_events(tmp_
         assert [event["seq"] for event in shared[0]] == list(range(first, last + 1))
 
 
-async def test_killed_feeder_closes_no_socket_and_data_flows_again(tmp_path: Path) -> None:
+async def test_killed_feeder_closes_no_socket_and_data_continues(tmp_path: Path) -> None:
     requests = {
         "/ws/realtime": {"stocks": ["000001.SZ", "600519.SH"], "period": "tick"},
         "/ws/whole_quote": {"codes": ["SH", "SZ"]},
@@ -112,7 +112,7 @@ async def test_killed_feeder_closes_no_socket_and_data_flows_again(tmp_path: Pat
         async with AsyncExitStack() as stack:
             clients = []
             for url in (up.trade_url, *map(up.url, requests)):
-                # With its queue full websockets stops reading, and waits in vain for the answer to its close frame.
+                # websockets does not read while its queue is full, and so never sees the answer to its close frame.
                 client = connect(url, proxy=None, max_size=None, close_timeout=0.1)
                 clients.append(await stack.enter_async_context(client))
             for client, request in zip(clients[1:], requests.values(), strict=True):
@@ -122,7 +122,7 @@ async def test_killed_feeder_closes_no_socket_and_data_flows_again(tmp_path: Pat
             os.kill(up.pid("feeder"), signal.SIGKILL)
             wait_for(lambda: "feeder ended with exit code -9" in up.text, "the report", up)
             wait_for(lambda: _ready(up, "epoch") not in (0, epoch), "the new feeder", up)
-            # What was on its way before the kill is read first; what comes then comes from the new feeder.
+            # Frames sent before the kill are read first; later ones are from the new feeder.
             for client in clients:
                 for _ in range(3):
                     await receive(client)
@@ -131,7 +131,7 @@ async def test_killed_feeder_closes_no_socket_and_data_flows_again(tmp_path: Pat
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
-async def test_metrics_are_right_over_several_workers_also_after_a_kill(tmp_path: Path) -> None:
+async def test_metrics_of_two_workers_are_correct_after_a_kill(tmp_path: Path) -> None:
     with running(tmp_path, "--source=sim", "--workers=2") as up:
         async with AsyncExitStack() as stack:
             clients = []
@@ -141,7 +141,7 @@ async def test_metrics_are_right_over_several_workers_also_after_a_kill(tmp_path
                 await receive(clients[-1])
             wait_for(lambda: _metric(up, 'connections{path="/ws/realtime"}') == 12, "the sum over the workers", up)
             wait_for(lambda: (_metric(up, "frames_sent_total") or 0) >= 12, "the frames of both workers", up)
-            # Each worker shows its numbers once a second.
+            # Each worker exports its numbers once a second.
             wait_for(lambda: _metric(up, 'feed_state{state="up"}') == 2, "the state of both workers", up)
             assert _metric(up, "feed_up") == 1
             worker = _children(up.pid("gateway"))[-1]
@@ -149,7 +149,9 @@ async def test_metrics_are_right_over_several_workers_also_after_a_kill(tmp_path
             wait_for(lambda: f"worker {worker} ended" in up.text, "the report", up)
             alive = [client for client in clients if await answers(client)]
             wait_for(lambda: _metric(up, 'feed_state{state="up"}') == 2, "the new worker", up)
-            wait_for(lambda: _metric(up, 'connections{path="/ws/realtime"}') == len(alive), "the survivors", up)
+            wait_for(
+                lambda: _metric(up, 'connections{path="/ws/realtime"}') == len(alive), "the remaining connections", up
+            )
             for client in alive:
                 assert list(await receive(client)) == ["600519.SH"]
 
@@ -160,7 +162,7 @@ async def test_killed_gateway_is_replaced(tmp_path: Path) -> None:
         orphans = _children(gateway)
         os.kill(gateway, signal.SIGKILL)
         wait_for(lambda: "gateway ended with exit code -9" in up.text, "the report", up)
-        # Until they have noticed, its workers have the port.
+        # The workers of the killed gateway keep the port until they notice that their parent has ended.
         wait_for(lambda: _ready(up, "worker") not in (0, *orphans), "the new gateway", up)
         async with connect(up.url("/ws/realtime"), proxy=None) as client:
             await client.send(json.dumps({"stocks": ["600519.SH"]}))
@@ -168,7 +170,7 @@ async def test_killed_gateway_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["terminate", "interrupt", "kill"])
-def test_everything_ends_with_up_however_it_ends(tmp_path: Path, how: str) -> None:
+def test_all_processes_end_with_up_however_it_ends(tmp_path: Path, how: str) -> None:
     with running(tmp_path, "--source=sim", "--workers=2") as up:
         pids = [up.pid("feeder"), up.pid("gateway")]
         match how:
@@ -185,20 +187,20 @@ def test_everything_ends_with_up_however_it_ends(tmp_path: Path, how: str) -> No
         wait_for(lambda: _refused(up.port), "the end of the workers", up)
 
 
-def test_banner_says_what_runs_and_that_it_is_simulated(tmp_path: Path) -> None:
+def test_banner_shows_the_urls_and_that_data_is_simulated(tmp_path: Path) -> None:
     with running(tmp_path, "--source=sim") as up:
         banner = up.text[up.text.index("QMT Bridge") :].splitlines()
         assert len(banner) <= 10
         assert "SIMULATED" in banner[1]
         for path in ("/ws/realtime", "/ws/whole_quote", "/ws/l2_thousand", "/ws/download_progress", "/ws/formula"):
             assert path in up.text
-        # Once: in the banner, and nowhere in the log.
+        # The key is shown once, in the banner, and not in the log.
         assert up.text.count(up.trade_url.partition("api_key=")[2]) == 1
 
 
 @contextmanager
 def holding(how: str, folder: Path) -> Iterator[tuple[int, int, int, int]]:
-    """Yield the ports of a gateway and a feeder, taken by another `up`, by a program, or by one that never answers."""
+    """Yield four ports held by another `up`, by another web server, or by a program that never answers."""
     if how == "up":
         with running(folder / "other", "--source=sim") as other:
             yield other.ports
@@ -207,13 +209,13 @@ def holding(how: str, folder: Path) -> Iterator[tuple[int, int, int, int]]:
         holders = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(4)]
         ports = [int(holder.getsockname()[1]) for holder in holders]
         if how == "web server":
-            # Says that it is ready, as a gateway of another run does.
+            # It answers that it is ready, as the gateway of another run does.
             stack.callback(_Web(holders).close)
         yield ports[0], ports[1], ports[2], ports[3]
 
 
 class _Web:
-    """Answers any request on the first of the sockets that a gateway of nobody is ready."""
+    """Answers each request on the first socket like a ready gateway that no `up` has started."""
 
     def __init__(self, holders: list[socket.socket]) -> None:
         self._ended = False
@@ -237,7 +239,7 @@ class _Web:
 
 @pytest.mark.parametrize("how", ["up", "web server", "black hole"])
 @pytest.mark.parametrize("taken", ["gateway", "market", "trade", "ask", "feeder", "all"])
-def test_a_port_that_is_taken_ends_up_with_its_holder(tmp_path: Path, how: str, taken: str) -> None:
+def test_up_ends_at_a_taken_port_and_names_its_holder(tmp_path: Path, how: str, taken: str) -> None:
     places = {"gateway": (0,), "market": (1,), "trade": (2,), "ask": (3,), "feeder": (1, 2, 3), "all": (0, 1, 2, 3)}
     with holding(how, tmp_path) as held:
         ports = free_ports(4)
@@ -285,13 +287,13 @@ def test_a_gateway_that_runs_already_is_not_taken_for_ones_own(tmp_path: Path) -
     assert f"(pid {other.pid}: " in ended.stderr
 
 
-def test_a_port_that_is_taken_between_two_lives_is_tried_again(tmp_path: Path) -> None:
+def test_port_taken_during_a_restart_is_tried_again(tmp_path: Path) -> None:
     with running(tmp_path, "--source=sim") as up:
         holder = socket.socket()
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         os.kill(up.pid("gateway"), signal.SIGKILL)
         try:
-            # As soon as the system lets go.
+            # Take the port as soon as it is free.
             def take() -> bool:
                 with suppress(OSError):
                     holder.bind(("127.0.0.1", up.port))
@@ -313,7 +315,7 @@ frozen = pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTO
 @frozen
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("part", ["feeder", "gateway"])
-def test_a_frozen_part_is_replaced_and_data_goes_on(tmp_path: Path, part: str, workers: int) -> None:
+def test_frozen_part_is_replaced_and_data_continues(tmp_path: Path, part: str, workers: int) -> None:
     with running(tmp_path, "--source=sim", f"--workers={workers}", "--freeze-timeout=1.5") as up:
         epoch, worker = _ready(up, "epoch"), _ready(up, "worker")
         os.kill(up.pid(part), signal.SIGSTOP)
@@ -323,21 +325,21 @@ def test_a_frozen_part_is_replaced_and_data_goes_on(tmp_path: Path, part: str, w
             wait_for(lambda: _ready(up, "epoch") not in (0, epoch), "the new feeder", up)
         else:
             wait_for(lambda: _ready(up, "worker") not in (0, worker), "the new gateway", up)
-        # Nothing else was taken for frozen.
+        # No other part was considered frozen.
         assert up.text.count("no sign of life") == 1, up.text
 
 
 @pytest.mark.timeout(120)
 @frozen
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers in /proc")
-def test_a_frozen_worker_of_several_is_replaced(tmp_path: Path) -> None:
+def test_frozen_worker_of_several_is_replaced(tmp_path: Path) -> None:
     with running(tmp_path, "--source=sim", "--workers=2", "--freeze-timeout=1.5") as up:
-        # Ctrl-C in a terminal is for the whole group of processes, and shall reach `up` alone.
+        # Ctrl-C in a terminal goes to a whole process group and must reach `up` only.
         groups = {os.getpgid(pid) for pid in (up.process.pid, up.pid("feeder"), up.pid("gateway"))}
         assert len(groups) == 3
         worker = _children(up.pid("gateway"))[0]
         os.kill(worker, signal.SIGSTOP)
-        # A worker that has not answered yet has 30 s for that.
+        # A worker has 30 s for its first answer.
         said = f"worker {worker} is frozen and was killed; another one is starting"
         wait_for(lambda: said in up.text, "its replacement", up, 45)
         wait_for(lambda: len(_children(up.pid("gateway"))) == 2, "the new worker", up)
@@ -345,14 +347,14 @@ def test_a_frozen_worker_of_several_is_replaced(tmp_path: Path) -> None:
 
 
 @frozen
-def test_up_that_was_stopped_itself_replaces_nothing(tmp_path: Path) -> None:
+def test_up_replaces_nothing_after_it_was_stopped_itself(tmp_path: Path) -> None:
     with running(tmp_path, "--source=sim", "--freeze-timeout=1.5") as up:
         up.process.send_signal(signal.SIGSTOP)
         wait_for(lambda: psutil.Process(up.process.pid).status() == psutil.STATUS_STOPPED, "the stop", up)
-        # Longer than the limit, and than what `up` takes for its own work.
+        # Longer than the limit, and than `up` ever needs for its own work.
         time.sleep(4.0)
         up.process.send_signal(signal.SIGCONT)
-        # It asks once a second, and has judged by then.
+        # `up` asks its parts once a second, so it has decided by then.
         time.sleep(2.5)
         assert "no sign of life" not in up.text
         assert _alive(up.pid("feeder"))
@@ -360,7 +362,7 @@ def test_up_that_was_stopped_itself_replaces_nothing(tmp_path: Path) -> None:
 
 
 @frozen
-def test_a_second_signal_ends_up_at_once_and_what_is_frozen_with_it(tmp_path: Path) -> None:
+def test_second_signal_ends_up_and_frozen_parts_at_once(tmp_path: Path) -> None:
     with running(tmp_path, "--source=sim", "--freeze-timeout=0") as up:
         pids = [up.pid("feeder"), up.pid("gateway")]
         for pid in pids:
@@ -377,15 +379,15 @@ def test_a_second_signal_ends_up_at_once_and_what_is_frozen_with_it(tmp_path: Pa
         assert "Traceback" not in up.text
 
 
-# Names that we use and that a user's own folder may have as well.
+# Names of modules that we import and that files of a user may have too.
 NAMES = (
     "feeder gateway websockets zmq msgspec orjson click uvicorn starlette qmt_bridge psutil asyncio socket signal json"
     " logging typing random secrets queue multiprocessing threading struct pickle"
 ).split()
 
 
-def test_processes_of_a_command_run_no_files_of_the_users_folder(tmp_path: Path) -> None:
-    """multiprocessing starts them as it starts the workers of a gateway."""
+def test_processes_of_a_command_run_no_files_of_the_user(tmp_path: Path) -> None:
+    """multiprocessing starts these processes in the same way as the workers of a gateway."""
     for name in NAMES:
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('RAN {name}')\n", "utf-8")
     command = [Path(sys.executable).with_name("qmt-bridge"), "bench", "--selftest", "--seconds=0.2", "--clients=2"]
@@ -396,7 +398,7 @@ def test_processes_of_a_command_run_no_files_of_the_users_folder(tmp_path: Path)
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads the environment of processes in /proc")
 @pytest.mark.parametrize("start", [["{python}", "-P", "-m", "qmt_bridge.cli"], ["{bin}/qmt-bridge"]])
-def test_files_of_the_users_folder_are_never_run_and_secrets_go_where_they_are_needed(
+def test_parts_run_no_files_of_the_user_and_get_only_their_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: list[str]
 ) -> None:
     here = tmp_path / "here"
@@ -443,7 +445,7 @@ def test_setting_that_cannot_be_used_ends_up_with_its_name(tmp_path: Path, argum
 
 @contextmanager
 def starting(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str, *arguments: str) -> Iterator[Up]:
-    """Start `qmt-bridge up` over xtquant's stand-ins, each Python of it after it has run `code`."""
+    """Start `qmt-bridge up` with the stand-ins for xtquant; each of its processes runs `code` first."""
     (folder / "sitecustomize.py").write_text(
         f"import runpy\nrunpy.run_path({str(FAKES / 'sitecustomize.py')!r})\n{textwrap.dedent(code)}", encoding="utf-8"
     )
@@ -467,11 +469,9 @@ def refused_by(port: int) -> str:
     """
 
 
-def test_a_data_service_that_is_away_is_tried_again_until_it_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_data_service_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QMT_BRIDGE_XT_TOKEN", "t0ken")
-    # The stand-in's service has the first of the ports that are tried.
+    # The service of the stand-in listens on the first of the ports that are tried.
     monkeypatch.setenv("FAKE_XT_ADDR", "127.0.0.1:58609")
     (tmp_path / "away").touch()
     with starting(tmp_path, monkeypatch, refused_by(1)) as up:
@@ -480,11 +480,11 @@ def test_a_data_service_that_is_away_is_tried_again_until_it_is_there(
         assert "Error: xt_token: none of its servers can be reached" in up.text
         (tmp_path / "away").unlink()
         up.wait_ready()
-        # The banner shows a feeder that is there, and it may still be logging in.
+        # The banner is printed when the feeder runs; its login may not be complete.
         wait_for(lambda: _ready(up, "feed") == "up", "the session", up)
 
 
-def test_a_token_that_is_refused_ends_up_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_token_ends_up_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QMT_BRIDGE_XT_TOKEN", "t0ken")
     (tmp_path / "away").touch()
     with socket.socket() as server:
@@ -498,7 +498,7 @@ def test_a_token_that_is_refused_ends_up_at_once(tmp_path: Path, monkeypatch: py
     assert "t0ken" not in up.text
 
 
-def test_a_terminal_that_is_not_there_holds_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_starts_without_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_XT_DOWN", "1")
     with starting(tmp_path, monkeypatch, "") as up:
         up.wait_ready()
@@ -506,9 +506,7 @@ def test_a_terminal_that_is_not_there_holds_nothing_up(tmp_path: Path, monkeypat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_a_feeder_that_is_killed_before_it_is_ready_is_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_feeder_killed_before_it_is_ready_is_started_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = """
         import os, signal, sys
         killed = os.path.join(os.path.dirname(__file__), "killed")
@@ -525,12 +523,12 @@ def test_a_feeder_that_is_killed_before_it_is_ready_is_started_again(
     ("code", "passes"),
     [(0, False), (1, False), (2, False), (75, True), (-6, True), (0xC0000005, True), (0x40010004, False)],
 )
-def test_what_ends_a_part_may_pass_or_not(code: int, passes: bool) -> None:
+def test_exit_code_decides_whether_a_part_is_started_again(code: int, passes: bool) -> None:
     assert supervisor._may_pass(code) is passes
 
 
 def _ready(up: Up, name: str) -> Any:
-    """Return a value of /readyz; 0 while nobody is ready, or who has the connection dies before it answers."""
+    """Return a value of /readyz; 0 if no ready gateway answers."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(f"http://127.0.0.1:{up.port}/readyz", timeout=2) as response:
@@ -549,7 +547,7 @@ def _metric(up: Up, name: str) -> float | None:
 
 
 def _children(pid: int) -> list[int]:
-    """Return the worker processes of a gateway; the first child tracks multiprocessing's resources."""
+    """Return the worker processes of a gateway, without multiprocessing's resource tracker."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
     return [child for child in map(int, children) if "spawn_main" in _command_line(child)]
 
@@ -563,7 +561,7 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    # A child of a killed parent stays as a zombie where nobody reaps it.
+    # A child of a killed parent stays a zombie if no process waits for it.
     status = Path(f"/proc/{pid}/stat")
     return not status.exists() or status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
 

@@ -1,1 +1,1 @@
-"""What is queued for a client, and how it leaves."""
+"""The queue of each client, and how it is sent."""

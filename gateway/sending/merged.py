@@ -1,6 +1,6 @@
-"""What waits of one topic: the newest version of each thing, and everything that is no version of another.
+"""The frames of one topic that wait, conflated: the newest version of each thing, and all records without versions.
 
-Pure. `Behaviour.versions` says what may replace what. Nothing is decoded while a single frame waits.
+Pure. `Behaviour.versions` says which record is a newer version of which. A single waiting frame is not decoded.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import Versions
 
-# What a waiting frame costs a client besides its bytes, which clients share. A record that is a client's own copy costs
-# more; that is counted where only bytes bound their number, and not where the codes do.
+# Bytes that a waiting frame is counted for besides its body, which the clients share. A record copied for one client
+# takes more memory (_OWN_OVERHEAD); this is counted only where the number of codes does not limit that of the records.
 OVERHEAD = 64
 _OWN_OVERHEAD = 256
 
 
 class Merged:
-    """The frames of one topic that wait. `size` counts their bytes, `kept` those that nothing newer can replace."""
+    """The waiting frames of one topic. `size` is their bytes, `kept` the bytes that no newer frame can replace."""
 
     __slots__ = ("_lot", "_only", "versions")
 
     def __init__(self, versions: Versions) -> None:
         self.versions = versions
-        # The frame that waits alone, as it came; else `_lot` has what waits.
+        # A single waiting frame, as it was received; otherwise `_lot` has the frames.
         self._only: Frame | None = None
         self._lot: _Lot | None = None
 
@@ -45,7 +45,7 @@ class Merged:
 
     @property
     def kept(self) -> int:
-        """Return the bytes that wait whatever comes; a limit on them bounds the memory without a loss."""
+        """Return the bytes that no newer frame can replace; a limit on them bounds the memory without a loss."""
         if self.versions in ("topic", "code"):
             return 0 if self._lot is None else self._lot.kept
         return self.size
@@ -67,7 +67,7 @@ class Merged:
         return self._lot.add(frame)
 
     def batches(self) -> Iterator[Frame]:
-        """Yield what waits: a lone frame as it came, records in bodies of the size that the feeder makes."""
+        """Yield what waits: a single frame as it was received, or records in bodies of the feeder's usual size."""
         if self._only is not None:
             yield self._only
         elif self._lot is not None:
@@ -75,7 +75,7 @@ class Merged:
 
 
 class _Lot(Protocol):
-    """Several frames that wait, kept by one rule."""
+    """Several waiting frames, conflated by one rule."""
 
     @property
     def size(self) -> int:
@@ -83,7 +83,7 @@ class _Lot(Protocol):
 
     @property
     def kept(self) -> int:
-        """Return those that nothing newer can replace."""
+        """Return the bytes that no newer frame can replace."""
 
     def add(self, frame: Frame) -> int:
         """Take a frame; return how many older records it replaced."""
@@ -93,7 +93,7 @@ class _Lot(Protocol):
 
 
 class _ByCode:
-    """The newest record of each code, with the stamp of the newest frame."""
+    """The newest record of each code; they are sent with the stamp of the newest frame."""
 
     __slots__ = ("_newest", "_records", "_undivided", "kept", "size")
 
@@ -102,7 +102,7 @@ class _ByCode:
         self.kept = 0
         self._records: dict[str, msgspec.Raw] = {}
         self._newest: Frame | None = None
-        # Bodies that are no map by code: nothing is known of them, so nothing may replace them.
+        # Bodies that are no map by code: it is not known what they contain, so they may not be replaced.
         self._undivided: list[Frame] = []
 
     def add(self, frame: Frame) -> int:
@@ -129,7 +129,7 @@ class _ByCode:
             else:
                 replaced += 1
                 self.size -= len(memoryview(older))
-            # A copy, since a Raw is a view that would keep the whole batch alive.
+            # A copy, because a Raw is a view that would keep the whole batch in memory.
             known[code] = record.copy()
             self.size += len(memoryview(record))
         self._newest = frame.with_body(b"")
@@ -142,18 +142,18 @@ class _ByCode:
 
 
 class _ByThing:
-    """Every record in its order, put together by code; of bars, the newest state of each."""
+    """Every record in its order; of each bar, only the newest state."""
 
     __slots__ = ("_are_bars", "_finished", "_newest", "_records", "_serial", "size")
 
     def __init__(self, are_bars: bool) -> None:
         self.size = 0
         self._are_bars = are_bars
-        # By code and a bar's time, or a number of its own where a record is no version of another.
+        # The key is the code with the bar's time, or with a serial number if the record is no version of another.
         self._records: dict[tuple[str, object], msgspec.Raw] = {}
         self._serial = 0
         self._newest: Frame | None = None
-        # A body that is no map of lists by code, and what came before it, which it may not overtake.
+        # A body that is no map of lists by code, and all records before it, because the order must not change.
         self._finished: list[Frame] = []
 
     @property
@@ -186,7 +186,7 @@ class _ByThing:
             yield from map(self._newest.with_body, frames.join_lists(records))
 
     def _thing(self, record: msgspec.Raw) -> object:
-        """Return what two records of one code share that are versions of one thing."""
+        """Return a key that is equal for two records of one code if they are versions of the same thing."""
         if self._are_bars:
             try:
                 time = frames.read(_bar_decoder, record).time
@@ -195,14 +195,14 @@ class _ByThing:
             if time is not None:
                 return time
         self._serial += 1
-        # No bar's time is a tuple.
+        # A tuple, because no bar's time is one.
         return (self._serial,)
 
 
 class _ByBars:
-    """A formula's frames; one is dropped when a newer frame repeats all of its values (bars and outputs).
+    """A formula's frames; one is dropped when a newer frame has values for all its bars and outputs.
 
-    A frame that names no bar has the present value: a newer one without bars replaces it, and it replaces no bars.
+    A frame without bars has the current value: only a newer frame without bars replaces it, and it replaces no bars.
     """
 
     __slots__ = ("_calculated", "size")
@@ -248,7 +248,7 @@ class _Formula(msgspec.Struct):
 
 
 class _Calculated(NamedTuple):
-    """A formula's frame, the bars that it has values of (encoded, and how many), and the names of these values."""
+    """A formula's frame, its list of bars (encoded) and their number, and the names of its outputs."""
 
     frame: Frame
     times: bytes = b""
@@ -260,7 +260,7 @@ _Times = frozenset[int | float | str]
 _bar_decoder = msgspec.msgpack.Decoder(_Bar)
 _formula_decoder = msgspec.msgpack.Decoder(_Formula)
 _times_decoder = msgspec.msgpack.Decoder(_Times)
-# A list of exactly one element.
+# MessagePack's header of a list of one element.
 _ONE = b"\x91"
 
 
@@ -275,9 +275,9 @@ def _lot(versions: Versions) -> _Lot:
 
 
 def _superseded(versions: Versions, older: Frame, newer: Frame) -> int:
-    """Return how many records wait in a lone frame if the newer one can replace it as it is, else 0.
+    """Return the number of records in the older frame if the newer frame as a whole can replace it, else 0.
 
-    So a slow client of ticks shares its frames with all others, and no copy has to be rendered for it alone.
+    A slow client of ticks is then sent the same frames as all others, and no copy has to be rendered for it alone.
     """
     if versions == "topic":
         return 1
@@ -310,14 +310,14 @@ def _covers(newer: _Calculated, times: _Times, older: _Calculated) -> bool:
 
 
 def _is_one(given: msgspec.Raw) -> bool:
-    """Return whether a code has one record: a list of one, or a tick of a whole market."""
+    """Return whether a code has one record: a list of one record, or the record itself (ticks of a whole market)."""
     first = memoryview(given)[0]
-    # The headers of MessagePack's lists.
+    # The other values are the headers of MessagePack's lists.
     return first == _ONE[0] or not (0x90 <= first <= 0x9F or first == 0xDC or first == 0xDD)
 
 
 def _last(given: msgspec.Raw) -> tuple[int, msgspec.Raw]:
-    """Return how many records a code's list has, and the last of them in a list of its own."""
+    """Return the number of records in a code's list, and a list with the last of them."""
     records = frames.records(given)
     return len(records), msgspec.Raw(_ONE + bytes(records[-1])) if records else given
 

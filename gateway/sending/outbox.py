@@ -1,10 +1,10 @@
 """One client's bounded queue, and what it keeps when the client is slow.
 
-Pure. Every frame is kept until a backlog waits (`CONFLATE_FROM`). From then until it is empty the queue keeps the
-newest version of each thing (`Behaviour.versions`): the newest tick of each code, the newest state of each bar. Every
-bar, and what is no version of anything (trade events, prints, orders, control frames), is kept up to `limit` bytes. A
-client further behind is disconnected. That shows also a client of the documented layer that something is missing, and
-it can ask again; it could not see that single records were left out.
+Pure. Every frame is kept until there is a backlog (`CONFLATE_FROM`). From then until it is empty the queue keeps only
+the newest version of each thing (`Behaviour.versions`): the newest tick of each code, the newest state of each bar.
+All bars, and records that are no version of another (trade events, prints, orders, control frames), are kept up to
+`limit` bytes; a client further behind is disconnected. The close shows to every client that data is missing, so that it
+can ask again. A client that has not opted in could not see that single records were left out.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import Behaviour
 
-# Half a second of five hundred busy stocks: a client that is further behind needs the newest values. A few frames are
-# no backlog, however large they are: a market's snapshot, or depth of a thousand levels.
+# Bytes of a backlog: half a second of five hundred busy stocks. A client further behind needs the newest values. A few
+# frames are no backlog, even if they are large, as a market's snapshot or depth of a thousand levels.
 CONFLATE_FROM = 256 * 1024
 CONFLATE_FRAMES = 8
 
 
 class Item(NamedTuple):
-    """A frame on its way to one client, and the view in which the client gets it."""
+    """A frame for one client, and the view in which the client is sent it."""
 
     frame: Frame
     behaviour: Behaviour
     view: View | None = None
 
     def payload(self) -> bytes:
-        """Return what the WebSocket frame carries; raise `WireError` if it cannot be rendered."""
+        """Return the payload of the WebSocket frame; raise `WireError` if it cannot be rendered."""
         return self.frame.json if self.view is None else self.view.of(self.frame).payload
 
     def framed(self) -> bytes:
-        """Return the whole WebSocket frame, which clients of one view share."""
+        """Return the whole WebSocket frame, the same bytes for all clients with this view."""
         return self.frame.framed if self.view is None else self.view.of(self.frame).framed
 
 
 class Waiting(NamedTuple):
-    """What waits of one topic in one view."""
+    """The waiting frames of one topic in one view."""
 
     merged: Merged
     behaviour: Behaviour
@@ -56,7 +56,7 @@ class Waiting(NamedTuple):
 
 
 class Outbox:
-    """What waits for one client. `skipped` counts frames and records that a newer one replaced."""
+    """The queue of one client. `skipped` counts frames and records that a newer one replaced."""
 
     __slots__ = (
         "_conflated",
@@ -74,19 +74,19 @@ class Outbox:
 
     def __init__(self, limit: int, binary: bool = False) -> None:
         self.limit = limit
-        # Whether frames are binary ones, and whether they may be compressed.
+        # Whether frames are binary, and whether they may be compressed.
         self.binary = binary
         self.deflated = False
         self.skipped = 0
         # Frames that could not be rendered and were left out.
         self.unfit = 0
-        # Set once something that may not be lost did not fit: the socket has to be closed with 1013.
+        # True once data that may not be lost did not fit: the socket has to be closed with 1013.
         self.overflowed = False
         # None while nothing waits: an empty deque takes 624 bytes, and most clients have nothing waiting.
         self._queue: deque[Item | bytes] | None = None
         self._conflated: dict[Hashable, Item | Waiting | bytes] | None = None
         self._size = 0
-        # The bytes that nothing newer will replace, counted while conflating.
+        # The bytes that no newer frame can replace; counted only while conflating.
         self._kept = 0
         self._serial = 0
 
@@ -101,7 +101,7 @@ class Outbox:
 
     @property
     def conflating(self) -> bool:
-        """Return whether an episode of conflation is under way; it ends when everything was taken."""
+        """Return whether the queue conflates; this ends when everything has been taken."""
         return self._conflated is not None
 
     def put_control(self, payload: bytes) -> None:
@@ -112,16 +112,16 @@ class Outbox:
             self._merge(payload)
 
     def put(self, item: Item) -> None:
-        """Queue a frame by the rule of its kind of topic."""
+        """Queue a frame by the rule for its kind of topic."""
         if self._conflated is None:
             self._append(item)
         else:
             self._merge(item)
 
     def take(self, framed: bool = False) -> list[bytes]:
-        """Return what waits, in order: what frames are to carry, or `framed` whole WebSocket frames.
+        """Return what waits, in order: payloads, or with `framed` whole WebSocket frames.
 
-        About a megabyte at a time: what is taken can no longer be replaced by something newer.
+        About a megabyte at a time, because a newer frame can no longer replace what has been taken.
         """
         payloads: list[bytes] = []
         taken = 0

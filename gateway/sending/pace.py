@@ -1,4 +1,4 @@
-"""At most one frame in a time of the client's choice (option ``max_rate_ms``). Pure."""
+"""A limit on the rate of a topic's frames, set by the client (option ``max_rate_ms``). Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from qmt_bridge.wire.topics import Versions
 
 
 class Pace:
-    """Passes what has come of a topic every `interval` seconds: the newest version of each thing, and every event."""
+    """Every `interval` seconds, passes on what has arrived: the newest version of each thing, and every event."""
 
     __slots__ = ("_waiting", "due", "interval")
 
@@ -25,14 +25,14 @@ class Pace:
 
     @property
     def full(self) -> bool:
-        """Return whether as much waits as one frame carries, and nothing of it can be replaced: it is sent early.
+        """Return whether more than one frame's size of irreplaceable records waits; they are then sent early.
 
-        An hour of trade prints would else wait in memory for a client that asked for a frame an hour.
+        Otherwise an hour of trade prints would wait in memory for a client that asked for one frame an hour.
         """
         return self._waiting.kept > BATCH_BYTES
 
     def admits(self, frame: Frame, now: float) -> bool:
-        """Return whether `frame` may pass at once; else it is kept for `take`."""
+        """Return whether `frame` may be sent at once; otherwise it is kept for `take`."""
         if not self._waiting and now >= self.due:
             self.due = now + self.interval
             return True

@@ -1,7 +1,6 @@
-"""What is queued for one client, and how it leaves: by prepared frames, or by the plain ASGI send.
+"""Sending to one client what is queued for it: by prepared frames, or by the plain ASGI send.
 
-Runs on the event loop. No method waits, except `empty`: a client that reads slowly costs its own memory and delays no
-other client.
+Runs on the event loop. No method waits, except `empty`, so a client that reads slowly does not delay other clients.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ logger = logging.getLogger(__name__)
 
 # The name under which a server offers prepared frames in ``scope["extensions"]``.
 EXTENSION = "qmt_bridge.prepared_frames"
-# Bytes that may wait in the transport before the client counts as slow, and that one write brings: a hundred ticks.
+# Bytes that may wait in the transport before the client counts as slow, and bytes of one write: a hundred ticks.
 HIGH_WATER = 32 * 1024
 
 
 class Client(Protocol):
-    """What a sender has to know of the session, and to tell it."""
+    """The session, as far as a sender uses it."""
 
     # Whether the client understands control frames.
     opted_in: bool
@@ -37,7 +36,7 @@ class Client(Protocol):
         """End the session: a stream that may not lose anything does not fit into the outbox."""
 
     def broke(self) -> None:
-        """End the session because of the exception at hand."""
+        """End the session because of the exception that is being handled."""
 
     def tell_closing(self) -> None:
         """Tell the client that the server stops."""
@@ -46,26 +45,26 @@ class Client(Protocol):
 class Frames(Protocol):
     """A transport that takes whole WebSocket frames (writer.PreparedFrames)."""
 
-    # Whether the client has to read before more is written, and whether frames may be compressed.
+    # Whether the client has to read before more can be written, and whether frames may be compressed.
     full: bool
     deflates: bool
-    # Set by the sender. One reference costs 128 bytes less a connection than a callback for each of its methods.
+    # Set by the sender. A reference takes 128 bytes less for each connection than a callback for each method.
     sender: PreparedSender | None
 
     def forget_handshake(self) -> None:
         """Drop the headers of both sides."""
 
     def write(self, frames: bytes) -> bool:
-        """Write whole WebSocket frames; return False if the client has gone."""
+        """Write whole WebSocket frames; return False if the client has disconnected."""
 
     async def room(self) -> None:
-        """Wait until the transport has room, or the client is gone."""
+        """Wait until the transport has room, or the client has disconnected."""
 
     def abort(self) -> None:
         """Drop the connection."""
 
 
-# What is ready in an ASGI sender: nothing ever, since it has no room. A list of its own would cost 56 bytes.
+# `ready` of all ASGI senders: always empty, because they have no room. A list for each would take 56 bytes.
 _NEVER_READY: list[Frame | Seen] = []
 
 # The ASGI send.
@@ -73,18 +72,18 @@ Send = Callable[[Any], Any]
 
 
 class Sender(Protocol):
-    """What a subscription and a session may do with the way to the client."""
+    """What a subscription and a session use of a sender."""
 
     outbox: Outbox
     loop: asyncio.AbstractEventLoop
-    # Frames of this turn of the loop that go past the outbox, and the bytes for which there is room. There is none
-    # while something waits in the outbox, since these frames would overtake it.
+    # Frames of this turn of the loop that do not pass through the outbox, and the number of bytes for which there is
+    # room. There is no room while frames wait in the outbox, because the order must not change.
     ready: list[Frame | Seen]
     room: int
-    # loop.time() when the send under way began, or None; the worker ends a session that makes no progress.
+    # loop.time() when the present send began, or None; the worker ends a session that makes no progress.
     sending_since: float | None
     sent_at: float
-    # Whether the client has gone, and the number of frames that it was sent.
+    # Whether the client has disconnected, and the number of frames that it was sent.
     gone: bool
     frames: int
 
@@ -93,13 +92,13 @@ class Sender(Protocol):
         """Return whether nothing can be written until the client reads."""
 
     def wake(self) -> None:
-        """Plan to send what waits."""
+        """Send what waits at the end of this turn of the loop."""
 
     def flush(self) -> None:
         """Send what waits, as far as there is room."""
 
     def make_room(self) -> bool:
-        """Write what is ready; return whether there is room for more of it."""
+        """Write what is ready; return whether there is room for more."""
 
     def put(self, item: Item) -> None:
         """Queue a frame of a topic."""
@@ -108,25 +107,25 @@ class Sender(Protocol):
         """Queue a control frame."""
 
     def when_drained(self, act: Callable[[float], None]) -> None:
-        """Call `act` with time.monotonic(), later, once nothing waits for the client any more."""
+        """Call `act` with time.monotonic() in a later turn, once nothing waits for the client."""
 
     def later(self, act: Callable[[], None]) -> None:
-        """Call `act` in the next turn of the loop, unless the client has gone by then."""
+        """Call `act` in the next turn of the loop, unless the client has disconnected by then."""
 
     async def empty(self) -> None:
         """Wait until all that waits has been written."""
 
     def abort(self) -> None:
-        """Drop the connection, where the server has a way to do that."""
+        """Drop the connection, if the server can do that."""
 
     def stop(self) -> None:
-        """Send nothing more; count what the client did not get."""
+        """Send nothing more, and count what was skipped."""
 
 
 class _Queue:
-    """What both ways have in common: the outbox, and what to call once it is empty."""
+    """What both senders have in common: the outbox, and the calls for when it is empty."""
 
-    # An idle connection should cost little memory: as a dict, the attributes would take 1 KB.
+    # An idle connection should take little memory: in a dict, the attributes would take 1 KB.
     __slots__ = (
         "_client", "_drained", "_sent", "frames", "gone", "loop", "outbox", "ready", "room", "sending_since", "sent_at",
     )  # fmt: skip
@@ -164,7 +163,7 @@ class _Queue:
         if self._drained is None:
             self._drained = []
         self._drained.append(act)
-        # Sent after what has been delivered in this turn of the loop, or held back until an ack.
+        # Wake later: frames of this turn of the loop, and frames that an ack releases, come first.
         self.later(self.wake)
 
     def later(self, act: Callable[[], None]) -> None:
@@ -178,7 +177,7 @@ class _Queue:
         return frames.encode(frame) if self.outbox.binary else to_json(frame)
 
     def _count_skipped(self) -> bool:
-        """Count what the client did not get; return whether a control frame that says so waits now."""
+        """Count what was skipped; return whether a control frame that tells the client of it waits now."""
         skipped, self.outbox.skipped = self.outbox.skipped, 0
         if not skipped:
             return False
@@ -196,21 +195,21 @@ class _Queue:
 
 
 class Flushes:
-    """The senders of one worker that have something to write at the end of this turn of the loop."""
+    """The senders of one worker that have frames to write at the end of this turn of the loop."""
 
     def __init__(self) -> None:
         self._pending: list[PreparedSender] = []
         self._planned = False
 
     def plan(self, sender: PreparedSender) -> None:
-        """Let `sender` write once the loop has run the callback at hand."""
+        """Let `sender` write after the callback that the loop is running now."""
         self._pending.append(sender)
         if not self._planned:
             self._planned = True
             asyncio.get_running_loop().call_soon(self.flush)
 
     def flush(self) -> None:
-        """Let every sender write that has something to; the feed does not wait for the loop's next turn."""
+        """Let all planned senders write; the feed calls this without waiting for the next turn of the loop."""
         self._planned = False
         pending, self._pending = self._pending, []
         for sender in pending:
@@ -218,7 +217,7 @@ class Flushes:
 
 
 class PreparedSender(_Queue):
-    """Writes whole WebSocket frames, all that one turn of the loop brings in one system call."""
+    """Writes whole WebSocket frames; one system call writes all frames of one turn of the loop."""
 
     __slots__ = ("_flushes", "_flushing", "_frames")
 
@@ -237,7 +236,7 @@ class PreparedSender(_Queue):
 
     def wake(self) -> None:
         if not self._flushing:
-            # All that this turn of the loop brings goes out in one write.
+            # Planned once: all frames of this turn of the loop are sent in one write.
             self._flushing = True
             self._flushes.plan(self)
 
@@ -261,22 +260,23 @@ class PreparedSender(_Queue):
         self._tell_drained()
 
     def closing(self) -> None:
-        """Send what waits, and last that the server stops, before it closes with 1012; do not wait for the client."""
+        """Send what waits and then the notice that the server stops (1012 follows), without waiting for the client."""
         self._client.tell_closing()
         self.flush()
 
     def flush_safely(self) -> None:
-        """Write what waits; a bug in our code ends this session and leaves the others as they are."""
+        """Write what waits; an exception, which is a bug in our code, ends this session only."""
         try:
             self.flush()
         except Exception:
             self._client.broke()
 
     def make_room(self) -> bool:
-        """Write at once what has come in this turn of the loop; return whether the transport has room for more.
+        """Write at once the frames of this turn of the loop; return whether the transport has room for more.
 
-        Otherwise a turn of thousands of messages would put what exceeds the room into the outbox, which costs ten times
-        as much, for clients that are not slow. What waits in the outbox already may not be overtaken.
+        Otherwise, in a turn of thousands of messages, frames beyond the room would go through the outbox, which takes
+        ten times as long, even for clients that are not slow. False if frames wait in the outbox: they have to be sent
+        first.
         """
         if not self.ready or self.gone or len(self.outbox):
             return False
@@ -293,13 +293,13 @@ class PreparedSender(_Queue):
             self.flush()
 
     def abort(self) -> None:
-        """Drop the connection: a close would wait for a buffer that a stalled client never empties."""
+        """Drop the connection. A close would wait for the buffer, which a stalled client never empties."""
         self._frames.abort()
 
     def _write_ready(self) -> None:
         ready, self.ready = self.ready, []
         if ready and not self.gone:
-            # Also if the transport has become full meanwhile: they came before what waits in the outbox by now.
+            # Write even if the transport has become full meanwhile: these frames come before those in the outbox.
             try:
                 framed = [frame.framed for frame in ready]
             except WireError:
@@ -327,7 +327,7 @@ class PreparedSender(_Queue):
 
 
 class AsgiSender(_Queue):
-    """Sends one message after the other by a task that exists only while something waits."""
+    """Sends one message after the other, by a task that exists only while messages wait."""
 
     __slots__ = ("_send", "_task")
 
@@ -345,11 +345,11 @@ class AsgiSender(_Queue):
             self._task = self.loop.create_task(self._write())
 
     def flush(self) -> None:
-        """Leave it to the task, which sends as fast as the server lets it."""
+        """Start the task, which sends as fast as the server accepts messages."""
         self.wake()
 
     def make_room(self) -> bool:
-        """Return False: every frame passes the outbox, since the server frames it."""
+        """Return False: every message goes through the outbox, because the server makes the WebSocket frame."""
         return False
 
     async def empty(self) -> None:
@@ -358,10 +358,10 @@ class AsgiSender(_Queue):
             await asyncio.shield(self._task)
 
     def abort(self) -> None:
-        """Do nothing: plain ASGI has no way to drop a connection."""
+        """Do nothing: plain ASGI cannot drop a connection."""
 
     def stop(self) -> None:
-        """Send nothing more; count what the client did not get."""
+        """Send nothing more, and count what was skipped."""
         self.gone = True
         if self._task is not None:
             self._task.cancel()
@@ -376,15 +376,15 @@ class AsgiSender(_Queue):
                 self.sent_at = self.loop.time()
             self._tell_drained()
         except (OSError, RuntimeError) as exc:
-            # The client has gone; under every server the session's reader is told so by itself.
-            logger.debug("a client does not read any more: %r", exc)
+            # The client has disconnected; the server tells the session's reading task so by itself.
+            logger.debug("a client has disconnected: %r", exc)
             self.gone = True
         finally:
             self.sending_since = None
             self._task = None
 
     def _next(self) -> list[bytes]:
-        """Return what waits; behind it the number of frames that were skipped, if there are some."""
+        """Return what waits; after all of it, a notice with the number of skipped frames, if there are any."""
         payloads = self.outbox.take()
         while not payloads and self._count_skipped():
             payloads = self.outbox.take()

@@ -1,6 +1,6 @@
-"""How one subscription's frames look: encoding, fields, stamps, a formula's `seq_id` (docs/websocket.md, section 2).
+"""How frames are rendered for a subscription: encoding, fields, stamps, `seq_id` (docs/websocket.md, section 2).
 
-Pure. A frame is rendered once per view, whatever the number of clients that share it.
+Pure. A frame is rendered once for each view, whatever the number of clients with this view.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from qmt_bridge.wire.frames import Frame, to_json
 
 
 class View(NamedTuple):
-    """Everything in which two clients' frames of one topic can differ; the documented look has none."""
+    """Everything in which two clients' frames of one topic can differ; the defaults give the documented form."""
 
     # MessagePack in binary frames, instead of JSON in text frames.
     binary: bool = False
-    # Names of the fields that each record keeps; empty: all of them.
+    # The names of the fields that each record keeps; empty: all fields.
     fields: tuple[str, ...] = ()
     # Wrapped as {"type":"data","epoch":..,"seq":..,"time":..,"published":..,"data":..}.
     stamped: bool = False
-    # The formula's subscription: {"type":"formula_update","seq_id":..} comes before its fields.
+    # For a formula: {"type":"formula_update","seq_id":..} is put before its fields.
     seq_id: int | None = None
     # Compressed, where client and server have agreed on it.
     deflated: bool = False
 
     def of(self, frame: Frame) -> Seen:
-        """Return `frame` as this view shows it, the same object for every client."""
+        """Return `frame` in this view, the same object for every client."""
         if frame.seen is None:
             frame.seen = {}
         seen = frame.seen.get(self)
@@ -38,7 +38,7 @@ class View(NamedTuple):
         return seen
 
     def render(self, frame: Frame) -> bytes:
-        """Return the payload of a WebSocket frame; raise `WireError` for a body that has no such form."""
+        """Return the payload of a WebSocket frame; raise `WireError` for a body that cannot be rendered so."""
         try:
             return self._msgpack(frame) if self.binary else self._json(frame)
         except (TypeError, RecursionError) as exc:
@@ -86,14 +86,14 @@ class Seen:
     def __init__(self, frame: Frame, view: View) -> None:
         self.frame = frame
         self.view = view
-        # Its size is taken for that of the payload where room is counted.
+        # The sender counts the size of the body, which is near that of the payload.
         self.body = frame.body
         self._payload: bytes | None = None
         self._framed: bytes | None = None
 
     @property
     def payload(self) -> bytes:
-        """Return what the WebSocket frame carries."""
+        """Return the payload of the WebSocket frame."""
         if self._payload is None:
             self._payload = self.view.render(self.frame)
         return self._payload
@@ -107,7 +107,7 @@ class Seen:
 
 
 def field_names(frame: Frame) -> set[str]:
-    """Return the names of the fields of a frame's first record; none, if it has no record with names."""
+    """Return the names of the fields in a frame's first record; empty if it has no such record."""
     try:
         body = frame.data
     except WireError:
@@ -120,7 +120,7 @@ def field_names(frame: Frame) -> set[str]:
 
 
 def _stamp(frame: Frame) -> dict[str, object]:
-    # Milliseconds, as every other time of the protocol; nothing is known of a last value's way here.
+    # Times are in milliseconds, as everywhere in the protocol; a last value has none (0), because it was asked for.
     return {
         "epoch": frame.epoch,
         "seq": frame.seq,

@@ -1,5 +1,5 @@
-"""The streams of a worker: one upstream subscription each, shared by every client that subscribed its topic.
+"""The streams of a worker: each is one upstream subscription, shared by all clients that subscribe the topic.
 
 Pure. `values` follows the newest value of a topic, `events` follows every event of the journal; both build on `stream`.
-`cohort` has the phases that the members of a stream go through, in one table.
+`cohort` has a table of the phases of a stream's members.
 """

@@ -1,7 +1,7 @@
 """The members of a stream that have the same position and wait for the same thing. Pure.
 
-A stream has one cohort that is LIVE, and any number of others. The table says what happens to a cohort in each phase; a
-dash is "nothing".
+A stream has one LIVE cohort and any number of others. The table says what happens to a cohort in each phase; a dash
+means "nothing".
 
 | phase    | a frame                    | its answer                  | a timeout                | a new epoch         |
 |----------|----------------------------|-----------------------------|--------------------------|---------------------|
@@ -21,9 +21,9 @@ dash is "nothing".
 |          | next: LIVE; events: after  |                             |                          |                     |
 |          | a gap ASKED                |                             |                          |                     |
 
-AHEAD exists because the answer and the frames arrive by two sockets: an answer may contain what the stream has yet to
-deliver to its other members. A cohort without any position (`NOWHERE`) is AHEAD too, and is LIVE with any frame.
-A refused topic removes all members, a refused position removes those of its cohort.
+AHEAD exists because the answer and the frames arrive by two sockets: an answer may contain frames that the stream has
+not received yet. A cohort without any position (`NOWHERE`) is AHEAD too; any frame makes it LIVE.
+If a topic is refused, all members are removed; if a position is refused, only the members of its cohort.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Phase(Enum):
     LIVE = auto()
     # The answer to a question.
     ASKED = auto()
-    # The member, which takes a chunk of a journal at its own pace.
+    # Its one member, which has not been sent all of the last chunk of the journal.
     DRAINING = auto()
     # The frame after its answer.
     AHEAD = auto()
@@ -60,15 +60,15 @@ class Cohort:
         self.members: dict[Member, None] = {}
         # The last message that the members received. A last value that is not newer is not delivered to them.
         self.position = position
-        # Of a journal: after which event to read it; None asks where the journal is now.
+        # For a journal: the position after which to read it; None asks for its present position.
         self.after = after
-        # The id of the question; None while the feeder is away.
+        # The id of the question; None if there was no connection to the feeder.
         self.question: int | None = None
         # When the question was sent, or when the last part of its answer came.
         self.asked_at = now
-        # The parts of an answer that is not complete.
+        # The parts of an answer that is not complete yet.
         self.parts: list[Frame] = []
-        # The epoch of an answer that was set aside because the stream had seen a newer epoch; 0: none was.
+        # The epoch of an answer that was ignored because the stream had seen a newer epoch; 0: none was ignored.
         self.outdated = 0
-        # Whether the members know the outcome of joining already.
+        # Whether the members have been told the outcome of joining.
         self.settled = False

@@ -1,6 +1,6 @@
 """Streams that follow every event of the journal: trade events. Pure.
 
-What is lost on the way is read from the journal. The rules for reading it are shared with the ZeroMQ consumer
+Events that are lost on the way are read from the journal. The rules for reading it are shared with the ZeroMQ consumer
 (`qmt_bridge.wire.journal`).
 """
 
@@ -20,17 +20,18 @@ from qmt_bridge.wire.topics import Topic
 
 
 class EventStream(Stream):
-    """No event is left out, and none is delivered that the journal of a newer epoch does not have."""
+    """Delivers every event, except those of an older epoch that the journal of the newer one does not have."""
 
     __slots__ = ()
 
     journaled = True
 
     def join(self, member: Member, after: JournalPosition | None, now: float) -> Cohort | None:
-        """Add a member, which receives what follows `after`; return its cohort if it shares no question under way.
+        """Add a member, which receives the events after `after`; return its cohort if it shares no question.
 
-        Without `after` it is live at once: to ask where the journal is would leave out what is published until the
-        answer. Before the stream has a position, the one of the newest heartbeat is taken.
+        Without `after` the member is live at once at the stream's position: after a question, it would begin at the
+        answer's position and miss the events published until then. A stream without a position uses that of the newest
+        heartbeat.
         """
         if after is None:
             if self.epoch:
@@ -55,15 +56,15 @@ class EventStream(Stream):
         return oldest < newest
 
     def _receive(self, frame: Frame, now: float) -> None:
-        # A cohort that is AHEAD may miss an event that the stream itself, which has no position yet, does not.
+        # An AHEAD cohort may miss an event although the stream itself, which has no position yet, sees no gap.
         must_ask = any(_would_miss(cohort.position, frame) for cohort in self.ahead)
         if self.epoch:
             match self.position.step(Position(frame.epoch, frame.seq)):
                 case Step.OLD:
-                    # An event of an older epoch that the journal of the newer one does not have was never saved.
+                    # Drop it. If it is of an older epoch, the journal of the newer one has it or it was never saved.
                     return
                 case Step.NEW_EPOCH:
-                    # The new process may have another journal, or one that has lost events.
+                    # The new feeder process may have another journal, or one that has lost events.
                     must_ask = True
                 case Step.GAP:
                     self._count_gap(frame.seq - self.seq - 1, ())
@@ -79,13 +80,13 @@ class EventStream(Stream):
             return
         if state.epoch < self.epoch:
             self._follow_older_epoch(now)
-        # Only the members that named the position are concerned.
+        # The position was refused, so only the members that named it are removed.
         self._refuse([cohort], state)
 
     def _take_answer(self, cohort: Cohort, state: TopicState, now: float) -> None:
         if state.epoch < max(self.epoch, self._questions.epoch):
             if cohort.outdated != state.epoch:
-                # From a process that has ended; its successor says whether its journal has the position.
+                # This answer is from a process that has ended. Ask whether the journal of the new one has the position.
                 cohort.outdated = state.epoch
                 self._questions.again(self, cohort, now)
                 return
@@ -96,12 +97,12 @@ class EventStream(Stream):
             self._take_events(cohort, cohort.after, state, now)
 
     def _take_position(self, cohort: Cohort, state: TopicState, now: float) -> None:
-        """Take where the journal is, for members that named no position."""
+        """Take the position of the journal, for members that named none."""
         position = Position(state.epoch, state.seq)
         news = self._news(position)
         missing = self._missing(position, news)
         if missing:
-            # An event was lost while the question was under way, or was published before the subscription was there.
+            # An event was lost after the question was sent, or was published before the subscription was in force.
             self._count_gap(missing, ())
             cohort.after = JournalPosition(state.seq, state.epoch, exact=True)
             self._questions.again(self, cohort, now)
@@ -116,7 +117,7 @@ class EventStream(Stream):
         """Take a chunk of the journal."""
         events = [event for event in _events(state) if event.seq > after.seq]
         if events and events[0].seq > after.seq + 1:
-            # The chunk before was lost: the feeder's socket drops what a worker does not take in time.
+            # The previous chunk was lost: the feeder's socket drops answers that a worker does not read in time.
             self._questions.again(self, cohort, now)
             return
         for member in cohort.members:
@@ -133,7 +134,7 @@ class EventStream(Stream):
             self._end_replay(cohort, Position(state.epoch, seq), bool(events), now)
 
     def _drain(self, cohort: Cohort, after: JournalPosition) -> None:
-        """Wait until the members have taken a chunk, from here on each at its own pace."""
+        """Wait until each member has been sent a chunk; from now on every member reads at its own pace."""
         self.waiting.remove(cohort)
         for member in cohort.members:
             own = Cohort(Phase.DRAINING, after=after)
@@ -148,10 +149,10 @@ class EventStream(Stream):
             self._questions.again(self, cohort, now)
 
     def _end_replay(self, cohort: Cohort, position: Position, has_events: bool, now: float) -> None:
-        """Deliver what was held after the last chunk, unless the journal has to be asked for more."""
+        """Deliver the frames that were held, unless the journal has to be asked for more."""
         news = self._news(position)
         following = successors(position, ((Position(frame.epoch, frame.seq), frame) for frame in news))
-        # An answer that ends before what the stream has delivered has not reached the end of the journal.
+        # An answer that ends before the stream's position did not reach the end of the journal.
         if len(following) < len(news) or (has_events and not news and self.seq > position.seq):
             self._questions.again(self, cohort, now)
             return
@@ -161,11 +162,11 @@ class EventStream(Stream):
         self._place(cohort, position)
 
     def unanswered(self, cohort: Cohort, now: float) -> None:
-        """Ask again where a position is known, for no event may be lost; otherwise go live with what was held."""
+        """Ask again if a position is known, because no event may be lost; otherwise go live with the held frames."""
         self.synced = False
         news = list(self.held)
         if cohort.after is None and self._missing(cohort.position, news):
-            # What was held tells where the members are.
+            # The held frames show the position of the members.
             cohort.after = JournalPosition(news[0].seq - 1, news[0].epoch, exact=True)
         if cohort.after is not None:
             self._questions.again(self, cohort, now)
@@ -173,20 +174,20 @@ class EventStream(Stream):
             self._go_live_unanswered(cohort, news)
 
     def _follow_older_epoch(self, now: float) -> None:
-        """Follow a feeder that answers again with an older epoch: the clock of the one before was ahead."""
+        """Follow a feeder that repeats an older epoch: the clock of the previous process was ahead."""
         self._ask_alone(now)
         self.forget_position()
         self.synced = True
 
     def _asked_at(self, position: Position, now: float) -> Cohort:
         if not position.epoch:
-            # The members joined before it was known where the journal is.
+            # The members joined before the position of the journal was known.
             return Cohort(Phase.ASKED, now, after=self._questions.journal)
         return Cohort(Phase.ASKED, now, after=JournalPosition(position.seq, position.epoch, exact=True))
 
 
 def _would_miss(position: Position, frame: Frame) -> bool:
-    """Return whether a member at `position` would miss an event before `frame`, or receive one of another journal."""
+    """Return whether `frame`, delivered at `position`, would leave a gap or come from another journal."""
     return bool(position.epoch) and (frame.seq > position.seq + 1 or frame.epoch > position.epoch)
 
 

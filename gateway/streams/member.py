@@ -1,4 +1,4 @@
-"""What a stream is connected to: its members, which receive frames, and the feeder, which is asked. Pure."""
+"""The two sides of a stream: its members, which receive frames, and the feeder, which it asks. Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Outcome = Literal["live", "pending", "unanswered", "refused"]
 
 
 class Refusal(NamedTuple):
-    """Why a topic is not served, from the feeder with the epoch `epoch`.
+    """Why the feeder does not serve a topic; `epoch` is the feeder's.
 
-    For an expired position, `oldest` and `newest` are the sequence numbers that the journal would have accepted.
+    If a position has expired, `oldest` and `newest` are the limits of the positions that the journal accepts.
     """
 
     code: ErrorCode
@@ -27,28 +27,28 @@ class Refusal(NamedTuple):
 
 
 class Member(Protocol):
-    """One client's subscription of one topic. No method may wait, join or leave: the stream iterates over members."""
+    """One client's subscription of one topic. No method may wait, join or leave: the stream is iterating over them."""
 
     def deliver(self, frame: Frame) -> None:
         """Take a frame."""
 
     def starts(self, epoch: int, seq: int) -> bool:
-        """Take the position of the last value, or of the event before the first one; return whether to deliver a value.
+        """Take the position of the last value, or of the event before the next one; return whether to deliver a value.
 
         `settle` follows.
         """
 
     def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
-        """Take the outcome of joining, and of every later question; after "refused" the member has been removed."""
+        """Take the outcome of joining or of a later question; before "refused" the member has been removed."""
 
     def when_drained(self, act: Callable[[float], None]) -> None:
-        """Call `act` with the time, later, once what was delivered has been taken."""
+        """Call `act` with the time, later, once everything delivered so far has been sent."""
 
     def missed(self, count: int) -> None:
         """Take the number of messages that were lost on the way from the feeder and cannot be repaired."""
 
     def snapshot_ended(self, count: int) -> None:
-        """Take the number of codes of a market's snapshot, which comes in pieces, after its last piece."""
+        """Take the number of codes in a market's snapshot, after the last of its parts."""
 
 
 class Upstream(Protocol):
@@ -58,7 +58,7 @@ class Upstream(Protocol):
         """Subscribe the ZeroMQ topic or prefix."""
 
     def unsubscribe(self, topic: Topic) -> None:
-        """Take the subscription back."""
+        """Cancel the subscription."""
 
     def ask(self, topics: list[Topic], after: JournalPosition | None) -> int | None:
-        """Send a CatchUp and return its id, or None while the feeder is away; without `after` for the last values."""
+        """Send a CatchUp for the events after `after`, or for last values; return its id, None without connection."""

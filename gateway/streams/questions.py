@@ -1,6 +1,6 @@
-"""What the streams ask the feeder, and what its newest heartbeat said. Pure.
+"""The questions of the streams to the feeder, and the facts of its newest heartbeat. Pure.
 
-Streams share questions: after a restart of the feeder all topics of a worker go into a few of them.
+Streams share questions: after a restart of the feeder, a few questions ask for all topics of a worker.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from qmt_bridge.wire.topics import Topic
 
 
 class Asker(Protocol):
-    """A stream, as far as asking goes."""
+    """A stream, as far as questions use it."""
 
     topic: Topic
 
     def unanswered(self, cohort: Cohort, now: float) -> None:
-        """Go on without an answer."""
+        """Continue without an answer."""
 
 
 class Questions:
     """Sends questions, as few as possible."""
 
     def __init__(self, upstream: Upstream) -> None:
-        # The epoch of the newest heartbeat, 0 before the first, and where the journal was then.
+        # The epoch of the newest heartbeat, 0 before the first, and the position of the journal in that heartbeat.
         self.epoch = 0
         self.journal: JournalPosition | None = None
         self._upstream = upstream
 
     def ask(self, asking: Iterable[tuple[Asker, Cohort]], now: float) -> None:
-        """Ask for each cohort: those with the same position share a question, which has each topic once."""
+        """Ask for each cohort. Those with the same position share a question, unless they are of the same stream."""
         alike: dict[JournalPosition | None, list[dict[Asker, Cohort]]] = {}
         for stream, cohort in asking:
             questions = alike.setdefault(cohort.after, [])
@@ -46,11 +46,11 @@ class Questions:
                 self._send(after, question, now)
 
     def again(self, stream: Asker, cohort: Cohort, now: float) -> None:
-        """Ask again: of a journal for the events after `cohort.after`, otherwise for a newer value."""
+        """Ask again for the events after `cohort.after`, or for a newer value."""
         cohort.question, cohort.asked_at = self.send([stream.topic], cohort.after), now
 
     def send(self, topics: list[Topic], after: JournalPosition | None = None) -> int | None:
-        """Send one question; return its id, or None while the feeder is away."""
+        """Send one question; return its id, or None while there is no connection to the feeder."""
         return self._upstream.ask(topics, after)
 
     def _send(self, after: JournalPosition | None, question: dict[Asker, Cohort], now: float) -> None:

@@ -1,4 +1,4 @@
-"""The end of a market's first snapshot, where the source pushes it like news instead of handing it over. Pure."""
+"""The end of a market's first snapshot, if the source pushes it as ordinary frames instead of an answer. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qmt_bridge.wire.positions import Position
 
 
 class PushedSnapshot:
-    """Waits until members have received, as frames, as much as the feeder had when it was asked.
+    """Waits until members have received, as frames, everything that the feeder had when it was asked.
 
     The feeder is asked some time after the first member joined; its answer says at which position the snapshot is
     complete, and how many codes it has.
@@ -25,7 +25,7 @@ class PushedSnapshot:
         self._codes = 0
 
     def expect(self, member: Member, ask_at: float) -> None:
-        """Tell `member` the end once it is known and reached."""
+        """Tell `member` of the end once it is known and reached."""
         if not self.waiting:
             self.ask_at = ask_at
         # An end that is known already may be of an older epoch.
@@ -33,11 +33,11 @@ class PushedSnapshot:
         self.waiting[member] = None
 
     def ends_at(self, position: Position, codes: int) -> None:
-        """Take where the snapshot is complete."""
+        """Take the position at which the snapshot is complete."""
         self._end, self._codes = position, codes
 
     def reached(self, position: Position, members: Collection[Member]) -> None:
-        """Tell the end to those of `members`, which are at `position`, that have received all of the snapshot."""
+        """Tell of the end, if `position` is past it, those of `members` (which are at `position`) that wait for it."""
         if self._end is None or position < self._end:
             return
         for member in [member for member in self.waiting if member in members]:
@@ -47,5 +47,5 @@ class PushedSnapshot:
             self._end = None
 
     def is_due(self, now: float) -> bool:
-        """Return whether to ask the feeder where the snapshot is complete."""
+        """Return whether to ask the feeder now where the snapshot is complete."""
         return bool(self.waiting) and self._end is None and now >= self.ask_at

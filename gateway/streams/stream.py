@@ -1,7 +1,7 @@
 """What all streams have in common: cohorts, held frames, gaps, refusals. Pure: time is an argument.
 
-Subscribe first, ask second, hold what arrives meanwhile, drop what is not newer than the answer (docs/wire.md,
-CatchUp).
+The order: subscribe, ask, hold the frames that arrive meanwhile, drop those that are not newer than the answer
+(docs/wire.md, CatchUp).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qmt_bridge.wire.topics import Topic, behaviour_of
 
 # Seconds after which a question counts as unanswered.
 ANSWER_TIMEOUT = 1.0
-# Frames that are held for cohorts that wait. A value replaces an older one, and events can be read from the journal.
+# The most frames that are held. Newer values replace dropped ones, and dropped events are read from the journal.
 HELD_FRAMES = 10_000
 
 
@@ -52,24 +52,24 @@ class Stream(ABC):
         "waiting",
     )
 
-    # Whether sequence numbers go on counting over restarts of the feeder.
+    # Whether sequence numbers continue after a restart of the feeder, as those of a journal do.
     journaled = False
 
     def __init__(self, topic: Topic, questions: Questions, losses: Losses) -> None:
         self.topic = topic
         self.behaviour = behaviour_of(topic)
-        # The position: epoch and sequence number of the newest frame or answer; 0: nothing is known yet.
+        # The position: epoch and sequence number of the newest frame or answer; 0: not known yet.
         self.epoch = 0
         self.seq = 0
         self.live = Cohort(Phase.LIVE)
         # The cohorts that are ASKED or DRAINING, and those that are AHEAD.
         self.waiting: list[Cohort] = []
         self.ahead: list[Cohort] = []
-        # What arrived since a cohort began to wait.
+        # The frames that have arrived since the first waiting cohort began to wait.
         self.held: deque[Frame] = deque(maxlen=HELD_FRAMES)
-        # False once a question was not answered: it is asked again with the next heartbeat.
+        # False once a question was not answered: the hub asks again with the next heartbeat.
         self.synced = True
-        # The position at the last comparison, and when to compare it with the feeder if it has not changed.
+        # The position when it was last looked at, and when to compare it with the feeder's if it has not changed.
         self.compared = NOWHERE
         self.compare_at = 0.0
         # Since when the source has not decided whether it serves the topic; None once it has.
@@ -117,7 +117,7 @@ class Stream(ABC):
 
     @abstractmethod
     def _receive(self, frame: Frame, now: float) -> None:
-        """Take a frame that may be old, leave a gap or have to be held."""
+        """Take a frame that may be old, may show a gap, or may have to be held."""
 
     def answer(self, state: TopicState, now: float) -> None:
         """Take one reply to a CatchUp."""
@@ -141,22 +141,22 @@ class Stream(ABC):
 
     @abstractmethod
     def unanswered(self, cohort: Cohort, now: float) -> None:
-        """Go on without an answer: the feeder is away, or was too slow."""
+        """Continue without an answer: there is no connection to the feeder, or the answer is late."""
 
     def expire(self, now: float) -> bool:
-        """Go on without the answers that are late; return whether to ask how the source serves the topic."""
+        """Continue without the answers that are late; return whether to ask how the source serves the topic."""
         if self.waiting:
             self._expire_questions(now)
         return False
 
     def _expire_questions(self, now: float) -> None:
         for cohort in [cohort for cohort in self.waiting if cohort.phase is Phase.ASKED]:
-            # One cohort may take the others with it: the held frames are gone once no cohort waits.
+            # The call for one cohort may also remove others from `waiting` (see `_tidy`).
             if now - cohort.asked_at >= ANSWER_TIMEOUT and cohort in self.waiting:
                 self.unanswered(cohort, now)
 
     def ask_anew(self, now: float) -> list[Cohort]:
-        """Make all members that are LIVE or AHEAD wait for an answer at their position; return their cohorts."""
+        """Make all LIVE and AHEAD members wait for an answer; return their cohorts, one for each position."""
         by_position: dict[Position, Cohort] = {}
         for cohort in (self.live, *self.ahead):
             position = self.position if cohort is self.live else cohort.position
@@ -171,10 +171,10 @@ class Stream(ABC):
 
     @abstractmethod
     def _asked_at(self, position: Position, now: float) -> Cohort:
-        """Return an ASKED cohort whose members have received `position`."""
+        """Return an ASKED cohort for members that are at `position`."""
 
     def forget_position(self) -> None:
-        """Forget the position of the stream and of the cohorts that wait, and ask again with the next heartbeat."""
+        """Forget the positions of the stream and of its waiting cohorts, and ask again with the next heartbeat."""
         self.epoch = self.seq = 0
         self.held.clear()
         for cohort in self.waiting:
@@ -185,13 +185,13 @@ class Stream(ABC):
         self._questions.ask([(self, cohort) for cohort in self.ask_anew(now)], now)
 
     def _hold_and_ask(self, frame: Frame, now: float) -> None:
-        """Hold a frame and ask before any member receives it: the answer contains it, or what replaced it."""
+        """Hold a frame and ask before any member receives it: the answer has this frame, or a newer value."""
         self.held.append(frame)
         self._ask_alone(now)
         self.epoch, self.seq = frame.epoch, frame.seq
 
     def _pass_on(self, frame: Frame) -> None:
-        """Deliver a frame that is next, and hold it for the cohorts that wait."""
+        """Deliver the frame, which is the next one, and hold it for the cohorts that wait."""
         self.epoch, self.seq = frame.epoch, frame.seq
         for member in self.live.members:
             member.deliver(frame)
@@ -217,7 +217,7 @@ class Stream(ABC):
         return [frame for frame in self.held if not _contains(position, frame)]
 
     def _missing(self, position: Position, frames: Iterable[Frame]) -> int:
-        """Return how many messages are missing between `position` (`NOWHERE`: unknown) and `frames`, and among them."""
+        """Return how many messages are missing between `position` (`NOWHERE`: unknown) and `frames`, or within them."""
         missing, epoch, seq = 0, position.epoch, position.seq
         for frame in frames:
             if epoch and (self.journaled or frame.epoch == epoch):
@@ -226,24 +226,24 @@ class Stream(ABC):
         return missing
 
     def _place(self, cohort: Cohort, position: Position) -> None:
-        """End the waiting of a cohort which has received `position`, and the held frames after it."""
+        """End the waiting of a cohort that has received everything up to `position`, and the held frames after it."""
         self.waiting.remove(cohort)
         self.synced = True
         is_ahead = position > self.position
         if is_ahead and self.empty:
-            # All members of the stream have the answer, so the stream continues after it.
+            # There are no other members, so the stream takes the position of the answer.
             self.epoch, self.seq = int(position.epoch), position.seq
             is_ahead = False
         self._release(cohort, position if is_ahead else None)
 
     def _go_live_unanswered(self, cohort: Cohort, news: list[Frame]) -> None:
-        """Deliver what has come without waiting longer."""
+        """Stop waiting, and deliver what has arrived."""
         self.waiting.remove(cohort)
         for member in cohort.members:
             member.settle("unanswered", None)
             for frame in (*cohort.parts, *news):
                 member.deliver(frame)
-        # Members that have received nothing are not where the stream is.
+        # Members that have received nothing do not have the position of the stream.
         is_ahead = not news and (not cohort.position.epoch or cohort.position > self.position)
         self._release(cohort, cohort.position if is_ahead else None)
 
@@ -257,7 +257,7 @@ class Stream(ABC):
         self._tidy()
 
     def _count_gap(self, count: int, members: Iterable[Member]) -> None:
-        """Count a gap, and tell `members` unless the journal will bring what is missing."""
+        """Count a gap, and tell `members`, unless the journal has what is missing."""
         if count <= 0:
             return
         self._losses.gaps += 1
@@ -282,7 +282,7 @@ class Stream(ABC):
         self._tidy()
 
     def _tidy(self) -> None:
-        """Drop empty cohorts, and what was held once no member waits."""
+        """Drop empty cohorts, and the held frames once no member waits."""
         self.ahead = [cohort for cohort in self.ahead if cohort.members]
         if not any(cohort.members for cohort in self.waiting):
             # Otherwise empty cohorts are kept: members that join later may share their answers.
@@ -291,5 +291,5 @@ class Stream(ABC):
 
 
 def _contains(position: Position, frame: Frame) -> bool:
-    """Return whether a member at `position` has the frame, or what replaced it."""
+    """Return whether a member at `position` has the frame, or a newer value that replaced it."""
     return frame.seq <= position.seq if frame.epoch == position.epoch else frame.epoch < position.epoch

@@ -17,22 +17,23 @@ from qmt_bridge.wire.topics import Topic
 
 
 class ValueStream(Stream):
-    """A last value answers every question, and replaces what was lost before it."""
+    """Asks for the last value when a member joins and after a loss; the value replaces everything before it."""
 
     __slots__ = ("_probed_codes", "_snapshot", "probe")
 
     def __init__(self, topic: Topic, questions: Questions, losses: Losses) -> None:
         super().__init__(topic, questions, losses)
-        # The question whether the source serves the topic by now, and how many codes its answer had so far.
+        # The id of the question whether the source serves the topic now, and the number of codes in its answer so far.
         self.probe: int | None = None
         self._probed_codes = 0
-        # Only the last value of a market comes in pieces, and has an end.
+        # Only the last value of a market is sent in parts, so only there the end of a snapshot matters.
         self._snapshot = PushedSnapshot() if self.behaviour.keeps == "by_code" else None
 
     def join(self, member: Member, after: JournalPosition | None, now: float) -> Cohort | None:
-        """Add a member, which waits for the last value; return its cohort unless it shares a question under way.
+        """Add a member, which waits for the last value; return its cohort unless it shares a question.
 
-        A question for earlier members is not shared: a last value that is no news for them is news for a new member.
+        Only a question of other new members is shared: earlier members may have the last value already, so it would
+        not be delivered to their cohort.
         """
         shared = next((cohort for cohort in self.waiting if not cohort.settled), None)
         cohort = shared or Cohort(Phase.ASKED, now)
@@ -56,12 +57,12 @@ class ValueStream(Stream):
         else:
             missed = -1
             if frame.epoch > self.epoch:
-                # What the feeder published before the subscription reached its new process is unknown.
+                # The new feeder process may have published values before it had the subscription.
                 self._hold_and_ask(frame, now)
         if missed < 0:
             return
         if missed and self.behaviour.on_gap == "snapshot":
-            # The answer counts what was lost.
+            # The lost messages are counted with the answer.
             self._hold_and_ask(frame, now)
             return
         self._count_gap(missed, self.live.members)
@@ -80,7 +81,7 @@ class ValueStream(Stream):
         news = self._news(position)
         missing = self._missing(position, news)
         if missing:
-            # A frame was lost while the question was under way, or was published before the subscription was there.
+            # A frame was lost after the question was sent, or was published before the subscription was in force.
             self._count_gap(missing, cohort.members)
             if self.behaviour.on_gap == "snapshot":
                 cohort.parts.clear()
@@ -90,11 +91,11 @@ class ValueStream(Stream):
         self._place(cohort, position)
 
     def _deliver_answer(self, cohort: Cohort, state: TopicState, news: list[Frame], now: float) -> None:
-        """Deliver a last value, or that there is none yet, and the held frames after it."""
+        """Deliver a last value, or tell that there is none yet, and deliver the held frames after it."""
         if state.state == "pending" and not self.seq:
             self.pending_since = now
         if cohort.position.seq and state.epoch == cohort.position.epoch:
-            # The last value has replaced what came between.
+            # The values between were lost; the last value replaces them.
             self._count_gap(state.seq - cohort.position.seq - 1, cohort.members)
         is_newer = Position(state.epoch, state.seq) > cohort.position
         for member in cohort.members:
@@ -116,18 +117,18 @@ class ValueStream(Stream):
             self._snapshot.expect(member, now + ANSWER_TIMEOUT)
 
     def unanswered(self, cohort: Cohort, now: float) -> None:
-        """Go live with what was held."""
+        """Go live with the held frames."""
         self.synced = False
         news = self._news(cohort.position)
         self._count_gap(self._missing(cohort.position, news), cohort.members)
         if self._snapshot is not None and (not news or news[0].seq == 1):
-            # What the source pushes from its first message on is the snapshot.
+            # The snapshot then is what the source pushes from its first message on.
             for member in cohort.members:
                 self._snapshot.expect(member, now + ANSWER_TIMEOUT)
         self._go_live_unanswered(cohort, news)
 
     def expire(self, now: float) -> bool:
-        """Go on without the answers that are late; return whether to ask how the source serves the topic."""
+        """Continue without the answers that are late; return whether to ask how the source serves the topic."""
         if self.waiting:
             self._expire_questions(now)
         if self.pending_since is not None and now - self.pending_since >= ANSWER_TIMEOUT:
@@ -142,7 +143,7 @@ class ValueStream(Stream):
         return True
 
     def probed_by(self, question: int | None) -> None:
-        """Take the id of the question how the source serves the topic."""
+        """Take the id of the question whether the source serves the topic now."""
         self.probe = question
         self._probed_codes = 0
 
@@ -167,7 +168,7 @@ class ValueStream(Stream):
                 self._tell_end(self._snapshot)
 
     def _tell_end(self, snapshot: PushedSnapshot) -> None:
-        # A cohort that waits for an answer gets a snapshot by that.
+        # Cohorts that wait for an answer are left out: the answer brings the snapshot.
         snapshot.reached(self.position, self.live.members)
         for cohort in self.ahead:
             snapshot.reached(cohort.position, cohort.members)

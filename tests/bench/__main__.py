@@ -1,6 +1,6 @@
-"""`python -m tests.bench`: this gateway beside others, in one run, against its targets.
+"""`python -m tests.bench`: measure this gateway and other servers in one run, and compare it with its targets.
 
-Needs Linux or another system with at least two cores, and `pip install -e .[bench]`. What is not installed is named.
+Needs a system with at least two cores, and `pip install -e .[bench]`. Servers that are not installed are listed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -35,11 +36,47 @@ def _numbers(_: click.Context, __: click.Parameter, value: str) -> list[int]:
     return chosen
 
 
+class Measured(NamedTuple):
+    """The figures of each round by load and server, the servers that are not installed, and the failures."""
+
+    seen: dict[tuple[int, str], list[Figures]]
+    missing: dict[str, str]
+    failures: list[str]
+
+    def run(self, only: list[int], ours: bool, rounds: int, settings: Settings) -> None:
+        """Measure every load with every server, and its limits, in each round."""
+        for number in range(1, rounds + 1):
+            for load in LOADS:
+                if load.number not in only or (load.once and number > 1):
+                    continue
+                for row in load.rows:
+                    if row.name not in self.missing and (row is OURS or not ours):
+                        self._attempt(number, load.number, row.name, partial(load.run, row, settings))
+                newest = {key: figures[-1] for key, figures in self.seen.items()}
+                for name, limit in load.limits.items():
+                    self._attempt(number, load.number, name, partial(limit, settings, newest))
+
+    def _attempt(self, number: int, load: int, name: str, run: Callable[[], Figures]) -> None:
+        click.echo(f"round {number}, load {load}: {name}", err=True)
+        try:
+            figures = run()
+        except Missing as exc:
+            self.missing[name] = str(exc)
+        except (OSError, RuntimeError) as exc:
+            # Continue, because the other results are useful without this one.
+            self.failures.append(f"round {number}, load {load}, {name}: {exc}")
+            click.echo(self.failures[-1], err=True)
+        else:
+            self.seen.setdefault((load, name), []).append(figures)
+
+
 @click.command(help=(__doc__ or "") + "\n\n\b\n" + "\n".join(f"{load.number:>4}  {load.name}" for load in LOADS))
-@click.option("--only", default="", callback=_numbers, help="Numbers of loads, such as 1,4; the rest is left out.")
-@click.option("--ours", is_flag=True, help="Only this gateway, not the servers beside it.")
+@click.option("--only", default="", callback=_numbers, help="Run only the loads with these numbers, such as 1,4.")
+@click.option("--ours", is_flag=True, help="Measure only this gateway, no other servers.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(min=1), help="Rounds; medians are shown.")
-@click.option("--seconds", default=1.5, show_default=True, type=click.FloatRange(min=0.2), help="Each measurement.")
+@click.option(
+    "--seconds", default=1.5, show_default=True, type=click.FloatRange(min=0.2), help="Length of each measurement."
+)
 @click.option("--soak", default=30.0, show_default=True, type=click.FloatRange(min=5), help="Length of load 11.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all figures to a file.")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw loads 1 and 3 into a PNG file.")
@@ -57,7 +94,7 @@ def main(
     began = time.monotonic()
     if readme:
         plot_file = PICTURE
-        # Checked now, because the measurements take ten minutes.
+        # Checked before the measurements, which take ten minutes.
         try:
             table.replaced(TABLES.read_text(encoding="utf-8"), "")
         except ValueError as exc:
@@ -66,33 +103,9 @@ def main(
         importlib.import_module("matplotlib")
         if not set(only) & set(table.DRAWN):
             raise click.UsageError(f"the picture shows loads {' and '.join(map(str, table.DRAWN))}; neither is to run")
-    settings = Settings(seconds, soak, {})
-    missing: dict[str, str] = {}
-    failures: list[str] = []
-    seen: dict[tuple[int, str], list[Figures]] = {}
-
-    def attempt(load: int, name: str, run: Callable[[], Figures]) -> None:
-        click.echo(f"round {number}, load {load}: {name}", err=True)
-        try:
-            seen.setdefault((load, name), []).append(run())
-        except Missing as exc:
-            missing[name] = str(exc)
-        except (OSError, RuntimeError) as exc:
-            # The others are worth having all the same.
-            failures.append(f"round {number}, load {load}, {name}: {exc}")
-            click.echo(failures[-1], err=True)
-
-    for number in range(1, rounds + 1):
-        for load in LOADS:
-            if load.number not in only or (load.once and number > 1):
-                continue
-            for row in load.rows:
-                if row.name not in missing and (row is OURS or not ours):
-                    attempt(load.number, row.name, partial(load.run, row, settings))
-            newest = {key: figures[-1] for key, figures in seen.items() if figures}
-            for name, limit in load.limits.items():
-                attempt(load.number, name, partial(limit, settings, newest))
-    seen = {key: figures for key, figures in seen.items() if figures}
+    measured = Measured({}, {}, [])
+    measured.run(only, ours, rounds, Settings(seconds, soak, {}))
+    seen, missing, failures = measured
     results = {key: medians(figures) for key, figures in seen.items()}
     found = list(verdicts(results))
     host, of = machine(), versions()

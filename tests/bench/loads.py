@@ -1,4 +1,4 @@
-"""The loads of the table, the servers that take part in each, and the targets. A load's function is one round of it."""
+"""The loads of the table, the servers measured under each, and the targets. The function of a load runs one round."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ from tests.bench.servers import (
     fed,
 )
 
-# What one server did under one load: figures by name.
+# The results of one server under one load: figures by name.
 Figures = dict[str, float | None]
-# Medians by load and server.
+# The medians by load and server.
 Results = Mapping[tuple[int, str], Figures]
 
 TEN = tuple(f"60000{i}.SH" for i in range(10))
 MARKET = tuple(f"{600000 + i}.SH" for i in range(5000))
-# Before counting begins a load runs for so long.
+# Seconds that a load runs before counting begins.
 WARM = 0.5
-# A rate is held while so much of it is delivered; else less was offered than could be taken.
+# A server holds a rate if it delivers at least this share of it.
 HELD = 0.95
 STEP = 1.5
 STEPS = 4
 LEAST = 1000.0
-# When frames come by the million, a look at each would make the clients the limit.
+# Clients look at one frame of so many: with millions of frames, looking at each would make them the limit.
 SAMPLE = 200
 MB = 1e6
 
 
 class Settings(NamedTuple):
-    """What a run is asked for."""
+    """The options of a run."""
 
     seconds: float
     soak: float
-    # Per load and server: the rate with which the next round begins its search.
+    # By load and server: the rate with which the next round begins its search.
     rates: dict[tuple[int, str], float]
 
 
@@ -70,10 +70,10 @@ class Seen(NamedTuple):
 
     offered: float
     measured: Measurement
-    # Share of a core that the server took, and of the load's core that anybody took.
+    # The share of a core that the server used, and the share of the load's core that all processes used.
     cpu: float
     load_core: float
-    # Frames a call that wrote anything.
+    # Frames for each system call that wrote.
     join: float
 
     def figures(self) -> Figures:
@@ -94,14 +94,14 @@ class Seen(NamedTuple):
 
 
 class Core:
-    """How busy the load's core is, from its making on."""
+    """How busy the load's core is since this object was made."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
         self._idle = self._idle_seconds()
 
     def busy(self) -> tuple[float, float]:
-        """Return the share of the time that it was not idle, and that time in seconds."""
+        """Return the share of the time in which the core was not idle, and the whole time in seconds."""
         took = time.perf_counter() - self._began
         return 1 - (self._idle_seconds() - self._idle) / took, took
 
@@ -113,9 +113,9 @@ class Core:
 def observe(
     running: Running, crews: Crews, codes: Sequence[str], offered: float, seconds: float, market: str = ""
 ) -> Seen:
-    """Offer `offered` frames a second in all and see what comes."""
+    """Offer `offered` frames a second in all, and measure what the clients receive."""
     load = crews.load
-    # So many clients want each message.
+    # The number of clients that receive each message.
     fan = load.clients if market else load.clients * len(load.codes_of(0)) / len(codes)
     publisher = running.publisher
     publisher.start(codes, offered / fan, market)
@@ -127,7 +127,7 @@ def observe(
     load_core, took = core.busy()
     after, writes, sent = running.usage(), running.writes() - writes, publisher.sent - sent
     crews.end()
-    # While messages still come, each topic shows how far it has come.
+    # Before the publisher stops: later messages show for each topic whether earlier ones were lost.
     measured = crews.result()
     publisher.stop()
     cpu = (after.cpu_seconds - before.cpu_seconds) / took
@@ -142,14 +142,14 @@ def _load(running: Running, row: Row, codes: Sequence[str], clients: int, **chan
 def _connect(running: Running, crews: Crews, codes: Sequence[str]) -> None:
     crews.connect()
     if not crews.load.acked:
-        # Nobody says when these have subscribed.
+        # These servers do not say when the clients are subscribed.
         time.sleep(WARM)
     running.publisher.ask("once", list(codes))
     time.sleep(WARM)
 
 
 def _most(number: int, row: Row, settings: Settings, codes: Sequence[str], clients: int, each: int) -> Figures:
-    """Search for what a server delivers when it is offered more than it can take."""
+    """Search for the highest rate that a server delivers."""
     with row.start(**({"kind": "wire"} if row.wired else {})) as running:
         load = _load(running, row, codes, clients, each=each, sample=SAMPLE)
         with Crews(load, row.client) as crews:
@@ -157,7 +157,7 @@ def _most(number: int, row: Row, settings: Settings, codes: Sequence[str], clien
             offered = settings.rates.get((number, row.name)) or row.guesses[number]
             held: list[Seen] = []
             over: list[Seen] = []
-            # Up until more is offered than delivered, or down to what is.
+            # Raise the rate until the server does not hold it, or lower it until the server does.
             while not (held and over) and len(held) + len(over) < STEPS:
                 seen = observe(running, crews, codes, offered, settings.seconds)
                 (held if seen.measured.rate >= HELD * seen.offered else over).append(seen)
@@ -168,7 +168,7 @@ def _most(number: int, row: Row, settings: Settings, codes: Sequence[str], clien
 
 
 class _Drain:
-    """Takes what the feeder publishes, and does nothing with it."""
+    """Receives what the feeder publishes, and ignores it."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -178,7 +178,7 @@ class _Drain:
         socket.subscribe("quote/")
 
         def drain() -> None:
-            # As many as the gateway takes in one turn.
+            # As many as the gateway receives in one turn of its loop.
             with contextlib.suppress(zmq.Again):
                 for _ in range(4096):
                     socket.recv_multipart(zmq.NOBLOCK)
@@ -187,7 +187,7 @@ class _Drain:
 
 
 def _bare(clients: int, join: int, messages: float, settings: Settings) -> Figures:
-    """Measure a loop that takes the same messages from the feeder as this gateway did, and writes ready-made frames."""
+    """Measure a loop that receives the same messages from the feeder as this gateway, and writes ready-made frames."""
     frame = framed(to_json({TEN[0]: [tick(FIRST_SEQ, time.time_ns() // 1000)]}))
     with fed(kind="wire") as publisher:
         assert publisher.config is not None
@@ -213,7 +213,7 @@ def same_ten(row: Row, settings: Settings) -> Figures:
 
 
 def joined_ten(settings: Settings, results: Results) -> Figures:
-    """Write as many frames at a time as this gateway has in the same run."""
+    """Measure the bare loop with as many frames in one write as this gateway had in the same run."""
     ours = results.get((1, OURS.name), {})
     return _bare(100, max(1, round(ours.get("join") or 10)), (ours.get("rate") or 0) / 100, settings)
 
@@ -223,7 +223,7 @@ def single_ten(settings: Settings, results: Results) -> Figures:
 
 
 def single_thousand(settings: Settings, results: Results) -> Figures:
-    # Two of a thousand clients want each message.
+    # Each message is for two of a thousand clients.
     return _bare(1000, 1, (results.get((3, OURS.name), {}).get("rate") or 0) / 2, settings)
 
 
@@ -267,7 +267,7 @@ def one_client(row: Row, settings: Settings) -> Figures:
 
 
 class _Silent(Client):
-    """Connects and asks for nothing."""
+    """Connects and sends no request."""
 
     def joined(self) -> None:
         self.settled = True
@@ -286,7 +286,7 @@ def idle(row: Row, settings: Settings) -> Figures:
 
 
 class _Later(Asking):
-    """Connects, and asks when counting begins."""
+    """Connects, and sends its request when counting begins."""
 
     def joined(self) -> None:
         self.settled = True
@@ -316,7 +316,7 @@ def many_topics(row: Row, settings: Settings) -> Figures:
 
 
 def stalled(row: Row, settings: Settings) -> Figures:
-    # So long that what waits for the stalled ones has left the kernel's buffers for the gateway's.
+    # Long enough to fill the kernel's buffers of stalled clients, so that frames wait in the gateway.
     offered, seconds = 200_000.0, max(8.0, 4 * settings.seconds)
     found = []
     for count in (0, 10):
@@ -334,7 +334,7 @@ def stalled(row: Row, settings: Settings) -> Figures:
         "lost": seen.measured.lost,
         "p99": p99,
         "calm_p99": calm_p99,
-        # Of each client that reads, against the run in which all do.
+        # The rate of each client that reads, compared with the run in which all clients read.
         "throughput": seen.measured.rate / 90 / (calm.measured.rate / 100),
         "p99_ratio": p99 / calm_p99 if p99 and calm_p99 else None,
         "growth_mb": growth - calm_growth,
@@ -359,13 +359,13 @@ def soak(row: Row, settings: Settings) -> Figures:
         sizes: list[int] = []
         while (elapsed := time.monotonic() - began) < settings.soak:
             time.sleep(1.0)
-            # The first tenth is for caches to fill, as the first of ten minutes is.
+            # Caches fill during the first tenth, which is left out.
             if elapsed > settings.soak / 10:
                 sizes.append(running.usage().rss)
         crews.end()
         measured = crews.result()
         running.publisher.stop()
-    # Medians of tenths tell a growth from a backlog that comes and goes; what has to be flat is the peak too.
+    # Medians of tenths show growth without short backlogs; the peak, which has to be flat too, shows the backlogs.
     tenth = max(1, len(sizes) // 9)
     base = statistics.median(sizes[:tenth])
     growth, peak = statistics.median(sizes[-tenth:]) / base - 1, max(sizes) / base - 1
@@ -373,15 +373,15 @@ def soak(row: Row, settings: Settings) -> Figures:
 
 
 class Kind(NamedTuple):
-    """A load: its number and name, the servers under it, and one round of it with one of them."""
+    """A load: its number and name, the servers measured under it, and the function that runs one round with one."""
 
     number: int
     name: str
     rows: tuple[Row, ...]
     run: Callable[[Row, Settings], Figures]
-    # Limits that are measured beside the servers.
+    # The limits that are measured with the servers.
     limits: Mapping[str, Callable[[Settings, Results], Figures]] = {}
-    # One round says all.
+    # Whether one round is enough.
     once: bool = False
 
 
@@ -424,7 +424,7 @@ def medians(rounds: Sequence[Figures]) -> Figures:
 
 
 class Verdict(NamedTuple):
-    """A target and what was measured; `met` is None where it was not."""
+    """A target and the measured figure; `met` is None if nothing was measured."""
 
     load: int
     target: str

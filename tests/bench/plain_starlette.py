@@ -1,4 +1,4 @@
-"""Starlette as everybody writes it: one task reads ZeroMQ and awaits `send_text` to one client after the other."""
+"""The usual program with Starlette: one task reads ZeroMQ and awaits `send_text` for one client after the other."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def realtime(websocket: WebSocket) -> None:
 
 
 async def broadcast() -> None:
-    """Send every tick to whoever asked for its code."""
+    """Send every tick to the clients that subscribe its code."""
     while True:
         topic, _, body = await app.state.market.recv_multipart()
         text = orjson.dumps(decode(body)).decode()
@@ -51,7 +51,7 @@ async def broadcast() -> None:
 
 @asynccontextmanager
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
-    """Hold the socket and the task that reads it."""
+    """Keep the ZeroMQ socket, and the task that reads it, while the app runs."""
     context = zmq.asyncio.Context()
     app.state.market = context.socket(zmq.SUB)
     app.state.market.sndhwm = 0

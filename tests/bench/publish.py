@@ -1,7 +1,7 @@
 """The publisher: one process on the load's core that sends numbered, stamped ticks to a server, at a rate.
 
-Through the real feeder for whoever reads ZeroMQ, by NATS' own protocol, or as lines of text for the others. All send
-the same JSON to their clients, about 480 bytes: {"600000.SH":[{"seq":..,"sent":<us>,...}]}.
+Servers that read ZeroMQ are fed by the real feeder, nats-server by its own protocol, the others by lines of text. All
+send the same JSON to their clients, about 480 bytes: {"600000.SH":[{"seq":..,"sent":<us>,...}]}.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ ACCOUNT = "1000000365"
 EMBEDDED = Stamps(
     rb'(?P<epoch>)\{"(?P<code>[^"]+)":\[?\{"seq":(?P<seq>\d+),"sent":(?P<time>\d+)(?P<published>)', unit=0.001
 )
-# Above it the feeder's inbox is full: as much as can be published is.
+# With more messages in the feeder's inbox, wait: the feeder then publishes as fast as it can.
 INBOX = 2000
-# A publisher that was kept from running for so many seconds lets the rest of them go.
+# A publisher that is more than so many seconds late leaves out what is due, instead of sending a burst.
 LATE = 0.02
 _STAMP = struct.Struct(">4Q")
 _MORE, _LAST = int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.NOBLOCK)
 
 
 def tick(seq: int, sent: int) -> dict[str, Any]:
-    """Return one snapshot with all fields of xtquant's, and its number and time."""
+    """Return one tick with all fields of xtquant, its number, and the time when it is sent."""
     levels = [1858.01, 1858.02, 1858.03, 1858.04, 1858.05]
     return {
         "seq": seq,
@@ -72,7 +72,7 @@ def tick(seq: int, sent: int) -> dict[str, Any]:
 
 
 def depth(seq: int, sent: int, levels: int) -> dict[str, Any]:
-    """Return one l2_thousand record of `levels` a side."""
+    """Return one l2_thousand record with `levels` price levels on each side."""
     prices = [10.0 + 0.01 * i for i in range(levels)]
     volumes = [100 + i for i in range(levels)]
     return {
@@ -87,7 +87,7 @@ def depth(seq: int, sent: int, levels: int) -> dict[str, Any]:
 
 
 def order(number: int, sent: int) -> dict[str, Any]:
-    """Return an order as xttrader tells of it, with its number and the time in ns when it was told."""
+    """Return an order as xttrader reports it, with its number and the time of the report in ns."""
     return {
         "account_type": 2,
         "account_id": ACCOUNT,
@@ -114,11 +114,11 @@ def order(number: int, sent: int) -> dict[str, Any]:
 
 
 class Template:
-    """A body into which only number and time are written: to encode it anew would cost ten times as much."""
+    """A body in which only number and time are replaced: to encode it each time would take ten times as long."""
 
     def __init__(self, body: Callable[[int, int], object], encoder: Callable[[object], bytes], text: bool) -> None:
         seq, sent = FIRST_SEQ, 1_767_000_000_000_000
-        # In MessagePack the one is a 32-bit and the other a 64-bit number.
+        # In MessagePack the number has 32 bits and the time has 64.
         self._shape = ("%d", "%d") if text else (">I", ">Q")
         self._text = text
         marks = [str(seq).encode(), str(sent).encode()] if text else [struct.pack(">I", seq), struct.pack(">Q", sent)]
@@ -128,14 +128,14 @@ class Template:
         self.size = len(whole)
 
     def fill(self, seq: int, sent: int) -> bytes:
-        """Return the body."""
+        """Return the body with this number and time."""
         if self._text:
             return b"%b%d%b%d%b" % (self._head, seq, self._middle, sent, self._tail)
         return self._head + struct.pack(">I", seq) + self._middle + struct.pack(">Q", sent) + self._tail
 
 
 class ToFeeder:
-    """A source driven by hand, in a real feeder with its real publisher and sockets; made anew by `restart`."""
+    """A source in a real feeder with its real publisher and sockets; `restart` makes a new feeder."""
 
     name = "bench"
     simulated = True
@@ -164,18 +164,18 @@ class ToFeeder:
         self.wanted.discard(topic)
 
     def download(self, topic: Topic, request: object) -> None:
-        raise NotImplementedError("nobody downloads in a benchmark")
+        raise NotImplementedError("a benchmark has no downloads")
 
     def upstream(self) -> int:
         return len(self.wanted)
 
     def close(self) -> None:
-        """Hold nothing; the feeder is closed by `stop`."""
+        """Do nothing; `stop` ends the feeder."""
 
-    # What the publisher calls
+    # Calls of the publisher
 
     def restart(self) -> None:
-        """Begin a new life of the feeder, at the addresses of the last one."""
+        """Start a new feeder at the addresses of the previous one."""
         self.wanted.clear()
         self.feeder = Feeder(self._config, self)
         self.feeder.start()
@@ -189,7 +189,7 @@ class ToFeeder:
 
     @property
     def config(self) -> Config:
-        """Return the settings by which a gateway finds this feeder."""
+        """Return the settings with which a gateway connects to this feeder."""
         return self._config
 
     def send(self, code: str, seq: int, sent_us: int) -> None:
@@ -200,10 +200,10 @@ class ToFeeder:
         self.sink.publish(topic, msgspec.Raw(template.fill(seq, sent_us)), sent_us * 1000)
 
     def send_whole(self, market: str, codes: Sequence[str], seq: int, sent_us: int) -> None:
-        """Send one batch of ticks of a market, as subscribe_whole_quote brings it."""
+        """Send one batch of ticks of a market, as subscribe_whole_quote delivers it."""
         template = self._templates.get("tick") or (Topic(""), Template(tick, encode, text=False))
         self._templates["tick"] = template
-        # Every code's record is the same but for the number; the first one's shows the batch's.
+        # All codes of a batch have the same record; its number is that of the batch.
         record = msgspec.Raw(template[1].fill(seq, sent_us))
         self.sink.publish_whole(whole_topic(market), dict.fromkeys(codes, record), sent_us * 1000)
 
@@ -215,7 +215,7 @@ class ToFeeder:
         self.sink.wait_room(INBOX, 1.0)
 
     def stop(self) -> None:
-        """End this life of the feeder."""
+        """Stop the feeder."""
         self.feeder.stop()
 
     def _template(self, code: str) -> tuple[Topic, Template]:
@@ -225,13 +225,13 @@ class ToFeeder:
 
 
 class ToWire:
-    """What a feeder sends, by less work than a feeder's, so that where most is asked of a server it is the limit.
+    """Sends what a feeder sends with less work, so that at the highest rates the server is the limit, not the feeder.
 
-    It keeps no last values; a question is answered with the topic's position alone.
+    It keeps no last values; it answers a question with the position of the topic only.
     """
 
     def __init__(self, config: Config) -> None:
-        # Whoever is the load as well comes first: a client that is kept from reading is no client.
+        # The clients run on the same core and have to come first, or they would be slow clients.
         if hasattr(os, "nice"):
             os.nice(5)
         self._epoch = time.time_ns()
@@ -261,7 +261,7 @@ class ToWire:
         self._market.send(template.fill(seq, sent_us), _LAST)
 
     def room(self) -> None:
-        """Return at once: whoever does not keep up loses frames."""
+        """Return at once: a subscriber that does not keep up loses frames."""
 
     def stop(self) -> None:
         self._stopping.set()
@@ -284,14 +284,14 @@ class ToWire:
 
 
 class ToLines:
-    """Lines ``code TAB json`` by TCP; who does not read them holds the publisher."""
+    """Sends lines ``code TAB json`` by TCP; a server that does not read them blocks the publisher."""
 
     def __init__(self, port: int) -> None:
         self._socket = connected(port)
         self._templates: dict[str, Template] = {}
 
     def template(self, code: str) -> Template:
-        """Return the JSON of a code's tick."""
+        """Return the template of a code's tick as JSON."""
         known = self._templates.get(code)
         if known is None:
             known = self._templates[code] = Template(lambda seq, sent: {code: [tick(seq, sent)]}, to_json, text=True)
@@ -301,18 +301,18 @@ class ToLines:
         self._socket.sendall(b"%b\t%b\n" % (code.encode(), self.template(code).fill(seq, sent_us)))
 
     def room(self) -> None:
-        """Return at once: `send` waits."""
+        """Return at once: `send` blocks if there is no room."""
 
     def stop(self) -> None:
         self._socket.close()
 
 
 class ToNats(ToLines):
-    """NATS' own protocol."""
+    """Sends by the protocol of NATS."""
 
     def __init__(self, port: int) -> None:
         super().__init__(port)
-        # Two threads write, each whole messages.
+        # Two threads write; the lock keeps each message whole.
         self._lock = threading.Lock()
         self._socket.sendall(b'CONNECT {"verbose":false}\r\n')
         threading.Thread(target=self._answer, daemon=True).start()
@@ -343,14 +343,14 @@ def connected(port: int) -> socket.socket:
                 raise
             time.sleep(0.05)
         else:
-            # A server that reads nothing for so long is not going to.
+            # A server that does not read for so long has failed.
             made.settimeout(10)
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return made
 
 
 class Publisher:
-    """The parent's side: a publisher process, which ends with this block or with this process."""
+    """A publisher process, seen from its parent; it ends with this block or with the parent."""
 
     def __init__(self, kind: str, cores: Sequence[int] = (), **options: Any) -> None:
         self._args = (kind, tuple(cores), options)
@@ -361,7 +361,7 @@ class Publisher:
         self._process = context.Process(target=_run, args=(*self._args, theirs), daemon=True)
         self._process.start()
         theirs.close()
-        # Where there is a feeder: the settings by which it is found.
+        # The settings with which a gateway connects; None without a feeder.
         self.config: Config | None = self._pipe.recv()
         return self
 
@@ -373,7 +373,7 @@ class Publisher:
             self._process.join()
 
     def ask(self, word: str, *args: Any) -> Any:
-        """Have the process do something and return what it says: see `_Worker`."""
+        """Call a method of `_Worker` in the process and return its result."""
         self._pipe.send((word, args))
         return self._pipe.recv()
 
@@ -387,13 +387,13 @@ class Publisher:
         return int(self.ask("sent"))
 
     def stop(self) -> None:
-        """Stop sending; raise ConnectionError if the server has refused what was sent."""
+        """Stop sending; raise ConnectionError if sending has failed."""
         if failure := self.ask("stop"):
-            raise ConnectionError(f"the publisher could not go on: {failure}")
+            raise ConnectionError(f"the publisher has failed: {failure}")
 
 
 class _Worker:
-    """The process: one thread that sends, one that hears the parent."""
+    """The publisher process: one thread sends, another one receives the parent's calls."""
 
     def __init__(self, outlet: Any) -> None:
         self.outlet = outlet
@@ -409,14 +409,14 @@ class _Worker:
             self._send(code)
 
     def start(self, codes: list[str], rate: float, market: str) -> None:
-        """Send from now on."""
+        """Start to send."""
         self._stopping.clear()
         self._failure = ""
         self._thread = threading.Thread(target=self._run, args=(codes, rate, market), daemon=True)
         self._thread.start()
 
     def stop(self) -> str:
-        """Stop; return why it could not go on, if it could not."""
+        """Stop; return why sending has failed, or an empty text."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
@@ -427,7 +427,7 @@ class _Worker:
         return self._sent
 
     def orders(self, count: int, rate: float, burst: int) -> float:
-        """Send trade events, so many a second and so many at once; return the seconds that it took."""
+        """Send `count` trade events, `rate` a second in bursts of `burst`; return the seconds that this took."""
         began = time.perf_counter()
         for number in range(count):
             if number % burst == 0:
@@ -437,11 +437,11 @@ class _Worker:
         return time.perf_counter() - began
 
     def wanted(self) -> int:
-        """Return how many topics somebody wants."""
+        """Return how many topics are subscribed."""
         return len(self.outlet.wanted)
 
     def restart(self) -> float:
-        """Stop the feeder and start it again; return when, by time.time()."""
+        """Stop the feeder and start it again; return the time of the start (time.time())."""
         self.outlet.stop()
         began = time.time()
         self.outlet.restart()
@@ -466,7 +466,7 @@ class _Worker:
             elapsed = time.perf_counter() - began
             due = int(elapsed * rate) + 1 - forgiven
             if due - sent > rate * LATE:
-                # Made up for at once, it would be a burst that nobody has asked for.
+                # Leave out what is late: sent at once, it would be a burst above the rate.
                 forgiven += due - sent - 1
                 due = sent + 1
             if sent >= due:
@@ -474,7 +474,7 @@ class _Worker:
                 continue
             for _ in range(min(due - sent, 100)):
                 if market:
-                    # A whole market in slices, as a terminal brings it.
+                    # A whole market comes in slices, as from a terminal.
                     self._seq[market] = self._seq.get(market, FIRST_SEQ - 1) + 1
                     first = (sent * 100) % turn
                     self.outlet.send_whole(

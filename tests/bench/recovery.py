@@ -1,6 +1,6 @@
-"""Loads of what comes after a fault: a feeder and a terminal that come back, and the journal that makes good for both.
+"""Loads after a fault: a feeder or a terminal that returns, and the journal.
 
-Whatever serves runs on the servers' core, whatever listens on the load's, each in a process of its own.
+Servers run on the servers' core and clients on the load's core, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ RATE = 5000
 BURST = 500
 BURST_SECONDS = 8
 EVENTS = 100_000
-# What has not come by then will not.
+# Seconds after which a measurement fails.
 PATIENCE = 30.0
 
 
 def restarted(row: Row, settings: object) -> dict[str, float | None]:
-    """Start the feeder of a whole market anew, and wait for the first frame of every client."""
+    """Restart the feeder of a whole market, and wait for the first frame of every client."""
     return {"first_s": asyncio.run(_restarted())}
 
 
@@ -75,7 +75,7 @@ async def _restarted() -> float:
             try:
                 with process(feeder, env):
                     await everyone()
-                # Frames of the last life may still be on their way.
+                # Frames of the previous process may still arrive.
                 await asyncio.sleep(0.5)
                 firsts.clear()
                 complete.clear()
@@ -89,17 +89,17 @@ async def _restarted() -> float:
 
 
 def reconnected(row: Row, settings: object) -> dict[str, float | None]:
-    """Let the stand-in of a terminal go and come back, once by itself and once without a subscription left."""
+    """Stop and restart the stand-in of a terminal, once with lost and once with kept subscriptions."""
     found = []
     for keeps in (False, True):
-        # The stand-ins are for a process that has no other use for xtquant.
+        # The stand-ins replace xtquant in the whole process, so each run has its own process.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             found.append(pool.submit(_reconnected, keeps).result())
     return {"restored_s": max(found)}
 
 
 def _reconnected(keeps: bool) -> float:
-    """Return the seconds from the first connection to a returned terminal until it has every subscription again."""
+    """Return the seconds from the first connection to the restarted terminal until it has every subscription."""
     pin(SERVER_CORES)
     sys.path.insert(0, str(ROOT / "tests" / "fakes"))
     import native
@@ -136,7 +136,7 @@ def _reconnected(keeps: bool) -> float:
 
 
 def bursts(row: Row, settings: object) -> dict[str, float | None]:
-    """Give a feeder trade events in bursts, and see when this process has them: each is on disk before."""
+    """Send trade events in bursts through a feeder, which saves each before publishing; measure until received here."""
     count = RATE * BURST_SECONDS // BURST * BURST
     delays = Histogram()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -148,7 +148,7 @@ def bursts(row: Row, settings: object) -> dict[str, float | None]:
         try:
             consumer = sockets.connect_subscriber(context, config.trade_addr, None)
             consumer.subscribe(ALL_TRADES.encode())
-            # One by one until the subscription holds.
+            # Send single events until the subscription is in force.
             while not consumer.poll(50):
                 publisher.ask("orders", 1, RATE, 1)
             while consumer.poll(200):
@@ -175,7 +175,7 @@ def replayed(row: Row, settings: object) -> dict[str, float | None]:
 async def _replayed(port: int) -> float:
     url = f"ws://127.0.0.1:{port}/ws/trade?api_key={KEY}&after=0"
     async with asyncio.timeout(PATIENCE), connect(url, proxy=None, compression=None) as client:
-        # The time begins with the first event, when the worker has found the feeder.
+        # Measured from the first event on, because the worker has to connect to the feeder first.
         await client.recv(decode=False)
         began = time.perf_counter()
         for _ in range(EVENTS - 1):
@@ -196,7 +196,7 @@ _sent = msgspec.msgpack.Decoder(_Order)
 
 @contextmanager
 def _config(**settings: Any) -> Iterator[Config]:
-    """Yield settings with addresses that are free, and a folder for the journal."""
+    """Yield settings with free addresses and a folder for the journal."""
     names = ("market_addr", "trade_addr", "ask_addr")
     addresses = {name: f"tcp://127.0.0.1:{free_port()}" for name in names}
     with tempfile.TemporaryDirectory(prefix="qmt-bridge-") as folder:
@@ -208,5 +208,5 @@ def _wait(condition: Callable[[], bool]) -> None:
     until = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > until:
-            raise TimeoutError(f"waited {PATIENCE:.0f} s in vain")
+            raise TimeoutError(f"waited more than {PATIENCE:.0f} s")
         time.sleep(0.001)

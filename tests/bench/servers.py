@@ -1,6 +1,6 @@
-"""The servers of the table: how each is started, fed and asked, and whether it is installed.
+"""The servers of the table: how each is started, fed and subscribed, and whether it is installed.
 
-What can be installed without being root (the public qmt-bridge by pip, ws by npm) is, once, into a folder of its own.
+The public qmt-bridge (by pip) and ws (by npm) need no root; they are installed once into a folder of their own.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from tests.support.ports import free_port
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 CACHE = Path(tempfile.gettempdir()) / "qmt-bridge-bench"
-# Servers on the first core, load on the second; with only one there is nothing to compare.
+# Servers run on the first core, the load on the second; with one core the results cannot be compared.
 SERVER_CORES = (0,) if (os.cpu_count() or 1) > 1 else ()
 LOAD_CORES = (1,) if (os.cpu_count() or 1) > 1 else ()
 
 
 class Missing(Exception):
-    """A server that is not installed and cannot be; the text says how it can."""
+    """A server that is not installed; the text says how to install it."""
 
 
 class Asking(Client):
-    """Asks as the document says, and gets frames as it says; the stamps are in the ticks."""
+    """A client of the documented layer; the stamps are in the ticks."""
 
     def joined(self) -> None:
         self.send(to_json({"id": 1, "stocks": self.crew.load.codes_of(self.number)}))
@@ -52,7 +52,7 @@ class Asking(Client):
 
 
 class AskingNats(Client):
-    """Speaks NATS over a WebSocket, whose frames hold as many messages as there were, or pieces of some."""
+    """A client of NATS over a WebSocket; a frame may have several messages, or a part of one."""
 
     _MARK = b"MSG q."
 
@@ -97,7 +97,7 @@ class AskingNats(Client):
         at = data.find(b'{"', start, end)
         while at >= 0 and self.crew.match(data, at, end):
             self._look(data, at, end, now)
-            # While only counting, the first of each piece is enough.
+            # While frames are only counted, the first message of each part is enough.
             at = data.find(b'{"', at + 100, end) if self._every == 1 else -1
 
 
@@ -105,33 +105,33 @@ class Row(NamedTuple):
     """A server of the table."""
 
     name: str
-    # Enters with the publisher that feeds the server, its URL, and its process ids.
+    # A context manager that starts the server and returns a `Running`.
     start: Callable[..., Any]
     client: type[Client] = Asking
     acked: bool = False
     # Whether it reads ZeroMQ.
     wired: bool = False
     stamps: Stamps = EMBEDDED
-    # By load: frames a second with which the search for the most begins.
+    # By load: the rate in frames a second at which the search for the highest rate begins.
     guesses: Mapping[int, float] = {}
 
 
 class Running(NamedTuple):
-    """A server that runs."""
+    """A running server: its URL, the publisher that feeds it, and its process ids."""
 
     url: str
     publisher: Publisher
     pids: tuple[int, ...]
 
     def usage(self) -> Usage:
-        """Return what it uses."""
+        """Return the CPU time and memory that it has used."""
         used = Usage.of(self.pids)
         if used is None:
             raise ChildProcessError(f"the server of {self.url} has ended")
         return used
 
     def writes(self) -> int:
-        """Return how often it has called the system to write; 0 where that is not counted."""
+        """Return the number of its system calls that wrote; 0 if the system does not count them."""
         if sys.platform != "linux":
             return 0
         return sum(psutil.Process(pid).io_counters().write_count for pid in self.pids)
@@ -168,7 +168,7 @@ def _prepare() -> None:
 
 @contextmanager
 def fed(shape: str = "quote", kind: str = "feeder") -> Iterator[Publisher]:
-    """Run the feeder, or what sends as one does ("wire"), in a publisher process."""
+    """Run the feeder, or a sender of the same messages ("wire"), in a publisher process."""
     any_port = "tcp://127.0.0.1:*"
     with tempfile.TemporaryDirectory(prefix="qmt-bridge-") as folder:
         config = Config(
@@ -183,7 +183,7 @@ def fed(shape: str = "quote", kind: str = "feeder") -> Iterator[Publisher]:
 def gateway(
     command: Sequence[str] = (), shape: str = "quote", kind: str = "feeder", **settings: Any
 ) -> Iterator[Running]:
-    """Run this gateway, or another app of ZeroMQ, behind a feeder."""
+    """Run this gateway, or another app that reads ZeroMQ, with a feeder."""
     with fed(shape, kind) as publisher:
         assert publisher.config is not None
         port = free_port()
@@ -202,20 +202,20 @@ def _tree(pid: int, workers: int) -> tuple[int, ...]:
     if workers == 1:
         return (pid,)
     until = time.monotonic() + 10
-    # multiprocessing's resource tracker is a child too.
+    # The resource tracker of multiprocessing is a child as well.
     while len(children := psutil.Process(pid).children()) < workers and time.monotonic() < until:
         time.sleep(0.05)
     return (pid, *(child.pid for child in children))
 
 
 def uvicorn_of(app: str) -> list[str]:
-    """Return the command that serves an app by uvicorn as it is."""
+    """Return the command that serves an app by plain uvicorn."""
     return [sys.executable, "-m", "uvicorn", app, "--port", "PORT", "--log-level", "warning", "--loop", "uvloop"]
 
 
 @contextmanager
 def by_lines(command: Sequence[str], env: dict[str, str] | None = None, cwd: Path = ROOT) -> Iterator[Running]:
-    """Run a server that is fed lines."""
+    """Run a server that is fed with lines of text."""
     port, feed = free_port(), free_port()
     run = [part.replace("FEED", str(feed)).replace("PORT", str(port)) for part in command]
     with process(run, {**(env or {}), "BENCH_FEED": str(feed)}, cwd) as pid:
@@ -226,7 +226,7 @@ def by_lines(command: Sequence[str], env: dict[str, str] | None = None, cwd: Pat
 
 @contextmanager
 def public() -> Iterator[Running]:
-    """Run the public qmt-bridge in an environment of its own, over a stand-in for xtquant."""
+    """Run the public qmt-bridge in its own virtual environment, with a stand-in for xtquant."""
     folder = CACHE / "public"
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not (folder / "ready").exists():
@@ -269,7 +269,7 @@ def nats() -> Iterator[Running]:
         settings.write_text(
             f'listen: "127.0.0.1:{feed}"\nwebsocket {{ listen: "127.0.0.1:{port}", no_tls: true }}\n', encoding="utf-8"
         )
-        # One thread, as the others have.
+        # One thread, as the other servers have.
         with process([found, "-c", str(settings), "-l", os.devnull], {"GOMAXPROCS": "1"}) as pid:
             connected(port).close()
             with Publisher("nats", LOAD_CORES, port=feed) as publisher:
@@ -277,7 +277,7 @@ def nats() -> Iterator[Running]:
 
 
 def _nats_server() -> str | None:
-    # Debian puts it where only root looks.
+    # Debian installs it into a folder that only root has on its path.
     return shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
 
 
@@ -311,7 +311,7 @@ SINGLE = "limit: bare loop, one write a frame"
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the servers that are not ours, where they are installed."""
+    """Return the versions of the other servers, as far as they are installed."""
     found = {}
     packages = CACHE / "public"
     installed = next(packages.glob("**/site-packages/qmt_bridge-*.dist-info"), None)

@@ -1,4 +1,4 @@
-"""Results as text, Markdown and a picture. Pure but for `plot`, which writes a file."""
+"""The results as text, as Markdown and as a picture. Pure except for `plot`, which writes a file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tests.bench.loads import LOADS, Figures, Results, Verdict
 from tests.bench.servers import OURS, PUBLIC
 
 MARKS = ("<!-- bench -->", "<!-- /bench -->")
-# Above that share of the load's core it was the load that limited a server: it can do at least as much.
+# Above this share of the load's core, the load was the limit: the server can deliver at least this rate.
 LIMITED = 0.95
-# The loads of the picture.
+# The loads that the picture shows.
 DRAWN = (1, 3)
-# Columns of the comparison: heading, load, figure, unit.
+# The columns of the comparison: heading, load, figure.
 COLUMNS = (
     ("100 clients x the same 10: most frames/s", 1, "rate"),
     ("1,000 clients x 10 of 5,000: most frames/s", 3, "rate"),
@@ -24,7 +24,7 @@ COLUMNS = (
 
 
 def frames(figures: Figures) -> str:
-    """Return a rate of frames, marked where the load's core was full and the server's not."""
+    """Return a rate of frames, marked if the load's core was full and the server's was not."""
     rate = figures.get("rate")
     if rate is None:
         return ""
@@ -41,13 +41,13 @@ def cell(figures: Figures, name: str) -> str:
 
 
 def comparison(results: Results, missing: Mapping[str, str]) -> list[list[str]]:
-    """Return the table of servers, its headings first; a server that is not installed is named with what it needs."""
+    """Return the table of servers, headings first; for a missing server it shows how to install it."""
     columns = [column for column in COLUMNS if any(load == column[1] for load, _ in results)]
     rows = [["server", *(heading for heading, _, _ in columns)]]
     for name in dict.fromkeys(name for load, name in results if load in {column[1] for column in columns}):
         cells = [cell(results.get((load, name), {}), figure) for _, load, figure in columns]
         if name == PUBLIC.name:
-            # More than that it does not deliver.
+            # This server is measured at the lower rate, because it does not deliver more.
             cells = [
                 f"{item} at 8,000/s" if item and of[1] == 2 else item for item, of in zip(cells, columns, strict=True)
             ]
@@ -63,7 +63,7 @@ def targets(verdicts: Sequence[Verdict]) -> list[list[str]]:
     rows = [["load", "target", "measured", ""]]
     before = 0
     for verdict in verdicts:
-        # A load is named once.
+        # Each load is named in its first row only.
         shown = "" if verdict.load == before else f"{verdict.load}. {names[verdict.load]}"
         before = verdict.load
         rows.append([shown, verdict.target, verdict.here, said[verdict.met]])
@@ -71,7 +71,7 @@ def targets(verdicts: Sequence[Verdict]) -> list[list[str]]:
 
 
 def text(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in columns."""
+    """Return a table as text in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(item.ljust(width) for item, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -79,13 +79,13 @@ def text(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
+    """Return a table as Markdown."""
     lines = ["| " + " | ".join(item.replace("|", "\\|") for item in row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
 def conditions(machine: Mapping[str, Any], versions: Mapping[str, str], rounds: int, seconds: float) -> str:
-    """Return under what the figures were measured, in one paragraph."""
+    """Return the conditions of the measurements, in one paragraph."""
     return (
         f"{machine['cpu']}, {machine['cores']} cores, {machine['system']}, {machine['python']}; "
         f"{', '.join(f'{name} {version}' for name, version in versions.items() if version)}. "
@@ -96,13 +96,13 @@ def conditions(machine: Mapping[str, Any], versions: Mapping[str, str], rounds: 
 
 
 def section(results: Results, verdicts: Sequence[Verdict], missing: Mapping[str, str], under: str, image: str) -> str:
-    """Return what stands between the marks of docs/performance.md."""
+    """Return the text between the marks of docs/performance.md."""
     parts = [f"![Delivered frames a second, log scale]({image})"] if image else []
     return "\n\n".join([*parts, markdown(comparison(results, missing)), markdown(targets(verdicts)), under])
 
 
 def replaced(document: str, text: str) -> str:
-    """Return a document with `text` between its marks; raise ValueError if it has none."""
+    """Return a document with `text` between its marks; raise ValueError if it has no marks."""
     begin, end = MARKS
     head, found, rest = document.partition(begin)
     _, closed, tail = rest.partition(end)
@@ -136,10 +136,7 @@ def plot(results: Results, under: str, path: Path) -> None:
     most = max(rate for load in shown for rate, _ in bars[load.number])
     for load, axis in zip(shown, axes[:, 0], strict=True):
         rates, names = zip(*bars[load.number], strict=True)
-        colors = [
-            "#c8452f" if name == OURS.name else "#b9bec6" if name.startswith("limit") else "#5b7a99" for name in names
-        ]
-        drawn = axis.barh(names, rates, color=colors, height=0.68)
+        drawn = axis.barh(names, rates, color=[_color(name) for name in names], height=0.68)
         axis.bar_label(drawn, [f"{rate:,.0f}" for rate in rates], padding=4, fontsize=10)
         axis.set_xscale("log")
         axis.set_xlim(1000, most * 6)

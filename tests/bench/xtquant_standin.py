@@ -1,6 +1,6 @@
-"""Stand-in for `xtquant.xtdata` under the public qmt-bridge: calls every subscription back with the lines it is fed.
+"""A stand-in for `xtquant.xtdata` under the public qmt-bridge: it calls back with the lines of text that it is fed.
 
-Copied as xtquant/xtdata.py into the folder where that server runs; a terminal's native thread calls back likewise.
+Copied as xtquant/xtdata.py into a folder of that server. As with a terminal, another thread makes the calls.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-"""Kill, stop, cut and stall everything at random, then hold what each client got against the journal.
+"""Kill, stop, cut and stall processes at random, then compare what each client received with the journal.
 
     python -m tests.chaos --seconds 60 --seed 1
     python -m tests.chaos --seconds 3600 --rate 0.0167 --crowd 200
 
-Real processes on the built-in simulator: a feeder, a gateway of two workers, proxies between all parts, and clients:
-the Python library, bare WebSockets, programs that are killed themselves, and watchers of ticks. Ends with 1 if an
-event was lost, came twice or out of order, if a hole in the ticks was not told, or if feeder and workers hold more when
-all clients have gone than before they came.
+It runs real processes on the built-in simulator: a feeder, a gateway of two workers, proxies between all parts, and
+clients: the Python library, plain WebSockets, programs that are killed themselves, and watchers of ticks. The exit code
+is 1 if an event was lost, repeated or out of order, if clients were not told of a gap in the ticks, or if feeder and
+workers hold more resources after all clients have disconnected than before the first one connected.
 
-With a crowd the market is a whole one at its own pace, as on a trading day; nothing is killed in the second half, so
-that processes grow old enough to show that their memory does not grow.
+With a crowd the whole market is simulated at its own pace, as on a trading day. Processes are then killed in the first
+half only, so that they run long enough to show whether their memory grows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from operator import attrgetter
@@ -48,18 +48,18 @@ from tests.support.ports import free_port
 
 KEY = "chaos"
 STOCKS = [f"{600000 + number}.SH" for number in range(10)]
-# To become whole again after the last fault.
+# Seconds for everything to recover after the last fault.
 SETTLE_SECONDS = 60.0
-# Between two looks at the memory of all processes.
+# Seconds between two measurements of the memory of all processes.
 LOOK_SECONDS = 2.0
-# A life may end with so much more memory than it had when it was warm.
+# The share by which the memory of a process may grow after its first minutes.
 GROWTH = 0.2
 
 _status = msgspec.msgpack.Decoder(FeedStatus)
 
 
 class Run:
-    """One run: parts, clients, faults."""
+    """One run: its processes, clients and faults."""
 
     def __init__(self, folder: Path, seed: int, rate: float, crowd: int) -> None:
         self.random = random.Random(seed)
@@ -72,7 +72,7 @@ class Run:
         self.folder = folder
         self.disk = Disk(folder / "data")
         self.status: FeedStatus | None = None
-        # What went wrong in the run itself.
+        # Failures of the run itself.
         self.trouble: list[str] = []
         self.watchers: list[Watcher] = []
         self.programs: list[Part] = []
@@ -87,29 +87,12 @@ class Run:
         self.wires = [Proxy(port) for port in ports]
         self.port = free_port()
         self.doors = [Proxy(self.port) for _ in range(2)]
-        # The kernel takes more than a stall brings. Without its help a client is conflated; that nobody tells of a hole
-        # shows only after a while, so this connection is not cut.
+        # The buffers of the kernel take all frames of a stall, so a client behind them is not conflated; this proxy has
+        # small buffers. It is not cut, because a gap without a notice shows only after some seconds.
         self.narrow = Proxy(self.port, narrow=True)
         for proxy in (*self.wires, *self.doors, self.narrow):
             await proxy.start()
-        names = ("QMT_BRIDGE_MARKET_ADDR", "QMT_BRIDGE_TRADE_ADDR", "QMT_BRIDGE_ASK_ADDR")
-        feeder = dict(zip(names, (f"tcp://127.0.0.1:{port}" for port in ports), strict=True))
-        gateway = dict(zip(names, (f"tcp://127.0.0.1:{proxy.port}" for proxy in self.wires), strict=True))
-        feeder |= {
-            "QMT_BRIDGE_SOURCE": "sim",
-            "QMT_BRIDGE_DATA_DIR": str(self.disk.path),
-            # With a crowd it is the length of a run that counts: some ten events a second.
-            "QMT_BRIDGE_SIM_ORDER_INTERVAL": "1" if self.crowd.size else "0.05",
-        }
-        gateway |= {
-            "QMT_BRIDGE_API_KEY": KEY,
-            "QMT_BRIDGE_PORT": str(self.port),
-            "QMT_BRIDGE_WORKERS": "2",
-        }
-        if not self.crowd.size:
-            feeder["QMT_BRIDGE_SIM_INTERVAL"] = "0.05"
-            # So small that a stalled client is conflated, and closed on the stream that may not lose anything.
-            gateway |= {"QMT_BRIDGE_OUTBOX_BYTES": "65536", "QMT_BRIDGE_SLOW_TIMEOUT": "5"}
+        feeder, gateway = self._settings(ports)
         self.feeder = Part("feeder", bridge("feeder"), feeder, self.folder)
         self.gateway = Part("gateway", bridge("gateway"), gateway, self.folder)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
@@ -140,8 +123,30 @@ class Run:
         self.crowd.start([door.port for door in self.doors], KEY)
         await self._until(lambda: all(watcher.longest for watcher in self.watchers), "the first frames")
 
+    def _settings(self, ports: list[int]) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the environments of feeder and gateway; the gateway reaches the feeder by the proxies."""
+        names = ("QMT_BRIDGE_MARKET_ADDR", "QMT_BRIDGE_TRADE_ADDR", "QMT_BRIDGE_ASK_ADDR")
+        feeder = dict(zip(names, (f"tcp://127.0.0.1:{port}" for port in ports), strict=True))
+        gateway = dict(zip(names, (f"tcp://127.0.0.1:{proxy.port}" for proxy in self.wires), strict=True))
+        feeder |= {
+            "QMT_BRIDGE_SOURCE": "sim",
+            "QMT_BRIDGE_DATA_DIR": str(self.disk.path),
+            # With a crowd the length of the run matters, not the number of events: some ten a second.
+            "QMT_BRIDGE_SIM_ORDER_INTERVAL": "1" if self.crowd.size else "0.05",
+        }
+        gateway |= {
+            "QMT_BRIDGE_API_KEY": KEY,
+            "QMT_BRIDGE_PORT": str(self.port),
+            "QMT_BRIDGE_WORKERS": "2",
+        }
+        if not self.crowd.size:
+            feeder["QMT_BRIDGE_SIM_INTERVAL"] = "0.05"
+            # So small that a stalled client is conflated, and one of trade events is closed.
+            gateway |= {"QMT_BRIDGE_OUTBOX_BYTES": "65536", "QMT_BRIDGE_SLOW_TIMEOUT": "5"}
+        return feeder, gateway
+
     async def torment(self, seconds: float) -> None:
-        """Let one fault after the other happen; several are under way at a time, but one on each part."""
+        """Cause faults for so many seconds; several happen at the same time, but only one to each victim."""
         began = time.monotonic()
         while (elapsed := time.monotonic() - began) < seconds:
             self._kills = not self.crowd.size or elapsed < seconds / 2
@@ -154,10 +159,10 @@ class Run:
         await self._until(lambda: not self._busy, "the end of the faults")
 
     async def settle(self) -> int:
-        """Wait until every client has what there is, and return the position up to which all have it."""
+        """Wait until every client has all events, and return the position of the last one."""
         told = self.status.epoch if self.status else 0
         await self._until(lambda: self.status is not None and self.status.trade_seq > 0, "the feeder")
-        # A heartbeat of the feeder that is alive now.
+        # Wait for a heartbeat of the process that runs now.
         seen = time.time_ns() // 1_000_000
         await self._until(lambda: self.status is not None and self.status.time > seen, f"a heartbeat after {told}")
         assert self.status is not None
@@ -175,18 +180,18 @@ class Run:
                 lambda: not any(watcher.unexplained for watcher in self.watchers if isinstance(watcher, QuoteWatcher)),
                 "the last notices",
             )
-        # Every tick that falls silent for good would be no hole.
+        # A stock without any more ticks would show no gap.
         since = time.monotonic()
         quotes = [watcher for watcher in self.watchers if isinstance(watcher, QuoteWatcher)]
         with suppress(TimeoutError):
             await self._until(lambda: not any(watcher.silent(since) for watcher in quotes), "a tick of every stock")
         self.trouble += [
-            f"{each.name} hears nothing of {', '.join(each.silent(since))}" for each in quotes if each.silent(since)
+            f"{each.name} receives no ticks of {', '.join(each.silent(since))}" for each in quotes if each.silent(since)
         ]
         return last
 
     async def leave(self) -> None:
-        """Let all clients go, and wait until feeder and workers hold what they held before the first one came."""
+        """Disconnect all clients, and wait until feeder and workers hold what they held before the first one."""
         await self._dismiss()
         deadline = time.monotonic() + SETTLE_SECONDS
         while self.after != self.before and time.monotonic() < deadline:
@@ -231,19 +236,19 @@ class Run:
             database.close()
 
     def events(self) -> dict[str, list[Received]]:
-        """Return what each client of trade events has got."""
+        """Return what each client of trade events has received."""
         got = {watcher.name: watcher.got for watcher in self.watchers if not isinstance(watcher, QuoteWatcher)}
         return got | {part.name: program.read(self._file(part.name)) for part in self.programs}
 
     def bugs(self) -> list[str]:
-        """Return what the logs say of failures that nobody had asked for."""
+        """Return the failures in the logs that no fault of this run explains."""
         logs = {path.stem: path.read_text(encoding="utf-8", errors="replace") for path in self.folder.glob("*.log")}
         found = [f"{name} failed: see its log" for name, log in logs.items() if "Traceback" in log]
-        # A worker that is frozen for long is killed by its parent.
-        died = logs["gateway"].count("; another one is starting")
-        wanted = sum(self.faults[name] for name in ("kill worker", "freeze worker", "freeze gateway"))
-        if died > wanted:
-            found.append(f"{died} workers died, {wanted} were killed or frozen")
+        # A worker that is frozen for too long is killed by its parent.
+        ended = logs["gateway"].count("; another one is starting")
+        caused = sum(self.faults[name] for name in ("kill worker", "freeze worker", "freeze gateway"))
+        if ended > caused:
+            found.append(f"{ended} workers ended, {caused} were killed or frozen")
         return found
 
     def _file(self, name: str) -> Path:
@@ -276,7 +281,7 @@ class Run:
         while True:
             for part in (self.feeder, self.gateway):
                 for number, pid in enumerate(part.workers or [part.pid]):
-                    # It may have been killed just now.
+                    # The process may have been killed just now.
                     with suppress(OSError):
                         name = f"worker {number}" if part is self.gateway else part.name
                         self.memory.note(name, pid, time.monotonic(), leaks.megabytes(pid))
@@ -286,7 +291,7 @@ class Run:
         deadline = time.monotonic() + SETTLE_SECONDS
         while not condition():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {SETTLE_SECONDS:.0f} s in vain for {what}")
+                raise TimeoutError(f"waited more than {SETTLE_SECONDS:.0f} s for {what}")
             await asyncio.sleep(0.05)
 
     # -- Faults
@@ -319,7 +324,7 @@ class Run:
         for watcher in self.watchers:
             menu.append((watcher.name, "stall client", self._stalls(watcher)))
         if self.disk.mounted:
-            # One victim with the feeder: what is only in its memory would be lost with it, as it says.
+            # The victim is the feeder: if it were killed meanwhile, events that are only in its memory would be lost.
             menu += [("feeder", "fill disk", self._fill)] * 2
         return menu
 
@@ -328,7 +333,7 @@ class Run:
             before = part.pid
             part.send(number)
             await self._until(lambda: part.pid != before, f"the return of {part.name}")
-            # A trader's system is killed more than once, but not before it has come up.
+            # The next fault has to wait until the process has started.
             await asyncio.sleep(self.random.uniform(0.5, 2.0))
 
         return act
@@ -385,81 +390,99 @@ class Run:
         await asyncio.to_thread(self.disk.fill)
         await asyncio.sleep(self.random.uniform(0.5, 3.0))
         self.disk.empty()
-        # What was kept in memory meanwhile is on disk within a heartbeat.
+        # Events that were kept in memory meanwhile are on disk within a heartbeat.
         healed = time.time_ns() // 1_000_000 + 1000
         await self._until(lambda: self.status is not None and self.status.time > healed, "the journal")
 
 
 async def _run(folder: Path, seconds: float, seed: int, rate: float, crowd: int) -> int:
     run = Run(folder, seed, rate, crowd)
-    failed: list[str] = []
     try:
         await run.start()
         began = time.monotonic()
         await run.torment(seconds)
         took = time.monotonic() - began
         last = await run.settle()
-        ticks = [watcher for watcher in run.watchers if isinstance(watcher, QuoteWatcher)]
-        holes = sum(watcher.unexplained for watcher in ticks)
+        holes = sum(watcher.unexplained for watcher in run.watchers if isinstance(watcher, QuoteWatcher))
         await run.leave()
     finally:
         rows = await run.stop()
     journal = journaled(rows)
-    if list(journal) != list(range(1, len(journal) + 1)):
-        failed.append("the journal has holes")
-    for name, got in run.events().items():
-        verdict = judge(got, journal, last)
-        click.echo(f"{name:<12} {len(got):>8} events, {verdict}")
-        if not verdict.is_clean:
-            failed.append(f"{name}: {verdict}")
-    for watcher in run.watchers:
-        click.echo(f"{watcher.name:<12} longest silence {watcher.longest:.1f} s")
-        if watcher.failure:
-            failed.append(f"{watcher.name} gave up: {watcher.failure}")
-    for part in (run.feeder, run.gateway, *run.programs):
-        if part.crashes:
-            failed.append(f"{part.name} ended {part.crashes} times by itself")
-    failed += run.trouble
-    failed += run.bugs()
-    for name, held in run.before.items():
-        if run.after.get(name) != held:
-            failed.append(f"{name} held {held} before, now {run.after.get(name)}")
-    for life in run.memory.lives():
-        click.echo(
-            f"{life.name:<12} {life.warm:.1f} MB, {life.last:.1f} MB after {life.seconds:.0f} s: {life.growth:+.1%}"
-        )
-        if life.growth > GROWTH:
-            failed.append(f"{life.name} grew by {life.growth:.1%}")
+    failed = [*_check_events(run, journal, last), *_check_processes(run), *_check_memory(run)]
     if holes:
-        failed.append(f"{holes} missing ticks of which nobody was told")
-    held = ", ".join(f"{name} {holding.descriptors}" for name, holding in run.after.items())
-    outages = [watcher.longest for watcher in run.watchers]
+        failed.append(f"{holes} missing ticks without a notice")
     click.echo(f"faults       {sum(run.faults.values())} in {took:.0f} s: {dict(run.faults.most_common())}")
     click.echo(f"journal      {len(journal)} events, compared up to {last}")
-    skipped = sum((watcher.skipped for watcher in ticks), start=Counter())
-    click.echo(f"ticks        {sum(watcher.frames for watcher in ticks)} frames, {holes} missing without a notice")
-    click.echo(f"skipped      {dict(skipped)}")
-    click.echo(f"outage       longest {max(outages):.1f} s, reconnects {sum(w.reconnects for w in run.watchers)}")
-    click.echo(f"descriptors  {held} when all clients had gone, {'as' if run.after == run.before else 'not as'} before")
-    if crowd:
-        click.echo(f"crowd        {crowd} at a time, {run.crowd.visits} in all, {run.crowd.frames} frames")
-    click.echo(
-        f"disk         {'filled as well' if run.disk.mounted else 'not filled: no file system could be mounted'}"
-    )
+    _report(run, holes)
     click.echo(f"seed         {seed}")
     for reason in failed:
         click.echo(f"FAILED       {reason}", err=True)
     return 1 if failed else 0
 
 
+def _check_events(run: Run, journal: Mapping[int, int], last: int) -> Iterator[str]:
+    """Print how each client's events differ from the journal; yield the failures."""
+    if list(journal) != list(range(1, len(journal) + 1)):
+        yield "the journal has gaps"
+    for name, got in run.events().items():
+        verdict = judge(got, journal, last)
+        click.echo(f"{name:<12} {len(got):>8} events, {verdict}")
+        if not verdict.is_clean:
+            yield f"{name}: {verdict}"
+    for watcher in run.watchers:
+        click.echo(f"{watcher.name:<12} longest silence {watcher.longest:.1f} s")
+        if watcher.failure:
+            yield f"{watcher.name} failed: {watcher.failure}"
+
+
+def _check_processes(run: Run) -> Iterator[str]:
+    """Yield the processes that ended by themselves, failed, or hold more than before the clients."""
+    for part in (run.feeder, run.gateway, *run.programs):
+        if part.crashes:
+            yield f"{part.name} ended {part.crashes} times by itself"
+    yield from run.trouble
+    yield from run.bugs()
+    for name, held in run.before.items():
+        if run.after.get(name) != held:
+            yield f"{name} held {held} before the clients, now {run.after.get(name)}"
+
+
+def _check_memory(run: Run) -> Iterator[str]:
+    """Print the memory of each process; yield those that have grown."""
+    for each in run.memory.processes():
+        sizes = f"{each.warm:.1f} MB, {each.last:.1f} MB after {each.seconds:.0f} s: {each.growth:+.1%}"
+        click.echo(f"{each.name:<12} {sizes}")
+        if each.growth > GROWTH:
+            yield f"{each.name} grew by {each.growth:.1%}"
+
+
+def _report(run: Run, holes: int) -> None:
+    """Print the figures of a run that decide nothing."""
+    ticks = [watcher for watcher in run.watchers if isinstance(watcher, QuoteWatcher)]
+    skipped = sum((watcher.skipped for watcher in ticks), start=Counter())
+    click.echo(f"ticks        {sum(watcher.frames for watcher in ticks)} frames, {holes} missing without a notice")
+    click.echo(f"skipped      {dict(skipped)}")
+    longest = max(watcher.longest for watcher in run.watchers)
+    click.echo(f"outage       longest {longest:.1f} s, reconnects {sum(w.reconnects for w in run.watchers)}")
+    held = ", ".join(f"{name} {holding.descriptors}" for name, holding in run.after.items())
+    compared = "as" if run.after == run.before else "not as"
+    click.echo(f"descriptors  {held} after all clients had left, {compared} before")
+    if run.crowd.size:
+        click.echo(f"crowd        {run.crowd.size} at a time, {run.crowd.visits} in all, {run.crowd.frames} frames")
+    filled = "filled as well" if run.disk.mounted else "not filled: no file system could be mounted"
+    click.echo(f"disk         {filled}")
+
+
 @click.command()
-@click.option("--seconds", default=60.0, help="How long faults go on.")
+@click.option("--seconds", default=60.0, help="Seconds with faults.")
 @click.option("--seed", default=None, type=int, help="The same seed chooses the same faults.")
 @click.option("--rate", default=2.0, help="Faults a second.")
-@click.option("--crowd", default=0, help="More clients, of a whole market, that come and go.")
+@click.option(
+    "--crowd", default=0, help="Number of further clients, which connect and disconnect, with a whole market."
+)
 @click.option("--keep", is_flag=True, help="Keep logs and journal.")
 def main(seconds: float, seed: int | None, rate: float, crowd: int, keep: bool) -> None:
-    """Kill, stop, cut and stall everything at random, then compare every client with the journal."""
+    """Kill, stop, cut and stall processes at random, then compare what every client received with the journal."""
     if sys.platform != "linux":
         raise click.ClickException("stopping processes and filling a disk needs Linux")
     seed = random.randrange(1_000_000) if seed is None else seed

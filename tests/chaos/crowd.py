@@ -1,4 +1,4 @@
-"""Many clients that come and go, as on a busy day, and keep nothing of what they get. On the event loop."""
+"""Many clients that connect and disconnect, as on a busy day, and keep no frames. Runs on the event loop."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 _OPEN_SECONDS = 5.0
-# How long one stays before it leaves and another one comes.
+# The least and the most seconds that a client stays connected.
 _STAY_SECONDS = (10.0, 180.0)
-# The first code of the simulator's Shanghai stocks, and how many are asked for in all.
+# The first code of the simulator's Shanghai stocks, and how many of them are subscribed in all.
 _FIRST, _CODES = 600000, 1500
 
 _FORMULA = {"formula_name": "MA", "period": "1m", "count": 60, "stock_code": "600000.SH"}
@@ -39,23 +39,23 @@ def visit(chance: random.Random, key: str) -> tuple[str, bytes | None]:
 
 
 class Crowd:
-    """A number of clients, each of which is replaced by another one when it leaves or is thrown out."""
+    """A number of clients; each is replaced by another one when it disconnects or is disconnected."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.size = size
         self.frames = 0
         self.visits = 0
-        # Open now.
+        # The number of open connections.
         self.present = 0
         self._random = random.Random(seed)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, ports: list[int], key: str) -> None:
-        """Let them come, all within a second."""
+        """Connect all clients within a second."""
         self._tasks = [asyncio.create_task(self._one(ports[number % len(ports)], key)) for number in range(self.size)]
 
     async def stop(self) -> None:
-        """Let all of them leave for good."""
+        """Disconnect all clients, without replacements."""
         for task in self._tasks:
             task.cancel()
         for ended in await asyncio.gather(*self._tasks, return_exceptions=True):

@@ -1,4 +1,4 @@
-"""What the processes of a run hold: memory, descriptors, threads, tasks, subscriptions. Linux only: it reads /proc."""
+"""The resources of a run's processes: memory, descriptors, threads, tasks, subscriptions. Linux only (/proc)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import orjson
 from qmt_bridge.wire.messages import FeedStatus
 from tests.chaos.world import Part
 
-# A process's memory is compared from here on: caches and the interpreter's pools fill first.
+# Seconds after which the memory of a process is compared: caches and the interpreter's pools fill first.
 WARM_SECONDS = 180.0
-# Both ends of a life are the median of so many seconds.
+# The memory at the beginning and at the end is the median over so many seconds.
 _END_SECONDS = 60.0
 
 
 class Holding(NamedTuple):
-    """What a process holds that must come back to where it was; `clients`, `topics`, `tasks` as it says itself."""
+    """Resources of a process that must return to their first values; it reports clients, topics and tasks itself."""
 
     descriptors: int
     threads: int
@@ -32,8 +32,8 @@ class Holding(NamedTuple):
     tasks: int
 
 
-class Life(NamedTuple):
-    """The memory of one process (MB), warm and at its end, and how long it was watched in between."""
+class ProcessMemory(NamedTuple):
+    """The memory of one process in MB, after the first minutes and at its end, and the seconds in between."""
 
     name: str
     pid: int
@@ -43,35 +43,35 @@ class Life(NamedTuple):
 
     @property
     def growth(self) -> float:
-        """Return by how much it grew, as a share."""
+        """Return the growth as a share."""
         return self.last / self.warm - 1
 
 
 class Memory:
-    """Resident memory of every process of a run, over time."""
+    """The resident memory of every process of a run, over time."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, int], list[tuple[float, float]]] = defaultdict(list)
 
     def note(self, name: str, pid: int, at: float, megabytes: float) -> None:
-        """Take one look, at a time in seconds."""
+        """Take one measurement; `at` is in seconds."""
         self._seen[name, pid].append((at, megabytes))
 
-    def lives(self, warm_seconds: float = WARM_SECONDS) -> list[Life]:
-        """Return every process that lived long enough to be compared with itself."""
-        lives = []
+    def processes(self, warm_seconds: float = WARM_SECONDS) -> list[ProcessMemory]:
+        """Return the processes that ran long enough to be judged."""
+        found: list[ProcessMemory] = []
         for (name, pid), looks in self._seen.items():
             began, ended = looks[0][0] + warm_seconds, looks[-1][0]
             if ended - began < 2 * _END_SECONDS:
                 continue
             warm = median(size for at, size in looks if began <= at < began + _END_SECONDS)
             last = median(size for at, size in looks if at > ended - _END_SECONDS)
-            lives.append(Life(name, pid, ended - began, warm, last))
-        return lives
+            found.append(ProcessMemory(name, pid, ended - began, warm, last))
+        return found
 
 
 def megabytes(pid: int) -> float:
-    """Return a process's resident memory; raise OSError if it is gone."""
+    """Return a process's resident memory; raise OSError if it has ended."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     [resident] = [line.split()[1] for line in lines if line.startswith("VmRSS:")] or ["0"]
     return int(resident) / 1024
@@ -80,7 +80,7 @@ def megabytes(pid: int) -> float:
 async def hold(feeder: Part, gateway: Part, status: FeedStatus, port: int) -> dict[str, Holding]:
     """Return what feeder and workers hold, once every worker has answered."""
     said: dict[int, Mapping[str, Any]] = {}
-    # They share one port, and any of them answers.
+    # The workers share one port, and any of them answers.
     while not (workers := gateway.workers) or not said.keys() >= set(workers):
         answer = await asyncio.to_thread(_ask, port)
         await asyncio.sleep(0.01)
@@ -104,6 +104,6 @@ def _ask(port: int) -> dict[str, Any]:
     except urllib.error.HTTPError as exc:
         said = orjson.loads(exc.read())
     except OSError:
-        # Not there yet.
+        # The gateway does not listen yet.
         return {}
     return said

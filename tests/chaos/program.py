@@ -1,4 +1,4 @@
-"""A trader's program that can be killed at any moment: it writes down each event and goes on after the last one.
+"""A trader's program that may be killed at any moment: it saves each event and resumes after the last saved one.
 
 python -m tests.chaos.program PORT KEY FILE
 """
@@ -15,7 +15,7 @@ from tests.chaos.verdict import Received, received
 
 
 def read(path: Path) -> list[Received]:
-    """Return what was written; a line that the kill has cut short does not count."""
+    """Return the saved events; remove a last line that was cut short by a kill."""
     if not path.exists():
         return []
     whole, _, torn = path.read_bytes().rpartition(b"\n")

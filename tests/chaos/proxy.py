@@ -1,16 +1,16 @@
-"""TCP connections that can be cut and held up, between any two parts. Runs on the event loop."""
+"""A TCP proxy between two parts, whose connections can be cut and held. Runs on the event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 
-# Of each of the two sockets of a narrow connection; the kernel doubles it.
+# The buffer of each of the two sockets of a narrow connection; the kernel doubles it.
 _NARROW_BYTES = 4096
 
 
 class Proxy:
-    """Passes every connection on to `target` on this machine; where `narrow`, with no room for what is not read."""
+    """Passes every connection on to the port `target` of this machine; if `narrow`, with small buffers."""
 
     def __init__(self, target: int, *, narrow: bool = False) -> None:
         self.port = 0
@@ -27,7 +27,7 @@ class Proxy:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Cut every connection and listen no more."""
+        """Cut every connection and stop listening."""
         self._server.close()
         self.cut()
         for task in self._tasks:
@@ -35,23 +35,23 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
-        """Drop every connection without a word, as a broken cable does once it is noticed."""
+        """Reset every connection, as happens when a broken cable is noticed."""
         for writer in tuple(self._open):
             writer.transport.abort()
 
     def hold(self) -> None:
-        """Pass nothing on, as a broken cable does before it is noticed."""
+        """Pass nothing on, as with a broken cable before it is noticed."""
         self._passing.clear()
 
     def heal(self) -> None:
-        """Pass on again, what has been held up first."""
+        """Pass on again, first what was held."""
         self._passing.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         other = socket.socket()
         other.setblocking(False)
         if self._narrow:
-            # The window that the other side sees is that of the time before the connection.
+            # Set before connecting: the TCP window is negotiated with the connection.
             other.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _NARROW_BYTES)
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _NARROW_BYTES)
             writer.transport.set_write_buffer_limits(_NARROW_BYTES)

@@ -1,4 +1,4 @@
-"""What a client got, held against the journal. Pure."""
+"""Compares what a client received with the journal. Pure."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import orjson
 
 
 class Received(NamedTuple):
-    """One trade event as a client got it: its position, and a sum over its content."""
+    """One trade event as a client received it: its position, and a checksum of its content."""
 
     seq: int
     digest: int
 
 
 class Verdict(NamedTuple):
-    """How a client's events differ from the journal's up to a position; all zero is what is promised."""
+    """How a client's events differ from the journal's up to a position; all numbers have to be zero."""
 
     lost: int
     duplicated: int
     reordered: int
-    # Events whose position or content the journal does not have.
+    # Events with a position or content that the journal does not have.
     foreign: int
 
     @property
@@ -33,22 +33,22 @@ class Verdict(NamedTuple):
 
 
 def digest(event: Mapping[str, Any]) -> int:
-    """Return a sum over type and data, the same for JSON and MessagePack."""
+    """Return a checksum of type and data, the same for JSON and MessagePack."""
     return zlib.crc32(orjson.dumps([event["type"], event["data"]], option=orjson.OPT_SORT_KEYS))
 
 
 def received(event: Mapping[str, Any]) -> Received:
-    """Return what there is to keep of an event."""
+    """Return position and checksum of an event."""
     return Received(event["seq"], digest(event))
 
 
 def journaled(rows: Sequence[tuple[int, bytes]]) -> dict[int, int]:
-    """Return the digest by position of the journal's rows (seq, body)."""
+    """Return the checksums of the journal's rows (seq, body) by position."""
     return {seq: digest(msgspec.msgpack.decode(body)) for seq, body in rows}
 
 
 def judge(got: Sequence[Received], journal: Mapping[int, int], last: int) -> Verdict:
-    """Compare what a client got with every event of the journal up to `last`."""
+    """Compare what a client received with every event of the journal up to `last`."""
     seen: set[int] = set()
     duplicated = reordered = foreign = newest = 0
     for seq, content in got:

@@ -1,4 +1,4 @@
-"""The clients of a run, on the event loop: each keeps what it got, reconnects by the rules, and can stall."""
+"""The clients of a run, on the event loop: each keeps what it receives, reconnects by the rules, and can stall."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from qmt_bridge.errors import may_reconnect
 from tests.chaos.verdict import Received, received
 
 _OPEN_SECONDS = 5.0
-# Within that time of what was published a hole has been told of: a worker may be frozen for some seconds.
+# Milliseconds of published data within which a notice of a gap must come; a worker may be frozen for seconds.
 _TOLD_MS = 8000
 
 
 class Watcher:
-    """What every client of a run has: events, longest silence, and why it gave up, if it did."""
+    """What every client of a run has: events, longest silence, and its failure, if there was one."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -32,7 +32,7 @@ class Watcher:
         self.failure: str | None = None
         self.reconnects = 0
         self.longest = 0.0
-        # Cleared while the client reads nothing.
+        # Cleared while the client does not read.
         self.reading = asyncio.Event()
         self.reading.set()
         self._heard = time.monotonic()
@@ -43,7 +43,7 @@ class Watcher:
         return self.got[-1].seq if self.got else 0
 
     async def run(self, port: int, key: str) -> None:
-        """Listen until cancelled."""
+        """Receive until cancelled."""
         try:
             await self._listen(port, key)
         except Exception as exc:
@@ -59,7 +59,7 @@ class Watcher:
 
 
 class LibraryTrader(Watcher):
-    """Trade events by QMTClient, which resumes by itself."""
+    """Receives trade events by QMTClient, which resumes by itself."""
 
     async def _listen(self, port: int, key: str) -> None:
         async for event in QMTClient("127.0.0.1", port, key, connect_timeout=math.inf).trade_events(after=0):
@@ -69,7 +69,7 @@ class LibraryTrader(Watcher):
 
 
 class RawTrader(Watcher):
-    """Trade events by a bare WebSocket and ``after=``, in any language; with `notices` it names an epoch too."""
+    """Receives trade events by a plain WebSocket with ``after=``; with `notices` it names the epoch too."""
 
     def __init__(self, name: str, notices: bool) -> None:
         super().__init__(name)
@@ -104,31 +104,31 @@ class RawTrader(Watcher):
 
 
 class QuoteWatcher(Watcher):
-    """Stamped ticks: every hole in a topic's numbers has to be explained by a notice."""
+    """Receives stamped ticks: every gap in the sequence numbers of a topic has to be explained by a notice."""
 
     def __init__(self, name: str, stocks: list[str]) -> None:
         super().__init__(name)
         self.frames = 0
-        # What notices told, by their reason.
+        # The numbers of skipped frames in notices, by their reason.
         self.skipped: Counter[str] = Counter()
-        # Of connections that have ended since.
+        # Missing messages without a notice: for all times, and below on the open connection.
         self.holes = 0
-        # Of the connection that is open.
+        # On the open connection: missing messages, and those that notices have told of.
         self.missing = 0
         self.told = 0
         self._stocks = stocks
-        # When each stock was heard last.
+        # When a tick of each stock was last received.
         self._heard_of = dict.fromkeys(stocks, 0.0)
-        # When that was published (ms) which showed a hole of which nothing is told yet.
+        # When the frame that showed a gap without a notice was published, in ms.
         self._untold_since: float | None = None
 
     @property
     def unexplained(self) -> int:
-        """Return how many messages are missing on the open connection of which no notice tells."""
+        """Return how many messages are missing without a notice."""
         return self.holes + max(0, self.missing - self.told)
 
     def silent(self, since: float) -> list[str]:
-        """Return the stocks of which nothing has come since then (time.monotonic())."""
+        """Return the stocks without a tick since then (time.monotonic())."""
         return [code for code, at in self._heard_of.items() if at < since]
 
     async def _listen(self, port: int, key: str) -> None:
@@ -165,16 +165,16 @@ class QuoteWatcher(Watcher):
                 raise AssertionError(f"{code} came with seq {frame['seq']} after {seq}")
             self.missing += frame["seq"] - seq - 1
         elif frame["epoch"] < epoch:
-            raise AssertionError(f"{code} came from an older life of the feeder")
+            raise AssertionError(f"{code} came from an older epoch of the feeder")
         positions[code] = frame["epoch"], frame["seq"]
         if self.missing <= self.told:
             self._untold_since = None
         elif frame["published"] is None:
-            # A last value, which is no news.
+            # A last value, which is not newly published.
             return
         elif self._untold_since is None:
             self._untold_since = frame["published"]
         elif frame["published"] - self._untold_since > _TOLD_MS:
-            # For good: the notice would have come.
+            # Too late: the notice should have come by now.
             self.holes += self.missing - self.told
             self.missing = self.told

@@ -1,4 +1,4 @@
-"""The processes of a run, and the disk under the journal. Linux only: it stops processes and reads /proc."""
+"""The processes of a run, and the disk of the journal. Linux only: it stops processes and reads /proc."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Part:
 
     def __init__(self, name: str, command: list[str], env: dict[str, str], folder: Path) -> None:
         self.name = name
-        # Ends that nobody had asked for.
+        # How often it ended by itself.
         self.crashes = 0
         self._command = command
         self._env = {**os.environ, **env}
@@ -28,13 +28,13 @@ class Part:
 
     @property
     def pid(self) -> int:
-        """Return the process's number."""
+        """Return the id of the process."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def workers(self) -> list[int]:
-        """Return the processes that it has started to do its work."""
+        """Return the ids of the worker processes that it has started."""
         try:
             children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii").split()
             return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
@@ -42,7 +42,7 @@ class Part:
             return []
 
     def tend(self) -> None:
-        """Start it if it does not run, and was not stopped."""
+        """Start the process if it has ended, unless it was stopped."""
         if self._over or (self._process is not None and self._process.poll() is None):
             return
         if self._process is not None and not self._asked:
@@ -58,7 +58,7 @@ class Part:
             self._process.send_signal(number)
 
     def stop(self) -> None:
-        """End it for good, politely first."""
+        """End the process without a restart, by SIGTERM and then by SIGKILL."""
         self._over = True
         if self._process is None:
             return
@@ -72,7 +72,7 @@ class Part:
 
 
 class Disk:
-    """The journal's own small file system, where this user may mount one."""
+    """A small file system for the journal alone, if this user may mount one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -83,9 +83,9 @@ class Disk:
             self.mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
 
     def fill(self) -> None:
-        """Leave no room."""
+        """Fill the file system completely."""
         with (self.path / "ballast").open("wb", buffering=0) as ballast:
-            # A write that does not fit is cut short before one fails.
+            # A write that does not fit writes less than asked for; only the next one fails.
             block = bytes(1024 * 1024)
             try:
                 while ballast.write(block):
@@ -94,11 +94,11 @@ class Disk:
                 return
 
     def empty(self) -> None:
-        """Give the room back."""
+        """Free the space again."""
         (self.path / "ballast").unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Unmount it."""
+        """Unmount the file system."""
         if self.mounted:
             subprocess.run(["umount", "-l", str(self.path)], check=True)
 

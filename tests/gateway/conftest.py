@@ -1,4 +1,4 @@
-"""The rig of every test of the gateway: on our own writer and on the plain ASGI send."""
+"""The rig for the tests of the gateway: once with prepared frames, once with the plain ASGI send."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def config(tmp_path: Path) -> Config:
 
 @pytest.fixture(params=[PreparedFrames, "auto"], ids=["prepared", "asgi"])
 def rig(config: Config, request: pytest.FixtureRequest) -> Iterator[Rig]:
-    """Return a feeder whose source the test drives, and one gateway, by prepared frames and by plain ASGI."""
+    """Return a feeder with a source that the test controls, and one gateway with each kind of sender."""
     with running_rig(config, request.param) as rig:
         rig.serve()
         yield rig

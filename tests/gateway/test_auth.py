@@ -1,4 +1,4 @@
-"""Where a key may stand in a handshake, and which one passes."""
+"""Keys: where a handshake may carry one, and which key is accepted."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ from gateway.auth import Keys, presented_key
         pytest.param({"authorization": "Bearer k1", "x-api-key": "k2"}, ["key.k3"], b"api_key=k4", "k1", id="order"),
     ],
 )
-def test_key_is_found(headers: dict[str, str], subprotocols: list[str], query: bytes, expected: str | None) -> None:
+def test_key_is_read_from_the_handshake(
+    headers: dict[str, str], subprotocols: list[str], query: bytes, expected: str | None
+) -> None:
     assert presented_key(headers, subprotocols, query) == expected
 
 
-def test_only_the_configured_key_passes() -> None:
+def test_only_the_configured_key_is_accepted() -> None:
     keys = Keys("密钥-1")
     assert keys.accepts("密钥-1")
     assert not keys.accepts("密钥-2")
     assert not keys.accepts("")
 
 
-def test_nothing_passes_without_a_configured_key() -> None:
+def test_no_key_is_accepted_without_a_configured_one() -> None:
     assert not Keys("").accepts("")
     assert not Keys("").configured

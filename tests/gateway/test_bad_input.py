@@ -1,4 +1,4 @@
-"""Bad input: each answered as the protocol says, one line in the log, and no other client is disturbed."""
+"""Bad input: it is answered as the protocol says, logged in one line, and affects no other client."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("path", "frame", "code"), BAD)
-async def test_bad_first_frame_is_named_and_ends_the_socket(
+async def test_bad_first_frame_gets_an_error_and_a_close(
     rig: Rig, caplog: pytest.LogCaptureFixture, path: str, frame: Any, code: str
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -111,7 +111,7 @@ async def test_bad_first_frame_is_named_and_ends_the_socket(
         (["600519.SH"], "code must be a string, not list"),
     ],
 )
-async def test_a_code_that_is_no_text_gets_a_hint(rig: Rig, path: str, field: str, code: object, reason: str) -> None:
+async def test_code_that_is_no_string_gets_a_hint(rig: Rig, path: str, field: str, code: object, reason: str) -> None:
     async with rig.connect(f"/ws/{path}") as client:
         await client.send({field: [code, "600519.SH"]})
         error = await client.receive()
@@ -131,7 +131,7 @@ URLS = ["/ws/realtime", "/ws/whole_quote", "/ws/l2_thousand", "/ws/download_prog
         {"stocks": ["600519.SH"], "codes": ["SH"], "x": {"y": "DEEP"}},
     ],
 )
-async def test_request_that_is_nested_too_deep(rig: Rig, path: str, frame: dict[str, Any]) -> None:
+async def test_too_deeply_nested_request_is_refused(rig: Rig, path: str, frame: dict[str, Any]) -> None:
     deep = "[" * 990 + "]" * 990
     async with rig.connect(path) as client:
         await client.socket.send(json.dumps(frame).replace('"DEEP"', deep))
@@ -141,7 +141,7 @@ async def test_request_that_is_nested_too_deep(rig: Rig, path: str, frame: dict[
 
 @pytest.mark.parametrize("path", URLS)
 @pytest.mark.parametrize("name", [1, None, True, 1.5, b"k", (1, 2)])
-async def test_name_that_is_no_string(rig: Rig, path: str, name: Any) -> None:
+async def test_field_name_that_is_no_string_is_refused(rig: Rig, path: str, name: Any) -> None:
     frame = {"stocks": ["600519.SH"], "codes": ["SH"], "formula_name": "MA", "stock_code": "600519.SH", name: 1}
     async with rig.connect(path, subprotocols=["qmt.v1.msgpack"]) as client:
         await client.socket.send(msgspec.msgpack.encode(frame))
@@ -151,7 +151,7 @@ async def test_name_that_is_no_string(rig: Rig, path: str, name: Any) -> None:
         assert (error["code"], error["error"].partition(",")[0]) == ("bad_request", "a name is a string")
 
 
-async def test_bad_later_frame_is_named_and_disturbs_nobody(rig: Rig) -> None:
+async def test_bad_later_frame_gets_an_error_and_closes_no_socket(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client, rig.connect("/ws/realtime") as other:
         for each in (client, other):
             await each.send(GOOD)
@@ -165,13 +165,13 @@ async def test_bad_later_frame_is_named_and_disturbs_nobody(rig: Rig) -> None:
             assert await each.receive() == {"600519.SH": [{"n": 1}]}
 
 
-async def test_binary_where_text_is_due(rig: Rig) -> None:
+async def test_binary_frame_without_negotiation_closes_with_1003(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.socket.send(b'{"stocks":["600519.SH"]}')
         assert (await client.closed())[0] == 1003
 
 
-async def test_text_that_is_not_utf8_leaves_no_traceback(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_invalid_utf8_closes_with_1007_and_no_traceback(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.socket.send(b'{"stocks":["\xff"]}', text=True)
         assert (await client.closed())[0] == 1007
@@ -179,28 +179,28 @@ async def test_text_that_is_not_utf8_leaves_no_traceback(rig: Rig, caplog: pytes
 
 
 @pytest.mark.parametrize("size", [65_537, 1024 * 1024, 3 * 1024 * 1024])
-async def test_request_that_is_too_large(rig: Rig, size: int) -> None:
+async def test_too_large_request_closes_with_1009(rig: Rig, size: int) -> None:
     async with rig.connect("/ws/realtime") as client:
-        # The server may close while the rest is still on its way.
+        # The server may close before it has received the whole request.
         with suppress(ConnectionClosed):
             await client.socket.send('{"stocks":["600519.SH"],"pad":"' + "x" * size + '"}')
         assert (await client.closed())[0] == 1009
 
 
-async def test_largest_request_that_passes(rig: Rig) -> None:
+async def test_request_of_the_largest_size_is_served(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         request = '{"stocks":["600519.SH"],"pad":"%s"}'
         await client.socket.send(request % ("x" * (65_536 - len(request) + 2)))
         await rig.wanted(TICK)
 
 
-async def test_ten_thousand_codes_are_too_large_a_request(rig: Rig) -> None:
+async def test_request_of_ten_thousand_codes_closes_with_1009(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.send({"stocks": [f"{number:06d}.SZ" for number in range(10_000)]})
         assert (await client.closed())[0] == 1009
 
 
-async def test_codes_over_the_limit_are_named_and_the_others_served(rig: Rig) -> None:
+async def test_codes_over_the_limit_are_refused_and_others_served(rig: Rig) -> None:
     server = rig.serve(max_topics=3)
     async with rig.connect("/ws/realtime", server) as client:
         codes = [f"{number:06d}.SZ" for number in range(50)]
@@ -212,7 +212,7 @@ async def test_codes_over_the_limit_are_named_and_the_others_served(rig: Rig) ->
         await rig.wanted(quote_topic("000002.SZ"))
 
 
-async def test_thousand_subscribes_at_once_are_limited_for_one_client(rig: Rig) -> None:
+async def test_rate_limit_of_one_client_does_not_affect_another(rig: Rig) -> None:
     server = rig.serve(max_rate=10)
     async with rig.connect("/ws/realtime", server) as client, rig.connect("/ws/realtime", server) as other:
         await other.send(GOOD)
@@ -230,13 +230,13 @@ async def test_thousand_subscribes_at_once_are_limited_for_one_client(rig: Rig) 
 
 
 @pytest.mark.parametrize("after", ["x", "-1", "9" * 19, "9" * 100])
-async def test_position_that_cannot_be(rig: Rig, after: str) -> None:
+async def test_invalid_position_is_refused(rig: Rig, after: str) -> None:
     async with rig.connect(f"/ws/trade?api_key={quote(KEY)}&after={after}") as client:
         assert (await client.receive())["code"] == "bad_request"
         assert (await client.closed())[0] == 1008
 
 
-async def test_record_without_a_json_form_costs_nothing_but_itself(rig: Rig) -> None:
+async def test_only_a_record_without_a_json_form_is_left_out(rig: Rig) -> None:
     nested: object = 1
     for _ in range(300):
         nested = {"deeper": nested}
@@ -245,7 +245,7 @@ async def test_record_without_a_json_form_costs_nothing_but_itself(rig: Rig) -> 
         for body in ({"n": 1}, {"n": nested}, {"n": 2}):
             rig.source.publish(TICK, body)
         assert [await client.receive(), await client.receive()] == [{"n": 1}, {"n": 2}]
-        # Again, by itself, when nothing else is on its way.
+        # Once more, with no other frame in the same write.
         rig.source.publish(TICK, {"n": nested})
         rig.source.publish(TICK, {"n": 3})
         assert await client.receive() == {"n": 3}

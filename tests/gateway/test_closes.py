@@ -1,4 +1,4 @@
-"""The close codes of the gateway: from the table of errors.py only, and each of them known to clients."""
+"""The close codes of the gateway: all are in the table of errors.py, which clients know."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def test_ending_has_known_close_and_error_codes(ending: errors.Ending) -> None:
     assert ending.code is None or ending.code in errors.ERROR_CODES
 
 
-def test_no_two_endings_are_the_same() -> None:
+def test_endings_are_distinct() -> None:
     assert len(set(ENDINGS.values())) == len(ENDINGS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
-def test_gateway_has_no_close_code_of_its_own(path: Path) -> None:
+def test_gateway_takes_close_codes_from_the_table_only(path: Path) -> None:
     numbers = {
         node.value: node.lineno
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, int)
     }
-    # 1005 is the client's: no code at all. 1000 is also a thousand.
+    # 1000 is not checked, because it is also used as a number.
     assert numbers.keys() & (errors.CLOSES.keys() - {1000}) == set()

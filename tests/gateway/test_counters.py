@@ -1,4 +1,4 @@
-"""The one declaration of a worker's numbers: every counter is described, and what pages show of them exists."""
+"""The declaration of a worker's numbers: every counter has a description, and pages show declared ones only."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ TRADE_URL = f"/ws/trade?ctl=1&api_key={quote(KEY)}"
 NOT_JSON_NUMBERS = {"time": 1, "pe": math.nan, "volRatio": math.inf}
 
 
-async def test_realtime_delivers_what_the_source_delivered(rig: Rig) -> None:
+async def test_realtime_delivers_the_records_of_the_source(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.send({"stocks": ["600519.SH"], "period": "tick"})
         await rig.wanted(TICK)
@@ -40,7 +40,7 @@ async def test_realtime_delivers_what_the_source_delivered(rig: Rig) -> None:
         assert await client.receive() == {"600519.SH": [record]}
 
 
-async def test_period_defaults_to_tick_and_a_repeated_frame_adds(rig: Rig) -> None:
+async def test_period_defaults_to_tick_and_a_second_request_adds(rig: Rig) -> None:
     bar = quote_topic("000001.SZ", "1m")
     async with rig.connect("/ws/realtime") as client:
         await client.send({"stocks": ["600519.SH"]})
@@ -76,7 +76,7 @@ async def test_clients_share_one_upstream_subscription_until_the_last_leaves(rig
     await rig.unwanted(TICK)
 
 
-async def test_refused_and_malformed_codes_are_named_and_others_served(rig: Rig) -> None:
+async def test_bad_codes_get_errors_and_the_others_are_served(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.send({"stocks": ["999999.SZ", "600519.XX", 7, "600519.SH"]})
         errors = [await client.receive() for _ in range(3)]
@@ -89,7 +89,7 @@ async def test_refused_and_malformed_codes_are_named_and_others_served(rig: Rig)
         assert await client.receive() == {"600519.SH": [{}]}
 
 
-async def test_whole_quote_begins_with_a_snapshot_and_sends_a_code_once(rig: Rig) -> None:
+async def test_whole_quote_sends_a_snapshot_and_each_code_once(rig: Rig) -> None:
     sh, code = whole_topic("SH"), whole_topic("000001.SZ")
     async with rig.connect("/ws/whole_quote") as keeper, rig.connect("/ws/whole_quote") as client:
         await keeper.subscribed(codes=["SH"])
@@ -100,7 +100,7 @@ async def test_whole_quote_begins_with_a_snapshot_and_sends_a_code_once(rig: Rig
         assert await client.receive() == {"600519.SH": {"n": 2}, "601988.SH": {"n": 1}}
         await rig.wanted(code)
         assert sorted(rig.source.wanted) == sorted([sh, code])
-        # Without its market the code has to come by itself.
+        # Without its market the code needs its own subscription.
         await client.send({"action": "unsubscribe", "id": 1, "codes": ["SH"]})
         await rig.wanted(whole_topic("600519.SH"))
 
@@ -127,7 +127,7 @@ async def test_download_ends_with_done_and_close_1000(rig: Rig) -> None:
         assert (await client.closed())[0] == 1000
 
 
-async def test_failed_download_ends_with_an_error_frame_and_close_1011(rig: Rig) -> None:
+async def test_failed_download_ends_with_an_error_and_close_1011(rig: Rig) -> None:
     async with rig.connect("/ws/download_progress") as client:
         await client.send({"stocks": ["600000.SH"], "period": "1d"})
         frame = await client.receive()
@@ -137,7 +137,7 @@ async def test_failed_download_ends_with_an_error_frame_and_close_1011(rig: Rig)
         assert await client.closed() == (1011, "upstream_refused: failed")
 
 
-async def test_download_without_a_feeder_is_told_to_come_back(rig: Rig) -> None:
+async def test_download_without_a_feeder_closes_with_1013(rig: Rig) -> None:
     rig.feeder.stop()
     async with rig.connect("/ws/download_progress") as client:
         await client.send({"stocks": ["000001.SZ"]})
@@ -159,7 +159,7 @@ def formula(**changes: Any) -> dict[str, Any]:
     }
 
 
-async def test_formula_ack_comes_first_and_values_end_with_unsubscribe(rig: Rig) -> None:
+async def test_formula_ack_precedes_values_until_unsubscribe(rig: Rig) -> None:
     topic = formula_topic(FormulaSpec("MA", "000001.SZ"))
     value = {"formula_name": "MA", "stock_code": "000001.SZ", "data": {"outputs": {"MA1": [math.nan, 1.5]}}}
     async with rig.connect("/ws/formula") as client:
@@ -174,7 +174,7 @@ async def test_formula_ack_comes_first_and_values_end_with_unsubscribe(rig: Rig)
             "stock_code": "000001.SZ",
             "data": {"outputs": {"MA1": [None, 1.5]}},
         }
-        # The same once more: its own number, and the last value at once, after the ack.
+        # The same formula once more: it gets its own seq_id, and the last value right after the ack.
         await client.send(formula())
         second = await client.receive()
         assert second["seq_id"] != ack["seq_id"]
@@ -197,13 +197,13 @@ async def test_refused_formula_gets_an_error_instead_of_an_ack(rig: Rig) -> None
 
 
 async def live(client: Client) -> int:
-    """Wait until an opted-in trade socket misses nothing any more; return its position."""
+    """Wait for the ack of an opted-in trade socket, after which no event is missed; return its position."""
     while (frame := await client.receive())["type"] != "subscribed":
         assert frame["type"] in ("welcome", "authenticated", "error"), frame
     return int(frame["seq"])
 
 
-async def test_trade_events_of_eight_sockets_on_two_workers_are_the_same(rig: Rig) -> None:
+async def test_eight_trade_sockets_on_two_workers_get_the_same(rig: Rig) -> None:
     servers = [rig.servers[0], rig.serve()]
     sockets = [rig.connect(TRADE_URL, servers[number % 2]) for number in range(8)]
     clients = [await socket.__aenter__() for socket in sockets]
@@ -232,7 +232,7 @@ async def test_trade_resumes_after_a_position_without_gap_or_duplicate(rig: Rig)
         assert [event["seq"] for event in events] == [3, 4, 5, 6]
 
 
-async def test_journal_larger_than_an_outbox_is_replayed_whole(rig: Rig) -> None:
+async def test_journal_larger_than_an_outbox_is_replayed_completely(rig: Rig) -> None:
     server = rig.serve(outbox_bytes=50_000)
     url = f"/ws/trade?after=0&api_key={quote(KEY)}"
     count = 3000
@@ -241,13 +241,13 @@ async def test_journal_larger_than_an_outbox_is_replayed_whole(rig: Rig) -> None
         assert [(await watcher.receive())["type"] for _ in range(2)] == ["welcome", "subscribed"]
         for number in range(count):
             rig.source.trade("order", order_id=number, padding="x" * 4000)
-            # Of more than 4 MiB at once a client that does not read them at once is too slow.
+            # More than 4 MiB at once would overflow the outbox of a client that does not read at once.
             while number % 500 == 499 and (await watcher.receive())["seq"] != number + 1:
                 pass
     async with rig.connect(url, server) as quick, rig.connect(url, server) as slow:
         slow.socket.transport.pause_reading()
         assert [(await quick.receive())["seq"] for _ in range(count)] == list(range(1, count + 1))
-        # Events go on while the slow one has yet to see the first.
+        # More events are published before the slow client has read the first one.
         for number in range(20):
             rig.source.trade("order", order_id=number)
         assert [(await quick.receive())["seq"] for _ in range(20)] == list(range(count + 1, count + 21))
@@ -255,7 +255,7 @@ async def test_journal_larger_than_an_outbox_is_replayed_whole(rig: Rig) -> None
         assert [(await slow.receive())["seq"] for _ in range(count + 20)] == list(range(1, count + 21))
 
 
-async def test_trade_position_not_in_the_journal_is_refused_but_served_on(rig: Rig) -> None:
+async def test_unknown_trade_position_is_refused_and_events_continue(rig: Rig) -> None:
     async with rig.connect(f"{TRADE_URL}&after=900") as client:
         assert (await client.receive())["type"] == "welcome"
         assert (await client.receive())["code"] == "resume_expired"
@@ -268,14 +268,14 @@ async def test_trade_client_gets_every_event_after_it_connects(rig: Rig) -> None
     port = rig.servers[0].port
     rig.source.trade("order", order_id=0)
     for number in range(1, 20):
-        await until(lambda number=number: readiness(port)["frames_received"] == number, "the one before")
-        # Nobody else on this worker asks for trade events.
+        await until(lambda number=number: readiness(port)["frames_received"] == number, "the previous event")
+        # No other client of this worker subscribes trade events.
         async with rig.connect(f"/ws/trade?api_key={quote(KEY)}") as client:
             rig.source.trade("order", order_id=number)
             assert (await client.receive())["data"]["order_id"] == number
 
 
-async def test_events_of_several_accounts_have_one_row_of_positions(rig: Rig) -> None:
+async def test_events_of_several_accounts_share_one_sequence(rig: Rig) -> None:
     def trade(number: int) -> None:
         rig.source.sink.publish_trade(f"account {number % 3}", "order", {"order_id": number}, 1)
 
@@ -302,9 +302,7 @@ async def test_events_of_several_accounts_have_one_row_of_positions(rig: Rig) ->
     assert readiness(rig.servers[0].port)["gaps"] == 0
 
 
-async def test_unreadable_journal_ends_only_the_sockets_that_ask_for_it(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_unreadable_journal_closes_only_resuming_sockets(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> Chunk:
         raise sqlite3.OperationalError("disk I/O error")
 
@@ -328,7 +326,7 @@ async def test_unreadable_journal_ends_only_the_sockets_that_ask_for_it(
         assert (await watcher.receive())["seq"] == 4
 
 
-async def test_position_older_than_the_retention_names_the_oldest(rig: Rig) -> None:
+async def test_refusal_of_an_expired_position_names_the_oldest(rig: Rig) -> None:
     rig.feeder.stop()
     journal = Journal(journal_path(rig.config.data_path, "hand"), days=30)
     journal.append(journal.positions.give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 4, 0))
@@ -352,7 +350,7 @@ async def test_position_older_than_the_retention_names_the_oldest(rig: Rig) -> N
         assert [(await client.receive())["seq"] for _ in range(3)] == [5, 6, 7]
 
 
-async def test_another_journal_is_told_and_served_from_the_told_position(rig: Rig) -> None:
+async def test_position_of_another_journal_is_refused_then_served(rig: Rig) -> None:
     async with rig.connect(TRADE_URL) as client:
         await live(client)
         for number in range(3):
@@ -381,7 +379,7 @@ async def test_another_journal_is_told_and_served_from_the_told_position(rig: Ri
         assert events == list(range(error["newest"] + 1, 3))
 
 
-async def test_another_journal_is_told_though_it_has_come_further(rig: Rig) -> None:
+async def test_position_of_another_longer_journal_is_refused(rig: Rig) -> None:
     async with rig.connect(TRADE_URL) as client:
         await live(client)
         rig.source.trade("order", order_id=0)
@@ -414,11 +412,11 @@ async def test_second_resume_during_a_refusal_gets_each_event_once(rig: Rig) -> 
             while (told := await client.receive()).get("id") != 2:
                 assert told["type"] in ("error", "subscribed")
             rig.source.trade("order", order_id=number)
-            # One that comes twice comes before the next one.
+            # A repeated event would arrive before the next one.
             assert (await client.receive())["seq"] == number + 1
 
 
-async def test_position_with_an_epoch_is_of_the_journal_of_that_epoch(rig: Rig) -> None:
+async def test_position_with_an_epoch_names_the_journal(rig: Rig) -> None:
     for number in range(3):
         rig.source.trade("order", order_id=number)
     await until(lambda: readiness(rig.servers[0].port)["frames_received"] == 3, "the events")
@@ -428,11 +426,11 @@ async def test_position_with_an_epoch_is_of_the_journal_of_that_epoch(rig: Rig) 
     assert (ack["seq"], ack["epoch"]) == (3, epoch)
     rig.feeder.stop()
     rig.start_feeder()
-    await until(lambda: readiness(rig.servers[0].port).get("epoch") not in (None, epoch), "the next life")
+    await until(lambda: readiness(rig.servers[0].port).get("epoch") not in (None, epoch), "the next epoch")
     async with rig.connect(f"{TRADE_URL}&after=2&epoch={epoch}") as client:
         await live(client)
         assert (await client.receive())["seq"] == 3
-        # A browser rounds it.
+        # A browser rounds the epoch to a float.
         await client.send({"resume": {"seq": 1, "epoch": float(epoch)}})
         await live(client)
         assert [(await client.receive())["seq"] for _ in range(2)] == [2, 3]
@@ -454,14 +452,14 @@ async def test_position_with_an_epoch_is_of_the_journal_of_that_epoch(rig: Rig) 
         (f"after={2**63}", f"after must be a position in the journal, got '{2**63}'"),
     ],
 )
-async def test_position_that_is_none_is_a_bad_request(rig: Rig, query: str, reason: str) -> None:
+async def test_invalid_trade_position_is_a_bad_request(rig: Rig, query: str, reason: str) -> None:
     async with rig.connect(f"{TRADE_URL}&{query}") as client:
         assert (await client.receive())["type"] == "welcome"
         assert (await client.receive())["error"] == reason
         assert await client.closed() == (1008, f"bad_request: {reason}")
 
 
-async def test_events_lost_with_a_feeder_are_told_if_positions_are_reused(rig: Rig) -> None:
+async def test_reused_positions_after_a_crash_are_refused(rig: Rig) -> None:
     async with rig.connect(TRADE_URL) as client:
         await client.receive()
         await live(client)
@@ -469,7 +467,7 @@ async def test_events_lost_with_a_feeder_are_told_if_positions_are_reused(rig: R
             rig.source.trade("order", order_id=number)
         assert [(await client.receive())["seq"] for _ in range(3)] == [1, 2, 3]
         rig.feeder.stop()
-        # As if the last one had never been on the disk.
+        # As if the last event had never been written to the disk.
         database = sqlite3.connect(journal_path(rig.config.data_path, "hand"))
         with contextlib.closing(database), database:
             database.execute("DELETE FROM event WHERE seq = 3")
@@ -493,17 +491,17 @@ async def test_events_lost_with_a_feeder_are_told_if_positions_are_reused(rig: R
         assert told["seq"] == 8
 
 
-async def test_new_epoch_is_told_with_the_loss_to_opted_in_clients(rig: Rig) -> None:
+async def test_opted_in_clients_are_told_of_a_new_epoch_and_loss(rig: Rig) -> None:
     async with rig.connect("/ws/realtime?ctl=1") as client:
         epoch = (await client.receive())["epoch"]
-        # Killed, it does not say that it goes.
+        # A killed feeder does not announce its end.
         rig.feeder.publisher._drain = lambda: None  # type: ignore[method-assign]
         rig.feeder.stop()
         rig.start_feeder()
         notice = await client.receive()
         while notice["state"] != "up":
             notice = await client.receive()
-        # The new one has lost nothing; what was not published between the two lives is lost all the same.
+        # The new process has lost nothing itself, but nothing was published between the two epochs.
         assert (notice["epoch"] > epoch, notice["data_lost"]) == (True, True)
         rig.source.sink.set_state("stale")
         rig.source.sink.set_state("up")
@@ -529,17 +527,17 @@ async def test_feeder_restart_closes_no_socket_and_data_flows_again(rig: Rig) ->
         for topic in (TICK, sh):
             await rig.wanted(topic)
         rig.source.trade("order", order_id=2)
-        rig.source.publish(TICK, {"600519.SH": [{"life": 2}]})
-        rig.source.publish(sh, {"600519.SH": {"life": 2}})
+        rig.source.publish(TICK, {"600519.SH": [{"epoch": 2}]})
+        rig.source.publish(sh, {"600519.SH": {"epoch": 2}})
         frame = await trade.receive()
         while frame["type"] == "feed":
             frame = await trade.receive()
         assert frame["seq"] == 2
-        assert await whole.receive() == {"600519.SH": {"life": 2}}
+        assert await whole.receive() == {"600519.SH": {"epoch": 2}}
         frame = await realtime.receive()
         while frame.get("type") == "feed":
             frame = await realtime.receive()
-        assert frame == {"600519.SH": [{"life": 2}]}
+        assert frame == {"600519.SH": [{"epoch": 2}]}
 
 
 async def test_readiness_follows_the_feeder(rig: Rig) -> None:
@@ -552,7 +550,7 @@ async def test_readiness_follows_the_feeder(rig: Rig) -> None:
     await until(lambda: readiness(port)["ready"], "the return to be noticed")
 
 
-async def test_acks_name_what_was_added_rejected_removed_and_is_active(rig: Rig) -> None:
+async def test_acks_name_added_rejected_removed_and_active_codes(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.send({"action": "subscribe", "id": 1, "stocks": ["600519.SH", "999999.SZ", "bad"]})
         ack = await client.receive()
@@ -585,7 +583,7 @@ async def test_ack_comes_before_the_last_value(rig: Rig) -> None:
         assert await second.receive() == {"600519.SH": [{"n": 1}]}
 
 
-async def test_only_opted_in_clients_are_told_of_the_feeder(rig: Rig) -> None:
+async def test_only_opted_in_clients_get_feed_notices(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as documented, rig.connect("/ws/realtime?ctl=1") as opted_in:
         welcome = await opted_in.receive()
         assert (welcome["type"], welcome["feed"], welcome["simulated"]) == ("welcome", "up", True)
@@ -600,14 +598,14 @@ async def test_only_opted_in_clients_are_told_of_the_feeder(rig: Rig) -> None:
 
 
 async def notice(client: Client) -> dict[str, Any]:
-    """Return the next notice about the feeder."""
+    """Return the next feed notice."""
     while (frame := await client.receive()).get("type") != "feed":
         pass
     return frame
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["replaced", "away"])
-async def test_feeder_that_is_gone_and_comes_back_is_told_with_the_loss(rig: Rig, away: bool) -> None:
+async def test_notices_tell_of_an_absent_feeder_and_its_return(rig: Rig, away: bool) -> None:
     port = rig.servers[0].port
     async with rig.connect("/ws/realtime?ctl=1") as client:
         assert (await client.receive())["feed"] == "up"
@@ -621,16 +619,14 @@ async def test_feeder_that_is_gone_and_comes_back_is_told_with_the_loss(rig: Rig
         rig.start_feeder()
         while (told := await notice(client))["state"] != "up":
             pass
-        # The new feeder has lost nothing; clients of the old one have.
+        # The new process has lost nothing itself, but the clients have lost data in between.
         assert (told["data_lost"], told["epoch"]) == (True, readiness(port)["epoch"])
         rig.source.sink.set_state("stale", "silent")
         assert (await notice(client))["data_lost"] is False
 
 
-async def test_topic_that_is_refused_after_the_source_was_away_is_told(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # It would be found out some seconds later all the same.
+async def test_topic_refused_after_a_source_outage_gets_an_error(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without this, the refusal would be found some seconds later too.
     monkeypatch.setattr(hub, "QUIET_SECONDS", math.inf)
     async with rig.connect("/ws/realtime") as client:
         await client.subscribed(stocks=["600519.SH", "000001.SZ"])
@@ -643,7 +639,7 @@ async def test_topic_that_is_refused_after_the_source_was_away_is_told(
         assert (frame["type"], frame["code"], frame["symbol"]) == ("error", "upstream_refused", "600519.SH")
 
 
-async def test_slow_client_gets_the_newest_and_delays_no_other_client(rig: Rig) -> None:
+async def test_slow_client_is_conflated_and_delays_no_other(rig: Rig) -> None:
     server = rig.serve(outbox_bytes=200_000)
     padding = "x" * 20_000
     async with rig.connect("/ws/realtime", server) as fast, rig.connect("/ws/realtime?ctl=1", server) as slow:
@@ -651,7 +647,7 @@ async def test_slow_client_gets_the_newest_and_delays_no_other_client(rig: Rig) 
         for client in (fast, slow):
             await client.send({"stocks": ["600519.SH"]})
         await rig.wanted(TICK)
-        # Its socket is not read: what the kernel and the server can hold fills up, then the outbox.
+        # The socket is not read: the buffers of the kernel and the server fill up, then the outbox.
         slow.socket.transport.pause_reading()
         total = 1500
         for number in range(total):
@@ -680,7 +676,7 @@ async def test_client_not_reading_trade_events_is_closed_with_1013(rig: Rig) -> 
         published = rig.feeder.publisher
         await until(lambda: published.published > 1000, "the events")
         client.socket.transport.resume_reading()
-        # 1013 where it can still be told, else the connection is dropped.
+        # 1013 if the close frame can still be sent, otherwise the connection is dropped.
         code, reason = await client.closed()
         assert (code, reason.partition(":")[0]) in ((1013, "slow_client"), (1006, ""), (None, ""))
 
@@ -719,19 +715,19 @@ async def test_no_trade_event_without_the_key(rig: Rig, path: str, frame: object
         if frame is not None:
             await client.send(frame)
         rig.source.trade("order", order_id=1)
-        # Not even an error frame: the reason says all.
+        # Without an error frame: the reason of the close says everything.
         with pytest.raises(ConnectionClosed):
             await client.receive()
         assert await client.closed() == (1008, reason)
 
 
-async def test_without_a_configured_key_nobody_gets_trade_events(rig: Rig) -> None:
+async def test_no_trade_events_are_sent_without_a_configured_key(rig: Rig) -> None:
     server = rig.serve(api_key="")
     async with rig.connect("/ws/trade?api_key=", server) as client:
         assert (await client.closed())[0] == 1008
 
 
-async def test_market_data_can_be_closed_by_one_setting(rig: Rig) -> None:
+async def test_require_key_applies_to_market_data_too(rig: Rig) -> None:
     server = rig.serve(require_key=True)
     async with rig.connect("/ws/realtime?api_key=wrong", server) as client:
         assert (await client.closed())[0] == 1008
@@ -740,7 +736,7 @@ async def test_market_data_can_be_closed_by_one_setting(rig: Rig) -> None:
         await rig.wanted(TICK)
 
 
-async def test_foreign_origin_is_told_so(rig: Rig) -> None:
+async def test_foreign_origin_is_refused(rig: Rig) -> None:
     server = rig.serve(origins=("https://desk.example",))
     async with rig.connect("/ws/realtime", server, origin="https://evil.example") as client:
         code, reason = await client.closed()
@@ -758,7 +754,7 @@ async def test_program_with_the_server_address_as_origin_is_served(rig: Rig) -> 
         await rig.wanted(TICK)
     async with rig.connect("/ws/realtime", server, origin=f"http://127.0.0.1:{server.port + 1}") as client:
         assert (await client.closed())[0] == 1008
-    # A browser's page of a name that has been made to lead here (DNS rebinding).
+    # A page in a browser, with a name that was changed to lead to this address (DNS rebinding).
     evil = f"evil.example:{server.port}"
     here: dict[str, Any] = {"host": "127.0.0.1", "port": server.port, "proxy": None}
     async with connect(
@@ -768,14 +764,14 @@ async def test_program_with_the_server_address_as_origin_is_served(rig: Rig) -> 
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-async def test_slash_at_the_end_of_a_url_changes_nothing(rig: Rig, path: str) -> None:
+async def test_url_with_a_slash_at_its_end_is_served(rig: Rig, path: str) -> None:
     async with rig.connect(f"{path}/?ctl=1&api_key={quote(KEY)}") as client:
         assert (await client.receive())["type"] == "welcome"
         await until(lambda: metrics(rig.servers[0].port).get(f'connections{{path="{path}"}}') == 1, "the connection")
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
-async def test_pages_have_a_slash_at_the_end_too(rig: Rig, path: str) -> None:
+async def test_page_with_a_slash_at_its_end_is_served(rig: Rig, path: str) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     url = f"http://127.0.0.1:{rig.servers[0].port}{path}/"
     answer = await asyncio.to_thread(lambda: opener.open(url, timeout=DEADLINE))
@@ -784,7 +780,7 @@ async def test_pages_have_a_slash_at_the_end_too(rig: Rig, path: str) -> None:
     answer.close()
 
 
-async def test_connections_over_the_limit_are_told_to_come_back(rig: Rig) -> None:
+async def test_connection_over_the_limit_closes_with_1013(rig: Rig) -> None:
     server = rig.serve(max_connections=1)
     async with rig.connect("/ws/realtime", server) as first:
         async with rig.connect("/ws/realtime", server) as second:
@@ -794,7 +790,7 @@ async def test_connections_over_the_limit_are_told_to_come_back(rig: Rig) -> Non
 
 
 @pytest.mark.parametrize("topic", [Topic("quote/"), Topic("quote/600519.SH/tick")])
-async def test_prefix_listens_but_demands_nothing(rig: Rig, topic: Topic) -> None:
+async def test_prefix_subscription_alone_requests_no_data(rig: Rig, topic: Topic) -> None:
     import zmq
 
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

@@ -1,4 +1,4 @@
-"""What a worker asks the feeder for itself; no sockets."""
+"""The questions that a worker asks by itself, without clients; no sockets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qmt_bridge.wire.topics import ALL_TRADES, Topic
 
 
 class Line:
-    """Stands for the feed: records questions, and keeps what is to be done later."""
+    """Replaces the feed: records questions, and keeps the calls that are to be made later."""
 
     def __init__(self) -> None:
         self.hub = Hub(self)

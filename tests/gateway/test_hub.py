@@ -1,4 +1,4 @@
-"""The hub without sockets: what members receive and what is asked, in every order in which messages can arrive."""
+"""The hub without sockets: what members receive and which questions are asked, for each order of messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EPOCH = 100
 
 
 class Wire:
-    """Records what the hub sends upstream."""
+    """Records what the hub sends to the feeder."""
 
     def __init__(self) -> None:
         self.subscribed: list[Topic] = []
@@ -46,13 +46,13 @@ class Wire:
 
 
 class Client:
-    """Records what a member gets, as (topic, seq)."""
+    """Records what a member receives, as (topic, seq)."""
 
     def __init__(self) -> None:
         self.got: list[int] = []
         self.bodies: list[object] = []
         self.lost = 0
-        # The number of frames when a snapshot ended, and the number of its codes.
+        # For each snapshot that ended: the number of frames by then, and the number of its codes.
         self.ended: list[tuple[int, int]] = []
         self.acts: list[Callable[[float], None]] = []
         self.outcomes: list[tuple[str, ErrorCode | None]] = []
@@ -100,7 +100,7 @@ def joined(topic: Topic = TICK, seq: int = 5) -> tuple[Hub, Wire, Client]:
     return hub, wire, client
 
 
-def test_first_member_subscribes_and_asks_last_one_unsubscribes() -> None:
+def test_first_member_subscribes_and_the_last_unsubscribes() -> None:
     wire, one, two = Wire(), Client(), Client()
     hub = Hub(wire)
     hub.join({TICK: one}, 0.0)
@@ -113,7 +113,7 @@ def test_first_member_subscribes_and_asks_last_one_unsubscribes() -> None:
     assert not hub.streams
 
 
-def test_joiner_gets_the_last_value_then_newer_frames_once() -> None:
+def test_joiner_gets_the_last_value_and_newer_frames_once() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({TICK: client}, 0.0)
@@ -136,7 +136,7 @@ def test_answer_ahead_of_the_subscription_is_not_repeated() -> None:
     assert client.got == [5, 6]
 
 
-def test_late_joiner_takes_nothing_from_earlier_members() -> None:
+def test_late_joiner_costs_earlier_members_no_frame() -> None:
     hub, _, old = joined(seq=5)
     late = Client()
     hub.join({TICK: late}, 0.0)
@@ -147,7 +147,7 @@ def test_late_joiner_takes_nothing_from_earlier_members() -> None:
     assert late.got == [7, 8]
 
 
-def test_joiners_share_the_ask_that_is_under_way() -> None:
+def test_joiners_share_a_pending_question() -> None:
     wire, one, two = Wire(), Client(), Client()
     hub = Hub(wire)
     hub.join({SH: one}, 0.0)
@@ -186,7 +186,7 @@ def test_gap_in_trade_events_is_replayed_without_duplicates() -> None:
     assert client.got == [6]
     assert wire.asked[-1] == ([ALL_TRADES], 6)
     hub.answer(state(2, ALL_TRADES, 8, body=[{"seq": 7}, {"seq": 8}], more=True), 0.0)
-    # The rest is asked for once the member has taken this chunk.
+    # The rest is asked for once the member was sent this chunk.
     for number in range(1, 5):
         hub.expire(number * ANSWER_TIMEOUT)
     assert (client.got, len(wire.asked)) == ([6, 7, 8], 2)
@@ -195,7 +195,7 @@ def test_gap_in_trade_events_is_replayed_without_duplicates() -> None:
     hub.answer(state(3, ALL_TRADES, 10, body=[{"seq": 9}, {"seq": 10}]), 0.0)
     hub.receive(frame(TRADE, 11), 0.0)
     assert client.got == [6, 7, 8, 9, 10, 11]
-    # Once at the start and once for the whole replay.
+    # Called once at the start and once for the whole replay.
     assert client.outcomes == [("live", None)] * 2
 
 
@@ -224,7 +224,7 @@ def test_answer_that_ends_before_the_stream_position_is_continued() -> None:
     assert late.got == [6, 7, 8, 9, 10, 11]
 
 
-def test_event_that_is_lost_while_a_joiner_waits_is_replayed() -> None:
+def test_event_lost_while_a_joiner_waits_is_replayed() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({ALL_TRADES: client}, 0.0)
@@ -273,7 +273,7 @@ def test_nothing_is_asked_for_a_draining_member_that_left() -> None:
     assert (late.got, client.got) == ([3], [6])
 
 
-def test_unanswered_replay_is_asked_again_and_never_given_up() -> None:
+def test_unanswered_replay_is_asked_for_again_each_time() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
     hub.receive(frame(TRADE, 8), 0.0)
     hub.expire(ANSWER_TIMEOUT)
@@ -371,7 +371,7 @@ def test_event_of_a_new_epoch_is_held_until_the_journal_answers() -> None:
 
 
 @pytest.mark.parametrize("came", [[], [6], [4, 5, 6]], ids=["nothing", "a-later-one", "all"])
-def test_new_epoch_is_asked_about_the_position_of_the_last_one(came: list[int]) -> None:
+def test_new_epoch_is_asked_for_the_old_epochs_position(came: list[int]) -> None:
     hub, wire, client = joined(ALL_TRADES, 2)
     hub.feeder_seen(EPOCH, 2, 0.0)
     for seq in (3, 4, 5):
@@ -393,7 +393,7 @@ def test_new_epoch_is_asked_about_the_position_of_the_last_one(came: list[int]) 
     assert late.got[-1] == 7
 
 
-def test_member_at_the_new_epoch_is_not_refused_with_the_others() -> None:
+def test_member_at_the_new_epoch_is_not_refused_with_others() -> None:
     hub, wire, client = joined(ALL_TRADES, 5)
     hub.feeder_seen(EPOCH, 5, 0.0)
     late = Client()
@@ -412,7 +412,7 @@ def test_position_after_a_chunk_has_the_epoch_of_the_chunk() -> None:
     hub, wire, _ = joined(ALL_TRADES, 500)
     slow = Client()
     hub.join({ALL_TRADES: slow}, 0.0, JournalPosition(450, EPOCH - 1))
-    # What a client names is never exact.
+    # A position that a client names is never exact.
     assert wire.epochs[-1] == (EPOCH - 1, False)
     hub.answer(state(2, ALL_TRADES, 451, body=[{"seq": 451}], more=True), 0.0)
     slow.acts.pop()(0.0)
@@ -421,7 +421,7 @@ def test_position_after_a_chunk_has_the_epoch_of_the_chunk() -> None:
     assert slow.outcomes[-1] == ("refused", "resume_expired")
 
 
-def test_every_position_is_asked_with_the_epoch_it_came_from() -> None:
+def test_every_question_names_the_epoch_of_its_position() -> None:
     # The position comes from a heartbeat of the new epoch.
     wire, client = Wire(), Client()
     hub = Hub(wire)
@@ -433,7 +433,7 @@ def test_every_position_is_asked_with_the_epoch_it_came_from() -> None:
     hub.receive(frame(TRADE, 12, epoch=EPOCH + 1), 0.0)
     hub.answer(state(1, ALL_TRADES, 9, epoch=EPOCH + 1, body=[{"seq": 9}]), 0.0)
     assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 9), (EPOCH + 1, True))
-    # Also where the client named an older epoch.
+    # The same if the client named an older epoch.
     other = Client()
     hub.join({ALL_TRADES: other}, 0.0, JournalPosition(8, EPOCH))
     hub.answer(state(3, ALL_TRADES, 9, epoch=EPOCH + 1, body=[{"seq": 9}]), 0.0)
@@ -441,7 +441,7 @@ def test_every_position_is_asked_with_the_epoch_it_came_from() -> None:
 
 
 @pytest.mark.parametrize("answered", [False, True])
-def test_position_found_by_the_hub_is_asked_with_its_epoch(answered: bool) -> None:
+def test_position_found_by_the_hub_keeps_its_epoch(answered: bool) -> None:
     wire = Wire()
     hub = Hub(wire)
     hub.join({ALL_TRADES: Client()}, 0.0)
@@ -454,7 +454,7 @@ def test_position_found_by_the_hub_is_asked_with_its_epoch(answered: bool) -> No
     assert (wire.asked[-1], wire.epochs[-1]) == (([ALL_TRADES], 3), (EPOCH, True))
 
 
-def test_member_ahead_gets_no_event_of_a_new_epoch_unasked() -> None:
+def test_member_ahead_gets_a_new_epochs_events_by_answer_only() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     # The stream has no position, because another member waits.
@@ -516,7 +516,7 @@ def test_joiner_of_live_trade_events_is_live_at_once() -> None:
     assert late.got == [6, 7]
 
 
-def test_joiner_before_the_feeder_gets_all_after_its_first_heartbeat() -> None:
+def test_early_joiner_gets_all_events_after_the_first_heartbeat() -> None:
     wire, client = Wire(), Client()
     wire.away = True
     hub = Hub(wire)
@@ -581,7 +581,7 @@ def test_new_epoch_is_one_question_for_all_topics_and_members() -> None:
     assert wire.asked[3:] == [([TICK, SH], None)]
 
 
-def test_epoch_of_a_clock_that_was_set_back_is_followed() -> None:
+def test_older_epoch_after_a_clock_set_back_is_followed() -> None:
     hub, wire, client = joined(seq=5)
     hub.feeder_seen(EPOCH, 0, 0.0)
     early = EPOCH - 1
@@ -616,7 +616,7 @@ def test_joiners_after_a_clock_set_back_get_no_held_frames() -> None:
     assert (client.got, joiner.got) == ([6, 2, 3], [2, 3])
 
 
-def test_late_heartbeat_of_the_older_epoch_brings_nothing_twice() -> None:
+def test_late_heartbeat_of_an_older_epoch_repeats_no_event() -> None:
     hub, wire, client = joined(seq=5)
     for epoch in (EPOCH, EPOCH - 1, EPOCH, EPOCH):
         hub.feeder_seen(epoch, 0, 1.0)
@@ -670,7 +670,7 @@ def test_frame_published_before_the_subscription_is_noticed() -> None:
     assert (hub.gaps, hub.lost) == (1, 1)
 
 
-def test_without_an_answer_a_joiner_goes_live_with_what_was_held() -> None:
+def test_unanswered_joiner_goes_live_with_held_frames() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({TICK: client}, 0.0)
@@ -691,7 +691,7 @@ def test_without_an_answer_a_joiner_goes_live_with_what_was_held() -> None:
     assert len(wire.asked) == 2
 
 
-def test_time_of_an_answer_in_parts_runs_from_the_last_part() -> None:
+def test_timeout_of_an_answer_starts_anew_with_each_part() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({SH: client}, 10.0)
@@ -729,7 +729,7 @@ def test_late_joiner_ahead_of_its_stream_becomes_live() -> None:
     assert late.got == [6, 7]
 
 
-def test_feeder_that_starts_later_is_asked_then() -> None:
+def test_feeder_is_asked_when_it_starts_later() -> None:
     wire, client = Wire(), Client()
     wire.away = True
     hub = Hub(wire)
@@ -750,7 +750,7 @@ def test_refusal_reaches_every_member_and_unsubscribes() -> None:
     assert wire.subscribed == []
 
 
-def test_pending_topic_is_probed_until_its_source_has_decided() -> None:
+def test_pending_topic_is_probed_until_the_source_decides() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({TICK: client}, 0.0)
@@ -765,7 +765,7 @@ def test_pending_topic_is_probed_until_its_source_has_decided() -> None:
     assert wire.subscribed == []
 
 
-def test_pending_topic_that_goes_live_brings_its_last_value() -> None:
+def test_pending_topic_that_goes_live_gets_its_last_value() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({TICK: client}, 0.0)
@@ -802,7 +802,7 @@ def test_pending_answer_after_a_frame_is_not_probed() -> None:
     assert (client.got, len(wire.asked)) == ([1], 1)
 
 
-def test_new_epoch_is_new_for_one_heartbeat_only() -> None:
+def test_new_epoch_is_handled_at_its_first_heartbeat_only() -> None:
     hub, wire, client = joined(seq=5)
     hub.feeder_seen(EPOCH, 0, 0.0)
     assert len(wire.asked) == 1
@@ -814,7 +814,7 @@ def test_new_epoch_is_new_for_one_heartbeat_only() -> None:
     assert client.got == [1]
 
 
-def test_recheck_removes_what_the_source_refuses_now() -> None:
+def test_recheck_removes_members_of_refused_topics() -> None:
     hub, _, client = joined(seq=5)
     hub.recheck(1.0)
     hub.answer(TopicState(2, TICK, "refused", "gone", "upstream_refused"), 1.0)
@@ -882,7 +882,7 @@ def test_quiet_trade_events_are_not_compared() -> None:
     assert len(wire.asked) == 1
 
 
-def test_members_are_told_only_what_cannot_be_repaired() -> None:
+def test_members_are_told_only_of_unrepaired_losses() -> None:
     hub, _, client = joined(seq=5)
     hub.receive(frame(TICK, 8), 0.0)
     assert client.lost == 2
@@ -913,7 +913,7 @@ def test_joiner_shares_no_question_of_earlier_members() -> None:
     assert (client.got, choosy.got, plain.got) == ([6], [6], [5, 6])
 
 
-def test_members_are_told_what_a_value_replaced_joiners_are_not() -> None:
+def test_members_but_not_joiners_are_told_of_replaced_values() -> None:
     hub, _, client = joined(SH, 5)
     hub.receive(frame(SH, 9), 0.0)
     late = Client()
@@ -925,7 +925,7 @@ def test_members_are_told_what_a_value_replaced_joiners_are_not() -> None:
     assert (hub.gaps, hub.lost) == (1, 3)
 
 
-def test_members_are_told_a_loss_also_without_an_answer() -> None:
+def test_members_are_told_of_a_loss_without_an_answer() -> None:
     hub, _wire, client = joined(SH, 5)
     hub.receive(frame(SH, 9), 0.0)
     hub.expire(ANSWER_TIMEOUT)
@@ -933,7 +933,7 @@ def test_members_are_told_a_loss_also_without_an_answer() -> None:
 
 
 def pieces(ask: int, *counts: int, seq: int = 9, epoch: int = EPOCH) -> list[TopicState]:
-    """Return a market's snapshot of so many codes a piece."""
+    """Return the parts of a market's snapshot, with these numbers of codes."""
     codes = iter(range(sum(counts)))
     bodies = [{f"{next(codes):06}.SH": {"n": 1} for _ in range(count)} for count in counts]
     return [
@@ -974,7 +974,7 @@ def test_only_snapshots_have_an_end() -> None:
     hub.feeder_seen(EPOCH + 1, 0, 3.0)
     hub.answer(*pieces(4, 7, seq=1, epoch=EPOCH + 1), now=3.0)
     assert client.ended == [(1, 2), (3, 6), (4, 7)]
-    # A quote comes in one piece.
+    # A quote is sent in one part.
     other = Client()
     hub.join({TICK: other}, 4.0)
     hub.answer(state(len(wire.asked), TICK, 3, body={"600519.SH": [1]}), 4.0)
@@ -991,7 +991,7 @@ def test_snapshot_pushed_as_frames_has_an_end(kind: str) -> None:
     for seq in (1, 2):
         hub.receive(frame(SH, seq), 0.5)
     hub.expire(1.5)
-    # The feeder has more than what has arrived.
+    # The feeder has published more frames than have arrived.
     for piece in pieces(2, 20, 20, seq=4):
         hub.answer(piece, 1.5)
     hub.receive(frame(SH, 3), 1.5)
@@ -1005,7 +1005,7 @@ def test_snapshot_pushed_as_frames_has_an_end(kind: str) -> None:
     assert (len(wire.asked), len(client.ended)) == (2, 1)
 
 
-def test_snapshot_that_repairs_a_gap_is_the_only_end() -> None:
+def test_snapshot_end_comes_once_when_a_gap_is_repaired() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({SH: client}, 0.0)
@@ -1070,7 +1070,7 @@ def test_pending_snapshot_end_is_dropped_with_epoch_and_member() -> None:
     assert leaver.ended == []
 
 
-def test_nothing_is_kept_of_a_member_that_left() -> None:
+def test_member_that_left_is_not_referenced() -> None:
     hub, leaver = Hub(Wire()), Client()
     hub.join({SH: Client(), TICK: leaver}, 0.0)
     hub.join({SH: leaver}, 0.0)
@@ -1093,7 +1093,7 @@ def test_unanswered_market_has_a_snapshot_end() -> None:
     assert (client.got, client.ended) == ([1], [(1, 5)])
 
 
-def test_unanswered_market_that_began_earlier_has_no_snapshot_end() -> None:
+def test_unanswered_market_with_earlier_frames_has_no_end() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
     hub.join({SH: client}, 0.0)
@@ -1103,7 +1103,7 @@ def test_unanswered_market_that_began_earlier_has_no_snapshot_end() -> None:
     assert (client.got, client.ended, len(wire.asked)) == ([5], [], 1)
 
 
-def test_member_without_a_snapshot_is_told_no_end() -> None:
+def test_member_without_a_snapshot_gets_no_snapshot_end() -> None:
     class NewsOnly(Client):
         def starts(self, epoch: int, seq: int) -> bool:
             return False

@@ -1,4 +1,4 @@
-"""Names that exist nowhere, over a real feeder, uvicorn and WebSocket clients: told, and nothing else is harmed."""
+"""Unknown names in requests, over a real feeder, uvicorn and WebSocket clients: they are named and ignored."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def named(frame: dict[str, Any], key: str = "ignored") -> dict[str, str]:
 
 
 async def refused(client: Client) -> tuple[str, str]:
-    """Return field and text of the next frame, which has to be the error of a name."""
+    """Return field and text of the next frame, which must be an error for an unknown name."""
     error = await client.receive()
     assert (error["type"], error["code"], error["retry"]) == ("error", "unknown_field", False)
     return error["field"], error["error"]
@@ -36,7 +36,7 @@ async def refused(client: Client) -> tuple[str, str]:
         ("/ws/l2_thousand", {"stocks": ["600519.SH"]}, l2_topic("600519.SH")),
     ],
 )
-async def test_ack_names_what_is_ignored(rig: Rig, path: str, request_: dict[str, Any], topic: Topic) -> None:
+async def test_ack_names_unknown_fields(rig: Rig, path: str, request_: dict[str, Any], topic: Topic) -> None:
     async with rig.connect(path) as client:
         ack = await client.subscribed(**request_, fileds=["lastPrice"], count=5)
         assert named(ack) == {"fileds": "did you mean fields", "count": "a field of /ws/formula"}
@@ -48,7 +48,7 @@ async def test_ack_names_what_is_ignored(rig: Rig, path: str, request_: dict[str
 
 
 @pytest.mark.parametrize("by_code", [False, True])
-async def test_names_within_a_position_are_told(rig: Rig, by_code: bool) -> None:
+async def test_unknown_field_of_a_position_is_named(rig: Rig, by_code: bool) -> None:
     position = {"seq": 1, "epoch": 1, "epoc": 2}
     async with rig.connect("/ws/realtime") as client:
         resume = {"600519.SH": position} if by_code else position
@@ -56,7 +56,7 @@ async def test_names_within_a_position_are_told(rig: Rig, by_code: bool) -> None
         assert named(ack) == {"resume.epoc": "did you mean epoch"}
 
 
-async def test_name_within_a_position_of_trade_events_is_told(rig: Rig) -> None:
+async def test_unknown_field_of_a_trade_position_is_named(rig: Rig) -> None:
     async with rig.connect(f"/ws/trade?api_key={quote(KEY)}") as client:
         await client.send({"resume": {"seq": 0, "epoc": 1}})
         assert await refused(client) == (
@@ -65,7 +65,7 @@ async def test_name_within_a_position_of_trade_events_is_told(rig: Rig) -> None:
         )
 
 
-async def test_client_of_the_document_is_told_once_and_is_served(rig: Rig) -> None:
+async def test_client_without_acks_gets_one_error_and_is_served(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         for _ in range(2):
             await client.send({"stocks": ["600519.SH"], "fileds": [], "gear_num": 5})
@@ -78,7 +78,7 @@ async def test_client_of_the_document_is_told_once_and_is_served(rig: Rig) -> No
         assert await client.receive() == {"600519.SH": [RECORD]}
 
 
-async def test_formula_names_what_is_ignored_in_its_ack_or_once(rig: Rig) -> None:
+async def test_formula_names_unknown_fields_in_the_ack_or_once(rig: Rig) -> None:
     base = {"formula_name": "MA", "stock_code": "600519.SH"}
     async with rig.connect("/ws/formula") as client:
         assert named(await client.subscribed(**base, dividend="none")) == {"dividend": "did you mean dividend_type"}
@@ -90,7 +90,7 @@ async def test_formula_names_what_is_ignored_in_its_ack_or_once(rig: Rig) -> Non
         assert await client.receive() == {"action": "subscribed", "seq_id": 1}
 
 
-async def test_ping_names_what_is_ignored(rig: Rig) -> None:
+async def test_pong_names_unknown_fields(rig: Rig) -> None:
     async with rig.connect("/ws/realtime?ctl=1") as client:
         assert (await client.receive())["type"] == "welcome"
         await client.send({"action": "ping", "id": 4, "tiem": 1})
@@ -98,7 +98,7 @@ async def test_ping_names_what_is_ignored(rig: Rig) -> None:
         assert (pong["type"], named(pong).keys()) == ("pong", {"tiem"})
 
 
-async def test_download_names_what_is_ignored_and_goes_on(rig: Rig) -> None:
+async def test_download_names_unknown_fields_and_continues(rig: Rig) -> None:
     async with rig.connect("/ws/download_progress") as client:
         await client.send({"stocks": ["600519.SH"], "start": "20260101"})
         assert (await refused(client))[0] == "start"
@@ -106,13 +106,13 @@ async def test_download_names_what_is_ignored_and_goes_on(rig: Rig) -> None:
             assert "finished" in frame
 
 
-async def test_fields_that_no_record_has_are_named_in_the_ack(rig: Rig) -> None:
+async def test_ack_names_fields_that_no_record_has(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as first, rig.connect("/ws/realtime") as second:
         ack = await first.subscribed(stocks=["600519.SH"], fields=["price", "lastPrice", "extra"])
         unknown = named(ack, "unknown_fields")
         assert unknown.keys() == {"price", "extra"}
         assert "lastPrice" in unknown["price"]
-        # It is a warning: what a source delivers is sent, and is known from then on.
+        # It is only a warning: a field that the source delivers is sent, and is known afterwards.
         rig.source.publish(TICK, {"600519.SH": [{**RECORD, "extra": 1}]})
         assert await first.receive() == {"600519.SH": [{"lastPrice": 2.5, "extra": 1}]}
         ack = await second.subscribed(stocks=["600519.SH"], fields=["price", "extra"])
@@ -120,22 +120,22 @@ async def test_fields_that_no_record_has_are_named_in_the_ack(rig: Rig) -> None:
         assert await second.receive() == {"600519.SH": [{"extra": 1}]}
 
 
-async def test_documented_client_is_told_fields_the_first_record_lacks(rig: Rig) -> None:
+async def test_error_names_fields_that_the_first_record_lacks(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.send({"stocks": ["600519.SH"], "fields": ["price", "extra", "volume"]})
         await rig.wanted(TICK)
         rig.source.publish(TICK, {"600519.SH": []})
         assert await client.receive() == {"600519.SH": []}
-        # Only now: until it has joined, a client may get the newest alone, as the last value.
+        # Published only now: before the client has joined, it may receive the last value only.
         rig.source.publish(TICK, {"600519.SH": [{**RECORD, "extra": 1}]})
         got = [await client.receive() for _ in range(2)]
         assert {"600519.SH": [{"extra": 1}]} in got
-        # `volume` is a tick's, though this one has none.
+        # `volume` is a documented field of ticks, although this tick has none.
         [error] = [frame for frame in got if "type" in frame]
         assert (error["code"], error["field"], "lastPrice" in error["error"]) == ("unknown_field", "price", True)
 
 
-async def test_fields_of_undescribed_records_are_judged_by_the_records(rig: Rig) -> None:
+async def test_fields_without_a_description_are_checked_in_records(rig: Rig) -> None:
     topic = quote_topic("600519.SH", "snapshotindex")
     async with rig.connect("/ws/realtime") as client:
         ack = await client.subscribed(stocks=["600519.SH"], period="snapshotindex", fields=["量比", "volRatio"])
@@ -146,7 +146,7 @@ async def test_fields_of_undescribed_records_are_judged_by_the_records(rig: Rig)
         assert [frame["field"] for frame in got if "type" in frame] == ["volRatio"]
 
 
-async def test_parameters_of_a_url_are_named(rig: Rig) -> None:
+async def test_unknown_url_parameters_are_named(rig: Rig) -> None:
     async with rig.connect("/ws/realtime?ctl=1&perod=1m&ctl=yes") as client:
         assert named(await client.receive()).keys() == {"perod", "ctl"}
     async with rig.connect("/ws/realtime?apikey=secret") as client:
@@ -156,7 +156,7 @@ async def test_parameters_of_a_url_are_named(rig: Rig) -> None:
         pass
 
 
-async def test_misspelled_key_is_named_and_never_shown(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_misspelled_key_parameter_is_named_without_its_value(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     caplog.set_level(logging.INFO, logger="uvicorn.error")
     for query, hint in (
@@ -173,7 +173,7 @@ async def test_misspelled_key_is_named_and_never_shown(rig: Rig, caplog: pytest.
     ours = [record.getMessage() for record in caplog.records if record.name.startswith("gateway")]
     assert len(ours) >= 3
     assert not any("hid" in line for line in ours)
-    # A server may write the whole query; what is named like a key is hidden there as well.
+    # A server may log the whole query; parameters with a name like a key are hidden there too.
     assert "apikey=***" in caplog.text
     assert "apikey=hidden-one" not in caplog.text
 
@@ -187,7 +187,7 @@ async def test_misspelled_key_is_named_and_never_shown(rig: Rig, caplog: pytest.
         ("/ws/download_progress", "stop", "expected one of subscribe, ping, auth; close the socket"),
     ],
 )
-async def test_unknown_action_has_the_list(rig: Rig, path: str, action: str, said: str) -> None:
+async def test_error_of_an_unknown_action_lists_the_known_ones(rig: Rig, path: str, action: str, said: str) -> None:
     async with rig.connect(path) as client:
         await client.send({"action": action})
         error = await client.receive()
@@ -211,7 +211,7 @@ REALTIME, WHOLE, DEPTH, DOWNLOAD, FORMULAS = FRAMES
         ("/ws/l2_thousand", DEPTH, l2_topic("000001.SZ")),
     ],
 )
-async def test_frames_of_the_guide_are_answered_by_data_alone(rig: Rig, path: str, frame: str, topic: Topic) -> None:
+async def test_requests_of_the_guide_are_answered_by_data_alone(rig: Rig, path: str, frame: str, topic: Topic) -> None:
     async with rig.connect(path) as client:
         await client.socket.send(frame)
         await rig.wanted(topic)
@@ -219,7 +219,7 @@ async def test_frames_of_the_guide_are_answered_by_data_alone(rig: Rig, path: st
         assert await client.receive() == {"000001.SZ": [RECORD]}
 
 
-async def test_formula_and_download_of_the_guide_are_answered_as_it_says(rig: Rig) -> None:
+async def test_formula_and_download_of_the_guide_get_its_answers(rig: Rig) -> None:
     subscribe, unsubscribe = re.split(r"\n\s*\n(?=\{)", FORMULAS.strip())
     async with rig.connect("/ws/formula") as client:
         await client.socket.send(subscribe)

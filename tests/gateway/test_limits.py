@@ -1,4 +1,4 @@
-"""Requests a second, and origins."""
+"""The rate of requests, and the check of origins."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from gateway.limits import TokenBucket, is_own_origin, origin_allowed
 
 
-def test_burst_passes_then_the_rate() -> None:
+def test_bucket_allows_a_burst_then_the_rate() -> None:
     bucket = TokenBucket(10, 0.0)
     assert sum(bucket.take(0.0) for _ in range(100)) == 40
     assert sum(bucket.take(1.0) for _ in range(100)) == 10
@@ -29,7 +29,7 @@ def test_burst_passes_then_the_rate() -> None:
         ("null", ("https://desk.example",), False),
     ],
 )
-def test_origin(origin: str | None, allowed: tuple[str, ...], passes: bool) -> None:
+def test_origin_is_compared_with_the_setting(origin: str | None, allowed: tuple[str, ...], passes: bool) -> None:
     assert origin_allowed(origin, allowed) is passes
 
 
@@ -51,7 +51,7 @@ def test_origin(origin: str | None, allowed: tuple[str, ...], passes: bool) -> N
     ],
 )
 @pytest.mark.parametrize("user_agent", [None, "Mozilla/5.0 (X11)", "python-websockets/16"])
-def test_origin_equal_to_the_address_connected_to_is_ours(origin: str, host: str, user_agent: str | None) -> None:
+def test_origin_equal_to_the_host_header_is_allowed(origin: str, host: str, user_agent: str | None) -> None:
     assert is_own_origin(origin, host, user_agent, secure=False)
 
 
@@ -80,7 +80,7 @@ def test_origin_equal_to_the_address_connected_to_is_ours(origin: str, host: str
         ("chrome-extension://127.0.0.1:8000", "127.0.0.1:8000"),
     ],
 )
-def test_another_origin_is_not_ours(origin: str | None, host: str | None) -> None:
+def test_origin_unlike_the_host_header_is_foreign(origin: str | None, host: str | None) -> None:
     assert not is_own_origin(origin, host, None, secure=False)
 
 
@@ -95,11 +95,11 @@ def test_another_origin_is_not_ours(origin: str | None, host: str | None) -> Non
     ],
 )
 @pytest.mark.parametrize("name", ["gateway.lan", "evil.example", "localhost.evil.example", "trader-pc"])
-def test_name_counts_for_programs_and_not_for_browsers(name: str, user_agent: str | None, own: bool) -> None:
-    # A page of evil.example whose name has been made to lead here sends exactly this.
+def test_host_name_as_origin_is_allowed_for_programs_only(name: str, user_agent: str | None, own: bool) -> None:
+    # A page of evil.example, whose name was changed to lead to this address, sends exactly this.
     assert is_own_origin(f"http://{name}:8000", f"{name}:8000", user_agent, secure=False) is own
 
 
 @pytest.mark.parametrize(("scheme", "own"), [("https", True), ("wss", True), ("http", False), ("ws", False)])
-def test_page_without_tls_is_another_origin_than_a_gateway_with_it(scheme: str, own: bool) -> None:
+def test_page_without_tls_is_foreign_to_a_gateway_with_tls(scheme: str, own: bool) -> None:
     assert is_own_origin(f"{scheme}://127.0.0.1:8443", "127.0.0.1:8443", None, secure=True) is own

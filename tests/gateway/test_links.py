@@ -1,4 +1,4 @@
-"""A gateway whose key the feeder refuses: both say so, clients are told the reason, and it ends without a restart."""
+"""A gateway whose key the feeder refuses: both log it, clients are told why, and allowing the key needs no restart."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ADDRESSES = {"market_addr", "trade_addr", "ask_addr"}
 
 @pytest.fixture
 def config(config: Config, tmp_path: Path) -> Config:
-    """Return settings with keys; beside them is a gateway whose key no feeder allows."""
+    """Return settings with keys; the folder "stranger" has the key of a gateway that the feeder does not allow."""
     for name in ("keys", "stranger"):
         sockets.make_keys(tmp_path / name)
     (tmp_path / "stranger" / "feeder.key").write_bytes((tmp_path / "keys" / "feeder.key").read_bytes())
@@ -25,14 +25,14 @@ def config(config: Config, tmp_path: Path) -> Config:
 
 
 def refused(rig: Rig, curve_dir: str) -> Server:
-    """Start a gateway that will not see the feeder."""
+    """Start a gateway that the feeder refuses."""
     server = Server(msgspec.structs.replace(rig.config, curve_dir=curve_dir), rig.ws)
     server.start()
     rig.servers.append(server)
     return server
 
 
-async def test_a_refused_key_is_the_reason_until_it_is_allowed(
+async def test_reason_names_the_refused_key_until_it_is_allowed(
     rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = refused(rig, str(tmp_path / "stranger"))
@@ -43,7 +43,7 @@ async def test_a_refused_key_is_the_reason_until_it_is_allowed(
     assert "is not allowed: to let it in, copy its public key" in caplog.text
     async with rig.connect("/ws/realtime?ctl=1", server) as client:
         assert (await client.receive())["reason"] == "key_refused"
-        # As an operator does by the advice in the message; nothing is started again.
+        # What the message advises the operator to do; nothing is restarted.
         allowed = tmp_path / "keys" / "clients" / "late.key"
         allowed.write_bytes((tmp_path / "stranger" / "gateway.key").read_bytes())
         while (told := await client.receive()).get("state") != "up":
@@ -53,8 +53,8 @@ async def test_a_refused_key_is_the_reason_until_it_is_allowed(
     assert readiness(server.port)["ready"]
 
 
-async def test_a_feeder_logs_a_client_without_keys(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+async def test_feeder_logs_a_client_without_keys(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     server = refused(rig, "")
     await until(lambda: "a client of market_addr" in caplog.text, "the feeder's line")
-    # Which of both ends is the first to leave decides what the other one sees.
+    # The end that closes first determines what the other one logs.
     assert readiness(server.port)["reason"] in ("curve_missing", "no_feeder", "feeder_absent")

@@ -1,4 +1,4 @@
-"""/metrics over a real feeder: messages are lost, the feeder goes and comes back."""
+"""/metrics over a real feeder that loses messages, stops and starts again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def test_metrics_show_losses_and_the_state_of_the_feeder(rig: Rig) -> None
     before = metrics(port)
     assert (before["feed_up"], before['feed_state{state="up"}'], before['feed_state{state="down"}']) == (1, 1, 0)
     assert before["newest_tick_age_seconds"] == math.inf
-    # Also before the first connection: a series that is absent looks like a gateway that is gone.
+    # Present before the first connection: an absent series would look like a stopped gateway.
     assert [before[f'connections{{path="{path}"}}'] for path in ENDPOINTS] == [0] * len(ENDPOINTS)
     async with rig.connect("/ws/realtime") as client:
         await client.subscribed(stocks=["600519.SH"])

@@ -36,7 +36,7 @@ async def received(client: Client) -> Any:
     return msgspec.msgpack.decode(payload)
 
 
-async def test_fields_are_cut_only_for_the_client_that_asked(rig: Rig) -> None:
+async def test_fields_are_selected_only_for_the_asking_client(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as narrow, rig.connect("/ws/realtime") as wide:
         await narrow.subscribed(stocks=["600519.SH"], fields=["lastPrice", "time"])
         await wide.subscribed(stocks=["600519.SH"])
@@ -46,7 +46,7 @@ async def test_fields_are_cut_only_for_the_client_that_asked(rig: Rig) -> None:
         assert await wide.receive() == {"600519.SH": [record]}
 
 
-async def test_stamped_frames_count_without_a_hole(rig: Rig) -> None:
+async def test_stamped_frames_are_numbered_without_a_gap(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.subscribed(stocks=["600519.SH"], seq=True)
         for number in range(3):
@@ -57,7 +57,7 @@ async def test_stamped_frames_count_without_a_hole(rig: Rig) -> None:
         assert all(frame["type"] == "data" and frame["time"] <= frame["published"] for frame in got)
 
 
-async def test_paced_quote_keeps_the_interval_and_ends_with_the_newest(rig: Rig) -> None:
+async def test_rate_limited_quote_keeps_its_interval_and_newest(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as slow, rig.connect("/ws/realtime") as fast:
         await slow.subscribed(stocks=["600519.SH"], max_rate_ms=600)
         await fast.subscribed(stocks=["600519.SH"])
@@ -72,7 +72,7 @@ async def test_paced_quote_keeps_the_interval_and_ends_with_the_newest(rig: Rig)
         assert len(got) < 50
 
 
-async def test_pace_of_a_market_loses_no_code(rig: Rig) -> None:
+async def test_rate_limited_market_loses_no_code(rig: Rig) -> None:
     async with rig.connect("/ws/whole_quote") as slow, rig.connect("/ws/whole_quote") as fast:
         for client, options in ((slow, {"max_rate_ms": 600}), (fast, {})):
             await client.subscribed(codes=["SH"], **options)
@@ -85,7 +85,7 @@ async def test_pace_of_a_market_loses_no_code(rig: Rig) -> None:
             seen |= (await slow.receive()).keys()
 
 
-async def test_options_of_a_repeated_code_replace_the_earlier_ones(rig: Rig) -> None:
+async def test_options_of_a_repeated_code_replace_earlier_ones(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         assert (await client.subscribed(stocks=["600519.SH"]))["added"] == ["600519.SH"]
         for request, expected in (
@@ -99,7 +99,7 @@ async def test_options_of_a_repeated_code_replace_the_earlier_ones(rig: Rig) -> 
             assert await client.receive() == {"600519.SH": [expected]}
 
 
-async def test_without_a_snapshot_only_news_comes(rig: Rig) -> None:
+async def test_without_snapshot_only_new_frames_are_sent(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as first, rig.connect("/ws/realtime") as second:
         await first.subscribed(stocks=["600519.SH"])
         rig.source.publish(TICK, {"n": "old"})
@@ -125,7 +125,7 @@ async def test_resume_says_whether_anything_was_missed(rig: Rig) -> None:
             return ack["recovered"], last
 
         assert await resumed(3) == (True, None)
-        # A browser has rounded the epoch.
+        # A browser rounds the epoch to a float.
         assert await resumed(3, float(epoch)) == (True, None)
         assert await resumed(2) == (True, {"n": 2})
         assert await resumed(1) == (False, {"n": 2})
@@ -146,7 +146,7 @@ async def test_resume_of_several_codes_names_each(rig: Rig) -> None:
         assert await client.receive() == {"n": 1}
 
 
-async def test_resume_of_a_subscribed_code_begins_at_its_position(rig: Rig) -> None:
+async def test_resume_of_a_subscribed_code_starts_at_its_position(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as keeper, rig.connect("/ws/realtime") as client:
         await keeper.subscribed(stocks=["600519.SH"])
         await client.subscribed(stocks=["600519.SH"], seq=True)
@@ -189,7 +189,7 @@ async def test_resume_of_a_code_within_its_market_is_not_recovered(rig: Rig) -> 
         ({"stocks": ["600519.SH", "000001.SZ"], "resume": {"epoch": 1, "seq": 1}}, "by code"),
     ],
 )
-async def test_option_that_cannot_be_is_named(rig: Rig, request_: dict[str, Any], words: str) -> None:
+async def test_invalid_option_is_named(rig: Rig, request_: dict[str, Any], words: str) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.send({"action": "ping"})
         assert (await client.receive())["type"] == "pong"
@@ -218,12 +218,12 @@ async def test_mode_all_keeps_every_frame_or_ends_with_1013(rig: Rig) -> None:
                 numbers.append(frame["n"])
         assert numbers == sorted(set(numbers))
         code, reason = await every.closed()
-        # Plain ASGI cannot drop a client that does not read, so it may end while what was queued is still on its way.
+        # Plain ASGI cannot drop a client that does not read, so frames may still arrive after the session has ended.
         assert code in (1013, 1006)
         assert code == 1006 or reason.startswith("slow_client")
 
 
-async def test_messagepack_clients_get_published_bodies_in_binary_frames(rig: Rig) -> None:
+async def test_messagepack_clients_get_the_published_bodies(rig: Rig) -> None:
     async with rig.connect("/ws/realtime", subprotocols=MSGPACK) as client:
         assert client.socket.subprotocol == "qmt.v1.msgpack"
         assert (await received(client))["type"] == "welcome"
@@ -233,7 +233,7 @@ async def test_messagepack_clients_get_published_bodies_in_binary_frames(rig: Ri
         [record] = (await received(client))["600519.SH"]
         assert math.isnan(record["pe"])
         assert record["n"] == 2**63
-        # Text may be mixed in.
+        # Text frames are accepted as well.
         await client.send({"action": "ping", "id": 2})
         assert (await received(client))["type"] == "pong"
         for nonsense in (b"\xc1", b"\x91" * 60_000, msgspec.msgpack.encode([1]), b"\x81\x91\x01\x02"):
@@ -263,7 +263,7 @@ async def test_every_url_speaks_messagepack(rig: Rig) -> None:
         assert (await client.closed())[0] == 1000
 
 
-async def test_formula_takes_a_pace_and_a_position(rig: Rig) -> None:
+async def test_formula_takes_a_rate_limit_and_a_position(rig: Rig) -> None:
     async with rig.connect("/ws/formula") as client:
         base = {"formula_name": "MA", "stock_code": "600519.SH"}
         ack = await client.subscribed(**base, seq=True)
@@ -276,7 +276,7 @@ async def test_formula_takes_a_pace_and_a_position(rig: Rig) -> None:
         assert "fields" in (await client.receive())["error"]
 
 
-async def test_trade_socket_begins_again_after_a_position(rig: Rig) -> None:
+async def test_trade_socket_resumes_after_a_position(rig: Rig) -> None:
     async with rig.connect(f"{TRADE_URL}&ctl=1") as client:
         assert [(await client.receive())["type"] for _ in range(2)] == ["welcome", "subscribed"]
         for number in range(5):
@@ -290,7 +290,7 @@ async def test_trade_socket_begins_again_after_a_position(rig: Rig) -> None:
         await client.send({"resume": {"seq": 99}, "id": 8})
         error = await client.receive()
         assert (error["code"], error["id"], error["oldest"], error["newest"]) == ("resume_expired", 8, 0, 6)
-        # Nothing between what was told and the events that come by now.
+        # No event is missing between the position of the ack and the new events.
         ack = await client.receive()
         assert (ack["type"], ack["after"]) == ("subscribed", 6)
         rig.source.trade("order", order_id=6)
@@ -301,8 +301,8 @@ async def test_trade_socket_begins_again_after_a_position(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("rig", [PreparedFrames], ids=["prepared"], indirect=True)
-async def test_server_that_stops_says_so_to_who_opted_in(rig: Rig) -> None:
-    # Under plain ASGI uvicorn closes the socket before it tells the app.
+async def test_stopping_server_tells_opted_in_clients(rig: Rig) -> None:
+    # With plain ASGI, uvicorn closes the socket before the app knows of the stop.
     server = rig.serve()
     async with rig.connect("/ws/realtime?ctl=1", server) as told, rig.connect("/ws/realtime", server) as documented:
         assert (await told.receive())["type"] == "welcome"
@@ -320,7 +320,7 @@ async def test_server_that_stops_says_so_to_who_opted_in(rig: Rig) -> None:
 
 @pytest.mark.parametrize("rig", [PreparedFrames], ids=["prepared"], indirect=True)
 @pytest.mark.parametrize(("window", "compressed"), [(15, True), (12, True), (10, False)])
-async def test_frames_are_compressed_where_both_sides_want_it(rig: Rig, window: int, compressed: bool) -> None:
+async def test_frames_are_compressed_if_both_sides_agree(rig: Rig, window: int, compressed: bool) -> None:
     server = rig.serve(deflate=True)
     record = {"text": "行情" * 2000, "n": 1}
     size = len(json.dumps(record, ensure_ascii=False).encode())
@@ -342,10 +342,10 @@ async def test_frames_are_compressed_where_both_sides_want_it(rig: Rig, window: 
             assert 0.9 < whole < 1.1 if compressed else 2.9 < whole < 3.1
 
 
-async def test_feed_loss_is_repaired_and_told_to_opted_in_clients(rig: Rig) -> None:
+async def test_feed_loss_is_repaired_and_told_if_opted_in(rig: Rig) -> None:
     async with rig.connect("/ws/realtime?ctl=1") as told, rig.connect("/ws/realtime") as documented:
         assert (await told.receive())["type"] == "welcome"
-        # A client that asked for no last value gets it where it replaces what was lost.
+        # A client without a snapshot is sent the last value too if it replaces lost frames.
         await told.subscribed(stocks=["600519.SH", "000001.SZ"], snapshot=False)
         await documented.send({"stocks": ["600519.SH", "000001.SZ"]})
         await rig.wanted(TICK)
@@ -354,7 +354,7 @@ async def test_feed_loss_is_repaired_and_told_to_opted_in_clients(rig: Rig) -> N
             rig.source.publish(topic, {"n": 1})
         for client in (told, documented):
             assert [await client.receive() for _ in range(2)] == [{"n": 1}] * 2
-        # As if a full socket had dropped them: the second one has no successor that would show it.
+        # As if a full socket had dropped them: no later frame shows the second loss.
         rig.lose(TICK, {"n": 2})
         rig.lose(OTHER, {"n": "newest"})
         rig.source.publish(TICK, {"n": 3})
@@ -365,7 +365,7 @@ async def test_feed_loss_is_repaired_and_told_to_opted_in_clients(rig: Rig) -> N
         assert {"n": "newest"} in got
 
 
-async def test_pace_of_prints_gathers_all_of_them_and_of_bars_each_one(rig: Rig) -> None:
+async def test_rate_limit_keeps_all_prints_and_each_bar(rig: Rig) -> None:
     prints, bars = quote_topic("600519.SH", "l2transaction"), quote_topic("600519.SH", "1m")
     async with rig.connect("/ws/realtime") as client:
         await client.subscribed(stocks=["600519.SH"], period="l2transaction", max_rate_ms=400)
@@ -404,6 +404,6 @@ async def test_slow_client_gets_all_prints_and_bars_or_1013(rig: Rig, period: st
         with contextlib.suppress(ConnectionClosed):
             while True:
                 got += [record["time"] for record in (await client.receive())["600519.SH"]]
-        # Whole up to the end, which tells that something is missing.
+        # No record is missing before the close, which shows that later ones are.
         assert got == list(range(got[0], got[0] + len(got)))
         assert client.socket.close_code in (1013, 1006)

@@ -1,4 +1,4 @@
-"""The app under the servers that people run: uvicorn, gunicorn, hypercorn as processes, and Starlette's test client."""
+"""The app under common servers: uvicorn, gunicorn and hypercorn as processes, and Starlette's test client."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def answers(port: int) -> bool:
 
 
 @pytest.mark.parametrize("command", SERVERS)
-async def test_sockets_and_keys_work_and_no_key_is_logged(config: Config, tmp_path: Path, command: list[str]) -> None:
+async def test_server_serves_sockets_checks_keys_and_logs_none(
+    config: Config, tmp_path: Path, command: list[str]
+) -> None:
     port = free_port()
     log = tmp_path / "server.log"
     with running_rig(config) as rig, process([part.format(port=port) for part in command], rig.config, log):
@@ -116,7 +118,7 @@ def test_bad_setting_stops_the_server_with_its_name(config: Config, tmp_path: Pa
     assert "QMT_BRIDGE_WORKERS" in log.read_text(encoding="utf-8")
 
 
-async def test_gateway_stops_in_time_though_a_client_does_not_read(config: Config, tmp_path: Path) -> None:
+async def test_gateway_stops_in_time_with_a_stalled_client(config: Config, tmp_path: Path) -> None:
     port = free_port()
     with running_rig(config) as rig:
         command = ["qmt_bridge.cli", "gateway", f"--port={port}"]
@@ -137,12 +139,12 @@ async def test_gateway_stops_in_time_though_a_client_does_not_read(config: Confi
     assert gateway.returncode == 0
 
 
-def test_of_two_gateways_that_start_at_once_one_gets_the_port() -> None:
+def test_one_of_two_simultaneous_gateways_gets_the_port() -> None:
     first = server._bind("127.0.0.1", 0)
     with first, pytest.raises(ConfigError, match=r"^port: cannot listen on 127\.0\.0\.1:\d+: .*in use"):
         server._bind(*first.getsockname()[:2]).close()
 
 
-def test_a_key_that_is_asked_for_and_not_set_ends_the_start(config: Config) -> None:
+def test_required_key_that_is_not_set_prevents_the_start(config: Config) -> None:
     with pytest.raises(ConfigError, match="require_key: is set, but there is no api_key"):
         server.serve(msgspec.structs.replace(config, api_key="", require_key=True), Stop())

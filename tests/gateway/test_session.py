@@ -1,4 +1,4 @@
-"""A session without a server: what leaves it, and in which order, when a turn of the loop brings more than its room."""
+"""A session without a server: what it sends, in which order, when one turn of the loop has more than fits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEADLINE = 10.0
 
 
 class Transport:
-    """Prepared frames that are written down; `full` says when there is no room."""
+    """Prepared frames that are recorded; `full` says when there is no room."""
 
     deflates = False
 
@@ -56,7 +56,7 @@ def order(written: bytes) -> list[bytes]:
     return [marks[mark] for mark in sorted(marks, key=written.find) if mark in written]
 
 
-async def test_excess_of_a_fast_client_is_written_and_never_queued() -> None:
+async def test_fast_clients_frames_beyond_the_room_are_not_queued() -> None:
     session, transport, subscription = made()
     for number in (1, 2, 3):
         subscription.deliver(tick(number))
@@ -67,7 +67,7 @@ async def test_excess_of_a_fast_client_is_written_and_never_queued() -> None:
 
 
 @pytest.mark.parametrize("size", [pytest.param(HIGH_WATER, id="full"), pytest.param(10, id="room-left")])
-async def test_nothing_overtakes_what_waits_in_the_outbox(size: int) -> None:
+async def test_frame_does_not_overtake_the_outbox(size: int) -> None:
     session, transport, subscription = made()
     subscription.deliver(tick(1, size))
     session.tell({"type": "ack"})
@@ -77,7 +77,7 @@ async def test_nothing_overtakes_what_waits_in_the_outbox(size: int) -> None:
     assert order(transport.written) == [b"1", b"ack", b"2", b"3"]
 
 
-async def test_client_whose_transport_is_full_is_queued() -> None:
+async def test_frames_are_queued_while_the_transport_is_full() -> None:
     session, transport, subscription = made()
     subscription.deliver(tick(1))
     transport.full = True
@@ -102,14 +102,14 @@ async def test_waiting_frames_are_written_before_the_server_stops(opted_in: bool
     assert order(transport.written) == [b"1", b"2", b"3", *last]
 
 
-async def test_names_that_acks_have_told_are_remembered_up_to_a_limit() -> None:
+async def test_names_told_in_acks_are_remembered_up_to_a_limit() -> None:
     session, _, _ = made()
     for request in range(100):
         session.has_told(f"name-{request}-{number}" for number in range(IGNORED_NAMES))
     assert session._ignored == {f"name-0-{number}" for number in range(IGNORED_NAMES)}
 
 
-async def test_bug_in_a_flush_ends_that_session_and_no_other() -> None:
+async def test_exception_in_a_flush_ends_only_its_session() -> None:
     flushes = Flushes()
     broken, transport, subscription = made(flushes)
     other, other_transport, other_subscription = made(flushes)

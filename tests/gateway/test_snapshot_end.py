@@ -1,4 +1,4 @@
-"""Notice `snapshot_end`, over a real feeder and WebSocket clients: after the last piece, to opted-in clients."""
+"""The notice `snapshot_end`, over a real feeder and WebSocket clients: after the last part, to opted-in clients."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.support.rig import Client, Rig
 from tests.support.waiting import until
 
 SH, SZ = whole_topic("SH"), whole_topic("SZ")
-# A snapshot of three pieces.
+# A snapshot in three parts.
 MARKET = {f"{number:06}.SH": {"n": 0, "pad": "x" * 1000} for number in range(600000, 601300)}
 
 
 async def filled(rig: Rig, watcher: Client) -> None:
-    """Let the feeder have a snapshot of Shanghai, which `watcher` keeps wanted, and one tick of Shenzhen."""
+    """Give the feeder a snapshot of Shanghai, which `watcher` keeps subscribed, and one tick of Shenzhen."""
     await watcher.send({"codes": ["SH", "SZ"]})
     await rig.wanted(SH)
     await rig.wanted(SZ)
@@ -28,7 +28,7 @@ async def filled(rig: Rig, watcher: Client) -> None:
 
 
 async def until_end(client: Client) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the records by code that come before the next `snapshot_end`, and that frame."""
+    """Return the records by code before the next `snapshot_end`, and that frame."""
     records: dict[str, Any] = {}
     while (frame := await client.receive()).get("type") != "snapshot_end":
         if "type" not in frame or frame["type"] == "data":
@@ -37,7 +37,7 @@ async def until_end(client: Client) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("options", [{}, {"seq": True}, {"fields": ["n"]}, {"max_rate_ms": 300}], ids=str)
-async def test_end_stands_behind_all_pieces_of_a_snapshot(rig: Rig, options: dict[str, Any]) -> None:
+async def test_snapshot_end_follows_all_parts_of_a_snapshot(rig: Rig, options: dict[str, Any]) -> None:
     async with rig.connect("/ws/whole_quote") as watcher, rig.connect("/ws/whole_quote") as client:
         await filled(rig, watcher)
         await client.subscribed(codes=["SH"], **options)
@@ -46,7 +46,7 @@ async def test_end_stands_behind_all_pieces_of_a_snapshot(rig: Rig, options: dic
         assert end == {"type": "snapshot_end", "codes": ["SH"], "count": len(MARKET)}
 
 
-async def test_snapshots_that_end_together_are_told_in_one_frame(rig: Rig) -> None:
+async def test_snapshots_that_end_together_share_one_notice(rig: Rig) -> None:
     async with rig.connect("/ws/whole_quote") as watcher, rig.connect("/ws/whole_quote") as client:
         await filled(rig, watcher)
         await client.subscribed(codes=["SZ", "SH"])
@@ -61,7 +61,7 @@ async def test_snapshots_that_end_together_are_told_in_one_frame(rig: Rig) -> No
         assert len(records) == len(MARKET) + 1
 
 
-async def test_client_of_the_document_hears_of_no_end(rig: Rig) -> None:
+async def test_client_that_has_not_opted_in_gets_no_snapshot_end(rig: Rig) -> None:
     async with rig.connect("/ws/whole_quote") as watcher, rig.connect("/ws/whole_quote") as client:
         await filled(rig, watcher)
         await client.send({"codes": ["SH"]})
@@ -72,14 +72,14 @@ async def test_client_of_the_document_hears_of_no_end(rig: Rig) -> None:
         assert await client.receive() == {"600000.SH": {"n": "news"}}
 
 
-async def test_snapshot_of_a_market_that_has_nothing_yet_ends_too(rig: Rig) -> None:
+async def test_snapshot_of_a_market_without_data_has_an_end(rig: Rig) -> None:
     async with rig.connect("/ws/whole_quote?ctl=1") as client:
         assert (await client.receive())["type"] == "welcome"
         await client.send({"codes": ["SH"]})
         assert await client.receive() == {"type": "snapshot_end", "codes": ["SH"], "count": 0}
 
 
-async def test_snapshot_that_the_source_pushes_to_the_first_client_ends(rig: Rig) -> None:
+async def test_snapshot_pushed_to_the_first_client_has_an_end(rig: Rig) -> None:
     async with rig.connect("/ws/whole_quote") as client:
         await client.subscribed(codes=["SH"])
         rig.source.sink.publish_whole(SH, MARKET, 1)
@@ -88,7 +88,7 @@ async def test_snapshot_that_the_source_pushes_to_the_first_client_ends(rig: Rig
         assert end["count"] == len(MARKET)
 
 
-async def test_repair_after_a_loss_ends(rig: Rig) -> None:
+async def test_snapshot_that_repairs_a_loss_has_an_end(rig: Rig) -> None:
     async with rig.connect("/ws/whole_quote") as watcher, rig.connect("/ws/whole_quote") as client:
         await filled(rig, watcher)
         await client.subscribed(codes=["SH"], snapshot=False)
@@ -100,7 +100,7 @@ async def test_repair_after_a_loss_ends(rig: Rig) -> None:
         assert end["count"] == len(MARKET)
 
 
-async def test_snapshot_of_a_feeder_that_was_restarted_ends(rig: Rig) -> None:
+async def test_snapshot_after_a_feeder_restart_has_an_end(rig: Rig) -> None:
     async with rig.connect("/ws/whole_quote") as client:
         await client.subscribed(codes=["SH"])
         rig.source.publish(SH, {"600000.SH": {"n": 1}})
@@ -115,7 +115,7 @@ async def test_snapshot_of_a_feeder_that_was_restarted_ends(rig: Rig) -> None:
         assert end["count"] == 2
 
 
-async def test_end_stands_behind_the_pieces_in_a_conflated_outbox(rig: Rig) -> None:
+async def test_snapshot_end_follows_the_parts_in_a_full_outbox(rig: Rig) -> None:
     server = rig.serve(outbox_bytes=300_000)
     market = {f"{number:06}.SH": {"n": 0, "pad": "x" * 1000} for number in range(600000, 608000)}
     async with rig.connect("/ws/whole_quote", server) as watcher, rig.connect("/ws/whole_quote", server) as client:

@@ -1,4 +1,4 @@
-"""/readyz over a real feeder: a full disk, and what a worker holds."""
+"""/readyz over a real feeder: a full disk, accounts, a damaged journal, and the tasks of a worker."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.support.waiting import until
 
 
 def limit_disk(rig: Rig, pages: int) -> None:
-    """Let the feeder's journal grow to so many pages only; return when that holds."""
+    """Limit the feeder's journal to so many pages; return when the limit is in force."""
     statement = f"PRAGMA max_page_count={pages}"
     rig.feeder.publisher._journal.call(lambda journal: journal._database.execute(statement).fetchall(), DEADLINE)
 
 
-async def test_worker_is_not_ready_while_it_cannot_write_trade_events(rig: Rig) -> None:
+async def test_worker_is_not_ready_while_the_journal_cannot_grow(rig: Rig) -> None:
     port = rig.servers[0].port
     assert readiness(port)["journal"] is None
     assert metrics(port)["journal_up"] == 1
@@ -28,7 +28,7 @@ async def test_worker_is_not_ready_while_it_cannot_write_trade_events(rig: Rig) 
         limit_disk(rig, 1)
         rig.source.trade("order", text="x" * 5000)
         assert (await client.receive())["journaled"] is False
-        await until(lambda: not readiness(port)["ready"], "the full disk to be told")
+        await until(lambda: not readiness(port)["ready"], "the full disk to be shown")
         shown = readiness(port)
         assert (shown["journal"], shown["feed"]) == ("database or disk is full", "up")
         assert metrics(port)["journal_up"] == 0
@@ -44,13 +44,13 @@ def account(state: Any, reason: str | None = None, number: str = "******0365", *
     return AccountState(number, "STOCK", state, reason, 7, **fields)
 
 
-async def test_the_state_of_every_account_is_shown(rig: Rig) -> None:
+async def test_readiness_shows_the_state_of_every_account(rig: Rig) -> None:
     port = rig.servers[0].port
     assert (readiness(port)["trade"], readiness(port)["accounts"]) == ("off", [])
     async with rig.connect("/ws/realtime?ctl=1") as client:
         assert (await client.receive())["trade"] == "off"
     rig.source.sink.set_accounts([account("up"), account("waiting", "not subscribed yet", "******0001")])
-    await until(lambda: readiness(port)["trade"] == "waiting", "the accounts to be told")
+    await until(lambda: readiness(port)["trade"] == "waiting", "the accounts to be shown")
     shown = readiness(port)
     assert shown["accounts"] == [
         {"account": "******0365", "type": "STOCK", "state": "up", "reason": None, "since": 7, "fault": False},
@@ -76,31 +76,31 @@ async def test_the_state_of_every_account_is_shown(rig: Rig) -> None:
         pytest.param([account("down", "no folder", fault=True), account("up")], True, id="one-of-two"),
     ],
 )
-async def test_only_what_settings_must_mend_makes_a_worker_not_ready(
+async def test_worker_is_not_ready_if_only_settings_can_mend_it(
     rig: Rig, accounts: list[AccountState], ready: bool
 ) -> None:
     port = rig.servers[0].port
     rig.source.sink.set_accounts(accounts)
-    await until(lambda: readiness(port)["trade"] == "down", "the accounts to be told")
+    await until(lambda: readiness(port)["trade"] == "down", "the accounts to be shown")
     assert (readiness(port)["ready"], readiness(port)["serving"]) == (ready, True)
     rig.source.sink.set_accounts([account("up")])
     await until(lambda: readiness(port)["ready"] and readiness(port)["trade"] == "up", "the account to be up")
 
 
-async def test_a_damaged_journal_is_told_and_leaves_a_worker_ready(rig: Rig) -> None:
+async def test_damaged_journal_is_shown_and_worker_stays_ready(rig: Rig) -> None:
     port = rig.servers[0].port
     assert readiness(port)["journal_note"] is None
     rig.feeder.stop()
     path = journal_path(rig.config.data_path, "hand")
     path.write_text("not a database", encoding="utf-8")
     rig.start_feeder()
-    await until(lambda: readiness(port).get("journal_note"), "the damaged file to be told")
+    await until(lambda: readiness(port).get("journal_note"), "the damaged file to be shown")
     shown = readiness(port)
     assert (shown["ready"], shown["journal"]) == (True, None)
     assert "a damaged journal was set aside" in shown["journal_note"]
 
 
-async def test_a_worker_tells_its_tasks_and_a_client_leaves_none_behind(rig: Rig) -> None:
+async def test_client_that_left_leaves_no_task_in_the_worker(rig: Rig) -> None:
     port = rig.servers[0].port
     before = readiness(port)
     assert before["worker"] == os.getpid()

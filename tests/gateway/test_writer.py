@@ -1,4 +1,4 @@
-"""uvicorn's internals that prepared frames stand on: each fails here first when uvicorn changes."""
+"""The internals of uvicorn that prepared frames use: if uvicorn changes one, a test here fails first."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tests.support.waiting import until
 TICK = quote_topic("600519.SH")
 
 
-def test_protocol_has_what_is_used_of_it() -> None:
+def test_uvicorn_protocol_has_the_attributes_that_we_use() -> None:
     source = inspect.getsource(WebSocketsSansIOProtocol)
     for attribute in ("self.writable = asyncio.Event()", "self.disconnected", "self.close_sent", "self.transport"):
         assert attribute in source
-    # Nobody may want these after the handshake; the last use is in the answer to websocket.accept.
+    # uvicorn must not need these after the handshake; the last use is in the answer to websocket.accept.
     after = source[source.index("self.conn.send_response(self.response)", source.index("async def send")) :]
     assert "self.request" not in after
     assert after.count("self.response") == 1
-    # Made anew with an extension of our own.
+    # Replaced by one with our extension.
     assert "self.conn = ServerProtocol(" in source
     for attribute in ("handshake_complete", "self.config.ws_per_message_deflate", "max_size=self.config.ws_max_size"):
         assert attribute in source
@@ -37,7 +37,7 @@ def test_protocol_has_what_is_used_of_it() -> None:
 async def test_frames_of_every_length_arrive(rig: Rig, size: int) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.subscribed(stocks=["600519.SH"])
-        # {"a":"..."} is eight bytes around the text.
+        # {"a":"..."} has eight bytes besides the text.
         bodies = [{"a": "x" * max(0, size - 8)}, {"n": "字"}]
         for body in bodies:
             rig.source.publish(TICK, body)
@@ -45,7 +45,7 @@ async def test_frames_of_every_length_arrive(rig: Rig, size: int) -> None:
         assert len(framed(json.dumps(bodies[0], separators=(",", ":")).encode())) > size or size < 8
 
 
-async def test_burst_for_one_client_keeps_its_order_in_few_writes(rig: Rig) -> None:
+async def test_burst_for_one_client_is_in_order_in_few_writes(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.subscribed(stocks=["600519.SH"])
         for number in range(5000):
@@ -54,7 +54,7 @@ async def test_burst_for_one_client_keeps_its_order_in_few_writes(rig: Rig) -> N
         assert readiness(rig.servers[0].port)["frames_sent"] == 5001
 
 
-async def test_stalled_reader_fills_the_transport_and_is_served_on_later(rig: Rig) -> None:
+async def test_stalled_client_fills_the_transport_and_continues(rig: Rig) -> None:
     async with rig.connect("/ws/realtime") as client:
         await client.subscribed(stocks=["600519.SH"])
         client.socket.transport.pause_reading()
@@ -79,7 +79,7 @@ async def test_stalled_reader_fills_the_transport_and_is_served_on_later(rig: Ri
 
 @pytest.mark.parametrize("rig", [PreparedFrames], ids=["prepared"], indirect=True)
 async def test_client_that_never_reads_is_dropped(rig: Rig) -> None:
-    # Plain ASGI has no way to drop a connection: there only the session ends.
+    # Plain ASGI cannot drop a connection: there only the session ends.
     server = rig.serve(outbox_bytes=100_000, slow_timeout=0.5)
     async with (
         rig.connect("/ws/realtime", server, close_timeout=0.1) as stalled,
@@ -97,6 +97,6 @@ async def test_client_that_never_reads_is_dropped(rig: Rig) -> None:
         assert await other.receive() == {"600519.SH": [{"n": "after"}]}
 
 
-def test_offered_only_after_a_handshake() -> None:
+def test_prepared_frames_are_offered_after_a_handshake_only() -> None:
     assert PreparedFrames.sender is None
     assert issubclass(PreparedFrames, WebSocketsSansIOProtocol)

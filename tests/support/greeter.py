@@ -79,20 +79,20 @@ def take(frames: Iterator[Frame], count: int) -> list[Frame]:
 
 
 def take_until_live(frames: Iterator[Frame], count: int) -> list[Frame]:
-    """Take frames until so many were as they are published, and not out of the journal."""
+    """Take frames until `count` of them came live, and not from the journal."""
     taken = []
     deadline = time.monotonic() + SECONDS
     while count:
         taken.append(next(frames))
         count -= taken[-1].published_ns > 0
-        assert time.monotonic() < deadline, "it does not get live"
+        assert time.monotonic() < deadline, "no live frames"
     frames.close()  # type: ignore[attr-defined]  # a generator
     return taken
 
 
 @contextmanager
 def trading(source: Greeter, *accounts: str) -> Iterator[None]:
-    """Publish events of `accounts` in turn, as fast as they are taken, all the while."""
+    """Publish events of `accounts` in turn, as fast as the feeder takes them, during the block."""
     stop = threading.Event()
 
     def trade() -> None:

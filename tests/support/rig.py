@@ -1,4 +1,4 @@
-"""A real feeder and a real uvicorn around the app, fed by a source that a test drives by hand."""
+"""A real feeder and a real uvicorn with the app; a test controls the source."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEADLINE = 10.0
 
 
 class HandDriven:
-    """A source without a market: it serves every code but 999999.SZ, and publishes what the test says."""
+    """A source that serves every code but 999999.SZ, and publishes what the test tells it to."""
 
     name = "hand"
     simulated = True
@@ -81,7 +81,7 @@ class HandDriven:
 
 
 class Server:
-    """uvicorn in a thread, with its own loop, on a free port."""
+    """uvicorn in a thread, with its own event loop, on a free port."""
 
     def __init__(self, config: Config, ws: Any) -> None:
         settings = uvicorn.Config(
@@ -112,7 +112,7 @@ class Server:
 
 
 class Rig:
-    """Feeder, source and gateway servers, and WebSocket clients of them."""
+    """A feeder with its source, gateway servers, and WebSocket clients of them."""
 
     def __init__(self, config: Config, ws: Any = PreparedFrames) -> None:
         self.config = config
@@ -125,7 +125,7 @@ class Rig:
         self.feeder = Feeder(self.config, self.source)
         self.feeder.start()
         publisher = self.feeder.publisher
-        # Port * is known now; a later life of the feeder has to listen where this one did.
+        # The system has chosen the ports; a restarted feeder has to use the same ones.
         self.config = _with(
             self.config,
             market_addr=publisher.market_addr,
@@ -141,7 +141,7 @@ class Rig:
         return server
 
     def close(self) -> None:
-        # At the same time: each takes a tenth of a second or two.
+        # All stop at the same time, because each takes a tenth of a second or two.
         for server in self.servers:
             server.ask_to_stop()
         self.feeder.stop()
@@ -151,13 +151,13 @@ class Rig:
     @asynccontextmanager
     async def connect(self, path: str, server: Server | None = None, **options: Any) -> AsyncIterator[Client]:
         port = (server or self.servers[0]).port
-        # With its queue full websockets stops reading, and would wait ten seconds for the answer to its close frame.
+        # websockets does not read while its queue is full: it would wait ten seconds for the answer to its close.
         options.setdefault("close_timeout", 0.2)
         async with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None, **options) as socket:
             yield Client(socket)
 
     def lose(self, topic: Topic, body: object) -> None:
-        """Publish what no subscriber gets, as a full socket would: the feeder keeps it and counts it."""
+        """Publish a message that reaches no subscriber, as with a full socket; the feeder keeps and counts it."""
         publisher = self.feeder.publisher
         transmit, lost = publisher._transmit, threading.Event()
 
@@ -170,10 +170,10 @@ class Rig:
         assert lost.wait(DEADLINE)
 
     async def wanted(self, topic: Topic) -> None:
-        await until(lambda: topic in self.source.wanted, f"the demand for {topic}")
+        await until(lambda: topic in self.source.wanted, f"a subscription of {topic}")
 
     async def unwanted(self, topic: Topic) -> None:
-        await until(lambda: topic not in self.source.wanted, f"the end of the demand for {topic}")
+        await until(lambda: topic not in self.source.wanted, f"the end of the subscription of {topic}")
 
 
 class Client:
@@ -190,7 +190,7 @@ class Client:
             return json.loads(await self.socket.recv())
 
     async def subscribed(self, **request: Any) -> dict[str, Any]:
-        """Subscribe and return the ack: from then on every message comes, while before it the last value is enough."""
+        """Subscribe and return the ack. After it every message is sent; before it the last value may be enough."""
         await self.send({"action": "subscribe", "id": 1, **request})
         ack: dict[str, Any] = await self.receive()
         assert ack.get("type", ack.get("action")) == "subscribed", ack
@@ -211,7 +211,7 @@ def _with(config: Config, **changes: object) -> Config:
 
 
 def readiness(port: int) -> dict[str, Any]:
-    """Return what one worker says of itself on /readyz."""
+    """Return the content of one worker's /readyz."""
     with urllib.request.build_opener(urllib.request.ProxyHandler({}), _Any()).open(
         f"http://127.0.0.1:{port}/readyz", timeout=DEADLINE
     ) as response:
@@ -229,7 +229,7 @@ def metrics(port: int) -> dict[str, float]:
 
 
 class _Any(urllib.request.HTTPErrorProcessor):
-    """Takes 503 as an answer like any other."""
+    """Accepts an answer with status 503 like any other."""
 
     def http_response(self, request: urllib.request.Request, response: Any) -> Any:
         return response

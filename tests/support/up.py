@@ -64,7 +64,7 @@ class Up:
         return found[0]
 
     def pid(self, part: str) -> int:
-        """Return the process id of the part that runs now."""
+        """Return the process id of the part, which the banner shows."""
         found = re.search(rf"  {part} +pid (\d+)", self.text)
         assert found is not None, self.text
         return int(found[1])
@@ -104,7 +104,7 @@ async def receive(client: ClientConnection) -> Any:
 
 
 async def answers(client: ClientConnection) -> bool:
-    """Return whether the other end is alive; frames that it sent before its end say nothing."""
+    """Return whether the other end answers a ping; frames could have been sent before it ended."""
     async with asyncio.timeout(DEADLINE):
         try:
             await (await client.ping())

@@ -1,6 +1,6 @@
-"""Waiting for what another thread or process does: a test fails at the deadline instead of sleeping and hoping.
+"""Wait for another thread or process: a test fails at a deadline, instead of sleeping for a fixed time.
 
-`what` names what is waited for; where the text is a function, it is called at the deadline.
+`what` says in the failure what was waited for; a function is called at the deadline and returns the text.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ def wait_for(
     """Wait until `condition` holds; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, _in_vain(what)
+        assert time.monotonic() < deadline, _failure(what)
         time.sleep(LOOK_SECONDS)
 
 
 async def until(condition: Callable[[], object], what: str | Callable[[], str] = CONDITION) -> None:
-    """Wait on the loop until `condition` holds; fail after the deadline."""
+    """Wait on the event loop until `condition` holds; fail after the deadline."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < deadline, _in_vain(what)
+        assert time.monotonic() < deadline, _failure(what)
         await asyncio.sleep(LOOK_SECONDS)
 
 
-def _in_vain(what: str | Callable[[], str]) -> str:
-    return f"waited in vain for {what if isinstance(what, str) else what()}"
+def _failure(what: str | Callable[[], str]) -> str:
+    return f"waited too long for {what if isinstance(what, str) else what()}"

@@ -1,4 +1,4 @@
-"""What waits of one topic: which record replaces which, in what form the rest is sent."""
+"""The waiting frames of one topic: which record replaces which, and how the rest is sent."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def values(times: list[int], value: float, *names: str) -> dict[str, object]:
         pytest.param([{CODE: list(range(20))}, {CODE: list(range(70_000))}], [{CODE: [69_999]}], 70_019, id="long"),
     ],
 )
-def test_of_ticks_the_newest_of_each_code_is_left(bodies: list[object], left: list[object], replaced: int) -> None:
+def test_newest_tick_of_each_code_is_kept(bodies: list[object], left: list[object], replaced: int) -> None:
     waiting, count = merged("code", *bodies)
     assert (shown(waiting), count) == (left, replaced)
 
@@ -84,12 +84,12 @@ def test_of_ticks_the_newest_of_each_code_is_left(bodies: list[object], left: li
         ),
     ],
 )
-def test_of_bars_the_newest_state_of_each_is_left(bodies: list[object], left: list[object], replaced: int) -> None:
+def test_newest_state_of_each_bar_is_kept(bodies: list[object], left: list[object], replaced: int) -> None:
     waiting, count = merged("bar", *bodies)
     assert (shown(waiting), count) == (left, replaced)
 
 
-def test_events_are_all_left_in_one_frame_and_in_order() -> None:
+def test_all_events_are_kept_in_order_in_one_frame() -> None:
     prints = [{"time": 1, "tradeIndex": number} for number in range(10)]
     waiting, replaced = merged("none", *({CODE: prints[at : at + 2]} for at in range(0, 10, 2)))
     assert (shown(waiting), replaced) == ([{CODE: prints}], 0)
@@ -114,19 +114,19 @@ def test_events_are_all_left_in_one_frame_and_in_order() -> None:
         pytest.param([{"n": 1}, values([3], 1)], None, id="none-then-bars"),
     ],
 )
-def test_of_a_formula_no_bar_is_lost(bodies: list[object], left: list[object] | None) -> None:
+def test_no_bar_of_a_formula_is_lost(bodies: list[object], left: list[object] | None) -> None:
     waiting, replaced = merged("values", *bodies)
     expected = bodies if left is None else left
     assert (shown(waiting), replaced) == (expected, len(bodies) - len(expected))
 
 
-def test_of_progress_only_the_newest_message_is_left() -> None:
+def test_only_the_newest_progress_message_is_kept() -> None:
     waiting, replaced = merged("topic", {"finished": 1}, {"finished": 2}, {"status": "done"})
     assert (shown(waiting), replaced) == ([{"status": "done"}], 2)
 
 
 @pytest.mark.parametrize("versions", ["topic", "code", "bar", "values", "none"])
-def test_a_frame_that_waits_alone_stays_the_same_object(versions: Versions) -> None:
+def test_single_waiting_frame_stays_the_same_object(versions: Versions) -> None:
     waiting, frame = Merged(versions), Frame(Topic("quote/x/1m/"), 1, 1, 0, 0, b"\xc1")
     assert not waiting
     waiting.add(frame)
@@ -134,7 +134,7 @@ def test_a_frame_that_waits_alone_stays_the_same_object(versions: Versions) -> N
     assert [*waiting.batches()] == [frame]
 
 
-def test_a_newer_tick_takes_the_place_of_the_frame_itself() -> None:
+def test_newer_tick_replaces_the_whole_frame() -> None:
     # A frame that is shared by all clients is rendered once.
     waiting = Merged("code")
     two = [Frame(Topic("quote/x/tick/"), 1, seq, 0, 0, frames.encode({CODE: [seq]})) for seq in (1, 2)]
@@ -144,7 +144,7 @@ def test_a_newer_tick_takes_the_place_of_the_frame_itself() -> None:
 
 
 @pytest.mark.parametrize(("versions", "body"), [("code", {"a": 1}), ("bar", {CODE: [bar(1)]}), ("none", {CODE: [1]})])
-def test_what_is_put_together_takes_the_newest_stamp(versions: Versions, body: object) -> None:
+def test_merged_records_have_the_newest_stamp(versions: Versions, body: object) -> None:
     waiting, _ = merged(versions, body, {CODE: [bar(2)]}, {CODE: [bar(3)]})
     assert {(frame.seq, frame.received_ns) for frame in waiting.batches()} == {(3, 3)}
 
@@ -159,7 +159,7 @@ def test_many_records_of_one_code_are_sent_in_several_frames(versions: Versions)
     assert [record for body in bodies for record in frames.decode(body)[CODE]] == records
 
 
-def test_what_nothing_can_replace_is_counted_as_kept() -> None:
+def test_irreplaceable_bytes_are_counted_as_kept() -> None:
     for versions, body in (("bar", {CODE: [bar(1)]}), ("none", {CODE: [1]}), ("values", values([1], 1))):
         waiting, _ = merged(versions, body, {CODE: [bar(2)]}, body)  # type: ignore[arg-type]
         assert 0 < waiting.kept == waiting.size

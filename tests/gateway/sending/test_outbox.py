@@ -1,4 +1,4 @@
-"""The outbox: order while there is room, the stream's own rule when there is none."""
+"""The outbox: frames in order while there is room, conflation by the rule of the topic when there is none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def drain(outbox: Outbox) -> list[object]:
     return texts
 
 
-def test_everything_comes_in_order_while_there_is_room() -> None:
+def test_frames_are_sent_in_order_while_there_is_room() -> None:
     outbox = Outbox(ROOMY)
     sent = [{"600519.SH": [{"n": n}]} for n in range(200)]
     for body in sent:
@@ -66,7 +66,7 @@ def test_merged_market_is_sent_in_batches() -> None:
     assert sum(map(len, texts)) == 1200  # type: ignore[arg-type]
 
 
-def test_formula_values_of_two_subscriptions_do_not_replace_each_other() -> None:
+def test_values_of_two_formula_subscriptions_are_separate() -> None:
     outbox = Outbox(200)
     for n in range(50):
         for seq_id in (1, 2):
@@ -87,7 +87,7 @@ def test_order_is_kept_again_after_an_episode() -> None:
 
 
 @pytest.mark.parametrize("control", [True, False], ids=["control", "trade"])
-def test_what_may_not_be_lost_overflows(control: bool) -> None:
+def test_outbox_overflows_with_data_that_may_not_be_lost(control: bool) -> None:
     outbox = Outbox(2000)
     count = 0
     while not outbox.overflowed:
@@ -109,7 +109,7 @@ def test_quotes_are_conflated_to_make_room_for_control_frames() -> None:
     assert drain(outbox) == [{"n": 99}, {"type": "pong"}]
 
 
-def test_what_waits_is_counted_while_conflating() -> None:
+def test_waiting_bytes_are_counted_while_conflating() -> None:
     outbox = Outbox(1000)
     for n in range(20):
         outbox.put(item("whole/SH/", {"600519.SH": {"n": n, "pad": "x" * 100}}))
@@ -153,7 +153,7 @@ def test_conflation_begins_long_before_trade_events_overflow() -> None:
     assert 3.5 < size / CONFLATE_FROM < 5
 
 
-def test_few_large_frames_are_no_backlog() -> None:
+def test_few_large_frames_are_not_conflated() -> None:
     outbox = Outbox(16 * CONFLATE_FROM)
     for number in range(CONFLATE_FRAMES + 1):
         assert not outbox.conflating
@@ -161,7 +161,7 @@ def test_few_large_frames_are_no_backlog() -> None:
     assert outbox.conflating
 
 
-def test_frames_are_the_texts_with_a_header() -> None:
+def test_websocket_frames_are_payloads_with_a_header() -> None:
     outbox = Outbox(200)
     bodies = [item("quote/600519.SH/tick/", {"n": 1}), item("formula/x/", {"n": 2}, View(seq_id=1))]
     for each in bodies:
@@ -181,7 +181,7 @@ def test_shared_frame_is_built_once_for_all_clients() -> None:
     assert boxes[0].take(framed=True)[0] is boxes[1].take(framed=True)[0]
 
 
-def test_frame_that_cannot_be_rendered_costs_nothing_but_itself() -> None:
+def test_only_a_frame_that_cannot_be_rendered_is_left_out() -> None:
     nested: object = 1
     for _ in range(300):
         nested = [nested]
@@ -201,7 +201,7 @@ def test_frame_that_cannot_be_rendered_costs_nothing_but_itself() -> None:
 
 
 @pytest.mark.parametrize("period", ["l2transaction", "l2order", "l2orderqueue", "announcement"])
-def test_prints_are_all_kept_until_the_client_is_too_far_behind(period: str) -> None:
+def test_all_prints_are_kept_up_to_the_limit(period: str) -> None:
     outbox = Outbox(5000)
     sent: list[object] = []
     while not outbox.overflowed:
@@ -211,7 +211,7 @@ def test_prints_are_all_kept_until_the_client_is_too_far_behind(period: str) -> 
     assert (drain(outbox), outbox.skipped) == (sent, 0)
 
 
-def test_every_bar_is_kept_until_the_client_is_too_far_behind() -> None:
+def test_all_bars_are_kept_up_to_the_limit() -> None:
     outbox = Outbox(5000)
     time = 0
     while not outbox.overflowed:
@@ -225,8 +225,8 @@ def test_every_bar_is_kept_until_the_client_is_too_far_behind() -> None:
     assert time > 10
 
 
-def test_a_whole_market_that_waits_does_not_disconnect_its_client() -> None:
-    # A snapshot of 26,000 codes is larger than any outbox; its number of codes bounds it.
+def test_whole_market_in_the_outbox_closes_no_client() -> None:
+    # A snapshot of 26,000 codes is larger than an outbox, but the number of codes limits it.
     outbox = Outbox(50_000)
     for turn in range(3):
         for number in range(1000):
@@ -236,7 +236,7 @@ def test_a_whole_market_that_waits_does_not_disconnect_its_client() -> None:
     assert not outbox.overflowed
 
 
-def test_a_batch_that_cannot_be_rendered_costs_no_other() -> None:
+def test_only_a_batch_that_cannot_be_rendered_is_left_out() -> None:
     nested: object = 1
     for _ in range(300):
         nested = [nested]
@@ -252,7 +252,7 @@ CODES = ("000001.SZ", "600519.SH")
 
 
 class _Model:
-    """What one client was sent, by topic, view and code; what reaches it is compared with that."""
+    """What one client should be sent, by topic, view and code; the frames that it receives are compared with that."""
 
     def __init__(self) -> None:
         self.sent: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -262,7 +262,7 @@ class _Model:
         kind = dice.choice(["tick", "l2quote", "1m", "1d", "l2transaction"])
         code = dice.choice(CODES)
         records = [
-            # A bar's time may come again a little later; the number tells its newest state.
+            # A bar may be updated a little later; `n` shows its newest state.
             {
                 "time": number // 40 + dice.randrange(2),
                 "n": number + part / 10,
@@ -290,7 +290,7 @@ class _Model:
                 assert numbers == sorted(set(numbers))
                 assert got[-1:] == sent[-1:]
             else:
-                # Each bar's states in order, the newest of them last, and no bar missing.
+                # The states of each bar are in order, the newest is last, and no bar is missing.
                 for time in {record["time"] for record in sent}:
                     states = [record["n"] for record in got if record["time"] == time]
                     assert states == sorted(set(states))

@@ -1,4 +1,4 @@
-"""The client's own pace: one frame in its time, the newest, and of a market the newest of every code."""
+"""The client's limit on the rate of frames: the newest frame, and of a market the newest tick of every code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def batch(seq: int, **codes: int) -> Frame:
     return Frame(SH, 1, seq, 0, 0, frames.encode(codes))
 
 
-def test_first_frame_passes_and_the_newest_of_the_rest_follows() -> None:
+def test_first_frame_and_then_the_newest_are_passed_on() -> None:
     pace = Pace(0.5, "code")
     assert pace.admits(tick(1), 10.0)
     assert not pace.admits(tick(2), 10.1)
@@ -31,14 +31,14 @@ def test_first_frame_passes_and_the_newest_of_the_rest_follows() -> None:
     assert pace.due == 11.0
 
 
-def test_frame_after_a_quiet_time_passes_at_once() -> None:
+def test_frame_after_a_quiet_time_is_passed_on_at_once() -> None:
     pace = Pace(0.5, "code")
     assert pace.admits(tick(1), 10.0)
     assert pace.admits(tick(2), 10.5)
     assert pace.take(11.0) == []
 
 
-def test_what_waits_is_not_overtaken_when_its_time_has_come() -> None:
+def test_due_frame_is_not_overtaken() -> None:
     pace = Pace(0.5, "code")
     pace.admits(tick(1), 10.0)
     pace.admits(tick(2), 10.4)
@@ -70,7 +70,7 @@ def test_events_are_gathered_and_sent_together(period: str) -> None:
     assert (gathered.data, gathered.seq) == ({"600519.SH": [2, -2, 3, -3, 4, -4, 5, -5]}, 5)
 
 
-def test_last_state_of_a_bar_comes_with_the_next_bar() -> None:
+def test_last_state_of_a_bar_is_sent_with_the_next_bar() -> None:
     pace = Pace(0.5, "bar")
     pace.admits(quoted(1, "1m", {"time": 1, "n": 1}), 10.0)
     for seq, time in ((2, 1), (3, 1), (4, 2), (5, 2)):
@@ -79,7 +79,7 @@ def test_last_state_of_a_bar_comes_with_the_next_bar() -> None:
     assert gathered.data == {"600519.SH": [{"time": 1, "n": 3}, {"time": 2, "n": 5}]}
 
 
-def test_what_cannot_be_replaced_does_not_wait_beyond_a_frame() -> None:
+def test_irreplaceable_records_wait_up_to_one_frames_size() -> None:
     pace = Pace(3600.0, "none")
     pace.admits(quoted(1, "l2order", 0), 10.0)
     sent = 0

@@ -1,4 +1,4 @@
-"""Views: what each option does to a frame, and that a view's frame is built once for all of its clients."""
+"""Views: how each option changes a frame, and that clients with the same view share one frame."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def shown(view: View, body: object) -> Any:
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_only_the_named_fields_remain_in_their_order(binary: bool) -> None:
+def test_only_the_named_fields_are_kept_in_their_order(binary: bool) -> None:
     view = View(binary, ("volume", "lastPrice", "nonsense"))
     assert shown(view, {"600519.SH": [RECORD, {"volume": 8}]}) == {
         "600519.SH": [{"volume": 7, "lastPrice": 1858.0}, {"volume": 8}]
@@ -40,7 +40,7 @@ def test_only_the_named_fields_remain_in_their_order(binary: bool) -> None:
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_stamped_frame_has_position_and_times_around_the_bare_frame(binary: bool) -> None:
+def test_stamp_has_position_times_and_the_plain_data(binary: bool) -> None:
     body = {"600519.SH": [{"volume": 7}]}
     assert shown(View(binary, stamped=True), body) == {
         "type": "data",
@@ -85,14 +85,14 @@ def test_clients_of_one_view_share_the_frame() -> None:
     assert View(fields=("time",)).of(published).framed != one.framed
 
 
-def test_binary_frames_say_so() -> None:
+def test_messagepack_frames_are_marked_as_binary() -> None:
     published = frame({"n": 1})
     assert View(True).of(published).framed == b"\x82" + bytes([len(published.body)]) + published.body
     assert View(False, stamped=True).of(published).framed[0] == 0x81
 
 
 @pytest.mark.parametrize(("size", "deflated"), [(100, False), (5_000, True), (2_000_000, True)])
-def test_long_frames_are_compressed_each_for_itself(size: int, deflated: bool) -> None:
+def test_long_frames_are_compressed_independently(size: int, deflated: bool) -> None:
     published = frame({"text": "行情" * (size // 6)})
     framed = View(deflated=True).of(published).framed
     if not deflated:
@@ -107,7 +107,7 @@ def test_long_frames_are_compressed_each_for_itself(size: int, deflated: bool) -
 
 @pytest.mark.parametrize("view", [View(seq_id=1), View(True, seq_id=1), View(fields=("n",)), View(True, ("n",))])
 @pytest.mark.parametrize("body", [b"\xc1", frames.encode(3), frames.encode([[[1]]])])
-def test_body_without_such_a_form_is_a_wire_error_or_passes_whole(view: View, body: bytes) -> None:
+def test_body_without_fields_is_sent_whole_or_a_wire_error(view: View, body: bytes) -> None:
     try:
         view.render(Frame(TICK, 1, 1, 0, 0, body))
     except WireError:

@@ -1,4 +1,4 @@
-"""A model test of the hub: late and lost messages, a feeder that restarts, members that join and leave, at random."""
+"""A random model test of the hub: late and lost messages, feeder restarts, members that join and leave."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ class Trader:
         self.acts.append(act)
 
     def missed(self, count: int) -> None:
-        raise AssertionError("a trade event was given up")
+        raise AssertionError("a trade event is missing")
 
     def snapshot_ended(self, count: int) -> None:
         raise AssertionError("trade events have no snapshot")
 
 
 class Newcomer(Trader):
-    """A connection that names no position: it receives what is published from then on."""
+    """A connection without a position: it receives the events that are published after it joins."""
 
     def __init__(self, published: int, positioned: bool) -> None:
         super().__init__(published)
@@ -69,12 +69,12 @@ class Newcomer(Trader):
 
 
 class Reader(Trader):
-    """A client that is refused when the journal is another one, and continues after the newest position."""
+    """A client that is refused when the journal is another one, and then continues after its newest position."""
 
     def __init__(self, start: int) -> None:
         super().__init__(start)
         self.journal: int | None = None
-        # The events since it joined or was refused: number of the event by position.
+        # The events since it joined or was refused: the number of each event by its position.
         self.content: dict[int, int] = {}
         self._epoch: int | None = None
 
@@ -124,7 +124,7 @@ class Watcher:
 
     def deliver(self, frame: Frame) -> None:
         epoch, seq = self.position
-        assert (frame.epoch, frame.seq) > self.position, "twice, or out of order"
+        assert (frame.epoch, frame.seq) > self.position, "a repeated frame, or one out of order"
         if frame.epoch == epoch:
             self.missing += frame.seq - seq - 1
         self.position = (frame.epoch, frame.seq)
@@ -146,10 +146,10 @@ class Watcher:
 
 
 class World:
-    """A feeder, its pipes to one hub, and the hub's members.
+    """A feeder, its connections to one hub, and the hub's members.
 
-    With `journals` a restart may bring another journal, also from a clock that was set back, or take back what was not
-    on the disk.
+    With `journals` a restart may bring another journal, also with an older epoch (a clock that was set back), or lose
+    events that were not on the disk.
     """
 
     def __init__(self, seed: int, journals: bool = False) -> None:
@@ -159,18 +159,18 @@ class World:
         self.epoch = 1000
         self.epochs = {self.epoch}
         self.journal = 0
-        # The number of the journal, and how many events were published: each event has a number of its own.
+        # The number of the journal, and how many events were published: each event has its own number.
         self.of = 0
         self.published = 0
         self.content: dict[int, int] = {}
-        # The last event that is saved on the disk.
+        # The position of the last event on the disk.
         self.saved = 0
         # The epochs that had this journal, each with the last of its events that the journal still has.
         self.journal_epochs: dict[float, float] = {self.epoch: math.inf}
         self.seqs = {TICK: 0, SH: 0}
         self.subscribed: set[Topic] = set()
         self.trades: deque[Frame] = deque()
-        # Heartbeats come between the ticks, as (epoch, trade_seq).
+        # Ticks, and heartbeats between them as (epoch, trade_seq).
         self.market: deque[Frame | tuple[int, int]] = deque()
         self.questions: deque[tuple[int, Topic, int | None, float | None, bool]] = deque()
         self.replies: deque[TopicState] = deque()
@@ -243,7 +243,7 @@ class World:
             self.hub.feeder_seen(*message, self.now)
 
     def answer(self) -> None:
-        """Let the feeder answer one question; of a journal with one chunk."""
+        """Let the feeder answer one question; the answer from a journal is one chunk."""
         if not self.questions:
             return
         number, topic, after, epoch, exact = self.questions.popleft()
@@ -270,7 +270,7 @@ class World:
             self.hub.answer(self.replies.popleft(), self.now)
 
     def drain(self) -> None:
-        """Let a member of trade events take what was delivered."""
+        """Let the outbox of a member of trade events become empty."""
         trader = self.random.choice([*self.traders, *self.newcomers, self.resident])
         acts, trader.acts = trader.acts, []
         for act in acts:
@@ -294,7 +294,7 @@ class World:
         if kind < 0.3:
             length = self.random.choice((0, self.journal // 2, self.journal, 2 * self.journal + 100))
             if self.random.random() < 0.3:
-                # Epochs are different, and more than 0.
+                # Epochs are distinct and greater than 0.
                 self.epoch = min(self.epochs) - 1
             self.of += 1
             self.journal_epochs.clear()
@@ -309,7 +309,7 @@ class World:
         self.journal_epochs[self.epoch] = math.inf
         self.epochs.add(self.epoch)
 
-    def part(self) -> None:
+    def toggle_link(self) -> None:
         self.away = not self.away
 
     def trader(self) -> None:
@@ -323,7 +323,7 @@ class World:
     def join(self, trader: Trader) -> None:
         trader.joined = True
         if isinstance(trader, Reader):
-            # Only a member that is joined is told that the journal is another one.
+            # While it was not joined, the journal may have been replaced without a refusal.
             trader.content.clear()
         self.hub.join({ALL_TRADES: trader}, self.now, JournalPosition(trader.position, trader.epoch))
 
@@ -333,7 +333,7 @@ class World:
         self.hub.join({ALL_TRADES: self.newcomers[-1]}, self.now)
 
     def come_back(self) -> None:
-        """Let every trader's connection break and all of them join again, as after the restart of their worker."""
+        """Break the connections of all traders and let them join again, as after a restart of their worker."""
         for trader in self.traders:
             if trader.joined:
                 self.hub.leave(ALL_TRADES, trader)
@@ -355,8 +355,8 @@ class World:
         self.now += self.random.choice((0.01, 0.25, 1.0))
         self.hub.expire(self.now)
 
-    def calm(self) -> None:
-        """Let everything arrive for more than a minute, so that quiet topics are compared."""
+    def deliver_all(self) -> None:
+        """Deliver every message for more than a minute, so that quiet topics are compared."""
         self.away = False
         for _ in range(160):
             self.heartbeat()
@@ -376,7 +376,7 @@ def test_every_event_and_every_loss_reaches_every_member(seed: int) -> None:
     world = World(seed)
     often = [world.event, world.tick, world.arrive, world.arrive, world.arrive, world.answer, world.reply, world.drain]
     seldom = [world.heartbeat, world.trader, world.watcher, world.wait]
-    rare = [world.lose, world.lose_answers, world.restart, world.part, world.come_back, world.newcomer]
+    rare = [world.lose, world.lose_answers, world.restart, world.toggle_link, world.come_back, world.newcomer]
     for _ in range(600):
         kind = world.random.choices((often, seldom, rare), (20, 4, 1))[0]
         world.random.choice(kind)()
@@ -387,7 +387,7 @@ def test_every_event_and_every_loss_reaches_every_member(seed: int) -> None:
         if not present:
             present.append(Watcher())
             world.hub.join({topic: present[-1]}, world.now)
-    world.calm()
+    world.deliver_all()
     for trader in world.traders:
         assert trader.got == list(range(1, world.journal + 1))
     for newcomer in world.newcomers:
@@ -403,11 +403,11 @@ def test_every_event_and_every_loss_reaches_every_member(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_no_event_of_another_journal_without_a_refusal(seed: int) -> None:
+def test_another_journal_is_delivered_only_after_a_refusal(seed: int) -> None:
     world = World(seed, journals=True)
     often = [world.event, world.arrive, world.arrive, world.answer, world.reply, world.drain]
     seldom = [world.heartbeat, world.trader, world.wait, world.save]
-    rare = [world.lose, world.lose_answers, world.restart, world.part, world.come_back]
+    rare = [world.lose, world.lose_answers, world.restart, world.toggle_link, world.come_back]
     for _ in range(600):
         kind = world.random.choices((often, seldom, rare), (20, 4, 1))[0]
         world.random.choice(kind)()
@@ -416,10 +416,10 @@ def test_no_event_of_another_journal_without_a_refusal(seed: int) -> None:
         for trader in world.traders:
             if not trader.joined:
                 world.join(trader)
-        world.calm()
+        world.deliver_all()
     for _ in range(5):
         world.event()
-    world.calm()
+    world.deliver_all()
     for trader in world.traders:
         assert isinstance(trader, Reader)
         assert (trader.journal, trader.position) == (world.of, world.journal)
