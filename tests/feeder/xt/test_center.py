@@ -25,10 +25,10 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, ErrorCode, Unavailable
 from qmt_bridge.process.child import TRY_AGAIN
 from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic
+from tests.support.paths import FAKES, ROOT
+from tests.support.ports import ANY_ADDRESSES, address_env
 from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parents[3]
-FAKES = ROOT / "tests" / "fakes"
 SECONDS = 10.0
 TOKEN = "7b1e-t0ken"
 MOUTAI = quote_topic("600519.SH")
@@ -249,7 +249,7 @@ def test_the_exit_code_says_whether_a_refused_token_may_pass_later(
         "PYTHONIOENCODING": "utf-8",
         "QMT_BRIDGE_XT_TOKEN": TOKEN,
         "QMT_BRIDGE_DATA_DIR": str(tmp_path),
-        **{f"QMT_BRIDGE_{name}_ADDR": "tcp://127.0.0.1:0" for name in ("MARKET", "TRADE", "ASK")},
+        **address_env(ANY_ADDRESSES),
     }
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

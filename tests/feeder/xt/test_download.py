@@ -30,10 +30,10 @@ from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import TradeEvent
 from qmt_bridge.wire.requests import DownloadStarted, StartDownload, ask_reply_encoder, reply_decoder
 from qmt_bridge.wire.topics import Topic, download_topic
+from tests.support.paths import FAKES, ROOT
+from tests.support.ports import ANY_ADDRESSES
 from tests.support.sink import Recording
 
-ROOT = Path(__file__).parents[3]
-FAKES = ROOT / "tests" / "fakes"
 # A process has to start, and this machine may be busy.
 SECONDS = 30.0
 
@@ -432,8 +432,7 @@ def test_a_cancelled_download_is_stopped_in_the_terminal(
 
 def test_a_zeromq_consumer_that_dies_cancels_its_download(terminal: Callable[..., None], tmp_path: Path) -> None:
     terminal(DOWNLOAD="stall", LOG=str(tmp_path / "calls"))
-    local = "tcp://127.0.0.1:0"
-    config = Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path), grace=0.1)
+    config = Config(**ANY_ADDRESSES, data_dir=str(tmp_path), grace=0.1)
     with native.installed():
         feeder = Feeder(config, XtSource(config))
         feeder.start()

@@ -27,6 +27,7 @@ from qmt_bridge.errors import ErrorCode
 from qmt_bridge.sockets import connect_subscriber
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, parse_topic, quote_topic, whole_topic
+from tests.support.ports import ANY_ADDRESSES
 from tests.support.waiting import wait_for
 
 SECONDS = 40.0
@@ -255,8 +256,7 @@ def test_a_feeder_delivers_after_random_payloads_of_eight_threads(
     monkeypatch.setattr(intervals, "RETRY_FIRST", 0.01)
     terminal.dispatchers = 8
     payloads = Payloads(4)
-    address = "tcp://127.0.0.1:*"
-    config = Config(data_dir=str(tmp_path), market_addr=address, trade_addr=address, ask_addr=address, xt_silence=0.0)
+    config = Config(**ANY_ADDRESSES, data_dir=str(tmp_path), xt_silence=0.0)
     source = XtQuote(config)
     feeder = Feeder(config, source)
     feeder.start()

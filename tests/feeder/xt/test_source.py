@@ -32,12 +32,11 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ErrorCode, Refused
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, download_topic, parse_topic, quote_topic
-from tests.support.ports import free_ports
+from tests.support.paths import FAKES, ROOT
+from tests.support.ports import address_options, free_addresses
 from tests.support.sink import Recording
 from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parents[3]
-FAKES = ROOT / "tests" / "fakes"
 SECONDS = 30.0
 
 TICKS = quote_topic("600519.SH")
@@ -309,8 +308,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
     monkeypatch.setenv("FAKE_XT_REFUSE", "300750.SZ")
     command = [sys.executable, "-m", "qmt_bridge.cli", "up", "--source=xtquant", "--port=0", f"--data-dir={tmp_path}"]
-    for name, port in zip(("market", "trade", "ask"), free_ports(3), strict=True):
-        command.append(f"--{name}-addr=tcp://127.0.0.1:{port}")
+    command += address_options(free_addresses())
     up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
     try:
         assert up.stdout is not None

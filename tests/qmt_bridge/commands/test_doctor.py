@@ -30,7 +30,7 @@ from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.messages import AccountState, FeedStatus
 from qmt_bridge.wire.topics import STATUS_TOPIC, Topic, quote_topic
 from tests.support.paths import FAKES, ROOT
-from tests.support.ports import free_ports
+from tests.support.ports import ANY_PORT, address_env, free_addresses, free_port
 
 SECONDS = 30.0
 KEY = "0123456789abcdef"
@@ -213,13 +213,11 @@ class Machine:
     """The settings of a machine with free ports and a folder of its own, and what the command says of it."""
 
     def __init__(self, folder: Path, **env: str) -> None:
-        self.port, *wire = free_ports(4)
+        self.port = free_port()
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("QMT_BRIDGE_")}
         self.env |= {"QMT_BRIDGE_PORT": str(self.port), "QMT_BRIDGE_DATA_DIR": str(folder / "data")}
         self.env |= {"QMT_BRIDGE_API_KEY": KEY}
-        for name, port in zip(("MARKET", "TRADE", "ASK"), wire, strict=True):
-            self.env[f"QMT_BRIDGE_{name}_ADDR"] = f"tcp://127.0.0.1:{port}"
-        self.env |= env
+        self.env |= address_env(free_addresses()) | env
         self.printed = ""
         # Whether something listens at these addresses, which needs its time to answer.
         self.answers = False
@@ -326,7 +324,7 @@ def test_keys_that_are_not_there_are_told(machine: Machine, tmp_path: Path) -> N
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the wheel's native modules are for Windows")
 def test_an_sdk_without_native_modules_fails_if_it_is_the_source(machine: Machine) -> None:
-    code, findings = machine.run("--source", "xtquant", "--xt-addr", f"127.0.0.1:{free_ports(1)[0]}")
+    code, findings = machine.run("--source", "xtquant", "--xt-addr", f"127.0.0.1:{free_port()}")
     assert code == 1
     assert levels(findings, "fail") == ["xtquant", "terminal"]
     assert findings["xtquant"].said.startswith(doctor.TESTED_XTQUANT)
@@ -438,7 +436,7 @@ TOKEN = "7b1e-t0ken"
 @pytest.fixture
 def token_machine(trading_machine: Machine) -> Machine:
     """Return a machine with a token, and nothing at the terminal's address."""
-    trading_machine.env |= {"QMT_BRIDGE_XT_TOKEN": TOKEN, "QMT_BRIDGE_XT_ADDR": f"127.0.0.1:{free_ports(1)[0]}"}
+    trading_machine.env |= {"QMT_BRIDGE_XT_TOKEN": TOKEN, "QMT_BRIDGE_XT_ADDR": f"127.0.0.1:{free_port()}"}
     return trading_machine
 
 
@@ -487,7 +485,7 @@ def test_a_token_without_native_modules_is_told_whatever_the_source(machine: Mac
 
 
 def test_a_port_that_is_in_use_is_not_the_data_services() -> None:
-    [free] = free_ports(1)
+    free = free_port()
     with listener() as taken:
         assert probe.free_port(taken, taken) == 0
         assert probe.free_port(free, free) == free
@@ -630,7 +628,7 @@ def test_chinese_text_comes_through_every_code_page(trading_machine: Machine, en
 def publishing(make: Callable[[], list[tuple[Topic, object]]]) -> Iterator[Config]:
     """Publish the messages that `make` returns again and again, like a feeder that answers no questions."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    market = sockets.bind_publisher(context, "market_addr", "tcp://127.0.0.1:0", None)
+    market = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
     address = market.getsockopt_string(zmq.LAST_ENDPOINT)
     ended = threading.Event()
 
@@ -644,8 +642,7 @@ def publishing(make: Callable[[], list[tuple[Topic, object]]]) -> Iterator[Confi
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        trade, ask = free_ports(2)
-        yield Config(market_addr=address, trade_addr=f"tcp://127.0.0.1:{trade}", ask_addr=f"tcp://127.0.0.1:{ask}")
+        yield Config(**{**free_addresses(), "market_addr": address})
     finally:
         ended.set()
         thread.join()
@@ -715,7 +712,7 @@ from qmt_bridge.config import load_config
 doctor.examine(load_config(), "1")
 print("xtquant" in sys.modules, any(name.startswith("feeder") for name in sys.modules))
 """
-    machine = Machine(tmp_path, QMT_BRIDGE_SOURCE="xtquant", QMT_BRIDGE_XT_ADDR=f"127.0.0.1:{free_ports(1)[0]}")
+    machine = Machine(tmp_path, QMT_BRIDGE_SOURCE="xtquant", QMT_BRIDGE_XT_ADDR=f"127.0.0.1:{free_port()}")
     printed = subprocess.check_output([sys.executable, "-c", code], env=machine.env, encoding="utf-8", timeout=SECONDS)
     assert printed.split() == ["False", "False"]
 

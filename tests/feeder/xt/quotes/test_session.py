@@ -41,10 +41,9 @@ from qmt_bridge.wire.topics import (
     quote_topic,
     whole_topic,
 )
+from tests.support.paths import FAKES, ROOT
 from tests.support.sink import Recording
 
-ROOT = Path(__file__).parents[4]
-FAKES = ROOT / "tests" / "fakes"
 SECONDS = 10.0
 # BSON has moments; what is published has none.
 UNFIT = datetime(2026, 1, 5, tzinfo=UTC)
