@@ -205,6 +205,21 @@ def test_a_turn_sends_so_many_replies_and_leaves_the_rest(asked: Asked) -> None:
     assert len(asked.states()) == 10
 
 
+def test_topics_without_an_answer_count_for_the_turn(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[str] = []
+
+    def pending(peer: Peer, number: int, text: str, now: float) -> Iterator[TopicState]:
+        looked_at.append(text)
+        yield from ()
+
+    monkeypatch.setattr(asked.registry, "ask", pending)
+    asked.ask(*(quote_topic(f"{number:06}.SH") for number in range(TURN + 10)))
+    asked.send()
+    assert len(looked_at) == TURN
+    asked.send()
+    assert len(looked_at) == TURN + 10
+
+
 def test_a_turn_ends_after_so_many_bytes(asked: Asked) -> None:
     asked.registry.want(QUOTE)
     publish(asked, QUOTE, "x" * (TURN_BYTES // 4))

@@ -18,6 +18,7 @@ from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Topic, quote_topic, trade_topic
+from tests.support.waiting import wait_for
 
 QUOTE = quote_topic("600519.SH")
 WHOLE = Topic("whole/SH/")
@@ -236,12 +237,12 @@ def test_a_wait_for_room_ends_when_there_is_some(inbox: Inbox, outlet: Outlet) -
     found: list[bool] = []
     waiter = threading.Thread(target=lambda: found.append(inbox.wait_room(1, SECONDS)))
     waiter.start()
-    # The loop of the publisher: it makes a call, and lets those that wait look again.
+    wait_for(lambda: inbox._room_wanted, "the thread that waits for room")
     told(inbox, outlet)
-    while waiter.is_alive():
-        inbox.notify_room()
-        waiter.join(0.01)
+    inbox.notify_room()
+    waiter.join(SECONDS / 2)
     assert found == [True]
+    waiter.join()
 
 
 class Pages:
@@ -282,8 +283,8 @@ def test_past_trades_are_read_page_by_page(inbox: Inbox) -> None:
 def test_a_damaged_past_trade_is_left_out_alone(
     inbox: Inbox, caplog: pytest.LogCaptureFixture, row: tuple[int, object, object], logged: str
 ) -> None:
-    pages = Pages([(3, 1000, event(3)), row], [(5, 1002, event(5))])
+    pages = Pages([(3, 1000, event(3)), row, (5, 1002, event(5))], [(6, 1003, event(6))])
     with caplog.at_level(logging.ERROR):
-        assert [event.seq for _, event in past(inbox, pages)] == [3, 5]
+        assert [event.seq for _, event in past(inbox, pages)] == [3, 5, 6]
     [record] = caplog.records
     assert record.getMessage().startswith(logged)
