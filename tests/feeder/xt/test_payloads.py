@@ -23,11 +23,11 @@ from feeder.xt.quotes import intervals, newest
 from feeder.xt.quotes.session import XtQuote
 from qmt_bridge import Frame
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ErrorCode
 from qmt_bridge.sockets import connect_subscriber
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, parse_topic, quote_topic, whole_topic
 from tests.support.ports import ANY_ADDRESSES
+from tests.support.sink import Recording
 from tests.support.waiting import wait_for
 
 SECONDS = 40.0
@@ -44,10 +44,11 @@ TOPICS = (
 Outcome = tuple[int, int]
 
 
-class Recorder:
+class Recorder(Recording):
     """A Sink that counts what it is told to publish, and keeps what cannot be encoded, which the publisher counts."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.published: Counter[Topic] = Counter()
         self.accepted: list[Topic] = []
         self.unfit: list[object] = []
@@ -65,9 +66,6 @@ class Recorder:
 
     def accept(self, topic: Topic) -> None:
         self.accepted.append(topic)
-
-    def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
-        raise AssertionError(reason)
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
         assert state == "up", reason
