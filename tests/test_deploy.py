@@ -31,7 +31,7 @@ from qmt_bridge import cli
 from qmt_bridge.config import NAMES, Config, default, description, env_name, load_config
 from qmt_bridge.process.child import STOP_SECONDS
 from tests.support.paths import ROOT
-from tests.support.ports import free_ports
+from tests.support.ports import WIRE, address_options, free_port, free_ports, tcp
 from tests.support.waiting import wait_for
 
 DEPLOY = ROOT / "deploy"
@@ -255,7 +255,7 @@ def behind_nginx(tmp_path, run) -> Iterator[tuple[str, Callable[[], None], Calla
         serving.join()
 
     try:
-        (port,) = free_ports(1)
+        port = free_port()
         (tmp_path / "qmt-bridge.conf").write_text(
             text("deploy/nginx/qmt-bridge.conf")
             .replace("listen 80;", f"listen 127.0.0.1:{port};")
@@ -510,8 +510,8 @@ def test_programs_of_the_readme_print_ticks(tmp_path, run):
     bin_folder = f"{Path(sys.executable).parent}{os.sep}"
     # As written, but with free ports and a folder of its own.
     words = shlex.split(marked["run"].replace(".venv/bin/", bin_folder))
-    words += [f"--port={port}", f"--data-dir={tmp_path}", f"--market-addr=tcp://127.0.0.1:{market}"]
-    words += [f"--trade-addr=tcp://127.0.0.1:{trade}", f"--ask-addr=tcp://127.0.0.1:{ask}"]
+    words += [f"--port={port}", f"--data-dir={tmp_path}"]
+    words += address_options(dict(zip(WIRE, map(tcp, (market, trade, ask)), strict=True)))
     run(words).wait_for("SIMULATED")
 
     blocks = BLOCK.findall(text("README.md"))

@@ -13,8 +13,8 @@ from qmt_bridge.errors import CLOSES, ERROR_CODES, RETRYABLE
 from qmt_bridge.wire.messages import FeedStatus
 from qmt_bridge.wire.requests import CatchUp, Options, TopicState
 from qmt_bridge.wire.topics import FormulaSpec, formula_topic
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[1]
 # The guide is the user's own text; what it names belongs to it.
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")))
 LINK = re.compile(r"\]\(([^)\s]+)\)")

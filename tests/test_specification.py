@@ -6,7 +6,6 @@ import json
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,9 +13,10 @@ import pytest
 import zmq
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.paths import ROOT
 from tests.support.up import Up, running
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = ROOT / "docs"
 SECONDS = 40.0
 BLOCK = re.compile(r"^```jsonc?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 

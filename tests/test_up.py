@@ -31,18 +31,18 @@ from qmt_bridge import Frame, quote_topic
 from qmt_bridge.commands import supervisor
 from qmt_bridge.sockets import connect_subscriber
 from tests.support import waiting
-from tests.support.paths import FAKES, ROOT
-from tests.support.ports import free_ports
+from tests.support.paths import FAKES, RECORDED, ROOT
+from tests.support.ports import WIRE, address_options, free_addresses, free_port, free_ports, tcp
 from tests.support.up import DEADLINE, START, Up, answers, receive, running, wait_for
 
-RECORDED = Path(__file__).parents[2] / "shared" / "data" / "ticks" / "ticks_30stocks_sse_20211201.csv.gz"
-recorded = pytest.mark.skipif(not RECORDED.exists(), reason=f"the recorded data is not here: {RECORDED}")
+TICKS = RECORDED / "ticks_30stocks_sse_20211201.csv.gz"
+recorded = pytest.mark.skipif(not TICKS.exists(), reason=f"the recorded data is not here: {TICKS}")
 
 
 def rows_by_code() -> dict[str, list[dict[str, Any]]]:
     """Return the recorded rows as a consumer should receive them; read without our own file reader."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    with gzip.open(RECORDED, "rt", encoding="utf-8") as file:
+    with gzip.open(TICKS, "rt", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             code = row.pop("code")
             rows.setdefault(code, []).append({name: json.loads(text) for name, text in row.items()})
@@ -52,7 +52,7 @@ def rows_by_code() -> dict[str, list[dict[str, Any]]]:
 @recorded
 async def test_websocket_client_receives_every_recorded_row_in_order(tmp_path: Path) -> None:
     expected = rows_by_code()
-    arguments = ["--source=replay", f"--file={RECORDED}", "--speed=300", "--workers=2"]
+    arguments = ["--source=replay", f"--file={TICKS}", "--speed=300", "--workers=2"]
     with running(tmp_path, *arguments) as up:
         received: dict[str, list[dict[str, Any]]] = {code: [] for code in expected}
         async with connect(up.url("/ws/realtime"), proxy=None) as client:
@@ -67,7 +67,7 @@ async def test_websocket_client_receives_every_recorded_row_in_order(tmp_path: P
 @recorded
 def test_zeromq_consumer_receives_every_row_at_full_speed(tmp_path: Path) -> None:
     expected = rows_by_code()
-    with running(tmp_path, "--source=replay", f"--file={RECORDED}", "--speed=0") as up:
+    with running(tmp_path, "--source=replay", f"--file={TICKS}", "--speed=0") as up:
         received: dict[str, list[dict[str, Any]]] = {code: [] for code in expected}
         sequences: dict[str, list[int]] = {code: [] for code in expected}
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -247,9 +247,7 @@ def test_up_ends_at_a_taken_port_and_names_its_holder(tmp_path: Path, how: str, 
             ports[place] = held[place]
         command = [sys.executable, "-m", "qmt_bridge.cli", "up", "--source=sim", f"--data-dir={tmp_path / 'own'}"]
         command += [f"--port={ports[0]}"]
-        command += [
-            f"--{n}-addr=tcp://127.0.0.1:{p}" for n, p in zip(("market", "trade", "ask"), ports[1:], strict=True)
-        ]
+        command += address_options(dict(zip(WIRE, map(tcp, ports[1:]), strict=True)))
         ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, encoding="utf-8")
     assert ended.returncode == 1
     assert "api_key" not in ended.stdout
@@ -265,13 +263,11 @@ def test_up_ends_at_a_taken_port_and_names_its_holder(tmp_path: Path, how: str, 
 
 def test_a_gateway_that_runs_already_is_not_taken_for_ones_own(tmp_path: Path) -> None:
     """It has the port, and is connected to the very addresses of the feeder that `up` starts."""
-    ports = free_ports(4)
-    addresses = [f"--port={ports[0]}"]
-    for name, port in zip(("market", "trade", "ask"), ports[1:], strict=True):
-        addresses.append(f"--{name}-addr=tcp://127.0.0.1:{port}")
+    port = free_port()
+    addresses = [f"--port={port}", *address_options(free_addresses())]
     other = subprocess.Popen([*START, "gateway", *addresses], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
-        waiting.wait_for(lambda: not _refused(ports[0]), "the other gateway")
+        waiting.wait_for(lambda: not _refused(port), "the other gateway")
         # Its own gateway takes so long to start that the other one has seen the feeder before.
         (tmp_path / "sitecustomize.py").write_text(
             "import sys, time\ntime.sleep(3.0 if 'gateway' in sys.orig_argv else 0.0)\n", encoding="utf-8"
@@ -433,10 +429,8 @@ def test_parts_run_no_files_of_the_user_and_get_only_their_secret(
     ],
 )
 def test_setting_that_cannot_be_used_ends_up_with_its_name(tmp_path: Path, arguments: list[str], named: str) -> None:
-    market, trade, ask, port = free_ports(4)
-    command = [sys.executable, "-m", "qmt_bridge.cli", "up", f"--data-dir={tmp_path}", f"--port={port}"]
-    command += [f"--market-addr=tcp://127.0.0.1:{market}", f"--trade-addr=tcp://127.0.0.1:{trade}"]
-    command += [f"--ask-addr=tcp://127.0.0.1:{ask}", *arguments]
+    command = [sys.executable, "-m", "qmt_bridge.cli", "up", f"--data-dir={tmp_path}", f"--port={free_port()}"]
+    command += [*address_options(free_addresses()), *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, encoding="utf-8")
     assert ended.returncode == 1
     assert named in ended.stderr

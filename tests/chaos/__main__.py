@@ -44,7 +44,7 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.verdict import Received, journaled, judge
 from tests.chaos.watchers import LibraryTrader, QuoteWatcher, RawTrader, Watcher
 from tests.chaos.world import Disk, Part, bridge
-from tests.support.ports import free_port
+from tests.support.ports import free_port, free_ports
 
 KEY = "chaos"
 STOCKS = [f"{600000 + number}.SH" for number in range(10)]
@@ -83,7 +83,7 @@ class Run:
 
     async def start(self) -> None:
         """Start everything and wait until every client is served."""
-        ports = [free_port() for _ in range(3)]
+        ports = free_ports(3)
         self.wires = [Proxy(port) for port in ports]
         self.port = free_port()
         self.doors = [Proxy(self.port) for _ in range(2)]

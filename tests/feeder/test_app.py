@@ -22,6 +22,7 @@ from qmt_bridge.process.child import TRY_AGAIN
 from qmt_bridge.sockets import connect_subscriber
 from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, whole_topic
 from tests.support.paths import FAKES, ROOT
+from tests.support.ports import ANY_ADDRESSES, address_env
 
 SECONDS = 20.0
 
@@ -63,8 +64,7 @@ class HangingSource:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    address = "tcp://127.0.0.1:*"
-    return Config(data_dir=str(tmp_path), market_addr=address, trade_addr=address, ask_addr=address)
+    return Config(**ANY_ADDRESSES, data_dir=str(tmp_path))
 
 
 class Listening:
@@ -152,7 +152,7 @@ class Process:
                     "FAKE_XT_HANG_FILE": str(folder / "hanging"),
                     "QMT_BRIDGE_XT_HANG": "1",
                     "QMT_BRIDGE_DATA_DIR": str(folder),
-                    **{f"QMT_BRIDGE_{name}_ADDR": "tcp://127.0.0.1:*" for name in ("MARKET", "TRADE", "ASK")},
+                    **address_env(ANY_ADDRESSES),
                     **env,
                 },
                 stdin=subprocess.DEVNULL,

@@ -20,6 +20,7 @@ from qmt_bridge.tapes.ticks_csv import TickRow, read_csv
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic, whole_topic
 from tests.support.paths import RECORDED
+from tests.support.sink import Recording
 
 recorded = pytest.mark.skipif(not RECORDED.is_dir(), reason="recorded ticks are not beside the project")
 
@@ -28,19 +29,17 @@ HOUR = 3_600_000
 MAOTAI, BANK, PING_AN = "600519.SH", "600000.SH", "000001.SZ"
 
 
-class Recorder:
+class Recorder(Recording):
     """A sink that records its calls, and has room for `room` more calls of `wait_room`."""
 
     def __init__(self, room: float = float("inf")) -> None:
+        super().__init__()
         self.said: list[tuple[str, str, object]] = []
         self.room = room
         self._states: list[str] = []
-        self._changed = threading.Condition()
 
     def _say(self, what: str, topic: str, body: object = None) -> None:
-        with self._changed:
-            self.said.append((what, topic, frames.decode(frames.encode(body))))
-            self._changed.notify_all()
+        self.note(self.said, (what, topic, frames.decode(frames.encode(body))))
 
     def publish(self, topic: Topic, body: object, received_ns: int) -> None:
         assert received_ns > 0
@@ -49,9 +48,6 @@ class Recorder:
     def publish_whole(self, topic: Topic, ticks: Mapping[str, object], received_ns: int) -> None:
         assert received_ns > 0
         self._say("publish", topic, ticks)
-
-    def publish_trade(self, account, event, data, received_ns) -> None:
-        raise AssertionError("a replay has no trade events")
 
     def accept(self, topic: Topic) -> None:
         self._say("accept", topic)
@@ -65,21 +61,21 @@ class Recorder:
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         assert limit > 0
-        with self._changed:
-            if not self._changed.wait_for(lambda: self.room > 0, timeout):
+        with self.changed:
+            if not self.changed.wait_for(lambda: self.room > 0, timeout):
                 return False
             self.room -= 1
-            self._changed.notify_all()
+            self.changed.notify_all()
             return True
 
     def make_room(self, calls: float = float("inf")) -> None:
-        with self._changed:
+        with self.changed:
             self.room += calls
-            self._changed.notify_all()
+            self.changed.notify_all()
 
     def wait_for(self, condition: Callable[[], bool], timeout: float = 20) -> None:
-        with self._changed:
-            assert self._changed.wait_for(condition, timeout), self.said[-20:]
+        with self.changed:
+            assert self.changed.wait_for(condition, timeout), self.said[-20:]
 
     def wait_state(self, state: str) -> None:
         self.wait_for(lambda: state in self._states)

@@ -9,15 +9,13 @@ import pytest
 
 from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
+from tests.support.ports import ANY_ADDRESSES
 from tests.support.rig import KEY, Rig, running_rig
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    any_port = "tcp://127.0.0.1:*"
-    return Config(
-        api_key=KEY, data_dir=str(tmp_path), market_addr=any_port, trade_addr=any_port, ask_addr=any_port, grace=0.0
-    )
+    return Config(**ANY_ADDRESSES, api_key=KEY, data_dir=str(tmp_path), grace=0.0)
 
 
 @pytest.fixture(params=[PreparedFrames, "auto"], ids=["prepared", "asgi"])

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from qmt_bridge import errors
+from tests.support.paths import ROOT
 
 ENDINGS = {name: value for name, value in vars(errors).items() if isinstance(value, errors.Ending)}
-FILES = sorted((Path(__file__).parents[2] / "gateway").rglob("*.py"))
+FILES = sorted((ROOT / "gateway").rglob("*.py"))
 
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS.keys())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from qmt_bridge.wire.topics import Topic, l2_topic, quote_topic, whole_topic
+from tests.support.paths import ROOT
 from tests.support.rig import KEY, Client, Rig
 
 TICK = quote_topic("600519.SH")
@@ -194,7 +194,7 @@ async def test_error_of_an_unknown_action_lists_the_known_ones(rig: Rig, path: s
         assert (error["code"], said in error["error"]) == ("unknown_action", True)
 
 
-GUIDE = (Path(__file__).parent.parent / "websocket-guide.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "tests" / "websocket-guide.md").read_text(encoding="utf-8")
 # The frames of the guide, byte for byte but for the comments beside them.
 FRAMES = [
     re.sub(r"^\s*//.*$", "", block, flags=re.MULTILINE)

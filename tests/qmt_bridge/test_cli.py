@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from qmt_bridge.config import LOG, NAMES, WIRE, choices, env_name, load_config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.topics import quote_topic
+from tests.support.ports import ANY_ADDRESSES, address_options, free_port, tcp
 
 TICK = quote_topic("600519.SH")
 
@@ -235,7 +235,7 @@ def test_what_cannot_be_used_ends_a_start_with_one_sentence(tmp_path: Path, argu
     file.touch()
     words = [word.format(folder=tmp_path / "data", file=file) for word in arguments]
     if words[0] == "feeder":
-        words += [f"--{name}-addr=tcp://127.0.0.1:*" for name in ("market", "trade", "ask")]
+        words += address_options(ANY_ADDRESSES)
     # Without the stand-ins, which may be on the path of the tests.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [sys.executable, "-m", "qmt_bridge.cli", *words]
@@ -303,9 +303,7 @@ def test_tail_of_a_url_sends_many_codes_in_several_requests(tmp_path: Path) -> N
 
 
 def test_tail_says_on_stderr_that_nothing_answers_and_that_it_comes() -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+    address = tcp(free_port())
     command = [sys.executable, "-m", "qmt_bridge.cli", "tail", "quote/", f"--market-addr={address}"]
     tail = subprocess.Popen(
         [*command, f"--ask-addr={address}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -42,6 +42,8 @@ from qmt_bridge import stream as stream_module
 from qmt_bridge.bookmark import Bookmark, fingerprint
 from qmt_bridge.stream import Stream, Verdict, backoff
 from qmt_bridge.wire import messages, topics
+from tests.support.paths import ROOT
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 TICK = {"000001.SZ": [{"time": 1, "lastPrice": 10.5}]}
@@ -552,9 +554,7 @@ async def test_a_lost_connection_is_made_again_and_the_request_repeated(caplog):
 
 
 async def test_a_server_that_was_away_for_a_while_is_found_again():
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        port = reserved.getsockname()[1]
+    port = free_port()
     first = Gateway(says(TICK))
     server = await serve(first.play, "127.0.0.1", port)
     frames = QMTClient("127.0.0.1", port, connect_timeout=0.05).realtime(["000001.SZ"])
@@ -1299,6 +1299,5 @@ def test_an_unknown_name_is_an_attribute_error():
 )
 def test_neither_side_loads_the_others_library(name, absent):
     program = f"import sys; from qmt_bridge import {name}; print([m for m in {absent} if m in sys.modules])"
-    root = Path(qmt_bridge.__file__).parents[1]
-    run = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

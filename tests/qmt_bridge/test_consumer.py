@@ -37,7 +37,8 @@ from tests.support.greeter import (
     trade_once,
     trading,
 )
-from tests.support.ports import ANY_ADDRESSES
+from tests.support.paths import ROOT
+from tests.support.ports import ANY_ADDRESSES, ANY_PORT
 from tests.support.waiting import wait_for
 
 QUOTE = quote_topic("600519.SH")
@@ -356,7 +357,7 @@ def test_heartbeats_are_not_handed_out_for_a_trade_topic(feed: Addresses) -> Non
 
 def test_lost_market_data_is_told_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    market = sockets.bind_publisher(context, "market_addr", "tcp://127.0.0.1:0", None)
+    market = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
     market_addr = str(market.getsockopt_string(zmq.LAST_ENDPOINT))
     gaps: list[tuple[Topic, int | None]] = []
     received: list[tuple[int, int]] = []
@@ -389,7 +390,7 @@ def test_lost_market_data_is_told_and_logged_once(caplog: pytest.LogCaptureFixtu
 
 
 def test_the_documented_program_misses_no_event(config: Config, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "zeromq.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "zeromq.md").read_text(encoding="utf-8")
     (program,) = [block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "catch_up" in block]
     assert len([line for line in program.splitlines() if line]) <= 25
     source = Greeter()
@@ -479,9 +480,8 @@ def test_a_consumer_survives_a_restart_of_the_feeder(config: Config) -> None:
 def test_a_topic_goes_live_when_no_answer_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(consumer_module, "ANSWER_SECONDS", 0.05)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    local = "tcp://127.0.0.1:0"
-    market = sockets.bind_publisher(context, "market_addr", local, None)
-    mute = sockets.bind_router(context, local, None)
+    market = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
+    mute = sockets.bind_router(context, ANY_PORT, None)
     market_addr, ask_addr = (str(one.getsockopt_string(zmq.LAST_ENDPOINT)) for one in (market, mute))
     received: list[Frame] = []
 
@@ -508,9 +508,8 @@ def test_a_topic_goes_live_when_no_answer_comes(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_pending_topic_is_asked_about_until_it_is_decided() -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    local = "tcp://127.0.0.1:0"
-    market = sockets.bind_publisher(context, "market_addr", local, None)
-    router = sockets.bind_router(context, local, None)
+    market = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
+    router = sockets.bind_router(context, ANY_PORT, None)
     market_addr, ask_addr = (str(one.getsockopt_string(zmq.LAST_ENDPOINT)) for one in (market, router))
     raised: list[Refused] = []
 
@@ -592,8 +591,8 @@ def test_a_forgotten_iterator_closes_its_sockets(tmp_path: Path) -> None:
 
 def test_foreign_messages_end_no_consumer(feed: Addresses, caplog: pytest.LogCaptureFixture) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    strange = sockets.bind_publisher(context, "market_addr", "tcp://127.0.0.1:*", None)
-    asked = sockets.bind_router(context, "tcp://127.0.0.1:*", None)
+    strange = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
+    asked = sockets.bind_router(context, ANY_PORT, None)
     try:
         market_addr, ask_addr = (bound.getsockopt_string(zmq.LAST_ENDPOINT) for bound in (strange, asked))
         frames = subscribe(

@@ -18,8 +18,8 @@ import zmq.auth
 from qmt_bridge import handshakes, sockets
 from qmt_bridge.handshakes import PATIENCE_SECONDS, REPEAT_SECONDS, Inward, Links, Outward, Trouble
 from qmt_bridge.sockets import Authenticator, Curve
+from tests.support.ports import ANY_PORT, free_port, tcp
 
-LOCAL = "tcp://127.0.0.1:0"
 SECONDS = 20.0
 AUTH, PROTOCOL, NO_DETAIL = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH,
@@ -177,7 +177,7 @@ def curve_of(keys: Path, who: str) -> Curve | None:
 class Feeder:
     """The listening end: a publisher whose links are looked at, and its handshakes answered, in a thread."""
 
-    def __init__(self, keys: Path | None, address: str = LOCAL) -> None:
+    def __init__(self, keys: Path | None, address: str = ANY_PORT) -> None:
         self.said: list[str] = []
         self.address = ""
         self._keys = keys
@@ -341,9 +341,7 @@ def test_an_address_at_which_nothing_answers_is_told_once_and_its_return(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(handshakes, "PATIENCE_SECONDS", 0.2)
-    with net.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+    address = tcp(free_port())
     client.subscribe(address, None)
     [news] = client.look_until(bool)
     assert news.text.startswith(f"nothing answers at {address}")

@@ -17,6 +17,7 @@ import pytest
 from qmt_bridge import CallbackError, QMTClient, StreamState
 from qmt_bridge import client as client_module
 from tests.support import waiting
+from tests.support.paths import ROOT
 from tests.support.up import Up, running
 
 DEADLINE = 30.0
@@ -70,7 +71,7 @@ async def test_no_trade_event_is_missed_or_doubled_whatever_ends(tmp_path: Path)
 
 
 def test_the_documented_program_keeps_its_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "trade-events.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "trade-events.md").read_text(encoding="utf-8")
     (program,) = [block for block in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if "state=" in block]
     seen: list[int] = []
 

@@ -22,8 +22,8 @@ from qmt_bridge.process import holder
 from qmt_bridge.sockets import Authenticator, Curve
 from qmt_bridge.wire.frames import BATCH_BYTES
 from qmt_bridge.wire.requests import ASK_BYTES
+from tests.support.ports import ANY_PORT
 
-LOCAL = "tcp://127.0.0.1:0"
 SECONDS = 10.0
 Socket = zmq.Socket[bytes]
 
@@ -58,7 +58,7 @@ def authenticator(context: zmq.Context[Socket], keys: Path) -> Authenticator:
 
 @pytest.fixture
 def publisher(context: zmq.Context[Socket], keys: Path, authenticator: Authenticator) -> Socket:
-    return sockets.bind_publisher(context, "market_addr", LOCAL, sockets.load_curve(str(keys), "feeder"))
+    return sockets.bind_publisher(context, "market_addr", ANY_PORT, sockets.load_curve(str(keys), "feeder"))
 
 
 def serve(authenticator: Authenticator, awaited: Socket, events: int = zmq.POLLIN) -> None:
@@ -154,7 +154,7 @@ class MutePeer:
 
 
 def test_a_peer_that_answers_no_ping_stays_connected(context: zmq.Context[Socket]) -> None:
-    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None)
+    publisher = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
     peer = MutePeer(address(publisher), b"quote/")
     try:
         assert demanded(publisher) == b"\1quote/"
@@ -175,8 +175,8 @@ def test_a_peer_that_answers_no_ping_stays_connected(context: zmq.Context[Socket
 
 
 def test_only_a_connecting_end_gives_up_what_is_not_acknowledged(context: zmq.Context[Socket]) -> None:
-    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None)
-    router = sockets.bind_router(context, LOCAL, None)
+    publisher = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
+    router = sockets.bind_router(context, ANY_PORT, None)
     subscriber = sockets.connect_subscriber(context, address(publisher), None)
     dealer = sockets.connect_dealer(context, address(router), None)
     # Linux counts a closed receive window as not acknowledged: a stopped consumer would be cut off.
@@ -322,7 +322,7 @@ def test_a_client_without_a_key_gets_nothing(
 
 
 def test_questions_are_encrypted_too(context: zmq.Context[Socket], keys: Path, authenticator: Authenticator) -> None:
-    router = sockets.bind_router(context, LOCAL, sockets.load_curve(str(keys), "feeder"))
+    router = sockets.bind_router(context, ANY_PORT, sockets.load_curve(str(keys), "feeder"))
     dealer = sockets.connect_dealer(context, address(router), sockets.load_curve(str(keys), "gateway"))
     serve(authenticator, dealer, zmq.POLLOUT)
     dealer.send(b"question")
@@ -375,7 +375,7 @@ def test_a_question_to_a_feeder_that_is_away_is_not_queued(context: zmq.Context[
 
 
 def test_ten_thousand_subscriptions_at_once_all_arrive(context: zmq.Context[Socket]) -> None:
-    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None)
+    publisher = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
     subscriber = sockets.connect_subscriber(context, address(publisher), None)
     wanted = {f"quote/{number:06}.SH/tick/".encode() for number in range(10_000)}
     for topic in wanted:
@@ -389,7 +389,7 @@ def test_a_full_consumer_holds_up_a_lossless_publisher(
 ) -> None:
     monkeypatch.setattr(sockets, "HIGH_WATER_MARK", 5)
     monkeypatch.setattr(sockets, "RECEIVE_MARK", 5)
-    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None, lossless=True)
+    publisher = sockets.bind_publisher(context, "market_addr", ANY_PORT, None, lossless=True)
     subscriber = sockets.connect_subscriber(context, address(publisher), None)
     subscriber.subscribe(b"")
     demanded(publisher)
@@ -452,7 +452,7 @@ def test_the_queue_of_a_stalled_consumer_is_bounded_in_bytes() -> None:
 
 
 def test_the_queue_of_a_stalled_consumer_ends_at_its_mark(context: zmq.Context[Socket]) -> None:
-    publisher = sockets.bind_publisher(context, "market_addr", LOCAL, None)
+    publisher = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
     deaf = context.socket(zmq.SUB)
     deaf.rcvhwm = 1
     deaf.connect(address(publisher))

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from tests.support import waiting
-from tests.support.ports import free_ports
+from tests.support.ports import WIRE, address_options, free_ports, tcp
 
 DEADLINE = 20.0
 START = (sys.executable, "-m", "qmt_bridge.cli")
@@ -30,11 +30,11 @@ class Up:
         port, market, trade, ask = free_ports(4)
         self.ports = port, market, trade, ask
         self.port = port
-        self.market_addr = f"tcp://127.0.0.1:{market}"
+        self.market_addr = tcp(market)
         self.lines: list[str] = []
         command = [*start, "up", *arguments]
-        command += [f"--port={self.port}", f"--market-addr={self.market_addr}", f"--data-dir={folder}"]
-        command += [f"--trade-addr=tcp://127.0.0.1:{trade}", f"--ask-addr=tcp://127.0.0.1:{ask}"]
+        command += [f"--port={self.port}", f"--data-dir={folder}"]
+        command += address_options(dict(zip(WIRE, map(tcp, self.ports[1:]), strict=True)))
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
         )

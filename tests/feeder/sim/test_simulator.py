@@ -31,6 +31,7 @@ from qmt_bridge.wire.topics import (
     quote_topic,
     whole_topic,
 )
+from tests.support.sink import Recording
 
 DEADLINE = 20.0
 BANK = "000001.SZ"
@@ -42,19 +43,17 @@ class Said(NamedTuple):
     body: Any
 
 
-class Recorder:
+class Recorder(Recording):
     """A sink that keeps what it is told."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.said: list[Said] = []
-        self._changed = threading.Condition()
 
     def _say(self, what: str, topic: str, body: object) -> None:
         # As the real sink does, and a source may change its objects afterwards.
         encode(body)
-        with self._changed:
-            self.said.append(Said(what, topic, deepcopy(body)))
-            self._changed.notify_all()
+        self.note(self.said, Said(what, topic, deepcopy(body)))
 
     def publish(self, topic: Topic, body: object, received_ns: int) -> None:
         assert abs(time.time_ns() - received_ns) < 10e9
@@ -79,12 +78,9 @@ class Recorder:
     def set_accounts(self, accounts: Sequence[AccountState]) -> None:
         self.accounts = list(accounts)
 
-    def wait_room(self, limit: int, timeout: float) -> bool:
-        raise AssertionError("the simulator never waits for its consumers")
-
     def wait(self, enough: Callable[[list[Said]], bool]) -> list[Said]:
-        with self._changed:
-            assert self._changed.wait_for(lambda: enough(self.said), DEADLINE), [each[:2] for each in self.said[-20:]]
+        with self.changed:
+            assert self.changed.wait_for(lambda: enough(self.said), DEADLINE), [each[:2] for each in self.said[-20:]]
             return list(self.said)
 
     def bodies(self, topic: str, count: int) -> list[Any]:

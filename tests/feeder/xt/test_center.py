@@ -22,22 +22,24 @@ from feeder.xt.quotes import intervals
 from feeder.xt.quotes.session import XtQuote
 from feeder.xt.source import XtSource
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ConfigError, ErrorCode, Unavailable
+from qmt_bridge.errors import ConfigError, Unavailable
 from qmt_bridge.process.child import TRY_AGAIN
 from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic
+from tests.support.paths import FAKES, ROOT
+from tests.support.ports import ANY_ADDRESSES, address_env
+from tests.support.sink import Recording
 from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parents[3]
-FAKES = ROOT / "tests" / "fakes"
 SECONDS = 10.0
 TOKEN = "7b1e-t0ken"
 MOUTAI = quote_topic("600519.SH")
 
 
-class Recorder:
+class Recorder(Recording):
     """A Sink that keeps what it is told."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.published: list[Topic] = []
         self.accepted: list[Topic] = []
         self.states: list[tuple[FeedState, str | None]] = []
@@ -47,9 +49,6 @@ class Recorder:
 
     def accept(self, topic: Topic) -> None:
         self.accepted.append(topic)
-
-    def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
-        raise AssertionError(reason)
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
         self.states.append((state, reason))
@@ -249,7 +248,7 @@ def test_the_exit_code_says_whether_a_refused_token_may_pass_later(
         "PYTHONIOENCODING": "utf-8",
         "QMT_BRIDGE_XT_TOKEN": TOKEN,
         "QMT_BRIDGE_DATA_DIR": str(tmp_path),
-        **{f"QMT_BRIDGE_{name}_ADDR": "tcp://127.0.0.1:0" for name in ("MARKET", "TRADE", "ASK")},
+        **address_env(ANY_ADDRESSES),
     }
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],

@@ -39,11 +39,10 @@ from qmt_bridge.wire.topics import (
     quote_topic,
     whole_topic,
 )
+from tests.support.paths import FAKES, ROOT
+from tests.support.ports import ANY_ADDRESSES
 from tests.support.up import receive, running
 from tests.support.waiting import wait_for
-
-ROOT = Path(__file__).parents[3]
-FAKES = ROOT / "tests" / "fakes"
 
 # -- Real processes
 
@@ -414,12 +413,9 @@ def test_random_events_end_with_what_is_wanted_and_data_for_each(
     single_limit = 3 if seed % 5 in (1, 3) else 50
     terminal.refused, terminal.failing = {"999999.SH"}, {"888888.SH"}
     terminal.is_open = seed % 5 != 0
-    address = "tcp://127.0.0.1:*"
     config = Config(
+        **ANY_ADDRESSES,
         data_dir=str(tmp_path),
-        market_addr=address,
-        trade_addr=address,
-        ask_addr=address,
         grace=0.0 if seed % 2 else 0.03,
         xt_single_limit=single_limit,
     )

@@ -10,30 +10,28 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import native
 import pytest
 import zmq
 
 from feeder.app import Feeder
-from feeder.source import DownloadRequest, FeedState
+from feeder.source import DownloadRequest
 from feeder.xt import download as download_module
 from feeder.xt.download import XtDownload
 from feeder.xt.source import XtSource
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ConfigError, ErrorCode, Refused
+from qmt_bridge.errors import ConfigError, Refused
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.messages import TradeEvent
 from qmt_bridge.wire.requests import DownloadStarted, StartDownload, ask_reply_encoder, reply_decoder
 from qmt_bridge.wire.topics import Topic, download_topic
-from tests.support.sink import Recording
+from tests.support.paths import FAKES, ROOT
+from tests.support.ports import ANY_ADDRESSES
+from tests.support.sink import Recording, encoded
 
-ROOT = Path(__file__).parents[3]
-FAKES = ROOT / "tests" / "fakes"
 # A process has to start, and this machine may be busy.
 SECONDS = 30.0
 
@@ -55,30 +53,7 @@ class Recorder(Recording):
 
     def publish(self, topic: Topic, body: object, received_ns: int) -> None:
         assert 0 < received_ns <= time.time_ns()
-        with self.changed:
-            self.bodies.setdefault(topic, []).append(msgspec.msgpack.decode(msgspec.msgpack.encode(body)))
-            self.changed.notify_all()
-
-    def publish_whole(self, topic: Topic, ticks: Mapping[str, object], received_ns: int) -> None:
-        raise AssertionError(topic)
-
-    def publish_trade(self, account: str, event: str, data: Mapping[str, object], received_ns: int) -> None:
-        raise AssertionError(event)
-
-    def past_trades(self, since_ms: int) -> Iterator[tuple[int, TradeEvent]]:
-        raise AssertionError(since_ms)
-
-    def accept(self, topic: Topic) -> None:
-        raise AssertionError(topic)
-
-    def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
-        raise AssertionError(topic)
-
-    def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
-        raise AssertionError(state)
-
-    def wait_room(self, limit: int, timeout: float) -> bool:
-        raise AssertionError("a live source never waits for room")
+        self.note(self.bodies.setdefault(topic, []), encoded(body))
 
     def ended(self, *topics: Topic) -> Callable[[], bool]:
         return lambda: all("status" in self.bodies.get(topic, [{}])[-1] for topic in topics)
@@ -432,8 +407,7 @@ def test_a_cancelled_download_is_stopped_in_the_terminal(
 
 def test_a_zeromq_consumer_that_dies_cancels_its_download(terminal: Callable[..., None], tmp_path: Path) -> None:
     terminal(DOWNLOAD="stall", LOG=str(tmp_path / "calls"))
-    local = "tcp://127.0.0.1:0"
-    config = Config(market_addr=local, trade_addr=local, ask_addr=local, data_dir=str(tmp_path), grace=0.1)
+    config = Config(**ANY_ADDRESSES, data_dir=str(tmp_path), grace=0.1)
     with native.installed():
         feeder = Feeder(config, XtSource(config))
         feeder.start()

@@ -10,7 +10,6 @@ import types
 from collections import OrderedDict, namedtuple
 from collections.abc import Mapping
 from fractions import Fraction
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -18,8 +17,7 @@ import pytest
 
 from feeder.xt import normalize
 from qmt_bridge.wire import frames
-
-ROOT = Path(__file__).parents[3]
+from tests.support.paths import ROOT
 
 
 class Int64(int):

@@ -23,10 +23,11 @@ from feeder.xt.quotes import intervals, newest
 from feeder.xt.quotes.session import XtQuote
 from qmt_bridge import Frame
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ErrorCode
 from qmt_bridge.sockets import connect_subscriber
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, parse_topic, quote_topic, whole_topic
+from tests.support.ports import ANY_ADDRESSES
+from tests.support.sink import Recording
 from tests.support.waiting import wait_for
 
 SECONDS = 40.0
@@ -43,10 +44,11 @@ TOPICS = (
 Outcome = tuple[int, int]
 
 
-class Recorder:
+class Recorder(Recording):
     """A Sink that counts what it is told to publish, and keeps what cannot be encoded, which the publisher counts."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.published: Counter[Topic] = Counter()
         self.accepted: list[Topic] = []
         self.unfit: list[object] = []
@@ -64,9 +66,6 @@ class Recorder:
 
     def accept(self, topic: Topic) -> None:
         self.accepted.append(topic)
-
-    def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
-        raise AssertionError(reason)
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
         assert state == "up", reason
@@ -255,8 +254,7 @@ def test_a_feeder_delivers_after_random_payloads_of_eight_threads(
     monkeypatch.setattr(intervals, "RETRY_FIRST", 0.01)
     terminal.dispatchers = 8
     payloads = Payloads(4)
-    address = "tcp://127.0.0.1:*"
-    config = Config(data_dir=str(tmp_path), market_addr=address, trade_addr=address, ask_addr=address, xt_silence=0.0)
+    config = Config(**ANY_ADDRESSES, data_dir=str(tmp_path), xt_silence=0.0)
     source = XtQuote(config)
     feeder = Feeder(config, source)
     feeder.start()

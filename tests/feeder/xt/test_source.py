@@ -12,10 +12,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
 import native
 import pytest
 from websockets.exceptions import ConnectionClosedError
@@ -29,15 +28,14 @@ from feeder.xt.quotes.session import XtQuote
 from feeder.xt.source import XtSource
 from feeder.xt.trading.session import XtTrade
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ErrorCode, Refused
+from qmt_bridge.errors import Refused
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, download_topic, parse_topic, quote_topic
-from tests.support.ports import free_ports
-from tests.support.sink import Recording
+from tests.support.paths import FAKES, ROOT
+from tests.support.ports import address_options, free_addresses
+from tests.support.sink import Recording, encoded
 from tests.support.waiting import wait_for
 
-ROOT = Path(__file__).parents[3]
-FAKES = ROOT / "tests" / "fakes"
 SECONDS = 30.0
 
 TICKS = quote_topic("600519.SH")
@@ -59,37 +57,25 @@ class Recorder(Recording):
         self.accounts: list[list[AccountState]] = []
 
     def publish(self, topic: Topic, body: object, received_ns: int) -> None:
-        plain = msgspec.msgpack.decode(msgspec.msgpack.encode(body))
-        self._note(lambda: self.bodies.setdefault(topic, []).append(plain))
+        self.note(self.bodies.setdefault(topic, []), encoded(body))
 
     def publish_whole(self, topic: Topic, ticks: Mapping[str, object], received_ns: int) -> None:
         self.publish(topic, ticks, received_ns)
 
     def publish_trade(self, account: str, event: str, data: Mapping[str, object], received_ns: int) -> None:
-        self._note(lambda: self.trades.append((account, event)))
+        self.note(self.trades, (account, event))
 
     def past_trades(self, since_ms: int) -> Iterator[tuple[int, TradeEvent]]:
         return iter(())
 
     def accept(self, topic: Topic) -> None:
-        self._note(lambda: self.accepted.append(topic))
-
-    def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
-        raise AssertionError(reason)
+        self.note(self.accepted, topic)
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
-        self._note(lambda: self.states.append(state))
+        self.note(self.states, state)
 
     def set_accounts(self, accounts: Sequence[AccountState]) -> None:
-        self._note(lambda: self.accounts.append(list(accounts)))
-
-    def wait_room(self, limit: int, timeout: float) -> bool:
-        raise AssertionError("a live source never waits for room")
-
-    def _note(self, note: Callable[[], object]) -> None:
-        with self.changed:
-            note()
-            self.changed.notify_all()
+        self.note(self.accounts, list(accounts))
 
 
 @pytest.fixture
@@ -309,8 +295,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
     monkeypatch.setenv("FAKE_XT_REFUSE", "300750.SZ")
     command = [sys.executable, "-m", "qmt_bridge.cli", "up", "--source=xtquant", "--port=0", f"--data-dir={tmp_path}"]
-    for name, port in zip(("market", "trade", "ask"), free_ports(3), strict=True):
-        command.append(f"--{name}-addr=tcp://127.0.0.1:{port}")
+    command += address_options(free_addresses())
     up = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, encoding="utf-8")
     try:
         assert up.stdout is not None

@@ -26,6 +26,7 @@ from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.wire.frames import encode
 from qmt_bridge.wire.topics import STATUS_TOPIC
+from tests.support.ports import ANY_PORT
 from tests.support.waiting import wait_for
 
 DEADLINE = 20.0
@@ -262,7 +263,7 @@ STATE = {"id": 0, "topic": STATUS_TOPIC, "state": "live"}
 )
 def test_answers_of_other_programs_are_ignored(answer: bytes) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    router = sockets.bind_router(context, "tcp://127.0.0.1:*", None)
+    router = sockets.bind_router(context, ANY_PORT, None)
     router.rcvtimeo = int(DEADLINE * 1000)
     questions = supervisor._Questions(Config(ask_addr=router.getsockopt_string(zmq.LAST_ENDPOINT)), "ours")
     try:

@@ -23,7 +23,7 @@ import pytest
 from qmt_bridge.process import stop
 from qmt_bridge.process.stop import Stop, interruptible
 from tests.support.paths import ROOT
-from tests.support.ports import free_ports
+from tests.support.ports import WIRE, address_options, free_addresses, free_port
 from tests.support.waiting import wait_for
 
 DEADLINE = 20.0
@@ -173,9 +173,8 @@ def test_an_interrupted_command_closes_what_is_open_and_says_nothing(number: sig
 @posix
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_tail_ends_with_the_code_of_its_signal(number: signal.Signals, code: int) -> None:
-    address = "tcp://127.0.0.1:9"
     command = [sys.executable, "-P", "-m", "qmt_bridge.cli", "tail", "trade/"]
-    command += [f"--{name}-addr={address}" for name in ("market", "trade", "ask")]
+    command += address_options(dict.fromkeys(WIRE, "tcp://127.0.0.1:9"))
     with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") as running:
         try:
             assert running.stderr is not None
@@ -329,10 +328,9 @@ def test_a_service_in_a_terminal_ends_with_0_and_no_traceback(
     tmp_path: Path, command: str, number: signal.Signals
 ) -> None:
     """Its processes are in one group, and all of them get the signal, as from Ctrl-C."""
-    ports = iter(free_ports(4))
-    words = [*command.split(), *(f"--{name}-addr=tcp://127.0.0.1:{next(ports)}" for name in ("market", "trade", "ask"))]
+    words = [*command.split(), *address_options(free_addresses())]
     if "gateway" in words:
-        words.append(f"--port={next(ports)}")
+        words.append(f"--port={free_port()}")
     if "feeder" in words:
         words.append(f"--data-dir={tmp_path}")
     with subprocess.Popen(
@@ -360,9 +358,8 @@ def test_ctrl_c_while_the_workers_of_a_gateway_import_is_no_traceback(tmp_path: 
         "    import time\n    print('imports', flush=True)\n    time.sleep(1.0)\n",
         encoding="utf-8",
     )
-    market, trade, ask, port = free_ports(4)
-    command = [sys.executable, "-m", "qmt_bridge.cli", "gateway", "--workers=2", f"--port={port}"]
-    command += [f"--{n}-addr=tcp://127.0.0.1:{p}" for n, p in (("market", market), ("trade", trade), ("ask", ask))]
+    command = [sys.executable, "-m", "qmt_bridge.cli", "gateway", "--workers=2", f"--port={free_port()}"]
+    command += address_options(free_addresses())
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, start_new_session=True
@@ -415,9 +412,8 @@ def test_leaving_on_windows_sends_no_console_event(code: int, monkeypatch: pytes
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
 def test_a_stop_of_a_gateway_does_not_wait_for_a_frozen_worker(tmp_path: Path) -> None:
-    market, trade, ask, port = free_ports(4)
-    command = [sys.executable, "-m", "qmt_bridge.cli", "gateway", "--workers=2", "--freeze-timeout=0", f"--port={port}"]
-    command += [f"--{n}-addr=tcp://127.0.0.1:{p}" for n, p in (("market", market), ("trade", trade), ("ask", ask))]
+    command = [sys.executable, "-m", "qmt_bridge.cli", "gateway", "--workers=2", "--freeze-timeout=0"]
+    command += [f"--port={free_port()}", *address_options(free_addresses())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
         assert running.stdout is not None
         running.stdout.readline()

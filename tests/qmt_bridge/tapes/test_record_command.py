@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections import defaultdict
@@ -17,6 +16,7 @@ from qmt_bridge.consumer import subscribe
 from qmt_bridge.tapes.survey import survey
 from qmt_bridge.tapes.tape import read_tape
 from qmt_bridge.wire.topics import STATUS_TOPIC, quote_topic, whole_topic
+from tests.support.ports import address_options, free_addresses
 from tests.support.waiting import wait_for
 
 DEADLINE = 30.0
@@ -57,21 +57,13 @@ class Process:
 @pytest.fixture
 def wire() -> dict[str, str]:
     """Return free addresses of the wire."""
-    probes = [socket.socket() for _ in range(3)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        names = ("market_addr", "trade_addr", "ask_addr")
-        return {name: f"tcp://127.0.0.1:{probe.getsockname()[1]}" for name, probe in zip(names, probes, strict=True)}
-    finally:
-        for probe in probes:
-            probe.close()
+    return free_addresses()
 
 
 @pytest.fixture
 def running(tmp_path: Path, wire: dict[str, str]) -> Callable:
     """Run a command on the wire; it is killed at the end if it has not ended."""
-    flags = [f"--{name.replace('_', '-')}={address}" for name, address in wire.items()]
+    flags = address_options(wire)
 
     @contextmanager
     def running(*arguments: str) -> Iterator[Process]:

@@ -17,9 +17,9 @@ from qmt_bridge.tapes.ticks_csv import read_csv
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import to_json
 from qmt_bridge.wire.messages import Bar, L2Order, L2OrderQueue, L2QuoteAux, L2Thousand, L2Transaction, Progress, Tick
+from tests.support.paths import RECORDED
 
-DATA = Path(__file__).parents[4] / "shared" / "data" / "ticks"
-recorded = pytest.mark.skipif(not DATA.is_dir(), reason="recorded ticks are not beside the project")
+recorded = pytest.mark.skipif(not RECORDED.is_dir(), reason="recorded ticks are not beside the project")
 spec = find_spec("xtquant")
 assert spec is not None
 assert spec.origin is not None
@@ -86,7 +86,7 @@ def test_view_has_every_field_of_the_simulator(view: View) -> None:
 @recorded
 def test_every_field_of_quoted_records_has_a_place() -> None:
     checked = 0
-    for quoted in json.loads((DATA / "quoted_single_ticks.json").read_text("utf-8")):
+    for quoted in json.loads((RECORDED / "quoted_single_ticks.json").read_text("utf-8")):
         if not isinstance(quoted["data"], dict):
             continue
         for value in quoted["data"].values():
@@ -101,7 +101,7 @@ def test_every_field_of_quoted_records_has_a_place() -> None:
 @recorded
 @pytest.mark.parametrize("name", ["ticks_2stocks_20230201.csv.gz", "ticks_30stocks_sse_20211201.csv.gz"])
 def test_every_recorded_tick_is_read(name: str) -> None:
-    ticks = [row.record for row in read_csv(DATA / name)]
+    ticks = [row.record for row in read_csv(RECORDED / name)]
     read = msgspec.msgpack.decode(frames.encode(ticks), type=list[Tick])
     names = fields_of(Tick)
     assert len(read) == len(ticks) > 10_000

@@ -41,10 +41,9 @@ from qmt_bridge.wire.topics import (
     quote_topic,
     whole_topic,
 )
-from tests.support.sink import Recording
+from tests.support.paths import FAKES, ROOT
+from tests.support.sink import Recording, encoded
 
-ROOT = Path(__file__).parents[4]
-FAKES = ROOT / "tests" / "fakes"
 SECONDS = 10.0
 # BSON has moments; what is published has none.
 UNFIT = datetime(2026, 1, 5, tzinfo=UTC)
@@ -81,36 +80,25 @@ class Recorder(Recording):
         self.on_accept: Callable[[], object] = int
 
     def publish(self, topic: Topic, body: object, received_ns: int) -> None:
-        plain = msgspec.msgpack.decode(msgspec.msgpack.encode(body))
+        plain = encoded(body)
         self.on_publish()
-        self._note(self.published, (topic, plain, received_ns))
+        self.note(self.published, (topic, plain, received_ns))
 
     def publish_whole(self, topic: Topic, ticks: Mapping[str, object], received_ns: int) -> None:
         self.publish(topic, ticks, received_ns)
 
-    def publish_trade(self, account: str, event: str, data: Mapping[str, object], received_ns: int) -> None:
-        raise AssertionError("a quote source has no trade events")
-
     def accept(self, topic: Topic) -> None:
-        self._note(self.accepted, topic)
+        self.note(self.accepted, topic)
         self.on_accept()
 
     def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
-        self._note(self.refused, (topic, code, reason))
+        self.note(self.refused, (topic, code, reason))
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
-        self._note(self.states, (state, reason, data_lost))
-
-    def wait_room(self, limit: int, timeout: float) -> bool:
-        raise AssertionError("a live source never waits for room")
+        self.note(self.states, (state, reason, data_lost))
 
     def bodies(self, topic: Topic) -> list:
         return [body for of, body, _ in list(self.published) if of == topic]
-
-    def _note(self, where: list, what: object) -> None:
-        with self.changed:
-            where.append(what)
-            self.changed.notify_all()
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import native
 import pytest
 import xtpythonclient
@@ -26,18 +25,18 @@ from xtpythonclient import Desk, XtAccountStatus, XtAsset, XtCancelError, XtOrde
 
 from feeder.publisher import Publisher
 from feeder.sim.constants import NAMES
-from feeder.source import FeedState, mask
+from feeder.source import mask
 from feeder.xt.trading import intervals, queries, session
 from feeder.xt.trading.accounts import ACCOUNT_TYPES
 from feeder.xt.trading.published import NAMED
 from feeder.xt.trading.reconciliation import QUERIES, Reconciliation
 from feeder.xt.trading.records import EVENTS, FIELDS, discover, enumerations
 from qmt_bridge.config import Config, load_config
-from qmt_bridge.errors import ConfigError, ErrorCode
+from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic
 from tests.support.ports import ANY_ADDRESSES
-from tests.support.sink import Recording
+from tests.support.sink import Recording, encoded
 from tests.support.waiting import wait_for
 
 SECONDS = 10.0
@@ -59,37 +58,14 @@ class Recorder(Recording):
 
     def publish_trade(self, account: str, event: str, data: Mapping[str, object], received_ns: int) -> None:
         self.on_publish()
-        plain = msgspec.msgpack.decode(msgspec.msgpack.encode(data))
-        with self.changed:
-            self.published.append((account, event, plain, received_ns))
-            self.changed.notify_all()
+        self.note(self.published, (account, event, encoded(data), received_ns))
 
     def past_trades(self, since_ms: int) -> Iterator[tuple[int, TradeEvent]]:
         self.asked_since.append(since_ms)
         yield from self.past
 
-    def publish(self, topic: Topic, body: object, received_ns: int) -> None:
-        raise AssertionError("trade events have a method of their own")
-
-    def publish_whole(self, topic: Topic, ticks: Mapping[str, object], received_ns: int) -> None:
-        raise AssertionError("trade events have a method of their own")
-
-    def accept(self, topic: Topic) -> None:
-        raise AssertionError("nobody subscribes trade events at the source")
-
-    def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
-        raise AssertionError("nobody subscribes trade events at the source")
-
-    def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
-        raise AssertionError("the state is that of the market data")
-
     def set_accounts(self, accounts: Sequence[AccountState]) -> None:
-        with self.changed:
-            self.states.append(list(accounts))
-            self.changed.notify_all()
-
-    def wait_room(self, limit: int, timeout: float) -> bool:
-        raise AssertionError("a live source never waits for room")
+        self.note(self.states, list(accounts))
 
     def of(self, *types: str) -> list[dict[str, Any]]:
         return [data for _, event, data, _ in list(self.published) if event in types]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.doctor import TOKEN, Machine, listener
 from tests.support.paths import FAKES, ROOT
-from tests.support.ports import free_ports
+from tests.support.ports import free_port
 
 
 @pytest.fixture
@@ -35,5 +35,5 @@ def trading_machine(tmp_path: Path, terminal: str) -> Machine:
 @pytest.fixture
 def token_machine(trading_machine: Machine) -> Machine:
     """Return a machine with a token, and nothing at the terminal's address."""
-    trading_machine.env |= {"QMT_BRIDGE_XT_TOKEN": TOKEN, "QMT_BRIDGE_XT_ADDR": f"127.0.0.1:{free_ports(1)[0]}"}
+    trading_machine.env |= {"QMT_BRIDGE_XT_TOKEN": TOKEN, "QMT_BRIDGE_XT_ADDR": f"127.0.0.1:{free_port()}"}
     return trading_machine

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.support.doctor import KEY, SECONDS, Machine, levels, listener
-from tests.support.ports import free_ports
+from tests.support.ports import free_port
 
 
 def test_simulated_data_needs_nothing_and_no_file_is_left(machine: Machine, tmp_path: Path) -> None:
@@ -105,6 +105,6 @@ from qmt_bridge.config import load_config
 examination.examine(load_config(), "1")
 print("xtquant" in sys.modules, any(name.startswith("feeder") for name in sys.modules))
 """
-    machine = Machine(tmp_path, QMT_BRIDGE_SOURCE="xtquant", QMT_BRIDGE_XT_ADDR=f"127.0.0.1:{free_ports(1)[0]}")
+    machine = Machine(tmp_path, QMT_BRIDGE_SOURCE="xtquant", QMT_BRIDGE_XT_ADDR=f"127.0.0.1:{free_port()}")
     printed = subprocess.check_output([sys.executable, "-c", code], env=machine.env, encoding="utf-8", timeout=SECONDS)
     assert printed.split() == ["False", "False"]

@@ -11,12 +11,12 @@ import pytest
 
 from qmt_bridge.commands.doctor.findings import xtquant
 from tests.support.doctor import SECONDS, TOKEN, Machine, levels
-from tests.support.ports import free_ports
+from tests.support.ports import free_port
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the wheel's native modules are for Windows")
 def test_an_sdk_without_native_modules_fails_if_it_is_the_source(machine: Machine) -> None:
-    code, findings = machine.run("--source", "xtquant", "--xt-addr", f"127.0.0.1:{free_ports(1)[0]}")
+    code, findings = machine.run("--source", "xtquant", "--xt-addr", f"127.0.0.1:{free_port()}")
     assert code == 1
     assert levels(findings, "fail") == ["xtquant", "terminal"]
     assert findings["xtquant"].said.startswith(xtquant.TESTED_XTQUANT)

@@ -13,7 +13,7 @@ from qmt_bridge.commands.doctor.answers import Probe
 from qmt_bridge.commands.doctor.facts import xtquant as xtquant_facts
 from tests.support.doctor import listener
 from tests.support.paths import FAKES, ROOT
-from tests.support.ports import free_ports
+from tests.support.ports import free_port
 
 
 def test_a_terminal_that_hangs_is_reported_after_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,7 @@ def test_every_failure_of_the_probe_process_is_a_finding(
 
 
 def test_a_port_that_is_in_use_is_not_the_data_services() -> None:
-    [free] = free_ports(1)
+    free = free_port()
     with listener() as taken:
         assert probe.free_port(taken, taken) == 0
         assert probe.free_port(free, free) == free
