@@ -1112,7 +1112,7 @@ def test_lost_positions_are_known_after_later_events_were_pruned(open_journal: O
     assert not journal.has(JournalPosition(1, 100, True), "2")
 
 
-def test_an_exact_position_has_to_be_on_disk_at_the_end_of_its_epoch(open_journal: Open, path: Path) -> None:
+def test_an_exact_position_has_to_be_on_disk_in_its_epoch(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     journal.begin_epoch(100)
     append(journal, [*fills(2, "1"), *fills(2, "2"), *fills(1, "1")], 0)

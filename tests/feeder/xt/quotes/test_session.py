@@ -1412,7 +1412,7 @@ def test_a_connection_lost_for_a_moment_is_replaced(terminal: native.Terminal, s
     assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
 
 
-def test_an_unreported_loss_of_connection_costs_one_new_client(
+def test_an_unreported_loss_of_connection_makes_one_new_client(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     terminal.auto_reconnect = terminal.status_events = False
@@ -1435,7 +1435,7 @@ def test_a_client_replaced_by_another_call_is_noticed(
     assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
 
 
-def test_a_connection_lost_while_a_topic_is_subscribed_refuses_nothing(
+def test_a_connection_lost_during_a_subscription_refuses_no_topic(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     begin(source, sink, MOUTAI)
@@ -1662,7 +1662,7 @@ def test_an_old_snapshot_does_not_end_the_silence_of_a_market(
     assert sink.states[3] == ("up", None, True)
 
 
-def test_a_market_whose_subscription_was_lost_recovers_by_its_snapshot(
+def test_a_market_with_a_lost_subscription_recovers_by_its_snapshot(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     terminal.market = {"600519.SH": {"time": 5}}
@@ -1854,7 +1854,7 @@ def test_one_quiet_code_and_long_bars_do_not_count_as_silence(
     assert sink.states[1] == ("stale", "market_silent", False)
 
 
-def test_a_clock_set_back_does_not_delay_comparing_with_the_terminal(
+def test_a_clock_set_back_does_not_delay_the_next_query(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     clock.began = clock.ms = TUESDAY_MORNING + 3_600_000
@@ -1979,7 +1979,7 @@ def trade(terminal: native.Terminal, clock: Clock, *codes: str) -> None:
         pytest.param(quote_topic("00700.HK"), "00700.HK", id="hong-kong"),
     ],
 )
-def test_lost_subscriptions_are_found_when_the_terminal_has_news(
+def test_lost_subscriptions_are_found_by_the_terminals_new_ticks(
     terminal: native.Terminal,
     listener: XtQuote,
     sink: Recorder,

@@ -172,7 +172,7 @@ def test_no_market_is_stale_on_a_holiday_but_on_the_day_after() -> None:
         pytest.param("2026-11-24T14:56:00", 60, "2026-11-25T09:30:10", id="evening"),
     ],
 )
-def test_silence_ends_with_a_trading_session_and_restarts_in_the_next(begin: str, closed: int, opened: str) -> None:
+def test_silence_is_counted_anew_in_each_trading_session(begin: str, closed: int, opened: str) -> None:
     watch = Watch(at(begin))
     assert watch.look(closed - 1)[0][1] == "resubscribe"
     assert watch.silence.stale == {"SH"}

@@ -691,7 +691,7 @@ def test_account_numbers_and_fills_are_not_in_the_log(
 # -- Sessions
 
 
-def test_connected_is_published_only_when_the_account_is_subscribed(
+def test_connected_is_published_once_the_account_is_subscribed(
     serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     trade_side.refused = {CREDIT}
