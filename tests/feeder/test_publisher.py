@@ -1417,7 +1417,7 @@ def test_ticks_pass_while_a_read_a_prune_or_a_checkpoint_is_slow(
 def test_an_answer_comes_after_the_events_that_it_covers(
     feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # One answer covers all events, but they are published in several turns.
+    # An answer of all events, which are published in several turns.
     monkeypatch.setattr("feeder.journal.CHUNK_EVENTS", 5000)
     done: list[object] = []
     publisher = feeder.publisher
@@ -1621,7 +1621,7 @@ def test_a_stop_with_a_hung_disk_ends_and_logs_what_may_be_lost(
     assert saved(config) == [1, 2]
 
 
-def test_past_events_are_read_in_chunks_from_any_thread(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_past_events_come_in_pieces_to_any_thread(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("feeder.journal.CHUNK_EVENTS", 2)
 
     class Asking(HandSource):

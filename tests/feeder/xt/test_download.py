@@ -34,7 +34,7 @@ from tests.support.sink import Recording
 
 ROOT = Path(__file__).parents[3]
 FAKES = ROOT / "tests" / "fakes"
-# A process has to start, and the machine may be busy.
+# A process has to start, and this machine may be busy.
 SECONDS = 30.0
 
 JOB = download_topic("job")
