@@ -516,7 +516,7 @@ def test_a_program_that_never_ends_its_read_is_logged(
             journal.checkpoint(idle=True)
     assert journal.failure is None
     assert caplog.text.count("has been reading the file without a pause") == 1
-    # After the read has ended, the log is emptied at once.
+    # Afterwards it is emptied at once.
     append(journal, fills(400, text="x" * 5000), 0)
     journal.checkpoint(idle=True)
     assert log_bytes(path) == 0
