@@ -1,8 +1,7 @@
 """Consume the feeder's ZeroMQ topics from Python, without a gateway: ``for frame in subscribe(topic): ...``.
 
-Runs in the caller's thread and owns its sockets there. A slow caller loses market data beyond the high-water mark, is
-told so, and does not slow down other programs; trade events that are lost on the way are read from the feeder's
-journal.
+Runs in the caller's thread and owns its sockets there. A slow caller loses market data beyond the high-water mark and
+is told so; it does not slow down other programs. Lost trade events are read from the feeder's journal.
 """
 
 from __future__ import annotations
@@ -42,20 +41,28 @@ from qmt_bridge.wire.topics import (
 
 logger = logging.getLogger(__name__)
 
-# Without an answer after this time the topics go live without their last values (docs/wire.md, "catch_up").
+# Seconds to wait for the answer to "catch_up" (docs/wire.md); after that the topics go live without last values.
 ANSWER_SECONDS = 1.0
 # Messages taken from one socket before the next one is read.
 TURN = 1000
-# Between two looks at the state of the connections.
+# Seconds between two checks of the connections.
 LOOK_SECONDS = 0.5
 # Losses with less than this many seconds between them are one episode in the log.
 EPISODE_SECONDS = 10.0
 
+After = int | Mapping[str, int] | None
+"""The position of the last trade event that an earlier run has received; by topic, if there are several.
+
+For ``trade/<account>/``, which counts that account's events, the position is the frame's `seq`; for ``trade/``, which
+carries all accounts, it is the position in the journal, ``frame.data["seq"]``. Every later event is replayed first,
+with times of 0; events that are replayed for ``trade/`` have that topic, and that position as their `seq`. With the
+`epoch` of the same frame, the position is refused by any other journal (another source, another data directory)."""
 OnGap = Callable[[Topic, int | None], object]
-"""Takes a market topic and how many of its messages were lost; None is unknown: the feeder has started anew."""
+"""Takes a market topic and how many of its messages were lost; None is unknown: the feeder has restarted."""
 OnNotice = Callable[[Notice], object]
 """Takes a sentence for the user: why there is no connection to the feeder and what to do (`reason` is a
-`handshakes.Trouble`), that it "answers" again, that a topic or prefix is "silent", or how a topic was "corrected"."""
+`handshakes.Trouble`), that it "answers" again, that a topic or prefix is "silent", or how a topic was "corrected".
+Without such a function the log gets these sentences."""
 
 
 def subscribe(
@@ -66,7 +73,7 @@ def subscribe(
     curve_dir: str = "",
     snapshot: bool = True,
     timeout: float | None = None,
-    after: int | Mapping[str, int] | None = None,
+    after: After = None,
     epoch: int | None = None,
     on_gap: OnGap | None = None,
     on_notice: OnNotice | None = None,
@@ -74,19 +81,14 @@ def subscribe(
     """Return the frames of `topics` as they arrive: whole topics, or prefixes of topics that other programs asked for.
 
     With `snapshot` each whole topic begins with its last value, if the feeder has one (its `received_ns` and
-    `published_ns` are 0: it is not news). Iteration ends after `timeout` seconds without a frame; None is never.
-    While the feeder is away, or refuses the key, iteration waits; `on_notice`, or without it the log, gets the reason
-    for the missing connection, and the silent topics and prefixes. A whole topic without its last slash is completed.
-    Connects at the first ``next()``, closes its sockets when iteration ends.
+    `published_ns` are 0: it is not news). Iteration ends after `timeout` seconds without a frame, with None never.
+    While there is no connection to the feeder, or the feeder refuses the key, iteration waits, and `on_notice` is
+    called. A whole topic without its last slash is completed. The sockets are opened at the first ``next()`` and
+    closed when iteration ends.
 
-    Trade events come in order, each once and without a gap, also after losses and restarts. `after` is the position of
-    the last event that an earlier run has seen (by topic, if there are several): every later event is replayed first,
-    with times of 0. For ``trade/<account>/``, which counts that account's events, the position is the frame's `seq`;
-    for ``trade/``, which carries all accounts, it is the position in the journal, ``frame.data["seq"]``. Events that
-    are replayed for ``trade/`` have that topic, and that position as their `seq`. With the `epoch` of the same frame,
-    the position is refused by any other journal (another source, another data directory).
-
-    Messages of other topics can be lost. `on_gap` is called before the next frame; the log has one line an episode.
+    Trade events arrive in order, each once and without a gap, also after losses and restarts. With `after` and `epoch`
+    (see `After`) all later events are replayed first. Messages of other topics can be lost; `on_gap` is called before
+    the next frame, and the log has one line an episode.
 
     Raise `BadRequest` or `WireError` at once for an impossible topic, and `ConfigError` for missing keys. Raise
     `Refused` while iterating, with the topic, if the feeder cannot serve it, or cannot replay what follows a position
@@ -96,7 +98,22 @@ def subscribe(
         raise WireError("no topic to subscribe")
     tell = on_notice or _log
     behaviours = {Topic(topic): _behaviour(topic) for topic in spelled(topics, tell)}
-    trades = [topic for topic, behaviour in behaviours.items() if behaviour.keeps == "journal"]
+    sequence = _sequence(behaviours, snapshot, after, epoch)
+    curve = load_curve(curve_dir, "gateway")
+    link = _Link(_wanted(behaviours), {"market": market_addr, "trade": trade_addr}, ask_addr, curve, tell)
+    silence = Silence(topic for topic in behaviours if topic != STATUS_TOPIC)
+    return _frames(link, sequence, silence, timeout, _Losses(on_gap))
+
+
+def _trades(behaviours: Mapping[Topic, Behaviour]) -> list[Topic]:
+    return [topic for topic, behaviour in behaviours.items() if behaviour.keeps == "journal"]
+
+
+def _sequence(
+    behaviours: Mapping[Topic, Behaviour], snapshot: bool, after: After, epoch: int | None
+) -> sequences.Sequence:
+    """Return the order of the frames; raise `WireError` or `BadRequest` for topics and positions that do not fit."""
+    trades = _trades(behaviours)
     if ALL_TRADES in trades and len(trades) > 1:
         raise WireError(f"{ALL_TRADES} carries {' '.join(set(trades) - {ALL_TRADES})} already")
     values = [topic for topic in behaviours if topic not in trades and _is_whole(topic)]
@@ -104,20 +121,20 @@ def subscribe(
     positions = _positions(after, epoch, numbered)
     if epoch is not None and not positions:
         raise BadRequest("bad_request", "epoch says which journal has the position `after`, which is missing")
-    sequence = sequences.Sequence(
+    return sequences.Sequence(
         LastValues(values, snapshot),
         {topic: Events(topic, positions.get(topic)) for topic in numbered},
         any(STATUS_TOPIC.startswith(topic) for topic in behaviours),
     )
-    curve = load_curve(curve_dir, "gateway")
+
+
+def _wanted(behaviours: Mapping[Topic, Behaviour]) -> dict[Topic, str]:
+    """Return the topics to subscribe, each with the name of its socket."""
     wanted: dict[Topic, str] = {topic: behaviour.socket for topic, behaviour in behaviours.items()}
-    if trades:
+    if _trades(behaviours):
         # Heartbeats show a restart, and the loss of an event that no later event follows.
         wanted[STATUS_TOPIC] = "market"
-    silence = Silence(topic for topic in behaviours if topic != STATUS_TOPIC)
-    addresses = {"market": market_addr, "trade": trade_addr}
-    link = _Link(wanted, addresses, ask_addr, curve, tell)
-    return _frames(link, sequence, silence, timeout, _Losses(on_gap))
+    return wanted
 
 
 def _log(notice: Notice) -> None:
@@ -125,7 +142,7 @@ def _log(notice: Notice) -> None:
 
 
 def spelled(topics: Sequence[str], on_notice: OnNotice | None = None) -> Iterator[str]:
-    """Yield each topic; a whole one without its last slash, which would be a prefix that asks for nothing, with it."""
+    """Yield each topic; add the last slash to a whole topic without it: as a prefix it would ask for nothing."""
     for topic in topics:
         if topic.endswith("/") or not _is_demand(f"{topic}/"):
             yield topic
@@ -143,9 +160,7 @@ def _is_demand(topic: str) -> bool:
     return _is_whole(topic)
 
 
-def _positions(
-    after: int | Mapping[str, int] | None, epoch: int | None, topics: list[Topic]
-) -> dict[Topic, JournalPosition]:
+def _positions(after: After, epoch: int | None, topics: list[Topic]) -> dict[Topic, JournalPosition]:
     """Return the position of each topic that `after` names."""
     if after is None:
         return {}
@@ -171,7 +186,7 @@ def _behaviour(topic: str) -> Behaviour:
 
 
 def _check_prefix(topic: str) -> None:
-    """Raise `BadRequest` or `WireError` for a prefix that no topic begins with, which would be silent for ever."""
+    """Raise `BadRequest` or `WireError` for a prefix that no topic begins with: no frame would ever arrive."""
     kind, *rest = topic.split("/")
     depth = 3 if kind in (Kind.QUOTE, Kind.L2) else 2
     if len(rest) > depth or (len(rest) == depth and rest[-1]) or not all(rest[:-1]):
@@ -245,8 +260,9 @@ class _Link:
         self._links = Links()
         self._look_at = 0.0
         self._strange_at = -EPISODE_SECONDS
-        # Made by `connect`. An iterator that is never started is never closed. And of objects that are unreachable the
-        # garbage collector finalizes the older first: a context older than the iterator would wait for its sockets.
+        # Made by `connect`, for two reasons. An iterator that is never started is never closed. And the garbage
+        # collector finalizes the older of two unreachable objects first: a context that is older than the iterator
+        # would wait for the sockets.
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
 
@@ -268,7 +284,7 @@ class _Link:
         self._look_at = time.monotonic()
 
     def wait(self, until: Iterable[float], sequence: sequences.Sequence, silence: Silence) -> float:
-        """Wait for a message, at most until the earliest of `until`, and send questions; return the time then."""
+        """Wait for a message, at most until the earliest of `until`, and send questions; return the time after that."""
         now = time.monotonic()
         self._poller.register(self._dealer, zmq.POLLIN | zmq.POLLOUT if sequence.asks(now) else zmq.POLLIN)
         # Windows cannot interrupt poll; after at most LOOK_SECONDS Ctrl-C ends the program.
@@ -276,14 +292,14 @@ class _Link:
         now = time.monotonic()
         self._look_at_links(silence, now)
         if ready.get(self._dealer, 0) & zmq.POLLOUT:
-            # If the feeder ends at this moment, the other questions are sent when one answers again.
+            # If the feeder ends at this moment, the other questions are sent when a feeder answers again.
             with suppress(zmq.Again):
                 for question in sequence.questions(now):
                     self._dealer.send(ask_reply_encoder.encode(question), zmq.NOBLOCK)
         return now
 
     def take(self, sequence: sequences.Sequence, now: float) -> list[Frame]:
-        """Return the frames that the messages which have arrived allow to hand out."""
+        """Return the frames that can be handed out after the messages that have arrived."""
         frames: list[Frame] = []
         strange: WireError | None = None
         for message in _received(self._dealer):
@@ -300,7 +316,7 @@ class _Link:
                 except WireError as exc:
                     strange = exc
         if strange is not None:
-            # Another program publishes at this address: leave its message out and wait for the feeder.
+            # Another program publishes at this address: ignore its message and wait for the feeder.
             if now >= self._strange_at + EPISODE_SECONDS:
                 logger.warning("what came from the feeder's address is left out: %s", strange)
             self._strange_at = now

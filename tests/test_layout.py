@@ -73,6 +73,52 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     # The command alone knows both sides, and starts them as processes.
     ("qmt_bridge/commands/run.py", {"qmt_bridge", "click", "msgspec", "feeder.app", "gateway.server"}, set()),
+    # Judges facts that it is given; the facts are collected elsewhere.
+    (
+        "qmt_bridge/commands/doctor/findings/*",
+        WIRE
+        | {
+            "qmt_bridge.commands.doctor.answers",
+            "qmt_bridge.commands.doctor.findings",
+            "qmt_bridge.commands.gateway_address.is_loopback",
+            "qmt_bridge.sockets",
+        },
+        IMPURE - {"pathlib"},
+    ),
+    ("qmt_bridge/commands/doctor/answers.py", {"msgspec"}, IMPURE),
+    ("qmt_bridge/commands/doctor/report.py", {"qmt_bridge.commands.doctor.findings"}, IMPURE),
+    # xtquant is asked in a process of its own, so that a call that hangs can be ended.
+    (
+        "qmt_bridge/commands/doctor/facts/*",
+        EDGE
+        | {
+            "qmt_bridge.commands.doctor.answers",
+            "qmt_bridge.commands.doctor.facts",
+            "qmt_bridge.commands.gateway_address.ask_gateway",
+            "qmt_bridge.consumer",
+        },
+        {"asyncio", "threading"},
+    ),
+    (
+        "qmt_bridge/commands/doctor/*",
+        {"qmt_bridge.commands.doctor", "qmt_bridge.config", "qmt_bridge.handshakes", "qmt_bridge.sockets"},
+        {"asyncio", "socket", "subprocess", "threading"},
+    ),
+    # The counters of a load, and what its clients ask for; the sockets are in the client and the crew.
+    ("qmt_bridge/commands/load/histogram.py", set(), IMPURE),
+    ("qmt_bridge/commands/load/measurement.py", {"qmt_bridge.commands.load.histogram"}, IMPURE),
+    ("qmt_bridge/commands/load/load.py", WIRE, IMPURE - {"os"}),
+    # One loop over a selector and no asyncio, so that the clients are not the limit; only crews.py starts processes.
+    (
+        "qmt_bridge/commands/load/crews.py",
+        {"qmt_bridge.commands.load", "qmt_bridge.process.stop"},
+        {"asyncio", "selectors", "socket", "threading"},
+    ),
+    (
+        "qmt_bridge/commands/load/*",
+        WIRE | {"qmt_bridge.commands.load"},
+        {"asyncio", "multiprocessing", "subprocess", "threading"},
+    ),
     ("qmt_bridge/__main__.py", {"qmt_bridge.cli", "qmt_bridge.process.start"}, {"threading", "subprocess"}),
     # What every part uses.
     ("qmt_bridge/process/start.py", {"_signal"}, {"threading", "subprocess"}),
@@ -89,6 +135,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/tapes/parquet.py", WIRE | {"qmt_bridge.private", "qmt_bridge.tapes", "pyarrow"}, {"asyncio"}),
     ("qmt_bridge/commands/bench.py", {"qmt_bridge", "psutil", "uvloop"}, set()),
     ("qmt_bridge/commands/supervisor.py", {"qmt_bridge", "msgspec", "psutil", "zmq"}, {"asyncio", "threading"}),
+    # Bare sockets: the timeout of urllib begins anew with every byte.
+    (
+        "qmt_bridge/commands/gateway_address.py",
+        {"qmt_bridge.config", "qmt_bridge.process.stop"},
+        {"asyncio", "threading", "urllib"},
+    ),
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
     # The feeder's pure middle.
     ("feeder/registry.py", WIRE, IMPURE),

@@ -1,4 +1,4 @@
-"""`qmt-bridge bench`: what a running gateway delivers, seen from outside, and what it takes for that.
+"""`qmt-bridge bench`: the frames, losses and latency of a running gateway, and the CPU and memory that it uses.
 
 `--selftest` measures the clients alone, against a loop that writes ready-made frames. Runs in the main thread.
 """
@@ -23,22 +23,24 @@ from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from qmt_bridge import __version__
-from qmt_bridge.commands.load import Crews, Load, Measurement, endpoint, pin
-from qmt_bridge.commands.supervisor import is_loopback
+from qmt_bridge.commands.gateway_address import is_loopback
+from qmt_bridge.commands.load.crews import Crews, pin
+from qmt_bridge.commands.load.load import Load, endpoint
+from qmt_bridge.commands.load.measurement import Measurement
 from qmt_bridge.process.stop import shielded
 from qmt_bridge.wire.frames import framed, to_json
 
-# What a user can do something about; anything else is a bug and shows its traceback.
+# Errors that a user can correct; anything else is a bug and shows its traceback.
 ERRORS = (OSError, ValueError)
-# Time for the last values, which come when a client subscribes, to pass.
+# Seconds before counting begins: the gateway sends last values when a client subscribes.
 SETTLE = 0.5
-# A client that worked for more of the time may itself have been the limit.
+# Above this share of the time, the client processes may have been the limit.
 BUSY = 0.9
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class Usage(NamedTuple):
-    """What processes have used so far, and hold now."""
+    """The CPU seconds that processes have used so far, and their memory in bytes."""
 
     pids: tuple[int, ...]
     cpu_seconds: float
@@ -46,7 +48,7 @@ class Usage(NamedTuple):
 
     @classmethod
     def of(cls, pids: Sequence[int]) -> Usage | None:
-        """Return the usage of the processes of this machine that still run; None without psutil or any of them."""
+        """Return the usage of those processes of this machine that still run; None without one, or without psutil."""
         psutil = _psutil()
         found = []
         for pid in pids if psutil is not None else ():
@@ -87,7 +89,7 @@ def _psutil() -> Any:
 
 
 def measure(load: Load, seconds: float) -> dict[str, Any]:
-    """Put `load` on a gateway for `seconds` and return what came of it; raise ConnectionError if it is not served."""
+    """Put `load` on a gateway for `seconds` and return the report; raise ConnectionError if a client is not served."""
     endpoint(load.url)
     pids = servers(load.url)
     before = Usage.of(pids)
@@ -112,7 +114,7 @@ def measure(load: Load, seconds: float) -> dict[str, Any]:
 
 
 def selftest(load: Load, seconds: float) -> dict[str, Any]:
-    """Measure the clients alone: what they take from a loop that writes ready-made frames."""
+    """Measure the clients alone: how many frames they read from a loop that writes ready-made frames."""
     body = to_json({"600519.SH": [{"time": 0, "lastPrice": 1858.0, "filler": "x" * 320}]})
     frame = b'{"type":"data","epoch":1,"seq":1,"time":%d,"published":%d,"data":%b}'
     now = time.time_ns() // 1_000_000
@@ -132,14 +134,14 @@ def selftest(load: Load, seconds: float) -> dict[str, Any]:
 
 
 class Bare:
-    """A process with a bare loop that writes the same ready-made bytes to every WebSocket, on and on: the limit."""
+    """A process with a bare loop that writes the same bytes to every WebSocket again and again: the upper limit."""
 
     def __init__(
         self, blob: bytes, cores: Sequence[int] = (), make_chore: Callable[[], Callable[[], None]] | None = None
     ) -> None:
         self._blob = blob
         self._cores = tuple(cores)
-        # Makes, in the process, the function of the loop's other work at every turn.
+        # Called in the process; it returns a function that the loop calls at every turn.
         self._make_chore = make_chore
 
     def __enter__(self) -> Bare:
@@ -155,7 +157,7 @@ class Bare:
         return self
 
     def begin(self) -> None:
-        """Begin to write; until then sockets are only accepted."""
+        """Begin to write; before that sockets are only accepted."""
         self._pipe.send(True)
 
     def __exit__(self, *_: object) -> None:
@@ -167,7 +169,7 @@ class Bare:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return uvloop's loop where there is one, else Python's."""
+    """Return a loop of uvloop, or on Windows, which has no uvloop, one of asyncio."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop
@@ -242,7 +244,7 @@ def _bare(blob: bytes, cores: tuple[int, ...], make_chore: Callable[[], Callable
 
 
 def shown(load: Load, measured: Measurement) -> dict[str, Any]:
-    """Return a measurement as JSON has it; times in ms."""
+    """Return a measurement in the form of the JSON report; times in ms."""
     return {
         "url": load.url,
         "clients": measured.clients,
@@ -268,7 +270,7 @@ def shown(load: Load, measured: Measurement) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Return the facts without which a figure cannot be judged."""
+    """Return the hardware and versions of this machine, for comparison with other measurements."""
     cpu = platform.processor() or platform.machine()
     if sys.platform == "linux":
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -283,7 +285,7 @@ def machine() -> dict[str, Any]:
 
 
 def to_text(report: dict[str, Any]) -> str:
-    """Return what `measure` or `selftest` found as lines to read."""
+    """Return the report of `measure` or `selftest` as text."""
     client, rate = report["client"], report["frames_per_second"]
     lines = [("delivered", f"{rate:,.0f} frames/s, {report['bytes_per_second'] / 1e6:,.1f} MB/s")]
     if "url" in report:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import click
-from click.core import ParameterSource
 
 from qmt_bridge import __version__
 from qmt_bridge.commands.options import (
     fail,
     load_settings,
     no_effect,
+    refuse,
     settings,
 )
 from qmt_bridge.config import (
@@ -58,7 +58,8 @@ def keygen(folder: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: Any) -> None:
     """Say what is right and wrong on this machine; exit with 1 if something is wrong."""
-    from qmt_bridge.commands import doctor as examination
+    from qmt_bridge.commands.doctor import examination, report
+    from qmt_bridge.commands.doctor.findings import machine
 
     try:
         config = load_config(config_file, None, flags)
@@ -67,9 +68,9 @@ def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: 
             role = examination.role_of(config, bool(given & set(FEEDER)), bool(given & set(GATEWAY)))
         findings = examination.examine(config, __version__, role, foreign_variables())
     except ConfigError as exc:
-        findings = [examination.settings(exc)]
-    click.echo((examination.to_json if as_json else examination.to_text)(findings))
-    sys.exit(examination.exit_code(findings))
+        findings = [machine.settings(exc)]
+    click.echo((report.to_json if as_json else report.to_text)(findings))
+    sys.exit(report.exit_code(findings))
 
 
 @click.command()
@@ -108,27 +109,13 @@ def bench(
     qmt-bridge bench ws://127.0.0.1:8000/ws/whole_quote SH SZ --clients 50 --seconds 30
     """
     from qmt_bridge.commands import bench as benchmark
-    from qmt_bridge.commands.load import Load
+    from qmt_bridge.commands.load.load import Load
 
     if url is None and not selftest:
         raise click.UsageError("Missing argument 'URL' (or --selftest).")
-    given = click.get_current_context().get_parameter_source
-    used_by_url = ("url", "each", "period", "send", "api_key")
-    for name in used_by_url if selftest else ():
-        if given(name) is ParameterSource.COMMANDLINE:
-            no_effect(name, "--selftest measures the clients alone, without a gateway")
-    if load["send"] and given("period") is ParameterSource.COMMANDLINE:
-        no_effect("period", "--send is the whole request")
-    if (
-        url
-        and not urlsplit(url).path.rstrip("/").endswith("/realtime")
-        and given("period") is ParameterSource.COMMANDLINE
-    ):
-        no_effect("period", "only /ws/realtime has periods")
-    if load["each"] and not codes:
-        no_effect("each", "no codes are given")
-    if load["stalled"] >= load["clients"]:
-        raise click.UsageError("--stalled must leave at least one client that reads.")
+    if selftest:
+        refuse("--selftest measures the clients alone, without a gateway", "url", "each", "period", "send", "api_key")
+    _refuse_for_load(url, codes, load)
     key = load_settings(config_file, {"api_key": api_key}, only=True).api_key
     headers = (("X-API-Key", key),) if key else ()
     wanted = Load(url or "", codes, headers=headers, **load)
@@ -137,3 +124,15 @@ def bench(
     except benchmark.ERRORS as exc:
         fail(exc)
     click.echo(json.dumps(found, indent=1) if as_json else benchmark.to_text(found))
+
+
+def _refuse_for_load(url: str | None, codes: tuple[str, ...], load: dict[str, Any]) -> None:
+    """Refuse flags without an effect, and a load without a client that is measured."""
+    if load["send"]:
+        refuse("--send is the whole request", "period")
+    if url and not urlsplit(url).path.rstrip("/").endswith("/realtime"):
+        refuse("only /ws/realtime has periods", "period")
+    if load["each"] and not codes:
+        no_effect("each", "no codes are given")
+    if load["stalled"] >= load["clients"]:
+        raise click.UsageError("--stalled must leave at least one client that reads.")

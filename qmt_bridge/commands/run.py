@@ -13,7 +13,7 @@ import click
 import msgspec
 
 from qmt_bridge import __version__
-from qmt_bridge.commands import supervisor
+from qmt_bridge.commands import gateway_address, supervisor
 from qmt_bridge.commands.options import (
     asked_to_stop,
     configure_log,
@@ -71,7 +71,7 @@ def up(config_file: Path | None, **flags: Any) -> None:
 
 
 def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None], made_key: bool) -> None:
-    host = supervisor.reachable(config.host)
+    host = gateway_address.reachable(config.host)
     base = f"ws://{host}:{config.port}"
     source = status["source"]
     if status["simulated"]:
@@ -90,7 +90,7 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
         lines.append(f"  trade    {base}/ws/trade?api_key={config.api_key}  (key made for this run)")
     else:
         lines.append(f"  trade    {base}/ws/trade?api_key=<your key>")
-    if not supervisor.is_loopback(config.host) and not config.require_key:
+    if not gateway_address.is_loopback(config.host) and not config.require_key:
         lines.append(f"  open     every client that reaches {config.host} gets market data; --require-key closes it")
     lines.append("  stop     Ctrl-C")
     click.echo("\n".join(lines))

@@ -12,10 +12,8 @@ publishing thread answers. Heartbeats would not do: a consumer can hold them up 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import secrets
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +24,7 @@ import psutil
 import zmq
 
 from qmt_bridge import sockets
+from qmt_bridge.commands.gateway_address import ASK_TIMEOUT, ask_gateway
 from qmt_bridge.config import ADDRESSES, Config
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.process import child
@@ -41,18 +40,17 @@ logger = logging.getLogger(__name__)
 
 # Shortest and longest pause, in seconds, between two starts of a child that ends again and again.
 BACKOFF = (0.2, 10.0)
-# A child that ran for so many seconds ended for a new reason, so its pause begins at the shortest again.
+# After this many seconds an end has a new reason, so the pause begins at the shortest again.
 STEADY = 30.0
 POLL = 0.1
-# Between two questions to each child, once both have been ready.
+# Seconds between two questions to each child, once both have been ready.
 ASK_EVERY = 1.0
-# Seconds for the whole answer of the gateway: another program may listen there, and may send byte by byte.
-ASK_TIMEOUT = 1.0
-ANSWER_BYTES = 64 * 1024
-# Between two lines in the log about a child that has not answered since its start.
+# Seconds between two log lines about a child that has not answered since its start.
 STILL_STARTING = 30.0
-# From here on Windows' exit codes are exceptions of native code, such as 0xC0000005.
+# On Windows, exit codes from this one on are exceptions of native code, such as 0xC0000005.
 _NATIVE_CRASH = 0xC0000000
+Ready = Callable[[dict[str, Any], dict[str, int | None]], None]
+"""Takes the answer of /readyz, and the process id of each part."""
 _status_decoder = msgspec.msgpack.Decoder(FeedStatus)
 
 
@@ -82,14 +80,14 @@ class _Child:
         self._started_at = self._told_at = time.monotonic()
         self.replaced = False
         self.pulse = Pulse(self._freeze_timeout, self._started_at)
-        # A group of its own is what a session is on Windows, as far as Ctrl-C goes.
+        # On Windows a process group of its own keeps Ctrl-C away from the child, as a session does elsewhere.
         flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
         self.process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, env=self._env, start_new_session=True, creationflags=flags
         )
 
     def watch(self, now: float) -> int | None:
-        """Start the part again when its time has come; return the exit code of one that has just ended."""
+        """Start the part again when its pause is over; return the exit code if the part has just ended."""
         if self.process is None:
             if now >= self._start_at:
                 self.start()
@@ -106,7 +104,7 @@ class _Child:
         return code
 
     def replace_if_frozen(self, now: float) -> None:
-        """Kill a process that gives no sign of life any more, and what it has started; `watch` starts another one."""
+        """Kill a process that no longer answers, and the processes that it has started; `watch` starts it again."""
         if self.process is None:
             return
         frozen, silence = self.pulse.frozen(now), self.pulse.silence(now)
@@ -131,7 +129,7 @@ class _Child:
             self._close_input()
 
     def wait(self, deadline: float) -> None:
-        """Wait for the end until `deadline`, then kill."""
+        """Wait for the end of the process until `deadline`, then kill it."""
         if self.process is None:
             return
         try:
@@ -142,7 +140,7 @@ class _Child:
             self.process.wait()
 
     def kill(self) -> None:
-        """Kill the process and what it has started: a frozen worker would not notice that its parent ended."""
+        """Kill the process and its children: a frozen worker would not notice the end of its parent."""
         assert self.process is not None
         started: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
@@ -153,7 +151,7 @@ class _Child:
                 process.kill()
 
     def kill_at_once(self) -> None:
-        """Kill the process from within a signal handler: it takes no lock and raises nothing."""
+        """Kill the process from within a signal handler: take no lock and raise nothing."""
         if self.process is not None and self.process.returncode is None:
             with contextlib.suppress(OSError):
                 self.process.kill()
@@ -165,7 +163,7 @@ class _Child:
 
 
 class _Questions:
-    """The feeder's socket for questions, asked for the heartbeat; answers of another run's feeder are ignored."""
+    """Asks the feeder for its heartbeat; answers of another run's feeder are ignored."""
 
     def __init__(self, config: Config, instance: str) -> None:
         """Connect; raise `ConfigError` for keys or an address that cannot be used."""
@@ -202,83 +200,120 @@ class _Questions:
         self._context.term()
 
 
-def run(
-    config: Config,
-    settings: Mapping[str, Sequence[str]],
-    stop: Stop,
-    ready: Callable[[dict[str, Any], dict[str, int | None]], None],
-) -> int:
-    """Run feeder and gateway until `stop`; call `ready` with /readyz and the process ids once both are ready.
+class _Run:
+    """The feeder and the gateway of one run of `up`, and whether both have been ready."""
 
-    `settings` are the names of those that each part needs. A part that ends is started again, and until everything has
-    been ready once only if that may help: its exit code says so, or it did not end by itself. Else return 1: the part
-    has logged what is wrong, and a new start would fail alike. Raise `ConfigError` for settings that allow no answer.
-    """
-    check_addresses(config)
-    instance = secrets.token_hex(8)
-    feeder, gateway = (
-        _Child(
-            part,
-            {**child.environment(config, settings[part]), child.INSTANCE_ENV: instance},
-            config.freeze_timeout,
+    def __init__(self, config: Config, settings: Mapping[str, Sequence[str]], ready: Ready) -> None:
+        """Connect to the feeder's socket for questions; raise `ConfigError` for keys that cannot be used."""
+        self._config = config
+        self._ready = ready
+        self._instance = secrets.token_hex(8)
+        self._feeder, self._gateway = (
+            _Child(
+                part,
+                {**child.environment(config, settings[part]), child.INSTANCE_ENV: self._instance},
+                config.freeze_timeout,
+            )
+            for part in ("feeder", "gateway")
         )
-        for part in ("feeder", "gateway")
-    )
-    children = (feeder, gateway)
-    questions = _Questions(config, instance)
+        self._children = (self._feeder, self._gateway)
+        self._questions = _Questions(config, self._instance)
+        # A short limit needs more questions, and the wait for a frozen gateway must not delay the answers of the
+        # feeder.
+        quarter = config.freeze_timeout / 4 or ASK_EVERY
+        self._ask_every, self._ask_timeout = min(ASK_EVERY, quarter), min(ASK_TIMEOUT, quarter)
+        self._was_ready = False
+        self._next_ask = 0.0
 
-    def kill_children() -> None:
-        for each in children:
-            each.kill_at_once()
-
-    stop.last_act = kill_children
-    # A short limit needs more questions, and the wait for a frozen gateway must not delay the answers of the feeder.
-    quarter = config.freeze_timeout / 4 or ASK_EVERY
-    ask_every, ask_timeout = min(ASK_EVERY, quarter), min(ASK_TIMEOUT, quarter)
-    was_ready = False
-    next_ask = 0.0
-    try:
-        for each in children:
+    def start(self, stop: Stop) -> None:
+        """Start both parts, unless `stop` is set meanwhile."""
+        for each in self._children:
             if not stop.is_set():
                 each.start()
-        while not stop.wait(POLL):
-            now = time.monotonic()
-            for each in children:
-                code = each.watch(now)
-                if code is None:
-                    continue
-                if not was_ready and not _may_pass(code) and not each.replaced:
-                    logger.error("%s ended with exit code %d before it was ready", each.part, code)
-                    return 1
-                logger.error("%s ended with exit code %d; starting it again", each.part, code)
-            if questions.answered():
-                feeder.pulse.beat(now)
-            if now >= next_ask:
-                began = all(each.pulse.began for each in children)
-                next_ask = now + (ask_every if was_ready and began else POLL)
-                questions.ask()
-                status = ask_gateway(config, "/healthz" if was_ready else "/readyz", stop, ask_timeout)
-                now = time.monotonic()
-                if questions.answered():
-                    feeder.pulse.beat(now)
-                # With several workers the first process answers no requests; it replaces the workers that do.
-                if status is not None and status.get("instance") == instance and not gateway.is_stopped():
-                    gateway.pulse.beat(now)
-                    if not was_ready and status.get("feeder_instance") == instance and status.get("serving") is True:
-                        was_ready = True
-                        # The gateway receives its heartbeats, so it runs, even if our own connection is not up yet.
-                        feeder.pulse.beat(now)
-                        ready(status, {each.part: each.pid for each in children})
-            for each in children:
-                each.replace_if_frozen(now)
-    finally:
-        # Both are asked at the same moment; a part that has not ended within its limit is killed.
+
+    def turn(self, stop: Stop) -> bool:
+        """Start ended parts, ask both parts, and replace a frozen one; return False if a part cannot run."""
+        now = time.monotonic()
+        if not all(self._may_go_on(each, now) for each in self._children):
+            return False
+        self._note_feeder_answer(now)
+        if now >= self._next_ask:
+            began = all(each.pulse.began for each in self._children)
+            self._next_ask = now + (self._ask_every if self._was_ready and began else POLL)
+            self._questions.ask()
+            now = self._ask_gateway(stop)
+        for each in self._children:
+            each.replace_if_frozen(now)
+        return True
+
+    def end(self) -> None:
+        """Ask both parts at the same moment to end; kill a part that has not ended within its limit."""
         asked = time.monotonic()
-        for each in children:
+        for each in self._children:
             each.stop()
-        for each in sorted(children, key=lambda each: STOP_SECONDS[each.part]):
+        for each in sorted(self._children, key=lambda each: STOP_SECONDS[each.part]):
             each.wait(asked + STOP_SECONDS[each.part])
-        questions.close()
+        self._questions.close()
+
+    def kill_at_once(self) -> None:
+        """Kill both parts from within a signal handler."""
+        for each in self._children:
+            each.kill_at_once()
+
+    def _may_go_on(self, part: _Child, now: float) -> bool:
+        """Start a part again that has ended; return False if it would fail again."""
+        code = part.watch(now)
+        if code is None:
+            return True
+        if not self._was_ready and not _may_pass(code) and not part.replaced:
+            logger.error("%s ended with exit code %d before it was ready", part.part, code)
+            return False
+        logger.error("%s ended with exit code %d; starting it again", part.part, code)
+        return True
+
+    def _note_feeder_answer(self, now: float) -> None:
+        if self._questions.answered():
+            self._feeder.pulse.beat(now)
+
+    def _ask_gateway(self, stop: Stop) -> float:
+        """Ask the gateway, which may take `_ask_timeout` seconds; return the time after that."""
+        status = ask_gateway(self._config, "/healthz" if self._was_ready else "/readyz", stop, self._ask_timeout)
+        now = time.monotonic()
+        self._note_feeder_answer(now)
+        # With several workers the first process answers no requests itself, but replaces frozen workers.
+        if status is not None and status.get("instance") == self._instance and not self._gateway.is_stopped():
+            self._gateway.pulse.beat(now)
+            if not self._was_ready:
+                self._note_ready(status, now)
+        return now
+
+    def _note_ready(self, status: dict[str, Any], now: float) -> None:
+        if status.get("feeder_instance") != self._instance or status.get("serving") is not True:
+            return
+        self._was_ready = True
+        # The gateway receives the feeder's heartbeats, so the feeder runs, even if this process has no connection yet.
+        self._feeder.pulse.beat(now)
+        self._ready(status, {each.part: each.pid for each in self._children})
+
+
+def run(config: Config, settings: Mapping[str, Sequence[str]], stop: Stop, ready: Ready) -> int:
+    """Run feeder and gateway until `stop`; call `ready` with /readyz and the process ids once both are ready.
+
+    `settings` has the names of the settings that each part needs. A part that ends is started again. Before both have
+    been ready once this is done only if it may help: the exit code says so, or the part did not end by itself. Else
+    return 1: the part has logged the error, and a new start would fail in the same way. Raise `ConfigError` for
+    addresses at which the parts cannot be asked.
+    """
+    check_addresses(config)
+    parts = _Run(config, settings, ready)
+    stop.last_act = parts.kill_at_once
+    try:
+        parts.start(stop)
+        while not stop.wait(POLL):
+            if not parts.turn(stop):
+                return 1
+    finally:
+        parts.end()
     return 0
 
 
@@ -293,47 +328,5 @@ def check_addresses(config: Config) -> None:
 
 
 def _may_pass(code: int) -> bool:
-    # A code below zero is the signal that ended it, which a terminal or a user may have sent: a new start may work.
+    # A code below zero is the signal that ended the part. A terminal or a user may have sent it: a new start may work.
     return code == TRY_AGAIN or code < 0 or code >= _NATIVE_CRASH
-
-
-def reachable(host: str) -> str:
-    """Return a host by which this machine reaches what listens on `host`."""
-    if host in ("0.0.0.0", ""):
-        return "127.0.0.1"
-    if host == "::":
-        return "[::1]"
-    return f"[{host}]" if ":" in host else host
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches what listens on `host`."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT) -> dict[str, Any] | None:
-    """Return the JSON object that the gateway's address answers; None without one in time.
-
-    urllib is not used: its timeout begins anew with every byte, and any program may listen at that address.
-    """
-    host = reachable(config.host)
-    until = time.monotonic() + timeout
-    answer = b""
-    try:
-        with socket.create_connection((host.strip("[]"), config.port), timeout) as connection:
-            # Read in short steps, so that a stop does not wait for a frozen gateway.
-            connection.settimeout(POLL)
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("ascii"))
-            while len(answer) <= ANSWER_BYTES and time.monotonic() < until and not stop.is_set():
-                try:
-                    part = connection.recv(ANSWER_BYTES)
-                except TimeoutError:
-                    continue
-                answer += part
-                if not part:
-                    # The connection has ended; JSON that was cut off raises ValueError.
-                    found = json.loads(answer.partition(b"\r\n\r\n")[2])
-                    return found if isinstance(found, dict) else None
-    except (OSError, ValueError, RecursionError):
-        return None
-    return None

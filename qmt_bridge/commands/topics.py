@@ -60,25 +60,9 @@ def tail(
         raise click.UsageError("Missing argument 'TOPIC... | URL [CODE...]' (or --codes-file).")
     is_url = bool(topics) and topics[0].startswith(("ws://", "wss://"))
     if is_url:
-        path = urlsplit(topics[0]).path.rstrip("/")
-        refuse("a gateway is asked, not the feeder", *WIRE)
-        if send is not None:
-            refuse("--send is the whole request", "period", "codes_file")
-            if len(topics) > 1:
-                raise click.UsageError("The codes have no effect: --send is the whole request.")
-        if not path.endswith("/realtime"):
-            refuse("only /ws/realtime has periods", "period")
-        if not path.endswith("/trade"):
-            refuse("only /ws/trade has positions", "after")
-        elif send is None:
-            refuse("/ws/trade has the events of all accounts, and takes no codes", "codes_file")
-            if len(topics) > 1:
-                raise click.UsageError("The codes have no effect: /ws/trade has the events of all accounts.")
+        _refuse_for_url(topics, send)
     else:
-        refuse("it is for a URL; the feeder asks for CURVE keys (curve_dir)", "api_key")
-        refuse("it is for a URL", "send")
-        if codes_file is None:
-            refuse("it is for --codes-file; a topic has its own, quote/600519.SH/1m/", "period")
+        _refuse_for_topics(codes_file)
     config = load_settings(config_file, flags, only=True)
     try:
         if is_url:
@@ -87,10 +71,43 @@ def tail(
         else:
             tailing.from_wire([*topics, *quotes_of(codes_file, period)], config, count, after)
     except BrokenPipeError:
-        # `... | head` ends quietly: click sees to it.
+        # With `... | head` the pipe ends; click then ends the command without a message.
         raise
     except tailing.ERRORS as exc:
         fail(exc)
+
+
+def _refuse_for_url(topics: tuple[str, ...], send: str | None) -> None:
+    """Refuse flags and codes that have no effect with a URL."""
+    path = urlsplit(topics[0]).path.rstrip("/")
+    refuse("a gateway is asked, not the feeder", *WIRE)
+    if send is not None:
+        refuse("--send is the whole request", "period", "codes_file")
+        _refuse_codes(topics, "--send is the whole request")
+    if not path.endswith("/realtime"):
+        refuse("only /ws/realtime has periods", "period")
+    if not path.endswith("/trade"):
+        refuse("only /ws/trade has positions", "after")
+    elif send is None:
+        refuse("/ws/trade has the events of all accounts, and takes no codes", "codes_file")
+        _refuse_codes(topics, "/ws/trade has the events of all accounts")
+
+
+def _refuse_codes(topics: tuple[str, ...], why: str) -> None:
+    if len(topics) > 1:
+        raise click.UsageError(f"The codes have no effect: {why}.")
+
+
+def _refuse_for_topics(codes_file: str | None) -> None:
+    """Refuse flags that have no effect with topics of ZeroMQ."""
+    refuse("it is for a URL; the feeder asks for CURVE keys (curve_dir)", "api_key")
+    refuse("it is for a URL", "send")
+    _refuse_period(codes_file)
+
+
+def _refuse_period(codes_file: str | None) -> None:
+    if codes_file is None:
+        refuse("it is for --codes-file; a topic has its own, quote/600519.SH/1m/", "period")
 
 
 @click.command()
@@ -128,8 +145,7 @@ def record(
     configure_log(config)
     if not topics + more and codes_file is None:
         raise click.UsageError("missing topics to record (or --codes-file)")
-    if codes_file is None:
-        refuse("it is for --codes-file; a topic has its own, quote/600519.SH/1m/", "period")
+    _refuse_period(codes_file)
     try:
         wanted = topics + more + quotes_of(codes_file, period)
         recorder = Recorder(wanted, out, rotate, config, __version__)

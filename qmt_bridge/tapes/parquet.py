@@ -41,19 +41,7 @@ def export(tape: Path, folder: Path) -> dict[Path, int]:
     except ImportError as exc:
         raise ConfigError("parquet", "needs pyarrow: pip install 'qmt-bridge-gateway[parquet]'") from exc
 
-    messages = 0
-    tables: dict[str, dict[str, Column]] = {}
-    reader = TapeReader(tape)
-    for recorded in reader:
-        if recorded.frame.topic == SESSION_TOPIC:
-            continue
-        messages += 1
-        for table, row in rows(recorded):
-            columns = tables.setdefault(table, {})
-            for name, value in row.items():
-                columns.setdefault(name, Column()).note(value)
-    if reader.damage:
-        logger.error("%s is damaged: %d messages can be read, %s", tape, messages, reader.damage)
+    messages, tables = _columns(tape)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as closing:
@@ -71,6 +59,24 @@ def export(tape: Path, folder: Path) -> dict[Path, int]:
     except (pyarrow.ArrowException, OverflowError) as exc:
         raise ConfigError("parquet", f"{tape} does not fit Parquet: {exc}") from exc
     return {file.path: file.rows for file in files.values()}
+
+
+def _columns(tape: Path) -> tuple[int, dict[str, dict[str, Column]]]:
+    """Return how many messages a tape has, and the columns of each table; the log says what cannot be read."""
+    messages = 0
+    tables: dict[str, dict[str, Column]] = {}
+    reader = TapeReader(tape)
+    for recorded in reader:
+        if recorded.frame.topic == SESSION_TOPIC:
+            continue
+        messages += 1
+        for table, row in rows(recorded):
+            columns = tables.setdefault(table, {})
+            for name, value in row.items():
+                columns.setdefault(name, Column()).note(value)
+    if reader.damage:
+        logger.error("%s is damaged: %d messages can be read, %s", tape, messages, reader.damage)
+    return messages, tables
 
 
 def rows(recorded: Recorded) -> Iterator[tuple[str, Row]]:

@@ -13,7 +13,10 @@ import zmq
 
 from qmt_bridge import sockets
 from qmt_bridge.commands.bench import Bare
-from qmt_bridge.commands.load import STAMPED, Client, Crews, Load, Measurement
+from qmt_bridge.commands.load.client import Client
+from qmt_bridge.commands.load.crews import Crews
+from qmt_bridge.commands.load.load import STAMPED, Load
+from qmt_bridge.commands.load.measurement import Measurement
 from qmt_bridge.wire.frames import framed, to_json
 from tests.bench import recovery
 from tests.bench.publish import FIRST_SEQ, tick

@@ -23,7 +23,8 @@ import zmq
 from feeder.app import Feeder
 from feeder.source import Sink as FeederSink
 from qmt_bridge import sockets
-from qmt_bridge.commands.load import Stamps, pin
+from qmt_bridge.commands.load.crews import pin
+from qmt_bridge.commands.load.load import Stamps
 from qmt_bridge.config import Config
 from qmt_bridge.wire.frames import encode, to_json
 from qmt_bridge.wire.requests import CatchUp, TopicState, ask_decoder, ask_reply_encoder

@@ -22,7 +22,8 @@ from websockets.asyncio.client import connect
 
 from feeder.app import Feeder
 from qmt_bridge import sockets
-from qmt_bridge.commands.load import Histogram, pin
+from qmt_bridge.commands.load.crews import pin
+from qmt_bridge.commands.load.histogram import Histogram
 from qmt_bridge.config import Config, export_env
 from qmt_bridge.wire.topics import ALL_TRADES, FormulaSpec, formula_topic, quote_topic, whole_topic
 from tests.bench.publish import Publisher, connected

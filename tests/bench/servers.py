@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 import psutil
 
 from qmt_bridge.commands.bench import Usage
-from qmt_bridge.commands.load import Client, Stamps, pin
+from qmt_bridge.commands.load.client import Client
+from qmt_bridge.commands.load.crews import pin
+from qmt_bridge.commands.load.load import Stamps
 from qmt_bridge.config import Config, export_env
 from qmt_bridge.wire.frames import to_json
 from tests.bench.publish import EMBEDDED, Publisher, connected

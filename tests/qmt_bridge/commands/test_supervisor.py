@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -74,7 +72,7 @@ def child() -> Iterator[Callable[[str], supervisor._Child]]:
             child.stop()
 
 
-def test_a_part_that_ends_again_and_again_waits_longer_each_time(
+def test_the_pause_before_a_restart_grows_with_each_end(
     child: Callable[[str], supervisor._Child], clock: Clock
 ) -> None:
     part = child(ENDS)
@@ -93,11 +91,11 @@ def test_a_part_that_ends_again_and_again_waits_longer_each_time(
     for pause in (0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0):
         dies_and_is_back_after(pause)
     clock.now += supervisor.STEADY + 1
-    # It ended for a new reason, so the wait is the shortest again.
+    # It ended for a new reason, so the pause is the shortest again.
     dies_and_is_back_after(0.2)
 
 
-def test_a_part_ends_with_its_input_and_one_that_does_not_is_killed(
+def test_a_part_ends_with_its_input_or_is_killed(
     child: Callable[[str], supervisor._Child], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     good, bad = child(LISTENS), child(STAYS)
@@ -160,7 +158,7 @@ def test_a_feeder_gets_the_time_that_its_journal_may_need(monkeypatch: pytest.Mo
     stop.set()
     config = Config(ask_addr="tcp://127.0.0.1:9")
     supervisor.run(config, {"feeder": (), "gateway": ()}, stop, lambda status, pids: None)
-    # In the order of their limits: the wait for the one must not shorten the other's.
+    # In the order of their limits: the wait for one part must not shorten the time of the other.
     assert list(given) == ["gateway", "feeder"]
     assert {part: round(seconds) for part, seconds in given.items()} == child_process.STOP_SECONDS
     assert publisher.CLOSE_SECONDS < app.LEAVE_SECONDS
@@ -172,7 +170,7 @@ def test_a_feeder_gets_the_time_that_its_journal_may_need(monkeypatch: pytest.Mo
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
-def test_a_stopped_part_and_what_it_started_are_killed(
+def test_a_stopped_part_and_its_children_are_killed(
     child: Callable[[str], supervisor._Child], clock: Clock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     started = tmp_path / "started"
@@ -227,7 +225,7 @@ def test_a_part_that_is_starting_is_logged_and_not_killed(
 def test_a_feeder_that_freezes_as_soon_as_it_is_ready_is_replaced(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The gateway has received its heartbeat; `up` itself may connect later and has no answer yet."""
+    """The gateway has received the heartbeat; `up` may connect to the feeder later and has no answer yet."""
     monkeypatch.setattr(child_process, "python", lambda *words: [sys.executable, "-S", "-c", LISTENS])
     monkeypatch.setattr(supervisor.secrets, "token_hex", lambda size: "run")
     status = {"instance": "run", "feeder_instance": "run", "serving": True}
@@ -246,60 +244,7 @@ def test_a_feeder_that_freezes_as_soon_as_it_is_ready_is_replaced(
     assert "gateway has given" not in caplog.text
 
 
-# Which answers count
-
-
-@contextlib.contextmanager
-def answering(answer: bytes | None) -> Iterator[int]:
-    """Accept connections, and send each one `answer`, a byte at a time; None sends nothing."""
-    ended = threading.Event()
-
-    def serve() -> None:
-        with contextlib.ExitStack() as stack:
-            while not ended.is_set():
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    continue
-                stack.enter_context(connection)
-                with contextlib.suppress(OSError):
-                    for byte in answer or b"":
-                        connection.sendall(bytes((byte,)))
-                    if answer is not None:
-                        connection.shutdown(socket.SHUT_WR)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.05)
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            ended.set()
-            thread.join()
-
-
-@pytest.mark.parametrize(
-    ("answer", "found"),
-    [
-        pytest.param(b'HTTP/1.1 200 OK\r\nA: b\r\n\r\n{"ready":true}', {"ready": True}, id="answer"),
-        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n[1]", None, id="no-object"),
-        pytest.param(b"SSH-2.0-OpenSSH\r\n", None, id="another-protocol"),
-        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 60_000, None, id="nested"),
-        pytest.param(b"", None, id="nothing"),
-        pytest.param(None, None, id="black-hole"),
-    ],
-)
-def test_an_answer_of_any_program_is_read_or_refused(answer: bytes | None, found: object) -> None:
-    with answering(answer) as port:
-        assert supervisor.ask_gateway(Config(port=port), "/readyz", Stop()) == found
-
-
-def test_no_answer_is_waited_for_after_a_stop() -> None:
-    stop = Stop()
-    stop.set()
-    with answering(b"HTTP/1.1 200 OK\r\n\r\n{}") as port:
-        assert supervisor.ask_gateway(Config(port=port), "/readyz", stop) is None
+# Which answers are accepted
 
 
 STATE = {"id": 0, "topic": STATUS_TOPIC, "state": "live"}
@@ -315,7 +260,7 @@ STATE = {"id": 0, "topic": STATUS_TOPIC, "state": "live"}
         pytest.param(encode(STATE | {"body": encode({"source": "sim"})}), id="another-heartbeat"),
     ],
 )
-def test_a_feeders_answer_of_any_program_is_left_out(answer: bytes) -> None:
+def test_answers_of_other_programs_are_ignored(answer: bytes) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = sockets.bind_router(context, "tcp://127.0.0.1:*", None)
     router.rcvtimeo = int(DEADLINE * 1000)

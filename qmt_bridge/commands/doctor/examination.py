@@ -1,0 +1,121 @@
+"""The order of the checks of `qmt-bridge doctor`, and which of them a machine needs.
+
+Runs in the main thread, for a few seconds. It leaves nothing behind: no file, no port in use, no subscription.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+from qmt_bridge import sockets
+from qmt_bridge.commands.doctor.answers import Center, Probe
+from qmt_bridge.commands.doctor.facts.feeder import Heard, listen
+from qmt_bridge.commands.doctor.facts.machine import bits, free_bytes, write_error
+from qmt_bridge.commands.doctor.facts.network import (
+    addresses,
+    bind_error,
+    connect_error,
+    is_elsewhere,
+    is_gateway,
+    wire_errors,
+)
+from qmt_bridge.commands.doctor.facts.xtquant import ask, find_xtquant
+from qmt_bridge.commands.doctor.findings import feeder, machine, network, xtquant
+from qmt_bridge.commands.doctor.findings.finding import Finding
+from qmt_bridge.config import Config
+from qmt_bridge.handshakes import Trouble
+
+_WINDOWS = sys.platform == "win32"
+
+
+def role_of(config: Config, feeders: bool, gateways: bool) -> sockets.Role | None:
+    """Return what runs on this machine, None for both: `feeders` and `gateways` say whose settings are given."""
+    if feeders != gateways:
+        return "feeder" if feeders else "gateway"
+    return "gateway" if all(is_elsewhere(address) for address in addresses(config).values()) else None
+
+
+def examine(
+    config: Config, version: str, role: sockets.Role | None = None, foreign: Sequence[str] = ()
+) -> list[Finding]:
+    """Return all findings for this machine; takes some seconds.
+
+    `version` is that of this project, `role` what runs here (None: feeder and gateway), and `foreign` has the variables
+    of the environment that look like settings but are not.
+    """
+    heard = listen(config)
+    findings = [machine.settings(None)]
+    if foreign:
+        findings.append(machine.environment(foreign))
+    if role == "gateway":
+        findings.append(machine.python(sys.version_info[:2], bits(), False))
+        running = heard.status is not None
+        refused = heard.refused is not None
+        findings += [network.reach(name, address, running, refused) for name, address in addresses(config).items()]
+    else:
+        findings += _examine_feeder(config, heard, role)
+    if role != "feeder":
+        bound = bind_error(config.host, config.port)
+        findings += [
+            network.gateway_port(config.host, config.port, bound, bound is not None and is_gateway(config)),
+            network.key(config.api_key, config.require_key, config.host),
+            network.firewall(config.host, config.port, _WINDOWS),
+        ]
+    if role != "gateway":
+        findings += [
+            machine.folder(config.data_path, write_error(config.data_path)),
+            machine.disk(free_bytes(config.data_path)),
+        ]
+    source = "auto" if role == "gateway" else config.source
+    findings.append(_heard_feeder(heard, version, source, role))
+    return findings if heard.status is None else [*findings, feeder.journal(heard.status), feeder.trade(heard.status)]
+
+
+def _heard_feeder(heard: Heard, version: str, source: str, role: sockets.Role | None) -> Finding:
+    refused = heard.refused
+    if role != "gateway" and refused is not None and refused.reason == Trouble.NO_FEEDER:
+        # Another program uses the address; the lines of the addresses say so.
+        refused = None
+    if role == "gateway" and heard.status is None and heard.unheard is None and refused is None:
+        return Finding("feeder", "warn", "none answers at these addresses", "start a feeder; the gateway waits for it")
+    return feeder.feeder(heard.status, heard.unheard, version, source, "" if refused is None else refused.text)
+
+
+def _examine_feeder(config: Config, heard: Heard, role: sockets.Role | None) -> Iterator[Finding]:
+    sdk = find_xtquant()
+    needed = config.source == "xtquant" or (config.source == "auto" and sdk.importable)
+    unneeded = "" if needed else "the source is not xtquant"
+    no_terminal = unneeded or ("with xt_token quotes come from the data service" if config.xt_token else "")
+    unreachable = None if no_terminal else connect_error(config.xt_addr)
+    probe = Probe("the terminal cannot be asked" if unreachable else "only the feeder asks the data service")
+    if not no_terminal and unreachable is None:
+        probe = ask(Probe, config.xt_addr)
+    ages_ms = [*heard.ages_ms, *([time.time() * 1000 - probe.tick_ms] if probe.tick_ms else ())]
+    yield machine.python(sys.version_info[:2], bits(), needed)
+    yield xtquant.xtquant(sdk, config.source, _WINDOWS or bool(config.xt_token))
+    yield xtquant.terminal(config.xt_addr, unreachable, probe.error, no_terminal)
+    if needed and config.xt_token:
+        yield from _examine_center(config)
+    yield xtquant.accounts(len(config.xt_accounts), config.xt_userdata, os.path.isdir(config.xt_userdata), unneeded)
+    yield xtquant.calendar(
+        probe.calendar_end, probe.error or probe.calendar_error, time.strftime("%Y%m%d"), no_terminal
+    )
+    yield feeder.clock(ages_ms, probe.error or probe.tick_error, unneeded)
+    for name, error in wire_errors(config):
+        yield network.wire(name, getattr(config, name), error, heard.status is not None, heard.unheard)
+    if role == "feeder":
+        yield network.feeder_firewall(list(addresses(config).values()), _WINDOWS)
+
+
+def _examine_center(config: Config) -> list[Finding]:
+    found = ask(Center, "--center", *config.xt_servers)
+    path = config.xt_home_path
+    return [
+        xtquant.token(config.xt_token),
+        xtquant.center(found),
+        xtquant.servers(len(config.xt_servers), found.servers_error),
+        xtquant.home(path, write_error(path), free_bytes(path)),
+    ]

@@ -1,0 +1,1 @@
+"""The facts about this machine that the checks of `qmt-bridge doctor` need."""

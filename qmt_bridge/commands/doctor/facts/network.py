@@ -1,0 +1,81 @@
+"""Facts about addresses and ports: what is free, and what answers."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+from collections.abc import Iterator
+
+import zmq
+
+from qmt_bridge import sockets
+from qmt_bridge.commands.doctor.facts.error_text import error_text
+from qmt_bridge.commands.gateway_address import ask_gateway
+from qmt_bridge.config import ADDRESSES, Config
+from qmt_bridge.errors import ConfigError
+from qmt_bridge.process.stop import Stop
+
+CONNECT_SECONDS = 2.0
+
+
+def addresses(config: Config) -> dict[str, str]:
+    return {name: getattr(config, name) for name in ADDRESSES}
+
+
+def is_elsewhere(address: str) -> bool:
+    """Return whether an address belongs to another machine, so that no program here can listen on it."""
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    if host == address or sockets.is_local(address) or not host:
+        return False
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host, 0))
+    except OSError as exc:
+        return exc.errno in (errno.EADDRNOTAVAIL, getattr(errno, "WSAEADDRNOTAVAIL", errno.EADDRNOTAVAIL))
+    return False
+
+
+def connect_error(address: str) -> str | None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as exc:
+        return error_text(exc)
+    return None
+
+
+def bind_error(host: str, port: int) -> str | None:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            # Servers set this option too: except on Windows, a port whose last connections just ended is then free.
+            if sys.platform != "win32":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except OSError as exc:
+        return error_text(exc)
+    return None
+
+
+def wire_errors(config: Config) -> Iterator[tuple[str, str | None]]:
+    """Yield the name of each address setting, and why a feeder cannot listen there."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        for name in ADDRESSES:
+            error = None
+            address: str = getattr(config, name)
+            # To bind an ipc: address would replace the file that another program listens on.
+            if not address.startswith("ipc:"):
+                try:
+                    curve = sockets.load_curve(config.curve_dir, "feeder")
+                    sockets.bind_publisher(context, name, address, curve).close(linger=0)
+                except ConfigError as exc:
+                    error = exc.reason
+            yield name, error
+    finally:
+        context.destroy(linger=0)
+
+
+def is_gateway(config: Config) -> bool:
+    found = ask_gateway(config, "/healthz", Stop(), CONNECT_SECONDS)
+    return found is not None and found.get("status") == "ok"

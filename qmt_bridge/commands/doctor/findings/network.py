@@ -1,0 +1,83 @@
+"""Checks of the addresses, the ports, the firewall and the API key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from qmt_bridge import sockets
+from qmt_bridge.commands.doctor.findings.finding import Finding
+from qmt_bridge.commands.gateway_address import is_loopback
+
+SHORT_KEY = 16
+
+
+def gateway_port(host: str, port: int, error: str | None, ours: bool) -> Finding:
+    """Judge the gateway's port: it is free, or a gateway of this project uses it."""
+    if error is None:
+        return Finding("gateway", "ok", f"port {port} of {host} is free" if port else "takes a free port")
+    if ours:
+        return Finding("gateway", "ok", f"a gateway answers at {host}:{port}")
+    return Finding(
+        "gateway", "fail", f"cannot listen on {host}:{port}: {error}", "stop the program that uses it, or set --port"
+    )
+
+
+def key(api_key: str, require_key: bool, host: str) -> Finding:
+    """Judge the API key, without printing it."""
+    if not api_key:
+        said = "none: no client gets trade events from `gateway`, and `up` makes a key for each run"
+        return Finding("key", "warn", said, "set QMT_BRIDGE_API_KEY to a long random text")
+    if len(api_key) < SHORT_KEY:
+        said = f"has {len(api_key)} characters, which can be guessed"
+        return Finding("key", "warn", said, f"use {SHORT_KEY} or more random characters")
+    if not require_key and not is_loopback(host):
+        said = f"trade events need it, market data does not: every client that reaches {host} gets it"
+        return Finding("key", "warn", said, "set --require-key if others reach this machine")
+    return Finding("key", "ok", "is set")
+
+
+def firewall(host: str, port: int, windows: bool) -> Finding:
+    """Give the firewall rule that a gateway for other machines needs."""
+    if is_loopback(host):
+        return Finding("firewall", "ok", f"not needed: only this machine reaches {host}")
+    rule = f'netsh advfirewall firewall add rule name="QMT Bridge" dir=in action=allow protocol=TCP localport={port}'
+    advice = f"allow TCP port {port} to come in" + (f": {rule}" if windows else "")
+    return Finding("firewall", "warn", f"other machines reach {host}:{port} only if the firewall lets them", advice)
+
+
+def wire(name: str, address: str, error: str | None, running: bool, unheard: str | None) -> Finding:
+    """Judge one of the feeder's addresses: it is free, or the `running` feeder uses it.
+
+    `unheard` says why nothing can be received there.
+    """
+    if running:
+        return Finding(name, "ok", f"the running feeder has {address}")
+    if error is None:
+        return Finding(name, "ok", f"{address} is free")
+    if unheard is not None:
+        return Finding(name, "warn", f"{error}; that may be a feeder, which cannot be heard from here")
+    option = f"--{name.replace('_', '-')}"
+    return Finding(
+        name, "fail", error, f"stop the program that uses it, set {option}, or see curve_dir for other machines"
+    )
+
+
+def reach(name: str, address: str, running: bool, refused: bool = False) -> Finding:
+    """Judge one of the feeder's addresses from the machine of a gateway, which connects to it."""
+    if running:
+        return Finding(name, "ok", f"the feeder answers at {address}")
+    if refused:
+        return Finding(name, "warn", f"no connection to the feeder at {address}", "see the line `feeder` below")
+    said = f"no feeder is heard at {address}"
+    return Finding(name, "warn", said, "start the feeder, open its ports in the firewall, or correct the address")
+
+
+def feeder_firewall(addresses: Sequence[str], windows: bool) -> Finding:
+    """Give the firewall rule that a feeder for gateways on other machines needs."""
+    ports = [address.rpartition(":")[2] for address in addresses if not sockets.is_local(address)]
+    if not ports:
+        return Finding("firewall", "ok", "not needed: only this machine reaches the feeder")
+    listed = ",".join(ports)
+    rule = f'netsh advfirewall firewall add rule name="QMT feeder" dir=in action=allow protocol=TCP localport={listed}'
+    advice = f"allow TCP ports {listed} to come in" + (f": {rule}" if windows else "")
+    return Finding("firewall", "warn", "gateways reach the feeder only if the firewall lets them", advice)
