@@ -1,6 +1,6 @@
 """Stand-in for xtquant.datacenter: every function and client method that the quote side of the Python layer calls.
 
-Signatures are those of the cp311 binary; like pybind11's, they take bytes for str and raise TypeError for the rest.
+The signatures are those of the cp311 binary; like pybind11, they accept bytes for str and raise TypeError otherwise.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class IPythonApiClient:
     def __init__(self) -> None:
         self.terminal = native.terminal()
         self.connected = False
-        # The connection was up, went away, and this client has not been shut down.
+        # True after the connection was up and was lost, until this client is shut down.
         self.lost = False
         self.shut_down = False
         self.address = ""
         self.controls: dict[str, Callable[[object], object]] = {}
-        # Numbered per client from 1: a number of a dead client hits another subscription of the next one.
+        # Numbered per client from 1: a number of a closed client may be another subscription of the next client.
         self.feeds: dict[int | str, Feed] = {}
         self._sequence = 0
         self._stop_download = False

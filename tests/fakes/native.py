@@ -1,8 +1,8 @@
 """The terminal behind the stand-ins for xtquant's two Windows modules, and the native threads that call back.
 
-`install` puts the stand-ins under xtquant's real Python layer; a test then drives the `Terminal`: pushes data, refuses
-a code, drops the connection, comes back, and looks at the subscriptions held on the native side. What is not known of
-the real terminal (number of threads, what survives a lost connection, integer widths) is a setting.
+`install` puts the stand-ins under xtquant's real Python layer. A test then drives the `Terminal`: it pushes data,
+refuses a code, drops the connection, opens the terminal again, and reads the subscriptions of the native side. What is
+not known of the real terminal (number of threads, what survives a lost connection, integer widths) is a setting.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from datacenter import IPythonApiClient
-    from xtpythonclient import Desk
+    from xtpythonclient import TradeSide
 
 Document = dict[str, Any]
 Download = Literal["ok", "error", "empty_error", "hang", "stall", "drop"]
@@ -44,7 +44,7 @@ class Feed(NamedTuple):
     kind: Literal["quote", "whole", "formula"]
     name: str
     detail: str
-    # What came with it: startTime/endTime/count, thousandGearNum..., or the whole formula request.
+    # The parameters of the subscription: startTime/endTime/count, thousandGearNum..., or the whole formula request.
     region: Document
     callback: Callable[[object], object] | None
 
@@ -55,30 +55,30 @@ class Terminal:
     def __init__(self, address: str = "127.0.0.1:58610") -> None:
         self.address = address
         self.is_open = True
-        # A client whose connection was lost connects again by itself, as reconnectSecond=3 in xtdata.ini suggests.
+        # Whether a client whose connection was lost reconnects by itself, as reconnectSecond=3 in xtdata.ini suggests.
         self.auto_reconnect = True
-        # ... and then has its subscriptions again.
+        # Whether it then has its subscriptions again.
         self.keeps_subscriptions = True
-        # Whether "connected" and "disconnected" are told at all.
+        # Whether the callbacks for "connected" and "disconnected" are called at all.
         self.status_events = True
-        # dispatcherThreadNum=8 in xtdata.ini; one keeps the order of pushes.
+        # dispatcherThreadNum=8 in xtdata.ini; a single thread keeps the order of pushes.
         self.dispatchers = 1
-        # Whether every integer is an int64, not only the large ones.
+        # Whether every integer is encoded as an int64, not only the large ones.
         self.wide_ints = False
-        # Whether callbacks get the object itself instead of BSON.
+        # Whether callbacks receive the Python object itself instead of BSON.
         self.undecoded = False
-        # Whether a client that was shut down still says that it is connected.
+        # Whether a client that was shut down still reports that it is connected.
         self.hides_shutdown = False
         # Codes, markets and formulas whose subscription is answered with -1, or raises.
         self.refused: set[str] = set()
         self.failing: set[str] = set()
         # Whether a subscription to ticks of one code is answered with a push of the newest one: not documented.
         self.single_snapshot = False
-        # Pushes of which the snapshot of a whole-quote subscription consists; none is not documented either.
+        # Number of pushes that make up the snapshot of a whole-quote subscription. That it may be 0 is not documented.
         self.snapshot_pieces = 1
-        # Whether it answers get_full_tick: not before it is logged in.
+        # Whether the terminal answers get_full_tick: it does not before it is logged in.
         self.knows_ticks = True
-        # Calls that do not return as long as their names are here.
+        # Names of calls that do not return while they are in this set.
         self.hanging: set[str] = set()
         # Every call takes this long, and waits for the gate.
         self.call_delay = 0.0
@@ -90,20 +90,20 @@ class Terminal:
         self.files: dict[str, list[Document]] = {}
         # The newest tick of each code: the first push of a whole-quote subscription.
         self.market: dict[str, Document] = {}
-        # Newer ticks of which get_full_tick alone tells: no push brings them, nor the answer to a subscription.
+        # Newer ticks that only get_full_tick returns: neither a push nor the answer to a subscription has them.
         self.unpushed: dict[str, Document] = {}
 
-        # Told of every call, on its thread.
+        # Called for every native call, on the thread of that call.
         self.on_call: Callable[[Call], object] = bool
-        # Trading days, in ms, and holidays, YYYYMMDD: what get_trading_calendar makes its list from.
+        # Trading days in ms, and holidays as YYYYMMDD: get_trading_calendar makes its list from them.
         self.trading_days: list[int] = []
         self.holidays: list[int] = []
 
         self.calls: list[Call] = []
         self.clients: list[IPythonApiClient] = []
-        # The trade side, once there is one.
-        self.desk: Desk | None = None
-        # What a callback raised into native code; xtdata's wrappers let nothing through.
+        # The trade side, after a client or a test has asked for it.
+        self.trade_side: TradeSide | None = None
+        # Exceptions that a callback raised into native code; the wrappers of xtdata let none through.
         self.escaped: list[BaseException] = []
         self.lock = threading.RLock()
         self._requests = 0
@@ -111,7 +111,7 @@ class Terminal:
         self._running = 0
         self._closed = threading.Event()
 
-    # what a test looks at
+    # what a test reads
 
     def feeds(self) -> list[Feed]:
         """Return the live native subscriptions, of every client together."""
@@ -119,17 +119,17 @@ class Terminal:
             return [feed for client in self.clients if client.connected for feed in client.feeds.values()]
 
     def subscriptions(self) -> list[tuple[str, str, str]]:
-        """Return kind, name and detail of the live native subscriptions, sorted; doubles show."""
+        """Return kind, name and detail of the live native subscriptions, sorted, with duplicates."""
         return sorted((feed.kind, feed.name, feed.detail) for feed in self.feeds())
 
     def called(self, name: str) -> list[tuple[object, ...]]:
         """Return the arguments of every call of `name`."""
         return [call.args for call in list(self.calls) if call.name == name]
 
-    # what a test makes happen
+    # what a test triggers
 
     def push_quote(self, code: str, period: str, *records: Document) -> None:
-        """Push records to whoever subscribed this code and period."""
+        """Push records to every subscription of this code and period."""
         self._push("quote", code, period, {code: list(records)})
 
     def push_whole(self, ticks: Mapping[str, Document]) -> None:
@@ -145,7 +145,7 @@ class Terminal:
         self._push("formula", name, code, document)
 
     def push_market(self, feed: Feed, ticks: Mapping[str, Document]) -> None:
-        """Push to one whole-quote subscription what it covers of `ticks`."""
+        """Push to one whole-quote subscription the part of `ticks` that it covers."""
         wanted = set(feed.name.split(","))
         covered = {code: tick for code, tick in ticks.items() if code in wanted or code.rpartition(".")[2] in wanted}
         if covered and feed.callback:
@@ -162,8 +162,8 @@ class Terminal:
                     if not (self.auto_reconnect and self.keeps_subscriptions):
                         client.feeds.clear()
                     self.tell_status(client, "disconnected")
-            if self.desk:
-                self.desk.drop()
+            if self.trade_side:
+                self.trade_side.drop()
 
     def open(self) -> None:
         """Open the terminal again; clients that reconnect by themselves do so at once."""
@@ -176,9 +176,9 @@ class Terminal:
                     self.tell_status(client, "connected")
 
     def watch_hanging(self, path: Path) -> None:
-        """Let the calls hang whose names are in the file at `path`, while it exists.
+        """Make the calls whose names are in the file at `path` hang while the file exists.
 
-        Then the exit of the process hangs as well, as it does where native code joins its threads at the end.
+        The exit of the process then hangs as well, as it does where native code joins its threads at the end.
         """
 
         def look() -> None:
@@ -217,7 +217,7 @@ class Terminal:
         _thread.start_new_thread(run, ())
 
     def watch_file(self, path: Path, interval: float = 0.05) -> None:
-        """Be closed while a file exists at `path`: how a test drives the terminal of another process."""
+        """Be closed while a file exists at `path`: with it a test drives the terminal of another process."""
 
         def run() -> None:
             while not self._closed.wait(interval):
@@ -233,8 +233,8 @@ class Terminal:
         """Stop the native threads, once they have delivered what was pushed."""
         self._closed.set()
         self.gate.set()
-        if self.desk:
-            self.desk.close()
+        if self.trade_side:
+            self.trade_side.close()
         with self.lock:
             for client in self.clients:
                 client.connected = False
@@ -244,7 +244,7 @@ class Terminal:
     # native side, called by the stand-ins
 
     def enter(self, name: str, *args: object) -> None:
-        """Record a call, and take the time that calls take."""
+        """Record a call, and wait as long as calls are set to take."""
         call = Call(name, args, _thread.get_ident())
         self.calls.append(call)
         self.on_call(call)
@@ -261,13 +261,13 @@ class Terminal:
         payload = encode(document) if bson and not self.undecoded else document
         with self.lock:
             while self._running < self.dispatchers:
-                # Not threading.Thread: Python must meet a thread that it did not create.
+                # Not threading.Thread: the callbacks must run on a thread that Python did not create.
                 _thread.start_new_thread(self._run_dispatcher, ())
                 self._running += 1
         self._pushes.put((callback, payload))
 
     def tell_status(self, client: IPythonApiClient, status: str) -> None:
-        """Tell the watcher of a client's connection."""
+        """Call the status callback of a client with `status`."""
         watcher = client.controls.get("watchxtquantstatus")
         if watcher and self.status_events:
             self.dispatch(watcher, {"address": self.address, "status": status})
@@ -319,7 +319,7 @@ def uninstall() -> None:
 
 @contextlib.contextmanager
 def installed() -> Iterator[Terminal]:
-    """Install the stand-ins under a new terminal and load xtquant over it; at the end reset what its modules keep."""
+    """Install the stand-ins under a new terminal and load xtquant over it; at the end reset its modules."""
     from feeder.xt import sdk
 
     terminal = install()
@@ -396,14 +396,14 @@ def tick(code: str, number: int) -> Document:
 
 
 def full_tick(tick: Any) -> Any:
-    """Return what get_full_tick answers for a tick that was pushed: more fields, and the amount as an integer."""
+    """Return the answer of get_full_tick for a pushed tick: it has more fields, and the amount is an integer."""
     if not isinstance(tick, Mapping):
         return tick
     answer = dict(tick)
     if isinstance(answer.get("amount"), float):
         answer["amount"] = int(answer["amount"])
     if isinstance(answer.get("time"), int):
-        # The clock of Shanghai.
+        # The time of day in Shanghai.
         answer["timetag"] = time.strftime("%Y%m%d %H:%M:%S", time.gmtime(answer["time"] // 1000 + 8 * 3600))
     return answer | {"tickvol": 0}
 

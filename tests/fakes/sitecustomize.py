@@ -70,7 +70,7 @@ def _start() -> None:
         # Not before the stand-ins are in place.
         import xtpythonclient
 
-        xtpythonclient.desk().play(int(interval) / 1000)
+        xtpythonclient.trade_side().play(int(interval) / 1000)
     if down_file:
         terminal.watch_file(Path(down_file))
     if hang_file := setting("HANG_FILE"):

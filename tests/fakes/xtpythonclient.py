@@ -1,8 +1,9 @@
 """Stand-in for xtquant.xtpythonclient: the client that xttrader.py binds its callbacks to, and the native records.
 
-A test drives the terminal's trade side, the `Desk`: it pushes records, refuses, falls silent, drops and comes back.
-Names of fields, requests and bindings are those in the cp311 binary. A record is as pybind11 makes it: every field
-under two names, no `__dict__`, types checked, text decoded when it is read. A request takes any attribute here.
+A test drives the trade side of the terminal, `TradeSide`: push records, refuse an account, leave calls unanswered, drop
+the sessions and accept new ones. The names of fields, requests and bindings are those in the cp311 binary. A record is
+like one of pybind11: every field has two names, there is no `__dict__`, types are checked, and text is decoded when it
+is read. A request accepts any attribute here.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class _Field:
 
 
 class Record:
-    """What native code hands over."""
+    """A record that native code passes to a callback."""
 
     __slots__ = ("_values",)
     _names: tuple[str, ...] = ()
@@ -168,7 +169,7 @@ BankTransferResp = _record("BankTransferResp", "success msg error_msg")
 TransferResp = _record("TransferResp", "success msg")
 OperateSmartAlgoTaskResp = _record("OperateSmartAlgoTaskResp", "success task_id reason error_msg")
 
-# What is pushed, and to which binding.
+# The binding to which each type of record is pushed.
 PUSHED = {
     XtOrder: "StockOrderCallback",
     XtTrade: "StockTradeCallback",
@@ -178,7 +179,7 @@ PUSHED = {
     XtOrderError: "OrderErrorCallback",
     XtCancelError: "CancelErrorCallback",
 }
-# What a query answers with the newest of: how one record of its kind is told from another.
+# The fields that identify a record: a query answers with the newest record of each identity.
 _IDENTITY: dict[type[Record], tuple[str, ...]] = {
     XtOrder: ("account_id", "order_id"),
     XtTrade: ("account_id", "order_id", "traded_id"),
@@ -209,11 +210,11 @@ for _name in REQUESTS:
 
 
 class XtQuantAsyncClient:
-    """One trade session: what xttrader.py bound is in `bound`; what it asked, the desk answers."""
+    """One trade session: `bound` has the callbacks of xttrader.py, and the trade side answers its requests."""
 
     def __init__(self, path: bytes, name: str, session: int) -> None:
-        self.desk = desk()
-        self.desk.enter("XtQuantAsyncClient", path, name, session)
+        self.trade_side = trade_side()
+        self.trade_side.enter("XtQuantAsyncClient", path, name, session)
         if not isinstance(path, bytes | str) or not isinstance(session, int) or not -(2**31) <= session < 2**31:
             raise TypeError(f"incompatible constructor arguments: {path!r}, {session!r}")
         self.session = session
@@ -226,63 +227,63 @@ class XtQuantAsyncClient:
         for binding in BINDINGS:
             setattr(self, binding, functools.partial(self.bound.__setitem__, binding.removeprefix("bindOn")))
         for call in CALLS:
-            setattr(self, call, functools.partial(self.desk.ask, self, call))
-        self.desk.clients.append(self)
+            setattr(self, call, functools.partial(self.trade_side.ask, self, call))
+        self.trade_side.clients.append(self)
 
     def init(self) -> None:
-        self.desk.enter("init")
+        self.trade_side.enter("init")
 
     def start(self) -> None:
-        self.desk.enter("start")
+        self.trade_side.enter("start")
         self.started = True
 
     def stop(self) -> None:
-        self.desk.enter("stop")
+        self.trade_side.enter("stop")
         self.connected = self.started = False
 
     def connect(self) -> int:
-        self.desk.enter("connect", self.session)
-        with self.desk.lock:
-            in_use = any(client.connected and client.session == self.session for client in self.desk.clients)
-            if not self.started or not self.desk.is_open or in_use:
+        self.trade_side.enter("connect", self.session)
+        with self.trade_side.lock:
+            in_use = any(client.connected and client.session == self.session for client in self.trade_side.clients)
+            if not self.started or not self.trade_side.is_open or in_use:
                 return -1
             self.connected = True
         return 0
 
     def setTimeout(self, seconds: int) -> None:
-        self.desk.enter("setTimeout", seconds)
+        self.trade_side.enter("setTimeout", seconds)
 
     def nextSeq(self) -> int:
         return next(self._sequence)
 
 
-class Desk:
+class TradeSide:
     """The trade side of one `native.Terminal`; safe to drive from any thread."""
 
     def __init__(self, terminal: native.Terminal) -> None:
         self.terminal = terminal
         self.accepts_sessions = True
-        # Accounts whose subscription is answered with -1.
+        # Accounts whose subscription is answered with -1, which means refused.
         self.refused: set[str] = set()
-        # Native calls, and accounts, that are never answered, or not before `release`.
+        # Names of native calls, and accounts, that get no answer before `release`.
         self.silent: set[str] = set()
         # Native calls that do not return while the gate is closed.
         self.stuck: set[str] = set()
         self.gate = threading.Event()
-        # Whether a lost connection is told.
+        # Whether a lost connection calls the callback.
         self.tells_disconnect = True
-        # What a client is pushed when it subscribes an account: nothing, the newest of each order and every fill, or
-        # each order's whole life.
+        # What is pushed to a client that subscribes an account: nothing; the newest state of each order and every fill;
+        # or every state of each order.
         self.repush: Literal["nothing", "newest", "life"] = "nothing"
-        # Answers in the place of those below: of the sequence number and the arguments after it.
+        # Functions that replace the answers below; their arguments are the sequence number and those of the call.
         self.answers: dict[str, Callable[..., object]] = {}
 
         self.clients: list[XtQuantAsyncClient] = []
-        # The newest of each order, fill, position and asset, and all of the day in their order.
+        # The newest record of each order, fill, position and asset; and all records of the day in their order.
         self.newest: dict[tuple[object, ...], Record] = {}
         self.life: list[Record] = []
         self.withheld: list[Callable[[], None]] = []
-        # The terminal's own: it drops the desk while it holds it, and the desk dispatches while it holds it.
+        # The lock of the terminal: the terminal holds it while it drops this side, and this side while it dispatches.
         self.lock = terminal.lock
         self._orders = itertools.count(1001)
         self._closed = threading.Event()
@@ -291,7 +292,7 @@ class Desk:
     def is_open(self) -> bool:
         return self.accepts_sessions and self.terminal.is_open
 
-    # what a test looks at
+    # what a test reads
 
     def called(self, name: str) -> list[tuple[object, ...]]:
         """Return the arguments of every call of `name`."""
@@ -302,10 +303,10 @@ class Desk:
         with self.lock:
             return [client for client in self.clients if client.connected]
 
-    # what a test makes happen
+    # what a test triggers
 
     def push(self, *records: Record, told: bool = True) -> None:
-        """Let something happen at the broker; who is connected and subscribed the account is `told`."""
+        """Record events at the broker; if `told`, push them to each connected client that subscribed the account."""
         with self.lock:
             for record in records:
                 if type(record) in _IDENTITY:
@@ -326,7 +327,7 @@ class Desk:
                     self.deliver(client, "DisconnectedCallback")
 
     def release(self) -> None:
-        """Answer what was withheld, with what was known when it was asked."""
+        """Send the withheld answers, with the records of the time of the query."""
         with self.lock:
             withheld, self.withheld = self.withheld, []
             self.silent.clear()
@@ -350,14 +351,14 @@ class Desk:
         _thread.start_new_thread(run, ())
 
     def close(self) -> None:
-        """Let go of whoever waits, and stop inventing."""
+        """Release the calls that hang, and stop inventing events."""
         self._closed.set()
         self.gate.set()
 
     # native side
 
     def enter(self, name: str, *args: object) -> None:
-        """Record a call, and keep who is to be stuck."""
+        """Record a call, and block it if its name is to hang."""
         self.terminal.enter(f"trade_{name}", *args)
         if name in self.stuck:
             self.gate.wait(30)
@@ -383,7 +384,7 @@ class Desk:
                         self.deliver(client, PUSHED[type(record)], record)
 
     def deliver(self, client: XtQuantAsyncClient, binding: str, *args: Any) -> None:
-        """Call what is bound, if it is, on a native thread."""
+        """Call the bound callback, if there is one, on a native thread."""
         callback = client.bound.get(binding)
         if callback is None:
             return
@@ -448,12 +449,12 @@ class Desk:
 _SMT = "SmtAppointmentRespCallback"
 
 
-def desk() -> Desk:
+def trade_side() -> TradeSide:
     """Return the trade side of the terminal that clients made from now on belong to."""
     terminal = native.terminal()
-    if terminal.desk is None:
-        terminal.desk = Desk(terminal)
-    return terminal.desk
+    if terminal.trade_side is None:
+        terminal.trade_side = TradeSide(terminal)
+    return terminal.trade_side
 
 
 def _account(args: tuple[Any, ...]) -> str:

@@ -1,4 +1,4 @@
-"""One run of the feeder: a call that hangs ends the process in any case, and consumers receive the reason."""
+"""One run of the feeder: a call that hangs always ends the process, and consumers receive the reason."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_hung_call_ends_the_feeder_and_is_published(
         source.may_close.set()
         assert feeder.publisher.ended.wait(SECONDS)
         while listening.read(100):
-            # The last word too: no other reason follows.
+            # It is also the last status: no other reason follows.
             assert listening.told[-1] == ("down", "terminal_hung")
         assert "terminal_hung: subscribe_quote has not returned for 61 s; this process ends" in caplog.text
         assert ("the feeder does not close within" in caplog.text) is not closes

@@ -1,4 +1,4 @@
-"""The queues of replies alone: no sockets, and time is a number that the test moves."""
+"""Only the queues of replies: no sockets, and time is a number that the test sets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def states(*numbers: int) -> Replies:
 
 
 def send(askers: Askers, now: float = 0.0) -> list[tuple[bytes, int]]:
-    """Send all there is: whose and which."""
+    """Send every reply; return the asker and the number of each."""
     done = []
     while (message := askers.take(now)) is not None:
         peer, payload = message
@@ -38,7 +38,7 @@ def send(askers: Askers, now: float = 0.0) -> list[tuple[bytes, int]]:
     return done
 
 
-def test_askers_have_their_turns_and_each_keeps_its_order(askers: Askers) -> None:
+def test_askers_take_turns_and_each_keeps_its_order(askers: Askers) -> None:
     askers.add(A, states(1, 2, 3), 0)
     askers.add(A, states(4), 0)
     askers.add(B, states(5, 6), 0)
@@ -82,7 +82,7 @@ def test_a_full_asker_is_retried_with_delays_and_blocks_no_other(askers: Askers)
     assert sorted(send(askers, now)) == [(b"a", 1), (b"b", 2)]
 
 
-def test_an_asker_that_takes_nothing_is_given_up(askers: Askers) -> None:
+def test_an_asker_that_does_not_read_is_dropped(askers: Askers) -> None:
     askers.add(A, states(1), 0)
     now = 0.0
     while len(askers):
@@ -95,7 +95,7 @@ def test_an_asker_that_takes_nothing_is_given_up(askers: Askers) -> None:
     assert askers.has_room(A)
 
 
-def test_an_asker_that_has_gone_is_forgotten_with_all_it_asked(askers: Askers) -> None:
+def test_a_disconnected_asker_is_removed_with_its_questions(askers: Askers) -> None:
     askers.add(A, states(1, 2), 0)
     askers.add(A, states(3), 0)
     assert askers.take(0.0) is not None
@@ -103,18 +103,18 @@ def test_an_asker_that_has_gone_is_forgotten_with_all_it_asked(askers: Askers) -
     assert (len(askers), askers.take(1.0), askers._size) == (0, None, 0)
 
 
-def test_what_waits_is_bounded_for_one_and_for_all(askers: Askers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_questions_are_bounded_per_asker_and_in_total(askers: Askers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(askers_module, "ASKER_BYTES", 10_000)
     monkeypatch.setattr(askers_module, "TOTAL_BYTES", 25_000)
     assert [askers.add(A, states(number), 4000) for number in range(3)] == [True, True, False]
     assert [askers.add((b"%d" % number,), states(number), 4000) for number in range(5)] == [*[True] * 3, False, False]
-    # With the envelope's other parts it is still the same connection.
+    # Other parts of the envelope do not make it another connection.
     assert not askers.add((b"a", b"other"), states(9), 4000)
     send(askers)
     assert askers.add(A, states(1), 4000)
 
 
-def test_an_answer_that_cannot_be_made_costs_only_itself(askers: Askers, failures: list[Exception]) -> None:
+def test_an_answer_that_fails_loses_only_itself(askers: Askers, failures: list[Exception]) -> None:
     def broken() -> Iterator[TopicState | None]:
         yield TopicState(1, "whole/SH/", "live")
         raise KeyError("whole/SH/")
@@ -125,7 +125,7 @@ def test_an_answer_that_cannot_be_made_costs_only_itself(askers: Askers, failure
     assert [type(failure) for failure in failures] == [KeyError]
 
 
-def test_work_without_an_answer_is_one_turn(askers: Askers) -> None:
+def test_work_without_an_answer_takes_one_turn(askers: Askers) -> None:
     askers.add(A, iter([None, None]), 0)
     askers.add(B, states(1), 0)
     assert askers.take(0.0) == (A, b"")

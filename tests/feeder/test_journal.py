@@ -59,7 +59,7 @@ def fills(count: int, account: str = "1", text: str = "") -> list[Unsent]:
 
 
 def append(journal: Journal, unsent: list[Unsent], time_ms: int) -> list[Event]:
-    """Give events their positions and have them written; return them as they are to be published."""
+    """Give events their positions and write them; return the events to publish."""
     events = journal.positions.give(unsent, time_ms)
     saved = journal.append(events)
     return [event if event.seq <= saved else event.marked() for event in events]
@@ -90,7 +90,7 @@ def allows(journal: Journal, after: int, account: str | None = None) -> bool:
 
 
 def prune(journal: Journal, time_ms: int) -> int:
-    """Delete everything that has to be; return how many calls it took."""
+    """Delete every event that is due; return the number of calls."""
     calls = 1
     while journal.prune(time_ms):
         calls += 1
@@ -99,7 +99,7 @@ def prune(journal: Journal, time_ms: int) -> int:
 
 
 def allow_damage(path: Path) -> None:
-    """Let a column hold any value, as one of a damaged page may: SQLite has no checksums."""
+    """Let a column hold any value, as a damaged page may: SQLite has no checksums."""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("PRAGMA writable_schema=ON")
         database.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '')")
@@ -107,7 +107,7 @@ def allow_damage(path: Path) -> None:
 
 @contextmanager
 def no_room_at_the_commit(path: Path) -> Iterator[None]:
-    """Let no file of this process grow beyond what the journal's write-ahead log has."""
+    """Let no file of this process grow beyond the present size of the journal's write-ahead log."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.with_name(f"{path.name}-wal").stat().st_size, before[1]))
@@ -117,7 +117,7 @@ def no_room_at_the_commit(path: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_events_are_numbered_from_one_over_all_accounts_and_in_each(open_journal: Open) -> None:
+def test_events_are_numbered_from_one_in_total_and_per_account(open_journal: Open) -> None:
     journal = open_journal()
     assert journal.newest == 0
     events = append(journal, [*fills(1, "1"), *fills(1, "2"), *fills(1, "1")], 5)
@@ -129,12 +129,12 @@ def test_events_are_numbered_from_one_over_all_accounts_and_in_each(open_journal
 
 def test_a_commit_waits_for_the_disk(open_journal: Open) -> None:
     journal = open_journal()
-    # No test can cut the power. 2 is FULL; NORMAL (1) would leave the last commits to the system.
+    # A test cannot cut the power. 2 is FULL; with NORMAL (1) a power cut could lose the last commits.
     assert journal._pragma("synchronous") == 2
     assert journal._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_replay_gives_what_was_published_byte_for_byte(open_journal: Open) -> None:
+def test_a_replay_returns_the_published_events_byte_for_byte(open_journal: Open) -> None:
     journal = open_journal()
     events = append(journal, fills(3), 0)
     chunk = journal.read(1, None)
@@ -142,7 +142,7 @@ def test_a_replay_gives_what_was_published_byte_for_byte(open_journal: Open) -> 
     assert (chunk.last, chunk.more) == (3, False)
 
 
-def test_a_replay_of_one_account_goes_by_the_numbers_of_its_events(open_journal: Open) -> None:
+def test_a_replay_of_one_account_uses_the_numbers_of_its_events(open_journal: Open) -> None:
     journal = open_journal()
     append(journal, [*fills(2, "1"), *fills(2, "2"), *fills(1, "1")], 0)
     assert seqs(journal, 0, "1") == [1, 2, 5]
@@ -165,7 +165,7 @@ def test_events_and_their_numbers_survive_a_restart(open_journal: Open) -> None:
     assert append(journal, fills(1, "2"), 0)[0][:3] == (4, "2", 1)
 
 
-def test_a_number_is_not_given_again_after_every_event_was_pruned(open_journal: Open) -> None:
+def test_a_number_is_not_reused_after_every_event_was_pruned(open_journal: Open) -> None:
     journal = open_journal()
     append(journal, fills(3), 0)
     append(journal, fills(1, "2"), 31 * DAY_MS)
@@ -179,7 +179,7 @@ def test_a_number_is_not_given_again_after_every_event_was_pruned(open_journal: 
     assert append(journal, fills(1), 0)[0][:3] == (5, "1", 4)
 
 
-def test_pruning_deletes_what_is_older_than_its_days_and_no_more(open_journal: Open) -> None:
+def test_pruning_deletes_only_events_older_than_its_days(open_journal: Open) -> None:
     journal = open_journal()
     for day in range(3):
         append(journal, [*fills(1), *fills(1, "2")], day * DAY_MS)
@@ -190,7 +190,7 @@ def test_pruning_deletes_what_is_older_than_its_days_and_no_more(open_journal: O
     assert seqs(journal, 1, "2") == [4, 6]
 
 
-def test_a_clock_that_was_set_back_does_not_punch_a_hole(open_journal: Open) -> None:
+def test_a_clock_that_was_set_back_makes_no_gap(open_journal: Open) -> None:
     journal = open_journal()
     for time_ms in (40 * DAY_MS, 0, 40 * DAY_MS):
         append(journal, fills(1), time_ms)
@@ -199,13 +199,13 @@ def test_a_clock_that_was_set_back_does_not_punch_a_hole(open_journal: Open) -> 
     assert seqs(journal, 0) == [1, 2, 3]
 
 
-def test_positions_outside_the_journal_are_not_had(open_journal: Open) -> None:
+def test_positions_outside_the_journal_are_refused(open_journal: Open) -> None:
     journal = open_journal()
     append(journal, fills(2), 0)
     assert [allows(journal, after) for after in (-1, 0, 1, 2, 3)] == [False, True, True, True, False]
 
 
-def test_a_replay_does_not_step_over_a_hole(open_journal: Open, path: Path) -> None:
+def test_a_replay_does_not_skip_a_gap(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     append(journal, [*fills(2, "1"), *fills(4, "2")], 0)
     journal.close()
@@ -216,7 +216,7 @@ def test_a_replay_does_not_step_over_a_hole(open_journal: Open, path: Path) -> N
     assert [allows(journal, after) for after in (1, 2, 3, 4)] == [False, False, False, True]
     assert seqs(journal, 4) == [5, 6]
     assert [allows(journal, after, "2") for after in (0, 1, 2)] == [False, False, True]
-    # All of them lie before the hole.
+    # All returned events are before the gap.
     assert [allows(journal, after, "1") for after in (0, 1, 2)] == [False, False, True]
 
 
@@ -243,7 +243,7 @@ def test_a_replay_of_large_events_comes_in_chunks_of_bounded_size(open_journal: 
     assert seqs(journal, 0) == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_full_disk_loses_no_event_and_says_so_once(open_journal: Open, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_full_disk_loses_no_event_and_is_logged_once(open_journal: Open, caplog: pytest.LogCaptureFixture) -> None:
     journal = open_journal()
     append(journal, fills(1), 0)
     limit_disk(journal, 1)
@@ -316,7 +316,7 @@ def test_a_failing_disk_is_not_tried_for_every_event(open_journal: Open) -> None
     assert seqs(open_journal(), 0) == [1, 2]
 
 
-def test_what_has_waited_long_is_written_in_parts(open_journal: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_that_waited_long_are_written_in_parts(open_journal: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "BATCH_EVENTS", 2)
     journal = open_journal()
     limit_disk(journal, 1)
@@ -325,7 +325,7 @@ def test_what_has_waited_long_is_written_in_parts(open_journal: Open, monkeypatc
     limit_disk(journal, 1_000_000)
     journal.save()
     assert journal.catching_up
-    # Events that come meanwhile are behind them.
+    # Events that arrive meanwhile are written after them.
     events = append(journal, fills(1), 0)
     assert [event.get("journaled", True) for event in replay(journal, 0)] == [True] * 4 + [False] * 2
     events += append(journal, fills(3), 0)
@@ -339,7 +339,7 @@ def test_what_has_waited_long_is_written_in_parts(open_journal: Open, monkeypatc
     assert seqs(open_journal(), 0) == list(range(1, 14))
 
 
-def test_what_has_waited_for_the_end_is_written_then(open_journal: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_that_still_wait_are_written_on_close(open_journal: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "BATCH_EVENTS", 2)
     journal = open_journal()
     limit_disk(journal, 1)
@@ -401,7 +401,7 @@ def test_pruning_with_a_full_disk_keeps_events_in_memory(open_journal: Open) -> 
     assert seqs(journal, 1) == [2, 3]
 
 
-def test_old_events_go_by_slices(open_journal: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_events_are_deleted_in_slices(open_journal: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "PRUNE_EVENTS", 2)
     journal = open_journal()
     append(journal, fills(5), 0)
@@ -413,7 +413,7 @@ def test_old_events_go_by_slices(open_journal: Open, monkeypatch: pytest.MonkeyP
     assert seqs(journal, 5) == [6, 7]
 
 
-def test_pruning_that_fails_is_told_once_and_deletes_nothing(
+def test_pruning_that_fails_is_logged_once_and_deletes_nothing(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = open_journal()
@@ -433,10 +433,10 @@ def test_a_too_large_journal_deletes_oldest_events_and_shrinks(open_journal: Ope
     journal = open_journal(max_mb=2)
     for _ in range(10):
         append(journal, [*fills(1000, "1", "x" * 400), *fills(5, "2", "x" * 400)], 0)
-    # Slices, but not a page at a time.
+    # It takes several slices, but they are larger than a page.
     assert 5 < prune(journal, 0) < 30
     oldest = journal.oldest()
-    # As many as fit, but for a slice and what tables and index take.
+    # As many events remain as fit, minus one slice and the space of tables and index.
     assert 3000 < journal.newest - oldest < 2 * 1024 * 1024 // 400
     assert seqs(journal, oldest) == list(range(oldest + 1, journal.newest + 1))
     assert journal.newest_of("1") - journal.oldest("1") + journal.newest_of("2") - journal.oldest("2") == (
@@ -449,7 +449,7 @@ def test_a_too_large_journal_deletes_oldest_events_and_shrinks(open_journal: Ope
     assert append(journal, fills(1, "2"), 0)[0][:3] == (10051, "2", 51)
 
 
-def test_a_journal_without_a_limit_keeps_everything(open_journal: Open) -> None:
+def test_a_journal_without_a_limit_keeps_every_event(open_journal: Open) -> None:
     journal = open_journal(max_mb=0)
     append(journal, fills(1000, text="x" * 2000), 0)
     assert prune(journal, 0) == 1
@@ -460,7 +460,7 @@ def log_bytes(path: Path) -> int:
     return path.with_name(f"{path.name}-wal").stat().st_size
 
 
-def test_the_log_is_carried_over_between_bursts_not_in_them(open_journal: Open, path: Path) -> None:
+def test_the_log_is_checkpointed_between_bursts_not_in_them(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     before = path.stat().st_size
     text = "x" * 10_000
@@ -469,7 +469,7 @@ def test_the_log_is_carried_over_between_bursts_not_in_them(open_journal: Open, 
     assert path.stat().st_size == before
     append(journal, fills(60, text=text), 0)
     assert path.stat().st_size == before, "in a commit that events wait for"
-    # While events wait it may grow further, up to a limit.
+    # While events wait, the log may grow further, up to a limit.
     journal.checkpoint(idle=False)
     assert path.stat().st_size == before
     append(journal, fills(CHECKPOINT_BYTES // len(text), text=text), 0)
@@ -486,7 +486,7 @@ def test_the_log_of_small_commits_stays_small(open_journal: Open, path: Path) ->
         append(journal, fills(1, text="x" * 100), 0)
         largest = max(largest, log_bytes(path))
         journal.checkpoint(idle=True)
-    # Each wrote some pages, though its event is far smaller.
+    # Each commit wrote several pages, although its event is far smaller.
     assert path.stat().st_size < CHECKPOINT_BYTES
     assert CHECKPOINT_BYTES < largest < LOG_BYTES
 
@@ -502,7 +502,7 @@ def test_the_log_stays_small_while_a_reader_has_the_file_open(open_journal: Open
             assert log_bytes(path) < LOG_BYTES
 
 
-def test_a_program_that_reads_without_an_end_is_told(
+def test_a_program_that_never_ends_its_read_is_logged(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "LARGE_LOG_BYTES", 3 * CHECKPOINT_BYTES)
@@ -522,7 +522,7 @@ def test_a_program_that_reads_without_an_end_is_told(
     assert log_bytes(path) == 0
 
 
-def test_what_is_deleted_does_not_let_the_log_grow(open_journal: Open, path: Path) -> None:
+def test_deleting_events_does_not_make_the_log_grow(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     for _ in range(10):
         append(journal, fills(1000, text="x" * 1000), 0)
@@ -532,7 +532,7 @@ def test_what_is_deleted_does_not_let_the_log_grow(open_journal: Open, path: Pat
     assert log_bytes(path) < 2 * CHECKPOINT_BYTES
 
 
-def test_a_log_that_cannot_be_carried_over_is_told_once(
+def test_a_checkpoint_that_fails_is_logged_once(
     open_journal: Open, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal = open_journal()
@@ -588,16 +588,16 @@ def test_a_damaged_file_is_set_aside_and_a_new_journal_begins(
     assert f"is now {aside.name}" in caplog.text
     assert str(journal.note).startswith(f"a damaged journal was set aside: {aside.name}")
     assert (journal.newest, journal.oldest()) == (0, 0)
-    # Positions of the old one are refused.
+    # Positions of the old journal are refused.
     assert not allows(journal, 100)
     assert not journal.has(JournalPosition(0, 1000), None)
     assert append(journal, fills(1), 0)[0].seq == 1
     journal.close()
-    # Reported until the file is moved away.
+    # The damage is reported until the file is moved away.
     assert aside.name in str(open_journal().note)
 
 
-def test_a_new_journal_uses_nothing_of_a_damaged_file(open_journal: Open, path: Path) -> None:
+def test_a_new_journal_takes_nothing_from_a_damaged_file(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     journal.begin_epoch(1000)
     append(journal, fills(300), 0)
@@ -611,11 +611,11 @@ def test_a_new_journal_uses_nothing_of_a_damaged_file(open_journal: Open, path: 
     assert len(set_aside(path)) == 1
     # The epochs were read before the damage was found.
     assert not journal.has(JournalPosition(0, 1000), None)
-    # The clock may have been set back since.
+    # The clock may have been set back meanwhile.
     assert journal.begin_epoch(500) == 1001
 
 
-def test_the_note_of_a_damaged_journal_ends_with_its_file(open_journal: Open, path: Path) -> None:
+def test_a_damaged_journal_is_reported_until_its_file_is_moved(open_journal: Open, path: Path) -> None:
     path.parent.mkdir()
     path.write_text("not a database", encoding="utf-8")
     journal = open_journal()
@@ -641,20 +641,20 @@ def test_the_database_of_another_program_is_set_aside(open_journal: Open, path: 
     path.parent.mkdir()
     with closing(sqlite3.connect(path)) as theirs:
         theirs.executescript(content)
-    before = theirs_dump(path)
+    before = dump_of_another_program(path)
     journal = open_journal()
     assert append(journal, fills(1), 0)[0].seq == 1
     (aside,) = set_aside(path)
-    assert theirs_dump(aside) == before
+    assert dump_of_another_program(aside) == before
 
 
-def theirs_dump(path: Path) -> list[str]:
+def dump_of_another_program(path: Path) -> list[str]:
     with closing(sqlite3.connect(path)) as database:
         return list(database.iterdump())
 
 
 @pytest.mark.parametrize("at", [0, 100, 4096])
-def test_what_only_the_log_has_is_kept_with_a_damaged_file(open_journal: Open, path: Path, at: int) -> None:
+def test_the_log_of_a_damaged_file_is_kept_with_it(open_journal: Open, path: Path, at: int) -> None:
     journal = open_journal()
     append(journal, fills(100), 0)
     journal.close()
@@ -682,7 +682,7 @@ def test_a_folder_with_the_name_of_a_file_is_set_aside(open_journal: Open, path:
     assert (aside / "kept").is_dir()
 
 
-def test_the_log_of_a_file_that_is_a_link_is_carried_over(open_journal: Open, path: Path, tmp_path: Path) -> None:
+def test_the_log_of_a_linked_file_is_checkpointed(open_journal: Open, path: Path, tmp_path: Path) -> None:
     path.parent.mkdir()
     there = tmp_path / "elsewhere.sqlite3"
     there.touch()
@@ -745,7 +745,7 @@ def test_an_unreadable_epoch_makes_its_positions_invalid(
     assert seqs(journal, 0) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_damaged_page_costs_the_replays_that_need_it_only(open_journal: Open, path: Path) -> None:
+def test_a_damaged_page_stops_only_the_replays_that_need_it(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     append(journal, fills(200, text="x" * 500), 0)
     journal.close()
@@ -784,7 +784,7 @@ def test_a_damaged_event_ends_a_replay_after_those_before_it(open_journal: Open,
 
 
 @pytest.mark.parametrize("damaged", [None, "text", b"blob"], ids=repr)
-def test_a_damaged_time_or_number_is_no_end_of_the_journal(open_journal: Open, path: Path, damaged: object) -> None:
+def test_a_damaged_time_or_number_does_not_stop_the_journal(open_journal: Open, path: Path, damaged: object) -> None:
     journal = open_journal()
     append(journal, fills(3), 0)
     journal.close()
@@ -810,12 +810,12 @@ def test_only_the_owner_may_read_the_files_of_a_journal(open_journal: Open, path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
-def test_files_that_others_could_read_are_taken_from_them(open_journal: Open, path: Path) -> None:
+def test_files_that_others_could_read_are_made_private(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     append(journal, fills(1), 0)
     kept = {name: path.with_name(name).read_bytes() for name in (path.name, f"{path.name}-wal", f"{path.name}-shm")}
     journal.close()
-    # As a killed feeder of an older version left them.
+    # A killed feeder of an older version leaves such files.
     for name, content in kept.items():
         path.with_name(name).write_bytes(content)
     path.parent.chmod(0o755)
@@ -824,7 +824,7 @@ def test_files_that_others_could_read_are_taken_from_them(open_journal: Open, pa
     journal = open_journal()
     assert seqs(journal, 0) == [1]
     assert {stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()} == {0o600}
-    # A folder that was there already may hold other things too.
+    # The mode of an existing folder is kept, because it may have other files too.
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
 
 
@@ -836,7 +836,7 @@ def test_a_read_only_file_is_made_private_and_written(
     opened = os.open
 
     def open_as_a_user(name: Path, flags: int, *mode: int) -> int:
-        # The tests may run as root, which may write the file in any case.
+        # The tests may run as root, which can always write the file.
         if name.exists() and not name.stat().st_mode & stat.S_IWUSR:
             raise PermissionError(errno.EACCES, "Permission denied")
         return opened(name, flags, *mode)
@@ -847,7 +847,7 @@ def test_a_read_only_file_is_made_private_and_written(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_positions_left_out_are_given_up_and_end_a_replay(open_journal: Open, caplog: pytest.LogCaptureFixture) -> None:
+def test_positions_left_out_are_lost_and_end_a_replay(open_journal: Open, caplog: pytest.LogCaptureFixture) -> None:
     journal = open_journal()
     events = journal.positions.give(fills(9), 0)
     assert journal.append(events[:3]) == 3
@@ -930,7 +930,7 @@ def test_a_conversion_that_fails_leaves_the_file_as_it_was(
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a file system of a megabyte, where this user may mount one."""
+    """Return a file system of one megabyte; skip the test if this user may not mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=1m", "journal", str(folder)]
@@ -962,7 +962,7 @@ def test_a_real_full_disk_loses_no_event_and_a_feeder_starts(disk: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a process's files")
-def test_a_feeder_that_starts_on_a_full_disk_goes_without_readers(
+def test_a_feeder_started_on_a_full_disk_works_without_readers(
     open_journal: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     resource = pytest.importorskip("resource")
@@ -1010,7 +1010,7 @@ def test_each_epoch_is_later_than_the_last_for_any_clock(open_journal: Open) -> 
     first.close()
     journal = open_journal()
     assert [journal.begin_epoch(now) for now in (500, 500, 2000, 1000)] == [1001, 1002, 2000, 2001]
-    # Also to a browser, which rounds them.
+    # It is also later in a browser, which rounds the numbers.
     now = 1_764_230_565_123_456_789
     early, late = journal.begin_epoch(now), journal.begin_epoch(now)
     assert float(early) < float(late) < early + 1000
@@ -1044,7 +1044,7 @@ def test_a_moved_file_is_a_failure_until_it_is_back(
     moved.rename(away)
     if how != "removed":
         moved.touch()
-    # Though there is nothing to write, which SQLite would do into the file that has no name any more.
+    # It is a failure even with nothing to write: SQLite would still write to the file that has no name any more.
     journal.save()
     why = {
         "removed": "removed: No such file or directory",
@@ -1065,7 +1065,7 @@ def test_a_moved_file_is_a_failure_until_it_is_back(
     assert open_journal().newest == 3
 
 
-def test_a_position_fits_the_journal_of_its_epochs_and_no_other(open_journal: Open) -> None:
+def test_a_position_is_valid_only_in_the_journal_of_its_epoch(open_journal: Open) -> None:
     epochs = [1_764_230_565_123_456_789, 1_764_230_570_123_456_789]
     for epoch in epochs:
         journal = open_journal()
@@ -1075,7 +1075,7 @@ def test_a_position_fits_the_journal_of_its_epochs_and_no_other(open_journal: Op
         journal.close()
     journal = open_journal()
     assert all(journal.has(JournalPosition(0, epoch), None) for epoch in epochs)
-    # A browser has rounded it.
+    # A browser has rounded this epoch.
     assert journal.has(JournalPosition(0, 1_764_230_565_123_456_800.0), None)
     assert not journal.has(JournalPosition(0, epochs[0] + 1000), None)
 
@@ -1100,7 +1100,7 @@ def test_lost_positions_are_known_after_later_events_were_pruned(open_journal: O
     journal.begin_epoch(100)
     append(journal, fills(5), 0)
     journal.close()
-    # An epoch with five more events, which were lost with it.
+    # An epoch had five more events, which were lost when it ended.
     journal = open_journal()
     journal.begin_epoch(200)
     append(journal, fills(5), 0)
@@ -1112,12 +1112,12 @@ def test_lost_positions_are_known_after_later_events_were_pruned(open_journal: O
     assert not journal.has(JournalPosition(1, 100, True), "2")
 
 
-def test_an_exact_position_has_to_have_outlived_its_epoch(open_journal: Open, path: Path) -> None:
+def test_an_exact_position_has_to_be_on_disk_in_its_epoch(open_journal: Open, path: Path) -> None:
     journal = open_journal()
     journal.begin_epoch(100)
     append(journal, [*fills(2, "1"), *fills(2, "2"), *fills(1, "1")], 0)
     journal.close()
-    # As if the last two had never been on the disk.
+    # Remove the last two events, as if they had never been on disk.
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("DELETE FROM event WHERE seq > 3")
         database.execute("UPDATE sqlite_sequence SET seq = 3")
@@ -1130,7 +1130,7 @@ def test_an_exact_position_has_to_have_outlived_its_epoch(open_journal: Open, pa
         assert seen == {0: True, 1: True, 2: True, 3: True, 4: False, 5: False}
         assert [journal.has(JournalPosition(after, 100, True), "1") for after in (2, 3)] == [True, False]
         assert [journal.has(JournalPosition(after, 100, True), "2") for after in (1, 2)] == [True, False]
-        # A position that is not exact is valid, and so is one of the present epoch.
+        # A position that is not exact is valid, and so is an exact one of the present epoch.
         assert journal.has(JournalPosition(5, 100), None)
         assert journal.has(JournalPosition(5, 200, True), None)
         if not saved:

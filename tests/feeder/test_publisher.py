@@ -1,4 +1,4 @@
-"""A whole feeder over real ZeroMQ on free ports; the source is this file's own, and the consumers are bare sockets."""
+"""A whole feeder over real ZeroMQ on free ports; this file has its own source, and the consumers are bare sockets."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ SECONDS = 10.0
 
 
 class HandSource:
-    """A source driven by the test: it notes the calls of the feeder, and publishes what the test says."""
+    """A source driven by the test: it records the calls of the feeder and publishes what the test gives it."""
 
     name = "hand"
     simulated = True
@@ -155,7 +155,7 @@ class Consumer:
 
 @pytest.fixture
 def quick_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let what a heartbeat tells come soon."""
+    """Shorten the heartbeat interval, so that the counters of a heartbeat arrive soon."""
     monkeypatch.setattr(publisher_module, "HEARTBEAT_SECONDS", 0.05)
 
 
@@ -194,7 +194,7 @@ def want(consumer: Consumer, source: HandSource, topic: Topic = QUOTE) -> None:
 
 
 def listen_to_trades(consumer: Consumer, feeder: Feeder, source: HandSource) -> None:
-    """Subscribe trade events, and wait until the subscription has arrived: there is no other sign of it."""
+    """Subscribe to trade events, and publish until one arrives: nothing else shows that the subscription is there."""
     consumer.trade.subscribe(ALL_TRADES.encode())
     wait_for(lambda: publish_probe(source) and consumer.trade.poll(10))
     wait_for(lambda: not consumer.trade.poll(50) or not consumer.trade.recv_multipart())
@@ -206,15 +206,15 @@ def publish_probe(source: HandSource) -> bool:
 
 
 def saved(config: Config) -> list[int]:
-    """Return the positions that are in the journal's file."""
+    """Return the positions stored in the journal's file."""
     with Reader(journal_path(config.data_path, "hand")) as reader:
         assert list(reader.faults()) == []
         return [row.seq for row in reader.rows()]
 
 
 @contextmanager
-def hold_up(publisher: Publisher) -> Iterator[None]:
-    """Keep the publisher's thread from doing anything."""
+def pause(publisher: Publisher) -> Iterator[None]:
+    """Block the thread of the publisher."""
     entered, go = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -230,13 +230,13 @@ def hold_up(publisher: Publisher) -> Iterator[None]:
 
 
 def limit_disk(publisher: Publisher, pages: int) -> None:
-    """Let the journal grow to so many pages only; return when that holds."""
+    """Limit the journal to `pages` pages; return when the limit is in effect."""
     statement = f"PRAGMA max_page_count={pages}"
     publisher._journal.call(lambda journal: journal._database.execute(statement).fetchall(), SECONDS)
 
 
 def save(publisher: Publisher) -> None:
-    """Have the journal try again, as it does once a second."""
+    """Make the journal retry, as it does once a second."""
     publisher._journal.call(Journal.save, SECONDS)
     publisher._journal.call(lambda journal: publisher._journal._tell_outcome(journal, journal.saved), SECONDS)
 
@@ -294,7 +294,7 @@ def test_two_subscribers_are_one_subscription_upstream(feeder: Feeder, source: H
         other.close()
 
 
-def test_what_a_stranger_sends_up_does_not_hurt(feeder: Feeder, source: HandSource) -> None:
+def test_invalid_subscription_messages_do_no_harm(feeder: Feeder, source: HandSource) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     stranger = context.socket(zmq.XSUB)
     try:
@@ -309,7 +309,7 @@ def test_what_a_stranger_sends_up_does_not_hurt(feeder: Feeder, source: HandSour
         context.destroy(linger=0)
 
 
-def test_the_refusal_of_a_source_is_the_answer_to_questions(source: HandSource, consumer: Consumer) -> None:
+def test_a_refusal_of_the_source_is_the_answer_to_a_question(source: HandSource, consumer: Consumer) -> None:
     source.raises = Refused("not_entitled", "no level 2 here")
     consumer.market.subscribe(QUOTE.encode())
     (state,) = consumer.catch_up(QUOTE)
@@ -320,7 +320,7 @@ def test_the_refusal_of_a_source_is_the_answer_to_questions(source: HandSource, 
     wait_for(lambda: QUOTE in source.held)
 
 
-def test_a_source_that_fails_refuses_with_internal_and_is_logged(
+def test_a_failing_source_refuses_with_internal_and_is_logged(
     source: HandSource, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     source.raises = RuntimeError("boom")
@@ -355,10 +355,10 @@ def test_a_late_joiner_receives_the_last_value(source: HandSource, consumer: Con
     assert state == TopicState(1, QUOTE, "live", None, None, second.epoch, 2, second.body, False)
 
 
-def test_a_question_waits_for_the_word_of_the_source(source: HandSource, consumer: Consumer) -> None:
+def test_a_question_waits_for_the_answer_of_the_source(source: HandSource, consumer: Consumer) -> None:
     want(consumer, source)
     consumer.send(ask_reply_encoder.encode(CatchUp(1, [QUOTE])))
-    # A later question that needs no source is answered, the first one is not: it waits.
+    # A later question that needs no source is answered, while the first one still waits.
     assert topic_state_decoder.decode(ask_and_receive(consumer, STATUS_TOPIC)).topic == STATUS_TOPIC
     source.sink.refuse(QUOTE, "upstream_refused", "the terminal said no")
     state = topic_state_decoder.decode(consumer.receive())
@@ -444,7 +444,7 @@ def test_a_req_socket_may_ask_too(feeder: Feeder) -> None:
         context.destroy(linger=0)
 
 
-# -- Hostile input: refused, counted, logged once, and without a cost for others
+# -- Hostile input: refused, counted, logged once, and without effect on other clients
 
 
 @contextmanager
@@ -563,7 +563,7 @@ def test_a_bad_question_is_logged_once_a_minute(
 def test_a_message_over_the_socket_limit_closes_its_connection(feeder: Feeder, consumer: Consumer, where: str) -> None:
     address = feeder.publisher.market_addr if where == "market" else feeder.publisher.ask_addr
     kind = zmq.XSUB if where == "market" else zmq.DEALER
-    # Not longer than it has to be: the sender's own libzmq deletes its nodes by recursion.
+    # Only as long as needed: the sender's own libzmq deletes its nodes by recursion.
     size = 20_000 if where == "market" else 300_000
     with stranger(address, kind) as socket:
         monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
@@ -573,7 +573,7 @@ def test_a_message_over_the_socket_limit_closes_its_connection(feeder: Feeder, c
     assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
 
 
-def test_an_exception_in_a_call_of_the_source_loses_that_call_only(
+def test_an_exception_in_a_call_of_the_source_loses_only_that_call(
     feeder: Feeder, source: HandSource, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     want(consumer, source)
@@ -585,7 +585,7 @@ def test_an_exception_in_a_call_of_the_source_loses_that_call_only(
     assert len([record for record in caplog.records if record.exc_info]) == 1
 
 
-def test_a_message_whose_handling_fails_is_lost_alone(
+def test_a_message_whose_handling_fails_loses_only_itself(
     feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(text: str) -> list[object]:
@@ -612,7 +612,7 @@ def big_market(source: HandSource, consumer: Consumer) -> dict[str, Any]:
     return ticks
 
 
-def test_a_market_that_a_question_names_often_is_answered_once(source: HandSource, consumer: Consumer) -> None:
+def test_a_market_named_often_in_a_question_is_answered_once(source: HandSource, consumer: Consumer) -> None:
     ticks = big_market(source, consumer)
     consumer.send(ask_reply_encoder.encode(CatchUp(1, [WHOLE] * 300)))
     consumer.send(ask_reply_encoder.encode(CatchUp(2, [STATUS_TOPIC])))
@@ -622,7 +622,7 @@ def test_a_market_that_a_question_names_often_is_answered_once(source: HandSourc
     assert received == list(ticks)
 
 
-def test_questions_wait_for_a_slow_asker_instead_of_answers(
+def test_for_a_slow_asker_questions_are_queued_not_answers(
     feeder: Feeder, source: HandSource, consumer: Consumer
 ) -> None:
     ticks = big_market(source, consumer)
@@ -631,11 +631,11 @@ def test_questions_wait_for_a_slow_asker_instead_of_answers(
         for number in range(100):
             deaf.send(ask_reply_encoder.encode(CatchUp(number, [WHOLE])))
         wait_for(lambda: askers._full)
-        # 400 MB of answers; others have theirs meanwhile, and no more than the questions is kept.
+        # The answers are 400 MB. Other askers get theirs meanwhile, and only the questions are kept.
         assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
         assert len(consumer.catch_up(WHOLE)) > 60
         assert askers._size < 1_000_000
-        # An asker that begins to read gets all of it.
+        # An asker that begins to read gets all its answers.
         codes, last = 0, 0
         while last < 100:
             assert deaf.poll(int(SECONDS * 1000))
@@ -646,7 +646,7 @@ def test_questions_wait_for_a_slow_asker_instead_of_answers(
         for number in range(100):
             deaf.send(ask_reply_encoder.encode(CatchUp(number, [WHOLE])))
         wait_for(lambda: askers._full)
-    # And nothing is left of one that has gone.
+    # Nothing is kept of an asker that has disconnected.
     wait_for(lambda: not len(askers))
 
 
@@ -656,7 +656,7 @@ def test_a_journal_is_read_only_as_fast_as_its_asker_takes_it(
     for number in range(600):
         source.sink.publish_trade("1", "order", {"n": number, "text": "x" * 200_000}, 1)
         if number % 100 == 99:
-            # More than 64 MiB may not wait for the disk.
+            # At most 64 MiB may wait for the disk.
             wait_for(lambda last=number + 1: feeder.publisher._sent.newest == last)
     wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 600)
     with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
@@ -688,10 +688,10 @@ def test_the_heartbeat_carries_exactly_the_documented_fields(source: HandSource,
     assert second.data["published"] > first.data["published"]
 
 
-def test_a_reason_that_is_no_text_is_told_as_far_as_it_is(source: HandSource, consumer: Consumer) -> None:
+def test_invalid_text_in_a_reason_is_escaped(source: HandSource, consumer: Consumer) -> None:
     consumer.market.subscribe(STATUS_TOPIC.encode())
     consumer.frame()
-    # What Python makes of the name of a file that is not UTF-8.
+    # Python decodes the name of a file that is not UTF-8 with such surrogates.
     source.sink.set_accounts([AccountState("******0365", "STOCK", "down", "no folder /data/\udcff")])
     source.sink.set_state("down", "no file /data/\udcff")
     while (told := consumer.frame().data)["reason"] is None:
@@ -700,7 +700,7 @@ def test_a_reason_that_is_no_text_is_told_as_far_as_it_is(source: HandSource, co
     assert told["accounts"][0]["reason"] == "no folder /data/\\udcff"
 
 
-def test_a_change_of_state_is_published_at_once_and_only_once(source: HandSource, consumer: Consumer) -> None:
+def test_a_change_of_state_is_published_once_without_delay(source: HandSource, consumer: Consumer) -> None:
     consumer.market.subscribe(STATUS_TOPIC.encode())
     seen = [consumer.frame().data]
     for _ in range(100):
@@ -708,14 +708,14 @@ def test_a_change_of_state_is_published_at_once_and_only_once(source: HandSource
     source.sink.set_state("down", "terminal_disconnected", data_lost=True)
     while seen[-1]["reason"] is None:
         seen.append(consumer.frame().data)
-    # One, unless a heartbeat came between.
+    # There is one message, unless a heartbeat came between.
     assert 1 <= [status["state"] for status in seen].count("up") < 10
     assert seen[-1]["since"] >= seen[-2]["since"] > seen[0]["since"]
     assert (seen[-1]["reason"], seen[-1]["data_lost"]) == ("terminal_disconnected", True)
     assert consumer.catch_up(STATUS_TOPIC)[0].body == frames.encode(seen[-1])
 
 
-def test_a_change_of_an_account_is_published_at_once_and_only_once(source: HandSource, consumer: Consumer) -> None:
+def test_a_change_of_an_account_is_published_once_without_delay(source: HandSource, consumer: Consumer) -> None:
     consumer.market.subscribe(STATUS_TOPIC.encode())
     seen = [consumer.frame().data]
     assert seen[-1]["accounts"] == []
@@ -725,7 +725,7 @@ def test_a_change_of_an_account_is_published_at_once_and_only_once(source: HandS
     source.sink.set_accounts([msgspec.structs.replace(account, state="up")])
     while not seen[-1]["accounts"] or seen[-1]["accounts"][0]["state"] != "up":
         seen.append(consumer.frame().data)
-    # One, unless a heartbeat came between.
+    # There is one message, unless a heartbeat came between.
     assert 1 <= [bool(each["accounts"]) and each["accounts"][0]["state"] == "down" for each in seen].count(True) < 10
     assert seen[-1]["accounts"] == [msgspec.structs.asdict(account) | {"state": "up"}]
     told = consumer.catch_up(STATUS_TOPIC)[0].body
@@ -743,7 +743,7 @@ def test_a_status_of_an_older_feeder_has_no_accounts() -> None:
 @pytest.mark.parametrize(
     ("states", "state"), [(["up", "up"], "up"), (["up", "waiting"], "waiting"), (["waiting", "down", "up"], "down")]
 )
-def test_trade_is_as_its_worst_account(states: list[Any], state: str) -> None:
+def test_the_trade_state_is_that_of_the_worst_account(states: list[Any], state: str) -> None:
     assert trade_state([AccountState("1", "STOCK", each) for each in states]) == state
 
 
@@ -768,7 +768,7 @@ def test_an_unencodable_message_is_logged_once_a_kind(
     assert all(record.exc_info for record in caplog.records if "cannot be encoded" in record.message)
 
 
-def test_one_bad_tick_does_not_take_the_market_along(source: HandSource, consumer: Consumer) -> None:
+def test_one_bad_tick_drops_no_other_tick_of_the_market(source: HandSource, consumer: Consumer) -> None:
     want(consumer, source, WHOLE)
     source.sink.publish_whole(WHOLE, {"600519.SH": {"a": 1}, "600000.SH": object(), "600001.SH": {"b": 2}}, 1)
     assert consumer.frame().data == {"600519.SH": {"a": 1}, "600001.SH": {"b": 2}}
@@ -838,8 +838,8 @@ def test_a_position_of_another_journal_is_refused(consumer: Consumer, after: int
 
 
 @contextmanager
-def alive(config: Config) -> Iterator[tuple[HandSource, Consumer]]:
-    """One run of a feeder: its source, and a consumer."""
+def running_feeder(config: Config) -> Iterator[tuple[HandSource, Consumer]]:
+    """Run a feeder; yield its source and a consumer."""
     source = HandSource()
     feeder = Feeder(config, source)
     feeder.start()
@@ -860,7 +860,7 @@ def epoch_at(consumer: Consumer, newest: int) -> int:
 def test_a_position_is_valid_in_all_epochs_of_its_journal_only(config: Config) -> None:
     epochs: list[int] = []
     for _ in range(2):
-        with alive(config) as (source, consumer):
+        with running_feeder(config) as (source, consumer):
             for account in ("2", "1"):
                 source.sink.publish_trade(account, "order", {}, 1)
             epochs.append(epoch_at(consumer, 2 * len(epochs) + 2))
@@ -873,15 +873,15 @@ def test_a_position_is_valid_in_all_epochs_of_its_journal_only(config: Config) -
                     assert (state.code, state.oldest, state.seq) == ("resume_expired", 0, newest)
                     assert "is not one of this journal" in str(state.error)
                 states = [consumer.catch_up(topic, newest, epoch=epoch, exact=True)[0] for epoch in epochs]
-                # What was published since the first one ended was not seen in it.
+                # An exact position must not lie beyond the last event of its epoch.
                 assert [state.state for state in states] == ["refused", "live"][-len(epochs) :]
 
 
 def test_a_replay_after_an_earlier_epoch_comes_in_all_chunks(config: Config) -> None:
-    with alive(config) as (source, consumer):
+    with running_feeder(config) as (source, consumer):
         source.sink.publish_trade("1", "order", {}, 1)
         epoch = epoch_at(consumer, 1)
-    with alive(config) as (source, consumer):
+    with running_feeder(config) as (source, consumer):
         for _ in range(2500):
             source.sink.publish_trade("1", "order", {}, 1)
         epoch_at(consumer, 2501)
@@ -890,10 +890,10 @@ def test_a_replay_after_an_earlier_epoch_comes_in_all_chunks(config: Config) -> 
         assert sum(len(frames.decode(state.body or b"")) for state in states) == 2500
 
 
-def test_an_unreadable_past_event_is_left_out_alone(config: Config, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_an_unreadable_past_event_is_left_out(config: Config, caplog: pytest.LogCaptureFixture) -> None:
     journal = Journal(journal_path(config.data_path, "hand"), days=30)
     now = time.time_ns() // 1_000_000
-    # The second is no map, the third nothing at all.
+    # The second event is not a map, and the third one is empty.
     unsent = [Unsent("1", "order", msgspec.Raw(data)) for data in (b"\x80", b"\x07", b"\xc1", b"\x80")]
     journal.append(journal.positions.give(unsent, now))
     journal.close()
@@ -994,7 +994,7 @@ def test_an_asker_with_little_room_gets_one_chunk(source: HandSource, consumer: 
         assert topic_state_decoder.decode(ask_and_receive(consumer, STATUS_TOPIC)).topic == STATUS_TOPIC
 
 
-def test_a_fill_with_an_odd_field_is_a_fill(
+def test_a_fill_with_an_unencodable_field_is_still_published(
     feeder: Feeder, source: HandSource, consumer: Consumer, caplog: pytest.LogCaptureFixture
 ) -> None:
     odd = {"traded_id": "7", "what": object, 5: [1, {"deep": "\ud800"}], "price": 10.5}
@@ -1030,7 +1030,7 @@ def test_a_question_about_half_an_account_is_refused(consumer: Consumer, topic: 
     assert (state.state, state.code) == ("refused", "bad_request")
 
 
-def test_an_event_is_published_and_replayed_while_the_disk_is_full(
+def test_events_are_published_and_replayed_while_the_disk_is_full(
     feeder: Feeder, source: HandSource, consumer: Consumer
 ) -> None:
     listen_to_trades(consumer, feeder, source)
@@ -1045,7 +1045,7 @@ def test_an_event_is_published_and_replayed_while_the_disk_is_full(
     (state,) = consumer.catch_up(ALL_TRADES, after=start)
     assert frames.decode(state.body or b"") == [event | {"journaled": False} for event in live]
     limit_disk(publisher, 1_000_000)
-    # Written within a heartbeat.
+    # The events are written within the interval of a heartbeat.
     wait_for(lambda: "journaled" not in frames.decode(consumer.catch_up(ALL_TRADES, after=start)[0].body or b"")[0])
     assert frames.decode(consumer.catch_up(ALL_TRADES, after=start)[0].body or b"") == live
 
@@ -1055,7 +1055,7 @@ def test_a_failing_disk_and_its_recovery_are_reported_at_once(
 ) -> None:
     consumer.market.subscribe(STATUS_TOPIC.encode())
     assert consumer.frame().data["journal"] is None
-    # No heartbeat comes to its help.
+    # No heartbeat is sent that could report it.
     monkeypatch.setattr(publisher_module, "HEARTBEAT_SECONDS", 3600.0)
     consumer.frame()
     publisher = feeder.publisher
@@ -1072,7 +1072,7 @@ def test_events_held_by_a_full_disk_are_written_without_heartbeat(
     config: Config, feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("feeder.journal.BATCH_EVENTS", 2)
-    fall_asleep(consumer, monkeypatch)
+    stop_periodic_work(consumer, monkeypatch)
     publisher = feeder.publisher
     limit_disk(publisher, 1)
     for _ in range(9):
@@ -1083,22 +1083,22 @@ def test_events_held_by_a_full_disk_are_written_without_heartbeat(
     wait_for(lambda: saved(config) == list(range(1, 10)))
 
 
-def fall_asleep(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the feeder do nothing by itself any more."""
+def stop_periodic_work(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop heartbeats, pruning and retries, so that only events make the feeder work."""
     consumer.market.subscribe(STATUS_TOPIC.encode())
     consumer.frame()
     monkeypatch.setattr(publisher_module, "HEARTBEAT_SECONDS", 3600.0)
     monkeypatch.setattr(thread_module, "PRUNE_SECONDS", 3600.0)
     monkeypatch.setattr(thread_module, "RETRY_SECONDS", 3600.0)
-    # The last one.
+    # The last heartbeat.
     consumer.frame()
 
 
 def test_a_burst_of_any_size_is_written_at_once(
     config: Config, feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fall_asleep(consumer, monkeypatch)
-    with hold_up(feeder.publisher):
+    stop_periodic_work(consumer, monkeypatch)
+    with pause(feeder.publisher):
         for number in range(3 * publisher_module.TURN):
             source.sink.publish_trade("1", "order", {"number": number}, 1)
     wait_for(lambda: len(saved(config)) == 3 * publisher_module.TURN)
@@ -1107,7 +1107,7 @@ def test_a_burst_of_any_size_is_written_at_once(
 def test_a_burst_is_committed_at_once_before_it_is_published(
     feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fall_asleep(consumer, monkeypatch)
+    stop_periodic_work(consumer, monkeypatch)
     publisher = feeder.publisher
     done: list[str] = []
 
@@ -1123,15 +1123,15 @@ def test_a_burst_is_committed_at_once_before_it_is_published(
         done.append("publish")
         transmit(*message)
 
-    with hold_up(publisher):
+    with pause(publisher):
         monkeypatch.setattr(publisher, "_transmit", note)
         for number in range(100):
             source.sink.publish_trade(str(number % 2), "order", {"number": number, "text": "x" * 30_000}, 1)
     wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 100)
-    # The log is carried over when no event waits for it.
+    # The log is checkpointed when no event waits for it.
     wait_for(lambda: "wal_checkpoint" in done)
     assert done.index("wal_checkpoint") > done.index("COMMIT")
-    # The events, and of each account its newest number.
+    # The rows are the events, and the newest number of each account.
     written = ["BEGIN", "INSERT", "INSERT", "INSERT", "COMMIT"]
     assert [what for what in done if what in {*written, "publish"}] == [*written, *["publish"] * 100]
 
@@ -1146,7 +1146,7 @@ def test_a_new_epoch_is_later_than_the_last_for_any_clock(config: Config) -> Non
     consumer = Consumer(feeder)
     try:
         epoch = consumer.catch_up(ALL_TRADES)[0].epoch
-        # Also where it is a float, and no more than that needs.
+        # It is later as a float too, but by no more than a float needs.
         assert float(before) < float(epoch) < before + 1000
         listen_to_trades(consumer, feeder, source)
         source.sink.publish_trade("1", "order", {}, 1)
@@ -1173,7 +1173,7 @@ def test_events_are_kept_as_the_settings_say(config: Config, setting: str, value
     feeder.start()
     consumer = Consumer(feeder)
     try:
-        # One half is too old, and both are more than a megabyte.
+        # One half of the events is too old, and both halves together are larger than a megabyte.
         wait_for(lambda: consumer.catch_up(ALL_TRADES, after=249)[0].state == "refused")
     finally:
         consumer.close()
@@ -1194,7 +1194,7 @@ def test_equal_downloads_share_a_job_and_a_late_asker_sees_the_end(source: HandS
     assert started.topic is not None
     topic = Topic(started.topic)
     consumer.market.subscribe(topic.encode())
-    # The job is running and has said nothing yet.
+    # The job is running and has published no progress yet.
     (state,) = consumer.catch_up(topic)
     assert (state.state, state.body) == ("live", None)
     source.publish(topic, {"finished": 1, "total": 2, "stockcode": "600519.SH", "message": ""})
@@ -1246,7 +1246,7 @@ def test_a_lossless_source_waits_for_a_slow_consumer(config: Config, monkeypatch
     try:
         want(consumer, source)
         player.start()
-        # No consumer reads: the source has to wait, and questions are still answered.
+        # No consumer reads, so the source has to wait, but questions are still answered.
         wait_for(lambda: waits)
         assert other.catch_up(STATUS_TOPIC)[0].state == "live"
         other.market.subscribe(b"whole/SH/")
@@ -1280,9 +1280,7 @@ def test_a_lossless_feeder_stops_though_a_consumer_never_reads(config: Config, m
     assert feeder.publisher.failure is None
 
 
-def test_a_market_that_is_held_up_does_not_hold_up_trade_events(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_blocked_market_does_not_block_trade_events(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sockets, "HIGH_WATER_MARK", 10)
     monkeypatch.setattr(publisher_module, "DRAIN_SECONDS", 0.0)
     source = HandSource(lossless=True)
@@ -1308,18 +1306,18 @@ def test_a_market_that_is_held_up_does_not_hold_up_trade_events(
 def test_there_is_room_while_few_messages_and_trade_events_wait(source: HandSource, feeder: Feeder) -> None:
     assert source.sink.wait_room(1, SECONDS)
     assert not source.sink.wait_room(0, 0.01)
-    with hold_up(feeder.publisher):
+    with pause(feeder.publisher):
         source.publish(QUOTE, {})
         source.sink.publish_trade("1", "order", {}, 1)
         assert not source.sink.wait_room(2, 0.01)
     assert source.sink.wait_room(1, SECONDS)
 
 
-# -- A disk that is slow, or does not answer
+# -- A disk that is slow or hangs
 
 
 class Disk:
-    """The disk under a journal, in the test's hand: it stops before a flush, and goes on when the test says so."""
+    """The disk of a journal, controlled by the test: it stops at a flush, and continues when the test calls `go`."""
 
     def __init__(self, publisher: Publisher) -> None:
         self.stopped = threading.Event()
@@ -1373,7 +1371,7 @@ def test_a_slow_flush_delays_its_event_and_no_tick(
     for number in range(100):
         source.publish(QUOTE, {"number": number})
     assert [consumer.frame().data["number"] for _ in range(100)] == list(range(100))
-    # Neither the socket nor an answer has an event that is not on disk.
+    # Neither the socket nor an answer contains an event that is not on disk.
     assert consumer.catch_up(ALL_TRADES)[0].seq == newest
     assert not consumer.trade.poll(0)
     disk.go()
@@ -1382,7 +1380,7 @@ def test_a_slow_flush_delays_its_event_and_no_tick(
     assert not any("journaled" in event for event in events)
 
 
-def test_the_heartbeat_is_not_ahead_of_what_was_published(
+def test_the_heartbeat_is_not_ahead_of_the_published_events(
     feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk
 ) -> None:
     consumer.market.subscribe(STATUS_TOPIC.encode())
@@ -1403,7 +1401,7 @@ def test_ticks_pass_while_a_read_a_prune_or_a_checkpoint_is_slow(
 ) -> None:
     want(consumer, source)
     disk.stop(at=statement)
-    # The log is to be carried over as soon as no event waits.
+    # The log has to be checkpointed as soon as no event waits.
     feeder.publisher._journal.call(lambda journal: setattr(journal, "_carry_at", 0), SECONDS)
     source.sink.publish_trade("1", "order", {}, 1)
     wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 1 or disk.stopped.is_set())
@@ -1441,7 +1439,7 @@ def test_an_answer_comes_after_the_events_that_it_covers(
     for _ in range(3000):
         source.sink.publish_trade("1", "order", {}, 1)
     consumer.send(ask_reply_encoder.encode(CatchUp(1, [ALL_TRADES], 0)))
-    # It was asked with the first event not on disk.
+    # The question was sent while the first event was not on disk.
     wait_for(lambda: publisher._answers.looking_up)
     disk.go()
     consumer.receive()
@@ -1481,7 +1479,7 @@ def test_events_are_published_marked_while_the_disk_hangs(
     assert "has not answered for" in str(state.error)
     disk.go()
     wait_for(lambda: (status := consumer.frame().data)["journal"] is None and status["trade_seq"] == start + 3)
-    # Written after all, once, at the positions that were published.
+    # Later the events are written once, at the positions that were published.
     (state,) = consumer.catch_up(ALL_TRADES, start)
     assert frames.decode(state.body or b"") == events
     source.sink.publish_trade("1", "order", {"n": 3}, 1)
@@ -1491,7 +1489,7 @@ def test_events_are_published_marked_while_the_disk_hangs(
     assert [record.levelname for record in caplog.records if "answer" in record.message] == ["ERROR", "WARNING"]
 
 
-def test_a_recovered_disk_is_used_though_events_never_pause(
+def test_a_recovered_disk_is_used_even_if_events_never_pause(
     feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher_module, "HUNG_SECONDS", 0.3)
@@ -1506,7 +1504,7 @@ def test_a_recovered_disk_is_used_though_events_never_pause(
             source.sink.publish_trade("1", "order", {}, 1)
 
     def flush_slowly(query: str, *values: Any) -> Any:
-        # Some events come within each flush.
+        # Some events arrive during each flush.
         if query == "COMMIT":
             time.sleep(0.05)
         return disk._database.execute(query, *values)
@@ -1544,20 +1542,22 @@ def test_events_beyond_the_limit_of_a_hung_disk_are_marked(
     assert 2 < marks.count(True) < 20
     source.sink.publish_trade("1", "order", {}, 1)
     assert "journaled" not in consumer.frame(consumer.trade).data
-    # No replay steps over what was given up.
+    # No replay skips the events that were dropped.
     assert consumer.catch_up(ALL_TRADES, start)[0].state == "refused"
     (state,) = consumer.catch_up(ALL_TRADES, start + 21)
     assert [event["seq"] for event in frames.decode(state.body or b"")] == [start + 22]
 
 
-def test_what_is_left_out_is_marked_whatever_is_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_left_out_is_marked_even_if_later_ones_are_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(thread_module, "MAX_UNSAVED_BYTES", 0)
     thread = JournalThread(tmp_path / "journal.sqlite3", 30, 0, lambda _: None)
     events = Positions(0, {}).give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 2, 0)
     assert thread.write(events) == [events[0], events[1].marked()]
 
 
-def test_a_journal_that_cannot_be_opened_yet_is_told(
+def test_a_journal_that_cannot_be_opened_yet_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(thread_module, "HUNG_SECONDS", 0.05)
@@ -1615,7 +1615,7 @@ def test_a_stop_with_a_hung_disk_ends_and_logs_what_may_be_lost(
     feeder.stop()
     told = [record.levelname for record in caplog.records if "seq 1 to 2 are not written" in record.message]
     assert told == ["WARNING", "ERROR"]
-    # It answers after all.
+    # The disk answers at last.
     disk.go()
     feeder.publisher._journal._thread.join(SECONDS)
     assert saved(config) == [1, 2]
@@ -1629,7 +1629,7 @@ def test_past_events_come_in_pieces_to_any_thread(config: Config, monkeypatch: p
             super().start(sink)
             self.past = [event.seq for _, event in sink.past_trades(0)]
 
-    with alive(config) as (source, consumer):
+    with running_feeder(config) as (source, consumer):
         for _ in range(5):
             source.sink.publish_trade("1", "order", {}, 1)
         epoch_at(consumer, 5)
@@ -1665,7 +1665,7 @@ def test_a_damaged_journal_is_reported_and_the_feeder_starts(config: Config) -> 
     path = journal_path(config.data_path, "hand")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("not a database", encoding="utf-8")
-    with alive(config) as (source, consumer):
+    with running_feeder(config) as (source, consumer):
         consumer.market.subscribe(STATUS_TOPIC.encode())
         status = consumer.frame().data
         assert status["journal"] is None
@@ -1677,7 +1677,7 @@ def test_a_damaged_journal_is_reported_and_the_feeder_starts(config: Config) -> 
 
 @pytest.mark.parametrize("column", ["body", "time_ms", "number"])
 def test_a_damaged_event_in_the_journal_does_not_end_the_feeder(config: Config, column: str) -> None:
-    with alive(config) as (source, consumer):
+    with running_feeder(config) as (source, consumer):
         source.sink.publish_trade("1", "order", {}, 1)
         while not consumer.catch_up(ALL_TRADES, 0)[0].seq:
             pass
@@ -1687,7 +1687,7 @@ def test_a_damaged_event_in_the_journal_does_not_end_the_feeder(config: Config, 
         database.execute("UPDATE sqlite_master SET sql = replace(sql, 'NOT NULL', '')")
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(f"UPDATE event SET {column} = NULL")
-    with alive(config) as (source, consumer):
+    with running_feeder(config) as (source, consumer):
         assert list(source.sink.past_trades(0)) == [] or column == "number"
         states = [*consumer.catch_up(ALL_TRADES, 0), *consumer.catch_up("trade/1/", 0)]
         assert {state.code for state in states} <= {"internal", "resume_expired", None}
@@ -1698,7 +1698,7 @@ def test_a_damaged_event_in_the_journal_does_not_end_the_feeder(config: Config, 
 # -- Beginning and end
 
 
-def test_what_was_queued_before_the_stop_still_arrives(config: Config) -> None:
+def test_messages_queued_before_the_stop_still_arrive(config: Config) -> None:
     source = HandSource()
     feeder = Feeder(config, source)
     feeder.start()
@@ -1731,7 +1731,7 @@ def test_trade_events_not_sent_before_the_end_are_written(
     source = HandSource()
     feeder = Feeder(config, source)
     feeder.start()
-    with hold_up(feeder.publisher):
+    with pause(feeder.publisher):
         for number in range(7000):
             source.sink.publish_trade("1", "order", {"number": number}, 1)
         feeder.publisher._stopping = True
@@ -1747,7 +1747,7 @@ def test_trade_events_are_sent_before_the_end(config: Config) -> None:
     consumer = Consumer(feeder)
     try:
         listen_to_trades(consumer, feeder, source)
-        with hold_up(feeder.publisher):
+        with pause(feeder.publisher):
             for number in range(3000):
                 source.sink.publish_trade("1", "order", {"number": number}, 1)
             feeder.publisher._stopping = True
@@ -1758,7 +1758,7 @@ def test_trade_events_are_sent_before_the_end(config: Config) -> None:
         consumer.close()
 
 
-def test_trade_events_outlive_a_publisher_that_fails(config: Config) -> None:
+def test_trade_events_are_saved_though_the_publisher_fails(config: Config) -> None:
     class Broken(HandSource):
         def upstream(self) -> int:
             self.sink.publish_trade("1", "order", {}, 1)
@@ -1784,7 +1784,7 @@ def test_callbacks_after_the_end_are_ignored_trade_events_logged(
     assert saved(config) == []
 
 
-def test_nothing_is_left_running_after_a_stop(config: Config) -> None:
+def test_no_thread_is_left_running_after_a_stop(config: Config) -> None:
     before = set(threading.enumerate())
     feeder = Feeder(config, HandSource())
     feeder.start()
@@ -1854,13 +1854,13 @@ def test_a_feeder_runs_until_it_is_told_to_stop(config: Config, caplog: pytest.L
 
 
 @pytest.mark.parametrize(("importable", "name"), [(True, "xtquant"), (False, "sim")])
-def test_auto_takes_xtquant_where_it_can_be_imported(
+def test_auto_selects_xtquant_where_it_can_be_imported(
     config: Config, monkeypatch: pytest.MonkeyPatch, importable: bool, name: str
 ) -> None:
     monkeypatch.setattr("feeder.xt.sdk.importable", lambda: importable)
     assert make_source(msgspec.structs.replace(config, source="auto")).name == name
 
 
-def test_the_simulator_is_taken_by_name(config: Config) -> None:
+def test_the_simulator_is_selected_by_name(config: Config) -> None:
     source = make_source(msgspec.structs.replace(config, source="sim"))
     assert (source.name, source.simulated) == ("sim", True)

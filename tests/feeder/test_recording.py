@@ -1,4 +1,4 @@
-"""feeder.recording: a tape is played as it was recorded; what it does not have is refused."""
+"""feeder.recording: a tape is played as it was recorded; topics that it does not have are refused."""
 
 from __future__ import annotations
 
@@ -163,15 +163,15 @@ def published(messages: list[Message], *topics: Topic) -> list[tuple[str, bytes]
     return [(topic, frames.encode(body)) for topic, body, *_ in messages if topic in topics]
 
 
-# -- What is played
+# -- Played messages
 
 
-def test_every_kind_of_message_is_played_byte_for_byte_in_its_order(tape) -> None:
+def test_every_message_is_played_in_order_byte_for_byte(tape) -> None:
     assert play(Tape(tape(*DAY)), ALL).published == published(DAY, *ALL)
 
 
-def test_bytes_that_we_would_write_otherwise_stay_as_they_are(tape) -> None:
-    # The number 1 in nine bytes.
+def test_another_encoding_of_a_message_is_played_unchanged(tape) -> None:
+    # The number 1, encoded in nine bytes.
     body = b"\x81\xa1a\xcf" + (1).to_bytes(8, "big")
     quote = b"\x81\xa9600519.SH\x91" + body
     whole = b"\x81\xa9600519.SH" + body
@@ -181,7 +181,7 @@ def test_bytes_that_we_would_write_otherwise_stay_as_they_are(tape) -> None:
     assert sink.trades == [("1", "order", body)]
 
 
-def test_only_what_is_wanted_is_played(tape) -> None:
+def test_only_subscribed_topics_are_played(tape) -> None:
     assert play(Tape(tape(*DAY)), {QUOTE, WHOLE}).published == published(DAY, QUOTE, WHOLE)
     assert play(Tape(tape(*DAY)), set()).published == []
 
@@ -198,7 +198,7 @@ def test_late_subscriber_gets_last_value_or_that_of_each_code(tape) -> None:
     ]
 
 
-def test_a_last_value_does_not_keep_the_batch_that_it_came_in(tape) -> None:
+def test_a_last_value_does_not_keep_its_batch_in_memory(tape) -> None:
     day = [(WHOLE, {f"{600000 + number}.SH": {"time": number}, MAOTAI: "x" * 100_000}) for number in range(50)]
     recording = Tape(tape(*day))
     tracemalloc.start()
@@ -229,7 +229,7 @@ def test_replayed_events_of_all_accounts_keep_their_account(tape) -> None:
     assert [account for account, *_ in sink.trades] == ["2", "unknown", "unknown", "unknown"]
 
 
-def test_downloads_heartbeats_and_strangers_are_not_played(tape) -> None:
+def test_downloads_heartbeats_and_unknown_topics_are_not_played(tape) -> None:
     skipped = [
         (STATUS_TOPIC, {"source": "xtquant", "simulated": False}),
         ("download/1/", {"status": "done"}),
@@ -239,14 +239,14 @@ def test_downloads_heartbeats_and_strangers_are_not_played(tape) -> None:
     assert sink.published == published(DAY[1:2], QUOTE)
 
 
-def test_moments_have_their_time_and_last_values_the_one_before(tape) -> None:
+def test_last_values_have_the_time_of_the_message_before_them(tape) -> None:
     recording = Tape(tape((WHOLE, {}, None), (QUOTE, {}, 2), (QUOTE, {}, 1.5), (WHOLE, {}, None), (QUOTE, {}, 4)))
     first = T / 1e6 + 2000
     assert recording.first == first
     assert [at - first for at, _ in recording.moments()] == [0, 0, -500, -500, 2000]
 
 
-def test_time_goes_on_where_the_clock_was_set_back(tape) -> None:
+def test_playing_continues_where_the_clock_was_set_back(tape) -> None:
     seconds = (0, 3600, 3590, 1, 4, 2, 3600, 7200)
     recording = Tape(tape(*((QUOTE, {}, second) for second in seconds)))
     passed = [(at - recording.first) / 1000 for at, _ in recording.moments()]
@@ -260,17 +260,17 @@ def test_a_body_that_cannot_be_read_is_named(tape) -> None:
         Tape(tape((STATUS_TOPIC, b"\xc1"), name="other.tape"))
 
 
-# -- What it is
+# -- Properties of a tape
 
 
-def test_a_tape_of_a_simulator_says_so(tape) -> None:
+def test_a_tape_of_a_simulator_is_marked_as_simulated(tape) -> None:
     real, invented = ((STATUS_TOPIC, {"source": "x", "simulated": simulated}) for simulated in (False, True))
     assert not Tape(tape(real, *DAY, name="1")).simulated
     assert Tape(tape(real, invented, real, *DAY, name="2")).simulated
     assert not Tape(tape(*DAY, name="3")).simulated
 
 
-def test_a_tape_says_how_much_it_is(tape, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_tape_reports_its_size(tape, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     path = tape(
         (STATUS_TOPIC, {"simulated": True}), (WHOLE, {}, None), (QUOTE, {}, 1), (QUOTE, {}, 5), (WHOLE, {}, None)
@@ -290,7 +290,7 @@ def test_a_tape_without_anything_to_play_is_refused_at_the_start(tape) -> None:
         Tape(tape((STATUS_TOPIC, {"simulated": True})))
 
 
-def test_a_file_is_played_as_what_it_is_whatever_its_name(tape, tmp_path: Path) -> None:
+def test_the_type_of_a_file_is_found_without_its_name(tape, tmp_path: Path) -> None:
     ticks = tmp_path / "day.csv"
     ticks.write_text(f"code,time\n{MAOTAI},1638321301000\n")
     assert isinstance(open_recording(tape(*DAY, name="ticks.csv"), 1), Tape)
@@ -309,7 +309,7 @@ def test_a_file_is_played_as_what_it_is_whatever_its_name(tape, tmp_path: Path) 
         (formula_topic(FormulaSpec("KDJ", MAOTAI)), "upstream_refused"),
     ],
 )
-def test_what_a_tape_does_not_have_is_refused(tape, topic: Topic, code: str) -> None:
+def test_a_topic_that_a_tape_does_not_have_is_refused(tape, topic: Topic, code: str) -> None:
     recording = Tape(tape(*DAY))
     with pytest.raises(Refused, match=r"day\.tape has no") as refused:
         recording.check(parse_topic(topic), topic)
@@ -317,7 +317,7 @@ def test_what_a_tape_does_not_have_is_refused(tape, topic: Topic, code: str) -> 
 
 
 @pytest.mark.parametrize("topic", [DEPTH, FORMULA])
-def test_a_file_of_ticks_has_nothing_else(tmp_path: Path, topic: Topic) -> None:
+def test_a_file_of_ticks_serves_only_ticks(tmp_path: Path, topic: Topic) -> None:
     path = tmp_path / "ticks.csv"
     path.write_text(f"code,time\n{MAOTAI},1638321301000\n")
     with pytest.raises(Refused, match="has ticks only") as refused:
@@ -338,13 +338,13 @@ def test_a_replay_starts_a_tape_at_the_first_subscription(start) -> None:
     assert sink.accepted == sorted(ALL)
 
 
-def test_a_replay_refuses_what_the_tape_does_not_have(start) -> None:
+def test_a_replay_refuses_a_topic_that_the_tape_does_not_have(start) -> None:
     replay = start(Told(), *DAY)
     with pytest.raises(Refused, match="has nothing of"):
         join(replay, quote_topic(BANK))
 
 
-def test_a_replay_of_trade_events_begins_by_itself(start) -> None:
+def test_a_replay_of_trade_events_begins_without_a_subscription(start) -> None:
     sink = Told()
     start(sink, *((TRADES, {"type": "order", "data": {"n": n}}) for n in range(3)))
     sink.wait_for(lambda: "ended" in sink.states)
@@ -352,7 +352,7 @@ def test_a_replay_of_trade_events_begins_by_itself(start) -> None:
 
 
 class Clock:
-    """Replaces the module `time`; the test moves it."""
+    """Replace the module `time` by a clock that the test sets."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -370,7 +370,7 @@ def test_the_delay_of_trade_events_counts_from_the_start(start, monkeypatch: pyt
     sink = Told()
     replay = start(sink, (TRADES, {"type": "order", "data": {}}), delay=5)
     clock.now = -995.0
-    # Lets it look at the clock.
+    # Make the player read the clock.
     replay.unsubscribe(QUOTE, parse_topic(QUOTE))
     sink.wait_for(lambda: "ended" in sink.states)
 
@@ -403,11 +403,11 @@ def test_a_tape_that_fails_before_its_end_brings_the_feed_down(start) -> None:
     sink.wait_for(lambda: "down" in sink.states)
 
 
-# -- What is not whole
+# -- Damaged tapes
 
 
 def blocks(path: Path, count: int) -> list[tuple[int, int]]:
-    """Write a tape of one message a block, and return where each of these blocks lies."""
+    """Write a tape with one message per block, and return the start and end of each block."""
     writer = TapeWriter(path, Recorded(T, session_frame(["quote/"], "1.0")))
     writer.flush()
     places = []
@@ -436,7 +436,7 @@ DAMAGES: dict[str, tuple[Damage, list[int]]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["day.tape", "day.tape.zst"])
-def test_replay_of_a_damaged_tape_plays_the_rest_and_says_so(
+def test_a_damaged_tape_is_played_in_part_and_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str, name: str
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -458,7 +458,7 @@ def test_replay_of_a_damaged_tape_plays_the_rest_and_says_so(
     assert errors == [f"{path} is {sink.reason}", f"replay of {path} ended, but it is {sink.reason}"]
 
 
-def test_replay_of_a_tape_with_gaps_says_how_many(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_end_of_a_tape_with_gaps_reports_their_number(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "day.tape"
     places = blocks(path, 6)
     data = path.read_bytes()
@@ -506,7 +506,7 @@ def test_feeder_that_played_a_damaged_tape_exits_with_1(
         pytest.param(lambda data: b"SQLite format 3\0" + data[50:], "qmt-bridge journal export", id="journal"),
     ],
 )
-def test_file_that_is_no_tape_of_ours_is_named(tape, change: Callable[[bytes], bytes], said: str) -> None:
+def test_a_file_that_is_not_a_tape_is_named(tape, change: Callable[[bytes], bytes], said: str) -> None:
     path = tape(*DAY)
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(ConfigError, match=said) as caught:
@@ -515,14 +515,14 @@ def test_file_that_is_no_tape_of_ours_is_named(tape, change: Callable[[bytes], b
 
 
 @pytest.mark.parametrize("strange", ["quote/600519%2ESH/tick/", "quote/600519.SH", "trade/1"])
-def test_topic_that_is_none_costs_its_messages_only(tape, caplog: pytest.LogCaptureFixture, strange: str) -> None:
+def test_an_invalid_topic_drops_only_its_own_messages(tape, caplog: pytest.LogCaptureFixture, strange: str) -> None:
     bad = (Topic(strange), {MAOTAI: [{"time": 1}]})
     found = Tape(tape(*DAY, bad, bad))
     assert play(found, ALL).published == published(DAY, *ALL)
     assert ["are not played" in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_folder_is_named(tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         open_recording(tmp_path, 1)
 

@@ -1,4 +1,4 @@
-"""How often refusals are logged; time is a number that the test moves."""
+"""How often refusals are logged; time is a number that the test sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry alone: no sockets, and time is a number that the test moves."""
+"""Only the registry: no sockets, and time is a number that the test sets."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_return_within_the_grace_time_changes_nothing_upstream(registry: Regis
     assert frames.decode(ask(registry, QUOTE)[0].body or b"") == {"600519.SH": [1]}
 
 
-def test_topics_are_forgotten_in_the_order_of_their_grace_times(registry: Registry) -> None:
+def test_topics_are_removed_in_the_order_of_their_grace_times(registry: Registry) -> None:
     other = quote_topic("000001.SZ")
     for topic in (QUOTE, other):
         registry.want(topic)
@@ -102,7 +102,7 @@ def test_topics_are_forgotten_in_the_order_of_their_grace_times(registry: Regist
     assert registry.expire(7.0) == [upstream(other)]
 
 
-def test_seq_goes_on_after_the_topic_was_forgotten(registry: Registry) -> None:
+def test_seq_continues_after_the_topic_was_removed(registry: Registry) -> None:
     registry.want(QUOTE)
     assert [publish(registry, QUOTE, {}) for _ in range(3)] == [1, 2, 3]
     registry.leave(QUOTE, 0.0)
@@ -113,7 +113,7 @@ def test_seq_goes_on_after_the_topic_was_forgotten(registry: Registry) -> None:
     assert publish(registry, QUOTE, {}) == 4
 
 
-def test_a_last_value_is_forgotten_with_its_topic(registry: Registry) -> None:
+def test_a_last_value_is_removed_with_its_topic(registry: Registry) -> None:
     registry.want(WHOLE)
     publish(registry, WHOLE, {"600519.SH": 1})
     registry.leave(WHOLE, 0.0)
@@ -158,7 +158,7 @@ def test_a_kind_that_the_source_does_not_serve_is_refused_by_name(registry: Regi
     assert (state.state, state.code, state.error) == ("refused", "upstream_refused", "source fake does not serve l2")
 
 
-def test_a_refusal_is_forgotten_with_the_last_subscriber(registry: Registry) -> None:
+def test_a_refusal_is_removed_with_the_last_subscriber(registry: Registry) -> None:
     registry.want(QUOTE)
     registry.refuse(QUOTE, "not_entitled", "no level 2")
     (state,) = ask(registry, QUOTE)
@@ -236,13 +236,13 @@ def test_a_question_about_an_unsubscribed_topic_ends_pending(registry: Registry)
 
 
 @pytest.mark.parametrize("text", ["", "quote/", "no/topic/", "download/unknown-1/", "status/else/", "报价/x/"])
-def test_a_question_about_something_unknown_is_refused(registry: Registry, text: str) -> None:
+def test_a_question_about_an_unknown_topic_is_refused(registry: Registry, text: str) -> None:
     (state,) = ask(registry, text)
     assert (state.state, state.code) == ("refused", "bad_request")
     assert state.error
 
 
-def test_a_snapshot_holds_the_newest_of_every_code(registry: Registry) -> None:
+def test_a_snapshot_has_the_newest_tick_of_every_code(registry: Registry) -> None:
     registry.want(WHOLE)
     publish(registry, WHOLE, {"600519.SH": 1, "600000.SH": 1})
     publish(registry, WHOLE, {"600519.SH": 2})
@@ -269,7 +269,7 @@ def test_the_batches_of_a_large_snapshot_have_the_same_seq(registry: Registry) -
     assert merged == ticks
 
 
-def test_the_status_topic_is_always_there(registry: Registry) -> None:
+def test_the_status_topic_is_always_live(registry: Registry) -> None:
     assert publish(registry, STATUS_TOPIC, {"state": "up"}) == 1
     (state,) = ask(registry, STATUS_TOPIC)
     assert frames.decode(state.body or b"") == {"state": "up"}
@@ -303,7 +303,7 @@ def test_the_end_of_a_download_is_kept_for_five_minutes(registry: Registry) -> N
 
 def test_an_unsubscribed_download_is_cancelled_after_grace_time(registry: Registry) -> None:
     topic, key = begin(registry, download("600519.SH"))
-    # The asker has not subscribed it yet.
+    # The asker has not subscribed to it yet.
     assert registry.expire(100.0) == []
     registry.want(topic)
     assert registry.leave(topic, 100.0) is None
@@ -311,7 +311,7 @@ def test_an_unsubscribed_download_is_cancelled_after_grace_time(registry: Regist
     assert registry.expire(104.9) == []
     assert registry.expire(105.0) == [upstream(topic)]
     assert registry.expire(200.0) == []
-    # The next equal question starts another download, and this one still has its end.
+    # The next equal question starts another download, and the end of this one is still kept.
     again, again_key = begin(registry, download("600519.SH"))
     assert again != topic
     assert again_key == key
@@ -323,7 +323,7 @@ def test_an_unsubscribed_download_is_cancelled_after_grace_time(registry: Regist
 
 
 @pytest.mark.parametrize("how", ["subscribes", "asks for an equal one"])
-def test_a_download_goes_on_if_subscribed_within_the_grace_time(registry: Registry, how: str) -> None:
+def test_a_download_continues_if_subscribed_within_the_grace_time(registry: Registry, how: str) -> None:
     topic, _ = begin(registry, download("600519.SH"))
     registry.want(topic)
     registry.leave(topic, 0.0)
@@ -351,7 +351,7 @@ def test_an_ended_download_is_not_cancelled_when_unsubscribed(registry: Registry
     assert registry.wanted == 0
 
 
-def test_a_download_that_the_source_would_not_start_is_forgotten(registry: Registry) -> None:
+def test_a_download_that_the_source_refused_is_removed(registry: Registry) -> None:
     topic, key = begin(registry, download("600519.SH"))
     assert key is not None
     registry.drop_download(topic, key)
@@ -359,7 +359,7 @@ def test_a_download_that_the_source_would_not_start_is_forgotten(registry: Regis
     assert begin(registry, download("600519.SH"))[1] is not None
 
 
-def test_remembered_downloads_are_bounded(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_downloads_are_bounded(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_module, "MAX_DOWNLOADS", 2)
     first, _ = begin(registry, download("600519.SH"))
     begin(registry, download("000001.SZ"))
@@ -380,7 +380,7 @@ def test_remembered_downloads_are_bounded(registry: Registry, monkeypatch: pytes
         pytest.param(["600519.SH"], "1d", "20250101\n", "bad_request", id="newline"),
     ],
 )
-def test_a_download_that_cannot_be_is_refused(
+def test_an_invalid_download_is_refused(
     registry: Registry, stocks: list[str], period: str, start: str, code: str
 ) -> None:
     with pytest.raises(BadRequest) as refused:
@@ -402,7 +402,7 @@ def test_a_source_without_downloads_refuses_them_by_name() -> None:
 # -- Bounds
 
 
-def test_what_was_refused_or_never_published_leaves_nothing(registry: Registry) -> None:
+def test_refused_or_unpublished_topics_leave_no_entry(registry: Registry) -> None:
     before = registry._entry_bytes
     for number in range(100):
         with pytest.raises(BadRequest):
@@ -415,7 +415,7 @@ def test_what_was_refused_or_never_published_leaves_nothing(registry: Registry) 
     assert (registry._numbers, registry._entry_bytes) == ({}, before)
 
 
-def published_and_forgotten(registry: Registry, topic: Topic, count: int, now: float) -> None:
+def publish_and_remove(registry: Registry, topic: Topic, count: int, now: float) -> None:
     registry.want(topic)
     for _ in range(count):
         publish(registry, topic, {})
@@ -423,7 +423,7 @@ def published_and_forgotten(registry: Registry, topic: Topic, count: int, now: f
     registry.expire(now + 5.0)
 
 
-def test_a_sequence_number_is_not_reused_after_it_is_forgotten(
+def test_a_sequence_number_is_not_reused_after_it_is_removed(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry_module, "MAX_FORGOTTEN_BYTES", 1000)
@@ -444,19 +444,19 @@ def test_a_sequence_number_is_not_reused_after_it_is_forgotten(
     assert set(registry._entries) == {STATUS_TOPIC}
 
 
-def test_a_topic_that_is_remembered_goes_on_without_a_hole(registry: Registry) -> None:
-    published_and_forgotten(registry, QUOTE, 3, 0.0)
+def test_a_topic_whose_number_is_kept_continues_without_a_gap(registry: Registry) -> None:
+    publish_and_remove(registry, QUOTE, 3, 0.0)
     registry.want(QUOTE)
     assert publish(registry, QUOTE, {}) == 4
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_TOPICS", 4), ("MAX_TOPIC_BYTES", 2300)])
-def test_what_can_be_wanted_at_once_is_bounded(
+def test_the_number_of_subscribed_topics_is_bounded(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
     monkeypatch.setattr(registry_module, limit, value)
     topics = [quote_topic(f"{number:06}.SH") for number in range(5)]
-    # The heartbeat's topic is one of them.
+    # The topic of the heartbeat counts as one of them.
     for topic in topics[:3]:
         assert registry.make_room(topic) == []
         assert registry.want(topic) is not None
@@ -467,7 +467,7 @@ def test_what_can_be_wanted_at_once_is_bounded(
     assert (state.state, state.code) == ("refused", "symbol_limit")
     # Topics that have an entry keep it, and are answered as before.
     assert ask(registry, topics[0]) == []
-    # What only its grace time keeps makes room, oldest first.
+    # Topics that are only kept by their grace time make room, the oldest first.
     registry.leave(topics[1], 0.0)
     registry.leave(topics[0], 0.0)
     assert registry.make_room(topics[3]) == [upstream(topics[1])]
@@ -492,7 +492,7 @@ def test_questions_over_the_limit_are_answered_at_once(
     answers(registry)
 
 
-def test_all_that_is_due_is_done_slice_by_slice(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_due_work_is_done_slice_by_slice(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry_module, "MAX_DUE", 10)
     topics = [quote_topic(f"{number:06}.SH") for number in range(25)]
     for topic in topics:
@@ -526,7 +526,7 @@ def test_a_snapshot_taken_in_pieces_is_of_one_moment(registry: Registry) -> None
     ("limit", "value", "asker"),
     [("MAX_DOWNLOADS_OF_ONE", 2, b"one"), ("MAX_DOWNLOAD_CODES", 4, b"two"), ("MAX_DOWNLOADS", 2, b"two")],
 )
-def test_downloads_that_run_are_bounded_and_make_room_when_they_end(
+def test_running_downloads_are_bounded_until_they_end(
     registry: Registry, monkeypatch: pytest.MonkeyPatch, limit: str, value: int, asker: bytes
 ) -> None:
     monkeypatch.setattr(registry_module, limit, value)
@@ -535,19 +535,19 @@ def test_downloads_that_run_are_bounded_and_make_room_when_they_end(
     with pytest.raises(BadRequest) as full:
         begin(registry, download("000004.SZ"), asker)
     assert full.value.code == "rate_limited"
-    # An equal one costs nothing.
+    # An equal download does not count.
     assert begin(registry, download("600000.SH", "600519.SH"), asker) == (first, None)
     publish(registry, first, {"status": "done"})
     third, _ = begin(registry, download("000004.SZ"), asker)
     assert third != first
-    # A cancelled one runs until the source has said so; one that was not begun makes room at once.
+    # A cancelled download runs until the source reports its end; one that was not begun makes room at once.
     assert key is not None
     registry.drop_download(second, key)
     assert begin(registry, download("000005.SZ"), asker)[1] is not None
 
 
 def full_of(registry: Registry, monkeypatch: pytest.MonkeyPatch, room: int) -> list[Topic]:
-    """Want topics with large last values until `room` of them fill the room, and one more."""
+    """Subscribe to topics with large last values: as many as fit in `room`, and one more."""
     monkeypatch.setattr(registry_module, "MAX_VALUE_BYTES", room * 2000 + 100)
     topics = [quote_topic(f"{600000 + number}.SH", "1m") for number in range(room + 1)]
     for topic in topics:
@@ -565,13 +565,13 @@ def test_large_last_values_have_a_limit_in_bytes(registry: Registry, monkeypatch
     topics = full_of(registry, monkeypatch, 3)
     assert [kept(registry, topic) for topic in topics] == [True, True, True, False]
     assert registry.unkept == 1
-    # A small one is always kept, and one that grows does not leave an older one behind.
+    # A small value is always kept, and a value that grows does not leave an older one in the cache.
     publish(registry, topics[3], "x" * registry_module.SMALL_VALUE_BYTES)
     publish(registry, topics[3], "small")
     assert kept(registry, topics[3])
     publish(registry, topics[3], "x" * 1997)
     assert not kept(registry, topics[3])
-    # A topic with a kept value keeps its next ones too, and makes room with a smaller one.
+    # A topic with a kept value also keeps its next values, and a smaller value makes room.
     publish(registry, topics[0], "y" * 1997)
     assert kept(registry, topics[0])
     publish(registry, topics[0], "small")
@@ -583,14 +583,14 @@ def test_the_oldest_unused_topic_makes_room_first(registry: Registry, monkeypatc
     topics = full_of(registry, monkeypatch, 3)
     registry.want(QUOTE)
     publish(registry, QUOTE, "small")
-    # It would bring no room.
+    # Removing this topic would make no room.
     registry.leave(QUOTE, 0.5)
     registry.leave(topics[1], 1.0)
     registry.leave(topics[0], 2.0)
     assert registry.expire(2.0) == [upstream(topics[1])]
     publish(registry, topics[3], "x" * 1997)
     assert [kept(registry, topic) for topic in (topics[0], topics[2], topics[3])] == [True, True, True]
-    # There is room, so the other one has its grace time.
+    # There is room, so the other topic keeps its grace time.
     assert registry.expire(2.1) == []
 
 
@@ -618,7 +618,7 @@ def test_ends_of_downloads_make_room_for_values(registry: Registry, monkeypatch:
     assert kept(registry, running)
 
 
-def test_forgotten_topics_give_their_bytes_back(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removed_topics_free_their_bytes(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     topics = full_of(registry, monkeypatch, 3)
     for topic in topics:
         registry.leave(topic, 0.0)

@@ -132,7 +132,7 @@ def volumes(bodies: list) -> list[int]:
 
 
 class Clock:
-    """Replaces the module `time`; the test moves it."""
+    """Replace the module `time` by a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -152,7 +152,7 @@ def clock(monkeypatch) -> Clock:
 
 
 def settle(sink: Recorder, replay: Replay, topic: Topic) -> None:
-    """Let the player do what is due: it has, once it answers a subscription."""
+    """Wait until the player has done all due work: it answers a subscription after that."""
     accepted = sink.said.count(("accept", topic, None))
     join(replay, topic)
     sink.wait_for(lambda: sink.said.count(("accept", topic, None)) > accepted)
@@ -172,7 +172,7 @@ def test_row_before_the_first_is_due_at_once():
     assert due(T - 3000, T, 1) == 0
 
 
-def test_full_speed_waits_for_nothing():
+def test_full_speed_does_not_wait():
     assert due(T + HOUR, T, 0) == 0
 
 
@@ -245,7 +245,7 @@ def test_rows_with_the_same_code_and_time_are_all_delivered(make, speed):
     ]
 
 
-def test_rows_that_go_back_in_time_keep_their_place(make):
+def test_rows_that_step_back_in_time_keep_their_place(make):
     sink = Recorder()
     replay = make(sink, [(MAOTAI, T, 1), (BANK, T - 2000, 2), (MAOTAI, T - HOUR, 3)], speed=1)
     join(replay, whole_topic("SH"))
@@ -257,7 +257,7 @@ def test_rows_that_go_back_in_time_keep_their_place(make):
     ]
 
 
-def test_only_what_is_subscribed_is_published(make):
+def test_only_subscribed_codes_are_published(make):
     sink = Recorder(room=0)
     replay = make(sink, [(MAOTAI, T, 1), (BANK, T, 2), (PING_AN, T, 3)])
     join(replay, quote_topic(BANK), whole_topic("SZ"), whole_topic(MAOTAI))
@@ -365,7 +365,7 @@ def test_rows_wait_for_their_time(make, clock):
 
 
 @pytest.mark.parametrize("speed", [0, 1000])
-def test_loop_starts_again_at_the_first_row_with_the_same_times(make, speed):
+def test_loop_restarts_at_the_first_row_with_the_same_times(make, speed):
     sink = Recorder()
     replay = make(sink, [(MAOTAI, T, 1), (MAOTAI, T + 1, 2)], loop=True, speed=speed)
     join(replay, quote_topic(MAOTAI))
@@ -395,7 +395,7 @@ def test_loop_without_subscription_waits_for_one_and_the_delay(make, clock):
     sink.wait_for(lambda: volumes(sink.bodies(topic))[last_values : last_values + 2] == [1, 2])
 
 
-def test_loop_that_is_watched_starts_again_without_a_delay(make, clock):
+def test_loop_with_a_subscriber_restarts_without_a_delay(make, clock):
     sink = Recorder(room=1)
     replay = make(sink, [(MAOTAI, T, 1)], loop=True, delay=0.05)
     settle(sink, replay, quote_topic(MAOTAI))
@@ -407,7 +407,7 @@ def test_loop_that_is_watched_starts_again_without_a_delay(make, clock):
     sink.wait_for(lambda: len(sink.bodies(quote_topic(MAOTAI))) > 3)
 
 
-def test_loop_at_a_pace_leaves_a_second_between_two_passes(make, clock):
+def test_loop_at_a_pace_pauses_a_second_between_two_passes(make, clock):
     sink = Recorder()
     replay = make(sink, [(MAOTAI, T, 1)], loop=True, speed=20)
     join(replay, quote_topic(MAOTAI))
@@ -420,10 +420,10 @@ def test_loop_at_a_pace_leaves_a_second_between_two_passes(make, clock):
     sink.wait_for(lambda: len(sink.bodies(quote_topic(MAOTAI))) == 2)
 
 
-# -- What it cannot serve
+# -- Refused topics and files
 
 
-def test_lossless_at_full_speed_only():
+def test_replay_is_lossless_only_at_full_speed():
     assert Replay(Config(file="x.csv", speed=0)).lossless
     assert not Replay(Config(file="x.csv", speed=300)).lossless
     assert not Replay(Config(file="x.csv")).simulated
@@ -439,7 +439,7 @@ def test_lossless_at_full_speed_only():
         (quote_topic(MAOTAI, "l2quote"), "unsupported_period", "'l2quote'"),
     ],
 )
-def test_what_the_file_does_not_have_is_refused_by_name(make, topic, code, named):
+def test_a_topic_that_the_file_does_not_have_is_refused(make, topic, code, named):
     sink = Recorder()
     replay = make(sink, [(MAOTAI, T, 1)])
     with pytest.raises(Refused, match=named) as caught:
@@ -492,7 +492,7 @@ def test_a_file_removed_before_its_start_brings_the_feed_down(make, tmp_path, ca
     assert [record.exc_info is not None for record in caplog.records if record.levelno == logging.ERROR] == [True]
 
 
-def test_file_sorted_by_code_is_warned_about_where_it_has_a_pace(make, caplog):
+def test_a_file_sorted_by_code_logs_a_warning_at_a_pace(make, caplog):
     rows = [(MAOTAI, T, 1), (MAOTAI, T + HOUR, 2), (BANK, T, 3)]
     make(Recorder(), rows, speed=0)
     assert "go back" not in caplog.text
@@ -500,12 +500,12 @@ def test_file_sorted_by_code_is_warned_about_where_it_has_a_pace(make, caplog):
     assert "go back by up to 3600 s" in caplog.text
 
 
-def test_falling_behind_its_pace_is_warned_about_once(make, caplog):
+def test_falling_behind_the_pace_logs_one_warning(make, caplog):
     sink = Recorder(room=0)
     replay = make(sink, [(MAOTAI, T, 1), (MAOTAI, T + 1, 2)], speed=1e6)
     join(replay, quote_topic(MAOTAI))
     for volume in (1, 2):
-        # It answers before the row is due, then only between two waits for room.
+        # The player answers before the row is due, and afterwards only between two waits for room.
         for _ in range(4):
             settle(sink, replay, whole_topic("SH"))
         assert "falls behind" in caplog.text

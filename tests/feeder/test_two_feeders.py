@@ -32,7 +32,7 @@ def second(data_dir: Path, addresses: dict[str, str]) -> subprocess.CompletedPro
 
 @pytest.fixture
 def first(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, str]]]:
-    """Return what starts a feeder in the folder ``a`` and returns the addresses at which it listens."""
+    """Return a function that starts a feeder in the folder ``a`` and returns the addresses at which it listens."""
     started: list[subprocess.Popen[str]] = []
 
     def start(addresses: dict[str, str]) -> dict[str, str]:
@@ -68,7 +68,7 @@ def test_a_second_feeder_on_the_same_folder_is_refused_by_name(
     assert refused.returncode == 1
     assert f"data_dir: another feeder has its trade journal in {tmp_path / 'a'}" in refused.stderr
     assert "Traceback" not in refused.stderr
-    # Each to its own.
+    # A feeder with its own folder and addresses starts.
     assert second(tmp_path / "b", FREE).returncode == 0
 
 
@@ -87,7 +87,7 @@ def test_a_second_feeder_on_the_same_address_is_refused_by_name(
 def test_a_used_ipc_address_is_refused_and_a_stale_one_is_taken(
     first: Callable[[dict[str, str]], dict[str, str]], tmp_path: Path
 ) -> None:
-    # Short: a path of such a socket has some hundred characters at most.
+    # The name is short: the path of such a socket has at most about a hundred characters.
     address = f"ipc://{tmp_path}/m"
     if len(address) > 100:
         pytest.skip("the folder's name is too long for a socket")

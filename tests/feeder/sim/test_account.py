@@ -10,7 +10,7 @@ import pytest
 from feeder.sim.account import SimulatedAccount
 from feeder.sim.constants import NAMES
 
-# Read as a client reads them: not typed.
+# The events are read as a client reads them: without types.
 Event: TypeAlias = tuple[str, dict[str, Any]]
 
 CODES = ("600519.SH", "000001.SZ", "600000.SH", "300750.SZ")
@@ -26,7 +26,7 @@ SIDE = {"direction": int, "offset_flag": int, "direction_name": str, "offset_fla
 INSTRUMENT = {"stock_code": str, "secu_account": str, "instrument_name": str}
 ORDER = {"order_id": int, "strategy_name": str, "order_remark": str}
 ACCOUNT = {"account_type": int, "account_id": str, "account_type_name": str}
-# Every field of the callback's object, native extras included, and the enumerations by name.
+# Every field of the callback's object, including native extras, and the names of its enumerations.
 FIELDS: dict[str, dict[str, type]] = {
     "account_status": {"status": int, "status_name": str},
     "asset": dict.fromkeys(
@@ -99,7 +99,7 @@ def fen(yuan: Any) -> int:
 
 @pytest.fixture(scope="module", params=range(3))
 def groups(request: pytest.FixtureRequest) -> list[list[Event]]:
-    """Two days of one order in a minute."""
+    """Return the events of two days with one order a minute, grouped by step."""
     return list(run(account(request.param, interval=60_000), 48, 5000))
 
 
@@ -115,7 +115,7 @@ def test_the_first_step_opens_the_account() -> None:
     assert {data["stock_code"] for event, data in first if event == "position"} == set(CODES)
 
 
-def test_nothing_happens_before_the_start() -> None:
+def test_no_event_comes_before_the_start() -> None:
     assert account().step(START - 1) == []
 
 
@@ -142,7 +142,7 @@ def test_enumerations_have_the_names_of_xtconstant(events: list[Event]) -> None:
                 assert data[f"{field}_name"] == names[value]
 
 
-def test_the_asset_adds_up_and_is_the_sum_of_the_positions_seen(groups: list[list[Event]]) -> None:
+def test_the_asset_is_the_sum_of_cash_and_positions(groups: list[list[Event]]) -> None:
     values: dict[object, int] = {}
     asset: dict[str, Any] = {}
     for group in groups:
@@ -165,7 +165,7 @@ def fee(amount: int, sale: bool) -> int:
     return max(500, amount // 4000) + (amount // 2000 if sale else 0)
 
 
-def test_cash_changes_by_what_was_traded_and_its_fees_and_nothing_else(events: list[Event]) -> None:
+def test_cash_changes_only_by_traded_amounts_and_fees(events: list[Event]) -> None:
     cash = 0
     amounts: Counter[object] = Counter()
     charged: Counter[object] = Counter()
@@ -178,12 +178,12 @@ def test_cash_changes_by_what_was_traded_and_its_fees_and_nothing_else(events: l
             assert charged[order_id] == fee(amounts[order_id], sale)
             cash += (amount if sale else -amount) - commission
         elif event == "asset":
-            # Frozen or free, it is still there.
+            # Freezing cash does not change the total.
             assert cash in (0, fen(data["current_balance"]))
             cash = fen(data["current_balance"])
 
 
-def test_frozen_cash_is_exactly_what_open_buys_may_still_cost(groups: list[list[Event]]) -> None:
+def test_frozen_cash_is_the_remaining_cost_of_open_buys(groups: list[list[Event]]) -> None:
     junk = {data["order_id"] for group in groups for event, data in group if event == "order_error"}
     open_buys: dict[object, dict[str, Any]] = {}
     charged: Counter[object] = Counter()
@@ -207,20 +207,20 @@ def test_frozen_cash_is_exactly_what_open_buys_may_still_cost(groups: list[list[
     assert most > 0
 
 
-def test_proceeds_of_today_cannot_be_taken_out(events: list[Event]) -> None:
+def test_proceeds_of_today_cannot_be_withdrawn(events: list[Event]) -> None:
     proceeds = 0
     for event, data in events:
         if event == "trade" and data["order_type"] == 24:
             proceeds += fen(data["traded_amount"]) - fen(data["commission"])
         elif event == "asset":
             if fen(data["fetch_balance"]) == fen(data["cash"]):
-                # Nothing was sold yet, or a new day began.
+                # No share was sold yet, or a new day began.
                 proceeds = 0
             assert fen(data["fetch_balance"]) == max(0, fen(data["cash"]) - proceeds)
     assert proceeds > 0
 
 
-def test_a_position_costs_what_was_paid_for_it(events: list[Event]) -> None:
+def test_the_cost_of_a_position_is_the_price_paid(events: list[Event]) -> None:
     costs: dict[object, float] = {}
     volumes: dict[object, int] = {}
     trade: dict[str, Any] | None = None
@@ -231,7 +231,7 @@ def test_a_position_costs_what_was_paid_for_it(events: list[Event]) -> None:
             code, volume = data["stock_code"], data["volume"]
             cost = data["avg_price"] * volume
             if trade is not None:
-                # The position follows its trade, valued at the price of it.
+                # The position event follows its trade event, and is valued at the price of that trade.
                 assert trade["stock_code"] == code
                 assert data["last_price"] == trade["traded_price"]
                 if trade["order_type"] == 23:
@@ -267,7 +267,7 @@ def test_positions_are_whole_lots_and_shares_of_today_cannot_be_sold(events: lis
 
 def test_shares_bought_can_be_sold_the_next_day() -> None:
     simulated = account(interval=60_000)
-    # Shanghai's midnight is 14 hours after the start.
+    # Midnight in Shanghai is 14 hours after the start.
     evening = {
         str(data["stock_code"]): data for event, data in flatten(run(simulated, 13.99, 60_000)) if event == "position"
     }
@@ -282,12 +282,12 @@ def test_shares_bought_can_be_sold_the_next_day() -> None:
     assert assets[-1]["fetch_balance"] == assets[-1]["cash"]
 
 
-def test_every_order_ends_in_one_of_four_ways_after_a_plausible_life(events: list[Event]) -> None:
+def test_every_order_ends_in_one_of_four_states_in_plausible_steps(events: list[Event]) -> None:
     lives: dict[object, list[int]] = defaultdict(list)
     for event, data in events:
         if event == "order":
             lives[data["order_id"]].append(data["order_status"])
-    # The last ones may still be alive.
+    # The last orders may still be open.
     last = list(lives)[-2:]
     ends: Counter[int] = Counter()
     for order_id, life in lives.items():
@@ -320,7 +320,7 @@ def test_fills_add_up_to_the_order_within_its_limit(events: list[Event]) -> None
             assert fen(data["traded_amount"]) == fen(traded) * volume
             assert traded <= limit if data["order_type"] == 23 else traded >= limit
             now = data["traded_time"]
-            # The time has whole seconds, the price was asked for within it.
+            # The time has whole seconds; the price was taken at some moment of that second.
             code = str(data["stock_code"])
             around = [price(code, now * 1000), price(code, now * 1000 + 999)]
             assert min(around) - 0.0051 <= traded <= max(around) + 0.0051
@@ -397,12 +397,12 @@ def test_the_size_of_the_steps_does_not_change_the_events(interval: int) -> None
     assert len(fine) > 100
 
 
-def test_days_in_one_step_are_the_days_in_small_steps() -> None:
+def test_one_large_step_gives_the_same_days_as_small_steps() -> None:
     fine = flatten(run(account(3, HOUR), 100, 60_000))
     assert account(3, HOUR).step(START + 100 * HOUR) == fine
 
 
-def test_another_seed_gives_another_day() -> None:
+def test_another_seed_gives_other_events() -> None:
     assert account(1).step(START + HOUR) != account(2).step(START + HOUR)
 
 
@@ -418,7 +418,7 @@ def test_a_long_pause_is_not_traded_afterwards() -> None:
     assert any(event == "async_response" for event, _ in simulated.step(later + 1000))
 
 
-def test_many_days_of_pause_are_one_new_day() -> None:
+def test_a_pause_of_many_days_counts_as_one_new_day() -> None:
     simulated = account(interval=10, codes=())
     simulated.step(START)
     assert [event for event, _ in simulated.step(START + 30 * DAY)] == ["asset"]
@@ -443,8 +443,8 @@ def test_a_price_beyond_the_limit_fills_nothing() -> None:
     assert fills > 100
 
 
-def test_a_position_that_is_sold_is_shown_empty_until_the_day_ends() -> None:
-    # At such a price the account holds one lot and can afford no second one; the market closes when it is sold.
+def test_a_sold_position_is_listed_as_empty_until_the_day_ends() -> None:
+    # At this price the account holds one lot and cannot afford a second one; the market closes when it is sold.
     closed = False
     simulated = SimulatedAccount("10000001", 1, lambda code, ms: None if closed else 150_000, CODES[:1], 600_000, START)
     assert simulated.step(START)[-1][1]["volume"] == 100
@@ -470,7 +470,7 @@ def test_an_order_that_gets_no_fill_is_priced_away_from_the_market() -> None:
     assert set(unfilled) == {(23, 297.0), (24, 303.0)}
 
 
-def test_no_order_is_placed_and_none_is_filled_while_there_is_no_price() -> None:
+def test_no_order_is_placed_or_filled_without_a_price() -> None:
     closed = START + 10 * 60_000
 
     def until_closed(code: str, ms: int) -> float | None:
@@ -491,7 +491,7 @@ def test_without_codes_there_is_only_cash() -> None:
     assert opened[1][1]["market_value"] == 0
 
 
-def test_an_account_that_starts_without_prices_buys_its_first_shares_later() -> None:
+def test_an_account_started_without_prices_buys_shares_later() -> None:
     simulated = SimulatedAccount(
         "10000001", 1, lambda code, ms: price(code, ms) if ms > START else None, CODES, 1000, START
     )
@@ -509,15 +509,15 @@ def test_buys_without_enough_cash_are_rejected() -> None:
     assert not any(event == "trade" for event, _ in events)
 
 
-def test_what_cannot_be_bought_is_sold_if_it_is_held() -> None:
-    # At such a price the account holds one lot and can afford no second one.
+def test_a_code_that_cannot_be_bought_is_sold_if_it_is_held() -> None:
+    # At this price the account holds one lot and cannot afford a second one.
     for seed in range(10):
         simulated = SimulatedAccount("10000001", seed, lambda code, ms: 150_000, CODES[:1], 600_000, START)
         first = next(data for event, data in simulated.step(START + 600_000) if event == "order")
         assert first["order_type"] == 24
 
 
-def test_the_account_is_rich_enough_for_its_own_rate() -> None:
+def test_the_account_has_enough_cash_for_its_order_rate() -> None:
     simulated = account(interval=100)
     for minute in range(1, 11):
         events = simulated.step(START + minute * 60_000)
@@ -525,6 +525,6 @@ def test_the_account_is_rich_enough_for_its_own_rate() -> None:
         assert {data["order_type"] for event, data in events if event == "trade"} == {23, 24}
 
 
-def test_orders_closer_than_their_numbers_are_refused() -> None:
+def test_an_order_interval_below_10_ms_is_refused() -> None:
     with pytest.raises(ValueError, match="order_interval_ms must be at least 10, got 9"):
         account(interval=9)

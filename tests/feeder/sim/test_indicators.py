@@ -31,7 +31,7 @@ def close_to(expected: list[float]) -> object:
     return pytest.approx(expected, rel=1e-9, abs=1e-9, nan_ok=True)
 
 
-# The references below follow the definitions word for word and read the whole history for every bar.
+# The reference functions below follow the definitions literally and read the whole history for every bar.
 
 
 def ema(values: list[float], n: int) -> float:
@@ -144,7 +144,7 @@ def test_formulas_agree_with_a_slow_reference(seed: int) -> None:
         assert boll[output] == close_to(band), output
 
 
-def test_a_flat_stretch_after_a_fall_has_no_width_and_no_imaginary_one() -> None:
+def test_the_band_of_flat_prices_after_a_fall_has_width_zero() -> None:
     # Rounding makes the updated sum of squares negative here.
     boll = calculate("BOLL", flat(30000, 30000, 10.03, 10.03, 10.03), {"M": 3})
     assert boll["UB"][-1] == boll["BOLL"][-1] == boll["LB"][-1] == pytest.approx(10.03)
@@ -160,12 +160,12 @@ def test_every_output_is_as_long_as_the_bars(name: str, count: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "params"), [("MA", {}), ("KDJ", {}), ("BOLL", {})])
-def test_windows_longer_than_the_bars_have_no_value(name: str, params: Mapping[str, int]) -> None:
+def test_windows_longer_than_the_history_have_no_value(name: str, params: Mapping[str, int]) -> None:
     for values in calculate(name, wandering(4, 1), params).values():
         assert all(math.isnan(value) for value in values)
 
 
-def test_constant_prices_have_flat_lines_and_no_rsi_or_kdj() -> None:
+def test_constant_prices_give_flat_lines_and_no_rsi_or_kdj() -> None:
     bars = flat(*[10.03] * 80)
     assert calculate("MA", bars, {})["MA4"][59:] == [10.03] * 21
     boll = calculate("BOLL", bars, {})
@@ -176,13 +176,13 @@ def test_constant_prices_have_flat_lines_and_no_rsi_or_kdj() -> None:
             assert all(math.isnan(value) for value in values)
 
 
-def test_kdj_keeps_k_through_a_flat_stretch_and_moves_on_after_it() -> None:
+def test_kdj_keeps_k_while_prices_are_flat_and_then_continues() -> None:
     kdj = calculate("KDJ", flat(10, 11, 12, 12, 12, 11), {"N": 2})
-    # RSV 100 and 100, none twice, then 0
+    # RSV is 100 and 100, then has no value twice, then is 0
     assert kdj["K"] == close_to([NAN, 100, 100, 100, 100, 200 / 3])
 
 
-def test_rsi_stays_within_its_bounds_and_on_an_unchanged_close() -> None:
+def test_rsi_stays_in_its_bounds_and_is_kept_for_an_equal_close() -> None:
     rsi = calculate("RSI", flat(10, 11, 10.5, 10.5, 10.5), {"N": 6})["RSI"]
     assert rsi[3:] == close_to([rsi[2], rsi[2]])
     assert calculate("RSI", flat(10, 9, 8), {"N": 6})["RSI"][1:] == [0, 0]
@@ -192,7 +192,7 @@ def test_rsi_stays_within_its_bounds_and_on_an_unchanged_close() -> None:
     "params",
     [{"m1": "3"}, {"MA:M1": 3}, {"ma:m1": "3.0"}, {"M1": 3.0}, {"n1": 3}, {" M1 ": 3}],
 )
-def test_parameters_may_be_written_as_users_write_them(params: Mapping[str, int | float | str]) -> None:
+def test_parameters_may_have_any_usual_spelling(params: Mapping[str, int | float | str]) -> None:
     bars = wandering(30, 2)
     averages = calculate(" ma ", bars, params)
     assert averages["MA1"] == calculate("MA", bars, {"N": 3})["MA"]
@@ -240,8 +240,8 @@ def test_bad_parameters_are_refused_by_name(name: str, params: Mapping[str, floa
     assert refused.value.code == "upstream_refused"
 
 
-def test_long_histories_with_long_periods_end() -> None:
-    # A loop over the window for every bar would be 10 ** 10 steps, far beyond the timeout.
+def test_long_histories_with_long_periods_are_fast_enough() -> None:
+    # A loop over the window for every bar would take 10 ** 10 steps, far longer than the timeout.
     bars = flat(*range(1, 200_001))
     assert calculate("MA", bars, {"N": 100_000})["MA"][-1] == pytest.approx(150_000.5)
     assert calculate("KDJ", bars, {"N": 100_000})["K"][-1] == pytest.approx(100)

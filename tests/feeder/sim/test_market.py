@@ -44,20 +44,20 @@ def exchange() -> Market:
 
 
 def ticks_of(market: Market, code: str, after: int, until: int) -> list[dict]:
-    """Every tick of `code` in `after` < t <= `until`."""
+    """Return every tick of `code` in `after` < t <= `until`."""
     first = market.tick(code, after)["time"]
     moments = range(first, until + market.hours.interval, market.hours.interval)
     ticks = {tick["time"]: tick for tick in (market.tick(code, moment) for moment in moments)}
     return [tick for time, tick in ticks.items() if after < time <= until]
 
 
-def dealt_at(market: Market, code: str, after: int, until: int) -> list[float]:
+def traded_prices(market: Market, code: str, after: int, until: int) -> list[float]:
     """Return the prices of the trade prints in `after` < t <= `until`."""
     return [each["price"] for each in market.stream(code, "l2transaction", after, until)]
 
 
 def limit_days(market: Market, close_at: str) -> Iterator[tuple[str, int]]:
-    """Codes and days on which the price closes at the `highest` or `lowest` it may."""
+    """Yield codes and days on which the price closes at its `highest` or `lowest` limit."""
     number, _ = market.hours.locate(NOW)
     for code, instrument in market.instruments.items():
         day = market._day(code, number)
@@ -65,7 +65,7 @@ def limit_days(market: Market, close_at: str) -> Iterator[tuple[str, int]]:
             yield code, number
 
 
-def test_the_market_is_as_large_and_as_mixed_as_the_real_one(market: Market) -> None:
+def test_the_market_has_the_size_and_mix_of_the_real_one(market: Market) -> None:
     count = Counter((each.market, each.type) for each in market.instruments.values())
     assert 5300 <= len(market.instruments) <= 5500
     assert count["SH", "stock"] > 2000
@@ -144,9 +144,9 @@ def test_closes_stay_within_the_price_limits_day_after_day(market: Market) -> No
 
 
 @pytest.mark.parametrize(("close_at", "empty", "full"), [("highest", "ask", "bid"), ("lowest", "bid", "ask")])
-def test_nobody_is_on_the_other_side_at_a_price_limit(market: Market, close_at: str, empty: str, full: str) -> None:
+def test_a_price_limit_has_levels_on_one_side_only(market: Market, close_at: str, empty: str, full: str) -> None:
     days = list(limit_days(market, close_at))
-    # In a real market some 1 % of the stocks close there.
+    # In a real market about 1 % of the stocks close at a limit.
     assert 10 < len(days) < 120
     queued = behind = 0
     for code, number in days:
@@ -163,7 +163,7 @@ def test_nobody_is_on_the_other_side_at_a_price_limit(market: Market, close_at: 
     assert queued > 10 * behind
 
 
-def test_a_price_that_closes_at_its_limit_has_stayed_there(market: Market) -> None:
+def test_a_price_that_closes_at_its_limit_stayed_there_before(market: Market) -> None:
     shares = []
     for code, number in limit_days(market, "highest"):
         evening = range(market.hours.midnight(number) + 18 * HOUR, market.hours.midnight(number + 1), 10 * MINUTE)
@@ -172,7 +172,7 @@ def test_a_price_that_closes_at_its_limit_has_stayed_there(market: Market) -> No
     assert sum(shares) / len(shares) > 0.8
 
 
-def test_prices_walk_above_and_below_the_line_from_open_to_close(market: Market) -> None:
+def test_prices_go_above_and_below_the_line_from_open_to_close(market: Market) -> None:
     number, _ = market.hours.locate(NOW)
     days = [market._day(code, number).whole for code in market.instruments]
     above = sum(day.value / day.lots > (day.first + day.last) / 2 for day in days)
@@ -180,7 +180,7 @@ def test_prices_walk_above_and_below_the_line_from_open_to_close(market: Market)
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_cumulative_numbers_only_grow_and_extremes_only_widen(market: Market, code: str) -> None:
+def test_totals_only_grow_and_highs_and_lows_only_widen(market: Market, code: str) -> None:
     ticks = ticks_of(market, code, NOW - 10 * MINUTE, NOW)
     assert len(ticks) == 200
     for before, after in pairwise(ticks):
@@ -188,14 +188,14 @@ def test_cumulative_numbers_only_grow_and_extremes_only_widen(market: Market, co
         assert after["volume"] > before["volume"]
         assert after["amount"] > before["amount"]
         assert after["transactionNum"] > before["transactionNum"]
-        dealt = dealt_at(market, code, before["time"], after["time"])
+        dealt = traded_prices(market, code, before["time"], after["time"])
         assert after["high"] == max(before["high"], *dealt)
         assert after["low"] == min(before["low"], *dealt)
         assert (after["open"], after["lastClose"]) == (before["open"], before["lastClose"])
     assert len({tick["lastPrice"] for tick in ticks}) > 3
 
 
-def test_a_tick_depends_on_nothing_but_seed_code_and_time(market: Market) -> None:
+def test_a_tick_depends_only_on_seed_code_and_time(market: Market) -> None:
     moments = [NOW + n * 7919 for n in range(-400, 400)]
     asked = [(code, moment) for code in CODES for moment in moments]
     in_order = {each: market.tick(*each) for each in asked}
@@ -208,7 +208,7 @@ def test_a_tick_depends_on_nothing_but_seed_code_and_time(market: Market) -> Non
     assert Market(2).tick(*asked[0]) != in_order[asked[0]]
 
 
-def test_a_day_adds_up_from_its_ticks(market: Market) -> None:
+def test_a_day_is_the_sum_of_its_ticks(market: Market) -> None:
     code = "000001.SZ"
     begin = at(0)
     ticks = ticks_of(market, code, begin, begin + DAY)
@@ -217,12 +217,12 @@ def test_a_day_adds_up_from_its_ticks(market: Market) -> None:
     assert ticks[0]["open"] == ticks[-1]["open"] == prices[0]
     high, low = 0.0, math.inf
     for before, after in pairwise([{"time": begin}, *ticks[::100]]):
-        dealt = dealt_at(market, code, before["time"], after["time"])
+        dealt = traded_prices(market, code, before["time"], after["time"])
         high, low = max(high, *dealt), min(low, *dealt)
         assert (after["high"], after["low"]) == (high, low)
     bar = market.bar(code, "1d", begin + DAY)
     assert (bar["open"], bar["close"]) == (prices[0], prices[-1])
-    rest = dealt_at(market, code, ticks[-100]["time"], begin + DAY)
+    rest = traded_prices(market, code, ticks[-100]["time"], begin + DAY)
     assert (bar["high"], bar["low"]) == (max(high, *rest), min(low, *rest))
     assert (bar["volume"], bar["amount"]) == (ticks[-1]["volume"], ticks[-1]["amount"])
     assert market.tick(code, begin + DAY + 3000)["lastClose"] == prices[-1]
@@ -245,7 +245,7 @@ def test_bars_are_the_sum_of_their_ticks(hours: str, interval: int, period: str)
     if before["time"] < at(0) or clock(before["time"]).startswith("2026-11-17"):
         before = {"volume": 0, "amount": 0.0}
     assert list(bar) == BAR_FIELDS
-    dealt = dealt_at(market, code, begin, ticks[-1]["time"])
+    dealt = traded_prices(market, code, begin, ticks[-1]["time"])
     assert (bar["open"], bar["high"], bar["low"], bar["close"]) == (prices[0], max(dealt), min(dealt), prices[-1])
     assert bar["volume"] == ticks[-1]["volume"] - before["volume"]
     assert bar["amount"] == pytest.approx(ticks[-1]["amount"] - before["amount"], abs=0.01)
@@ -269,7 +269,7 @@ def test_longer_bars_are_the_sum_of_their_days(exchange: Market, period: str) ->
 
 @pytest.mark.parametrize("hours", ["always", "exchange"])
 @pytest.mark.parametrize("period", [*MINUTE_BARS, *DAY_BARS])
-def test_history_is_what_the_forming_bars_had_become(hours: str, period: str) -> None:
+def test_history_equals_the_final_state_of_the_forming_bars(hours: str, period: str) -> None:
     market, code = Market(1, hours=hours), "601318.SH"  # type: ignore[arg-type]
     bars = market.bars(code, period, NOW, 30)
     times = [bar["time"] for bar in bars]
@@ -282,7 +282,7 @@ def test_history_is_what_the_forming_bars_had_become(hours: str, period: str) ->
         assert closes == [bar["preClose"] for bar in bars[1:]]
 
 
-def test_history_is_as_long_as_asked_for(market: Market) -> None:
+def test_history_has_the_requested_length(market: Market) -> None:
     assert len(market.bars("000001.SZ", "1d", NOW, -1)) == HISTORY_BARS
     assert len(market.bars("000001.SZ", "1m", NOW, 7)) == 7
     assert [clock(bar["time"])[:4] for bar in market.bars("000001.SZ", "1y", NOW, -1)] == [
@@ -295,14 +295,14 @@ def test_history_is_as_long_as_asked_for(market: Market) -> None:
     assert refused.value.code == "unsupported_period"
 
 
-def test_bars_of_the_exchange_end_when_the_exchange_says(exchange: Market) -> None:
+def test_bars_in_exchange_hours_end_at_the_times_of_the_exchange(exchange: Market) -> None:
     ends = {clock(bar["time"])[-8:] for bar in exchange.bars("000001.SZ", "1h", NOW, 40)}
     assert ends == {"10:30:00", "11:30:00", "14:00:00", "15:00:00"}
     minutes = [clock(bar["time"])[-8:] for bar in exchange.bars("000001.SZ", "1m", at(13, 0, 30), 3)]
     assert minutes == ["11:29:00", "11:30:00", "13:01:00"]
 
 
-def test_ticks_of_the_exchange_know_the_hour(exchange: Market) -> None:
+def test_ticks_in_exchange_hours_follow_the_trading_phase(exchange: Market) -> None:
     def tick(*moment: int, day: int = 18) -> dict:
         return exchange.tick("600519.SH", at(*moment, day=day))
 
@@ -325,7 +325,7 @@ def test_ticks_of_the_exchange_know_the_hour(exchange: Market) -> None:
 
 
 @pytest.mark.parametrize("hours", ["always", "exchange"])
-def test_each_code_falls_due_once_an_interval_at_its_own_phase(hours: str) -> None:
+def test_each_code_is_due_once_an_interval_at_its_own_phase(hours: str) -> None:
     market = Market(1, hours=hours)  # type: ignore[arg-type]
     begin = at(10)
     times: dict[str, list[int]] = {}
@@ -340,7 +340,7 @@ def test_each_code_falls_due_once_an_interval_at_its_own_phase(hours: str) -> No
     assert all(second - first == 3000 for first, second in times.values())
 
 
-def test_nothing_falls_due_while_the_exchange_is_closed(exchange: Market) -> None:
+def test_no_code_is_due_while_the_exchange_is_closed(exchange: Market) -> None:
     def due(after: int, until: int) -> Counter[str]:
         return Counter(code for each in range(after, until, 1000) for code in exchange.due(each, each + 1000))
 
@@ -356,7 +356,7 @@ def test_nothing_falls_due_while_the_exchange_is_closed(exchange: Market) -> Non
     assert exchange.trading_price("999999.SZ", at(10)) is None
 
 
-def test_nothing_is_missed_or_doubled_over_midnight(market: Market) -> None:
+def test_no_tick_is_missed_or_doubled_over_midnight(market: Market) -> None:
     begin = at(23, 59, 57)
     due = Counter(code for each in range(begin, begin + 6000, 100) for code in market.due(each, each + 100))
     assert due.keys() == market.instruments.keys()
@@ -376,7 +376,7 @@ def test_trade_prints_add_up_to_the_tick(market: Market, code: str) -> None:
             *range(before["transactionNum"] + 1, after["transactionNum"] + 1)
         ]
         assert (prints[-1]["price"], prints[-1]["time"]) == (after["lastPrice"], after["time"])
-        # Of two snapshots in different minutes all that was dealt between them is in the later minute, as in the bar.
+        # All trades between two snapshots in different minutes belong to the later minute, as in the bar.
         minute = (after["time"] - 1) // MINUTE * MINUTE
         assert before["time"] < prints[0]["time"] < max(before["time"], minute) + 1000
         for each in prints:
@@ -393,18 +393,18 @@ def test_trade_prints_add_up_to_the_tick(market: Market, code: str) -> None:
 @pytest.mark.parametrize(
     ("hours", "interval", "rate"), [("always", 3000, 5), ("exchange", 3000, 40), ("exchange", 500, 5)]
 )
-def test_no_trade_print_leaves_the_range_of_its_tick_and_bar(seed: int, hours: str, interval: int, rate: int) -> None:
+def test_trade_prints_stay_in_the_range_of_their_tick_and_bar(seed: int, hours: str, interval: int, rate: int) -> None:
     market = Market(seed, interval, rate, hours)  # type: ignore[arg-type]
     rng = random.Random(seed)
     codes = [code for code, each in market.instruments.items() if each.type != "index"]
-    # A price limit leaves the least room.
+    # The range is smallest at a price limit.
     cases = list(islice(limit_days(market, "highest"), 2)) + list(islice(limit_days(market, "lowest"), 2))
     number, _ = market.hours.locate(NOW)
     cases += [(rng.choice(codes), number - rng.randrange(200)) for _ in range(10)]
     checked = 0
     for code, day in cases:
         opens = market.hours.midnight(day) + (0 if hours == "always" else 9 * HOUR + HOUR // 2)
-        # Behind the open, where ranges are narrow; anywhere; over lunch; up to the close.
+        # After the open, where ranges are narrow; at any time; over the lunch break; up to the close.
         for begin in (
             0,
             rng.randrange(10 * MINUTE),
@@ -415,7 +415,7 @@ def test_no_trade_print_leaves_the_range_of_its_tick_and_bar(seed: int, hours: s
             until = opens + begin + 9000
             ticks = ticks_of(market, code, opens + begin, until + interval)
             for each in market.stream(code, "l2transaction", opens + begin, until):
-                # The first tick that has it.
+                # The first tick that includes this trade print.
                 tick = next((tick for tick in ticks if tick["time"] >= each["time"]), None)
                 if tick is None:
                     continue
@@ -430,7 +430,7 @@ def test_no_trade_print_leaves_the_range_of_its_tick_and_bar(seed: int, hours: s
 
 @pytest.mark.parametrize("hours", ["always", "exchange"])
 @pytest.mark.parametrize(("interval", "rate"), [(3000, 5), (700, 5), (7000, 15)])
-def test_the_trade_prints_of_a_minute_are_its_bar(hours: str, interval: int, rate: int) -> None:
+def test_the_trade_prints_of_a_minute_add_up_to_its_bar(hours: str, interval: int, rate: int) -> None:
     market = Market(9, interval, rate, hours)  # type: ignore[arg-type]
     for bar in market.bars("300750.SZ", "1m", at(13, 7), 130)[:-1]:
         prints = market.stream("300750.SZ", "l2transaction", bar["time"] - MINUTE, bar["time"])
@@ -440,7 +440,7 @@ def test_the_trade_prints_of_a_minute_are_its_bar(hours: str, interval: int, rat
 
 
 @pytest.mark.parametrize("rate", [1, 5, 40])
-def test_there_are_as_many_trade_prints_as_the_setting_says(rate: int) -> None:
+def test_the_number_of_trade_prints_follows_the_setting(rate: int) -> None:
     market = Market(1, l2_rate=rate)
     for code in CODES:
         prints = market.stream(code, "l2transaction", NOW - 10 * MINUTE, NOW)
@@ -507,7 +507,7 @@ def test_depth_has_a_thousand_levels_or_ends_at_the_price_limits(market: Market)
         ("000300.SH", "l2order"),
     ],
 )
-def test_what_is_not_simulated_is_refused_by_name(market: Market, code: str, period: str) -> None:
+def test_a_period_that_is_not_simulated_is_refused_by_name(market: Market, code: str, period: str) -> None:
     with pytest.raises(Refused, match=period) as refused:
         market.check_period(code, period)
     assert refused.value.code == "unsupported_period"
@@ -518,7 +518,7 @@ def test_an_index_has_no_depth(market: Market) -> None:
         market.thousand("000300.SH", 0, NOW)
 
 
-def test_any_part_of_a_walk_is_what_its_snapshots_add_up_to(market: Market) -> None:
+def test_any_part_of_a_walk_is_the_sum_of_its_snapshots(market: Market) -> None:
     number, _ = market.hours.locate(NOW)
     rng = random.Random(11)
     for code in rng.sample(sorted(market.instruments), 20):

@@ -51,7 +51,7 @@ class Recorder(Recording):
         self.said: list[Said] = []
 
     def _say(self, what: str, topic: str, body: object) -> None:
-        # As the real sink does, and a source may change its objects afterwards.
+        # Encode at once, as the real sink does: a source may change its objects afterwards.
         encode(body)
         self.note(self.said, Said(what, topic, deepcopy(body)))
 
@@ -98,7 +98,7 @@ class Recorder(Recording):
 
 
 class Clock:
-    """Time that runs `pace` times as fast as the real one, and can be set."""
+    """A clock that runs `pace` times as fast as real time, and can be set."""
 
     def __init__(self, start: int, pace: int = 1) -> None:
         self._start, self._pace, self._from = start, pace, time.monotonic_ns()
@@ -151,13 +151,13 @@ def market(config: Config) -> Market:
     return Market(config.sim_seed, round(config.sim_interval * 1000), config.sim_l2_rate, config.sim_hours)
 
 
-def test_it_is_a_simulated_source_of_every_kind() -> None:
+def test_the_simulator_is_a_simulated_source_of_every_kind() -> None:
     source: Source = Simulator(Config())
     assert source.name == "sim"
     assert source.simulated
     assert not source.lossless
     assert source.kinds == {Kind.QUOTE, Kind.WHOLE, Kind.L2, Kind.FORMULA, Kind.DOWNLOAD, Kind.TRADE}
-    # Closing what was never started does nothing.
+    # Closing a source that was never started does nothing.
     source.close()
 
 
@@ -166,12 +166,12 @@ def test_the_session_is_up_from_the_start(play: Callable[..., Played]) -> None:
     assert said[0][:2] == ("state", "up")
 
 
-def test_its_account_is_served_and_its_number_is_masked(play: Callable[..., Played]) -> None:
+def test_the_account_is_served_and_its_number_is_masked(play: Callable[..., Played]) -> None:
     (account,) = play().sink.accounts
     assert (account.account, account.type, account.state) == ("******0365", "STOCK", "up")
 
 
-def test_what_is_wanted_for_a_moment_only_is_not_begun() -> None:
+def test_a_topic_wanted_only_for_a_moment_is_not_started() -> None:
     simulator, sink = Simulator(Config(), Clock(NOW)), Recorder()
     left, wanted = l2_topic("600519.SH", 7), quote_topic("600519.SH")
     for topic in (left, wanted):
@@ -197,13 +197,13 @@ def test_a_quote_topic_begins_with_the_current_tick(play: Callable[..., Played])
     assert all((later - times[0]) % 100 == 0 for later in times)
 
 
-def test_the_first_tick_does_not_wait_for_the_next_one_to_fall_due(play: Callable[..., Played]) -> None:
+def test_the_first_tick_does_not_wait_for_the_next_due_time(play: Callable[..., Played]) -> None:
     played = play(sim_interval=60.0)
     (body,) = played.sink.bodies(played.subscribe(quote_topic(BANK)), 1)
     assert NOW - 60_000 < body[BANK][0]["time"] <= NOW
 
 
-def test_a_market_has_its_whole_snapshot_and_then_the_codes_that_fell_due(play: Callable[..., Played]) -> None:
+def test_a_market_sends_its_snapshot_and_then_the_due_codes(play: Callable[..., Played]) -> None:
     played = play(sim_interval=2.0)
     same = market(played.config)
     topic = played.subscribe(whole_topic("BJ"))
@@ -221,16 +221,16 @@ def test_a_market_has_its_whole_snapshot_and_then_the_codes_that_fell_due(play: 
 
 @pytest.mark.parametrize("interval", [2.0, 60.0])
 def test_first_push_of_a_market_has_all_its_codes(play: Callable[..., Played], interval: float) -> None:
-    # More codes than are made between two looks; with 2 s many of them fall due while the snapshot is made.
+    # There are more codes than are made between two checks; with 2 s many are due while the snapshot is made.
     played = play(sim_interval=interval)
     topic = played.subscribe(whole_topic("SH"))
     first, *_ = played.sink.bodies(topic, 1)
     assert first.keys() == set(market(played.config).codes("SH"))
-    # Nothing says earlier that the market is served.
+    # The first body is the first sign that the market is served.
     assert next(each for each in played.sink.wait(lambda said: True) if each.topic == topic).body
 
 
-def test_market_that_is_dropped_and_wanted_again_is_whole(play: Callable[..., Played]) -> None:
+def test_a_market_subscribed_again_begins_with_all_codes(play: Callable[..., Played]) -> None:
     played = play(sim_interval=60.0)
     topic = played.subscribe(whole_topic("SH"))
     played.unsubscribe(topic)
@@ -272,7 +272,7 @@ def test_every_tick_brings_the_record_of_other_periods(play: Callable[..., Playe
     same = market(played.config)
     ticks, quotes = played.subscribe(quote_topic(BANK)), played.subscribe(quote_topic(BANK, period))
     records = [body[BANK][0] for body in played.sink.bodies(quotes, 5)][1:]
-    # A tick may have come between the two subscriptions, but none comes without the other topic after them.
+    # A tick may come between the two subscriptions; after both, each tick comes on both topics.
     times = [body[BANK][0]["time"] for body in played.sink.bodies(ticks, 12)]
     expected = [same.quote(BANK, period, moment) for moment in times]
     first = expected.index(records[0])
@@ -280,7 +280,7 @@ def test_every_tick_brings_the_record_of_other_periods(play: Callable[..., Playe
 
 
 @pytest.mark.parametrize("gear_num", [0, 20])
-def test_depth_has_as_many_levels_as_asked_for(play: Callable[..., Played], gear_num: int) -> None:
+def test_depth_has_the_requested_number_of_levels(play: Callable[..., Played], gear_num: int) -> None:
     played = play()
     bodies = played.sink.bodies(played.subscribe(l2_topic(BANK, gear_num)), 3)
     assert all(len(body[BANK][0]["askPrice"]) == (gear_num or 1000) for body in bodies)
@@ -291,7 +291,7 @@ def test_depth_has_as_many_levels_as_asked_for(play: Callable[..., Played], gear
 
 
 @pytest.mark.parametrize("period", ["l2order", "l2transaction"])
-def test_orders_and_trade_prints_come_all_and_once(play: Callable[..., Played], period: str) -> None:
+def test_every_order_and_trade_print_comes_exactly_once(play: Callable[..., Played], period: str) -> None:
     played = play(sim_interval=1.0, sim_l2_rate=50)
     records = [
         record for body in played.sink.bodies(played.subscribe(quote_topic(BANK, period)), 15) for record in body[BANK]
@@ -301,8 +301,8 @@ def test_orders_and_trade_prints_come_all_and_once(play: Callable[..., Played], 
     assert records == market(played.config).stream(BANK, period, records[0]["time"] - 1, records[-1]["time"])
 
 
-def test_a_formula_begins_with_its_history_and_goes_on_with_the_newest_bar(play: Callable[..., Played]) -> None:
-    # A minute passes in three seconds, so that a bar ends on the way.
+def test_a_formula_sends_its_history_and_then_the_newest_bar(play: Callable[..., Played]) -> None:
+    # A minute passes in three seconds, so that a bar ends during the test.
     played = play(Clock(NOW, pace=20), sim_interval=3.0)
     spec = FormulaSpec(formula_name="MA", stock_code=BANK, period="1m", params={"N1": 3})
     topic = played.subscribe(formula_topic(spec))
@@ -320,7 +320,7 @@ def test_a_formula_begins_with_its_history_and_goes_on_with_the_newest_bar(play:
     assert last["timelist"] == [bar["time"] for bar in bars[at : at + 2]]
     closes = [bar["close"] for bar in bars]
     assert first["outputs"]["MA1"][-2] == pytest.approx(sum(closes[at - 3 : at]) / 3)
-    # The value of the bar that has ended is final.
+    # The value of an ended bar is final.
     assert last["outputs"]["MA1"][0] == pytest.approx(sum(closes[at - 2 : at + 1]) / 3)
     assert all(len(values) == 2 for values in last["outputs"].values())
     for body in bodies[1:-1]:
@@ -341,7 +341,7 @@ def slow_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("slow_formulas")
-def test_no_number_of_formulas_holds_up_a_tick(play: Callable[..., Played]) -> None:
+def test_no_number_of_formulas_delays_a_tick(play: Callable[..., Played]) -> None:
     played = play()
     topics = {played.subscribe(topic) for topic in many_formulas(150)}
     tick = played.subscribe(quote_topic(BANK))
@@ -351,7 +351,7 @@ def test_no_number_of_formulas_holds_up_a_tick(play: Callable[..., Played]) -> N
     said = played.sink.wait(lambda said: sum(each.topic == tick for each in said[begun:]) >= 10)[begun:]
     ticks = [index for index, each in enumerate(said) if each.topic == tick]
     between = [sum(each.topic in topics for each in said[at:to]) for at, to in pairwise(ticks)]
-    # All of them take six times as long as the pause between two ticks.
+    # All formulas together take six times as long as the pause between two ticks.
     assert sum(between) > 0
     assert sorted(between)[len(between) // 2] < len(topics) // 2
 
@@ -367,7 +367,7 @@ def test_a_new_quote_does_not_wait_for_formulas(play: Callable[..., Played]) -> 
     assert order.index(tick) < len(topics) // 2
 
 
-def test_a_kind_does_not_wait_for_another_to_begin(play: Callable[..., Played]) -> None:
+def test_a_kind_does_not_wait_for_the_start_of_another(play: Callable[..., Played]) -> None:
     played = play(sim_interval=60.0)
     depths = [played.subscribe(l2_topic(BANK, number)) for number in range(1, 201)]
     bar = played.subscribe(quote_topic(BANK, "1m"))
@@ -377,7 +377,7 @@ def test_a_kind_does_not_wait_for_another_to_begin(play: Callable[..., Played]) 
     assert order.index(bar) < len(depths)
 
 
-def test_formulas_have_a_limit_and_leave_their_place(
+def test_formulas_are_limited_and_an_ended_one_makes_room(
     play: Callable[..., Played], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(simulator_module, "MAX_FORMULA_BARS", 250)
@@ -397,7 +397,7 @@ def test_formulas_have_a_limit_and_leave_their_place(
     played.sink.bodies(third, 2)
 
 
-def test_a_formula_has_as_many_bars_as_asked_for(play: Callable[..., Played]) -> None:
+def test_a_formula_has_the_requested_number_of_bars(play: Callable[..., Played]) -> None:
     played = play()
     spec = FormulaSpec(formula_name="KDJ", stock_code=BANK, count=30)
     (body,) = played.sink.bodies(played.subscribe(formula_topic(spec)), 1)
@@ -425,16 +425,14 @@ def test_a_formula_has_as_many_bars_as_asked_for(play: Callable[..., Played]) ->
         pytest.param(formula_topic(FormulaSpec("MA", BANK, count=0)), "upstream_refused", "count", id="formula-count"),
     ],
 )
-def test_what_does_not_exist_is_refused_by_name(
-    play: Callable[..., Played], topic: Topic, code: str, named: str
-) -> None:
+def test_an_unknown_topic_is_refused_by_name(play: Callable[..., Played], topic: Topic, code: str, named: str) -> None:
     played = play()
     played.subscribe(topic)
     refused_as, reason = played.sink.refusal(topic)
     assert refused_as == code
     assert named in reason
     assert played.simulator.upstream() == 0
-    # The thread lives on.
+    # The thread still runs.
     played.sink.bodies(played.subscribe(quote_topic(BANK)), 2)
     assert not [each for each in played.sink.said if each.topic == topic and each.what == "publish"]
 
@@ -451,24 +449,24 @@ def test_what_does_not_exist_is_refused_by_name(
         formula_topic(FormulaSpec("MA", BANK)),
     ],
 )
-def test_an_unsubscribed_topic_is_quiet(play: Callable[..., Played], topic: Topic) -> None:
+def test_an_unsubscribed_topic_is_not_published(play: Callable[..., Played], topic: Topic) -> None:
     played = play()
     played.subscribe(topic)
     played.sink.bodies(topic, 2)
     assert played.simulator.upstream() == 1
     played.unsubscribe(topic)
-    # Calls are done in order, so what comes after the other's first body comes after the end of `topic`.
+    # Calls are handled in order, so `topic` has ended before the first body of the other topic.
     other = played.subscribe(quote_topic("600519.SH"))
     count = len(played.sink.bodies(other, 1)) and len([each for each in played.sink.said if each.topic == topic])
     played.sink.bodies(other, 5)
     assert len([each for each in played.sink.said if each.topic == topic]) == count
     assert played.simulator.upstream() == 1
-    # And it can be had again.
+    # The topic can be subscribed again.
     played.subscribe(topic)
     played.sink.wait(lambda said: len([each for each in said if each.topic == topic]) > count)
 
 
-def test_a_download_tells_its_progress_and_its_end(play: Callable[..., Played]) -> None:
+def test_a_download_publishes_its_progress_and_its_end(play: Callable[..., Played]) -> None:
     played = play()
     topic = download_topic("1")
     played.simulator.download(topic, DownloadRequest((BANK, "600519.SH", "510300.SH"), "1d", "", ""))
@@ -483,7 +481,7 @@ def test_a_download_tells_its_progress_and_its_end(play: Callable[..., Played]) 
 def test_a_cancelled_download_ends_as_an_error(play: Callable[..., Played]) -> None:
     played = play()
     topic = download_topic("1")
-    # Before its first turn: calls are done in order, and no turn comes between these.
+    # The cancel comes before the first turn of the download: calls are handled in order, without a turn between them.
     played.simulator.download(topic, DownloadRequest(tuple(market(played.config).instruments), "1d", "", ""))
     played.unsubscribe(topic)
     last = played.sink.wait(lambda said: any("status" in (each.body or {}) for each in said if each.topic == topic))
@@ -495,7 +493,7 @@ def test_a_cancelled_download_ends_as_an_error(play: Callable[..., Played]) -> N
     assert [each.body for each in played.sink.said if each.topic == topic][-1] == end
 
 
-def test_a_download_of_a_market_ends_too(play: Callable[..., Played]) -> None:
+def test_a_download_of_a_market_ends(play: Callable[..., Played]) -> None:
     played = play(sim_interval=0.02)
     codes = tuple(code for code in market(played.config).instruments if code != FAILING_DOWNLOAD)
     topic = download_topic("1")
@@ -527,7 +525,7 @@ def test_a_download_of_an_unknown_period_is_refused(play: Callable[..., Played])
     assert refused.value.code == "unsupported_period"
 
 
-def test_the_account_trades_from_the_start_at_prices_of_the_market(play: Callable[..., Played]) -> None:
+def test_the_account_trades_from_the_start_at_market_prices(play: Callable[..., Played]) -> None:
     played = play()
     needed = {"asset", "position", "order", "trade", "order_error"}
     said = played.sink.wait(lambda said: needed <= {each.what for each in said if each.topic == ACCOUNT})
@@ -539,7 +537,7 @@ def test_the_account_trades_from_the_start_at_prices_of_the_market(play: Callabl
             assert each.body["traded_price"] in prices
 
 
-def test_a_late_thread_skips_and_never_bursts(play: Callable[..., Played]) -> None:
+def test_a_late_thread_skips_ticks_and_sends_no_burst(play: Callable[..., Played]) -> None:
     clock = Clock(NOW)
     played = play(clock)
     ticks, prints = played.subscribe(quote_topic(BANK)), played.subscribe(quote_topic(BANK, "l2transaction"))
@@ -564,7 +562,7 @@ def later(said: Said, topic: str) -> bool:
     return said.topic == topic and bool(said.body) and said.body[BANK][0]["time"] > NOW + 86_400_000
 
 
-def test_a_clock_that_is_set_back_does_not_stop_the_market(play: Callable[..., Played]) -> None:
+def test_a_clock_set_back_does_not_stop_the_market(play: Callable[..., Played]) -> None:
     clock = Clock(NOW)
     played = play(clock)
     topic = played.subscribe(quote_topic(BANK))
@@ -574,7 +572,7 @@ def test_a_clock_that_is_set_back_does_not_stop_the_market(play: Callable[..., P
     assert times[-1] < NOW - 3_000_000
 
 
-def test_a_clock_that_is_set_does_not_stop_the_account_nor_take_it_back(play: Callable[..., Played]) -> None:
+def test_a_changed_clock_neither_stops_nor_rewinds_the_account(play: Callable[..., Played]) -> None:
     clock = Clock(NOW)
     played = play(clock)
 
@@ -588,14 +586,14 @@ def test_a_clock_that_is_set_does_not_stop_the_account_nor_take_it_back(play: Ca
         orders = placed(played.sink.wait(lambda said, known=known: len(placed(said)) >= known + 10))
     assert list(orders) == sorted(orders)
     assert max(orders.values()) < NOW // 1000 + 3600
-    # As soon as the clock is ahead again, the account keeps to it.
+    # As soon as the clock is ahead again, the account follows it.
     clock.set(NOW + 7_200_000)
     orders = placed(played.sink.wait(lambda said: max(placed(said).values()) >= NOW // 1000 + 7200))
     assert max(orders.values()) < NOW // 1000 + 9000
 
 
 def test_the_exchange_hours_are_a_setting(play: Callable[..., Played]) -> None:
-    # Sunday: the last tick of Friday, and nothing after it.
+    # On a Sunday the last tick of Friday is published, and nothing after it.
     played = play(Clock(NOW + 4 * 86_400_000), sim_hours="exchange")
     topic = played.subscribe(quote_topic(BANK))
     (body,) = played.sink.bodies(topic, 1)
@@ -607,7 +605,7 @@ def test_the_exchange_hours_are_a_setting(play: Callable[..., Played]) -> None:
     assert not [each for each in played.sink.said if each.what == "trade"]
 
 
-def test_a_failure_of_the_thread_is_told(play: Callable[..., Played], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_of_the_thread_is_reported(play: Callable[..., Played], caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> int:
         if threading.current_thread().name == "simulator":
             raise OSError("no clock")

@@ -13,14 +13,14 @@ LIMIT = 60.0
 
 
 class Watch:
-    """Looks five times a second, as the feeder does."""
+    """Check five times a second, as the feeder does."""
 
     def __init__(self, limit: float = LIMIT) -> None:
         self.calls = Calls(limit)
         self.now = 1000.0
 
     def look(self, seconds: float) -> str | None:
-        """Look for `seconds`; return what was said last."""
+        """Check for `seconds`; return the last result."""
         said = None
         for _ in range(round(seconds * 5)):
             self.now += 0.2
@@ -41,13 +41,13 @@ def test_a_call_that_runs_for_the_limit_is_named_with_its_age(watch: Watch) -> N
     assert watch.look(0.4) == "subscribe_quote has not returned for 60 s"
 
 
-def test_many_calls_of_the_same_name_are_no_long_one(watch: Watch) -> None:
+def test_many_short_calls_do_not_count_as_one_long_call(watch: Watch) -> None:
     for _ in range(50):
         watch.calls.begin("subscribe_quote")
         assert watch.look(LIMIT / 2) is None
 
 
-def test_waiting_for_work_is_no_call(watch: Watch) -> None:
+def test_waiting_for_work_does_not_count_as_a_call(watch: Watch) -> None:
     watch.calls.begin("subscribe_quote")
     watch.look(LIMIT / 2)
     watch.calls.rest()
@@ -55,7 +55,7 @@ def test_waiting_for_work_is_no_call(watch: Watch) -> None:
 
 
 @pytest.mark.parametrize("jump", [3600.0, 86_400.0, -3600.0])
-def test_a_process_that_was_frozen_did_not_wait(watch: Watch, jump: float) -> None:
+def test_the_time_of_a_frozen_process_does_not_count(watch: Watch, jump: float) -> None:
     watch.calls.begin("subscribe_quote")
     watch.look(LIMIT / 2)
     watch.now += jump
@@ -63,13 +63,13 @@ def test_a_process_that_was_frozen_did_not_wait(watch: Watch, jump: float) -> No
     assert watch.look(3) is not None
 
 
-def test_a_limit_of_nothing_turns_it_off() -> None:
+def test_a_limit_of_zero_turns_the_check_off() -> None:
     watch = Watch(0.0)
     watch.calls.begin("subscribe_quote")
     assert watch.look(10 * LIMIT) is None
 
 
-def test_each_function_of_an_object_is_noted_while_it_runs_and_after_it(watch: Watch) -> None:
+def test_each_function_of_an_object_is_noted_during_its_call(watch: Watch) -> None:
     numbers = count(1)
     seen: list[str | None] = []
 
@@ -81,11 +81,11 @@ def test_each_function_of_an_object_is_noted_while_it_runs_and_after_it(watch: W
     assert noted.version == 7
     assert noted.subscribe("600519.SH", period="tick") == ("600519.SH", "tick", 1)
     assert seen == ["subscribe has not returned for 61 s"]
-    # Work of our own that a lock holds up.
+    # Our own code, blocked by a lock, does not count as a call.
     assert watch.look(LIMIT + 1) == "work after subscribe has not returned for 61 s"
 
 
-def test_a_function_that_raises_has_ended(watch: Watch) -> None:
+def test_a_function_that_raises_counts_as_ended(watch: Watch) -> None:
     noted = watch.calls.through(SimpleNamespace(fail=lambda: 1 // 0))
     with pytest.raises(ZeroDivisionError):
         noted.fail()

@@ -62,7 +62,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     with native.installed() as terminal:
         # The first port that the service tries.
         terminal.address = "127.0.0.1:58609"
-        # A process opens it once; this one does in every test.
+        # A process opens the service once, but this process opens it in every test.
         monkeypatch.setattr(importlib.import_module("xtquant.xtdatacenter"), "init_complete", False)
         yield terminal
         assert datacenter.get_local_server_port() == 0
@@ -70,7 +70,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
 
 @pytest.fixture
 def listened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
-    """Return the list of what was listened on."""
+    """Return the list of addresses and ports that the service tried to listen on."""
     calls: list[tuple[str, int, int]] = []
     listen = datacenter.listen
     monkeypatch.setattr(datacenter, "listen", lambda *args: (calls.append(args), listen(*args))[1])
@@ -115,9 +115,7 @@ def test_without_a_token_there_is_no_service(terminal: native.Terminal, listened
         source.close()
 
 
-def test_a_folder_and_servers_that_are_not_set_are_the_feeders_own_and_any(
-    terminal: native.Terminal, tmp_path: Path
-) -> None:
+def test_the_default_folder_is_the_feeders_and_servers_are_free(terminal: native.Terminal, tmp_path: Path) -> None:
     source = XtQuote(Config(xt_token=TOKEN, data_dir=str(tmp_path)))
     try:
         source.start(Recorder())
@@ -138,7 +136,7 @@ def test_downloads_go_to_the_service_too(terminal: native.Terminal, tmp_path: Pa
         source.close()
 
 
-def test_a_refused_token_ends_the_start_and_is_not_in_the_reason(
+def test_a_refused_token_ends_the_start_and_is_not_shown(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     source = XtQuote(settings(tmp_path))
@@ -146,7 +144,7 @@ def test_a_refused_token_ends_the_start_and_is_not_in_the_reason(
         with socket.socket() as server:
             server.bind(("127.0.0.1", 0))
             server.listen()
-            # The first of them is away.
+            # The first server is not reachable.
             refuse(monkeypatch, 1, server.getsockname()[1])
             with pytest.raises(ConfigError) as error:
                 source.start(Recorder())
@@ -164,7 +162,7 @@ def test_a_refused_token_ends_the_start_and_is_not_in_the_reason(
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
-    """Have the log in fail at servers of this machine; nothing listens on port 1."""
+    """Make the login fail at servers of this machine; no process listens on port 1."""
     logins = {
         str(port): {"loginparam": {"ip": "127.0.0.1", "port": port}, "errorcode": 1, "boerror": f"token错误 {TOKEN}"}
         for port in ports
@@ -173,7 +171,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, *ports: int) -> None:
     monkeypatch.setattr(datacenter, "fetch_server_list_status", lambda: native.encode(logins))
 
 
-def test_servers_that_cannot_be_reached_are_worth_another_start(
+def test_unreachable_servers_are_a_reason_to_start_again(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     refuse(monkeypatch, 1, 2)
@@ -187,7 +185,7 @@ def test_servers_that_cannot_be_reached_are_worth_another_start(
         source.close()
 
 
-def test_ports_that_are_all_busy_are_a_reason(
+def test_busy_ports_are_named_as_the_reason(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(datacenter, "listen", lambda ip, first, last: (ip, 0))
@@ -200,7 +198,7 @@ def test_ports_that_are_all_busy_are_a_reason(
         source.close()
 
 
-def test_a_service_that_never_opens_is_given_up(
+def test_a_service_that_never_opens_ends_the_start(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(intervals, "CENTER_SECONDS", 0.05)
@@ -214,13 +212,13 @@ def test_a_service_that_never_opens_is_given_up(
         opened.set()
         source._thread.join(SECONDS)
         source.close()
-    # It came too late: nothing is begun any more.
+    # The service opened too late, so no start is completed.
     assert not source._thread.is_alive()
     assert terminal.called("connect") == []
     assert sink.states == []
 
 
-def test_a_server_that_is_no_address_is_named() -> None:
+def test_an_invalid_server_address_is_named() -> None:
     with pytest.raises(ConfigError) as error:
         XtQuote(Config(xt_token=TOKEN, xt_servers=("10.0.0.1:55310", "10.0.0.2")))
     assert str(error.value) == "xt_servers: expected 'host:port', got '10.0.0.2'"
@@ -231,9 +229,7 @@ def test_a_token_is_never_shown() -> None:
 
 
 @pytest.mark.parametrize(("reached", "exit_code"), [(True, 1), (False, TRY_AGAIN)])
-def test_the_exit_code_says_whether_a_refused_token_may_pass_later(
-    tmp_path: Path, reached: bool, exit_code: int
-) -> None:
+def test_the_exit_code_tells_whether_to_retry_a_refused_token(tmp_path: Path, reached: bool, exit_code: int) -> None:
     code = f"""
         import datacenter
         from feeder.xt import center

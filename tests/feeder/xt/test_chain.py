@@ -1,4 +1,4 @@
-"""The chain over xtquant's real Python layer: all processes, random lives of a session, and what is used of xtquant."""
+"""The chain over xtquant's real Python layer: all processes, random events of a session, and the calls into xtquant."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def test_a_terminal_is_served_on_all_six_urls(tmp_path: Path, monkeypatch:
             await client.send(json.dumps({"stocks": ["600519.SH"], "period": "1d"}))
             while not frames or "status" not in frames[-1]:
                 frames.append(await receive(client))
-        # Progress may have been overtaken by the end.
+        # Progress is conflated, so the end may have replaced it.
         assert frames[-1] == {"status": "done"}
         assert frames[:-1] in ([], [{"finished": 1, "total": 1, "stockcode": "600519.SH", "message": ""}])
 
@@ -139,22 +139,22 @@ async def test_a_download_ends_when_its_last_websocket_closes(tmp_path: Path, mo
             await first.close()
             async with follow() as third:
                 await begin(third)
-            # Two have left, one is there.
+            # Two of the three clients have left.
             assert (calls("supply_history_data2"), calls("stop_supply_history_data2")) == (1, 0)
         await asyncio.to_thread(wait_for, lambda: calls("stop_supply_history_data2") == 1, lambda: up.text)
-        # Nobody joins what was cancelled.
+        # A client that comes after the cancellation starts a new download.
         async with follow() as fourth:
             await begin(fourth)
             assert calls("supply_history_data2") == 2
 
 
-async def test_a_terminal_that_hangs_costs_a_client_no_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_terminal_that_hangs_closes_no_client_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hanging = tmp_path / "hanging"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
     monkeypatch.setenv("FAKE_XT_TICK_MS", "50")
     monkeypatch.setenv("FAKE_XT_HANG_FILE", str(hanging))
     with running(tmp_path / "data", "--source=xtquant", "--workers=1", "--xt-hang=1") as up:
-        # Its end is not waited for: ticks that are not read would hold it up.
+        # A short close_timeout: unread ticks would delay the closing handshake.
         async with connect(up.url("/ws/realtime?ctl=1"), proxy=None, close_timeout=0.1) as client:
             await client.send(json.dumps({"action": "subscribe", "id": 1, "stocks": ["600519.SH"]}))
 
@@ -172,7 +172,7 @@ async def test_a_terminal_that_hangs_costs_a_client_no_socket(tmp_path: Path, mo
                 return bool(told)
 
             async def ask() -> None:
-                # The stand-in looks at the file a moment later, so other codes are asked for until a call hangs.
+                # The stand-in reads the file a moment later, so subscribe other codes until a call hangs.
                 for number in range(1000):
                     if told:
                         return
@@ -184,7 +184,7 @@ async def test_a_terminal_that_hangs_costs_a_client_no_socket(tmp_path: Path, mo
             assert told == [("down", "terminal_hung")]
             hanging.unlink()
             await until(lambda frame: note(frame) and told[-1][0] == "up")
-            # A feeder begins as down, without a reason.
+            # A new feeder begins in the state down, without a reason.
             assert {reason for _, reason in told} <= {"terminal_hung", "feeder_absent", None}
             await until(lambda frame: "600519.SH" in frame)
         assert "feeder ended with exit code 75; starting it again" in up.text
@@ -196,11 +196,11 @@ def as_json(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def number(tick: dict[str, Any], step: int) -> int:
-    """Return which of the stand-ins' invented records it is."""
+    """Return the number of an invented record of the stand-ins."""
     return (tick["time"] - 1733118954000) // step
 
 
-# -- Random lives of a session
+# -- Random events of a session
 
 TICKS = tuple(quote_topic(code) for code in ("600519.SH", "600000.SH", "600036.SH", "000001.SZ", "300750.SZ"))
 MARKETS = (whole_topic("SH"), whole_topic("SZ"))
@@ -211,7 +211,7 @@ OTHERS = (
     formula_topic(FormulaSpec("MA", "000001.SZ", params={"n": 5})),
 )
 TOPICS = (*TICKS, *MARKETS, *OTHERS)
-# They can never be served.
+# These topics can never be served.
 NEVER = (quote_topic("999999.SH"), quote_topic("888888.SH"))
 
 Native = tuple[str, str, str]
@@ -233,14 +233,14 @@ def native_of(topic: Topic) -> Native:
 
 
 class Consumer:
-    """A real ZeroMQ subscriber; closing it is how a client dies."""
+    """A real ZeroMQ subscriber; closing it simulates a client that ends without unsubscribing."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
         self.socket = connect_subscriber(context, address, None)
         self.topics: set[Topic] = set()
 
     def subscribe(self, topic: Topic) -> None:
-        # ZeroMQ counts, and would want as many to be taken back.
+        # ZeroMQ counts subscriptions: two would need two unsubscriptions.
         if topic not in self.topics:
             self.topics.add(topic)
             self.socket.subscribe(topic)
@@ -250,7 +250,7 @@ class Consumer:
         self.socket.unsubscribe(topic)
 
     def received(self) -> list[tuple[Topic, bytes]]:
-        """Return what has come."""
+        """Return the messages that have arrived."""
         came = []
         while self.socket.poll(0):
             topic, _, body = self.socket.recv_multipart()
@@ -258,15 +258,15 @@ class Consumer:
         return came
 
 
-class Life:
-    """One random life: a real feeder over the stand-ins' terminal, and consumers that come and go."""
+class RandomSession:
+    """A random sequence of events: a real feeder over the stand-ins' terminal, and consumers that come and go."""
 
     def __init__(self, terminal: native.Terminal, feeder: Feeder, seed: int, single_limit: int) -> None:
         self.terminal = terminal
         self.feeder = feeder
         self.random = random.Random(seed)
         self.single_limit = single_limit
-        # Past the limit a market would be held for those that can never be served, too.
+        # Beyond the limit a market would also be held for the topics that can never be served.
         self.topics = (*TOPICS, *NEVER) if single_limit >= len(TOPICS) else TOPICS
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.consumers = [self._consumer() for _ in range(3)]
@@ -283,7 +283,7 @@ class Life:
         return set[Topic]().union(*(consumer.topics for consumer in self.consumers))
 
     def step(self) -> None:
-        """Let something happen, and often go on before the feeder has noticed."""
+        """Trigger a random event, and often continue before the feeder has noticed it."""
         consumer = self.random.choice(self.consumers)
         match self.random.choices(("want", "leave", "die", "drop", "return", "refuse", "push"), (8, 4, 1, 2, 3, 2, 2))[
             0
@@ -297,7 +297,7 @@ class Life:
                 consumer.socket.close(linger=0)
                 self.consumers.append(self._consumer())
             case "drop":
-                # Who is not told of it cannot notice that it comes back before he looks.
+                # Without status events the feeder cannot notice a loss that ends before its next check.
                 self.drop(wait=not self.terminal.status_events)
             case "return":
                 self.terminal.open()
@@ -319,7 +319,7 @@ class Life:
             wait_for(lambda: len(self.terminal.called("connect")) > tried, "the feeder to notice the loss")
 
     def push(self) -> None:
-        """Push a tick, bar, depth and value to whatever is subscribed, marked by a number."""
+        """Push a tick, bar, depth and formula value to every subscription, marked by a number."""
         self.number += 1
         for topic in TOPICS:
             kind, name, detail = native_of(topic)
@@ -330,7 +330,7 @@ class Life:
         self.terminal.push_whole({parse_topic(topic).name: {"time": self.number} for topic in TICKS})
 
     def fault(self) -> str:
-        """Return what is wrong with the native subscriptions, empty if they are exactly those that are wanted."""
+        """Return what is wrong with the native subscriptions; empty if they are exactly the wanted ones."""
         held = Counter(self.terminal.subscriptions())
         wanted = {native_of(topic): topic for topic in self.wanted - set(NEVER)}
         if self.feeder.source.upstream() != held.total():
@@ -338,7 +338,7 @@ class Life:
         doubles = {name for name, count in held.items() if count > 1}
         missing, surplus = wanted.keys() - held.keys(), held.keys() - wanted.keys()
         if sum(kind == "quote" for kind, _, _ in held) >= self.single_limit:
-            # There is no room, so ticks come out of a market, which is held for them.
+            # There is no room for single subscriptions, so the ticks come from a market that is held for them.
             ticks = {name for name in missing if wanted[name] in TICKS}
             markets = {("whole", name[1][-2:], "") for name in ticks}
             missing = (missing - ticks) | (markets - held.keys())
@@ -346,7 +346,7 @@ class Life:
         return f"doubles {doubles}, missing {missing}, surplus {surplus}" if doubles | missing | surplus else ""
 
     def settle(self) -> None:
-        """Wait until exactly what is wanted is held, and everyone has data; no tick comes twice."""
+        """Wait until exactly the wanted subscriptions are held and every consumer has data; no tick comes twice."""
         wait_for(lambda: not self.fault(), self.fault)
         waiting = {(consumer, topic) for consumer in self.consumers for topic in consumer.topics - set(NEVER)}
         assert waiting
@@ -354,7 +354,7 @@ class Life:
         came: Counter[tuple[Consumer, Topic, int]] = Counter()
 
         def everyone_has_news() -> bool:
-            # Again and again: the second consumer of a topic is not waited for by anyone.
+            # Push repeatedly: no answer tells when the second consumer of a topic is subscribed.
             self.push()
             for consumer in self.consumers:
                 for topic, body in consumer.received():
@@ -365,12 +365,12 @@ class Life:
             return not waiting
 
         wait_for(
-            # The feeder may only now notice that the terminal was away, and begin anew.
+            # The feeder may notice only now that the terminal was closed, and begin a new session.
             lambda: everyone_has_news() and not self.fault(),
             lambda: self.fault() or f"data of {sorted(topic for _, topic in waiting)}",
         )
         if len(self.terminal.clients) == sessions:
-            # A new session begins with what came last.
+            # A new session begins with the last tick again.
             assert [tick for tick, count in came.items() if count > 1] == []
 
     def close(self) -> None:
@@ -390,10 +390,10 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_events_end_with_what_is_wanted_and_data_for_each(
+def test_random_events_end_with_the_right_subscriptions_and_data(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, seed: int
 ) -> None:
-    # Both kinds of native behaviour, and a client that stays away; with and without a limit of single ticks.
+    # Try both kinds of native behaviour, a client that does not reconnect, and a limit of single ticks or none.
     terminal.auto_reconnect, terminal.keeps_subscriptions = [(True, True), (True, False), (False, False)][seed % 3]
     terminal.status_events = seed % 2 == 0
     # Native threads at once, whether a single subscription is answered with the newest tick, and the terminal is asked
@@ -401,7 +401,7 @@ def test_random_events_end_with_what_is_wanted_and_data_for_each(
     terminal.dispatchers = (1, 8)[seed % 3 == 1]
     terminal.single_snapshot, terminal.snapshot_pieces = seed % 7 < 3, 1 + seed % 2
     monkeypatch.setattr(intervals, "FIRST_SECONDS", (0.01, 2.0)[seed % 4 == 3])
-    # What was refused is asked for again after a while, or else in the next session.
+    # A refused topic is retried after a while, or in the next session.
     asks_again = seed % 4 < 2
     asked: list[Subscriptions] = []
     if asks_again:
@@ -421,7 +421,7 @@ def test_random_events_end_with_what_is_wanted_and_data_for_each(
     )
     feeder = Feeder(config, XtSource(config))
     feeder.start()
-    life = Life(terminal, feeder, seed, single_limit)
+    life = RandomSession(terminal, feeder, seed, single_limit)
     try:
         for consumer in life.consumers:
             consumer.subscribe(life.random.choice(TOPICS))
@@ -433,11 +433,11 @@ def test_random_events_end_with_what_is_wanted_and_data_for_each(
         terminal.open()
         life.settle()
         if asks_again:
-            # Asking again for what is wanted changes nothing of what is held.
+            # Retrying a wanted topic does not change the held subscriptions.
             before = len(asked)
             wait_for(lambda: len(asked) > before + 2, "a second question for what was refused")
             life.settle()
-        # There is room again, one by one.
+        # Room becomes free again, one place at a time.
         for consumer in life.consumers:
             for topic in life.random.sample(sorted(consumer.topics), len(consumer.topics))[1:]:
                 consumer.unsubscribe(topic)
@@ -458,9 +458,9 @@ def newest(body: bytes) -> int:
     )
 
 
-# -- What is used of xtquant
+# -- The calls into xtquant
 
-# What we call what is xtquant's.
+# Our names for modules and objects of xtquant.
 OWNERS = {
     "_xtdata": "xtdata",
     "xtdata": "xtdata",
@@ -470,7 +470,7 @@ OWNERS = {
     "_xttype": "xttype",
     "center": "xtdatacenter",
 }
-# Of these a call may be made by its name in a string.
+# The functions of these may be called by their name in a string.
 NAMED = re.compile(r"(subscribe|query)_\w+")
 ROW = re.compile(r"^\| `(\w+\.\w+)` \| (.+) \| `(tests/[\w/]+\.py)::(\w+)` \|$", re.MULTILINE)
 
@@ -483,7 +483,7 @@ def offered() -> dict[str, set[str]]:
     files = {module: Path(spec.submodule_search_locations[0], f"{module}.py") for module in OWNERS.values()}
     files["client"] = FAKES / "datacenter.py"
     with warnings.catch_warnings():
-        # Invalid escapes.
+        # The wheel's sources have invalid escapes, which warn when they are compiled.
         warnings.simplefilter("ignore")
         trees = {module: ast.parse(file.read_text(encoding="utf-8")) for module, file in files.items()}
     return {
@@ -493,7 +493,7 @@ def offered() -> dict[str, set[str]]:
 
 
 def used() -> set[str]:
-    """Return what the feeder uses of that, as ``xtdata.subscribe_quote``."""
+    """Return the functions and classes of xtquant that the feeder uses, such as ``xtdata.subscribe_quote``."""
     known, used = offered(), set()
     for file in (ROOT / "feeder" / "xt").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

@@ -37,7 +37,7 @@ SECONDS = 30.0
 
 JOB = download_topic("job")
 CODES = ("600519.SH", "000001.SZ", "300750.SZ")
-# Processes are counted and stopped by what Linux has for that.
+# Processes are counted by /proc and stopped by signals, which only Linux has.
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and signals")
 NO_REASON = "xtquant reports a failure without a reason"
 
@@ -61,7 +61,7 @@ class Recorder(Recording):
 
 @pytest.fixture(autouse=True)
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a setter of the terminal's switches (see sitecustomize.py)."""
+    """Return a function that sets the switches of the terminal (see sitecustomize.py)."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
 
     def switch(**switches: str) -> None:
@@ -123,7 +123,7 @@ def test_progress_has_no_binary_result_and_ends_with_done(make: Callable[..., Xt
     assert end == {"status": "done"}
 
 
-def test_the_request_arrives_as_it_was_made(
+def test_the_request_arrives_unchanged(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None], tmp_path: Path
 ) -> None:
     terminal(ADDR="127.0.0.2:58611", LOG=str(tmp_path / "calls"))
@@ -137,7 +137,7 @@ def test_the_request_arrives_as_it_was_made(
     assert [call for call in calls if "supply" in call] == [f"supply_history_data2{asked}"]
 
 
-def test_a_code_that_ends_the_call_is_named_the_others_downloaded(
+def test_a_code_that_ends_the_call_fails_and_the_others_pass(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None]
 ) -> None:
     terminal(REFUSE="000001.SZ")
@@ -157,7 +157,7 @@ def test_a_code_that_fails_alone_is_named(
     assert end == error("upstream_refused", "2 of 3 codes failed: 600519.SH 无数据", failed)
 
 
-def test_a_code_that_fails_alone_after_one_that_ended_it_is_named_too(
+def test_a_code_that_fails_after_one_that_ended_the_call_is_named(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None]
 ) -> None:
     terminal(REFUSE="600519.SH", FAIL="300750.SZ")
@@ -165,7 +165,7 @@ def test_a_code_that_fails_alone_after_one_that_ended_it_is_named_too(
     assert end["failed"] == {"600519.SH": "下载数据失败：600519.SH 无权限", "300750.SZ": "300750.SZ 无数据"}
 
 
-def test_the_only_code_that_fails_is_asked_for_once(
+def test_a_single_code_that_fails_is_requested_once(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None], tmp_path: Path
 ) -> None:
     terminal(DOWNLOAD="error", LOG=str(tmp_path / "calls"))
@@ -176,7 +176,7 @@ def test_the_only_code_that_fails_is_asked_for_once(
     assert (tmp_path / "calls").read_text(encoding="utf-8").count("supply_history_data2") == 1
 
 
-def test_a_failure_without_a_message_is_not_taken_for_success(
+def test_a_failure_without_a_message_is_not_a_success(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None]
 ) -> None:
     terminal(DOWNLOAD="empty_error")
@@ -199,7 +199,7 @@ def test_codes_that_all_fail_are_not_all_tried(
     assert end["failed"]["601999.SH"] == end["error"]
 
 
-def test_a_connection_lost_on_the_way_names_what_is_missing(
+def test_a_connection_lost_midway_names_the_missing_codes(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None]
 ) -> None:
     terminal(DOWNLOAD="drop")
@@ -209,14 +209,14 @@ def test_a_connection_lost_on_the_way_names_what_is_missing(
     assert end == error("upstream_unavailable", reason, dict.fromkeys(CODES[1:], reason))
 
 
-def test_a_connection_lost_after_the_last_code_has_lost_nothing(
+def test_a_connection_lost_after_the_last_code_is_no_failure(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None]
 ) -> None:
     terminal(DOWNLOAD="drop")
     assert download(make(), sink, CODES[0]) == ([step(1, 1, CODES[0])], {"status": "done"})
 
 
-def test_a_terminal_that_is_not_there_is_told(
+def test_an_unreachable_terminal_is_reported(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None]
 ) -> None:
     terminal(DOWN="1")
@@ -227,7 +227,7 @@ def test_a_terminal_that_is_not_there_is_told(
     assert list(end["failed"]) == list(CODES)
 
 
-def test_a_download_without_progress_is_ended_and_names_what_is_missing(
+def test_a_download_without_progress_ends_with_the_missing_codes(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None]
 ) -> None:
     terminal(DOWNLOAD="stall")
@@ -236,7 +236,7 @@ def test_a_download_without_progress_is_ended_and_names_what_is_missing(
     assert end == error("upstream_unavailable", "no progress for 5 s", dict.fromkeys(CODES[1:], "no progress for 5 s"))
 
 
-def test_a_terminal_that_never_answers_holds_up_nothing_else(
+def test_a_terminal_that_never_answers_blocks_nothing_else(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None]
 ) -> None:
     source = make(xt_download_timeout=0.2)
@@ -249,7 +249,7 @@ def test_a_terminal_that_never_answers_holds_up_nothing_else(
 
 
 @linux
-def test_a_process_that_dies_is_told(
+def test_a_killed_process_is_reported(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None]
 ) -> None:
     terminal(DOWNLOAD="stall")
@@ -272,12 +272,12 @@ def test_a_process_that_dies_is_told(
     assert list(end["failed"]) == list(CODES[1:])
 
 
-def test_what_xtquant_prints_does_not_mix_with_what_the_process_says(
+def test_output_of_xtquant_does_not_mix_with_the_processs_messages(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None], capfd: pytest.CaptureFixture[str]
 ) -> None:
     terminal(CHATTER="1")
     assert download(make(), sink, CODES[0]) == ([step(1, 1, CODES[0])], {"status": "done"})
-    # It is not lost: it goes where the feeder's own errors go.
+    # The output is not lost: it goes to the standard error of the feeder.
     assert "from native code" in capfd.readouterr().err
 
 
@@ -288,7 +288,7 @@ def inside() -> Iterator[native.Terminal]:
         yield terminal
 
 
-def test_a_terminal_that_comes_back_at_once_is_asked_for_the_rest(inside: native.Terminal) -> None:
+def test_the_rest_is_requested_from_a_terminal_that_returns_at_once(inside: native.Terminal) -> None:
     inside.download = "drop"
     inside.auto_reconnect = False
     inside.on_call = lambda call: inside.open() if call.name == "connect" else None
@@ -298,12 +298,12 @@ def test_a_terminal_that_comes_back_at_once_is_asked_for_the_rest(inside: native
     assert said == [download_module._Progress(number, 3, code, "") for number, code in enumerate(CODES, 1)]
 
 
-def test_the_end_is_not_said_before_the_last_progress(inside: native.Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_is_not_sent_before_the_last_progress(inside: native.Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download_module, "LAST_EVENT_SECONDS", SECONDS)
     said: list[object] = []
 
     def say_slowly(what: object) -> None:
-        # Longer than xtdata takes to see that all is finished and to return.
+        # This is longer than xtdata takes to notice that everything is finished and to return.
         time.sleep(0.3)
         said.append(what)
 
@@ -313,7 +313,7 @@ def test_the_end_is_not_said_before_the_last_progress(inside: native.Terminal, m
 
 
 @linux
-def test_a_process_that_does_not_even_read_its_request_is_killed(
+def test_a_process_that_does_not_read_its_request_is_killed(
     make: Callable[..., XtDownload], sink: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asleep = tmp_path / "python"
@@ -321,14 +321,14 @@ def test_a_process_that_does_not_even_read_its_request_is_killed(
     asleep.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(asleep))
     source = make(xt_download_timeout=0.2)
-    # More than a pipe holds.
+    # The request is larger than a pipe can hold.
     progress, end = download(source, sink, *(f"{number}.SH" for number in range(600_000, 620_000)))
     assert progress == []
     assert end["error"] == "no progress for 0.2 s"
     assert children() == []
 
 
-def test_a_process_that_cannot_start_is_told(
+def test_a_process_that_cannot_start_is_reported(
     make: Callable[..., XtDownload], sink: Recorder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = make()
@@ -346,7 +346,7 @@ def test_a_process_that_cannot_start_is_told(
 # -- The queue, cancelling and the end
 
 
-def test_more_downloads_than_may_wait_are_refused_until_there_is_room(
+def test_downloads_beyond_the_queue_are_refused_until_there_is_room(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None]
 ) -> None:
     terminal(DOWNLOAD="hang")
@@ -405,7 +405,7 @@ def test_a_cancelled_download_is_stopped_in_the_terminal(
     assert (tmp_path / "calls").read_text(encoding="utf-8").splitlines()[-1] == "stop_supply_history_data2()"
 
 
-def test_a_zeromq_consumer_that_dies_cancels_its_download(terminal: Callable[..., None], tmp_path: Path) -> None:
+def test_a_zeromq_consumer_that_disconnects_cancels_its_download(terminal: Callable[..., None], tmp_path: Path) -> None:
     terminal(DOWNLOAD="stall", LOG=str(tmp_path / "calls"))
     config = Config(**ANY_ADDRESSES, data_dir=str(tmp_path), grace=0.1)
     with native.installed():
@@ -422,7 +422,7 @@ def test_a_zeromq_consumer_that_dies_cancels_its_download(terminal: Callable[...
             topic = Topic(started.topic or "")
             consumer = sockets.connect_subscriber(context, feeder.publisher.market_addr, None)
             watcher = sockets.connect_subscriber(context, feeder.publisher.market_addr, None)
-            # Who listens to a prefix hears everything and asks for nothing.
+            # A subscription to a prefix receives every message, but starts no download.
             watcher.subscribe("download/")
             consumer.subscribe(topic)
             bodies = []
@@ -467,7 +467,7 @@ def test_a_process_that_does_not_end_by_itself_is_killed(
     source = make()
     source.download(JOB, request(*CODES))
     sink.until(lambda: JOB in sink.bodies)
-    # A stopped process does not notice that it has been told to end.
+    # A stopped process does not react to the request to end.
     [child] = children()
     os.kill(child, signal.SIGSTOP)
     source.cancel(JOB)
@@ -475,11 +475,11 @@ def test_a_process_that_does_not_end_by_itself_is_killed(
     assert children() == []
 
 
-def test_close_before_start_is_nothing() -> None:
+def test_close_before_start_does_nothing() -> None:
     XtDownload(Config()).close()
 
 
-def test_an_address_that_cannot_be_is_named() -> None:
+def test_an_invalid_address_is_named() -> None:
     with pytest.raises(ConfigError, match="xt_addr: expected 'host:port', got '58610'"):
         XtDownload(Config(xt_addr="58610"))
 
@@ -501,7 +501,7 @@ def test_a_process_ends_when_its_feeder_is_killed(terminal: Callable[..., None])
         source.download("download/1/", DownloadRequest(("600519.SH", "000001.SZ"), "1d", "", ""))
         threading.Event().wait()
     """
-    # The download process has the same standard error: it ends when both are gone.
+    # The download process has the same standard error: the pipe ends when both processes have ended.
     feeder = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -515,9 +515,9 @@ def test_a_process_ends_when_its_feeder_is_killed(terminal: Callable[..., None])
 
 
 def children() -> list[int]:
-    """Return the ids of the downloads' processes that this process has started and not waited for.
+    """Return the ids of the download processes that this process has started and not waited for.
 
-    Other tests leave one that multiprocessing starts once and keeps.
+    Other tests leave a helper process that multiprocessing starts once and keeps; it is not counted.
     """
     tasks = Path(f"/proc/{os.getpid()}/task")
     started = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]

@@ -21,11 +21,11 @@ from tests.support.paths import ROOT
 
 
 class Int64(int):
-    """What bson's decoder returns for 64-bit integers."""
+    """The type that bson's decoder returns for 64-bit integers."""
 
 
 class Binary(bytes):
-    """What bson's decoder returns for bytes that it knows to be something else, such as a UUID."""
+    """The type that bson's decoder returns for bytes of a special kind, such as a UUID."""
 
 
 class Side(enum.IntEnum):
@@ -81,11 +81,11 @@ def test_a_value_becomes_plain_without_loss(value: object, expected: object) -> 
     result = normalize.plain({"x": [value]})["x"][0]
     assert result == expected
     assert _types(result) <= {dict, list, str, int, float, bool, types.NoneType}
-    # An encoder without any hook takes it.
+    # An encoder without a hook can encode it.
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(result)) == expected
 
 
-def test_nan_and_infinity_stay_what_they_are() -> None:
+def test_nan_and_infinity_are_kept() -> None:
     nan, infinity, from_numpy = normalize.plain([float("nan"), -math.inf, np.float64("nan")])
     assert math.isnan(nan)
     assert infinity == -math.inf
@@ -127,18 +127,18 @@ def test_an_integer_beyond_64_bits_is_named_with_its_place(value: int) -> None:
 
 
 @pytest.mark.parametrize("key", [None, 1.5, True, (1, 2)])
-def test_a_key_that_is_no_text_and_no_integer_is_an_error(key: object) -> None:
+def test_a_key_that_is_neither_text_nor_integer_is_an_error(key: object) -> None:
     with pytest.raises(TypeError, match=r"^payload\['a'\]"):
         normalize.plain({"a": {key: 1}})
 
 
-def test_two_keys_of_the_same_text_are_an_error_not_a_loss() -> None:
+def test_two_keys_of_the_same_text_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"^payload\['a'\] has two keys of the same text"):
         normalize.plain({"a": {1: "x", "1": "y"}})
 
 
 def quote(payload: object) -> tuple[dict, list[str]]:
-    """Return the body of a quote, and what was said of what is not in it."""
+    """Return the body of a quote, and the reports of what was left out of it."""
     unfit: list[Exception] = []
     return normalize.quote(payload, unfit.append), [f"{type(exc).__name__}: {exc}" for exc in unfit]
 
@@ -166,7 +166,7 @@ def test_a_bare_quote_record_becomes_a_list_of_one() -> None:
     ],
 )
 @pytest.mark.parametrize("shape", [quote, whole, normalize.document])
-def test_a_payload_that_is_no_map_is_an_error(shape, payload: object, message: str) -> None:
+def test_a_payload_that_is_not_a_map_is_an_error(shape, payload: object, message: str) -> None:
     with pytest.raises(TypeError) as error:
         shape(payload)
     assert str(error.value) == message
@@ -197,7 +197,7 @@ class Broken(ReadOnly):
         pytest.param(Broken(), "RuntimeError: no keys today", id="broken"),
     ],
 )
-def test_what_is_unfit_costs_its_code_and_no_other(unfit: object, named: str) -> None:
+def test_an_unfit_value_drops_only_its_own_code(unfit: object, named: str) -> None:
     payload = {"A": {"time": 1}, "B": unfit, "C": {"time": 3}}
     body, said = quote(payload)
     assert body == {"A": [{"time": 1}], "C": [{"time": 3}]}
@@ -207,7 +207,7 @@ def test_what_is_unfit_costs_its_code_and_no_other(unfit: object, named: str) ->
     assert [one.startswith(named) for one in said] == [True], said
 
 
-def test_an_unfit_record_costs_no_other_of_its_code() -> None:
+def test_an_unfit_record_drops_no_other_record_of_its_code() -> None:
     said = ["TypeError: payload['A'][1]['x'] is complex, which has no plain form"]
     payload = {"A": [{"time": 1}, {"x": 1j}, {"time": 3}], "B": {"time": 2}}
     assert quote(payload) == ({"A": [{"time": 1}, {"time": 3}], "B": [{"time": 2}]}, said)
@@ -221,7 +221,7 @@ def test_an_unfit_record_costs_no_other_of_its_code() -> None:
         pytest.param(1, "ValueError: payload has two keys of the same text '1'", id="twice"),
     ],
 )
-def test_a_code_that_is_none_costs_only_itself(key: object, said: str) -> None:
+def test_an_invalid_code_drops_only_itself(key: object, said: str) -> None:
     assert quote({"1": {"time": 1}, key: {"time": 2}, "B": {"time": 3}}) == (
         {"1": [{"time": 1}], "B": [{"time": 3}]},
         [said],
@@ -242,18 +242,18 @@ def test_a_whole_quote_with_lists_keeps_each_tick_in_order() -> None:
 
 
 @pytest.mark.parametrize("payload", [{}, {"A": []}])
-def test_without_records_there_is_nothing(payload: object) -> None:
+def test_a_payload_without_records_has_no_body(payload: object) -> None:
     assert quote(payload) == ({}, [])
     assert whole(payload) == ([], [])
 
 
-def test_a_formula_document_passes_as_it_came() -> None:
+def test_a_formula_document_passes_unchanged() -> None:
     document = {"dbt": Int64(0), "timelist": [Int64(1733118954000)], "outputs": {"ma": [1.5, float("nan")]}}
     converted = normalize.document(document)
     assert frames.to_json(converted) == b'{"dbt":0,"timelist":[1733118954000],"outputs":{"ma":[1.5,null]}}'
 
 
-def test_it_imports_neither_xtquant_nor_numpy() -> None:
+def test_normalize_imports_neither_xtquant_nor_numpy() -> None:
     code = "import sys, feeder.xt.normalize; sys.exit(bool({'xtquant', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30).returncode == 0
 
@@ -269,14 +269,14 @@ def _types(value: object) -> set[type]:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "gbk", "gb18030"])
 @pytest.mark.parametrize("written", ["", "ok", "废单", "浣", "联通", "A股", "资金不足[251005]", "订单驳回:价格错误"])
-def test_text_is_read_in_the_encodings_of_brokers(written: str, encoding: str) -> None:
+def test_text_is_decoded_from_the_encodings_of_brokers(written: str, encoding: str) -> None:
     assert normalize.text(written.encode(encoding)) == written
     assert normalize.text(written.encode(encoding) + b"\0\0") == written
     assert normalize.text(written) == written
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "gbk"])
-def test_of_text_that_is_cut_everything_before_the_cut_is_read(encoding: str) -> None:
+def test_text_before_a_cut_is_decoded(encoding: str) -> None:
     written = "可用资金不足[251005]，委托失败"
     whole = written.encode(encoding)
     for length in range(4, len(whole)):
@@ -304,11 +304,11 @@ def test_a_character_of_four_bytes_may_be_cut_anywhere() -> None:
         pytest.param("资金\0old", "资金", id="read-with-what-was-there"),
     ],
 )
-def test_what_is_no_text_is_replaced_and_the_rest_is_read(written: bytes | str, read: str) -> None:
+def test_undecodable_bytes_are_replaced_and_the_rest_is_decoded(written: bytes | str, read: str) -> None:
     assert normalize.text(written) == read
 
 
-def test_bytes_in_a_payload_are_text() -> None:
+def test_bytes_in_a_payload_are_decoded_as_text() -> None:
     name = "贵州茅台"
     payload = {b"600519.SH": {"name": name.encode("gbk"), "list": [bytearray(name.encode())]}}
     assert quote(payload) == ({"600519.SH": [{"name": name, "list": [name]}]}, [])

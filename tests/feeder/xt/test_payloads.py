@@ -1,4 +1,4 @@
-"""Random payloads through xtquant's real Python layer: whatever native code hands over, the feeder goes on."""
+"""Random payloads through xtquant's real Python layer: the feeder continues whatever native code passes to it."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Payloads:
 
         dice = self.random
         when = datetime.datetime(2024, 12, 2, 9, 30)
-        # Every type of the BSON specification that has a plain form, ...
+        # Every type of the BSON specification that has a plain form.
         self.plain: list[Callable[[], Any]] = [
             lambda: dice.choice([0.0, -0.0, 1e308, 5e-324, math.nan, math.inf, -math.inf, dice.random()]),
             lambda: dice.choice(["", "贵州茅台", "\0", "\U0001f600", "x" * 300]),
@@ -97,7 +97,7 @@ class Payloads:
             lambda: Int64(dice.randrange(-(2**40), 2**40)),
             lambda: dice.randbytes(5),
         ]
-        # ... and those that have none.
+        # The types of the BSON specification that have no plain form.
         self.strange: list[Callable[[], Any]] = [
             lambda: binary.Binary(b"\x80", 0x80),
             lambda: binary.Binary.from_uuid(uuid.UUID(int=dice.getrandbits(128))),
@@ -111,7 +111,7 @@ class Payloads:
             min_key.MinKey,
             max_key.MaxKey,
         ]
-        # What a callback may get where native code does not encode.
+        # Values that a callback may receive where native code does not encode.
         self.unencodable: list[Callable[[], Any]] = [
             lambda: 2**64,
             lambda: -(2**200),
@@ -128,7 +128,7 @@ class Payloads:
         """Return a payload, and whether it is to go through BSON."""
         encoded = self.random.random() < 0.7
         if not encoded and self.random.random() < 0.1:
-            # xtdata takes bytes for BSON, and drops by itself what is none.
+            # xtdata treats bytes as BSON, and itself drops bytes that are not BSON.
             if self.random.random() < 0.3:
                 return self.random.choice([b"", b"\5\0\0\0", b"\x0e\0\0\0\2a\0\2\0\0\0\xb9\0\0"]), False
             return self.random.choice([None, 7, math.nan, "text", [], [{}], (), CODES]), False
@@ -145,7 +145,7 @@ class Payloads:
             case 1:
                 return []
             case 2:
-                # Deeper than the decoder of BSON may go: xtdata would drop it before our callback.
+                # This is deeper than the BSON decoder allows: xtdata would drop it before our callback.
                 return self._nested(20 if encoded else 600)
             case 3:
                 return [self._tick(code, encoded), self._value(encoded, 2)]
@@ -181,7 +181,7 @@ class Payloads:
 
 
 def has_records(feed: native.Feed, payload: object) -> bool:
-    """Return whether there is anything in `payload` to be published or counted."""
+    """Return whether `payload` has records that are published or counted."""
     return feed.kind == "formula" or not isinstance(payload, dict) or any(value != [] for value in payload.values())
 
 
@@ -193,7 +193,7 @@ def test_each_random_payload_is_delivered_or_counted(
     monkeypatch: pytest.MonkeyPatch,
     seed: int,
 ) -> None:
-    # Random times jump back. Which of them are out of order is another test's question.
+    # Random times jump back. Another test covers records that are out of order.
     monkeypatch.setattr(newest, "SETTLE_NS", 0)
     total = 2500
     sink, source, payloads = Recorder(), XtQuote(Config(xt_silence=0.0)), Payloads(seed)
@@ -227,15 +227,15 @@ def test_each_random_payload_is_delivered_or_counted(
     del outcomes[total:]
     empty = [(feed, payload) for feed, payload, outcome in outcomes if outcome == (0, 0)]
     assert [payload for feed, payload in empty if has_records(feed, payload)] == []
-    # Of several records those that are fit are delivered, and the others counted.
+    # The fit records of a payload are delivered, and the others are counted.
     delivered = sum(published > 0 for _, _, (published, _) in outcomes)
     partly = [outcome for _, _, outcome in outcomes if min(outcome) > 0]
     counted = sum(published == 0 and faults > 0 for _, _, (published, faults) in outcomes)
     assert delivered + counted + len(empty) == total
-    # Neither is the exception, and there are payloads of which a part was delivered.
+    # Both cases are frequent, and some payloads were delivered in part.
     assert delivered > total // 5 < counted + len(partly)
     assert partly
-    # Text that is no text is the one thing that only the encoder sees.
+    # Invalid text is the only fault that is found by the encoder alone.
     assert all("\\ud800" in repr(body) for body in sink.unfit)
 
     logged = [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -243,7 +243,7 @@ def test_each_random_payload_is_delivered_or_counted(
     assert {record.getMessage().split(" of ")[0] for record in logged} == {"data"}
     assert set(kinds.values()) == {1}
     assert len(kinds) <= len(TOPICS) * 5
-    # xtdata's wrapper has seen no exception of ours: it would print them all.
+    # No exception of ours reached xtdata's wrapper, which would print it.
     undecoded = sum(isinstance(payload, bytes) for _, payload, _ in outcomes)
     assert capsys.readouterr().out.count("callback error") == undecoded > 0
 

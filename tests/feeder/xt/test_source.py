@@ -80,7 +80,7 @@ class Recorder(Recording):
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
-    """Return the terminal of quotes; each download process has one of its own, the switches are in the environment."""
+    """Return the terminal of quotes; each download process has its own, whose switches are in the environment."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
     monkeypatch.setattr(intervals, "RETRY_FIRST", 0.01)
     monkeypatch.setattr(intervals, "RETRY_LAST", 0.05)
@@ -103,7 +103,7 @@ def source(terminal: native.Terminal) -> Iterator[XtSource]:
         source.close()
 
 
-def test_trade_sessions_that_hang_are_a_reason_to_be_replaced(
+def test_hanging_trade_sessions_are_a_reason_to_restart(
     terminal: native.Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = XtSource(Config(xt_accounts=("55550365:STOCK",), xt_userdata=str(tmp_path)))
@@ -112,7 +112,7 @@ def test_trade_sessions_that_hang_are_a_reason_to_be_replaced(
     assert source.hung() == "trade sessions hang"
 
 
-def test_it_is_the_source_of_the_setting(terminal: native.Terminal) -> None:
+def test_the_setting_selects_this_source(terminal: native.Terminal) -> None:
     for name in ("xtquant", "auto"):
         source = app.make_source(Config(source=name))
         assert isinstance(source, XtSource)
@@ -130,7 +130,7 @@ def test_quotes_and_downloads_are_served_together(terminal: native.Terminal, sou
     sink.until(lambda: TICKS in sink.bodies and {"status": "done"} in sink.bodies.get(JOB, []))
     assert sink.bodies[TICKS] == [{"600519.SH": [{"time": 1}]}]
     assert sink.bodies[JOB][0] == {"finished": 1, "total": 2, "stockcode": "600519.SH", "message": ""}
-    # The quote session's client was asked for no download.
+    # No download was requested from the client of the quote session.
     assert terminal.called("supply_history_data2") == []
     source.unsubscribe(TICKS, parse_topic(TICKS))
     sink.until(lambda: source.upstream() == 0)
@@ -138,7 +138,7 @@ def test_quotes_and_downloads_are_served_together(terminal: native.Terminal, sou
     assert sink.states == ["up"]
 
 
-def test_a_quote_session_that_hangs_holds_up_no_download(
+def test_a_quote_session_that_hangs_blocks_no_download(
     terminal: native.Terminal, source: XtSource, sink: Recorder
 ) -> None:
     terminal.gate.clear()
@@ -148,7 +148,7 @@ def test_a_quote_session_that_hangs_holds_up_no_download(
     assert sink.states == []
 
 
-def test_a_download_that_hangs_holds_up_no_quote(
+def test_a_download_that_hangs_blocks_no_quote(
     terminal: native.Terminal, source: XtSource, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_XT_DOWNLOAD", "stall")
@@ -163,7 +163,7 @@ def test_a_download_that_hangs_holds_up_no_quote(
         source.download(JOB, REQUEST)
 
 
-def test_without_accounts_it_says_that_there_are_no_trade_events(
+def test_without_accounts_it_logs_that_there_are_no_trade_events(
     terminal: native.Terminal, source: XtSource, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "feeder.xt.source"):
@@ -218,7 +218,7 @@ def test_a_trade_session_that_cannot_start_does_not_stop_the_quotes(
     sink.until(lambda: sink.accounts[-1][0].state == "up")
 
 
-def test_a_start_that_fails_for_ever_is_given_up_at_close(
+def test_close_ends_a_trade_start_that_always_fails(
     terminal: native.Terminal, trading: XtSource, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(XtTrade, "start", lambda *_: 1 / 0)
@@ -228,7 +228,7 @@ def test_a_start_that_fails_for_ever_is_given_up_at_close(
 
 
 @pytest.mark.parametrize("readable", [0, 1])
-def test_a_journal_that_cannot_be_read_costs_no_trade_session(
+def test_an_unreadable_journal_does_not_stop_the_trade_session(
     terminal: native.Terminal,
     trading: XtSource,
     sink: Recorder,
@@ -266,7 +266,7 @@ def test_a_part_that_cannot_be_closed_does_not_stop_the_others(
     assert not any(client.is_connected() for client in terminal.clients)
 
 
-def test_close_does_not_wait_for_a_part_that_does_not_end(
+def test_close_does_not_wait_for_a_part_that_hangs(
     terminal: native.Terminal,
     source: XtSource,
     sink: Recorder,
@@ -285,7 +285,7 @@ def test_close_does_not_wait_for_a_part_that_does_not_end(
     wait_for(lambda: not any(thread.name.startswith("xtquant-download") for thread in threading.enumerate()))
 
 
-def test_close_before_start_is_nothing(source: XtSource) -> None:
+def test_close_before_start_does_nothing(source: XtSource) -> None:
     source.close()
 
 
@@ -310,7 +310,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_a_download_through_feeder_and_gateway_ends_as_documented(url: str) -> None:
     frames, code = received(url, '{"stocks":["600519.SH"],"period":"1d"}')
-    # Progress may have been overtaken by the end.
+    # Progress is conflated, so the end may have replaced it.
     assert frames[-1] == {"status": "done"}
     assert all(frame == {"finished": 1, "total": 1, "stockcode": "600519.SH", "message": ""} for frame in frames[:-1])
     assert code == 1000
@@ -322,7 +322,7 @@ def test_a_download_through_feeder_and_gateway_ends_as_documented(url: str) -> N
 
 
 def received(url: str, request: str) -> tuple[list[dict], int | None]:
-    """Return what comes until the socket is closed, and with which code."""
+    """Return the frames that arrive until the socket is closed, and the close code."""
     frames = []
     with connect(url, proxy=None) as client, contextlib.suppress(ConnectionClosedError):
         client.send(request)

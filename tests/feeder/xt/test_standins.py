@@ -1,4 +1,4 @@
-"""The stand-ins have what xtquant's real Python layer asks of its native modules."""
+"""The stand-ins have every function and method that xtquant's real Python layer needs of its native modules."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_module_has_every_function_that_xtdatacenter_calls() -> None:
     assert sorted(called - set(dir(datacenter))) == []
 
 
-def test_the_trade_client_has_everything_that_xttrader_uses(terminal: native.Terminal) -> None:
+def test_the_trade_client_has_each_attribute_that_xttrader_uses(terminal: native.Terminal) -> None:
     source = (LAYER / "xttrader.py").read_text(encoding="utf-8")
     client = xtpythonclient.XtQuantAsyncClient(b"", "xtquant", 1)
     methods = set(re.findall(r"async_client\.(\w+)", source))
@@ -127,7 +127,7 @@ def test_wrong_types_are_rejected_as_pybind11_does(terminal: native.Terminal) ->
         xtdata.unsubscribe_quote("1")
 
 
-def test_one_call_while_the_terminal_is_closed_costs_the_client(terminal: native.Terminal) -> None:
+def test_a_call_to_a_closed_terminal_makes_the_client_unusable(terminal: native.Terminal) -> None:
     xtdata = sdk.load()
     client = xtdata.connect("127.0.0.1", 58610)
     assert xtdata.subscribe_quote("600519.SH", "tick", callback=print) == 1
@@ -148,7 +148,7 @@ def test_one_call_while_the_terminal_is_closed_costs_the_client(terminal: native
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_a_client_left_alone_comes_back_by_itself(terminal: native.Terminal, kept: bool) -> None:
+def test_a_client_without_calls_reconnects_by_itself(terminal: native.Terminal, kept: bool) -> None:
     terminal.keeps_subscriptions = kept
     xtdata = sdk.load()
     client = xtdata.connect("127.0.0.1", 58610)
@@ -199,12 +199,12 @@ def test_the_data_service_listens_once_it_has_a_token(terminal: native.Terminal)
 
 
 @pytest.fixture
-def desk(terminal: native.Terminal) -> xtpythonclient.Desk:
-    return xtpythonclient.desk()
+def trade_side(terminal: native.Terminal) -> xtpythonclient.TradeSide:
+    return xtpythonclient.trade_side()
 
 
 class Callback:
-    """Notes the callbacks of xttrader, whichever they are."""
+    """Record every callback of xttrader."""
 
     def __init__(self) -> None:
         self.came: list[tuple[str, tuple[Any, ...]]] = []
@@ -214,7 +214,7 @@ class Callback:
 
 
 @pytest.fixture
-def trader(desk: xtpythonclient.Desk) -> Iterator[Any]:
+def trader(trade_side: xtpythonclient.TradeSide) -> Iterator[Any]:
     """A connected XtQuantTrader with account 1 subscribed; built off the main thread."""
     from xtquant import xttrader, xttype
 
@@ -236,20 +236,20 @@ def trader(desk: xtpythonclient.Desk) -> Iterator[Any]:
         assert trader.subscribe(xttype.StockAccount("1")) == 0
         yield trader
     finally:
-        desk.close()
+        trade_side.close()
         trader.stop()
         trader.loop.close()
 
 
-def test_every_trade_call_is_answered_where_xttrader_listens(desk: xtpythonclient.Desk, trader: Any) -> None:
-    bound = desk.connected()[0].bound
+def test_every_trade_call_is_answered_at_its_bound_callback(trade_side: xtpythonclient.TradeSide, trader: Any) -> None:
+    bound = trade_side.connected()[0].bound
     unheard = {call for call in xtpythonclient.CALLS if xtpythonclient._binding(call) not in bound}
-    # xttrader never binds it, so query_com_position waits for ever.
+    # xttrader never binds this callback, so query_com_position waits for ever.
     assert unheard == {"queryComPositionWithSeq"}
     assert f"bindOn{xtpythonclient._binding('queryComPositionWithSeq')}" in xtpythonclient.BINDINGS
 
 
-def test_a_native_record_is_what_pybind11_makes(terminal: native.Terminal) -> None:
+def test_a_native_record_behaves_like_one_of_pybind11(terminal: native.Terminal) -> None:
     from xtquant import xttype
 
     order = xtpythonclient.XtOrder(order_id=7, price=1, status_msg="废单".encode("gbk"))
@@ -275,21 +275,23 @@ def test_a_native_record_has_the_fields_of_xttype(terminal: native.Terminal, nam
     assert fields <= set(dir(getattr(xtpythonclient, name)()))
 
 
-def test_xttrader_alone_keeps_the_error_of_a_cancel_that_another_asked_for(
-    desk: xtpythonclient.Desk, trader: Any
+def test_xttrader_keeps_the_error_of_a_cancel_of_another_strategy(
+    trade_side: xtpythonclient.TradeSide, trader: Any
 ) -> None:
-    desk.push(xtpythonclient.XtCancelError(account_id="1", order_id=7), xtpythonclient.XtTrade(account_id="1"))
+    trade_side.push(xtpythonclient.XtCancelError(account_id="1", order_id=7), xtpythonclient.XtTrade(account_id="1"))
     wait_for(lambda: trader.callback.came)
     assert [name for name, _ in trader.callback.came] == ["on_stock_trade"]
     assert list(trader.queuing_cancel_errors_by_order_id) == [7]
 
 
-def test_pushes_reach_subscribed_accounts_and_queries_tell_the_newest(desk: xtpythonclient.Desk, trader: Any) -> None:
+def test_pushes_reach_subscribers_and_queries_return_the_newest(
+    trade_side: xtpythonclient.TradeSide, trader: Any
+) -> None:
     from xtquant import xttype
 
-    desk.push(xtpythonclient.XtOrder(account_id="2", order_id=1))
-    desk.push(xtpythonclient.XtOrder(account_id="1", order_id=1, order_status=50))
-    desk.push(xtpythonclient.XtOrder(account_id="1", order_id=1, order_status=56))
+    trade_side.push(xtpythonclient.XtOrder(account_id="2", order_id=1))
+    trade_side.push(xtpythonclient.XtOrder(account_id="1", order_id=1, order_status=50))
+    trade_side.push(xtpythonclient.XtOrder(account_id="1", order_id=1, order_status=56))
     wait_for(lambda: len(trader.callback.came) == 2)
     assert [args[0].order_status for _, args in trader.callback.came] == [50, 56]
     account = xttype.StockAccount("1")
@@ -298,11 +300,13 @@ def test_pushes_reach_subscribed_accounts_and_queries_tell_the_newest(desk: xtpy
     assert trader.query_stock_asset(account) is None
 
 
-def test_a_dropped_session_is_told_once_and_its_number_is_free_again(desk: xtpythonclient.Desk, trader: Any) -> None:
+def test_a_dropped_session_is_reported_once_and_frees_its_number(
+    trade_side: xtpythonclient.TradeSide, trader: Any
+) -> None:
     second = xtpythonclient.XtQuantAsyncClient(b"folder", "xtquant", 7)
     second.start()
     assert second.connect() == -1
-    desk.drop()
+    trade_side.drop()
     wait_for(lambda: trader.callback.came)
     assert trader.callback.came == [("on_disconnected", ())]
     assert second.connect() == 0
@@ -317,30 +321,30 @@ def test_closing_the_terminal_drops_its_trade_side(terminal: native.Terminal, tr
 
 
 @pytest.mark.parametrize(("repush", "statuses"), [("nothing", []), ("newest", [56]), ("life", [50, 56])])
-def test_a_subscription_may_bring_the_day_again(
-    desk: xtpythonclient.Desk, trader: Any, repush: Any, statuses: list[int]
+def test_a_subscription_may_push_the_events_of_the_day_again(
+    trade_side: xtpythonclient.TradeSide, trader: Any, repush: Any, statuses: list[int]
 ) -> None:
     from xtquant import xttype
 
     trader.unsubscribe(xttype.StockAccount("1"))
     for status in (50, 56):
-        desk.push(xtpythonclient.XtOrder(account_id="1", order_id=1, order_status=status))
-    desk.repush = repush
+        trade_side.push(xtpythonclient.XtOrder(account_id="1", order_id=1, order_status=status))
+    trade_side.repush = repush
     trader.subscribe(xttype.StockAccount("1"))
-    desk.push(xtpythonclient.XtAsset(account_id="1"))
+    trade_side.push(xtpythonclient.XtAsset(account_id="1"))
     wait_for(lambda: "on_stock_asset" in [name for name, _ in trader.callback.came])
     assert [args[0].order_status for name, args in trader.callback.came if name == "on_stock_order"] == statuses
 
 
-def test_a_silent_call_is_answered_when_it_is_released(desk: xtpythonclient.Desk, trader: Any) -> None:
+def test_a_silent_call_is_answered_when_it_is_released(trade_side: xtpythonclient.TradeSide, trader: Any) -> None:
     from xtquant import xttype
 
     answers: list[Any] = []
-    desk.silent = {"queryStockTradesWithSeq"}
+    trade_side.silent = {"queryStockTradesWithSeq"}
     trader.query_stock_trades_async(xttype.StockAccount("1"), answers.append)
     trader.query_stock_orders_async(xttype.StockAccount("1"), lambda _: answers.append("orders"))
     wait_for(lambda: answers)
     assert answers == ["orders"]
-    desk.release()
+    trade_side.release()
     wait_for(lambda: len(answers) == 2)
     assert answers[1] == []

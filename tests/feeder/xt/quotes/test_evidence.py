@@ -1,4 +1,4 @@
-"""Evidence: who is deaf and who has nothing to say, told by the terminal's own last ticks."""
+"""Evidence: the terminal's own last ticks tell a deaf subscription from one whose codes have no new ticks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOUTAI = "600519.SH"
 
 
 class Terminal:
-    """Asked every ten seconds; `trade` gives codes a new tick each time."""
+    """A terminal that is queried every ten seconds; `trade` gives codes a new tick each time."""
 
     def __init__(self) -> None:
         self.evidence: Evidence[str] = Evidence()
@@ -25,7 +25,7 @@ class Terminal:
         self.ticks: dict[str, Any] = {}
 
     def ask(self, times: int, silent: dict[str, Collection[str]], trade: Collection[str] = ()) -> list[str]:
-        """Return who is deaf, whenever in `times`."""
+        """Query `times` times; return the subscriptions found deaf in any of them."""
         deaf = []
         for _ in range(times):
             self.now += 10_000
@@ -41,23 +41,23 @@ def terminal() -> Terminal:
     return Terminal()
 
 
-def test_a_subscription_is_deaf_after_several_ticks_that_it_lacks(terminal: Terminal) -> None:
-    # The first time there is nothing to compare with.
+def test_a_subscription_is_deaf_after_several_missed_ticks(terminal: Terminal) -> None:
+    # The first query has no earlier ticks to compare with.
     assert terminal.ask(NEWS, {"moutai": [MOUTAI]}, [MOUTAI]) == []
     assert terminal.ask(1, {"moutai": [MOUTAI]}, [MOUTAI]) == ["moutai"]
 
 
-def test_what_does_not_move_at_the_terminal_is_silent_by_right(terminal: Terminal) -> None:
+def test_a_code_without_new_ticks_at_the_terminal_is_not_deaf(terminal: Terminal) -> None:
     terminal.ask(1, {"moutai": [MOUTAI]}, [MOUTAI])
     assert terminal.ask(1000, {"moutai": [MOUTAI]}) == []
 
 
-def test_rare_news_adds_up_and_one_that_went_back_is_none(terminal: Terminal) -> None:
+def test_rare_new_ticks_add_up_and_older_ones_do_not_count(terminal: Terminal) -> None:
     silent = {"moutai": [MOUTAI]}
     terminal.ask(1, silent, [MOUTAI])
     for _ in range(NEWS - 1):
         assert terminal.ask(50, silent) + terminal.ask(1, silent, [MOUTAI]) == []
-    # Neither is one that only has a newer time.
+    # A tick that only has a newer time does not count either.
     for tick in ({"time": MORNING - DAY, "volume": 3}, {**terminal.ticks[MOUTAI], "time": terminal.now + 5000}):
         terminal.ticks[MOUTAI] = tick
         assert terminal.ask(50, silent) == []
@@ -65,7 +65,7 @@ def test_rare_news_adds_up_and_one_that_went_back_is_none(terminal: Terminal) ->
 
 
 @pytest.mark.parametrize("time", [None, 0, "10:00", 1_795_485_600, MORNING, MORNING + 3_600_000])
-def test_a_volume_that_grows_is_news_whatever_the_time_says(terminal: Terminal, time: object) -> None:
+def test_a_growing_volume_is_new_whatever_the_time_is(terminal: Terminal, time: object) -> None:
     deaf = []
     for volume in range(NEWS + 1):
         terminal.ticks[MOUTAI] = {"time": time, "volume": volume, "openInt": 13}
@@ -74,7 +74,7 @@ def test_a_volume_that_grows_is_news_whatever_the_time_says(terminal: Terminal, 
 
 
 @pytest.mark.parametrize("tick", [{"time": 0}, {"time": MORNING}, {"openInt": 14}, {"lastPrice": 9.0}, {"volume": "7"}])
-def test_a_change_without_a_trade_is_no_news(terminal: Terminal, tick: dict[str, Any]) -> None:
+def test_a_change_without_a_trade_is_not_new(terminal: Terminal, tick: dict[str, Any]) -> None:
     silent = {"moutai": [MOUTAI]}
     terminal.ask(1, silent, [MOUTAI])
     before = terminal.ticks[MOUTAI]
@@ -85,14 +85,14 @@ def test_a_change_without_a_trade_is_no_news(terminal: Terminal, tick: dict[str,
         assert terminal.ask(1, silent) == []
 
 
-def test_what_was_brought_after_all_is_not_missed(terminal: Terminal) -> None:
+def test_a_tick_that_is_pushed_late_is_not_missed(terminal: Terminal) -> None:
     for volume in range(10 * NEWS):
         terminal.now += 10_000
         tick = {"time": terminal.now, "volume": volume}
         assert terminal.evidence.learn(terminal.now, [MOUTAI], {MOUTAI: tick}, {"moutai": {MOUTAI: dict(tick)}}) == []
 
 
-def test_who_was_heard_begins_anew(terminal: Terminal) -> None:
+def test_a_push_resets_the_count_of_missed_ticks(terminal: Terminal) -> None:
     silent = {"moutai": [MOUTAI]}
     terminal.ask(NEWS, silent, [MOUTAI])
     assert terminal.ask(1, {}, [MOUTAI]) == []
@@ -100,14 +100,14 @@ def test_who_was_heard_begins_anew(terminal: Terminal) -> None:
     assert terminal.ask(1, silent, [MOUTAI]) == ["moutai"]
 
 
-def test_news_of_codes_of_a_market_is_news_of_that_market_alone(terminal: Terminal) -> None:
+def test_new_ticks_count_only_for_their_own_market(terminal: Terminal) -> None:
     silent = {"IF": ["IF2512.IF", "IH2512.IF", "IC2512.IF"], "moutai": [MOUTAI]}
     terminal.ask(1, silent, ["IF2512.IF", "IH2512.IF", "IC2512.IF", MOUTAI])
     news = [["IF2512.IF"], ["IH2512.IF"], ["IF2512.IF"]]
     assert [terminal.ask(1, silent, codes) for codes in news] == [[], [], ["IF"]]
 
 
-def test_news_of_one_code_out_of_several_takes_longer(terminal: Terminal) -> None:
+def test_new_ticks_of_one_code_out_of_several_take_longer(terminal: Terminal) -> None:
     silent = {"IF": ["IF2512.IF", "IF00.IF"]}
     terminal.ask(1, silent, ["IF2512.IF", "IF00.IF"])
     # The terminal may compute a continuous contract itself.
@@ -115,10 +115,10 @@ def test_news_of_one_code_out_of_several_takes_longer(terminal: Terminal) -> Non
     assert terminal.ask(1, silent, ["IF00.IF"]) == ["IF"]
 
 
-def test_evidence_needed_doubles_after_each_renewal_of_a_day(terminal: Terminal) -> None:
+def test_each_renewal_of_a_day_doubles_the_evidence_needed(terminal: Terminal) -> None:
     silent = {"moutai": [MOUTAI]}
     for news in (NEWS, 2 * NEWS, 4 * NEWS):
-        # A new session, in which it is heard first.
+        # In the new session the subscription brings a tick first.
         terminal.ask(1, {})
         terminal.ask(1, silent, [MOUTAI])
         assert terminal.ask(news - 1, silent, [MOUTAI]) == []
@@ -129,7 +129,7 @@ def test_evidence_needed_doubles_after_each_renewal_of_a_day(terminal: Terminal)
 
 
 @pytest.mark.parametrize("tick", [None, 7, [], {}, {"time": None}, {"time": "now"}])
-def test_what_is_no_tick_is_no_news(terminal: Terminal, tick: object) -> None:
+def test_an_invalid_tick_is_not_new(terminal: Terminal, tick: object) -> None:
     silent = {"moutai": [MOUTAI]}
     terminal.ask(1, silent, [MOUTAI])
     terminal.ticks[MOUTAI] = tick
@@ -152,24 +152,24 @@ def test_what_is_no_tick_is_no_news(terminal: Terminal, tick: object) -> None:
         pytest.param(None, False, id="never"),
     ],
 )
-def test_what_is_halted_or_not_traded_today_is_not_expected_to_tick(
+def test_halted_or_untraded_codes_are_not_expected_to_tick(
     terminal: Terminal, tick: dict[str, Any] | None, active: bool
 ) -> None:
     terminal.ticks = {} if tick is None else {MOUTAI: {"time": MORNING, **tick}}
     terminal.ask(1, {"moutai": [MOUTAI]})
-    # Of a code that was not asked for, since it was heard, nothing is known.
+    # Nothing is known of a code that was not queried because it had been pushed.
     assert terminal.evidence.active({MOUTAI, "600000.SH"}) == ({MOUTAI, "600000.SH"} if active else {"600000.SH"})
     terminal.ask(1, {})
     assert terminal.evidence.active({MOUTAI}) == {MOUTAI}
 
 
-def test_the_open_interest_of_a_future_is_no_status(terminal: Terminal) -> None:
+def test_the_open_interest_of_a_future_is_not_a_status(terminal: Terminal) -> None:
     terminal.ticks = {"IF2512.IF": {"time": MORNING, "volume": 5, "openInt": 17}}
     terminal.ask(1, {"future": ["IF2512.IF"]})
     assert terminal.evidence.active({"IF2512.IF"}) == {"IF2512.IF"}
 
 
-def test_several_halted_codes_are_idle_several_untraded_ones_are_not(terminal: Terminal) -> None:
+def test_several_halted_codes_are_idle_but_untraded_ones_are_not(terminal: Terminal) -> None:
     codes = {f"60000{number}.SH" for number in range(SEVERAL)}
     terminal.ticks = {code: {"time": MORNING - DAY, "volume": 5} for code in codes}
     terminal.ask(1, {"crowd": codes})
@@ -183,7 +183,7 @@ def test_several_halted_codes_are_idle_several_untraded_ones_are_not(terminal: T
 
 @pytest.mark.parametrize("status", [13, 17, 1, None])
 @pytest.mark.parametrize("count", [1, SEVERAL])
-def test_while_the_index_moves_only_codes_that_trade_are_expected_to_tick(
+def test_only_traded_codes_are_expected_while_the_index_moves(
     terminal: Terminal, count: int, status: int | None
 ) -> None:
     codes = {f"60000{number}.SH" for number in range(count)}
@@ -191,13 +191,13 @@ def test_while_the_index_moves_only_codes_that_trade_are_expected_to_tick(
     silent = {"crowd": {*codes, INDICES["SH"]}}
     terminal.ask(2, silent, [INDICES["SH"]])
     assert terminal.evidence.active(codes) == set()
-    # What the terminal has a trade of is awaited, whatever its status is said to be.
+    # A code with a trade at the terminal is expected to tick, whatever its status is.
     terminal.ticks["600000.SH"] = {"time": MORNING, "volume": 6, "openInt": status}
     terminal.ask(1, silent, [INDICES["SH"]])
     assert terminal.evidence.active(codes) == {"600000.SH"}
 
 
-def test_an_index_that_stands_still_excuses_no_silence(terminal: Terminal) -> None:
+def test_a_code_is_expected_to_tick_if_the_index_does_not_move(terminal: Terminal) -> None:
     silent = {"moutai": [MOUTAI, INDICES["SH"]]}
     terminal.ask(1, silent, [MOUTAI, INDICES["SH"]])
     terminal.ask(1, silent, [INDICES["SH"]])
@@ -206,7 +206,7 @@ def test_an_index_that_stands_still_excuses_no_silence(terminal: Terminal) -> No
     assert terminal.evidence.active({MOUTAI}) == {MOUTAI}
 
 
-def test_the_time_of_a_tick_may_be_text_alone(terminal: Terminal) -> None:
+def test_the_time_of_a_tick_may_be_only_text(terminal: Terminal) -> None:
     terminal.ticks = {MOUTAI: {"timetag": "20261124 10:00:00", "volume": 5, "openInt": 13}}
     terminal.ask(1, {"moutai": [MOUTAI]})
     assert terminal.evidence.active({MOUTAI}) == {MOUTAI}
@@ -216,7 +216,7 @@ def test_the_time_of_a_tick_may_be_text_alone(terminal: Terminal) -> None:
         assert terminal.evidence.active({MOUTAI}) == set()
 
 
-def test_the_reset_before_a_trading_day_is_no_trade(terminal: Terminal) -> None:
+def test_the_reset_before_a_trading_day_is_not_a_trade(terminal: Terminal) -> None:
     silent = {"market": [MOUTAI, "600000.SH", "600001.SH"]}
     terminal.ask(1, silent, silent["market"])
     for code in silent["market"] * NEWS:

@@ -18,12 +18,12 @@ SHANGHAI = timezone(timedelta(hours=8))
 HOUR = 3600
 LIMIT = 30
 ACTIONS = ("renew", "resubscribe", "reconnect")
-# The number of looks of a test is kept down; a look may count as much as this.
+# To make few checks in a test, one check may stand for this much time.
 LOOK = 5
 TUESDAY = datetime(2026, 11, 24, tzinfo=SHANGHAI)
-# When ticks come or the terminal changes some.
+# The times in which ticks are pushed or the terminal changes some of them.
 BUSY = (("2:20", "2:35"), ("8:59", "9:02"), ("9:14", "11:35"), ("12:55", "15:35"), ("20:59", "21:05"))
-# The second at which the terminal's ticks are reset before the day; nothing of that is pushed.
+# The second at which the terminal resets its ticks before the trading day; it pushes none of that.
 RESETS = {"000001.SH": 32400, "600519.SH": 32430, "600000.SH": 32470, "600001.SH": 32510}
 TRADED = ["000001.SH", "600519.SH", "600000.SH", "688981.SH", "399001.SZ", "000001.SZ", "899050.BJ", "430047.BJ"]
 
@@ -42,11 +42,11 @@ def subscribed(topic: Topic | None, parts: TopicParts) -> NativeSubscription:
     return NativeSubscription(TopicState(parts, topic), topic)
 
 
-class World:
-    """An exchange, a terminal that has its ticks, and a listener whose machine's clock is `offset` seconds ahead.
+class SimulatedDay:
+    """An exchange, a terminal with its ticks, and a listener on a machine whose clock is `offset` seconds ahead.
 
-    `day` is "trading", "half" (mornings only) or "holiday" (one that the calendar lacks). From the second `deaf` on the
-    terminal pushes nothing, from `cut` on it gets nothing itself.
+    `day` is "trading", "half" (only the morning) or "holiday" (missing in the calendar). From the second `deaf` on the
+    terminal pushes nothing; from the second `cut` on it receives nothing itself.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class World:
     ) -> None:
         self.offset, self.day, self.deaf, self.cut = offset, day, deaf, cut
         self.second = 0
-        # Of a terminal that answers for last ticks in another way.
+        # A test may replace how the terminal answers a query for last ticks.
         self.answer: Callable[[dict[str, Any]], Any] = dict
         self.ticks: dict[str, dict[str, Any]] = {}
         self.wanted: dict[Topic, TopicParts] = {topic: parse_topic(topic) for topic in topics}
@@ -75,10 +75,10 @@ class World:
     def now(self) -> int:
         return self.time(self.second + self.offset)
 
-    # What the listener calls of xtdata.
+    # The functions of xtdata that the listener calls.
 
     def get_full_tick(self, codes: list[str]) -> Any:
-        # As the wheel does it: text of the time as well, and amounts in whole yuan.
+        # As in the wheel: a tick also has its time as text, and amounts are in whole yuan.
         return self.answer({code: {**self.ticks[code], "timetag": "x", "amount": 7} for code in codes})
 
     def download_holiday_data(self) -> None: ...
@@ -86,13 +86,13 @@ class World:
     def get_holidays(self) -> list[str]:
         return ["20260101"]
 
-    # What happens.
+    # Running the simulated day.
 
-    def run(self, begin: int, end: int) -> World:
+    def run(self, begin: int, end: int) -> SimulatedDay:
         for second in range(begin, end, LOOK):
             clock_says = (second + self.offset) % 86400
             if not (is_within(second, *BUSY) or is_within(clock_says, ("9:25", "15:00"))):
-                # Nothing trades, and the listener would neither ask nor count.
+                # No code trades, and the listener would neither query nor count.
                 continue
             self.second = second
             self.trade()
@@ -120,7 +120,7 @@ class World:
         if self.day == "half":
             afternoon = ("0:00", "0:00")
         if is_within(second, ("9:15", "9:25")):
-            # Orders alone.
+            # Only orders change, without a trade.
             self.move(TRADED, 0, status=12)
         elif is_within(second, morning, afternoon) or second == clock("9:25"):
             self.move(TRADED, 10)
@@ -140,7 +140,7 @@ class World:
             self.tick(code, volume, status)
         for subscription in self.subscriptions.values():
             if subscription.is_market and self.second < self.deaf:
-                # One push of all of them.
+                # One push has all of them.
                 market = subscription.parts.name
                 subscription.pushed = {code: self.ticks[code] for code in codes if code.endswith(market)}
 
@@ -179,12 +179,12 @@ SEVERAL = (
     quote_topic("ag2612.SF"),
     quote_topic("00700.HK"),
 )
-# One that trades, one that does so every seven minutes, a halted one, and more of a market than may be halted.
+# One code that trades, one that trades every seven minutes, a halted one, and more of a market than may be halted.
 SINGLES = (
     *(quote_topic(code) for code in ("600519.SH", "600000.SH", "688981.SH", "600001.SH", "600002.SH", "000001.SZ")),
     whole_topic("000001.SH"),
 )
-# One that is halted and one that trades rarely.
+# One code that is halted and one that trades rarely.
 QUIET = (quote_topic("600002.SH"), quote_topic("600001.SH"))
 
 
@@ -195,24 +195,24 @@ QUIET = (quote_topic("600002.SH"), quote_topic("600001.SH"))
         *((day, offset) for day in ("holiday", "half") for offset in (-8, -1, 0, 1, 8)),
     ],
 )
-def test_a_healthy_day_costs_no_action_whatever_the_clock_says(day: str, offset: int) -> None:
-    assert World(*SEVERAL, offset=offset * HOUR, day=day).run(0, 86400).actions == []
+def test_a_healthy_day_causes_no_action_whatever_the_clock_shows(day: str, offset: int) -> None:
+    assert SimulatedDay(*SEVERAL, offset=offset * HOUR, day=day).run(0, 86400).actions == []
 
 
 @pytest.mark.parametrize("offset", [-8, -1, 1])
 @pytest.mark.parametrize("topics", [MARKET, SINGLES, QUIET], ids=["market", "singles", "quiet"])
-def test_neither_do_other_subscriptions(topics: tuple[Topic, ...], offset: int) -> None:
-    assert World(*topics, offset=offset * HOUR).run(0, 86400).actions == []
+def test_other_subscriptions_cause_no_action_on_a_healthy_day(topics: tuple[Topic, ...], offset: int) -> None:
+    assert SimulatedDay(*topics, offset=offset * HOUR).run(0, 86400).actions == []
 
 
 @pytest.mark.parametrize("offset", [-90, -45, -1, 1, 45, 90])
-def test_nor_does_a_clock_that_is_some_minutes_off(offset: int) -> None:
+def test_a_clock_that_is_some_minutes_off_causes_no_action(offset: int) -> None:
     for topics in (SEVERAL, SINGLES):
-        assert World(*topics, offset=offset * 60).run(clock("8:30"), clock("15:40")).actions == []
+        assert SimulatedDay(*topics, offset=offset * 60).run(clock("8:30"), clock("15:40")).actions == []
 
 
-def test_a_clock_that_jumps_costs_nothing() -> None:
-    world = World(*SEVERAL)
+def test_a_clock_that_jumps_causes_no_action() -> None:
+    world = SimulatedDay(*SEVERAL)
     for begin in range(0, 86400, HOUR):
         world.run(begin, begin + HOUR)
         world.offset = (world.offset + 7 * HOUR) % (12 * HOUR) - 6 * HOUR
@@ -220,8 +220,8 @@ def test_a_clock_that_jumps_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 1])
-def test_a_holiday_that_the_calendar_lacks_is_stale_and_no_more(offset: int) -> None:
-    world = World(*MARKET, offset=offset * HOUR, day="holiday").run(0, 86400)
+def test_a_holiday_missing_in_the_calendar_is_only_stale(offset: int) -> None:
+    world = SimulatedDay(*MARKET, offset=offset * HOUR, day="holiday").run(0, 86400)
     assert world.said == ["stale", "closed"] * 2
     assert abs(world.advice[0][0] + offset * HOUR - clock("9:30") - 10 - LIMIT) <= LOOK
 
@@ -229,32 +229,30 @@ def test_a_holiday_that_the_calendar_lacks_is_stale_and_no_more(offset: int) -> 
 @pytest.mark.parametrize("topics", [MARKET, SEVERAL, SINGLES], ids=["market", "several", "singles"])
 @pytest.mark.parametrize("deaf", ["10:00", "13:40"])
 @pytest.mark.parametrize("offset", [0, 1, -1, 8, -8])
-def test_a_session_that_falls_deaf_is_made_anew_within_the_limit(
-    topics: tuple[Topic, ...], deaf: str, offset: int
-) -> None:
-    world = World(*topics, offset=offset * HOUR, deaf=clock(deaf)).run(clock(deaf) - 600, clock(deaf) + 600)
+def test_a_session_that_becomes_deaf_is_replaced_in_time(topics: tuple[Topic, ...], deaf: str, offset: int) -> None:
+    world = SimulatedDay(*topics, offset=offset * HOUR, deaf=clock(deaf)).run(clock(deaf) - 600, clock(deaf) + 600)
     assert world.actions[0][0] <= clock(deaf) + LIMIT
-    # While another subscription was heard a moment ago, what is deaf is subscribed again first.
+    # If another subscription had a push a moment ago, the deaf one is first only subscribed again.
     if topics == MARKET or not offset:
         assert "reconnect" in [action for _, action in world.actions[: 1 if topics == MARKET else None]]
 
 
 @pytest.mark.parametrize("topics", [MARKET, SINGLES], ids=["market", "singles"])
 @pytest.mark.parametrize("offset", [0, -0.1, 0.1])
-def test_a_session_that_is_deaf_from_the_morning_on_is_noticed(topics: tuple[Topic, ...], offset: float) -> None:
-    world = World(*topics, offset=round(offset * HOUR), deaf=0).run(clock("9:20"), clock("10:00"))
+def test_a_session_that_is_deaf_from_the_open_is_noticed(topics: tuple[Topic, ...], offset: float) -> None:
+    world = SimulatedDay(*topics, offset=round(offset * HOUR), deaf=0).run(clock("9:20"), clock("10:00"))
     first = world.actions[0]
     again = next(second for second, action in world.actions if action == "reconnect")
     assert first[1] == "resubscribe"
-    # While its index moves, fewer than five codes that trade are given ten times as long.
+    # While the index moves, fewer than five traded codes have ten times as long.
     patience = 1 if topics == MARKET else 10
     assert first[0] <= clock("9:30") + max(0, -offset) * HOUR + 10 + patience * LIMIT + 4 * LOOK
     assert again - first[0] <= (patience + 2) * LIMIT + 4 * LOOK
     assert len(world.actions) <= 12
 
 
-def test_a_terminal_that_gets_nothing_is_stale_until_it_pushes_again() -> None:
-    world = World(*MARKET, cut=clock("10:00")).run(clock("9:00"), clock("11:00"))
+def test_a_terminal_without_data_is_stale_until_it_pushes_again() -> None:
+    world = SimulatedDay(*MARKET, cut=clock("10:00")).run(clock("9:00"), clock("11:00"))
     assert world.said == ["stale"]
     assert world.advice[0][0] == clock("10:00") + LIMIT - LOOK
     world.cut = 86400
@@ -262,8 +260,8 @@ def test_a_terminal_that_gets_nothing_is_stale_until_it_pushes_again() -> None:
     assert world.said == ["stale", "recovered"]
 
 
-def test_one_that_gets_data_again_without_pushing_it_is_deaf() -> None:
-    world = World(*MARKET, cut=clock("10:00"), deaf=clock("10:00")).run(clock("9:00"), clock("10:40"))
+def test_a_terminal_that_has_data_again_but_pushes_none_is_deaf() -> None:
+    world = SimulatedDay(*MARKET, cut=clock("10:00"), deaf=clock("10:00")).run(clock("9:00"), clock("10:40"))
     assert world.said == ["stale"]
     world.cut = 86400
     world.run(clock("10:40"), clock("10:41"))
@@ -275,22 +273,22 @@ def fails(_: object) -> Any:
 
 
 @pytest.mark.parametrize("answer", [lambda _: {}, lambda _: None, lambda _: 7, fails])
-def test_a_terminal_that_never_answers_is_stale_and_costs_no_session(answer: Callable[[Any], Any]) -> None:
-    world = World(*MARKET, deaf=0)
+def test_a_terminal_that_never_answers_is_only_stale(answer: Callable[[Any], Any]) -> None:
+    world = SimulatedDay(*MARKET, deaf=0)
     world.answer = answer
     assert world.run(clock("9:00"), clock("11:00")).said == ["stale"]
 
 
-def test_a_session_that_neither_pushes_nor_answers_any_more_is_made_anew() -> None:
-    # What is quiet by itself was asked for before, so the terminal is known to answer.
-    world = World(*MARKET, *QUIET, deaf=clock("10:00")).run(clock("9:00"), clock("10:00"))
+def test_a_session_without_pushes_and_answers_is_replaced() -> None:
+    # Quiet codes were queried before, so it is known that the terminal answers.
+    world = SimulatedDay(*MARKET, *QUIET, deaf=clock("10:00")).run(clock("9:00"), clock("10:00"))
     world.answer = fails
     world.run(clock("10:00"), clock("10:03"))
     assert [action for _, action in world.actions] == ["resubscribe", "reconnect"]
-    # In the new session it never answered.
+    # In the new session the terminal never answered.
     assert world.run(clock("10:03"), clock("11:00")).actions == world.actions[:2]
 
 
 @pytest.mark.parametrize("topics", [QUIET, (quote_topic("600002.SH"),)], ids=["rare", "halted"])
-def test_what_does_not_trade_is_no_evidence(topics: tuple[Topic, ...]) -> None:
-    assert World(*topics, deaf=0, offset=0).run(clock("9:00"), clock("9:40")).actions == []
+def test_codes_that_do_not_trade_are_no_evidence(topics: tuple[Topic, ...]) -> None:
+    assert SimulatedDay(*topics, deaf=0, offset=0).run(clock("9:00"), clock("9:40")).actions == []

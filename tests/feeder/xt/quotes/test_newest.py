@@ -37,7 +37,7 @@ def test_an_older_tick_is_left_out_and_a_newer_one_passes(newest: Newest) -> Non
     assert newest.admit(MOUTAI, tick(6), moment(3))
 
 
-def test_codes_are_told_apart(newest: Newest) -> None:
+def test_codes_are_independent(newest: Newest) -> None:
     assert newest.admit(MOUTAI, tick(3), moment(1))
     assert newest.admit("600000.SH", tick(0), moment(2))
 
@@ -66,9 +66,7 @@ def test_codes_are_told_apart(newest: Newest) -> None:
         pytest.param([1], [2], True, id="no-map"),
     ],
 )
-def test_what_is_newer_is_told_by_time_then_volume_then_entry(
-    newest: Newest, first: Any, second: Any, passes: bool
-) -> None:
+def test_newer_is_decided_by_time_then_volume_then_entry(newest: Newest, first: Any, second: Any, passes: bool) -> None:
     assert newest.admit(MOUTAI, first, moment(0))
     assert newest.admit(MOUTAI, second, moment(1)) is passes
 
@@ -79,38 +77,38 @@ def test_without_time_and_volume_the_order_of_callbacks_decides(newest: Newest) 
     assert newest.admit(MOUTAI, {"price": 2.5}, moment(2))
 
 
-def test_a_bogus_time_does_not_silence_a_code(newest: Newest) -> None:
+def test_an_invalid_time_does_not_silence_a_code(newest: Newest) -> None:
     assert newest.admit(MOUTAI, {"time": 2**62, "volume": 5}, moment(0))
     assert newest.admit(MOUTAI, tick(0, 6), moment(1))
     assert not newest.admit(MOUTAI, tick(-3, 5), moment(2))
 
 
-def test_a_clock_set_back_for_good_is_believed_after_some_seconds(newest: Newest) -> None:
+def test_a_clock_set_back_for_good_is_accepted_after_some_seconds(newest: Newest) -> None:
     assert newest.admit(MOUTAI, tick(0), moment(0))
     settle_ms = SETTLE_NS // 1_000_000
     assert not newest.admit(MOUTAI, tick(-3600), moment(settle_ms - 1))
     assert newest.admit(MOUTAI, tick(-3597), moment(settle_ms))
-    # From here on this is the clock.
+    # From here on this time is accepted as the clock.
     assert newest.admit(MOUTAI, tick(-3594), moment(settle_ms + 1))
     assert not newest.admit(MOUTAI, tick(-3595), moment(settle_ms + 2))
 
 
-def test_what_is_newer_again_and_again_keeps_the_older_out(newest: Newest) -> None:
+def test_older_records_stay_out_while_newer_ones_keep_coming(newest: Newest) -> None:
     for number in range(100):
         assert newest.admit(MOUTAI, tick(3 * number), moment(3000 * number))
         assert not newest.admit(MOUTAI, tick(3 * number - 1), moment(3000 * number + 1))
 
 
-def test_a_callback_that_waited_long_is_late_all_the_same(newest: Newest) -> None:
+def test_a_callback_that_waited_long_is_still_late(newest: Newest) -> None:
     assert newest.admit(MOUTAI, tick(3), moment(60_000))
     assert newest.admit(MOUTAI, tick(6), moment(10))
-    # Entered long before what came last, so it has not waited for anything newer.
+    # The last record entered long before it, so this one has not waited for a newer one.
     assert not newest.admit(MOUTAI, tick(0), moment(59_000))
 
 
-def test_the_wall_clock_of_this_machine_decides_nothing(newest: Newest) -> None:
+def test_the_wall_clock_of_this_machine_has_no_effect(newest: Newest) -> None:
     assert newest.admit(MOUTAI, tick(0), Moment(NOW_MS * 1_000_000, 1))
-    # An hour and a half back: the tick's time is no longer possible, the order of entry is as it was.
+    # The clock is set back 90 minutes: the tick's time is in the future, but the order of entry is unchanged.
     back = (NOW_MS - 5_400_000) * 1_000_000
     assert newest.admit(MOUTAI, tick(3), Moment(back, 2))
     assert newest.admit(MOUTAI, tick(6), Moment(back, 3))
@@ -135,11 +133,11 @@ def test_events_always_pass(topic: str, versions: bool) -> None:
     assert newest.admit(MOUTAI, tick(0), moment(1)) is not versions
 
 
-def test_a_bar_replaces_the_bar_of_its_own_time_only() -> None:
+def test_a_bar_replaces_only_the_bar_of_its_own_time() -> None:
     newest = Newest("bar")
     assert newest.admit(MOUTAI, tick(60, 5), moment(1))
     assert newest.admit(MOUTAI, tick(120, 1), moment(3))
-    # The last state of the bar before, though the next has begun; and an older state of it.
+    # The last state of the previous bar passes although the next bar has begun; an older state of it does not.
     assert newest.admit(MOUTAI, tick(60, 9), moment(2))
     assert not newest.admit(MOUTAI, tick(60, 7), moment(4))
     assert newest.admit(MOUTAI, tick(120, 2), moment(5))
@@ -148,7 +146,7 @@ def test_a_bar_replaces_the_bar_of_its_own_time_only() -> None:
     assert newest.admit(MOUTAI, {"time": []}, moment(1))
 
 
-def test_bars_of_a_year_take_no_memory() -> None:
+def test_the_bars_of_a_year_use_no_memory() -> None:
     newest = Newest("bar")
     for number in range(100_000):
         newest.admit(MOUTAI, tick(60 * number), moment(60_000 * number))
@@ -172,7 +170,7 @@ def test_values_of_a_formula_replace_those_of_the_same_bars() -> None:
 
 
 @pytest.mark.parametrize("nan", [False, True])
-def test_what_is_new_is_told_by_content(newest: Newest, nan: bool) -> None:
+def test_new_records_are_recognised_by_their_content(newest: Newest, nan: bool) -> None:
     record = {**tick(0), **({"pe": float("nan")} if nan else {})}
     assert newest.is_new(MOUTAI, record)
     newest.admit(MOUTAI, record, moment())
@@ -180,7 +178,7 @@ def test_what_is_new_is_told_by_content(newest: Newest, nan: bool) -> None:
     assert newest.is_new(MOUTAI, {**record, "lastPrice": 1.0})
 
 
-def test_whatever_the_order_of_serving_the_last_one_is_the_newest() -> None:
+def test_the_last_served_record_is_the_newest_in_any_order() -> None:
     for order in permutations(range(6)):
         newest = Newest("code")
         passed = [number for number in order if newest.admit(MOUTAI, tick(3 * number), moment(order.index(number)))]
@@ -190,7 +188,7 @@ def test_whatever_the_order_of_serving_the_last_one_is_the_newest() -> None:
 
 @pytest.mark.parametrize("versions", ["code", "bar", "none"])
 @pytest.mark.parametrize("seed", range(10))
-def test_many_records_are_admitted_as_one_by_one(versions: Any, seed: int) -> None:
+def test_many_records_are_admitted_like_single_ones(versions: Any, seed: int) -> None:
     chance = random.Random(seed)
     together, single = Newest(versions), Newest(versions)
     for number in range(300):
@@ -209,7 +207,7 @@ def test_many_records_are_admitted_as_one_by_one(versions: Any, seed: int) -> No
 
 @pytest.mark.parametrize("seed", range(20))
 def test_random_clocks_silence_no_code(seed: int) -> None:
-    """A clock that jumps at random: what passes is in order between jumps, and no code is silent for long."""
+    """A clock jumps at random: the passed records are in order between jumps, and no code is silent for long."""
     chance = random.Random(seed)
     newest, entered, clock, last = Newest("code"), 0.0, 0.0, 0.0
     for _ in range(2000):
@@ -243,7 +241,7 @@ def test_an_answer_of_get_full_tick_is_compared_by_common_fields(newest: Newest,
     assert newest.admit(MOUTAI, pushed, moment(0))
     answer = pushed | {"timetag": "20250331 14:52:15"} | record
     assert newest.is_new(MOUTAI, answer) is is_new
-    # And the other way round: the answer first, then the push of the same snapshot.
+    # Also in the other order: first the answer, then the push of the same snapshot.
     assert newest.admit(MOUTAI, answer, moment(1))
     assert newest.is_new(MOUTAI, pushed) is is_new
 

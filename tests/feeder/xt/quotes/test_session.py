@@ -45,7 +45,7 @@ from tests.support.paths import FAKES, ROOT
 from tests.support.sink import Recording, encoded
 
 SECONDS = 10.0
-# BSON has moments; what is published has none.
+# BSON has a type for times; a published body has no such type.
 UNFIT = datetime(2026, 1, 5, tzinfo=UTC)
 
 MOUTAI = quote_topic("600519.SH")
@@ -106,7 +106,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     monkeypatch.setattr(intervals, "RETRY_FIRST", 0.01)
     monkeypatch.setattr(intervals, "RETRY_LAST", 0.05)
     monkeypatch.setattr(intervals, "WATCH_SECONDS", 0.02)
-    # Tests of what comes by itself see nothing else.
+    # No requests for the newest tick, so that a test sees only what the terminal pushes by itself.
     monkeypatch.setattr(intervals, "FIRST_SECONDS", 3600.0)
     with native.installed() as terminal:
         yield terminal
@@ -145,7 +145,7 @@ def begin(source: XtQuote, sink: Recorder, *topics: Topic) -> None:
     sink.until(lambda: set(topics) <= set(sink.accepted) and sink.states)
 
 
-# -- What comes in goes out
+# -- Published data
 
 
 def test_a_tick_is_published_as_it_came(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
@@ -160,7 +160,7 @@ def test_a_tick_is_published_as_it_came(terminal: native.Terminal, source: XtQuo
     assert before <= received_ns <= time.time_ns()
 
 
-def test_every_kind_is_asked_with_the_real_signature(
+def test_every_kind_is_subscribed_with_the_real_signature(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     begin(source, sink, *EVERY_KIND, l2_topic("600000.SH", 0))
@@ -192,7 +192,7 @@ def test_every_kind_is_asked_with_the_real_signature(
     assert source.upstream() == len(terminal.feeds()) == 6
 
 
-def test_formula_parameters_that_xtdata_reads_by_their_whole_name_keep_it(
+def test_formula_parameters_read_by_xtdata_keep_their_full_name(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     begin(source, sink, formula_topic(FormulaSpec("MA", "000001.SZ", params={"barmode": 1, "SUB:n": 2, "n": 3})))
@@ -231,7 +231,7 @@ def test_a_market_begins_with_its_whole_snapshot(terminal: native.Terminal, sour
 
 @pytest.mark.parametrize("undecoded", [False, True], ids=["bson", "undecoded"])
 @pytest.mark.parametrize("wide_ints", [False, True], ids=["int32", "int64"])
-def test_integers_of_any_width_and_nan_survive(
+def test_integers_of_any_width_and_nan_are_published(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, undecoded: bool, wide_ints: bool
 ) -> None:
     terminal.undecoded, terminal.wide_ints = undecoded, wide_ints
@@ -249,7 +249,7 @@ def test_callbacks_of_eight_codes_do_not_wait_for_each_other(
 ) -> None:
     terminal.dispatchers = 8
     codes = [f"{600000 + number}.SH" for number in range(8)]
-    # Passes only when eight callbacks are inside publish at the same time.
+    # The barrier opens only when eight callbacks are inside publish at the same time.
     together = threading.Barrier(8)
     sink.on_publish = lambda: together.wait(SECONDS)
     begin(source, sink, *(quote_topic(code) for code in codes))
@@ -278,7 +278,7 @@ def test_eight_callbacks_at_once_lose_no_print_and_reorder_no_tick(
 
 
 class Slow:
-    """Holds up the callbacks whose payload has a code, after they were entered."""
+    """Block the callbacks whose payload has a given code, after they were entered."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, code: str) -> None:
         self.code = code
@@ -307,12 +307,12 @@ def test_an_older_tick_in_a_big_push_does_not_follow_a_newer_one(
     sink.until(lambda: len(sink.published) == 2)
     slow.go.set()
     sink.until(lambda: len(sink.published) == 5)
-    # The others come, and of this code nothing: neither of the market nor of the topic that comes out of it.
+    # The other codes come, but not this one: neither in the market nor in the topic that is served from it.
     assert [set(body) for body in sink.bodies(SHANGHAI)] == [{"600004.SH"}, set(codes) - {"600004.SH"}]
     assert sink.bodies(CROWD[4]) == [{"600004.SH": [{"time": 2, "volume": 2}]}]
     assert len(sink.bodies(CROWD[3])) == len(sink.bodies(CROWD[2])) == 1
     assert crowded.overtaken == 1
-    # A topic that begins now gets the newer one as well.
+    # A topic that begins now also gets the newer tick.
     leave(crowded, SHANGHAI)
     want(crowded, SHANGHAI)
     sink.until(lambda: len(sink.bodies(SHANGHAI)) == 3)
@@ -333,7 +333,7 @@ def test_an_older_tick_in_a_big_push_does_not_follow_a_newer_one(
         pytest.param(quote_topic("600519.SH", "l2transaction"), {"time": 1}, {"time": 2}, True, id="print"),
     ],
 )
-def test_what_is_served_late_follows_nothing_newer_of_the_same_thing(
+def test_an_older_record_never_follows_a_newer_one(
     terminal: native.Terminal,
     source: XtQuote,
     sink: Recorder,
@@ -348,7 +348,7 @@ def test_what_is_served_late_follows_nothing_newer_of_the_same_thing(
     slow = Slow(monkeypatch, "late")
     [feed] = terminal.feeds()
     assert feed.callback is not None
-    # One that cannot be read, so that the push can be told.
+    # The code "late" has a record that cannot be read, so that `Slow` recognises this push.
     terminal.dispatch(feed.callback, {"600519.SH": [older], "late": [7]})
     assert slow.entered.wait(SECONDS)
     terminal.dispatch(feed.callback, {"600519.SH": [newer]})
@@ -359,7 +359,7 @@ def test_what_is_served_late_follows_nothing_newer_of_the_same_thing(
 
 
 @pytest.mark.parametrize("topic", [MOUTAI, SHANGHAI, CROWD_LAST, FORMULA])
-def test_a_newer_record_waits_until_the_one_before_is_handed_over(
+def test_a_newer_record_waits_until_the_older_is_published(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder, topic: Topic
 ) -> None:
     terminal.dispatchers = 2
@@ -382,7 +382,7 @@ def test_a_newer_record_waits_until_the_one_before_is_handed_over(
     push(1)
     assert inside.wait(SECONDS)
     push(2)
-    # Time for it to come first, if it does not wait.
+    # Give the newer record time to come first, which it would if it did not wait.
     with sink.changed:
         sink.changed.wait_for(lambda: sink.published, 0.2)
     go.set()
@@ -441,7 +441,7 @@ def test_an_unpublishable_payload_is_logged_once_and_the_next_passes(
     assert "payload['600519.SH'][0]['time'] is datetime.datetime" in str(errors[0].exc_info[1])
 
 
-def test_an_unfit_value_costs_its_code_alone(
+def test_an_unfit_value_drops_only_its_own_code(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin(source, sink, MOUTAI, SHANGHAI)
@@ -455,7 +455,7 @@ def test_an_unfit_value_costs_its_code_alone(
 
 
 @pytest.mark.parametrize("topic", [MOUTAI, SHANGHAI, FORMULA])
-def test_what_xtquants_own_decoder_cannot_read_is_counted_and_logged_once(
+def test_a_payload_xtquant_cannot_decode_is_counted_logged_once(
     terminal: native.Terminal,
     source: XtQuote,
     sink: Recorder,
@@ -465,7 +465,7 @@ def test_what_xtquants_own_decoder_cannot_read_is_counted_and_logged_once(
     begin(source, sink, topic)
     [feed] = terminal.feeds()
     assert feed.callback is not None
-    # Text in GBK.
+    # GBK text, which is not UTF-8.
     broken = native.encode({"name": "xx"}).replace(b"xx", b"\xb9\xf3")
     for _ in range(3):
         terminal._pushes.put((feed.callback, broken))
@@ -478,7 +478,9 @@ def test_what_xtquants_own_decoder_cannot_read_is_counted_and_logged_once(
     assert error.exc_info[0].__name__ == "InvalidBSON"
 
 
-def test_a_push_without_records_is_no_message(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+def test_a_push_without_records_publishes_no_message(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
     begin(source, sink, MOUTAI)
     [feed] = terminal.feeds()
     assert feed.callback is not None
@@ -492,7 +494,7 @@ def test_a_push_without_records_is_no_message(terminal: native.Terminal, source:
 # -- Refusals
 
 
-def test_a_refused_topic_is_told_and_the_others_are_served(
+def test_a_refused_topic_is_reported_and_the_others_are_served(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     terminal.refused = {"999999.SH", "SZ"}
@@ -511,7 +513,7 @@ def test_a_refused_topic_is_told_and_the_others_are_served(
     assert "raised RuntimeError: rpc request failed" in reasons[2]
     assert reasons[3].startswith("subscribe_formula(formula_name='RSI'")
     assert [state for state, _, _ in sink.states] == ["up"]
-    # What was never held is not given back: -1 may be another subscription's number.
+    # A refused topic is not unsubscribed: -1 may be the number of another subscription.
     leave(source, *refused)
     want(source, PINGAN_DEPTH)
     sink.until(lambda: PINGAN_DEPTH in sink.accepted)
@@ -522,7 +524,7 @@ def formulas(count: int) -> list[Topic]:
     return [formula_topic(msgspec.structs.replace(MA, count=number)) for number in range(1, count + 1)]
 
 
-def test_new_formulas_hold_up_no_other_topic(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+def test_new_formulas_delay_no_other_topic(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
     begin(source, sink, MOUTAI)
     terminal.call_delay = 0.005
     crowd = formulas(100)
@@ -531,7 +533,7 @@ def test_new_formulas_hold_up_no_other_topic(terminal: native.Terminal, source: 
     assert max(sink.accepted.index(topic) for topic in (MOUTAI_BARS, SHANGHAI)) < len(crowd) // 2
 
 
-def test_formulas_have_a_limit_and_leave_their_place(
+def test_formulas_are_limited_and_an_ended_one_makes_room(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "MAX_FORMULAS", 2)
@@ -543,12 +545,12 @@ def test_formulas_have_a_limit_and_leave_their_place(
     assert sink.refused[0][:2] == (third, "symbol_limit")
     assert len(terminal.called("subscribeFormula")) == 2
     leave(source, first)
-    # It is asked for again by itself.
+    # The third formula is retried without a new request.
     sink.until(lambda: third in sink.accepted)
     assert sorted(kind for kind, *_ in terminal.subscriptions()) == ["formula", "formula"]
 
 
-def test_formulas_have_their_place_in_the_next_session(
+def test_formulas_keep_their_place_in_the_next_session(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "MAX_FORMULAS", 2)
@@ -559,7 +561,7 @@ def test_formulas_have_their_place_in_the_next_session(
     assert not sink.refused
 
 
-def test_a_formula_given_up_meanwhile_is_not_asked_for(
+def test_a_formula_dropped_while_waiting_is_not_subscribed(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     begin(source, sink, MOUTAI)
@@ -573,7 +575,7 @@ def test_a_formula_given_up_meanwhile_is_not_asked_for(
     assert len(terminal.called("subscribeFormula")) == 3
 
 
-def test_a_refused_topic_is_asked_again_when_it_is_wanted_again(
+def test_a_refused_topic_is_retried_on_a_new_subscription(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     terminal.refused = {"600519.SH"}
@@ -586,7 +588,7 @@ def test_a_refused_topic_is_asked_again_when_it_is_wanted_again(
     assert terminal.subscriptions() == [("quote", "600519.SH", "tick")]
 
 
-def test_a_refused_topic_is_asked_again_in_the_next_session(
+def test_a_refused_topic_is_retried_in_the_next_session(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     terminal.refused = {"600519.SH"}
@@ -600,7 +602,7 @@ def test_a_refused_topic_is_asked_again_in_the_next_session(
     assert terminal.subscriptions() == [("quote", "600519.SH", "tick")]
 
 
-def test_a_refused_topic_is_asked_again_after_a_while(
+def test_a_refused_topic_is_retried_after_a_while(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "REFUSED_SECONDS", 0.02)
@@ -638,7 +640,7 @@ def test_broker_queues_are_refused_without_broker_names(
 # -- The end of a topic
 
 
-def test_an_unwanted_topic_is_given_back_and_late_callbacks_ignored(
+def test_an_ended_topic_is_unsubscribed_and_late_callbacks_ignored(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     begin(source, sink, *EVERY_KIND)
@@ -650,7 +652,7 @@ def test_an_unwanted_topic_is_given_back_and_late_callbacks_ignored(
     for feed in late:
         assert feed.callback is not None
         terminal.dispatch(feed.callback, {"600519.SH": {"time": 1}})
-    # Delivered after those, so their turn has passed.
+    # This push is delivered after the late callbacks, so those have been handled.
     want(source, MOUTAI)
     sink.until(lambda: sink.accepted.count(MOUTAI) == 2)
     terminal.push_quote("600519.SH", "tick", {"time": 2})
@@ -658,7 +660,7 @@ def test_an_unwanted_topic_is_given_back_and_late_callbacks_ignored(
     assert [(topic, body) for topic, body, _ in sink.published] == [(MOUTAI, {"600519.SH": [{"time": 2}]})]
 
 
-def test_a_topic_that_is_wanted_for_a_moment_only_costs_no_call(
+def test_a_topic_wanted_only_for_a_moment_makes_no_native_call(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     first, left, last = quote_topic("600519.SH"), quote_topic("000001.SZ"), quote_topic("000002.SZ")
@@ -675,7 +677,9 @@ def test_a_topic_that_is_wanted_for_a_moment_only_costs_no_call(
     assert left not in sink.accepted
 
 
-def test_wanting_twice_subscribes_once(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+def test_subscribing_twice_makes_one_native_subscription(
+    terminal: native.Terminal, source: XtQuote, sink: Recorder
+) -> None:
     begin(source, sink, MOUTAI, MOUTAI)
     want(source, MOUTAI, MOUTAI_BARS)
     sink.until(lambda: MOUTAI_BARS in sink.accepted)
@@ -683,7 +687,7 @@ def test_wanting_twice_subscribes_once(terminal: native.Terminal, source: XtQuot
     assert terminal.subscriptions() == [("quote", "600519.SH", "1m"), ("quote", "600519.SH", "tick")]
 
 
-def test_leaving_a_topic_that_was_never_wanted_is_nothing(
+def test_unsubscribing_an_unknown_topic_does_nothing(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     begin(source, sink, MOUTAI)
@@ -705,7 +709,7 @@ def crowded(terminal: native.Terminal) -> Iterator[XtQuote]:
         source.close()
 
 
-def test_ticks_beyond_the_limit_come_out_of_the_whole_market(
+def test_ticks_beyond_the_limit_come_from_the_whole_market(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder
 ) -> None:
     begin(crowded, sink, *CROWD, quote_topic("000001.SZ"), quote_topic("600000.SH", "1m"))
@@ -717,14 +721,14 @@ def test_ticks_beyond_the_limit_come_out_of_the_whole_market(
         ("whole", "SZ", ""),
     ]
     assert crowded.upstream() == 5
-    # In the shape of a quote, and only of codes that are wanted.
+    # The body has the shape of a quote, and only subscribed codes are published.
     terminal.push_whole({"600002.SH": {"time": 2}, "600003.SH": {"time": 3}, "600008.SH": {"time": 8}})
     sink.until(lambda: len(sink.published) == 2)
     assert sink.bodies(CROWD[2]) == [{"600002.SH": [{"time": 2}]}]
     assert sink.bodies(CROWD[3]) == [{"600003.SH": [{"time": 3}]}]
 
 
-def test_a_market_that_is_wanted_after_its_single_ticks_owes_its_snapshot(
+def test_a_market_subscribed_after_its_single_ticks_has_a_snapshot(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder
 ) -> None:
     terminal.market = {"600004.SH": {"time": 3}, "600009.SH": {"time": 9}}
@@ -734,14 +738,14 @@ def test_a_market_that_is_wanted_after_its_single_ticks_owes_its_snapshot(
     sink.until(lambda: len(sink.bodies(CROWD[4])) == 2)
     want(crowded, SHANGHAI)
     sink.until(lambda: SHANGHAI in sink.accepted)
-    # As new as its ticks; and those do not come again.
+    # The snapshot is as new as the single ticks, which are not published again.
     assert sink.bodies(SHANGHAI) == [{"600004.SH": {"time": 4}, "600009.SH": {"time": 9}}]
     terminal.push_whole({"600004.SH": {"time": 5}})
     sink.until(lambda: len(sink.published) == 5)
     assert sink.bodies(CROWD[4]) == [{"600004.SH": [{"time": time}]} for time in (3, 4, 5)]
     assert sink.bodies(SHANGHAI)[1:] == [{"600004.SH": {"time": 5}}]
     assert terminal.called("subscribe_whole_quote") == [(("SH",), {"needCallback": True})]
-    # Each leaves by itself, and comes again; the last one takes the subscription along.
+    # Each topic can end alone and be subscribed again; the native subscription ends with the last topic.
     leave(crowded, SHANGHAI, CROWD[2])
     want(crowded, SHANGHAI)
     sink.until(lambda: sink.accepted.count(SHANGHAI) == 2)
@@ -756,7 +760,7 @@ def test_a_market_that_is_wanted_after_its_single_ticks_owes_its_snapshot(
     sink.until(lambda: ("whole", "SH", "") not in terminal.subscriptions())
 
 
-def test_a_market_that_begins_anew_with_nothing_has_no_snapshot(
+def test_a_market_without_any_tick_sends_no_snapshot(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder
 ) -> None:
     begin(crowded, sink, *CROWD)
@@ -765,7 +769,9 @@ def test_a_market_that_begins_anew_with_nothing_has_no_snapshot(
     assert sink.published == []
 
 
-def test_the_limit_counts_anew_in_each_session(terminal: native.Terminal, crowded: XtQuote, sink: Recorder) -> None:
+def test_the_limit_counts_from_zero_in_each_session(
+    terminal: native.Terminal, crowded: XtQuote, sink: Recorder
+) -> None:
     begin(crowded, sink, *CROWD)
     held = terminal.subscriptions()
     terminal.drop()
@@ -775,7 +781,7 @@ def test_the_limit_counts_anew_in_each_session(terminal: native.Terminal, crowde
     assert held == [("quote", "600000.SH", "tick"), ("quote", "600001.SH", "tick"), ("whole", "SH", "")]
 
 
-def test_a_place_that_becomes_free_is_used(terminal: native.Terminal, crowded: XtQuote, sink: Recorder) -> None:
+def test_a_place_that_becomes_free_is_used_again(terminal: native.Terminal, crowded: XtQuote, sink: Recorder) -> None:
     begin(crowded, sink, *CROWD[:2])
     leave(crowded, CROWD[0])
     want(crowded, CROWD[2])
@@ -786,7 +792,7 @@ def test_a_place_that_becomes_free_is_used(terminal: native.Terminal, crowded: X
 # -- The newest tick first
 
 
-def test_a_tick_beyond_the_limit_begins_with_the_newest_one_of_its_market(
+def test_a_topic_beyond_the_limit_begins_with_the_newest_tick(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder
 ) -> None:
     terminal.market = {f"60000{number}.SH": {"time": number} for number in range(5)}
@@ -794,11 +800,11 @@ def test_a_tick_beyond_the_limit_begins_with_the_newest_one_of_its_market(
     sink.until(lambda: sink.bodies(CROWD[2]))
     want(crowded, CROWD[3])
     sink.until(lambda: CROWD[3] in sink.accepted)
-    # At once, without a word of the terminal's.
+    # The tick is published at once, without a new push of the terminal.
     assert sink.bodies(CROWD[3]) == [{"600003.SH": [{"time": 3}]}]
     terminal.push_whole({"600003.SH": {"time": 30}})
     sink.until(lambda: len(sink.bodies(CROWD[3])) == 2)
-    # Also for whoever comes after it has left.
+    # The same holds after the topic was unsubscribed and subscribed again.
     leave(crowded, CROWD[3])
     want(crowded, CROWD[3])
     sink.until(lambda: len(sink.bodies(CROWD[3])) == 3)
@@ -808,7 +814,7 @@ def test_a_tick_beyond_the_limit_begins_with_the_newest_one_of_its_market(
 
 @pytest.mark.parametrize("limit", [1, 50], ids=["out-of-the-market", "single"])
 @pytest.mark.parametrize("pushes", [False, True], ids=["silent", "answers"])
-def test_after_the_close_ticks_begin_with_the_newest_one_of_the_terminal(
+def test_after_the_close_topics_begin_with_the_terminals_newest_tick(
     terminal: native.Terminal,
     sink: Recorder,
     clock: Clock,
@@ -816,9 +822,9 @@ def test_after_the_close_ticks_begin_with_the_newest_one_of_the_terminal(
     pushes: bool,
     limit: int,
 ) -> None:
-    # What the terminal pushes has to come before the time at which it is asked.
+    # The pushes of the terminal have to arrive before the time of the query.
     monkeypatch.setattr(intervals, "FIRST_SECONDS", 5.0 if pushes else 0.05)
-    # Night.
+    # The time is outside the trading hours.
     clock.ms += 10 * 3_600_000
     terminal.single_snapshot, terminal.snapshot_pieces = pushes, int(pushes)
     codes = [f"{600000 + number}.SH" for number in range(50)]
@@ -835,7 +841,7 @@ def test_after_the_close_ticks_begin_with_the_newest_one_of_the_terminal(
             [body] = sink.bodies(topic)
             [tick] = body.values()
             assert (tick[0] if isinstance(tick, list) else tick)["time"] == native.tick("", 1)["time"]
-        # What the terminal may push yet is not published twice, and no news is.
+        # A later push of the same tick is not published twice.
         assert not any(feed.has_news or feed.had_news for feed in source._table.native.values()) or pushes
         for number in (1, 2):
             terminal.push_quote("600000.SH", "tick", native.tick("600000.SH", number))
@@ -846,7 +852,7 @@ def test_after_the_close_ticks_begin_with_the_newest_one_of_the_terminal(
         source.close()
 
 
-def test_a_terminal_that_knows_no_tick_yet_is_asked_again_and_more_rarely(
+def test_a_terminal_without_ticks_is_queried_with_growing_pauses(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "FIRST_SECONDS", 0.01)
@@ -868,7 +874,7 @@ def test_a_terminal_that_knows_no_tick_yet_is_asked_again_and_more_rarely(
     sink.until(lambda: sink.bodies(MOUTAI))
     assert sink.bodies(MOUTAI) == [{"600519.SH": [native.full_tick({"time": 7})]}]
     asked = len(terminal.called("get_full_tick"))
-    # Nothing is left to ask for; nor for what has left.
+    # No query is left to send, and none is sent for topics that have ended.
     assert source._values.waiting == []
     monkeypatch.setattr(intervals, "FIRST_SECONDS", 0.5)
     want(source, quote_topic("600000.SH"))
@@ -879,7 +885,7 @@ def test_a_terminal_that_knows_no_tick_yet_is_asked_again_and_more_rarely(
 
 
 @pytest.mark.parametrize("topic", [MOUTAI, whole_topic("600519.SH")])
-def test_a_push_of_the_tick_that_was_asked_for_is_no_news(
+def test_a_push_of_an_already_queried_tick_is_not_published(
     terminal: native.Terminal, sink: Recorder, clock: Clock, monkeypatch: pytest.MonkeyPatch, topic: Topic
 ) -> None:
     monkeypatch.setattr(intervals, "FIRST_SECONDS", 0.01)
@@ -908,7 +914,7 @@ def test_a_push_of_the_tick_that_was_asked_for_is_no_news(
 
 
 @pytest.mark.parametrize("answer", ["raises", "none", "odd"])
-def test_an_odd_answer_for_last_ticks_costs_nothing(
+def test_an_invalid_answer_for_last_ticks_does_no_harm(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch, answer: str
 ) -> None:
     monkeypatch.setattr(intervals, "FIRST_SECONDS", 0.01)
@@ -927,7 +933,7 @@ def test_an_odd_answer_for_last_ticks_costs_nothing(
     assert [state for state, _, _ in sink.states] == ["up"]
 
 
-def test_a_tick_pushed_while_the_terminal_is_asked_stays_newest(
+def test_a_tick_pushed_during_the_query_stays_the_newest(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "FIRST_SECONDS", 0.01)
@@ -946,11 +952,11 @@ def test_a_tick_pushed_while_the_terminal_is_asked_stays_newest(
     assert sink.bodies(MOUTAI) == [{"600519.SH": [{"lastPrice": 2.0}]}]
 
 
-# -- One piece at a time
+# -- The order of subscriptions
 
 
 class Turns:
-    """Notes, for each native subscription, which topic it was of; `at` lets something happen at one of them."""
+    """Note the topic of each native subscription; `at` has functions to call at the subscription of a topic."""
 
     def __init__(self, terminal: native.Terminal) -> None:
         self.codes: list[object] = []
@@ -966,7 +972,7 @@ class Turns:
 MANY = [f"{600000 + number}.SH" for number in range(40)]
 
 
-def test_a_new_subscription_goes_before_refused_ones(
+def test_a_new_subscription_is_made_before_refused_ones(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal.refused = set(MANY)
@@ -976,16 +982,16 @@ def test_a_new_subscription_goes_before_refused_ones(
     turns = Turns(terminal)
     turns.at[MANY[3]] = lambda: (want(source, MOUTAI), leave(source, quote_topic(MANY[5])))
     monkeypatch.setattr(intervals, "REFUSED_SECONDS", 0.05)
-    # In the session that runs the pause was longer.
+    # The running session still uses the longer pause; the next one retries at once.
     terminal.drop()
     terminal.open()
     sink.until(lambda: len(turns.codes) >= len(MANY) + 1)
     again = turns.codes[: len(MANY) + 1]
-    # Oldest first, and what was left meanwhile is not asked for.
+    # The oldest comes first, and a topic that has ended meanwhile is not subscribed.
     assert again == ["000001.SZ", *MANY[:4], "600519.SH", MANY[4], *MANY[6:]]
 
 
-def test_a_new_subscription_and_the_listening_go_on_while_a_session_begins(
+def test_new_subscriptions_and_checks_run_while_a_session_begins(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     listener._single_limit = 100
@@ -993,7 +999,7 @@ def test_a_new_subscription_and_the_listening_go_on_while_a_session_begins(
     turns = Turns(terminal)
     turns.at[MANY[3]] = lambda: want(listener, MOUTAI)
     seen: list[int] = []
-    # Slow enough for a look.
+    # The calls are slow enough for a check between them.
     turns.at[MANY[10]] = lambda: (seen.append(clock.seconds), time.sleep(0.05))
     turns.at[MANY[12]] = lambda: seen.append(clock.seconds)
     terminal.drop()
@@ -1003,7 +1009,7 @@ def test_a_new_subscription_and_the_listening_go_on_while_a_session_begins(
     assert seen[1] > seen[0]
 
 
-def test_a_session_is_up_after_its_subscriptions_not_before(
+def test_a_session_is_up_only_after_its_subscriptions(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     source._single_limit = 100
@@ -1017,7 +1023,7 @@ def test_a_session_is_up_after_its_subscriptions_not_before(
     assert seen == [("down", "terminal_disconnected", False)]
 
 
-def test_a_new_subscription_goes_before_those_that_are_made_anew(
+def test_a_new_subscription_is_made_before_renewed_ones(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     terminal.market = {"600000.SH": {"time": TUESDAY_MORNING, "volume": 5, "openInt": 13}}
@@ -1031,13 +1037,13 @@ def test_a_new_subscription_goes_before_those_that_are_made_anew(
     sink.until(lambda: len(turns.codes) == len(MANY) + 1)
     clock.stop()
     assert turns.codes == [*MANY[:4], "000001.SZ", *MANY[4:]]
-    # Each was given back just before, so that a market of subscriptions is not deaf at once.
+    # Each one is unsubscribed just before it is renewed, so that never all of them are missing at once.
     calls = [call.name for call in terminal.calls if "subscribe" in call.name]
     assert calls[-3:] == ["subscribe_quote", "unsubscribe_quote", "subscribe_quote"]
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_new_subscription_goes_before_ticks_that_go_back(terminal: native.Terminal, sink: Recorder) -> None:
+def test_a_new_subscription_is_made_before_ticks_return_to_single(terminal: native.Terminal, sink: Recorder) -> None:
     source = XtQuote(Config(xt_single_limit=10, xt_silence=0.0))
     try:
         begin(source, sink, *map(quote_topic, MANY))
@@ -1062,7 +1068,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("at_once")
-def test_ticks_leave_their_market_when_there_is_room_the_oldest_first(
+def test_the_oldest_ticks_leave_their_market_first_if_there_is_room(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder
 ) -> None:
     begin(crowded, sink, *CROWD)
@@ -1073,7 +1079,7 @@ def test_ticks_leave_their_market_when_there_is_room_the_oldest_first(
     leave(crowded, CROWD[2])
     sink.until(lambda: terminal.subscriptions() == held[3:5])
     sink.until(lambda: crowded.upstream() == 2)
-    # Nobody is told: each was served all the time.
+    # No answer is sent again: each topic was served all the time.
     assert sink.accepted == list(CROWD)
     terminal.push_quote("600003.SH", "tick", {"time": 1})
     terminal.push_quote("600004.SH", "tick", {"time": 1})
@@ -1081,7 +1087,7 @@ def test_ticks_leave_their_market_when_there_is_room_the_oldest_first(
 
 
 @pytest.mark.usefixtures("at_once")
-def test_bars_and_depth_make_room_too_and_a_market_that_is_wanted_stays(
+def test_bars_and_depth_make_room_and_a_wanted_market_stays(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder
 ) -> None:
     begin(crowded, sink, MOUTAI_BARS, PINGAN_DEPTH, SHANGHAI, *CROWD[:2])
@@ -1095,7 +1101,7 @@ def test_bars_and_depth_make_room_too_and_a_market_that_is_wanted_stays(
 
 
 @pytest.mark.parametrize("first", ["market", "single"])
-def test_no_tick_is_lost_and_none_comes_twice_at_the_switch(
+def test_the_switch_neither_loses_nor_repeats_a_tick(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     monkeypatch.setattr(intervals, "RETURN_SECONDS", 0.0)
@@ -1121,21 +1127,21 @@ def test_no_tick_is_lost_and_none_comes_twice_at_the_switch(
     [market] = [feed for feed in terminal.feeds() if feed.kind == "whole"]
     leave(crowded, CROWD[0])
     sink.until(lambda: ("quote", "600002.SH", "tick") in terminal.subscriptions())
-    # Both bring it, one of them before the other.
+    # Both subscriptions bring this tick, one before the other.
     push(2)
     push(3)
     sink.until(lambda: len(times()) == 3)
     push(4, market=False)
     monkeypatch.setattr(splice, "OVERLAP", 0.0)
     sink.until(lambda: terminal.subscriptions() == BACK)
-    # The market still carries what the single subscription has already brought.
+    # The market still brings ticks that the single subscription has already brought.
     assert market.callback is not None
     terminal.dispatch(market.callback, {"600002.SH": native.tick("600002.SH", 4)})
     push(5)
     push(6)
     sink.until(lambda: len(times()) == 6)
     assert times() == [native.tick("", number)["time"] for number in range(1, 7)]
-    # At the cut what came before it goes out with the time at which it came.
+    # At the switch the earlier ticks are published with the time at which they arrived.
     received = [ns for of, _, ns in sink.published if of == topic]
     assert received == sorted(received)
 
@@ -1165,7 +1171,7 @@ def test_a_silent_single_subscription_does_not_replace_its_market(
     assert len(sink.published) == 2
 
 
-def test_who_leaves_and_comes_again_at_the_limit_finds_its_place_free(
+def test_a_topic_that_leaves_at_the_limit_can_use_its_place_again(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder
 ) -> None:
     begin(crowded, sink, *CROWD)
@@ -1175,13 +1181,13 @@ def test_who_leaves_and_comes_again_at_the_limit_finds_its_place_free(
         want(crowded, CROWD[0])
         sink.until(lambda number=number: sink.accepted.count(CROWD[0]) == 2 + number)
     assert terminal.subscriptions() == held
-    # Its own, and nothing of anybody else's.
+    # The topic uses its own place, and no other topic moves.
     made = [call.name for call in terminal.calls[calls:]]
     assert made == ["unsubscribe_quote", "subscribe_quote"] * 20
 
 
 @pytest.mark.usefixtures("at_once")
-def test_room_has_to_last_before_anything_moves(
+def test_ticks_move_only_if_there_is_room_for_a_while(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "RETURN_SECONDS", 3600.0)
@@ -1195,7 +1201,7 @@ def test_room_has_to_last_before_anything_moves(
 
 
 def watch_passes(source: XtQuote, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Return a list that grows each time that the source looks for ticks that may go back."""
+    """Return a list that grows each time the source looks for ticks that may return to single subscriptions."""
     passes: list[float] = []
     step = source._returns.step
     monkeypatch.setattr(source._returns, "step", lambda now: (step(now), passes.append(now)))
@@ -1203,7 +1209,7 @@ def watch_passes(source: XtQuote, monkeypatch: pytest.MonkeyPatch) -> list[float
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_refused_single_subscription_leaves_its_ticks_in_the_market(
+def test_a_refused_single_subscription_stays_in_the_market(
     terminal: native.Terminal,
     crowded: XtQuote,
     sink: Recorder,
@@ -1225,7 +1231,7 @@ def test_a_refused_single_subscription_leaves_its_ticks_in_the_market(
         "quote/600002.SH/tick/ still comes out of the whole market: "
         "subscribe_quote(stock_code='600002.SH', period='tick', count=0) returned -1"
     ]
-    # Others may go back.
+    # Other ticks may return.
     want(crowded, CROWD[3], CROWD[4])
     sink.until(lambda: CROWD[4] in sink.accepted)
     leave(crowded, CROWD[1])
@@ -1233,7 +1239,7 @@ def test_a_refused_single_subscription_leaves_its_ticks_in_the_market(
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_refused_single_subscription_is_asked_for_again(
+def test_a_refused_single_subscription_is_retried(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "REFUSED_SECONDS", 0.05)
@@ -1246,7 +1252,7 @@ def test_a_refused_single_subscription_is_asked_for_again(
 
 
 @pytest.mark.usefixtures("at_once")
-def test_a_terminal_that_refuses_all_is_asked_once_at_a_time(
+def test_a_terminal_that_refuses_all_gets_one_retry_at_a_time(
     terminal: native.Terminal, crowded: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(crowded, sink, *CROWD)
@@ -1288,7 +1294,7 @@ def test_a_topic_that_ends_at_the_switch_leaves_nothing_behind(
     terminal.push_quote("600001.SH", "tick", {"time": 1})
     sink.until(lambda: sink.published)
     assert [topic for topic, _, _ in sink.published] == [CROWD[1]]
-    # There is room again.
+    # Its place is free again.
     want(crowded, CROWD[3])
     sink.until(lambda: ("quote", "600003.SH", "tick") in terminal.subscriptions())
 
@@ -1296,9 +1302,7 @@ def test_a_topic_that_ends_at_the_switch_leaves_nothing_behind(
 # -- The session
 
 
-def test_a_terminal_that_is_closed_keeps_topics_waiting_until_it_opens(
-    terminal: native.Terminal, source: XtQuote, sink: Recorder
-) -> None:
+def test_topics_wait_until_a_closed_terminal_opens(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
     terminal.is_open = False
     want(source, *EVERY_KIND)
     source.start(sink)
@@ -1319,7 +1323,7 @@ def test_a_terminal_that_is_closed_keeps_topics_waiting_until_it_opens(
 @pytest.mark.parametrize("status_events", [True, False], ids=["told", "not-told"])
 @pytest.mark.parametrize("keeps_subscriptions", [True, False], ids=["kept", "lost"])
 @pytest.mark.parametrize("auto_reconnect", [True, False], ids=["native-reconnect", "no-reconnect"])
-def test_a_drop_and_return_ends_with_exactly_what_is_wanted(
+def test_a_drop_and_return_restores_exactly_the_subscriptions(
     terminal: native.Terminal,
     source: XtQuote,
     sink: Recorder,
@@ -1338,7 +1342,7 @@ def test_a_drop_and_return_ends_with_exactly_what_is_wanted(
     assert sink.states[1] == ("down", "terminal_disconnected", False)
     assert source.upstream() == 0
     leave(source, gone)
-    # While it is away nothing but connecting is tried.
+    # While the terminal is closed, no call except connecting is tried.
     sink.until(lambda: len(terminal.called("connect")) >= 4)
     during = {call.name for call in terminal.calls[calls:]}
     assert during == {
@@ -1354,7 +1358,7 @@ def test_a_drop_and_return_ends_with_exactly_what_is_wanted(
     assert sink.states[2] == ("up", None, True)
     assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
     assert source.upstream() == len(EVERY_KIND)
-    # What the dead client may still deliver is not data of this session.
+    # A late push of the closed client is not data of this session.
     for feed in old:
         assert feed.callback is not None
         terminal.dispatch(feed.callback, {"600519.SH": {"time": 1}})
@@ -1367,7 +1371,7 @@ def test_a_drop_and_return_ends_with_exactly_what_is_wanted(
     assert sink.refused == []
 
 
-def test_numbers_of_a_dead_client_are_never_used_on_the_next(
+def test_numbers_of_a_closed_client_are_not_used_on_the_next(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     begin(source, sink, quote_topic("600000.SH"), MOUTAI)
@@ -1384,9 +1388,7 @@ def test_numbers_of_a_dead_client_are_never_used_on_the_next(
     assert terminal.called("unsubscribe_quote") == []
 
 
-def test_a_connection_that_was_away_for_a_moment_is_made_anew(
-    terminal: native.Terminal, source: XtQuote, sink: Recorder
-) -> None:
+def test_a_connection_lost_for_a_moment_is_replaced(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
     begin(source, sink, *EVERY_KIND)
     terminal.gate.clear()
     terminal.drop()
@@ -1398,7 +1400,7 @@ def test_a_connection_that_was_away_for_a_moment_is_made_anew(
     assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
 
 
-def test_an_unreported_loss_of_connection_costs_one_new_client(
+def test_an_unreported_loss_of_connection_makes_one_new_client(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     terminal.auto_reconnect = terminal.status_events = False
@@ -1410,7 +1412,7 @@ def test_an_unreported_loss_of_connection_costs_one_new_client(
 
 
 @pytest.mark.parametrize("hides_shutdown", [False, True])
-def test_a_client_that_another_call_replaced_is_noticed(
+def test_a_client_replaced_by_another_call_is_noticed(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, hides_shutdown: bool
 ) -> None:
     begin(source, sink, *EVERY_KIND)
@@ -1421,7 +1423,7 @@ def test_a_client_that_another_call_replaced_is_noticed(
     assert terminal.subscriptions() == NATIVE_OF_EVERY_KIND
 
 
-def test_a_connection_lost_while_a_topic_is_subscribed_refuses_nothing(
+def test_a_connection_lost_during_a_subscription_refuses_no_topic(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     begin(source, sink, MOUTAI)
@@ -1437,13 +1439,13 @@ def test_a_connection_lost_while_a_topic_is_subscribed_refuses_nothing(
     assert terminal.subscriptions() == [("quote", "600519.SH", "1m"), ("quote", "600519.SH", "tick")]
 
 
-def test_every_native_call_comes_from_one_thread_also_when_calls_are_slow(
+def test_all_native_calls_come_from_one_thread_even_if_slow(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     terminal.calls.clear()
     terminal.gate.clear()
     source.start(sink)
-    # Returns although xtquant does not.
+    # This returns although the call of xtquant does not.
     want(source, *EVERY_KIND)
     terminal.gate.set()
     sink.until(lambda: SHANGHAI in sink.accepted)
@@ -1460,7 +1462,7 @@ def test_every_native_call_comes_from_one_thread_also_when_calls_are_slow(
     assert threading.get_ident() not in threads
 
 
-def test_an_unexpected_error_costs_its_topic_alone_and_is_told(
+def test_an_unexpected_error_refuses_only_its_own_topic(
     terminal: native.Terminal,
     source: XtQuote,
     sink: Recorder,
@@ -1480,13 +1482,13 @@ def test_an_unexpected_error_costs_its_topic_alone_and_is_told(
     sink.until(lambda: MOUTAI_BARS in sink.accepted)
     assert sink.refused == [(MOUTAI_BARS, "internal", "source xtquant failed: boom")]
     assert terminal.subscriptions() == [("quote", "600519.SH", "1m"), ("quote", "600519.SH", "tick")]
-    # The session went on.
+    # The session continued.
     assert [state for state, _, _ in sink.states] == ["up"]
     [error] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert error.getMessage() == "a call of the xtquant session failed"
 
 
-def test_an_unexpected_error_is_reported_and_the_session_goes_on(
+def test_an_unexpected_error_is_logged_and_the_session_continues(
     terminal: native.Terminal,
     source: XtQuote,
     sink: Recorder,
@@ -1500,7 +1502,7 @@ def test_an_unexpected_error_is_reported_and_the_session_goes_on(
         monkeypatch.setattr(source, "_listen", listen)
         raise RuntimeError("boom")
 
-    # No call about one topic, which would cost that one only.
+    # The error is not in a call about one topic, which would refuse only that topic.
     monkeypatch.setattr(source, "_listen", fail_once)
     sink.until(lambda: len(sink.states) == 3)
     assert sink.states[1:] == [("down", "internal", False), ("up", None, True)]
@@ -1509,7 +1511,7 @@ def test_an_unexpected_error_is_reported_and_the_session_goes_on(
     assert error.getMessage() == "xtquant session failed"
 
 
-def test_an_error_about_one_topic_does_not_end_the_session_that_asks_again(
+def test_an_error_in_one_topic_does_not_end_the_new_session(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     terminal.is_open = False
@@ -1550,7 +1552,7 @@ TUESDAY_MORNING = 1_795_485_600_000
 
 
 class Clock:
-    """A second later each time that it is looked at; `stop` makes time stand still."""
+    """A clock that advances one second at each reading; `stop` keeps the time constant."""
 
     def __init__(self, ms: int = TUESDAY_MORNING) -> None:
         self.began = self.ms = ms
@@ -1569,7 +1571,7 @@ class Clock:
 
 
 def let_pass(clock: Clock, seconds: int, sink: Recorder) -> None:
-    """Wait until so much time has passed, a second a look as ever, with one look after the other."""
+    """Wait until so many seconds of `clock` have passed; each check advances it by one second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intervals, "WATCH_SECONDS", 0.001)
         sink.until(lambda: clock.seconds > seconds)
@@ -1582,7 +1584,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def listener(terminal: native.Terminal, clock: Clock) -> Iterator[XtQuote]:
-    """Return a source for which a market is stale after five looks."""
+    """Return a source for which a market is stale after five checks."""
     terminal.holidays = [20260101]
     source = XtQuote(Config(xt_silence=5), clock)
     try:
@@ -1593,7 +1595,7 @@ def listener(terminal: native.Terminal, clock: Clock) -> Iterator[XtQuote]:
 
 
 def deafen(terminal: native.Terminal, clock: Clock, *codes: str) -> None:
-    """Let the terminal have a new tick of `codes` each time that it is asked, and push none of them."""
+    """Let the terminal have a new tick of `codes` at each query, and push none of them."""
     before = terminal.on_call
 
     def on_call(call: native.Call) -> None:
@@ -1648,14 +1650,14 @@ def test_an_old_snapshot_does_not_end_the_silence_of_a_market(
     assert sink.states[3] == ("up", None, True)
 
 
-def test_a_market_whose_subscription_was_lost_recovers_by_its_snapshot(
+def test_a_market_with_a_lost_subscription_recovers_by_its_snapshot(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     terminal.market = {"600519.SH": {"time": 5}}
     deafen(terminal, clock, "000001.SH")
     begin(listener, sink, SHANGHAI)
     sink.until(lambda: sink.published)
-    # The native side forgets it without a word, while the market goes on.
+    # The native side drops the subscription without a callback, while the market continues.
     terminal.clients[0].feeds.clear()
     terminal.market = {"600519.SH": {"time": 6}}
     sink.until(lambda: len(sink.states) >= 3)
@@ -1664,7 +1666,7 @@ def test_a_market_whose_subscription_was_lost_recovers_by_its_snapshot(
     assert len(terminal.clients) == 1
 
 
-def test_a_market_that_refuses_to_be_subscribed_again_is_stale_still(
+def test_a_market_whose_renewal_is_refused_stays_stale(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     deafen(terminal, clock, "000001.SH")
@@ -1703,13 +1705,13 @@ ODD_TICKS = [
 
 @pytest.mark.parametrize("tick", ODD_TICKS)
 @pytest.mark.parametrize("topic", [SHANGHAI, whole_topic("600519.SH"), MOUTAI])
-def test_each_push_is_a_sign_of_life_whatever_it_says(
+def test_any_push_counts_as_a_sign_of_life(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, tick: dict, topic: Topic
 ) -> None:
     trades = [quote_topic(f"60000{number}.SH") for number in range(5)]
     begin(listener, sink, topic, *trades)
     while clock.seconds < 20:
-        # The same again and again.
+        # Push the same record repeatedly.
         terminal.push_whole({"600519.SH": tick})
         terminal.push_quote("600519.SH", "tick", tick)
         seconds = clock.seconds
@@ -1718,7 +1720,7 @@ def test_each_push_is_a_sign_of_life_whatever_it_says(
 
 
 @pytest.mark.parametrize("topic", [SHANGHAI, MOUTAI_BARS, quote_topic("600519.SH", "1d"), PINGAN_DEPTH, FORMULA])
-def test_what_xtquants_decoder_cannot_read_is_a_sign_of_life(
+def test_an_undecodable_push_counts_as_a_sign_of_life(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, topic: Topic
 ) -> None:
     market = "SZ" if topic in (PINGAN_DEPTH, FORMULA) else "SH"
@@ -1734,7 +1736,7 @@ def test_what_xtquants_decoder_cannot_read_is_a_sign_of_life(
 
 @pytest.mark.parametrize("pieces", [1, 3])
 @pytest.mark.parametrize("topic", [SHANGHAI, MOUTAI])
-def test_the_answer_to_a_subscription_is_no_recovery_in_any_form(
+def test_the_answer_to_a_subscription_is_never_a_recovery(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, topic: Topic, pieces: int
 ) -> None:
     terminal.single_snapshot, terminal.snapshot_pieces = True, pieces
@@ -1744,21 +1746,21 @@ def test_the_answer_to_a_subscription_is_no_recovery_in_any_form(
     crowd = [quote_topic(code) for code in terminal.market if code != "600519.SH"] if topic == MOUTAI else []
     begin(listener, sink, topic, *crowd)
     if topic == MOUTAI:
-        # What had brought ticks would be missed before the market is.
+        # Without this wait the single topics, which had ticks, would be found deaf before the market is stale.
         sink.until(lambda: len(sink.states) > 1)
     deafen(terminal, clock, *(terminal.market if topic == MOUTAI else ["000001.SH"]))
     sink.until(lambda: len(terminal.clients) == 3 and len(terminal.feeds()) == 1 + len(crowd))
     assert {state for state, _, _ in sink.states[1:]} == {"stale"}
     clock.stop()
-    # It is only connected: what is pushed before it is subscribed again is for nobody.
+    # So far it is only connected: a push before the new subscription would reach no subscription.
     sink.until(lambda: len(terminal.feeds()) == 1 + len(crowd))
-    # The same tick once more is no answer.
+    # These pushes come after the answer to the subscription, so even the same tick ends the silence.
     terminal.push_whole({"600519.SH": native.tick("600519", 1)})
     terminal.push_quote("600519.SH", "tick", native.tick("600519", 1))
     sink.until(lambda: sink.states[-1] == ("up", None, True))
 
 
-def test_what_is_silent_is_subscribed_again_while_other_markets_talk(
+def test_a_silent_market_is_renewed_while_other_markets_push(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     beijing = whole_topic("BJ")
@@ -1775,7 +1777,7 @@ def test_what_is_silent_is_subscribed_again_while_other_markets_talk(
     assert not [message for message in caplog.messages if "connecting again" in message]
 
 
-def test_one_deaf_subscription_is_made_anew_alone_while_its_market_talks(
+def test_one_deaf_subscription_is_renewed_alone(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock.step = 850
@@ -1800,7 +1802,7 @@ def test_one_deaf_subscription_is_made_anew_alone_while_its_market_talks(
 
 
 @pytest.mark.parametrize("status", [0, 1, 14, 16, 17, 20, 21, 23, 99])
-def test_instruments_of_any_status_that_say_nothing_are_left_alone(
+def test_quiet_instruments_of_any_status_are_not_renewed(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, status: int
 ) -> None:
     codes = [f"60000{number}.SH" for number in range(8)]
@@ -1811,7 +1813,7 @@ def test_instruments_of_any_status_that_say_nothing_are_left_alone(
     assert len(terminal.clients) == 1
 
 
-def test_codes_that_trade_rarely_are_left_alone_while_the_index_moves(
+def test_rarely_traded_codes_are_not_renewed_while_the_index_moves(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     codes = [f"60000{number}.SH" for number in range(8)]
@@ -1820,13 +1822,13 @@ def test_codes_that_trade_rarely_are_left_alone_while_the_index_moves(
     begin(listener, sink, *(quote_topic(code) for code in codes))
     let_pass(clock, 120, sink)
     assert [state for state, _, _ in sink.states] == ["up"]
-    # Nothing reaches the terminal any more.
+    # From here on the terminal itself receives no ticks.
     terminal.on_call = bool
     sink.until(lambda: len(sink.states) > 1)
     assert sink.states[1] == ("stale", "market_silent", False)
 
 
-def test_a_single_quiet_code_and_long_bars_are_no_silence(
+def test_one_quiet_code_and_long_bars_do_not_count_as_silence(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     codes = [f"{600000 + number}.SH" for number in range(8)]
@@ -1834,13 +1836,13 @@ def test_a_single_quiet_code_and_long_bars_are_no_silence(
     begin(listener, sink, MOUTAI, FORMULA, *bars)
     let_pass(clock, 30, sink)
     assert [state for state, _, _ in sink.states] == ["up"]
-    # Several of them are.
+    # Several quiet codes do count as silence.
     want(listener, *(quote_topic(code) for code in codes))
     sink.until(lambda: len(sink.states) > 1)
     assert sink.states[1] == ("stale", "market_silent", False)
 
 
-def test_a_clock_set_back_does_not_delay_comparing_with_the_terminal(
+def test_a_clock_set_back_does_not_delay_the_next_query(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     clock.began = clock.ms = TUESDAY_MORNING + 3_600_000
@@ -1852,7 +1854,7 @@ def test_a_clock_set_back_does_not_delay_comparing_with_the_terminal(
     assert clock.ms < TUESDAY_MORNING + 1_800_000
 
 
-def test_ticks_of_single_codes_break_the_silence(
+def test_a_tick_of_a_single_code_ends_the_silence(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     codes = [f"{600000 + number}.SH" for number in range(8)]
@@ -1870,7 +1872,7 @@ def test_ticks_of_single_codes_break_the_silence(
         pytest.param(TUESDAY_MORNING, [20260101, 20261124], id="holiday"),
     ],
 )
-def test_when_nothing_trades_silence_is_right(
+def test_silence_outside_trading_hours_is_not_stale(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, ms: int, holidays: list[int]
 ) -> None:
     clock.began = clock.ms = ms
@@ -1879,24 +1881,24 @@ def test_when_nothing_trades_silence_is_right(
     let_pass(clock, 60, sink)
     assert [state for state, _, _ in sink.states] == ["up"]
     assert len(terminal.called("subscribe_whole_quote")) == 1
-    # Asked once a day, downloaded first, as xtquant's own calendar is made.
+    # The holidays are queried once a day after a download, as xtquant's own calendar is made.
     assert len(terminal.called("get_holidays")) == 1
     assert ("downloadholidaydata", {"incrementally": True}) in terminal.called("commonControl")
     assert terminal.called("get_full_tick") == []
 
 
-def test_the_calendar_is_asked_again_on_the_next_day(
+def test_the_calendar_is_queried_again_on_the_next_day(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     clock.step = 3_600_000
     begin(listener, sink, MOUTAI)
     sink.until(lambda: len(terminal.called("get_holidays")) == 3)
-    # From ten in the morning to the second midnight.
+    # Advance from 10:00 to the second midnight.
     assert clock.seconds >= 38 * 3600
 
 
 @pytest.mark.parametrize("holidays", [[], [20250101, 20251001]], ids=["none", "of-last-year"])
-def test_without_a_calendar_every_weekday_trades_and_that_is_said_once(
+def test_without_a_calendar_every_weekday_trades_logged_once(
     terminal: native.Terminal,
     listener: XtQuote,
     sink: Recorder,
@@ -1916,7 +1918,7 @@ def test_without_a_calendar_every_weekday_trades_and_that_is_said_once(
     ]
 
 
-def test_a_connection_lost_in_a_silence_is_down_and_then_up(
+def test_a_connection_lost_while_stale_is_down_and_then_up(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     begin(listener, sink, SHANGHAI)
@@ -1933,7 +1935,7 @@ def test_a_connection_lost_in_a_silence_is_down_and_then_up(
 def test_a_market_that_is_silent_at_the_close_is_up_again(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Half a minute before lunch.
+    # The clock starts half a minute before the lunch break.
     clock.began = clock.ms = TUESDAY_MORNING + 90 * 60_000 - 30_000
     caplog.set_level(logging.INFO)
     begin(listener, sink, SHANGHAI)
@@ -1945,7 +1947,7 @@ def test_a_market_that_is_silent_at_the_close_is_up_again(
 
 
 def trade(terminal: native.Terminal, clock: Clock, *codes: str) -> None:
-    """Let the terminal have a new tick of `codes` each time that it is asked, whatever it pushes."""
+    """Let the terminal have a new tick of `codes` at each query, whatever it pushes."""
 
     def on_call(call: native.Call) -> None:
         if call.name == "get_full_tick":
@@ -1965,7 +1967,7 @@ def trade(terminal: native.Terminal, clock: Clock, *codes: str) -> None:
         pytest.param(quote_topic("00700.HK"), "00700.HK", id="hong-kong"),
     ],
 )
-def test_lost_subscriptions_are_found_when_the_terminal_has_news(
+def test_lost_subscriptions_are_found_by_the_terminals_new_ticks(
     terminal: native.Terminal,
     listener: XtQuote,
     sink: Recorder,
@@ -1974,7 +1976,7 @@ def test_lost_subscriptions_are_found_when_the_terminal_has_news(
     topic: Topic,
     code: str,
 ) -> None:
-    # As long as the pause between two questions.
+    # This is as long as the pause between two queries.
     clock.step = 850
     terminal.status_events = False
     begin(listener, sink, topic, FORMULA)
@@ -1983,7 +1985,7 @@ def test_lost_subscriptions_are_found_when_the_terminal_has_news(
     sink.until(lambda: sink.published)
     trade(terminal, clock, code)
     held = terminal.subscriptions()
-    # Away and back between two looks, and empty.
+    # The connection is lost and restored between two checks, without its subscriptions.
     terminal.clients[0].feeds.clear()
     sink.until(lambda: len(sink.states) >= 3)
     assert sink.states[:3] == [("up", None, False), ("stale", "market_silent", False), ("up", None, True)]
@@ -1993,20 +1995,20 @@ def test_lost_subscriptions_are_found_when_the_terminal_has_news(
     assert said[0].endswith("did not bring; connecting again; 11 more tries today")
 
 
-def test_what_has_brought_nothing_in_this_session_is_not_deaf(
+def test_a_subscription_without_any_push_yet_is_not_deaf(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     clock.step = 4000
     begin(listener, sink, quote_topic("IF2512.IF"), quote_topic("IH2512.IF"))
     terminal.push_quote("IF2512.IF", "tick", {"time": clock.ms})
-    # Of another one there is news.
+    # The terminal has newer ticks of another code.
     trade(terminal, clock, "IH2512.IF")
     let_pass(clock, 100, sink)
     assert set(terminal.called("get_full_tick")) == {(("IF2512.IF",),)}
     assert [state for state, _, _ in sink.states] == ["up"]
 
 
-def test_a_subscription_that_brings_what_the_terminal_has_is_not_deaf(
+def test_a_subscription_that_brings_all_ticks_is_not_deaf(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock
 ) -> None:
     future = quote_topic("IF2512.IF")
@@ -2019,7 +2021,7 @@ def test_a_subscription_that_brings_what_the_terminal_has_is_not_deaf(
     assert [state for state, _, _ in sink.states] == ["up"]
 
 
-def test_without_tries_left_a_deaf_subscription_is_only_logged(
+def test_a_deaf_subscription_is_only_logged_without_tries_left(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin(listener, sink, quote_topic("IF2512.IF"))
@@ -2060,7 +2062,7 @@ def test_a_single_code_that_is_not_traded_is_never_stale(
     assert {state for state, _, _ in sink.states} == ({"up", "stale"} if stale else {"up"})
 
 
-def test_a_terminal_that_does_not_answer_for_its_last_ticks_is_said_once(
+def test_a_failing_query_for_last_ticks_is_logged_once(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin(listener, sink, MOUTAI)
@@ -2078,7 +2080,7 @@ def test_a_terminal_that_does_not_answer_for_its_last_ticks_is_said_once(
     sink.until(lambda: MOUTAI_BARS in sink.accepted)
 
 
-def test_silence_that_is_turned_off_asks_for_nothing(
+def test_the_silence_check_turned_off_makes_no_query(
     terminal: native.Terminal, sink: Recorder, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = XtQuote(Config(xt_silence=0.0), clock)
@@ -2094,7 +2096,7 @@ def test_silence_that_is_turned_off_asks_for_nothing(
 # -- The end
 
 
-def test_close_gives_back_what_is_held(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
+def test_close_unsubscribes_every_topic(terminal: native.Terminal, source: XtQuote, sink: Recorder) -> None:
     begin(source, sink, *EVERY_KIND)
     source.close()
     assert terminal.subscriptions() == []
@@ -2105,7 +2107,7 @@ def test_close_gives_back_what_is_held(terminal: native.Terminal, source: XtQuot
     source.close()
 
 
-def test_close_leaves_a_call_that_hangs_behind(
+def test_close_does_not_wait_for_a_call_that_hangs(
     terminal: native.Terminal,
     source: XtQuote,
     sink: Recorder,
@@ -2124,7 +2126,7 @@ def test_close_leaves_a_call_that_hangs_behind(
     assert not source._thread.is_alive()
 
 
-def test_close_while_the_terminal_is_away_stops_trying(
+def test_close_stops_connecting_to_a_closed_terminal(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     terminal.is_open = False
@@ -2135,7 +2137,7 @@ def test_close_while_the_terminal_is_away_stops_trying(
     assert terminal.feeds() == []
 
 
-def test_close_before_start_is_nothing(source: XtQuote) -> None:
+def test_close_before_start_does_nothing(source: XtQuote) -> None:
     source.close()
 
 
@@ -2143,7 +2145,7 @@ def test_close_before_start_is_nothing(source: XtQuote) -> None:
 
 
 @pytest.fixture
-def impatient(terminal: native.Terminal) -> Iterator[XtQuote]:
+def short_call_limit(terminal: native.Terminal) -> Iterator[XtQuote]:
     source = XtQuote(Config(xt_hang=0.2, xt_silence=5), Clock())
     try:
         yield source
@@ -2164,52 +2166,52 @@ def impatient(terminal: native.Terminal) -> Iterator[XtQuote]:
         ("connect", lambda source, terminal: (terminal.drop(), terminal.open())),
     ],
 )
-def test_a_call_that_does_not_return_is_told_by_its_name(
+def test_a_call_that_does_not_return_is_reported_by_name(
     terminal: native.Terminal,
-    impatient: XtQuote,
+    short_call_limit: XtQuote,
     sink: Recorder,
     call: str,
     do: Callable[[XtQuote, native.Terminal], object],
 ) -> None:
-    assert impatient.hung() is None
+    assert short_call_limit.hung() is None
     if call in ("get_full_tick", "get_holidays"):
         terminal.hanging = {call}
-    begin(impatient, sink, MOUTAI)
+    begin(short_call_limit, sink, MOUTAI)
     terminal.hanging = {call}
-    do(impatient, terminal)
+    do(short_call_limit, terminal)
     said: list[str | None] = []
 
     def look() -> bool:
-        said.append(impatient.hung())
+        said.append(short_call_limit.hung())
         return said[-1] is not None
 
     sink.until(look)
     name = {"subscribeFormula": "subscribe_formula", "connect": "reconnect"}.get(call, call)
     assert str(said[-1]).startswith(f"{name} has not returned for ")
     began = time.monotonic()
-    impatient.close()
-    # It is not waited for.
+    short_call_limit.close()
+    # Closing does not wait for the call.
     assert time.monotonic() - began < intervals.JOIN_SECONDS
-    assert impatient.hung() is None
+    assert short_call_limit.hung() is None
 
 
-def test_slow_calls_and_waiting_are_no_hang(
-    terminal: native.Terminal, impatient: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+def test_slow_calls_and_waiting_do_not_count_as_a_hang(
+    terminal: native.Terminal, short_call_limit: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Longer than the limit.
+    # This is longer than the limit.
     monkeypatch.setattr(intervals, "WATCH_SECONDS", 5.0)
     terminal.call_delay = 0.02
     codes = [quote_topic(f"60000{number}.SH", "1d") for number in range(10)]
-    want(impatient, *codes)
-    impatient.start(sink)
+    want(short_call_limit, *codes)
+    short_call_limit.start(sink)
     said = []
-    sink.until(lambda: (said.append(impatient.hung()), len(sink.accepted) == len(codes))[1])
+    sink.until(lambda: (said.append(short_call_limit.hung()), len(sink.accepted) == len(codes))[1])
     until = time.monotonic() + 0.5
-    sink.until(lambda: (said.append(impatient.hung()), time.monotonic() > until)[1])
+    sink.until(lambda: (said.append(short_call_limit.hung()), time.monotonic() > until)[1])
     assert set(said) == {None}
 
 
-def test_calls_that_never_cease_do_not_hold_up_what_is_still_to_be_done(
+def test_endless_queued_calls_do_not_block_other_work(
     terminal: native.Terminal, source: XtQuote, sink: Recorder
 ) -> None:
     terminal.is_open = False
@@ -2231,23 +2233,23 @@ def test_calls_that_never_cease_do_not_hold_up_what_is_still_to_be_done(
         stopping.set()
 
 
-def test_a_thread_that_has_ended_is_reported(
-    terminal: native.Terminal, impatient: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+def test_the_end_of_the_thread_is_reported(
+    terminal: native.Terminal, short_call_limit: XtQuote, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
-    begin(impatient, sink, MOUTAI)
+    begin(short_call_limit, sink, MOUTAI)
 
     def end(_: object) -> None:
         raise SystemExit
 
-    impatient._work.put(partial(end, None))
-    sink.until(lambda: impatient.hung() == "the thread that calls xtquant has ended")
+    short_call_limit._work.put(partial(end, None))
+    sink.until(lambda: short_call_limit.hung() == "the thread that calls xtquant has ended")
 
 
 # -- Settings and shape
 
 
-def test_the_terminal_is_asked_at_its_setting(terminal: native.Terminal, sink: Recorder) -> None:
+def test_the_address_of_the_terminal_is_a_setting(terminal: native.Terminal, sink: Recorder) -> None:
     terminal.address = "127.0.0.2:58611"
     source = XtQuote(Config(xt_addr="127.0.0.2:58611"))
     try:
@@ -2260,13 +2262,13 @@ def test_the_terminal_is_asked_at_its_setting(terminal: native.Terminal, sink: R
 
 
 @pytest.mark.parametrize("address", ["", "58610", ":58610", "host:", "host:x", "host:0", "host:65536", "::1:58610"])
-def test_an_address_that_cannot_be_is_named(address: str) -> None:
+def test_an_invalid_address_is_named(address: str) -> None:
     with pytest.raises(ConfigError) as error:
         XtQuote(Config(xt_addr=address))
     assert str(error.value) == f"xt_addr: expected 'host:port', got {address!r}"
 
 
-def test_it_says_what_it_is() -> None:
+def test_the_source_has_its_name_and_serves_no_download() -> None:
     source = XtQuote(Config())
     assert (source.name, source.simulated, source.lossless) == ("xtquant", False, False)
     assert source.kinds == {Kind.QUOTE, Kind.WHOLE, Kind.L2, Kind.FORMULA}
@@ -2274,7 +2276,7 @@ def test_it_says_what_it_is() -> None:
         source.download(download_topic("1"), DownloadRequest(("600519.SH",), "1d", "", ""))
 
 
-# -- The door to the SDK: in processes of their own, since an import happens once
+# -- Loading the SDK: each test uses a new process, because a module is imported once per process
 
 
 def run(code: str, *path: Path, **env: str) -> str:
@@ -2325,7 +2327,7 @@ def test_a_start_without_the_native_modules_raises_import_error(sink: Recorder) 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Path:
-    """Return a folder with the two packages that xtquant asks the package index with; a request leaves a file."""
+    """Return a folder with the two packages with which xtquant queries the package index; a request writes a file."""
     (tmp_path / "requests.py").write_text(
         "from pathlib import Path\ndef get(url, **_):\n    Path(__file__).with_name('asked').touch()\n",
         encoding="utf-8",
@@ -2337,7 +2339,7 @@ def index(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("loaded", ["", "import requests"], ids=["not-loaded", "loaded"])
-def test_loading_makes_no_http_request_and_prints_nothing(index: Path, loaded: str) -> None:
+def test_loading_xtquant_makes_no_http_request_and_prints_nothing(index: Path, loaded: str) -> None:
     code = f"""
         {loaded or "pass"}
         import sys
@@ -2353,7 +2355,7 @@ def test_loading_makes_no_http_request_and_prints_nothing(index: Path, loaded: s
     assert not (index / "asked").exists()
 
 
-def test_importing_xtquant_any_other_way_would_make_one(index: Path) -> None:
+def test_a_plain_import_of_xtquant_makes_an_http_request(index: Path) -> None:
     run("import xtquant", FAKES, index)
     assert (index / "asked").exists()
 
@@ -2393,7 +2395,7 @@ def test_another_process_has_a_terminal_that_pushes_by_itself() -> None:
     assert run(PROCESS, FAKES, FAKE_XT_TICK_MS="10").split() == ["up", "xtquant", "600519.SH"]
 
 
-def test_the_terminal_of_another_process_opens_when_a_file_goes(tmp_path: Path) -> None:
+def test_the_terminal_of_another_process_opens_with_a_removed_file(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.touch()
     opens = f"__import__('pathlib').Path({str(closed)!r}).unlink(missing_ok=True)"
@@ -2402,7 +2404,7 @@ def test_the_terminal_of_another_process_opens_when_a_file_goes(tmp_path: Path) 
     assert printed.split() == ["down", "up", "xtquant", "600519.SH"]
 
 
-def test_an_exception_in_one_queued_call_costs_that_call_only(
+def test_an_exception_in_one_queued_call_loses_only_that_call(
     terminal: native.Terminal, source: XtQuote, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     source.start(sink)
@@ -2417,6 +2419,6 @@ def test_an_exception_in_one_queued_call_costs_that_call_only(
     sink.until(lambda: whole_topic("SH") in sink.accepted)
     assert source.failed_calls == 1
     assert "a call of the xtquant session failed" in caplog.text
-    # Neither lost its subscription, as it does with a session.
+    # Neither topic lost its subscription, as it would if the session had ended.
     assert [state for state, _, _ in sink.states] == ["up"]
     assert source.upstream() == 2

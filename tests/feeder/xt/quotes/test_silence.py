@@ -24,7 +24,7 @@ MORNING = at("2026-11-24T10:00:00")
 
 
 class Watch:
-    """Looks once a second and keeps what was to be done, with the second after the start."""
+    """Check once a second and keep the actions, each with its second after the start."""
 
     def __init__(self, start: int = MORNING, limit: int = LIMIT) -> None:
         self.silence = Silence(limit * 1000)
@@ -38,9 +38,9 @@ class Watch:
         heard: Collection[str] = (),
         missed: Collection[str] | None = None,
     ) -> list[tuple[int, str]]:
-        """Look for `seconds`, each time having heard `heard`, and return what was to be done.
+        """Check for `seconds` while the markets in `heard` push, and return the actions.
 
-        The terminal has newer data of the markets in `missed`, of all that are not heard if that is not given.
+        The terminal has newer data of the markets in `missed`; without it, of all markets that do not push.
         """
         if missed is None:
             missed = MARKETS - frozenset(heard)
@@ -56,18 +56,18 @@ class Watch:
 @pytest.fixture
 def watch() -> Watch:
     watch = Watch()
-    # What was before the first look is not known.
+    # The time before the first check is not known.
     watch.look(1, heard={"SH", "SZ", "BJ"})
     watch.start = watch.now
     return watch
 
 
-def test_a_market_that_is_heard_is_never_stale(watch: Watch) -> None:
+def test_a_market_with_pushes_is_never_stale(watch: Watch) -> None:
     for _ in range(20):
         assert watch.look(LIMIT - 1) == watch.look(1, heard={"SH"}) == []
 
 
-def test_a_silent_market_is_renewed_then_reconnected_ever_more_rarely(watch: Watch) -> None:
+def test_a_silent_market_is_renewed_then_reconnected_more_rarely(watch: Watch) -> None:
     watch.look(1000)
     assert watch.done == [
         (30, "resubscribe"),
@@ -92,7 +92,7 @@ def test_a_pause_is_never_longer_than_half_an_hour(watch: Watch) -> None:
     ]
 
 
-def test_a_market_heard_again_is_recovered_once_and_begins_anew(watch: Watch) -> None:
+def test_a_market_that_pushes_again_is_recovered_once(watch: Watch) -> None:
     watch.look(LIMIT + 10)
     assert watch.look(1, heard={"SH"}) == [(41, "recovered")]
     assert watch.silence.stale == frozenset()
@@ -107,13 +107,13 @@ def test_another_market_is_no_sign_of_life(watch: Watch) -> None:
     assert watch.look(1, {"SH": SEVERAL, "SZ": SEVERAL}, {"SH"}) == [(31, "recovered")]
 
 
-def test_a_second_market_that_falls_silent_is_subscribed_again_too(watch: Watch) -> None:
+def test_a_second_market_that_becomes_silent_is_renewed_too(watch: Watch) -> None:
     both = {"SH": SEVERAL, "SZ": SEVERAL}
     watch.look(10, both, {"SZ"})
     watch.look(LIMIT, both)
     assert watch.done == [(30, "resubscribe"), (40, "resubscribe")]
     assert watch.silence.stale == {"SH", "SZ"}
-    # One of them alone is not the end of it.
+    # The silence does not end when only one of them pushes.
     assert watch.look(5, both, {"SZ"}) == []
     assert watch.silence.stale == {"SH"}
 
@@ -124,14 +124,14 @@ def test_a_few_codes_may_be_quiet_for_ten_times_as_long(watch: Watch, codes: int
     assert watch.look(1, {"SH": codes}) == [(300, "resubscribe")]
 
 
-def test_what_is_wanted_no_more_is_stale_no_more(watch: Watch) -> None:
+def test_an_unsubscribed_market_is_no_longer_stale(watch: Watch) -> None:
     watch.look(LIMIT)
     assert watch.look(1, {"SZ": SEVERAL}) == [(31, "recovered")]
     assert watch.look(LIMIT - 2, {"SZ": SEVERAL}) == []
 
 
 @pytest.mark.parametrize("market", ["HK", "IF", "SHO", "BKZS"])
-def test_markets_with_hours_of_their_own_are_left_alone(watch: Watch, market: str) -> None:
+def test_markets_with_their_own_hours_are_not_watched(watch: Watch, market: str) -> None:
     assert watch.look(1000, {market: SEVERAL}) == []
 
 
@@ -146,18 +146,18 @@ def test_markets_with_hours_of_their_own_are_left_alone(watch: Watch, market: st
         pytest.param("2026-11-29T10:00:00", 3600, id="sunday"),
     ],
 )
-def test_outside_trading_hours_it_stays_quiet(begin: str, seconds: int) -> None:
+def test_no_market_is_stale_outside_trading_hours(begin: str, seconds: int) -> None:
     watch = Watch(at(begin))
     assert watch.look(seconds) == []
 
 
 @pytest.mark.parametrize("begin", ["2026-11-24T09:29:00", "2026-11-24T12:59:00"])
-def test_each_session_is_watched_from_ten_seconds_after_its_open(begin: str) -> None:
+def test_the_watch_begins_ten_seconds_after_each_open(begin: str) -> None:
     watch = Watch(at(begin))
     assert watch.look(60 + 10 + LIMIT) == [(60 + 10 + LIMIT - 1, "resubscribe")]
 
 
-def test_holidays_are_quiet_and_the_day_after_is_not() -> None:
+def test_no_market_is_stale_on_a_holiday_but_on_the_day_after() -> None:
     watch = Watch(at("2026-10-01T10:00:00"))
     watch.silence.holidays = frozenset(("20261001",))
     assert watch.look(3600) == []
@@ -172,7 +172,7 @@ def test_holidays_are_quiet_and_the_day_after_is_not() -> None:
         pytest.param("2026-11-24T14:56:00", 60, "2026-11-25T09:30:10", id="evening"),
     ],
 )
-def test_a_silence_ends_with_the_session_and_begins_anew_with_the_next(begin: str, closed: int, opened: str) -> None:
+def test_silence_is_counted_anew_in_each_trading_session(begin: str, closed: int, opened: str) -> None:
     watch = Watch(at(begin))
     assert watch.look(closed - 1)[0][1] == "resubscribe"
     assert watch.silence.stale == {"SH"}
@@ -183,22 +183,22 @@ def test_a_silence_ends_with_the_session_and_begins_anew_with_the_next(begin: st
     assert [action for _, action in watch.look(5)] == ["resubscribe"]
 
 
-def test_a_stale_market_without_newer_ticks_is_left_alone(watch: Watch) -> None:
+def test_a_stale_market_without_newer_ticks_is_not_renewed(watch: Watch) -> None:
     assert watch.look(80 * 60, missed=()) == [(30, "stale")]
     assert watch.silence.stale == {"SH"}
     assert watch.silence.left == ACTIONS_A_DAY
-    # As soon as the terminal has some, and does not push it.
+    # It is renewed as soon as the terminal has newer ticks and does not push them.
     began = watch.now - watch.start
     assert watch.look(70) == [(began // 1000 + 1, "resubscribe"), (began // 1000 + 61, "reconnect")]
 
 
-def test_a_reconnect_needs_evidence_of_its_own(watch: Watch) -> None:
+def test_a_reconnect_needs_new_evidence(watch: Watch) -> None:
     watch.look(LIMIT)
     assert watch.look(1800, missed=()) == []
     assert [action for _, action in watch.look(1)] == ["reconnect"]
 
 
-def test_only_the_market_that_is_deaf_is_subscribed_again(watch: Watch) -> None:
+def test_only_the_deaf_market_is_subscribed_again(watch: Watch) -> None:
     both = {"SH": SEVERAL, "SZ": SEVERAL}
     assert watch.look(LIMIT, both, missed={"SZ"}) == [(30, "resubscribe")]
     assert watch.silence.stale == {"SH", "SZ"}
@@ -206,12 +206,12 @@ def test_only_the_market_that_is_deaf_is_subscribed_again(watch: Watch) -> None:
     assert watch.look(1, both) == [(31, "resubscribe")]
 
 
-def test_evidence_without_a_silence_is_none(watch: Watch) -> None:
+def test_evidence_without_silence_causes_no_action(watch: Watch) -> None:
     assert watch.look(LIMIT - 1) == watch.look(1, heard={"SH"}, missed={"SH"}) == []
 
 
-def test_the_answer_to_a_subscription_alone_is_no_help(watch: Watch) -> None:
-    # Each action is answered with the newest ticks, and nothing comes after them.
+def test_the_answer_to_a_subscription_alone_ends_no_silence(watch: Watch) -> None:
+    # Each action is answered with the newest ticks, and no push follows.
     for _ in range(40):
         if watch.look(10) and watch.done[-1][1] in ("resubscribe", "reconnect"):
             watch.look(1, heard={"SH"})
@@ -219,31 +219,31 @@ def test_the_answer_to_a_subscription_alone_is_no_help(watch: Watch) -> None:
     assert acted == ["resubscribe", "reconnect", "reconnect"]
 
 
-def test_a_holiday_that_is_learned_late_ends_the_silence(watch: Watch) -> None:
+def test_a_holiday_that_is_known_late_ends_the_silence(watch: Watch) -> None:
     watch.look(LIMIT)
     watch.silence.holidays = frozenset(("20261124",))
     assert watch.look(100) == [(31, "closed")]
 
 
-def test_a_machine_that_slept_has_missed_nothing(watch: Watch) -> None:
+def test_the_time_that_the_machine_slept_does_not_count(watch: Watch) -> None:
     watch.now += 3600_000
     assert watch.look(LIMIT - 5) == []
     assert [action for _, action in watch.look(1)] == ["resubscribe"]
 
 
-def test_a_clock_set_back_counts_nothing(watch: Watch) -> None:
+def test_a_clock_set_back_adds_no_silence(watch: Watch) -> None:
     watch.look(10)
     watch.now -= 600_000
     assert watch.look(LIMIT - 10) == []
     assert len(watch.look(1)) == 1
 
 
-def test_a_day_has_a_limit_of_actions_and_the_next_day_has_them_again(watch: Watch) -> None:
+def test_the_actions_of_a_day_are_limited(watch: Watch) -> None:
     for _ in range(ACTIONS_A_DAY):
         assert [action for _, action in watch.look(LIMIT)] == ["resubscribe"]
         watch.look(3, heard={"SH"})
     assert watch.silence.left == 0
-    # It is stale all the same, and nothing more is done.
+    # The market is still stale, but no more action is taken.
     assert [action for _, action in watch.look(3600)] == ["stale"]
     watch.now = at("2026-11-25T10:00:00")
     assert [action for _, action in watch.look(1)] == ["reconnect"]
@@ -255,7 +255,7 @@ def test_reconnections_count_against_the_limit_too(watch: Watch) -> None:
     assert [action for _, action in watch.look(3600)] == ["resubscribe", "reconnect"]
 
 
-def test_a_lost_connection_begins_anew_but_gives_no_new_actions(watch: Watch) -> None:
+def test_a_lost_connection_restarts_the_watch_but_not_the_limit(watch: Watch) -> None:
     watch.look(LIMIT + 20)
     watch.silence.reset()
     assert watch.silence.stale == frozenset()
@@ -264,7 +264,7 @@ def test_a_lost_connection_begins_anew_but_gives_no_new_actions(watch: Watch) ->
     assert watch.silence.left == ACTIONS_A_DAY - 2
 
 
-def test_a_limit_of_nothing_turns_it_off() -> None:
+def test_a_limit_of_zero_turns_the_watch_off() -> None:
     assert Watch(limit=0).look(3600) == []
 
 

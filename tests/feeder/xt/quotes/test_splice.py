@@ -1,4 +1,4 @@
-"""Splice: ticks of a market and of a single subscription become one stream, whatever arrives first."""
+"""Splice: ticks of a market and of a single subscription become one stream, in whatever order they arrive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tick(number: int, volume: int = 0) -> dict[str, Any]:
 
 
 class Stream:
-    """What is published of one code."""
+    """The published stream of one code."""
 
     def __init__(self) -> None:
         self.splice = Splice(TOPIC)
@@ -39,13 +39,13 @@ def stream() -> Stream:
     return Stream()
 
 
-def test_the_market_alone_passes_as_it_comes(stream: Stream) -> None:
+def test_ticks_of_the_market_alone_pass_unchanged(stream: Stream) -> None:
     stream.market(tick(1), tick(1), tick(3), tick(2))
     assert stream.published == [tick(1), tick(1), tick(3), tick(2)]
     assert not stream.splice.is_ready(1e9)
 
 
-def test_a_tick_that_both_bring_passes_once_whoever_is_first(stream: Stream) -> None:
+def test_a_tick_of_both_subscriptions_passes_once(stream: Stream) -> None:
     stream.market(tick(1))
     stream.splice.begin(0)
     stream.market(tick(2))
@@ -57,7 +57,7 @@ def test_a_tick_that_both_bring_passes_once_whoever_is_first(stream: Stream) -> 
     assert stream.published == [tick(number) for number in range(1, 6)]
 
 
-def test_ticks_that_only_the_single_one_brought_come_at_the_cut(stream: Stream) -> None:
+def test_ticks_of_only_the_single_subscription_come_at_the_switch(stream: Stream) -> None:
     stream.splice.begin(0)
     stream.market(tick(1))
     stream.single(tick(1), tick(2), received_ns=7)
@@ -68,7 +68,7 @@ def test_ticks_that_only_the_single_one_brought_come_at_the_cut(stream: Stream) 
     assert stream.published == [tick(1)]
 
 
-def test_the_first_snapshot_of_a_subscription_proves_nothing(stream: Stream) -> None:
+def test_the_first_snapshot_is_no_proof_that_the_streams_meet(stream: Stream) -> None:
     stream.market(tick(1), tick(2))
     stream.splice.begin(0)
     stream.market(tick(3))
@@ -80,7 +80,7 @@ def test_the_first_snapshot_of_a_subscription_proves_nothing(stream: Stream) -> 
     assert stream.published == [tick(1), tick(2), tick(3)]
 
 
-def test_two_ticks_of_one_millisecond_are_two(stream: Stream) -> None:
+def test_two_ticks_of_one_millisecond_both_pass(stream: Stream) -> None:
     stream.market(tick(1, 10))
     stream.splice.begin(0)
     # The single subscription begins between them.
@@ -90,7 +90,7 @@ def test_two_ticks_of_one_millisecond_are_two(stream: Stream) -> None:
     assert stream.published == [tick(1, 10), tick(1, 20), tick(2)]
 
 
-def test_fields_that_xtquant_rounds_for_a_market_make_no_other_tick(stream: Stream) -> None:
+def test_fields_that_xtquant_rounds_make_no_different_tick(stream: Stream) -> None:
     stream.splice.begin(0)
     stream.market(tick(1) | {"amount": 311544200.0, "transactionNum": 0})
     stream.single(tick(1) | {"amount": 311544182.0, "transactionNum": 29434})
@@ -98,14 +98,14 @@ def test_fields_that_xtquant_rounds_for_a_market_make_no_other_tick(stream: Stre
     assert stream.splice.cut() == []
 
 
-def test_a_market_that_says_nothing_is_left_once_its_threads_have_had_time(stream: Stream) -> None:
+def test_a_quiet_market_is_left_after_the_overlap(stream: Stream) -> None:
     stream.market(tick(1))
     stream.splice.begin(100)
     assert not stream.splice.is_ready(100 + OVERLAP - 0.1)
     assert stream.splice.is_ready(100 + OVERLAP)
 
 
-def test_a_market_with_news_that_the_single_one_does_not_bring_serves_on(stream: Stream) -> None:
+def test_a_market_ahead_of_the_single_subscription_keeps_serving(stream: Stream) -> None:
     stream.splice.begin(0)
     stream.market(tick(1))
     assert not stream.splice.is_ready(3600)
@@ -117,7 +117,7 @@ def test_a_market_with_news_that_the_single_one_does_not_bring_serves_on(stream:
     assert stream.splice.is_ready(3600)
 
 
-def test_even_what_both_brought_waits_for_the_threads_that_carry_more(stream: Stream) -> None:
+def test_the_overlap_is_waited_for_even_if_both_brought_a_tick(stream: Stream) -> None:
     stream.splice.begin(0)
     stream.market(tick(1))
     stream.single(tick(1))
@@ -125,7 +125,7 @@ def test_even_what_both_brought_waits_for_the_threads_that_carry_more(stream: St
     assert stream.splice.is_ready(OVERLAP)
 
 
-def test_a_time_that_is_a_float_proves_as_much(stream: Stream) -> None:
+def test_a_time_that_is_a_float_is_the_same_proof(stream: Stream) -> None:
     stream.splice.begin(0)
     stream.market({"time": 1001.0, "volume": 1})
     stream.single(tick(1))
@@ -133,7 +133,7 @@ def test_a_time_that_is_a_float_proves_as_much(stream: Stream) -> None:
     assert len(stream.published) == 1
 
 
-def test_two_equal_ticks_are_two(stream: Stream) -> None:
+def test_two_equal_ticks_both_pass(stream: Stream) -> None:
     stream.market(tick(1))
     stream.splice.begin(0)
     stream.single(tick(1), tick(1))
@@ -157,7 +157,7 @@ def test_a_tick_without_a_time_passes_too(stream: Stream, strange: dict[str, Any
 @pytest.mark.parametrize("seed", range(300))
 def test_interleaved_streams_pass_each_tick_once_and_in_order(stream: Stream, seed: int) -> None:
     dice = random.Random(seed)
-    # Some of one millisecond.
+    # Some ticks have the same millisecond.
     made: list[dict[str, Any]] = []
     for number in range(60):
         same = made and dice.random() < 0.2
@@ -166,7 +166,7 @@ def test_interleaved_streams_pass_each_tick_once_and_in_order(stream: Stream, se
     begun = cut = False
     market = single = 0
     now = 0.0
-    # Until the cut the market is up to five ticks behind or ahead, as one of xtquant's threads is of another.
+    # Until the switch the market is up to five ticks behind or ahead, as one thread of xtquant is of another.
     while not cut or single < len(made) - first or market < len(made):
         is_markets = dice.random() < 0.5
         if is_markets and market < len(made) and market - first - single < 5:
@@ -175,8 +175,8 @@ def test_interleaved_streams_pass_each_tick_once_and_in_order(stream: Stream, se
         elif not is_markets and single < len(made) - first and first + single - market < 5 and market >= first - 3:
             stream.single(made[first + single])
             single += 1
-        # Half of the time what the market still carries when the switch begins comes in time. Else it says something,
-        # and then has any time to say the rest.
+        # In half of the cases the ticks that the market still carries at the begin of the switch arrive in time.
+        # Otherwise the market pushes a tick first, and then may take any time for the rest.
         now += OVERLAP if seed % 2 or market >= first else 0
         if not begun and market >= first - 3:
             stream.splice.begin(now)

@@ -43,7 +43,7 @@ def asset(cash: float) -> dict[str, Any]:
     return {"account_type": 2, "account_id": "1", "cash": cash}
 
 
-def test_each_state_of_an_order_is_news_once() -> None:
+def test_each_state_of_an_order_is_new_once() -> None:
     published = Published()
     life = [order(48), order(49), order(50), order(55, volume=100), order(55, volume=200), order(56, volume=300)]
     assert [published.admit("order", state, NOON) for state in life] == [True] * 6
@@ -61,13 +61,13 @@ def test_each_state_of_an_order_is_news_once() -> None:
         {"account_id": "2"},
     ],
 )
-def test_what_belongs_to_the_state_makes_news(change: dict[str, Any]) -> None:
+def test_a_change_of_any_field_of_the_state_is_new(change: dict[str, Any]) -> None:
     published = Published()
     assert published.admit("order", order(50), NOON)
     assert published.admit("order", order(50, **change), NOON)
 
 
-# What a record may differ in, whichever field it is, and what it may not.
+# Fields whose value makes a record different, and fields whose value does not.
 OTHERS: list[dict[str, Any]] = [
     {"stock_code": "000001.SZ"},
     {"price": 1.5},
@@ -90,7 +90,7 @@ SAME: list[dict[str, Any]] = [
 @pytest.mark.parametrize("asked", [None, 1])
 @pytest.mark.parametrize("order_id", [0, -1, None, "", 7])
 @pytest.mark.parametrize("change", OTHERS)
-def test_a_record_that_differs_in_any_field_is_news(change: dict[str, Any], order_id: object, asked: int) -> None:
+def test_a_record_that_differs_in_any_field_is_new(change: dict[str, Any], order_id: object, asked: int) -> None:
     published = Published()
     one = order(57, order_id) | {"order_sysid": ""}  # type: ignore[arg-type]
     assert published.admit("order", one, NOON)
@@ -100,14 +100,14 @@ def test_a_record_that_differs_in_any_field_is_news(change: dict[str, Any], orde
 
 
 @pytest.mark.parametrize("change", SAME)
-def test_what_is_no_field_of_the_terminal_makes_no_news(change: dict[str, Any]) -> None:
+def test_fields_added_by_the_feeder_make_no_record_new(change: dict[str, Any]) -> None:
     published = Published()
     assert published.admit("order", order(50), NOON)
     assert not published.admit("order", order(50) | change, NOON)
 
 
 @pytest.mark.parametrize("event", ["order", "trade", "position", "asset"])
-def test_equality_outlives_the_journal(event: str) -> None:
+def test_a_record_equals_itself_after_the_journal_has_stored_it(event: str) -> None:
     data = {"account_id": "1", "stock_code": "600519.SH", "order_id": 1, "a": math.nan, "b": -0.0, "c": 5, "d": 2.5}
     data |= {"e": None, "f": "废单", "g": 2**63, "h": 1e300, "i": math.inf, "recovered": True, "status_name": "x"}
     published = Published()
@@ -117,17 +117,17 @@ def test_equality_outlives_the_journal(event: str) -> None:
     assert not published.admit(event, again, NOON, published.count)
 
 
-def test_orders_without_a_number_hide_no_other_from_a_query() -> None:
+def test_orders_without_a_number_hide_no_other_order() -> None:
     published = Published()
     asked = published.count
     assert published.admit("order", order(57, 0, order_sysid="", status_msg="a"), NOON)
     assert published.admit("order", order(57, 0, order_sysid="", status_msg="b"), NOON, asked)
-    # With its number of the exchange an order is known as well.
+    # The order number of the exchange also identifies an order.
     assert published.admit("order", order(56, 0, order_sysid="S9"), NOON)
     assert not published.admit("order", order(50, 0, order_sysid="S9"), NOON, asked)
 
 
-def test_fills_that_share_a_number_are_all_news() -> None:
+def test_fills_that_share_a_number_are_all_new() -> None:
     published = Published()
     asked = published.count
     fills = [fill("T1", traded_volume=100), fill("T1", traded_volume=200), fill("T1", order_type=24)]
@@ -137,7 +137,7 @@ def test_fills_that_share_a_number_are_all_news() -> None:
 
 @pytest.mark.parametrize("written", [93015, "09:30:15", 93015000, 0, None, ""])
 @pytest.mark.parametrize("by_query", [False, True])
-def test_a_time_without_a_date_is_another_on_another_day(written: object, by_query: bool) -> None:
+def test_a_time_without_a_date_differs_from_day_to_day(written: object, by_query: bool) -> None:
     published = Published()
     told = fill("T1", traded_time=written)
     assert published.admit("trade", told, NOON)
@@ -147,19 +147,19 @@ def test_a_time_without_a_date_is_another_on_another_day(written: object, by_que
 
 
 @pytest.mark.parametrize("written", [1733120580, 1733120580000, 20241202093015, "20241202 09:30:15", 20241202])
-def test_a_time_with_a_date_is_the_same_on_another_day(written: object) -> None:
+def test_a_time_with_a_date_is_the_same_on_every_day(written: object) -> None:
     published = Published()
     assert published.admit("trade", fill("T1", traded_time=written), NOON)
     assert not published.admit("trade", fill("T1", traded_time=written), NOON + DAY)
 
 
-def test_what_is_pushed_again_after_midnight_is_of_the_evening() -> None:
-    # Twelve hours after noon in UTC it is eight in the morning in Shanghai.
+def test_a_record_repeated_after_midnight_is_not_new() -> None:
+    # Twelve hours after noon in UTC it is 08:00 in Shanghai.
     published = Published()
     told = fill("T1", traded_time=145500)
     assert published.admit("trade", told, NOON)
     assert not published.admit("trade", told, NOON + DAY // 2)
-    # The same day in UTC, another in Shanghai.
+    # The day is the same in UTC, but another one in Shanghai.
     evening = NOON + 3 * 3600 * 1_000_000_000
     assert published.admit("trade", fill("T2", traded_time=10), evening)
     assert published.admit("trade", fill("T2", traded_time=10), evening + 2 * 3600 * 1_000_000_000)
@@ -169,7 +169,7 @@ ACCOUNT = ("1", "STOCK")
 
 
 def answer(published: Published, event: str, records: list[dict[str, Any]], at_ns: int = NOON) -> list[dict[str, Any]]:
-    """Return what is news in an answer, asked for just now, and remember it."""
+    """Return the new records of an answer to a query of this moment, and note them as published."""
     found = published.answered(ACCOUNT, event, [Record(each) for each in records], at_ns, published.count)
     assert not found.is_overtaken
     for news in found.news:
@@ -177,18 +177,18 @@ def answer(published: Published, event: str, records: list[dict[str, Any]], at_n
     return [news.record.data for news in found.news]
 
 
-def test_what_goes_on_to_be_listed_is_not_new_with_each_day() -> None:
+def test_a_record_that_stays_listed_is_not_new_on_each_day() -> None:
     published = Published()
     told = [fill("T1", traded_time=145500), fill("T2", traded_time=0)]
     assert answer(published, "trade", told) == told
     for day in range(1, 4):
         assert answer(published, "trade", told, NOON + day * DAY) == []
-    # Gone, and there again, it is another one.
+    # A record that was no longer listed and is listed again is a new one.
     assert answer(published, "trade", [], NOON + 4 * DAY) == []
     assert answer(published, "trade", told, NOON + 4 * DAY) == told
 
 
-def test_of_fills_without_a_number_each_that_is_listed_is_published() -> None:
+def test_each_listed_fill_without_a_number_is_published() -> None:
     published = Published()
     assert published.admit("trade", fill(""), NOON)
     assert not published.admit("trade", fill(""), NOON)
@@ -200,11 +200,11 @@ def test_of_fills_without_a_number_each_that_is_listed_is_published() -> None:
     for _ in range(2):
         restored.restore("trade", fill(""), NOON)
     assert answer(restored, "trade", [fill("")] * 3) == [fill("")]
-    # With a number it is one, however often it is listed.
+    # A fill with a number is one fill, however often it is listed.
     assert answer(published, "trade", [fill("T1"), fill("T1")]) == [fill("T1")]
 
 
-def test_positions_that_share_a_name_are_not_published_in_turn() -> None:
+def test_positions_with_the_same_identity_do_not_alternate() -> None:
     published = Published()
     listed = [position(1, open_date="20251124"), position(2, open_date="20251125")]
     assert answer(published, "position", listed) == listed
@@ -213,14 +213,14 @@ def test_positions_that_share_a_name_are_not_published_in_turn() -> None:
     changed = [listed[0], listed[1] | {"volume": 3}]
     assert answer(published, "position", changed) == changed[1:]
     assert answer(published, "position", listed) == listed[1:]
-    # Also those that no code names.
+    # The same holds for positions without a code.
     nameless = [position(1, ""), position(2, "")]
     assert answer(published, "position", nameless) == nameless
     assert answer(published, "position", nameless[::-1]) == []
 
 
 @pytest.mark.parametrize("field", ["market_value", "last_price", "profit_rate", "float_profit", "position_profit"])
-def test_a_position_whose_price_alone_has_changed_is_news_for_a_query(field: str) -> None:
+def test_a_queried_position_with_a_new_price_is_new(field: str) -> None:
     published = Published()
     for value in (100.0, 101.0, 100.0):
         told = [position(1) | {field: value}]
@@ -229,7 +229,7 @@ def test_a_position_whose_price_alone_has_changed_is_news_for_a_query(field: str
 
 
 @pytest.mark.parametrize("field", ["market_value", "total_asset"])
-def test_an_asset_whose_price_alone_has_changed_is_news_for_a_query(field: str) -> None:
+def test_a_queried_asset_with_a_new_price_is_new(field: str) -> None:
     published = Published()
     for value in (100.0, 101.0, 100.0):
         told = [asset(1.0) | {field: value}]
@@ -237,7 +237,7 @@ def test_an_asset_whose_price_alone_has_changed_is_news_for_a_query(field: str) 
         assert answer(published, "asset", told) == []
 
 
-def test_an_answer_that_a_push_has_overtaken_says_so() -> None:
+def test_an_answer_reports_that_a_push_has_overtaken_it() -> None:
     published = Published()
     asked = published.count
     assert published.admit("order", order(56), NOON)
@@ -247,7 +247,7 @@ def test_an_answer_that_a_push_has_overtaken_says_so() -> None:
     assert [[news.record for news in found.news] for found in (same, old)] == [[other], [other]]
 
 
-def test_texts_that_cannot_be_read_are_told_apart() -> None:
+def test_undecodable_texts_are_distinguished() -> None:
     published = Published()
     one, other = (Record(order(57, 0, status_msg="\ufffd"), unread) for unread in (b"\xff", b"\xfe"))
     for record in (one, other):
@@ -255,20 +255,20 @@ def test_texts_that_cannot_be_read_are_told_apart() -> None:
         assert news is not None
         published.remember(news)
     assert [published.judge("order", record, NOON) for record in (one, other)] == [None, None]
-    # The journal has their replacements only.
+    # The journal only has the replacement characters.
     published = Published()
     published.restore("order", one.data, NOON)
     assert published.judge("order", one, NOON) is None
 
 
-def test_what_was_not_published_is_still_news() -> None:
+def test_a_record_that_was_not_published_is_still_new() -> None:
     published = Published()
     for _ in range(2):
         assert published.judge("trade", Record(fill("T1")), NOON) is not None
     assert published.count == 0
 
 
-def test_a_push_of_an_earlier_record_is_no_cancel_that_failed() -> None:
+def test_a_push_of_an_earlier_record_is_not_a_failed_cancel() -> None:
     published = Published()
     assert published.admit("order", order(50, order_sysid=""), NOON)
     assert published.admit("order", order(50), NOON)
@@ -276,12 +276,12 @@ def test_a_push_of_an_earlier_record_is_no_cancel_that_failed() -> None:
 
 
 @pytest.mark.parametrize(("open_status", "cancelling", "volume"), [(50, 51, 0), (55, 52, 100)])
-def test_an_order_comes_back_from_a_cancel_that_failed(open_status: int, cancelling: int, volume: int) -> None:
+def test_an_order_returns_to_its_state_after_a_failed_cancel(open_status: int, cancelling: int, volume: int) -> None:
     published = Published()
     for status in (open_status, cancelling, open_status, cancelling, open_status):
         assert published.admit("order", order(status, volume=volume), NOON)
         assert not published.admit("order", order(status, volume=volume), NOON)
-    # But not to an earlier volume of fills, nor from its end.
+    # It does not return to a smaller filled volume, and it does not leave its final state.
     assert published.admit("order", order(55, volume=200), NOON)
     assert not published.admit("order", order(open_status, volume=volume), NOON)
     assert published.admit("order", order(56, volume=300), NOON)
@@ -289,26 +289,26 @@ def test_an_order_comes_back_from_a_cancel_that_failed(open_status: int, cancell
     assert not published.admit("order", order(cancelling, volume=volume), NOON)
 
 
-def test_a_whole_life_that_is_pushed_again_is_no_news() -> None:
+def test_all_states_of_an_order_pushed_again_are_not_new() -> None:
     published = Published()
     life = [order(status) for status in (48, 49, 50, 51, 50, 51, 50)]
     assert [published.admit("order", state, NOON) for state in life] == [True] * 7
     for _ in range(2):
         assert [published.admit("order", state, NOON) for state in life] == [False] * 7
-    # The next cancel is another one, also in the midst of such a life.
+    # The next cancel is a new event, also in the middle of such a repetition.
     assert published.admit("order", order(51), NOON)
     assert published.admit("order", order(50), NOON)
     assert [published.admit("order", state, NOON) for state in life[:3]] == [False] * 3
     assert published.admit("order", order(51, traded_price=1.0), NOON)
     assert published.admit("order", order(50), NOON)
-    # A feeder that was started again knows its sequence from the journal.
+    # A restarted feeder reads the sequence from its journal.
     restored = Published()
     for state in life:
         restored.restore("order", state, NOON)
     assert [restored.admit("order", state, NOON) for state in life] == [False] * 7
 
 
-def test_an_order_does_not_come_back_from_its_end() -> None:
+def test_an_order_does_not_leave_its_final_state() -> None:
     published = Published()
     for status in (50, 51, 54):
         assert published.admit("order", order(status), NOON)
@@ -316,29 +316,29 @@ def test_an_order_does_not_come_back_from_its_end() -> None:
         assert not published.admit("order", order(status), NOON)
 
 
-def test_a_fill_is_news_once_a_day() -> None:
+def test_a_fill_is_new_once_a_day() -> None:
     published = Published()
     assert published.admit("trade", fill("T1"), NOON)
     assert not published.admit("trade", fill("T1"), NOON, asked=published.count)
     assert not published.admit("trade", fill("T1"), NOON)
-    # A field that the broker fills in later.
+    # The broker sets this field later.
     assert published.admit("trade", fill("T1", commission=5.0), NOON, asked=published.count)
     assert published.admit("trade", fill("T2"), NOON)
     assert published.admit("trade", fill("T1", stock_code="000001.SZ"), NOON)
     assert published.admit("trade", fill("T1", traded_time=1733206980), NOON)
 
 
-def test_an_asset_is_news_when_it_is_pushed_or_has_changed() -> None:
+def test_an_asset_is_new_if_it_is_pushed_or_has_changed() -> None:
     published = Published()
     assert published.admit("asset", asset(math.nan), NOON, asked=0)
     assert not published.admit("asset", asset(math.nan), NOON, asked=published.count)
     assert published.admit("asset", asset(math.nan), NOON)
     assert published.admit("asset", asset(2.0), NOON, asked=published.count)
-    # Back to an earlier one is a change.
+    # A return to an earlier value is a change too.
     assert published.admit("asset", asset(math.nan), NOON, asked=published.count)
 
 
-def test_positions_of_two_codes_and_directions_are_told_apart() -> None:
+def test_positions_differ_by_code_and_direction() -> None:
     published = Published()
     for code in ("IF2512.IF", "IF2601.IF"):
         for direction in (48, 49):
@@ -348,12 +348,12 @@ def test_positions_of_two_codes_and_directions_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(("event", "old", "new"), [("order", order(50), order(56)), ("asset", asset(1.0), asset(2.0))])
-def test_an_answer_older_than_a_push_is_no_news(event: str, old: dict[str, Any], new: dict[str, Any]) -> None:
+def test_an_answer_older_than_a_push_is_not_new(event: str, old: dict[str, Any], new: dict[str, Any]) -> None:
     published = Published()
     asked = published.count
     assert published.admit(event, new, NOON)
     assert not published.admit(event, old, NOON, asked)
-    # A push that was no news does not make an answer old.
+    # A push that was not new does not make an answer outdated.
     if event == "order":
         asked = published.count
         assert not published.admit(event, new, NOON)
@@ -365,28 +365,30 @@ def position(volume: int, code: str = "600519.SH", account: str = "1", **fields:
     return told | {"market_value": volume * 10.0, "avg_price": 9.5, "profit_rate": math.nan, **fields}
 
 
-def gone(published: Published, *listed: dict[str, Any], account: str = "1", asked: int | None = None) -> list[str]:
+def sold_out_codes(
+    published: Published, *listed: dict[str, Any], account: str = "1", asked: int | None = None
+) -> list[str]:
     asked = published.count if asked is None else asked
     return sorted(data["stock_code"] for data in published.sold_out(account, listed, asked).values())
 
 
-def test_a_held_position_that_an_answer_lacks_is_sold_out() -> None:
+def test_a_held_position_missing_in_an_answer_is_sold_out() -> None:
     published = Published()
     for told in (position(100), position(200, "000001.SZ"), position(300, account="2"), position(0, "600000.SH")):
         assert published.admit("position", told, NOON)
     published.admit("order", order(56), NOON)
     published.admit("asset", asset(1.0), NOON)
-    assert gone(published, position(999), position(200, "000001.SZ")) == []
-    assert gone(published, position(100)) == ["000001.SZ"]
-    assert gone(published) == ["000001.SZ", "600519.SH"]
-    assert gone(published, account="2") == ["600519.SH"]
-    assert gone(published, account="3") == []
+    assert sold_out_codes(published, position(999), position(200, "000001.SZ")) == []
+    assert sold_out_codes(published, position(100)) == ["000001.SZ"]
+    assert sold_out_codes(published) == ["000001.SZ", "600519.SH"]
+    assert sold_out_codes(published, account="2") == ["600519.SH"]
+    assert sold_out_codes(published, account="3") == []
 
 
-def test_a_sold_out_position_is_the_last_one_with_nothing_held() -> None:
+def test_a_sold_out_position_is_the_last_record_with_volume_zero() -> None:
     published = Published()
     last = position(100, frozen_volume=5, on_road_volume=6, yesterday_volume=100, float_profit=1.5, instrument_name="x")
-    # It could not be read.
+    # This volume could not be read.
     last["position_profit"] = None
     published.admit("position", last, NOON)
     [(key, data)] = published.sold_out("1", [], published.count).items()
@@ -395,7 +397,7 @@ def test_a_sold_out_position_is_the_last_one_with_nothing_held() -> None:
     nothing |= {"market_value": 0.0, "float_profit": 0.0}
     assert data == {name: value for name, value in last.items() if name != "profit_rate"} | nothing
     assert {name: type(value) for name, value in data.items()} == {name: type(last[name]) for name in data}
-    # Once it is published there is nothing more to tell.
+    # After it is published, it is not reported again.
     assert published.admit("position", data | {"profit_rate": math.nan}, NOON, published.count)
     assert published.sold_out("1", [], published.count) == {}
     assert key[0] == "position"
@@ -405,43 +407,43 @@ def test_a_position_pushed_after_the_query_is_not_sold_out() -> None:
     published = Published()
     asked = published.count
     published.admit("position", position(100), NOON)
-    assert gone(published, asked=asked) == []
-    assert gone(published) == ["600519.SH"]
+    assert sold_out_codes(published, asked=asked) == []
+    assert sold_out_codes(published) == ["600519.SH"]
 
 
-def test_only_positions_that_are_held_are_remembered_for_ever() -> None:
+def test_only_held_positions_are_kept_for_ever() -> None:
     published = Published()
     published.admit("position", position(100), NOON)
     published.admit("position", position(0, "600000.SH"), NOON)
     for day in range(1, 5):
         published.admit("order", order(56, day), NOON + day * DAY)
-    assert gone(published) == ["600519.SH"]
+    assert sold_out_codes(published) == ["600519.SH"]
     assert len(published._recent) + len(published._older) == 3
-    # It has not changed, so it is no news either.
+    # It has not changed, so it is not new either.
     assert not published.admit("position", position(100), NOON + 5 * DAY, published.count)
 
 
-def test_other_events_are_always_news() -> None:
+def test_other_events_are_always_new() -> None:
     published = Published()
     for event in ("order_error", "cancel_error", "account_status", "connected", "async_response"):
         assert [published.admit(event, {"account_id": "1", "order_id": 1}, NOON) for _ in range(2)] == [True, True]
 
 
-def test_two_days_that_had_events_are_remembered_and_no_more() -> None:
+def test_only_the_last_two_days_with_events_are_kept() -> None:
     published = Published()
     friday, monday = NOON, NOON + 3 * DAY
     for number in range(100):
         published.admit("order", order(56, number), friday)
     assert not published.admit("order", order(56, 1), monday)
     assert not published.admit("order", order(56, 2), monday)
-    # What was told again on Monday is Monday's; the rest of Friday is gone on Tuesday.
+    # A record repeated on Monday counts as Monday's; the other records of Friday are dropped on Tuesday.
     tuesday = monday + DAY
     assert not published.admit("order", order(56, 1), tuesday)
     assert published.admit("order", order(56, 3), tuesday)
     assert len(published._recent) + len(published._older) == 3
 
 
-def test_a_clock_that_is_set_back_forgets_nothing() -> None:
+def test_a_clock_set_back_removes_no_record() -> None:
     published = Published()
     assert published.admit("order", order(56, 1), NOON)
     assert published.admit("order", order(56, 2), NOON - 2 * DAY)
@@ -450,7 +452,7 @@ def test_a_clock_that_is_set_back_forgets_nothing() -> None:
 
 
 class Day:
-    """A random day at a broker that numbers badly: what is pushed, lost, pushed again, asked for, and journaled."""
+    """A random day at a broker with unreliable numbers: records are pushed, lost, repeated, queried and journaled."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -513,7 +515,7 @@ def whole(event: str, data: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_of_a_random_day_each_record_is_published_once(seed: int) -> None:
+def test_each_record_of_a_random_day_is_published_once(seed: int) -> None:
     day = Day(seed)
     day.play(300)
     told = [whole(event, frames.decode(body)) for event, body, _ in day.journal]

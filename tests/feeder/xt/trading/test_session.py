@@ -21,7 +21,16 @@ from typing import Any
 import native
 import pytest
 import xtpythonclient
-from xtpythonclient import Desk, XtAccountStatus, XtAsset, XtCancelError, XtOrder, XtOrderError, XtPosition, XtTrade
+from xtpythonclient import (
+    TradeSide,
+    XtAccountStatus,
+    XtAsset,
+    XtCancelError,
+    XtOrder,
+    XtOrderError,
+    XtPosition,
+    XtTrade,
+)
 
 from feeder.publisher import Publisher
 from feeder.sim.constants import NAMES
@@ -44,14 +53,14 @@ STOCK, CREDIT = "1000000365", "2000000001"
 
 
 class Recorder(Recording):
-    """A Sink for trade events, encoded by an encoder that knows no type of xtquant's."""
+    """A sink that keeps trade events; its encoder knows no type of xtquant, so such a type fails."""
 
     def __init__(self, past: Iterator[tuple[int, TradeEvent]] | None = None) -> None:
         super().__init__()
         self.published: list[tuple[str, str, dict[str, Any], int]] = []
         self.past = list(past or ())
         self.asked_since: list[int] = []
-        # What was told of the accounts, each time all of them.
+        # The states of all accounts, one entry for each call of `set_accounts`.
         self.states: list[list[AccountState]] = []
         # Called in `publish_trade`.
         self.on_publish: Callable[[], object] = int
@@ -74,7 +83,7 @@ class Recorder(Recording):
         return [event for _, event, _, _ in list(self.published)]
 
     def as_past(self) -> Iterator[tuple[int, TradeEvent]]:
-        """Yield what was published as a journal has it."""
+        """Yield the published events as a journal would return them."""
         for seq, (_, event, data, received_ns) in enumerate(list(self.published), 1):
             yield received_ns // 1_000_000, TradeEvent(event, seq, dict(data))
 
@@ -90,8 +99,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
 
 
 @pytest.fixture
-def desk(terminal: native.Terminal) -> Desk:
-    return xtpythonclient.desk()
+def trade_side(terminal: native.Terminal) -> TradeSide:
+    return xtpythonclient.trade_side()
 
 
 @pytest.fixture
@@ -100,8 +109,8 @@ def sink() -> Recorder:
 
 
 @pytest.fixture
-def serve(desk: Desk, sink: Recorder, tmp_path: Path) -> Iterator[Callable[..., session.XtTrade]]:
-    """Start an XtTrade for accounts; by default it has connected, and has had every answer."""
+def serve(trade_side: TradeSide, sink: Recorder, tmp_path: Path) -> Iterator[Callable[..., session.XtTrade]]:
+    """Start an XtTrade for accounts; by default wait until it has connected and every query is answered."""
     started = []
 
     def start(*accounts: str, to: Recorder = sink, wait: bool = True, **settings: Any) -> session.XtTrade:
@@ -117,7 +126,7 @@ def serve(desk: Desk, sink: Recorder, tmp_path: Path) -> Iterator[Callable[..., 
     try:
         yield start
     finally:
-        desk.close()
+        trade_side.close()
         for source in started:
             source.close()
 
@@ -131,12 +140,12 @@ NATIVE_QUERIES = [
 
 
 def settle() -> None:
-    """Wait until no call runs any more: every account is subscribed, every query has been asked and answered."""
+    """Wait until no call is running: every account is subscribed and every query is answered."""
     wait_for(is_settled, "the end of the calls")
 
 
 def is_settled() -> bool:
-    """Return whether nothing is asked or is to be asked for a first or a second time in any session that lives."""
+    """Return whether no live session has a query that is running, or one that is due for the first or second time."""
     if any(thread.name == "xtquant-trade-call" for thread in threading.enumerate()):
         return False
     asking = [thread for thread in threading.enumerate() if thread.name == "xtquant-trade-ask"]
@@ -197,7 +206,7 @@ def asset(cash: float = 1000.0, account: str = STOCK, **fields: Any) -> Any:
 # -- Settings
 
 
-def test_without_accounts_it_says_so_and_does_nothing(caplog: pytest.LogCaptureFixture, sink: Recorder) -> None:
+def test_without_accounts_it_logs_that_and_opens_no_session(caplog: pytest.LogCaptureFixture, sink: Recorder) -> None:
     caplog.set_level(logging.INFO)
     source = session.XtTrade(Config(xt_userdata="C:\\QMT\\userdata_mini"))
     source.start(sink)
@@ -208,7 +217,7 @@ def test_without_accounts_it_says_so_and_does_nothing(caplog: pytest.LogCaptureF
     assert sink.published == []
 
 
-def test_accounts_need_the_terminals_folder() -> None:
+def test_accounts_require_the_folder_of_the_terminal() -> None:
     with pytest.raises(ConfigError, match="xt_userdata: is empty") as caught:
         session.XtTrade(Config(xt_accounts=(f"{STOCK}:STOCK",)))
     assert caught.value.setting == "xt_userdata"
@@ -231,7 +240,7 @@ def test_a_malformed_account_is_refused_without_showing_its_number(account: str,
     assert str(caught.value).endswith(f"got {shown}")
 
 
-def test_accounts_are_read_from_the_environment_and_shown_nowhere() -> None:
+def test_account_numbers_from_the_environment_are_never_shown() -> None:
     config = load_config(None, {"QMT_BRIDGE_XT_ACCOUNTS": f"{STOCK}:STOCK, {CREDIT}:CREDIT"})
     assert config.xt_accounts == (f"{STOCK}:STOCK", f"{CREDIT}:CREDIT")
     assert "xt_accounts='***'" in repr(config)
@@ -275,7 +284,7 @@ def test_our_calls_fit_the_signatures_of_xttrader(terminal: native.Terminal) -> 
     for query in QUERIES.values():
         assert bind(query, "account", "callback") == {"self": None, "account": "account", "callback": "callback"}
     assert list(inspect.signature(xttype.StockAccount.__init__).parameters) == ["self", "account_id", "account_type"]
-    # What we replace or release in it.
+    # The attributes of xttrader that our code replaces or releases.
     assert {"executor", "resp_executor", "relaxed_resp_executor", "cbs", "loop", "async_client"} <= set(
         vars(make_trader(xttrader))
     )
@@ -295,15 +304,17 @@ def make_trader(xttrader: Any) -> Any:
     return made[0]
 
 
-def test_every_account_is_subscribed_with_its_own_type(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
+def test_every_account_is_subscribed_with_its_own_type(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
+) -> None:
     serve(f"{STOCK}:STOCK", f"{CREDIT}:credit", "12345:FUTURE")
-    requests = [args[0] for args in desk.called("subscribeWithSeq")]
+    requests = [args[0] for args in trade_side.called("subscribeWithSeq")]
     assert sorted((request.m_strAccountID, request.m_nAccountType) for request in requests) == [
         (STOCK, 2),
         ("12345", 1),
         (CREDIT, 3),
     ]
-    asked = [args[0] for call in NATIVE_QUERIES for args in desk.called(call)]
+    asked = [args[0] for call in NATIVE_QUERIES for args in trade_side.called(call)]
     assert {(request.m_strAccountID, request.m_nAccountType) for request in asked} == {
         (STOCK, 2),
         ("12345", 1),
@@ -387,7 +398,7 @@ EVERY_PUSH = [
         | {"strategy_name": "s", "order_remark": "r", "seq": 12},
         {"account_type": "STOCK"},
     ),
-    # Of a cancel that another strategy asked for: xttrader alone would keep it for ever.
+    # The error of a cancel that another strategy requested: xttrader alone would keep it for ever.
     (
         XtCancelError,
         "cancel_error",
@@ -401,7 +412,7 @@ EVERY_PUSH = [
 @pytest.mark.parametrize(("record", "event", "fields", "names"), EVERY_PUSH, ids=[row[1] for row in EVERY_PUSH])
 def test_a_push_is_published_with_every_field_and_enumeration_name(
     serve: Callable[..., Any],
-    desk: Desk,
+    trade_side: TradeSide,
     sink: Recorder,
     record: type[xtpythonclient.Record],
     event: str,
@@ -410,7 +421,7 @@ def test_a_push_is_published_with_every_field_and_enumeration_name(
 ) -> None:
     serve()
     before = time.time_ns()
-    desk.push(record(**fields))
+    trade_side.push(record(**fields))
     sink.until(lambda: sink.of(event))
     ((account, data, received_ns),) = [(a, d, at) for a, e, d, at in sink.published if e == event]
     assert account == STOCK
@@ -442,15 +453,15 @@ def ask_everything(trader: Any, account: Any) -> dict[str, int]:
     ("accounts", "nameless"), [((f"{CREDIT}:CREDIT",), CREDIT), ((f"{CREDIT}:CREDIT", f"{STOCK}:STOCK"), "*")]
 )
 def test_every_response_has_its_account_and_the_real_type(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, accounts: tuple[str, ...], nameless: str
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, accounts: tuple[str, ...], nameless: str
 ) -> None:
     from xtquant import xttype
 
-    desk.silent = {"orderStockWithSeq"}
+    trade_side.silent = {"orderStockWithSeq"}
     serve(*accounts)
-    trader = find_trader(desk)
+    trader = find_trader(trade_side)
     seqs = ask_everything(trader, xttype.StockAccount(CREDIT, "CREDIT"))
-    desk.release()
+    trade_side.release()
     sink.until(lambda: len(sink.of(*seqs)) == len(seqs))
     came = {event: (account, data) for account, event, data, _ in sink.published if event in seqs}
     credit = {"account_type": 3, "account_id": CREDIT, "account_type_name": "CREDIT"}
@@ -477,35 +488,35 @@ def test_every_response_has_its_account_and_the_real_type(
         )
 
 
-def find_trader(desk: Desk) -> Any:
+def find_trader(trade_side: TradeSide) -> Any:
     """Return the XtQuantTrader of the live session."""
     from xtquant import xttrader
 
-    (client,) = desk.connected()
+    (client,) = trade_side.connected()
     for candidate in gc.get_objects():
-        # By type: isinstance would ask a weak proxy for its class, whose object may be gone.
+        # Compare types: isinstance would read the class of a weak proxy, whose object may no longer exist.
         if issubclass(type(candidate), xttrader.XtQuantTrader) and candidate.async_client is client:
             return candidate
     raise AssertionError("there is no session")
 
 
-def test_of_an_account_with_two_types_a_response_keeps_what_xttype_says(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_a_response_of_a_two_type_account_keeps_its_xttype_value(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
     from xtquant import xttype
 
     serve(f"{STOCK}:STOCK", f"{STOCK}:HUGANGTONG")
     assert sorted(data["account_type_name"] for data in sink.of("connected")) == ["HUGANGTONG", "STOCK"]
-    trader = find_trader(desk)
+    trader = find_trader(trade_side)
     trader.cancel_order_stock_async(xttype.StockAccount(STOCK, "HUGANGTONG"), 7)
     trader.bank_transfer_in_async(xttype.StockAccount(STOCK), "1", "62", 10.0)
     sink.until(lambda: sink.of("async_cancel_response") and sink.of("bank_transfer_async_response"))
     assert sink.of("async_cancel_response")[0]["account_type"] == 2
-    # One number, whatever its types: it is the only account.
+    # Both types have the same number, so it counts as the only account.
     assert {account for account, _, _, _ in sink.published} == {STOCK}
 
 
-def test_the_names_are_those_of_the_simulator(terminal: native.Terminal) -> None:
+def test_enumeration_names_are_those_of_the_simulator(terminal: native.Terminal) -> None:
     from xtquant import xtconstant
 
     names = enumerations(xtconstant)
@@ -519,9 +530,11 @@ def test_the_names_are_those_of_the_simulator(terminal: native.Terminal) -> None
     assert names["status"][-1] == "ACCOUNT_STATUS_INVALID"
 
 
-def test_nan_and_numbers_stay_what_they_are(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
+def test_nan_and_numbers_are_published_unchanged(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
+) -> None:
     serve()
-    desk.push(order(order_id=2**40, price=math.nan, traded_price=math.inf, order_status=99))
+    trade_side.push(order(order_id=2**40, price=math.nan, traded_price=math.inf, order_status=99))
     sink.until(lambda: sink.of("order"))
     (data,) = sink.of("order")
     assert math.isnan(data["price"])
@@ -530,10 +543,10 @@ def test_nan_and_numbers_stay_what_they_are(serve: Callable[..., Any], desk: Des
     assert data["order_status_name"] is None
 
 
-def test_a_field_that_no_table_has_is_published_too(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+def test_an_unknown_field_is_published_too(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As the next version of the terminal may have it: one under both names, one under the native name alone.
+    # A later version of the terminal may add fields: one with both names, and one with only the native name.
     monkeypatch.setitem(xtpythonclient.NATIVE_NAMES, "stock_code1", "m_strStockCode1")
     monkeypatch.setitem(xtpythonclient.NATIVE_NAMES, "order_sys", "m_strOrderSys")
     newer = xtpythonclient._record("XtOrder", "account_id order_id order_sysid stock_code1")
@@ -543,7 +556,7 @@ def test_a_field_that_no_table_has_is_published_too(
     record = newer(account_id=STOCK, order_id=1, order_sysid="S1", stock_code1="600519.SH")
     record.m_dNewFee = 0.5
     serve()
-    desk.push(record)
+    trade_side.push(record)
     sink.until(lambda: sink.of("order"))
     assert sink.of("order") == [
         {
@@ -556,14 +569,14 @@ def test_a_field_that_no_table_has_is_published_too(
     ]
 
 
-def test_a_field_with_a_native_name_only_is_published_under_that() -> None:
+def test_a_field_with_only_a_native_name_keeps_that_name() -> None:
     source = types.SimpleNamespace(order_id=1, m_nOrderID=1, m_nSeq=2, _hidden=3)
     assert discover(("seq", "order_id"), source) == ("seq", "order_id", "m_nSeq")
 
 
-def test_a_field_that_cannot_be_read_costs_itself_only(
+def test_an_unreadable_field_is_left_out_alone(
     serve: Callable[..., Any],
-    desk: Desk,
+    trade_side: TradeSide,
     sink: Recorder,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -573,7 +586,7 @@ def test_a_field_that_cannot_be_read_costs_itself_only(
     broken = property(lambda _: 1 / 0)
     monkeypatch.setattr(XtOrder, "status_msg", broken)
     monkeypatch.setattr(XtOrder, "m_strStatusMsg", broken)
-    desk.push(*records)
+    trade_side.push(*records)
     sink.until(lambda: sink.of("trade"))
     assert [(data["order_id"], data["status_msg"]) for data in sink.of("order")] == [(1, None), (2, None)]
     assert source.failed == 2
@@ -582,8 +595,8 @@ def test_a_field_that_cannot_be_read_costs_itself_only(
     ]
 
 
-def test_what_fails_in_a_callback_is_logged_counted_and_holds_nothing_up(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, caplog: pytest.LogCaptureFixture
+def test_a_failing_callback_is_logged_counted_and_blocks_nothing(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = serve()
     failures = iter([RuntimeError("no room")])
@@ -593,7 +606,7 @@ def test_what_fails_in_a_callback_is_logged_counted_and_holds_nothing_up(
             raise failure
 
     sink.on_publish = fail_once
-    desk.push(fill("T1"), fill("T2"))
+    trade_side.push(fill("T1"), fill("T2"))
     sink.until(lambda: sink.of("trade"))
     assert [data["traded_id"] for data in sink.of("trade")] == ["T2"]
     assert source.failed == 1
@@ -603,15 +616,15 @@ def test_what_fails_in_a_callback_is_logged_counted_and_holds_nothing_up(
     assert "no room" in str(record.exc_info[1])
 
 
-def test_what_fails_in_xttrader_before_the_callback_is_logged_and_counted(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, caplog: pytest.LogCaptureFixture
+def test_a_failure_in_xttrader_before_the_callback_is_counted(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     from xtquant import xttype
 
     source = serve()
-    desk.answers["smartOrderStockWithSeq"] = lambda *_: "not JSON"
-    ask_everything(find_trader(desk), xttype.StockAccount(STOCK))
-    desk.push(fill())
+    trade_side.answers["smartOrderStockWithSeq"] = lambda *_: "not JSON"
+    ask_everything(find_trader(trade_side), xttype.StockAccount(STOCK))
+    trade_side.push(fill())
     sink.until(lambda: sink.of("trade"))
     assert source.failed == 1
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -620,27 +633,27 @@ def test_what_fails_in_xttrader_before_the_callback_is_logged_and_counted(
 
 
 def test_callbacks_come_from_native_threads_and_stay_in_order(
-    serve: Callable[..., Any], terminal: native.Terminal, desk: Desk, sink: Recorder
+    serve: Callable[..., Any], terminal: native.Terminal, trade_side: TradeSide, sink: Recorder
 ) -> None:
     serve()
     for number in range(300):
-        desk.push(order(number), fill(f"T{number}", number))
+        trade_side.push(order(number), fill(f"T{number}", number))
     sink.until(lambda: len(sink.of("trade")) == 300)
     assert [event for _, event, _, _ in sink.published][1:] == ["order", "trade"] * 300
     assert [data["order_id"] for data in sink.of("order", "trade")] == [n for n in range(300) for _ in range(2)]
 
 
 def test_account_numbers_and_fills_are_not_in_the_log(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, caplog: pytest.LogCaptureFixture
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    desk.refused = {CREDIT}
+    trade_side.refused = {CREDIT}
     source = serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT", wait=False)
-    sink.until(lambda: len(desk.called("subscribeWithSeq")) > 3)
-    desk.push(order(), fill(), XtCancelError(account_id=STOCK))
+    sink.until(lambda: len(trade_side.called("subscribeWithSeq")) > 3)
+    trade_side.push(order(), fill(), XtCancelError(account_id=STOCK))
     sink.until(lambda: sink.of("cancel_error"))
-    desk.refused = set()
-    desk.drop()
+    trade_side.refused = set()
+    trade_side.drop()
     sink.until(lambda: len(sink.of("connected")) >= 3)
     settle()
     source.close()
@@ -654,19 +667,21 @@ def test_account_numbers_and_fills_are_not_in_the_log(
 # -- Sessions
 
 
-def test_connected_is_published_only_when_the_account_is_subscribed(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, caplog: pytest.LogCaptureFixture
+def test_connected_is_published_once_the_account_is_subscribed(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk.refused = {CREDIT}
+    trade_side.refused = {CREDIT}
     serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT", wait=False)
-    sink.until(lambda: len([args for args in desk.called("subscribeWithSeq") if args[0].m_strAccountID == CREDIT]) > 3)
+    sink.until(
+        lambda: len([args for args in trade_side.called("subscribeWithSeq") if args[0].m_strAccountID == CREDIT]) > 3
+    )
     assert [account for account, event, _, _ in sink.published if event == "connected"] == [STOCK]
-    desk.push(fill(), fill(account=CREDIT))
+    trade_side.push(fill(), fill(account=CREDIT))
     sink.until(lambda: sink.of("trade"))
-    desk.refused = set()
+    trade_side.refused = set()
     sink.until(lambda: len(sink.of("connected")) == 2)
-    # It was one session all the time, and the refused account was named once.
-    assert len(desk.clients) == 1
+    # The session was the same throughout, and the refused account was logged once.
+    assert len(trade_side.clients) == 1
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [
         "no trade events from account ******0001 (CREDIT): subscribe returned -1; trying again"
     ]
@@ -674,19 +689,23 @@ def test_connected_is_published_only_when_the_account_is_subscribed(
     assert [data.get("recovered") for data in sink.of("trade")] == [None, True]
 
 
-def test_a_terminal_that_is_not_there_is_tried_again_and_named_once(
-    serve: Callable[..., Any], terminal: native.Terminal, desk: Desk, sink: Recorder, caplog: pytest.LogCaptureFixture
+def test_an_absent_terminal_is_retried_and_logged_once(
+    serve: Callable[..., Any],
+    terminal: native.Terminal,
+    trade_side: TradeSide,
+    sink: Recorder,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     terminal.is_open = False
     serve(wait=False)
-    sink.until(lambda: len(desk.called("connect")) > 3)
+    sink.until(lambda: len(trade_side.called("connect")) > 3)
     terminal.open()
     sink.until(lambda: sink.of("connected"))
-    sessions = [args[0] for args in desk.called("connect")]
+    sessions = [args[0] for args in trade_side.called("connect")]
     assert len(set(sessions)) == len(sessions)
     assert all(0 < session < 2**31 for session in sessions)  # type: ignore[operator]
-    sink.until(lambda: len(desk.called("stop")) == len(sessions) - 1)
+    sink.until(lambda: len(trade_side.called("stop")) == len(sessions) - 1)
     settle()
     assert [record.message for record in caplog.records if record.name.startswith("feeder.xt.trading")] == [
         "no trade events from the terminal: connect returned -1; trying again",
@@ -694,22 +713,22 @@ def test_a_terminal_that_is_not_there_is_tried_again_and_named_once(
     ]
 
 
-def test_a_folder_that_does_not_exist_is_said(
-    desk: Desk, sink: Recorder, caplog: pytest.LogCaptureFixture, tmp_path: Path
+def test_a_missing_folder_is_reported(
+    trade_side: TradeSide, sink: Recorder, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    desk.accepts_sessions = False
+    trade_side.accepts_sessions = False
     config = Config(xt_userdata=str(tmp_path / "gone"), xt_accounts=(f"{STOCK}:STOCK",))
     source = session.XtTrade(config)
     source.start(sink)
     try:
-        sink.until(lambda: len(desk.called("connect")) > 1)
+        sink.until(lambda: len(trade_side.called("connect")) > 1)
     finally:
         source.close()
     assert "connect returned -1, and xt_userdata is not a folder" in caplog.text
 
 
 def test_a_failure_to_build_a_session_is_tried_again(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
 
@@ -723,28 +742,28 @@ def test_a_failure_to_build_a_session_is_tried_again(
     assert len(made) == 3
 
 
-def test_an_account_that_can_never_be_subscribed_gets_a_new_session(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+def test_an_account_refused_for_too_long_gets_a_new_session(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.05)
-    desk.refused = {STOCK}
+    trade_side.refused = {STOCK}
     serve(wait=False)
-    sink.until(lambda: len(desk.clients) > 2)
-    desk.refused = set()
+    sink.until(lambda: len(trade_side.clients) > 2)
+    trade_side.refused = set()
     sink.until(lambda: sink.of("connected"))
-    assert len(desk.connected()) == 1
-    # Nothing was lost that was not there.
+    assert len(trade_side.connected()) == 1
+    # No loss is published, because the account was never connected.
     assert sink.of("disconnected") == []
 
 
-def test_a_lost_session_is_replaced_by_a_new_one_with_another_number(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_a_lost_session_is_replaced_by_one_with_a_new_number(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
     serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT")
-    first = desk.connected()[0]
-    desk.drop()
+    first = trade_side.connected()[0]
+    trade_side.drop()
     sink.until(lambda: len(sink.of("connected")) == 4)
-    (second,) = desk.connected()
+    (second,) = trade_side.connected()
     assert second is not first
     assert second.session != first.session
     assert not first.started
@@ -758,72 +777,74 @@ def test_a_lost_session_is_replaced_by_a_new_one_with_another_number(
         "connected",
     ]
     assert {account for account, event, _, _ in sink.published if event == "disconnected"} == {STOCK, CREDIT}
-    desk.push(fill())
+    trade_side.push(fill())
     sink.until(lambda: sink.of("trade"))
 
 
-def test_a_terminal_that_is_gone_for_a_while_is_connected_again(
-    serve: Callable[..., Any], terminal: native.Terminal, desk: Desk, sink: Recorder
+def test_a_terminal_that_was_closed_for_a_while_is_reconnected(
+    serve: Callable[..., Any], terminal: native.Terminal, trade_side: TradeSide, sink: Recorder
 ) -> None:
     serve()
     terminal.drop()
-    sink.until(lambda: len(desk.called("connect")) > 3)
+    sink.until(lambda: len(trade_side.called("connect")) > 3)
     assert sink.types().count("disconnected") == 1
     terminal.open()
     sink.until(lambda: sink.types().count("connected") == 2)
 
 
-def test_a_subscription_that_is_answered_after_the_loss_connects_nothing(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_a_subscription_answered_after_the_loss_is_ignored(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
-    desk.silent = {STOCK}
+    trade_side.silent = {STOCK}
     serve(wait=False)
-    sink.until(lambda: desk.withheld)
-    desk.accepts_sessions = False
-    with desk.lock:
-        desk.drop()
-        desk.release()
-    sink.until(lambda: len(desk.called("connect")) > 1)
+    sink.until(lambda: trade_side.withheld)
+    trade_side.accepts_sessions = False
+    with trade_side.lock:
+        trade_side.drop()
+        trade_side.release()
+    sink.until(lambda: len(trade_side.called("connect")) > 1)
     assert sink.types() == []
-    desk.accepts_sessions = True
+    trade_side.accepts_sessions = True
     sink.until(lambda: sink.types() == ["connected"])
 
 
-def test_each_loss_is_named_once(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, caplog: pytest.LogCaptureFixture
+def test_each_lost_session_is_logged_once(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     serve()
     for number in (2, 3):
-        desk.accepts_sessions = False
-        desk.drop()
-        tried = len(desk.called("connect"))
-        sink.until(lambda tried=tried: len(desk.called("connect")) > tried + 1)
-        desk.accepts_sessions = True
+        trade_side.accepts_sessions = False
+        trade_side.drop()
+        tried = len(trade_side.called("connect"))
+        sink.until(lambda tried=tried: len(trade_side.called("connect")) > tried + 1)
+        trade_side.accepts_sessions = True
         sink.until(lambda number=number: sink.types().count("connected") == number)
     warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert warnings == ["no trade events from the terminal: disconnected; trying again"] * 2
 
 
-def test_a_request_unanswered_at_the_end_has_no_event(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
+def test_a_request_unanswered_at_the_end_has_no_event(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
+) -> None:
     from xtquant import xttype
 
     source = serve()
-    desk.silent = {"orderStockWithSeq"}
-    find_trader(desk).order_stock_async(xttype.StockAccount(STOCK), "600519.SH", 23, 100, 11, 1700.0)
-    desk.drop()
+    trade_side.silent = {"orderStockWithSeq"}
+    find_trader(trade_side).order_stock_async(xttype.StockAccount(STOCK), "600519.SH", 23, 100, 11, 1700.0)
+    trade_side.drop()
     sink.until(lambda: sink.types().count("connected") == 2)
     settle()
     assert sink.of("async_response") == []
     assert source.failed == 0
 
 
-# -- What was missed
+# -- Missed events
 
 
-def test_at_the_first_start_the_day_is_published_as_recovered(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_the_first_start_publishes_the_day_as_recovered(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
-    desk.push(order(1, 49), order(1, 56), order(2, 57), fill(), position(), asset())
+    trade_side.push(order(1, 49), order(1, 56), order(2, 57), fill(), position(), asset())
     serve()
     recovered = [(event, data["recovered"]) for _, event, data, _ in sink.published if event != "connected"]
     assert sorted(recovered) == [("asset", True), ("order", True), ("order", True), ("position", True), ("trade", True)]
@@ -831,16 +852,18 @@ def test_at_the_first_start_the_day_is_published_as_recovered(
     assert sink.types()[0] == "connected"
 
 
-def test_what_was_missed_is_published_once_and_marked(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
+def test_missed_events_are_published_once_and_marked(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
+) -> None:
     serve()
-    desk.push(order(1, 50), fill("T1"), position(100), asset(1000.0))
+    trade_side.push(order(1, 50), fill("T1"), position(100), asset(1000.0))
     sink.until(lambda: sink.of("asset"))
-    desk.accepts_sessions = False
-    desk.drop()
+    trade_side.accepts_sessions = False
+    trade_side.drop()
     sink.until(lambda: sink.of("disconnected"))
-    desk.push(order(1, 56, traded_volume=200), fill("T2"), position(300), asset(1000.0))
+    trade_side.push(order(1, 56, traded_volume=200), fill("T2"), position(300), asset(1000.0))
     seen = len(sink.published)
-    desk.accepts_sessions = True
+    trade_side.accepts_sessions = True
     sink.until(lambda: len(sink.of("connected")) == 2)
     settle()
     missed = [(event, data) for _, event, data, _ in sink.published[seen:] if event != "connected"]
@@ -854,38 +877,38 @@ def test_what_was_missed_is_published_once_and_marked(serve: Callable[..., Any],
     assert by_event["order"]["order_status_name"] == "ORDER_SUCCEEDED"
     assert by_event["trade"]["traded_id"] == "T2"
     assert by_event["position"]["volume"] == 300
-    # And never again, however often the session is lost.
+    # They are never published again, however often the session is lost.
     seen = len(sink.published)
     for number in (3, 4):
-        desk.drop()
+        trade_side.drop()
         sink.until(lambda number=number: len(sink.of("connected")) == number)
         settle()
     assert set(sink.types()[seen:]) == {"disconnected", "connected"}
 
 
 @pytest.mark.parametrize("repush", ["newest", "life"])
-def test_what_the_broker_pushes_again_after_a_reconnect_is_published_once(
-    serve: Callable[..., Any], terminal: native.Terminal, desk: Desk, sink: Recorder, repush: Any
+def test_events_repeated_after_a_reconnect_are_published_once(
+    serve: Callable[..., Any], terminal: native.Terminal, trade_side: TradeSide, sink: Recorder, repush: Any
 ) -> None:
     serve()
-    desk.repush = repush
+    trade_side.repush = repush
     for status in (48, 49, 50, 55, 56):
-        desk.push(order(1, status, traded_volume=100 * (status == 55) + 200 * (status == 56)))
-    desk.push(fill("T1"), fill("T2"), order(2, 50))
+        trade_side.push(order(1, status, traded_volume=100 * (status == 55) + 200 * (status == 56)))
+    trade_side.push(fill("T1"), fill("T2"), order(2, 50))
     sink.until(lambda: len(sink.of("order", "trade")) == 8)
-    desk.accepts_sessions = False
-    desk.drop()
+    trade_side.accepts_sessions = False
+    trade_side.drop()
     sink.until(lambda: sink.of("disconnected"))
-    desk.push(order(2, 56, traded_volume=200), fill("T3", 2))
-    desk.accepts_sessions = True
+    trade_side.push(order(2, 56, traded_volume=200), fill("T3", 2))
+    trade_side.accepts_sessions = True
     for number in (2, 3):
         sink.until(lambda number=number: len(sink.of("connected")) == number)
         settle()
         sink.until(lambda: len(sink.of("order", "trade")) >= 10)
-        desk.drop()
+        trade_side.drop()
     sink.until(lambda: len(sink.of("connected")) == 4)
     settle()
-    desk.push(fill("T4", 2))
+    trade_side.push(fill("T4", 2))
     sink.until(lambda: "T4" in [data["traded_id"] for data in sink.of("trade")])
     assert [(data["order_id"], data["order_status"]) for data in sink.of("order")] == [
         *((1, status) for status in (48, 49, 50, 55, 56)),
@@ -895,12 +918,12 @@ def test_what_the_broker_pushes_again_after_a_reconnect_is_published_once(
     assert [data["traded_id"] for data in sink.of("trade")] == ["T1", "T2", "T3", "T4"]
 
 
-def test_a_restarted_feeder_does_not_publish_again_what_its_journal_has(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_a_restarted_feeder_repeats_no_event_of_its_journal(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
-    desk.push(order(1, 50), fill("T1"), position(100, profit_rate=math.nan), asset())
+    trade_side.push(order(1, 50), fill("T1"), position(100, profit_rate=math.nan), asset())
     serve().close()
-    desk.push(order(1, 56, traded_volume=200), fill("T2"))
+    trade_side.push(order(1, 56, traded_volume=200), fill("T2"))
     restarted = Recorder(sink.as_past())
     before = time.time_ns() // 1_000_000
     serve(to=restarted)
@@ -910,12 +933,12 @@ def test_a_restarted_feeder_does_not_publish_again_what_its_journal_has(
     assert restarted.of("order")[0]["order_status"] == 56
 
 
-def test_the_journal_of_a_real_publisher_outlives_the_feeder(desk: Desk, sink: Recorder, tmp_path: Path) -> None:
-    desk.push(order(1, 56), fill("T1"), fill("T2"), position(), asset())
+def test_the_journal_is_used_by_the_next_feeder(trade_side: TradeSide, sink: Recorder, tmp_path: Path) -> None:
+    trade_side.push(order(1, 56), fill("T1"), fill("T2"), position(), asset())
     counts = []
     for more in range(3):
         if more == 2:
-            desk.push(fill("T3"))
+            trade_side.push(fill("T3"))
         source = TradesOnly(
             Config(
                 xt_userdata=str(tmp_path),
@@ -927,19 +950,19 @@ def test_the_journal_of_a_real_publisher_outlives_the_feeder(desk: Desk, sink: R
         publisher = Publisher(source.config, source)
         publisher.start()
         try:
-            sink.until(lambda more=more: len(desk.called("queryStockAssetWithSeq")) > more)
+            sink.until(lambda more=more: len(trade_side.called("queryStockAssetWithSeq")) > more)
             settle()
         finally:
             source.close()
             publisher.stop()
         with contextlib.closing(sqlite3.connect(tmp_path / "journal-xtquant.sqlite3")) as database:
             counts.append(database.execute("SELECT count(*) FROM event").fetchone()[0])
-    # connected and five events; connected; connected and the new fill.
+    # First run: connected and five events. Second: connected. Third: connected and the new fill.
     assert counts == [6, 7, 9]
 
 
 class TradesOnly:
-    """A Source of trade events alone."""
+    """A source that serves only trade events."""
 
     name = "xtquant"
     simulated = False
@@ -959,16 +982,16 @@ class TradesOnly:
         return 0
 
 
-def test_an_answer_that_is_older_than_a_push_is_not_published_after_it(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_an_answer_older_than_a_push_is_not_published(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
-    desk.push(order(1, 50), position(100), order(2, 50))
-    desk.silent = {"queryStockOrdersWithSeq", "queryStockPositionsWithSeq"}
+    trade_side.push(order(1, 50), position(100), order(2, 50))
+    trade_side.silent = {"queryStockOrdersWithSeq", "queryStockPositionsWithSeq"}
     serve(wait=False)
-    sink.until(lambda: len(desk.withheld) == 2)
-    desk.push(order(1, 56, traded_volume=200), position(300))
+    sink.until(lambda: len(trade_side.withheld) == 2)
+    trade_side.push(order(1, 56, traded_volume=200), position(300))
     sink.until(lambda: sink.of("position"))
-    desk.release()
+    trade_side.release()
     sink.until(lambda: len(sink.of("order")) == 2)
     assert [(data["order_id"], data["order_status"], data.get("recovered")) for data in sink.of("order")] == [
         (1, 56, None),
@@ -977,23 +1000,25 @@ def test_an_answer_that_is_older_than_a_push_is_not_published_after_it(
     assert [data["volume"] for data in sink.of("position")] == [300]
 
 
-def test_an_account_that_becomes_ready_is_asked_again(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
-    # An empty list is a certain answer, which alone would be asked for again after minutes.
-    desk.answers["queryStockTradesWithSeq"] = lambda *_: []
-    desk.push(fill())
+def test_an_account_that_becomes_ready_is_queried_again(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
+) -> None:
+    # An empty list is a certain answer: without the new status the next query would come minutes later.
+    trade_side.answers["queryStockTradesWithSeq"] = lambda *_: []
+    trade_side.push(fill())
     serve()
-    desk.push(XtAccountStatus(account_type=2, account_id=STOCK, status=0))
+    trade_side.push(XtAccountStatus(account_type=2, account_id=STOCK, status=0))
     sink.until(lambda: len(sink.of("account_status")) == 1)
     settle()
-    assert len(desk.called("queryStockTradesWithSeq")) == 1
-    desk.push(XtAccountStatus(account_type=2, account_id=STOCK, status=5))
-    del desk.answers["queryStockTradesWithSeq"]
-    desk.push(XtAccountStatus(account_type=2, account_id=STOCK, status=0))
+    assert len(trade_side.called("queryStockTradesWithSeq")) == 1
+    trade_side.push(XtAccountStatus(account_type=2, account_id=STOCK, status=5))
+    del trade_side.answers["queryStockTradesWithSeq"]
+    trade_side.push(XtAccountStatus(account_type=2, account_id=STOCK, status=0))
     sink.until(lambda: sink.of("trade"))
     assert sink.of("trade")[0]["recovered"] is True
 
 
-# -- What is no answer
+# -- Invalid answers
 
 
 def fail(*_: object) -> object:
@@ -1005,40 +1030,40 @@ NO_ANSWERS: list[Callable[..., object]] = [lambda *_: None, fail, lambda *_: -1,
 
 @pytest.mark.parametrize("no_answer", NO_ANSWERS, ids=["none", "raised", "number", "text", "partly"])
 @pytest.mark.parametrize(("event", "call"), [*zip(QUERIES, NATIVE_QUERIES, strict=True)])
-def test_what_is_no_answer_is_asked_again_until_there_is_one(
+def test_an_invalid_answer_is_queried_again_until_it_is_valid(
     serve: Callable[..., Any],
-    desk: Desk,
+    trade_side: TradeSide,
     sink: Recorder,
     monkeypatch: pytest.MonkeyPatch,
     event: str,
     call: str,
     no_answer: Callable[..., object],
 ) -> None:
-    # Of an asset xttrader itself takes a number for a list, fails, and calls nothing back.
+    # For an asset xttrader itself treats a number as a list, fails, and calls no callback.
     if (event, no_answer) == ("asset", NO_ANSWERS[2]):
         monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.5)
-    desk.push(order(), fill(), position(), asset())
-    desk.answers[call] = no_answer
+    trade_side.push(order(), fill(), position(), asset())
+    trade_side.answers[call] = no_answer
     serve(wait=False, xt_reconcile=0.0)
     sink.until(lambda: len(sink.of(*QUERIES)) == 3)
-    sink.until(lambda: len(desk.called(call)) > 2)
+    sink.until(lambda: len(trade_side.called(call)) > 2)
     assert sink.of(event) == []
-    del desk.answers[call]
+    del trade_side.answers[call]
     sink.until(lambda: sink.of(event))
     assert sink.of(event)[0]["recovered"] is True
     settle()
-    # Then it is not asked any more, nor are the others.
+    # After a valid answer neither this query nor the others are sent again.
     assert len(sink.of(*QUERIES)) == 4
-    asked = [len(desk.called(each)) for each in NATIVE_QUERIES]
+    asked = [len(trade_side.called(each)) for each in NATIVE_QUERIES]
     assert [number for each, number in zip(NATIVE_QUERIES, asked, strict=True) if each != call] == [1, 1, 1]
 
 
-def test_an_answer_that_can_be_read_in_part_is_published_in_part(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_the_readable_part_of_an_answer_is_published(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
-    desk.answers["queryStockTradesWithSeq"] = lambda *_: [fill("T1"), None, fill("T2")]
+    trade_side.answers["queryStockTradesWithSeq"] = lambda *_: [fill("T1"), None, fill("T2")]
     serve(wait=False)
-    sink.until(lambda: len(desk.called("queryStockTradesWithSeq")) > 3)
+    sink.until(lambda: len(trade_side.called("queryStockTradesWithSeq")) > 3)
     assert [data["traded_id"] for data in sink.of("trade")] == ["T1", "T2"]
 
 
@@ -1046,106 +1071,106 @@ def test_an_answer_that_can_be_read_in_part_is_published_in_part(
     "item", [-1, "", b"", {}, [None], object(), XtAccountStatus(account_id=STOCK)], ids=lambda item: type(item).__name__
 )
 @pytest.mark.parametrize(("event", "call"), [*zip(QUERIES, NATIVE_QUERIES, strict=True)])
-def test_a_list_of_what_is_no_record_is_no_answer(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, event: str, call: str, item: object
+def test_a_list_without_records_is_not_a_valid_answer(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, event: str, call: str, item: object
 ) -> None:
-    desk.push(order(), fill(), position(), asset())
-    desk.answers[call] = lambda *_: [item]
+    trade_side.push(order(), fill(), position(), asset())
+    trade_side.answers[call] = lambda *_: [item]
     serve(wait=False, xt_reconcile=0.0)
     sink.until(lambda: len(sink.of(*QUERIES)) == 3)
-    sink.until(lambda: len(desk.called(call)) > 2)
+    sink.until(lambda: len(trade_side.called(call)) > 2)
     assert sink.of(event) == []
-    del desk.answers[call]
+    del trade_side.answers[call]
     sink.until(lambda: sink.of(event))
 
 
 def test_a_missing_asset_is_logged_once_and_an_empty_list_is_not(
     serve: Callable[..., Any],
-    desk: Desk,
+    trade_side: TradeSide,
     sink: Recorder,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.05)
     for call in NATIVE_QUERIES:
-        desk.answers[call] = lambda *_: None
+        trade_side.answers[call] = lambda *_: None
     serve(wait=False)
     said = "account ******0365 (STOCK): query_stock_asset_async failed; asking again"
     sink.until(lambda: said in caplog.messages)
-    seen = len(desk.called("queryStockAssetWithSeq"))
-    sink.until(lambda: len(desk.called("queryStockAssetWithSeq")) > seen + 1)
+    seen = len(trade_side.called("queryStockAssetWithSeq"))
+    sink.until(lambda: len(trade_side.called("queryStockAssetWithSeq")) > seen + 1)
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [said]
 
 
-def test_calls_that_do_not_return_are_bounded_and_asking_goes_on(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+def test_calls_that_hang_are_bounded_and_queries_continue(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.01)
     monkeypatch.setattr(intervals, "LEFT_BEHIND", 2)
-    desk.stuck = {"queryStockTradesWithSeq"}
-    desk.push(fill())
+    trade_side.stuck = {"queryStockTradesWithSeq"}
+    trade_side.push(fill())
     serve(wait=False, xt_reconcile=0.02)
-    asked = len(desk.called("queryStockOrdersWithSeq"))
-    sink.until(lambda: len(desk.called("queryStockTradesWithSeq")) == 2)
-    sink.until(lambda: len(desk.called("queryStockOrdersWithSeq")) > asked + 20)
-    assert len(desk.called("queryStockTradesWithSeq")) == 2
-    desk.stuck = set()
-    desk.gate.set()
+    asked = len(trade_side.called("queryStockOrdersWithSeq"))
+    sink.until(lambda: len(trade_side.called("queryStockTradesWithSeq")) == 2)
+    sink.until(lambda: len(trade_side.called("queryStockOrdersWithSeq")) > asked + 20)
+    assert len(trade_side.called("queryStockTradesWithSeq")) == 2
+    trade_side.stuck = set()
+    trade_side.gate.set()
     sink.until(lambda: sink.of("trade"))
-    asked = len(desk.called("queryStockTradesWithSeq"))
-    sink.until(lambda: len(desk.called("queryStockTradesWithSeq")) > asked)
+    asked = len(trade_side.called("queryStockTradesWithSeq"))
+    sink.until(lambda: len(trade_side.called("queryStockTradesWithSeq")) > asked)
 
 
-# -- What the terminal does not push though its session lives
+# -- Events that the terminal does not push although the session is up
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_reconciliation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(queries, "QUIET_SECONDS", 0.0)
 
 
-@pytest.mark.usefixtures("hasty")
-def test_what_the_terminal_did_not_push_is_published_and_marked(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+@pytest.mark.usefixtures("fast_reconciliation")
+def test_an_event_that_was_not_pushed_is_published_and_marked(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
-    desk.push(position(100), position(200, stock_code="000001.SZ"), told=False)
+    trade_side.push(position(100), position(200, stock_code="000001.SZ"), told=False)
     serve(xt_reconcile=0.02)
     sink.until(lambda: len(sink.of("position")) == 2)
-    desk.push(order(1, 56), fill("T1"), position(300), asset(7.0), told=False)
-    forget(desk, "000001.SZ")
+    trade_side.push(order(1, 56), fill("T1"), position(300), asset(7.0), told=False)
+    remove_positions(trade_side, "000001.SZ")
     sink.until(lambda: len(sink.of("order", "trade", "position", "asset")) == 7)
     assert {data["recovered"] for data in sink.of("order", "trade", "position", "asset")} == {True}
     volumes = [(data["stock_code"], data["volume"]) for data in sink.of("position")]
     assert sorted(volumes[2:]) == [("000001.SZ", 0), ("600519.SH", 300)]
-    # Once, however often it is asked.
-    asked = len(desk.called("queryStockTradesWithSeq"))
-    sink.until(lambda: len(desk.called("queryStockTradesWithSeq")) > asked + 5)
+    # It is published once, however often it is queried.
+    asked = len(trade_side.called("queryStockTradesWithSeq"))
+    sink.until(lambda: len(trade_side.called("queryStockTradesWithSeq")) > asked + 5)
     assert len(sink.of("order", "trade", "position", "asset")) == 7
-    assert len(desk.clients) == 1
+    assert len(trade_side.clients) == 1
     assert sink.of("disconnected") == []
 
 
-def test_an_account_is_reconciled_only_while_its_orders_do_not_move(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+def test_an_account_is_reconciled_only_while_its_orders_are_quiet(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queries, "QUIET_SECONDS", SECONDS)
-    desk.push(asset(), told=False)
+    trade_side.push(asset(), told=False)
     serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT", xt_reconcile=0.05)
-    desk.push(order(account=CREDIT), asset(2.0))
+    trade_side.push(order(account=CREDIT), asset(2.0))
     sink.until(lambda: sink.of("order"))
 
     def asked(account: str) -> int:
-        return len([args for args in desk.called("queryStockTradesWithSeq") if args[0].m_strAccountID == account])
+        return len([args for args in trade_side.called("queryStockTradesWithSeq") if args[0].m_strAccountID == account])
 
     before = asked(CREDIT), asked(STOCK)
-    # An asset is pushed with every price.
+    # An asset is pushed with every price, so it does not mean that the orders move.
     sink.until(lambda: asked(STOCK) > before[1] + 5)
     assert asked(CREDIT) <= before[0] + 1
 
 
-@pytest.mark.usefixtures("hasty")
-def test_what_could_not_be_handed_over_is_published_later(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.usefixtures("fast_reconciliation")
+def test_an_event_that_failed_to_publish_is_published_later(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve(xt_reconcile=0.02)
     failures = iter([RuntimeError("no room"), RuntimeError("no room")])
@@ -1155,16 +1180,16 @@ def test_what_could_not_be_handed_over_is_published_later(
             raise failure
 
     sink.on_publish = fail_twice
-    desk.push(fill("T1"))
+    trade_side.push(fill("T1"))
     sink.until(lambda: sink.of("trade"))
     assert sink.of("trade")[0]["recovered"] is True
 
 
-def test_what_could_not_be_handed_over_of_an_answer_is_asked_for_again(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_an_answer_that_failed_to_publish_is_queried_again(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
-    desk.push(fill("T1"))
-    # The first is that the account is connected.
+    trade_side.push(fill("T1"))
+    # The first event says that the account is connected.
     calls = iter([None, RuntimeError("no room")])
 
     def fail_second() -> None:
@@ -1178,26 +1203,26 @@ def test_what_could_not_be_handed_over_of_an_answer_is_asked_for_again(
     assert sink.of("trade")[0]["recovered"] is True
 
 
-def test_positions_that_are_missing_are_there_while_the_asset_has_them(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_missing_positions_are_kept_while_the_asset_has_value(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
     serve()
-    desk.push(position(100), asset(market_value=170000.0))
+    trade_side.push(position(100), asset(market_value=170000.0))
     sink.until(lambda: sink.of("asset"))
-    asked = len(desk.called("queryStockPositionsWithSeq"))
+    asked = len(trade_side.called("queryStockPositionsWithSeq"))
 
     def log_in_again() -> None:
-        desk.answers["queryStockPositionsWithSeq"] = lambda *_: []
+        trade_side.answers["queryStockPositionsWithSeq"] = lambda *_: []
 
-    assert away(desk, sink, log_in_again) == []
-    sink.until(lambda: len(desk.called("queryStockPositionsWithSeq")) > asked + 3)
+    assert lose_and_return(trade_side, sink, log_in_again) == []
+    sink.until(lambda: len(trade_side.called("queryStockPositionsWithSeq")) > asked + 3)
     assert [data["volume"] for data in sink.of("position")] == [100]
-    desk.push(asset(170000.0))
+    trade_side.push(asset(170000.0))
     sink.until(lambda: len(sink.of("position")) == 2)
     assert sink.of("position")[1]["volume"] == 0
 
 
-# -- Which events are one
+# -- Which records count as the same event
 
 
 @pytest.mark.parametrize("repush", ["nothing", "newest", "life"])
@@ -1222,49 +1247,49 @@ def test_positions_that_are_missing_are_there_while_the_asset_has_them(
     ],
 )
 def test_each_record_that_differs_is_published_once(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, records: list[Any], repush: Any
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, records: list[Any], repush: Any
 ) -> None:
     events = "order", "trade"
-    desk.repush = repush
+    trade_side.repush = repush
     source = serve()
-    desk.push(*records)
+    trade_side.push(*records)
     sink.until(lambda: len(sink.of(*events)) == len(records))
     for _ in range(2):
-        assert away(desk, sink, lambda: None) == []
-    # Nor does a feeder that was started again publish them.
+        assert lose_and_return(trade_side, sink, lambda: None) == []
+    # A restarted feeder does not publish them either.
     source.close()
     restarted = Recorder(sink.as_past())
     serve(to=restarted)
-    desk.push(XtCancelError(account_id=STOCK))
+    trade_side.push(XtCancelError(account_id=STOCK))
     restarted.until(lambda: restarted.of("cancel_error"))
     settle()
     assert restarted.of(*events) == []
 
 
 def test_records_that_share_their_identity_are_all_recovered(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
     listed = [fill("T1", traded_volume=100), fill("T1", traded_volume=200), fill(""), fill("")]
-    desk.answers["queryStockTradesWithSeq"] = lambda *_: listed
-    desk.answers["queryStockOrdersWithSeq"] = lambda *_: [order(0, 57, status_msg=why) for why in "ab"]
+    trade_side.answers["queryStockTradesWithSeq"] = lambda *_: listed
+    trade_side.answers["queryStockOrdersWithSeq"] = lambda *_: [order(0, 57, status_msg=why) for why in "ab"]
     serve()
     assert [data["traded_volume"] for data in sink.of("trade")] == [100, 200, 100, 100]
     assert [data["status_msg"] for data in sink.of("order")] == ["a", "b"]
-    assert away(desk, sink, lambda: None) == []
+    assert lose_and_return(trade_side, sink, lambda: None) == []
 
 
-def test_an_order_that_a_push_overtook_is_asked_for_again(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_an_order_overtaken_by_a_push_is_queried_again(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
-    desk.push(order(1, 50), told=False)
-    desk.silent = {"queryStockOrdersWithSeq"}
+    trade_side.push(order(1, 50), told=False)
+    trade_side.silent = {"queryStockOrdersWithSeq"}
     serve(wait=False)
-    sink.until(lambda: desk.withheld)
-    desk.push(order(1, 56))
-    # Lost, while the answer of before is on its way.
-    desk.push(order(1, 56, order_remark="later"), told=False)
+    sink.until(lambda: trade_side.withheld)
+    trade_side.push(order(1, 56))
+    # This push is lost while the older answer is still on its way.
+    trade_side.push(order(1, 56, order_remark="later"), told=False)
     sink.until(lambda: sink.of("order"))
-    desk.release()
+    trade_side.release()
     sink.until(lambda: len(sink.of("order")) == 2)
     assert [(data["order_status"], data["order_remark"]) for data in sink.of("order")] == [(56, ""), (56, "later")]
 
@@ -1282,9 +1307,9 @@ def test_an_order_that_a_push_overtook_is_asked_for_again(
         ("废单".encode("gbk") + b"\xff", "废单\ufffd"),
     ],
 )
-def test_every_text_of_the_terminal_is_read(
+def test_every_text_of_the_terminal_is_decoded(
     serve: Callable[..., Any],
-    desk: Desk,
+    trade_side: TradeSide,
     sink: Recorder,
     caplog: pytest.LogCaptureFixture,
     written: bytes,
@@ -1293,14 +1318,16 @@ def test_every_text_of_the_terminal_is_read(
     from xtquant import xttype
 
     source = serve()
-    # xttrader reads a response by itself, before there is a callback.
-    desk.answers["orderStockWithSeq"] = lambda *_: xtpythonclient.OrderStockResp(account_id=STOCK, error_msg=written)
-    desk.answers["bankTransferWithSeq"] = lambda *_: xtpythonclient.BankTransferResp(error_msg=written)
-    trader = find_trader(desk)
+    # xttrader itself reads the text of a response before it calls the callback.
+    trade_side.answers["orderStockWithSeq"] = lambda *_: xtpythonclient.OrderStockResp(
+        account_id=STOCK, error_msg=written
+    )
+    trade_side.answers["bankTransferWithSeq"] = lambda *_: xtpythonclient.BankTransferResp(error_msg=written)
+    trader = find_trader(trade_side)
     trader.order_stock_async(xttype.StockAccount(STOCK), "600519.SH", 23, 100, 11, 1700.0)
     trader.bank_transfer_in_async(xttype.StockAccount(STOCK), "1", "62", 10.0)
-    desk.push(order(status_msg=written), XtOrderError(account_id=STOCK, error_msg=written))
-    desk.push(XtCancelError(account_id=STOCK, error_msg=written))
+    trade_side.push(order(status_msg=written), XtOrderError(account_id=STOCK, error_msg=written))
+    trade_side.push(XtCancelError(account_id=STOCK, error_msg=written))
     sink.until(lambda: sink.of("cancel_error"))
     sink.until(lambda: sink.of("bank_transfer_async_response") and sink.of("async_response"))
     for event, field in (
@@ -1314,10 +1341,12 @@ def test_every_text_of_the_terminal_is_read(
     assert source.failed == (3 if "\ufffd" in read else 0)
 
 
-# -- How an account is served
+# -- The state of an account
 
 
-def test_an_account_is_waiting_then_up(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
+def test_an_account_is_first_waiting_and_then_up(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
+) -> None:
     before = time.time_ns() // 1_000_000
     serve()
     assert [(state.account, state.type, state.state, state.reason, state.fault) for (state,) in sink.states] == [
@@ -1327,62 +1356,62 @@ def test_an_account_is_waiting_then_up(serve: Callable[..., Any], desk: Desk, si
     assert before <= sink.states[0][0].since <= sink.states[1][0].since <= time.time_ns() // 1_000_000
 
 
-def test_a_wrong_folder_is_a_fault_until_a_session_was_opened(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, tmp_path: Path
+def test_a_wrong_folder_is_a_fault_until_a_session_opens(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, tmp_path: Path
 ) -> None:
-    desk.accepts_sessions = False
+    trade_side.accepts_sessions = False
     folder = tmp_path / "gone"
     serve(wait=False, xt_userdata=str(folder))
     sink.until(lambda: sink.states and sink.states[-1][0].state == "down")
     (state,) = sink.states[-1]
     assert (state.reason, state.fault) == ("connect returned -1, and xt_userdata is not a folder", True)
-    seen = len(desk.clients)
-    sink.until(lambda: len(desk.clients) > seen + 1)
+    seen = len(trade_side.clients)
+    sink.until(lambda: len(trade_side.clients) > seen + 1)
     assert [each.since for (each,) in sink.states[-1:]] == [state.since]
     folder.mkdir()
-    # An attempt during which the folder was made may still name it.
+    # An attempt that started before the folder was made may still report it.
     sink.until(lambda: sink.states[-1][0].reason == "connect returned -1")
     assert sink.states[-1][0].fault is False
-    desk.accepts_sessions = True
+    trade_side.accepts_sessions = True
     sink.until(lambda: sink.states[-1][0].state == "up")
     folder.rmdir()
-    desk.accepts_sessions = False
-    desk.drop()
+    trade_side.accepts_sessions = False
+    trade_side.drop()
     sink.until(lambda: "not a folder" in str(sink.states[-1][0].reason))
     assert (sink.states[-1][0].state, sink.states[-1][0].fault) == ("down", False)
 
 
 def test_each_account_has_a_state_of_its_own(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Then it is said which accounts are not subscribed.
+    # Later the reason names the accounts that are not subscribed.
     monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.1)
-    desk.refused = {CREDIT}
+    trade_side.refused = {CREDIT}
     serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT", wait=False)
 
     def states() -> list[tuple[str, str | None]]:
         return [(each.state, each.reason) for each in sink.states[-1]] if sink.states else []
 
     sink.until(lambda: states() == [("up", None), ("down", "subscribe returned -1")])
-    # It stays so for as long as it is refused.
-    tried, told = len(desk.called("subscribeWithSeq")), len(sink.states)
-    sink.until(lambda: len(desk.called("subscribeWithSeq")) > tried + 5)
+    # The state does not change while the account is refused.
+    tried, told = len(trade_side.called("subscribeWithSeq")), len(sink.states)
+    sink.until(lambda: len(trade_side.called("subscribeWithSeq")) > tried + 5)
     assert len(sink.states) == told
-    desk.accepts_sessions = False
-    desk.drop()
+    trade_side.accepts_sessions = False
+    trade_side.drop()
     sink.until(lambda: [state for state, _ in states()] == ["down", "down"])
-    desk.accepts_sessions = True
-    desk.refused = set()
+    trade_side.accepts_sessions = True
+    trade_side.refused = set()
     sink.until(lambda: states() == [("up", None), ("up", None)])
 
 
-def test_a_loss_is_told_while_the_old_session_still_stops(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+def test_a_loss_is_reported_while_the_old_session_still_stops(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "STOP_SECONDS", 3 * SECONDS)
-    desk.stuck = {"stop"}
+    trade_side.stuck = {"stop"}
     serve()
-    desk.drop()
+    trade_side.drop()
     sink.until(lambda: (sink.states[-1][0].state, sink.states[-1][0].reason) == ("down", "disconnected"))
 
 
@@ -1396,18 +1425,18 @@ def test_a_loss_is_told_while_the_old_session_still_stops(
         (99, "down", "status 99"),
     ],
 )
-def test_the_status_of_an_account_is_its_state(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, status: int, state: str, reason: str | None
+def test_the_state_of_an_account_follows_its_status(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, status: int, state: str, reason: str | None
 ) -> None:
     serve()
-    desk.push(XtAccountStatus(account_type=2, account_id=STOCK, status=5))
+    trade_side.push(XtAccountStatus(account_type=2, account_id=STOCK, status=5))
     sink.until(lambda: sink.states[-1][0].state == "waiting")
-    desk.push(XtAccountStatus(account_type=2, account_id=STOCK, status=status))
+    trade_side.push(XtAccountStatus(account_type=2, account_id=STOCK, status=status))
     sink.until(lambda: (sink.states[-1][0].state, sink.states[-1][0].reason) == (state, reason))
 
 
 def test_no_account_number_is_in_a_reason(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, tmp_path: Path
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, tmp_path: Path
 ) -> None:
     source = session.XtTrade(Config(xt_userdata=str(tmp_path), xt_accounts=(f"{STOCK}:STOCK",)))
     source.note_no_start(sink, ImportError(f"no module for {STOCK}"))  # type: ignore[arg-type]
@@ -1417,11 +1446,11 @@ def test_no_account_number_is_in_a_reason(
 
 
 @pytest.mark.parametrize(("account", "shown"), [("1000000365", "******0365"), ("12345", "*2345"), ("1234", "****")])
-def test_a_masked_number_is_never_whole(account: str, shown: str) -> None:
+def test_a_masked_account_number_is_never_complete(account: str, shown: str) -> None:
     assert mask(account) == shown
 
 
-def test_the_names_that_are_added_are_known_as_such(terminal: native.Terminal) -> None:
+def test_added_enumeration_names_are_listed_as_added(terminal: native.Terminal) -> None:
     from xtquant import xtconstant
 
     assert set(NAMED) == set(enumerations(xtconstant))
@@ -1432,9 +1461,9 @@ def test_the_names_that_are_added_are_known_as_such(terminal: native.Terminal) -
 
 @pytest.mark.parametrize("how", ["silent", "stuck"])
 @pytest.mark.parametrize("call", NATIVE_QUERIES)
-def test_a_query_that_never_answers_holds_nothing_else(
+def test_a_query_that_is_never_answered_blocks_nothing_else(
     serve: Callable[..., Any],
-    desk: Desk,
+    trade_side: TradeSide,
     sink: Recorder,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -1442,50 +1471,50 @@ def test_a_query_that_never_answers_holds_nothing_else(
     how: str,
 ) -> None:
     monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.05)
-    setattr(desk, how, {call})
-    desk.push(order(), fill(), position(), asset())
+    setattr(trade_side, how, {call})
+    trade_side.push(order(), fill(), position(), asset())
     source = serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT", wait=False)
     sink.until(lambda: len(sink.of("connected")) == 2)
     sink.until(lambda: len(sink.of("order", "trade", "position", "asset")) == 3)
-    desk.push(fill("T2"), fill("T3", account=CREDIT))
+    trade_side.push(fill("T2"), fill("T3", account=CREDIT))
     sink.until(lambda: {"T2", "T3"} <= {data["traded_id"] for data in sink.of("trade")})
-    sink.until(lambda: len(desk.called(call)) > 3)
-    desk.drop()
+    sink.until(lambda: len(trade_side.called(call)) > 3)
+    trade_side.drop()
     sink.until(lambda: len(sink.of("connected")) == 4)
-    # One answer at last is enough.
-    setattr(desk, how, set())
+    # One late answer is enough.
+    setattr(trade_side, how, set())
     sink.until(lambda: len(sink.of("order", "trade", "position", "asset")) == 6)
     said = [record.message for record in caplog.records if "not answered" in record.message]
     assert said
     assert all(record.count("query_") == 1 for record in said)
-    close_beside(source)
+    start_close(source)
 
 
-def test_a_subscription_that_never_answers_holds_no_other_account(
+def test_a_subscription_never_answered_blocks_no_other_account(
     serve: Callable[..., Any],
-    desk: Desk,
+    trade_side: TradeSide,
     sink: Recorder,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.05)
-    desk.silent = {STOCK}
-    desk.push(fill(), fill("T2", account=CREDIT))
+    trade_side.silent = {STOCK}
+    trade_side.push(fill(), fill("T2", account=CREDIT))
     serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT", wait=False)
     sink.until(lambda: sink.of("trade"))
-    desk.push(fill("T3", account=CREDIT))
+    trade_side.push(fill("T3", account=CREDIT))
     sink.until(lambda: len(sink.of("trade")) == 2)
     sink.until(lambda: "account ******0365 (STOCK): not subscribed yet; trying again" in caplog.text)
     sink.until(lambda: [each.reason for each in sink.states[-1]] == ["not subscribed yet", None])
     assert sink.states[-1][0].state == "waiting"
     assert {account for account, _, _, _ in sink.published} == {CREDIT}
-    desk.release()
+    trade_side.release()
     sink.until(lambda: len(sink.of("connected")) == 2 and len(sink.of("trade")) == 3)
-    assert len(desk.clients) == 1
+    assert len(trade_side.clients) == 1
 
 
-def close_beside(source: session.XtTrade) -> None:
-    """Close, and do not wait for what hangs: the stand-in holds it for three times as long as this waits."""
+def start_close(source: session.XtTrade) -> None:
+    """Close without waiting for a call that hangs: the stand-in holds it for three times as long as this waits."""
     closing = threading.Thread(target=source.close, daemon=True)
     closing.start()
     closing.join(SECONDS)
@@ -1494,44 +1523,48 @@ def close_beside(source: session.XtTrade) -> None:
 
 
 @pytest.mark.parametrize("call", ["init", "start", "connect", "subscribeWithSeq", "stop"])
-def test_close_returns_while_a_call_hangs(serve: Callable[..., Any], desk: Desk, sink: Recorder, call: str) -> None:
-    desk.stuck = {call}
+def test_close_returns_while_a_call_hangs(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, call: str
+) -> None:
+    trade_side.stuck = {call}
     source = serve(wait=False)
     if call == "stop":
         sink.until(lambda: sink.of("connected"))
     else:
-        sink.until(lambda: desk.called(call))
-    # Nor may the end of the process wait for them.
+        sink.until(lambda: trade_side.called(call))
+    # The end of the process must not wait for these threads either.
     assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("xtquant-trade"))
-    close_beside(source)
+    start_close(source)
 
     def hanging() -> int:
         return [thread.name for thread in threading.enumerate()].count("xtquant-trade-call")
 
     sink.until(lambda: hanging() == 1)
-    desk.gate.set()
+    trade_side.gate.set()
     settle()
 
 
-def test_a_connection_that_hangs_is_given_up_for_a_new_session(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+def test_a_connection_that_hangs_is_replaced_by_a_new_session(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "OPEN_SECONDS", 0.05)
-    desk.stuck = {"connect"}
+    trade_side.stuck = {"connect"}
     serve(wait=False)
-    sink.until(lambda: len(desk.called("connect")) > 1)
-    desk.stuck = set()
+    sink.until(lambda: len(trade_side.called("connect")) > 1)
+    trade_side.stuck = set()
     sink.until(lambda: sink.of("connected"))
-    # Those that were given up are stopped when they come back.
-    desk.gate.set()
-    sink.until(lambda: len(desk.connected()) == 1 and len(desk.called("stop")) == len(desk.clients) - 1)
+    # The abandoned sessions are stopped when their call returns.
+    trade_side.gate.set()
+    sink.until(
+        lambda: len(trade_side.connected()) == 1 and len(trade_side.called("stop")) == len(trade_side.clients) - 1
+    )
     assert sink.types().count("connected") == 1
 
 
 @pytest.mark.parametrize("call", ["connect", "stop"])
-def test_sessions_left_behind_in_a_call_are_bounded(
+def test_the_number_of_hanging_sessions_is_bounded(
     serve: Callable[..., Any],
-    desk: Desk,
+    trade_side: TradeSide,
     sink: Recorder,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -1542,59 +1575,59 @@ def test_sessions_left_behind_in_a_call_are_bounded(
         monkeypatch.setattr(intervals, "OPEN_SECONDS", 0.02)
     monkeypatch.setattr(intervals, "STOP_SECONDS", 0.02)
     monkeypatch.setattr(intervals, "LEFT_BEHIND", 3)
-    desk.stuck = {call}
+    trade_side.stuck = {call}
     serve(wait=False)
     said = "no trade events: calls into xtquant of 3 sessions have not returned"
     for number in range(1, 4 if call == "stop" else 1):
         sink.until(lambda number=number: len(sink.of("connected")) == number)
-        desk.drop()
+        trade_side.drop()
     sink.until(lambda: said in caplog.text)
-    assert len(desk.clients) == 3
+    assert len(trade_side.clients) == 3
 
     def running() -> Counter[str]:
         return Counter(thread.name for thread in threading.enumerate() if thread.name.startswith("xtquant-trade"))
 
-    # What has asked in the last of them ends with it.
+    # The query threads of the last session end with it.
     sink.until(lambda: running() == {"xtquant-trade": 1, "xtquant-trade-call": 3, "xtquant-trade-push": 3})
-    # A connection would succeed now, and nobody tries until a call has returned.
-    desk.stuck = set()
+    # A connection would succeed now, but none is tried until one of the calls has returned.
+    trade_side.stuck = set()
     connected = len(sink.of("connected"))
     was_free: list[bool] = []
-    sink.on_publish = lambda: was_free.append(desk.gate.is_set())
-    desk.gate.set()
+    sink.on_publish = lambda: was_free.append(trade_side.gate.is_set())
+    trade_side.gate.set()
     sink.until(lambda: len(sink.of("connected")) == connected + 1)
     settle()
     assert was_free
     assert all(was_free)
-    assert len(desk.clients) == 4
-    assert len(desk.connected()) == 1
+    assert len(trade_side.clients) == 4
+    assert len(trade_side.connected()) == 1
     assert [record.message for record in caplog.records if said in record.message] == [
         f"{said}; waiting for one to return, which may take a restart of the terminal or of the feeder"
     ]
 
 
 @pytest.mark.parametrize("call", ["connect", "stop"])
-def test_a_process_whose_sessions_all_hang_is_replaced(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch, call: str
+def test_a_process_whose_sessions_all_hang_has_to_be_restarted(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     if call == "connect":
         monkeypatch.setattr(intervals, "OPEN_SECONDS", 0.02)
     monkeypatch.setattr(intervals, "NEVER_OPEN_SECONDS", 0.0)
     monkeypatch.setattr(intervals, "STOP_SECONDS", 0.02)
     monkeypatch.setattr(intervals, "LEFT_BEHIND", 2)
-    desk.stuck = {call}
+    trade_side.stuck = {call}
     source = serve(wait=False, xt_hang=0.2)
     for number in range(1, 3 if call == "stop" else 1):
         sink.until(lambda number=number: len(sink.of("connected")) == number)
         assert source.hung() is None
-        desk.drop()
+        trade_side.drop()
     said: list[str] = []
     sink.until(lambda: said.append(source.hung() or "") or said[-1])
     assert said[-1] == "a call into xtquant of each of 2 trade sessions has not returned for 0 s"
-    # One that returns after all ends the reason.
-    desk.stuck = set()
+    # The reason is cleared when one of the calls returns after all.
+    trade_side.stuck = set()
     connected = len(sink.of("connected"))
-    desk.gate.set()
+    trade_side.gate.set()
     sink.until(lambda: len(sink.of("connected")) == connected + 1)
     assert source.hung() is None
 
@@ -1602,9 +1635,9 @@ def test_a_process_whose_sessions_all_hang_is_replaced(
 @pytest.mark.parametrize(
     ("was_open", "limit", "seconds"), [(True, 60.0, 60), (False, 60.0, 600), (False, 900.0, 900), (True, 0.0, None)]
 )
-def test_hanging_sessions_end_the_process_late_if_none_was_open(
+def test_hanging_sessions_that_never_opened_end_the_process_later(
     serve: Callable[..., Any],
-    desk: Desk,
+    trade_side: TradeSide,
     sink: Recorder,
     monkeypatch: pytest.MonkeyPatch,
     was_open: bool,
@@ -1614,18 +1647,18 @@ def test_hanging_sessions_end_the_process_late_if_none_was_open(
     monkeypatch.setattr(intervals, "OPEN_SECONDS", 0.02)
     monkeypatch.setattr(intervals, "STOP_SECONDS", 0.02)
     monkeypatch.setattr(intervals, "LEFT_BEHIND", 1)
-    desk.stuck = {"stop" if was_open else "connect"}
+    trade_side.stuck = {"stop" if was_open else "connect"}
     source = serve(wait=was_open, xt_hang=limit)
-    desk.drop()
+    trade_side.drop()
     sink.until(lambda: sink.states and "have not returned" in (sink.states[-1][0].reason or ""))
     sink.until(lambda: source._hanging._doing)
-    # A look adds a second at most.
+    # Each check adds at most one second.
     looks = [source._hanging.hung(float(look)) for look in range(1000)]
     assert next((number for number, said in enumerate(looks) if said), None) == seconds
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_trade_thread_that_has_ended_is_told(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_the_trade_thread_is_reported(serve: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: session.XtTrade) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -1637,76 +1670,78 @@ def test_a_trade_thread_that_has_ended_is_told(serve: Callable[..., Any], monkey
     assert source.hung() is None
 
 
-# -- A terminal that says nothing
+# -- A terminal that does not answer
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "PROBE_SECONDS", 0.01)
     monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.05)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_silence")
 @pytest.mark.parametrize("how", ["lost", "silent", "stuck"])
-def test_a_loss_that_is_not_told_is_noticed(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, caplog: pytest.LogCaptureFixture, how: str
+def test_a_loss_without_a_callback_is_noticed(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     serve()
-    desk.push(order(1, 50))
+    trade_side.push(order(1, 50))
     sink.until(lambda: sink.of("order"))
     if how == "lost":
-        desk.tells_disconnect = False
-        desk.drop()
+        trade_side.tells_disconnect = False
+        trade_side.drop()
     else:
-        setattr(desk, how, {"queryStockOrdersWithSeq"})
+        setattr(trade_side, how, {"queryStockOrdersWithSeq"})
     sink.until(lambda: sink.of("disconnected"))
-    desk.push(order(1, 56, traded_volume=200), fill())
-    setattr(desk, "silent" if how == "lost" else how, set())
+    trade_side.push(order(1, 56, traded_volume=200), fill())
+    setattr(trade_side, "silent" if how == "lost" else how, set())
     sink.until(lambda: len(sink.of("connected")) == 2 and len(sink.of("order", "trade")) == 3)
     assert "no trade events from the terminal: no answer and no event within 0.05 s; trying again" in caplog.messages
     assert [data["order_status"] for data in sink.of("order")] == [50, 56]
 
 
-@pytest.mark.usefixtures("impatient")
-def test_a_terminal_that_answers_keeps_its_session(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
+@pytest.mark.usefixtures("short_silence")
+def test_a_session_whose_queries_are_answered_is_kept(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
+) -> None:
     serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT")
-    asked = len(desk.called("queryStockOrdersWithSeq"))
-    # Of what is closed the next session asks.
-    desk.push(order(7, 50), order(8, 56), told=False)
-    sink.until(lambda: len(desk.called("queryStockOrdersWithSeq")) >= asked + 6)
-    assert {args[0].m_bCanCancel for args in desk.called("queryStockOrdersWithSeq")[asked:]} == {True}
-    assert {args[0].m_strAccountID for args in desk.called("queryStockOrdersWithSeq")[asked:]} == {STOCK, CREDIT}
+    asked = len(trade_side.called("queryStockOrdersWithSeq"))
+    # The next session sends the queries that the closed one left.
+    trade_side.push(order(7, 50), order(8, 56), told=False)
+    sink.until(lambda: len(trade_side.called("queryStockOrdersWithSeq")) >= asked + 6)
+    assert {args[0].m_bCanCancel for args in trade_side.called("queryStockOrdersWithSeq")[asked:]} == {True}
+    assert {args[0].m_strAccountID for args in trade_side.called("queryStockOrdersWithSeq")[asked:]} == {STOCK, CREDIT}
     sink.until(lambda: sink.of("order"))
     assert [(data["order_id"], data["recovered"]) for data in sink.of("order")] == [(7, True)]
     assert sink.of("disconnected") == []
-    assert len(desk.clients) == 1
+    assert len(trade_side.clients) == 1
 
 
-@pytest.mark.usefixtures("impatient")
-def test_one_account_that_falls_silent_does_not_end_the_session_of_another(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+@pytest.mark.usefixtures("short_silence")
+def test_one_silent_account_does_not_end_the_session_of_another(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
     serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT")
-    desk.silent = {CREDIT}
-    asked = len(desk.called("queryStockOrdersWithSeq"))
-    sink.until(lambda: len(desk.called("queryStockOrdersWithSeq")) >= asked + 6)
-    assert len(desk.clients) == 1
-    # With both it is the terminal.
-    desk.silent = {STOCK, CREDIT}
+    trade_side.silent = {CREDIT}
+    asked = len(trade_side.called("queryStockOrdersWithSeq"))
+    sink.until(lambda: len(trade_side.called("queryStockOrdersWithSeq")) >= asked + 6)
+    assert len(trade_side.clients) == 1
+    # If both accounts are silent, the terminal itself is lost.
+    trade_side.silent = {STOCK, CREDIT}
     sink.until(lambda: len(sink.of("disconnected")) == 2)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("short_silence")
 def test_pushes_keep_the_session_while_a_query_hangs(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "ANSWER_SECONDS", SECONDS)
-    # Else it would be asked for again and again.
-    desk.push(asset())
+    # Otherwise it would be queried again and again.
+    trade_side.push(asset())
     serve()
-    asked = len(desk.called("queryStockOrdersWithSeq"))
-    desk.stuck = {"queryStockOrdersWithSeq"}
-    sink.until(lambda: len(desk.called("queryStockOrdersWithSeq")) > asked)
+    asked = len(trade_side.called("queryStockOrdersWithSeq"))
+    trade_side.stuck = {"queryStockOrdersWithSeq"}
+    sink.until(lambda: len(trade_side.called("queryStockOrdersWithSeq")) > asked)
     probes = 0
 
     original = Reconciliation.is_silent
@@ -1722,52 +1757,54 @@ def test_pushes_keep_the_session_while_a_query_hangs(
     def push() -> bool:
         nonlocal number
         number += 1
-        desk.push(fill(f"T{number}"))
+        trade_side.push(fill(f"T{number}"))
         return probes > 3
 
     sink.until(push)
     hanging = [thread for thread in threading.enumerate() if thread.name == "xtquant-trade-call"]
     assert len(hanging) == 1
-    assert len(desk.clients) == 1
+    assert len(trade_side.clients) == 1
 
 
-@pytest.mark.usefixtures("impatient")
-def test_silence_proves_nothing_of_a_query_that_was_never_answered(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+@pytest.mark.usefixtures("short_silence")
+def test_a_query_that_was_never_answered_is_no_sign_of_a_loss(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
-    desk.silent = {"queryStockOrdersWithSeq"}
+    trade_side.silent = {"queryStockOrdersWithSeq"}
     serve(wait=False)
-    sink.until(lambda: len(desk.called("queryStockOrdersWithSeq")) > 3)
-    assert len(desk.clients) == 1
+    sink.until(lambda: len(trade_side.called("queryStockOrdersWithSeq")) > 3)
+    assert len(trade_side.clients) == 1
     assert sink.of("disconnected") == []
 
 
-# -- Positions that are gone
+# -- Positions that were sold out
 
 
-def away(desk: Desk, sink: Recorder, happening: Callable[[], object]) -> list[tuple[str, dict[str, Any]]]:
-    """Lose the session, let something happen, and return what is published once it is back."""
+def lose_and_return(
+    trade_side: TradeSide, sink: Recorder, happening: Callable[[], object]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Lose the session, call `happening`, and return the events published after the reconnect."""
     sessions = len(sink.of("connected"))
-    desk.accepts_sessions = False
-    desk.drop()
+    trade_side.accepts_sessions = False
+    trade_side.drop()
     sink.until(lambda: sink.of("disconnected"))
     settle()
     happening()
     seen = len(sink.published)
-    desk.accepts_sessions = True
+    trade_side.accepts_sessions = True
     sink.until(lambda: len(sink.of("connected")) > sessions)
     settle()
     return [(event, data) for _, event, data, _ in sink.published[seen:] if event not in ("connected", "disconnected")]
 
 
-def test_a_position_sold_out_meanwhile_is_published_once_as_zero(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_a_position_sold_during_a_loss_is_published_once_as_zero(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
     serve()
     last = {"can_use_volume": 60, "frozen_volume": 40, "market_value": 170000.0, "avg_price": 1650.5, "direction": 48}
-    desk.push(position(100, **last), position(50, stock_code="000001.SZ"))
+    trade_side.push(position(100, **last), position(50, stock_code="000001.SZ"))
     sink.until(lambda: len(sink.of("position")) == 2)
-    [(event, data)] = away(desk, sink, lambda: forget(desk, "600519.SH"))
+    [(event, data)] = lose_and_return(trade_side, sink, lambda: remove_positions(trade_side, "600519.SH"))
     before = sink.of("position")[0]
     assert event == "position"
     assert data == before | {"volume": 0, "can_use_volume": 0, "frozen_volume": 0, "market_value": 0.0} | {
@@ -1775,40 +1812,43 @@ def test_a_position_sold_out_meanwhile_is_published_once_as_zero(
     }
     assert data["avg_price"] == 1650.5
     assert data["direction_name"] == "DIRECTION_FLAG_LONG"
-    assert away(desk, sink, lambda: None) == []
-    # Bought again it is a position again.
-    desk.push(position(100))
+    assert lose_and_return(trade_side, sink, lambda: None) == []
+    # After it is bought again, it is published as a position again.
+    trade_side.push(position(100))
     sink.until(lambda: len(sink.of("position")) == 4)
-    assert [data["volume"] for _, data in away(desk, sink, lambda: forget(desk, "600519.SH"))] == [0]
+    assert [
+        data["volume"]
+        for _, data in lose_and_return(trade_side, sink, lambda: remove_positions(trade_side, "600519.SH"))
+    ] == [0]
 
 
-def forget(desk: Desk, *codes: str) -> None:
-    """Have the broker no longer list positions."""
-    with desk.lock:
-        for key, record in list(desk.newest.items()):
+def remove_positions(trade_side: TradeSide, *codes: str) -> None:
+    """Remove positions from the broker's list."""
+    with trade_side.lock:
+        for key, record in list(trade_side.newest.items()):
             if type(record) is XtPosition and record.stock_code in codes:
-                del desk.newest[key]
+                del trade_side.newest[key]
 
 
 def test_a_position_pushed_as_zero_is_not_published_again(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
     serve()
-    desk.push(position(100))
+    trade_side.push(position(100))
     sink.until(lambda: sink.of("position"))
-    [(event, data)] = away(desk, sink, lambda: desk.push(position(0)))
+    [(event, data)] = lose_and_return(trade_side, sink, lambda: trade_side.push(position(0)))
     assert (event, data["volume"], data["recovered"]) == ("position", 0, True)
-    assert away(desk, sink, lambda: forget(desk, "600519.SH")) == []
+    assert lose_and_return(trade_side, sink, lambda: remove_positions(trade_side, "600519.SH")) == []
 
 
-def test_a_restarted_feeder_tells_what_was_sold_out_while_it_was_down(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_a_restarted_feeder_publishes_positions_sold_meanwhile(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
     source = serve()
-    desk.push(position(100))
+    trade_side.push(position(100))
     sink.until(lambda: sink.of("position"))
     source.close()
-    forget(desk, "600519.SH")
+    remove_positions(trade_side, "600519.SH")
     restarted = Recorder(sink.as_past())
     serve(to=restarted)
     assert [(data["volume"], data["recovered"]) for data in restarted.of("position")] == [(0, True)]
@@ -1818,11 +1858,11 @@ def test_a_restarted_feeder_tells_what_was_sold_out_while_it_was_down(
 @pytest.mark.parametrize(
     "why", ["no answer", "no second answer", "unreadable", "listed again", "not ready", "pushed", "lost"]
 )
-def test_a_position_is_not_taken_for_sold_without_proof(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder, why: str
+def test_a_position_is_not_called_sold_without_proof(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, why: str
 ) -> None:
     source = serve()
-    desk.push(position(100))
+    trade_side.push(position(100))
     sink.until(lambda: sink.of("position"))
     answers: list[Callable[[], object]] = []
 
@@ -1830,16 +1870,16 @@ def test_a_position_is_not_taken_for_sold_without_proof(
         return answers.pop(0)() if len(answers) > 1 else answers[0]()
 
     def push_again() -> list[object]:
-        desk.push(position(300))
+        trade_side.push(position(300))
         return []
 
     def lose() -> list[object]:
-        desk.drop()
+        trade_side.drop()
         answers[:] = [lambda: [position(100)]]
         return []
 
     def not_ready() -> list[object]:
-        desk.push(XtAccountStatus(account_type=2, account_id=STOCK, status=4))
+        trade_side.push(XtAccountStatus(account_type=2, account_id=STOCK, status=4))
         return []
 
     answers += {
@@ -1851,63 +1891,69 @@ def test_a_position_is_not_taken_for_sold_without_proof(
         "pushed": [list, push_again],
         "lost": [list, lose],
     }[why]
-    seen = len(desk.called("queryStockPositionsWithSeq"))
+    seen = len(trade_side.called("queryStockPositionsWithSeq"))
 
     def begin() -> None:
-        desk.answers["queryStockPositionsWithSeq"] = answer
+        trade_side.answers["queryStockPositionsWithSeq"] = answer
 
-    away(desk, sink, begin)
-    sink.until(lambda: len(desk.called("queryStockPositionsWithSeq")) > seen)
+    lose_and_return(trade_side, sink, begin)
+    sink.until(lambda: len(trade_side.called("queryStockPositionsWithSeq")) > seen)
     settle()
-    sink.until(lambda: len(desk.connected()) == 1)
+    sink.until(lambda: len(trade_side.connected()) == 1)
     settle()
     told = {"unreadable": [100, 200], "pushed": [100, 300]}.get(why, [100])
     assert [data["volume"] for data in sink.of("position")] == told
     assert source.failed == 0
 
 
-def test_of_an_account_with_two_types_both_have_to_lack_a_position(
-    serve: Callable[..., Any], desk: Desk, sink: Recorder
+def test_a_two_type_account_sold_a_position_only_if_both_lack_it(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
-    # As if the terminal called the type of both STOCK.
-    desk.answers["queryStockPositionsWithSeq"] = lambda request: [
+    # Here the terminal gives the type STOCK for both.
+    trade_side.answers["queryStockPositionsWithSeq"] = lambda request: [
         position(100, stock_code="600519.SH" if request.m_nAccountType == 2 else "00700.HK")
     ]
     serve(f"{STOCK}:STOCK", f"{STOCK}:HUGANGTONG")
     assert sorted(data["stock_code"] for data in sink.of("position")) == ["00700.HK", "600519.SH"]
-    assert away(desk, sink, lambda: None) == []
-    desk.answers["queryStockPositionsWithSeq"] = lambda request: [position(100)] if request.m_nAccountType == 2 else []
-    assert [(data["stock_code"], data["volume"]) for _, data in away(desk, sink, lambda: None)] == [("00700.HK", 0)]
+    assert lose_and_return(trade_side, sink, lambda: None) == []
+    trade_side.answers["queryStockPositionsWithSeq"] = lambda request: (
+        [position(100)] if request.m_nAccountType == 2 else []
+    )
+    assert [(data["stock_code"], data["volume"]) for _, data in lose_and_return(trade_side, sink, lambda: None)] == [
+        ("00700.HK", 0)
+    ]
 
 
-def test_close_stops_the_session_and_every_thread(serve: Callable[..., Any], desk: Desk, sink: Recorder) -> None:
+def test_close_stops_the_session_and_every_thread(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
+) -> None:
     source = serve(f"{STOCK}:STOCK", f"{CREDIT}:CREDIT")
-    (client,) = desk.connected()
+    (client,) = trade_side.connected()
     source.close()
     assert not client.started
     wait_for(lambda: not any(thread.name.startswith("xtquant-trade") for thread in threading.enumerate()))
-    # Native code may push later: it meets no exception, and nothing is published.
+    # Native code may push later: this raises no exception, and nothing is published.
     seen = len(sink.published)
     done = threading.Event()
-    desk.deliver(client, "StockTradeCallback", fill())
-    desk.terminal.dispatch(lambda _: done.set(), {}, bson=False)
+    trade_side.deliver(client, "StockTradeCallback", fill())
+    trade_side.terminal.dispatch(lambda _: done.set(), {}, bson=False)
     assert done.wait(SECONDS)
     assert len(sink.published) == seen
     assert sink.of("disconnected") == []
 
 
-def test_a_session_collected_on_the_main_thread_leaves_nothing(serve: Callable[..., Any], desk: Desk) -> None:
+def test_a_session_collected_on_the_main_thread_leaks_nothing(serve: Callable[..., Any], trade_side: TradeSide) -> None:
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
         source = serve()
-        trader = weakref.ref(find_trader(desk))
+        trader = weakref.ref(find_trader(trade_side))
         source.close()
         settle()
-        desk.clients.clear()
-        # The native thread holds on to what it called last.
+        trade_side.clients.clear()
+        # The native thread keeps a reference to its last callback.
         done = threading.Event()
-        desk.terminal.dispatch(lambda _: done.set(), {}, bson=False)
+        trade_side.terminal.dispatch(lambda _: done.set(), {}, bson=False)
         assert done.wait(SECONDS)
         # An event loop that is still open warns here, and xttrader's own __del__ would set another one.
         gc.collect()
