@@ -96,21 +96,13 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # No sockets and no clock; the journal is read on its own thread.
     (
         "feeder/answers.py",
-        WIRE
-        | {
-            "feeder.askers",
-            "feeder.events",
-            "feeder.journal",
-            "feeder.journal_thread",
-            "feeder.registry",
-            "feeder.source",
-        },
+        WIRE | {"feeder.askers", "feeder.events", "feeder.journal", "feeder.registry", "feeder.source"},
         IMPURE - {"logging", "sqlite3"},
     ),
     # Any thread; the publisher's sockets are out of its reach.
     (
         "feeder/inbox.py",
-        WIRE | {"feeder.events", "feeder.journal", "feeder.journal_thread", "feeder.source"},
+        WIRE | {"feeder.events", "feeder.journal", "feeder.source"},
         {"asyncio", "sqlite3"},
     ),
     ("feeder/refusals.py", set(), IMPURE),
@@ -123,9 +115,15 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("feeder/sim/formula.py", WIRE | {"feeder.sim"}, IMPURE),
     # Invented, and the same for the same seed and time.
     ("feeder/sim/*", {"feeder.sim", "qmt_bridge.errors"}, IMPURE - {"time"}),
+    # The file of the trade events, and the thread that alone uses it.
+    (
+        "feeder/journal/*",
+        WIRE | {"feeder.events", "feeder.journal", "qmt_bridge.journal_file", "qmt_bridge.private"},
+        {"asyncio", "socket"},
+    ),
     # What a replay plays.
     ("feeder/recording.py", EDGE | {"feeder.source", "qmt_bridge.tapes"}, {"asyncio"}),
-    ("feeder/*", EDGE | {"feeder", "qmt_bridge.journal_file", "qmt_bridge.private"}, {"asyncio"}),
+    ("feeder/*", EDGE | {"feeder", "qmt_bridge.journal_file"}, {"asyncio"}),
     # The gateway's pure middle.
     ("gateway/hub.py", WIRE | {"gateway.streams"}, IMPURE),
     ("gateway/streams/*", WIRE | {"gateway.streams"}, IMPURE),

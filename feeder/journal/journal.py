@@ -1,6 +1,6 @@
 """Trade events on disk before they are published (SQLite): one numbering over all accounts and restarts.
 
-Only one thread uses a `Journal` (see feeder/journal_thread.py). It must never lose an event that was published, nor
+Only one thread uses a `Journal` (see feeder/journal/thread.py). It must never lose an event that was published, nor
 give its position to another event.
 """
 
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from feeder.events import Event, Positions
-from feeder.journal_database import (
+from feeder.journal.database import (
     BESIDE,
     NoJournalError,
     check_file,
@@ -28,7 +28,7 @@ from feeder.journal_database import (
     open_database,
     set_aside,
 )
-from feeder.journal_epochs import Epochs
+from feeder.journal.epochs import Epochs
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.journal_file import newest_position, oldest_position
@@ -229,7 +229,7 @@ class Journal:
             self._unsaved.append(event)
             self._unsaved_bytes += event.size
         if self.failure is None:
-            # While it fails, one try a second is enough (see feeder/journal_thread.py).
+            # While it fails, one try a second is enough (see feeder/journal/thread.py).
             self.save()
         saved = self.saved
         while self._unsaved_bytes > MAX_UNSAVED_BYTES:

@@ -21,10 +21,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from feeder import journal as journal_module
-from feeder import journal_database as database_module
 from feeder.events import EVENT_BYTES, Event, Unsent
-from feeder.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, LOG_BYTES, Journal
+from feeder.journal import database as database_module
+from feeder.journal import journal as journal_module
+from feeder.journal.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, LOG_BYTES, Journal
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.journal_file import TABLES, Reader, journal_path
 from qmt_bridge.wire import frames

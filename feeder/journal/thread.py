@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from feeder.events import Event, Positions
-from feeder.journal import BATCH_EVENTS, MAX_UNSAVED_BYTES, Journal
+from feeder.journal.journal import BATCH_EVENTS, MAX_UNSAVED_BYTES, Journal
 
 logger = logging.getLogger(__name__)
 
