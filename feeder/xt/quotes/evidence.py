@@ -136,7 +136,7 @@ class Evidence(Generic[Name]):
     def active(self, codes: set[str]) -> set[str]:
         """Return those of `codes` of which ticks are expected.
 
-        If the index of a market moves at the terminal, these are the codes that move there too; the others have no news.
+        If the index of a market moves at the terminal, these are the codes that move there too; others have no news.
         Otherwise status and volume decide. A few codes without a trade today may be suspended, or traded rarely. If
         there are several of them, the market itself is silent, and they are expected to tick.
         """
@@ -160,7 +160,7 @@ def _count(
     grown: set[str],
     last: Mapping[str, tuple[int | None, float]],
 ) -> dict[Name, tuple[int, set[str]]]:
-    """Return for each in `silent` the number of checks, this one included, with news that it did not push; and codes."""
+    """Return for each in `silent` the number of checks, with this one, that had news it did not push; and the codes."""
     seen = {}
     for name, brought in silent.items():
         looks, codes = before.get(name, (0, set()))

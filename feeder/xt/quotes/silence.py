@@ -86,8 +86,8 @@ class Silence:
 
         `wanted` has the number of subscribed codes of each market; `SEVERAL` or more stands for the whole market.
         `heard` are the markets that had data since the last call, `missed` those of which the terminal has newer data
-        than it pushed. If the terminal has nothing newer of a stale market, or no action is left for today, the result is
-        "stale", which asks for no action. "closed" ends a silence because no data is expected until the next open.
+        than it pushed. If the terminal has nothing newer of a stale market, or no action is left for today, the result
+        is "stale", which asks for no action. "closed" ends a silence because no data is expected until the next open.
         """
         if not self._limit:
             return "none"
