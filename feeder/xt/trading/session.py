@@ -70,7 +70,7 @@ class XtTrade:
         return self._failures.count
 
     def start(self, sink: Sink) -> None:
-        """Read the journal and begin to connect; raise what prevents it, such as ImportError. It may be called again."""
+        """Read the journal and begin to connect; raise what prevents it, such as ImportError. May be called again."""
         if not self._accounts.all:
             logger.info("no xt_accounts: market data is served, trade events are not")
             return
