@@ -103,7 +103,7 @@ class XtSource:
         return self._quote.upstream()
 
     def hung(self) -> str | None:
-        """Return which call does not return; those that downloads and old trade sessions have left behind do not count."""
+        """Return which call does not return. Those that downloads and old trade sessions left behind do not count."""
         return self._quote.hung() or (None if self._trade is None else self._trade.hung())
 
     def close(self) -> None:
