@@ -1,1 +1,1 @@
-"""The journal of trade events: its file, and the thread that alone uses it."""
+"""The journal of trade events: its file, and the only thread that uses it."""

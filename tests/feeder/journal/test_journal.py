@@ -552,7 +552,7 @@ def test_a_log_that_cannot_be_carried_over_is_told_once(
         append(journal, fills(300, text="x" * 10_000), 0)
         journal.checkpoint(idle=True)
     assert journal.failure is None
-    assert caplog.text.count("cannot be carried over: database or disk is full") == 1
+    assert caplog.text.count("cannot be copied into the file: database or disk is full") == 1
     assert journal.read(0).last > 0
 
 
