@@ -515,7 +515,7 @@ def test_a_program_that_reads_without_an_end_is_told(
             append(journal, fills(200, text="x" * 5000), 0)
             journal.checkpoint(idle=True)
     assert journal.failure is None
-    assert caplog.text.count("has been reading the file without a pause") == 1
+    assert caplog.text.count("a program reads the file without a pause") == 1
     # Afterwards it is emptied at once.
     append(journal, fills(400, text="x" * 5000), 0)
     journal.checkpoint(idle=True)
@@ -585,7 +585,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_journal_begins(
     journal = open_journal()
     (aside,) = set_aside(path)
     assert aside.read_bytes() == damaged
-    assert f"is now {aside.name}" in caplog.text
+    assert f"is renamed to {aside.name}" in caplog.text
     assert str(journal.note).startswith(f"a damaged journal was set aside: {aside.name}")
     assert (journal.newest, journal.oldest()) == (0, 0)
     # Positions of the old one are refused.
