@@ -121,36 +121,42 @@ class Journal:
         with ExitStack() as failed:
             failed.callback(self._lock.close)
             try:
-                try:
-                    self._read_file(path)
-                except (sqlite3.DatabaseError, NoJournalError) as exc:
-                    if not is_damage(exc):
-                        raise
-                    aside = set_aside(path)
-                    logger.error(
-                        "trade journal %s is damaged or is no journal (%s): it is renamed to %s, and a new journal "
-                        "begins, which refuses the positions of the old one",
-                        path,
-                        exc,
-                        aside.name,
-                    )
-                    self._read_file(path)
+                self._open(path)
                 failed.callback(self._database.close)
-                # If `path` is a link, SQLite keeps the log in the folder of the real file.
-                self._log = path.resolve().with_name(f"{path.resolve().name}-wal")
-                self._page_bytes = self._pragma("page_size")
-                self._path = path
-                self._file = identity(path)
-                left = sorted(
-                    found.name
-                    for found in path.parent.glob(f"{path.name}.damaged-*")
-                    if not found.name.endswith(BESIDE)
-                )
-                if left:
-                    self.note = f"a damaged journal was set aside: {', '.join(left)}; look at it, then move it away"
+                self._note_file(path)
             except (sqlite3.Error, OSError) as exc:
                 raise ConfigError("data_dir", f"cannot use the trade journal {path}: {exc}") from exc
             failed.pop_all()
+
+    def _open(self, path: Path) -> None:
+        """Read the file; if it is damaged or no journal, rename it and begin a new one."""
+        try:
+            self._read_file(path)
+        except (sqlite3.DatabaseError, NoJournalError) as exc:
+            if not is_damage(exc):
+                raise
+            aside = set_aside(path)
+            logger.error(
+                "trade journal %s is damaged or is no journal (%s): it is renamed to %s, and a new journal "
+                "begins, which refuses the positions of the old one",
+                path,
+                exc,
+                aside.name,
+            )
+            self._read_file(path)
+
+    def _note_file(self, path: Path) -> None:
+        """Remember where the file and its log are; set `note` if a damaged journal is still in the folder."""
+        # If `path` is a link, SQLite keeps the log in the folder of the real file.
+        self._log = path.resolve().with_name(f"{path.resolve().name}-wal")
+        self._page_bytes = self._pragma("page_size")
+        self._path = path
+        self._file = identity(path)
+        left = sorted(
+            found.name for found in path.parent.glob(f"{path.name}.damaged-*") if not found.name.endswith(BESIDE)
+        )
+        if left:
+            self.note = f"a damaged journal was set aside: {', '.join(left)}; look at it, then move it away"
 
     def _read_file(self, path: Path) -> None:
         """Open the file, read positions and epochs; raise `sqlite3.Error`, `OSError` or `NoJournalError`."""
