@@ -93,6 +93,10 @@ class Listener:
             logger.info("silence is over")
         elif action == "closed":
             logger.info("nothing trades any more, so silence is right")
+        return self._advise(now, action, subscriptions.values())
+
+    def _advise(self, now: int, action: Action, subscriptions: _Subscriptions) -> Advice:
+        """Return what to do about the silence of markets, and log it."""
         if action not in ("resubscribe", "reconnect", "stale"):
             return Advice(action)
         deaf = self._silence.deaf
@@ -102,8 +106,8 @@ class Listener:
                 ", ".join(sorted(self.stale)),
             )
             return Advice(action)
-        silent = tuple(subscription for subscription in subscriptions.values() if subscription.market in deaf)
-        if action == "reconnect" and self._lives(now, subscriptions.values(), silent):
+        silent = tuple(subscription for subscription in subscriptions if subscription.market in deaf)
+        if action == "reconnect" and self._lives(now, subscriptions, silent):
             action = "resubscribe"
         self._warn(f"nothing came from {', '.join(sorted(deaf))} while it trades", action)
         self._evidence.begin_anew(is_new_session=action == "reconnect")
