@@ -284,16 +284,19 @@ class Tape:
             raise ConfigError("file", f"{path} has nothing to play" + (reader.damage and f": {reader.damage}"))
         self.first = first / _NS_PER_MS
         self.on_demand = any(behaviour.on_demand for behaviour in self._topics.values())
-        seconds = (last - first) / 1e9
-        logger.info("%s: %d messages of %d topics over %.0f s", path, played, len(self._topics), seconds)
         self.damaged = bool(reader.damage)
         self.missing = f"damaged: {played} messages can be read, {reader.damage}" if self.damaged else ""
+        self._log_found(played, (last - first) / 1e9, tally)
+
+    def _log_found(self, played: int, seconds: float, tally: Tally | None) -> None:
+        """Log what is on the tape, and which part is damaged or missing."""
+        logger.info("%s: %d messages of %d topics over %.0f s", self._path, played, len(self._topics), seconds)
         if self.damaged:
-            logger.error("%s is %s", path, self.missing)
+            logger.error("%s is %s", self._path, self.missing)
         if tally is not None and tally.gap_count:
             logger.warning(
                 "%s: the messages have %d gaps, in which %d are missing; qmt-bridge tape verify names them",
-                path,
+                self._path,
                 tally.gap_count,
                 tally.missed,
             )
@@ -323,7 +326,7 @@ class Tape:
             yield at, recorded
 
     def publish(self, moment: Recorded, wanted: Set[Topic], sink: Sink, received_ns: int) -> None:
-        """Publish the message as it was recorded. Trade events are always published: sources have no subscription."""
+        """Publish the message as it was recorded; a trade event always, because it needs no subscription."""
         frame = moment.frame
         topic = frame.topic
         behaviour = self._topics.get(topic)
