@@ -16,8 +16,8 @@ from typing import Literal, NamedTuple
 
 from feeder.askers import Askers, Replies
 from feeder.events import Positions
-from feeder.journal import CHUNK_BYTES, Journal
-from feeder.journal_thread import JournalThread
+from feeder.journal.journal import CHUNK_BYTES, Journal
+from feeder.journal.thread import JournalThread
 from feeder.registry import Peer, Registry
 from feeder.source import DownloadRequest, Source
 from qmt_bridge.errors import BadRequest, Refused, WireError

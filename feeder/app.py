@@ -17,7 +17,7 @@ from qmt_bridge.process.stop import STEP, Stop, leave
 
 logger = logging.getLogger(__name__)
 
-# Between two looks at the publisher and at the source's calls.
+# The pause between two checks of the publisher and of the source's calls.
 WATCH_SECONDS = 0.2
 # The longest time that a source takes to close (see `Source.close`).
 SOURCE_SECONDS = 2.0
@@ -30,8 +30,8 @@ START_GRACE = 1.0
 def make_source(config: Config) -> Source:
     """Return the source that the settings name.
 
-    ``auto`` is xtquant where its native modules can be imported, else the simulator. What can be imported decides,
-    never whether the terminal answers: a terminal that is down must not turn real data into invented data.
+    ``auto`` is xtquant if its native modules can be imported, else the simulator. Whether the terminal answers does not
+    matter: a terminal that is down must not replace real data by invented data.
     """
     # Imported here, so that the simulator runs where xtquant is not installed.
     match source_name(config):
@@ -68,7 +68,7 @@ class Feeder:
     def start(self, stop: Stop | None = None) -> bool:
         """Listen and start the source; raise `ConfigError` for an address, key or folder that cannot be used.
 
-        Return False if `stop` was asked for and the source could not be waited for: its thread is left behind.
+        Return False if `stop` was set and the source did not complete its start in time: its thread is left behind.
         """
         self.publisher.begin()
         until: float | None = None
@@ -79,7 +79,7 @@ class Feeder:
                     if time.monotonic() >= until:
                         return False
         except ImportError as exc:
-            # The wheel installs everywhere; its native modules are for Windows.
+            # The wheel can be installed everywhere, but its native modules are for Windows.
             reason = f"{self.source.name} cannot be imported by this Python on this system: {exc}"
             raise ConfigError("source", reason) from exc
         logger.info(
@@ -93,11 +93,11 @@ class Feeder:
         return True
 
     def wait(self, timeout: float) -> bool:
-        """Return whether the publisher has ended within `timeout` seconds: after `start` only by a failure."""
+        """Return whether the publisher ends within `timeout` seconds; after `start` only a failure ends it."""
         return self.publisher.ended.wait(timeout)
 
     def stop(self, reason: str = "feeder_stopped") -> None:
-        """Close the source, send what is queued and that the feed is down for `reason`, and close the rest."""
+        """Close the source, send what is queued, publish that the feed is down for `reason`, and close the rest."""
         try:
             self.source.close()
         finally:
@@ -107,8 +107,8 @@ class Feeder:
     def run(self, stop: Stop) -> int:
         """Run until `stop` is set and return 0; return 1 if the publisher failed, so that a supervisor restarts it.
 
-        Return `TRY_AGAIN` if a call of the source's hangs. Then the process has to end without waiting for it. A replay
-        that played only a part of its file goes on serving what it played, and returns 1 when it is stopped.
+        Return `TRY_AGAIN` if a call of the source hangs. Then the process has to end without waiting for it. A replay
+        that played only a part of its file still serves that part, and this returns 1 when it is stopped.
         """
         if not self.start(stop):
             logger.info("feeder stopped while its source was still starting")
@@ -137,7 +137,7 @@ class Feeder:
         stopping.start()
         stopping.join(LEAVE_SECONDS)
         if stopping.is_alive():
-            logger.error("the feeder does not close within %g s; it ends all the same", LEAVE_SECONDS)
+            logger.error("the feeder does not close within %g s; the process ends anyway", LEAVE_SECONDS)
 
 
 def run(config: Config, stop: Stop) -> int:

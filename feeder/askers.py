@@ -1,7 +1,7 @@
-"""Replies that wait for their connections: sent in turns, each at its reader's pace, bounded for one and for all.
+"""Replies that wait to be sent: connections take turns, each at its own pace; the size is limited for each and for all.
 
 Pure: time is an argument (seconds of any monotonic clock), no sockets. The publisher's thread takes one message after
-another, tries to send it, and notes the result. An answer is made when its turn comes, so only questions wait here.
+another, tries to send it, and notes the result. An answer is made only when it is next, so only questions wait here.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from qmt_bridge.wire.requests import Reply, ask_reply_encoder
 # hundred thousand topics in a hundred questions, some 13 MB.
 ASKER_BYTES = 32 * 1024 * 1024
 TOTAL_BYTES = 128 * 1024 * 1024
-# The replies to a connection that takes none for this time are dropped: a program that still needs them asks again
-# within seconds.
+# The replies to a connection that has accepted none for this time are dropped: a program that still needs them asks
+# again within seconds.
 PATIENCE_SECONDS = 60.0
-# A full connection is tried again after the first of these, then twice as long up to the last, because libzmq does not
-# say when there is room again.
+# A full connection is tried again after RETRY_FIRST, and then after twice the time, up to RETRY_LAST, because libzmq
+# does not report when there is room again.
 RETRY_FIRST = 0.001
 RETRY_LAST = 0.05
 
@@ -32,12 +32,12 @@ Replies = Iterator[Reply | None]
 
 
 class _Asker:
-    """One connection: what waits for it, oldest first, and the message that could not be sent."""
+    """One connection: the answers that wait for it, oldest first, and the message that could not be sent."""
 
     __slots__ = ("delay", "full_since", "retry_at", "size", "unsent", "waiting")
 
     def __init__(self) -> None:
-        # The envelope, the answers, and the bytes that they count.
+        # The envelope, the answers, and the bytes that count for them.
         self.waiting: deque[tuple[Peer, Replies, int]] = deque()
         self.size = 0
         self.unsent: tuple[Peer, bytes] | None = None
@@ -51,7 +51,7 @@ class Askers:
     """All connections that wait for an answer. An envelope begins with the name of its connection."""
 
     def __init__(self, on_failure: Callable[[Exception], None]) -> None:
-        # Answers that were dropped: their connection was closed, or took nothing for too long.
+        # Answers that were dropped: their connection was closed, or accepted nothing for too long.
         self.given_up = 0
         # Called for an answer that could not be made; other answers to the same connection are still made.
         self._on_failure = on_failure
@@ -66,7 +66,7 @@ class Askers:
         return len(self._askers)
 
     def add(self, peer: Peer, answers: Replies, size: int) -> bool:
-        """Queue `answers`, which keep `size` bytes; return False, without them, if there is no room."""
+        """Queue `answers`, which take `size` bytes; if there is no room, drop them and return False."""
         name = peer[0]
         asker = self._askers.get(name)
         size += _WAITING_BYTES
@@ -85,9 +85,9 @@ class Askers:
         return peer[0] not in self._askers
 
     def take(self, now: float) -> tuple[Peer, bytes] | None:
-        """Return the next message to send, b"" if some work brought none, None if there is none to send now.
+        """Return the next message to send, b"" if the work made none, None if there is none to send now.
 
-        For a message `sent`, `full` or `gone` follows before the next one is taken.
+        After a message, call `sent`, `full` or `gone` before you take the next one.
         """
         if now > self._retried_at:
             # Once in each turn of the loop, however many messages the turn sends.
@@ -115,7 +115,7 @@ class Askers:
         return peer, b""
 
     def sent(self) -> None:
-        """Note that the message taken last was sent; the next asker has its turn."""
+        """Note that the message taken last was sent; the next asker follows."""
         asker = self._askers[self._turns[0]]
         asker.unsent = None
         asker.full_since = None
@@ -123,7 +123,7 @@ class Askers:
         self._turns.rotate(-1)
 
     def full(self, now: float) -> None:
-        """Note that the asker whose message was taken last has no room for it."""
+        """Note that the connection of the message taken last has no room for it."""
         name = self._turns.popleft()
         asker = self._askers[name]
         if asker.full_since is None:
@@ -133,11 +133,11 @@ class Askers:
         self._full[name] = asker
 
     def gone(self) -> None:
-        """Note that the asker whose message was taken last is not connected any more."""
+        """Note that the connection of the message taken last is closed."""
         self._forget(self._turns.popleft())
 
     def deadline(self) -> float | None:
-        """Return when there is something to take: 0.0 is at once, None is never without a new question."""
+        """Return when there is something to take: 0.0 means at once, None means not before a new question."""
         if self._turns:
             return 0.0
         return min((asker.retry_at for asker in self._full.values()), default=None)

@@ -1,4 +1,4 @@
-"""Trade events inside the feeder: before and after they have a position, and the newest positions. Pure."""
+"""Trade events in the feeder, without and with a position, and the newest positions. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from qmt_bridge.wire import frames
 
-# What Python adds to the body of an event in memory.
+# The memory that Python needs for an event in addition to its body.
 EVENT_BYTES = 300
 
 
@@ -22,7 +22,7 @@ class Unsent(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A trade event at its position `seq` over all accounts, the `number`-th of its own; `body` is what is published.
+    """A trade event: position `seq` over all accounts, position `number` of its account, and the published `body`.
 
     ``{"type":..,"seq":..,"data":{..}}``, and ``"journaled":false`` if it could not be written.
     """
@@ -39,12 +39,12 @@ class Event(NamedTuple):
         return len(self.body) + EVENT_BYTES
 
     def marked(self) -> Event:
-        """Return the event as it is published, and replayed, while it is not on disk."""
+        """Return the event in the form that is published and replayed while it is not on disk."""
         return self._replace(body=frames.encode({**frames.split(self.body), "journaled": False}))
 
 
 class Positions:
-    """The newest positions that a part of the feeder knows: over all accounts, and of each account by its name."""
+    """The newest positions that a part of the feeder has seen: over all accounts, and of each account by its name."""
 
     def __init__(self, newest: int, numbers: Mapping[str, int]) -> None:
         self.newest = newest
@@ -55,12 +55,12 @@ class Positions:
         return self.newest if account is None else self.numbers.get(account, 0)
 
     def reach(self, event: Event) -> None:
-        """Take the positions of an event that follows."""
+        """Move on to the positions of the next event."""
         self.newest = event.seq
         self.numbers[event.account] = event.number
 
     def give(self, events: Iterable[Unsent], time_ms: int) -> list[Event]:
-        """Return `events`, which came at `time_ms`, at the positions that follow."""
+        """Return `events`, which came at `time_ms`, with the positions that follow."""
         given = []
         for event in events:
             seq, number = self.newest + 1, self.of(event.account) + 1

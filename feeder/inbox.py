@@ -19,8 +19,8 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from feeder.events import Unsent
-from feeder.journal import Journal
-from feeder.journal_thread import HUNG_SECONDS, JournalThread
+from feeder.journal.journal import Journal
+from feeder.journal.thread import HUNG_SECONDS, JournalThread
 from feeder.source import FeedState
 from qmt_bridge.errors import ErrorCode, WireError
 from qmt_bridge.wire import frames

@@ -1,7 +1,7 @@
 """The publisher's thread: the one that owns the ZeroMQ sockets (XPUB market, XPUB trade, ROUTER ask) and the registry.
 
 Sources reach it through its inbox (feeder/inbox.py), from any thread. The journal has a thread of its own
-(feeder/journal_thread.py), so that no tick waits for a disk. This thread never waits for a source: see `Source`.
+(feeder/journal/thread.py), so that no tick waits for a disk. This thread never waits for a source: see `Source`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import zmq
 from feeder.answers import Answers, Outcome
 from feeder.events import Event
 from feeder.inbox import Inbox, SessionState
-from feeder.journal_thread import HUNG_SECONDS, JournalThread, News, Written
+from feeder.journal.thread import HUNG_SECONDS, JournalThread, News, Written
 from feeder.refusals import Refusals
 from feeder.registry import Peer, Registry, SourceTopic
 from feeder.source import Source

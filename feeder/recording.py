@@ -1,6 +1,6 @@
 """What a replay plays: the ticks of a CSV file, or the messages of a tape. Never sorts, merges or changes them.
 
-Runs on the player's thread (`feeder.replay`), but for `check`, which any thread may call. No clock, no waiting.
+Runs on the player's thread (`feeder.replay`), except `check`, which any thread may call. No clock, no waiting.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ from qmt_bridge.wire.topics import (
 
 logger = logging.getLogger(__name__)
 
-# Rows of several codes go back by seconds in a good recording; by more if the file was put together by code.
+# In a good recording the times of different codes go back by some seconds. If they go back by more than this, the file
+# was probably put together code by code.
 _SORTED_BY_CODE_MS = 60_000
-# Whose a trade event is that names no account.
+# The account of a trade event that names none.
 _UNKNOWN_ACCOUNT = "unknown"
 _NS_PER_MS = 1_000_000
-# Milliseconds by which a message may come late, since trade events and market data have sockets of their own.
+# How many milliseconds late a message may be, because trade events and market data have separate sockets.
 _DISORDER = 60_000
 
 Moment = TypeVar("Moment")
@@ -56,7 +57,7 @@ class Recording(Protocol[Moment]):
     simulated: bool
     # Whether it has messages that are published only to subscribers.
     on_demand: bool
-    # What of the file is not played, in words, and whether that is damage; empty if nothing.
+    # Says which part of the file is not played, empty if there is none; and whether that part is damaged.
     missing: str
     damaged: bool
 
@@ -64,13 +65,13 @@ class Recording(Protocol[Moment]):
         """Raise `Refused` if the recording has no such topic."""
 
     def moments(self) -> Generator[tuple[float, Moment]]:
-        """Yield all of it from the start."""
+        """Yield all moments from the start."""
 
     def publish(self, moment: Moment, wanted: Set[Topic], sink: Sink, received_ns: int) -> None:
-        """Publish of `moment` what is wanted, and remember it."""
+        """Publish the part of `moment` whose topics are `wanted`, and remember all of it."""
 
     def publish_newest(self, topic: Topic, sink: Sink, received_ns: int) -> None:
-        """Publish what a late subscriber of `topic` has missed: the newest of what was played."""
+        """Publish the newest played data of `topic`, for a subscriber that came late."""
 
 
 def open_recording(path: Path, speed: float) -> Recording[list[TickRow]] | Recording[Recorded]:
@@ -81,7 +82,7 @@ def open_recording(path: Path, speed: float) -> Recording[list[TickRow]] | Recor
 
 
 class Index(NamedTuple):
-    """What one pass over a file tells: its codes, rows and times (ms), and how far a time fell behind another."""
+    """The result of one pass over a file: codes, number of rows, times (ms), and how far a time went back at most."""
 
     codes: frozenset[str]
     rows: int
@@ -91,13 +92,13 @@ class Index(NamedTuple):
 
 
 def index(rows: Iterable[TickRow]) -> Index:
-    """Read all `rows` and return what is in them; memory grows with the codes only."""
+    """Read all `rows` and return their index; the memory depends only on the number of codes."""
     codes: set[str] = set()
     count = first = last = backwards = 0
     for row in rows:
         count += 1
         codes.add(row.code)
-        # Of an instrument that never traded xtquant gives the time 0; the pace cannot start there.
+        # An instrument that never traded has the time 0 in xtquant; the pace cannot start there.
         first = first or row.time
         backwards = max(backwards, last - row.time if row.time else 0)
         last = max(last, row.time)
@@ -105,7 +106,7 @@ def index(rows: Iterable[TickRow]) -> Index:
 
 
 def moments(rows: Iterable[TickRow]) -> Iterator[list[TickRow]]:
-    """Yield neighbouring rows of one time together, never two of one code, in the order they came."""
+    """Yield neighbouring rows of the same time together, never two of one code, in their order."""
     moment: list[TickRow] = []
     codes: set[str] = set()
     for row in rows:
@@ -133,7 +134,7 @@ class _LeftOutRows:
         self._kinds[row.column, row.kind] = count + 1, first
 
     def log(self, path: Path) -> None:
-        """Say each kind once."""
+        """Log each kind of mistake once."""
         for count, first in self._kinds.values():
             logger.warning("%s, %s (%d such rows are left out)", path, first, count)
 
@@ -158,7 +159,7 @@ class Ticks:
     def __init__(self, path: Path, speed: float) -> None:
         """Read the file once; raise `ConfigError` about ``file``, and warn if `speed` cannot be kept.
 
-        Rows that cannot be read are left out, and each kind of mistake is said once.
+        Rows that cannot be read are left out, and each kind of mistake is logged once.
         """
         self._path = path
         self._routes: dict[str, _Route] = {}
@@ -179,7 +180,7 @@ class Ticks:
         logger.info("%s: %d rows of %d codes over %.0f s", path, found.rows, len(found.codes), seconds)
         if found.backwards > _SORTED_BY_CODE_MS and speed:
             logger.warning(
-                "times in %s go back by up to %.0f s, and such rows are played at once; sort it by time for a pace",
+                "times in %s go back by up to %.0f s, and such rows are played at once; sort it by time to keep pace",
                 path,
                 found.backwards / 1000,
             )
@@ -194,7 +195,7 @@ class Ticks:
             raise Refused("unknown_symbol", f"{self._path.name} has no row of {parts.name!r}")
 
     def moments(self) -> Generator[tuple[float, list[TickRow]]]:
-        """Yield neighbouring rows of one time together."""
+        """Yield neighbouring rows of the same time together."""
         for moment in moments(read_csv(self._path, _ignore)):
             yield moment[0].time, moment
 
@@ -243,23 +244,23 @@ _status_decoder = msgspec.msgpack.Decoder(_Status)
 class Tape:
     """A tape: its own topics and no others, every body as it was. Trade events get new positions.
 
-    Downloads answered a question that is not asked in a replay, and heartbeats describe the recorded feeder: neither is
-    played.
+    Downloads and heartbeats are not played: a download belongs to a request, and a heartbeat describes the feeder that
+    was recorded.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read the tape once; raise `ConfigError` about ``file``, and say what of it is damaged or missing."""
+        """Read the tape once; raise `ConfigError` about ``file``, and log which part is damaged or missing."""
         self._path = path
         self.simulated = False
         self._topics: dict[Topic, Behaviour] = {}
-        # What is no topic; each is said once.
+        # Texts that are no topic; each is logged once.
         self._foreign: set[str] = set()
         self._names: set[str] = set()
         self._newest: dict[Topic, bytes] = {}
         self._newest_by_code: dict[Topic, dict[str, msgspec.Raw]] = {}
         first = last = played = 0
         reader = TapeReader(path)
-        # Heartbeats and what this cannot count are no loss of data.
+        # Counts gaps in everything except heartbeats; None if gaps cannot be counted.
         tally: Tally | None = Tally()
         for recorded in reader:
             frame = recorded.frame
@@ -283,16 +284,19 @@ class Tape:
             raise ConfigError("file", f"{path} has nothing to play" + (reader.damage and f": {reader.damage}"))
         self.first = first / _NS_PER_MS
         self.on_demand = any(behaviour.on_demand for behaviour in self._topics.values())
-        seconds = (last - first) / 1e9
-        logger.info("%s: %d messages of %d topics over %.0f s", path, played, len(self._topics), seconds)
         self.damaged = bool(reader.damage)
         self.missing = f"damaged: {played} messages can be read, {reader.damage}" if self.damaged else ""
+        self._log_found(played, (last - first) / 1e9, tally)
+
+    def _log_found(self, played: int, seconds: float, tally: Tally | None) -> None:
+        """Log what is on the tape, and which part is damaged or missing."""
+        logger.info("%s: %d messages of %d topics over %.0f s", self._path, played, len(self._topics), seconds)
         if self.damaged:
-            logger.error("%s is %s", path, self.missing)
+            logger.error("%s is %s", self._path, self.missing)
         if tally is not None and tally.gap_count:
             logger.warning(
                 "%s: the messages have %d gaps, in which %d are missing; qmt-bridge tape verify names them",
-                path,
+                self._path,
                 tally.gap_count,
                 tally.missed,
             )
@@ -307,9 +311,9 @@ class Tape:
         raise Refused(code, f"{self._path.name} has no topic {topic[:200]!r}")
 
     def moments(self) -> Generator[tuple[float, Recorded]]:
-        """Yield the messages one by one, at the time of their publication; last values come with what was before.
+        """Yield the messages one by one with the time of their publication; last values have that of the one before.
 
-        Where the feeder's clock was set back, time goes on from there: what follows must not all be due at once.
+        If the feeder's clock was set back, the time continues from there, so that the rest is not due all at once.
         """
         at = self.first
         set_back = 0.0
@@ -322,7 +326,7 @@ class Tape:
             yield at, recorded
 
     def publish(self, moment: Recorded, wanted: Set[Topic], sink: Sink, received_ns: int) -> None:
-        """Publish the message as it was recorded; a trade event always: those are not subscribed at a source."""
+        """Publish the message as it was recorded; a trade event always, because it needs no subscription."""
         frame = moment.frame
         topic = frame.topic
         behaviour = self._topics.get(topic)
@@ -334,7 +338,7 @@ class Tape:
                 sink.publish_trade(self._account(topic, event), event.type, event.data, received_ns)
             case "by_code":
                 pieces = frames.split(frame.body)
-                # Copied, or a code that comes no more would keep the whole batch that it came in.
+                # Copy each piece: a piece without a copy keeps the memory of its whole batch.
                 newest = self._newest_by_code.setdefault(topic, {})
                 newest.update((code, piece.copy()) for code, piece in pieces.items())
                 if topic in wanted:
@@ -365,7 +369,7 @@ class Tape:
             try:
                 self._names.add(parse_topic(topic).name)
             except WireError as exc:
-                # An earlier version took other spellings of a topic.
+                # An earlier version accepted other spellings of a topic.
                 self._foreign.add(topic)
                 logger.warning("%s: %s; its messages are not played", self._path, exc)
                 return False
@@ -373,7 +377,7 @@ class Tape:
         return True
 
     def _account(self, topic: Topic, event: _Event) -> str:
-        """Return whose an event is; what came out of the journal of all accounts says so in its data alone."""
+        """Return the account of an event. Events from the journal of all accounts name it only in their data."""
         if topic != ALL_TRADES:
             return parse_topic(topic).name
         account = frames.decode(bytes(event.data.get("account_id", b"\xc0")))

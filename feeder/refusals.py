@@ -1,19 +1,19 @@
-"""Refused messages of peers: counted, and logged in at most one line a peer and minute.
+"""Refused messages of peers: count them, and log at most one line per peer and minute.
 
 Pure: time is an argument (seconds of any monotonic clock).
 """
 
 from __future__ import annotations
 
-# Between two lines about one peer.
+# Seconds between two log lines about one peer.
 MINUTE = 60.0
-# Peers whose last line is remembered. A program may connect anew for each question, so that each question has another
-# peer: beyond this number a new peer is logged only when the line of an older one is a minute old.
+# The number of peers whose last line is remembered. A program may make a new connection, and so a new peer, for each
+# question. If there are more peers, a new one is logged only when the line of the oldest is a minute old.
 MAX_PEERS = 100
 
 
 class Refusals:
-    """Counts refusals, and says which of them are logged."""
+    """Counts refusals, and decides which of them are logged."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -21,7 +21,7 @@ class Refusals:
         self._logged: dict[bytes, tuple[float, int]] = {}
 
     def note(self, peer: bytes, now: float) -> int | None:
-        """Count one refusal of `peer`; None if it gets no line, else the number of those before it that got none."""
+        """Count one refusal of `peer`; return None if it is not logged, else how many before it were not logged."""
         self.count += 1
         logged = self._logged.get(peer)
         if logged is not None:

@@ -1,8 +1,8 @@
 """The state of every topic: whether it is subscribed, its state at the source, its newest seq and last value.
 
-Pure: time is an argument (seconds of any monotonic clock), no sockets, no threads. The publisher's thread drives
-it: each method notes one event and returns the calls that the source needs; questions that could not be answered at
-once collect in `decided`. Everything here that a peer can make grow has a bound in bytes or in cost.
+Pure: time is an argument (seconds of any monotonic clock), no sockets, no threads. The publisher's thread calls it:
+each method notes one event and returns the calls that the source needs. Questions that could not be answered at once
+are collected in `decided` when they can be. Everything that a peer can make grow has a limit in bytes or in number.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ from qmt_bridge.wire.topics import (
 
 # A gateway waits one second for an answer. This is shorter, so that the source has time to accept or refuse a topic.
 ANSWER_WITHIN = 0.8
-# So many seconds a finished download is kept, for a client that lost its connection near the end.
+# For how many seconds a finished download is kept, for a client that lost its connection near the end.
 DOWNLOAD_KEPT = 300.0
 MAX_DOWNLOADS = 1000
-# Of one connection; a gateway's worker has one connection for all of its clients.
+# The limit for one connection; a gateway worker has one connection for all of its clients.
 MAX_DOWNLOADS_OF_ONE = 200
 # Codes of all downloads that run; they take some 10 MB.
 MAX_DOWNLOAD_CODES = 100_000
-# The limit of subscribed topics, and of the bytes that they take beside their last values: a hundred thousand quotes
-# take some 50 MB, and a formula's topic may be 48 KiB long.
+# The limit of subscribed topics, and of the bytes that they take without their last values: a hundred thousand quotes
+# take some 50 MB, and the topic of a formula may be 48 KiB long.
 MAX_TOPICS = 100_000
 MAX_TOPIC_BYTES = 128 * 1024 * 1024
-# Bytes of the sequence numbers that are kept of forgotten topics: some 70,000 topics.
+# Bytes for the sequence numbers of forgotten topics: some 70,000 topics.
 MAX_FORGOTTEN_BYTES = 16 * 1024 * 1024
-# Last values of at most so many bytes are always kept, which is a tick and less than 128 MiB of all topics. Larger ones
-# share this room: some 4,000 depths of all levels.
+# A last value of at most this size, which holds a tick, is always kept; all topics together take less than 128 MiB.
+# Larger ones share `MAX_VALUE_BYTES`, which holds some 4,000 depths of all levels.
 SMALL_VALUE_BYTES = 1280
 MAX_VALUE_BYTES = 128 * 1024 * 1024
-# Questions that may wait for the source's decision; further ones are answered "pending" at once, and have to be asked
-# again. A worker with a hundred thousand topics asks about all of them when a feeder is new.
+# How many questions may wait for the source's decision. Any more are answered "pending" at once, and have to be asked
+# again. A worker with a hundred thousand topics asks about all of them after a restart of the feeder.
 MAX_WAITING = 250_000
 MAX_WAITING_OF_ONE = 100_000
 
 # Topics of each kind that one call of `expire` handles, which takes some milliseconds.
 MAX_DUE = 250
-# Topics that are looked at for large last values in one call: less than a millisecond.
+# How many topics one call checks for large last values: less than a millisecond.
 MAX_LOOKED_AT = 5000
 
-# Bytes of an entry beside its text, and of a number that outlives one, rounded up (CPython 3.11, 64 bits).
+# Bytes of an entry without its text, and of a kept sequence number, rounded up (CPython 3.11, 64 bits).
 _ENTRY_BYTES = 500
 _NUMBER_BYTES = 200
 _TIME = re.compile(r"([0-9]{8}([0-9]{6})?)?")
@@ -71,7 +71,7 @@ Peer = tuple[bytes, ...]
 
 
 class DownloadKey(NamedTuple):
-    """What makes two downloads the same one."""
+    """Two downloads with the same key are one download."""
 
     stocks: frozenset[str]
     period: str
@@ -89,8 +89,8 @@ class SourceTopic(NamedTuple):
 class Entry:
     """One topic: its state, and the last value for a late joiner.
 
-    `fed` says that the source may publish it: from `Registry.want` until it is forgotten. `seq` outlives the entry,
-    because a consumer of a prefix would take a number that starts again in the same epoch for an old one.
+    `fed` says that the source may publish it: from `Registry.want` until it is forgotten. `seq` is kept after the entry
+    is forgotten: if it started again in the same epoch, a consumer of a prefix would drop the messages as old.
     """
 
     __slots__ = (
@@ -118,11 +118,11 @@ class Entry:
         self.code: ErrorCode | None = None
         self.reason: str | None = None
         self.seq = seq
-        # The last value, and the bytes that it counts: none if it is small.
+        # The last value, and the bytes that count for it: 0 if it is small.
         self.body: bytes | None = None
         self.size = 0
         self.by_code: dict[str, msgspec.Raw] | None = {} if KINDS[parts.kind].keeps == "by_code" else None
-        # Of a download that still runs, with the connection that has begun it.
+        # Only for a download that still runs: its key, and the connection that began it.
         self.download: DownloadKey | None = None
         self.asker = b""
 
@@ -141,13 +141,13 @@ class Registry:
         self._grace = grace
         self._entries: dict[str, Entry] = {}
         self._entry_bytes = 0
-        # The newest sequence numbers of forgotten topics, oldest first, and the largest of those that were dropped.
+        # The sequence numbers of forgotten topics, oldest first, and the largest of those that were dropped.
         self._numbers: dict[str, int] = {}
         self._number_bytes = 0
         self._highest = 0
-        # How many last values found no room; bytes of the large ones that are kept, and of the largest one that found
-        # no room since some was made.
-        # Values by code are not counted: the source's instruments limit them, whatever topics are subscribed.
+        # How many last values found no room; the bytes of the large ones that are kept; and the size of the largest one
+        # that found no room since room was last made.
+        # Values by code are not counted: the number of the source's instruments limits them.
         self.unkept = 0
         self._value_bytes = 0
         self._missing_room = 0
@@ -156,7 +156,7 @@ class Registry:
         self._ended: dict[str, float] = {}
         self._downloads: dict[DownloadKey, Topic] = {}
         self._download_count = 0
-        # Of the downloads that run: how many each connection has begun, and how many codes they have.
+        # The running downloads: how many each connection has begun, and how many codes they have in total.
         self._download_askers: Counter[bytes] = Counter()
         self._download_codes = 0
         # Questions that wait for a topic to leave `pending`, with their deadlines.
@@ -222,13 +222,13 @@ class Registry:
         return None
 
     def expire(self, now: float) -> list[SourceTopic]:
-        """Do some of what is due: return topics to unsubscribe, answer what waited long enough, forget old downloads.
+        """Do some work that is due: return topics to unsubscribe, answer old questions, forget old downloads.
 
-        At most `MAX_DUE` of each at a time, since a consumer with a hundred thousand topics leaves all of them at once;
-        `deadline` says whether there is more. Where last values have found no room, topics in their grace
-        time are due before its end, oldest first, and then downloads that have ended.
+        At most `MAX_DUE` of each in one call, because a consumer with a hundred thousand topics leaves all of them at
+        once; `deadline` says whether there is more. If last values have found no room, topics in their grace time are
+        forgotten before its end, oldest first, and then downloads that have ended.
 
-        A download that runs is returned like a topic: the source cancels it, and it is kept until its end is published.
+        A running download is returned like a topic: the source cancels it, and it is kept until its end is published.
         """
         gone = []
         for text in _due(self._leaving, now) or self._crowd_out():
@@ -264,14 +264,14 @@ class Registry:
             self._settle(entry, "live")
 
     def refuse(self, topic: Topic, code: ErrorCode, reason: str, *, held: bool = True) -> None:
-        """Note that the source cannot serve `topic`; with `held` it is to be unsubscribed later."""
+        """Note that the source cannot serve `topic`; with `held` it must be unsubscribed later."""
         entry = self._entries.get(topic)
         if entry is not None and entry.fed:
             entry.fed = held
             self._settle(entry, "refused", code, reason)
 
     def find(self, topic: Topic) -> Entry | None:
-        """Return the entry of a topic that may be published: None if it was never asked for, or is forgotten."""
+        """Return the entry of a topic that may be published; None if it was never subscribed, or is forgotten."""
         entry = self._entries.get(topic)
         return entry if entry is not None and entry.fed else None
 
@@ -325,7 +325,7 @@ class Registry:
     def states(self, number: int, text: str) -> Iterator[TopicState]:
         """Yield the state of topic `text` now, as the answer to question `number`.
 
-        The snapshot of a market is joined batch by batch, at the pace of its asker; all batches have the same seq.
+        The snapshot of a market is made batch by batch, as fast as the asker reads; all batches have the same seq.
         """
         entry = self._entries.get(text)
         if entry is None or entry.state == "pending":
@@ -349,8 +349,8 @@ class Registry:
     def start_download(self, ask: StartDownload, asker: bytes) -> tuple[Topic, DownloadKey | None]:
         """Return the topic of a download, and its key if it is a new one that the source has to start.
 
-        `asker` is the connection that asks. Raise `BadRequest` for a code, period or time that cannot be, and for one
-        too many: of all that run, of this asker's, or of their codes.
+        `asker` is the connection that asks. Raise `BadRequest` for a code, period or time that is not valid, and if
+        there are too many downloads: of all connections, of this one, or too many codes in them.
         """
         if Kind.DOWNLOAD not in self._kinds:
             raise BadRequest("upstream_refused", self._not_served(Kind.DOWNLOAD))
@@ -401,7 +401,7 @@ class Registry:
     def _add(self, topic: Topic, parts: TopicParts) -> Entry:
         seq = self._numbers.pop(topic, None)
         if seq is None:
-            # Above all numbers that are not kept, because the topic's own number may be among them.
+            # Begin above all numbers that were dropped: the last number of this topic may be one of them.
             seq = self._highest
         else:
             self._number_bytes -= len(topic) + _NUMBER_BYTES
@@ -468,9 +468,9 @@ class Registry:
         entry.size = size
 
     def _crowd_out(self) -> list[str]:
-        """Return the oldest topics in their grace time whose last values are large, to make room by forgetting them.
+        """Return the oldest topics in their grace time with large last values: to forget them makes room.
 
-        If they are too few, downloads that have ended are forgotten here too.
+        If there are too few, downloads that have ended are forgotten here too.
         """
         if not self._missing_room:
             return []
@@ -499,7 +499,7 @@ class Registry:
         return gone
 
     def _release(self, entry: Entry) -> None:
-        """Let the next equal request start a download of its own."""
+        """Make the next equal request start a new download."""
         if entry.download is not None and self._downloads.get(entry.download) == entry.topic:
             del self._downloads[entry.download]
 
@@ -521,7 +521,7 @@ class Registry:
 
 
 def _entry_bytes(text: str) -> int:
-    # The text, its parsed parts, and what the source keeps of it.
+    # The text, its parsed parts, and the copy that the source keeps.
     return 3 * len(text) + _ENTRY_BYTES
 
 

@@ -1,8 +1,8 @@
 """Replay: a source that plays a recording (`feeder.recording`) at any pace, every moment of it in order.
 
-One thread of its own plays and talks to the sink; the feeder's calls reach it through a queue, so that a topic
-subscribed meanwhile gets the newest that was played first and everything later after it. Times and values are those of
-the recording, and `simulated` says whether it was invented then.
+One thread plays and calls the sink. The feeder's calls reach it through a queue, so that a topic that is subscribed
+meanwhile first gets the newest played data and then everything later. Times and values are those of the recording, and
+`simulated` says whether its data was invented.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 # Messages that may wait to be sent before the next moment is played: 2 MB of ticks, some 10 ms of sending.
 _ROOM = 1000
-# Seconds between two looks for `close` while there is no room; it has to return within two.
+# Seconds between two checks for `close` while there is no room; `close` has to return within two seconds.
 _LOOK = 0.2
 # threading's longest wait on Windows is 49 days, less than a slow replay over a holiday.
 _LONGEST_WAIT = 3600.0
@@ -46,9 +46,9 @@ class _ClosedError(Exception):
 class Replay:
     """A source that plays `config.file`; the settings are named as in `Config`.
 
-    It starts `delay` seconds after the first subscription (a tape with nothing but trade events, which are not
-    subscribed at a source, after its own start) and, at the end, says ``ended``, with the reason ``damaged: ...`` if a
-    part of the tape could not be read. With `loop` it starts again instead, as long as a topic is subscribed.
+    It starts `delay` seconds after the first subscription. A tape with only trade events, which are not subscribed at a
+    source, starts `delay` seconds after the source. At the end the state is ``ended``, with the reason ``damaged: ...``
+    if a part of the tape could not be read. With `loop` it starts again, as long as a topic is subscribed.
     """
 
     name = "replay"
@@ -66,7 +66,7 @@ class Replay:
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._failure = ""
-        # From here on the player's own.
+        # Only the player's thread uses the rest.
         self._wanted: set[Topic] = set()
         self._wanted_since = 0.0
         self._behind = False
@@ -74,9 +74,9 @@ class Replay:
     def start(self, sink: Sink) -> None:
         """Read the file once, and start the player; raise `ConfigError` about ``file`` if it cannot be played."""
         self._sink = sink
-        # Reading a long tape takes its time.
+        # Log this first, because reading a long tape takes some time.
         logger.info("replay of %s at speed %g", self._path, self._speed)
-        # The player hands its moments back to it and does not look into them.
+        # Any, because the player only passes the moments of a recording back to it.
         self._recording: Recording[Any] = open_recording(self._path, self._speed)
         self.simulated = self._recording.simulated
         self._wanted_since = time.monotonic()
@@ -85,14 +85,14 @@ class Replay:
         self._thread.start()
 
     def subscribe(self, topic: Topic, parts: TopicParts) -> None:
-        """Begin to publish `topic`, the newest that was played first; raise `Refused` if the file has no such thing."""
+        """Begin to publish `topic` with its newest played data; raise `Refused` if the file does not have it."""
         if self._failure:
             raise Refused("upstream_unavailable", self._failure)
         self._recording.check(parts, topic)
         self._calls.put(partial(self._join, topic))
 
     def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
-        """Stop publishing `topic`; the replay goes on without it."""
+        """Stop publishing `topic`; the replay continues without it."""
         self._calls.put(partial(self._wanted.discard, topic))
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
@@ -150,7 +150,7 @@ class Replay:
                 self._wait_room(1)
                 return
             logger.debug("replay of %s starts again", self._path)
-            # The pause lets subscribers leave. It is a second of recorded time: a file of one moment would spin.
+            # Pause for a second of recorded time, so that subscribers can leave and a file of one moment does not spin.
             self._serve(time.monotonic() + (1 / self._speed if self._speed else 0.0))
 
     def _join(self, topic: Topic) -> None:
@@ -164,7 +164,7 @@ class Replay:
         raise _ClosedError
 
     def _serve(self, until: float) -> None:
-        """Make the queued calls until monotonic time `until`; at least those that are queued already."""
+        """Make the queued calls until the monotonic time `until`, and at least those that are queued already."""
         while True:
             left = min(max(until - time.monotonic(), 0.0), _LONGEST_WAIT)
             try:

@@ -1,8 +1,8 @@
-"""Source: a producer of topics (the live session, the simulator, a replay), and the Sink that it publishes to.
+"""Source: a producer of topics (the live session, the simulator, a replay), and the Sink to which it publishes.
 
-A source runs threads of its own. The feeder calls `subscribe`, `unsubscribe` and `download` on the publisher's
-thread: they must return at once, so a source that has to wait, as that of xtquant does, enqueues the call. A source
-answers through the sink, from any of its threads.
+A source has its own threads. The feeder calls `subscribe`, `unsubscribe` and `download` on the publisher's thread. They
+must return at once, so a source that has to wait, such as xtquant, queues the call. A source answers through the sink,
+from any of its threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FeedState = Literal["up", "down", "stale", "ended"]
 
 
 class DownloadRequest(NamedTuple):
-    """What xtdata.download_history_data2 takes; times are '' or 'YYYYMMDD' or 'YYYYMMDDhhmmss'."""
+    """The arguments of xtdata.download_history_data2; times are '' or 'YYYYMMDD' or 'YYYYMMDDhhmmss'."""
 
     stocks: tuple[str, ...]
     period: str
@@ -31,10 +31,10 @@ class Sink(Protocol):
     """The calls by which a source publishes. Any thread may make them; only two of them may block."""
 
     def publish(self, topic: Topic, body: object, received_ns: int) -> None:
-        """Publish `body`, the object a documented WebSocket client gets as JSON.
+        """Publish `body`, the object that a WebSocket client gets as JSON (docs/websocket.md).
 
-        It is encoded before this returns: a source may change it afterwards. `received_ns` is when the source's
-        callback was entered. A body that cannot be encoded is counted, logged once per kind, and dropped.
+        It is encoded before this returns, so the source may change it afterwards. `received_ns` is the time at which
+        the source's callback was entered. A body that cannot be encoded is counted, logged once per kind, and dropped.
         """
 
     def publish_whole(self, topic: Topic, ticks: Mapping[str, object], received_ns: int) -> None:
@@ -44,23 +44,23 @@ class Sink(Protocol):
         """Journal and publish one trade event of `account`; `event` is its documented ``type``."""
 
     def past_trades(self, since_ms: int) -> Iterator[tuple[int, TradeEvent]]:
-        """Yield the trade events since `since_ms` out of the journal, each with its time in ms, oldest first.
+        """Yield the trade events of the journal since `since_ms`, each with its time in ms, oldest first.
 
-        A source that queries all events of the day finds here those that were published before a restart. This call
-        waits for the disk, at most some seconds a thousand events: raise `sqlite3.Error`, or `TimeoutError`.
+        A source that queries all events of the day uses it to find those that were published before a restart. This
+        waits for the disk, at most some seconds per thousand events. Raise `sqlite3.Error`, or `TimeoutError`.
         """
 
     def accept(self, topic: Topic) -> None:
-        """Say that the source has subscribed `topic`; the first publish says so too."""
+        """Report that the source has subscribed `topic`; the first `publish` has the same effect."""
 
     def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
-        """Say that `topic` cannot be served, now or any more; its subscribers get the reason."""
+        """Report that `topic` cannot be served, or no longer; its subscribers get the reason."""
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
-        """Say how the session is; published on ``status/feeder/`` at once. A source starts as ``down``."""
+        """Report the state of the session; it is published on ``status/feeder/`` at once. The first one is ``down``."""
 
     def set_accounts(self, accounts: Sequence[AccountState]) -> None:
-        """Say how the trade events of all accounts are served; published on ``status/feeder/`` at once if it is new."""
+        """Report the states of all accounts; they are published on ``status/feeder/`` at once if they have changed."""
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         """Block until fewer than `limit` messages wait to be sent; False if `timeout` seconds passed.
@@ -74,7 +74,7 @@ class Source(Protocol):
 
     # "xtquant", "sim" or "replay"
     name: str
-    # Whether its data is invented; every place that shows the data says so.
+    # Whether its data is invented; every place that shows the data shows this too.
     simulated: bool
     # Subscriptions to any other kind are refused by the feeder before they reach the source.
     kinds: frozenset[Kind]
@@ -82,28 +82,28 @@ class Source(Protocol):
     lossless: bool
 
     def start(self, sink: Sink) -> None:
-        """Start the source's threads and return; raise what makes starting impossible."""
+        """Start the source's threads and return; raise the error that prevents it."""
 
     def subscribe(self, topic: Topic, parts: TopicParts) -> None:
-        """Begin to publish `topic`; raise `Refused` or call ``sink.refuse`` if it cannot be."""
+        """Begin to publish `topic`; raise `Refused` or call ``sink.refuse`` if that is impossible."""
 
     def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
-        """Stop publishing `topic`, which was subscribed before; of a download that runs: cancel it, and say so."""
+        """Stop publishing `topic`, which was subscribed before. Cancel a download that runs, and publish its end."""
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
-        """Download history; publish progress and the end on `topic`; raise `Refused` if it cannot be.
+        """Download history; publish progress and the end on `topic`; raise `Refused` if that is impossible.
 
         Progress is ``{"finished":1,"total":3,"stockcode":"000001.SZ","message":""}``; the last body is
         ``{"status":"done"}`` or ``{"status":"error","code":..,"error":..,"failed":{code: reason}}``.
         """
 
     def upstream(self) -> int:
-        """Return how many subscriptions are held at the source."""
+        """Return how many subscriptions the source has."""
 
     def hung(self) -> str | None:
-        """Return which call of the source's has not returned for so long that only a new process helps, else None.
+        """Return which call of the source has not returned for so long that only a new process helps, else None.
 
-        Asked several times a second, by one thread; it must not wait for anything that such a call could hold.
+        One thread calls this several times a second. It must not wait for a lock that such a call could hold.
         """
 
     def close(self) -> None:

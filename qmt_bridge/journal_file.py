@@ -1,6 +1,6 @@
 """The file of a trade journal (SQLite): its tables, and a view of it for programs that only read.
 
-The feeder alone writes it (feeder/journal.py); a `Reader` never changes it, and may read at any time: it delays
+The feeder alone writes it (feeder/journal/journal.py); a `Reader` never changes it, and may read at any time: it delays
 no other program. Any thread, one at a time. While the feeder runs, the newest events are only in the file beside it
 whose name ends in ``-wal``: a copy of the main file alone is no journal, a copy by `Reader.backup` is.
 """

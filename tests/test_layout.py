@@ -148,21 +148,13 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # No sockets and no clock; its own thread reads the journal.
     (
         "feeder/answers.py",
-        WIRE
-        | {
-            "feeder.askers",
-            "feeder.events",
-            "feeder.journal",
-            "feeder.journal_thread",
-            "feeder.registry",
-            "feeder.source",
-        },
+        WIRE | {"feeder.askers", "feeder.events", "feeder.journal", "feeder.registry", "feeder.source"},
         IMPURE - {"logging", "sqlite3"},
     ),
     # Called on any thread, so it must not use the publisher's sockets.
     (
         "feeder/inbox.py",
-        WIRE | {"feeder.events", "feeder.journal", "feeder.journal_thread", "feeder.source"},
+        WIRE | {"feeder.events", "feeder.journal", "feeder.source"},
         {"asyncio", "sqlite3"},
     ),
     ("feeder/refusals.py", set(), IMPURE),
@@ -175,9 +167,15 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("feeder/sim/formula.py", WIRE | {"feeder.sim"}, IMPURE),
     # The simulator depends on nothing but seed and time.
     ("feeder/sim/*", {"feeder.sim", "qmt_bridge.errors"}, IMPURE - {"time"}),
+    # The file of the trade events, and the thread that alone uses it.
+    (
+        "feeder/journal/*",
+        WIRE | {"feeder.events", "feeder.journal", "qmt_bridge.journal_file", "qmt_bridge.private"},
+        {"asyncio", "socket"},
+    ),
     # What a replay plays.
     ("feeder/recording.py", EDGE | {"feeder.source", "qmt_bridge.tapes"}, {"asyncio"}),
-    ("feeder/*", EDGE | {"feeder", "qmt_bridge.journal_file", "qmt_bridge.private"}, {"asyncio"}),
+    ("feeder/*", EDGE | {"feeder", "qmt_bridge.journal_file"}, {"asyncio"}),
     # The gateway's pure middle.
     ("gateway/hub.py", WIRE | {"gateway.streams"}, IMPURE),
     ("gateway/streams/*", WIRE | {"gateway.streams"}, IMPURE),

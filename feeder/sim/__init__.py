@@ -1,1 +1,1 @@
-"""Everything that is invented: the simulated market and its trading account."""
+"""Everything that invents data: the simulated market and its trading account."""

@@ -32,24 +32,25 @@ from feeder.sim.constants import (
 from feeder.sim.order import Order, Position, instrument
 
 Event: TypeAlias = tuple[str, dict[str, object]]
-# What an order does: yields how many ms it waits before it goes on.
+# The course of an order: yields for how many ms to wait before it continues.
 _Course: TypeAlias = Generator[int, None, None]
 
 LOT = 100
 _DAY_MS = 86_400_000
 # China Standard Time, which has no summer time.
 _ZONE_MS = 8 * 3_600_000
-# If more orders are overdue than both allow, none of them is placed: a machine that slept need not trade it all.
+# If more orders are overdue than both limits allow, none of them is placed: after a long sleep of the machine, no burst
+# of orders follows.
 _CATCH_UP_ORDERS = 1000
 _CATCH_UP_MS = 60_000
 # How many codes the account trades, so that each is traded often.
 _CODES = 10
-# A usual order is worth up to this (fen), and a day of them must not exhaust cash or shares (T+1).
+# The value of a usual order is at most this (fen). A day of orders must not use up the cash or the shares (T+1).
 _ORDER_FEN = 2_000_000
 _LEAST_FEN = 1_000_000_000
-# What a limit order tolerates to be filled at once, or stays away to rest (permille of the price).
+# How far a limit price is from the market price (permille): beyond it to be filled at once, or away from it to rest.
 _EAGER, _PATIENT, _FAR = 10, -10, 300
-# Chances for a price within the limit before the rest of the order is cancelled.
+# How many times the price is compared with the limit before the rest of the order is cancelled.
 _ATTEMPTS = 5
 
 _NO_CASH = (-1001, "模拟柜台：可用资金不足")
@@ -96,7 +97,7 @@ class SimulatedAccount:
         self._budget = max(_LEAST_FEN, _DAY_MS // order_interval_ms * _ORDER_FEN)
         self._cash = self._budget
         self._frozen_cash = 0
-        # From today's sales: may be spent today, taken out tomorrow.
+        # Money from today's sales: it may be spent today, but withdrawn only tomorrow.
         self._proceeds = 0
         self._positions: dict[str, Position] = {}
         self._events: list[Event] = []
@@ -104,7 +105,7 @@ class SimulatedAccount:
     def step(self, now_ms: int) -> list[Event]:
         """Return the events (type, fields) that are due up to `now_ms`, in order; the first step opens the account.
 
-        Orders that should have been placed in a long pause are left out; those already placed come to their end.
+        Orders that were due in a long pause are left out; those that were already placed are completed.
         """
         if now_ms < self._start:
             return []
@@ -115,7 +116,7 @@ class SimulatedAccount:
         while True:
             placed = self._start + self._slot * self._interval
             woken = self._waiting[0][0] if self._waiting else placed
-            # At the same instant the day changes first, and what waits comes before what is new.
+            # At the same instant the day changes first, and orders that wait come before new ones.
             due = min(self._midnight, woken, placed)
             if due > now_ms:
                 break
@@ -135,7 +136,7 @@ class SimulatedAccount:
         reached = (now_ms - self._start) // self._interval
         if reached - self._slot >= max(_CATCH_UP_ORDERS, _CATCH_UP_MS // self._interval):
             self._slot = reached + 1
-            # Of several midnights the last one does.
+            # If several midnights have passed, only the last one counts.
             self._midnight = max(self._midnight, _next_midnight(now_ms) - _DAY_MS)
 
     def _resume(self, course: _Course) -> None:

@@ -1,7 +1,7 @@
-"""Backlog: what takes longer than a tick and is done piece by piece between two turns, so that no tick is delayed.
+"""Backlog: work that takes longer than a tick, done in pieces between two turns, so that no tick is delayed.
 
-Pure. It has the newest record of each topic that has one, and the topics that are to begin, in turns between their
-kinds.
+Pure. The work is the newest record of each topic that has one, and the topics that are to begin. The kinds of topics
+take turns.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Backlog:
         self._opening.setdefault(parts.kind, {})[topic] = parts
 
     def drop(self, topic: Topic, kind: Kind) -> None:
-        """Remove a topic that is wanted no more."""
+        """Remove a topic that is no longer subscribed."""
         self._records.pop(topic, None)
         opening = self._opening.get(kind, {})
         opening.pop(topic, None)

@@ -1,4 +1,4 @@
-"""Download of history that is only pretended: the bodies that a client is sent. Pure."""
+"""A simulated download of history: the bodies that a client gets. Pure."""
 
 from __future__ import annotations
 

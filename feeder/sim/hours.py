@@ -1,8 +1,8 @@
 """The simulated exchange's clock: trading days, sessions, when snapshots fall and which bar they belong to.
 
-Pure. A trading day is known by its number, `day`; a moment in it by the trading time `elapsed` since the open,
-the lunch break not counted. Snapshots fall after the open, the last of them not after the close. A bar holds the
-snapshots after its start up to its end, because a snapshot tells what happened before it.
+Pure. A trading day has a number, `day`. A moment in it is the trading time `elapsed` since the open, without the lunch
+break. Snapshots fall after the open and not after the close. A bar has the snapshots after its start up to its end,
+because a snapshot shows what happened before it.
 """
 
 from __future__ import annotations

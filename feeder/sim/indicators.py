@@ -1,7 +1,7 @@
-"""Tongdaxin's (通达信) formulas over bars, for the simulator; in a live session the terminal calculates.
+"""Tongdaxin's (通达信) formulas over bars, for the simulator; in a live session the terminal calculates them.
 
-Pure: runs on the caller's thread, needs time proportional to the bars, never looks at a clock. What is not
-defined is NaN, which reads null on the wire:
+Pure: runs on the caller's thread, takes time proportional to the number of bars, never reads a clock. A value that is
+not defined is NaN, which becomes null on the wire:
 
 - A window (MA, BOLL, the range of KDJ) has no value before it is full.
 - A recursion (EMA, SMA) starts with its first input, as Tongdaxin's does, so EMA and MACD have a value at the

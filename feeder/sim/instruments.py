@@ -1,6 +1,6 @@
-"""The instruments of the simulated market: about 5,400 codes out of code ranges, and how each of them behaves.
+"""The instruments of the simulated market: about 5,400 codes from code ranges, and how each of them behaves.
 
-Pure. Everything an instrument is follows from the seed and its code.
+Pure. All properties of an instrument depend only on the seed and its code.
 """
 
 from __future__ import annotations

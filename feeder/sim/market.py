@@ -1,7 +1,7 @@
 """The simulated market: ticks, bars, depth, orders and trade prints of about 5,400 instruments at any moment.
 
-Pure: time (ms since 1970) is an argument, and every answer depends on nothing but the settings, the code and the
-time. Not for two threads at once, because it keeps what it has worked out.
+Pure: time (ms since 1970) is an argument, and every answer depends only on the settings, the code and the time. Two
+threads must not use it at the same time, because it caches results.
 """
 
 from __future__ import annotations
@@ -393,7 +393,7 @@ class Market:
         cycle, offset = divmod(number + seed_of(self._seed, code, "cycle") % _CYCLE, _CYCLE)
         chance = unit(self._seed, code, "limit", cycle)
         if instrument.type == "stock" and chance < _LIMIT_UP + _LIMIT_DOWN:
-            # The last day of a cycle is left as it was, so the day before a cycle needs no other.
+            # The last day of a cycle stays as it was, so the day before a cycle depends on no other cycle.
             begin = number - offset
             lowest, highest = price_limits(instrument, round(self._swing(instrument, begin - 1)))
             limit = highest if chance < _LIMIT_UP else lowest

@@ -17,7 +17,7 @@ Print = dict[str, float]
 
 
 class Span(NamedTuple):
-    """What is known of a snapshot: the prints that had been on the day `before` it, and its own `prints`.
+    """A snapshot: the number of prints on the day `before` it, and the number of its own `prints`.
 
     These are later than `since` and not later than `time`, both in ms; `price` in price steps, `value` in lots times
     price steps.
@@ -47,22 +47,11 @@ def make_prints(span: Span, scale: int) -> tuple[list[Print], list[Print]]:
     Each print has the order that caused it, and one that rested before. One print an order; no cancels.
     """
     random = Random(span.seed << 64 | span.before)
-    # All but the last print share what is left between two neighbouring prices.
-    lots = span.lots - 1
-    price, dearer = dealt_at(span.price, span.lots, span.value)
-    many = span.prints - 1
-    # At least one print for each price that is dealt at, and at least one lot for each print.
-    fair = round(many * dearer / lots)
-    dearer_prints = max(1, many - (lots - dearer), min(dearer, many - 1, fair)) if dearer else 0
-    deals = [(price + 1, each) for each in _cut(dearer, dearer_prints, random)]
-    deals += [(price, each) for each in _cut(lots - dearer, many - dearer_prints, random)]
-    random.shuffle(deals)
-    deals.append((span.price, 1))
     trades: list[Print] = []
     orders: list[Print] = []
-    for at, (price, lots) in enumerate(deals, 1):
+    for at, (price, lots) in enumerate(_deals(span, random), 1):
         number = span.before + at
-        # Rounded up: none is at the end of what was before.
+        # Rounded up, so that no print has the time of the snapshot before.
         time = span.time - (span.time - span.since) * (span.prints - at) // span.prints
         buys = _buys(span.seed, number)
         resting = number - 1 - random.randrange(20)
@@ -93,6 +82,21 @@ def make_prints(span: Span, scale: int) -> tuple[list[Print], list[Print]]:
             }
         )
     return trades, orders
+
+
+def _deals(span: Span, random: Random) -> list[tuple[int, int]]:
+    """Return price (price steps) and lots of each print of a snapshot, in order."""
+    # All prints but the last one are at one of two neighbouring prices.
+    lots = span.lots - 1
+    price, dearer = dealt_at(span.price, span.lots, span.value)
+    many = span.prints - 1
+    # At least one print for each price that is dealt at, and at least one lot for each print.
+    fair = round(many * dearer / lots)
+    dearer_prints = max(1, many - (lots - dearer), min(dearer, many - 1, fair)) if dearer else 0
+    deals = [(price + 1, each) for each in _cut(dearer, dearer_prints, random)]
+    deals += [(price, each) for each in _cut(lots - dearer, many - dearer_prints, random)]
+    random.shuffle(deals)
+    return [*deals, (span.price, 1)]
 
 
 def _buys(seed: int, number: int) -> bool:

@@ -1,7 +1,7 @@
 """Simulator: the source without a terminal, `feeder.sim.market` and `feeder.sim.account` played in real time.
 
-One thread of its own works everything out and talks to the sink; the feeder's calls reach it through a queue. It
-never catches up: what it is late for it leaves out, and the next tick holds it anyway.
+One thread computes everything and calls the sink; the feeder's calls reach it through a queue. It never catches up: a
+tick for which it is late is left out, and the next tick includes its data.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from qmt_bridge.wire.topics import Kind, Topic, TopicParts, formula_spec
 logger = logging.getLogger(__name__)
 
 ACCOUNT = "1000000365"
-# Seconds between two looks at what has fallen due: whole-market slices are of a readable size, and no tick is late.
+# Seconds between two turns, which publish what is due: whole-market slices keep a readable size, and no tick is late.
 _TURN = 0.05
-# Codes of a market's first snapshot that are made between two looks: each takes some 0.3 ms when it is asked for first.
+# How many codes of a market's first snapshot are made in a turn: each takes some 0.3 ms at the first time.
 _SNAPSHOT_CODES = 200
-# Bars over which all formulas together are calculated, and what each formula counts beside its own: with each tick of a
-# code that takes 1 us a bar, and 300 bytes of memory.
+# The limit of bars of all formulas together, and how many each formula counts in addition to its own. A bar takes 1 us
+# with each tick of its code, and 300 bytes of memory.
 MAX_FORMULA_BARS = 250_000
 FORMULA_BARS = 100
-# A download takes this many turns, however many codes it has, and a turn for each if they are fewer.
+# A download takes this many turns, or one for each code if there are fewer codes.
 _DOWNLOAD_TURNS = 100
 # Milliseconds of orders and trade prints that are still published when the thread was late.
 _STREAM_DELAY = 1000
-# Milliseconds that the account's time goes on in a turn while it is ahead of a clock that was set back.
+# The most milliseconds by which one turn advances the account's time while that is ahead of a clock that was set back.
 _LONGEST_STEP = 1000
-# Publishes what a topic has after its code's new tick.
+# Publishes the data of a topic after a new tick of its code.
 _Publish = Callable[[int, Record], None]
 
 
@@ -69,11 +69,11 @@ class Simulator:
         self._market = Market(config.sim_seed, self._interval, config.sim_l2_rate, config.sim_hours)
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="simulator", daemon=True)
-        # What is wanted now, where the queue says what was: the feeder's thread writes it.
+        # The topics that are subscribed now, while the queue may still have older calls. The feeder's thread writes it.
         self._wanted: set[Topic] = set()
         self._sink: Sink
         self._account: SimulatedAccount
-        # Everything below belongs to the thread.
+        # Only the simulator's thread uses the rest.
         self._topics: set[Topic] = set()
         self._played = 0
         # The account's time.
@@ -153,9 +153,9 @@ class Simulator:
             self._sink.set_state("down", f"simulator failed: {exc}", data_lost=True)
 
     def _work(self, until: float) -> bool:
-        """Do what waits until it is time for the next turn; return False if the feeder has asked to close.
+        """Do the work that waits until it is time for the next turn; return False if the feeder has called `close`.
 
-        The feeder's calls go first, which are short, and leave half of the time to what takes longer.
+        The feeder's calls, which are short, come first, and leave half of the time to longer work.
         """
         while True:
             share = (time.monotonic() + until) / 2
@@ -180,9 +180,9 @@ class Simulator:
                 return True
 
     def _play(self, now: int) -> None:
-        """Publish what has fallen due since the last turn, each code at most once."""
+        """Publish what has become due since the last turn, each code at most once."""
         received_ns = time.time_ns()
-        # The account's time never goes back, because orders would get the numbers of earlier ones, and never stops.
+        # The account's time never goes back, because new orders would get the numbers of earlier ones; it never stops.
         passed = min(max(now - self._played, 0), _LONGEST_STEP)
         self._traded = max(now, self._traded + passed)
         after, self._played = max(self._played, now - self._interval), now
@@ -223,7 +223,7 @@ class Simulator:
     def _go_on_with_snapshot(self, now: int) -> None:
         """Make a part of the oldest snapshot; once it is whole, publish it in one push, as xtquant does.
 
-        The topic stays pending until then, so no client is told of the end of a snapshot that has not begun.
+        The topic stays pending until then, so that no client gets the end of a snapshot that has not begun.
         """
         if not self._snapshots:
             return
@@ -244,7 +244,7 @@ class Simulator:
 
     def _open(self, topic: Topic, parts: TopicParts) -> None:
         if topic in self._topics or topic not in self._wanted:
-            # A topic that was given up meanwhile is not begun: that takes time, and other topics would wait for it.
+            # Do not begin a topic that was unsubscribed meanwhile: that takes time, and other topics would wait.
             return
         is_short = parts.kind is Kind.QUOTE and (parts.detail == "tick" or parts.detail in STREAMS)
         if is_short or parts.kind is Kind.WHOLE:
@@ -275,7 +275,7 @@ class Simulator:
         self._formula_sum -= self._formula_bars.pop(topic, 0)
 
     def _begin(self, topic: Topic, parts: TopicParts) -> None:
-        # As of the last turn: what has fallen due since is the next turn's, and nothing comes twice.
+        # Use the time of the last turn: what is due since then belongs to the next turn, so nothing comes twice.
         now = self._played
         if parts.kind is Kind.WHOLE and "." not in parts.name:
             self._snapshots.append(_Snapshot(topic, parts.name, iter(self._market.codes(parts.name)), {}))

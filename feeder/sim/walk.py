@@ -17,7 +17,7 @@ from typing import NamedTuple
 # A snapshot covers at least three trade prints: two prices next to each other make any amount, and the last
 # print is at the last price.
 MIN_PRINTS = 3
-# Expanding a part costs about a microsecond, and a block is expanded anew after as many snapshots as it has.
+# Expanding a part takes about a microsecond, and a new block is expanded after `_BLOCK` snapshots.
 _FAN_OUT = 16
 _BLOCK = 32
 
@@ -129,7 +129,7 @@ def join(left: Stretch | None, right: Stretch) -> Stretch:
 
 
 def open_day(seed: int, last_close: int, limits: tuple[int, int], quiet: int, whole: Stretch) -> Day:
-    """Return the day whose prices and lots are those of `whole`; its value follows from how the price walks."""
+    """Return the day with the prices and lots of `whole`; its value is computed from the price walk."""
     begin, end, _, _, high, low, lots, _ = whole
     day = Day(seed, last_close, *limits, quiet, whole)
     firsts, lasts, part_lots, _ = _walk(day, whole)
@@ -142,7 +142,7 @@ def open_day(seed: int, last_close: int, limits: tuple[int, int], quiet: int, wh
 def dealt_at(last: int, lots: int, value: int) -> tuple[int, int]:
     """Return the price at which all lots of a snapshot but the last were dealt, and how many of them one step above.
 
-    The last lot is dealt at the last price. A part's value leaves no price beyond the range of its stretch.
+    The last lot is dealt at the last price. The value of a part never needs a price outside the range of its stretch.
     """
     return divmod(value - last, lots - 1)
 
@@ -279,7 +279,7 @@ def _widen(
 ) -> tuple[list[int], list[int]]:
     """Widen the parts' ranges until their values can add up to the stretch's; return each one's least and most.
 
-    It ends: parts as wide as the stretch always can (`Stretch`).
+    This always ends, because parts that are as wide as the stretch can (see `Stretch`).
     """
     sizes = [after - before for before, after in pairwise(edges)]
     at = 0

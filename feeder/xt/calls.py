@@ -1,44 +1,45 @@
-"""Calls: what the thread that calls xtquant does now, noted so that another thread sees when it does not return.
+"""Calls: record which call into xtquant runs now, so that another thread can notice a call that does not return.
 
-Pure: the time is an argument. Neither side takes a lock, which a call that hangs could hold.
+Pure: the time is an argument. Neither side takes a lock, because a call that hangs could hold it.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-# What one look may add to the age of a call: a process that was frozen, or a machine that slept, did not wait.
+# The most that one check adds to the age of a call: the time for which the process was frozen, or the machine slept,
+# does not count.
 _STEP = 1.0
 
 
 class Calls:
-    """`begin` and `rest` are for the thread that calls, `hung` for the one that watches.
+    """`begin` and `rest` are for the thread that makes the calls, `hung` is for the thread that watches.
 
     `limit` is in seconds, 0 for never.
     """
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
-        # Replaced as a whole: each object is one call.
+        # A new list for each call: two calls of one name are two objects.
         self._doing: list[str] | None = None
         self._seen: list[str] | None = None
         self._age = 0.0
         self._looked = 0.0
 
     def begin(self, name: str) -> None:
-        """Note that `name` begins, and that what ran before has ended."""
+        """Note that the call `name` begins, and that the call before has ended."""
         self._doing = [name]
 
     def rest(self) -> None:
-        """Note that nothing runs: the thread waits for work."""
+        """Note that no call runs: the thread waits for work."""
         self._doing = None
 
     def through(self, owner: Any) -> Any:
-        """Return `owner`, an object of xtquant's, with each of its functions noted while it runs."""
+        """Return a proxy of `owner`, an object of xtquant, that records each function while it runs."""
         return _Noted(owner, self)
 
     def hung(self, now: float) -> str | None:
-        """Return what has been running for the limit or longer, and how long; look about once a second or oftener.
+        """Return which call has run for the limit or longer, and how long; call this once a second or more often.
 
         `now` is in seconds of any monotonic clock.
         """
@@ -68,7 +69,7 @@ class _Noted:
             try:
                 return value(*args, **options)
             finally:
-                # A lock could hold this thread up as well.
+                # The work after the call may hang as well, at a lock.
                 self._calls.begin("work after " + name)
 
         return call

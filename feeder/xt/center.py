@@ -1,7 +1,7 @@
-"""xtquant's own data service in this process, logged in by token: market data without a terminal.
+"""xtquant's own data service in this process, logged in with a token: market data without a terminal.
 
-`open_center` runs on the thread that makes xtdata's calls, once a process: what xtquant began it cannot begin again,
-so the caller has to end the process when it failed.
+`open_center` runs on the thread that makes xtdata's calls, once per process. xtquant cannot begin it a second time, so
+the caller has to end the process if it fails.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from qmt_bridge.errors import ConfigError, Unavailable
 
 logger = logging.getLogger(__name__)
 
-# xtquant has no authentication, and would by default listen on every address of the machine.
+# xtquant has no authentication, and by default listens on every address of the machine.
 HOST = "127.0.0.1"
-# Tried one by one: feeders with folders of their own may run side by side.
+# These ports are tried one after the other, because several feeders may run on one machine.
 PORTS = (58609, 58619)
-# To tell a machine without a network from a token that is refused.
+# How long, and how many servers, to try in order to distinguish a missing network from a refused token.
 REACH_SECONDS = 2.0
 REACH_SERVERS = 5
 
@@ -35,10 +35,10 @@ def check(config: Config) -> None:
 
 
 def open_center(config: Config) -> tuple[str, int]:
-    """Log in, load the markets and return the address on which xtdata finds them.
+    """Log in, load the markets and return the address to which xtdata connects.
 
-    It has no end of its own where the servers do not answer. Raise `ConfigError` with xtquant's reason; `Unavailable`
-    if the servers that it names cannot be reached at all.
+    This never returns if the servers do not answer. Raise `ConfigError` with xtquant's reason, or `Unavailable` if the
+    servers that it names cannot be reached at all.
     """
     center: Any = importlib.import_module("xtquant.xtdatacenter")
     home = config.xt_home_path
@@ -48,12 +48,13 @@ def open_center(config: Config) -> tuple[str, int]:
         center.set_data_home_dir(str(home))
         if config.xt_servers:
             center.set_allow_optmize_address(list(config.xt_servers))
-        # Without its default service, which takes one fixed port.
+        # False: do not start the default service, which takes one fixed port.
         center.init(False)
         host, port = center.listen(HOST, PORTS)
     except Exception as exc:
         reason = f"{type(exc).__name__}: {exc}".replace(config.xt_token, "***")
-        # Of a refusal as of a failure to connect xtquant says only by which servers (xtdatacenter.py 236-290).
+        # xtquant reports a refused token and a failed connection in the same way, with the servers
+        # (xtdatacenter.py 236-290).
         servers = re.findall(r"(\d+(?:\.\d+){3}):(\d+)", reason) if isinstance(exc, ConnectionError) else []
         if servers and not _reaches_any(servers[:REACH_SERVERS]):
             raise Unavailable("xt_token", f"none of its servers can be reached: {reason}") from None
@@ -73,6 +74,6 @@ def _reaches_any(servers: Sequence[tuple[str, str]]) -> bool:
 
 
 def close_center() -> None:
-    """Stop the service and all that listens."""
+    """Stop the service and close its ports."""
     center: Any = importlib.import_module("xtquant.xtdatacenter")
     center.shutdown()

@@ -1,8 +1,8 @@
-"""History downloads, outside the quote session: each in a process of its own, which can be killed.
+"""History downloads, apart from the quote session: each in a process of its own, which can be killed.
 
-xtdata's download blocks until the end, waits for ever when the terminal falls silent, and can only be stopped together
-with every other download of its client. The threads `xtquant-download-N` each watch one process at a time; another
-one, per process, writes to it and reads from it. `python -m feeder.xt.download` is that process.
+xtdata's download blocks until the end, waits for ever if the terminal stops answering, and can only be stopped together
+with all other downloads of its client. Each thread `xtquant-download-N` watches one process at a time; one more thread
+for each process writes to it and reads from it. `python -m feeder.xt.download` is that process.
 """
 
 from __future__ import annotations
@@ -30,21 +30,23 @@ from qmt_bridge.wire.topics import Topic
 
 logger = logging.getLogger(__name__)
 
-# Downloads at a time: with one, a terminal that hangs on it would hold up the next for the whole timeout.
+# How many downloads run at the same time. With only one, a download that hangs would delay the next for the whole
+# timeout.
 RUNNING = 2
-# What a process gets to stop its download and end, before it is killed; and its native call of that.
+# How long a process may take to stop its download and end before it is killed, and how long the call for that may take.
 LEAVE_SECONDS = 1.0
 STOP_SECONDS = 0.5
-# Of the two seconds that `close` may take.
+# Part of the two seconds that `close` may take.
 JOIN_SECONDS = 1.9
 # download_history_data2 may return before its last event has come to our callback (xtdata.py 1985-1992).
 LAST_EVENT_SECONDS = 0.5
-# Codes that fail in a row, one by one, before the rest is taken to fail alike: a right or a period that is missing.
+# After this many codes that fail one after the other, the rest is not tried: the account may lack a permission, or the
+# terminal the period.
 GIVE_UP = 10
 
 
 class _Request(msgspec.Struct):
-    """What a process is told, in the first line of its standard input."""
+    """The request to a process, in the first line of its standard input."""
 
     host: str
     port: int
@@ -55,7 +57,7 @@ class _Request(msgspec.Struct):
 
 
 class _Progress(msgspec.Struct, tag="progress"):
-    """One event, as xtquant gives it; a `message` is why `stockcode` failed (empty in doc/xtdata.md 562)."""
+    """One event of xtquant; `message` is the reason why `stockcode` failed, else empty (doc/xtdata.md 562)."""
 
     finished: int
     total: int
@@ -64,7 +66,7 @@ class _Progress(msgspec.Struct, tag="progress"):
 
 
 class _End(msgspec.Struct, tag="end"):
-    """How it ended; with a `code`, what was not downloaded until then failed for the reason `error`."""
+    """How the download ended. With a `code`, all that was not downloaded until then failed for the reason `error`."""
 
     code: ErrorCode | None = None
     error: str = ""
@@ -78,7 +80,7 @@ _decode = msgspec.json.Decoder(_Progress | _End).decode
 
 
 class _Job:
-    """One download; `reports` is what its process reports, None at the end."""
+    """One download; `reports` has the reports of its process, and None at the end."""
 
     def __init__(self, topic: Topic, request: DownloadRequest) -> None:
         self.topic = topic
@@ -121,7 +123,7 @@ class XtDownload:
             self._changed.notify()
 
     def cancel(self, topic: Topic) -> bool:
-        """End the download of `topic`, which is told as an error; return whether there is one."""
+        """End the download of `topic` with an error; return whether there is such a download."""
         cancelled = _End("upstream_unavailable", "the download was cancelled")
         with self._changed:
             job = self._waiting.pop(topic, None)
@@ -133,7 +135,7 @@ class XtDownload:
         return job is not None or running is not None
 
     def close(self) -> None:
-        """Cancel what waits and runs, and stop within two seconds."""
+        """Cancel all downloads, and stop within two seconds."""
         with self._changed:
             self._closing = True
             topics = [*self._waiting, *self._running]
@@ -171,7 +173,7 @@ class XtDownload:
 
     def _run(self, job: _Job) -> dict[str, object]:
         """Run the process and publish its progress; return the last body."""
-        # The last word on each code: empty, or why it failed.
+        # The last message of each code: empty, or why it failed.
         told: dict[str, str] = {}
         logger.info("download %s: %d codes, period %s", job.topic, len(job.request.stocks), job.request.period)
         process = _Process(_Request(self._host, self._port, *job.request), job.reports)
@@ -199,16 +201,16 @@ class XtDownload:
 
 
 class _Process:
-    """A download's process, and the thread that writes the request to it and reads what it says."""
+    """The process of a download, and the thread that writes the request to it and reads its reports."""
 
     def __init__(self, request: _Request, reports: queue.SimpleQueue[_Progress | _End | None]) -> None:
         self._popen = subprocess.Popen(
             child.python("feeder.xt.download"),
-            # It is told everything in its request, and needs neither key nor token.
+            # The request has everything that the process needs, so it gets neither key nor token.
             env=child.environment(Config()),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Beside a feeder that runs as a service no console window shall open.
+            # On Windows no console window may open if the feeder runs as a service.
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
         self._asked = threading.Event()
@@ -218,10 +220,10 @@ class _Process:
         self._thread.start()
 
     def stop(self) -> int:
-        """Have it stop its download and end, or kill it; return its exit code."""
+        """Let the process stop its download and end, or kill it; return its exit code."""
         popen = self._popen
         assert popen.stdin is not None
-        # Not while the request is being written: the pipe's lock would make this wait for its reader.
+        # Not while the request is being written: the lock of the pipe would make this wait for the reader.
         if self._asked.is_set():
             popen.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -229,7 +231,7 @@ class _Process:
         popen.kill()
         code = popen.wait()
         self._thread.join()
-        # What it has not read can no longer be written.
+        # Data that the process has not read can no longer be written.
         with contextlib.suppress(OSError):
             popen.stdin.close()
         return code
@@ -246,7 +248,7 @@ class _Process:
                 reports.put(_decode(line))
         except (OSError, msgspec.DecodeError) as exc:
             # The process ended while one side was writing.
-            logger.warning("download process cannot be heard: %s", exc)
+            logger.warning("the reports of the download process cannot be read: %s", exc)
         finally:
             popen.stdout.close()
             reports.put(None)
@@ -270,14 +272,14 @@ def _ending(request: DownloadRequest, end: _End, told: dict[str, str]) -> dict[s
 
 
 class _Download:
-    """One request, from connecting to its end; says its progress through `say`."""
+    """One request, from connecting to its end; reports its progress through `say`."""
 
     def __init__(self, request: _Request, say: Callable[[_Progress | _End], None]) -> None:
         self._request = request
         self._say = say
         self._xtdata: Any
         self._client: Any = None
-        # Codes of which xtquant told something.
+        # The codes that xtquant has reported.
         self._told: set[str] = set()
 
     def run(self) -> _End:
@@ -293,7 +295,8 @@ class _Download:
         reason = self._download(stocks, self._pass_on)
         if reason is None:
             return _End()
-        # One failure ended it for all, and callbacks are not told whose: ask for the others one by one.
+        # One failure ended the download of all codes, and callbacks do not say which one failed: download the others
+        # one by one.
         lost = _End("upstream_unavailable", f"the connection to the terminal at {address} was lost")
         left = [code for code in stocks if code not in self._told]
         in_a_row = 0
@@ -310,16 +313,16 @@ class _Download:
         return _End()
 
     def stop(self) -> None:
-        """End what runs in the terminal; every download of this client, which is one."""
+        """Stop every download of this client in the terminal; there is only one."""
         if self._client is not None:
             self._client.stop_supply_history_data2()
 
     def _connect(self) -> bool:
-        """Return whether there is a connection, also if it has to be made again."""
+        """Connect again if the connection was lost; return whether there is one."""
         try:
             self._client = self._xtdata.get_client()
         except Exception as exc:
-            logger.debug("the terminal is away: %s", exc)
+            logger.debug("there is no connection to the terminal: %s", exc)
             return False
         return True
 
@@ -328,7 +331,7 @@ class _Download:
         complete = threading.Event()
 
         def on_progress(event: Mapping[str, Any]) -> None:
-            # By name: the last event has a 'result', which is BSON.
+            # Read each field by its name: the last event also has a 'result', which is BSON.
             stock, message = str(event.get("stockcode", "")), str(event.get("message", ""))
             progress = _Progress(int(event["finished"]), int(event["total"]), stock, message)
             note(progress)
@@ -341,9 +344,10 @@ class _Download:
                 list(stocks), request.period, request.start_time, request.end_time, callback=on_progress
             )
         except Exception as exc:
-            # The connection may go after the last event.
+            # If the connection was lost only after the last event, the download is complete.
             return None if complete.is_set() else str(exc) or repr(exc)
-        # A failure without a message returns {} as if it were none (xtdata.py 1999-2013); its event does not come here.
+        # After a failure without a message it returns {} without an error (xtdata.py 1999-2013), and calls back no
+        # event.
         if not (complete.wait(LAST_EVENT_SECONDS) or ranges):
             return "xtquant reports a failure without a reason"
         return None
@@ -354,9 +358,9 @@ class _Download:
 
 
 def main() -> None:
-    """Do the one download that standard input asks for, say what comes of it on standard output, and exit."""
+    """Do the one download that standard input requests, write its reports to standard output, and exit."""
     pipe = sdk.take_stdout()
-    # Ctrl-C is meant for the feeder, which ends this process.
+    # Ctrl-C also reaches this process; ignore it, because the feeder ends this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lock = threading.Lock()
 
@@ -375,7 +379,7 @@ def main() -> None:
 def _leave_with_feeder(download: _Download) -> None:
     while os.read(0, 4096):
         pass
-    # On a thread of its own, since a native call may hang.
+    # On a thread of its own, because a native call may hang.
     stopping = threading.Thread(target=download.stop, daemon=True)
     stopping.start()
     stopping.join(STOP_SECONDS)

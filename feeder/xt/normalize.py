@@ -1,9 +1,9 @@
-"""xtquant payloads to what we publish: plain dicts, lists, strings and numbers. Never renames, rounds or drops a field.
+"""Convert xtquant's payloads to plain dicts, lists, strings and numbers. Never rename, round or drop a field.
 
-Text that comes as bytes is read by `text`, here and nowhere else: brokers write GBK where UTF-8 is expected.
+Only `text` decodes bytes to text, because brokers write GBK where UTF-8 is expected.
 
-Pure, and runs on xtquant's callback threads, several at once. It does not import xtquant or numpy: bson's Int64 is
-known as an int, numpy's objects by their module.
+Pure; runs on several callback threads of xtquant at the same time. It does not import xtquant or numpy: bson's Int64 is
+a subclass of int, and numpy's objects are recognised by their module.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-# Most of a tick; these need no look inside.
+# The types of most fields of a tick; these are taken as they are.
 _AS_IS = frozenset((float, str, bool, type(None)))
 _INTS = frozenset((int,))
-# What MessagePack can hold.
+# The integers that MessagePack can represent.
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
-# Stands for what cannot be read.
+# Stands for bytes that cannot be decoded.
 REPLACEMENT = "\ufffd"
 
-# Told of each record that cannot be published, and why.
+# Is called with the reason for each record that cannot be published.
 Unfit = Callable[[Exception], object]
 
 
 class _Unfit(Exception):
-    """A value has no plain form; `path` grows from the inside out, so that it costs nothing where all is well."""
+    """A value has no plain form; `path` is built from the inside out, so that it costs nothing without an error."""
 
     def __init__(self, error: type[Exception], reason: str) -> None:
         super().__init__(reason)
@@ -36,9 +36,9 @@ class _Unfit(Exception):
 def plain(value: object) -> Any:
     """Return `value` as dict, list, str, int, float, bool or None, at every depth; NaN stays NaN.
 
-    Bytes are text. Raise TypeError for what has no such form (datetime, Decimal, ...), OverflowError for an int that
-    does not fit 64 bits, and ValueError for two keys that become one; each names the place,
-    ``payload['600519.SH'][0]['time']``.
+    Bytes become text. Raise TypeError for a value without such a form (datetime, Decimal, ...), OverflowError for an
+    int that does not fit 64 bits, and ValueError for two keys that become the same text. Each error names the place,
+    such as ``payload['600519.SH'][0]['time']``.
     """
     try:
         return _plain(value)
@@ -49,9 +49,9 @@ def plain(value: object) -> Any:
 def text(value: bytes | str) -> str:
     """Return a text of the terminal: bytes as UTF-8, else as gb18030 (GBK and more), else with U+FFFD.
 
-    Native buffers have fixed lengths: a text ends at the first zero, whatever an earlier one has left after it, and
-    what is left of a last character is cut off. A str is read already; lone surrogates, which no encoding has, are
-    replaced.
+    Native buffers have fixed lengths: a text ends at the first zero byte, because the rest may be left from an earlier
+    text, and an incomplete last character is cut off. A str is decoded already; lone surrogates, which no encoding has,
+    are replaced.
     """
     if isinstance(value, str):
         value = value.partition("\0")[0]
@@ -60,10 +60,10 @@ def text(value: bytes | str) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as exc:
-        # Only its end is missing; but without a beginning it may be the one character of a GBK text.
+        # The last character is incomplete. With nothing before it, it may be the one character of a GBK text.
         if exc.start and exc.end == len(value) and exc.reason == "unexpected end of data":
             return value[: exc.start].decode()
-    # Chinese is three bytes a character in UTF-8, and GBK hardly ever looks like that: such a text is only damaged.
+    # A Chinese character has three bytes in UTF-8, and GBK hardly ever looks like that: such a text is damaged UTF-8.
     damaged = value.decode("utf-8", "replace")
     read = sum(char >= "\u0800" and char != REPLACEMENT for char in damaged)
     if read > damaged.count(REPLACEMENT):
@@ -71,7 +71,7 @@ def text(value: bytes | str) -> str:
     try:
         return value.decode("gb18030")
     except UnicodeDecodeError as exc:
-        # The parts of a character of two bytes, or of four, that are left of it.
+        # The last character, of two or four bytes, is incomplete.
         if exc.end == len(value) and exc.reason == "incomplete multibyte sequence" and value[exc.start] != 0xFF:
             return value[: exc.start].decode("gb18030")
     return value.decode("gb18030", "replace")
@@ -80,7 +80,7 @@ def text(value: bytes | str) -> str:
 def quote(payload: object, unfit: Unfit) -> dict[str, list[Any]]:
     """Return the body of a quote or depth callback, ``{code: [record, ...]}``; a bare record becomes a list of one.
 
-    A record without a plain form costs only itself: `unfit` is told, and a code that has none left is left out. Raise
+    A record without a plain form is left out, and `unfit` is called; a code without any record is left out too. Raise
     TypeError for a payload that is no map.
     """
     if not isinstance(payload, Mapping):
@@ -102,7 +102,7 @@ def quote(payload: object, unfit: Unfit) -> dict[str, list[Any]]:
                 if type(converted) is not dict:
                     raise _Unfit(TypeError, f"must be a record, not {_type_name(record)}")
                 records.append(converted)
-            # Also what is nested too deep for us, or raises of itself.
+            # Any exception: the record may also be nested too deep, or raise by itself.
             except Exception as exc:
                 unfit(_named(exc, key, position) if is_list else _named(exc, key))
     return {code: records for code, records in body.items() if records}
@@ -111,7 +111,7 @@ def quote(payload: object, unfit: Unfit) -> dict[str, list[Any]]:
 def whole(payload: object, unfit: Unfit) -> Iterator[dict[str, Any]]:
     """Yield the ticks by code of a whole-quote callback, ``{code: tick}``; `unfit` as in `quote`.
 
-    Where codes come with lists of ticks, the first tick of every code comes first, then the second ones.
+    If codes have lists of ticks, the first tick of every code comes first, then every second one.
     """
     columns = quote(payload, unfit)
     for row in range(max(map(len, columns.values()), default=0)):
@@ -119,7 +119,7 @@ def whole(payload: object, unfit: Unfit) -> Iterator[dict[str, Any]]:
 
 
 def document(payload: object) -> dict[str, Any]:
-    """Return a map as it came, such as a formula's ``{"dbt":..,"timelist":[ms],"outputs":{name:[value]}}``."""
+    """Return a map in its plain form, such as a formula's ``{"dbt":..,"timelist":[ms],"outputs":{name:[value]}}``."""
     if not isinstance(payload, Mapping):
         raise TypeError(f"payload must be a map, not {_type_name(payload)}")
     converted: dict[str, Any] = plain(payload)
@@ -127,7 +127,7 @@ def document(payload: object) -> dict[str, Any]:
 
 
 def _named(exc: Exception, *path: object) -> Exception:
-    """Return `exc`, met at `path` of a payload, as the error that it is and with the place of the value."""
+    """Return `exc`, raised at `path` of a payload, as the error to report, with the place of the value."""
     if not isinstance(exc, _Unfit):
         return exc
     place = "".join(f"[{key!r}]" for key in (*path, *reversed(exc.path)))
@@ -138,7 +138,7 @@ def _plain(value: Any) -> Any:
     kind = type(value)
     if kind in _AS_IS:
         return value
-    # Here and below subclasses too: bson's Int64, enumerations, numpy.float64 and numpy.str_.
+    # The checks from here on include subclasses: bson's Int64, enumerations, numpy.float64 and numpy.str_.
     if isinstance(value, int):
         if not _INT_MIN <= value <= _INT_MAX:
             raise _Unfit(OverflowError, f"is {int(value)}, which does not fit 64 bits")
@@ -152,7 +152,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return str.__str__(value)
     if kind is bytes or kind is bytearray:
-        # A subclass, such as bson's Binary, says that it is something else.
+        # Not subclasses: bson's Binary, for example, is no text.
         return text(bytes(value))
     if kind.__module__ == "numpy" and hasattr(value, "tolist"):
         return _plain_numpy(value)
@@ -160,7 +160,7 @@ def _plain(value: Any) -> Any:
 
 
 def _plain_list(values: list[Any] | tuple[Any, ...]) -> list[Any]:
-    # Prices and volumes of a depth: a thousand of a kind.
+    # The usual case: a thousand prices or volumes of a depth, all of one type.
     kinds = set(map(type, values))
     if kinds <= _AS_IS or (kinds == _INTS and min(values) >= _INT_MIN and max(values) <= _INT_MAX):
         return list(values)
@@ -200,7 +200,7 @@ def _plain_key(key: object) -> str:
 
 def _plain_numpy(value: Any) -> Any:
     converted = value.tolist()
-    # numpy.longdouble has no counterpart and returns itself; a record would lose the names of its fields.
+    # numpy.longdouble has no counterpart in Python and returns itself; a record would lose the names of its fields.
     if type(converted) is type(value) or value.dtype.names is not None:
         raise _Unfit(TypeError, f"is {_type_name(value)} of {value.dtype}, which has no plain form")
     return _plain(converted)

@@ -1,7 +1,8 @@
-"""What the terminal says when it is asked once: `python -m feeder.xt.probe HOST:PORT`, for `qmt-bridge doctor`.
+"""Ask the terminal once: `python -m feeder.xt.probe HOST:PORT`, for `qmt-bridge doctor`.
 
-With `--center SERVER...` instead what the data service would meet, without a token or a login. A process of its own,
-because xtquant holds one client a process, and a call into it may hang: the caller sets a time limit and kills it.
+With `--center SERVER...` check instead what the data service needs, without a token or a login. This is a process of
+its own, because xtquant has one client per process, and a call into it may hang: the caller sets a time limit and kills
+it.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from feeder.xt import center, sdk
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 
-# An index of each exchange has a tick every few seconds while it trades.
+# One index of each exchange: it ticks every few seconds in trading hours.
 _INDICES = ["000001.SH", "399001.SZ"]
 
 
 def probe(address: str) -> dict[str, object]:
-    """Return what the terminal at `address` answers, or why it does not.
+    """Return the answers of the terminal at `address`, or why there are none.
 
     ``{"error":"","tick_ms":<newest tick>,"tick_error":"","calendar_end":"20261231","calendar_error":""}``
     """
@@ -35,7 +36,7 @@ def probe(address: str) -> dict[str, object]:
         return {**answer, "error": str(exc)}
     asks: dict[str, Callable[[], object]] = {
         "tick_ms": lambda: max(tick["time"] for tick in xtdata.get_full_tick(_INDICES).values()),
-        # Until the end of the last year whose holidays the terminal knows (xtdata.py 2136-2190).
+        # The end of the last year of which the terminal has the holidays (xtdata.py 2136-2190).
         "calendar_end": lambda: xtdata.get_trading_calendar("SH")[-1],
     }
     for name, ask in asks.items():
@@ -55,7 +56,7 @@ def probe_center(servers: Sequence[str]) -> dict[str, object]:
     """
     answer: dict[str, object] = {"error": "", "servers_error": "", "host": center.HOST, "ports": center.PORTS}
     try:
-        # It imports the data service's module as well.
+        # This also imports the module of the data service.
         sdk.load()
     except Exception as exc:
         answer["error"] = str(exc)
@@ -81,7 +82,7 @@ def _is_free(port: int) -> bool:
 
 
 def main() -> None:
-    """Print what the command line asks for, as JSON."""
+    """Print the result that the command line requests, as JSON."""
     first, *servers = sys.argv[1:]
     with sdk.take_stdout() as out:
         out.write(msgspec.json.encode(probe_center(servers) if first == "--center" else probe(first)))

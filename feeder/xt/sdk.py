@@ -1,4 +1,4 @@
-"""The one door to xtquant: can it be imported here, and import it without its side effects. Any thread.
+"""The one place that imports xtquant: check whether that is possible, and do it without side effects. Any thread.
 
 Importing `xtquant` asks the package index for a newer version (10 s where there is no internet) and prints; importing
 `xtquant.xtdata` starts native threads. Nothing else in the feeder may import them.
@@ -17,14 +17,14 @@ from typing import BinaryIO
 
 from qmt_bridge.errors import ConfigError
 
-# The wheel installs everywhere; these two exist for Windows and some Python versions only.
+# The wheel can be installed everywhere, but these two modules exist only for Windows and some Python versions.
 _NATIVE = ("xtquant.datacenter", "xtquant.xtpythonclient")
 _ABSENT = object()
 
 
 def importable() -> bool:
     """Return whether this interpreter can import xtquant with its native modules; nothing is imported."""
-    # A top-level name: find_spec executes parent packages only.
+    # find_spec imports only parent packages, and a top-level name has none.
     spec = find_spec("xtquant")
     if spec is None or spec.submodule_search_locations is None:
         return False
@@ -34,7 +34,7 @@ def importable() -> bool:
 
 def load() -> ModuleType:
     """Import and return `xtquant.xtdata`, without its HTTP request and its banner; raise ImportError if that fails."""
-    # xtquant/__init__.py asks with requests; a None in sys.modules is how an import is made to fail.
+    # xtquant/__init__.py makes the HTTP request with `requests`; None in sys.modules makes its import fail.
     requests = sys.modules.get("requests", _ABSENT)
     sys.modules["requests"] = None  # type: ignore[assignment]
     try:
@@ -49,9 +49,9 @@ def load() -> ModuleType:
 
 
 def take_stdout() -> BinaryIO:
-    """Return this process's standard output for one's own use: what xtquant prints goes to standard error instead.
+    """Return this process's standard output for our own use, and redirect what xtquant prints to standard error.
 
-    Native code prints there as well, so the file descriptor is what has to change.
+    Native code also writes to standard output, so the file descriptor itself is replaced.
     """
     own = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -59,7 +59,7 @@ def take_stdout() -> BinaryIO:
 
 
 def parse_address(address: str, setting: str = "xt_addr") -> tuple[str, int]:
-    """Return host and port of the address in `setting`; raise `ConfigError` if it is not both."""
+    """Return host and port of the address in `setting`; raise `ConfigError` if one of them is missing or wrong."""
     host, _, port = address.rpartition(":")
     # xtconn.py splits at every ":", so an IPv6 address cannot be given.
     if not host or ":" in host or not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):

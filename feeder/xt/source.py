@@ -1,7 +1,7 @@
 """The source ``xtquant``: quotes, trade events and downloads of one terminal, each with a session of its own.
 
-What happens to one of them does not stop the others. It has no thread but those of its parts, and one for a trade
-session that could not be started at once.
+A failure of one does not stop the others. The source has no thread of its own, except one to start a trade session that
+could not be started at first.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of the two seconds that `close` may take; each part takes a little less.
+# Part of the two seconds that `close` may take; each part of the source takes a little less.
 CLOSE_SECONDS = 1.95
-# Between two attempts to start the trade session.
+# The pause between two attempts to start the trade session.
 RETRY_FIRST = 1.0
 RETRY_LAST = 60.0
 
 
 class XtSource:
-    """Everything that a terminal at `config.xt_addr` pushes."""
+    """All data of the terminal at `config.xt_addr`."""
 
     name = "xtquant"
     simulated = False
@@ -55,14 +55,14 @@ class XtSource:
         """Start the parts; raise ImportError where xtquant's native modules cannot be imported."""
         self._quote.start(sink)
         if self._config.xt_token:
-            # Of the data service, whose port is known only now.
+            # Downloads use the data service too, and its port is known only now.
             self._download = XtDownload(msgspec.structs.replace(self._config, xt_addr=self._quote.address))
         self._download.start(sink)
         if self._trade is None:
             logger.info("no accounts are set: market data only, no trade events")
             return
         if not self._start_trade(self._trade, sink, logging.ERROR):
-            # The next attempts run on a thread: the caller waits for `start`, and the quotes wait with it.
+            # Make the next attempts on a thread: the caller, and with it the quotes, wait for `start`.
             threading.Thread(
                 target=self._start_later, args=(self._trade, sink), name="xtquant-trade-start", daemon=True
             ).start()
@@ -88,7 +88,7 @@ class XtSource:
         self._quote.subscribe(topic, parts)
 
     def unsubscribe(self, topic: Topic, parts: TopicParts) -> None:
-        """Stop publishing `topic`; of a download: cancel it."""
+        """Stop publishing `topic`; cancel it if it is a download."""
         if parts.kind is Kind.DOWNLOAD:
             self._download.cancel(topic)
         else:
@@ -99,11 +99,11 @@ class XtSource:
         self._download.download(topic, request)
 
     def upstream(self) -> int:
-        """Return how many native subscriptions are held."""
+        """Return how many subscriptions the terminal serves."""
         return self._quote.upstream()
 
     def hung(self) -> str | None:
-        """Return which call does not return. Downloads leave such calls behind, and so do some trade sessions."""
+        """Return which call does not return. Those that downloads and old trade sessions left behind do not count."""
         return self._quote.hung() or (None if self._trade is None else self._trade.hung())
 
     def close(self) -> None:

@@ -19,12 +19,12 @@ import pytest
 import zmq
 
 from feeder import inbox as inbox_module
-from feeder import journal_thread as thread_module
 from feeder import publisher as publisher_module
 from feeder.app import Feeder, make_source
 from feeder.events import Positions, Unsent
-from feeder.journal import Journal
-from feeder.journal_thread import JournalThread
+from feeder.journal import thread as thread_module
+from feeder.journal.journal import Journal
+from feeder.journal.thread import JournalThread
 from feeder.publisher import Publisher
 from feeder.source import DownloadRequest, Sink
 from qmt_bridge import sockets
@@ -967,7 +967,7 @@ def test_a_clock_that_jumps_ahead_deletes_nothing(config: Config, monkeypatch: p
 
 
 def test_old_events_are_deleted_slice_by_slice(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feeder.journal.PRUNE_EVENTS", 2)
+    monkeypatch.setattr("feeder.journal.journal.PRUNE_EVENTS", 2)
     monkeypatch.setattr(thread_module, "PRUNE_SECONDS", 3600.0)
     journal = Journal(journal_path(config.data_path, "hand"), days=30)
     journal.append(journal.positions.give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 9, 0))
@@ -1071,7 +1071,7 @@ def test_a_failing_disk_and_its_recovery_are_reported_at_once(
 def test_events_held_by_a_full_disk_are_written_without_heartbeat(
     config: Config, feeder: Feeder, source: HandSource, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("feeder.journal.BATCH_EVENTS", 2)
+    monkeypatch.setattr("feeder.journal.journal.BATCH_EVENTS", 2)
     stop_periodic_work(consumer, monkeypatch)
     publisher = feeder.publisher
     limit_disk(publisher, 1)
@@ -1418,7 +1418,7 @@ def test_an_answer_comes_after_the_events_that_it_covers(
     feeder: Feeder, source: HandSource, consumer: Consumer, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # An answer of all events, which are published in several turns.
-    monkeypatch.setattr("feeder.journal.CHUNK_EVENTS", 5000)
+    monkeypatch.setattr("feeder.journal.journal.CHUNK_EVENTS", 5000)
     done: list[object] = []
     publisher = feeder.publisher
     transmit, reply = publisher._transmit, publisher._answers._reply
@@ -1622,7 +1622,7 @@ def test_a_stop_with_a_hung_disk_ends_and_logs_what_may_be_lost(
 
 
 def test_past_events_come_in_pieces_to_any_thread(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feeder.journal.CHUNK_EVENTS", 2)
+    monkeypatch.setattr("feeder.journal.journal.CHUNK_EVENTS", 2)
 
     class Asking(HandSource):
         def start(self, sink: Sink) -> None:

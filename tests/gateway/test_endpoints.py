@@ -17,7 +17,7 @@ from websockets import ConnectionClosed
 from websockets.asyncio.client import connect
 
 from feeder.events import Unsent
-from feeder.journal import Chunk, Journal
+from feeder.journal.journal import Chunk, Journal
 from gateway import hub
 from gateway.endpoints import ENDPOINTS
 from qmt_bridge.journal_file import journal_path

@@ -1,6 +1,7 @@
-"""Delivery: what xtquant's threads do in a callback, several at once: convert, leave out what is old, publish.
+"""Delivery: what a callback of xtquant does: convert the data, drop records that are not the newest, publish the rest.
 
-Nothing here calls xtdata. A topic's lock is held from the check whether a record is the newest until the sink has it.
+xtquant calls back on several threads at the same time. A topic's lock is held from the check whether a record is the
+newest until the sink has it. Nothing here calls xtdata.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ logger = logging.getLogger(__name__)
 
 def this_moment() -> Moment:
     """Return the time at which a callback was entered."""
-    # Of the monotonic clocks, perf_counter has a fine resolution on Windows too.
+    # perf_counter is the monotonic clock that has a fine resolution on Windows too.
     return Moment(time.time_ns(), time.perf_counter_ns())
 
 
 class Delivery:
     """Publishes pushes to `sink`.
 
-    `failed` counts pushes that could not be published, `overtaken` records that were left out because a newer one had
-    been published.
+    `failed` counts pushes that could not be published. `overtaken` counts records that were dropped because a newer one
+    was already published.
     """
 
     def __init__(self) -> None:
         self.sink: Sink
         self.failed = 0
         self.overtaken = 0
-        # The kinds of fault that are logged already.
+        # The kinds of fault that are already in the log.
         self._faults: set[tuple[Kind, str, type[Exception]]] = set()
         self._counting = threading.Lock()
 
     def deliver(self, subscription: NativeSubscription, payload: object) -> None:
-        """Publish a push. It raises nothing: xtdata's wrapper would print it to stdout."""
+        """Publish a push. Raises nothing, because xtdata's wrapper prints an exception to stdout and drops it."""
         moment = this_moment()
         if not subscription.live:
             return
@@ -54,7 +55,7 @@ class Delivery:
             self.lose(subscription, exc)
 
     def lose(self, subscription: NativeSubscription, exc: Exception) -> None:
-        """Note a push that cannot be read at all; it shows all the same that the subscription works."""
+        """Count a push that cannot be read at all. It still shows that the subscription works."""
         subscription.note_push({})
         self._note_failure(subscription, exc)
 
@@ -82,7 +83,7 @@ class Delivery:
             subscription.note_push({code: records[-1] for code, records in quote.items()})
             self._publish_quote(subscription, quote, moment)
         else:
-            # Which answer a formula begins with is not documented, so the first document does not count as news.
+            # The first push of a formula is not documented, so the first document does not count as news.
             subscription.note_push({})
             self._publish_values(subscription, normalize.document(payload), moment)
 
@@ -98,7 +99,7 @@ class Delivery:
     def _publish_whole(self, subscription: NativeSubscription, ticks: dict[str, Any], moment: Moment) -> None:
         state = subscription.state
         with state.lock:
-            # A topic that begins after this begins with the ticks of the state; one that began before gets them here.
+            # If the topic is set later, it starts with the ticks in the state. If it is set already, it gets them here.
             fresh = self._admit_all(state, ticks, moment)
             subscription.pushed = ticks
             topic = subscription.topic
@@ -137,7 +138,7 @@ class Delivery:
                 self.sink.publish(topic, fresh, moment.received_ns)
 
     def admit(self, state: TopicState, code: str, record: Any, moment: Moment) -> bool:
-        """Return whether `record` may be published: not after a newer version of it. The caller holds the lock."""
+        """Return whether `record` may be published: no newer version was published. The caller holds the lock."""
         if state.is_filled:
             state.is_filled = False
             if not state.newest.is_new(code, record):
@@ -159,7 +160,7 @@ class Delivery:
         return fresh
 
     def begin_with(self, state: TopicState, code: str, tick: Any, moment: Moment) -> None:
-        """Publish the newest tick that the feeder or the terminal knows, unless the topic has it or a newer one."""
+        """Publish the newest tick of the feeder or the terminal, unless the topic already has it or a newer one."""
         topic, splice = state.topic, state.splice
         if topic is None:
             return
@@ -171,6 +172,6 @@ class Delivery:
                 self.sink.publish_whole(topic, {code: tick}, moment.received_ns)
                 return
             if splice is not None:
-                # Otherwise it would be published a second time if a single subscription brings it.
+                # Record it, or it is published a second time when the single subscription pushes it.
                 splice.from_market(tick)
             self.sink.publish(topic, {code: [tick]}, moment.received_ns)

@@ -1,9 +1,10 @@
-"""Evidence: the terminal's own last ticks, which tell whether a silent subscription is silent rightly, or deaf.
+"""Evidence: compare the terminal's own last ticks with the pushes, to find subscriptions that are deaf.
 
-A session is deaf if the terminal has newer data than it pushed; that needs no clock and no trading hours. Those of
-futures, options and Hong Kong are not known: get_trading_period has the hours of a day, but xtquant's calendar is of SH
-and SZ alone, without Hong Kong's holidays and the nights without a session. A terminal that gets nothing itself is
-therefore noticed for stock markets only. Pure; one thread uses it.
+A subscription or session is deaf if the terminal has newer data than it pushed. This check needs no clock and no
+trading hours, and therefore works for every market. A terminal that receives no data itself is noticed for stock
+markets only: the trading days of futures, options and Hong Kong are not known. get_trading_period has the hours of a
+day, but xtquant's calendar covers only SH and SZ, without Hong Kong's holidays and without the nights that have no
+session. Pure; one thread uses it.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from feeder.xt.quotes.silence import MARKETS, SEVERAL, day_number
 
 Name = TypeVar("Name", bound=Hashable)
 
-# A silent subscription is deaf after so many looks at which the terminal had news of it. One or two may be the reset
-# before a trading day, which is not pushed.
+# A silent subscription is deaf after this many checks at which the terminal had news of it. One or two may be the reset
+# before a trading day, which the terminal does not push.
 NEWS = 3
-# As many times more, where news is of a single code out of several: xtquant may compute that one itself.
+# `NEWS` is multiplied by this if only one code out of several has news: xtquant may compute that one itself.
 _ALONE = 4
-# Looks for which news of a code counts.
+# The number of checks for which news of a code counts.
 _KEPT = 6
-# Trading status of what is no derivative, in openInt (doc/xtdata.md 1575), that lets a tick be expected: continuous
-# trading. The manuals do not agree on the others (halted is 17 or 20 here, 1 or 16 elsewhere), so none of them does.
+# The only trading status at which ticks are expected: continuous trading. It is in the field openInt of everything that
+# is no derivative (doc/xtdata.md 1575). The manuals disagree on the other values (halted is 17 or 20 in this one, 1 or
+# 16 in others), so no tick is expected at any of them.
 _TRADING = 13
-# An index of each exchange, which has a tick every few seconds while it trades: whether the terminal itself gets data.
+# One index of each exchange. It ticks every few seconds in trading hours, so it shows whether the terminal gets data.
 INDICES = {"SH": "000001.SH", "SZ": "399001.SZ", "BJ": "899050.BJ"}
 
 
@@ -36,26 +38,26 @@ _NONE: Mapping[str, Mapping[str, object]] = {}
 
 
 class Evidence(Generic[Name]):
-    """The terminal's last ticks of silent subscriptions, compared each time that it is asked for them."""
+    """The terminal's last ticks of silent subscriptions, compared with the earlier ones at each check."""
 
     def __init__(self) -> None:
-        # Codes whose status lets no tick be expected, and those without a trade today.
+        # Codes with a status at which no tick is expected, and codes without a trade today.
         self._halted: set[str] = set()
         self._idle: set[str] = set()
         self._asked: frozenset[str] = frozenset()
-        # Time, where there is one, and volume of the tick that newer ones are told from.
+        # Time (if it has one) and volume of the tick with which the next one is compared.
         self._last: dict[str, tuple[int | None, float]] = {}
-        # Codes whose volume has grown at the terminal, with the looks for which that counts.
+        # Codes whose volume has grown at the terminal, with the number of checks for which this still counts.
         self._moved: dict[str, int] = {}
-        # Of each subscription the looks that showed news which it did not bring, and the codes of those.
+        # For each subscription: the number of checks with news that it did not push, and the codes of that news.
         self._missed: dict[Name, tuple[int, set[str]]] = {}
-        # The same of each silent stock market, and those of which there was enough of it.
+        # The same for each silent stock market; `missed` has the markets with enough of it to be deaf.
         self._unpushed: dict[str, tuple[int, set[str]]] = {}
         self.missed: frozenset[str] = frozenset()
-        # Whether the terminal has answered at all in this session.
+        # Whether the terminal has answered in this session.
         self._has_answered = False
         self._day = 0
-        # Doubles with each subscription found deaf, so that what does not help is tried more and more rarely.
+        # Doubles each time that deaf subscriptions are found: a repair that does not help is repeated less often.
         self._news = NEWS
 
     def learn(
@@ -66,13 +68,13 @@ class Evidence(Generic[Name]):
         silent: Mapping[Name, Mapping[str, object]],
         markets: Mapping[str, Mapping[str, object]] = _NONE,
     ) -> list[Name]:
-        """Compare the terminal's `ticks` of the codes `asked` with those of the last time; return what is deaf.
+        """Compare the terminal's `ticks` of the codes `asked` with those of the last call; return what is deaf.
 
-        `silent` are subscriptions that have brought ticks before but none since the last time, each with codes and the
-        last record that it brought of each, or None. Of a deaf one the terminal had new trades at several looks, which
-        it did not push. `markets` are stock markets of which nothing was pushed since the last time, with the codes
-        that would have been, whether or not their subscriptions ever brought any: `missed` has the deaf ones of these.
-        `now` is ms since 1970.
+        `silent` are subscriptions that have pushed ticks before, but none since the last call. Each has its codes, with
+        the last record that it pushed of each, or None. It is deaf if the terminal had new trades at several checks and
+        did not push them. `markets` are stock markets of which nothing was pushed since the last call, with the codes
+        that were expected, even if their subscriptions never pushed anything; `missed` has the deaf ones of them.
+        `now` is in ms since 1970.
         """
         if day_number(now) != self._day:
             self._day, self._news = day_number(now), NEWS
@@ -106,9 +108,9 @@ class Evidence(Generic[Name]):
         return deaf
 
     def learn_failure(self, markets: Mapping[str, Mapping[str, object]]) -> None:
-        """Note that the terminal was asked and did not answer, though it has answered before in this session.
+        """Note that the terminal did not answer; this counts only if it has answered before in this session.
 
-        A session that neither pushes nor answers is deaf. One that never answered may be with a terminal that cannot.
+        A session that neither pushes nor answers is deaf. If it never answered, the terminal may not support the call.
         """
         if self._has_answered:
             self._unpushed = {
@@ -119,27 +121,27 @@ class Evidence(Generic[Name]):
             self._judge(markets)
 
     def begin_anew(self, *, is_new_session: bool) -> None:
-        """Forget what was not pushed: something was done about it, so that only what the terminal gets now tells."""
+        """Forget what was not pushed: a repair was started, so only what the terminal receives from now on counts."""
         self._unpushed = {}
         self.missed = frozenset()
         if is_new_session:
             self._has_answered = False
 
     def _judge(self, markets: Mapping[str, Mapping[str, object]]) -> None:
-        # Without what doubles: the pauses of a silent market grow by themselves.
+        # `NEWS` and not `self._news`: the pauses between the repairs of a silent market already grow (see `Silence`).
         self.missed = frozenset(
             market for market, seen in self._unpushed.items() if _is_enough(seen, markets[market], NEWS)
         )
 
     def active(self, codes: set[str]) -> set[str]:
-        """Return those of `codes` that may be expected to tick.
+        """Return those of `codes` of which ticks are expected.
 
-        Where the index of a market moves at the terminal, only codes that move there too are: the others have nothing
-        to say. Else status and volume have to tell. A few without a trade today may be suspended, or traded rarely.
-        Where there are several, it is the market that says nothing.
+        If the index of a market moves at the terminal, these are the codes that move there too; others have no news.
+        Otherwise status and volume decide. A few codes without a trade today may be suspended, or traded rarely. If
+        there are several of them, the market itself is silent, and they are expected to tick.
         """
         quiet = {code for code in codes if INDICES.get(code.rpartition(".")[2]) in self._moved}
-        # What was not asked for was heard.
+        # Codes that were not asked for did push data.
         quiet &= self._asked
         idle = codes & self._idle
         return codes - quiet - self._halted - (idle if len(idle) < SEVERAL else set()) | (codes & self._moved.keys())
@@ -158,11 +160,11 @@ def _count(
     grown: set[str],
     last: Mapping[str, tuple[int | None, float]],
 ) -> dict[Name, tuple[int, set[str]]]:
-    """Return the looks, this one included, that showed news which each of `silent` did not bring, and their codes."""
+    """Return for each in `silent` the number of checks, with this one, that had news it did not push; and the codes."""
     seen = {}
     for name, brought in silent.items():
         looks, codes = before.get(name, (0, set()))
-        # What has come after all, in a push that was served late, is not missed.
+        # A tick that was pushed, though its callback was late, is not missed.
         news = {code for code in grown & brought.keys() if _volume(brought[code]) != last[code][1]}
         seen[name] = looks + bool(news), codes | news
     return seen
@@ -175,13 +177,13 @@ def _is_enough(seen: tuple[int, set[str]], brought: Mapping[str, object], news: 
 
 
 def _is_trade(tick: tuple[int | None, float], before: tuple[int | None, float]) -> bool:
-    """Return whether there was a trade, which is pushed for certain; of a newer time alone that is not known."""
+    """Return whether there was a trade. A trade is always pushed; a tick with only a newer time may not be."""
     (time, volume), (last_time, last_volume) = tick, before
     if not volume:
-        # The reset before a trading day has a newer time and is no trade.
+        # The reset before a trading day has a newer time, but is no trade.
         return False
     if time is None or last_time is None or time == last_time:
-        # The clock of the record tells nothing.
+        # The record's time cannot be used.
         return volume > last_volume
     return time > last_time and volume != last_volume
 
@@ -191,7 +193,7 @@ def _time(tick: Mapping[Any, Any]) -> int | None:
     if isinstance(time, int) and time > 0:
         return time
     text = tick.get("timetag")
-    # Some terminals' get_full_tick has this alone: 20250331 14:52:15, of Shanghai.
+    # Some terminals' get_full_tick has only this time, in Shanghai: 20250331 14:52:15.
     if not isinstance(text, str) or not _TIMETAG.fullmatch(text):
         return None
     try:

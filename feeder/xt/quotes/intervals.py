@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-# A terminal takes about a minute to start, so attempts that follow each other faster than RETRY_LAST gain nothing.
+# A terminal takes about a minute to start, so attempts that are more frequent than RETRY_LAST gain nothing.
 RETRY_FIRST = 0.5
 RETRY_LAST = 5.0
 # xtquant waits for its servers without a limit; loading every market takes a fraction of this.
 CENTER_SECONDS = 120.0
-# How often to look at the connection: xtquant may not tell that it was lost.
+# How often to check the connection: xtquant may not report that it was lost.
 WATCH_SECONDS = 1.0
-# How often to ask again for what was refused: a terminal answers before it is logged in, and limits become free.
+# How often to try refused subscriptions again: a terminal that is not logged in yet refuses them, and so does a limit
+# that later has room again.
 REFUSED_SECONDS = 60.0
-# How long there has to be room for single subscriptions before ticks go back to them. A topic that is given up only to
-# be wanted again finds its place free, and costs one call each way.
+# For how long there must be room for single subscriptions before ticks return to them. If a topic is unsubscribed and
+# soon subscribed again, its place is still free, and this costs one call each way.
 RETURN_SECONDS = 5.0
-# Of the two seconds that `close` may take: to give subscriptions back, and to wait for the thread.
+# Parts of the two seconds that `close` may take: to unsubscribe, and to wait for the thread.
 LEAVE_SECONDS = 1.5
 JOIN_SECONDS = 1.9
-# How long a subscription has to bring a first tick by itself. Then the terminal is asked for the newest one, which is
-# all that there is after the close. The pause doubles, up to FIRST_LAST, while the terminal has none.
+# How long to wait for the first tick of a subscription. Then the terminal is asked for its newest tick: after the close
+# it pushes none. While the terminal has none either, the pause doubles, up to FIRST_LAST.
 FIRST_SECONDS = 2.0
 FIRST_LAST = 1800.0
-# The number of codes in one such call: a new subscription has to wait for it.
+# The number of codes in one such call; it is limited because a new subscription has to wait for the call.
 FIRST_CODES = 20
-# After so many calls in a row a piece of background work has its turn, though more calls wait.
+# After this many calls in a row one piece of background work is done, even if more calls wait.
 CALLS_IN_A_ROW = 10
-# How many formulas are held at a time. Instruments and periods are limited by what the terminal has, formulas are not,
-# and the terminal calculates each of them with every tick.
+# How many formulas may be subscribed at the same time. The terminal calculates each of them with every tick. Other
+# topics need no such limit, because the terminal has a limited number of instruments and periods.
 MAX_FORMULAS = 1000

@@ -1,6 +1,6 @@
-"""LastValues: topics of ticks that have no value yet, for which the terminal is asked for its newest tick.
+"""LastValues: ask the terminal for the newest tick of topics that have no value yet.
 
-The thread `xtquant-calls` uses it. After the close the terminal pushes nothing, and its newest tick is all there is.
+After the close the terminal pushes nothing, so its newest tick is the only value. The thread `xtquant-calls` uses this.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ logger = logging.getLogger(__name__)
 
 
 class LastValues:
-    """Topics by the time (s, monotonic) at which the terminal is asked."""
+    """The topics, ordered by the time (s, monotonic) at which the terminal is asked for them."""
 
     def __init__(self, table: TopicTable, client: QuoteClient, delivery: Delivery) -> None:
         self._table = table
         self._quote_client = client
         self._delivery = delivery
-        # With a number that keeps the order, and the pause before the next time.
+        # Time, a number that keeps the order of equal times, topic, and the pause before the next attempt.
         self.waiting: list[tuple[float, int, Topic, float]] = []
         self._numbers = count()
 
     def wait_for(self, topic: Topic, pause: float) -> None:
-        """Let the terminal be asked for `topic` in `pause` seconds, if it has no value by then."""
+        """Ask the terminal for `topic` in `pause` seconds, if the topic has no value by then."""
         heapq.heappush(self.waiting, (time.monotonic() + pause, next(self._numbers), topic, pause))
 
     def is_due(self, now: float) -> bool:
-        """Return whether the terminal is to be asked now."""
+        """Return whether it is time to ask the terminal."""
         return bool(self.waiting) and self.waiting[0][0] <= now
 
     def forget(self) -> None:
@@ -44,18 +44,18 @@ class LastValues:
         self.waiting.clear()
 
     def ask(self, now: float) -> None:
-        """Ask the terminal, in one call, for the newest tick of some topics that have brought none."""
+        """Ask the terminal, in one call, for the newest tick of some topics that have none."""
         asked = self._take_due(now)
         if not asked:
             return
         table = self._table
-        # Before the call: what is pushed during it is newer.
+        # Take the time before the call: a tick that is pushed during the call is newer than the answer.
         moment = this_moment()
         try:
             ticks = self._quote_client.xtdata.get_full_tick(sorted({table.wanted[topic].name for topic in asked}))
             values = normalize.quote(ticks, lambda exc: logger.debug("a last tick cannot be read: %s", exc))
         except Exception as exc:
-            logger.debug("last ticks cannot be had: %s", exc)
+            logger.debug("the last ticks cannot be read: %s", exc)
             values = {}
         for topic, pause in asked.items():
             parts = table.wanted[topic]

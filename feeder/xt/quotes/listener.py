@@ -1,9 +1,9 @@
-"""Listener: whether subscriptions bring nothing although they should, and what to do about it.
+"""Listener: find subscriptions that push no data although they should, and say what to do about it.
 
-A stock market that is silent while the clock and xtquant's holidays say that it trades is stale. Only the terminal's
-own last ticks tell whether the session is deaf. While these do not move either, the listener waits and asks
-again. If they move, what is silent is subscribed again. The session is made anew only if nothing else brings news,
-because that interrupts the data of every client. The thread `xtquant-calls` runs it, while the connection is there.
+A stock market is stale if it is silent while it should trade by the clock and xtquant's holidays. Only the terminal's
+own last ticks show whether the session is deaf. If these do not move either, the listener waits and asks again. If they
+move, the silent subscriptions are made again. A new session is made only if no other subscription has news, because a
+new session interrupts the data of every client. The thread `xtquant-calls` runs this while there is a connection.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 _Subscriptions: TypeAlias = Collection[NativeSubscription]
 
-# The terminal is asked for last ticks this many times within the time that a market may be silent, so that a deaf
-# connection is made anew before a market of it counts as silent, ...
+# How many times the terminal is asked for its last ticks within the time that a market may be silent: often enough to
+# replace a deaf connection before one of its markets counts as silent.
 _ASKS = 6
-# ... and for so many codes at most.
+# The largest number of codes in one such call.
 _ASKED = 200
-# How long a stock market's subscription is compared with the terminal after its last push, in limits, though the clock
-# says that nothing trades: the clock may be wrong.
+# For how long after its last push a stock market's subscription is still compared with the terminal outside trading
+# hours, in multiples of `limit`: the clock may be wrong.
 _LINGER = 4
 _NEXT = {
     "renew": "subscribing these again",
@@ -39,14 +39,14 @@ _NEXT = {
 
 
 class Advice(NamedTuple):
-    """What is to be done, with the subscriptions to be made anew. "renew" is "resubscribe" while no market is stale."""
+    """What to do, and which subscriptions to make again. "renew" is "resubscribe" while no market is stale."""
 
     action: Action | Literal["renew"]
     subscriptions: tuple[NativeSubscription, ...] = ()
 
 
 class Listener:
-    """Watches the subscriptions of one `XtQuote`; `limit` is in seconds, 0 for never; `now` tells ms since 1970."""
+    """Watches the subscriptions of one `XtQuote`; `limit` is in seconds, 0 for never; `now` returns ms since 1970."""
 
     def __init__(self, xtdata: Any, limit: float, now: Callable[[], int], is_alive: Callable[[], bool]) -> None:
         self._xtdata = xtdata
@@ -59,7 +59,7 @@ class Listener:
         self._evidence: Evidence[TopicParts] = Evidence()
         self._ask_pause = self._limit // _ASKS
         self._asked = 0
-        # Stock markets, among others, that were heard since the terminal was last asked.
+        # Markets, not only of stocks, that have pushed news since the terminal was last asked.
         self._heard: set[str] = set()
         self._ask_failed = False
 
@@ -74,7 +74,7 @@ class Listener:
         held: Collection[Topic],
         subscriptions: Mapping[TopicParts, NativeSubscription],
     ) -> Advice:
-        """Return what is to be done now, and log it; call it about once a second."""
+        """Return what to do now, and log it; call this about once a second."""
         if not self._limit:
             return Advice("none")
         now = self._now()
@@ -93,6 +93,10 @@ class Listener:
             logger.info("silence is over")
         elif action == "closed":
             logger.info("nothing trades any more, so silence is right")
+        return self._advise(now, action, subscriptions.values())
+
+    def _advise(self, now: int, action: Action, subscriptions: _Subscriptions) -> Advice:
+        """Return what to do about the silence of markets, and log it."""
         if action not in ("resubscribe", "reconnect", "stale"):
             return Advice(action)
         deaf = self._silence.deaf
@@ -102,23 +106,23 @@ class Listener:
                 ", ".join(sorted(self.stale)),
             )
             return Advice(action)
-        silent = tuple(subscription for subscription in subscriptions.values() if subscription.market in deaf)
-        if action == "reconnect" and self._lives(now, subscriptions.values(), silent):
+        silent = tuple(subscription for subscription in subscriptions if subscription.market in deaf)
+        if action == "reconnect" and self._lives(now, subscriptions, silent):
             action = "resubscribe"
         self._warn(f"nothing came from {', '.join(sorted(deaf))} while it trades", action)
         self._evidence.begin_anew(is_new_session=action == "reconnect")
         return Advice(action, silent if action == "resubscribe" else ())
 
     def forget(self) -> None:
-        """Begin anew: the connection was lost, so what was silent before is not known any more."""
+        """Start from the beginning: the connection was lost, and with it the knowledge of what was silent."""
         self._silence.reset()
         self._evidence.begin_anew(is_new_session=True)
 
     def _mend(self, now: int, deaf: tuple[NativeSubscription, ...], subscriptions: _Subscriptions) -> Advice:
-        """Return what is to be done about subscriptions that are found deaf, and log it."""
+        """Return what to do about subscriptions that are deaf, and log it."""
         what = f"the terminal has news that {', '.join(map(str, deaf))} did not bring"
         if not self._silence.act():
-            # This is no silence that could be over, so it is no state.
+            # Log it only. Set no state: this is not the silence of a market, so nothing would end the state.
             self._warn(what, "stale")
             return Advice("none")
         advice = Advice("renew", deaf) if self._lives(now, subscriptions, deaf) else Advice("reconnect")
@@ -127,7 +131,7 @@ class Listener:
         return advice
 
     def _lives(self, now: int, subscriptions: _Subscriptions, silent: _Subscriptions) -> bool:
-        """Return whether subscriptions that are not silent bring news, which a new connection would interrupt."""
+        """Return whether other subscriptions have news: a new connection would interrupt them."""
         return any(
             each.had_news and 0 <= now - each.news_at < self._limit for each in subscriptions if each not in silent
         )
@@ -136,11 +140,11 @@ class Listener:
         logger.warning("%s; %s; %d more tries today", what, _NEXT[action], self._silence.left)
 
     def _codes(self, wanted: Mapping[Topic, TopicParts], held: Collection[Topic]) -> dict[str, int]:
-        """Return how many codes of each stock market should be heard."""
+        """Return of how many codes of each stock market data is expected."""
         watched: dict[str, list[TopicParts]] = {}
         for topic, parts in wanted.items():
             market = market_of(parts) if is_live(parts) else ""
-            # A refused subscription is expected to be silent, unless it was held before the market fell silent.
+            # A refused subscription pushes nothing. It counts only in a stale market: it may have been held before.
             if market in MARKETS and (topic in held or market in self._silence.stale):
                 watched.setdefault(market, []).append(parts)
         codes = {}
@@ -149,7 +153,7 @@ class Listener:
             if market in names:
                 codes[market] = SEVERAL
             elif active := self._evidence.active(names):
-                # Minute bars may come but once a minute, so they count for none.
+                # Minute bars may come only once a minute, so they are not counted.
                 codes[market] = len(active & {parts.name for parts in those if parts.detail != "1m"})
         return codes
 
@@ -160,7 +164,7 @@ class Listener:
         held: Collection[Topic],
         subscriptions: _Subscriptions,
     ) -> list[TopicParts]:
-        """Compare what is quiet with the terminal's own last ticks; return what is deaf."""
+        """Compare the quiet subscriptions with the terminal's own last ticks; return which of them are deaf."""
         trades = self._silence.is_open(now)
         quiet = [
             each
@@ -191,7 +195,7 @@ class Listener:
         except Exception as exc:
             if self._is_alive() and not self._ask_failed:
                 self._ask_failed = True
-                logger.warning("the terminal's last ticks cannot be had: %s: %s", type(exc).__name__, exc)
+                logger.warning("the terminal's last ticks cannot be read: %s: %s", type(exc).__name__, exc)
             if self._is_alive():
                 self._evidence.learn_failure(markets)
             return []
@@ -199,13 +203,13 @@ class Listener:
         return self._evidence.learn(now, asked, ticks, silent, markets)
 
     def _learn_holidays(self, today: str) -> None:
-        """Ask xtquant for its calendar once a day; without one every weekday is taken for a trading day."""
+        """Ask xtquant for its calendar once a day; without one every weekday counts as a trading day."""
         if today == self._calendar_day:
             return
         fault = ""
         try:
-            # What xtdata.get_trading_calendar does (xtdata.py 2159), which compares holidays with this machine's
-            # midnights and so finds none where the clock is not Shanghai's.
+            # These are the calls of xtdata.get_trading_calendar (xtdata.py 2159). That function compares holidays with
+            # the midnights of this machine, and so finds none if the time zone is not Shanghai's.
             self._xtdata.download_holiday_data()
             holidays = frozenset(self._xtdata.get_holidays())
             if any(day.startswith(today[:4]) for day in holidays):
@@ -223,7 +227,7 @@ class Listener:
 
 
 def _heard(subscriptions: _Subscriptions, now: int) -> set[str]:
-    """Return the markets that brought news since the last call."""
+    """Return the markets that have pushed news since the last call."""
     markets = set()
     for each in subscriptions:
         if each.has_news:
@@ -235,9 +239,9 @@ def _heard(subscriptions: _Subscriptions, now: int) -> set[str]:
 def _expected(
     quiet: _Subscriptions, lost: Collection[TopicParts], heard: Collection[str]
 ) -> dict[str, dict[str, object]]:
-    """Return, of each stock market that is not `heard`, the codes to expect pushes of, each with the last record.
+    """Return for each stock market that is not in `heard` the codes of which pushes are expected, with the last record.
 
-    `lost` is what was refused when its silent market was subscribed again.
+    `lost` are the subscriptions that were refused when their silent market was subscribed again.
     """
     expected: dict[str, dict[str, object]] = {}
     for parts in lost:

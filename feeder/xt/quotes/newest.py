@@ -1,7 +1,7 @@
-"""Newest: the newest record of each thing that a topic tells of, in whatever order callbacks are served.
+"""Newest: the newest record of each item of a topic, whatever the order of the callbacks.
 
 xtquant calls back on several threads, so an older record may be ready after a newer one. Pure: the time is an argument,
-and callers hold a lock from `admit` until they have handed over what was admitted.
+and callers hold a lock from `admit` until the admitted record is handed over.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from typing import Any, NamedTuple
 
 from qmt_bridge.wire.topics import Versions
 
-# A clock may be set back for good: a test environment, the next session, a corrected tick. After this time without
-# anything newer an older record counts as the newest. Stocks tick every three seconds, and a callback is late by far
-# less than this.
+# The times of records may go back for good: a test environment, the next session, a corrected tick. If nothing newer
+# came for this time, an older record counts as the newest. Stocks tick every three seconds, and a callback is late by
+# much less than this.
 SETTLE_NS = 5_000_000_000
-# A record from further in the future than this is wrong about its time.
+# The time of a record that is further in the future than this is wrong, and is not used.
 FUTURE_MS = 3_600_000
 _NS_PER_MS = 1_000_000
-# Bars of one code whose versions are told apart: the one that ended last may still be corrected after the next began.
+# For how many bars of one code the version is tracked: a bar may still be corrected after the next one has begun.
 _BARS = 3
 
 
 class Moment(NamedTuple):
-    """When a callback was entered: in ns since 1970, and in ns of a monotonic clock, which gives the order."""
+    """The time at which a callback was entered: in ns since 1970, and in ns of a monotonic clock for the order."""
 
     received_ns: int
     entered_ns: int
 
 
 class _Mark(NamedTuple):
-    # None where the record has none that can be true.
+    # None if the record has no time, or one that cannot be right.
     time: int | None
     volume: float | None
     entered_ns: int
 
 
 class Newest:
-    """The newest records of one topic, of which `versions` says which are versions of one thing."""
+    """The newest records of one topic; `versions` says which records are versions of the same item."""
 
     __slots__ = ("_bars", "_marks", "_versions", "records")
 
@@ -74,7 +74,7 @@ class Newest:
         """Return those of `records` by code that may be published (see `admit`)."""
         if self._versions != "code":
             return {code: record for code, record in records.items() if self.admit(code, record, moment)}
-        # What nearly every tick is, at a third of the cost: the lock is held over thousands.
+        # The usual case takes a third of the time of `admit`. This matters because the lock is held over thousands.
         fresh: dict[str, Any] = {}
         marks, entered_ns = self._marks, moment.entered_ns
         limit = moment.received_ns // _NS_PER_MS + FUTURE_MS
@@ -97,10 +97,10 @@ class Newest:
         return fresh
 
     def is_new(self, code: str, record: Any) -> bool:
-        """Return whether `record` is another snapshot than the one of `code` that was admitted last.
+        """Return whether `record` differs from the one of `code` that was admitted last.
 
         An answer of get_full_tick has fields that no push has (timetag, tickvol), and its amount is an integer. So if
-        one of the two is such an answer, only the fields that both have are compared, and of the amount the whole part.
+        one of the two is such an answer, only the common fields are compared, and only the whole part of the amount.
         """
         last = self.records.get(code)
         if last is None or not (_is_answer(last) or _is_answer(record)):
@@ -111,7 +111,7 @@ class Newest:
         return not common or not all(_is_same(_whole(name, last), _whole(name, record)) for name in common)
 
     def _key(self, code: str, record: Any) -> Hashable:
-        """Return what `record` is a version of, None for an event."""
+        """Return the item of which `record` is a version; None for an event."""
         match self._versions:
             case "topic":
                 return ""
@@ -144,7 +144,7 @@ def _mark(record: Any, moment: Moment) -> _Mark:
 
 
 def _is_answer(record: Any) -> bool:
-    """Return whether get_full_tick answered `record`: no push has its text of the time."""
+    """Return whether `record` is an answer of get_full_tick: only its answers have the time as a text."""
     return isinstance(record, Mapping) and "timetag" in record
 
 
@@ -163,13 +163,13 @@ def _is_older(mark: _Mark, last: _Mark) -> bool:
     if mark.time is not None and last.time is not None and mark.time != last.time:
         return mark.time < last.time
     if mark.volume is not None and last.volume is not None and mark.volume != last.volume:
-        # The day's total, or the bar's, so it only grows.
+        # The volume is the total of the day or of the bar, so it only grows.
         return mark.volume < last.volume
     return mark.entered_ns < last.entered_ns
 
 
 def _shape(document: Any) -> Hashable:
-    """Return the bars and the outputs that a formula's document has values of."""
+    """Return for which bars and outputs a formula's document has values."""
     if not isinstance(document, Mapping):
         return None
     times, outputs = document.get("timelist"), document.get("outputs")

@@ -1,7 +1,7 @@
-"""Returns: ticks that were taken out of a whole market go back to single subscriptions, while there is room.
+"""Returns: move topics from the subscription of their whole market back to single subscriptions, while there is room.
 
-1. Subscribe the single one, which brings ticks beside the market. 2. Once each has brought what the other did, publish
-those of the single one and no more of the market's. 3. End the market's subscription if it serves nothing else.
+1. Subscribe the single code; both subscriptions then push its ticks. 2. Once neither lacks a tick of the other, publish
+only those of the single subscription. 3. Unsubscribe the market if it serves nothing else.
 The thread `xtquant-calls` uses it.
 """
 
@@ -36,7 +36,7 @@ class Returns:
         self._sink = sink
 
     def step(self, now: float) -> bool:
-        """Do what can be done now, with one subscription at most; return whether there may be more to do at once."""
+        """Do what can be done now, with at most one new subscription; return whether to call this again at once."""
         self._finish(now)
         holder = self._subscriptions
         if holder.singles >= holder.single_limit or now - holder.room_since < intervals.RETURN_SECONDS:
@@ -54,7 +54,7 @@ class Returns:
         return False
 
     def _begin(self, topic: Topic, state: TopicState, now: float) -> bool:
-        """Subscribe a topic's ticks beside its market; return whether they are held."""
+        """Subscribe the ticks of a topic in addition to its market; return whether that succeeded."""
         holder = self._subscriptions
         subscription = NativeSubscription(state, topic)
         splice = subscription.splice = state.splice
@@ -62,17 +62,17 @@ class Returns:
         if refusal or splice is None:
             if self._quote_client.is_alive():
                 holder.stuck.add(topic)
-                logger.warning("%s still comes out of the whole market: %s", topic, refusal)
-            # The terminal may allow less than our limit, so one refusal at a time is enough.
+                logger.warning("%s is still served by the subscription of its whole market: %s", topic, refusal)
+            # The limit of the terminal may be lower than ours, so wait before the next attempt.
             holder.room_since = now
             return False
-        # Not `now`: the call may have taken its time.
+        # Not `now`: the call may have taken some time.
         splice.begin(time.monotonic())
         holder.returning[topic] = subscription
         return True
 
     def _finish(self, now: float) -> None:
-        """Leave the market with the topics whose own subscription has brought what the market did."""
+        """Move the topics whose own subscription has caught up with that of the market."""
         holder = self._subscriptions
         for topic, subscription in list(holder.returning.items()):
             splice = subscription.splice

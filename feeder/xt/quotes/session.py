@@ -1,9 +1,9 @@
 """The xtquant quote session: ticks, bars, whole markets, depth and formulas.
 
-The thread `xtquant-calls` makes every xtdata call: xtdata has one client a process and no lock. xtquant's own threads,
-several at once, call back: they stamp, convert, hand over to the sink and return (see `Delivery`). xtdata is never
-called in a callback or while the terminal is away (see `QuoteClient`). A call that does not return is noticed by the
-thread that asks `hung`.
+The thread `xtquant-calls` makes every call of xtdata, because xtdata has one client per process and no lock. Callbacks
+run on several threads of xtquant at the same time: they take the time, convert the data, hand it to the sink and return
+(see `Delivery`). xtdata is never called in a callback, nor while there is no connection to the terminal (see
+`QuoteClient`). The thread that calls `hung` notices a call that does not return.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class XtQuote:
     lossless = False
 
     def __init__(self, config: Config, now: Callable[[], int] = _now) -> None:
-        """Raise `ConfigError` if an address or the data service's settings are wrong; `now` tells ms since 1970."""
+        """Raise `ConfigError` if an address or a setting of the data service is wrong; `now` returns ms since 1970."""
         self._host, self._port = sdk.parse_address(config.xt_addr)
         center.check(config)
         self._config = config
-        # Done once the data service is open, where there is a token for it.
+        # Done once the data service is open; used only if there is a token for it.
         self._center: Future[None] = Future()
         self._single_limit = config.xt_single_limit
-        # What the calling thread does now.
+        # Which call the calling thread makes now.
         self._running = Calls(config.xt_hang)
         self._work = Work(self._running)
         self._table = TopicTable()
@@ -65,30 +65,30 @@ class XtQuote:
         self._values: LastValues
         self._subscriptions: Subscriptions
         self._returns: Returns
-        # Topics that are wanted at this moment; a queued call may be about one that was given up since. The publisher's
-        # thread writes it.
+        # The topics that are subscribed at this moment. A queued call may be about a topic that was unsubscribed after
+        # it. The publisher's thread writes this set.
         self._asked: set[Topic] = set()
         self._thread = threading.Thread(target=self._run, name="xtquant-calls", daemon=True)
         self._closing = False
-        # The wall clock by which trading hours are told.
+        # The wall clock (ms since 1970), for trading hours.
         self._now = now
 
-        # The rest is the calling thread's. None, or while the first subscriptions of a session are being made, whether
-        # data was lost before that session.
+        # Only the calling thread uses the rest.
+        # While the first subscriptions of a session are made: whether data was lost before the session. Otherwise None.
         self._arriving: bool | None = None
         self._was_connected = False
         self._down_reason: str | None = None
-        # When to look at the connection, and to ask again for what was refused (s, monotonic).
+        # When to check the connection, and when to try refused subscriptions again (s, monotonic).
         self._listen_at = 0.0
         self._ask_again_at = 0.0
-        # Whether there may be ticks that can go back to single subscriptions at once.
+        # Whether there may be ticks that can return to single subscriptions now.
         self._may_return = True
 
     def start(self, sink: Sink) -> None:
         """Import xtquant and begin to connect; raise ImportError where its native modules cannot be imported.
 
-        With a token first wait for the data service; raise `ConfigError` with the reason if it does not open, and
-        `Unavailable` if that may pass.
+        With a token, first wait for the data service. If it does not open, raise `ConfigError` with the reason, or
+        `Unavailable` if the cause may be temporary.
         """
         self._sink = self._delivery.sink = sink
         table, delivery, work = self._table, self._delivery, self._work
@@ -114,7 +114,7 @@ class XtQuote:
 
     @property
     def address(self) -> str:
-        """Return where quotes come from, "host:port": with a token the data service, once started."""
+        """Return the "host:port" of the terminal, or with a token that of the data service, once started."""
         return f"{self._host}:{self._port}"
 
     @property
@@ -124,7 +124,7 @@ class XtQuote:
 
     @property
     def overtaken(self) -> int:
-        """Return how many records were left out because a newer one had been published."""
+        """Return how many records were dropped because a newer one was already published."""
         return self._delivery.overtaken
 
     @property
@@ -133,7 +133,7 @@ class XtQuote:
         return self._work.failed
 
     def subscribe(self, topic: Topic, parts: TopicParts) -> None:
-        """Begin to publish `topic`: it is subscribed at once, or as soon as the terminal is there."""
+        """Begin to publish `topic`: subscribe it at once, or as soon as there is a connection to the terminal."""
         self._asked.add(topic)
         self._work.put(partial(self._want, topic, parts))
 
@@ -143,11 +143,11 @@ class XtQuote:
         self._work.put(partial(self._leave, topic))
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
-        """Raise `Refused`: as `kinds` says, there are no downloads here."""
+        """Raise `Refused`: this source has no downloads (see `kinds`)."""
         raise Refused("upstream_refused", f"source {self.name} does not serve {Kind.DOWNLOAD}")
 
     def upstream(self) -> int:
-        """Return how many native subscriptions are held."""
+        """Return how many subscriptions the terminal serves."""
         return len(self._table.native)
 
     def hung(self) -> str | None:
@@ -159,7 +159,7 @@ class XtQuote:
         return self._running.hung(time.monotonic())
 
     def close(self) -> None:
-        """Give subscriptions back and stop within two seconds; a call that hangs in xtquant is left behind."""
+        """Unsubscribe and stop within two seconds. A call that hangs in xtquant is left on its daemon thread."""
         is_hung = self.hung() is not None
         self._closing = True
         self._work.wake()
@@ -172,7 +172,7 @@ class XtQuote:
     # -- The calling thread
 
     def _want(self, topic: Topic, parts: TopicParts) -> None:
-        # A topic that was given up meanwhile costs no native call, which would delay the topics after it.
+        # Make no call for a topic that was unsubscribed meanwhile: it would delay the topics after it.
         if topic in self._asked:
             self._subscriptions.want(topic, parts)
 
@@ -225,7 +225,7 @@ class XtQuote:
             logger.exception("xtquant session could not be ended")
 
     def _connect(self) -> str | None:
-        """Connect, and let all that is wanted be subscribed; return why there is no connection, or None."""
+        """Connect, and queue the subscriptions of all topics; return why there is no connection, or None."""
         if not self._quote_client.connect(self._host, self._port):
             return "terminal_disconnected" if self._was_connected else "terminal_unreachable"
         self._arriving, self._was_connected = self._was_connected, True
@@ -233,7 +233,7 @@ class XtQuote:
         return None
 
     def _serve(self) -> str | None:
-        """Do what is to be done until the session ends; return why, or None to connect anew at once."""
+        """Do the session's work until it ends; return why it ended, or None to connect again at once."""
         self._ask_again_at = time.monotonic() + intervals.REFUSED_SECONDS
         self._listen_at = time.monotonic() + intervals.WATCH_SECONDS
         self._may_return = True
@@ -254,7 +254,7 @@ class XtQuote:
         return "terminal_disconnected"
 
     def _do_next(self, now: float) -> None:
-        """Do one call of the feeder, or else one piece of background work."""
+        """Do one call of the feeder; if there is none, do one piece of background work."""
         work = self._work
         has_values = self._values.is_due(now)
         has_others = bool(work.pieces or has_values or self._may_return)
@@ -274,25 +274,25 @@ class XtQuote:
             self._may_return = self._returns.step(now)
 
     def _arrive(self, data_lost: bool) -> None:
-        """Say that the session is there, once all that is wanted has been asked for."""
+        """Report the session as up, once every topic has been subscribed or refused."""
         self._arriving = None
         self._down_reason = None
         logger.info("connected to the terminal at %s:%d", self._host, self._port)
         if self._listener.stale:
-            # A new connection does not end the silence; only data does.
+            # A new connection does not end a silence; only data does.
             self._sink.set_state("stale", "market_silent")
         else:
             self._sink.set_state("up", data_lost=data_lost)
 
     def _listen(self) -> bool:
-        """Do what silence asks for; return whether the session may go on."""
+        """Do what the listener advises; return False if a new session is needed."""
         table = self._table
         action, silent = self._listener.listen(table.wanted, table.held, table.native)
         if action == "reconnect":
             if not self._listener.stale:
                 self._sink.set_state("stale", "market_silent")
             return False
-        # While a session is still arriving, `_arrive` says how it is.
+        # While the first subscriptions are made, `_arrive` will report the state.
         if self._arriving is None:
             if action in ("recovered", "closed"):
                 self._sink.set_state("up", data_lost=True)

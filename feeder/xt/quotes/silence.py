@@ -1,8 +1,8 @@
-"""Silence: whether a market has no data although it should trade, and what to do about it.
+"""Silence: find the markets that have no data although they should trade, and say what to do about it.
 
-The machine's clock and xtquant's calendar only say that a market should trade. Both may be wrong: a clock an hour
-off, a holiday that the calendar lacks. So they alone make a market stale, and no more. Subscribing or connecting again
-needs evidence (see `feeder/xt/quotes/evidence.py`): the terminal has data that it did not push.
+The machine's clock and xtquant's calendar say when a market should trade. Both may be wrong: the clock an hour off, a
+holiday missing in the calendar. So these two can only make a market stale. Subscribing or connecting again needs
+evidence (see `feeder/xt/quotes/evidence.py`): the terminal has data that it did not push.
 Pure: the time is an argument and nothing is logged. One thread uses it.
 """
 
@@ -21,26 +21,27 @@ _DAY = 24 * _HOUR
 _OFFSET = 8 * _HOUR
 _EPOCH = date(1970, 1, 1)
 
-# The exchanges of stocks in mainland China. Their continuous trading, in ms after midnight: from 14:57 they collect
-# orders for the closing price.
+# The stock exchanges of mainland China, and the hours of their continuous trading in ms after midnight. From 14:57 on
+# is the closing auction.
 MARKETS = frozenset(("SH", "SZ", "BJ"))
 _SESSIONS = ((9 * _HOUR + 30 * _MINUTE, 11 * _HOUR + 30 * _MINUTE), (13 * _HOUR, 14 * _HOUR + 57 * _MINUTE))
-# A session's first snapshots take a moment to come.
+# The first snapshots of a session come a moment after it opens.
 _SETTLE = 10_000
-# What one look at the clock may add: a machine that slept, or whose clock was set, received nothing and missed nothing.
+# The most that one check adds to a silence. If more time has passed, the machine slept or its clock was set: it
+# received nothing in that time, and this is no silence of the market.
 _STEP = 5_000
 
-# From how many codes on their common silence is the market's: one or a few may be suspended, or not be traded.
+# If this many codes of a market are silent, the market is. One or a few codes may be suspended, or not be traded.
 SEVERAL = 5
-# How much longer fewer codes may say nothing.
+# If there are fewer codes, the limit is multiplied by this.
 _PATIENCE = 10
-# The pause after an action, in limits; it doubles up to the longest.
+# The pause after an action, in multiples of the limit. It doubles with each action, up to the longest pause.
 _PAUSE = 2
 _LONGEST = 30 * _MINUTE
-# Looks at which a market has to be heard until what was done about it has helped. One or two may be
-# xtquant's answer to the subscription, without data after it.
+# At this many checks a market must have data until an action counts as successful. One or two may be xtquant's answer
+# to the new subscription, with no data after it.
 _HEARD = 3
-# More than these, re-subscriptions and reconnections together, have never brought back what the first ones did not.
+# The largest number of re-subscriptions and reconnections a day. If the first ones did not help, more never have.
 ACTIONS_A_DAY = 12
 
 
@@ -59,38 +60,38 @@ def _date(now: int) -> date:
 
 
 class Silence:
-    """The silence of each subscribed market, counted while it trades; `limit` is in ms, and 0 turns all of it off."""
+    """The silence of each subscribed market, counted in trading hours; `limit` is in ms, and 0 turns the check off."""
 
     def __init__(self, limit: int) -> None:
-        # Markets without data for too long, until they have data again or are not subscribed any more.
+        # Markets without data for too long, until they have data again or are no longer subscribed.
         self.stale: frozenset[str] = frozenset()
-        # Those of them of which the terminal has data that it did not push.
+        # The stale markets of which the terminal has data that it did not push.
         self.deaf: frozenset[str] = frozenset()
         # Weekdays without trading, YYYYMMDD.
         self.holidays: frozenset[str] = frozenset()
-        # Actions that today still has.
+        # How many actions are left for today.
         self.left = ACTIONS_A_DAY
         self._limit = limit
         self._day = 0
         self._now = 0
         self._quiet: dict[str, int] = {}
-        # Markets that were re-subscribed or reconnected, with the looks at which they have been heard since.
+        # Markets that were re-subscribed or reconnected, with the number of checks at which they have had data since.
         self._tried: dict[str, int] = {}
-        # Trading time since the last action, and how long it has to be before the next one.
+        # Trading time since the last action, and the trading time that must pass before the next one.
         self._waited = 0
         self._pause = 0
 
     def check(self, now: int, wanted: Mapping[str, int], heard: Iterable[str], missed: Iterable[str]) -> Action:
-        """Return what is to be done at `now`, ms since 1970; call it about once a second.
+        """Return what to do at `now` (ms since 1970); call this about once a second.
 
-        `wanted` has the number of codes wanted of a market, for all of it `SEVERAL` or more. `heard` are the markets
-        that had data since the last call, `missed` those of which the terminal has newer data than it pushed. Of other
-        stale markets the terminal has nothing newer: then it is "stale" and no more is done, and so it is on a day that
-        has no action left. "closed" is the end of a silence because nothing is expected until the next open.
+        `wanted` has the number of subscribed codes of each market; `SEVERAL` or more stands for the whole market.
+        `heard` are the markets that had data since the last call, `missed` those of which the terminal has newer data
+        than it pushed. If the terminal has nothing newer of a stale market, or no action is left for today, the result
+        is "stale", which asks for no action. "closed" ends a silence because no data is expected until the next open.
         """
         if not self._limit:
             return "none"
-        # Before the first look nothing was missed.
+        # The time before the first call does not count.
         step = min(max(now - self._now, 0), _STEP) if self._now else 0
         self._now = now
         day = day_number(now)
@@ -130,20 +131,20 @@ class Silence:
         return "stale" if self.stale - before else "none"
 
     def is_open(self, now: int) -> bool:
-        """Return whether stocks trade at `now` and have for some seconds."""
+        """Return whether stocks trade at `now`, and the session has been open for some seconds."""
         clock = (now + _OFFSET) % _DAY
         if not any(begin + _SETTLE <= clock < end for begin, end in _SESSIONS):
             return False
         return _date(now).weekday() < 5 and day_name(now) not in self.holidays
 
     def reset(self) -> None:
-        """Begin anew: nothing could be heard, or had to be. The day's actions remain counted."""
+        """Forget all silences: no data could be received, or none was expected. The count of actions stays."""
         self.stale = self.deaf = frozenset()
         self._tried = {}
         self._quiet = {}
 
     def act(self) -> bool:
-        """Take one of the day's actions; return whether there was one left."""
+        """Use one of the day's actions; return False if none is left."""
         if not self.left:
             return False
         self.left -= 1

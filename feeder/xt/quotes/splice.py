@@ -1,7 +1,7 @@
-"""Splice: the ticks of one code, first out of its market and then out of a subscription of its own, as one stream.
+"""Splice: join the ticks of one code from the subscription of its market and from its own one into one stream.
 
-For a while both bring them; each tick passes once, whichever brings it first. Pure: the time is an argument (seconds of
-any monotonic clock), and callers hold a lock, since xtquant calls back on several threads.
+During the switch both push the ticks, and each tick is published once. Pure: the time is an argument (seconds of any
+monotonic clock), and callers hold a lock, because xtquant calls back on several threads.
 """
 
 from __future__ import annotations
@@ -12,37 +12,37 @@ from typing import Any, Generic, TypeVar
 
 from qmt_bridge.wire.topics import Topic
 
-# What callers note of the moment at which a tick came.
+# The type with which the caller notes the time at which a tick came.
 When = TypeVar("When")
 
-# How long both bring ticks, at least: what one of xtquant's threads still carries when the other subscription begins
-# has arrived by then. Stocks tick every three seconds.
+# How long both subscriptions push ticks, at least. A tick that a thread of xtquant still holds when the second one
+# begins has arrived by the end of it. Stocks tick every three seconds.
 OVERLAP = 5.0
-# Ticks that one subscription may be ahead of the other.
+# How many ticks one subscription may be ahead of the other.
 _KEPT = 64
 
 
 class Splice(Generic[When]):
-    """Steps of a switch: `begin` once the single subscription is held, `cut` when `is_ready`."""
+    """Call `begin` once the single subscription is made, and `cut` when `is_ready`."""
 
     __slots__ = ("_begun", "_held", "_is_cut", "_is_proved", "_market_spoke", "_newest", "_sent", "_since", "topic")
 
     def __init__(self, topic: Topic) -> None:
         self.topic = topic
-        # What the market brought and the single subscription did not.
+        # Ticks that the market pushed and the single subscription did not, so far.
         self._sent: deque[_Mark] = deque(maxlen=_KEPT)
-        # What the single subscription brought and the market did not, with when it came.
+        # Ticks that the single subscription pushed and the market did not, so far, with the time at which they came.
         self._held: deque[tuple[Any, When]] = deque(maxlen=_KEPT)
-        # The newest time that the market brought, and what that was when the switch began.
+        # The newest time of a tick of the market: now, and when the switch began.
         self._newest = self._since = 0
         self._begun: float | None = None
         self._market_spoke = False
-        # Whether both brought one tick that was made after the switch began.
+        # Whether both pushed the same tick, and it is newer than the beginning of the switch.
         self._is_proved = False
         self._is_cut = False
 
     def from_market(self, tick: Any) -> bool:
-        """Return whether to publish what the market brings: always, until the cut."""
+        """Return whether to publish a tick that the market pushed: always, until the cut."""
         if self._is_cut:
             return False
         mark = _mark(tick)
@@ -57,7 +57,7 @@ class Splice(Generic[When]):
         return True
 
     def from_single(self, tick: Any, when: When) -> bool:
-        """Return whether to publish what the single subscription brings: after the cut, unless the market did."""
+        """Return whether to publish a tick of the single subscription: after the cut, if the market did not push it."""
         mark = _mark(tick)
         if mark in self._sent:
             self._sent.remove(mark)
@@ -65,42 +65,43 @@ class Splice(Generic[When]):
             return False
         if self._is_cut:
             return True
-        # The market may be behind with an older one, so this has to wait for it.
+        # The market may still have to push an older tick, so this one has to wait.
         self._held.append((tick, when))
         return False
 
     def begin(self, now: float) -> None:
-        """Note that the single subscription is held, which has brought every tick from here on."""
+        """Note that the single subscription is made: it pushes every tick from now on."""
         self._begun = now
         self._since = self._newest
         self._market_spoke = self._is_proved = False
 
     def is_ready(self, now: float) -> bool:
-        """Return whether the market can be left without a loss.
+        """Return whether the cut loses no tick.
 
-        Each brings its ticks in order, so what came before a tick that both brought has come, and what comes after it
-        comes from the single subscription. A market without news has nothing to lose; one with news that the single
-        subscription does not bring goes on serving.
+        Both push their ticks in order. So if both have pushed the same tick, every earlier tick has come, and the
+        single subscription pushes all later ones. If the market has pushed nothing since `begin`, no tick can be lost.
+        If it has pushed ticks that the single subscription has not, the market continues to serve the topic.
         """
         if self._begun is None or now - self._begun < OVERLAP:
             return False
         return self._is_proved or not self._market_spoke
 
     def cut(self) -> list[tuple[Any, When]]:
-        """Leave the market; return what to publish now, each with when it came: what only the single one brought."""
+        """Leave the market; return the ticks to publish now, with their times: those only the single one pushed."""
         self._is_cut = True
         held = list(self._held)
         self._held.clear()
         return held
 
     def _prove(self, mark: _Mark) -> None:
-        # An older one may be the snapshot that a subscription begins with.
+        # An older tick may be the snapshot with which a subscription begins.
         if mark[0] > self._since:
             self._is_proved = True
 
 
-# What makes two ticks the same one. The same millisecond may have two, and of a whole market xtquant rounds the amount
-# and may leave out the number of transactions, or levels of the depth.
+# Two ticks are the same if time and volume are equal. The time is not enough, because one millisecond may have two
+# ticks. Other fields differ: for a whole market xtquant rounds the amount, and may leave out the number of transactions
+# or levels of the depth.
 _Mark = tuple[int, object]
 
 

@@ -1,6 +1,6 @@
-"""NativeSubscription: one subscription of xtdata's, how it is asked for, and the topics that it serves.
+"""NativeSubscription: one subscription of xtdata, the call that makes it, and the topics that it serves.
 
-The thread `xtquant-calls` makes and changes it, xtquant's threads use it in their callbacks. It calls nothing.
+The thread `xtquant-calls` makes and changes it; xtquant's threads use it in their callbacks. It makes no call itself.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from feeder.xt.quotes.splice import Splice
 from feeder.xt.quotes.topic_state import TopicState
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts, formula_spec
 
-# Periods that move while a market trades. How often xtquant pushes an unfinished bar is not documented: longer bars
-# may be quiet for their whole length.
+# Periods that have data all the time while a market trades. How often xtquant pushes an unfinished bar is not
+# documented, so longer bars may be quiet for their whole length.
 _LIVE_PERIODS = frozenset(("tick", "1m", "l2quote", "l2order", "l2transaction"))
-# So many codes of a market's last push are compared in the place of all.
+# So many codes of a market's last push are compared with the terminal, instead of all its codes.
 _SAMPLE = 5
-# The key of a push without any record that can be read.
+# Stands for the codes of a push in which no record can be read.
 _UNREAD = ""
 
 
 def market_of(parts: TopicParts) -> str:
-    """Return the market of the code that `parts` are about, or the market itself."""
+    """Return the market of the code in `parts`, or the market that `parts` name."""
     name = formula_spec(parts).stock_code if parts.kind is Kind.FORMULA else parts.name
     return name.rpartition(".")[2]
 
 
 def is_live(parts: TopicParts) -> bool:
-    """Return whether `parts` move while their market trades."""
+    """Return whether `parts` have data all the time while their market trades."""
     return parts.kind is not Kind.FORMULA and (parts.kind is not Kind.QUOTE or parts.detail in _LIVE_PERIODS)
 
 
@@ -41,7 +41,7 @@ def is_tick(parts: TopicParts) -> bool:
 
 
 class NativeSubscription:
-    """The subscription to the parts of `state`; `topic` is theirs, None for a market that serves single ticks only."""
+    """The subscription to the parts of `state`; `topic` is None for a market that serves only ticks of single codes."""
 
     __slots__ = (
         "_first",
@@ -68,33 +68,34 @@ class NativeSubscription:
         self.topic = topic
         self.spec = formula_spec(parts) if parts.kind is Kind.FORMULA else None
         self.market = market_of(parts)
-        # Ticks of single codes that come out of a market. Callbacks read it while the calling thread writes.
+        # The codes whose ticks this market serves. Callbacks read this while the calling thread writes it.
         self.singles: dict[str, TopicState] = {}
         # The last push of a market.
         self.pushed: Mapping[str, Any] = {}
-        # Of a single subscription whose ticks came out of the market before.
+        # Set for a single subscription to which a topic returns from its market.
         self.splice: Splice[Moment] | None = None
-        # Whether it brought news: set by callbacks, cleared by the calling thread, which notes when it did so last
-        # (ms since 1970), whether it ever did, and whether it has been quiet since the terminal was last asked.
+        # Whether it has pushed news: callbacks set this, and the calling thread clears it.
+        # The calling thread notes when news came last (ms since 1970), whether any ever came, and whether none has come
+        # since the terminal was last asked.
         self.has_news = False
         self.news_at = 0
         self.had_news = False
         self.is_quiet = False
-        # Whether it has brought more than the answer to the subscription, and the codes of that answer.
+        # Whether it has pushed more than the answer to the subscription; until then, the codes of that answer.
         self._is_begun = False
         self._first: set[str] = set()
-        # What unsubscribes it, on the client that gave it and on no other.
+        # The number or text that unsubscribes it, valid only on the client that returned it.
         self.handle: Any = None
-        # Cleared when it ends, while xtquant may still be calling back.
+        # Cleared when it ends, because xtquant may still call back after that.
         self.live = True
 
     def note_push(self, records: Mapping[str, Any]) -> None:
-        """Note a push of `records` by code, none of which is admitted yet; empty if it has none that can be read.
+        """Note a push of `records` by code, before they are admitted; `records` is empty if none can be read.
 
-        Each push shows that the subscription works, whatever a record says of its own time or status. Only the answer
-        to the subscription does not: xtquant may make it by itself, in one push or in several, of what was known
-        before. So the first push counts that has a code for the second time, or a record other than the newest one of
-        the topic.
+        Every push shows that the subscription works, whatever its records say of their time or status. The one
+        exception is the answer to the subscription: xtquant may make it of old data, in one push or in several. So
+        pushes count from the first one that has a code for the second time, or a record that differs from the newest
+        one of the topic.
         """
         if not self._is_begun:
             newest, first = self.state.newest, self._first
@@ -109,29 +110,29 @@ class NativeSubscription:
 
     @property
     def is_single(self) -> bool:
-        """Return whether it counts as one instrument's subscription (doc/xtdata.md 194: at most 50)."""
+        """Return whether it counts towards xtquant's limit of single instruments (doc/xtdata.md 194: at most 50)."""
         return self.parts.kind in (Kind.QUOTE, Kind.L2)
 
     @property
     def is_market(self) -> bool:
-        """Return whether it is a whole market's."""
+        """Return whether it is the subscription of a whole market."""
         return self.parts.kind is Kind.WHOLE and self.parts.name == self.market
 
     @property
     def codes(self) -> list[str]:
-        """Return the codes whose last ticks say whether it should have brought some; none if ticks say nothing."""
+        """Return the codes whose last ticks show whether it should have pushed data; empty if ticks cannot show it."""
         if self.is_market:
-            # What was pushed last trades, whatever the clocks in its records say.
+            # A code in the newest push is being traded, even if the times in its records are wrong.
             return [code for code, _ in nlargest(_SAMPLE, self.pushed.items(), key=lambda item: _time(item[1]))]
         if self.parts.kind is Kind.WHOLE or (self.parts.kind is Kind.QUOTE and self.parts.detail == "tick"):
             return [self.parts.name]
         return []
 
     def request(self) -> tuple[str, dict[str, Any]]:
-        """Return the xtdata function that subscribes it, and its arguments without the callback."""
+        """Return the name of the xtdata function that makes it, and its arguments without the callback."""
         name, detail = self.parts.name, self.parts.detail
         if self.spec is not None:
-            # xtdata.subscribe_formula expects 'MODEL:PARAM', but reads 'barmode' without a prefix.
+            # xtdata.subscribe_formula expects 'MODEL:PARAM', except for 'barmode', which has no prefix.
             model = self.spec.formula_name
             extend_param = {
                 param if param == "barmode" or ":" in param else f"{model}:{param}": value
@@ -157,7 +158,7 @@ class NativeSubscription:
 
 
 class Callback:
-    """What xtquant calls for `subscription`; `deliver` gets its payloads, and `lose` the reason why there is none."""
+    """The callback of `subscription`: `deliver` gets its payloads, `lose` the reason why one cannot be decoded."""
 
     __slots__ = ("_deliver", "_lose", "_subscription")
 
@@ -175,8 +176,8 @@ class Callback:
         self._deliver(self._subscription, payload)
 
     def __str__(self) -> str:
-        # xtdata decodes BSON before it calls us. What its decoder cannot read it drops, and prints whose callback that
-        # was (xtdata.py 1161): there is no other report of it. Without standard output there is none.
+        # xtdata decodes BSON before it calls back. If that fails, it drops the push and prints the callback
+        # (xtdata.py 1161), which calls this method. It reports this in no other way, and in none without a stdout.
         exc = sys.exception()
         if isinstance(exc, Exception):
             self._lose(self._subscription, exc)

@@ -1,7 +1,7 @@
-"""Subscriptions: which native subscription serves each topic that is wanted. The thread `xtquant-calls` uses it.
+"""Subscriptions: choose the native subscription that serves each topic. The thread `xtquant-calls` uses it.
 
-A topic has a subscription of its own. Ticks beyond the limit of single subscriptions are taken out of their whole
-market, and go back to subscriptions of their own when there is room (see `Returns`).
+A topic usually has its own subscription. Beyond the limit of single subscriptions, the ticks of a code are taken from
+the subscription of its whole market; they return to a subscription of their own when there is room (see `Returns`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 
 
 class Subscriptions:
-    """Subscribes and gives back; `name` is the source's, for errors."""
+    """Subscribes and unsubscribes; `name` is the name of the source, for errors."""
 
     def __init__(
         self,
@@ -44,12 +44,12 @@ class Subscriptions:
         self._values = values
         self._work = work
         self._sink = sink
-        # How many single subscriptions and formulas are held.
+        # How many single subscriptions and formulas there are.
         self.singles = 0
         self._formulas = 0
-        # Single subscriptions that bring ticks beside the market that still serves their topics.
+        # Single subscriptions to topics that their market still serves (see `Returns`).
         self.returning: dict[Topic, NativeSubscription] = {}
-        # Since when there has been room for more (s, monotonic), and ticks whose own subscription was refused.
+        # Since when there has been room for more (s, monotonic), and the topics whose own subscription was refused.
         self.room_since = 0.0
         self.stuck: set[Topic] = set()
 
@@ -64,7 +64,7 @@ class Subscriptions:
     # -- What is wanted
 
     def want(self, topic: Topic, parts: TopicParts) -> None:
-        """Subscribe a topic, formulas in their turn, or as soon as there is a connection."""
+        """Subscribe a topic now, or as soon as there is a connection; a formula is queued."""
         self._table.wanted[topic] = parts
         if parts.kind is Kind.FORMULA:
             self._work.formulas[topic] = None
@@ -72,7 +72,7 @@ class Subscriptions:
             self._subscribe(topic, parts)
 
     def leave(self, topic: Topic) -> None:
-        """Note that a topic is wanted no more."""
+        """Unsubscribe a topic."""
         table = self._table
         parts = table.wanted.pop(topic, None)
         self.stuck.discard(topic)
@@ -88,7 +88,7 @@ class Subscriptions:
                 table.states.pop(parts, None)
 
     def release(self, subscription: NativeSubscription, topic: Topic, parts: TopicParts) -> None:
-        """Let `subscription` serve `topic` no more, and end it if it serves nothing else."""
+        """Remove `topic` from `subscription`, and end the subscription if it serves nothing else."""
         if subscription.topic == topic:
             subscription.topic = None
         else:
@@ -99,27 +99,27 @@ class Subscriptions:
                 self._table.states.pop(subscription.parts, None)
 
     def subscribe_wanted(self) -> None:
-        """Ask for all that is wanted and not held, oldest first, as background work."""
+        """Queue the topics that no subscription serves, the oldest first, as background work."""
         table = self._table
         self._work.pieces.extend(
             partial(self.subscribe_again, topic) for topic in table.wanted if topic not in table.held
         )
 
     def subscribe_again(self, topic: Topic) -> None:
-        """Subscribe a topic if it is still wanted."""
+        """Subscribe a topic, unless it was unsubscribed meanwhile."""
         parts = self._table.wanted.get(topic)
         if parts is not None:
             self._subscribe(topic, parts)
 
     def renew(self, subscription: NativeSubscription) -> None:
-        """Give a subscription back, longer bars and formulas included, and subscribe what it serves again."""
+        """End a subscription of any kind, and subscribe the topics that it served again."""
         table = self._table
         if table.native.get(subscription.parts) is not subscription:
             return
         topics = [topic for topic, held in table.held.items() if held is subscription]
         for topic, returning in list(self.returning.items()):
             if returning is subscription or topic in topics:
-                # Its market serves the topic, or will do so again.
+                # The market serves the topic, or will serve it again.
                 del self.returning[topic]
                 self.end(returning)
         if table.native.get(subscription.parts) is subscription:
@@ -137,7 +137,7 @@ class Subscriptions:
         try:
             self._hold(topic, parts)
         except Exception as exc:
-            # This call fails, and the session goes on. What is not held is asked for again with what was refused.
+            # Only this call fails. The topic is tried again later, with those that were refused.
             self._sink.refuse(topic, "internal", f"source {self._name} failed: {exc}")
             raise
 
@@ -145,7 +145,7 @@ class Subscriptions:
         if topic in self._table.held:
             return
         if parts.kind is Kind.FORMULA and self._formulas >= intervals.MAX_FORMULAS:
-            # It is asked for again with what else was refused.
+            # The topic is tried again later, with those that were refused.
             self._sink.refuse(topic, "symbol_limit", f"{self._formulas} formulas are subscribed, which is the limit")
             return
         state = self._table.state(parts, topic)
@@ -157,7 +157,7 @@ class Subscriptions:
                     self._sink.refuse(topic, "upstream_refused", refusal)
                 return
         elif subscription.parts == parts:
-            # A market out of which ticks of single codes are taken has brought its snapshot before.
+            # The market already serves ticks of single codes, so its snapshot came before and is published here.
             with state.lock:
                 if state.newest.records:
                     self._sink.publish_whole(topic, state.newest.records, time.time_ns())
@@ -172,7 +172,7 @@ class Subscriptions:
             self._values.wait_for(topic, intervals.FIRST_SECONDS)
 
     def _find(self, topic: Topic, state: TopicState) -> NativeSubscription:
-        """Return the subscription that shall serve a topic, new or held: its market's beyond the limit."""
+        """Return the subscription that is to serve a topic, new or existing: beyond the limit that of its market."""
         parts, native = state.parts, self._table.native
         if parts.kind is not Kind.QUOTE or parts.detail != "tick" or self.singles < self.single_limit:
             return native.get(parts) or NativeSubscription(state, topic)
@@ -183,7 +183,7 @@ class Subscriptions:
         return subscription
 
     def begin(self, subscription: NativeSubscription) -> str:
-        """Subscribe; return why it is not held, empty if it is."""
+        """Subscribe; return an empty text, or the reason why the terminal refused it."""
         refusal = self._quote_client.subscribe(subscription, self._delivery.deliver, self._delivery.lose)
         if not refusal:
             self._table.native[subscription.parts] = subscription
@@ -192,7 +192,7 @@ class Subscriptions:
         return refusal
 
     def end(self, subscription: NativeSubscription) -> None:
-        """Give a subscription back."""
+        """Unsubscribe a subscription."""
         del self._table.native[subscription.parts]
         self._formulas -= subscription.spec is not None
         if subscription.is_single:
@@ -202,7 +202,7 @@ class Subscriptions:
         self._quote_client.unsubscribe(subscription)
 
     def give_back(self) -> None:
-        """Give back what can be given back in the time that `close` has."""
+        """Unsubscribe as many as possible in the time that `close` has."""
         until = time.monotonic() + intervals.LEAVE_SECONDS
         for subscription in self._table.native.values():
             subscription.live = False

@@ -1,4 +1,4 @@
-"""TopicState: what one topic was given so far, whichever native subscriptions serve it.
+"""TopicState: what has been published for one topic, by whatever native subscriptions.
 
 The thread `xtquant-calls` makes it; xtquant's threads use it in their callbacks, under its lock.
 """
@@ -13,7 +13,7 @@ from qmt_bridge.wire.topics import Topic, TopicParts
 
 
 class TopicState:
-    """The newest records of the topic of `parts`. It is kept over sessions, as long as the topic is wanted."""
+    """The newest records of the topic of `parts`. It is kept over sessions, as long as the topic is subscribed."""
 
     __slots__ = ("is_filled", "lock", "newest", "parts", "splice", "topic")
 
@@ -23,7 +23,7 @@ class TopicState:
         # Held from the check whether a record is the newest until it is handed over to the sink.
         self.lock = threading.Lock()
         self.newest = Newest(parts.behaviour.versions)
-        # Whether its last record was asked for: xtquant may still push the same one.
+        # Whether its last record is an answer of the terminal: xtquant may still push the same record.
         self.is_filled = False
-        # Only of a tick that is or was taken out of its whole market.
+        # Set only for ticks that come, or have come, from the subscription of their whole market.
         self.splice: Splice[Moment] | None = None

@@ -1,6 +1,6 @@
-"""TopicTable: what is wanted, what each topic was given, and which native subscription serves it.
+"""TopicTable: the wanted topics, the state of each of them, and the native subscription that serves it.
 
-The thread `xtquant-calls` alone writes it. What is wanted outlives a session, refused topics included.
+Only the thread `xtquant-calls` writes it. Wanted topics are kept over sessions, also those that were refused.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ class TopicTable:
     def __init__(self) -> None:
         self.wanted: dict[Topic, TopicParts] = {}
         self.states: dict[TopicParts, TopicState] = {}
-        # The subscription that serves each topic: its own, or its whole market's.
+        # The subscription that serves each topic: its own, or that of its whole market.
         self.held: dict[Topic, NativeSubscription] = {}
-        # Every native subscription but those in `Returns`, by what it subscribes.
+        # Every native subscription by its parts, except those that `Returns` has begun.
         self.native: dict[TopicParts, NativeSubscription] = {}
 
     def state(self, parts: TopicParts, topic: Topic | None = None) -> TopicState:
-        """Return the state of `parts`, made if there is none; it is published under `topic`, if given."""
+        """Return the state of `parts`; make it if there is none. If `topic` is given, data is published under it."""
         state = self.states.get(parts)
         if state is None:
             state = self.states[parts] = TopicState(parts, topic)

@@ -1,8 +1,8 @@
-"""Work: what the thread `xtquant-calls` is to do, in which order.
+"""Work: the queues of the thread `xtquant-calls`, and the order in which they are served.
 
-Calls of the feeder go first, `CALLS_IN_A_ROW` at most, and then one piece of background work has its turn: a formula
-to subscribe, or another piece, in turns, so that many formulas delay no other topic. Each piece is about one native
-call, so that a call of the feeder waits for one piece only.
+Calls of the feeder come first. After at most `CALLS_IN_A_ROW` of them one piece of background work is done. Formulas
+and other pieces alternate, so that many formulas delay no other topic. A piece makes about one native call, so that a
+call of the feeder waits for one piece only.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 class Work:
-    """`put` is for any thread, the rest for the one that calls; `running` notes whether it works or waits."""
+    """Any thread may call `put`, only the thread of the calls the rest; `running` notes whether it works or waits."""
 
     def __init__(self, running: Calls) -> None:
         self._running = running
         self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
-        # The first subscriptions of the session, then refused ones, and subscriptions made anew.
+        # The first subscriptions of the session, then refused ones and those that are made again.
         self.pieces: deque[Callable[[], object]] = deque()
-        # Formulas that are to be subscribed; a dict keeps the order.
+        # Formulas that wait to be subscribed; a dict keeps their order.
         self.formulas: dict[Topic, None] = {}
         # How many calls and pieces ended in an exception.
         self.failed = 0
@@ -39,7 +39,7 @@ class Work:
         self._calls.put(call)
 
     def wake(self) -> None:
-        """Let a wait for calls end."""
+        """End a wait for calls."""
         self._calls.put(int)
 
     def forget(self) -> None:
@@ -49,7 +49,7 @@ class Work:
         self._in_a_row = 0
 
     def do_call(self, timeout: float) -> bool:
-        """Do the call that waits, or comes within `timeout` seconds; return whether there was one."""
+        """Do the next call, and wait for it up to `timeout` seconds; return whether there was one."""
         self._running.rest()
         try:
             call = self._calls.get(timeout=timeout)
@@ -61,7 +61,7 @@ class Work:
         return True
 
     def do_calls_first(self, timeout: float) -> bool:
-        """Do the next call, unless so many were done in a row that background work has its turn."""
+        """Do the next call, unless `CALLS_IN_A_ROW` were done and background work is next."""
         if self._in_a_row < intervals.CALLS_IN_A_ROW and self.do_call(timeout):
             self._in_a_row += 1
             return True
@@ -69,7 +69,7 @@ class Work:
         return False
 
     def next_formula(self, has_others: bool) -> Topic | None:
-        """Return the formula whose turn it is; every other turn is of other work, if there is any."""
+        """Return the formula that is next; if there is other work, only at every second call."""
         if not self.formulas or (self._was_formula and has_others):
             self._was_formula = False
             return None
@@ -83,6 +83,6 @@ class Work:
         try:
             call()
         except Exception:
-            # It was about one topic; the session serves all others, and the next call may be about another.
+            # The call was about one topic. The session still serves all others, so it continues.
             self.failed += 1
             logger.exception("a call of the xtquant session failed")

@@ -1,1 +1,1 @@
-"""The trade sessions: pushes and queries of each account, and what of them has been published."""
+"""The trade sessions: pushes and queries of each account, and which of their events were published already."""

@@ -14,7 +14,7 @@ from qmt_bridge.wire.messages import AccountState
 
 logger = logging.getLogger(__name__)
 
-# The account of an event that names none while there are several accounts: the event is published all the same.
+# The account under which an event without one is published, if there are several accounts.
 UNKNOWN_ACCOUNT = "*"
 
 # A copy of xtconstant.ACCOUNT_TYPE_DICT: the settings are checked before xtquant is imported.
@@ -37,9 +37,9 @@ ACCOUNT_TYPES = {
     "OTC": 15005,
 }
 ACCOUNT_STATUS_OK = 0
-# The statuses of an account that is served: ready, and after the close (xttrader.md 456-465) ...
+# The statuses of an account that has events: ready, and after the close (xttrader.md 456-465).
 _SERVED = frozenset((ACCOUNT_STATUS_OK, 6))
-# ... and of one that will be: waiting for its login, logging in, being initialised, being corrected.
+# The statuses of one that will have them: waiting for its login, logging in, being initialised, being corrected.
 _COMING = frozenset((1, 2, 4, 5))
 
 State = Literal["up", "down", "waiting"]
@@ -69,18 +69,18 @@ def parse_account(text: str) -> Account:
 
 
 class Accounts:
-    """All accounts, each with its state, which the sink is told. A state changes under the `guard` only."""
+    """All accounts, each with its state. The sink gets every change; a state changes only under the `guard`."""
 
     def __init__(self, settings: Sequence[str], guard: Guard) -> None:
         self.all = tuple(dict.fromkeys(map(parse_account, settings)))
         ids = [account.id for account in self.all]
         self._default = ids[0] if len(set(ids)) == 1 else UNKNOWN_ACCOUNT
-        # One account may be subscribed twice, as STOCK and as HUGANGTONG; then its number does not tell its type.
+        # Without the accounts that are subscribed twice, as STOCK and as HUGANGTONG: their number has two types.
         self.types = {id: ACCOUNT_TYPES[type] for id, type in self.all if ids.count(id) == 1}
         self.sink: Sink
         self._guard = guard
         self._states: dict[Account, AccountState] = {}
-        # The accounts whose trouble is logged already; None stands for the terminal.
+        # The accounts whose failure is in the log already; None stands for the terminal.
         self._warned: set[Account | None] = set()
 
     @property
@@ -89,7 +89,7 @@ class Accounts:
         return bool(self._states)
 
     def name(self, data: Mapping[str, object]) -> str:
-        """Return the account under which an event is published: the one it names, else the only one, else ``*``."""
+        """Return the account under which to publish an event: the one it names, else the only account, else ``*``."""
         account = data.get("account_id")
         return account if isinstance(account, str) and account else self._default
 
@@ -99,7 +99,7 @@ class Accounts:
             self.set(account, state, reason, fault)
 
     def set(self, account: Account, state: State, reason: str | None, fault: bool = False) -> None:
-        """Set the state of one account; tell the sink once every account has one. `reason` shows no number in full."""
+        """Set the state of one account; report all once each has a state. Account numbers in `reason` are masked."""
         if reason is not None:
             for id, _ in self.all:
                 reason = reason.replace(id, mask(id))
@@ -120,7 +120,7 @@ class Accounts:
         self.set(account, "up" if status in _SERVED else "waiting" if status in _COMING else "down", reason)
 
     def warn(self, account: Account | None, reason: str) -> None:
-        """Log why an account (None: the terminal) brings no events: as a warning once, until `clear`."""
+        """Log why an account (None: the terminal) has no events: the first time until `clear` as a warning."""
         with self._guard:
             is_new = account not in self._warned
             self._warned.add(account)
@@ -128,6 +128,6 @@ class Accounts:
         logger.log(level, "no trade events from %s: %s; trying again", account or "the terminal", reason)
 
     def clear(self, account: Account) -> None:
-        """Note that `account` is subscribed, so that the next trouble of it or of the terminal is a warning again."""
+        """Note that `account` is subscribed: the next failure of it or of the terminal is a warning again."""
         with self._guard:
             self._warned -= {account, None}

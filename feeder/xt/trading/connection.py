@@ -1,7 +1,7 @@
-"""Connection: one XtQuantTrader, which connects once, and the threads that call it and that it calls.
+"""Connection: one XtQuantTrader, which can connect only once, with the threads of its calls and of its pushes.
 
-Calls into xtquant wait without a timeout, so each has a daemon thread that can be left behind. Pushes and answers come
-on one more thread, in their order.
+Calls into xtquant wait without a timeout, so each runs on a daemon thread that can be left behind. Pushes and answers
+come on one more thread, in their order.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 class Legible:
     """A native object whose texts can be read, whatever their encoding.
 
-    xttrader builds its responses out of such objects (xttrader.py 240), and would lose the whole event where a text is
-    not UTF-8.
+    xttrader builds its responses out of native objects (xttrader.py 240). Without this wrapper, a text that is not
+    UTF-8 would raise there, and the whole event would be lost.
     """
 
     def __init__(self, source: object) -> None:
@@ -42,10 +42,10 @@ class Legible:
 
 
 class Pushes:
-    """Takes the place of xttrader's executors: one daemon thread that runs pushes and answers in their order.
+    """Replaces xttrader's executors: one daemon thread that runs pushes and answers in their order.
 
-    A ThreadPoolExecutor would put an exception into a Future that is never read, and would raise into native code when
-    native code pushes after the end.
+    A ThreadPoolExecutor would put an exception into a Future that is never read. It would also raise into native code
+    if that pushes after the end.
     """
 
     def __init__(self, failures: Failures) -> None:
@@ -80,12 +80,12 @@ class Connection:
         self._failures = failures
         self.pushes = Pushes(failures)
         self.trader: Any = None
-        # Whether xttrader's `start` has returned: its `stop` raises before.
+        # Whether xttrader's `start` has returned; before that, its `stop` raises.
         self.started = False
         # Whether the attempt to connect has ended; then `failure` says why there is no connection, or is None.
         self.opened = False
         self.failure: str | None = None
-        # The terminal went away, or the source gave the connection up.
+        # `lost`: the terminal disconnected, or the source closed the connection.
         self.lost = False
         self.ended = False
         # Calls into xtquant that have not returned.
@@ -98,7 +98,7 @@ class Connection:
 
     @property
     def is_over(self) -> bool:
-        """Return whether it brings no events any more."""
+        """Return whether there will be no more events."""
         return self.lost or self.ended
 
     def call(self, call: Callable[..., object], *args: object) -> threading.Thread:
@@ -127,7 +127,7 @@ class Connection:
             self._guard.notify()
 
     def open(self, make_trader: Callable[[str, int], Any], userdata: str, callback: Any) -> None:
-        """Connect, once; stop again if the source gave up meanwhile."""
+        """Connect, once; stop again if the source has ended this connection meanwhile."""
         try:
             failure = self._connect(make_trader, userdata, callback)
         except Exception as exc:
@@ -141,13 +141,13 @@ class Connection:
             self.stop()
 
     def _connect(self, make_trader: Callable[[str, int], Any], userdata: str, callback: Any) -> str | None:
-        # Not on the main thread, whose event loop the constructor would replace (xttrader.py 150).
+        # This must not run on the main thread: the constructor replaces the thread's event loop (xttrader.py 150).
         self.trader = trader = make_trader(userdata, _session_number())
         trader.register_callback(callback)
-        # xttrader itself delivers the error of a cancel only if this object asked for that cancel (xttrader.py 330).
+        # xttrader itself delivers a cancel error only if this object requested the cancel (xttrader.py 330).
         trader.async_client.bindOnCancelErrorCallback(partial(self.pushes.submit, callback.on_cancel_error))
         trader.start()
-        # Before `connect`: until then there is no push.
+        # Before `connect`, because pushes begin with it.
         trader.executor = trader.resp_executor = trader.relaxed_resp_executor = self.pushes
         self.started = True
         result = trader.connect()
@@ -157,7 +157,7 @@ class Connection:
         return f"connect returned {result!r}{hint}"
 
     def subscribe(self, stock_account: Any) -> str | None:
-        """Subscribe an account; return why it was refused, None if it was not."""
+        """Subscribe an account; return None, or the reason why it was refused."""
         try:
             result = self.trader.subscribe(stock_account)
         except Exception as exc:
@@ -169,7 +169,7 @@ class Connection:
         """Stop the XtQuantTrader and the thread of pushes."""
         trader = self.trader
         if trader is not None:
-            # A call that waits for an answer waits without a timeout (xttrader.py 419), and no answer comes any more.
+            # A call waits for its answer without a timeout (xttrader.py 419), and no more answers come: end the wait.
             for seq in list(trader.cbs):
                 answer = trader.cbs.pop(seq, None)
                 if answer is not None:
@@ -185,11 +185,11 @@ class Connection:
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether xttrader uses a value as it is, a number or a list of records, and reads no field of it."""
+    """Return whether xttrader reads no field of a value: it is None, a number or a list of records."""
     return value is None or isinstance(value, int | float) or hasattr(type(value), "__len__")
 
 
 def _session_number() -> int:
-    # A C int. Two equal numbers would share one queue: milliseconds tell the sessions of one process apart, and the
-    # multiplier (of Knuth's hash) moves processes far apart whose numbers are close.
+    # A C int. Sessions with equal numbers would share one queue. The milliseconds differ between the sessions of one
+    # process; the multiplier (of Knuth's hash) keeps processes with close ids far apart.
     return (time.time_ns() // 1_000_000 + os.getpid() * 2_654_435_761) % (2**31 - 1) + 1

@@ -1,4 +1,4 @@
-"""Failures: what could not be read, published or called, counted and logged. Any thread may note one."""
+"""Failures: count and log what could not be read, published or called. Any thread may use it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Failures:
         logger.exception("%s failed", what)
 
     def note_field(self, event: str, name: str, how: str) -> None:
-        """Count a field of an event that could not be read in full, and log the first of its name."""
+        """Count a field of an event that could not be read in full; log only the first one of each name."""
         with self._lock:
             self.count += 1
             is_new = (event, name) not in self._fields

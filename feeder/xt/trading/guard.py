@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Guard:
-    """Use it as a context manager; one thread may enter it again. `closing` is True once the source closes."""
+    """Use it as a context manager; a thread may enter it repeatedly. `closing` is True once the source closes."""
 
     def __init__(self) -> None:
         self.closing = False

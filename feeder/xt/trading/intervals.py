@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-# Between two attempts to connect or to subscribe an account.
+# The pause between two attempts to connect or to subscribe an account.
 RETRY_FIRST = 1.0
 RETRY_LAST = 30.0
-# How long to wait for a new connection. After that the attempt is given up, logged, and made again.
+# How long to wait for a new connection. After that the attempt ends, the log says so, and another one begins.
 OPEN_SECONDS = 30.0
 # How long to wait for the subscription of an account or for the answer to a query.
 ANSWER_SECONDS = 30.0
-# How often to ask whether the terminal still answers: xtquant may not tell that the connection was lost.
+# How often to check whether the terminal still answers: xtquant may not report that the connection was lost.
 PROBE_SECONDS = 30.0
-# Between the two answers that have to agree that a position is gone: a terminal that has just logged in lists less.
+# The time between the two answers in which a position must be missing to be gone: a terminal that has just logged in
+# may not list all positions.
 CONFIRM_SECONDS = 10.0
-# At most so many connections are given up while a call into xtquant has not returned. Each costs threads and shared
-# memory, and a terminal that has let so many calls hang lets the next one hang too.
+# The largest number of connections that are left behind because a call into xtquant has not returned. Each costs
+# threads and shared memory, and after so many the next call would most likely hang too.
 LEFT_BEHIND = 5
-# How long the calls have to hang, if `xt_hang` is not longer, in a process in which no connection was ever open: the
-# next process may hang as well, and each restart interrupts the quotes of every client.
+# How long the calls must hang (`xt_hang` if that is longer) in a process that never had a connection. It is long
+# because the next process may hang as well, and each restart interrupts the quotes of every client.
 NEVER_OPEN_SECONDS = 600.0
-# Of the two seconds that `close` may take: to stop a connection, and to wait for the thread.
+# Parts of the two seconds that `close` may take: to stop a connection, and to wait for the thread.
 STOP_SECONDS = 1.5
 JOIN_SECONDS = 1.9
-# How far back the journal is read at the start, in ms: the terminal shows a day's orders over the longest holiday.
+# How far back the journal is read at the start, in ms. It covers the longest holiday, because a terminal shows the
+# orders of the last trading day until the next one.
 PAST_MS = 12 * 24 * 3600 * 1000

@@ -1,7 +1,7 @@
-"""Publication: trade events on their way to the sink, each completed, compared with what was published, and remembered.
+"""Publication: complete each trade event, compare it with those already published, hand it to the sink, remember it.
 
-The pushes of xttrader and the threads of the trade source publish; the guard keeps judging, sending and remembering
-one event in one piece.
+The pushes of xttrader and the threads of the trade source publish. These steps run under the guard, so that no other
+event comes between them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Publication:
-    """Publishes under the account that an event names; what came by a query is marked with ``"recovered": true``."""
+    """Publishes under the account that an event names; an event that a query found has ``"recovered": true``."""
 
     def __init__(self, accounts: Accounts, reader: Reader, failures: Failures, guard: Guard) -> None:
         self.sink: Sink
@@ -35,11 +35,11 @@ class Publication:
 
     @property
     def count(self) -> int:
-        """Return how many events were published, which is the time by which an answer is judged."""
+        """Return how many events were published. It shows whether an event came before or after a query was asked."""
         return self._published.count
 
     def restore(self) -> None:
-        """Remember, once, what the journal has; one that cannot be read costs repetitions, marked as recovered."""
+        """Read the journal, once. If it cannot be read, events are published again, marked as recovered."""
         if self._is_restored:
             return
         self._is_restored = True
@@ -50,13 +50,13 @@ class Publication:
                 restored += 1
         except Exception:
             logger.exception(
-                "the trade journal cannot be read after %d events: what the terminal tells of the day is published "
-                "again, marked as recovered",
+                "the trade journal cannot be read after %d events: the events of the day that the terminal lists are "
+                "published again, marked as recovered",
                 restored,
             )
 
     def publish(self, event: str, record: Record, received_ns: int, asked: int | None = None) -> None:
-        """Publish one event if it is news; `asked` is the count at the query that it came by, None for a push."""
+        """Publish one event if it is news; `asked` is the count at the query that found it, None for a push."""
         self._complete(event, record.data)
         with self._guard:
             news = self._published.judge(event, record, received_ns, asked)
@@ -69,7 +69,7 @@ class Publication:
         self.publish(event, Record(data), received_ns)
 
     def publish_answer(self, account: Key, event: str, records: list[Record], received_ns: int, asked: int) -> bool:
-        """Publish what is news in an answer; return whether all of it is published and nothing newer came before."""
+        """Publish the news in an answer; return whether all of it is published and no push was newer than it."""
         for record in records:
             self._complete(event, record.data)
         news, is_overtaken = self._published.answered(account, event, records, received_ns, asked)
@@ -85,7 +85,7 @@ class Publication:
     def sold_out(
         self, account_id: str, held: Iterable[Mapping[str, object]], asked: int
     ) -> dict[Key, dict[str, object]]:
-        """Return the published positions that are not among `held`, as they are now (see `Published.sold_out`)."""
+        """Return the published positions that are not in `held`, as they are now (see `Published.sold_out`)."""
         return self._published.sold_out(account_id, held, asked)
 
     def _send(self, news: News, received_ns: int, is_recovered: bool) -> None:

@@ -1,9 +1,9 @@
-"""Which trade events were published already: after a reconnect a broker pushes the day again, and queries tell it.
+"""Which trade events were published already: a broker pushes those of the day again after a reconnect.
 
-Only a record all of whose fields are equal is a repeat. Its identity (account, order id, code) says which order or
-position it is, and is used to tell what is newer than a query's answer, what a cancel that failed leads back to, and
-what is sold out; nothing that a client could see as different is dropped because of it. That holds for what follows
-from the market price alone, too: a position or asset that a query tells with another value is published.
+A record is a repeat only if all of its fields are equal. Its identity (account, order id, code) names the order or
+position. It shows which record is newer than a query's answer, whether an order returned to its state before a cancel
+that failed, and which positions are sold out. No record that differs is dropped because its identity is the same. That
+includes values that depend on the market price: if a query answers with another value, it is published.
 
 Pure. `Publication` uses it, under its guard: callbacks and the session's threads publish.
 """
@@ -20,23 +20,24 @@ from typing import NamedTuple
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.shanghai import SHANGHAI_SECONDS
 
-# ORDER_REPORTED, _REPORTED_CANCEL, _PARTSUCC_CANCEL, _PART_SUCC: a cancel that fails leads back.
+# ORDER_REPORTED, _REPORTED_CANCEL, _PARTSUCC_CANCEL, _PART_SUCC: after a cancel that fails, an order returns to the
+# status before it.
 _CANCELLABLE = frozenset((50, 51, 52, 55))
 
-# What is compared. All other events are told once by the terminal, and always published. Of a position `market_value`,
-# `last_price`, `profit_rate`, `float_profit` and `position_profit` follow from the market price, of an asset
-# `market_value` and `total_asset`. They are compared like the rest: brokers differ in whether they push a record when
-# only these change, and where they do not, the value that a client has would stay that of the last fill. It costs at
-# most one event a position and asset each `xt_reconcile` seconds of trading hours.
+# The events that are compared. The terminal sends all other events once, and they are always published. In a position,
+# `market_value`, `last_price`, `profit_rate`, `float_profit` and `position_profit` depend on the market price, in an
+# asset `market_value` and `total_asset`. They are compared like the rest: if only they change, some brokers push no
+# record, and clients would keep the values of the last fill. This costs at most one event for each position and asset
+# every `xt_reconcile` seconds of trading hours.
 _COMPARED = frozenset(("order", "trade", "position", "asset"))
-# Enumerations of which the feeder itself adds a name, ``order_status_name``. Those names, and its mark on what came by
-# a query, are no fields of the terminal: `instrument_name` is one.
+# Enumerations to which the feeder adds a name, such as ``order_status_name``. These names, and the mark ``recovered``,
+# are the feeder's own fields and are not compared. `instrument_name` is a field of the terminal.
 NAMED = ("account_type", "order_type", "price_type", "direction", "offset_flag", "order_status", "status", "market")
 _OURS = frozenset(("recovered", *(f"{field}_name" for field in NAMED)))
 _TIMES = {"order": "order_time", "trade": "traded_time"}
-# What a broker writes where it has no number.
+# The values that brokers write if there is no number.
 _NO_NUMBER = (None, "", "0", "-1", 0, -1)
-# What there is none of once a position is sold out; yesterday's volume and the prices stay what they were.
+# The fields that become zero when a position is sold out; yesterday's volume and the prices stay as they were.
 _HELD = (
     "volume",
     "can_use_volume",
@@ -47,12 +48,12 @@ _HELD = (
     "position_profit",
 )
 _DAY_SECONDS = 24 * 3600
-# The broker's clock may be so far ahead of ours.
+# How far the broker's clock may be ahead of ours.
 _SKEW_SECONDS = 300
-# Records of one position that are told apart only by their whole; more are taken for new ones.
+# How many records of one position are remembered that differ in no part of their identity; more count as new ones.
 _SIBLINGS = 32
 
-# What names one order, position or asset.
+# The identity of one order, position or asset.
 Key = tuple[object, ...]
 
 
@@ -64,21 +65,21 @@ class Record(NamedTuple):
 
 
 class News(NamedTuple):
-    """A record that is to be published; `Published.remember` takes it once it is."""
+    """A record to publish; give it to `Published.remember` once it is published."""
 
     event: str
     record: Record
     key: Key | None
     digest: bytes
-    # What is remembered so that it is known again: its whole, and where its time has no date also its day.
+    # By what a repeat of it is recognised: the digest, with the day if its time has no date.
     mark: bytes
 
 
 class Answer(NamedTuple):
-    """What is to be published of a query's answer."""
+    """The records of a query's answer that are to be published."""
 
     news: list[News]
-    # A record that was overtaken by a push differs from it: only the next answer tells which of the two is right.
+    # Whether a record differs from a push that came after the query: only the next answer shows which one is right.
     is_overtaken: bool
 
 
@@ -88,27 +89,27 @@ class _Known:
     __slots__ = ("admitted", "history", "is_held", "last", "phase", "recent", "record", "replayed")
 
     def __init__(self) -> None:
-        # The whole of the newest, as a digest, and of the newest ones: a future's position may be listed as several.
+        # The digest of the newest record, and of the newest ones: a position of a future may be listed as several.
         self.last = b""
         self.recent: dict[bytes, None] = {}
-        # The newest of a position, encoded, and whether it was not zero.
+        # The newest record of a position, encoded, and whether its volume was not zero.
         self.record = b""
         self.is_held = False
         # An order's status and volume of fills.
         self.phase: tuple[object, object] = (None, None)
-        # All of an order in its sequence, and how far in it a broker is that pushes it again from an earlier one on.
+        # The digests of all records of an order, in order. If a broker pushes them again, the place in this list.
         self.history: list[bytes] = []
         self.replayed: int | None = None
-        # The number of its newest event among all.
+        # The count of all published events at its newest one.
         self.admitted = 0
 
     def begin_replay(self, digest: bytes) -> None:
-        """Note that an earlier record was pushed again, to which no cancel leads back: the later ones may follow."""
+        """Note that an earlier record was pushed again, not because a cancel failed: the later ones may follow."""
         is_earlier = digest != self.last and digest in self.history
         self.replayed = self.history.index(digest) if is_earlier else None
 
     def replay(self, digest: bytes) -> bool:
-        """Return whether a record is the next one of those that are pushed again."""
+        """Return whether a record is the next one of the records that are pushed again."""
         if self.replayed is None:
             return False
         follows = self.replayed + 1
@@ -118,7 +119,7 @@ class _Known:
 
 
 class Published:
-    """What was published on the two last days that had orders or fills; before, only the positions that are held."""
+    """The events of the last two days that had orders or fills, and older positions that are still held."""
 
     def __init__(self) -> None:
         # Events admitted so far.
@@ -128,8 +129,8 @@ class Published:
         self._older: dict[Key, _Known] = {}
         self._marks: set[bytes] = set()
         self._older_marks: set[bytes] = set()
-        # Of the newest answer to a query the records whose time has no date: a terminal goes on to list them after
-        # midnight and over a holiday, and that does not make them new ones.
+        # The records of the newest answer to a query whose time has no date. A terminal still lists them after midnight
+        # and over a holiday, and they are not new then.
         self._listed: dict[Key, frozenset[bytes]] = {}
 
     def admit(self, event: str, data: Mapping[str, object], at_ns: int, asked: int | None = None) -> bool:
@@ -140,7 +141,7 @@ class Published:
         return found is not None
 
     def restore(self, event: str, data: Mapping[str, object], at_ns: int) -> None:
-        """Remember an event out of the journal."""
+        """Remember an event of the journal."""
         record = Record(dict(data))
         if event in _COMPARED:
             self._remember_day(event, at_ns)
@@ -150,18 +151,19 @@ class Published:
             self.remember(News(event, record, _key(event, record.data), *_look(event, record, at_ns, nth)))
 
     def judge(self, event: str, record: Record, at_ns: int, asked: int | None = None) -> News | None:
-        """Return an event that was pushed, or with `asked` came by a query, as news; None if it is none.
+        """Return an event as news, or None if it was published already.
 
-        `asked` is the `count` when the query was asked. An order, position or asset that was pushed since then is
-        newer than the answer. A position or asset is published as often as it is pushed.
+        `asked` is None for a push, and for the answer to a query the `count` when the query was asked. An order,
+        position or asset that was pushed since then is newer than the answer. A pushed position or asset is always
+        published.
         """
         found, _ = self._judge(event, record, at_ns, asked)
         return found
 
     def answered(self, account: Key, event: str, records: Sequence[Record], at_ns: int, asked: int) -> Answer:
-        """Return what is news in the answer to a query of all of an account's orders, fills, positions, or asset.
+        """Return the news in the answer to a query of all of an account's orders, fills, positions, or asset.
 
-        The caller remembers it before it asks for the next.
+        The caller gives it to `remember` before the next call.
         """
         siblings = {key for key, times in Counter(_key(event, each.data) for each in records).items() if times > 1}
         listed = self._listed.get((event, account), frozenset())
@@ -174,7 +176,7 @@ class Published:
             key = _key(event, record.data)
             nth = 1
             if _is_nameless_fill(event, record):
-                # Listed twice there are two; pushed twice it may be one.
+                # If an answer lists a fill twice, there are two fills. If it is pushed twice, there may be only one.
                 whole = _digest(event, record)
                 alike[whole] += 1
                 nth = alike[whole]
@@ -191,12 +193,12 @@ class Published:
                 told[key][digest] = None
         self._listed[(event, account)] = frozenset(undated)
         for key, digests in told.items():
-            # What is listed no more may come again as a change.
+            # A record that is not listed any more is a change if it comes again.
             self._find(key).recent = digests
         return Answer(list(news.values()), is_overtaken)
 
     def remember(self, news: News) -> None:
-        """Take an event for published."""
+        """Remember an event as published."""
         event, (data, _), key, digest, mark = news
         self.count += 1
         if event not in _COMPARED:
@@ -221,10 +223,11 @@ class Published:
     def sold_out(
         self, account: object, listed: Iterable[Mapping[str, object]], asked: int
     ) -> dict[Key, dict[str, object]]:
-        """Return the positions of `account` that were held and that `listed`, the answer to a query of all, lacks.
+        """Return the positions of `account` that were held and are missing in `listed`, the answer to a query of all.
 
-        Each is the last event of it with nothing held any more. Brokers may go on listing what was sold until the end
-        of the day, at zero; that is told like any change. What was pushed after the query was `asked` is newer.
+        Each is the last event of the position, with nothing held. Positions that were pushed after the query was
+        `asked` are newer and are not returned. Some brokers list a sold position until the end of the day, with zero;
+        that is an ordinary change.
         """
         there = {_key("position", data) for data in listed}
         gone = {}
@@ -238,7 +241,7 @@ class Published:
     def _judge(
         self, event: str, record: Record, at_ns: int, asked: int | None, nth: int = 1, is_sibling: bool = False
     ) -> tuple[News | None, bool]:
-        """Return the news, and whether a push has overtaken what differs from it."""
+        """Return the news, and whether a record of an answer differs from a push that is newer than the answer."""
         if event not in _COMPARED:
             return News(event, record, None, b"", b""), False
         self._remember_day(event, at_ns)
@@ -247,7 +250,7 @@ class Published:
         known = None if key is None else self._find(key)
         is_marked = False
         if known is None or event in _TIMES:
-            # What could not be read is in no journal: after a restart its replacement has to do.
+            # The journal has no bytes that could not be read: after a restart, compare their replacement.
             is_marked = self._has(mark) or (
                 bool(record.unread) and self._has(_look(event, Record(record.data), at_ns, nth)[1])
             )
@@ -262,7 +265,7 @@ class Published:
             if is_marked and asked is None and not is_news and not is_replayed:
                 known.begin_replay(digest)
         else:
-            # Pushed as often as the broker likes, but not told again when asked.
+            # Every push is published, but an answer is not published again.
             is_news = asked is None or (digest not in known.recent if is_sibling else digest != known.last)
         if is_old:
             return None, is_news
@@ -270,13 +273,13 @@ class Published:
 
     def _has(self, mark: bytes) -> bool:
         if mark in self._older_marks:
-            # Told again today it is today's.
+            # It came again today, so keep it with those of today.
             self._older_marks.discard(mark)
             self._marks.add(mark)
         return mark in self._marks
 
     def _remember_day(self, event: str, at_ns: int) -> None:
-        """Forget what is too old; positions and assets, which change at any time, make no day."""
+        """Begin a new day, and forget what is too old. Positions and assets begin none: they change at any time."""
         day = _day(at_ns)[0]
         if event in _TIMES and day > self._day:
             held = {key: known for key, known in self._older.items() if known.is_held}
@@ -291,7 +294,7 @@ class Published:
 
 
 def _key(event: str, data: Mapping[str, object]) -> Key | None:
-    """Return what names the order, position or asset; None where nothing does, or where each record is its own."""
+    """Return the identity of an order, position or asset; None if there is none, as for a fill."""
     account = event, repr(data.get("account_type")), repr(data.get("account_id"))
     if event == "asset":
         return account
@@ -317,12 +320,12 @@ def _phase(data: Mapping[str, object]) -> tuple[object, object]:
 
 
 def _is_back(now: tuple[object, object], before: tuple[object, object]) -> bool:
-    """Return whether an order came back from a cancel that failed, or to the next one."""
+    """Return whether an order returned from a cancel that failed, or began the next cancel."""
     return now[0] != before[0] and now[1] == before[1] and {now[0], before[0]} <= _CANCELLABLE
 
 
 def _look(event: str, record: Record, at_ns: int, nth: int = 1) -> tuple[bytes, bytes]:
-    """Return what a record is known by, and what it is remembered by: where its time has no date, with the day."""
+    """Return the digest of a record, and the mark by which it is remembered: with the day if its time has no date."""
     digest = _digest(event, record, nth)
     if event not in _TIMES:
         return digest, digest
@@ -332,7 +335,7 @@ def _look(event: str, record: Record, at_ns: int, nth: int = 1) -> tuple[bytes, 
     day, now = _day(at_ns)
     seconds = _seconds(written)
     if seconds is not None and seconds > now + _SKEW_SECONDS:
-        # Just after midnight a broker pushes the evening again.
+        # Just after midnight a broker may push events of the evening again.
         day -= 1
     return digest, digest + day.to_bytes(4, "big")
 
@@ -353,7 +356,7 @@ def _canonical(value: object) -> object:
         try:
             value.encode()
         except UnicodeEncodeError:
-            # As the journal has it.
+            # The journal has it in this form.
             return ascii(value)
         return value
     if isinstance(value, Mapping):
@@ -382,7 +385,7 @@ def _is_date(written: str) -> bool:
 
 
 def _seconds(written: str) -> int | None:
-    """Return the second of a day of ``HHMMSS``, perhaps with milliseconds; None if it is none."""
+    """Return the second of the day of ``HHMMSS``, perhaps with milliseconds; None if it is no time."""
     if not written or not int(written):
         return None
     clock = written.zfill(6) if len(written) <= 6 else written.zfill(9)[:6]

@@ -1,8 +1,8 @@
 """When to ask the terminal for an account's orders, fills, positions and asset.
 
 Pure; the time, in seconds of one clock, is an argument. `Reconciliation` uses it, under its guard. A question is asked
-until its answer is certain, ever more slowly, and from then on every `interval` seconds: a terminal can lose a push
-without losing its session. What was asked and has not been answered is asked again after a while.
+with growing pauses until its answer is certain, and then every `interval` seconds: a push can be lost while the session
+lasts. A question that is not answered is asked again after a while.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-# An account is quiet if for so long none of its orders has moved: an answer is then no older than what is pushed.
+# An account is quiet if none of its orders has changed for this time: an answer is then as new as the pushes.
 QUIET_SECONDS = 2.0
-# The slowest pace of what has no certain answer, where `interval` is longer or is off: a terminal may tell an account
-# without orders in no other way than one whose query has failed, so the pace has to suit both.
+# The longest pause between questions that have no certain answer, if `interval` is longer or off. A terminal may answer
+# in the same way for an account without orders and for a query that failed, so the pause has to suit both.
 SLOWEST = 300.0
 
 
@@ -24,9 +24,9 @@ class _Question:
         self.due = due
         # When it was asked, while it is not answered.
         self.asked_at: float | None = None
-        # When to ask again although it will be answered: what is on its way was asked before something happened.
+        # When to ask again although an answer is still to come: that question was asked before something changed.
         self.again_at: float | None = None
-        # Uncertain answers, and times without one, since the last certain answer.
+        # How many answers were uncertain, or did not come, since the last certain one.
         self.failures = 0
         # When it was first asked since then.
         self.unsure_since = math.inf
@@ -38,7 +38,7 @@ class Questions:
     """The questions of one account in one session."""
 
     def __init__(self, events: Iterable[str], now: float, interval: float, first: float, patience: float) -> None:
-        """Let all be due `now`; `first` seconds lie before the first repetition, `patience` before one unanswered."""
+        """Make all due `now`. `first` is the pause (s) before the first repetition, `patience` if no answer comes."""
         self._questions = {event: _Question(now) for event in events}
         self._interval = interval or math.inf
         self._first = first
@@ -46,7 +46,7 @@ class Questions:
         self._moved_at = -math.inf
 
     def due(self, now: float) -> list[str]:
-        """Return what is to be asked now."""
+        """Return which questions to ask now."""
         return [event for event in self._questions if self._due_at(event) <= now]
 
     def next_at(self) -> float:
@@ -54,7 +54,7 @@ class Questions:
         return min(map(self._due_at, self._questions), default=math.inf)
 
     def ask(self, event: str, now: float) -> None:
-        """Note that it is asked."""
+        """Note that a question is asked."""
         question = self._questions[event]
         if question.asked_at is not None:
             question.failures += 1
@@ -62,7 +62,7 @@ class Questions:
         question.unsure_since = min(question.unsure_since, now)
 
     def answer(self, event: str, now: float, is_certain: bool) -> None:
-        """Note an answer: a certain one tells all that there is."""
+        """Note an answer; it is certain if it surely lists everything."""
         question = self._questions[event]
         question.asked_at, question.was_heard = None, True
         question.was_certain = is_certain
@@ -78,7 +78,7 @@ class Questions:
             question.was_certain = False
 
     def hasten(self, events: Iterable[str], at: float) -> None:
-        """Let questions be due at `at` if they would be later: something has happened that makes old answers void."""
+        """Make questions due at `at` at the latest: something has changed, and old answers are no longer valid."""
         for event in events:
             question = self._questions[event]
             question.was_certain = False
@@ -89,19 +89,19 @@ class Questions:
                 question.again_at = at
 
     def moved(self, now: float) -> None:
-        """Note that one of the account's orders has moved."""
+        """Note that one of the account's orders has changed."""
         self._moved_at = now
 
     def unsure_for(self, event: str, now: float) -> float:
-        """Return for how many seconds it has been asked without a certain answer."""
+        """Return for how many seconds a question has had no certain answer."""
         return max(0.0, now - self._questions[event].unsure_since)
 
     def is_unanswered(self, event: str) -> bool:
-        """Return whether it waits for its answer."""
+        """Return whether a question waits for its answer."""
         return self._questions[event].asked_at is not None
 
     def were_heard(self) -> bool:
-        """Return whether each has been answered once, certainly or not, and none waits for an answer."""
+        """Return whether each question was answered at least once, certainly or not, and none waits for an answer."""
         return all(each.was_heard and each.asked_at is None for each in self._questions.values())
 
     def _due_at(self, event: str) -> float:
@@ -113,5 +113,5 @@ class Questions:
         return question.due
 
     def _pause(self, first: float, failures: int) -> float:
-        # 2.0 ** 1024 is none.
+        # Limit the exponent: 2.0 ** 1024 raises OverflowError.
         return min(first * 2.0 ** min(failures, 60), max(first, min(self._interval, SLOWEST)))

@@ -1,8 +1,8 @@
-"""Reconciliation: what xttrader did not push is found by queries, whose answers are compared with what was published.
+"""Reconciliation: find by queries what xttrader did not push, by comparing the answers with what was published.
 
-One for each connection. `Questions` says when to ask. The vendor's guide (xttrader.md 1483-1544): None is a query that
-failed, and for lists also one that found nothing. So None answers nothing: it is asked again, ever more slowly, as long
-as the connection lasts, and is never taken to say that a position is gone. An empty list is an answer.
+There is one for each connection. `Questions` decides when to ask. In the vendor's guide (xttrader.md 1483-1544) None
+means that a query failed, and for lists also that nothing was found. So None is no answer: the query is repeated with
+growing pauses as long as the connection lasts, and never means that a position is gone. An empty list is an answer.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from feeder.xt.trading.records import AMBIGUOUS, Reader
 
 logger = logging.getLogger(__name__)
 
-# The events that tell of the day, and the query that answers with them.
+# The events that the terminal can list for the day, and the query that lists them.
 QUERIES = {
     "order": "query_stock_orders_async",
     "trade": "query_stock_trades_async",
     "position": "query_stock_positions_async",
     "asset": "query_stock_asset_async",
 }
-# Events that say that an account's orders move. Some brokers push assets and positions with each price.
+# Events that show a change of an account's orders. Assets and positions do not: some brokers push them with each price.
 _MOVES = frozenset(("order", "trade", "order_error", "cancel_error", "async_response", "async_cancel_response"))
 
 
@@ -65,7 +65,7 @@ class Reconciliation:
         # The questions of each account that is subscribed, and the threads that ask them.
         self.questions: dict[Account, Questions] = {}
         self._calling: dict[tuple[Account, str], list[threading.Thread]] = {}
-        # The threads that ask for open orders, to learn whether the terminal answers at all.
+        # The threads that ask for open orders, to find out whether the terminal answers at all.
         self._probing: dict[Account, threading.Thread] = {}
         # The questions that were answered, certainly or not, and those whose failure is logged already.
         self._answered: set[tuple[Account, str]] = set()
@@ -95,13 +95,13 @@ class Reconciliation:
         threading.Thread(target=Reconciliation._run, args=(self,), name="xtquant-trade-ask", daemon=True).start()
 
     def _run(self) -> None:
-        """Ask what is due as long as the connection lasts, each question on a thread of its own."""
+        """Ask the questions that are due as long as the connection lasts, each on a thread of its own."""
         while not self._connection.is_over and not self._guard.closing:
             try:
                 self._ask_due(time.monotonic())
                 self._wait_for_question()
             except Exception:
-                # For example, no thread can be started. Without another attempt nothing would be asked any more.
+                # For example, no thread can be started. Try again, or no question would be asked any more.
                 self._failures.note("asking")
                 self._guard.wait(lambda: self._connection.is_over, intervals.RETRY_LAST)
 
@@ -128,7 +128,7 @@ class Reconciliation:
             self._warn(account, event, "not answered", now)
         calling = self._calling.setdefault((account, event), [])
         calling[:] = [thread for thread in calling if thread.is_alive()]
-        # A call that hangs may never return. With so many of them it is asked again as soon as one returns.
+        # A call that hangs may never return. If so many hang, the next call is made when one of them has returned.
         if len(calling) < intervals.LEFT_BEHIND:
             calling.append(self._connection.call(self._ask_all, account, event))
 
@@ -144,12 +144,12 @@ class Reconciliation:
                 self._guard.notify()
 
     def _ask(self, account: Account, event: str, take: Callable[..., object], *options: object) -> None:
-        # Not the blocking functions: only an answer on the thread of the pushes has a place in their order.
+        # Not the blocking functions: only an answer on the thread of the pushes comes in order with them.
         ask = getattr(self._connection.trader, QUERIES[event])
         ask(self._make_account(*account), partial(take, account, event, self._publication.count), *options)
 
     def _warn(self, account: Account, event: str, how: str, now: float) -> None:
-        """Log a question that has had no certain answer for a while: as a warning once, until there is one."""
+        """Log that a question has no certain answer: as a warning once after a while, until there is an answer."""
         is_warning = (
             (account, event) not in self._warned
             and how != AMBIGUOUS
@@ -163,12 +163,12 @@ class Reconciliation:
     def is_silent(self) -> bool:
         """Ask for the open orders; return whether neither an answer nor any event comes in time.
 
-        Open orders are few, and what was missed of them is published.
+        Open orders are few. Those that were missed are published.
         """
         connection = self._connection
         with self._guard:
             heard = connection.heard
-            # If the orders of an account were never answered, silence proves nothing.
+            # If the orders of an account were never answered, a missing answer proves nothing.
             known = [account for account in connection.joined if (account, "order") in self._answered]
         for account in known:
             probing = self._probing.get(account)
@@ -181,7 +181,7 @@ class Reconciliation:
     # -- Answers and events, on the thread of the pushes
 
     def _note_open(self, account: Account, event: str, asked: int, answer: Any) -> None:
-        """Publish what is news of the open orders, which are only some of the orders."""
+        """Publish the news in the open orders, which are only some of the orders."""
         received_ns = time.time_ns()
         self._connection.note_heard()
         records, _ = self._reader.read_answer(event, answer)
@@ -190,7 +190,7 @@ class Reconciliation:
                 self._publication.publish_answer((*account, "open"), event, records, received_ns, asked)
 
     def _note_answer(self, account: Account, event: str, asked: int, answer: Any) -> None:
-        """Publish what is news in the answer to a query of all, and ask again if it is not certain."""
+        """Publish the news in the answer to a query of all, and ask again if it is not certain."""
         received_ns = time.time_ns()
         self._connection.note_heard()
         records, failure = self._reader.read_answer(event, answer)
@@ -218,7 +218,7 @@ class Reconciliation:
             self._guard.notify()
 
     def _publish_gone(self, account: Account, now: float) -> None:
-        """Publish the positions that two answers agree to lack."""
+        """Publish the positions that are missing in two answers."""
         statuses = [status for (id, _), status in self._statuses.items() if id == account.id]
         is_ready = not self._connection.is_over and all(each == ACCOUNT_STATUS_OK for each in statuses)
         gone, asked, ask_at = self.holdings.gone(account, now, is_ready)
@@ -228,7 +228,7 @@ class Reconciliation:
             self.questions[account].hasten(("position",), ask_at)
 
     def note_event(self, event: str, record: Record, received_ns: int) -> None:
-        """Publish a push, and note what it says about answers."""
+        """Publish a push, and note what it means for questions and answers."""
         self._note_moved(event, record.data)
         self._publication.publish(event, record, received_ns)
         with self._guard:
@@ -248,7 +248,7 @@ class Reconciliation:
             self.holdings.note_worth(data)
 
     def _note_status(self, data: Mapping[str, object]) -> None:
-        """Ask again when an account becomes ready: before, the terminal may not have had the orders of the day."""
+        """Ask again when an account becomes ready: before that, the terminal may not have had the orders of the day."""
         account_id, status = data.get("account_id"), data.get("status")
         key = account_id, data.get("account_type")
         with self._guard:

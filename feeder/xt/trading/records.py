@@ -1,4 +1,4 @@
-"""Records: what xttrader hands over, read field by field. An object of its native code becomes a plain dict at once."""
+"""Records: read the objects of xttrader field by field. An object of its native code becomes a plain dict at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from feeder.xt.trading.connection import Legible
 from feeder.xt.trading.failures import Failures
 from feeder.xt.trading.published import Record
 
-# Callbacks of XtQuantTraderCallback (xttrader.py 24-133) and the events that they become. xttrader calls on_connected
-# never: `connected` is published when an account is subscribed.
+# Callbacks of XtQuantTraderCallback (xttrader.py 24-133) and the events that they become. xttrader never calls
+# on_connected; `connected` is published when an account is subscribed.
 EVENTS = {
     "on_connected": "connected",
     "on_disconnected": "disconnected",
@@ -32,7 +32,7 @@ EVENTS = {
     "on_operate_smart_task_async_response": "operate_smart_task_async_response",
 }
 
-# What tells of the day: events, and the query that is answered with them.
+# The events that the terminal can list for the day, and the query that lists them.
 QUERIES = {
     "order": "query_stock_orders_async",
     "trade": "query_stock_trades_async",
@@ -70,12 +70,12 @@ FIELDS = {
 # xttype.py sets the account type of these itself, to 2 (STOCK) for every account.
 _WITHOUT_TYPE = frozenset(("async_response", "async_cancel_response", "smart_algo_order_async_response"))
 
-# Why an answer is uncertain that may be right: xttrader also answers None for an account without orders.
+# The reason for an answer that is uncertain but may be right: for an account without orders xttrader answers None too.
 AMBIGUOUS = "returned None"
 
 
 class Reader:
-    """Reads records of each kind of event; `names` has the names of enumerations' values, by field."""
+    """Reads records of each kind of event; `names` has the names of the values of enumerations, by field."""
 
     def __init__(self, failures: Failures) -> None:
         self.names: dict[str, dict[int, str]] = {}
@@ -102,18 +102,18 @@ class Reader:
                 # pybind11 decodes when a field is read. Brokers write GBK.
                 data[name] = read = normalize.text(exc.object)
                 if read.encode("gb18030", "replace") != (written := exc.object.partition(b"\0")[0]):
-                    # The text was cut or partly replaced. The bytes keep records apart whose readable text is the same.
+                    # The text was cut or partly replaced. The bytes distinguish records with the same readable text.
                     unread += written + b"\0"
                 if normalize.REPLACEMENT in read:
                     self._failures.note_field(event, name, "has bytes of no known encoding, replaced by U+FFFD")
             except Exception as exc:
-                # The other fields are published all the same.
+                # The other fields are still published.
                 data[name] = None
                 self._failures.note_field(event, name, f"cannot be read: {type(exc).__name__}")
         return Record(data, unread)
 
     def read_answer(self, event: str, answer: Any) -> tuple[list[Record], str | None]:
-        """Return what can be read of an answer, and why it does not tell all."""
+        """Return the records of an answer that can be read, and why the answer may be incomplete, or None."""
         if event == "asset":
             answer = None if answer is None else [answer]
         if answer is None:
@@ -134,7 +134,7 @@ class Reader:
         return records, None if len(records) == len(items) else "cannot be read in part"
 
     def complete(self, event: str, data: dict[str, object], account_type: int | None) -> None:
-        """Add what xttrader does not say: the type of a response's account, and the names of enumerations' values."""
+        """Add what xttrader does not have: the account type of a response, and the names of enumerations' values."""
         if event in _WITHOUT_TYPE and account_type is not None:
             data["account_type"] = account_type
         for field, names in self.names.items():
@@ -144,11 +144,11 @@ class Reader:
 
 
 def discover(fields: tuple[str, ...], source: object) -> tuple[str, ...]:
-    """Return `fields` and the further ones of `source`. Native objects have each twice: order_id and m_nOrderID."""
+    """Return `fields` and the other fields of `source`. Native objects have each one twice: order_id and m_nOrderID."""
     names = dict.fromkeys(fields)
     attributes = dir(source)
     known = {_squash(name) for name in fields if name in attributes}
-    # The names without m_ first, so that they are the ones kept.
+    # The names without m_ come first, so that these are kept.
     for name in sorted(attributes, key=lambda name: (name.startswith("m_"), name)):
         if name not in names and not name.startswith("_") and not callable(getattr(type(source), name, None)):
             squashed = _squash(name)
@@ -159,7 +159,7 @@ def discover(fields: tuple[str, ...], source: object) -> tuple[str, ...]:
 
 
 def is_record(event: str, data: Mapping[str, object]) -> bool:
-    """Return whether what was read has a field of its kind beyond the account: a number or a text has none."""
+    """Return whether `data` has a field of its kind besides the account; the data of a number or a text has none."""
     return not {_squash(name) for name in FIELDS[event][2:]}.isdisjoint(map(_squash, data))
 
 
@@ -168,7 +168,7 @@ def _squash(name: str) -> str:
 
 
 def enumerations(xtconstant: Any) -> dict[str, dict[int, str]]:
-    """Return the names of the enumerations' values, by field; of several the first (STOCK_BUY, not CREDIT_BUY)."""
+    """Return the names of the enumerations' values by field; of several the first (STOCK_BUY, not CREDIT_BUY)."""
     constants = {name: value for name, value in vars(xtconstant).items() if type(value) is int}
 
     def named(pattern: str) -> dict[int, str]:

@@ -1,9 +1,9 @@
-"""Trade events of the terminal: every callback of xttrader, and what was not pushed, found by queries.
+"""Trade events of the terminal: every callback of xttrader, and by queries the events that were not pushed.
 
-The thread `xtquant-trade` owns the connections: an XtQuantTrader connects once, so each loss takes a new one. Calls
-into xtquant wait without a timeout, so each has a daemon thread that can be left behind. When calls of `LEFT_BEHIND`
-connections hang, `hung` says so, and the process is replaced. Callbacks read, hand over to the sink and return. No
-order is ever placed here.
+The thread `xtquant-trade` owns the connections: an XtQuantTrader can connect only once, so a lost connection needs a
+new one. Calls into xtquant wait without a timeout, so each runs on a daemon thread that can be left behind. When calls
+of `LEFT_BEHIND` connections hang, `hung` reports it, and the process is replaced. Callbacks read the data, hand it to
+the sink and return. This code never places an order.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ logger = logging.getLogger(__name__)
 class XtTrade:
     """Trade events of the accounts in `config.xt_accounts`, from the terminal whose folder is `config.xt_userdata`.
 
-    Each event is published under the account that it names, else under the only account, else under ``*``. What was
-    missed is published once, with ``"recovered": true``, also that a position is gone; what the broker pushes again is
-    not published again. The journal keeps this true over a restart of the feeder. The sink is told how each account is
-    served.
+    Each event is published under the account that it names, else under the only account, else under ``*``. An event
+    that was missed is published once, with ``"recovered": true``; so is a position that is gone. Events that the broker
+    pushes again are not published again. With the journal this also holds over a restart of the feeder. The sink gets
+    the state of each account.
     """
 
     def __init__(self, config: Config) -> None:
@@ -60,7 +60,7 @@ class XtTrade:
         self._was_open = False
         # Connections that are over; `_count_hung` keeps those with calls that have not returned.
         self._left: list[Connection] = []
-        # How long all that are left behind hang; read without the lock, by the thread that asks `hung`.
+        # For how long all calls that are left behind hang. The thread that calls `hung` reads it without the lock.
         self._hang = config.xt_hang
         self._hanging = Calls(self._hang)
 
@@ -70,7 +70,7 @@ class XtTrade:
         return self._failures.count
 
     def start(self, sink: Sink) -> None:
-        """Read the journal and begin to connect; raise what prevents it, such as ImportError. It may be tried again."""
+        """Read the journal and begin to connect; raise what prevents it, such as ImportError. May be called again."""
         if not self._accounts.all:
             logger.info("no xt_accounts: market data is served, trade events are not")
             return
@@ -83,22 +83,23 @@ class XtTrade:
         from xtquant import xtconstant, xttrader, xttype
 
         self._xttype = xttype
-        # Its own __del__ sets the event loop of the thread on which it happens to be collected (xttrader.py 424).
+        # The __del__ of XtQuantTrader sets the event loop of whichever thread collects it (xttrader.py 424), so drop
+        # it.
         self._trader_class = type("Trader", (xttrader.XtQuantTrader,), {"__del__": lambda _: None})
         self._callback_class = xttrader.XtQuantTraderCallback
         self._reader.names = enumerations(xtconstant)
         self._thread.start()
 
     def note_no_start(self, sink: Sink, exc: Exception) -> None:
-        """Tell that `start` has failed, and why."""
+        """Report to the sink that `start` has failed, and why."""
         self._accounts.sink = self._publication.sink = sink
         reason = f"cannot be started: {type(exc).__name__}: {exc}"
         self._accounts.set_all("down", reason, fault=isinstance(exc, ImportError))
 
     def hung(self) -> str | None:
-        """Return why no connection can be made in this process any more (see `Source`): too many calls do not return.
+        """Return why this process can make no more connections (see `Source`): too many calls do not return.
 
-        They have to hang for `config.xt_hang` seconds more, and longer if no connection was ever open.
+        They have to hang for another `config.xt_hang` seconds, and longer if no connection was ever open.
         """
         if self._guard.closing or self._thread.ident is None:
             return None
@@ -193,7 +194,7 @@ class XtTrade:
         )
 
     def _note_waiting(self, connection: Connection) -> None:
-        """Say which accounts are not subscribed yet."""
+        """Report the accounts that are not subscribed yet."""
         for account in self._accounts.all:
             if account not in connection.joined:
                 self._accounts.warn(account, "not subscribed yet")
@@ -203,7 +204,7 @@ class XtTrade:
                         self._accounts.set(account, "waiting", "not subscribed yet")
 
     def _watch(self, connection: Connection, reconciliation: Reconciliation) -> str:
-        """Return why the connection is over, once it is: xtquant says so, or the terminal does not answer."""
+        """Wait until xtquant reports the end of the connection or the terminal does not answer; return the reason."""
         while True:
             self._guard.wait(lambda: connection.lost, intervals.PROBE_SECONDS)
             if connection.lost or self._guard.closing:
@@ -217,7 +218,7 @@ class XtTrade:
                 self._lose(connection)
             connection.ended = True
             self._guard.notify()
-            # Otherwise `Connection.open` stops it, once xtquant has returned.
+            # If it is not opened yet, `Connection.open` stops it when xtquant's call has returned.
             is_open = connection.opened
         if is_open:
             connection.call(connection.stop).join(intervals.STOP_SECONDS)
@@ -225,7 +226,7 @@ class XtTrade:
     # -- Threads of their own, which may never return from xtquant
 
     def _join(self, connection: Connection, reconciliation: Reconciliation, account: Account) -> None:
-        """Subscribe an account, with as many attempts as it takes, and ask for what was missed."""
+        """Try to subscribe an account until that succeeds, then ask for the events that were missed."""
         stock_account = self._xttype.StockAccount(account.id, account.type)
         delay = intervals.RETRY_FIRST
         while (refusal := connection.subscribe(stock_account)) is not None:
@@ -264,7 +265,7 @@ class XtTrade:
             elif not objects:
                 for account in self._accounts.all:
                     self._publication.publish_session(event, account, received_ns)
-            # None is no response: `Connection.stop` hands it to a call that waits for one.
+            # None is no response: `Connection.stop` uses it to end a call that waits for one.
             elif objects[0] is not None:
                 reconciliation.note_event(event, self._reader.read(event, objects[0]), received_ns)
         except Exception:

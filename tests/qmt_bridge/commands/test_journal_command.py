@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from feeder.events import Unsent
-from feeder.journal import Journal
+from feeder.journal.journal import Journal
 from qmt_bridge import cli
 from qmt_bridge import journal_file as journal_file_module
 from qmt_bridge.commands import journal as journal_commands

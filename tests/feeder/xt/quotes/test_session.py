@@ -1228,7 +1228,7 @@ def test_a_refused_single_subscription_stays_in_the_market(
     sink.until(lambda: len(sink.published) == 1)
     assert sink.refused == []
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-        "quote/600002.SH/tick/ still comes out of the whole market: "
+        "quote/600002.SH/tick/ is still served by the subscription of its whole market: "
         "subscribe_quote(stock_code='600002.SH', period='tick', count=0) returned -1"
     ]
     # Other ticks may return.
@@ -2074,7 +2074,7 @@ def test_a_failing_query_for_last_ticks_is_logged_once(
     terminal.on_call = fail
     sink.until(lambda: len(terminal.called("get_full_tick")) > 5)
     assert [message for message in caplog.messages if "last ticks" in message] == [
-        "the terminal's last ticks cannot be had: RuntimeError: no ticks today"
+        "the terminal's last ticks cannot be read: RuntimeError: no ticks today"
     ]
     want(listener, MOUTAI_BARS)
     sink.until(lambda: MOUTAI_BARS in sink.accepted)

@@ -1,7 +1,7 @@
-"""Trade events on disk before they are published (SQLite): one numbering over all accounts and restarts.
+"""Write trade events to disk (SQLite) before they are published, with one numbering over all accounts and restarts.
 
-Only one thread uses a `Journal` (see feeder/journal_thread.py). It must never lose an event that was published, nor
-give its position to another event.
+Only one thread uses a `Journal` (see feeder/journal/thread.py). It must never lose an event that was published, and
+never give its position to another event.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgspec
 
 from feeder.events import Event, Positions
-from feeder.journal_database import (
+from feeder.journal.database import (
     BESIDE,
     NoJournalError,
     check_file,
@@ -28,7 +28,7 @@ from feeder.journal_database import (
     open_database,
     set_aside,
 )
-from feeder.journal_epochs import Epochs
+from feeder.journal.epochs import Epochs
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.journal_file import newest_position, oldest_position
@@ -39,34 +39,35 @@ from qmt_bridge.wire.topics import mask
 
 logger = logging.getLogger(__name__)
 
-# One chunk of a replay. Other replies on the ask socket are as large.
+# The size of one chunk of a replay; other replies on the ask socket are of the same size.
 CHUNK_EVENTS = 1000
 CHUNK_BYTES = 512 * 1024
-# Events of one transaction, which takes some 30 ms; a burst has fewer.
+# The most events of one transaction, which then takes some 30 ms; a burst has fewer.
 BATCH_EVENTS = 5000
-# Bytes of events that are kept in memory while the disk cannot be written (see `Event.size`).
+# Bytes of events that are kept in memory while the disk fails (see `Event.size`).
 MAX_UNSAVED_BYTES = 64 * 1024 * 1024
-# Events that one call deletes, and pages that it gives back to the disk: some 5 ms each.
+# How many events one call deletes, or how many pages it frees on the disk: some 5 ms each.
 PRUNE_EVENTS = 500
 SHRINK_PAGES = 250
-# The write-ahead log is carried over into the file at this size when no event waits, some 10 ms, and at the other one
-# in any case: a page (4 KiB) is written anew by each commit that touches it, so that small commits cost 8 KB and more.
+# The write-ahead log is copied into the file (a checkpoint, some 10 ms) at CHECKPOINT_BYTES if no event waits, and at
+# LOG_BYTES in any case. Each commit writes every page (4 KiB) that it changes to the log, so a small commit costs 8 KB
+# or more.
 CHECKPOINT_BYTES = 2 * 1024 * 1024
 LOG_BYTES = 4 * 1024 * 1024
-# A log of this size is reported: a program that reads without a pause prevents its being carried over.
+# A log of this size is reported: a program that reads without a pause prevents the checkpoint.
 LARGE_LOG_BYTES = 64 * 1024 * 1024
 # Free pages that stay in the file for the next events (1 MB).
 SPARE_PAGES = 256
 
-# Events of one statement. Each statement releases the interpreter's lock, and a busy source may hold it for 5 ms: with
-# one event a statement, a burst could wait for seconds. Old versions of SQLite take 999 values a statement.
+# Events of one statement. Each statement releases the interpreter's lock, and a busy source may then hold it for 5 ms:
+# with one event per statement, a burst could wait for seconds. Old versions of SQLite accept 999 values per statement.
 _INSERT_EVENTS = 150
 _DAY_MS = 24 * 3600 * 1000
 _event_decoder = msgspec.msgpack.Decoder(TradeEvent)
 
 
 class Chunk(NamedTuple):
-    """Some events in order: `body` is their array, `last` the position that it reaches."""
+    """Some events in order: `body` is their encoded array, `last` the position of the last one."""
 
     body: bytes
     last: int
@@ -76,38 +77,38 @@ class Chunk(NamedTuple):
 class Journal:
     """The trade events of one source in one file.
 
-    A commit is synchronous (WAL with ``synchronous=FULL``): with NORMAL a power cut takes back the last commits,
-    and the feeder would then give new events the numbers of lost ones that clients have seen; a client that resumed
-    after such a number would miss events without notice. Events are few and written in batches, so the flush costs
-    little.
+    A commit is synchronous (WAL with ``synchronous=FULL``). With NORMAL a power cut can undo the last commits. The
+    feeder would then give the numbers of lost events, which clients have received, to new events, and a client that
+    resumes after such a number would miss events without notice. Events are few and written in batches, so the flush
+    costs little.
 
-    While the disk cannot be written, events are published and replayed out of memory, and written as soon as possible.
-    They are lost only by a crash before that, or by `MAX_UNSAVED_BYTES` of later ones; the log says which.
+    While the disk cannot be written, events are published and replayed from memory, and written as soon as possible.
+    They are lost only if the feeder crashes before that, or if more than `MAX_UNSAVED_BYTES` wait; the log says which.
 
-    A file that is damaged, or is no journal, gets another name, and a new journal begins, because market data does not
-    depend on it. `note` says so while such a file lies beside the journal.
+    A file that is damaged, or is no journal, is renamed, and a new journal begins, because market data does not depend
+    on it. `note` says so as long as the renamed file is in the folder.
 
-    The position of an account is the number of one of its events.
+    A position of an account is the number of one of its events.
     """
 
     def __init__(self, path: Path, days: int, max_mb: int = 0) -> None:
-        """Open or create the file; raise `ConfigError` if it cannot be, or if another feeder has it.
+        """Open or create the file; raise `ConfigError` if that fails, or if another feeder uses the folder.
 
-        `days` and `max_mb` (2**20 bytes; 0 is any number) are for how long and up to which size `prune` keeps events.
+        `prune` keeps events for `days`, and up to a size of `max_mb` (2**20 bytes; 0 means no limit).
         """
         # Why the newest events are not on disk; None while they are.
         self.failure: str | None = None
         self._days = days
         self._max_bytes = max_mb * 1024 * 1024
-        # A text for the operator, set although the journal can be written.
+        # A text for the operator about a damaged journal that was set aside.
         self.note: str | None = None
-        # Contiguous, and the newest of all.
+        # The newest events, which are not on disk; their positions have no gap.
         self._unsaved: deque[Event] = deque()
         self._unsaved_bytes = 0
-        # First and last position of the events that were given up.
+        # First and last position of the events that were given up, until the log says so.
         self._forgotten: tuple[int, int] | None = None
         self._prune_failing = False
-        # At which size the log is carried over next, when no event waits.
+        # The size of the log at which the next checkpoint is made, if no event waits.
         self._carry_at = CHECKPOINT_BYTES
         self._carry_failing = False
         self._large_log_told = False
@@ -120,39 +121,45 @@ class Journal:
         with ExitStack() as failed:
             failed.callback(self._lock.close)
             try:
-                try:
-                    self._read_file(path)
-                except (sqlite3.DatabaseError, NoJournalError) as exc:
-                    if not is_damage(exc):
-                        raise
-                    aside = set_aside(path)
-                    logger.error(
-                        "trade journal %s is damaged or is none (%s): it is now %s, and a new journal begins, which "
-                        "refuses the positions of the old one",
-                        path,
-                        exc,
-                        aside.name,
-                    )
-                    self._read_file(path)
+                self._open(path)
                 failed.callback(self._database.close)
-                # Where the file is reached by a link, SQLite has it beside the file.
-                self._log = path.resolve().with_name(f"{path.resolve().name}-wal")
-                self._page_bytes = self._pragma("page_size")
-                self._path = path
-                self._file = identity(path)
-                left = sorted(
-                    found.name
-                    for found in path.parent.glob(f"{path.name}.damaged-*")
-                    if not found.name.endswith(BESIDE)
-                )
-                if left:
-                    self.note = f"a damaged journal was set aside: {', '.join(left)}; look at it, then move it away"
+                self._note_file(path)
             except (sqlite3.Error, OSError) as exc:
                 raise ConfigError("data_dir", f"cannot use the trade journal {path}: {exc}") from exc
             failed.pop_all()
 
+    def _open(self, path: Path) -> None:
+        """Read the file; if it is damaged or no journal, rename it and begin a new one."""
+        try:
+            self._read_file(path)
+        except (sqlite3.DatabaseError, NoJournalError) as exc:
+            if not is_damage(exc):
+                raise
+            aside = set_aside(path)
+            logger.error(
+                "trade journal %s is damaged or is no journal (%s): it is renamed to %s, and a new journal "
+                "begins, which refuses the positions of the old one",
+                path,
+                exc,
+                aside.name,
+            )
+            self._read_file(path)
+
+    def _note_file(self, path: Path) -> None:
+        """Remember where the file and its log are; set `note` if a damaged journal is still in the folder."""
+        # If `path` is a link, SQLite keeps the log in the folder of the real file.
+        self._log = path.resolve().with_name(f"{path.resolve().name}-wal")
+        self._page_bytes = self._pragma("page_size")
+        self._path = path
+        self._file = identity(path)
+        left = sorted(
+            found.name for found in path.parent.glob(f"{path.name}.damaged-*") if not found.name.endswith(BESIDE)
+        )
+        if left:
+            self.note = f"a damaged journal was set aside: {', '.join(left)}; look at it, then move it away"
+
     def _read_file(self, path: Path) -> None:
-        """Open the file, read newest positions and epochs; raise `sqlite3.Error`, `OSError` or `NoJournalError`."""
+        """Open the file, read positions and epochs; raise `sqlite3.Error`, `OSError` or `NoJournalError`."""
         check_file(path)
         self._database = open_database(path)
         try:
@@ -164,7 +171,7 @@ class Journal:
             self._had = Positions(newest, numbers)
             self.positions = self._had.copy()
             self._epochs.read(self._database)
-            # Events up to this position cannot be replayed any more.
+            # Events up to this position can no longer be replayed.
             self._floor = oldest_position(self._database)
         except sqlite3.OperationalError as exc:
             self._database.close()
@@ -179,7 +186,7 @@ class Journal:
     def begin_epoch(self, now_ns: int) -> int:
         """Return the epoch of this start of the feeder: `now_ns`, or more if the clock was set back since the last one.
 
-        Consumers take the larger of two epochs for the later one, and name the one they know when they resume.
+        For consumers the larger of two epochs is the later one; when they resume, they send the epoch that they know.
         """
         epoch = self._epochs.begin(now_ns, self._had)
         try:
@@ -190,8 +197,8 @@ class Journal:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             logger.warning(
-                "the epoch of this start cannot be written yet: %s; the next feeder would refuse the positions seen "
-                "in it",
+                "the epoch of this start cannot be written yet: %s; until it is written, the next feeder would refuse "
+                "positions of this epoch",
                 exc,
             )
         else:
@@ -199,12 +206,12 @@ class Journal:
         return epoch
 
     def has(self, position: JournalPosition, account: str | None) -> bool:
-        """Return whether this journal has the position, which was one in the journal of the epoch that it names."""
+        """Return whether a client can resume at the position: whether this journal had it in the epoch it names."""
         return self._epochs.have(position, account)
 
     @property
     def catching_up(self) -> bool:
-        """Return whether `save` has more to write, and the disk can be written."""
+        """Return whether events wait to be written, and the last write succeeded."""
         return bool(self._unsaved) and self.failure is None
 
     @property
@@ -218,9 +225,9 @@ class Journal:
         return self._unsaved[0].seq - 1 if self._unsaved else self._had.newest
 
     def append(self, events: Sequence[Event]) -> int:
-        """Commit `events`, which follow those of the last call; return up to which position everything is on disk.
+        """Commit `events`, which follow those of the last call; return the position up to which everything is on disk.
 
-        Later events are replayed with their mark, and have to be published with it. Positions left out are given up.
+        Events after it are replayed with a mark, and must be published with it. Missing positions are given up.
         """
         for event in events:
             if event.seq != self._had.newest + 1:
@@ -229,7 +236,7 @@ class Journal:
             self._unsaved.append(event)
             self._unsaved_bytes += event.size
         if self.failure is None:
-            # While it fails, one try a second is enough (see feeder/journal_thread.py).
+            # While the disk fails, one attempt a second is enough (see feeder/journal/thread.py).
             self.save()
         saved = self.saved
         while self._unsaved_bytes > MAX_UNSAVED_BYTES:
@@ -239,9 +246,10 @@ class Journal:
         return saved
 
     def save(self) -> None:
-        """Write events that are not on disk, some thousand at a time; log the first failure of a row.
+        """Write the next events, some thousand at a time; of failures in a row, log only the first.
 
-        It fails also if the file was moved or removed: SQLite would write on to a file that ends with this process.
+        This also fails if the file was moved or removed: SQLite would still write, to a file that ends with the
+        process.
         """
         displaced = self._displaced()
         if displaced is not None:
@@ -253,8 +261,7 @@ class Journal:
         batch = list(islice(self._unsaved, BATCH_EVENTS))
         try:
             self._database.execute("BEGIN IMMEDIATE")
-            # First the epoch: in a later one, no event of an epoch that the journal does not know could be resumed
-            # after.
+            # Write the epoch first: without it, a later feeder refuses the positions of this epoch.
             self._epochs.save(self._database)
             self._insert(batch)
             self._database.executemany(
@@ -274,21 +281,21 @@ class Journal:
         self._recover(batch[0].seq if batch else self.newest + 1)
 
     def checkpoint(self, *, idle: bool) -> None:
-        """Carry the log over into the file, and empty it, once it is large; sooner if no event waits (`idle`).
+        """Copy the log into the file, and empty it, once it is large; at a smaller size if no event waits (`idle`).
 
-        SQLite would do so in the commit that exceeds a limit, and the events of that burst would wait for it.
+        SQLite by itself would do this in the commit that exceeds a limit, and the events of that burst would wait.
         """
         size = self._log_bytes()
         if size < (self._carry_at if idle else max(self._carry_at, LOG_BYTES)):
             return
         try:
-            # It does not wait for readers; one in the middle of a query prevents the log from being emptied.
+            # This does not wait for readers; a reader in the middle of a query prevents the log from being emptied.
             ((busy, *_),) = self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as exc:
             self._carry_at = size + CHECKPOINT_BYTES
             if not self._carry_failing:
                 self._carry_failing = True
-                logger.warning("the log of the trade journal grows, it cannot be carried over: %s", exc)
+                logger.warning("the log of the trade journal grows, it cannot be copied into the file: %s", exc)
             return
         self._carry_failing = False
         self._carry_at = size + CHECKPOINT_BYTES if busy else CHECKPOINT_BYTES
@@ -297,8 +304,8 @@ class Journal:
         elif size > LARGE_LOG_BYTES and not self._large_log_told:
             self._large_log_told = True
             logger.warning(
-                "the log of the trade journal has %d MiB: a program has been reading the file without a pause, and "
-                "keeps the log from being carried over",
+                "the log of the trade journal has %d MiB: a program reads the file without a pause, so the log cannot "
+                "be emptied",
                 size >> 20,
             )
 
@@ -307,7 +314,7 @@ class Journal:
         return self._had.of(account)
 
     def oldest(self, account: str | None = None) -> int:
-        """Return the smallest position, of an account or of all, after which every event is at hand.
+        """Return the smallest position, of an account or of all, after which every event can be replayed.
 
         Raise `sqlite3.Error`.
         """
@@ -324,13 +331,13 @@ class Journal:
     def read(self, after: int, account: str | None = None, room: int = CHUNK_BYTES) -> Chunk:
         """Return the next events after position `after` of an account or of all; raise `sqlite3.Error`.
 
-        At most `CHUNK_EVENTS` events and, unless one alone is larger, `room` bytes. The last chunk reaches the newest.
+        At most `CHUNK_EVENTS` events and `room` bytes, but at least one event. The last chunk ends with the newest.
         """
         bodies: list[msgspec.Raw] = []
         last, size = after, 5
         for position, body in self._after(after, account):
             if not _is_event(body):
-                # SQLite has no checksums, so damage inside a page may appear as another value.
+                # SQLite has no checksums, so a damaged page may be read as another value.
                 if bodies:
                     return Chunk(frames.encode(bodies), last, True)
                 raise sqlite3.DatabaseError(f"the event at position {position} is damaged")
@@ -354,7 +361,8 @@ class Journal:
     def prune(self, time_ms: int) -> bool:
         """Delete some events that are too old at `time_ms`, or too many; return whether there may be more to do.
 
-        Deletes by position from the oldest event on, not by time alone: a clock that was set back must leave no gap.
+        This deletes by position from the oldest event on, not by time alone, so that a clock that was set back leaves
+        no gap.
         """
         if self.failure is not None:
             return False
@@ -412,7 +420,7 @@ class Journal:
             self._database.execute(query, list(chain.from_iterable(some)))
 
     def _displaced(self) -> str | None:
-        """Return whether the file was replaced or removed, as a text; None while it is in its place."""
+        """Return a text if the file was replaced or removed; None while it is in its place."""
         try:
             return None if identity(self._path) == self._file else f"{self._path} has been replaced"
         except OSError as exc:
@@ -434,11 +442,11 @@ class Journal:
         logger.warning("trade journal is written again, from seq %d on", first)
 
     def _step_over(self, seq: int) -> None:
-        """Give up the positions left out before `seq`: a replay must not pass over a gap."""
+        """Give up the missing positions before `seq`, because a replay must have no gap."""
         while self.catching_up:
             self.save()
         first = self.saved + 1
-        # Events that wait are older than the gap, and could not be replayed either.
+        # Events that wait are older than the gap, so they cannot be replayed either.
         self._unsaved.clear()
         self._unsaved_bytes = 0
         self._give_up(first, seq - 1)
@@ -455,13 +463,13 @@ class Journal:
         self._floor = last
 
     def _deletable(self, old_ms: int) -> int | None:
-        """Return up to which position events may be deleted at once; None if none has to be."""
+        """Return the position up to which to delete events in one step; None if there is nothing to delete."""
         too_large = self._max_bytes and self._used_pages() * self._page_bytes > self._max_bytes
         last = None
         cursor = self._database.execute("SELECT seq, time_ms FROM event ORDER BY seq LIMIT ?", (PRUNE_EVENTS,))
         for seq, time_ms in cursor:
             if not too_large and not isinstance(time_ms, int):
-                # The time is damaged: the event is deleted with those that follow it.
+                # The time is damaged: delete the event together with those that follow it.
                 continue
             if not too_large and time_ms >= old_ms:
                 break
@@ -470,12 +478,12 @@ class Journal:
         return last
 
     def _shrink(self) -> bool:
-        """Give some free pages back to the disk; return whether there are more."""
+        """Free some unused pages on the disk; return whether there are more."""
         free = self._pragma("freelist_count")
         if free <= SPARE_PAGES:
             return False
-        # A file that was made as version 0 keeps its free pages, for the next events.
-        # The statement frees one page a step, and `execute` makes only one step of a statement without columns.
+        # A file of version 0 keeps its free pages for the next events.
+        # Not `execute`: the statement frees one page per step, and `execute` makes only one step of it.
         self._database.executescript(f"PRAGMA incremental_vacuum({min(SHRINK_PAGES, free - SPARE_PAGES)})")
         return SPARE_PAGES < self._pragma("freelist_count") < free
 
@@ -483,7 +491,7 @@ class Journal:
         try:
             return self._log.stat().st_size
         except OSError:
-            # The log is not made yet, or was removed; the next commit notices a disk that fails.
+            # The log does not exist yet, or was removed. If the disk fails, the next commit notices it.
             return 0
 
     def _used_pages(self) -> int:

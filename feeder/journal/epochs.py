@@ -1,8 +1,8 @@
-"""The epochs of a journal: each start of a feeder that had it, and the newest positions that outlived each epoch.
+"""The epochs of a journal: one for each start of a feeder with it, and the newest positions kept from each epoch.
 
-Only the journal's thread uses them. They are kept in the table `lives` of its file: one row a start, with the newest
-positions at that time, over all accounts and of each (MessagePack). A file that is older than the table gets it at the
-next start, and knows no earlier epoch.
+Only the journal's thread uses them. They are in the table `lives` of its file: one row per start, with the newest
+positions at that time, over all accounts and of each account (MessagePack). A file without the table gets it at the
+next start, and has no earlier epoch.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ class Epochs:
     """The epochs of one journal; the last one is that of this feeder, once it has begun."""
 
     def __init__(self) -> None:
-        # The newest positions at the end of each epoch, which is named as a browser rounds it; None of the last one.
+        # The newest positions at the end of each epoch; None for the last one. The key is the epoch as a float, because
+        # a browser rounds it to one.
         self._ends: dict[float, Positions | None] = {}
         self._last = 0
-        # The last epoch while it is not written, with the newest positions at its beginning.
+        # The last epoch until it is written, with the newest positions at its beginning.
         self._unsaved: tuple[int, Positions] | None = None
 
     @property
@@ -47,13 +48,13 @@ class Epochs:
                 of_accounts = msgspec.msgpack.decode(numbers, type=dict[str, int])
                 self._note(int(epoch), Positions(int(newest), of_accounts))
             except (TypeError, ValueError, msgspec.DecodeError) as exc:
-                # This row also says what outlived the epochs before it, so none of them can be checked.
+                # This row also has the last positions of the epoch before it, so none of the epochs can be checked.
                 logger.warning("the trade journal has an epoch of the feeder that cannot be read: %s", exc)
                 self._ends.clear()
 
     def begin(self, now_ns: int, newest: Positions) -> int:
         """Begin an epoch with the `newest` positions; return it: `now_ns`, or more if the last one is not earlier."""
-        # The smallest number that a browser does not round to the last epoch.
+        # The smallest number that a browser does not round to the epoch before.
         epoch = max(now_ns, math.ceil(math.nextafter(self._last, math.inf)))
         beginning = newest.copy()
         self._note(epoch, beginning)
@@ -61,7 +62,7 @@ class Epochs:
         return epoch
 
     def save(self, database: sqlite3.Connection) -> None:
-        """Write the epoch that is not written, in the transaction of the caller; raise `sqlite3.Error`."""
+        """Write the last epoch if it is not written, in the transaction of the caller; raise `sqlite3.Error`."""
         if self._unsaved is None:
             return
         epoch, beginning = self._unsaved
@@ -75,7 +76,7 @@ class Epochs:
         self._unsaved = None
 
     def have(self, position: JournalPosition, account: str | None) -> bool:
-        """Return whether the epoch of `position` is one of these, and an exact position has outlived its epoch.
+        """Return whether this journal has the epoch of `position`, and had an exact position at the end of that epoch.
 
         A browser may have rounded the epoch. A position without an epoch fits every journal.
         """

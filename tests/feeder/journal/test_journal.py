@@ -21,10 +21,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from feeder import journal as journal_module
-from feeder import journal_database as database_module
 from feeder.events import EVENT_BYTES, Event, Unsent
-from feeder.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, LOG_BYTES, Journal
+from feeder.journal import database as database_module
+from feeder.journal import journal as journal_module
+from feeder.journal.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, LOG_BYTES, Journal
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.journal_file import TABLES, Reader, journal_path
 from qmt_bridge.wire import frames
@@ -515,7 +515,7 @@ def test_a_program_that_never_ends_its_read_is_logged(
             append(journal, fills(200, text="x" * 5000), 0)
             journal.checkpoint(idle=True)
     assert journal.failure is None
-    assert caplog.text.count("has been reading the file without a pause") == 1
+    assert caplog.text.count("a program reads the file without a pause") == 1
     # Afterwards it is emptied at once.
     append(journal, fills(400, text="x" * 5000), 0)
     journal.checkpoint(idle=True)
@@ -552,7 +552,7 @@ def test_a_checkpoint_that_fails_is_logged_once(
         append(journal, fills(300, text="x" * 10_000), 0)
         journal.checkpoint(idle=True)
     assert journal.failure is None
-    assert caplog.text.count("cannot be carried over: database or disk is full") == 1
+    assert caplog.text.count("cannot be copied into the file: database or disk is full") == 1
     assert journal.read(0).last > 0
 
 
@@ -585,7 +585,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_journal_begins(
     journal = open_journal()
     (aside,) = set_aside(path)
     assert aside.read_bytes() == damaged
-    assert f"is now {aside.name}" in caplog.text
+    assert f"is renamed to {aside.name}" in caplog.text
     assert str(journal.note).startswith(f"a damaged journal was set aside: {aside.name}")
     assert (journal.newest, journal.oldest()) == (0, 0)
     # Positions of the old journal are refused.

@@ -1,7 +1,7 @@
-"""The thread that owns the journal, so that no tick waits for a disk: it commits, reads, deletes and reports results.
+"""The thread that owns the journal: it commits, reads, deletes and reports results, so that no tick waits for a disk.
 
-The publisher's thread hands over events and calls, and receives the results through `tell`, in order: of an event once
-it is on disk (or cannot be written now), and of a call after every event that the call has seen.
+The publisher's thread hands over events and calls, and gets the results through `tell`, in order: that of an event once
+it is on disk (or cannot be written now), and that of a call after those of all events before it.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from feeder.events import Event, Positions
-from feeder.journal import BATCH_EVENTS, MAX_UNSAVED_BYTES, Journal
+from feeder.journal.journal import BATCH_EVENTS, MAX_UNSAVED_BYTES, Journal
 
 logger = logging.getLogger(__name__)
 
 Found = TypeVar("Found")
 
-# Between two looks for old events, between two slices of their deletion, and between two tries of a disk that fails.
+# Seconds between two checks for old events, between two steps of their deletion, and between two attempts to write to a
+# disk that fails.
 PRUNE_SECONDS = 1.0
 PRUNE_PAUSE_SECONDS = 0.02
 RETRY_SECONDS = 1.0
-# A disk that has not answered for this time is treated as one that cannot be written, until it answers. A flush on a
-# busy disk takes less.
+# A disk that has not answered for this time is treated as a disk that cannot be written, until it answers. A flush on a
+# busy disk takes less time.
 HUNG_SECONDS = 5.0
 
 _NS_PER_MS = 1_000_000
 
 
 class Written(NamedTuple):
-    """Events up to the position `last` are handled: they are on disk up to `saved`, the later ones in memory.
+    """Events up to the position `last` are handled: those up to `saved` are on disk, the later ones in memory.
 
-    `failure` is why the newest ones are not on disk; None while they are.
+    `failure` is the reason why the newest ones are not on disk; None while they are.
     """
 
     last: int
@@ -54,7 +55,7 @@ class Opened(NamedTuple):
     note: str | None
 
 
-# The argument of `tell`: an outcome, what a call of `ask` has returned, or the exception that has ended the thread.
+# The argument of `tell`: an outcome, the result of a call of `ask`, or the exception that has ended the thread.
 News = Written | Callable[[], None] | Exception
 
 
@@ -66,17 +67,17 @@ class JournalThread:
         self._tell = tell
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._opened: Future[Opened] = Future()
-        # Calls; None wakes the thread for events that wait.
+        # The calls; None only wakes the thread, for events that wait.
         self._calls: queue.SimpleQueue[Callable[[Journal], None] | None] = queue.SimpleQueue()
         self._waiting: deque[Event] = deque()
         # Bytes of all events handed over, and of all taken. Each is counted by one thread only, so no lock is needed.
         self._handed = 0
         self._taken = 0
-        # The newest position that was handed over, and the newest that was left out.
+        # The newest position that was handed over, and the newest that was given up.
         self._newest = 0
         self._left_out = 0
         self._closing = False
-        # When the call began (time.monotonic) that runs; None between calls.
+        # When the running call began (time.monotonic); None between calls.
         self._began: float | None = None
         self._outcome = Written(0, 0, None)
 
@@ -87,7 +88,7 @@ class JournalThread:
         self._start_ns = now_ns
         self._thread.start()
         if not wait([self._opened], HUNG_SECONDS).done:
-            logger.error("the trade journal cannot be opened yet, the disk does not answer; nothing is served before")
+            logger.error("the trade journal cannot be opened yet, the disk does not answer; the feeder waits for it")
         try:
             return self._opened.result()
         except BaseException:
@@ -95,10 +96,10 @@ class JournalThread:
             raise
 
     def write(self, events: Sequence[Event]) -> list[Event]:
-        """Have `events`, which follow those of the last call, written; `tell` is called with the outcome.
+        """Queue `events`, which follow those of the last call, to be written; `tell` is called with the outcome.
 
         While the disk does not answer, at most `MAX_UNSAVED_BYTES` wait; later events are given up. Return the same
-        events, those that are given up marked.
+        events; those that are given up have the mark ``"journaled":false``.
         """
         accepted = []
         for event in events:
@@ -115,7 +116,7 @@ class JournalThread:
         return accepted
 
     def ask(self, find: Callable[[Journal], Callable[[], None]]) -> None:
-        """Have `find` called, after everything that was handed over before; `tell` is called with what it returns."""
+        """Queue `find`, to be called after everything that was queued before; `tell` is called with its result."""
         self._calls.put(lambda journal: self._tell(find(journal)))
 
     def age(self, now: float) -> float:
@@ -124,9 +125,9 @@ class JournalThread:
         return 0.0 if began is None else now - began
 
     def stop(self, warn_after: float, timeout: float) -> bool:
-        """Write what waits and close the journal; return whether that was done within `timeout` seconds.
+        """Write the events that wait and close the journal; return whether that was done within `timeout` seconds.
 
-        The log says after `warn_after` seconds which events are not written yet: an operator may not wait longer.
+        After `warn_after` seconds the log says which events are not written yet, because the operator may stop waiting.
         """
         self._closing = True
         self._calls.put(None)
@@ -185,15 +186,15 @@ class JournalThread:
         now = started = next_prune = time.monotonic()
         next_retry = now + RETRY_SECONDS
         while True:
-            # Read before the queue, so that everything handed over before it was set is written below.
+            # Read this before the queue, so that everything that was handed over before it was set is written below.
             closing = self._closing
-            # A call finds everything in the journal that was handed over before it.
+            # Take the calls before the events: so a call finds all events in the journal that were queued before it.
             is_idle = not (self._waiting or journal.catching_up or closing)
             calls = self._take_calls(min(next_prune, next_retry) - time.monotonic() if is_idle else 0.0)
             self._write_waiting(journal)
             for call in calls:
                 self._time(call, journal)
-                # Between two calls, so that many calls do not delay events.
+                # Write between two calls, so that many calls do not delay events.
                 self._write_waiting(journal)
             if closing:
                 return
@@ -203,7 +204,7 @@ class JournalThread:
                 self._time(journal.save)
                 self._tell_outcome(journal, journal.saved)
             if now >= next_prune:
-                # Limited by the time since the start, so that a clock that jumps ahead deletes nothing.
+                # Use at most the time since the start, so that nothing is deleted if the clock jumps ahead.
                 at_most = epoch + int((now - started) * 1e9)
                 more = self._time(journal.prune, min(time.time_ns(), at_most) // _NS_PER_MS)
                 next_prune = now + (PRUNE_PAUSE_SECONDS if more else PRUNE_SECONDS)
@@ -221,8 +222,8 @@ class JournalThread:
             return calls
 
     def _write_waiting(self, journal: Journal) -> None:
-        """Commit what waits now, some thousand events at a time; each time the outcome is reported at once."""
-        # Read before the queue, because every event before it is in the queue already.
+        """Commit the events that wait now, some thousand at a time, and report the outcome each time."""
+        # Read this before the queue: then every event before that position is in the queue already.
         left_out = self._left_out
         left = len(self._waiting)
         while left:
@@ -241,7 +242,7 @@ class JournalThread:
             self._tell(outcome)
 
     def _time(self, call: Callable[..., Found], *arguments: object) -> Found:
-        """Make a call that may wait for the disk, and note its beginning for `age`."""
+        """Make a call that may wait for the disk, and record when it began, for `age`."""
         self._began = time.monotonic()
         try:
             return call(*arguments)

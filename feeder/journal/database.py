@@ -1,7 +1,7 @@
 """The database file of a journal: lock its folder, open, make or convert it, and set a damaged one aside.
 
-Only one thread uses a file, that of its `Journal`. Each function raises `sqlite3.Error` or `OSError` for a disk that
-fails, and `NoJournalError` for a file that is something else.
+Only the thread of the `Journal` uses its file. Each function raises `sqlite3.Error` or `OSError` if the disk fails, and
+`NoJournalError` if the file is no journal.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from qmt_bridge.journal_file import TABLES, VERSION
 
 logger = logging.getLogger(__name__)
 
-# At the start another program may be reading what a killed feeder left, which holds the lock for a moment.
+# At the start another program may be reading the file of a killed feeder, and hold the lock for a moment.
 _OPEN_SECONDS = 2.0
-# The ends of the names of the files that SQLite keeps beside a file.
+# The endings of the names of the files that SQLite keeps beside a database.
 BESIDE = ("-wal", "-shm", "-journal")
 # SQLite's errors for a file that is damaged, or is no database.
 _DAMAGED = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
-# Columns without which a file is no journal, of version 0 and of later ones.
+# The columns that every journal has, in version 0 and in later ones.
 _COLUMNS = {"seq", "account", "time_ms", "body"}
 
 
 class NoJournalError(Exception):
-    """A file or folder has the name of a journal, and is something else."""
+    """A file or folder has the name of a journal, but is something else."""
 
 
 def identity(path: Path) -> tuple[int, int]:
-    """Return what tells a file from another one that has its name later; raise `OSError`."""
+    """Return numbers that differ if another file gets the same name; raise `OSError`."""
     found = path.stat()
     return found.st_dev, found.st_ino
 
@@ -41,9 +41,9 @@ def identity(path: Path) -> tuple[int, int]:
 def lock_folder(folder: Path) -> sqlite3.Connection:
     """Lock the folder against a second feeder until the result is closed or the process ends.
 
-    Two feeders would give one seq twice; a feeder of another source is kept out too, because a folder belongs to one
-    feeder. The lock is a file of its own, so that others may read the journal, and is SQLite's, which works alike on
-    every system.
+    Two feeders would give the same seq twice. A feeder of another source is refused too, because a folder belongs to
+    one feeder. The lock is on a file of its own, so that other programs may read the journal. It is a lock of SQLite,
+    because that works in the same way on every system.
     """
     path = folder / "feeder.lock"
     try:
@@ -53,8 +53,8 @@ def lock_folder(folder: Path) -> sqlite3.Connection:
         except (sqlite3.DatabaseError, NoJournalError) as exc:
             if not is_damage(exc):
                 raise
-            # It holds no data, and SQLite cannot lock it as it is.
-            logger.warning("%s is damaged (%s): it is now %s", path, exc, set_aside(path).name)
+            # SQLite cannot lock a damaged file. This one has no data, so it is replaced.
+            logger.warning("%s is damaged (%s): it is renamed to %s", path, exc, set_aside(path).name)
             return _locked(path)
     except (sqlite3.Error, OSError) as exc:
         if getattr(exc, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
@@ -68,7 +68,7 @@ def _locked(path: Path) -> sqlite3.Connection:
     keep_private(path)
     lock = sqlite3.connect(path, timeout=0.0, isolation_level=None)
     try:
-        # This mode needs no room on the disk, which may be full.
+        # This mode needs no space on the disk, which may be full.
         lock.execute("PRAGMA journal_mode=MEMORY")
         lock.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error:
@@ -78,7 +78,7 @@ def _locked(path: Path) -> sqlite3.Connection:
 
 
 def check_file(path: Path) -> None:
-    """Raise `NoJournalError` if what has the name of a file is something else, such as a folder."""
+    """Raise `NoJournalError` if `path` exists and is no file, but a folder, for example."""
     if path.exists() and not path.is_file():
         raise NoJournalError("it is no file")
 
@@ -87,7 +87,7 @@ def keep_private(path: Path) -> None:
     """Make a file that only its owner may read, or restrict one that exists; raise `OSError`."""
     try:
         if path.exists():
-            # First, because a file without the right to write, such as a copy, cannot be opened for writing.
+            # Do this first: a file that is not writable, such as a copy, cannot be opened for writing.
             private.protect(path)
         private.make_file(path)
         for suffix in BESIDE:
@@ -100,10 +100,10 @@ def keep_private(path: Path) -> None:
 
 
 def is_damage(exc: Exception) -> bool:
-    """Return whether an error says that a file is damaged or something else than it should be."""
+    """Return whether an error means that a file is damaged, or is no journal."""
     code = getattr(exc, "sqlite_errorcode", None)
     if code is None:
-        # Python's module itself raises an error without a code for a text that is none.
+        # Python's sqlite3 module itself raises an error without a code for text that it cannot decode.
         return isinstance(exc, (NoJournalError, sqlite3.OperationalError))
     return code & 0xFF in _DAMAGED
 
@@ -116,7 +116,7 @@ def set_aside(path: Path) -> Path:
         if not aside.exists():
             break
         aside = path.with_name(f"{path.name}.damaged-{moment}-{number}")
-    # First the files beside it: SQLite deletes a log without its file, and would use it for a new file of that name.
+    # First rename the files beside it: SQLite deletes a log without a database, or uses it for a new one of that name.
     for suffix in BESIDE:
         beside = path.with_name(path.name + suffix)
         if beside.exists():
@@ -129,7 +129,8 @@ def open_database(path: Path) -> sqlite3.Connection:
     try:
         return _prepare(path, "NORMAL")
     except sqlite3.OperationalError as exc:
-        # The memory that writer and readers share needs 32 KB of disk. On a full one the feeder starts without readers.
+        # The memory that writer and readers share needs 32 KB of disk. On a full disk the feeder starts without
+        # readers.
         try:
             database = _prepare(path, "EXCLUSIVE")
         except sqlite3.OperationalError:
@@ -143,7 +144,7 @@ def _prepare(path: Path, locking: str) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=_OPEN_SECONDS, isolation_level=None)
     try:
         database.execute(f"PRAGMA locking_mode={locking}")
-        # Only for a new file: in one with tables the statement has no effect, and still writes.
+        # Only for a new file: in a file with tables the statement has no effect, but still writes.
         if not database.execute("PRAGMA page_count").fetchone()[0]:
             database.execute("PRAGMA auto_vacuum=INCREMENTAL")
         database.execute("PRAGMA journal_mode=WAL")
@@ -167,7 +168,7 @@ def _prepare(path: Path, locking: str) -> sqlite3.Connection:
         elif not columns >= _COLUMNS | {"number"}:
             raise NoJournalError("it is the database of another program")
         database.execute("COMMIT")
-        # From here on events would wait for a lock, so a lock is an error at once.
+        # From now on a lock is an error at once, because events must not wait for it.
         database.execute("PRAGMA busy_timeout=0")
     except (sqlite3.Error, ConfigError, NoJournalError):
         database.close()
