@@ -37,6 +37,7 @@ from qmt_bridge.errors import (
     TOO_LARGE,
     UNAUTHORIZED,
     UNTOLD,
+    VANISHED,
     BadRequest,
     Ending,
     ErrorCode,
@@ -73,6 +74,7 @@ class Ended(Exception):
 
     def __init__(self, ending: Ending, reason: str = "", *, code: ErrorCode | None = None, told: bool = False) -> None:
         super().__init__(reason)
+        self.ending = ending
         self.close_code = ending.close_code
         self.code = ending.code if code is None else code
         self.reason = reason if self.code is None else f"{self.code}: {reason}"
@@ -171,7 +173,8 @@ class Session:
         prepared: Frames | None = self._prepared()
         if prepared is None:
             return AsgiSender(self, outbox, self.host.sent, self._send)
-        return PreparedSender(self, outbox, self.host.sent, prepared, self.host.flushes)
+        config = self.host.config
+        return PreparedSender(self, outbox, self.host.sent, prepared, self.host.flushes, config.lag_target)
 
     def _prepared(self) -> Frames | None:
         offered: Frames | None = self._scope.get("extensions", {}).get(EXTENSION)
@@ -266,6 +269,14 @@ class Session:
     def fell_behind(self) -> None:
         """End the session: a stream that may not lose anything does not fit into the outbox (sender.Client)."""
         self.end(Ended(SLOW_CLIENT, "the client does not keep up with a stream that may not lose anything"))
+
+    def lagging(self, stalled: float) -> None:
+        """End the session: for `stalled` seconds the client has read nothing of what it was sent (sender.Client)."""
+        self.end(Ended(SLOW_CLIENT, f"nothing was read for {stalled:.0f} s"))
+
+    def vanished(self) -> None:
+        """End the session: the client's machine does not answer (sender.Client)."""
+        self.end(Ended(VANISHED, "the client's machine does not answer"))
 
     def broke(self) -> None:
         """End the session because of the exception that is being handled, which is a bug of ours (sender.Client)."""
@@ -474,9 +485,9 @@ class Session:
         shown = f"{ended.close_code} {ended.reason}".rstrip()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                if ended.code != "slow_client":
+                if ended.ending not in (SLOW_CLIENT, VANISHED):
                     await self.sender.empty()
-                elif self.sender.stalled:
+                elif ended.ending is VANISHED or self.sender.stalled:
                     self.sender.abort()
                     return f"{shown} (aborted)"
                 if not self.sender.gone:

@@ -15,10 +15,9 @@ from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
 from gateway.metrics import Exporter
 from gateway.sending.sender import Flushes
-from gateway.session import Ended, Session
+from gateway.session import Session
 from qmt_bridge import __version__
 from qmt_bridge.config import Config
-from qmt_bridge.errors import SLOW_CLIENT
 from qmt_bridge.wire.messages import trade_state
 
 # An opted-in client that was sent nothing for this many seconds is sent a heartbeat.
@@ -115,10 +114,9 @@ class Worker:
         now = loop.time()
         for session in tuple(self.sessions):
             session.tell_missed()
-            began = session.sender.sending_since
-            if began is not None and now - began > self.config.slow_timeout:
-                session.end(Ended(SLOW_CLIENT, f"nothing was read for {self.config.slow_timeout:.0f} s"))
-            elif session.opted_in and began is None and now - session.sender.sent_at >= HEARTBEAT:
+            sender = session.sender
+            sender.check(now, self.config.slow_timeout)
+            if session.opted_in and not sender.stalled and now - sender.sent_at >= HEARTBEAT:
                 session.tell({"type": "heartbeat", "time": time.time_ns() // 1_000_000})
 
 

@@ -11,15 +11,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
 from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.frames import Frame
 from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from gateway.sending.sender import EXTENSION, HIGH_WATER, PreparedSender
 from qmt_bridge.wire.frames import DEFLATE_WINDOW
+
+# The state of a TCP connection (linux/tcp.h): segments that wait for an acknowledgement, and the milliseconds since the
+# newest one came.
+_TCP_INFO = struct.Struct("=24xI28xI")
 
 
 class PreparedFrames(WebSocketsSansIOProtocol):
@@ -34,6 +41,8 @@ class PreparedFrames(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # uvicorn's own pings would take a client for gone while its answer waits behind data; the sender writes pings.
+        self.ping_interval = None
         if self.config.ws_per_message_deflate:
             # Each message is compressed alone (no context takeover): a compressed frame is then the same for every
             # client, and a connection does not need the memory of a compressor.
@@ -79,6 +88,29 @@ class PreparedFrames(WebSocketsSansIOProtocol):
         """Wake a session that waits for room; its next `write` returns False."""
         super().connection_lost(exc)
         self.full = False
+        if self.sender is not None:
+            self.sender.lost()
+
+    def handle_pong(self, event: Frame) -> None:
+        """Tell the sender up to where the client has read."""
+        if self.sender is not None:
+            self.sender.acknowledge(bytes(event.data))
+
+    def peer_silence(self) -> float:
+        """Return for how many seconds the client's system has acknowledged nothing of what it was sent.
+
+        0 where the system does not tell (only Linux does), or all was acknowledged.
+        """
+        connection = self.transport.get_extra_info("socket")
+        if connection is None or not hasattr(socket, "TCP_INFO") or self.transport.is_closing():
+            return 0.0
+        try:
+            waiting, milliseconds = _TCP_INFO.unpack(
+                connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+            )
+        except (OSError, struct.error):
+            return 0.0
+        return milliseconds / 1000 if waiting else 0.0
 
     def pause_writing(self) -> None:
         """Note that the client has to read before more can be written."""
@@ -102,10 +134,6 @@ class PreparedFrames(WebSocketsSansIOProtocol):
             # uvloop raises this if the transport has closed after the check above.
             return False
         return True
-
-    async def room(self) -> None:
-        """Wait until the transport has room, or the client has disconnected."""
-        await self.writable.wait()
 
     def abort(self) -> None:
         """Drop the connection. A close would wait for the buffer, which a stalled client never empties."""

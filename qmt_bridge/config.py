@@ -79,6 +79,10 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     outbox_bytes: Annotated[
         Positive, Meta(description="Bytes that may wait for one slow client before its stream is conflated.")
     ] = 4 * 1024 * 1024
+    lag_target: Annotated[
+        float,
+        Meta(gt=0, description="Seconds that a frame may spend between write and read; a slower client is conflated."),
+    ] = 1.0
     slow_timeout: Annotated[
         float, Meta(gt=0, description="Seconds without any progress after which a slow client is aborted.")
     ] = 60.0

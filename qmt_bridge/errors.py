@@ -89,6 +89,8 @@ UPSTREAM_FAILED = Ending(1011, "upstream_refused")
 UPSTREAM_AWAY = Ending(1013, "upstream_unavailable")
 CONNECTION_LIMIT = Ending(1013, "connection_limit")
 SLOW_CLIENT = Ending(1013, "slow_client")
+# Never sent: there is no connection any more.
+VANISHED = Ending(1006)
 # No error frame goes to clients that are unauthorised, come from a foreign page, or do not read.
 UNTOLD: frozenset[ErrorCode] = frozenset(("unauthorized", "origin_denied", "slow_client"))
 

@@ -73,6 +73,21 @@ class Merged:
         elif self._lot is not None:
             yield from self._lot.batches()
 
+    def update(self, frame: Frame) -> tuple[int, Frame | None]:
+        """Take of `frame` the codes that wait already; return how many records it replaced, and the rest."""
+        return self._lot.update(frame) if isinstance(self._lot, _ByCode) else (0, frame)
+
+    def take(self, limit: int) -> list[Frame]:
+        """Return what waits and forget it; of newest records by code at least one and some `limit` bytes."""
+        if isinstance(self._lot, _ByCode):
+            taken = self._lot.take(limit)
+        else:
+            taken, self._lot = list(self.batches()), None
+        self._only = None
+        if self._lot is not None and not self._lot.size:
+            self._lot = None
+        return taken
+
 
 class _Lot(Protocol):
     """Several waiting frames, conflated by one rule."""
@@ -113,32 +128,57 @@ class _ByCode:
             self.size += _size(frame)
             self.kept += _size(frame)
             return 0
-        replaced = 0
-        known = self._records
-        for code, given in by_code.items():
-            if _is_one(given):
-                record = given
-            else:
-                count, record = _last(given)
-                if not count:
-                    continue
-                replaced += count - 1
-            older = known.get(code)
-            if older is None:
-                self.size += OVERHEAD
-            else:
-                replaced += 1
-                self.size -= len(memoryview(older))
-            # A copy, because a Raw is a view that would keep the whole batch in memory.
-            known[code] = record.copy()
-            self.size += len(memoryview(record))
         self._newest = frame.with_body(b"")
+        return sum(self._put(code, given) for code, given in by_code.items())
+
+    def update(self, frame: Frame) -> tuple[int, Frame | None]:
+        """Take of `frame` the codes that wait already; return how many records it replaced, and the rest."""
+        try:
+            by_code = frames.split(frame.body)
+        except WireError:
+            return 0, frame
+        known = by_code.keys() & self._records.keys()
+        replaced = sum(self._put(code, by_code.pop(code)) for code in known)
+        return replaced, frame.with_body(frames.encode(by_code)) if by_code else None
+
+    def _put(self, code: str, given: msgspec.Raw) -> int:
+        """Keep the newest record of a code; return how many it replaced."""
+        replaced = 0
+        record = given
+        if not _is_one(given):
+            count, record = _last(given)
+            if not count:
+                return 0
+            replaced = count - 1
+        older = self._records.get(code)
+        if older is None:
+            self.size += OVERHEAD
+        else:
+            replaced += 1
+            self.size -= len(memoryview(older))
+        # A copy, since a Raw is a view that would keep the whole batch in memory.
+        self._records[code] = record.copy()
+        self.size += len(memoryview(record))
         return replaced
 
     def batches(self) -> Iterator[Frame]:
         yield from self._undivided
         if self._newest is not None:
             yield from map(self._newest.with_body, frames.join(self._records))
+
+    def take(self, limit: int) -> list[Frame]:
+        """Return a part of what waits, the codes that wait longest first, and forget it."""
+        taken: dict[str, msgspec.Raw] = {}
+        undivided, self._undivided = self._undivided, []
+        left = limit - sum(map(_size, undivided))
+        while self._records and (left > 0 or not (taken or undivided)):
+            code = next(iter(self._records))
+            taken[code] = record = self._records.pop(code)
+            left -= len(memoryview(record)) + len(code)
+        self.size -= sum(map(_size, undivided)) + sum(len(memoryview(record)) + OVERHEAD for record in taken.values())
+        self.kept = 0
+        newest = self._newest
+        return undivided + [newest.with_body(body) for body in frames.join(taken)] if newest is not None else undivided
 
 
 class _ByThing:

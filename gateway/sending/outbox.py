@@ -18,7 +18,7 @@ from gateway.sending.view import View
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.topics import Behaviour
+from qmt_bridge.wire.topics import Behaviour, Topic
 
 # Bytes of a backlog: half a second of five hundred busy stocks. A client further behind needs the newest values. A few
 # frames are no backlog, even if they are large, as a market's snapshot or depth of a thousand levels.
@@ -45,13 +45,14 @@ class Item(NamedTuple):
 class Waiting(NamedTuple):
     """The waiting frames of one topic in one view."""
 
+    topic: Topic
     merged: Merged
     behaviour: Behaviour
     view: View | None
 
-    def items(self) -> Iterator[Item]:
-        """Yield the frames to send."""
-        for frame in self.merged.batches():
+    def take(self, limit: int) -> Iterator[Item]:
+        """Yield the frames to send now, some `limit` bytes of them; the rest goes on waiting."""
+        for frame in self.merged.take(limit):
             yield Item(frame, self.behaviour, self.view)
 
 
@@ -60,7 +61,10 @@ class Outbox:
 
     __slots__ = (
         "_conflated",
+        "_draining",
         "_kept",
+        "_marked",
+        "_marked_at",
         "_queue",
         "_serial",
         "_size",
@@ -89,10 +93,16 @@ class Outbox:
         # The bytes that no newer frame can replace; counted only while conflating.
         self._kept = 0
         self._serial = 0
+        # The market of which a part was taken. It is first until the rest was taken too: what came behind it, such as
+        # the end of its snapshot, may not overtake it. So it takes newer records of its codes and no other codes.
+        self._draining: Waiting | None = None
+        # How many entries of the queue have waited since `_marked_at`; they are the first ones.
+        self._marked = 0
+        self._marked_at = 0.0
 
     def __len__(self) -> int:
         """Return how many entries wait."""
-        return len(self._conflated if self._conflated is not None else self._queue or ())
+        return len(self._conflated if self._conflated is not None else self._queue or ()) + bool(self._draining)
 
     @property
     def size(self) -> int:
@@ -118,46 +128,71 @@ class Outbox:
         else:
             self._merge(item)
 
-    def take(self, framed: bool = False) -> list[bytes]:
+    def take(self, limit: int, framed: bool = False) -> list[bytes]:
         """Return what waits, in order: payloads, or with `framed` whole WebSocket frames.
 
-        About a megabyte at a time, because a newer frame can no longer replace what has been taken.
+        At least one and about `limit` bytes, because a newer frame can no longer replace what has been taken.
         """
         payloads: list[bytes] = []
         taken = 0
-        while taken < 1024 * 1024:
+        while taken < limit:
             if self._conflated is None:
                 if not self._queue:
                     self._queue = None
                     break
-                entry: Item | Waiting | bytes = self._queue.popleft()
+                oldest = self._queue.popleft()
+                self._marked = max(0, self._marked - 1)
+                self._size -= _size(oldest)
+                entry: Item | bytes | list[Item] = oldest
             else:
-                if not self._conflated:
+                if not self._conflated and self._draining is None:
                     self._conflated = None
                     continue
-                key = next(iter(self._conflated))
-                entry = self._conflated.pop(key)
-                self._kept -= _kept(entry)
-            self._size -= _size(entry)
-            if isinstance(entry, Item):
-                try:
-                    rendered = [entry.framed() if framed else entry.payload()]
-                except WireError:
-                    self.unfit += 1
-                    continue
-            elif isinstance(entry, bytes):
-                rendered = [frames.framed(entry, self.binary, self.deflated) if framed else entry]
-            else:
-                rendered = self._rendered(entry, framed)
+                entry = self._pop_conflated(limit - taken)
+            rendered = self._rendered(entry, framed)
             payloads += rendered
             taken += sum(map(len, rendered))
-        if self._conflated is not None and not self._conflated:
+        if not self._conflated and self._draining is None:
             self._conflated = None
         return payloads
 
-    def _rendered(self, waiting: Waiting, framed: bool) -> list[bytes]:
+    def conflate_from(self, age: float, now: float) -> None:
+        """Keep only the newest versions, until everything was taken, if the oldest frame waits for `age` seconds.
+
+        It has waited for `age` at least and for twice as long at most: the time of each frame is not kept.
+        """
+        if self._conflated is not None or not self._queue:
+            return
+        if not self._marked:
+            self._marked = len(self._queue)
+            self._marked_at = now
+        elif now - self._marked_at >= age:
+            self._conflate()
+
+    def _pop_conflated(self, limit: int) -> Item | bytes | list[Item]:
+        """Return the first entry that waits, but of a market no more than `limit` bytes at a time."""
+        assert self._conflated is not None
+        if self._draining is not None:
+            entry: Item | Waiting | bytes = self._draining
+            self._draining = None
+        else:
+            entry = self._conflated.pop(next(iter(self._conflated)))
+        self._size -= _size(entry)
+        self._kept -= _kept(entry)
+        if not isinstance(entry, Waiting):
+            return entry
+        items = list(entry.take(limit))
+        if entry.merged:
+            self._draining = entry
+            self._size += _size(entry)
+            self._kept += _kept(entry)
+        return items
+
+    def _rendered(self, entry: Item | bytes | list[Item], framed: bool) -> list[bytes]:
+        if isinstance(entry, bytes):
+            return [frames.framed(entry, self.binary, self.deflated) if framed else entry]
         rendered = []
-        for item in waiting.items():
+        for item in entry if isinstance(entry, list) else [entry]:
             try:
                 rendered.append(item.framed() if framed else item.payload())
             except WireError:
@@ -174,6 +209,7 @@ class Outbox:
 
     def _conflate(self) -> None:
         queue, self._queue = self._queue, None
+        self._marked = 0
         self._conflated = {}
         self._size = self._kept = 0
         for entry in queue or ():
@@ -189,9 +225,14 @@ class Outbox:
         else:
             frame, behaviour, view = entry
             key = (frame.topic, view)
+            if self._draining is not None and (self._draining.topic, self._draining.view) == key:
+                rest = self._update(self._draining.merged, frame)
+                if rest is None:
+                    return
+                frame = rest
             waiting = self._conflated.get(key)
             if not isinstance(waiting, Waiting):
-                waiting = self._conflated[key] = Waiting(Merged(behaviour.versions), behaviour, view)
+                waiting = self._conflated[key] = Waiting(frame.topic, Merged(behaviour.versions), behaviour, view)
                 self._size += OVERHEAD
             merged = waiting.merged
             size, kept = merged.size, merged.kept
@@ -199,6 +240,14 @@ class Outbox:
             self._size += merged.size - size
             self._kept += merged.kept - kept
         self.overflowed = self.overflowed or self._kept > self.limit
+
+    def _update(self, merged: Merged, frame: Frame) -> Frame | None:
+        size, kept = merged.size, merged.kept
+        replaced, rest = merged.update(frame)
+        self.skipped += replaced
+        self._size += merged.size - size
+        self._kept += merged.kept - kept
+        return rest
 
 
 def _size(entry: Item | Waiting | bytes) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from gateway.counters import Sent
 from gateway.sending.outbox import Item, Outbox
 from gateway.sending.view import Seen
+from gateway.sending.window import Window
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame, to_json
@@ -24,6 +25,15 @@ logger = logging.getLogger(__name__)
 EXTENSION = "qmt_bridge.prepared_frames"
 # Bytes that may wait in the transport before the client counts as slow, and bytes of one write: a hundred ticks.
 HIGH_WATER = 32 * 1024
+# A frame may wait for this part of the allowed lag before the outbox is conflated, and at most twice as long. The rest
+# is for what is in flight.
+OUTBOX_PART = 0.2
+# Bytes that are taken from the outbox at a time: what is taken can no longer be replaced by something newer.
+TAKE_BYTES = 1024 * 1024
+# Seconds between two frames that tell a slow client how much it has not got.
+TELL_SKIPPED_EVERY = 1.0
+# Seconds without a sign of the client's machine after which it counts as gone.
+GONE_AFTER = 20.0
 
 
 class Client(Protocol):
@@ -41,6 +51,12 @@ class Client(Protocol):
     def tell_closing(self) -> None:
         """Tell the client that the server stops."""
 
+    def lagging(self, stalled: float) -> None:
+        """End the session: for `stalled` seconds the client has read nothing of what it was sent."""
+
+    def vanished(self) -> None:
+        """End the session: the client's machine does not answer."""
+
 
 class Frames(Protocol):
     """A transport that takes whole WebSocket frames (writer.PreparedFrames)."""
@@ -57,8 +73,8 @@ class Frames(Protocol):
     def write(self, frames: bytes) -> bool:
         """Write whole WebSocket frames; return False if the client has disconnected."""
 
-    async def room(self) -> None:
-        """Wait until the transport has room, or the client has disconnected."""
+    def peer_silence(self) -> float:
+        """Return for how many seconds the client's system has acknowledged nothing of what it was sent."""
 
     def abort(self) -> None:
         """Drop the connection."""
@@ -80,8 +96,7 @@ class Sender(Protocol):
     # room. There is no room while frames wait in the outbox, because the order must not change.
     ready: list[Frame | Seen]
     room: int
-    # loop.time() when the present send began, or None; the worker ends a session that makes no progress.
-    sending_since: float | None
+    # loop.time() when the newest frame was written.
     sent_at: float
     # Whether the client has disconnected, and the number of frames that it was sent.
     gone: bool
@@ -90,6 +105,13 @@ class Sender(Protocol):
     @property
     def stalled(self) -> bool:
         """Return whether nothing can be written until the client reads."""
+
+    @property
+    def lag(self) -> float:
+        """Return how many seconds passed between write and read, where the transport can tell; else 0."""
+
+    def check(self, now: float, slow_timeout: float) -> None:
+        """End a session whose client reads nothing; ask one that was sent nothing whether it is there."""
 
     def wake(self) -> None:
         """Send what waits at the end of this turn of the loop."""
@@ -127,7 +149,7 @@ class _Queue:
 
     # An idle connection should take little memory: in a dict, the attributes would take 1 KB.
     __slots__ = (
-        "_client", "_drained", "_sent", "frames", "gone", "loop", "outbox", "ready", "room", "sending_since", "sent_at",
+        "_client", "_drained", "_sent", "frames", "gone", "loop", "outbox", "ready", "room", "sent_at",
     )  # fmt: skip
 
     def __init__(self, client: Client, outbox: Outbox, sent: Sent, ready: list[Frame | Seen]) -> None:
@@ -135,7 +157,6 @@ class _Queue:
         self.loop = asyncio.get_running_loop()
         self.ready = ready
         self.room = 0
-        self.sending_since: float | None = None
         self.sent_at = 0.0
         self.gone = False
         self.frames = 0
@@ -194,10 +215,34 @@ class _Queue:
                 act(time.monotonic())
 
 
+class AnswerClock:
+    """The time that passes while this worker could take an answer.
+
+    A worker that computes for a second takes a pong that much later, which is not the client's delay. So between two
+    looks at most `LONGEST` seconds pass. The worker looks at it each quarter of a second, and whenever data comes.
+    """
+
+    LONGEST = 0.3
+
+    def __init__(self) -> None:
+        # Seconds at the newest look.
+        self.now = 0.0
+        self._looked = time.monotonic()
+
+    def look(self) -> float:
+        """Return the seconds, as they are at this moment."""
+        looked = time.monotonic()
+        self.now += min(looked - self._looked, self.LONGEST)
+        self._looked = looked
+        return self.now
+
+
 class Flushes:
     """The senders of one worker that have frames to write at the end of this turn of the loop."""
 
     def __init__(self) -> None:
+        # The clock by which clients' answers are timed.
+        self.clock = AnswerClock()
         self._pending: list[PreparedSender] = []
         self._planned = False
 
@@ -211,28 +256,58 @@ class Flushes:
     def flush(self) -> None:
         """Let all planned senders write; the feed calls this without waiting for the next turn of the loop."""
         self._planned = False
+        self.clock.look()
         pending, self._pending = self._pending, []
         for sender in pending:
             sender.flush_safely()
 
 
 class PreparedSender(_Queue):
-    """Writes whole WebSocket frames; one system call writes all frames of one turn of the loop."""
+    """Writes whole WebSocket frames; one system call writes all frames of one turn of the loop.
 
-    __slots__ = ("_flushes", "_flushing", "_frames")
+    No more is written than the window allows (sending/window.py); what has to wait longer is conflated.
+    """
 
-    def __init__(self, client: Client, outbox: Outbox, sent: Sent, frames: Frames, flushes: Flushes) -> None:
+    __slots__ = (
+        "_blocked",
+        "_clock",
+        "_flushes",
+        "_flushing",
+        "_frames",
+        "_patience",
+        "_told_at",
+        "_waiter",
+        "_window",
+    )
+
+    def __init__(
+        self, client: Client, outbox: Outbox, sent: Sent, frames: Frames, flushes: Flushes, lag: float
+    ) -> None:
         super().__init__(client, outbox, sent, [])
         self._frames = frames
         self._flushes = flushes
         self._flushing = False
+        self._clock = flushes.clock
+        self._window = Window(lag, self._clock.look())
+        # Seconds that a frame may wait in the outbox.
+        self._patience = OUTBOX_PART * lag
+        # Whether nothing may be written until the client reads.
+        self._blocked = False
+        # When the client was last told what it has not got.
+        self._told_at = self._clock.now
+        # Of the task that waits until all has been written.
+        self._waiter: asyncio.Future[None] | None = None
         frames.sender = self
         outbox.deflated = frames.deflates
         self.room = HIGH_WATER
 
     @property
     def stalled(self) -> bool:
-        return self._frames.full
+        return self._frames.full or self._blocked
+
+    @property
+    def lag(self) -> float:
+        return self._window.lag(self._clock.look())
 
     def wake(self) -> None:
         if not self._flushing:
@@ -241,27 +316,68 @@ class PreparedSender(_Queue):
             self._flushes.plan(self)
 
     def flush(self) -> None:
-        """Write what waits until the transport is full; the transport calls this again once it has room."""
+        """Write what waits until the client has to read first; called again once it has."""
         self._flushing = False
         self._write_ready()
         while not self.gone:
-            if self._frames.full:
-                self.room = 0
-                self.sending_since = self.sending_since or self.loop.time()
+            room = self._may_write()
+            if not room:
+                self._block()
                 return
-            taken = self.outbox.take(framed=True)
+            taken = self.outbox.take(min(room, TAKE_BYTES), framed=True)
             if taken:
                 self._write(taken)
+                if self.outbox.skipped and self._clock.now - self._told_at >= TELL_SKIPPED_EVERY:
+                    # Its outbox may never become empty.
+                    self._told_at = self._clock.now
+                    self._count_skipped()
             elif not self._count_skipped():
                 break
-        self.room = HIGH_WATER
-        self.sending_since = None
-        self.sent_at = self.loop.time()
+        self.room = min(HIGH_WATER, self._may_write())
+        self._blocked = False
+        self._end_wait()
         self._tell_drained()
+
+    def acknowledge(self, number: bytes) -> None:
+        """Take the payload of a pong: the client has read what was written before the ping."""
+        if self._window.acknowledge(number, self._clock.look()) and self._blocked and not self.gone:
+            self.flush_safely()
+
+    def lost(self) -> None:
+        """Note that the connection is gone."""
+        self.gone = True
+        self._end_wait()
+
+    def check(self, now: float, slow_timeout: float) -> None:
+        now = self._clock.look()
+        waits = self._window.waits(now)
+        if waits >= slow_timeout:
+            self._client.lagging(waits)
+        elif waits >= GONE_AFTER and (not self._window.in_flight or self._frames.peer_silence() >= GONE_AFTER):
+            self._client.vanished()
+        elif ping := self._window.keep_alive(now):
+            self._frames.write(ping)
+
+    def _end_wait(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _may_write(self) -> int:
+        """Return for how many bytes there is room."""
+        if self._frames.full:
+            return 0
+        window = self._window
+        return window.room(self._clock.now) or (0 if window.in_flight else 1)
+
+    def _block(self) -> None:
+        self.room = 0
+        self._blocked = True
+        self.outbox.conflate_from(self._patience, self._clock.now)
 
     def closing(self) -> None:
         """Send what waits and then the notice that the server stops (1012 follows), without waiting for the client."""
         self._client.tell_closing()
+        self._window.lift()
         self.flush()
 
     def flush_safely(self) -> None:
@@ -281,16 +397,15 @@ class PreparedSender(_Queue):
         if not self.ready or self.gone or len(self.outbox):
             return False
         self._write_ready()
-        if self._frames.full:
-            return False
-        self.room = HIGH_WATER
-        return True
+        self.room = min(HIGH_WATER, self._may_write())
+        return self.room > 0
 
     async def empty(self) -> None:
         """Wait until all that waits has been written."""
-        while (len(self.outbox) or self.ready) and not self.gone:
-            await self._frames.room()
-            self.flush()
+        self.flush()
+        if self._blocked and not self.gone:
+            self._waiter = self.loop.create_future()
+            await self._waiter
 
     def abort(self) -> None:
         """Drop the connection. A close would wait for the buffer, which a stalled client never empties."""
@@ -318,10 +433,13 @@ class PreparedSender(_Queue):
 
     def _write(self, taken: list[bytes]) -> None:
         joined = taken[0] if len(taken) == 1 else b"".join(taken)
-        if self._frames.write(joined):
+        size = len(joined)
+        ping = self._window.wrote(size, self._clock.now)
+        if self._frames.write(joined + ping if ping else joined):
             self.frames += len(taken)
+            self.sent_at = self.loop.time()
             self._sent.frames += len(taken)
-            self._sent.bytes += len(joined)
+            self._sent.bytes += size
         else:
             self.gone = True
 
@@ -329,16 +447,26 @@ class PreparedSender(_Queue):
 class AsgiSender(_Queue):
     """Sends one message after the other, by a task that exists only while messages wait."""
 
-    __slots__ = ("_send", "_task")
+    __slots__ = ("_send", "_sending_since", "_task")
 
     def __init__(self, client: Client, outbox: Outbox, sent: Sent, send: Send) -> None:
         super().__init__(client, outbox, sent, _NEVER_READY)
         self._send = send
+        # loop.time() when the send under way began, or None.
+        self._sending_since: float | None = None
         self._task: asyncio.Task[None] | None = None
 
     @property
     def stalled(self) -> bool:
         return False
+
+    @property
+    def lag(self) -> float:
+        return 0.0 if self._sending_since is None else self.loop.time() - self._sending_since
+
+    def check(self, now: float, slow_timeout: float) -> None:
+        if self.lag > slow_timeout:
+            self._client.lagging(self.lag)
 
     def wake(self) -> None:
         if self._task is None and not self.gone:
@@ -372,7 +500,7 @@ class AsgiSender(_Queue):
             while payloads := self._next():
                 for payload in payloads:
                     await self._send_one(payload)
-                self.sending_since = None
+                self._sending_since = None
                 self.sent_at = self.loop.time()
             self._tell_drained()
         except (OSError, RuntimeError) as exc:
@@ -380,18 +508,18 @@ class AsgiSender(_Queue):
             logger.debug("a client has disconnected: %r", exc)
             self.gone = True
         finally:
-            self.sending_since = None
+            self._sending_since = None
             self._task = None
 
     def _next(self) -> list[bytes]:
         """Return what waits; after all of it, a notice with the number of skipped frames, if there are any."""
-        payloads = self.outbox.take()
+        payloads = self.outbox.take(TAKE_BYTES)
         while not payloads and self._count_skipped():
-            payloads = self.outbox.take()
+            payloads = self.outbox.take(TAKE_BYTES)
         return payloads
 
     async def _send_one(self, payload: bytes) -> None:
-        self.sending_since = self.loop.time()
+        self._sending_since = self.loop.time()
         shown = {"bytes": payload} if self.outbox.binary else {"text": payload.decode()}
         await self._send({"type": "websocket.send", **shown})
         self.frames += 1

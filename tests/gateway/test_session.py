@@ -20,10 +20,12 @@ from qmt_bridge.wire.topics import quote_topic
 
 TICK = quote_topic("600519.SH")
 DEADLINE = 10.0
+# The head of the pings that a sender writes behind its frames.
+PING = b"\x89\x04"
 
 
 class Transport:
-    """Prepared frames that are recorded; `full` says when there is no room."""
+    """Prepared frames that are written down, and read at once; `full` says when there is no room."""
 
     deflates = False
 
@@ -35,6 +37,8 @@ class Transport:
 
     def write(self, framed: bytes) -> bool:
         self.written += framed
+        if framed[-6:-4] == PING:
+            self.sender.acknowledge(framed[-4:])
         return True
 
 

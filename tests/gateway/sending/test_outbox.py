@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.sending.outbox import CONFLATE_FRAMES, CONFLATE_FROM, Item, Outbox
+from gateway.sending.sender import TAKE_BYTES
 from gateway.sending.view import View
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -23,7 +24,7 @@ def item(topic: str, body: object, view: View | None = None) -> Item:
 
 def drain(outbox: Outbox) -> list[object]:
     texts: list[object] = []
-    while taken := outbox.take():
+    while taken := outbox.take(TAKE_BYTES):
         texts += [json.loads(text) for text in taken]
     return texts
 
@@ -136,7 +137,7 @@ def test_one_take_returns_about_a_megabyte() -> None:
     outbox = Outbox(100_000_000)
     for n in range(100):
         outbox.put(item("trade/1/", {"n": n, "pad": "x" * 100_000}))
-    assert len(outbox.take()) == 11
+    assert len(outbox.take(TAKE_BYTES)) == 11
     assert len(outbox) == 89
 
 
@@ -168,7 +169,7 @@ def test_websocket_frames_are_payloads_with_a_header() -> None:
         outbox.put(each)
     outbox.put_control(b"{}")
     outbox.put(item("whole/SH/", {"600519.SH": 3}))
-    taken = outbox.take(framed=True)
+    taken = outbox.take(TAKE_BYTES, framed=True)
     texts = [b'{"n":1}', b'{"type":"formula_update","seq_id":1,"n":2}', b"{}", b'{"600519.SH":3}']
     assert taken == [b"\x81" + bytes([len(text)]) + text for text in texts]
 
@@ -178,7 +179,7 @@ def test_shared_frame_is_built_once_for_all_clients() -> None:
     boxes = [Outbox(ROOMY), Outbox(ROOMY)]
     for outbox in boxes:
         outbox.put(shared)
-    assert boxes[0].take(framed=True)[0] is boxes[1].take(framed=True)[0]
+    assert boxes[0].take(TAKE_BYTES, framed=True)[0] is boxes[1].take(TAKE_BYTES, framed=True)[0]
 
 
 def test_only_a_frame_that_cannot_be_rendered_is_left_out() -> None:
@@ -275,7 +276,7 @@ class _Model:
         return item(f"quote/{code}/{kind}/", {code: records})
 
     def read(self, outbox: Outbox) -> None:
-        for payload in outbox.take():
+        for payload in outbox.take(TAKE_BYTES):
             for code, records in json.loads(payload).items():
                 for record in records:
                     self.got.setdefault((record["of"], code), []).append(record)

@@ -1,0 +1,165 @@
+"""How many bytes may be on their way to one client: a window that follows how fast the client reads.
+
+Pure; `now` is in seconds of any clock. A ping goes out behind the data. Its pong says that the client's WebSocket
+library has read everything before it, which the kernel cannot say: its buffers take megabytes of a client that reads
+ten frames a second. As congestion control does, the window begins small, grows while pongs come back quickly, and
+shrinks to what the client reads within half of the lag that is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import deque
+from typing import NamedTuple
+
+# Bytes that a new client is sent before its first pong, and the bounds. What one frame takes always fits.
+FIRST = 16 * 1024
+SMALLEST = 1024
+LARGEST = 16 * 1024 * 1024
+# Seconds between two pings while data flows, to a client that answers late and to one that answers soon. A pong costs
+# a worker some 10 us; a thousand clients that answer four times a second would take 4 % of a core.
+OFTEN = 0.25
+SELDOM = 1.0
+# A client that has answered so often within this part of the allowed delay answers soon.
+SOON = 0.25
+SOON_PONGS = 8
+# Seconds without data after which a ping shows whether the client is still there.
+KEEPALIVE = 20.0
+# A connection's shortest round trip is not the client's fault: so many of them are always allowed.
+ROUND_TRIPS = 1.5
+
+
+class _Ping(NamedTuple):
+    number: int
+    at: float
+    # Bytes written up to this ping, and how many of them were on their way.
+    position: int
+    in_flight: int
+
+
+class Window:
+    """Counts what was written and what was read; tells when to write a ping, and how much more may be written."""
+
+    __slots__ = (
+        "_acknowledged",
+        "_number",
+        "_pinged",
+        "_pinged_at",
+        "_pings",
+        "_round_trip",
+        "_shortest",
+        "_soon",
+        "_target",
+        "_written",
+        "progress_at",
+        "size",
+    )
+
+    def __init__(self, lag: float, now: float) -> None:
+        """Allow `lag` seconds between write and read."""
+        self.size = FIRST
+        # When the newest pong came that had been waited for.
+        self.progress_at = now
+        self._target = lag / 2
+        self._written = self._acknowledged = self._pinged = 0
+        self._pinged_at = now - KEEPALIVE
+        self._number = 0
+        # None while no pong is waited for: an empty deque takes 624 bytes.
+        self._pings: deque[_Ping] | None = None
+        self._round_trip = self._target
+        self._shortest = self._target
+        # How many pongs have come soon, one after the other.
+        self._soon = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Return how many bytes were written that the client is not known to have read."""
+        return self._written - self._acknowledged
+
+    @property
+    def allowed(self) -> float:
+        """Return the seconds that a pong may take before the client counts as late."""
+        return max(self._target, ROUND_TRIPS * self._shortest)
+
+    def room(self, now: float) -> int:
+        """Return how many bytes may be written. Whatever it is, one frame may be while nothing is in flight."""
+        if self._pings and now - self._pings[0].at > self.allowed:
+            return 0
+        return max(0, self.size - self.in_flight)
+
+    def lift(self) -> None:
+        """Let everything be written from now on: the server stops and waits for no pong."""
+        self._target = math.inf
+        self.size = sys.maxsize
+
+    def lag(self, now: float) -> float:
+        """Return how many seconds passed between write and read, of what was read last or is waited for."""
+        waiting = now - self._pings[0].at if self._pings else 0.0
+        return max(waiting, self._round_trip if self._number and self.in_flight else 0.0)
+
+    def waits(self, now: float) -> float:
+        """Return for how many seconds a pong has been waited for without any progress."""
+        return now - max(self._pings[0].at, self.progress_at) if self._pings else 0.0
+
+    def wrote(self, size: int, now: float) -> bytes:
+        """Count bytes of data; return the ping to write behind them, or nothing."""
+        self._written += size
+        pause = SELDOM if self._soon >= SOON_PONGS else OFTEN
+        much = 4 * (self._written - self._pinged) >= self.size
+        if much or not (self._pings or now - self._pinged_at < pause):
+            return self._ping(now)
+        return b""
+
+    def keep_alive(self, now: float) -> bytes:
+        """Return the ping that is due although no data flows, or nothing."""
+        unprobed = self._written > self._pinged and not self._pings
+        if not self._pings and (now - self._pinged_at >= KEEPALIVE or (unprobed and not self.room(now))):
+            return self._ping(now)
+        return b""
+
+    def acknowledge(self, number: bytes, now: float) -> bool:
+        """Take the payload of a pong; return whether it was waited for.
+
+        A pong also answers all earlier pings (RFC 6455, 5.5.3).
+        """
+        pings = self._pings
+        wanted = int.from_bytes(number, "big") if len(number) == _NUMBER_BYTES else 0
+        if not pings or not pings[0].number <= wanted <= pings[-1].number:
+            return False
+        while (ping := pings.popleft()).number != wanted:
+            pass
+        if not pings:
+            self._pings = None
+        self._acknowledged = ping.position
+        self.progress_at = now
+        self._round_trip = now - ping.at
+        self._shortest = min(self._shortest, self._round_trip)
+        self._adapt(ping)
+        return True
+
+    def _adapt(self, ping: _Ping) -> None:
+        late = self._round_trip / self.allowed
+        self._soon = self._soon + 1 if late < SOON else 0
+        used = 2 * ping.in_flight >= self.size
+        if late > 1:
+            # What was in flight has been read in this time; so much less is read in the time that is allowed.
+            self.size = max(SMALLEST, min(self.size, int(ping.in_flight / late)))
+        elif used and late < 0.5:
+            self.size = min(LARGEST, 2 * self.size)
+        elif used:
+            self.size = min(LARGEST, self.size + self.size // 8)
+
+    def _ping(self, now: float) -> bytes:
+        self._number += 1
+        self._pinged = self._written
+        self._pinged_at = now
+        if self._pings is None:
+            self._pings = deque()
+        self._pings.append(_Ping(self._number, now, self._written, self.in_flight))
+        return _HEADER + self._number.to_bytes(_NUMBER_BYTES, "big")
+
+
+_NUMBER_BYTES = 4
+# A ping of a server: not masked (RFC 6455, 5.2).
+_HEADER = bytes((0x89, _NUMBER_BYTES))
