@@ -340,8 +340,11 @@ class PreparedSender(_Queue):
 
     def acknowledge(self, number: bytes) -> None:
         """Take the payload of a pong: the client has read what was written before the ping."""
-        if self._window.acknowledge(number, self._clock.look()) and self._blocked and not self.gone:
+        now = self._clock.look()
+        if self._window.acknowledge(number, now) and self._blocked and not self.gone:
             self.flush_safely()
+            if ping := self._window.keep_alive(now):
+                self._frames.write(ping)
 
     def lost(self) -> None:
         """Note that the connection is gone."""

@@ -3,7 +3,7 @@
 Pure; `now` is in seconds of any clock. A ping goes out behind the data. Its pong says that the client's WebSocket
 library has read everything before it, which the kernel cannot say: its buffers take megabytes of a client that reads
 ten frames a second. As congestion control does, the window begins small, grows while pongs come back quickly, and
-shrinks to what the client reads within half of the lag that is allowed.
+shrinks to what the client reads within the time that a pong may take.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SOON = 0.25
 SOON_PONGS = 8
 # Seconds without data after which a ping shows whether the client is still there.
 KEEPALIVE = 20.0
-# A connection's shortest round trip is not the client's fault: so many of them are always allowed.
-ROUND_TRIPS = 1.5
+# A pong may take this part of the lag that is allowed; the rest is for what waits in the outbox.
+PONG_PART = 0.6
 
 
 class _Ping(NamedTuple):
@@ -48,10 +48,9 @@ class Window:
         "_pinged_at",
         "_pings",
         "_round_trip",
-        "_shortest",
         "_soon",
-        "_target",
         "_written",
+        "allowed",
         "progress_at",
         "size",
     )
@@ -61,14 +60,14 @@ class Window:
         self.size = FIRST
         # When the newest pong came that had been waited for.
         self.progress_at = now
-        self._target = lag / 2
+        # Seconds that a pong may take before the client counts as late.
+        self.allowed = PONG_PART * lag
         self._written = self._acknowledged = self._pinged = 0
         self._pinged_at = now - KEEPALIVE
         self._number = 0
         # None while no pong is waited for: an empty deque takes 624 bytes.
         self._pings: deque[_Ping] | None = None
-        self._round_trip = self._target
-        self._shortest = self._target
+        self._round_trip = 0.0
         # How many pongs have come soon, one after the other.
         self._soon = 0
 
@@ -76,11 +75,6 @@ class Window:
     def in_flight(self) -> int:
         """Return how many bytes were written that the client is not known to have read."""
         return self._written - self._acknowledged
-
-    @property
-    def allowed(self) -> float:
-        """Return the seconds that a pong may take before the client counts as late."""
-        return max(self._target, ROUND_TRIPS * self._shortest)
 
     def room(self, now: float) -> int:
         """Return how many bytes may be written. Whatever it is, one frame may be while nothing is in flight."""
@@ -90,13 +84,13 @@ class Window:
 
     def lift(self) -> None:
         """Let everything be written from now on: the server stops and waits for no pong."""
-        self._target = math.inf
+        self.allowed = math.inf
         self.size = sys.maxsize
 
     def lag(self, now: float) -> float:
         """Return how many seconds passed between write and read, of what was read last or is waited for."""
         waiting = now - self._pings[0].at if self._pings else 0.0
-        return max(waiting, self._round_trip if self._number and self.in_flight else 0.0)
+        return max(waiting, self._round_trip if self.in_flight else 0.0)
 
     def waits(self, now: float) -> float:
         """Return for how many seconds a pong has been waited for without any progress."""
@@ -112,9 +106,12 @@ class Window:
         return b""
 
     def keep_alive(self, now: float) -> bytes:
-        """Return the ping that is due although no data flows, or nothing."""
-        unprobed = self._written > self._pinged and not self._pings
-        if not self._pings and (now - self._pinged_at >= KEEPALIVE or (unprobed and not self.room(now))):
+        """Return the ping that is due although no data is written, or nothing.
+
+        The window may have shrunk below what is in flight behind the newest ping. Without another one no pong would
+        come any more.
+        """
+        if not self._pings and (now - self._pinged_at >= KEEPALIVE or not self.room(now)):
             return self._ping(now)
         return b""
 
@@ -134,7 +131,6 @@ class Window:
         self._acknowledged = ping.position
         self.progress_at = now
         self._round_trip = now - ping.at
-        self._shortest = min(self._shortest, self._round_trip)
         self._adapt(ping)
         return True
 
