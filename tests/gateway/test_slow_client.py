@@ -1,0 +1,143 @@
+"""A client that reads late, over a real gateway: it gets the newest value, and is told how many it has not got."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.sending.window import FIRST
+from gateway.writer import PreparedFrames
+from qmt_bridge.config import Config
+from qmt_bridge.wire.topics import quote_topic
+from tests.support.rig import DEADLINE, Rig, metrics, running_rig
+from tests.support.waiting import until
+
+TICK = quote_topic("600519.SH")
+PUBLISHED = 2000
+PING, PONG = 9, 10
+
+
+class RawClient:
+    """A WebSocket client that reads and answers pings only when a test says so."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def receive(self) -> tuple[int, bytes]:
+        """Return opcode and payload of the next frame."""
+        async with asyncio.timeout(DEADLINE):
+            first, size = await self._reader.readexactly(2)
+            if size == 126:
+                size = int.from_bytes(await self._reader.readexactly(2), "big")
+            return first & 0x0F, await self._reader.readexactly(size)
+
+    async def text(self) -> bytes:
+        """Return the next text; answer the pings before it."""
+        while True:
+            opcode, payload = await self.receive()
+            if opcode == PING:
+                self.send(PONG, payload)
+            else:
+                return payload
+
+    def send(self, opcode: int, payload: bytes) -> None:
+        # A mask of zeros leaves the payload as it is.
+        self._writer.write(bytes((0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload)
+
+
+@asynccontextmanager
+async def connected(rig: Rig, path: str) -> AsyncIterator[RawClient]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.servers[0].port)
+    key = b64encode(os.urandom(16)).decode()
+    head = f"GET {path} HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    writer.write(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+    await reader.readuntil(b"\r\n\r\n")
+    try:
+        yield RawClient(reader, writer)
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+def rig(config: Config) -> AsyncIterator[Rig]:  # type: ignore[misc]
+    with running_rig(config, PreparedFrames) as rig:
+        rig.serve(lag_target=0.2)
+        yield rig  # type: ignore[misc]
+
+
+async def subscribed(client: RawClient) -> None:
+    client.send(1, json.dumps({"action": "subscribe", "stocks": ["600519.SH"]}).encode())
+    while b'"subscribed"' not in await client.text():
+        pass
+
+
+def publish(rig: Rig) -> None:
+    for number in range(PUBLISHED):
+        rig.source.publish(TICK, {"600519.SH": [{"n": number, "pad": "x" * 400}]})
+
+
+async def relayed(rig: Rig) -> None:
+    """Wait until the worker has received all that was published."""
+    port = rig.servers[0].port
+    await until(lambda: metrics(port)["frames_received_total"] >= PUBLISHED, "all messages at the worker")
+
+
+async def test_client_that_reads_late_gets_the_newest_and_the_count(rig: Rig) -> None:
+    async with connected(rig, "/ws/realtime?ctl=1") as client:
+        await subscribed(client)
+        publish(rig)
+        await relayed(rig)
+        numbers: list[int] = []
+        skipped = 0
+        while not numbers or numbers[-1] < PUBLISHED - 1:
+            frame = json.loads(await client.text())
+            if frame.get("type") == "skipped":
+                skipped += frame["count"]
+            elif "type" not in frame:
+                numbers.append(frame["600519.SH"][0]["n"])
+        while len(numbers) + skipped < PUBLISHED:
+            frame = json.loads(await client.text())
+            assert frame["type"] == "skipped"
+            skipped += frame["count"]
+        assert len(numbers) + skipped == PUBLISHED
+        # In flight was what a new client may have, although kernel buffers would have taken all of it.
+        assert numbers[:-1] == list(range(len(numbers) - 1))
+        assert len(numbers) * 400 < 2 * FIRST
+
+
+async def test_data_of_ours_is_no_reason_to_close(rig: Rig) -> None:
+    async with connected(rig, "/ws/realtime?ctl=1") as slow, connected(rig, "/ws/realtime?ctl=1") as other:
+        await subscribed(slow)
+        await subscribed(other)
+        publish(rig)
+        number = -1
+        while number < PUBLISHED - 1:
+            frame = json.loads(await other.text())
+            number = frame["600519.SH"][0]["n"] if "600519.SH" in frame else number
+        pong = 0
+        while not pong:
+            opcode, payload = await slow.receive()
+            if opcode == PING:
+                slow.send(PONG, payload)
+                pong += 1
+        rig.source.publish(TICK, {"600519.SH": [{"n": "last"}]})
+        while b'"last"' not in await slow.text():
+            pass
+
+
+async def test_client_that_answers_no_ping_is_dropped(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    rig.serve(slow_timeout=0.5)
+    rig.servers.reverse()
+    with caplog.at_level(logging.INFO, "gateway.session"):
+        async with connected(rig, "/ws/realtime?ctl=1") as client:
+            await subscribed(client)
+            publish(rig)
+            await until(lambda: "1013 slow_client: nothing was read for" in caplog.text, "the end of the client")
