@@ -54,3 +54,7 @@ class Numbers(NamedTuple):
     topics: int
     # Seconds since the newest market data was published; None before the first.
     newest_tick_age: float | None
+    # Clients that are behind, so that data waits for them in the gateway.
+    slow_clients: int
+    # Seconds between write and read for the client that is most behind.
+    client_lag: float

@@ -53,6 +53,18 @@ _ACCOUNT_UP = Gauge(
     multiprocess_mode="livemin",
     registry=_registry,
 )
+_SLOW = Gauge(
+    "qmt_bridge_slow_clients",
+    "Clients that are behind, so that data waits for them in the gateway.",
+    multiprocess_mode="livesum",
+    registry=_registry,
+)
+_LAG = Gauge(
+    "qmt_bridge_client_lag_seconds",
+    "Seconds between write and read for the client that is most behind.",
+    multiprocess_mode="livemax",
+    registry=_registry,
+)
 _AGE = Gauge(
     "qmt_bridge_newest_tick_age_seconds",
     "Seconds since the newest market data was published; infinite before the first.",
@@ -85,6 +97,8 @@ class Exporter:
             _FEED_STATE.labels(known).set(state == known)
         _JOURNAL_UP.set(status is not None and status.journal is None)
         self._export_accounts(() if status is None else status.accounts)
+        _SLOW.set(numbers.slow_clients)
+        _LAG.set(numbers.client_lag)
         age = numbers.newest_tick_age
         _AGE.set(math.inf if age is None else age)
 

@@ -53,6 +53,8 @@ def readiness(worker: Worker) -> Response:
         "newest_tick_age": numbers.newest_tick_age,
         "connections": sum(numbers.connections.values()),
         "topics": numbers.topics,
+        "slow_clients": numbers.slow_clients,
+        "client_lag": numbers.client_lag,
         **{name: getattr(numbers.counts, name) for name in SHOWN},
         "tasks": len(asyncio.all_tasks()),
         **_instances(worker),

@@ -52,6 +52,8 @@ class Worker:
             connections=Counter(session.path for session in self.sessions),
             topics=len(hub.streams),
             newest_tick_age=max(0.0, (time.time_ns() - newest) / 1e9) if newest else None,
+            slow_clients=sum(session.sender.stalled for session in self.sessions),
+            client_lag=max((session.sender.lag for session in self.sessions), default=0.0),
         )
 
     def welcome(self) -> dict[str, Any]:

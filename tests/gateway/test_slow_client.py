@@ -16,7 +16,7 @@ from gateway.sending.window import FIRST
 from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
 from qmt_bridge.wire.topics import quote_topic
-from tests.support.rig import DEADLINE, Rig, metrics, running_rig
+from tests.support.rig import DEADLINE, Rig, metrics, readiness, running_rig
 from tests.support.waiting import until
 
 TICK = quote_topic("600519.SH")
@@ -95,6 +95,10 @@ async def test_client_that_reads_late_gets_the_newest_and_the_count(rig: Rig) ->
         await subscribed(client)
         publish(rig)
         await relayed(rig)
+        port = rig.servers[0].port
+        await until(lambda: metrics(port)["slow_clients"] == 1, "a client that counts as slow")
+        assert metrics(port)["client_lag_seconds"] > 0
+        assert readiness(port)["slow_clients"] == 1
         numbers: list[int] = []
         skipped = 0
         while not numbers or numbers[-1] < PUBLISHED - 1:
@@ -108,6 +112,7 @@ async def test_client_that_reads_late_gets_the_newest_and_the_count(rig: Rig) ->
             assert frame["type"] == "skipped"
             skipped += frame["count"]
         assert len(numbers) + skipped == PUBLISHED
+        await until(lambda: metrics(port)["slow_clients"] == 0, "a client that has read all")
         # In flight was what a new client may have, although kernel buffers would have taken all of it.
         assert numbers[:-1] == list(range(len(numbers) - 1))
         assert len(numbers) * 400 < 2 * FIRST
