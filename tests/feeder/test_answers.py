@@ -15,7 +15,7 @@ from feeder.answers import MAX_ENVELOPE_BYTES, MAX_ENVELOPE_PARTS, TURN, TURN_BY
 from feeder.askers import ASKER_BYTES
 from feeder.events import Event, Unsent
 from feeder.journal import Journal
-from feeder.journal_thread import JournalThread
+from feeder.journal.thread import JournalThread
 from feeder.registry import Peer, Registry
 from feeder.source import DownloadRequest, Source
 from qmt_bridge.errors import BadRequest, Refused, WireError

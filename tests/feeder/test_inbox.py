@@ -13,7 +13,7 @@ import pytest
 
 from feeder.events import Unsent
 from feeder.inbox import Inbox, SessionState
-from feeder.journal_thread import JournalThread
+from feeder.journal.thread import JournalThread
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import AccountState, TradeEvent
