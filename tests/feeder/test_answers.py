@@ -14,7 +14,7 @@ from feeder import answers as answers_module
 from feeder.answers import MAX_ENVELOPE_BYTES, MAX_ENVELOPE_PARTS, TURN, TURN_BYTES, Answers, Outcome
 from feeder.askers import ASKER_BYTES
 from feeder.events import Event, Unsent
-from feeder.journal import Journal
+from feeder.journal.journal import Journal
 from feeder.journal.thread import JournalThread
 from feeder.registry import Peer, Registry
 from feeder.source import DownloadRequest, Source
