@@ -18,7 +18,8 @@ from typing import NamedTuple
 import msgspec
 
 from feeder.events import Event, Positions
-from feeder.journal.database import (
+from feeder.journal.epochs import Epochs
+from feeder.journal.opening import (
     BESIDE,
     NoJournalError,
     check_file,
@@ -28,7 +29,6 @@ from feeder.journal.database import (
     open_database,
     set_aside,
 )
-from feeder.journal.epochs import Epochs
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.journal_file import newest_position, oldest_position

@@ -12,8 +12,8 @@ from itertools import count
 
 from feeder.xt import normalize
 from feeder.xt.quotes import intervals
+from feeder.xt.quotes.callbacks import Callbacks, this_moment
 from feeder.xt.quotes.client import QuoteClient
-from feeder.xt.quotes.delivery import Delivery, this_moment
 from feeder.xt.quotes.topic_table import TopicTable
 from qmt_bridge.wire.topics import Topic
 
@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 class LastValues:
     """The topics, ordered by the time (s, monotonic) at which the terminal is asked for them."""
 
-    def __init__(self, table: TopicTable, client: QuoteClient, delivery: Delivery) -> None:
+    def __init__(self, table: TopicTable, client: QuoteClient, callbacks: Callbacks) -> None:
         self._table = table
         self._quote_client = client
-        self._delivery = delivery
+        self._callbacks = callbacks
         # Time, a number that keeps the order of equal times, topic, and the pause before the next attempt.
         self.waiting: list[tuple[float, int, Topic, float]] = []
         self._numbers = count()
@@ -60,7 +60,7 @@ class LastValues:
         for topic, pause in asked.items():
             parts = table.wanted[topic]
             if parts.name in values:
-                self._delivery.begin_with(table.states[parts], parts.name, values[parts.name][-1], moment)
+                self._callbacks.begin_with(table.states[parts], parts.name, values[parts.name][-1], moment)
             else:
                 self.wait_for(topic, min(2 * pause, intervals.FIRST_LAST))
 

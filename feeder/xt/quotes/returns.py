@@ -12,8 +12,8 @@ import time
 
 from feeder.source import Sink
 from feeder.xt.quotes import intervals
+from feeder.xt.quotes.callbacks import Callbacks
 from feeder.xt.quotes.client import QuoteClient
-from feeder.xt.quotes.delivery import Delivery
 from feeder.xt.quotes.subscription import NativeSubscription
 from feeder.xt.quotes.subscriptions import Subscriptions
 from feeder.xt.quotes.topic_state import TopicState
@@ -27,12 +27,12 @@ class Returns:
     """Moves topics of `subscriptions`, the oldest first."""
 
     def __init__(
-        self, table: TopicTable, subscriptions: Subscriptions, client: QuoteClient, delivery: Delivery, sink: Sink
+        self, table: TopicTable, subscriptions: Subscriptions, client: QuoteClient, callbacks: Callbacks, sink: Sink
     ) -> None:
         self._table = table
         self._subscriptions = subscriptions
         self._quote_client = client
-        self._delivery = delivery
+        self._callbacks = callbacks
         self._sink = sink
 
     def step(self, now: float) -> bool:
@@ -81,7 +81,7 @@ class Returns:
             code = subscription.parts.name
             with subscription.state.lock:
                 for tick, moment in splice.cut():
-                    if self._delivery.admit(subscription.state, code, tick, moment):
+                    if self._callbacks.admit(subscription.state, code, tick, moment):
                         self._sink.publish(topic, {code: [tick]}, moment.received_ns)
             del holder.returning[topic]
             market, self._table.held[topic] = self._table.held[topic], subscription

@@ -2,7 +2,7 @@
 
 The thread `xtquant-calls` makes every call of xtdata, because xtdata has one client per process and no lock. Callbacks
 run on several threads of xtquant at the same time: they take the time, convert the data, hand it to the sink and return
-(see `Delivery`). xtdata is never called in a callback, nor while there is no connection to the terminal (see
+(see `Callbacks`). xtdata is never called in a callback, nor while there is no connection to the terminal (see
 `QuoteClient`). The thread that calls `hung` notices a call that does not return.
 """
 
@@ -19,13 +19,13 @@ from feeder.source import DownloadRequest, Sink
 from feeder.xt import center, sdk
 from feeder.xt.calls import Calls
 from feeder.xt.quotes import intervals
+from feeder.xt.quotes.callbacks import Callbacks
 from feeder.xt.quotes.client import QuoteClient
-from feeder.xt.quotes.delivery import Delivery
 from feeder.xt.quotes.last_values import LastValues
-from feeder.xt.quotes.listener import Listener
 from feeder.xt.quotes.returns import Returns
 from feeder.xt.quotes.subscriptions import Subscriptions
 from feeder.xt.quotes.topic_table import TopicTable
+from feeder.xt.quotes.watchdog import Watchdog
 from feeder.xt.quotes.work import Work
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Refused, Unavailable
@@ -58,9 +58,9 @@ class XtQuote:
         self._running = Calls(config.xt_hang)
         self._work = Work(self._running)
         self._table = TopicTable()
-        self._delivery = Delivery()
+        self._callbacks = Callbacks()
         self._sink: Sink
-        self._listener: Listener
+        self._watchdog: Watchdog
         self._quote_client: QuoteClient
         self._values: LastValues
         self._subscriptions: Subscriptions
@@ -79,7 +79,7 @@ class XtQuote:
         self._was_connected = False
         self._down_reason: str | None = None
         # When to check the connection, and when to try refused subscriptions again (s, monotonic).
-        self._listen_at = 0.0
+        self._watch_at = 0.0
         self._ask_again_at = 0.0
         # Whether there may be ticks that can return to single subscriptions now.
         self._may_return = True
@@ -90,15 +90,15 @@ class XtQuote:
         With a token, first wait for the data service. If it does not open, raise `ConfigError` with the reason, or
         `Unavailable` if the cause may be temporary.
         """
-        self._sink = self._delivery.sink = sink
-        table, delivery, work = self._table, self._delivery, self._work
+        self._sink = self._callbacks.sink = sink
+        table, callbacks, work = self._table, self._callbacks, self._work
         self._quote_client = client = QuoteClient(sdk.load(), self._running, work.wake)
-        self._listener = Listener(client.xtdata, self._config.xt_silence, self._now, client.is_alive)
-        self._values = LastValues(table, client, delivery)
+        self._watchdog = Watchdog(client.xtdata, self._config.xt_silence, self._now, client.is_alive)
+        self._values = LastValues(table, client, callbacks)
         self._subscriptions = Subscriptions(
-            self.name, self._single_limit, table, client, delivery, self._values, work, sink
+            self.name, self._single_limit, table, client, callbacks, self._values, work, sink
         )
-        self._returns = Returns(table, self._subscriptions, client, delivery, sink)
+        self._returns = Returns(table, self._subscriptions, client, callbacks, sink)
         self._thread.start()
         if not self._config.xt_token:
             return
@@ -120,12 +120,12 @@ class XtQuote:
     @property
     def failed(self) -> int:
         """Return how many pushes and records could not be published."""
-        return self._delivery.failed
+        return self._callbacks.failed
 
     @property
     def overtaken(self) -> int:
         """Return how many records were dropped because a newer one was already published."""
-        return self._delivery.overtaken
+        return self._callbacks.overtaken
 
     @property
     def failed_calls(self) -> int:
@@ -197,7 +197,7 @@ class XtQuote:
             self._forget_session()
             if reason is None:
                 continue
-            self._listener.forget()
+            self._watchdog.forget()
             self._tell_down(reason)
             if time.monotonic() - began > intervals.RETRY_LAST:
                 delay = intervals.RETRY_FIRST
@@ -235,17 +235,17 @@ class XtQuote:
     def _serve(self) -> str | None:
         """Do the session's work until it ends; return why it ended, or None to connect again at once."""
         self._ask_again_at = time.monotonic() + intervals.REFUSED_SECONDS
-        self._listen_at = time.monotonic() + intervals.WATCH_SECONDS
+        self._watch_at = time.monotonic() + intervals.WATCH_SECONDS
         self._may_return = True
         while not self._closing and self._quote_client.is_alive():
             if self._arriving is not None and not self._work.pieces:
                 self._arrive(self._arriving)
             now = time.monotonic()
-            if now >= self._listen_at:
-                if not self._listen():
+            if now >= self._watch_at:
+                if not self._watch():
                     return None
                 self._may_return = True
-                self._listen_at = time.monotonic() + intervals.WATCH_SECONDS
+                self._watch_at = time.monotonic() + intervals.WATCH_SECONDS
             if now >= self._ask_again_at and not self._work.pieces:
                 self._subscriptions.stuck.clear()
                 self._subscriptions.subscribe_wanted()
@@ -278,18 +278,18 @@ class XtQuote:
         self._arriving = None
         self._down_reason = None
         logger.info("connected to the terminal at %s:%d", self._host, self._port)
-        if self._listener.stale:
+        if self._watchdog.stale:
             # A new connection does not end a silence; only data does.
             self._sink.set_state("stale", "market_silent")
         else:
             self._sink.set_state("up", data_lost=data_lost)
 
-    def _listen(self) -> bool:
-        """Do what the listener advises; return False if a new session is needed."""
+    def _watch(self) -> bool:
+        """Do what the watchdog advises; return False if a new session is needed."""
         table = self._table
-        action, silent = self._listener.listen(table.wanted, table.held, table.native)
+        action, silent = self._watchdog.look(table.wanted, table.held, table.native)
         if action == "reconnect":
-            if not self._listener.stale:
+            if not self._watchdog.stale:
                 self._sink.set_state("stale", "market_silent")
             return False
         # While the first subscriptions are made, `_arrive` will report the state.

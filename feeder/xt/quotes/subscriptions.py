@@ -11,8 +11,8 @@ from functools import partial
 
 from feeder.source import Sink
 from feeder.xt.quotes import intervals
+from feeder.xt.quotes.callbacks import Callbacks, this_moment
 from feeder.xt.quotes.client import QuoteClient
-from feeder.xt.quotes.delivery import Delivery, this_moment
 from feeder.xt.quotes.last_values import LastValues
 from feeder.xt.quotes.splice import Splice
 from feeder.xt.quotes.subscription import NativeSubscription, is_tick, market_of
@@ -31,7 +31,7 @@ class Subscriptions:
         single_limit: int,
         table: TopicTable,
         client: QuoteClient,
-        delivery: Delivery,
+        callbacks: Callbacks,
         values: LastValues,
         work: Work,
         sink: Sink,
@@ -40,7 +40,7 @@ class Subscriptions:
         self.single_limit = single_limit
         self._table = table
         self._quote_client = client
-        self._delivery = delivery
+        self._callbacks = callbacks
         self._values = values
         self._work = work
         self._sink = sink
@@ -165,7 +165,7 @@ class Subscriptions:
         if subscription.state is not state:
             newest = subscription.state.newest.records.get(parts.name)
             if newest is not None:
-                self._delivery.begin_with(state, parts.name, newest, this_moment())
+                self._callbacks.begin_with(state, parts.name, newest, this_moment())
         self._table.held[topic] = subscription
         self._sink.accept(topic)
         if not state.newest.records and is_tick(parts):
@@ -184,7 +184,7 @@ class Subscriptions:
 
     def begin(self, subscription: NativeSubscription) -> str:
         """Subscribe; return an empty text, or the reason why the terminal refused it."""
-        refusal = self._quote_client.subscribe(subscription, self._delivery.deliver, self._delivery.lose)
+        refusal = self._quote_client.subscribe(subscription, self._callbacks.deliver, self._callbacks.lose)
         if not refusal:
             self._table.native[subscription.parts] = subscription
             self.singles += subscription.is_single

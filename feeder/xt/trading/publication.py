@@ -63,6 +63,11 @@ class Publication:
             if news is not None:
                 self._send(news, received_ns, is_recovered=asked is not None)
 
+    def publish_loss(self, account: Account, received_ns: int) -> None:
+        """Publish that an account lost its connection, and report it as down."""
+        self.publish_session("disconnected", account, received_ns)
+        self._accounts.set(account, "down", "disconnected")
+
     def publish_session(self, event: str, account: Account, received_ns: int) -> None:
         """Publish ``connected`` or ``disconnected`` of an account."""
         data: dict[str, object] = {"account_type": ACCOUNT_TYPES[account.type], "account_id": account.id}

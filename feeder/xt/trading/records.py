@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from feeder.xt import normalize
-from feeder.xt.trading.connection import Legible
 from feeder.xt.trading.failures import Failures
 from feeder.xt.trading.published import Record
+from feeder.xt.trading.pushes import Legible
 
 # Callbacks of XtQuantTraderCallback (xttrader.py 24-133) and the events that they become. xttrader never calls
 # on_connected; `connected` is published when an account is subscribed.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,13 @@ from feeder.xt import sdk
 from feeder.xt.calls import Calls
 from feeder.xt.trading import intervals
 from feeder.xt.trading.accounts import Account, Accounts
+from feeder.xt.trading.callbacks import Callbacks
 from feeder.xt.trading.connection import Connection
 from feeder.xt.trading.failures import Failures
 from feeder.xt.trading.guard import Guard
 from feeder.xt.trading.publication import Publication
 from feeder.xt.trading.reconciliation import Reconciliation
-from feeder.xt.trading.records import EVENTS, Reader, enumerations
+from feeder.xt.trading.records import Reader, enumerations
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 
@@ -163,7 +163,7 @@ class XtTrade:
     def _serve(self, connection: Connection) -> str:
         """Connect, subscribe every account, and return why the connection is over."""
         reconciliation = self._reconcile(connection)
-        callback = self._make_callback(connection, reconciliation)
+        callback = self._callbacks(connection, reconciliation).make(self._callback_class)
         connection.call(connection.open, self._trader_class, self._userdata, callback)
         self._guard.wait(lambda: connection.opened, intervals.OPEN_SECONDS)
         if not connection.opened:
@@ -193,6 +193,9 @@ class XtTrade:
             self._interval,
         )
 
+    def _callbacks(self, connection: Connection, reconciliation: Reconciliation) -> Callbacks:
+        return Callbacks(connection, reconciliation, self._accounts, self._publication, self._reader, self._failures)
+
     def _note_waiting(self, connection: Connection) -> None:
         """Report the accounts that are not subscribed yet."""
         for account in self._accounts.all:
@@ -215,7 +218,7 @@ class XtTrade:
     def _end(self, connection: Connection) -> None:
         with self._guard:
             if not self._guard.closing:
-                self._lose(connection)
+                connection.lose(self._publication.publish_loss)
             connection.ended = True
             self._guard.notify()
             # If it is not opened yet, `Connection.open` stops it when xtquant's call has returned.
@@ -248,35 +251,3 @@ class XtTrade:
             reconciliation.assess(account)
             self._guard.notify()
         logger.info("trade events come from %s", account)
-
-    # -- Callbacks, on the connection's thread of pushes
-
-    def _make_callback(self, connection: Connection, reconciliation: Reconciliation) -> Any:
-        receive = partial(self._receive, connection, reconciliation)
-        methods = {name: staticmethod(partial(receive, event)) for name, event in EVENTS.items()}
-        return type("Callback", (self._callback_class,), methods)()
-
-    def _receive(self, connection: Connection, reconciliation: Reconciliation, event: str, *objects: object) -> None:
-        received_ns = time.time_ns()
-        connection.note_heard()
-        try:
-            if event == "disconnected":
-                self._lose(connection)
-            elif not objects:
-                for account in self._accounts.all:
-                    self._publication.publish_session(event, account, received_ns)
-            # None is no response: `Connection.stop` uses it to end a call that waits for one.
-            elif objects[0] is not None:
-                reconciliation.note_event(event, self._reader.read(event, objects[0]), received_ns)
-        except Exception:
-            self._failures.note(event)
-
-    def _lose(self, connection: Connection) -> None:
-        received_ns = time.time_ns()
-        with self._guard:
-            if not connection.lost:
-                connection.lost = True
-                self._guard.notify()
-                for account in connection.joined:
-                    self._publication.publish_session("disconnected", account, received_ns)
-                    self._accounts.set(account, "down", "disconnected")

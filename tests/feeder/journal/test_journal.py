@@ -22,8 +22,8 @@ import msgspec
 import pytest
 
 from feeder.events import EVENT_BYTES, Event, Unsent
-from feeder.journal import database as database_module
 from feeder.journal import journal as journal_module
+from feeder.journal import opening
 from feeder.journal.journal import CHECKPOINT_BYTES, CHUNK_BYTES, CHUNK_EVENTS, LOG_BYTES, Journal
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.journal_file import TABLES, Reader, journal_path
@@ -702,7 +702,7 @@ def test_files_beside_a_damaged_one_are_set_aside_with_it(path: Path) -> None:
     names = ["", "-wal", "-shm", "-journal"]
     for name in names:
         path.with_name(path.name + name).write_text(f"is {name}", encoding="utf-8")
-    aside = database_module.set_aside(path)
+    aside = opening.set_aside(path)
     assert [aside.with_name(aside.name + name).read_text(encoding="utf-8") for name in names] == [
         f"is {name}" for name in names
     ]
@@ -843,7 +843,7 @@ def test_a_read_only_file_is_made_private_and_written(
 
     path.chmod(0o444)
     monkeypatch.setattr(os, "open", open_as_a_user)
-    database_module.keep_private(path)
+    opening.keep_private(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -916,9 +916,7 @@ def test_a_conversion_that_fails_leaves_the_file_as_it_was(
 ) -> None:
     bodies = make_first_version(path, "abacab")
     with monkeypatch.context() as broken:
-        broken.setattr(
-            database_module, "TABLES", (*database_module.TABLES[:2], "CREATE UNIQUE INDEX bad ON event (time)")
-        )
+        broken.setattr(opening, "TABLES", (*opening.TABLES[:2], "CREATE UNIQUE INDEX bad ON event (time)"))
         with pytest.raises(ConfigError, match="no such column"):
             open_journal()
     with closing(sqlite3.connect(path)) as database:

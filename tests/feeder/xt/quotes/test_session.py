@@ -1496,14 +1496,14 @@ def test_an_unexpected_error_is_logged_and_the_session_continues(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     begin(source, sink, MOUTAI)
-    listen = source._listen
+    watch = source._watch
 
     def fail_once() -> bool:
-        monkeypatch.setattr(source, "_listen", listen)
+        monkeypatch.setattr(source, "_watch", watch)
         raise RuntimeError("boom")
 
     # The error is not in a call about one topic, which would refuse only that topic.
-    monkeypatch.setattr(source, "_listen", fail_once)
+    monkeypatch.setattr(source, "_watch", fail_once)
     sink.until(lambda: len(sink.states) == 3)
     assert sink.states[1:] == [("down", "internal", False), ("up", None, True)]
     assert terminal.subscriptions() == [("quote", "600519.SH", "tick")]
@@ -2025,8 +2025,8 @@ def test_a_deaf_subscription_is_only_logged_without_tries_left(
     terminal: native.Terminal, listener: XtQuote, sink: Recorder, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     begin(listener, sink, quote_topic("IF2512.IF"))
-    listener._listener._silence.check(clock.ms, {}, (), ())
-    listener._listener._silence.left = 0
+    listener._watchdog._silence.check(clock.ms, {}, (), ())
+    listener._watchdog._silence.left = 0
     terminal.push_quote("IF2512.IF", "tick", {"time": clock.ms})
     trade(terminal, clock, "IF2512.IF")
     sink.until(lambda: any("has news" in message for message in caplog.messages))

@@ -1,4 +1,4 @@
-"""Listener: what it does about silence over simulated days, with the exchange's time apart from the machine's clock."""
+"""Watchdog: what it does about silence over simulated days, with the exchange's time apart from the machine's clock."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from feeder.xt.quotes.listener import Advice, Listener
 from feeder.xt.quotes.newest import Moment
 from feeder.xt.quotes.subscription import NativeSubscription
 from feeder.xt.quotes.topic_state import TopicState
+from feeder.xt.quotes.watchdog import Advice, Watchdog
 from qmt_bridge.wire.topics import Topic, TopicParts, parse_topic, quote_topic, whole_topic
 
 SHANGHAI = timezone(timedelta(hours=8))
@@ -43,7 +43,7 @@ def subscribed(topic: Topic | None, parts: TopicParts) -> NativeSubscription:
 
 
 class SimulatedDay:
-    """An exchange, a terminal with its ticks, and a listener on a machine whose clock is `offset` seconds ahead.
+    """An exchange, a terminal with its ticks, and a watchdog on a machine whose clock is `offset` seconds ahead.
 
     `day` is "trading", "half" (only the morning) or "holiday" (missing in the calendar). From the second `deaf` on the
     terminal pushes nothing; from the second `cut` on it receives nothing itself.
@@ -60,7 +60,7 @@ class SimulatedDay:
         self.wanted: dict[Topic, TopicParts] = {topic: parse_topic(topic) for topic in topics}
         self.subscriptions: dict[TopicParts, NativeSubscription] = {}
         self.subscribe()
-        self.listener = Listener(self, LIMIT, self.now, lambda: True)
+        self.watchdog = Watchdog(self, LIMIT, self.now, lambda: True)
         self.advice: list[tuple[int, Advice]] = []
         yesterday = self.time(-9 * HOUR)
         for code in (*TRADED, "600001.SH", "600002.SH", "ag2612.SF", "00700.HK"):
@@ -75,7 +75,7 @@ class SimulatedDay:
     def now(self) -> int:
         return self.time(self.second + self.offset)
 
-    # The functions of xtdata that the listener calls.
+    # The functions of xtdata that the watchdog calls.
 
     def get_full_tick(self, codes: list[str]) -> Any:
         # As in the wheel: a tick also has its time as text, and amounts are in whole yuan.
@@ -92,11 +92,11 @@ class SimulatedDay:
         for second in range(begin, end, LOOK):
             clock_says = (second + self.offset) % 86400
             if not (is_within(second, *BUSY) or is_within(clock_says, ("9:25", "15:00"))):
-                # No code trades, and the listener would neither query nor count.
+                # No code trades, and the watchdog would neither query nor count.
                 continue
             self.second = second
             self.trade()
-            advice = self.listener.listen(self.wanted, list(self.wanted), self.subscriptions)
+            advice = self.watchdog.look(self.wanted, list(self.wanted), self.subscriptions)
             if advice.action != "none":
                 self.advice.append((second, advice))
             if advice.action == "reconnect":

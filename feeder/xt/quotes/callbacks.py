@@ -1,4 +1,4 @@
-"""Delivery: what a callback of xtquant does: convert the data, drop records that are not the newest, publish the rest.
+"""Callbacks: what a callback of xtquant does: convert the data, drop records that are not the newest, publish the rest.
 
 xtquant calls back on several threads at the same time. A topic's lock is held from the check whether a record is the
 newest until the sink has it. Nothing here calls xtdata.
@@ -29,7 +29,7 @@ def this_moment() -> Moment:
     return Moment(time.time_ns(), time.perf_counter_ns())
 
 
-class Delivery:
+class Callbacks:
     """Publishes pushes to `sink`.
 
     `failed` counts pushes that could not be published. `overtaken` counts records that were dropped because a newer one

@@ -1,7 +1,7 @@
-"""Listener: find subscriptions that push no data although they should, and say what to do about it.
+"""Watchdog: find subscriptions that push no data although they should, and say what to do about it.
 
 A stock market is stale if it is silent while it should trade by the clock and xtquant's holidays. Only the terminal's
-own last ticks show whether the session is deaf. If these do not move either, the listener waits and asks again. If they
+own last ticks show whether the session is deaf. If these do not move either, the watchdog waits and asks again. If they
 move, the silent subscriptions are made again. A new session is made only if no other subscription has news, because a
 new session interrupts the data of every client. The thread `xtquant-calls` runs this while there is a connection.
 """
@@ -45,7 +45,7 @@ class Advice(NamedTuple):
     subscriptions: tuple[NativeSubscription, ...] = ()
 
 
-class Listener:
+class Watchdog:
     """Watches the subscriptions of one `XtQuote`; `limit` is in seconds, 0 for never; `now` returns ms since 1970."""
 
     def __init__(self, xtdata: Any, limit: float, now: Callable[[], int], is_alive: Callable[[], bool]) -> None:
@@ -68,7 +68,7 @@ class Listener:
         """Return the markets without data."""
         return self._silence.stale
 
-    def listen(
+    def look(
         self,
         wanted: Mapping[Topic, TopicParts],
         held: Collection[Topic],
