@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from qmt_bridge.journal_file import Reader
 
 
-# The last ones are as `journal list` prints times.
+# The last two are the formats in which `journal list` prints times.
 _MOMENTS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
-# Of a journal that is beyond help the first ones say enough.
+# A badly damaged journal has thousands of faults; the first ones are enough to see that.
 MAX_FAULTS = 100
 
 
@@ -42,7 +42,11 @@ def journal() -> None:
 
 def _which_journal(command: Command) -> Command:
     file = click.option("--file", "path", type=click.Path(path_type=Path), help="The journal, wherever it is.")
-    source = click.option("--source", type=click.Choice(choices("source")[1:]), help="Whose, if there are several.")
+    source = click.option(
+        "--source",
+        type=click.Choice(choices("source")[1:]),
+        help="The source whose journal is meant, if there are several.",
+    )
     return source(file(settings("data_dir")(command)))
 
 
@@ -105,11 +109,11 @@ def journal_export(
             if not journal_file.may_be_written(out):
                 raise ConfigError("out", f"{out} is a database, such as a journal; an export does not replace it")
             if out.exists() and not out.is_file():
-                # /dev/null and the like are no files to replace.
+                # /dev/null and other devices are written to; they cannot be replaced.
                 with out.open("wb") as device:
                     device.writelines(lines)
                 return
-            # Whole or not there: half an export looks like all of it.
+            # Written beside its place and renamed at the end, because half an export looks like a whole one.
             part = private.make_part(out)
             try:
                 with part.open("wb") as written:
@@ -118,7 +122,7 @@ def journal_export(
             finally:
                 part.unlink(missing_ok=True)
     except BrokenPipeError:
-        # `... | head` ends quietly: click sees to it.
+        # click ends the command without a message if the reader of a pipe (`... | head`) has ended.
         raise
     except (QMTBridgeError, sqlite3.Error, OSError) as exc:
         fail(exc)

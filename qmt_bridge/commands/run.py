@@ -137,7 +137,7 @@ def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     if flags["freeze_timeout"] is not None and config.workers == 1:
         no_effect("freeze_timeout", "with one worker nothing watches it; `up` does, and several workers are watched")
     try:
-        # A worker could say it in a traceback only.
+        # Checked here, because a worker process could report it only as a traceback.
         supervisor.check_addresses(config)
     except ConfigError as exc:
         fail(exc)
@@ -164,7 +164,7 @@ def replay(config_file: Path | None, file: str, until_eof: bool, **flags: Any) -
 
 
 def load_feeder_settings(config_file: Path | None, flags: dict[str, Any]) -> Config:
-    """Read the settings of a feeder; refuse flags that would have no effect. A file may well have such settings."""
+    """Read the settings of a feeder; refuse flags that would have no effect. In a file such settings are accepted."""
     config = load_settings(config_file, flags)
     given = [name for name, value in flags.items() if value is not None]
     if "file" in given and config.source == "auto" and "source" not in given:

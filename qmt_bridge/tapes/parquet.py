@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 # Rows that are collected before they are written, as one row group.
 _ROWS = 20_000
-# Whose bodies are maps from code to a record, or a list of records.
+# Kinds whose bodies are maps from a code to a record or to a list of records.
 _BY_CODE = (Kind.QUOTE, Kind.WHOLE, Kind.L2)
 
 
@@ -80,7 +80,7 @@ def _columns(tape: Path) -> tuple[int, dict[str, dict[str, Column]]]:
 
 
 def rows(recorded: Recorded) -> Iterator[tuple[str, Row]]:
-    """Yield what a message says, each row with the name of its table; the columns ``frame.*`` are topic and stamps.
+    """Yield the rows of a message, each with the name of its table; the columns ``frame.*`` are topic and stamps.
 
     ``quote-<period>``, ``whole`` and ``l2`` have a row for each record, ``trade-<type>`` one for an event, with what
     stands beside its data as ``event.*``; anything else is a row a message. Maps within become columns with a dot.
@@ -119,7 +119,7 @@ def _flat(record: Mapping[str, Any], prefix: str = "") -> Row:
 
 
 class Column:
-    """Which types the values of a column have, and the items of those that are lists."""
+    """The types of a column's values, and of the items of values that are lists."""
 
     def __init__(self) -> None:
         self.types: set[type] = set()
@@ -164,13 +164,13 @@ class _File:
         self._texts = [name for name, kind in types.items() if kind is None]
         self._schema = pyarrow.schema([(name, kind or pyarrow.string()) for name, kind in types.items()])
         self._make = pyarrow.Table.from_pylist
-        # It may hold orders and fills.
+        # Private, because it may hold orders and fills.
         private.make_file(path)
         self._writer = closing.enter_context(parquet.ParquetWriter(path, self._schema, compression="zstd"))
         self._waiting: list[Row] = []
 
     def add(self, row: Row) -> None:
-        """Write a row, sooner or later."""
+        """Add a row; it is written with the others of its row group."""
         for name in self._texts:
             if row.get(name) is not None:
                 row[name] = to_json(row[name]).decode()

@@ -62,7 +62,7 @@ class Recorded(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Bytes of a tape that are no block."""
+    """A part of a tape that is no block."""
 
     offset: int
     size: int
