@@ -45,7 +45,7 @@ def _which_journal(command: Command) -> Command:
     source = click.option(
         "--source",
         type=click.Choice(choices("source")[1:]),
-        help="The source whose journal is meant, if there are several.",
+        help="The journal of this source.",
     )
     return source(file(settings("data_dir")(command)))
 

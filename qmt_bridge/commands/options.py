@@ -1,4 +1,4 @@
-"""The settings as options of a command, and what every command does with them: load settings, refuse flags, stop and end."""
+"""The settings as options of a command, and what all commands do with them: load, refuse flags, stop, end."""
 
 from __future__ import annotations
 
