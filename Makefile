@@ -6,7 +6,7 @@ PYTHON = $(VENV)/bin/python
 ARGS ?=
 SECONDS ?= 60
 
-.PHONY: help check test bench chaos docs rooms coverage
+.PHONY: help check test bench chaos fuzz docs rooms coverage
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):  ## /\1\t/p' Makefile | expand -t 12
@@ -25,6 +25,9 @@ bench:  ## This gateway beside others; ARGS="--only 1,3,4,7 --ours" chooses
 
 chaos:  ## Kill, stop and disconnect real processes for SECONDS (60), then compare every client with the journal
 	$(PYTHON) -m tests.chaos --seconds $(SECONDS) $(ARGS)
+
+fuzz:  ## Hostile clients beside good ones; ARGS="--frames 1000000 --seed 3" chooses
+	$(PYTHON) -m tests.fuzz $(ARGS)
 
 docs:  ## Links, anchors, named paths, documented commands and the drawn rooms
 	$(PYTHON) -m pytest tests/test_docs.py tests/test_layout.py $(ARGS)
