@@ -56,7 +56,7 @@ async def test_websocket_client_receives_every_recorded_row_in_order(tmp_path: P
     with running(tmp_path, *arguments) as up:
         received: dict[str, list[dict[str, Any]]] = {code: [] for code in expected}
         async with connect(up.url("/ws/realtime"), proxy=None) as client:
-            await client.send(json.dumps({"stocks": list(expected), "period": "tick"}))
+            await client.send(json.dumps({"stocks": list(expected), "period": "tick", "mode": "all"}))
             for _ in range(sum(map(len, expected.values()))):
                 for code, records in (await receive(client)).items():
                     received[code] += records

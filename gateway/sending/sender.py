@@ -318,7 +318,18 @@ class PreparedSender(_Queue):
     def flush(self) -> None:
         """Write what waits until the client has to read first; called again once it has."""
         self._flushing = False
+        # There is room only while the outbox is empty.
+        is_empty = self.room > 0
         self._write_ready()
+        left = self._window.left
+        if is_empty and left > 0 and self._clock.now <= self._window.late_at and not (self._frames.full or self.gone):
+            self.room = left if left < HIGH_WATER else HIGH_WATER
+            if self._drained is not None:
+                self._tell_drained()
+        else:
+            self._flush_outbox()
+
+    def _flush_outbox(self) -> None:
         while not self.gone:
             room = self._may_write()
             if not room:

@@ -21,13 +21,15 @@ LARGEST = 16 * 1024 * 1024
 # a worker some 10 us; a thousand clients that answer four times a second would take 4 % of a core.
 OFTEN = 0.25
 SELDOM = 1.0
+# Seconds over which it is measured how fast the client reads; over less, a burst would look like a fast client.
+MEASURED = 0.05
 # A client that has answered so often within this part of the allowed delay answers soon.
 SOON = 0.25
 SOON_PONGS = 8
 # Seconds without data after which a ping shows whether the client is still there.
 KEEPALIVE = 20.0
 # A pong may take this part of the lag that is allowed; the rest is for what waits in the outbox.
-PONG_PART = 0.6
+PONG_PART = 0.5
 
 
 class _Ping(NamedTuple):
@@ -43,14 +45,20 @@ class Window:
 
     __slots__ = (
         "_acknowledged",
+        "_measured",
         "_number",
-        "_pinged",
+        "_ping_bytes",
+        "_ping_due",
         "_pinged_at",
         "_pings",
+        "_rate",
         "_round_trip",
         "_soon",
+        "_unpinged",
         "_written",
         "allowed",
+        "late_at",
+        "left",
         "progress_at",
         "size",
     )
@@ -62,12 +70,22 @@ class Window:
         self.progress_at = now
         # Seconds that a pong may take before the client counts as late.
         self.allowed = PONG_PART * lag
-        self._written = self._acknowledged = self._pinged = 0
+        # Bytes that may be written before `late_at`, when the pong that is waited for will be late.
+        self.left = FIRST
+        self.late_at = math.inf
+        self._written = self._acknowledged = 0
+        # Bytes behind the newest ping, and how many of them, or which time, make the next one due.
+        self._unpinged = 0
+        self._ping_bytes = FIRST // 4
+        self._ping_due = now
         self._pinged_at = now - KEEPALIVE
         self._number = 0
         # None while no pong is waited for: an empty deque takes 624 bytes.
         self._pings: deque[_Ping] | None = None
         self._round_trip = 0.0
+        # Bytes a second, and when and at which position they were last measured.
+        self._rate = 0.0
+        self._measured = now, 0
         # How many pongs have come soon, one after the other.
         self._soon = 0
 
@@ -78,14 +96,12 @@ class Window:
 
     def room(self, now: float) -> int:
         """Return how many bytes may be written. Whatever it is, one frame may be while nothing is in flight."""
-        if self._pings and now - self._pings[0].at > self.allowed:
-            return 0
-        return max(0, self.size - self.in_flight)
+        return max(0, self.left) if now <= self.late_at else 0
 
     def lift(self) -> None:
         """Let everything be written from now on: the server stops and waits for no pong."""
-        self.allowed = math.inf
-        self.size = sys.maxsize
+        self.allowed = self.late_at = math.inf
+        self.size = self.left = sys.maxsize
 
     def lag(self, now: float) -> float:
         """Return how many seconds passed between write and read, of what was read last or is waited for."""
@@ -99,11 +115,11 @@ class Window:
     def wrote(self, size: int, now: float) -> bytes:
         """Count bytes of data; return the ping to write behind them, or nothing."""
         self._written += size
-        pause = SELDOM if self._soon >= SOON_PONGS else OFTEN
-        much = 4 * (self._written - self._pinged) >= self.size
-        if much or not (self._pings or now - self._pinged_at < pause):
-            return self._ping(now)
-        return b""
+        self.left -= size
+        self._unpinged += size
+        if self._unpinged < self._ping_bytes and now < self._ping_due:
+            return b""
+        return self._ping(now)
 
     def keep_alive(self, now: float) -> bytes:
         """Return the ping that is due although no data is written, or nothing.
@@ -128,30 +144,46 @@ class Window:
             pass
         if not pings:
             self._pings = None
+        self.late_at = pings[0].at + self.allowed if pings else math.inf
         self._acknowledged = ping.position
         self.progress_at = now
         self._round_trip = now - ping.at
-        self._adapt(ping)
+        self._measure(now)
+        if self.allowed < math.inf:
+            self._adapt(ping)
+        self.left = self.size - self.in_flight
+        self._ping_bytes = self.size // 4
+        if not pings:
+            self._ping_due = self._pinged_at + (SELDOM if self._soon >= SOON_PONGS else OFTEN)
         return True
 
     def _adapt(self, ping: _Ping) -> None:
         late = self._round_trip / self.allowed
         self._soon = self._soon + 1 if late < SOON else 0
-        used = 2 * ping.in_flight >= self.size
         if late > 1:
             # What was in flight has been read in this time; so much less is read in the time that is allowed.
             self.size = max(SMALLEST, min(self.size, int(ping.in_flight / late)))
-        elif used and late < 0.5:
-            self.size = min(LARGEST, 2 * self.size)
-        elif used:
+        elif late < 0.5:
+            self.size = max(self.size, min(LARGEST, 2 * self.size, int(self._rate * self.allowed)))
+        elif 2 * ping.in_flight >= self.size:
             self.size = min(LARGEST, self.size + self.size // 8)
+
+    def _measure(self, now: float) -> None:
+        """Measure how many bytes a second the client reads, or is sent if it could read more."""
+        at, position = self._measured
+        if now - at >= MEASURED:
+            self._rate = (self._acknowledged - position) / (now - at)
+            self._measured = now, self._acknowledged
 
     def _ping(self, now: float) -> bytes:
         self._number += 1
-        self._pinged = self._written
+        self._unpinged = 0
         self._pinged_at = now
         if self._pings is None:
             self._pings = deque()
+            self.late_at = now + self.allowed
+            # While a pong is waited for, only bytes make the next ping due.
+            self._ping_due = math.inf
         self._pings.append(_Ping(self._number, now, self._written, self.in_flight))
         return _HEADER + self._number.to_bytes(_NUMBER_BYTES, "big")
 

@@ -36,6 +36,7 @@ CHANGED = {
     "max_topics": 7,
     "max_rate": 8,
     "outbox_bytes": 2**40,
+    "lag_target": 0.25,
     "slow_timeout": 0.1,
     "freeze_timeout": 2.5,
     "deflate": True,
