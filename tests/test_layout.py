@@ -180,7 +180,9 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("gateway/hub.py", WIRE | {"gateway.streams"}, IMPURE),
     ("gateway/streams/*", WIRE | {"gateway.streams"}, IMPURE),
     # It subclasses uvicorn's WebSocket protocol, which uses websockets.
-    ("gateway/writer.py", EDGE | {"gateway.sending.sender", "uvicorn", "websockets"}, set()),
+    ("gateway/writer.py", EDGE | {"gateway.intake", "gateway.sending.sender", "uvicorn", "websockets"}, set()),
+    # It takes turns on the event loop.
+    ("gateway/intake.py", set(), IMPURE - {"asyncio"}),
     # Only data.
     ("gateway/counters.py", set(), IMPURE),
     # It sends by tasks of the event loop, and uses its clock.
