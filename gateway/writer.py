@@ -25,7 +25,7 @@ from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from gateway import intake
+from gateway.connections import intake
 from gateway.sending.sender import EXTENSION, HIGH_WATER, PreparedSender
 from qmt_bridge.errors import TOO_LARGE, VANISHED
 from qmt_bridge.wire.frames import DEFLATE_WINDOW

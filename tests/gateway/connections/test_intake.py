@@ -1,4 +1,4 @@
-"""What clients send below the requests: prices, turns, and what floods cost (gateway/intake.py)."""
+"""What clients send below the requests: prices, turns, and what floods cost (gateway/connections/intake.py)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from gateway import intake
-from gateway.intake import BURST, FRAME_COST, QUEUE_SHARE, SOCKET_SHARE, TURN, Meter, Queue
+from gateway.connections import intake
+from gateway.connections.intake import BURST, FRAME_COST, QUEUE_SHARE, SOCKET_SHARE, TURN, Meter, Queue
 from gateway.writer import PONGS, PreparedFrames
 from tests.support.raw import CLOSE, CONT, PING, PONG, TEXT, Raw, frame, raw_socket
 from tests.support.rig import Rig, Server
