@@ -147,7 +147,9 @@ async def test_oldest_connection_makes_room_if_descriptors_run_out(
 ) -> None:
     server = rig.servers[0]
     waiting, kept = await asyncio.open_connection("127.0.0.1", server.port)
-    await until(lambda: server._server.server_state.connections, "the connection")
+    address = kept.get_extra_info("sockname")
+    deadlines: handshake.Deadlines = server._server.server_state.deadlines  # type: ignore[attr-defined]
+    await until(lambda: [each.client for each in list(deadlines._ends)] == [address], "the connection")
     monkeypatch.setattr(descriptors.Descriptors, "scarce", lambda *_: True)
     with caplog.at_level(logging.WARNING):
         async with rig.connect("/ws/realtime") as client:
