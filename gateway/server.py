@@ -29,6 +29,8 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from gateway.app import create_app
+from gateway.connections import descriptors
+from gateway.connections.handshake import Handshake
 from gateway.metrics import MULTIPROC_ENV
 from gateway.writer import PreparedFrames
 from qmt_bridge import log
@@ -209,6 +211,7 @@ def serve(config: Config, stop: Stop) -> int:
     if config.require_key and not config.api_key:
         raise ConfigError("require_key", "is set, but there is no api_key: every client would be refused")
     load_curve(config.curve_dir, "gateway")
+    descriptors.raise_limit(config.max_connections)
     bound = _bind(config.host, config.port)
     host, port = bound.getsockname()[:2]
     server_config = uvicorn.Config(
@@ -216,6 +219,7 @@ def serve(config: Config, stop: Stop) -> int:
         factory=True,
         workers=config.workers,
         loop="gateway.server:new_event_loop",
+        http=Handshake,
         ws=PreparedFrames,
         lifespan="on",
         log_config=None,

@@ -278,6 +278,10 @@ class Session:
         """End the session: the client's machine does not answer (sender.Client)."""
         self.end(Ended(VANISHED, "the client's machine does not answer"))
 
+    def flooding(self) -> None:
+        """End the session: the client goes on sending more frames than it may (sender.Client)."""
+        self.end(Ended(RATE_LIMITED, "more frames than a socket may send, without end"))
+
     def broke(self) -> None:
         """End the session because of the exception that is being handled, which is a bug of ours (sender.Client)."""
         logger.exception("session on %s cannot be written to", self.path)

@@ -180,7 +180,21 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("gateway/hub.py", WIRE | {"gateway.streams"}, IMPURE),
     ("gateway/streams/*", WIRE | {"gateway.streams"}, IMPURE),
     # It subclasses uvicorn's WebSocket protocol, which uses websockets.
-    ("gateway/writer.py", EDGE | {"gateway.sending.sender", "uvicorn", "websockets"}, set()),
+    (
+        "gateway/writer.py",
+        EDGE | {"gateway.connections.intake", "gateway.sending.sender", "uvicorn", "websockets"},
+        set(),
+    ),
+    # uvicorn's HTTP protocol is subclassed as well; what a request may be is decided in a pure file.
+    (
+        "gateway/connections/handshake.py",
+        {"gateway.connections.descriptors", "gateway.connections.opening", "uvicorn"},
+        set(),
+    ),
+    ("gateway/connections/opening.py", set(), IMPURE),
+    ("gateway/connections/descriptors.py", set(), {"asyncio"}),
+    # It takes turns on the event loop.
+    ("gateway/connections/intake.py", set(), IMPURE - {"asyncio"}),
     # Only data.
     ("gateway/counters.py", set(), IMPURE),
     # It sends by tasks of the event loop, and uses its clock.

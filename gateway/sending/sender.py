@@ -57,6 +57,9 @@ class Client(Protocol):
     def vanished(self) -> None:
         """End the session: the client's machine does not answer."""
 
+    def flooding(self) -> None:
+        """End the session: the client goes on sending more frames than it may."""
+
 
 class Frames(Protocol):
     """A transport that takes whole WebSocket frames (writer.PreparedFrames)."""
@@ -349,13 +352,22 @@ class PreparedSender(_Queue):
         self._end_wait()
         self._tell_drained()
 
-    def acknowledge(self, number: bytes) -> None:
-        """Take the payload of a pong: the client has read what was written before the ping."""
+    def acknowledge(self, number: bytes) -> bool:
+        """Take the payload of a pong; return whether it was waited for.
+
+        The client has read what was written before the ping.
+        """
         now = self._clock.look()
-        if self._window.acknowledge(number, now) and self._blocked and not self.gone:
+        awaited = self._window.acknowledge(number, now)
+        if awaited and self._blocked and not self.gone:
             self.flush_safely()
             if ping := self._window.keep_alive(now):
                 self._frames.write(ping)
+        return awaited
+
+    def flooded(self) -> None:
+        """End the session: the client goes on sending more frames than it may."""
+        self._client.flooding()
 
     def lost(self) -> None:
         """Note that the connection is gone."""

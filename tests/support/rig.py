@@ -19,6 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from feeder.app import Feeder
 from feeder.source import DownloadRequest, Sink
 from gateway.app import create_app
+from gateway.connections.handshake import Handshake
 from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
@@ -87,6 +88,7 @@ class Server:
         settings = uvicorn.Config(
             create_app(config),
             port=0,
+            http=Handshake,
             ws=ws,
             loop="gateway.server:new_event_loop",
             lifespan="on",

@@ -1,0 +1,73 @@
+"""File descriptors: each connection takes one, and a process may open only so many (RLIMIT_NOFILE)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+if sys.platform != "win32":
+    import resource
+
+logger = logging.getLogger(__name__)
+
+# Descriptors that a worker needs besides its WebSockets: ZeroMQ, files, and connections that have not opened one yet.
+OTHERS = 1000
+# New connections are refused while fewer are left: the worker itself may have to open something.
+RESERVE = 16
+# Seconds between two lines in the log that say so.
+REPEAT = 10.0
+
+
+def raise_limit(sockets: int) -> None:
+    """Let this process and its children have `sockets` connections each, as far as the system allows; log if not."""
+    if sys.platform == "win32":
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = sockets + OTHERS
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    except (OSError, ValueError) as exc:
+        logger.warning("the limit of open files stays at %d: %s", soft, exc)
+        allowed = soft
+    if allowed < wanted:
+        logger.warning(
+            "this process may open %d files; max_connections = %d needs %d: raise it (ulimit -Hn, LimitNOFILE=)",
+            allowed,
+            sockets,
+            wanted,
+        )
+
+
+class Descriptors:
+    """Notices when a worker runs out of descriptors."""
+
+    def __init__(self) -> None:
+        self._told_at = float("-inf")
+        self._refused = 0
+
+    def scarce(self, newest: int) -> bool:
+        """Return whether hardly any descriptor is left; `newest` was just opened.
+
+        The system gives each new file the lowest free number, so the number tells how many are open. libuv accepts and
+        closes connections for which there is no descriptor, and tells nobody.
+        """
+        if sys.platform == "win32":
+            return False
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return soft != resource.RLIM_INFINITY and newest >= soft - RESERVE
+
+    def tell(self) -> None:
+        """Log that a connection was refused; at most once in `REPEAT` seconds."""
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._told_at >= REPEAT:
+            logger.warning(
+                "%d connections refused: this process has hardly any file descriptor left (limit of open files)",
+                self._refused,
+            )
+            self._told_at = now
+            self._refused = 0

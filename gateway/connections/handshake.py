@@ -1,0 +1,162 @@
+"""Connections before they are WebSockets: uvicorn's HTTP protocol behind bounds of size and time.
+
+    uvicorn gateway.app:app --http gateway.connections.handshake:Handshake --ws gateway.writer:PreparedFrames
+
+uvicorn waits without end for the rest of a request, and hands on what its WebSocket protocols then do not answer. The
+attributes of uvicorn's h11 protocol that are used are checked by `tests/gateway/connections/test_handshake.py`. Runs on
+the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from gateway.connections.descriptors import Descriptors
+from gateway.connections.opening import HEAD_BYTES, Opening, Unserved
+
+# Seconds in which a whole request has to arrive, and in which its answer has to be read.
+REQUEST_TIMEOUT = 10.0
+# Seconds in which a refused client can read why.
+LINGER = 1.0
+# Connections that are dropped in one turn of the loop: each takes some 30 us.
+DROPPED_AT_ONCE = 50
+
+
+class Handshake(H11Protocol):
+    """uvicorn's HTTP protocol, which is given one whole request of bounded size at a time."""
+
+    def __init__(self, config: Config, server_state: ServerState, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, server_state, *args, **kwargs)
+        # One for each server.
+        shared = vars(server_state)
+        self.deadlines: Deadlines = shared.get("deadlines") or shared.setdefault("deadlines", Deadlines(self.loop))
+        self.opening = Opening()
+        self.refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request; give up the connection that waits longest if descriptors run out."""
+        super().connection_made(transport)
+        self.deadlines.begin(self)
+        opened = transport.get_extra_info("socket")
+        if opened is not None and self.deadlines.descriptors.scarce(opened.fileno()):
+            self.deadlines.make_room()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self.deadlines.end(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Collect a request."""
+        if self.refused or self.transport.is_closing():
+            return
+        self.opening.add(data)
+        if self._answering():
+            if len(self.opening) > HEAD_BYTES:
+                self.flow.pause_reading()
+        else:
+            self._next()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, which may be there already."""
+        super().on_response_complete()
+        if not self.transport.is_closing():
+            self.deadlines.begin(self)
+            self.loop.call_soon(self._next)
+
+    def expire(self) -> None:
+        """Give up a client that has not sent a whole request in time, or has not read the answer."""
+        if not self.opening or self._answering() or self.refused:
+            self.transport.abort()
+        else:
+            self._answer(HTTPStatus.REQUEST_TIMEOUT, f"no whole request came within {REQUEST_TIMEOUT:.0f} s")
+            self.transport.close()
+
+    def refuse(self, status: HTTPStatus, sentence: str) -> None:
+        """Answer with a sentence and close, after a moment: what is still on its way would undo the answer."""
+        self._answer(status, sentence)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER, self.transport.abort)
+
+    def _answer(self, status: HTTPStatus, sentence: str) -> None:
+        self.refused = True
+        self.deadlines.end(self)
+        body = f"{sentence}\n".encode()
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        self.transport.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _next(self) -> None:
+        """Serve the next request if it is whole."""
+        if self.refused or self.transport.is_closing() or self._answering():
+            return
+        try:
+            request = self.opening.take()
+        except Unserved as exc:
+            self.refuse(exc.status, exc.sentence)
+            return
+        if request is None:
+            if self.opening:
+                # The deadline of the request holds now, not the one of an idle connection.
+                self._unset_keepalive_if_required()
+            return
+        self.deadlines.begin(self)
+        super().data_received(request)
+        after = self.transport.get_protocol()
+        if after is not self:
+            # A WebSocket now.
+            self.deadlines.end(self)
+            if self.opening:
+                assert isinstance(after, asyncio.Protocol)
+                after.data_received(self.opening.rest())
+
+
+class Deadlines:
+    """The connections of one server that have to send or read something in time. All have the same time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.descriptors = Descriptors()
+        self._loop = loop
+        # In the order of the time when they end.
+        self._ends: dict[Handshake, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, connection: Handshake) -> None:
+        """Give the connection its time, from now on."""
+        self._ends.pop(connection, None)
+        self._ends[connection] = self._loop.time() + REQUEST_TIMEOUT
+        self._plan()
+
+    def end(self, connection: Handshake) -> None:
+        """Forget the connection."""
+        self._ends.pop(connection, None)
+
+    def make_room(self) -> None:
+        """Drop the connection that waits longest: it is the one that is least likely to become a WebSocket."""
+        self.descriptors.tell()
+        oldest = next(iter(self._ends))
+        self.end(oldest)
+        oldest.transport.abort()
+
+    def _plan(self) -> None:
+        if self._timer is None and self._ends:
+            self._timer = self._loop.call_at(next(iter(self._ends.values())), self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for connection, end in list(self._ends.items())[:DROPPED_AT_ONCE]:
+            if end > now:
+                break
+            self.end(connection)
+            connection.expire()
+        self._plan()

@@ -1,0 +1,162 @@
+"""Connections before they are WebSockets: half-open, oversized and idle ones (gateway/connections/handshake.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+
+import pytest
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from gateway.connections import descriptors, handshake
+from gateway.connections.handshake import Handshake
+from gateway.connections.opening import HEAD_BYTES
+from tests.support.raw import HEADERS, TEXT, Raw, frame
+from tests.support.rig import DEADLINE, Rig, Server
+from tests.support.waiting import until
+
+
+def test_uvicorn_protocol_has_the_attributes_that_we_use() -> None:
+    source = inspect.getsource(H11Protocol)
+    for attribute in ("self.cycle: ", "self.flow.pause_reading()", "def on_response_complete", "self.transport = "):
+        assert attribute in source
+    assert "self.transport.set_protocol(protocol)" in inspect.getsource(H11Protocol.handle_websocket_upgrade)
+
+
+async def exchange(server: Server, *data: bytes) -> bytes:
+    """Send `data` and return all that the server answers until it closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.writelines(data)
+        async with asyncio.timeout(DEADLINE):
+            return await reader.read()
+    finally:
+        writer.close()
+
+
+def upgrade(path: str = "/ws/realtime", more: str = "") -> bytes:
+    return f"GET {path} HTTP/1.1\r\n{HEADERS}{more}\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "words"),
+    [
+        (upgrade(more=f"X-Long: {'a' * 8192}\r\n"), b"431", b"a header has at most"),
+        (upgrade(more="".join(f"X-{number}: a\r\n" for number in range(128))), b"431", b"at most 100 headers"),
+        (upgrade(more="Content-Length: 5\r\n") + b"abcde", b"400", b"has no body"),
+        (upgrade(more="Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n", b"411", b"takes a body"),
+        (upgrade(f"/ws/realtime?{'a' * 9000}"), b"414", b"a URL has at most"),
+        (b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n", b"413", b"a body has at most"),
+        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 3_000_000, b"431", b"a header has at most"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400", b"wss://"),
+        (b"hello\r\n\r\n", b"400", b"Invalid HTTP request"),
+        (upgrade().replace(b"Version: 13", b"Version: 12"), b"400", b"Sec-WebSocket-Version"),
+        (upgrade().replace(b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", b""), b"400", b"Sec-WebSocket-Key"),
+        (upgrade().replace(b"GET", b"POST"), b"405", b"unsupported HTTP method"),
+    ],
+)
+async def test_request_that_is_not_served_is_told_why(rig: Rig, data: bytes, status: bytes, words: bytes) -> None:
+    answer = await exchange(rig.servers[0], data)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 " + status), answer
+    assert words in body
+
+
+async def test_connection_without_a_whole_request_is_closed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshake, "REQUEST_TIMEOUT", 0.3)
+    server = rig.serve()
+    silent = asyncio.create_task(exchange(server))
+    begun = asyncio.create_task(exchange(server, upgrade()[:-2]))
+    body = asyncio.create_task(exchange(server, b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabc"))
+    second = asyncio.create_task(exchange(server, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /he"))
+    for task in (begun, body):
+        assert (await task).startswith(b"HTTP/1.1 408")
+    assert (await second).count(b"HTTP/1.1 ") == 2
+    with contextlib.suppress(ConnectionResetError):
+        assert await silent == b""
+    await until(lambda: not server._server.server_state.connections, "the end of all connections")
+
+
+async def test_byte_after_byte_does_not_gain_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshake, "REQUEST_TIMEOUT", 0.3)
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.serve().port)
+
+    async def trickle() -> None:
+        for byte in upgrade() * 100:
+            writer.write(bytes((byte,)))
+            await asyncio.sleep(0.01)
+
+    trickling = asyncio.create_task(trickle())
+    try:
+        async with asyncio.timeout(DEADLINE):
+            assert b" 408 " in await reader.read()
+        assert not trickling.done()
+    finally:
+        trickling.cancel()
+        writer.close()
+
+
+async def test_good_clients_pass_many_half_open_connections(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshake, "DROPPED_AT_ONCE", 10)
+    server = rig.servers[0]
+    opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(100)]
+    for _, writer in opened[::2]:
+        writer.write(b"GET /ws/realtime HTTP/1.1\r\n")
+    async with rig.connect("/ws/realtime") as client:
+        await client.subscribed(stocks=["600519.SH"])
+        deadlines: handshake.Deadlines = server._server.server_state.deadlines  # type: ignore[attr-defined]
+        await until(lambda: len(deadlines._ends) == 100, "the connections")
+        assert sum(isinstance(each, Handshake) for each in server._server.server_state.connections) == 100
+        for connection in deadlines._ends:
+            deadlines._ends[connection] = 0.0
+        # The next one plans the timer anew.
+        assert deadlines._timer is not None
+        deadlines._loop.call_soon_threadsafe(deadlines._expire)
+        await until(lambda: not deadlines._ends, "the end of the connections")
+        await client.send({"action": "ping", "id": 5})
+        assert (await client.receive())["id"] == 5
+    for _, writer in opened:
+        writer.close()
+
+
+async def test_requests_in_one_segment_are_answered_in_order(rig: Rig) -> None:
+    get = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+    last = b"GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answer = await exchange(rig.servers[0], get * 2000 + last)
+    assert answer.count(b"HTTP/1.1 200") == 2000
+    assert answer.count(b"HTTP/1.1 404") == 1
+    assert len(get) * 2000 > HEAD_BYTES
+
+
+async def test_frames_behind_the_handshake_are_served(rig: Rig) -> None:
+    if rig.ws == "auto":
+        pytest.skip("uvicorn's own WebSocket class may parse them before the session has accepted")
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.servers[0].port)
+    writer.write(upgrade() + frame(TEXT, b'{"action":"ping","id":1}'))
+    async with asyncio.timeout(DEADLINE):
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+    opcode, payload = await Raw(reader, writer).frame()
+    assert (opcode, b'"id":1' in payload) == (TEXT, True)
+    writer.close()
+
+
+async def test_oldest_connection_makes_room_if_descriptors_run_out(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = rig.servers[0]
+    waiting, kept = await asyncio.open_connection("127.0.0.1", server.port)
+    address = kept.get_extra_info("sockname")
+    deadlines: handshake.Deadlines = server._server.server_state.deadlines  # type: ignore[attr-defined]
+    await until(lambda: [each.client for each in list(deadlines._ends)] == [address], "the connection")
+    monkeypatch.setattr(descriptors.Descriptors, "scarce", lambda *_: True)
+    with caplog.at_level(logging.WARNING):
+        async with rig.connect("/ws/realtime") as client:
+            await client.send({"action": "ping", "id": 5})
+            assert (await client.receive())["id"] == 5
+    async with asyncio.timeout(DEADLINE):
+        with contextlib.suppress(ConnectionResetError):
+            assert await waiting.read() == b""
+    kept.close()
+    assert "1 connections refused: this process has hardly any file descriptor left" in caplog.text
