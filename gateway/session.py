@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar, Protocol
@@ -20,6 +21,7 @@ from gateway.counters import Sent
 from gateway.feed import Feed
 from gateway.limits import TokenBucket, is_own_origin, origin_allowed
 from gateway.sending.outbox import Outbox
+from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, AsgiSender, Flushes, Frames, PreparedSender, Sender
 from gateway.streams.member import Refusal
 from gateway.subscription import Subscription, Ticket
@@ -117,6 +119,10 @@ class Host(Protocol):
     feed: Feed
     sent: Sent
     flushes: Flushes
+    # The outboxes of all sessions.
+    pool: Pool
+    # How often each limit was reached, by its name.
+    limited: Counter[str]
     # The open sessions.
     sessions: dict[Session, None]
 
@@ -169,7 +175,7 @@ class Session:
 
     def _make_sender(self) -> Sender:
         """Return a sender: by prepared frames if the server offers them, else by the ASGI send."""
-        outbox = Outbox(self.host.config.outbox_bytes)
+        outbox = Outbox(self.host.config.outbox_bytes, pool=self.host.pool)
         prepared: Frames | None = self._prepared()
         if prepared is None:
             return AsgiSender(self, outbox, self.host.sent, self._send)
@@ -235,6 +241,7 @@ class Session:
         for subscription in self.subscriptions:
             self.host.feed.hub.leave(subscription.topic, subscription)
         self.sender.stop()
+        self.sender.outbox.close()
         unfit = self.sender.outbox.unfit
         if unfit:
             logger.warning("%s: %d frames had no JSON form and were left out", self.path, unfit)
@@ -273,6 +280,12 @@ class Session:
     def lagging(self, stalled: float) -> None:
         """End the session: for `stalled` seconds the client has read nothing of what it was sent (sender.Client)."""
         self.end(Ended(SLOW_CLIENT, f"nothing was read for {stalled:.0f} s"))
+
+    def shed(self) -> None:
+        """Abort the session: what waits for all clients of this worker takes too much memory."""
+        self.end(Ended(SLOW_CLIENT, "too much waits for the slow clients of this worker"))
+        self.sender.outbox.close()
+        self.sender.abort()
 
     def vanished(self) -> None:
         """End the session: the client's machine does not answer (sender.Client)."""

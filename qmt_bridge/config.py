@@ -79,6 +79,10 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     outbox_bytes: Annotated[
         Positive, Meta(description="Bytes that may wait for one slow client before its stream is conflated.")
     ] = 4 * 1024 * 1024
+    outbox_total_bytes: Annotated[
+        Positive,
+        Meta(description="Bytes that may wait for all slow clients of a worker; beyond, the worst ones are aborted."),
+    ] = 256 * 1024 * 1024
     lag_target: Annotated[
         float,
         Meta(gt=0, description="Seconds that a frame may spend between write and read; a slower client is conflated."),

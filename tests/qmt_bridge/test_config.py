@@ -36,6 +36,8 @@ CHANGED = {
     "max_topics": 7,
     "max_rate": 8,
     "outbox_bytes": 2**40,
+    "outbox_total_bytes": 2**41,
+    "lag_target": 2.5,
     "slow_timeout": 0.1,
     "freeze_timeout": 2.5,
     "deflate": True,
