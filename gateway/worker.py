@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway.auth import Keys
+from gateway.budget import Budget
 from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
@@ -35,6 +36,7 @@ class Worker:
         self.sent = Sent()
         self.flushes = Flushes()
         self.pool = Pool(config.outbox_total_bytes, self._relieve_soon)
+        self.budget = Budget(config.max_code_rate, config.max_topics, time.monotonic())
         self.limited: Counter[str] = Counter()
         self.feed = Feed(config, self._feed_changed, self.flushes.flush)
         self._exporter = Exporter(ENDPOINTS)

@@ -76,6 +76,10 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         Positive,
         Meta(description="Requests a second that one WebSocket may send; four times that in a burst."),
     ] = 50
+    max_code_rate: Annotated[
+        Positive,
+        Meta(description="Codes a second that one WebSocket may name in requests; four times `max_topics` in a burst."),
+    ] = 2000
     outbox_bytes: Annotated[
         Positive, Meta(description="Bytes that may wait for one slow client before its stream is conflated.")
     ] = 4 * 1024 * 1024

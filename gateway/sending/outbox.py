@@ -72,11 +72,13 @@ class Outbox:
         "_queue",
         "_serial",
         "_size",
+        "answers",
         "binary",
         "deflated",
         "limit",
         "overflowed",
         "skipped",
+        "told",
         "unfit",
     )
 
@@ -91,6 +93,9 @@ class Outbox:
         self.unfit = 0
         # True once data that may not be lost did not fit: the socket has to be closed with 1013.
         self.overflowed = False
+        # The bytes of control and error frames that wait, and of all that there were.
+        self.answers = 0
+        self.told = 0
         # None while nothing waits: an empty deque takes 624 bytes, and most clients have nothing waiting.
         self._queue: deque[Item | bytes] | None = None
         self._conflated: dict[Hashable, Item | Waiting | bytes] | None = None
@@ -124,6 +129,8 @@ class Outbox:
 
     def put_control(self, payload: bytes) -> None:
         """Queue a control or error frame; it is never replaced."""
+        self.answers += len(payload)
+        self.told += len(payload)
         if self._conflated is None:
             self._append(payload)
         else:
@@ -177,7 +184,7 @@ class Outbox:
         """Drop all that waits; the client is gone."""
         self._queue = self._draining = None
         self._conflated = None
-        self._size = self._kept = self._marked = 0
+        self._size = self._kept = self._marked = self.answers = 0
         self._count()
         self._pool = None
 
@@ -220,6 +227,7 @@ class Outbox:
 
     def _rendered(self, entry: Item | bytes | list[Item], framed: bool) -> list[bytes]:
         if isinstance(entry, bytes):
+            self.answers -= len(entry)
             return [frames.framed(entry, self.binary, self.deflated) if framed else entry]
         rendered = []
         for item in entry if isinstance(entry, list) else [entry]:

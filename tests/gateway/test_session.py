@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.budget import Budget
 from gateway.counters import Sent
 from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, HIGH_WATER, Flushes, PreparedSender
@@ -46,7 +47,13 @@ class Transport:
 
 def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscription]:
     transport = Transport()
-    shared = {"sent": Sent(), "flushes": flushes or Flushes(), "pool": Pool(2**30), "limited": Counter[str]()}
+    shared = {
+        "sent": Sent(),
+        "flushes": flushes or Flushes(),
+        "pool": Pool(2**30),
+        "limited": Counter[str](),
+        "budget": Budget(1, 1, 0.0),
+    }
     host: Any = SimpleNamespace(config=Config(), **shared)
     scope: Any = {"path": "/ws/realtime", "query_string": b"", "headers": [], "extensions": {EXTENSION: transport}}
     nothing: Any = None

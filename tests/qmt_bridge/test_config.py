@@ -35,6 +35,7 @@ CHANGED = {
     "max_connections": 1,
     "max_topics": 7,
     "max_rate": 8,
+    "max_code_rate": 9,
     "outbox_bytes": 2**40,
     "outbox_total_bytes": 2**41,
     "lag_target": 2.5,
