@@ -44,6 +44,10 @@ COUNTED: Mapping[str, str] = {
 }
 
 
+# What a client may cost, and what all clients of a worker may.
+LIMITS = ("outbox_total_bytes", "requests", "codes", "codes_of_all", "unread_answers")
+
+
 class Numbers(NamedTuple):
     """One worker's numbers at one moment."""
 
@@ -56,5 +60,9 @@ class Numbers(NamedTuple):
     newest_tick_age: float | None
     # Clients that are behind, so that data waits for them in the gateway.
     slow_clients: int
+    # Bytes that wait for them; a frame that waits for several clients counts for each of them.
+    waiting_bytes: int
+    # How often each limit was reached, by its name.
+    limited: Mapping[str, int]
     # Seconds between write and read for the client that is most behind.
     client_lag: float

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
+from gateway.budget import NAMED_REJECTIONS
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
 from gateway.streams.member import Refusal
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket
@@ -26,7 +27,7 @@ from qmt_bridge.errors import (
     Ending,
     ErrorCode,
 )
-from qmt_bridge.wire.codes import MARKETS, check_code
+from qmt_bridge.wire.codes import MARKETS, check_code, is_code
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
 from qmt_bridge.wire.messages import known_fields
@@ -553,6 +554,10 @@ def _checked(codes: list[object], topic_of: Callable[[str], Topic]) -> tuple[dic
     topics: dict[Topic, str] = {}
     rejected: list[Rejection] = []
     for code in codes:
+        if len(rejected) >= NAMED_REJECTIONS and not (isinstance(code, str) and (code in MARKETS or is_code(code))):
+            # No answer shows the reason, and a suggestion takes 20 us.
+            rejected.append(Rejection(str(code)[:40] if isinstance(code, str | int) else "", "unknown_symbol", ""))
+            continue
         try:
             # Codes and markets are strings; `check_code` refuses everything else, a number with a hint.
             name = code if isinstance(code, str) else check_code(code)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from gateway.counters import COUNTED, Counts, Numbers
+from gateway.counters import COUNTED, LIMITS, Counts, Numbers
 from qmt_bridge.wire.messages import AccountState, FeedStatus
 
 MULTIPROC_ENV = "PROMETHEUS_MULTIPROC_DIR"
@@ -59,6 +59,15 @@ _SLOW = Gauge(
     multiprocess_mode="livesum",
     registry=_registry,
 )
+_WAITING = Gauge(
+    "qmt_bridge_waiting_bytes",
+    "Bytes that wait for clients in the gateway; a frame for several clients counts for each of them.",
+    multiprocess_mode="livesum",
+    registry=_registry,
+)
+_LIMITED = Counter(
+    "qmt_bridge_limited", "How often a client reached a limit on what it may cost.", ["limit"], registry=_registry
+)
 _LAG = Gauge(
     "qmt_bridge_client_lag_seconds",
     "Seconds between write and read for the client that is most behind.",
@@ -82,6 +91,9 @@ class Exporter:
         # Exported from the start: a series that is absent until the first connection would look like a stopped gateway.
         self._paths = set(paths)
         self._accounts: set[tuple[str, str]] = set()
+        self._limited: dict[str, int] = dict.fromkeys(LIMITS, 0)
+        for limit in LIMITS:
+            _LIMITED.labels(limit)
 
     def export(self, numbers: Numbers, state: str, status: FeedStatus | None) -> None:
         """Copy the numbers, and the state of the feed, as they are now."""
@@ -98,6 +110,10 @@ class Exporter:
         _JOURNAL_UP.set(status is not None and status.journal is None)
         self._export_accounts(() if status is None else status.accounts)
         _SLOW.set(numbers.slow_clients)
+        _WAITING.set(numbers.waiting_bytes)
+        for limit, count in numbers.limited.items():
+            _LIMITED.labels(limit).inc(count - self._limited[limit])
+            self._limited[limit] = count
         _LAG.set(numbers.client_lag)
         age = numbers.newest_tick_age
         _AGE.set(math.inf if age is None else age)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar, Protocol
@@ -16,10 +17,12 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 
 from gateway.auth import KEY_SUBPROTOCOL, Keys, presented_key
+from gateway.budget import UNREAD_ANSWERS, Budget, Purse, codes_named, cut_rejections
 from gateway.counters import Sent
 from gateway.feed import Feed
-from gateway.limits import TokenBucket, is_own_origin, origin_allowed
+from gateway.origins import is_own_origin, origin_allowed
 from gateway.sending.outbox import Outbox
+from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, AsgiSender, Flushes, Frames, PreparedSender, Sender
 from gateway.streams.member import Refusal
 from gateway.subscription import Subscription, Ticket
@@ -31,6 +34,7 @@ from qmt_bridge.errors import (
     INTERNAL,
     NOT_TEXT,
     ORIGIN_DENIED,
+    OVERLOADED,
     RATE_LIMITED,
     RETRYABLE,
     SLOW_CLIENT,
@@ -60,6 +64,9 @@ logger = logging.getLogger(__name__)
 SUBPROTOCOLS = {"qmt.v1.json": False, "qmt.v1.msgpack": True}
 AUTH_TIMEOUT = 5.0
 FIRST_REQUEST_TIMEOUT = 30.0
+# Seconds between two looks whether a client has read its answers, and after how many looks its window is ignored.
+ANSWERS_AGAIN = 0.02
+ANSWER_LOOKS = 1
 # Seconds that a client has to read its last frames.
 CLOSE_TIMEOUT = 5.0
 # The largest size of a close frame's reason in bytes (RFC 6455, 5.5).
@@ -117,6 +124,11 @@ class Host(Protocol):
     feed: Feed
     sent: Sent
     flushes: Flushes
+    # The outboxes of all sessions.
+    pool: Pool
+    budget: Budget
+    # How often each limit was reached, by its name.
+    limited: Counter[str]
     # The open sessions.
     sessions: dict[Session, None]
 
@@ -129,11 +141,10 @@ class Session:
 
     # An idle connection should take little memory: in a dict, the attributes would take 1.5 KB.
     __slots__ = (
-        "_bucket",
         "_end",
         "_ended",
         "_ignored",
-        "_limited",
+        "_purse",
         "_reader",
         "_receive",
         "_scope",
@@ -158,8 +169,8 @@ class Session:
         self._receive = receive
         self._send = send
         self.sender = self._make_sender()
-        self._bucket = TokenBucket(host.config.max_rate, self.sender.loop.time())
-        self._limited = 0
+        config = host.config
+        self._purse = Purse(config.max_rate, config.max_code_rate, config.max_topics, self.sender.loop.time())
         self._reader: asyncio.Task[Any] | None = None
         self._end: Ended | None = None
         # The snapshots that have ended in this turn of the loop, with the number of codes of each.
@@ -169,7 +180,7 @@ class Session:
 
     def _make_sender(self) -> Sender:
         """Return a sender: by prepared frames if the server offers them, else by the ASGI send."""
-        outbox = Outbox(self.host.config.outbox_bytes)
+        outbox = Outbox(self.host.config.outbox_bytes, pool=self.host.pool)
         prepared: Frames | None = self._prepared()
         if prepared is None:
             return AsgiSender(self, outbox, self.host.sent, self._send)
@@ -235,6 +246,7 @@ class Session:
         for subscription in self.subscriptions:
             self.host.feed.hub.leave(subscription.topic, subscription)
         self.sender.stop()
+        self.sender.outbox.close()
         unfit = self.sender.outbox.unfit
         if unfit:
             logger.warning("%s: %d frames had no JSON form and were left out", self.path, unfit)
@@ -274,6 +286,12 @@ class Session:
         """End the session: for `stalled` seconds the client has read nothing of what it was sent (sender.Client)."""
         self.end(Ended(SLOW_CLIENT, f"nothing was read for {stalled:.0f} s"))
 
+    def shed(self) -> None:
+        """Abort the session: what waits for all clients of this worker takes too much memory."""
+        self.end(Ended(SLOW_CLIENT, "too much waits for the slow clients of this worker"))
+        self.sender.outbox.close()
+        self.sender.abort()
+
     def vanished(self) -> None:
         """End the session: the client's machine does not answer (sender.Client)."""
         self.end(Ended(VANISHED, "the client's machine does not answer"))
@@ -295,7 +313,7 @@ class Session:
     def tell(self, frame: Mapping[str, Any]) -> None:
         """Queue a control frame; an absent id is left out."""
         shown = {key: value for key, value in frame.items() if key != "id" or value is not None}
-        self.sender.tell(shown)
+        self.sender.tell(cut_rejections(shown))
 
     def error(self, code: ErrorCode, error: str, **fields: Any) -> None:
         """Queue an error frame; fields that are None are left out."""
@@ -378,6 +396,7 @@ class Session:
         serving = endpoint(self)
         waits = endpoint.first_request_timeout
         while True:
+            await self._answers_read()
             try:
                 async with asyncio.timeout(waits):
                     payload = await self._next_payload()
@@ -397,13 +416,17 @@ class Session:
                     # The key was checked already; code for browsers sends this frame in any case.
                     self.tell({"type": "authenticated", "id": given})
                 else:
+                    await self._afford(request)
+                    before = self.sender.outbox.told
                     await serving.handle(request)
+                    self._purse.charge(self.sender.loop.time(), self.sender.outbox.told - before)
                 waits = None
             except BadRequest as exc:
                 given = request.get("id")
                 self.error(exc.code, exc.reason, id=given if isinstance(given, int | str) else None)
                 if waits is not None:
-                    raise Ended(BAD_REQUEST, exc.reason, code=exc.code, told=True) from None
+                    ending = OVERLOADED if exc.code == OVERLOADED.code else BAD_REQUEST
+                    raise Ended(ending, exc.reason, code=exc.code, told=True) from None
 
     def _ignored_parameters(self, endpoint: type[Endpoint], *, also_blank: bool = True) -> list[Ignored]:
         given = parse_qsl(self.query.decode("latin-1"), keep_blank_values=also_blank)
@@ -473,15 +496,43 @@ class Session:
         return payload
 
     def _may_pass(self) -> bool:
-        if self._bucket.take(self.sender.loop.time()):
-            self._limited = 0
+        now = self.sender.loop.time()
+        if self._purse.ask(now):
             return True
-        self._limited += 1
+        self.host.limited["requests"] += 1
         limit = self.host.config.max_rate
-        if self._limited > limit * 100:
+        if self._purse.abused(now):
             raise Ended(RATE_LIMITED, f"more than {limit} requests a second, without end")
         self.error("rate_limited", f"more than {limit} requests a second")
         return False
+
+    async def _afford(self, request: Mapping[str, Any]) -> None:
+        """Spend what a request costs, and wait while others spend too much; raise `BadRequest` if it is too much."""
+        now, cost = self.sender.loop.time(), max(1, codes_named(request))
+        if not self._purse.name(now, cost):
+            self.host.limited["codes"] += 1
+            raise BadRequest("rate_limited", f"more than {self.host.config.max_code_rate} codes a second")
+        address = (self._scope.get("client") or ("?",))[0]
+        wait = self.host.budget.spend(address, now, cost)
+        if wait is None or wait > 0:
+            self.host.limited["codes_of_all"] += 1
+        if wait is None:
+            raise BadRequest("rate_limited", "all clients together, or all of this address, name too many codes")
+        if wait > 0:
+            await asyncio.sleep(wait)
+
+    async def _answers_read(self) -> None:
+        """Wait while too many bytes of answers to the client's own requests wait to be read."""
+        if self.sender.outbox.answers <= UNREAD_ANSWERS:
+            return
+        self.host.limited["unread_answers"] += 1
+        looks = 0
+        while self.sender.outbox.answers > UNREAD_ANSWERS and not self.sender.gone:
+            if looks >= ANSWER_LOOKS:
+                # The pong that would open its window may be behind requests that are not taken.
+                self.sender.push()
+            await asyncio.sleep(ANSWERS_AGAIN)
+            looks += 1
 
     async def _close(self, ended: Ended) -> str:
         if ended.code is not None and not ended.told:

@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway.auth import Keys
+from gateway.budget import Budget
 from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
 from gateway.metrics import Exporter
+from gateway.sending.pool import Pool
 from gateway.sending.sender import Flushes
 from gateway.session import Session
 from qmt_bridge import __version__
@@ -33,6 +35,9 @@ class Worker:
         self.sessions: dict[Session, None] = {}
         self.sent = Sent()
         self.flushes = Flushes()
+        self.pool = Pool(config.outbox_total_bytes, self._relieve_soon)
+        self.budget = Budget(config.max_code_rate, config.max_topics, time.monotonic())
+        self.limited: Counter[str] = Counter()
         self.feed = Feed(config, self._feed_changed, self.flushes.flush)
         self._exporter = Exporter(ENDPOINTS)
 
@@ -53,6 +58,8 @@ class Worker:
             topics=len(hub.streams),
             newest_tick_age=max(0.0, (time.time_ns() - newest) / 1e9) if newest else None,
             slow_clients=sum(session.sender.stalled for session in self.sessions),
+            waiting_bytes=self.pool.size + self.pool.tables.size,
+            limited=dict(self.limited),
             client_lag=max((session.sender.lag for session in self.sessions), default=0.0),
         )
 
@@ -91,6 +98,16 @@ class Worker:
     def export(self) -> None:
         """Copy the numbers to the metrics that Prometheus scrapes."""
         self._exporter.export(self.numbers(), self.feed_state()["feed"], self.feed.status)
+
+    def _relieve_soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._relieve)
+
+    def _relieve(self) -> None:
+        """Abort the clients for which most waits, if the outboxes of all clients take too much memory."""
+        sessions = list(self.sessions)
+        for place in self.pool.relieve(session.sender.outbox for session in sessions):
+            self.limited["outbox_total_bytes"] += 1
+            sessions[place].shed()
 
     def _feed_changed(self) -> None:
         status = self.feed.status

@@ -76,9 +76,17 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         Positive,
         Meta(description="Requests a second that one WebSocket may send; four times that in a burst."),
     ] = 50
+    max_code_rate: Annotated[
+        Positive,
+        Meta(description="Codes a second that one WebSocket may name in requests; four times `max_topics` in a burst."),
+    ] = 2000
     outbox_bytes: Annotated[
         Positive, Meta(description="Bytes that may wait for one slow client before its stream is conflated.")
     ] = 4 * 1024 * 1024
+    outbox_total_bytes: Annotated[
+        Positive,
+        Meta(description="Bytes that may wait for all slow clients of a worker; beyond, the worst ones are aborted."),
+    ] = 256 * 1024 * 1024
     lag_target: Annotated[
         float,
         Meta(gt=0, description="Seconds that a frame may spend between write and read; a slower client is conflated."),

@@ -207,7 +207,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("gateway/subscription.py", WIRE | {"gateway.hub", "gateway.sending", "gateway.streams"}, IMPURE - {"asyncio"}),
     ("gateway/sending/*", WIRE | {"gateway.sending"}, IMPURE),
     ("gateway/auth.py", set(), IMPURE),
-    ("gateway/limits.py", set(), IMPURE),
+    ("gateway/origins.py", set(), IMPURE),
+    ("gateway/budget.py", set(), IMPURE),
     (
         "gateway/server.py",
         EDGE | BESIDE | {"gateway", "prometheus_client", "starlette", "uvicorn", "uvloop"},

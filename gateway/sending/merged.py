@@ -5,11 +5,13 @@ Pure. `Behaviour.versions` says which record is a newer version of which. A sing
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import msgspec
 
+from gateway.sending.newest import Newest, Tables, is_one
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -24,10 +26,12 @@ _OWN_OVERHEAD = 256
 class Merged:
     """The waiting frames of one topic. `size` is their bytes, `kept` the bytes that no newer frame can replace."""
 
-    __slots__ = ("_lot", "_only", "versions")
+    __slots__ = ("_lot", "_only", "_tables", "versions")
 
-    def __init__(self, versions: Versions) -> None:
+    def __init__(self, versions: Versions, tables: Tables | None = None) -> None:
+        """Keep newest records by code in `tables`, which clients share; None: in a table of its own."""
         self.versions = versions
+        self._tables = tables
         # A single waiting frame, as it was received; otherwise `_lot` has the frames.
         self._only: Frame | None = None
         self._lot: _Lot | None = None
@@ -61,10 +65,19 @@ class Merged:
             if superseded:
                 self._only = frame
                 return superseded
-            self._lot = _lot(self.versions)
+            self._lot = self._new_lot(frame)
             self._only = None
             return self._lot.add(only) + self._lot.add(frame)
         return self._lot.add(frame)
+
+    def _new_lot(self, frame: Frame) -> _Lot:
+        match self.versions:
+            case "code":
+                return _ByCode(Newest() if self._tables is None else self._tables.of(frame.topic))
+            case "values":
+                return _ByBars()
+            case versions:
+                return _ByThing(are_bars=versions == "bar")
 
     def batches(self) -> Iterator[Frame]:
         """Yield what waits: a single frame as it was received, or records in bodies of the feeder's usual size."""
@@ -110,73 +123,69 @@ class _Lot(Protocol):
 class _ByCode:
     """The newest record of each code; they are sent with the stamp of the newest frame."""
 
-    __slots__ = ("_newest", "_records", "_undivided", "kept", "size")
+    __slots__ = ("_at", "_codes", "_newest", "_table", "_undivided", "kept")
 
-    def __init__(self) -> None:
-        self.size = 0
+    def __init__(self, table: Newest) -> None:
         self.kept = 0
-        self._records: dict[str, msgspec.Raw] = {}
+        self._table = table
+        # The codes that wait, as bits, and the number of the next one to send.
+        self._codes = 0
+        self._at = 0
         self._newest: Frame | None = None
         # Bodies that are no map by code: it is not known what they contain, so they may not be replaced.
         self._undivided: list[Frame] = []
 
+    @property
+    def size(self) -> int:
+        """Return the bytes that wait for this client alone; the records are in the table, which counts them once."""
+        return self.kept + self._codes.bit_count()
+
     def add(self, frame: Frame) -> int:
         try:
-            by_code = frames.split(frame.body)
+            codes, older = self._table.take(frame)
         except WireError:
             self._undivided.append(frame)
-            self.size += _size(frame)
             self.kept += _size(frame)
             return 0
         self._newest = frame.with_body(b"")
-        return sum(self._put(code, given) for code, given in by_code.items())
+        replaced = older + (self._codes & codes).bit_count()
+        self._codes |= codes
+        return replaced
 
     def update(self, frame: Frame) -> tuple[int, Frame | None]:
         """Take of `frame` the codes that wait already; return how many records it replaced, and the rest."""
         try:
-            by_code = frames.split(frame.body)
+            codes, older = self._table.take(frame)
         except WireError:
             return 0, frame
-        known = by_code.keys() & self._records.keys()
-        replaced = sum(self._put(code, by_code.pop(code)) for code in known)
-        return replaced, frame.with_body(frames.encode(by_code)) if by_code else None
-
-    def _put(self, code: str, given: msgspec.Raw) -> int:
-        """Keep the newest record of a code; return how many it replaced."""
+        known = codes & self._codes
+        if known == codes:
+            return older + known.bit_count(), None
+        if not known:
+            return 0, frame
+        by_code = frames.split(frame.body)
         replaced = 0
-        record = given
-        if not _is_one(given):
-            count, record = _last(given)
-            if not count:
-                return 0
-            replaced = count - 1
-        older = self._records.get(code)
-        if older is None:
-            self.size += OVERHEAD
-        else:
-            replaced += 1
-            self.size -= len(memoryview(older))
-        # A copy, since a Raw is a view that would keep the whole batch in memory.
-        self._records[code] = record.copy()
-        self.size += len(memoryview(record))
-        return replaced
+        for code in list(by_code):
+            if self._table.bit(code) & self._codes:
+                given = by_code.pop(code)
+                replaced += 1 if is_one(given) else len(frames.records(given))
+        return replaced, frame.with_body(frames.encode(by_code)) if by_code else None
 
     def batches(self) -> Iterator[Frame]:
         yield from self._undivided
         if self._newest is not None:
-            yield from map(self._newest.with_body, frames.join(self._records))
+            waiting = {code: record for _, code, record in self._table.records(self._codes, self._at, sys.maxsize)}
+            yield from map(self._newest.with_body, frames.join(waiting))
 
     def take(self, limit: int) -> list[Frame]:
-        """Return a part of what waits, the codes that wait longest first, and forget it."""
-        taken: dict[str, msgspec.Raw] = {}
-        undivided, self._undivided = self._undivided, []
+        """Return a part of what waits, the codes in turn, and forget it."""
+        undivided, self._undivided, self.kept = self._undivided, [], 0
         left = limit - sum(map(_size, undivided))
-        while self._records and (left > 0 or not (taken or undivided)):
-            code = next(iter(self._records))
-            taken[code] = record = self._records.pop(code)
-            left -= len(memoryview(record)) + len(code)
-        self.size -= sum(map(_size, undivided)) + sum(len(memoryview(record)) + OVERHEAD for record in taken.values())
-        self.kept = 0
+        taken: dict[str, msgspec.Raw] = {}
+        for number, code, record in self._table.records(self._codes, self._at, left if undivided else max(1, left)):
+            taken[code] = record
+            self._codes ^= 1 << number
+            self._at = number + 1
         newest = self._newest
         return undivided + [newest.with_body(body) for body in frames.join(taken)] if newest is not None else undivided
 
@@ -300,18 +309,6 @@ _Times = frozenset[int | float | str]
 _bar_decoder = msgspec.msgpack.Decoder(_Bar)
 _formula_decoder = msgspec.msgpack.Decoder(_Formula)
 _times_decoder = msgspec.msgpack.Decoder(_Times)
-# MessagePack's header of a list of one element.
-_ONE = b"\x91"
-
-
-def _lot(versions: Versions) -> _Lot:
-    match versions:
-        case "code":
-            return _ByCode()
-        case "values":
-            return _ByBars()
-        case _:
-            return _ByThing(are_bars=versions == "bar")
 
 
 def _superseded(versions: Versions, older: Frame, newer: Frame) -> int:
@@ -330,9 +327,9 @@ def _superseded(versions: Versions, older: Frame, newer: Frame) -> int:
     if not before.keys() <= now.keys():
         return 0
     for given in now.values():
-        if not _is_one(given):
+        if not is_one(given):
             return 0
-    return sum(1 if _is_one(given) else len(frames.records(given)) for given in before.values())
+    return sum(1 if is_one(given) else len(frames.records(given)) for given in before.values())
 
 
 def _calculated(frame: Frame) -> tuple[_Calculated, _Times]:
@@ -347,19 +344,6 @@ def _covers(newer: _Calculated, times: _Times, older: _Calculated) -> bool:
     if not older.bars:
         return not newer.bars
     return older.times == newer.times or times.issuperset(_times_decoder.decode(older.times))
-
-
-def _is_one(given: msgspec.Raw) -> bool:
-    """Return whether a code has one record: a list of one record, or the record itself (ticks of a whole market)."""
-    first = memoryview(given)[0]
-    # The other values are the headers of MessagePack's lists.
-    return first == _ONE[0] or not (0x90 <= first <= 0x9F or first == 0xDC or first == 0xDD)
-
-
-def _last(given: msgspec.Raw) -> tuple[int, msgspec.Raw]:
-    """Return the number of records in a code's list, and a list with the last of them."""
-    records = frames.records(given)
-    return len(records), msgspec.Raw(_ONE + bytes(records[-1])) if records else given
 
 
 def _size(frame: Frame) -> int:

@@ -14,6 +14,8 @@ from collections.abc import Hashable, Iterator
 from typing import NamedTuple
 
 from gateway.sending.merged import OVERHEAD, Merged
+from gateway.sending.newest import Tables
+from gateway.sending.pool import Pool
 from gateway.sending.view import View
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
@@ -61,22 +63,27 @@ class Outbox:
 
     __slots__ = (
         "_conflated",
+        "_counted",
         "_draining",
         "_kept",
         "_marked",
         "_marked_at",
+        "_pool",
         "_queue",
         "_serial",
         "_size",
+        "answers",
         "binary",
         "deflated",
         "limit",
         "overflowed",
         "skipped",
+        "told",
         "unfit",
     )
 
-    def __init__(self, limit: int, binary: bool = False) -> None:
+    def __init__(self, limit: int, binary: bool = False, pool: Pool | None = None) -> None:
+        """Keep up to `limit` bytes that no newer frame can replace; count all that waits in `pool`, if there is one."""
         self.limit = limit
         # Whether frames are binary, and whether they may be compressed.
         self.binary = binary
@@ -86,10 +93,16 @@ class Outbox:
         self.unfit = 0
         # True once data that may not be lost did not fit: the socket has to be closed with 1013.
         self.overflowed = False
+        # The bytes of control and error frames that wait, and of all that there were.
+        self.answers = 0
+        self.told = 0
         # None while nothing waits: an empty deque takes 624 bytes, and most clients have nothing waiting.
         self._queue: deque[Item | bytes] | None = None
         self._conflated: dict[Hashable, Item | Waiting | bytes] | None = None
         self._size = 0
+        # The outboxes of the worker, and the bytes that are counted there.
+        self._pool = pool
+        self._counted = 0
         # The bytes that no newer frame can replace; counted only while conflating.
         self._kept = 0
         self._serial = 0
@@ -116,10 +129,13 @@ class Outbox:
 
     def put_control(self, payload: bytes) -> None:
         """Queue a control or error frame; it is never replaced."""
+        self.answers += len(payload)
+        self.told += len(payload)
         if self._conflated is None:
             self._append(payload)
         else:
             self._merge(payload)
+        self._count()
 
     def put(self, item: Item) -> None:
         """Queue a frame by the rule for its kind of topic."""
@@ -127,6 +143,7 @@ class Outbox:
             self._append(item)
         else:
             self._merge(item)
+        self._count()
 
     def take(self, limit: int, framed: bool = False) -> list[bytes]:
         """Return what waits, in order: payloads, or with `framed` whole WebSocket frames.
@@ -154,7 +171,27 @@ class Outbox:
             taken += sum(map(len, rendered))
         if not self._conflated and self._draining is None:
             self._conflated = None
+        self._count()
         return payloads
+
+    def conflate(self) -> None:
+        """Keep only the newest versions, until everything was taken."""
+        if self._conflated is None:
+            self._conflate()
+            self._count()
+
+    def close(self) -> None:
+        """Drop all that waits; the client is gone."""
+        self._queue = self._draining = None
+        self._conflated = None
+        self._size = self._kept = self._marked = self.answers = 0
+        self._count()
+        self._pool = None
+
+    def _count(self) -> None:
+        if self._pool is not None and self._size != self._counted:
+            self._pool.add(self._size - self._counted)
+            self._counted = self._size
 
     def conflate_from(self, age: float, now: float) -> None:
         """Keep only the newest versions, until everything was taken, if the oldest frame waits for `age` seconds.
@@ -167,7 +204,7 @@ class Outbox:
             self._marked = len(self._queue)
             self._marked_at = now
         elif now - self._marked_at >= age:
-            self._conflate()
+            self.conflate()
 
     def _pop_conflated(self, limit: int) -> Item | bytes | list[Item]:
         """Return the first entry that waits, but of a market no more than `limit` bytes at a time."""
@@ -190,6 +227,7 @@ class Outbox:
 
     def _rendered(self, entry: Item | bytes | list[Item], framed: bool) -> list[bytes]:
         if isinstance(entry, bytes):
+            self.answers -= len(entry)
             return [frames.framed(entry, self.binary, self.deflated) if framed else entry]
         rendered = []
         for item in entry if isinstance(entry, list) else [entry]:
@@ -232,7 +270,9 @@ class Outbox:
                 frame = rest
             waiting = self._conflated.get(key)
             if not isinstance(waiting, Waiting):
-                waiting = self._conflated[key] = Waiting(frame.topic, Merged(behaviour.versions), behaviour, view)
+                waiting = self._conflated[key] = Waiting(
+                    frame.topic, Merged(behaviour.versions, self._tables), behaviour, view
+                )
                 self._size += OVERHEAD
             merged = waiting.merged
             size, kept = merged.size, merged.kept
@@ -240,6 +280,10 @@ class Outbox:
             self._size += merged.size - size
             self._kept += merged.kept - kept
         self.overflowed = self.overflowed or self._kept > self.limit
+
+    @property
+    def _tables(self) -> Tables | None:
+        return None if self._pool is None else self._pool.tables
 
     def _update(self, merged: Merged, frame: Frame) -> Frame | None:
         size, kept = merged.size, merged.kept

@@ -137,6 +137,9 @@ class Sender(Protocol):
     def later(self, act: Callable[[], None]) -> None:
         """Call `act` in the next turn of the loop, unless the client has disconnected by then."""
 
+    def push(self) -> None:
+        """Write what waits, beyond the window, as far as the transport takes it."""
+
     async def empty(self) -> None:
         """Wait until all that waits has been written."""
 
@@ -181,7 +184,13 @@ class _Queue:
     def tell(self, frame: Mapping[str, Any]) -> None:
         self.room = 0
         self.outbox.put_control(self._encode(frame))
-        self.wake()
+        if self.outbox.overflowed:
+            self._client.fell_behind()
+        else:
+            self.wake()
+
+    def push(self) -> None:
+        """Do nothing: the server takes each message as soon as it can."""
 
     def when_drained(self, act: Callable[[float], None]) -> None:
         if self._drained is None:
@@ -425,6 +434,15 @@ class PreparedSender(_Queue):
         self._write_ready()
         self.room = min(HIGH_WATER, self._may_write())
         return self.room > 0
+
+    def push(self) -> None:
+        """Write what waits, beyond the window, as far as the transport takes it."""
+        while not (self.gone or self._frames.full):
+            taken = self.outbox.take(HIGH_WATER, framed=True)
+            if not taken:
+                break
+            self._write(taken)
+        self.flush()
 
     async def empty(self) -> None:
         """Wait until all that waits has been written."""

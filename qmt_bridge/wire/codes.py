@@ -88,7 +88,7 @@ def check_code(text: object) -> Code:
         # pandas turns a column of numbers into floats if one is missing.
         hint = _hint(str(text)) if isinstance(text, int | float) else ""
         raise BadCode(repr(text), f"code must be a string, not {type(text).__name__}{hint}")
-    if _is_code(text):
+    if is_code(text):
         return Code(text)
     _, dot, market = text.rpartition(".")
     if not dot:
@@ -109,7 +109,8 @@ def check_market_or_code(text: str) -> str:
     return check_code(text)
 
 
-def _is_code(text: str) -> bool:
+def is_code(text: str) -> bool:
+    """Return whether `text` is a code; this takes a tenth of the time of a refusal with a suggestion."""
     symbol, _, market = text.rpartition(".")
     return market in MARKETS and _SYMBOL.get(market, _ANY_SYMBOL).fullmatch(symbol) is not None
 
@@ -119,7 +120,7 @@ def _hint(text: str) -> str:
         return ""
     if _plain(text) in MARKETS:
         return "; a market alone is for whole quotes"
-    meant = [code for code in dict.fromkeys(_meant(text)) if _is_code(code)]
+    meant = [code for code in dict.fromkeys(_meant(text)) if is_code(code)]
     return f"; did you mean {' or '.join(map(repr, meant))}?" if meant else ""
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gateway.budget import Budget
 from gateway.counters import Sent
+from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, HIGH_WATER, Flushes, PreparedSender
 from gateway.session import Session
 from gateway.subscription import Subscription
@@ -44,7 +47,14 @@ class Transport:
 
 def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscription]:
     transport = Transport()
-    host: Any = SimpleNamespace(config=Config(), sent=Sent(), flushes=flushes or Flushes())
+    shared = {
+        "sent": Sent(),
+        "flushes": flushes or Flushes(),
+        "pool": Pool(2**30),
+        "limited": Counter[str](),
+        "budget": Budget(1, 1, 0.0),
+    }
+    host: Any = SimpleNamespace(config=Config(), **shared)
     scope: Any = {"path": "/ws/realtime", "query_string": b"", "headers": [], "extensions": {EXTENSION: transport}}
     nothing: Any = None
     session = Session(host, scope, nothing, nothing)

@@ -48,6 +48,11 @@ class RawClient:
             else:
                 return payload
 
+    async def receive_until(self, wanted: int) -> None:
+        """Read until a frame with the opcode `wanted`."""
+        while (await self.receive())[0] != wanted:
+            pass
+
     def send(self, opcode: int, payload: bytes) -> None:
         # A mask of zeros leaves the payload as it is.
         self._writer.write(bytes((0x80 | opcode, 0x80 | len(payload), 0, 0, 0, 0)) + payload)
@@ -146,3 +151,24 @@ async def test_client_that_answers_no_ping_is_dropped(rig: Rig, caplog: pytest.L
             await subscribed(client)
             publish(rig)
             await until(lambda: "1013 slow_client: nothing was read for" in caplog.text, "the end of the client")
+
+
+async def test_worst_client_is_aborted_when_all_outboxes_are_full(config: Config) -> None:
+    with running_rig(config, PreparedFrames) as rig:
+        port = rig.serve(lag_target=60.0, outbox_total_bytes=200_000).port
+        async with connected(rig, "/ws/realtime?ctl=1") as silent, rig.connect("/ws/realtime") as reading:
+            request = {"action": "subscribe", "stocks": ["600519.SH"], "mode": "all"}
+            silent.send(1, json.dumps(request).encode())
+            while b'"subscribed"' not in await silent.text():
+                pass
+            await reading.subscribed(stocks=["600519.SH"])
+            publish(rig)
+            await until(lambda: metrics(port)['limited_total{limit="outbox_total_bytes"}'] >= 1, "the limit")
+            numbers = [0]
+            while numbers[-1] < PUBLISHED - 1:
+                numbers.append((await reading.receive())["600519.SH"][0]["n"])
+            await until(lambda: metrics(port)['connections{path="/ws/realtime"}'] == 1, "one client")
+            await until(lambda: metrics(port)["waiting_bytes"] == 0, "nothing that waits")
+            # Aborted: there is no close frame.
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
+                await silent.receive_until(8)

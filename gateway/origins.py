@@ -1,30 +1,10 @@
-"""Limits for one client: the rate of requests, and the allowed origins. Pure; time is an argument."""
+"""Which pages may connect: the allowed origins of browsers. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from ipaddress import ip_address
 from urllib.parse import urlsplit
-
-
-class TokenBucket:
-    """Allows `rate` requests a second, and a burst of four seconds' worth of requests."""
-
-    __slots__ = ("_at", "_tokens", "rate")
-
-    def __init__(self, rate: float, now: float) -> None:
-        self.rate = rate
-        self._tokens = rate * 4
-        self._at = now
-
-    def take(self, now: float) -> bool:
-        """Return whether one more request may pass at `now` (seconds)."""
-        self._tokens = min(self.rate * 4, self._tokens + (now - self._at) * self.rate)
-        self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 def origin_allowed(origin: str | None, allowed: Sequence[str]) -> bool:

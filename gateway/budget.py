@@ -1,0 +1,147 @@
+"""What clients may cost: requests, codes named in them, and bytes of answers. Pure; time is an argument.
+
+A socket that has spent its own budget is refused. What all sockets of one address, or of one worker, spend together is
+no fault of the one that asks: its request waits until there is budget again, and is refused only if it would wait long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Bytes of an answer that cost as much as a code.
+ANSWER_BYTES = 128
+# An ack names at most so many rejected codes; a number says how many more there are.
+NAMED_REJECTIONS = 100
+# Bytes of its own answers that may wait for a client before its next request is taken.
+UNREAD_ANSWERS = 64 * 1024
+# Refusals in a row, in seconds of the allowed rate, after which a client is closed.
+ABUSE = 100
+# All sockets of an address may spend so many times what one may, and all of a worker.
+OF_ADDRESS = 4
+OF_WORKER = 10
+# What may be spent at once, in the same unit: clients that all connect again name all their codes.
+BURST_OF_ADDRESS = 10
+BURST_OF_WORKER = 20
+# Seconds that a request may wait for the budget of its address or worker.
+LONGEST_WAIT = 10.0
+# Addresses whose budget is kept.
+MAX_ADDRESSES = 10_000
+
+
+class Bucket:
+    """Allows `rate` a second, and `burst` at once."""
+
+    __slots__ = ("_at", "_left", "burst", "rate")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._left = burst
+        self._at = now
+
+    def left(self, now: float) -> float:
+        """Return what may be spent at `now` (seconds); less than 0 if too much was charged."""
+        self._left = min(self.burst, self._left + (now - self._at) * self.rate)
+        self._at = now
+        return self._left
+
+    def take(self, now: float, cost: float = 1.0) -> bool:
+        """Spend `cost` and return True, or return False. What costs more than a burst may be spent when it is full."""
+        if self.left(now) < min(cost, self.burst):
+            return False
+        self._left -= cost
+        return True
+
+    def charge(self, now: float, cost: float) -> None:
+        """Spend `cost` although it may not be there."""
+        self.left(now)
+        self._left -= cost
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until what was charged is paid for."""
+        return max(0.0, -self.left(now) / self.rate)
+
+
+class Purse:
+    """What one socket may spend: requests, and codes named in them."""
+
+    __slots__ = ("_codes", "_limits", "_refusals", "_requests")
+
+    def __init__(self, requests: float, codes: float, topics: int, now: float) -> None:
+        """Allow so many requests and codes a second, and to name all of `topics` several times at once."""
+        self._limits = (codes, 4 * max(codes, topics))
+        self._requests = Bucket(requests, 4 * requests, now)
+        # None until needed: most sockets send one request in their lives.
+        self._codes: Bucket | None = None
+        self._refusals: Bucket | None = None
+
+    def ask(self, now: float) -> bool:
+        """Spend a request, or return False."""
+        return self._requests.take(now)
+
+    def name(self, now: float, codes: float) -> bool:
+        """Spend codes, or return False."""
+        if self._codes is None:
+            self._codes = Bucket(*self._limits, now)
+        return self._codes.take(now, codes)
+
+    def charge(self, now: float, answered: int) -> None:
+        """Spend what an answer of so many bytes costs."""
+        if self._codes is not None:
+            self._codes.charge(now, answered / ANSWER_BYTES)
+
+    def abused(self, now: float) -> bool:
+        """Note a refusal; return whether there were so many that the client has to go."""
+        if self._refusals is None:
+            self._refusals = Bucket(self._requests.rate, ABUSE * self._requests.rate, now)
+        return not self._refusals.take(now)
+
+
+class Budget:
+    """What the sockets of one worker, and those of each address, may spend together."""
+
+    __slots__ = ("_addresses", "_codes", "_topics", "_worker")
+
+    def __init__(self, codes: float, topics: int, now: float) -> None:
+        self._codes = codes
+        self._topics = topics
+        burst = 4 * max(codes, topics)
+        self._worker = Bucket(OF_WORKER * codes, BURST_OF_WORKER * burst, now)
+        self._addresses: dict[str, Bucket] = {}
+
+    def spend(self, address: str, now: float, cost: float) -> float | None:
+        """Spend `cost`; return the seconds to wait first, or None if it is refused."""
+        bucket = self._addresses.get(address)
+        if bucket is None:
+            bucket = self._add(address, now)
+        wait = max(bucket.wait(now), self._worker.wait(now))
+        if wait > LONGEST_WAIT:
+            return None
+        bucket.charge(now, cost)
+        self._worker.charge(now, cost)
+        return wait
+
+    def _add(self, address: str, now: float) -> Bucket:
+        if len(self._addresses) >= MAX_ADDRESSES:
+            # A full bucket says no more than a new one.
+            full = [name for name, bucket in self._addresses.items() if bucket.left(now) >= bucket.burst]
+            for name in full or list(self._addresses)[: MAX_ADDRESSES // 10]:
+                del self._addresses[name]
+        burst = BURST_OF_ADDRESS * 4 * max(self._codes, self._topics)
+        bucket = self._addresses[address] = Bucket(OF_ADDRESS * self._codes, burst, now)
+        return bucket
+
+
+def codes_named(request: Mapping[str, Any]) -> int:
+    """Return how many codes a request names."""
+    return sum(len(names) for field in ("stocks", "codes") if isinstance(names := request.get(field), list))
+
+
+def cut_rejections(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer that names at most `NAMED_REJECTIONS` rejected codes, and says how many more there are."""
+    rejected = answer.get("rejected")
+    if not isinstance(rejected, list) or len(rejected) <= NAMED_REJECTIONS:
+        return answer
+    more = {"rejected": rejected[:NAMED_REJECTIONS], "rejected_more": len(rejected) - NAMED_REJECTIONS}
+    return answer | more
