@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from gateway.sending.outbox import Item
-from gateway.sending.pace import Pace
+from gateway.sending.pace import Limit, limit
 from gateway.sending.sender import Sender
 from gateway.sending.view import Seen, View, field_names
 from gateway.streams.member import Outcome, Refusal
@@ -131,42 +131,48 @@ class Ticket:
 class Pacer:
     """Limits the rate of a subscription's frames (option ``max_rate_ms``)."""
 
-    __slots__ = ("_ended", "_loop", "_pace", "_timer")
+    __slots__ = ("_limit", "_loop", "_timer")
 
-    def __init__(self, pace: Pace, loop: asyncio.AbstractEventLoop) -> None:
-        self._pace = pace
+    def __init__(self, limit: Limit, loop: asyncio.AbstractEventLoop) -> None:
+        self._limit = limit
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        # The number of codes of a snapshot that ended while some of its frames were kept.
-        self._ended: int | None = None
 
     def hold(self, subscription: Subscription, frame: Frame) -> None:
-        """Pass the frame on if one is due, else keep it until then."""
-        if self._pace.admits(frame, self._loop.time()):
-            self._pass(subscription, [frame])
-        elif self._pace.full:
+        """Pass on what is due of the frame, and keep the rest until then."""
+        self._pass(subscription, self._limit.offer(frame, self._loop.time()))
+        if self._limit.full:
             self.release(subscription)
-        elif self._timer is None:
-            self._timer = self._loop.call_at(self._pace.due, self.release, subscription)
+        elif self._limit.waits and (self._timer is None or self._timer.when() > self._limit.due):
+            self._plan(subscription)
 
     def hold_end(self, subscription: Subscription, count: int) -> None:
-        """Tell the client of the end of a snapshot once all its frames have been passed on."""
-        if self._pace.waits:
-            self._ended = count
-        else:
-            subscription.owner.snapshot_ended(subscription, count)
+        """Tell the client of the end of a snapshot: none of its frames had to wait."""
+        subscription.owner.snapshot_ended(subscription, count)
 
     def release(self, subscription: Subscription) -> None:
-        """Pass on what was kept, unless the client has ended the subscription."""
+        """Pass on all that was kept, unless the client has ended the subscription."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        kept = self._pace.take(self._loop.time())
+        self._pass_on_time(subscription, self._limit.take_all())
+
+    def _plan(self, subscription: Subscription) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._limit.due, self._release_due, subscription)
+
+    def _release_due(self, subscription: Subscription) -> None:
+        self._timer = None
+        now = self._loop.time()
+        if now >= self._limit.due:
+            self._pass_on_time(subscription, self._limit.take(now))
+        if self._limit.waits:
+            self._plan(subscription)
+
+    def _pass_on_time(self, subscription: Subscription, kept: list[Frame]) -> None:
         if subscription in subscription.owner.subscriptions:
             self._pass(subscription, kept)
-            if self._ended is not None:
-                subscription.owner.snapshot_ended(subscription, self._ended)
-                self._ended = None
 
     def _pass(self, subscription: Subscription, admitted: list[Frame]) -> None:
         gate, subscription.gate = subscription.gate, None
@@ -247,8 +253,8 @@ class Subscription:
         if terms.fields:
             kind, _, detail = parse_topic(self.topic)
             self._unknown = tuple(name for name in terms.fields if name not in known_fields(kind, detail))
-        pace = Pace(terms.interval, behaviour.versions) if terms.interval else None
-        before, self.pacer = self.pacer, None if pace is None else Pacer(pace, self._sender.loop)
+        pacer = Pacer(limit(terms.interval, behaviour), self._sender.loop) if terms.interval else None
+        before, self.pacer = self.pacer, pacer
         if before is not None:
             before.release(self)
         if self.gate is before:
@@ -267,7 +273,7 @@ class Subscription:
         else:
             if self._unknown:
                 self._look_for_fields(frame)
-            sender.put(Item(frame, self._behaviour, self._view))
+            sender.put(Item(frame, self._behaviour, self._view, self))
 
     def _seen(self, frame: Frame, view: View) -> Seen:
         if self._unknown:
