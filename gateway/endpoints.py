@@ -51,6 +51,7 @@ from qmt_bridge.wire.topics import (
     Topic,
     behaviour_of,
     check_period,
+    formula_spec,
     formula_topic,
     l2_topic,
     parse_topic,
@@ -63,6 +64,8 @@ _PARAMETERS = ("api_key", "ctl")
 # The actions of every URL; some URLs have more.
 _ACTIONS = ("subscribe", "ping", "auth")
 _OPTIONS = frozenset(Options.__struct_fields__)
+# What a formula's request may leave out.
+_OPTIONAL = frozenset(("period", "count", "dividend_type", "params"))
 # A request may name thousands of codes. Each of the first refused codes gets an error frame; one more has the rest.
 ERRORS_A_REQUEST = 20
 
@@ -87,6 +90,30 @@ class _Asked(NamedTuple):
     options: Options
 
 
+class _Request:
+    """A request for codes whose ack has not been sent yet.
+
+    What happens to its codes meanwhile changes the ack: a refusal, or an unsubscription by a later request.
+    """
+
+    __slots__ = ("added", "asked", "positions", "refused", "ticket")
+
+    def __init__(self, asked: _Asked, added: dict[Topic, str], positions: dict[Topic, Position]) -> None:
+        self.asked = asked
+        self.positions = positions
+        # The topics that were not subscribed before, and still are.
+        self.added = added
+        # The topics that the feeder has refused since.
+        self.refused: dict[Topic, Rejection] = {}
+        # What holds the data of its new topics.
+        self.ticket: Ticket | None = None
+
+    def refuse(self, topic: Topic, refusal: Refusal) -> None:
+        """Take the refusal of a topic that the request named."""
+        self.added.pop(topic, None)
+        self.refused[topic] = Rejection(self.asked.topics[topic], refusal.code, refusal.reason)
+
+
 class _Codes:
     """The part shared by the endpoints whose requests name codes: subscribe, unsubscribe, list."""
 
@@ -96,6 +123,9 @@ class _Codes:
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
     # The field that names the codes.
     field: ClassVar[str] = "stocks"
+    # The field that says in which form a code is subscribed, if there are several forms, and its default.
+    detail: ClassVar[str] = ""
+    usual: ClassVar[str] = ""
     shape: ClassVar[type[Options]]
 
     def __init__(self, session: Session) -> None:
@@ -105,6 +135,8 @@ class _Codes:
         self._held: dict[Topic, Subscription] = {}
         # The options of these topics.
         self._terms: dict[Topic, Terms] = {}
+        # The requests whose acks have not been sent yet, the oldest first.
+        self._open: tuple[_Request, ...] = ()
         session.on_refused = self._refused
 
     def read(self, request: dict[str, Any]) -> _Asked:
@@ -125,15 +157,25 @@ class _Codes:
             case "list":
                 codes = sorted(set(self.wanted.values()))
                 listed = {"type": "subscriptions", "id": request.get("id"), self.field: codes}
+                listed |= self._by_detail(sorted(self.wanted.items()))
                 self.session.tell(listed | shown_ignored(ignored_fields(request, None)))
             case action:
                 raise _unknown_action(action, *_ACTIONS, "unsubscribe", "list")
 
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
-        """Tell the client of a refusal that arrived after the ack."""
-        self.session.error(refusal.code, refusal.reason, symbol=self._forget(subscription.topic))
+        """Forget a refused topic; the acks of requests that named it say so, or an error frame if all were sent."""
+        topic = subscription.topic
+        name = self._forget(topic)
+        naming = [each for each in self._open if topic in each.asked.topics]
+        for each in naming:
+            each.refuse(topic, refusal)
+        if not naming:
+            self.session.error(refusal.code, refusal.reason, symbol=name, **self._detail_of(topic))
         # If a market was refused, its codes may now need subscriptions of their own.
-        self.session.sender.later(self._update)
+        self.session.sender.later(self._serve_codes_without_market)
+
+    def _serve_codes_without_market(self) -> None:
+        self._update()
 
     def _forget(self, topic: Topic) -> str:
         self._held.pop(topic, None)
@@ -155,26 +197,30 @@ class _Codes:
             self.session.tell_ignored(ignored)
             self._update(None, positions)
             return
+        opened = _Request(asked, added, positions)
 
         def acknowledge(ticket: Ticket) -> None:
+            self._open = tuple(each for each in self._open if each is not opened)
             head = {"type": "subscribed", "id": request.get("id")}
-            ack = head | self._ack(asked, added, positions, ticket)
+            ack = head | self._ack(opened, ticket)
             self.session.tell(ack | shown_ignored(ignored) | self._unknown_fields(ticket, asked.topics, terms))
 
-        self._update(acknowledge, positions)
+        self._open = (*self._open, opened)
+        for subscription in self._update(acknowledge, positions):
+            if isinstance(subscription.gate, Ticket):
+                opened.ticket = subscription.gate
 
-    def _want(self, asked: _Asked, terms: Terms, *, has_options: bool) -> list[str]:
-        """Take the topics of a request up to the limit; return the names of the new ones."""
+    def _want(self, asked: _Asked, terms: Terms, *, has_options: bool) -> dict[Topic, str]:
+        """Take the topics of a request up to the limit; return the new ones with their names."""
         limit = self.session.host.config.max_topics
-        added: list[str] = []
+        added: dict[Topic, str] = {}
         for topic, name in asked.topics.items():
             if topic not in self.wanted:
                 if len(self.wanted) >= limit:
                     reason = f"a socket holds at most {limit} subscriptions"
                     asked.rejected.append(Rejection(name, "symbol_limit", reason))
                     continue
-                self.wanted[topic] = name
-                added.append(name)
+                self.wanted[topic] = added[topic] = name
             elif not has_options:
                 # The code keeps the options that it has.
                 continue
@@ -183,61 +229,100 @@ class _Codes:
                 self._held[topic].serve(terms)
         return added
 
-    def _ack(
-        self, asked: _Asked, added: list[str], positions: Mapping[Topic, Position], ticket: Ticket
-    ) -> dict[str, Any]:
-        """Return what the ack says of the codes, and forget those that the feeder has refused."""
-        refused = [Rejection(self._forget(topic), *why[:2]) for topic, why in ticket.refused.items()]
-        names = {rejection.code for rejection in refused}
+    def _ack(self, opened: _Request, ticket: Ticket) -> dict[str, Any]:
+        """Return what the ack says of the codes."""
+        asked, added = opened.asked, opened.added
         ack: dict[str, Any] = {
-            "added": [name for name in added if name not in names],
-            "rejected": [rejection.shown() for rejection in (*asked.rejected, *refused)],
+            "added": list(added.values()),
+            "rejected": [rejection.shown() for rejection in (*asked.rejected, *opened.refused.values())],
             "active": len(self.wanted),
         }
-        if positions:
+        if opened.positions:
             # A code whose whole market is subscribed has no subscription, so its position cannot be recovered.
             joined = {of.topic for of in ticket.subscriptions if of.recovered}
-            recovered = {asked.topics[topic]: topic in joined for topic in positions}
+            recovered = {asked.topics[topic]: topic in joined for topic in opened.positions}
             ack["recovered"] = all(recovered.values()) if "seq" in asked.options.resume else recovered
-        # The source has not answered for these topics yet; if it refuses one, an error frame follows.
-        pending = [self.wanted[topic] for topic in ticket.pending if topic in self.wanted]
+        # The source has not answered for these topics yet; if it refuses one, an error frame follows, or the ack of an
+        # older request that named the topic says so.
+        undecided = dict.fromkeys((*ticket.pending, *filter(self._is_undecided, asked.topics)))
+        pending = [self.wanted[topic] for topic in undecided if topic in self.wanted]
         if pending:
             ack["pending"] = pending
-        return ack
+        return ack | self._by_detail(added.items())
+
+    def _is_undecided(self, topic: Topic) -> bool:
+        held = self._held.get(topic)
+        return held is not None and isinstance(held.gate, Ticket) and held.gate.waits_for(held)
 
     def _unsubscribe(self, request: dict[str, Any]) -> None:
         named, rejected, _ = self.read(request)
-        removed = []
-        for topic, name in named.items():
-            if self.wanted.pop(topic, None) is None:
-                rejected.append(Rejection(name, "not_subscribed", f"{name} is not subscribed"))
-            else:
-                self._terms.pop(topic, None)
-                removed.append(name)
+        ended = self._named(named, in_any_form=bool(self.detail) and self.detail not in request)
+        found = set(ended.values())
+        rejected += [self._not_subscribed(topic, name) for topic, name in named.items() if name not in found]
+        for topic in ended:
+            del self.wanted[topic]
+            self._terms.pop(topic, None)
+            for opened in self._open:
+                opened.added.pop(topic, None)
         self._update()
+        removed = list(dict.fromkeys(ended.values()))
         answer = {"type": "unsubscribed", "id": request.get("id"), "removed": removed, "active": len(self.wanted)}
         rejections = [rejection.shown() for rejection in rejected]
         answer |= {"rejected": rejections} if rejections else {}
+        answer |= self._by_detail(ended.items())
         self.session.tell(answer | shown_ignored(ignored_fields(request, self.shape)))
+
+    def _named(self, named: dict[Topic, str], *, in_any_form: bool) -> dict[Topic, str]:
+        """Return which of the named topics are subscribed; `in_any_form` these codes in every period or gear_num."""
+        if not in_any_form:
+            return {topic: name for topic, name in named.items() if topic in self.wanted}
+        names = set(named.values())
+        return {topic: name for topic, name in self.wanted.items() if name in names}
+
+    def _not_subscribed(self, topic: Topic, name: str) -> Rejection:
+        others = [_detail(held) for held, of in self.wanted.items() if of == name] if self.detail else []
+        reason = f"{name} is not subscribed"
+        if others:
+            reason += f" with {self.detail} {_detail(topic)}, only with {', '.join(others)}"
+        return Rejection(name, "not_subscribed", reason)
+
+    def _by_detail(self, topics: Iterable[tuple[Topic, str]]) -> dict[str, dict[str, list[str]]]:
+        """Return the additional field of a frame that names codes: by period or gear_num, if one is not the default."""
+        by_detail: dict[str, list[str]] = {}
+        for topic, name in topics if self.detail else ():
+            by_detail.setdefault(_detail(topic), []).append(name)
+        return {f"by_{self.detail}": by_detail} if by_detail.keys() - {self.usual} else {}
+
+    def _detail_of(self, topic: Topic) -> dict[str, str]:
+        """Return the additional field of an error frame: the period or gear_num, if it is not the default."""
+        return {self.detail: _detail(topic)} if self.detail and _detail(topic) != self.usual else {}
 
     def _update(
         self,
         acknowledge: Callable[[Ticket], None] | None = None,
         positions: Mapping[Topic, Position] = MappingProxyType({}),
-    ) -> None:
-        """Hold exactly the subscriptions that are needed for what the client asked for."""
+    ) -> list[Subscription]:
+        """Hold exactly the subscriptions that are needed for what the client asked for; return the new ones."""
         needed = dict.fromkeys(self.needed())
         for topic in [topic for topic in self._held if topic not in needed]:
             self.session.unsubscribe(self._held.pop(topic))
-        added = {
-            topic: Subscription(
-                self.session.sender, self.session, topic, self._terms.get(topic, DOCUMENTED), positions.get(topic)
-            )
-            for topic in needed
-            if topic not in self._held
-        }
+        added: dict[Topic, Subscription] = {}
+        for topic in needed:
+            if topic not in self._held:
+                # A code that has lost its market waits for the newest ack that is to name it.
+                opened = self._naming(topic) if acknowledge is None else None
+                position = (opened.positions if opened is not None else positions).get(topic)
+                terms = self._terms.get(topic, DOCUMENTED)
+                added[topic] = Subscription(self.session.sender, self.session, topic, terms, position)
+                if opened is not None and opened.ticket is not None:
+                    opened.ticket.add(added[topic])
         self._held.update(added)
         self.session.subscribe(list(added.values()), None, acknowledge)
+        return list(added.values())
+
+    def _naming(self, topic: Topic) -> _Request | None:
+        """Return the newest request that names a topic and that has not been answered."""
+        return next((opened for opened in reversed(self._open) if topic in opened.asked.topics), None)
 
     def _unknown_fields(self, ticket: Ticket, named: Iterable[Topic], terms: Terms) -> dict[str, Any]:
         """Return what an ack says of unknown names in the option `fields`: no documented or received record has them.
@@ -266,6 +351,8 @@ class _Codes:
 class Realtime(_Codes):
     """`/ws/realtime`: ticks, bars and level-2 records of single instruments, as subscribe_quote delivers them."""
 
+    detail: ClassVar[str] = "period"
+    usual: ClassVar[str] = "tick"
     shape: ClassVar[type[Options]] = QuoteRequest
 
     def read(self, request: dict[str, Any]) -> _Asked:
@@ -296,6 +383,8 @@ class WholeQuote(_Codes):
 class L2Thousand(_Codes):
     """`/ws/l2_thousand`: depth of up to a thousand levels."""
 
+    detail: ClassVar[str] = "gear_num"
+    usual: ClassVar[str] = "0"
     shape: ClassVar[type[Options]] = L2Request
 
     def read(self, request: dict[str, Any]) -> _Asked:
@@ -334,7 +423,7 @@ class Formula:
                 ended = {"action": "unsubscribed", "seq_id": seq_id, "id": request.get("id")}
                 self.session.tell(ended | self._ignored(request, FormulaUnsubscribe))
             case "list":
-                named = [{"seq_id": seq_id, **_formula_name(of.topic)} for seq_id, of in self._by_seq.items()]
+                named = [{"seq_id": seq_id, **_formula(of.topic)} for seq_id, of in self._by_seq.items()]
                 listed = {"type": "subscriptions", "id": request.get("id"), "formulas": named}
                 self.session.tell(listed | self._ignored(request, None))
             case action:
@@ -358,9 +447,11 @@ class Formula:
         def acknowledge(ticket: Ticket) -> None:
             if topic in ticket.refused:
                 refusal = ticket.refused[topic]
-                self._by_seq.pop(seq_id, None)
                 self.session.error(refusal.code, refusal.reason, id=request.get("id"), **_formula_name(topic))
-            elif seq_id in self._by_seq:
+            elif seq_id not in self._by_seq:
+                ended = f"seq_id {seq_id} was unsubscribed before the source had answered"
+                self.session.error("not_subscribed", ended, id=request.get("id"), seq_id=seq_id)
+            else:
                 ack: dict[str, Any] = {"action": "subscribed", "seq_id": seq_id, "id": request.get("id")}
                 if position is not None:
                     ack["recovered"] = bool(self._by_seq[seq_id].recovered)
@@ -381,8 +472,9 @@ class Formula:
         for seq_id, of in tuple(self._by_seq.items()):
             if of is subscription:
                 del self._by_seq[seq_id]
-                named = _formula_name(subscription.topic)
-                self.session.error(refusal.code, refusal.reason, seq_id=seq_id, **named)
+                if not isinstance(subscription.gate, Ticket):
+                    named = _formula_name(subscription.topic)
+                    self.session.error(refusal.code, refusal.reason, seq_id=seq_id, **named)
 
 
 class _Download(Subscription):
@@ -461,7 +553,10 @@ class Trade:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        session.on_refused = lambda of, refusal: self._refused(of, refusal, None)
+        # While a ticket holds the events, the ack or what replaces it tells of a refusal.
+        session.on_refused = lambda of, refusal: (
+            None if isinstance(of.gate, Ticket) else self._refused(of, refusal, None)
+        )
         query = parse_qs(session.query.decode("latin-1"))
         after = _number(query, "after", "a position in the journal")
         epoch = _number(query, "epoch", "that of an ack or a feed notice")
@@ -536,6 +631,11 @@ def _unknown_action(action: object, *known: str, told: str = "") -> BadRequest:
     return BadRequest("unknown_action", expected + told)
 
 
+def _detail(topic: Topic) -> str:
+    """Return the period or gear_num of a topic: `parse_topic` takes ten times as long, and also checks the code."""
+    return topic.rsplit("/", 2)[1]
+
+
 def _hint(name: str, known: Iterable[str]) -> str:
     return did_you_mean(name, known) or f"known are {', '.join(sorted(known))}"
 
@@ -589,6 +689,14 @@ def _positions(options: Options, named: dict[Topic, str]) -> dict[Topic, Positio
         raise BadRequest("bad_request", f"resume: {str(exc)[:1].lower()}{str(exc)[1:]}") from None
 
 
+def _formula(topic: Topic) -> dict[str, Any]:
+    """Return the request of a formula as `list` shows it: its name and code, and what is not the default."""
+    spec = formula_spec(parse_topic(topic))
+    usual = FormulaSpec(spec.formula_name, spec.stock_code)
+    shown = msgspec.structs.asdict(spec)
+    return {name: value for name, value in shown.items() if name not in _OPTIONAL or value != getattr(usual, name)}
+
+
 def _formula_name(topic: Topic) -> dict[str, str]:
-    spec = msgspec.json.decode(parse_topic(topic).name, type=FormulaSpec)
+    spec = formula_spec(parse_topic(topic))
     return {"formula_name": spec.formula_name, "stock_code": spec.stock_code}

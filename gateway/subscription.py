@@ -7,11 +7,11 @@ that, and a view renders them. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from gateway.sending.outbox import Item
-from gateway.sending.pace import Pace
+from gateway.sending.pace import Limit, limit
 from gateway.sending.sender import Sender
 from gateway.sending.view import Seen, View, field_names
 from gateway.streams.member import Outcome, Refusal
@@ -37,7 +37,7 @@ class Owner(Protocol):
         """Tell the client which names of its request are unknown."""
 
     def refused(self, subscription: Subscription, refusal: Refusal) -> None:
-        """Tell the client that a topic is not served, or no longer."""
+        """Forget a topic that is not served, or no longer; tell the client if its gate is no `Ticket`."""
 
     def snapshot_ended(self, subscription: Subscription, count: int) -> None:
         """Tell the client that it was sent a whole snapshot of `count` codes."""
@@ -49,21 +49,32 @@ class Ticket:
     __slots__ = ("_complete", "_held", "_sender", "_waiting", "pending", "refused", "subscriptions")
 
     def __init__(
-        self, sender: Sender, subscriptions: Sequence[Subscription], complete: Callable[[Ticket], None]
+        self, sender: Sender, subscriptions: Iterable[Subscription], complete: Callable[[Ticket], None]
     ) -> None:
         self.refused: dict[Topic, Refusal] = {}
         # Topics for which the feeder has not answered yet whether it can serve them.
         self.pending: list[Topic] = []
-        self.subscriptions = subscriptions
+        self.subscriptions: list[Subscription] = []
         self._sender = sender
-        self._waiting = {subscription.topic: subscription for subscription in subscriptions}
+        # Those that have not been answered.
+        self._waiting: set[Subscription] = set()
         # Frames in order; a number marks the end of a snapshot, and is its number of codes.
         self._held: list[tuple[Subscription, Frame | int]] = []
-        self._complete = complete
+        # Sends the ack; None once it was called.
+        self._complete: Callable[[Ticket], None] | None = complete
         for subscription in subscriptions:
-            subscription.gate = self
-        if not subscriptions:
-            complete(self)
+            self.add(subscription)
+        self._finish()
+
+    def add(self, subscription: Subscription) -> None:
+        """Wait for one more subscription, and hold its frames."""
+        subscription.gate = self
+        self.subscriptions.append(subscription)
+        self._waiting.add(subscription)
+
+    def waits_for(self, subscription: Subscription) -> bool:
+        """Return whether the feeder has not answered for a subscription."""
+        return subscription in self._waiting
 
     def hold(self, subscription: Subscription, frame: Frame) -> None:
         """Keep a frame until the ack is sent."""
@@ -78,71 +89,90 @@ class Ticket:
         """Keep the end of a snapshot, after its frames."""
         self._held.append((subscription, count))
 
-    def settle(self, topic: Topic, outcome: Outcome, refusal: Refusal | None) -> None:
-        """Take one topic's outcome; after the last one, the ack and the held frames are sent."""
-        first = self._waiting.pop(topic, None) is not None
+    def settle(self, subscription: Subscription, outcome: Outcome, refusal: Refusal | None) -> None:
+        """Take a subscription's outcome; after the last one, the ack and the held frames are sent."""
+        first = subscription in self._waiting
+        self._waiting.discard(subscription)
         if refusal is not None:
-            self.refused[topic] = refusal
+            self.refused[subscription.topic] = refusal
         elif first and outcome != "live":
-            self.pending.append(topic)
+            self.pending.append(subscription.topic)
         if first and not self._waiting:
             self._sender.later(self._finish)
 
     def _finish(self) -> None:
-        self._complete(self)
+        complete = self._complete
+        if self._waiting or complete is None:
+            # A subscription was added since this call was planned; its outcome plans the next one.
+            return
+        self._complete = None
+        try:
+            complete(self)
+        finally:
+            self._open()
+
+    def _open(self) -> None:
+        """Pass on what was held, and what comes from now on."""
         for subscription in self.subscriptions:
             subscription.gate = subscription.pacer
-        for subscription, held in self._held:
-            if isinstance(held, Frame):
-                subscription.deliver(held)
+        held, self._held = self._held, []
+        for subscription, frame in held:
+            if isinstance(frame, Frame):
+                subscription.deliver(frame)
             else:
-                subscription.snapshot_ended(held)
+                subscription.snapshot_ended(frame)
 
     def release(self, subscription: Subscription) -> None:
         """Forget a subscription that the client ended before it was answered."""
         self._held = [(of, frame) for of, frame in self._held if of is not subscription]
-        self.settle(subscription.topic, "live", None)
+        self.settle(subscription, "live", None)
 
 
 class Pacer:
     """Limits the rate of a subscription's frames (option ``max_rate_ms``)."""
 
-    __slots__ = ("_ended", "_loop", "_pace", "_timer")
+    __slots__ = ("_limit", "_loop", "_timer")
 
-    def __init__(self, pace: Pace, loop: asyncio.AbstractEventLoop) -> None:
-        self._pace = pace
+    def __init__(self, limit: Limit, loop: asyncio.AbstractEventLoop) -> None:
+        self._limit = limit
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        # The number of codes of a snapshot that ended while some of its frames were kept.
-        self._ended: int | None = None
 
     def hold(self, subscription: Subscription, frame: Frame) -> None:
-        """Pass the frame on if one is due, else keep it until then."""
-        if self._pace.admits(frame, self._loop.time()):
-            self._pass(subscription, [frame])
-        elif self._pace.full:
+        """Pass on what is due of the frame, and keep the rest until then."""
+        self._pass(subscription, self._limit.offer(frame, self._loop.time()))
+        if self._limit.full:
             self.release(subscription)
-        elif self._timer is None:
-            self._timer = self._loop.call_at(self._pace.due, self.release, subscription)
+        elif self._limit.waits and (self._timer is None or self._timer.when() > self._limit.due):
+            self._plan(subscription)
 
     def hold_end(self, subscription: Subscription, count: int) -> None:
-        """Tell the client of the end of a snapshot once all its frames have been passed on."""
-        if self._pace.waits:
-            self._ended = count
-        else:
-            subscription.owner.snapshot_ended(subscription, count)
+        """Tell the client of the end of a snapshot: none of its frames had to wait."""
+        subscription.owner.snapshot_ended(subscription, count)
 
     def release(self, subscription: Subscription) -> None:
-        """Pass on what was kept, unless the client has ended the subscription."""
+        """Pass on all that was kept, unless the client has ended the subscription."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        kept = self._pace.take(self._loop.time())
+        self._pass_on_time(subscription, self._limit.take_all())
+
+    def _plan(self, subscription: Subscription) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._limit.due, self._release_due, subscription)
+
+    def _release_due(self, subscription: Subscription) -> None:
+        self._timer = None
+        now = self._loop.time()
+        if now >= self._limit.due:
+            self._pass_on_time(subscription, self._limit.take(now))
+        if self._limit.waits:
+            self._plan(subscription)
+
+    def _pass_on_time(self, subscription: Subscription, kept: list[Frame]) -> None:
         if subscription in subscription.owner.subscriptions:
             self._pass(subscription, kept)
-            if self._ended is not None:
-                subscription.owner.snapshot_ended(subscription, self._ended)
-                self._ended = None
 
     def _pass(self, subscription: Subscription, admitted: list[Frame]) -> None:
         gate, subscription.gate = subscription.gate, None
@@ -223,8 +253,8 @@ class Subscription:
         if terms.fields:
             kind, _, detail = parse_topic(self.topic)
             self._unknown = tuple(name for name in terms.fields if name not in known_fields(kind, detail))
-        pace = Pace(terms.interval, behaviour.versions) if terms.interval else None
-        before, self.pacer = self.pacer, None if pace is None else Pacer(pace, self._sender.loop)
+        pacer = Pacer(limit(terms.interval, behaviour), self._sender.loop) if terms.interval else None
+        before, self.pacer = self.pacer, pacer
         if before is not None:
             before.release(self)
         if self.gate is before:
@@ -243,7 +273,7 @@ class Subscription:
         else:
             if self._unknown:
                 self._look_for_fields(frame)
-            sender.put(Item(frame, self._behaviour, self._view))
+            sender.put(Item(frame, self._behaviour, self._view, self))
 
     def _seen(self, frame: Frame, view: View) -> Seen:
         if self._unknown:
@@ -278,14 +308,13 @@ class Subscription:
         return missed != 0
 
     def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
-        """Pass the outcome to the ticket, or tell the client of a refusal."""
+        """Pass the outcome to the ticket, and a refusal to the session."""
         self._joined = True
         if refusal is not None:
             self.owner.subscriptions.pop(self, None)
-        if isinstance(self.gate, Ticket):
-            self.gate.settle(self.topic, outcome, refusal)
-        elif refusal is not None:
             self.owner.refused(self, refusal)
+        if isinstance(self.gate, Ticket):
+            self.gate.settle(self, outcome, refusal)
 
     def when_drained(self, act: Callable[[float], None]) -> None:
         """Call `act` once nothing waits in the client's outbox."""

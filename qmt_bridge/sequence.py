@@ -39,6 +39,8 @@ class LastValues:
         self.held: dict[Topic, list[Frame]] = {topic: [] for topic in topics} if snapshot else {}
         self._snapshot = snapshot
         self._gaps: list[tuple[Topic, int | None]] = []
+        # The topics of which an answer of an older epoch was dropped.
+        self._asked_again: set[Topic] = set()
         # The position of the newest message of a topic.
         self._positions: dict[Topic, Position] = {}
 
@@ -62,6 +64,8 @@ class LastValues:
     def answered(self, state: TopicState) -> list[Frame]:
         """Return the last value and what was held, or raise `Refused`."""
         topic = Topic(state.topic)
+        if state.epoch and state.epoch < self._newest_epoch(topic):
+            return self._answered_by_an_ended_process(topic, state)
         if state.state == "refused":
             raise _refused(state)
         if state.state == "pending":
@@ -69,13 +73,31 @@ class LastValues:
             self.unasked.add(topic)
             return self._release(topic)
         frames = []
+        position = Position(state.epoch, state.seq)
         before = self._positions.get(topic)
-        is_news = before is None or state.epoch != before.epoch or state.seq > before.seq
-        if state.body is not None and self._snapshot and is_news:
+        if state.body is not None and self._snapshot and (before is None or position > before):
             frames.append(Frame(topic, state.epoch, state.seq, 0, 0, state.body))
             if not state.more:
-                self._positions[topic] = Position(state.epoch, state.seq)
+                self._positions[topic] = position
         return frames if state.more else frames + self._release(topic)
+
+    def _newest_epoch(self, topic: Topic) -> int | float:
+        before = self._positions.get(topic)
+        held = (frame.epoch for frame in self.held.get(topic, ()))
+        return max((before.epoch if before is not None else 0, *held))
+
+    def _answered_by_an_ended_process(self, topic: Topic, state: TopicState) -> list[Frame]:
+        """Drop a late answer; ask once more where the last value is still waited for.
+
+        Only once, because a process whose clock was set back answers with an older epoch for ever.
+        """
+        if state.more or topic not in self.held:
+            return []
+        if topic in self._asked_again:
+            return self._release(topic)
+        self._asked_again.add(topic)
+        self.unasked.add(topic)
+        return []
 
     def give_up(self) -> list[Frame]:
         """Return everything held: no answer came in time."""

@@ -19,8 +19,8 @@ from gateway.sending.pool import Pool
 from gateway.sending.view import View
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
-from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.topics import Behaviour, Topic
+from qmt_bridge.wire.frames import Frame, LastValue
+from qmt_bridge.wire.topics import Behaviour
 
 # Bytes of a backlog: half a second of five hundred busy stocks. A client further behind needs the newest values. A few
 # frames are no backlog, even if they are large, as a market's snapshot or depth of a thousand levels.
@@ -34,6 +34,14 @@ class Item(NamedTuple):
     frame: Frame
     behaviour: Behaviour
     view: View | None = None
+    # The subscription. Frames of one that was ended and of the next one of the same topic are never merged: the acks
+    # between them would be overtaken. None: the client has one subscription of the topic.
+    source: Hashable = None
+
+    @property
+    def key(self) -> Hashable:
+        """Return what is equal for the frames that may be merged."""
+        return (self.frame.topic, self.view, self.source)
 
     def payload(self) -> bytes:
         """Return the payload of the WebSocket frame; raise `WireError` if it cannot be rendered."""
@@ -45,17 +53,67 @@ class Item(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """The waiting frames of one topic in one view."""
+    """The waiting frames of one subscription in one view."""
 
-    topic: Topic
+    key: Hashable
     merged: Merged
     behaviour: Behaviour
     view: View | None
+
+    @property
+    def size(self) -> int:
+        """Return the bytes that wait."""
+        return self.merged.size
+
+    @property
+    def kept(self) -> int:
+        """Return the bytes that no newer frame can replace."""
+        return self.merged.kept
+
+    def __bool__(self) -> bool:
+        """Return whether anything waits."""
+        return bool(self.merged)
 
     def take(self, limit: int) -> Iterator[Item]:
         """Yield the frames to send now, some `limit` bytes of them; the rest goes on waiting."""
         for frame in self.merged.take(limit):
             yield Item(frame, self.behaviour, self.view)
+
+
+class Parts:
+    """The waiting parts of one last value, for a client whose stream is never conflated (mode "all").
+
+    A market's may be larger than the outbox. It does not count as what may not be lost, since a newer last value
+    replaces it, and its parts, which all clients share, are not copied.
+    """
+
+    __slots__ = ("_items", "key", "position", "size")
+
+    # No byte of it is irreplaceable.
+    kept = 0
+
+    def __init__(self, first: Item) -> None:
+        self.key = first.key
+        self.position = (first.frame.epoch, first.frame.seq)
+        self.size = 0
+        self._items: deque[Item] = deque()
+
+    def __len__(self) -> int:
+        """Return how many parts wait."""
+        return len(self._items)
+
+    def add(self, item: Item) -> None:
+        """Take one more part."""
+        self._items.append(item)
+        self.size += _size(item)
+
+    def take(self, limit: int) -> Iterator[Item]:
+        """Yield the parts to send now, at least one; the rest goes on waiting."""
+        while self._items and (limit > 0):
+            item = self._items.popleft()
+            self.size -= _size(item)
+            limit -= _size(item)
+            yield item
 
 
 class Outbox:
@@ -98,7 +156,7 @@ class Outbox:
         self.told = 0
         # None while nothing waits: an empty deque takes 624 bytes, and most clients have nothing waiting.
         self._queue: deque[Item | bytes] | None = None
-        self._conflated: dict[Hashable, Item | Waiting | bytes] | None = None
+        self._conflated: dict[Hashable, Item | Waiting | Parts | bytes] | None = None
         self._size = 0
         # The outboxes of the worker, and the bytes that are counted there.
         self._pool = pool
@@ -108,7 +166,7 @@ class Outbox:
         self._serial = 0
         # The market of which a part was taken. It is first until the rest was taken too: what came behind it, such as
         # the end of its snapshot, may not overtake it. So it takes newer records of its codes and no other codes.
-        self._draining: Waiting | None = None
+        self._draining: Waiting | Parts | None = None
         # How many entries of the queue have waited since `_marked_at`; they are the first ones.
         self._marked = 0
         self._marked_at = 0.0
@@ -210,16 +268,16 @@ class Outbox:
         """Return the first entry that waits, but of a market no more than `limit` bytes at a time."""
         assert self._conflated is not None
         if self._draining is not None:
-            entry: Item | Waiting | bytes = self._draining
+            entry: Item | Waiting | Parts | bytes = self._draining
             self._draining = None
         else:
             entry = self._conflated.pop(next(iter(self._conflated)))
         self._size -= _size(entry)
         self._kept -= _kept(entry)
-        if not isinstance(entry, Waiting):
+        if not isinstance(entry, Waiting | Parts):
             return entry
         items = list(entry.take(limit))
-        if entry.merged:
+        if entry:
             self._draining = entry
             self._size += _size(entry)
             self._kept += _kept(entry)
@@ -255,24 +313,24 @@ class Outbox:
 
     def _merge(self, entry: Item | bytes) -> None:
         assert self._conflated is not None
-        if isinstance(entry, bytes) or entry.behaviour.versions == "none":
+        if isinstance(entry, Item) and entry.behaviour.versions == "none" and isinstance(entry.frame, LastValue):
+            self._put_part(entry)
+        elif isinstance(entry, bytes) or entry.behaviour.versions == "none":
             self._serial += 1
             self._conflated[self._serial] = entry
             self._size += _size(entry)
-            self._kept += _size(entry)
+            self._kept += _kept(entry)
         else:
-            frame, behaviour, view = entry
-            key = (frame.topic, view)
-            if self._draining is not None and (self._draining.topic, self._draining.view) == key:
+            frame, behaviour, view, _ = entry
+            key = entry.key
+            if isinstance(self._draining, Waiting) and self._draining.key == key:
                 rest = self._update(self._draining.merged, frame)
                 if rest is None:
                     return
                 frame = rest
             waiting = self._conflated.get(key)
             if not isinstance(waiting, Waiting):
-                waiting = self._conflated[key] = Waiting(
-                    frame.topic, Merged(behaviour.versions, self._tables), behaviour, view
-                )
+                waiting = self._conflated[key] = Waiting(key, Merged(behaviour.versions, self._tables), behaviour, view)
                 self._size += OVERHEAD
             merged = waiting.merged
             size, kept = merged.size, merged.kept
@@ -285,6 +343,27 @@ class Outbox:
     def _tables(self) -> Tables | None:
         return None if self._pool is None else self._pool.tables
 
+    def _put_part(self, item: Item) -> None:
+        """Queue a part of a last value; the parts of an older one are dropped."""
+        assert self._conflated is not None
+        key, position = ("last value", item.key), (item.frame.epoch, item.frame.seq)
+        draining, parts = self._draining, self._conflated.get(key)
+        if isinstance(draining, Parts) and draining.key == item.key:
+            parts = draining
+        if isinstance(parts, Parts) and parts.position != position:
+            self._size -= _size(parts)
+            self.skipped += len(parts)
+            if parts is draining:
+                self._draining = None
+            else:
+                del self._conflated[key]
+            parts = None
+        if not isinstance(parts, Parts):
+            parts = self._conflated[key] = Parts(item)
+            self._size += OVERHEAD
+        parts.add(item)
+        self._size += _size(item)
+
     def _update(self, merged: Merged, frame: Frame) -> Frame | None:
         size, kept = merged.size, merged.kept
         replaced, rest = merged.update(frame)
@@ -294,13 +373,13 @@ class Outbox:
         return rest
 
 
-def _size(entry: Item | Waiting | bytes) -> int:
+def _size(entry: Item | Waiting | Parts | bytes) -> int:
     if isinstance(entry, bytes):
         return len(entry) + OVERHEAD
-    if isinstance(entry, Waiting):
-        return entry.merged.size + OVERHEAD
+    if isinstance(entry, Waiting | Parts):
+        return entry.size + OVERHEAD
     return len(entry.frame.body) + OVERHEAD
 
 
-def _kept(entry: Item | Waiting | bytes) -> int:
-    return entry.merged.kept if isinstance(entry, Waiting) else _size(entry)
+def _kept(entry: Item | Waiting | Parts | bytes) -> int:
+    return entry.kept if isinstance(entry, Waiting | Parts) else _size(entry)

@@ -10,7 +10,7 @@ from gateway.streams.questions import Questions
 from gateway.streams.snapshot import PushedSnapshot
 from gateway.streams.stream import ANSWER_TIMEOUT, Losses, Stream
 from qmt_bridge.wire import frames
-from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.frames import Frame, LastValue
 from qmt_bridge.wire.positions import JournalPosition, Position
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import Topic
@@ -74,7 +74,7 @@ class ValueStream(Stream):
 
     def _take_answer(self, cohort: Cohort, state: TopicState, now: float) -> None:
         if state.body is not None:
-            cohort.parts.append(Frame(self.topic, state.epoch, state.seq, 0, 0, state.body))
+            cohort.parts.append(LastValue(self.topic, state.epoch, state.seq, 0, 0, state.body))
         if state.more:
             return
         position = Position(state.epoch, state.seq)

@@ -253,3 +253,9 @@ class Frame:
         if self._framed is None:
             self._framed = framed(self.json)
         return self._framed
+
+
+class LastValue(Frame):
+    """A last value, or a part of one: it is no news, so it has no times, and a newer one replaces it as a whole."""
+
+    __slots__ = ()

@@ -5,6 +5,7 @@ Pure. Feeder, hub, outbox and key check all read ``KINDS``; none of them asks wh
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from enum import StrEnum
@@ -209,6 +210,12 @@ def formula_topic(spec: FormulaSpec) -> Topic:
     numbers = [number for number in (spec.count, *spec.params.values()) if isinstance(number, int)]
     if not all(-_MAX_NUMBER <= number < _MAX_NUMBER for number in numbers):
         raise BadRequest("bad_request", "a number of a formula's request has more than 64 bits")
+    for name, value in spec.params.items():
+        # MessagePack has these numbers, but JSON, in which the topic is written, does not.
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BadRequest(
+                "bad_request", f"parameter {name[:40]!r} of a formula must be a finite number, not {value}"
+            )
     try:
         canonical = msgspec.json.encode(spec, order="deterministic").decode()
     except (OverflowError, TypeError, ValueError, RecursionError) as exc:

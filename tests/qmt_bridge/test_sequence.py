@@ -510,6 +510,45 @@ def test_late_last_value_is_handed_out_if_it_is_newer():
     assert values.take_gaps() == []
 
 
+def value(seq: int, epoch: int, *, more: bool = False) -> TopicState:
+    return TopicState(1, QUOTE, "live", epoch=epoch, seq=seq, body=frames.encode({}), more=more)
+
+
+@pytest.mark.parametrize("late", [1, 7, 1000])
+def test_late_answer_of_an_older_epoch_is_no_news(late):
+    values = LastValues([QUOTE], True)
+    values.give_up()
+    assert [frame.seq for frame in values.arrived(live(7, NEXT_EPOCH, QUOTE))] == [7]
+    assert values.answered(value(late, EPOCH, more=True)) == []
+    assert values.answered(value(late, EPOCH)) == []
+    refused = TopicState(1, QUOTE, "refused", "no", "upstream_refused", epoch=EPOCH)
+    assert values.answered(refused) == []
+    # Its position was not taken: the next frame is the next one.
+    assert [frame.seq for frame in values.arrived(live(8, NEXT_EPOCH, QUOTE))] == [8]
+    assert values.take_gaps() == []
+    assert [frame.seq for frame in values.answered(value(9, NEXT_EPOCH))] == [9]
+
+
+def test_last_value_of_an_older_epoch_is_asked_for_again_once():
+    sequence = Sequence(LastValues([QUOTE], True), {}, False)
+    values = sequence.values
+    assert asked(sequence) == [QUOTE]
+    assert values.arrived(live(2, NEXT_EPOCH, QUOTE)) == []
+    assert values.answered(value(50, EPOCH)) == []
+    assert asked(sequence) == [QUOTE]
+    # The process that publishes now answers.
+    answers = values.answered(value(1, NEXT_EPOCH))
+    assert [(frame.epoch, frame.seq) for frame in answers] == [(NEXT_EPOCH, 1), (NEXT_EPOCH, 2)]
+    # One whose clock was set back would answer so for ever.
+    again = Sequence(LastValues([QUOTE], True), {}, False)
+    asked(again)
+    again.values.arrived(live(2, NEXT_EPOCH, QUOTE))
+    again.values.answered(value(50, EPOCH))
+    asked(again)
+    assert [frame.seq for frame in again.values.answered(value(50, EPOCH))] == [2]
+    assert asked(again) == []
+
+
 def test_questions_have_different_numbers():
     sequence = Sequence(LastValues([QUOTE], True), {ACCOUNT: Events(ACCOUNT), ALL_TRADES: Events(ALL_TRADES)}, False)
     numbers = [question.id for question in sequence.questions(0.0)]
