@@ -119,7 +119,7 @@ async def test_client_that_reads_late_gets_the_newest_and_the_count(rig: Rig) ->
         assert len(numbers) + skipped == PUBLISHED
         await until(lambda: metrics(port)["slow_clients"] == 0, "a client that has read all")
         # In flight was what a new client may have, although kernel buffers would have taken all of it.
-        assert numbers[:-1] == list(range(len(numbers) - 1))
+        assert numbers == sorted(set(numbers))
         assert len(numbers) * 400 < 2 * FIRST
 
 
