@@ -311,7 +311,7 @@ class PreparedSender(_Queue):
         self._waiter: asyncio.Future[None] | None = None
         frames.sender = self
         outbox.deflated = frames.deflates
-        self.room = HIGH_WATER
+        self.room = min(HIGH_WATER, self._window.size)
 
     @property
     def stalled(self) -> bool:
@@ -342,6 +342,9 @@ class PreparedSender(_Queue):
             self._flush_outbox()
 
     def _flush_outbox(self) -> None:
+        if self._blocked:
+            # A late pong lets data be written that has waited since nothing more came.
+            self.outbox.conflate_from(self._patience, self._clock.now)
         while not self.gone:
             room = self._may_write()
             if not room:
