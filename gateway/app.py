@@ -9,19 +9,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
+from http import HTTPStatus
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from gateway import status
 from gateway.endpoints import ENDPOINTS
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
 from qmt_bridge.config import Config, load_config
+from qmt_bridge.errors import BAD_REQUEST
 from qmt_bridge.log import tame_server_logs
+from qmt_bridge.wire.hints import similar
 
 
 def create_app(config: Config | None = None) -> Starlette:
@@ -55,7 +59,40 @@ def create_app(config: Config | None = None) -> Starlette:
         WebSocketRoute(path + end, socket(endpoint)) for path, endpoint in ENDPOINTS.items() for end in ("", "/")
     ]
     routes += [Route(path + end, page(render)) for path, render in pages.items() for end in ("", "/")]
-    return Starlette(routes=routes, lifespan=lifespan)
+    routes += [Route(path + end, _upgrade_required, methods=_METHODS) for path in ENDPOINTS for end in ("", "/")]
+    app = Starlette(routes=routes, lifespan=lifespan)
+    app.router.default = _nowhere
+    return app
+
+
+# A WebSocket URL answers each of them.
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+# Characters of an unknown path that an answer shows.
+_SHOWN = 60
+
+
+async def _upgrade_required(request: Request) -> Response:
+    """Answer plain HTTP on the URL of a WebSocket."""
+    sentence = (
+        f"{request.url.path} is a WebSocket: connect with ws:// (wss:// through a proxy with TLS). If you did, a proxy "
+        "on the way has removed the header Upgrade.\n"
+    )
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade"}
+    return PlainTextResponse(sentence, HTTPStatus.UPGRADE_REQUIRED, headers)
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer on a path that does not exist, to plain HTTP and to WebSockets."""
+    path: str = scope["path"]
+    nearest = next(iter(similar(path.removesuffix("/"), ENDPOINTS)), None)
+    hint = f"did you mean {nearest}?" if nearest else f"the WebSockets are {', '.join(ENDPOINTS)}"
+    response = PlainTextResponse(f"there is nothing at {path[:_SHOWN]!r}; {hint}\n", HTTPStatus.NOT_FOUND)
+    if scope["type"] == "http":
+        await response(scope, receive, send)
+    elif "websocket.http.response" in scope.get("extensions", {}):
+        await WebSocket(scope, receive, send).send_denial_response(response)
+    else:
+        await send({"type": "websocket.close", "code": BAD_REQUEST.close_code})
 
 
 class _Socket:
