@@ -52,10 +52,13 @@ class Receiver(ServerProtocol):
     """websockets' protocol, which leaves the answers to pings to us, and tells a client what is too large."""
 
     def recv_frame(self, frame: Frame) -> None:
-        """Hand pings and pongs on: websockets would write a pong for each ping, whether or not the client reads."""
+        """Hand pings and pongs on; websockets would write a pong for each ping, whether or not the client reads."""
         if frame.opcode is Opcode.PING or frame.opcode is Opcode.PONG:
             self.events.append(frame)
         else:
+            if frame.opcode is Opcode.CLOSE:
+                # A client may close within a message (RFC 6455, 5.4); websockets would call that a protocol error.
+                self.current_size = None
             super().recv_frame(frame)
 
     def fail(self, code: CloseCode | int, reason: str = "") -> None:
