@@ -98,13 +98,19 @@ class _Request:
 
     __slots__ = ("added", "asked", "positions", "refused", "ticket")
 
-    def __init__(self, asked: _Asked, added: dict[Topic, str], positions: dict[Topic, Position]) -> None:
+    def __init__(
+        self,
+        asked: _Asked,
+        added: dict[Topic, str],
+        refused: dict[Topic, Rejection],
+        positions: dict[Topic, Position],
+    ) -> None:
         self.asked = asked
         self.positions = positions
         # The topics that were not subscribed before, and still are.
         self.added = added
-        # The topics that the feeder has refused since.
-        self.refused: dict[Topic, Rejection] = {}
+        # The topics beyond the limit, and those that the feeder has refused since.
+        self.refused = refused
         # What holds the data of its new topics.
         self.ticket: Ticket | None = None
 
@@ -190,14 +196,14 @@ class _Codes:
             # A code that is subscribed already is subscribed again, from its new position on.
             if topic in self._held:
                 self.session.unsubscribe(self._held.pop(topic))
-        added = self._want(asked, terms, has_options=not _OPTIONS.isdisjoint(request))
+        added, beyond = self._want(asked, terms, has_options=not _OPTIONS.isdisjoint(request))
         ignored = ignored_fields(request, self.shape)
         if self.opts_in.isdisjoint(request):
-            self._reject(asked.rejected)
+            self._reject([*asked.rejected, *beyond.values()])
             self.session.tell_ignored(ignored)
             self._update(None, positions)
             return
-        opened = _Request(asked, added, positions)
+        opened = _Request(asked, added, beyond, positions)
 
         def acknowledge(ticket: Ticket) -> None:
             self._open = tuple(each for each in self._open if each is not opened)
@@ -210,24 +216,30 @@ class _Codes:
             if isinstance(subscription.gate, Ticket):
                 opened.ticket = subscription.gate
 
-    def _want(self, asked: _Asked, terms: Terms, *, has_options: bool) -> dict[Topic, str]:
-        """Take the topics of a request up to the limit; return the new ones with their names."""
+    def _want(
+        self, asked: _Asked, terms: Terms, *, has_options: bool
+    ) -> tuple[dict[Topic, str], dict[Topic, Rejection]]:
+        """Take the topics of a request up to the limit; return the new ones with their names, and the others."""
         limit = self.session.host.config.max_topics
         added: dict[Topic, str] = {}
+        beyond: dict[Topic, Rejection] = {}
         for topic, name in asked.topics.items():
             if topic not in self.wanted:
                 if len(self.wanted) >= limit:
                     reason = f"a socket holds at most {limit} subscriptions"
-                    asked.rejected.append(Rejection(name, "symbol_limit", reason))
+                    beyond[topic] = Rejection(name, "symbol_limit", reason)
                     continue
                 self.wanted[topic] = added[topic] = name
+                for opened in self._open:
+                    # This ack may come first: one that says then that the code was rejected would be wrong.
+                    opened.refused.pop(topic, None)
             elif not has_options:
                 # The code keeps the options that it has.
                 continue
             self._terms[topic] = terms
             if topic in self._held:
                 self._held[topic].serve(terms)
-        return added
+        return added, beyond
 
     def _ack(self, opened: _Request, ticket: Ticket) -> dict[str, Any]:
         """Return what the ack says of the codes."""
