@@ -41,6 +41,10 @@ logger = logging.getLogger(__name__)
 # write carries all messages of a turn. Therefore turns grow to the larger size (some 40 ms) while messages queue up.
 DRAIN = 512
 LONGEST_DRAIN = 4096
+# Seconds after which a turn ends whatever waits, so that the worker takes its clients' pongs and requests; and messages
+# between two looks at the clock. A turn of 4,096 messages to a hundred slow clients would take half a second.
+LONGEST_TURN = 0.04
+LOOK_EVERY = 64
 # Heartbeats come once a second; after three missed ones the feeder counts as absent.
 ABSENT_AFTER = 3.0
 TICK = 0.25
@@ -57,7 +61,13 @@ _status_decoder = msgspec.msgpack.Decoder(FeedStatus)
 class Feed:
     """The three sockets, the hub they drive, and what is known of the feeder."""
 
-    def __init__(self, config: Config, on_change: Callable[[], None], on_drained: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        on_change: Callable[[], None],
+        on_drained: Callable[[], None],
+        on_turn: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self.hub = Hub(self)
         # The feeder's newest heartbeat; None until the first, and again while the feeder is absent.
         self.status: FeedStatus | None = None
@@ -74,6 +84,8 @@ class Feed:
         self._on_change = on_change
         # Called when all messages that had arrived were given to the hub.
         self._on_drained = on_drained
+        # Called with the seconds that a turn took.
+        self._on_turn = on_turn
         self._heard_at = 0.0
         self._next_id = 0
         self._downloads: dict[int, asyncio.Future[DownloadStarted]] = {}
@@ -197,6 +209,8 @@ class Feed:
                 while taken < self._drain_size:
                     take(socket, now)
                     taken += 1
+                    if not taken % LOOK_EVERY and time.monotonic() - now > LONGEST_TURN:
+                        break
             except zmq.Again:
                 continue
             except zmq.ZMQError:
@@ -208,6 +222,7 @@ class Feed:
             # Any frame shows that the feeder is running: under overload, heartbeats are lost like other messages.
             self._heard_at = now
         self._on_drained()
+        self._on_turn(time.monotonic() - now)
         self._drain_size = min(2 * self._drain_size, LONGEST_DRAIN) if full else DRAIN
         if full:
             self._drain_soon()

@@ -228,25 +228,28 @@ class _Queue:
 
 
 class AnswerClock:
-    """The time that passes while this worker could take an answer.
+    """The time in which this worker could take the answers of its clients.
 
-    A worker that computes for a second takes a pong that much later, which is not the client's delay. So between two
-    looks at most `LONGEST` seconds pass. The worker looks at it each quarter of a second, and whenever data comes.
+    A worker that hands on messages for a second takes a pong that much later, which is not the client's delay: what a
+    turn takes beyond `TURN` does not count. After each turn all pongs are taken that have come.
     """
 
-    LONGEST = 0.3
+    TURN = 0.02
 
     def __init__(self) -> None:
         # Seconds at the newest look.
-        self.now = 0.0
-        self._looked = time.monotonic()
+        self.now = time.monotonic()
+        self._excluded = 0.0
 
     def look(self) -> float:
         """Return the seconds, as they are at this moment."""
-        looked = time.monotonic()
-        self.now += min(looked - self._looked, self.LONGEST)
-        self._looked = looked
+        self.now = time.monotonic() - self._excluded
         return self.now
+
+    def exclude(self, turn: float) -> None:
+        """Do not count a turn of so many seconds."""
+        self._excluded += max(0.0, turn - self.TURN)
+        self.look()
 
 
 class Flushes:

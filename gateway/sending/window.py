@@ -114,6 +114,9 @@ class Window:
 
     def wrote(self, size: int, now: float) -> bytes:
         """Count bytes of data; return the ping to write behind them, or nothing."""
+        if self.left == self.size and now - self.progress_at > 2 * MEASURED:
+            # A pause says nothing of how fast the client reads.
+            self._measured = now, self._written
         self._written += size
         self.left -= size
         self._unpinged += size
@@ -164,7 +167,9 @@ class Window:
             # What was in flight has been read in this time; so much less is read in the time that is allowed.
             self.size = max(SMALLEST, min(self.size, int(ping.in_flight / late)))
         elif late < 0.5:
-            self.size = max(self.size, min(LARGEST, 2 * self.size, int(self._rate * self.allowed)))
+            is_small = late < SOON and 2 * ping.in_flight >= self.size
+            needed = sys.maxsize if is_small else int(self._rate * self.allowed)
+            self.size = max(self.size, min(LARGEST, 2 * self.size, needed))
         elif 2 * ping.in_flight >= self.size:
             self.size = min(LARGEST, self.size + self.size // 8)
 
