@@ -129,9 +129,8 @@ class Host(Protocol):
     budget: Budget
     # How often each limit was reached, by its name.
     limited: Counter[str]
-    # The open sessions, and how many of them each address has.
+    # The open sessions.
     sessions: dict[Session, None]
-    addresses: Counter[str]
 
     def welcome(self) -> dict[str, Any]:
         """Return the first frame of a client that opted in when it connected."""
@@ -218,7 +217,7 @@ class Session:
         chosen = self._choose_subprotocol()
         ended = "failed"
         self.host.sessions[self] = None
-        self.host.addresses[self._address] += 1
+        self.host.budget.sockets[self._address] += 1
         try:
             # Accept first, then close: a close before the handshake is an HTTP 403 without code or reason.
             await self._send({"type": "websocket.accept", "subprotocol": chosen})
@@ -248,9 +247,9 @@ class Session:
     def _leave(self) -> None:
         """Give up everything that the worker keeps for this socket."""
         del self.host.sessions[self]
-        self.host.addresses[self._address] -= 1
-        if not self.host.addresses[self._address]:
-            del self.host.addresses[self._address]
+        self.host.budget.sockets[self._address] -= 1
+        if not self.host.budget.sockets[self._address]:
+            del self.host.budget.sockets[self._address]
         self.sender.gone = True
         for subscription in self.subscriptions:
             self.host.feed.hub.leave(subscription.topic, subscription)
@@ -462,7 +461,7 @@ class Session:
             raise Ended(ORIGIN_DENIED, f"origin {str(origin)[:60]!r} is not allowed")
         config = self.host.config
         reached = f"this worker serves at most {config.max_connections} sockets"
-        if self.host.addresses[self._address] > config.max_connections_per_address:
+        if self.host.budget.sockets[self._address] > config.max_connections_per_address:
             reached = f"this worker serves at most {config.max_connections_per_address} sockets of one address"
         elif len(self.host.sessions) <= config.max_connections:
             return

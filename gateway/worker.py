@@ -33,7 +33,6 @@ class Worker:
         self.config = config
         self.keys = Keys(config.api_key)
         self.sessions: dict[Session, None] = {}
-        self.addresses: Counter[str] = Counter()
         self.sent = Sent()
         self.flushes = Flushes()
         self.pool = Pool(config.outbox_total_bytes, self._relieve_soon)

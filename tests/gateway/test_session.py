@@ -52,7 +52,6 @@ def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscripti
         "flushes": flushes or Flushes(),
         "pool": Pool(2**30),
         "limited": Counter[str](),
-        "addresses": Counter[str](),
         "budget": Budget(1, 1, 0.0),
     }
     host: Any = SimpleNamespace(config=Config(), **shared)
