@@ -198,6 +198,11 @@ class Session:
         return path.removesuffix("/")
 
     @property
+    def _address(self) -> str:
+        address: str = (self._scope.get("client") or ("?",))[0]
+        return address
+
+    @property
     def query(self) -> bytes:
         """Return the query string of the URL."""
         query: bytes = self._scope["query_string"]
@@ -212,6 +217,7 @@ class Session:
         chosen = self._choose_subprotocol()
         ended = "failed"
         self.host.sessions[self] = None
+        self.host.budget.sockets[self._address] += 1
         try:
             # Accept first, then close: a close before the handshake is an HTTP 403 without code or reason.
             await self._send({"type": "websocket.accept", "subprotocol": chosen})
@@ -222,10 +228,9 @@ class Session:
             ended = "lost"
         finally:
             self._leave()
-            client = self._scope.get("client") or ("?",)
             seconds = time.monotonic() - began
             logger.info(
-                "%s from %s: %s after %.1f s, %d frames", self.path, client[0], ended, seconds, self.sender.frames
+                "%s from %s: %s after %.1f s, %d frames", self.path, self._address, ended, seconds, self.sender.frames
             )
 
     def _choose_subprotocol(self) -> str | None:
@@ -242,6 +247,9 @@ class Session:
     def _leave(self) -> None:
         """Give up everything that the worker keeps for this socket."""
         del self.host.sessions[self]
+        self.host.budget.sockets[self._address] -= 1
+        if not self.host.budget.sockets[self._address]:
+            del self.host.budget.sockets[self._address]
         self.sender.gone = True
         for subscription in self.subscriptions:
             self.host.feed.hub.leave(subscription.topic, subscription)
@@ -298,6 +306,7 @@ class Session:
 
     def flooding(self) -> None:
         """End the session: the client goes on sending more frames than it may (sender.Client)."""
+        self.host.limited["frames"] += 1
         self.end(Ended(RATE_LIMITED, "more frames than a socket may send, without end"))
 
     def broke(self) -> None:
@@ -450,8 +459,14 @@ class Session:
         is_own = is_own_origin(origin, headers.get("host"), headers.get("user-agent"), secure=secure)
         if not is_own and not origin_allowed(origin, self.host.config.origins):
             raise Ended(ORIGIN_DENIED, f"origin {str(origin)[:60]!r} is not allowed")
-        if len(self.host.sessions) > self.host.config.max_connections:
-            raise Ended(CONNECTION_LIMIT, f"this worker serves at most {self.host.config.max_connections} sockets")
+        config = self.host.config
+        reached = f"this worker serves at most {config.max_connections} sockets"
+        if self.host.budget.sockets[self._address] > config.max_connections_per_address:
+            reached = f"this worker serves at most {config.max_connections_per_address} sockets of one address"
+        elif len(self.host.sessions) <= config.max_connections:
+            return
+        self.host.limited["connections"] += 1
+        raise Ended(CONNECTION_LIMIT, reached)
 
     async def _authenticate(self, endpoint: type[Endpoint]) -> None:
         keys = self.host.keys
@@ -512,8 +527,7 @@ class Session:
         if not self._purse.name(now, cost):
             self.host.limited["codes"] += 1
             raise BadRequest("rate_limited", f"more than {self.host.config.max_code_rate} codes a second")
-        address = (self._scope.get("client") or ("?",))[0]
-        wait = self.host.budget.spend(address, now, cost)
+        wait = self.host.budget.spend(self._address, now, cost)
         if wait is None or wait > 0:
             self.host.limited["codes_of_all"] += 1
         if wait is None:

@@ -71,6 +71,10 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         Meta(description='Browser origins that may connect, e.g. "https://desk.example"; "*" is any.'),
     ] = ("*",)
     max_connections: Annotated[Positive, Meta(description="Open WebSockets a worker accepts.")] = 5000
+    # All clients behind one proxy may have one address.
+    max_connections_per_address: Annotated[
+        Positive, Meta(description="Open WebSockets a worker accepts from one address.")
+    ] = 5000
     max_topics: Annotated[Positive, Meta(description="Subscriptions that one WebSocket may hold.")] = 6000
     max_rate: Annotated[
         Positive,

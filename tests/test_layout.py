@@ -188,7 +188,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # uvicorn's HTTP protocol is subclassed as well; what a request may be is decided in a pure file.
     (
         "gateway/connections/handshake.py",
-        {"gateway.connections.descriptors", "gateway.connections.opening", "uvicorn"},
+        {"gateway.connections", "uvicorn"},
         set(),
     ),
     ("gateway/connections/opening.py", set(), IMPURE),

@@ -18,12 +18,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from gateway.connections.descriptors import Descriptors
+from gateway.connections.intake import SOCKET_SHARE, Meter
 from gateway.connections.opening import HEAD_BYTES, Opening, Unserved
 
 # Seconds in which a whole request has to arrive, and in which its answer has to be read.
 REQUEST_TIMEOUT = 10.0
 # Seconds in which a refused client can read why.
 LINGER = 1.0
+# Seconds of the loop that a page takes.
+PAGE_COST = 0.001
 # Connections that are dropped in one turn of the loop: each takes some 30 us.
 DROPPED_AT_ONCE = 50
 
@@ -37,7 +40,11 @@ class Handshake(H11Protocol):
         shared = vars(server_state)
         self.deadlines: Deadlines = shared.get("deadlines") or shared.setdefault("deadlines", Deadlines(self.loop))
         self.opening = Opening()
+        # What its requests cost; None before the first answer.
+        self.meter: Meter | None = None
         self.refused = False
+        # Whether the next request has to wait.
+        self.paused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request; give up the connection that waits longest if descriptors run out."""
@@ -64,11 +71,17 @@ class Handshake(H11Protocol):
             self._next()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, which may be there already."""
+        """Go on with the next request, which may be there already, unless the client asks too often."""
         super().on_response_complete()
+        if len(self.opening) > HEAD_BYTES:
+            self.flow.pause_reading()
         if not self.transport.is_closing():
+            now = self.loop.time()
+            self.meter = self.meter or Meter()
+            self.meter.spend(PAGE_COST, now)
+            self.paused = True
             self.deadlines.begin(self)
-            self.loop.call_soon(self._next)
+            self.loop.call_later(self.meter.debt(now) / SOCKET_SHARE, self._go_on)
 
     def expire(self) -> None:
         """Give up a client that has not sent a whole request in time, or has not read the answer."""
@@ -93,7 +106,13 @@ class Handshake(H11Protocol):
         self.transport.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
 
     def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return self.paused or (self.cycle is not None and not self.cycle.response_complete)
+
+    def _go_on(self) -> None:
+        self.paused = False
+        self._next()
+        if len(self.opening) <= HEAD_BYTES and not self.transport.is_closing():
+            self.flow.resume_reading()
 
     def _next(self) -> None:
         """Serve the next request if it is whole."""

@@ -17,6 +17,7 @@ HEADERS = 100
 BODY_BYTES = 8 * 1024
 
 _END = re.compile(rb"\r?\n\r?\n")
+_EMPTY = re.compile(rb"[\r\n]+")
 _TLS = b"\x16\x03"
 
 
@@ -56,7 +57,9 @@ class Opening:
         """Return the next whole request with its body, or None before it is there; raise `Unserved`."""
         if not self._searched:
             # RFC 9112, 2.2: empty lines before a request are ignored.
-            del self._data[: len(self._data) - len(self._data.lstrip(b"\r\n"))]
+            empty = _EMPTY.match(self._data)
+            if empty is not None:
+                del self._data[: empty.end()]
             if self._data and not 0x21 <= self._data[0] <= 0x7E:
                 raise _not_http(self._data)
         end = _END.search(self._data, max(0, self._searched - 3))

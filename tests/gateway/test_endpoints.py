@@ -789,6 +789,27 @@ async def test_connection_over_the_limit_closes_with_1013(rig: Rig) -> None:
         await rig.wanted(TICK)
 
 
+async def test_each_address_has_a_limit_of_connections(rig: Rig) -> None:
+    server = rig.serve(max_connections_per_address=1)
+    counted = metrics(server.port)['limited_total{limit="connections"}']
+    async with rig.connect("/ws/realtime", server) as first:
+        async with rig.connect("/ws/realtime", server) as second:
+            assert await second.closed() == (
+                1013,
+                "connection_limit: this worker serves at most 1 sockets of one address",
+            )
+        async with rig.connect("/ws/realtime", server, local_addr=("127.0.0.2", 0)) as other:
+            await other.send({"action": "ping", "id": 1})
+            assert (await other.receive())["id"] == 1
+        await first.send({"action": "ping", "id": 2})
+        assert (await first.receive())["id"] == 2
+    assert metrics(server.port)['limited_total{limit="connections"}'] == counted + 1
+    await until(lambda: readiness(server.port)["connections"] == 0, "the end of all sessions")
+    async with rig.connect("/ws/realtime", server) as later:
+        await later.send({"action": "ping", "id": 3})
+        assert (await later.receive())["id"] == 3
+
+
 @pytest.mark.parametrize("topic", [Topic("quote/"), Topic("quote/600519.SH/tick")])
 async def test_prefix_subscription_alone_requests_no_data(rig: Rig, topic: Topic) -> None:
     import zmq

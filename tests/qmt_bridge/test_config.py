@@ -33,6 +33,7 @@ CHANGED = {
     "require_key": True,
     "origins": ("https://a.example", "https://b.example:8443"),
     "max_connections": 1,
+    "max_connections_per_address": 2,
     "max_topics": 7,
     "max_rate": 8,
     "max_code_rate": 9,

@@ -10,7 +10,7 @@ import logging
 import pytest
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from gateway.connections import descriptors, handshake
+from gateway.connections import descriptors, handshake, intake
 from gateway.connections.handshake import Handshake
 from gateway.connections.opening import HEAD_BYTES
 from tests.support.raw import HEADERS, TEXT, Raw, frame
@@ -121,13 +121,35 @@ async def test_good_clients_pass_many_half_open_connections(rig: Rig, monkeypatc
         writer.close()
 
 
-async def test_requests_in_one_segment_are_answered_in_order(rig: Rig) -> None:
+async def test_requests_in_one_segment_are_answered_in_order(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     get = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
     last = b"GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-    answer = await exchange(rig.servers[0], get * 2000 + last)
-    assert answer.count(b"HTTP/1.1 200") == 2000
+    monkeypatch.setattr(handshake, "PAGE_COST", 0.0)
+    answer = await exchange(rig.servers[0], get * 1000 + last)
+    assert answer.count(b"HTTP/1.1 200") == 1000
     assert answer.count(b"HTTP/1.1 404") == 1
-    assert len(get) * 2000 > HEAD_BYTES
+    assert len(get) * 1000 > HEAD_BYTES
+
+
+async def test_requests_beyond_the_share_of_a_connection_wait(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handshake, "PAGE_COST", intake.BURST)
+    monkeypatch.setattr(handshake, "SOCKET_SHARE", 1e-6)
+    get = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+    _, writer = await asyncio.open_connection("127.0.0.1", rig.servers[0].port)
+    writer.write(get * 1000)
+    server = rig.servers[0]._server.server_state
+    # The second answer is the last one for hours.
+    await until(
+        lambda: any(isinstance(each, Handshake) and each.paused for each in list(server.connections)), "a pause"
+    )
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"action": "ping", "id": 5})
+        assert (await client.receive())["id"] == 5
+    (waiting,) = (each for each in list(server.connections) if isinstance(each, Handshake))
+    assert waiting.paused
+    # No more is received meanwhile.
+    assert 900 * len(get) < len(waiting.opening) < 20_000 * len(get)
+    writer.transport.abort()  # type: ignore[attr-defined]
 
 
 async def test_frames_behind_the_handshake_are_served(rig: Rig) -> None:
