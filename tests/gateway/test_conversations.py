@@ -18,7 +18,7 @@ from qmt_bridge.wire.topics import Topic
 from tests.support.conversation import CODES, MARKETS, PERIODS, SLOW, TOPICS, Talker, VirtualLoop, World, codes_of
 
 STEPS = 3000
-SEEDS = 80
+SEEDS = 40
 
 
 def names(rng: random.Random, known: list[str]) -> list[str]:
@@ -118,7 +118,7 @@ async def converse(world: World) -> None:
             for code in codes_of(topic):
                 newest = feeder.values[topic][code]
                 record = newest[0] if isinstance(newest, list) else newest
-                assert talker.newest[topic, code] == record["n"]
+                assert talker.newest[topic, code] == record["n"], f"{topic}\n{talker.story()}"
         talker.leave()
     await world.settle()
     assert all(talker.gone for talker in world.talkers)
