@@ -135,6 +135,7 @@ class Talker:
         self.field = "codes" if path == "/ws/whole_quote" else "stocks"
         self.rng = rng
         self.reads = not slow
+        self.wants_all = rng.random() < 0.2
         # Set by the sender.
         self.sender: PreparedSender
         self.answered: Counter[int] = Counter()
