@@ -352,14 +352,17 @@ class Outbox:
         assert self._conflated is not None
         waiting = self._conflated.pop(key, None)
         if waiting is not None:
-            self._serial += 1
-            self._conflated[self._serial] = waiting
+            before = self._conflated.pop(("sealed", key), None)
+            if before is not None:
+                self._serial += 1
+                self._conflated[self._serial] = before
+            self._conflated["sealed", key] = waiting
         if isinstance(self._draining, Waiting) and self._draining.key == key:
             self._draining = self._draining._replace(key=None)
 
     def drop(self, source: Hashable) -> None:
         """Forget what waits of a subscription that was ended: each new one could add as much again."""
-        for key in (source, ("last value", source)):
+        for key in (source, ("last value", source), ("sealed", source)):
             entry = self._conflated.pop(key, None) if self._conflated is not None else None
             if entry is not None:
                 self._size -= _size(entry)
