@@ -276,6 +276,7 @@ class Session:
         """End a subscription."""
         if self.subscriptions.pop(subscription, subscription) is None:
             self.host.feed.hub.leave(subscription.topic, subscription)
+            subscription.end()
             if isinstance(subscription.gate, Ticket):
                 subscription.gate.release(subscription)
 

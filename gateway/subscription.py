@@ -316,6 +316,10 @@ class Subscription:
         if isinstance(self.gate, Ticket):
             self.gate.settle(self, outcome, refusal)
 
+    def end(self) -> None:
+        """Drop what waits for a slow client, which has ended the subscription."""
+        self._sender.outbox.drop(self)
+
     def when_drained(self, act: Callable[[float], None]) -> None:
         """Call `act` once nothing waits in the client's outbox."""
         self._sender.when_drained(act)

@@ -35,13 +35,13 @@ class Item(NamedTuple):
     behaviour: Behaviour
     view: View | None = None
     # The subscription. Frames of one that was ended and of the next one of the same topic are never merged: the acks
-    # between them would be overtaken. None: the client has one subscription of the topic.
+    # between them would be overtaken. None: the topic and the view stand for it.
     source: Hashable = None
 
     @property
     def key(self) -> Hashable:
-        """Return what is equal for the frames that may be merged."""
-        return (self.frame.topic, self.view, self.source)
+        """Return what is equal for the frames that may be merged; they are sent in the view of the newest."""
+        return (self.frame.topic, self.view) if self.source is None else self.source
 
     def payload(self) -> bytes:
         """Return the payload of the WebSocket frame; raise `WireError` if it cannot be rendered."""
@@ -313,6 +313,8 @@ class Outbox:
 
     def _merge(self, entry: Item | bytes) -> None:
         assert self._conflated is not None
+        if isinstance(entry, Item) and entry.behaviour.versions == "none":
+            self._seal(entry.key)
         if isinstance(entry, Item) and entry.behaviour.versions == "none" and isinstance(entry.frame, LastValue):
             self._put_part(entry)
         elif isinstance(entry, bytes) or entry.behaviour.versions == "none":
@@ -329,7 +331,9 @@ class Outbox:
                     return
                 frame = rest
             waiting = self._conflated.get(key)
-            if not isinstance(waiting, Waiting):
+            if isinstance(waiting, Waiting) and waiting.view is not view:
+                waiting = self._conflated[key] = waiting._replace(view=view)
+            elif not isinstance(waiting, Waiting):
                 waiting = self._conflated[key] = Waiting(key, Merged(behaviour.versions, self._tables), behaviour, view)
                 self._size += OVERHEAD
             merged = waiting.merged
@@ -342,6 +346,32 @@ class Outbox:
     @property
     def _tables(self) -> Tables | None:
         return None if self._pool is None else self._pool.tables
+
+    def _seal(self, key: Hashable) -> None:
+        """Merge nothing more into what waits of a subscription: a frame that may not be left out follows it."""
+        assert self._conflated is not None
+        waiting = self._conflated.pop(key, None)
+        if waiting is not None:
+            before = self._conflated.pop(("sealed", key), None)
+            if before is not None:
+                self._serial += 1
+                self._conflated[self._serial] = before
+            self._conflated["sealed", key] = waiting
+        if isinstance(self._draining, Waiting) and self._draining.key == key:
+            self._draining = self._draining._replace(key=None)
+
+    def drop(self, source: Hashable) -> None:
+        """Forget what waits of a subscription that was ended: each new one could add as much again."""
+        for key in (source, ("last value", source), ("sealed", source)):
+            entry = self._conflated.pop(key, None) if self._conflated is not None else None
+            if entry is not None:
+                self._size -= _size(entry)
+                self._kept -= _kept(entry)
+        if self._draining is not None and self._draining.key is source:
+            self._size -= _size(self._draining)
+            self._kept -= _kept(self._draining)
+            self._draining = None
+        self._count()
 
     def _put_part(self, item: Item) -> None:
         """Queue a part of a last value; the parts of an older one are dropped."""

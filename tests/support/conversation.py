@@ -15,9 +15,11 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
+from gateway.budget import Budget
 from gateway.counters import Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.hub import Hub
+from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, Flushes, PreparedSender
 from gateway.session import Session
 from qmt_bridge.config import Config
@@ -133,6 +135,7 @@ class Talker:
         self.field = "codes" if path == "/ws/whole_quote" else "stocks"
         self.rng = rng
         self.reads = not slow
+        self.wants_all = rng.random() < 0.2
         # Set by the sender.
         self.sender: PreparedSender
         self.answered: Counter[int] = Counter()
@@ -213,7 +216,7 @@ class Talker:
 
     def story(self) -> str:
         """Return what went wrong, the newest requests, and the newest frames without their padding."""
-        told = [*self.faults, *map(str, list(self.requests.items())[-15:]), *(str(each) for each in self.frames[-15:])]
+        told = [*self.faults, *map(str, list(self.requests.items())[-25:]), *(str(each) for each in self.frames[-25:])]
         return "\n".join(told).replace(PAD, "")
 
     def topics(self, request: dict[str, Any], names: list[str]) -> set[Topic]:
@@ -286,11 +289,14 @@ class World:
         self.loop = loop
         self.feeder = FakeFeeder(self.rng)
         self.flushes = Flushes()
-        config = Config(max_rate=1_000_000, **settings)
+        config = Config(max_rate=1_000_000, max_code_rate=10_000_000, **settings)
         self.host: Any = SimpleNamespace(
             config=config,
             sent=Sent(),
             flushes=self.flushes,
+            pool=Pool(2**30),
+            limited=Counter(),
+            budget=Budget(1e9, 1_000_000, loop.now),
             sessions={},
             keys=SimpleNamespace(configured=False),
             feed=SimpleNamespace(hub=self.feeder.hub),

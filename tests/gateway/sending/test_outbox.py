@@ -12,7 +12,7 @@ from gateway.sending.outbox import CONFLATE_FRAMES, CONFLATE_FROM, Item, Outbox
 from gateway.sending.sender import TAKE_BYTES
 from gateway.sending.view import View
 from qmt_bridge.wire import frames
-from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.frames import Frame, LastValue
 from qmt_bridge.wire.topics import Topic, behaviour_of
 
 ROOMY = 1_000_000
@@ -311,3 +311,69 @@ def test_model_of_random_frames_and_reads_loses_nothing(seed: int) -> None:
     model.check()
     sent, got = (sum(map(len, each.values())) for each in (model.sent, model.got))
     assert (outbox.skipped, outbox.size) == (sent - got, 0)
+
+
+def part(seq: int, body: object, source: object = None) -> Item:
+    behaviour = behaviour_of("whole/SH/")._replace(versions="none")
+    return Item(LastValue(Topic("whole/SH/"), 1, seq, 0, 0, frames.encode(body)), behaviour, None, source)
+
+
+def whole(seq: int, body: object, source: object, view: View | None = None, versions: str = "code") -> Item:
+    behaviour = behaviour_of("whole/SH/")._replace(versions=versions)  # type: ignore[arg-type]
+    frame = Frame(Topic("whole/SH/"), 1, seq, 1, 1, frames.encode(body))
+    return Item(frame, behaviour, view, source)
+
+
+def test_last_value_of_mode_all_does_not_overflow() -> None:
+    outbox = Outbox(2000)
+    parts: list[object] = [{f"60{number:04}.SH": {"pad": "x" * 500}} for number in range(100)]
+    for body in parts:
+        outbox.put(part(5, body))
+    outbox.put_control(b'{"type":"snapshot_end"}')
+    assert not outbox.overflowed
+    assert drain(outbox) == [*parts, {"type": "snapshot_end"}]
+    assert (outbox.size, len(outbox)) == (0, 0)
+    for _ in range(10):
+        outbox.put(whole(6, {"600000.SH": {"pad": "x" * 500}}, None, versions="none"))
+    assert outbox.overflowed
+
+
+def test_newer_last_value_replaces_the_parts_that_wait() -> None:
+    outbox = Outbox(100)
+    for seq in (5, 9):
+        for number in range(10):
+            outbox.put(part(seq, {f"60000{number}.SH": seq}))
+        outbox.put(whole(seq + 1, {"600000.SH": seq + 1}, None, versions="none"))
+        if seq == 5:
+            assert json.loads(outbox.take(1)[0]) == {"600000.SH": 5}
+    assert drain(outbox) == [{"600000.SH": 6}, *({f"60000{number}.SH": 9} for number in range(10)), {"600000.SH": 10}]
+    assert (outbox.skipped, outbox.size) == (9, 0)
+
+
+def test_frames_of_a_new_subscription_stay_behind_its_ack() -> None:
+    outbox = Outbox(10)
+    outbox.put(whole(1, {"600519.SH": 1}, "first"))
+    outbox.put_control(b'{"type":"subscribed"}')
+    outbox.put(whole(2, {"600519.SH": 2}, "second"))
+    assert drain(outbox) == [{"600519.SH": 1}, {"type": "subscribed"}, {"600519.SH": 2}]
+
+
+def test_what_waits_of_an_ended_subscription_is_dropped() -> None:
+    outbox = Outbox(10)
+    outbox.put_control(b'{"type":"pong"}')
+    for number in range(50):
+        source = f"subscription {number}"
+        outbox.put(whole(number, {"600519.SH": number}, source))
+        outbox.put(part(number, {"600519.SH": number}, source))
+        outbox.drop(source)
+    assert drain(outbox) == [{"type": "pong"}]
+    assert outbox.size == 0
+
+
+def test_options_that_change_to_and_fro_keep_the_order() -> None:
+    outbox = Outbox(10)
+    stamped = View(stamped=True)
+    for seq, view, versions in ((1, None, "code"), (2, stamped, "code"), (3, None, "code"), (4, None, "none")):
+        outbox.put(whole(seq, {"600519.SH": seq}, "one", view, versions))
+    outbox.put(whole(5, {"600519.SH": 5}, "one"))
+    assert drain(outbox) == [{"600519.SH": 3}, {"600519.SH": 4}, {"600519.SH": 5}]

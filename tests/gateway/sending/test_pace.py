@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.sending.pace import Pace
+from gateway.sending.pace import SHORTEST, MarketPace, Pace, limit
 from qmt_bridge.wire import frames
-from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.frames import Frame, LastValue
 from qmt_bridge.wire.topics import behaviour_of, quote_topic, whole_topic
 
 TICK, SH = quote_topic("600519.SH"), whole_topic("SH")
@@ -93,3 +93,72 @@ def test_irreplaceable_records_wait_up_to_one_frames_size() -> None:
     for seq in range(2000):
         ticks.admits(quoted(seq, "tick", "x" * 1000), 10.0)
     assert not ticks.full
+
+
+def last(seq: int, **codes: int) -> LastValue:
+    return LastValue(SH, 1, seq, 0, 0, frames.encode(codes))
+
+
+def bodies(passed: list[Frame]) -> list[object]:
+    return [frame.data for frame in passed]
+
+
+def test_each_code_of_a_market_is_due_by_itself() -> None:
+    pace = limit(0.8, behaviour_of(SH))
+    assert isinstance(pace, MarketPace)
+    whole = batch(1, a=1, b=1)
+    # Passed as it is, so it is rendered once for all clients.
+    assert pace.offer(whole, 10.0) == [whole]
+    assert bodies(pace.offer(batch(2, a=2, c=2), 10.5)) == [{"c": 2}]
+    assert pace.offer(batch(3, b=3), 10.6) == []
+    assert pace.offer(batch(4, c=4), 10.6) == []
+    assert (pace.waits, pace.due) == (True, 10.8)
+    [taken] = pace.take(10.8)
+    assert (taken.data, taken.seq) == ({"a": 2, "b": 3}, 4)
+    # The code that is due later waits for its own time, and a newer record replaces the one that waits.
+    assert pace.due == 11.3
+    assert pace.offer(batch(5, c=5), 11.0) == []
+    assert bodies(pace.take(11.3)) == [{"c": 5}]
+    assert not pace.waits
+
+
+def test_codes_that_are_due_one_after_the_other_are_passed_on_together() -> None:
+    pace = MarketPace(1.0)
+    names = [f"c{number}" for number in range(100)]
+    for number, name in enumerate(names):
+        pace.offer(batch(number, **{name: 1}), 10.0 + number / 1000)
+    for name in names:
+        assert pace.offer(batch(200, **{name: 2}), 10.5) == []
+    taken, times = [], 0
+    while pace.waits:
+        times += 1
+        taken += [code for frame in pace.take(pace.due) for code in frame.data]
+    assert sorted(taken) == sorted(names)
+    assert times == 2
+    assert pace.due > 10.0 + SHORTEST
+
+
+def test_last_value_of_a_market_passes_at_once_and_replaces_what_waits() -> None:
+    pace = MarketPace(3600.0)
+    pace.offer(batch(1, a=1, b=1), 10.0)
+    pace.offer(batch(2, a=2, b=2), 10.1)
+    for part in (last(5, a=5), last(5, c=5)):
+        assert pace.offer(part, 10.2) == [part]
+    assert bodies(pace.take_all()) == [{"b": 2}]
+    # The first records of a new epoch are its last values, although the feeder pushes them.
+    pushed = Frame(SH, 2, 1, 1, 1, frames.encode({"a": 6}))
+    assert pace.offer(pushed, 10.3) == [pushed]
+
+
+@pytest.mark.parametrize("period", ["tick", "1m", "l2order"])
+def test_last_value_of_a_quote_passes_at_once_in_order(period: str) -> None:
+    pace = Pace(3600.0, behaviour_of(quote_topic("600519.SH", period)).versions)
+    for seq in (1, 2, 3):
+        pace.offer(quoted(seq, period, {"time": seq}), 10.0)
+    newest = LastValue(quote_topic("600519.SH", period), 1, 9, 0, 0, frames.encode({"600519.SH": [{"time": 9}]}))
+    passed = pace.offer(newest, 10.1)
+    assert passed[-1] is newest
+    before = [record["time"] for frame in passed[:-1] for record in frame.data["600519.SH"]]
+    # An older tick is of no use after a newer one; bars and orders are.
+    assert before == ([] if period == "tick" else [2, 3])
+    assert pace.take(10.2) == []
