@@ -453,8 +453,7 @@ class Session:
                     self._purse.charge(self.sender.loop.time(), self.sender.outbox.told - before)
                 waits = None
             except BadRequest as exc:
-                given = request.get("id")
-                self.error(exc.code, exc.reason, id=given if isinstance(given, int | str) else None)
+                self.error(exc.code, exc.reason, id=_repeated(request))
                 if waits is not None:
                     ending = OVERLOADED if exc.code == OVERLOADED.code else BAD_REQUEST
                     raise Ended(ending, exc.reason, code=exc.code, told=True) from None
@@ -598,6 +597,14 @@ class Session:
             self.sender.abort()
             return f"{shown} (aborted)"
         return shown
+
+
+def _repeated(request: Mapping[str, Any]) -> int | float | str | None:
+    """Return the id of a refused request, or None if that is what it was refused for."""
+    try:
+        return request_id(request)
+    except BadRequest:
+        return None
 
 
 def _error_frame(code: ErrorCode, error: str, fields: Mapping[str, Any]) -> dict[str, Any]:
