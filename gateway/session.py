@@ -434,6 +434,8 @@ class Session:
             except TimeoutError:
                 raise Ended(BAD_REQUEST, f"no request within {waits:.0f} s") from None
             if not self._may_pass():
+                # One refusal in a turn of the loop: while the rest waits, the socket is not read.
+                await asyncio.sleep(0)
                 continue
             request: dict[str, Any] = {}
             try:
@@ -537,8 +539,13 @@ class Session:
         limit = self.host.config.max_rate
         if self._purse.abused(now):
             raise Ended(RATE_LIMITED, f"more than {limit} requests a second, without end")
-        self.error("rate_limited", f"more than {limit} requests a second")
+        self.tell_refused()
         return False
+
+    def tell_refused(self) -> None:
+        """Tell the client how many of its requests were refused since it was last told, at most once a second."""
+        if count := self._purse.untold(self.sender.loop.time()):
+            self.error("rate_limited", f"more than {self.host.config.max_rate} requests a second", count=count)
 
     async def _afford(self, request: Mapping[str, Any]) -> None:
         """Spend what a request costs, and wait while others spend too much; raise `BadRequest` if it is too much."""
