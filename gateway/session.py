@@ -253,8 +253,10 @@ class Session:
             return
         del self.host.sessions[self]
         self.sender.gone = True
-        for subscription in tuple(self.subscriptions):
-            self.unsubscribe(subscription)
+        # Not `unsubscribe`: what waits for the client goes as a whole, and to look for each topic's part takes seconds.
+        for subscription in self.subscriptions:
+            self.host.feed.hub.leave(subscription.topic, subscription)
+            subscription.stop()
         self.sender.stop()
         self.sender.outbox.close()
         unfit = self.sender.outbox.unfit

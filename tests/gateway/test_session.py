@@ -167,7 +167,7 @@ async def test_paced_subscription_leaves_no_timer_behind(interval: float) -> Non
     session, _, _ = made()
     hub: Any = SimpleNamespace(join=lambda *_: None, leave=lambda *_: None)
     session.host.feed = SimpleNamespace(hub=hub)  # type: ignore[assignment]
-    subscriptions = [Subscription(session.sender, session, TICK, Terms(interval=interval)) for _ in range(2)]
+    subscriptions = [Subscription(session.sender, session, TICK, Terms(interval=interval)) for _ in range(3)]
     session.subscribe(subscriptions, None, None)
     timers = []
     for subscription in subscriptions:
@@ -178,4 +178,6 @@ async def test_paced_subscription_leaves_no_timer_behind(interval: float) -> Non
         timers.append(subscription.pacer._timer)
     session.unsubscribe(subscriptions[0])
     subscriptions[1].settle("refused", Refusal("upstream_refused", "no"))
-    assert [timer.cancelled() for timer in timers] == [True, True]
+    session.host.sessions = {session: None}
+    session._leave()
+    assert [timer.cancelled() for timer in timers] == [True, True, True]
