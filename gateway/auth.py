@@ -18,6 +18,13 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
+def _from_header(key: str) -> str:
+    try:
+        return key.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return key
+
+
 class Keys:
     """The configured key; only its hash is kept."""
 
@@ -30,8 +37,15 @@ class Keys:
         return self._digest is not None
 
     def accepts(self, key: str) -> bool:
-        """Return whether `key` is the configured one."""
-        return self._digest is not None and hmac.compare_digest(self._digest, _digest(key))
+        """Return whether `key` is the configured one, as text or as its UTF-8 bytes read as ISO 8859-1.
+
+        A header has no encoding of its own: servers read ISO 8859-1, and programs write UTF-8. Both spellings are
+        compared in any case, so the duration says nothing.
+        """
+        if self._digest is None:
+            return False
+        as_text = hmac.compare_digest(self._digest, _digest(key))
+        return hmac.compare_digest(self._digest, _digest(_from_header(key))) | as_text
 
 
 def presented_key(headers: Mapping[str, str], subprotocols: Iterable[str], query_string: bytes) -> str | None:
@@ -40,8 +54,9 @@ def presented_key(headers: Mapping[str, str], subprotocols: Iterable[str], query
     `headers` has lower-case names. None means that the client may still send one in its first frame.
     """
     scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token.strip():
-        return token.strip()
+    # Only ASCII's blanks: other ones may be bytes of a character in UTF-8.
+    if scheme.lower() == "bearer" and (token := token.strip(" \t")):
+        return token
     if headers.get("x-api-key"):
         return headers["x-api-key"]
     for item in subprotocols:

@@ -7,6 +7,7 @@ no fault of the one that asks: its request waits until there is budget again, an
 from __future__ import annotations
 
 from collections import Counter
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,8 +17,10 @@ ANSWER_BYTES = 128
 NAMED_REJECTIONS = 100
 # Bytes of its own answers that may wait for a client before its next request is taken.
 UNREAD_ANSWERS = 64 * 1024
-# Refusals in a row, in seconds of the allowed rate, after which a client is closed.
+# Refusals, in seconds of the allowed rate, after which a client is closed; each second forgives one of them.
 ABUSE = 100
+# Seconds between two frames that tell a client how many of its requests were refused.
+TELL_REFUSED_EVERY = 1.0
 # All sockets of an address may spend so many times what one may, and all of a worker.
 OF_ADDRESS = 4
 OF_WORKER = 10
@@ -64,6 +67,31 @@ class Bucket:
         return max(0.0, -self.left(now) / self.rate)
 
 
+class Refusals:
+    """The refused requests of one socket: told at most once in `TELL_REFUSED_EVERY`, and counted over a window."""
+
+    __slots__ = ("_allowed", "_told_at", "_untold")
+
+    def __init__(self, rate: float, now: float) -> None:
+        # A bucket and not a row of refusals: a flood has a request that passes each time there is a token again.
+        self._allowed = Bucket(rate, ABUSE * rate, now)
+        self._told_at = -math.inf
+        self._untold = 0
+
+    def note(self, now: float) -> bool:
+        """Count a refusal; return whether there were so many that the client has to go."""
+        self._untold += 1
+        return not self._allowed.take(now)
+
+    def untold(self, now: float) -> int:
+        """Return how many refusals to tell the client of now."""
+        if not self._untold or now - self._told_at < TELL_REFUSED_EVERY:
+            return 0
+        count, self._untold = self._untold, 0
+        self._told_at = now
+        return count
+
+
 class Purse:
     """What one socket may spend: requests, and codes named in them."""
 
@@ -75,7 +103,7 @@ class Purse:
         self._requests = Bucket(requests, 4 * requests, now)
         # None until needed: most sockets send one request in their lives.
         self._codes: Bucket | None = None
-        self._refusals: Bucket | None = None
+        self._refusals: Refusals | None = None
 
     def ask(self, now: float) -> bool:
         """Spend a request, or return False."""
@@ -95,8 +123,12 @@ class Purse:
     def abused(self, now: float) -> bool:
         """Note a refusal; return whether there were so many that the client has to go."""
         if self._refusals is None:
-            self._refusals = Bucket(self._requests.rate, ABUSE * self._requests.rate, now)
-        return not self._refusals.take(now)
+            self._refusals = Refusals(self._requests.rate, now)
+        return self._refusals.note(now)
+
+    def untold(self, now: float) -> int:
+        """Return how many refused requests to tell the client of now."""
+        return 0 if self._refusals is None else self._refusals.untold(now)
 
 
 class Budget:

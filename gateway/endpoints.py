@@ -44,6 +44,7 @@ from qmt_bridge.wire.requests import (
     WholeRequest,
     ignored_fields,
     read_request,
+    shown_word,
 )
 from qmt_bridge.wire.topics import (
     ALL_TRADES,
@@ -638,8 +639,8 @@ ENDPOINTS: dict[str, type[Endpoint]] = {
 
 
 def _unknown_action(action: object, *known: str, told: str = "") -> BadRequest:
-    hint = did_you_mean(str(action), known)
-    expected = f"unknown action {str(action)[:40]!r}; {hint}{'; ' if hint else ''}expected one of {', '.join(known)}"
+    hint = did_you_mean(action, known) if isinstance(action, str) else ""
+    expected = f"unknown action {shown_word(action)}; {hint}{'; ' if hint else ''}expected one of {', '.join(known)}"
     return BadRequest("unknown_action", expected + told)
 
 

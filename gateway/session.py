@@ -1,5 +1,6 @@
 """One WebSocket from its start to its end: accept, key, requests, close with a reason.
 
+What happens to a session is decided by its state (session_state.py): `tell` and `end` may be called at any time.
 The ASGI server's task for this socket reads the requests. Everything is sent by the sender (sending/sender.py).
 """
 
@@ -24,13 +25,13 @@ from gateway.origins import is_own_origin, origin_allowed
 from gateway.sending.outbox import Outbox
 from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, AsgiSender, Flushes, Frames, PreparedSender, Sender
+from gateway.session_state import TABLE, Act, Event, State
 from gateway.streams.member import Refusal
 from gateway.subscription import Subscription, Ticket
 from qmt_bridge.config import Config
 from qmt_bridge.errors import (
     BAD_REQUEST,
     CONNECTION_LIMIT,
-    FINISHED,
     INTERNAL,
     NOT_TEXT,
     ORIGIN_DENIED,
@@ -144,11 +145,13 @@ class Session:
         "_end",
         "_ended",
         "_ignored",
+        "_needs_key",
         "_purse",
         "_reader",
         "_receive",
         "_scope",
         "_send",
+        "_state",
         "host",
         "missed",
         "on_refused",
@@ -172,6 +175,9 @@ class Session:
         config = host.config
         self._purse = Purse(config.max_rate, config.max_code_rate, config.max_topics, self.sender.loop.time())
         self._reader: asyncio.Task[Any] | None = None
+        self._state = State.HANDSHAKE
+        self._needs_key = False
+        # Why the session ends, once that is decided.
         self._end: Ended | None = None
         # The snapshots that have ended in this turn of the loop, with the number of codes of each.
         self._ended: dict[Subscription, int] | None = None
@@ -214,16 +220,13 @@ class Session:
         assert message["type"] == "websocket.connect", message
         began = time.monotonic()
         self._reader = asyncio.current_task()
+        self._needs_key = endpoint.always_key or self.host.config.require_key
         chosen = self._choose_subprotocol()
         ended = "failed"
         self.host.sessions[self] = None
         self.host.budget.sockets[self._address] += 1
         try:
-            # Accept first, then close: a close before the handshake is an HTTP 403 without code or reason.
-            await self._send({"type": "websocket.accept", "subprotocol": chosen})
-            if (prepared := self._prepared()) is not None:
-                prepared.forget_handshake()
-            ended = await self._serve(endpoint)
+            ended = await self._serve(endpoint, chosen)
         except OSError:
             ended = "lost"
         finally:
@@ -244,15 +247,24 @@ class Session:
         # A browser closes the connection if it offered subprotocols and the server chose none.
         return next((item for item in offered if item.startswith(KEY_SUBPROTOCOL)), None)
 
+    def _on(self, event: Event) -> Act:
+        """Go to the state that follows an event; return what is to be done about it."""
+        self._state, act = TABLE[self._state][event]
+        return act
+
     def _leave(self) -> None:
         """Give up everything that the worker keeps for this socket."""
+        if self._on(Event.LEAVE) is not Act.RELEASE:
+            return
         del self.host.sessions[self]
         self.host.budget.sockets[self._address] -= 1
         if not self.host.budget.sockets[self._address]:
             del self.host.budget.sockets[self._address]
         self.sender.gone = True
+        # Not `unsubscribe`: what waits for the client goes as a whole, and to look for each topic's part takes seconds.
         for subscription in self.subscriptions:
             self.host.feed.hub.leave(subscription.topic, subscription)
+            subscription.stop()
         self.sender.stop()
         self.sender.outbox.close()
         unfit = self.sender.outbox.unfit
@@ -277,6 +289,7 @@ class Session:
         if self.subscriptions.pop(subscription, subscription) is None:
             self.host.feed.hub.leave(subscription.topic, subscription)
             subscription.end()
+            subscription.stop()
             if isinstance(subscription.gate, Ticket):
                 subscription.gate.release(subscription)
 
@@ -312,7 +325,7 @@ class Session:
 
     def broke(self) -> None:
         """End the session because of the exception that is being handled, which is a bug of ours (sender.Client)."""
-        logger.exception("session on %s cannot be written to", self.path)
+        logger.exception("session on %s failed", self.path)
         self.end(Ended(INTERNAL, "internal error"))
 
     def tell_closing(self) -> None:
@@ -321,14 +334,17 @@ class Session:
             self.tell({"type": "closing", "reason": "server_restart"})
 
     def tell(self, frame: Mapping[str, Any]) -> None:
-        """Queue a control frame; an absent id is left out."""
+        """Queue a control frame if the client may be told anything now; an absent id is left out."""
+        if self._on(Event.TELL) is Act.SEND:
+            self._queue(frame)
+
+    def _queue(self, frame: Mapping[str, Any]) -> None:
         shown = {key: value for key, value in frame.items() if key != "id" or value is not None}
         self.sender.tell(cut_rejections(shown))
 
     def error(self, code: ErrorCode, error: str, **fields: Any) -> None:
         """Queue an error frame; fields that are None are left out."""
-        extra = {key: value for key, value in fields.items() if value is not None}
-        self.tell({"type": "error", **extra, "code": code, "error": error, "retry": code in RETRYABLE})
+        self.tell(_error_frame(code, error, fields))
 
     def has_told(self, names: Iterable[str]) -> None:
         """Note the unknown names that an ack shows, so `tell_ignored` leaves them out; both share one limit."""
@@ -344,10 +360,18 @@ class Session:
                 self.error("unknown_field", f"{name!r} means nothing here and is ignored; {hint}", field=name)
 
     def end(self, ended: Ended) -> None:
-        """End the session from outside its reading task, after what is queued has been sent."""
-        if self._end is None and not self.sender.gone and self._reader is not None:
+        """End the session after what is queued has been sent; a session that ends already goes on doing so."""
+        is_own_task = asyncio.current_task() is self._reader
+        if self.sender.gone and not is_own_task:
+            # The reading task is about to learn it.
+            return
+        # A client that has not shown the key that it needs gets no frame but the close.
+        is_secret = self._state is State.HANDSHAKE and self._needs_key
+        if self._on(Event.END) is Act.CLOSE:
+            ended.told = ended.told or is_secret
             self._end = ended
-            self._reader.cancel()
+            if self._reader is not None and not is_own_task:
+                self._reader.cancel()
 
     def tell_missed(self) -> None:
         """Tell a client that opted in how many messages from the feeder were lost since it was last told."""
@@ -373,39 +397,48 @@ class Session:
         if counts:
             self.tell({"type": "snapshot_end", "codes": list(counts), "count": sum(counts.values())})
 
-    async def _serve(self, endpoint: type[Endpoint]) -> str:
+    async def _serve(self, endpoint: type[Endpoint], subprotocol: str | None) -> str:
+        """Serve the client; return how the session ended, for the log."""
         try:
             try:
-                self._admit()
-                if endpoint.always_key or self.host.config.require_key:
-                    await self._authenticate(endpoint)
-                ignored = self._ignored_parameters(endpoint)
-                if self.opted_in:
-                    self.tell(self.host.welcome() | shown_ignored(ignored))
-                else:
-                    self.tell_ignored(ignored)
-                await self._read(endpoint)
+                await self._open(endpoint, subprotocol)
             except asyncio.CancelledError:
                 if self._end is None:
                     raise
-                if self._reader is not None:
-                    self._reader.uncancel()
-                raise self._end from None
         except _Disconnected as exc:
             return f"client closed with {exc.close_code}"
         except Ended as exc:
-            return await self._close(exc)
+            self.end(exc)
         except Exception:
             # A bug in our code: the client is told, the log has the traceback, other sessions go on.
-            logger.exception("session on %s failed", self.path)
-            return await self._close(Ended(INTERNAL, "internal error"))
-        return await self._close(Ended(FINISHED))
+            self.broke()
+        assert self._end is not None
+        return await self._close(self._end)
+
+    async def _open(self, endpoint: type[Endpoint], subprotocol: str | None) -> None:
+        """Accept the socket, check its client, and serve its requests."""
+        # Accept first, then close: a close before the handshake is an HTTP 403 without code or reason.
+        await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
+        if (prepared := self._prepared()) is not None:
+            prepared.forget_handshake()
+        self._admit()
+        answer = await self._authenticate(endpoint) if self._needs_key else None
+        self._on(Event.ADMIT)
+        if answer is not None:
+            self.tell(answer)
+        ignored = self._ignored_parameters(endpoint)
+        if self.opted_in:
+            self.tell(self.host.welcome() | shown_ignored(ignored))
+        else:
+            self.tell_ignored(ignored)
+        self._on(Event.OPEN)
+        await self._read(endpoint)
 
     async def _read(self, endpoint: type[Endpoint]) -> None:
         """Give each request to the endpoint; a bad first request ends the socket, a later one does not."""
         serving = endpoint(self)
         waits = endpoint.first_request_timeout
-        while True:
+        while self._end is None:
             await self._answers_read()
             try:
                 async with asyncio.timeout(waits):
@@ -413,6 +446,8 @@ class Session:
             except TimeoutError:
                 raise Ended(BAD_REQUEST, f"no request within {waits:.0f} s") from None
             if not self._may_pass():
+                # One refusal in a turn of the loop: while the rest waits, the socket is not read.
+                await asyncio.sleep(0)
                 continue
             request: dict[str, Any] = {}
             try:
@@ -432,8 +467,7 @@ class Session:
                     self._purse.charge(self.sender.loop.time(), self.sender.outbox.told - before)
                 waits = None
             except BadRequest as exc:
-                given = request.get("id")
-                self.error(exc.code, exc.reason, id=given if isinstance(given, int | str) else None)
+                self.error(exc.code, exc.reason, id=_repeated(request))
                 if waits is not None:
                     ending = OVERLOADED if exc.code == OVERLOADED.code else BAD_REQUEST
                     raise Ended(ending, exc.reason, code=exc.code, told=True) from None
@@ -469,7 +503,9 @@ class Session:
         self.host.limited["connections"] += 1
         raise Ended(CONNECTION_LIMIT, reached)
 
-    async def _authenticate(self, endpoint: type[Endpoint]) -> None:
+    async def _authenticate(self, endpoint: type[Endpoint]) -> dict[str, Any] | None:
+        """Check the key; return the answer to the first frame if the key came in that."""
+        answer = None
         keys = self.host.keys
         if not keys.configured:
             raise Ended(UNAUTHORIZED, "no API key is configured on this gateway (setting api_key)")
@@ -478,6 +514,7 @@ class Session:
             try:
                 async with asyncio.timeout(AUTH_TIMEOUT):
                     request = parse_request(await self._next_payload())
+                number = request_id(request)
             except TimeoutError:
                 raise Ended(UNAUTHORIZED, self._no_key(endpoint)) from None
             except BadRequest as exc:
@@ -486,9 +523,10 @@ class Session:
             key = given if isinstance(given, str) else None
             if key is not None and keys.accepts(key):
                 self.opted_in = True
-                self.tell({"type": "authenticated", "id": request.get("id")})
+                answer = {"type": "authenticated", "id": number}
         if key is None or not keys.accepts(key):
             raise Ended(UNAUTHORIZED, self._no_key(endpoint) if key is None else "the API key is wrong")
+        return answer
 
     def _headers(self) -> dict[str, str]:
         return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._scope["headers"]}
@@ -519,8 +557,13 @@ class Session:
         limit = self.host.config.max_rate
         if self._purse.abused(now):
             raise Ended(RATE_LIMITED, f"more than {limit} requests a second, without end")
-        self.error("rate_limited", f"more than {limit} requests a second")
+        self.tell_refused()
         return False
+
+    def tell_refused(self) -> None:
+        """Tell the client how many of its requests were refused since it was last told, at most once a second."""
+        if count := self._purse.untold(self.sender.loop.time()):
+            self.error("rate_limited", f"more than {self.host.config.max_rate} requests a second", count=count)
 
     async def _afford(self, request: Mapping[str, Any]) -> None:
         """Spend what a request costs, and wait while others spend too much; raise `BadRequest` if it is too much."""
@@ -550,9 +593,12 @@ class Session:
             looks += 1
 
     async def _close(self, ended: Ended) -> str:
+        """Write what waits, then the close; drop the connection of a client that does not read it in time."""
         if ended.code is not None and not ended.told:
-            self.error(ended.code, ended.error)
+            self._queue(_error_frame(ended.code, ended.error, {}))
         shown = f"{ended.close_code} {ended.reason}".rstrip()
+        while self._reader is not None and self._reader.cancelling():
+            self._reader.uncancel()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 if ended.ending not in (SLOW_CLIENT, VANISHED):
@@ -567,9 +613,27 @@ class Session:
         except (OSError, RuntimeError):
             return f"{shown} (client already gone)"
         except TimeoutError:
-            self.sender.abort()
+            if self._on(Event.EXPIRE) is Act.ABORT:
+                self.sender.abort()
             return f"{shown} (client did not read it)"
+        except asyncio.CancelledError:
+            # The server stops, and does not wait any longer.
+            self.sender.abort()
+            return f"{shown} (aborted)"
         return shown
+
+
+def _repeated(request: Mapping[str, Any]) -> int | float | str | None:
+    """Return the id of a refused request, or None if that is what it was refused for."""
+    try:
+        return request_id(request)
+    except BadRequest:
+        return None
+
+
+def _error_frame(code: ErrorCode, error: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    extra = {key: value for key, value in fields.items() if value is not None}
+    return {"type": "error", **extra, "code": code, "error": error, "retry": code in RETRYABLE}
 
 
 def shown_ignored(ignored: Iterable[Ignored]) -> dict[str, list[dict[str, str]]]:

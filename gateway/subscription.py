@@ -143,7 +143,11 @@ class Pacer:
         self._pass(subscription, self._limit.offer(frame, self._loop.time()))
         if self._limit.full:
             self.release(subscription)
-        elif self._limit.waits and (self._timer is None or self._timer.when() > self._limit.due):
+        elif (
+            self._limit.waits
+            and subscription in subscription.owner.subscriptions
+            and (self._timer is None or self._timer.when() > self._limit.due)
+        ):
             self._plan(subscription)
 
     def hold_end(self, subscription: Subscription, count: int) -> None:
@@ -157,10 +161,17 @@ class Pacer:
             self._timer = None
         self._pass_on_time(subscription, self._limit.take_all())
 
+    def stop(self) -> None:
+        """Forget what was kept: the subscription has ended, and a timer would keep its session for up to an hour."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     def _plan(self, subscription: Subscription) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._limit.due, self._release_due, subscription)
+        if subscription in subscription.owner.subscriptions:
+            self._timer = self._loop.call_at(self._limit.due, self._release_due, subscription)
 
     def _release_due(self, subscription: Subscription) -> None:
         self._timer = None
@@ -176,9 +187,11 @@ class Pacer:
 
     def _pass(self, subscription: Subscription, admitted: list[Frame]) -> None:
         gate, subscription.gate = subscription.gate, None
-        for frame in admitted:
-            subscription.deliver(frame)
-        subscription.gate = gate
+        try:
+            for frame in admitted:
+                subscription.deliver(frame)
+        finally:
+            subscription.gate = gate
 
 
 class Terms(NamedTuple):
@@ -312,6 +325,7 @@ class Subscription:
         self._joined = True
         if refusal is not None:
             self.owner.subscriptions.pop(self, None)
+            self.stop()
             self.owner.refused(self, refusal)
         if isinstance(self.gate, Ticket):
             self.gate.settle(self, outcome, refusal)
@@ -319,6 +333,11 @@ class Subscription:
     def end(self) -> None:
         """Drop what waits for a slow client, which has ended the subscription."""
         self._sender.outbox.drop(self)
+
+    def stop(self) -> None:
+        """End the timer of what was kept: the subscription has ended."""
+        if self.pacer is not None:
+            self.pacer.stop()
 
     def when_drained(self, act: Callable[[float], None]) -> None:
         """Call `act` once nothing waits in the client's outbox."""

@@ -133,6 +133,7 @@ class Worker:
         now = loop.time()
         for session in tuple(self.sessions):
             session.tell_missed()
+            session.tell_refused()
             sender = session.sender
             sender.check(now, self.config.slow_timeout)
             if session.opted_in and not sender.stalled and now - sender.sent_at >= HEARTBEAT:

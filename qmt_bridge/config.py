@@ -414,7 +414,8 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
             raise ConfigError(shown, f"expected one of {', '.join(choices(name))}, got {value!r}") from None
         # msgspec's sentence does not hold the value, so a secret is not shown.
         got = "" if name in SECRETS else f", got {value!r}"
-        raise ConfigError(shown, f"{str(exc)[:1].lower()}{str(exc)[1:]}{got}") from None
+        hint = "; write it without quotes" if _is_quoted(name, value) else ""
+        raise ConfigError(shown, f"{str(exc)[:1].lower()}{str(exc)[1:]}{got}{hint}") from None
     # An environment, by which a child gets its settings, has no such text; nor has a path or a name.
     texts = converted if isinstance(converted, tuple) else (converted,)
     if any(isinstance(text, str) and "\0" in text for text in texts):
@@ -422,6 +423,17 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     if name in ADDRESSES:
         _check_address(shown, str(converted))
     return converted
+
+
+def _is_quoted(name: str, value: object) -> bool:
+    """Return whether `value` is a text which without its quotes would be a value of the setting."""
+    if not isinstance(value, str) or name in SECRETS or isinstance(default(name), str | tuple):
+        return False
+    try:
+        msgspec.convert(value.strip().lower(), _HINTS[name], strict=False)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _check_address(shown: str, address: str) -> None:

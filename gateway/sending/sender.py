@@ -200,7 +200,16 @@ class _Queue:
         self.later(self.wake)
 
     def later(self, act: Callable[[], None]) -> None:
-        self.loop.call_soon(lambda: None if self.gone else act())
+        self.loop.call_soon(self._act, act)
+
+    def _act(self, act: Callable[[], None]) -> None:
+        """Call `act`; an exception, which is a bug in our code, ends this session only, and is not passed over."""
+        if self.gone:
+            return
+        try:
+            act()
+        except Exception:
+            self._client.broke()
 
     def stop(self) -> None:
         self.gone = True
@@ -451,7 +460,8 @@ class PreparedSender(_Queue):
         self.flush()
 
     async def empty(self) -> None:
-        """Wait until all that waits has been written."""
+        """Wait until all that waits has been written; a pong may never come, so none is waited for."""
+        self._window.lift()
         self.flush()
         if self._blocked and not self.gone:
             self._waiter = self.loop.create_future()

@@ -86,8 +86,10 @@ def check_code(text: object) -> Code:
     """Return `text` as a code, or raise `BadCode` with the mistake and, if there is one, a suggestion."""
     if not isinstance(text, str):
         # pandas turns a column of numbers into floats if one is missing.
-        hint = _hint(str(text)) if isinstance(text, int | float) else ""
-        raise BadCode(repr(text), f"code must be a string, not {type(text).__name__}{hint}")
+        is_number = isinstance(text, int | float)
+        hint = _hint(str(text)) if is_number else ""
+        # Anything else may be deep or large, and is not repeated.
+        raise BadCode(str(text) if is_number else "", f"code must be a string, not {type(text).__name__}{hint}")
     if is_code(text):
         return Code(text)
     _, dot, market = text.rpartition(".")

@@ -5,6 +5,7 @@ Pure. Source: docs/websocket.md sections 1 and 2, docs/wire.md (CatchUp, StartDo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import islice
@@ -19,6 +20,8 @@ from qmt_bridge.wire.positions import JournalPosition, Position
 
 # A request larger than this is closed with 1009.
 REQUEST_BYTES = 64 * 1024
+# The longest `id` that is repeated in answers.
+ID_CHARACTERS = 256
 # Objects and arrays within each other. The deepest request, positions by code, has three. Python raises
 # RecursionError when it formats about a thousand.
 REQUEST_DEPTH = 16
@@ -118,7 +121,7 @@ def parse_request(payload: str | bytes) -> dict[str, Any]:
     except (orjson.JSONDecodeError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadRequest("bad_json", f"not {'JSON' if isinstance(payload, str) else 'MessagePack'}: {exc}") from None
     if not isinstance(request, dict):
-        raise BadRequest("bad_request", f"a request is an object, not {_json_type(request)}")
+        raise BadRequest("bad_request", f"a request is an object, not {json_type(request)}")
     _check_shape(request)
     return request
 
@@ -132,7 +135,7 @@ def _check_shape(request: dict[Any, Any]) -> None:
             if isinstance(each, dict):
                 for name in each:
                     if not isinstance(name, str):
-                        raise BadRequest("bad_request", f"a name is a string, not {ascii(name)[:NAME_CHARACTERS]}")
+                        raise BadRequest("bad_request", f"a name is a string, not {json_type(name)}")
             below += [item for item in (each.values() if isinstance(each, dict) else each) if _is_container(item)]
         if not below:
             return
@@ -154,8 +157,8 @@ def read_request(request: dict[str, Any], shape: type[Request]) -> Request:
             raise BadRequest("bad_request", f"{name} must be a non-empty list of codes{_instead(request, shape, name)}")
     for name, values in _choices(shape).items():
         if name in request and request[name] not in values:
-            hint = did_you_mean(str(request[name]), values)
-            told = f"{name} must be one of {', '.join(values)}, not {str(request[name])[:NAME_CHARACTERS]!r}"
+            hint = did_you_mean(request[name], values) if isinstance(request[name], str) else ""
+            told = f"{name} must be one of {', '.join(values)}, not {shown_word(request[name])}"
             raise BadRequest("bad_request", f"{told}; {hint}" if hint else told)
     try:
         return msgspec.convert(request, shape)
@@ -234,17 +237,45 @@ def _choices(shape: type[msgspec.Struct]) -> dict[str, tuple[str, ...]]:
     return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
-def request_id(request: dict[str, Any]) -> int | str | None:
-    """Return the client's own number of a request; raise `BadRequest` if it is neither a number nor a string."""
+def request_id(request: Mapping[str, Any]) -> int | float | str | None:
+    """Return the client's own number of a request, which its answer repeats; raise `BadRequest` if it cannot be one.
+
+    A number may have a fraction, since all numbers of JavaScript may; one that JSON does not have cannot be repeated.
+    """
     given = request.get("id")
-    if given is None or (isinstance(given, int | str) and not isinstance(given, bool)):
+    if isinstance(given, str):
+        if len(given) > ID_CHARACTERS:
+            raise BadRequest("bad_request", f"id has at most {ID_CHARACTERS} characters, not {len(given)}")
         return given
-    raise BadRequest("bad_request", f"id must be a number or a string, not {_json_type(given)}")
+    if given is None or (isinstance(given, int | float) and not isinstance(given, bool) and math.isfinite(given)):
+        return given
+    raise BadRequest("bad_request", f"id must be a number or a string, not {json_type(given)}")
 
 
-def _json_type(value: object) -> str:
-    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
+def json_type(value: object) -> str:
+    """Return what a client sent as its type: the value itself may be deep, large or not printable."""
+    for kind, name in _TYPES.items():
+        if isinstance(value, kind):
+            return name
+    # MessagePack has more types than JSON.
+    return "binary data"
+
+
+# A boolean is a number too, so it comes first.
+_TYPES = {
+    dict: "an object",
+    list | tuple: "an array",
+    str: "a string",
+    bool: "a boolean",
+    type(None): "null",
+    int: "a number",
+    float: "a number",
+}
+
+
+def shown_word(value: object) -> str:
+    """Return a word that a client sent, or its type if it is no word."""
+    return repr(value[:NAME_CHARACTERS]) if isinstance(value, str) else json_type(value)
 
 
 # The longest question that the feeder's socket takes. Workers and consumers ask about 1,000 topics at a time, some

@@ -34,6 +34,19 @@ def test_only_the_configured_key_is_accepted() -> None:
     assert not keys.accepts("")
 
 
+UTF8 = [(key, "utf-8") for key in ("密钥-1", "ключ", "é", "plain", "à", "慠")]
+
+
+@pytest.mark.parametrize(("key", "encoding"), [*UTF8, ("é", "latin-1"), ("plain", "latin-1"), ("à", "latin-1")])
+@pytest.mark.parametrize("name", ["authorization", "x-api-key"])
+def test_key_in_a_header_may_be_utf8_or_latin1(key: str, encoding: str, name: str) -> None:
+    header = key.encode(encoding).decode("latin-1")
+    given = presented_key({name: f"Bearer {header}" if name == "authorization" else header}, [], b"")
+    assert given is not None
+    assert Keys(key).accepts(given)
+    assert not Keys(key + "x").accepts(given)
+
+
 def test_no_key_is_accepted_without_a_configured_one() -> None:
     assert not Keys("").accepts("")
     assert not Keys("").configured

@@ -17,6 +17,7 @@ from gateway.budget import (
     Bucket,
     Budget,
     Purse,
+    Refusals,
     codes_named,
     cut_rejections,
 )
@@ -209,3 +210,15 @@ async def test_codes_of_all_sockets_of_an_address_wait(rig: Rig, monkeypatch: py
             # It may succeed later, so a client is to connect again.
             assert (await late.closed())[0] == 1013
     assert limited(rig, "codes_of_all") == 2
+
+
+def test_refusals_are_told_once_a_second_with_their_number() -> None:
+    refusals = Refusals(50, 0.0)
+    told = []
+    for step in range(300):
+        refusals.note(step / 100)
+        told.append(refusals.untold(step / 100))
+    assert [count for count in told if count] == [1, 100, 100]
+    assert sum(told) == 201
+    # What is left is told although no request comes any more.
+    assert (refusals.untold(2.9), refusals.untold(3.0), refusals.untold(5.0)) == (0, 99, 0)

@@ -681,6 +681,18 @@ async def test_client_not_reading_trade_events_is_closed_with_1013(rig: Rig) -> 
         assert (code, reason.partition(":")[0]) in ((1013, "slow_client"), (1006, ""), (None, ""))
 
 
+async def test_key_in_a_header_may_be_raw_utf8(rig: Rig) -> None:
+    port = rig.servers[0].port
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    lines = ["GET /ws/trade?ctl=1 HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade"]
+    lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", f"X-API-Key: {KEY}", "", ""]
+    writer.write("\r\n".join(lines).encode())
+    async with asyncio.timeout(DEADLINE):
+        await reader.readuntil(b"\r\n\r\n")
+        assert b'"welcome"' in await reader.readuntil(b"}")
+    writer.close()
+
+
 @pytest.mark.parametrize("kind", ["header", "bearer", "subprotocol", "query", "first frame"])
 async def test_each_way_of_giving_the_key_opens_the_trade_socket(rig: Rig, kind: str) -> None:
     server = rig.serve(api_key="plain-key")

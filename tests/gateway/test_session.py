@@ -14,12 +14,15 @@ from gateway.counters import Sent
 from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, HIGH_WATER, Flushes, PreparedSender
 from gateway.session import Session
-from gateway.subscription import Subscription
+from gateway.session_state import Event
+from gateway.streams.member import Refusal
+from gateway.subscription import Subscription, Terms, Ticket
 from qmt_bridge.config import Config
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import IGNORED_NAMES
 from qmt_bridge.wire.topics import quote_topic
+from tests.support.waiting import until
 
 TICK = quote_topic("600519.SH")
 DEADLINE = 10.0
@@ -58,6 +61,7 @@ def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscripti
     scope: Any = {"path": "/ws/realtime", "query_string": b"", "headers": [], "extensions": {EXTENSION: transport}}
     nothing: Any = None
     session = Session(host, scope, nothing, nothing)
+    session._on(Event.ADMIT)
     return session, transport, Subscription(session.sender, session, TICK)
 
 
@@ -139,3 +143,41 @@ async def test_exception_in_a_flush_ends_only_its_session() -> None:
     for session in (broken, other):
         assert session._reader is not None
         session._reader.cancel()
+
+
+@pytest.mark.parametrize("held", [0, 1], ids=["silent", "with-data"])
+async def test_failing_ack_ends_the_session_and_holds_no_data_back(held: int) -> None:
+    session, transport, subscription = made()
+    session._reader = asyncio.get_running_loop().create_task(asyncio.sleep(DEADLINE))
+    ticket = Ticket(session.sender, [subscription], lambda _: {}[0])
+    for number in range(held):
+        subscription.deliver(tick(number + 1, 10))
+    subscription.settle("live", None)
+    await until(lambda: session._end is not None)
+    assert session._end is not None
+    assert session._end.close_code == 1011
+    assert subscription.gate is not ticket
+    session.sender.flush()
+    assert order(transport.written) == [b"1"] * held
+    session._reader.cancel()
+
+
+@pytest.mark.parametrize("interval", [0.5, 3600.0])
+async def test_paced_subscription_leaves_no_timer_behind(interval: float) -> None:
+    session, _, _ = made()
+    hub: Any = SimpleNamespace(join=lambda *_: None, leave=lambda *_: None)
+    session.host.feed = SimpleNamespace(hub=hub)  # type: ignore[assignment]
+    subscriptions = [Subscription(session.sender, session, TICK, Terms(interval=interval)) for _ in range(3)]
+    session.subscribe(subscriptions, None, None)
+    timers = []
+    for subscription in subscriptions:
+        for number in (1, 2):
+            subscription.deliver(tick(number, 10))
+        assert subscription.pacer is not None
+        assert subscription.pacer._timer is not None
+        timers.append(subscription.pacer._timer)
+    session.unsubscribe(subscriptions[0])
+    subscriptions[1].settle("refused", Refusal("upstream_refused", "no"))
+    session.host.sessions = {session: None}
+    session._leave()
+    assert [timer.cancelled() for timer in timers] == [True, True, True]

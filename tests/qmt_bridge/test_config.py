@@ -153,6 +153,10 @@ def test_a_file_has_toml_types(tmp_path, text, name, value):
     ("text", "said"),
     [
         pytest.param('port = "8000"', "port in {file}: expected `int`, got `str`, got '8000'", id="string-for-integer"),
+        pytest.param('port = "8000"', "; write it without quotes", id="quotes-around-integer"),
+        pytest.param('grace = "1.5"', "; write it without quotes", id="quotes-around-float"),
+        pytest.param('deflate = "True"', "; write it without quotes", id="quotes-around-boolean"),
+        pytest.param('port = "x"', "got `str`, got 'x'", id="word-for-integer"),
         pytest.param("port = 80.5", "port in {file}: expected `int`", id="float-for-integer"),
         pytest.param("port = true", "port in {file}: expected `int`", id="boolean-for-integer"),
         pytest.param("port = 65536", "got 65536", id="out-of-range"),

@@ -116,7 +116,7 @@ def test_parameters_of_a_url_are_named_without_their_values():
     ("request_", "shape", "said"),
     [
         ({"stocks": ["x"], "mode": "al"}, QuoteRequest, "mode must be one of latest, all, not 'al'; did you mean all"),
-        ({"stocks": ["x"], "mode": 7}, L2Request, "mode must be one of latest, all, not '7'"),
+        ({"stocks": ["x"], "mode": 7}, L2Request, "mode must be one of latest, all, not a number"),
         ({"stocks": ["SH"]}, WholeRequest, "codes must be a non-empty list of codes; 'stocks' is not known here"),
         ({"codes": ["600519.SH"]}, QuoteRequest, "here it is stocks"),
         ({"stock": ["600519.SH"]}, DownloadStart, "did you mean stocks"),
