@@ -6,8 +6,8 @@ no fault of the one that asks: its request waits until there is budget again, an
 
 from __future__ import annotations
 
-from collections import Counter
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
