@@ -156,7 +156,7 @@ def _read_raw(port: int, tally: Tally, pause: float) -> None:
                     for records in frame.values():
                         tally.take(records)
                     due = max(time.monotonic(), due + pause)
-                    time.sleep(due - time.monotonic())
+                    time.sleep(max(0.0, due - time.monotonic()))
                 elif frame["type"] == "skipped":
                     tally.skipped += frame["count"]
             return
