@@ -233,8 +233,7 @@ async def test_lag_is_that_of_a_program_that_acknowledges_whatever_its_library_a
             await behind.process()
         behind.ask(action="ping", id=1)
         await behind.frame("pong")
-        publish(rig)
-        await relayed(rig)
+        await publish_and_wait(rig)
         await until(lambda: metrics(port)["slow_clients"] == 1, "a client that counts as slow")
         while behind.numbers[-1] < PUBLISHED - 1:
             await behind.process()
