@@ -109,6 +109,10 @@ class Purse:
         """Spend a request, or return False."""
         return self._requests.take(now)
 
+    def give_back(self, now: float) -> None:
+        """Take back what a request has cost."""
+        self._requests.charge(now, -1.0)
+
     def name(self, now: float, codes: float) -> bool:
         """Spend codes, or return False."""
         if self._codes is None:

@@ -52,9 +52,11 @@ from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (
     IGNORED_NAMES,
     REQUEST_BYTES,
+    Ack,
     ignored_fields,
     ignored_parameters,
     parse_request,
+    read_request,
     request_id,
 )
 from qmt_bridge.wire.topics import parse_topic
@@ -460,6 +462,8 @@ class Session:
                 elif request.get("action") == "auth":
                     # The key was checked already; code for browsers sends this frame in any case.
                     self.tell({"type": "authenticated", "id": given})
+                elif request.get("action") == "ack":
+                    self._take_ack(request)
                 else:
                     await self._afford(request)
                     before = self.sender.outbox.told
@@ -471,6 +475,12 @@ class Session:
                 if waits is not None:
                     ending = OVERLOADED if exc.code == OVERLOADED.code else BAD_REQUEST
                     raise Ended(ending, exc.reason, code=exc.code, told=True) from None
+
+    def _take_ack(self, request: dict[str, Any]) -> None:
+        if self.sender.processed(read_request(request, Ack).seq):
+            # There are as many as we have sent frames; only the others count as requests.
+            self._purse.give_back(self.sender.loop.time())
+        self.tell_ignored(ignored_fields(request, Ack))
 
     def _ignored_parameters(self, endpoint: type[Endpoint], *, also_blank: bool = True) -> list[Ignored]:
         given = parse_qsl(self.query.decode("latin-1"), keep_blank_values=also_blank)

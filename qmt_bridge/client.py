@@ -1,8 +1,9 @@
 """QMTClient: the gateway's WebSocket streams for Python, by callback or ``async for``.
 
-Runs on the caller's event loop and starts no lasting task and no thread. It must never buffer without a limit: frames
-that the caller has not taken fill websockets' queue of sixteen frames, then TCP's buffers, and then the gateway
-conflates. What the frames mean is decided in `qmt_bridge.stream`.
+Runs on the caller's event loop, with one task for each connection and no thread. The task goes on reading while the
+caller works (`qmt_bridge.reading.reader`); what it keeps is bounded and, for a caller that is behind, the newest
+(`qmt_bridge.reading.backlog`). What the frames mean is decided in `qmt_bridge.stream`, when the caller takes them:
+positions are those of the caller.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from websockets.typing import Subprotocol
 
 from qmt_bridge.bookmark import Bookmark, BookmarkFile
 from qmt_bridge.errors import BadRequest, CallbackError, ConfigError, Disconnected
+from qmt_bridge.reading.backlog import Backlog, Lag
+from qmt_bridge.reading.reader import Reader
 from qmt_bridge.stream import (
     Retries,
     Stream,
@@ -36,6 +39,7 @@ from qmt_bridge.stream import (
     refused_codes,
     server_error,
 )
+from qmt_bridge.wire.topics import VERSIONS, Versions
 
 logger = logging.getLogger(__name__)
 # At DEBUG websockets logs every header of the handshake, including the API key.
@@ -65,7 +69,7 @@ class QuoteOptions(TypedDict, total=False):
     fields: Iterable[str]
     # At most one frame of a code in this many milliseconds: the newest tick, the newest state of each bar, every print.
     max_rate_ms: int
-    # "all": do not conflate; a client that does not keep up is disconnected instead.
+    # "all": do not conflate, here or at the gateway; a client that does not keep up is disconnected instead.
     mode: Literal["latest", "all"]
     # False: do not send the last known value first.
     snapshot: bool
@@ -98,6 +102,11 @@ class QMTClient:
     Quotes and depth take options, which are sent only if they are given: ``fields=["lastPrice"]`` of each record,
     ``max_rate_ms=500`` (one frame of a code in that time: the newest tick, every bar and print), ``mode="all"`` (no
     conflation; a slow client is disconnected instead), ``snapshot=False`` (do not send the last known value first).
+
+    A callback (or a loop's body) may take its time: the client goes on reading. Once a frame has waited for half a
+    second the callback gets the newest value of each code, and `on_state` is told ``lagging``, what was ``skipped``,
+    and ``caught_up``. With ``mode="all"``, and of trade events, every frame waits its turn: at most 256 KiB here, the
+    rest at the gateway.
 
     A code that is refused while others are served is logged as a WARNING and given to `on_error` as its error frame.
 
@@ -140,7 +149,8 @@ class QMTClient:
         codes = _checked_codes("stocks", stocks)
         given = _checked_options(options)
         requests = ({"stocks": part, "period": period, **given} for part in _parts(codes))
-        return self._frames(Stream("/ws/realtime", requests, codes))
+        versions = _versions(VERSIONS.get(period, "none"), given)
+        return self._frames(Stream("/ws/realtime", requests, codes, versions=versions))
 
     async def subscribe_realtime(
         self, stocks: Iterable[str], callback: Callback, period: str = "tick", **options: Unpack[QuoteOptions]
@@ -155,7 +165,8 @@ class QMTClient:
         codes = _checked_codes("codes", codes)
         given = _checked_options(options)
         requests = ({"codes": part, **given} for part in _parts(codes))
-        return self._frames(Stream("/ws/whole_quote", requests, codes))
+        versions = _versions("code", given)
+        return self._frames(Stream("/ws/whole_quote", requests, codes, versions=versions, joined=True))
 
     async def subscribe_whole_quote(
         self, codes: Iterable[str], callback: Callback, **options: Unpack[QuoteOptions]
@@ -171,7 +182,7 @@ class QMTClient:
         # A server of the documented layer only does not know gear_num, so it is sent only if it is not the default.
         given = _checked_options(options) | ({"gear_num": gear_num} if gear_num else {})
         requests = ({"stocks": part, **given} for part in _parts(codes))
-        return self._frames(Stream("/ws/l2_thousand", requests, codes))
+        return self._frames(Stream("/ws/l2_thousand", requests, codes, versions=_versions("code", given)))
 
     async def subscribe_l2_thousand(
         self, stocks: Iterable[str], callback: Callback, gear_num: int = 0, **options: Unpack[QuoteOptions]
@@ -218,7 +229,7 @@ class QMTClient:
         """
         codes = _checked_codes("stocks", stocks)
         request = {"stocks": codes, "period": period, "start_time": start_time, "end_time": end_time}
-        return self._frames(Stream("/ws/download_progress", (request,), codes, finite=True))
+        return self._frames(Stream("/ws/download_progress", (request,), codes, finite=True, versions="topic"))
 
     async def subscribe_download_progress(
         self, stocks: Iterable[str], period: str, callback: Callback, start_time: str = "", end_time: str = ""
@@ -248,7 +259,7 @@ class QMTClient:
             "dividend_type": dividend_type,
             "params": dict(params or {}),
         }
-        return self._frames(Stream("/ws/formula", (request,), (stock_code,), is_formula_value))
+        return self._frames(Stream("/ws/formula", (request,), (stock_code,), is_formula_value, versions="values"))
 
     async def subscribe_formula(
         self,
@@ -269,10 +280,12 @@ class QMTClient:
         saving.reach(stream.bookmark)
         while True:
             socket = await self._connect(stream, retries)
+            backlog = Backlog(stream.versions, joined=stream.joined)
+            reader = Reader(socket, backlog)
             try:
                 await self._ask(stream, socket)
                 while True:
-                    frame, verdict = await self._receive(stream, socket, saving)
+                    frame, verdict = await self._receive(stream, reader, backlog, saving)
                     if verdict is Verdict.AGAIN:
                         loss = _Loss(str(server_error(frame)))
                         break
@@ -285,7 +298,7 @@ class QMTClient:
                 loss = _loss(exc)
             finally:
                 saving.flush()
-                await _close(socket)
+                await _close(socket, reader)
             if not stream.closed(loss.code, loss.reason):
                 return
             retries.lost(asyncio.get_running_loop().time())
@@ -313,14 +326,21 @@ class QMTClient:
         await self._tell(StreamState("connected", stream.path))
 
     async def _receive(
-        self, stream: Stream, socket: ClientConnection, saving: _Saving
+        self, stream: Stream, reader: Reader, backlog: Backlog, saving: _Saving
     ) -> tuple[dict[str, Any], Verdict]:
         """Return the next frame to deliver, with DELIVER or LAST, or an error after which to connect AGAIN."""
         while True:
-            frame = _parse(await socket.recv(decode=False))
+            taken = await reader.take()
+            if isinstance(taken, Lag):
+                await self._tell(StreamState(taken.state, stream.path, "slow_callback", count=taken.skipped))
+                continue
+            frame = _parse(taken)
             verdict = stream.judge(frame)
             while stream.news:
-                await self._tell(stream.news.pop(0))
+                state = stream.news.pop(0)
+                if state.state == "skipped":
+                    backlog.server_skipped(state.count)
+                await self._tell(state)
             if verdict is Verdict.FAIL:
                 raise server_error(frame)
             if verdict is Verdict.WARN:
@@ -419,9 +439,10 @@ class _Saving:
         self._plan(saved)
 
 
-async def _close(socket: ClientConnection) -> None:
+async def _close(socket: ClientConnection, reader: Reader) -> None:
     # With a full queue websockets stops reading and would never see the answer to its close frame, so drain it.
     try:
+        await reader.close()
         await asyncio.gather(socket.close(), _drain(socket))
     finally:
         # If this is cancelled, as at the end of asyncio.run(), nothing else closes the transport.
@@ -483,6 +504,10 @@ def _checked_options(options: QuoteOptions) -> dict[str, Any]:
             raise BadRequest("bad_request", f"fields must be a non-empty list of names, got {options['fields']!r}")
         given["fields"] = fields
     return given
+
+
+def _versions(versions: Versions, given: dict[str, Any]) -> Versions:
+    return "none" if given.get("mode") == "all" else versions
 
 
 def _checked_port(port: int) -> int:

@@ -16,6 +16,7 @@ import orjson
 
 from qmt_bridge.bookmark import Bookmark, fingerprint
 from qmt_bridge.errors import Disconnected, ServerError, may_reconnect
+from qmt_bridge.wire.topics import Versions
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ Happening = Literal[
     "feed_ended",
     "snapshot_end",
     "skipped",
+    "lagging",
+    "caught_up",
 ]
 
 
@@ -62,8 +65,12 @@ class StreamState:
     - ``feed_up``, ``feed_stale``, ``feed_down``, ``feed_ended``: the state of the gateway's feeder (`reason`). With
       `data_lost`, data was lost while the feeder was away. Sockets stay open meanwhile.
     - ``snapshot_end``: all pieces of the snapshot of the markets `codes` have been delivered, `count` codes in all.
-    - ``skipped``: `count` messages are lost, or an unknown number if it is 0 (`reason`: ``slow_client``, ``feed_gap``,
-      or for trade events ``journal_gap``, which only a fault of the gateway's side can cause).
+    - ``skipped``: `count` messages are lost, or an unknown number if it is 0 (`reason`: ``slow_callback``: left out
+      here, because newer ones had come before the callback was ready; ``slow_client``: left out by the gateway;
+      ``feed_gap``, or for trade events ``journal_gap``, which only a fault of the gateway's side can cause).
+    - ``lagging``: the callback is behind (`reason` ``slow_callback``). From now on it gets the newest value of each
+      code; what must not be left out waits. ``caught_up``: it is not behind any more, nothing waits. Their `count` is
+      how many messages were left out since it fell behind, here and at the gateway: a sum of what ``skipped`` tells.
     """
 
     state: Happening
@@ -127,8 +134,13 @@ class Stream:
         finite: bool = False,
         journaled: bool = False,
         bookmark: Bookmark | None = None,
+        versions: Versions = "none",
+        joined: bool = False,
     ) -> None:
         self.path = path
+        # What a newer frame replaces while the caller is behind, and whether frames have many codes (backlog.Backlog).
+        self.versions = versions
+        self.joined = joined
         self.requests = [orjson.dumps(request).decode() for request in requests]
         # A download: it ends by itself, with a frame that has a `status`.
         self.finite = finite

@@ -62,13 +62,24 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # Users can import the client without the other parts.
     (
         "qmt_bridge/client.py",
-        {"qmt_bridge.bookmark", "qmt_bridge.errors", "qmt_bridge.stream", "orjson", "websockets"},
+        {
+            "qmt_bridge.reading.backlog",
+            "qmt_bridge.bookmark",
+            "qmt_bridge.errors",
+            "qmt_bridge.reading.reader",
+            "qmt_bridge.stream",
+            "qmt_bridge.wire.topics",
+            "orjson",
+            "websockets",
+        },
         set(),
     ),
+    ("qmt_bridge/reading/reader.py", {"qmt_bridge.reading.backlog", "websockets"}, IMPURE - {"asyncio"}),
     # The client's pure middle.
+    ("qmt_bridge/reading/backlog.py", {"qmt_bridge.wire.topics", "msgspec"}, IMPURE | {"random", "ssl"}),
     (
         "qmt_bridge/stream.py",
-        {"qmt_bridge.bookmark", "qmt_bridge.errors", "orjson"},
+        {"qmt_bridge.bookmark", "qmt_bridge.errors", "qmt_bridge.wire.topics", "orjson"},
         IMPURE - {"logging"} | {"random", "ssl"},
     ),
     # Only this command knows both sides; it starts them as processes.

@@ -203,10 +203,11 @@ class Outbox:
             self._merge(item)
         self._count()
 
-    def take(self, limit: int, framed: bool = False) -> list[bytes]:
+    def take(self, limit: int, framed: bool = False, seqs: list[int] | None = None) -> list[bytes]:
         """Return what waits, in order: payloads, or with `framed` whole WebSocket frames.
 
-        At least one and about `limit` bytes, because a newer frame can no longer replace what has been taken.
+        At least one and about `limit` bytes, because a newer frame can no longer replace what has been taken. `seqs`
+        is given the ``seq`` of each, 0 if it has none.
         """
         payloads: list[bytes] = []
         taken = 0
@@ -224,7 +225,7 @@ class Outbox:
                     self._conflated = None
                     continue
                 entry = self._pop_conflated(limit - taken)
-            rendered = self._rendered(entry, framed)
+            rendered = self._rendered(entry, framed, seqs)
             payloads += rendered
             taken += sum(map(len, rendered))
         if not self._conflated and self._draining is None:
@@ -283,9 +284,11 @@ class Outbox:
             self._kept += _kept(entry)
         return items
 
-    def _rendered(self, entry: Item | bytes | list[Item], framed: bool) -> list[bytes]:
+    def _rendered(self, entry: Item | bytes | list[Item], framed: bool, seqs: list[int] | None) -> list[bytes]:
         if isinstance(entry, bytes):
             self.answers -= len(entry)
+            if seqs is not None:
+                seqs.append(0)
             return [frames.framed(entry, self.binary, self.deflated) if framed else entry]
         rendered = []
         for item in entry if isinstance(entry, list) else [entry]:
@@ -293,6 +296,9 @@ class Outbox:
                 rendered.append(item.framed() if framed else item.payload())
             except WireError:
                 self.unfit += 1
+            else:
+                if seqs is not None:
+                    seqs.append(item.frame.seq)
         return rendered
 
     def _append(self, entry: Item | bytes) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from gateway.counters import Sent
+from gateway.sending.acks import AckWindow
 from gateway.sending.outbox import Item, Outbox
 from gateway.sending.view import Seen
 from gateway.sending.window import Window
@@ -140,6 +141,9 @@ class Sender(Protocol):
     def push(self) -> None:
         """Write what waits, beyond the window, as far as the transport takes it."""
 
+    def processed(self, seq: int) -> bool:
+        """Take an acknowledgement of a frame by its ``seq``; return whether it was waited for."""
+
     async def empty(self) -> None:
         """Wait until all that waits has been written."""
 
@@ -191,6 +195,10 @@ class _Queue:
 
     def push(self) -> None:
         """Do nothing: the server takes each message as soon as it can."""
+
+    def processed(self, seq: int) -> bool:
+        """Ignore an acknowledgement: the server does not tell what it has sent."""
+        return False
 
     def when_drained(self, act: Callable[[float], None]) -> None:
         if self._drained is None:
@@ -293,6 +301,7 @@ class PreparedSender(_Queue):
     """
 
     __slots__ = (
+        "_acks",
         "_blocked",
         "_clock",
         "_flushes",
@@ -313,6 +322,8 @@ class PreparedSender(_Queue):
         self._flushing = False
         self._clock = flushes.clock
         self._window = Window(lag, self._clock.look())
+        # The same window, once the client has acknowledged a frame by its number.
+        self._acks: AckWindow | None = None
         # Seconds that a frame may wait in the outbox.
         self._patience = OUTBOX_PART * lag
         # Whether nothing may be written until the client reads.
@@ -362,8 +373,11 @@ class PreparedSender(_Queue):
             if not room:
                 self._block()
                 return
-            taken = self.outbox.take(min(room, TAKE_BYTES), framed=True)
+            seqs: list[int] | None = None if self._acks is None else []
+            taken = self.outbox.take(min(room, TAKE_BYTES), framed=True, seqs=seqs)
             if taken:
+                if self._acks is not None and seqs:
+                    self._acks.mark(seqs, taken, self._clock.now)
                 self._write(taken)
                 if self.outbox.skipped and self._clock.now - self._told_at >= TELL_SKIPPED_EVERY:
                     # Its outbox may never become empty.
@@ -389,6 +403,17 @@ class PreparedSender(_Queue):
                 self._frames.write(ping)
         return awaited
 
+    def processed(self, seq: int) -> bool:
+        """Take an acknowledgement; return whether a frame with that ``seq`` was not acknowledged before."""
+        now = self._clock.look()
+        if self._acks is None:
+            # Frames are known from now on, so the next acknowledgement is the first that counts.
+            self._window = self._acks = AckWindow(self._window)
+        awaited = self._acks.processed(seq, now)
+        if awaited and self._blocked and not self.gone:
+            self.flush_safely()
+        return awaited
+
     def flooded(self) -> None:
         """End the session: the client goes on sending more frames than it may."""
         self._client.flooding()
@@ -403,10 +428,14 @@ class PreparedSender(_Queue):
         waits = self._window.waits(now)
         if waits >= slow_timeout:
             self._client.lagging(waits)
-        elif waits >= GONE_AFTER and (not self._window.in_flight or self._frames.peer_silence() >= GONE_AFTER):
+        elif self._window.silence(now) >= GONE_AFTER and (
+            not self._window.in_flight or self._frames.peer_silence() >= GONE_AFTER
+        ):
             self._client.vanished()
         elif ping := self._window.keep_alive(now):
             self._frames.write(ping)
+        if self._acks is not None and self._blocked and not self.gone and self._may_write():
+            self.flush_safely()
 
     def _end_wait(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -480,6 +509,9 @@ class PreparedSender(_Queue):
             except WireError:
                 framed = self._fit(ready)
             if framed:
+                if self._acks is not None and len(framed) == len(ready):
+                    seqs = [each.seq if isinstance(each, Frame) else each.frame.seq for each in ready]
+                    self._acks.mark(seqs, framed, self._clock.now)
                 self._write(framed)
 
     def _fit(self, ready: list[Frame | Seen]) -> list[bytes]:

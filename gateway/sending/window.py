@@ -32,10 +32,12 @@ KEEPALIVE = 20.0
 PONG_PART = 0.5
 
 
-class _Ping(NamedTuple):
+class Written(NamedTuple):
+    """A place in what was written that the client can acknowledge: a ping, or a numbered frame (sending/acks.py)."""
+
     number: int
     at: float
-    # Bytes written up to this ping, and how many of them were on their way.
+    # Bytes written up to this place, and how many of them were on their way.
     position: int
     in_flight: int
 
@@ -81,7 +83,7 @@ class Window:
         self._pinged_at = now - KEEPALIVE
         self._number = 0
         # None while no pong is waited for: an empty deque takes 624 bytes.
-        self._pings: deque[_Ping] | None = None
+        self._pings: deque[Written] | None = None
         self._round_trip = 0.0
         # Bytes a second, and when and at which position they were last measured.
         self._rate = 0.0
@@ -112,6 +114,10 @@ class Window:
         """Return for how many seconds a pong has been waited for without any progress."""
         return now - max(self._pings[0].at, self.progress_at) if self._pings else 0.0
 
+    def silence(self, now: float) -> float:
+        """Return for how many seconds a pong has been waited for: the client may be gone."""
+        return self.waits(now)
+
     def wrote(self, size: int, now: float) -> bytes:
         """Count bytes of data; return the ping to write behind them, or nothing."""
         if self.left == self.size and now - self.progress_at > 2 * MEASURED:
@@ -139,14 +145,10 @@ class Window:
 
         A pong also answers all earlier pings (RFC 6455, 5.5.3).
         """
-        pings = self._pings
-        wanted = int.from_bytes(number, "big") if len(number) == _NUMBER_BYTES else 0
-        if not pings or not pings[0].number <= wanted <= pings[-1].number:
+        ping = self._answered(number)
+        if ping is None:
             return False
-        while (ping := pings.popleft()).number != wanted:
-            pass
-        if not pings:
-            self._pings = None
+        pings = self._pings
         self.late_at = pings[0].at + self.allowed if pings else math.inf
         self._acknowledged = ping.position
         self.progress_at = now
@@ -160,7 +162,19 @@ class Window:
             self._ping_due = self._pinged_at + (SELDOM if self._soon >= SOON_PONGS else OFTEN)
         return True
 
-    def _adapt(self, ping: _Ping) -> None:
+    def _answered(self, number: bytes) -> Written | None:
+        """Forget the pings that a pong answers; return the newest of them."""
+        pings = self._pings
+        wanted = int.from_bytes(number, "big") if len(number) == _NUMBER_BYTES else 0
+        if not pings or not pings[0].number <= wanted <= pings[-1].number:
+            return None
+        while (ping := pings.popleft()).number != wanted:
+            pass
+        if not pings:
+            self._pings = None
+        return ping
+
+    def _adapt(self, ping: Written) -> None:
         late = self._round_trip / self.allowed
         self._soon = self._soon + 1 if late < SOON else 0
         if late > 1:
@@ -189,7 +203,7 @@ class Window:
             self.late_at = now + self.allowed
             # While a pong is waited for, only bytes make the next ping due.
             self._ping_due = math.inf
-        self._pings.append(_Ping(self._number, now, self._written, self.in_flight))
+        self._pings.append(Written(self._number, now, self._written, self.in_flight))
         return _HEADER + self._number.to_bytes(_NUMBER_BYTES, "big")
 
 

@@ -87,6 +87,12 @@ class FormulaRequest(Options, frozen=True):
     params: dict[str, int | float | str] = {}
 
 
+class Ack(msgspec.Struct, frozen=True):
+    """Action ``ack``: the program has processed the data frame with this `seq`, and all that came before it."""
+
+    seq: int
+
+
 class TradeResume(msgspec.Struct, frozen=True):
     """`/ws/trade`: begin again after a position."""
 

@@ -173,3 +173,111 @@ async def test_worst_client_is_aborted_when_all_outboxes_are_full(config: Config
             # Aborted: there is no close frame.
             with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
                 await silent.receive_until(8)
+
+
+class Program:
+    """A program behind a library that reads without bound and answers pings at once, as a browser does."""
+
+    def __init__(self, client: RawClient) -> None:
+        self._client = client
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._library = asyncio.ensure_future(self._read())
+        self.numbers: list[int] = []
+        self.skipped = 0
+
+    async def _read(self) -> None:
+        while True:
+            self._queue.put_nowait(await self._client.text())
+
+    def close(self) -> None:
+        self._library.cancel()
+
+    def ask(self, **request: object) -> None:
+        self._client.send(1, json.dumps(request).encode())
+
+    async def frame(self, kind: str) -> dict:
+        """Return the next frame of this type."""
+        while True:
+            async with asyncio.timeout(DEADLINE):
+                frame = json.loads(await self._queue.get())
+            if frame["type"] == "skipped":
+                self.skipped += frame["count"]
+            if frame["type"] == kind:
+                return frame
+
+    async def process(self) -> dict:
+        """Process the next data frame, and acknowledge it."""
+        frame = await self.frame("data")
+        self.numbers.append(frame["data"]["600519.SH"][0]["n"])
+        self.ask(action="ack", seq=frame["seq"])
+        return frame
+
+
+@asynccontextmanager
+async def program(rig: Rig) -> AsyncIterator[Program]:
+    async with connected(rig, "/ws/realtime?ctl=1") as client:
+        made = Program(client)
+        try:
+            made.ask(action="subscribe", stocks=["600519.SH"], seq=True)
+            await made.frame("subscribed")
+            yield made
+        finally:
+            made.close()
+
+
+async def test_lag_is_that_of_a_program_that_acknowledges_whatever_its_library_answers(rig: Rig) -> None:
+    port = rig.servers[0].port
+    async with program(rig) as behind:
+        for number in (-3, -2, -1):
+            rig.source.publish(TICK, {"600519.SH": [{"n": number}]})
+            await behind.process()
+        behind.ask(action="ping", id=1)
+        await behind.frame("pong")
+        await publish_and_wait(rig)
+        await until(lambda: metrics(port)["slow_clients"] == 1, "a client that counts as slow")
+        while behind.numbers[-1] < PUBLISHED - 1:
+            await behind.process()
+        await until(lambda: metrics(port)["slow_clients"] == 0, "a client that has processed all")
+        while len(behind.numbers) + behind.skipped < PUBLISHED + 3:
+            await behind.frame("skipped")
+        assert behind.numbers == sorted(behind.numbers)
+        assert len(behind.numbers) + behind.skipped == PUBLISHED + 3
+        assert behind.skipped > PUBLISHED / 2
+
+
+@pytest.mark.parametrize("seq", [10**12, 0, -1])
+async def test_acknowledgements_of_unknown_frames_change_nothing(rig: Rig, seq: int) -> None:
+    async with program(rig) as client:
+        for _ in range(3):
+            client.ask(action="ack", seq=seq)
+        for number in range(50):
+            rig.source.publish(TICK, {"600519.SH": [{"n": number, "pad": "x" * 1000}]})
+            await client.frame("data")
+            client.ask(action="ack", seq=seq)
+        client.ask(action="ping", id=1)
+        await client.frame("pong")
+        assert client.skipped == 0
+
+
+async def test_a_frame_of_each_message_may_be_acknowledged(config: Config) -> None:
+    with running_rig(config, PreparedFrames) as rig:
+        rig.serve(max_rate=1)
+        async with program(rig) as client:
+            for number in range(100):
+                rig.source.publish(TICK, {"600519.SH": [{"n": number}]})
+                await client.process()
+            client.ask(action="ping", id=1)
+            await client.frame("pong")
+            for _ in range(10):
+                client.ask(action="ack", seq=10**12)
+            assert (await client.frame("error"))["code"] == "rate_limited"
+
+
+async def test_an_acknowledgement_names_a_number(rig: Rig) -> None:
+    async with program(rig) as client:
+        for wrong in ({}, {"seq": "7"}, {"seq": 1.5}, {"seq": None}):
+            client.ask(action="ack", id=7, **wrong)
+            error = await client.frame("error")
+            assert (error["code"], error["id"]) == ("bad_request", 7)
+        client.ask(action="ack", seq=1, sequence=2)
+        assert (await client.frame("error"))["field"] == "sequence"

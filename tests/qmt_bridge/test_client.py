@@ -40,6 +40,7 @@ from qmt_bridge import (
 )
 from qmt_bridge import stream as stream_module
 from qmt_bridge.bookmark import Bookmark, fingerprint
+from qmt_bridge.reading import backlog, reader
 from qmt_bridge.stream import Stream, Verdict, backoff
 from qmt_bridge.wire import messages, topics
 from tests.support.paths import ROOT
@@ -861,6 +862,126 @@ async def test_while_a_callback_runs_the_file_is_behind_it(tmp_path):
         with pytest.raises(asyncio.CancelledError):
             await task
     assert saved_seq(state) == 7
+
+
+async def test_while_a_callback_runs_the_client_reads_on_and_keeps_the_newest(monkeypatch):
+    monkeypatch.setattr(backlog, "PATIENCE", 0.0)
+    was_read = asyncio.Event()
+    told: list[StreamState] = []
+    got = []
+
+    async def script(connection):
+        await connection.recv()
+        for number in range(10_001):
+            await connection.send(json.dumps({f"{number % 10:06}.SZ": [{"time": number, "pad": "x" * 500}]}))
+        # The answer comes after everything before it was read, although the callback has not returned.
+        await (await connection.ping())
+        was_read.set()
+        await connection.send(json.dumps({"type": "skipped", "count": 7, "reason": "slow_client"}))
+        await connection.close(1000)
+
+    async def callback(frame):
+        got.append(frame)
+        await was_read.wait()
+
+    async with gateway(script) as server:
+        await server.client(on_state=told.append).subscribe_realtime(["000000.SZ"], callback)
+    times = [records[0]["time"] for frame in got for records in frame.values()]
+    assert sorted(times[-10:]) == list(range(9991, 10_001)), "the newest of each code"
+    missed = 10_001 - len(got)
+    states = [state for state in told if state.state in ("lagging", "skipped", "caught_up")]
+    assert [states[0].state, states[-1].state] == ["lagging", "caught_up"]
+    assert sum(state.count for state in states if state.state == "skipped") == missed + 7
+    assert states[-1].count == missed + 7
+    assert {state.reason for state in states} == {"slow_callback", "slow_client"}
+
+
+@pytest.mark.parametrize("kind", ["all", "trade"])
+async def test_what_must_not_be_left_out_waits_in_order_and_bounded(kind, monkeypatch):
+    monkeypatch.setattr(backlog, "PATIENCE", 0.0)
+    monkeypatch.setattr(backlog, "ALL_BYTES", 10_000)
+    largest = 0
+
+    class Watched(backlog.Backlog):
+        def put(self, frame, now):
+            nonlocal largest
+            super().put(frame, now)
+            largest = max(largest, self.size)
+
+    monkeypatch.setattr(client, "Backlog", Watched)
+    sent = [{"type": "order", "seq": number, "data": {"pad": "x" * 500}} for number in range(1, 1001)]
+    if kind == "all":
+        sent = [{"000001.SZ": [frame["data"] | {"time": frame["seq"]}]} for frame in sent]
+    got = []
+    told: list[StreamState] = []
+
+    async def callback(frame):
+        got.append(frame)
+        await asyncio.sleep(0)
+
+    asks = int(kind == "all")
+    async with gateway(says(*sent, asks=asks, then=(1000, ""))) as server:
+        c = server.client(api_key="k", on_state=told.append)
+        if kind == "all":
+            await c.subscribe_realtime(["000001.SZ"], callback, mode="all")
+        else:
+            await c.subscribe_trade_events(callback)
+    assert got == sent
+    assert 10_000 < largest < 11_500
+    assert {"lagging", "caught_up"} < {state.state for state in told}
+    assert "skipped" not in {state.state for state in told}
+
+
+async def test_a_callback_that_never_awaits_leaves_the_loop_turns_to_read(monkeypatch):
+    monkeypatch.setattr(reader, "_SLICE", 0.0)
+    turns = 0
+    at_turn = []
+
+    async def count():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with gateway(says(*[TICK] * 100, then=(1000, ""))) as server:
+        counting = asyncio.ensure_future(count())
+        await server.client().subscribe_realtime(["000001.SZ"], lambda frame: at_turn.append(turns))
+        counting.cancel()
+    assert len(set(at_turn)) == 100
+
+
+async def test_a_position_is_that_of_the_callback_and_not_what_was_read(tmp_path):
+    state = tmp_path / "state.json"
+    was_read = asyncio.Event()
+    events = [event(number) for number in range(7, 40)]
+
+    async def script(connection):
+        for each in events:
+            await connection.send(json.dumps(each))
+        await (await connection.ping())
+        was_read.set()
+        await connection.wait_closed()
+
+    async def stall(frame):
+        if frame["seq"] == 9:
+            await was_read.wait()
+            raise LookupError
+
+    async with gateway(script) as server:
+        with pytest.raises(CallbackError):
+            await server.client(api_key="k").subscribe_trade_events(stall, state=state)
+    assert saved_seq(state) == 8
+
+
+async def test_a_stream_that_ends_leaves_no_task():
+    before = asyncio.all_tasks()
+    async with gateway(says(TICK)) as server:
+        frames = server.client().realtime(["000001.SZ"])
+        await anext(frames)
+        reading = {task for task in asyncio.all_tasks() - before if "Reader" in repr(task.get_coro())}
+        assert len(reading) == 1
+        await frames.aclose()
+        assert not reading & asyncio.all_tasks()
 
 
 async def test_a_position_is_written_although_no_event_follows(tmp_path, monkeypatch, caplog):

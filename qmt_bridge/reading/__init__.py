@@ -1,0 +1,1 @@
+"""What the client reads while its caller works."""

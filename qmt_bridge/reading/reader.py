@@ -1,0 +1,88 @@
+"""Reads one socket of the client in a task, so that the gateway does not wait while the caller works.
+
+Runs on the caller's event loop. What is kept meanwhile is decided in `qmt_bridge.reading.backlog`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from qmt_bridge.reading.backlog import Backlog, Lag
+
+# A callback that is no coroutine keeps the loop, and with it the task that reads. After so many seconds the loop is
+# given some turns before the next frame is taken.
+_SLICE = 0.005
+# A turn reads the socket, the next one lets the task take what was read; so after three without a frame none is there.
+_QUIET_TURNS = 3
+# Seconds after which the caller is given a frame although more could be read.
+_LONGEST_LOOK = 0.25
+
+
+class Reader:
+    """The frames of `socket`, which wait in `backlog` until the caller takes them."""
+
+    def __init__(self, socket: ClientConnection, backlog: Backlog) -> None:
+        self._socket = socket
+        self._backlog = backlog
+        self._loop = asyncio.get_running_loop()
+        # When the loop was last able to read.
+        self._looked_at = self._loop.time()
+        self._count = 0
+        self._end: Exception | None = None
+        self._arrival: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._task = self._loop.create_task(self._read())
+
+    async def take(self) -> bytes | Lag:
+        """Return the next frame, or a notice for the caller; raise `ConnectionClosed` once all have been taken."""
+        if self._loop.time() - self._looked_at >= _SLICE:
+            await self._look()
+        while (taken := self._backlog.take(self._loop.time())) is None:
+            if self._end is not None:
+                raise self._end
+            self._arrival = self._loop.create_future()
+            await self._arrival
+            self._looked_at = self._loop.time()
+        if self._room is not None and not self._backlog.full:
+            _set(self._room)
+        return taken
+
+    async def close(self) -> None:
+        """Stop reading."""
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _look(self) -> None:
+        """Let the loop read what has come while it was kept from running."""
+        began = self._loop.time()
+        quiet = 0
+        while quiet < _QUIET_TURNS and self._loop.time() - began < _LONGEST_LOOK:
+            count = self._count
+            await asyncio.sleep(0)
+            quiet = quiet + 1 if count == self._count else 0
+        self._looked_at = self._loop.time()
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                frame = await self._socket.recv(decode=False)
+                self._backlog.put(frame, self._loop.time())
+                self._count += 1
+                _set(self._arrival)
+                while self._backlog.full:
+                    self._room = self._loop.create_future()
+                    await self._room
+        except ConnectionClosed as exc:
+            self._end = exc
+        except Exception as exc:
+            # A bug of ours: it reaches the caller, who would otherwise wait for ever.
+            self._end = exc
+        _set(self._arrival)
+
+
+def _set(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
