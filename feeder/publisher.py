@@ -31,7 +31,7 @@ from qmt_bridge.handshakes import Links
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import AccountState
-from qmt_bridge.wire.topics import STATUS_TOPIC, Topic
+from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,8 @@ class Publisher:
 
         # The thread's own from here on.
         self._epoch = time.time_ns()
-        self._registry = Registry(self._epoch, source.name, source.kinds, config.grace)
+        limits = {Kind.L2: config.max_depths, Kind.FORMULA: config.max_formulas}
+        self._registry = Registry(self._epoch, source.name, source.kinds, config.grace, limits)
         # Trade events that wait for the disk, and the news of the journal's thread, each in order.
         self._held: deque[_Held] = deque()
         self._told: deque[News] = deque()

@@ -12,6 +12,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -130,8 +131,18 @@ class Entry:
 class Registry:
     """All topics in one `epoch` of a feeder whose source is called `source` and serves `kinds`."""
 
-    def __init__(self, epoch: int, source: str, kinds: frozenset[Kind], grace: float) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        source: str,
+        kinds: frozenset[Kind],
+        grace: float,
+        limits: Mapping[Kind, int] = MappingProxyType({}),
+    ) -> None:
+        """Take at most so many topics of each kind in `limits`, which are scarce at the source."""
         self.epoch = epoch
+        self._limits = limits
+        self._counts: Counter[str] = Counter()
         # How many topics are subscribed now.
         self.wanted = 0
         # Questions (peer, number, topic) that waited and can be answered now: see `states`. The publisher empties it.
@@ -168,8 +179,10 @@ class Registry:
     def make_room(self, text: str) -> list[SourceTopic]:
         """Forget topics in their grace time, oldest first, until `text` has room; return those to unsubscribe."""
         gone = []
-        while self._leaving and text not in self._entries and self._is_full(text):
-            oldest = next(iter(self._leaving))
+        while text not in self._entries and self._is_full(text):
+            oldest = self._oldest_leaving(text)
+            if oldest is None:
+                break
             del self._leaving[oldest]
             upstream = self._forget(self._entries[oldest])
             if upstream is not None:
@@ -190,7 +203,7 @@ class Registry:
         entry = self._entries.get(topic)
         if entry is None:
             if self._is_full(text):
-                raise self._no_room()
+                raise self._no_room(text)
             entry = self._add(topic, parts)
         if not entry.wanted:
             entry.wanted = True
@@ -309,8 +322,8 @@ class Registry:
         try:
             if self._demand(text) is None:
                 raise BadRequest("bad_request", _why_unknown(text))
-            if entry is None and not self._leaving and self._is_full(text):
-                raise self._no_room()
+            if entry is None and self._is_full(text) and self._oldest_leaving(text) is None:
+                raise self._no_room(text)
         except BadRequest as exc:
             yield TopicState(number, text, "refused", exc.reason, exc.code, self.epoch)
             return
@@ -407,12 +420,14 @@ class Registry:
             self._number_bytes -= len(topic) + _NUMBER_BYTES
         entry = self._entries[topic] = Entry(topic, parts, seq)
         self._entry_bytes += _entry_bytes(topic)
+        self._counts[_kind(topic)] += 1
         return entry
 
     def _remove(self, text: str) -> None:
         """Forget an entry except for its newest sequence number."""
         entry = self._entries.pop(text)
         self._entry_bytes -= _entry_bytes(text)
+        self._counts[_kind(text)] -= 1
         self._value_bytes -= entry.size
         if entry.seq <= self._highest:
             return
@@ -424,9 +439,27 @@ class Registry:
             self._number_bytes -= len(oldest) + _NUMBER_BYTES
 
     def _is_full(self, text: str) -> bool:
-        return len(self._entries) >= MAX_TOPICS or self._entry_bytes + _entry_bytes(text) > MAX_TOPIC_BYTES
+        too_many = len(self._entries) >= MAX_TOPICS or self._entry_bytes + _entry_bytes(text) > MAX_TOPIC_BYTES
+        return too_many or self._is_kind_full(text)
 
-    def _no_room(self) -> BadRequest:
+    def _is_kind_full(self, text: str) -> bool:
+        kind = _kind(text)
+        limit = self._limits.get(kind)  # type: ignore[call-overload]  # a Kind is a string
+        return limit is not None and self._counts[kind] >= limit
+
+    def _oldest_leaving(self, text: str) -> str | None:
+        """Return the topic in its grace time that makes room for `text`, the oldest one; None if there is none."""
+        if not self._is_kind_full(text):
+            return next(iter(self._leaving), None)
+        return next((leaving for leaving in self._leaving if _kind(leaving) == _kind(text)), None)
+
+    def _no_room(self, text: str) -> BadRequest:
+        if self._is_kind_full(text):
+            kind = _kind(text)
+            return BadRequest(
+                "symbol_limit",
+                f"{self._counts[kind]} subscriptions of the kind {kind} are all that are made at the source",
+            )
         return BadRequest("symbol_limit", f"the feeder has {len(self._entries)} topics already and takes no more")
 
     def _demand(self, text: str) -> TopicParts | None:
@@ -518,6 +551,10 @@ class Registry:
         self._download_askers[entry.asker] -= 1
         if not self._download_askers[entry.asker]:
             del self._download_askers[entry.asker]
+
+
+def _kind(text: str) -> str:
+    return text.partition("/")[0]
 
 
 def _entry_bytes(text: str) -> int:

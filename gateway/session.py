@@ -297,6 +297,8 @@ class Session:
 
     def refused(self, subscription: Subscription, refusal: Refusal) -> None:
         """Tell the client that a topic is not served, or no longer."""
+        if refusal.code == "symbol_limit":
+            self.host.limited["upstream"] += 1
         if self.on_refused is not None:
             self.on_refused(subscription, refusal)
         else:

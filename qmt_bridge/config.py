@@ -192,6 +192,10 @@ class _FeederSettings(_GatewaySettings, frozen=True, kw_only=True):
     xt_download_queue: Annotated[
         Positive, Meta(description="xtquant: downloads that may wait for the running ones to end.")
     ] = 16
+    max_depths: Annotated[
+        Positive, Meta(description="Level-2 depth subscriptions (l2_thousand) that are made at the source.")
+    ] = 1000
+    max_formulas: Annotated[Positive, Meta(description="Formula subscriptions that are made at the source.")] = 1000
     grace: Annotated[
         float, Meta(ge=0, description="Seconds that a topic stays subscribed after its last subscriber left.")
     ] = 5.0

@@ -12,7 +12,7 @@ from feeder.registry import ANSWER_WITHIN, DOWNLOAD_KEPT, DownloadKey, Registry,
 from qmt_bridge.errors import BadCode, BadRequest
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.requests import StartDownload, TopicState
-from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic, parse_topic, quote_topic
+from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic, l2_topic, parse_topic, quote_topic
 
 QUOTE = quote_topic("600519.SH")
 WHOLE = Topic("whole/SH/")
@@ -624,3 +624,26 @@ def test_removed_topics_free_their_bytes(registry: Registry, monkeypatch: pytest
         registry.leave(topic, 0.0)
     registry.expire(10.0)
     assert registry._value_bytes == 0
+
+
+def test_scarce_kind_has_a_limit_of_its_own():
+    registry = Registry(7, "fake", frozenset((Kind.QUOTE, Kind.L2)), grace=5.0, limits={Kind.L2: 2})
+    quote = quote_topic("600519.SH")
+    registry.want(quote)
+    registry.leave(quote, 0.0)
+    depths = [l2_topic(f"{number:06}.SZ") for number in range(1, 5)]
+    for topic in depths[:2]:
+        assert registry.want(topic) is not None
+    assert registry.make_room(depths[2]) == []
+    with pytest.raises(BadRequest) as full:
+        registry.want(depths[2])
+    assert full.value.code == "symbol_limit"
+    # A question about it is answered at once, although a quote is in its grace time.
+    [state] = registry.ask((b"peer",), 1, depths[2], 0.0)
+    assert (state.state, state.code) == ("refused", "symbol_limit")
+    assert registry.want(quote_topic("000001.SZ")) is not None
+    # One in its grace time makes room for another of its kind.
+    registry.leave(depths[1], 1.0)
+    [gone] = registry.make_room(depths[2])
+    assert gone.topic == depths[1]
+    assert registry.want(depths[2]) is not None

@@ -65,6 +65,8 @@ CHANGED = {
     "xt_hang": 5.0,
     "xt_download_timeout": 0.5,
     "xt_download_queue": 3,
+    "max_depths": 3,
+    "max_formulas": 4,
     "grace": 0.0,
     "journal_days": 365,
     "journal_max_mb": 0,
