@@ -45,7 +45,16 @@ COUNTED: Mapping[str, str] = {
 
 
 # What a client may cost, and what all clients of a worker may.
-LIMITS = ("outbox_total_bytes", "requests", "codes", "codes_of_all", "unread_answers", "frames", "connections", "upstream")
+LIMITS = (
+    "outbox_total_bytes",
+    "requests",
+    "codes",
+    "codes_of_all",
+    "unread_answers",
+    "frames",
+    "connections",
+    "upstream",
+)
 
 
 class Numbers(NamedTuple):
