@@ -22,8 +22,8 @@ from gateway import status
 from gateway.endpoints import ENDPOINTS
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
+from qmt_bridge.closes import BAD_REQUEST
 from qmt_bridge.config import Config, load_config
-from qmt_bridge.errors import BAD_REQUEST
 from qmt_bridge.log import tame_server_logs
 from qmt_bridge.wire.hints import similar
 

@@ -17,16 +17,8 @@ from gateway.budget import NAMED_REJECTIONS
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
 from gateway.streams.member import Refusal
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket
-from qmt_bridge.errors import (
-    BAD_REQUEST,
-    FINISHED,
-    UPSTREAM_AWAY,
-    UPSTREAM_FAILED,
-    BadCode,
-    BadRequest,
-    Ending,
-    ErrorCode,
-)
+from qmt_bridge.closes import BAD_REQUEST, FINISHED, UPSTREAM_AWAY, UPSTREAM_FAILED, Ending
+from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
 from qmt_bridge.wire.codes import MARKETS, check_code, is_code
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean

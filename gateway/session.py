@@ -28,8 +28,7 @@ from gateway.sending.sender import EXTENSION, AsgiSender, Flushes, Frames, Prepa
 from gateway.session_state import TABLE, Act, Event, State
 from gateway.streams.member import Refusal
 from gateway.subscription import Subscription, Ticket
-from qmt_bridge.config import Config
-from qmt_bridge.errors import (
+from qmt_bridge.closes import (
     BAD_REQUEST,
     CONNECTION_LIMIT,
     INTERNAL,
@@ -37,16 +36,15 @@ from qmt_bridge.errors import (
     ORIGIN_DENIED,
     OVERLOADED,
     RATE_LIMITED,
-    RETRYABLE,
     SLOW_CLIENT,
     TOO_LARGE,
     UNAUTHORIZED,
     UNTOLD,
     VANISHED,
-    BadRequest,
     Ending,
-    ErrorCode,
 )
+from qmt_bridge.config import Config
+from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode
 from qmt_bridge.wire.hints import Ignored
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (

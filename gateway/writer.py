@@ -27,7 +27,7 @@ from websockets.server import ServerProtocol
 
 from gateway.connections import intake
 from gateway.sending.sender import EXTENSION, HIGH_WATER, PreparedSender
-from qmt_bridge.errors import TOO_LARGE, VANISHED
+from qmt_bridge.closes import TOO_LARGE, VANISHED
 from qmt_bridge.wire.frames import DEFLATE_WINDOW
 from qmt_bridge.wire.requests import REQUEST_BYTES
 

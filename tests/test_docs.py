@@ -9,7 +9,8 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
-from qmt_bridge.errors import CLOSES, ERROR_CODES, RETRYABLE
+from qmt_bridge.closes import CLOSES
+from qmt_bridge.errors import ERROR_CODES, RETRYABLE
 from qmt_bridge.wire.messages import FeedStatus
 from qmt_bridge.wire.requests import CatchUp, Options, TopicState
 from qmt_bridge.wire.topics import FormulaSpec, formula_topic

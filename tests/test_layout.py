@@ -37,7 +37,7 @@ TOP = {
     "tests",
 }
 
-WIRE = {"qmt_bridge.wire", "qmt_bridge.errors", "msgspec", "orjson"}
+WIRE = {"qmt_bridge.wire", "qmt_bridge.closes", "qmt_bridge.errors", "msgspec", "orjson"}
 EDGE = WIRE | {
     "qmt_bridge.__version__",
     "qmt_bridge.config",
@@ -58,6 +58,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # The contract of both sides.
     ("qmt_bridge/wire/*", WIRE, IMPURE),
     ("qmt_bridge/errors.py", set(), IMPURE),
+    ("qmt_bridge/closes.py", {"qmt_bridge.errors"}, IMPURE),
     ("qmt_bridge/private.py", set(), {"asyncio", "threading", "time"}),
     # Users can import the client without the other parts.
     (
@@ -65,6 +66,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {
             "qmt_bridge.reading.backlog",
             "qmt_bridge.bookmark",
+            "qmt_bridge.closes",
             "qmt_bridge.errors",
             "qmt_bridge.reading.reader",
             "qmt_bridge.stream",
@@ -79,7 +81,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/reading/backlog.py", {"qmt_bridge.wire.topics", "msgspec"}, IMPURE | {"random", "ssl"}),
     (
         "qmt_bridge/stream.py",
-        {"qmt_bridge.bookmark", "qmt_bridge.errors", "qmt_bridge.wire.topics", "orjson"},
+        {"qmt_bridge.bookmark", "qmt_bridge.closes", "qmt_bridge.errors", "qmt_bridge.wire.topics", "orjson"},
         IMPURE - {"logging"} | {"random", "ssl"},
     ),
     # Only this command knows both sides; it starts them as processes.

@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from qmt_bridge import QMTClient
-from qmt_bridge.errors import may_reconnect
+from qmt_bridge.closes import may_reconnect
 from tests.chaos.verdict import Received, received
 
 _OPEN_SECONDS = 5.0

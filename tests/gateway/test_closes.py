@@ -1,4 +1,4 @@
-"""The close codes of the gateway: all are in the table of errors.py, which clients know."""
+"""The close codes of the gateway: all are in the table of closes.py, which clients know."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from qmt_bridge import errors
+from qmt_bridge import closes, errors
 from tests.support.paths import ROOT
 
-ENDINGS = {name: value for name, value in vars(errors).items() if isinstance(value, errors.Ending)}
+ENDINGS = {name: value for name, value in vars(closes).items() if isinstance(value, closes.Ending)}
 FILES = sorted((ROOT / "gateway").rglob("*.py"))
 
 
 @pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS.keys())
-def test_ending_has_known_close_and_error_codes(ending: errors.Ending) -> None:
-    assert ending.close_code in errors.CLOSES
+def test_ending_has_known_close_and_error_codes(ending: closes.Ending) -> None:
+    assert ending.close_code in closes.CLOSES
     assert ending.code is None or ending.code in errors.ERROR_CODES
 
 
@@ -32,4 +32,4 @@ def test_gateway_takes_close_codes_from_the_table_only(path: Path) -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, int)
     }
     # 1000 is not checked, because it is also used as a number.
-    assert numbers.keys() & (errors.CLOSES.keys() - {1000}) == set()
+    assert numbers.keys() & (closes.CLOSES.keys() - {1000}) == set()

@@ -18,8 +18,8 @@ from gateway.sending.pool import Pool
 from gateway.sending.sender import Flushes
 from gateway.session import Ended, Session
 from gateway.session_state import State
+from qmt_bridge.closes import BAD_REQUEST, FINISHED, INTERNAL, SLOW_CLIENT
 from qmt_bridge.config import Config
-from qmt_bridge.errors import BAD_REQUEST, FINISHED, INTERNAL, SLOW_CLIENT
 from tests.support.rig import KEY, Rig
 from tests.support.waiting import until
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from qmt_bridge.errors import CLOSES, ERROR_CODES, RETRYABLE, may_reconnect
+from qmt_bridge.closes import CLOSES, may_reconnect
+from qmt_bridge.errors import ERROR_CODES, RETRYABLE
 
 
 @pytest.mark.parametrize("code", [None, 1001, 1006, 1011, 1012, 1013, 4000])
