@@ -38,7 +38,9 @@ class Worker:
         self.pool = Pool(config.outbox_total_bytes, self._relieve_soon)
         self.budget = Budget(config.max_code_rate, config.max_topics, time.monotonic())
         self.limited: Counter[str] = Counter()
-        self.feed = Feed(config, self._feed_changed, self.flushes.flush, self.flushes.clock.exclude)
+        self.feed = Feed(
+            config, self._feed_changed, self.flushes.flush, self.flushes.end_turn, lambda: self.flushes.pressed
+        )
         self._exporter = Exporter(ENDPOINTS)
 
     def numbers(self) -> Numbers:

@@ -275,6 +275,8 @@ class Flushes:
     def __init__(self) -> None:
         # The clock by which clients' answers are timed.
         self.clock = AnswerClock()
+        # Whether a client that answers soon has reached its window in this turn: it takes more once its pong is here.
+        self.pressed = False
         self._pending: list[PreparedSender] = []
         self._planned = False
 
@@ -284,6 +286,11 @@ class Flushes:
         if not self._planned:
             self._planned = True
             asyncio.get_running_loop().call_soon(self.flush)
+
+    def end_turn(self, seconds: float) -> None:
+        """Note that a turn of the feed has ended, which took so long."""
+        self.pressed = False
+        self.clock.exclude(seconds)
 
     def flush(self) -> None:
         """Let all planned senders write; the feed calls this without waiting for the next turn of the loop."""
@@ -477,6 +484,8 @@ class PreparedSender(_Queue):
             return False
         self._write_ready()
         self.room = min(HIGH_WATER, self._may_write())
+        if not self.room and self._window.is_quick:
+            self._flushes.pressed = True
         return self.room > 0
 
     def push(self) -> None:
