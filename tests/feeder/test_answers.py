@@ -154,7 +154,7 @@ def test_a_topic_is_answered_once_however_often_it_is_named(asked: Asked) -> Non
     assert (refused.topic, refused.state, refused.code) == ("quote/nonsense/", "refused", "bad_request")
 
 
-def test_a_question_that_waits_for_the_source_is_answered_by_the_next_turn(asked: Asked) -> None:
+def test_a_question_that_waited_is_answered_in_the_next_turn(asked: Asked) -> None:
     asked.registry.want(QUOTE)
     asked.ask(QUOTE)
     assert asked.states() == []

@@ -62,7 +62,7 @@ async def test_late_joiner_receives_the_last_value(rig: Rig) -> None:
         assert await second.receive() == {"600519.SH": [{"n": 1}]}
 
 
-async def test_clients_share_one_upstream_subscription_until_the_last_leaves(rig: Rig) -> None:
+async def test_clients_share_one_upstream_subscription(rig: Rig) -> None:
     other = rig.serve()
     async with rig.connect("/ws/realtime") as one, rig.connect("/ws/realtime") as two:
         async with rig.connect("/ws/realtime", other) as three:

@@ -148,7 +148,7 @@ def test_a_flag_without_effect_is_an_error(arguments: list[str], said: str, monk
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:*", "tcp://127.0.0.1:0", "inproc://x", f"ipc:///{'x' * 200}"])
-def test_an_address_at_which_no_gateway_finds_a_feeder_is_one_sentence(address: str) -> None:
+def test_an_address_without_a_feeder_is_reported_in_one_sentence(address: str) -> None:
     result = CliRunner().invoke(cli.main, ["gateway", "--port=0", "--market-addr", address])
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")

@@ -227,7 +227,7 @@ def test_a_frame_is_judged_by_its_stream(kind, frame, verdict):
     assert stream(kind).judge(frame) is verdict
 
 
-def test_a_stream_fails_when_its_last_code_is_refused_and_starts_over_on_a_new_connection():
+def test_a_stream_fails_with_its_last_code_until_it_reconnects():
     realtime = stream("realtime")
     assert realtime.judge(UNKNOWN) is Verdict.WARN
     realtime.opened()
@@ -283,7 +283,7 @@ def test_a_journal_without_the_event_that_was_seen_last_is_an_error(first):
     assert trade.bookmark.seq == 6, "it has not been seen"
 
 
-def test_an_event_too_old_to_be_compared_is_taken_on_trust_if_nothing_after_it_is_missing():
+def test_an_event_too_old_to_compare_counts_if_nothing_is_missing():
     expired = {"type": "error", "code": "resume_expired", "error": "too old", "oldest": 6, "newest": 9, "retry": False}
     trade = stream("trade")
     trade.judge(event(6))
@@ -338,7 +338,7 @@ def test_notices_of_the_gateway_become_states(kind):
     assert not quotes.closing
 
 
-def test_a_download_that_the_feeder_was_away_for_is_asked_for_again_and_another_failure_told():
+def test_a_download_is_repeated_only_if_the_feeder_was_away():
     away = {"type": "error", "status": "error", "code": "upstream_unavailable", "error": "away", "retry": True}
     download = stream("download")
     assert download.judge(away) is Verdict.WARN
@@ -649,7 +649,7 @@ async def test_a_peer_that_vanished_without_a_word_is_left(monkeypatch):
         server.connections[0].transport.abort()
 
 
-async def test_trade_events_that_fall_into_a_lost_connection_before_the_first_are_asked_for():
+async def test_events_of_a_connection_lost_before_the_first_are_replayed():
     async with gateway(
         says({"type": "welcome"}, {"type": "subscribed", "seq": 41}, asks=0, then=(1012, "")),
         says({"type": "order", "seq": 42, "data": {}}, asks=0),
@@ -715,7 +715,7 @@ async def test_on_state_is_told_the_life_of_a_stream(monkeypatch):
         pytest.param([{"type": "subscribed", "seq": 9, "after": 7}], None, id="not-before-it"),
     ],
 )
-async def test_trade_events_are_resumed_once_the_event_seen_last_has_come_again(frames, position):
+async def test_trade_events_resume_after_the_newest_known_event(frames, position):
     told: list[StreamState] = []
     beat = {"type": "skipped", "count": 1}
     async with gateway(
@@ -749,7 +749,7 @@ async def test_an_exception_in_on_state_reaches_the_caller_with_its_state():
     assert caught.value.frame == StreamState("connecting", "/ws/realtime", attempt=1)
 
 
-async def test_every_stream_opts_in_and_a_server_that_knows_no_subprotocol_serves_it_all_the_same():
+async def test_every_stream_opts_in_also_without_a_subprotocol():
     async with gateway(says(TICK)) as server:
         assert await take(server.client().realtime(["000001.SZ"]), 1) == [TICK]
         assert server.connections[0].request.headers["Sec-WebSocket-Protocol"] == "qmt.v1.json"
@@ -1038,7 +1038,7 @@ async def test_a_file_of_another_gateway_or_in_no_folder_is_refused_at_once(tmp_
         QMTClient("host").trade_events(state=tmp_path / "nowhere" / "state.json")
 
 
-async def test_a_position_that_the_gateway_does_not_have_is_told_with_the_oldest_it_has(tmp_path):
+async def test_an_unknown_position_is_reported_with_the_oldest_one(tmp_path):
     state = tmp_path / "state.json"
     expired = {"type": "error", "code": "resume_expired", "error": "gone", "oldest": 20, "newest": 30, "retry": False}
     async with gateway(says(expired, asks=0)) as server:
@@ -1299,7 +1299,7 @@ async def test_a_second_cancellation_does_not_wait_for_a_lost_server(monkeypatch
         await opened[0].wait_closed()
 
 
-async def test_a_caller_that_does_not_read_holds_up_the_server_and_not_the_memory_and_can_leave(monkeypatch):
+async def test_a_caller_that_does_not_read_slows_the_server_not_memory(monkeypatch):
     # The answer to the close frame is behind everything that was not read.
     monkeypatch.setattr(client, "_CLOSE_TIMEOUT", math.inf)
     sent = 0

@@ -403,7 +403,7 @@ def test_a_child_reads_all_settings_from_its_environment():
     assert all(isinstance(text, str) and "\0" not in text for text in exported.values())
 
 
-def test_the_exported_environment_beats_what_the_parent_was_started_with(tmp_path):
+def test_the_exported_environment_replaces_the_parents(tmp_path):
     # `qmt-bridge gateway --port 8000` under QMT_BRIDGE_PORT=9000: its workers inherit both.
     inherited = {**export_env(Config(**CHANGED)), "QMT_BRIDGE_CONFIG": str(write(tmp_path, "max_topics = 1\n"))}
     config = Config(port=1234)

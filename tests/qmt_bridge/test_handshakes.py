@@ -337,9 +337,7 @@ def test_a_refused_client_gets_data_once_its_key_is_allowed(client: Client, keys
         assert subscriber.recv_multipart() == [b"quote/x/", b"body"]
 
 
-def test_an_address_at_which_nothing_answers_is_told_once_and_its_return(
-    client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_address_without_answer_is_reported_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handshakes, "PATIENCE_SECONDS", 0.2)
     address = tcp(free_port())
     client.subscribe(address, None)

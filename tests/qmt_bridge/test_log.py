@@ -140,7 +140,7 @@ def test_nothing_below_the_level_is_logged(level, shown, capsys):
     assert [json.loads(line)["level"] for line in lines(capsys)] == shown
 
 
-def test_uvicorn_is_quiet_unless_it_warns_and_each_line_is_written_once(capsys):
+def test_uvicorn_logs_only_warnings_and_each_line_once(capsys):
     # The state after uvicorn's own configuration.
     logging.getLogger("uvicorn.error").addHandler(logging.StreamHandler())
     log.configure("info", "text")

@@ -121,7 +121,7 @@ def event(account: str, position: int, seq: int = 0) -> Recorded:
     return news(topic, seq or position, body=encode({"type": "order", "seq": position, "data": {}}))
 
 
-def test_under_the_common_prefix_trade_events_are_those_of_the_journal() -> None:
+def test_the_common_prefix_has_the_journals_trade_events() -> None:
     begun = begin("quote/", "trade/")
     fetched = event("", 8)
     assert gaps(begun, event("1", 6, 3), event("2", 7, 1), fetched, event("1", 9, 5), event("2", 10, 2)) == []

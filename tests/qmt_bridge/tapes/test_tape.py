@@ -207,7 +207,7 @@ def test_a_damaged_tape_is_continued_at_its_end(tmp_path: Path, name: str) -> No
     assert path.read_bytes().startswith(data)
 
 
-def test_a_block_is_found_behind_much_damage_wherever_the_search_looks(tmp_path: Path, monkeypatch) -> None:
+def test_a_block_behind_much_damage_is_found_at_any_offset(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(tape_module, "_SEARCH_BYTES", 64)
     path = tmp_path / "day.tape"
     ends = write(path, [message(1)], [message(2)])
@@ -274,7 +274,7 @@ def test_a_tape_of_a_later_format_is_named_and_stays_as_it_is(tmp_path: Path) ->
 
 
 @BOTH
-def test_a_tape_whose_first_bytes_are_damaged_is_read_but_not_continued(tmp_path: Path, name: str) -> None:
+def test_a_tape_with_a_damaged_start_is_read_but_not_continued(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     ends = three_blocks(path)
     content = b"\0\0" + path.read_bytes()[2:]
