@@ -225,7 +225,7 @@ async def program(rig: Rig) -> AsyncIterator[Program]:
             made.close()
 
 
-async def test_lag_is_that_of_a_program_that_acknowledges_whatever_its_library_answers(rig: Rig) -> None:
+async def test_acks_measure_the_program_not_its_library(rig: Rig) -> None:
     port = rig.servers[0].port
     async with program(rig) as behind:
         for number in (-3, -2, -1):

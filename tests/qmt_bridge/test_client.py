@@ -864,7 +864,7 @@ async def test_while_a_callback_runs_the_file_is_behind_it(tmp_path):
     assert saved_seq(state) == 7
 
 
-async def test_while_a_callback_runs_the_client_reads_on_and_keeps_the_newest(monkeypatch):
+async def test_the_client_reads_on_while_a_callback_runs(monkeypatch):
     monkeypatch.setattr(backlog, "PATIENCE", 0.0)
     was_read = asyncio.Event()
     told: list[StreamState] = []

@@ -74,7 +74,7 @@ def run(program: Program, offered: float, size: int, seconds: float, until: floa
 
 @pytest.mark.parametrize(("every", "pause"), [(1, 1e9), (10**9, 0.1)])
 @pytest.mark.parametrize("rate", [10, 100, 1000])
-def test_a_program_lags_at_most_the_target_behind_a_library_without_bound(rate, every, pause):
+def test_acks_hold_the_lag_behind_a_library_without_bound(rate, every, pause):
     program = Program(rate, every=every, pause=pause)
     run(program, 10 * rate, 450, 40)
     # One frame may always be written.
@@ -103,7 +103,7 @@ def test_a_client_that_acknowledges_too_seldom_is_slow_and_not_stopped():
     assert program.window.waits(100.0) < 20
 
 
-def test_the_rest_of_a_burst_that_no_acknowledgement_names_is_no_delay_when_data_comes_again():
+def test_the_unacknowledged_end_of_a_burst_is_no_delay():
     program = Program(1000, topics=10, every=10**9, pause=0.1)
     run(program, 1000, 450, 2, until=1.0)
     window = program.window
@@ -148,7 +148,7 @@ def test_an_unknown_number_changes_nothing(seq):
     assert window.in_flight == 0
 
 
-def test_pongs_no_longer_count_and_pings_ask_whether_the_client_is_there():
+def test_after_an_ack_pongs_only_keep_the_connection():
     window = counting()
     window.mark([2], [b"x" * 100], 1.0)
     assert window.wrote(100, 1.0) == b""
@@ -171,7 +171,7 @@ def test_notices_need_no_acknowledgement():
     assert window.in_flight == 0
 
 
-def test_a_client_that_acknowledges_nothing_more_waits_from_the_first_frame_that_was_sent_on_trial():
+def test_waiting_is_counted_from_the_first_trial_frame():
     window = counting()
     window.mark([2], [b"x" * 100], 0.0)
     window.wrote(100, 0.0)

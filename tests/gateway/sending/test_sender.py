@@ -102,7 +102,7 @@ async def test_frames_that_waited_count_as_unacknowledged(rig: Rig) -> None:
     assert got == list(range(2, 302))
 
 
-async def test_program_that_stops_to_acknowledge_is_sent_single_frames_and_dropped(rig: Rig) -> None:
+async def test_program_that_stops_acknowledging_is_dropped(rig: Rig) -> None:
     rig.put(300)
     rig.taken()
     sent = 0

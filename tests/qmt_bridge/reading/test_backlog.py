@@ -110,7 +110,7 @@ def test_a_caller_that_is_behind_is_told_first_and_gets_codes_in_turn():
     )
 
 
-def test_codes_of_whole_markets_come_in_one_frame_as_far_as_a_notice_allows():
+def test_codes_of_a_market_come_in_one_frame_between_notices():
     ended = {"type": "snapshot_end", "codes": ["SZ"], "count": 2}
     frames, _ = behind(
         "code", {"a.SZ": {"p": 1}, "b.SZ": {"p": 1}}, ended, {"a.SZ": {"p": 2}, "c.SZ": {"p": 2}}, joined=True
@@ -198,7 +198,7 @@ def test_what_is_kept_by_code_has_a_bound_in_bytes():
     assert backlog.size == 0
 
 
-def test_a_caller_that_stays_behind_is_told_what_it_misses_once_a_second():
+def test_a_late_caller_is_told_once_a_second_what_it_misses():
     backlog = Backlog("code")
     backlog.put(encoded(tick("a.SZ", 0)), 0.0)
     backlog.put(encoded(tick("b.SZ", 0)), 0.0)
