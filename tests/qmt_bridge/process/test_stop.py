@@ -369,7 +369,8 @@ def test_ctrl_c_while_the_workers_of_a_gateway_import_is_no_traceback(tmp_path: 
         while started < 2:
             line = running.stdout.readline()
             assert line
-            started += line == "imports\n"
+            # Two workers that print at once may share a line.
+            started += line.count("imports")
         os.killpg(running.pid, signal.SIGINT)
         assert running.wait(DEADLINE) == 0
         assert "Traceback" not in running.stdout.read()
