@@ -195,6 +195,9 @@ class Client:
         """Subscribe and return the ack. After it every message is sent; before it the last value may be enough."""
         await self.send({"action": "subscribe", "id": 1, **request})
         ack: dict[str, Any] = await self.receive()
+        while ack.get("type") == "heartbeat":
+            # A busy machine may take longer than 15 s between two frames.
+            ack = await self.receive()
         assert ack.get("type", ack.get("action")) == "subscribed", ack
         return ack
 
