@@ -120,6 +120,10 @@ while time.monotonic() < over:
 publishing.join()
 # A client that was disconnected cancels its subscriptions and makes them again.
 assert not publisher.poll(0), publisher.recv()
+# libzmq 4.3.5 aborts when both ends of a connection close at once and half a message is on its way
+# (session_base.cpp:233), so the publisher first sees that its client has left.
+subscriber.close()
+assert publisher.recv() == b"\\0quote/"
 context.destroy(0)
 print("still there")
 """
