@@ -1,6 +1,6 @@
 """The six WebSocket endpoints: each reads requests and subscribes their topics. They run in the sessions' tasks.
 
-Frames and errors as in docs/websocket.md, sections 1 and 2.
+Frames and errors as in docs/websocket.md, "The documented layer" and "Opting in".
 """
 
 from __future__ import annotations
