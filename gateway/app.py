@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from http import HTTPStatus
+from ipaddress import ip_address
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,10 +21,12 @@ from starlette.websockets import WebSocket
 
 from gateway import status
 from gateway.endpoints import ENDPOINTS
+from gateway.keys.entry import WrongKey, address_of, presented
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
 from qmt_bridge.closes import BAD_REQUEST
 from qmt_bridge.config import Config, load_config
+from qmt_bridge.keys.key import check_length
 from qmt_bridge.log import tame_server_logs
 from qmt_bridge.wire.hints import similar
 
@@ -36,17 +39,21 @@ def create_app(config: Config | None = None) -> Starlette:
     def settings() -> Config:
         # Every ASGI server may log the query string, which may hold a key.
         tame_server_logs()
-        return config or load_config()
+        if config is not None:
+            return config
+        loaded = load_config()
+        check_length(loaded.api_key, simulated=True)
+        return loaded
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with workers.use(settings()):
             yield
 
-    def page(render: Callable[[Worker], Response]) -> Callable[[Request], object]:
-        async def respond(_: Request) -> Response:
+    def page(render: Callable[[Worker, bool], Response]) -> Callable[[Request], object]:
+        async def respond(request: Request) -> Response:
             async with workers.use(settings()) as worker:
-                return render(worker)
+                return _page(worker, request.scope, render)
 
         return respond
 
@@ -89,7 +96,42 @@ async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
     response = PlainTextResponse(f"there is nothing at {path[:_SHOWN]!r}; {hint}\n", HTTPStatus.NOT_FOUND)
     if scope["type"] == "http":
         await response(scope, receive, send)
-    elif "websocket.http.response" in scope.get("extensions", {}):
+    else:
+        await _deny(response, scope, receive, send)
+
+
+def _page(worker: Worker, scope: Scope, render: Callable[[Worker, bool], Response]) -> Response:
+    """Return a page, in full for this machine and for keys with the scope ``admin``."""
+    entry = worker.entry
+    if seconds := entry.barred(scope, needs_key=False):
+        return _too_many(seconds)
+    given, is_admin = presented(scope), False
+    if given is not None and entry.configured:
+        try:
+            is_admin = entry.check(given, address_of(scope)).allows("admin")
+        except WrongKey as exc:
+            return PlainTextResponse(f"{exc}\n", HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
+    return render(worker, is_admin or _from_here(scope))
+
+
+def _from_here(scope: Scope) -> bool:
+    """Return whether a request comes from this machine: from loopback, or from the address that it was sent to."""
+    address = address_of(scope)
+    try:
+        return ip_address(address.partition("%")[0]).is_loopback or address == (scope.get("server") or ("",))[0]
+    except ValueError:
+        # A Unix socket has no address.
+        return scope.get("client") is None
+
+
+def _too_many(seconds: int) -> Response:
+    sentence = f"too many attempts with a wrong API key; try again in {seconds} s, or with the right key\n"
+    return PlainTextResponse(sentence, HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": str(seconds)})
+
+
+async def _deny(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a WebSocket before its handshake."""
+    if "websocket.http.response" in scope.get("extensions", {}):
         await WebSocket(scope, receive, send).send_denial_response(response)
     else:
         await send({"type": "websocket.close", "code": BAD_REQUEST.close_code})
@@ -105,6 +147,10 @@ class _Socket:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._workers.use(self._settings()) as worker:
+            needs_key = self._endpoint.always_key or worker.config.require_key
+            if seconds := worker.entry.barred(scope, needs_key=needs_key):
+                await _deny(_too_many(seconds), scope, receive, send)
+                return
             await Session(worker, scope, receive, send).run(self._endpoint)
 
 

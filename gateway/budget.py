@@ -7,7 +7,6 @@ no fault of the one that asks: its request waits until there is budget again, an
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -138,7 +137,7 @@ class Purse:
 class Budget:
     """What the sockets of one worker, and those of each address, may spend together."""
 
-    __slots__ = ("_addresses", "_codes", "_topics", "_worker", "sockets")
+    __slots__ = ("_addresses", "_codes", "_topics", "_worker")
 
     def __init__(self, codes: float, topics: int, now: float) -> None:
         self._codes = codes
@@ -146,8 +145,6 @@ class Budget:
         burst = 4 * max(codes, topics)
         self._worker = Bucket(OF_WORKER * codes, BURST_OF_WORKER * burst, now)
         self._addresses: dict[str, Bucket] = {}
-        # How many sockets each address has open.
-        self.sockets: Counter[str] = Counter()
 
     def spend(self, address: str, now: float, cost: float) -> float | None:
         """Spend `cost`; return the seconds to wait first, or None if it is refused."""

@@ -31,6 +31,7 @@ class Counts(NamedTuple):
     gaps: int
     lost: int
     malformed: int
+    wrong_keys: int
 
 
 COUNTED: Mapping[str, str] = {
@@ -41,6 +42,7 @@ COUNTED: Mapping[str, str] = {
     "gaps": "Sequence gaps seen on the way from the feeder.",
     "lost": "Messages missing in those gaps.",
     "malformed": "Messages from the feeder's address that do not follow docs/wire.md.",
+    "wrong_keys": "Attempts with a wrong, revoked or expired API key.",
 }
 
 

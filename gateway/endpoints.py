@@ -19,6 +19,7 @@ from gateway.streams.member import Refusal
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket
 from qmt_bridge.closes import BAD_REQUEST, FINISHED, UPSTREAM_AWAY, UPSTREAM_FAILED, Ending
 from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
+from qmt_bridge.keys.key import Scope
 from qmt_bridge.wire.codes import MARKETS, check_code, is_code
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
@@ -117,6 +118,8 @@ class _Codes:
     """The part shared by the endpoints whose requests name codes: subscribe, unsubscribe, list."""
 
     always_key: ClassVar[bool] = False
+    # What a key has to allow.
+    scope: ClassVar[Scope]
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
     parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
@@ -213,7 +216,7 @@ class _Codes:
         self, asked: _Asked, terms: Terms, *, has_options: bool
     ) -> tuple[dict[Topic, str], dict[Topic, Rejection]]:
         """Take the topics of a request up to the limit; return the new ones with their names, and the others."""
-        limit = self.session.host.config.max_topics
+        limit = self.session.max_topics
         added: dict[Topic, str] = {}
         beyond: dict[Topic, Rejection] = {}
         for topic, name in asked.topics.items():
@@ -356,6 +359,7 @@ class _Codes:
 class Realtime(_Codes):
     """`/ws/realtime`: ticks, bars and level-2 records of single instruments, as subscribe_quote delivers them."""
 
+    scope: ClassVar[Scope] = "market"
     detail: ClassVar[str] = "period"
     usual: ClassVar[str] = "tick"
     shape: ClassVar[type[Options]] = QuoteRequest
@@ -363,12 +367,15 @@ class Realtime(_Codes):
     def read(self, request: dict[str, Any]) -> _Asked:
         asked = read_request(request, QuoteRequest)
         period = check_period(asked.period)
+        if period.startswith("l2"):
+            self.session.require("l2")
         return _Asked(*_checked(asked.stocks, lambda code: quote_topic(code, period)), asked)
 
 
 class WholeQuote(_Codes):
     """`/ws/whole_quote`: whole markets and single codes; first the current snapshot, then the changes."""
 
+    scope: ClassVar[Scope] = "market"
     field: ClassVar[str] = "codes"
     shape: ClassVar[type[Options]] = WholeRequest
 
@@ -388,6 +395,7 @@ class WholeQuote(_Codes):
 class L2Thousand(_Codes):
     """`/ws/l2_thousand`: depth of up to a thousand levels."""
 
+    scope: ClassVar[Scope] = "l2"
     detail: ClassVar[str] = "gear_num"
     usual: ClassVar[str] = "0"
     shape: ClassVar[type[Options]] = L2Request
@@ -403,6 +411,7 @@ class Formula:
     """`/ws/formula`: values of formulas; every subscription has a `seq_id`, unique in its socket."""
 
     always_key: ClassVar[bool] = False
+    scope: ClassVar[Scope] = "formula"
     # The documented request has an action on this URL, so an action does not show that the client opts in.
     opts_in: ClassVar[frozenset[str]] = frozenset(("id",))
     parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
@@ -442,7 +451,7 @@ class Formula:
         wanted = {name: getattr(asked, name) for name in FormulaSpec.__struct_fields__}
         topic = formula_topic(FormulaSpec(**{**wanted, "stock_code": check_code(asked.stock_code)}))
         position = _positions(asked, {topic: str(asked.stock_code)}).get(topic)
-        limit = self.session.host.config.max_topics
+        limit = self.session.max_topics
         if len(self._by_seq) >= limit:
             raise BadRequest("symbol_limit", f"a socket holds at most {limit} subscriptions")
         self._newest_seq += 1
@@ -504,6 +513,7 @@ class DownloadProgress:
     """`/ws/download_progress`: start a download or join an equal one; the socket ends with the download."""
 
     always_key: ClassVar[bool] = False
+    scope: ClassVar[Scope] = "download"
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
     parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
@@ -551,10 +561,23 @@ class DownloadProgress:
         raise Ended(ending, error, code=code, told=True)
 
 
+class _OfAccounts(Subscription):
+    """Trade events of some accounts. Their positions stay those of the journal, so a client sees holes in them."""
+
+    def __init__(self, session: Session, accounts: Iterable[str]) -> None:
+        super().__init__(session.sender, session, ALL_TRADES)
+        self._accounts = frozenset(accounts)
+
+    def deliver(self, frame: Frame) -> None:
+        if _account_of(frame) in self._accounts:
+            super().deliver(frame)
+
+
 class Trade:
     """`/ws/trade`: every trade event of every account, in the order of the journal, without a loss."""
 
     always_key: ClassVar[bool] = behaviour_of(ALL_TRADES).needs_key
+    scope: ClassVar[Scope] = "trade"
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action", "resume"))
     parameters: ClassVar[tuple[str, ...]] = (*_PARAMETERS, "after", "epoch")
     first_request_timeout: ClassVar[float | None] = None
@@ -604,8 +627,14 @@ class Trade:
 
         self.session.sender.later(go_on)
 
+    def _make_subscription(self) -> Subscription:
+        key = self.session.key
+        if key is not None and key.accounts:
+            return _OfAccounts(self.session, key.accounts)
+        return Subscription(self.session.sender, self.session, ALL_TRADES)
+
     def _subscribe(self, after: JournalPosition | None, given: object = None) -> None:
-        of = self._subscription = Subscription(self.session.sender, self.session, ALL_TRADES)
+        of = self._subscription = self._make_subscription()
 
         def acknowledge(ticket: Ticket) -> None:
             for refusal in ticket.refused.values():
@@ -631,6 +660,15 @@ ENDPOINTS: dict[str, type[Endpoint]] = {
     "/ws/formula": Formula,
     "/ws/trade": Trade,
 }
+
+
+def _account_of(frame: Frame) -> object:
+    """Return the account of a trade event; None if that is not known, so that no restricted key sees the event."""
+    if frame.topic != ALL_TRADES:
+        return parse_topic(frame.topic).name
+    # Events that are replayed have the topic of all accounts.
+    data = frame.data.get("data")
+    return data.get("account_id") if isinstance(data, dict) else None
 
 
 def _unknown_action(action: object, *known: str, told: str = "") -> BadRequest:

@@ -117,6 +117,7 @@ class Feed:
         # When market data began to wait for clients' answers; else 0.
         self._held_at = 0.0
         self._stopped = False
+        self._follows_trades = False
         self._watch = Links()
 
     def start(self) -> None:
@@ -138,10 +139,13 @@ class Feed:
                 "event loop", "Windows' Proactor loop cannot watch ZeroMQ sockets; start with `qmt-bridge gateway`"
             ) from None
         self._market.subscribe(STATUS_TOPIC)
-        if self._config.api_key:
-            # Without a key no client may receive trade events (docs/websocket.md), so the stream is not needed.
-            _Resident(self).join()
         self._tick()
+
+    def follow_trades(self) -> None:
+        """Keep the stream of trade events from now on; `Worker` knows whether any client may have them."""
+        if not self._follows_trades:
+            self._follows_trades = True
+            _Resident(self).join()
 
     @property
     def absence(self) -> str:

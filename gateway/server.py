@@ -36,6 +36,8 @@ from gateway.writer import PreparedFrames
 from qmt_bridge import log
 from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.keys.key import check_length
+from qmt_bridge.keys.key_file import read_keys
 from qmt_bridge.process.holder import holder
 from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop, shielded, unshield
@@ -208,8 +210,13 @@ def serve(config: Config, stop: Stop) -> int:
     The workers read the settings from the environment, which the caller has set (config.export_env).
     """
     # Checked here because a worker could report these errors only in a traceback.
-    if config.require_key and not config.api_key:
-        raise ConfigError("require_key", "is set, but there is no api_key: every client would be refused")
+    # Whether the example key may be used depends on the feeder, so it is decided later (`Entry.lapsed`).
+    check_length(config.api_key, simulated=True)
+    if not read_keys(config.data_path) and config.require_key and not config.api_key:
+        raise ConfigError(
+            "require_key",
+            f"is set, but there is no api_key, and no key in {config.data_path}: every client would be refused",
+        )
     load_curve(config.curve_dir, "gateway")
     descriptors.raise_limit(config.max_connections)
     bound = _bind(config.host, config.port)

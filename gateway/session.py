@@ -17,10 +17,12 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
-from gateway.auth import KEY_SUBPROTOCOL, Keys, presented_key
+from gateway.auth import KEY_SUBPROTOCOL
 from gateway.budget import UNREAD_ANSWERS, Budget, Purse, codes_named, cut_rejections
 from gateway.counters import Sent
 from gateway.feed import Feed
+from gateway.keys.entry import Entry, WrongKey, address_of, headers_of, presented
+from gateway.keys.table import missing_scope
 from gateway.origins import is_own_origin, origin_allowed
 from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Outbox
@@ -32,6 +34,7 @@ from gateway.subscription import Subscription, Ticket
 from qmt_bridge.closes import (
     BAD_REQUEST,
     CONNECTION_LIMIT,
+    FORBIDDEN,
     INTERNAL,
     NOT_TEXT,
     ORIGIN_DENIED,
@@ -46,6 +49,8 @@ from qmt_bridge.closes import (
 )
 from qmt_bridge.config import Config
 from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode
+from qmt_bridge.keys.key import Key
+from qmt_bridge.keys.key import Scope as KeyScope
 from qmt_bridge.wire.hints import Ignored
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (
@@ -104,6 +109,8 @@ class Endpoint(Protocol):
 
     # Whether the key is needed whatever the settings are.
     always_key: ClassVar[bool]
+    # What a key has to allow.
+    scope: ClassVar[KeyScope]
     # Fields of a request by which the client opts in to the control layer.
     opts_in: ClassVar[frozenset[str]]
     # The parameters of the URL.
@@ -122,7 +129,7 @@ class Host(Protocol):
     """What the sessions of one event loop share; the worker is one."""
 
     config: Config
-    keys: Keys
+    entry: Entry
     feed: Feed
     sent: Sent
     flushes: Flushes
@@ -147,6 +154,7 @@ class Session:
         "_ended",
         "_ignored",
         "_needs_key",
+        "_placed",
         "_purse",
         "_reader",
         "_receive",
@@ -154,6 +162,7 @@ class Session:
         "_send",
         "_state",
         "host",
+        "key",
         "missed",
         "on_refused",
         "opted_in",
@@ -178,6 +187,10 @@ class Session:
         self._reader: asyncio.Task[Any] | None = None
         self._state = State.HANDSHAKE
         self._needs_key = False
+        # The key that the client has shown.
+        self.key: Key | None = None
+        # Whether the socket has one of the worker's places.
+        self._placed = False
         # Why the session ends, once that is decided.
         self._end: Ended | None = None
         # The snapshots that have ended in this turn of the loop, with the number of codes of each.
@@ -206,8 +219,7 @@ class Session:
 
     @property
     def _address(self) -> str:
-        address: str = (self._scope.get("client") or ("?",))[0]
-        return address
+        return address_of(self._scope)
 
     @property
     def query(self) -> bytes:
@@ -225,7 +237,6 @@ class Session:
         chosen = self._choose_subprotocol()
         ended = "failed"
         self.host.sessions[self] = None
-        self.host.budget.sockets[self._address] += 1
         try:
             ended = await self._serve(endpoint, chosen)
         except OSError:
@@ -233,8 +244,16 @@ class Session:
         finally:
             self._leave()
             seconds = time.monotonic() - began
-            logger.info(
-                "%s from %s: %s after %.1f s, %d frames", self.path, self._address, ended, seconds, self.sender.frames
+            # Whoever has no key must not be able to fill the log.
+            stranger = self._needs_key and self.key is None
+            logger.log(
+                logging.DEBUG if stranger else logging.INFO,
+                "%s from %s: %s after %.1f s, %d frames",
+                self.path,
+                self._address,
+                ended,
+                seconds,
+                self.sender.frames,
             )
 
     def _choose_subprotocol(self) -> str | None:
@@ -258,9 +277,8 @@ class Session:
         if self._on(Event.LEAVE) is not Act.RELEASE:
             return
         del self.host.sessions[self]
-        self.host.budget.sockets[self._address] -= 1
-        if not self.host.budget.sockets[self._address]:
-            del self.host.budget.sockets[self._address]
+        if self._placed:
+            self.host.entry.room.leave(self._address, self.key)
         self.sender.gone = True
         # Not `unsubscribe`: what waits for the client goes as a whole, and to look for each topic's part takes seconds.
         for subscription in self.subscriptions:
@@ -424,14 +442,16 @@ class Session:
         await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
         if (prepared := self._prepared()) is not None:
             prepared.forget_handshake()
-        self._admit()
-        answer = await self._authenticate(endpoint) if self._needs_key else None
+        self._check_origin()
+        self._take_presented_key(endpoint)
+        self._enter()
+        answer = await self._authenticate(endpoint) if self._needs_key and self.key is None else None
         self._on(Event.ADMIT)
         if answer is not None:
             self.tell(answer)
         ignored = self._ignored_parameters(endpoint)
         if self.opted_in:
-            self.tell(self.host.welcome() | shown_ignored(ignored))
+            self.tell(self.host.welcome() | self._rights() | shown_ignored(ignored))
         else:
             self.tell_ignored(ignored)
         self._on(Event.OPEN)
@@ -461,7 +481,10 @@ class Session:
                     pong = {"type": "pong", "id": given, "time": time.time_ns() // 1_000_000}
                     self.tell(pong | shown_ignored(ignored_fields(request, None)))
                 elif request.get("action") == "auth":
-                    # The key was checked already; code for browsers sends this frame in any case.
+                    # Code for browsers sends this frame in any case.
+                    if self.key is None and self.host.entry.configured and isinstance(request.get("key"), str):
+                        self._take_key(endpoint, request["key"])
+                        self._replace()
                     self.tell({"type": "authenticated", "id": given})
                 elif request.get("action") == "ack":
                     self._take_ack(request)
@@ -498,49 +521,109 @@ class Session:
                 return f"no API key was given; the URL has {name!r}: {hint}"
         return "no API key was given"
 
-    def _admit(self) -> None:
-        headers = self._headers()
+    def _check_origin(self) -> None:
+        headers = headers_of(self._scope)
         origin = headers.get("origin")
         secure = self._scope["scheme"] == "wss"
         is_own = is_own_origin(origin, headers.get("host"), headers.get("user-agent"), secure=secure)
         if not is_own and not origin_allowed(origin, self.host.config.origins):
             raise Ended(ORIGIN_DENIED, f"origin {str(origin)[:60]!r} is not allowed")
-        config = self.host.config
-        reached = f"this worker serves at most {config.max_connections} sockets"
-        if self.host.budget.sockets[self._address] > config.max_connections_per_address:
-            reached = f"this worker serves at most {config.max_connections_per_address} sockets of one address"
-        elif len(self.host.sessions) <= config.max_connections:
+
+    def _enter(self) -> None:
+        """Take one of the worker's places; with a key it is taken from a socket without one if there is no other."""
+        room = self.host.entry.room
+        if reached := room.enter(self._address, self.key):
+            self.host.limited["connections"] += 1
+            raise Ended(CONNECTION_LIMIT, reached)
+        self._placed = True
+        if self.key is not None and room.crowded:
+            self._send_away_newest()
+
+    def _replace(self) -> None:
+        """Take the place of a socket with a key: until now it had one of those without."""
+        self.host.entry.room.leave(self._address, None)
+        self._placed = False
+        self._enter()
+
+    def _send_away_newest(self) -> None:
+        strangers = (session for session in reversed(self.host.sessions) if session.is_stranger)
+        for session in islice(strangers, 1):
+            self.host.limited["connections"] += 1
+            session.end(Ended(CONNECTION_LIMIT, "a socket with a key takes this place"))
+
+    @property
+    def is_stranger(self) -> bool:
+        """Return whether a socket with a key may take the place of this one."""
+        return self._placed and self.key is None and self._end is None
+
+    def _take_presented_key(self, endpoint: type[Endpoint]) -> None:
+        """Check the key of the handshake, if there is one. Without any configured key it has no meaning."""
+        if not self.host.entry.configured:
+            if self._needs_key:
+                told = "no API key is configured on this gateway (setting api_key, or `qmt-bridge key add`)"
+                raise Ended(UNAUTHORIZED, told)
             return
-        self.host.limited["connections"] += 1
-        raise Ended(CONNECTION_LIMIT, reached)
+        given = presented(self._scope)
+        if given is not None:
+            self._take_key(endpoint, given)
 
-    async def _authenticate(self, endpoint: type[Endpoint]) -> dict[str, Any] | None:
-        """Check the key; return the answer to the first frame if the key came in that."""
-        answer = None
-        keys = self.host.keys
-        if not keys.configured:
-            raise Ended(UNAUTHORIZED, "no API key is configured on this gateway (setting api_key)")
-        key = presented_key(self._headers(), self._scope.get("subprotocols", []), self.query)
-        if key is None:
-            try:
-                async with asyncio.timeout(AUTH_TIMEOUT):
-                    request = parse_request(await self._next_payload())
-                number = request_id(request)
-            except TimeoutError:
-                raise Ended(UNAUTHORIZED, self._no_key(endpoint)) from None
-            except BadRequest as exc:
-                raise Ended(UNAUTHORIZED, f"the first frame carries no API key: {exc.reason}") from None
-            given = request.get("key") if request.get("action") == "auth" else None
-            key = given if isinstance(given, str) else None
-            if key is not None and keys.accepts(key):
-                self.opted_in = True
-                answer = {"type": "authenticated", "id": number}
-        if key is None or not keys.accepts(key):
-            raise Ended(UNAUTHORIZED, self._no_key(endpoint) if key is None else "the API key is wrong")
-        return answer
+    def _take_key(self, endpoint: type[Endpoint], given: str) -> None:
+        """Accept a key that the client has given, with its limits."""
+        try:
+            key = self.host.entry.check(given, self._address)
+        except WrongKey as exc:
+            raise Ended(UNAUTHORIZED, str(exc)) from None
+        if lacks := missing_scope(key, endpoint.scope):
+            raise Ended(FORBIDDEN, lacks)
+        self.key = key
+        config = self.host.config
+        if key.rate or key.codes:
+            rate = min(config.max_rate, key.rate or config.max_rate)
+            self._purse = Purse(rate, config.max_code_rate, self.max_topics, self.sender.loop.time())
 
-    def _headers(self) -> dict[str, str]:
-        return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._scope["headers"]}
+    def require(self, scope: KeyScope) -> None:
+        """End the session if its client has shown a key that lacks a scope."""
+        if self.key is not None and (lacks := missing_scope(self.key, scope)):
+            raise Ended(FORBIDDEN, lacks)
+
+    @property
+    def max_topics(self) -> int:
+        """Return how many subscriptions the socket may hold."""
+        most: int = self.host.config.max_topics
+        return min(most, self.key.codes) if self.key is not None and self.key.codes else most
+
+    def _rights(self) -> dict[str, Any]:
+        """Return what the welcome says of a key with limits of its own."""
+        if self.key is None:
+            return {}
+        accounts = {"accounts": list(self.key.accounts)} if self.key.accounts else {}
+        if not (self.key.rate or self.key.codes):
+            return accounts
+        most = self.host.config.max_rate
+        return accounts | {"limits": {"max_topics": self.max_topics, "max_rate": min(most, self.key.rate or most)}}
+
+    def check_key(self, now: float) -> None:
+        """End the session if its key holds no longer (seconds since 1970)."""
+        if self.key is not None and (lapsed := self.host.entry.lapsed(self.key, now)):
+            self.end(Ended(UNAUTHORIZED, lapsed))
+
+    async def _authenticate(self, endpoint: type[Endpoint]) -> dict[str, Any]:
+        """Wait for the first frame, and check the key in it; return the answer."""
+        try:
+            async with asyncio.timeout(AUTH_TIMEOUT):
+                request = parse_request(await self._next_payload())
+            number = request_id(request)
+        except TimeoutError:
+            raise Ended(UNAUTHORIZED, self._no_key(endpoint)) from None
+        except BadRequest as exc:
+            raise Ended(UNAUTHORIZED, f"the first frame carries no API key: {exc.reason}") from None
+        given = request.get("key") if request.get("action") == "auth" else None
+        if not isinstance(given, str):
+            raise Ended(UNAUTHORIZED, self._no_key(endpoint))
+        self._take_key(endpoint, given)
+        self._replace()
+        self.opted_in = True
+        return {"type": "authenticated", "id": number}
 
     async def _next_payload(self) -> str | bytes:
         message = await self._receive()
@@ -612,7 +695,8 @@ class Session:
             self._reader.uncancel()
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
-                if ended.ending not in (SLOW_CLIENT, VANISHED):
+                # A key that was revoked opens nothing more, not even what waits.
+                if ended.ending not in (SLOW_CLIENT, VANISHED, UNAUTHORIZED):
                     await self.sender.empty()
                 elif ended.ending is VANISHED or self.sender.stalled:
                     self.sender.abort()

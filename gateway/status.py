@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+from http import HTTPStatus
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from gateway import metrics
 from gateway.worker import Worker
@@ -18,16 +19,18 @@ from qmt_bridge.wire.frames import to_json
 SHOWN = ("frames_received", "frames_sent", "bytes_sent", "skipped", "gaps")
 
 
-def health(worker: Worker) -> Response:
-    """Return 200: the worker's event loop is running."""
+def health(worker: Worker, full: bool) -> Response:
+    """Return 200: the worker's event loop is running. Only `full` has more than that."""
+    if not full:
+        return _json({"status": "ok"})
     return _json({"status": "ok", **worker.feed_state(), **_instances(worker)})
 
 
-def readiness(worker: Worker) -> Response:
+def readiness(worker: Worker, full: bool) -> Response:
     """Return 200 while the feeder is connected and can write its trade journal, whatever the state of its sessions.
 
     A terminal logs accounts out at night; a load balancer must not stop the market data because of that. The answer is
-    503 if every account has a fault that only a change of the settings can mend.
+    503 if every account has a fault that only a change of the settings can mend. Only `full` says more than that.
     """
     status, numbers = worker.feed.status, worker.numbers()
     journal = None if status is None else status.journal
@@ -35,6 +38,8 @@ def readiness(worker: Worker) -> Response:
     misconfigured = bool(accounts) and all(account.fault for account in accounts)
     serving = status is not None and journal is None
     ready = serving and not misconfigured
+    if not full:
+        return _json({"ready": ready, "serving": serving}, 200 if ready else 503)
     shown = {
         "ready": ready,
         # Market data is served and trade events are kept; `qmt-bridge up` waits for this only.
@@ -62,8 +67,11 @@ def readiness(worker: Worker) -> Response:
     return _json(shown, 200 if ready else 503)
 
 
-def prometheus(worker: Worker) -> Response:
-    """Return the metrics of all workers."""
+def prometheus(worker: Worker, full: bool) -> Response:
+    """Return the metrics of all workers; 403 if not `full`."""
+    if not full:
+        sentence = "metrics are for this machine, and for keys with the scope admin\n"
+        return PlainTextResponse(sentence, HTTPStatus.FORBIDDEN)
     worker.export()
     return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.auth import Keys
 from gateway.budget import Budget
 from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
+from gateway.keys.entry import Entry
 from gateway.metrics import Exporter
 from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
@@ -31,7 +31,7 @@ class Worker:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.keys = Keys(config.api_key)
+        self.entry = Entry(config)
         self.sessions: dict[Session, None] = {}
         self.sent = Sent()
         self.flushes = Flushes()
@@ -53,6 +53,7 @@ class Worker:
                 gaps=hub.gaps,
                 lost=hub.lost,
                 malformed=self.feed.malformed,
+                wrong_keys=self.entry.attempts.total,
             ),
             connections=Counter(session.path for session in self.sessions),
             topics=len(hub.streams),
@@ -87,7 +88,13 @@ class Worker:
     def start(self) -> None:
         """Connect to the feeder, which may start later; raise `ConfigError` if the settings make that impossible."""
         self.feed.start()
+        self._follow_trades()
         self._timer = asyncio.get_running_loop().call_later(1.0, self._tick)
+
+    def _follow_trades(self) -> None:
+        """Receive trade events from now on if a key may have them; without one no client gets them."""
+        if self.entry.keys.table.sees_trades:
+            self.feed.follow_trades()
 
     def stop(self) -> None:
         """Disconnect."""
@@ -111,6 +118,8 @@ class Worker:
 
     def _feed_changed(self) -> None:
         status = self.feed.status
+        if status is not None:
+            self.entry.simulated = status.simulated
         notice: dict[str, Any] = {"type": "feed", "state": "down", "reason": self.feed.absence, "data_lost": True}
         if status is not None:
             notice.update(
@@ -130,8 +139,11 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(1.0, self._tick)
         self.export()
-        now = loop.time()
+        self.entry.tick()
+        self._follow_trades()
+        now, today = loop.time(), time.time()
         for session in tuple(self.sessions):
+            session.check_key(today)
             session.tell_missed()
             session.tell_refused()
             sender = session.sender

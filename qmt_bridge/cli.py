@@ -1,4 +1,4 @@
-"""The command `qmt-bridge`: up | feeder | gateway | tail | record | replay | tape | journal | keygen | doctor | bench.
+"""The command `qmt-bridge` and its subcommands: up | feeder | gateway | tail | record | key | doctor and others.
 
 The entry, which imports nothing before the process is prepared, and the list of the commands (`qmt_bridge/commands`).
 """
@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from qmt_bridge import __version__, log
-from qmt_bridge.commands import checks, journal, run, tapes, topics
+from qmt_bridge.commands import checks, journal, keys, run, tapes, topics
 from qmt_bridge.process.stop import interruptible
 
 
@@ -44,6 +44,7 @@ for _command in (
     run.replay,
     tapes.tape,
     journal.journal,
+    keys.key,
     checks.keygen,
     checks.doctor,
     checks.bench,

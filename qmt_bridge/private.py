@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import tempfile
 from pathlib import Path
 
@@ -37,3 +38,26 @@ def protect(path: Path) -> None:
 def make_folder(path: Path) -> None:
     """Make a folder that only its owner may enter; one that exists stays as it is. Raise `OSError`."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def protect_folder(path: Path) -> None:
+    """Let only the owner enter a folder that is ours; raise `OSError`."""
+    found = path.stat()
+    # A folder with the sticky bit, such as /tmp, is for everybody.
+    if sys.platform != "win32" and found.st_uid == os.getuid() and not found.st_mode & stat.S_ISVTX:
+        if stat.S_IMODE(found.st_mode) & ~stat.S_IRWXU:
+            path.chmod(stat.S_IRWXU)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read, as a whole or not at all; raise `OSError`."""
+    part = make_part(path)
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -28,6 +28,7 @@ TOP = {
     "Makefile",
     "README.md",
     "README.zh-CN.md",
+    "SECURITY.md",
     "deploy",
     "docs",
     "feeder",
@@ -42,6 +43,7 @@ EDGE = WIRE | {
     "qmt_bridge.__version__",
     "qmt_bridge.config",
     "qmt_bridge.handshakes",
+    "qmt_bridge.keys",
     "qmt_bridge.process.child",
     "qmt_bridge.process.stop",
     "qmt_bridge.sockets",
@@ -59,6 +61,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/wire/*", WIRE, IMPURE),
     ("qmt_bridge/errors.py", set(), IMPURE),
     ("qmt_bridge/closes.py", {"qmt_bridge.errors"}, IMPURE),
+    ("qmt_bridge/keys/key.py", {"qmt_bridge.errors", "msgspec"}, IMPURE),
+    (
+        "qmt_bridge/keys/*",
+        {"qmt_bridge.errors", "qmt_bridge.keys", "qmt_bridge.private", "msgspec"},
+        {"asyncio", "socket", "threading"},
+    ),
     ("qmt_bridge/private.py", set(), {"asyncio", "threading", "time"}),
     # Users can import the client without the other parts.
     (
@@ -222,6 +230,14 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("gateway/subscription.py", WIRE | {"gateway.hub", "gateway.sending", "gateway.streams"}, IMPURE - {"asyncio"}),
     ("gateway/sending/*", WIRE | {"gateway.sending"}, IMPURE),
     ("gateway/auth.py", set(), IMPURE),
+    ("gateway/keys/table.py", {"qmt_bridge.keys.key"}, IMPURE),
+    ("gateway/keys/attempts.py", set(), IMPURE),
+    ("gateway/keys/room.py", {"qmt_bridge.keys.key"}, IMPURE),
+    (
+        "gateway/keys/*",
+        {"gateway.auth", "gateway.keys", "qmt_bridge.config", "qmt_bridge.errors", "qmt_bridge.keys"},
+        {"socket", "threading"},
+    ),
     ("gateway/origins.py", set(), IMPURE),
     ("gateway/budget.py", set(), IMPURE),
     (

@@ -54,7 +54,7 @@ def documented(**fields: object) -> set[str]:
 @pytest.fixture(scope="module")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("specification")
-    with running(folder, "--source=sim", "--api-key=k1", "--sim-order-interval=0.2") as up:
+    with running(folder, "--source=sim", "--api-key=specification-key", "--sim-order-interval=0.2") as up:
         yield up
 
 
@@ -131,13 +131,13 @@ def test_formula_sends_the_documented_frames(up):
 
 
 def test_trade_frames_have_the_documented_fields(up):
-    frames = talk(up, "/ws/trade?api_key=k1&ctl=1&after=0", until="order")
+    frames = talk(up, "/ws/trade?api_key=specification-key&ctl=1&after=0", until="order")
     assert frames["order"].keys() == documented(type="order")
     assert frames["subscribed"].keys() <= documented(type="subscribed")
 
 
 def test_expired_position_has_the_documented_fields(up):
-    frames = talk(up, "/ws/trade?api_key=k1", {"resume": {"seq": 10**9}, "id": 3}, until="error")
+    frames = talk(up, "/ws/trade?api_key=specification-key", {"resume": {"seq": 10**9}, "id": 3}, until="error")
     assert frames["error"].keys() == documented(type="error", code="resume_expired")
 
 

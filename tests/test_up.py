@@ -404,7 +404,7 @@ def test_parts_run_no_files_of_the_user_and_get_only_their_secret(
     monkeypatch.chdir(here)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     settings = tmp_path / "settings.toml"
-    settings.write_text('api_key = "k3y-k3y"\nxt_token = "t0ken-t0ken"\n', encoding="utf-8")
+    settings.write_text('api_key = "k3y-k3y-k3y-k3y-k"\nxt_token = "t0ken-t0ken"\n', encoding="utf-8")
     command = [word.format(python=sys.executable, bin=Path(sys.executable).parent) for word in start]
     arguments = ("--source=sim", "--workers=2", f"--config={settings}")
     with running(tmp_path / "data", *arguments, start=command) as up:
@@ -417,8 +417,10 @@ def test_parts_run_no_files_of_the_user_and_get_only_their_secret(
             }.items()
         }
         assert "RAN" not in up.text
-    assert [("t0ken-t0ken" in env, "k3y-k3y" in env) for env in environments["feeder"]] == [(True, False)]
-    assert [("t0ken-t0ken" in env, "k3y-k3y" in env) for env in environments["gateway"]] == [(False, True)] * 3
+    assert [("t0ken-t0ken" in env, "k3y-k3y-k3y-k3y-k" in env) for env in environments["feeder"]] == [(True, False)]
+    assert [("t0ken-t0ken" in env, "k3y-k3y-k3y-k3y-k" in env) for env in environments["gateway"]] == [
+        (False, True)
+    ] * 3
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import sys
 from pathlib import Path
@@ -32,11 +31,15 @@ from qmt_bridge.config import (
     description,
 )
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.keys.key import check_length, make_key
 from qmt_bridge.process import child
 from qmt_bridge.process.stop import Stop
 
 # The settings of a replay, as their descriptions say.
 REPLAY = tuple(name for name in FEEDER if description(name).startswith("replay: "))
+
+# The settings of a gateway. It reads its keys in the data folder.
+OF_GATEWAY = (*GATEWAY, "data_dir", *WIRE, *LOG)
 
 # Settings that do nothing without another one.
 _NEEDS = {"xt_home": "xt_token", "xt_servers": "xt_token", "xt_userdata": "xt_accounts"}
@@ -50,9 +53,10 @@ def up(config_file: Path | None, **flags: Any) -> None:
     config = load_feeder_settings(config_file, flags)
     made_key = not config.api_key
     try:
+        check_length(config.api_key, simulated=_is_simulated(config))
         config = msgspec.structs.replace(
             config,
-            api_key=config.api_key or secrets.token_urlsafe(24),
+            api_key=config.api_key or make_key(),
             port=config.port or _free_port(config.host),
         )
     except ConfigError as exc:
@@ -61,7 +65,7 @@ def up(config_file: Path | None, **flags: Any) -> None:
     try:
         code = supervisor.run(
             config,
-            {"feeder": (*FEEDER, *WIRE, *LOG), "gateway": (*GATEWAY, *WIRE, *LOG)},
+            {"feeder": (*FEEDER, *WIRE, *LOG), "gateway": OF_GATEWAY},
             stop,
             lambda status, pids: _banner(config, status, pids, made_key),
         )
@@ -96,6 +100,13 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
     click.echo("\n".join(lines))
 
 
+def _is_simulated(config: Config) -> bool:
+    """Return whether the feeder of these settings invents its data."""
+    from feeder import app
+
+    return app.source_name(config) == "sim"
+
+
 def _free_port(host: str) -> int:
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
@@ -126,7 +137,7 @@ def _run_feeder(config: Config, stop: Stop) -> NoReturn:
 
 
 @click.command()
-@settings(*GATEWAY, *WIRE, *LOG)
+@settings(*OF_GATEWAY)
 @click.option("--until-eof", is_flag=True, hidden=True)
 def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     """Run gateway workers alone; any number, also on another machine than the feeder."""
@@ -143,7 +154,7 @@ def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
         fail(exc)
     configure_log(config)
     # Worker processes read the same settings from the environment; never from a command line, which others can see.
-    env = child.environment(config, (*GATEWAY, *WIRE, *LOG))
+    env = child.environment(config, OF_GATEWAY)
     for name in set(os.environ) - set(env):
         del os.environ[name]
     os.environ.update(env)

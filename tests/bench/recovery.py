@@ -30,7 +30,7 @@ from tests.bench.publish import Publisher, connected
 from tests.bench.servers import LOAD_CORES, ROOT, SERVER_CORES, Row, process
 from tests.support.ports import free_port
 
-KEY = "bench"
+KEY = "bench-0123456789"
 CLIENTS = 200
 RATE = 5000
 BURST = 500

@@ -46,7 +46,7 @@ from tests.chaos.watchers import LibraryTrader, QuoteWatcher, RawTrader, Watcher
 from tests.chaos.world import Disk, Part, bridge
 from tests.support.ports import free_port, free_ports
 
-KEY = "chaos"
+KEY = "chaos-0123456789"
 STOCKS = [f"{600000 + number}.SH" for number in range(10)]
 # Seconds for everything to recover after the last fault.
 SETTLE_SECONDS = 60.0

@@ -11,15 +11,16 @@ from typing import Any, ClassVar
 import pytest
 from websockets import ConnectionClosed
 
-from gateway.auth import Keys
 from gateway.budget import Budget
 from gateway.counters import Sent
+from gateway.keys.entry import Entry
 from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
 from gateway.session import Ended, Session
 from gateway.session_state import State
 from qmt_bridge.closes import BAD_REQUEST, FINISHED, INTERNAL, SLOW_CLIENT
 from qmt_bridge.config import Config
+from qmt_bridge.keys.key import Scope
 from tests.support.rig import KEY, Rig
 from tests.support.waiting import until
 
@@ -55,6 +56,7 @@ class Endpoint:
     """Ends its session, or fails, as a request says."""
 
     always_key: ClassVar[bool] = False
+    scope: ClassVar[Scope] = "market"
     opts_in: ClassVar[frozenset[str]] = frozenset()
     parameters: ClassVar[tuple[str, ...]] = ()
     first_request_timeout: ClassVar[float | None] = None
@@ -76,9 +78,10 @@ class Private(Endpoint):
 
 
 def made(server: Server, query: bytes = b"") -> Session:
+    config = Config(api_key=KEY, data_dir="nowhere")
     host: Any = SimpleNamespace(
-        config=Config(),
-        keys=Keys(KEY),
+        config=config,
+        entry=Entry(config),
         sent=Sent(),
         flushes=Flushes(),
         pool=Pool(2**30, lambda: None),

@@ -19,6 +19,7 @@ from gateway.budget import Budget
 from gateway.counters import Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.hub import Hub
+from gateway.keys.entry import Entry
 from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, PreparedSender
@@ -36,6 +37,8 @@ CODES = [code for codes in MARKETS.values() for code in codes]
 PERIODS = ("tick", "1m")
 PAD = "x" * 400
 TOPICS = [*map(whole_topic, (*MARKETS, *CODES)), *(quote_topic(code, period) for code in CODES for period in PERIODS)]
+# A folder that does not exist, so it has no keys.
+NOWHERE = "nowhere"
 # What closes a session whose client asked for mode "all" and did not read.
 SLOW = 1013
 
@@ -290,7 +293,7 @@ class World:
         self.loop = loop
         self.feeder = FakeFeeder(self.rng)
         self.flushes = Flushes()
-        config = Config(max_rate=1_000_000, max_code_rate=10_000_000, **settings)
+        config = Config(max_rate=1_000_000, max_code_rate=10_000_000, data_dir=NOWHERE, **settings)
         self.host: Any = SimpleNamespace(
             config=config,
             sent=Sent(),
@@ -299,7 +302,7 @@ class World:
             limited=Counter(),
             budget=Budget(1e9, 1_000_000, loop.now),
             sessions={},
-            keys=SimpleNamespace(configured=False),
+            entry=Entry(config),
             feed=SimpleNamespace(hub=self.feeder.hub),
             welcome=lambda: {"type": "welcome"},
         )

@@ -26,7 +26,7 @@ from qmt_bridge.errors import Refused
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 from tests.support.waiting import until, wait_for
 
-KEY = "k&y+密#1"
+KEY = "k&y+密#1-of-the-rig"
 DEADLINE = 10.0
 
 

@@ -1,0 +1,111 @@
+"""Who may enter one worker: keys, failed attempts and places together. Runs on the event loop.
+
+The same rule holds for WebSockets and pages: a key that is presented is checked, also where none is needed. A client
+with a revoked key so learns that, instead of being served as one without a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.auth import presented_key
+from gateway.keys.attempts import Attempts
+from gateway.keys.keyring import KeyRing
+from gateway.keys.room import Room
+from qmt_bridge.config import Config
+from qmt_bridge.keys.key import EXAMPLE_KEY, SIMPLE_NAME, Key
+
+logger = logging.getLogger(__name__)
+
+
+class WrongKey(Exception):
+    """A key that is not accepted; the text says why."""
+
+
+class Entry:
+    """The keys, failed attempts and places of one worker."""
+
+    def __init__(self, config: Config) -> None:
+        """Read the keys; raise `ConfigError` for a file that is damaged."""
+        self.keys = KeyRing(config.data_path, config.api_key)
+        self.attempts = Attempts()
+        self.room = Room(config.max_connections, config.max_connections_per_address)
+        # Whether the feeder's data is invented, as far as is known.
+        self.simulated = False
+        self._needs_simulation = config.api_key == EXAMPLE_KEY
+        self._noting: asyncio.Future[None] | None = None
+
+    @property
+    def configured(self) -> bool:
+        """Return whether there is any key."""
+        return self.keys.table.configured
+
+    def check(self, given: str, address: str) -> Key:
+        """Return the key that a client of `address` has given; raise `WrongKey`, and count the attempt."""
+        key = self.keys.table.find(given)
+        reason = "the API key is wrong" if key is None else self.lapsed(key, time.time())
+        if key is None or reason:
+            self.attempts.fail(address, _now())
+            raise WrongKey(reason)
+        self.keys.use(key, time.time())
+        return key
+
+    def lapsed(self, key: Key, now: float) -> str:
+        """Return why a key is not valid any more; empty if it is."""
+        if self._needs_simulation and key.name == SIMPLE_NAME and not self.simulated:
+            return "this key is an example, and opens the simulator only"
+        return self.keys.table.lapsed(key, now)
+
+    def barred(self, scope: Mapping[str, Any], *, needs_key: bool) -> int:
+        """Return the seconds for which this client is refused because of wrong keys from its address; 0 if it is not.
+
+        A client with a valid key is not refused, nor is one that needs no key and shows none.
+        """
+        address = address_of(scope)
+        seconds = self.attempts.refused(address, _now())
+        if not seconds:
+            return 0
+        given = presented(scope)
+        if given is None:
+            return int(seconds) + 1 if needs_key else 0
+        key = self.keys.table.find(given)
+        if key is not None and not self.lapsed(key, time.time()):
+            return 0
+        self.attempts.fail(address, _now())
+        return int(seconds) + 1
+
+    def tick(self) -> None:
+        """Read the keys again if they have changed, and write what is due. Called once a second."""
+        self.keys.refresh()
+        self.attempts.tell(_now(), _tell)
+        used = self.keys.unnoted(_now())
+        if used:
+            self._noting = asyncio.get_running_loop().run_in_executor(None, self.keys.note, used)
+
+
+def address_of(scope: Mapping[str, Any]) -> str:
+    """Return the address of the client."""
+    address: str = (scope.get("client") or ("?",))[0]
+    return address
+
+
+def headers_of(scope: Mapping[str, Any]) -> dict[str, str]:
+    """Return the headers of a request, their names in lower case."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def presented(scope: Mapping[str, Any]) -> str | None:
+    """Return the key of a request or handshake; None if there is none."""
+    return presented_key(headers_of(scope), scope.get("subprotocols", []), scope["query_string"])
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _tell(count: int, newest: str) -> None:
+    logger.warning("%d attempts with a wrong API key since the last such line, the newest from %s", count, newest)

@@ -1,0 +1,1 @@
+"""API keys: what a key may do, and the file that holds their hashes."""
