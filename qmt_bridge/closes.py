@@ -56,8 +56,8 @@ CONNECTION_LIMIT = Ending(1013, "connection_limit")
 SLOW_CLIENT = Ending(1013, "slow_client")
 # Never sent: there is no connection any more.
 VANISHED = Ending(1006)
-# No error frame goes to clients that are unauthorised, come from a foreign page, or do not read.
-UNTOLD: frozenset[ErrorCode] = frozenset(("unauthorized", "origin_denied", "slow_client"))
+# No error frame goes to clients that are unauthorised or lack a scope, come from a foreign page, or do not read.
+UNTOLD: frozenset[ErrorCode] = frozenset(("unauthorized", "forbidden", "origin_denied", "slow_client"))
 
 
 def may_reconnect(code: int | None) -> bool:
