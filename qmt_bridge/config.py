@@ -27,6 +27,9 @@ ENV_PREFIX = "QMT_BRIDGE_"
 CONFIG_ENV = "QMT_BRIDGE_CONFIG"
 # Never shown, neither by repr nor in an error.
 SECRETS = frozenset(("api_key", "xt_accounts", "xt_token"))
+# Those that open something for whoever knows them. A flag would show them to every user of the machine, in the list of
+# processes.
+CREDENTIALS = frozenset(("api_key", "xt_token"))
 
 # Of the feeder: it listens there, and gateways and consumers connect.
 ADDRESSES = ("market_addr", "trade_addr", "ask_addr")

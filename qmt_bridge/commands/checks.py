@@ -16,9 +16,12 @@ from qmt_bridge.commands.options import (
     load_settings,
     no_effect,
     refuse,
+    refuse_visible,
     settings,
+    warn_visible,
 )
 from qmt_bridge.config import (
+    CREDENTIALS,
     FEEDER,
     GATEWAY,
     WIRE,
@@ -58,6 +61,8 @@ def keygen(folder: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: Any) -> None:
     """Say what is right and wrong on this machine; exit with 1 if something is wrong."""
+    for name in sorted(CREDENTIALS):
+        refuse_visible(name)
     from qmt_bridge.commands.doctor import examination, report
     from qmt_bridge.commands.doctor.findings import machine
 
@@ -65,7 +70,7 @@ def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: 
         config = load_config(config_file, None, flags)
         if role is None:
             given = given_settings(config_file, None, flags)
-            role = examination.role_of(config, bool(given & set(FEEDER)), bool(given & set(GATEWAY)))
+            role = examination.role_of(config, bool(given & {*FEEDER} - {"data_dir"}), bool(given & set(GATEWAY)))
         findings = examination.examine(config, __version__, role, foreign_variables())
     except ConfigError as exc:
         findings = [machine.settings(exc)]
@@ -116,6 +121,7 @@ def bench(
     if selftest:
         refuse("--selftest measures the clients alone, without a gateway", "url", "each", "period", "send", "api_key")
     _refuse_for_load(url, codes, load)
+    warn_visible("api_key")
     key = load_settings(config_file, {"api_key": api_key}, only=True).api_key
     headers = (("X-API-Key", key),) if key else ()
     wanted = Load(url or "", codes, headers=headers, **load)

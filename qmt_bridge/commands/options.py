@@ -14,10 +14,12 @@ from click.core import ParameterSource
 
 from qmt_bridge import log
 from qmt_bridge.config import (
+    CREDENTIALS,
     Config,
     choices,
     default,
     description,
+    env_name,
     foreign_variables,
     load_config,
 )
@@ -48,6 +50,8 @@ def _flag(name: str) -> Callable[[Command], Command]:
     option = f"--{name.replace('_', '-')}"
     shown = ",".join(value) if isinstance(value, tuple) else value
     text = description(name) + (f"  [default: {shown}]" if shown != "" else "")
+    if name in CREDENTIALS:
+        text += f" For the simulator: every user of the machine can read a flag; else {env_name(name)} or a file."
     if isinstance(value, bool):
         return click.option(f"{option}/--no-{option[2:]}", name, default=None, help=text)
     if isinstance(value, tuple):
@@ -83,8 +87,31 @@ def no_effect(name: str, why: str) -> NoReturn:
 def refuse(why: str, *names: str) -> None:
     """Refuse those of the flags `names` that the command line has: they would have no effect."""
     for name in names:
-        if click.get_current_context().get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if is_flag(name):
             no_effect(name, why)
+
+
+def refuse_visible(name: str) -> None:
+    """Refuse a credential that the command line has."""
+    if is_flag(name):
+        shown = f"--{name.replace('_', '-')}"
+        raise click.UsageError(
+            f"{shown} would be visible to every user of this machine: set {env_name(name)}, or {name} in a file that "
+            "only you can read."
+        )
+
+
+def warn_visible(name: str) -> None:
+    """Say that others can read a credential which the command line has."""
+    if is_flag(name):
+        shown = f"--{name.replace('_', '-')}"
+        click.echo(f"{shown} is visible to every user of this machine; {env_name(name)} is not", err=True)
+
+
+def is_flag(name: str) -> bool:
+    """Return whether the command line has the flag of the setting `name`."""
+    context = click.get_current_context(silent=True)
+    return context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 class _TryAgain(click.ClickException):

@@ -20,6 +20,7 @@ from qmt_bridge.commands.options import (
     fail,
     load_settings,
     no_effect,
+    refuse_visible,
     settings,
 )
 from qmt_bridge.config import (
@@ -52,6 +53,8 @@ def up(config_file: Path | None, **flags: Any) -> None:
     stop = asked_to_stop(False)
     config = load_feeder_settings(config_file, flags)
     made_key = not config.api_key
+    if not _is_simulated(config):
+        refuse_visible("api_key")
     try:
         check_length(config.api_key, simulated=_is_simulated(config))
         config = msgspec.structs.replace(
@@ -144,6 +147,7 @@ def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     stop = asked_to_stop(until_eof)
     from gateway import server
 
+    refuse_visible("api_key")
     config = load_settings(config_file, flags)
     if flags["freeze_timeout"] is not None and config.workers == 1:
         no_effect("freeze_timeout", "with one worker nothing watches it; `up` does, and several workers are watched")
@@ -198,6 +202,7 @@ def load_feeder_settings(config_file: Path | None, flags: dict[str, Any]) -> Con
             no_effect(name, f"it needs {needed}")
     if "xt_addr" in given and config.xt_token:
         no_effect("xt_addr", "with xt_token quotes come from the data service, not from a terminal")
+    refuse_visible("xt_token")
     return config
 
 

@@ -18,6 +18,7 @@ from qmt_bridge.commands.options import (
     quotes_of,
     refuse,
     settings,
+    warn_visible,
 )
 from qmt_bridge.config import (
     LOG,
@@ -61,6 +62,7 @@ def tail(
     is_url = bool(topics) and topics[0].startswith(("ws://", "wss://"))
     if is_url:
         _refuse_for_url(topics, send)
+        warn_visible("api_key")
     else:
         _refuse_for_topics(codes_file)
     config = load_settings(config_file, flags, only=True)

@@ -65,11 +65,11 @@ def test_every_setting_is_a_flag_of_up() -> None:
     assert flags == {*NAMES, "config_file"}
 
 
-def test_feeder_and_gateway_share_the_wire_and_the_log_only() -> None:
+def test_feeder_and_gateway_share_the_wire_log_and_data_folder() -> None:
     flags = [
         {parameter.name for parameter in command.params} for command in (run_commands.feeder, run_commands.gateway)
     ]
-    assert flags[0] & flags[1] == {*WIRE, *LOG, "config_file", "until_eof"}
+    assert flags[0] & flags[1] == {*WIRE, *LOG, "data_dir", "config_file", "until_eof"}
     assert flags[0] | flags[1] == {*NAMES, "config_file", "until_eof"}
 
 
@@ -145,6 +145,52 @@ def test_a_flag_without_effect_is_an_error(arguments: list[str], said: str, monk
     result = CliRunner().invoke(cli.main, arguments)
     assert result.exit_code == 2
     assert said in " ".join(result.output.split())
+
+
+SECRET = "a-secret-of-20-chars"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variable"),
+    [
+        (["gateway", "--api-key", SECRET], "QMT_BRIDGE_API_KEY"),
+        (["up", "--source", "xtquant", "--api-key", SECRET], "QMT_BRIDGE_API_KEY"),
+        (["up", "--source", "replay", "--file", "x", "--api-key", SECRET], "QMT_BRIDGE_API_KEY"),
+        (["up", "--source", "xtquant", "--xt-token", SECRET], "QMT_BRIDGE_XT_TOKEN"),
+        (["feeder", "--source", "xtquant", "--xt-token", SECRET], "QMT_BRIDGE_XT_TOKEN"),
+        (["doctor", "--api-key", SECRET], "QMT_BRIDGE_API_KEY"),
+        (["doctor", "--xt-token", SECRET], "QMT_BRIDGE_XT_TOKEN"),
+    ],
+)
+def test_a_credential_as_a_flag_is_refused(arguments: list[str], variable: str) -> None:
+    result = CliRunner().invoke(cli.main, arguments)
+    said = " ".join(result.output.split())
+    assert result.exit_code == 2
+    assert "would be visible to every user of this machine" in said
+    assert variable in said
+    assert SECRET not in said
+
+
+@pytest.mark.parametrize("command", ["up", "gateway", "tail", "bench", "doctor"])
+def test_help_says_who_can_read_a_credential(command: str) -> None:
+    said = " ".join(CliRunner().invoke(cli.main, [command, "--help"]).output.split())
+    assert "For the simulator: every user of the machine can read a flag; else QMT_BRIDGE_API_KEY or a file." in said
+
+
+@pytest.mark.parametrize("api_key", ["k", "123456789012345", "密钥密钥"])
+@pytest.mark.parametrize("command", [["up", "--source", "sim", "--port", "0"], ["gateway", "--port", "0"]])
+def test_a_short_key_does_not_start(command: list[str], api_key: str) -> None:
+    result = CliRunner().invoke(cli.main, command, env={"QMT_BRIDGE_API_KEY": api_key})
+    said = " ".join(result.output.split())
+    assert result.exit_code == 1
+    assert f"api_key: has {len(api_key)} characters, which can be guessed; a key has at least 16" in said
+    assert f" {api_key} " not in said
+
+
+def test_the_example_key_does_not_start_with_real_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = CliRunner().invoke(cli.main, ["up", "--source", "xtquant"], env={"QMT_BRIDGE_API_KEY": "your-secret-key"})
+    assert result.exit_code == 1
+    assert "has 15 characters" in result.output
 
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:*", "tcp://127.0.0.1:0", "inproc://x", f"ipc:///{'x' * 200}"])

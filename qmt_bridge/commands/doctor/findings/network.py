@@ -26,10 +26,10 @@ def key(api_key: str, require_key: bool, host: str) -> Finding:
     """Judge the API key, without printing it."""
     if not api_key:
         said = "none: no client gets trade events from `gateway`, and `up` makes a key for each run"
-        return Finding("key", "warn", said, "set QMT_BRIDGE_API_KEY to a long random text")
+        return Finding("key", "warn", said, "make one: qmt-bridge key add NAME --scopes trade")
     if len(api_key) < SHORT_KEY:
-        said = f"has {len(api_key)} characters, which can be guessed"
-        return Finding("key", "warn", said, f"use {SHORT_KEY} or more random characters")
+        said = f"has {len(api_key)} characters, which can be guessed: a gateway does not start with it"
+        return Finding("key", "fail", said, f"use {SHORT_KEY} or more random characters")
     if not require_key and not is_loopback(host):
         said = f"trade events need it, market data does not: every client that reaches {host} gets it"
         return Finding("key", "warn", said, "set --require-key if others reach this machine")
