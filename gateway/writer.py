@@ -316,6 +316,9 @@ class PreparedFrames(WebSocketsSansIOProtocol):
     async def send(self, message: ASGISendEvent) -> None:
         """Send as uvicorn does, then serve what came too early, or wait for the client's close, but not for ever."""
         await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            # uvicorn forgets this, and so logs an error for each handshake that is answered by HTTP.
+            self.handshake_complete = True
         if self.close_timer is not None and message["type"] == "websocket.close":
             self.close_timer.cancel()
             self.close_timer = self.loop.call_later(LINGER if self.flooded else CLOSE_TIMEOUT, self.abort)

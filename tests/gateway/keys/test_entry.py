@@ -319,6 +319,7 @@ async def test_wrong_keys_are_refused_before_the_handshake(rig: Rig, caplog: pyt
         assert (await client.receive())["type"] == "welcome"
     assert metrics(server.port)["wrong_keys_total"] >= attempts.ATTEMPTS + 3
     await until(lambda: "with a wrong API key" in caplog.text, "the line in the log")
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
     assert len([line for line in caplog.messages if "wrong" in line]) == 1
 
 
