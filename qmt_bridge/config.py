@@ -66,17 +66,21 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     workers: Annotated[int, Meta(ge=1, le=64, description="Number of gateway worker processes.")] = 1
     api_key: Annotated[
         str,
-        Meta(description="Key for /ws/trade; without one no client gets trade events (`up` makes one for its run)."),
+        Meta(
+            description="Key for all but `admin`, 16 or more characters; without any key no client gets trade events."
+        ),
     ] = ""
     require_key: Annotated[bool, Meta(description="Ask for the key on the market-data URLs too.")] = False
     origins: Annotated[
         tuple[str, ...],
         Meta(description='Browser origins that may connect, e.g. "https://desk.example"; "*" is any.'),
     ] = ("*",)
-    max_connections: Annotated[Positive, Meta(description="Open WebSockets a worker accepts.")] = 5000
+    max_connections: Annotated[
+        Positive, Meta(description="Open WebSockets a worker accepts; a tenth is kept for those with a key.")
+    ] = 5000
     # All clients behind one proxy may have one address.
     max_connections_per_address: Annotated[
-        Positive, Meta(description="Open WebSockets a worker accepts from one address.")
+        Positive, Meta(description="Open WebSockets without a key that a worker accepts from one address.")
     ] = 5000
     max_topics: Annotated[Positive, Meta(description="Subscriptions that one WebSocket may hold.")] = 6000
     max_rate: Annotated[
@@ -207,7 +211,9 @@ class _FeederSettings(_GatewaySettings, frozen=True, kw_only=True):
     journal_max_mb: Annotated[
         int, Meta(ge=0, description="MiB that the trade journal may fill, oldest events go first; 0 is any number.")
     ] = 1024
-    data_dir: Annotated[str, Meta(description="Folder of the trade journal; empty is the user's own.")] = ""
+    data_dir: Annotated[
+        str, Meta(description="Folder of the trade journal and of the API keys; empty is the user's own.")
+    ] = ""
 
 
 class _WireSettings(_FeederSettings, frozen=True, kw_only=True):

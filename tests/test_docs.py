@@ -165,3 +165,12 @@ def test_documented_formula_request_gives_the_documented_topic():
     (request,) = re.findall(r'`(\{"formula_name":.*\})`', text(ROOT / "docs" / "wire.md"))
     spec = msgspec.json.decode(request, type=FormulaSpec)
     assert formula_topic(spec) == f"formula/{quote(request, safe='')}/"
+
+
+def test_each_threat_names_a_test_that_exists() -> None:
+    rows = [line for line in (ROOT / "SECURITY.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    tests = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    for row in rows[1:]:
+        named = re.findall(r"`(test_\w+)`", row)
+        assert named, row
+        assert [name for name in named if f"def {name}(" not in tests] == []

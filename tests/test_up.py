@@ -25,7 +25,8 @@ from typing import Any
 import psutil
 import pytest
 import zmq
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from qmt_bridge import Frame, quote_topic
 from qmt_bridge.commands import supervisor
@@ -98,6 +99,37 @@ async def test_trade_sockets_on_two_workers_receive_the_same_events(tmp_path: Pa
         shared = [[event for event in stream if first <= event["seq"] <= last] for stream in events]
         assert all(stream == shared[0] for stream in shared)
         assert [event["seq"] for event in shared[0]] == list(range(first, last + 1))
+
+
+async def test_a_key_is_added_and_revoked_without_a_restart(tmp_path: Path) -> None:
+    def key(*arguments: str) -> str:
+        command = [*START, "key", *arguments, f"--data-dir={tmp_path}"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+
+    async def close_of(client: ClientConnection) -> tuple[int | None, str | None]:
+        async with asyncio.timeout(DEADLINE):
+            await client.wait_closed()
+        return client.close_code, client.close_reason
+
+    with running(tmp_path, "--source=sim", "--workers=2") as up:
+        secret = await asyncio.to_thread(key, "add", "desk", "--scopes", "market,trade")
+        url = up.url(f"/ws/trade?ctl=1&api_key={secret}")
+
+        async def opened() -> ClientConnection:
+            """Open a socket; a worker may need a second to know the key."""
+            async with asyncio.timeout(DEADLINE):
+                while True:
+                    client = await connect(url, proxy=None)
+                    with suppress(ConnectionClosed):
+                        if json.loads(await client.recv())["type"] == "welcome":
+                            return client
+                    await asyncio.sleep(0.5)
+
+        clients = [await opened() for _ in range(8)]
+        await asyncio.to_thread(key, "revoke", "desk")
+        closes = await asyncio.gather(*map(close_of, clients))
+        assert closes == [(1008, "unauthorized: the key desk was revoked")] * 8
+        assert secret not in up.text
 
 
 async def test_killed_feeder_closes_no_socket_and_data_continues(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def stamp(folder: Path) -> tuple[int, ...]:
     """Return what changes when the file of the keys is replaced; empty if there is none. Raise `OSError`."""
     try:
         found = os.stat(keys_path(folder))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return ()
     return found.st_ino, found.st_mtime_ns, found.st_size, found.st_dev
 
@@ -115,7 +115,12 @@ def _read(path: Path) -> bytes | None:
     try:
         # Without this flag, a pipe in the place of the file would be waited for without end.
         file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError:
+        # A gateway whose user may not enter the folder has no keys there, as before there were any.
+        if os.access(path.parent, os.X_OK):
+            raise
         return None
     with os.fdopen(file, "rb") as opened:
         if not stat.S_ISREG(os.fstat(file).st_mode):

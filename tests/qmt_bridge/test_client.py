@@ -296,6 +296,16 @@ def test_an_event_too_old_to_compare_counts_if_nothing_is_missing():
     assert trade.judge(event(7)) is Verdict.DELIVER
 
 
+def test_holes_between_the_events_of_some_accounts_are_no_loss(caplog):
+    trade = stream("trade")
+    trade.judge({"type": "welcome", "feed": "up", "accounts": ["1000000365"]})
+    trade.news.clear()
+    for seq in (6, 9, 14):
+        assert trade.judge(event(seq)) is Verdict.DELIVER
+    assert [state.reason for state in trade.news] == []
+    assert "the event after" not in caplog.text
+
+
 def test_a_jump_of_the_journal_is_told_and_followed(caplog):
     trade = stream("trade")
     trade.judge({"type": "subscribed", "seq": 4})
