@@ -96,6 +96,10 @@ class Ended(Exception):
         self.told = told or self.code is None or self.code in UNTOLD
 
 
+class _Guessed(Ended):
+    """The socket is to be closed because of a wrong key."""
+
+
 class _Disconnected(Exception):
     """The client has disconnected; `close_code` is the code that it sent."""
 
@@ -244,8 +248,8 @@ class Session:
         finally:
             self._leave()
             seconds = time.monotonic() - began
-            # Whoever has no key must not be able to fill the log.
-            stranger = self._needs_key and self.key is None
+            # Wrong keys must not be able to fill the log.
+            stranger = isinstance(self._end, _Guessed)
             logger.log(
                 logging.DEBUG if stranger else logging.INFO,
                 "%s from %s: %s after %.1f s, %d frames",
@@ -481,8 +485,8 @@ class Session:
                     pong = {"type": "pong", "id": given, "time": time.time_ns() // 1_000_000}
                     self.tell(pong | shown_ignored(ignored_fields(request, None)))
                 elif request.get("action") == "auth":
-                    # Code for browsers sends this frame in any case.
-                    if self.key is None and self.host.entry.configured and isinstance(request.get("key"), str):
+                    # Code for browsers sends this frame in any case, also where no key is needed.
+                    if self.key is None and self.host.entry.is_valid(request.get("key")):
                         self._take_key(endpoint, request["key"])
                         self._replace()
                     self.tell({"type": "authenticated", "id": given})
@@ -572,7 +576,7 @@ class Session:
         try:
             key = self.host.entry.check(given, self._address)
         except WrongKey as exc:
-            raise Ended(UNAUTHORIZED, str(exc)) from None
+            raise _Guessed(UNAUTHORIZED, str(exc)) from None
         if lacks := missing_scope(key, endpoint.scope):
             raise Ended(FORBIDDEN, lacks)
         self.key = key

@@ -54,6 +54,11 @@ class Entry:
         self.keys.use(key, time.time())
         return key
 
+    def is_valid(self, given: object) -> bool:
+        """Return whether a value is a key that is accepted now; no attempt is counted."""
+        key = self.keys.table.find(given) if isinstance(given, str) else None
+        return key is not None and not self.lapsed(key, time.time())
+
     def lapsed(self, key: Key, now: float) -> str:
         """Return why a key is not valid any more; empty if it is."""
         if self._needs_simulation and key.name == SIMPLE_NAME and not self.simulated:
@@ -72,8 +77,7 @@ class Entry:
         given = presented(scope)
         if given is None:
             return int(seconds) + 1 if needs_key else 0
-        key = self.keys.table.find(given)
-        if key is not None and not self.lapsed(key, time.time()):
+        if self.is_valid(given):
             return 0
         self.attempts.fail(address, _now())
         return int(seconds) + 1

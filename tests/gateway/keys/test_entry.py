@@ -260,15 +260,17 @@ async def test_a_wrong_key_is_refused_where_none_is_needed_too(rig: Rig, path: s
         assert await client.closed() == (1008, "unauthorized: the API key is wrong")
 
 
-async def test_key_in_a_frame_is_checked_where_none_is_needed(rig: Rig) -> None:
-    async with rig.connect("/ws/realtime?ctl=1") as client:
+async def test_key_in_a_later_frame_is_taken_if_it_is_valid(rig: Rig) -> None:
+    secret = add(rig, "desk", ("market",))
+    server = rig.serve(max_connections=1)
+    async with rig.connect("/ws/realtime?ctl=1", server) as client:
         await client.receive()
-        await client.send({"action": "auth", "key": "not-the-right-one"})
-        assert await client.closed() == (1008, "unauthorized: the API key is wrong")
-    async with rig.connect("/ws/realtime?ctl=1") as client:
-        await client.receive()
-        await client.send({"action": "auth", "key": KEY})
-        assert (await client.receive())["type"] == "authenticated"
+        for key in ("not-the-right-one", secret, 7):
+            await client.send({"action": "auth", "key": key})
+            assert (await client.receive())["type"] == "authenticated"
+        # It has its place by its key now, and loses it with the key.
+        revoke(rig)
+        assert await client.closed() == (1008, "unauthorized: the key desk was revoked")
 
 
 async def test_pages_check_a_key_and_are_short_for_other_machines(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
