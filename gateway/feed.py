@@ -139,10 +139,12 @@ class Feed:
                 "event loop", "Windows' Proactor loop cannot watch ZeroMQ sockets; start with `qmt-bridge gateway`"
             ) from None
         self._market.subscribe(STATUS_TOPIC)
+        if self._config.api_key:
+            self.follow_trades()
         self._tick()
 
     def follow_trades(self) -> None:
-        """Keep the stream of trade events from now on; `Worker` knows whether any client may have them."""
+        """Keep the stream of trade events from now on: a key may have them, without one no client gets them."""
         if not self._follows_trades:
             self._follows_trades = True
             _Resident(self).join()
