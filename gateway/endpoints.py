@@ -5,6 +5,7 @@ Frames and errors as in docs/websocket.md, sections 1 and 2.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from gateway.budget import NAMED_REJECTIONS
+from gateway.costs.budget import NAMED_REJECTIONS
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
 from gateway.streams.member import Refusal
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket
@@ -61,6 +62,8 @@ _OPTIONS = frozenset(Options.__struct_fields__)
 _OPTIONAL = frozenset(("period", "count", "dividend_type", "params"))
 # A request may name thousands of codes. Each of the first refused codes gets an error frame; one more has the rest.
 ERRORS_A_REQUEST = 20
+# To read so many codes takes 3 ms.
+MANY_CODES = 1000
 
 
 class Rejection(NamedTuple):
@@ -150,9 +153,9 @@ class _Codes:
         """Serve one request."""
         match request.get("action", "subscribe"):
             case "subscribe":
-                self._subscribe(request)
+                await self._subscribe(request)
             case "unsubscribe":
-                self._unsubscribe(request)
+                await self._unsubscribe(request)
             case "list":
                 codes = sorted(set(self.wanted.values()))
                 listed = {"type": "subscriptions", "id": request.get("id"), self.field: codes}
@@ -181,8 +184,15 @@ class _Codes:
         self._terms.pop(topic, None)
         return self.wanted.pop(topic)
 
-    def _subscribe(self, request: dict[str, Any]) -> None:
+    async def _read_codes(self, request: dict[str, Any]) -> _Asked:
+        """Return what a request asks for; if it names many codes, let others have a turn of the loop."""
         asked = self.read(request)
+        if len(asked.topics) + len(asked.rejected) > MANY_CODES:
+            await asyncio.sleep(0)
+        return asked
+
+    async def _subscribe(self, request: dict[str, Any]) -> None:
+        asked = await self._read_codes(request)
         terms = _terms(asked.options)
         positions = _positions(asked.options, asked.topics)
         for topic in positions:
@@ -259,11 +269,12 @@ class _Codes:
         held = self._held.get(topic)
         return held is not None and isinstance(held.gate, Ticket) and held.gate.waits_for(held)
 
-    def _unsubscribe(self, request: dict[str, Any]) -> None:
-        named, rejected, _ = self.read(request)
+    async def _unsubscribe(self, request: dict[str, Any]) -> None:
+        named, rejected, _ = await self._read_codes(request)
         ended = self._named(named, in_any_form=bool(self.detail) and self.detail not in request)
         found = set(ended.values())
-        rejected += [self._not_subscribed(topic, name) for topic, name in named.items() if name not in found]
+        missing = {topic: name for topic, name in named.items() if name not in found}
+        rejected += self._not_subscribed(missing)
         for topic in ended:
             del self.wanted[topic]
             self._terms.pop(topic, None)
@@ -284,12 +295,15 @@ class _Codes:
         names = set(named.values())
         return {topic: name for topic, name in self.wanted.items() if name in names}
 
-    def _not_subscribed(self, topic: Topic, name: str) -> Rejection:
-        others = [_detail(held) for held, of in self.wanted.items() if of == name] if self.detail else []
-        reason = f"{name} is not subscribed"
-        if others:
-            reason += f" with {self.detail} {_detail(topic)}, only with {', '.join(others)}"
-        return Rejection(name, "not_subscribed", reason)
+    def _not_subscribed(self, missing: Mapping[Topic, str]) -> Iterable[Rejection]:
+        others: dict[str, list[str]] = {}
+        for held, name in self.wanted.items() if missing and self.detail else ():
+            others.setdefault(name, []).append(_detail(held))
+        for topic, name in missing.items():
+            reason = f"{name} is not subscribed"
+            if name in others:
+                reason += f" with {self.detail} {_detail(topic)}, only with {', '.join(others[name])}"
+            yield Rejection(name, "not_subscribed", reason)
 
     def _by_detail(self, topics: Iterable[tuple[Topic, str]]) -> dict[str, dict[str, list[str]]]:
         """Return the additional field of a frame that names codes: by period or gear_num, if one is not the default."""

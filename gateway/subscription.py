@@ -114,7 +114,8 @@ class Ticket:
     def _open(self) -> None:
         """Pass on what was held, and what comes from now on."""
         for subscription in self.subscriptions:
-            subscription.gate = subscription.pacer
+            if subscription.gate is self:
+                subscription.gate = subscription.pacer
         held, self._held = self._held, []
         for subscription, frame in held:
             if isinstance(frame, Frame):
@@ -123,8 +124,7 @@ class Ticket:
                 subscription.snapshot_ended(frame)
 
     def release(self, subscription: Subscription) -> None:
-        """Forget a subscription that the client ended before it was answered."""
-        self._held = [(of, frame) for of, frame in self._held if of is not subscription]
+        """Wait no longer for a subscription that the client ended; its gate drops the frames that are held."""
         self.settle(subscription, "live", None)
 
 
@@ -194,6 +194,21 @@ class Pacer:
             subscription.gate = gate
 
 
+class _Ended:
+    """The gate of a subscription that has ended: nothing passes, although its stream may still have it as a member."""
+
+    __slots__ = ()
+
+    def hold(self, subscription: Subscription, frame: Frame) -> None:
+        """Drop a frame."""
+
+    def hold_end(self, subscription: Subscription, count: int) -> None:
+        """Drop the end of a snapshot."""
+
+
+ENDED = _Ended()
+
+
 class Terms(NamedTuple):
     """How a subscription is served; the defaults are what xtquant's document says (requests.Options)."""
 
@@ -247,7 +262,7 @@ class Subscription:
         self.began = 0
         self.epoch = 0
         # What holds frames: the ticket until the ack is sent, then the pacer, if there is one.
-        self.gate: Ticket | Pacer | None = None
+        self.gate: Ticket | Pacer | _Ended | None = None
         self.pacer: Pacer | None = None
         self._position = position
         self._joined = False
@@ -323,6 +338,9 @@ class Subscription:
     def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
         """Pass the outcome to the ticket, and a refusal to the session."""
         self._joined = True
+        if self.gate is ENDED:
+            # The client has ended it, and may have subscribed the topic again.
+            return
         if refusal is not None:
             self.owner.subscriptions.pop(self, None)
             self.stop()
@@ -331,8 +349,12 @@ class Subscription:
             self.gate.settle(self, outcome, refusal)
 
     def end(self) -> None:
-        """Drop what waits for a slow client, which has ended the subscription."""
+        """Send nothing more, also of what waits: the client has ended the subscription."""
+        gate, self.gate = self.gate, ENDED
         self._sender.outbox.drop(self)
+        self.stop()
+        if isinstance(gate, Ticket):
+            gate.release(self)
 
     def stop(self) -> None:
         """End the timer of what was kept: the subscription has ended."""
@@ -352,4 +374,5 @@ class Subscription:
 
     def missed(self, count: int) -> None:
         """Count lost messages; the worker's timer has the client told once a second."""
-        self.owner.missed += count
+        if self.gate is not ENDED:
+            self.owner.missed += count

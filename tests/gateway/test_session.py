@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.budget import Budget
+from gateway.costs.budget import Budget
+from gateway.costs.slices import Slices
 from gateway.counters import Sent
 from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, HIGH_WATER, Flushes, PreparedSender
@@ -56,6 +57,7 @@ def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscripti
         "pool": Pool(2**30),
         "limited": Counter[str](),
         "budget": Budget(1, 1, 0.0),
+        "slices": Slices(),
     }
     host: Any = SimpleNamespace(config=Config(), **shared)
     scope: Any = {"path": "/ws/realtime", "query_string": b"", "headers": [], "extensions": {EXTENSION: transport}}
@@ -181,3 +183,17 @@ async def test_paced_subscription_leaves_no_timer_behind(interval: float) -> Non
     session.host.sessions = {session: None}
     session._leave()
     assert [timer.cancelled() for timer in timers] == [True, True, True]
+
+
+async def test_answer_for_an_ended_subscription_is_dropped() -> None:
+    session, transport, ended = made()
+    refused: list[Subscription] = []
+    session.on_refused = lambda of, _: refused.append(of)
+    session.subscriptions = {ended: None}
+    ended.end()
+    # Its stream still has it as a member.
+    ended.deliver(tick(1))
+    ended.missed(3)
+    ended.settle("refused", Refusal("upstream_refused", "not served"))
+    session.sender.flush()
+    assert (refused, session.missed, transport.written) == ([], 0, b"")

@@ -23,7 +23,7 @@ ABUSE = 100
 TELL_REFUSED_EVERY = 1.0
 # All sockets of an address may spend so many times what one may, and all of a worker.
 OF_ADDRESS = 4
-OF_WORKER = 10
+OF_WORKER = 5
 # What may be spent at once, in the same unit: clients that all connect again name all their codes.
 BURST_OF_ADDRESS = 10
 BURST_OF_WORKER = 20

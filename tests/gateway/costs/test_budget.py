@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 
-from gateway import budget
-from gateway.budget import (
+from gateway.costs import budget, slices
+from gateway.costs.budget import (
     ABUSE,
     LONGEST_WAIT,
     MAX_ADDRESSES,
@@ -21,11 +22,15 @@ from gateway.budget import (
     codes_named,
     cut_rejections,
 )
-from gateway.endpoints import _checked
+from gateway.costs.slices import Slices
+from gateway.endpoints import Realtime, _checked
+from gateway.hub import Hub
+from gateway.session import PART
+from gateway.streams.member import Member
 from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
 from qmt_bridge.wire import codes
-from qmt_bridge.wire.topics import quote_topic
+from qmt_bridge.wire.topics import Topic, quote_topic
 from tests.support.rig import Rig, metrics, running_rig
 from tests.support.waiting import until
 
@@ -93,7 +98,7 @@ def test_worker_has_a_budget_for_all_addresses() -> None:
     shared = Budget(100, 1000, 0.0)
     waits = [shared.spend(f"10.0.0.{number}", 0.0, 4000) for number in range(25)]
     assert waits[:21] == [0.0] * 21
-    assert waits[21] == 4.0
+    assert waits[21] == 8.0
     assert None in waits
 
 
@@ -222,3 +227,74 @@ def test_refusals_are_told_once_a_second_with_their_number() -> None:
     assert sum(told) == 201
     # What is left is told although no request comes any more.
     assert (refusals.untold(2.9), refusals.untold(3.0), refusals.untold(5.0)) == (0, 99, 0)
+
+
+async def test_request_of_many_codes_is_worked_off_in_parts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[int] = []
+    join = Hub.join
+
+    def counted(self: Hub, members: Mapping[Topic, Member], *rest: Any) -> None:
+        joined.append(len(members))
+        join(self, members, *rest)
+
+    monkeypatch.setattr(Hub, "join", counted)
+    stocks = [f"{number:06}.SZ" for number in range(2000)]
+    async with rig.connect("/ws/realtime") as client:
+        for _ in range(2):
+            ack = await client.subscribed(stocks=stocks)
+            assert ack["added"] == stocks
+            await client.send({"action": "unsubscribe", "id": 2, "stocks": stocks})
+            assert (await client.receive())["removed"] == stocks
+        assert max(joined) <= PART
+        await until(lambda: not rig.source.wanted, "the end of all subscriptions")
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "unsubscribes"])
+async def test_request_that_is_under_way_leaves_nothing(rig: Rig, leaves: bool) -> None:
+    stocks = [f"{number:06}.SZ" for number in range(4000)]
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"action": "subscribe", "id": 1, "stocks": stocks})
+        if not leaves:
+            await client.send({"action": "unsubscribe", "id": 2, "stocks": stocks})
+            assert sorted([(await client.receive())["id"] for _ in range(2)]) == [1, 2]
+    async with rig.connect("/ws/realtime") as other:
+        await other.subscribed(stocks=["600519.SH"])
+        await until(lambda: rig.source.wanted == [quote_topic("600519.SH")], "the end of all other subscriptions")
+
+
+async def test_next_request_of_a_socket_waits_until_all_topics_are_joined(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    handle = Realtime.handle
+
+    async def noted(self: Realtime, request: dict[str, Any]) -> None:
+        found.append(len(self.session.host.feed.hub.streams))
+        await handle(self, request)
+
+    monkeypatch.setattr(Realtime, "handle", noted)
+    # One piece of work in a turn of the loop.
+    monkeypatch.setattr(slices, "SLICE", 0.0)
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"action": "subscribe", "id": 1, "stocks": [f"{number:06}.SZ" for number in range(4000)]})
+        await client.send({"action": "list", "id": 2})
+        assert sorted([(await client.receive())["id"] for _ in range(2)]) == [1, 2]
+    assert found[1] - found[0] == 4000
+
+
+async def test_ended_subscription_sends_nothing_while_it_waits_to_leave(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[Callable[[], None]] = []
+    async with rig.connect("/ws/realtime") as client, rig.connect("/ws/realtime") as other:
+        for each in (client, other):
+            await each.subscribed(stocks=["600519.SH"])
+        monkeypatch.setattr(Slices, "do", lambda self, owner, work: waiting.append(work))
+        await client.send({"action": "unsubscribe", "id": 2, "stocks": ["600519.SH"]})
+        assert (await client.receive())["type"] == "unsubscribed"
+        rig.source.publish(quote_topic("600519.SH"), {"600519.SH": [{}]})
+        assert await other.receive() == {"600519.SH": [{}]}
+        await client.send({"action": "ping", "id": 3})
+        assert (await client.receive())["type"] == "pong"
+        assert len(waiting) == 1
+        monkeypatch.undo()
