@@ -293,22 +293,26 @@ class Session:
 
     def _join_streams(self, subscriptions: Sequence[Subscription], after: JournalPosition | None) -> None:
         """Join those streams that the client has not left meanwhile."""
-        members = {of.topic: of for of in subscriptions if of in self.subscriptions}
+        waiting = [of for of in subscriptions if of in self.subscriptions]
         try:
-            self.host.feed.hub.join(members, time.monotonic(), after)
+            while waiting:
+                # One topic may serve several depths.
+                members = {of.upstream: of for of in waiting}
+                self.host.feed.hub.join(members, time.monotonic(), after)
+                waiting = [of for of in waiting if members[of.upstream] is not of]
         except Exception:
             self.broke()
 
     def _leave_streams(self, subscriptions: Sequence[Subscription]) -> None:
         for subscription in subscriptions:
-            self.host.feed.hub.leave(subscription.topic, subscription)
+            self.host.feed.hub.leave(subscription.upstream, subscription)
             subscription.stop()
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """End a subscription."""
         if self.subscriptions.pop(subscription, subscription) is None:
             subscription.end()
-            self.host.slices.do(self, functools.partial(self.host.feed.hub.leave, subscription.topic, subscription))
+            self.host.slices.do(self, functools.partial(self.host.feed.hub.leave, subscription.upstream, subscription))
 
     def refused(self, subscription: Subscription, refusal: Refusal) -> None:
         """Tell the client that a topic is not served, or no longer."""

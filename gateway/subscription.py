@@ -10,10 +10,11 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
+from gateway.sending.depth import served_by
 from gateway.sending.outbox import Item
 from gateway.sending.pace import Limit, limit
 from gateway.sending.sender import Sender
-from gateway.sending.view import Seen, View, field_names
+from gateway.sending.view import Seen, View, field_names, in_one_order
 from gateway.streams.member import Outcome, Refusal
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
@@ -242,6 +243,7 @@ class Subscription:
         "recovered",
         "snapshot",
         "topic",
+        "upstream",
     )
 
     def __init__(
@@ -256,6 +258,8 @@ class Subscription:
         self.owner = owner
         self._sender = sender
         self.topic = topic
+        # The topic whose frames serve it: those of a larger depth are cut.
+        self.upstream = served_by(topic)[0]
         # Whether the client has missed nothing since its `position`; None without a position, or before the answer.
         self.recovered: bool | None = None
         # The position after which new frames begin; 0 while the feeder has not answered.
@@ -271,7 +275,8 @@ class Subscription:
     def serve(self, terms: Terms, seq_id: int | None = None) -> None:
         """Serve by these terms from now on."""
         outbox = self._sender.outbox
-        view = View(outbox.binary, terms.fields, terms.stamped, seq_id, outbox.deflated)
+        _, levels = served_by(self.topic)
+        view = View(outbox.binary, in_one_order(terms.fields), terms.stamped, seq_id, outbox.deflated, levels)
         # None stands for the default view, which every frame renders once and keeps.
         self._view = None if view == View() else view
         behaviour = behaviour_of(self.topic)

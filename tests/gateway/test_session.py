@@ -197,3 +197,11 @@ async def test_answer_for_an_ended_subscription_is_dropped() -> None:
     ended.settle("refused", Refusal("upstream_refused", "not served"))
     session.sender.flush()
     assert (refused, session.missed, transport.written) == ([], 0, b"")
+
+
+async def test_permuted_fields_are_one_view() -> None:
+    session, _, _ = made()
+    asked = [("volume", "lastPrice"), ("lastPrice", "volume"), ("lastPrice", "volume", "lastPrice")]
+    topic = quote_topic("600519.SH")
+    views = {Subscription(session.sender, session, topic, Terms(fields))._view for fields in asked}
+    assert len(views) == 1

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.sending.view import View
+from gateway.sending.view import View, in_one_order
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -113,3 +113,26 @@ def test_body_without_fields_is_sent_whole_or_a_wire_error(view: View, body: byt
     except WireError:
         return
     assert body != b"\xc1"
+
+
+@pytest.mark.parametrize("body", [
+    {"a": [{"x": 1, "y": math.nan, "deep": {"z": [1]}}, {}], "b": {"x": None, "q": 2}},
+    {"a": [1, {"x": 1, "y": 2}], "b": 3, "c": "text"}, {"a": {1: 2, "x": 3}}, {1: {"x": 2, "y": 3}},
+    [{"x": 1}], 7, None, {}, {"a": []}, {"a": [[{"x": 1, "y": 2}]]},
+])  # fmt: skip
+@pytest.mark.parametrize("fields", [("x",), ("deep", "x"), ("class", "__doc__", "x y", "", "价")])
+def test_fields_are_the_same_as_of_the_whole_record(body: object, fields: tuple[str, ...]) -> None:
+    def cut(record: Any) -> Any:
+        return {name: record[name] for name in fields if name in record} if isinstance(record, dict) else record
+
+    def cut_all(body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        return {code: [*map(cut, of)] if isinstance(of, list) else cut(of) for code, of in body.items()}
+
+    assert View(fields=fields).render(frame(body)) == frames.render(cut_all(body))
+
+
+def test_fields_in_any_order_are_one_view() -> None:
+    views = {View(fields=in_one_order(fields)) for fields in (("b", "a"), ("a", "b"), ("a", "b", "a"))}
+    assert views == {View(fields=("a", "b"))}
