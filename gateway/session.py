@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 from starlette.types import Receive, Scope, Send
 
 from gateway.auth import KEY_SUBPROTOCOL, Keys, presented_key
-from gateway.costs.budget import UNREAD_ANSWERS, Budget, Purse, codes_named, cut_rejections
+from gateway.costs.budget import UNREAD_ANSWERS, Budget, Purse, codes_named
 from gateway.costs.slices import Slices
 from gateway.counters import Sent
 from gateway.feed import Feed
@@ -308,11 +308,13 @@ class Session:
             self.host.feed.hub.leave(subscription.upstream, subscription)
             subscription.stop()
 
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription."""
-        if self.subscriptions.pop(subscription, subscription) is None:
+    def unsubscribe(self, *subscriptions: Subscription) -> None:
+        """End subscriptions."""
+        ended = [of for of in subscriptions if self.subscriptions.pop(of, of) is None]
+        for subscription in ended:
             subscription.end()
-            self.host.slices.do(self, functools.partial(self.host.feed.hub.leave, subscription.upstream, subscription))
+        for part in _parts(ended):
+            self.host.slices.do(self, functools.partial(self._leave_streams, part))
 
     def refused(self, subscription: Subscription, refusal: Refusal) -> None:
         """Tell the client that a topic is not served, or no longer."""
@@ -363,7 +365,7 @@ class Session:
 
     def _queue(self, frame: Mapping[str, Any]) -> None:
         shown = {key: value for key, value in frame.items() if key != "id" or value is not None}
-        self.sender.tell(cut_rejections(shown))
+        self.sender.tell(shown)
 
     def error(self, code: ErrorCode, error: str, **fields: Any) -> None:
         """Queue an error frame; fields that are None are left out."""

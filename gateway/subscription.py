@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from gateway.sending.depth import served_by
+from gateway.sending.depth import kept_levels, served_by
 from gateway.sending.outbox import Item
 from gateway.sending.pace import Limit, limit
 from gateway.sending.sender import Sender
@@ -20,10 +21,12 @@ from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
 from qmt_bridge.wire.messages import known_fields
 from qmt_bridge.wire.positions import Position
-from qmt_bridge.wire.topics import Topic, behaviour_of, parse_topic
+from qmt_bridge.wire.topics import Behaviour, Kind, Topic, behaviour_of
 
 # How many held frames are read to see which fields records have.
 FRAMES_LOOKED_AT = 20
+# Combinations of terms and kinds of topics that are remembered.
+MANNERS = 256
 
 
 class Owner(Protocol):
@@ -225,6 +228,31 @@ class Terms(NamedTuple):
 DOCUMENTED = Terms()
 
 
+class _Manner(NamedTuple):
+    """What follows from the terms for all topics of one kind and detail, so that thousands of codes share it."""
+
+    # None stands for the default view, which every frame renders once and keeps.
+    view: View | None
+    behaviour: Behaviour
+    # The fields that were asked for and are not documented.
+    unknown: tuple[str, ...]
+
+
+@lru_cache(maxsize=MANNERS)
+def _manner(terms: Terms, word: str, ending: str, binary: bool, deflated: bool, seq_id: int | None) -> _Manner:
+    """Return how to serve topics that begin with `word`, and have `ending` after the code."""
+    detail = ending.rstrip("/")
+    levels = kept_levels(int(detail)) if word == Kind.L2 else 0
+    view = View(binary, in_one_order(terms.fields), terms.stamped, seq_id, deflated, levels)
+    behaviour = behaviour_of(f"{word}/?/{ending}")
+    if terms.keep_all:
+        behaviour = behaviour._replace(versions="none")
+    known = known_fields(Kind(word), detail) if terms.fields else frozenset()
+    return _Manner(
+        None if view == View() else view, behaviour, tuple(name for name in terms.fields if name not in known)
+    )
+
+
 class Subscription:
     """One client's subscription to one topic (hub.Member)."""
 
@@ -259,7 +287,7 @@ class Subscription:
         self._sender = sender
         self.topic = topic
         # The topic whose frames serve it: those of a larger depth are cut.
-        self.upstream = served_by(topic)[0]
+        self.upstream = served_by(topic)
         # Whether the client has missed nothing since its `position`; None without a position, or before the answer.
         self.recovered: bool | None = None
         # The position after which new frames begin; 0 while the feeder has not answered.
@@ -275,18 +303,11 @@ class Subscription:
     def serve(self, terms: Terms, seq_id: int | None = None) -> None:
         """Serve by these terms from now on."""
         outbox = self._sender.outbox
-        _, levels = served_by(self.topic)
-        view = View(outbox.binary, in_one_order(terms.fields), terms.stamped, seq_id, outbox.deflated, levels)
-        # None stands for the default view, which every frame renders once and keeps.
-        self._view = None if view == View() else view
-        behaviour = behaviour_of(self.topic)
-        self._behaviour = behaviour._replace(versions="none") if terms.keep_all else behaviour
+        word, _, *detail = self.topic.split("/")
+        manner = _manner(terms, word, "/".join(detail), outbox.binary, outbox.deflated, seq_id)
+        self._view, self._behaviour, self._unknown = manner
         self.snapshot = terms.snapshot
-        self._unknown: tuple[str, ...] = ()
-        if terms.fields:
-            kind, _, detail = parse_topic(self.topic)
-            self._unknown = tuple(name for name in terms.fields if name not in known_fields(kind, detail))
-        pacer = Pacer(limit(terms.interval, behaviour), self._sender.loop) if terms.interval else None
+        pacer = Pacer(limit(terms.interval, behaviour_of(self.topic)), self._sender.loop) if terms.interval else None
         before, self.pacer = self.pacer, pacer
         if before is not None:
             before.release(self)

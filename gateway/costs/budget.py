@@ -175,12 +175,3 @@ class Budget:
 def codes_named(request: Mapping[str, Any]) -> int:
     """Return how many codes a request names."""
     return sum(len(names) for field in ("stocks", "codes") if isinstance(names := request.get(field), list))
-
-
-def cut_rejections(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return an answer that names at most `NAMED_REJECTIONS` rejected codes, and says how many more there are."""
-    rejected = answer.get("rejected")
-    if not isinstance(rejected, list) or len(rejected) <= NAMED_REJECTIONS:
-        return answer
-    more = {"rejected": rejected[:NAMED_REJECTIONS], "rejected_more": len(rejected) - NAMED_REJECTIONS}
-    return answer | more

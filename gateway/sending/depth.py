@@ -12,11 +12,18 @@ from qmt_bridge.wire.topics import Topic, l2_topic
 SIZES = (20, 100)
 
 
-def served_by(topic: Topic) -> tuple[Topic, int]:
-    """Return the topic to subscribe for `topic`, and the number of levels to keep of its records (0: all)."""
+def served_by(topic: Topic) -> Topic:
+    """Return the topic to subscribe for `topic`."""
     if not topic.startswith("l2/"):
-        return topic, 0
+        return topic
     _, code, levels, _ = topic.split("/")
-    wanted = int(levels)
-    size = next((size for size in SIZES if wanted <= size), 0) if wanted else 0
-    return (topic, 0) if size == wanted else (l2_topic(code, size), wanted)
+    return l2_topic(code, _size(int(levels)))
+
+
+def kept_levels(wanted: int) -> int:
+    """Return the number of levels to keep of the records that serve a depth of `wanted` levels; 0: all."""
+    return 0 if _size(wanted) == wanted else wanted
+
+
+def _size(wanted: int) -> int:
+    return next((size for size in SIZES if wanted <= size), 0) if wanted else 0

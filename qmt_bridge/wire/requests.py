@@ -142,16 +142,17 @@ def _check_shape(request: dict[Any, Any]) -> None:
                 for name in each:
                     if not isinstance(name, str):
                         raise BadRequest("bad_request", f"a name is a string, not {json_type(name)}")
-            below += [item for item in (each.values() if isinstance(each, dict) else each) if _is_container(item)]
+            below += [
+                item for item in (each.values() if isinstance(each, dict) else each) if isinstance(item, _CONTAINERS)
+            ]
         if not below:
             return
         level = below
     raise BadRequest("bad_request", f"a request has at most {REQUEST_DEPTH} objects and arrays within each other")
 
 
-def _is_container(value: object) -> bool:
-    return isinstance(value, dict | list)
-
+# A union would take three times as long, and a request may have 30,000 values.
+_CONTAINERS = (dict, list)
 
 Request = TypeVar("Request", bound=msgspec.Struct)
 

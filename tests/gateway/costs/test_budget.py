@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,10 +21,9 @@ from gateway.costs.budget import (
     Purse,
     Refusals,
     codes_named,
-    cut_rejections,
 )
 from gateway.costs.slices import Slices
-from gateway.endpoints import Realtime, _checked
+from gateway.endpoints import CODES_A_TURN, Realtime, Rejection, _checked, _shown
 from gateway.hub import Hub
 from gateway.session import PART
 from gateway.streams.member import Member
@@ -119,21 +119,35 @@ def test_codes_of_a_request_are_counted(request_: dict[str, object], count: int)
 
 @pytest.mark.parametrize("count", [0, 1, NAMED_REJECTIONS, NAMED_REJECTIONS + 1, 5000])
 def test_answer_names_a_limited_number_of_rejections(count: int) -> None:
-    answer = {"type": "subscribed", "rejected": [{"code": str(number)} for number in range(count)]}
-    cut = cut_rejections(dict(answer))
+    cut = _shown((Rejection(str(number), "unknown_symbol", "") for number in range(count)), count)
     assert len(cut["rejected"]) + cut.get("rejected_more", 0) == count
     assert len(cut["rejected"]) <= NAMED_REJECTIONS
     assert ("rejected_more" in cut) is (count > NAMED_REJECTIONS)
 
 
 @pytest.mark.parametrize("wrong", ["", "99", 1, True, None, 1.5, "x" * 1000])
-def test_suggestions_are_made_for_the_named_rejections_only(wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_suggestions_are_made_for_the_named_rejections_only(
+    wrong: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[str] = []
     monkeypatch.setattr(codes, "_hint", lambda text: made.append(text) or "")
-    topics, rejected = _checked([wrong] * 5000 + ["600519.SH"], quote_topic)
+    topics, rejected = await _checked([wrong] * 5000 + ["600519.SH"], quote_topic)
     assert list(topics.values()) == ["600519.SH"]
     assert len(rejected) == 5000
     assert len(made) <= NAMED_REJECTIONS
+
+
+async def test_codes_are_read_in_several_turns_of_the_loop() -> None:
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    count()
+    await _checked(["600519.SH"] * (10 * CODES_A_TURN), quote_topic)
+    assert turns == 10
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.sending.depth import SIZES, served_by
+from gateway.sending.depth import SIZES, kept_levels, served_by
 from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
 from qmt_bridge.wire import frames
@@ -31,17 +31,17 @@ def depth(levels: int) -> dict[str, object]:
     [(0, 0, 0), (1, 20, 1), (19, 20, 19), (20, 20, 0), (21, 100, 21), (100, 100, 0), (101, 0, 101), (1000, 0, 1000)],
 )
 def test_next_larger_depth_serves(asked: int, size: int, cut: int) -> None:
-    assert served_by(l2_topic(CODE, asked)) == (l2_topic(CODE, size), cut)
+    assert (served_by(l2_topic(CODE, asked)), kept_levels(asked)) == (l2_topic(CODE, size), cut)
 
 
 def test_all_values_of_gear_num_need_few_subscriptions() -> None:
-    served = {served_by(l2_topic(CODE, asked))[0] for asked in range(MAX_GEAR_NUM + 1)}
+    served = {served_by(l2_topic(CODE, asked)) for asked in range(MAX_GEAR_NUM + 1)}
     assert len(served) == len(SIZES) + 1
 
 
 def test_other_topics_serve_themselves() -> None:
     for topic in (Topic("quote/000001.SZ/tick/"), Topic("whole/SH/")):
-        assert served_by(topic) == (topic, 0)
+        assert served_by(topic) == topic
 
 
 async def receive(client: Client) -> Any:
