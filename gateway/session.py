@@ -24,9 +24,10 @@ from gateway.costs.slices import Slices
 from gateway.counters import Sent
 from gateway.feed import Feed
 from gateway.origins import is_own_origin, origin_allowed
+from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Outbox
 from gateway.sending.pool import Pool
-from gateway.sending.sender import EXTENSION, AsgiSender, Flushes, Frames, PreparedSender, Sender
+from gateway.sending.sender import EXTENSION, AsgiSender, Frames, PreparedSender, Sender
 from gateway.session_state import TABLE, Act, Event, State
 from gateway.streams.member import Refusal
 from gateway.subscription import ENDED, Subscription, Ticket

@@ -16,8 +16,8 @@ from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
 from gateway.metrics import Exporter
+from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
-from gateway.sending.sender import Flushes
 from gateway.session import Session
 from qmt_bridge import __version__
 from qmt_bridge.config import Config
@@ -40,9 +40,7 @@ class Worker:
         self.budget = Budget(config.max_code_rate, config.max_topics, time.monotonic())
         self.slices = Slices()
         self.limited: Counter[str] = Counter()
-        self.feed = Feed(
-            config, self._feed_changed, self.flushes.flush, self.flushes.end_turn, lambda: self.flushes.pressed
-        )
+        self.feed = Feed(config, self._feed_changed, self.flushes)
         self._exporter = Exporter(ENDPOINTS)
 
     def numbers(self) -> Numbers:

@@ -151,7 +151,7 @@ def join_lists(records: Iterable[tuple[str, msgspec.Raw]], limit: int = BATCH_BY
 
 
 def to_json(value: object) -> bytes:
-    """Return `value` as JSON: NaN and infinity become null, nothing is rounded (docs/websocket.md, section 1)."""
+    """Return `value` as JSON: NaN and infinity become null, nothing is rounded (docs/websocket.md, "Frames")."""
     return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS, default=_json_default)
 
 

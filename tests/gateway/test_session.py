@@ -12,8 +12,9 @@ import pytest
 from gateway.costs.budget import Budget
 from gateway.costs.slices import Slices
 from gateway.counters import Sent
+from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
-from gateway.sending.sender import EXTENSION, HIGH_WATER, Flushes, PreparedSender
+from gateway.sending.sender import EXTENSION, HIGH_WATER, PreparedSender
 from gateway.session import Session
 from gateway.session_state import Event
 from gateway.streams.member import Refusal
