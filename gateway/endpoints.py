@@ -188,14 +188,17 @@ class _Codes:
         asked = await self.read(request)
         terms = _terms(asked.options)
         positions = _positions(asked.options, asked.topics)
+        made = await self._make(asked.topics, terms, positions)
         # A code that is subscribed already is subscribed again, from its new position on.
         self.session.unsubscribe(*(self._held.pop(topic) for topic in positions if topic in self._held))
         added, beyond = self._want(asked, terms, has_options=not _OPTIONS.isdisjoint(request))
+        # A code whose market was subscribed too may have kept other options.
+        made = {topic: of for topic, of in made.items() if self._terms.get(topic) is terms}
         ignored = ignored_fields(request, self.shape)
         if self.opts_in.isdisjoint(request):
             self._reject([*asked.rejected, *beyond.values()])
             self.session.tell_ignored(ignored)
-            self._update(None, positions)
+            self._update(None, positions, made)
             return
         opened = _Request(asked, added, beyond, positions)
 
@@ -206,9 +209,21 @@ class _Codes:
             self.session.tell(ack | shown_ignored(ignored) | self._unknown_fields(ticket, asked.topics, terms))
 
         self._open = (*self._open, opened)
-        for subscription in self._update(acknowledge, positions):
+        for subscription in self._update(acknowledge, positions, made):
             if isinstance(subscription.gate, Ticket):
                 opened.ticket = subscription.gate
+
+    async def _make(
+        self, topics: Iterable[Topic], terms: Terms, positions: Mapping[Topic, Position]
+    ) -> dict[Topic, Subscription]:
+        """Return subscriptions for those topics that may need new ones, made in several turns of the loop."""
+        made: dict[Topic, Subscription] = {}
+        for topic in topics:
+            if topic not in self._held or topic in positions:
+                made[topic] = Subscription(self.session.sender, self.session, topic, terms, positions.get(topic))
+                if not len(made) % CODES_A_TURN:
+                    await asyncio.sleep(0)
+        return made
 
     def _want(
         self, asked: _Asked, terms: Terms, *, has_options: bool
@@ -310,6 +325,7 @@ class _Codes:
         self,
         acknowledge: Callable[[Ticket], None] | None = None,
         positions: Mapping[Topic, Position] = MappingProxyType({}),
+        made: Mapping[Topic, Subscription] = MappingProxyType({}),
     ) -> list[Subscription]:
         """Hold exactly the subscriptions that are needed for what the client asked for; return the new ones."""
         needed = dict.fromkeys(self.needed())
@@ -321,7 +337,8 @@ class _Codes:
                 opened = self._naming(topic) if acknowledge is None else None
                 position = (opened.positions if opened is not None else positions).get(topic)
                 terms = self._terms.get(topic, DOCUMENTED)
-                added[topic] = Subscription(self.session.sender, self.session, topic, terms, position)
+                of = made.get(topic) if opened is None else None
+                added[topic] = of or Subscription(self.session.sender, self.session, topic, terms, position)
                 if opened is not None and opened.ticket is not None:
                     opened.ticket.add(added[topic])
         self._held.update(added)

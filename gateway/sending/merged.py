@@ -348,10 +348,10 @@ def _counted(frame: Frame) -> _Counted | None:
 def _count(frame: Frame) -> _Counted | None:
     try:
         by_code = frames.split(frame.body)
-        numbers = list(map(count_records, by_code.values()))
+        numbers = [1 if is_one(given) else len(frames.records(given)) for given in by_code.values()]
     except WireError:
         return None
-    return _Counted(frozenset(by_code), sum(numbers), all(number == 1 for number in numbers))
+    return _Counted(frozenset(by_code), sum(numbers), all(is_one(given) for given in by_code.values()))
 
 
 def _calculated(frame: Frame) -> tuple[_Calculated, _Times]:
