@@ -151,6 +151,7 @@ class Session:
         "_end",
         "_ended",
         "_ignored",
+        "_key",
         "_needs_key",
         "_purse",
         "_reader",
@@ -183,6 +184,8 @@ class Session:
         self._reader: asyncio.Task[Any] | None = None
         self._state = State.HANDSHAKE
         self._needs_key = False
+        # Stands for the key that the client has shown.
+        self._key: str | None = None
         # Why the session ends, once that is decided.
         self._end: Ended | None = None
         # The snapshots that have ended in this turn of the loop, with the number of codes of each.
@@ -561,6 +564,7 @@ class Session:
                 answer = {"type": "authenticated", "id": number}
         if key is None or not keys.accepts(key):
             raise Ended(UNAUTHORIZED, self._no_key(endpoint) if key is None else "the API key is wrong")
+        self._key = keys.name(key)
         return answer
 
     def _headers(self) -> dict[str, str]:
@@ -606,7 +610,7 @@ class Session:
         if not self._purse.name(now, cost):
             self.host.limited["codes"] += 1
             raise BadRequest("rate_limited", f"more than {self.host.config.max_code_rate} codes a second")
-        wait = self.host.budget.spend(self._address, now, cost)
+        wait = self.host.budget.spend(self._address, now, cost, self._key)
         if wait is None or wait > 0:
             self.host.limited["codes_of_all"] += 1
         if wait is None:

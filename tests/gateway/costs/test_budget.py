@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.auth import Keys
 from gateway.costs import budget, slices
 from gateway.costs.budget import (
     ABUSE,
@@ -31,7 +32,7 @@ from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
 from qmt_bridge.wire import codes
 from qmt_bridge.wire.topics import Topic, quote_topic
-from tests.support.rig import Rig, metrics, running_rig
+from tests.support.rig import KEY, Rig, metrics, running_rig
 from tests.support.waiting import until
 
 
@@ -86,12 +87,21 @@ def test_slightly_too_many_requests_close_no_client() -> None:
 
 def test_address_waits_for_its_budget_and_others_do_not() -> None:
     shared = Budget(100, 1000, 0.0)
-    waits = [shared.spend("10.0.0.1", 0.0, 4000) for _ in range(12)]
-    assert waits[:10] == [0.0] * 10
-    assert waits[11] == LONGEST_WAIT
+    waits = [shared.spend("10.0.0.1", 0.0, 4000) for _ in range(5)]
+    assert waits[:4] == [0.0] * 4
+    assert waits[4] == LONGEST_WAIT
     assert shared.spend("10.0.0.1", 0.0, 4000) is None
     assert shared.spend("10.0.0.2", 0.0, 4000) == 0.0
     assert shared.spend("10.0.0.1", 100.0, 4000) == 0.0
+
+
+def test_key_has_a_budget_from_all_its_addresses() -> None:
+    shared = Budget(100, 1000, 0.0)
+    waits = [shared.spend(f"10.0.0.{number}", 0.0, 4000, "one") for number in range(5)]
+    assert waits[:4] == [0.0] * 4
+    assert waits[4] == 10.0
+    assert shared.spend("10.0.1.1", 0.0, 4000, "other") == 0.0
+    assert shared.spend("10.0.1.2", 0.0, 4000) == 0.0
 
 
 def test_worker_has_a_budget_for_all_addresses() -> None:
@@ -294,6 +304,25 @@ async def test_next_request_of_a_socket_waits_until_all_topics_are_joined(
         await client.send({"action": "list", "id": 2})
         assert sorted([(await client.receive())["id"] for _ in range(2)]) == [1, 2]
     assert found[1] - found[0] == 4000
+
+
+async def test_socket_that_has_shown_a_key_spends_its_budget(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str | None] = []
+    spend = Budget.spend
+
+    def noted(self: Budget, address: str, now: float, cost: float, key: str | None = None) -> float | None:
+        keys.append(key)
+        return spend(self, address, now, cost, key)
+
+    monkeypatch.setattr(Budget, "spend", noted)
+    async with rig.connect("/ws/realtime") as client:
+        await client.subscribed(stocks=["600519.SH"])
+    async with rig.connect("/ws/realtime", rig.serve(require_key=True)) as client:
+        await client.send({"action": "auth", "key": KEY})
+        assert [(await client.receive())["type"] for _ in range(2)] == ["authenticated", "welcome"]
+        await client.subscribed(stocks=["600519.SH"])
+    assert keys == [None, Keys(KEY).name(KEY)]
+    assert KEY not in str(keys)
 
 
 async def test_ended_subscription_sends_nothing_while_it_waits_to_leave(
