@@ -373,6 +373,9 @@ class Subscription:
             self.owner.refused(self, refusal)
         if isinstance(self.gate, Ticket):
             self.gate.settle(self, outcome, refusal)
+        if refusal is not None:
+            # What the ticket has held is of a code that the ack rejects.
+            self.gate = ENDED
 
     def end(self) -> None:
         """Send nothing more, also of what waits: the client has ended the subscription."""

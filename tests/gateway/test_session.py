@@ -186,6 +186,17 @@ async def test_paced_subscription_leaves_no_timer_behind(interval: float) -> Non
     assert [timer.cancelled() for timer in timers] == [True, True, True]
 
 
+async def test_frames_held_for_a_refused_code_are_dropped() -> None:
+    session, transport, subscription = made()
+    session.on_refused = lambda *_: None
+    Ticket(session.sender, [subscription], lambda _: session.tell({"type": "ack"}))
+    subscription.deliver(tick(1, 10))
+    subscription.settle("refused", Refusal("upstream_refused", "not served"))
+    await until(lambda: b'"ack"' in transport.written)
+    session.sender.flush()
+    assert order(transport.written) == [b"ack"]
+
+
 async def test_answer_for_an_ended_subscription_is_dropped() -> None:
     session, transport, ended = made()
     refused: list[Subscription] = []
