@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import msgspec
-
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
-from qmt_bridge.wire.frames import Frame, to_json
+from qmt_bridge.wire.frames import Frame
 
 
 class View(NamedTuple):
@@ -45,24 +43,21 @@ class View(NamedTuple):
             raise WireError(f"body cannot be shown as asked: {exc}") from exc
 
     def _json(self, frame: Frame) -> bytes:
-        text = frames.render(self._project(frame.data)) if self.fields else frame.json
+        text = frames.encode(self._project(frame.data)) if self.fields else frame.body
         if self.seq_id is not None:
+            frames.checked(text)
             head = b'{"type":"formula_update","seq_id":%d' % self.seq_id
             text = head + (b"," if len(text) > 2 else b"") + text[1:]
         if self.stamped:
-            head = to_json({"type": "data", **_stamp(frame)})
+            head = frames.encode({"type": "data", **_stamp(frame)})
             text = b'%b,"data":%b}' % (head[:-1], text)
         return text
 
     def _msgpack(self, frame: Frame) -> bytes:
-        body = frame.body
+        body = self._project(frame.data) if self.fields else frame.data
         if self.seq_id is not None:
-            body = frames.encode({"type": "formula_update", "seq_id": self.seq_id, **frame.data})
-        elif self.fields:
-            body = frames.encode(self._project(frame.data))
-        if self.stamped:
-            body = frames.encode({"type": "data", **_stamp(frame), "data": msgspec.Raw(body)})
-        return body
+            body = {"type": "formula_update", "seq_id": self.seq_id, **body}
+        return frames.to_msgpack({"type": "data", **_stamp(frame), "data": body} if self.stamped else body)
 
     def _project(self, body: Any) -> Any:
         if not isinstance(body, dict):

@@ -250,7 +250,7 @@ def test_a_payload_without_records_has_no_body(payload: object) -> None:
 def test_a_formula_document_passes_unchanged() -> None:
     document = {"dbt": Int64(0), "timelist": [Int64(1733118954000)], "outputs": {"ma": [1.5, float("nan")]}}
     converted = normalize.document(document)
-    assert frames.to_json(converted) == b'{"dbt":0,"timelist":[1733118954000],"outputs":{"ma":[1.5,null]}}'
+    assert frames.encode(converted) == b'{"dbt":0,"timelist":[1733118954000],"outputs":{"ma":[1.5,null]}}'
 
 
 def test_normalize_imports_neither_xtquant_nor_numpy() -> None:
