@@ -29,7 +29,7 @@ chaos:  ## Kill, stop and disconnect real processes for SECONDS (60), then compa
 fuzz:  ## Hostile clients beside good ones; ARGS="--frames 1000000 --seed 3" chooses
 	$(PYTHON) -m tests.fuzz $(ARGS)
 
-docs:  ## Links, anchors, named paths, documented commands and the drawn rooms
+docs:  ## Links, anchors, named paths, tables of settings and codes, and the drawn rooms
 	$(PYTHON) -m pytest tests/test_docs.py tests/test_layout.py $(ARGS)
 
 rooms:  ## Draw the rooms of docs/architecture.md as the imports are now

@@ -1,4 +1,4 @@
-"""Find the key in a handshake, and check it. Pure (docs/websocket.md, section 4).
+"""Find the key in a handshake, and check it. Pure (docs/websocket.md, "Keys").
 
 Keys are compared as hashes and in constant time, so that the duration of a refusal reveals nothing about the key.
 """

@@ -1,6 +1,6 @@
 """The six WebSocket endpoints: each reads requests and subscribes their topics. They run in the sessions' tasks.
 
-Frames and errors as in docs/websocket.md, sections 1 and 2.
+Frames and errors as in docs/websocket.md, "The documented layer" and "Opting in".
 """
 
 from __future__ import annotations
@@ -534,7 +534,10 @@ class DownloadProgress:
         if started is None:
             self._fail(UPSTREAM_AWAY, "upstream_unavailable", "the feeder is away")
         elif started.topic is None:
-            self._fail(UPSTREAM_FAILED, started.code or "upstream_refused", started.error or "the download was refused")
+            code = started.code or "upstream_refused"
+            # Of a request that can never succeed, the close code must not say that a new connection may help.
+            ending = BAD_REQUEST if code == "bad_request" else UPSTREAM_FAILED
+            self._fail(ending, code, started.error or "the download was refused")
         else:
             self.session.subscribe([_Download(self.session, Topic(started.topic))], None, None)
 

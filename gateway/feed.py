@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import zmq
 
@@ -47,6 +48,7 @@ LOOK_EVERY = 32
 # Seconds until the next turn if clients that answer soon have reached their windows: their pongs come meanwhile.
 # Without this pause a burst would go through the outboxes of all clients, which costs ten times as much.
 PAUSE = 0.002
+LONGEST_PAUSE = 0.01
 # Heartbeats come once a second; after three missed ones the feeder counts as absent.
 ABSENT_AFTER = 3.0
 TICK = 0.25
@@ -57,6 +59,26 @@ DOWNLOAD_ANSWER_TIMEOUT = 3.0
 _NOBLOCK = int(zmq.NOBLOCK)
 
 
+# Takes one message; given the socket and time.monotonic().
+Take = Callable[[zmq.Socket[bytes], float], None]
+
+
+class Clients(Protocol):
+    """The senders of all clients, as far as turns of the feed concern them (sending/flushes.py)."""
+
+    # Whether a client that answers soon can take no more in this turn.
+    pressed: bool
+
+    def flush(self) -> None:
+        """Write what was given to the senders."""
+
+    def waits(self) -> bool:
+        """Return whether a client that answers soon has to answer before it takes more."""
+
+    def end_turn(self, seconds: float) -> None:
+        """Note that a turn of the loop has ended, which took so long."""
+
+
 class Feed:
     """The three sockets, the hub they drive, and what is known of the feeder."""
 
@@ -64,9 +86,7 @@ class Feed:
         self,
         config: Config,
         on_change: Callable[[], None],
-        on_drained: Callable[[], None],
-        on_turn: Callable[[float], None] = lambda _: None,
-        is_pressed: Callable[[], bool] = lambda: False,
+        clients: Clients,
     ) -> None:
         self.hub = Hub(self)
         # The feeder's newest heartbeat; None until the first, and again while the feeder is absent.
@@ -84,17 +104,16 @@ class Feed:
         self._config = config
         # Called when the feeder connects, is absent, or reports a change of its session.
         self._on_change = on_change
-        # Called when all messages that had arrived were given to the hub.
-        self._on_drained = on_drained
-        # Returns whether a turn should end, since clients can take more after it.
-        self._is_pressed = is_pressed
-        # Called with the seconds that a turn took.
-        self._on_turn = on_turn
+        self._clients = clients
         self._heard_at = 0.0
         self._next_id = 0
         self._downloads: dict[int, asyncio.Future[DownloadStarted]] = {}
         self._draining = False
         self._drain_size = DRAIN
+        # When the newest turn ended, if messages still waited then; else 0.
+        self._turned_at = 0.0
+        # When market data began to wait for clients' answers; else 0.
+        self._held_at = 0.0
         self._stopped = False
         self._watch = Links()
 
@@ -194,49 +213,73 @@ class Feed:
         # ZeroMQ's descriptors are edge-triggered, and any call on a socket can consume the edge, so look again soon.
         if not self._draining:
             self._draining = True
-            self._loop.call_soon(self._drain)
+            self._loop.call_soon(self._drain_planned)
+
+    def _drain_planned(self) -> None:
+        self._draining = False
+        self._drain()
 
     def _drain(self) -> None:
         if self._stopped:
             return
-        self._draining = False
         now = time.monotonic()
-        full = False
+        if self._turned_at:
+            # The loop took pongs and requests since then, and did not wait.
+            self._clients.end_turn(now - self._turned_at)
         before = self.hub.received
-        for socket, take in (
-            (self._trade, self._take_message),
-            (self._market, self._take_message),
-            (self._dealer, self._take_reply),
-        ):
-            taken = 0
-            if socket is self._dealer:
-                # Send the market data to the clients first, because there may be many answers.
-                self._on_drained()
-            try:
-                while taken < self._drain_size:
-                    take(socket, now)
-                    taken += 1
-                    if not taken % LOOK_EVERY and (self._is_pressed() or time.monotonic() - now > LONGEST_TURN):
-                        break
-            except zmq.Again:
-                continue
-            except zmq.ZMQError:
-                if socket.closed:
-                    return
-                raise
-            full = True
+        # Each socket is drained, whatever the one before it has left.
+        full = self._drain_one(self._trade, self._take_message, now)
+        full |= self._holds(now) or self._drain_one(self._market, self._take_message, now)
+        # Send the market data to the clients first, because there may be many answers.
+        self._clients.flush()
+        full |= self._drain_one(self._dealer, self._take_reply, now)
+        self._clients.flush()
+        if self._stopped:
+            return
+        ended = time.monotonic()
         if self.hub.received != before:
             # Any frame shows that the feeder is running: under overload, heartbeats are lost like other messages.
             self._heard_at = now
-        self._on_drained()
-        pressed = self._is_pressed()
-        self._on_turn(time.monotonic() - now)
+        self._clients.end_turn(ended - now)
         self._drain_size = min(2 * self._drain_size, LONGEST_DRAIN) if full else DRAIN
-        if full and pressed:
-            self._draining = True
-            self._loop.call_later(PAUSE, self._drain)
-        elif full:
+        self._turned_at = ended if full else 0.0
+        if full:
+            self._drain_again(ended)
+
+    def _drain_again(self, now: float) -> None:
+        """Plan the next turn, after which clients that answer soon can take more."""
+        if not self._clients.waits():
+            self._held_at = 0.0
             self._drain_soon()
+        elif not self._draining:
+            self._held_at = self._held_at or now
+            self._draining = True
+            self._loop.call_later(PAUSE, self._drain_planned)
+
+    def _holds(self, now: float) -> bool:
+        """Return whether market data has to wait until clients that answer soon have answered."""
+        if self._held_at and (now - self._held_at >= LONGEST_PAUSE or not self._clients.waits()):
+            self._held_at = 0.0
+        return self._held_at > 0.0
+
+    def _drain_one(
+        self, socket: zmq.Socket[bytes], take: Callable[[zmq.Socket[bytes], float], None], now: float
+    ) -> bool:
+        """Take what waits in a socket; return whether more waits."""
+        taken = 0
+        try:
+            while taken < self._drain_size:
+                take(socket, now)
+                taken += 1
+                if not taken % LOOK_EVERY and (self._clients.pressed or time.monotonic() - now > LONGEST_TURN):
+                    break
+        except zmq.Again:
+            return False
+        except zmq.ZMQError:
+            if socket.closed:
+                return False
+            raise
+        return True
 
     def _take_message(self, socket: zmq.Socket[bytes], now: float) -> None:
         """Take the two parts of a message; raise `zmq.Again` if there is none.

@@ -22,9 +22,10 @@ from gateway.budget import UNREAD_ANSWERS, Budget, Purse, codes_named, cut_rejec
 from gateway.counters import Sent
 from gateway.feed import Feed
 from gateway.origins import is_own_origin, origin_allowed
+from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Outbox
 from gateway.sending.pool import Pool
-from gateway.sending.sender import EXTENSION, AsgiSender, Flushes, Frames, PreparedSender, Sender
+from gateway.sending.sender import EXTENSION, AsgiSender, Frames, PreparedSender, Sender
 from gateway.session_state import TABLE, Act, Event, State
 from gateway.streams.member import Refusal
 from gateway.subscription import Subscription, Ticket

@@ -15,8 +15,8 @@ from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
 from gateway.metrics import Exporter
+from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
-from gateway.sending.sender import Flushes
 from gateway.session import Session
 from qmt_bridge import __version__
 from qmt_bridge.config import Config
@@ -38,9 +38,7 @@ class Worker:
         self.pool = Pool(config.outbox_total_bytes, self._relieve_soon)
         self.budget = Budget(config.max_code_rate, config.max_topics, time.monotonic())
         self.limited: Counter[str] = Counter()
-        self.feed = Feed(
-            config, self._feed_changed, self.flushes.flush, self.flushes.end_turn, lambda: self.flushes.pressed
-        )
+        self.feed = Feed(config, self._feed_changed, self.flushes)
         self._exporter = Exporter(ENDPOINTS)
 
     def numbers(self) -> Numbers:

@@ -319,15 +319,38 @@ def _superseded(versions: Versions, older: Frame, newer: Frame) -> int:
         return 1
     if versions != "code":
         return 0
+    now, before = _counted(newer), _counted(older)
+    if now is None or before is None or not now.are_single or not before.codes <= now.codes:
+        return 0
+    return before.records
+
+
+class _Counted(NamedTuple):
+    """The codes in a frame's body, the number of its records, and whether each code has one record."""
+
+    codes: frozenset[str]
+    records: int
+    are_single: bool
+
+
+def _counted(frame: Frame) -> _Counted | None:
+    """Return what is in a frame, None if its body is no map by code; computed once for all clients that are behind."""
+    if frame.seen is None:
+        frame.seen = {}
     try:
-        now, before = frames.split(newer.body), frames.split(older.body)
+        counted: _Counted | None = frame.seen[_Counted]
+    except KeyError:
+        counted = frame.seen[_Counted] = _count(frame)
+    return counted
+
+
+def _count(frame: Frame) -> _Counted | None:
+    try:
+        by_code = frames.split(frame.body)
+        numbers = list(map(count_records, by_code.values()))
     except WireError:
-        return 0
-    if not before.keys() <= now.keys():
-        return 0
-    if any(count_records(given) != 1 for given in now.values()):
-        return 0
-    return sum(map(count_records, before.values()))
+        return None
+    return _Counted(frozenset(by_code), sum(numbers), all(number == 1 for number in numbers))
 
 
 def _calculated(frame: Frame) -> tuple[_Calculated, _Times]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from gateway.counters import Sent
 from gateway.sending.acks import AckWindow
+from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Item, Outbox
 from gateway.sending.view import Seen
 from gateway.sending.window import Window
@@ -244,63 +245,6 @@ class _Queue:
                 act(time.monotonic())
 
 
-class AnswerClock:
-    """The time in which this worker could take the answers of its clients.
-
-    A worker that hands on messages for a second takes a pong that much later, which is not the client's delay: what a
-    turn takes beyond `TURN` does not count. After each turn all pongs are taken that have come.
-    """
-
-    TURN = 0.02
-
-    def __init__(self) -> None:
-        # Seconds at the newest look.
-        self.now = time.monotonic()
-        self._excluded = 0.0
-
-    def look(self) -> float:
-        """Return the seconds, as they are at this moment."""
-        self.now = time.monotonic() - self._excluded
-        return self.now
-
-    def exclude(self, turn: float) -> None:
-        """Do not count a turn of so many seconds."""
-        self._excluded += max(0.0, turn - self.TURN)
-        self.look()
-
-
-class Flushes:
-    """The senders of one worker that have frames to write at the end of this turn of the loop."""
-
-    def __init__(self) -> None:
-        # The clock by which clients' answers are timed.
-        self.clock = AnswerClock()
-        # Whether a client that answers soon has reached its window in this turn: it takes more once its pong is here.
-        self.pressed = False
-        self._pending: list[PreparedSender] = []
-        self._planned = False
-
-    def plan(self, sender: PreparedSender) -> None:
-        """Let `sender` write after the callback that the loop is running now."""
-        self._pending.append(sender)
-        if not self._planned:
-            self._planned = True
-            asyncio.get_running_loop().call_soon(self.flush)
-
-    def end_turn(self, seconds: float) -> None:
-        """Note that a turn of the feed has ended, which took so long."""
-        self.pressed = False
-        self.clock.exclude(seconds)
-
-    def flush(self) -> None:
-        """Let all planned senders write; the feed calls this without waiting for the next turn of the loop."""
-        self._planned = False
-        self.clock.look()
-        pending, self._pending = self._pending, []
-        for sender in pending:
-            sender.flush_safely()
-
-
 class PreparedSender(_Queue):
     """Writes whole WebSocket frames; one system call writes all frames of one turn of the loop.
 
@@ -350,6 +294,18 @@ class PreparedSender(_Queue):
     @property
     def lag(self) -> float:
         return self._window.lag(self._clock.look())
+
+    def put(self, item: Item) -> None:
+        self._press()
+        super().put(item)
+
+    def _press(self) -> None:
+        if self._window.is_quick(self._clock.now):
+            self._flushes.press(self)
+
+    @property
+    def presses(self) -> bool:
+        return not self.room and not self.gone and self._window.is_quick(self._clock.now)
 
     def wake(self) -> None:
         if not self._flushing:
@@ -484,8 +440,8 @@ class PreparedSender(_Queue):
             return False
         self._write_ready()
         self.room = min(HIGH_WATER, self._may_write())
-        if not self.room and self._window.is_quick:
-            self._flushes.pressed = True
+        if not self.room:
+            self._press()
         return self.room > 0
 
     def push(self) -> None:

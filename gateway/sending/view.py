@@ -1,6 +1,7 @@
-"""How frames are rendered for a subscription: encoding, fields, stamps, `seq_id` (docs/websocket.md, section 2).
+"""How frames are rendered for a subscription: encoding, fields, stamps, `seq_id`.
 
-Pure. A frame is rendered once for each view, whatever the number of clients with this view.
+Pure (docs/websocket.md, "Options of a subscription"). A frame is rendered once for each view, whatever the number of
+clients with this view.
 """
 
 from __future__ import annotations

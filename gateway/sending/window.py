@@ -96,10 +96,9 @@ class Window:
         """Return how many bytes were written that the client is not known to have read."""
         return self._written - self._acknowledged
 
-    @property
-    def is_quick(self) -> bool:
-        """Return whether the newest pong came soon, or none has come yet."""
-        return self._soon > 0 or not self._acknowledged
+    def is_quick(self, now: float) -> bool:
+        """Return whether the newest pong came soon, or none has come yet; False while one is late."""
+        return now <= self.late_at and (self._soon > 0 or not self._acknowledged)
 
     def room(self, now: float) -> int:
         """Return how many bytes may be written. Whatever it is, one frame may be while nothing is in flight."""

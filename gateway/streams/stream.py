@@ -1,7 +1,7 @@
 """What all streams have in common: cohorts, held frames, gaps, refusals. Pure: time is an argument.
 
 The order: subscribe, ask, hold the frames that arrive meanwhile, drop those that are not newer than the answer
-(docs/wire.md, CatchUp).
+(docs/wire.md, "catch_up").
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def read(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
 def encode(body: object) -> bytes:
     """Return `body` as JSON; raise TypeError, ValueError or RecursionError if it cannot be.
 
-    NaN and infinity become null, bytes hexadecimal digits; nothing is rounded (docs/websocket.md, section 1).
+    NaN and infinity become null, bytes hexadecimal digits; nothing is rounded (docs/websocket.md, "Frames").
     """
     try:
         return orjson.dumps(body, _plain)

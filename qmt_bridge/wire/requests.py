@@ -1,6 +1,6 @@
 """What may be asked: by a WebSocket client of the gateway, and by the gateway of the feeder.
 
-Pure. Source: docs/websocket.md sections 1 and 2, docs/wire.md (CatchUp, StartDownload).
+Pure. Source: docs/websocket.md ("The documented layer", "Opting in"), docs/wire.md ("catch_up", "start_download").
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ IGNORED_NAMES = 20
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """How a subscription is served (docs/websocket.md, section 2); an option that is not set costs nothing."""
+    """How a subscription is served (docs/websocket.md, "Options of a subscription"); an unset option costs nothing."""
 
     # The last value first.
     snapshot: bool = True

@@ -87,7 +87,7 @@ class Behaviour(NamedTuple):
     # What a gateway does when a sequence number is missing. A quote that has just arrived is newer than
     # anything a snapshot could bring; a market batch is not, and a trade event may not be lost at all.
     on_gap: Literal["count", "snapshot", "replay"]
-    # What may be left out for a slow client, and for one that asked for few frames (docs/websocket.md, section 5).
+    # What may be left out for a slow client, and for one that asked for few frames (docs/websocket.md, "Slow clients").
     versions: Versions
     # Never without a key, whatever the settings say.
     needs_key: bool

@@ -755,8 +755,9 @@ def test_an_unencodable_message_is_logged_once_a_kind(
     want(consumer, source)
     for _ in range(3):
         source.publish(QUOTE, {"600519.SH": object()})
-    # Python makes no text of so long a number.
-    source.publish(QUOTE, {"600519.SH": [10**5000]})
+    endless: list[object] = []
+    endless.append(endless)
+    source.publish(QUOTE, {"600519.SH": endless})
     source.sink.publish(QUOTE, {}, -1)
     source.sink.publish_whole(WHOLE, None, 1)  # type: ignore[arg-type]
     source.sink.publish_trade(None, "order", {}, 1)  # type: ignore[arg-type]

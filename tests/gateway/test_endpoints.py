@@ -137,6 +137,14 @@ async def test_failed_download_ends_with_an_error_and_close_1011(rig: Rig) -> No
         assert await client.closed() == (1011, "upstream_refused: failed")
 
 
+async def test_download_with_a_malformed_time_is_a_bad_request(rig: Rig) -> None:
+    async with rig.connect("/ws/download_progress") as client:
+        await client.send({"stocks": ["600000.SH"], "period": "1d", "start_time": "yesterday"})
+        frame = await client.receive()
+        assert (frame["type"], frame["code"], frame["retry"]) == ("error", "bad_request", False)
+        assert (await client.closed())[0] == 1008
+
+
 async def test_download_without_a_feeder_closes_with_1013(rig: Rig) -> None:
     rig.feeder.stop()
     async with rig.connect("/ws/download_progress") as client:

@@ -1,16 +1,31 @@
-"""The questions that a worker asks by itself, without clients; no sockets."""
+"""What a worker asks by itself, without clients; and how it takes messages while clients have to answer first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+import asyncio
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
-from gateway.feed import Feed, _Resident
+import pytest
+import zmq
+
+from gateway import feed as feed_module
+from gateway.feed import LOOK_EVERY, Feed, _Resident
 from gateway.hub import Hub
+from gateway.streams.member import Outcome, Refusal
+from qmt_bridge import sockets
+from qmt_bridge.config import Config
 from qmt_bridge.wire import frames
+from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import TopicState
-from qmt_bridge.wire.topics import ALL_TRADES, Topic
+from qmt_bridge.wire.topics import ALL_TRADES, Topic, quote_topic
+from tests.support.waiting import until
+
+ANY_PORT = "tcp://127.0.0.1:*"
+TOPIC = quote_topic("600519.SH")
 
 
 class Line:
@@ -55,3 +70,139 @@ def test_worker_joins_again_after_a_refusal() -> None:
     assert not line.hub.streams
     line.waiting.pop()(1.0)
     assert list(line.hub.streams) == [ALL_TRADES]
+
+
+class Clients:
+    """The senders of clients that answer soon, but not before the test says so."""
+
+    def __init__(self) -> None:
+        self.pressed = True
+        self.turns = 0
+
+    def flush(self) -> None:
+        """Ignore it."""
+
+    def waits(self) -> bool:
+        return self.pressed
+
+    def end_turn(self, seconds: float) -> None:
+        self.turns += 1
+
+
+class Member:
+    """A client that is delivered to, and does nothing else."""
+
+    def deliver(self, frame: Frame) -> None:
+        """Ignore it."""
+
+    def starts(self, epoch: int, seq: int) -> bool:
+        return False
+
+    def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
+        """Ignore it."""
+
+    def when_drained(self, act: Callable[[float], None]) -> None:
+        """Ignore it."""
+
+    def missed(self, count: int) -> None:
+        """Ignore it."""
+
+    def snapshot_ended(self, count: int) -> None:
+        """Ignore it."""
+
+
+class Loop:
+    """The event loop; counts the calls that are planned for later."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.planned = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def call_later(self, delay: float, act: Callable[[], None]) -> asyncio.TimerHandle:
+        self.planned += 1
+        return self._loop.call_later(delay, self._called, act)
+
+    def _called(self, act: Callable[[], None]) -> None:
+        self.planned -= 1
+        act()
+
+
+class Pressed:
+    """A feed that gets more than its clients can take, and has taken as much as it may."""
+
+    def __init__(self) -> None:
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.market = sockets.bind_publisher(self.context, "market_addr", ANY_PORT, None)
+        self.trade = sockets.bind_publisher(self.context, "trade_addr", ANY_PORT, None)
+        self.router = sockets.bind_router(self.context, ANY_PORT, None)
+        market, trade, ask = (
+            each.getsockopt_string(zmq.LAST_ENDPOINT) for each in (self.market, self.trade, self.router)
+        )
+        config = Config(market_addr=market, trade_addr=trade, ask_addr=ask, api_key="x" * 32)
+        self.clients = Clients()
+        self.feed = Feed(config, lambda: None, self.clients)
+        self.seq = 0
+
+    async def start(self) -> None:
+        self.feed.start()
+        self.loop = self.feed._loop = Loop(self.feed._loop)  # type: ignore[assignment]
+        self.feed.hub.join({TOPIC: Member()}, time.monotonic())
+        wanted = {b"\1" + TOPIC.encode(), b"\1" + ALL_TRADES.encode()}
+        asked: set[bytes] = set()
+        while not wanted <= asked:
+            await until(lambda: self.market.poll(0) or self.trade.poll(0))
+            asked |= {each.recv() for each in (self.market, self.trade) if each.poll(0)}
+
+    def publish(self, count: int) -> None:
+        for _ in range(count):
+            self.seq += 1
+            self.market.send_multipart(Frame(TOPIC, 1, self.seq, 1, 1, frames.encode({"600519.SH": []})).to_parts())
+
+    def trade_event(self, number: int) -> None:
+        body = frames.encode({"seq": number, "epoch": 1, "account": "1", "kind": "order"})
+        self.trade.send_multipart(Frame(Topic("trade/1/"), 1, number, 1, 1, body).to_parts())
+
+    def has_taken(self, count: int) -> bool:
+        return self.taken == count
+
+    @property
+    def taken(self) -> int:
+        return self.feed.hub.received
+
+
+@pytest.fixture
+def pressed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pressed]:
+    monkeypatch.setattr(feed_module, "LONGEST_PAUSE", 1000.0)
+    pressed = Pressed()
+    yield pressed
+    pressed.feed.stop()
+    pressed.context.destroy(0)
+
+
+async def test_market_data_waits_until_quick_clients_answer(pressed: Pressed) -> None:
+    await pressed.start()
+    pressed.publish(10 * LOOK_EVERY)
+    await until(lambda: pressed.taken)
+    taken = pressed.taken
+    # Trade events go on meanwhile, and plan no calls of their own.
+    for number in range(1, 11):
+        pressed.trade_event(number)
+        await until(functools.partial(pressed.has_taken, taken + number))
+    turns = pressed.clients.turns
+    pressed.publish(LOOK_EVERY)
+    await until(lambda: pressed.clients.turns > turns + 10)
+    assert pressed.taken == taken + 10
+    # The next turn, and the regular look at the heartbeat.
+    assert pressed.loop.planned <= 2
+    pressed.clients.pressed = False
+    await until(lambda: pressed.taken == 11 * LOOK_EVERY + 10)
+
+
+async def test_market_data_waits_for_a_bounded_time(pressed: Pressed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "LONGEST_PAUSE", 0.01)
+    await pressed.start()
+    pressed.publish(10 * LOOK_EVERY)
+    await until(lambda: pressed.taken == 10 * LOOK_EVERY)

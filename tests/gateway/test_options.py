@@ -1,4 +1,4 @@
-"""Options of a subscription (docs/websocket.md, section 2), over a real feeder, uvicorn and WebSocket clients."""
+"""Options as in docs/websocket.md, "Options of a subscription", over a real feeder, uvicorn and WebSocket clients."""
 
 from __future__ import annotations
 

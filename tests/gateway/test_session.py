@@ -11,8 +11,9 @@ import pytest
 
 from gateway.budget import Budget
 from gateway.counters import Sent
+from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
-from gateway.sending.sender import EXTENSION, HIGH_WATER, Flushes, PreparedSender
+from gateway.sending.sender import EXTENSION, HIGH_WATER, PreparedSender
 from gateway.session import Session
 from gateway.session_state import Event
 from gateway.streams.member import Refusal

@@ -14,8 +14,8 @@ from websockets import ConnectionClosed
 from gateway.auth import Keys
 from gateway.budget import Budget
 from gateway.counters import Sent
+from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
-from gateway.sending.sender import Flushes
 from gateway.session import Ended, Session
 from gateway.session_state import State
 from qmt_bridge.closes import BAD_REQUEST, FINISHED, INTERNAL, SLOW_CLIENT

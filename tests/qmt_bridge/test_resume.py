@@ -82,7 +82,7 @@ def test_the_documented_program_keeps_its_position(tmp_path: Path, monkeypatch: 
             if len(seen) == 3:
                 raise KeyError
 
-    with running(tmp_path, "--source=sim", "--api-key=your-secret-key", "--sim-order-interval=0.2") as up:
+    with running(tmp_path, "--source=sim", "--api-key=16-or-more-random-characters", "--sim-order-interval=0.2") as up:
         # The program names the usual port; the TCP connection goes to this one.
         here = functools.partial(client_module.connect, host="127.0.0.1", port=up.port)
         monkeypatch.setattr(client_module, "connect", here)

@@ -19,8 +19,9 @@ from gateway.budget import Budget
 from gateway.counters import Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.hub import Hub
+from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
-from gateway.sending.sender import EXTENSION, Flushes, PreparedSender
+from gateway.sending.sender import EXTENSION, PreparedSender
 from gateway.session import Session
 from qmt_bridge.config import Config
 from qmt_bridge.errors import BadCode

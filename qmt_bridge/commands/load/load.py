@@ -23,7 +23,7 @@ class Stamps(NamedTuple):
     unit: float = 1.0
 
 
-# Option "seq" (docs/websocket.md, section 2). A body of several codes is known by its first one.
+# Option "seq" (docs/websocket.md, "Options of a subscription"). A body of several codes is known by its first one.
 STAMPED = Stamps(
     rb'\{"type":"data","epoch":(?P<epoch>\d+),"seq":(?P<seq>\d+),"time":(?P<time>[\d.]+|null)'
     rb',"published":(?P<published>[\d.]+|null),"data":\{"(?P<code>[^"]+)"'

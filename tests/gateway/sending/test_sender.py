@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gateway.counters import Sent
+from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Item, Outbox
-from gateway.sending.sender import Flushes, PreparedSender
+from gateway.sending.sender import PreparedSender
 from gateway.sending.view import View
 from gateway.sending.window import FIRST
 from qmt_bridge.wire import frames
