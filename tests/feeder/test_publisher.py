@@ -502,6 +502,20 @@ def test_a_question_about_an_impossible_topic_is_refused(consumer: Consumer, top
     assert (state.state, state.code) == ("refused", "bad_request")
 
 
+def test_a_question_of_version_1_is_refused_in_its_own_encoding(
+    feeder: Feeder, consumer: Consumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    topics = [QUOTE, STATUS_TOPIC]
+    consumer.send(msgspec.msgpack.encode({"ask": "catch_up", "id": 5, "topics": topics, "after": None, "room": 0}))
+    refused, status = (msgspec.msgpack.decode(consumer.receive()) for _ in topics)
+    assert (refused["id"], refused["topic"], refused["state"]) == (5, QUOTE, "refused")
+    assert "this program version 1: update this program" in refused["error"]
+    told = msgspec.msgpack.decode(status["body"])
+    assert (told["state"], told["reason"], told["epoch"]) == ("down", refused["error"], feeder.publisher._epoch)
+    assert "is refused: it is of version 1 of the wire" in caplog.text
+    assert consumer.catch_up(STATUS_TOPIC)[0].state == "live"
+
+
 def asking(**fields: object) -> bytes:
     return msgspec.json.encode({"ask": "catch_up", "id": 1, "topics": ["trade/"], "after": 0, **fields})
 

@@ -589,6 +589,28 @@ def test_a_forgotten_iterator_closes_its_sockets(tmp_path: Path) -> None:
     assert (program.returncode, program.stdout) == (0, "ended\n"), program.stderr
 
 
+def test_a_feeder_of_version_1_is_told_in_a_notice() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    earlier = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
+    notices: list[Notice] = []
+    frames = subscribe(
+        "quote/", market_addr=earlier.last_endpoint.decode(), timeout=SECONDS, on_notice=notices.append, snapshot=False
+    )
+    reading = threading.Thread(target=lambda: next(frames))
+    reading.start()
+    try:
+        assert earlier.poll(int(SECONDS * 1000))
+        earlier.recv()
+        earlier.send_multipart([b"quote/600519.SH/tick/", bytes(32), b"\x80"])
+        earlier.send_multipart(Frame(QUOTE, 1, 1, 1, 1, b"{}").to_parts())
+        reading.join(SECONDS)
+        [text] = [notice.text for notice in notices if notice.reason == "wire_version"]
+        assert "version 1 of the wire, and this program version 2: update the feeder" in text
+    finally:
+        frames.close()  # type: ignore[attr-defined]
+        context.destroy(linger=0)
+
+
 def test_foreign_messages_end_no_consumer(feed: Addresses, caplog: pytest.LogCaptureFixture) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     strange = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
