@@ -99,7 +99,7 @@ class ValueStream(Stream):
             self._count_gap(state.seq - cohort.position.seq - 1, cohort.members)
         is_newer = Position(state.epoch, state.seq) > cohort.position
         # Counted once, because it reads the whole snapshot: 4 ms for the market of Shanghai and Shenzhen.
-        codes = 0 if self._snapshot is None else sum(len(frames.split(part.body)) for part in cohort.parts)
+        codes = 0 if self._snapshot is None else sum(frames.count_codes(part.body) for part in cohort.parts)
         for member in cohort.members:
             starts = self._start(member, state.epoch, state.seq, "pending" if state.state == "pending" else "live")
             if starts and is_newer:
@@ -155,7 +155,7 @@ class ValueStream(Stream):
             super().answer(state, now)
             return
         if state.body is not None:
-            self._probed_codes += len(frames.split(state.body))
+            self._probed_codes += frames.count_codes(state.body)
         if state.more:
             return
         self.probe = None

@@ -118,6 +118,14 @@ def split(body: bytes) -> dict[str, msgspec.Raw]:
         raise WireError(f"body is not a map by code: {exc}") from exc
 
 
+def count_codes(body: bytes) -> int:
+    """Return how many codes a body has; 0 if it is no object."""
+    try:
+        return len(split(body))
+    except WireError:
+        return 0
+
+
 def split_lists(body: bytes) -> dict[str, list[msgspec.Raw]]:
     """Return a body of lists of records by code, each record still encoded; raise `WireError` for another body."""
     try:
