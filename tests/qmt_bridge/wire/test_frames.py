@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from qmt_bridge.errors import WireError, WireVersionError
@@ -98,6 +99,14 @@ def test_integers_of_any_size_are_exact() -> None:
     written = ",".join(str(int(number)) for number in numbers)
     assert encoded == f'{{"n":[{written}],"{2**70}":{{"deep":[{{"n":{10**30}}}]}},"x":1e+16}}'.encode()
     assert frames.decode(encoded)["n"] == numbers
+
+
+def test_a_kept_body_takes_little_more_memory_than_its_bytes() -> None:
+    process = psutil.Process()
+    before = process.memory_info().rss
+    kept = [frames.encode({"000001.SZ": [TICK]}) for _ in range(20_000)]
+    taken = process.memory_info().rss - before
+    assert taken < 3 * sum(map(len, kept))
 
 
 def test_a_message_of_version_1_is_refused_in_words() -> None:
