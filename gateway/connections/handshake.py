@@ -91,18 +91,18 @@ class Handshake(H11Protocol):
             self._answer(HTTPStatus.REQUEST_TIMEOUT, f"no whole request came within {REQUEST_TIMEOUT:.0f} s")
             self.transport.close()
 
-    def refuse(self, status: HTTPStatus, sentence: str) -> None:
+    def refuse(self, status: HTTPStatus, sentence: str, headers: str = "") -> None:
         """Answer with a sentence and close, after a moment: what is still on its way would undo the answer."""
-        self._answer(status, sentence)
+        self._answer(status, sentence, headers)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(LINGER, self.transport.abort)
 
-    def _answer(self, status: HTTPStatus, sentence: str) -> None:
+    def _answer(self, status: HTTPStatus, sentence: str, headers: str = "") -> None:
         self.refused = True
         self.deadlines.end(self)
         body = f"{sentence}\n".encode()
-        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n{headers}"
         self.transport.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
 
     def _answering(self) -> bool:
@@ -121,7 +121,7 @@ class Handshake(H11Protocol):
         try:
             request = self.opening.take()
         except Unserved as exc:
-            self.refuse(exc.status, exc.sentence)
+            self.refuse(exc.status, exc.sentence, exc.headers)
             return
         if request is None:
             if self.opening:
