@@ -7,7 +7,9 @@ import os
 import random
 import time
 import zlib
+from contextlib import suppress
 from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from qmt_bridge.wire.frames import DEFLATE_WINDOW
@@ -137,6 +139,10 @@ FLOODS = (
 
 def attack(name: str, port: int, seconds: float, pipe: Pipe) -> None:
     """Run a flood at the lowest priority, and send the server's answers; runs in a process of its own."""
-    os.nice(19)
+    os.setsid()
+    os.setpriority(os.PRIO_PROCESS, 0, 19)
+    with suppress(OSError):
+        # Between sessions Linux divides the cores by this value, and not by that of the processes (autogroup).
+        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
     flood = next(each for each in FLOODS if each.name == name)
     pipe.send(flood.barrage.run(port, time.monotonic() + seconds))
