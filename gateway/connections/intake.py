@@ -63,16 +63,16 @@ class Meter:
         return self._paid_at - self.burst / self.share
 
 
-class _Within(Meter):
-    """All sockets that are within their share."""
+class Within(Meter):
+    """What all sockets may spend that are within their share."""
 
     __slots__ = ()
     share = ALL_SHARE
     burst = ALL_BURST
 
 
-class _Over(Meter):
-    """All sockets that have spent theirs."""
+class Over(Meter):
+    """What all sockets may spend that have spent theirs."""
 
     __slots__ = ()
     share = QUEUE_SHARE
@@ -96,7 +96,7 @@ class Source(Protocol):
 class Queue:
     """The sockets of one loop whose received data wait. Sockets within their share come first."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, within: type[Meter] = Within, over: type[Meter] = Over) -> None:
         # Bytes that wait for all sockets.
         self.waiting = 0
         self._loop = loop
@@ -104,8 +104,8 @@ class Queue:
         self._within: list[tuple[float, int, Source]] = []
         self._over: deque[Source] = deque()
         self._numbers = count()
-        self._spent_within = _Within()
-        self._spent_over = _Over()
+        self._spent_within = within()
+        self._spent_over = over()
         self._timer: asyncio.Handle | None = None
         self._due = 0.0
 
