@@ -206,8 +206,9 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     ("gateway/connections/opening.py", set(), IMPURE),
     ("gateway/connections/descriptors.py", set(), {"asyncio"}),
-    # It takes turns on the event loop.
+    # They take turns on the event loop.
     ("gateway/connections/intake.py", set(), IMPURE - {"asyncio"}),
+    ("gateway/connections/arrivals.py", {"gateway.connections.intake"}, IMPURE - {"asyncio"}),
     # Only data.
     ("gateway/counters.py", set(), IMPURE),
     # It sends by tasks of the event loop, and uses its clock.

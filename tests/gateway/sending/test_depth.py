@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.sending.depth import SIZES, kept_levels, served_by
 from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
-from qmt_bridge.wire import frames
 from qmt_bridge.wire.topics import MAX_GEAR_NUM, Topic, l2_topic
 from tests.support.rig import DEADLINE, Client, Rig, running_rig
 from tests.support.waiting import until
@@ -48,7 +48,7 @@ async def receive(client: Client) -> Any:
     """Return the next frame, text or binary."""
     async with asyncio.timeout(DEADLINE):
         frame = await client.socket.recv()
-    return frames.decode(frame) if isinstance(frame, bytes) else json.loads(frame)
+    return msgspec.msgpack.decode(frame) if isinstance(frame, bytes) else json.loads(frame)
 
 
 @pytest.fixture
