@@ -33,10 +33,12 @@ class ValueStream(Stream):
         """Add a member, which waits for the last value; return its cohort unless it shares a question.
 
         Only a question of other new members is shared: earlier members may have the last value already, so it would
-        not be delivered to their cohort.
+        not be delivered to their cohort. And only until the next frame: a client that has just ended its subscription
+        may have received that frame, and the answer may have an older value.
         """
-        shared = next((cohort for cohort in self.waiting if not cohort.settled), None)
+        shared = next((of for of in self.waiting if not of.settled and of.asked_from == self.position), None)
         cohort = shared or Cohort(Phase.ASKED, now)
+        cohort.asked_from = self.position
         cohort.members[member] = None
         if shared is not None:
             return None
