@@ -43,6 +43,9 @@ class Owner(Protocol):
     def refused(self, subscription: Subscription, refusal: Refusal) -> None:
         """Forget a topic that is not served, or no longer; tell the client if its gate is no `Ticket`."""
 
+    def broke(self) -> None:
+        """End the session because of the exception that is being handled."""
+
     def snapshot_ended(self, subscription: Subscription, count: int) -> None:
         """Tell the client that it was sent a whole snapshot of `count` codes."""
 
@@ -178,6 +181,13 @@ class Pacer:
             self._timer = self._loop.call_at(self._limit.due, self._release_due, subscription)
 
     def _release_due(self, subscription: Subscription) -> None:
+        # The loop would only log an exception, and the client would wait for frames that do not come any more.
+        try:
+            self._pass_due(subscription)
+        except Exception:
+            subscription.owner.broke()
+
+    def _pass_due(self, subscription: Subscription) -> None:
         self._timer = None
         now = self._loop.time()
         if now >= self._limit.due:

@@ -165,6 +165,23 @@ async def test_failing_ack_ends_the_session_and_holds_no_data_back(held: int) ->
     session._reader.cancel()
 
 
+async def test_exception_in_a_paced_subscription_ends_its_session() -> None:
+    session, _, _ = made()
+    session._reader = asyncio.get_running_loop().create_task(asyncio.sleep(DEADLINE))
+    subscription = Subscription(session.sender, session, TICK, Terms(interval=0.01))
+    session.subscriptions[subscription] = None
+    for number in (1, 2):
+        # The first one passes, the second one waits for the timer.
+        subscription.deliver(tick(number, 10))
+    assert subscription.pacer is not None
+    pace = subscription.pacer._limit
+    subscription.pacer._limit = SimpleNamespace(waits=True, due=pace.due, take=lambda now: {}[now])  # type: ignore[assignment]
+    await until(lambda: session._end is not None)
+    assert session._end is not None
+    assert session._end.close_code == 1011
+    session._reader.cancel()
+
+
 @pytest.mark.parametrize("interval", [0.5, 3600.0])
 async def test_paced_subscription_leaves_no_timer_behind(interval: float) -> None:
     session, _, _ = made()
