@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from gateway import metrics
 from gateway.worker import Worker
 from qmt_bridge.process import child
-from qmt_bridge.wire.frames import to_json
+from qmt_bridge.wire import frames
 
 # The counters that an operator needs; those that explain a fault are in /metrics only.
 SHOWN = ("frames_received", "frames_sent", "bytes_sent", "skipped", "gaps")
@@ -83,4 +83,4 @@ def _instances(worker: Worker) -> dict[str, object]:
 
 
 def _json(body: dict[str, object], status: int = 200) -> Response:
-    return Response(to_json(body), status, media_type="application/json")
+    return Response(frames.encode(body), status, media_type="application/json")

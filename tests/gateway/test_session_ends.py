@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import pytest
 from websockets import ConnectionClosed
 
-from gateway.budget import Budget
+from gateway.costs.budget import Budget
+from gateway.costs.slices import Slices
 from gateway.counters import Sent
 from gateway.keys.entry import Entry
 from gateway.sending.flushes import Flushes
@@ -87,6 +88,7 @@ def made(server: Server, query: bytes = b"") -> Session:
         pool=Pool(2**30, lambda: None),
         budget=Budget(1e6, 1000, 0.0),
         limited=Counter(),
+        slices=Slices(),
         sessions={},
         welcome=lambda: {"type": "welcome"},
     )
