@@ -485,10 +485,12 @@ def test_feeder_that_played_a_damaged_tape_exits_with_1(
     feeder = Feeder(Config(source="replay", file=str(path), speed=0, delay=0, **places))
     stop = threading.Event()
     codes: list[int] = []
+    began = feeder.publisher._state
     running = threading.Thread(target=lambda: codes.append(feeder.run(stop)))
     running.start()
     try:
-        wait_for(lambda: feeder.publisher._state[0] == state or not running.is_alive(), f"the state {state}")
+        # Before the source has started the state is "down" too, but without a reason.
+        wait_for(lambda: began != feeder.publisher._state and feeder.publisher._state[0] == state, f"the state {state}")
     finally:
         stop.set()
         running.join(20)
