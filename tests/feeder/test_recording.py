@@ -478,7 +478,7 @@ def test_feeder_that_played_a_damaged_tape_exits_with_1(
     tape, tmp_path: Path, damage: str, state: str, code: int
 ) -> None:
     events: list[tuple[str, object]] = [(TRADES, {"type": "order", "data": {"n": n}}) for n in range(3)]
-    path = tape(*events, *([(WHOLE, b"\xc1")] if damage == "body" else []))
+    path = tape(*events, *([(TRADES, b"\xc1")] if damage == "body" else []))
     if damage == "torn":
         path.write_bytes(path.read_bytes() + b"torn")
     places = {**ANY_ADDRESSES, "data_dir": str(tmp_path / "data")}
