@@ -15,10 +15,12 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway import status
+from gateway.access.guard import Guard
+from gateway.connections.opening import BROWSER_HEADERS
 from gateway.endpoints import ENDPOINTS
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
@@ -60,9 +62,20 @@ def create_app(config: Config | None = None) -> Starlette:
     ]
     routes += [Route(path + end, page(render)) for path, render in pages.items() for end in ("", "/")]
     routes += [Route(path + end, _upgrade_required, methods=_METHODS) for path in ENDPOINTS for end in ("", "/")]
-    app = Starlette(routes=routes, lifespan=lifespan)
+    app = _App(settings, routes, lifespan)
     app.router.default = _nowhere
     return app
+
+
+class _App(Starlette):
+    """Starlette with the guard around everything: its own middlewares are inside of what answers a failure."""
+
+    def __init__(self, settings: Callable[[], Config], routes: list[BaseRoute], lifespan: Lifespan[Starlette]) -> None:
+        super().__init__(routes=routes, lifespan=lifespan)
+        self._settings = settings
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Guard(super().build_middleware_stack(), self._settings)
 
 
 # A WebSocket URL answers each of them.
@@ -90,6 +103,8 @@ async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         await response(scope, receive, send)
     elif "websocket.http.response" in scope.get("extensions", {}):
+        # The guard adds these to answers to plain HTTP.
+        response.headers.update(BROWSER_HEADERS)
         await WebSocket(scope, receive, send).send_denial_response(response)
     else:
         await send({"type": "websocket.close", "code": BAD_REQUEST.close_code})

@@ -222,7 +222,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("gateway/subscription.py", WIRE | {"gateway.hub", "gateway.sending", "gateway.streams"}, IMPURE - {"asyncio"}),
     ("gateway/sending/*", WIRE | {"gateway.sending"}, IMPURE),
     ("gateway/auth.py", set(), IMPURE),
-    ("gateway/origins.py", set(), IMPURE),
+    (
+        "gateway/access/guard.py",
+        {"gateway.access", "gateway.connections.opening", "qmt_bridge.config", "starlette"},
+        IMPURE,
+    ),
+    ("gateway/access/*", {"gateway.access"}, IMPURE),
     ("gateway/budget.py", set(), IMPURE),
     (
         "gateway/server.py",

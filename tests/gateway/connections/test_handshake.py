@@ -48,8 +48,12 @@ def upgrade(path: str = "/ws/realtime", more: str = "") -> bytes:
         (upgrade(more="Content-Length: 5\r\n") + b"abcde", b"400", b"has no body"),
         (upgrade(more="Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n", b"411", b"takes a body"),
         (upgrade(f"/ws/realtime?{'a' * 9000}"), b"414", b"a URL has at most"),
-        (b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n", b"413", b"a body has at most"),
-        (b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 3_000_000, b"431", b"a header has at most"),
+        (
+            b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n",
+            b"413",
+            b"a body has at most",
+        ),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 3_000_000, b"431", b"a header has at most"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400", b"wss://"),
         (b"hello\r\n\r\n", b"400", b"Invalid HTTP request"),
         (upgrade().replace(b"Version: 13", b"Version: 12"), b"400", b"Sec-WebSocket-Version"),
@@ -69,8 +73,10 @@ async def test_connection_without_a_whole_request_is_closed(rig: Rig, monkeypatc
     server = rig.serve()
     silent = asyncio.create_task(exchange(server))
     begun = asyncio.create_task(exchange(server, upgrade()[:-2]))
-    body = asyncio.create_task(exchange(server, b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabc"))
-    second = asyncio.create_task(exchange(server, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /he"))
+    body = asyncio.create_task(
+        exchange(server, b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nabc")
+    )
+    second = asyncio.create_task(exchange(server, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET /he"))
     for task in (begun, body):
         assert (await task).startswith(b"HTTP/1.1 408")
     assert (await second).count(b"HTTP/1.1 ") == 2
@@ -122,8 +128,8 @@ async def test_good_clients_pass_many_half_open_connections(rig: Rig, monkeypatc
 
 
 async def test_requests_in_one_segment_are_answered_in_order(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    get = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
-    last = b"GET /nowhere HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = b"GET /nowhere HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     monkeypatch.setattr(handshake, "PAGE_COST", 0.0)
     answer = await exchange(rig.servers[0], get * 1000 + last)
     assert answer.count(b"HTTP/1.1 200") == 1000
@@ -134,7 +140,7 @@ async def test_requests_in_one_segment_are_answered_in_order(rig: Rig, monkeypat
 async def test_requests_beyond_the_share_of_a_connection_wait(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handshake, "PAGE_COST", intake.BURST)
     monkeypatch.setattr(handshake, "SOCKET_SHARE", 1e-6)
-    get = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+    get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     _, writer = await asyncio.open_connection("127.0.0.1", rig.servers[0].port)
     writer.write(get * 1000)
     server = rig.servers[0]._server.server_state
