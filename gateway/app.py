@@ -20,6 +20,8 @@ from starlette.websockets import WebSocket
 
 from gateway import status
 from gateway.access.guard import Guard
+from gateway.access.peers import from_this_machine
+from gateway.auth import presented_key
 from gateway.connections.opening import BROWSER_HEADERS
 from gateway.endpoints import ENDPOINTS
 from gateway.session import Endpoint, Session
@@ -45,10 +47,10 @@ def create_app(config: Config | None = None) -> Starlette:
         async with workers.use(settings()):
             yield
 
-    def page(render: Callable[[Worker], Response]) -> Callable[[Request], object]:
-        async def respond(_: Request) -> Response:
+    def page(render: status.Page) -> Callable[[Request], object]:
+        async def respond(request: Request) -> Response:
             async with workers.use(settings()) as worker:
-                return render(worker)
+                return render(worker, _may_see_all(request, worker))
 
         return respond
 
@@ -65,6 +67,14 @@ def create_app(config: Config | None = None) -> Starlette:
     app = _App(settings, routes, lifespan)
     app.router.default = _nowhere
     return app
+
+
+def _may_see_all(request: Request, worker: Worker) -> bool:
+    """Return whether a client may see the numbers and states of the gateway, and not only whether it works."""
+    if from_this_machine(request.scope.get("client"), request.scope.get("server"), request.headers):
+        return True
+    key = presented_key(request.headers, (), request.scope["query_string"])
+    return key is not None and worker.keys.accepts(key)
 
 
 class _App(Starlette):
