@@ -40,11 +40,21 @@ class RedactKeys(logging.Filter):
         return True
 
 
+# What uvicorn logs for each such client: a text frame that is not UTF-8 (with a traceback), no HTTP, another protocol,
+# and a client that leaves in the handshake. An outsider could fill the log with them.
+_CLIENT_FAULTS = (
+    "Invalid UTF-8 sequence received from client",
+    "Invalid HTTP request received.",
+    "Unsupported upgrade request.",
+    "ASGI callable returned without completing handshake.",
+)
+
+
 class ClientFaults(logging.Filter):
-    """Drop the traceback that uvicorn logs for a text frame that is not UTF-8: the client's fault, closed with 1007."""
+    """Drop what is the fault of a client, who is told it by an answer or a close."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("Invalid UTF-8 sequence received from client")
+        return not str(record.msg).startswith(_CLIENT_FAULTS)
 
 
 class JsonFormatter(logging.Formatter):

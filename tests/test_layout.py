@@ -195,7 +195,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # It subclasses uvicorn's WebSocket protocol, which uses websockets.
     (
         "gateway/writer.py",
-        EDGE | {"gateway.connections.intake", "gateway.sending.sender", "uvicorn", "websockets"},
+        EDGE | {"gateway.connections", "gateway.sending.sender", "uvicorn", "websockets"},
         set(),
     ),
     # uvicorn's HTTP protocol is subclassed as well; what a request may be is decided in a pure file.

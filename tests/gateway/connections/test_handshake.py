@@ -44,7 +44,13 @@ def upgrade(path: str = "/ws/realtime", more: str = "") -> bytes:
     ("data", "status", "words"),
     [
         (upgrade(more=f"X-Long: {'a' * 8192}\r\n"), b"431", b"a header has at most"),
-        (upgrade(more="".join(f"X-{number}: a\r\n" for number in range(128))), b"431", b"at most 100 headers"),
+        (upgrade(more="".join(f"X-{number}: a\r\n" for number in range(128))), b"431", b"at most 64 headers"),
+        (upgrade(more="".join(f"X-{number}: a\r\n" for number in range(60))), b"431", b"at most 64 headers"),
+        (
+            b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"411",
+            b"takes a body",
+        ),
         (upgrade(more="Content-Length: 5\r\n") + b"abcde", b"400", b"has no body"),
         (upgrade(more="Transfer-Encoding: chunked\r\n") + b"0\r\n\r\n", b"411", b"takes a body"),
         (upgrade(f"/ws/realtime?{'a' * 9000}"), b"414", b"a URL has at most"),
@@ -66,6 +72,35 @@ async def test_request_that_is_not_served_is_told_why(rig: Rig, data: bytes, sta
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 " + status), answer
     assert words in body
+    if rig.ws != "auto":
+        assert b"Content-Security-Policy: default-src 'none'" in head
+        assert b"X-Content-Type-Options: nosniff" in head
+
+
+@pytest.fixture
+def unfiltered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let everything that uvicorn logs through."""
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "filters", [])
+
+
+@pytest.mark.usefixtures("unfiltered")
+@pytest.mark.parametrize("path", ["/ws/realtime", "/nowhere"])
+async def test_client_that_leaves_in_the_handshake_is_no_error(
+    rig: Rig, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    if rig.ws == "auto":
+        pytest.skip("uvicorn's own WebSocket class logs it, which the log's filter drops")
+    server = rig.servers[0]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(30):
+            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(upgrade(path))
+            writer.transport.abort()  # type: ignore[attr-defined]
+        answer = await exchange(server, upgrade("/nowhere"))
+        assert answer.startswith(b"HTTP/1.1 404")
+        await until(lambda: not server._server.server_state.connections, "the end of all connections")
+        await until(lambda: not server._server.server_state.tasks, "the end of all sessions")
+    assert [record.getMessage() for record in caplog.records if record.name == "uvicorn.error"] == []
 
 
 async def test_connection_without_a_whole_request_is_closed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
