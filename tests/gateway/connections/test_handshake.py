@@ -77,17 +77,12 @@ async def test_request_that_is_not_served_is_told_why(rig: Rig, data: bytes, sta
         assert b"X-Content-Type-Options: nosniff" in head
 
 
-@pytest.fixture
-def unfiltered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let everything that uvicorn logs through."""
-    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "filters", [])
-
-
-@pytest.mark.usefixtures("unfiltered")
 @pytest.mark.parametrize("path", ["/ws/realtime", "/nowhere"])
 async def test_client_that_leaves_in_the_handshake_is_no_error(
-    rig: Rig, caplog: pytest.LogCaptureFixture, path: str
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
+    # The app has set filters when it started.
+    monkeypatch.setattr(logging.getLogger("uvicorn.error"), "filters", [])
     if rig.ws == "auto":
         pytest.skip("uvicorn's own WebSocket class logs it, which the log's filter drops")
     server = rig.servers[0]
