@@ -21,9 +21,9 @@ from feeder.journal.thread import JournalThread
 from feeder.registry import Peer, Registry
 from feeder.source import DownloadRequest, Source
 from qmt_bridge.errors import BadRequest, Refused, WireError
-from qmt_bridge.wire import frames
+from qmt_bridge.wire import earlier
 from qmt_bridge.wire.positions import JournalPosition
-from qmt_bridge.wire.requests import CatchUp, DownloadStarted, Reply, StartDownload, TopicState, ask_decoder
+from qmt_bridge.wire.requests import CatchUp, DownloadStarted, Reply, StartDownload, TopicState, decode_ask
 from qmt_bridge.wire.topics import ALL_TRADES, KINDS, Topic, parse_topic
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,11 @@ class Answers:
         size = sum(map(len, peer))
         if len(peer) > MAX_ENVELOPE_PARTS or size > MAX_ENVELOPE_BYTES:
             raise BadRequest("bad_request", f"an envelope of {len(peer)} parts, {size} bytes")
-        ask = frames.read(ask_decoder, payload)
+        told = earlier.refusals(payload, self._registry.epoch)
+        if told:
+            self._queue(peer, iter(told), sum(map(len, told)))
+            raise BadRequest("bad_request", "it is of version 1 of the wire: update its program")
+        ask = decode_ask(payload)
         if isinstance(ask, StartDownload):
             self._reply(peer, self._start_download(peer, ask))
             return

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from feeder.registry import Peer
-from qmt_bridge.wire.requests import Reply, ask_reply_encoder
+from qmt_bridge.wire.requests import Reply, encode_reply
 
 # Bytes of questions and answers that wait for one connection, and for all. A worker that starts again asks about a
 # hundred thousand topics in a hundred questions, some 13 MB.
@@ -27,8 +27,8 @@ RETRY_LAST = 0.05
 # Bytes of one waiting question beside its own size.
 _WAITING_BYTES = 500
 
-# Replies as they are made; None stands for work that made no reply.
-Replies = Iterator[Reply | None]
+# Replies as they are made; None stands for work that made no reply. Bytes are those of an earlier version of the wire.
+Replies = Iterator[Reply | bytes | None]
 
 
 class _Asker:
@@ -103,7 +103,7 @@ class Askers:
         try:
             reply = next(answers)
             if reply is not None:
-                asker.unsent = peer, ask_reply_encoder.encode(reply)
+                asker.unsent = peer, reply if isinstance(reply, bytes) else encode_reply(reply)
                 return asker.unsent
         except StopIteration:
             self._end_first(name, asker, size)

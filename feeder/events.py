@@ -40,7 +40,7 @@ class Event(NamedTuple):
 
     def marked(self) -> Event:
         """Return the event in the form that is published and replayed while it is not on disk."""
-        return self._replace(body=frames.encode({**frames.split(self.body), "journaled": False}))
+        return self._replace(body=self.body[:-1] + b',"journaled":false}')
 
 
 class Positions:

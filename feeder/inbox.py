@@ -23,7 +23,7 @@ from feeder.journal.journal import Journal
 from feeder.journal.thread import HUNG_SECONDS, JournalThread
 from feeder.source import FeedState
 from qmt_bridge.errors import ErrorCode, WireError
-from qmt_bridge.wire import frames
+from qmt_bridge.wire import earlier, frames
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import ALL_TRADES, KINDS, Topic, trade_topic
 
@@ -33,7 +33,7 @@ _BY_CODE = frozenset(kind for kind, behaviour in KINDS.items() if behaviour.keep
 _JOURNALED = frozenset(kind for kind, behaviour in KINDS.items() if behaviour.keeps == "journal")
 # A stamp holds unsigned 64-bit numbers; half of that is the year 2262.
 _MAX_NS = 1 << 63
-_trade_decoder = msgspec.msgpack.Decoder(TradeEvent)
+_trade_decoder = msgspec.json.Decoder(TradeEvent)
 
 
 class SessionState(NamedTuple):
@@ -149,7 +149,7 @@ class Inbox:
                     logger.error("an event in the trade journal is damaged")
                     continue
                 try:
-                    event = frames.read(_trade_decoder, body)
+                    event = frames.read(_trade_decoder, earlier.modern(body))
                 except WireError as exc:
                     # Only this event is lost: those after it can be read.
                     logger.error("an event of %d bytes in the trade journal cannot be read: %s", len(body), exc)

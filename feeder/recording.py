@@ -237,8 +237,8 @@ class _Status(msgspec.Struct):
     simulated: bool
 
 
-_event_decoder = msgspec.msgpack.Decoder(_Event)
-_status_decoder = msgspec.msgpack.Decoder(_Status)
+_event_decoder = msgspec.json.Decoder(_Event)
+_status_decoder = msgspec.json.Decoder(_Status)
 
 
 class Tape:
@@ -380,11 +380,11 @@ class Tape:
         """Return the account of an event. Events from the journal of all accounts name it only in their data."""
         if topic != ALL_TRADES:
             return parse_topic(topic).name
-        account = frames.decode(bytes(event.data.get("account_id", b"\xc0")))
+        account = frames.decode(bytes(event.data.get("account_id", b"null")))
         return account if isinstance(account, str) and account else _UNKNOWN_ACCOUNT
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[T], frame: Frame) -> T:
+def _decode(decoder: msgspec.json.Decoder[T], frame: Frame) -> T:
     try:
         return frames.read(decoder, frame.body)
     except WireError as exc:

@@ -5,15 +5,16 @@ Frames and errors as in docs/websocket.md, "The documented layer" and "Opting in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, cast
 from urllib.parse import parse_qs
 
 import msgspec
 
-from gateway.budget import NAMED_REJECTIONS
+from gateway.costs.budget import NAMED_REJECTIONS
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
 from gateway.streams.member import Refusal
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket
@@ -61,6 +62,8 @@ _OPTIONS = frozenset(Options.__struct_fields__)
 _OPTIONAL = frozenset(("period", "count", "dividend_type", "params"))
 # A request may name thousands of codes. Each of the first refused codes gets an error frame; one more has the rest.
 ERRORS_A_REQUEST = 20
+# Codes that are read in one turn of the loop: this takes 1 to 3 ms.
+CODES_A_TURN = 500
 
 
 class Rejection(NamedTuple):
@@ -140,8 +143,8 @@ class _Codes:
         self._open: tuple[_Request, ...] = ()
         session.on_refused = self._refused
 
-    def read(self, request: dict[str, Any]) -> _Asked:
-        """Return what a request asks for; raise `BadRequest` if it is invalid."""
+    async def read(self, request: dict[str, Any]) -> _Asked:
+        """Return what a request asks for, in several turns of the loop; raise `BadRequest` if it is invalid."""
         raise NotImplementedError
 
     def needed(self) -> Iterable[Topic]:
@@ -152,9 +155,9 @@ class _Codes:
         """Serve one request."""
         match request.get("action", "subscribe"):
             case "subscribe":
-                self._subscribe(request)
+                await self._subscribe(request)
             case "unsubscribe":
-                self._unsubscribe(request)
+                await self._unsubscribe(request)
             case "list":
                 codes = sorted(set(self.wanted.values()))
                 listed = {"type": "subscriptions", "id": request.get("id"), self.field: codes}
@@ -183,20 +186,21 @@ class _Codes:
         self._terms.pop(topic, None)
         return self.wanted.pop(topic)
 
-    def _subscribe(self, request: dict[str, Any]) -> None:
-        asked = self.read(request)
+    async def _subscribe(self, request: dict[str, Any]) -> None:
+        asked = await self.read(request)
         terms = _terms(asked.options)
         positions = _positions(asked.options, asked.topics)
-        for topic in positions:
-            # A code that is subscribed already is subscribed again, from its new position on.
-            if topic in self._held:
-                self.session.unsubscribe(self._held.pop(topic))
+        made = await self._make(asked.topics, terms, positions)
+        # A code that is subscribed already is subscribed again, from its new position on.
+        self.session.unsubscribe(*(self._held.pop(topic) for topic in positions if topic in self._held))
         added, beyond = self._want(asked, terms, has_options=not _OPTIONS.isdisjoint(request))
+        # A code whose market was subscribed too may have kept other options.
+        made = {topic: of for topic, of in made.items() if self._terms.get(topic) is terms}
         ignored = ignored_fields(request, self.shape)
         if self.opts_in.isdisjoint(request):
             self._reject([*asked.rejected, *beyond.values()])
             self.session.tell_ignored(ignored)
-            self._update(None, positions)
+            self._update(None, positions, made)
             return
         opened = _Request(asked, added, beyond, positions)
 
@@ -207,9 +211,21 @@ class _Codes:
             self.session.tell(ack | shown_ignored(ignored) | self._unknown_fields(ticket, asked.topics, terms))
 
         self._open = (*self._open, opened)
-        for subscription in self._update(acknowledge, positions):
+        for subscription in self._update(acknowledge, positions, made):
             if isinstance(subscription.gate, Ticket):
                 opened.ticket = subscription.gate
+
+    async def _make(
+        self, topics: Iterable[Topic], terms: Terms, positions: Mapping[Topic, Position]
+    ) -> dict[Topic, Subscription]:
+        """Return subscriptions for those topics that may need new ones, made in several turns of the loop."""
+        made: dict[Topic, Subscription] = {}
+        for topic in topics:
+            if topic not in self._held or topic in positions:
+                made[topic] = Subscription(self.session.sender, self.session, topic, terms, positions.get(topic))
+                if not len(made) % CODES_A_TURN:
+                    await asyncio.sleep(0)
+        return made
 
     def _want(
         self, asked: _Asked, terms: Terms, *, has_options: bool
@@ -218,10 +234,10 @@ class _Codes:
         limit = self.session.host.config.max_topics
         added: dict[Topic, str] = {}
         beyond: dict[Topic, Rejection] = {}
+        reason = f"a socket holds at most {limit} subscriptions"
         for topic, name in asked.topics.items():
             if topic not in self.wanted:
                 if len(self.wanted) >= limit:
-                    reason = f"a socket holds at most {limit} subscriptions"
                     beyond[topic] = Rejection(name, "symbol_limit", reason)
                     continue
                 self.wanted[topic] = added[topic] = name
@@ -241,7 +257,7 @@ class _Codes:
         asked, added = opened.asked, opened.added
         ack: dict[str, Any] = {
             "added": list(added.values()),
-            "rejected": [rejection.shown() for rejection in (*asked.rejected, *opened.refused.values())],
+            **_shown(chain(asked.rejected, opened.refused.values()), len(asked.rejected) + len(opened.refused)),
             "active": len(self.wanted),
         }
         if opened.positions:
@@ -261,11 +277,12 @@ class _Codes:
         held = self._held.get(topic)
         return held is not None and isinstance(held.gate, Ticket) and held.gate.waits_for(held)
 
-    def _unsubscribe(self, request: dict[str, Any]) -> None:
-        named, rejected, _ = self.read(request)
+    async def _unsubscribe(self, request: dict[str, Any]) -> None:
+        named, rejected, _ = await self.read(request)
         ended = self._named(named, in_any_form=bool(self.detail) and self.detail not in request)
         found = set(ended.values())
-        rejected += [self._not_subscribed(topic, name) for topic, name in named.items() if name not in found]
+        missing = {topic: name for topic, name in named.items() if name not in found}
+        rejections = _shown(chain(rejected, self._not_subscribed(missing)), len(rejected) + len(missing))
         for topic in ended:
             del self.wanted[topic]
             self._terms.pop(topic, None)
@@ -274,8 +291,7 @@ class _Codes:
         self._update()
         removed = list(dict.fromkeys(ended.values()))
         answer = {"type": "unsubscribed", "id": request.get("id"), "removed": removed, "active": len(self.wanted)}
-        rejections = [rejection.shown() for rejection in rejected]
-        answer |= {"rejected": rejections} if rejections else {}
+        answer |= rejections if rejections["rejected"] else {}
         answer |= self._by_detail(ended.items())
         self.session.tell(answer | shown_ignored(ignored_fields(request, self.shape)))
 
@@ -286,12 +302,15 @@ class _Codes:
         names = set(named.values())
         return {topic: name for topic, name in self.wanted.items() if name in names}
 
-    def _not_subscribed(self, topic: Topic, name: str) -> Rejection:
-        others = [_detail(held) for held, of in self.wanted.items() if of == name] if self.detail else []
-        reason = f"{name} is not subscribed"
-        if others:
-            reason += f" with {self.detail} {_detail(topic)}, only with {', '.join(others)}"
-        return Rejection(name, "not_subscribed", reason)
+    def _not_subscribed(self, missing: Mapping[Topic, str]) -> Iterator[Rejection]:
+        others: dict[str, list[str]] = {}
+        for held, name in self.wanted.items() if missing and self.detail else ():
+            others.setdefault(name, []).append(_detail(held))
+        for topic, name in missing.items():
+            reason = f"{name} is not subscribed"
+            if name in others:
+                reason += f" with {self.detail} {_detail(topic)}, only with {', '.join(others[name])}"
+            yield Rejection(name, "not_subscribed", reason)
 
     def _by_detail(self, topics: Iterable[tuple[Topic, str]]) -> dict[str, dict[str, list[str]]]:
         """Return the additional field of a frame that names codes: by period or gear_num, if one is not the default."""
@@ -308,11 +327,11 @@ class _Codes:
         self,
         acknowledge: Callable[[Ticket], None] | None = None,
         positions: Mapping[Topic, Position] = MappingProxyType({}),
+        made: Mapping[Topic, Subscription] = MappingProxyType({}),
     ) -> list[Subscription]:
         """Hold exactly the subscriptions that are needed for what the client asked for; return the new ones."""
         needed = dict.fromkeys(self.needed())
-        for topic in [topic for topic in self._held if topic not in needed]:
-            self.session.unsubscribe(self._held.pop(topic))
+        self.session.unsubscribe(*[self._held.pop(topic) for topic in [*self._held] if topic not in needed])
         added: dict[Topic, Subscription] = {}
         for topic in needed:
             if topic not in self._held:
@@ -320,7 +339,8 @@ class _Codes:
                 opened = self._naming(topic) if acknowledge is None else None
                 position = (opened.positions if opened is not None else positions).get(topic)
                 terms = self._terms.get(topic, DOCUMENTED)
-                added[topic] = Subscription(self.session.sender, self.session, topic, terms, position)
+                of = made.get(topic) if opened is None else None
+                added[topic] = of or Subscription(self.session.sender, self.session, topic, terms, position)
                 if opened is not None and opened.ticket is not None:
                     opened.ticket.add(added[topic])
         self._held.update(added)
@@ -336,8 +356,9 @@ class _Codes:
 
         This is no refusal: if a source delivers such a field, it is sent.
         """
-        kinds = {parse_topic(topic)[::2] for topic in named} if terms.fields else ()
-        known = frozenset[str]().union(*(known_fields(*kind) for kind in kinds))
+        # The topics of one request have the same kind and detail.
+        first = next(iter(named), None) if terms.fields else None
+        known = frozenset[str]() if first is None else known_fields(*parse_topic(first)[::2])
         if not known:
             return {}
         seen = ticket.fields_held()
@@ -362,10 +383,10 @@ class Realtime(_Codes):
     usual: ClassVar[str] = "tick"
     shape: ClassVar[type[Options]] = QuoteRequest
 
-    def read(self, request: dict[str, Any]) -> _Asked:
+    async def read(self, request: dict[str, Any]) -> _Asked:
         asked = read_request(request, QuoteRequest)
         period = check_period(asked.period)
-        return _Asked(*_checked(asked.stocks, lambda code: quote_topic(code, period)), asked)
+        return _Asked(*await _checked(asked.stocks, lambda code: quote_topic(code, period)), asked)
 
 
 class WholeQuote(_Codes):
@@ -374,9 +395,9 @@ class WholeQuote(_Codes):
     field: ClassVar[str] = "codes"
     shape: ClassVar[type[Options]] = WholeRequest
 
-    def read(self, request: dict[str, Any]) -> _Asked:
+    async def read(self, request: dict[str, Any]) -> _Asked:
         asked = read_request(request, WholeRequest)
-        return _Asked(*_checked(asked.codes, whole_topic), asked)
+        return _Asked(*await _checked(asked.codes, whole_topic), asked)
 
     def needed(self) -> Iterable[Topic]:
         # The records of a code whose whole market is subscribed too would be sent twice.
@@ -394,11 +415,11 @@ class L2Thousand(_Codes):
     usual: ClassVar[str] = "0"
     shape: ClassVar[type[Options]] = L2Request
 
-    def read(self, request: dict[str, Any]) -> _Asked:
+    async def read(self, request: dict[str, Any]) -> _Asked:
         asked = read_request(request, L2Request)
         if asked.gear_num < 0:
             raise BadRequest("bad_request", f"gear_num must not be negative, got {asked.gear_num}")
-        return _Asked(*_checked(asked.stocks, lambda code: l2_topic(code, asked.gear_num)), asked)
+        return _Asked(*await _checked(asked.stocks, lambda code: l2_topic(code, asked.gear_num)), asked)
 
 
 class Formula:
@@ -526,7 +547,7 @@ class DownloadProgress:
             raise BadRequest("bad_request", "this socket has a download already; open another socket for the next one")
         asked = read_request(request, DownloadStart)
         period = check_period(asked.period)
-        named, rejected = _checked(asked.stocks, quote_topic)
+        named, rejected = await _checked(asked.stocks, quote_topic)
         for rejection in rejected[:ERRORS_A_REQUEST]:
             self.session.error(rejection.error, rejection.reason, symbol=rejection.code)
         if not named:
@@ -663,13 +684,24 @@ def _number(query: dict[str, list[str]], name: str, what: str) -> int | None:
     return int(text)
 
 
-def _checked(codes: list[object], topic_of: Callable[[str], Topic]) -> tuple[dict[Topic, str], list[Rejection]]:
+async def _checked(codes: list[object], topic_of: Callable[[str], Topic]) -> tuple[dict[Topic, str], list[Rejection]]:
+    """Return the topics of `codes` with their names, and the wrong codes; others have turns of the loop meanwhile."""
     topics: dict[Topic, str] = {}
     rejected: list[Rejection] = []
+    for at in range(0, len(codes), CODES_A_TURN):
+        if at:
+            await asyncio.sleep(0)
+        _check_part(codes[at : at + CODES_A_TURN], topic_of, topics, rejected)
+    return topics, rejected
+
+
+def _check_part(
+    codes: list[object], topic_of: Callable[[str], Topic], topics: dict[Topic, str], rejected: list[Rejection]
+) -> None:
     for code in codes:
         if len(rejected) >= NAMED_REJECTIONS and not (isinstance(code, str) and (code in MARKETS or is_code(code))):
             # No answer shows the reason, and a suggestion takes 20 us.
-            rejected.append(Rejection(str(code)[:40] if isinstance(code, str | int) else "", "unknown_symbol", ""))
+            rejected.append(Rejection(str(code)[:40] if isinstance(code, (str, int)) else "", "unknown_symbol", ""))
             continue
         try:
             # Codes and markets are strings; `check_code` refuses everything else, a number with a hint.
@@ -677,7 +709,13 @@ def _checked(codes: list[object], topic_of: Callable[[str], Topic]) -> tuple[dic
             topics[topic_of(name)] = name
         except BadCode as exc:
             rejected.append(Rejection(exc.symbol[:40], exc.code, exc.reason))
-    return topics, rejected
+
+
+def _shown(rejected: Iterable[Rejection], count: int) -> dict[str, Any]:
+    """Return what an ack says of `count` codes that are not served: the first of them, and how many more there are."""
+    shown = [rejection.shown() for rejection in islice(rejected, NAMED_REJECTIONS)]
+    more = count - len(shown)
+    return {"rejected": shown} | ({"rejected_more": more} if more else {})
 
 
 def _terms(options: Options) -> Terms:

@@ -48,6 +48,9 @@ logger = logging.getLogger(__name__)
 WS_MAX_SIZE = 32 * REQUEST_BYTES
 # Connections that may wait to be accepted; uvicorn's default.
 BACKLOG = 2048
+# Bytes of what a client sends that wait in the system (Linux takes the double). A paused socket holds as much in the
+# worker, 256 KB without this; a request has 64 KB at most.
+RECEIVE_BUFFER = 32 * 1024
 # Open sockets are closed with 1012 at once; clients that do not answer the close are dropped after these seconds.
 SHUTDOWN_TIMEOUT = 2
 # One of several workers that gives no answer for so many seconds, or `freeze_timeout` if that is shorter, counts as
@@ -252,6 +255,8 @@ def _bind(host: str, port: int) -> socket.socket:
         if sys.platform != "win32":
             # On Windows this option would let two servers bind the same port.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections have it too.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         bound.bind((host, port))
         # Listen at once: two processes with this option may both bind the port; only the second `listen` fails.
         bound.listen(BACKLOG)

@@ -7,10 +7,11 @@ The ASGI server's task for this socket reads the requests. Everything is sent by
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar, Protocol
 from urllib.parse import parse_qsl
@@ -20,7 +21,8 @@ from starlette.types import Receive, Scope, Send
 from gateway.access.hosts import host_allowed, is_near, why_unknown
 from gateway.access.origins import origin_allowed, why_denied
 from gateway.auth import KEY_SUBPROTOCOL, Keys, presented_key
-from gateway.budget import UNREAD_ANSWERS, Budget, Purse, codes_named, cut_rejections
+from gateway.costs.budget import UNREAD_ANSWERS, Budget, Purse, codes_named
+from gateway.costs.slices import Slices
 from gateway.counters import Sent
 from gateway.feed import Feed
 from gateway.sending.flushes import Flushes
@@ -29,7 +31,7 @@ from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, AsgiSender, Frames, PreparedSender, Sender
 from gateway.session_state import TABLE, Act, Event, State
 from gateway.streams.member import Refusal
-from gateway.subscription import Subscription, Ticket
+from gateway.subscription import ENDED, Subscription, Ticket
 from qmt_bridge.closes import (
     BAD_REQUEST,
     CONNECTION_LIMIT,
@@ -67,6 +69,8 @@ logger = logging.getLogger(__name__)
 # A client that offers one of these has opted in; the value says whether frames are binary (MessagePack).
 SUBPROTOCOLS = {"qmt.v1.json": False, "qmt.v1.msgpack": True}
 AUTH_TIMEOUT = 5.0
+# Topics that are joined or left at a time, which takes 2 ms.
+PART = 100
 FIRST_REQUEST_TIMEOUT = 30.0
 # Seconds between two looks whether a client has read its answers, and after how many looks its window is ignored.
 ANSWERS_AGAIN = 0.02
@@ -133,6 +137,7 @@ class Host(Protocol):
     # The outboxes of all sessions.
     pool: Pool
     budget: Budget
+    slices: Slices
     # How often each limit was reached, by its name.
     limited: Counter[str]
     # The open sessions.
@@ -150,6 +155,7 @@ class Session:
         "_end",
         "_ended",
         "_ignored",
+        "_key",
         "_needs_key",
         "_purse",
         "_reader",
@@ -182,6 +188,8 @@ class Session:
         self._reader: asyncio.Task[Any] | None = None
         self._state = State.HANDSHAKE
         self._needs_key = False
+        # Stands for the key that the client has shown.
+        self._key: str | None = None
         # Why the session ends, once that is decided.
         self._end: Ended | None = None
         # The snapshots that have ended in this turn of the loop, with the number of codes of each.
@@ -267,9 +275,11 @@ class Session:
             del self.host.budget.sockets[self._address]
         self.sender.gone = True
         # Not `unsubscribe`: what waits for the client goes as a whole, and to look for each topic's part takes seconds.
-        for subscription in self.subscriptions:
-            self.host.feed.hub.leave(subscription.topic, subscription)
-            subscription.stop()
+        subscriptions, self.subscriptions = list(self.subscriptions), {}
+        for subscription in subscriptions:
+            subscription.gate = ENDED
+        for part in _parts(subscriptions):
+            self.host.slices.do(self, functools.partial(self._leave_streams, part))
         self.sender.stop()
         self.sender.outbox.close()
         unfit = self.sender.outbox.unfit
@@ -286,17 +296,33 @@ class Session:
         self.subscriptions.update(dict.fromkeys(subscriptions))
         if acknowledge is not None:
             Ticket(self.sender, subscriptions, acknowledge)
-        members = {subscription.topic: subscription for subscription in subscriptions}
-        self.host.feed.hub.join(members, time.monotonic(), after)
+        for part in _parts(subscriptions):
+            self.host.slices.do(self, functools.partial(self._join_streams, part, after))
 
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """End a subscription."""
-        if self.subscriptions.pop(subscription, subscription) is None:
-            self.host.feed.hub.leave(subscription.topic, subscription)
-            subscription.end()
+    def _join_streams(self, subscriptions: Sequence[Subscription], after: JournalPosition | None) -> None:
+        """Join those streams that the client has not left meanwhile."""
+        waiting = [of for of in subscriptions if of in self.subscriptions]
+        try:
+            while waiting:
+                # One topic may serve several depths.
+                members = {of.upstream: of for of in waiting}
+                self.host.feed.hub.join(members, time.monotonic(), after)
+                waiting = [of for of in waiting if members[of.upstream] is not of]
+        except Exception:
+            self.broke()
+
+    def _leave_streams(self, subscriptions: Sequence[Subscription]) -> None:
+        for subscription in subscriptions:
+            self.host.feed.hub.leave(subscription.upstream, subscription)
             subscription.stop()
-            if isinstance(subscription.gate, Ticket):
-                subscription.gate.release(subscription)
+
+    def unsubscribe(self, *subscriptions: Subscription) -> None:
+        """End subscriptions."""
+        ended = [of for of in subscriptions if self.subscriptions.pop(of, of) is None]
+        for subscription in ended:
+            subscription.end()
+        for part in _parts(ended):
+            self.host.slices.do(self, functools.partial(self._leave_streams, part))
 
     def refused(self, subscription: Subscription, refusal: Refusal) -> None:
         """Tell the client that a topic is not served, or no longer."""
@@ -347,7 +373,7 @@ class Session:
 
     def _queue(self, frame: Mapping[str, Any]) -> None:
         shown = {key: value for key, value in frame.items() if key != "id" or value is not None}
-        self.sender.tell(cut_rejections(shown))
+        self.sender.tell(shown)
 
     def error(self, code: ErrorCode, error: str, **fields: Any) -> None:
         """Queue an error frame; fields that are None are left out."""
@@ -447,6 +473,7 @@ class Session:
         waits = endpoint.first_request_timeout
         while self._end is None:
             await self._answers_read()
+            await self.host.slices.done(self)
             try:
                 async with asyncio.timeout(waits):
                     payload = await self._next_payload()
@@ -547,6 +574,7 @@ class Session:
                 answer = {"type": "authenticated", "id": number}
         if key is None or not keys.accepts(key):
             raise Ended(UNAUTHORIZED, self._no_key(endpoint) if key is None else "the API key is wrong")
+        self._key = keys.name(key)
         return answer
 
     def _headers(self) -> dict[str, str]:
@@ -592,7 +620,7 @@ class Session:
         if not self._purse.name(now, cost):
             self.host.limited["codes"] += 1
             raise BadRequest("rate_limited", f"more than {self.host.config.max_code_rate} codes a second")
-        wait = self.host.budget.spend(self._address, now, cost)
+        wait = self.host.budget.spend(self._address, now, cost, self._key)
         if wait is None or wait > 0:
             self.host.limited["codes_of_all"] += 1
         if wait is None:
@@ -642,6 +670,11 @@ class Session:
             self.sender.abort()
             return f"{shown} (aborted)"
         return shown
+
+
+def _parts(subscriptions: Sequence[Subscription]) -> Iterator[Sequence[Subscription]]:
+    for at in range(0, len(subscriptions), PART):
+        yield subscriptions[at : at + PART]
 
 
 def _repeated(request: Mapping[str, Any]) -> int | float | str | None:

@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse, Response
 from gateway import metrics
 from gateway.worker import Worker
 from qmt_bridge.process import child
-from qmt_bridge.wire.frames import to_json
+from qmt_bridge.wire import frames
 
 _NEEDS_KEY = "unauthorized: only this machine sees the metrics without the API key (Authorization: Bearer <key>)\n"
 Page = Callable[[Worker, bool], Response]
@@ -87,4 +87,4 @@ def _instances(worker: Worker) -> dict[str, object]:
 
 
 def _json(body: dict[str, object], status: int = 200) -> Response:
-    return Response(to_json(body), status, media_type="application/json")
+    return Response(frames.encode(body), status, media_type="application/json")

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
+from gateway.sending.depth import kept_levels, served_by
 from gateway.sending.outbox import Item
 from gateway.sending.pace import Limit, limit
 from gateway.sending.sender import Sender
-from gateway.sending.view import Seen, View, field_names
+from gateway.sending.view import Seen, View, field_names, in_one_order
 from gateway.streams.member import Outcome, Refusal
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
 from qmt_bridge.wire.messages import known_fields
 from qmt_bridge.wire.positions import Position
-from qmt_bridge.wire.topics import Topic, behaviour_of, parse_topic
+from qmt_bridge.wire.topics import Behaviour, Kind, Topic, behaviour_of
 
 # How many held frames are read to see which fields records have.
 FRAMES_LOOKED_AT = 20
+# Combinations of terms and kinds of topics that are remembered.
+MANNERS = 256
 
 
 class Owner(Protocol):
@@ -38,6 +42,9 @@ class Owner(Protocol):
 
     def refused(self, subscription: Subscription, refusal: Refusal) -> None:
         """Forget a topic that is not served, or no longer; tell the client if its gate is no `Ticket`."""
+
+    def broke(self) -> None:
+        """End the session because of the exception that is being handled."""
 
     def snapshot_ended(self, subscription: Subscription, count: int) -> None:
         """Tell the client that it was sent a whole snapshot of `count` codes."""
@@ -114,7 +121,8 @@ class Ticket:
     def _open(self) -> None:
         """Pass on what was held, and what comes from now on."""
         for subscription in self.subscriptions:
-            subscription.gate = subscription.pacer
+            if subscription.gate is self:
+                subscription.gate = subscription.pacer
         held, self._held = self._held, []
         for subscription, frame in held:
             if isinstance(frame, Frame):
@@ -123,8 +131,7 @@ class Ticket:
                 subscription.snapshot_ended(frame)
 
     def release(self, subscription: Subscription) -> None:
-        """Forget a subscription that the client ended before it was answered."""
-        self._held = [(of, frame) for of, frame in self._held if of is not subscription]
+        """Wait no longer for a subscription that the client ended; its gate drops the frames that are held."""
         self.settle(subscription, "live", None)
 
 
@@ -174,6 +181,13 @@ class Pacer:
             self._timer = self._loop.call_at(self._limit.due, self._release_due, subscription)
 
     def _release_due(self, subscription: Subscription) -> None:
+        # The loop would only log an exception, and the client would wait for frames that do not come any more.
+        try:
+            self._pass_due(subscription)
+        except Exception:
+            subscription.owner.broke()
+
+    def _pass_due(self, subscription: Subscription) -> None:
         self._timer = None
         now = self._loop.time()
         if now >= self._limit.due:
@@ -194,6 +208,21 @@ class Pacer:
             subscription.gate = gate
 
 
+class _Ended:
+    """The gate of a subscription that has ended: nothing passes, although its stream may still have it as a member."""
+
+    __slots__ = ()
+
+    def hold(self, subscription: Subscription, frame: Frame) -> None:
+        """Drop a frame."""
+
+    def hold_end(self, subscription: Subscription, count: int) -> None:
+        """Drop the end of a snapshot."""
+
+
+ENDED = _Ended()
+
+
 class Terms(NamedTuple):
     """How a subscription is served; the defaults are what xtquant's document says (requests.Options)."""
 
@@ -207,6 +236,31 @@ class Terms(NamedTuple):
 
 
 DOCUMENTED = Terms()
+
+
+class _Manner(NamedTuple):
+    """What follows from the terms for all topics of one kind and detail, so that thousands of codes share it."""
+
+    # None stands for the default view, which every frame renders once and keeps.
+    view: View | None
+    behaviour: Behaviour
+    # The fields that were asked for and are not documented.
+    unknown: tuple[str, ...]
+
+
+@lru_cache(maxsize=MANNERS)
+def _manner(terms: Terms, word: str, ending: str, binary: bool, deflated: bool, seq_id: int | None) -> _Manner:
+    """Return how to serve topics that begin with `word`, and have `ending` after the code."""
+    detail = ending.rstrip("/")
+    levels = kept_levels(int(detail)) if word == Kind.L2 else 0
+    view = View(binary, in_one_order(terms.fields), terms.stamped, seq_id, deflated, levels)
+    behaviour = behaviour_of(f"{word}/?/{ending}")
+    if terms.keep_all:
+        behaviour = behaviour._replace(versions="none")
+    known = known_fields(Kind(word), detail) if terms.fields else frozenset()
+    return _Manner(
+        None if view == View() else view, behaviour, tuple(name for name in terms.fields if name not in known)
+    )
 
 
 class Subscription:
@@ -227,6 +281,7 @@ class Subscription:
         "recovered",
         "snapshot",
         "topic",
+        "upstream",
     )
 
     def __init__(
@@ -241,13 +296,15 @@ class Subscription:
         self.owner = owner
         self._sender = sender
         self.topic = topic
+        # The topic whose frames serve it: those of a larger depth are cut.
+        self.upstream = served_by(topic)
         # Whether the client has missed nothing since its `position`; None without a position, or before the answer.
         self.recovered: bool | None = None
         # The position after which new frames begin; 0 while the feeder has not answered.
         self.began = 0
         self.epoch = 0
         # What holds frames: the ticket until the ack is sent, then the pacer, if there is one.
-        self.gate: Ticket | Pacer | None = None
+        self.gate: Ticket | Pacer | _Ended | None = None
         self.pacer: Pacer | None = None
         self._position = position
         self._joined = False
@@ -256,17 +313,11 @@ class Subscription:
     def serve(self, terms: Terms, seq_id: int | None = None) -> None:
         """Serve by these terms from now on."""
         outbox = self._sender.outbox
-        view = View(outbox.binary, terms.fields, terms.stamped, seq_id, outbox.deflated)
-        # None stands for the default view, which every frame renders once and keeps.
-        self._view = None if view == View() else view
-        behaviour = behaviour_of(self.topic)
-        self._behaviour = behaviour._replace(versions="none") if terms.keep_all else behaviour
+        word, _, *detail = self.topic.split("/")
+        manner = _manner(terms, word, "/".join(detail), outbox.binary, outbox.deflated, seq_id)
+        self._view, self._behaviour, self._unknown = manner
         self.snapshot = terms.snapshot
-        self._unknown: tuple[str, ...] = ()
-        if terms.fields:
-            kind, _, detail = parse_topic(self.topic)
-            self._unknown = tuple(name for name in terms.fields if name not in known_fields(kind, detail))
-        pacer = Pacer(limit(terms.interval, behaviour), self._sender.loop) if terms.interval else None
+        pacer = Pacer(limit(terms.interval, behaviour_of(self.topic)), self._sender.loop) if terms.interval else None
         before, self.pacer = self.pacer, pacer
         if before is not None:
             before.release(self)
@@ -323,16 +374,26 @@ class Subscription:
     def settle(self, outcome: Outcome, refusal: Refusal | None) -> None:
         """Pass the outcome to the ticket, and a refusal to the session."""
         self._joined = True
+        if self.gate is ENDED:
+            # The client has ended it, and may have subscribed the topic again.
+            return
         if refusal is not None:
             self.owner.subscriptions.pop(self, None)
             self.stop()
             self.owner.refused(self, refusal)
         if isinstance(self.gate, Ticket):
             self.gate.settle(self, outcome, refusal)
+        if refusal is not None:
+            # What the ticket has held is of a code that the ack rejects.
+            self.gate = ENDED
 
     def end(self) -> None:
-        """Drop what waits for a slow client, which has ended the subscription."""
+        """Send nothing more, also of what waits: the client has ended the subscription."""
+        gate, self.gate = self.gate, ENDED
         self._sender.outbox.drop(self)
+        self.stop()
+        if isinstance(gate, Ticket):
+            gate.release(self)
 
     def stop(self) -> None:
         """End the timer of what was kept: the subscription has ended."""
@@ -352,4 +413,5 @@ class Subscription:
 
     def missed(self, count: int) -> None:
         """Count lost messages; the worker's timer has the client told once a second."""
-        self.owner.missed += count
+        if self.gate is not ENDED:
+            self.owner.missed += count

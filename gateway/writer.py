@@ -157,7 +157,7 @@ class PreparedFrames(WebSocketsSansIOProtocol):
         self.queue.put_nowait({"type": "websocket.disconnect", "code": VANISHED.close_code})
         super().connection_lost(exc)
         self.full = False
-        self.backlog = None
+        self._forget_backlog()
         if self.sender is not None:
             self.sender.lost()
 
@@ -167,18 +167,23 @@ class PreparedFrames(WebSocketsSansIOProtocol):
             self.transport.pause_reading()
         elif not self.handshake_initiated:
             super().data_received(data)
-        elif self.backlog is None and len(data) <= intake.SLICE and self.handshake_complete and not self._owes():
-            self._parse(data)
+        elif self.backlog is None and len(data) <= intake.SLICE and self.handshake_complete and self._passes():
+            self.intake.spend(self._parse(data), self.loop.time())
         else:
             if self.backlog is None:
                 self.backlog = bytearray()
                 self.transport.pause_reading()
             self.backlog += data
-            self._queue()
+            self.intake.waiting += len(data)
+            if self.intake.waiting > intake.WAITING_BYTES and len(self.backlog) > intake.SLICE:
+                self._close_flood()
+            else:
+                self._queue()
 
-    def in_debt(self, now: float) -> bool:
-        """Return whether the client has sent more than its share (intake.Source)."""
-        return self.meter.debt(now) > 0
+    @property
+    def waiting(self) -> int:
+        """Return how many bytes wait to be parsed (intake.Source)."""
+        return len(self.backlog or b"")
 
     def work_off(self, now: float) -> float:
         """Parse what waits for about a millisecond, as long as no message waits for the session (intake.Source)."""
@@ -187,6 +192,7 @@ class PreparedFrames(WebSocketsSansIOProtocol):
         while self.backlog and cost < intake.TURN and not self.read_paused:
             piece = bytes(self.backlog[: intake.SLICE])
             del self.backlog[: intake.SLICE]
+            self.intake.waiting -= len(piece)
             cost += self._parse(piece)
         if self.meter.debt(now) > intake.FLOOD:
             self._close_flood()
@@ -197,8 +203,12 @@ class PreparedFrames(WebSocketsSansIOProtocol):
             self._read_on()
         return cost
 
-    def _owes(self) -> bool:
-        return self.meter.debt(self.loop.time()) > 0
+    def _passes(self) -> bool:
+        return self.intake.passes(self.meter, self.loop.time())
+
+    def _forget_backlog(self) -> None:
+        self.intake.waiting -= self.waiting
+        self.backlog = None
 
     def _queue(self) -> None:
         if not self.queued and not self.read_paused and self.handshake_complete and not self.disconnected:
@@ -214,7 +224,7 @@ class PreparedFrames(WebSocketsSansIOProtocol):
     def _close_flood(self) -> None:
         """End the session of a client that goes on sending more than it may, without reading anything more."""
         self.flooded = True
-        self.backlog = None
+        self._forget_backlog()
         self.transport.pause_reading()
         if self.sender is None or self.close_sent:
             self.abort()
@@ -297,7 +307,7 @@ class PreparedFrames(WebSocketsSansIOProtocol):
             return
         self.queue.put_nowait({"type": "websocket.disconnect", "code": close.code, "reason": close.reason})
         self.close_sent = True
-        self.backlog = None
+        self._forget_backlog()
         self.transport.write(b"".join(self.conn.data_to_send()))
         if close.code == TOO_LARGE.close_code:
             # If the connection ended while the client is sending, its system would not show it the close.

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ServerError,
         Unavailable,
         WireError,
+        WireVersionError,
     )
     from qmt_bridge.stream import StreamState
     from qmt_bridge.wire.frames import Frame
@@ -81,6 +82,7 @@ __all__ = [
     "TradeEvent",
     "Unavailable",
     "WireError",
+    "WireVersionError",
     "__version__",
     "download_topic",
     "formula_topic",
@@ -103,6 +105,7 @@ _MODULES = {
         "ServerError",
         "Unavailable",
         "WireError",
+        "WireVersionError",
     ),
     "qmt_bridge.wire.frames": ("Frame",),
     "qmt_bridge.wire.messages": (

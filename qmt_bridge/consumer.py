@@ -16,15 +16,15 @@ import zmq
 
 from qmt_bridge import sequence as sequences
 from qmt_bridge.config import default
-from qmt_bridge.errors import BadRequest, WireError
-from qmt_bridge.handshakes import Links, Notice
+from qmt_bridge.errors import BadRequest, WireError, WireVersionError
+from qmt_bridge.handshakes import Links, Notice, Trouble
 from qmt_bridge.sequence import Events, LastValues
 from qmt_bridge.silence import Silence
 from qmt_bridge.sockets import Curve, connect_dealer, connect_subscriber, load_curve
 from qmt_bridge.wire.codes import check_code
-from qmt_bridge.wire.frames import Frame, read
+from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.positions import JournalPosition
-from qmt_bridge.wire.requests import ask_reply_encoder, topic_state_decoder
+from qmt_bridge.wire.requests import TopicState, decode_reply, encode_ask
 from qmt_bridge.wire.topics import (
     ALL_TRADES,
     KINDS,
@@ -295,7 +295,7 @@ class _Link:
             # If the feeder ends at this moment, the other questions are sent when a feeder answers again.
             with suppress(zmq.Again):
                 for question in sequence.questions(now):
-                    self._dealer.send(ask_reply_encoder.encode(question), zmq.NOBLOCK)
+                    self._dealer.send(encode_ask(question), zmq.NOBLOCK)
         return now
 
     def take(self, sequence: sequences.Sequence, now: float) -> list[Frame]:
@@ -304,11 +304,12 @@ class _Link:
         strange: WireError | None = None
         for message in _received(self._dealer):
             try:
-                state = read(topic_state_decoder, message[-1])
+                reply = decode_reply(message[-1])
             except WireError as exc:
                 strange = exc
             else:
-                frames += sequence.answered(state, now)
+                if isinstance(reply, TopicState):
+                    frames += sequence.answered(reply, now)
         for subscriber in self._subscribers.values():
             for message in _received(subscriber):
                 try:
@@ -318,9 +319,15 @@ class _Link:
         if strange is not None:
             # Another program publishes at this address: ignore its message and wait for the feeder.
             if now >= self._strange_at + EPISODE_SECONDS:
-                logger.warning("what came from the feeder's address is left out: %s", strange)
+                self._tell_strange(strange)
             self._strange_at = now
         return frames
+
+    def _tell_strange(self, strange: WireError) -> None:
+        if isinstance(strange, WireVersionError):
+            self._on_notice(Notice(str(strange), Trouble.WIRE_VERSION))
+        else:
+            logger.warning("what came from the feeder's address is left out: %s", strange)
 
     def close(self) -> None:
         """Close the sockets.

@@ -4,6 +4,7 @@ QMTBridgeError
 ├── ConfigError        a setting is unknown or malformed
 │   └── Unavailable    ... or what it names is not there yet: starting again later may help
 ├── WireError          bytes from ZeroMQ that are not ours
+│   └── WireVersionError   ... but those of a program with another version of the wire
 ├── BadRequest         a client asked for something that cannot be; becomes an error frame
 │   └── BadCode        ... because of one malformed code; the other codes of the frame are served
 ├── Refused            a source cannot serve a topic
@@ -64,6 +65,17 @@ class Unavailable(ConfigError):
 
 class WireError(QMTBridgeError):
     """A ZeroMQ message or topic is not one of ours."""
+
+
+class WireVersionError(WireError):
+    """A program speaks another version of the wire (docs/wire.md)."""
+
+    def __init__(self, theirs: int, ours: int) -> None:
+        older = "the feeder" if theirs < ours else "this program"
+        super().__init__(
+            f"the feeder speaks version {theirs} of the wire, and this program version {ours}: update {older}"
+        )
+        self.theirs = theirs
 
 
 class BadRequest(QMTBridgeError):

@@ -53,6 +53,8 @@ class Trouble(StrEnum):
     CURVE_MISSING = "curve_missing"
     CURVE_UNEXPECTED = "curve_unexpected"
     NO_FEEDER = "no_feeder"
+    # The connection is there, and what comes is of another version: see `WireVersionError`.
+    WIRE_VERSION = "wire_version"
 
 
 # Of a connecting end; {where} is one address or several, {names} their settings.

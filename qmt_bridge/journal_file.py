@@ -19,11 +19,13 @@ import msgspec
 
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError, WireError
-from qmt_bridge.wire import frames
+from qmt_bridge.wire import earlier, frames
 from qmt_bridge.wire.messages import TradeEvent
 
-# PRAGMA user_version. Files of version 0 do not number the events of an account.
-VERSION = 1
+# PRAGMA user_version. Files of version 0 do not number the events of an account. The events of version 1 are
+# MessagePack (wire/earlier.py), and stay that; those that are added to such a file are JSON, like all of version 2.
+VERSION = 2
+READABLE = (1, 2)
 # `seq` counts the events of all accounts, `number` those of the event's own account, both from 1 without holes. An
 # account's newest number is kept when its events are deleted.
 TABLES = (
@@ -36,7 +38,7 @@ TABLES = (
 _ROWS = 1000
 _SQLITE = b"SQLite format 3\0"
 
-_event_decoder = msgspec.msgpack.Decoder(TradeEvent)
+_event_decoder = msgspec.json.Decoder(TradeEvent)
 
 
 class Row(NamedTuple):
@@ -125,7 +127,7 @@ class Reader:
                 raise
         except sqlite3.Error as exc:
             raise ConfigError("file", f"cannot read the trade journal {path}: {exc}") from exc
-        if version != VERSION or not tables:
+        if version not in READABLE or not tables:
             self._database.close()
             if version > VERSION:
                 reason = "is of a later version"
@@ -184,7 +186,7 @@ class Reader:
             values.append(since_ms)
         query = f"SELECT seq, account, number, time_ms, body FROM event WHERE {chosen} ORDER BY seq LIMIT {_ROWS}"
         while rows := self._database.execute(query, (after, *values)).fetchall():
-            yield from map(Row._make, rows)
+            yield from (row._replace(body=earlier.modern(row.body)) for row in map(Row._make, rows))
             after = rows[-1][0]
 
     def backup(self, out: Path) -> Holding:
@@ -298,8 +300,7 @@ def to_text(reader: Reader) -> str:
 def to_line(row: Row) -> bytes:
     """Return an event as a line of JSON; raise `WireError` if its body has no such form."""
     event = {"seq": row.seq, "account": row.account, "number": row.number, "time": row.time_ms}
-    body = frames.decode(row.body)
-    return frames.render(event | body if isinstance(body, dict) else {**event, "data": body}) + b"\n"
+    return frames.encode({**event, **frames.split(row.body)}) + b"\n"
 
 
 def _cells(name: str, holding: Holding) -> tuple[str, ...]:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TypeVar
 
-import msgspec
-
-from qmt_bridge.errors import Refused, WireError
-from qmt_bridge.wire.frames import Frame, read
+from qmt_bridge.errors import Refused, WireError, WireVersionError
+from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.journal import replayed, successors
-from qmt_bridge.wire.messages import FeedStatus, event_position
+from qmt_bridge.wire.messages import FeedStatus, event_position, read_status
 from qmt_bridge.wire.positions import JournalPosition, Position, Step
 from qmt_bridge.wire.requests import CatchUp, TopicState, parts_of
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, shown_topic
@@ -26,9 +23,6 @@ ROOM_BYTES = 512 * 1024
 MAX_HELD = 20_000
 
 T = TypeVar("T")
-
-
-_status_decoder = msgspec.msgpack.Decoder(FeedStatus)
 
 
 class LastValues:
@@ -282,7 +276,7 @@ class Sequence:
             # The accounts of a prefix that is no whole topic are not known before their first event.
             return self._events.setdefault(frame.topic, Events(frame.topic)).arrived(frame, frame.seq)
         if frame.topic == STATUS_TOPIC and self._events:
-            self._check(_read(partial(read, _status_decoder), frame))
+            self._check(_read(read_status, frame))
             if not self._shows_status:
                 return []
         return self.values.arrived(frame)
@@ -303,6 +297,8 @@ class Sequence:
 def _read(how: Callable[[bytes], T], frame: Frame) -> T:
     try:
         return how(frame.body)
+    except WireVersionError:
+        raise
     except WireError as exc:
         raise WireError(f"a message of {shown_topic(frame.topic)} cannot be read: {exc}") from exc
 

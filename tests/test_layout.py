@@ -206,8 +206,9 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     ("gateway/connections/opening.py", set(), IMPURE),
     ("gateway/connections/descriptors.py", set(), {"asyncio"}),
-    # It takes turns on the event loop.
+    # They take turns on the event loop.
     ("gateway/connections/intake.py", set(), IMPURE - {"asyncio"}),
+    ("gateway/connections/arrivals.py", {"gateway.connections.intake"}, IMPURE - {"asyncio"}),
     # Only data.
     ("gateway/counters.py", set(), IMPURE),
     # It sends by tasks of the event loop, and uses its clock.
@@ -228,7 +229,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         IMPURE,
     ),
     ("gateway/access/*", {"gateway.access"}, IMPURE),
-    ("gateway/budget.py", set(), IMPURE),
+    ("gateway/costs/budget.py", set(), IMPURE),
+    ("gateway/costs/slices.py", set(), IMPURE - {"asyncio", "time"}),
     (
         "gateway/server.py",
         EDGE | BESIDE | {"gateway", "prometheus_client", "starlette", "uvicorn", "uvloop"},

@@ -1,8 +1,8 @@
 """The epochs of a journal: one for each start of a feeder with it, and the newest positions kept from each epoch.
 
 Only the journal's thread uses them. They are in the table `lives` of its file: one row per start, with the newest
-positions at that time, over all accounts and of each account (MessagePack). A file without the table gets it at the
-next start, and has no earlier epoch.
+positions at that time, over all accounts and of each account (JSON; MessagePack in older rows). A file without the
+table gets it at the next start, and has no earlier epoch.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ import sqlite3
 import msgspec
 
 from feeder.events import Positions
-from qmt_bridge.wire import frames
+from qmt_bridge.errors import WireError
+from qmt_bridge.journal_file import VERSION
+from qmt_bridge.wire import earlier, frames
 from qmt_bridge.wire.positions import JournalPosition
 
 logger = logging.getLogger(__name__)
 
 _TABLE = "CREATE TABLE IF NOT EXISTS lives (epoch INTEGER NOT NULL, newest INTEGER NOT NULL, numbers BLOB NOT NULL)"
+
+_numbers_decoder = msgspec.json.Decoder(dict[str, int])
 
 
 class Epochs:
@@ -45,9 +49,9 @@ class Epochs:
             return
         for epoch, newest, numbers in database.execute("SELECT epoch, newest, numbers FROM lives ORDER BY epoch"):
             try:
-                of_accounts = msgspec.msgpack.decode(numbers, type=dict[str, int])
+                of_accounts = frames.read(_numbers_decoder, earlier.modern(numbers))
                 self._note(int(epoch), Positions(int(newest), of_accounts))
-            except (TypeError, ValueError, msgspec.DecodeError) as exc:
+            except (TypeError, ValueError, WireError) as exc:
                 # This row also has the last positions of the epoch before it, so none of the epochs can be checked.
                 logger.warning("the trade journal has an epoch of the feeder that cannot be read: %s", exc)
                 self._ends.clear()
@@ -67,6 +71,8 @@ class Epochs:
             return
         epoch, beginning = self._unsaved
         database.execute(_TABLE)
+        # What follows is JSON, which a feeder of version 1 would take for damage.
+        database.execute(f"PRAGMA user_version={VERSION}")
         database.execute(
             "INSERT INTO lives VALUES (?, ?, ?)", (epoch, beginning.newest, frames.encode(beginning.numbers))
         )

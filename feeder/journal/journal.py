@@ -32,7 +32,7 @@ from feeder.journal.opening import (
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.journal_file import newest_position, oldest_position
-from qmt_bridge.wire import frames
+from qmt_bridge.wire import earlier, frames
 from qmt_bridge.wire.messages import TradeEvent
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.topics import mask
@@ -63,7 +63,7 @@ SPARE_PAGES = 256
 # with one event per statement, a burst could wait for seconds. Old versions of SQLite accept 999 values per statement.
 _INSERT_EVENTS = 150
 _DAY_MS = 24 * 3600 * 1000
-_event_decoder = msgspec.msgpack.Decoder(TradeEvent)
+_event_decoder = msgspec.json.Decoder(TradeEvent)
 
 
 class Chunk(NamedTuple):
@@ -333,20 +333,21 @@ class Journal:
 
         At most `CHUNK_EVENTS` events and `room` bytes, but at least one event. The last chunk ends with the newest.
         """
-        bodies: list[msgspec.Raw] = []
-        last, size = after, 5
-        for position, body in self._after(after, account):
-            if not _is_event(body):
+        bodies: list[bytes] = []
+        last, size = after, 2
+        for position, saved in self._after(after, account):
+            body = _event(saved)
+            if body is None:
                 # SQLite has no checksums, so a damaged page may be read as another value.
                 if bodies:
-                    return Chunk(frames.encode(bodies), last, True)
+                    return Chunk(frames.join_records(bodies), last, True)
                 raise sqlite3.DatabaseError(f"the event at position {position} is damaged")
-            size += len(body)
+            size += len(body) + 1
             if bodies and (size > room or len(bodies) == CHUNK_EVENTS):
-                return Chunk(frames.encode(bodies), last, True)
-            bodies.append(msgspec.Raw(body))
+                return Chunk(frames.join_records(bodies), last, True)
+            bodies.append(body)
             last = position
-        return Chunk(frames.encode(bodies), last, False)
+        return Chunk(frames.join_records(bodies), last, False)
 
     def since(self, time_ms: int, after: int = 0) -> list[tuple[int, int, bytes]]:
         """Return seq, time (ms) and body of the next saved events from `time_ms` on, oldest first.
@@ -501,8 +502,13 @@ class Journal:
         return int(self._database.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _is_event(body: object) -> bool:
+def _event(saved: object) -> bytes | None:
+    """Return the body of an event, of version 1 too; None for anything else."""
+    if not isinstance(saved, bytes):
+        return None
+    body = earlier.modern(saved)
     try:
-        return isinstance(body, bytes) and frames.read(_event_decoder, body) is not None
+        frames.read(_event_decoder, body)
     except WireError:
-        return False
+        return None
+    return body

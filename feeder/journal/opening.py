@@ -156,7 +156,7 @@ def _prepare(path: Path, locking: str) -> sqlite3.Connection:
         columns = {row[0] for row in database.execute("SELECT name FROM pragma_table_info('event')")}
         if columns and version > VERSION:
             raise ConfigError("data_dir", f"the trade journal {path} is of a later version of this program")
-        if version < VERSION:
+        if not version:
             if columns >= _COLUMNS:
                 _convert(database)
             elif not database.execute("SELECT 1 FROM sqlite_master").fetchone():
@@ -165,6 +165,7 @@ def _prepare(path: Path, locking: str) -> sqlite3.Connection:
             else:
                 raise NoJournalError("it is the database of another program")
             database.execute(f"PRAGMA user_version={VERSION}")
+        # A file of version 1 becomes one of version 2 with its next epoch, and nothing has to be written before.
         elif not columns >= _COLUMNS | {"number"}:
             raise NoJournalError("it is the database of another program")
         database.execute("COMMIT")

@@ -12,10 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 # The types of most fields of a tick; these are taken as they are.
-_AS_IS = frozenset((float, str, bool, type(None)))
-_INTS = frozenset((int,))
-# The integers that MessagePack can represent.
-_INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
+_AS_IS = frozenset((int, float, str, bool, type(None)))
 # Stands for bytes that cannot be decoded.
 REPLACEMENT = "\ufffd"
 
@@ -36,9 +33,8 @@ class _Unfit(Exception):
 def plain(value: object) -> Any:
     """Return `value` as dict, list, str, int, float, bool or None, at every depth; NaN stays NaN.
 
-    Bytes become text. Raise TypeError for a value without such a form (datetime, Decimal, ...), OverflowError for an
-    int that does not fit 64 bits, and ValueError for two keys that become the same text. Each error names the place,
-    such as ``payload['600519.SH'][0]['time']``.
+    Bytes become text. Raise TypeError for a value without such a form (datetime, Decimal, ...), and ValueError for two
+    keys that become the same text. Each error names the place, such as ``payload['600519.SH'][0]['time']``.
     """
     try:
         return _plain(value)
@@ -140,8 +136,6 @@ def _plain(value: Any) -> Any:
         return value
     # The checks from here on include subclasses: bson's Int64, enumerations, numpy.float64 and numpy.str_.
     if isinstance(value, int):
-        if not _INT_MIN <= value <= _INT_MAX:
-            raise _Unfit(OverflowError, f"is {int(value)}, which does not fit 64 bits")
         return int(value)
     if isinstance(value, list | tuple):
         return _plain_list(value)
@@ -162,7 +156,7 @@ def _plain(value: Any) -> Any:
 def _plain_list(values: list[Any] | tuple[Any, ...]) -> list[Any]:
     # The usual case: a thousand prices or volumes of a depth, all of one type.
     kinds = set(map(type, values))
-    if kinds <= _AS_IS or (kinds == _INTS and min(values) >= _INT_MIN and max(values) <= _INT_MAX):
+    if kinds <= _AS_IS:
         return list(values)
     converted = []
     for position, item in enumerate(values):

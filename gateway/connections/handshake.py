@@ -17,6 +17,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from gateway.connections.arrivals import REQUEST_COST, Arrivals
 from gateway.connections.descriptors import Descriptors
 from gateway.connections.intake import SOCKET_SHARE, Meter
 from gateway.connections.opening import BROWSER_HEADERS, HEAD_BYTES, Opening, Unserved
@@ -39,9 +40,13 @@ class Handshake(H11Protocol):
         # One for each server.
         shared = vars(server_state)
         self.deadlines: Deadlines = shared.get("deadlines") or shared.setdefault("deadlines", Deadlines(self.loop))
+        self.arrivals: Arrivals = shared.get("arrivals") or shared.setdefault("arrivals", Arrivals(self.loop))
         self.opening = Opening()
-        # What its requests cost; None before the first answer.
-        self.meter: Meter | None = None
+        # A whole request that waits for its turn, and what the requests of this address have cost.
+        self.request = b""
+        self.meter: Meter
+        # What the answers of this connection have cost; None before the first one.
+        self.answered: Meter | None = None
         self.refused = False
         # Whether the next request has to wait.
         self.paused = False
@@ -77,23 +82,26 @@ class Handshake(H11Protocol):
             self.flow.pause_reading()
         if not self.transport.is_closing():
             now = self.loop.time()
-            self.meter = self.meter or Meter()
-            self.meter.spend(PAGE_COST, now)
+            self.answered = self.answered or Meter()
+            self.answered.spend(PAGE_COST, now)
             self.paused = True
             self.deadlines.begin(self)
-            self.loop.call_later(self.meter.debt(now) / SOCKET_SHARE, self._go_on)
+            self.loop.call_later(self.answered.debt(now) / SOCKET_SHARE, self._go_on)
 
     def expire(self) -> None:
-        """Give up a client that has not sent a whole request in time, or has not read the answer."""
-        if not self.opening or self._answering() or self.refused:
+        """Give up a client that has not sent a whole request in time, or has not read the answer, or waits too long."""
+        if self.request and not self.refused:
+            self._answer(HTTPStatus.TOO_MANY_REQUESTS, "too many requests of this address wait for their turn")
+            self.transport.close()
+        elif not self.opening or self._answering() or self.refused:
             self.transport.abort()
         else:
             self._answer(HTTPStatus.REQUEST_TIMEOUT, f"no whole request came within {REQUEST_TIMEOUT:.0f} s")
             self.transport.close()
 
-    def refuse(self, status: HTTPStatus, sentence: str) -> None:
+    def refuse(self, status: HTTPStatus, sentence: str, headers: str = "") -> None:
         """Answer with a sentence and close, after a moment: what is still on its way would undo the answer."""
-        self._answer(status, sentence)
+        self._answer(status, sentence, headers)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.loop.call_later(LINGER, self.transport.abort)
@@ -102,16 +110,30 @@ class Handshake(H11Protocol):
         """Answer what uvicorn does not understand like everything else that is not served."""
         self.refuse(HTTPStatus.BAD_REQUEST, msg)
 
-    def _answer(self, status: HTTPStatus, sentence: str) -> None:
+    def _answer(self, status: HTTPStatus, sentence: str, headers: str = "") -> None:
         self.refused = True
         self.deadlines.end(self)
         body = f"{sentence}\n".encode()
-        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n{headers}"
         head += "".join(f"{name}: {value}\r\n" for name, value in BROWSER_HEADERS.items())
         self.transport.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
 
+    @property
+    def waiting(self) -> int:
+        """Return 0: requests are served in the order in which they came (intake.Source)."""
+        return 0
+
+    def work_off(self, now: float) -> float:
+        """Serve the request that waits (intake.Source)."""
+        request, self.request = self.request, b""
+        if self.refused or self.transport.is_closing():
+            return 0.0
+        self.meter.spend(REQUEST_COST, now)
+        self._serve(request)
+        return REQUEST_COST
+
     def _answering(self) -> bool:
-        return self.paused or (self.cycle is not None and not self.cycle.response_complete)
+        return bool(self.request) or self.paused or (self.cycle is not None and not self.cycle.response_complete)
 
     def _go_on(self) -> None:
         self.paused = False
@@ -126,22 +148,32 @@ class Handshake(H11Protocol):
         try:
             request = self.opening.take()
         except Unserved as exc:
-            self.refuse(exc.status, exc.sentence)
+            self.refuse(exc.status, exc.sentence, exc.headers)
             return
         if request is None:
             if self.opening:
                 # The deadline of the request holds now, not the one of an idle connection.
                 self._unset_keepalive_if_required()
             return
+        self.request = request
+        self.meter = self.arrivals.meter(self.client[0] if self.client else "", self.loop.time())
+        if len(self.opening) > HEAD_BYTES:
+            self.flow.pause_reading()
+        self.arrivals.add(self)
+
+    def _serve(self, request: bytes) -> None:
         self.deadlines.begin(self)
         super().data_received(request)
         after = self.transport.get_protocol()
         if after is not self:
             # A WebSocket now.
             self.deadlines.end(self)
+            self.flow.resume_reading()
             if self.opening:
                 assert isinstance(after, asyncio.Protocol)
                 after.data_received(self.opening.rest())
+        elif len(self.opening) <= HEAD_BYTES and not self._answering():
+            self.flow.resume_reading()
 
 
 class Deadlines:

@@ -29,15 +29,19 @@ BROWSER_HEADERS = {
 _END = re.compile(rb"\r?\n\r?\n")
 _EMPTY = re.compile(rb"[\r\n]+")
 _TLS = b"\x16\x03"
+_VERSION = b"sec-websocket-version"
+# RFC 6455, 4.2.2: a client of another version is told ours.
+_UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 
 
 class Unserved(Exception):
-    """A request that is not served; `sentence` says why."""
+    """A request that is not served; `sentence` says why, `headers` what the client may do instead."""
 
-    def __init__(self, status: HTTPStatus, sentence: str) -> None:
+    def __init__(self, status: HTTPStatus, sentence: str, headers: str = "") -> None:
         super().__init__(sentence)
         self.status = status
         self.sentence = sentence
+        self.headers = headers
 
 
 class Opening:
@@ -119,8 +123,15 @@ def _body_size(head: bytes) -> int:
         raise Unserved(HTTPStatus.BAD_REQUEST, "Content-Length is no number")
     # Beyond 18 digits int() would only take time.
     size = int(given[:18])
-    if size and headers.get(b"upgrade", b"").lower() == b"websocket":
-        raise Unserved(HTTPStatus.BAD_REQUEST, "a request for a WebSocket has no body")
+    if headers.get(b"upgrade", b"").lower() == b"websocket":
+        _check_websocket(headers, size)
     if size > BODY_BYTES:
         raise Unserved(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body has at most {BODY_BYTES} bytes")
     return size
+
+
+def _check_websocket(headers: dict[bytes, bytes], size: int) -> None:
+    if size:
+        raise Unserved(HTTPStatus.BAD_REQUEST, "a request for a WebSocket has no body")
+    if headers.get(_VERSION, b"13") != b"13":
+        raise Unserved(HTTPStatus.UPGRADE_REQUIRED, "Sec-WebSocket-Version is 13 here", _UPGRADE)

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from gateway.sending.newest import Newest, Tables, is_one
+from gateway.sending.newest import Newest, Tables, count_records
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -167,9 +167,8 @@ class _ByCode:
         replaced = 0
         for code in list(by_code):
             if self._table.bit(code) & self._codes:
-                given = by_code.pop(code)
-                replaced += 1 if is_one(given) else len(frames.records(given))
-        return replaced, frame.with_body(frames.encode(by_code)) if by_code else None
+                replaced += count_records(by_code.pop(code))
+        return replaced, frame.with_body(frames.join_all(by_code)) if by_code else None
 
     def batches(self) -> Iterator[Frame]:
         yield from self._undivided
@@ -306,9 +305,9 @@ class _Calculated(NamedTuple):
 
 
 _Times = frozenset[int | float | str]
-_bar_decoder = msgspec.msgpack.Decoder(_Bar)
-_formula_decoder = msgspec.msgpack.Decoder(_Formula)
-_times_decoder = msgspec.msgpack.Decoder(_Times)
+_bar_decoder = msgspec.json.Decoder(_Bar)
+_formula_decoder = msgspec.json.Decoder(_Formula)
+_times_decoder = msgspec.json.Decoder(_Times)
 
 
 def _superseded(versions: Versions, older: Frame, newer: Frame) -> int:
@@ -348,10 +347,10 @@ def _counted(frame: Frame) -> _Counted | None:
 def _count(frame: Frame) -> _Counted | None:
     try:
         by_code = frames.split(frame.body)
-        numbers = [1 if is_one(given) else len(frames.records(given)) for given in by_code.values()]
+        numbers = list(map(count_records, by_code.values()))
     except WireError:
         return None
-    return _Counted(frozenset(by_code), sum(numbers), all(is_one(given) for given in by_code.values()))
+    return _Counted(frozenset(by_code), sum(numbers), all(number == 1 for number in numbers))
 
 
 def _calculated(frame: Frame) -> tuple[_Calculated, _Times]:

@@ -17,8 +17,7 @@ from qmt_bridge.wire.topics import Topic
 
 # Bytes that a record takes besides its own, with its code and its position.
 _RECORD_OVERHEAD = 256
-# MessagePack's header of a list of one element.
-_ONE = b"\x91"
+_LIST = ord("[")
 
 # The codes of one frame, as bits, and how many of its records are older versions of others in it.
 Codes = tuple[int, int]
@@ -78,12 +77,13 @@ class Newest:
         found = older = 0
         for code, given in by_code.items():
             record = given
-            if not is_one(given):
+            if is_list(given):
                 several = frames.records(given)
                 if not several:
                     continue
-                older += len(several) - 1
-                record = msgspec.Raw(_ONE + bytes(several[-1]))
+                if len(several) > 1:
+                    older += len(several) - 1
+                    record = msgspec.Raw(frames.join_records(several[-1:]))
             found |= 1 << self._put(code, record, position, may_be_older=may_be_older)
         return found, older
 
@@ -124,8 +124,11 @@ class Tables:
         return table
 
 
-def is_one(given: msgspec.Raw) -> bool:
-    """Return whether a code has one record: a list of one record, or the record itself (ticks of a whole market)."""
-    first = memoryview(given)[0]
-    # The other values are the headers of MessagePack's lists.
-    return first == _ONE[0] or not (0x90 <= first <= 0x9F or first == 0xDC or first == 0xDD)
+def is_list(given: msgspec.Raw) -> bool:
+    """Return whether a code has a list of records; in a whole market it has the record itself."""
+    return memoryview(given)[0] == _LIST
+
+
+def count_records(given: msgspec.Raw) -> int:
+    """Return how many records a code has."""
+    return len(frames.records(given)) if is_list(given) else 1

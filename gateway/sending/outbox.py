@@ -45,7 +45,7 @@ class Item(NamedTuple):
 
     def payload(self) -> bytes:
         """Return the payload of the WebSocket frame; raise `WireError` if it cannot be rendered."""
-        return self.frame.json if self.view is None else self.view.of(self.frame).payload
+        return self.frame.body if self.view is None else self.view.of(self.frame).payload
 
     def framed(self) -> bytes:
         """Return the whole WebSocket frame, the same bytes for all clients with this view."""

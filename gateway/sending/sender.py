@@ -19,7 +19,7 @@ from gateway.sending.view import Seen
 from gateway.sending.window import Window
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
-from qmt_bridge.wire.frames import Frame, to_json
+from qmt_bridge.wire.frames import Frame
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ class _Queue:
         self._count_skipped()
 
     def _encode(self, frame: Mapping[str, Any]) -> bytes:
-        return frames.encode(frame) if self.outbox.binary else to_json(frame)
+        return frames.to_msgpack(frame) if self.outbox.binary else frames.encode(frame)
 
     def _count_skipped(self) -> bool:
         """Count what was skipped; return whether a control frame that tells the client of it waits now."""

@@ -6,13 +6,18 @@ clients with this view.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
-from qmt_bridge.wire.frames import Frame, to_json
+from qmt_bridge.wire.frames import Frame
+
+# Lists of fields whose decoders are kept; to make one takes some 50 us.
+DECODERS = 256
 
 
 class View(NamedTuple):
@@ -20,7 +25,7 @@ class View(NamedTuple):
 
     # MessagePack in binary frames, instead of JSON in text frames.
     binary: bool = False
-    # The names of the fields that each record keeps; empty: all fields.
+    # The names of the fields that each record keeps, in one order (`in_one_order`); empty: all fields.
     fields: tuple[str, ...] = ()
     # Wrapped as {"type":"data","epoch":..,"seq":..,"time":..,"published":..,"data":..}.
     stamped: bool = False
@@ -28,6 +33,8 @@ class View(NamedTuple):
     seq_id: int | None = None
     # Compressed, where client and server have agreed on it.
     deflated: bool = False
+    # For a depth: the number of levels that each side keeps; 0: all.
+    levels: int = 0
 
     def of(self, frame: Frame) -> Seen:
         """Return `frame` in this view, the same object for every client."""
@@ -46,26 +53,25 @@ class View(NamedTuple):
             raise WireError(f"body cannot be shown as asked: {exc}") from exc
 
     def _json(self, frame: Frame) -> bytes:
-        text = frames.render(self._project(frame.data)) if self.fields else frame.json
+        text = frames.encode(self._project(frame.body)) if self.fields or self.levels else frame.body
         if self.seq_id is not None:
+            frames.checked(text)
             head = b'{"type":"formula_update","seq_id":%d' % self.seq_id
             text = head + (b"," if len(text) > 2 else b"") + text[1:]
         if self.stamped:
-            head = to_json({"type": "data", **_stamp(frame)})
+            head = frames.encode({"type": "data", **_stamp(frame)})
             text = b'%b,"data":%b}' % (head[:-1], text)
         return text
 
     def _msgpack(self, frame: Frame) -> bytes:
-        body = frame.body
+        body = self._project(frame.body) if self.fields or self.levels else frame.data
         if self.seq_id is not None:
-            body = frames.encode({"type": "formula_update", "seq_id": self.seq_id, **frame.data})
-        elif self.fields:
-            body = frames.encode(self._project(frame.data))
-        if self.stamped:
-            body = frames.encode({"type": "data", **_stamp(frame), "data": msgspec.Raw(body)})
-        return body
+            body = {"type": "formula_update", "seq_id": self.seq_id, **body}
+        return frames.to_msgpack({"type": "data", **_stamp(frame), "data": body} if self.stamped else body)
 
-    def _project(self, body: Any) -> Any:
+    def _project(self, encoded: bytes) -> Any:
+        """Return a decoded body of which each record has the fields and levels of this view."""
+        body = _decoded(encoded, self.fields)
         if not isinstance(body, dict):
             return body
         return {
@@ -76,7 +82,11 @@ class View(NamedTuple):
     def _cut(self, record: Any) -> Any:
         if not isinstance(record, dict):
             return record
-        return {name: record[name] for name in self.fields if name in record}
+        if self.fields:
+            record = {name: record[name] for name in self.fields if name in record}
+        if not self.levels:
+            return record
+        return {name: value[: self.levels] if isinstance(value, list) else value for name, value in record.items()}
 
 
 class Seen:
@@ -105,6 +115,28 @@ class Seen:
         if self._framed is None:
             self._framed = frames.framed(self.payload, self.view.binary, self.view.deflated)
         return self._framed
+
+
+def in_one_order(fields: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that a client has asked for as they are in a `View`: the same for each order of them."""
+    return tuple(sorted(set(fields)))
+
+
+def _decoded(encoded: bytes, fields: tuple[str, ...]) -> Any:
+    if fields:
+        try:
+            return frames.read(_decoder(fields), encoded)
+        except WireError:
+            # It is no map of records, and is shown as far as it can be.
+            pass
+    return frames.decode(encoded)
+
+
+@lru_cache(maxsize=DECODERS)
+def _decoder(fields: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
+    """Return a decoder that skips all other fields: three of a batch of 150 ticks take 0.2 ms, all take 2.8 ms."""
+    record = TypedDict("record", dict.fromkeys(fields, Any), total=False)  # type: ignore[misc]
+    return msgspec.json.Decoder(dict[str, list[record] | record])
 
 
 def field_names(frame: Frame) -> set[str]:

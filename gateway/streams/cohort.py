@@ -51,7 +51,9 @@ class Phase(Enum):
 class Cohort:
     """Members that have the same position; a LIVE cohort has the position of its stream."""
 
-    __slots__ = ("after", "asked_at", "members", "outdated", "parts", "phase", "position", "question", "settled")
+    __slots__ = (
+        "after", "asked_at", "asked_from", "members", "outdated", "parts", "phase", "position", "question", "settled",
+    )  # fmt: skip
 
     def __init__(
         self, phase: Phase, now: float = 0.0, position: Position = NOWHERE, after: JournalPosition | None = None
@@ -66,6 +68,8 @@ class Cohort:
         self.question: int | None = None
         # When the question was sent, or when the last part of its answer came.
         self.asked_at = now
+        # The position of the stream at that time: the answer may have nothing newer.
+        self.asked_from = NOWHERE
         # The parts of an answer that is not complete yet.
         self.parts: list[Frame] = []
         # The epoch of an answer that was ignored because the stream had seen a newer epoch; 0: none was ignored.

@@ -33,10 +33,12 @@ class ValueStream(Stream):
         """Add a member, which waits for the last value; return its cohort unless it shares a question.
 
         Only a question of other new members is shared: earlier members may have the last value already, so it would
-        not be delivered to their cohort.
+        not be delivered to their cohort. And only until the next frame: a client that has just ended its subscription
+        may have received that frame, and the answer may have an older value.
         """
-        shared = next((cohort for cohort in self.waiting if not cohort.settled), None)
+        shared = next((of for of in self.waiting if not of.settled and of.asked_from == self.position), None)
         cohort = shared or Cohort(Phase.ASKED, now)
+        cohort.asked_from = self.position
         cohort.members[member] = None
         if shared is not None:
             return None
@@ -98,21 +100,23 @@ class ValueStream(Stream):
             # The values between were lost; the last value replaces them.
             self._count_gap(state.seq - cohort.position.seq - 1, cohort.members)
         is_newer = Position(state.epoch, state.seq) > cohort.position
+        # Counted once, because it reads the whole snapshot: 4 ms for the market of Shanghai and Shenzhen.
+        codes = 0 if self._snapshot is None else sum(frames.count_codes(part.body) for part in cohort.parts)
         for member in cohort.members:
             starts = self._start(member, state.epoch, state.seq, "pending" if state.state == "pending" else "live")
             if starts and is_newer:
-                self._deliver_value(member, cohort.parts, now)
+                self._deliver_value(member, cohort.parts, codes, now)
             for frame in news:
                 member.deliver(frame)
 
-    def _deliver_value(self, member: Member, parts: list[Frame], now: float) -> None:
+    def _deliver_value(self, member: Member, parts: list[Frame], codes: int, now: float) -> None:
         for frame in parts:
             member.deliver(frame)
         if self._snapshot is None:
             return
         if parts:
             self._snapshot.waiting.pop(member, None)
-            member.snapshot_ended(sum(frames.count_codes(part.body) for part in parts))
+            member.snapshot_ended(codes)
         else:
             self._snapshot.expect(member, now + ANSWER_TIMEOUT)
 

@@ -28,7 +28,7 @@ from qmt_bridge.commands.load.crews import Crews, pin
 from qmt_bridge.commands.load.load import Load, endpoint
 from qmt_bridge.commands.load.measurement import Measurement
 from qmt_bridge.process.stop import shielded
-from qmt_bridge.wire.frames import framed, to_json
+from qmt_bridge.wire.frames import encode, framed
 
 # Errors that a user can correct; anything else is a bug and shows its traceback.
 ERRORS = (OSError, ValueError)
@@ -115,7 +115,7 @@ def measure(load: Load, seconds: float) -> dict[str, Any]:
 
 def selftest(load: Load, seconds: float) -> dict[str, Any]:
     """Measure the clients alone: how many frames they read from a loop that writes ready-made frames."""
-    body = to_json({"600519.SH": [{"time": 0, "lastPrice": 1858.0, "filler": "x" * 320}]})
+    body = encode({"600519.SH": [{"time": 0, "lastPrice": 1858.0, "filler": "x" * 320}]})
     frame = b'{"type":"data","epoch":1,"seq":1,"time":%d,"published":%d,"data":%b}'
     now = time.time_ns() // 1_000_000
     with Bare(framed(frame % (now, now, body)) * 64) as bare:

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import psutil
 import zmq
 
@@ -31,9 +30,8 @@ from qmt_bridge.process import child
 from qmt_bridge.process.child import STOP_SECONDS, TRY_AGAIN
 from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop
-from qmt_bridge.wire.frames import read
-from qmt_bridge.wire.messages import FeedStatus
-from qmt_bridge.wire.requests import CatchUp, ask_reply_encoder, topic_state_decoder
+from qmt_bridge.wire.messages import read_status
+from qmt_bridge.wire.requests import CatchUp, TopicState, decode_reply, encode_ask
 from qmt_bridge.wire.topics import STATUS_TOPIC
 
 logger = logging.getLogger(__name__)
@@ -51,7 +49,6 @@ STILL_STARTING = 30.0
 _NATIVE_CRASH = 0xC0000000
 Ready = Callable[[dict[str, Any], dict[str, int | None]], None]
 """Takes the answer of /readyz, and the process id of each part."""
-_status_decoder = msgspec.msgpack.Decoder(FeedStatus)
 
 
 class _Child:
@@ -179,7 +176,7 @@ class _Questions:
     def ask(self) -> None:
         """Ask, if there is a connection."""
         with contextlib.suppress(zmq.Again):
-            self._socket.send(ask_reply_encoder.encode(CatchUp(0, [STATUS_TOPIC])), zmq.NOBLOCK)
+            self._socket.send(encode_ask(CatchUp(0, [STATUS_TOPIC])), zmq.NOBLOCK)
 
     def answered(self) -> bool:
         """Return whether our feeder has answered since the last call."""
@@ -191,8 +188,9 @@ class _Questions:
                 return ours
             # Another program may listen there; its answers are ignored.
             with contextlib.suppress(WireError):
-                status = read(topic_state_decoder, answer).body
-                ours = ours or (status is not None and read(_status_decoder, status).instance == self._instance)
+                reply = decode_reply(answer)
+                body = reply.body if isinstance(reply, TopicState) else None
+                ours = ours or (body is not None and read_status(body).instance == self._instance)
 
     def close(self) -> None:
         """Disconnect."""

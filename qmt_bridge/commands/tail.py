@@ -18,7 +18,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import QMTBridgeError, WireError
 from qmt_bridge.silence import FIRST_SECONDS
-from qmt_bridge.wire.frames import render, to_json
+from qmt_bridge.wire.frames import checked, encode
 
 # Errors whose cause a user can remove; any other one is a bug and shows its traceback.
 ERRORS = (QMTBridgeError, OSError, websockets.WebSocketException, ValueError)
@@ -48,8 +48,8 @@ def from_wire(topics: Sequence[str], config: Config, count: int | None, after: i
         # A last value from the feeder's memory has no times.
         age = round((time.time_ns() - frame.received_ns) / 1e6, 3) if frame.received_ns else None
         try:
-            line = {"topic": frame.topic, "epoch": frame.epoch, "seq": frame.seq, "age_ms": age, "data": frame.data}
-            click.echo(render(line))
+            line = {"topic": frame.topic, "epoch": frame.epoch, "seq": frame.seq, "age_ms": age}
+            click.echo(encode({**line, "data": checked(frame.body)}))
         except WireError as exc:
             # Another program published this message; the feeder's own messages may follow.
             click.echo(f"message {frame.seq} of {frame.topic} is left out: {exc}", err=True)
@@ -120,4 +120,4 @@ def _request(path: str, codes: Sequence[str], period: str) -> str | None:
             return None
         case name:
             raise ValueError(f"no request can be made for /{name} from codes; give it with --send")
-    return to_json(request).decode()
+    return encode(request).decode()

@@ -230,7 +230,7 @@ def _decoded(cell: str) -> object:
 
 
 def _fitting(cell: str, found: Any) -> Any:
-    """Return `found`; refuse it if it holds a number that MessagePack cannot, where the record would be lost."""
+    """Return `found`; refuse it if it holds a number of more than 64 bits, which no field of xtquant has."""
     kind = type(found)
     if kind is list:
         if not _NUMERIC.issuperset(map(type, found)) or (

@@ -15,7 +15,7 @@ from typing import Any
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.tapes.tape import SESSION_TOPIC, Recorded, TapeReader, read_tape
-from qmt_bridge.wire.frames import to_json
+from qmt_bridge.wire.frames import encode
 from qmt_bridge.wire.topics import Kind
 
 logger = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class _File:
         """Add a row; it is written with the others of its row group."""
         for name in self._texts:
             if row.get(name) is not None:
-                row[name] = to_json(row[name]).decode()
+                row[name] = encode(row[name]).decode()
         self._waiting.append(row)
         if len(self._waiting) == _ROWS:
             self.flush()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from qmt_bridge.tapes.tally import Gap, Tally
 from qmt_bridge.tapes.tape import Damage, TapeReader
-from qmt_bridge.wire.frames import to_json
+from qmt_bridge.wire.frames import encode
 from qmt_bridge.wire.shanghai import SHANGHAI
 
 
@@ -67,7 +67,7 @@ def to_text(survey: Survey) -> str:
 def to_object(survey: Survey) -> bytes:
     """Return the same as JSON; times are ns since 1970."""
     tally = survey.tally
-    return to_json(
+    return encode(
         {
             "file": str(survey.path),
             "bytes": survey.size,

@@ -74,9 +74,9 @@ class _Event(msgspec.Struct):
     seq: int
 
 
-_session_decoder = msgspec.msgpack.Decoder(RecordingStart)
-_source_decoder = msgspec.msgpack.Decoder(_Source)
-_event_decoder = msgspec.msgpack.Decoder(_Event)
+_session_decoder = msgspec.json.Decoder(RecordingStart)
+_source_decoder = msgspec.json.Decoder(_Source)
+_event_decoder = msgspec.json.Decoder(_Event)
 
 
 class Tally:
@@ -175,7 +175,7 @@ class Tally:
             self.gaps.append(gap)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[T], body: bytes, what: str) -> T:
+def _decode(decoder: msgspec.json.Decoder[T], body: bytes, what: str) -> T:
     try:
         return read(decoder, body)
     except WireError as exc:

@@ -3,7 +3,7 @@
 A tape is a row of blocks and nothing else. A block that is torn or damaged costs its own records only: the next one is
 found by its mark. Numbers are big-endian::
 
-    block   mark        12 bytes, 50 2a 4d 18 0c 00 00 00 51 4d 54 31
+    block   mark        12 bytes, 50 2a 4d 18 0c 00 00 00 51 4d 54 32; the last one is the version
             length      u32: bytes behind the CRC
             crc         u32: CRC-32 of these bytes
             content     records, or a zstd frame (28 b5 2f fd ..) that holds a whole block of records
@@ -11,7 +11,7 @@ found by its mark. Numbers are big-endian::
                         received_ns, published_ns; the last two are 0 in a last value and in a replayed trade event
             sizes       u16: bytes of the topic; u32: bytes of the body
             topic       ASCII
-            body        MessagePack, as published
+            body        JSON, as published; MessagePack in a block of version 1, whose mark ends in 31
 
 zstd takes mark, length and CRC for a skippable frame, so that ``zstd -d`` makes a plain tape of a compressed one.
 A recorder that begins, also at the end of an older tape, writes a record of the topic ``tape/session/`` first.
@@ -30,6 +30,7 @@ from typing import BinaryIO, NamedTuple
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire import frames
+from qmt_bridge.wire.earlier import modern
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import Topic
 
@@ -41,9 +42,11 @@ else:
 # Body: ``{"topics": [what was subscribed], "version": recorder}``.
 SESSION_TOPIC = Topic("tape/session/")
 
-_MARK = bytes.fromhex("50 2a 4d 18 0c 00 00 00") + b"QMT1"
-# The last byte is the version of the format.
+_MARK = bytes.fromhex("50 2a 4d 18 0c 00 00 00") + b"QMT2"
+# The last byte is the version of the format. A tape that was continued has blocks of both versions.
 _ANY_VERSION, _VERSION = _MARK[:-1], _MARK[-1:]
+_EARLIER = _ANY_VERSION + b"1"
+_MARKS = (_EARLIER, _MARK)
 _BLOCK = struct.Struct(f">{len(_MARK)}sII")
 _RECORD = struct.Struct(">5QHI")
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -61,6 +64,13 @@ class Recorded(NamedTuple):
     frame: Frame
 
 
+class Block(NamedTuple):
+    """The mark of a block, which tells its version, and its records."""
+
+    mark: bytes
+    content: bytes
+
+
 class Damage(NamedTuple):
     """A part of a tape that is no block."""
 
@@ -75,7 +85,7 @@ def is_tape(path: Path) -> bool:
             head = file.read(_SEARCH_BYTES)
     except OSError:
         return False
-    return head.startswith(_ANY_VERSION) or _MARK in head
+    return head.startswith(_ANY_VERSION) or any(mark in head for mark in _MARKS)
 
 
 def session_frame(topics: Sequence[str], version: str) -> Frame:
@@ -108,8 +118,8 @@ class TapeReader:
         except OSError as exc:
             raise ConfigError("file", f"cannot read {path}: {exc.strerror or exc}") from exc
         # The first block may have been torn already, or its mark damaged.
-        self.begins_whole = _MARK.startswith(head[: len(_MARK)])
-        if not self.begins_whole and _MARK not in head:
+        self.begins_whole = any(mark.startswith(head[: len(mark)]) for mark in _MARKS)
+        if not self.begins_whole and not any(mark in head for mark in _MARKS):
             if head.startswith(_ANY_VERSION):
                 made = head[len(_ANY_VERSION) : len(_MARK)]
                 raise ConfigError(
@@ -130,23 +140,23 @@ class TapeReader:
     def __iter__(self) -> Generator[Recorded]:
         """Yield the records; raise `ConfigError` for what was not written by a recorder, or cannot be read."""
         try:
-            for content in self.blocks():
-                yield from _records(content)
+            for block in self.blocks():
+                yield from _records(block)
         except (struct.error, UnicodeDecodeError, zstd.ZstdError) as exc:
             raise ConfigError("file", f"{self.path} holds what no recorder writes, before byte {self.end}") from exc
 
-    def blocks(self) -> Generator[bytes]:
-        """Yield the records of every whole block."""
+    def blocks(self) -> Generator[Block]:
+        """Yield every whole block, unpacked."""
         try:
             with self.path.open("rb") as file:
                 yield from self._blocks(file)
         except OSError as exc:
             raise ConfigError("file", f"cannot read {self.path}: {exc.strerror or exc}") from exc
 
-    def _blocks(self, file: BinaryIO) -> Generator[bytes]:
+    def _blocks(self, file: BinaryIO) -> Generator[Block]:
         while True:
-            content = _take(file, self.end)
-            if content is None:
+            block = _take(file, self.end)
+            if block is None:
                 found = _search(file, self.end + 1)
                 if found is None:
                     self.torn = file.seek(0, os.SEEK_END) - self.end
@@ -154,8 +164,8 @@ class TapeReader:
                 self.damages.append(Damage(self.end, found - self.end))
                 self.end = found
                 continue
-            self.end += _BLOCK.size + len(content)
-            yield _unpacked(content) if content.startswith(_ZSTD) else content
+            self.end += _BLOCK.size + len(block.content)
+            yield _unpacked(block.content) if block.content.startswith(_ZSTD) else block
 
 
 class TapeWriter:
@@ -236,17 +246,17 @@ def _block(content: bytes | bytearray) -> bytes:
     return _BLOCK.pack(_MARK, len(content), zlib.crc32(content)) + content
 
 
-def _take(file: BinaryIO, at: int) -> bytes | None:
-    """Return the content of the block at `at`, or None if there is no whole one."""
+def _take(file: BinaryIO, at: int) -> Block | None:
+    """Return the block at `at`, or None if there is no whole one."""
     file.seek(at)
     head = file.read(_BLOCK.size)
     if len(head) < _BLOCK.size:
         return None
     mark, length, crc = _BLOCK.unpack(head)
-    if mark != _MARK or length > _MAX_BLOCK:
+    if mark not in _MARKS or length > _MAX_BLOCK:
         return None
     content = file.read(length)
-    return content if len(content) == length and zlib.crc32(content) == crc else None
+    return Block(mark, content) if len(content) == length and zlib.crc32(content) == crc else None
 
 
 def _search(file: BinaryIO, at: int) -> int | None:
@@ -254,7 +264,7 @@ def _search(file: BinaryIO, at: int) -> int | None:
     while True:
         file.seek(at)
         chunk = file.read(_SEARCH_BYTES)
-        found = chunk.find(_MARK)
+        found = chunk.find(_ANY_VERSION)
         if found >= 0:
             at += found
             if _take(file, at) is not None:
@@ -267,16 +277,17 @@ def _search(file: BinaryIO, at: int) -> int | None:
             at += len(chunk) - len(_MARK) + 1
 
 
-def _unpacked(content: bytes) -> bytes:
-    """Return the records of a compressed block."""
+def _unpacked(content: bytes) -> Block:
+    """Return the block that a compressed one holds."""
     decompressor = zstd.ZstdDecompressor()
     block = decompressor.decompress(content, _MAX_BLOCK)
-    if not decompressor.eof or not block.startswith(_MARK):
+    if not decompressor.eof or not block.startswith(_MARKS):
         raise zstd.ZstdError("not one block")
-    return block[_BLOCK.size :]
+    return Block(block[: len(_MARK)], block[_BLOCK.size :])
 
 
-def _records(content: bytes) -> Iterator[Recorded]:
+def _records(block: Block) -> Iterator[Recorded]:
+    mark, content = block
     at = 0
     while at < len(content):
         arrival_ns, epoch, seq, received_ns, published_ns, topic_size, body_size = _RECORD.unpack_from(content, at)
@@ -285,5 +296,8 @@ def _records(content: bytes) -> Iterator[Recorded]:
         if end > len(content):
             raise struct.error("a record reaches beyond its block")
         topic = Topic(content[at + _RECORD.size : middle].decode("ascii"))
-        yield Recorded(arrival_ns, Frame(topic, epoch, seq, received_ns, published_ns, content[middle:end]))
+        body = content[middle:end]
+        if mark == _EARLIER:
+            body = modern(body)
+        yield Recorded(arrival_ns, Frame(topic, epoch, seq, received_ns, published_ns, body))
         at = end

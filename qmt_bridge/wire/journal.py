@@ -19,7 +19,7 @@ from qmt_bridge.wire.positions import Position, Step
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import shown_topic
 
-_bodies_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_bodies_decoder = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def replayed(state: TopicState) -> list[bytes]:

@@ -1,9 +1,9 @@
 """Messages from the source to clients: typed views of the bodies, for consumers that want them.
 
-Pure. Structs are for reading, e.g. ``msgspec.msgpack.decode(body, type=dict[str, list[Tick]])``, and JSON the same way;
-what the source delivered is passed through as it came, fields unknown here included. Field names are xtquant's in
-snake case; ``time`` is milliseconds since 1970. Source: xtquant doc/xtdata.md 1197-1310 and 1360-1570, xtdata.py
-1264-1500, xttype.py, and recorded pushes.
+Pure. Structs are for reading, e.g. ``msgspec.json.decode(body, type=dict[str, list[Tick]])``; what the source delivered
+is passed through as it came, fields unknown here included. Field names are xtquant's in snake case; ``time`` is
+milliseconds since 1970. Source: xtquant doc/xtdata.md 1197-1310 and 1360-1570, xtdata.py 1264-1500, xttype.py, and
+recorded pushes.
 
 Reading a record never fails on a value. xtquant gives counts as floats, None or NaN where it has nothing, and leaves
 fields out; the same field may be an integer in one record and a float in the next.
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from qmt_bridge.wire.frames import read
+from qmt_bridge.errors import WireVersionError
+from qmt_bridge.wire.frames import WIRE_VERSION, read
 from qmt_bridge.wire.topics import BAR_PERIODS, Kind
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class _Positioned(msgspec.Struct):
     seq: int
 
 
-_positioned_decoder = msgspec.msgpack.Decoder(_Positioned)
+_positioned_decoder = msgspec.json.Decoder(_Positioned)
 
 
 def event_position(body: bytes | msgspec.Raw) -> int:
@@ -285,3 +286,16 @@ class FeedStatus(msgspec.Struct, frozen=True):
     refused: int = 0
     instance: str = ""
     unkept: int = 0
+    # The version of docs/wire.md.
+    wire: int = WIRE_VERSION
+
+
+_status_decoder = msgspec.json.Decoder(FeedStatus)
+
+
+def read_status(body: bytes) -> FeedStatus:
+    """Return the heartbeat that `body` is; raise `WireError`, of another version of the wire `WireVersionError`."""
+    status = read(_status_decoder, body)
+    if status.wire != WIRE_VERSION:
+        raise WireVersionError(status.wire, WIRE_VERSION)
+    return status

@@ -211,7 +211,7 @@ def formula_topic(spec: FormulaSpec) -> Topic:
     if not all(-_MAX_NUMBER <= number < _MAX_NUMBER for number in numbers):
         raise BadRequest("bad_request", "a number of a formula's request has more than 64 bits")
     for name, value in spec.params.items():
-        # MessagePack has these numbers, but JSON, in which the topic is written, does not.
+        # Python has these numbers, but JSON, in which the topic is written, does not.
         if isinstance(value, float) and not math.isfinite(value):
             raise BadRequest(
                 "bad_request", f"parameter {name[:40]!r} of a formula must be a finite number, not {value}"

@@ -17,7 +17,7 @@ from qmt_bridge.commands.load.client import Client
 from qmt_bridge.commands.load.crews import Crews
 from qmt_bridge.commands.load.load import STAMPED, Load
 from qmt_bridge.commands.load.measurement import Measurement
-from qmt_bridge.wire.frames import framed, to_json
+from qmt_bridge.wire.frames import encode, framed
 from tests.bench import recovery
 from tests.bench.publish import FIRST_SEQ, tick
 from tests.bench.servers import (
@@ -188,7 +188,7 @@ class _Drain:
 
 def _bare(clients: int, join: int, messages: float, settings: Settings) -> Figures:
     """Measure a loop that receives the same messages from the feeder as this gateway, and writes ready-made frames."""
-    frame = framed(to_json({TEN[0]: [tick(FIRST_SEQ, time.time_ns() // 1000)]}))
+    frame = framed(encode({TEN[0]: [tick(FIRST_SEQ, time.time_ns() // 1000)]}))
     with fed(kind="wire") as publisher:
         assert publisher.config is not None
         with Bare(frame * join, SERVER_CORES, _Drain(publisher.config.market_addr)) as bare:

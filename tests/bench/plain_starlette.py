@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import orjson
 import zmq
 import zmq.asyncio
 from starlette.applications import Starlette
@@ -16,7 +15,6 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from qmt_bridge.config import load_config
-from qmt_bridge.wire.frames import decode
 
 subscribers: dict[str, set[WebSocket]] = defaultdict(set)
 
@@ -40,9 +38,9 @@ async def realtime(websocket: WebSocket) -> None:
 async def broadcast() -> None:
     """Send every tick to the clients that subscribe its code."""
     while True:
-        topic, _, body = await app.state.market.recv_multipart()
-        text = orjson.dumps(decode(body)).decode()
-        for websocket in tuple(subscribers[topic.decode().split("/")[1]]):
+        head, body = await app.state.market.recv_multipart()
+        text = body.decode()
+        for websocket in tuple(subscribers[head.split(b"/")[1].decode()]):
             try:
                 await websocket.send_text(text)
             except (WebSocketDisconnect, RuntimeError):

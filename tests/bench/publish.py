@@ -26,8 +26,8 @@ from qmt_bridge import sockets
 from qmt_bridge.commands.load.crews import pin
 from qmt_bridge.commands.load.load import Stamps
 from qmt_bridge.config import Config
-from qmt_bridge.wire.frames import encode, to_json
-from qmt_bridge.wire.requests import CatchUp, TopicState, ask_decoder, ask_reply_encoder
+from qmt_bridge.wire.frames import encode
+from qmt_bridge.wire.requests import CatchUp, TopicState, decode_ask, encode_reply
 from qmt_bridge.wire.topics import Kind, Topic, l2_topic, quote_topic, whole_topic
 
 FIRST_SEQ = 1_000_000_001
@@ -116,22 +116,16 @@ def order(number: int, sent: int) -> dict[str, Any]:
 class Template:
     """A body in which only number and time are replaced: to encode it each time would take ten times as long."""
 
-    def __init__(self, body: Callable[[int, int], object], encoder: Callable[[object], bytes], text: bool) -> None:
+    def __init__(self, body: Callable[[int, int], object]) -> None:
         seq, sent = FIRST_SEQ, 1_767_000_000_000_000
-        # In MessagePack the number has 32 bits and the time has 64.
-        self._shape = ("%d", "%d") if text else (">I", ">Q")
-        self._text = text
-        marks = [str(seq).encode(), str(sent).encode()] if text else [struct.pack(">I", seq), struct.pack(">Q", sent)]
-        whole = encoder(body(seq, sent))
-        self._head, _, rest = whole.partition(marks[0])
-        self._middle, _, self._tail = rest.partition(marks[1])
+        whole = encode(body(seq, sent))
+        self._head, _, rest = whole.partition(b"%d" % seq)
+        self._middle, _, self._tail = rest.partition(b"%d" % sent)
         self.size = len(whole)
 
     def fill(self, seq: int, sent: int) -> bytes:
         """Return the body with this number and time."""
-        if self._text:
-            return b"%b%d%b%d%b" % (self._head, seq, self._middle, sent, self._tail)
-        return self._head + struct.pack(">I", seq) + self._middle + struct.pack(">Q", sent) + self._tail
+        return b"%b%d%b%d%b" % (self._head, seq, self._middle, sent, self._tail)
 
 
 class ToFeeder:
@@ -201,7 +195,7 @@ class ToFeeder:
 
     def send_whole(self, market: str, codes: Sequence[str], seq: int, sent_us: int) -> None:
         """Send one batch of ticks of a market, as subscribe_whole_quote delivers it."""
-        template = self._templates.get("tick") or (Topic(""), Template(tick, encode, text=False))
+        template = self._templates.get("tick") or (Topic(""), Template(tick))
         self._templates["tick"] = template
         # All codes of a batch have the same record; its number is that of the batch.
         record = msgspec.Raw(template[1].fill(seq, sent_us))
@@ -220,8 +214,8 @@ class ToFeeder:
 
     def _template(self, code: str) -> tuple[Topic, Template]:
         if self._shape == "l2":
-            return l2_topic(code, 0), Template(lambda seq, sent: {code: [depth(seq, sent, 1000)]}, encode, text=False)
-        return quote_topic(code, "tick"), Template(lambda seq, sent: {code: [tick(seq, sent)]}, encode, text=False)
+            return l2_topic(code, 0), Template(lambda seq, sent: {code: [depth(seq, sent, 1000)]})
+        return quote_topic(code, "tick"), Template(lambda seq, sent: {code: [tick(seq, sent)]})
 
 
 class ToWire:
@@ -251,13 +245,12 @@ class ToWire:
     def send(self, code: str, seq: int, sent_us: int) -> None:
         known = self._templates.get(code)
         if known is None:
-            template = Template(lambda seq, sent: {code: [tick(seq, sent)]}, encode, text=False)
+            template = Template(lambda seq, sent: {code: [tick(seq, sent)]})
             known = self._templates[code] = (quote_topic(code, "tick").encode(), template)
         topic, template = known
         number = self._seq[code] = seq - FIRST_SEQ + 1
         stamp = _STAMP.pack(self._epoch, number, sent_us * 1000, sent_us * 1000)
-        self._market.send(topic, _MORE)
-        self._market.send(stamp, _MORE)
+        self._market.send(topic + stamp, _MORE)
         self._market.send(template.fill(seq, sent_us), _LAST)
 
     def room(self) -> None:
@@ -275,11 +268,11 @@ class ToWire:
             if not self._ask.poll(100):
                 continue
             *envelope, payload = self._ask.recv_multipart()
-            ask = ask_decoder.decode(payload)
+            ask = decode_ask(payload)
             for topic in ask.topics if isinstance(ask, CatchUp) else ():
                 seq = self._seq.get(topic.split("/")[1], 0)
                 state = TopicState(ask.id, topic, "live", epoch=self._epoch, seq=seq)
-                self._ask.send_multipart([*envelope, ask_reply_encoder.encode(state)])
+                self._ask.send_multipart([*envelope, encode_reply(state)])
         self._ask.close()
 
 
@@ -294,7 +287,7 @@ class ToLines:
         """Return the template of a code's tick as JSON."""
         known = self._templates.get(code)
         if known is None:
-            known = self._templates[code] = Template(lambda seq, sent: {code: [tick(seq, sent)]}, to_json, text=True)
+            known = self._templates[code] = Template(lambda seq, sent: {code: [tick(seq, sent)]})
         return known
 
     def send(self, code: str, seq: int, sent_us: int) -> None:

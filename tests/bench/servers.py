@@ -27,7 +27,7 @@ from qmt_bridge.commands.load.client import Client
 from qmt_bridge.commands.load.crews import pin
 from qmt_bridge.commands.load.load import Stamps
 from qmt_bridge.config import Config, export_env
-from qmt_bridge.wire.frames import to_json
+from qmt_bridge.wire.frames import encode
 from tests.bench.publish import EMBEDDED, Publisher, connected
 from tests.support.ports import free_port
 
@@ -47,7 +47,7 @@ class Asking(Client):
     """A client of the documented layer; the stamps are in the ticks."""
 
     def joined(self) -> None:
-        self.send(to_json({"id": 1, "stocks": self.crew.load.codes_of(self.number)}))
+        self.send(encode({"id": 1, "stocks": self.crew.load.codes_of(self.number)}))
         self.settled = not self.crew.load.acked
 
 

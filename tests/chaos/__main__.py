@@ -31,11 +31,10 @@ from operator import attrgetter
 from pathlib import Path
 
 import click
-import msgspec
 import zmq
 
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.messages import FeedStatus, read_status
 from qmt_bridge.wire.topics import STATUS_TOPIC
 from tests.chaos import leaks, program
 from tests.chaos.crowd import Crowd
@@ -54,8 +53,6 @@ SETTLE_SECONDS = 60.0
 LOOK_SECONDS = 2.0
 # The share by which the memory of a process may grow after its first minutes.
 GROWTH = 0.2
-
-_status = msgspec.msgpack.Decoder(FeedStatus)
 
 
 class Run:
@@ -274,7 +271,7 @@ class Run:
                 part.tend()
             with suppress(zmq.Again):
                 while True:
-                    self.status = _status.decode(Frame.from_parts(self._subscriber.recv_multipart(zmq.NOBLOCK)).body)
+                    self.status = read_status(Frame.from_parts(self._subscriber.recv_multipart(zmq.NOBLOCK)).body)
             await asyncio.sleep(0.05)
 
     async def _look(self) -> None:

@@ -33,7 +33,7 @@ class Verdict(NamedTuple):
 
 
 def digest(event: Mapping[str, Any]) -> int:
-    """Return a checksum of type and data, the same for JSON and MessagePack."""
+    """Return a checksum of type and data."""
     return zlib.crc32(orjson.dumps([event["type"], event["data"]], option=orjson.OPT_SORT_KEYS))
 
 
@@ -44,7 +44,7 @@ def received(event: Mapping[str, Any]) -> Received:
 
 def journaled(rows: Sequence[tuple[int, bytes]]) -> dict[int, int]:
     """Return the checksums of the journal's rows (seq, body) by position."""
-    return {seq: digest(msgspec.msgpack.decode(body)) for seq, body in rows}
+    return {seq: digest(msgspec.json.decode(body)) for seq, body in rows}
 
 
 def judge(got: Sequence[Received], journal: Mapping[int, int], last: int) -> Verdict:

@@ -26,8 +26,8 @@ from qmt_bridge.wire.requests import (
     Reply,
     StartDownload,
     TopicState,
-    ask_reply_encoder,
-    reply_decoder,
+    decode_reply,
+    encode_ask,
 )
 from qmt_bridge.wire.topics import ALL_TRADES, Kind, Topic, quote_topic, trade_topic
 
@@ -83,10 +83,10 @@ class Asked:
         self.outcome: Outcome = "sent"
 
     def ask(self, *topics: str, peer: Peer = A, **fields: Any) -> None:
-        self.answers.take(peer, ask_reply_encoder.encode(CatchUp(1, list(topics), **fields)))
+        self.answers.take(peer, encode_ask(CatchUp(1, list(topics), **fields)))
 
     def download(self, *stocks: str, period: str = "1d", peer: Peer = A) -> DownloadStarted:
-        self.answers.take(peer, ask_reply_encoder.encode(StartDownload(2, list(stocks), period)))
+        self.answers.take(peer, encode_ask(StartDownload(2, list(stocks), period)))
         [(_, started)] = self.send()
         assert isinstance(started, DownloadStarted)
         return started
@@ -97,7 +97,7 @@ class Asked:
 
         def deliver(peer: Peer, payload: bytes) -> Outcome:
             if self.outcome == "sent":
-                sent.append((peer[0], reply_decoder.decode(payload)))
+                sent.append((peer[0], decode_reply(payload)))
             return self.outcome
 
         self.answers.send(now, deliver)
@@ -255,7 +255,7 @@ def test_the_replies_to_a_closed_connection_are_dropped(asked: Asked) -> None:
 
 def test_a_reply_that_finds_no_room_is_told(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("feeder.askers.ASKER_BYTES", 0)
-    asked.answers.take(A, ask_reply_encoder.encode(StartDownload(2, ["600519.SH"], "1d")))
+    asked.answers.take(A, encode_ask(StartDownload(2, ["600519.SH"], "1d")))
     assert asked.refused == [(b"a", "an answer", "too much waits for its asker, which does not read")]
 
 

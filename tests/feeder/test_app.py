@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 import zmq
 
@@ -20,6 +19,7 @@ from feeder.source import DownloadRequest, Sink
 from qmt_bridge.config import Config
 from qmt_bridge.process.child import TRY_AGAIN
 from qmt_bridge.sockets import connect_subscriber
+from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, whole_topic
 from tests.support.paths import FAKES, ROOT
 from tests.support.ports import ANY_ADDRESSES, address_env
@@ -88,9 +88,9 @@ class Listening:
     def read(self, timeout_ms: int) -> bool:
         if not self._socket.poll(timeout_ms):
             return False
-        name, _, body = self._socket.recv_multipart()
-        if name == STATUS_TOPIC.encode():
-            status = msgspec.msgpack.decode(body)
+        frame = Frame.from_parts(self._socket.recv_multipart())
+        if frame.topic == STATUS_TOPIC:
+            status = frame.data
             self.told.append((status["state"], status["reason"]))
         return True
 

@@ -8,7 +8,7 @@ import pytest
 
 from feeder import askers as askers_module
 from feeder.askers import PATIENCE_SECONDS, RETRY_LAST, Askers, Replies
-from qmt_bridge.wire.requests import TopicState, topic_state_decoder
+from qmt_bridge.wire.requests import TopicState, decode_reply
 
 A, B = (b"a",), (b"b", b"")
 
@@ -34,7 +34,7 @@ def send(askers: Askers, now: float = 0.0) -> list[tuple[bytes, int]]:
         peer, payload = message
         if payload:
             askers.sent()
-            done.append((peer[0], topic_state_decoder.decode(payload).id))
+            done.append((peer[0], decode_reply(payload).id))
     return done
 
 

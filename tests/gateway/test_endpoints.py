@@ -338,10 +338,8 @@ async def test_unreadable_journal_closes_only_resuming_sockets(rig: Rig, monkeyp
 async def test_refusal_of_an_expired_position_names_the_oldest(rig: Rig) -> None:
     rig.feeder.stop()
     journal = Journal(journal_path(rig.config.data_path, "hand"), days=30)
-    journal.append(journal.positions.give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 4, 0))
-    journal.append(
-        journal.positions.give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 3, time.time_ns() // 1_000_000)
-    )
+    journal.append(journal.positions.give([Unsent("1", "order", msgspec.Raw(b"{}"))] * 4, 0))
+    journal.append(journal.positions.give([Unsent("1", "order", msgspec.Raw(b"{}"))] * 3, time.time_ns() // 1_000_000))
     journal.close()
     rig.start_feeder()
     await until(
@@ -398,7 +396,7 @@ async def test_position_of_another_longer_journal_is_refused(rig: Rig) -> None:
             file.unlink()
         journal = Journal(journal_path(rig.config.data_path, "hand"), days=30)
         journal.append(
-            journal.positions.give([Unsent("1", "order", msgspec.Raw(b"\x80"))] * 5, time.time_ns() // 1_000_000)
+            journal.positions.give([Unsent("1", "order", msgspec.Raw(b"{}"))] * 5, time.time_ns() // 1_000_000)
         )
         journal.close()
         rig.start_feeder()

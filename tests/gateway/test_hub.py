@@ -158,6 +158,20 @@ def test_joiners_share_a_pending_question() -> None:
     assert one.bodies == two.bodies == [{"600519.SH": 1}, {"601988.SH": 2}]
 
 
+@pytest.mark.parametrize("topic", [TICK, SH])
+def test_joiner_shares_no_question_older_than_the_newest_frame(topic: Topic) -> None:
+    hub, wire, one = joined(topic)
+    two, again = Client(), Client()
+    hub.join({topic: two}, 0.0)
+    hub.receive(frame(topic, 6), 0.0)
+    # A client that subscribes again has received this frame already, so its values may not go back.
+    hub.leave(topic, one)
+    hub.join({topic: again}, 0.0)
+    hub.answer(state(2, topic, 5, body={"seq": 5}), 0.0)
+    hub.answer(state(3, topic, 6, body={"seq": 6}), 0.0)
+    assert (len(wire.asked), two.got, again.got) == (3, [5, 6], [6])
+
+
 def test_gap_in_a_quote_is_counted_and_the_newer_tick_delivered() -> None:
     hub, wire, client = joined(seq=5)
     hub.receive(frame(TICK, 8), 0.0)

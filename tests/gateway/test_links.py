@@ -1,4 +1,4 @@
-"""A gateway whose key the feeder refuses: both log it, clients are told why, and allowing the key needs no restart."""
+"""A gateway that the feeder refuses, or whose version it does not have: both log it, and clients are told why."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import zmq
 
+from gateway.writer import PreparedFrames
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
+from qmt_bridge.wire.frames import Frame, encode
+from qmt_bridge.wire.topics import STATUS_TOPIC
 from tests.support.rig import Rig, Server, readiness
 from tests.support.waiting import until
 
+ANY_PORT = "tcp://127.0.0.1:*"
+STATUS = {"source": "sim", "simulated": True, "state": "up", "epoch": 1, "time": 2}
 ADDRESSES = {"market_addr", "trade_addr", "ask_addr"}
 
 
@@ -58,3 +64,31 @@ async def test_feeder_logs_a_client_without_keys(rig: Rig, caplog: pytest.LogCap
     await until(lambda: "a client of market_addr" in caplog.text, "the feeder's line")
     # The end that closes first determines what the other one logs.
     assert readiness(server.port)["reason"] in ("curve_missing", "no_feeder", "feeder_absent")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([STATUS_TOPIC.encode(), bytes(32), b"\x80"], id="earlier"),
+        pytest.param(Frame(STATUS_TOPIC, 1, 1, 1, 1, encode(STATUS | {"wire": 3})).to_parts(), id="later"),
+    ],
+)
+async def test_reason_names_a_feeder_of_another_version(
+    config: Config, parts: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    sources = [sockets.bind_publisher(context, "market_addr", ANY_PORT, None) for _ in range(2)]
+    addresses = dict(zip(("market_addr", "trade_addr"), (each.last_endpoint.decode() for each in sources), strict=True))
+    server = Server(msgspec.structs.replace(config, curve_dir="", **addresses), PreparedFrames)
+    server.start()
+    try:
+
+        def reason() -> object:
+            sources[0].send_multipart(parts)
+            return readiness(server.port)["reason"]
+
+        await until(lambda: reason() == "wire_version", "the reason")
+        assert len([record for record in caplog.records if "of the wire, and this program" in record.message]) == 1
+    finally:
+        server.stop()
+        context.destroy(linger=0)

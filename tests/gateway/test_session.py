@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from gateway.budget import Budget
+from gateway.costs.budget import Budget
+from gateway.costs.slices import Slices
 from gateway.counters import Sent
 from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
@@ -57,6 +58,7 @@ def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscripti
         "pool": Pool(2**30),
         "limited": Counter[str](),
         "budget": Budget(1, 1, 0.0),
+        "slices": Slices(),
     }
     host: Any = SimpleNamespace(config=Config(), **shared)
     scope: Any = {"path": "/ws/realtime", "query_string": b"", "headers": [], "extensions": {EXTENSION: transport}}
@@ -163,6 +165,23 @@ async def test_failing_ack_ends_the_session_and_holds_no_data_back(held: int) ->
     session._reader.cancel()
 
 
+async def test_exception_in_a_paced_subscription_ends_its_session() -> None:
+    session, _, _ = made()
+    session._reader = asyncio.get_running_loop().create_task(asyncio.sleep(DEADLINE))
+    subscription = Subscription(session.sender, session, TICK, Terms(interval=0.01))
+    session.subscriptions[subscription] = None
+    for number in (1, 2):
+        # The first one passes, the second one waits for the timer.
+        subscription.deliver(tick(number, 10))
+    assert subscription.pacer is not None
+    pace = subscription.pacer._limit
+    subscription.pacer._limit = SimpleNamespace(waits=True, due=pace.due, take=lambda now: {}[now])  # type: ignore[assignment]
+    await until(lambda: session._end is not None)
+    assert session._end is not None
+    assert session._end.close_code == 1011
+    session._reader.cancel()
+
+
 @pytest.mark.parametrize("interval", [0.5, 3600.0])
 async def test_paced_subscription_leaves_no_timer_behind(interval: float) -> None:
     session, _, _ = made()
@@ -182,3 +201,36 @@ async def test_paced_subscription_leaves_no_timer_behind(interval: float) -> Non
     session.host.sessions = {session: None}
     session._leave()
     assert [timer.cancelled() for timer in timers] == [True, True, True]
+
+
+async def test_frames_held_for_a_refused_code_are_dropped() -> None:
+    session, transport, subscription = made()
+    session.on_refused = lambda *_: None
+    Ticket(session.sender, [subscription], lambda _: session.tell({"type": "ack"}))
+    subscription.deliver(tick(1, 10))
+    subscription.settle("refused", Refusal("upstream_refused", "not served"))
+    await until(lambda: b'"ack"' in transport.written)
+    session.sender.flush()
+    assert order(transport.written) == [b"ack"]
+
+
+async def test_answer_for_an_ended_subscription_is_dropped() -> None:
+    session, transport, ended = made()
+    refused: list[Subscription] = []
+    session.on_refused = lambda of, _: refused.append(of)
+    session.subscriptions = {ended: None}
+    ended.end()
+    # Its stream still has it as a member.
+    ended.deliver(tick(1))
+    ended.missed(3)
+    ended.settle("refused", Refusal("upstream_refused", "not served"))
+    session.sender.flush()
+    assert (refused, session.missed, transport.written) == ([], 0, b"")
+
+
+async def test_permuted_fields_are_one_view() -> None:
+    session, _, _ = made()
+    asked = [("volume", "lastPrice"), ("lastPrice", "volume"), ("lastPrice", "volume", "lastPrice")]
+    topic = quote_topic("600519.SH")
+    views = {Subscription(session.sender, session, topic, Terms(fields))._view for fields in asked}
+    assert len(views) == 1

@@ -12,7 +12,8 @@ import pytest
 from websockets import ConnectionClosed
 
 from gateway.auth import Keys
-from gateway.budget import Budget
+from gateway.costs.budget import Budget
+from gateway.costs.slices import Slices
 from gateway.counters import Sent
 from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
@@ -84,6 +85,7 @@ def made(server: Server, query: bytes = b"") -> Session:
         pool=Pool(2**30, lambda: None),
         budget=Budget(1e6, 1000, 0.0),
         limited=Counter(),
+        slices=Slices(),
         sessions={},
         welcome=lambda: {"type": "welcome"},
     )

@@ -25,7 +25,7 @@ from qmt_bridge.errors import BadCode, BadRequest, ConfigError, Refused, WireErr
 from qmt_bridge.handshakes import Notice, Trouble
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.requests import TopicState, ask_decoder, ask_reply_encoder
+from qmt_bridge.wire.requests import TopicState, decode_ask, encode_reply
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic, whole_topic
 from tests.support.greeter import (
     SECONDS,
@@ -499,7 +499,7 @@ def test_a_topic_goes_live_when_no_answer_comes(monkeypatch: pytest.MonkeyPatch)
         assert [frame.seq for frame in received] == [1]
         # The consumer asked.
         assert mute.poll(int(SECONDS * 1000))
-        question = ask_decoder.decode(mute.recv_multipart()[-1])
+        question = decode_ask(mute.recv_multipart()[-1])
         assert question.topics == [QUOTE]  # type: ignore[union-attr]
     finally:
         context.destroy(linger=0)
@@ -526,10 +526,10 @@ def test_a_pending_topic_is_asked_about_until_it_is_decided() -> None:
         for state in ("pending", "refused"):
             assert router.poll(int(SECONDS * 1000))
             peer, payload = router.recv_multipart()
-            question = ask_decoder.decode(payload)
+            question = decode_ask(payload)
             asked.append(question.topics)  # type: ignore[union-attr]
             answer = TopicState(question.id, QUOTE, state, error="no", code="not_entitled")  # type: ignore[arg-type]
-            router.send_multipart([peer, ask_reply_encoder.encode(answer)])
+            router.send_multipart([peer, encode_reply(answer)])
         thread.join(SECONDS)
         assert asked == [[OTHER, QUOTE], [QUOTE]]
         assert [refused.code for refused in raised] == ["not_entitled"]
@@ -589,6 +589,28 @@ def test_a_forgotten_iterator_closes_its_sockets(tmp_path: Path) -> None:
     assert (program.returncode, program.stdout) == (0, "ended\n"), program.stderr
 
 
+def test_a_feeder_of_version_1_is_told_in_a_notice() -> None:
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    earlier = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
+    notices: list[Notice] = []
+    frames = subscribe(
+        "quote/", market_addr=earlier.last_endpoint.decode(), timeout=SECONDS, on_notice=notices.append, snapshot=False
+    )
+    reading = threading.Thread(target=lambda: next(frames))
+    reading.start()
+    try:
+        assert earlier.poll(int(SECONDS * 1000))
+        earlier.recv()
+        earlier.send_multipart([b"quote/600519.SH/tick/", bytes(32), b"\x80"])
+        earlier.send_multipart(Frame(QUOTE, 1, 1, 1, 1, b"{}").to_parts())
+        reading.join(SECONDS)
+        [text] = [notice.text for notice in notices if notice.reason == "wire_version"]
+        assert "version 1 of the wire, and this program version 2: update the feeder" in text
+    finally:
+        frames.close()  # type: ignore[attr-defined]
+        context.destroy(linger=0)
+
+
 def test_foreign_messages_end_no_consumer(feed: Addresses, caplog: pytest.LogCaptureFixture) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     strange = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
@@ -611,19 +633,19 @@ def test_foreign_messages_end_no_consumer(feed: Addresses, caplog: pytest.LogCap
             strange.recv()
         assert asked.poll(int(SECONDS * 1000))
         peer, _ = asked.recv_multipart()
-        for answer in (b"", b"\xc1", b"\x81\xa1x" + b"\x91" * 100_000):
+        for answer in (b"", b"\xc1", b'{"x":' + b"[" * 100_000):
             asked.send_multipart([peer, answer])
         for parts in (
             [b"quote/x/"],
-            [b"quote/\xff/", bytes(32), b""],
-            [b"quote/x/", b"stamp", b""],
+            [b"quote/\xff/" + bytes(32), b""],
+            [b"quote/x/stamp", b""],
             [b"quote/x/"] * 2000,
         ):
             strange.send_multipart(parts)
-        good = Frame(Topic("quote/x/"), 1, 1, 1, 1, b"\xc0")
+        good = Frame(Topic("quote/x/"), 1, 1, 1, 1, b"{}")
         strange.send_multipart(good.to_parts())
         reading.join(SECONDS)
-        assert [frame.body for frame in received] == [b"\xc0"]
+        assert [frame.body for frame in received] == [b"{}"]
         assert len([record for record in caplog.records if "is left out" in record.message]) == 1
     finally:
         frames.close()  # type: ignore[attr-defined]

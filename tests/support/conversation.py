@@ -15,7 +15,8 @@ from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
-from gateway.budget import Budget
+from gateway.costs.budget import Budget
+from gateway.costs.slices import Slices
 from gateway.counters import Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.hub import Hub
@@ -298,6 +299,8 @@ class World:
             pool=Pool(2**30),
             limited=Counter(),
             budget=Budget(1e9, 1_000_000, loop.now),
+            # A turn of the loop has time for some pieces of work, or for none.
+            slices=Slices(lambda: self.rng.choice((0.0, 0.0, 0.0, 1.0))),
             sessions={},
             keys=SimpleNamespace(configured=False),
             feed=SimpleNamespace(hub=self.feeder.hub),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FAKES = ROOT / "tests" / "fakes"
+# A tape and a journal that version 1 of the wire has left, and what is in them.
+EARLIER = ROOT / "tests" / "data"
 SHARED = ROOT.parent / "shared"
 DATA = SHARED / "data"
 RECORDED = DATA / "ticks"

@@ -11,7 +11,7 @@ import orjson
 from websockets import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
-from qmt_bridge.wire.frames import to_json
+from qmt_bridge.wire.frames import encode
 
 CODES = ("600519.SH", "000001.SZ", "300750.SZ")
 
@@ -19,7 +19,7 @@ CODES = ("600519.SH", "000001.SZ", "300750.SZ")
 def stamped(code: str, seq: int, epoch: int = 7, data: str = "x" * 200) -> bytes:
     now = time.time_ns() / 1e6
     head = {"type": "data", "epoch": epoch, "seq": seq, "time": now - 2.0, "published": now - 1.0}
-    return to_json({**head, "data": {code: [{"data": data}]}})
+    return encode({**head, "data": {code: [{"data": data}]}})
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def served(handler: Callable[[ServerConnection, list[str]], None]) -> Iterator[s
 
 
 def acknowledge(socket: ServerConnection, codes: Sequence[str], rejected: Sequence[dict[str, str]] = ()) -> None:
-    socket.send(to_json({"type": "subscribed", "id": 1, "added": codes, "rejected": rejected}).decode())
+    socket.send(encode({"type": "subscribed", "id": 1, "added": codes, "rejected": rejected}).decode())
 
 
 def stream(socket: ServerConnection, codes: Sequence[str], leave_out: Callable[[int], bool]) -> None:

@@ -347,10 +347,11 @@ def _digest(event: str, record: Record, nth: int = 1) -> bytes:
 
 
 def _canonical(value: object) -> object:
-    """Return the form that all spellings of a value share: 5 and 5.0, 0.0 and -0.0, one NaN and another."""
+    """Return the form that all spellings of a value share: 5 and 5.0, 0.0 and -0.0, NaN and null."""
     if isinstance(value, float):
-        if math.isnan(value):
-            return ("nan",)
+        if not math.isfinite(value):
+            # As the journal has it.
+            return None
         return int(value) if value.is_integer() and abs(value) < 2**63 else value
     if isinstance(value, str):
         try:

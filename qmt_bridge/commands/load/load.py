@@ -8,7 +8,7 @@ import sys
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from qmt_bridge.wire.frames import to_json
+from qmt_bridge.wire.frames import encode
 
 # select() on Windows watches at most 512 sockets.
 WINDOWS_SOCKETS = 500
@@ -65,7 +65,7 @@ class Load(NamedTuple):
             return self.send.encode()
         name = endpoint(self.url)
         request: dict[str, Any] = {"id": 1, "seq": True, _FIELDS[name]: self.codes_of(number)}
-        return to_json({**request, "period": self.period} if name == "realtime" else request)
+        return encode({**request, "period": self.period} if name == "realtime" else request)
 
     @property
     def processes(self) -> int:

@@ -28,6 +28,7 @@ from feeder.xt.quotes.subscriptions import Subscriptions
 from feeder.xt.source import XtSource
 from qmt_bridge.config import Config
 from qmt_bridge.sockets import connect_subscriber
+from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import (
     FormulaSpec,
     Kind,
@@ -253,8 +254,8 @@ class Consumer:
         """Return the messages that have arrived."""
         came = []
         while self.socket.poll(0):
-            topic, _, body = self.socket.recv_multipart()
-            came.append((Topic(topic.decode()), body))
+            frame = Frame.from_parts(self.socket.recv_multipart())
+            came.append((frame.topic, frame.body))
         return came
 
 
@@ -453,7 +454,7 @@ def test_random_events_end_with_the_right_subscriptions_and_data(
 def newest(body: bytes) -> int:
     """Return the largest number that was pushed with a body."""
     return max(
-        (int(found) for found in re.findall(r"(?:'time': |'timelist': \[)(\d+)", str(msgspec.msgpack.decode(body)))),
+        (int(found) for found in re.findall(r"(?:'time': |'timelist': \[)(\d+)", str(msgspec.json.decode(body)))),
         default=0,
     )
 

@@ -26,7 +26,7 @@ from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Refused
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.requests import DownloadStarted, StartDownload, ask_reply_encoder, reply_decoder
+from qmt_bridge.wire.requests import DownloadStarted, StartDownload, decode_reply, encode_ask
 from qmt_bridge.wire.topics import Topic, download_topic
 from tests.support.paths import FAKES, ROOT
 from tests.support.ports import ANY_ADDRESSES
@@ -417,9 +417,9 @@ def test_a_zeromq_consumer_that_disconnects_cancels_its_download(terminal: Calla
         try:
             dealer = sockets.connect_dealer(context, feeder.publisher.ask_addr, None)
             assert dealer.poll(int(SECONDS * 1000), zmq.POLLOUT)
-            dealer.send(ask_reply_encoder.encode(StartDownload(1, list(CODES), "1d")))
+            dealer.send(encode_ask(StartDownload(1, list(CODES), "1d")))
             assert dealer.poll(int(SECONDS * 1000))
-            started = reply_decoder.decode(dealer.recv())
+            started = decode_reply(dealer.recv())
             assert isinstance(started, DownloadStarted)
             topic = Topic(started.topic or "")
             consumer = sockets.connect_subscriber(context, feeder.publisher.market_addr, None)

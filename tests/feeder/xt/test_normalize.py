@@ -121,9 +121,8 @@ def test_a_value_without_a_plain_form_is_named_with_its_place(value: object, nam
 
 
 @pytest.mark.parametrize("value", [2**64, -(2**63) - 1, Int64(2**64)])
-def test_an_integer_beyond_64_bits_is_named_with_its_place(value: int) -> None:
-    with pytest.raises(OverflowError, match=rf"^payload\['a'\]\[0\] is {int(value)}, which does not fit 64 bits$"):
-        normalize.plain({"a": [value]})
+def test_an_integer_beyond_64_bits_stays_exact(value: int) -> None:
+    assert frames.encode(normalize.plain({"a": [value]})) == b'{"a":[%d]}' % int(value)
 
 
 @pytest.mark.parametrize("key", [None, 1.5, True, (1, 2)])
@@ -188,7 +187,6 @@ class Broken(ReadOnly):
     ("unfit", "named"),
     [
         pytest.param({"x": 1j}, "TypeError: payload['B']['x'] is complex, which has no plain form", id="complex"),
-        pytest.param({"x": 2**64}, f"OverflowError: payload['B']['x'] is {2**64}, which", id="huge"),
         pytest.param([{"x": 1j}], "TypeError: payload['B'][0]['x'] is complex, which", id="in-a-list"),
         pytest.param("x", "TypeError: payload['B'] must be a record, not str", id="text"),
         pytest.param([1.5], "TypeError: payload['B'][0] must be a record, not float", id="number-in-a-list"),
@@ -250,7 +248,7 @@ def test_a_payload_without_records_has_no_body(payload: object) -> None:
 def test_a_formula_document_passes_unchanged() -> None:
     document = {"dbt": Int64(0), "timelist": [Int64(1733118954000)], "outputs": {"ma": [1.5, float("nan")]}}
     converted = normalize.document(document)
-    assert frames.to_json(converted) == b'{"dbt":0,"timelist":[1733118954000],"outputs":{"ma":[1.5,null]}}'
+    assert frames.encode(converted) == b'{"dbt":0,"timelist":[1733118954000],"outputs":{"ma":[1.5,null]}}'
 
 
 def test_normalize_imports_neither_xtquant_nor_numpy() -> None:

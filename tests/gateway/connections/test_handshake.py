@@ -62,7 +62,8 @@ def upgrade(path: str = "/ws/realtime", more: str = "") -> bytes:
         (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 3_000_000, b"431", b"a header has at most"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"400", b"wss://"),
         (b"hello\r\n\r\n", b"400", b"Invalid HTTP request"),
-        (upgrade().replace(b"Version: 13", b"Version: 12"), b"400", b"Sec-WebSocket-Version"),
+        (upgrade().replace(b"Version: 13", b"Version: 12"), b"426", b"Sec-WebSocket-Version"),
+        (upgrade().replace(b"Sec-WebSocket-Version: 13\r\n", b""), b"400", b"Sec-WebSocket-Version"),
         (upgrade().replace(b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", b""), b"400", b"Sec-WebSocket-Key"),
         (upgrade().replace(b"GET", b"POST"), b"405", b"unsupported HTTP method"),
     ],
@@ -96,6 +97,13 @@ async def test_client_that_leaves_in_the_handshake_is_no_error(
         await until(lambda: not server._server.server_state.connections, "the end of all connections")
         await until(lambda: not server._server.server_state.tasks, "the end of all sessions")
     assert [record.getMessage() for record in caplog.records if record.name == "uvicorn.error"] == []
+
+
+async def test_handshake_of_another_version_is_told_ours(rig: Rig) -> None:
+    answer = await exchange(rig.servers[0], upgrade().replace(b"Version: 13", b"Version: 8"))
+    status, *headers = answer.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    assert status == b"HTTP/1.1 426 Upgrade Required"
+    assert {b"Sec-WebSocket-Version: 13", b"Upgrade: websocket"} <= set(headers)
 
 
 async def test_connection_without_a_whole_request_is_closed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any
 
 import pytest
 
 from gateway.connections import intake
-from gateway.connections.intake import BURST, FRAME_COST, QUEUE_SHARE, SOCKET_SHARE, TURN, Meter, Queue
+from gateway.connections.intake import (
+    ALL_BURST,
+    ALL_SHARE,
+    BURST,
+    FRAME_COST,
+    QUEUE_SHARE,
+    SLICE,
+    SOCKET_SHARE,
+    TURN,
+    Meter,
+    Queue,
+)
+from gateway.server import RECEIVE_BUFFER, _bind
 from gateway.writer import PONGS, PreparedFrames
 from tests.support.raw import CLOSE, CONT, PING, PONG, TEXT, Raw, frame, raw_socket
 from tests.support.rig import Rig, Server
@@ -65,15 +78,20 @@ class Clock(asyncio.AbstractEventLoop):
 
 
 class Sender:
-    def __init__(self, queue: Queue, log: list[str], name: str, turns: int, *, over: bool) -> None:
-        self.queue, self.log, self.name, self.turns, self.over = queue, log, name, turns, over
+    def __init__(self, queue: Queue, log: list[str], name: str, turns: int, *, over: bool = False) -> None:
+        self.queue, self.log, self.name, self.turns = queue, log, name, turns
+        self.meter = Meter()
+        if over:
+            self.meter.spend(1e6, 0.0)
 
-    def in_debt(self, now: float) -> bool:
-        return self.over
+    @property
+    def waiting(self) -> int:
+        return self.turns * SLICE
 
     def work_off(self, now: float) -> float:
         self.log.append(self.name)
         self.turns -= 1
+        self.meter.spend(TURN, now)
         if self.turns:
             self.queue.add(self)
         return TURN
@@ -106,10 +124,53 @@ def test_socket_within_its_share_waits_for_none_in_debt(clock: Clock) -> None:
     queue, log = Queue(clock), list[str]()
     queue.add(Sender(queue, log, "debtor", 2, over=True))
     clock.turn()
-    queue.add(Sender(queue, log, "good", 3, over=False))
+    queue.add(Sender(queue, log, "good", 3))
     while clock.calls:
         clock.turn()
     assert log == ["debtor", "good", "good", "good", "debtor"]
+
+
+def test_sockets_within_their_share_leave_the_loop_time(clock: Clock) -> None:
+    queue, log = Queue(clock), list[str]()
+    for name in map(str, range(200)):
+        queue.add(Sender(queue, log, name, 10))
+    while clock.calls:
+        clock.turn()
+    assert len(log) == 2000
+    assert clock.now >= (2000 * TURN - ALL_BURST) / ALL_SHARE * 0.99
+
+
+def test_socket_with_little_to_parse_comes_first(clock: Clock) -> None:
+    queue, log = Queue(clock), list[str]()
+    for name in map(str, range(200)):
+        queue.add(Sender(queue, log, name, 10))
+    while len(log) < 400:
+        clock.turn()
+    queue.add(Sender(queue, log, "good", 1))
+    while len(log) < 402:
+        clock.turn()
+    assert "good" in log[400:]
+
+
+def test_socket_with_much_to_parse_does_not_wait_for_ever(clock: Clock) -> None:
+    queue, log = Queue(clock), list[str]()
+    queue.add(Sender(queue, log, "large", 32))
+    for _ in range(20_000):
+        queue.add(Sender(queue, log, "small", 1))
+        clock.turn()
+        if "large" in log:
+            break
+    assert log[-1] == "large"
+    assert clock.now == pytest.approx(30, rel=0.05)
+
+
+def test_socket_waits_while_all_have_spent_their_share(clock: Clock) -> None:
+    queue, meter = Queue(clock), Meter()
+    queue.spend(ALL_BURST, 0.0)
+    assert queue.passes(meter, 0.0)
+    queue.spend(TURN, 0.0)
+    assert not queue.passes(meter, 0.0)
+    assert queue.passes(meter, TURN / ALL_SHARE)
 
 
 def protocol(server: Server) -> PreparedFrames:
@@ -162,6 +223,50 @@ async def test_flooding_client_that_never_reads_is_aborted(rig: Rig, monkeypatch
         socket.write(frame(PING, b"x" * 125) * 30_000)
         await until(lambda: server.disconnected, "the end of the connection")
         assert server.transport.get_write_buffer_size() == 0
+
+
+@PREPARED
+async def test_bytes_that_wait_for_all_sockets_are_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "WAITING_BYTES", 50_000)
+    async with raw_socket(rig.servers[0].port) as socket, rig.connect("/ws/realtime") as good:
+        await until(lambda: len(rig_sessions(rig)) == 2, "both connections")
+        shared = rig_sessions(rig)[0].intake
+        socket.write(frame(PING) * 30_000)
+        assert await socket.close_code() == 1008
+        await good.subscribed(stocks=["600519.SH"])
+        await until(lambda: len(rig_sessions(rig)) == 1, "the end of the flooding connection")
+        assert shared.waiting == 0
+
+
+@PREPARED
+async def test_no_byte_waits_after_closes_of_all_kinds(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime") as good:
+        await until(lambda: len(rig_sessions(rig)) == 1, "the connection")
+        shared = rig_sessions(rig)[0].intake
+        for last in (frame(CLOSE), frame(3), b""):
+            async with raw_socket(rig.servers[0].port) as socket:
+                socket.write(frame(PING) * 3000, last)
+                await socket.writer.drain()
+        await until(lambda: len(rig_sessions(rig)) == 1, "the end of the others")
+        await good.subscribed(stocks=["600519.SH"])
+        assert shared.waiting == 0
+
+
+@PREPARED
+async def test_socket_waits_for_its_turn_while_all_are_over_their_share(rig: Rig) -> None:
+    async with rig.connect("/ws/realtime?ctl=1") as client:
+        await client.receive()
+        server = protocol(rig.servers[0])
+        server.loop.call_soon_threadsafe(server.intake.spend, 0.05, server.loop.time())
+        await until(lambda: not server.intake.passes(server.meter, server.loop.time()), "the debt")
+        await client.send({"action": "ping", "id": 7})
+        await until(lambda: server.waiting, "the request in the queue")
+        assert (await client.receive())["id"] == 7
+
+
+def test_system_holds_little_of_what_a_client_sends() -> None:
+    with _bind("127.0.0.1", 0) as bound:
+        assert bound.getsockopt(SOL_SOCKET, SO_RCVBUF) <= 2 * RECEIVE_BUFFER
 
 
 @PREPARED

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.sending.view import View
+from gateway.sending.view import View, in_one_order
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -71,10 +71,16 @@ def test_formula_values_name_their_subscription(binary: bool, body: dict[str, ob
     assert shown(View(binary, stamped=True, seq_id=3), body)["data"] == {"type": "formula_update", "seq_id": 3, **body}
 
 
-def test_messagepack_without_options_is_the_published_body() -> None:
+def test_a_body_without_options_is_sent_as_the_feeder_published_it() -> None:
     published = frame({"600519.SH": [RECORD]})
-    assert View(True).render(published) is published.body
-    assert math.isnan(shown(View(True), {"600519.SH": [RECORD]})["600519.SH"][0]["pe"])
+    assert View().render(published) is published.body
+
+
+def test_messagepack_has_what_the_json_has() -> None:
+    body = {"600519.SH": [RECORD | {"long": 2**64 - 1, "longer": 2**64 + 1, "longest": [-(10**400)]}]}
+    expected = json.loads(frames.encode(body))
+    expected["600519.SH"][0] |= {"longer": 2.0**64, "longest": [-math.inf]}
+    assert shown(View(True), body) == expected
 
 
 def test_clients_of_one_view_share_the_frame() -> None:
@@ -87,7 +93,8 @@ def test_clients_of_one_view_share_the_frame() -> None:
 
 def test_messagepack_frames_are_marked_as_binary() -> None:
     published = frame({"n": 1})
-    assert View(True).of(published).framed == b"\x82" + bytes([len(published.body)]) + published.body
+    packed = msgspec.msgpack.encode({"n": 1})
+    assert View(True).of(published).framed == b"\x82" + bytes([len(packed)]) + packed
     assert View(False, stamped=True).of(published).framed[0] == 0x81
 
 
@@ -101,15 +108,38 @@ def test_long_frames_are_compressed_independently(size: int, deflated: bool) -> 
     assert framed[0] == 0xC1
     start = 2 if framed[1] < 126 else 4 if framed[1] == 126 else 10
     inflate = zlib.decompressobj(wbits=-frames.DEFLATE_WINDOW)
-    assert inflate.decompress(framed[start:] + b"\x00\x00\xff\xff") == published.json
+    assert inflate.decompress(framed[start:] + b"\x00\x00\xff\xff") == published.body
     assert len(framed) < size / 10
 
 
 @pytest.mark.parametrize("view", [View(seq_id=1), View(True, seq_id=1), View(fields=("n",)), View(True, ("n",))])
-@pytest.mark.parametrize("body", [b"\xc1", frames.encode(3), frames.encode([[[1]]])])
+@pytest.mark.parametrize("body", [b"\xc1", b"{", frames.encode(3), frames.encode([[[1]]])])
 def test_body_without_fields_is_sent_whole_or_a_wire_error(view: View, body: bytes) -> None:
     try:
         view.render(Frame(TICK, 1, 1, 0, 0, body))
     except WireError:
         return
-    assert body != b"\xc1"
+    assert body not in (b"\xc1", b"{")
+
+
+@pytest.mark.parametrize("body", [
+    {"a": [{"x": 1, "y": math.nan, "deep": {"z": [1]}}, {}], "b": {"x": None, "q": 2}},
+    {"a": [1, {"x": 1, "y": 2}], "b": 3, "c": "text"}, {"a": {1: 2, "x": 3}}, {1: {"x": 2, "y": 3}},
+    [{"x": 1}], 7, None, {}, {"a": []}, {"a": [[{"x": 1, "y": 2}]]},
+])  # fmt: skip
+@pytest.mark.parametrize("fields", [("x",), ("deep", "x"), ("class", "__doc__", "x y", "", "价")])
+def test_fields_are_the_same_as_of_the_whole_record(body: object, fields: tuple[str, ...]) -> None:
+    def cut(record: Any) -> Any:
+        return {name: record[name] for name in fields if name in record} if isinstance(record, dict) else record
+
+    def cut_all(body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        return {code: [*map(cut, of)] if isinstance(of, list) else cut(of) for code, of in body.items()}
+
+    assert View(fields=fields).render(frame(body)) == frames.encode(cut_all(body))
+
+
+def test_fields_in_any_order_are_one_view() -> None:
+    views = {View(fields=in_one_order(fields)) for fields in (("b", "a"), ("a", "b"), ("a", "b", "a"))}
+    assert views == {View(fields=("a", "b"))}

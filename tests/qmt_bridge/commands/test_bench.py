@@ -17,7 +17,7 @@ from qmt_bridge.commands.bench import Bare, measure, selftest, shown, to_text
 from qmt_bridge.commands.load.crews import Crews
 from qmt_bridge.commands.load.load import Load
 from qmt_bridge.commands.load.measurement import Measurement
-from qmt_bridge.wire.frames import framed, to_json
+from qmt_bridge.wire.frames import encode, framed
 from tests.bench import table
 from tests.bench.loads import LOADS, medians, observe, verdicts
 from tests.bench.publish import EMBEDDED, FIRST_SEQ, Template, tick
@@ -39,7 +39,7 @@ def test_a_report_says_what_is_not_known():
 
 
 def test_a_template_fills_number_and_time_into_the_body():
-    template = Template(lambda seq, sent: {"600519.SH": [tick(seq, sent)]}, to_json, text=True)
+    template = Template(lambda seq, sent: {"600519.SH": [tick(seq, sent)]})
     body = template.fill(FIRST_SEQ + 41, 1_767_000_000_123_456)
     assert orjson.loads(body) == {"600519.SH": [tick(FIRST_SEQ + 41, 1_767_000_000_123_456)]}
     assert len(body) == template.size
@@ -133,7 +133,7 @@ def test_the_loss_of_a_server_without_positions_is_not_known():
     def handler(socket: ServerConnection, codes: list[str]) -> None:
         pause = threading.Event()
         while True:
-            socket.send(to_json({codes[0]: [{"lastPrice": 1858.0}]}).decode())
+            socket.send(encode({codes[0]: [{"lastPrice": 1858.0}]}).decode())
             pause.wait(0.001)
 
     with served(handler) as url:

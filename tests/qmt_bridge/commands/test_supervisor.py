@@ -254,11 +254,11 @@ STATE = {"id": 0, "topic": STATUS_TOPIC, "state": "live"}
 @pytest.mark.parametrize(
     "answer",
     [
-        pytest.param(b"\xc1", id="no-msgpack"),
-        pytest.param(b"\x81\xa2\xff\xfe\x01", id="no-utf8"),
-        pytest.param(b"\x81\xa1a" + b"\x91" * 100_000, id="nested"),
-        pytest.param(encode(STATE | {"body": b"\x81\xa2\xff\xfe\x01"}), id="no-utf8-in-the-body"),
-        pytest.param(encode(STATE | {"body": encode({"source": "sim"})}), id="another-heartbeat"),
+        pytest.param(b"\xc1", id="no-json"),
+        pytest.param(b'{"\xff\xfe":1}', id="no-utf8"),
+        pytest.param(b'{"a":' + b"[" * 100_000, id="nested"),
+        pytest.param(encode(STATE)[:-1] + b',"body":{"source":"\xff\xfe"}}', id="no-utf8-in-the-body"),
+        pytest.param(encode(STATE | {"body": {"source": "sim"}}), id="another-heartbeat"),
     ],
 )
 def test_answers_of_other_programs_are_ignored(answer: bytes) -> None:

@@ -153,7 +153,7 @@ def by_topic(frames: Iterator[Frame]) -> dict[str, list[bytes]]:
     bodies = defaultdict(list)
     for frame in frames:
         if frame.topic.startswith("trade/"):
-            event = msgspec.msgpack.decode(frame.body, type=dict[str, msgspec.Raw])
+            event = msgspec.json.decode(frame.body, type=dict[str, msgspec.Raw])
             bodies["trade/"].append(bytes(event["type"]) + bytes(event["data"]))
         else:
             bodies[frame.topic].append(frame.body)

@@ -126,7 +126,7 @@ def test_the_documented_format_is_read_by_a_few_lines(tmp_path: Path) -> None:
     data = path.read_bytes()
     found, at = [], 0
     while at < len(data):
-        assert data[at : at + 12] == bytes.fromhex("502a4d180c000000514d5431")
+        assert data[at : at + 12] == bytes.fromhex("502a4d180c000000514d5432")
         length, crc = struct.unpack_from(">II", data, at + 12)
         records = data[at + 20 : at + 20 + length]
         assert zlib.crc32(records) == crc
@@ -263,10 +263,10 @@ def test_another_file_is_no_tape_and_stays_as_it_is(tmp_path: Path, content: byt
 def test_a_tape_of_a_later_format_is_named_and_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "day.tape"
     three_blocks(path)
-    content = path.read_bytes().replace(b"QMT1", b"QMT2")
+    content = path.read_bytes().replace(b"QMT2", b"QMT3")
     path.write_bytes(content)
     assert is_tape(path)
-    with pytest.raises(ConfigError, match="made by a later version of qmt-bridge: its format is b'2'"):
+    with pytest.raises(ConfigError, match="made by a later version of qmt-bridge: its format is b'3'"):
         TapeReader(path)
     with pytest.raises(ConfigError, match=r"out: .* later version"):
         TapeWriter(path, SESSION)

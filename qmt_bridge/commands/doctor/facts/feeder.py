@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import msgspec
 import zmq
 
 from qmt_bridge.commands.doctor.facts.error_text import error_text
@@ -14,8 +13,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import QMTBridgeError
 from qmt_bridge.handshakes import PATIENCE_SECONDS, Notice, Trouble
-from qmt_bridge.wire.frames import read
-from qmt_bridge.wire.messages import FeedStatus
+from qmt_bridge.wire.messages import FeedStatus, read_status
 from qmt_bridge.wire.topics import STATUS_TOPIC
 
 # A feeder sends a heartbeat every second, and the ticks of one instrument arrive every three seconds.
@@ -58,7 +56,7 @@ def listen(config: Config) -> Heard:
             on_notice=notices.append,
         ):
             if frame.topic == STATUS_TOPIC:
-                status = read(msgspec.msgpack.Decoder(FeedStatus), frame.body)
+                status = read_status(frame.body)
             # Simulated and recorded ticks do not show the exchange's time.
             elif status is not None and status.source == "xtquant" and (times := list(_times(frame.data))):
                 ages_ms.append(frame.received_ns / 1e6 - max(times))

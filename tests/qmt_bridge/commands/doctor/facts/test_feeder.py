@@ -75,26 +75,26 @@ def test_only_live_ticks_of_a_running_feeder_check_the_clock(
 @pytest.mark.parametrize(
     "parts",
     [
-        pytest.param([b"BODY", encode(["nonsense"])], id="array"),
-        pytest.param([b"BODY", encode({"source": "x", "simulated": 1})], id="wrong-types"),
-        pytest.param([b"BODY", b"\x91" * 100_000], id="nested"),
-        pytest.param([b"BODY", b"\xa2\xff\xfe"], id="no-utf-8"),
-        pytest.param([], id="topic-alone"),
-        pytest.param([b"short", b""], id="short-stamp"),
-        pytest.param([b"STAMP", b"", b"", b"", b""], id="too-many"),
+        pytest.param([b"HEAD", encode(["nonsense"])], id="array"),
+        pytest.param([b"HEAD", encode({"source": "x", "simulated": 1})], id="wrong-types"),
+        pytest.param([b"HEAD", b"[" * 100_000], id="nested"),
+        pytest.param([b"HEAD", b'{"\xff\xfe":1}'], id="no-utf-8"),
+        pytest.param([STATUS_TOPIC.encode()], id="topic-alone"),
+        pytest.param([STATUS_TOPIC.encode() + b"short", b"{}"], id="short-stamp"),
+        pytest.param([b"HEAD", b"", b"", b"", b""], id="too-many"),
     ],
 )
 def test_messages_of_another_program_are_a_finding(monkeypatch: pytest.MonkeyPatch, parts: list[bytes]) -> None:
-    if b"BODY" not in parts:
-        # The message is not a frame, so it is left out.
+    is_frame = len(parts) == 2 and parts[0] == b"HEAD"
+    if not is_frame:
+        # It is left out.
         monkeypatch.setattr(feeder_facts, "SILENT_SECONDS", 0.5)
-    stamp = Frame(STATUS_TOPIC, 1, 1, 1, 1, b"").to_parts()[1]
-    given = [stamp if part in (b"BODY", b"STAMP") else part for part in parts]
-    raw = [STATUS_TOPIC.encode(), *given]
+    head = Frame(STATUS_TOPIC, 1, 1, 1, 1, b"").to_parts()[0]
+    raw = [head if part == b"HEAD" else part for part in parts]
     monkeypatch.setattr(Frame, "to_parts", lambda frame: raw)
     with publishing(lambda: [(STATUS_TOPIC, None)]) as config:
         heard = feeder_facts.listen(config)
         assert (heard.status, heard.ages_ms) == (None, ())
-        assert (heard.unheard is not None) is (b"BODY" in parts)
+        assert (heard.unheard is not None) is is_frame
         found = feeder.feeder(None, heard.unheard, "1.0", "auto", heard.refused.text if heard.refused else "")
     assert found.check == "feeder"

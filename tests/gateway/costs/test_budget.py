@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 
-from gateway import budget
-from gateway.budget import (
+from gateway.auth import Keys
+from gateway.costs import budget, slices
+from gateway.costs.budget import (
     ABUSE,
     LONGEST_WAIT,
     MAX_ADDRESSES,
@@ -19,14 +22,17 @@ from gateway.budget import (
     Purse,
     Refusals,
     codes_named,
-    cut_rejections,
 )
-from gateway.endpoints import _checked
+from gateway.costs.slices import Slices
+from gateway.endpoints import CODES_A_TURN, Realtime, Rejection, _checked, _shown
+from gateway.hub import Hub
+from gateway.session import PART
+from gateway.streams.member import Member
 from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
 from qmt_bridge.wire import codes
-from qmt_bridge.wire.topics import quote_topic
-from tests.support.rig import Rig, metrics, running_rig
+from qmt_bridge.wire.topics import Topic, quote_topic
+from tests.support.rig import KEY, Rig, metrics, running_rig
 from tests.support.waiting import until
 
 
@@ -81,19 +87,28 @@ def test_slightly_too_many_requests_close_no_client() -> None:
 
 def test_address_waits_for_its_budget_and_others_do_not() -> None:
     shared = Budget(100, 1000, 0.0)
-    waits = [shared.spend("10.0.0.1", 0.0, 4000) for _ in range(12)]
-    assert waits[:10] == [0.0] * 10
-    assert waits[11] == LONGEST_WAIT
+    waits = [shared.spend("10.0.0.1", 0.0, 4000) for _ in range(5)]
+    assert waits[:4] == [0.0] * 4
+    assert waits[4] == LONGEST_WAIT
     assert shared.spend("10.0.0.1", 0.0, 4000) is None
     assert shared.spend("10.0.0.2", 0.0, 4000) == 0.0
     assert shared.spend("10.0.0.1", 100.0, 4000) == 0.0
+
+
+def test_key_has_a_budget_from_all_its_addresses() -> None:
+    shared = Budget(100, 1000, 0.0)
+    waits = [shared.spend(f"10.0.0.{number}", 0.0, 4000, "one") for number in range(5)]
+    assert waits[:4] == [0.0] * 4
+    assert waits[4] == 10.0
+    assert shared.spend("10.0.1.1", 0.0, 4000, "other") == 0.0
+    assert shared.spend("10.0.1.2", 0.0, 4000) == 0.0
 
 
 def test_worker_has_a_budget_for_all_addresses() -> None:
     shared = Budget(100, 1000, 0.0)
     waits = [shared.spend(f"10.0.0.{number}", 0.0, 4000) for number in range(25)]
     assert waits[:21] == [0.0] * 21
-    assert waits[21] == 4.0
+    assert waits[21] == 8.0
     assert None in waits
 
 
@@ -114,21 +129,35 @@ def test_codes_of_a_request_are_counted(request_: dict[str, object], count: int)
 
 @pytest.mark.parametrize("count", [0, 1, NAMED_REJECTIONS, NAMED_REJECTIONS + 1, 5000])
 def test_answer_names_a_limited_number_of_rejections(count: int) -> None:
-    answer = {"type": "subscribed", "rejected": [{"code": str(number)} for number in range(count)]}
-    cut = cut_rejections(dict(answer))
+    cut = _shown((Rejection(str(number), "unknown_symbol", "") for number in range(count)), count)
     assert len(cut["rejected"]) + cut.get("rejected_more", 0) == count
     assert len(cut["rejected"]) <= NAMED_REJECTIONS
     assert ("rejected_more" in cut) is (count > NAMED_REJECTIONS)
 
 
 @pytest.mark.parametrize("wrong", ["", "99", 1, True, None, 1.5, "x" * 1000])
-def test_suggestions_are_made_for_the_named_rejections_only(wrong: object, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_suggestions_are_made_for_the_named_rejections_only(
+    wrong: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[str] = []
     monkeypatch.setattr(codes, "_hint", lambda text: made.append(text) or "")
-    topics, rejected = _checked([wrong] * 5000 + ["600519.SH"], quote_topic)
+    topics, rejected = await _checked([wrong] * 5000 + ["600519.SH"], quote_topic)
     assert list(topics.values()) == ["600519.SH"]
     assert len(rejected) == 5000
     assert len(made) <= NAMED_REJECTIONS
+
+
+async def test_codes_are_read_in_several_turns_of_the_loop() -> None:
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    count()
+    await _checked(["600519.SH"] * (10 * CODES_A_TURN), quote_topic)
+    assert turns == 10
 
 
 @pytest.fixture
@@ -222,3 +251,93 @@ def test_refusals_are_told_once_a_second_with_their_number() -> None:
     assert sum(told) == 201
     # What is left is told although no request comes any more.
     assert (refusals.untold(2.9), refusals.untold(3.0), refusals.untold(5.0)) == (0, 99, 0)
+
+
+async def test_request_of_many_codes_is_worked_off_in_parts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[int] = []
+    join = Hub.join
+
+    def counted(self: Hub, members: Mapping[Topic, Member], *rest: Any) -> None:
+        joined.append(len(members))
+        join(self, members, *rest)
+
+    monkeypatch.setattr(Hub, "join", counted)
+    stocks = [f"{number:06}.SZ" for number in range(2000)]
+    async with rig.connect("/ws/realtime") as client:
+        for _ in range(2):
+            ack = await client.subscribed(stocks=stocks)
+            assert ack["added"] == stocks
+            await client.send({"action": "unsubscribe", "id": 2, "stocks": stocks})
+            assert (await client.receive())["removed"] == stocks
+        assert max(joined) <= PART
+        await until(lambda: not rig.source.wanted, "the end of all subscriptions")
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "unsubscribes"])
+async def test_request_that_is_under_way_leaves_nothing(rig: Rig, leaves: bool) -> None:
+    stocks = [f"{number:06}.SZ" for number in range(4000)]
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"action": "subscribe", "id": 1, "stocks": stocks})
+        if not leaves:
+            await client.send({"action": "unsubscribe", "id": 2, "stocks": stocks})
+            assert sorted([(await client.receive())["id"] for _ in range(2)]) == [1, 2]
+    async with rig.connect("/ws/realtime") as other:
+        await other.subscribed(stocks=["600519.SH"])
+        await until(lambda: rig.source.wanted == [quote_topic("600519.SH")], "the end of all other subscriptions")
+
+
+async def test_next_request_of_a_socket_waits_until_all_topics_are_joined(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+    handle = Realtime.handle
+
+    async def noted(self: Realtime, request: dict[str, Any]) -> None:
+        found.append(len(self.session.host.feed.hub.streams))
+        await handle(self, request)
+
+    monkeypatch.setattr(Realtime, "handle", noted)
+    # One piece of work in a turn of the loop.
+    monkeypatch.setattr(slices, "SLICE", 0.0)
+    async with rig.connect("/ws/realtime") as client:
+        await client.send({"action": "subscribe", "id": 1, "stocks": [f"{number:06}.SZ" for number in range(4000)]})
+        await client.send({"action": "list", "id": 2})
+        assert sorted([(await client.receive())["id"] for _ in range(2)]) == [1, 2]
+    assert found[1] - found[0] == 4000
+
+
+async def test_socket_that_has_shown_a_key_spends_its_budget(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[str | None] = []
+    spend = Budget.spend
+
+    def noted(self: Budget, address: str, now: float, cost: float, key: str | None = None) -> float | None:
+        keys.append(key)
+        return spend(self, address, now, cost, key)
+
+    monkeypatch.setattr(Budget, "spend", noted)
+    async with rig.connect("/ws/realtime") as client:
+        await client.subscribed(stocks=["600519.SH"])
+    async with rig.connect("/ws/realtime", rig.serve(require_key=True)) as client:
+        await client.send({"action": "auth", "key": KEY})
+        assert [(await client.receive())["type"] for _ in range(2)] == ["authenticated", "welcome"]
+        await client.subscribed(stocks=["600519.SH"])
+    assert keys == [None, Keys(KEY).name(KEY)]
+    assert KEY not in str(keys)
+
+
+async def test_ended_subscription_sends_nothing_while_it_waits_to_leave(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting: list[Callable[[], None]] = []
+    async with rig.connect("/ws/realtime") as client, rig.connect("/ws/realtime") as other:
+        for each in (client, other):
+            await each.subscribed(stocks=["600519.SH"])
+        monkeypatch.setattr(Slices, "do", lambda self, owner, work: waiting.append(work))
+        await client.send({"action": "unsubscribe", "id": 2, "stocks": ["600519.SH"]})
+        assert (await client.receive())["type"] == "unsubscribed"
+        rig.source.publish(quote_topic("600519.SH"), {"600519.SH": [{}]})
+        assert await other.receive() == {"600519.SH": [{}]}
+        await client.send({"action": "ping", "id": 3})
+        assert (await client.receive())["type"] == "pong"
+        assert len(waiting) == 1
+        monkeypatch.undo()

@@ -1,0 +1,1 @@
+"""What clients may cost a worker: budgets, and long work in slices."""
