@@ -105,7 +105,9 @@ FLOODS = (
     ),
     Flood(
         "half_open",
-        Barrage((b"", b"GET /ws/realtime HTTP/1.1\r\nHost: localhost\r\n", opening()[:-2]), connections=5000, waits=True),
+        Barrage(
+            (b"", b"GET /ws/realtime HTTP/1.1\r\nHost: localhost\r\n", opening()[:-2]), connections=5000, waits=True
+        ),
         half_open=True,
     ),
     Flood(
