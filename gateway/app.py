@@ -15,10 +15,14 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway import status
+from gateway.access.guard import Guard
+from gateway.access.peers import from_this_machine
+from gateway.auth import presented_key
+from gateway.connections.opening import BROWSER_HEADERS
 from gateway.endpoints import ENDPOINTS
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
@@ -43,10 +47,10 @@ def create_app(config: Config | None = None) -> Starlette:
         async with workers.use(settings()):
             yield
 
-    def page(render: Callable[[Worker], Response]) -> Callable[[Request], object]:
-        async def respond(_: Request) -> Response:
+    def page(render: status.Page) -> Callable[[Request], object]:
+        async def respond(request: Request) -> Response:
             async with workers.use(settings()) as worker:
-                return render(worker)
+                return render(worker, _may_see_all(request, worker))
 
         return respond
 
@@ -60,9 +64,28 @@ def create_app(config: Config | None = None) -> Starlette:
     ]
     routes += [Route(path + end, page(render)) for path, render in pages.items() for end in ("", "/")]
     routes += [Route(path + end, _upgrade_required, methods=_METHODS) for path in ENDPOINTS for end in ("", "/")]
-    app = Starlette(routes=routes, lifespan=lifespan)
+    app = _App(settings, routes, lifespan)
     app.router.default = _nowhere
     return app
+
+
+def _may_see_all(request: Request, worker: Worker) -> bool:
+    """Return whether a client may see the numbers and states of the gateway, and not only whether it works."""
+    if from_this_machine(request.scope.get("client"), request.scope.get("server"), request.headers):
+        return True
+    key = presented_key(request.headers, (), request.scope["query_string"])
+    return key is not None and worker.keys.accepts(key)
+
+
+class _App(Starlette):
+    """Starlette with the guard around everything: its own middlewares are inside of what answers a failure."""
+
+    def __init__(self, settings: Callable[[], Config], routes: list[BaseRoute], lifespan: Lifespan[Starlette]) -> None:
+        super().__init__(routes=routes, lifespan=lifespan)
+        self._settings = settings
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Guard(super().build_middleware_stack(), self._settings)
 
 
 # A WebSocket URL answers each of them.
@@ -90,6 +113,8 @@ async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["type"] == "http":
         await response(scope, receive, send)
     elif "websocket.http.response" in scope.get("extensions", {}):
+        # The guard adds these to answers to plain HTTP.
+        response.headers.update(BROWSER_HEADERS)
         await WebSocket(scope, receive, send).send_denial_response(response)
     else:
         await send({"type": "websocket.close", "code": BAD_REQUEST.close_code})

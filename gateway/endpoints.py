@@ -120,6 +120,8 @@ class _Codes:
     """The part shared by the endpoints whose requests name codes: subscribe, unsubscribe, list."""
 
     always_key: ClassVar[bool] = False
+    # A sandboxed frame of any page looks like a file, and quotes are the least that it could take.
+    to_files: ClassVar[bool] = True
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
     parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
@@ -424,6 +426,7 @@ class Formula:
     """`/ws/formula`: values of formulas; every subscription has a `seq_id`, unique in its socket."""
 
     always_key: ClassVar[bool] = False
+    to_files: ClassVar[bool] = False
     # The documented request has an action on this URL, so an action does not show that the client opts in.
     opts_in: ClassVar[frozenset[str]] = frozenset(("id",))
     parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
@@ -525,6 +528,7 @@ class DownloadProgress:
     """`/ws/download_progress`: start a download or join an equal one; the socket ends with the download."""
 
     always_key: ClassVar[bool] = False
+    to_files: ClassVar[bool] = False
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
     parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
@@ -576,6 +580,7 @@ class Trade:
     """`/ws/trade`: every trade event of every account, in the order of the journal, without a loss."""
 
     always_key: ClassVar[bool] = behaviour_of(ALL_TRADES).needs_key
+    to_files: ClassVar[bool] = False
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action", "resume"))
     parameters: ClassVar[tuple[str, ...]] = (*_PARAMETERS, "after", "epoch")
     first_request_timeout: ClassVar[float | None] = None

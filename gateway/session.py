@@ -18,12 +18,13 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.access.hosts import host_allowed, is_near, why_unknown
+from gateway.access.origins import origin_allowed, why_denied
 from gateway.auth import KEY_SUBPROTOCOL, Keys, presented_key
 from gateway.costs.budget import UNREAD_ANSWERS, Budget, Purse, codes_named
 from gateway.costs.slices import Slices
 from gateway.counters import Sent
 from gateway.feed import Feed
-from gateway.origins import is_own_origin, origin_allowed
 from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Outbox
 from gateway.sending.pool import Pool
@@ -34,6 +35,7 @@ from gateway.subscription import ENDED, Subscription, Ticket
 from qmt_bridge.closes import (
     BAD_REQUEST,
     CONNECTION_LIMIT,
+    HOST_DENIED,
     INTERNAL,
     NOT_TEXT,
     ORIGIN_DENIED,
@@ -108,6 +110,8 @@ class Endpoint(Protocol):
 
     # Whether the key is needed whatever the settings are.
     always_key: ClassVar[bool]
+    # Whether a page that was opened from a file may use it.
+    to_files: ClassVar[bool]
     # Fields of a request by which the client opts in to the control layer.
     opts_in: ClassVar[frozenset[str]]
     # The parameters of the URL.
@@ -450,7 +454,7 @@ class Session:
         await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
         if (prepared := self._prepared()) is not None:
             prepared.forget_handshake()
-        self._admit()
+        self._admit(endpoint)
         answer = await self._authenticate(endpoint) if self._needs_key else None
         self._on(Event.ADMIT)
         if answer is not None:
@@ -525,13 +529,19 @@ class Session:
                 return f"no API key was given; the URL has {name!r}: {hint}"
         return "no API key was given"
 
-    def _admit(self) -> None:
-        headers = self._headers()
-        origin = headers.get("origin")
+    def _check_page(self, endpoint: type[Endpoint]) -> None:
+        """Raise `Ended` for a request that is not meant for this gateway, or a page that may not use this URL."""
+        headers, config = self._headers(), self.host.config
+        origin, host, reached = headers.get("origin"), headers.get("host"), self._scope.get("server")
+        if not host_allowed(host, (config.host, *config.hosts), reached):
+            raise Ended(HOST_DENIED, why_unknown(str(host)))
+        to_files = endpoint.to_files and is_near(host, config.host, reached)
         secure = self._scope["scheme"] == "wss"
-        is_own = is_own_origin(origin, headers.get("host"), headers.get("user-agent"), secure=secure)
-        if not is_own and not origin_allowed(origin, self.host.config.origins):
-            raise Ended(ORIGIN_DENIED, f"origin {str(origin)[:60]!r} is not allowed")
+        if not origin_allowed(origin, host, config.origins, secure=secure, to_files=to_files):
+            raise Ended(ORIGIN_DENIED, why_denied(str(origin)))
+
+    def _admit(self, endpoint: type[Endpoint]) -> None:
+        self._check_page(endpoint)
         config = self.host.config
         reached = f"this worker serves at most {config.max_connections} sockets"
         if self.host.budget.sockets[self._address] > config.max_connections_per_address:

@@ -1,29 +1,37 @@
-"""/healthz, /readyz and /metrics, which all show the numbers of counters.py. Run on the event loop."""
+"""/healthz, /readyz and /metrics; the last two show the numbers of counters.py. Run on the event loop.
+
+`full` says whether the client may see more than whether the gateway works (app.py decides that).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
+from http import HTTPStatus
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from gateway import metrics
 from gateway.worker import Worker
 from qmt_bridge.process import child
 from qmt_bridge.wire import frames
 
+_NEEDS_KEY = "unauthorized: only this machine sees the metrics without the API key (Authorization: Bearer <key>)\n"
+Page = Callable[[Worker, bool], Response]
+
 # The counters that an operator needs; those that explain a fault are in /metrics only.
 SHOWN = ("frames_received", "frames_sent", "bytes_sent", "skipped", "gaps")
 
 
-def health(worker: Worker) -> Response:
+def health(worker: Worker, full: bool) -> Response:
     """Return 200: the worker's event loop is running."""
-    return _json({"status": "ok", **worker.feed_state(), **_instances(worker)})
+    return _json({"status": "ok"})
 
 
-def readiness(worker: Worker) -> Response:
+def readiness(worker: Worker, full: bool) -> Response:
     """Return 200 while the feeder is connected and can write its trade journal, whatever the state of its sessions.
 
     A terminal logs accounts out at night; a load balancer must not stop the market data because of that. The answer is
@@ -35,6 +43,8 @@ def readiness(worker: Worker) -> Response:
     misconfigured = bool(accounts) and all(account.fault for account in accounts)
     serving = status is not None and journal is None
     ready = serving and not misconfigured
+    if not full:
+        return _json({"ready": ready}, 200 if ready else 503)
     shown = {
         "ready": ready,
         # Market data is served and trade events are kept; `qmt-bridge up` waits for this only.
@@ -62,8 +72,10 @@ def readiness(worker: Worker) -> Response:
     return _json(shown, 200 if ready else 503)
 
 
-def prometheus(worker: Worker) -> Response:
+def prometheus(worker: Worker, full: bool) -> Response:
     """Return the metrics of all workers."""
+    if not full:
+        return PlainTextResponse(_NEEDS_KEY, HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
     worker.export()
     return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
 

@@ -66,10 +66,14 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         Meta(description="Key for /ws/trade; without one no client gets trade events (`up` makes one for its run)."),
     ] = ""
     require_key: Annotated[bool, Meta(description="Ask for the key on the market-data URLs too.")] = False
+    hosts: Annotated[
+        tuple[str, ...],
+        Meta(description='Names by which the gateway is reached, e.g. "quotes.example"; IP addresses need none.'),
+    ] = ()
     origins: Annotated[
         tuple[str, ...],
-        Meta(description='Browser origins that may connect, e.g. "https://desk.example"; "*" is any.'),
-    ] = ("*",)
+        Meta(description='Further sites whose pages may connect, e.g. "https://desk.example"; "*" is any.'),
+    ] = ()
     max_connections: Annotated[Positive, Meta(description="Open WebSockets a worker accepts.")] = 5000
     # All clients behind one proxy may have one address.
     max_connections_per_address: Annotated[

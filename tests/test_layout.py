@@ -195,7 +195,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # It subclasses uvicorn's WebSocket protocol, which uses websockets.
     (
         "gateway/writer.py",
-        EDGE | {"gateway.connections.intake", "gateway.sending.sender", "uvicorn", "websockets"},
+        EDGE | {"gateway.connections", "gateway.sending.sender", "uvicorn", "websockets"},
         set(),
     ),
     # uvicorn's HTTP protocol is subclassed as well; what a request may be is decided in a pure file.
@@ -223,7 +223,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("gateway/subscription.py", WIRE | {"gateway.hub", "gateway.sending", "gateway.streams"}, IMPURE - {"asyncio"}),
     ("gateway/sending/*", WIRE | {"gateway.sending"}, IMPURE),
     ("gateway/auth.py", set(), IMPURE),
-    ("gateway/origins.py", set(), IMPURE),
+    (
+        "gateway/access/guard.py",
+        {"gateway.access", "gateway.connections.opening", "qmt_bridge.config", "starlette"},
+        IMPURE,
+    ),
+    ("gateway/access/*", {"gateway.access"}, IMPURE),
     ("gateway/costs/budget.py", set(), IMPURE),
     ("gateway/costs/slices.py", set(), IMPURE - {"asyncio", "time"}),
     (

@@ -62,7 +62,7 @@ class RawClient:
 async def connected(rig: Rig, path: str) -> AsyncIterator[RawClient]:
     reader, writer = await asyncio.open_connection("127.0.0.1", rig.servers[0].port)
     key = b64encode(os.urandom(16)).decode()
-    head = f"GET {path} HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     writer.write(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
     await reader.readuntil(b"\r\n\r\n")
     try:
