@@ -92,7 +92,7 @@ def _indented(text: str) -> str:
 
 
 class ClientFaults(logging.Filter):
-    """Drop what is the fault of a client, who is told it by an answer or a close."""
+    """Drop what is the fault of a client: an answer or a close tells the client so."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith(_CLIENT_FAULTS)

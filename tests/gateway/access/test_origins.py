@@ -6,6 +6,7 @@ import json
 from urllib.parse import quote
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from gateway.access.origins import origin_allowed, why_denied
 from gateway.endpoints import ENDPOINTS
@@ -118,7 +119,7 @@ async def refused(rig: Rig, path: str, **options: object) -> str | None:
     async with rig.connect(f"{path}?ctl=1&api_key={quote(KEY)}", **options) as client:
         try:
             return None if (await client.receive())["type"] == "welcome" else ""
-        except Exception:
+        except ConnectionClosed:
             code, reason = await client.closed()
             return reason if code == 1008 else ""
 
