@@ -54,6 +54,7 @@ LIMITS = (
     "frames",
     "connections",
     "upstream",
+    "views",
 )
 
 

@@ -23,6 +23,7 @@ from gateway.access.origins import origin_allowed, why_denied
 from gateway.auth import KEY_SUBPROTOCOL, Keys, presented_key
 from gateway.costs.budget import UNREAD_ANSWERS, Budget, Purse, codes_named
 from gateway.costs.slices import Slices
+from gateway.costs.views import SocketViews, Views
 from gateway.counters import Sent
 from gateway.feed import Feed
 from gateway.sending.flushes import Flushes
@@ -137,6 +138,7 @@ class Host(Protocol):
     # The outboxes of all sessions.
     pool: Pool
     budget: Budget
+    views: Views
     slices: Slices
     # How often each limit was reached, by its name.
     limited: Counter[str]
@@ -163,6 +165,7 @@ class Session:
         "_scope",
         "_send",
         "_state",
+        "_views",
         "host",
         "missed",
         "on_refused",
@@ -196,6 +199,15 @@ class Session:
         self._ended: dict[Subscription, int] | None = None
         # Unknown names in requests, as far as the client has been told of them.
         self._ignored: set[str] | None = None
+        # None until a request leaves out fields or levels, as most do not.
+        self._views: SocketViews | None = None
+
+    @property
+    def views(self) -> SocketViews:
+        """Return the views with fewer fields or levels that the socket's topics have."""
+        if self._views is None:
+            self._views = SocketViews(self.host.views, self._address)
+        return self._views
 
     def _make_sender(self) -> Sender:
         """Return a sender: by prepared frames if the server offers them, else by the ASGI send."""
@@ -273,6 +285,8 @@ class Session:
         self.host.budget.sockets[self._address] -= 1
         if not self.host.budget.sockets[self._address]:
             del self.host.budget.sockets[self._address]
+        if self._views is not None:
+            self._views.close()
         self.sender.gone = True
         # Not `unsubscribe`: what waits for the client goes as a whole, and to look for each topic's part takes seconds.
         subscriptions, self.subscriptions = list(self.subscriptions), {}

@@ -88,6 +88,12 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         Positive,
         Meta(description="Codes a second that one WebSocket may name in requests; four times `max_topics` in a burst."),
     ] = 2000
+    max_views: Annotated[
+        Positive,
+        Meta(
+            description="Different lists of `fields`, and depths, that the WebSockets of one address may use at once."
+        ),
+    ] = 100
     outbox_bytes: Annotated[
         Positive, Meta(description="Bytes that may wait for one slow client before its stream is conflated.")
     ] = 4 * 1024 * 1024

@@ -38,6 +38,7 @@ CHANGED = {
     "max_topics": 7,
     "max_rate": 8,
     "max_code_rate": 9,
+    "max_views": 10,
     "outbox_bytes": 2**40,
     "outbox_total_bytes": 2**41,
     "lag_target": 2.5,
