@@ -10,18 +10,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from http import HTTPStatus
-from ipaddress import ip_address
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway import status
+from gateway.access.guard import Guard
+from gateway.access.peers import from_this_machine
+from gateway.connections.opening import BROWSER_HEADERS
 from gateway.endpoints import ENDPOINTS
-from gateway.keys.entry import WrongKey, address_of, presented
+from gateway.keys.entry import WrongKey, address_of, headers_of, presented
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
 from qmt_bridge.closes import BAD_REQUEST
@@ -50,7 +52,7 @@ def create_app(config: Config | None = None) -> Starlette:
         async with workers.use(settings()):
             yield
 
-    def page(render: Callable[[Worker, bool], Response]) -> Callable[[Request], object]:
+    def page(render: status.Page) -> Callable[[Request], object]:
         async def respond(request: Request) -> Response:
             async with workers.use(settings()) as worker:
                 return _page(worker, request.scope, render)
@@ -67,9 +69,20 @@ def create_app(config: Config | None = None) -> Starlette:
     ]
     routes += [Route(path + end, page(render)) for path, render in pages.items() for end in ("", "/")]
     routes += [Route(path + end, _upgrade_required, methods=_METHODS) for path in ENDPOINTS for end in ("", "/")]
-    app = Starlette(routes=routes, lifespan=lifespan)
+    app = _App(settings, routes, lifespan)
     app.router.default = _nowhere
     return app
+
+
+class _App(Starlette):
+    """Starlette with the guard around everything: its own middlewares are inside of what answers a failure."""
+
+    def __init__(self, settings: Callable[[], Config], routes: list[BaseRoute], lifespan: Lifespan[Starlette]) -> None:
+        super().__init__(routes=routes, lifespan=lifespan)
+        self._settings = settings
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Guard(super().build_middleware_stack(), self._settings)
 
 
 # A WebSocket URL answers each of them.
@@ -100,28 +113,19 @@ async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
         await _deny(response, scope, receive, send)
 
 
-def _page(worker: Worker, scope: Scope, render: Callable[[Worker, bool], Response]) -> Response:
-    """Return a page, in full for this machine and for keys with the scope ``admin``."""
+def _page(worker: Worker, scope: Scope, render: status.Page) -> Response:
+    """Return a page for the client that asks; a key that it shows is checked on every page."""
     entry = worker.entry
     if seconds := entry.barred(scope, needs_key=False):
         return _too_many(seconds)
-    given, is_admin = presented(scope), False
+    given, key = presented(scope), None
     if given is not None and entry.configured:
         try:
-            is_admin = entry.check(given, address_of(scope)).allows("admin")
+            key = entry.check(given, address_of(scope))
         except WrongKey as exc:
-            return PlainTextResponse(f"{exc}\n", HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": "Bearer"})
-    return render(worker, is_admin or _from_here(scope))
-
-
-def _from_here(scope: Scope) -> bool:
-    """Return whether a request comes from this machine: from loopback, or from the address that it was sent to."""
-    address = address_of(scope)
-    try:
-        return ip_address(address.partition("%")[0]).is_loopback or address == (scope.get("server") or ("",))[0]
-    except ValueError:
-        # A Unix socket has no address.
-        return scope.get("client") is None
+            return status.unauthorized(str(exc))
+    near = from_this_machine(scope.get("client"), scope.get("server"), headers_of(scope))
+    return render(worker, status.Viewer(near, key))
 
 
 def _too_many(seconds: int) -> Response:
@@ -132,6 +136,8 @@ def _too_many(seconds: int) -> Response:
 async def _deny(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse a WebSocket before its handshake."""
     if "websocket.http.response" in scope.get("extensions", {}):
+        # The guard adds these to answers to plain HTTP.
+        response.headers.update(BROWSER_HEADERS)
         await WebSocket(scope, receive, send).send_denial_response(response)
     else:
         await send({"type": "websocket.close", "code": BAD_REQUEST.close_code})

@@ -56,6 +56,7 @@ LIMITS = (
     "frames",
     "connections",
     "upstream",
+    "views",
 )
 
 

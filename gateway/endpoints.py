@@ -17,7 +17,7 @@ import msgspec
 from gateway.costs.budget import NAMED_REJECTIONS
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
 from gateway.streams.member import Refusal
-from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket
+from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket, reduced_view
 from qmt_bridge.closes import BAD_REQUEST, FINISHED, UPSTREAM_AWAY, UPSTREAM_FAILED, Ending
 from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
 from qmt_bridge.keys.key import Scope
@@ -123,6 +123,8 @@ class _Codes:
     always_key: ClassVar[bool] = False
     # What a key has to allow.
     scope: ClassVar[Scope]
+    # A sandboxed frame of any page looks like a file, and quotes are the least that it could take.
+    to_files: ClassVar[bool] = True
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
     parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
@@ -184,13 +186,33 @@ class _Codes:
 
     def _forget(self, topic: Topic) -> str:
         self._held.pop(topic, None)
-        self._terms.pop(topic, None)
+        self._set_terms(topic, None)
         return self.wanted.pop(topic)
+
+    def _set_terms(self, topic: Topic, terms: Terms | None) -> None:
+        before = self._terms.pop(topic, None)
+        if terms is not None:
+            self._terms[topic] = terms
+            if (view := reduced_view(topic, terms)) is not None:
+                self.session.views.add(view)
+        if before is not None and (view := reduced_view(topic, before)) is not None:
+            self.session.views.remove(view)
+
+    def _check_view(self, named: Iterable[Topic], terms: Terms) -> None:
+        """Raise `BadRequest` if the sockets of this address use too many different views already."""
+        # The topics of one request have the same kind and detail.
+        first = next(iter(named), None)
+        view = None if first is None else reduced_view(first, terms)
+        if view is not None and not self.session.views.admits(view):
+            self.session.host.limited["views"] += 1
+            limit = self.session.host.config.max_views
+            raise BadRequest("symbol_limit", f"an address uses at most {limit} different lists of fields and depths")
 
     async def _subscribe(self, request: dict[str, Any]) -> None:
         asked = await self.read(request)
         terms = _terms(asked.options)
         positions = _positions(asked.options, asked.topics)
+        self._check_view(asked.topics, terms)
         made = await self._make(asked.topics, terms, positions)
         # A code that is subscribed already is subscribed again, from its new position on.
         self.session.unsubscribe(*(self._held.pop(topic) for topic in positions if topic in self._held))
@@ -248,7 +270,7 @@ class _Codes:
             elif not has_options:
                 # The code keeps the options that it has.
                 continue
-            self._terms[topic] = terms
+            self._set_terms(topic, terms)
             if topic in self._held:
                 self._held[topic].serve(terms)
         return added, beyond
@@ -286,7 +308,7 @@ class _Codes:
         rejections = _shown(chain(rejected, self._not_subscribed(missing)), len(rejected) + len(missing))
         for topic in ended:
             del self.wanted[topic]
-            self._terms.pop(topic, None)
+            self._set_terms(topic, None)
             for opened in self._open:
                 opened.added.pop(topic, None)
         self._update()
@@ -433,6 +455,7 @@ class Formula:
 
     always_key: ClassVar[bool] = False
     scope: ClassVar[Scope] = "formula"
+    to_files: ClassVar[bool] = False
     # The documented request has an action on this URL, so an action does not show that the client opts in.
     opts_in: ClassVar[frozenset[str]] = frozenset(("id",))
     parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
@@ -535,6 +558,7 @@ class DownloadProgress:
 
     always_key: ClassVar[bool] = False
     scope: ClassVar[Scope] = "download"
+    to_files: ClassVar[bool] = False
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action"))
     parameters: ClassVar[tuple[str, ...]] = _PARAMETERS
     first_request_timeout: ClassVar[float | None] = FIRST_REQUEST_TIMEOUT
@@ -599,6 +623,7 @@ class Trade:
 
     always_key: ClassVar[bool] = behaviour_of(ALL_TRADES).needs_key
     scope: ClassVar[Scope] = "trade"
+    to_files: ClassVar[bool] = False
     opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action", "resume"))
     parameters: ClassVar[tuple[str, ...]] = (*_PARAMETERS, "after", "epoch")
     first_request_timeout: ClassVar[float | None] = None

@@ -154,7 +154,10 @@ class Feed:
         return next((trouble for trouble in self.links.values() if trouble is not None), untold)
 
     def stop(self) -> None:
-        """Disconnect; requests that wait for the answer to a download are cancelled."""
+        """Disconnect; requests that wait for the answer to a download are cancelled.
+
+        Sessions that end with the worker join and leave streams in slices, the last of them later. That does nothing.
+        """
         self._stopped = True
         self._timer.cancel()
         for socket in self._sockets:
@@ -165,11 +168,15 @@ class Feed:
 
     def subscribe(self, topic: Topic) -> None:
         """Subscribe the topic or prefix on its socket (Upstream)."""
+        if self._stopped:
+            return
         self._socket_of(topic).subscribe(topic)
         self._drain_soon()
 
     def unsubscribe(self, topic: Topic) -> None:
         """Cancel the subscription (Upstream)."""
+        if self._stopped:
+            return
         self._socket_of(topic).unsubscribe(topic)
         self._drain_soon()
 
@@ -208,6 +215,8 @@ class Feed:
         return self._trade if behaviour_of(topic).socket == "trade" else self._market
 
     def _send(self, ask: Ask) -> bool:
+        if self._stopped:
+            return False
         try:
             self._dealer.send(encode_ask(ask), zmq.NOBLOCK)
         except zmq.Again:

@@ -18,14 +18,16 @@ from urllib.parse import parse_qsl
 
 from starlette.types import Receive, Scope, Send
 
+from gateway.access.hosts import host_allowed, is_near, why_unknown
+from gateway.access.origins import origin_allowed, why_denied
 from gateway.auth import KEY_SUBPROTOCOL
 from gateway.costs.budget import UNREAD_ANSWERS, Budget, Purse, codes_named
 from gateway.costs.slices import Slices
+from gateway.costs.views import SocketViews, Views
 from gateway.counters import Sent
 from gateway.feed import Feed
 from gateway.keys.entry import Entry, WrongKey, address_of, headers_of, presented
 from gateway.keys.table import missing_scope
-from gateway.origins import is_own_origin, origin_allowed
 from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Outbox
 from gateway.sending.pool import Pool
@@ -37,6 +39,7 @@ from qmt_bridge.closes import (
     BAD_REQUEST,
     CONNECTION_LIMIT,
     FORBIDDEN,
+    HOST_DENIED,
     INTERNAL,
     NOT_TEXT,
     ORIGIN_DENIED,
@@ -119,6 +122,8 @@ class Endpoint(Protocol):
     always_key: ClassVar[bool]
     # What a key has to allow.
     scope: ClassVar[KeyScope]
+    # Whether a page that was opened from a file may use it.
+    to_files: ClassVar[bool]
     # Fields of a request by which the client opts in to the control layer.
     opts_in: ClassVar[frozenset[str]]
     # The parameters of the URL.
@@ -144,6 +149,7 @@ class Host(Protocol):
     # The outboxes of all sessions.
     pool: Pool
     budget: Budget
+    views: Views
     slices: Slices
     # How often each limit was reached, by its name.
     limited: Counter[str]
@@ -170,6 +176,7 @@ class Session:
         "_scope",
         "_send",
         "_state",
+        "_views",
         "host",
         "key",
         "missed",
@@ -206,6 +213,15 @@ class Session:
         self._ended: dict[Subscription, int] | None = None
         # Unknown names in requests, as far as the client has been told of them.
         self._ignored: set[str] | None = None
+        # None until a request leaves out fields or levels, as most do not.
+        self._views: SocketViews | None = None
+
+    @property
+    def views(self) -> SocketViews:
+        """Return the views with fewer fields or levels that the socket's topics have."""
+        if self._views is None:
+            self._views = SocketViews(self.host.views, self._address)
+        return self._views
 
     def _make_sender(self) -> Sender:
         """Return a sender: by prepared frames if the server offers them, else by the ASGI send."""
@@ -288,6 +304,8 @@ class Session:
         del self.host.sessions[self]
         if self._placed:
             self.host.entry.room.leave(self._address, self.key)
+        if self._views is not None:
+            self._views.close()
         self.sender.gone = True
         # Not `unsubscribe`: what waits for the client goes as a whole, and to look for each topic's part takes seconds.
         subscriptions, self.subscriptions = list(self.subscriptions), {}
@@ -469,7 +487,7 @@ class Session:
         await self._send({"type": "websocket.accept", "subprotocol": subprotocol})
         if (prepared := self._prepared()) is not None:
             prepared.forget_handshake()
-        self._check_origin()
+        self._check_page(endpoint)
         self._take_presented_key(endpoint)
         self._enter()
         answer = await self._authenticate(endpoint) if self._needs_key and self.key is None else None
@@ -549,13 +567,16 @@ class Session:
                 return f"no API key was given; the URL has {name!r}: {hint}"
         return "no API key was given"
 
-    def _check_origin(self) -> None:
-        headers = headers_of(self._scope)
-        origin = headers.get("origin")
+    def _check_page(self, endpoint: type[Endpoint]) -> None:
+        """Raise `Ended` for a request that is not meant for this gateway, or a page that may not use this URL."""
+        headers, config = headers_of(self._scope), self.host.config
+        origin, host, reached = headers.get("origin"), headers.get("host"), self._scope.get("server")
+        if not host_allowed(host, (config.host, *config.hosts), reached):
+            raise Ended(HOST_DENIED, why_unknown(str(host)))
+        to_files = endpoint.to_files and is_near(host, config.host, reached)
         secure = self._scope["scheme"] == "wss"
-        is_own = is_own_origin(origin, headers.get("host"), headers.get("user-agent"), secure=secure)
-        if not is_own and not origin_allowed(origin, self.host.config.origins):
-            raise Ended(ORIGIN_DENIED, f"origin {str(origin)[:60]!r} is not allowed")
+        if not origin_allowed(origin, host, config.origins, secure=secure, to_files=to_files):
+            raise Ended(ORIGIN_DENIED, why_denied(str(origin)))
 
     def _enter(self) -> None:
         """Take one of the worker's places; with a key it is taken from a socket without one if there is no other."""
@@ -606,8 +627,7 @@ class Session:
         self.key = key
         config = self.host.config
         if key.rate or key.codes:
-            rate = min(config.max_rate, key.rate or config.max_rate)
-            self._purse = Purse(rate, config.max_code_rate, self.max_topics, self.sender.loop.time())
+            self._purse = Purse(self.max_rate, config.max_code_rate, self.max_topics, self.sender.loop.time())
 
     def require(self, scope: KeyScope) -> None:
         """End the session if its client has shown a key that lacks a scope."""
@@ -620,6 +640,12 @@ class Session:
         most: int = self.host.config.max_topics
         return min(most, self.key.codes) if self.key is not None and self.key.codes else most
 
+    @property
+    def max_rate(self) -> int:
+        """Return how many requests a second the socket may send."""
+        most: int = self.host.config.max_rate
+        return min(most, self.key.rate) if self.key is not None and self.key.rate else most
+
     def _rights(self) -> dict[str, Any]:
         """Return what the welcome says of a key with limits of its own."""
         if self.key is None:
@@ -627,8 +653,7 @@ class Session:
         accounts = {"accounts": list(self.key.accounts)} if self.key.accounts else {}
         if not (self.key.rate or self.key.codes):
             return accounts
-        most = self.host.config.max_rate
-        return accounts | {"limits": {"max_topics": self.max_topics, "max_rate": min(most, self.key.rate or most)}}
+        return accounts | {"limits": {"max_topics": self.max_topics, "max_rate": self.max_rate}}
 
     def check_key(self, now: float) -> None:
         """End the session if its key holds no longer (seconds since 1970)."""
@@ -676,16 +701,15 @@ class Session:
         if self._purse.ask(now):
             return True
         self.host.limited["requests"] += 1
-        limit = self.host.config.max_rate
         if self._purse.abused(now):
-            raise Ended(RATE_LIMITED, f"more than {limit} requests a second, without end")
+            raise Ended(RATE_LIMITED, f"more than {self.max_rate} requests a second, without end")
         self.tell_refused()
         return False
 
     def tell_refused(self) -> None:
         """Tell the client how many of its requests were refused since it was last told, at most once a second."""
         if count := self._purse.untold(self.sender.loop.time()):
-            self.error("rate_limited", f"more than {self.host.config.max_rate} requests a second", count=count)
+            self.error("rate_limited", f"more than {self.max_rate} requests a second", count=count)
 
     async def _afford(self, request: Mapping[str, Any]) -> None:
         """Spend what a request costs, and wait while others spend too much; raise `BadRequest` if it is too much."""
@@ -693,7 +717,7 @@ class Session:
         if not self._purse.name(now, cost):
             self.host.limited["codes"] += 1
             raise BadRequest("rate_limited", f"more than {self.host.config.max_code_rate} codes a second")
-        key = None if self.key is None else self.key.sha256
+        key = None if self.key is None else self.key.name
         wait = self.host.budget.spend(self._address, now, cost, key)
         if wait is None or wait > 0:
             self.host.limited["codes_of_all"] += 1

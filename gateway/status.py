@@ -1,36 +1,59 @@
-"""/healthz, /readyz and /metrics, which all show the numbers of counters.py. Run on the event loop."""
+"""/healthz, /readyz and /metrics; the last two show the numbers of counters.py. Run on the event loop.
+
+Which parts a client may see depends on where it is and on its key (`Viewer`).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from http import HTTPStatus
+from typing import NamedTuple
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, Response
 
 from gateway import metrics
+from gateway.keys.table import missing_scope
 from gateway.worker import Worker
+from qmt_bridge.keys.key import Key
 from qmt_bridge.process import child
 from qmt_bridge.wire import frames
+
+
+class Viewer(NamedTuple):
+    """The client that asks for a page."""
+
+    # Whether it is a program of this machine.
+    near: bool
+    # The valid key that it has shown.
+    key: Key | None = None
+
+    @property
+    def sees_all(self) -> bool:
+        """Return whether it may see the numbers and states of the gateway, and not only whether it works."""
+        return self.near or (self.key is not None and self.key.allows("admin"))
+
+
+Page = Callable[[Worker, Viewer], Response]
 
 # The counters that an operator needs; those that explain a fault are in /metrics only.
 SHOWN = ("frames_received", "frames_sent", "bytes_sent", "skipped", "gaps")
 
 
-def health(worker: Worker, full: bool) -> Response:
-    """Return 200: the worker's event loop is running. Only `full` has more than that."""
-    if not full:
-        return _json({"status": "ok"})
-    return _json({"status": "ok", **worker.feed_state(), **_instances(worker)})
+def health(worker: Worker, viewer: Viewer) -> Response:
+    """Return 200: the worker's event loop is running."""
+    return _json({"status": "ok"})
 
 
-def readiness(worker: Worker, full: bool) -> Response:
+def readiness(worker: Worker, viewer: Viewer) -> Response:
     """Return 200 while the feeder is connected and can write its trade journal, whatever the state of its sessions.
 
     A terminal logs accounts out at night; a load balancer must not stop the market data because of that. The answer is
-    503 if every account has a fault that only a change of the settings can mend. Only `full` says more than that.
+    503 if every account has a fault that only a change of the settings can mend. Other machines without the scope
+    ``admin`` are told no more than that.
     """
     status, numbers = worker.feed.status, worker.numbers()
     journal = None if status is None else status.journal
@@ -38,8 +61,8 @@ def readiness(worker: Worker, full: bool) -> Response:
     misconfigured = bool(accounts) and all(account.fault for account in accounts)
     serving = status is not None and journal is None
     ready = serving and not misconfigured
-    if not full:
-        return _json({"ready": ready, "serving": serving}, 200 if ready else 503)
+    if not viewer.sees_all:
+        return _json({"ready": ready}, 200 if ready else 503)
     shown = {
         "ready": ready,
         # Market data is served and trade events are kept; `qmt-bridge up` waits for this only.
@@ -67,13 +90,27 @@ def readiness(worker: Worker, full: bool) -> Response:
     return _json(shown, 200 if ready else 503)
 
 
-def prometheus(worker: Worker, full: bool) -> Response:
-    """Return the metrics of all workers; 403 if not `full`."""
-    if not full:
-        sentence = "metrics are for this machine, and for keys with the scope admin\n"
-        return PlainTextResponse(sentence, HTTPStatus.FORBIDDEN)
+def prometheus(worker: Worker, viewer: Viewer) -> Response:
+    """Return the metrics of all workers."""
+    if not viewer.sees_all:
+        return _withheld(viewer.key)
     worker.export()
     return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _withheld(key: Key | None) -> Response:
+    """Refuse a page to another machine without a key, or with one that lacks the scope ``admin``."""
+    if key is None:
+        return unauthorized(
+            "other machines see the metrics with a key of the scope admin (Authorization: Bearer <key>)"
+        )
+    return PlainTextResponse(f"forbidden: {missing_scope(key, 'admin')}\n", HTTPStatus.FORBIDDEN)
+
+
+def unauthorized(sentence: str) -> Response:
+    """Refuse a page because of its key."""
+    headers = {"WWW-Authenticate": "Bearer"}
+    return PlainTextResponse(f"unauthorized: {sentence}\n", HTTPStatus.UNAUTHORIZED, headers)
 
 
 def _instances(worker: Worker) -> dict[str, object]:

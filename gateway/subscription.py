@@ -138,16 +138,21 @@ class Ticket:
 class Pacer:
     """Limits the rate of a subscription's frames (option ``max_rate_ms``)."""
 
-    __slots__ = ("_limit", "_loop", "_timer")
+    __slots__ = ("_counted", "_limit", "_loop", "_outbox", "_timer")
 
-    def __init__(self, limit: Limit, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, limit: Limit, sender: Sender) -> None:
         self._limit = limit
-        self._loop = loop
+        self._loop = sender.loop
+        # Counts what is kept, as what waits for the client in any other way.
+        self._outbox = sender.outbox
+        self._counted = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def hold(self, subscription: Subscription, frame: Frame) -> None:
         """Pass on what is due of the frame, and keep the rest until then."""
-        self._pass(subscription, self._limit.offer(frame, self._loop.time()))
+        due = self._limit.offer(frame, self._loop.time())
+        self._count(self._limit.size)
+        self._pass(subscription, due)
         if self._limit.full:
             self.release(subscription)
         elif (
@@ -166,13 +171,21 @@ class Pacer:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._pass_on_time(subscription, self._limit.take_all())
+        kept = self._limit.take_all()
+        self._count(0)
+        self._pass_on_time(subscription, kept)
 
     def stop(self) -> None:
         """Forget what was kept: the subscription has ended, and a timer would keep its session for up to an hour."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._count(0)
+
+    def _count(self, size: int) -> None:
+        if size != self._counted:
+            self._outbox.keep_paced(size - self._counted)
+            self._counted = size
 
     def _plan(self, subscription: Subscription) -> None:
         if self._timer is not None:
@@ -191,7 +204,9 @@ class Pacer:
         self._timer = None
         now = self._loop.time()
         if now >= self._limit.due:
-            self._pass_on_time(subscription, self._limit.take(now))
+            due = self._limit.take(now)
+            self._count(self._limit.size)
+            self._pass_on_time(subscription, due)
         if self._limit.waits:
             self._plan(subscription)
 
@@ -263,6 +278,15 @@ def _manner(terms: Terms, word: str, ending: str, binary: bool, deflated: bool, 
     )
 
 
+def reduced_view(topic: Topic, terms: Terms) -> View | None:
+    """Return the view that leaves out fields or levels, of which an address may use a limited number; None if all."""
+    word, _, *detail = topic.split("/")
+    if not terms.fields and word != Kind.L2:
+        return None
+    view = _manner(Terms(terms.fields), word, "/".join(detail), False, False, None).view
+    return view if view is not None and (view.fields or view.levels) else None
+
+
 class Subscription:
     """One client's subscription to one topic (hub.Member)."""
 
@@ -317,7 +341,7 @@ class Subscription:
         manner = _manner(terms, word, "/".join(detail), outbox.binary, outbox.deflated, seq_id)
         self._view, self._behaviour, self._unknown = manner
         self.snapshot = terms.snapshot
-        pacer = Pacer(limit(terms.interval, behaviour_of(self.topic)), self._sender.loop) if terms.interval else None
+        pacer = Pacer(limit(terms.interval, behaviour_of(self.topic)), self._sender) if terms.interval else None
         before, self.pacer = self.pacer, pacer
         if before is not None:
             before.release(self)

@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.costs.budget import Budget
 from gateway.costs.slices import Slices
+from gateway.costs.views import Views
 from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
@@ -38,6 +39,7 @@ class Worker:
         self.flushes = Flushes()
         self.pool = Pool(config.outbox_total_bytes, self._relieve_soon)
         self.budget = Budget(config.max_code_rate, config.max_topics, time.monotonic())
+        self.views = Views(config.max_views)
         self.slices = Slices()
         self.limited: Counter[str] = Counter()
         self.feed = Feed(config, self._feed_changed, self.flushes)

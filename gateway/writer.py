@@ -21,11 +21,13 @@ from uvicorn.server import ServerState
 from websockets.extensions import ServerExtensionFactory
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request
+from websockets.http11 import Request, Response
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
+from websockets.typing import StatusLike
 
 from gateway.connections import intake
+from gateway.connections.opening import BROWSER_HEADERS
 from gateway.sending.sender import EXTENSION, HIGH_WATER, PreparedSender
 from qmt_bridge.closes import TOO_LARGE, VANISHED
 from qmt_bridge.wire.frames import DEFLATE_WINDOW
@@ -60,6 +62,12 @@ class Receiver(ServerProtocol):
                 # A client may close within a message (RFC 6455, 5.4); websockets would call that a protocol error.
                 self.current_size = None
             super().recv_frame(frame)
+
+    def reject(self, status: StatusLike, text: str) -> Response:
+        """Answer a handshake that is not accepted, with the headers of every answer."""
+        response = super().reject(status, text)
+        response.headers.update(BROWSER_HEADERS)
+        return response
 
     def fail(self, code: CloseCode | int, reason: str = "") -> None:
         """Close with our own sentence where a message is too large."""
@@ -326,8 +334,9 @@ class PreparedFrames(WebSocketsSansIOProtocol):
     async def send(self, message: ASGISendEvent) -> None:
         """Send as uvicorn does, then serve what came too early, or wait for the client's close, but not for ever."""
         await super().send(message)
-        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
-            # uvicorn forgets this, and so logs an error for each handshake that is answered by HTTP.
+        if self.close_sent or self.transport.is_closing():
+            # uvicorn leaves this out if a handshake is answered with a page, or if its client has left: for each it
+            # would log an error when the session returns.
             self.handshake_complete = True
         if self.close_timer is not None and message["type"] == "websocket.close":
             self.close_timer.cancel()

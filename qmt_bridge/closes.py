@@ -23,7 +23,7 @@ CLOSES: dict[int, Close] = {
         Close(1003, False, "binary data was not negotiated"),
         Close(1006, True, "the connection was lost"),
         Close(1007, False, "the data cannot be decoded"),
-        Close(1008, False, "key, origin, limits, or a bad first frame"),
+        Close(1008, False, "key, host, origin, limits, or a bad first frame"),
         Close(1009, False, "the request is too large"),
         Close(1011, True, "an internal error, or the upstream failed for good"),
         Close(1012, True, "the worker restarts"),
@@ -45,6 +45,7 @@ NOT_TEXT = Ending(1003, "bad_request")
 BAD_REQUEST = Ending(1008, "bad_request")
 UNAUTHORIZED = Ending(1008, "unauthorized")
 FORBIDDEN = Ending(1008, "forbidden")
+HOST_DENIED = Ending(1008, "host_denied")
 ORIGIN_DENIED = Ending(1008, "origin_denied")
 RATE_LIMITED = Ending(1008, "rate_limited")
 OVERLOADED = Ending(1013, "rate_limited")
@@ -56,8 +57,9 @@ CONNECTION_LIMIT = Ending(1013, "connection_limit")
 SLOW_CLIENT = Ending(1013, "slow_client")
 # Never sent: there is no connection any more.
 VANISHED = Ending(1006)
-# No error frame goes to clients that are unauthorised or lack a scope, come from a foreign page, or do not read.
-UNTOLD: frozenset[ErrorCode] = frozenset(("unauthorized", "forbidden", "origin_denied", "slow_client"))
+# No error frame goes to clients that are unauthorised or lack a scope, come from a foreign page or by an unknown host,
+# or do not read.
+UNTOLD: frozenset[ErrorCode] = frozenset(("unauthorized", "forbidden", "host_denied", "origin_denied", "slow_client"))
 
 
 def may_reconnect(code: int | None) -> bool:

@@ -66,15 +66,17 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     workers: Annotated[int, Meta(ge=1, le=64, description="Number of gateway worker processes.")] = 1
     api_key: Annotated[
         str,
-        Meta(
-            description="Key for all but `admin`, 16 or more characters; without any key no client gets trade events."
-        ),
+        Meta(description="Key with every scope, 16 or more characters; without any key no client gets trade events."),
     ] = ""
     require_key: Annotated[bool, Meta(description="Ask for the key on the market-data URLs too.")] = False
+    hosts: Annotated[
+        tuple[str, ...],
+        Meta(description='Names by which the gateway is reached, e.g. "quotes.example"; IP addresses need none.'),
+    ] = ()
     origins: Annotated[
         tuple[str, ...],
-        Meta(description='Browser origins that may connect, e.g. "https://desk.example"; "*" is any.'),
-    ] = ("*",)
+        Meta(description='Further sites whose pages may connect, e.g. "https://desk.example"; "*" is any.'),
+    ] = ()
     max_connections: Annotated[
         Positive, Meta(description="Open WebSockets a worker accepts; a tenth is kept for those with a key.")
     ] = 5000
@@ -91,6 +93,12 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         Positive,
         Meta(description="Codes a second that one WebSocket may name in requests; four times `max_topics` in a burst."),
     ] = 2000
+    max_views: Annotated[
+        Positive,
+        Meta(
+            description="Different lists of `fields`, and depths, that the WebSockets of one address may use at once."
+        ),
+    ] = 100
     outbox_bytes: Annotated[
         Positive, Meta(description="Bytes that may wait for one slow client before its stream is conflated.")
     ] = 4 * 1024 * 1024

@@ -24,6 +24,7 @@ ErrorCode = Literal[
     "unknown_field",
     "unauthorized",
     "forbidden",
+    "host_denied",
     "origin_denied",
     "unknown_symbol",
     "unsupported_period",

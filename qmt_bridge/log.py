@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import time
+from typing import Any
 
 import orjson
 
@@ -40,11 +41,61 @@ class RedactKeys(logging.Filter):
         return True
 
 
-class ClientFaults(logging.Filter):
-    """Drop the traceback that uvicorn logs for a text frame that is not UTF-8: the client's fault, closed with 1007."""
+# What uvicorn logs for each such client: a text frame that is not UTF-8 (with a traceback), no HTTP, another protocol,
+# and a client that leaves in the handshake. An outsider could fill the log with them.
+_CLIENT_FAULTS = (
+    "Invalid UTF-8 sequence received from client",
+    "Invalid HTTP request received.",
+    "Unsupported upgrade request.",
+    "ASGI callable returned without completing handshake.",
+)
+
+
+# Control characters, and the separators that some viewers take for the end of a line or for a change of direction.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def _escaped(text: str) -> str:
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class OneLine(logging.Filter):
+    """Escape control characters in every message: what outsiders send must not look like a line of its own."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith("Invalid UTF-8 sequence received from client")
+        try:
+            message = record.getMessage()
+        except (TypeError, ValueError):
+            return True
+        if _CONTROLS.search(message):
+            record.msg, record.args = _escaped(message.rstrip("\n")), ()
+        return True
+
+
+class TextFormatter(logging.Formatter):
+    """One line a record; the lines of a traceback, which may quote what an outsider sent, are indented below it."""
+
+    def formatException(self, ei: Any) -> str:
+        return _indented(super().formatException(ei))
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.exc_text and not record.exc_text.startswith(_INDENT):
+            record.exc_text = _indented(record.exc_text)
+        return super().format(record)
+
+
+_INDENT = "  "
+
+
+def _indented(text: str) -> str:
+    return "\n".join(_INDENT + _escaped(line) for line in text.splitlines())
+
+
+class ClientFaults(logging.Filter):
+    """Drop what is the fault of a client: an answer or a close tells the client so."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith(_CLIENT_FAULTS)
 
 
 class JsonFormatter(logging.Formatter):
@@ -82,6 +133,7 @@ def tame_server_logs() -> None:
         if not any(isinstance(existing, RedactKeys) for existing in logger.filters):
             logger.addFilter(RedactKeys())
             logger.addFilter(ClientFaults())
+            logger.addFilter(OneLine())
 
 
 def configure(level: str, form: str) -> None:
@@ -91,7 +143,9 @@ def configure(level: str, form: str) -> None:
     if form == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+        # JSON escapes by itself what would end a line.
+        handler.addFilter(OneLine())
+        handler.setFormatter(TextFormatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -13,6 +13,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# `log.configure` sets their levels; a logger that does not exist before a test is not restored after it.
+for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "websockets"):
+    logging.getLogger(name)
+
+
 @pytest.fixture(autouse=True)
 def logging_restored() -> Iterator[None]:
     """Restore the loggers: commands that a test runs in this process set levels and handlers."""

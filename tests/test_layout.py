@@ -203,7 +203,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # It subclasses uvicorn's WebSocket protocol, which uses websockets.
     (
         "gateway/writer.py",
-        EDGE | {"gateway.connections.intake", "gateway.sending.sender", "uvicorn", "websockets"},
+        EDGE | {"gateway.connections", "gateway.sending.sender", "uvicorn", "websockets"},
         set(),
     ),
     # uvicorn's HTTP protocol is subclassed as well; what a request may be is decided in a pure file.
@@ -239,7 +239,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"gateway.auth", "gateway.keys", "qmt_bridge.config", "qmt_bridge.errors", "qmt_bridge.keys"},
         {"socket", "threading"},
     ),
-    ("gateway/origins.py", set(), IMPURE),
+    (
+        "gateway/access/guard.py",
+        {"gateway.access", "gateway.connections.opening", "qmt_bridge.config", "starlette"},
+        IMPURE,
+    ),
+    ("gateway/access/*", {"gateway.access"}, IMPURE),
     ("gateway/costs/budget.py", set(), IMPURE),
     ("gateway/costs/slices.py", set(), IMPURE - {"asyncio", "time"}),
     (

@@ -20,7 +20,7 @@ from uvicorn.server import ServerState
 from gateway.connections.arrivals import REQUEST_COST, Arrivals
 from gateway.connections.descriptors import Descriptors
 from gateway.connections.intake import SOCKET_SHARE, Meter
-from gateway.connections.opening import HEAD_BYTES, Opening, Unserved
+from gateway.connections.opening import BROWSER_HEADERS, HEAD_BYTES, Opening, Unserved
 
 # Seconds in which a whole request has to arrive, and in which its answer has to be read.
 REQUEST_TIMEOUT = 10.0
@@ -106,11 +106,16 @@ class Handshake(H11Protocol):
             self.transport.write_eof()
         self.loop.call_later(LINGER, self.transport.abort)
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what uvicorn does not understand like everything else that is not served."""
+        self.refuse(HTTPStatus.BAD_REQUEST, msg)
+
     def _answer(self, status: HTTPStatus, sentence: str, headers: str = "") -> None:
         self.refused = True
         self.deadlines.end(self)
         body = f"{sentence}\n".encode()
         head = f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain; charset=utf-8\r\n{headers}"
+        head += "".join(f"{name}: {value}\r\n" for name, value in BROWSER_HEADERS.items())
         self.transport.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
 
     @property

@@ -12,9 +12,19 @@ from http import HTTPStatus
 # Bytes of all lines before the body, and of one line. The key, cookies and the URL of a real client take some 2 KB.
 HEAD_BYTES = 16 * 1024
 LINE_BYTES = 8 * 1024 - 2
-HEADERS = 100
+HEADERS = 64
 # No page here reads a body.
 BODY_BYTES = 8 * 1024
+# Of every HTTP answer. All are text or JSON, which needs nothing from elsewhere and is shown in no frame; the answer
+# depends on who asks.
+BROWSER_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+    "Vary": "Origin",
+}
 
 _END = re.compile(rb"\r?\n\r?\n")
 _EMPTY = re.compile(rb"[\r\n]+")

@@ -126,6 +126,7 @@ class Outbox:
         "_kept",
         "_marked",
         "_marked_at",
+        "_paced",
         "_pool",
         "_queue",
         "_serial",
@@ -158,6 +159,8 @@ class Outbox:
         self._queue: deque[Item | bytes] | None = None
         self._conflated: dict[Hashable, Item | Waiting | Parts | bytes] | None = None
         self._size = 0
+        # What the pacers of the client's subscriptions keep, which only counts for the pool.
+        self._paced = 0
         # The outboxes of the worker, and the bytes that are counted there.
         self._pool = pool
         self._counted = 0
@@ -177,8 +180,13 @@ class Outbox:
 
     @property
     def size(self) -> int:
-        """Return the bytes that wait."""
-        return self._size
+        """Return the bytes that wait, and those that pacers keep."""
+        return self._size + self._paced
+
+    def keep_paced(self, size: int) -> None:
+        """Count bytes that a pacer keeps, or keeps no longer."""
+        self._paced += size
+        self._count()
 
     @property
     def conflating(self) -> bool:
@@ -243,14 +251,14 @@ class Outbox:
         """Drop all that waits; the client is gone."""
         self._queue = self._draining = None
         self._conflated = None
-        self._size = self._kept = self._marked = self.answers = 0
+        self._size = self._paced = self._kept = self._marked = self.answers = 0
         self._count()
         self._pool = None
 
     def _count(self) -> None:
-        if self._pool is not None and self._size != self._counted:
-            self._pool.add(self._size - self._counted)
-            self._counted = self._size
+        if self._pool is not None and self.size != self._counted:
+            self._pool.add(self.size - self._counted)
+            self._counted = self.size
 
     def conflate_from(self, age: float, now: float) -> None:
         """Keep only the newest versions, until everything was taken, if the oldest frame waits for `age` seconds.

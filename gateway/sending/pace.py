@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from gateway.sending.merged import Merged
+from gateway.sending.merged import OVERHEAD, Merged
 from qmt_bridge.errors import WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import BATCH_BYTES, Frame, LastValue
@@ -33,6 +33,10 @@ class Limit(Protocol):
     @property
     def full(self) -> bool:
         """Return whether so much waits that it is sent early."""
+
+    @property
+    def size(self) -> int:
+        """Return the bytes that were kept."""
 
     def offer(self, frame: Frame, now: float) -> list[Frame]:
         """Return what may be sent at once, in order; the rest is kept. A last value is never kept."""
@@ -72,6 +76,10 @@ class Pace:
         """
         return self._waiting.kept > BATCH_BYTES
 
+    @property
+    def size(self) -> int:
+        return self._waiting.size
+
     def offer(self, frame: Frame, now: float) -> list[Frame]:
         if not isinstance(frame, LastValue):
             return [frame] if self.admits(frame, now) else []
@@ -105,7 +113,7 @@ class MarketPace:
     frame.
     """
 
-    __slots__ = ("_dues", "_newest", "_taken_at", "_waiting", "due", "interval")
+    __slots__ = ("_dues", "_newest", "_taken_at", "_waiting", "due", "interval", "size")
 
     def __init__(self, interval: float) -> None:
         self.interval = interval
@@ -113,6 +121,7 @@ class MarketPace:
         # When each code may pass again.
         self._dues: dict[str, float] = {}
         self._waiting: dict[str, msgspec.Raw] = {}
+        self.size = 0
         self._newest: Frame | None = None
         self._taken_at = -inf
 
@@ -138,7 +147,9 @@ class MarketPace:
         held = [] if isinstance(frame, LastValue) else [code for code in by_code if self._dues.get(code, now) > now]
         for code in held:
             # A copy, since a Raw is a view that would keep the whole batch in memory.
-            self._waiting[code] = by_code.pop(code).copy()
+            self._drop(code)
+            self._waiting[code] = record = by_code.pop(code).copy()
+            self.size += _size(record)
         self._plan(held)
         self._note(by_code, now)
         return [frame] if not held else self._framed(by_code)
@@ -153,6 +164,7 @@ class MarketPace:
 
     def take_all(self) -> list[Frame]:
         waiting, self._waiting = self._waiting, {}
+        self.size = 0
         self.due = inf
         return self._framed(waiting)
 
@@ -160,7 +172,12 @@ class MarketPace:
         due = now + self.interval
         for code in passed:
             self._dues[code] = due
-            self._waiting.pop(code, None)
+            self._drop(code)
+
+    def _drop(self, code: str) -> None:
+        record = self._waiting.pop(code, None)
+        if record is not None:
+            self.size -= _size(record)
 
     def _plan(self, codes: Iterable[str]) -> None:
         """Call `take` once one of `codes`, which wait, is due, but not too soon after the last time."""
@@ -173,3 +190,7 @@ class MarketPace:
     def _frames(self, by_code: dict[str, msgspec.Raw]) -> Iterator[Frame]:
         assert self._newest is not None
         yield from map(self._newest.with_body, frames.join(by_code))
+
+
+def _size(record: msgspec.Raw) -> int:
+    return len(memoryview(record)) + OVERHEAD

@@ -123,13 +123,18 @@ def in_one_order(fields: Iterable[str]) -> tuple[str, ...]:
 
 
 def _decoded(encoded: bytes, fields: tuple[str, ...]) -> Any:
-    if fields:
+    if fields and all(map(_is_plain, fields)):
         try:
             return frames.read(_decoder(fields), encoded)
         except WireError:
             # It is no map of records, and is shown as far as it can be.
             pass
     return frames.decode(encoded)
+
+
+def _is_plain(name: str) -> bool:
+    # Of other names, such as an indicator's in Chinese, msgspec 0.22 finds none that it has not encoded before.
+    return name.isascii() and name.isidentifier()
 
 
 @lru_cache(maxsize=DECODERS)

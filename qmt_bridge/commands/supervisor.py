@@ -275,7 +275,7 @@ class _Run:
 
     def _ask_gateway(self, stop: Stop) -> float:
         """Ask the gateway, which may take `_ask_timeout` seconds; return the time after that."""
-        status = ask_gateway(self._config, "/healthz" if self._was_ready else "/readyz", stop, self._ask_timeout)
+        status = ask_gateway(self._config, "/readyz", stop, self._ask_timeout)
         now = time.monotonic()
         self._note_feeder_answer(now)
         # With several workers the first process answers no requests itself, but replaces frozen workers.

@@ -76,9 +76,8 @@ def sha256(key: str) -> str:
 
 
 def simple_key(api_key: str) -> Key:
-    """Return the key of the setting `api_key`: every scope but ``admin``, every account, no expiry."""
-    scopes = tuple(scope for scope in SCOPES if scope != "admin")
-    return Key(name=SIMPLE_NAME, sha256=sha256(api_key), scopes=scopes)
+    """Return the key of the setting `api_key`: every scope, every account, no expiry."""
+    return Key(name=SIMPLE_NAME, sha256=sha256(api_key), scopes=SCOPES)
 
 
 def check_length(api_key: str, *, simulated: bool) -> None:

@@ -89,7 +89,7 @@ class Hostile:
         rng = self.rng
         path = rng.choice((*PATHS, *PATHS, "/ws/nothing", "/", "/metrics"))
         path += rng.choice(("", "", "?ctl=1", "?after=-1", "?api_key=%00", "?after=9&epoch=x"))
-        head = [f"GET {path} HTTP/1.1", "Host: gateway", "Upgrade: websocket", "Connection: Upgrade"]
+        head = [f"GET {path} HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade"]
         head += ["Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {b64encode(os.urandom(16)).decode()}"]
         if rng.random() < 0.3:
             head.append(f"Sec-WebSocket-Protocol: {rng.choice(('qmt.v1.json', 'qmt.v1.msgpack', 'x', 'key.a'))}")

@@ -691,7 +691,7 @@ async def test_client_not_reading_trade_events_is_closed_with_1013(rig: Rig) -> 
 async def test_key_in_a_header_may_be_raw_utf8(rig: Rig) -> None:
     port = rig.servers[0].port
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    lines = ["GET /ws/trade?ctl=1 HTTP/1.1", "Host: x", "Upgrade: websocket", "Connection: Upgrade"]
+    lines = ["GET /ws/trade?ctl=1 HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade"]
     lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", f"X-API-Key: {KEY}", "", ""]
     writer.write("\r\n".join(lines).encode())
     async with asyncio.timeout(DEADLINE):
@@ -771,8 +771,6 @@ async def test_program_with_the_server_address_as_origin_is_served(rig: Rig) -> 
     async with rig.connect("/ws/realtime", server, origin=own) as client:
         await client.send({"stocks": ["600519.SH"]})
         await rig.wanted(TICK)
-    async with rig.connect("/ws/realtime", server, origin=f"http://127.0.0.1:{server.port + 1}") as client:
-        assert (await client.closed())[0] == 1008
     # A page in a browser, with a name that was changed to lead to this address (DNS rebinding).
     evil = f"evil.example:{server.port}"
     here: dict[str, Any] = {"host": "127.0.0.1", "port": server.port, "proxy": None}

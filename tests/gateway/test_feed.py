@@ -206,3 +206,16 @@ async def test_market_data_waits_for_a_bounded_time(pressed: Pressed, monkeypatc
     await pressed.start()
     pressed.publish(10 * LOOK_EVERY)
     await until(lambda: pressed.taken == 10 * LOOK_EVERY)
+
+
+async def test_leaving_and_joining_after_the_stop_do_nothing() -> None:
+    """A worker that stops ends its sessions, whose last slices of work come after it."""
+    feed = Feed(Config(), lambda: None, Clients())
+    feed.start()
+    member = Member()
+    feed.hub.join({TOPIC: member}, time.monotonic())
+    feed.stop()
+    feed.hub.leave(TOPIC, member)
+    assert TOPIC not in feed.hub.streams
+    feed.hub.join({TOPIC: member}, time.monotonic())
+    feed.hub.leave(TOPIC, member)

@@ -61,6 +61,7 @@ class Endpoint:
     opts_in: ClassVar[frozenset[str]] = frozenset()
     parameters: ClassVar[tuple[str, ...]] = ()
     first_request_timeout: ClassVar[float | None] = None
+    to_files: ClassVar[bool] = False
 
     def __init__(self, session: Session) -> None:
         self.session = session

@@ -15,7 +15,7 @@ import pytest
 from gateway.sending.window import FIRST
 from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
-from qmt_bridge.wire.topics import quote_topic
+from qmt_bridge.wire.topics import quote_topic, whole_topic
 from tests.support.rig import DEADLINE, Rig, metrics, readiness, running_rig
 from tests.support.waiting import until
 
@@ -62,7 +62,7 @@ class RawClient:
 async def connected(rig: Rig, path: str) -> AsyncIterator[RawClient]:
     reader, writer = await asyncio.open_connection("127.0.0.1", rig.servers[0].port)
     key = b64encode(os.urandom(16)).decode()
-    head = f"GET {path} HTTP/1.1\r\nHost: gateway\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     writer.write(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
     await reader.readuntil(b"\r\n\r\n")
     try:
@@ -173,6 +173,33 @@ async def test_worst_client_is_aborted_when_all_outboxes_are_full(config: Config
             # Aborted: there is no close frame.
             with pytest.raises((asyncio.IncompleteReadError, ConnectionResetError)):
                 await silent.receive_until(8)
+
+
+def limited(port: int) -> float:
+    return metrics(port).get('limited_total{limit="outbox_total_bytes"}', 0.0)
+
+
+async def test_what_pacers_keep_counts_as_what_waits(config: Config) -> None:
+    """An hour's pace keeps a record of each code of the market, and each client has its own."""
+    market = whole_topic("SH")
+    with running_rig(config, PreparedFrames) as rig:
+        server = rig.serve(outbox_total_bytes=200_000)
+        before = limited(server.port)
+        async with rig.connect("/ws/whole_quote", server) as paced:
+            await paced.send({"codes": ["SH"], "max_rate_ms": 3_600_000})
+            await rig.wanted(market)
+            records = {f"{600000 + number}.SH": {"text": "x" * 1000} for number in range(100)}
+            # The first record of each code passes, and the newest one waits.
+            rig.source.publish(market, records)
+            while "600099.SH" not in await paced.receive():
+                pass
+            rig.source.publish(market, records)
+            rig.source.publish(market, records)
+            await until(lambda: 100_000 < metrics(server.port)["waiting_bytes"] < 120_000, "what waits")
+            rig.source.publish(market, {f"{number:06}.SH": record for number, record in enumerate(records.values())})
+            rig.source.publish(market, {f"{number:06}.SH": record for number, record in enumerate(records.values())})
+            await until(lambda: limited(server.port) == before + 1, "the limit")
+            await until(lambda: metrics(server.port)["waiting_bytes"] == 0, "nothing that waits")
 
 
 class Program:

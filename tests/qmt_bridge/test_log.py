@@ -169,3 +169,39 @@ def test_importing_the_packages_leaves_the_programs_logging_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(
+    "forged", ["a\nFORGED", "a\r\nFORGED", "a\x85FORGED", "a\u2028FORGED", "a\x1b[2JFORGED", "\x0bFORGED"]
+)
+def test_what_outsiders_send_forges_no_line(form, forged, capsys):
+    log.configure("debug", form)
+
+    logging.getLogger("gateway").warning("origin %s, path %s", forged, "/ws/股")
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        logging.getLogger("gateway").exception("failed on %s", forged)
+
+    written = capsys.readouterr().err.split("\n")[:-1]
+    if form == "json":
+        assert [json.loads(line)["level"] for line in written] == ["warning", "error"]
+        return
+    assert "/ws/股" in written[0]
+    assert all(line.isprintable() for line in written)
+    # Only a record begins at the first column; a traceback is indented.
+    assert [line.split()[2] for line in written if not line.startswith("  ")] == ["WARNING", "ERROR"]
+
+
+def test_what_outsiders_send_forges_no_line_of_another_server(capsys):
+    logger = logging.getLogger("uvicorn.error")
+    handler = logging.StreamHandler()
+    log.tame_server_logs()
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    try:
+        logger.warning("%s", "a\nFORGED")
+    finally:
+        logger.removeHandler(handler)
+    assert any(r"a\nFORGED" in line for line in lines(capsys))

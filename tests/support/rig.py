@@ -153,9 +153,15 @@ class Rig:
     @asynccontextmanager
     async def connect(self, path: str, server: Server | None = None, **options: Any) -> AsyncIterator[Client]:
         port = (server or self.servers[0]).port
+        # The name by which the client reaches the server.
+        named = options.pop("named", None)
+        if named is not None:
+            options |= {"host": "127.0.0.1", "port": port}
         # websockets does not read while its queue is full: it would wait ten seconds for the answer to its close.
         options.setdefault("close_timeout", 0.2)
-        async with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, proxy=None, **options) as socket:
+        async with connect(
+            f"ws://{named or f'127.0.0.1:{port}'}{path}", max_size=None, proxy=None, **options
+        ) as socket:
             yield Client(socket)
 
     def lose(self, topic: Topic, body: object) -> None:

@@ -159,6 +159,7 @@ def main(seconds: float, only: list[Flood], log: Path) -> None:
     # A flood has 5,000 connections.
     raise_limit(8000)
     click.echo("the floods run at nice 19, on the cores of the server\n\n" + head())
+    log.mkdir(parents=True, exist_ok=True)
     missed = 0
     for flood in only:
         measured = measure(flood, seconds, log / f"qmt-bridge-flood-{flood.name}.log")

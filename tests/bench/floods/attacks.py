@@ -105,7 +105,9 @@ FLOODS = (
     ),
     Flood(
         "half_open",
-        Barrage((b"", b"GET /ws/realtime HTTP/1.1\r\nHost: gateway\r\n", opening()[:-2]), connections=5000, waits=True),
+        Barrage(
+            (b"", b"GET /ws/realtime HTTP/1.1\r\nHost: localhost\r\n", opening()[:-2]), connections=5000, waits=True
+        ),
         half_open=True,
     ),
     Flood(
@@ -133,7 +135,7 @@ FLOODS = (
     Flood("requests", Barrage((opening(),), request(action="ping", id=1) * MANY)),
     Flood("nested", Barrage((opening(),), frame(TEXT, b'{"action":' + b"[" * 1000 + b"]" * 1000 + b"}") * 100)),
     Flood("arrivals", Barrage((opening() + frame(CLOSE, b"\x03\xe8"),), connections=50)),
-    Flood("pages", Barrage((b"",), b"GET /metrics HTTP/1.1\r\nHost: gateway\r\n\r\n" * 100, connections=50)),
+    Flood("pages", Barrage((b"",), b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100, connections=50)),
 )
 
 

@@ -124,10 +124,11 @@ def test_body_without_fields_is_sent_whole_or_a_wire_error(view: View, body: byt
 
 @pytest.mark.parametrize("body", [
     {"a": [{"x": 1, "y": math.nan, "deep": {"z": [1]}}, {}], "b": {"x": None, "q": 2}},
+    {"a": [{"x": 1, "量比": 2.5, "x y": 3, "": 4}]},
     {"a": [1, {"x": 1, "y": 2}], "b": 3, "c": "text"}, {"a": {1: 2, "x": 3}}, {1: {"x": 2, "y": 3}},
     [{"x": 1}], 7, None, {}, {"a": []}, {"a": [[{"x": 1, "y": 2}]]},
 ])  # fmt: skip
-@pytest.mark.parametrize("fields", [("x",), ("deep", "x"), ("class", "__doc__", "x y", "", "价")])
+@pytest.mark.parametrize("fields", [("x",), ("deep", "x"), ("class", "__doc__", "x y", "", "量比")])
 def test_fields_are_the_same_as_of_the_whole_record(body: object, fields: tuple[str, ...]) -> None:
     def cut(record: Any) -> Any:
         return {name: record[name] for name in fields if name in record} if isinstance(record, dict) else record
@@ -137,7 +138,9 @@ def test_fields_are_the_same_as_of_the_whole_record(body: object, fields: tuple[
             return body
         return {code: [*map(cut, of)] if isinstance(of, list) else cut(of) for code, of in body.items()}
 
-    assert View(fields=fields).render(frame(body)) == frames.encode(cut_all(body))
+    # New strings, as a request has them: msgspec keeps with a string how it is encoded.
+    named = tuple("".join(list(name)) for name in fields)
+    assert View(fields=named).render(frame(body)) == frames.encode(cut_all(body))
 
 
 def test_fields_in_any_order_are_one_view() -> None:

@@ -142,6 +142,38 @@ def test_client_that_answers_soon_is_pinged_less_often() -> None:
     assert pauses[SOON_PONGS + 1 :] == pytest.approx([SELDOM] * len(pauses[SOON_PONGS + 1 :]), abs=0.02)
 
 
+@pytest.mark.parametrize("rate", [1_000, 20_000, 200_000, 2_000_000])
+def test_pings_to_quick_clients_depend_on_time_alone(rate: int) -> None:
+    """A thousand clients of 20 KB/s, pinged with each 4 KB, would take a sixth of a worker's core."""
+    window = Window(LAG, 0.0)
+    sent: list[float] = []
+    for turn in range(10_000):
+        now = turn / 500
+        ping = window.wrote(rate // 500, now)
+        if ping:
+            sent.append(now)
+            window.acknowledge(number(ping), now + 0.001)
+    pauses = [later - earlier for earlier, later in pairwise(at for at in sent if at > 10)]
+    assert pauses == pytest.approx([SELDOM] * len(pauses), abs=0.01)
+    assert len(pauses) >= 8
+
+
+def test_quick_client_that_stops_is_sent_little_more() -> None:
+    """The next ping is due after SELDOM seconds, and its pong is late after half of the lag."""
+    window = Window(LAG, 0.0)
+    rate, written = 200_000, 0
+    for turn in range(10_000):
+        now = turn / 500
+        if now < 10:
+            ping = window.wrote(rate // 500, now)
+            if ping:
+                window.acknowledge(number(ping), now + 0.001)
+        elif window.room(now):
+            window.wrote(rate // 500, now)
+            written += rate // 500
+    assert 0 < written <= (SELDOM + PONG_PART * LAG + 0.01) * rate
+
+
 def test_window_that_shrank_below_what_is_in_flight_asks_again() -> None:
     window = Window(LAG, 0.0)
     first = window.wrote(FIRST // 2, 0.0)

@@ -187,6 +187,34 @@ def test_tail_ends_with_the_code_of_its_signal(number: signal.Signals, code: int
 
 
 @posix
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_that_is_dropped_is_raised_again(number: signal.Signals, code: int) -> None:
+    """Python drops what `__del__` raises. The work that ends the command is not interrupted a second time."""
+    code_of_command = f"""
+        import signal, time
+        from qmt_bridge.process.stop import interruptible
+        class Dropping:
+            def __del__(self):
+                signal.raise_signal({int(number)})
+        with interruptible():
+            try:
+                Dropping()
+                print("goes on", flush=True)
+                while True:
+                    time.sleep(0.01)
+            finally:
+                until = time.monotonic() + 1.5
+                while time.monotonic() < until:
+                    time.sleep(0.01)
+                print("closed", flush=True)
+    """
+    with program(code_of_command) as running:
+        assert running.wait(DEADLINE) == code
+        assert running.stdout is not None
+        assert running.stdout.read().split("\n")[-3:] == ["goes on", "closed", ""]
+
+
+@posix
 def test_a_second_signal_ends_a_command_that_is_closing() -> None:
     code = """
         import time

@@ -1,0 +1,73 @@
+"""What holds for every HTTP request before its page is made: known host, allowed origin, headers for browsers.
+
+A WebSocket is checked by its session: a browser shows the reason of a close, but nothing of an answer to the handshake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.access.hosts import host_allowed, why_unknown
+from gateway.access.origins import origin_allowed, why_denied
+from gateway.connections.opening import BROWSER_HEADERS
+from qmt_bridge.config import Config
+
+_HEADERS = [(name.lower().encode(), value.encode()) for name, value in BROWSER_HEADERS.items()]
+# Seconds for which a browser remembers the answer to a preflight.
+_REMEMBER = "600"
+
+
+class Guard:
+    """An ASGI app around another one."""
+
+    def __init__(self, app: ASGIApp, settings: Callable[[], Config]) -> None:
+        self._app = app
+        self._settings = settings
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Let a request pass; a WebSocket passes without a frame of ours, which each open socket would keep."""
+        if scope["type"] == "http":
+            return self._answer(scope, receive, send)
+        return self._app(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        added = list(_HEADERS)
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *added]}
+            await send(message)
+
+        answer = _refusal(scope, headers, self._settings())
+        if answer is None and (origin := headers.get("origin")) is not None:
+            added.append((b"access-control-allow-origin", origin.encode("latin-1")))
+            answer = _preflight(scope, headers)
+        await (self._app if answer is None else answer)(scope, receive, guarded)
+
+
+def _refusal(scope: Scope, headers: dict[str, str], config: Config) -> Response | None:
+    host, origin = headers.get("host"), headers.get("origin")
+    if not host_allowed(host, (config.host, *config.hosts), scope.get("server")):
+        return PlainTextResponse(f"host_denied: {why_unknown(str(host))}\n", HTTPStatus.MISDIRECTED_REQUEST)
+    if not origin_allowed(origin, host, config.origins, secure=scope["scheme"] == "https"):
+        return PlainTextResponse(f"origin_denied: {why_denied(str(origin))}\n", HTTPStatus.FORBIDDEN)
+    return None
+
+
+def _preflight(scope: Scope, headers: dict[str, str]) -> Response | None:
+    """Return the answer to a browser that asks whether a page may send a request; None for any other request."""
+    if scope["method"] != "OPTIONS" or "access-control-request-method" not in headers:
+        return None
+    allowed = {
+        "Access-Control-Allow-Methods": "GET, HEAD",
+        "Access-Control-Allow-Headers": "Authorization, X-API-Key",
+        "Access-Control-Max-Age": _REMEMBER,
+    }
+    if headers.get("access-control-request-private-network") == "true":
+        allowed["Access-Control-Allow-Private-Network"] = "true"
+    return Response(status_code=HTTPStatus.NO_CONTENT, headers=allowed)

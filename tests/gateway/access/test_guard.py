@@ -1,0 +1,102 @@
+"""What holds for every HTTP request: headers for browsers, CORS, and who sees the numbers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from urllib.parse import quote
+
+import pytest
+
+from gateway.access.peers import from_this_machine
+from tests.support.rig import DEADLINE, KEY, Rig
+
+PATHS = ("/healthz", "/readyz", "/metrics", "/ws/realtime", "/nowhere")
+HERE = ("127.0.0.1", 8000)
+
+
+def ask(port: int, path: str, method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    try:
+        connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response.status, response.headers, response.read().decode()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    "headers", [{}, {"Origin": "https://evil.example"}, {"Host": "evil.example"}, {"Origin": "http://localhost:1"}]
+)
+def test_every_answer_has_the_headers_for_browsers(rig: Rig, path: str, headers: dict[str, str]) -> None:
+    _, found, _ = ask(rig.servers[0].port, path, **headers)
+    assert found["Content-Security-Policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert found["X-Content-Type-Options"] == "nosniff"
+    assert found["Referrer-Policy"] == "no-referrer"
+    assert found["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_answer_names_an_allowed_origin_only(rig: Rig, path: str) -> None:
+    server = rig.serve(origins=("https://desk.example",))
+    usual = ask(server.port, path)
+    assert "Access-Control-Allow-Origin" not in usual[1]
+    for origin in ("https://desk.example", "http://localhost:3000", f"http://127.0.0.1:{server.port}"):
+        status, found, _ = ask(server.port, path, Origin=origin)
+        assert (status, found["Access-Control-Allow-Origin"]) == (usual[0], origin)
+    for origin in ("https://evil.example", "null", "file://"):
+        status, found, body = ask(server.port, path, Origin=origin)
+        assert (status, found["Access-Control-Allow-Origin"]) == (403, None)
+        assert "origins" in body
+
+
+def test_preflight_follows_the_same_list(rig: Rig) -> None:
+    port = rig.servers[0].port
+    wanted = {"Access_Control_Request_Method": "GET", "Access_Control_Request_Headers": "authorization"}
+    status, found, _ = ask(port, "/readyz", "OPTIONS", Origin="http://localhost:3000", **wanted)
+    assert (status, found["Access-Control-Allow-Origin"]) == (204, "http://localhost:3000")
+    assert "Authorization" in found["Access-Control-Allow-Headers"]
+    assert "GET" in found["Access-Control-Allow-Methods"]
+    status, found, _ = ask(port, "/readyz", "OPTIONS", Origin="https://evil.example", **wanted)
+    assert (status, found["Access-Control-Allow-Headers"]) == (403, None)
+
+
+def test_health_is_bare(rig: Rig) -> None:
+    assert ask(rig.servers[0].port, "/healthz")[2] == '{"status":"ok"}'
+
+
+@pytest.mark.parametrize("path", ["/readyz", "/metrics"])
+@pytest.mark.parametrize(
+    "through", [{"X_Forwarded_For": "203.0.113.7"}, {"Forwarded": "for=203.0.113.7"}, {"Via": "1.1 x"}]
+)
+def test_client_of_a_proxy_sees_the_numbers_with_a_key_only(rig: Rig, path: str, through: dict[str, str]) -> None:
+    port = rig.servers[0].port
+    for more in ({}, {"Authorization": "Bearer wrong"}):
+        status, _, body = ask(port, path, **through, **more)
+        if path == "/readyz":
+            assert (status, json.loads(body)) == (200, {"ready": True})
+        else:
+            assert (status, "Bearer" in body, "qmt_bridge_" in body) == (401, True, False)
+    status, _, body = ask(port, f"{path}?api_key={quote(KEY)}", **through)
+    assert (status, "connections" in body) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("client", "reached", "headers", "here"),
+    [
+        (("127.0.0.1", 1), HERE, {}, True),
+        (("::1", 1), ("::1", 8000), {}, True),
+        (("::ffff:127.0.0.1", 1), ("::ffff:127.0.0.1", 8000), {}, True),
+        (("192.168.1.5", 1), ("192.168.1.5", 8000), {}, True),
+        (("192.168.1.6", 1), ("192.168.1.5", 8000), {}, False),
+        (("127.0.0.1", 1), HERE, {"x-forwarded-for": "127.0.0.1"}, False),
+        (("127.0.0.1", 1), HERE, {"x-real-ip": "203.0.113.7"}, False),
+        (None, HERE, {}, False),
+        (("testclient", 1), ("testserver", 80), {}, False),
+    ],
+)
+def test_program_of_this_machine_is_told_from_others(
+    client: tuple[str, int] | None, reached: tuple[str, int], headers: dict[str, str], here: bool
+) -> None:
+    assert from_this_machine(client, reached, headers) is here
