@@ -29,7 +29,7 @@ from gateway.session import PART
 from gateway.streams.member import Member
 from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
-from qmt_bridge.keys.key import sha256
+from qmt_bridge.keys.key import SIMPLE_NAME
 from qmt_bridge.wire import codes
 from qmt_bridge.wire.topics import Topic, quote_topic
 from tests.support.rig import KEY, Rig, metrics, running_rig
@@ -321,7 +321,7 @@ async def test_socket_that_has_shown_a_key_spends_its_budget(rig: Rig, monkeypat
         await client.send({"action": "auth", "key": KEY})
         assert [(await client.receive())["type"] for _ in range(2)] == ["authenticated", "welcome"]
         await client.subscribed(stocks=["600519.SH"])
-    assert keys == [None, sha256(KEY)]
+    assert keys == [None, SIMPLE_NAME]
     assert KEY not in str(keys)
 
 

@@ -34,6 +34,8 @@ SCOPE_OF = {
     "/ws/trade": "trade",
 }
 REQUEST = {"stocks": ["600519.SH"]}
+# A proxy of this machine sends this for a client of another one.
+AFAR = {"X-Forwarded-For": "203.0.113.7"}
 
 
 @pytest.fixture
@@ -244,6 +246,17 @@ async def test_limits_of_a_key_hold_on_its_sockets(rig: Rig) -> None:
         assert (await client.receive())["limits"]["max_topics"] == rig.config.max_topics
 
 
+async def test_refusal_names_the_rate_of_the_key(rig: Rig) -> None:
+    secret = add(rig, rate=1)
+    async with rig.connect(url("/ws/realtime", secret), rig.serve()) as client:
+        await client.receive()
+        for number in range(5):
+            await client.send({"action": "ping", "id": number})
+        told = [await client.receive() for _ in range(5)]
+        assert [each["type"] for each in told] == ["pong"] * 4 + ["error"]
+        assert told[-1]["error"] == "more than 1 requests a second"
+
+
 async def test_time_of_last_use_is_noted(rig: Rig) -> None:
     secret = add(rig)
     server = rig.serve()
@@ -273,19 +286,20 @@ async def test_key_in_a_later_frame_is_taken_if_it_is_valid(rig: Rig) -> None:
         assert await client.closed() == (1008, "unauthorized: the key desk was revoked")
 
 
-async def test_pages_check_a_key_and_are_short_for_other_machines(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pages_check_a_key_and_are_short_for_other_machines(rig: Rig) -> None:
     market, admin = add(rig, "market", ("market",)), add(rig, "admin", ("admin",))
     server = rig.serve()
     for path in ("/healthz", "/readyz", "/metrics"):
         assert (await page(server, path))[0] == 200
-        assert await page(server, path, **{"X-API-Key": "wrong"}) == (401, "the API key is wrong\n")
-    monkeypatch.setattr("gateway.app._from_here", lambda scope: False)
-    for headers in ({}, {"Authorization": f"Bearer {market}"}):
+        assert await page(server, path, **{"X-API-Key": "wrong"}) == (401, "unauthorized: the API key is wrong\n")
+    without, with_market, with_admin = AFAR, {**AFAR, "X-API-Key": market}, {**AFAR, "X-API-Key": admin}
+    for headers in (without, with_market):
         assert await page(server, "/healthz", **headers) == (200, '{"status":"ok"}')
-        assert await page(server, "/readyz", **headers) == (200, '{"ready":true,"serving":true}')
-        assert (await page(server, "/metrics", **headers))[0] == 403
-    assert "qmt_bridge_topics" in (await page(server, "/metrics", Authorization=f"Bearer {admin}"))[1]
-    assert "accounts" in (await page(server, "/readyz", Authorization=f"Bearer {admin}"))[1]
+        assert await page(server, "/readyz", **headers) == (200, '{"ready":true}')
+    assert (await page(server, "/metrics", **without))[0] == 401
+    assert await page(server, "/metrics", **with_market) == (403, "forbidden: the key market has no scope admin\n")
+    assert "qmt_bridge_topics" in (await page(server, "/metrics", **with_admin))[1]
+    assert "accounts" in (await page(server, "/readyz", **with_admin))[1]
 
 
 async def test_example_key_opens_the_simulator_only(rig: Rig) -> None:
@@ -313,6 +327,7 @@ async def test_wrong_keys_are_refused_before_the_handshake(rig: Rig, caplog: pyt
                 pass
         assert refused.value.response.status_code == 429
         assert 0 < int(refused.value.response.headers["Retry-After"]) <= attempts.BACK_OFF
+        assert refused.value.response.headers["X-Content-Type-Options"] == "nosniff"
     assert (await page(server, "/readyz", **{"X-API-Key": "wrong"}))[0] == 429
     # Who has the key, or needs none and shows none, is served.
     async with rig.connect(url("/ws/trade", KEY_QUOTED), server) as client:
@@ -323,6 +338,19 @@ async def test_wrong_keys_are_refused_before_the_handshake(rig: Rig, caplog: pyt
     await until(lambda: "with a wrong API key" in caplog.text, "the line in the log")
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
     assert len([line for line in caplog.messages if "wrong" in line]) == 1
+
+
+async def test_page_of_another_site_cannot_bar_an_address(rig: Rig) -> None:
+    server = rig.servers[0]
+    before = metrics(server.port)["wrong_keys_total"]
+    for _ in range(attempts.ATTEMPTS):
+        async with rig.connect(url("/ws/trade", make_key()), server, origin="https://evil.example") as client:
+            assert (await client.closed())[1].startswith("origin_denied: ")
+        assert (await page(server, "/readyz", Origin="https://evil.example", **{"X-API-Key": "wrong"}))[0] == 403
+    assert metrics(server.port)["wrong_keys_total"] == before
+    async with rig.connect("/ws/trade", server) as client:
+        await client.send({"action": "auth", "key": KEY})
+        assert (await client.receive())["type"] == "authenticated"
 
 
 # Room
