@@ -378,7 +378,7 @@ async def test_sockets_that_have_not_shown_a_key_do_not_take_its_place(rig: Rig)
     server = rig.serve(max_connections=2)
     silent = socket.create_connection(("127.0.0.1", server.port))
     silent.sendall(
-        b"GET /ws/trade HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"GET /ws/trade HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
     )
     with silent:

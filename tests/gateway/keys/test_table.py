@@ -46,7 +46,7 @@ def test_each_key_of_the_file_is_found_with_its_rights() -> None:
     assert (table.find("s1"), table.find("s2"), table.find("s3")) == (first, second, None)
     simple = table.find("the-setting")
     assert simple is not None
-    assert set(simple.scopes) == {*SCOPES} - {"admin"}
+    assert simple.scopes == SCOPES
 
 
 @pytest.mark.parametrize("scope", SCOPES)
