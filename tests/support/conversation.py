@@ -17,6 +17,7 @@ from typing import Any
 
 from gateway.costs.budget import Budget
 from gateway.costs.slices import Slices
+from gateway.costs.views import Views
 from gateway.counters import Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.hub import Hub
@@ -304,6 +305,7 @@ class World:
             budget=Budget(1e9, 1_000_000, loop.now),
             # A turn of the loop has time for some pieces of work, or for none.
             slices=Slices(lambda: self.rng.choice((0.0, 0.0, 0.0, 1.0))),
+            views=Views(config.max_views),
             sessions={},
             entry=Entry(config),
             feed=SimpleNamespace(hub=self.feeder.hub),
