@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from gateway.costs.budget import NAMED_REJECTIONS
+from gateway.sending.view import View
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
 from gateway.streams.member import Refusal
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket, reduced_view
@@ -142,6 +143,8 @@ class _Codes:
         self._held: dict[Topic, Subscription] = {}
         # The options of these topics.
         self._terms: dict[Topic, Terms] = {}
+        # The views of those topics whose view leaves something out.
+        self._views: dict[Topic, View] = {}
         # The requests whose acks have not been sent yet, the oldest first.
         self._open: tuple[_Request, ...] = ()
         session.on_refused = self._refused
@@ -186,20 +189,23 @@ class _Codes:
 
     def _forget(self, topic: Topic) -> str:
         self._held.pop(topic, None)
-        self._set_terms(topic, None)
+        self._terms.pop(topic, None)
+        self._set_view(topic, None)
         return self.wanted.pop(topic)
 
-    def _set_terms(self, topic: Topic, terms: Terms | None) -> None:
-        before = self._terms.pop(topic, None)
-        if terms is not None:
-            self._terms[topic] = terms
-            if (view := reduced_view(topic, terms)) is not None:
-                self.session.views.add(view)
-        if before is not None and (view := reduced_view(topic, before)) is not None:
-            self.session.views.remove(view)
+    def _set_view(self, topic: Topic, view: View | None) -> None:
+        before = self._views.pop(topic, None)
+        if view is not None:
+            self._views[topic] = view
+            self.session.views.add(view)
+        if before is not None:
+            self.session.views.remove(before)
 
-    def _check_view(self, named: Iterable[Topic], terms: Terms) -> None:
-        """Raise `BadRequest` if the sockets of this address use too many different views already."""
+    def _view(self, named: Iterable[Topic], terms: Terms) -> View | None:
+        """Return the view of a request's topics if it leaves something out.
+
+        Raise `BadRequest` if the sockets of this address use too many others already.
+        """
         # The topics of one request have the same kind and detail.
         first = next(iter(named), None)
         view = None if first is None else reduced_view(first, terms)
@@ -207,16 +213,20 @@ class _Codes:
             self.session.host.limited["views"] += 1
             limit = self.session.host.config.max_views
             raise BadRequest("symbol_limit", f"an address uses at most {limit} different lists of fields and depths")
+        return view
 
     async def _subscribe(self, request: dict[str, Any]) -> None:
         asked = await self.read(request)
         terms = _terms(asked.options)
         positions = _positions(asked.options, asked.topics)
-        self._check_view(asked.topics, terms)
+        view = self._view(asked.topics, terms)
         made = await self._make(asked.topics, terms, positions)
+        if not _OPTIONS.isdisjoint(request):
+            # Without options, a code keeps those that it has.
+            await self._serve_anew(asked.topics, terms, view)
         # A code that is subscribed already is subscribed again, from its new position on.
         self.session.unsubscribe(*(self._held.pop(topic) for topic in positions if topic in self._held))
-        added, beyond = self._want(asked, terms, has_options=not _OPTIONS.isdisjoint(request))
+        added, beyond = self._want(asked, terms, view)
         # A code whose market was subscribed too may have kept other options.
         made = {topic: of for topic, of in made.items() if self._terms.get(topic) is terms}
         ignored = ignored_fields(request, self.shape)
@@ -250,29 +260,35 @@ class _Codes:
                     await asyncio.sleep(0)
         return made
 
-    def _want(
-        self, asked: _Asked, terms: Terms, *, has_options: bool
-    ) -> tuple[dict[Topic, str], dict[Topic, Rejection]]:
-        """Take the topics of a request up to the limit; return the new ones with their names, and the others."""
+    async def _serve_anew(self, topics: Iterable[Topic], terms: Terms, view: View | None) -> None:
+        """Serve those topics by these terms that the client has asked for before, in several turns of the loop."""
+        for number, topic in enumerate(topics, 1):
+            if not number % CODES_A_TURN:
+                await asyncio.sleep(0)
+            if topic in self.wanted:
+                self._terms[topic] = terms
+                self._set_view(topic, view)
+                if topic in self._held:
+                    self._held[topic].serve(terms)
+
+    def _want(self, asked: _Asked, terms: Terms, view: View | None) -> tuple[dict[Topic, str], dict[Topic, Rejection]]:
+        """Take the new topics of a request up to the limit; return them with their names, and those beyond it."""
         limit = self.session.max_topics
         added: dict[Topic, str] = {}
         beyond: dict[Topic, Rejection] = {}
         reason = f"a socket holds at most {limit} subscriptions"
         for topic, name in asked.topics.items():
-            if topic not in self.wanted:
-                if len(self.wanted) >= limit:
-                    beyond[topic] = Rejection(name, "symbol_limit", reason)
-                    continue
-                self.wanted[topic] = added[topic] = name
-                for opened in self._open:
-                    # This ack may come first: one that says then that the code was rejected would be wrong.
-                    opened.refused.pop(topic, None)
-            elif not has_options:
-                # The code keeps the options that it has.
+            if topic in self.wanted:
                 continue
-            self._set_terms(topic, terms)
-            if topic in self._held:
-                self._held[topic].serve(terms)
+            if len(self.wanted) >= limit:
+                beyond[topic] = Rejection(name, "symbol_limit", reason)
+                continue
+            self.wanted[topic] = added[topic] = name
+            self._terms[topic] = terms
+            self._set_view(topic, view)
+            for opened in self._open:
+                # This ack may come first: one that says then that the code was rejected would be wrong.
+                opened.refused.pop(topic, None)
         return added, beyond
 
     def _ack(self, opened: _Request, ticket: Ticket) -> dict[str, Any]:
@@ -308,7 +324,8 @@ class _Codes:
         rejections = _shown(chain(rejected, self._not_subscribed(missing)), len(rejected) + len(missing))
         for topic in ended:
             del self.wanted[topic]
-            self._set_terms(topic, None)
+            self._terms.pop(topic, None)
+            self._set_view(topic, None)
             for opened in self._open:
                 opened.added.pop(topic, None)
         self._update()

@@ -72,16 +72,18 @@ async def fuzz(up: Up, frames: int, seed: int) -> list[str]:
     tasks = [asyncio.create_task(each.run()) for each in good]
     async with asyncio.timeout(SETTLE_SECONDS):
         await asyncio.gather(*(each.ready.wait() for each in good))
-    gateway = psutil.Process(up.pid("gateway"))
-    before = gateway.memory_info().rss
+    pid = up.pid("gateway")
+    before = psutil.Process(pid).memory_info().rss
     began = time.monotonic()
     hostile = [Hostile(up.port, random.Random(seed * 1000 + number)) for number in range(HOSTILE)]
     await asyncio.gather(*(each.run(frames // HOSTILE) for each in hostile))
     sent, opened = sum(each.frames for each in hostile), sum(each.connections for each in hostile)
     seconds = time.monotonic() - began
     faults = [fault for each in good for fault in each.faults]
+    if not psutil.pid_exists(pid):
+        return [*faults, f"the worker {pid} has ended; its log: {tempfile.gettempdir()}/qmt-bridge-fuzz.log"]
     left = await _left(up.port)
-    grown = (gateway.memory_info().rss - before) / 2**20
+    grown = (psutil.Process(pid).memory_info().rss - before) / 2**20
     for task in tasks:
         task.cancel()
     click.echo(
