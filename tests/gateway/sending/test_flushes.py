@@ -93,6 +93,7 @@ async def test_turn_waits_a_moment_for_a_client_that_never_answered(rig: Rig) ->
 async def test_turn_does_not_wait_for_a_late_answer(rig: Rig) -> None:
     rig.answer()
     rig.fill()
+    rig.flushes.end_turn(0.001)
     rig.clock.now += 0.12
     assert rig.flushes.waits()
     rig.clock.now += 0.01
