@@ -7,6 +7,7 @@ that, and a view renders them. Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -25,6 +26,8 @@ from qmt_bridge.wire.topics import Behaviour, Kind, Topic, behaviour_of
 
 # How many held frames are read to see which fields records have.
 FRAMES_LOOKED_AT = 20
+# Held frames that are passed on in one turn of the loop.
+PASSED_A_TURN = 250
 # Combinations of terms and kinds of topics that are remembered.
 MANNERS = 256
 
@@ -120,19 +123,63 @@ class Ticket:
 
     def _open(self) -> None:
         """Pass on what was held, and what comes from now on."""
-        for subscription in self.subscriptions:
-            if subscription.gate is self:
-                subscription.gate = subscription.pacer
         held, self._held = self._held, []
-        for subscription, frame in held:
-            if isinstance(frame, Frame):
-                subscription.deliver(frame)
-            else:
-                subscription.snapshot_ended(frame)
+        opening = _Opening(self._sender, [of for of in self.subscriptions if of.gate is self], held)
+        opening.pass_on()
 
     def release(self, subscription: Subscription) -> None:
         """Wait no longer for a subscription that the client ended; its gate drops the frames that are held."""
         self.settle(subscription, "live", None)
+
+
+class _Opening:
+    """The gate between the ack and the newest data: passes on what a ticket has held, in several turns of the loop.
+
+    Thousands of snapshots for a client that does not read go through its outbox, which takes 20 us each.
+    """
+
+    __slots__ = ("_held", "_sender", "_subscriptions")
+
+    def __init__(
+        self, sender: Sender, subscriptions: list[Subscription], held: list[tuple[Subscription, Frame | int]]
+    ) -> None:
+        self._sender = sender
+        self._subscriptions = subscriptions
+        self._held = deque(held)
+        for subscription in subscriptions:
+            subscription.gate = self
+
+    def hold(self, subscription: Subscription, frame: Frame) -> None:
+        """Keep a frame until those before it have been passed on."""
+        self._held.append((subscription, frame))
+
+    def hold_end(self, subscription: Subscription, count: int) -> None:
+        """Keep the end of a snapshot, after its frames."""
+        self._held.append((subscription, count))
+
+    def pass_on(self) -> None:
+        """Pass on the oldest frames; the rest, and what comes meanwhile, later."""
+        for _ in range(min(PASSED_A_TURN, len(self._held))):
+            self._pass(*self._held.popleft())
+        if self._held:
+            self._sender.later(self.pass_on)
+            return
+        for subscription in self._subscriptions:
+            if subscription.gate is self:
+                subscription.gate = subscription.pacer
+
+    def _pass(self, subscription: Subscription, frame: Frame | int) -> None:
+        is_open = subscription.gate is self
+        if is_open:
+            subscription.gate = subscription.pacer
+        try:
+            if isinstance(frame, Frame):
+                subscription.deliver(frame)
+            else:
+                subscription.snapshot_ended(frame)
+        finally:
+            if is_open and subscription.gate is not ENDED:
+                subscription.gate = self
 
 
 class Pacer:
@@ -328,7 +375,7 @@ class Subscription:
         self.began = 0
         self.epoch = 0
         # What holds frames: the ticket until the ack is sent, then the pacer, if there is one.
-        self.gate: Ticket | Pacer | _Ended | None = None
+        self.gate: Ticket | _Opening | Pacer | _Ended | None = None
         self.pacer: Pacer | None = None
         self._position = position
         self._joined = False

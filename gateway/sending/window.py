@@ -28,6 +28,8 @@ MEASURED = 0.05
 # A client that has answered so often within this part of the allowed delay answers soon.
 SOON = 0.25
 SOON_PONGS = 8
+# Seconds in which the first pong of a client may come soon.
+FIRST_SOON = 0.02
 # Seconds without data after which a ping shows whether the client is still there.
 KEEPALIVE = 20.0
 # A pong may take this part of the lag that is allowed; the rest is for what waits in the outbox.
@@ -99,8 +101,15 @@ class Window:
         return self._written - self._acknowledged
 
     def is_quick(self, now: float) -> bool:
-        """Return whether the newest pong came soon, or none has come yet; False while one is late."""
-        return now <= self.late_at and (self._soon > 0 or not self._acknowledged)
+        """Return whether the client has answered soon, and the pong that is waited for may still come soon.
+
+        A client that has not answered yet counts for a moment only: others wait for it, and it may never read.
+        """
+        if not self._pings:
+            return self._soon > 0 or not self._acknowledged
+        if self._soon or not self._acknowledged:
+            return now - self._pings[0].at <= (SOON * self.allowed if self._soon else FIRST_SOON)
+        return False
 
     def room(self, now: float) -> int:
         """Return how many bytes may be written. Whatever it is, one frame may be while nothing is in flight."""

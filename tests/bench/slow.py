@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import http.client
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -248,6 +249,8 @@ async def browser(port: int, tally: Tally, pause: float) -> None:
 async def _chromium(program: str, page: str) -> AsyncIterator[Any]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+        # A page that has no address of its own would need the user's permission to reach this machine.
+        flags += " --disable-features=LocalNetworkAccessChecks,LocalNetworkAccessChecksWebSockets"
         process = await asyncio.create_subprocess_exec(
             program, *flags.split(), "--disable-component-update", "--disable-sync", "--remote-debugging-port=0",
             f"--user-data-dir={folder}", "data:text/html;base64," + base64.b64encode(page.encode()).decode(),
@@ -266,13 +269,18 @@ async def _chromium(program: str, page: str) -> AsyncIterator[Any]:
 
 async def _debugger(port: int) -> str:
     while True:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"GET /json/list HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-        pages = json.loads((await reader.read()).partition(b"\r\n\r\n")[2] or b"[]")
-        writer.close()
-        for each in pages:
+        for each in await asyncio.to_thread(_pages, port):
             if each.get("type") == "page":
                 return str(each["webSocketDebuggerUrl"])
+
+
+def _pages(port: int) -> list[dict[str, Any]]:
+    # By the length in its header: Chromium's server does not close the connection after an answer.
+    server = http.client.HTTPConnection("127.0.0.1", port, timeout=QUIET)
+    server.request("GET", "/json/list")
+    pages: list[dict[str, Any]] = json.loads(server.getresponse().read() or b"[]")
+    server.close()
+    return pages
 
 
 CLIENTS = {each.__name__: each for each in (raw, callback, blocking, acks, browser)}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +20,7 @@ from gateway.sending.sender import EXTENSION, HIGH_WATER, PreparedSender
 from gateway.session import Session
 from gateway.session_state import Event
 from gateway.streams.member import Refusal
-from gateway.subscription import Subscription, Terms, Ticket
+from gateway.subscription import ENDED, PASSED_A_TURN, Subscription, Terms, Ticket
 from qmt_bridge.config import Config
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
@@ -75,6 +77,11 @@ def tick(number: int, size: int = HIGH_WATER) -> Frame:
 def order(written: bytes) -> list[bytes]:
     marks = {b'"n":1,': b"1", b'"n":2,': b"2", b'"n":3,': b"3", b'"ack"': b"ack", b'"closing"': b"closing"}
     return [marks[mark] for mark in sorted(marks, key=written.find) if mark in written]
+
+
+def numbers(written: bytes) -> list[int]:
+    """Return the numbers of all ticks."""
+    return [int(number) for number in re.findall(rb'"n":(\d+),', written)]
 
 
 async def test_fast_clients_frames_beyond_the_room_are_not_queued() -> None:
@@ -201,6 +208,45 @@ async def test_paced_subscription_leaves_no_timer_behind(interval: float) -> Non
     session.host.sessions = {session: None}
     session._leave()
     assert [timer.cancelled() for timer in timers] == [True, True, True]
+
+
+async def test_held_frames_are_passed_on_in_several_turns_in_order() -> None:
+    session, transport, subscription = made()
+    session.subscriptions = {subscription: None}
+    Ticket(session.sender, [subscription], lambda _: session.tell({"type": "ack"}))
+    held = 2 * PASSED_A_TURN + 10
+    for number in range(held):
+        subscription.deliver(tick(number, 10))
+    subscription.settle("live", None)
+    turns: list[int] = []
+    while subscription.gate is not None:
+        await asyncio.sleep(0)
+        turns.append(len(numbers(transport.written)))
+        # What comes meanwhile is sent after what was held.
+        subscription.deliver(tick(held, 10))
+        held += 1
+    session.sender.flush()
+    assert transport.written.find(b'"ack"') < transport.written.find(b'"n":0,')
+    assert numbers(transport.written) == list(range(held))
+    assert max(later - earlier for earlier, later in pairwise(turns)) <= PASSED_A_TURN + 1
+
+
+async def test_subscription_that_ends_while_held_frames_pass_gets_no_more() -> None:
+    session, transport, subscription = made()
+    session.host.feed = SimpleNamespace(hub=SimpleNamespace(leave=lambda *_: None))  # type: ignore[assignment]
+    session.subscriptions = {subscription: None}
+    Ticket(session.sender, [subscription], lambda _: session.tell({"type": "ack"}))
+    for number in range(2 * PASSED_A_TURN):
+        subscription.deliver(tick(number, 10))
+    subscription.settle("live", None)
+    await asyncio.sleep(0)
+    assert not isinstance(subscription.gate, Ticket)
+    session.unsubscribe(subscription)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    session.sender.flush()
+    assert numbers(transport.written) == list(range(PASSED_A_TURN))
+    assert subscription.gate is ENDED
 
 
 async def test_frames_held_for_a_refused_code_are_dropped() -> None:

@@ -83,10 +83,20 @@ async def test_turn_waits_until_a_quick_client_answers(rig: Rig) -> None:
     assert not rig.flushes.waits()
 
 
-async def test_turn_does_not_wait_for_a_late_answer(rig: Rig) -> None:
-    rig.clock.now += 0.49
+async def test_turn_waits_a_moment_for_a_client_that_never_answered(rig: Rig) -> None:
+    rig.clock.now += 0.019
     assert rig.flushes.waits()
-    rig.clock.now += 0.02
+    rig.clock.now += 0.002
+    assert not rig.flushes.waits()
+
+
+async def test_turn_does_not_wait_for_a_late_answer(rig: Rig) -> None:
+    rig.answer()
+    rig.fill()
+    rig.flushes.end_turn(0.001)
+    rig.clock.now += 0.12
+    assert rig.flushes.waits()
+    rig.clock.now += 0.01
     assert not rig.flushes.waits()
     # Neither do the frames after that.
     rig.put()

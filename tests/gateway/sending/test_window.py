@@ -15,6 +15,7 @@ from gateway.sending.window import (
     PONG_PART,
     SELDOM,
     SMALLEST,
+    SOON,
     SOON_PONGS,
     Window,
 )
@@ -219,3 +220,23 @@ def test_stopping_server_waits_for_no_pong() -> None:
     assert window.room(100.0) == 0
     window.lift()
     assert window.room(100.0) > 2**40
+
+
+def test_client_is_quick_while_its_pong_may_come_soon() -> None:
+    window = Window(LAG, 0.0)
+    assert window.is_quick(0.0)
+    ping = window.wrote(10, 0.0)
+    # Nothing is known of a client that has not answered yet.
+    assert [window.is_quick(now) for now in (0.02, 0.021)] == [True, False]
+    assert window.acknowledge(number(ping), 0.1)
+    assert window.is_quick(10.0)
+    assert window.wrote(FIRST, 10.0)
+    assert [window.is_quick(10.0 + SOON * PONG_PART * LAG + after) for after in (0.0, 0.001)] == [True, False]
+
+
+def test_client_that_has_answered_late_is_not_quick() -> None:
+    window = Window(LAG, 0.0)
+    assert window.acknowledge(number(window.wrote(10, 0.0)), 0.3)
+    assert not window.is_quick(0.3)
+    assert window.wrote(FIRST, 1.0)
+    assert not window.is_quick(1.0)
