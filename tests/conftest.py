@@ -1,8 +1,9 @@
-"""For all tests: restore the logging after each test, and do not inherit an ignored SIGINT."""
+"""For all tests: restore logging and environment after each test, and do not inherit an ignored SIGINT."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 from collections.abc import Iterator
 
@@ -28,3 +29,13 @@ def logging_restored() -> Iterator[None]:
     for each, handlers, filters, level, propagate in before:
         each.handlers[:], each.filters[:], each.propagate = handlers, filters, propagate
         each.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def environment_restored() -> Iterator[None]:
+    """Restore the environment: `qmt-bridge gateway` that a test runs in this process puts the settings there."""
+    before = os.environ.copy()
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)

@@ -19,7 +19,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
 from qmt_bridge.commands import run as run_commands
-from qmt_bridge.config import LOG, NAMES, WIRE, choices, env_name, load_config
+from qmt_bridge.config import ENV_PREFIX, LOG, NAMES, WIRE, choices, env_name, load_config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.topics import quote_topic
@@ -282,8 +282,8 @@ def test_what_cannot_be_used_ends_a_start_with_one_sentence(tmp_path: Path, argu
     words = [word.format(folder=tmp_path / "data", file=file) for word in arguments]
     if words[0] == "feeder":
         words += address_options(ANY_ADDRESSES)
-    # Without the stand-ins, which may be on the path of the tests.
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # Without the stand-ins, which may be on the path of the tests, and without settings.
+    env = {each: os.environ[each] for each in os.environ if each != "PYTHONPATH" and not each.startswith(ENV_PREFIX)}
     command = [sys.executable, "-m", "qmt_bridge.cli", *words]
     ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=30, check=False, env=env)
     assert ended.returncode == 1
