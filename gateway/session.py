@@ -103,7 +103,7 @@ class Ended(Exception):
         self.told = told or self.code is None or self.code in UNTOLD
 
 
-class _Guessed(Ended):
+class _KeyRefused(Ended):
     """The socket is to be closed because of a wrong key."""
 
 
@@ -270,9 +270,9 @@ class Session:
             self._leave()
             seconds = time.monotonic() - began
             # Wrong keys must not be able to fill the log.
-            stranger = isinstance(self._end, _Guessed)
+            key_refused = isinstance(self._end, _KeyRefused)
             logger.log(
-                logging.DEBUG if stranger else logging.INFO,
+                logging.DEBUG if key_refused else logging.INFO,
                 "%s from %s: %s after %.1f s, %d frames",
                 self.path,
                 self._address,
@@ -595,13 +595,13 @@ class Session:
         self._enter()
 
     def _send_away_newest(self) -> None:
-        strangers = (session for session in reversed(self.host.sessions) if session.is_stranger)
-        for session in islice(strangers, 1):
+        replaceable = (session for session in reversed(self.host.sessions) if session.is_replaceable)
+        for session in islice(replaceable, 1):
             self.host.limited["connections"] += 1
             session.end(Ended(CONNECTION_LIMIT, "a socket with a key takes this place"))
 
     @property
-    def is_stranger(self) -> bool:
+    def is_replaceable(self) -> bool:
         """Return whether a socket with a key may take the place of this one."""
         return self._placed and self.key is None and self._end is None
 
@@ -621,7 +621,7 @@ class Session:
         try:
             key = self.host.entry.check(given, self._address)
         except WrongKey as exc:
-            raise _Guessed(UNAUTHORIZED, str(exc)) from None
+            raise _KeyRefused(UNAUTHORIZED, str(exc)) from None
         if lacks := missing_scope(key, endpoint.scope):
             raise Ended(FORBIDDEN, lacks)
         self.key = key

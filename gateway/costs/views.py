@@ -65,7 +65,7 @@ class SocketViews:
     def remove(self, view: View) -> None:
         """Note that a topic has a view no longer."""
         if view not in self._topics:
-            # The socket has ended; what its topics still had to say came later.
+            # The socket has ended, and has given up all its views.
             return
         self._topics[view] -= 1
         if not self._topics[view]:

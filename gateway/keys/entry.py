@@ -112,4 +112,4 @@ def _now() -> float:
 
 
 def _tell(count: int, newest: str) -> None:
-    logger.warning("%d attempts with a wrong API key since the last such line, the newest from %s", count, newest)
+    logger.warning("attempts with a wrong API key since the last such line: %d, the newest from %s", count, newest)

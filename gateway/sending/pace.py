@@ -155,7 +155,7 @@ class MarketPace:
         return [frame] if not held else self._framed(by_code)
 
     def take(self, now: float) -> list[Frame]:
-        due = {code: record for code, record in self._waiting.items() if self._dues[code] <= now}
+        due = {code: record for code, record in self._waiting.items() if self._due_of(code) <= now}
         self._note(due, now)
         self._taken_at = now
         self.due = inf
@@ -174,6 +174,10 @@ class MarketPace:
             self._dues[code] = due
             self._drop(code)
 
+    def _due_of(self, code: str) -> float:
+        # A code that waits since before a restart of the feeder is due at once.
+        return self._dues.get(code, -inf)
+
     def _drop(self, code: str) -> None:
         record = self._waiting.pop(code, None)
         if record is not None:
@@ -181,7 +185,7 @@ class MarketPace:
 
     def _plan(self, codes: Iterable[str]) -> None:
         """Call `take` once one of `codes`, which wait, is due, but not too soon after the last time."""
-        earliest = min((self._dues[code] for code in codes), default=inf)
+        earliest = min(map(self._due_of, codes), default=inf)
         self.due = min(self.due, max(earliest, self._taken_at + max(SHORTEST, self.interval / PARTS)))
 
     def _framed(self, by_code: dict[str, msgspec.Raw]) -> list[Frame]:

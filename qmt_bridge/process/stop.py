@@ -141,7 +141,8 @@ def _raise_again(came: list[int], ended: threading.Event) -> None:
     """Raise KeyboardInterrupt in the main thread if the handler has raised it where exceptions are dropped.
 
     Python drops it in `__del__` and in callbacks of the garbage collector. So does a library that Cython has built for
-    the stable ABI, while it makes an entry of a traceback: pyzmq's Again of CPython 3.12 and later lost 20 of 720.
+    the stable ABI, such as pyzmq on CPython 3.12 and later, while it makes an entry of a traceback: of 720 interrupts
+    that came while a socket had nothing to read, 20 were lost.
     """
     main = threading.main_thread().ident
     assert main is not None

@@ -162,6 +162,22 @@ async def test_nothing_that_waits_is_sent_after_a_revocation(rig: Rig) -> None:
     assert metrics(server.port)["frames_sent_total"] == before
 
 
+async def test_revoked_key_is_not_sent_what_its_client_had_to_read_first(rig: Rig) -> None:
+    secret = add(rig)
+    server = rig.serve()
+    async with rig.connect(url("/ws/trade", secret), server, close_timeout=0.1) as client:
+        while (await client.receive()).get("type") != "subscribed":
+            pass
+        client.socket.transport.pause_reading()
+        for number in range(200):
+            rig.source.trade("order", account_id="1000000365", order_id=number, order_remark="x" * 1000)
+        await until(lambda: metrics(server.port)["waiting_bytes"] > 100_000, "events that wait")
+        before = metrics(server.port)["frames_sent_total"]
+        revoke(rig)
+        await until(lambda: metrics(server.port)['connections{path="/ws/trade"}'] == 0, "the end of the socket")
+        assert metrics(server.port)["frames_sent_total"] == before
+
+
 async def test_damaged_file_leaves_the_keys_as_they_were(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     secret = add(rig)
     server = rig.serve()

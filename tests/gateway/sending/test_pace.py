@@ -122,6 +122,17 @@ def test_each_code_of_a_market_is_due_by_itself() -> None:
     assert not pace.waits
 
 
+def test_codes_that_wait_during_a_restart_of_the_feeder_are_passed_on() -> None:
+    """The first frame of the new feeder process need not have all codes of the market."""
+    pace = MarketPace(0.5)
+    pace.offer(batch(1, a=1, b=1), 10.0)
+    pace.offer(batch(2, a=2, b=2), 10.1)
+    [first] = pace.offer(Frame(SH, 2, 1, 0, 0, frames.encode({"a": 3})), 10.2)
+    assert first.data == {"a": 3}
+    assert [frame.data for frame in pace.take(pace.due)] == [{"b": 2}]
+    assert (pace.waits, pace.size) == (False, 0)
+
+
 def test_codes_that_are_due_one_after_the_other_are_passed_on_together() -> None:
     pace = MarketPace(1.0)
     names = [f"c{number}" for number in range(100)]
