@@ -181,8 +181,9 @@ class _Codes:
             each.refuse(topic, refusal)
         if not naming:
             self.session.error(refusal.code, refusal.reason, symbol=name, **self._detail_of(topic))
-        # If a market was refused, its codes may now need subscriptions of their own.
-        self.session.sender.later(self._serve_codes_without_market)
+        if name in MARKETS:
+            # Its codes may now need subscriptions of their own.
+            self.session.sender.later(self._serve_codes_without_market)
 
     def _serve_codes_without_market(self) -> None:
         self._update()

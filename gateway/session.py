@@ -539,6 +539,8 @@ class Session:
                     before = self.sender.outbox.told
                     await serving.handle(request)
                     self._purse.charge(self.sender.loop.time(), self.sender.outbox.told - before)
+                    # Requests that are here already would all be served in this turn of the loop.
+                    await asyncio.sleep(0)
                 waits = None
             except BadRequest as exc:
                 self.error(exc.code, exc.reason, id=_repeated(request))

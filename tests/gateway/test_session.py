@@ -8,16 +8,18 @@ from collections import Counter
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from gateway.costs.budget import Budget
 from gateway.costs.slices import Slices
 from gateway.counters import Sent
+from gateway.endpoints import Realtime
 from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, HIGH_WATER, PreparedSender
-from gateway.session import Session
+from gateway.session import Session, _Disconnected
 from gateway.session_state import Event
 from gateway.streams.member import Refusal
 from gateway.subscription import ENDED, PASSED_A_TURN, Subscription, Terms, Ticket
@@ -280,3 +282,31 @@ async def test_permuted_fields_are_one_view() -> None:
     topic = quote_topic("600519.SH")
     views = {Subscription(session.sender, session, topic, Terms(fields))._view for fields in asked}
     assert len(views) == 1
+
+
+async def test_requests_of_one_read_are_served_in_several_turns() -> None:
+    listed = {"type": "websocket.receive", "text": '{"action":"list"}'}
+    session, transport, _ = made()
+    session._receive = AsyncMock(side_effect=[*[listed] * 20, {"type": "websocket.disconnect", "code": 1000}])
+    session.host.budget = Budget(1000, 1000, 0.0)
+    reading = asyncio.ensure_future(session._read(Realtime))
+    answered = [0]
+    while not reading.done():
+        await asyncio.sleep(0)
+        session.sender.flush()
+        answered.append(transport.written.count(b'"subscriptions"'))
+    with pytest.raises(_Disconnected):
+        await reading
+    assert answered[-1] == 20
+    assert max(later - earlier for earlier, later in pairwise(answered)) <= 2
+
+
+async def test_refused_code_costs_no_look_at_the_other_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, _, subscription = made()
+    serving = Realtime(session)
+    looks: list[None] = []
+    monkeypatch.setattr(serving, "_update", lambda: looks.append(None))
+    serving.wanted[TICK] = "600519.SH"
+    session.on_refused(subscription, Refusal("upstream_refused", "not served"))
+    await asyncio.sleep(0)
+    assert (looks, serving.wanted) == ([], {})
