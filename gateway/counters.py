@@ -54,6 +54,7 @@ LIMITS = (
     "codes_of_all",
     "unread_answers",
     "frames",
+    "handshakes",
     "connections",
     "upstream",
     "views",

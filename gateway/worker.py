@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from gateway.connections import handshake
 from gateway.costs.budget import Budget
 from gateway.costs.slices import Slices
 from gateway.costs.views import Views
@@ -64,7 +65,7 @@ class Worker:
             newest_tick_age=max(0.0, (time.time_ns() - newest) / 1e9) if newest else None,
             slow_clients=sum(session.sender.stalled for session in self.sessions),
             waiting_bytes=self.pool.size + self.pool.tables.size,
-            limited=dict(self.limited),
+            limited=dict(self.limited + handshake.limited),
             client_lag=max((session.sender.lag for session in self.sessions), default=0.0),
         )
 

@@ -10,6 +10,7 @@ the event loop.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from http import HTTPStatus
 from typing import Any
 
@@ -23,13 +24,16 @@ from gateway.connections.intake import SOCKET_SHARE, Meter
 from gateway.connections.opening import BROWSER_HEADERS, HEAD_BYTES, Opening, Unserved
 
 # Seconds in which a whole request has to arrive, and in which its answer has to be read.
-REQUEST_TIMEOUT = 10.0
+REQUEST_TIMEOUT = 8.0
 # Seconds in which a refused client can read why.
 LINGER = 1.0
 # Seconds of the loop that a page takes.
 PAGE_COST = 0.001
 # Connections that are dropped in one turn of the loop: each takes some 30 us.
 DROPPED_AT_ONCE = 50
+
+# Requests of this process that were refused or had to wait, by the name of the limit.
+limited: Counter[str] = Counter()
 
 
 class Handshake(H11Protocol):
@@ -90,6 +94,7 @@ class Handshake(H11Protocol):
 
     def expire(self) -> None:
         """Give up a client that has not sent a whole request in time, or has not read the answer, or waits too long."""
+        limited["handshakes"] += 1
         if self.request and not self.refused:
             self._answer(HTTPStatus.TOO_MANY_REQUESTS, "too many requests of this address wait for their turn")
             self.transport.close()
@@ -156,7 +161,10 @@ class Handshake(H11Protocol):
                 self._unset_keepalive_if_required()
             return
         self.request = request
-        self.meter = self.arrivals.meter(self.client[0] if self.client else "", self.loop.time())
+        now = self.loop.time()
+        self.meter = self.arrivals.meter(self.client[0] if self.client else "", now)
+        if self.meter.debt(now) > 0:
+            limited["handshakes"] += 1
         if len(self.opening) > HEAD_BYTES:
             self.flow.pause_reading()
         self.arrivals.add(self)
@@ -199,6 +207,7 @@ class Deadlines:
     def make_room(self) -> None:
         """Drop the connection that waits longest: it is the one that is least likely to become a WebSocket."""
         self.descriptors.tell()
+        limited["handshakes"] += 1
         oldest = next(iter(self._ends))
         self.end(oldest)
         oldest.transport.abort()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+from collections import Counter
 
 import pytest
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -14,7 +15,7 @@ from gateway.connections import descriptors, handshake, intake
 from gateway.connections.handshake import Handshake
 from gateway.connections.opening import HEAD_BYTES
 from tests.support.raw import HEADERS, TEXT, Raw, frame
-from tests.support.rig import DEADLINE, Rig, Server
+from tests.support.rig import DEADLINE, Rig, Server, metrics
 from tests.support.waiting import until
 
 
@@ -108,6 +109,7 @@ async def test_handshake_of_another_version_is_told_ours(rig: Rig) -> None:
 
 async def test_connection_without_a_whole_request_is_closed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handshake, "REQUEST_TIMEOUT", 0.3)
+    monkeypatch.setattr(handshake, "limited", Counter())
     server = rig.serve()
     silent = asyncio.create_task(exchange(server))
     begun = asyncio.create_task(exchange(server, upgrade()[:-2]))
@@ -121,6 +123,10 @@ async def test_connection_without_a_whole_request_is_closed(rig: Rig, monkeypatc
     with contextlib.suppress(ConnectionResetError):
         assert await silent == b""
     await until(lambda: not server._server.server_state.connections, "the end of all connections")
+    shown = await asyncio.to_thread(metrics, server.port)
+    # Exported counts are those of all tests of this process.
+    assert handshake.limited == {"handshakes": 4}
+    assert shown['limited_total{limit="handshakes"}'] >= 4
 
 
 async def test_byte_after_byte_does_not_gain_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
