@@ -14,7 +14,7 @@ import msgspec
 
 from feeder.source import Sink
 from qmt_bridge.errors import ConfigError, ErrorCode, Refused, WireError
-from qmt_bridge.tapes.tally import Tally
+from qmt_bridge.tapes.tally import MAX_TOPIC_BYTES, MAX_TOPICS, Tally
 from qmt_bridge.tapes.tape import SESSION_TOPIC, Recorded, TapeReader, is_tape, read_tape
 from qmt_bridge.tapes.ticks_csv import LeftOut, TickRow, read_csv
 from qmt_bridge.wire import frames
@@ -255,13 +255,14 @@ class Tape:
         self._topics: dict[Topic, Behaviour] = {}
         # Texts that are no topic; each is logged once.
         self._foreign: set[str] = set()
+        self._topic_bytes = 0
         self._names: set[str] = set()
         self._newest: dict[Topic, bytes] = {}
         self._newest_by_code: dict[Topic, dict[str, msgspec.Raw]] = {}
         first = last = played = 0
         reader = TapeReader(path)
         # Counts gaps in everything except heartbeats; None if gaps cannot be counted.
-        tally: Tally | None = Tally()
+        tally: Tally | None = Tally(MAX_TOPICS)
         for recorded in reader:
             frame = recorded.frame
             topic = frame.topic
@@ -365,6 +366,9 @@ class Tape:
             return False
         if topic in self._foreign:
             return False
+        self._topic_bytes += len(topic)
+        if len(self._topics) + len(self._foreign) >= MAX_TOPICS or self._topic_bytes > MAX_TOPIC_BYTES:
+            raise ConfigError("file", f"{self._path} has more topics than any recording: {MAX_TOPICS:,}")
         if topic != ALL_TRADES:
             try:
                 self._names.add(parse_topic(topic).name)
