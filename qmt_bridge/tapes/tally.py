@@ -176,9 +176,9 @@ class Tally:
 
     def _open(self, name: str) -> _Topic:
         self._topic_bytes += len(name)
-        if self._most_topics is not None:
-            if len(self._topics) >= self._most_topics or self._topic_bytes > MAX_TOPIC_BYTES:
-                raise WireError(f"the tape has more than {len(self._topics):,} topics, which no recording has")
+        most = self._most_topics
+        if most is not None and (len(self._topics) >= most or self._topic_bytes > MAX_TOPIC_BYTES):
+            raise WireError(f"the tape has more than {len(self._topics):,} topics, which no recording has")
         kind = name.partition("/")[0]
         counted = self.kinds.setdefault(kind, Count())
         counted.topics += 1

@@ -22,7 +22,11 @@ from tests.support.limited import Ended, run_limited
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits of a process are those of Linux")
 
 INFO = "from qmt_bridge.cli import main\nimport qmt_bridge.tapes.survey"
-OPEN = "from feeder.recording import open_recording\nfrom pathlib import Path\nfrom qmt_bridge.errors import QMTBridgeError"
+OPEN = """
+from feeder.recording import open_recording
+from pathlib import Path
+from qmt_bridge.errors import QMTBridgeError
+"""
 
 
 def info(path: Path) -> Ended:
