@@ -21,6 +21,21 @@ def make_file(path: Path) -> None:
     protect(path)
 
 
+def read_small(path: Path, most: int) -> bytes:
+    """Return a file of at most `most` bytes; raise `OSError`, also for a longer one and for a folder or a device.
+
+    For files that a hostile hand may have put where ours is expected. Reading another's pipe would wait without end.
+    """
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(file, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError("is not a regular file")
+        content = opened.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"has more than {most:,} bytes")
+    return content
+
+
 def make_part(path: Path) -> Path:
     """Make an empty file with a new name beside `path`, and return it; raise `OSError`."""
     # mkstemp makes a file that only its owner may read, and never takes one that exists.

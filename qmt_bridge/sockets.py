@@ -22,6 +22,7 @@ from zmq.utils import z85
 
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Links
+from qmt_bridge.keys.certificate import read_certificate, read_certificates
 from qmt_bridge.wire.requests import ASK_BYTES
 from qmt_bridge.wire.topics import TOPIC_BYTES
 
@@ -94,8 +95,8 @@ def load_curve(curve_dir: str, role: Role) -> Curve | None:
         return None
     folder = Path(curve_dir)
     try:
-        public, secret = zmq.auth.load_certificate(folder / f"{role}.key_secret")
-        server = None if role == "feeder" else zmq.auth.load_certificate(folder / "feeder.key")[0]
+        public, secret = read_certificate(folder / f"{role}.key_secret")
+        server = None if role == "feeder" else read_certificate(folder / "feeder.key").public
     except (OSError, ValueError) as exc:
         raise ConfigError("curve_dir", f"cannot read the keys of the {role}: {exc}") from exc
     if secret is None:
@@ -231,7 +232,7 @@ class Authenticator:
 
 
 def _load_keys(folder: Path) -> frozenset[bytes]:
-    return frozenset(zmq.auth.load_certificates(folder))
+    return read_certificates(folder)
 
 
 def _next_read(began: float, ended: float) -> float:
