@@ -119,14 +119,7 @@ class BookmarkFile:
         self.due = None
 
     def _replace(self, content: bytes) -> None:
-        written = self.path.with_name(f"{self.path.name}.new")
-        private.make_file(written)
-        with written.open("wb") as file:
-            file.write(content)
-            file.flush()
-            # Without it a power cut can leave the new name with nothing in it.
-            os.fsync(file.fileno())
-        written.replace(self.path)
+        private.replace(self.path, content)
         if os.name != "nt":
             # Windows cannot open a folder. Elsewhere the first file of all would otherwise not survive a power cut.
             folder = os.open(self.path.parent, os.O_RDONLY)

@@ -17,6 +17,7 @@ import msgspec
 import platformdirs
 from msgspec import Meta
 
+from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.hints import similar
 
@@ -363,6 +364,8 @@ def _collect(
                 raise
             logger.warning("%s; it is not used", exc)
             table = {}
+        if any(table.get(name) for name in CREDENTIALS):
+            private.warn_if_exposed(Path(file), "a key or a token")
         for name, value in table.items():
             if only is None or name in only:
                 values[name] = _convert(name, value, f"{name} in {file}", strict=True)

@@ -116,7 +116,7 @@ class Journal:
         self._large_log_told = False
         self._epochs = Epochs()
         try:
-            private.make_folder(path.parent)
+            private.keep_folder(path.parent)
         except OSError as exc:
             raise ConfigError("data_dir", f"cannot make the folder of the trade journal {path}: {exc}") from exc
         self._lock = lock_folder(path.parent)

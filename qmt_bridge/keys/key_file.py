@@ -68,8 +68,7 @@ def change_keys(folder: Path, alter: Callable[[tuple[Key, ...]], Iterable[Key]])
     """Replace the keys of a data folder by what `alter` makes of them; raise `ConfigError`, also that of `alter`."""
     path = keys_path(folder)
     try:
-        private.make_folder(folder)
-        private.protect_folder(folder)
+        private.keep_folder(folder)
         with _locked(folder):
             keys = list(alter(read_keys(folder)))
             if len(keys) > MOST_KEYS:

@@ -266,7 +266,7 @@ class TapeWriter:
         # Bytes that were cut off: what a crash had left unfinished.
         self.cut = 0
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private.make_folder(path.parent)
             if path.exists():
                 reader = TapeReader(path)
                 if not reader.begins_whole:
@@ -277,6 +277,7 @@ class TapeWriter:
                 self.cut = reader.torn
                 if reader.torn:
                     os.truncate(path, reader.end)
+                private.warn_if_exposed(path, "what was recorded, which may be orders and fills")
             else:
                 # A tape may hold orders and fills. One that exists keeps the mode that its owner has given it.
                 private.make_file(path)
