@@ -453,6 +453,9 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
         value = [item.strip() for item in value.split(",") if item.strip()]
     try:
         converted = msgspec.convert(value, _HINTS[name], strict=strict)
+    except UnicodeEncodeError:
+        # Bytes of the environment that are no text.
+        raise ConfigError(shown, "is not text in UTF-8") from None
     except msgspec.ValidationError as exc:
         if choices(name):
             raise ConfigError(shown, f"expected one of {', '.join(choices(name))}, got {_shown(value)}") from None

@@ -192,6 +192,10 @@ class Reader:
                 version = self._database.execute("PRAGMA user_version").fetchone()[0]
                 tables = self._database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'event'").fetchone()[0]
                 foreign = foreign_object(self._database)
+            except UnicodeDecodeError as exc:
+                # SQLite's error quotes a damaged schema, and Python cannot read the error.
+                self._database.close()
+                raise sqlite3.DatabaseError("its schema is damaged") from exc
             except sqlite3.Error:
                 self._database.close()
                 raise

@@ -26,6 +26,8 @@ _TABLE = "CREATE TABLE IF NOT EXISTS lives (epoch INTEGER NOT NULL, newest INTEG
 # A feeder that is started every minute for two months; and the numbers of all accounts at these starts.
 MOST_EPOCHS = 100_000
 MOST_BYTES = 16 * 1024 * 1024
+# In nanoseconds since 1970: the year 2116.
+MOST_EPOCH = 2**62
 
 _numbers_decoder = msgspec.json.Decoder(dict[str, int])
 
@@ -58,6 +60,9 @@ class Epochs:
         for epoch, newest, numbers in database.execute("SELECT epoch, newest, numbers FROM lives ORDER BY epoch"):
             try:
                 of_accounts = frames.read(_numbers_decoder, earlier.modern(numbers))
+                if not 0 <= int(epoch) <= MOST_EPOCH:
+                    # The next one would have more than 64 bits.
+                    raise ValueError(f"{epoch} is no epoch")
                 self._note(int(epoch), Positions(int(newest), of_accounts))
             except (TypeError, ValueError, OverflowError, WireError) as exc:
                 # This row also has the last positions of the epoch before it, so none of the epochs can be checked.

@@ -175,6 +175,10 @@ def _prepare(path: Path, locking: str) -> sqlite3.Connection:
         database.execute("COMMIT")
         # From now on a lock is an error at once, because events must not wait for it.
         database.execute("PRAGMA busy_timeout=0")
+    except UnicodeDecodeError as exc:
+        # SQLite's error quotes a damaged schema, and Python cannot read the error.
+        database.close()
+        raise NoJournalError("its schema is damaged") from exc
     except (sqlite3.Error, ConfigError, NoJournalError):
         database.close()
         raise

@@ -66,6 +66,11 @@ def test_an_error_shows_the_beginning_of_a_long_value(tmp_path: Path) -> None:
     assert len(str(caught.value)) < 1000
 
 
+def test_a_variable_that_is_no_text_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="QMT_BRIDGE_PORT: is not text in UTF-8"):
+        load_config(None, {"QMT_BRIDGE_PORT": "\udcff"})
+
+
 def curve(folder: Path, content: bytes) -> Path:
     folder.mkdir()
     (folder / "feeder.key_secret").write_bytes(content)

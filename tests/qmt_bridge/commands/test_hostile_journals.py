@@ -160,7 +160,9 @@ def test_feeder_lives_with_a_row_that_it_has_not_written(tmp_path: Path, name: s
         journal.close()
 
 
-@pytest.mark.parametrize("row", ["(9e999, 1, x'7b7d')", "(1, 9e999, x'7b7d')", "('x', 1, 5)", "(1, 1, 'text')"])
+@pytest.mark.parametrize(
+    "row", ["(9e999, 1, x'7b7d')", "(1, 9e999, x'7b7d')", "('x', 1, 5)", "(1, 1, 'text')", f"({2**63 - 1}, 1, x'7b7d')"]
+)
 def test_feeder_lives_with_an_epoch_that_is_none(tmp_path: Path, row: str) -> None:
     path = hostile.journal_of(journal_path(tmp_path, "sim"), LIVES, f"INSERT INTO lives VALUES {row}")
     journal = Journal(path, days=30)
@@ -168,6 +170,19 @@ def test_feeder_lives_with_an_epoch_that_is_none(tmp_path: Path, row: str) -> No
         read(journal)
     finally:
         journal.close()
+
+
+def test_a_schema_that_is_no_text_is_refused_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = hostile.journal_of(journal_path(tmp_path, "sim"))
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE event (seq", b"CREATE TABLE event\xff\xfe seq", 1))
+    code, output = run("list", path)
+    assert (code, "sqlite3: its schema is damaged" in output) == (1, True), output
+    journal = Journal(path, days=30)
+    try:
+        read(journal)
+    finally:
+        journal.close()
+    assert "its schema is damaged" in caplog.text
 
 
 def test_epochs_without_bounds_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
