@@ -174,7 +174,8 @@ def test_feeder_lives_with_an_epoch_that_is_none(tmp_path: Path, row: str) -> No
 
 def test_a_schema_that_is_no_text_is_refused_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = hostile.journal_of(journal_path(tmp_path, "sim"))
-    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE event (seq", b"CREATE TABLE event\xff\xfe seq", 1))
+    damaged = path.read_bytes().replace(b"tableevent", b"table\xffvent", 1)
+    path.write_bytes(damaged.replace(b"CREATE TABLE event (seq", b"CREATE TABLE event )seq", 1))
     code, output = run("list", path)
     assert (code, "sqlite3: its schema is damaged" in output) == (1, True), output
     journal = Journal(path, days=30)
