@@ -259,6 +259,20 @@ def test_accounts_without_end_are_refused_within_limits(tmp_path: Path) -> None:
         assert "Traceback" not in ended.output
 
 
+@LINUX
+@pytest.mark.parametrize(
+    "row", ["account SELECT {name}, 1", "event SELECT seq, {name}, 1, x'7b7d', 1"], ids=["accounts", "events"]
+)
+def test_names_without_end_are_refused_within_limits(tmp_path: Path, row: str) -> None:
+    insert = f"INSERT INTO {row} FROM n LIMIT 100".format(name="printf('%.*c', 2000000, 'x') || seq")
+    into, _, select = insert.partition(" SELECT ")
+    path = hostile.journal_of(tmp_path / "a.sqlite3", f"{into} {ENDLESS} SELECT {select}")
+    code = "main(['journal', 'list', '--file', sys.argv[1]])"
+    ended = run_limited("from qmt_bridge.cli import main\nimport qmt_bridge.journal_file", code, path, room=80 * MIB)
+    path.unlink()
+    assert (ended.code, "or a name of more than 1,000" in ended.output) == (1, True), ended.output[-500:]
+
+
 def test_bytes_of_a_replay_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = (event(n, body="zeroblob(3000000)", number=n) for n in range(1, 9))
     path = hostile.journal_of(journal_path(tmp_path, "sim"), *rows)

@@ -112,8 +112,8 @@ def test_maps_within_maps_become_text_below_some_levels(tmp_path: Path) -> None:
             id="nulls",
         ),
         pytest.param(
-            [record(QUOTE, b'{"1.SH":[{"a":"' + b"x" * MIB + b'"}]}', n) for n in range(15)] * 4,
-            "60 rows",
+            [record(QUOTE, b'{"1.SH":[{"a":"' + b"x" * (8 * MIB) + b'"}]}', n) for n in range(8)] * 5,
+            "40 rows",
             id="texts",
         ),
     ],
