@@ -26,7 +26,7 @@ bench:  ## This gateway beside others; ARGS="--only 1,3,4,7 --ours" chooses
 chaos:  ## Kill, stop and disconnect real processes for SECONDS (60), then compare every client with the journal
 	$(PYTHON) -m tests.chaos --seconds $(SECONDS) $(ARGS)
 
-fuzz:  ## Hostile clients beside good ones; ARGS="--frames 1000000 --seed 3" chooses
+fuzz:  ## Hostile files, and hostile clients beside good ones; ARGS="--frames 1000000 --seed 3" chooses
 	$(PYTHON) -m tests.fuzz $(ARGS)
 
 docs:  ## Links, anchors, named paths, tables of settings and codes, and the drawn rooms

@@ -14,7 +14,7 @@ import msgspec
 
 from feeder.source import Sink
 from qmt_bridge.errors import ConfigError, ErrorCode, Refused, WireError
-from qmt_bridge.tapes.tally import Tally
+from qmt_bridge.tapes.tally import MAX_TOPIC_BYTES, MAX_TOPICS, Tally
 from qmt_bridge.tapes.tape import SESSION_TOPIC, Recorded, TapeReader, is_tape, read_tape
 from qmt_bridge.tapes.ticks_csv import LeftOut, TickRow, read_csv
 from qmt_bridge.wire import frames
@@ -43,6 +43,9 @@ _UNKNOWN_ACCOUNT = "unknown"
 _NS_PER_MS = 1_000_000
 # How many milliseconds late a message may be, because trade events and market data have separate sockets.
 _DISORDER = 60_000
+# Bytes of newest values that are kept for subscribers who come late, of a tape that anybody may have made: twice what
+# the feeder keeps itself. A value beyond them is published, and not kept.
+_NEWEST_BYTES = 256 * 1024 * 1024
 
 Moment = TypeVar("Moment")
 T = TypeVar("T")
@@ -78,7 +81,10 @@ def open_recording(path: Path, speed: float) -> Recording[list[TickRow]] | Recor
     """Read a file once and return it; raise `ConfigError` about ``file`` if it cannot be played."""
     if path == Path():
         raise ConfigError("file", "a replay needs the file to play: a tape, or a CSV of ticks")
-    return Tape(path) if is_tape(path) else Ticks(path, speed)
+    try:
+        return Tape(path) if is_tape(path) else Ticks(path, speed)
+    except WireError as exc:
+        raise ConfigError("file", f"{path}: {exc}") from exc
 
 
 class Index(NamedTuple):
@@ -255,13 +261,16 @@ class Tape:
         self._topics: dict[Topic, Behaviour] = {}
         # Texts that are no topic; each is logged once.
         self._foreign: set[str] = set()
+        self._topic_bytes = 0
         self._names: set[str] = set()
         self._newest: dict[Topic, bytes] = {}
         self._newest_by_code: dict[Topic, dict[str, msgspec.Raw]] = {}
+        # Their bytes.
+        self._newest_bytes = 0
         first = last = played = 0
         reader = TapeReader(path)
         # Counts gaps in everything except heartbeats; None if gaps cannot be counted.
-        tally: Tally | None = Tally()
+        tally: Tally | None = Tally(MAX_TOPICS)
         for recorded in reader:
             frame = recorded.frame
             topic = frame.topic
@@ -340,11 +349,18 @@ class Tape:
                 pieces = frames.split(frame.body)
                 # Copy each piece: a piece without a copy keeps the memory of its whole batch.
                 newest = self._newest_by_code.setdefault(topic, {})
-                newest.update((code, piece.copy()) for code, piece in pieces.items())
+                for code, piece in pieces.items():
+                    if self._has_room(newest.get(code), piece):
+                        newest[code] = piece.copy()
+                    else:
+                        newest.pop(code, None)
                 if topic in wanted:
                     sink.publish_whole(topic, pieces, received_ns)
             case "last":
-                self._newest[topic] = frame.body
+                if self._has_room(self._newest.get(topic), frame.body):
+                    self._newest[topic] = frame.body
+                else:
+                    self._newest.pop(topic, None)
                 if topic in wanted:
                     sink.publish(topic, msgspec.Raw(frame.body), received_ns)
 
@@ -354,6 +370,13 @@ class Tape:
             sink.publish_whole(topic, self._newest_by_code[topic], received_ns)
         elif topic in self._newest:
             sink.publish(topic, msgspec.Raw(self._newest[topic]), received_ns)
+
+    def _has_room(self, before: bytes | msgspec.Raw | None, now: bytes | msgspec.Raw) -> bool:
+        """Count a newest value that replaces the one before; return False if there is no room for it."""
+        self._newest_bytes -= 0 if before is None else len(memoryview(before))
+        room = len(memoryview(now)) <= _NEWEST_BYTES - self._newest_bytes
+        self._newest_bytes += len(memoryview(now)) if room else 0
+        return room
 
     def _add(self, topic: Topic) -> bool:
         """Note a new topic and return whether it is played."""
@@ -365,6 +388,9 @@ class Tape:
             return False
         if topic in self._foreign:
             return False
+        self._topic_bytes += len(topic)
+        if len(self._topics) + len(self._foreign) >= MAX_TOPICS or self._topic_bytes > MAX_TOPIC_BYTES:
+            raise ConfigError("file", f"{self._path} has more topics than any recording: {MAX_TOPICS:,}")
         if topic != ALL_TRADES:
             try:
                 self._names.add(parse_topic(topic).name)

@@ -21,7 +21,7 @@ from typing import Any
 from feeder.recording import Recording, open_recording
 from feeder.source import DownloadRequest, Sink
 from qmt_bridge.config import Config
-from qmt_bridge.errors import Refused
+from qmt_bridge.errors import QMTBridgeError, Refused
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 
 logger = logging.getLogger(__name__)
@@ -127,10 +127,17 @@ class Replay:
             self._serve(math.inf)
         except _ClosedError:
             pass
+        except QMTBridgeError as exc:
+            # The file is at fault, which the text says.
+            logger.error("replay of %s failed: %s", self._path, exc)
+            self._fail(exc)
         except Exception as exc:
             logger.exception("replay of %s failed", self._path)
-            self._failure = f"the replay failed: {exc}"
-            self._sink.set_state("down", self._failure)
+            self._fail(exc)
+
+    def _fail(self, exc: Exception) -> None:
+        self._failure = f"the replay failed: {exc}"
+        self._sink.set_state("down", self._failure)
 
     def _play(self) -> None:
         recording = self._recording

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 # A write waits for the disk (fsync), and events come in bursts.
 SAVE_SECONDS = 1.0
+# A position takes some hundred.
+_MOST_BYTES = 64 * 1024
 
 
 class Bookmark(NamedTuple):
@@ -63,14 +65,14 @@ class BookmarkFile:
     def load(self) -> Bookmark | None:
         """Read the file; None if there is none yet; raise `ConfigError` if it is anything but this gateway's."""
         try:
-            saved = msgspec.json.decode(self.path.read_bytes(), type=_Saved)
+            saved = msgspec.json.decode(private.read_small(self.path, _MOST_BYTES), type=_Saved)
         except FileNotFoundError:
             if not self.path.parent.is_dir():
                 raise ConfigError("state", f"there is no folder {str(self.path.parent)!r}") from None
             return None
         except OSError as exc:
-            raise ConfigError("state", f"cannot read {str(self.path)!r}: {exc.strerror}") from exc
-        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise ConfigError("state", f"cannot read {str(self.path)!r}: {exc.strerror or exc}") from exc
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
             raise ConfigError("state", f"{str(self.path)!r} holds no position: {exc}") from exc
         if saved.server != self._server:
             raise ConfigError(
@@ -117,14 +119,7 @@ class BookmarkFile:
         self.due = None
 
     def _replace(self, content: bytes) -> None:
-        written = self.path.with_name(f"{self.path.name}.new")
-        private.make_file(written)
-        with written.open("wb") as file:
-            file.write(content)
-            file.flush()
-            # Without it a power cut can leave the new name with nothing in it.
-            os.fsync(file.fileno())
-        written.replace(self.path)
+        private.replace(self.path, content)
         if os.name != "nt":
             # Windows cannot open a folder. Elsewhere the first file of all would otherwise not survive a power cut.
             folder = os.open(self.path.parent, os.O_RDONLY)

@@ -17,6 +17,7 @@ import msgspec
 import platformdirs
 from msgspec import Meta
 
+from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.hints import similar
 
@@ -49,6 +50,14 @@ _FOREIGN = {
     "event_zmq_endpoint": "trade_addr",
 }
 # In double quotes TOML reads their backslashes as escapes.
+# Bytes of a file of settings; the example with every setting has some 20,000.
+MOST_BYTES = 1024 * 1024
+_MOST_DOTS = 50
+_DOTS = re.compile(
+    rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{_MOST_DOTS}}}""",
+)
+# Characters of a value that an error shows.
+_MOST_SHOWN = 200
 _PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir"))
 _SINGLE_QUOTES = "in double quotes a backslash begins an escape; put paths in single quotes: 'C:\\qmt\\userdata_mini'"
 # Of the path of a local socket, on Linux and Windows.
@@ -355,6 +364,8 @@ def _collect(
                 raise
             logger.warning("%s; it is not used", exc)
             table = {}
+        if any(table.get(name) for name in CREDENTIALS):
+            private.warn_if_exposed(Path(file), "a key or a token")
         for name, value in table.items():
             if only is None or name in only:
                 values[name] = _convert(name, value, f"{name} in {file}", strict=True)
@@ -387,9 +398,13 @@ def export_env(config: Config) -> dict[str, str]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        content = path.read_bytes()
+        # It may be a pipe, such as a shell's <(...).
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
     except OSError as exc:
-        raise ConfigError(str(path), f"cannot read the settings: {exc.strerror}") from exc
+        raise ConfigError(str(path), f"cannot read the settings: {exc.strerror or exc}") from exc
+    if len(content) > MOST_BYTES:
+        raise ConfigError(str(path), f"has more than {MOST_BYTES:,} bytes, which no settings have")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
         raise ConfigError(str(path), "not valid TOML: not UTF-8 but UTF-16, as PowerShell's > writes; save it as UTF-8")
     try:
@@ -400,10 +415,18 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(
             str(path), f"not valid TOML: line {line} is not UTF-8 but perhaps GBK (ANSI); save the file as UTF-8"
         ) from exc
+    if _DOTS.search(text):
+        # tomllib takes time and memory that grow with the square of the dots, and no setting has any.
+        raise ConfigError(str(path), f"not valid TOML: a name with more than {_MOST_DOTS} dots")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(str(path), f"not valid TOML: {exc}{_toml_hint(text, str(exc))}") from exc
+    except RecursionError as exc:
+        raise ConfigError(str(path), "not valid TOML: lists or tables are nested too deep") from exc
+    except ValueError as exc:
+        # A number of more than 4,300 digits.
+        raise ConfigError(str(path), f"not valid TOML: {exc}") from exc
 
 
 def _toml_hint(text: str, error: str) -> str:
@@ -430,11 +453,14 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
         value = [item.strip() for item in value.split(",") if item.strip()]
     try:
         converted = msgspec.convert(value, _HINTS[name], strict=strict)
+    except UnicodeEncodeError:
+        # Bytes of the environment that are no text.
+        raise ConfigError(shown, "is not text in UTF-8") from None
     except msgspec.ValidationError as exc:
         if choices(name):
-            raise ConfigError(shown, f"expected one of {', '.join(choices(name))}, got {value!r}") from None
+            raise ConfigError(shown, f"expected one of {', '.join(choices(name))}, got {_shown(value)}") from None
         # msgspec's sentence does not hold the value, so a secret is not shown.
-        got = "" if name in SECRETS else f", got {value!r}"
+        got = "" if name in SECRETS else f", got {_shown(value)}"
         hint = "; write it without quotes" if _is_quoted(name, value) else ""
         raise ConfigError(shown, f"{str(exc)[:1].lower()}{str(exc)[1:]}{got}{hint}") from None
     # An environment, by which a child gets its settings, has no such text; nor has a path or a name.
@@ -444,6 +470,16 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     if name in ADDRESSES:
         _check_address(shown, str(converted))
     return converted
+
+
+def _shown(value: object) -> str:
+    """Return what was given, cut, for an error."""
+    try:
+        shown = repr(value)
+    except (RecursionError, ValueError):
+        # A number of more than 4,300 digits has no other form.
+        return f"{type(value).__name__}"
+    return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}..."
 
 
 def _is_quoted(name: str, value: object) -> bool:
@@ -461,7 +497,9 @@ def _check_address(shown: str, address: str) -> None:
     """Raise `ConfigError` if `address` is none of ZeroMQ's: libzmq takes port 99999 for 34463, and explains nothing."""
     tcp = _TCP.fullmatch(address)
     if address.startswith("ipc://") and len(os.fsencode(address.removeprefix("ipc://"))) > _IPC_BYTES:
-        raise ConfigError(shown, f"a local socket's path has at most {_IPC_BYTES} bytes, not so many as {address!r}")
+        raise ConfigError(
+            shown, f"a local socket's path has at most {_IPC_BYTES} bytes, not so many as {_shown(address)}"
+        )
     if re.fullmatch(r"(ipc|inproc)://.+", address) or (tcp and (tcp[2] == "*" or int(tcp[2]) < 65536)):
         return
     hint = ""
@@ -470,4 +508,4 @@ def _check_address(shown: str, address: str) -> None:
         if meant and meant[2] != "*" and int(meant[2]) < 65536:
             hint = f"; did you mean {guess}?"
             break
-    raise ConfigError(shown, f"expected tcp://HOST:PORT, such as tcp://127.0.0.1:5555, got {address!r}{hint}")
+    raise ConfigError(shown, f"expected tcp://HOST:PORT, such as tcp://127.0.0.1:5555, got {_shown(address)}{hint}")

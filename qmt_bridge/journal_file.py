@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -34,8 +34,22 @@ TABLES = (
     "CREATE TABLE account (name TEXT PRIMARY KEY, newest INTEGER NOT NULL) WITHOUT ROWID",
     "CREATE UNIQUE INDEX event_account ON event (account, number)",
 )
-# Rows that are read at once: between two reads the feeder may delete old events and write the file anew from its start.
+# Rows and bytes that are read at once: between two reads the feeder may delete old events and write the file anew from
+# its start.
 _ROWS = 1000
+_READ_BYTES = 4 * 1024 * 1024
+# A file may come from anybody. These are far beyond what a journal has, and bound what it costs: bytes of a value, a
+# statement of the schema, accounts and characters of their names; positions leave room for events to come.
+MOST_VALUE = 16 * 1024 * 1024
+MOST_STATEMENT = 64 * 1024
+MOST_ACCOUNTS = 10_000
+MOST_NAME = 1000
+MOST_POSITION = 2**62
+_ACCOUNTS = f"it has more than {MOST_ACCOUNTS:,} accounts, or a name of more than {MOST_NAME:,} characters"
+_OWN = ("event", "account", "lives", "sqlite_sequence")
+_MOST_OBJECTS = 100
+# In milliseconds since 1970, some days before the end of the year 9999.
+_LATEST_MS = 253_400_000_000_000
 _SQLITE = b"SQLite format 3\0"
 
 _event_decoder = msgspec.json.Decoder(TradeEvent)
@@ -88,11 +102,65 @@ def find_journal(folder: Path, source: str) -> Path:
     return found[0]
 
 
+def harden(database: sqlite3.Connection) -> None:
+    """Let a file that was just opened run no code of its own and have no value without bounds."""
+    # Before the first statement, which reads the schema.
+    database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_VALUE)
+    database.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, MOST_STATEMENT)
+    database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+    for pragma in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0"):
+        # Fetched, since some of them answer.
+        database.execute(f"PRAGMA {pragma}").fetchall()
+
+
+def foreign_object(database: sqlite3.Connection) -> str | None:
+    """Return what a file has in the place of a journal's tables, or what would change them; raise `sqlite3.Error`.
+
+    A view can be endless, a column or an index can compute a value of any size, a trigger can delete events. Other
+    tables and views, which nothing here reads, do not matter.
+    """
+    query = (
+        "SELECT type, name, rootpage, sql FROM sqlite_master WHERE type = 'trigger' OR "
+        f"lower(name) IN {_OWN} OR lower(tbl_name) IN {_OWN} LIMIT {_MOST_OBJECTS + 1}"
+    )
+    found = database.execute(query).fetchall()
+    if len(found) > _MOST_OBJECTS:
+        return "more objects than a journal has"
+    for kind, name, root, sql in found:
+        shown = repr(name)[:80]
+        if kind == "index":
+            if database.execute("SELECT 1 FROM pragma_index_xinfo(?) WHERE cid = -2", (name,)).fetchone():
+                return f"the index {shown}, which computes values"
+        elif kind != "table" or not isinstance(root, int) or root <= 0:
+            return f"the {kind} {shown}"
+        elif database.execute("SELECT 1 FROM pragma_table_xinfo(?) WHERE hidden", (name,)).fetchone():
+            return f"a computed column in {shown}"
+        elif re.search(r"\bCHECK\b", str(sql), re.IGNORECASE):
+            return f"a condition (CHECK) on {shown}"
+    return None
+
+
+def check_accounts(database: sqlite3.Connection) -> None:
+    """Raise `sqlite3.Error` if a journal has more accounts, or longer names, than can be held in memory."""
+    count, longest = database.execute("SELECT count(*), max(length(name)) FROM account").fetchone()
+    if count > MOST_ACCOUNTS or (longest or 0) > MOST_NAME:
+        raise sqlite3.DatabaseError(_ACCOUNTS)
+
+
 def newest_position(database: sqlite3.Connection) -> int:
     """Return the position of the newest event; 0 before the first. Raise `sqlite3.Error`."""
     # AUTOINCREMENT keeps it also when every event was deleted.
     row = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'event'").fetchone()
-    return row[0] if row else 0
+    newest = _position(row[0]) if row else 0
+    # In a damaged file the last event may be newer; its position must not be given again.
+    last = database.execute("SELECT max(seq) FROM event").fetchone()[0]
+    return newest if last is None else max(newest, _position(last))
+
+
+def _position(found: object) -> int:
+    if isinstance(found, int) and 0 <= found <= MOST_POSITION:
+        return found
+    raise sqlite3.DatabaseError("its positions are no numbers, or too large")
 
 
 def oldest_position(database: sqlite3.Connection) -> int:
@@ -120,16 +188,24 @@ class Reader:
             uri = f"{path.absolute().as_uri()}?mode=ro"
             self._database = sqlite3.connect(uri, uri=True, isolation_level=None)
             try:
+                harden(self._database)
                 version = self._database.execute("PRAGMA user_version").fetchone()[0]
                 tables = self._database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'event'").fetchone()[0]
+                foreign = foreign_object(self._database)
+            except UnicodeDecodeError as exc:
+                # SQLite's error quotes a damaged schema, and Python cannot read the error.
+                self._database.close()
+                raise sqlite3.DatabaseError("its schema is damaged") from exc
             except sqlite3.Error:
                 self._database.close()
                 raise
         except sqlite3.Error as exc:
             raise ConfigError("file", f"cannot read the trade journal {path}: {exc}") from exc
-        if version not in READABLE or not tables:
+        if version not in READABLE or not tables or foreign:
             self._database.close()
-            if version > VERSION:
+            if foreign:
+                reason = f"is no trade journal: it has {foreign}"
+            elif version > VERSION:
                 reason = "is of a later version"
             elif tables:
                 reason = "is of an earlier version; the feeder converts it when it starts"
@@ -154,27 +230,36 @@ class Reader:
         """Return what there is of all accounts together, and of each."""
         self._database.execute("BEGIN")
         try:
+            self._check_names()
             oldest, newest = oldest_position(self._database), newest_position(self._database)
             # Of an account without events its newest number is left.
             numbers: dict[str, int] = dict(self._database.execute("SELECT name, newest FROM account ORDER BY name"))
+            _check(numbers)
             accounts = {name: Holding(number, number) for name, number in numbers.items()}
             for name, replayable, *sums in self._database.execute(
                 "SELECT account, min(CASE WHEN seq > ? THEN number END), count(*), sum(length(body)), min(number), "
-                "max(number), min(time_ms), max(time_ms) FROM event GROUP BY account",
-                (oldest,),
+                "max(number), min(time_ms), max(time_ms) FROM event GROUP BY account LIMIT ?",
+                (oldest, MOST_ACCOUNTS + 1),
             ):
+                _check({name: replayable or 0}, *sums)
                 number = numbers.get(name, sums[3])
                 accounts[name] = Holding(number if replayable is None else replayable - 1, number, *sums)
+                if len(accounts) > MOST_ACCOUNTS:
+                    raise sqlite3.DatabaseError(_ACCOUNTS)
             sums = self._database.execute(
                 "SELECT count(*), ifnull(sum(length(body)), 0), ifnull(min(seq), 0), ifnull(max(seq), 0), "
                 "ifnull(min(time_ms), 0), ifnull(max(time_ms), 0) FROM event"
             ).fetchone()
+            _check({}, *sums)
             return Holding(oldest, newest, *sums), accounts
         finally:
             self._database.execute("ROLLBACK")
 
     def rows(self, account: str | None = None, after: int = 0, since_ms: int | None = None) -> Iterator[Row]:
-        """Yield the events after position `after` of the journal, of one account or of all, in order."""
+        """Yield the events after position `after` of the journal, of one account or of all, in order.
+
+        Raise `sqlite3.Error`, also for a row that no feeder has written.
+        """
         chosen = "seq > ?"
         values: list[object] = []
         if account is not None:
@@ -185,9 +270,26 @@ class Reader:
             chosen += " AND time_ms >= ?"
             values.append(since_ms)
         query = f"SELECT seq, account, number, time_ms, body FROM event WHERE {chosen} ORDER BY seq LIMIT {_ROWS}"
-        while rows := self._database.execute(query, (after, *values)).fetchall():
-            yield from (row._replace(body=earlier.modern(row.body)) for row in map(Row._make, rows))
-            after = rows[-1][0]
+        while rows := self._some_rows(query, (after, *values)):
+            yield from (row._replace(body=earlier.modern(row.body)) for row in rows)
+            after = rows[-1].seq
+
+    def _check_names(self) -> None:
+        check_accounts(self._database)
+        longest = self._database.execute("SELECT max(length(account)) FROM event").fetchone()[0]
+        if (longest or 0) > MOST_NAME:
+            raise sqlite3.DatabaseError(_ACCOUNTS)
+
+    def _some_rows(self, query: str, values: tuple[object, ...]) -> list[Row]:
+        rows: list[Row] = []
+        size = 0
+        with closing(self._database.execute(query, values)) as cursor:
+            for found in cursor:
+                rows.append(_row(found))
+                size += len(rows[-1].body)
+                if size > _READ_BYTES:
+                    break
+        return rows
 
     def backup(self, out: Path) -> Holding:
         """Copy the journal as it is at one instant to a new file, and return what the copy holds.
@@ -220,6 +322,7 @@ class Reader:
         """
         self._database.execute("BEGIN")
         try:
+            self._check_names()
             for (said,) in self._database.execute("PRAGMA integrity_check"):
                 if said != "ok":
                     yield f"the file is damaged: {said}"
@@ -238,6 +341,8 @@ class Reader:
                 elif row.number <= before:
                     yield f"account {row.account} has number {row.number} at {seq} after {before}"
                 numbers[row.account] = max(before, row.number)
+                if len(numbers) > MOST_ACCOUNTS:
+                    raise sqlite3.DatabaseError(_ACCOUNTS)
                 fault = _fault(row)
                 if fault:
                     yield f"the body at {seq} {fault}"
@@ -250,6 +355,23 @@ class Reader:
                     yield f"account {account} is at {known.get(account)}, its last event at {number}"
         finally:
             self._database.execute("ROLLBACK")
+
+
+def _row(found: tuple[object, ...]) -> Row:
+    match found:
+        case (int(), str(), int(), int(time_ms), bytes()) if 0 <= time_ms <= _LATEST_MS:
+            return Row._make(found)
+    raise sqlite3.DatabaseError(f"the event at position {str(found[0])[:20]} is damaged")
+
+
+def _check(numbers: Mapping[Any, object], *values: object) -> None:
+    """Raise `sqlite3.DatabaseError` for names that are no text, and numbers that are none."""
+    if not all(isinstance(name, str) for name in numbers):
+        raise sqlite3.DatabaseError("the name of an account is no text")
+    if not all(isinstance(value, int) and 0 <= value <= MOST_POSITION for value in (*numbers.values(), *values)):
+        raise sqlite3.DatabaseError("its positions or times are no numbers, or too large")
+    if any(isinstance(value, int) and value > _LATEST_MS for value in values[-2:]):
+        raise sqlite3.DatabaseError("its times are too late")
 
 
 def _range(first: int, last: int) -> str:
@@ -293,8 +415,13 @@ def to_text(reader: Reader) -> str:
     lines = [f"{reader.path}: {reader.size / 1e6:,.1f} MB, {total.size / 1e6:,.1f} MB of them in events"]
     for name, *cells in table:
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *aligned]).rstrip())
+        lines.append("  ".join([_printable(name).ljust(widths[0]), *aligned]).rstrip())
     return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    # A journal may come from anybody, and a terminal takes some characters for commands.
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def to_line(row: Row) -> bytes:

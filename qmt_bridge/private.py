@@ -1,17 +1,32 @@
 """Make files that only their owner may read, because they contain accounts, orders and fills.
 
-On Windows a file inherits its permissions from its folder, and this changes nothing.
+On Windows a file inherits its permissions from its folder: those that this makes are restricted, and modes change
+nothing.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
+import subprocess
 import sys
 import tempfile
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+logger = logging.getLogger(__name__)
+
 _OWNER = stat.S_IRUSR | stat.S_IWUSR
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+# What this program writes in its folders. A folder with anything else is not ours.
+_NAMES = (
+    *("journal-*.sqlite3*", "feeder.lock*", "keys.json*", "keys-used.json*", "keys.lock", "xtdata", "*.part"),
+    *("*.key", "*.key_secret", "clients", "curve", "*.sock", "run"),
+)
+_MOST_SHOWN = 10
+# What was warned of.
+_told: set[Path] = set()
 
 
 def make_file(path: Path) -> None:
@@ -19,6 +34,21 @@ def make_file(path: Path) -> None:
     # Make it with this mode: another process could open it before a later change of the mode, and go on reading.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, _OWNER))
     protect(path)
+
+
+def read_small(path: Path, most: int) -> bytes:
+    """Return a file of at most `most` bytes; raise `OSError`, also for a longer one and for a folder or a device.
+
+    For files that a hostile hand may have put where ours is expected. Reading another's pipe would wait without end.
+    """
+    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with os.fdopen(file, "rb") as opened:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError("is not a regular file")
+        content = opened.read(most + 1)
+    if len(content) > most:
+        raise OSError(f"has more than {most:,} bytes")
+    return content
 
 
 def make_part(path: Path) -> Path:
@@ -36,17 +66,105 @@ def protect(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder that only its owner may enter; one that exists stays as it is. Raise `OSError`."""
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Make a folder that only its owner may enter, and those above it; one that exists stays. Raise `OSError`."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        # `parents=True` would make the folders above with the mode of any other folder.
+        folder.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+    if missing and sys.platform == "win32":
+        restrict(missing[-1])
+    if not missing and not path.is_dir():
+        raise NotADirectoryError(f"{path} is no folder")
 
 
-def protect_folder(path: Path) -> None:
-    """Let only the owner enter a folder that is ours; raise `OSError`."""
+def keep_folder(path: Path) -> None:
+    """Make a folder of ours, or let only its owner enter one; raise `OSError`.
+
+    Files that an earlier version has left readable are restricted too. A folder that holds other files than ours keeps
+    its mode, and a warning says so once.
+    """
+    make_folder(path)
+    if sys.platform == "win32":
+        return
     found = path.stat()
-    # A folder with the sticky bit, such as /tmp, is for everybody.
-    if sys.platform != "win32" and found.st_uid == os.getuid() and not found.st_mode & stat.S_ISVTX:
-        if stat.S_IMODE(found.st_mode) & ~stat.S_IRWXU:
+    changed = _keep_files(path)
+    if stat.S_IMODE(found.st_mode) & _OTHERS and found.st_uid == os.getuid():
+        # A folder with the sticky bit, such as /tmp, is for everybody.
+        foreign = "" if found.st_mode & stat.S_ISVTX else _foreign_name(path)
+        if foreign is None:
             path.chmod(stat.S_IRWXU)
+            changed.append(str(path))
+        elif path not in _told:
+            _told.add(path)
+            held = f", because it holds {foreign!r}, which is not ours" if foreign else ", because it is for everybody"
+            logger.warning("other users can enter %s: its mode stays%s; a folder of its own is safer", path, held)
+    if changed:
+        logger.warning("other users could read what is now for its owner alone: %s", ", ".join(changed[:_MOST_SHOWN]))
+
+
+def _keep_files(folder: Path) -> list[str]:
+    changed = []
+    for path in folder.iterdir():
+        # Not a link: what it leads to may be another program's.
+        found = path.lstat()
+        ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and _is_ours(path.name)
+        if ours and stat.S_IMODE(found.st_mode) & _OTHERS:
+            path.chmod(_OWNER)
+            changed.append(path.name)
+    return sorted(changed)
+
+
+def _foreign_name(folder: Path) -> str | None:
+    """Return the name of a file or folder that this program does not write; None if there is none."""
+    return next((path.name for path in folder.iterdir() if not _is_ours(path.name)), None)
+
+
+def _is_ours(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in _NAMES)
+
+
+def is_exposed(path: Path) -> bool:
+    """Return whether other users may read or write a file; on Windows, whose rights are no mode, always False."""
+    if sys.platform == "win32":
+        return False
+    try:
+        return bool(stat.S_IMODE(path.stat().st_mode) & _OTHERS)
+    except OSError:
+        return False
+
+
+def warn_if_exposed(path: Path, what: str) -> None:
+    """Log once in this process that other users can read or change a file that holds `what`, and what mends it."""
+    if path not in _told and is_exposed(path):
+        _told.add(path)
+        logger.warning("%s holds %s, and other users can read or change it: chmod 600 %s", path, what, path)
+
+
+def restrict(folder: Path) -> None:
+    """On Windows let only owner, administrators and the system use a folder and what is made in it.
+
+    A folder in a user's profile inherits such rights; one in C:\\ inherits that every user may read it.
+    """
+    try:
+        ended = subprocess.run(
+            icacls(folder), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=10
+        )
+        failed = f"icacls ended with {ended.returncode}" if ended.returncode else ""
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        failed = str(exc)
+    if failed:
+        logger.warning("the rights of %s stay those that it inherits: %s", folder, failed)
+
+
+def icacls(folder: Path) -> list[str]:
+    """Return the command of Windows that restricts a folder."""
+    program = os.path.join(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "icacls.exe")
+    # OWNER RIGHTS, SYSTEM and Administrators by their numbers: their names are translated.
+    rights = [f"*{sid}:(OI)(CI)F" for sid in ("S-1-3-4", "S-1-5-18", "S-1-5-32-544")]
+    return [program, str(folder), "/inheritance:r", "/grant:r", *rights]
 
 
 def replace(path: Path, content: bytes) -> None:

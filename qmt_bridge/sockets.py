@@ -20,8 +20,10 @@ import zmq
 import zmq.auth
 from zmq.utils import z85
 
+from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Links
+from qmt_bridge.keys.certificate import read_certificate, read_certificates
 from qmt_bridge.wire.requests import ASK_BYTES
 from qmt_bridge.wire.topics import TOPIC_BYTES
 
@@ -94,10 +96,11 @@ def load_curve(curve_dir: str, role: Role) -> Curve | None:
         return None
     folder = Path(curve_dir)
     try:
-        public, secret = zmq.auth.load_certificate(folder / f"{role}.key_secret")
-        server = None if role == "feeder" else zmq.auth.load_certificate(folder / "feeder.key")[0]
+        public, secret = read_certificate(folder / f"{role}.key_secret")
+        server = None if role == "feeder" else read_certificate(folder / "feeder.key").public
     except (OSError, ValueError) as exc:
         raise ConfigError("curve_dir", f"cannot read the keys of the {role}: {exc}") from exc
+    private.warn_if_exposed(folder / f"{role}.key_secret", "a secret key")
     if secret is None:
         raise ConfigError("curve_dir", f"{folder / f'{role}.key_secret'} holds no secret key")
     return Curve(public, secret, server)
@@ -110,17 +113,16 @@ def make_keys(curve_dir: Path) -> list[Path]:
     ``gateway.key_secret``.
     """
     clients = curve_dir / "clients"
-    clients.mkdir(parents=True, exist_ok=True)
+    private.make_folder(clients)
     written = []
     for role in ("feeder", "gateway"):
         if (curve_dir / f"{role}.key_secret").exists():
             raise ConfigError("curve_dir", f"{curve_dir / f'{role}.key_secret'} exists already")
+        # With its mode before there is a secret in it.
+        private.make_file(curve_dir / f"{role}.key_secret")
         written += [Path(path) for path in zmq.auth.create_certificates(curve_dir, role)]
     allowed = clients / "gateway.key"
     allowed.write_text((curve_dir / "gateway.key").read_text(encoding="utf-8"), encoding="utf-8")
-    for path in written:
-        if path.suffix == ".key_secret":
-            path.chmod(0o600)
     return [*written, allowed]
 
 
@@ -231,7 +233,7 @@ class Authenticator:
 
 
 def _load_keys(folder: Path) -> frozenset[bytes]:
-    return frozenset(zmq.auth.load_certificates(folder))
+    return read_certificates(folder)
 
 
 def _next_read(began: float, ended: float) -> float:

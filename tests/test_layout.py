@@ -44,6 +44,7 @@ EDGE = WIRE | {
     "qmt_bridge.config",
     "qmt_bridge.handshakes",
     "qmt_bridge.keys",
+    "qmt_bridge.private",
     "qmt_bridge.process.child",
     "qmt_bridge.process.stop",
     "qmt_bridge.sockets",

@@ -23,6 +23,12 @@ logger = logging.getLogger(__name__)
 
 _TABLE = "CREATE TABLE IF NOT EXISTS lives (epoch INTEGER NOT NULL, newest INTEGER NOT NULL, numbers BLOB NOT NULL)"
 
+# A feeder that is started every minute for two months; and the numbers of all accounts at these starts.
+MOST_EPOCHS = 100_000
+MOST_BYTES = 16 * 1024 * 1024
+# In nanoseconds since 1970: the year 2116.
+MOST_EPOCH = 2**62
+
 _numbers_decoder = msgspec.json.Decoder(dict[str, int])
 
 
@@ -47,11 +53,18 @@ class Epochs:
         self._ends.clear()
         if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'lives'").fetchone():
             return
+        count, size = database.execute("SELECT count(*), sum(length(numbers)) FROM lives").fetchone()
+        if count > MOST_EPOCHS or (size or 0) > MOST_BYTES:
+            logger.warning("the trade journal has more epochs of the feeder than can be: they are not read")
+            return
         for epoch, newest, numbers in database.execute("SELECT epoch, newest, numbers FROM lives ORDER BY epoch"):
             try:
                 of_accounts = frames.read(_numbers_decoder, earlier.modern(numbers))
+                if not 0 <= int(epoch) <= MOST_EPOCH:
+                    # The next one would have more than 64 bits.
+                    raise ValueError(f"{epoch} is no epoch")
                 self._note(int(epoch), Positions(int(newest), of_accounts))
-            except (TypeError, ValueError, WireError) as exc:
+            except (TypeError, ValueError, OverflowError, WireError) as exc:
                 # This row also has the last positions of the epoch before it, so none of the epochs can be checked.
                 logger.warning("the trade journal has an epoch of the feeder that cannot be read: %s", exc)
                 self._ends.clear()

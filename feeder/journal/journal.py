@@ -7,10 +7,11 @@ never give its position to another event.
 from __future__ import annotations
 
 import logging
+import math
 import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +32,7 @@ from feeder.journal.opening import (
 )
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError, WireError
-from qmt_bridge.journal_file import newest_position, oldest_position
+from qmt_bridge.journal_file import MOST_ACCOUNTS, MOST_POSITION, check_accounts, newest_position, oldest_position
 from qmt_bridge.wire import earlier, frames
 from qmt_bridge.wire.messages import TradeEvent
 from qmt_bridge.wire.positions import JournalPosition
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 # The size of one chunk of a replay; other replies on the ask socket are of the same size.
 CHUNK_EVENTS = 1000
 CHUNK_BYTES = 512 * 1024
+SINCE_BYTES = 4 * 1024 * 1024
 # The most events of one transaction, which then takes some 30 ms; a burst has fewer.
 BATCH_EVENTS = 5000
 # Bytes of events that are kept in memory while the disk fails (see `Event.size`).
@@ -114,7 +116,7 @@ class Journal:
         self._large_log_told = False
         self._epochs = Epochs()
         try:
-            private.make_folder(path.parent)
+            private.keep_folder(path.parent)
         except OSError as exc:
             raise ConfigError("data_dir", f"cannot make the folder of the trade journal {path}: {exc}") from exc
         self._lock = lock_folder(path.parent)
@@ -163,14 +165,20 @@ class Journal:
         check_file(path)
         self._database = open_database(path)
         try:
-            newest = newest_position(self._database)
-            numbers: dict[str, int] = dict(self._database.execute("SELECT name, newest FROM account"))
-            if not all(isinstance(position, int) for position in (newest, *numbers.values())):
-                raise NoJournalError("its positions are no numbers")
+            try:
+                newest = newest_position(self._database)
+                check_accounts(self._database)
+            except sqlite3.DatabaseError as exc:
+                # Not SQLite's error, which has a code.
+                if getattr(exc, "sqlite_errorcode", None) is None:
+                    raise NoJournalError(str(exc)) from exc
+                raise
+            numbers = self._read_numbers()
+            self._epochs.read(self._database)
+            self._reach_events(numbers)
             # The journal's own positions; `positions` is a copy for the thread that numbers new events.
             self._had = Positions(newest, numbers)
             self.positions = self._had.copy()
-            self._epochs.read(self._database)
             # Events up to this position can no longer be replayed.
             self._floor = oldest_position(self._database)
         except sqlite3.OperationalError as exc:
@@ -182,6 +190,32 @@ class Journal:
         except BaseException:
             self._database.close()
             raise
+
+    def _read_numbers(self) -> dict[str, int]:
+        """Return the newest number of each account; raise `sqlite3.Error` or `NoJournalError`."""
+        numbers: dict[str, int] = dict(self._database.execute("SELECT name, newest FROM account"))
+        if not all(isinstance(name, str) for name in numbers) or not all(
+            isinstance(number, int) and 0 <= number <= MOST_POSITION for number in numbers.values()
+        ):
+            raise NoJournalError("its positions are no numbers, or too large")
+        return numbers
+
+    def _reach_events(self, numbers: dict[str, int]) -> None:
+        """Raise `numbers` to those of the events: of a damaged file they may be newer, and none may be given again."""
+        if not self._database.execute("SELECT 1 FROM sqlite_master WHERE name = 'event_account'").fetchone():
+            # Without the index each account would cost a pass over the file.
+            raise NoJournalError("it has no index of accounts")
+        account: object = ""
+        for _ in range(MOST_ACCOUNTS + 1):
+            query = "SELECT min(account) FROM event WHERE account > ?"
+            account = self._database.execute(query, (account,)).fetchone()[0]
+            if not isinstance(account, str):
+                return
+            # Text and blobs, which are damage, are greater than any number.
+            query = "SELECT number FROM event WHERE account = ? AND number BETWEEN 1 AND ? ORDER BY number DESC LIMIT 1"
+            for (number,) in self._database.execute(query, (account, MOST_POSITION)):
+                numbers[account] = max(math.ceil(number), numbers.get(account, 0))
+        raise NoJournalError(f"it has more than {MOST_ACCOUNTS:,} accounts")
 
     def begin_epoch(self, now_ns: int) -> int:
         """Return the epoch of this start of the feeder: `now_ns`, or more if the clock was set back since the last one.
@@ -352,12 +386,20 @@ class Journal:
     def since(self, time_ms: int, after: int = 0) -> list[tuple[int, int, bytes]]:
         """Return seq, time (ms) and body of the next saved events from `time_ms` on, oldest first.
 
-        At most `CHUNK_EVENTS` of those after position `after`; none if there are no more. Raise `sqlite3.Error`.
+        At most `CHUNK_EVENTS`, or some MiB, of those after position `after`; none if there are no more. Raise
+        `sqlite3.Error`.
         """
-        return self._database.execute(
-            "SELECT seq, time_ms, body FROM event WHERE seq > ? AND time_ms >= ? ORDER BY seq LIMIT ?",
-            (after, time_ms, CHUNK_EVENTS),
-        ).fetchall()
+        query = "SELECT seq, time_ms, body FROM event WHERE seq > ? AND time_ms >= ? ORDER BY seq LIMIT ?"
+        events: list[tuple[int, int, bytes]] = []
+        size = 0
+        with closing(self._database.execute(query, (after, time_ms, CHUNK_EVENTS))) as cursor:
+            for seq, written_ms, body in cursor:
+                # Of a damaged file time and body may be anything: the caller leaves such an event out.
+                events.append((seq, written_ms, body))
+                size += len(body) if isinstance(body, bytes | str) else 0
+                if size > SINCE_BYTES:
+                    break
+        return events
 
     def prune(self, time_ms: int) -> bool:
         """Delete some events that are too old at `time_ms`, or too many; return whether there may be more to do.

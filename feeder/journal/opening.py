@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.journal_file import TABLES, VERSION
+from qmt_bridge.journal_file import TABLES, VERSION, foreign_object, harden
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +143,7 @@ def _prepare(path: Path, locking: str) -> sqlite3.Connection:
     """Open the file, and make or convert its tables in one transaction; raise `sqlite3.Error` or `ConfigError`."""
     database = sqlite3.connect(path, timeout=_OPEN_SECONDS, isolation_level=None)
     try:
+        harden(database)
         database.execute(f"PRAGMA locking_mode={locking}")
         # Only for a new file: in a file with tables the statement has no effect, but still writes.
         if not database.execute("PRAGMA page_count").fetchone()[0]:
@@ -152,6 +153,9 @@ def _prepare(path: Path, locking: str) -> sqlite3.Connection:
         # See `Journal.checkpoint`.
         database.execute("PRAGMA wal_autocheckpoint=0")
         database.execute("BEGIN IMMEDIATE")
+        foreign = foreign_object(database)
+        if foreign:
+            raise NoJournalError(f"it has {foreign}")
         version = database.execute("PRAGMA user_version").fetchone()[0]
         columns = {row[0] for row in database.execute("SELECT name FROM pragma_table_info('event')")}
         if columns and version > VERSION:
@@ -171,6 +175,10 @@ def _prepare(path: Path, locking: str) -> sqlite3.Connection:
         database.execute("COMMIT")
         # From now on a lock is an error at once, because events must not wait for it.
         database.execute("PRAGMA busy_timeout=0")
+    except UnicodeDecodeError as exc:
+        # SQLite's error quotes a damaged schema, and Python cannot read the error.
+        database.close()
+        raise NoJournalError("its schema is damaged") from exc
     except (sqlite3.Error, ConfigError, NoJournalError):
         database.close()
         raise

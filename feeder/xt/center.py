@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from feeder.xt import sdk
+from qmt_bridge import private
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Unavailable
 
@@ -43,7 +44,7 @@ def open_center(config: Config) -> tuple[str, int]:
     center: Any = importlib.import_module("xtquant.xtdatacenter")
     home = config.xt_home_path
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        private.make_folder(home)
         center.set_token(config.xt_token)
         center.set_data_home_dir(str(home))
         if config.xt_servers:

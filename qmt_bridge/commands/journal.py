@@ -35,6 +35,13 @@ _MOMENTS = ("%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S",
 MAX_FAULTS = 100
 
 
+def _named(exc: Exception, reader: Reader | None) -> Exception:
+    """Return an error about the content of a journal with the name of the file."""
+    if reader is None or isinstance(exc, ConfigError | OSError):
+        return exc
+    return ConfigError("file", f"{reader.path}: {exc}")
+
+
 @click.group()
 def journal() -> None:
     """Look at the trade journal, and copy it; the feeder may run meanwhile."""
@@ -72,11 +79,12 @@ def journal_list(config_file: Path | None, source: str | None, path: Path | None
     """
     from qmt_bridge import journal_file
 
+    reader = None
     try:
         with _open_journal(config_file, source, path, flags) as reader:
             shown = json.dumps(journal_file.to_object(reader)) if as_json else journal_file.to_text(reader)
     except (ConfigError, sqlite3.Error) as exc:
-        fail(exc)
+        fail(_named(exc, reader))
     click.echo(shown)
 
 
@@ -100,6 +108,7 @@ def journal_export(
     from qmt_bridge import journal_file
 
     since_ms = None if since is None else int(since.timestamp() * 1000)
+    reader = None
     try:
         with _open_journal(config_file, source, path, flags) as reader:
             lines = map(journal_file.to_line, reader.rows(account, after, since_ms))
@@ -125,7 +134,7 @@ def journal_export(
         # click ends the command without a message if the reader of a pipe (`... | head`) has ended.
         raise
     except (QMTBridgeError, sqlite3.Error, OSError) as exc:
-        fail(exc)
+        fail(_named(exc, reader))
 
 
 @journal.command("backup")
@@ -137,11 +146,12 @@ def journal_backup(config_file: Path | None, source: str | None, path: Path | No
     The copy is a journal: list, export and verify take it with --file, and a feeder that is stopped begins with it
     once it has the name and the folder of the old one, whose -wal and -shm must not lie there any more.
     """
+    reader = None
     try:
         with _open_journal(config_file, source, path, flags) as reader:
             held = reader.backup(out)
     except (ConfigError, sqlite3.Error, OSError) as exc:
-        fail(exc)
+        fail(_named(exc, reader))
     click.echo(f"{out}: {held.events:,} events, {held.first} to {held.last}")
 
 

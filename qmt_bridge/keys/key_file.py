@@ -8,7 +8,6 @@ changes at the same time are both kept.
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -69,8 +68,7 @@ def change_keys(folder: Path, alter: Callable[[tuple[Key, ...]], Iterable[Key]])
     """Replace the keys of a data folder by what `alter` makes of them; raise `ConfigError`, also that of `alter`."""
     path = keys_path(folder)
     try:
-        private.make_folder(folder)
-        private.protect_folder(folder)
+        private.keep_folder(folder)
         with _locked(folder):
             keys = list(alter(read_keys(folder)))
             if len(keys) > MOST_KEYS:
@@ -113,8 +111,7 @@ def _used_path(folder: Path) -> Path:
 
 def _read(path: Path) -> bytes | None:
     try:
-        # Without this flag, a pipe in the place of the file would be waited for without end.
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        return private.read_small(path, MOST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError:
@@ -122,13 +119,6 @@ def _read(path: Path) -> bytes | None:
         if os.access(path.parent, os.X_OK):
             raise
         return None
-    with os.fdopen(file, "rb") as opened:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise OSError("is not a regular file")
-        content = opened.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise OSError(f"has more than {MOST_BYTES} bytes")
-    return content
 
 
 @contextmanager

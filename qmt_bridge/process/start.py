@@ -14,8 +14,13 @@ from _signal import SIG_DFL, SIGINT, signal  # type: ignore[import-not-found]
 
 
 def prepare() -> None:
-    """Let Ctrl-C end the process without a traceback until a command takes it; take the current folder off the path."""
+    """Let Ctrl-C end the process without a traceback until a command takes it; keep new files from other users.
+
+    And take the current folder off the path.
+    """
     signal(SIGINT, SIG_DFL)
+    # What a library writes, such as xtquant, is for the owner alone too, and so is the end of a local socket.
+    os.umask(0o077)
     ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     # `python -m` puts the folder there. A checkout that is not installed is found only there.
     if not sys.flags.safe_path and sys.path and sys.path[0] == os.getcwd() != ours:

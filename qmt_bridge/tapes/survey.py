@@ -6,7 +6,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from qmt_bridge.tapes.tally import Gap, Tally
+from qmt_bridge.errors import ConfigError, WireError
+from qmt_bridge.tapes.tally import MAX_TOPICS, Gap, Tally
 from qmt_bridge.tapes.tape import Damage, TapeReader
 from qmt_bridge.wire.frames import encode
 from qmt_bridge.wire.shanghai import SHANGHAI
@@ -18,13 +19,19 @@ class Survey(NamedTuple):
     path: Path
     size: int
     tally: Tally
+    # Of `damage_count` damages the first ones, and the bytes of all.
     damages: list[Damage]
+    damage_count: int
+    damaged_bytes: int
     torn: int
 
     @property
     def faults(self) -> list[str]:
         """Return one sentence for each thing that is missing; empty if nothing is."""
         faults = [f"byte {damage.offset}: {damage.size} bytes are damaged" for damage in self.damages]
+        unlisted = self.damage_count - len(self.damages)
+        if unlisted:
+            faults.append(f"... and {unlisted} damages more")
         if self.torn:
             faults.append(f"byte {self.size - self.torn}: the last block is torn, {self.torn} bytes")
         faults += [_gap(gap) for gap in self.tally.gaps]
@@ -35,12 +42,16 @@ class Survey(NamedTuple):
 
 
 def survey(path: Path) -> Survey:
-    """Read a whole tape; raise `ConfigError` or `WireError` if it is none."""
+    """Read a whole tape; raise `ConfigError` if it is none, or holds what no recorder writes."""
     reader = TapeReader(path)
-    tally = Tally()
-    for recorded in reader:
-        tally.note(recorded)
-    return Survey(path, reader.end + reader.torn, tally, reader.damages, reader.torn)
+    tally = Tally(MAX_TOPICS)
+    try:
+        for recorded in reader:
+            tally.note(recorded)
+    except WireError as exc:
+        raise ConfigError("file", f"{path}: {exc}") from exc
+    size = reader.end + reader.torn
+    return Survey(path, size, tally, reader.damages, reader.damage_count, reader.damaged_bytes, reader.torn)
 
 
 def to_text(survey: Survey) -> str:
@@ -49,18 +60,22 @@ def to_text(survey: Survey) -> str:
     lines = [f"{survey.path}: {survey.size:,} bytes, {tally.frames:,} messages of {tally.topics:,} topics"]
     if tally.sources:
         invented = ", SIMULATED data" if tally.simulated else ""
-        lines.append(f"  source   {', '.join(tally.sources)}{invented}")
+        lines.append(f"  source   {printable(', '.join(tally.sources))}{invented}")
     if tally.frames:
         lines.append(f"  from     {shanghai(tally.first_ns)}")
         lines.append(f"  to       {shanghai(tally.last_ns)}")
     for session in tally.sessions:
-        lines.append(f"  session  {shanghai(session.begin_ns)}  {' '.join(session.topics)}")
+        lines.append(f"  session  {shanghai(session.begin_ns)}  {printable(' '.join(session.topics))}")
+    if tally.session_count > len(tally.sessions):
+        lines.append(f"  session  and {tally.session_count - len(tally.sessions):,} more")
     for kind, count in sorted(tally.kinds.items()):
-        lines.append(f"  {kind:<8} {count.frames:>12,} messages {count.size:>15,} bytes {count.topics:>8,} topics")
+        lines.append(
+            f"  {printable(kind):<8} {count.frames:>12,} messages {count.size:>15,} bytes {count.topics:>8,} topics"
+        )
     lines.append(f"  gaps     {tally.gap_count:,}, {tally.missed:,} messages missing")
-    if survey.damages or survey.torn:
-        lost = sum(damage.size for damage in survey.damages)
-        lines.append(f"  damaged  {lost:,} bytes in {len(survey.damages)} places, {survey.torn:,} torn at the end")
+    if survey.damage_count or survey.torn:
+        lost = f"{survey.damaged_bytes:,} bytes in {survey.damage_count:,} places"
+        lines.append(f"  damaged  {lost}, {survey.torn:,} torn at the end")
     return "\n".join(lines)
 
 
@@ -93,6 +108,11 @@ def to_object(survey: Survey) -> bytes:
     )
 
 
+def printable(text: str) -> str:
+    """Return a text of a tape, which may come from anybody, without what a terminal would take for a command."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
 def shanghai(at_ns: int) -> str:
     """Return a moment (ns since 1970) as the exchange's clock shows it."""
     return f"{datetime.fromtimestamp(at_ns / 1e9, SHANGHAI):%Y-%m-%d %H:%M:%S.%f}"[:-3]
@@ -100,4 +120,4 @@ def shanghai(at_ns: int) -> str:
 
 def _gap(gap: Gap) -> str:
     what = f"{gap.missed} missing" if gap.missed else "goes back"
-    return f"{shanghai(gap.arrival_ns)} {gap.topic}: seq {gap.after} is followed by {gap.seq}, {what}"
+    return f"{shanghai(gap.arrival_ns)} {printable(gap.topic)}: seq {gap.after} is followed by {gap.seq}, {what}"

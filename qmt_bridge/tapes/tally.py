@@ -13,6 +13,12 @@ from qmt_bridge.wire.topics import ALL_TRADES, KINDS, STATUS_TOPIC, Kind
 
 # The first gaps are listed one by one; the others are only counted.
 MAX_GAPS = 1000
+# So are the first sessions, and the first sources.
+MAX_SESSIONS = 1000
+MAX_SOURCES = 100
+# A tape of more topics is refused: the whole Shanghai and Shenzhen markets, with options, in four periods have 100,000.
+MAX_TOPICS = 200_000
+MAX_TOPIC_BYTES = 64 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -60,6 +66,8 @@ class _Row:
 class _Topic(NamedTuple):
     counted: Count
     row: _Row
+    # The number of the row of `Tally.trades` when this one was chosen.
+    chosen: int
     # Numbered by the journal, which outlives the feeder.
     journaled: bool
 
@@ -82,9 +90,12 @@ _event_decoder = msgspec.json.Decoder(_Event)
 class Tally:
     """Counts records in the order of arrival."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_topics: int | None = None) -> None:
+        """Count at most so many topics, which one who reads a tape of another's has to bound."""
         self.kinds: dict[str, Count] = {}
+        # Of `session_count` sessions the first ones.
         self.sessions: list[RecordingStart] = []
+        self.session_count = 0
         # The feeders' sources by name, and whether any of them invents its data.
         self.sources: list[str] = []
         self.simulated = False
@@ -95,7 +106,11 @@ class Tally:
         self.gap_count = 0
         self.missed = 0
         self._topics: dict[str, _Topic] = {}
+        self._most_topics = most_topics
+        self._topic_bytes = 0
         self._trades: _Row | None = None
+        # How often that row came or went.
+        self._chosen = 0
         # Number of the session; 0 is never.
         self._session = 1
 
@@ -115,7 +130,7 @@ class Tally:
         return sum(count.topics for count in self.kinds.values())
 
     def note(self, recorded: Recorded) -> None:
-        """Count one record; raise `WireError` for one that cannot be read."""
+        """Count one record; raise `WireError` for one that cannot be read, or for one topic too many."""
         arrival_ns, frame = recorded
         topic = self._topics.get(frame.topic)
         if topic is None:
@@ -125,7 +140,10 @@ class Tally:
             topic = self._topics[frame.topic] = self._open(frame.topic)
         if frame.topic == STATUS_TOPIC:
             self._note_source(frame.body)
-        counted, row, journaled = topic
+        counted, row, chosen, journaled = topic
+        if journaled and chosen != self._chosen:
+            row = self._trades or _Row()
+            self._topics[frame.topic] = topic._replace(row=row, chosen=self._chosen)
         counted.frames += 1
         counted.size += len(frame.body)
         self.first_ns = self.first_ns or arrival_ns
@@ -146,26 +164,34 @@ class Tally:
 
     def _begin(self, recorded: Recorded) -> None:
         session = _decode(_session_decoder, recorded.frame.body, "session")
-        self.sessions.append(msgspec.structs.replace(session, begin_ns=recorded.arrival_ns))
+        self.session_count += 1
+        if len(self.sessions) < MAX_SESSIONS:
+            self.sessions.append(msgspec.structs.replace(session, begin_ns=recorded.arrival_ns))
         self._session += 1
         # What a recorder of all accounts had to fetch from the journal tells its position there, not its account.
         if (ALL_TRADES in session.topics) != (self._trades is not None):
             self._trades = None if self._trades is not None else _Row()
-            for name, topic in self._topics.items():
-                if topic.journaled:
-                    self._topics[name] = topic._replace(row=self._trades or _Row())
+            # Each topic takes its row when it occurs again.
+            self._chosen += 1
 
     def _open(self, name: str) -> _Topic:
+        self._topic_bytes += len(name)
+        most = self._most_topics
+        if most is not None and (len(self._topics) >= most or self._topic_bytes > MAX_TOPIC_BYTES):
+            raise WireError(f"the tape has more than {len(self._topics):,} topics, which no recording has")
         kind = name.partition("/")[0]
         counted = self.kinds.setdefault(kind, Count())
         counted.topics += 1
         journaled = kind in KINDS and KINDS[Kind(kind)].keeps == "journal"
-        return _Topic(counted, self._trades if journaled and self._trades is not None else _Row(), journaled)
+        return _Topic(
+            counted, self._trades if journaled and self._trades is not None else _Row(), self._chosen, journaled
+        )
 
     def _note_source(self, body: bytes) -> None:
         source = _decode(_source_decoder, body, "status")
-        if source.source not in self.sources:
-            self.sources.append(source.source)
+        name = source.source[:MAX_SOURCES]
+        if name not in self.sources and len(self.sources) < MAX_SOURCES:
+            self.sources.append(name)
         self.simulated = self.simulated or source.simulated
 
     def _note_gap(self, gap: Gap) -> None:

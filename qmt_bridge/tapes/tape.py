@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from qmt_bridge import private
-from qmt_bridge.errors import ConfigError
+from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.earlier import modern
 from qmt_bridge.wire.frames import Frame
@@ -52,9 +52,21 @@ _RECORD = struct.Struct(">5QHI")
 _ZSTD = b"\x28\xb5\x2f\xfd"
 # One write: some 500 ticks, from where on compression gains little.
 _BLOCK_BYTES = 256 * 1024
-# A longer length in a file is damage: every message is far shorter.
-_MAX_BLOCK = 1 << 28
+# A longer length in a file is damage: every message is far shorter, and a reader holds a block several times.
+_MAX_BLOCK = 16 * 1024 * 1024
 _SEARCH_BYTES = 1 << 20
+# A block has at most this body behind the records before it, with their sizes and topic.
+MAX_BODY = _MAX_BLOCK - _BLOCK_BYTES - 64 * 1024 - 64
+# The longest window of a frame (log2 of bytes): a block fits into it, and the decompressor allocates no more.
+_WINDOW_LOG = 24
+# Blocks may unpack to so many times the bytes of the tape that were read, beyond an allowance. Ours unpack to 10 times.
+_MOST_RATIO = 200
+_RATIO_ALLOWANCE = 64 * 1024 * 1024
+# What looks like a block and is none is read to compute its CRC: a damaged tape has each byte read about once so.
+_MOST_REREADS = 4
+_REREAD_ALLOWANCE = 256 * 1024 * 1024
+# The first damages are kept one by one; the others are only counted.
+MAX_DAMAGES = 1000
 
 
 class Recorded(NamedTuple):
@@ -102,16 +114,27 @@ class TapeReader:
     """Every record of a tape, sessions included; also of one that is being written: up to its last whole block.
 
     `begins_whole` is false where the first bytes are not a tape's, although a block follows.
-    As it goes `damages` collects what had to be left out, and `end` is where the last whole block ended. At the end
-    `torn` is what follows that: the block that a crash has left unfinished.
+    As it goes `damages` collects the first parts that had to be left out, `damage_count` and `damaged_bytes` tell of
+    all, and `end` is where the last whole block ended. At the end `torn` is what follows that: the block that a crash
+    has left unfinished.
+
+    A tape may come from anybody: the memory is that of some blocks of 16 MiB, the time linear in the size of the file.
     """
 
     def __init__(self, path: Path) -> None:
         """Look at the file; raise `ConfigError` about ``file`` if it cannot be read or is no tape."""
         self.path = path
         self.damages: list[Damage] = []
+        self.damage_count = 0
+        self.damaged_bytes = 0
         self.end = 0
         self.torn = 0
+        # Bytes that blocks were unpacked to, and that were read of what was no block.
+        self._unpacked = 0
+        self._reread = 0
+        # The last part of the file that was searched, and where it begins.
+        self._searched = b""
+        self._searched_at = 0
         try:
             with path.open("rb") as file:
                 head = file.read(_SEARCH_BYTES)
@@ -132,7 +155,7 @@ class TapeReader:
     @property
     def damage(self) -> str:
         """Return a text about the bytes that could not be read; empty if all could be."""
-        found = [f"{sum(size for _, size in self.damages)} bytes in {len(self.damages)} places"] if self.damages else []
+        found = [f"{self.damaged_bytes} bytes in {self.damage_count} places"] if self.damage_count else []
         if self.torn:
             found.append(f"the last {self.torn} bytes")
         return f"{' and '.join(found)} of {self.end + self.torn} are damaged" if found else ""
@@ -142,8 +165,8 @@ class TapeReader:
         try:
             for block in self.blocks():
                 yield from _records(block)
-        except (struct.error, UnicodeDecodeError, zstd.ZstdError) as exc:
-            raise ConfigError("file", f"{self.path} holds what no recorder writes, before byte {self.end}") from exc
+        except (struct.error, UnicodeDecodeError) as exc:
+            raise self._foreign() from exc
 
     def blocks(self) -> Generator[Block]:
         """Yield every whole block, unpacked."""
@@ -155,17 +178,77 @@ class TapeReader:
 
     def _blocks(self, file: BinaryIO) -> Generator[Block]:
         while True:
-            block = _take(file, self.end)
+            block = self._take(file, self.end)
             if block is None:
-                found = _search(file, self.end + 1)
+                found = self._search(file, self.end + 1)
                 if found is None:
                     self.torn = file.seek(0, os.SEEK_END) - self.end
                     return
-                self.damages.append(Damage(self.end, found - self.end))
+                self._note(Damage(self.end, found - self.end))
                 self.end = found
                 continue
             self.end += _BLOCK.size + len(block.content)
-            yield _unpacked(block.content) if block.content.startswith(_ZSTD) else block
+            yield self._unpack(block.content) if block.content.startswith(_ZSTD) else block
+
+    def _note(self, damage: Damage) -> None:
+        self.damage_count += 1
+        self.damaged_bytes += damage.size
+        if len(self.damages) < MAX_DAMAGES:
+            self.damages.append(damage)
+
+    def _take(self, file: BinaryIO, at: int) -> Block | None:
+        """Return the block at `at`, or None if there is no whole one."""
+        file.seek(at)
+        head = file.read(_BLOCK.size)
+        if len(head) < _BLOCK.size:
+            return None
+        mark, length, crc = _BLOCK.unpack(head)
+        if mark not in _MARKS or length > _MAX_BLOCK:
+            return None
+        content = file.read(length)
+        if len(content) == length and zlib.crc32(content) == crc:
+            return Block(mark, content)
+        self._reread += len(content)
+        if self._reread > _REREAD_ALLOWANCE + _MOST_REREADS * at:
+            raise ConfigError("file", f"{self.path} has more marks of blocks without a block than a damaged tape has")
+        return None
+
+    def _search(self, file: BinaryIO, at: int) -> int | None:
+        """Return where the next whole block from `at` on begins."""
+        is_new = False
+        while True:
+            # A part is read once, however many damages are in it.
+            found = self._searched.find(_ANY_VERSION, at - self._searched_at) if at >= self._searched_at else -1
+            if found >= 0:
+                at = self._searched_at + found
+                if self._take(file, at) is not None:
+                    return at
+                at += 1
+                continue
+            if is_new:
+                if len(self._searched) < _SEARCH_BYTES:
+                    return None
+                # A mark may lie across two parts.
+                at = max(at, self._searched_at + len(self._searched) - len(_MARK) + 1)
+            file.seek(at)
+            self._searched, self._searched_at, is_new = file.read(_SEARCH_BYTES), at, True
+
+    def _unpack(self, content: bytes) -> Block:
+        """Return the block that a compressed one holds; raise `ConfigError`."""
+        decompressor = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
+        try:
+            block = decompressor.decompress(content, _BLOCK.size + _MAX_BLOCK)
+        except zstd.ZstdError as exc:
+            raise self._foreign() from exc
+        if not decompressor.eof or not block.startswith(_MARKS):
+            raise self._foreign()
+        self._unpacked += len(block)
+        if self._unpacked > _RATIO_ALLOWANCE + _MOST_RATIO * self.end:
+            raise ConfigError("file", f"{self.path} unpacks to more than {_MOST_RATIO} times its size")
+        return Block(block[: len(_MARK)], block[_BLOCK.size :])
+
+    def _foreign(self) -> ConfigError:
+        return ConfigError("file", f"{self.path} holds what no recorder writes, before byte {self.end}")
 
 
 class TapeWriter:
@@ -183,7 +266,7 @@ class TapeWriter:
         # Bytes that were cut off: what a crash had left unfinished.
         self.cut = 0
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            private.make_folder(path.parent)
             if path.exists():
                 reader = TapeReader(path)
                 if not reader.begins_whole:
@@ -194,6 +277,7 @@ class TapeWriter:
                 self.cut = reader.torn
                 if reader.torn:
                     os.truncate(path, reader.end)
+                private.warn_if_exposed(path, "what was recorded, which may be orders and fills")
             else:
                 # A tape may hold orders and fills. One that exists keeps the mode that its owner has given it.
                 private.make_file(path)
@@ -211,9 +295,11 @@ class TapeWriter:
         return self._file.tell() if not self._file.closed else self.path.stat().st_size
 
     def write(self, arrival_ns: int, frame: Frame) -> None:
-        """Add a message; raise `OSError` if a block is full and cannot be written."""
+        """Add a message; raise `OSError` if a block is full and cannot be written, `WireError` for one without room."""
         topic = frame.topic.encode("ascii")
         records = self._records
+        if len(frame.body) > MAX_BODY:
+            raise WireError(f"a message of {frame.topic} has {len(frame.body):,} bytes; a tape takes {MAX_BODY:,}")
         records += _RECORD.pack(
             arrival_ns, frame.epoch, frame.seq, frame.received_ns, frame.published_ns, len(topic), len(frame.body)
         )
@@ -244,46 +330,6 @@ class TapeWriter:
 
 def _block(content: bytes | bytearray) -> bytes:
     return _BLOCK.pack(_MARK, len(content), zlib.crc32(content)) + content
-
-
-def _take(file: BinaryIO, at: int) -> Block | None:
-    """Return the block at `at`, or None if there is no whole one."""
-    file.seek(at)
-    head = file.read(_BLOCK.size)
-    if len(head) < _BLOCK.size:
-        return None
-    mark, length, crc = _BLOCK.unpack(head)
-    if mark not in _MARKS or length > _MAX_BLOCK:
-        return None
-    content = file.read(length)
-    return Block(mark, content) if len(content) == length and zlib.crc32(content) == crc else None
-
-
-def _search(file: BinaryIO, at: int) -> int | None:
-    """Return where the next whole block from `at` on begins."""
-    while True:
-        file.seek(at)
-        chunk = file.read(_SEARCH_BYTES)
-        found = chunk.find(_ANY_VERSION)
-        if found >= 0:
-            at += found
-            if _take(file, at) is not None:
-                return at
-            at += 1
-        elif len(chunk) < _SEARCH_BYTES:
-            return None
-        else:
-            # A mark may lie across two chunks.
-            at += len(chunk) - len(_MARK) + 1
-
-
-def _unpacked(content: bytes) -> Block:
-    """Return the block that a compressed one holds."""
-    decompressor = zstd.ZstdDecompressor()
-    block = decompressor.decompress(content, _MAX_BLOCK)
-    if not decompressor.eof or not block.startswith(_MARKS):
-        raise zstd.ZstdError("not one block")
-    return Block(block[: len(_MARK)], block[_BLOCK.size :])
 
 
 def _records(block: Block) -> Iterator[Recorded]:

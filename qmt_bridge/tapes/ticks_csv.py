@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import re
 import zlib
 from collections.abc import Callable, Generator, Sequence
-from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import BinaryIO, NamedTuple, TextIO
 
 from qmt_bridge.errors import BadCode, ConfigError
 from qmt_bridge.tapes import cells
@@ -28,6 +28,14 @@ _CODE_NAMES = (
 _TIME_NAMES = "time datetime stime timestamp trade_time timetag date 时间 日期时间".split()
 _UNNAMED = re.compile(r"Unnamed: [0-9]+(?:\.[0-9]+)?")
 _SEPARATORS = ",;\t|"
+# Characters of one row. A depth of a thousand levels has some 64,000.
+_MOST_ROW = 1024 * 1024
+_MOST_COLUMNS = 1000
+# All instruments of Shanghai and Shenzhen, options too, are some 30,000.
+_MOST_CODES = 200_000
+# Characters that a gzip file may unpack to for each of its bytes, beyond an allowance; CSV files shrink to a tenth.
+_MOST_RATIO = 100
+_RATIO_ALLOWANCE = 64 * 1024 * 1024
 _GZIP = b"\x1f\x8b"
 # A file that begins with one of these is no text, whatever its name is.
 _OTHERS = {
@@ -76,12 +84,13 @@ def read_csv(path: Path, left_out: Callable[[LeftOut], object] | None = None) ->
     not a row.
 
     A row that cannot be read is told to `left_out`, and the others are yielded; without `left_out` it raises.
-    Raises `ConfigError` about ``file`` that names the line and the column.
+    Raises `ConfigError` about ``file`` that names the line and the column. The memory is that of a row of a million
+    characters, whatever the file holds.
     """
     lines = _Lines(path)
     try:
-        with _open(path) as file:
-            yield from lines.read(file, left_out)
+        with path.open("rb") as raw, _open(path, raw) as file:
+            yield from lines.read(_Kept(path, file, raw), left_out)
     except UnicodeDecodeError as exc:
         hint = "" if exc.encoding != "utf-8" or not _is_gbk(exc.object) else "; it looks like GBK: save it as CSV UTF-8"
         raise ConfigError("file", f"{path} is not CSV in UTF-8, after line {lines.line}: {exc.reason}{hint}") from exc
@@ -93,17 +102,18 @@ def read_csv(path: Path, left_out: Callable[[LeftOut], object] | None = None) ->
         raise ConfigError("file", f"cannot read {path}: {exc.strerror or exc}") from exc
 
 
-def _open(path: Path) -> TextIO:
+def _open(path: Path, raw: BinaryIO) -> TextIO:
     """Open a file as what it is; a plain file called ``.gz`` is not whole."""
-    with path.open("rb") as file:
-        head = file.read(16)
+    head = raw.read(16)
+    raw.seek(0)
     for mark, what in _OTHERS.items():
         if head.startswith(mark):
             raise ConfigError("file", f"{path} is no CSV but {what}")
     packed = head.startswith(_GZIP) or path.suffix.lower() == ".gz"
     if packed:
-        with gzip.open(path, "rb") as unpacked:
+        with gzip.GzipFile(fileobj=raw) as unpacked:
             head = unpacked.read(16)
+        raw.seek(0)
         if head.startswith(b"P*M\x18"):
             raise ConfigError("file", f"{path} is no CSV but a tape that was compressed by gzip: unpack it")
     # The csv module needs line ends unchanged; utf-8-sig drops the mark that Excel writes.
@@ -112,9 +122,8 @@ def _open(path: Path) -> TextIO:
         what = "UTF-16 without its mark, UTF-32, or no text"
         raise ConfigError("file", f"{path} is not CSV in UTF-8 but {what}: save it as CSV UTF-8")
     encoding = "utf-16" if marked else "utf-8-sig"
-    if packed:
-        return gzip.open(path, "rt", encoding=encoding, newline="")
-    return path.open(encoding=encoding, newline="")
+    opened = io.BufferedReader(gzip.GzipFile(fileobj=raw)) if packed else raw
+    return io.TextIOWrapper(opened, encoding=encoding, newline="")
 
 
 def _is_gbk(text: bytes) -> bool:
@@ -134,19 +143,19 @@ class _Lines:
         self.line = 0
         self._known: set[str] = set()
 
-    def read(self, file: TextIO, left_out: Callable[[LeftOut], object] | None) -> Generator[TickRow]:
+    def read(self, lines: _Kept, left_out: Callable[[LeftOut], object] | None) -> Generator[TickRow]:
         """Yield the rows; raise `ConfigError`."""
-        first = file.readline()
+        first = next(lines, "")
         before = 0
         if separator := re.fullmatch(r'"?sep=(.)"?\s*', first):
             # What Excel writes and reads first.
-            before, first = 1, file.readline()
+            before, first = 1, next(lines, "")
         delimiter = separator[1] if separator else max(_SEPARATORS, key=first.count)
-        lines = _Kept(first, file)
+        lines.again(first)
         rows = csv.reader(lines, strict=True, skipinitialspace=True, delimiter=delimiter)
         columns: _Columns | None = None
         while True:
-            lines.kept.clear()
+            lines.clear()
             try:
                 try:
                     row = next(rows, None)
@@ -198,6 +207,8 @@ class _Lines:
             name = columns.code_name
             code = columns.code or row[columns.code_at].strip()
             if code not in self._known:
+                if len(self._known) >= _MOST_CODES:
+                    raise ConfigError("file", f"{self.path} has more than {_MOST_CODES:,} codes, line {self.line}")
                 self._known.add(check_code(code))
         except cells.Unreadable as exc:
             raise _RowError(name, exc.kind, str(exc)) from exc
@@ -223,6 +234,10 @@ class _Columns:
         self._path = path
         if not any(header):
             raise ConfigError("file", f"{path} is empty, or its first line is")
+        if len(header) > _MOST_COLUMNS:
+            raise ConfigError(
+                "file", f"{path} has {len(header):,} columns, and a CSV of ticks at most {_MOST_COLUMNS:,}"
+            )
         self.code_name, self.code_at, self.code = "code", -1, ""
         try:
             self.code_at = _find(header, _CODE_NAMES)
@@ -325,16 +340,47 @@ def _long_cell(text: str, delimiter: str, limit: int) -> int | None:
 
 
 class _Kept:
-    """The lines of a file, `first` and the rest; what was read since it was cleared is kept for an error."""
+    """The lines of a file; what was read since it was cleared is kept for an error, and is bounded."""
 
-    def __init__(self, first: str, file: TextIO) -> None:
+    def __init__(self, path: Path, file: TextIO, raw: BinaryIO) -> None:
+        """Read `file`, whose bytes are those of `raw`, or what they unpack to; `path` is named in errors."""
         self.kept: list[str] = []
-        self._lines = chain((first,), file)
+        self._path = path
+        self._file = file
+        self._raw = raw
+        self._line = 0
+        self._size = 0
+        self._total = 0
+        self._again: str | None = None
+
+    def again(self, line: str) -> None:
+        """Yield a line that was taken once more."""
+        self._again = line
+
+    def clear(self) -> None:
+        """Forget what was kept; a new row begins."""
+        self.kept.clear()
+        self._size = 0
 
     def __iter__(self) -> _Kept:
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
+        """Return the next line; raise `ConfigError` if the row or the file is longer than any."""
+        line, self._again = self._again, None
+        if line is None:
+            line = self._file.readline(_MOST_ROW + 1)
+            self._line += 1
+            self._total += len(line)
+            if self._total > _RATIO_ALLOWANCE + _MOST_RATIO * self._raw.tell():
+                raise ConfigError("file", f"{self._path} unpacks to more than {_MOST_RATIO} times its size")
+        if not line:
+            raise StopIteration
+        self._size += len(line)
+        if self._size > _MOST_ROW:
+            raise ConfigError(
+                "file",
+                f"{self._path}, line {self._line}: a row of more than {_MOST_ROW:,} characters, which no tick has",
+            )
         self.kept.append(line)
         return line

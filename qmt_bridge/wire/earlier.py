@@ -16,6 +16,8 @@ from qmt_bridge.wire.topics import STATUS_TOPIC
 
 # The first bytes of what JSON begins with here: objects, and lists of events.
 _JSON = (b"{", b"[")
+# An empty list is one byte in MessagePack and 64 in memory: 4 MiB become 256 MiB. The longest bodies had some 100 KiB.
+_MOST_BYTES = 4 * 1024 * 1024
 _CODE: ErrorCode = "upstream_unavailable"
 
 
@@ -25,7 +27,7 @@ def modern(body: bytes) -> bytes:
     They differ in their first byte: version 1 wrote maps and lists, whose MessagePack begins with other bytes. That a
     body is damaged is found where it is used.
     """
-    if body[:1] in _JSON:
+    if body[:1] in _JSON or len(body) > _MOST_BYTES:
         return body
     try:
         return frames.encode(msgspec.msgpack.decode(body, ext_hook=_ext))

@@ -3,7 +3,8 @@
     python -m tests.fuzz --frames 1000000 --seed 1
 
 It starts `qmt-bridge up` on the simulator. The exit code is 1 if the log has a traceback, a good client lost a message
-or its connection, or sessions are left after all hostile clients have gone.
+or its connection, or sessions are left after all hostile clients have gone. Hostile files are read first
+(tests/fuzz/files.py), and a reader that does anything but read or refuse is a fault too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import psutil
 import websockets
 from websockets.asyncio.client import connect
 
+from tests.fuzz.files import fuzz_files
 from tests.fuzz.hostile import CODES, Hostile
 from tests.support.rig import metrics
 from tests.support.up import Up
@@ -110,8 +112,10 @@ async def _left(port: int) -> float:
 @click.command()
 @click.option("--frames", default=100_000, help="Frames that hostile clients send.")
 @click.option("--seed", default=1)
-def main(frames: int, seed: int) -> None:
-    """Fuzz a gateway of one worker."""
+@click.option("--files", default=10.0, help="Seconds for hostile files, which are read before.")
+def main(frames: int, seed: int, files: float) -> None:
+    """Fuzz the readers of files, and a gateway of one worker."""
+    file_faults = fuzz_files(seed, files) if files else []
     with tempfile.TemporaryDirectory() as folder:
         up = Up(Path(folder), "--source=sim")
         try:
@@ -120,6 +124,7 @@ def main(frames: int, seed: int) -> None:
         finally:
             up.close()
             Path(tempfile.gettempdir(), "qmt-bridge-fuzz.log").write_text(up.text, encoding="utf-8")
+    faults = file_faults + faults
     for fault in faults[:50]:
         click.echo(fault, err=True)
     sys.exit(bool(faults))

@@ -13,6 +13,7 @@ import pytest
 from qmt_bridge import bookmark as bookmark_module
 from qmt_bridge.bookmark import SAVE_SECONDS, Bookmark, BookmarkFile, fingerprint
 from qmt_bridge.errors import ConfigError
+from tests.support.full_disk import full_disk
 
 SERVER = "gateway:8000"
 EVENT = {"type": "order", "seq": 7, "data": {"order_id": 1, "price": 10.5}}
@@ -121,20 +122,18 @@ def test_a_later_write_that_fails_is_logged_once_and_tried_again(path, caplog):
     caplog.set_level(logging.INFO)
     saved = BookmarkFile(path, SERVER)
     saved.reach(Bookmark(1), 0.0)
-    blocked = path.with_name("state.json.new")
-    blocked.mkdir()
-    for now in (10.0, 20.0):
-        saved.reach(Bookmark(int(now)), now)
-        assert saved.due == now + SAVE_SECONDS
+    with full_disk():
+        for now in (10.0, 20.0):
+            saved.reach(Bookmark(int(now)), now)
+            assert saved.due == now + SAVE_SECONDS
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert on_disk(path) == Bookmark(1)
-    blocked.rmdir()
     saved.save(30.0)
     assert on_disk(path) == Bookmark(20)
     assert saved.due is None
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
-    blocked.mkdir()
-    saved.reach(Bookmark(40), 40.0)
+    with full_disk():
+        saved.reach(Bookmark(40), 40.0)
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING", "ERROR"], "another episode"
 
 

@@ -43,6 +43,7 @@ from qmt_bridge.bookmark import Bookmark, fingerprint
 from qmt_bridge.reading import backlog, reader
 from qmt_bridge.stream import Stream, Verdict, backoff
 from qmt_bridge.wire import messages, topics
+from tests.support.full_disk import full_disk
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.waiting import until
@@ -997,18 +998,15 @@ async def test_a_stream_that_ends_leaves_no_task():
 async def test_a_position_is_written_although_no_event_follows(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(bookmark, "SAVE_SECONDS", 0.05)
     state = tmp_path / "state.json"
-    blocked = tmp_path / "state.json.new"
 
     async def script(connection):
         for last in (8, 10):
             await connection.send(json.dumps(event(last - 1)))
             await connection.send(json.dumps(event(last)))
             await until(lambda last=last: state.exists() and saved_seq(state) == last)
-        # A disk that takes nothing for a while.
-        blocked.mkdir()
-        await connection.send(json.dumps(event(11)))
-        await until(lambda: "position 11 cannot be written" in caplog.text)
-        blocked.rmdir()
+        with full_disk():
+            await connection.send(json.dumps(event(11)))
+            await until(lambda: "position 11 cannot be written" in caplog.text)
         await until(lambda: saved_seq(state) == 11)
         await connection.close(1008)
 

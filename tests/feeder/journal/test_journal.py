@@ -824,8 +824,8 @@ def test_files_that_others_could_read_are_made_private(open_journal: Open, path:
     journal = open_journal()
     assert seqs(journal, 0) == [1]
     assert {stat.S_IMODE(found.stat().st_mode) for found in path.parent.iterdir()} == {0o600}
-    # The mode of an existing folder is kept, because it may have other files too.
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+    # Nothing but our files is in it.
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
