@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 # A request between our own limit and this one is still received whole, so that its client can be told the limit.
 WS_MAX_SIZE = 32 * REQUEST_BYTES
-# Connections that may wait to be accepted; most systems allow no more. A client that comes beyond tries again after 1 s.
+# Connections that may wait to be accepted; most systems allow no more. One that comes beyond tries again after 1 s.
 BACKLOG = 4096
 # Bytes of what a client sends that wait in the system (Linux takes the double). A paused socket holds as much in the
 # worker, 256 KB without this; a request has 64 KB at most.
