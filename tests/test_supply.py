@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.support.paths import ROOT
+from tests.support.up import START, running
 
 LOCK = ROOT / "deploy" / "requirements.lock"
 BUILD_LOCK = ROOT / "deploy" / "build.lock"
@@ -148,3 +149,90 @@ def test_two_builds_of_a_release_have_the_same_bytes(tmp_path):
     assert builds[0] == builds[1]
     name = f"qmt_bridge_gateway-{PROJECT['project']['version']}"
     assert builds[0].keys() == {f"{name}-py3-none-any.whl", f"{name}.tar.gz"}
+
+
+# Refuses every connection and every look-up of a name beyond this machine, in each Python process that inherits it.
+LOCAL_ONLY = """
+import ipaddress, sys
+
+def local(host):
+    try:
+        return host in (None, "", "localhost") or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.sendto"):
+        address = arguments[1]
+        # Those of Unix sockets are paths.
+        host = address[0] if isinstance(address, tuple) else None
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
+        host = arguments[0].decode() if isinstance(arguments[0], bytes) else arguments[0]
+        host = None if host in ("0.0.0.0", "::") else host
+    else:
+        return
+    if not local(host):
+        print("OUTSIDE:", event, host, file=sys.stderr, flush=True)
+        raise ConnectionRefusedError(f"{event} {host}")
+
+sys.addaudithook(refuse)
+"""
+# Switches the loopback interface of a new network on, and goes on as another program.
+LOOPBACK_ON = """
+import fcntl, os, socket, struct, sys
+with socket.socket() as any_socket:
+    fcntl.ioctl(any_socket, 0x8914, struct.pack("16sH", b"lo", 1))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.fixture
+def local_only(tmp_path, monkeypatch) -> Path:
+    """Confine all Python processes that the test starts; return a folder for their data."""
+    (tmp_path / "sitecustomize.py").write_text(LOCAL_ONLY, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+def test_start_calls_nobody_outside_this_machine(local_only):
+    with running(local_only / "data", "--source=sim", "--workers=2") as up:
+        pass
+    assert "OUTSIDE" not in up.text
+
+
+def test_a_call_outside_this_machine_is_noticed(local_only):
+    for call in ("create_connection(('192.0.2.1', 80))", "getaddrinfo('example.com', 80)"):
+        program = [sys.executable, "-P", "-c", f"import socket; socket.{call}"]
+        done = subprocess.run(program, capture_output=True, text=True, timeout=DEADLINE)
+        assert "OUTSIDE" in done.stderr
+
+
+def isolated() -> list[str]:
+    """Return the start of a command that runs it with the loopback interface alone; skip the test where it cannot."""
+    unshare = shutil.which("unshare")
+    for user in ([], ["--map-root-user"]):
+        command = [unshare or "", *user, "--net", sys.executable, "-c", LOOPBACK_ON]
+        if unshare and not subprocess.run([*command, "/bin/true"], capture_output=True, timeout=DEADLINE).returncode:
+            return command
+    pytest.skip("this system makes no network of its own for a test")
+
+
+def unroutable(pid: int | str) -> int:
+    """Return how many packets and connections the network of a process refused, for lack of a way to the address."""
+    names, values = (line.split() for line in Path(f"/proc/{pid}/net/snmp").read_text("ascii").splitlines()[:2])
+    return int(values[names.index("OutNoRoutes")])
+
+
+def test_start_needs_no_network_and_tries_none(tmp_path):
+    """The kernel counts what native libraries try, too."""
+    with running(tmp_path, "--source=sim", start=(*isolated(), *START)) as up:
+        assert unroutable(up.pid("feeder")) == unroutable(up.pid("gateway")) == 0
+
+
+def test_an_attempt_of_a_native_library_is_counted():
+    program = "import socket; socket.socket().connect_ex(('192.0.2.1', 80));print(open('/proc/self/net/snmp').read())"
+    done = subprocess.run(
+        [*isolated(), sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE
+    )
+    names, values = (line.split() for line in done.stdout.splitlines()[:2])
+    assert int(values[names.index("OutNoRoutes")]) == 1
