@@ -7,7 +7,7 @@ UV = $(VENV)/bin/uv
 ARGS ?=
 SECONDS ?= 60
 
-.PHONY: help check test bench chaos fuzz docs rooms coverage lock licences sbom release locked
+.PHONY: help check test bench chaos fuzz fuzzed docs rooms coverage lock licences sbom release locked
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):  ## /\1\t/p' Makefile | expand -t 12
@@ -29,6 +29,9 @@ chaos:  ## Kill, stop and disconnect real processes for SECONDS (60), then compa
 
 fuzz:  ## Hostile clients beside good ones; ARGS="--frames 1000000 --seed 3" chooses
 	$(PYTHON) -m tests.fuzz $(ARGS)
+
+fuzzed:  ## The fuzz in a minute, from one seed; CI runs it
+	$(PYTHON) -m tests.fuzz --frames 50000 --wire-frames 60000 --seed 1
 
 docs:  ## Links, anchors, named paths, tables of settings and codes, and the drawn rooms
 	$(PYTHON) -m pytest tests/test_docs.py tests/test_layout.py $(ARGS)

@@ -22,6 +22,7 @@ import websockets
 from websockets.asyncio.client import connect
 
 from tests.fuzz.hostile import CODES, Hostile
+from tests.fuzz.zmtp import fuzz_wire
 from tests.support.rig import metrics
 from tests.support.up import Up
 
@@ -109,9 +110,10 @@ async def _left(port: int) -> float:
 
 @click.command()
 @click.option("--frames", default=100_000, help="Frames that hostile clients send.")
+@click.option("--wire-frames", default=200_000, help="ZeroMQ frames and messages, to a feeder and from a hostile one.")
 @click.option("--seed", default=1)
-def main(frames: int, seed: int) -> None:
-    """Fuzz a gateway of one worker."""
+def main(frames: int, wire_frames: int, seed: int) -> None:
+    """Fuzz a gateway of one worker, and the ZeroMQ side."""
     with tempfile.TemporaryDirectory() as folder:
         up = Up(Path(folder), "--source=sim")
         try:
@@ -120,6 +122,7 @@ def main(frames: int, seed: int) -> None:
         finally:
             up.close()
             Path(tempfile.gettempdir(), "qmt-bridge-fuzz.log").write_text(up.text, encoding="utf-8")
+    faults += fuzz_wire(wire_frames, seed)
     for fault in faults[:50]:
         click.echo(fault, err=True)
     sys.exit(bool(faults))
