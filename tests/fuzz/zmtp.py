@@ -43,6 +43,7 @@ LONGEST = 5.0
 # A process may grow so much: buffers of the hostile connections, which are kept for the next ones.
 GROWTH_MB = 64.0
 MORE, LONG, COMMAND = 1, 2, 4
+LOG = Path(tempfile.gettempdir(), "qmt-bridge-fuzz-feeder.log")
 STAMP = struct.Struct(">4Q")
 
 
@@ -228,8 +229,11 @@ def fuzz_feeder(folder: Path, frames: int, seed: int) -> list[str]:
         if not psutil.pid_exists(pid):
             faults.append(f"the feeder {pid} has ended")
         return faults + ([f"the feeder grew by {grown:.0f} MB"] if grown > GROWTH_MB else [])
+    except psutil.NoSuchProcess:
+        return [f"the feeder has ended; its log: {LOG}"]
     finally:
         up.close()
+        LOG.write_text(up.text, encoding="utf-8")
 
 
 class HostileFeeder:
