@@ -3,10 +3,11 @@
 
 VENV ?= .venv
 PYTHON = $(VENV)/bin/python
+UV = $(VENV)/bin/uv
 ARGS ?=
 SECONDS ?= 60
 
-.PHONY: help check test bench chaos fuzz docs rooms coverage
+.PHONY: help check test bench chaos fuzz fuzzed docs rooms coverage lock licences sbom release locked
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):  ## /\1\t/p' Makefile | expand -t 12
@@ -29,6 +30,9 @@ chaos:  ## Kill, stop and disconnect real processes for SECONDS (60), then compa
 fuzz:  ## Hostile files, and hostile clients beside good ones; ARGS="--frames 1000000 --seed 3" chooses
 	$(PYTHON) -m tests.fuzz $(ARGS)
 
+fuzzed:  ## The fuzz in a minute, from one seed; CI runs it
+	$(PYTHON) -m tests.fuzz --frames 50000 --wire-frames 60000 --seed 1
+
 docs:  ## Links, anchors, named paths, tables of settings and codes, and the drawn rooms
 	$(PYTHON) -m pytest tests/test_docs.py tests/test_layout.py $(ARGS)
 
@@ -39,3 +43,40 @@ coverage:  ## The test suite under coverage.py; a report, no gate
 	-$(PYTHON) -m coverage run -m pytest $(ARGS)
 	$(PYTHON) -m coverage combine --quiet
 	$(PYTHON) -m coverage report --skip-covered --sort=cover
+
+# One file for every system, and for CPython 3.11 and later: pip-tools would need a run on each of them.
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock"
+
+lock:  ## Pin what is installed and what builds it, with hashes, in deploy/*.lock; ARGS=--upgrade takes newer versions
+	$(COMPILE) $(ARGS) --output-file deploy/requirements.lock pyproject.toml
+	$(COMPILE) $(ARGS) --output-file deploy/build.lock --group build --constraints deploy/requirements.lock
+	$(MAKE) licences
+
+# Without the conditions of the lock, so that the lists below name the packages of Windows too.
+locked:
+	rm -rf build/locked
+	$(UV) venv --quiet --python $(PYTHON) build/locked
+	sed 's/ ;.*/ \\/' deploy/requirements.lock | \
+		$(UV) pip install --quiet --python build/locked --require-hashes --requirements -
+
+licences: locked  ## List the packages of the lock and their licences in deploy/licences.md
+	{ printf '# Licences\n\nOf every package in requirements.lock; `make licences` writes this file.\n\n'; \
+		$(UV) tool run --from pip-licenses==5.5.5 pip-licenses --python=build/locked/bin/python --from=mixed \
+		--order=name --format=markdown; } > deploy/licences.md
+
+sbom: locked  ## List the packages of the lock in dist/sbom.cdx.json (CycloneDX)
+	mkdir -p dist
+	$(UV) tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment --pyproject pyproject.toml \
+		--output-reproducible --output-file dist/sbom.cdx.json build/locked
+
+# From the commit, and not from the folder: nothing that lies there by chance is in a release. Two builds with the same
+# CPython have the same bytes, wherever and whenever they are made.
+release: sbom  ## Build sdist and wheel of the newest commit into dist/, and print their hashes
+	rm -rf build/release build/builder
+	mkdir -p build/release
+	git archive HEAD | tar --extract --directory build/release
+	$(UV) venv --quiet --python $(PYTHON) build/builder
+	$(UV) pip install --quiet --python build/builder --require-hashes --requirements deploy/build.lock
+	cd build/release && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) ../builder/bin/python -m hatchling build -d ../../dist
+	sha256sum dist/*

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import tomllib
+import urllib.error
 import urllib.request
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
@@ -217,10 +218,32 @@ def test_unit_starts_its_part_with_the_installed_settings(part):
     assert program == "/opt/qmt-bridge/.venv/bin/qmt-bridge"
     assert arguments[0] == part
     assert accept(arguments)["config_file"] == Path("/etc/qmt-bridge/qmt-bridge.toml")
-    for path in (program.removesuffix("/bin/qmt-bridge"), "/etc/qmt-bridge/qmt-bridge.toml", "qmt-bridge.env"):
+    for path in (program.removesuffix("/bin/qmt-bridge"), "/etc/qmt-bridge/qmt-bridge.toml", "gateway.env"):
         assert f"{path}" in text("deploy/systemd/qmt-bridge-gateway.service").partition("[Unit]")[0]
     # The key is in a file that only root can read, and not in the unit, which all users can read.
-    assert "EnvironmentFile=-/etc/qmt-bridge/qmt-bridge.env\n" in unit.read_text(encoding="utf-8")
+    assert f"EnvironmentFile=-/etc/qmt-bridge/{part}.env\n" in unit.read_text(encoding="utf-8")
+
+
+def unit_settings(part: str) -> dict[str, str]:
+    return dict(re.findall(r"^(\w+)=(.*)$", text(f"deploy/systemd/qmt-bridge-{part}.service"), re.MULTILINE))
+
+
+def test_units_share_no_user_folder_or_secret():
+    feeder, gateway = unit_settings("feeder"), unit_settings("gateway")
+    for name in ("User", "Group", "StateDirectory", "EnvironmentFile"):
+        assert feeder[name] != gateway[name]
+    for part in ("feeder", "gateway"):
+        assert f"Environment=QMT_BRIDGE_CURVE_DIR=/etc/qmt-bridge/{part}\n" in text(
+            f"deploy/systemd/qmt-bridge-{part}.service"
+        )
+
+
+@pytest.mark.parametrize("part", ["feeder", "gateway"])
+def test_unit_bounds_memory_and_tasks(part):
+    settings = unit_settings(part)
+    high, most = (int(settings[name].removesuffix("G")) for name in ("MemoryHigh", "MemoryMax"))
+    assert 0 < high < most
+    assert 0 < int(settings["TasksMax"]) < 1000
 
 
 def test_nginx_accepts_its_configuration(tmp_path):
@@ -308,6 +331,36 @@ def test_nginx_relays_websockets_and_logs_no_key(behind_nginx):
     assert KEY not in written
 
 
+def test_nginx_limits_the_connections_of_one_address(behind_nginx):
+    url, _, logs = behind_nginx
+    limit = int(re.findall(r"limit_conn qmt_bridge_connections (\d+);", text("deploy/nginx/qmt-bridge.conf"))[0])
+    with contextlib.ExitStack() as open_sockets:
+        for _ in range(limit):
+            open_sockets.enter_context(connect(f"{url}/ws/realtime", proxy=None, open_timeout=DEADLINE))
+        with pytest.raises(InvalidStatus) as refused:
+            connect(f"{url}/ws/realtime", proxy=None)
+    assert refused.value.response.status_code == HTTPStatus.TOO_MANY_REQUESTS
+    assert logs()
+
+
+def test_nginx_limits_the_requests_of_one_address(behind_nginx):
+    url, _, _ = behind_nginx
+    burst = int(re.findall(r"burst=(\d+)", text("deploy/nginx/qmt-bridge.conf"))[0])
+
+    def status() -> int:
+        # A stand-in that serves WebSockets only refuses it, if nginx lets it pass.
+        done = urllib.request.Request(f"{url.replace('ws:', 'http:')}/healthz")
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(done, timeout=DEADLINE) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as exc:
+            exc.close()
+            return int(exc.code)
+
+    # Faster than the rate lets new ones in, on any machine that makes more than twenty requests a second.
+    assert HTTPStatus.TOO_MANY_REQUESTS in [status() for _ in range(4 * burst)]
+
+
 # Windows
 
 
@@ -342,6 +395,15 @@ def test_windows_script_installs_what_the_service_names():
     assert "deploy\\qmt-bridge.toml" in script
     for untested in (script, text("deploy/windows/qmt-bridge-feeder.xml")):
         assert "UNTESTED" in untested
+
+
+def test_windows_script_lets_no_other_user_write():
+    script = text("deploy/windows/install-feeder.ps1")
+    closed = script.index("'/inheritance:r'")
+    # Before anything is put into the folder, and whoever made it.
+    assert script.index("'/setowner', '*S-1-5-32-544'") < script.index("'/reset'") < closed < script.index("'venv'")
+    rights = set(re.findall(r"['\"](\S+):\(OI\)\(CI\)(\w+)['\"]", script))
+    assert rights == {("*S-1-5-18", "F"), ("*S-1-5-32-544", "F"), ("${reader}", "RX"), ("${reader}", "M")}
 
 
 # Containers
@@ -382,11 +444,15 @@ def test_image_gets_exactly_the_files_that_pyproject_names():
     project = tomllib.loads(text("pyproject.toml"))
     named = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
     named |= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    named |= {"deploy/requirements.lock", "deploy/build.lock"}
     copied = {name for line in dockerfile("COPY") if "--from" not in line for name in line.split()[:-1]}
     context = re.findall(r"^!(.+)$", text("deploy/docker/Dockerfile.dockerignore"), re.MULTILINE)
 
     assert copied == named
     assert set(context) == named
+    # Each package from the index has the hash of its lock.
+    for command in re.findall(r"pip install ([^&]*)", text("deploy/docker/Dockerfile")):
+        assert "--require-hashes" in command or "--no-index --no-deps" in command
     # Not root, and a number, because a cluster can check only a number.
     assert dockerfile("USER") == ["10001"]
 
@@ -409,11 +475,15 @@ def test_commands_of_the_containers_work_together(tmp_path, run):
     """Run the commands and health checks of compose file and Dockerfile as processes, with other addresses."""
     services = compose()["services"]
     market, trade, ask, port = free_ports(4)
-    keys = tmp_path / "keys"
-    keys.mkdir()
+    # The volumes of each part, in their places.
+    folders = {"feeder-keys": tmp_path / "feeder", "gateway-keys": tmp_path / "gateway"}
+    for folder in folders.values():
+        folder.mkdir()
+    mounted = {name: dict(reversed(volume.split(":")[:2]) for volume in services[name]["volumes"]) for name in services}
     path = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
     def environment(name: str) -> dict[str, str]:
+        keys = folders[mounted[name]["/keys"]]
         settings = {key: value.replace("/keys", str(keys)) for key, value in services[name]["environment"].items()}
         for number, free in ((5555, market), (5556, trade), (5557, ask)):
             for key, value in settings.items():
@@ -421,12 +491,17 @@ def test_commands_of_the_containers_work_together(tmp_path, run):
         settings.pop("QMT_BRIDGE_API_KEY", None)
         return {**os.environ, **path, **settings, "QMT_BRIDGE_DATA_DIR": str(tmp_path / "data")}
 
-    makes_keys = [word.replace("/keys", str(keys)) for word in services["keys"]["entrypoint"]]
+    def in_place(word: str) -> str:
+        return re.sub(r"(/keys[a-z-]*)", lambda found: str(folders[mounted["keys"][found[0]]]), word)
+
+    makes_keys = [in_place(word) for word in services["keys"]["entrypoint"]]
     check(makes_keys, env={**os.environ, **path})
-    made = (keys / "feeder.key_secret").read_bytes()
+    secret = folders["feeder-keys"] / "feeder.key_secret"
+    made = secret.read_bytes()
+    assert {path.name for path in folders["gateway-keys"].iterdir()} == {"feeder.key", "gateway.key_secret"}
     # Containers are recreated often; the keys have to stay the same.
     check(makes_keys, env={**os.environ, **path})
-    assert (keys / "feeder.key_secret").read_bytes() == made
+    assert secret.read_bytes() == made
 
     program = shutil.which("qmt-bridge", path=path["PATH"])
     assert program is not None

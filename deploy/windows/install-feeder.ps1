@@ -70,8 +70,22 @@ if (-not $AtLogon -and $base.StartsWith($env:USERPROFILE, [StringComparison]::Or
 }
 
 New-Item -ItemType Directory -Force -Path $Folder, $data, $logs | Out-Null
+# A new folder in C:\ lets every user of the machine write: each could put a program of his own into it. So nothing is
+# inherited, also where the folder was there before and belongs to somebody else.
+# S-1-5-18 is the system, S-1-5-32-544 the administrators, S-1-5-19 LocalService, under every language of Windows.
+$reader = if ($AtLogon) { $User } else { '*S-1-5-19' }
+Invoke-Program 'icacls' @($Folder, '/setowner', '*S-1-5-32-544', '/t', '/q')
+Invoke-Program 'icacls' @($Folder, '/reset', '/t', '/q')
+Invoke-Program 'icacls' @($Folder, '/inheritance:r', '/grant:r', '*S-1-5-18:(OI)(CI)F', '*S-1-5-32-544:(OI)(CI)F',
+    "${reader}:(OI)(CI)RX", '/q')
+foreach ($written in $data, $logs) {
+    Invoke-Program 'icacls' @($written, '/grant', "${reader}:(OI)(CI)M", '/q')
+}
 Invoke-Program 'py' @('-3.11', '-m', 'venv', (Join-Path $Folder '.venv'))
-Invoke-Program $python @('-m', 'pip', 'install', $checkout)
+$deploy = Join-Path $checkout 'deploy'
+Invoke-Program $python @('-m', 'pip', 'install', '--require-hashes', '-r', (Join-Path $deploy 'requirements.lock'),
+    '-r', (Join-Path $deploy 'build.lock'))
+Invoke-Program $python @('-m', 'pip', 'install', '--no-deps', '--no-build-isolation', $checkout)
 if (-not (Test-Path $settings)) {
     Copy-Item (Join-Path $checkout 'deploy\qmt-bridge.toml') $settings
 }
@@ -96,9 +110,6 @@ if ($AtLogon) {
     Write-Output "the feeder starts when $User logs on, and has been started now; its log is $log"
 }
 else {
-    # S-1-5-19 is LocalService under every language of Windows.
-    Invoke-Program 'icacls' @($data, '/grant', '*S-1-5-19:(OI)(CI)M', '/q')
-    Invoke-Program 'icacls' @($logs, '/grant', '*S-1-5-19:(OI)(CI)M', '/q')
     # WinSW finds its settings by its own name.
     $service = Join-Path $Folder "$id.exe"
     Copy-Item $WinSW $service

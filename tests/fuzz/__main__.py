@@ -24,6 +24,7 @@ from websockets.asyncio.client import connect
 
 from tests.fuzz.files import fuzz_files
 from tests.fuzz.hostile import CODES, Hostile
+from tests.fuzz.zmtp import fuzz_wire
 from tests.support.rig import metrics
 from tests.support.up import Up
 
@@ -111,10 +112,11 @@ async def _left(port: int) -> float:
 
 @click.command()
 @click.option("--frames", default=100_000, help="Frames that hostile clients send.")
+@click.option("--wire-frames", default=200_000, help="ZeroMQ frames and messages, to a feeder and from a hostile one.")
 @click.option("--seed", default=1)
 @click.option("--files", default=10.0, help="Seconds for hostile files, which are read before.")
-def main(frames: int, seed: int, files: float) -> None:
-    """Fuzz the readers of files, and a gateway of one worker."""
+def main(frames: int, wire_frames: int, seed: int, files: float) -> None:
+    """Fuzz the readers of files, a gateway of one worker, and the ZeroMQ side."""
     file_faults = fuzz_files(seed, files) if files else []
     with tempfile.TemporaryDirectory() as folder:
         up = Up(Path(folder), "--source=sim")
@@ -124,7 +126,7 @@ def main(frames: int, seed: int, files: float) -> None:
         finally:
             up.close()
             Path(tempfile.gettempdir(), "qmt-bridge-fuzz.log").write_text(up.text, encoding="utf-8")
-    faults = file_faults + faults
+    faults += file_faults + fuzz_wire(wire_frames, seed)
     for fault in faults[:50]:
         click.echo(fault, err=True)
     sys.exit(bool(faults))
