@@ -153,7 +153,7 @@ class _Socket:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._workers.use(self._settings()) as worker:
-            needs_key = self._endpoint.always_key or worker.config.require_key
+            needs_key = worker.entry.needs_key(scope, always=self._endpoint.always_key)
             if seconds := worker.entry.barred(scope, needs_key=needs_key):
                 await _deny(_too_many(seconds), scope, receive, send)
                 return

@@ -258,7 +258,7 @@ class Session:
         assert message["type"] == "websocket.connect", message
         began = time.monotonic()
         self._reader = asyncio.current_task()
-        self._needs_key = endpoint.always_key or self.host.config.require_key
+        self._needs_key = self.host.entry.needs_key(self._scope, always=endpoint.always_key)
         chosen = self._choose_subprotocol()
         ended = "failed"
         self.host.sessions[self] = None
@@ -565,7 +565,9 @@ class Session:
         for name, hint in self._ignored_parameters(endpoint, also_blank=False):
             if hint.startswith("did you mean api_key"):
                 return f"no API key was given; the URL has {name!r}: {hint}"
-        return "no API key was given"
+        if endpoint.always_key or self.host.config.require_key:
+            return "no API key was given"
+        return "no API key was given; clients of other machines and of proxies need one (setting open_market_data)"
 
     def _check_page(self, endpoint: type[Endpoint]) -> None:
         """Raise `Ended` for a request that is not meant for this gateway, or a page that may not use this URL."""
