@@ -150,7 +150,7 @@ codes_file_option = click.option(
 
 ca_option = click.option(
     "--ca",
-    type=click.Path(exists=True, dir_okay=False),
+    type=click.Path(dir_okay=False),
     help="wss: PEM file of the certificate authority to trust, instead of those of the system.",
 )
 
