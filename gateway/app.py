@@ -26,10 +26,10 @@ from gateway.endpoints import ENDPOINTS
 from gateway.keys.entry import WrongKey, address_of, headers_of, presented
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
+from qmt_bridge import log
 from qmt_bridge.closes import BAD_REQUEST
-from qmt_bridge.config import Config, load_config
+from qmt_bridge.config import Config, hidden, load_config
 from qmt_bridge.keys.key import check_length
-from qmt_bridge.log import tame_server_logs
 from qmt_bridge.wire.hints import similar
 
 
@@ -39,12 +39,12 @@ def create_app(config: Config | None = None) -> Starlette:
 
     @cache
     def settings() -> Config:
-        # Every ASGI server may log the query string, which may hold a key.
-        tame_server_logs()
-        if config is not None:
-            return config
-        loaded = load_config()
-        check_length(loaded.api_key, simulated=True)
+        # Every ASGI server may log a query string or a header, which may hold a key.
+        log.protect()
+        loaded = load_config() if config is None else config
+        log.hide(hidden(loaded))
+        if config is None:
+            check_length(loaded.api_key, simulated=True)
         return loaded
 
     @asynccontextmanager

@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.hints import similar
+from qmt_bridge.wire.topics import mask
 
 logger = logging.getLogger(__name__)
 
@@ -276,6 +277,12 @@ class Config(_WireSettings, frozen=True, kw_only=True):
     def xt_home_path(self) -> Path:
         """Return the folder of xtquant's data service; it may not exist yet."""
         return Path(self.xt_home) if self.xt_home else self.data_path / "xtdata"
+
+
+def hidden(config: Config) -> dict[str, str]:
+    """Return the texts in the settings that no log may show, each with what may stand in its place."""
+    numbers = [account.partition(":")[0] for account in config.xt_accounts]
+    return {getattr(config, name): "***" for name in CREDENTIALS} | {number: mask(number) for number in numbers}
 
 
 _HINTS = get_type_hints(Config, include_extras=True)

@@ -21,6 +21,7 @@ from qmt_bridge.config import (
     description,
     env_name,
     foreign_variables,
+    hidden,
     load_config,
 )
 from qmt_bridge.errors import ConfigError, Unavailable
@@ -77,6 +78,7 @@ def load_settings(config_file: Path | None, flags: dict[str, Any], *, only: bool
 
 
 def configure_log(config: Config) -> None:
+    log.hide(hidden(config))
     log.configure(config.log_level, config.log_format)
     for said in foreign_variables():
         logger.warning("%s", said)
