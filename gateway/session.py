@@ -68,7 +68,7 @@ from qmt_bridge.wire.requests import (
     read_request,
     request_id,
 )
-from qmt_bridge.wire.topics import parse_topic
+from qmt_bridge.wire.topics import mask, parse_topic
 
 logger = logging.getLogger(__name__)
 
@@ -652,7 +652,7 @@ class Session:
         """Return what the welcome says of a key with limits of its own."""
         if self.key is None:
             return {}
-        accounts = {"accounts": list(self.key.accounts)} if self.key.accounts else {}
+        accounts = {"accounts": [mask(account) for account in self.key.accounts]} if self.key.accounts else {}
         if not (self.key.rate or self.key.codes):
             return accounts
         return accounts | {"limits": {"max_topics": self.max_topics, "max_rate": self.max_rate}}

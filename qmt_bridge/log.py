@@ -110,7 +110,7 @@ def _protected(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record.exc_text = _indented(text) if _state.escapes else text
     if isinstance(record.args, tuple) and record.args:
         if record.msg in _FRAME_DUMPS and hasattr(record.args[0], "opcode"):
-            frame = record.args[0]
+            frame: Any = record.args[0]
             record.args = (f"{getattr(frame.opcode, 'name', frame.opcode)} of {len(frame.data)} bytes",)
             return record
         # One by one, because uvicorn's formatter takes the arguments of a line apart.
