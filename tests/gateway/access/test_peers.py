@@ -127,6 +127,7 @@ async def test_market_data_needs_a_key_beyond_the_machine(rig: Rig) -> None:
             await rig.wanted(tick)
             rig.source.publish(tick, {"600519.SH": [{}]})
             assert await client.receive() == {"600519.SH": [{}]}
+        await rig.unwanted(tick)
     async with rig.connect("/ws/trade", opened, additional_headers=away) as client:
         await client.send(request)
         assert (await client.closed())[0] == 1008
