@@ -26,10 +26,10 @@ from gateway.endpoints import ENDPOINTS
 from gateway.keys.entry import WrongKey, address_of, headers_of, presented
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
+from qmt_bridge import log
 from qmt_bridge.closes import BAD_REQUEST
-from qmt_bridge.config import Config, load_config
+from qmt_bridge.config import Config, hidden, load_config
 from qmt_bridge.keys.key import check_length
-from qmt_bridge.log import tame_server_logs
 from qmt_bridge.wire.hints import similar
 
 
@@ -39,12 +39,12 @@ def create_app(config: Config | None = None) -> Starlette:
 
     @cache
     def settings() -> Config:
-        # Every ASGI server may log the query string, which may hold a key.
-        tame_server_logs()
-        if config is not None:
-            return config
-        loaded = load_config()
-        check_length(loaded.api_key, simulated=True)
+        # Every ASGI server may log a query string or a header, which may hold a key.
+        log.protect()
+        loaded = load_config() if config is None else config
+        log.hide(hidden(loaded))
+        if config is None:
+            check_length(loaded.api_key, simulated=True)
         return loaded
 
     @asynccontextmanager
@@ -153,7 +153,7 @@ class _Socket:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._workers.use(self._settings()) as worker:
-            needs_key = self._endpoint.always_key or worker.config.require_key
+            needs_key = worker.entry.needs_key(scope, always=self._endpoint.always_key)
             if seconds := worker.entry.barred(scope, needs_key=needs_key):
                 await _deny(_too_many(seconds), scope, receive, send)
                 return

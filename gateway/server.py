@@ -29,13 +29,14 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from gateway.app import create_app
-from gateway.connections import descriptors
+from gateway.connections import certificate, descriptors
 from gateway.connections.handshake import Handshake
 from gateway.metrics import MULTIPROC_ENV
 from gateway.writer import PreparedFrames
 from qmt_bridge import log
 from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.keys.exposure import check_exposure
 from qmt_bridge.keys.key import check_length
 from qmt_bridge.keys.key_file import read_keys
 from qmt_bridge.process.holder import holder
@@ -215,12 +216,15 @@ def serve(config: Config, stop: Stop) -> int:
     # Checked here because a worker could report these errors only in a traceback.
     # Whether the example key may be used depends on the feeder, so it is decided later (`Entry.lapsed`).
     check_length(config.api_key, simulated=True)
+    check_exposure(config)
     if not read_keys(config.data_path) and config.require_key and not config.api_key:
         raise ConfigError(
             "require_key",
             f"is set, but there is no api_key, and no key in {config.data_path}: every client would be refused",
         )
     load_curve(config.curve_dir, "gateway")
+    if config.tls_cert:
+        certificate.load(config.tls_cert, config.tls_key)
     descriptors.raise_limit(config.max_connections)
     bound = _bind(config.host, config.port)
     host, port = bound.getsockname()[:2]
@@ -235,11 +239,15 @@ def serve(config: Config, stop: Stop) -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        # The app finds the clients of trusted proxies itself, in the same way under each server (access/peers.py).
+        proxy_headers=False,
+        ssl_context_factory=certificate.context_of_worker if config.tls_cert else None,
         ws_max_size=WS_MAX_SIZE,
         ws_per_message_deflate=config.deflate,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
     )
-    logger.info("gateway listens on http://%s:%d, %d workers", host, port, config.workers)
+    scheme = "https" if config.tls_cert else "http"
+    logger.info("gateway listens on %s://%s:%d, %d workers", scheme, host, port, config.workers)
     with ExitStack() as stack:
         stack.callback(bound.close)
         if config.workers == 1:

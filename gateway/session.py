@@ -68,7 +68,7 @@ from qmt_bridge.wire.requests import (
     read_request,
     request_id,
 )
-from qmt_bridge.wire.topics import parse_topic
+from qmt_bridge.wire.topics import mask, parse_topic
 
 logger = logging.getLogger(__name__)
 
@@ -258,7 +258,7 @@ class Session:
         assert message["type"] == "websocket.connect", message
         began = time.monotonic()
         self._reader = asyncio.current_task()
-        self._needs_key = endpoint.always_key or self.host.config.require_key
+        self._needs_key = self.host.entry.needs_key(self._scope, always=endpoint.always_key)
         chosen = self._choose_subprotocol()
         ended = "failed"
         self.host.sessions[self] = None
@@ -567,7 +567,9 @@ class Session:
         for name, hint in self._ignored_parameters(endpoint, also_blank=False):
             if hint.startswith("did you mean api_key"):
                 return f"no API key was given; the URL has {name!r}: {hint}"
-        return "no API key was given"
+        if endpoint.always_key or self.host.config.require_key:
+            return "no API key was given"
+        return "no API key was given; clients of other machines and of proxies need one (setting open_market_data)"
 
     def _check_page(self, endpoint: type[Endpoint]) -> None:
         """Raise `Ended` for a request that is not meant for this gateway, or a page that may not use this URL."""
@@ -652,7 +654,7 @@ class Session:
         """Return what the welcome says of a key with limits of its own."""
         if self.key is None:
             return {}
-        accounts = {"accounts": list(self.key.accounts)} if self.key.accounts else {}
+        accounts = {"accounts": [mask(account) for account in self.key.accounts]} if self.key.accounts else {}
         if not (self.key.rate or self.key.codes):
             return accounts
         return accounts | {"limits": {"max_topics": self.max_topics, "max_rate": self.max_rate}}

@@ -75,6 +75,16 @@ class QuoteOptions(TypedDict, total=False):
     snapshot: bool
 
 
+def _trusting(tls: str | os.PathLike[str] | ssl.SSLContext) -> ssl.SSLContext:
+    if isinstance(tls, ssl.SSLContext):
+        return tls
+    try:
+        return ssl.create_default_context(cafile=tls)
+    except OSError as exc:
+        reason = exc.reason if isinstance(exc, ssl.SSLError) else exc.strerror
+        raise ConfigError("tls", f"{os.fspath(tls)} holds no certificate authority: {reason}") from exc
+
+
 def is_final(exc: Exception) -> bool:
     """Return whether a failure to connect will be the same next time: a rejected key or certificate."""
     if isinstance(exc, InvalidStatus):
@@ -110,7 +120,8 @@ class QMTClient:
 
     A code that is refused while others are served is logged as a WARNING and given to `on_error` as its error frame.
 
-    `tls` may be an `ssl.SSLContext`, for a private certificate authority. Every stream sends the key in the
+    `tls` is True for a gateway with TLS. The file of a certificate authority (PEM) is trusted instead of those of the
+    system; for more than that it may be an `ssl.SSLContext`. Every stream sends the key in the
     ``Authorization`` header, or in the URL if a header cannot hold it. No proxy is used: websockets would otherwise
     take the system's proxy, which cannot reach a gateway on the local network.
     """
@@ -120,7 +131,7 @@ class QMTClient:
         host: str,
         port: int = 8000,
         api_key: str | None = None,
-        tls: bool | ssl.SSLContext = False,
+        tls: bool | str | os.PathLike[str] | ssl.SSLContext = False,
         *,
         connect_timeout: float = 10.0,
         on_error: Callback | None = None,
@@ -134,7 +145,7 @@ class QMTClient:
             self._headers["Authorization"] = f"Bearer {api_key}"
         elif api_key:
             self._query["api_key"] = api_key
-        self._ssl: dict[str, Any] = {"ssl": tls} if isinstance(tls, ssl.SSLContext) else {}
+        self._ssl: dict[str, Any] = {} if isinstance(tls, bool) else {"ssl": _trusting(tls)}
         self._connect_timeout = connect_timeout
         self._on_error = on_error
         self._on_state = on_state

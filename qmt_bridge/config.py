@@ -10,6 +10,7 @@ import os
 import re
 import tomllib
 from collections.abc import Collection, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -20,6 +21,7 @@ from msgspec import Meta
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.hints import similar
+from qmt_bridge.wire.topics import mask
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +52,8 @@ _FOREIGN = {
     "event_zmq_endpoint": "trade_addr",
 }
 # In double quotes TOML reads their backslashes as escapes.
+_PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir", "tls_cert", "tls_key"))
+_SINGLE_QUOTES = "in double quotes a backslash begins an escape; put paths in single quotes: 'C:\\qmt\\userdata_mini'"
 # Bytes of a file of settings; the example with every setting has some 20,000.
 MOST_BYTES = 1024 * 1024
 _MOST_DOTS = 50
@@ -58,8 +62,6 @@ _DOTS = re.compile(
 )
 # Characters of a value that an error shows.
 _MOST_SHOWN = 200
-_PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir"))
-_SINGLE_QUOTES = "in double quotes a backslash begins an escape; put paths in single quotes: 'C:\\qmt\\userdata_mini'"
 # Of the path of a local socket, on Linux and Windows.
 _IPC_BYTES = 107
 _TCP = re.compile(r"tcp://(\*|[a-zA-Z0-9][\w.-]*|\[[\w:.%]+\]):(\*|\d{1,5})", re.ASCII)
@@ -78,6 +80,23 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
         Meta(description="Key with every scope, 16 or more characters; without any key no client gets trade events."),
     ] = ""
     require_key: Annotated[bool, Meta(description="Ask for the key on the market-data URLs too.")] = False
+    open_market_data: Annotated[
+        bool, Meta(description="Serve market data without a key to other machines too, and to clients of a proxy.")
+    ] = False
+    tls_cert: Annotated[
+        str, Meta(description="TLS: PEM file of the certificate and its chain; read again when it changes.")
+    ] = ""
+    tls_key: Annotated[str, Meta(description="TLS: PEM file of the certificate's private key, without a password.")] = (
+        ""
+    )
+    behind_proxy: Annotated[
+        tuple[str, ...],
+        Meta(description='Addresses of proxies that may name their clients, e.g. "127.0.0.1" or "10.0.0.0/24".'),
+    ] = ()
+    proxy_header: Annotated[
+        Literal["x-forwarded-for", "forwarded"],
+        Meta(description="Header in which these proxies name the client; any other one is ignored."),
+    ] = "x-forwarded-for"
     hosts: Annotated[
         tuple[str, ...],
         Meta(description='Names by which the gateway is reached, e.g. "quotes.example"; IP addresses need none.'),
@@ -267,6 +286,12 @@ class Config(_WireSettings, frozen=True, kw_only=True):
     def xt_home_path(self) -> Path:
         """Return the folder of xtquant's data service; it may not exist yet."""
         return Path(self.xt_home) if self.xt_home else self.data_path / "xtdata"
+
+
+def hidden(config: Config) -> dict[str, str]:
+    """Return the texts in the settings that no log may show, each with what may stand in its place."""
+    numbers = [account.partition(":")[0] for account in config.xt_accounts]
+    return {getattr(config, name): "***" for name in CREDENTIALS} | {number: mask(number) for number in numbers}
 
 
 _HINTS = get_type_hints(Config, include_extras=True)
@@ -469,6 +494,9 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
         raise ConfigError(shown, "holds a NUL character")
     if name in ADDRESSES:
         _check_address(shown, str(converted))
+    if name == "behind_proxy":
+        for text in texts:
+            _check_network(shown, str(text))
     return converted
 
 
@@ -491,6 +519,16 @@ def _is_quoted(name: str, value: object) -> bool:
     except msgspec.ValidationError:
         return False
     return True
+
+
+def _check_network(shown: str, text: str) -> None:
+    """Raise `ConfigError` if `text` is no address or network, or a network of all addresses."""
+    try:
+        network = ip_network(text)
+    except ValueError as exc:
+        raise ConfigError(shown, f"expected an address or a network, such as 10.0.0.0/24: {exc}") from None
+    if not network.prefixlen:
+        raise ConfigError(shown, f"{text} are all addresses: every client could then say who it is")
 
 
 def _check_address(shown: str, address: str) -> None:

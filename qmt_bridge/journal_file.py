@@ -21,6 +21,7 @@ from qmt_bridge import private
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.wire import earlier, frames
 from qmt_bridge.wire.messages import TradeEvent
+from qmt_bridge.wire.topics import mask
 
 # PRAGMA user_version. Files of version 0 do not number the events of an account. The events of version 1 are
 # MessagePack (wire/earlier.py), and stay that; those that are added to such a file are JSON, like all of version 2.
@@ -337,9 +338,10 @@ class Reader:
                 # Where old events were deleted, the first number of an account is not known.
                 before = numbers.get(row.account, 0 if first == 1 else row.number - 1)
                 if row.number > before + 1:
-                    yield f"a hole in account {row.account}: {_range(before + 1, row.number - 1)} missing before {seq}"
+                    hole = _range(before + 1, row.number - 1)
+                    yield f"a hole in account {mask(row.account)}: {hole} missing before {seq}"
                 elif row.number <= before:
-                    yield f"account {row.account} has number {row.number} at {seq} after {before}"
+                    yield f"account {mask(row.account)} has number {row.number} at {seq} after {before}"
                 numbers[row.account] = max(before, row.number)
                 if len(numbers) > MOST_ACCOUNTS:
                     raise sqlite3.DatabaseError(_ACCOUNTS)
@@ -352,7 +354,7 @@ class Reader:
             known = dict(self._database.execute("SELECT name, newest FROM account"))
             for account, number in numbers.items():
                 if known.get(account) != number:
-                    yield f"account {account} is at {known.get(account)}, its last event at {number}"
+                    yield f"account {mask(account)} is at {known.get(account)}, its last event at {number}"
         finally:
             self._database.execute("ROLLBACK")
 

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from qmt_bridge import log
+
 # A shell ignores SIGINT for the tests that it starts in the background; the programs of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -25,7 +27,10 @@ def logging_restored() -> Iterator[None]:
     root = logging.getLogger()
     loggers = [root, *(each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger))]
     before = [(each, each.handlers[:], each.filters[:], each.level, each.propagate) for each in loggers]
+    factory = logging.getLogRecordFactory()
     yield
+    logging.setLogRecordFactory(factory)
+    log.forget()
     for each, handlers, filters, level, propagate in before:
         each.handlers[:], each.filters[:], each.propagate = handlers, filters, propagate
         each.setLevel(level)

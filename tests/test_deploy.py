@@ -18,6 +18,7 @@ import urllib.request
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -30,6 +31,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
 from qmt_bridge.config import NAMES, Config, default, description, env_name, load_config
+from qmt_bridge.keys.exposure import check_exposure
 from qmt_bridge.process.child import STOP_SECONDS
 from tests.support.paths import ROOT
 from tests.support.ports import WIRE, address_options, free_port, free_ports, tcp
@@ -471,6 +473,27 @@ def test_compose_file_builds_this_image_with_known_settings():
     assert services["gateway"]["ports"] == ["127.0.0.1:8000:8000"]
 
 
+def test_container_trusts_the_end_of_its_network_alone():
+    (network,) = compose()["networks"]["default"]["ipam"]["config"]
+    environment = compose()["services"]["gateway"]["environment"]
+    assert environment["QMT_BRIDGE_BEHIND_PROXY"] == network["gateway"]
+    assert ip_address(network["gateway"]) in ip_network(network["subnet"])
+    started = {"QMT_BRIDGE_HOST": "0.0.0.0", **environment}
+    check_exposure(load_config(None, {name: str(value) for name, value in started.items()}))
+    (run,) = re.findall(r"^# +(docker run .* qmt-bridge)$", text("deploy/docker/Dockerfile"), re.MULTILINE)
+    check_exposure(load_config(None, {"QMT_BRIDGE_HOST": "0.0.0.0", **dict(re.findall(r"-e (\w+)=(\S+)", run))}))
+
+
+def test_proxy_configuration_names_settings_that_start():
+    comment = re.findall(r"^#   (\w+ = .*)$", text("deploy/nginx/qmt-bridge.conf"), re.MULTILINE)
+    settings = tomllib.loads("\n".join(comment))
+    assert set(settings) == {"behind_proxy", "require_key"}
+    check_exposure(Config(**settings))
+    passes_on = text("deploy/nginx/qmt-bridge.conf")
+    # The address of nginx's own peer is appended, so the right-most entry is what nginx has seen.
+    assert "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;" in passes_on
+
+
 def test_commands_of_the_containers_work_together(tmp_path, run):
     """Run the commands and health checks of compose file and Dockerfile as processes, with other addresses."""
     services = compose()["services"]
@@ -489,6 +512,7 @@ def test_commands_of_the_containers_work_together(tmp_path, run):
             for key, value in settings.items():
                 settings[key] = re.sub(rf"tcp://(0\.0\.0\.0|feeder):{number}", f"tcp://127.0.0.1:{free}", value)
         settings.pop("QMT_BRIDGE_API_KEY", None)
+        settings |= dict(re.findall(r"(QMT_BRIDGE_HOST)=(\S+)", dockerfile("ENV")[0]))
         return {**os.environ, **path, **settings, "QMT_BRIDGE_DATA_DIR": str(tmp_path / "data")}
 
     def in_place(word: str) -> str:
@@ -575,10 +599,12 @@ def test_every_documented_command_is_known(document):
 
 def test_documented_settings_files_load(tmp_path):
     blocks = [block for language, block in BLOCK.findall(text("docs/deploy.md")) if language == "toml"]
-    assert len(blocks) == 2
+    assert len(blocks) == 4
     for block in blocks:
         (tmp_path / "settings.toml").write_text(block, encoding="utf-8")
-        assert load_config(tmp_path / "settings.toml", {}) != Config()
+        config = load_config(tmp_path / "settings.toml", {})
+        assert config != Config()
+        check_exposure(config)
 
 
 def test_programs_of_the_readme_print_ticks(tmp_path, run):

@@ -62,6 +62,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/wire/*", WIRE, IMPURE),
     ("qmt_bridge/errors.py", set(), IMPURE),
     ("qmt_bridge/closes.py", {"qmt_bridge.errors"}, IMPURE),
+    ("qmt_bridge/keys/exposure.py", {"qmt_bridge.config", "qmt_bridge.errors"}, IMPURE),
     ("qmt_bridge/keys/key.py", {"qmt_bridge.errors", "msgspec"}, IMPURE),
     (
         "qmt_bridge/keys/*",
@@ -102,7 +103,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         | {
             "qmt_bridge.commands.doctor.answers",
             "qmt_bridge.commands.doctor.findings",
-            "qmt_bridge.commands.gateway_address.is_loopback",
+            "qmt_bridge.keys.exposure.is_loopback",
             "qmt_bridge.sockets",
         },
         IMPURE - {"pathlib"},
@@ -123,7 +124,14 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     (
         "qmt_bridge/commands/doctor/*",
-        {"qmt_bridge.commands.doctor", "qmt_bridge.config", "qmt_bridge.handshakes", "qmt_bridge.sockets"},
+        {
+            "qmt_bridge.commands.doctor",
+            "qmt_bridge.config",
+            "qmt_bridge.errors",
+            "qmt_bridge.keys.exposure",
+            "qmt_bridge.handshakes",
+            "qmt_bridge.sockets",
+        },
         {"asyncio", "socket", "subprocess", "threading"},
     ),
     # The counters of a load, and what its clients ask for; the sockets are in the client and the crew.
@@ -237,7 +245,14 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("gateway/keys/room.py", {"qmt_bridge.keys.key"}, IMPURE),
     (
         "gateway/keys/*",
-        {"gateway.auth", "gateway.keys", "qmt_bridge.config", "qmt_bridge.errors", "qmt_bridge.keys"},
+        {
+            "gateway.access.peers",
+            "gateway.auth",
+            "gateway.keys",
+            "qmt_bridge.config",
+            "qmt_bridge.errors",
+            "qmt_bridge.keys",
+        },
         {"socket", "threading"},
     ),
     (

@@ -1,6 +1,7 @@
 """What holds for every HTTP request before its page is made: known host, allowed origin, headers for browsers.
 
 A WebSocket is checked by its session: a browser shows the reason of a close, but nothing of an answer to the handshake.
+For both, the client of a trusted proxy takes the place of the proxy.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.hosts import host_allowed, why_unknown
 from gateway.access.origins import origin_allowed, why_denied
+from gateway.access.peers import Proxies
 from gateway.connections.opening import BROWSER_HEADERS
 from qmt_bridge.config import Config
 
@@ -27,12 +29,22 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Callable[[], Config]) -> None:
         self._app = app
         self._settings = settings
+        # Made at the first request: the settings are read when the app starts, after this object was made.
+        self._proxies: Proxies | None = None
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Let a request pass; a WebSocket passes without a frame of ours, which each open socket would keep."""
+        if scope["type"] != "lifespan":
+            self._trusted().resolve(scope)
         if scope["type"] == "http":
             return self._answer(scope, receive, send)
         return self._app(scope, receive, send)
+
+    def _trusted(self) -> Proxies:
+        if self._proxies is None:
+            config = self._settings()
+            self._proxies = Proxies(config.behind_proxy, config.proxy_header)
+        return self._proxies
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

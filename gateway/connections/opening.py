@@ -127,6 +127,9 @@ def _body_size(head: bytes) -> int:
         _check_websocket(headers, size)
     if size > BODY_BYTES:
         raise Unserved(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"a body has at most {BODY_BYTES} bytes")
+    if size and head.startswith((b"GET ", b"HEAD ")):
+        # Servers on the way disagree about where such a request ends, so what follows may not be a request.
+        raise Unserved(HTTPStatus.BAD_REQUEST, "a GET has no body")
     return size
 
 

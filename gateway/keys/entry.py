@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from gateway.access.peers import from_elsewhere
 from gateway.auth import presented_key
 from gateway.keys.attempts import Attempts
 from gateway.keys.keyring import KeyRing
@@ -36,6 +37,8 @@ class Entry:
         self.room = Room(config.max_connections, config.max_connections_per_address)
         # Whether the feeder's data is invented, as far as is known.
         self.simulated = False
+        self._require_key = config.require_key
+        self._open_market_data = config.open_market_data
         self._needs_simulation = config.api_key == EXAMPLE_KEY
         self._noting: asyncio.Future[None] | None = None
 
@@ -64,6 +67,17 @@ class Entry:
         if self._needs_simulation and key.name == SIMPLE_NAME and not self.simulated:
             return "this key is an example, and opens the simulator only"
         return self.keys.table.lapsed(key, now)
+
+    def needs_key(self, scope: Mapping[str, Any], *, always: bool) -> bool:
+        """Return whether this client has to show a key: on URLs that `always` need one, or because of where it is.
+
+        `qmt-bridge gateway` does not start without a decision about market data for other machines. Other servers
+        start in any case, so clients of other machines are asked for a key here.
+        """
+        if always or self._require_key:
+            return True
+        elsewhere = from_elsewhere(scope.get("client"), scope.get("server"), headers_of(scope))
+        return elsewhere and not self._open_market_data
 
     def barred(self, scope: Mapping[str, Any], *, needs_key: bool) -> int:
         """Return the seconds for which this client is refused because of wrong keys from its address; 0 if it is not.

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from qmt_bridge import __version__
-from qmt_bridge.commands.gateway_address import is_loopback
 from qmt_bridge.commands.load.crews import Crews, pin
 from qmt_bridge.commands.load.load import Load, endpoint
 from qmt_bridge.commands.load.measurement import Measurement
+from qmt_bridge.keys.exposure import is_loopback
 from qmt_bridge.process.stop import shielded
 from qmt_bridge.wire.frames import encode, framed
 

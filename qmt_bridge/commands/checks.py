@@ -12,12 +12,14 @@ import click
 
 from qmt_bridge import __version__
 from qmt_bridge.commands.options import (
+    ca_option,
     fail,
     load_settings,
     no_effect,
     refuse,
     refuse_visible,
     settings,
+    trusted,
     warn_visible,
 )
 from qmt_bridge.config import (
@@ -96,6 +98,7 @@ def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: 
 )
 @click.option("--selftest", is_flag=True, help="Measure the clients alone, against ready-made frames; needs no URL.")
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON; times in ms.")
+@ca_option
 @settings("api_key")
 def bench(
     config_file: Path | None,
@@ -105,6 +108,7 @@ def bench(
     selftest: bool,
     as_json: bool,
     api_key: str | None,
+    ca: str | None,
     **load: Any,
 ) -> None:
     """Measure a running gateway: frames a second, loss by seq, latency by hop, its CPU and memory.
@@ -119,12 +123,15 @@ def bench(
     if url is None and not selftest:
         raise click.UsageError("Missing argument 'URL' (or --selftest).")
     if selftest:
-        refuse("--selftest measures the clients alone, without a gateway", "url", "each", "period", "send", "api_key")
+        refuse(
+            "--selftest measures the clients alone, without a gateway", "url", "each", "period", "send", "api_key", "ca"
+        )
     _refuse_for_load(url, codes, load)
     warn_visible("api_key")
     key = load_settings(config_file, {"api_key": api_key}, only=True).api_key
     headers = (("X-API-Key", key),) if key else ()
-    wanted = Load(url or "", codes, headers=headers, **load)
+    trusted(url, ca)
+    wanted = Load(url or "", codes, headers=headers, ca=ca or "", **load)
     try:
         found = (benchmark.selftest if selftest else benchmark.measure)(wanted, seconds)
     except benchmark.ERRORS as exc:

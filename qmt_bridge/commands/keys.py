@@ -22,6 +22,7 @@ from qmt_bridge.keys.key import (
     seconds_of,
     sha256,
 )
+from qmt_bridge.wire.topics import mask
 
 
 @click.group()
@@ -166,7 +167,7 @@ def _checked(**fields: Any) -> Key:
 def _rights(key: Key) -> str:
     parts = [",".join(key.scopes)]
     if key.accounts:
-        parts.append(f"accounts {','.join('…' + account[-4:] for account in key.accounts)}")
+        parts.append(f"accounts {','.join(mask(account) for account in key.accounts)}")
     limits = {"connections": key.connections, "codes": key.codes, "rate": key.rate}
     parts += [f"{name} {number}" for name, number in limits.items() if number]
     return "  ".join(parts)

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -21,11 +21,15 @@ from qmt_bridge.config import (
     description,
     env_name,
     foreign_variables,
+    hidden,
     load_config,
 )
 from qmt_bridge.errors import ConfigError, Unavailable
 from qmt_bridge.process import child
 from qmt_bridge.process.stop import Stop, leave
+
+if TYPE_CHECKING:
+    import ssl
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +78,7 @@ def load_settings(config_file: Path | None, flags: dict[str, Any], *, only: bool
 
 
 def configure_log(config: Config) -> None:
+    log.hide(hidden(config))
     log.configure(config.log_level, config.log_format)
     for said in foreign_variables():
         logger.warning("%s", said)
@@ -143,6 +148,27 @@ codes_file_option = click.option(
     metavar="FILE",
     help="Codes to add: one a line, or the first column of a CSV file; # begins a comment, - is standard input.",
 )
+
+
+ca_option = click.option(
+    "--ca",
+    type=click.Path(dir_okay=False),
+    help="wss: PEM file of the certificate authority to trust, instead of those of the system.",
+)
+
+
+def trusted(url: str | None, ca: str | None) -> ssl.SSLContext | None:
+    """Return the context for `url`, which trusts the authorities in the file `ca` alone; None without TLS."""
+    import ssl
+
+    if not (url or "").startswith("wss://"):
+        if ca is not None:
+            no_effect("ca", "only a URL that begins with wss:// has a certificate")
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except OSError as exc:
+        fail(ConfigError("--ca", f"{ca} holds no certificate authority: {getattr(exc, 'reason', None) or exc}"))
 
 
 def quotes_of(codes_file: str | None, period: str) -> tuple[str, ...]:

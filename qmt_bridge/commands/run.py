@@ -32,6 +32,7 @@ from qmt_bridge.config import (
     description,
 )
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.keys.exposure import check_exposure, is_loopback
 from qmt_bridge.keys.key import check_length, make_key
 from qmt_bridge.process import child
 from qmt_bridge.process.stop import Stop
@@ -57,6 +58,7 @@ def up(config_file: Path | None, **flags: Any) -> None:
         refuse_visible("api_key")
     try:
         check_length(config.api_key, simulated=_is_simulated(config))
+        check_exposure(config)
         config = msgspec.structs.replace(
             config,
             api_key=config.api_key or make_key(),
@@ -79,7 +81,8 @@ def up(config_file: Path | None, **flags: Any) -> None:
 
 def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None], made_key: bool) -> None:
     host = gateway_address.reachable(config.host)
-    base = f"ws://{host}:{config.port}"
+    s = "s" if config.tls_cert else ""
+    base = f"ws{s}://{host}:{config.port}"
     source = status["source"]
     if status["simulated"]:
         source += "  (SIMULATED data: invented, not the market)"
@@ -90,15 +93,15 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
         f"QMT Bridge {__version__} is up",
         f"  source   {source}, state {status['feed']}",
         f"  feeder   pid {pids['feeder']}, {config.market_addr} {config.trade_addr} {config.ask_addr}",
-        f"  gateway  pid {pids['gateway']}, {workers}, http://{host}:{config.port}/readyz /healthz /metrics",
+        f"  gateway  pid {pids['gateway']}, {workers}, http{s}://{host}:{config.port}/readyz /healthz /metrics",
         f"  market   {base}/ws/realtime /ws/whole_quote /ws/l2_thousand /ws/download_progress /ws/formula",
     ]
     if made_key:
         lines.append(f"  trade    {base}/ws/trade?api_key={config.api_key}  (key made for this run)")
     else:
         lines.append(f"  trade    {base}/ws/trade?api_key=<your key>")
-    if not gateway_address.is_loopback(config.host) and not config.require_key:
-        lines.append(f"  open     every client that reaches {config.host} gets market data; --require-key closes it")
+    if config.open_market_data and not (is_loopback(config.host) and not config.behind_proxy):
+        lines.append(f"  open     every client that reaches {config.host} gets market data (open_market_data)")
     lines.append("  stop     Ctrl-C")
     click.echo("\n".join(lines))
 

@@ -5,6 +5,7 @@ Runs in the main thread.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -65,6 +66,7 @@ def from_url(
     api_key: str,
     count: int | None,
     after: int | None,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Print `count` frames of a WebSocket URL as they come; `send`, or a request for `codes`, is sent first.
 
@@ -76,7 +78,7 @@ def from_url(
     if after is not None:
         url = parts._replace(query=f"{parts.query}&after={after}".lstrip("&")).geturl()
     headers = {"X-API-Key": api_key} if api_key else {}
-    with connect(url, max_size=MAX_FRAME, additional_headers=headers, compression=None, proxy=None) as socket:
+    with connect(url, max_size=MAX_FRAME, additional_headers=headers, compression=None, proxy=None, ssl=tls) as socket:
         for request in requests:
             socket.send(request)
         for number, frame in enumerate(_frames(socket, parts.netloc), 1):

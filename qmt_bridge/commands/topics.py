@@ -11,6 +11,7 @@ import click
 from qmt_bridge import __version__
 from qmt_bridge.commands.options import (
     asked_to_stop,
+    ca_option,
     codes_file_option,
     configure_log,
     fail,
@@ -18,6 +19,7 @@ from qmt_bridge.commands.options import (
     quotes_of,
     refuse,
     settings,
+    trusted,
     warn_visible,
 )
 from qmt_bridge.config import (
@@ -34,6 +36,7 @@ from qmt_bridge.errors import QMTBridgeError
 @click.option("--period", default="tick", show_default=True, help="Period of codes: of a file, or for /ws/realtime.")
 @click.option("--send", help="First frame to send to the URL, instead of one made from the codes.")
 @click.option("--after", type=click.IntRange(min=0), help="Trade events: begin after this position.")
+@ca_option
 @settings("api_key", *WIRE)
 def tail(
     config_file: Path | None,
@@ -43,6 +46,7 @@ def tail(
     period: str,
     send: str | None,
     after: int | None,
+    ca: str | None,
     **flags: Any,
 ) -> None:
     """Print what topics carry, one JSON object a line.
@@ -65,11 +69,12 @@ def tail(
         warn_visible("api_key")
     else:
         _refuse_for_topics(codes_file)
+    tls = trusted(topics[0] if is_url else None, ca)
     config = load_settings(config_file, flags, only=True)
     try:
         if is_url:
             codes = [*topics[1:], *(read_codes(codes_file, whole_topic) if codes_file else ())]
-            tailing.from_url(topics[0], codes, period, send, config.api_key, count, after)
+            tailing.from_url(topics[0], codes, period, send, config.api_key, count, after, tls)
         else:
             tailing.from_wire([*topics, *quotes_of(codes_file, period)], config, count, after)
     except BrokenPipeError:

@@ -120,5 +120,5 @@ def checked_accounts(text: str) -> tuple[str, ...]:
     given = listed(text)
     for account in given:
         if ":" in account or not account.isprintable():
-            raise ConfigError("--accounts", f"expected account numbers without a type, got {account[:40]!r}")
+            raise ConfigError("--accounts", "expected account numbers without a type, such as STOCK")
     return given

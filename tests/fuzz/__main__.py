@@ -1,6 +1,6 @@
-"""Send random frames and broken conversations to a gateway, and watch whether good clients notice.
+"""Send random frames, broken conversations and raw requests to a gateway, and watch whether good clients notice.
 
-    python -m tests.fuzz --frames 1000000 --seed 1
+    python -m tests.fuzz --frames 1000000 --requests 500000 --seed 1
 
 It starts `qmt-bridge up` on the simulator. The exit code is 1 if the log has a traceback, a good client lost a message
 or its connection, or sessions are left after all hostile clients have gone. Hostile files are read first
@@ -15,6 +15,7 @@ import random
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -24,12 +25,15 @@ from websockets.asyncio.client import connect
 
 from tests.fuzz.files import fuzz_files
 from tests.fuzz.hostile import CODES, Hostile
+from tests.fuzz.http import RawRequests
 from tests.fuzz.zmtp import fuzz_wire
 from tests.support.rig import metrics
 from tests.support.up import Up
 
 GOOD = 20
 HOSTILE = 8
+# Clients that send raw requests; most wait for an answer that does not come.
+RAW = 40
 # Seconds for sessions to end after the last hostile client has gone.
 SETTLE_SECONDS = 30.0
 STREAMS = [code for code in CODES if isinstance(code, str)][:2]
@@ -69,7 +73,7 @@ class Good:
                 last[code] = seq
 
 
-async def fuzz(up: Up, frames: int, seed: int) -> list[str]:
+async def fuzz(up: Up, frames: int, requests: int, seed: int) -> list[str]:
     """Run good and hostile clients; return what is wrong."""
     good = [Good(up.url("/ws/realtime")) for _ in range(GOOD)]
     tasks = [asyncio.create_task(each.run()) for each in good]
@@ -79,7 +83,10 @@ async def fuzz(up: Up, frames: int, seed: int) -> list[str]:
     before = psutil.Process(pid).memory_info().rss
     began = time.monotonic()
     hostile = [Hostile(up.port, random.Random(seed * 1000 + number)) for number in range(HOSTILE)]
-    await asyncio.gather(*(each.run(frames // HOSTILE) for each in hostile))
+    raw = [RawRequests(up.port, random.Random(seed * 2000 + number)) for number in range(RAW)]
+    await asyncio.gather(
+        *(each.run(frames // HOSTILE) for each in hostile), *(each.run(-(-requests // RAW)) for each in raw)
+    )
     sent, opened = sum(each.frames for each in hostile), sum(each.connections for each in hostile)
     seconds = time.monotonic() - began
     faults = [fault for each in good for fault in each.faults]
@@ -92,10 +99,19 @@ async def fuzz(up: Up, frames: int, seed: int) -> list[str]:
     click.echo(
         f"{sent:,} frames over {opened:,} connections in {seconds:.0f} s, seed {seed}; worker grew {grown:.0f} MB"
     )
+    statuses = sum((each.statuses for each in raw), Counter())
+    told = ", ".join(f"{status}: {count:,}" for status, count in statuses.most_common())
+    click.echo(f"{statuses.total():,} raw requests ({told})")
+    if statuses["500"]:
+        faults.append(f"{statuses['500']} requests were answered with 500")
+    if statuses["no HTTP"]:
+        faults.append(f"{statuses['no HTTP']} answers are no HTTP")
     click.echo(f"{GOOD} good clients got {sum(each.frames for each in good):,} frames")
     if left:
         faults.append(f"{left:.0f} sessions are left")
-    faults += [line for line in up.lines if "Traceback" in line]
+    tracebacks = [line for line in up.lines if "Traceback" in line]
+    click.echo(f"{len(tracebacks)} tracebacks in {len(up.lines):,} lines of the log")
+    faults += tracebacks
     return faults
 
 
@@ -112,17 +128,18 @@ async def _left(port: int) -> float:
 
 @click.command()
 @click.option("--frames", default=100_000, help="Frames that hostile clients send.")
+@click.option("--requests", default=20_000, help="Raw requests, each on a connection of its own.")
 @click.option("--wire-frames", default=200_000, help="ZeroMQ frames and messages, to a feeder and from a hostile one.")
-@click.option("--seed", default=1)
 @click.option("--files", default=10.0, help="Seconds for hostile files, which are read before.")
-def main(frames: int, wire_frames: int, seed: int, files: float) -> None:
+@click.option("--seed", default=1)
+def main(frames: int, requests: int, wire_frames: int, files: float, seed: int) -> None:
     """Fuzz the readers of files, a gateway of one worker, and the ZeroMQ side."""
     file_faults = fuzz_files(seed, files) if files else []
     with tempfile.TemporaryDirectory() as folder:
         up = Up(Path(folder), "--source=sim")
         try:
             up.wait_ready()
-            faults = asyncio.run(fuzz(up, frames, seed))
+            faults = asyncio.run(fuzz(up, frames, requests, seed))
         finally:
             up.close()
             Path(tempfile.gettempdir(), "qmt-bridge-fuzz.log").write_text(up.text, encoding="utf-8")

@@ -27,6 +27,9 @@ from tests.support.ports import ANY_ADDRESSES, address_options, free_port, tcp
 
 TICK = quote_topic("600519.SH")
 
+# What a gateway for other machines needs to start.
+OPENED = ("--open-market-data", "--behind-proxy", "127.0.0.1")
+
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "qmt_bridge.cli", *arguments]
@@ -268,9 +271,9 @@ def test_a_value_that_is_none_of_a_few_names_them(tmp_path: Path, name: str) -> 
         (["gateway", "--workers", "2", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the gateway"),
         (["up", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the gateway"),
         (["feeder", "--source", "sim", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the feeder"),
-        (["up", "--port", "0", "--host", "192.0.2.1"], "host: cannot listen on 192.0.2.1"),
-        (["gateway", "--host", "192.0.2.1"], "port: cannot listen on 192.0.2.1:8000"),
-        (["gateway", "--host", "no such host"], "port: cannot listen on no such host:8000"),
+        (["up", "--port", "0", *OPENED, "--host", "192.0.2.1"], "host: cannot listen on 192.0.2.1"),
+        (["gateway", *OPENED, "--host", "192.0.2.1"], "port: cannot listen on 192.0.2.1:8000"),
+        (["gateway", *OPENED, "--host", "no such host"], "port: cannot listen on no such host:8000"),
         (["feeder", "--source", "xtquant", "--data-dir", "{folder}"], "source: xtquant cannot be imported"),
         (["feeder", "--source", "sim", "--data-dir", "{file}"], "data_dir: "),
         (["feeder", "--source", "replay", "--data-dir", "{folder}"], "file: a replay needs the file to play"),

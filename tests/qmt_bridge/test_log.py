@@ -9,6 +9,7 @@ import sys
 from datetime import datetime
 
 import pytest
+from websockets.frames import Frame, Opcode
 
 from qmt_bridge import log
 
@@ -53,13 +54,22 @@ def test_the_key_of_an_accepted_websocket_is_redacted(form, capsys):
         pytest.param("/x?token=abc", "/x?token=***", id="another-name"),
         pytest.param("turnkey=1, tokens=2", "turnkey=1, tokens=2", id="no-parameter"),
         pytest.param("api_key=密钥", "api_key=***", id="not-ascii"),
+        pytest.param("/x?api_key=a'b,c&d=e", "/x?api_key=***&d=e", id="quote-inside"),
+        pytest.param("< authorization: Bearer a, b", "< authorization: ***", id="bearer"),
+        pytest.param("X-API-Key: a'b", "X-API-Key: ***", id="header"),
+        pytest.param(
+            "(b'x-api-key', b'a\\'b'), (b'host', b'h')", "(b'x-api-key', b'***'), (b'host', b'h')", id="pairs"
+        ),
+        pytest.param("{'authorization': \"Bearer a'b\"}", "{'authorization': \"***\"}", id="mapping"),
+        pytest.param("protocols: ['x', 'key.abc'], 'y'", "protocols: ['x', 'key.***], 'y'", id="protocol"),
+        pytest.param("the file keys/key.py, feeder.key", "the file keys/key.py, feeder.key", id="no-protocol"),
+        pytest.param('{"action":"auth","key":"a\\"b"}', '{"action":"auth","key":"***"}', id="frame"),
+        pytest.param("qmtb_abc-_d is wrong", "qmtb_*** is wrong", id="prefix"),
         pytest.param("100 % of api_keys", "100 % of api_keys", id="nothing-to-hide"),
     ],
 )
 def test_every_form_of_the_key_is_redacted_and_nothing_else(message, shown):
-    record = logging.LogRecord("any", logging.INFO, "file", 1, message, (), None)
-    assert log.RedactKeys().filter(record)
-    assert record.getMessage() == shown
+    assert log.redacted(message) == shown
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -75,15 +85,16 @@ def test_the_key_in_a_traceback_is_redacted(form, capsys):
 
 
 def test_arguments_that_do_not_fit_are_left_to_the_handler():
-    record = logging.LogRecord("any", logging.INFO, "file", 1, "%s %s", ("one",), None)
-    assert log.RedactKeys().filter(record)
+    log.protect()
+    record = logging.getLogger("any").makeRecord("any", logging.INFO, "file", 1, "%s %s", ("one",), None)
+    assert record.args == ("one",)
 
 
 @pytest.mark.parametrize("name", ["uvicorn.error", "uvicorn.access", "gunicorn.access", "hypercorn.access"])
 def test_a_foreign_server_with_its_own_logging_does_not_write_the_key(name, caplog):
-    log.tame_server_logs()
+    log.protect()
     # Every worker of a process, and every app that is made, says so again.
-    log.tame_server_logs()
+    log.protect()
 
     with caplog.at_level(logging.INFO, name):
         logging.getLogger(name).info(*ACCEPT)
@@ -91,7 +102,7 @@ def test_a_foreign_server_with_its_own_logging_does_not_write_the_key(name, capl
     assert [record.getMessage() for record in caplog.records] == [
         '127.0.0.1:50000 - "WebSocket /ws/trade?after=7&api_key=***&ctl=1" [accepted]'
     ]
-    assert sum(isinstance(item, log.RedactKeys) for item in logging.getLogger(name).filters) == 1
+    assert sum(isinstance(item, log.ClientFaults) for item in logging.getLogger(name).filters) == 1
 
 
 def test_json_lines_are_json_whatever_they_say(capsys):
@@ -155,7 +166,7 @@ def test_uvicorn_logs_only_warnings_and_each_line_once(capsys):
 
 
 def test_only_a_clients_broken_text_frame_logs_no_traceback(caplog):
-    log.tame_server_logs()
+    log.protect()
     with caplog.at_level(logging.ERROR, "uvicorn.error"):
         logging.getLogger("uvicorn.error").error("Invalid UTF-8 sequence received from client.", exc_info=True)
         logging.getLogger("uvicorn.error").error("Exception in ASGI application")
@@ -197,7 +208,7 @@ def test_what_outsiders_send_forges_no_line(form, forged, capsys):
 def test_what_outsiders_send_forges_no_line_of_another_server(capsys):
     logger = logging.getLogger("uvicorn.error")
     handler = logging.StreamHandler()
-    log.tame_server_logs()
+    log.protect()
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)
     try:
@@ -205,3 +216,19 @@ def test_what_outsiders_send_forges_no_line_of_another_server(capsys):
     finally:
         logger.removeHandler(handler)
     assert any(r"a\nFORGED" in line for line in lines(capsys))
+
+
+def test_hidden_texts_are_shown_masked_in_every_spelling(capsys):
+    log.hide({"k&y 密钥-7": "***", "1000000365": "******0365", "short": "***"})
+    log.configure("info", "text")
+    logging.getLogger("any").info("%s of 1000000365, k%%26y%%20%%E5%%AF%%86%%E9%%92%%A5-7, short", "k&y 密钥-7")
+    (line,) = lines(capsys)
+    assert line.endswith("any: *** of ******0365, ***, short")
+
+
+def test_frames_are_shown_without_their_content(capsys):
+    log.configure("info", "text")
+    frame = Frame(Opcode.TEXT, b'{"action":"auth","key":"' + b"x" * 100 + b's3cret"}')
+    logging.getLogger("any").info("< %s", frame)
+    (line,) = lines(capsys)
+    assert line.endswith("any: < TEXT of 132 bytes")

@@ -93,6 +93,7 @@ class Server:
             loop="gateway.server:new_event_loop",
             lifespan="on",
             log_config=None,
+            proxy_headers=False,
             ws_max_size=2 * 1024 * 1024,
             ws_per_message_deflate=config.deflate,
             timeout_graceful_shutdown=1,

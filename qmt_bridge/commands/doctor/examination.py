@@ -26,7 +26,9 @@ from qmt_bridge.commands.doctor.facts.xtquant import ask, find_xtquant
 from qmt_bridge.commands.doctor.findings import feeder, machine, network, xtquant
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from qmt_bridge.config import Config
+from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Trouble
+from qmt_bridge.keys.exposure import check_exposure
 
 _WINDOWS = sys.platform == "win32"
 
@@ -61,7 +63,8 @@ def examine(
         bound = bind_error(config.host, config.port)
         findings += [
             network.gateway_port(config.host, config.port, bound, bound is not None and is_gateway(config)),
-            network.key(config.api_key, config.require_key, config.host),
+            network.exposed(_exposure_problem(config), config.host, bool(config.tls_cert)),
+            network.key(config.api_key, config.open_market_data, config.host),
             network.firewall(config.host, config.port, _WINDOWS),
         ]
     if role != "gateway":
@@ -72,6 +75,15 @@ def examine(
     source = "auto" if role == "gateway" else config.source
     findings.append(_heard_feeder(heard, version, source, role))
     return findings if heard.status is None else [*findings, feeder.journal(heard.status), feeder.trade(heard.status)]
+
+
+def _exposure_problem(config: Config) -> str:
+    """Return why a gateway with these settings does not start; empty if it does."""
+    try:
+        check_exposure(config)
+    except ConfigError as exc:
+        return exc.reason
+    return ""
 
 
 def _heard_feeder(heard: Heard, version: str, source: str, role: sockets.Role | None) -> Finding:

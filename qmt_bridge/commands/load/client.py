@@ -59,7 +59,7 @@ class Client:
         connected = socket.create_connection(address, OPEN_TIMEOUT)
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if secure:
-            connected = ssl.create_default_context().wrap_socket(connected, server_hostname=parts.hostname)
+            connected = self.crew.tls.wrap_socket(connected, server_hostname=parts.hostname)
         self._socket = connected
         lines = [
             f"GET {parts.path or '/'}{'?' if parts.query else ''}{parts.query} HTTP/1.1",

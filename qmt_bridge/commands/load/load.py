@@ -51,6 +51,8 @@ class Load(NamedTuple):
     stamps: Stamps = STAMPED
     # Cores for the client processes, where the system can pin them; empty: all.
     cores: tuple[int, ...] = ()
+    # File of the certificate authority to trust; empty: those of the system.
+    ca: str = ""
 
     def codes_of(self, number: int) -> tuple[str, ...]:
         """Return the codes that client `number` asks for."""

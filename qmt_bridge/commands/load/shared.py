@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import selectors
+import ssl
 from collections.abc import Sequence
+from functools import cached_property
 from urllib.parse import urlsplit
 
 from qmt_bridge.commands.load.load import Load
@@ -29,6 +31,11 @@ class Shared:
         # The arrival of a frame in ms, and the two times in its text.
         self.timed: list[tuple[float, bytes, bytes]] = []
         self.measures = False
+
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """Return the context of the connections with TLS: reading the authorities of a system takes 20 ms."""
+        return ssl.create_default_context(cafile=self.load.ca or None)
 
 
 class _Topics(dict[bytes, bytes]):

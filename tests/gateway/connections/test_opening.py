@@ -47,7 +47,8 @@ def request(*headers: bytes, target: bytes = b"/") -> bytes:
     [
         request(*[b"a: b"] * HEADERS),
         request(b"a: " + b"b" * (LINE_BYTES - 4)),
-        request(b"Content-Length: %d" % BODY_BYTES) + bytes(BODY_BYTES),
+        b"POST" + request(b"Content-Length: %d" % BODY_BYTES)[3:] + bytes(BODY_BYTES),
+        request(b"Content-Length: 0"),
         request(b"Upgrade: websocket", b"Content-Length: 0"),
     ],
 )
@@ -69,6 +70,9 @@ def test_request_within_the_bounds_is_taken(data: bytes) -> None:
         (request(b"Content-Length: 8193"), 413, "a body has at most"),
         (request(b"content-length : " + b"9" * 5000), 413, "a body has at most"),
         (request(b"Content-Length: five"), 400, "Content-Length"),
+        (request(b"Content-Length: 5") + b"abcde", 400, "a GET has no body"),
+        (b"HEAD" + request(b"Content-Length: 5")[3:], 400, "a GET has no body"),
+        (request(b"Content-Length: 5", b"Transfer-Encoding: chunked"), 411, "takes a body"),
         (request(b"Content-Length: -5"), 400, "Content-Length"),
         (request(b"Transfer-Encoding: chunked"), 411, "takes a body"),
         (request(b"Upgrade: WebSocket", b"Content-Length: 5"), 400, "a WebSocket has no body"),

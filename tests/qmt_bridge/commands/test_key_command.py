@@ -43,7 +43,7 @@ def test_list_shows_rights_and_use_but_no_key(tmp_path: Path) -> None:
     note_used(tmp_path, {sha256(secret): 1_700_000_000})
     shown = run(tmp_path, "list").stdout
     first, second = shown.splitlines()
-    assert first.startswith("a  market  accounts …0365")
+    assert first.startswith("a  market  accounts ******0365")
     assert "last used 2023-11-1" in first
     assert second.startswith("b  trade,admin")
     assert "not used yet" in second

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from qmt_bridge import sockets
 from qmt_bridge.commands.doctor.findings.finding import Finding
-from qmt_bridge.commands.gateway_address import is_loopback
+from qmt_bridge.keys.exposure import is_loopback
 
 SHORT_KEY = 16
 
@@ -22,7 +22,17 @@ def gateway_port(host: str, port: int, error: str | None, ours: bool) -> Finding
     )
 
 
-def key(api_key: str, require_key: bool, host: str) -> Finding:
+def exposed(problem: str, host: str, tls: bool) -> Finding:
+    """Judge whether a gateway with these settings starts; `problem` says why not."""
+    if problem:
+        first, _, rest = problem.partition("; ")
+        return Finding("exposure", "fail", f"a gateway does not start: {first}", " ".join(rest.split()))
+    if is_loopback(host):
+        return Finding("exposure", "ok", f"{host}: this machine alone")
+    return Finding("exposure", "ok", f"{host}: other machines, {'with TLS' if tls else 'through a proxy'}")
+
+
+def key(api_key: str, open_market_data: bool, host: str) -> Finding:
     """Judge the API key, without printing it."""
     if not api_key:
         said = "none: no client gets trade events from `gateway`, and `up` makes a key for each run"
@@ -30,9 +40,9 @@ def key(api_key: str, require_key: bool, host: str) -> Finding:
     if len(api_key) < SHORT_KEY:
         said = f"has {len(api_key)} characters, which can be guessed: a gateway does not start with it"
         return Finding("key", "fail", said, f"use {SHORT_KEY} or more random characters")
-    if not require_key and not is_loopback(host):
+    if open_market_data and not is_loopback(host):
         said = f"trade events need it, market data does not: every client that reaches {host} gets it"
-        return Finding("key", "warn", said, "set --require-key if others reach this machine")
+        return Finding("key", "warn", said, "set --require-key, and not --open-market-data, if that is not meant")
     return Finding("key", "ok", "is set")
 
 
