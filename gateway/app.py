@@ -19,9 +19,9 @@ from starlette.types import ASGIApp, Lifespan, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from gateway import status
+from gateway.access.browser_headers import BROWSER_HEADERS
 from gateway.access.guard import Guard
 from gateway.access.peers import from_this_machine
-from gateway.connections.opening import BROWSER_HEADERS
 from gateway.endpoints import ENDPOINTS
 from gateway.keys.entry import WrongKey, address_of, headers_of, presented
 from gateway.session import Endpoint, Session

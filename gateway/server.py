@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import uvicorn
 from prometheus_client.multiprocess import mark_process_dead
@@ -30,7 +31,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from gateway.app import create_app
 from gateway.connections import certificate, descriptors
-from gateway.connections.handshake import Handshake
+from gateway.connections.handshake import REQUEST_TIMEOUT, Handshake
 from gateway.metrics import MULTIPROC_ENV
 from gateway.writer import PreparedFrames
 from qmt_bridge import log
@@ -190,10 +191,23 @@ class _Supervisor(Multiprocess):
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """Return a uvloop, or on Windows a selector loop: the Proactor loop cannot watch ZeroMQ's sockets."""
     if sys.platform == "win32":
-        return asyncio.SelectorEventLoop()
+        return _limit_tls(asyncio.SelectorEventLoop())
     import uvloop
 
-    return uvloop.new_event_loop()
+    return _limit_tls(uvloop.new_event_loop())
+
+
+def _limit_tls(loop: asyncio.AbstractEventLoop) -> asyncio.AbstractEventLoop:
+    """Give a client as long for the handshake of TLS as for a request: the loop's own time is 60 s."""
+    create = loop.create_server
+
+    async def create_server(*args: Any, **options: Any) -> asyncio.Server:
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = REQUEST_TIMEOUT
+        return await create(*args, **options)
+
+    loop.create_server = create_server  # type: ignore[method-assign]
+    return loop
 
 
 def worker_app() -> Starlette:

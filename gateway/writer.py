@@ -26,8 +26,8 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.typing import StatusLike
 
+from gateway.access.browser_headers import BROWSER_HEADERS
 from gateway.connections import intake
-from gateway.connections.opening import BROWSER_HEADERS
 from gateway.sending.sender import EXTENSION, HIGH_WATER, PreparedSender
 from qmt_bridge.closes import TOO_LARGE, VANISHED
 from qmt_bridge.wire.frames import DEFLATE_WINDOW

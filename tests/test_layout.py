@@ -212,13 +212,20 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # It subclasses uvicorn's WebSocket protocol, which uses websockets.
     (
         "gateway/writer.py",
-        EDGE | {"gateway.connections", "gateway.sending.sender", "uvicorn", "websockets"},
+        EDGE
+        | {"gateway.access.browser_headers", "gateway.connections", "gateway.sending.sender", "uvicorn", "websockets"},
         set(),
     ),
     # uvicorn's HTTP protocol is subclassed as well; what a request may be is decided in a pure file.
     (
         "gateway/connections/handshake.py",
-        {"gateway.connections", "uvicorn"},
+        {
+            "gateway.access.browser_headers",
+            "gateway.access.peers",
+            "gateway.connections",
+            "qmt_bridge.config",
+            "uvicorn",
+        },
         set(),
     ),
     ("gateway/connections/opening.py", set(), IMPURE),
@@ -257,7 +264,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     (
         "gateway/access/guard.py",
-        {"gateway.access", "gateway.connections.opening", "qmt_bridge.config", "starlette"},
+        {"gateway.access", "qmt_bridge.config", "starlette"},
         IMPURE,
     ),
     ("gateway/access/*", {"gateway.access"}, IMPURE),

@@ -12,10 +12,10 @@ from http import HTTPStatus
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.access.browser_headers import BROWSER_HEADERS
 from gateway.access.hosts import host_allowed, why_unknown
 from gateway.access.origins import origin_allowed, why_denied
 from gateway.access.peers import Proxies
-from gateway.connections.opening import BROWSER_HEADERS
 from qmt_bridge.config import Config
 
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in BROWSER_HEADERS.items()]

@@ -31,7 +31,7 @@ class Proxies:
         What any other peer says about its address is ignored.
         """
         client = scope.get("client")
-        if not self._networks or not client or not self._trusts(str(client[0])):
+        if not self._networks or not client or not self.trusts(str(client[0])):
             return
         told = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == self._header]
         entries = ",".join(told).split(",")[-_MOST_HOPS:]
@@ -59,11 +59,12 @@ class Proxies:
             if not address:
                 break
             found = address
-            if not self._trusts(address):
+            if not self.trusts(address):
                 break
         return found
 
-    def _trusts(self, address: str) -> bool:
+    def trusts(self, address: str) -> bool:
+        """Return whether what the peer with this address says of its client is believed."""
         address = canonical(address)
         return is_ip(address) and any(ip_address(address) in network for network in self._networks)
 

@@ -18,10 +18,13 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from gateway.access.browser_headers import BROWSER_HEADERS
+from gateway.access.peers import Proxies
 from gateway.connections.arrivals import REQUEST_COST, Arrivals
 from gateway.connections.descriptors import Descriptors
 from gateway.connections.intake import SOCKET_SHARE, Meter
-from gateway.connections.opening import BROWSER_HEADERS, HEAD_BYTES, Opening, Unserved
+from gateway.connections.opening import HEAD_BYTES, Opening, Unserved, headers_in
+from qmt_bridge.config import load_config
 
 # Seconds in which a whole request has to arrive, and in which its answer has to be read.
 REQUEST_TIMEOUT = 8.0
@@ -45,6 +48,7 @@ class Handshake(H11Protocol):
         shared = vars(server_state)
         self.deadlines: Deadlines = shared.get("deadlines") or shared.setdefault("deadlines", Deadlines(self.loop))
         self.arrivals: Arrivals = shared.get("arrivals") or shared.setdefault("arrivals", Arrivals(self.loop))
+        self.proxies: Proxies = shared.get("proxies") or shared.setdefault("proxies", _proxies())
         self.opening = Opening()
         # A whole request that waits for its turn, and what the requests of this address have cost.
         self.request = b""
@@ -137,6 +141,16 @@ class Handshake(H11Protocol):
         self._serve(request)
         return REQUEST_COST
 
+    def _address(self, request: bytes) -> str:
+        """Return the address of the client, whom a trusted proxy names."""
+        address = self.client[0] if self.client else ""
+        if not self.proxies.trusts(address):
+            return address
+        head = request.partition(b"\r\n\r\n")[0]
+        scope: dict[str, Any] = {"client": self.client, "scheme": self.scheme, "headers": headers_in(head)}
+        self.proxies.resolve(scope)
+        return str(scope["client"][0])
+
     def _answering(self) -> bool:
         return bool(self.request) or self.paused or (self.cycle is not None and not self.cycle.response_complete)
 
@@ -162,7 +176,7 @@ class Handshake(H11Protocol):
             return
         self.request = request
         now = self.loop.time()
-        self.meter = self.arrivals.meter(self.client[0] if self.client else "", now)
+        self.meter = self.arrivals.meter(self._address(request), now)
         if self.meter.debt(now) > 0:
             limited["handshakes"] += 1
         if len(self.opening) > HEAD_BYTES:
@@ -182,6 +196,11 @@ class Handshake(H11Protocol):
                 after.data_received(self.opening.rest())
         elif len(self.opening) <= HEAD_BYTES and not self._answering():
             self.flow.resume_reading()
+
+
+def _proxies() -> Proxies:
+    config = load_config()
+    return Proxies(config.behind_proxy, config.proxy_header)
 
 
 class Deadlines:

@@ -15,16 +15,6 @@ LINE_BYTES = 8 * 1024 - 2
 HEADERS = 64
 # No page here reads a body.
 BODY_BYTES = 8 * 1024
-# Of every HTTP answer. All are text or JSON, which needs nothing from elsewhere and is shown in no frame; the answer
-# depends on who asks.
-BROWSER_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-    "Vary": "Origin",
-}
 
 _END = re.compile(rb"\r?\n\r?\n")
 _EMPTY = re.compile(rb"[\r\n]+")
@@ -110,12 +100,15 @@ def _check_head(head: bytes) -> None:
         raise Unserved(too_large, f"the headers have at most {HEAD_BYTES} bytes together")
 
 
+def headers_in(head: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the names, in lower case, and the values of the headers, in their order."""
+    lines = (line.partition(b":") for line in head.split(b"\n")[1:])
+    return [(name.strip().lower(), value.strip()) for name, _, value in lines]
+
+
 def _body_size(head: bytes) -> int:
     """Return how many bytes of a body follow."""
-    headers: dict[bytes, bytes] = {}
-    for line in head.split(b"\n")[1:]:
-        name, _, value = line.partition(b":")
-        headers[name.strip().lower()] = value.strip()
+    headers = dict(headers_in(head))
     if b"transfer-encoding" in headers:
         raise Unserved(HTTPStatus.LENGTH_REQUIRED, "a body in chunks is not accepted; no URL here takes a body")
     given = headers.get(b"content-length", b"0")

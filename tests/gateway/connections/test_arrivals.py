@@ -13,14 +13,12 @@ from tests.support.raw import HEADERS
 from tests.support.rig import DEADLINE, Rig
 from tests.support.waiting import until
 
-UPGRADE = f"GET /ws/realtime HTTP/1.1\r\n{HEADERS}\r\n".encode()
 
-
-async def answer(rig: Rig, address: str) -> bytes:
-    """Return the first line of what the server answers to a handshake from an address of this machine."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", rig.servers[0].port, local_addr=(address, 0))
+async def answer(rig: Rig, address: str, headers: str = "") -> bytes:
+    """Return the first line of what the newest server answers to a handshake from an address of this machine."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.servers[-1].port, local_addr=(address, 0))
     try:
-        writer.write(UPGRADE)
+        writer.write(f"GET /ws/realtime HTTP/1.1\r\n{HEADERS}{headers}\r\n".encode())
         async with asyncio.timeout(DEADLINE):
             return await reader.readline()
     finally:
@@ -59,6 +57,18 @@ async def test_address_that_has_spent_its_share_waits(rig: Rig, monkeypatch: pyt
     assert not any(task.done() for task in waiting)
     for task in waiting:
         assert (await task).startswith(b"HTTP/1.1 429")
+
+
+async def test_clients_of_a_trusted_proxy_have_shares_of_their_own(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QMT_BRIDGE_BEHIND_PROXY", "127.0.0.2")
+    rig.serve()
+    monkeypatch.setattr(handshake, "REQUEST_TIMEOUT", 0.5)
+    monkeypatch.setattr(arrivals._Address, "burst", REQUEST_COST)
+    monkeypatch.setattr(arrivals._Address, "share", 1e-9)
+    monkeypatch.setattr(arrivals._Over, "share", 1e-9)
+    for number in range(10):
+        named = f"X-Forwarded-For: 10.0.0.{number}\r\n"
+        assert (await answer(rig, "127.0.0.2", named)).startswith(b"HTTP/1.1 101")
 
 
 def test_address_may_connect_often_at_once() -> None:

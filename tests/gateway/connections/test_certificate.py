@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
+from gateway import server as gateway_server
 from gateway.connections import certificate
 from gateway.connections.certificate import Certificate
 from qmt_bridge import QMTClient
@@ -229,3 +230,25 @@ def test_gateway_for_other_machines_without_tls_does_not_start(command: str, tmp
     assert done.returncode == 1
     for line in ("require_key = true", "tls_cert = ", "tls_key = "):
         assert f"    {line}" in done.stderr
+
+
+def test_client_that_never_ends_its_tls_handshake_is_closed(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_server, "REQUEST_TIMEOUT", 0.3)
+
+    async def silent() -> bytes:
+        server = await asyncio.get_running_loop().create_server(
+            asyncio.Protocol, "127.0.0.1", 0, ssl=Certificate(str(authority.cert), str(authority.key)).context
+        )
+        async with server, asyncio.timeout(DEADLINE):
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            try:
+                return await reader.read()
+            except ConnectionResetError:
+                return b""
+            finally:
+                writer.close()
+
+    with asyncio.Runner(loop_factory=gateway_server.new_event_loop) as runner:
+        assert runner.run(silent()) == b""
