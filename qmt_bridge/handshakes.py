@@ -218,6 +218,13 @@ class Links:
         monitor.connect(inproc)
         self._watched.append(_Watched(socket, monitor, name, address, Inward(curve) if binds else Outward(curve, now)))
 
+    def leave(self, socket: zmq.Socket[bytes]) -> None:
+        """Watch `socket`, which its owner is about to close, no more."""
+        for watched in [each for each in self._watched if each.socket is socket]:
+            socket.disable_monitor()
+            watched.monitor.close(linger=0)
+            self._watched.remove(watched)
+
     def look(self, now: float) -> list[Notice]:
         """Read what has happened; return what is new of it: each trouble at most once a minute."""
         news = []

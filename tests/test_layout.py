@@ -41,7 +41,9 @@ TOP = {
 WIRE = {"qmt_bridge.wire", "qmt_bridge.closes", "qmt_bridge.errors", "msgspec", "orjson"}
 EDGE = WIRE | {
     "qmt_bridge.__version__",
+    "qmt_bridge.addresses",
     "qmt_bridge.config",
+    "qmt_bridge.curve",
     "qmt_bridge.handshakes",
     "qmt_bridge.keys",
     "qmt_bridge.process.child",
@@ -122,7 +124,13 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     (
         "qmt_bridge/commands/doctor/*",
-        {"qmt_bridge.commands.doctor", "qmt_bridge.config", "qmt_bridge.handshakes", "qmt_bridge.sockets"},
+        {
+            "qmt_bridge.addresses.endpoint.addresses",
+            "qmt_bridge.commands.doctor",
+            "qmt_bridge.config",
+            "qmt_bridge.curve.key_folder.End",
+            "qmt_bridge.handshakes",
+        },
         {"asyncio", "socket", "subprocess", "threading"},
     ),
     # The counters of a load, and what its clients ask for; the sockets are in the client and the crew.

@@ -32,14 +32,14 @@ from qmt_bridge.config import (
 from qmt_bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qmt_bridge.sockets import Role
+    from qmt_bridge.curve.key_folder import End
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 def keygen(folder: Path) -> None:
     """Write CURVE key pairs for the feeder and its gateways, needed when they are on different machines."""
-    from qmt_bridge.sockets import make_keys
+    from qmt_bridge.curve.key_folder import make_keys
 
     try:
         written = make_keys(folder)
@@ -59,7 +59,7 @@ def keygen(folder: Path) -> None:
     help="What runs on this machine.  [default: by the settings that are given, else both]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
-def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: Any) -> None:
+def doctor(config_file: Path | None, role: End | None, as_json: bool, **flags: Any) -> None:
     """Say what is right and wrong on this machine; exit with 1 if something is wrong."""
     for name in sorted(CREDENTIALS):
         refuse_visible(name)

@@ -114,7 +114,8 @@ class Consumer:
             self.market.rcvhwm = high_water_mark
             self.market.connect(feeder.publisher.market_addr)
         self.trade = sockets.connect_subscriber(self.context, feeder.publisher.trade_addr, None)
-        self.dealer = sockets.connect_dealer(self.context, feeder.publisher.ask_addr, None)
+        # Questions of both kinds are answered there.
+        self.dealer = sockets.connect_dealer(self.context, feeder.publisher.trade_ask_addr, None)
         self.number = 0
 
     def frame(self, socket: zmq.Socket[bytes] | None = None) -> Frame:

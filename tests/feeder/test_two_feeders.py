@@ -14,7 +14,7 @@ import pytest
 from tests.support.ports import ANY_PORT
 
 SECONDS = 20.0
-ADDRESSES = ("market_addr", "trade_addr", "ask_addr")
+ADDRESSES = ("market_addr", "ask_addr")
 FREE = dict.fromkeys(ADDRESSES, ANY_PORT)
 
 

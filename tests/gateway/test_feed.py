@@ -141,7 +141,7 @@ class Pressed:
         market, trade, ask = (
             each.getsockopt_string(zmq.LAST_ENDPOINT) for each in (self.market, self.trade, self.router)
         )
-        config = Config(market_addr=market, trade_addr=trade, ask_addr=ask, api_key="x" * 32)
+        config = Config(market_addr=market, trade_addr=trade, ask_addr=ask, open_trade_addr=True, api_key="x" * 32)
         self.clients = Clients()
         self.feed = Feed(config, lambda: None, self.clients)
         self.seq = 0

@@ -21,6 +21,7 @@ from qmt_bridge import consumer as consumer_module
 from qmt_bridge import sequence, silence, sockets
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
+from qmt_bridge.curve.key_folder import make_keys
 from qmt_bridge.errors import BadCode, BadRequest, ConfigError, Refused, WireError
 from qmt_bridge.handshakes import Notice, Trouble
 from qmt_bridge.wire import frames
@@ -540,8 +541,8 @@ def test_a_pending_topic_is_asked_about_until_it_is_decided() -> None:
 
 def test_with_curve_only_the_allowed_consumer_is_served(config: Config, tmp_path: Path) -> None:
     allowed, foreign = tmp_path / "allowed", tmp_path / "foreign"
-    sockets.make_keys(allowed)
-    sockets.make_keys(foreign)
+    make_keys(allowed)
+    make_keys(foreign)
     # The stranger has the feeder's key, but the feeder does not have the stranger's.
     (foreign / "feeder.key").write_bytes((allowed / "feeder.key").read_bytes())
     feeder = Feeder(msgspec.structs.replace(config, curve_dir=str(allowed)), Greeter())
@@ -561,6 +562,7 @@ FORGOTTEN = """
 import gc, sys
 from feeder.app import Feeder
 from qmt_bridge import subscribe
+from qmt_bridge.curve.key_folder import make_keys
 from qmt_bridge.config import Config
 
 local = "tcp://127.0.0.1:*"

@@ -10,12 +10,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from qmt_bridge import sockets
+from qmt_bridge.addresses.endpoint import addresses
 from qmt_bridge.commands.doctor.answers import Center, Probe
 from qmt_bridge.commands.doctor.facts.feeder import Heard, listen
 from qmt_bridge.commands.doctor.facts.machine import bits, free_bytes, write_error
 from qmt_bridge.commands.doctor.facts.network import (
-    addresses,
     bind_error,
     connect_error,
     is_elsewhere,
@@ -26,21 +25,20 @@ from qmt_bridge.commands.doctor.facts.xtquant import ask, find_xtquant
 from qmt_bridge.commands.doctor.findings import feeder, machine, network, xtquant
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from qmt_bridge.config import Config
+from qmt_bridge.curve.key_folder import End
 from qmt_bridge.handshakes import Trouble
 
 _WINDOWS = sys.platform == "win32"
 
 
-def role_of(config: Config, feeders: bool, gateways: bool) -> sockets.Role | None:
+def role_of(config: Config, feeders: bool, gateways: bool) -> End | None:
     """Return what runs on this machine, None for both: `feeders` and `gateways` say whose settings are given."""
     if feeders != gateways:
         return "feeder" if feeders else "gateway"
     return "gateway" if all(is_elsewhere(address) for address in addresses(config).values()) else None
 
 
-def examine(
-    config: Config, version: str, role: sockets.Role | None = None, foreign: Sequence[str] = ()
-) -> list[Finding]:
+def examine(config: Config, version: str, role: End | None = None, foreign: Sequence[str] = ()) -> list[Finding]:
     """Return all findings for this machine; takes some seconds.
 
     `version` is that of this project, `role` what runs here (None: feeder and gateway), and `foreign` has the variables
@@ -74,7 +72,7 @@ def examine(
     return findings if heard.status is None else [*findings, feeder.journal(heard.status), feeder.trade(heard.status)]
 
 
-def _heard_feeder(heard: Heard, version: str, source: str, role: sockets.Role | None) -> Finding:
+def _heard_feeder(heard: Heard, version: str, source: str, role: End | None) -> Finding:
     refused = heard.refused
     if role != "gateway" and refused is not None and refused.reason == Trouble.NO_FEEDER:
         # Another program uses the address; the lines of the addresses say so.
@@ -84,7 +82,7 @@ def _heard_feeder(heard: Heard, version: str, source: str, role: sockets.Role | 
     return feeder.feeder(heard.status, heard.unheard, version, source, "" if refused is None else refused.text)
 
 
-def _examine_feeder(config: Config, heard: Heard, role: sockets.Role | None) -> Iterator[Finding]:
+def _examine_feeder(config: Config, heard: Heard, role: End | None) -> Iterator[Finding]:
     sdk = find_xtquant()
     needed = config.source == "xtquant" or (config.source == "auto" and sdk.importable)
     unneeded = "" if needed else "the source is not xtquant"
@@ -104,8 +102,9 @@ def _examine_feeder(config: Config, heard: Heard, role: sockets.Role | None) -> 
         probe.calendar_end, probe.error or probe.calendar_error, time.strftime("%Y%m%d"), no_terminal
     )
     yield feeder.clock(ages_ms, probe.error or probe.tick_error, unneeded)
+    where = addresses(config)
     for name, error in wire_errors(config):
-        yield network.wire(name, getattr(config, name), error, heard.status is not None, heard.unheard)
+        yield network.wire(name, where[name], error, heard.status is not None, heard.unheard)
     if role == "feeder":
         yield network.feeder_firewall(list(addresses(config).values()), _WINDOWS)
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import zmq
 
 from qmt_bridge.commands.doctor.facts.error_text import error_text
-from qmt_bridge.config import Config
+from qmt_bridge.config import Config, connection
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import QMTBridgeError
 from qmt_bridge.handshakes import PATIENCE_SECONDS, Notice, Trouble
@@ -48,10 +48,7 @@ def listen(config: Config) -> Heard:
             STATUS_TOPIC,
             "quote/",
             "whole/",
-            market_addr=config.market_addr,
-            trade_addr=config.trade_addr,
-            ask_addr=config.ask_addr,
-            curve_dir=config.curve_dir,
+            **connection(config),
             timeout=SILENT_SECONDS,
             on_notice=notices.append,
         ):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from feeder.app import Feeder
-from qmt_bridge import sockets
 from qmt_bridge.commands.doctor import examination
 from qmt_bridge.config import FEEDER, GATEWAY, Config
+from qmt_bridge.curve.key_folder import make_keys
 from tests.support.doctor import Machine, levels
 
 ELSEWHERE = {
@@ -63,7 +63,7 @@ def test_a_feeder_machine_is_not_checked_for_gateway_settings(tmp_path: Path) ->
 
 def test_a_refused_key_is_reported(tmp_path: Path) -> None:
     for name in ("feeder", "stranger"):
-        sockets.make_keys(tmp_path / name)
+        make_keys(tmp_path / name)
     (tmp_path / "stranger" / "feeder.key").write_bytes((tmp_path / "feeder" / "feeder.key").read_bytes())
     machine = Machine(tmp_path)
     machine.answers = True
