@@ -59,9 +59,9 @@ class Trouble(StrEnum):
 
 # Of a connecting end; {where} is one address or several, {names} their settings.
 _ADVICE = {
-    Trouble.ABSENT: "nothing answers at {where}: is the feeder running, and is this its address ({names})?",
+    Trouble.ABSENT: "nothing answers at {where}: is the feeder running, and is this its address ({names}, data_dir)?",
     Trouble.KEY_REFUSED: "the feeder at {where} refuses this key: copy gateway.key into the folder clients/ of "
-    "the feeder's curve_dir",
+    "the feeder's curve_dir, or add a role to its file there (of {names})",
     Trouble.FEEDER_KEY: "the feeder at {where} ends the handshake: it has another key than the feeder.key in curve_dir "
     "here (copy that file from the feeder's machine), or no curve_dir at all",
     Trouble.CURVE_MISSING: "the feeder at {where} expects CURVE keys: set curve_dir to a folder with feeder.key and "
