@@ -9,7 +9,6 @@ import hashlib
 import os
 import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from qmt_bridge import private
@@ -82,44 +81,36 @@ def share(address: str) -> None:
 
 
 def _why_not_trusted(folder: Path) -> str:
-    missing = not folder.exists()
-    owner = None if missing else folder.stat().st_uid
-    trusted = {0, os.getuid()}
-    # A folder that is not there yet, or is another user's: it must have been impossible for others to put it there.
-    strict = missing or owner not in trusted
-    if owner is not None:
-        trusted.add(owner)
-    for path in _upwards(folder):
-        if path.is_symlink() and path.lstat().st_uid not in trusted:
-            return f"{path} is a link of {_user(path.lstat().st_uid)}"
-        if not path.exists():
-            continue
-        said = _writers(path, trusted, in_it=path == folder or strict)
-        if said:
-            return said
+    ours = {0, os.getuid()}
+    trusted = ours | ({folder.stat().st_uid} if folder.exists() else set())
+    # As it is named, and as it is once links are followed.
+    for named in dict.fromkeys((folder, Path(os.path.realpath(folder)))):
+        below: Path | None = None
+        for path in (named, *named.parents):
+            if path.is_symlink() and path.lstat().st_uid not in trusted:
+                return f"{path} is a link of {_user(path.lstat().st_uid)}"
+            # In a folder with the sticky bit, such as /tmp, nobody can replace what is there, if it is there.
+            is_kept = below is not None and os.path.lexists(below) and below.lstat().st_uid in ours
+            said = _writers(path, trusted, is_kept) if path.exists() else ""
+            if said:
+                return said
+            below = path
     return ""
 
 
-def _upwards(folder: Path) -> Iterator[Path]:
-    """Yield the folder and those above it, as they are named, and as they are once links are followed."""
-    real = Path(os.path.realpath(folder))
-    yield from dict.fromkeys((folder, *folder.parents, real, *real.parents))
-
-
-def _writers(path: Path, trusted: set[int], *, in_it: bool) -> str:
+def _writers(path: Path, trusted: set[int], is_kept: bool) -> str:
     """Return who else could put something into a folder, or replace what is there.
 
-    The sticky bit keeps others from replacing what is there; it is no help if they must not add anything (`in_it`).
+    `is_kept` says that the sticky bit, if there is one, keeps others from replacing it.
     """
     found = path.stat()
     mode = stat.S_IMODE(found.st_mode)
     if found.st_uid not in trusted and not _is_unmapped(found.st_uid):
         return f"{path} belongs to {_user(found.st_uid)}"
-    open_to = (
-        "every user" if mode & stat.S_IWOTH else "its group" if mode & stat.S_IWGRP and not _is_alone(found) else ""
-    )
-    if open_to and (in_it or not mode & stat.S_ISVTX):
-        return f"{open_to} may write in {path} (mode {mode:04o})"
+    by_group = bool(mode & stat.S_IWGRP) and not _is_alone(found)
+    writers = "every user" if mode & stat.S_IWOTH else "its group" if by_group else ""
+    if writers and not (is_kept and mode & stat.S_ISVTX):
+        return f"{writers} may write in {path} (mode {mode:04o})"
     return ""
 
 

@@ -18,7 +18,7 @@ import zmq
 
 from feeder.app import Feeder
 from qmt_bridge import sockets
-from qmt_bridge.addresses import endpoint, ipc_folder
+from qmt_bridge.addresses import endpoint
 from qmt_bridge.config import Config
 from qmt_bridge.curve.certificate import ROLES
 from qmt_bridge.curve.key_folder import add_client, load_curve, make_keys
@@ -303,12 +303,3 @@ def test_a_refused_role_is_told_on_both_sides(feeder: Feeder, keys: Path, caplog
     assert "is not allowed at trade_addr: to let it in, add the role trade" in caplog.text
     with pytest.raises(Refused, match="the client key of-trade lacks the role"):
         list(where.subscribe(ALL_TRADES, curve_dir=str(keys / "of-trade"), timeout=SECONDS))
-
-
-def test_own_folder_is_short_enough_for_a_socket(tmp_path: Path) -> None:
-    long = tmp_path / ("x" * 80) / "data"
-    folder = ipc_folder.own_folder(long)
-    assert len(os.fsencode(folder / "trade.sock")) <= ipc_folder.SOCKET_BYTES
-    assert folder == ipc_folder.own_folder(long)
-    assert folder != ipc_folder.own_folder(long / "other")
-    assert ipc_folder.own_folder(Path("/srv/data")) == Path("/srv/data/run")

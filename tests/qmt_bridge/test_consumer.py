@@ -19,6 +19,7 @@ import zmq
 from feeder.app import Feeder
 from qmt_bridge import consumer as consumer_module
 from qmt_bridge import sequence, silence, sockets
+from qmt_bridge.addresses import ipc_folder
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.curve.key_folder import make_keys
@@ -400,9 +401,10 @@ def test_the_documented_program_misses_no_event(config: Config, tmp_path: Path) 
     trade_once(source, 1500)
     where = addresses(feeder)
     fixed = msgspec.structs.replace(config, **msgspec.structs.asdict(where))
-    for documented, here in (("tcp://127.0.0.1:5556", where.trade_addr), ("tcp://127.0.0.1:5557", where.ask_addr)):
-        assert program.count(documented) == 1
-        program = program.replace(documented, here)
+    # As it stands, but with the folder of this test.
+    documented, here = '"~/.local/share/qmt-bridge/run"', repr(str(ipc_folder.own_folder(config.data_path)))
+    assert program.count(documented) == 1
+    program = program.replace(documented, here)
     file = tmp_path / "program.py"
     file.write_text(program, encoding="utf-8")
     command = [sys.executable, str(file)]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from qmt_bridge.addresses.endpoint import addresses
 from qmt_bridge.commands.doctor.answers import Center, Probe
-from qmt_bridge.commands.doctor.facts.feeder import Heard, listen
+from qmt_bridge.commands.doctor.facts.feeder import Heard, listen, trade_trouble
 from qmt_bridge.commands.doctor.facts.machine import bits, free_bytes, write_error
 from qmt_bridge.commands.doctor.facts.network import (
     bind_error,
@@ -35,7 +35,7 @@ def role_of(config: Config, feeders: bool, gateways: bool) -> End | None:
     """Return what runs on this machine, None for both: `feeders` and `gateways` say whose settings are given."""
     if feeders != gateways:
         return "feeder" if feeders else "gateway"
-    return "gateway" if all(is_elsewhere(address) for address in addresses(config).values()) else None
+    return "gateway" if is_elsewhere(config.market_addr) and is_elsewhere(config.ask_addr) else None
 
 
 def examine(config: Config, version: str, role: End | None = None, foreign: Sequence[str] = ()) -> list[Finding]:
@@ -52,7 +52,11 @@ def examine(config: Config, version: str, role: End | None = None, foreign: Sequ
         findings.append(machine.python(sys.version_info[:2], bits(), False))
         running = heard.status is not None
         refused = heard.refused is not None
-        findings += [network.reach(name, address, running, refused) for name, address in addresses(config).items()]
+        findings += [
+            network.reach(name, address, running, refused)
+            for name, address in addresses(config).items()
+            if name != "trade_ask_addr" or address != config.ask_addr
+        ]
     else:
         findings += _examine_feeder(config, heard, role)
     if role != "feeder":
@@ -69,7 +73,10 @@ def examine(config: Config, version: str, role: End | None = None, foreign: Sequ
         ]
     source = "auto" if role == "gateway" else config.source
     findings.append(_heard_feeder(heard, version, source, role))
-    return findings if heard.status is None else [*findings, feeder.journal(heard.status), feeder.trade(heard.status)]
+    if heard.status is not None:
+        findings += [feeder.journal(heard.status), feeder.trade(heard.status)]
+        findings.append(feeder.trade_access(trade_trouble(config), config.open_trade_addr and not config.curve_dir))
+    return findings
 
 
 def _heard_feeder(heard: Heard, version: str, source: str, role: End | None) -> Finding:
