@@ -125,7 +125,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     (
         "qmt_bridge/commands/doctor/*",
         {
-            "qmt_bridge.addresses.endpoint.addresses",
+            "qmt_bridge.addresses.endpoint",
             "qmt_bridge.commands.doctor",
             "qmt_bridge.config",
             "qmt_bridge.curve.key_folder.End",

@@ -93,6 +93,12 @@ def listening_endpoint(config: Config, name: str) -> Endpoint:
     return _protected(name, address, config, "feeder", makes=False)
 
 
+def needs_keys(config: Config, name: str) -> bool:
+    """Return whether no gateway starts with these settings, because the address is on another machine without keys."""
+    address = addresses(config)[name]
+    return name.startswith("trade") and _by_own_keys(address, config) and not is_local(address)
+
+
 def key_folder(config: Config) -> Path | None:
     """Return the folder of the CURVE keys that trade events need here; None without CURVE."""
     if config.curve_dir:
@@ -117,7 +123,7 @@ def _by_own_keys(address: str, config: Config) -> bool:
 
 def _protected(name: str, address: str, config: Config, end: End, makes: bool) -> Endpoint:
     if makes:
-        _make_folder(name, address, config, end)
+        _make_folder(address, config, end)
     if config.curve_dir:
         return Endpoint(name, address, load_curve(config.curve_dir, end))
     if not _by_own_keys(address, config):
@@ -139,7 +145,7 @@ def _protected(name: str, address: str, config: Config, end: End, makes: bool) -
         ) from exc
 
 
-def _make_folder(name: str, address: str, config: Config, end: End) -> None:
+def _make_folder(address: str, config: Config, end: End) -> None:
     """Make the folder of the user's own local sockets, if an address is in it."""
     own = ipc_folder.own_folder(config.data_path)
     if not ipc_folder.is_ipc(address) or ipc_folder.folder_of(address) != own:
@@ -149,7 +155,7 @@ def _make_folder(name: str, address: str, config: Config, end: End) -> None:
     except OSError as exc:
         # A gateway may be another user than the feeder, which makes it.
         if end == "feeder":
-            raise ConfigError(name, f"cannot make the folder {own}: {exc.strerror or exc}") from exc
+            raise ConfigError("data_dir", f"cannot make the folder {own}: {exc.strerror or exc}") from exc
 
 
 def _check_folder(name: str, address: str, end: End) -> None:

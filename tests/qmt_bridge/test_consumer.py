@@ -29,6 +29,7 @@ from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import TopicState, decode_ask, encode_reply
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic, whole_topic
+from tests.support.foreigner import foreigner
 from tests.support.greeter import (
     SECONDS,
     Addresses,
@@ -654,3 +655,17 @@ def test_foreign_messages_end_no_consumer(feed: Addresses, caplog: pytest.LogCap
     finally:
         frames.close()  # type: ignore[attr-defined]
         context.destroy(linger=0)
+
+
+def test_a_consumer_takes_no_forged_trade_event(config: Config) -> None:
+    feeder = Feeder(config, Greeter())
+    feeder.start()
+    where = addresses(feeder)
+    trade_once(feeder.source, 1)  # type: ignore[arg-type]  # it is the Greeter
+    assert next(where.subscribe("trade/", after=0)).data["seq"] == 1
+    feeder.stop()
+    with foreigner([where.market_addr], [where.ask_addr]) as foreign:
+        asked = where.subscribe("trade/", "quote/600519.SH/tick/", after=1, timeout=2.0)
+        assert [frame for frame in asked if frame.topic.startswith("trade/")] == []
+        assert foreign.rounds > 10
+        assert foreign.askers

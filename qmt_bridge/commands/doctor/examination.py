@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from qmt_bridge.addresses.endpoint import addresses
+from qmt_bridge.addresses.endpoint import addresses, needs_keys
 from qmt_bridge.commands.doctor.answers import Center, Probe
 from qmt_bridge.commands.doctor.facts.feeder import Heard, listen, trade_trouble
 from qmt_bridge.commands.doctor.facts.machine import bits, free_bytes, write_error
@@ -53,7 +53,7 @@ def examine(config: Config, version: str, role: End | None = None, foreign: Sequ
         running = heard.status is not None
         refused = heard.refused is not None
         findings += [
-            network.reach(name, address, running, refused)
+            network.reach(name, address, running, refused, needs_keys(config, name))
             for name, address in addresses(config).items()
             if name != "trade_ask_addr" or address != config.ask_addr
         ]
