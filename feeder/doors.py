@@ -60,7 +60,14 @@ class Doors:
         self._endpoints = {"market_addr": market, "trade_addr": trade, "ask_addr": ask, "trade_ask_addr": trade_ask}
         self.market = self._publisher(market)
         # Never lossless: a loss is repaired from the journal, and a slow consumer of trades must not delay the market.
-        self.trade = self._publisher(trade)
+        try:
+            self.trade = self._publisher(trade)
+        except ConfigError as exc:
+            if not endpoint.is_own(config, trade):
+                raise
+            # The user knows the folder, and has not set the address.
+            reason = f"another feeder has its trade journal in {config.data_path}: {exc.reason}"
+            raise ConfigError("data_dir", reason) from exc
         one = trade_ask.name == ask.name
         own = endpoint.addresses(config)["trade_ask_addr"]
         advice = f"{config.ask_addr} (ask_addr) answers about market data alone; ask at {own} (trade_ask_addr)"

@@ -82,15 +82,16 @@ def listening_endpoint(config: Config, name: str) -> Endpoint:
         return Endpoint(name, address, load_curve(config.curve_dir, "feeder"))
     if _by_own_keys(address, config) and is_local(address) and not own_key_folder(config).exists():
         return Endpoint(name, address)
-    own = ipc_folder.own_folder(config.data_path)
-    if (
-        not config.curve_dir
-        and ipc_folder.is_ipc(address)
-        and ipc_folder.folder_of(address) == own
-        and not own.exists()
-    ):
-        return Endpoint(name, address)
+    found = Endpoint(name, address)
+    if not config.curve_dir and is_own(config, found) and not ipc_folder.own_folder(config.data_path).exists():
+        return found
     return _protected(name, address, config, "feeder", makes=False)
+
+
+def is_own(config: Config, where: Endpoint) -> bool:
+    """Return whether an endpoint is a local socket in the folder that belongs to the data folder."""
+    own = ipc_folder.own_folder(config.data_path)
+    return ipc_folder.is_ipc(where.address) and ipc_folder.folder_of(where.address) == own
 
 
 def needs_keys(config: Config, name: str) -> bool:
@@ -147,9 +148,9 @@ def _protected(name: str, address: str, config: Config, end: End, makes: bool) -
 
 def _make_folder(address: str, config: Config, end: End) -> None:
     """Make the folder of the user's own local sockets, if an address is in it."""
-    own = ipc_folder.own_folder(config.data_path)
-    if not ipc_folder.is_ipc(address) or ipc_folder.folder_of(address) != own:
+    if not is_own(config, Endpoint("", address)):
         return
+    own = ipc_folder.own_folder(config.data_path)
     try:
         ipc_folder.make_own_folder(own)
     except OSError as exc:
