@@ -45,7 +45,7 @@ DOWNLOAD = StartDownload(2, ["000001.SZ"], "1d", "", "")
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
-    return Config(**ANY_ADDRESSES, data_dir=str(tmp_path / "data"))
+    return Config(**ANY_ADDRESSES, data_dir=str(tmp_path / "data"), grace=0.1)
 
 
 @pytest.fixture
@@ -268,6 +268,8 @@ def test_market_data_comes_again_after_a_removed_key(
     curve = load_curve(str(keys / "lost"), "gateway")
     revoked = sockets.connect_subscriber(context, feeder.publisher.market_addr, curve)
     revoked.subscribe(b"quote/")
+    only = "quote/000001.SZ/tick/"
+    revoked.subscribe(only.encode())
     number = 3
     stop = threading.Event()
 
@@ -279,10 +281,13 @@ def test_market_data_comes_again_after_a_removed_key(
     ticking.start()
     try:
         assert revoked.poll(int(SECONDS * 1000))
+        wait_for(lambda: feeder.publisher._registry.find(only) is not None, "its topic")  # type: ignore[arg-type]
         (keys / "clients" / "lost.key").unlink()
         wait_for(lambda: "the connections of market_addr end" in caplog.text, "the end of the connection")
         while revoked.poll(0):
             revoked.recv_multipart()
+        # What only that client wanted is given back.
+        wait_for(lambda: feeder.publisher._registry.find(only) is None, "the end of its topic")  # type: ignore[arg-type]
         number = 4
         while next(good).data["600519.SH"]["number"] != 4:
             pass

@@ -565,7 +565,6 @@ FORGOTTEN = """
 import gc, sys
 from feeder.app import Feeder
 from qmt_bridge import subscribe
-from qmt_bridge.curve.key_folder import make_keys
 from qmt_bridge.config import Config
 
 local = "tcp://127.0.0.1:*"
@@ -655,6 +654,13 @@ def test_foreign_messages_end_no_consumer(feed: Addresses, caplog: pytest.LogCap
     finally:
         frames.close()  # type: ignore[attr-defined]
         context.destroy(linger=0)
+
+
+def test_an_answer_about_trades_on_the_open_socket_is_no_answer() -> None:
+    link = consumer_module._Link({}, {}, print)
+    market, trade = object(), object()
+    with pytest.raises(WireError, match="does not belong on this socket"):
+        link._check_socket("trade/", market, {"market": market, "trade": trade})  # type: ignore[arg-type,dict-item]
 
 
 def test_a_consumer_takes_no_forged_trade_event(config: Config) -> None:
