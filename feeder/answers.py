@@ -44,6 +44,17 @@ Outcome = Literal["sent", "full", "gone"]
 """What became of one reply: sent, no room at its connection, or no such connection any more."""
 
 
+class Rights(NamedTuple):
+    """What an asker may have beside answers about market data; `advice` says what to do for the rest."""
+
+    asks: bool = True
+    downloads: bool = True
+    advice: str = ""
+
+
+ALL = Rights()
+
+
 class Replay(NamedTuple):
     """A question for the journal that is answered chunk by chunk, between other work."""
 
@@ -82,7 +93,7 @@ class Answers:
         self._blocked = False
         self._now = 0.0
 
-    def take(self, peer: Peer, payload: bytes) -> None:
+    def take(self, peer: Peer, payload: bytes, rights: Rights = ALL) -> None:
         """Note the question of `peer`; raise `BadRequest` or `WireError` for one that cannot be answered."""
         size = sum(map(len, peer))
         if len(peer) > MAX_ENVELOPE_PARTS or size > MAX_ENVELOPE_BYTES:
@@ -93,12 +104,12 @@ class Answers:
             raise BadRequest("bad_request", "it is of version 1 of the wire: update its program")
         ask = decode_ask(payload)
         if isinstance(ask, StartDownload):
-            self._reply(peer, self._start_download(peer, ask))
+            self._reply(peer, self._start_download(peer, ask, rights))
             return
         # Each topic once, however often it is named.
         topics = list(dict.fromkeys(ask.topics))
         size = sum(len(text) + 100 for text in topics)
-        if not self.askers.add(peer, self._states(peer, ask, topics), size):
+        if not self.askers.add(peer, self._states(peer, ask, topics, rights), size):
             raise BadRequest("rate_limited", f"about {len(topics)} topics, while too many questions wait")
 
     def send(self, now: float, deliver: Callable[[Peer, bytes], Outcome]) -> None:
@@ -168,9 +179,12 @@ class Answers:
 
     # -- Topics
 
-    def _states(self, peer: Peer, ask: CatchUp, topics: list[str]) -> Replies:
+    def _states(self, peer: Peer, ask: CatchUp, topics: list[str], rights: Rights) -> Replies:
         for text in topics:
-            if text.partition("/")[0] in _JOURNALED:
+            if text.partition("/")[0] in _JOURNALED and not rights.asks:
+                error = f"trade events are not for this asker: {rights.advice}"
+                yield TopicState(ask.id, text, "refused", error, "forbidden", self._registry.epoch)
+            elif text.partition("/")[0] in _JOURNALED:
                 yield self._trade_state(peer, ask, text)
             else:
                 answered = False
@@ -180,7 +194,9 @@ class Answers:
                 if not answered:
                     yield None
 
-    def _start_download(self, peer: Peer, ask: StartDownload) -> DownloadStarted:
+    def _start_download(self, peer: Peer, ask: StartDownload, rights: Rights) -> DownloadStarted:
+        if not rights.downloads:
+            return DownloadStarted(ask.id, None, "forbidden", f"downloads are not for this asker: {rights.advice}")
         try:
             topic, key = self._registry.start_download(ask, peer[0])
         except BadRequest as exc:

@@ -87,12 +87,13 @@ class Feeder:
             reason = f"{self.source.name} cannot be imported by this Python on this system: {exc}"
             raise ConfigError("source", reason) from exc
         logger.info(
-            "feeder started: source %s%s, market %s, trade %s, ask %s",
+            "feeder started: source %s%s, market %s, trade %s, ask %s, ask about trade %s",
             self.source.name,
             " (simulated)" if self.source.simulated else "",
             self.publisher.market_addr,
             self.publisher.trade_addr,
             self.publisher.ask_addr,
+            self.publisher.trade_ask_addr,
         )
         return True
 

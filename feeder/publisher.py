@@ -1,4 +1,4 @@
-"""The publisher's thread: the one that owns the ZeroMQ sockets (XPUB market, XPUB trade, ROUTER ask) and the registry.
+"""The publisher's thread: the one that owns the ZeroMQ sockets (feeder/doors.py) and the registry.
 
 Sources reach it through its inbox (feeder/inbox.py), from any thread. The journal has a thread of its own
 (feeder/journal/thread.py), so that no tick waits for a disk. This thread never waits for a source: see `Source`.
@@ -18,13 +18,13 @@ import msgspec
 import zmq
 
 from feeder.answers import Answers, Outcome
+from feeder.doors import Asked, Doors
 from feeder.events import Event
 from feeder.inbox import Inbox, SessionState
 from feeder.journal.thread import HUNG_SECONDS, JournalThread, News, Written
 from feeder.refusals import Refusals
 from feeder.registry import Peer, Registry, SourceTopic
 from feeder.source import Source
-from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest, ErrorCode, Refused, WireError
 from qmt_bridge.handshakes import Links
@@ -76,6 +76,7 @@ class Publisher:
         self.market_addr = config.market_addr
         self.trade_addr = config.trade_addr
         self.ask_addr = config.ask_addr
+        self.trade_ask_addr = config.trade_ask_addr
         self.inbox = Inbox(self)
         # Set when the thread has ended; `failure` is the reason, unless `stop` was called.
         self.ended = threading.Event()
@@ -118,7 +119,6 @@ class Publisher:
         self._state = SessionState("down")
         self._since = self._epoch // _NS_PER_MS
         self._accounts: tuple[AccountState, ...] = ()
-        self._authenticator: sockets.Authenticator | None = None
         self._links = Links()
 
     # -- Called by the feeder
@@ -180,23 +180,12 @@ class Publisher:
     def _bind(self, closing: ExitStack) -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         closing.callback(context.destroy, LINGER_MS)
-        links = self._links
-        closing.callback(links.close)
-        config = self._config
-        curve = sockets.load_curve(config.curve_dir, "feeder")
-        if curve is not None:
-            self._authenticator = sockets.Authenticator(context, config.curve_dir)
-            closing.callback(self._authenticator.close)
-        lossless = self._source.lossless
-        self._market = sockets.bind_publisher(
-            context, "market_addr", config.market_addr, curve, lossless=lossless, links=links
-        )
-        # Never lossless: a loss is repaired from the journal, and a slow consumer of trades must not delay the market.
-        self._trade = sockets.bind_publisher(context, "trade_addr", config.trade_addr, curve, links=links)
-        self._ask = sockets.bind_router(context, config.ask_addr, curve, links)
-        self.market_addr, self.trade_addr, self.ask_addr = (
-            bound.getsockopt_string(zmq.LAST_ENDPOINT) for bound in (self._market, self._trade, self._ask)
-        )
+        closing.callback(self._links.close)
+        self._doors = Doors(context, self._config, self._links, lossless=self._source.lossless)
+        closing.callback(self._doors.close)
+        where = self._doors.addresses
+        self.market_addr, self.trade_addr = where["market_addr"], where["trade_addr"]
+        self.ask_addr, self.trade_ask_addr = where["ask_addr"], where["trade_ask_addr"]
 
     def _open_journal(self, closing: ExitStack) -> None:
         path = journal_path(self._config.data_path, self._source.name)
@@ -219,6 +208,8 @@ class Publisher:
         failing = self._journal_failure, self._hung_since
         while not self._stopping:
             self._watch_journal(now)
+            if self._doors.end_revoked(self._market_left):
+                poller = self._poller()
             if now >= next_heartbeat or failing != (self._journal_failure, self._hung_since):
                 next_heartbeat = now + HEARTBEAT_SECONDS
                 failing = self._journal_failure, self._hung_since
@@ -239,29 +230,33 @@ class Publisher:
 
     def _poller(self) -> zmq.Poller:
         poller = zmq.Poller()
-        for readable in (self._market, self._trade, self._ask, self.inbox.waking):
+        for readable in (*self._doors.readable(), self.inbox.waking):
             poller.register(readable, zmq.POLLIN)
-        if self._authenticator is not None:
-            poller.register(self._authenticator.socket, zmq.POLLIN)
         return poller
 
     def _beat(self, now: float) -> None:
         self._publish_status()
         self._log_unkept(now)
+        self._doors.look(now)
         for notice in self._links.look(now):
             logger.warning("%s", notice.text)
 
     def _read(self, events: Mapping[object, int]) -> None:
         if self.inbox.waking.fileno() in events:
             self.inbox.waking.recv(4096)
-        if self._authenticator is not None and self._authenticator.socket in events:
-            self._authenticator.answer()
-        if self._market in events:
+        self._doors.admit(events)
+        if self._doors.market in events:
             self._read_demand()
-        if self._trade in events:
+        if self._doors.trade in events:
             self._skip_demand()
-        if self._ask in events:
-            self._read_asks()
+        for asked in self._doors.asked:
+            if asked.socket in events:
+                self._read_asks(asked)
+
+    def _market_left(self, now: float) -> None:
+        """Treat all subscriptions as ended: those whose clients may subscribe come again within the grace time."""
+        for gone in self._registry.leave_all(now):
+            self._unsubscribe(gone)
 
     def _pause_ms(self, until: float, now: float) -> int:
         if self._stopping or self.inbox.trades or self._told or (self.inbox.calls and not self._held_up):
@@ -314,7 +309,7 @@ class Publisher:
             self.unwanted += 1
             return
         # Raises zmq.Again only on a lossless socket, and then nothing has been numbered.
-        self._transmit(self._market, topic, entry.seq + 1, received_ns, body)
+        self._transmit(self._doors.market, topic, entry.seq + 1, received_ns, body)
         self._registry.published(entry, body, pieces, time.monotonic())
 
     def accept(self, topic: Topic) -> None:
@@ -408,7 +403,7 @@ class Publisher:
         while count < limit and self._held and self._held[0].event.seq <= last:
             topic, event, received_ns, _ = self._held.popleft()
             published = event if event.seq <= saved else event.marked()
-            self._transmit(self._trade, topic, event.number, received_ns, published.body)
+            self._transmit(self._doors.trade, topic, event.number, received_ns, published.body)
             self._sent.reach(event)
             count += 1
         return count
@@ -459,7 +454,7 @@ class Publisher:
         size = 0
         for _ in range(TURN_DEMAND):
             try:
-                parts = self._market.recv_multipart(zmq.NOBLOCK)
+                parts = self._doors.market.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
             try:
@@ -494,7 +489,7 @@ class Publisher:
         # Trade events are published without subscribers too; their subscriptions are read so that they do not pile up.
         for _ in range(TURN):
             try:
-                self._trade.recv_multipart(zmq.NOBLOCK)
+                self._doors.trade.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
 
@@ -514,16 +509,15 @@ class Publisher:
         except Exception:
             logger.exception("source %s failed to unsubscribe %s", self._source.name, upstream.topic)
 
-    def _read_asks(self) -> None:
+    def _read_asks(self, asked: Asked) -> None:
         size = 0
         for _ in range(TURN):
             try:
-                *envelope, payload = self._ask.recv_multipart(zmq.NOBLOCK)
+                peer, payload, rights = self._doors.take(asked)
             except zmq.Again:
                 return
-            peer = tuple(envelope)
             try:
-                self._answers.take(peer, payload)
+                self._answers.take(peer, payload, rights)
             except (BadRequest, WireError) as exc:
                 reason = exc.reason if isinstance(exc, BadRequest) else exc
                 self._refuse(peer[0], f"a question of {len(payload)} bytes", reason)
@@ -537,7 +531,7 @@ class Publisher:
     def _deliver(self, peer: Peer, payload: bytes) -> Outcome:
         """Send one reply, if its connection has room."""
         try:
-            self._ask.send_multipart([*peer, payload], zmq.NOBLOCK)
+            self._doors.send(peer, payload)
         except zmq.Again:
             return "full"
         except zmq.ZMQError as exc:

@@ -234,6 +234,11 @@ class Registry:
         self._leaving[text] = now + self._grace
         return None
 
+    def leave_all(self, now: float) -> list[SourceTopic]:
+        """Note that all subscribers left, because their connections ended; return what `leave` would."""
+        gone = (self.leave(topic, now) for topic in list(self._entries))
+        return [upstream for upstream in gone if upstream is not None]
+
     def expire(self, now: float) -> list[SourceTopic]:
         """Do some work that is due: return topics to unsubscribe, answer old questions, forget old downloads.
 

@@ -1,6 +1,6 @@
-"""The worker's link to the feeder: SUB for market data, SUB for trade events, DEALER for questions.
+"""The worker's link to the feeder: a SUB for market data and a DEALER for questions about it, and two for trade events.
 
-Runs on the event loop, which owns the three sockets: it watches their file descriptors and gives the messages to the
+Runs on the event loop, which owns the sockets: it watches their file descriptors and gives the messages to the
 hub. zmq.asyncio would take four to five times as long for a message.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import zmq
@@ -17,6 +17,7 @@ import zmq
 from gateway.hub import Hub
 from gateway.streams.member import Outcome, Refusal
 from qmt_bridge import sockets
+from qmt_bridge.addresses import endpoint
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError, WireVersionError
 from qmt_bridge.handshakes import Links, Trouble
@@ -80,7 +81,7 @@ class Clients(Protocol):
 
 
 class Feed:
-    """The three sockets, the hub they drive, and what is known of the feeder."""
+    """The sockets, the hub they drive, and what is known of the feeder."""
 
     def __init__(
         self,
@@ -121,13 +122,19 @@ class Feed:
     def start(self) -> None:
         """Connect; raise `ConfigError` for missing keys or a loop that cannot watch file descriptors."""
         self._loop = asyncio.get_running_loop()
-        curve = sockets.load_curve(self._config.curve_dir, "gateway")
+        market, ask = endpoint.market_endpoints(self._config, "gateway")
+        trade, trade_ask = endpoint.trade_endpoints(self._config, "gateway", makes=True)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        links = self._watch
-        self._market = sockets.connect_subscriber(self._context, self._config.market_addr, curve, links)
-        self._trade = sockets.connect_subscriber(self._context, self._config.trade_addr, curve, links, "trade_addr")
-        self._dealer = sockets.connect_dealer(self._context, self._config.ask_addr, curve, links)
-        self._sockets = (self._market, self._trade, self._dealer)
+        self._market, self._trade = (
+            sockets.connect_subscriber(self._context, each.address, each.curve, self._watch, each.name)
+            for each in (market, trade)
+        )
+        asked = {
+            each.name: sockets.connect_dealer(self._context, each.address, each.curve, self._watch, each.name)
+            for each in (ask, trade_ask)[: 1 if trade_ask.name == ask.name else 2]
+        }
+        self._dealer, self._trade_dealer = asked[ask.name], asked[trade_ask.name]
+        self._sockets = (self._market, self._trade, *asked.values())
         try:
             for socket in self._sockets:
                 self._loop.add_reader(socket.fileno(), self._drain)
@@ -186,8 +193,9 @@ class Feed:
         for part in parts_of(topics):
             # Half of a client's outbox: the other half is for new events that arrive while it is sent these.
             room = self._config.outbox_bytes // 2 if after is not None else 0
-            if not self._send(CatchUp.after_position(self._next_id, part, after, room)):
-                return None
+            for socket, mine in self._asked(part):
+                if not self._send(CatchUp.after_position(self._next_id, mine, after, room), socket):
+                    return None
         return self._next_id
 
     async def start_download(
@@ -199,7 +207,7 @@ class Feed:
         self._downloads[self._next_id] = waiting
         request = StartDownload(self._next_id, stocks, period, start_time, end_time)
         try:
-            if not self._send(request):
+            if not self._send(request, self._trade_dealer):
                 return None
             return await asyncio.wait_for(waiting, DOWNLOAD_ANSWER_TIMEOUT)
         except TimeoutError:
@@ -214,11 +222,20 @@ class Feed:
     def _socket_of(self, topic: Topic) -> zmq.Socket[bytes]:
         return self._trade if behaviour_of(topic).socket == "trade" else self._market
 
-    def _send(self, ask: Ask) -> bool:
+    def _asked(self, topics: list[str]) -> Iterator[tuple[zmq.Socket[bytes], list[str]]]:
+        """Yield each socket for questions that is needed, with those of the topics that it is asked about."""
+        trades = [topic for topic in topics if topic.startswith(ALL_TRADES)]
+        if trades and self._trade_dealer is not self._dealer:
+            yield self._trade_dealer, trades
+            topics = [topic for topic in topics if topic not in trades]
+        if topics:
+            yield self._dealer, topics
+
+    def _send(self, ask: Ask, socket: zmq.Socket[bytes]) -> bool:
         if self._stopped:
             return False
         try:
-            self._dealer.send(encode_ask(ask), zmq.NOBLOCK)
+            socket.send(encode_ask(ask), zmq.NOBLOCK)
         except zmq.Again:
             return False
         self._drain_soon()
@@ -248,6 +265,8 @@ class Feed:
         # Send the market data to the clients first, because there may be many answers.
         self._clients.flush()
         full |= self._drain_one(self._dealer, self._take_reply, now)
+        if self._trade_dealer is not self._dealer:
+            full |= self._drain_one(self._trade_dealer, self._take_reply, now)
         self._clients.flush()
         if self._stopped:
             return
@@ -312,18 +331,21 @@ class Feed:
             # Another program publishes at this address. Skip to the beginning of the next message.
             while socket.getsockopt(zmq.RCVMORE):
                 parts.append(socket.recv(_NOBLOCK))
-        self._take_frame(parts, now)
+        self._take_frame(parts, socket is self._trade, now)
 
-    def _take_frame(self, parts: list[bytes], now: float) -> None:
+    def _take_frame(self, parts: list[bytes], of_trades: bool, now: float) -> None:
         try:
             frame = Frame.from_parts(parts)
+            # Who listens at the address of market data need not be the feeder.
+            if frame.topic.startswith(ALL_TRADES) != of_trades:
+                raise WireError(f"topic {frame.topic[:80]!r} does not belong on this socket")
             if frame.topic == STATUS_TOPIC:
                 self._take_status(frame.body, now)
                 return
         except WireError as exc:
             self._count_malformed(exc)
             return
-        if frame.topic.startswith(ALL_TRADES):
+        if of_trades:
             self._take_event(frame, now)
             return
         self.newest_ns = frame.published_ns
@@ -359,6 +381,9 @@ class Feed:
         parts = socket.recv_multipart(_NOBLOCK)
         try:
             reply = decode_reply(parts[-1])
+            of_trades = isinstance(reply, DownloadStarted) or reply.topic.startswith(ALL_TRADES)
+            if socket is not (self._trade_dealer if of_trades else self._dealer):
+                raise WireError("an answer does not belong on this socket")
             if isinstance(reply, DownloadStarted):
                 waiting = self._downloads.get(reply.id)
                 if waiting is not None and not waiting.done():
@@ -383,7 +408,7 @@ class Feed:
     def _tick(self) -> None:
         if self.status is None:
             # Ask for the status: a worker that has just started would wait up to a second for a heartbeat.
-            self._send(CatchUp(0, [STATUS_TOPIC]))
+            self._send(CatchUp(0, [STATUS_TOPIC]), self._dealer)
         self._timer = self._loop.call_later(TICK if self.status is not None else TICK / 5, self._tick)
         now = time.monotonic()
         if self.status is not None and now - self._heard_at > ABSENT_AFTER:

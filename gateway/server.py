@@ -35,6 +35,7 @@ from gateway.connections.handshake import REQUEST_TIMEOUT, Handshake
 from gateway.metrics import MULTIPROC_ENV
 from gateway.writer import PreparedFrames
 from qmt_bridge import log
+from qmt_bridge.addresses.endpoint import market_endpoints, trade_endpoints
 from qmt_bridge.config import Config, load_config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.keys.exposure import check_exposure
@@ -43,7 +44,6 @@ from qmt_bridge.keys.key_file import read_keys
 from qmt_bridge.process.holder import holder
 from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop, shielded, unshield
-from qmt_bridge.sockets import load_curve
 from qmt_bridge.wire.requests import REQUEST_BYTES
 
 logger = logging.getLogger(__name__)
@@ -236,7 +236,8 @@ def serve(config: Config, stop: Stop) -> int:
             "require_key",
             f"is set, but there is no api_key, and no key in {config.data_path}: every client would be refused",
         )
-    load_curve(config.curve_dir, "gateway")
+    market_endpoints(config, "gateway")
+    trade_endpoints(config, "gateway", makes=True)
     if config.tls_cert:
         certificate.load(config.tls_cert, config.tls_key)
     descriptors.raise_limit(config.max_connections)

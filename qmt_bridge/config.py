@@ -35,7 +35,7 @@ SECRETS = frozenset(("api_key", "xt_accounts", "xt_token"))
 CREDENTIALS = frozenset(("api_key", "xt_token"))
 
 # Of the feeder: it listens there, and gateways and consumers connect.
-ADDRESSES = ("market_addr", "trade_addr", "ask_addr")
+ADDRESSES = ("market_addr", "trade_addr", "ask_addr", "trade_ask_addr")
 
 # What the public qmt-bridge reads under our prefix, and the setting that does the like here.
 _FOREIGN = {
@@ -256,8 +256,18 @@ class _WireSettings(_FeederSettings, frozen=True, kw_only=True):
     """What both ends of a ZeroMQ connection read."""
 
     market_addr: Annotated[str, Meta(description="ZeroMQ address of market data.")] = "tcp://127.0.0.1:5555"
-    trade_addr: Annotated[str, Meta(description="ZeroMQ address of trade events.")] = "tcp://127.0.0.1:5556"
-    ask_addr: Annotated[str, Meta(description="ZeroMQ address of questions.")] = "tcp://127.0.0.1:5557"
+    ask_addr: Annotated[str, Meta(description="ZeroMQ address of questions about market data.")] = (
+        "tcp://127.0.0.1:5557"
+    )
+    trade_addr: Annotated[
+        str, Meta(description="ZeroMQ address of trade events; empty is one that only this user's programs reach.")
+    ] = ""
+    trade_ask_addr: Annotated[
+        str, Meta(description="ZeroMQ address of questions about trade events, and of downloads; empty as above.")
+    ] = ""
+    open_trade_addr: Annotated[
+        bool, Meta(description="Give trade events and downloads to every user of this machine, without keys, over TCP.")
+    ] = False
     curve_dir: Annotated[
         str, Meta(description="Folder of CURVE keys (`qmt-bridge keygen`); needed off the machine.")
     ] = ""
@@ -307,6 +317,15 @@ GATEWAY = _own(_GatewaySettings, None)
 FEEDER = _own(_FeederSettings, _GatewaySettings)
 WIRE = _own(_WireSettings, _FeederSettings)
 LOG = _own(Config, _WireSettings)
+
+
+# What `qmt_bridge.subscribe` takes.
+CONNECTION = (*WIRE, "data_dir")
+
+
+def connection(config: Config) -> dict[str, Any]:
+    """Return the settings of whoever connects to a feeder, as `qmt_bridge.subscribe` takes them."""
+    return {name: getattr(config, name) for name in CONNECTION}
 
 
 def env_name(name: str) -> str:
@@ -492,7 +511,7 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     texts = converted if isinstance(converted, tuple) else (converted,)
     if any(isinstance(text, str) and "\0" in text for text in texts):
         raise ConfigError(shown, "holds a NUL character")
-    if name in ADDRESSES:
+    if name in ADDRESSES and (converted or default(name)):
         _check_address(shown, str(converted))
     if name == "behind_proxy":
         for text in texts:

@@ -15,12 +15,13 @@ from urllib.parse import unquote
 import zmq
 
 from qmt_bridge import sequence as sequences
-from qmt_bridge.config import default
+from qmt_bridge.addresses.endpoint import Endpoint, market_endpoints, trade_endpoints
+from qmt_bridge.config import Config, default
 from qmt_bridge.errors import BadRequest, WireError, WireVersionError
 from qmt_bridge.handshakes import Links, Notice, Trouble
 from qmt_bridge.sequence import Events, LastValues
 from qmt_bridge.silence import Silence
-from qmt_bridge.sockets import Curve, connect_dealer, connect_subscriber, load_curve
+from qmt_bridge.sockets import connect_dealer, connect_subscriber
 from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.positions import JournalPosition
@@ -68,9 +69,12 @@ Without such a function the log gets these sentences."""
 def subscribe(
     *topics: str,
     market_addr: str = default("market_addr"),
-    trade_addr: str = default("trade_addr"),
+    trade_addr: str = "",
     ask_addr: str = default("ask_addr"),
+    trade_ask_addr: str = "",
+    open_trade_addr: bool = False,
     curve_dir: str = "",
+    data_dir: str = "",
     snapshot: bool = True,
     timeout: float | None = None,
     after: After = None,
@@ -99,10 +103,26 @@ def subscribe(
     tell = on_notice or _log
     behaviours = {Topic(topic): _behaviour(topic) for topic in spelled(topics, tell)}
     sequence = _sequence(behaviours, snapshot, after, epoch)
-    curve = load_curve(curve_dir, "gateway")
-    link = _Link(_wanted(behaviours), {"market": market_addr, "trade": trade_addr}, ask_addr, curve, tell)
+    config = Config(
+        market_addr=market_addr,
+        trade_addr=trade_addr,
+        ask_addr=ask_addr,
+        trade_ask_addr=trade_ask_addr,
+        open_trade_addr=open_trade_addr,
+        curve_dir=curve_dir,
+        data_dir=data_dir,
+    )
+    link = _Link(_wanted(behaviours), _endpoints(config, behaviours), tell)
     silence = Silence(topic for topic in behaviours if topic != STATUS_TOPIC)
     return _frames(link, sequence, silence, timeout, _Losses(on_gap))
+
+
+def _endpoints(config: Config, behaviours: Mapping[Topic, Behaviour]) -> dict[str, tuple[Endpoint, Endpoint]]:
+    """Return the sockets for messages and for questions, of market data and, if they are wanted, of trade events."""
+    found = {"market": market_endpoints(config, "gateway")}
+    if _trades(behaviours):
+        found["trade"] = trade_endpoints(config, "gateway", makes=False)
+    return found
 
 
 def _trades(behaviours: Mapping[Topic, Behaviour]) -> list[Topic]:
@@ -241,20 +261,16 @@ class _Losses:
 
 
 class _Link:
-    """The sockets of one consumer: a SUB for each address of `wanted`, and a DEALER for questions."""
+    """The sockets of one consumer: for market data and for trade events each a SUB, and a DEALER for questions."""
 
     def __init__(
         self,
         wanted: Mapping[Topic, str],
-        addresses: Mapping[str, str],
-        ask_addr: str,
-        curve: Curve | None,
+        endpoints: Mapping[str, tuple[Endpoint, Endpoint]],
         on_notice: OnNotice,
     ) -> None:
         self._wanted = wanted
-        self._addresses = addresses
-        self._ask_addr = ask_addr
-        self._curve = curve
+        self._endpoints = endpoints
         self._on_notice = on_notice
         self._opened: list[zmq.Socket[bytes]] = []
         self._links = Links()
@@ -264,20 +280,27 @@ class _Link:
         # collector finalizes the older of two unreachable objects first: a context that is older than the iterator
         # would wait for the sockets.
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        # By what they are for: "market" or "trade"; both may be asked by one socket.
         self._subscribers: dict[str, zmq.Socket[bytes]] = {}
+        self._dealers: dict[str, zmq.Socket[bytes]] = {}
 
     def connect(self) -> None:
         """Subscribe first, ask second: a message published between the two then arrives twice, and is not lost."""
-        links, curve = self._links, self._curve
         self._context = zmq.Context()
-        for topic, name in self._wanted.items():
-            if name not in self._subscribers:
-                opened = connect_subscriber(self._context, self._addresses[name], curve, links, f"{name}_addr")
-                self._subscribers[name] = opened
+        for topic, kind in self._wanted.items():
+            if kind not in self._subscribers:
+                where = self._endpoints[kind][0]
+                opened = connect_subscriber(self._context, where.address, where.curve, self._links, where.name)
+                self._subscribers[kind] = opened
                 self._opened.append(opened)
-            self._subscribers[name].subscribe(topic.encode("ascii"))
-        self._dealer = connect_dealer(self._context, self._ask_addr, curve, links)
-        self._opened.append(self._dealer)
+            self._subscribers[kind].subscribe(topic.encode("ascii"))
+        by_name: dict[str, zmq.Socket[bytes]] = {}
+        for kind, (_, where) in self._endpoints.items():
+            if where.name not in by_name:
+                dealer = connect_dealer(self._context, where.address, where.curve, self._links, where.name)
+                by_name[where.name] = dealer
+                self._opened.append(dealer)
+            self._dealers[kind] = by_name[where.name]
         self._poller = zmq.Poller()
         for subscriber in self._subscribers.values():
             self._poller.register(subscriber, zmq.POLLIN)
@@ -286,34 +309,42 @@ class _Link:
     def wait(self, until: Iterable[float], sequence: sequences.Sequence, silence: Silence) -> float:
         """Wait for a message, at most until the earliest of `until`, and send questions; return the time after that."""
         now = time.monotonic()
-        self._poller.register(self._dealer, zmq.POLLIN | zmq.POLLOUT if sequence.asks(now) else zmq.POLLIN)
+        asking = dict.fromkeys(self._dealers.values(), False)
+        for kind, dealer in self._dealers.items():
+            asking[dealer] |= sequence.asks(kind, now)
+        for dealer, asks in asking.items():
+            self._poller.register(dealer, zmq.POLLIN | zmq.POLLOUT if asks else zmq.POLLIN)
         # Windows cannot interrupt poll; after at most LOOK_SECONDS Ctrl-C ends the program.
         ready = dict(self._poller.poll(int(max(0.0, min([now + LOOK_SECONDS, *until]) - now) * 1000) + 1))
         now = time.monotonic()
         self._look_at_links(silence, now)
-        if ready.get(self._dealer, 0) & zmq.POLLOUT:
-            # If the feeder ends at this moment, the other questions are sent when a feeder answers again.
-            with suppress(zmq.Again):
-                for question in sequence.questions(now):
-                    self._dealer.send(encode_ask(question), zmq.NOBLOCK)
+        for kind, dealer in self._dealers.items():
+            if ready.get(dealer, 0) & zmq.POLLOUT:
+                # If the feeder ends at this moment, the other questions are sent when a feeder answers again.
+                with suppress(zmq.Again):
+                    for question in sequence.questions(kind, now):
+                        dealer.send(encode_ask(question), zmq.NOBLOCK)
         return now
 
     def take(self, sequence: sequences.Sequence, now: float) -> list[Frame]:
         """Return the frames that can be handed out after the messages that have arrived."""
         frames: list[Frame] = []
         strange: WireError | None = None
-        for message in _received(self._dealer):
-            try:
-                reply = decode_reply(message[-1])
-            except WireError as exc:
-                strange = exc
-            else:
-                if isinstance(reply, TopicState):
-                    frames += sequence.answered(reply, now)
+        for dealer in dict.fromkeys(self._dealers.values()):
+            for message in _received(dealer):
+                try:
+                    reply = decode_reply(message[-1])
+                    if isinstance(reply, TopicState):
+                        self._check_socket(reply.topic, dealer, self._dealers)
+                        frames += sequence.answered(reply, now)
+                except WireError as exc:
+                    strange = exc
         for subscriber in self._subscribers.values():
             for message in _received(subscriber):
                 try:
-                    frames += sequence.arrived(Frame.from_parts(message))
+                    frame = Frame.from_parts(message)
+                    self._check_socket(frame.topic, subscriber, self._subscribers)
+                    frames += sequence.arrived(frame)
                 except WireError as exc:
                     strange = exc
         if strange is not None:
@@ -322,6 +353,12 @@ class _Link:
                 self._tell_strange(strange)
             self._strange_at = now
         return frames
+
+    def _check_socket(self, topic: str, socket: zmq.Socket[bytes], sockets: Mapping[str, zmq.Socket[bytes]]) -> None:
+        """Raise `WireError` for what claims to be of trade events: who listens for market data may be anybody."""
+        kind = "trade" if topic.startswith(ALL_TRADES) else "market"
+        if sockets.get(kind) is not socket:
+            raise WireError(f"{shown_topic(topic)} does not belong on this socket")
 
     def _tell_strange(self, strange: WireError) -> None:
         if isinstance(strange, WireVersionError):

@@ -59,9 +59,9 @@ class Trouble(StrEnum):
 
 # Of a connecting end; {where} is one address or several, {names} their settings.
 _ADVICE = {
-    Trouble.ABSENT: "nothing answers at {where}: is the feeder running, and is this its address ({names})?",
+    Trouble.ABSENT: "nothing answers at {where}: is the feeder running, and is this its address ({names}, data_dir)?",
     Trouble.KEY_REFUSED: "the feeder at {where} refuses this key: copy gateway.key into the folder clients/ of "
-    "the feeder's curve_dir",
+    "the feeder's curve_dir, or add a role to its file there (of {names})",
     Trouble.FEEDER_KEY: "the feeder at {where} ends the handshake: it has another key than the feeder.key in curve_dir "
     "here (copy that file from the feeder's machine), or no curve_dir at all",
     Trouble.CURVE_MISSING: "the feeder at {where} expects CURVE keys: set curve_dir to a folder with feeder.key and "
@@ -217,6 +217,13 @@ class Links:
         socket.monitor(inproc, EVENTS)
         monitor.connect(inproc)
         self._watched.append(_Watched(socket, monitor, name, address, Inward(curve) if binds else Outward(curve, now)))
+
+    def leave(self, socket: zmq.Socket[bytes]) -> None:
+        """Watch `socket`, which its owner is about to close, no more."""
+        for watched in [each for each in self._watched if each.socket is socket]:
+            socket.disable_monitor()
+            watched.monitor.close(linger=0)
+            self._watched.remove(watched)
 
     def look(self, now: float) -> list[Notice]:
         """Read what has happened; return what is new of it: each trouble at most once a minute."""

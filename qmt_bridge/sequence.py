@@ -248,17 +248,19 @@ class Sequence:
         self._status: FeedStatus | None = None
         self._checked: int | None = None
 
-    def asks(self, now: float) -> bool:
-        """Return whether `questions` has any."""
-        return bool(self.values.unasked) or any(events.asks(now) for events in self._events.values())
+    def asks(self, socket: str, now: float) -> bool:
+        """Return whether `questions` has any for the `socket` "market" or "trade"."""
+        if socket == "market":
+            return bool(self.values.unasked)
+        return any(events.asks(now) for events in self._events.values())
 
-    def questions(self, now: float) -> Iterator[CatchUp]:
-        """Yield what to ask the feeder; a question counts as asked once the next one is asked for."""
-        for part in parts_of(sorted(self.values.unasked)):
+    def questions(self, socket: str, now: float) -> Iterator[CatchUp]:
+        """Yield what to ask the feeder on that socket; a question counts as asked once the next one is asked for."""
+        for part in parts_of(sorted(self.values.unasked)) if socket == "market" else ():
             self._questions += 1
             yield CatchUp(self._questions, part)
             self.values.unasked.difference_update(map(Topic, part))
-        for events in self._events.values():
+        for events in self._events.values() if socket == "trade" else ():
             if events.asks(now):
                 self._questions += 1
                 yield events.ask(self._questions, now)

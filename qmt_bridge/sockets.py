@@ -10,20 +10,14 @@ import logging
 import re
 import socket as system
 import sys
-import threading
 import time
-from collections import deque
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 import zmq
-import zmq.auth
-from zmq.utils import z85
 
-from qmt_bridge import private
+from qmt_bridge.curve.key_folder import Curve
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Links
-from qmt_bridge.keys.certificate import read_certificate, read_certificates
 from qmt_bridge.wire.requests import ASK_BYTES
 from qmt_bridge.wire.topics import TOPIC_BYTES
 
@@ -61,184 +55,14 @@ _MAXRT_OPTION: int | None = 5 if sys.platform == "win32" else getattr(system, "T
 # A feeder that returns has its workers back within half a second, and a closed port is not hammered.
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 400
-# A client with an unknown key makes the feeder read its folder of keys, at most so often.
-KEYS_SECONDS = 1.0
-# Handshakes that wait for that; more are refused at once, and come again.
-MAX_HELD = 100
-# Where libzmq asks about keys (RFC 27), and what says there that the folder was read.
-_ZAP = "inproc://zeromq.zap.01"
-_KEYS_READ = b"keys read"
-_WAKE_LINGER_MS = 1000
-# `close` waits so many seconds for the thread that reads the folder.
-CLOSE_SECONDS = 0.2
 
 _EVERYWHERE = {"://*:": "://127.0.0.1:", "://0.0.0.0:": "://127.0.0.1:", "://[::]:": "://[::1]:"}
 _LOOPBACK = re.compile(r"(tcp://(127\.\d+\.\d+\.\d+|localhost|\[::1\]):|ipc://|inproc://)")
-Role = Literal["feeder", "gateway"]
 
 
 def is_local(address: str) -> bool:
     """Return whether only this machine can reach `address`, so that it needs no keys."""
     return _LOOPBACK.match(address) is not None
-
-
-class Curve(NamedTuple):
-    """Keys of one end: its own pair, and for a connecting end the feeder's public key."""
-
-    public: bytes
-    secret: bytes
-    server: bytes | None
-
-
-def load_curve(curve_dir: str, role: Role) -> Curve | None:
-    """Read the keys of `role` from `curve_dir`; None without a folder; raise `ConfigError` if one is missing."""
-    if not curve_dir:
-        return None
-    folder = Path(curve_dir)
-    try:
-        public, secret = read_certificate(folder / f"{role}.key_secret")
-        server = None if role == "feeder" else read_certificate(folder / "feeder.key").public
-    except (OSError, ValueError) as exc:
-        raise ConfigError("curve_dir", f"cannot read the keys of the {role}: {exc}") from exc
-    private.warn_if_exposed(folder / f"{role}.key_secret", "a secret key")
-    if secret is None:
-        raise ConfigError("curve_dir", f"{folder / f'{role}.key_secret'} holds no secret key")
-    return Curve(public, secret, server)
-
-
-def make_keys(curve_dir: Path) -> list[Path]:
-    """Write a key pair for the feeder and one for its gateways; return the files, never overwrite one.
-
-    The feeder's machine needs ``feeder.key_secret`` and ``clients/``; another machine ``feeder.key`` and
-    ``gateway.key_secret``.
-    """
-    clients = curve_dir / "clients"
-    private.make_folder(clients)
-    written = []
-    for role in ("feeder", "gateway"):
-        if (curve_dir / f"{role}.key_secret").exists():
-            raise ConfigError("curve_dir", f"{curve_dir / f'{role}.key_secret'} exists already")
-        # With its mode before there is a secret in it.
-        private.make_file(curve_dir / f"{role}.key_secret")
-        written += [Path(path) for path in zmq.auth.create_certificates(curve_dir, role)]
-    allowed = clients / "gateway.key"
-    allowed.write_text((curve_dir / "gateway.key").read_text(encoding="utf-8"), encoding="utf-8")
-    return [*written, allowed]
-
-
-class Authenticator:
-    """Admits only the client keys in `curve_dir`/clients (ZAP, RFC 27); without one CURVE accepts any key at all.
-
-    Its owner makes it before anything is bound, polls `socket` and calls `answer`, which never waits for the disk.
-    pyzmq's own authenticators need asyncio, whose loop on Windows cannot poll ZeroMQ.
-    """
-
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], curve_dir: str) -> None:
-        """Read the keys; raise `ConfigError` if there is no such folder."""
-        self._context = context
-        self._clients = Path(curve_dir) / "clients"
-        began = time.monotonic()
-        try:
-            self._allowed = _load_keys(self._clients)
-        except (OSError, ValueError) as exc:
-            raise ConfigError("curve_dir", f"cannot read the keys of clients: {exc}") from exc
-        self._read_after = _next_read(began, time.monotonic())
-        # Handshakes whose key is looked for in the folder: a thread reads it, and says by a message to `socket` that
-        # its answer is here.
-        self._held: list[tuple[list[bytes], bytes, str]] = []
-        self._is_reading = False
-        self._reader: threading.Thread | None = None
-        self._read: deque[frozenset[bytes] | Exception] = deque()
-        self._failure = ""
-        self._refused: set[bytes] = set()
-        # Not a REP, which would have to answer in the order of the requests.
-        self.socket = context.socket(zmq.ROUTER)
-        self.socket.linger = 0
-        self.socket.bind(_ZAP)
-
-    def answer(self) -> None:
-        """Admit or refuse one client whose handshake waits, or those whose keys were looked for."""
-        message = self.socket.recv_multipart()
-        if message[1:] == [_KEYS_READ]:
-            self._take_keys()
-            return
-        name, _, version, number, _, address, _, _, *credentials = message
-        reply = [name, b"", version, number]
-        # Credentials of CURVE are the public key alone.
-        key = z85.encode(credentials[0]) if len(credentials) == 1 and len(credentials[0]) == 32 else b""
-        shown = address.decode(errors="replace")
-        if key in self._allowed:
-            self._reply(reply, key, shown)
-        elif len(self._held) < MAX_HELD and (self._is_reading or time.monotonic() >= self._read_after):
-            # It may have been added meanwhile: a restart of the feeder would cost every client its data.
-            self._held.append((reply, key, shown))
-            if not self._is_reading:
-                self._is_reading = True
-                self._reader = threading.Thread(target=self._read_keys, name="client-keys", daemon=True)
-                self._reader.start()
-        else:
-            self._reply(reply, key, shown)
-
-    def close(self) -> None:
-        """Admit no more; a read that hangs is left behind."""
-        if self._reader is not None:
-            self._reader.join(CLOSE_SECONDS)
-        self.socket.close(linger=0)
-
-    def _reply(self, reply: list[bytes], key: bytes, address: str) -> None:
-        allowed = key in self._allowed
-        # A refused client may come again and again; what is remembered is bounded.
-        if not allowed and key not in self._refused and len(self._refused) < 100:
-            self._refused.add(key)
-            logger.warning(
-                "client key %s of %s is not allowed: to let it in, copy its public key (gateway.key) into %s",
-                key.decode(),
-                address,
-                self._clients,
-            )
-        status = (b"200", b"OK") if allowed else (b"400", b"unknown key")
-        self.socket.send_multipart([*reply, *status, b"", b""])
-
-    def _take_keys(self) -> None:
-        self._is_reading = False
-        keys = self._read.popleft()
-        if isinstance(keys, Exception):
-            # A client with an unknown key makes the feeder read again every second; the same failure is logged once.
-            if str(keys) != self._failure:
-                logger.warning("cannot read the keys of clients again: %s", keys)
-            self._failure = str(keys)
-        else:
-            self._allowed = keys
-            self._failure = ""
-        held, self._held = self._held, []
-        for reply, key, address in held:
-            self._reply(reply, key, address)
-
-    def _read_keys(self) -> None:
-        # On a thread of its own, since a disk may be slow and the keys many.
-        began = time.monotonic()
-        try:
-            self._read.append(_load_keys(self._clients))
-        except Exception as exc:
-            self._read.append(exc)
-        self._read_after = _next_read(began, time.monotonic())
-        try:
-            with self._context.socket(zmq.DEALER) as waker:
-                waker.linger = _WAKE_LINGER_MS
-                waker.connect(_ZAP)
-                waker.send(_KEYS_READ)
-        except zmq.ZMQError as exc:
-            # The owner has ended meanwhile.
-            logger.debug("the keys of clients were read after the socket was closed: %s", exc)
-
-
-def _load_keys(folder: Path) -> frozenset[bytes]:
-    return read_certificates(folder)
-
-
-def _next_read(began: float, ended: float) -> float:
-    # However many keys there are, reading them takes a tenth of the time at the most.
-    return ended + max(KEYS_SECONDS, 9 * (ended - began))
 
 
 def bind_publisher(
@@ -267,15 +91,19 @@ def bind_publisher(
 
 
 def bind_router(
-    context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None, links: Links | None = None
+    context: zmq.Context[zmq.Socket[bytes]],
+    address: str,
+    curve: Curve | None,
+    links: Links | None = None,
+    name: str = "ask_addr",
 ) -> zmq.Socket[bytes]:
-    """Bind the ROUTER that answers questions; EAGAIN says that an asker is full, EHOSTUNREACH that it is gone."""
+    """Bind the ROUTER of the setting `name`; EAGAIN says that an asker is full, EHOSTUNREACH that it is gone."""
     socket = context.socket(zmq.ROUTER)
     socket.router_mandatory = True
     socket.sndhwm = ANSWER_MARK
     socket.rcvhwm = QUESTION_MARK
     socket.maxmsgsize = ASK_BYTES + _FRAMING_BYTES
-    return _bind(socket, "ask_addr", address, curve, links)
+    return _bind(socket, name, address, curve, links)
 
 
 def connect_subscriber(
@@ -297,14 +125,18 @@ def connect_subscriber(
 
 
 def connect_dealer(
-    context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None, links: Links | None = None
+    context: zmq.Context[zmq.Socket[bytes]],
+    address: str,
+    curve: Curve | None,
+    links: Links | None = None,
+    name: str = "ask_addr",
 ) -> zmq.Socket[bytes]:
     """Connect a DEALER to the feeder's ROUTER; sending raises `zmq.Again` while the feeder is away."""
     socket = context.socket(zmq.DEALER)
     socket.immediate = True
     socket.sndhwm = 100_000
     socket.rcvhwm = 100_000
-    return _connect(socket, "ask_addr", address, curve, links)
+    return _connect(socket, name, address, curve, links)
 
 
 def _bind(
@@ -318,7 +150,8 @@ def _bind(
             socket.curve_publickey = curve.public
             socket.curve_secretkey = curve.secret
             socket.curve_server = True
-            socket.zap_domain = b"qmt-bridge"
+            # The authenticator has a list of its own for each socket.
+            socket.zap_domain = name.encode()
         reason = _why_not(address)
         if reason:
             raise ConfigError(name, f"cannot listen on {address}: {reason}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +17,11 @@ from qmt_bridge import log
 # A shell ignores SIGINT for the tests that it starts in the background; the programs of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# The folder of the user, in which a gateway without `data_dir` keeps its files.
+os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="qmt-bridge-")
+atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
 
 
 # `log.configure` sets their levels; a logger that does not exist before a test is not restored after it.

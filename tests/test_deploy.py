@@ -608,13 +608,13 @@ def test_documented_settings_files_load(tmp_path):
 
 
 def test_programs_of_the_readme_print_ticks(tmp_path, run):
-    market, trade, ask, port = free_ports(4)
+    market, ask, port = free_ports(3)
     marked = dict(MARKED.findall(text("README.md")))
     bin_folder = f"{Path(sys.executable).parent}{os.sep}"
     # As written, but with free ports and a folder of its own.
     words = shlex.split(marked["run"].replace(".venv/bin/", bin_folder))
     words += [f"--port={port}", f"--data-dir={tmp_path}"]
-    words += address_options(dict(zip(WIRE, map(tcp, (market, trade, ask)), strict=True)))
+    words += address_options(dict(zip(WIRE, map(tcp, (market, ask)), strict=True)))
     run(words).wait_for("SIMULATED")
 
     blocks = BLOCK.findall(text("README.md"))

@@ -41,7 +41,9 @@ TOP = {
 WIRE = {"qmt_bridge.wire", "qmt_bridge.closes", "qmt_bridge.errors", "msgspec", "orjson"}
 EDGE = WIRE | {
     "qmt_bridge.__version__",
+    "qmt_bridge.addresses",
     "qmt_bridge.config",
+    "qmt_bridge.curve",
     "qmt_bridge.handshakes",
     "qmt_bridge.keys",
     "qmt_bridge.private",
@@ -125,12 +127,13 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     (
         "qmt_bridge/commands/doctor/*",
         {
+            "qmt_bridge.addresses.endpoint",
             "qmt_bridge.commands.doctor",
             "qmt_bridge.config",
+            "qmt_bridge.curve.key_folder.End",
             "qmt_bridge.errors",
-            "qmt_bridge.keys.exposure",
             "qmt_bridge.handshakes",
-            "qmt_bridge.sockets",
+            "qmt_bridge.keys.exposure",
         },
         {"asyncio", "socket", "subprocess", "threading"},
     ),

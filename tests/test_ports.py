@@ -44,6 +44,6 @@ def test_a_part_that_is_used_up_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_addresses_of_a_feeder_are_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ports, "_unused", iter([1, 2, 3]))
-    options = ["--market-addr=tcp://127.0.0.1:1", "--trade-addr=tcp://127.0.0.1:2", "--ask-addr=tcp://127.0.0.1:3"]
+    monkeypatch.setattr(ports, "_unused", iter([1, 2]))
+    options = ["--market-addr=tcp://127.0.0.1:1", "--ask-addr=tcp://127.0.0.1:2"]
     assert ports.address_options(ports.free_addresses()) == options

@@ -31,19 +31,43 @@ from qmt_bridge.config import (
     given_settings,
     load_config,
 )
+from qmt_bridge.curve.certificate import ROLES, checked_roles
 from qmt_bridge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qmt_bridge.sockets import Role
+    from qmt_bridge.curve.key_folder import End
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-def keygen(folder: Path) -> None:
-    """Write CURVE key pairs for the feeder and its gateways, needed when they are on different machines."""
-    from qmt_bridge.sockets import make_keys
+@click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False))
+@click.option("--name", help="Add one client of this name to FOLDER, which has the keys of a feeder.")
+@click.option("--roles", help=f"What that client may do, some of {','.join(ROLES)}.")
+@settings("curve_dir", "data_dir")
+def keygen(config_file: Path | None, folder: Path | None, name: str | None, roles: str | None, **flags: Any) -> None:
+    """Write CURVE key pairs for the feeder and its gateways, or add the key of one client.
 
+    \b
+    qmt-bridge keygen keys
+    qmt-bridge keygen keys --name desk --roles trade,ask
+
+    Without FOLDER, --name adds to curve_dir, or else to the keys that the feeder has made in its data folder. The file
+    of a client in clients/ admits it: to remove it ends its connections within two seconds.
+    """
+    from qmt_bridge.addresses.endpoint import own_key_folder
+    from qmt_bridge.curve.key_folder import add_client, make_keys
+
+    config = load_settings(config_file, flags, only=True)
     try:
+        if name is not None:
+            home = folder or (Path(config.curve_dir) if config.curve_dir else own_key_folder(config))
+            own = add_client(home, name, checked_roles(roles or ""))
+            click.echo(own)
+            click.echo(f"copy this folder to the machine of {name}, and set curve_dir to it there; then remove it here")
+            return
+        if roles is not None:
+            no_effect("roles", "it is for --name")
+        if folder is None:
+            raise click.UsageError("Missing argument 'FOLDER' (or --name).")
         written = make_keys(folder)
     except ConfigError as exc:
         fail(exc)
@@ -61,7 +85,7 @@ def keygen(folder: Path) -> None:
     help="What runs on this machine.  [default: by the settings that are given, else both]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
-def doctor(config_file: Path | None, role: Role | None, as_json: bool, **flags: Any) -> None:
+def doctor(config_file: Path | None, role: End | None, as_json: bool, **flags: Any) -> None:
     """Say what is right and wrong on this machine; exit with 1 if something is wrong."""
     for name in sorted(CREDENTIALS):
         refuse_visible(name)

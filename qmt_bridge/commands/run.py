@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from qmt_bridge import __version__
+from qmt_bridge.addresses import endpoint
 from qmt_bridge.commands import gateway_address, supervisor
 from qmt_bridge.commands.options import (
     asked_to_stop,
@@ -92,7 +93,7 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
     lines = [
         f"QMT Bridge {__version__} is up",
         f"  source   {source}, state {status['feed']}",
-        f"  feeder   pid {pids['feeder']}, {config.market_addr} {config.trade_addr} {config.ask_addr}",
+        f"  feeder   pid {pids['feeder']}, {' '.join(dict.fromkeys(endpoint.addresses(config).values()))}",
         f"  gateway  pid {pids['gateway']}, {workers}, http{s}://{host}:{config.port}/readyz /healthz /metrics",
         f"  market   {base}/ws/realtime /ws/whole_quote /ws/l2_thousand /ws/download_progress /ws/formula",
     ]
@@ -102,6 +103,8 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
         lines.append(f"  trade    {base}/ws/trade?api_key=<your key>")
     if config.open_market_data and not (is_loopback(config.host) and not config.behind_proxy):
         lines.append(f"  open     every client that reaches {config.host} gets market data (open_market_data)")
+    if config.open_trade_addr and not config.curve_dir:
+        lines.append("  open     every user of this machine gets trade events and downloads (open_trade_addr)")
     lines.append("  stop     Ctrl-C")
     click.echo("\n".join(lines))
 

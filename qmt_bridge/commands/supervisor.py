@@ -23,8 +23,9 @@ import psutil
 import zmq
 
 from qmt_bridge import sockets
+from qmt_bridge.addresses import endpoint
 from qmt_bridge.commands.gateway_address import ASK_TIMEOUT, ask_gateway
-from qmt_bridge.config import ADDRESSES, Config
+from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.process import child
 from qmt_bridge.process.child import STOP_SECONDS, TRY_AGAIN
@@ -165,10 +166,10 @@ class _Questions:
     def __init__(self, config: Config, instance: str) -> None:
         """Connect; raise `ConfigError` for keys or an address that cannot be used."""
         self._instance = instance
-        curve = sockets.load_curve(config.curve_dir, "gateway")
+        _, ask = endpoint.market_endpoints(config, "gateway")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self._socket = sockets.connect_dealer(self._context, config.ask_addr, curve)
+            self._socket = sockets.connect_dealer(self._context, ask.address, ask.curve)
         except BaseException:
             self._context.term()
             raise
@@ -317,8 +318,7 @@ def run(config: Config, settings: Mapping[str, Sequence[str]], stop: Stop, ready
 
 def check_addresses(config: Config) -> None:
     """Raise `ConfigError` for an address of the feeder that a gateway cannot connect to."""
-    for name in ADDRESSES:
-        address: str = getattr(config, name)
+    for name, address in endpoint.addresses(config).items():
         if address.startswith("tcp:") and address.rpartition(":")[2] in ("0", "*"):
             raise ConfigError(name, f"{address} is another port at each start; a gateway needs a fixed one")
         if address.startswith("inproc:"):

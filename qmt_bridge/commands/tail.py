@@ -15,7 +15,7 @@ import click
 import websockets
 from websockets.sync.client import ClientConnection, connect
 
-from qmt_bridge.config import Config
+from qmt_bridge.config import Config, connection
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import QMTBridgeError, WireError
 from qmt_bridge.silence import FIRST_SECONDS
@@ -38,10 +38,7 @@ def from_wire(topics: Sequence[str], config: Config, count: int | None, after: i
     """
     frames = subscribe(
         *topics,
-        market_addr=config.market_addr,
-        trade_addr=config.trade_addr,
-        ask_addr=config.ask_addr,
-        curve_dir=config.curve_dir,
+        **connection(config),
         after=after,
         on_notice=lambda notice: click.echo(notice.text, err=True),
     )

@@ -23,8 +23,8 @@ from qmt_bridge.commands.options import (
     warn_visible,
 )
 from qmt_bridge.config import (
+    CONNECTION,
     LOG,
-    WIRE,
 )
 from qmt_bridge.errors import QMTBridgeError
 
@@ -37,7 +37,7 @@ from qmt_bridge.errors import QMTBridgeError
 @click.option("--send", help="First frame to send to the URL, instead of one made from the codes.")
 @click.option("--after", type=click.IntRange(min=0), help="Trade events: begin after this position.")
 @ca_option
-@settings("api_key", *WIRE)
+@settings("api_key", *CONNECTION)
 def tail(
     config_file: Path | None,
     topics: tuple[str, ...],
@@ -87,7 +87,7 @@ def tail(
 def _refuse_for_url(topics: tuple[str, ...], send: str | None) -> None:
     """Refuse flags and codes that have no effect with a URL."""
     path = urlsplit(topics[0]).path.rstrip("/")
-    refuse("a gateway is asked, not the feeder", *WIRE)
+    refuse("a gateway is asked, not the feeder", *CONNECTION)
     if send is not None:
         refuse("--send is the whole request", "period", "codes_file")
         _refuse_codes(topics, "--send is the whole request")
@@ -124,7 +124,7 @@ def _refuse_period(codes_file: str | None) -> None:
 @click.option("--period", default="tick", show_default=True, help="Period of the codes in the file.")
 @click.option("--out", required=True, help="The tape; .zst compresses it, {date} in it begins a new one every day.")
 @click.option("--rotate", type=click.Choice(("day", "hour")), help="Begin a new tape every Shanghai day or hour.")
-@settings(*WIRE, *LOG)
+@settings(*CONNECTION, *LOG)
 @click.option("--until-eof", is_flag=True, hidden=True)
 def record(
     config_file: Path | None,

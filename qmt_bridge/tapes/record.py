@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, cast
 
-from qmt_bridge.config import Config
+from qmt_bridge.config import Config, connection
 from qmt_bridge.consumer import spelled, subscribe
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
@@ -79,13 +79,7 @@ class Recorder:
         # Messages by prefix, for the summary.
         self._silence = Silence(Topic(topic) for topic in topics if topic != STATUS_TOPIC)
         self._session = session_frame(topics, version)
-        frames = subscribe(
-            *topics,
-            market_addr=config.market_addr,
-            trade_addr=config.trade_addr,
-            ask_addr=config.ask_addr,
-            curve_dir=config.curve_dir,
-        )
+        frames = subscribe(*topics, **connection(config))
         self._frames = cast(Generator[Frame, None, None], frames)
         self._thread = threading.Thread(target=self._consume, name="recorder", daemon=True)
         # Guards everything below.

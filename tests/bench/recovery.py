@@ -200,7 +200,7 @@ def _config(**settings: Any) -> Iterator[Config]:
     names = ("market_addr", "trade_addr", "ask_addr")
     addresses = {name: f"tcp://127.0.0.1:{free_port()}" for name in names}
     with tempfile.TemporaryDirectory(prefix="qmt-bridge-") as folder:
-        own = {"data_dir": folder, "port": free_port(), "api_key": KEY, "log_level": "warning"}
+        own = {"data_dir": folder, "port": free_port(), "api_key": KEY, "log_level": "warning", "open_trade_addr": True}
         yield Config(**{**addresses, **own, **settings})
 
 

@@ -172,7 +172,12 @@ def fed(shape: str = "quote", kind: str = "feeder") -> Iterator[Publisher]:
     any_port = "tcp://127.0.0.1:*"
     with tempfile.TemporaryDirectory(prefix="qmt-bridge-") as folder:
         config = Config(
-            data_dir=folder, market_addr=any_port, trade_addr=any_port, ask_addr=any_port, log_level="warning"
+            data_dir=folder,
+            market_addr=any_port,
+            trade_addr=any_port,
+            ask_addr=any_port,
+            open_trade_addr=True,
+            log_level="warning",
         )
         options = {"config": config, "shape": shape} if kind == "feeder" else {"config": config}
         with Publisher(kind, LOAD_CORES, **options) as publisher:
@@ -195,7 +200,7 @@ def gateway(
             yield Running(f"ws://127.0.0.1:{port}/ws/realtime", publisher, _tree(pid, settings.get("workers", 1)))
 
 
-_ADDRESSES = ("market_addr", "trade_addr", "ask_addr")
+_ADDRESSES = ("market_addr", "trade_addr", "ask_addr", "open_trade_addr")
 
 
 def _tree(pid: int, workers: int) -> tuple[int, ...]:

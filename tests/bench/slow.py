@@ -89,7 +89,7 @@ def serve(rate: int, seconds: float, pipe: multiprocessing.connection.Connection
     """Publish until the pipe says to end; runs in a process of its own."""
     free = "tcp://127.0.0.1:*"
     with tempfile.TemporaryDirectory() as folder:
-        rig = Rig(Config(market_addr=free, trade_addr=free, ask_addr=free, data_dir=Path(folder)))
+        rig = Rig(Config(market_addr=free, ask_addr=free, data_dir=folder))
         pipe.send(rig.serve().port)
         began, published = time.monotonic(), 0
         while not pipe.poll(0.002):

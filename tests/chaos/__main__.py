@@ -125,6 +125,8 @@ class Run:
         names = ("QMT_BRIDGE_MARKET_ADDR", "QMT_BRIDGE_TRADE_ADDR", "QMT_BRIDGE_ASK_ADDR")
         feeder = dict(zip(names, (f"tcp://127.0.0.1:{port}" for port in ports), strict=True))
         gateway = dict(zip(names, (f"tcp://127.0.0.1:{proxy.port}" for proxy in self.wires), strict=True))
+        # A proxy stands between, so that neither end can know the other by a folder.
+        feeder["QMT_BRIDGE_OPEN_TRADE_ADDR"] = gateway["QMT_BRIDGE_OPEN_TRADE_ADDR"] = "true"
         feeder |= {
             "QMT_BRIDGE_SOURCE": "sim",
             "QMT_BRIDGE_DATA_DIR": str(self.disk.path),

@@ -114,7 +114,8 @@ class Consumer:
             self.market.rcvhwm = high_water_mark
             self.market.connect(feeder.publisher.market_addr)
         self.trade = sockets.connect_subscriber(self.context, feeder.publisher.trade_addr, None)
-        self.dealer = sockets.connect_dealer(self.context, feeder.publisher.ask_addr, None)
+        # Questions of both kinds are answered there.
+        self.dealer = sockets.connect_dealer(self.context, feeder.publisher.trade_ask_addr, None)
         self.number = 0
 
     def frame(self, socket: zmq.Socket[bytes] | None = None) -> Frame:
@@ -672,7 +673,7 @@ def test_a_journal_is_read_only_as_fast_as_its_asker_takes_it(
             # At most 64 MiB may wait for the disk.
             wait_for(lambda last=number + 1: feeder.publisher._sent.newest == last)
     wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 600)
-    with stranger(feeder.publisher.ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
+    with stranger(feeder.publisher.trade_ask_addr, zmq.DEALER, rcvhwm=1) as deaf:
         deaf.send(encode_ask(CatchUp(1, [ALL_TRADES], 0)))
         wait_for(lambda: feeder.publisher._answers.askers._full)
         assert feeder.publisher._answers.replays[0].position.seq < 600

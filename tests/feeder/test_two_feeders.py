@@ -14,7 +14,7 @@ import pytest
 from tests.support.ports import ANY_PORT
 
 SECONDS = 20.0
-ADDRESSES = ("market_addr", "trade_addr", "ask_addr")
+ADDRESSES = ("market_addr", "ask_addr")
 FREE = dict.fromkeys(ADDRESSES, ANY_PORT)
 
 
@@ -48,8 +48,8 @@ def first(tmp_path: Path) -> Iterator[Callable[[dict[str, str]], dict[str, str]]
             if "feeder started" in line:
                 _, _, told = line.partition("market ")
                 market, _, rest = told.strip().partition(", trade ")
-                trade, _, ask = rest.partition(", ask ")
-                return dict(zip(ADDRESSES, (market, trade, ask), strict=True))
+                ask, _, _ = rest.partition(", ask ")[2].partition(", ask about ")
+                return dict(zip(ADDRESSES, (market, ask), strict=True))
         raise AssertionError("the first feeder did not start in time")
 
     try:

@@ -186,9 +186,10 @@ def keys(rng: random.Random, folder: Path) -> None:
     """Read files of keys, and find keys in what clients send."""
     from gateway.auth import presented_key
     from gateway.keys.table import Table
+    from qmt_bridge.curve.authenticator import Authenticator
+    from qmt_bridge.curve.key_folder import load_curve, make_keys
     from qmt_bridge.keys.key import check_length, checked_accounts, checked_scopes, make_key, seconds_of, sha256
     from qmt_bridge.keys.key_file import note_used, read_keys, read_used
-    from qmt_bridge.sockets import Authenticator, load_curve, make_keys
 
     name = {"name": "a", "sha256": sha256("k"), "scopes": ["market"]}
     good = json.dumps({"version": 1, "keys": [name, {**name, "name": "b", "sha256": "0" * 64}]}).encode()

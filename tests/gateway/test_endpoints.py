@@ -484,7 +484,7 @@ async def test_reused_positions_after_a_crash_are_refused(rig: Rig) -> None:
         publisher = rig.feeder.publisher
         transmit = publisher._transmit
         # The first events of the new epoch are lost on the way.
-        publisher._transmit = lambda to, *rest: None if to is publisher._trade else transmit(to, *rest)  # type: ignore
+        publisher._transmit = lambda to, *rest: None if to is publisher._doors.trade else transmit(to, *rest)  # type: ignore
         for number in range(5):
             rig.source.trade("order", order_id=number)
         await until(lambda: publisher._sent.newest == 7, "the events")

@@ -20,7 +20,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.positions import JournalPosition
-from qmt_bridge.wire.requests import TopicState
+from qmt_bridge.wire.requests import DownloadStarted, TopicState, encode_reply
 from qmt_bridge.wire.topics import ALL_TRADES, Topic, quote_topic
 from tests.support.waiting import until
 
@@ -141,7 +141,7 @@ class Pressed:
         market, trade, ask = (
             each.getsockopt_string(zmq.LAST_ENDPOINT) for each in (self.market, self.trade, self.router)
         )
-        config = Config(market_addr=market, trade_addr=trade, ask_addr=ask, api_key="x" * 32)
+        config = Config(market_addr=market, trade_addr=trade, ask_addr=ask, open_trade_addr=True, api_key="x" * 32)
         self.clients = Clients()
         self.feed = Feed(config, lambda: None, self.clients)
         self.seq = 0
@@ -219,3 +219,29 @@ async def test_leaving_and_joining_after_the_stop_do_nothing() -> None:
     assert TOPIC not in feed.hub.streams
     feed.hub.join({TOPIC: member}, time.monotonic())
     feed.hub.leave(TOPIC, member)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(TopicState(1, ALL_TRADES, "live", None, None, 1, 2, frames.encode([])), id="journal"),
+        pytest.param(DownloadStarted(1, "download/x/"), id="download"),
+    ],
+)
+def test_an_answer_about_trades_on_the_open_socket_is_dropped(
+    reply: TopicState | DownloadStarted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Answering:
+        def recv_multipart(self, flags: int) -> list[bytes]:
+            return [encode_reply(reply)]
+
+    feed = Feed(Config(), lambda: None, Clients())
+    answered: list[TopicState] = []
+    monkeypatch.setattr(feed.hub, "answer", lambda state, now: answered.append(state))
+    market, trade = Answering(), Answering()
+    feed._dealer, feed._trade_dealer = market, trade  # type: ignore[assignment]
+    feed._take_reply(market, 0.0)  # type: ignore[arg-type]
+    assert (feed.malformed, answered) == (1, [])
+    feed._take_reply(trade, 0.0)  # type: ignore[arg-type]
+    assert feed.malformed == 1
+    assert len(answered) == isinstance(reply, TopicState)

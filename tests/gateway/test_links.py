@@ -11,6 +11,7 @@ import zmq
 from gateway.writer import PreparedFrames
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
+from qmt_bridge.curve.key_folder import make_keys
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.topics import STATUS_TOPIC
 from tests.support.rig import Rig, Server, readiness
@@ -25,14 +26,15 @@ ADDRESSES = {"market_addr", "trade_addr", "ask_addr"}
 def config(config: Config, tmp_path: Path) -> Config:
     """Return settings with keys; the folder "stranger" has the key of a gateway that the feeder does not allow."""
     for name in ("keys", "stranger"):
-        sockets.make_keys(tmp_path / name)
+        make_keys(tmp_path / name)
     (tmp_path / "stranger" / "feeder.key").write_bytes((tmp_path / "keys" / "feeder.key").read_bytes())
     return msgspec.structs.replace(config, curve_dir=str(tmp_path / "keys"))
 
 
 def refused(rig: Rig, curve_dir: str) -> Server:
     """Start a gateway that the feeder refuses."""
-    server = Server(msgspec.structs.replace(rig.config, curve_dir=curve_dir), rig.ws)
+    # Without keys, questions about trade events have an address of their own.
+    server = Server(msgspec.structs.replace(rig.config, curve_dir=curve_dir, trade_ask_addr=""), rig.ws)
     server.start()
     rig.servers.append(server)
     return server
@@ -79,7 +81,7 @@ async def test_reason_names_a_feeder_of_another_version(
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     sources = [sockets.bind_publisher(context, "market_addr", ANY_PORT, None) for _ in range(2)]
     addresses = dict(zip(("market_addr", "trade_addr"), (each.last_endpoint.decode() for each in sources), strict=True))
-    server = Server(msgspec.structs.replace(config, curve_dir="", **addresses), PreparedFrames)
+    server = Server(msgspec.structs.replace(config, curve_dir="", open_trade_addr=True, **addresses), PreparedFrames)
     server.start()
     try:
 

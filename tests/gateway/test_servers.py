@@ -86,7 +86,7 @@ async def test_server_serves_sockets_checks_keys_and_logs_none(
 
 def test_test_client_opens_sockets_without_a_feeder(config: Config) -> None:
     nowhere = "tcp://127.0.0.1:9"
-    lonely = Config(api_key=KEY, market_addr=nowhere, trade_addr=nowhere, ask_addr=nowhere)
+    lonely = Config(api_key=KEY, market_addr=nowhere, ask_addr=nowhere, data_dir=config.data_dir)
     client = TestClient(create_app(lonely))
     with client.websocket_connect("/ws/realtime") as one, client.websocket_connect("/ws/whole_quote") as two:
         one.send_json({"action": "subscribe", "id": 1, "stocks": ["600519.SH"]})

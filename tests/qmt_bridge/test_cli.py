@@ -19,7 +19,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
 from qmt_bridge.commands import run as run_commands
-from qmt_bridge.config import ENV_PREFIX, LOG, NAMES, WIRE, choices, env_name, load_config
+from qmt_bridge.config import ENV_PREFIX, LOG, NAMES, WIRE, Config, choices, env_name, load_config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.topics import quote_topic
@@ -411,3 +411,30 @@ def test_tail_of_a_url_prints_frames() -> None:
         result = run("tail", url, "600519.SH", "--period", "1m", "-n", "2")
     assert [json.loads(line) for line in result.stdout.splitlines()] == [{"n": 0}, {"n": 1}]
     assert json.loads(asked[0]) == {"stocks": ["600519.SH"], "period": "1m"}
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+def test_the_banner_names_open_trade_events(is_open: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    config = Config(api_key="0123456789abcdef", open_trade_addr=is_open, data_dir=str(tmp_path))
+    status = {"source": "sim", "simulated": True, "feed": "up"}
+    run_commands._banner(config, status, {"feeder": 1, "gateway": 2}, False)
+    printed = capsys.readouterr().out
+    assert ("every user of this machine gets trade events" in printed) == is_open
+    assert ("tcp://127.0.0.1:5556" in printed) == (is_open or sys.platform == "win32")
+
+
+def test_keygen_adds_a_client_with_roles(tmp_path: Path) -> None:
+    folder = tmp_path / "curve"
+    assert run("keygen", str(folder)).returncode == 0
+    added = run("keygen", str(folder), "--name", "desk", "--roles", "trade,ask")
+    assert added.returncode == 0, added.stderr
+    assert added.stdout.splitlines()[0] == str(folder / "desk")
+    assert 'roles = "trade,ask"' in (folder / "clients" / "desk.key").read_text(encoding="utf-8")
+    for arguments, said in (
+        (["--name", "desk", "--roles", "trade"], "is taken"),
+        (["--name", "other", "--roles", "all"], "expected some of market,trade,ask,download"),
+        (["--roles", "trade"], "it is for --name"),
+    ):
+        refused = run("keygen", str(folder), *arguments)
+        assert refused.returncode != 0
+        assert said in refused.stderr

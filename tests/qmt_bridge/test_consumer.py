@@ -19,14 +19,17 @@ import zmq
 from feeder.app import Feeder
 from qmt_bridge import consumer as consumer_module
 from qmt_bridge import sequence, silence, sockets
+from qmt_bridge.addresses import ipc_folder
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
+from qmt_bridge.curve.key_folder import make_keys
 from qmt_bridge.errors import BadCode, BadRequest, ConfigError, Refused, WireError
 from qmt_bridge.handshakes import Notice, Trouble
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import TopicState, decode_ask, encode_reply
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic, whole_topic
+from tests.support.foreigner import foreigner
 from tests.support.greeter import (
     SECONDS,
     Addresses,
@@ -399,9 +402,10 @@ def test_the_documented_program_misses_no_event(config: Config, tmp_path: Path) 
     trade_once(source, 1500)
     where = addresses(feeder)
     fixed = msgspec.structs.replace(config, **msgspec.structs.asdict(where))
-    for documented, here in (("tcp://127.0.0.1:5556", where.trade_addr), ("tcp://127.0.0.1:5557", where.ask_addr)):
-        assert program.count(documented) == 1
-        program = program.replace(documented, here)
+    # As it stands, but with the folder of this test.
+    documented, here = '"~/.local/share/qmt-bridge/run"', repr(str(ipc_folder.own_folder(config.data_path)))
+    assert program.count(documented) == 1
+    program = program.replace(documented, here)
     file = tmp_path / "program.py"
     file.write_text(program, encoding="utf-8")
     command = [sys.executable, str(file)]
@@ -540,8 +544,8 @@ def test_a_pending_topic_is_asked_about_until_it_is_decided() -> None:
 
 def test_with_curve_only_the_allowed_consumer_is_served(config: Config, tmp_path: Path) -> None:
     allowed, foreign = tmp_path / "allowed", tmp_path / "foreign"
-    sockets.make_keys(allowed)
-    sockets.make_keys(foreign)
+    make_keys(allowed)
+    make_keys(foreign)
     # The stranger has the feeder's key, but the feeder does not have the stranger's.
     (foreign / "feeder.key").write_bytes((allowed / "feeder.key").read_bytes())
     feeder = Feeder(msgspec.structs.replace(config, curve_dir=str(allowed)), Greeter())
@@ -650,3 +654,24 @@ def test_foreign_messages_end_no_consumer(feed: Addresses, caplog: pytest.LogCap
     finally:
         frames.close()  # type: ignore[attr-defined]
         context.destroy(linger=0)
+
+
+def test_an_answer_about_trades_on_the_open_socket_is_no_answer() -> None:
+    link = consumer_module._Link({}, {}, print)
+    market, trade = object(), object()
+    with pytest.raises(WireError, match="does not belong on this socket"):
+        link._check_socket("trade/", market, {"market": market, "trade": trade})  # type: ignore[arg-type,dict-item]
+
+
+def test_a_consumer_takes_no_forged_trade_event(config: Config) -> None:
+    feeder = Feeder(config, Greeter())
+    feeder.start()
+    where = addresses(feeder)
+    trade_once(feeder.source, 1)  # type: ignore[arg-type]  # it is the Greeter
+    assert next(where.subscribe("trade/", after=0)).data["seq"] == 1
+    feeder.stop()
+    with foreigner([where.market_addr], [where.ask_addr]) as foreign:
+        asked = where.subscribe("trade/", "quote/600519.SH/tick/", after=1, timeout=2.0)
+        assert [frame for frame in asked if frame.topic.startswith("trade/")] == []
+        assert foreign.rounds > 10
+        assert foreign.askers

@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 import zmq
-import zmq.auth
 
 from qmt_bridge import handshakes, sockets
+from qmt_bridge.curve.authenticator import Authenticator
+from qmt_bridge.curve.key_folder import Curve, load_curve, make_keys
 from qmt_bridge.handshakes import PATIENCE_SECONDS, REPEAT_SECONDS, Inward, Links, Outward, Trouble
-from qmt_bridge.sockets import Authenticator, Curve
 from tests.support.ports import ANY_PORT, free_port, tcp
 
 SECONDS = 20.0
@@ -157,13 +157,13 @@ def client() -> Iterator[Client]:
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("keys")
     for name in ("feeder", "other"):
-        sockets.make_keys(folder / name)
+        make_keys(folder / name)
     return folder
 
 
 def curve_of(keys: Path, who: str) -> Curve | None:
     """Return the keys of a client: "allowed", "stranger", "wrong feeder", or "none"."""
-    ours, other = (sockets.load_curve(str(keys / name), "gateway") for name in ("feeder", "other"))
+    ours, other = (load_curve(str(keys / name), "gateway") for name in ("feeder", "other"))
     assert ours is not None
     assert other is not None
     return {
@@ -191,7 +191,7 @@ class Feeder:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         links = Links()
         authenticator = Authenticator(context, str(self._keys)) if self._keys else None
-        curve = sockets.load_curve(str(self._keys), "feeder") if self._keys else None
+        curve = load_curve(str(self._keys), "feeder") if self._keys else None
         publisher = sockets.bind_publisher(context, "market_addr", self._wanted, curve, links=links)
         self.address = publisher.getsockopt_string(zmq.LAST_ENDPOINT)
         self._ready.set()
@@ -319,8 +319,8 @@ def test_a_socket_of_another_type_is_told(client: Client) -> None:
 
 def test_a_refused_client_gets_data_once_its_key_is_allowed(client: Client, keys: Path, tmp_path: Path) -> None:
     folder = tmp_path / "curve"
-    sockets.make_keys(folder)
-    ours = sockets.load_curve(str(folder), "gateway")
+    make_keys(folder)
+    ours = load_curve(str(folder), "gateway")
     assert ours is not None
     curve = curve_of(keys, "allowed")
     assert curve is not None

@@ -8,15 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import zmq
-import zmq.auth
 
 from qmt_bridge import config, private
 from qmt_bridge.bookmark import BookmarkFile
 from qmt_bridge.config import load_config
+from qmt_bridge.curve.certificate import MOST_BYTES
+from qmt_bridge.curve.key_folder import load_curve
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.keys.certificate import MOST_BYTES, read_certificate, read_certificates
-from qmt_bridge.sockets import load_curve, make_keys
 from tests.support.limited import MIB, run_limited
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the limits of a process are those of Linux")
@@ -83,37 +81,18 @@ KEY = b"a" * 40
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "holds no public key"),
-        (b"public-key\n", "holds no public key"),
-        (b'public-key = "abc"\n', "public key is not 40 characters of Z85"),
-        (b"public-key = " + b"\xff" * 40, "public key is not 40"),
-        (b"public-key = " + KEY + b"\nsecret-key = " + b"b" * 41, "secret key is not 40"),
-        (b"public-key = " + KEY, "holds no secret key"),
-        (b"#" * (MOST_BYTES + 1), "has more than 65,536 bytes"),
+        (b"", "is no file of a CURVE key"),
+        (b"public-key\n", "is no file of a CURVE key"),
+        (b'public-key = "abc"\n', "is no file of a CURVE key"),
+        (b'public-key = "' + b"\xff" * 40 + b'"', "is no file of a CURVE key"),
+        (b'public-key = "' + KEY + b'"\nsecret-key = "' + b"b" * 41 + b'"', "is no file of a CURVE key"),
+        (b'public-key = "' + KEY + b'"', "holds no secret key"),
+        (b"#" * (MOST_BYTES + 1), "has more than 16,384 bytes"),
     ],
 )
 def test_a_file_without_a_pair_of_curve_keys_is_refused_by_name(tmp_path: Path, content: bytes, said: str) -> None:
     with pytest.raises(ConfigError, match=rf"feeder\.key_secret.*{said}"):
         load_curve(str(curve(tmp_path / "keys", content)), "feeder")
-
-
-def test_a_bad_client_key_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.key").write_bytes(b"public-key = " + KEY)
-    assert read_certificates(tmp_path) == {KEY}
-    (tmp_path / "b.key").write_bytes(b"public-key = x")
-    with pytest.raises(ValueError, match=r"b\.key: its public key"):
-        read_certificates(tmp_path)
-
-
-def test_certificates_are_read_as_pyzmq_reads_them(tmp_path: Path) -> None:
-    make_keys(tmp_path)
-    for name in ("feeder.key", "feeder.key_secret", "gateway.key", "gateway.key_secret"):
-        assert read_certificate(tmp_path / name) == zmq.auth.load_certificate(tmp_path / name)
-    assert read_certificates(tmp_path / "clients") == set(zmq.auth.load_certificates(tmp_path / "clients"))
-    for _ in range(200):
-        public, secret = zmq.curve_keypair()
-        (tmp_path / "any.key").write_bytes(b'public-key = "%b"\n  secret-key = "%b"\n' % (public, secret))
-        assert read_certificate(tmp_path / "any.key") == (public, secret)
 
 
 @pytest.mark.parametrize(

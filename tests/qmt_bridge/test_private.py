@@ -17,10 +17,10 @@ from feeder.journal.journal import Journal
 from qmt_bridge import private
 from qmt_bridge.bookmark import Bookmark, BookmarkFile
 from qmt_bridge.config import load_config
+from qmt_bridge.curve.key_folder import load_curve, make_keys
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.keys.key_file import change_keys
-from qmt_bridge.sockets import load_curve, make_keys
 from qmt_bridge.tapes.tape import Recorded, TapeWriter, session_frame
 from tests.support.paths import ROOT
 
@@ -94,20 +94,6 @@ def test_what_is_written_is_for_its_owner_alone(tmp_path: Path) -> None:
         journal.close()
     assert json.loads((tmp_path / "state" / "cursor.json").read_bytes())["seq"] == 5
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["cursor.json"]
-
-
-def test_a_secret_key_is_never_readable_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import zmq.auth
-
-    create, seen = zmq.auth.create_certificates, []
-
-    def watched(folder: Path, role: str) -> tuple[str, str]:
-        seen.append(mode(folder / f"{role}.key_secret"))
-        return create(folder, role)
-
-    monkeypatch.setattr(zmq.auth, "create_certificates", watched)
-    make_keys(tmp_path)
-    assert seen == [0o600, 0o600]
 
 
 def test_a_folder_of_an_earlier_version_is_restricted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 
 import msgspec
@@ -386,17 +387,23 @@ def heartbeat(trade_seq: int, epoch: int = EPOCH) -> Frame:
     return Frame(STATUS_TOPIC, epoch, 1, 1, 1, frames.encode(status))
 
 
+def questions(sequence: Sequence, now: float) -> Iterator[CatchUp]:
+    """Yield the questions for both sockets."""
+    yield from sequence.questions("market", now)
+    yield from sequence.questions("trade", now)
+
+
 def joined(*topics: Topic) -> Sequence:
     """Return a sequence whose first questions have been asked and answered."""
     sequence = Sequence(LastValues([], True), {topic: Events(topic, JournalPosition(0)) for topic in topics}, False)
-    for question in sequence.questions(0.0):
+    for question in questions(sequence, 0.0):
         nothing = TopicState(question.id, question.topics[0], "live", epoch=EPOCH, body=frames.encode([]))
         assert sequence.answered(nothing, 0.0) == []
     return sequence
 
 
 def asked(sequence: Sequence) -> list[str]:
-    return [topic for question in sequence.questions(1.0) for topic in question.topics]
+    return [topic for question in questions(sequence, 1.0) for topic in question.topics]
 
 
 def test_trade_topics_are_checked_one_heartbeat_after_an_event():
@@ -454,7 +461,7 @@ def test_accounts_of_a_shorter_prefix_are_repaired_separately():
     sequence = joined()
     assert seqs(sequence.arrived(live(5))) == [5]
     assert sequence.arrived(live(7)) == []
-    list(sequence.questions(0.0))
+    list(questions(sequence, 0.0))
     assert seqs(sequence.answered(answer(sequence._questions, 6, 7), 0.1)) == [6, 7]
 
 
@@ -466,7 +473,7 @@ def test_heartbeats_are_handed_out_if_they_were_asked_for():
 
 def test_a_question_that_could_not_be_sent_is_asked_again():
     sequence = Sequence(LastValues([QUOTE], True), {}, False)
-    for question in sequence.questions(0.0):
+    for question in questions(sequence, 0.0):
         assert question.topics == [QUOTE]
         break
     assert asked(sequence) == [QUOTE]
@@ -551,6 +558,6 @@ def test_last_value_of_an_older_epoch_is_asked_for_again_once():
 
 def test_questions_have_different_numbers():
     sequence = Sequence(LastValues([QUOTE], True), {ACCOUNT: Events(ACCOUNT), ALL_TRADES: Events(ALL_TRADES)}, False)
-    numbers = [question.id for question in sequence.questions(0.0)]
+    numbers = [question.id for question in questions(sequence, 0.0)]
     assert len(numbers) == 3
     assert all(one < other for one, other in pairwise(numbers))

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 import zmq
-import zmq.auth
 from zmq.utils.monitor import recv_monitor_message
 
 from qmt_bridge import sockets
+from qmt_bridge.curve import authenticator as authenticators
+from qmt_bridge.curve.authenticator import Authenticator
+from qmt_bridge.curve.certificate import read_certificate
+from qmt_bridge.curve.key_folder import Curve, load_curve, make_keys
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process import holder
-from qmt_bridge.sockets import Authenticator, Curve
 from qmt_bridge.wire.frames import BATCH_BYTES
 from qmt_bridge.wire.requests import ASK_BYTES
 from tests.support.ports import ANY_PORT
@@ -47,7 +49,7 @@ def context() -> Iterator[zmq.Context[Socket]]:
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    sockets.make_keys(tmp_path / "curve")
+    make_keys(tmp_path / "curve")
     return tmp_path / "curve"
 
 
@@ -58,7 +60,7 @@ def authenticator(context: zmq.Context[Socket], keys: Path) -> Authenticator:
 
 @pytest.fixture
 def publisher(context: zmq.Context[Socket], keys: Path, authenticator: Authenticator) -> Socket:
-    return sockets.bind_publisher(context, "market_addr", ANY_PORT, sockets.load_curve(str(keys), "feeder"))
+    return sockets.bind_publisher(context, "market_addr", ANY_PORT, load_curve(str(keys), "feeder"))
 
 
 def serve(authenticator: Authenticator, awaited: Socket, events: int = zmq.POLLIN) -> None:
@@ -83,7 +85,7 @@ def address(socket: Socket) -> str:
 def stranger(keys: Path) -> Curve:
     """Return a key pair that the feeder does not allow, with the feeder's true public key."""
     public, secret = zmq.curve_keypair()
-    return Curve(public, secret, zmq.auth.load_certificate(keys / "feeder.key")[0])
+    return Curve(public, secret, read_certificate(keys / "feeder.key").public)
 
 
 def demanded(socket: Socket) -> bytes:
@@ -205,7 +207,7 @@ def test_a_system_without_that_option_still_connects(
 def test_an_allowed_key_gets_data(
     context: zmq.Context[Socket], keys: Path, authenticator: Authenticator, publisher: Socket
 ) -> None:
-    subscriber = sockets.connect_subscriber(context, address(publisher), sockets.load_curve(str(keys), "gateway"))
+    subscriber = sockets.connect_subscriber(context, address(publisher), load_curve(str(keys), "gateway"))
     subscriber.subscribe(b"quote/")
     serve(authenticator, publisher)
     assert publisher.recv() == b"\x01quote/"
@@ -233,7 +235,7 @@ def test_an_unknown_key_gets_nothing_and_is_logged_once(
         monitor.close(linger=0)
     assert [record.args[0] for record in caplog.records if record.args] == [curve.public.decode()]  # type: ignore[index]
     # An allowed client connects later; the refused client's subscription never reached the feeder.
-    allowed = sockets.connect_subscriber(context, address(publisher), sockets.load_curve(str(keys), "gateway"))
+    allowed = sockets.connect_subscriber(context, address(publisher), load_curve(str(keys), "gateway"))
     allowed.subscribe(b"stranger/too/")
     serve(authenticator, publisher)
     assert publisher.recv() == b"\x01stranger/too/"
@@ -257,20 +259,20 @@ def test_a_slow_disk_holds_up_only_unknown_keys(
 ) -> None:
     reading, go_on = threading.Event(), threading.Event()
 
-    def slow(folder: Path) -> frozenset[bytes]:
+    def slow(folder: Path) -> authenticators.Stamp:
         reading.set()
         assert go_on.wait(SECONDS)
-        return load_keys(folder)
+        return stamp(folder)
 
-    load_keys = sockets._load_keys
-    monkeypatch.setattr(sockets, "_load_keys", slow)
+    stamp = authenticators._stamp
+    monkeypatch.setattr(authenticators, "_stamp", slow)
     monkeypatch.setattr(authenticator, "_read_after", 0.0)
     added = stranger(keys)
     new = ask_with(context, publisher, added, b"new/")
     assert authenticator.socket.poll(int(SECONDS * 1000))
     authenticator.answer()
     assert reading.wait(SECONDS)
-    known = ask_with(context, publisher, sockets.load_curve(str(keys), "gateway"), b"known/")
+    known = ask_with(context, publisher, load_curve(str(keys), "gateway"), b"known/")
     serve(authenticator, publisher)
     assert publisher.recv() == b"\x01known/"
     (keys / "clients" / "added.key").write_text(f'curve\n    public-key = "{added.public.decode()}"\n')
@@ -289,10 +291,10 @@ def test_keys_that_cannot_be_read_are_told_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def broken(folder: Path) -> frozenset[bytes]:
+    def broken(folder: Path) -> authenticators.Stamp:
         raise OSError("no such disk")
 
-    monkeypatch.setattr(sockets, "_load_keys", broken)
+    monkeypatch.setattr(authenticators, "_stamp", broken)
     for _ in range(2):
         monkeypatch.setattr(authenticator, "_read_after", 0.0)
         refused = sockets.connect_subscriber(context, address(publisher), stranger(keys))
@@ -302,14 +304,14 @@ def test_keys_that_cannot_be_read_are_told_once(
         monitor.close(linger=0)
     assert sum("no such disk" in record.getMessage() for record in caplog.records) == 1
     # Clients that were allowed before are still allowed.
-    ask_with(context, publisher, sockets.load_curve(str(keys), "gateway"), b"known/")
+    ask_with(context, publisher, load_curve(str(keys), "gateway"), b"known/")
     serve(authenticator, publisher)
     assert publisher.recv() == b"\x01known/"
 
 
 def test_reading_many_keys_takes_a_tenth_of_the_time() -> None:
-    assert sockets._next_read(10.0, 10.001) == 10.001 + sockets.KEYS_SECONDS
-    assert sockets._next_read(10.0, 12.0) == 12.0 + 18.0
+    assert authenticators._next_read(10.0, 10.001) == 10.001 + authenticators.KEYS_SECONDS
+    assert authenticators._next_read(10.0, 12.0) == 12.0 + 18.0
 
 
 def test_a_client_without_a_key_gets_nothing(
@@ -326,8 +328,8 @@ def test_a_client_without_a_key_gets_nothing(
 
 
 def test_questions_are_encrypted_too(context: zmq.Context[Socket], keys: Path, authenticator: Authenticator) -> None:
-    router = sockets.bind_router(context, ANY_PORT, sockets.load_curve(str(keys), "feeder"))
-    dealer = sockets.connect_dealer(context, address(router), sockets.load_curve(str(keys), "gateway"))
+    router = sockets.bind_router(context, ANY_PORT, load_curve(str(keys), "feeder"))
+    dealer = sockets.connect_dealer(context, address(router), load_curve(str(keys), "gateway"))
     serve(authenticator, dealer, zmq.POLLOUT)
     dealer.send(b"question")
     assert router.poll(int(SECONDS * 1000))
@@ -348,7 +350,7 @@ def test_another_address_than_loopback_needs_curve(context: zmq.Context[Socket],
 
 
 def test_with_curve_another_address_may_be_bound(context: zmq.Context[Socket], keys: Path) -> None:
-    curve = sockets.load_curve(str(keys), "feeder")
+    curve = load_curve(str(keys), "feeder")
     assert address(sockets.bind_publisher(context, "market_addr", "tcp://0.0.0.0:0", curve)).startswith("tcp://0.0.0.0")
 
 
@@ -418,15 +420,15 @@ def test_a_consumer_that_hangs_with_a_full_queue_keeps_its_connection() -> None:
 
 def test_keygen_writes_all_keys_and_never_overwrites(tmp_path: Path) -> None:
     folder = tmp_path / "keys"
-    written = sockets.make_keys(folder)
+    written = make_keys(folder)
     names = ["feeder.key", "feeder.key_secret", "gateway.key", "gateway.key_secret", "clients/gateway.key"]
     assert sorted(written) == sorted(folder / name for name in names)
     assert all(path.exists() for path in written)
     before = {path: path.read_bytes() for path in written}
     with pytest.raises(ConfigError, match="exists already"):
-        sockets.make_keys(folder)
+        make_keys(folder)
     assert {path: path.read_bytes() for path in written} == before
-    feeder, gateway = sockets.load_curve(str(folder), "feeder"), sockets.load_curve(str(folder), "gateway")
+    feeder, gateway = load_curve(str(folder), "feeder"), load_curve(str(folder), "gateway")
     assert feeder is not None
     assert gateway is not None
     assert gateway.server == feeder.public
@@ -435,18 +437,18 @@ def test_keygen_writes_all_keys_and_never_overwrites(tmp_path: Path) -> None:
 
 
 def test_without_a_folder_there_is_no_curve() -> None:
-    assert sockets.load_curve("", "gateway") is None
+    assert load_curve("", "gateway") is None
 
 
 def test_missing_keys_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read the keys of the gateway"):
-        sockets.load_curve(str(tmp_path), "gateway")
+        load_curve(str(tmp_path), "gateway")
 
 
 def test_a_public_key_in_the_place_of_a_secret_one_is_refused(keys: Path) -> None:
     (keys / "feeder.key_secret").write_bytes((keys / "feeder.key").read_bytes())
     with pytest.raises(ConfigError, match="holds no secret key"):
-        sockets.load_curve(str(keys), "feeder")
+        load_curve(str(keys), "feeder")
 
 
 def test_the_queue_of_a_stalled_consumer_is_bounded_in_bytes() -> None:

@@ -30,11 +30,11 @@ class Machine:
     """The settings of a machine with free ports and a folder of its own; `run` returns the findings."""
 
     def __init__(self, folder: Path, **env: str) -> None:
-        self.port, *wire = free_ports(4)
+        self.port, *wire = free_ports(3)
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("QMT_BRIDGE_")}
         self.env |= {"QMT_BRIDGE_PORT": str(self.port), "QMT_BRIDGE_DATA_DIR": str(folder / "data")}
         self.env |= {"QMT_BRIDGE_API_KEY": KEY}
-        for name, port in zip(("MARKET", "TRADE", "ASK"), wire, strict=True):
+        for name, port in zip(("MARKET", "ASK"), wire, strict=True):
             self.env[f"QMT_BRIDGE_{name}_ADDR"] = f"tcp://127.0.0.1:{port}"
         self.env |= env
         self.printed = ""

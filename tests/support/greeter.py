@@ -62,6 +62,7 @@ class Addresses(msgspec.Struct):
     market_addr: str
     trade_addr: str
     ask_addr: str
+    trade_ask_addr: str = ""
 
     def subscribe(self, *topics: str, timeout: float | None = SECONDS, **options: object) -> Iterator[Frame]:
         return subscribe(*topics, timeout=timeout, **msgspec.structs.asdict(self), **options)  # type: ignore[arg-type]
@@ -69,7 +70,7 @@ class Addresses(msgspec.Struct):
 
 def addresses(feeder: Feeder) -> Addresses:
     publisher = feeder.publisher
-    return Addresses(publisher.market_addr, publisher.trade_addr, publisher.ask_addr)
+    return Addresses(publisher.market_addr, publisher.trade_addr, publisher.ask_addr, publisher.trade_ask_addr)
 
 
 def take(frames: Iterator[Frame], count: int) -> list[Frame]:

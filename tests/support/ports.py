@@ -19,8 +19,8 @@ from qmt_bridge.config import env_name
 LOCAL = "127.0.0.1"
 # ZeroMQ binds this address to a port that the system chooses.
 ANY_PORT = f"tcp://{LOCAL}:0"
-# The settings of the feeder's addresses.
-WIRE = ("market_addr", "trade_addr", "ask_addr")
+# The settings of the feeder's addresses. Those of trade events are left at their defaults, in the data folder.
+WIRE = ("market_addr", "ask_addr")
 ANY_ADDRESSES = dict.fromkeys(WIRE, ANY_PORT)
 
 # The default ports of this project are below.
@@ -80,7 +80,7 @@ def tcp(port: int) -> str:
 
 
 def free_addresses() -> dict[str, str]:
-    """Return the three address settings of a feeder, at free ports."""
+    """Return the address settings of a feeder, at free ports."""
     return {name: tcp(port) for name, port in zip(WIRE, free_ports(len(WIRE)), strict=True)}
 
 

@@ -134,6 +134,7 @@ class Rig:
             market_addr=publisher.market_addr,
             trade_addr=publisher.trade_addr,
             ask_addr=publisher.ask_addr,
+            trade_ask_addr=publisher.trade_ask_addr,
         )
 
     def serve(self, **changes: object) -> Server:

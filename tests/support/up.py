@@ -27,8 +27,8 @@ class Up:
     """A running `qmt-bridge up` on free ports."""
 
     def __init__(self, folder: Path, *arguments: str, start: Sequence[str] = START) -> None:
-        port, market, trade, ask = free_ports(4)
-        self.ports = port, market, trade, ask
+        port, market, ask = free_ports(3)
+        self.ports = port, market, ask
         self.port = port
         self.market_addr = tcp(market)
         self.lines: list[str] = []

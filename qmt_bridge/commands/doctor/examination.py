@@ -10,12 +10,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from qmt_bridge import sockets
+from qmt_bridge.addresses.endpoint import addresses, needs_keys
 from qmt_bridge.commands.doctor.answers import Center, Probe
-from qmt_bridge.commands.doctor.facts.feeder import Heard, listen
+from qmt_bridge.commands.doctor.facts.feeder import Heard, listen, trade_trouble
 from qmt_bridge.commands.doctor.facts.machine import bits, free_bytes, write_error
 from qmt_bridge.commands.doctor.facts.network import (
-    addresses,
     bind_error,
     connect_error,
     is_elsewhere,
@@ -26,6 +25,7 @@ from qmt_bridge.commands.doctor.facts.xtquant import ask, find_xtquant
 from qmt_bridge.commands.doctor.findings import feeder, machine, network, xtquant
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from qmt_bridge.config import Config
+from qmt_bridge.curve.key_folder import End
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Trouble
 from qmt_bridge.keys.exposure import check_exposure
@@ -33,16 +33,14 @@ from qmt_bridge.keys.exposure import check_exposure
 _WINDOWS = sys.platform == "win32"
 
 
-def role_of(config: Config, feeders: bool, gateways: bool) -> sockets.Role | None:
+def role_of(config: Config, feeders: bool, gateways: bool) -> End | None:
     """Return what runs on this machine, None for both: `feeders` and `gateways` say whose settings are given."""
     if feeders != gateways:
         return "feeder" if feeders else "gateway"
-    return "gateway" if all(is_elsewhere(address) for address in addresses(config).values()) else None
+    return "gateway" if is_elsewhere(config.market_addr) and is_elsewhere(config.ask_addr) else None
 
 
-def examine(
-    config: Config, version: str, role: sockets.Role | None = None, foreign: Sequence[str] = ()
-) -> list[Finding]:
+def examine(config: Config, version: str, role: End | None = None, foreign: Sequence[str] = ()) -> list[Finding]:
     """Return all findings for this machine; takes some seconds.
 
     `version` is that of this project, `role` what runs here (None: feeder and gateway), and `foreign` has the variables
@@ -56,7 +54,11 @@ def examine(
         findings.append(machine.python(sys.version_info[:2], bits(), False))
         running = heard.status is not None
         refused = heard.refused is not None
-        findings += [network.reach(name, address, running, refused) for name, address in addresses(config).items()]
+        findings += [
+            network.reach(name, address, running, refused, needs_keys(config, name))
+            for name, address in addresses(config).items()
+            if name != "trade_ask_addr" or address != config.ask_addr
+        ]
     else:
         findings += _examine_feeder(config, heard, role)
     if role != "feeder":
@@ -74,7 +76,10 @@ def examine(
         ]
     source = "auto" if role == "gateway" else config.source
     findings.append(_heard_feeder(heard, version, source, role))
-    return findings if heard.status is None else [*findings, feeder.journal(heard.status), feeder.trade(heard.status)]
+    if heard.status is not None:
+        findings += [feeder.journal(heard.status), feeder.trade(heard.status)]
+        findings.append(feeder.trade_access(trade_trouble(config), config.open_trade_addr and not config.curve_dir))
+    return findings
 
 
 def _exposure_problem(config: Config) -> str:
@@ -86,7 +91,7 @@ def _exposure_problem(config: Config) -> str:
     return ""
 
 
-def _heard_feeder(heard: Heard, version: str, source: str, role: sockets.Role | None) -> Finding:
+def _heard_feeder(heard: Heard, version: str, source: str, role: End | None) -> Finding:
     refused = heard.refused
     if role != "gateway" and refused is not None and refused.reason == Trouble.NO_FEEDER:
         # Another program uses the address; the lines of the addresses say so.
@@ -96,7 +101,7 @@ def _heard_feeder(heard: Heard, version: str, source: str, role: sockets.Role | 
     return feeder.feeder(heard.status, heard.unheard, version, source, "" if refused is None else refused.text)
 
 
-def _examine_feeder(config: Config, heard: Heard, role: sockets.Role | None) -> Iterator[Finding]:
+def _examine_feeder(config: Config, heard: Heard, role: End | None) -> Iterator[Finding]:
     sdk = find_xtquant()
     needed = config.source == "xtquant" or (config.source == "auto" and sdk.importable)
     unneeded = "" if needed else "the source is not xtquant"
@@ -116,8 +121,9 @@ def _examine_feeder(config: Config, heard: Heard, role: sockets.Role | None) -> 
         probe.calendar_end, probe.error or probe.calendar_error, time.strftime("%Y%m%d"), no_terminal
     )
     yield feeder.clock(ages_ms, probe.error or probe.tick_error, unneeded)
+    where = addresses(config)
     for name, error in wire_errors(config):
-        yield network.wire(name, getattr(config, name), error, heard.status is not None, heard.unheard)
+        yield network.wire(name, where[name], error, heard.status is not None, heard.unheard)
     if role == "feeder":
         yield network.feeder_firewall(list(addresses(config).values()), _WINDOWS)
 

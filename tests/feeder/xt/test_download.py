@@ -415,7 +415,7 @@ def test_a_zeromq_consumer_that_disconnects_cancels_its_download(terminal: Calla
         feeder.start()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            dealer = sockets.connect_dealer(context, feeder.publisher.ask_addr, None)
+            dealer = sockets.connect_dealer(context, feeder.publisher.trade_ask_addr, None)
             assert dealer.poll(int(SECONDS * 1000), zmq.POLLOUT)
             dealer.send(encode_ask(StartDownload(1, list(CODES), "1d")))
             assert dealer.poll(int(SECONDS * 1000))

@@ -308,6 +308,7 @@ def test_a_documented_program_ends_on_ctrl_c_without_a_traceback(tmp_path: Path,
         server.settimeout(DEADLINE)
         port = server.getsockname()[1]
         here = re.sub(r"127\.0\.0\.1:555\d", f"127.0.0.1:{port}", text)
+        here = re.sub(r'f"ipc://\{RUN\}/\w+\.sock"', f'"tcp://127.0.0.1:{port}"', here)
         here = here.replace('host="127.0.0.1"', f'host="127.0.0.1", port={port}')
         here = here.replace('/tick/"):', f'/tick/", market_addr="tcp://127.0.0.1:{port}"):')
         assert here != text

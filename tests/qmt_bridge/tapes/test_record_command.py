@@ -95,7 +95,7 @@ def test_a_killed_recorder_continues_and_its_tape_is_replayed(
     tmp_path: Path, wire: dict[str, str], running: Callable
 ) -> None:
     path = tmp_path / "day.tape.zst"
-    record = ("record", "--topics", *TOPICS, "trade/", "--out", path.name)
+    record = ("record", "--topics", *TOPICS, "trade/", "--out", path.name, "--data-dir=sim")
     with running("feeder", "--source=sim", "--sim-interval=0.2", "--sim-order-interval=0.02", "--data-dir=sim"):
         with running(*record) as recorder:
             wait_for(lambda: messages(path) > 50)
@@ -125,7 +125,9 @@ def test_a_killed_recorder_continues_and_its_tape_is_replayed(
     played = []
     with running("replay", path.name, "--speed=0", "--delay=1", "--data-dir=replay") as replay:
         ended = False
-        with closing(subscribe(*TOPICS, "trade/", STATUS_TOPIC, timeout=DEADLINE, **wire)) as frames:
+        with closing(
+            subscribe(*TOPICS, "trade/", STATUS_TOPIC, timeout=DEADLINE, data_dir=str(tmp_path / "replay"), **wire)
+        ) as frames:
             for frame in frames:
                 if frame.topic == STATUS_TOPIC:
                     ended = ended or frame.data["state"] == "ended"

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import zmq
 
+from qmt_bridge import sockets
+from qmt_bridge.addresses import endpoint
 from qmt_bridge.commands.doctor.facts.error_text import error_text
-from qmt_bridge.config import Config
+from qmt_bridge.config import Config, connection
 from qmt_bridge.consumer import subscribe
-from qmt_bridge.errors import QMTBridgeError
-from qmt_bridge.handshakes import PATIENCE_SECONDS, Notice, Trouble
+from qmt_bridge.errors import ConfigError, QMTBridgeError
+from qmt_bridge.handshakes import PATIENCE_SECONDS, Links, Notice, Trouble
 from qmt_bridge.wire.messages import FeedStatus, read_status
 from qmt_bridge.wire.topics import STATUS_TOPIC
 
@@ -20,6 +22,7 @@ from qmt_bridge.wire.topics import STATUS_TOPIC
 LISTEN_SECONDS = 4.0
 # Longer than PATIENCE_SECONDS, after which an address without an answer is reported.
 SILENT_SECONDS = PATIENCE_SECONDS + 0.6
+LOOK_SECONDS = 0.05
 # Reasons why a connection fails although something answers. No answer at all is not a fault of this machine.
 _REFUSALS = frozenset(Trouble) - {Trouble.ABSENT}
 
@@ -48,10 +51,7 @@ def listen(config: Config) -> Heard:
             STATUS_TOPIC,
             "quote/",
             "whole/",
-            market_addr=config.market_addr,
-            trade_addr=config.trade_addr,
-            ask_addr=config.ask_addr,
-            curve_dir=config.curve_dir,
+            **connection(config),
             timeout=SILENT_SECONDS,
             on_notice=notices.append,
         ):
@@ -67,6 +67,31 @@ def listen(config: Config) -> Heard:
     if status is None:
         return Heard(refused=next((notice for notice in notices if notice.reason in _REFUSALS), None))
     return Heard(status, tuple(ages_ms))
+
+
+def trade_trouble(config: Config) -> str:
+    """Return why this user gets no trade events from the feeder that answers, or no answers about them; or nothing."""
+    try:
+        trade, ask = endpoint.trade_endpoints(config, "gateway", makes=False)
+    except ConfigError as exc:
+        return str(exc)
+    links = Links()
+    try:
+        with (
+            zmq.Context() as context,
+            sockets.connect_subscriber(context, trade.address, trade.curve, links, trade.name),
+            sockets.connect_dealer(context, ask.address, ask.curve, links, ask.name),
+        ):
+            notices: list[Notice] = []
+            until = time.monotonic() + SILENT_SECONDS
+            while not notices and not links.all_up() and time.monotonic() < until:
+                time.sleep(LOOK_SECONDS)
+                notices = links.look(time.monotonic())
+            links.close()
+    except ConfigError as exc:
+        links.close()
+        return str(exc)
+    return next((notice.text for notice in notices if not notice.good), "")
 
 
 def _times(body: Any) -> Iterator[float]:

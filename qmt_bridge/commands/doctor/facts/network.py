@@ -10,17 +10,14 @@ from collections.abc import Iterator
 import zmq
 
 from qmt_bridge import sockets
+from qmt_bridge.addresses import endpoint, ipc_folder
 from qmt_bridge.commands.doctor.facts.error_text import error_text
 from qmt_bridge.commands.gateway_address import ask_gateway
-from qmt_bridge.config import ADDRESSES, Config
+from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
 
 CONNECT_SECONDS = 2.0
-
-
-def addresses(config: Config) -> dict[str, str]:
-    return {name: getattr(config, name) for name in ADDRESSES}
 
 
 def is_elsewhere(address: str) -> bool:
@@ -61,16 +58,18 @@ def wire_errors(config: Config) -> Iterator[tuple[str, str | None]]:
     """Yield the name of each address setting, and why a feeder cannot listen there."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
-        for name in ADDRESSES:
+        where = endpoint.addresses(config)
+        for name, address in where.items():
+            if name == "trade_ask_addr" and address == where["ask_addr"]:
+                continue
             error = None
-            address: str = getattr(config, name)
-            # To bind an ipc: address would replace the file that another program listens on.
-            if not address.startswith("ipc:"):
-                try:
-                    curve = sockets.load_curve(config.curve_dir, "feeder")
-                    sockets.bind_publisher(context, name, address, curve).close(linger=0)
-                except ConfigError as exc:
-                    error = exc.reason
+            try:
+                found = endpoint.listening_endpoint(config, name)
+                # To bind an ipc: address would replace the file that another program listens on.
+                if not ipc_folder.is_ipc(address):
+                    sockets.bind_publisher(context, name, address, found.curve).close(linger=0)
+            except ConfigError as exc:
+                error = exc.reason
             yield name, error
     finally:
         context.destroy(linger=0)

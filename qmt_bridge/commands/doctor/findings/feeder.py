@@ -69,6 +69,17 @@ def trade(status: FeedStatus) -> Finding:
     return Finding("trade events", "ok", said)
 
 
+def trade_access(trouble: str, is_open: bool) -> Finding:
+    """Judge whether this user reaches the trade events of the feeder, and whether every user does."""
+    if trouble:
+        said, _, advice = trouble.partition(": ")
+        return Finding("trade access", "warn", said, advice or "see trade_addr, data_dir and curve_dir")
+    if is_open:
+        said = "open_trade_addr gives trade events and downloads to every user of this machine"
+        return Finding("trade access", "warn", said, "leave it out, unless all of them may see your orders")
+    return Finding("trade access", "ok", "trade events can be had here, and others need a key or this user")
+
+
 def clock(ages_ms: Sequence[float], unchecked: str, unneeded: str) -> Finding:
     """Judge this machine's clock by the ages of the newest ticks, in ms; `unchecked` says why there are none."""
     if unneeded:

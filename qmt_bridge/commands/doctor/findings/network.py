@@ -72,8 +72,11 @@ def wire(name: str, address: str, error: str | None, running: bool, unheard: str
     )
 
 
-def reach(name: str, address: str, running: bool, refused: bool = False) -> Finding:
+def reach(name: str, address: str, running: bool, refused: bool = False, needs_keys: bool = False) -> Finding:
     """Judge one of the feeder's addresses from the machine of a gateway, which connects to it."""
+    if needs_keys:
+        said = f"{address} is on another machine, and trade events are not taken from there without keys"
+        return Finding(name, "fail", said, "make them with qmt-bridge keygen, and set curve_dir")
     if running:
         return Finding(name, "ok", f"the feeder answers at {address}")
     if refused:

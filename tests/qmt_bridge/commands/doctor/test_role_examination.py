@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from feeder.app import Feeder
-from qmt_bridge import sockets
 from qmt_bridge.commands.doctor import examination
 from qmt_bridge.config import FEEDER, GATEWAY, Config
+from qmt_bridge.curve.key_folder import make_keys
 from tests.support.doctor import Machine, levels
 
 ELSEWHERE = {
@@ -41,7 +41,8 @@ def test_the_settings_show_what_runs_on_this_machine(settings: dict[str, object]
 
 @pytest.mark.parametrize("arguments", [("--for", "gateway"), ()])
 def test_a_gateway_machine_has_no_false_failures(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    machine = Machine(tmp_path, **ELSEWHERE)
+    make_keys(tmp_path / "keys")
+    machine = Machine(tmp_path, QMT_BRIDGE_CURVE_DIR=str(tmp_path / "keys"), **ELSEWHERE)
     # As in the settings file of a gateway, which has no settings of feeders.
     del machine.env["QMT_BRIDGE_DATA_DIR"]
     code, findings = machine.run(*arguments)
@@ -50,6 +51,13 @@ def test_a_gateway_machine_has_no_false_failures(tmp_path: Path, arguments: tupl
     assert levels(findings, "warn") == ["market_addr", "trade_addr", "ask_addr", "feeder"]
     assert "no feeder is heard at tcp://192.0.2.1:5555" in findings["market_addr"].said
     assert not findings.keys() & {"xtquant", "terminal", "accounts", "calendar", "clock", "data folder", "disk"}
+
+
+def test_a_gateway_machine_without_keys_gets_no_trades(tmp_path: Path) -> None:
+    code, findings = Machine(tmp_path, **ELSEWHERE).run("--for", "gateway")
+    assert code == 1
+    assert levels(findings, "fail") == ["trade_addr"]
+    assert "not taken from there without keys" in findings["trade_addr"].said
 
 
 def test_a_feeder_machine_is_not_checked_for_gateway_settings(tmp_path: Path) -> None:
@@ -63,12 +71,12 @@ def test_a_feeder_machine_is_not_checked_for_gateway_settings(tmp_path: Path) ->
 
 def test_a_refused_key_is_reported(tmp_path: Path) -> None:
     for name in ("feeder", "stranger"):
-        sockets.make_keys(tmp_path / name)
+        make_keys(tmp_path / name)
     (tmp_path / "stranger" / "feeder.key").write_bytes((tmp_path / "feeder" / "feeder.key").read_bytes())
     machine = Machine(tmp_path)
     machine.answers = True
     del machine.env["QMT_BRIDGE_DATA_DIR"]
-    wire = {name: machine.env[f"QMT_BRIDGE_{name.upper()}"] for name in ("market_addr", "trade_addr", "ask_addr")}
+    wire = {name: machine.env[f"QMT_BRIDGE_{name.upper()}"] for name in ("market_addr", "ask_addr")}
     feeder = Feeder(Config(source="sim", data_dir=str(tmp_path / "d"), curve_dir=str(tmp_path / "feeder"), **wire))
     feeder.start()
     try:
@@ -77,5 +85,22 @@ def test_a_refused_key_is_reported(tmp_path: Path) -> None:
         assert levels(findings, "fail") == ["feeder"]
         assert "refuses this key" in findings["feeder"].said
         assert "copy gateway.key into" in findings["feeder"].advice
+    finally:
+        feeder.stop()
+
+
+def test_doctor_tells_who_gets_trade_events(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    wire = {name: machine.env[f"QMT_BRIDGE_{name.upper()}"] for name in ("market_addr", "ask_addr")}
+    feeder = Feeder(Config(source="sim", data_dir=str(tmp_path / "data"), **wire))
+    feeder.start()
+    try:
+        machine.answers = True
+        _, findings = machine.run("--for", "gateway")
+        assert findings["trade access"].level == "ok"
+        # Another data folder, as the gateway of another user has it.
+        _, findings = machine.run("--for", "gateway", "--data-dir", str(tmp_path / "other"))
+        assert findings["trade access"].level == "warn"
+        assert f"{tmp_path}/other/run/trade.sock" in findings["trade access"].said
     finally:
         feeder.stop()
