@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 import os
+import struct
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -19,6 +22,9 @@ from qmt_bridge.wire.messages import AccountState, FeedStatus
 
 MULTIPROC_ENV = "PROMETHEUS_MULTIPROC_DIR"
 STATES = ("up", "down", "stale", "ended")
+# A worker that starts makes its files in two steps, between which they are empty and cannot be read.
+_READS = 10
+_READ_AGAIN = 0.001
 
 _registry = CollectorRegistry()
 
@@ -133,5 +139,9 @@ def render() -> bytes:
     if MULTIPROC_ENV in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        for _ in range(_READS - 1):
+            with suppress(struct.error):
+                return generate_latest(registry)
+            time.sleep(_READ_AGAIN)
         return generate_latest(registry)
     return generate_latest(_registry)

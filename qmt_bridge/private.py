@@ -108,8 +108,12 @@ def keep_folder(path: Path) -> None:
 def _keep_files(folder: Path) -> list[str]:
     changed = []
     for path in folder.iterdir():
-        # Not a link: what it leads to may be another program's.
-        found = path.lstat()
+        try:
+            # Not a link: what it leads to may be another program's.
+            found = path.lstat()
+        except FileNotFoundError:
+            # Another process has replaced or removed it meanwhile.
+            continue
         ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid() and _is_ours(path.name)
         if ours and stat.S_IMODE(found.st_mode) & _OTHERS:
             path.chmod(_OWNER)

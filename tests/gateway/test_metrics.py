@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import pytest
+
+from gateway import metrics as metrics_module
 from gateway.endpoints import ENDPOINTS
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.rig import Rig, metrics
@@ -40,3 +44,11 @@ async def test_metrics_show_losses_and_the_state_of_the_feeder(rig: Rig) -> None
         assert gone['connections{path="/ws/realtime"}'] == 1
         rig.start_feeder()
         await until(lambda: metrics(port)["feed_up"] == 1, "the return to be noticed")
+
+
+def test_empty_file_of_a_starting_worker_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(metrics_module.MULTIPROC_ENV, str(tmp_path))
+    empty = tmp_path / "counter_1.db"
+    empty.touch()
+    monkeypatch.setattr(metrics_module.time, "sleep", lambda _: empty.write_bytes(bytes(8)))
+    assert metrics_module.render() == b""

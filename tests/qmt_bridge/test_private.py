@@ -276,3 +276,12 @@ def test_a_folder_that_cannot_be_restricted_is_told_of(
     monkeypatch.setattr(private.subprocess, "run", run)
     private.restrict(tmp_path)
     assert "stay those that it inherits" in caplog.text
+
+
+def test_a_file_that_another_process_removes_meanwhile_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "keys.json.abc.part"
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter((gone,)))
+    private.keep_folder(tmp_path)
+    assert mode(tmp_path) == 0o700

@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import native
@@ -521,6 +522,9 @@ def children() -> list[int]:
 
     Other tests leave a helper process that multiprocessing starts once and keeps; it is not counted.
     """
-    tasks = Path(f"/proc/{os.getpid()}/task")
-    started = [int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split()]
+    started: list[int] = []
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        # A thread may have ended meanwhile.
+        with suppress(FileNotFoundError):
+            started += map(int, (task / "children").read_text().split())
     return [pid for pid in started if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
