@@ -260,6 +260,8 @@ def serve(config: Config, stop: Stop) -> int:
         ws_max_size=WS_MAX_SIZE,
         ws_per_message_deflate=config.deflate,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT,
+        # The loop sets it anew for the bound socket.
+        backlog=BACKLOG,
     )
     scheme = "https" if config.tls_cert else "http"
     logger.info("gateway listens on %s://%s:%d, %d workers", scheme, host, port, config.workers)
