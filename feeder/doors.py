@@ -14,6 +14,7 @@ from typing import NamedTuple
 import zmq
 
 from feeder.answers import ALL, Rights
+from feeder.departures import Departures
 from feeder.registry import Peer
 from qmt_bridge import sockets
 from qmt_bridge.addresses import endpoint, ipc_folder
@@ -57,8 +58,11 @@ class Doors:
         keys = endpoint.key_folder(config)
         # Before anything is bound: until then CURVE would accept any key.
         self._authenticator = Authenticator(context, keys) if keys is not None else None
+        # Where each is bound.
+        self._bound: dict[str, str] = {}
         self._endpoints = {"market_addr": market, "trade_addr": trade, "ask_addr": ask, "trade_ask_addr": trade_ask}
         self.market = self._publisher(market)
+        self.departures = Departures(context, self.market)
         # Never lossless: a loss is repaired from the journal, and a slow consumer of trades must not delay the market.
         try:
             self.trade = self._publisher(trade)
@@ -78,9 +82,7 @@ class Doors:
     @property
     def addresses(self) -> dict[str, str]:
         """Return where each setting's socket is bound."""
-        bound = {"market_addr": self.market, "trade_addr": self.trade, "ask_addr": self.asked[0].socket}
-        bound["trade_ask_addr"] = self.asked[-1].socket
-        return {name: socket.getsockopt_string(zmq.LAST_ENDPOINT) for name, socket in bound.items()}
+        return {**self._bound, "trade_ask_addr": self._bound[self.asked[-1].endpoint.name]}
 
     def readable(self) -> list[Socket]:
         """Return the sockets that the owner polls, until `end_revoked` returns True."""
@@ -107,7 +109,9 @@ class Doors:
         for name in names:
             logger.warning("a client key was taken back: the connections of %s end, and the others come again", name)
             if name == "market_addr":
+                self.departures.close()
                 self.market = self._anew(self.market, name, self._publisher)
+                self.departures = Departures(self._context, self.market)
                 market_left(time.monotonic())
             elif name == "trade_addr":
                 self.trade = self._anew(self.trade, name, self._publisher)
@@ -138,6 +142,7 @@ class Doors:
 
     def close(self) -> None:
         """Admit no more; the context closes the sockets."""
+        self.departures.close()
         if self._authenticator is not None:
             self._authenticator.close()
 
@@ -161,10 +166,17 @@ class Doors:
         bound = sockets.bind_publisher(
             self._context, where.name, where.address, where.curve, lossless=lossless, links=self._links
         )
-        return _shared(bound, where)
+        return self._note(bound, where)
 
     def _router(self, where: Endpoint) -> Socket:
-        return _shared(sockets.bind_router(self._context, where.address, where.curve, self._links, where.name), where)
+        bound = sockets.bind_router(self._context, where.address, where.curve, self._links, where.name)
+        return self._note(bound, where)
+
+    def _note(self, bound: Socket, where: Endpoint) -> Socket:
+        self._bound[where.name] = bound.getsockopt_string(zmq.LAST_ENDPOINT)
+        if where.name.startswith("trade") and ipc_folder.is_ipc(where.address) and where.curve is None:
+            ipc_folder.share(where.address)
+        return bound
 
     def _asked(self, where: Endpoint, mark: bytes, rights: Rights) -> Asked:
         return Asked(where, self._router(where), mark, rights)
@@ -172,7 +184,7 @@ class Doors:
     def _anew(self, old: Socket, name: str, bind: Callable[[Endpoint], Socket]) -> Socket:
         """Close a socket and bind another one at its address; raise `ConfigError` if the system does not give it."""
         assert self._authenticator is not None
-        address = old.getsockopt_string(zmq.LAST_ENDPOINT)
+        address = self._bound[name]
         self._links.leave(old)
         old.unbind(address)
         old.close(linger=0)
@@ -185,9 +197,3 @@ class Doors:
                 if time.monotonic() >= until:
                     raise
                 time.sleep(BIND_AGAIN_SECONDS)
-
-
-def _shared(bound: Socket, where: Endpoint) -> Socket:
-    if where.name.startswith("trade") and ipc_folder.is_ipc(where.address) and where.curve is None:
-        ipc_folder.share(where.address)
-    return bound

@@ -454,36 +454,46 @@ class Publisher:
         size = 0
         for _ in range(TURN_DEMAND):
             try:
-                parts = self._doors.market.recv_multipart(zmq.NOBLOCK)
+                # Part by part: libzmq puts those of all peers into one queue, so a part that says that more follows
+                # would take the subscription of another peer with it.
+                said = self._doors.market.recv(zmq.NOBLOCK)
             except zmq.Again:
-                return
+                break
             try:
-                self._take_demand(parts)
+                self._take_demand(said)
             except BadRequest as exc:
                 self._refuse(b"market", "a subscription", exc.reason)
             except Exception:
                 self._refusals.count += 1
                 self._log_failure(b"market", "a subscription could not be handled and is left out")
-            size += sum(map(len, parts))
+            size += len(said)
             if size > TURN_BYTES_IN:
-                return
+                break
+        self._doors.departures.ask()
 
-    def _take_demand(self, parts: list[bytes]) -> None:
-        said = parts[0]
+    def _take_demand(self, said: bytes) -> None:
+        if self._doors.departures.is_mark(said):
+            return
         # A peer may send any bytes up an XPUB; our topics are ASCII.
-        if len(parts) != 1 or said[:1] not in (b"\0", b"\1") or not said.isascii():
-            raise BadRequest("bad_request", f"a message of {len(parts)} parts, {len(said)} bytes the first")
+        if said[:1] not in (b"\0", b"\1") or not said.isascii():
+            raise BadRequest("bad_request", f"a message of {len(said)} bytes")
         text = said[1:].decode()
         if not said[0]:
+            self._take_departure(text)
+        elif not self._doors.departures.are_answers:
+            for gone in self._registry.make_room(text):
+                self._unsubscribe(gone)
+            wanted = self._registry.want(text)
+            if wanted is not None:
+                self._subscribe(wanted)
+
+    def _take_departure(self, text: str) -> None:
+        if self._doors.departures.are_answers:
             gone = self._registry.leave(text, time.monotonic())
             if gone is not None:
                 self._unsubscribe(gone)
-            return
-        for gone in self._registry.make_room(text):
-            self._unsubscribe(gone)
-        wanted = self._registry.want(text)
-        if wanted is not None:
-            self._subscribe(wanted)
+        elif self._registry.may_leave(text):
+            self._doors.departures.doubt(text)
 
     def _skip_demand(self) -> None:
         # Trade events are published without subscribers too; their subscriptions are read so that they do not pile up.

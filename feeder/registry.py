@@ -215,6 +215,11 @@ class Registry:
         entry.state, entry.code, entry.reason = "pending", None, None
         return SourceTopic(topic, parts)
 
+    def may_leave(self, text: str) -> bool:
+        """Return whether `leave` has anything to note: `text` is subscribed, or is a download that runs."""
+        entry = self._entries.get(text)
+        return entry is not None and (entry.wanted or entry.download is not None)
+
     def leave(self, text: str, now: float) -> SourceTopic | None:
         """Note that the last subscriber of `text` left; return the topic if the source has to unsubscribe it now.
 

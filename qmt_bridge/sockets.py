@@ -32,9 +32,13 @@ HIGH_WATER_MARK = 4096
 # Of the consumer's own memory. A gateway's turn takes as many messages as may come while it lasts.
 RECEIVE_MARK = 20_000
 # Answers that wait for one asker beyond what the system holds, 4 MiB of a snapshot's batches: the rest waits as
-# questions. And questions of it that wait to be read, 4 MiB too; then it has to wait.
+# questions.
 ANSWER_MARK = 64
-QUESTION_MARK = 16
+# What peers send to a socket that binds has no mark. Beyond one libzmq 4.3.5 stops reading from the peer. If that sends
+# a PING and ends its connection with a reset meanwhile, libzmq aborts the process when it reads on: it answers the PING
+# on the connection that has failed (stream_engine_base.cpp:310). The mark did not bound memory either, since it does
+# not count the parts of a message that never ends: 3 GB came in 6 s.
+UNLIMITED = 0
 # What ZeroMQ puts around a message: CURVE's nonce and signature, a command's name.
 _FRAMING_BYTES = 100
 # No ZMTP heartbeats: NetMQ, zmq.rs, old JeroMQ and libzmq before 4.2 do not answer them, and such a consumer would be
@@ -80,9 +84,7 @@ def bind_publisher(
     """
     socket = context.socket(zmq.XPUB)
     socket.sndhwm = HIGH_WATER_MARK
-    # Subscriptions that wait to be read, beyond which their sender waits: libzmq reads all of them at a time, and ticks
-    # wait meanwhile.
-    socket.rcvhwm = 1000
+    socket.rcvhwm = UNLIMITED
     # An XPUB receives only subscriptions. A longer one ends its connection before libzmq stores it.
     socket.maxmsgsize = TOPIC_BYTES + _FRAMING_BYTES
     if lossless:
@@ -101,7 +103,7 @@ def bind_router(
     socket = context.socket(zmq.ROUTER)
     socket.router_mandatory = True
     socket.sndhwm = ANSWER_MARK
-    socket.rcvhwm = QUESTION_MARK
+    socket.rcvhwm = UNLIMITED
     socket.maxmsgsize = ASK_BYTES + _FRAMING_BYTES
     return _bind(socket, name, address, curve, links)
 

@@ -44,8 +44,10 @@ from qmt_bridge.wire.requests import (
     encode_ask,
 )
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, trade_topic
+from tests.support import zmtp
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.waiting import wait_for
+from tests.support.zmtp import raw_peer
 
 QUOTE = quote_topic("600519.SH")
 WHOLE = Topic("whole/SH/")
@@ -301,12 +303,41 @@ def test_invalid_subscription_messages_do_no_harm(feeder: Feeder, source: HandSo
         stranger.connect(feeder.publisher.market_addr)
         for message in (b"", b"hello", b"\x01\xff\xfe/", b"\x01" + "报价/".encode(), b"\x01x/y/", b"\x01"):
             stranger.send(message)
-        stranger.send_multipart([b"hello", b"\x01" + QUOTE.encode()])
         stranger.send(b"\x01" + WHOLE.encode())
         wait_for(lambda: source.held)
         assert source.calls == [("subscribe", WHOLE)]
     finally:
         context.destroy(linger=0)
+
+
+@pytest.mark.parametrize("said", [b"\0", b"\1\0\0"], ids=["never-subscribed", "twice"])
+def test_a_false_unsubscription_takes_no_data_from_others(
+    feeder: Feeder, source: HandSource, consumer: Consumer, said: bytes
+) -> None:
+    want(consumer, source)
+    with raw_peer(feeder.publisher.market_addr, b"SUB") as hostile:
+        for first in said:
+            hostile.sendall(zmtp.frame(0, bytes([first]) + QUOTE.encode()))
+        hostile.sendall(zmtp.frame(0, b"\1" + WHOLE.encode()))
+        wait_for(lambda: WHOLE in source.held)
+    # After its grace time, which is the same, a topic without subscribers has gone too.
+    wait_for(lambda: WHOLE not in source.held)
+    source.publish(QUOTE, {})
+    assert consumer.frame().topic == QUOTE
+    assert source.calls == [("subscribe", QUOTE), ("subscribe", WHOLE), ("unsubscribe", WHOLE)]
+    # The true one counts.
+    consumer.market.unsubscribe(QUOTE.encode())
+    wait_for(lambda: not source.held)
+
+
+def test_an_unfinished_message_takes_no_subscription_with_it(feeder: Feeder, source: HandSource) -> None:
+    with raw_peer(feeder.publisher.market_addr, b"SUB") as hostile:
+        subscription = zmtp.frame(0, b"\1" + QUOTE.encode())
+        # Of the second one libzmq tells only "hello, and more follows", since the subscription is not new.
+        hello = zmtp.frame(zmtp.MORE, b"hello") + subscription
+        hostile.sendall(hello + hello + zmtp.frame(0, b"\1" + WHOLE.encode()))
+        wait_for(lambda: len(source.held) == 2)
+    assert source.calls[:2] == [("subscribe", QUOTE), ("subscribe", WHOLE)]
 
 
 def test_a_refusal_of_the_source_is_the_answer_to_a_question(source: HandSource, consumer: Consumer) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import socket as net
+import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from qmt_bridge.curve.key_folder import Curve, load_curve, make_keys
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process import holder
 from qmt_bridge.wire.frames import BATCH_BYTES
-from qmt_bridge.wire.requests import ASK_BYTES
+from tests.support import zmtp
 from tests.support.ports import ANY_PORT
 
 SECONDS = 10.0
@@ -454,7 +456,43 @@ def test_a_public_key_in_the_place_of_a_secret_one_is_refused(keys: Path) -> Non
 def test_the_queue_of_a_stalled_consumer_is_bounded_in_bytes() -> None:
     assert sockets.HIGH_WATER_MARK * BATCH_BYTES <= 256 * 1024 * 1024
     assert sockets.ANSWER_MARK * BATCH_BYTES <= 4 * 1024 * 1024
-    assert sockets.QUESTION_MARK * ASK_BYTES <= 4 * 1024 * 1024
+
+
+# Reads nothing until it is told to.
+BUSY = """
+import sys, zmq
+from qmt_bridge import sockets
+
+context = zmq.Context()
+if sys.argv[1] == "ask_addr":
+    bound = sockets.bind_router(context, "tcp://127.0.0.1:*", None)
+else:
+    bound = sockets.bind_publisher(context, sys.argv[1], "tcp://127.0.0.1:*", None)
+print(bound.getsockopt_string(zmq.LAST_ENDPOINT), flush=True)
+sys.stdin.readline()
+while bound.poll(300):
+    bound.recv()
+context.destroy(0)
+"""
+
+
+@pytest.mark.parametrize(("name", "kind"), [("market_addr", b"SUB"), ("ask_addr", b"DEALER")])
+def test_a_peer_that_pings_and_leaves_ends_no_process(name: str, kind: bytes) -> None:
+    command = [sys.executable, "-c", BUSY, name]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with zmtp.raw_peer(process.stdout.readline().strip(), kind) as peer:
+            # One message more than the default of libzmq, in a buffer of its engine together with the PING.
+            peer.sendall(zmtp.frame(0, b"\1a") * 1001 + zmtp.frame(zmtp.COMMAND, b"\4PING\0\0"))
+            peer.settimeout(1.0)
+            with suppress(TimeoutError):
+                # Its answer: libzmq has read everything. If it has stopped before, none comes.
+                peer.recv(100)
+            # Its end is a reset.
+            peer.setsockopt(net.SOL_SOCKET, net.SO_LINGER, struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0))
+        process.communicate("\n", SECONDS)
+    assert process.returncode == 0
 
 
 def test_the_queue_of_a_stalled_consumer_ends_at_its_mark(context: zmq.Context[Socket]) -> None:

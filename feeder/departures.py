@@ -1,0 +1,70 @@
+"""Find out whether the last subscriber of a topic has really left.
+
+libzmq 4.3.5 tells of the first subscription and of the last unsubscription of a topic, and also of an unsubscription by
+a connection that never subscribed it, while others do. Who believes that stops their data, and later subscribers are
+not told of, since they are not the first ones. So a subscriber of our own asks: its subscription is told of only if
+there is no other one.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import zmq
+
+_ADDRESS = "inproc://departures"
+
+
+class Departures:
+    """Ask `market`, an XPUB of the same thread, which of the topics in doubt have no subscriber any more.
+
+    The answers come among the messages of `market`, which its owner reads.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], market: zmq.Socket[bytes]) -> None:
+        # Stands around the answers. No other peer can guess it, so none can answer.
+        self._mark = b"\2" + secrets.token_bytes(16)
+        self._are_answers = False
+        # In the order of the unsubscriptions.
+        self._doubted: dict[str, None] = {}
+        self._market = market
+        market.bind(_ADDRESS)
+        self._socket = context.socket(zmq.XSUB)
+        self._socket.linger = 0
+        # Without a limit: an XSUB loses what is beyond it.
+        self._socket.sndhwm = 0
+        self._socket.connect(_ADDRESS)
+
+    def doubt(self, topic: str) -> None:
+        """Note a topic to ask about."""
+        self._doubted[topic] = None
+
+    def ask(self) -> None:
+        """Ask about all topics that were noted since the last time."""
+        if not self._doubted:
+            return
+        # libzmq reads all of it at once, so nothing of another peer comes between the marks.
+        self._socket.send(self._mark)
+        for topic in self._doubted:
+            text = topic.encode()
+            self._socket.send(b"\1" + text)
+            self._socket.send(b"\0" + text)
+        self._socket.send(self._mark)
+        self._doubted.clear()
+
+    def is_mark(self, said: bytes) -> bool:
+        """Return whether `said` stands before or after answers, and is no message of a consumer."""
+        if said != self._mark:
+            return False
+        self._are_answers = not self._are_answers
+        return True
+
+    @property
+    def are_answers(self) -> bool:
+        """Return whether the messages that are read now are answers: an unsubscription among them is a true one."""
+        return self._are_answers
+
+    def close(self) -> None:
+        """Ask no more; another object may ask the next socket at this address then."""
+        self._market.unbind(_ADDRESS)
+        self._socket.close(linger=0)
