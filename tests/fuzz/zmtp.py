@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 import psutil
@@ -31,7 +32,7 @@ from websockets.sync.client import ClientConnection, connect
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import QMTBridgeError
 from qmt_bridge.wire.frames import Frame
-from tests.support.ports import WIRE, address_options, free_port, free_ports, tcp
+from tests.support.ports import address_options, free_port, free_ports, tcp
 from tests.support.up import START, Up
 from tests.support.waiting import wait_for
 from tests.support.zmtp import COMMAND, GREETING_BYTES, MORE, frame, greeting, ready
@@ -190,14 +191,16 @@ def megabytes(pid: int) -> float:
 
 def fuzz_feeder(folder: Path, frames: int, seed: int) -> list[str]:
     """Send frames to the three sockets of a feeder; return what is wrong."""
-    up = Up(folder, "--source=sim")
+    # A hostile program reaches the socket of trade events only if it is open.
+    trade = free_port()
+    up = Up(folder, "--source=sim", f"--trade-addr={tcp(trade)}", "--open-trade-addr")
     try:
         up.wait_ready()
         pid = up.pid("feeder")
         good = GoodConsumer(up.market_addr)
         try:
             wait_for(lambda: good.frames, "the good consumer")
-            places = list(zip(up.ports[1:], (b"SUB", b"SUB", b"DEALER"), strict=True))
+            places = [(up.ports[1], b"SUB"), (trade, b"SUB"), (up.ports[2], b"DEALER")]
             clients = [
                 HostileClient(*places[number % 3], random.Random(seed * 1000 + number)) for number in range(CONNECTIONS)
             ]
@@ -311,7 +314,9 @@ def consume(addresses: dict[str, str], stopped: threading.Event, faults: list[st
     """Read what a hostile feeder sends; only errors that docs/zeromq.md names may end a subscription."""
     while not stopped.is_set():
         try:
-            for message in subscribe(TICK, TRADES, **addresses, timeout=0.5, on_notice=lambda notice: None):
+            notices: dict[str, Any] = {"on_notice": lambda notice: None}
+            read = subscribe(TICK, TRADES, **addresses, **notices, open_trade_addr=True, timeout=0.5)
+            for message in read:
                 with suppress(QMTBridgeError):
                     _ = message.data
                 if stopped.is_set():
@@ -331,9 +336,10 @@ def connection(url: str) -> ClientConnection:
 def fuzz_readers(folder: Path, frames: int, seed: int) -> list[str]:
     """Send the messages of a hostile feeder to a gateway and to a consumer; return what is wrong."""
     ports, port = free_ports(3), free_port()
-    addresses = dict(zip(WIRE, map(tcp, ports), strict=True))
+    addresses = dict(zip(("market_addr", "trade_addr", "ask_addr"), map(tcp, ports), strict=True))
     log = folder / "gateway.log"
-    command = [*START, "gateway", f"--port={port}", f"--data-dir={folder}", *address_options(addresses)]
+    command = [*START, "gateway", f"--port={port}", f"--data-dir={folder}", "--open-trade-addr"]
+    command += address_options(addresses)
     feeder = HostileFeeder(ports, random.Random(seed))
     stopped, faults = threading.Event(), list[str]()
     reader = threading.Thread(target=consume, args=(addresses, stopped, faults))
