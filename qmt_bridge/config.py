@@ -91,9 +91,7 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     )
     jwt_jwks: Annotated[
         str,
-        Meta(
-            description="JWT: file or https URL of the public keys (JWKS) whose tokens are accepted; empty: none."
-        ),
+        Meta(description="JWT: file or https URL of the public keys (JWKS) whose tokens are accepted; empty: none."),
     ] = ""
     jwt_issuer: Annotated[str, Meta(description="JWT: claim `iss` that a token must have; needed for tokens.")] = ""
     jwt_audience: Annotated[

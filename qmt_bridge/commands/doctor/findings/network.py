@@ -51,7 +51,11 @@ def tokens(location: str, count: int, problem: str) -> Finding:
     if problem:
         said = f"a gateway does not start, or accepts no token: {problem}"
         return Finding("tokens", "fail", said, "see docs/deploy.md, A login of your own")
-    return Finding("tokens", "ok", f"{count} public keys in {location}" if location else "not accepted (jwt_jwks)")
+    return Finding(
+        "tokens",
+        "ok",
+        f"{count} public key{'s' if count > 1 else ''} in {location}" if location else "not accepted (jwt_jwks)",
+    )
 
 
 def firewall(host: str, port: int, windows: bool) -> Finding:
