@@ -10,6 +10,8 @@ import json
 import logging
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,7 +35,7 @@ from qmt_bridge.tokens import location
 from qmt_bridge.tokens.claims import LEEWAY
 from qmt_bridge.tokens.key_set import MOST_CHARACTERS
 from tests.support.ports import ANY_ADDRESSES
-from tests.support.rig import KEY, Rig, metrics, running_rig
+from tests.support.rig import KEY, Rig, Server, metrics, running_rig
 from tests.support.waiting import until
 
 ISSUER, AUDIENCE = "https://login.example/", "qmt-bridge"
@@ -379,6 +381,33 @@ async def test_no_token_is_written_to_the_log(rig: Rig, caplog: pytest.LogCaptur
         assert part not in caplog.text
 
 
+async def page(server: Server, path: str, given: str) -> tuple[int, str]:
+    """Return status and text of a page for a client of another machine."""
+    headers = {"Authorization": f"Bearer {given}", "X-Forwarded-For": "203.0.113.7"}
+    request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", headers=headers)
+
+    def get() -> tuple[int, str]:
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refused:
+            with refused:
+                return refused.code, refused.read().decode()
+
+    return await asyncio.to_thread(get)
+
+
+async def test_pages_check_a_token_like_a_key(rig: Rig) -> None:
+    server = rig.serve(behind_proxy=("127.0.0.1",))
+    status, text = await page(server, "/metrics", token())
+    assert (status, "qmt_bridge_connections" in text) == (200, True)
+    assert await page(server, "/metrics", token(scope="trade")) == (
+        403,
+        "forbidden: the key jwt:alice has no scope admin\n",
+    )
+    assert await page(server, "/readyz", token(OTHER_RSA)) == (401, "unauthorized: the API key is wrong\n")
+
+
 class Issuer:
     """A web server of this machine with the keys; it answers as the test says, and counts."""
 
@@ -472,6 +501,7 @@ async def test_client_waits_while_no_keys_were_fetched(rig: Rig, issuer: Issuer)
         async with rig.connect(url("/ws/trade", token()), server) as client:
             code, reason = await client.closed()
             assert (code, reason.partition(":")[0]) == (1013, "upstream_unavailable")
+    assert (await page(server, "/readyz", token()))[0] == 503
     issuer.go.set()
     await opens(rig, token(), server)
     assert issuer.requests == 1

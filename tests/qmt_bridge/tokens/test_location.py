@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -103,6 +105,33 @@ def test_without_its_cryptography_the_library_is_not_enough(monkeypatch: pytest.
     monkeypatch.setattr("jwt.algorithms.has_crypto", False)
     with pytest.raises(ConfigError, match=r"\[jwt\]"):
         check_tokens(config())
+
+
+def start(*flags: str) -> str:
+    """Run a command that ends by itself; return what it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "qmt_bridge", *flags], capture_output=True, encoding="utf-8", timeout=30, check=False
+    )
+    assert done.returncode == 1
+    return done.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "gateway"])
+def test_start_with_incomplete_settings_of_tokens_is_refused(command: str, keys: Path, tmp_path: Path) -> None:
+    said = start(command, "--port=0", f"--data-dir={tmp_path / 'data'}", f"--jwt-jwks={keys}", "--jwt-issuer=i")
+    assert "jwt_audience: is needed with jwt_jwks" in said
+    assert "Traceback" not in said
+
+
+def test_tokens_are_enough_where_a_key_is_required(keys: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        flags = [f"--data-dir={tmp_path / 'data'}", f"--port={port}", "--require-key"]
+        assert "every client would be refused" in start("gateway", *flags)
+        said = start("gateway", *flags, f"--jwt-jwks={keys}", "--jwt-issuer=i", "--jwt-audience=a")
+        assert f"cannot listen on 127.0.0.1:{port}" in said
 
 
 def test_doctor_reads_the_keys_of_tokens(keys: Path, tmp_path: Path) -> None:
