@@ -17,7 +17,7 @@ from qmt_bridge.errors import ConfigError
 from qmt_bridge.keys.key import sha256
 from qmt_bridge.tokens.claims import TokenKey, rights
 from qmt_bridge.tokens.key_set import KeySet, UnknownSigner, has_form
-from qmt_bridge.tokens.location import check_tokens, is_url, read_keys
+from qmt_bridge.tokens.location import is_url, read_keys
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,7 @@ class Tokens:
     """The tokens of the issuer in the settings."""
 
     def __init__(self, config: Config) -> None:
-        """Read the keys if they are a file; raise `ConfigError` for settings or a file that cannot be used."""
-        check_tokens(config)
+        """Read the keys if they are a file; raise `ConfigError` for one that cannot be used."""
         self._config = config
         self._location = config.jwt_jwks
         self._fetches = is_url(self._location)

@@ -98,7 +98,7 @@ class KeySet:
 
 def has_form(given: str) -> bool:
     """Return whether a text has the form of a token, so that it is worth a look."""
-    return len(given) <= MOST_CHARACTERS and given.count(".") == 2 and given.isascii()
+    return len(given) <= MOST_CHARACTERS and given.count(".") == 2
 
 
 def require_library() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 import jwt
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -28,6 +29,8 @@ from websockets import ConnectionClosed, InvalidStatus
 
 from gateway.endpoints import ENDPOINTS
 from gateway.keys import attempts, tokens
+from gateway.keys.entry import Entry
+from gateway.worker import Worker
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.keys.key import SCOPES
@@ -330,6 +333,20 @@ async def test_token_without_key_id_fits_a_single_key(rig: Rig, tmp_path: Path) 
     await welcomed(rig, token(kid=None), server=rig.serve(jwt_jwks=str(single)))
 
 
+async def test_keys_of_two_kinds_may_have_one_id(rig: Rig, tmp_path: Path) -> None:
+    both = tmp_path / "both.json"
+    write(both, jwks(public(RSA, "one"), public(EC, "one")))
+    server = rig.serve(jwt_jwks=str(both))
+    await welcomed(rig, token(kid="one"), server=server)
+    await welcomed(rig, token(EC, "ES256", "one"), server=server)
+
+
+async def test_worker_of_any_server_checks_the_settings(rig: Rig) -> None:
+    for name in ("jwt_audience", "jwt_issuer", "jwt_jwks"):
+        with pytest.raises(ConfigError, match=r"jwt_jwks"):
+            Entry(msgspec.structs.replace(rig.config, **{name: ""}))
+
+
 async def test_wrong_tokens_bar_an_address_and_known_ones_open(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     known, unknown = token(), token(sub="bob")
     await welcomed(rig, known)
@@ -493,8 +510,20 @@ async def test_keys_of_a_url_are_fetched_and_go_on(
     assert "the keys of tokens are there again" in caplog.text
 
 
-async def test_client_waits_while_no_keys_were_fetched(rig: Rig, issuer: Issuer) -> None:
+async def test_keys_are_fetched_before_the_first_token(
+    rig: Rig, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Worker, "_tick", lambda worker: None)
+    rig.serve(jwt_jwks=issuer.url)
+    await until(lambda: issuer.requests == 1, "the fetch")
+
+
+async def test_client_waits_while_no_keys_were_fetched(
+    rig: Rig, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     issuer.go.clear()
+    # There is one fetch at a time, however long it takes.
+    monkeypatch.setattr(tokens, "FETCH_AGAIN", 0.0)
     server = rig.serve(jwt_jwks=issuer.url)
     # The event loop serves meanwhile, and no attempt is counted.
     for _ in range(attempts.ATTEMPTS + 1):
