@@ -38,7 +38,7 @@ from qmt_bridge.tokens import location
 from qmt_bridge.tokens.claims import LEEWAY
 from qmt_bridge.tokens.key_set import MOST_CHARACTERS
 from tests.support.ports import ANY_ADDRESSES
-from tests.support.rig import KEY, Rig, Server, metrics, running_rig
+from tests.support.rig import KEY, Rig, Server, metrics, readiness, running_rig
 from tests.support.waiting import until
 
 ISSUER, AUDIENCE = "https://login.example/", "qmt-bridge"
@@ -373,6 +373,11 @@ async def test_wrong_tokens_in_later_frames_are_counted(rig: Rig) -> None:
         await refusal(rig, token(sub="bob"))
 
 
+def test_trade_events_are_followed_for_tokens(rig: Rig) -> None:
+    # Before there is a client; otherwise its replay would have to be asked for.
+    assert readiness(rig.servers[0].port)["topics"] == 1
+
+
 async def test_key_of_the_settings_opens_beside_tokens(rig: Rig) -> None:
     server = rig.serve(api_key=KEY)
     await welcomed(rig, quote(KEY, safe=""), server=server)
@@ -550,6 +555,16 @@ async def test_unknown_key_id_fetches_the_keys_but_not_often(
     issuer.content = jwks(public(RSA, "rsa"), public(OTHER_RSA, "new"))
     await opens(rig, token(OTHER_RSA, kid="new"), server)
     assert issuer.requests == 2
+
+
+def test_keys_of_this_machine_do_not_pass_a_proxy(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as proxy:
+        proxy.content = jwks(public(OTHER_RSA, "of-the-proxy"))
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", proxy.url)
+        assert len(location.read_keys(issuer.url)) == 3
+        assert proxy.requests == 0
 
 
 def test_fetch_follows_no_redirect_and_is_bounded(issuer: Issuer) -> None:
