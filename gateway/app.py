@@ -23,7 +23,7 @@ from gateway.access.browser_headers import BROWSER_HEADERS
 from gateway.access.guard import Guard
 from gateway.access.peers import from_this_machine
 from gateway.endpoints import ENDPOINTS
-from gateway.keys.entry import WrongKey, address_of, headers_of, presented
+from gateway.keys.entry import NotYet, WrongKey, address_of, headers_of, presented
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
 from qmt_bridge import log
@@ -124,6 +124,8 @@ def _page(worker: Worker, scope: Scope, render: status.Page) -> Response:
             key = entry.check(given, address_of(scope))
         except WrongKey as exc:
             return status.unauthorized(str(exc))
+        except NotYet as exc:
+            return PlainTextResponse(f"{exc}\n", HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "1"})
     near = from_this_machine(scope.get("client"), scope.get("server"), headers_of(scope))
     return render(worker, status.Viewer(near, key))
 

@@ -44,6 +44,7 @@ from qmt_bridge.keys.key_file import read_keys
 from qmt_bridge.process.holder import holder
 from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop, shielded, unshield
+from qmt_bridge.tokens.location import check_tokens
 from qmt_bridge.wire.requests import REQUEST_BYTES
 
 logger = logging.getLogger(__name__)
@@ -231,7 +232,9 @@ def serve(config: Config, stop: Stop) -> int:
     # Whether the example key may be used depends on the feeder, so it is decided later (`Entry.lapsed`).
     check_length(config.api_key, simulated=True)
     check_exposure(config)
-    if not read_keys(config.data_path) and config.require_key and not config.api_key:
+    check_tokens(config)
+    has_key = read_keys(config.data_path) or config.api_key or config.jwt_jwks
+    if config.require_key and not has_key:
         raise ConfigError(
             "require_key",
             f"is set, but there is no api_key, and no key in {config.data_path}: every client would be refused",

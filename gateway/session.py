@@ -26,7 +26,7 @@ from gateway.costs.slices import Slices
 from gateway.costs.views import SocketViews, Views
 from gateway.counters import Sent
 from gateway.feed import Feed
-from gateway.keys.entry import Entry, WrongKey, address_of, headers_of, presented
+from gateway.keys.entry import Entry, NotYet, WrongKey, address_of, headers_of, presented
 from gateway.keys.table import missing_scope
 from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Outbox
@@ -49,6 +49,7 @@ from qmt_bridge.closes import (
     TOO_LARGE,
     UNAUTHORIZED,
     UNTOLD,
+    UPSTREAM_AWAY,
     VANISHED,
     Ending,
 )
@@ -528,7 +529,7 @@ class Session:
                     self.tell(pong | shown_ignored(ignored_fields(request, None)))
                 elif request.get("action") == "auth":
                     # Code for browsers sends this frame in any case, also where no key is needed.
-                    if self.key is None and self.host.entry.is_valid(request.get("key")):
+                    if self.key is None and self.host.entry.is_valid(request.get("key"), self._address):
                         self._take_key(endpoint, request["key"])
                         self._replace()
                     self.tell({"type": "authenticated", "id": given})
@@ -626,6 +627,8 @@ class Session:
             key = self.host.entry.check(given, self._address)
         except WrongKey as exc:
             raise _KeyRefused(UNAUTHORIZED, str(exc)) from None
+        except NotYet as exc:
+            raise Ended(UPSTREAM_AWAY, str(exc), told=True) from None
         if lacks := missing_scope(key, endpoint.scope):
             raise Ended(FORBIDDEN, lacks)
         self.key = key

@@ -94,11 +94,12 @@ class Worker:
         """Connect to the feeder, which may start later; raise `ConfigError` if the settings make that impossible."""
         self.feed.start()
         self._follow_trades()
+        self.entry.tick()
         self._timer = asyncio.get_running_loop().call_later(1.0, self._tick)
 
     def _follow_trades(self) -> None:
         """Receive trade events from now on if a key may have them; without one no client gets them."""
-        if self.entry.keys.table.sees_trades:
+        if self.entry.sees_trades:
             self.feed.follow_trades()
 
     def stop(self) -> None:

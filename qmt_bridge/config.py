@@ -52,7 +52,7 @@ _FOREIGN = {
     "event_zmq_endpoint": "trade_addr",
 }
 # In double quotes TOML reads their backslashes as escapes.
-_PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir", "tls_cert", "tls_key"))
+_PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir", "tls_cert", "tls_key", "jwt_jwks"))
 _SINGLE_QUOTES = "in double quotes a backslash begins an escape; put paths in single quotes: 'C:\\qmt\\userdata_mini'"
 # Bytes of a file of settings; the example with every setting has some 20,000.
 MOST_BYTES = 1024 * 1024
@@ -89,6 +89,20 @@ class _GatewaySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     tls_key: Annotated[str, Meta(description="TLS: PEM file of the certificate's private key, without a password.")] = (
         ""
     )
+    jwt_jwks: Annotated[
+        str,
+        Meta(description="JWT: file or https URL of the public keys (JWKS) whose tokens are accepted; empty: none."),
+    ] = ""
+    jwt_issuer: Annotated[str, Meta(description="JWT: claim `iss` that a token must have; needed for tokens.")] = ""
+    jwt_audience: Annotated[
+        str, Meta(description="JWT: claim `aud` that a token must have or contain; needed for tokens.")
+    ] = ""
+    jwt_scope_claim: Annotated[
+        str, Meta(min_length=1, description='JWT: claim with the scopes, such as "market" or "qmtb:market".')
+    ] = "scope"
+    jwt_accounts_claim: Annotated[
+        str, Meta(description="JWT: claim with the accounts whose trade events a token opens; empty: every account.")
+    ] = ""
     behind_proxy: Annotated[
         tuple[str, ...],
         Meta(description='Addresses of proxies that may name their clients, e.g. "127.0.0.1" or "10.0.0.0/24".'),

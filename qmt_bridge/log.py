@@ -35,9 +35,11 @@ _PATTERNS = (
     # The first frame of a client.
     (re.compile(r"""(["']key["'] ?: ?)(["'])(?:\\.|(?!\2).)*"""), r"\1\2***"),
     (re.compile(r"\bqmtb_[\w-]+"), "qmtb_***"),
+    # A JSON Web Token: each begins with {" in Base64.
+    (re.compile(r"\beyJ[\w-]+\.[\w-]*(?:\.[\w-]*)?"), "eyJ***"),
 )
 # A text without any of these has nothing that the patterns find.
-_SUSPECT = re.compile("key|token|secret|authorization|cookie|qmtb_|%", re.IGNORECASE)
+_SUSPECT = re.compile("key|token|secret|authorization|cookie|qmtb_|eyJ|%", re.IGNORECASE)
 # websockets shows each frame at the level DEBUG: requests with keys, trade events with accounts. It cuts long ones, so
 # no pattern would find all.
 _FRAME_DUMPS = frozenset(("< %s", "> %s"))

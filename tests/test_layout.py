@@ -50,6 +50,7 @@ EDGE = WIRE | {
     "qmt_bridge.process.child",
     "qmt_bridge.process.stop",
     "qmt_bridge.sockets",
+    "qmt_bridge.tokens",
     "zmq",
 }
 # Modules of the command that the processes use as well.
@@ -72,6 +73,14 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"asyncio", "socket", "threading"},
     ),
     ("qmt_bridge/private.py", set(), {"asyncio", "threading", "time"}),
+    ("qmt_bridge/tokens/claims.py", {"qmt_bridge.keys.key"}, IMPURE),
+    # PyJWT is an optional dependency.
+    ("qmt_bridge/tokens/key_set.py", {"qmt_bridge.errors", "qmt_bridge.tokens", "jwt"}, IMPURE),
+    (
+        "qmt_bridge/tokens/*",
+        {"qmt_bridge.config", "qmt_bridge.errors", "qmt_bridge.keys", "qmt_bridge.private", "qmt_bridge.tokens"},
+        {"asyncio", "threading"},
+    ),
     # Users can import the client without the other parts.
     (
         "qmt_bridge/client.py",
@@ -134,6 +143,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
             "qmt_bridge.errors",
             "qmt_bridge.handshakes",
             "qmt_bridge.keys.exposure",
+            "qmt_bridge.tokens",
         },
         {"asyncio", "socket", "subprocess", "threading"},
     ),
@@ -253,6 +263,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("gateway/keys/table.py", {"qmt_bridge.keys.key"}, IMPURE),
     ("gateway/keys/attempts.py", set(), IMPURE),
     ("gateway/keys/room.py", {"qmt_bridge.keys.key"}, IMPURE),
+    # It fetches on a thread, so that the event loop waits for no other machine.
+    (
+        "gateway/keys/tokens.py",
+        {"qmt_bridge.config", "qmt_bridge.errors", "qmt_bridge.keys.key", "qmt_bridge.tokens"},
+        {"socket"},
+    ),
     (
         "gateway/keys/*",
         {
@@ -262,6 +278,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
             "qmt_bridge.config",
             "qmt_bridge.errors",
             "qmt_bridge.keys",
+            "qmt_bridge.tokens",
         },
         {"socket", "threading"},
     ),

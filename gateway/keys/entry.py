@@ -17,8 +17,12 @@ from gateway.auth import presented_key
 from gateway.keys.attempts import Attempts
 from gateway.keys.keyring import KeyRing
 from gateway.keys.room import Room
+from gateway.keys.tokens import KeysPending, Tokens
 from qmt_bridge.config import Config
 from qmt_bridge.keys.key import EXAMPLE_KEY, SIMPLE_NAME, Key
+from qmt_bridge.tokens.claims import TokenKey
+from qmt_bridge.tokens.key_set import has_form
+from qmt_bridge.tokens.location import check_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +31,18 @@ class WrongKey(Exception):
     """A key that is not accepted; the text says why."""
 
 
+class NotYet(Exception):
+    """It is not known yet whether a token is right; the text says why."""
+
+
 class Entry:
     """The keys, failed attempts and places of one worker."""
 
     def __init__(self, config: Config) -> None:
         """Read the keys; raise `ConfigError` for a file that is damaged."""
         self.keys = KeyRing(config.data_path, config.api_key)
+        check_tokens(config)
+        self.tokens = Tokens(config) if config.jwt_jwks else None
         self.attempts = Attempts()
         self.room = Room(config.max_connections, config.max_connections_per_address)
         # Whether the feeder's data is invented, as far as is known.
@@ -44,26 +54,65 @@ class Entry:
 
     @property
     def configured(self) -> bool:
-        """Return whether there is any key."""
-        return self.keys.table.configured
+        """Return whether there is any key, or tokens are accepted."""
+        return self.tokens is not None or self.keys.table.configured
+
+    @property
+    def sees_trades(self) -> bool:
+        """Return whether a key or a token may have trade events."""
+        return self.tokens is not None or self.keys.table.sees_trades
 
     def check(self, given: str, address: str) -> Key:
-        """Return the key that a client of `address` has given; raise `WrongKey`, and count the attempt."""
-        key = self.keys.table.find(given)
+        """Return the key that a client of `address` has given; raise `WrongKey`, and count the attempt.
+
+        It may be a token, with the same answer to a wrong one. Raise `NotYet` for one of which nothing is known yet.
+        """
+        try:
+            key = self._find(given, address)
+        except KeysPending:
+            raise NotYet("the keys of the tokens' issuer are being fetched; try again") from None
         reason = "the API key is wrong" if key is None else self.lapsed(key, time.time())
         if key is None or reason:
             self.attempts.fail(address, _now())
             raise WrongKey(reason)
-        self.keys.use(key, time.time())
+        if not isinstance(key, TokenKey):
+            self.keys.use(key, time.time())
         return key
 
-    def is_valid(self, given: object) -> bool:
-        """Return whether a value is a key that is accepted now; no attempt is counted."""
-        key = self.keys.table.find(given) if isinstance(given, str) else None
+    def is_valid(self, given: object, address: str) -> bool:
+        """Return whether a value is a key that is accepted now.
+
+        No attempt is counted, but for a wrong token: it costs more than a wrong key, so it is not tried without end.
+        """
+        if self._accepts(given, address):
+            return True
+        if self.tokens is not None and isinstance(given, str) and has_form(given):
+            self.attempts.fail(address, _now())
+        return False
+
+    def _accepts(self, given: object, address: str) -> bool:
+        try:
+            key = self._find(given, address) if isinstance(given, str) else None
+        except KeysPending:
+            return False
         return key is not None and not self.lapsed(key, time.time())
+
+    def _find(self, given: str, address: str) -> Key | None:
+        """Return the key or the rights of the token; raise `KeysPending`.
+
+        From an address in back-off only a token that was verified before is accepted: to verify one takes a hundred
+        times as long as to find a key.
+        """
+        key = self.keys.table.find(given)
+        if key is not None or self.tokens is None:
+            return key
+        now = _now()
+        return self.tokens.find(given, now, verify=not self.attempts.refused(address, now))
 
     def lapsed(self, key: Key, now: float) -> str:
         """Return why a key is not valid any more; empty if it is."""
+        if isinstance(key, TokenKey):
+            return "tokens are not accepted" if self.tokens is None else self.tokens.lapsed(key, now)
         if self._needs_simulation and key.name == SIMPLE_NAME and not self.simulated:
             return "this key is an example, and opens the simulator only"
         return self.keys.table.lapsed(key, now)
@@ -91,7 +140,7 @@ class Entry:
         given = presented(scope)
         if given is None:
             return int(seconds) + 1 if needs_key else 0
-        if self.is_valid(given):
+        if self._accepts(given, address):
             return 0
         self.attempts.fail(address, _now())
         return int(seconds) + 1
@@ -99,6 +148,8 @@ class Entry:
     def tick(self) -> None:
         """Read the keys again if they have changed, and write what is due. Called once a second."""
         self.keys.refresh()
+        if self.tokens is not None:
+            self.tokens.tick(_now())
         self.attempts.tell(_now(), _tell)
         used = self.keys.unnoted(_now())
         if used:

@@ -37,6 +37,7 @@ from qmt_bridge.keys.exposure import check_exposure, is_loopback
 from qmt_bridge.keys.key import check_length, make_key
 from qmt_bridge.process import child
 from qmt_bridge.process.stop import Stop
+from qmt_bridge.tokens.location import check_tokens
 
 # The settings of a replay, as their descriptions say.
 REPLAY = tuple(name for name in FEEDER if description(name).startswith("replay: "))
@@ -60,6 +61,7 @@ def up(config_file: Path | None, **flags: Any) -> None:
     try:
         check_length(config.api_key, simulated=_is_simulated(config))
         check_exposure(config)
+        check_tokens(config)
         config = msgspec.structs.replace(
             config,
             api_key=config.api_key or make_key(),

@@ -65,6 +65,7 @@ def test_the_key_of_an_accepted_websocket_is_redacted(form, capsys):
         pytest.param("the file keys/key.py, feeder.key", "the file keys/key.py, feeder.key", id="no-protocol"),
         pytest.param('{"action":"auth","key":"a\\"b"}', '{"action":"auth","key":"***"}', id="frame"),
         pytest.param("qmtb_abc-_d is wrong", "qmtb_*** is wrong", id="prefix"),
+        pytest.param("eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJh.c2ln-_ is wrong", "eyJ*** is wrong", id="token"),
         pytest.param("100 % of api_keys", "100 % of api_keys", id="nothing-to-hide"),
     ],
 )

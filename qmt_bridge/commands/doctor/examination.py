@@ -29,6 +29,7 @@ from qmt_bridge.curve.key_folder import End
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Trouble
 from qmt_bridge.keys.exposure import check_exposure
+from qmt_bridge.tokens.location import check_tokens, read_keys
 
 _WINDOWS = sys.platform == "win32"
 
@@ -67,6 +68,7 @@ def examine(config: Config, version: str, role: End | None = None, foreign: Sequ
             network.gateway_port(config.host, config.port, bound, bound is not None and is_gateway(config)),
             network.exposed(_exposure_problem(config), config.host, bool(config.tls_cert)),
             network.key(config.api_key, config.open_market_data, config.host),
+            network.tokens(config.jwt_jwks, *_issuer_keys(config)),
             network.firewall(config.host, config.port, _WINDOWS),
         ]
     if role != "gateway":
@@ -89,6 +91,15 @@ def _exposure_problem(config: Config) -> str:
     except ConfigError as exc:
         return exc.reason
     return ""
+
+
+def _issuer_keys(config: Config) -> tuple[int, str]:
+    """Return how many keys of the tokens' issuer there are, and why they cannot be used; fetches them from a URL."""
+    try:
+        check_tokens(config)
+        return (len(read_keys(config.jwt_jwks)) if config.jwt_jwks else 0), ""
+    except ConfigError as exc:
+        return 0, str(exc)
 
 
 def _heard_feeder(heard: Heard, version: str, source: str, role: End | None) -> Finding:

@@ -46,6 +46,18 @@ def key(api_key: str, open_market_data: bool, host: str) -> Finding:
     return Finding("key", "ok", "is set")
 
 
+def tokens(location: str, count: int, problem: str) -> Finding:
+    """Judge the public keys of the tokens' issuer at `location`; `problem` says why tokens are not accepted."""
+    if problem:
+        said = f"a gateway does not start, or accepts no token: {problem}"
+        return Finding("tokens", "fail", said, "see docs/deploy.md, A login of your own")
+    return Finding(
+        "tokens",
+        "ok",
+        f"{count} public key{'s' if count > 1 else ''} in {location}" if location else "not accepted (jwt_jwks)",
+    )
+
+
 def firewall(host: str, port: int, windows: bool) -> Finding:
     """Give the firewall rule that a gateway for other machines needs."""
     if is_loopback(host):
