@@ -125,7 +125,11 @@ def value(cell: str) -> object:
     found = _decoded(cell)
     # `true` and a quoted word are text in a CSV file.
     if type(found) in (int, float, list, dict):
-        return _fitting(cell, found)
+        try:
+            return _fitting(cell, found)
+        except RecursionError:
+            # CPython 3.13 reads lists in lists deeper than it can be called.
+            raise Unreadable("too deep", cell, "lists in lists have at most some hundred levels") from None
     if cell.lower() in _MISSING:
         return None
     if cell[0] in "[{":

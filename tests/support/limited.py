@@ -12,7 +12,7 @@ from tests.support.paths import ROOT
 
 MIB = 1024 * 1024
 # Bytes of address space beyond what the imports take.
-ROOM = 256 * MIB
+ROOM = 320 * MIB
 # Seconds of processor time, far more than a bounded reader takes: without the bound some take a minute, others an hour.
 SECONDS = 20
 
