@@ -1,9 +1,9 @@
-"""Find out whether the last subscriber of a topic has really left.
+"""Find out whether the last subscriber of a topic has left.
 
-libzmq 4.3.5 tells of the first subscription and of the last unsubscription of a topic, and also of an unsubscription by
-a connection that never subscribed it, while others do. Who believes that stops their data, and later subscribers are
-not told of, since they are not the first ones. So a subscriber of our own asks: its subscription is told of only if
-there is no other one.
+libzmq 4.3.5 reports the first subscription and the last unsubscription of a topic. It also reports an unsubscription by
+a connection that never subscribed the topic, while other connections do. If the feeder then stopped the topic, these
+would get no more data, and libzmq would not report later subscribers, which are not the first ones. So the feeder
+subscribes the topic by a socket of its own: libzmq reports this subscription only if there is no other one.
 """
 
 from __future__ import annotations

@@ -51,6 +51,15 @@ def read_small(path: Path, most: int) -> bytes:
     return content
 
 
+def stamp(path: str) -> tuple[int, ...]:
+    """Return what changes when a file is replaced or written; empty if it is not found, which reading it tells."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def make_part(path: Path) -> Path:
     """Make an empty file with a new name beside `path`, and return it; raise `OSError`."""
     # mkstemp makes a file that only its owner may read, and never takes one that exists.

@@ -266,7 +266,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # It fetches on a thread, so that the event loop waits for no other machine.
     (
         "gateway/keys/tokens.py",
-        {"qmt_bridge.config", "qmt_bridge.errors", "qmt_bridge.keys.key", "qmt_bridge.tokens"},
+        {"qmt_bridge.config", "qmt_bridge.errors", "qmt_bridge.keys.key", "qmt_bridge.private", "qmt_bridge.tokens"},
         {"socket"},
     ),
     (

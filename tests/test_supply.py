@@ -194,7 +194,7 @@ def local_only(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_start_calls_nobody_outside_this_machine(local_only):
+def test_start_makes_no_call_outside_this_machine(local_only):
     with running(local_only / "data", "--source=sim", "--workers=2") as up:
         pass
     assert "OUTSIDE" not in up.text

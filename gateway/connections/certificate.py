@@ -17,6 +17,7 @@ from uvicorn.config import Config as ServerConfig
 
 from qmt_bridge.config import load_config
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.private import stamp
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +76,10 @@ class Certificate:
 
     def _refresh(self) -> None:
         self._plan()
-        stamp = self._look()
-        if stamp == self._stamp:
+        found = self._look()
+        if found == self._stamp:
             return
-        self._stamp = stamp
+        self._stamp = found
         try:
             self._newest = load(*self._files)
         except ConfigError as exc:
@@ -89,21 +90,12 @@ class Certificate:
 
     def _look(self) -> tuple[tuple[int, ...], ...]:
         """Return what changes with the files; a link that leads to another file changes it too."""
-        return tuple(_stamp(path) for path in self._files)
+        return tuple(stamp(path) for path in self._files)
 
     def _warn_of_readers(self) -> None:
         path = self._files[1]
         if sys.platform != "win32" and os.stat(path).st_mode & stat.S_IROTH:
             logger.warning("%s, the private key of TLS, can be read by every user: chmod 600 it", path)
-
-
-def _stamp(path: str) -> tuple[int, ...]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        # Reading it says why.
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _no_password() -> str:

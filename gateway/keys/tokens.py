@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 from contextlib import suppress
@@ -15,6 +14,7 @@ from contextlib import suppress
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.keys.key import sha256
+from qmt_bridge.private import stamp
 from qmt_bridge.tokens.claims import TokenKey, rights
 from qmt_bridge.tokens.key_set import KeySet, UnknownSigner, has_form
 from qmt_bridge.tokens.location import is_url, read_keys
@@ -48,7 +48,7 @@ class Tokens:
         self._again_at = float("-inf")
         self._failing = False
         if not self._fetches:
-            self._stamp = _stamp(self._location)
+            self._stamp = stamp(self._location)
             self._keys = read_keys(self._location)
 
     def find(self, given: str, now: float, *, verify: bool = True) -> TokenKey | None:
@@ -99,10 +99,10 @@ class Tokens:
             if now >= self._again_at:
                 self._fetch(now)
             return
-        stamp = _stamp(self._location)
-        if stamp == self._stamp:
+        found = stamp(self._location)
+        if found == self._stamp:
             return
-        self._stamp = stamp
+        self._stamp = found
         try:
             self._take(read_keys(self._location))
         except ConfigError as exc:
@@ -153,12 +153,3 @@ def _fetch(location: str, loop: asyncio.AbstractEventLoop, tokens: Tokens) -> No
     # The loop of a worker that has stopped meanwhile is closed.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(lambda: tokens.arrived(found, loop.time()))
-
-
-def _stamp(path: str) -> tuple[int, ...]:
-    try:
-        found = os.stat(path)
-    except OSError:
-        # Reading it says why.
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
