@@ -22,6 +22,7 @@ from gateway import hub
 from gateway.endpoints import ENDPOINTS
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, quote_topic, whole_topic
+from tests.support.raw import opened
 from tests.support.rig import DEADLINE, KEY, Client, Rig, metrics, readiness
 from tests.support.waiting import until
 
@@ -690,14 +691,12 @@ async def test_client_not_reading_trade_events_is_closed_with_1013(rig: Rig) -> 
 
 async def test_key_in_a_header_may_be_raw_utf8(rig: Rig) -> None:
     port = rig.servers[0].port
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
     lines = ["GET /ws/trade?ctl=1 HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade"]
     lines += ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", f"X-API-Key: {KEY}", "", ""]
-    writer.write("\r\n".join(lines).encode())
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(DEADLINE), opened(port) as (reader, writer):
+        writer.write("\r\n".join(lines).encode())
         await reader.readuntil(b"\r\n\r\n")
         assert b'"welcome"' in await reader.readuntil(b"}")
-    writer.close()
 
 
 @pytest.mark.parametrize("kind", ["header", "bearer", "subprotocol", "query", "first frame"])

@@ -16,6 +16,7 @@ from gateway.sending.window import FIRST
 from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
 from qmt_bridge.wire.topics import quote_topic, whole_topic
+from tests.support.raw import opened
 from tests.support.rig import DEADLINE, Rig, metrics, readiness, running_rig
 from tests.support.waiting import until
 
@@ -60,15 +61,12 @@ class RawClient:
 
 @asynccontextmanager
 async def connected(rig: Rig, path: str) -> AsyncIterator[RawClient]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", rig.servers[0].port)
     key = b64encode(os.urandom(16)).decode()
     head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    writer.write(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
-    await reader.readuntil(b"\r\n\r\n")
-    try:
+    async with opened(rig.servers[0].port) as (reader, writer):
+        writer.write(f"{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n\r\n")
         yield RawClient(reader, writer)
-    finally:
-        writer.close()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 TEXT, BINARY, CONT, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 DEADLINE = 10.0
@@ -72,14 +73,22 @@ class Raw:
 
 
 @asynccontextmanager
+async def opened(port: int, **options: Any) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Open a TCP connection, with options of create_connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, **options)
+    try:
+        yield reader, writer
+    finally:
+        # close() waits until all is written; a loop that ends before that leaves the socket open.
+        writer.transport.abort()
+
+
+@asynccontextmanager
 async def raw_socket(port: int, path: str = "/ws/realtime", headers: str = "") -> AsyncIterator[Raw]:
     """Open a WebSocket."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
+    async with opened(port) as (reader, writer):
         writer.write(f"GET {path} HTTP/1.1\r\n{HEADERS}{headers}\r\n".encode())
         async with asyncio.timeout(DEADLINE):
             answer = await reader.readuntil(b"\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 101"), answer
         yield Raw(reader, writer)
-    finally:
-        writer.close()

@@ -8,17 +8,15 @@ import logging
 import pytest
 
 from qmt_bridge import log
-from tests.support.raw import HEADERS, TEXT, frame
+from tests.support.raw import HEADERS, TEXT, frame, opened
 from tests.support.rig import DEADLINE, Rig
 
 
 async def send(port: int, head: str, *frames: bytes) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(head.encode("latin-1") + b"".join(frames))
-    writer.write_eof()
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(DEADLINE), opened(port) as (reader, writer):
+        writer.write(head.encode("latin-1") + b"".join(frames))
+        writer.write_eof()
         await reader.read()
-    writer.close()
 
 
 async def test_log_has_no_line_of_an_outsider(rig: Rig, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.access.hosts import host_allowed, is_near, why_unknown
 from gateway.endpoints import ENDPOINTS
+from tests.support.raw import opened
 from tests.support.rig import DEADLINE, Rig
 
 HERE = ("127.0.0.1", 8000)
@@ -118,8 +119,6 @@ def test_page_for_an_unknown_host_is_not_served(rig: Rig, path: str) -> None:
 
 
 async def test_old_client_without_a_host_is_served(rig: Rig) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", rig.servers[0].port)
-    writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(DEADLINE), opened(rig.servers[0].port) as (reader, writer):
+        writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
         assert b" 200 " in await reader.readline()
-    writer.close()

@@ -9,20 +9,17 @@ import pytest
 from gateway.connections import arrivals, handshake
 from gateway.connections.arrivals import ADDRESS_BURST, ADDRESS_SHARE, REQUEST_COST, Arrivals
 from gateway.connections.handshake import Handshake
-from tests.support.raw import HEADERS
+from tests.support.raw import HEADERS, opened
 from tests.support.rig import DEADLINE, Rig
 from tests.support.waiting import until
 
 
 async def answer(rig: Rig, address: str, headers: str = "") -> bytes:
     """Return the first line of what the newest server answers to a handshake from an address of this machine."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", rig.servers[-1].port, local_addr=(address, 0))
-    try:
+    port = rig.servers[-1].port
+    async with asyncio.timeout(DEADLINE), opened(port, local_addr=(address, 0)) as (reader, writer):
         writer.write(f"GET /ws/realtime HTTP/1.1\r\n{HEADERS}{headers}\r\n".encode())
-        async with asyncio.timeout(DEADLINE):
-            return await reader.readline()
-    finally:
-        writer.close()
+        return await reader.readline()
 
 
 async def test_loop_does_other_work_between_two_handshakes(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ import socket
 import ssl
 import subprocess
 import sys
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Self
 
 import pytest
 from websockets.asyncio.client import connect
@@ -19,6 +21,7 @@ from gateway.connections.certificate import Certificate
 from qmt_bridge import QMTClient
 from qmt_bridge.errors import ConfigError, Disconnected
 from tests.support.authority import Authority
+from tests.support.raw import opened
 from tests.support.up import Up, running
 from tests.support.waiting import until, wait_for
 
@@ -37,32 +40,45 @@ def context(authority: Authority) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=authority.ca)
 
 
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(100):
-        writer.write(data)
-    writer.close()
-
-
 class Echo:
     """A server that echoes over TLS, in this loop."""
 
     def __init__(self, authority: Authority) -> None:
         self.authority = authority
+        self._served = set[asyncio.Task[None]]()
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Self:
         made = Certificate(str(self.authority.cert), str(self.authority.key))
-        self.server = await asyncio.start_server(echo, "127.0.0.1", 0, ssl=made.context)
-        self.port: int = self.server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._echo, "127.0.0.1", 0, ssl=made.context)
+        self._port: int = self._server.sockets[0].getsockname()[1]
+        return self
 
-    async def connect(self, **options: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port, ssl=context(self.authority), **options)  # type: ignore[call-overload]
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        # The clients have left.
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.gather(*self._served)
+
+    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._served.add(task)
+        try:
+            while data := await reader.read(100):
+                writer.write(data)
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
+
+    def connected(self) -> AbstractAsyncContextManager[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        return opened(self._port, ssl=context(self.authority))
 
     async def served(self) -> bytes:
         """Return the certificate that a new connection gets, as DER."""
-        _, writer = await self.connect()
-        found: bytes = writer.get_extra_info("ssl_object").getpeercert(True)
-        writer.close()
-        return found
+        async with self.connected() as (_, writer):
+            found: bytes = writer.get_extra_info("ssl_object").getpeercert(True)
+            return found
 
 
 async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
@@ -82,33 +98,27 @@ async def test_new_certificate_is_served_and_connections_stay(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(certificate, "LOOK_EVERY", 0.02)
-    server = Echo(authority)
-    await server.start()
-    before = await server.connect()
-    await serves(server, authority.issue())
-    assert await answers(*before)
-    before[1].close()
-    server.server.close()
+    async with Echo(authority) as server, server.connected() as before:
+        await serves(server, authority.issue())
+        assert await answers(*before)
 
 
 async def test_broken_certificate_leaves_the_one_before(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(certificate, "LOOK_EVERY", 0.02)
-    server = Echo(authority)
-    await server.start()
-    first = await server.served()
-    # A certificate without its key is what a reader sees between two writes.
-    authority.key.write_bytes(authority.ca.read_bytes())
-    await until(lambda: "cannot be used" in caplog.text, "the line of the log")
-    assert await server.served() == first
-    authority.key.unlink()
-    await until(lambda: "cannot read" in caplog.text, "the second line")
-    assert await server.served() == first
-    told = len(caplog.records)
-    await serves(server, authority.issue())
-    assert caplog.records[told:] == [] or "has changed" in caplog.text
-    server.server.close()
+    async with Echo(authority) as server:
+        first = await server.served()
+        # A certificate without its key is what a reader sees between two writes.
+        authority.key.write_bytes(authority.ca.read_bytes())
+        await until(lambda: "cannot be used" in caplog.text, "the line of the log")
+        assert await server.served() == first
+        authority.key.unlink()
+        await until(lambda: "cannot read" in caplog.text, "the second line")
+        assert await server.served() == first
+        told = len(caplog.records)
+        await serves(server, authority.issue())
+        assert caplog.records[told:] == [] or "has changed" in caplog.text
 
 
 async def test_key_that_others_can_read_is_warned_of(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
@@ -241,14 +251,11 @@ def test_client_that_never_ends_its_tls_handshake_is_closed(
         server = await asyncio.get_running_loop().create_server(
             asyncio.Protocol, "127.0.0.1", 0, ssl=Certificate(str(authority.cert), str(authority.key)).context
         )
-        async with server, asyncio.timeout(DEADLINE):
-            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        async with server, asyncio.timeout(DEADLINE), opened(server.sockets[0].getsockname()[1]) as (reader, _):
             try:
                 return await reader.read()
             except ConnectionResetError:
                 return b""
-            finally:
-                writer.close()
 
     with asyncio.Runner(loop_factory=gateway_server.new_event_loop) as runner:
         assert runner.run(silent()) == b""

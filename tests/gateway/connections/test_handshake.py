@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import logging
 from collections import Counter
+from contextlib import AsyncExitStack
 
 import pytest
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -14,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from gateway.connections import descriptors, handshake, intake
 from gateway.connections.handshake import Handshake
 from gateway.connections.opening import HEAD_BYTES
-from tests.support.raw import HEADERS, TEXT, Raw, frame
+from tests.support.raw import HEADERS, TEXT, Raw, frame, opened
 from tests.support.rig import DEADLINE, Rig, Server, metrics
 from tests.support.waiting import until
 
@@ -28,13 +29,9 @@ def test_uvicorn_protocol_has_the_attributes_that_we_use() -> None:
 
 async def exchange(server: Server, *data: bytes) -> bytes:
     """Send `data` and return all that the server answers until it closes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    try:
+    async with asyncio.timeout(DEADLINE), opened(server.port) as (reader, writer):
         writer.writelines(data)
-        async with asyncio.timeout(DEADLINE):
-            return await reader.read()
-    finally:
-        writer.close()
+        return await reader.read()
 
 
 def upgrade(path: str = "/ws/realtime", more: str = "") -> bytes:
@@ -90,9 +87,8 @@ async def test_client_that_leaves_in_the_handshake_is_no_error(
     server = rig.servers[0]
     with caplog.at_level(logging.WARNING):
         for _ in range(30):
-            _, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            writer.write(upgrade(path))
-            writer.transport.abort()  # type: ignore[attr-defined]
+            async with opened(server.port) as (_, writer):
+                writer.write(upgrade(path))
         answer = await exchange(server, upgrade("/nowhere"))
         assert answer.startswith(b"HTTP/1.1 404")
         await until(lambda: not server._server.server_state.connections, "the end of all connections")
@@ -131,30 +127,28 @@ async def test_connection_without_a_whole_request_is_closed(rig: Rig, monkeypatc
 
 async def test_byte_after_byte_does_not_gain_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handshake, "REQUEST_TIMEOUT", 0.3)
-    reader, writer = await asyncio.open_connection("127.0.0.1", rig.serve().port)
 
-    async def trickle() -> None:
+    async def trickle(writer: asyncio.StreamWriter) -> None:
         for byte in upgrade() * 100:
             writer.write(bytes((byte,)))
             await asyncio.sleep(0.01)
 
-    trickling = asyncio.create_task(trickle())
-    try:
-        async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(DEADLINE), opened(rig.serve().port) as (reader, writer):
+        trickling = asyncio.create_task(trickle(writer))
+        try:
             assert b" 408 " in await reader.read()
-        assert not trickling.done()
-    finally:
-        trickling.cancel()
-        writer.close()
+            assert not trickling.done()
+        finally:
+            trickling.cancel()
 
 
 async def test_good_clients_pass_many_half_open_connections(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handshake, "DROPPED_AT_ONCE", 10)
     server = rig.servers[0]
-    opened = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(100)]
-    for _, writer in opened[::2]:
-        writer.write(b"GET /ws/realtime HTTP/1.1\r\n")
-    async with rig.connect("/ws/realtime") as client:
+    async with AsyncExitStack() as connections, rig.connect("/ws/realtime") as client:
+        for number in range(100):
+            _, writer = await connections.enter_async_context(opened(server.port))
+            writer.write(b"GET /ws/realtime HTTP/1.1\r\n" if number % 2 else b"")
         await client.subscribed(stocks=["600519.SH"])
         deadlines: handshake.Deadlines = server._server.server_state.deadlines  # type: ignore[attr-defined]
         await until(lambda: len(deadlines._ends) == 100, "the connections")
@@ -167,8 +161,6 @@ async def test_good_clients_pass_many_half_open_connections(rig: Rig, monkeypatc
         await until(lambda: not deadlines._ends, "the end of the connections")
         await client.send({"action": "ping", "id": 5})
         assert (await client.receive())["id"] == 5
-    for _, writer in opened:
-        writer.close()
 
 
 async def test_requests_in_one_segment_are_answered_in_order(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,50 +177,45 @@ async def test_requests_beyond_the_share_of_a_connection_wait(rig: Rig, monkeypa
     monkeypatch.setattr(handshake, "PAGE_COST", intake.BURST)
     monkeypatch.setattr(handshake, "SOCKET_SHARE", 1e-6)
     get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    _, writer = await asyncio.open_connection("127.0.0.1", rig.servers[0].port)
-    writer.write(get * 1000)
     server = rig.servers[0]._server.server_state
-    # The second answer is the last one for hours.
-    await until(
-        lambda: any(isinstance(each, Handshake) and each.paused for each in list(server.connections)), "a pause"
-    )
-    async with rig.connect("/ws/realtime") as client:
-        await client.send({"action": "ping", "id": 5})
-        assert (await client.receive())["id"] == 5
-    (waiting,) = (each for each in list(server.connections) if isinstance(each, Handshake))
-    assert waiting.paused
-    # No more is received meanwhile.
-    assert 900 * len(get) < len(waiting.opening) < 20_000 * len(get)
-    writer.transport.abort()  # type: ignore[attr-defined]
+    async with opened(rig.servers[0].port) as (_, writer):
+        writer.write(get * 1000)
+        # The second answer is the last one for hours.
+        await until(
+            lambda: any(isinstance(each, Handshake) and each.paused for each in list(server.connections)), "a pause"
+        )
+        async with rig.connect("/ws/realtime") as client:
+            await client.send({"action": "ping", "id": 5})
+            assert (await client.receive())["id"] == 5
+        (waiting,) = (each for each in list(server.connections) if isinstance(each, Handshake))
+        assert waiting.paused
+        # No more is received meanwhile.
+        assert 900 * len(get) < len(waiting.opening) < 20_000 * len(get)
 
 
 async def test_frames_behind_the_handshake_are_served(rig: Rig) -> None:
     if rig.ws == "auto":
         pytest.skip("uvicorn's own WebSocket class may parse them before the session has accepted")
-    reader, writer = await asyncio.open_connection("127.0.0.1", rig.servers[0].port)
-    writer.write(upgrade() + frame(TEXT, b'{"action":"ping","id":1}'))
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(DEADLINE), opened(rig.servers[0].port) as (reader, writer):
+        writer.write(upgrade() + frame(TEXT, b'{"action":"ping","id":1}'))
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
-    opcode, payload = await Raw(reader, writer).frame()
-    assert (opcode, b'"id":1' in payload) == (TEXT, True)
-    writer.close()
+        opcode, payload = await Raw(reader, writer).frame()
+        assert (opcode, b'"id":1' in payload) == (TEXT, True)
 
 
 async def test_oldest_connection_makes_room_if_descriptors_run_out(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = rig.servers[0]
-    waiting, kept = await asyncio.open_connection("127.0.0.1", server.port)
-    address = kept.get_extra_info("sockname")
-    deadlines: handshake.Deadlines = server._server.server_state.deadlines  # type: ignore[attr-defined]
-    await until(lambda: [each.client for each in list(deadlines._ends)] == [address], "the connection")
-    monkeypatch.setattr(descriptors.Descriptors, "scarce", lambda *_: True)
-    with caplog.at_level(logging.WARNING):
-        async with rig.connect("/ws/realtime") as client:
-            await client.send({"action": "ping", "id": 5})
-            assert (await client.receive())["id"] == 5
-    async with asyncio.timeout(DEADLINE):
+    async with asyncio.timeout(DEADLINE), opened(server.port) as (waiting, kept):
+        address = kept.get_extra_info("sockname")
+        deadlines: handshake.Deadlines = server._server.server_state.deadlines  # type: ignore[attr-defined]
+        await until(lambda: [each.client for each in list(deadlines._ends)] == [address], "the connection")
+        monkeypatch.setattr(descriptors.Descriptors, "scarce", lambda *_: True)
+        with caplog.at_level(logging.WARNING):
+            async with rig.connect("/ws/realtime") as client:
+                await client.send({"action": "ping", "id": 5})
+                assert (await client.receive())["id"] == 5
         with contextlib.suppress(ConnectionResetError):
             assert await waiting.read() == b""
-    kept.close()
     assert "1 connections refused: this process has hardly any file descriptor left" in caplog.text
