@@ -37,8 +37,9 @@ logger = logging.getLogger(__name__)
 
 # Messages, questions and trade events that are served before the thread looks at the others again.
 TURN = 1000
-# Subscriptions of one turn: fewer, because each is passed to the source.
-TURN_DEMAND = 250
+# Seconds of work for subscriptions, which take 30 us each, and for what is due in the registry in one turn: ticks wait
+# no longer.
+TURN_DEMAND = 0.002
 # Bytes of subscriptions, and of questions, that are read before ticks have their turn again: up to 25 ms of work for
 # the most expensive content.
 TURN_BYTES_IN = 256 * 1024
@@ -452,7 +453,8 @@ class Publisher:
 
     def _read_demand(self) -> None:
         size = 0
-        for _ in range(TURN_DEMAND):
+        until = time.perf_counter() + TURN_DEMAND
+        while time.perf_counter() < until:
             try:
                 # Part by part: libzmq puts those of all peers into one queue, so a part that says that more follows
                 # would take the subscription of another peer with it.

@@ -64,8 +64,8 @@ _OPTIONS = frozenset(Options.__struct_fields__)
 _OPTIONAL = frozenset(("period", "count", "dividend_type", "params"))
 # A request may name thousands of codes. Each of the first refused codes gets an error frame; one more has the rest.
 ERRORS_A_REQUEST = 20
-# Codes that are read in one turn of the loop: this takes 1 to 3 ms.
-CODES_A_TURN = 500
+# Codes that are read in one turn of the loop: this takes 0.5 to 1 ms.
+CODES_A_TURN = 150
 
 
 class Rejection(NamedTuple):
@@ -807,8 +807,9 @@ def _positions(options: Options, named: dict[Topic, str]) -> dict[Topic, Positio
         if len(named) != 1:
             raise BadRequest("bad_request", "resume of several codes is an object of positions by code")
         given = dict.fromkeys(named.values(), given)
+    names = set(named.values())
     for name in given:
-        if name not in named.values():
+        if name not in names:
             raise BadRequest("bad_request", f"resume names {name[:40]!r}, which the request does not ask for")
     try:
         return {topic: msgspec.convert(given[name], Position) for topic, name in named.items() if name in given}

@@ -27,7 +27,7 @@ from qmt_bridge.wire.topics import Behaviour, Kind, Topic, behaviour_of
 # How many held frames are read to see which fields records have.
 FRAMES_LOOKED_AT = 20
 # Held frames that are passed on in one turn of the loop.
-PASSED_A_TURN = 250
+PASSED_A_TURN = 100
 # Combinations of terms and kinds of topics that are remembered.
 MANNERS = 256
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Hashable
 
 # Seconds of work in one turn of the loop.
-SLICE = 0.005
+SLICE = 0.002
 
 
 class Slices:
