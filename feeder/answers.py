@@ -28,9 +28,9 @@ from qmt_bridge.wire.topics import ALL_TRADES, KINDS, Topic, parse_topic
 
 logger = logging.getLogger(__name__)
 
-# Replies of one turn, and their bytes (1 ms of sending), before ticks have their turn again.
-TURN = 1000
-TURN_BYTES = 1024 * 1024
+# Replies of one turn (1 to 2 ms), and their bytes, before ticks have their turn again.
+TURN = 100
+TURN_BYTES = 256 * 1024
 # An envelope is what ZeroMQ puts before a question: of a DEALER one part, of a REQ two, each proxy adds one.
 MAX_ENVELOPE_PARTS = 16
 MAX_ENVELOPE_BYTES = 1024

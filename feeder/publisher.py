@@ -35,11 +35,10 @@ from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic
 
 logger = logging.getLogger(__name__)
 
-# Messages, questions and trade events that are served before the thread looks at the others again.
+# Messages and trade events that are served before the thread looks at the others again.
 TURN = 1000
-# Seconds of work for subscriptions, which take 30 us each, and for what is due in the registry in one turn: ticks wait
-# no longer.
-TURN_DEMAND = 0.002
+# Seconds of work for subscriptions, which take 30 us each, and as many for questions, before ticks have their turn again.
+TURN_SECONDS = 0.002
 # Bytes of subscriptions, and of questions, that are read before ticks have their turn again: up to 25 ms of work for
 # the most expensive content.
 TURN_BYTES_IN = 256 * 1024
@@ -453,7 +452,7 @@ class Publisher:
 
     def _read_demand(self) -> None:
         size = 0
-        until = time.perf_counter() + TURN_DEMAND
+        until = time.perf_counter() + TURN_SECONDS
         while time.perf_counter() < until:
             try:
                 # Part by part: libzmq puts those of all peers into one queue, so a part that says that more follows
@@ -523,7 +522,8 @@ class Publisher:
 
     def _read_asks(self, asked: Asked) -> None:
         size = 0
-        for _ in range(TURN):
+        until = time.perf_counter() + TURN_SECONDS
+        while time.perf_counter() < until:
             try:
                 peer, payload, rights = self._doors.take(asked)
             except zmq.Again:
