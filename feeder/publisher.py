@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 # Messages and trade events that are served before the thread looks at the others again.
 TURN = 1000
-# Seconds of work for subscriptions, which take 30 us each, and as many for questions, before ticks have their turn again.
+# Seconds of work for subscriptions, which take 30 us each, and as many for questions, before ticks have their turn.
 TURN_SECONDS = 0.002
 # Bytes of subscriptions, and of questions, that are read before ticks have their turn again: up to 25 ms of work for
 # the most expensive content.

@@ -483,6 +483,7 @@ class Formula:
         self.session = session
         session.on_refused = self._refused
         self._by_seq: dict[int, Subscription] = {}
+        self._seqs: dict[Subscription, int] = {}
         self._newest_seq = 0
 
     async def handle(self, request: dict[str, Any]) -> None:
@@ -495,6 +496,7 @@ class Formula:
                 subscription = self._by_seq.pop(seq_id, None)
                 if subscription is None:
                     raise BadRequest("not_subscribed", f"no subscription has seq_id {seq_id}")
+                del self._seqs[subscription]
                 self.session.unsubscribe(subscription)
                 ended = {"action": "unsubscribed", "seq_id": seq_id, "id": request.get("id")}
                 self.session.tell(ended | self._ignored(request, FormulaUnsubscribe))
@@ -533,8 +535,9 @@ class Formula:
                     ack["recovered"] = bool(self._by_seq[seq_id].recovered)
                 self.session.tell(ack | ignored)
 
-        self._by_seq[seq_id] = Subscription(self.session.sender, self.session, topic, terms, position, seq_id)
-        self.session.subscribe([self._by_seq[seq_id]], None, acknowledge)
+        of = Subscription(self.session.sender, self.session, topic, terms, position, seq_id)
+        self._by_seq[seq_id], self._seqs[of] = of, seq_id
+        self.session.subscribe([of], None, acknowledge)
 
     def _ignored(self, request: dict[str, Any], shape: type[msgspec.Struct] | None) -> dict[str, Any]:
         """Return what an ack says of unknown names; a client that has not opted in is told by error frames instead."""
@@ -545,12 +548,12 @@ class Formula:
         return {}
 
     def _refused(self, subscription: Subscription, refusal: Refusal) -> None:
-        for seq_id, of in tuple(self._by_seq.items()):
-            if of is subscription:
-                del self._by_seq[seq_id]
-                if not isinstance(subscription.gate, Ticket):
-                    named = _formula_name(subscription.topic)
-                    self.session.error(refusal.code, refusal.reason, seq_id=seq_id, **named)
+        seq_id = self._seqs.pop(subscription, None)
+        if seq_id is not None:
+            del self._by_seq[seq_id]
+            if not isinstance(subscription.gate, Ticket):
+                named = _formula_name(subscription.topic)
+                self.session.error(refusal.code, refusal.reason, seq_id=seq_id, **named)
 
 
 class _Download(Subscription):

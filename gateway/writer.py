@@ -255,11 +255,15 @@ class PreparedFrames(WebSocketsSansIOProtocol):
                 pings = []
                 self.handle_close(event)
             else:
-                cost += len(event.data) * intake.BYTE_COST
+                cost += len(event.data) * intake.BYTE_COST + event.fin * intake.MESSAGE_COST
                 self._take(event)
         self._answer(pings)
         self.meter.spend(cost, self.loop.time())
         return cost
+
+    def refund(self) -> None:
+        """Charge nothing for a message that acknowledges a frame: the client sends as many as it is sent frames."""
+        self.meter.spend(-intake.FRAME_COST - intake.MESSAGE_COST, self.loop.time())
 
     def _answer(self, pings: list[Frame]) -> None:
         """Answer pings, unless the client does not read: the pongs would pile up here."""

@@ -17,6 +17,8 @@ from typing import Protocol
 # Seconds of the loop that one frame and one byte take.
 FRAME_COST = 5e-6
 BYTE_COST = 2e-9
+# Seconds that the session takes for a message beyond its frames, also if it refuses the request.
+MESSAGE_COST = 25e-6
 # Bytes that are parsed at a time: at most 341 frames, 2 ms.
 SLICE = 2048
 # Seconds of the loop for one socket in one turn.

@@ -81,6 +81,9 @@ class Frames(Protocol):
     def peer_silence(self) -> float:
         """Return for how many seconds the client's system has acknowledged nothing of what it was sent."""
 
+    def refund(self) -> None:
+        """Charge the client nothing for the message that is being handled."""
+
     def abort(self) -> None:
         """Drop the connection."""
 
@@ -373,6 +376,8 @@ class PreparedSender(_Queue):
             # Frames are known from now on, so the next acknowledgement is the first that counts.
             self._window = self._acks = AckWindow(self._window)
         awaited = self._acks.processed(seq, now)
+        if awaited:
+            self._frames.refund()
         if awaited and self._blocked and not self.gone:
             self.flush_safely()
         return awaited

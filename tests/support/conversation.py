@@ -172,6 +172,9 @@ class Talker:
     def peer_silence(self) -> float:
         return 0.0
 
+    def refund(self) -> None:
+        pass
+
     def abort(self) -> None:
         self.close_code = SLOW
 

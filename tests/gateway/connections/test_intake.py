@@ -15,6 +15,7 @@ from gateway.connections.intake import (
     ALL_SHARE,
     BURST,
     FRAME_COST,
+    MESSAGE_COST,
     QUEUE_SHARE,
     SLICE,
     SOCKET_SHARE,
@@ -319,6 +320,20 @@ async def test_answers_to_our_pings_cost_the_client_nothing(rig: Rig) -> None:
         server = protocol(rig.servers[0])
         costs = [server._parse(frame(PONG, number)), server._parse(frame(PONG, number))]
         assert costs[0] < FRAME_COST < costs[1]
+
+
+@PREPARED
+async def test_message_costs_what_its_session_does_unless_refunded(rig: Rig) -> None:
+    async with raw_socket(rig.servers[0].port) as socket:
+        socket.write(frame(TEXT, b'{"action":"ping"}'))
+        while (await socket.frame())[0] != TEXT:
+            pass
+        server = protocol(rig.servers[0])
+        ping, request = server._parse(frame(PING)), server._parse(frame(TEXT, b"{}"))
+        assert request > ping + 0.9 * MESSAGE_COST
+        spent = server.meter.free_at()
+        server.refund()
+        assert server.meter.free_at() < spent - 0.9 * MESSAGE_COST / SOCKET_SHARE
 
 
 async def test_long_requests_pass_although_they_wait_for_a_turn(rig: Rig) -> None:

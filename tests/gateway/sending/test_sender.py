@@ -33,6 +33,7 @@ class Transport:
 
     def __init__(self) -> None:
         self.written = b""
+        self.refunds = 0
 
     def write(self, data: bytes) -> bool:
         self.written += data
@@ -40,6 +41,9 @@ class Transport:
 
     def peer_silence(self) -> float:
         return 0.0
+
+    def refund(self) -> None:
+        self.refunds += 1
 
 
 class Client:
@@ -101,6 +105,14 @@ async def test_frames_that_waited_count_as_unacknowledged(rig: Rig) -> None:
         assert rig.sender.processed(got[-1])
         got += rig.taken()
     assert got == list(range(2, 302))
+
+
+async def test_only_an_awaited_acknowledgement_is_refunded(rig: Rig) -> None:
+    rig.put(1)
+    before = rig.transport.refunds
+    assert rig.sender.processed(2)
+    assert not rig.sender.processed(2)
+    assert rig.transport.refunds == before + 1
 
 
 async def test_program_that_stops_acknowledging_is_dropped(rig: Rig) -> None:
