@@ -236,6 +236,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
             "gateway.access.browser_headers",
             "gateway.access.peers",
             "gateway.connections",
+            "gateway.keys.attempts",
+            "gateway.keys.entry",
             "qmt_bridge.config",
             "uvicorn",
         },
