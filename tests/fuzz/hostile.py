@@ -54,6 +54,9 @@ class Hostile:
             try:
                 async with asyncio.timeout(LONGEST):
                     await self._converse()
+            except ConnectionRefusedError:
+                # The gateway has ended.
+                return
             except (OSError, TimeoutError, asyncio.IncompleteReadError):
                 # The gateway has closed the connection, which is its right.
                 continue
