@@ -12,32 +12,28 @@ printed, at rest and meanwhile; `--within 20` makes it a fault if their p99 rise
 
 from __future__ import annotations
 
-import asyncio
-import random
 import sys
 import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
-from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 import click
 import psutil
 
 from tests.fuzz.files import fuzz_files
-from tests.fuzz.hostile import Hostile
-from tests.fuzz.http import RawRequests
+from tests.fuzz.hostile import send_frames
+from tests.fuzz.http import send_requests
 from tests.fuzz.latency import compare
 from tests.fuzz.zmtp import fuzz_wire
 from tests.support.good_clients import CLIENTS, watch
-from tests.support.processes import started, yield_cores
+from tests.support.processes import started
 from tests.support.rig import metrics
 from tests.support.seen import Good, within
 from tests.support.up import Up
 from tests.support.waiting import wait_for
 
-HOSTILE = 8
 # Seconds in which good clients are watched before the hostile ones come.
 REST = 10.0
 # Seconds for sessions to end after the last hostile client has gone.
@@ -45,26 +41,6 @@ SETTLE_SECONDS = 30.0
 # Seconds between two ticks of a code. A hole in a stream of few messages would hardly be found.
 INTERVAL = 0.5
 LOG = Path(tempfile.gettempdir(), "qmt-bridge-fuzz.log")
-
-
-def send_frames(port: int, frames: int, seed: int, pipe: Pipe) -> None:
-    """Run hostile WebSocket clients; send how many frames and connections there were."""
-    yield_cores()
-    hostile = [Hostile(port, random.Random(seed * 1000 + number)) for number in range(HOSTILE)]
-
-    async def run() -> None:
-        await asyncio.gather(*(each.run(frames // HOSTILE) for each in hostile))
-
-    asyncio.run(run())
-    pipe.send((sum(each.frames for each in hostile), sum(each.connections for each in hostile)))
-
-
-def send_requests(port: int, requests: int, rate: float, seed: int, pipe: Pipe) -> None:
-    """Send raw requests; send how they were answered."""
-    yield_cores()
-    raw = RawRequests(port, random.Random(seed * 2000))
-    raw.run(requests, rate)
-    pipe.send(raw.statuses)
 
 
 def fuzz(up: Up, frames: int, requests: int, rate: float, seed: int, percent: float | None) -> list[str]:

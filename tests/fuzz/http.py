@@ -11,9 +11,11 @@ import time
 from base64 import b64encode
 from collections import Counter
 from contextlib import suppress
+from multiprocessing.connection import Connection as Pipe
 from typing import NamedTuple
 
 from tests.fuzz.hostile import BINARY, CLOSE, PATHS, PING, TEXT, frame
+from tests.support.processes import yield_cores
 
 METHODS = ("GET", "GET", "GET", "POST", "HEAD", "OPTIONS", "CONNECT", "PRI", "G\xffT")
 VERSIONS = (*["HTTP/1.1"] * 6, "HTTP/1.0", "HTTP/2.0", "HTTP/0.9", "HTTP/1.1 x")
@@ -211,6 +213,14 @@ class RawRequests:
             rng.randbytes(20),
         )
         return b"".join(rng.choice(kinds) for _ in range(rng.randrange(6)))
+
+
+def send_requests(port: int, requests: int, rate: float, seed: int, pipe: Pipe) -> None:
+    """Send raw requests; send how they were answered."""
+    yield_cores()
+    raw = RawRequests(port, random.Random(seed * 2000))
+    raw.run(requests, rate)
+    pipe.send(raw.statuses)
 
 
 def _status(answer: bytes) -> str:
