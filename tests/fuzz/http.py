@@ -104,8 +104,9 @@ class RawRequests:
             while sent < due and len(self._open) < CONNECTIONS:
                 sent += 1
                 self._begin(now)
-            wait = PATIENCE if len(self._open) == CONNECTIONS or sent == requests else 0.002
-            for key, _ in self._selector.select(wait):
+            full = len(self._open) == CONNECTIONS or sent == requests
+            first = next(iter(self._open.values()), None)
+            for key, _ in self._selector.select(max(0.0, first.ends_at - now) if full and first else 0.002):
                 self._answered(self._open[key.fd])
             now = time.monotonic()
             for connection in list(self._open.values()):
