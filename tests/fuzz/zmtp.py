@@ -50,8 +50,9 @@ LONGEST = 5.0
 GREETING_SECONDS = 0.1
 # A process may grow so much: buffers of the hostile connections, which are kept for the next ones.
 GROWTH_MB = 64.0
-# Seconds between two ticks of a code, and seconds in which the good consumer is watched before hostile clients come.
-INTERVAL = 0.5
+# Seconds between two ticks of a code (hostile consumers that do not read have megabytes waiting at shorter ones), and
+# seconds in which the good consumer is watched before hostile clients come.
+INTERVAL = 3.0
 REST = 5.0
 LOG = Path(tempfile.gettempdir(), "qmt-bridge-fuzz-feeder.log")
 STAMP = struct.Struct(">4Q")
