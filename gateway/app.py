@@ -23,6 +23,7 @@ from gateway.access.browser_headers import BROWSER_HEADERS
 from gateway.access.guard import Guard
 from gateway.access.peers import from_this_machine
 from gateway.endpoints import ENDPOINTS
+from gateway.keys.attempts import why_barred
 from gateway.keys.entry import NotYet, WrongKey, address_of, headers_of, presented
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
@@ -131,8 +132,7 @@ def _page(worker: Worker, scope: Scope, render: status.Page) -> Response:
 
 
 def _too_many(seconds: int) -> Response:
-    sentence = f"too many attempts with a wrong API key; try again in {seconds} s, or with the right key\n"
-    return PlainTextResponse(sentence, HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": str(seconds)})
+    return PlainTextResponse(f"{why_barred(seconds)}\n", HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": str(seconds)})
 
 
 async def _deny(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

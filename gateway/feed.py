@@ -118,12 +118,22 @@ class Feed:
         self._stopped = False
         self._follows_trades = False
         self._watch = Links()
+        # The address that only the feeder can have, where everybody may listen at the one of market data; else empty.
+        self._proof = ""
+        # The addresses of trade events and of questions about them.
+        self._trade_names = ("trade_addr", "trade_ask_addr")
+        # Whether the feeder is there, and not another program at its open addresses.
+        self._proved = False
 
     def start(self) -> None:
         """Connect; raise `ConfigError` for missing keys or a loop that cannot watch file descriptors."""
         self._loop = asyncio.get_running_loop()
         market, ask = endpoint.market_endpoints(self._config, "gateway")
         trade, trade_ask = endpoint.trade_endpoints(self._config, "gateway", makes=True)
+        self._trade_names = (trade.name, trade_ask.name)
+        # With CURVE the heartbeats themselves come from the feeder, whose key is known.
+        self._proof = "" if market.curve or self._config.open_trade_addr else trade.name
+        self._proved = not self._proof
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._market, self._trade = (
             sockets.connect_subscriber(self._context, each.address, each.curve, self._watch, each.name)
@@ -159,6 +169,11 @@ class Feed:
         """Return the reason for the state "down" while no heartbeats arrive."""
         untold = Trouble.WIRE_VERSION if self._other_version else Trouble.ABSENT
         return next((trouble for trouble in self.links.values() if trouble is not None), untold)
+
+    @property
+    def trade_trouble(self) -> Trouble | None:
+        """Return why no trade events come from the feeder; None if they come."""
+        return next((trouble for name in self._trade_names if (trouble := self.links.get(name))), None)
 
     def stop(self) -> None:
         """Disconnect; requests that wait for the answer to a download are cancelled.
@@ -271,7 +286,7 @@ class Feed:
         if self._stopped:
             return
         ended = time.monotonic()
-        if self.hub.received != before:
+        if self.hub.received != before and self._proved:
             # Any frame shows that the feeder is running: under overload, heartbeats are lost like other messages.
             self._heard_at = now
         self._clients.end_turn(ended - now)
@@ -362,6 +377,11 @@ class Feed:
         self.hub.receive(frame, now)
 
     def _take_status(self, body: bytes, now: float) -> None:
+        if self._proof:
+            self._look_at_links(now)
+        if not self._proved:
+            # Another program may have taken the address of market data while the feeder is away.
+            return
         status = read_status(body)
         before, self.status = self.status, status
         self._other_version = False
@@ -423,6 +443,7 @@ class Feed:
     def _look_at_links(self, now: float) -> None:
         for notice in self._watch.look(now):
             logger.log(logging.INFO if notice.good else logging.WARNING, "%s", notice.text)
+        self._proved = not self._proof or self._watch.is_up(self._proof)
         before, self.links = self.absence, self._watch.troubles(now)
         if self.status is None and self.absence != before:
             self._on_change()

@@ -86,8 +86,8 @@ class Worker:
             "epoch": status.epoch,
             "source": status.source,
             "simulated": status.simulated,
-            # The worst state of the accounts whose trade events are served.
-            "trade": trade_state(status.accounts),
+            # The worst state of the accounts whose trade events are served; none is served without its connection.
+            "trade": "down" if status.accounts and self.feed.trade_trouble else trade_state(status.accounts),
         }
 
     def start(self) -> None:
@@ -95,7 +95,9 @@ class Worker:
         self.feed.start()
         self._follow_trades()
         self.entry.tick()
-        self._timer = asyncio.get_running_loop().call_later(1.0, self._tick)
+        loop = asyncio.get_running_loop()
+        handshake.entries[loop] = self.entry
+        self._timer = loop.call_later(1.0, self._tick)
 
     def _follow_trades(self) -> None:
         """Receive trade events from now on if a key may have them; without one no client gets them."""
@@ -105,6 +107,7 @@ class Worker:
     def stop(self) -> None:
         """Disconnect."""
         self._timer.cancel()
+        handshake.entries.pop(asyncio.get_running_loop(), None)
         self.feed.stop()
         self.export()
 

@@ -276,6 +276,10 @@ class Links:
             news.append(Notice(f"the feeder answers: {where}", "answers"))
         return news
 
+    def is_up(self, name: str) -> bool:
+        """Return whether the connecting end of the setting `name` has its connection."""
+        return any(of.state.up for of in self._watched if of.name == name and isinstance(of.state, Outward))
+
     def all_up(self) -> bool:
         """Return whether every connecting end has its connection."""
         return all(watched.state.up for watched in self._watched if isinstance(watched.state, Outward))

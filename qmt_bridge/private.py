@@ -6,6 +6,7 @@ nothing.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -31,9 +32,22 @@ _told: set[Path] = set()
 
 def make_file(path: Path) -> None:
     """Make an empty file if there is none, and let only the owner read one that exists; raise `OSError`."""
-    # Make it with this mode: another process could open it before a later change of the mode, and go on reading.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, _OWNER))
+    os.close(open_file(path))
     protect(path)
+
+
+def open_file(path: Path) -> int:
+    """Open a file to read and write it, and make one that only the owner may read if there is none; raise `OSError`."""
+    check_link(path)
+    # Made with this mode: another process could open it before a later change of the mode, and go on reading.
+    return os.open(path, os.O_RDWR | os.O_CREAT, _OWNER)
+
+
+def check_link(path: Path) -> None:
+    """Raise `OSError` for a link of another user, which may lead to any file that this one may write."""
+    if sys.platform != "win32" and path.is_symlink() and (owner := path.lstat().st_uid) not in (0, os.getuid()):
+        # No PermissionError: that is what a file of another user raises, which may be writable all the same.
+        raise OSError(errno.ELOOP, f"is a link of {user_name(owner)}", str(path))
 
 
 def read_small(path: Path, most: int) -> bytes:
@@ -70,6 +84,7 @@ def make_part(path: Path) -> Path:
 
 def protect(path: Path) -> None:
     """Let only the owner read a file; raise `OSError`, also if it belongs to another user."""
+    check_link(path)
     if stat.S_IMODE(path.stat().st_mode) & ~_OWNER:
         path.chmod(_OWNER)
 
@@ -100,6 +115,10 @@ def keep_folder(path: Path) -> None:
         return
     found = path.stat()
     changed = _keep_files(path)
+    owner = foreign_owner(path)
+    if owner and path not in _told:
+        _told.add(path)
+        logger.warning("%s belongs to %s, who can replace what is in it: use a folder of your own", path, owner)
     if stat.S_IMODE(found.st_mode) & _OTHERS and found.st_uid == os.getuid():
         # A folder with the sticky bit, such as /tmp, is for everybody.
         foreign = "" if found.st_mode & stat.S_ISVTX else _foreign_name(path)
@@ -137,6 +156,37 @@ def _foreign_name(folder: Path) -> str | None:
 
 def _is_ours(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in _NAMES)
+
+
+def foreign_owner(path: Path) -> str:
+    """Return the user to whom a file or folder belongs, if that is neither this one nor root; raise `OSError`.
+
+    Root works in the folders of all users, and Windows has no such numbers: there the answer is always empty.
+    """
+    if sys.platform == "win32" or os.getuid() == 0:
+        return ""
+    owner = path.stat().st_uid
+    return "" if owner in (0, os.getuid()) or is_unmapped(owner) else user_name(owner)
+
+
+def is_unmapped(uid: int) -> bool:
+    """Return whether `uid` stands for the users that this container does not know, such as the machine's root."""
+    try:
+        mapping = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
+        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return False
+    return uid == overflow and mapping != ["0", "0", "4294967295"]
+
+
+def user_name(uid: int) -> str:
+    """Return how a sentence names a user of Unix."""
+    import pwd
+
+    try:
+        return f"the user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"the user {uid}"
 
 
 def is_exposed(path: Path) -> bool:

@@ -76,6 +76,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/tokens/claims.py", {"qmt_bridge.keys.key"}, IMPURE),
     # PyJWT is an optional dependency.
     ("qmt_bridge/tokens/key_set.py", {"qmt_bridge.errors", "qmt_bridge.tokens", "jwt"}, IMPURE),
+    # Its timer is a thread.
+    ("qmt_bridge/tokens/cutoff.py", set(), {"asyncio", "logging"}),
     (
         "qmt_bridge/tokens/*",
         {"qmt_bridge.config", "qmt_bridge.errors", "qmt_bridge.keys", "qmt_bridge.private", "qmt_bridge.tokens"},
@@ -236,6 +238,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
             "gateway.access.browser_headers",
             "gateway.access.peers",
             "gateway.connections",
+            "gateway.keys.attempts",
+            "gateway.keys.entry",
             "qmt_bridge.config",
             "uvicorn",
         },

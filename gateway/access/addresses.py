@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 _SHOWN = 44
+_BRACKETS = re.compile(r"\[[^\[\]]*\](:\d*)?")
 
 
 def host_of(address: str) -> str:
     """Return the host of ``host`` or ``host:port``, in one spelling; raise ValueError for anything else."""
     text = address.strip(" \t").lower()
     if not text.isascii() or not text.isprintable() or any(letter in "/?#@\\ " for letter in text):
+        raise ValueError(f"not an address: {address[:80]!r}")
+    if "]" in text and not _BRACKETS.fullmatch(text):
+        # Some versions of CPython read only what is between the brackets.
         raise ValueError(f"not an address: {address[:80]!r}")
     parts = urlsplit(f"//{text}")
     # Reading the port checks it.

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 OTHERS = 1000
 # New connections are refused while fewer are left: the worker itself may have to open something.
 RESERVE = 16
+# The most connections of one address that have sent no whole request.
+MOST_BARE = 10_000
 # Seconds between two lines in the log that say so.
 REPEAT = 10.0
 
@@ -59,6 +61,13 @@ class Descriptors:
             return False
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return soft != resource.RLIM_INFINITY and newest >= soft - RESERVE
+
+    def share(self) -> int:
+        """Return how many connections of one address may be open that have sent no whole request: half of all."""
+        if sys.platform == "win32":
+            return MOST_BARE
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return MOST_BARE if soft == resource.RLIM_INFINITY else min(MOST_BARE, soft // 2)
 
     def tell(self) -> None:
         """Log that a connection was refused; at most once in `REPEAT` seconds."""

@@ -24,6 +24,8 @@ from gateway.connections.arrivals import REQUEST_COST, Arrivals
 from gateway.connections.descriptors import Descriptors
 from gateway.connections.intake import SOCKET_SHARE, Meter
 from gateway.connections.opening import HEAD_BYTES, Opening, Unserved, headers_in
+from gateway.keys.attempts import why_barred
+from gateway.keys.entry import Entry
 from qmt_bridge.config import load_config
 
 # Seconds in which a whole request has to arrive, and in which its answer has to be read.
@@ -37,6 +39,8 @@ DROPPED_AT_ONCE = 50
 
 # Requests of this process that were refused or had to wait, by the name of the limit.
 limited: Counter[str] = Counter()
+# Who may enter the worker of each loop.
+entries: dict[asyncio.AbstractEventLoop, Entry] = {}
 
 
 class Handshake(H11Protocol):
@@ -69,6 +73,7 @@ class Handshake(H11Protocol):
         self.opening = Opening()
         # A whole request that waits for its turn, and what the requests of this address have cost.
         self.request = b""
+        self.address = ""
         self.meter: Meter
         # What the answers of this connection have cost; None before the first one.
         self.answered: Meter | None = None
@@ -81,6 +86,7 @@ class Handshake(H11Protocol):
         self.transport = transport
         self.server_state.connections.add(self)
         self.deadlines.begin(self)
+        self.deadlines.await_request(self, self.client[0] if self.client else "")
         opened = transport.get_extra_info("socket")
         if opened is not None and self.deadlines.descriptors.scarce(opened.fileno()):
             self.deadlines.make_room()
@@ -181,9 +187,37 @@ class Handshake(H11Protocol):
         request, self.request = self.request, b""
         if self.refused or self.transport.is_closing():
             return 0.0
+        # One that is refused costs a tenth of this, so wrong keys in masses take a tenth of what their address may.
         self.meter.spend(REQUEST_COST, now)
-        self._serve(request)
+        if seconds := self._barred(request, now):
+            told = f"Retry-After: {seconds}\r\n"
+            self.refuse(HTTPStatus.TOO_MANY_REQUESTS, why_barred(seconds), told)
+        else:
+            self._serve(request)
         return REQUEST_COST
+
+    def _barred(self, request: bytes, now: float) -> int:
+        """Return the seconds for which a WebSocket is refused because of wrong keys from its address; 0 if it is not.
+
+        The app refuses the others, after all that uvicorn and it do for a handshake.
+        """
+        entry = entries.get(self.loop)
+        if entry is None or not entry.attempts.refused(self.address, now):
+            return 0
+        head = request.partition(b"\r\n\r\n")[0]
+        headers = headers_in(head)
+        named = dict(headers)
+        if named.get(b"upgrade", b"").lower() != b"websocket":
+            return 0
+        _, _, target = head.partition(b"\n")[0].partition(b" ")
+        offered = named.get(b"sec-websocket-protocol", b"").decode("latin-1")
+        scope = {
+            "client": (self.address, 0),
+            "headers": headers,
+            "query_string": target.partition(b" ")[0].partition(b"?")[2],
+            "subprotocols": [item.strip() for item in offered.split(",")],
+        }
+        return entry.barred(scope, needs_key=False)
 
     def _address(self, request: bytes) -> str:
         """Return the address of the client, whom a trusted proxy names."""
@@ -221,8 +255,10 @@ class Handshake(H11Protocol):
         if not self.made:
             self._make()
         self.request = request
+        self.deadlines.has_request(self)
         now = self.loop.time()
-        self.meter = self.arrivals.meter(self._address(request), now)
+        self.address = self._address(request)
+        self.meter = self.arrivals.meter(self.address, now)
         if self.meter.debt(now) > 0:
             limited["handshakes"] += 1
         if len(self.opening) > HEAD_BYTES:
@@ -257,6 +293,9 @@ class Deadlines:
         self._loop = loop
         # In the order of the time when they end.
         self._ends: dict[Handshake, float] = {}
+        # Those of each address that have sent no whole request yet, the oldest first, and the address of each.
+        self._bare: dict[str, dict[Handshake, None]] = {}
+        self._addresses: dict[Handshake, str] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, connection: Handshake) -> None:
@@ -268,6 +307,30 @@ class Deadlines:
     def end(self, connection: Handshake) -> None:
         """Forget the connection."""
         self._ends.pop(connection, None)
+        self.has_request(connection)
+
+    def await_request(self, connection: Handshake, address: str) -> None:
+        """Count a new connection; drop the oldest one of its address if that has more than its share.
+
+        Otherwise one address could take all descriptors again and again, and the owner would find none with his key.
+        """
+        of = self._bare.setdefault(address, {})
+        of[connection] = None
+        self._addresses[connection] = address
+        if len(of) > self.descriptors.share():
+            limited["handshakes"] += 1
+            oldest = next(iter(of))
+            self.end(oldest)
+            oldest.transport.abort()
+
+    def has_request(self, connection: Handshake) -> None:
+        """Count a connection no more that has sent a whole request."""
+        address = self._addresses.pop(connection, None)
+        if address is not None:
+            of = self._bare[address]
+            del of[connection]
+            if not of:
+                del self._bare[address]
 
     def make_room(self) -> None:
         """Drop the connection that waits longest: it is the one that is least likely to become a WebSocket."""

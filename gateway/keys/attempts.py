@@ -74,6 +74,11 @@ class Attempts:
             write(count, self._newest)
 
 
+def why_barred(seconds: int) -> str:
+    """Return the sentence for a client whose address is still refused for so many seconds."""
+    return f"too many attempts with a wrong API key; try again in {seconds} s, or with the right key"
+
+
 def _network(address: str) -> str:
     """Return what stands for one client: an IPv6 client can use every address of its network of 64 bits."""
     if ":" not in address:

@@ -130,7 +130,7 @@ def _protected(name: str, address: str, config: Config, end: End, makes: bool) -
         return Endpoint(name, address, load_curve(config.curve_dir, end))
     if not _by_own_keys(address, config):
         if ipc_folder.is_ipc(address) and not config.open_trade_addr:
-            _check_folder(name, address, end)
+            _check_folder(name, address, config, end)
         return Endpoint(name, address)
     if not is_local(address):
         raise ConfigError(name, f"{address} can be reached from other machines; it needs curve_dir")
@@ -160,15 +160,25 @@ def _make_folder(address: str, config: Config, end: End) -> None:
             raise ConfigError("data_dir", f"cannot make the folder {own}: {exc.strerror or exc}") from exc
 
 
-def _check_folder(name: str, address: str, end: End) -> None:
-    """Raise `ConfigError` unless only this user, root or the owner of its folder can listen at an ipc address."""
-    why = ipc_folder.why_not_trusted(address)
+def _check_folder(name: str, address: str, config: Config, end: End) -> None:
+    """Raise `ConfigError` unless only this user, root or the owner of its folder can listen at an ipc address.
+
+    A gateway may be another user than the feeder, to whom the folder belongs. A feeder listens in no folder of another
+    user, who could replace its socket.
+    """
+    short = is_own(config, Endpoint(name, address)) and ipc_folder.is_short(ipc_folder.own_folder(config.data_path))
+    owners = () if end == "feeder" else _owners(config.data_path) if short else None
+    why = ipc_folder.why_not_trusted(address, owners)
     if why:
+        advice = "Use a data_dir with a shorter path" if short else f"Use a folder of mode 0700, leave {name} out"
         raise ConfigError(
             name,
-            f"another user could listen at {address} in the place of the feeder: {why}. Use a folder of mode 0700, "
-            f"leave {name} out, or set curve_dir",
+            f"another user could listen at {address} in the place of the feeder: {why}. {advice}, or set curve_dir",
         )
     why = ipc_folder.why_not_closed(address) if end == "feeder" else ""
     if why:
         raise ConfigError(name, f"{address} would be open: {why}, or {_OPENLY}")
+
+
+def _owners(folder: Path) -> tuple[int, ...]:
+    return (folder.stat().st_uid,) if folder.exists() else ()

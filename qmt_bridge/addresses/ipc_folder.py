@@ -9,7 +9,10 @@ import hashlib
 import os
 import stat
 import sys
+from collections.abc import Collection
 from pathlib import Path
+
+from qmt_bridge import private
 
 # Of the path of a local socket: Linux takes 107, macOS 103.
 SOCKET_BYTES = 103
@@ -39,15 +42,24 @@ def folder_of(address: str) -> Path | None:
     return None if path.startswith("@") or path == "*" else Path(os.path.abspath(path)).parent
 
 
-def why_not_trusted(address: str) -> str:
-    """Return why another user could listen at an ipc address; nothing if only this one, root or its owner could."""
+def is_short(folder: Path) -> bool:
+    """Return whether an own folder is the one below /tmp, where every user could have made it before."""
+    return folder.parent == Path(_SHORT)
+
+
+def why_not_trusted(address: str, owners: Collection[int] | None = None) -> str:
+    """Return why another user could listen at an ipc address; nothing if only this one, root or its owner could.
+
+    `owners` are the users that may own the folder beside this one and root; None is any user.
+    """
     if sys.platform == "win32":
         return "a folder of Windows shows no owner here"
     folder = folder_of(address)
     if folder is None:
         return "it is in no folder, so that every user of the machine may listen there"
     try:
-        return _why_not_trusted(folder)
+        found = {folder.stat().st_uid} if owners is None and folder.exists() else set[int]()
+        return _why_not_trusted(folder, found.union(owners or ()))
     except OSError as exc:
         return f"{exc.filename or folder}: {exc.strerror or exc}"
 
@@ -72,15 +84,15 @@ def share(address: str) -> None:
         os.chmod(address.removeprefix("ipc://"), 0o660 if is_shared else 0o600)
 
 
-def _why_not_trusted(folder: Path) -> str:
+def _why_not_trusted(folder: Path, owners: set[int]) -> str:
     ours = {0, os.getuid()}
-    trusted = ours | ({folder.stat().st_uid} if folder.exists() else set())
+    trusted = ours | owners
     # As it is named, and as it is once links are followed.
     for named in dict.fromkeys((folder, Path(os.path.realpath(folder)))):
         below: Path | None = None
         for path in (named, *named.parents):
             if path.is_symlink() and path.lstat().st_uid not in trusted:
-                return f"{path} is a link of {_user(path.lstat().st_uid)}"
+                return f"{path} is a link of {private.user_name(path.lstat().st_uid)}"
             # In a folder with the sticky bit, such as /tmp, nobody can replace what is there, if it is there.
             is_kept = below is not None and os.path.lexists(below) and below.lstat().st_uid in ours
             said = _writers(path, trusted, is_kept) if path.exists() else ""
@@ -97,8 +109,8 @@ def _writers(path: Path, trusted: set[int], is_kept: bool) -> str:
     """
     found = path.stat()
     mode = stat.S_IMODE(found.st_mode)
-    if found.st_uid not in trusted and not _is_unmapped(found.st_uid):
-        return f"{path} belongs to {_user(found.st_uid)}"
+    if found.st_uid not in trusted and not private.is_unmapped(found.st_uid):
+        return f"{path} belongs to {private.user_name(found.st_uid)}"
     by_group = bool(mode & stat.S_IWGRP) and not _is_alone(found)
     writers = "every user" if mode & stat.S_IWOTH else "its group" if by_group else ""
     if writers and not (is_kept and mode & stat.S_ISVTX):
@@ -116,22 +128,3 @@ def _is_alone(found: os.stat_result) -> bool:
     except KeyError:
         return False
     return group.gr_gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
-
-
-def _is_unmapped(uid: int) -> bool:
-    """Return whether `uid` stands for the users that this container does not know, such as the machine's root."""
-    try:
-        mapping = Path("/proc/self/uid_map").read_text(encoding="ascii").split()
-        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return False
-    return uid == overflow and mapping != ["0", "0", "4294967295"]
-
-
-def _user(uid: int) -> str:
-    import pwd
-
-    try:
-        return f"the user {pwd.getpwuid(uid).pw_name}"
-    except KeyError:
-        return f"the user {uid}"

@@ -52,6 +52,8 @@ def read_keys(folder: Path) -> tuple[Key, ...]:
     path = keys_path(folder)
     try:
         content = _read(path)
+        if content is not None and (owner := private.foreign_owner(path)):
+            raise ConfigError(str(path), f"belongs to {owner}, who could give any rights to keys of his own")
         keys = () if content is None else tuple(_decoder.decode(content).keys)
     except OSError as exc:
         raise ConfigError(str(path), f"cannot read the keys: {exc.strerror or exc}") from exc
@@ -126,7 +128,7 @@ def _locked(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """Hold the lock of the folder's keys; wait for it for so many seconds, then raise `OSError`."""
     path = folder / "keys.lock"
     # The system gives the lock back if this process ends.
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    file = private.open_file(path)
     try:
         until = time.monotonic() + seconds
         while not _take(file):

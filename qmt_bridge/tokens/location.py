@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,6 +13,7 @@ from qmt_bridge import private
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.keys.exposure import is_loopback
+from qmt_bridge.tokens.cutoff import Cutoff
 from qmt_bridge.tokens.key_set import KeySet, require_library
 
 # A JWKS has some 1 to 10 KB; one key with its certificates takes 4.
@@ -87,20 +87,22 @@ def _fetch(url: str) -> bytes:
         # A proxy would see, and could replace, what is meant to stay on this machine.
         handlers.append(urllib.request.ProxyHandler({}))
     request = urllib.request.Request(url, headers={"Accept": "application/json", "User-Agent": "qmt-bridge"})
-    until = time.monotonic() + WHOLE
     content = b""
-    try:
-        with urllib.request.build_opener(*handlers).open(request, timeout=TIMEOUT) as answer:
-            while len(content) <= MOST_BYTES and (part := answer.read1(MOST_BYTES)):
-                content += part
-                if time.monotonic() > until:
-                    raise TimeoutError("the answer takes too long")
-    except urllib.error.HTTPError as exc:
-        with exc:
-            raise ConfigError("jwt_jwks", f"{url} answers with HTTP {exc.code}") from None
-    except (OSError, http.client.HTTPException, ValueError) as exc:
-        reason = getattr(exc, "reason", None) or exc
-        raise ConfigError("jwt_jwks", f"cannot fetch {url}: {reason}") from exc
+    with Cutoff(WHOLE) as cutoff:
+        opener = urllib.request.build_opener(*handlers, *cutoff.handlers())
+        try:
+            with opener.open(request, timeout=TIMEOUT) as answer:
+                while len(content) <= MOST_BYTES and (part := answer.read1(MOST_BYTES)):
+                    content += part
+        except urllib.error.HTTPError as exc:
+            with exc:
+                raise ConfigError("jwt_jwks", f"{url} answers with HTTP {exc.code}") from None
+        except (OSError, http.client.HTTPException, ValueError) as exc:
+            reason = "the answer takes too long" if cutoff.passed else getattr(exc, "reason", None) or exc
+            raise ConfigError("jwt_jwks", f"cannot fetch {url}: {reason}") from exc
+    if cutoff.passed:
+        # An answer without a length ends where its connection ends.
+        raise ConfigError("jwt_jwks", f"cannot fetch {url}: the answer takes too long")
     if len(content) > MOST_BYTES:
         raise ConfigError("jwt_jwks", f"{url} answers with more than {MOST_BYTES:,} bytes")
     return content

@@ -5,145 +5,119 @@
 It starts `qmt-bridge up` on the simulator. The exit code is 1 if the log has a traceback, a good client lost a message
 or its connection, or sessions are left after all hostile clients have gone. Hostile files are read first
 (tests/fuzz/files.py), and a reader that does anything but read or refuse is a fault too.
+
+The hostile clients run at the lowest priority (nice 19), in processes of their own. The latency of the good clients is
+printed, at rest and meanwhile; `--within 20` makes it a fault if their p99 rises by more than 20 %.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import random
 import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
 import psutil
-import websockets
-from websockets.asyncio.client import connect
 
 from tests.fuzz.files import fuzz_files
-from tests.fuzz.hostile import CODES, Hostile
-from tests.fuzz.http import RawRequests
+from tests.fuzz.hostile import send_frames
+from tests.fuzz.http import send_requests
+from tests.fuzz.latency import compare
 from tests.fuzz.zmtp import fuzz_wire
+from tests.support.good_clients import CLIENTS, watch
+from tests.support.processes import started
 from tests.support.rig import metrics
+from tests.support.seen import Good, within
 from tests.support.up import Up
+from tests.support.waiting import wait_for
 
-GOOD = 20
-HOSTILE = 8
-# Clients that send raw requests; most wait for an answer that does not come.
-RAW = 40
+# Seconds in which good clients are watched before the hostile ones come.
+REST = 10.0
 # Seconds for sessions to end after the last hostile client has gone.
 SETTLE_SECONDS = 30.0
-STREAMS = [code for code in CODES if isinstance(code, str)][:2]
+# Seconds between two ticks of a code. A hole in a stream of few messages would hardly be found.
+INTERVAL = 0.5
+LOG = Path(tempfile.gettempdir(), "qmt-bridge-fuzz.log")
 
 
-class Good:
-    """A client that subscribes two streams and checks that no message of them is missing."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.frames = 0
-        self.faults: list[str] = []
-        self.ready = asyncio.Event()
-
-    async def run(self) -> None:
-        """Read until cancelled."""
-        last: dict[str, int] = {}
-        try:
-            async with connect(f"{self.url}?ctl=1", proxy=None) as socket:
-                await socket.send(json.dumps({"action": "subscribe", "id": 1, "stocks": STREAMS, "seq": True}))
-                async for text in socket:
-                    self._check(json.loads(text), last)
-        except websockets.ConnectionClosed as exc:
-            self.faults.append(f"closed: {exc}")
-
-    def _check(self, frame: dict[str, object], last: dict[str, int]) -> None:
-        if frame.get("type") == "subscribed":
-            self.ready.set()
-        if frame.get("type") == "skipped":
-            self.faults.append(f"skipped: {frame}")
-        data, seq = frame.get("data"), frame.get("seq")
-        if frame.get("type") == "data" and isinstance(data, dict) and isinstance(seq, int):
-            self.frames += 1
-            for code in data:
-                if seq != last.get(code, seq - 1) + 1:
-                    self.faults.append(f"{code}: {seq} after {last[code]}")
-                last[code] = seq
-
-
-async def fuzz(up: Up, frames: int, requests: int, seed: int) -> list[str]:
+def fuzz(up: Up, frames: int, requests: int, rate: float, seed: int, percent: float | None) -> list[str]:
     """Run good and hostile clients; return what is wrong."""
-    good = [Good(up.url("/ws/realtime")) for _ in range(GOOD)]
-    tasks = [asyncio.create_task(each.run()) for each in good]
-    async with asyncio.timeout(SETTLE_SECONDS):
-        await asyncio.gather(*(each.ready.wait() for each in good))
     pid = up.pid("gateway")
-    before = psutil.Process(pid).memory_info().rss
-    began = time.monotonic()
-    hostile = [Hostile(up.port, random.Random(seed * 1000 + number)) for number in range(HOSTILE)]
-    raw = [RawRequests(up.port, random.Random(seed * 2000 + number)) for number in range(RAW)]
-    await asyncio.gather(
-        *(each.run(frames // HOSTILE) for each in hostile), *(each.run(-(-requests // RAW)) for each in raw)
-    )
-    sent, opened = sum(each.frames for each in hostile), sum(each.connections for each in hostile)
-    seconds = time.monotonic() - began
-    faults = [fault for each in good for fault in each.faults]
+    with started(watch, up.port) as good:
+        good.recv()
+        # The loop of the clients is still warming up.
+        time.sleep(1.0)
+        rested = time.monotonic()
+        time.sleep(REST)
+        began, before = time.monotonic(), psutil.Process(pid).memory_info().rss
+        with ExitStack() as stack:
+            of_frames = stack.enter_context(started(send_frames, up.port, frames, seed))
+            of_requests = stack.enter_context(started(send_requests, up.port, requests, rate, seed))
+            sent, opened = of_frames.recv()
+            statuses: Counter[str] = of_requests.recv()
+        ended = time.monotonic()
+        good.send("end")
+        seen: Good = good.recv()
+    faults = [fault for _, fault in (*seen.gaps, *seen.closes)]
     if not psutil.pid_exists(pid):
-        return [*faults, f"the worker {pid} has ended; its log: {tempfile.gettempdir()}/qmt-bridge-fuzz.log"]
-    left = await _left(up.port)
+        return [*faults, f"the worker {pid} has ended; its log: {LOG}"]
+    faults += _left(up.port)
     grown = (psutil.Process(pid).memory_info().rss - before) / 2**20
-    for task in tasks:
-        task.cancel()
     click.echo(
-        f"{sent:,} frames over {opened:,} connections in {seconds:.0f} s, seed {seed}; worker grew {grown:.0f} MB"
+        f"{sent:,} frames over {opened:,} connections, and {statuses.total():,} raw requests, in {ended - began:.0f} s "
+        f"({statuses.total() / (ended - began):,.0f} requests/s), seed {seed}; the worker grew by {grown:.0f} MB"
     )
-    statuses = sum((each.statuses for each in raw), Counter())
-    told = ", ".join(f"{status}: {count:,}" for status, count in statuses.most_common())
-    click.echo(f"{statuses.total():,} raw requests ({told})")
+    click.echo("answers: " + ", ".join(f"{status}: {count:,}" for status, count in statuses.most_common()))
     if statuses["500"]:
         faults.append(f"{statuses['500']} requests were answered with 500")
     if statuses["no HTTP"]:
         faults.append(f"{statuses['no HTTP']} answers are no HTTP")
-    click.echo(f"{GOOD} good clients got {sum(each.frames for each in good):,} frames")
-    if left:
-        faults.append(f"{left:.0f} sessions are left")
+    click.echo(f"{CLIENTS} good clients got {len(seen.delays):,} frames, {len(seen.gaps)} holes")
+    at_rest, meanwhile = within(seen.delays, rested, began), within(seen.delays, began, ended)
+    faults += compare("good clients", at_rest, meanwhile, percent)
     tracebacks = [line for line in up.lines if "Traceback" in line]
     click.echo(f"{len(tracebacks)} tracebacks in {len(up.lines):,} lines of the log")
-    faults += tracebacks
-    return faults
+    return faults + tracebacks
 
 
-async def _left(port: int) -> float:
-    """Return how many sessions there are beside the good clients' once the others have had time to end."""
-    until = time.monotonic() + SETTLE_SECONDS
-    while True:
-        samples = await asyncio.to_thread(metrics, port)
-        left = sum(value for name, value in samples.items() if name.startswith("connections{")) - GOOD
-        if not left or time.monotonic() > until:
-            return left
-        await asyncio.sleep(1.0)
+def _left(port: int) -> list[str]:
+    """Return a fault if sessions are left once all have had time to end."""
+
+    def sessions() -> float:
+        return sum(value for name, value in metrics(port).items() if name.startswith("connections{"))
+
+    try:
+        wait_for(lambda: not sessions(), "the end of all sessions", SETTLE_SECONDS)
+    except AssertionError:
+        return [f"{sessions():.0f} sessions are left"]
+    return []
 
 
 @click.command()
 @click.option("--frames", default=100_000, help="Frames that hostile clients send.")
 @click.option("--requests", default=20_000, help="Raw requests, each on a connection of its own.")
+@click.option("--rate", default=0.0, help="Raw requests a second at most; 0 is as many as possible.")
 @click.option("--wire-frames", default=200_000, help="ZeroMQ frames and messages, to a feeder and from a hostile one.")
 @click.option("--files", default=10.0, help="Seconds for hostile files, which are read before.")
 @click.option("--seed", default=1)
-def main(frames: int, requests: int, wire_frames: int, files: float, seed: int) -> None:
+@click.option("--within", "percent", type=float, help="Percent by which the p99 of good clients may rise.")
+def main(
+    frames: int, requests: int, rate: float, wire_frames: int, files: float, seed: int, percent: float | None
+) -> None:
     """Fuzz the readers of files, a gateway of one worker, and the ZeroMQ side."""
     file_faults = fuzz_files(seed, files) if files else []
     with tempfile.TemporaryDirectory() as folder:
-        up = Up(Path(folder), "--source=sim")
+        up = Up(Path(folder), "--source=sim", f"--sim-interval={INTERVAL}")
         try:
             up.wait_ready()
-            faults = asyncio.run(fuzz(up, frames, requests, seed))
+            faults = fuzz(up, frames, requests, rate, seed, percent)
         finally:
             up.close()
-            Path(tempfile.gettempdir(), "qmt-bridge-fuzz.log").write_text(up.text, encoding="utf-8")
-    faults += file_faults + fuzz_wire(wire_frames, seed)
+            LOG.write_text(up.text, encoding="utf-8")
+    faults += file_faults + fuzz_wire(wire_frames, seed, percent)
     for fault in faults[:50]:
         click.echo(fault, err=True)
     sys.exit(bool(faults))

@@ -9,6 +9,9 @@ import random
 import struct
 from base64 import b64encode
 from collections.abc import Callable
+from multiprocessing.connection import Connection as Pipe
+
+from tests.support.processes import yield_cores
 
 PATHS = ("/ws/realtime", "/ws/whole_quote", "/ws/l2_thousand", "/ws/download_progress", "/ws/formula", "/ws/trade")
 CODES = (
@@ -36,6 +39,8 @@ FIELDS = (
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 # Seconds in which one connection ends, whatever it does.
 LONGEST = 10.0
+# Connections at a time.
+CLIENTS = 8
 
 
 class Hostile:
@@ -54,6 +59,9 @@ class Hostile:
             try:
                 async with asyncio.timeout(LONGEST):
                     await self._converse()
+            except ConnectionRefusedError:
+                # The gateway has ended.
+                return
             except (OSError, TimeoutError, asyncio.IncompleteReadError):
                 # The gateway has closed the connection, which is its right.
                 continue
@@ -151,6 +159,18 @@ class Hostile:
         nested = b"[" * self.rng.choice((10, 1000, 30000))
         first = frame(TEXT, nested, final=False)
         return first + b"".join(frame(0, b"", final=False) for _ in range(self.rng.randrange(20))) + frame(0, b"1")
+
+
+def send_frames(port: int, frames: int, seed: int, pipe: Pipe) -> None:
+    """Run hostile WebSocket clients; send how many frames and connections there were."""
+    yield_cores()
+    hostile = [Hostile(port, random.Random(seed * 1000 + number)) for number in range(CLIENTS)]
+
+    async def run() -> None:
+        await asyncio.gather(*(each.run(frames // CLIENTS) for each in hostile))
+
+    asyncio.run(run())
+    pipe.send((sum(each.frames for each in hostile), sum(each.connections for each in hostile)))
 
 
 def frame(opcode: int, payload: bytes, *, final: bool = True) -> bytes:

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,11 @@ from websockets.sync.client import ClientConnection, connect
 
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import QMTBridgeError
-from qmt_bridge.wire.frames import Frame
+from tests.fuzz.consumer import TOPICS, consume
+from tests.fuzz.latency import compare
 from tests.support.ports import address_options, free_port, free_ports, tcp
+from tests.support.processes import started, yield_cores
+from tests.support.seen import Good, within
 from tests.support.up import START, Up
 from tests.support.waiting import wait_for
 from tests.support.zmtp import COMMAND, GREETING_BYTES, MORE, frame, greeting, ready
@@ -46,6 +50,10 @@ LONGEST = 5.0
 GREETING_SECONDS = 0.1
 # A process may grow so much: buffers of the hostile connections, which are kept for the next ones.
 GROWTH_MB = 64.0
+# Seconds between two ticks of a code (hostile consumers that do not read have megabytes waiting at shorter ones), and
+# seconds in which the good consumer is watched before hostile clients come.
+INTERVAL = 3.0
+REST = 5.0
 LOG = Path(tempfile.gettempdir(), "qmt-bridge-fuzz-feeder.log")
 STAMP = struct.Struct(">4Q")
 
@@ -87,9 +95,14 @@ class HostileClient:
 
     async def run(self, frames: int) -> None:
         while self.frames < frames:
-            with suppress(OSError, TimeoutError):
+            try:
                 async with asyncio.timeout(LONGEST):
                     await self._converse()
+            except ConnectionRefusedError:
+                # The feeder has ended.
+                return
+            except (OSError, TimeoutError):
+                continue
 
     async def _converse(self) -> None:
         rng = self.rng
@@ -154,75 +167,57 @@ class HostileClient:
         return b"".join(frame(MORE, part) for part in parts[:-1]) + frame(0, parts[-1])
 
 
-class GoodConsumer:
-    """A subscription of one stream, in a thread, which checks that no message is missing."""
+def send_frames(places: Sequence[tuple[int, bytes]], frames: int, seed: int, pipe: Pipe) -> None:
+    """Send a quarter of the frames and say so, then the others when told to; send how many frames and connections."""
+    yield_cores()
+    clients = [HostileClient(*places[number % 3], random.Random(seed * 1000 + number)) for number in range(CONNECTIONS)]
 
-    def __init__(self, address: str) -> None:
-        self.frames = 0
-        self.faults: list[str] = []
-        self._address = address
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
+    async def all_of(count: int) -> None:
+        await asyncio.gather(*(each.run(each.frames + count // CONNECTIONS) for each in clients))
 
-    def _read(self) -> None:
-        last: int | None = None
-        with zmq.Context() as context, context.socket(zmq.SUB) as socket:
-            socket.linger = 0
-            socket.connect(self._address)
-            socket.subscribe(TICK)
-            while not self._stopped.is_set():
-                if not socket.poll(100):
-                    continue
-                seq = Frame.from_parts(socket.recv_multipart()).seq
-                if last is not None and seq != last + 1:
-                    self.faults.append(f"{TICK}: {seq} after {last}")
-                last = seq
-                self.frames += 1
-
-    def close(self) -> None:
-        self._stopped.set()
-        self._thread.join()
+    asyncio.run(all_of(frames // 4))
+    pipe.send("warm")
+    pipe.recv()
+    asyncio.run(all_of(frames - frames // 4))
+    pipe.send((sum(each.frames for each in clients), sum(each.connections for each in clients)))
 
 
 def megabytes(pid: int) -> float:
     return float(psutil.Process(pid).memory_info().rss) / 2**20
 
 
-def fuzz_feeder(folder: Path, frames: int, seed: int) -> list[str]:
+def fuzz_feeder(folder: Path, frames: int, seed: int, percent: float | None) -> list[str]:
     """Send frames to the three sockets of a feeder; return what is wrong."""
     # A hostile program reaches the socket of trade events only if it is open.
     trade = free_port()
-    up = Up(folder, "--source=sim", f"--trade-addr={tcp(trade)}", "--open-trade-addr")
+    up = Up(folder, "--source=sim", f"--sim-interval={INTERVAL}", f"--trade-addr={tcp(trade)}", "--open-trade-addr")
     try:
         up.wait_ready()
         pid = up.pid("feeder")
-        good = GoodConsumer(up.market_addr)
-        try:
-            wait_for(lambda: good.frames, "the good consumer")
-            places = [(up.ports[1], b"SUB"), (trade, b"SUB"), (up.ports[2], b"DEALER")]
-            clients = [
-                HostileClient(*places[number % 3], random.Random(seed * 1000 + number)) for number in range(CONNECTIONS)
-            ]
-
-            async def all_of(count: int) -> None:
-                await asyncio.gather(*(each.run(each.frames + count // CONNECTIONS) for each in clients))
-
-            # Pools and caches are as large as they become before memory is compared.
-            asyncio.run(all_of(frames // 4))
-            before, began = megabytes(pid), time.monotonic()
-            asyncio.run(all_of(frames - frames // 4))
-            seen = good.frames
-            wait_for(lambda: good.frames > seen or good.faults, "a tick after the last frame")
-            grown = megabytes(pid) - before
-        finally:
-            good.close()
-        sent, opened = sum(each.frames for each in clients), sum(each.connections for each in clients)
+        places = [(up.ports[1], b"SUB"), (trade, b"SUB"), (up.ports[2], b"DEALER")]
+        with started(consume, up.market_addr) as good:
+            good.recv()
+            rested = time.monotonic()
+            time.sleep(REST)
+            attacked = time.monotonic()
+            with started(send_frames, places, frames, seed) as hostile:
+                # Pools and caches are as large as they become before memory is compared.
+                hostile.recv()
+                before, began = megabytes(pid), time.monotonic()
+                hostile.send("go")
+                sent, opened = hostile.recv()
+            grown, ended = megabytes(pid) - before, time.monotonic()
+            good.send("end")
+            seen: Good = good.recv()
         click.echo(
-            f"feeder: {sent:,} ZMTP frames over {opened:,} connections, {time.monotonic() - began:.0f} s, "
-            f"grew {grown:.0f} MB; the good consumer got {good.frames:,} ticks; {len(up.lines):,} lines of the log"
+            f"feeder: {sent:,} ZMTP frames over {opened:,} connections, {ended - began:.0f} s, "
+            f"grew {grown:.0f} MB; the good consumer got {len(seen.delays):,} ticks of {len(TOPICS)} streams, "
+            f"{len(seen.gaps)} holes; {len(up.lines):,} lines of the log"
         )
-        faults = good.faults + [line for line in up.lines if "Traceback" in line]
+        faults = [fault for _, fault in (*seen.gaps, *seen.closes)]
+        at_rest, meanwhile = within(seen.delays, rested, attacked), within(seen.delays, attacked, ended)
+        faults += compare("the good consumer", at_rest, meanwhile, percent)
+        faults += [line for line in up.lines if "Traceback" in line]
         if not psutil.pid_exists(pid):
             faults.append(f"the feeder {pid} has ended")
         return faults + ([f"the feeder grew by {grown:.0f} MB"] if grown > GROWTH_MB else [])
@@ -310,7 +305,7 @@ class HostileFeeder:
         self._context.destroy(linger=0)
 
 
-def consume(addresses: dict[str, str], stopped: threading.Event, faults: list[str]) -> None:
+def read_hostile(addresses: dict[str, str], stopped: threading.Event, faults: list[str]) -> None:
     """Read what a hostile feeder sends; only errors that docs/zeromq.md names may end a subscription."""
     while not stopped.is_set():
         try:
@@ -342,7 +337,7 @@ def fuzz_readers(folder: Path, frames: int, seed: int) -> list[str]:
     command += address_options(addresses)
     feeder = HostileFeeder(ports, random.Random(seed))
     stopped, faults = threading.Event(), list[str]()
-    reader = threading.Thread(target=consume, args=(addresses, stopped, faults))
+    reader = threading.Thread(target=read_hostile, args=(addresses, stopped, faults))
     with log.open("wb") as output:
         gateway = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
@@ -387,10 +382,12 @@ def fuzz_readers(folder: Path, frames: int, seed: int) -> list[str]:
     return faults + [line for line in text.splitlines() if "Traceback" in line]
 
 
-def fuzz_wire(frames: int, seed: int) -> list[str]:
+def fuzz_wire(frames: int, seed: int, percent: float | None = None) -> list[str]:
     """Fuzz a feeder, then its readers, with half of the frames each; return what is wrong."""
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-        return fuzz_feeder(Path(one), frames // 2, seed) + fuzz_readers(Path(other), frames - frames // 2, seed)
+        return fuzz_feeder(Path(one), frames // 2, seed, percent) + fuzz_readers(
+            Path(other), frames - frames // 2, seed
+        )
 
 
 @click.command()

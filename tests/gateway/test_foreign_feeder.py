@@ -11,8 +11,9 @@ import pytest
 
 from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
-from qmt_bridge.curve.key_folder import load_curve, make_keys
-from tests.support.foreigner import foreigner
+from qmt_bridge.curve.key_folder import add_client, load_curve, make_keys
+from qmt_bridge.wire.messages import AccountState
+from tests.support.foreigner import QUOTE, foreigner
 from tests.support.ports import free_port, tcp
 from tests.support.rig import KEY, Client, Rig, readiness, running_rig
 from tests.support.waiting import until
@@ -53,10 +54,42 @@ async def test_fills_of_a_foreign_feeder_are_not_delivered(owner: Rig) -> None:
             [where.market_addr, *([where.trade_addr] if own else [])],
             [where.ask_addr, *([where.trade_ask_addr] if own else [])],
         ) as foreign:
-            await until(lambda: readiness(owner.servers[0].port).get("source") == "xtquant", "the foreign heartbeat")
             done = foreign.rounds + 50
             await until(lambda: foreign.rounds > done, "many forged fills")
         await go_on(owner, client)
+
+
+@pytest.mark.parametrize("owner", ["ipc"], indirect=True)
+async def test_heartbeats_of_a_foreign_feeder_are_not_believed(owner: Rig) -> None:
+    where, port = owner.config, owner.servers[0].port
+    async with owner.connect("/ws/realtime?ctl=1") as client:
+        assert (await client.receive())["feed"] == "up"
+        await client.send({"action": "subscribe", "id": 1, "stocks": ["600519.SH"]})
+        await owner.wanted(QUOTE)
+        owner.feeder.stop()
+        with foreigner([where.market_addr], [where.ask_addr]) as foreign:
+            await until(lambda: readiness(port)["source"] is None, "the absence of the own feeder")
+            # Its quotes arrive: market data is open to every user of the machine.
+            before, done = readiness(port)["frames_received"], foreign.rounds + 50
+            await until(lambda: foreign.rounds > done, "many forged heartbeats")
+            assert readiness(port)["frames_received"] > before
+            shown = readiness(port)
+            assert (shown["ready"], shown["feed"], shown["source"]) == (False, "down", None)
+            assert (shown["reason"], shown["links"]["market_addr"]) == ("feeder_absent", None)
+        owner.start_feeder()
+        await until(lambda: readiness(port)["ready"], "the own feeder")
+        assert readiness(port)["source"] == "hand"
+
+
+async def test_trade_is_down_without_its_connection(config: Config, tmp_path: Path) -> None:
+    make_keys(tmp_path / "keys")
+    quotes = add_client(tmp_path / "keys", "quotes", frozenset({"market", "ask", "download"}))
+    with running_rig(msgspec.structs.replace(config, curve_dir=str(tmp_path / "keys")), PreparedFrames) as rig:
+        server = rig.serve(curve_dir=str(quotes))
+        rig.source.sink.set_accounts([AccountState("******0365", "STOCK", "up", None, 7)])
+        await until(lambda: readiness(server.port)["accounts"], "the account")
+        await until(lambda: readiness(server.port)["links"]["trade_addr"] == "key_refused", "the refusal")
+        assert (readiness(server.port)["trade"], readiness(server.port)["ready"]) == ("down", True)
 
 
 @pytest.mark.parametrize("owner", ["own-keys"], indirect=True)

@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -142,6 +143,58 @@ def test_a_folder_for_everybody_keeps_its_mode(tmp_path: Path, caplog: pytest.Lo
     private.keep_folder(folder)
     assert mode(folder) == 0o1777
     assert "because it is for everybody" in caplog.text
+
+
+def run_feeder(data: Path) -> None:
+    Journal(journal_path(data, "sim"), days=1).close()
+
+
+def change(data: Path) -> None:
+    change_keys(data, lambda keys: keys)
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("feeder.lock", run_feeder),
+        ("journal-sim.sqlite3", run_feeder),
+        ("keys.lock", change),
+    ],
+)
+@pytest.mark.parametrize("exists", [True, False], ids=["there", "missing"])
+def test_a_link_of_another_user_leads_nowhere(
+    tmp_path: Path, name: str, use: Callable[[Path], None], exists: bool
+) -> None:
+    data, target = tmp_path / "data", tmp_path / "target"
+    use(data)
+    (data / name).unlink(missing_ok=True)
+    (data / name).symlink_to(target)
+    if exists:
+        target.write_bytes(b"")
+        target.chmod(0o644)
+    if os.getuid() != 0:
+        pytest.skip("only root can give a link to another user")
+    os.lchown(data / name, 54321, 54321)
+    with pytest.raises(ConfigError, match="is a link of the user 54321"):
+        use(data)
+    assert (target.exists(), exists and mode(target)) == (exists, exists and 0o644)
+    # The user's own link may lead to another disk.
+    os.lchown(data / name, 0, 0)
+    use(data)
+
+
+def test_a_folder_of_another_user_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can give a folder to another user")
+    os.chown(tmp_path, 54321, 54321)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    for _ in range(2):
+        private.keep_folder(tmp_path)
+    assert caplog.messages == [
+        f"{tmp_path} belongs to the user 54321, who can replace what is in it: use a folder of your own"
+    ]
 
 
 @pytest.mark.parametrize(("content", "warns"), [('api_key = "0123456789abcdef"\n', True), ("port = 8000\n", False)])

@@ -12,11 +12,13 @@ import zmq
 from qmt_bridge.curve.key_folder import Curve
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.requests import CatchUp, TopicState, decode_ask, encode_reply
-from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, trade_topic
+from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, quote_topic, trade_topic
 from tests.support.waiting import wait_for
 
 TOPIC = trade_topic("1000000365")
+QUOTE = quote_topic("600519.SH", "tick")
 FORGED = {"type": "trade", "seq": 2, "data": {"forged": True}}
+FORGED_QUOTE = {"600519.SH": [{"lastPrice": 0.01}]}
 STATUS = {
     "source": "xtquant",
     "simulated": False,
@@ -41,7 +43,7 @@ STATUS = {
 
 
 class Foreigner:
-    """Publishes forged fills and heartbeats at addresses, and answers every question with forged fills."""
+    """Publishes forged fills, quotes and heartbeats at addresses, and answers every question with forged fills."""
 
     def __init__(self, publishes_at: list[str], answers_at: list[str], curve: Curve | None = None) -> None:
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -73,9 +75,11 @@ class Foreigner:
         status = Frame(STATUS_TOPIC, self._epoch, 1, 1, 1, encode({**STATUS, "epoch": self._epoch})).to_parts()
         fill = Frame(TOPIC, self._epoch, 2, 1, 1, encode(FORGED)).to_parts()
         while not self._stop.wait(0.01):
+            quote = Frame(QUOTE, self._epoch, self.rounds + 2, 1, 1, encode(FORGED_QUOTE)).to_parts()
             for publisher in self._publishers:
                 publisher.send_multipart(status)
                 publisher.send_multipart(fill)
+                publisher.send_multipart(quote)
             for router in self._routers:
                 with suppress(zmq.Again):
                     while True:

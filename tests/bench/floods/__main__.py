@@ -9,25 +9,23 @@ good clients see is the server's doing, and not that of the load's own work. Mem
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import Any
 
 import click
 import psutil
 
 from gateway.connections.descriptors import raise_limit
 from tests.bench.floods.attacks import FLOODS, Flood, attack
-from tests.bench.floods.good import watch
-from tests.bench.floods.verdict import Answers, Good, Measured, head, misses, percentile, row, within
+from tests.bench.floods.verdict import Answers, Measured, head, misses, row
+from tests.support.good_clients import watch
+from tests.support.processes import started
 from tests.support.rig import metrics
+from tests.support.seen import Good, percentile, within
 from tests.support.up import Up
 
 REST = 10.0
@@ -66,19 +64,6 @@ class Usage:
         return pipe.poll()
 
 
-@contextmanager
-def started(target: Any, *arguments: Any) -> Iterator[Pipe]:
-    """Run a function in a process of its own, and yield its pipe."""
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=target, args=(*arguments, theirs))
-    process.start()
-    try:
-        yield ours
-    finally:
-        process.join(0.5)
-        process.kill()
-
-
 def measure(flood: Flood, seconds: float, log: Path) -> Measured:
     """Run one flood against a gateway of its own."""
     with tempfile.TemporaryDirectory() as folder:
@@ -101,10 +86,10 @@ def _measure(flood: Flood, seconds: float, up: Up, good: Pipe) -> Measured:
     begin = time.monotonic()
     usage.wait(good, REST)
     rss_before, limited = usage.rss, _limited(up.port)
-    before, flooded = usage.cpu, time.monotonic()
+    before, flooded, lines = usage.cpu, time.monotonic(), len(up.lines)
     with started(attack, flood.name, up.port, seconds) as pipe:
         answered: Answers = pipe.recv() if usage.wait(pipe, seconds + PATIENCE) else Answers(Counter(), float("inf"))
-    after, ended = usage.cpu, time.monotonic()
+    after, ended, lines = usage.cpu, time.monotonic(), len(up.lines) - lines
     usage.wait(good, REST)
     rss_after = usage.rss
     good.send("end")
@@ -126,6 +111,9 @@ def _measure(flood: Flood, seconds: float, up: Up, good: Pipe) -> Measured:
         feeder,
         Answers(counts, answered.longest),
         flood.half_open,
+        flood.wrong_keys,
+        ended - flooded,
+        lines,
     )
 
 

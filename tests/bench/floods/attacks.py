@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
 import zlib
-from contextlib import suppress
 from multiprocessing.connection import Connection as Pipe
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from qmt_bridge.wire.frames import DEFLATE_WINDOW
 from qmt_bridge.wire.requests import REQUEST_BYTES
 from tests.bench.floods.barrage import Barrage
+from tests.support.processes import yield_cores
 from tests.support.raw import CLOSE, CONT, HEADERS, PING, TEXT, frame
 
 # Frames that are sent with one system call.
@@ -36,6 +34,8 @@ class Flood(NamedTuple):
     barrage: Barrage
     options: tuple[str, ...] = ()
     half_open: bool = False
+    # Whether every connection shows a wrong key, so that none may stay open.
+    wrong_keys: bool = False
 
 
 def opening(path: str = "/ws/realtime", headers: str = "") -> bytes:
@@ -135,16 +135,24 @@ FLOODS = (
     Flood("requests", Barrage((opening(),), request(action="ping", id=1) * MANY)),
     Flood("nested", Barrage((opening(),), frame(TEXT, b'{"action":' + b"[" * 1000 + b"]" * 1000 + b"}") * 100)),
     Flood("arrivals", Barrage((opening() + frame(CLOSE, b"\x03\xe8"),), connections=50)),
+    Flood(
+        "wrong_keys",
+        Barrage(
+            tuple(
+                opening(path, f"X-API-Key: qmtb_{number:040}\r\n")
+                for number, path in enumerate(("/ws/trade", "/ws/realtime", "/ws/whole_quote"))
+            ),
+            connections=50,
+            waits=True,
+        ),
+        wrong_keys=True,
+    ),
     Flood("pages", Barrage((b"",), b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100, connections=50)),
 )
 
 
 def attack(name: str, port: int, seconds: float, pipe: Pipe) -> None:
     """Run a flood at the lowest priority, and send the server's answers; runs in a process of its own."""
-    os.setsid()
-    os.setpriority(os.PRIO_PROCESS, 0, 19)
-    with suppress(OSError):
-        # Between sessions Linux divides the cores by this value, and not by that of the processes (autogroup).
-        Path("/proc/self/autogroup").write_text("19", encoding="ascii")
+    yield_cores()
     flood = next(each for each in FLOODS if each.name == name)
     pipe.send(flood.barrage.run(port, time.monotonic() + seconds))

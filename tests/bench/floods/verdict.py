@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 # The p99 of the good clients may rise by this factor, and to so many milliseconds.
 FACTOR = 2.0
 MOST_MS = 20.0
+# The same factor for wrong keys, how many attempts a minute there have to be, and lines of the log a minute: the good
+# clients that come and go have 300 of their own.
+WRONG_KEYS_FACTOR = 1.2
+WRONG_KEYS = 10_000
+LOG_LINES = 320
 # MB by which the worker may have grown 10 s after the flood, and the most that the feeder may work, in parts of a core.
 GROWN_MB = 20.0
 FEEDER_CPU = 0.3
@@ -17,21 +21,13 @@ FEEDER_CPU = 0.3
 HALF_OPEN_SECONDS = 11.0
 CONNECT_MS = 100.0
 
+# The answers to a wrong key: the close with 1008, and the status before the handshake.
+REFUSALS = ("1008", "HTTP 429")
+
 HEAD = (
     "flood", "p99 before, ms", "during", "gaps", "closed", "connect, ms", "RSS before, MB", "peak", "10 s after",
-    "worker", "feeder", "answers", "missed",
+    "worker", "feeder", "log, lines", "answers", "missed",
 )  # fmt: skip
-
-
-class Good(NamedTuple):
-    """What the good clients saw: when (time.monotonic()), and what."""
-
-    # Milliseconds between the feeder's receipt and ours.
-    delays: list[tuple[float, float]]
-    # Milliseconds until a new client has its first frame.
-    connects: list[tuple[float, float]]
-    gaps: list[tuple[float, str]]
-    closes: list[tuple[float, str]]
 
 
 class Answers(NamedTuple):
@@ -61,17 +57,11 @@ class Measured(NamedTuple):
     answers: Answers
     # Whether the flood is one of half-open connections, which have targets of their own.
     half_open: bool = False
-
-
-def percentile(values: Iterable[float], part: float) -> float:
-    """Return the value below which `part` of them are; NaN without values."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else float("nan")
-
-
-def within(seen: Sequence[tuple[float, float]], begin: float, end: float) -> list[float]:
-    """Return what was seen between two times."""
-    return [value for at, value in seen if begin <= at < end]
+    # Whether the flood is one of wrong keys, which has targets of its own.
+    wrong_keys: bool = False
+    # Of the flood: how long it was, and what it added to the log.
+    seconds: float = 60.0
+    log_lines: int = 0
 
 
 def misses(of: Measured) -> list[str]:
@@ -80,8 +70,9 @@ def misses(of: Measured) -> list[str]:
     # NaN, where nothing was received, misses them too.
     if not of.p99_during <= MOST_MS:
         found.append(f"p99 above {MOST_MS:.0f} ms")
-    if not of.p99_during <= FACTOR * of.p99_before:
-        found.append(f"p99 above {FACTOR:.0f} x")
+    factor = WRONG_KEYS_FACTOR if of.wrong_keys else FACTOR
+    if not of.p99_during <= factor * of.p99_before:
+        found.append(f"p99 above {factor:.2g} x")
     if of.gaps:
         found.append("gaps")
     if of.closed:
@@ -94,6 +85,18 @@ def misses(of: Measured) -> list[str]:
         found.append(f"half open for {of.answers.longest:.1f} s")
     if of.half_open and not of.connect <= CONNECT_MS:
         found.append(f"connect above {CONNECT_MS:.0f} ms")
+    return found + (_wrong_keys(of) if of.wrong_keys else [])
+
+
+def _wrong_keys(of: Measured) -> list[str]:
+    counts, minutes = of.answers.counts, of.seconds / 60
+    found = []
+    if counts["left open"]:
+        found.append(f"{counts['left open']} accepted")
+    if sum(counts[name] for name in REFUSALS) < WRONG_KEYS * minutes:
+        found.append("too few attempts")
+    if of.log_lines > LOG_LINES * minutes:
+        found.append(f"{of.log_lines} lines of the log")
     return found
 
 
@@ -112,6 +115,7 @@ def row(of: Measured) -> str:
         f"{of.rss_after:.0f}",
         f"{of.worker_cpu:.0%}",
         f"{of.feeder_cpu:.0%}",
+        str(of.log_lines),
         counts or "none",
         "; ".join(misses(of)) or "-",
     )

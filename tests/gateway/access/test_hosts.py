@@ -45,6 +45,8 @@ HERE = ("127.0.0.1", 8000)
         ("localhost:x", (), False),
         ("localhost\n", (), False),
         ("[::1", (), False),
+        ("[::1].evil.example", (), False),
+        ("[::1].evil.example:8000", (), False),
         ("１２７.0.0.1", (), False),
     ],
 )

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from gateway.connections import descriptors, handshake, intake
 from gateway.connections.handshake import Handshake
 from gateway.connections.opening import HEAD_BYTES
-from tests.support.raw import HEADERS, TEXT, Raw, frame, opened
+from tests.support.raw import HEADERS, TEXT, Raw, frame, opened, raw_socket
 from tests.support.rig import DEADLINE, Rig, Server, metrics
 from tests.support.waiting import until
 
@@ -233,3 +233,24 @@ async def test_oldest_connection_makes_room_if_descriptors_run_out(
         with contextlib.suppress(ConnectionResetError):
             assert await waiting.read() == b""
     assert "1 connections refused: this process has hardly any file descriptor left" in caplog.text
+
+
+async def test_one_address_takes_no_more_than_its_share(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors.Descriptors, "share", lambda _: 3)
+    port = rig.servers[0].port
+    async with asyncio.timeout(DEADLINE), AsyncExitStack() as stack:
+        bare = [await stack.enter_async_context(opened(port, local_addr=("127.0.0.2", 0))) for _ in range(3)]
+        # Another address has a share of its own, and who has sent a request does not count.
+        other = await stack.enter_async_context(opened(port))
+        for _ in range(5):
+            await stack.enter_async_context(raw_socket(port))
+        for _ in range(2):
+            bare.append(await stack.enter_async_context(opened(port, local_addr=("127.0.0.2", 0))))
+        for reader, _ in bare[:2]:
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        for reader, writer in (*bare[2:], other):
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    deadlines: handshake.Deadlines = rig.servers[0]._server.server_state.deadlines  # type: ignore[attr-defined]
+    await until(lambda: not deadlines._bare and not deadlines._addresses, "the end of all connections")

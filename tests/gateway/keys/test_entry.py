@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import urllib.error
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from websockets import ConnectionClosed, InvalidStatus
 
+from gateway.connections.handshake import Handshake
 from gateway.endpoints import ENDPOINTS
 from gateway.keys import attempts
 from qmt_bridge.config import Config
@@ -354,6 +356,33 @@ async def test_wrong_keys_are_refused_before_the_handshake(rig: Rig, caplog: pyt
     await until(lambda: "with a wrong API key" in caplog.text, "the line in the log")
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
     assert len([line for line in caplog.messages if "wrong" in line]) == 1
+
+
+async def test_a_barred_handshake_does_not_reach_the_app(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, served = add(rig), list[bytes]()
+    server = rig.serve()
+    for _ in range(attempts.ATTEMPTS):
+        async with rig.connect(url("/ws/trade", make_key()), server) as client:
+            assert (await client.closed())[0] == 1008
+    serve = Handshake._serve
+    monkeypatch.setattr(Handshake, "_serve", lambda self, request: (served.append(request), serve(self, request)))
+
+    async def tried(key: str) -> list[bytes]:
+        """Show a key in each way that there is; return the requests that the app was given."""
+        served.clear()
+        headers = {"X-API-Key": key}, {"Authorization": f"Bearer {key}"}
+        for target, options in (
+            (url("/ws/trade", key), {}),
+            *(("/ws/realtime", {"additional_headers": each}) for each in headers),
+            ("/ws/trade", {"subprotocols": [f"key.{key}"]}),
+        ):
+            with contextlib.suppress(InvalidStatus):
+                async with rig.connect(target, server, **options):
+                    pass
+        return served
+
+    assert await tried(make_key()) == []
+    assert len(await tried(desk)) == 4
 
 
 async def test_page_of_another_site_cannot_bar_an_address(rig: Rig) -> None:

@@ -11,6 +11,7 @@ import pytest
 from qmt_bridge.addresses import endpoint, ipc_folder
 from qmt_bridge.addresses.ipc_folder import why_not_trusted
 from qmt_bridge.config import Config
+from qmt_bridge.curve.key_folder import End
 from qmt_bridge.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has CURVE keys instead")
@@ -62,6 +63,34 @@ def test_a_folder_of_another_user_in_a_shared_one_is_not_trusted(tmp_path: Path)
 
 def test_a_folder_of_the_user_of_a_service_is_trusted(tmp_path: Path) -> None:
     assert why_not_trusted(address(made(tmp_path / "run", 0o750, OTHER))) == ""
+
+
+def test_a_feeder_listens_in_no_folder_of_another_user(tmp_path: Path) -> None:
+    config = Config(trade_addr=address(made(tmp_path / "run", 0o700, OTHER)), data_dir=str(tmp_path))
+    with pytest.raises(ConfigError, match=rf"trade_addr: .* {tmp_path}/run belongs to the user"):
+        endpoint.trade_endpoints(config, "feeder", makes=False)
+    # A gateway may be another user than the feeder.
+    assert endpoint.trade_endpoints(config, "gateway", makes=False)[0].address == config.trade_addr
+
+
+@pytest.mark.parametrize("end", ["feeder", "gateway"])
+def test_a_short_folder_that_another_user_made_is_refused(
+    tmp_path: Path, end: End, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    above = made(tmp_path / "tmp", 0o1777)
+    monkeypatch.setattr(ipc_folder, "_SHORT", str(above))
+    config = Config(data_dir=str(tmp_path / ("x" * 80)))
+    own = ipc_folder.own_folder(config.data_path)
+    assert own.parent == above
+    endpoint.trade_endpoints(config, "feeder", makes=True)
+    assert endpoint.trade_endpoints(config, end, makes=True)[0].address == address(own)
+    if os.getuid() != 0:
+        pytest.skip("only root can give a folder to another user")
+    os.chown(own, OTHER, OTHER)
+    # With an access list, he could let this user write in his folder.
+    above.chmod(0o755)
+    with pytest.raises(ConfigError, match=r"belongs to the user .* Use a data_dir with a shorter path"):
+        endpoint.trade_endpoints(config, end, makes=True)
 
 
 def test_a_folder_below_that_of_another_user_is_not_trusted(tmp_path: Path) -> None:

@@ -44,6 +44,21 @@ def test_file_and_folder_are_for_their_owner_alone(tmp_path: Path) -> None:
         os.umask(old)
 
 
+@POSIX
+def test_keys_of_another_user_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change_keys(tmp_path, lambda keys: [made("a")])
+    if os.getuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    # Of root, or of this user.
+    for owner in (0, 12345):
+        os.chown(keys_path(tmp_path), owner, owner)
+        assert read_keys(tmp_path) == (made("a"),)
+    os.chown(keys_path(tmp_path), 54321, 54321)
+    with pytest.raises(ConfigError, match=r"keys\.json: belongs to the user 54321, who could give any rights"):
+        read_keys(tmp_path)
+
+
 def test_a_change_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     change_keys(tmp_path, lambda keys: [made("a")])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from jwt.algorithms import ECAlgorithm
 
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.tokens import location
 from qmt_bridge.tokens.location import MOST_BYTES, check_tokens, read_keys
 from tests.support.doctor import Machine
 
@@ -38,8 +41,8 @@ def test_tokens_are_off_as_installed() -> None:
 
 
 def test_a_file_and_a_url_are_accepted(keys: Path) -> None:
-    for location in (keys, "https://login.example/keys", "http://127.0.0.1:8080/keys", "http://localhost/keys"):
-        check_tokens(config(location))
+    for where in (keys, "https://login.example/keys", "http://127.0.0.1:8080/keys", "http://localhost/keys"):
+        check_tokens(config(where))
 
 
 @pytest.mark.parametrize(
@@ -93,12 +96,46 @@ def test_a_pipe_in_the_place_of_the_keys_is_refused(tmp_path: Path) -> None:
         read_keys(str(tmp_path / "keys"))
 
 
+@pytest.mark.parametrize(
+    ("scheme", "begins"),
+    [
+        pytest.param("http", b"", id="status"),
+        pytest.param("http", b"HTTP/1.1 200 OK\r\n", id="headers"),
+        pytest.param("http", b"HTTP/1.1 200 OK\r\n\r\n", id="body"),
+        # The record of a handshake, of 16 KB.
+        pytest.param("https", b"\x16\x03\x03\x40\x00", id="tls"),
+    ],
+)
+def test_a_fetch_of_an_answer_without_end_is_cut_off(
+    scheme: str, begins: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(location, "WHOLE", 0.3)
+    stop = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        connection, _ = server.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(begins)
+            while not stop.wait(0.01):
+                connection.sendall(b"a")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dripping = threading.Thread(target=drip, args=(server,))
+        dripping.start()
+        try:
+            with pytest.raises(ConfigError, match="the answer takes too long"):
+                read_keys(f"{scheme}://127.0.0.1:{server.getsockname()[1]}/")
+        finally:
+            stop.set()
+            dripping.join()
+
+
 def test_without_the_library_the_extra_is_named(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("jwt", "jwt.algorithms"):
         monkeypatch.setitem(sys.modules, name, None)
-    for location in (keys, "https://login.example/keys"):
+    for where in (keys, "https://login.example/keys"):
         with pytest.raises(ConfigError, match=r"pip install 'qmt-bridge-gateway\[jwt\]'$"):
-            check_tokens(config(location))
+            check_tokens(config(where))
 
 
 def test_without_its_cryptography_the_library_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:

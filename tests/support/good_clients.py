@@ -1,4 +1,4 @@
-"""The clients whose service a flood must not disturb: 50 that read ticks, and a new one each 0.2 s. In one process."""
+"""The clients whose service an attack must not disturb: 50 that read ticks, and a new one each 0.2 s."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.bench.floods.verdict import Good
+from tests.support.seen import Good
 
 CLIENTS = 50
 CODES = tuple(f"{600000 + number}.SH" for number in range(40))
