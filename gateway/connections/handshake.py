@@ -16,6 +16,7 @@ from typing import Any
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.utils import get_remote_addr
 from uvicorn.server import ServerState
 
 from gateway.access.browser_headers import BROWSER_HEADERS
@@ -84,6 +85,7 @@ class Handshake(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request; give up the connection that waits longest if descriptors run out."""
         self.transport = transport
+        self.client = get_remote_addr(transport)
         self.server_state.connections.add(self)
         self.deadlines.begin(self)
         self.deadlines.await_request(self, self.client[0] if self.client else "")
@@ -187,7 +189,7 @@ class Handshake(H11Protocol):
         request, self.request = self.request, b""
         if self.refused or self.transport.is_closing():
             return 0.0
-        # One that is refused costs a tenth of this, so wrong keys in masses take a tenth of what their address may.
+        # One that is refused for wrong keys costs less, because neither uvicorn nor the app handles it.
         self.meter.spend(REQUEST_COST, now)
         if seconds := self._barred(request, now):
             told = f"Retry-After: {seconds}\r\n"
