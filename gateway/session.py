@@ -20,13 +20,13 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.access.hosts import host_allowed, is_near, why_unknown
 from gateway.access.origins import origin_allowed, why_denied
-from gateway.auth import KEY_SUBPROTOCOL
 from gateway.costs.budget import UNREAD_ANSWERS, Budget, Purse, codes_named
 from gateway.costs.slices import Slices
 from gateway.costs.views import SocketViews, Views
 from gateway.counters import Sent
 from gateway.feed import Feed
 from gateway.keys.entry import Entry, NotYet, WrongKey, address_of, headers_of, presented
+from gateway.keys.presented_key import KEY_SUBPROTOCOL
 from gateway.keys.table import missing_scope
 from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Outbox

@@ -259,7 +259,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # A subscription uses the sender, but not the session.
     ("gateway/subscription.py", WIRE | {"gateway.hub", "gateway.sending", "gateway.streams"}, IMPURE - {"asyncio"}),
     ("gateway/sending/*", WIRE | {"gateway.sending"}, IMPURE),
-    ("gateway/auth.py", set(), IMPURE),
+    ("gateway/keys/presented_key.py", set(), IMPURE),
     ("gateway/keys/table.py", {"qmt_bridge.keys.key"}, IMPURE),
     ("gateway/keys/attempts.py", set(), IMPURE),
     ("gateway/keys/room.py", {"qmt_bridge.keys.key"}, IMPURE),
@@ -273,7 +273,6 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         "gateway/keys/*",
         {
             "gateway.access.peers",
-            "gateway.auth",
             "gateway.keys",
             "qmt_bridge.config",
             "qmt_bridge.errors",
