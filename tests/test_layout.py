@@ -288,6 +288,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     ("gateway/access/*", {"gateway.access"}, IMPURE),
     ("gateway/costs/budget.py", set(), IMPURE),
+    ("gateway/costs/shares.py", WIRE, IMPURE),
     ("gateway/costs/slices.py", set(), IMPURE - {"asyncio", "time"}),
     (
         "gateway/server.py",
