@@ -260,12 +260,12 @@ async def test_a_key_that_is_shown_later_gives_everything_back(rig: Rig) -> None
         assert (await other.subscribed(stocks=[code(20)]))["rejected"] != []
         await owner.send({"action": "auth", "id": 2, "key": KEY})
         assert (await owner.receive())["type"] == "authenticated"
-        assert (await owner.subscribed(stocks=[code(10)]))["rejected"] == []
-        # The source has no more; the share of the others is free.
+        # What the owner holds does not count any more, and the source has one left.
+        assert (await other.subscribed(stocks=[code(20)]))["rejected"] == []
         await owner.send({"action": "unsubscribe", "id": 3, "stocks": [code(number) for number in range(SHARE)]})
         await owner.receive()
         taken = [code(number) for number in range(20, 40)]
-        assert len((await other.subscribed(stocks=taken))["added"]) == SHARE
+        assert (await other.subscribed(stocks=taken))["active"] == SHARE
 
 
 async def test_a_download_is_given_back_when_a_key_is_shown(rig: Rig) -> None:
