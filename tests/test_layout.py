@@ -143,6 +143,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
             "qmt_bridge.errors",
             "qmt_bridge.handshakes",
             "qmt_bridge.keys.exposure",
+            "qmt_bridge.keys.key_file",
             "qmt_bridge.tokens",
         },
         {"asyncio", "socket", "subprocess", "threading"},
