@@ -20,6 +20,7 @@ import msgspec
 from qmt_bridge.errors import BadRequest, ErrorCode, WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.codes import check_code
+from qmt_bridge.wire.limits import MAX_DOWNLOAD_CODES, MAX_DOWNLOADS, MAX_DOWNLOADS_OF_ONE
 from qmt_bridge.wire.requests import StartDownload, TopicState
 from qmt_bridge.wire.topics import (
     KINDS,
@@ -37,11 +38,6 @@ from qmt_bridge.wire.topics import (
 ANSWER_WITHIN = 0.8
 # For how many seconds a finished download is kept, for a client that lost its connection near the end.
 DOWNLOAD_KEPT = 300.0
-MAX_DOWNLOADS = 1000
-# The limit for one connection; a gateway worker has one connection for all of its clients.
-MAX_DOWNLOADS_OF_ONE = 200
-# Codes of all downloads that run; they take some 10 MB.
-MAX_DOWNLOAD_CODES = 100_000
 # The limit of subscribed topics, and of the bytes that they take without their last values: a hundred thousand quotes
 # take some 50 MB, and the topic of a formula may be 48 KiB long.
 MAX_TOPICS = 100_000

@@ -58,6 +58,7 @@ LIMITS = (
     "connections",
     "upstream",
     "views",
+    "without_key",
 )
 
 

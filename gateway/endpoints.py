@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 import msgspec
 
 from gateway.costs.budget import NAMED_REJECTIONS
+from gateway.costs.shares import Download
 from gateway.sending.view import View
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
 from gateway.streams.member import Refusal
@@ -192,6 +193,7 @@ class _Codes:
         self._held.pop(topic, None)
         self._terms.pop(topic, None)
         self._set_view(topic, None)
+        self.session.give_back(topic)
         return self.wanted.pop(topic)
 
     def _set_view(self, topic: Topic, view: View | None) -> None:
@@ -284,6 +286,9 @@ class _Codes:
             if len(self.wanted) >= limit:
                 beyond[topic] = Rejection(name, "symbol_limit", reason)
                 continue
+            if not_shared := self.session.take(topic):
+                beyond[topic] = Rejection(name, "symbol_limit", not_shared)
+                continue
             self.wanted[topic] = added[topic] = name
             self._terms[topic] = terms
             self._set_view(topic, view)
@@ -327,6 +332,7 @@ class _Codes:
             del self.wanted[topic]
             self._terms.pop(topic, None)
             self._set_view(topic, None)
+            self.session.give_back(topic)
             for opened in self._open:
                 opened.added.pop(topic, None)
         self._update()
@@ -497,6 +503,7 @@ class Formula:
                 if subscription is None:
                     raise BadRequest("not_subscribed", f"no subscription has seq_id {seq_id}")
                 del self._seqs[subscription]
+                self.session.give_back(subscription.topic)
                 self.session.unsubscribe(subscription)
                 ended = {"action": "unsubscribed", "seq_id": seq_id, "id": request.get("id")}
                 self.session.tell(ended | self._ignored(request, FormulaUnsubscribe))
@@ -518,6 +525,10 @@ class Formula:
         limit = self.session.max_topics
         if len(self._by_seq) >= limit:
             raise BadRequest("symbol_limit", f"a socket holds at most {limit} subscriptions")
+        if reason := self.session.take(topic):
+            # As a refusal by the feeder: the socket stays open.
+            self.session.error("symbol_limit", reason, id=request.get("id"), **_formula_name(topic))
+            return
         self._newest_seq += 1
         seq_id = self._newest_seq
         ignored = self._ignored(request, FormulaRequest)
@@ -551,6 +562,7 @@ class Formula:
         seq_id = self._seqs.pop(subscription, None)
         if seq_id is not None:
             del self._by_seq[seq_id]
+            self.session.give_back(subscription.topic)
             if not isinstance(subscription.gate, Ticket):
                 named = _formula_name(subscription.topic)
                 self.session.error(refusal.code, refusal.reason, seq_id=seq_id, **named)
@@ -566,6 +578,8 @@ class _Download(Subscription):
     def deliver(self, frame: Frame) -> None:
         super().deliver(frame)
         body = frame.data
+        if "status" in body:
+            self._session.download_ended()
         if body.get("status") == "done":
             self._session.end(Ended(FINISHED, "done"))
         elif "status" in body:
@@ -606,10 +620,14 @@ class DownloadProgress:
         self.session.tell_ignored(ignored_fields(request, DownloadStart))
         stocks = list(named.values())
         self._started = True
+        download = Download(frozenset(stocks), period, asked.start_time, asked.end_time)
+        if reason := self.session.take_download(download):
+            self._fail(UPSTREAM_FAILED, "rate_limited", reason)
         started = await self.session.host.feed.start_download(stocks, period, asked.start_time, asked.end_time)
         if started is None:
             self._fail(UPSTREAM_AWAY, "upstream_unavailable", "the feeder is away")
         elif started.topic is None:
+            self.session.download_ended()
             code = started.code or "upstream_refused"
             # Of a request that can never succeed, the close code must not say that a new connection may help.
             ending = BAD_REQUEST if code == "bad_request" else UPSTREAM_FAILED

@@ -154,8 +154,6 @@ class Feed:
                 "event loop", "Windows' Proactor loop cannot watch ZeroMQ sockets; start with `qmt-bridge gateway`"
             ) from None
         self._market.subscribe(STATUS_TOPIC)
-        if self._config.api_key:
-            self.follow_trades()
         self._tick()
 
     def follow_trades(self) -> None:

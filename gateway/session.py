@@ -20,14 +20,16 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.access.hosts import host_allowed, is_near, why_unknown
 from gateway.access.origins import origin_allowed, why_denied
-from gateway.auth import KEY_SUBPROTOCOL
 from gateway.costs.budget import UNREAD_ANSWERS, Budget, Purse, codes_named
+from gateway.costs.shares import Download, Shares, SocketShares, is_scarce
 from gateway.costs.slices import Slices
 from gateway.costs.views import SocketViews, Views
 from gateway.counters import Sent
 from gateway.feed import Feed
 from gateway.keys.entry import Entry, NotYet, WrongKey, address_of, headers_of, presented
+from gateway.keys.presented_key import KEY_SUBPROTOCOL
 from gateway.keys.table import missing_scope
+from gateway.sending.depth import served_by
 from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Outbox
 from gateway.sending.pool import Pool
@@ -69,7 +71,7 @@ from qmt_bridge.wire.requests import (
     read_request,
     request_id,
 )
-from qmt_bridge.wire.topics import mask, parse_topic
+from qmt_bridge.wire.topics import Topic, mask, parse_topic
 
 logger = logging.getLogger(__name__)
 
@@ -151,6 +153,7 @@ class Host(Protocol):
     pool: Pool
     budget: Budget
     views: Views
+    shares: Shares
     slices: Slices
     # How often each limit was reached, by its name.
     limited: Counter[str]
@@ -176,6 +179,7 @@ class Session:
         "_receive",
         "_scope",
         "_send",
+        "_shares",
         "_state",
         "_views",
         "host",
@@ -216,6 +220,8 @@ class Session:
         self._ignored: set[str] | None = None
         # None until a request leaves out fields or levels, as most do not.
         self._views: SocketViews | None = None
+        # None until a socket without a key asks for something scarce.
+        self._shares: SocketShares | None = None
 
     @property
     def views(self) -> SocketViews:
@@ -223,6 +229,38 @@ class Session:
         if self._views is None:
             self._views = SocketViews(self.host.views, self._address)
         return self._views
+
+    def take(self, topic: Topic) -> str:
+        """Count a topic that is scarce at the source; return why a socket without a key may not have it, or nothing."""
+        if self.key is not None or not is_scarce(topic):
+            return ""
+        return self._limited(self._share().take(served_by(topic), bounded=self.host.entry.configured))
+
+    def give_back(self, topic: Topic) -> None:
+        """Note that the socket has a topic no longer that it was given by `take`."""
+        if self._shares is not None and is_scarce(topic):
+            self._shares.give_back(served_by(topic))
+
+    def take_download(self, download: Download) -> str:
+        """Count the download of the socket; return why a socket without a key may not start it, or nothing."""
+        if self.key is not None:
+            return ""
+        now = self.sender.loop.time()
+        return self._limited(self._share().download(download, now, bounded=self.host.entry.configured))
+
+    def download_ended(self) -> None:
+        """Note that the download of the socket runs no longer."""
+        if self._shares is not None:
+            self._shares.download_ended()
+
+    def _share(self) -> SocketShares:
+        if self._shares is None:
+            self._shares = SocketShares(self.host.shares)
+        return self._shares
+
+    def _limited(self, reason: str) -> str:
+        self.host.limited["without_key"] += bool(reason)
+        return reason
 
     def _make_sender(self) -> Sender:
         """Return a sender: by prepared frames if the server offers them, else by the ASGI send."""
@@ -307,6 +345,8 @@ class Session:
             self.host.entry.room.leave(self._address, self.key)
         if self._views is not None:
             self._views.close()
+        if self._shares is not None:
+            self._shares.leave(self.sender.loop.time())
         self.sender.gone = True
         # Not `unsubscribe`: what waits for the client goes as a whole, and to look for each topic's part takes seconds.
         subscriptions, self.subscriptions = list(self.subscriptions), {}
@@ -597,6 +637,8 @@ class Session:
         """Take the place of a socket with a key: until now it had one of those without."""
         self.host.entry.room.leave(self._address, None)
         self._placed = False
+        if self._shares is not None:
+            self._shares.clear()
         self._enter()
 
     def _send_away_newest(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.connections import handshake
 from gateway.costs.budget import Budget
+from gateway.costs.shares import Shares, limits_of_worker
 from gateway.costs.slices import Slices
 from gateway.costs.views import Views
 from gateway.counters import Counts, Numbers, Sent
@@ -41,6 +42,8 @@ class Worker:
         self.pool = Pool(config.outbox_total_bytes, self._relieve_soon)
         self.budget = Budget(config.max_code_rate, config.max_topics, time.monotonic())
         self.views = Views(config.max_views)
+        shares = limits_of_worker(config.max_depths, config.max_formulas, config.xt_download_queue, config.workers)
+        self.shares = Shares(shares, config.grace)
         self.slices = Slices()
         self.limited: Counter[str] = Counter()
         self.feed = Feed(config, self._feed_changed, self.flushes)

@@ -145,6 +145,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
             "qmt_bridge.errors",
             "qmt_bridge.handshakes",
             "qmt_bridge.keys.exposure",
+            "qmt_bridge.keys.key_file",
             "qmt_bridge.tokens",
         },
         {"asyncio", "socket", "subprocess", "threading"},
@@ -263,7 +264,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # A subscription uses the sender, but not the session.
     ("gateway/subscription.py", WIRE | {"gateway.hub", "gateway.sending", "gateway.streams"}, IMPURE - {"asyncio"}),
     ("gateway/sending/*", WIRE | {"gateway.sending"}, IMPURE),
-    ("gateway/auth.py", set(), IMPURE),
+    ("gateway/keys/presented_key.py", set(), IMPURE),
     ("gateway/keys/table.py", {"qmt_bridge.keys.key"}, IMPURE),
     ("gateway/keys/attempts.py", set(), IMPURE),
     ("gateway/keys/room.py", {"qmt_bridge.keys.key"}, IMPURE),
@@ -277,7 +278,6 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         "gateway/keys/*",
         {
             "gateway.access.peers",
-            "gateway.auth",
             "gateway.keys",
             "qmt_bridge.config",
             "qmt_bridge.errors",
@@ -293,6 +293,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     ("gateway/access/*", {"gateway.access"}, IMPURE),
     ("gateway/costs/budget.py", set(), IMPURE),
+    ("gateway/costs/shares.py", WIRE, IMPURE),
     ("gateway/costs/slices.py", set(), IMPURE - {"asyncio", "time"}),
     (
         "gateway/server.py",

@@ -26,13 +26,11 @@ from feeder.xt import sdk
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ErrorCode, Refused
 from qmt_bridge.process import child
+from qmt_bridge.wire.limits import RUNNING_DOWNLOADS
 from qmt_bridge.wire.topics import Topic
 
 logger = logging.getLogger(__name__)
 
-# How many downloads run at the same time. With only one, a download that hangs would delay the next for the whole
-# timeout.
-RUNNING = 2
 # How long a process may take to stop its download and end before it is killed, and how long the call for that may take.
 LEAVE_SECONDS = 1.0
 STOP_SECONDS = 0.5
@@ -94,11 +92,11 @@ class XtDownload:
     def __init__(self, config: Config) -> None:
         self._host, self._port = sdk.parse_address(config.xt_addr)
         self._timeout = config.xt_download_timeout
-        self._limit = RUNNING + config.xt_download_queue
+        self._limit = RUNNING_DOWNLOADS + config.xt_download_queue
         self._sink: Sink
         self._threads = [
             threading.Thread(target=self._work, name=f"xtquant-download-{number}", daemon=True)
-            for number in range(1, RUNNING + 1)
+            for number in range(1, RUNNING_DOWNLOADS + 1)
         ]
         # Guards the rest.
         self._changed = threading.Condition()

@@ -12,3 +12,6 @@ BROWSER_HEADERS = {
     "Cache-Control": "no-store",
     "Vary": "Origin",
 }
+# Of answers of a gateway with a certificate of its own; behind a proxy that has the certificate, the proxy decides.
+# Without `includeSubDomains`, because names below this one may be other servers.
+TLS_HEADERS = {"Strict-Transport-Security": "max-age=31536000"}

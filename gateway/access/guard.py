@@ -12,13 +12,14 @@ from http import HTTPStatus
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.access.browser_headers import BROWSER_HEADERS
+from gateway.access.browser_headers import BROWSER_HEADERS, TLS_HEADERS
 from gateway.access.hosts import host_allowed, why_unknown
 from gateway.access.origins import origin_allowed, why_denied
 from gateway.access.peers import Proxies
 from qmt_bridge.config import Config
 
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in BROWSER_HEADERS.items()]
+_TLS_HEADERS = [(name.lower().encode(), value.encode()) for name, value in TLS_HEADERS.items()]
 # Seconds for which a browser remembers the answer to a preflight.
 _REMEMBER = "600"
 
@@ -49,6 +50,8 @@ class Guard:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         added = list(_HEADERS)
+        if scope["scheme"] == "https" and self._settings().tls_cert:
+            added += _TLS_HEADERS
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gateway.access.peers import from_elsewhere
-from gateway.auth import presented_key
 from gateway.keys.attempts import Attempts
 from gateway.keys.keyring import KeyRing
+from gateway.keys.presented_key import presented_key
 from gateway.keys.room import Room
 from gateway.keys.tokens import KeysPending, Tokens
 from qmt_bridge.config import Config

@@ -30,8 +30,8 @@ def rights(claims: Mapping[str, Any], scope_claim: str, accounts_claim: str, sig
     subject, expires = claims.get("sub"), claims.get("exp")
     if not isinstance(subject, str) or not subject or isinstance(expires, bool) or not isinstance(expires, int | float):
         return None
-    named = {name.removeprefix(SCOPE_PREFIX) for name in _texts(claims.get(scope_claim))}
-    accounts = tuple(dict.fromkeys(_accounts(claims.get(accounts_claim)))) if accounts_claim else ()
+    named = {name.removeprefix(SCOPE_PREFIX) for name in _texts(_claim(claims, scope_claim))}
+    accounts = tuple(dict.fromkeys(_accounts(_claim(claims, accounts_claim)))) if accounts_claim else ()
     if accounts_claim and not accounts:
         # A key without accounts sees every account.
         named.discard("trade")
@@ -44,6 +44,20 @@ def rights(claims: Mapping[str, Any], scope_claim: str, accounts_claim: str, sig
         expires=math.ceil(expires) + LEEWAY,
         signed_by=signed_by,
     )
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> object:
+    """Return a claim, which may be within others: ``realm_access.roles``. None if there is none.
+
+    A name with dots that a claim has as it stands comes first: such names may be URLs, and a client's may have dots.
+    """
+    if name in claims:
+        return claims[name]
+    for at in range(len(name) - 1, 0, -1):
+        inner = claims.get(name[:at]) if name[at] == "." else None
+        if isinstance(inner, dict) and (found := _claim(inner, name[at + 1 :])) is not None:
+            return found
+    return None
 
 
 def _texts(claim: object) -> Iterator[str]:

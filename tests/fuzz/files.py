@@ -184,7 +184,7 @@ def settings(rng: random.Random, folder: Path) -> None:
 
 def keys(rng: random.Random, folder: Path) -> None:
     """Read files of keys, and find keys in what clients send."""
-    from gateway.auth import presented_key
+    from gateway.keys.presented_key import presented_key
     from gateway.keys.table import Table
     from qmt_bridge.curve.authenticator import Authenticator
     from qmt_bridge.curve.key_folder import load_curve, make_keys

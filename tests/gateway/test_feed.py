@@ -148,6 +148,7 @@ class Pressed:
 
     async def start(self) -> None:
         self.feed.start()
+        self.feed.follow_trades()
         self.loop = self.feed._loop = Loop(self.feed._loop)  # type: ignore[assignment]
         self.feed.hub.join({TOPIC: Member()}, time.monotonic())
         wanted = {b"\1" + TOPIC.encode(), b"\1" + ALL_TRADES.encode()}
@@ -206,6 +207,15 @@ async def test_market_data_waits_for_a_bounded_time(pressed: Pressed, monkeypatc
     await pressed.start()
     pressed.publish(10 * LOOK_EVERY)
     await until(lambda: pressed.taken == 10 * LOOK_EVERY)
+
+
+async def test_feed_follows_trades_only_when_it_is_told_to() -> None:
+    feed = Feed(Config(api_key="x" * 32), lambda: None, Clients())
+    feed.start()
+    assert ALL_TRADES not in feed.hub.streams
+    feed.follow_trades()
+    assert ALL_TRADES in feed.hub.streams
+    feed.stop()
 
 
 async def test_leaving_and_joining_after_the_stop_do_nothing() -> None:

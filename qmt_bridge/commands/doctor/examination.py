@@ -29,7 +29,11 @@ from qmt_bridge.curve.key_folder import End
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Trouble
 from qmt_bridge.keys.exposure import check_exposure
+from qmt_bridge.keys.key_file import read_keys as read_key_file
 from qmt_bridge.tokens.location import check_tokens, read_keys
+
+# Keys that a line names.
+MOST_NAMED = 5
 
 _WINDOWS = sys.platform == "win32"
 
@@ -67,7 +71,7 @@ def examine(config: Config, version: str, role: End | None = None, foreign: Sequ
         findings += [
             network.gateway_port(config.host, config.port, bound, bound is not None and is_gateway(config)),
             network.exposed(_exposure_problem(config), config.host, bool(config.tls_cert)),
-            network.key(config.api_key, config.open_market_data, config.host),
+            network.key(config.api_key, config.open_market_data, config.host, *_traders(config)),
             network.tokens(config.jwt_jwks, *_issuer_keys(config)),
             network.firewall(config.host, config.port, _WINDOWS),
         ]
@@ -91,6 +95,18 @@ def _exposure_problem(config: Config) -> str:
     except ConfigError as exc:
         return exc.reason
     return ""
+
+
+def _traders(config: Config) -> tuple[list[str], str]:
+    """Return what opens trade events beside the setting `api_key`, and why the keys cannot be read."""
+    try:
+        keys = read_key_file(config.data_path)
+    except ConfigError as exc:
+        return [], str(exc)
+    valid = [each.name for each in keys if each.allows("trade") and not each.expired(time.time())]
+    named = [f"the key {name}" for name in valid[:MOST_NAMED]]
+    more = [f"{len(valid) - MOST_NAMED} more keys"] if len(valid) > MOST_NAMED else []
+    return [*named, *more, *(["tokens of your login"] if config.jwt_jwks else [])], ""
 
 
 def _issuer_keys(config: Config) -> tuple[int, str]:

@@ -354,7 +354,7 @@ def test_downloads_beyond_the_queue_are_refused_until_there_is_room(
 ) -> None:
     terminal(DOWNLOAD="hang")
     source = make(xt_download_queue=1)
-    jobs = [download_topic(str(number)) for number in range(download_module.RUNNING + 1)]
+    jobs = [download_topic(str(number)) for number in range(download_module.RUNNING_DOWNLOADS + 1)]
     for job in jobs:
         source.download(job, request(*CODES))
     with pytest.raises(Refused, match="downloads are waiting already") as refused:
@@ -368,23 +368,23 @@ def test_downloads_beyond_the_queue_are_refused_until_there_is_room(
 
 def test_a_waiting_download_starts_when_another_one_ends(make: Callable[..., XtDownload], sink: Recorder) -> None:
     source = make()
-    jobs = [download_topic(str(number)) for number in range(download_module.RUNNING + 2)]
+    jobs = [download_topic(str(number)) for number in range(download_module.RUNNING_DOWNLOADS + 2)]
     for job in jobs:
         source.download(job, request(CODES[0]))
     sink.until(sink.ended(*jobs))
     assert all(sink.bodies[job] == [step(1, 1, CODES[0]), {"status": "done"}] for job in jobs)
 
 
-@pytest.mark.parametrize("number", [0, download_module.RUNNING], ids=["running", "waiting"])
+@pytest.mark.parametrize("number", [0, download_module.RUNNING_DOWNLOADS], ids=["running", "waiting"])
 def test_a_cancelled_download_ends_as_an_error(
     make: Callable[..., XtDownload], sink: Recorder, terminal: Callable[..., None], number: int
 ) -> None:
     terminal(DOWNLOAD="stall")
     source = make()
-    jobs = [download_topic(str(number)) for number in range(download_module.RUNNING + 1)]
+    jobs = [download_topic(str(number)) for number in range(download_module.RUNNING_DOWNLOADS + 1)]
     for job in jobs:
         source.download(job, request(*CODES))
-    running = jobs[: download_module.RUNNING]
+    running = jobs[: download_module.RUNNING_DOWNLOADS]
     sink.until(lambda: all(job in sink.bodies for job in running))
     assert source.cancel(jobs[number])
     sink.until(sink.ended(jobs[number]))
@@ -449,10 +449,10 @@ def test_close_ends_every_download_and_process(
 ) -> None:
     terminal(DOWNLOAD="stall")
     source = make()
-    jobs = [download_topic(str(number)) for number in range(download_module.RUNNING + 2)]
+    jobs = [download_topic(str(number)) for number in range(download_module.RUNNING_DOWNLOADS + 2)]
     for job in jobs:
         source.download(job, request(*CODES))
-    sink.until(lambda: all(job in sink.bodies for job in jobs[: download_module.RUNNING]))
+    sink.until(lambda: all(job in sink.bodies for job in jobs[: download_module.RUNNING_DOWNLOADS]))
     source.close()
     assert sink.ended(*jobs)()
     assert children() == []

@@ -7,8 +7,12 @@ import json
 from urllib.parse import quote
 
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Message
 
+from gateway.access.guard import Guard
 from gateway.access.peers import from_this_machine
+from qmt_bridge.config import Config
 from tests.support.rig import DEADLINE, KEY, Rig
 
 PATHS = ("/healthz", "/readyz", "/metrics", "/ws/realtime", "/nowhere")
@@ -101,3 +105,23 @@ def test_program_of_this_machine_is_told_from_others(
     client: tuple[str, int] | None, reached: tuple[str, int], headers: dict[str, str], here: bool
 ) -> None:
     assert from_this_machine(client, reached, headers) is here
+
+
+@pytest.mark.parametrize(
+    ("scheme", "certificate", "sent"),
+    [("https", "cert.pem", True), ("http", "cert.pem", False), ("https", "", False), ("http", "", False)],
+)
+async def test_only_a_gateway_with_tls_asks_for_https(scheme: str, certificate: str, sent: bool) -> None:
+    answers: list[Message] = []
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    scope = {"type": "http", "method": "GET", "path": "/", "scheme": scheme, "server": HERE, "client": HERE}
+    scope |= {"headers": [(b"host", b"127.0.0.1:8000")], "query_string": b""}
+    config = Config(tls_cert=certificate)
+    await Guard(PlainTextResponse("x"), lambda: config)(scope, receive, send)
+    assert ((b"strict-transport-security", b"max-age=31536000") in answers[0]["headers"]) == sent

@@ -32,8 +32,15 @@ def exposed(problem: str, host: str, tls: bool) -> Finding:
     return Finding("exposure", "ok", f"{host}: other machines, {'with TLS' if tls else 'through a proxy'}")
 
 
-def key(api_key: str, open_market_data: bool, host: str) -> Finding:
-    """Judge the API key, without printing it."""
+def key(api_key: str, open_market_data: bool, host: str, traders: Sequence[str] = (), problem: str = "") -> Finding:
+    """Judge the API key, without printing it.
+
+    `traders` names what else opens trade events: keys of the file, or tokens; `problem` says why no key can be read.
+    """
+    if problem:
+        return Finding("key", "fail", f"a gateway does not start: {problem}", "restore the file, or remove it")
+    if not api_key and traders:
+        return Finding("key", "ok", f"trade events need one of these: {', '.join(traders)}")
     if not api_key:
         said = "none: no client gets trade events from `gateway`, and `up` makes a key for each run"
         return Finding("key", "warn", said, "make one: qmt-bridge key add NAME --scopes trade")

@@ -21,6 +21,8 @@ from tests.support.doctor import KEY, assert_finding
         pytest.param(network.wire("ask_addr", "tcp://a:1", "in use", False, None), "fail", "in use", id="wire-taken"),
         pytest.param(network.wire("ask_addr", "a", "in use", False, "no key"), "warn", "may be a feeder", id="unheard"),
         pytest.param(network.key("", False, "127.0.0.1"), "warn", "none", id="key-none"),
+        pytest.param(network.key("", False, "127.0.0.1", ["the key desk"]), "ok", "the key desk", id="key-of-the-file"),
+        pytest.param(network.key("", False, "127.0.0.1", [], "no file"), "fail", "no file", id="key-file-damaged"),
         pytest.param(network.key("short", False, "127.0.0.1"), "fail", "5 characters", id="key-short"),
         pytest.param(network.key(KEY, False, "127.0.0.1"), "ok", "is set", id="key"),
         pytest.param(network.key(KEY, True, "0.0.0.0"), "warn", "market data does not", id="key-open"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.auth import presented_key
+from gateway.keys.presented_key import presented_key
 
 
 @pytest.mark.parametrize(
