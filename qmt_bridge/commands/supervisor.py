@@ -18,6 +18,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -28,9 +29,9 @@ from qmt_bridge.addresses import endpoint
 from qmt_bridge.commands.gateway_address import ASK_TIMEOUT, ask_gateway
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError
-from qmt_bridge.process import child
+from qmt_bridge.process import child, dumps
 from qmt_bridge.process.child import STOP_SECONDS
-from qmt_bridge.process.exit_code import describe, may_pass
+from qmt_bridge.process.exit_code import describe, is_native_crash, may_pass
 from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.wire.messages import read_status
@@ -207,6 +208,8 @@ class _Run:
         self._config = config
         self._ready = ready
         self._instance = secrets.token_hex(8)
+        # The time of day, as files have it.
+        self._since = time.time()
         parts = {
             part: _Child(
                 part, {**child.environment(config, names), child.INSTANCE_ENV: self._instance}, config.freeze_timeout
@@ -269,6 +272,9 @@ class _Run:
             logger.error("%s ended with %s before it was ready", part.part, describe(code))
             return False
         logger.error("%s ended with %s; starting it again", part.part, describe(code))
+        if is_native_crash(code):
+            # The parts have the current folder of this process.
+            dumps.keep_newest(Path.cwd(), self._since)
         return True
 
     def _note_feeder_answer(self, now: float) -> None:

@@ -37,6 +37,9 @@ def describe(code: int) -> str:
 def may_pass(code: int) -> bool:
     """Return whether a new start may end otherwise: the process says so, or a signal or a native crash ended it."""
     # A code below zero is the signal that ended the process. A terminal or a user may have sent it.
-    if code == TRY_AGAIN or code < 0 or code >= _FIRST_EXCEPTION:
-        return True
-    return code == _ABORT and sys.platform == "win32"
+    return code == TRY_AGAIN or code < 0 or is_native_crash(code)
+
+
+def is_native_crash(code: int) -> bool:
+    """Return whether native code ended the process on Windows."""
+    return code >= _FIRST_EXCEPTION or (code == _ABORT and sys.platform == "win32")
