@@ -57,7 +57,8 @@ class Doors:
         trade, trade_ask = endpoint.trade_endpoints(config, "feeder", makes=True)
         keys = endpoint.key_folder(config)
         # Before anything is bound: until then CURVE would accept any key.
-        self._authenticator = Authenticator(context, keys) if keys is not None else None
+        own = None if ask.curve is None else ask.curve.public
+        self._authenticator = Authenticator(context, keys, own) if keys is not None else None
         # Where each is bound.
         self._bound: dict[str, str] = {}
         self._endpoints = {"market_addr": market, "trade_addr": trade, "ask_addr": ask, "trade_ask_addr": trade_ask}
@@ -73,8 +74,8 @@ class Doors:
             reason = f"another feeder has its trade journal in {config.data_path}: {exc.reason}"
             raise ConfigError("data_dir", reason) from exc
         one = trade_ask.name == ask.name
-        own = endpoint.addresses(config)["trade_ask_addr"]
-        advice = f"{config.ask_addr} (ask_addr) answers about market data alone; ask at {own} (trade_ask_addr)"
+        elsewhere = endpoint.addresses(config)["trade_ask_addr"]
+        advice = f"{config.ask_addr} (ask_addr) answers about market data alone; ask at {elsewhere} (trade_ask_addr)"
         self.asked = [self._asked(ask, b"a", ALL if one else Rights(False, False, advice))]
         if not one:
             self.asked.append(self._asked(trade_ask, b"t", ALL))

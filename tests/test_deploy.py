@@ -377,6 +377,7 @@ def test_windows_service_starts_the_feeder_of_its_venv():
     # -P: the working directory is not on the path, because files of the user there may have names of our modules.
     assert (safe, module, name) == ("-P", "-m", cli.__name__)
     assert accept(arguments)["config_file"] == Path("%BASE%/qmt-bridge.toml")
+    assert accept(arguments)["supervised"] is True
     environment = {item.attrib["name"] for item in root.findall("env")}
     assert {name for name in environment if name.startswith("QMT_BRIDGE_")} <= {env_name(name) for name in NAMES}
     # The file contains no password.
@@ -390,7 +391,10 @@ def test_windows_script_installs_what_the_service_names():
     assert script.isascii()
     assert f"$id = '{service().findtext('id')}'" in script
     (arguments,) = re.findall(r"-P -m qmt_bridge\.cli (.*?) 2>>", script)
-    assert "config_file" in accept(shlex.split(arguments.replace("`", "")))
+    parameters = accept(shlex.split(arguments.replace("`", "")))
+    assert parameters["config_file"] is not None
+    # The scheduler restarts only a task that it could not start.
+    assert parameters["supervised"] is True
     assert "deploy\\qmt-bridge.toml" in script
     for untested in (script, text("deploy/windows/qmt-bridge-feeder.xml")):
         assert "UNTESTED" in untested
@@ -398,11 +402,86 @@ def test_windows_script_installs_what_the_service_names():
 
 def test_windows_script_lets_no_other_user_write():
     script = text("deploy/windows/install-feeder.ps1")
-    closed = script.index("'/inheritance:r'")
-    # Before anything is put into the folder, and whoever made it.
-    assert script.index("'/setowner', '*S-1-5-32-544'") < script.index("'/reset'") < closed < script.index("'venv'")
-    rights = set(re.findall(r"['\"](\S+):\(OI\)\(CI\)(\w+)['\"]", script))
-    assert rights == {("*S-1-5-18", "F"), ("*S-1-5-32-544", "F"), ("${reader}", "RX"), ("${reader}", "M")}
+    body = script[script.index("$base = Invoke-Program") :]
+    # Before anything is put into the folder; files that are there get its rights when others can no longer write.
+    assert body.index("Protect-Folder $Folder") < body.index("'/reset'") < body.index("'venv'")
+    # O:BA, the administrators own it. P, nothing is inherited. The third right is that of the feeder's account.
+    assert re.findall(r'"(O:.*)"', script) == ["O:BAD:PAI(A;OICI;FA;;;SY)(A;OICI;FA;;;BA)(A;OICI;$Rights;;;$Reader)"]
+    rights = dict(re.findall(r"Protect-Folder \$(\w+) \$reader '(\w+)'", body))
+    write, delete = 0x2 | 0x4 | 0x10 | 0x100, 0x10000 | 0x40
+    assert not int(rights["Folder"], 16) & (write | delete)
+    assert int(rights["written"], 16) & write == write
+    # The account of the feeder can change neither the rights nor the owner.
+    assert not int(rights["written"], 16) & (0x40000 | 0x80000)
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="asks Windows")
+def test_windows_accepts_the_access_list_of_the_script():
+    import ctypes
+
+    (template,) = re.findall(r'"(O:.*)"', text("deploy/windows/install-feeder.ps1"))
+    for rights in ("0x1200a9", "0x1301bf"):
+        shown = template.replace("$Rights", rights).replace("$Reader", "S-1-5-19")
+        descriptor = ctypes.c_void_p()
+        convert = ctypes.windll.advapi32.ConvertStringSecurityDescriptorToSecurityDescriptorW
+        assert convert(ctypes.c_wchar_p(shown), 1, ctypes.byref(descriptor), None), ctypes.GetLastError()
+
+
+def windows_tree() -> Any:
+    """Return the syntax tree of the script, as tree-sitter's grammar of PowerShell reads it."""
+    tree_sitter = pytest.importorskip("tree_sitter")
+    grammar = pytest.importorskip("tree_sitter_powershell")
+    source = (DEPLOY / "windows" / "install-feeder.ps1").read_bytes()
+    return tree_sitter.Parser(tree_sitter.Language(grammar.language())).parse(source).root_node
+
+
+def nodes(node: Any) -> Iterator[Any]:
+    yield node
+    for child in node.children:
+        yield from nodes(child)
+
+
+def test_windows_script_is_powershell():
+    wrong = [node for node in nodes(windows_tree()) if node.is_error or node.is_missing]
+    assert [(node.start_point.row + 1, node.text.decode()[:80]) for node in wrong] == []
+
+
+def windows_commands(name: str) -> list[str]:
+    """Return the text of each command of this name."""
+    found = (node.text.decode() for node in nodes(windows_tree()) if node.type == "command")
+    return [command for command in found if command.split()[0] == name]
+
+
+def test_windows_script_opens_the_firewall_for_given_addresses_alone():
+    (rule,) = windows_commands("New-NetFirewallRule")
+    assert "-RemoteAddress ($AllowFrom -split ',')" in rule
+    assert "-Name $id " in rule
+    script = text("deploy/windows/install-feeder.ps1")
+    (pattern,) = re.findall(r"ValidatePattern\('(.*)'\)\]\n +\[string\[\]\] \$AllowFrom", script)
+    for given in ("192.168.1.20,192.168.1.21", "10.0.0.0/24", "fd00::1", "10.0.0.1-10.0.0.9"):
+        assert re.search(pattern, given)
+    for word in ("Any", "*", "LocalSubnet", "Internet"):
+        assert not re.search(pattern, word)
+    ports = re.findall(r"\$Port = @\('(\d+)', '(\d+)', '(\d+)'\)", script)
+    assert ports == [("5555", "5556", "5557")]
+
+
+def test_windows_script_removes_what_an_earlier_run_made():
+    body = text("deploy/windows/install-feeder.ps1").partition("if ($Uninstall) {")[2]
+    # Once for -Uninstall, and once before anything is installed.
+    assert body.count("Remove-Feeder\n") == 2
+    assert body.rindex("Remove-Feeder\n") < body.index("Protect-Folder $Folder")
+    for made, removed in {
+        "Register-ScheduledTask": "Unregister-ScheduledTask",
+        "New-NetFirewallRule": "Remove-NetFirewallRule",
+    }.items():
+        assert windows_commands(made)
+        assert windows_commands(removed)
+    assert [command for command in windows_commands("Invoke-Program") if "'sc.exe' @('delete', $id)" in command]
+    # A user's settings and data are never removed.
+    (removed,) = windows_commands("Remove-Item")
+    assert removed == "Remove-Item -Recurse -Force $made"
+    assert 'foreach ($made in $venv, $service, (Join-Path $Folder "$id.xml"))' in body
 
 
 # Containers

@@ -48,6 +48,7 @@ EDGE = WIRE | {
     "qmt_bridge.keys",
     "qmt_bridge.private",
     "qmt_bridge.process.child",
+    "qmt_bridge.process.exit_code",
     "qmt_bridge.process.stop",
     "qmt_bridge.sockets",
     "qmt_bridge.tokens",

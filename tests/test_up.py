@@ -29,7 +29,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from qmt_bridge import Frame, quote_topic
-from qmt_bridge.commands import supervisor
 from qmt_bridge.sockets import connect_subscriber
 from tests.support import waiting
 from tests.support.paths import FAKES, RECORDED, ROOT
@@ -545,14 +544,6 @@ def test_feeder_killed_before_it_is_ready_is_started_again(tmp_path: Path, monke
     with starting(tmp_path, monkeypatch, code) as up:
         up.wait_ready()
         assert "feeder ended with exit code -9; starting it again" in up.text
-
-
-@pytest.mark.parametrize(
-    ("code", "passes"),
-    [(0, False), (1, False), (2, False), (75, True), (-6, True), (0xC0000005, True), (0x40010004, False)],
-)
-def test_exit_code_decides_whether_a_part_is_started_again(code: int, passes: bool) -> None:
-    assert supervisor._may_pass(code) is passes
 
 
 def _ready(up: Up, name: str) -> Any:

@@ -75,6 +75,10 @@ def _reaches_any(servers: Sequence[tuple[str, str]]) -> bool:
 
 
 def close_center() -> None:
-    """Stop the service and close its ports."""
+    """Stop the service and close its ports, where xtquant can: the native module of 250807.1.2 lacks the function."""
     center: Any = importlib.import_module("xtquant.xtdatacenter")
-    center.shutdown()
+    try:
+        center.shutdown()
+    except AttributeError as exc:
+        # The end of this process, which is near, closes them.
+        logger.debug("the data service cannot be stopped: %s", exc)

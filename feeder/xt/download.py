@@ -26,6 +26,7 @@ from feeder.xt import sdk
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ErrorCode, Refused
 from qmt_bridge.process import child
+from qmt_bridge.process.exit_code import describe
 from qmt_bridge.wire.limits import RUNNING_DOWNLOADS
 from qmt_bridge.wire.topics import Topic
 
@@ -182,7 +183,7 @@ class XtDownload:
         finally:
             exit_code = process.stop()
         if report is None:
-            report = _End("upstream_unavailable", f"the download process ended with exit code {exit_code}")
+            report = _End("upstream_unavailable", f"the download process ended with {describe(exit_code)}")
         return _ending(job.request, report, told)
 
     def _next(self, job: _Job) -> _Progress | _End | None:

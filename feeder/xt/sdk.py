@@ -6,6 +6,7 @@ Importing `xtquant` asks the package index for a newer version (10 s where there
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
 import os
 import sys
@@ -33,7 +34,13 @@ def importable() -> bool:
 
 
 def load() -> ModuleType:
-    """Import and return `xtquant.xtdata`, without its HTTP request and its banner; raise ImportError if that fails."""
+    """Import and return `xtquant.xtdata`, without its HTTP request and its banner; raise ImportError if that fails.
+
+    From now on a crash of native code writes to standard error which call of which thread it was in.
+    """
+    if not faulthandler.is_enabled():
+        # By number: the stream of Python's may be another one, or none.
+        faulthandler.enable(2)
     # xtquant/__init__.py makes the HTTP request with `requests`; None in sys.modules makes its import fail.
     requests = sys.modules.get("requests", _ABSENT)
     sys.modules["requests"] = None  # type: ignore[assignment]

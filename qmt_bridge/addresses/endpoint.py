@@ -55,6 +55,15 @@ def market_endpoints(config: Config, end: End) -> tuple[Endpoint, Endpoint]:
     return Endpoint("market_addr", config.market_addr, curve), Endpoint("ask_addr", config.ask_addr, curve)
 
 
+def supervised_endpoint(config: Config) -> Endpoint:
+    """Return the socket for questions with the keys of the process that starts the feeder; raise `ConfigError`.
+
+    These are the feeder's own: its machine need not have those of a gateway.
+    """
+    curve = load_curve(config.curve_dir, "feeder")
+    return Endpoint("ask_addr", config.ask_addr, curve and curve._replace(server=curve.public))
+
+
 def trade_endpoints(config: Config, end: End, *, makes: bool) -> tuple[Endpoint, Endpoint]:
     """Return the sockets of trade events and of questions about them; the second may be that of all questions.
 

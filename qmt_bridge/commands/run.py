@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -39,8 +40,13 @@ from qmt_bridge.process import child
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.tokens.location import check_tokens
 
+logger = logging.getLogger(__name__)
+
 # The settings of a replay, as their descriptions say.
 REPLAY = tuple(name for name in FEEDER if description(name).startswith("replay: "))
+
+# The settings of a feeder.
+OF_FEEDER = (*FEEDER, *WIRE, *LOG)
 
 # The settings of a gateway. It reads its keys in the data folder.
 OF_GATEWAY = (*GATEWAY, "data_dir", *WIRE, *LOG)
@@ -73,7 +79,7 @@ def up(config_file: Path | None, **flags: Any) -> None:
     try:
         code = supervisor.run(
             config,
-            {"feeder": (*FEEDER, *WIRE, *LOG), "gateway": OF_GATEWAY},
+            {"feeder": OF_FEEDER, "gateway": OF_GATEWAY},
             stop,
             lambda status, pids: _banner(config, status, pids, made_key),
         )
@@ -128,12 +134,35 @@ def _free_port(host: str) -> int:
 
 
 @click.command()
-@settings(*FEEDER, *WIRE, *LOG)
+@settings(*FEEDER, "freeze_timeout", *WIRE, *LOG)
+@click.option(
+    "--supervised", is_flag=True, help="Run it as a process of its own, and restart it when it ends or freezes."
+)
 @click.option("--until-eof", is_flag=True, hidden=True)
-def feeder(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
+def feeder(config_file: Path | None, supervised: bool, until_eof: bool, **flags: Any) -> None:
     """Run the feeder alone: it owns the source and publishes on ZeroMQ."""
     stop = asked_to_stop(until_eof)
-    _run_feeder(load_feeder_settings(config_file, flags), stop)
+    config = load_feeder_settings(config_file, flags)
+    if supervised:
+        _supervise_feeder(config, stop)
+    if flags["freeze_timeout"] is not None:
+        no_effect("freeze_timeout", "nothing watches a feeder alone; --supervised does")
+    _run_feeder(config, stop)
+
+
+def _supervise_feeder(config: Config, stop: Stop) -> NoReturn:
+    configure_log(config)
+    try:
+        sys.exit(
+            supervisor.run(
+                config,
+                {"feeder": OF_FEEDER},
+                stop,
+                lambda status, pids: logger.info("the feeder answers (pid %s); it is restarted if not", pids["feeder"]),
+            )
+        )
+    except ConfigError as exc:
+        fail(exc)
 
 
 def _run_feeder(config: Config, stop: Stop) -> NoReturn:

@@ -1,4 +1,4 @@
-"""`qmt-bridge up`: the feeder and the gateway as child processes, restarted when they end or freeze.
+"""`qmt-bridge up` and `feeder --supervised`: parts as child processes, restarted when they end or freeze.
 
 Runs in the main thread. A child stops when its standard input ends, so it also stops when this process is killed,
 and on Windows, which has no SIGTERM, as gracefully as elsewhere (untested there). Children are in a session of their
@@ -6,7 +6,8 @@ own: Ctrl-C in a terminal reaches only this process, which then stops them.
 
 Each run has a name, `instance`, which its children repeat in their answers, because the process that answers at an
 address may be the feeder or gateway of another run. The feeder is asked on its socket for questions, which its
-publishing thread answers. Heartbeats would not do: a consumer can hold them up in a replay that waits for consumers.
+publishing thread answers once the source has started. Heartbeats would not do: a consumer can hold them up in a replay
+that waits for consumers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import secrets
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -27,8 +29,9 @@ from qmt_bridge.addresses import endpoint
 from qmt_bridge.commands.gateway_address import ASK_TIMEOUT, ask_gateway
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError
-from qmt_bridge.process import child
-from qmt_bridge.process.child import STOP_SECONDS, TRY_AGAIN
+from qmt_bridge.process import child, dumps
+from qmt_bridge.process.child import STOP_SECONDS
+from qmt_bridge.process.exit_code import describe, is_native_crash, may_pass
 from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.wire.messages import read_status
@@ -46,10 +49,8 @@ POLL = 0.1
 ASK_EVERY = 1.0
 # Seconds between two log lines about a child that has not answered since its start.
 STILL_STARTING = 30.0
-# On Windows, exit codes from this one on are exceptions of native code, such as 0xC0000005.
-_NATIVE_CRASH = 0xC0000000
 Ready = Callable[[dict[str, Any], dict[str, int | None]], None]
-"""Takes the answer of /readyz, and the process id of each part."""
+"""Takes the answer of /readyz (empty without a gateway), and the process id of each part."""
 
 
 class _Child:
@@ -166,7 +167,7 @@ class _Questions:
     def __init__(self, config: Config, instance: str) -> None:
         """Connect; raise `ConfigError` for keys or an address that cannot be used."""
         self._instance = instance
-        _, ask = endpoint.market_endpoints(config, "gateway")
+        ask = endpoint.supervised_endpoint(config)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
             self._socket = sockets.connect_dealer(self._context, ask.address, ask.curve)
@@ -200,22 +201,24 @@ class _Questions:
 
 
 class _Run:
-    """The feeder and the gateway of one run of `up`, and whether both have been ready."""
+    """The parts of one run, and whether they have been ready: a feeder, and for `up` a gateway too."""
 
     def __init__(self, config: Config, settings: Mapping[str, Sequence[str]], ready: Ready) -> None:
         """Connect to the feeder's socket for questions; raise `ConfigError` for keys that cannot be used."""
         self._config = config
         self._ready = ready
         self._instance = secrets.token_hex(8)
-        self._feeder, self._gateway = (
-            _Child(
-                part,
-                {**child.environment(config, settings[part]), child.INSTANCE_ENV: self._instance},
-                config.freeze_timeout,
+        # The time of day, as files have it.
+        self._since = time.time()
+        parts = {
+            part: _Child(
+                part, {**child.environment(config, names), child.INSTANCE_ENV: self._instance}, config.freeze_timeout
             )
-            for part in ("feeder", "gateway")
-        )
-        self._children = (self._feeder, self._gateway)
+            for part, names in settings.items()
+        }
+        self._feeder = parts["feeder"]
+        self._gateway = parts.get("gateway")
+        self._children = tuple(parts.values())
         self._questions = _Questions(config, self._instance)
         # A short limit needs more questions, and the wait for a frozen gateway must not delay the answers of the
         # feeder.
@@ -225,13 +228,13 @@ class _Run:
         self._next_ask = 0.0
 
     def start(self, stop: Stop) -> None:
-        """Start both parts, unless `stop` is set meanwhile."""
+        """Start the parts, unless `stop` is set meanwhile."""
         for each in self._children:
             if not stop.is_set():
                 each.start()
 
     def turn(self, stop: Stop) -> bool:
-        """Start ended parts, ask both parts, and replace a frozen one; return False if a part cannot run."""
+        """Start ended parts, ask each part, and replace a frozen one; return False if a part cannot run."""
         now = time.monotonic()
         if not all(self._may_go_on(each, now) for each in self._children):
             return False
@@ -240,13 +243,14 @@ class _Run:
             began = all(each.pulse.began for each in self._children)
             self._next_ask = now + (self._ask_every if self._was_ready and began else POLL)
             self._questions.ask()
-            now = self._ask_gateway(stop)
+            if self._gateway is not None:
+                now = self._ask_gateway(self._gateway, stop)
         for each in self._children:
             each.replace_if_frozen(now)
         return True
 
     def end(self) -> None:
-        """Ask both parts at the same moment to end; kill a part that has not ended within its limit."""
+        """Ask all parts at the same moment to end; kill a part that has not ended within its limit."""
         asked = time.monotonic()
         for each in self._children:
             each.stop()
@@ -255,7 +259,7 @@ class _Run:
         self._questions.close()
 
     def kill_at_once(self) -> None:
-        """Kill both parts from within a signal handler."""
+        """Kill the parts from within a signal handler."""
         for each in self._children:
             each.kill_at_once()
 
@@ -264,44 +268,50 @@ class _Run:
         code = part.watch(now)
         if code is None:
             return True
-        if not self._was_ready and not _may_pass(code) and not part.replaced:
-            logger.error("%s ended with exit code %d before it was ready", part.part, code)
+        if not self._was_ready and not may_pass(code) and not part.replaced:
+            logger.error("%s ended with %s before it was ready", part.part, describe(code))
             return False
-        logger.error("%s ended with exit code %d; starting it again", part.part, code)
+        logger.error("%s ended with %s; starting it again", part.part, describe(code))
+        if is_native_crash(code):
+            # The parts have the current folder of this process.
+            dumps.keep_newest(Path.cwd(), self._since)
         return True
 
     def _note_feeder_answer(self, now: float) -> None:
         if self._questions.answered():
             self._feeder.pulse.beat(now)
+            if self._gateway is None and not self._was_ready:
+                self._note_ready({})
 
-    def _ask_gateway(self, stop: Stop) -> float:
+    def _ask_gateway(self, gateway: _Child, stop: Stop) -> float:
         """Ask the gateway, which may take `_ask_timeout` seconds; return the time after that."""
         status = ask_gateway(self._config, "/readyz", stop, self._ask_timeout)
         now = time.monotonic()
         self._note_feeder_answer(now)
         # With several workers the first process answers no requests itself, but replaces frozen workers.
-        if status is not None and status.get("instance") == self._instance and not self._gateway.is_stopped():
-            self._gateway.pulse.beat(now)
-            if not self._was_ready:
-                self._note_ready(status, now)
+        if status is None or status.get("instance") != self._instance or gateway.is_stopped():
+            return now
+        gateway.pulse.beat(now)
+        is_ours = status.get("feeder_instance") == self._instance
+        if not self._was_ready and is_ours and status.get("serving") is True:
+            # The gateway receives the feeder's heartbeats, so the feeder runs, even if this process has no connection
+            # yet.
+            self._feeder.pulse.beat(now)
+            self._note_ready(status)
         return now
 
-    def _note_ready(self, status: dict[str, Any], now: float) -> None:
-        if status.get("feeder_instance") != self._instance or status.get("serving") is not True:
-            return
+    def _note_ready(self, status: dict[str, Any]) -> None:
         self._was_ready = True
-        # The gateway receives the feeder's heartbeats, so the feeder runs, even if this process has no connection yet.
-        self._feeder.pulse.beat(now)
         self._ready(status, {each.part: each.pid for each in self._children})
 
 
 def run(config: Config, settings: Mapping[str, Sequence[str]], stop: Stop, ready: Ready) -> int:
-    """Run feeder and gateway until `stop`; call `ready` with /readyz and the process ids once both are ready.
+    """Run the parts that `settings` names until `stop`; call `ready` once all of them are ready.
 
-    `settings` has the names of the settings that each part needs. A part that ends is started again. Before both have
-    been ready once this is done only if it may help: the exit code says so, or the part did not end by itself. Else
-    return 1: the part has logged the error, and a new start would fail in the same way. Raise `ConfigError` for
-    addresses at which the parts cannot be asked.
+    `settings` has the names of the settings that each part needs: `feeder`, and `gateway` if there is to be one. A part
+    that ends is started again. Before all have been ready once this is done only if it may help: the exit code says so,
+    or the part did not end by itself. Else return 1: the part has logged the error, and a new start would fail in the
+    same way. Raise `ConfigError` for addresses at which the parts cannot be asked.
     """
     check_addresses(config)
     parts = _Run(config, settings, ready)
@@ -320,11 +330,6 @@ def check_addresses(config: Config) -> None:
     """Raise `ConfigError` for an address of the feeder that a gateway cannot connect to."""
     for name, address in endpoint.addresses(config).items():
         if address.startswith("tcp:") and address.rpartition(":")[2] in ("0", "*"):
-            raise ConfigError(name, f"{address} is another port at each start; a gateway needs a fixed one")
+            raise ConfigError(name, f"{address} is another port at each start; other processes need a fixed one")
         if address.startswith("inproc:"):
             raise ConfigError(name, f"{address} cannot be reached by another process")
-
-
-def _may_pass(code: int) -> bool:
-    # A code below zero is the signal that ended the part. A terminal or a user may have sent it: a new start may work.
-    return code == TRY_AGAIN or code < 0 or code >= _NATIVE_CRASH

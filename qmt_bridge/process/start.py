@@ -19,6 +19,12 @@ def prepare() -> None:
     And take the current folder off the path.
     """
     signal(SIGINT, SIG_DFL)
+    if sys.platform == "win32":
+        import msvcrt
+
+        # Programs that this one starts inherit it. Without it a crash of native code waits for a click on a message of
+        # Windows, and no supervisor sees an end.
+        msvcrt.SetErrorMode(msvcrt.SEM_FAILCRITICALERRORS | msvcrt.SEM_NOGPFAULTERRORBOX)
     # What a library writes, such as xtquant, is for the owner alone too, and so is the end of a local socket.
     os.umask(0o077)
     ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))

@@ -9,10 +9,15 @@ import _thread
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import native
 from native import Feed
+
+# What natives return for a file that cannot be read, and for an address at which nothing listens.
+_NO_FILE = -240
+_NO_CONNECTION = -265
 
 _array_maker: Callable[..., object] | None = None
 _port = 0
@@ -51,6 +56,8 @@ class IPythonApiClient:
     def __init__(self) -> None:
         self.terminal = native.terminal()
         self.connected = False
+        # Whether there ever was a connection. Before the first one most calls end the process.
+        self.was_connected = False
         # True after the connection was up and was lost, until this client is shut down.
         self.lost = False
         self.shut_down = False
@@ -63,17 +70,20 @@ class IPythonApiClient:
 
     # connection
 
-    def init(self) -> None:
+    def init(self) -> int:
         self.terminal.enter("init")
+        return 0
 
     def load_config(self, file: str, section: str) -> int:
         self.terminal.enter("load_config", _text(file), _text(section))
-        return 0
+        return 0 if Path(_text(file)).exists() else _NO_FILE
 
-    def set_config_addr(self, address: str) -> int:
+    def set_config_addr(self, address: str) -> None:
         self.terminal.enter("set_config_addr", _text(address))
         self.address = _text(address)
-        return 0
+
+    def get_config_addr(self) -> str:
+        return self.address
 
     def registerCommonControlCallback(self, name: str, callback: Callable[[object], object]) -> bool:
         self.terminal.enter("registerCommonControlCallback", _text(name))
@@ -84,8 +94,9 @@ class IPythonApiClient:
         self.terminal.enter("connect", self.address)
         with self.terminal.lock:
             if not self.terminal.is_open or self.address != self.terminal.address:
-                return -1, f"rpc connect failed, error:connection refused, peer:{self.address}"
-            self.connected = True
+                error = '{ error id: 10061, error: "Connection refused", isNetError: true }'
+                return _NO_CONNECTION, f"rpc connect failed, error:{error}, peer:{self.address}"
+            self.connected = self.was_connected = True
             self.terminal.clients.append(self)
             self.terminal.tell_status(self, "connected")
         return 0, ""
@@ -93,25 +104,27 @@ class IPythonApiClient:
     def is_connected(self) -> bool:
         return self.connected or (self.shut_down and self.terminal.hides_shutdown)
 
-    def shutdown(self) -> None:
+    def shutdown(self) -> int:
         self.terminal.enter("shutdown")
         with self.terminal.lock:
             was_connected, self.connected, self.lost, self.shut_down = self.connected, False, False, True
             self.feeds.clear()
             if was_connected:
                 self.terminal.tell_status(self, "disconnected")
+        return 0
 
     def get_data_dir(self) -> str:
-        return "datadir"
+        return "datadir" if self.was_connected else ""
 
     def get_app_dir(self) -> str:
-        return "bin"
+        return "bin" if self.was_connected else ""
 
     def get_server_tag(self) -> bytes:
+        self._require_session("get_server_tag")
         return native.encode({"tag": "sp3", "version": "1.0"})
 
     def get_peer_addr(self) -> str:
-        return self.address
+        return self.address if self.was_connected else ""
 
     # questions
 
@@ -175,15 +188,18 @@ class IPythonApiClient:
 
     def unsubscribe_quote(self, sequence: int) -> None:
         self.terminal.enter("unsubscribe_quote", _int(sequence))
+        self._require_session("unsubscribe_quote")
         with self.terminal.lock:
             self.feeds.pop(sequence, None)
 
     def get_all_subscribe_quote(self) -> list[int]:
+        self._require_session("get_all_subscribe_quote")
         return [key for key in self.feeds if isinstance(key, int)]
 
     def subscribeFormula(self, request: str, param: bytes, callback: Callable[[object], object] | None) -> None:
         request, document = _text(request), _document(param)
         self.terminal.enter("subscribeFormula", request, document)
+        self._require_session("subscribeFormula")
         name, code = document["formulaname"], document["stockcode"]
         self._check(name, code)
         with self.terminal.lock:
@@ -192,10 +208,12 @@ class IPythonApiClient:
 
     def unsubscribeFormula(self, request: str) -> None:
         self.terminal.enter("unsubscribeFormula", _text(request))
+        self._require_session("unsubscribeFormula")
         with self.terminal.lock:
             self.feeds.pop(_text(request), None)
 
     def _subscribe(self, feed: Feed, *names: str) -> int:
+        self._require_session("a subscription")
         if self._check(*names):
             return -1
         with self.terminal.lock:
@@ -214,7 +232,13 @@ class IPythonApiClient:
         feed = self.feeds[key]
         return {"subId": key, "stockCode": feed.name, "period": feed.detail, "metaId": -1, "isSub": True}
 
+    def _require_session(self, call: str) -> None:
+        if not self.was_connected:
+            # Assertion failed: px != 0, file ...\\boost\\smart_ptr\\shared_ptr.hpp
+            self.terminal.abort(call)
+
     def _require_connection(self) -> None:
+        self._require_session("a question")
         if not self.connected:
             raise RuntimeError("rpc connection is closed")
 
@@ -222,6 +246,7 @@ class IPythonApiClient:
 
     def supply_history_data(self, code: str, period: str, start: str, end: str) -> bool:
         self.terminal.enter("supply_history_data", _text(code), _text(period), _text(start), _text(end))
+        self._require_session("supply_history_data")
         return True
 
     def supply_history_data2(
@@ -244,6 +269,7 @@ class IPythonApiClient:
 
     def stop_supply_history_data2(self) -> None:
         self.terminal.enter("stop_supply_history_data2")
+        self._require_session("stop_supply_history_data2")
         self._stop_download = True
 
     def _download(self, codes: list[str], callback: Callable[[dict[str, object]], object]) -> None:
@@ -292,11 +318,6 @@ def listen(ip: str, first: int, last: int) -> tuple[str, int]:
     global _port
     _port = _int(first)
     return _text(ip), _port
-
-
-def shutdown() -> None:
-    global _port
-    _port = 0
 
 
 def log_init() -> None: ...

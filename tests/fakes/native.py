@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
+import os
 import queue
 import sys
 import threading
@@ -18,7 +19,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
     from datacenter import IPythonApiClient
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 Download = Literal["ok", "error", "empty_error", "hang", "stall", "drop"]
 
+# The exit code that the C runtime of Windows gives a process after a failed assertion.
+ABORTED = 3
 STANDINS = {"xtquant.datacenter": "datacenter", "xtquant.xtpythonclient": "xtpythonclient"}
 
 
@@ -105,6 +108,9 @@ class Terminal:
         self.trade_side: TradeSide | None = None
         # Exceptions that a callback raised into native code; the wrappers of xtdata let none through.
         self.escaped: list[BaseException] = []
+        # Calls at which the real native code ends the process by a failed assertion, and whether these do so too.
+        self.aborted: list[str] = []
+        self.aborts = False
         self.lock = threading.RLock()
         self._requests = 0
         self._pushes: queue.SimpleQueue[tuple[Callable[[Any], object], object] | None] = queue.SimpleQueue()
@@ -254,6 +260,13 @@ class Terminal:
         while name in self.hanging and not self._closed.is_set():
             time.sleep(0.01)
 
+    def abort(self, call: str) -> NoReturn:
+        """End the process as a failed assertion of native code does; in the process of a test, note it and raise."""
+        if self.aborts:
+            os._exit(ABORTED)
+        self.aborted.append(call)
+        raise RuntimeError(f"native code ends the process: {call}")
+
     def dispatch(self, callback: Callable[[Any], object], document: Document, *, bson: bool = True) -> None:
         """Call `callback` on a native thread, with BSON bytes unless the callback takes the object itself."""
         if self.wide_ints:
@@ -338,6 +351,7 @@ def installed() -> Iterator[Terminal]:
             center.set_token("")
         terminal.close()
         uninstall()
+    assert terminal.aborted == []
 
 
 def encode(document: Document) -> bytes:

@@ -62,6 +62,7 @@ def _start() -> None:
             os.write(1, b"from native code")
 
     terminal.on_call = on_call
+    terminal.aborts = True
     native.install(terminal)
     if interval := setting("TICK_MS"):
         codes = setting("CODES", "600000.SH,600519.SH,000001.SZ,300750.SZ").split(",")

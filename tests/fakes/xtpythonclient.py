@@ -16,19 +16,13 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import native
 
-REQUESTS = (
-    "BankTransferReq CancelOrderStockReq CtpInternalTransferReq OperateSmartAlgoTaskReq OrderStockReq "
-    "QueryAccountInfosReq QueryAccountStatusReq QueryBankAmountReq QueryBankInfoReq QueryBankTransferStreamReq "
-    "QueryComFundReq QueryComPositionReq QueryCreditAssureReq QueryCreditDetailReq QueryCreditSloCodeReq "
-    "QueryCreditSubjectsReq QueryIPODataReq QueryNewPurchaseLimitReq QueryPositionStatisticsReq QuerySecuAccountReq "
-    "QueryStkCompactsReq QueryStockAssetReq QueryStockOrdersReq QueryStockPositionsReq QueryStockTradesReq "
-    "SmtAppointmentCancelReq SmtAppointmentOrderReq SmtCompactRenewalReq SmtCompactReturnReq SmtNegotiateOrderReq "
-    "SmtQueryCompactReq SmtQueryOrderReq SmtQueryQuoterReq SubscribeReq TransferParam UnsubscribeReq"
-).split()
+# Each request with its fields and their first values, as the natives of 250807.1.2 have them.
+REQUESTS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("requests.json").read_text(encoding="utf-8"))
 BINDINGS = (
     "bindOnBankTransferRespCallback bindOnCancelErrorCallback bindOnCancelOrderStockRespCallback "
     "bindOnCtpInternalTransferRespCallback bindOnDisconnectedCallback bindOnExportDataRespCallback "
@@ -199,7 +193,18 @@ _CLOSED = frozenset((53, 54, 56, 57))
 
 
 class Request:
-    """One request; every field is set by name."""
+    """One request; its fields are set by name, and take values of their type alone."""
+
+    def __init__(self) -> None:
+        vars(self).update(REQUESTS[type(self).__name__])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        wanted = type(vars(self)[name])
+        if not isinstance(value, {str: (str, bytes), float: (int, float)}.get(wanted, wanted)):
+            raise TypeError(f"incompatible function arguments: expected {wanted.__name__}, got {value!r}")
+        vars(self)[name] = value.decode() if isinstance(value, bytes) else value
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({vars(self)})"
@@ -215,11 +220,11 @@ class XtQuantAsyncClient:
     def __init__(self, path: bytes, name: str, session: int) -> None:
         self.trade_side = trade_side()
         self.trade_side.enter("XtQuantAsyncClient", path, name, session)
-        if not isinstance(path, bytes | str) or not isinstance(session, int) or not -(2**31) <= session < 2**31:
+        if not isinstance(path, bytes | str) or not isinstance(session, int) or session < 0:
             raise TypeError(f"incompatible constructor arguments: {path!r}, {session!r}")
         self.session = session
         self.started = False
-        self.connected = False
+        self.connected = self.was_connected = False
         # Subscribed accounts and their types.
         self.accounts: dict[str, int] = {}
         self.bound: dict[str, Callable[..., object]] = {}
@@ -235,6 +240,8 @@ class XtQuantAsyncClient:
 
     def start(self) -> None:
         self.trade_side.enter("start")
+        if self.started:
+            self.trade_side.terminal.abort("a second start")
         self.started = True
 
     def stop(self) -> None:
@@ -247,7 +254,7 @@ class XtQuantAsyncClient:
             in_use = any(client.connected and client.session == self.session for client in self.trade_side.clients)
             if not self.started or not self.trade_side.is_open or in_use:
                 return -1
-            self.connected = True
+            self.connected = self.was_connected = True
         return 0
 
     def setTimeout(self, seconds: int) -> None:
@@ -363,14 +370,19 @@ class TradeSide:
         if name in self.stuck:
             self.gate.wait(30)
 
-    def ask(self, client: XtQuantAsyncClient, call: str, seq: int, *args: Any) -> None:
-        """Answer a call, on a native thread."""
+    def ask(self, client: XtQuantAsyncClient, call: str, seq: int, *args: Any) -> int:
+        """Answer a call, on a native thread; return its number."""
         self.enter(call, *args)
         if not isinstance(seq, int):
             raise TypeError(f"incompatible function arguments: expected int, got {type(seq).__name__}")
         with self.lock:
+            if not client.connected and not client.was_connected:
+                # Without a first connection each is answered at once, by a failure or with nothing.
+                nothing = -1 if call in ("subscribeWithSeq", "unsubscribeWithSeq") else []
+                self.deliver(client, _binding(call), seq, nothing)
+                return seq
             if not client.connected:
-                return
+                return seq
             answer = self.answers[call](*args) if call in self.answers else self._answer(client, call, *args)
             deliver = functools.partial(self.deliver, client, _binding(call), seq, answer)
             if self.silent & {call, _account(args)}:
@@ -382,6 +394,7 @@ class TradeSide:
                 for record in again:
                     if getattr(record, "account_id", "") == args[0].m_strAccountID:
                         self.deliver(client, PUSHED[type(record)], record)
+        return seq
 
     def deliver(self, client: XtQuantAsyncClient, binding: str, *args: Any) -> None:
         """Call the bound callback, if there is one, on a native thread."""
@@ -433,14 +446,14 @@ class TradeSide:
             case "queryAccountStatusWithSeq":
                 return [XtAccountStatus(account_id=id, account_type=kind) for id, kind in client.accounts.items()]
         if call in _QUERIES:
-            kind, order_id = _QUERIES[call], getattr(args[0], "m_nOrderID", None)
+            kind, order_id = _QUERIES[call], getattr(args[0], "m_nOrderID", 0)
             wants_open = getattr(args[0], "m_bCanCancel", False)
             return [
                 record
                 for record in self.newest.values()
                 if type(record) is kind
                 and getattr(record, "account_id", "") == account
-                and order_id in (None, getattr(record, "order_id", None))
+                and order_id in (0, getattr(record, "order_id", None))
                 and not (wants_open and getattr(record, "order_status", None) in _CLOSED)
             ]
         return SmtAppointmentResp(success=True, msg="ok", apply_id="A1") if _binding(call) == _SMT else []

@@ -196,6 +196,21 @@ def test_the_feeder_makes_keys_where_there_is_no_folder(config: Config, context:
         feeder.stop()
 
 
+def test_the_feeders_own_key_opens_no_trade_events(
+    feeder: Feeder, keys: Path, config: Config, context: zmq.Context[Socket]
+) -> None:
+    """The process that has started the feeder asks with it whether the feeder answers."""
+    own = endpoint.supervised_endpoint(msgspec.structs.replace(config, curve_dir=str(keys))).curve
+    with sockets.connect_dealer(context, feeder.publisher.ask_addr, own) as dealer:
+        codes = []
+        for question in (CatchUp(3, [STATUS_TOPIC]), JOURNAL, DOWNLOAD):
+            assert dealer.poll(int(SECONDS * 1000), zmq.POLLOUT), "no connection"
+            dealer.send(encode_ask(question))
+            assert dealer.poll(int(SECONDS * 1000)), "no answer"
+            codes.append(decode_reply(dealer.recv()).code)
+    assert codes == [None, "forbidden", "forbidden"]
+
+
 @pytest.mark.parametrize(
     ("role", "market", "trade", "journal", "download"),
     [

@@ -64,8 +64,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
         terminal.address = "127.0.0.1:58609"
         # A process opens the service once, but this process opens it in every test.
         monkeypatch.setattr(importlib.import_module("xtquant.xtdatacenter"), "init_complete", False)
+        monkeypatch.setattr(datacenter, "_port", 0)
         yield terminal
-        assert datacenter.get_local_server_port() == 0
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ import pytest
 import xtpythonclient
 
 from feeder.xt import sdk
+from tests.support import natives
+from tests.support.paths import FAKES, ROOT
 from tests.support.waiting import wait_for
 
 _spec = importlib.util.find_spec("xtquant")
@@ -82,7 +85,8 @@ def test_a_client_has_every_method_that_xtdata_calls() -> None:
 def test_the_module_has_every_function_that_xtdatacenter_calls() -> None:
     called = set(re.findall(r"__dc\.(\w+)", (LAYER / "xtdatacenter.py").read_text(encoding="utf-8")))
     assert {"rpc_init", "listen"} < called
-    assert sorted(called - set(dir(datacenter))) == []
+    # The native module of 250807.1.2 lacks this one.
+    assert sorted(called - set(dir(datacenter))) == ["shutdown"]
 
 
 def test_the_trade_client_has_each_attribute_that_xttrader_uses(terminal: native.Terminal) -> None:
@@ -181,6 +185,15 @@ def test_a_download_ends_as_the_real_layer_reports_it(
             xtdata.download_history_data2(codes, "1d", callback=progress.append)
 
 
+def test_stand_ins_answer_as_the_natives_do_without_a_terminal() -> None:
+    env = {"PYTHONPATH": os.pathsep.join(map(str, (FAKES, ROOT))), "FAKE_XT_DOWN": "1"}
+    expected = natives.recorded()
+    # It ends the process. A stand-in stays in the list of its terminal, so it is never destroyed.
+    expected.pop("trade client that is not stopped")
+    found = natives.ask(list(expected), env)
+    assert {name: each["answer"] for name, each in found.items()} == expected
+
+
 def test_the_data_service_listens_once_it_has_a_token(terminal: native.Terminal) -> None:
     from xtquant import xtdatacenter
 
@@ -191,8 +204,11 @@ def test_the_data_service_listens_once_it_has_a_token(terminal: native.Terminal)
         xtdatacenter.init(False)
         assert xtdatacenter.listen("127.0.0.1", (58609, 58619)) == ("127.0.0.1", 58609)
         assert xtdatacenter.get_local_server_port() == 58609
+        # The native module lacks the function.
+        with pytest.raises(AttributeError):
+            xtdatacenter.shutdown()
     finally:
-        xtdatacenter.shutdown()
+        datacenter._port = 0
         xtdatacenter.set_token("")
         datacenter.set_token("")
         xtdatacenter.init_complete = False

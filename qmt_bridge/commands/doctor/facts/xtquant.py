@@ -15,6 +15,7 @@ from qmt_bridge.commands.doctor.answers import Answer, Xtquant
 from qmt_bridge.commands.doctor.facts.error_text import error_text
 from qmt_bridge.config import Config
 from qmt_bridge.process import child
+from qmt_bridge.process.exit_code import describe
 
 # The native modules exist for Windows and some Python versions only. They are looked up, never imported here.
 _NATIVE = ("xtquant.datacenter", "xtquant.xtpythonclient")
@@ -57,4 +58,4 @@ def ask(answer: type[Some], *arguments: str) -> Some:
     except OSError as exc:
         return answer(error=f"the process that asks cannot be started: {error_text(exc)}")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return answer(error=f"the process that asks ended with exit code {asked.returncode}")
+        return answer(error=f"the process that asks ended with {describe(asked.returncode)}")

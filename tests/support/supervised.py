@@ -1,0 +1,106 @@
+"""A running `qmt-bridge feeder --supervised` at free ports."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from tests.support import waiting
+from tests.support.ports import address_options, free_addresses
+
+DEADLINE = 20.0
+START = (sys.executable, "-m", "qmt_bridge.cli", "feeder", "--supervised")
+STARTED = "feeder started: source "
+
+
+class Supervised:
+    """A running `qmt-bridge feeder --supervised` at free ports."""
+
+    def __init__(
+        self, folder: Path, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
+        self.addresses = free_addresses()
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [*START, f"--data-dir={folder}", *address_options(self.addresses), *arguments],
+            # Under Wine, Python ends at once where a standard stream is no pipe.
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def started(self) -> int:
+        """Return how many feeders have started."""
+        return self.text.count(STARTED)
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        waiting.wait_for(condition, lambda: f"{what}; printed:\n{self.text}", DEADLINE)
+
+    def wait_started(self, count: int = 1) -> None:
+        self.wait_for(lambda: self.started >= count or self.process.poll() is not None, f"start {count}")
+        assert self.process.poll() is None, self.text
+
+    def wait_watched(self) -> None:
+        self.wait_for(lambda: "the feeder answers (pid " in self.text, "the first answer")
+
+    def feeder(self) -> int:
+        """Return the process id of the feeder."""
+        found: list[psutil.Process] = []
+
+        def look() -> bool:
+            found[:] = psutil.Process(self.process.pid).children()
+            return len(found) == 1
+
+        self.wait_for(look, "one feeder")
+        return int(found[0].pid)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+        # A feeder whose supervisor is ended on Windows ends with its input.
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        finally:
+            self._reader.join()
+            for pipe in (self.process.stdin, self.process.stdout):
+                assert pipe is not None
+                pipe.close()
+
+
+@contextmanager
+def supervised(
+    folder: Path, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> Iterator[Supervised]:
+    running = Supervised(folder, *arguments, env=env, cwd=cwd)
+    try:
+        yield running
+    finally:
+        running.close()
