@@ -15,7 +15,7 @@ from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 from qmt_bridge.wire.topics import mask as mask
 
-FeedState = Literal["up", "down", "stale", "ended"]
+FeedState = Literal["connecting", "up", "down", "stale", "refused", "ended"]
 
 
 class DownloadRequest(NamedTuple):

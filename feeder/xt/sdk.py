@@ -1,35 +1,63 @@
 """The one place that imports xtquant: check whether that is possible, and do it without side effects. Any thread.
 
 Importing `xtquant` asks the package index for a newer version (10 s where there is no internet) and prints; importing
-`xtquant.xtdata` starts native threads. Nothing else in the feeder may import them.
+`xtquant.xtdata` starts native threads. Nothing else in the feeder may import them first.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
+import re
 import sys
-from collections.abc import Sequence
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import BinaryIO
 
 from qmt_bridge.errors import ConfigError
 
-# The wheel can be installed everywhere, but these two modules exist only for Windows and some Python versions.
-_NATIVE = ("xtquant.datacenter", "xtquant.xtpythonclient")
+# The wheel can be installed everywhere, but its native modules exist only for some systems and Python versions. Those
+# of the SDK for Linux have market data alone.
+_MARKET_DATA = "xtquant.datacenter"
+_TRADING = "xtquant.xtpythonclient"
 _ABSENT = object()
 
 
 def importable() -> bool:
-    """Return whether this interpreter can import xtquant with its native modules; nothing is imported."""
-    # find_spec imports only parent packages, and a top-level name has none.
-    spec = find_spec("xtquant")
-    if spec is None or spec.submodule_search_locations is None:
-        return False
-    locations = list(spec.submodule_search_locations)
-    return all(_native_importable(name, locations) for name in _NATIVE)
+    """Return whether this interpreter can import xtquant for market data; nothing is imported."""
+    return _has_native(_MARKET_DATA)
+
+
+def has_trading() -> bool:
+    """Return whether this interpreter can import xtquant for trade events; nothing is imported."""
+    return _has_native(_TRADING)
+
+
+def version() -> str | None:
+    """Return the version of the xtquant that would be imported, such as "250807.1.2"; empty if it does not say it.
+
+    None stands for no xtquant at all. The folder that a broker or the vendor hands out has no metadata of a package. Its ``__version__`` is less exact,
+    and in some versions only the word xtquant.
+    """
+    spec = _spec()
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        package = importlib.metadata.distribution("xtquant")
+        if os.path.samefile(str(package.locate_file("xtquant/__init__.py")), spec.origin):
+            return package.version
+    except (importlib.metadata.PackageNotFoundError, OSError):
+        pass
+    try:
+        text = Path(spec.origin).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    # The oldest one spells the name "__verison__".
+    found = re.search(r"""^__ver\w+__\s*=\s*["'](?:xtquant)?_?([^"']*)["']""", text, re.MULTILINE)
+    return found[1] if found else ""
 
 
 def load() -> ModuleType:
@@ -67,5 +95,13 @@ def parse_address(address: str, setting: str = "xt_addr") -> tuple[str, int]:
     return host, int(port)
 
 
-def _native_importable(name: str, locations: Sequence[str]) -> bool:
-    return sys.modules.get(name) is not None or PathFinder.find_spec(name, locations) is not None
+def _spec() -> ModuleSpec | None:
+    # find_spec imports only parent packages, and a top-level name has none.
+    return find_spec("xtquant")
+
+
+def _has_native(name: str) -> bool:
+    spec = _spec()
+    if spec is None or spec.submodule_search_locations is None:
+        return False
+    return sys.modules.get(name) is not None or PathFinder.find_spec(name, spec.submodule_search_locations) is not None

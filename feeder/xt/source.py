@@ -96,6 +96,7 @@ class XtSource:
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
         """Download history (see `Source`)."""
+        self._quote.capabilities.require("downloads")
         self._download.download(topic, request)
 
     def upstream(self) -> int:

@@ -311,6 +311,22 @@ def install(settings: Terminal | None = None) -> Terminal:
     return _terminal
 
 
+def import_package(platform: str) -> None:
+    """Import `xtquant` as on `platform`: on Linux the oldest version makes a link in /home for its native modules."""
+    requests, real = sys.modules.get("requests"), sys.platform
+    # Or it asks the package index for a newer version.
+    sys.modules["requests"] = None  # type: ignore[assignment]
+    sys.platform = platform
+    try:
+        __import__("xtquant")
+    finally:
+        sys.platform = real
+        if requests is None:
+            del sys.modules["requests"]
+        else:
+            sys.modules["requests"] = requests
+
+
 def uninstall() -> None:
     """Take the stand-ins away, so that this interpreter again cannot import xtquant's native modules."""
     for name in STANDINS:
@@ -331,8 +347,10 @@ def installed() -> Iterator[Terminal]:
         yield terminal
     finally:
         if xtdata := sys.modules.get("xtquant.xtdata"):
-            xtdata.disconnect()
-            xtdata.watch_xtquant_status(None)
+            # Not before 240613; and in the oldest version the second one connects.
+            if hasattr(xtdata, "disconnect"):
+                xtdata.disconnect()
+                xtdata.watch_xtquant_status(None)
             vars(xtdata)["__client_last_spec"] = ("", None)
         if center := sys.modules.get("xtquant.xtdatacenter"):
             center.set_token("")
