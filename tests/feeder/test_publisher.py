@@ -26,7 +26,7 @@ from feeder.journal import thread as thread_module
 from feeder.journal.journal import Journal
 from feeder.journal.thread import JournalThread
 from feeder.publisher import Publisher
-from feeder.source import DownloadRequest, Sink
+from feeder.source import DownloadRequest, Health, Sink
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Refused
@@ -64,6 +64,7 @@ class HandSource:
 
     def __init__(self, *, lossless: bool = False) -> None:
         self.lossless = lossless
+        self.condition = Health()
         self.calls: list[tuple[str, str]] = []
         self.requests: list[DownloadRequest] = []
         self.raises: Exception | None = None
@@ -93,6 +94,9 @@ class HandSource:
 
     def hung(self) -> str | None:
         return None
+
+    def health(self) -> Health:
+        return self.condition
 
     def upstream(self) -> int:
         return len(self.held)
@@ -786,7 +790,14 @@ def test_a_status_of_an_older_feeder_has_no_accounts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("states", "state"), [(["up", "up"], "up"), (["up", "waiting"], "waiting"), (["waiting", "down", "up"], "down")]
+    ("states", "state"),
+    [
+        (["up", "up"], "up"),
+        (["up", "connecting"], "waiting"),
+        (["connecting", "down", "up"], "down"),
+        (["up", "stale"], "down"),
+        (["refused", "connecting"], "down"),
+    ],
 )
 def test_the_trade_state_is_that_of_the_worst_account(states: list[Any], state: str) -> None:
     assert trade_state([AccountState("1", "STOCK", each) for each in states]) == state

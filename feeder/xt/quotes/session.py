@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
-from feeder.source import DownloadRequest, Sink
+from feeder.source import DownloadRequest, Health, Sink
 from feeder.xt import center, sdk
 from feeder.xt.calls import Calls
 from feeder.xt.capabilities import Capabilities, capability_of
@@ -172,6 +172,13 @@ class XtQuote:
         if not self._thread.is_alive():
             return "the thread that calls xtquant has ended"
         return self._running.hung(time.monotonic())
+
+    def health(self) -> Health:
+        """Return the version of xtquant, and which of its calls runs (see `Source`)."""
+        # Not before the publisher asks for the first time: the source is then started.
+        sdk = self.capabilities.version
+        under_way = self._running.under_way()
+        return Health(sdk) if under_way is None else Health(sdk, *under_way)
 
     def close(self) -> None:
         """Unsubscribe and stop within two seconds. A call that hangs in xtquant is left on its daemon thread."""
