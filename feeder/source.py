@@ -15,7 +15,7 @@ from qmt_bridge.wire.messages import AccountState, Session, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 from qmt_bridge.wire.topics import mask as mask
 
-FeedState = Session | Literal["ended"]
+FeedState = Literal[Session, "ended"]
 
 
 class DownloadRequest(NamedTuple):

@@ -163,7 +163,7 @@ def _fault(call: Call) -> str:
 
 
 def _accepts(function: Callable[..., object], arguments: str) -> bool:
-    before, slash, after = arguments.rpartition("/")
+    before, _, after = arguments.rpartition("/")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):

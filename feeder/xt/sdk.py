@@ -11,6 +11,8 @@ import importlib.metadata
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +26,8 @@ from qmt_bridge.errors import ConfigError
 _MARKET_DATA = "xtquant.datacenter"
 _TRADING = "xtquant.xtpythonclient"
 _ABSENT = object()
+# The modules with which xtquant looks for a newer version of itself, and the function that it imports or calls.
+_ASKING = {"requests": "get", "pkg_resources": "get_distribution"}
 
 
 def importable() -> bool:
@@ -39,8 +43,8 @@ def has_trading() -> bool:
 def version() -> str | None:
     """Return the version of the xtquant that would be imported, such as "250807.1.2"; empty if it does not say it.
 
-    None stands for no xtquant at all. The folder that a broker or the vendor hands out has no metadata of a package. Its ``__version__`` is less exact,
-    and in some versions only the word xtquant.
+    None stands for no xtquant at all. The folder that a broker or the vendor hands out has no metadata of a package.
+    Its ``__version__`` is less exact, and in some versions only the word xtquant.
     """
     spec = _spec()
     if spec is None or spec.origin is None:
@@ -62,18 +66,34 @@ def version() -> str | None:
 
 def load() -> ModuleType:
     """Import and return `xtquant.xtdata`, without its HTTP request and its banner; raise ImportError if that fails."""
-    # xtquant/__init__.py makes the HTTP request with `requests`; None in sys.modules makes its import fail.
-    requests = sys.modules.get("requests", _ABSENT)
-    sys.modules["requests"] = None  # type: ignore[assignment]
-    try:
+    with _without_request():
         xtdata = importlib.import_module("xtquant.xtdata")
-    finally:
-        if requests is _ABSENT:
-            del sys.modules["requests"]
-        else:
-            sys.modules["requests"] = requests  # type: ignore[assignment]
     xtdata.enable_hello = False  # type: ignore[attr-defined]
     return xtdata
+
+
+@contextmanager
+def _without_request() -> Iterator[None]:
+    """Replace the two modules with which xtquant/__init__.py asks the package index.
+
+    Modules that fail when they are used, because one version imports them without being ready for their absence.
+    """
+    before = {name: sys.modules.get(name, _ABSENT) for name in _ASKING}
+    sys.modules.update({name: ModuleType(name) for name in _ASKING})
+    for name, function in _ASKING.items():
+        setattr(sys.modules[name], function, _refuse)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is _ABSENT:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module  # type: ignore[assignment]
+
+
+def _refuse(*_: object, **__: object) -> None:
+    raise OSError("xtquant does not ask the package index here")
 
 
 def take_stdout() -> BinaryIO:

@@ -228,9 +228,9 @@ def event_position(body: bytes | msgspec.Raw) -> int:
     return read(_positioned_decoder, body).seq
 
 
-# The states of a session with the terminal, for quotes or for one account. "connecting": the first attempt, or the
-# terminal or broker is at it. "up": data comes. "stale": there is a session, but what should come does not. "down": there
-# is none. "refused": the terminal, the broker or the SDK says no. The feeder tries again from each of them.
+# The states of a session with the terminal, for quotes or for one account. connecting: the first attempt, or the
+# terminal or the broker is at it. up: data comes. stale: there is a session, but what should come does not. down: there
+# is no session. refused: the terminal, the broker or the SDK says no. The feeder tries again from each of them.
 Session = Literal["connecting", "up", "down", "stale", "refused"]
 
 
@@ -282,7 +282,7 @@ class FeedStatus(msgspec.Struct, frozen=True):
 
     source: str
     simulated: bool
-    state: Session | Literal["ended"]
+    state: Literal[Session, "ended"]
     epoch: int
     time: int
     topics: int = 0

@@ -313,18 +313,15 @@ def install(settings: Terminal | None = None) -> Terminal:
 
 def import_package(platform: str) -> None:
     """Import `xtquant` as on `platform`: on Linux the oldest version makes a link in /home for its native modules."""
-    requests, real = sys.modules.get("requests"), sys.platform
-    # Or it asks the package index for a newer version.
-    sys.modules["requests"] = None  # type: ignore[assignment]
-    sys.platform = platform
+    from feeder.xt import sdk
+
+    real, sys.platform = sys.platform, platform
     try:
-        __import__("xtquant")
+        # Or it asks the package index for a newer version.
+        with sdk._without_request():
+            __import__("xtquant")
     finally:
         sys.platform = real
-        if requests is None:
-            del sys.modules["requests"]
-        else:
-            sys.modules["requests"] = requests
 
 
 def uninstall() -> None:

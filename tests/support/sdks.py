@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 
 import native
@@ -40,6 +42,10 @@ def in_use(wheel: Wheel, monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Ter
     try:
         native.import_package("win32")
         with native.installed() as terminal:
+            with warnings.catch_warnings():
+                # Some sources have invalid escapes, which warn when they are compiled.
+                warnings.simplefilter("ignore")
+                importlib.import_module("xtquant.xttrader")
             yield terminal
     finally:
         take()

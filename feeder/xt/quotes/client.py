@@ -86,6 +86,9 @@ class QuoteClient:
     ) -> str:
         """Subscribe; return an empty text, or the reason why the terminal refused it."""
         function, arguments = subscription.request()
+        if function == "subscribe_quote" and hasattr(self.xtdata, "subscribe_quote2"):
+            # The one calls the other, but in 240920.1.0 it does not return the number of the subscription.
+            function = "subscribe_quote2"
         try:
             if subscription.parts.detail == "brokerqueue2" and not self.xtdata.get_hk_broker_dict():
                 # Without the names, xtdata's wrapper asks for them again in each callback (xtdata.py 1165, 3400).

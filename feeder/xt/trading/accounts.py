@@ -111,7 +111,7 @@ class Accounts:
                 self.sink.set_accounts([self._states[each] for each in self.all])
 
     def assess(self, account: Account, status: object, names: Mapping[int, str], late: Sequence[str] = ()) -> None:
-        """Set the state of an account that is subscribed, by its newest status; `late` are queries without an answer."""
+        """Set the state of an account that is subscribed, by its newest status; `late` queries have no answer."""
         reason = None
         if status != ACCOUNT_STATUS_OK:
             reason = names.get(status, f"status {status}") if isinstance(status, int) else "no status"

@@ -271,7 +271,7 @@ class Reconciliation:
             self._guard.notify()
 
     def assess(self, account: Account) -> None:
-        """Set the state of an account that is subscribed, by its newest status and answers. The caller holds the guard."""
+        """Set the state of a subscribed account by its newest status and answers. The caller holds the guard."""
         if self._connection.is_over:
             return
         status = self._statuses.get((account.id, ACCOUNT_TYPES[account.type]), ACCOUNT_STATUS_OK)

@@ -113,9 +113,7 @@ def test_hanging_trade_sessions_are_a_reason_to_restart(
     assert source.hung() == "trade sessions hang"
 
 
-def test_the_sdk_and_the_call_that_hangs_are_named(
-    terminal: native.Terminal, source: XtSource, sink: Recorder
-) -> None:
+def test_the_sdk_and_the_call_that_hangs_are_named(terminal: native.Terminal, source: XtSource, sink: Recorder) -> None:
     source.start(sink)
     sink.until(lambda: sink.states == ["up"])
     assert source.health().sdk == importlib.metadata.version("xtquant")
