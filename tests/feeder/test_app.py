@@ -188,7 +188,7 @@ class Process:
 @pytest.mark.parametrize(
     ("call", "name", "topic"),
     [
-        ("subscribe_quote", "subscribe_quote", quote_topic("600519.SH")),
+        ("subscribe_quote", "subscribe_quote2", quote_topic("600519.SH")),
         ("subscribe_whole_quote", "subscribe_whole_quote", whole_topic("SH")),
         ("connect", "reconnect", None),
     ],

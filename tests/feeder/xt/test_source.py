@@ -119,7 +119,7 @@ def test_the_sdk_and_the_call_that_hangs_are_named(terminal: native.Terminal, so
     assert source.health().sdk == importlib.metadata.version("xtquant")
     terminal.gate.clear()
     source.subscribe(TICKS, parse_topic(TICKS))
-    wait_for(lambda: source.health().call == "subscribe_quote")
+    wait_for(lambda: source.health().call == "subscribe_quote2")
     # The thread that looks for calls that hang counts the age.
     wait_for(lambda: source.hung() is None and source.health().call_age > 0)
     terminal.gate.set()

@@ -23,7 +23,8 @@ def xtquant(found: Sdk, source: str, meant: bool, windows: bool) -> Finding:
         if found.version == TESTED_XTQUANT:
             return Finding("xtquant", "ok", f"{found.version}, the tested version")
         said = f"{found.version or 'of unknown version'}, but tested is {TESTED_XTQUANT}"
-        return Finding("xtquant", "warn", said, pinned if windows else "")
+        advice = pinned if windows else "compare the lines `sdk` with docs/xtquant.md"
+        return Finding("xtquant", "warn", said, advice)
     if found.error:
         said, advice = f"{found.version or ''} cannot be used: {found.error}".strip(), "see the feeder's log"
     elif found.version is None:
