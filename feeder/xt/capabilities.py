@@ -100,7 +100,7 @@ _TABLE = (
 
 
 class Capabilities:
-    """What the xtquant of this process can do; make it after `sdk.load`. Any thread may use it."""
+    """What the xtquant of this process can do. Any thread may use it."""
 
     def __init__(self) -> None:
         self.version = sdk.version() or ""
@@ -110,7 +110,7 @@ class Capabilities:
     def lack(self, name: str) -> str:
         """Return in words what xtquant lacks for a capability, and which version has it; empty if it lacks nothing.
 
-        The first call for a name imports the modules of xtquant that it needs.
+        The first call for a name imports the modules of xtquant that it needs; raise ImportError if there is none.
         """
         found = self._lacks.get(name)
         if found is None:
@@ -131,6 +131,8 @@ class Capabilities:
         if capability.name == "trade events" and not sdk.has_trading():
             # The SDK for Linux has none, and no version would help.
             return f"{name} has no native module for trading, for this Python on this system"
+        # First, because it imports xtquant without its side effects.
+        sdk.load()
         missing = next(filter(None, map(_fault, capability.calls)), "")
         if not missing and capability.name == "connection events" and not _keeps_watcher():
             missing = "connects when it is asked for connection events"

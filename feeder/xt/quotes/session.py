@@ -60,7 +60,7 @@ class XtQuote:
         self._work = Work(self._running)
         self._table = TopicTable()
         self._callbacks = Callbacks()
-        self.capabilities: Capabilities
+        self.capabilities = Capabilities()
         self._sink: Sink
         self._watchdog: Watchdog
         self._quote_client: QuoteClient
@@ -95,7 +95,6 @@ class XtQuote:
         self._sink = self._callbacks.sink = sink
         table, callbacks, work = self._table, self._callbacks, self._work
         xtdata = sdk.load()
-        self.capabilities = Capabilities()
         self._quote_client = client = QuoteClient(xtdata, self.capabilities, self._running, work.wake)
         self._watchdog = Watchdog(client.xtdata, self._config.xt_silence, self._now, client.is_alive)
         self._values = LastValues(table, client, callbacks)
@@ -175,10 +174,8 @@ class XtQuote:
 
     def health(self) -> Health:
         """Return the version of xtquant, and which of its calls runs (see `Source`)."""
-        # Not before the publisher asks for the first time: the source is then started.
-        sdk = self.capabilities.version
-        under_way = self._running.under_way()
-        return Health(sdk) if under_way is None else Health(sdk, *under_way)
+        version, under_way = self.capabilities.version, self._running.under_way()
+        return Health(version) if under_way is None else Health(version, *under_way)
 
     def close(self) -> None:
         """Unsubscribe and stop within two seconds. A call that hangs in xtquant is left on its daemon thread."""

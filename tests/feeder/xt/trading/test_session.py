@@ -1459,7 +1459,7 @@ def test_no_account_number_is_in_a_reason(
     source = session.XtTrade(Config(xt_userdata=str(tmp_path), xt_accounts=(f"{STOCK}:STOCK",)))
     source.note_no_start(sink, ImportError(f"no module for {STOCK}"))  # type: ignore[arg-type]
     (state,) = sink.states[-1]
-    assert (state.state, state.fault) == ("down", True)
+    assert (state.state, state.fault) == ("refused", True)
     assert state.reason == "cannot be started: ImportError: no module for ******0365"
 
 
