@@ -41,8 +41,8 @@ OLDEST = "240119.3"
 _UNSUBSCRIBE = "unsubscribe_quote seq /"
 _TABLE = (
     Capability("connection", OLDEST, _calls("xtdata", "connect ip port /", "reconnect ip port /", "get_client")),
-    # Without them, the connection is looked at once a second. The function of the oldest version connects by itself.
-    Capability("connection events", "240329.1.1", _calls("xtdata", "watch_xtquant_status callback /")),
+    # Without them, the connection is looked at once a second.
+    Capability("connection events", "240613.1.0", _calls("xtdata", "watch_xtquant_status callback /")),
     Capability("quotes", OLDEST, _calls("xtdata", "subscribe_quote stock_code period count callback", _UNSUBSCRIBE)),
     Capability("markets", OLDEST, _calls("xtdata", "subscribe_whole_quote code_list callback", _UNSUBSCRIBE)),
     Capability("depth", OLDEST, _calls("xtdata", "subscribe_l2thousand stock_code gear_num callback", _UNSUBSCRIBE)),
@@ -134,8 +134,8 @@ class Capabilities:
         # First, because it imports xtquant without its side effects.
         sdk.load()
         missing = next(filter(None, map(_fault, capability.calls)), "")
-        if not missing and capability.name == "connection events" and not _keeps_watcher():
-            missing = "connects when it is asked for connection events"
+        if not missing and capability.name == "connection events" and not _has_watcher_of_its_own():
+            missing = "has connection events that cannot be used"
         return f"{name} {missing}; {capability.since} has it" if missing else ""
 
 
@@ -178,7 +178,10 @@ def _accepts(function: Callable[..., object], arguments: str) -> bool:
     return True
 
 
-def _keeps_watcher() -> bool:
-    """Return whether `watch_xtquant_status` only keeps its callback for the connection that is made next."""
-    xtdata, xtconn = (importlib.import_module(f"xtquant.{name}") for name in ("xtdata", "xtconn"))
-    return hasattr(xtconn, "status_callback") or hasattr(xtdata, "xtquant_status_callback")
+def _has_watcher_of_its_own() -> bool:
+    """Return whether each connection keeps the callback that was set before it was made.
+
+    The oldest version connects when the callback is set; in the next one, the end of an earlier connection would be
+    reported to the callback of the newest.
+    """
+    return hasattr(importlib.import_module("xtquant.xtconn"), "status_callback")

@@ -40,11 +40,13 @@ FORMULA = formula_topic(FormulaSpec("MA", CODE, "1d"))
 JOB = download_topic("job")
 REQUEST = DownloadRequest((CODE,), "1d", "", "")
 # What the versions of the index lack.
+NO_EVENTS = {"connection events": "has connection events that cannot be used; 240613.1.0 has it"}
 LACKS = {
     "240119.3": {
-        "connection events": "connects when it is asked for connection events; 240329.1.1 has it",
+        **NO_EVENTS,
         "formulas": "has xtdata.subscribe_formula with other parameters; 240329.1.1 has it",
-    }
+    },
+    "240329.1.1": NO_EVENTS,
 }
 
 
@@ -115,7 +117,7 @@ def test_each_sdk_serves_what_it_can_and_refuses_the_rest_by_name(
         source = XtSource(Config(xt_accounts=(f"{ACCOUNT}:STOCK",), xt_userdata=str(tmp_path)))
         try:
             source.start(sink)
-            serve_market_data(source, sink, terminal)
+            serve_market_data(source, sink, terminal, every_level=None if wheel.version > "2505" else 0)
             serve_formulas(source, sink, terminal, lacks.get("formulas"))
             source.download(JOB, REQUEST)
             serve_trade_events(sink)
@@ -126,6 +128,7 @@ def test_each_sdk_serves_what_it_can_and_refuses_the_rest_by_name(
             source.close()
         assert sink.refused == {}
         assert terminal.subscriptions() == []
+        assert not any(client.connected for client in terminal.clients)
         assert terminal.escaped == []
 
 
@@ -134,14 +137,13 @@ def record(period: str) -> native.Document:
     return {name: value for name, value in native.record(CODE, period, 1).items() if name != "pe"}
 
 
-def serve_market_data(source: XtSource, sink: Recorder, terminal: native.Terminal) -> None:
+def serve_market_data(source: XtSource, sink: Recorder, terminal: native.Terminal, every_level: int | None) -> None:
     terminal.market = {CODE: native.tick(CODE, 0)}
     for topic in (TICKS, BARS, MARKET, DEPTH):
         source.subscribe(topic, parse_topic(topic))
     sink.until(lambda: {TICKS, BARS, MARKET, DEPTH} <= set(sink.accepted))
     [depth] = [feed.region for feed in terminal.feeds() if feed.detail == "l2thousand"]
-    # Every level, in the words of the version.
-    assert not depth["thousandGearNum"]
+    assert depth["thousandGearNum"] is every_level
     for period in ("tick", "1m", "l2thousand"):
         terminal.push_quote(CODE, period, record(period))
     terminal.push_whole({CODE: native.tick(CODE, 1)})
@@ -268,6 +270,13 @@ def test_an_sdk_that_cannot_connect_is_refused_and_the_feeder_starts(
 def test_a_function_with_other_parameters_is_found(terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xtquant.xtdata.get_full_tick", lambda: None)
     assert "has xtdata.get_full_tick with other parameters" in Capabilities().lack("last ticks")
+
+
+def test_events_that_belong_to_no_connection_are_not_used(
+    terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("xtquant.xtconn.status_callback")
+    assert Capabilities().lack("connection events").endswith("cannot be used; 240613.1.0 has it")
 
 
 def test_a_token_needs_an_sdk_with_the_data_service(
