@@ -729,7 +729,7 @@ def test_the_heartbeat_carries_exactly_the_documented_fields(source: HandSource,
     first = consumer.frame()
     assert set(first.data) == set(FeedStatus.__struct_fields__)
     status = msgspec.json.decode(first.body, type=FeedStatus)
-    assert (status.source, status.simulated, status.state) == ("hand", True, "down")
+    assert (status.source, status.simulated, status.state) == ("hand", True, "connecting")
     assert (status.epoch, status.topics, status.upstream, status.trade_seq) == (first.epoch, 1, 1, 0)
     second = consumer.frame()
     assert second.seq == first.seq + 1
@@ -1120,7 +1120,7 @@ def test_a_failing_disk_and_its_recovery_are_reported_at_once(
     limit_disk(publisher, 1)
     source.sink.publish_trade("1", "order", {"text": "x" * 5000}, 1)
     status = consumer.frame().data
-    assert (status["journal"], status["trade_seq"], status["state"]) == ("database or disk is full", 1, "down")
+    assert (status["journal"], status["trade_seq"], status["state"]) == ("database or disk is full", 1, "connecting")
     limit_disk(publisher, 1_000_000)
     save(publisher)
     assert consumer.frame().data["journal"] is None
