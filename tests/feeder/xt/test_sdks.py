@@ -28,7 +28,7 @@ from qmt_bridge.wire.topics import (
     quote_topic,
     whole_topic,
 )
-from tests.sdks.wheels import Wheel
+from tests.sdks.wheels import LOCK, WHEELS, Wheel
 from tests.support import sdks
 from tests.support.paths import FAKES, ROOT
 from tests.support.sink import Recording, encoded
@@ -101,6 +101,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Terminal]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (FAKES, ROOT))))
     with native.installed() as terminal:
         yield terminal
+
+
+def test_every_wheel_has_a_hash_and_a_folder_of_its_own() -> None:
+    lines = [line for line in LOCK.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert [wheel.requirement.strip() for wheel in WHEELS] == lines
+    assert len({wheel.folder for wheel in WHEELS}) == len({wheel.hash for wheel in WHEELS}) == len(lines) == 16
 
 
 @pytest.mark.parametrize("wheel", sdks.EACH)
