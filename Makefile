@@ -7,7 +7,7 @@ UV = $(VENV)/bin/uv
 ARGS ?=
 SECONDS ?= 60
 
-.PHONY: help check test bench chaos fuzz fuzzed docs rooms coverage lock licences sbom release locked
+.PHONY: help check test sdks bench chaos fuzz fuzzed docs rooms coverage lock licences sbom release locked
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):  ## /\1\t/p' Makefile | expand -t 12
@@ -20,6 +20,9 @@ check:  ## Format, lint, types, shell script
 
 test:  ## All tests; ARGS="tests/gateway -k hub" chooses
 	$(PYTHON) -m pytest -n 3 $(ARGS)
+
+sdks:  ## Download every version of xtquant (900 MB, once), whose Python layers the tests then run
+	$(PYTHON) -m tests.sdks
 
 bench:  ## This gateway beside others; ARGS="--only 1,3,4,7 --ours" chooses
 	$(PYTHON) -m tests.bench $(ARGS)

@@ -116,7 +116,7 @@ class Publisher:
         self._unkept_told = 0
         # Whether a lossless message waits for a full consumer.
         self._held_up = False
-        self._state = SessionState("down")
+        self._state = SessionState("connecting")
         self._since = self._epoch // _NS_PER_MS
         self._accounts: tuple[AccountState, ...] = ()
         self._links = Links()
@@ -557,6 +557,7 @@ class Publisher:
     def _publish_status(self) -> None:
         state, reason, data_lost = self._state
         now = time.time_ns()
+        health = self._source.health()
         failure = self._journal_failure if self._hung_since is None else self._hung()
         body = {
             "source": self._source.name,
@@ -580,6 +581,9 @@ class Publisher:
             "refused": self._refusals.count,
             "unkept": self._registry.unkept,
             "instance": self._instance,
+            "sdk": health.sdk,
+            "call": health.call,
+            "call_age": round(health.call_age, 1),
             "wire": frames.WIRE_VERSION,
         }
         try:

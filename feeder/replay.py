@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from feeder.recording import Recording, open_recording
-from feeder.source import DownloadRequest, Sink
+from feeder.source import DownloadRequest, Health, Sink
 from qmt_bridge.config import Config
 from qmt_bridge.errors import QMTBridgeError, Refused
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
@@ -102,6 +102,10 @@ class Replay:
     def upstream(self) -> int:
         """Return how many topics the player serves."""
         return len(self._wanted)
+
+    def health(self) -> Health:
+        """Return nothing: there is no SDK."""
+        return Health()
 
     def hung(self) -> str | None:
         """Return None: a replay calls nothing that could hang (see `Source`)."""

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
-from qmt_bridge.wire.messages import AccountState, TradeEvent
+from qmt_bridge.wire.messages import AccountState, Session, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 from qmt_bridge.wire.topics import mask as mask
 
-FeedState = Literal["up", "down", "stale", "ended"]
+FeedState = Literal[Session, "ended"]
 
 
 class DownloadRequest(NamedTuple):
@@ -25,6 +25,17 @@ class DownloadRequest(NamedTuple):
     period: str
     start_time: str
     end_time: str
+
+
+class Health(NamedTuple):
+    """The SDK of a source: its version, and the call into it that runs now, with its age in seconds.
+
+    The version is empty for a source without one, and for one that does not say it; the call is None while none runs.
+    """
+
+    sdk: str = ""
+    call: str | None = None
+    call_age: float = 0.0
 
 
 class Sink(Protocol):
@@ -57,7 +68,10 @@ class Sink(Protocol):
         """Report that `topic` cannot be served, or no longer; its subscribers get the reason."""
 
     def set_state(self, state: FeedState, reason: str | None = None, *, data_lost: bool = False) -> None:
-        """Report the state of the session; it is published on ``status/feeder/`` at once. The first one is ``down``."""
+        """Report the state of the session; it is published on ``status/feeder/`` at once.
+
+        It is ``connecting`` until the first report.
+        """
 
     def set_accounts(self, accounts: Sequence[AccountState]) -> None:
         """Report the states of all accounts; they are published on ``status/feeder/`` at once if they have changed."""
@@ -105,6 +119,9 @@ class Source(Protocol):
 
         One thread calls this several times a second. It must not wait for a lock that such a call could hold.
         """
+
+    def health(self) -> Health:
+        """Return the version of the source's SDK, and which call into it runs. From any thread, without waiting."""
 
     def close(self) -> None:
         """Stop the threads; return within two seconds."""

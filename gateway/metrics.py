@@ -13,15 +13,17 @@ import struct
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from gateway.counters import COUNTED, LIMITS, Counts, Numbers
-from qmt_bridge.wire.messages import AccountState, FeedStatus
+from qmt_bridge.wire.messages import AccountState, FeedStatus, Session
 
 MULTIPROC_ENV = "PROMETHEUS_MULTIPROC_DIR"
-STATES = ("up", "down", "stale", "ended")
+SESSION_STATES = get_args(Session)
+STATES = (*SESSION_STATES, "ended")
 # A worker that starts makes its files in two steps, between which they are empty and cannot be read.
 _READS = 10
 _READ_AGAIN = 0.001
@@ -57,6 +59,19 @@ _ACCOUNT_UP = Gauge(
     "1 while every worker has a feeder that gets the trade events of this account; its number is masked.",
     ["account", "type"],
     multiprocess_mode="livemin",
+    registry=_registry,
+)
+_ACCOUNT_STATE = Gauge(
+    "qmt_bridge_account_state",
+    "Workers that see the trade session of this account in this state; its number is masked.",
+    ["account", "type", "state"],
+    multiprocess_mode="livesum",
+    registry=_registry,
+)
+_CALL_AGE = Gauge(
+    "qmt_bridge_call_age_seconds",
+    "Seconds for which the feeder's call into xtquant runs; 0 while none does.",
+    multiprocess_mode="livemax",
     registry=_registry,
 )
 _SLOW = Gauge(
@@ -115,6 +130,7 @@ class Exporter:
             _FEED_STATE.labels(known).set(state == known)
         _JOURNAL_UP.set(status is not None and status.journal is None)
         self._export_accounts(() if status is None else status.accounts)
+        _CALL_AGE.set(0.0 if status is None else status.call_age)
         _SLOW.set(numbers.slow_clients)
         _WAITING.set(numbers.waiting_bytes)
         for limit, count in numbers.limited.items():
@@ -125,13 +141,16 @@ class Exporter:
         _AGE.set(math.inf if age is None else age)
 
     def _export_accounts(self, accounts: Sequence[AccountState]) -> None:
-        up = {(account.account, account.type): True for account in accounts}
+        # Two account numbers may look the same once they are masked.
+        states: dict[tuple[str, str], set[str]] = {}
         for account in accounts:
-            # Two account numbers may look the same once they are masked.
-            up[account.account, account.type] &= account.state == "up"
-        self._accounts |= up.keys()
+            states.setdefault((account.account, account.type), set()).add(account.state)
+        self._accounts |= states.keys()
         for labels in self._accounts:
-            _ACCOUNT_UP.labels(*labels).set(up.get(labels, False))
+            found = states.get(labels, set())
+            _ACCOUNT_UP.labels(*labels).set(found == {"up"})
+            for state in SESSION_STATES:
+                _ACCOUNT_STATE.labels(*labels, state).set(state in found)
 
 
 def render() -> bytes:

@@ -70,6 +70,12 @@ def readiness(worker: Worker, viewer: Viewer) -> Response:
         # The process that has these numbers; with several workers, any of them may answer.
         "worker": os.getpid(),
         **worker.feed_state(),
+        # Since when `feed` is what it is (ms since 1970); the version of xtquant; and the call into it that runs now,
+        # with its age in seconds.
+        "since": 0 if status is None else status.since,
+        "sdk": "" if status is None else status.sdk,
+        "call": None if status is None else status.call,
+        "call_age": 0.0 if status is None else status.call_age,
         # For each address of the feeder, why there is no connection; null if there is one.
         "links": worker.feed.links,
         # Why trade events cannot be written to the journal; they are published nevertheless.

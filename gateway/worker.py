@@ -24,7 +24,7 @@ from gateway.sending.pool import Pool
 from gateway.session import Session
 from qmt_bridge import __version__
 from qmt_bridge.config import Config
-from qmt_bridge.wire.messages import trade_state
+from qmt_bridge.wire.messages import told_feed, trade_state
 
 # An opted-in client that was sent nothing for this many seconds is sent a heartbeat.
 HEARTBEAT = 15.0
@@ -75,7 +75,9 @@ class Worker:
     def welcome(self) -> dict[str, Any]:
         """Return the first frame of a client that opted in when it connected."""
         limits = {"max_topics": self.config.max_topics, "max_rate": self.config.max_rate}
-        return {"type": "welcome", "server": f"qmt-bridge/{__version__}", **self.feed_state(), "limits": limits}
+        state = self.feed_state()
+        state["feed"] = told_feed(state["feed"])
+        return {"type": "welcome", "server": f"qmt-bridge/{__version__}", **state, "limits": limits}
 
     def feed_state(self) -> dict[str, Any]:
         """Return what is known of the feeder, for welcome frames and the status pages."""
@@ -135,7 +137,7 @@ class Worker:
         notice: dict[str, Any] = {"type": "feed", "state": "down", "reason": self.feed.absence, "data_lost": True}
         if status is not None:
             notice.update(
-                state=status.state,
+                state=told_feed(status.state),
                 reason=status.reason,
                 data_lost=status.data_lost or self.feed.interrupted,
                 since=status.since,

@@ -28,6 +28,7 @@ ErrorCode = Literal[
     "origin_denied",
     "unknown_symbol",
     "unsupported_period",
+    "unsupported_sdk",
     "not_entitled",
     "symbol_limit",
     "connection_limit",

@@ -22,7 +22,7 @@ from feeder.sim.formula import Formula
 from feeder.sim.history import download
 from feeder.sim.hours import DAY_BARS, MINUTE_BARS
 from feeder.sim.market import STREAMS, Market, Record, bars_wanted
-from feeder.source import DownloadRequest, Sink, mask
+from feeder.source import DownloadRequest, Health, Sink, mask
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
 from qmt_bridge.wire.messages import AccountState
@@ -134,6 +134,10 @@ class Simulator:
     def upstream(self) -> int:
         """Return how many topics are published."""
         return len(self._topics)
+
+    def health(self) -> Health:
+        """Return nothing: there is no SDK."""
+        return Health()
 
     def hung(self) -> str | None:
         """Return None: it calls nothing that could hang (see `Source`)."""

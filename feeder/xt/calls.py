@@ -38,6 +38,11 @@ class Calls:
         """Return a proxy of `owner`, an object of xtquant, that records each function while it runs."""
         return _Noted(owner, self)
 
+    def under_way(self) -> tuple[str, float] | None:
+        """Return the call that runs now, and its age in seconds as `hung` has last counted it; None if none runs."""
+        doing = self._doing
+        return None if doing is None else (doing[0], self._age if doing is self._seen else 0.0)
+
     def hung(self, now: float) -> str | None:
         """Return which call has run for the limit or longer, and how long; call this once a second or more often.
 

@@ -56,7 +56,7 @@ def open_center(config: Config) -> tuple[str, int]:
         reason = f"{type(exc).__name__}: {exc}".replace(config.xt_token, "***")
         # xtquant reports a refused token and a failed connection in the same way, with the servers
         # (xtdatacenter.py 236-290).
-        servers = re.findall(r"(\d+(?:\.\d+){3}):(\d+)", reason) if isinstance(exc, ConnectionError) else []
+        servers = re.findall(r"(\d+(?:\.\d+){3}):(\d+)", reason)
         if servers and not _reaches_any(servers[:REACH_SERVERS]):
             raise Unavailable("xt_token", f"none of its servers can be reached: {reason}") from None
         raise ConfigError("xt_token", reason) from None

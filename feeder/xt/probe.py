@@ -1,8 +1,8 @@
 """Ask the terminal once: `python -m feeder.xt.probe HOST:PORT`, for `qmt-bridge doctor`.
 
-With `--center SERVER...` check instead what the data service needs, without a token or a login. This is a process of
-its own, because xtquant has one client per process, and a call into it may hang: the caller sets a time limit and kills
-it.
+With `--center SERVER...` check instead what the data service needs, without a token or a login; with `--sdk` which
+xtquant is installed, and what it can do. This is a process of its own, because xtquant has one client per process, and
+a call into it may hang: the caller sets a time limit and kills it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from feeder.xt import center, sdk
+from feeder.xt.capabilities import Capabilities
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 
@@ -47,6 +48,21 @@ def probe(address: str) -> dict[str, object]:
         except Exception as exc:
             answer[error] = str(exc)
     return answer
+
+
+def probe_sdk() -> dict[str, object]:
+    """Return which xtquant this Python would import, and for each capability what it lacks, empty if nothing.
+
+    ``{"error":"","version":"250807.1.2","importable":true,"lacks":{"quotes":"","formulas":".."}}``
+    """
+    answer: dict[str, object] = {"version": sdk.version(), "importable": sdk.importable()}
+    if not answer["importable"]:
+        return answer
+    try:
+        sdk.load()
+        return {**answer, "lacks": Capabilities().table()}
+    except Exception as exc:
+        return {**answer, "error": f"{type(exc).__name__}: {exc}"}
 
 
 def probe_center(servers: Sequence[str]) -> dict[str, object]:
@@ -85,7 +101,14 @@ def main() -> None:
     """Print the result that the command line requests, as JSON."""
     first, *servers = sys.argv[1:]
     with sdk.take_stdout() as out:
-        out.write(msgspec.json.encode(probe_center(servers) if first == "--center" else probe(first)))
+        match first:
+            case "--sdk":
+                answer = probe_sdk()
+            case "--center":
+                answer = probe_center(servers)
+            case address:
+                answer = probe(address)
+        out.write(msgspec.json.encode(answer))
     # Without waiting for native threads.
     os._exit(0)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from feeder.source import DownloadRequest, Sink
+from feeder.source import DownloadRequest, Health, Sink
 from feeder.xt.download import XtDownload
 from feeder.xt.quotes.session import XtQuote
 from qmt_bridge.config import Config
@@ -96,6 +96,7 @@ class XtSource:
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
         """Download history (see `Source`)."""
+        self._quote.capabilities.require("downloads")
         self._download.download(topic, request)
 
     def upstream(self) -> int:
@@ -105,6 +106,10 @@ class XtSource:
     def hung(self) -> str | None:
         """Return which call does not return. Those that downloads and old trade sessions left behind do not count."""
         return self._quote.hung() or (None if self._trade is None else self._trade.hung())
+
+    def health(self) -> Health:
+        """Return the version of xtquant, and which call of xtdata runs (see `Source`)."""
+        return self._quote.health()
 
     def close(self) -> None:
         """Close the parts, all at once, within two seconds."""

@@ -228,17 +228,22 @@ def event_position(body: bytes | msgspec.Raw) -> int:
     return read(_positioned_decoder, body).seq
 
 
+# The states of a session with the terminal, for quotes or for one account. connecting: the first attempt, or the
+# terminal or the broker is at it. up: data comes. stale: there is a session, but what should come does not. down: there
+# is no session. refused: the terminal, the broker or the SDK says no. The feeder tries again from each of them.
+Session = Literal["connecting", "up", "down", "stale", "refused"]
+
+
 class AccountState(msgspec.Struct, frozen=True):
     """How the trade events of one account are served, since when (ms since 1970), and if they are not, why not.
 
-    `account` is masked as in a log, since the topic of heartbeats asks for no key. ``up``: they come. ``waiting``: the
-    terminal or the broker is at it. ``down``: they do not come, and the feeder tries again. `fault` says that no
-    session could ever be opened, and that only a change of the settings or of the machine helps.
+    `account` is masked as in a log, since the topic of heartbeats asks for no key. `fault` says that no session could
+    ever be opened, and that only a change of the settings or of the machine helps.
     """
 
     account: str
     type: str
-    state: Literal["up", "down", "waiting"]
+    state: Session
     reason: str | None = None
     since: int = 0
     fault: bool = False
@@ -248,11 +253,18 @@ TradeState = Literal["off", "up", "waiting", "down"]
 
 
 def trade_state(accounts: Sequence[AccountState]) -> TradeState:
-    """Return the worst state among `accounts`, ``off`` if there are none."""
+    """Return the worst state among `accounts`, in the words of the documented layer; ``off`` if there are none."""
     states = {account.state for account in accounts}
     if not states:
         return "off"
-    return "down" if "down" in states else "waiting" if "waiting" in states else "up"
+    if states <= {"up"}:
+        return "up"
+    return "waiting" if states <= {"up", "connecting"} else "down"
+
+
+def told_feed(state: str) -> str:
+    """Return the state of the feed in the words of the documented layer, which knows up, down, stale and ended."""
+    return "down" if state in ("connecting", "refused") else state
 
 
 class FeedStatus(msgspec.Struct, frozen=True):
@@ -264,12 +276,13 @@ class FeedStatus(msgspec.Struct, frozen=True):
     those whose trade events are asked for; a change of one is published at once too. `refused` counts subscriptions and
     questions that were not served since the start: malformed, too long, or beyond what the feeder takes. `instance` is
     the run of `qmt-bridge up` that has started the feeder, empty without one. `unkept` counts last values that found no
-    room in the feeder's memory: a client that joins such a topic waits for its next message.
+    room in the feeder's memory: a client that joins such a topic waits for its next message. `sdk` is the version of
+    xtquant, `call` the call into it that runs at this moment, and `call_age` for how many seconds.
     """
 
     source: str
     simulated: bool
-    state: Literal["up", "down", "stale", "ended"]
+    state: Literal[Session, "ended"]
     epoch: int
     time: int
     topics: int = 0
@@ -286,6 +299,9 @@ class FeedStatus(msgspec.Struct, frozen=True):
     refused: int = 0
     instance: str = ""
     unkept: int = 0
+    sdk: str = ""
+    call: str | None = None
+    call_age: float = 0.0
     # The version of docs/wire.md.
     wire: int = WIRE_VERSION
 

@@ -21,6 +21,7 @@ import msgspec
 import zmq
 
 from feeder.app import Feeder
+from feeder.source import Health
 from feeder.source import Sink as FeederSink
 from qmt_bridge import sockets
 from qmt_bridge.commands.load.crews import pin
@@ -159,6 +160,9 @@ class ToFeeder:
 
     def download(self, topic: Topic, request: object) -> None:
         raise NotImplementedError("a benchmark has no downloads")
+
+    def health(self) -> Health:
+        return Health()
 
     def upstream(self) -> int:
         return len(self.wanted)

@@ -50,6 +50,13 @@ def _document(value: bytes) -> dict[str, Any]:
     return native.decode(value)
 
 
+def _options(rest: tuple[Any, ...]) -> tuple[dict[str, Any], Callable[[object], object] | None]:
+    if not 1 <= len(rest) <= 2:
+        raise TypeError("incompatible function arguments")
+    callback = rest[-1]
+    return ({"needCallback": callback is not None} if len(rest) == 1 else _document(rest[0])), callback
+
+
 class IPythonApiClient:
     """One connection to the terminal."""
 
@@ -89,6 +96,11 @@ class IPythonApiClient:
         self.terminal.enter("registerCommonControlCallback", _text(name))
         self.controls[_text(name)] = callback
         return True
+
+    def subscribeCommonControl(self, name: str, param: bytes, callback: Callable[[object], object]) -> bool:
+        # Before 240613.
+        _document(param)
+        return self.registerCommonControlCallback(name, callback)
 
     def connect(self) -> tuple[int, str]:
         self.terminal.enter("connect", self.address)
@@ -163,8 +175,11 @@ class IPythonApiClient:
 
     # subscriptions
 
-    def subscribe_quote(self, meta: bytes, region: bytes, param: bytes, callback: Callable[[object], object]) -> int:
-        subject, extent, options = _document(meta), _document(region), _document(param)
+    # Before 250516 the two functions have no parameter with options.
+
+    def subscribe_quote(self, meta: bytes, region: bytes, *rest: Any) -> int:
+        options, callback = _options(rest)
+        subject, extent = _document(meta), _document(region)
         code, period = subject["stockCode"], subject["period"]
         self.terminal.enter("subscribe_quote", code, period, extent, options)
         feed = Feed("quote", code, period, extent, callback if options["needCallback"] else None)
@@ -174,8 +189,9 @@ class IPythonApiClient:
             self.terminal.dispatch(feed.callback, {code: [newest]})
         return sequence
 
-    def subscribe_whole_quote(self, codes: list[str], param: bytes, callback: Callable[[object], object]) -> int:
-        codes, options = _texts(codes), _document(param)
+    def subscribe_whole_quote(self, codes: list[str], *rest: Any) -> int:
+        options, callback = _options(rest)
+        codes = _texts(codes)
         self.terminal.enter("subscribe_whole_quote", tuple(codes), options)
         feed = Feed("whole", ",".join(codes), "", {}, callback if options["needCallback"] else None)
         sequence = self._subscribe(feed, *codes)

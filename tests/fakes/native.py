@@ -324,6 +324,19 @@ def install(settings: Terminal | None = None) -> Terminal:
     return _terminal
 
 
+def import_package(platform: str) -> None:
+    """Import `xtquant` as on `platform`: on Linux the oldest version makes a link in /home for its native modules."""
+    from feeder.xt import sdk
+
+    real, sys.platform = sys.platform, platform
+    try:
+        # Or it asks the package index for a newer version.
+        with sdk._without_request():
+            __import__("xtquant")
+    finally:
+        sys.platform = real
+
+
 def uninstall() -> None:
     """Take the stand-ins away, so that this interpreter again cannot import xtquant's native modules."""
     for name in STANDINS:
@@ -344,8 +357,10 @@ def installed() -> Iterator[Terminal]:
         yield terminal
     finally:
         if xtdata := sys.modules.get("xtquant.xtdata"):
-            xtdata.disconnect()
-            xtdata.watch_xtquant_status(None)
+            # Not before 240613; and in the oldest version the second one connects.
+            if hasattr(xtdata, "disconnect"):
+                xtdata.disconnect()
+                xtdata.watch_xtquant_status(None)
             vars(xtdata)["__client_last_spec"] = ("", None)
         if center := sys.modules.get("xtquant.xtdatacenter"):
             center.set_token("")

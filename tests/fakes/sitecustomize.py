@@ -19,6 +19,7 @@ FAKE_XT_DOWNLOAD    ok, error, empty_error, hang, stall (after the first code) o
 FAKE_XT_HOLIDAYS    holidays YYYYMMDD, comma separated; with one the 2nd of January 2026 was a trading day
 FAKE_XT_LOG         file to which every native call and its arguments are written, a line each
 FAKE_XT_CHATTER     1: native code prints at every call
+FAKE_XT_PLATFORM    what sys.platform is while the package xtquant is imported
 """
 
 from __future__ import annotations
@@ -64,6 +65,8 @@ def _start() -> None:
     terminal.on_call = on_call
     terminal.aborts = True
     native.install(terminal)
+    if platform := setting("PLATFORM"):
+        native.import_package(platform)
     if interval := setting("TICK_MS"):
         codes = setting("CODES", "600000.SH,600519.SH,000001.SZ,300750.SZ").split(",")
         terminal.play(int(interval) / 1000, codes)

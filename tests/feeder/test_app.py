@@ -15,7 +15,7 @@ import zmq
 
 from feeder import app
 from feeder.app import Feeder
-from feeder.source import DownloadRequest, Sink
+from feeder.source import DownloadRequest, Health, Sink
 from qmt_bridge.config import Config
 from qmt_bridge.process.child import TRY_AGAIN
 from qmt_bridge.sockets import connect_subscriber
@@ -50,6 +50,9 @@ class HangingSource:
     def unsubscribe(self, topic: Topic, parts: TopicParts) -> None: ...
 
     def download(self, topic: Topic, request: DownloadRequest) -> None: ...
+
+    def health(self) -> Health:
+        return Health()
 
     def upstream(self) -> int:
         return 0
@@ -185,7 +188,7 @@ class Process:
 @pytest.mark.parametrize(
     ("call", "name", "topic"),
     [
-        ("subscribe_quote", "subscribe_quote", quote_topic("600519.SH")),
+        ("subscribe_quote", "subscribe_quote2", quote_topic("600519.SH")),
         ("subscribe_whole_quote", "subscribe_whole_quote", whole_topic("SH")),
         ("connect", "reconnect", None),
     ],

@@ -26,7 +26,7 @@ from feeder.journal import thread as thread_module
 from feeder.journal.journal import Journal
 from feeder.journal.thread import JournalThread
 from feeder.publisher import Publisher
-from feeder.source import DownloadRequest, Sink
+from feeder.source import DownloadRequest, Health, Sink
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Refused
@@ -64,6 +64,7 @@ class HandSource:
 
     def __init__(self, *, lossless: bool = False) -> None:
         self.lossless = lossless
+        self.condition = Health()
         self.calls: list[tuple[str, str]] = []
         self.requests: list[DownloadRequest] = []
         self.raises: Exception | None = None
@@ -93,6 +94,9 @@ class HandSource:
 
     def hung(self) -> str | None:
         return None
+
+    def health(self) -> Health:
+        return self.condition
 
     def upstream(self) -> int:
         return len(self.held)
@@ -725,7 +729,7 @@ def test_the_heartbeat_carries_exactly_the_documented_fields(source: HandSource,
     first = consumer.frame()
     assert set(first.data) == set(FeedStatus.__struct_fields__)
     status = msgspec.json.decode(first.body, type=FeedStatus)
-    assert (status.source, status.simulated, status.state) == ("hand", True, "down")
+    assert (status.source, status.simulated, status.state) == ("hand", True, "connecting")
     assert (status.epoch, status.topics, status.upstream, status.trade_seq) == (first.epoch, 1, 1, 0)
     second = consumer.frame()
     assert second.seq == first.seq + 1
@@ -786,7 +790,14 @@ def test_a_status_of_an_older_feeder_has_no_accounts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("states", "state"), [(["up", "up"], "up"), (["up", "waiting"], "waiting"), (["waiting", "down", "up"], "down")]
+    ("states", "state"),
+    [
+        (["up", "up"], "up"),
+        (["up", "connecting"], "waiting"),
+        (["connecting", "down", "up"], "down"),
+        (["up", "stale"], "down"),
+        (["refused", "connecting"], "down"),
+    ],
 )
 def test_the_trade_state_is_that_of_the_worst_account(states: list[Any], state: str) -> None:
     assert trade_state([AccountState("1", "STOCK", each) for each in states]) == state
@@ -1109,7 +1120,7 @@ def test_a_failing_disk_and_its_recovery_are_reported_at_once(
     limit_disk(publisher, 1)
     source.sink.publish_trade("1", "order", {"text": "x" * 5000}, 1)
     status = consumer.frame().data
-    assert (status["journal"], status["trade_seq"], status["state"]) == ("database or disk is full", 1, "down")
+    assert (status["journal"], status["trade_seq"], status["state"]) == ("database or disk is full", 1, "connecting")
     limit_disk(publisher, 1_000_000)
     save(publisher)
     assert consumer.frame().data["journal"] is None

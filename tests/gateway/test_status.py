@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from feeder.source import Health
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire.messages import AccountState
 from tests.support.rig import DEADLINE, KEY, Rig, metrics, readiness
@@ -49,7 +51,7 @@ async def test_readiness_shows_the_state_of_every_account(rig: Rig) -> None:
     assert (readiness(port)["trade"], readiness(port)["accounts"]) == ("off", [])
     async with rig.connect("/ws/realtime?ctl=1") as client:
         assert (await client.receive())["trade"] == "off"
-    rig.source.sink.set_accounts([account("up"), account("waiting", "not subscribed yet", "******0001")])
+    rig.source.sink.set_accounts([account("up"), account("connecting", "not subscribed yet", "******0001")])
     await until(lambda: readiness(port)["trade"] == "waiting", "the accounts to be shown")
     shown = readiness(port)
     assert shown["accounts"] == [
@@ -57,7 +59,7 @@ async def test_readiness_shows_the_state_of_every_account(rig: Rig) -> None:
         {
             "account": "******0001",
             "type": "STOCK",
-            "state": "waiting",
+            "state": "connecting",
             "reason": "not subscribed yet",
             "since": 7,
             "fault": False,
@@ -66,6 +68,37 @@ async def test_readiness_shows_the_state_of_every_account(rig: Rig) -> None:
     told = metrics(port)
     assert told['account_up{account="******0365",type="STOCK"}'] == 1
     assert told['account_up{account="******0001",type="STOCK"}'] == 0
+    states = {
+        state: told[f'account_state{{account="******0001",state="{state}",type="STOCK"}}']
+        for state in ("connecting", "up", "down", "stale", "refused")
+    }
+    assert states == {"connecting": 1, "up": 0, "down": 0, "stale": 0, "refused": 0}
+
+
+async def test_pages_show_the_sdk_and_the_call_that_runs(rig: Rig) -> None:
+    port = rig.servers[0].port
+    shown = readiness(port)
+    assert (shown["sdk"], shown["call"], shown["call_age"]) == ("", None, 0.0)
+    rig.source.condition = Health("250807.1.2", "subscribe_quote", 12.34)
+    await until(lambda: readiness(port)["call"] == "subscribe_quote", "the call to be shown")
+    shown = readiness(port)
+    assert (shown["sdk"], shown["call_age"]) == ("250807.1.2", 12.3)
+    assert 0 < shown["since"] <= time.time() * 1000
+    await until(lambda: metrics(port)["call_age_seconds"] == 12.3, "its age to be measured")
+
+
+@pytest.mark.parametrize("state", ["connecting", "refused"])
+async def test_clients_are_told_the_states_that_they_know(rig: Rig, state: Any) -> None:
+    port = rig.servers[0].port
+    async with rig.connect("/ws/realtime?ctl=1") as client:
+        assert (await client.receive())["feed"] == "up"
+        rig.source.sink.set_state(state, "why")
+        notice = await client.receive()
+        assert (notice["state"], notice["reason"]) == ("down", "why")
+    assert readiness(port)["feed"] == state
+    await until(lambda: metrics(port)[f'feed_state{{state="{state}"}}'] == 1, "the state to be measured")
+    async with rig.connect("/ws/realtime?ctl=1") as client:
+        assert (await client.receive())["feed"] == "down"
 
 
 @pytest.mark.parametrize(

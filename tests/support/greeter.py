@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import msgspec
 
 from feeder.app import Feeder
-from feeder.source import DownloadRequest, Sink
+from feeder.source import DownloadRequest, Health, Sink
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import Refused
 from qmt_bridge.wire.frames import Frame
@@ -50,6 +50,9 @@ class Greeter:
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
         raise Refused("upstream_refused", "no downloads")
+
+    def health(self) -> Health:
+        return Health()
 
     def upstream(self) -> int:
         return 0

@@ -17,7 +17,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from feeder.app import Feeder
-from feeder.source import DownloadRequest, Sink
+from feeder.source import DownloadRequest, Health, Sink
 from gateway.app import create_app
 from gateway.connections.handshake import Handshake
 from gateway.writer import PreparedFrames
@@ -41,6 +41,7 @@ class HandDriven:
     def __init__(self) -> None:
         self.wanted: list[Topic] = []
         self.downloads: list[DownloadRequest] = []
+        self.condition = Health()
 
     def start(self, sink: Sink) -> None:
         self.sink = sink
@@ -67,6 +68,9 @@ class HandDriven:
             self.sink.publish(topic, end, time.time_ns())
         else:
             self.sink.publish(topic, {"status": "done"}, time.time_ns())
+
+    def health(self) -> Health:
+        return self.condition
 
     def upstream(self) -> int:
         return len(self.wanted)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from feeder.xt.calls import Calls
+from feeder.xt.capabilities import Capabilities
 from feeder.xt.quotes.subscription import Callback, NativeSubscription
 
 logger = logging.getLogger(__name__)
@@ -20,8 +21,9 @@ logger = logging.getLogger(__name__)
 class QuoteClient:
     """`xtdata` is xtquant's module, `running` records each call into it, `wake` wakes the calling thread."""
 
-    def __init__(self, xtdata: Any, running: Calls, wake: Callable[[], None]) -> None:
+    def __init__(self, xtdata: Any, capabilities: Capabilities, running: Calls, wake: Callable[[], None]) -> None:
         self.xtdata = running.through(xtdata)
+        self._tells_status = not capabilities.lack("connection events")
         self._running = running
         self._wake = wake
         self._client: Any = None
@@ -33,8 +35,9 @@ class QuoteClient:
     def connect(self, host: str, port: int) -> bool:
         """Connect; return whether there is a connection."""
         self._session += 1
-        # Before connecting: only a client that connects after this call reports its status to the callback.
-        self.xtdata.watch_xtquant_status(partial(self._watch, self._session))
+        if self._tells_status:
+            # Before connecting: only a client that connects after this call reports its status to the callback.
+            self.xtdata.watch_xtquant_status(partial(self._watch, self._session))
         try:
             # Always make a new client, even if xtquant has reconnected by itself. It is not documented whether such a
             # client still has its subscriptions; shutting it down ends all of them for certain.
@@ -63,6 +66,14 @@ class QuoteClient:
             logger.debug("the connection to the terminal was lost: %s", exc)
             return False
 
+    def disconnect(self) -> None:
+        """End the connection."""
+        if hasattr(self.xtdata, "disconnect"):
+            self.xtdata.disconnect()
+        elif self._client is not None:
+            # Before 240613.
+            self._client.shutdown()
+
     def forget(self) -> None:
         """Note that the session has ended."""
         self._client = self._native = None
@@ -75,6 +86,9 @@ class QuoteClient:
     ) -> str:
         """Subscribe; return an empty text, or the reason why the terminal refused it."""
         function, arguments = subscription.request()
+        if function == "subscribe_quote" and hasattr(self.xtdata, "subscribe_quote2"):
+            # The one calls the other, but in 240920.1.0 it does not return the number of the subscription.
+            function = "subscribe_quote2"
         try:
             if subscription.parts.detail == "brokerqueue2" and not self.xtdata.get_hk_broker_dict():
                 # Without the names, xtdata's wrapper asks for them again in each callback (xtdata.py 1165, 3400).
@@ -99,7 +113,8 @@ class QuoteClient:
             return
         try:
             if subscription.spec is not None:
-                self.xtdata.unsubscribe_formula(subscription.handle)
+                # The client's own function: that of xtdata before 240613 calls another one, without its arguments.
+                self._client.unsubscribeFormula(subscription.handle)
             else:
                 self.xtdata.unsubscribe_quote(subscription.handle)
         except Exception:

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
-from feeder.source import DownloadRequest, Sink
+from feeder.source import DownloadRequest, Health, Sink
 from feeder.xt import center, sdk
 from feeder.xt.calls import Calls
+from feeder.xt.capabilities import Capabilities, capability_of
 from feeder.xt.quotes import intervals
 from feeder.xt.quotes.callbacks import Callbacks
 from feeder.xt.quotes.client import QuoteClient
@@ -59,6 +60,7 @@ class XtQuote:
         self._work = Work(self._running)
         self._table = TopicTable()
         self._callbacks = Callbacks()
+        self.capabilities = Capabilities()
         self._sink: Sink
         self._watchdog: Watchdog
         self._quote_client: QuoteClient
@@ -92,13 +94,20 @@ class XtQuote:
         """
         self._sink = self._callbacks.sink = sink
         table, callbacks, work = self._table, self._callbacks, self._work
-        self._quote_client = client = QuoteClient(sdk.load(), self._running, work.wake)
+        xtdata = sdk.load()
+        self._quote_client = client = QuoteClient(xtdata, self.capabilities, self._running, work.wake)
         self._watchdog = Watchdog(client.xtdata, self._config.xt_silence, self._now, client.is_alive)
         self._values = LastValues(table, client, callbacks)
         self._subscriptions = Subscriptions(
             self.name, self._single_limit, table, client, callbacks, self._values, work, sink
         )
         self._returns = Returns(table, self._subscriptions, client, callbacks, sink)
+        if missing := self.capabilities.lack("connection"):
+            logger.error("no market data: %s", missing)
+            sink.set_state("refused", f"unsupported_sdk: {missing}")
+            return
+        if self._config.xt_token and (missing := self.capabilities.lack("data service")):
+            raise ConfigError("xt_token", missing)
         self._thread.start()
         if not self._config.xt_token:
             return
@@ -133,7 +142,12 @@ class XtQuote:
         return self._work.failed
 
     def subscribe(self, topic: Topic, parts: TopicParts) -> None:
-        """Begin to publish `topic`: subscribe it at once, or as soon as there is a connection to the terminal."""
+        """Begin to publish `topic`: subscribe it at once, or as soon as there is a connection to the terminal.
+
+        Raise `Refused` if this version of xtquant cannot serve it.
+        """
+        self.capabilities.require("connection")
+        self.capabilities.require(capability_of(parts))
         self._asked.add(topic)
         self._work.put(partial(self._want, topic, parts))
 
@@ -157,6 +171,11 @@ class XtQuote:
         if not self._thread.is_alive():
             return "the thread that calls xtquant has ended"
         return self._running.hung(time.monotonic())
+
+    def health(self) -> Health:
+        """Return the version of xtquant, and which of its calls runs (see `Source`)."""
+        version, under_way = self.capabilities.version, self._running.under_way()
+        return Health(version) if under_way is None else Health(version, *under_way)
 
     def close(self) -> None:
         """Unsubscribe and stop within two seconds. A call that hangs in xtquant is left on its daemon thread."""
@@ -217,8 +236,8 @@ class XtQuote:
     def _end(self) -> None:
         try:
             self._subscriptions.give_back()
+            self._quote_client.disconnect()
             self._forget_session()
-            self._quote_client.xtdata.disconnect()
             if self._config.xt_token:
                 center.close_center()
         except Exception:

@@ -149,7 +149,9 @@ class NativeSubscription:
         if self.parts.kind is Kind.WHOLE:
             return "subscribe_whole_quote", {"code_list": [name]}
         if self.parts.kind is Kind.L2:
-            return "subscribe_l2thousand", {"stock_code": name, "gear_num": int(detail) or None}
+            # Without a number xtquant's own default, which is every level: None, in versions before 250516 it is 0.
+            gears = {"gear_num": int(detail)} if int(detail) else {}
+            return "subscribe_l2thousand", {"stock_code": name, **gears}
         return "subscribe_quote", {"stock_code": name, "period": detail, "count": 0}
 
     def __str__(self) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from feeder.source import Sink, mask
 from feeder.xt.trading.guard import Guard
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.wire.messages import AccountState
+from qmt_bridge.wire.messages import AccountState, Session
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,6 @@ ACCOUNT_STATUS_OK = 0
 _SERVED = frozenset((ACCOUNT_STATUS_OK, 6))
 # The statuses of one that will have them: waiting for its login, logging in, being initialised, being corrected.
 _COMING = frozenset((1, 2, 4, 5))
-
-State = Literal["up", "down", "waiting"]
 
 
 class Account(NamedTuple):
@@ -93,12 +91,12 @@ class Accounts:
         account = data.get("account_id")
         return account if isinstance(account, str) and account else self._default
 
-    def set_all(self, state: State, reason: str, fault: bool = False) -> None:
+    def set_all(self, state: Session, reason: str, fault: bool = False) -> None:
         """Set the state of every account."""
         for account in self.all:
             self.set(account, state, reason, fault)
 
-    def set(self, account: Account, state: State, reason: str | None, fault: bool = False) -> None:
+    def set(self, account: Account, state: Session, reason: str | None, fault: bool = False) -> None:
         """Set the state of one account; report all once each has a state. Account numbers in `reason` are masked."""
         if reason is not None:
             for id, _ in self.all:
@@ -112,12 +110,19 @@ class Accounts:
             if len(self._states) == len(self.all):
                 self.sink.set_accounts([self._states[each] for each in self.all])
 
-    def assess(self, account: Account, status: object, names: Mapping[int, str]) -> None:
-        """Set the state of an account that is subscribed, by its newest status."""
+    def assess(self, account: Account, status: object, names: Mapping[int, str], late: Sequence[str] = ()) -> None:
+        """Set the state of an account that is subscribed, by its newest status; `late` queries have no answer."""
         reason = None
         if status != ACCOUNT_STATUS_OK:
             reason = names.get(status, f"status {status}") if isinstance(status, int) else "no status"
-        self.set(account, "up" if status in _SERVED else "waiting" if status in _COMING else "down", reason)
+        if status in _COMING:
+            self.set(account, "connecting", reason)
+        elif status not in _SERVED:
+            self.set(account, "refused", reason)
+        elif late:
+            self.set(account, "stale", f"no answer to {', '.join(late)}")
+        else:
+            self.set(account, "up", reason)
 
     def warn(self, account: Account | None, reason: str) -> None:
         """Log why an account (None: the terminal) has no events: the first time until `clear` as a warning."""

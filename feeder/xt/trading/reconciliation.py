@@ -70,6 +70,8 @@ class Reconciliation:
         # The questions that were answered, certainly or not, and those whose failure is logged already.
         self._answered: set[tuple[Account, str]] = set()
         self._warned: set[tuple[Account, str]] = set()
+        # The questions that have no answer in time, although the terminal has answered them before.
+        self._late: set[tuple[Account, str]] = set()
         # The newest status by account id and type.
         self._statuses: dict[tuple[object, object], object] = {}
 
@@ -126,6 +128,9 @@ class Reconciliation:
         questions.ask(event, now)
         if is_late:
             self._warn(account, event, "not answered", now)
+            if (account, event) in self._answered:
+                self._late.add((account, event))
+                self.assess(account)
         calling = self._calling.setdefault((account, event), [])
         calling[:] = [thread for thread in calling if thread.is_alive()]
         # A call that hangs may never return. If so many hang, the next call is made when one of them has returned.
@@ -206,6 +211,9 @@ class Reconciliation:
             is_proof = event == "position" and self.holdings.note_answer(account, asked, records, failure is None)
             is_certain = is_certain and (is_proof or event != "position")
             self._answered.add((account, event))
+            if (account, event) in self._late:
+                self._late.discard((account, event))
+                self.assess(account)
             self.questions[account].answer(event, now, is_certain)
             if is_proof:
                 self._publish_gone(account, now)
@@ -263,6 +271,9 @@ class Reconciliation:
             self._guard.notify()
 
     def assess(self, account: Account) -> None:
-        """Set the state of an account that is subscribed, by its newest status. The caller holds the guard."""
+        """Set the state of a subscribed account by its newest status and answers. The caller holds the guard."""
+        if self._connection.is_over:
+            return
         status = self._statuses.get((account.id, ACCOUNT_TYPES[account.type]), ACCOUNT_STATUS_OK)
-        self._accounts.assess(account, status, self._reader.names["status"])
+        late = sorted(QUERIES[event] for each, event in self._late if each == account)
+        self._accounts.assess(account, status, self._reader.names["status"], late)

@@ -186,5 +186,6 @@ def enumerations(xtconstant: Any) -> dict[str, dict[int, str]]:
         "offset_flag": named(r"OFFSET_FLAG_\w+"),
         "order_status": named(r"ORDER_\w+"),
         "status": named(r"ACCOUNT_STATUS\w+"),
-        "market": {number: market for market, number in xtconstant.MARKET_STR_TO_ENUM_MAPPING.items()},
+        # Not in xtquant before 240812.
+        "market": {number: name for name, number in getattr(xtconstant, "MARKET_STR_TO_ENUM_MAPPING", {}).items()},
     }

@@ -17,6 +17,7 @@ from typing import Any
 from feeder.source import Sink
 from feeder.xt import sdk
 from feeder.xt.calls import Calls
+from feeder.xt.capabilities import Capabilities
 from feeder.xt.trading import intervals
 from feeder.xt.trading.accounts import Account, Accounts
 from feeder.xt.trading.callbacks import Callbacks
@@ -27,7 +28,7 @@ from feeder.xt.trading.publication import Publication
 from feeder.xt.trading.reconciliation import Reconciliation
 from feeder.xt.trading.records import Reader, enumerations
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ConfigError
+from qmt_bridge.errors import ConfigError, Refused
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +77,11 @@ class XtTrade:
             return
         self._accounts.sink = self._publication.sink = sink
         if not self._accounts.have_states:
-            self._accounts.set_all("waiting", "starting")
+            self._accounts.set_all("connecting", "starting")
         self._publication.restore()
         # First, because it imports xtquant without its side effects.
         sdk.load()
+        Capabilities().require("trade events")
         from xtquant import xtconstant, xttrader, xttype
 
         self._xttype = xttype
@@ -94,7 +96,8 @@ class XtTrade:
         """Report to the sink that `start` has failed, and why."""
         self._accounts.sink = self._publication.sink = sink
         reason = f"cannot be started: {type(exc).__name__}: {exc}"
-        self._accounts.set_all("down", reason, fault=isinstance(exc, ImportError))
+        is_lacking = isinstance(exc, ImportError | Refused)
+        self._accounts.set_all("refused" if is_lacking else "down", reason, fault=is_lacking)
 
     def hung(self) -> str | None:
         """Return why this process can make no more connections (see `Source`): too many calls do not return.
@@ -204,7 +207,7 @@ class XtTrade:
                 with self._guard:
                     is_known = account in connection.joined or account in connection.refused
                     if not is_known and not connection.is_over:
-                        self._accounts.set(account, "waiting", "not subscribed yet")
+                        self._accounts.set(account, "connecting", "not subscribed yet")
 
     def _watch(self, connection: Connection, reconciliation: Reconciliation) -> str:
         """Wait until xtquant reports the end of the connection or the terminal does not answer; return the reason."""
@@ -236,7 +239,7 @@ class XtTrade:
             self._accounts.warn(account, refusal)
             with self._guard:
                 connection.refused.add(account)
-                self._accounts.set(account, "down", refusal)
+                self._accounts.set(account, "refused", refusal)
             self._guard.wait(lambda: connection.is_over, delay)
             if connection.is_over or self._guard.closing:
                 return

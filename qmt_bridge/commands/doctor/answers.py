@@ -1,8 +1,6 @@
-"""What is known about xtquant: whether it is installed, and the answers of the process that asks it. Pure."""
+"""The answers of the process that asks xtquant. Pure."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import msgspec
 
@@ -31,8 +29,12 @@ class Center(Answer, frozen=True):
     port: int = 0
 
 
-class Xtquant(NamedTuple):
-    """The installed version of xtquant, and whether its native modules fit this Python."""
+class Sdk(Answer, frozen=True):
+    """The installed xtquant: its version, whether its native modules fit this Python, and what its capabilities lack.
 
-    version: str | None
-    importable: bool
+    `version` is None where none is installed, and empty where it does not say it.
+    """
+
+    version: str | None = None
+    importable: bool = False
+    lacks: dict[str, str] = {}

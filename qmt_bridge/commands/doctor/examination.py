@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from qmt_bridge.addresses.endpoint import addresses, needs_keys
-from qmt_bridge.commands.doctor.answers import Center, Probe
+from qmt_bridge.commands.doctor.answers import Center, Probe, Sdk
 from qmt_bridge.commands.doctor.facts.feeder import Heard, listen, trade_trouble
 from qmt_bridge.commands.doctor.facts.machine import bits, free_bytes, write_error
 from qmt_bridge.commands.doctor.facts.network import (
@@ -21,7 +21,7 @@ from qmt_bridge.commands.doctor.facts.network import (
     is_gateway,
     wire_errors,
 )
-from qmt_bridge.commands.doctor.facts.xtquant import ask, find_xtquant
+from qmt_bridge.commands.doctor.facts.xtquant import ask
 from qmt_bridge.commands.doctor.findings import feeder, machine, network, xtquant
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from qmt_bridge.config import Config
@@ -129,7 +129,7 @@ def _heard_feeder(heard: Heard, version: str, source: str, role: End | None) -> 
 
 
 def _examine_feeder(config: Config, heard: Heard, role: End | None) -> Iterator[Finding]:
-    sdk = find_xtquant()
+    sdk = Sdk() if config.source in ("sim", "replay") else ask(Sdk, "--sdk")
     needed = config.source == "xtquant" or (config.source == "auto" and sdk.importable)
     unneeded = "" if needed else "the source is not xtquant"
     no_terminal = unneeded or ("with xt_token quotes come from the data service" if config.xt_token else "")
@@ -139,7 +139,9 @@ def _examine_feeder(config: Config, heard: Heard, role: End | None) -> Iterator[
         probe = ask(Probe, config.xt_addr)
     ages_ms = [*heard.ages_ms, *([time.time() * 1000 - probe.tick_ms] if probe.tick_ms else ())]
     yield machine.python(sys.version_info[:2], bits(), needed)
-    yield xtquant.xtquant(sdk, config.source, _WINDOWS or bool(config.xt_token))
+    yield xtquant.xtquant(sdk, config.source, _WINDOWS or bool(config.xt_token), _WINDOWS)
+    if needed:
+        yield from xtquant.capabilities(sdk, bool(config.xt_accounts), bool(config.xt_token))
     yield xtquant.terminal(config.xt_addr, unreachable, probe.error, no_terminal)
     if needed and config.xt_token:
         yield from _examine_center(config)

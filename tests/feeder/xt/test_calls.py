@@ -41,6 +41,19 @@ def test_a_call_that_runs_for_the_limit_is_named_with_its_age(watch: Watch) -> N
     assert watch.look(0.4) == "subscribe_quote has not returned for 60 s"
 
 
+def test_the_call_that_runs_is_known_with_its_age(watch: Watch) -> None:
+    assert watch.calls.under_way() is None
+    watch.calls.begin("subscribe_quote")
+    assert watch.calls.under_way() == ("subscribe_quote", 0.0)
+    watch.look(3)
+    name, age = watch.calls.under_way() or ("", 0.0)
+    assert (name, round(age)) == ("subscribe_quote", 3)
+    watch.calls.begin("get_full_tick")
+    assert watch.calls.under_way() == ("get_full_tick", 0.0)
+    watch.calls.rest()
+    assert watch.calls.under_way() is None
+
+
 def test_many_short_calls_do_not_count_as_one_long_call(watch: Watch) -> None:
     for _ in range(50):
         watch.calls.begin("subscribe_quote")

@@ -185,6 +185,22 @@ def test_unreachable_servers_are_a_reason_to_start_again(
         source.close()
 
 
+def test_unreachable_servers_of_an_old_sdk_are_one_too(
+    terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def init(start_local_service: bool) -> None:
+        # Before 240613 every error is a plain Exception.
+        raise Exception("行情连接初始化异常 SH 127.0.0.1:1 连接失败")
+
+    monkeypatch.setattr("xtquant.xtdatacenter.init", init)
+    source = XtQuote(settings(tmp_path))
+    try:
+        with pytest.raises(Unavailable, match="none of its servers can be reached: Exception: 行情连接初始化异常"):
+            source.start(Recorder())
+    finally:
+        source.close()
+
+
 def test_busy_ports_are_named_as_the_reason(
     terminal: native.Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -110,6 +111,19 @@ def test_hanging_trade_sessions_are_a_reason_to_restart(
     assert source.hung() is None
     monkeypatch.setattr(XtTrade, "hung", lambda trade: "trade sessions hang")
     assert source.hung() == "trade sessions hang"
+
+
+def test_the_sdk_and_the_call_that_hangs_are_named(terminal: native.Terminal, source: XtSource, sink: Recorder) -> None:
+    source.start(sink)
+    sink.until(lambda: sink.states == ["up"])
+    assert source.health().sdk == importlib.metadata.version("xtquant")
+    terminal.gate.clear()
+    source.subscribe(TICKS, parse_topic(TICKS))
+    wait_for(lambda: source.health().call == "subscribe_quote2")
+    # The thread that looks for calls that hang counts the age.
+    wait_for(lambda: source.hung() is None and source.health().call_age > 0)
+    terminal.gate.set()
+    wait_for(lambda: source.health().call is None)
 
 
 def test_the_setting_selects_this_source(terminal: native.Terminal) -> None:

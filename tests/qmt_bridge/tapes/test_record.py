@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from feeder.app import Feeder
-from feeder.source import DownloadRequest, Sink
+from feeder.source import DownloadRequest, Health, Sink
 from qmt_bridge import silence
 from qmt_bridge.config import Config
 from qmt_bridge.consumer import subscribe
@@ -72,6 +72,9 @@ class Greeter:
 
     def download(self, topic: Topic, request: DownloadRequest) -> None:
         raise Refused("upstream_refused", "no downloads")
+
+    def health(self) -> Health:
+        return Health()
 
     def upstream(self) -> int:
         return 0

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import subprocess
-import sys
-from importlib.machinery import PathFinder
 from typing import TypeVar
 
 import msgspec
 
-from qmt_bridge.commands.doctor.answers import Answer, Xtquant
+from qmt_bridge.commands.doctor.answers import Answer
 from qmt_bridge.commands.doctor.facts.error_text import error_text
 from qmt_bridge.config import Config
 from qmt_bridge.process import child
 from qmt_bridge.process.exit_code import describe
 
-# The native modules exist for Windows and some Python versions only. They are looked up, never imported here.
-_NATIVE = ("xtquant.datacenter", "xtquant.xtpythonclient")
 PROBE_SECONDS = 15.0
 Some = TypeVar("Some", bound=Answer)
-
-
-def find_xtquant() -> Xtquant:
-    try:
-        version = importlib.metadata.version("xtquant")
-    except importlib.metadata.PackageNotFoundError:
-        version = None
-    # find_spec executes parent packages only, and a top-level name has none.
-    spec = importlib.util.find_spec("xtquant")
-    if spec is None or spec.submodule_search_locations is None:
-        return Xtquant(version, False)
-    locations = list(spec.submodule_search_locations)
-    return Xtquant(
-        version,
-        all(name in sys.modules or PathFinder.find_spec(name, locations) is not None for name in _NATIVE),
-    )
 
 
 def ask(answer: type[Some], *arguments: str) -> Some:

@@ -11,6 +11,8 @@ from qmt_bridge.wire.messages import FeedStatus, trade_state
 TICK_AGE_MS = (-1000.0, 5000.0)
 # A larger age does not come from a clock: the market is closed.
 CLOSED_AGE_MS = 600_000.0
+# A call into xtquant takes milliseconds. One that has run for so many seconds is worth a look.
+LONG_CALL = 5.0
 
 
 def feeder(status: FeedStatus | None, unheard: str | None, version: str, source: str, refused: str = "") -> Finding:
@@ -28,10 +30,16 @@ def feeder(status: FeedStatus | None, unheard: str | None, version: str, source:
     if status is None:
         return Finding("feeder", "ok", "none runs at these addresses")
     kind = "SIMULATED data, " if status.simulated else ""
-    state = status.state + (f" ({status.reason})" if status.reason else "")
+    state = status.state + _since(status.since, status.time) + (f" ({status.reason})" if status.reason else "")
     said = f"source {status.source}, {kind}state {state}, {status.topics} topics, version {status.version or 'unknown'}"
-    if status.state == "down":
+    if status.sdk:
+        said += f", xtquant {status.sdk}"
+    if status.call_age >= LONG_CALL:
+        said += f", {status.call} has not returned for {status.call_age:.0f} s"
+    if status.state in ("down", "refused"):
         return Finding("feeder", "fail", said, "see the lines `terminal` and `token`, and the feeder's log")
+    if status.call_age >= LONG_CALL:
+        return Finding("feeder", "warn", said, "see the terminal; after xt_hang seconds the feeder is replaced")
     if status.state != "up":
         return Finding("feeder", "warn", said, "see the feeder's log")
     # A feeder that runs from a folder without an installed package has no version.
@@ -40,6 +48,14 @@ def feeder(status: FeedStatus | None, unheard: str | None, version: str, source:
     if source not in ("auto", status.source):
         return Finding("feeder", "warn", f"{said}, but the setting is {source}", "start it again")
     return Finding("feeder", "ok", said)
+
+
+def _since(since: int, now: int) -> str:
+    """Return for how long something has been so, in words; both are ms since 1970, and 0 is not known."""
+    minutes = (now - since) // 60_000
+    if not since or minutes < 1:
+        return ""
+    return f" for {minutes} min" if minutes < 120 else f" for {minutes // 60} h"
 
 
 def journal(status: FeedStatus) -> Finding:
@@ -58,7 +74,8 @@ def trade(status: FeedStatus) -> Finding:
     if not status.accounts:
         return Finding("trade events", "ok", "the feeder serves no accounts")
     said = "; ".join(
-        f"{account.account} ({account.type}) is {account.state}" + (f": {account.reason}" if account.reason else "")
+        f"{account.account} ({account.type}) is {account.state}{_since(account.since, status.time)}"
+        + (f": {account.reason}" if account.reason else "")
         for account in status.accounts
     )
     match trade_state(status.accounts):

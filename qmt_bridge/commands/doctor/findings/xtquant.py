@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from qmt_bridge.commands.doctor.answers import Center, Xtquant
+from qmt_bridge.commands.doctor.answers import Center, Sdk
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from qmt_bridge.commands.doctor.findings.machine import NO_DISK
 
@@ -14,24 +14,46 @@ TESTED_XTQUANT = "250807.1.2"
 LITTLE_HOME = 4 << 30
 
 
-def xtquant(found: Xtquant, source: str, meant: bool) -> Finding:
+def xtquant(found: Sdk, source: str, meant: bool, windows: bool) -> Finding:
     """Judge xtquant; it is `meant` to be the source on Windows, and where a token is set."""
     if source in ("sim", "replay"):
         return Finding("xtquant", "ok", f"not needed: source is {source}")
-    if found.importable:
+    pinned = f"pip install xtquant=={TESTED_XTQUANT}"
+    if found.importable and not found.error:
         if found.version == TESTED_XTQUANT:
             return Finding("xtquant", "ok", f"{found.version}, the tested version")
         said = f"{found.version or 'of unknown version'}, but tested is {TESTED_XTQUANT}"
-        return Finding("xtquant", "warn", said, f"pip install xtquant=={TESTED_XTQUANT}")
-    if found.version is None:
-        said, advice = "not installed", f"pip install xtquant=={TESTED_XTQUANT}"
+        advice = pinned if windows else "compare the lines `sdk` with docs/xtquant.md"
+        return Finding("xtquant", "warn", said, advice)
+    if found.error:
+        said, advice = f"{found.version or ''} cannot be used: {found.error}".strip(), "see the feeder's log"
+    elif found.version is None:
+        said, advice = "not installed", pinned
     else:
-        said = f"{found.version} has no native modules for this Python on this system"
+        said = f"{found.version or 'it'} has no native modules for this Python on this system"
         advice = "use the 64-bit Python 3.11 on Windows"
+    if not windows and not found.error:
+        advice = "use Windows, or the vendor's xtquant for Linux (docs/xtquant.md, untried): market data only"
     if source == "xtquant":
         return Finding("xtquant", "fail", f"{said}, and source is xtquant", advice)
     said += "; source auto gives SIMULATED data"
     return Finding("xtquant", "warn", said, advice) if meant else Finding("xtquant", "ok", said)
+
+
+def capabilities(found: Sdk, has_accounts: bool, has_token: bool) -> list[Finding]:
+    """Judge what the installed xtquant can do, one line a capability."""
+    needed = {"connection": True, "trade events": has_accounts, "data service": has_token}
+    findings = []
+    for name, lack in found.lacks.items():
+        if not lack:
+            findings.append(Finding(f"sdk: {name}", "ok", "xtquant has it"))
+        elif needed.get(name, False):
+            findings.append(Finding(f"sdk: {name}", "fail", lack, "install a version that has it"))
+        elif name in needed:
+            findings.append(Finding(f"sdk: {name}", "ok", f"not needed; {lack}"))
+        else:
+            findings.append(Finding(f"sdk: {name}", "warn", lack, "install a version that has it, or do without it"))
+    return findings
 
 
 def terminal(address: str, unreachable: str | None, error: str, unneeded: str) -> Finding:

@@ -2186,7 +2186,11 @@ def test_a_call_that_does_not_return_is_reported_by_name(
         return said[-1] is not None
 
     sink.until(look)
-    name = {"subscribeFormula": "subscribe_formula", "connect": "reconnect"}.get(call, call)
+    name = {
+        "subscribe_quote": "subscribe_quote2",
+        "subscribeFormula": "subscribe_formula",
+        "connect": "reconnect",
+    }.get(call, call)
     assert str(said[-1]).startswith(f"{name} has not returned for ")
     began = time.monotonic()
     short_call_limit.close()

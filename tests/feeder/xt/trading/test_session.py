@@ -34,7 +34,7 @@ from xtpythonclient import (
 
 from feeder.publisher import Publisher
 from feeder.sim.constants import NAMES
-from feeder.source import mask
+from feeder.source import Health, mask
 from feeder.xt.trading import intervals, queries, session
 from feeder.xt.trading.accounts import ACCOUNT_TYPES
 from feeder.xt.trading.published import NAMED
@@ -978,6 +978,9 @@ class TradesOnly:
     def subscribe(self, topic: Topic, parts: object) -> None: ...
     def unsubscribe(self, topic: Topic, parts: object) -> None: ...
     def download(self, topic: Topic, request: object) -> None: ...
+    def health(self) -> Health:
+        return Health()
+
     def upstream(self) -> int:
         return 0
 
@@ -1344,13 +1347,13 @@ def test_every_text_of_the_terminal_is_decoded(
 # -- The state of an account
 
 
-def test_an_account_is_first_waiting_and_then_up(
+def test_an_account_is_first_connecting_and_then_up(
     serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder
 ) -> None:
     before = time.time_ns() // 1_000_000
     serve()
     assert [(state.account, state.type, state.state, state.reason, state.fault) for (state,) in sink.states] == [
-        ("******0365", "STOCK", "waiting", "starting", False),
+        ("******0365", "STOCK", "connecting", "starting", False),
         ("******0365", "STOCK", "up", None, False),
     ]
     assert before <= sink.states[0][0].since <= sink.states[1][0].since <= time.time_ns() // 1_000_000
@@ -1392,7 +1395,7 @@ def test_each_account_has_a_state_of_its_own(
     def states() -> list[tuple[str, str | None]]:
         return [(each.state, each.reason) for each in sink.states[-1]] if sink.states else []
 
-    sink.until(lambda: states() == [("up", None), ("down", "subscribe returned -1")])
+    sink.until(lambda: states() == [("up", None), ("refused", "subscribe returned -1")])
     # The state does not change while the account is refused.
     tried, told = len(trade_side.called("subscribeWithSeq")), len(sink.states)
     sink.until(lambda: len(trade_side.called("subscribeWithSeq")) > tried + 5)
@@ -1420,9 +1423,9 @@ def test_a_loss_is_reported_while_the_old_session_still_stops(
     [
         (0, "up", None),
         (6, "up", "ACCOUNT_STATUS_CLOSED"),
-        (1, "waiting", "ACCOUNT_STATUS_WAITING_LOGIN"),
-        (3, "down", "ACCOUNT_STATUS_FAIL"),
-        (99, "down", "status 99"),
+        (1, "connecting", "ACCOUNT_STATUS_WAITING_LOGIN"),
+        (3, "refused", "ACCOUNT_STATUS_FAIL"),
+        (99, "refused", "status 99"),
     ],
 )
 def test_the_state_of_an_account_follows_its_status(
@@ -1430,9 +1433,24 @@ def test_the_state_of_an_account_follows_its_status(
 ) -> None:
     serve()
     trade_side.push(XtAccountStatus(account_type=2, account_id=STOCK, status=5))
-    sink.until(lambda: sink.states[-1][0].state == "waiting")
+    sink.until(lambda: sink.states[-1][0].state == "connecting")
     trade_side.push(XtAccountStatus(account_type=2, account_id=STOCK, status=status))
     sink.until(lambda: (sink.states[-1][0].state, sink.states[-1][0].reason) == (state, reason))
+
+
+def test_an_account_is_stale_while_a_query_has_no_answer(
+    serve: Callable[..., Any], trade_side: TradeSide, sink: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intervals, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(intervals, "PROBE_SECONDS", 30.0)
+    serve(xt_reconcile=0.05)
+    sink.until(lambda: len(trade_side.called("queryStockTradesWithSeq")) > 1)
+    trade_side.silent = {"queryStockTradesWithSeq"}
+    sink.until(lambda: sink.states[-1][0].state == "stale")
+    assert sink.states[-1][0].reason == "no answer to query_stock_trades_async"
+    trade_side.silent = set()
+    trade_side.release()
+    sink.until(lambda: sink.states[-1][0].state == "up")
 
 
 def test_no_account_number_is_in_a_reason(
@@ -1441,7 +1459,7 @@ def test_no_account_number_is_in_a_reason(
     source = session.XtTrade(Config(xt_userdata=str(tmp_path), xt_accounts=(f"{STOCK}:STOCK",)))
     source.note_no_start(sink, ImportError(f"no module for {STOCK}"))  # type: ignore[arg-type]
     (state,) = sink.states[-1]
-    assert (state.state, state.fault) == ("down", True)
+    assert (state.state, state.fault) == ("refused", True)
     assert state.reason == "cannot be started: ImportError: no module for ******0365"
 
 
@@ -1506,7 +1524,7 @@ def test_a_subscription_never_answered_blocks_no_other_account(
     sink.until(lambda: len(sink.of("trade")) == 2)
     sink.until(lambda: "account ******0365 (STOCK): not subscribed yet; trying again" in caplog.text)
     sink.until(lambda: [each.reason for each in sink.states[-1]] == ["not subscribed yet", None])
-    assert sink.states[-1][0].state == "waiting"
+    assert sink.states[-1][0].state == "connecting"
     assert {account for account, _, _, _ in sink.published} == {CREDIT}
     trade_side.release()
     sink.until(lambda: len(sink.of("connected")) == 2 and len(sink.of("trade")) == 3)

@@ -33,6 +33,9 @@ def test_a_terminal_is_asked_through_xtquant(trading_machine: Machine, terminal:
     # The stand-in for xtquant sends ticks of 2024.
     assert "so the market is closed" in findings["clock"].said
     assert findings["accounts"].said == "none: market data only, no trade events"
+    capabilities = [finding for check, finding in findings.items() if check.startswith("sdk: ")]
+    assert len(capabilities) == 12
+    assert {finding.said for finding in capabilities} == {"xtquant has it"}
 
 
 def test_a_terminal_that_refuses_the_connection_fails(trading_machine: Machine) -> None:

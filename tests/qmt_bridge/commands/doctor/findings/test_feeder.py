@@ -37,12 +37,33 @@ def served(*states: str) -> FeedStatus:
         pytest.param(feeder.feeder(UP, None, "2.0", "auto"), "warn", "1.0, but installed is 2.0", id="feeder-old"),
         pytest.param(feeder.feeder(None, None, "1", "auto", "no: do"), "fail", "no", id="feeder-refuses"),
         pytest.param(feeder.feeder(UP, None, "1.0", "sim"), "warn", "but the setting is sim", id="feeder-other"),
+        pytest.param(
+            feeder.feeder(replace(UP, sdk="250807.1.2", since=1, time=300_001), None, "1.0", "auto"),
+            "ok",
+            "state up for 5 min, 3 topics, version 1.0, xtquant 250807.1.2",
+            id="feeder-sdk",
+        ),
+        pytest.param(
+            feeder.feeder(replace(UP, call="get_full_tick", call_age=31.0), None, "1.0", "auto"),
+            "warn",
+            "get_full_tick has not returned for 31 s",
+            id="feeder-call",
+        ),
+        pytest.param(
+            feeder.feeder(replace(UP, state="connecting"), None, "1.0", "auto"), "warn", "connecting", id="feeder-new"
+        ),
+        pytest.param(
+            feeder.feeder(replace(UP, state="refused", reason="unsupported_sdk"), None, "1.0", "auto"),
+            "fail",
+            "state refused (unsupported_sdk)",
+            id="feeder-sdk-refused",
+        ),
         pytest.param(feeder.journal(replace(UP, trade_seq=7)), "ok", "newest trade event is 7", id="journal"),
         pytest.param(feeder.journal(replace(UP, journal="disk is full")), "fail", "disk is full", id="journal-full"),
         pytest.param(feeder.trade(UP), "ok", "no accounts", id="trade-none"),
         pytest.param(feeder.trade(served("up")), "ok", "******0365 (STOCK) is up", id="trade-up"),
-        pytest.param(feeder.trade(served("up", "waiting")), "warn", "is waiting: why", id="trade-waiting"),
-        pytest.param(feeder.trade(served("waiting", "down")), "fail", "is down: why", id="trade-down"),
+        pytest.param(feeder.trade(served("up", "connecting")), "warn", "is connecting: why", id="trade-waiting"),
+        pytest.param(feeder.trade(served("connecting", "down")), "fail", "is down: why", id="trade-down"),
         pytest.param(feeder.journal(replace(UP, journal_note="set aside")), "warn", "set aside", id="journal-aside"),
     ],
 )

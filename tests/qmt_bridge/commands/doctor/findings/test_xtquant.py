@@ -8,28 +8,32 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from qmt_bridge.commands.doctor.answers import Center, Xtquant
+from qmt_bridge.commands.doctor.answers import Center, Sdk
 from qmt_bridge.commands.doctor.findings import xtquant
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from tests.support.doctor import assert_finding
 from tests.support.paths import ROOT
 
-SDK = Xtquant(xtquant.TESTED_XTQUANT, True)
+SDK = Sdk("", xtquant.TESTED_XTQUANT, True)
+OTHER, COPIED = Sdk("", "1", True), Sdk("", "", True)
+FOREIGN, NONE = Sdk("", "1", False), Sdk()
+OLD = Sdk("", "1", True, {"connection": "", "formulas": "no f", "trade events": "no t", "data service": "no d"})
 CENTER = Center(host="127.0.0.1", ports=(58609, 58619), port=58609)
 
 
 @pytest.mark.parametrize(
     ("finding", "level", "said"),
     [
-        pytest.param(xtquant.xtquant(SDK, "auto", True), "ok", "the tested version", id="sdk"),
-        pytest.param(xtquant.xtquant(Xtquant("1", True), "auto", True), "warn", "1, but tested is", id="sdk-other"),
-        pytest.param(xtquant.xtquant(Xtquant(None, True), "auto", True), "warn", "unknown version", id="sdk-copied"),
-        pytest.param(xtquant.xtquant(Xtquant("1", False), "auto", True), "warn", "SIMULATED", id="sdk-not-native"),
-        pytest.param(xtquant.xtquant(Xtquant(None, False), "auto", True), "warn", "not installed", id="sdk-missing"),
-        pytest.param(xtquant.xtquant(Xtquant("1", False), "auto", False), "ok", "SIMULATED", id="sdk-on-linux"),
-        pytest.param(xtquant.xtquant(Xtquant("1", False), "xtquant", False), "fail", "no native", id="sdk-needed"),
-        pytest.param(xtquant.xtquant(Xtquant(None, False), "sim", True), "ok", "source is sim", id="sdk-for-sim"),
-        pytest.param(xtquant.xtquant(Xtquant(None, False), "replay", True), "ok", "is replay", id="sdk-for-replay"),
+        pytest.param(xtquant.xtquant(SDK, "auto", True, True), "ok", "the tested version", id="sdk"),
+        pytest.param(xtquant.xtquant(OTHER, "auto", True, True), "warn", "1, but tested is", id="sdk-other"),
+        pytest.param(xtquant.xtquant(COPIED, "auto", True, False), "warn", "unknown version", id="sdk-copied"),
+        pytest.param(xtquant.xtquant(FOREIGN, "auto", True, True), "warn", "SIMULATED", id="sdk-not-native"),
+        pytest.param(xtquant.xtquant(NONE, "auto", True, True), "warn", "not installed", id="sdk-missing"),
+        pytest.param(xtquant.xtquant(FOREIGN, "auto", False, False), "ok", "SIMULATED", id="sdk-on-linux"),
+        pytest.param(xtquant.xtquant(FOREIGN, "xtquant", False, True), "fail", "no native", id="sdk-needed"),
+        pytest.param(xtquant.xtquant(Sdk("oh"), "xtquant", True, True), "fail", "cannot be used: oh", id="sdk-broken"),
+        pytest.param(xtquant.xtquant(NONE, "sim", True, True), "ok", "source is sim", id="sdk-for-sim"),
+        pytest.param(xtquant.xtquant(NONE, "replay", True, True), "ok", "is replay", id="sdk-for-replay"),
         pytest.param(xtquant.terminal("h:1", None, "", ""), "ok", "connects to h:1", id="terminal"),
         pytest.param(xtquant.terminal("h:1", "refused", "", ""), "fail", "h:1: refused", id="terminal-away"),
         pytest.param(xtquant.terminal("h:1", None, "no login", ""), "fail", "no login", id="terminal-not-ours"),
@@ -64,6 +68,25 @@ CENTER = Center(host="127.0.0.1", ports=(58609, 58619), port=58609)
 )
 def test_a_check_has_the_level_and_text_of_its_facts(finding: Finding, level: str, said: str) -> None:
     assert_finding(finding, level, said)
+
+
+@pytest.mark.parametrize(
+    ("has_accounts", "has_token", "levels"),
+    [(False, False, ["ok", "warn", "ok", "ok"]), (True, True, ["ok", "warn", "fail", "fail"])],
+)
+def test_each_capability_is_a_line_and_fails_if_it_is_needed(
+    has_accounts: bool, has_token: bool, levels: list[str]
+) -> None:
+    findings = xtquant.capabilities(OLD, has_accounts, has_token)
+    assert [finding.check for finding in findings] == [f"sdk: {name}" for name in OLD.lacks]
+    assert [finding.level for finding in findings] == levels
+    assert [finding.said.rpartition("; ")[2] for finding in findings] == ["xtquant has it", "no f", "no t", "no d"]
+
+
+def test_linux_is_told_of_its_own_sdk() -> None:
+    finding = xtquant.xtquant(NONE, "xtquant", False, False)
+    assert finding.level == "fail"
+    assert "xtquant for Linux (docs/xtquant.md, untried)" in finding.advice
 
 
 def test_the_tested_version_is_the_pinned_one() -> None:
