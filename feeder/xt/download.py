@@ -26,6 +26,7 @@ from feeder.xt import sdk
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ErrorCode, Refused
 from qmt_bridge.process import child
+from qmt_bridge.system import clock
 from qmt_bridge.wire.topics import Topic
 
 logger = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ class XtDownload:
         if "status" in body:
             log = logger.info if body["status"] == "done" else logger.warning
             log("download %s: %s", topic, body.get("error", "done"))
-        self._sink.publish(topic, body, time.time_ns())
+        self._sink.publish(topic, body, clock.time_ns())
 
 
 class _Process:
