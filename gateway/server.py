@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import multiprocessing
@@ -44,6 +43,7 @@ from qmt_bridge.keys.key_file import read_keys
 from qmt_bridge.process.holder import holder
 from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop, shielded, unshield
+from qmt_bridge.system import console, ports
 from qmt_bridge.tokens.location import check_tokens
 from qmt_bridge.wire.requests import REQUEST_BYTES
 
@@ -190,9 +190,11 @@ class _Supervisor(Multiprocess):
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a uvloop, or on Windows a selector loop: the Proactor loop cannot watch ZeroMQ's sockets."""
+    """Return a uvloop, or on Windows, which has none, a loop of our own."""
     if sys.platform == "win32":
-        return _limit_tls(asyncio.SelectorEventLoop())
+        from gateway.loop.windows import WindowsLoop
+
+        return _limit_tls(WindowsLoop())
     import uvloop
 
     return _limit_tls(uvloop.new_event_loop())
@@ -219,6 +221,7 @@ def worker_app() -> Starlette:
     if parent is not None:
         # uvicorn has installed its signal handlers by now.
         unshield()
+        console.end_in_order()
         threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
     return create_app(config)
 
@@ -287,9 +290,7 @@ def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if sys.platform != "win32":
-            # On Windows this option would let two servers bind the same port.
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        ports.claim(bound)
         # Accepted connections have it too.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         bound.bind((host, port))
@@ -299,8 +300,10 @@ def _bind(host: str, port: int) -> socket.socket:
         bound.close()
         # A host name that is too long raises a UnicodeError, which has no errno.
         reason = getattr(exc, "strerror", None) or str(exc)
-        if getattr(exc, "errno", None) == errno.EADDRINUSE:
+        if ports.is_taken(exc):
             reason += holder(port)
+        else:
+            reason += ports.reserved(getattr(exc, "winerror", None), port)
         raise ConfigError("port", f"cannot listen on {host}:{port}: {reason}") from exc
     bound.set_inheritable(True)
     return bound
