@@ -1,7 +1,7 @@
 """`qmt-bridge gateway`: uvicorn with the settings that this app needs, and a supervisor of its workers.
 
 The parent process binds the socket and supervises the workers; each worker runs one event loop. On Windows the workers
-are spawned as well (not tested there).
+are told over a pipe to end, because there are no signals.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -67,6 +68,8 @@ FIRST_ANSWER_TIMEOUT = 30.0
 START_TIMEOUT = 20.0
 # Seconds for a worker to end when told to, then it is killed; `qmt-bridge up` waits a second longer.
 JOIN_TIMEOUT = SHUTDOWN_TIMEOUT + 1.0
+# What a worker is sent instead of a ping.
+_END = b"end"
 
 
 class _Server(uvicorn.Server):
@@ -96,6 +99,26 @@ class _Worker(Process):
     def start(self) -> None:
         with shielded():
             super().start()
+
+    def pong(self) -> None:
+        """Answer a ping of the parent, or end because it says so. In the worker, on a thread of uvicorn."""
+        if self.child_conn.recv() == _END:
+            # Handled in the main thread.
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            self.child_conn.send(self.server.started)
+
+    def terminate(self) -> None:
+        """Tell the worker to end."""
+        if sys.platform == "win32":
+            self.ask_to_end()
+        else:
+            super().terminate()
+
+    def ask_to_end(self) -> None:
+        """Tell the worker to end without a signal. uvicorn would send Ctrl-Break, which reaches a whole console."""
+        with contextlib.suppress(OSError):
+            self.parent_conn.send(_END)
 
     def frozen(self, now: float) -> bool:
         """Send a ping without waiting for the answer; return whether the last answer came too long ago."""
@@ -278,7 +301,9 @@ def serve(config: Config, stop: Stop) -> int:
             server.run(sockets=[bound])
             return 0 if server.started or stop.is_set() else 1
         if MULTIPROC_ENV not in os.environ:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qmt-bridge-", ignore_cleanup_errors=True))
+            folder = tempfile.mkdtemp(prefix="qmt-bridge-")
+            # TemporaryDirectory raises on Windows, in spite of its own flag, if a worker was killed and holds a file.
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
             os.environ[MULTIPROC_ENV] = folder
             stack.callback(os.environ.pop, MULTIPROC_ENV)
         supervisor = _Supervisor(server_config, bound, config.freeze_timeout, stop)

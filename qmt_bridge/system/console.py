@@ -12,8 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 
-# The events of SetConsoleCtrlHandler. Ctrl-C and Ctrl-Break are left to Python.
-CLOSE, LOGOFF, SHUTDOWN = 2, 5, 6
+# The events of SetConsoleCtrlHandler. Ctrl-C is left to Python.
+BREAK, CLOSE, LOGOFF, SHUTDOWN = 1, 2, 5, 6
 # Seconds: longer than Windows lets a process live after such an event.
 HOLD_SECONDS = 60.0
 # The session of services. Every service is told of each log-off, whoever logs off.
@@ -26,6 +26,10 @@ def take(event: int, session: int, ask: Callable[[], None], hold: Callable[[floa
     `ask` asks the process to end, and `hold` keeps Windows waiting for that. The log-off of others does not end a
     service.
     """
+    if event == BREAK:
+        # Windows goes on at once. Python does the same, but not on Wine, whose C runtime knows Ctrl-C alone.
+        ask()
+        return True
     if event not in (CLOSE, LOGOFF, SHUTDOWN):
         return False
     if event != LOGOFF or session != _SERVICES:

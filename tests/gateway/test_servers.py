@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import pytest
@@ -20,6 +21,7 @@ from qmt_bridge.config import Config, export_env
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.wire.topics import quote_topic
+from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, running_rig
 from tests.support.waiting import wait_for
@@ -116,6 +118,44 @@ def test_bad_setting_stops_the_server_with_its_name(config: Config, tmp_path: Pa
             command, env=env, stdout=output, stderr=subprocess.STDOUT, timeout=30, check=False
         ).returncode
     assert "QMT_BRIDGE_WORKERS" in log.read_text(encoding="utf-8")
+
+
+def with_input(command: list[str], env: dict[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
+
+
+TOLD_TO_END = """
+from gateway import server
+from qmt_bridge import cli
+server._Worker.terminate = server._Worker.ask_to_end
+if __name__ == "__main__":
+    cli.main()
+"""
+
+
+async def test_workers_that_are_told_to_end_close_their_sockets(config: Config, tmp_path: Path) -> None:
+    """As on Windows, where no signal reaches one process alone."""
+    port = free_port()
+    log = tmp_path / "gateway.log"
+    script = tmp_path / "told_to_end.py"
+    script.write_text(TOLD_TO_END, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with running_rig(config) as rig, log.open("wb") as output:
+        command = [sys.executable, str(script), "gateway", "--until-eof", f"--port={port}", "--workers=2"]
+        with with_input(command, {**env, **export_env(rig.config)}, output) as gateway:
+            try:
+                wait_for(lambda: answers(port), "the gateway")
+                async with connect(f"ws://127.0.0.1:{port}/ws/realtime", proxy=None) as socket:
+                    await Client(socket).subscribed(stocks=["600519.SH"])
+                    assert gateway.stdin is not None
+                    gateway.stdin.close()
+                    assert (await Client(socket).closed())[0] == 1012
+                assert gateway.wait(DEADLINE) == 0
+            finally:
+                gateway.kill()
+    said = log.read_text(encoding="utf-8", errors="replace")
+    assert "killed" not in said
+    assert "Traceback" not in said
 
 
 async def test_gateway_stops_in_time_with_a_stalled_client(config: Config, tmp_path: Path) -> None:
