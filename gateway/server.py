@@ -324,11 +324,9 @@ def _bind(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as exc:
         bound.close()
         # A host name that is too long raises a UnicodeError, which has no errno.
-        reason = getattr(exc, "strerror", None) or str(exc)
+        reason = ports.why_not(exc, port) if isinstance(exc, OSError) else str(exc)
         if ports.is_taken(exc):
             reason += holder(port)
-        else:
-            reason += ports.reserved(getattr(exc, "winerror", None), port)
         raise ConfigError("port", f"cannot listen on {host}:{port}: {reason}") from exc
     bound.set_inheritable(True)
     return bound

@@ -25,6 +25,13 @@ def is_taken(exc: BaseException) -> bool:
     return getattr(exc, "errno", None) == errno.EADDRINUSE
 
 
+def why_not(exc: OSError, port: int) -> str:
+    """Return why a `bind` to a port failed, in the same words on every system."""
+    if is_taken(exc):
+        return "Address already in use"
+    return f"{exc.strerror or exc}{reserved(getattr(exc, 'winerror', None), port)}"
+
+
 def reserved(error: int | None, port: int) -> str:
     """Return a clause for the `winerror` or `errno` of a `bind` which Windows does not allow; empty for any other one.
 

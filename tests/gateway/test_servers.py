@@ -20,6 +20,7 @@ from gateway.app import create_app
 from qmt_bridge.config import Config, export_env
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
+from qmt_bridge.system import console
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
@@ -54,6 +55,15 @@ def process(command: list[str], config: Config, log: Path) -> Iterator[subproces
             except subprocess.TimeoutExpired:
                 running.kill()
                 running.wait()
+
+
+def ask_to_end(running: subprocess.Popen[bytes]) -> None:
+    if sys.platform == "win32":
+        from tests.support.console import send_event
+
+        send_event(running.pid, console.BREAK)
+    else:
+        running.terminate()
 
 
 def answers(port: int) -> bool:
@@ -173,7 +183,7 @@ async def test_gateway_stops_in_time_with_a_stalled_client(config: Config, tmp_p
                 for number in range(400):
                     rig.source.publish(TICK, {"600519.SH": [{"n": number, "padding": "x" * 50_000}]})
                 wait_for(lambda: readiness(port)["frames_received"] == 400, "the frames")
-                gateway.terminate()
+                ask_to_end(gateway)
                 assert (await Client(reader).closed())[0] == 1012
                 gateway.wait(DEADLINE)
     assert gateway.returncode == 0

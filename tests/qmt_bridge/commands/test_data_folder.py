@@ -39,7 +39,9 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     letter = next(letter for letter in "QRSTUVW" if not Path(f"{letter}:\\").exists())
     drive = tmp_path / "drive"
     drive.mkdir()
-    assert kernel.DefineDosDeviceW(0, f"{letter}:", str(drive)), ctypes.WinError(ctypes.get_last_error())
+    if not kernel.DefineDosDeviceW(0, f"{letter}:", str(drive)):
+        # There temporary folders are on C: and the program is on Z:, so the other case has two drives as well.
+        pytest.skip(f"Wine 8 defines no drive: {ctypes.WinError(ctypes.get_last_error())}")
     yield Path(f"{letter}:\\") / NAME
     # DDD_REMOVE_DEFINITION
     assert kernel.DefineDosDeviceW(2, f"{letter}:", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from types import SimpleNamespace
@@ -63,3 +64,13 @@ def test_a_port_that_windows_has_reserved_is_explained() -> None:
     assert "netsh interface ipv4 show excludedportrange" in said
     assert ports.reserved(10048, 8000) == ""
     assert ports.reserved(None, 8000) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(errno.EADDRINUSE, "Address already in use"), (errno.EADDRNOTAVAIL, "no such address")],
+)
+def test_a_port_that_is_taken_has_the_same_words_everywhere(number: int, said: str) -> None:
+    """Windows' own sentence speaks of a protocol, a network address and a usage."""
+    text = "no such address" if number == errno.EADDRNOTAVAIL else "Only one usage of each socket address"
+    assert ports.why_not(OSError(number, text), 8000) == said

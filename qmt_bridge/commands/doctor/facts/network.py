@@ -48,7 +48,7 @@ def bind_error(host: str, port: int) -> str | None:
             ports.claim(probe)
             probe.bind((host, port))
     except OSError as exc:
-        return error_text(exc) + ports.reserved(getattr(exc, "winerror", None), port)
+        return ports.why_not(exc, port)
     return None
 
 
