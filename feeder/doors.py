@@ -23,6 +23,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.curve.authenticator import Authenticator
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Links
+from qmt_bridge.system import clock
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ class Doors:
                 self.departures.close()
                 self.market = self._anew(self.market, name, self._publisher)
                 self.departures = Departures(self._context, self.market)
-                market_left(time.monotonic())
+                market_left(clock.monotonic())
             elif name == "trade_addr":
                 self.trade = self._anew(self.trade, name, self._publisher)
             else:
@@ -190,11 +191,11 @@ class Doors:
         old.unbind(address)
         old.close(linger=0)
         self._authenticator.bound_anew(name)
-        until = time.monotonic() + BIND_SECONDS
+        until = clock.monotonic() + BIND_SECONDS
         while True:
             try:
                 return bind(self._endpoints[name]._replace(address=address))
             except ConfigError:
-                if time.monotonic() >= until:
+                if clock.monotonic() >= until:
                     raise
                 time.sleep(BIND_AGAIN_SECONDS)

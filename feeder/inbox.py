@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -23,6 +22,7 @@ from feeder.journal.journal import Journal
 from feeder.journal.thread import HUNG_SECONDS, JournalThread
 from feeder.source import FeedState
 from qmt_bridge.errors import ErrorCode, WireError
+from qmt_bridge.system import clock
 from qmt_bridge.wire import earlier, frames
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import ALL_TRADES, KINDS, Topic, trade_topic
@@ -249,7 +249,7 @@ class Inbox:
             return frames.encode(data), received_ns
         except Exception as exc:
             self._count_failure(ALL_TRADES, exc, "has a part that cannot be encoded")
-        return frames.encode({str(name): _encodable(value) for name, value in data.items()}), time.time_ns()
+        return frames.encode({str(name): _encodable(value) for name, value in data.items()}), clock.time_ns()
 
     def _not_encoded(self, topic: Topic, exc: Exception) -> None:
         self._count_failure(topic, exc, "cannot be encoded and is dropped")

@@ -29,6 +29,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest, ErrorCode, Refused, WireError
 from qmt_bridge.handshakes import Links
 from qmt_bridge.journal_file import journal_path
+from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import AccountState
 from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic
@@ -97,7 +98,7 @@ class Publisher:
         self._end_reason = "feeder_stopped"
 
         # The thread's own from here on.
-        self._epoch = time.time_ns()
+        self._epoch = clock.time_ns()
         limits = {Kind.L2: config.max_depths, Kind.FORMULA: config.max_formulas}
         self._registry = Registry(self._epoch, source.name, source.kinds, config.grace, limits)
         # Trade events that wait for the disk, and the news of the journal's thread, each in order.
@@ -204,7 +205,7 @@ class Publisher:
 
     def _loop(self) -> None:
         poller = self._poller()
-        now = next_heartbeat = time.monotonic()
+        now = next_heartbeat = clock.monotonic()
         failing = self._journal_failure, self._hung_since
         while not self._stopping:
             self._watch_journal(now)
@@ -217,7 +218,7 @@ class Publisher:
             self.inbox.asleep = True
             events = dict(poller.poll(self._pause_ms(next_heartbeat, now)))
             self.inbox.asleep = False
-            now = time.monotonic()
+            now = clock.monotonic()
             self._read(events)
             # Before the inbox, because a message that is held up there must not hold up trade events.
             self._hand_over_trades()
@@ -270,8 +271,8 @@ class Publisher:
         return max(0, int((until - now) * 1000) + 1)
 
     def _drain(self) -> None:
-        until = time.monotonic() + DRAIN_SECONDS
-        while (self.inbox.trades or self._held or self.inbox.calls) and (now := time.monotonic()) < until:
+        until = clock.monotonic() + DRAIN_SECONDS
+        while (self.inbox.trades or self._held or self.inbox.calls) and (now := clock.monotonic()) < until:
             self._watch_journal(now)
             self._hand_over_trades()
             self._hear_journal()
@@ -310,7 +311,7 @@ class Publisher:
             return
         # Raises zmq.Again only on a lossless socket, and then nothing has been numbered.
         self._transmit(self._doors.market, topic, entry.seq + 1, received_ns, body)
-        self._registry.published(entry, body, pieces, time.monotonic())
+        self._registry.published(entry, body, pieces, clock.monotonic())
 
     def accept(self, topic: Topic) -> None:
         """Note that the source has subscribed `topic`."""
@@ -325,7 +326,7 @@ class Publisher:
         if state == self._state:
             return
         self._state = state
-        self._since = time.time_ns() // _NS_PER_MS
+        self._since = clock.time_ns() // _NS_PER_MS
         logger.info("feed is %s%s", state.state, f": {state.reason}" if state.reason else "")
         self._publish_status()
 
@@ -340,7 +341,7 @@ class Publisher:
         return len(self._held)
 
     def _transmit(self, publisher: zmq.Socket[bytes], topic: Topic, seq: int, received_ns: int, body: bytes) -> None:
-        frame = frames.Frame(topic, self._epoch, seq, received_ns, time.time_ns(), body)
+        frame = frames.Frame(topic, self._epoch, seq, received_ns, clock.time_ns(), body)
         head, body = frame.to_parts()
         # A full consumer is noticed at the first part or not at all: an XPUB finishes what it began.
         publisher.send(head, _MORE)
@@ -354,8 +355,8 @@ class Publisher:
         burst = [trades.popleft() for _ in range(min(TURN, len(trades)))]
         if not burst:
             return
-        since = time.monotonic()
-        events = self._given.give([unsent for _, unsent, _ in burst], time.time_ns() // _NS_PER_MS)
+        since = clock.monotonic()
+        events = self._given.give([unsent for _, unsent, _ in burst], clock.time_ns() // _NS_PER_MS)
         for (topic, _, received_ns), event in zip(burst, self._journal.write(events), strict=True):
             self._held.append(_Held(topic, event, received_ns, since))
 
@@ -412,7 +413,7 @@ class Publisher:
         """Return that the disk does not answer, and for how long; None while it does."""
         if self._hung_since is None:
             return None
-        return f"the disk has not answered for {time.monotonic() - self._hung_since:.0f} s"
+        return f"the disk has not answered for {clock.monotonic() - self._hung_since:.0f} s"
 
     def _close_journal(self) -> None:
         """Write the events that cannot be sent any more: the next feeder replays them."""
@@ -426,7 +427,7 @@ class Publisher:
 
     def _refuse(self, peer: bytes, what: str, reason: object) -> None:
         """Count a refusal, and log it: at most one line a peer and minute."""
-        untold = self._refusals.note(peer, time.monotonic())
+        untold = self._refusals.note(peer, clock.monotonic())
         if untold is not None:
             more = f"; {untold} more since the last such line" if untold else ""
             # Cut and escaped, because the reason may quote any bytes of any length.
@@ -442,7 +443,7 @@ class Publisher:
 
     def _log_failure(self, where: bytes, what: str) -> None:
         """Log the exception that is handled, at most once a minute and place."""
-        untold = self._failures.note(where, time.monotonic())
+        untold = self._failures.note(where, clock.monotonic())
         if untold is not None:
             logger.exception("%s%s", what, f" ({untold} more since the last such line)" if untold else "")
 
@@ -490,7 +491,7 @@ class Publisher:
 
     def _take_departure(self, text: str) -> None:
         if self._doors.departures.are_answers:
-            gone = self._registry.leave(text, time.monotonic())
+            gone = self._registry.leave(text, clock.monotonic())
             if gone is not None:
                 self._unsubscribe(gone)
         elif self._registry.may_leave(text):
@@ -556,7 +557,7 @@ class Publisher:
 
     def _publish_status(self) -> None:
         state, reason, data_lost = self._state
-        now = time.time_ns()
+        now = clock.time_ns()
         health = self._source.health()
         failure = self._journal_failure if self._hung_since is None else self._hung()
         body = {

@@ -11,7 +11,6 @@ import logging
 import math
 import queue
 import threading
-import time
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -22,6 +21,7 @@ from feeder.recording import Recording, open_recording
 from feeder.source import DownloadRequest, Health, Sink
 from qmt_bridge.config import Config
 from qmt_bridge.errors import QMTBridgeError, Refused
+from qmt_bridge.system import clock
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Replay:
         # Any, because the player only passes the moments of a recording back to it.
         self._recording: Recording[Any] = open_recording(self._path, self._speed)
         self.simulated = self._recording.simulated
-        self._wanted_since = time.monotonic()
+        self._wanted_since = clock.monotonic()
         sink.set_state("up")
         self._thread = threading.Thread(target=self._run, name="replay", daemon=True)
         self._thread.start()
@@ -150,26 +150,26 @@ class Replay:
             while recording.on_demand and not self._wanted:
                 self._calls.get()()
             self._serve(self._wanted_since + self._delay)
-            start = time.monotonic()
+            start = clock.monotonic()
             with closing(recording.moments()) as moments:
                 for at, moment in moments:
                     self._serve(start + due(at, recording.first, self._speed))
                     self._wait_room(_ROOM)
-                    recording.publish(moment, self._wanted, self._sink, time.time_ns())
+                    recording.publish(moment, self._wanted, self._sink, clock.time_ns())
             if not self._loop:
                 # The state "ended" must not be published before the last messages.
                 self._wait_room(1)
                 return
             logger.debug("replay of %s starts again", self._path)
             # Pause for a second of recorded time, so that subscribers can leave and a file of one moment does not spin.
-            self._serve(time.monotonic() + (1 / self._speed if self._speed else 0.0))
+            self._serve(clock.monotonic() + (1 / self._speed if self._speed else 0.0))
 
     def _join(self, topic: Topic) -> None:
         if not self._wanted:
-            self._wanted_since = time.monotonic()
+            self._wanted_since = clock.monotonic()
         self._wanted.add(topic)
         self._sink.accept(topic)
-        self._recording.publish_newest(topic, self._sink, time.time_ns())
+        self._recording.publish_newest(topic, self._sink, clock.time_ns())
 
     def _stop(self) -> None:
         raise _ClosedError
@@ -177,11 +177,11 @@ class Replay:
     def _serve(self, until: float) -> None:
         """Make the queued calls until the monotonic time `until`, and at least those that are queued already."""
         while True:
-            left = min(max(until - time.monotonic(), 0.0), _LONGEST_WAIT)
+            left = min(max(until - clock.monotonic(), 0.0), _LONGEST_WAIT)
             try:
                 call = self._calls.get(timeout=left)
             except queue.Empty:
-                if time.monotonic() >= until:
+                if clock.monotonic() >= until:
                     return
             else:
                 call()

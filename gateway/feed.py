@@ -1,26 +1,27 @@
 """The worker's link to the feeder: a SUB for market data and a DEALER for questions about it, and two for trade events.
 
-Runs on the event loop, which owns the sockets: it watches their file descriptors and gives the messages to the
-hub. zmq.asyncio would take four to five times as long for a message.
+Runs on the event loop, which owns the sockets: their file descriptors are watched (`loop/readiness.py`), and the hub is
+given the messages. zmq.asyncio would take four to five times as long for a message.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import zmq
 
 from gateway.hub import Hub
+from gateway.loop import readiness
 from gateway.streams.member import Outcome, Refusal
 from qmt_bridge import sockets
 from qmt_bridge.addresses import endpoint
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ConfigError, WireError, WireVersionError
+from qmt_bridge.errors import WireError, WireVersionError
 from qmt_bridge.handshakes import Links, Trouble
+from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import FeedStatus, event_position, read_status
@@ -60,7 +61,7 @@ DOWNLOAD_ANSWER_TIMEOUT = 3.0
 _NOBLOCK = int(zmq.NOBLOCK)
 
 
-# Takes one message; given the socket and time.monotonic().
+# Takes one message; given the socket and clock.monotonic().
 Take = Callable[[zmq.Socket[bytes], float], None]
 
 
@@ -126,7 +127,7 @@ class Feed:
         self._proved = False
 
     def start(self) -> None:
-        """Connect; raise `ConfigError` for missing keys or a loop that cannot watch file descriptors."""
+        """Connect; raise `ConfigError` for missing keys."""
         self._loop = asyncio.get_running_loop()
         market, ask = endpoint.market_endpoints(self._config, "gateway")
         trade, trade_ask = endpoint.trade_endpoints(self._config, "gateway", makes=True)
@@ -145,14 +146,7 @@ class Feed:
         }
         self._dealer, self._trade_dealer = asked[ask.name], asked[trade_ask.name]
         self._sockets = (self._market, self._trade, *asked.values())
-        try:
-            for socket in self._sockets:
-                self._loop.add_reader(socket.fileno(), self._drain)
-        except NotImplementedError:
-            self._close()
-            raise ConfigError(
-                "event loop", "Windows' Proactor loop cannot watch ZeroMQ sockets; start with `qmt-bridge gateway`"
-            ) from None
+        self._readiness = readiness.watch(self._loop, [socket.fileno() for socket in self._sockets], self._drain)
         self._market.subscribe(STATUS_TOPIC)
         self._tick()
 
@@ -180,8 +174,7 @@ class Feed:
         """
         self._stopped = True
         self._timer.cancel()
-        for socket in self._sockets:
-            self._loop.remove_reader(socket.fileno())
+        self._readiness.close()
         for waiting in self._downloads.values():
             waiting.cancel()
         self._close()
@@ -229,8 +222,8 @@ class Feed:
             self._downloads.pop(request.id, None)
 
     def later(self, delay: float, act: Callable[[float], None]) -> None:
-        """Call `act` with time.monotonic() after `delay` seconds, unless the feed has been stopped."""
-        self._loop.call_later(delay, lambda: None if self._stopped else act(time.monotonic()))
+        """Call `act` with clock.monotonic() after `delay` seconds, unless the feed has been stopped."""
+        self._loop.call_later(delay, lambda: None if self._stopped else act(clock.monotonic()))
 
     def _socket_of(self, topic: Topic) -> zmq.Socket[bytes]:
         return self._trade if behaviour_of(topic).socket == "trade" else self._market
@@ -267,7 +260,7 @@ class Feed:
     def _drain(self) -> None:
         if self._stopped:
             return
-        now = time.monotonic()
+        now = clock.monotonic()
         if self._turned_at:
             # The loop took pongs and requests since then, and did not wait.
             self._clients.end_turn(now - self._turned_at)
@@ -283,7 +276,7 @@ class Feed:
         self._clients.flush()
         if self._stopped:
             return
-        ended = time.monotonic()
+        ended = clock.monotonic()
         if self.hub.received != before and self._proved:
             # Any frame shows that the feeder is running: under overload, heartbeats are lost like other messages.
             self._heard_at = now
@@ -318,7 +311,7 @@ class Feed:
             while taken < self._drain_size:
                 take(socket, now)
                 taken += 1
-                if not taken % LOOK_EVERY and (self._clients.pressed or time.monotonic() - now > LONGEST_TURN):
+                if not taken % LOOK_EVERY and (self._clients.pressed or clock.monotonic() - now > LONGEST_TURN):
                     break
         except zmq.Again:
             return False
@@ -428,7 +421,7 @@ class Feed:
             # Ask for the status: a worker that has just started would wait up to a second for a heartbeat.
             self._send(CatchUp(0, [STATUS_TOPIC]), self._dealer)
         self._timer = self._loop.call_later(TICK if self.status is not None else TICK / 5, self._tick)
-        now = time.monotonic()
+        now = clock.monotonic()
         if self.status is not None and now - self._heard_at > ABSENT_AFTER:
             logger.warning("feeder absent for %.1f s", now - self._heard_at)
             self.status = None
@@ -465,7 +458,7 @@ class _Resident:
 
     def join(self) -> None:
         """Join from now on."""
-        self._feed.hub.join({ALL_TRADES: self}, time.monotonic())
+        self._feed.hub.join({ALL_TRADES: self}, clock.monotonic())
 
     def deliver(self, frame: Frame) -> None:
         """Ignore it."""

@@ -1,18 +1,18 @@
 """`qmt-bridge gateway`: uvicorn with the settings that this app needs, and a supervisor of its workers.
 
 The parent process binds the socket and supervises the workers; each worker runs one event loop. On Windows the workers
-are spawned as well (not tested there).
+are told over a pipe to end, because there are no signals.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -44,6 +44,7 @@ from qmt_bridge.keys.key_file import read_keys
 from qmt_bridge.process.holder import holder
 from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop, shielded, unshield
+from qmt_bridge.system import console, ports
 from qmt_bridge.tokens.location import check_tokens
 from qmt_bridge.wire.requests import REQUEST_BYTES
 
@@ -67,6 +68,8 @@ FIRST_ANSWER_TIMEOUT = 30.0
 START_TIMEOUT = 20.0
 # Seconds for a worker to end when told to, then it is killed; `qmt-bridge up` waits a second longer.
 JOIN_TIMEOUT = SHUTDOWN_TIMEOUT + 1.0
+# What a worker is sent instead of a ping.
+_END = b"end"
 
 
 class _Server(uvicorn.Server):
@@ -96,6 +99,26 @@ class _Worker(Process):
     def start(self) -> None:
         with shielded():
             super().start()
+
+    def pong(self) -> None:
+        """Answer a ping of the parent, or end because it says so. In the worker, on a thread of uvicorn."""
+        if self.child_conn.recv() == _END:
+            # Handled in the main thread.
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            self.child_conn.send(self.server.started)
+
+    def terminate(self) -> None:
+        """Tell the worker to end."""
+        if sys.platform == "win32":
+            self.ask_to_end()
+        else:
+            super().terminate()
+
+    def ask_to_end(self) -> None:
+        """Tell the worker to end without a signal. uvicorn would send Ctrl-Break, which reaches a whole console."""
+        with contextlib.suppress(OSError):
+            self.parent_conn.send(_END)
 
     def frozen(self, now: float) -> bool:
         """Send a ping without waiting for the answer; return whether the last answer came too long ago."""
@@ -190,9 +213,11 @@ class _Supervisor(Multiprocess):
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a uvloop, or on Windows a selector loop: the Proactor loop cannot watch ZeroMQ's sockets."""
+    """Return a uvloop, or on Windows, which has none, a loop of our own."""
     if sys.platform == "win32":
-        return _limit_tls(asyncio.SelectorEventLoop())
+        from gateway.loop.windows import WindowsLoop
+
+        return _limit_tls(WindowsLoop())
     import uvloop
 
     return _limit_tls(uvloop.new_event_loop())
@@ -219,6 +244,7 @@ def worker_app() -> Starlette:
     if parent is not None:
         # uvicorn has installed its signal handlers by now.
         unshield()
+        console.end_in_order()
         threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
     return create_app(config)
 
@@ -275,7 +301,9 @@ def serve(config: Config, stop: Stop) -> int:
             server.run(sockets=[bound])
             return 0 if server.started or stop.is_set() else 1
         if MULTIPROC_ENV not in os.environ:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qmt-bridge-", ignore_cleanup_errors=True))
+            folder = tempfile.mkdtemp(prefix="qmt-bridge-")
+            # TemporaryDirectory raises on Windows, in spite of its own flag, if a worker was killed and holds a file.
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
             os.environ[MULTIPROC_ENV] = folder
             stack.callback(os.environ.pop, MULTIPROC_ENV)
         supervisor = _Supervisor(server_config, bound, config.freeze_timeout, stop)
@@ -287,9 +315,7 @@ def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if sys.platform != "win32":
-            # On Windows this option would let two servers bind the same port.
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        ports.claim(bound)
         # Accepted connections have it too.
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
         bound.bind((host, port))
@@ -298,8 +324,8 @@ def _bind(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as exc:
         bound.close()
         # A host name that is too long raises a UnicodeError, which has no errno.
-        reason = getattr(exc, "strerror", None) or str(exc)
-        if getattr(exc, "errno", None) == errno.EADDRINUSE:
+        reason = ports.why_not(exc, port) if isinstance(exc, OSError) else str(exc)
+        if ports.is_taken(exc):
             reason += holder(port)
         raise ConfigError("port", f"cannot listen on {host}:{port}: {reason}") from exc
     bound.set_inheritable(True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -59,6 +58,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import RETRYABLE, BadRequest, ErrorCode
 from qmt_bridge.keys.key import Key
 from qmt_bridge.keys.key import Scope as KeyScope
+from qmt_bridge.system import clock
 from qmt_bridge.wire.hints import Ignored
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (
@@ -295,7 +295,7 @@ class Session:
         """Serve the socket with a new `endpoint` until it ends."""
         message = await self._receive()
         assert message["type"] == "websocket.connect", message
-        began = time.monotonic()
+        began = clock.monotonic()
         self._reader = asyncio.current_task()
         self._needs_key = self.host.entry.needs_key(self._scope, always=endpoint.always_key)
         chosen = self._choose_subprotocol()
@@ -307,7 +307,7 @@ class Session:
             ended = "lost"
         finally:
             self._leave()
-            seconds = time.monotonic() - began
+            seconds = clock.monotonic() - began
             # Wrong keys must not be able to fill the log.
             key_refused = isinstance(self._end, _KeyRefused)
             logger.log(
@@ -380,7 +380,7 @@ class Session:
             while waiting:
                 # One topic may serve several depths.
                 members = {of.upstream: of for of in waiting}
-                self.host.feed.hub.join(members, time.monotonic(), after)
+                self.host.feed.hub.join(members, clock.monotonic(), after)
                 waiting = [of for of in waiting if members[of.upstream] is not of]
         except Exception:
             self.broke()
@@ -565,7 +565,7 @@ class Session:
                 given = request_id(request)
                 self.opted_in = self.opted_in or not endpoint.opts_in.isdisjoint(request)
                 if request.get("action") == "ping":
-                    pong = {"type": "pong", "id": given, "time": time.time_ns() // 1_000_000}
+                    pong = {"type": "pong", "id": given, "time": clock.time_ns() // 1_000_000}
                     self.tell(pong | shown_ignored(ignored_fields(request, None)))
                 elif request.get("action") == "auth":
                     # Code for browsers sends this frame in any case, also where no key is needed.

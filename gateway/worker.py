@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.connections import handshake
+from gateway.connections import descriptors, handshake
 from gateway.costs.budget import Budget
 from gateway.costs.shares import Shares, limits_of_worker
 from gateway.costs.slices import Slices
@@ -24,6 +24,7 @@ from gateway.sending.pool import Pool
 from gateway.session import Session
 from qmt_bridge import __version__
 from qmt_bridge.config import Config
+from qmt_bridge.system import clock
 from qmt_bridge.wire.messages import told_feed, trade_state
 
 # An opted-in client that was sent nothing for this many seconds is sent a heartbeat.
@@ -35,12 +36,12 @@ class Worker:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.entry = Entry(config)
+        self.entry = Entry(config, descriptors.places(asyncio.get_running_loop(), config.max_connections))
         self.sessions: dict[Session, None] = {}
         self.sent = Sent()
         self.flushes = Flushes()
         self.pool = Pool(config.outbox_total_bytes, self._relieve_soon)
-        self.budget = Budget(config.max_code_rate, config.max_topics, time.monotonic())
+        self.budget = Budget(config.max_code_rate, config.max_topics, asyncio.get_running_loop().time())
         self.views = Views(config.max_views)
         shares = limits_of_worker(config.max_depths, config.max_formulas, config.xt_download_queue, config.workers)
         self.shares = Shares(shares, config.grace)
@@ -65,7 +66,7 @@ class Worker:
             ),
             connections=Counter(session.path for session in self.sessions),
             topics=len(hub.streams),
-            newest_tick_age=max(0.0, (time.time_ns() - newest) / 1e9) if newest else None,
+            newest_tick_age=max(0.0, (clock.time_ns() - newest) / 1e9) if newest else None,
             slow_clients=sum(session.sender.stalled for session in self.sessions),
             waiting_bytes=self.pool.size + self.pool.tables.size,
             limited=dict(self.limited + handshake.limited),
@@ -163,7 +164,7 @@ class Worker:
             sender = session.sender
             sender.check(now, self.config.slow_timeout)
             if session.opted_in and not sender.stalled and now - sender.sent_at >= HEARTBEAT:
-                session.tell({"type": "heartbeat", "time": time.time_ns() // 1_000_000})
+                session.tell({"type": "heartbeat", "time": clock.time_ns() // 1_000_000})
 
 
 class Workers:

@@ -15,15 +15,17 @@ from typing import Any
 
 import click
 
-from qmt_bridge import __version__, log
+from qmt_bridge import __version__
 from qmt_bridge.commands import checks, journal, keys, run, tapes, topics
 from qmt_bridge.process.stop import interruptible
+from qmt_bridge.system import console
 
 
 class _Commands(click.Group):
     """The commands; a signal ends any of them without a traceback (services take it for a request: `Stop`)."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        console.end_in_order()
         with interruptible():
             return super().invoke(ctx)
 
@@ -32,7 +34,6 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="qmt-bridge")
 def main() -> None:
     """Real-time miniQMT market data and trade events for every language."""
-    log.tolerate_any_text()
 
 
 for _command in (

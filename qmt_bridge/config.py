@@ -53,7 +53,12 @@ _FOREIGN = {
 }
 # In double quotes TOML reads their backslashes as escapes.
 _PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir", "tls_cert", "tls_key", "jwt_jwks"))
-_SINGLE_QUOTES = "in double quotes a backslash begins an escape; put paths in single quotes: 'C:\\qmt\\userdata_mini'"
+_SINGLE_QUOTES = (
+    "in double quotes a backslash begins an escape; put paths in single quotes: 'C:\\qmt\\userdata_mini', or write "
+    "each backslash twice"
+)
+# Neither a space of Chinese nor any other letter: U+3000 stands in names of folders.
+_CONTROL = re.compile("[\x00-\x1f\x7f]")
 # Bytes of a file of settings; the example with every setting has some 20,000.
 MOST_BYTES = 1024 * 1024
 _MOST_DOTS = 50
@@ -427,7 +432,7 @@ def _collect(
         for name, value in table.items():
             if only is None or name in only:
                 values[name] = _convert(name, value, f"{name} in {file}", strict=True)
-                if name in _PATHS and not str(values[name]).isprintable():
+                if name in _PATHS and _CONTROL.search(str(values[name])):
                     raise ConfigError(f"{name} in {file}", f"holds a control character: {_SINGLE_QUOTES}")
     for variable, text in env.items():
         if variable.startswith(ENV_PREFIX) and variable != CONFIG_ENV:
@@ -464,7 +469,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
     if len(content) > MOST_BYTES:
         raise ConfigError(str(path), f"has more than {MOST_BYTES:,} bytes, which no settings have")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
-        raise ConfigError(str(path), "not valid TOML: not UTF-8 but UTF-16, as PowerShell's > writes; save it as UTF-8")
+        raise ConfigError(
+            str(path),
+            "not valid TOML: not UTF-8 but UTF-16, as PowerShell's > writes and Notepad calls "
+            "Unicode; save it as UTF-8",
+        )
     try:
         # Windows' Notepad begins a file with a byte-order mark.
         text = content.decode("utf-8-sig")
@@ -491,7 +500,9 @@ def _toml_hint(text: str, error: str) -> str:
     """Return what is often wrong with a line such as the `error` names, without the line: it may hold a secret."""
     found = re.search(r"at line (\d+)", error)
     lines = text.splitlines()
-    line = lines[int(found[1]) - 1] if found and int(found[1]) <= len(lines) else ""
+    # An error at the end of the document has no number: it is in the last line that has anything.
+    number = int(found[1]) if found else len(text.rstrip().splitlines())
+    line = lines[number - 1] if 0 < number <= len(lines) else ""
     if '"' in line and "\\" in line:
         return f"; {_SINGLE_QUOTES}"
     if set(line) & set("“”‘’，＝"):

@@ -7,7 +7,6 @@ is told so; it does not slow down other programs. Lost trade events are read fro
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import unquote
@@ -22,6 +21,7 @@ from qmt_bridge.handshakes import Links, Notice, Trouble
 from qmt_bridge.sequence import Events, LastValues
 from qmt_bridge.silence import Silence
 from qmt_bridge.sockets import connect_dealer, connect_subscriber
+from qmt_bridge.system import clock
 from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.positions import JournalPosition
@@ -222,7 +222,7 @@ def _frames(
 ) -> Iterator[Frame]:
     try:
         link.connect()
-        started = heard = time.monotonic()
+        started = heard = clock.monotonic()
         while True:
             until = [heard + timeout] if timeout is not None else []
             if sequence.values.held:
@@ -236,7 +236,7 @@ def _frames(
                 silence.note(frames)
                 yield from frames
                 # The timeout counts from here, without the time that the caller spent on the frames.
-                heard = time.monotonic()
+                heard = clock.monotonic()
             elif timeout is not None and now >= heard + timeout:
                 return
     finally:
@@ -304,11 +304,11 @@ class _Link:
         self._poller = zmq.Poller()
         for subscriber in self._subscribers.values():
             self._poller.register(subscriber, zmq.POLLIN)
-        self._look_at = time.monotonic()
+        self._look_at = clock.monotonic()
 
     def wait(self, until: Iterable[float], sequence: sequences.Sequence, silence: Silence) -> float:
         """Wait for a message, at most until the earliest of `until`, and send questions; return the time after that."""
-        now = time.monotonic()
+        now = clock.monotonic()
         asking = dict.fromkeys(self._dealers.values(), False)
         for kind, dealer in self._dealers.items():
             asking[dealer] |= sequence.asks(kind, now)
@@ -316,7 +316,7 @@ class _Link:
             self._poller.register(dealer, zmq.POLLIN | zmq.POLLOUT if asks else zmq.POLLIN)
         # Windows cannot interrupt poll; after at most LOOK_SECONDS Ctrl-C ends the program.
         ready = dict(self._poller.poll(int(max(0.0, min([now + LOOK_SECONDS, *until]) - now) * 1000) + 1))
-        now = time.monotonic()
+        now = clock.monotonic()
         self._look_at_links(silence, now)
         for kind, dealer in self._dealers.items():
             if ready.get(dealer, 0) & zmq.POLLOUT:

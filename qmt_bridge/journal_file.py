@@ -12,13 +12,15 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import msgspec
 
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError, WireError
+from qmt_bridge.system.in_use import patiently
 from qmt_bridge.wire import earlier, frames
 from qmt_bridge.wire.messages import TradeEvent
 from qmt_bridge.wire.topics import mask
@@ -178,6 +180,15 @@ def oldest_position(database: sqlite3.Connection) -> int:
     return int(begin[0]) - 1
 
 
+def read_only(path: PurePath) -> str:
+    """Return the URI by which SQLite opens an absolute path to read it alone.
+
+    `Path.as_uri` makes the server of a Windows share a host, which SQLite refuses.
+    """
+    name = path.as_posix()
+    return f"file://{'' if name.startswith('/') else '/'}{quote(name, safe='/:')}?mode=ro"
+
+
 class Reader:
     """A read-only view of a journal. A context manager; its methods raise `sqlite3.Error` for a damaged file."""
 
@@ -186,8 +197,7 @@ class Reader:
         if not path.is_file():
             raise ConfigError("file", f"there is no trade journal {path}")
         try:
-            uri = f"{path.absolute().as_uri()}?mode=ro"
-            self._database = sqlite3.connect(uri, uri=True, isolation_level=None)
+            self._database = sqlite3.connect(read_only(path.absolute()), uri=True, isolation_level=None)
             try:
                 harden(self._database)
                 version = self._database.execute("PRAGMA user_version").fetchone()[0]
@@ -310,11 +320,11 @@ class Reader:
                 held, _ = reader.holdings()
             if out.exists():
                 raise ConfigError("file", f"{out} exists already")
-            part.rename(out)
+            patiently(lambda: part.rename(out))
             return held
         finally:
             for suffix in ("", "-journal", "-wal", "-shm"):
-                part.with_name(part.name + suffix).unlink(missing_ok=True)
+                private.remove(part.with_name(part.name + suffix))
 
     def faults(self) -> Iterator[str]:
         """Yield what is wrong with the file, one sentence each: damage, holes, duplicates, bodies that are not theirs.

@@ -7,7 +7,6 @@ themselves, so it holds for the loggers of every library, with any handler and a
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 import sys
@@ -164,17 +163,6 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["traceback"] = record.exc_text or self.formatException(record.exc_info)
         return orjson.dumps(line, default=str).decode()
-
-
-def tolerate_any_text() -> None:
-    """Let standard output and error take every text: what their encoding lacks comes as an escape such as ``\\u6210``.
-
-    Windows redirects to the encoding of the system, which has no Chinese outside China; an error message that cannot be
-    written would hide its own cause.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def protect() -> None:

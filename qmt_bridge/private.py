@@ -13,8 +13,11 @@ import stat
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+from qmt_bridge.system.in_use import patiently
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +58,8 @@ def read_small(path: Path, most: int) -> bytes:
 
     For files that a hostile hand may have put where ours is expected. Reading another's pipe would wait without end.
     """
-    file = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = patiently(lambda: os.open(path, flags))
     with os.fdopen(file, "rb") as opened:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             raise OSError("is not a regular file")
@@ -238,7 +242,13 @@ def replace(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        patiently(lambda: part.replace(path))
     except BaseException:
-        part.unlink(missing_ok=True)
+        remove(part)
         raise
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it is there; one that stays in use stays, because what it was for has ended already."""
+    with suppress(PermissionError):
+        patiently(lambda: path.unlink(missing_ok=True))

@@ -10,7 +10,6 @@ import logging
 import re
 import socket as system
 import sys
-import time
 from pathlib import Path
 
 import zmq
@@ -18,6 +17,7 @@ import zmq
 from qmt_bridge.curve.key_folder import Curve
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.handshakes import Links
+from qmt_bridge.system import clock, ports
 from qmt_bridge.wire.requests import ASK_BYTES
 from qmt_bridge.wire.topics import TOPIC_BYTES
 
@@ -158,7 +158,7 @@ def _bind(
         if reason:
             raise ConfigError(name, f"cannot listen on {address}: {reason}")
         if links is not None:
-            links.watch(socket, name, address, time.monotonic(), curve=curve is not None, binds=True)
+            links.watch(socket, name, address, clock.monotonic(), curve=curve is not None, binds=True)
         socket.bind(address.replace("://localhost:", "://127.0.0.1:", 1))
     except zmq.ZMQError as exc:
         socket.close(linger=0)
@@ -173,9 +173,11 @@ def _bind(
 
 def _holder(address: str, number: int) -> str:
     port = address.rpartition(":")[2]
-    # Of libzmq: on Windows it has another number than Winsock and `errno`.
-    if number != zmq.EADDRINUSE or not port.isdecimal():
+    if not port.isdecimal():
         return ""
+    # Of libzmq: on Windows it has another number than Winsock and `errno`.
+    if number != zmq.EADDRINUSE:
+        return ports.reserved(number, int(port))
     # Imported only for this message: the import takes 20 ms of a start.
     from qmt_bridge.process.holder import holder
 
@@ -218,7 +220,7 @@ def _connect(
         socket.curve_serverkey = curve.server
     if links is not None:
         # Before it connects, or the first events are missed.
-        links.watch(socket, name, address, time.monotonic(), curve=curve is not None, binds=False)
+        links.watch(socket, name, address, clock.monotonic(), curve=curve is not None, binds=False)
     try:
         socket.connect(address)
     except zmq.ZMQError as exc:

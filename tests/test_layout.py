@@ -51,6 +51,7 @@ EDGE = WIRE | {
     "qmt_bridge.process.exit_code",
     "qmt_bridge.process.stop",
     "qmt_bridge.sockets",
+    "qmt_bridge.system",
     "qmt_bridge.tokens",
     "zmq",
 }
@@ -58,6 +59,7 @@ EDGE = WIRE | {
 BESIDE = {"qmt_bridge.log", "qmt_bridge.process"}
 # Modules of the standard library that do I/O, read a clock or wait; pure modules get the time as an argument.
 IMPURE = set("asyncio logging os pathlib queue selectors socket sqlite3 subprocess threading time".split())
+IMPURE.add("qmt_bridge.system.clock")
 
 # The allowed imports: the first pattern that matches a file, the modules that it may import besides the standard
 # library, and the modules of the standard library that it must not import. A package includes everything below it.
@@ -73,7 +75,9 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"qmt_bridge.errors", "qmt_bridge.keys", "qmt_bridge.private", "msgspec"},
         {"asyncio", "socket", "threading"},
     ),
-    ("qmt_bridge/private.py", set(), {"asyncio", "threading", "time"}),
+    ("qmt_bridge/private.py", {"qmt_bridge.system.in_use"}, {"asyncio", "threading", "time"}),
+    # The lowest of all: every part may use it.
+    ("qmt_bridge/system/*", set(), {"asyncio", "threading"}),
     ("qmt_bridge/tokens/claims.py", {"qmt_bridge.keys.key"}, IMPURE),
     # PyJWT is an optional dependency.
     ("qmt_bridge/tokens/key_set.py", {"qmt_bridge.errors", "qmt_bridge.tokens", "jwt"}, IMPURE),
@@ -175,7 +179,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # zstd is in the standard library from Python 3.14 on; the feeder reads tapes as well.
     (
         "qmt_bridge/tapes/tape.py",
-        WIRE | {"qmt_bridge.private", "backports.zstd", "compression.zstd"},
+        WIRE | {"qmt_bridge.private", "qmt_bridge.system.in_use", "backports.zstd", "compression.zstd"},
         {"asyncio", "threading", "time"},
     ),
     # pyarrow is an optional dependency.
@@ -201,7 +205,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # Called on any thread, so it must not use the publisher's sockets.
     (
         "feeder/inbox.py",
-        WIRE | {"feeder.events", "feeder.journal", "feeder.source"},
+        WIRE | {"feeder.events", "feeder.journal", "feeder.source", "qmt_bridge.system.clock"},
         {"asyncio", "sqlite3"},
     ),
     ("feeder/refusals.py", set(), IMPURE),
@@ -217,7 +221,14 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # The file of the trade events, and the thread that alone uses it.
     (
         "feeder/journal/*",
-        WIRE | {"feeder.events", "feeder.journal", "qmt_bridge.journal_file", "qmt_bridge.private"},
+        WIRE
+        | {
+            "feeder.events",
+            "feeder.journal",
+            "qmt_bridge.journal_file",
+            "qmt_bridge.private",
+            "qmt_bridge.system",
+        },
         {"asyncio", "socket"},
     ),
     # What a replay plays.
@@ -248,7 +259,10 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         set(),
     ),
     ("gateway/connections/opening.py", set(), IMPURE),
-    ("gateway/connections/descriptors.py", set(), {"asyncio"}),
+    ("gateway/connections/descriptors.py", set(), {"socket", "threading"}),
+    # What Windows' loops lack; the loop itself is imported there alone.
+    ("gateway/loop/windows.py", {"gateway.loop", "qmt_bridge.system.clock"}, {"threading"}),
+    ("gateway/loop/*", {"gateway.loop"}, {"time"}),
     # They take turns on the event loop.
     ("gateway/connections/intake.py", set(), IMPURE - {"asyncio"}),
     ("gateway/connections/arrivals.py", {"gateway.connections.intake"}, IMPURE - {"asyncio"}),
@@ -257,11 +271,11 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # It sends by tasks of the event loop, and uses its clock.
     (
         "gateway/sending/sender.py",
-        WIRE | {"gateway.counters", "gateway.sending"},
-        IMPURE - {"asyncio", "logging", "time"},
+        WIRE | {"gateway.counters", "gateway.sending", "qmt_bridge.system.clock"},
+        IMPURE - {"asyncio", "logging", "qmt_bridge.system.clock"},
     ),
     # Its flushes are planned on the event loop, and it measures the turns.
-    ("gateway/sending/flushes.py", set(), IMPURE - {"asyncio", "time"}),
+    ("gateway/sending/flushes.py", {"qmt_bridge.system.clock"}, IMPURE - {"asyncio", "qmt_bridge.system.clock"}),
     # A subscription uses the sender, but not the session.
     ("gateway/subscription.py", WIRE | {"gateway.hub", "gateway.sending", "gateway.streams"}, IMPURE - {"asyncio"}),
     ("gateway/sending/*", WIRE | {"gateway.sending"}, IMPURE),

@@ -15,6 +15,7 @@ from pathlib import Path
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.journal_file import TABLES, VERSION, foreign_object, harden
+from qmt_bridge.system.in_use import patiently
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +121,12 @@ def set_aside(path: Path) -> Path:
     for suffix in BESIDE:
         beside = path.with_name(path.name + suffix)
         if beside.exists():
-            beside.rename(aside.with_name(aside.name + suffix))
-    return path.rename(aside)
+            _rename(beside, aside.with_name(aside.name + suffix))
+    return _rename(path, aside)
+
+
+def _rename(old: Path, new: Path) -> Path:
+    return patiently(lambda: old.rename(new))
 
 
 def open_database(path: Path) -> sqlite3.Connection:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
@@ -19,6 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from feeder.events import Event, Positions
 from feeder.journal.journal import BATCH_EVENTS, MAX_UNSAVED_BYTES, Journal
+from qmt_bridge.system import clock
 
 logger = logging.getLogger(__name__)
 
@@ -183,14 +183,14 @@ class JournalThread:
             self._tell(exc)
 
     def _loop(self, journal: Journal, epoch: int) -> None:
-        now = started = next_prune = time.monotonic()
+        now = started = next_prune = clock.monotonic()
         next_retry = now + RETRY_SECONDS
         while True:
             # Read this before the queue, so that everything that was handed over before it was set is written below.
             closing = self._closing
             # Take the calls before the events: so a call finds all events in the journal that were queued before it.
             is_idle = not (self._waiting or journal.catching_up or closing)
-            calls = self._take_calls(min(next_prune, next_retry) - time.monotonic() if is_idle else 0.0)
+            calls = self._take_calls(min(next_prune, next_retry) - clock.monotonic() if is_idle else 0.0)
             self._write_waiting(journal)
             for call in calls:
                 self._time(call, journal)
@@ -198,7 +198,7 @@ class JournalThread:
                 self._write_waiting(journal)
             if closing:
                 return
-            now = time.monotonic()
+            now = clock.monotonic()
             if journal.catching_up or now >= next_retry:
                 next_retry = now + RETRY_SECONDS
                 self._time(journal.save)
@@ -206,7 +206,7 @@ class JournalThread:
             if now >= next_prune:
                 # Use at most the time since the start, so that nothing is deleted if the clock jumps ahead.
                 at_most = epoch + int((now - started) * 1e9)
-                more = self._time(journal.prune, min(time.time_ns(), at_most) // _NS_PER_MS)
+                more = self._time(journal.prune, min(clock.time_ns(), at_most) // _NS_PER_MS)
                 next_prune = now + (PRUNE_PAUSE_SECONDS if more else PRUNE_SECONDS)
             self._time(partial(journal.checkpoint, idle=not self._waiting))
 
@@ -243,7 +243,7 @@ class JournalThread:
 
     def _time(self, call: Callable[..., Found], *arguments: object) -> Found:
         """Make a call that may wait for the disk, and record when it began, for `age`."""
-        self._began = time.monotonic()
+        self._began = clock.monotonic()
         try:
             return call(*arguments)
         finally:

@@ -25,6 +25,7 @@ from feeder.sim.market import STREAMS, Market, Record, bars_wanted
 from feeder.source import DownloadRequest, Health, Sink, mask
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
+from qmt_bridge.system import clock
 from qmt_bridge.wire.messages import AccountState
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts, formula_spec
 
@@ -55,7 +56,7 @@ _Publish = Callable[[int, Record], None]
 
 def epoch_ms() -> int:
     """Return the milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+    return clock.time_ns() // 1_000_000
 
 
 class Simulator:
@@ -80,7 +81,7 @@ class Simulator:
         # Only the simulator's thread uses the rest.
         self._topics: set[Topic] = set()
         self._played = 0
-        # When the thread last slept (time.perf_counter).
+        # When the thread last slept (clock.monotonic).
         self._paused_at = 0.0
         # The account's time.
         self._traded = 0
@@ -153,11 +154,11 @@ class Simulator:
         try:
             self._sink.set_state("up")
             turn = min(_TURN, self._config.sim_interval)
-            next_turn = time.monotonic()
+            next_turn = clock.monotonic()
             while self._work(next_turn):
                 self._play(self._now())
                 # The second keeps calls moving where every turn is late.
-                next_turn = max(next_turn + turn, time.monotonic() + turn / 10)
+                next_turn = max(next_turn + turn, clock.monotonic() + turn / 10)
         except Exception as exc:
             logger.exception("simulator failed")
             self._sink.set_state("down", f"simulator failed: {exc}", data_lost=True)
@@ -168,10 +169,10 @@ class Simulator:
         The feeder's calls, which are short, come first, and leave half of the time to longer work.
         """
         while True:
-            share = (time.monotonic() + until) / 2
+            share = (clock.monotonic() + until) / 2
             while True:
                 is_busy = bool(self._backlog or self._snapshots)
-                wait = 0.0 if is_busy else until - time.monotonic()
+                wait = 0.0 if is_busy else until - clock.monotonic()
                 try:
                     call = self._calls.get(timeout=max(0.0, wait))
                 except queue.Empty:
@@ -180,26 +181,26 @@ class Simulator:
                     return False
                 call()
                 self._pause()
-                if time.monotonic() >= share:
+                if clock.monotonic() >= share:
                     break
             if not self._backlog:
-                if self._snapshots or time.monotonic() >= until:
+                if self._snapshots or clock.monotonic() >= until:
                     return True
                 continue
             self._backlog.do_one()
             self._pause()
-            if time.monotonic() >= until:
+            if clock.monotonic() >= until:
                 return True
 
     def _pause(self) -> None:
         """Let the publisher's thread run, if this one has worked for long."""
-        if time.perf_counter() - self._paused_at >= _STINT:
+        if clock.monotonic() - self._paused_at >= _STINT:
             time.sleep(_PAUSE)
-            self._paused_at = time.perf_counter()
+            self._paused_at = clock.monotonic()
 
     def _play(self, now: int) -> None:
         """Publish what has become due since the last turn, each code at most once."""
-        received_ns = time.time_ns()
+        received_ns = clock.time_ns()
         # The account's time never goes back, because new orders would get the numbers of earlier ones; it never stops.
         passed = min(max(now - self._played, 0), _LONGEST_STEP)
         self._traded = max(now, self._traded + passed)
@@ -237,7 +238,7 @@ class Simulator:
         records = self._market.stream(code, period, max(published, now - _STREAM_DELAY), now)
         self._streams[topic] = code, period, now
         if records:
-            self._sink.publish(topic, {code: records}, time.time_ns())
+            self._sink.publish(topic, {code: records}, clock.time_ns())
 
     def _go_on_with_snapshot(self, now: int) -> None:
         """Make a part of the oldest snapshot; once it is whole, publish it in one push, as xtquant does.
@@ -252,12 +253,12 @@ class Simulator:
         if len(part) < _SNAPSHOT_CODES:
             self._snapshots.popleft()
             self._markets[snapshot.market] = snapshot.topic
-            self._sink.publish_whole(snapshot.topic, snapshot.ticks, time.time_ns())
+            self._sink.publish_whole(snapshot.topic, snapshot.ticks, clock.time_ns())
 
     def _go_on_with_downloads(self) -> None:
         for topic, (turn, bodies) in tuple(self._downloads.items()):
             for body in islice(bodies, turn):
-                self._sink.publish(topic, body, time.time_ns())
+                self._sink.publish(topic, body, clock.time_ns())
                 if "status" in body:
                     del self._downloads[topic]
 
@@ -314,12 +315,12 @@ class Simulator:
         if parts.kind is Kind.WHOLE:
 
             def publish(now: int, tick: Record) -> None:
-                self._sink.publish_whole(topic, {code: tick}, time.time_ns())
+                self._sink.publish_whole(topic, {code: tick}, clock.time_ns())
 
         elif parts.kind is Kind.L2:
 
             def publish(now: int, tick: Record) -> None:
-                received_ns = time.time_ns()
+                received_ns = clock.time_ns()
                 self._sink.publish(topic, {code: [self._market.thousand(code, int(detail), now)]}, received_ns)
 
         elif parts.kind is Kind.FORMULA:
@@ -327,13 +328,13 @@ class Simulator:
             code = formula.code
 
             def publish(now: int, tick: Record) -> None:
-                received_ns = time.time_ns()
+                received_ns = clock.time_ns()
                 self._sink.publish(topic, formula.value(now), received_ns)
 
         else:
 
             def publish(now: int, tick: Record) -> None:
-                received_ns = time.time_ns()
+                received_ns = clock.time_ns()
                 record = tick if detail == "tick" else self._market.quote(code, detail, now)
                 self._sink.publish(topic, {code: [record]}, received_ns)
 
@@ -342,7 +343,7 @@ class Simulator:
     def _drop(self, topic: Topic, parts: TopicParts) -> None:
         if self._downloads.pop(topic, None) is not None:
             end = {"status": "error", "type": "error", "code": "upstream_unavailable", "failed": {}}
-            self._sink.publish(topic, {**end, "error": "the download was cancelled"}, time.time_ns())
+            self._sink.publish(topic, {**end, "error": "the download was cancelled"}, clock.time_ns())
             return
         self._topics.discard(topic)
         self._streams.pop(topic, None)

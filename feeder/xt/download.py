@@ -27,6 +27,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import ErrorCode, Refused
 from qmt_bridge.process import child
 from qmt_bridge.process.exit_code import describe
+from qmt_bridge.system import clock
 from qmt_bridge.wire.limits import RUNNING_DOWNLOADS
 from qmt_bridge.wire.topics import Topic
 
@@ -196,7 +197,7 @@ class XtDownload:
         if "status" in body:
             log = logger.info if body["status"] == "done" else logger.warning
             log("download %s: %s", topic, body.get("error", "done"))
-        self._sink.publish(topic, body, time.time_ns())
+        self._sink.publish(topic, body, clock.time_ns())
 
 
 class _Process:

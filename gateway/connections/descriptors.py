@@ -1,7 +1,8 @@
-"""File descriptors: each connection takes one, and a process may open only so many (RLIMIT_NOFILE)."""
+"""File descriptors: each connection takes one, and a process or a loop has only so many (RLIMIT_NOFILE, select())."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
@@ -19,6 +20,9 @@ RESERVE = 16
 MOST_BARE = 10_000
 # Seconds between two lines in the log that say so.
 REPEAT = 10.0
+# WebSockets of a worker whose loop waits in Windows' select(), which fails beyond 512 sockets (FD_SETSIZE of CPython):
+# then the loop would end, and with it every client. Some are for handshakes and for the feeder.
+SELECTED = 448
 
 
 def raise_limit(sockets: int) -> None:
@@ -42,6 +46,22 @@ def raise_limit(sockets: int) -> None:
             sockets,
             wanted,
         )
+
+
+def places(loop: asyncio.AbstractEventLoop, wanted: int) -> int:
+    """Return how many WebSockets the loop may serve, at most `wanted`; log if that is less.
+
+    `qmt-bridge gateway` takes another loop on Windows; uvicorn with several workers takes this one.
+    """
+    if sys.platform != "win32" or not isinstance(loop, asyncio.SelectorEventLoop) or wanted <= SELECTED:
+        return wanted
+    logger.warning(
+        "this event loop serves at most %d WebSockets on Windows, not %d (max_connections): start the gateway with "
+        "`qmt-bridge gateway`, or uvicorn with one worker",
+        SELECTED,
+        wanted,
+    )
+    return SELECTED
 
 
 class Descriptors:

@@ -38,13 +38,16 @@ class NotYet(Exception):
 class Entry:
     """The keys, failed attempts and places of one worker."""
 
-    def __init__(self, config: Config) -> None:
-        """Read the keys; raise `ConfigError` for a file that is damaged."""
+    def __init__(self, config: Config, places: int | None = None) -> None:
+        """Read the keys; raise `ConfigError` for a file that is damaged.
+
+        The loop has `places` WebSockets; None: as many as the settings say.
+        """
         self.keys = KeyRing(config.data_path, config.api_key)
         check_tokens(config)
         self.tokens = Tokens(config) if config.jwt_jwks else None
         self.attempts = Attempts()
-        self.room = Room(config.max_connections, config.max_connections_per_address)
+        self.room = Room(config.max_connections if places is None else places, config.max_connections_per_address)
         # Whether the feeder's data is invented, as far as is known.
         self.simulated = False
         self._require_key = config.require_key

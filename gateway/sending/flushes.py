@@ -6,8 +6,9 @@ Runs on the event loop.
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Protocol
+
+from qmt_bridge.system import clock
 
 
 class Flushing(Protocol):
@@ -32,12 +33,12 @@ class AnswerClock:
 
     def __init__(self) -> None:
         # Seconds at the newest look.
-        self.now = time.monotonic()
+        self.now = clock.monotonic()
         self._excluded = 0.0
 
     def look(self) -> float:
         """Return the seconds, as they are at this moment."""
-        self.now = time.monotonic() - self._excluded
+        self.now = clock.monotonic() - self._excluded
         return self.now
 
     def exclude(self, turn: float) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from gateway.sending.outbox import Item, Outbox
 from gateway.sending.view import Seen
 from gateway.sending.window import Window
 from qmt_bridge.errors import WireError
+from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 
@@ -137,7 +137,7 @@ class Sender(Protocol):
         """Queue a control frame."""
 
     def when_drained(self, act: Callable[[float], None]) -> None:
-        """Call `act` with time.monotonic() in a later turn, once nothing waits for the client."""
+        """Call `act` with clock.monotonic() in a later turn, once nothing waits for the client."""
 
     def later(self, act: Callable[[], None]) -> None:
         """Call `act` in the next turn of the loop, unless the client has disconnected by then."""
@@ -245,7 +245,7 @@ class _Queue:
         if self._drained is not None and not self.gone:
             waiting, self._drained = self._drained, None
             for act in waiting:
-                act(time.monotonic())
+                act(clock.monotonic())
 
 
 class PreparedSender(_Queue):

@@ -24,6 +24,7 @@ from qmt_bridge.config import (
     choices,
 )
 from qmt_bridge.errors import ConfigError, QMTBridgeError
+from qmt_bridge.system.in_use import patiently
 
 if TYPE_CHECKING:
     from qmt_bridge.journal_file import Reader
@@ -127,9 +128,9 @@ def journal_export(
             try:
                 with part.open("wb") as written:
                     written.writelines(lines)
-                part.replace(out)
+                patiently(lambda: part.replace(out))
             finally:
-                part.unlink(missing_ok=True)
+                private.remove(part)
     except BrokenPipeError:
         # click ends the command without a message if the reader of a pipe (`... | head`) has ended.
         raise

@@ -6,7 +6,6 @@ Runs in the main thread.
 from __future__ import annotations
 
 import ssl
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from qmt_bridge.config import Config, connection
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import QMTBridgeError, WireError
 from qmt_bridge.silence import FIRST_SECONDS
+from qmt_bridge.system import clock
 from qmt_bridge.wire.frames import checked, encode
 
 # Errors whose cause a user can remove; any other one is a bug and shows its traceback.
@@ -44,7 +44,7 @@ def from_wire(topics: Sequence[str], config: Config, count: int | None, after: i
     )
     for number, frame in enumerate(frames, 1):
         # A last value from the feeder's memory has no times.
-        age = round((time.time_ns() - frame.received_ns) / 1e6, 3) if frame.received_ns else None
+        age = round((clock.time_ns() - frame.received_ns) / 1e6, 3) if frame.received_ns else None
         try:
             line = {"topic": frame.topic, "epoch": frame.epoch, "seq": frame.seq, "age_ms": age}
             click.echo(encode({**line, "data": checked(frame.body)}))

@@ -16,6 +16,7 @@ import zmq
 from qmt_bridge import private
 from qmt_bridge.curve.certificate import ROLES, Certificate, checked_name, read_certificate, write_certificate
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.system.in_use import patiently
 
 End = Literal["feeder", "gateway"]
 CLIENTS = "clients"
@@ -76,7 +77,7 @@ def own_keys(folder: Path) -> None:
         part = Path(tempfile.mkdtemp(".part", f"{folder.name}.", folder.parent))
         try:
             make_keys(part)
-            part.rename(folder)
+            patiently(lambda: part.rename(folder))
         except OSError:
             # Another process has made it meanwhile.
             if not (folder / "feeder.key_secret").exists():

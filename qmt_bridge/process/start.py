@@ -16,7 +16,7 @@ from _signal import SIG_DFL, SIGINT, signal  # type: ignore[import-not-found]
 def prepare() -> None:
     """Let Ctrl-C end the process without a traceback until a command takes it; keep new files from other users.
 
-    And take the current folder off the path.
+    And take every text to print, and the current folder off the path.
     """
     signal(SIGINT, SIG_DFL)
     if sys.platform == "win32":
@@ -25,6 +25,7 @@ def prepare() -> None:
         # Programs that this one starts inherit it. Without it a crash of native code waits for a click on a message of
         # Windows, and no supervisor sees an end.
         msvcrt.SetErrorMode(msvcrt.SEM_FAILCRITICALERRORS | msvcrt.SEM_NOGPFAULTERRORBOX)
+    tolerate_any_text()
     # What a library writes, such as xtquant, is for the owner alone too, and so is the end of a local socket.
     os.umask(0o077)
     ours = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -33,3 +34,15 @@ def prepare() -> None:
         del sys.path[0]
     # multiprocessing starts workers with `python -c`, which puts the folder there too.
     os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def tolerate_any_text() -> None:
+    """Let standard output and error take every text: what their encoding lacks comes as an escape such as ``\\u6210``.
+
+    Windows redirects to the encoding of the system, which has no Chinese outside China, and no emoji in China; an error
+    message that cannot be written would hide its own cause. Every command begins here, before it reads its arguments.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # A program without a console (pythonw) has no streams, and one that embeds Python may have others.
+        if reconfigure := getattr(stream, "reconfigure", None):
+            reconfigure(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""The request to end: Ctrl-C, SIGTERM (Windows: Ctrl-Break) and the end of standard input. Main thread.
+"""The request to end: Ctrl-C, SIGTERM (Windows: Ctrl-Break, and `console`) and the end of standard input. Main thread.
 
 A signal handler runs in the main thread, between any two instructions of whatever that thread is doing. It may
 therefore take no lock: the thread may hold that very lock, and would wait for itself for ever. `threading.Event.set`

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 import threading
-import time
 from collections.abc import Generator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +19,7 @@ from qmt_bridge.consumer import spelled, subscribe
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.silence import Silence
+from qmt_bridge.system import clock
 from qmt_bridge.tapes.tally import Tally
 from qmt_bridge.tapes.tape import Recorded, TapeWriter, session_frame
 from qmt_bridge.wire.frames import Frame
@@ -87,7 +87,7 @@ class Recorder:
         self._stopped = False
         self._failure: Exception | None = None
         self._ended: list[TapeWriter] = []
-        now = time.time_ns()
+        now = clock.time_ns()
         self._tape = self._open(now)
         self.tally.note(Recorded(now, self._session))
 
@@ -126,7 +126,7 @@ class Recorder:
     def _consume(self) -> None:
         try:
             for frame in self._frames:
-                recorded = Recorded(time.time_ns(), frame)
+                recorded = Recorded(clock.time_ns(), frame)
                 with self._lock:
                     if self._stopped:
                         return

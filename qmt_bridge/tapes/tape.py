@@ -29,6 +29,7 @@ from typing import BinaryIO, NamedTuple
 
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError, WireError
+from qmt_bridge.system.in_use import patiently
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.earlier import modern
 from qmt_bridge.wire.frames import Frame
@@ -276,13 +277,13 @@ class TapeWriter:
                     pass
                 self.cut = reader.torn
                 if reader.torn:
-                    os.truncate(path, reader.end)
+                    patiently(lambda: os.truncate(path, reader.end))
                 private.warn_if_exposed(path, "what was recorded, which may be orders and fills")
             else:
                 # A tape may hold orders and fills. One that exists keeps the mode that its owner has given it.
                 private.make_file(path)
             # Unbuffered: a block is one write, and an error is this write's.
-            self._file = path.open("ab", buffering=0)
+            self._file = patiently(lambda: path.open("ab", buffering=0))
         except ConfigError as exc:
             raise ConfigError("out", exc.reason) from exc
         except OSError as exc:

@@ -31,6 +31,7 @@ from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Refused
 from qmt_bridge.journal_file import Reader, journal_path
+from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import AccountState, FeedStatus, trade_state
@@ -1008,13 +1009,13 @@ def test_a_clock_that_jumps_ahead_deletes_nothing(config: Config, monkeypatch: p
     ahead = 400 * 24 * 3600 * 1_000_000_000
     monkeypatch.setattr(Journal, "prune", note)
     monkeypatch.setattr(thread_module, "PRUNE_SECONDS", 0.01)
-    clock = SimpleNamespace(time_ns=lambda: time.time_ns() + ahead, monotonic=time.monotonic, sleep=time.sleep)
+    jumped = SimpleNamespace(time_ns=lambda: time.time_ns() + ahead, monotonic=clock.monotonic)
     feeder.start()
     consumer = Consumer(feeder)
     try:
         source.sink.publish_trade("1", "order", {}, 1)
         wait_for(lambda: consumer.catch_up(ALL_TRADES)[0].seq == 1)
-        monkeypatch.setattr(publisher_module, "time", clock)
+        monkeypatch.setattr(publisher_module, "clock", jumped)
         done = len(asked)
         wait_for(lambda: len(asked) > done + 1)
         assert consumer.catch_up(ALL_TRADES, after=0)[0].state == "live"

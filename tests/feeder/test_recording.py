@@ -351,7 +351,7 @@ def test_a_replay_of_trade_events_begins_without_a_subscription(start) -> None:
 
 
 class Clock:
-    """Replace the module `time` by a clock that the test sets."""
+    """Replace the module `clock` by a clock that the test sets."""
 
     def __init__(self, now: float) -> None:
         self.now = now
@@ -365,7 +365,7 @@ class Clock:
 
 def test_the_delay_of_trade_events_counts_from_the_start(start, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(-1000.0)
-    monkeypatch.setattr(replay_module, "time", clock)
+    monkeypatch.setattr(replay_module, "clock", clock)
     sink = Told()
     replay = start(sink, (TRADES, {"type": "order", "data": {}}), delay=5)
     clock.now = -995.0
@@ -376,7 +376,7 @@ def test_the_delay_of_trade_events_counts_from_the_start(start, monkeypatch: pyt
 
 def test_a_replay_keeps_the_pace_of_the_stamps(start, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(100.0)
-    monkeypatch.setattr(replay_module, "time", clock)
+    monkeypatch.setattr(replay_module, "clock", clock)
     sink = Told()
     replay = start(sink, *((QUOTE, {"n": n}, 3 * n) for n in range(3)), (BARS, {}, 9), speed=3)
 

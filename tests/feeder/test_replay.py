@@ -132,7 +132,7 @@ def volumes(bodies: list) -> list[int]:
 
 
 class Clock:
-    """Replace the module `time` by a clock that the test sets."""
+    """Replace the module `clock` by a clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -147,7 +147,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(replay_module, "time", clock)
+    monkeypatch.setattr(replay_module, "clock", clock)
     return clock
 
 

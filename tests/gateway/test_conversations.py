@@ -140,7 +140,7 @@ async def converse(world: World) -> None:
 def test_conversation_is_answered_in_order_and_leaves_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = VirtualLoop()
     for module in (session_module, sender_module):
-        monkeypatch.setattr(module, "time", loop)
+        monkeypatch.setattr(module, "clock", loop)
     # Some worlds have sockets that hold few codes, and outboxes that hold little.
     settings = ({}, {"max_topics": 4}, {"outbox_bytes": 20_000}, {"lag_target": 0.05})[seed % 4]
     world = World(loop, seed, **{"lag_target": 0.2, **settings})

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import msgspec
 import pytest
@@ -19,7 +20,9 @@ from gateway.app import create_app
 from qmt_bridge.config import Config, export_env
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
+from qmt_bridge.system import console
 from qmt_bridge.wire.topics import quote_topic
+from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, running_rig
 from tests.support.waiting import wait_for
@@ -52,6 +55,15 @@ def process(command: list[str], config: Config, log: Path) -> Iterator[subproces
             except subprocess.TimeoutExpired:
                 running.kill()
                 running.wait()
+
+
+def ask_to_end(running: subprocess.Popen[bytes]) -> None:
+    if sys.platform == "win32":
+        from tests.support.console import send_event
+
+        send_event(running.pid, console.BREAK)
+    else:
+        running.terminate()
 
 
 def answers(port: int) -> bool:
@@ -118,6 +130,44 @@ def test_bad_setting_stops_the_server_with_its_name(config: Config, tmp_path: Pa
     assert "QMT_BRIDGE_WORKERS" in log.read_text(encoding="utf-8")
 
 
+def with_input(command: list[str], env: dict[str, str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT)
+
+
+TOLD_TO_END = """
+from gateway import server
+from qmt_bridge import cli
+server._Worker.terminate = server._Worker.ask_to_end
+if __name__ == "__main__":
+    cli.main()
+"""
+
+
+async def test_workers_that_are_told_to_end_close_their_sockets(config: Config, tmp_path: Path) -> None:
+    """As on Windows, where no signal reaches one process alone."""
+    port = free_port()
+    log = tmp_path / "gateway.log"
+    script = tmp_path / "told_to_end.py"
+    script.write_text(TOLD_TO_END, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with running_rig(config) as rig, log.open("wb") as output:
+        command = [sys.executable, str(script), "gateway", "--until-eof", f"--port={port}", "--workers=2"]
+        with with_input(command, {**env, **export_env(rig.config)}, output) as gateway:
+            try:
+                wait_for(lambda: answers(port), "the gateway")
+                async with connect(f"ws://127.0.0.1:{port}/ws/realtime", proxy=None) as socket:
+                    await Client(socket).subscribed(stocks=["600519.SH"])
+                    assert gateway.stdin is not None
+                    gateway.stdin.close()
+                    assert (await Client(socket).closed())[0] == 1012
+                assert gateway.wait(DEADLINE) == 0
+            finally:
+                gateway.kill()
+    said = log.read_text(encoding="utf-8", errors="replace")
+    assert "killed" not in said
+    assert "Traceback" not in said
+
+
 async def test_gateway_stops_in_time_with_a_stalled_client(config: Config, tmp_path: Path) -> None:
     port = free_port()
     with running_rig(config) as rig:
@@ -133,7 +183,7 @@ async def test_gateway_stops_in_time_with_a_stalled_client(config: Config, tmp_p
                 for number in range(400):
                     rig.source.publish(TICK, {"600519.SH": [{"n": number, "padding": "x" * 50_000}]})
                 wait_for(lambda: readiness(port)["frames_received"] == 400, "the frames")
-                gateway.terminate()
+                ask_to_end(gateway)
                 assert (await Client(reader).closed())[0] == 1012
                 gateway.wait(DEADLINE)
     assert gateway.returncode == 0

@@ -324,6 +324,13 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, mark, ending):
     assert load_config(path, {}) == Config(port=1, data_dir="行情")
 
 
+@pytest.mark.parametrize("path", ["C:\\国金　QMT 交易端\\userdata_mini", "D:\\", "\\\\server\\share"])
+def test_a_path_in_single_quotes_is_taken_as_it_is(tmp_path, path):
+    """The wide space of Chinese is no control character."""
+    file = write(tmp_path, f"xt_userdata = '{path}'\n")
+    assert load_config(file, {}).xt_userdata == path
+
+
 @pytest.mark.parametrize(
     ("content", "hint"),
     [
@@ -335,6 +342,9 @@ def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, mark, ending):
         pytest.param(b'data_dir = "C:\\qmt\\"\nport = 1\n', "put paths in single quotes", id="last-backslash"),
         pytest.param(b'data_dir = "C:\\temp"', "put paths in single quotes", id="tab"),
         pytest.param(b'curve_dir = "C:\\new"', "put paths in single quotes", id="newline"),
+        pytest.param(b'data_dir = "C:\\new"', "or write each backslash twice", id="backslash-twice"),
+        pytest.param(b'port = 1\ndata_dir = "D:\\"', "put paths in single quotes", id="end-of-the-document"),
+        pytest.param(b'data_dir = "D:\\"\n\n', "put paths in single quotes", id="before-empty-lines"),
         pytest.param("host = “0.0.0.0”".encode(), "Chinese keyboard", id="curly-quotes"),
     ],
 )

@@ -18,6 +18,7 @@ from feeder.xt import normalize
 from feeder.xt.quotes.newest import Moment
 from feeder.xt.quotes.subscription import NativeSubscription
 from feeder.xt.quotes.topic_state import TopicState
+from qmt_bridge.system import clock
 from qmt_bridge.wire.topics import Kind
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 def this_moment() -> Moment:
     """Return the time at which a callback was entered."""
     # perf_counter is the monotonic clock that has a fine resolution on Windows too.
-    return Moment(time.time_ns(), time.perf_counter_ns())
+    return Moment(clock.time_ns(), time.perf_counter_ns())
 
 
 class Callbacks:

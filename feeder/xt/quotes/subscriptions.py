@@ -19,6 +19,7 @@ from feeder.xt.quotes.subscription import NativeSubscription, is_tick, market_of
 from feeder.xt.quotes.topic_state import TopicState
 from feeder.xt.quotes.topic_table import TopicTable
 from feeder.xt.quotes.work import Work
+from qmt_bridge.system import clock
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 
 
@@ -160,7 +161,7 @@ class Subscriptions:
             # The market already serves ticks of single codes, so its snapshot came before and is published here.
             with state.lock:
                 if state.newest.records:
-                    self._sink.publish_whole(topic, state.newest.records, time.time_ns())
+                    self._sink.publish_whole(topic, state.newest.records, clock.time_ns())
                 subscription.topic = topic
         if subscription.state is not state:
             newest = subscription.state.newest.records.get(parts.name)

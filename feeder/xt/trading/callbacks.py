@@ -5,7 +5,6 @@ A callback takes the time, reads the record, hands it over to `Reconciliation`, 
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from feeder.xt.trading.failures import Failures
 from feeder.xt.trading.publication import Publication
 from feeder.xt.trading.reconciliation import Reconciliation
 from feeder.xt.trading.records import EVENTS, Reader
+from qmt_bridge.system import clock
 
 
 class Callbacks:
@@ -42,7 +42,7 @@ class Callbacks:
         return type("Callback", (base,), methods)()
 
     def _receive(self, event: str, *objects: object) -> None:
-        received_ns = time.time_ns()
+        received_ns = clock.time_ns()
         self._connection.note_heard()
         try:
             if event == "disconnected":

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from feeder.xt.trading.accounts import Account
 from feeder.xt.trading.failures import Failures
 from feeder.xt.trading.guard import Guard
 from feeder.xt.trading.pushes import Pushes
+from qmt_bridge.system import clock
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Connection:
 
     def lose(self, publish_loss: Callable[[Account, int], None]) -> None:
         """Note that the connection is lost, and publish it, once, for each account that was subscribed."""
-        received_ns = time.time_ns()
+        received_ns = clock.time_ns()
         with self._guard:
             if not self.lost:
                 self.lost = True
@@ -148,4 +148,4 @@ class Connection:
 def _session_number() -> int:
     # A C int. Sessions with equal numbers would share one queue. The milliseconds differ between the sessions of one
     # process; the multiplier (of Knuth's hash) keeps processes with close ids far apart.
-    return (time.time_ns() // 1_000_000 + os.getpid() * 2_654_435_761) % (2**31 - 1) + 1
+    return (clock.time_ns() // 1_000_000 + os.getpid() * 2_654_435_761) % (2**31 - 1) + 1

@@ -25,6 +25,7 @@ from feeder.xt.trading.publication import Publication
 from feeder.xt.trading.published import Record
 from feeder.xt.trading.queries import Questions
 from feeder.xt.trading.records import AMBIGUOUS, Reader
+from qmt_bridge.system import clock
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ class Reconciliation:
 
     def _note_open(self, account: Account, event: str, asked: int, answer: Any) -> None:
         """Publish the news in the open orders, which are only some of the orders."""
-        received_ns = time.time_ns()
+        received_ns = clock.time_ns()
         self._connection.note_heard()
         records, _ = self._reader.read_answer(event, answer)
         if records:
@@ -196,7 +197,7 @@ class Reconciliation:
 
     def _note_answer(self, account: Account, event: str, asked: int, answer: Any) -> None:
         """Publish the news in the answer to a query of all, and ask again if it is not certain."""
-        received_ns = time.time_ns()
+        received_ns = clock.time_ns()
         self._connection.note_heard()
         records, failure = self._reader.read_answer(event, answer)
         with self._guard:
@@ -231,7 +232,7 @@ class Reconciliation:
         is_ready = not self._connection.is_over and all(each == ACCOUNT_STATUS_OK for each in statuses)
         gone, asked, ask_at = self.holdings.gone(account, now, is_ready)
         for record in gone:
-            self._publication.publish("position", record, time.time_ns(), asked)
+            self._publication.publish("position", record, clock.time_ns(), asked)
         if ask_at is not None:
             self.questions[account].hasten(("position",), ask_at)
 

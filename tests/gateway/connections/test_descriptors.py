@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 
 import pytest
 
 from gateway.connections import descriptors
-from gateway.connections.descriptors import OTHERS, RESERVE, Descriptors, raise_limit
+from gateway.connections.descriptors import OTHERS, RESERVE, SELECTED, Descriptors, places, raise_limit
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 
 
 class Limits:
@@ -31,6 +32,7 @@ class Limits:
         self.limits = limits
 
 
+@posix
 @pytest.mark.parametrize(
     ("soft", "hard", "after", "warns"),
     [
@@ -53,6 +55,7 @@ def test_soft_limit_is_raised_to_what_is_needed(
     assert ("max_connections = 5000" in caplog.text) == warns
 
 
+@posix
 def test_last_descriptors_are_scarce(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptors, "resource", Limits(1024, 4096))
     assert not Descriptors().scarce(1024 - RESERVE - 1)
@@ -73,3 +76,33 @@ def test_refused_connections_are_logged_at_intervals(
         now[0] += descriptors.REPEAT
         running.tell()
     assert [record.getMessage().split()[0] for record in caplog.records] == ["1", "50"]
+
+
+@pytest.mark.parametrize(
+    ("platform", "loop", "wanted", "served"),
+    [
+        pytest.param("win32", asyncio.SelectorEventLoop, 5000, SELECTED, id="select"),
+        pytest.param("win32", asyncio.SelectorEventLoop, 100, 100, id="select-few"),
+        pytest.param("win32", asyncio.AbstractEventLoop, 5000, 5000, id="proactor"),
+        pytest.param("linux", asyncio.SelectorEventLoop, 5000, 5000, id="epoll"),
+    ],
+)
+def test_a_loop_that_selects_on_windows_serves_fewer(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    platform: str,
+    loop: type[asyncio.AbstractEventLoop],
+    wanted: int,
+    served: int,
+) -> None:
+    """The 513th socket would end the loop."""
+    running = loop()
+    monkeypatch.setattr(descriptors.sys, "platform", platform)
+    try:
+        with caplog.at_level(logging.WARNING):
+            assert places(running, wanted) == served
+    finally:
+        monkeypatch.undo()
+        if loop is asyncio.SelectorEventLoop:
+            running.close()
+    assert (f"at most {SELECTED} WebSockets on Windows, not {wanted}" in caplog.text) == (served < wanted)

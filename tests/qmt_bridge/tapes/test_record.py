@@ -190,7 +190,7 @@ def test_a_day_and_an_hour_end_in_shanghai() -> None:
 
 
 class Clock:
-    """Replaces the module `time`; the test moves it."""
+    """Replaces the module `clock`; the test moves it."""
 
     def __init__(self) -> None:
         self.now_ns = BEFORE_MIDNIGHT
@@ -202,7 +202,7 @@ class Clock:
 @pytest.mark.parametrize("out", ["day-{date}.tape", "day.tape"])
 def test_a_new_day_begins_a_new_tape(config: Config, tmp_path: Path, monkeypatch, out: str) -> None:
     clock = Clock()
-    monkeypatch.setattr(record_module, "time", clock)
+    monkeypatch.setattr(record_module, "clock", clock)
     source = Greeter()
     rotate = None if "{date}" in out else "day"
     with feeding(config, source) as here, recording(here, tmp_path / out, MAOTAI, rotate=rotate) as recorder:
@@ -230,7 +230,7 @@ def test_a_tape_that_has_just_ended_is_whole_at_the_end(config: Config, tmp_path
     # Nothing is written before the end.
     monkeypatch.setattr(record_module, "FLUSH_SECONDS", 10 * DEADLINE)
     clock = Clock()
-    monkeypatch.setattr(record_module, "time", clock)
+    monkeypatch.setattr(record_module, "clock", clock)
     source = Greeter()
     with feeding(config, source) as here, recording(here, tmp_path / "{date}.tape", MAOTAI) as recorder:
         wait_for(lambda: MAOTAI in source.topics)

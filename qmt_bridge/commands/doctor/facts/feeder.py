@@ -15,6 +15,7 @@ from qmt_bridge.config import Config, connection
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import ConfigError, QMTBridgeError
 from qmt_bridge.handshakes import PATIENCE_SECONDS, Links, Notice, Trouble
+from qmt_bridge.system import clock
 from qmt_bridge.wire.messages import FeedStatus, read_status
 from qmt_bridge.wire.topics import STATUS_TOPIC
 
@@ -44,7 +45,7 @@ def listen(config: Config) -> Heard:
     status: FeedStatus | None = None
     ages_ms: list[float] = []
     notices: list[Notice] = []
-    until = time.monotonic() + LISTEN_SECONDS
+    until = clock.monotonic() + LISTEN_SECONDS
     try:
         # Prefixes receive what other programs have asked for; they make no subscription at the feeder.
         for frame in subscribe(
@@ -60,7 +61,7 @@ def listen(config: Config) -> Heard:
             # Simulated and recorded ticks do not show the exchange's time.
             elif status is not None and status.source == "xtquant" and (times := list(_times(frame.data))):
                 ages_ms.append(frame.received_ns / 1e6 - max(times))
-            if time.monotonic() > until:
+            if clock.monotonic() > until:
                 break
     except (QMTBridgeError, zmq.ZMQError) as exc:
         return Heard(unheard=error_text(exc))
@@ -83,10 +84,10 @@ def trade_trouble(config: Config) -> str:
             sockets.connect_dealer(context, ask.address, ask.curve, links, ask.name),
         ):
             notices: list[Notice] = []
-            until = time.monotonic() + SILENT_SECONDS
-            while not notices and not links.all_up() and time.monotonic() < until:
+            until = clock.monotonic() + SILENT_SECONDS
+            while not notices and not links.all_up() and clock.monotonic() < until:
                 time.sleep(LOOK_SECONDS)
-                notices = links.look(time.monotonic())
+                notices = links.look(clock.monotonic())
             links.close()
     except ConfigError as exc:
         links.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import sys
 from collections.abc import Iterator
 
 import zmq
@@ -16,6 +15,7 @@ from qmt_bridge.commands.gateway_address import ask_gateway
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
+from qmt_bridge.system import ports
 
 CONNECT_SECONDS = 2.0
 
@@ -45,12 +45,10 @@ def connect_error(address: str) -> str | None:
 def bind_error(host: str, port: int) -> str | None:
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            # Servers set this option too: except on Windows, a port whose last connections just ended is then free.
-            if sys.platform != "win32":
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            ports.claim(probe)
             probe.bind((host, port))
     except OSError as exc:
-        return error_text(exc)
+        return ports.why_not(exc, port)
     return None
 
 

@@ -1,0 +1,1 @@
+"""Where operating systems differ: clocks, the console, ports, and files that are in use."""
