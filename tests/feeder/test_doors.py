@@ -65,7 +65,7 @@ def feeder(config: Config, request: pytest.FixtureRequest) -> Iterator[Feeder]:
     """Return a feeder; with the fixture `keys`, one with those keys."""
     if "keys" in request.fixturenames:
         folder = request.getfixturevalue("keys")
-        config = msgspec.structs.replace(config, trade_addr=ANY_PORT, curve_dir=str(folder))
+        config = msgspec.structs.replace(config, trade_addr=ANY_PORT, trade_ask_addr="", curve_dir=str(folder))
     feeder = Feeder(config, Greeter())
     feeder.start()
     yield feeder
@@ -129,7 +129,7 @@ def test_the_own_socket_answers_about_trade_events(feeder: Feeder, context: zmq.
 
 
 def test_trade_events_are_open_only_by_a_setting(config: Config, context: zmq.Context[Socket]) -> None:
-    open_config = msgspec.structs.replace(config, open_trade_addr=True, trade_addr=ANY_PORT)
+    open_config = msgspec.structs.replace(config, open_trade_addr=True, trade_addr=ANY_PORT, trade_ask_addr="")
     feeder = Feeder(open_config, Greeter())
     feeder.start()
     try:
@@ -162,6 +162,7 @@ def test_another_user_cannot_connect_to_the_own_sockets() -> None:
             feeder.stop()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such sockets")
 def test_an_address_in_a_shared_folder_is_refused(config: Config, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()

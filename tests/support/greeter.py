@@ -67,7 +67,7 @@ class Addresses(msgspec.Struct):
     data_dir: str = ""
 
     def subscribe(self, *topics: str, timeout: float | None = SECONDS, **options: object) -> Iterator[Frame]:
-        return subscribe(*topics, timeout=timeout, **msgspec.structs.asdict(self), **options)  # type: ignore[arg-type]
+        return subscribe(*topics, timeout=timeout, **(msgspec.structs.asdict(self) | options))  # type: ignore[arg-type]
 
 
 def addresses(feeder: Feeder) -> Addresses:
