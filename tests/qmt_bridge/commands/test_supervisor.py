@@ -305,5 +305,3 @@ def test_a_child_gets_its_own_settings_and_no_other_secret(monkeypatch: pytest.M
     for env in (gateway, feeder, download):
         assert "from outside" not in env.values()
         assert env["UNRELATED"] == "kept"
-
-
