@@ -16,7 +16,7 @@ check:  ## Format, lint, types, shell script
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
-	if command -v shellcheck >/dev/null; then shellcheck .ci/run; fi
+	if command -v shellcheck >/dev/null; then shellcheck .ci/run tests/windows/run; fi
 
 test:  ## All tests; ARGS="tests/gateway -k hub" chooses
 	$(PYTHON) -m pytest -n 3 $(ARGS)
@@ -50,10 +50,16 @@ coverage:  ## The test suite under coverage.py; a report, no gate
 # One file for every system, and for CPython 3.11 and later: pip-tools would need a run on each of them.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
+# What tests/windows/run installs: wheels of Windows, on another system.
+WINDOWS = $(UV) pip compile --quiet --python-platform x86_64-pc-windows-msvc --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock"
 
-lock:  ## Pin what is installed and what builds it, with hashes, in deploy/*.lock; ARGS=--upgrade takes newer versions
+lock:  ## Pin what is installed and what builds it, with hashes, in the files *.lock; ARGS=--upgrade takes newer versions
 	$(COMPILE) $(ARGS) --output-file deploy/requirements.lock pyproject.toml
 	$(COMPILE) $(ARGS) --output-file deploy/build.lock --group build --constraints deploy/requirements.lock
+	$(WINDOWS) $(ARGS) --output-file tests/windows/requirements.lock --constraints deploy/requirements.lock \
+		pyproject.toml tests/windows/requirements.in
+	$(WINDOWS) $(ARGS) --output-file tests/windows/build.lock tests/windows/build.in
 	$(MAKE) licences
 
 # Without the conditions of the lock, so that the lists below name the packages of Windows too.

@@ -148,7 +148,7 @@ def test_unknown_code_has_the_documented_fields(up):
 
 def test_heartbeat_and_reply_have_the_documented_fields(up):
     wire = examples("wire.md")
-    _, market, ask = up.ports
+    _, market, ask, *_ = up.ports
     with zmq.Context() as context, context.socket(zmq.SUB) as news, context.socket(zmq.DEALER) as questions:
         news.connect(f"tcp://127.0.0.1:{market}")
         news.subscribe("status/feeder/")

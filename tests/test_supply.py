@@ -29,6 +29,7 @@ ENVIRONMENTS = [
     for version in ("3.11", "3.12", "3.13", "3.14")
     for system in ("linux", "win32")
 ]
+WINDOWS = next(each for each in ENVIRONMENTS if each["sys_platform"] == "win32")
 DEADLINE = 50.0
 
 
@@ -83,6 +84,13 @@ def disagreements(dependencies: list[str], locked: dict[str, Pin]) -> Iterator[s
 )
 def test_lock_agrees_with_pyproject(lock, dependencies):
     assert list(disagreements(dependencies, pins(lock))) == [], "`make lock` writes it again"
+
+
+def test_windows_tests_run_with_the_locked_versions_and_hashes() -> None:
+    locked, tested = pins(LOCK), pins(ROOT / "tests" / "windows" / "requirements.lock")
+    needed = {name for name, pin in locked.items() if applies(pin.marker, WINDOWS)}
+    assert {name: tested[name].version for name in needed} == {name: locked[name].version for name in needed}
+    assert all(pin.hashes for pin in tested.values())
 
 
 def test_group_that_is_locked_is_what_builds():

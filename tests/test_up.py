@@ -33,6 +33,7 @@ from qmt_bridge.sockets import connect_subscriber
 from tests.support import waiting
 from tests.support.paths import FAKES, RECORDED, ROOT
 from tests.support.ports import WIRE, address_options, free_addresses, free_port, free_ports, tcp
+from tests.support.processes import KILLED, kill, runs
 from tests.support.up import DEADLINE, START, Up, answers, receive, running, wait_for
 
 TICKS = RECORDED / "ticks_30stocks_sse_20211201.csv.gz"
@@ -150,8 +151,8 @@ async def test_killed_feeder_closes_no_socket_and_data_continues(tmp_path: Path)
                 await client.send(json.dumps(request))
             before = [await receive(client) for client in clients]
             epoch = await asyncio.to_thread(_ready, up, "epoch")
-            os.kill(up.pid("feeder"), signal.SIGKILL)
-            wait_for(lambda: "feeder ended with exit code -9" in up.text, "the report", up)
+            kill(up.pid("feeder"))
+            wait_for(lambda: f"feeder ended with exit code {KILLED}" in up.text, "the report", up)
             wait_for(lambda: _ready(up, "epoch") not in (0, epoch), "the new feeder", up)
             # Frames sent before the kill are read first; later ones are from the new feeder.
             for client in clients:
@@ -176,7 +177,7 @@ async def test_metrics_of_two_workers_are_correct_after_a_kill(tmp_path: Path) -
             wait_for(lambda: _metric(up, 'feed_state{state="up"}') == 2, "the state of both workers", up)
             assert _metric(up, "feed_up") == 1
             worker = _children(up.pid("gateway"))[-1]
-            os.kill(worker, signal.SIGKILL)
+            kill(worker)
             wait_for(lambda: f"worker {worker} ended" in up.text, "the report", up)
             alive = [client for client in clients if await answers(client)]
             wait_for(lambda: _metric(up, 'feed_state{state="up"}') == 2, "the new worker", up)
@@ -191,8 +192,8 @@ async def test_killed_gateway_is_replaced(tmp_path: Path) -> None:
     with running(tmp_path, "--source=sim", "--workers=2") as up:
         gateway = up.pid("gateway")
         orphans = _children(gateway)
-        os.kill(gateway, signal.SIGKILL)
-        wait_for(lambda: "gateway ended with exit code -9" in up.text, "the report", up)
+        kill(gateway)
+        wait_for(lambda: f"gateway ended with exit code {KILLED}" in up.text, "the report", up)
         # The workers of the killed gateway keep the port until they notice that their parent has ended.
         wait_for(lambda: _ready(up, "worker") not in (0, *orphans), "the new gateway", up)
         async with connect(up.url("/ws/realtime"), proxy=None) as client:
@@ -214,7 +215,7 @@ def test_all_processes_end_with_up_however_it_ends(tmp_path: Path, how: str) -> 
         code = up.process.wait(DEADLINE)
         assert code == (-9 if how == "kill" else 0), up.text
         for pid in pids:
-            wait_for(lambda pid=pid: not _alive(pid), f"the end of {pid}", up)
+            wait_for(lambda pid=pid: not runs(pid), f"the end of {pid}", up)
         wait_for(lambda: _refused(up.port), "the end of the workers", up)
 
 
@@ -230,8 +231,8 @@ def test_banner_shows_the_urls_and_that_data_is_simulated(tmp_path: Path) -> Non
 
 
 @contextmanager
-def holding(how: str, folder: Path) -> Iterator[tuple[int, int, int, int]]:
-    """Yield four ports held by another `up`, by another web server, or by a program that never answers."""
+def holding(how: str, folder: Path) -> Iterator[list[int]]:
+    """Yield ports held by another `up`, by another web server, or by a program that never answers."""
     if how == "up":
         with running(folder / "other", "--source=sim") as other:
             yield other.ports
@@ -242,7 +243,7 @@ def holding(how: str, folder: Path) -> Iterator[tuple[int, int, int, int]]:
         if how == "web server":
             # It answers that it is ready, as the gateway of another run does.
             stack.callback(_Web(holders).close)
-        yield ports[0], ports[1], ports[2], ports[3]
+        yield ports
 
 
 class _Web:
@@ -273,7 +274,7 @@ class _Web:
 def test_up_ends_at_a_taken_port_and_names_its_holder(tmp_path: Path, how: str, taken: str) -> None:
     places = {"gateway": (0,), "market": (1,), "ask": (2,), "feeder": (1, 2), "all": (0, 1, 2)}
     with holding(how, tmp_path) as held:
-        ports = free_ports(3)
+        ports = free_ports(1 + len(WIRE))
         for place in places[taken]:
             ports[place] = held[place]
         command = [sys.executable, "-m", "qmt_bridge.cli", "up", "--source=sim", f"--data-dir={tmp_path / 'own'}"]
@@ -318,7 +319,7 @@ def test_port_taken_during_a_restart_is_tried_again(tmp_path: Path) -> None:
     with running(tmp_path, "--source=sim") as up:
         holder = socket.socket()
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        os.kill(up.pid("gateway"), signal.SIGKILL)
+        kill(up.pid("gateway"))
         try:
             # Take the port as soon as it is free.
             def take() -> bool:
@@ -384,8 +385,8 @@ def test_up_replaces_nothing_after_it_was_stopped_itself(tmp_path: Path) -> None
         # `up` asks its parts once a second, so it has decided by then.
         time.sleep(2.5)
         assert "no sign of life" not in up.text
-        assert _alive(up.pid("feeder"))
-        assert _alive(up.pid("gateway"))
+        assert runs(up.pid("feeder"))
+        assert runs(up.pid("gateway"))
 
 
 @frozen
@@ -402,7 +403,7 @@ def test_second_signal_ends_up_and_frozen_parts_at_once(tmp_path: Path) -> None:
             time.sleep(0.05)
         assert up.process.wait(DEADLINE) == 130
         for pid in pids:
-            wait_for(lambda pid=pid: not _alive(pid), f"the end of {pid}", up)
+            wait_for(lambda pid=pid: not runs(pid), f"the end of {pid}", up)
         assert "Traceback" not in up.text
 
 
@@ -573,16 +574,6 @@ def _children(pid: int) -> list[int]:
 
 def _command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # A child of a killed parent stays a zombie if no process waits for it.
-    status = Path(f"/proc/{pid}/stat")
-    return not status.exists() or status.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
 
 
 def _refused(port: int) -> bool:

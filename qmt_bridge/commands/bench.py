@@ -74,7 +74,8 @@ def servers(url: str) -> tuple[int, ...]:
     for process in psutil.process_iter():
         try:
             listening = [of for of in process.net_connections("tcp") if of.status == psutil.CONN_LISTEN]
-        except psutil.Error:
+        except (psutil.Error, RuntimeError):
+            # On Windows psutil raises RuntimeError when the system does not give the table of connections.
             continue
         if any(of.laddr.port == parts.port for of in listening):
             pids.append(process.pid)

@@ -142,7 +142,8 @@ class _Child:
         """Kill the process and its children: a frozen worker would not notice the end of its parent."""
         assert self.process is not None
         started: list[psutil.Process] = []
-        with contextlib.suppress(psutil.Error):
+        # What psutil does not expect of the system comes as an OSError, as the list of all processes under Wine.
+        with contextlib.suppress(psutil.Error, OSError):
             started = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
         for process in started:

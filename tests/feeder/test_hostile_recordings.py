@@ -70,7 +70,8 @@ def test_newest_values_beyond_the_room_are_published_not_kept(tmp_path: Path, mo
 )
 def test_replay_of_a_hostile_tape_ends_with_one_line(tmp_path: Path, make: Any) -> None:
     path = make(tmp_path / "day.tape")
-    addresses = (f"--{name}-addr=tcp://127.0.0.1:{free_port()}" for name in ("market", "trade", "ask"))
+    names = ("market", "trade", "ask", "trade-ask")
+    addresses = (f"--{name}-addr=tcp://127.0.0.1:{free_port()}" for name in names)
     command = [sys.executable, "-m", "qmt_bridge", "replay", str(path), f"--data-dir={tmp_path / 'data'}", *addresses]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1

@@ -28,7 +28,7 @@ from tests.fuzz.http import send_requests
 from tests.fuzz.latency import compare
 from tests.fuzz.zmtp import fuzz_wire
 from tests.support.good_clients import CLIENTS, watch
-from tests.support.processes import started
+from tests.support.load_processes import started
 from tests.support.rig import metrics
 from tests.support.seen import Good, within
 from tests.support.up import Up

@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 
-from tests.support.processes import yield_cores
+from tests.support.load_processes import yield_cores
 
 PATHS = ("/ws/realtime", "/ws/whole_quote", "/ws/l2_thousand", "/ws/download_progress", "/ws/formula", "/ws/trade")
 CODES = (

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection as Pipe
 from typing import NamedTuple
 
 from tests.fuzz.hostile import BINARY, CLOSE, PATHS, PING, TEXT, frame
-from tests.support.processes import yield_cores
+from tests.support.load_processes import yield_cores
 
 METHODS = ("GET", "GET", "GET", "POST", "HEAD", "OPTIONS", "CONNECT", "PRI", "G\xffT")
 VERSIONS = (*["HTTP/1.1"] * 6, "HTTP/1.0", "HTTP/2.0", "HTTP/0.9", "HTTP/1.1 x")

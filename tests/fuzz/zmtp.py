@@ -34,8 +34,8 @@ from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import QMTBridgeError
 from tests.fuzz.consumer import TOPICS, consume
 from tests.fuzz.latency import compare
+from tests.support.load_processes import started, yield_cores
 from tests.support.ports import address_options, free_port, free_ports, tcp
-from tests.support.processes import started, yield_cores
 from tests.support.seen import Good, within
 from tests.support.up import START, Up
 from tests.support.waiting import wait_for

@@ -7,7 +7,7 @@ import socket as net
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -232,7 +232,10 @@ def stranger(reply: bytes, *, leaves: bool) -> Iterator[str]:
         try:
             yield f"tcp://127.0.0.1:{listening.getsockname()[1]}"
         finally:
-            listening.shutdown(net.SHUT_RDWR)
+            # On Windows a socket that listens cannot be shut down, and its end wakes the thread.
+            with suppress(OSError):
+                listening.shutdown(net.SHUT_RDWR)
+            listening.close()
             thread.join()
             for each in kept:
                 each.close()

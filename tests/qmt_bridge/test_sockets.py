@@ -27,6 +27,7 @@ from qmt_bridge.process import holder
 from qmt_bridge.wire.frames import BATCH_BYTES
 from tests.support import zmtp
 from tests.support.ports import ANY_PORT
+from tests.support.wine import not_under_wine
 
 SECONDS = 10.0
 Socket = zmq.Socket[bytes]
@@ -182,6 +183,7 @@ def test_a_peer_that_answers_no_ping_stays_connected(context: zmq.Context[Socket
     assert demanded(publisher) == b"\0quote/"
 
 
+@not_under_wine("it has no TCP_MAXRT")
 def test_only_a_connecting_end_gives_up_what_is_not_acknowledged(context: zmq.Context[Socket]) -> None:
     publisher = sockets.bind_publisher(context, "market_addr", ANY_PORT, None)
     router = sockets.bind_router(context, ANY_PORT, None)

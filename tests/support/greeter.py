@@ -66,14 +66,22 @@ class Addresses(msgspec.Struct):
     trade_addr: str
     ask_addr: str
     trade_ask_addr: str = ""
+    # On Windows the keys of trade events are there.
+    data_dir: str = ""
 
     def subscribe(self, *topics: str, timeout: float | None = SECONDS, **options: object) -> Iterator[Frame]:
-        return subscribe(*topics, timeout=timeout, **msgspec.structs.asdict(self), **options)  # type: ignore[arg-type]
+        return subscribe(*topics, timeout=timeout, **(msgspec.structs.asdict(self) | options))  # type: ignore[arg-type]
 
 
 def addresses(feeder: Feeder) -> Addresses:
     publisher = feeder.publisher
-    return Addresses(publisher.market_addr, publisher.trade_addr, publisher.ask_addr, publisher.trade_ask_addr)
+    return Addresses(
+        publisher.market_addr,
+        publisher.trade_addr,
+        publisher.ask_addr,
+        publisher.trade_ask_addr,
+        str(publisher._config.data_path),
+    )
 
 
 def take(frames: Iterator[Frame], count: int) -> list[Frame]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -19,9 +20,11 @@ from qmt_bridge.config import env_name
 LOCAL = "127.0.0.1"
 # ZeroMQ binds this address to a port that the system chooses.
 ANY_PORT = f"tcp://{LOCAL}:0"
-# The settings of the feeder's addresses. Those of trade events are left at their defaults, in the data folder.
-WIRE = ("market_addr", "ask_addr")
-ANY_ADDRESSES = dict.fromkeys(WIRE, ANY_PORT)
+# The settings of the feeder's addresses. Those of trade events are left at their defaults, in the data folder; but on
+# Windows the defaults are two ports of the machine.
+WIRE = ("market_addr", "ask_addr") + (("trade_addr", "trade_ask_addr") if sys.platform == "win32" else ())
+# Two addresses of the same text would be one socket for all questions; this one means the same as ANY_PORT.
+ANY_ADDRESSES = dict.fromkeys(WIRE, ANY_PORT) | {name: f"tcp://{LOCAL}:*" for name in WIRE if name == "trade_ask_addr"}
 
 # The default ports of this project are below.
 FIRST = 10_000

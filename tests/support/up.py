@@ -27,10 +27,10 @@ class Up:
     """A running `qmt-bridge up` on free ports."""
 
     def __init__(self, folder: Path, *arguments: str, start: Sequence[str] = START) -> None:
-        port, market, ask = free_ports(3)
-        self.ports = port, market, ask
-        self.port = port
-        self.market_addr = tcp(market)
+        # Of the gateway, of market data, of questions; on Windows two more follow.
+        self.ports = free_ports(1 + len(WIRE))
+        self.port = self.ports[0]
+        self.market_addr = tcp(self.ports[1])
         self.lines: list[str] = []
         command = [*start, "up", *arguments]
         command += [f"--port={self.port}", f"--data-dir={folder}"]

@@ -35,7 +35,13 @@ class Crew(Shared):
 
     def turn(self) -> None:
         """Read every socket that has data; without any, count some times, or wait up to PAUSE seconds."""
-        came = self.selector.select(0 if self.timed else PAUSE)
+        wait = 0 if self.timed else PAUSE
+        if self.selector.get_map():
+            came = self.selector.select(wait)
+        else:
+            # Windows cannot wait for no socket at all: WinError 10022.
+            came = []
+            time.sleep(wait)
         for key, _ in came:
             key.data.read()
         if not came:

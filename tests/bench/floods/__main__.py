@@ -23,7 +23,7 @@ from gateway.connections.descriptors import raise_limit
 from tests.bench.floods.attacks import FLOODS, Flood, attack
 from tests.bench.floods.verdict import Answers, Measured, head, misses, row
 from tests.support.good_clients import watch
-from tests.support.processes import started
+from tests.support.load_processes import started
 from tests.support.rig import metrics
 from tests.support.seen import Good, percentile, within
 from tests.support.up import Up

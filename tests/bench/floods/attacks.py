@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from qmt_bridge.wire.frames import DEFLATE_WINDOW
 from qmt_bridge.wire.requests import REQUEST_BYTES
 from tests.bench.floods.barrage import Barrage
-from tests.support.processes import yield_cores
+from tests.support.load_processes import yield_cores
 from tests.support.raw import CLOSE, CONT, HEADERS, PING, TEXT, frame
 
 # Frames that are sent with one system call.

@@ -690,6 +690,8 @@ def test_the_log_of_a_linked_file_is_checkpointed(open_journal: Open, path: Path
         path.symlink_to(there)
     except OSError:
         pytest.skip("this system lets this user make no link")
+    if not path.is_symlink():
+        pytest.skip("Wine says that it has made a link, and has not")
     journal = open_journal()
     append(journal, fills(1, text="x" * CHECKPOINT_BYTES), 0)
     assert log_bytes(there) > CHECKPOINT_BYTES

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 import zmq
 
@@ -27,6 +26,7 @@ from qmt_bridge.process.stop import Stop
 from qmt_bridge.wire.frames import encode
 from qmt_bridge.wire.topics import STATUS_TOPIC
 from tests.support.ports import ANY_PORT
+from tests.support.processes import runs
 from tests.support.waiting import wait_for
 
 DEADLINE = 20.0
@@ -305,10 +305,3 @@ def test_a_child_gets_its_own_settings_and_no_other_secret(monkeypatch: pytest.M
     for env in (gateway, feeder, download):
         assert "from outside" not in env.values()
         assert env["UNRELATED"] == "kept"
-
-
-def runs(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

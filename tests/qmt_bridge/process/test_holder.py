@@ -9,8 +9,10 @@ import sys
 import pytest
 
 from qmt_bridge.process import holder
+from tests.support.wine import not_under_wine
 
 
+@not_under_wine("it takes a minute to tell who has a port, or fails")
 def test_the_process_that_listens_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         assert f"(pid {os.getpid()}" in holder.holder(listening.getsockname()[1])
