@@ -72,7 +72,7 @@ def test_feeder_and_gateway_share_the_wire_log_and_data_folder() -> None:
     flags = [
         {parameter.name for parameter in command.params} for command in (run_commands.feeder, run_commands.gateway)
     ]
-    assert flags[0] & flags[1] == {*WIRE, *LOG, "data_dir", "config_file", "until_eof"}
+    assert flags[0] & flags[1] == {*WIRE, *LOG, "data_dir", "config_file", "until_eof", "freeze_timeout"}
     assert flags[0] | flags[1] == {*NAMES, "config_file", "until_eof"}
 
 
@@ -269,7 +269,7 @@ def test_a_value_that_is_none_of_a_few_names_them(tmp_path: Path, name: str) -> 
     [
         (["gateway", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the gateway"),
         (["gateway", "--workers", "2", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the gateway"),
-        (["up", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the gateway"),
+        (["up", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the feeder"),
         (["feeder", "--source", "sim", "--curve-dir", "nokeys"], "curve_dir: cannot read the keys of the feeder"),
         (["up", "--port", "0", *OPENED, "--host", "192.0.2.1"], "host: cannot listen on 192.0.2.1"),
         (["gateway", *OPENED, "--host", "192.0.2.1"], "port: cannot listen on 192.0.2.1:8000"),

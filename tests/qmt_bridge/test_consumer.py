@@ -673,7 +673,7 @@ def test_a_consumer_takes_no_forged_trade_event(config: Config) -> None:
     assert next(where.subscribe("trade/", after=0)).data["seq"] == 1
     feeder.stop()
     with foreigner([where.market_addr], [where.ask_addr]) as foreign:
-        asked = where.subscribe("trade/", "quote/600519.SH/tick/", after=1, timeout=2.0)
+        asked = where.subscribe("trade/", "quote/000001.SZ/tick/", after=1, timeout=2.0)
         assert [frame for frame in asked if frame.topic.startswith("trade/")] == []
         assert foreign.rounds > 10
         assert foreign.askers

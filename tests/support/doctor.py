@@ -21,8 +21,8 @@ TOKEN = "7b1e-t0ken"
 QUICK = """
 from qmt_bridge import handshakes
 handshakes.PATIENCE_SECONDS = 0.3
-from qmt_bridge import cli
-cli.main()
+from qmt_bridge.__main__ import main
+main()
 """
 
 

@@ -35,7 +35,8 @@ def in_use(wheel: Wheel, monkeypatch: pytest.MonkeyPatch) -> Iterator[native.Ter
     def take() -> dict[str, object]:
         return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "xtquant"}
 
-    monkeypatch.syspath_prepend(str(wheel.folder))
+    # Not syspath_prepend, which imports pkg_resources: another package of the tests may have put its own in its place.
+    monkeypatch.setattr(sys, "path", [str(wheel.folder), *sys.path])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (wheel.folder, FAKES, ROOT))))
     monkeypatch.setenv("FAKE_XT_PLATFORM", "win32")
     installed = take()

@@ -314,7 +314,7 @@ def test_an_sdk_copied_as_a_folder_says_its_version_itself(
     package = tmp_path / "xtquant"
     package.mkdir()
     (package / "__init__.py").write_text(text, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for name in [name for name in sys.modules if name.partition(".")[0] == "xtquant"]:
         monkeypatch.delitem(sys.modules, name)
     assert sdk.version() == version
@@ -325,7 +325,7 @@ def test_market_data_needs_no_trading_module(tmp_path: Path, monkeypatch: pytest
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "datacenter.py").touch()
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for name in [name for name in sys.modules if name.partition(".")[0] == "xtquant"]:
         monkeypatch.delitem(sys.modules, name)
     assert sdk.importable()
