@@ -73,7 +73,7 @@ def test_feeder_and_gateway_share_the_wire_log_and_data_folder() -> None:
         {parameter.name for parameter in command.params} for command in (run_commands.feeder, run_commands.gateway)
     ]
     assert flags[0] & flags[1] == {*WIRE, *LOG, "data_dir", "config_file", "until_eof", "freeze_timeout"}
-    assert flags[0] | flags[1] == {*NAMES, "config_file", "until_eof"}
+    assert flags[0] | flags[1] == {*NAMES, "config_file", "until_eof", "supervised"}
 
 
 @pytest.mark.parametrize(
