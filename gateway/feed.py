@@ -370,10 +370,10 @@ class Feed:
     def _take_status(self, body: bytes, now: float) -> None:
         if self._proof:
             self._look_at_links(now)
-        if not self._proved:
+        status = read_status(body)
+        if not self._proved and not self._is_farewell(status):
             # Another program may have taken the address of market data while the feeder is away.
             return
-        status = read_status(body)
         before, self.status = self.status, status
         self._other_version = False
         self._heard_at = now
@@ -387,6 +387,11 @@ class Feed:
             self._on_change()
         if status.state == "up":
             self.interrupted = False
+
+    def _is_farewell(self, status: FeedStatus) -> bool:
+        """Return whether it can be the last status of the feeder: its connections may be seen to end before it."""
+        known = self.status
+        return known is not None and known.epoch == status.epoch and status.state != "up"
 
     def _take_reply(self, socket: zmq.Socket[bytes], now: float) -> None:
         parts = socket.recv_multipart(_NOBLOCK)

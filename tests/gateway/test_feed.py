@@ -22,6 +22,7 @@ from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import DownloadStarted, TopicState, encode_reply
 from qmt_bridge.wire.topics import ALL_TRADES, Topic, quote_topic
+from tests.support.foreigner import STATUS
 from tests.support.waiting import until
 
 ANY_PORT = "tcp://127.0.0.1:*"
@@ -255,3 +256,19 @@ def test_an_answer_about_trades_on_the_open_socket_is_dropped(
     feed._take_reply(trade, 0.0)  # type: ignore[arg-type]
     assert feed.malformed == 1
     assert len(answered) == isinstance(reply, TopicState)
+
+
+def test_the_end_of_a_feeder_is_believed_after_its_connection() -> None:
+    feed = Feed(Config(), lambda: None, Clients())
+
+    def take(epoch: int, state: str) -> tuple[int, str] | None:
+        feed._take_status(frames.encode({**STATUS, "epoch": epoch, "state": state}), 1.0)
+        return feed.status and (feed.status.epoch, feed.status.state)
+
+    feed._proved = True
+    assert take(7, "up") == (7, "up")
+    # The connection that only the feeder can have ends before its last status is read.
+    feed._proved = False
+    assert take(8, "up") == take(8, "down") == (7, "up")
+    assert take(7, "down") == (7, "down")
+    assert take(7, "up") == (7, "down")
