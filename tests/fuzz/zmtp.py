@@ -49,8 +49,7 @@ LONGEST = 5.0
 # An opening that is no handshake is not answered.
 GREETING_SECONDS = 0.1
 # A process may grow so much: buffers of the hostile connections, which are kept for the next ones.
-# Topics alone may take 128 MB (feeder/registry.py), and what waits for consumers that do not read comes on top.
-GROWTH_MB = 160.0
+GROWTH_MB = 64.0
 # Seconds between two ticks of a code (hostile consumers that do not read have megabytes waiting at shorter ones), and
 # seconds in which the good consumer is watched before hostile clients come.
 INTERVAL = 3.0
