@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 ACCOUNT = "1000000365"
 # Seconds between two turns, which publish what is due: whole-market slices keep a readable size, and no tick is late.
 _TURN = 0.05
-# After so many seconds of work the thread sleeps for some time: each ZeroMQ call of the publisher's thread gives up the
-# interpreter, and takes it back at once only while this thread does not compute. The first tick of a code takes 0.5 ms.
+# So many seconds after it last slept, the thread sleeps for a short time. Each ZeroMQ call of the publisher's thread
+# gives up the interpreter, and takes it back at once only while this thread does not compute; the first tick of a code
+# takes 0.5 ms.
 _STINT = 0.0005
 _PAUSE = 0.0001
 # How many codes of a market's first snapshot are made in a turn: each takes some 0.3 ms at the first time.

@@ -47,8 +47,8 @@ entries: dict[asyncio.AbstractEventLoop, Entry] = {}
 class Handshake(H11Protocol):
     """uvicorn's HTTP protocol, which is given one whole request of bounded size at a time.
 
-    It is made with the first whole request: one that waits for it takes 1 KB in place of 5 KB, and a flood of
-    connections that send none takes half the time.
+    uvicorn's part is made with the first whole request: a connection that waits for it takes 2 KB in place of 5 KB, and
+    5,000 of them delay the handshake of another client by 131 ms in place of 222 ms.
     """
 
     # Whether uvicorn's protocol is made, and its request until then.
