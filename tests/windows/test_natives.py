@@ -21,7 +21,7 @@ from feeder.xt import sdk
 from tests.support import natives
 from tests.support.ports import address_options, free_addresses, free_port
 from tests.support.supervised import DEADLINE, supervised
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 from tests.windows.questions import QUESTIONS
 
 pytestmark = [
@@ -110,7 +110,7 @@ def test_doctor_says_that_there_is_no_terminal() -> None:
         f"--xt-addr=127.0.0.1:{free_port()}",
     ]
     env = {**os.environ, "PYTHONUTF8": "1"}
-    done = subprocess.run(command, input=b"", capture_output=True, timeout=120, env=env, check=False)
+    done = subprocess.run(command, input=b"", capture_output=True, timeout=120 * SLOWNESS, env=env, check=False)
     text = done.stdout.decode("utf-8", "replace") + done.stderr.decode("utf-8", "replace")
     assert done.returncode == 1, text
     assert "terminal" in text

@@ -12,6 +12,7 @@ import pytest
 from feeder.journal.journal import Journal
 from qmt_bridge.journal_file import journal_path
 from tests.support.ports import free_port, tcp
+from tests.support.waiting import SLOWNESS
 
 # Of a redirected output on Windows in China, in Western Europe, and of a system without a language.
 ENCODINGS = ["cp936", "gbk", "cp1252", "ascii"]
@@ -29,7 +30,7 @@ def run_into_file(folder: Path, encoding: str, *arguments: str) -> tuple[int, by
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            timeout=60,
+            timeout=60 * SLOWNESS,
             check=False,
         )
     return ended.returncode, out.read_bytes()
