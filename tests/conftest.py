@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from qmt_bridge import log
+from tests.support.waiting import SLOWNESS
 
 # A shell ignores SIGINT for the tests that it starts in the background; the programs of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -27,6 +28,16 @@ atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
 # `log.configure` sets their levels; a logger that does not exist before a test is not restored after it.
 for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "websockets"):
     logging.getLogger(name)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test, and not only what it waits for, more time where all is slower."""
+    if SLOWNESS == 1.0:
+        return
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        seconds = float(marker.args[0] if marker is not None else config.getini("timeout"))
+        item.add_marker(pytest.mark.timeout(seconds * SLOWNESS), append=False)
 
 
 @pytest.fixture(autouse=True)

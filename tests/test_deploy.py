@@ -35,13 +35,13 @@ from qmt_bridge.keys.exposure import check_exposure
 from qmt_bridge.process.child import STOP_SECONDS
 from tests.support.paths import ROOT
 from tests.support.ports import WIRE, address_options, free_port, free_ports, tcp
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
 DEPLOY = ROOT / "deploy"
 READMES = ("README.md", "README.zh-CN.md")
 DOCUMENTS = (*READMES, *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-DEADLINE = 20.0
+DEADLINE = 20.0 * SLOWNESS
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 MARKED = re.compile(r"^<!-- ci: (\w+) -->\n```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 KEY = "s3cret-key"

@@ -15,9 +15,10 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.support.paths import ROOT
 from tests.support.up import Up, running
+from tests.support.waiting import SLOWNESS
 
 DOCS = ROOT / "docs"
-SECONDS = 40.0
+SECONDS = 40.0 * SLOWNESS
 BLOCK = re.compile(r"^```jsonc?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 

@@ -35,6 +35,7 @@ from tests.support.paths import FAKES, RECORDED, ROOT
 from tests.support.ports import WIRE, address_options, free_addresses, free_port, free_ports, tcp
 from tests.support.processes import KILLED, kill, runs
 from tests.support.up import DEADLINE, START, Up, answers, receive, running, wait_for
+from tests.support.waiting import SLOWNESS
 
 TICKS = RECORDED / "ticks_30stocks_sse_20211201.csv.gz"
 recorded = pytest.mark.skipif(not TICKS.exists(), reason=f"the recorded data is not here: {TICKS}")
@@ -280,7 +281,9 @@ def test_up_ends_at_a_taken_port_and_names_its_holder(tmp_path: Path, how: str, 
         command = [sys.executable, "-m", "qmt_bridge.cli", "up", "--source=sim", f"--data-dir={tmp_path / 'own'}"]
         command += [f"--port={ports[0]}"]
         command += address_options(dict(zip(WIRE, map(tcp, ports[1:]), strict=True)))
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, encoding="utf-8")
+        ended = subprocess.run(
+            command, capture_output=True, text=True, timeout=30 * SLOWNESS, check=False, encoding="utf-8"
+        )
     assert ended.returncode == 1
     assert "api_key" not in ended.stdout
     assert "Traceback" not in ended.stderr
@@ -306,7 +309,9 @@ def test_a_gateway_that_runs_already_is_not_taken_for_ones_own(tmp_path: Path) -
         )
         command = [*START, "up", "--source=sim", f"--data-dir={tmp_path}", *addresses]
         env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-        ended = subprocess.run(command, capture_output=True, timeout=30, check=False, encoding="utf-8", env=env)
+        ended = subprocess.run(
+            command, capture_output=True, timeout=30 * SLOWNESS, check=False, encoding="utf-8", env=env
+        )
     finally:
         other.terminate()
         other.communicate(timeout=DEADLINE)
@@ -419,7 +424,9 @@ def test_processes_of_a_command_run_no_files_of_the_user(tmp_path: Path) -> None
     for name in NAMES:
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('RAN {name}')\n", "utf-8")
     command = [Path(sys.executable).with_name("qmt-bridge"), "bench", "--selftest", "--seconds=0.2", "--clients=2"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=60, check=False, encoding="utf-8")
+    ended = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, timeout=60 * SLOWNESS, check=False, encoding="utf-8"
+    )
     assert "RAN" not in ended.stderr
     assert ended.returncode == 0, ended.stderr
 
@@ -465,7 +472,9 @@ def test_parts_run_no_files_of_the_user_and_get_only_their_secret(
 def test_setting_that_cannot_be_used_ends_up_with_its_name(tmp_path: Path, arguments: list[str], named: str) -> None:
     command = [sys.executable, "-m", "qmt_bridge.cli", "up", f"--data-dir={tmp_path}", f"--port={free_port()}"]
     command += [*address_options(free_addresses()), *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, encoding="utf-8")
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=30 * SLOWNESS, check=False, encoding="utf-8"
+    )
     assert ended.returncode == 1
     assert named in ended.stderr
     assert "Traceback" not in ended.stderr

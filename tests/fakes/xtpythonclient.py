@@ -2,8 +2,8 @@
 
 A test drives the trade side of the terminal, `TradeSide`: push records, refuse an account, leave calls unanswered, drop
 the sessions and accept new ones. The names of fields, requests and bindings are those in the cp311 binary. A record is
-like one of pybind11: every field has two names, there is no `__dict__`, types are checked, and text is decoded when it
-is read. A request accepts any attribute here.
+like one of pybind11: most fields have two names, there is no `__dict__`, types are checked, and text is decoded when it
+is read. Text of a native record cannot be set; tests make records here, so it can.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CALLS = (
     "smtQueryQuoterWithSeq subscribeWithSeq syncTransactionFromExternalWithSeq transferWithSeq unsubscribeWithSeq"
 ).split()
 
-# Second name of each field; its prefix is its type.
+# The two names of a field; the prefix of the second one is its type. A class may have a field under one of them alone.
 NATIVE_NAMES = dict(
     pair.split("=")
     for pair in (
@@ -70,8 +70,9 @@ NATIVE_NAMES = dict(
         "avg_price=m_dAvgPrice last_price=m_dLastPrice profit_rate=m_dProfitRate float_profit=m_dFloatProfit "
         "position_profit=m_dPositionProfit open_date=m_strOpenDate error_id=m_nErrorID error_msg=m_strErrorMsg "
         "seq=m_nSeq market=m_nMarket cancel_result=m_nCancelResult status=m_nStatus success=m_bSuccess msg=m_strMsg "
-        "apply_id=m_strApplyID task_id=m_nTaskId reason=m_strReason login_status=m_nLoginStatus "
-        "broker_name=m_strBrokerName"
+        "task_id=m_nTaskId reason=m_strReason login_status=m_nStatus broker_id=m_strBrokerID "
+        "broker_name=m_strBrokerName broker_type=m_nBrokerType platform_id=m_nPlatformID product_id=m_nProductID "
+        "product_code=m_strProductCode product_name=m_strProductName"
     ).split()
 )
 _TYPES: dict[str, tuple[type, tuple[type, ...]]] = {
@@ -80,6 +81,8 @@ _TYPES: dict[str, tuple[type, tuple[type, ...]]] = {
     "str": (str, (str, bytes)),
     "b": (bool, (bool,)),
 }
+# First values that are not those of their type.
+_UNKNOWN = dict.fromkeys(("m_nStatus", "m_nSeq", "m_nMarket", "m_nTaskId", "m_nProductID"), -1)
 
 
 class _Field:
@@ -113,16 +116,20 @@ class Record:
         self._values: dict[str, Any] = {}
         for name in self._names:
             descriptor = vars(type(self))[name]
-            self._values[descriptor.name] = descriptor.type()
+            self._values[descriptor.name] = _UNKNOWN.get(descriptor.name, descriptor.type())
         for name, value in fields.items():
             setattr(self, name, value)
 
 
-def _record(class_name: str, fields: str) -> type[Record]:
+def _record(class_name: str, fields: str = "", alone: str = "") -> type[Record]:
+    """Return a class of records; the fields `alone` have this one name."""
     names = tuple(fields.split())
-    members: dict[str, object] = {"__slots__": (), "_names": names}
+    single = tuple(alone.split())
+    members: dict[str, object] = {"__slots__": (), "_names": names + single}
     for name in names:
         members[name] = members[NATIVE_NAMES[name]] = _Field(NATIVE_NAMES[name])
+    for name in single:
+        members[name] = _Field(NATIVE_NAMES.get(name, name))
     return type(class_name, (Record,), members)
 
 
@@ -133,8 +140,8 @@ XtAsset = _record(
 XtOrder = _record(
     "XtOrder",
     "account_type account_id stock_code order_id order_sysid order_time order_type order_volume price_type price "
-    "traded_volume traded_price order_status status_msg strategy_name order_remark direction offset_flag secu_account "
-    "instrument_name",
+    "traded_volume traded_price order_status status_msg strategy_name order_remark direction offset_flag",
+    alone="secu_account instrument_name",
 )
 XtTrade = _record(
     "XtTrade",
@@ -144,24 +151,29 @@ XtTrade = _record(
 XtPosition = _record(
     "XtPosition",
     "account_type account_id stock_code volume can_use_volume open_price market_value frozen_volume on_road_volume "
-    "yesterday_volume avg_price direction last_price profit_rate secu_account instrument_name float_profit "
-    "position_profit open_date",
+    "yesterday_volume avg_price direction float_profit",
+    alone="last_price profit_rate secu_account instrument_name position_profit open_date",
 )
 XtAccountStatus = _record("XtAccountStatus", "account_type account_id status")
-XtAccountInfo = _record("XtAccountInfo", "account_type account_id broker_name login_status")
+XtAccountInfo = _record(
+    "XtAccountInfo",
+    "account_type account_id broker_type broker_id broker_name login_status platform_id product_id product_code "
+    "product_name",
+)
 XtOrderError = _record(
     "XtOrderError", "account_type account_id order_id error_id error_msg strategy_name order_remark seq"
 )
 XtCancelError = _record("XtCancelError", "account_type account_id order_id market order_sysid error_id error_msg")
-OrderStockResp = _record("OrderStockResp", "account_type account_id order_id strategy_name order_remark error_msg")
-CancelOrderStockResp = _record(
-    "CancelOrderStockResp", "account_type account_id cancel_result order_id order_sysid error_msg"
+OrderStockResp = _record(
+    "OrderStockResp", "account_type account_id order_id strategy_name order_remark error_id error_msg"
 )
-SmtAppointmentResp = _record("SmtAppointmentResp", "success msg apply_id")
-# xttrader.py reads error_msg in the asynchronous calls and msg in the others.
-BankTransferResp = _record("BankTransferResp", "success msg error_msg")
-TransferResp = _record("TransferResp", "success msg")
-OperateSmartAlgoTaskResp = _record("OperateSmartAlgoTaskResp", "success task_id reason error_msg")
+CancelOrderStockResp = _record(
+    "CancelOrderStockResp", "account_type account_id cancel_result order_id order_sysid error_id error_msg"
+)
+SmtAppointmentResp = _record("SmtAppointmentResp", alone="m_bSuccess m_strMsg m_strApplyID")
+BankTransferResp = _record("BankTransferResp", alone="success error_msg account_id")
+TransferResp = _record("TransferResp", alone="m_bSuccess m_strMsg m_strAccountID")
+OperateSmartAlgoTaskResp = _record("OperateSmartAlgoTaskResp", alone="success task_id reason error_msg")
 
 # The binding to which each type of record is pushed.
 PUSHED = {
@@ -426,9 +438,9 @@ class TradeSide:
                 order_id, sysid = getattr(args[0], "m_nOrderID", 0), getattr(args[0], "m_strOrderSysID", "")
                 return CancelOrderStockResp(account_id=account, order_id=order_id, order_sysid=sysid)
             case "bankTransferWithSeq" | "ctpInternalTransferWithSeq":
-                return BankTransferResp(success=True, msg="ok", error_msg="ok")
+                return BankTransferResp(success=True, error_msg="ok")
             case "transferWithSeq":
-                return TransferResp(success=True, msg="ok")
+                return TransferResp(m_bSuccess=True, m_strMsg="ok")
             case "operateSmartAlgoTaskWithSeq":
                 return OperateSmartAlgoTaskResp(success=True, task_id=args[0].m_nTaskId, reason="asked")
             case "smartOrderStockWithSeq":
@@ -456,7 +468,7 @@ class TradeSide:
                 and order_id in (0, getattr(record, "order_id", None))
                 and not (wants_open and getattr(record, "order_status", None) in _CLOSED)
             ]
-        return SmtAppointmentResp(success=True, msg="ok", apply_id="A1") if _binding(call) == _SMT else []
+        return SmtAppointmentResp(m_bSuccess=True, m_strMsg="ok", m_strApplyID="A1") if _binding(call) == _SMT else []
 
 
 _SMT = "SmtAppointmentRespCallback"

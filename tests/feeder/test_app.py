@@ -23,8 +23,9 @@ from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, whole_topic
 from tests.support.paths import FAKES, ROOT
 from tests.support.ports import ANY_ADDRESSES, address_env
+from tests.support.waiting import SLOWNESS
 
-SECONDS = 20.0
+SECONDS = 20.0 * SLOWNESS
 
 
 class HangingSource:

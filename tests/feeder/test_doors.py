@@ -36,9 +36,9 @@ from qmt_bridge.wire.requests import (
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC
 from tests.support.greeter import Greeter, addresses, take_until_live, trade_once, trading
 from tests.support.ports import ANY_ADDRESSES, ANY_PORT
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
-SECONDS = 20.0
+SECONDS = 20.0 * SLOWNESS
 Socket = zmq.Socket[bytes]
 JOURNAL = CatchUp(1, [ALL_TRADES], after=0)
 DOWNLOAD = StartDownload(2, ["000001.SZ"], "1d", "", "")

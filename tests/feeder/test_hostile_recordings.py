@@ -17,6 +17,7 @@ from tests.support import hostile_files as hostile
 from tests.support.hostile_files import record
 from tests.support.ports import free_port
 from tests.support.sink import Recording
+from tests.support.waiting import SLOWNESS
 
 STATUS = record(b"status/feeder/", b'{"source": "x"}')
 
@@ -73,7 +74,7 @@ def test_replay_of_a_hostile_tape_ends_with_one_line(tmp_path: Path, make: Any) 
     names = ("market", "trade", "ask", "trade-ask")
     addresses = (f"--{name}-addr=tcp://127.0.0.1:{free_port()}" for name in names)
     command = [sys.executable, "-m", "qmt_bridge", "replay", str(path), f"--data-dir={tmp_path / 'data'}", *addresses]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60 * SLOWNESS, check=False)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr
     assert "day.tape" in ended.stderr.splitlines()[-1]

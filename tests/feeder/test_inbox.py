@@ -19,12 +19,12 @@ from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Topic, quote_topic, trade_topic
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
 QUOTE = quote_topic("600519.SH")
 WHOLE = Topic("whole/SH/")
 L2 = Topic("l2/600519.SH/0/")
-SECONDS = 10.0
+SECONDS = 10.0 * SLOWNESS
 
 
 class Outlet:

@@ -48,12 +48,12 @@ from qmt_bridge.wire.requests import (
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Kind, Topic, TopicParts, quote_topic, trade_topic
 from tests.support import zmtp
 from tests.support.ports import ANY_ADDRESSES
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 from tests.support.zmtp import raw_peer
 
 QUOTE = quote_topic("600519.SH")
 WHOLE = Topic("whole/SH/")
-SECONDS = 10.0
+SECONDS = 10.0 * SLOWNESS
 
 
 class HandSource:

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.ports import ANY_ADDRESSES
+from tests.support.waiting import SLOWNESS
 
-SECONDS = 20.0
+SECONDS = 20.0 * SLOWNESS
 ADDRESSES = ("market_addr", "ask_addr")
 FREE = ANY_ADDRESSES
 

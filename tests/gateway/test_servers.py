@@ -25,7 +25,7 @@ from qmt_bridge.wire.topics import quote_topic
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, running_rig
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
 TICK = quote_topic("600519.SH")
 
@@ -125,7 +125,7 @@ def test_bad_setting_stops_the_server_with_its_name(config: Config, tmp_path: Pa
     command = [sys.executable, "-m", "uvicorn", "gateway.app:app", f"--port={free_port()}"]
     with log.open("wb") as output:
         assert subprocess.run(
-            command, env=env, stdout=output, stderr=subprocess.STDOUT, timeout=30, check=False
+            command, env=env, stdout=output, stderr=subprocess.STDOUT, timeout=30 * SLOWNESS, check=False
         ).returncode
     assert "QMT_BRIDGE_WORKERS" in log.read_text(encoding="utf-8")
 

@@ -28,10 +28,10 @@ from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import IGNORED_NAMES
 from qmt_bridge.wire.topics import quote_topic
-from tests.support.waiting import until
+from tests.support.waiting import SLOWNESS, until
 
 TICK = quote_topic("600519.SH")
-DEADLINE = 10.0
+DEADLINE = 10.0 * SLOWNESS
 # The head of the pings that a sender writes behind its frames.
 PING = b"\x89\x04"
 

@@ -23,9 +23,9 @@ from qmt_bridge.closes import BAD_REQUEST, FINISHED, INTERNAL, SLOW_CLIENT
 from qmt_bridge.config import Config
 from qmt_bridge.keys.key import Scope
 from tests.support.rig import KEY, Rig
-from tests.support.waiting import until
+from tests.support.waiting import SLOWNESS, until
 
-DEADLINE = 10.0
+DEADLINE = 10.0 * SLOWNESS
 
 
 class Server:

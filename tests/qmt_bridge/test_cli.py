@@ -24,6 +24,7 @@ from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.ports import ANY_ADDRESSES, address_options, free_port, tcp
+from tests.support.waiting import SLOWNESS
 
 TICK = quote_topic("600519.SH")
 
@@ -33,7 +34,7 @@ OPENED = ("--open-market-data", "--behind-proxy", "127.0.0.1")
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "qmt_bridge.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=30 * SLOWNESS, check=False)
 
 
 @pytest.fixture
@@ -292,7 +293,7 @@ def test_what_cannot_be_used_ends_a_start_with_one_sentence(tmp_path: Path, argu
     # Without the stand-ins, which may be on the path of the tests, and without settings.
     env = {each: os.environ[each] for each in os.environ if each != "PYTHONPATH" and not each.startswith(ENV_PREFIX)}
     command = [sys.executable, "-m", "qmt_bridge.cli", *words]
-    ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=30, check=False, env=env)
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=30 * SLOWNESS, check=False, env=env)
     assert ended.returncode == 1
     assert f"Error: {said}" in ended.stderr
     assert "Traceback" not in ended.stderr

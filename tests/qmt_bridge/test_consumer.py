@@ -42,7 +42,7 @@ from tests.support.greeter import (
 )
 from tests.support.paths import ROOT
 from tests.support.ports import ANY_ADDRESSES, ANY_PORT
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
 QUOTE = quote_topic("600519.SH")
 OTHER = quote_topic("000001.SZ")
@@ -591,7 +591,7 @@ print("ended")
 
 def test_a_forgotten_iterator_closes_its_sockets(tmp_path: Path) -> None:
     command = [sys.executable, "-c", FORGOTTEN, str(tmp_path)]
-    program = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    program = subprocess.run(command, capture_output=True, text=True, timeout=30 * SLOWNESS, check=False)
     assert (program.returncode, program.stdout) == (0, "ended\n"), program.stderr
 
 

@@ -19,8 +19,9 @@ from qmt_bridge.curve.authenticator import Authenticator
 from qmt_bridge.curve.key_folder import Curve, load_curve, make_keys
 from qmt_bridge.handshakes import PATIENCE_SECONDS, REPEAT_SECONDS, Inward, Links, Outward, Trouble
 from tests.support.ports import ANY_PORT, free_port, tcp
+from tests.support.waiting import SLOWNESS
 
-SECONDS = 20.0
+SECONDS = 20.0 * SLOWNESS
 AUTH, PROTOCOL, NO_DETAIL = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH,
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,

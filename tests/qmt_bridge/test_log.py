@@ -12,6 +12,7 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from qmt_bridge import log
+from tests.support.waiting import SLOWNESS
 
 KEY = "s3cret-key"
 # What uvicorn and gunicorn call with; uvicorn's own line holds the path with the whole query string.
@@ -179,7 +180,9 @@ def test_importing_the_packages_leaves_the_programs_logging_alone():
     code = (
         "import logging; import qmt_bridge, qmt_bridge.client, qmt_bridge.consumer; print(logging.getLogger().handlers)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30 * SLOWNESS
+    )
     assert done.stdout == "[]\n"
 
 

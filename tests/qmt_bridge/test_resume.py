@@ -19,8 +19,9 @@ from qmt_bridge import client as client_module
 from tests.support import waiting
 from tests.support.paths import ROOT
 from tests.support.up import Up, running
+from tests.support.waiting import SLOWNESS
 
-DEADLINE = 30.0
+DEADLINE = 30.0 * SLOWNESS
 
 
 async def until(condition: Callable[[], object], up: Up) -> None:

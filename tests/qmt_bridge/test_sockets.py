@@ -27,9 +27,10 @@ from qmt_bridge.process import holder
 from qmt_bridge.wire.frames import BATCH_BYTES
 from tests.support import zmtp
 from tests.support.ports import ANY_PORT
+from tests.support.waiting import SLOWNESS
 from tests.support.wine import not_under_wine
 
-SECONDS = 10.0
+SECONDS = 10.0 * SLOWNESS
 Socket = zmq.Socket[bytes]
 
 
@@ -418,7 +419,9 @@ def test_a_full_consumer_holds_up_a_lossless_publisher(
 
 def test_a_consumer_that_hangs_with_a_full_queue_keeps_its_connection() -> None:
     # With heartbeats libzmq cuts it off, or aborts the process (zeromq/libzmq#3937); so in a process of its own.
-    consumer = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=50, check=False)
+    consumer = subprocess.run(
+        [sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=50 * SLOWNESS, check=False
+    )
     assert (consumer.returncode, consumer.stdout) == (0, "still there\n"), consumer.stderr
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from tests.support.ports import WIRE, address_env, free_ports, tcp
+from tests.support.waiting import SLOWNESS
 
-SECONDS = 30.0
+SECONDS = 30.0 * SLOWNESS
 KEY = "0123456789abcdef"
 TOKEN = "7b1e-t0ken"
 # The command, with a shorter wait for an address without an answer.

@@ -15,8 +15,9 @@ from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import Refused
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
+from tests.support.waiting import SLOWNESS
 
-SECONDS = 10.0
+SECONDS = 10.0 * SLOWNESS
 
 
 class Greeter:

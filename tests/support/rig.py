@@ -24,10 +24,10 @@ from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
-from tests.support.waiting import until, wait_for
+from tests.support.waiting import SLOWNESS, until, wait_for
 
 KEY = "k&y+密#1-of-the-rig"
-DEADLINE = 10.0
+DEADLINE = 10.0 * SLOWNESS
 
 
 class HandDriven:

@@ -18,8 +18,9 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.support import waiting
 from tests.support.ports import WIRE, address_options, free_ports, tcp
+from tests.support.waiting import SLOWNESS
 
-DEADLINE = 20.0
+DEADLINE = 20.0 * SLOWNESS
 START = (sys.executable, "-m", "qmt_bridge.cli")
 
 

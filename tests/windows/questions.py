@@ -7,6 +7,7 @@ threads of Python waiting. A question can end the process: then its line lacks t
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -23,6 +24,11 @@ CLOSED = "127.0.0.1:9"
 # Trade clients that were started: one that is destroyed without `stop` ends the process.
 KEPT: list[Any] = []
 STEP = 0.01
+# What native code passes to the callbacks of xttrader.
+RECORDS = (
+    "XtAsset XtOrder XtTrade XtPosition XtAccountStatus XtAccountInfo XtOrderError XtCancelError OrderStockResp "
+    "CancelOrderStockResp SmtAppointmentResp BankTransferResp TransferResp OperateSmartAlgoTaskResp"
+).split()
 
 
 def module(name: str) -> Any:
@@ -109,6 +115,12 @@ def query(kind: str) -> Any:
     return request
 
 
+def fields(kind: str) -> dict[str, Any]:
+    """Return the names of a record's fields and their first values."""
+    made = getattr(module("xtpythonclient"), kind)()
+    return {name: getattr(made, name) for name in dir(made) if not name.startswith("_")}
+
+
 QUESTIONS: dict[str, Callable[[], object]] = {
     # Quotes: the client
     "rpc_init": lambda: module("datacenter").rpc_init(tempfile.mkdtemp()),
@@ -161,6 +173,7 @@ QUESTIONS: dict[str, Callable[[], object]] = {
     "supply_history_data2": lambda: client().supply_history_data2(["600000.SH"], "1d", "", "", encoded(), print),
     "stop_supply_history_data2": lambda: client().stop_supply_history_data2(),
     # Trading
+    **{f"fields of {name}": functools.partial(fields, name) for name in RECORDS},
     "XtQuantAsyncClient": lambda: type(trade_client()).__name__,
     "XtQuantAsyncClient text": lambda: type(trade_client(folder="C:\\nothing")).__name__,
     "XtQuantAsyncClient of 2**31": lambda: type(trade_client(2**31)).__name__,

@@ -5,14 +5,12 @@ Runs on Windows only, which `tests/windows/run` has under Wine.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,32 +18,16 @@ import pytest
 from feeder.xt import sdk
 from tests.support import natives
 from tests.support.ports import address_options, free_addresses, free_port
-from tests.support.supervised import DEADLINE, supervised
-from tests.support.waiting import wait_for
+from tests.support.supervised import supervised
+from tests.support.waiting import DEADLINE, wait_for
 from tests.windows.questions import QUESTIONS
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "win32" or not sdk.importable(), reason="needs xtquant's native modules"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(120),
 ]
 FEEDER = (sys.executable, "-m", "qmt_bridge.cli", "feeder")
 ACCOUNTS = ("--xt-accounts=1000000365:STOCK", "--xt-userdata=C:\\nothing")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_debugger() -> Iterator[None]:
-    """Keep Wine from showing each crash in its debugger, which takes up to a minute; Windows shows none (`prepare`)."""
-    if sys.platform != "win32" or not hasattr(ctypes.windll.ntdll, "wine_get_version"):
-        yield
-        return
-    import winreg
-
-    path = r"Software\Microsoft\Windows NT\CurrentVersion\AeDebug"
-    with winreg.CreateKeyEx(winreg.HKEY_LOCAL_MACHINE, path, 0, winreg.KEY_ALL_ACCESS) as key:
-        before = winreg.QueryValueEx(key, "Debugger")[0]
-        winreg.SetValueEx(key, "Debugger", 0, winreg.REG_SZ, "no-such-program")
-        yield
-        winreg.SetValueEx(key, "Debugger", 0, winreg.REG_SZ, before)
 
 
 def test_natives_answer_as_recorded() -> None:
@@ -110,7 +92,7 @@ def test_doctor_says_that_there_is_no_terminal() -> None:
         f"--xt-addr=127.0.0.1:{free_port()}",
     ]
     env = {**os.environ, "PYTHONUTF8": "1"}
-    done = subprocess.run(command, input=b"", capture_output=True, timeout=120, env=env, check=False)
+    done = subprocess.run(command, input=b"", capture_output=True, timeout=DEADLINE, env=env, check=False)
     text = done.stdout.decode("utf-8", "replace") + done.stderr.decode("utf-8", "replace")
     assert done.returncode == 1, text
     assert "terminal" in text
@@ -122,11 +104,11 @@ def test_terminal_that_is_silent_freezes_the_feeder_which_is_replaced(tmp_path: 
     port = free_port()
     arguments = ["--source=xtquant", f"--xt-addr=127.0.0.1:{port}", "--freeze-timeout=3"]
     with supervised(tmp_path, *arguments, env={"PYTHONUTF8": "1"}) as running:
-        wait_for(lambda: "the feeder answers (pid " in running.text, lambda: running.text, 60.0)
+        wait_for(lambda: "the feeder answers (pid " in running.text, lambda: running.text)
         with socket.create_server(("127.0.0.1", port)):
             frozen = "feeder has given no sign of life for "
-            wait_for(lambda: frozen in running.text, lambda: running.text, 90.0)
-        wait_for(lambda: running.started >= 2, lambda: running.text, 60.0)
+            wait_for(lambda: frozen in running.text, lambda: running.text)
+        wait_for(lambda: running.started >= 2, lambda: running.text)
 
 
 # The last one: under Wine a process that crashes keeps others from starting for a while.
@@ -136,7 +118,7 @@ def test_native_crash_ends_the_feeder_alone_and_is_retried(tmp_path: Path) -> No
     with supervised(tmp_path / "data", "--source=xtquant", env=env, cwd=tmp_path) as running:
         told = "feeder ended with exit code 0xC0000005 (access violation); starting it again"
         # The dump that native code writes takes a minute on a busy machine, so one crash has to do.
-        wait_for(lambda: told in running.text or running.process.poll() is not None, lambda: running.text, 240.0)
+        wait_for(lambda: told in running.text or running.process.poll() is not None, lambda: running.text, 2 * DEADLINE)
         if "Error: xt_token: " in running.text:
             pytest.skip("this machine has a network, where the login is refused instead")
         assert running.process.poll() is None, running.text

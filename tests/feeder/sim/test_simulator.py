@@ -32,8 +32,9 @@ from qmt_bridge.wire.topics import (
     whole_topic,
 )
 from tests.support.sink import Recording
+from tests.support.waiting import SLOWNESS
 
-DEADLINE = 20.0
+DEADLINE = 20.0 * SLOWNESS
 BANK = "000001.SZ"
 
 

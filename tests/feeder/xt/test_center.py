@@ -28,9 +28,9 @@ from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic
 from tests.support.paths import FAKES, ROOT
 from tests.support.ports import ANY_ADDRESSES, address_env
 from tests.support.sink import Recording
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
-SECONDS = 10.0
+SECONDS = 10.0 * SLOWNESS
 TOKEN = "7b1e-t0ken"
 MOUTAI = quote_topic("600519.SH")
 
@@ -268,7 +268,7 @@ def test_the_exit_code_tells_whether_to_retry_a_refused_token(tmp_path: Path, re
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=50,
+        timeout=50 * SLOWNESS,
         check=False,
     )
     assert done.returncode == exit_code

@@ -32,9 +32,10 @@ from qmt_bridge.wire.topics import Topic, download_topic
 from tests.support.paths import FAKES, ROOT
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.sink import Recording, encoded
+from tests.support.waiting import SLOWNESS
 
 # A process has to start, and this machine may be busy.
-SECONDS = 30.0
+SECONDS = 30.0 * SLOWNESS
 
 JOB = download_topic("job")
 CODES = ("600519.SH", "000001.SZ", "300750.SZ")

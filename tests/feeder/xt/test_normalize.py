@@ -18,6 +18,7 @@ import pytest
 from feeder.xt import normalize
 from qmt_bridge.wire import frames
 from tests.support.paths import ROOT
+from tests.support.waiting import SLOWNESS
 
 
 class Int64(int):
@@ -253,7 +254,7 @@ def test_a_formula_document_passes_unchanged() -> None:
 
 def test_normalize_imports_neither_xtquant_nor_numpy() -> None:
     code = "import sys, feeder.xt.normalize; sys.exit(bool({'xtquant', 'numpy'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=30 * SLOWNESS).returncode == 0
 
 
 def _types(value: object) -> set[type]:

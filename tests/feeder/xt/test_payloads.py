@@ -28,9 +28,9 @@ from qmt_bridge.wire import frames
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, parse_topic, quote_topic, whole_topic
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.sink import Recording
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
-SECONDS = 40.0
+SECONDS = 40.0 * SLOWNESS
 CODES = ("600519.SH", "600000.SH", "688981.SH")
 TOPICS = (
     quote_topic("600519.SH"),

@@ -35,9 +35,9 @@ from qmt_bridge.wire.topics import Kind, Topic, download_topic, parse_topic, quo
 from tests.support.paths import FAKES, ROOT
 from tests.support.ports import address_options, free_addresses
 from tests.support.sink import Recording, encoded
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
-SECONDS = 30.0
+SECONDS = 30.0 * SLOWNESS
 
 TICKS = quote_topic("600519.SH")
 JOB = download_topic("job")

@@ -23,9 +23,9 @@ from qmt_bridge.errors import ConfigError, Disconnected
 from tests.support.authority import Authority
 from tests.support.raw import opened
 from tests.support.up import Up, running
-from tests.support.waiting import until, wait_for
+from tests.support.waiting import SLOWNESS, until, wait_for
 
-DEADLINE = 10.0
+DEADLINE = 10.0 * SLOWNESS
 CODES = ["600519.SH"]
 
 
@@ -220,7 +220,7 @@ def certificate_of(port: int, authority: Authority) -> bytes:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "qmt_bridge.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=50, check=False)
+    return subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=50 * SLOWNESS, check=False)
 
 
 def test_authority_that_is_no_certificate_is_refused_by_name(tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from qmt_bridge.keys.key import EXAMPLE_KEY, SCOPES, Key, make_key, sha256
 from qmt_bridge.keys.key_file import change_keys, keys_path, read_used
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.rig import KEY, Rig, Server, metrics, running_rig
-from tests.support.waiting import until
+from tests.support.waiting import SLOWNESS, until
 
-DEADLINE = 10.0
+DEADLINE = 10.0 * SLOWNESS
 SCOPE_OF = {
     "/ws/realtime": "market",
     "/ws/whole_quote": "market",

@@ -39,7 +39,7 @@ from qmt_bridge.tokens.claims import LEEWAY
 from qmt_bridge.tokens.key_set import MOST_CHARACTERS
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.rig import KEY, Rig, Server, metrics, readiness, running_rig
-from tests.support.waiting import until
+from tests.support.waiting import SLOWNESS, until
 
 ISSUER, AUDIENCE = "https://login.example/", "qmt-bridge"
 # Making an RSA key takes a tenth of a second.
@@ -410,7 +410,9 @@ async def page(server: Server, path: str, given: str) -> tuple[int, str]:
 
     def get() -> tuple[int, str]:
         try:
-            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+                request, timeout=10 * SLOWNESS
+            ) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as refused:
             with refused:

@@ -23,8 +23,9 @@ from tests.bench.loads import LOADS, medians, observe, verdicts
 from tests.bench.publish import EMBEDDED, FIRST_SEQ, Template, tick
 from tests.bench.servers import OURS, PUBLIC, Asking, gateway
 from tests.support.stamped_server import CODES, acknowledge, every_tenth_lost, served, stamped, stream
+from tests.support.waiting import SLOWNESS
 
-DEADLINE = 20.0
+DEADLINE = 20.0 * SLOWNESS
 
 
 def test_a_report_says_what_is_not_known():

@@ -12,12 +12,13 @@ import pytest
 from websockets.asyncio.client import connect
 
 from tests.support.up import START, receive, running
+from tests.support.waiting import SLOWNESS
 
 NAME = "国金QMT 交易端　行情（甲）"
 
 
 def run(*arguments: str) -> str:
-    ended = subprocess.run([*START, *arguments], capture_output=True, timeout=60, check=False)
+    ended = subprocess.run([*START, *arguments], capture_output=True, timeout=60 * SLOWNESS, check=False)
     said = (ended.stdout + ended.stderr).decode("utf-8", "replace")
     assert ended.returncode == 0, said
     return said

@@ -27,9 +27,9 @@ from qmt_bridge.wire.frames import encode
 from qmt_bridge.wire.topics import STATUS_TOPIC
 from tests.support.ports import ANY_PORT
 from tests.support.processes import runs
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
-DEADLINE = 20.0
+DEADLINE = 20.0 * SLOWNESS
 ENDS = "raise SystemExit(3)"
 # A program that ends with its standard input.
 LISTENS = "import sys; sys.stdin.read()"

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from feeder.journal.journal import Journal
 from qmt_bridge.journal_file import journal_path
-from tests.support.ports import free_port, tcp
+from tests.support.ports import WIRE, address_options, free_port, free_ports, tcp
+from tests.support.waiting import DEADLINE, SLOWNESS, wait_for
 
 # Of a redirected output on Windows in China, in Western Europe, and of a system without a language.
 ENCODINGS = ["cp936", "gbk", "cp1252", "ascii"]
@@ -19,20 +22,28 @@ ENCODINGS = ["cp936", "gbk", "cp1252", "ascii"]
 NAME = "行情 数据\U0001f4c8"
 
 
-def run_into_file(folder: Path, encoding: str, *arguments: str) -> tuple[int, bytes]:
+def started(command: Sequence[str], encoding: str, file: BinaryIO) -> subprocess.Popen[bytes]:
+    """Start a command with both outputs in a file of the encoding."""
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        stdin=subprocess.DEVNULL,
+        stdout=file,
+        stderr=file,
+    )
+
+
+def run_into_file(
+    folder: Path, encoding: str, *arguments: str, start: Sequence[str] = ("-m", "qmt_bridge.cli")
+) -> tuple[int, bytes]:
     """Run a command with both outputs in one file; return its exit code and what is in the file."""
     out = folder / "out.txt"
-    with out.open("wb") as file:
-        ended = subprocess.run(
-            [sys.executable, "-m", "qmt_bridge.cli", *arguments],
-            env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            timeout=60,
-            check=False,
-        )
-    return ended.returncode, out.read_bytes()
+    with out.open("wb") as file, started([sys.executable, *start, *arguments], encoding, file) as process:
+        try:
+            code = process.wait(60 * SLOWNESS)
+        finally:
+            process.kill()
+    return code, out.read_bytes()
 
 
 def is_shown(text: str, encoding: str, said: bytes) -> bool:
@@ -77,4 +88,51 @@ def test_doctor_can_print_the_name_of_any_folder(encoding: str, tmp_path: Path) 
         tmp_path, encoding, "doctor", "--for", "feeder", "--source=sim", f"--data-dir={folder}", *addresses
     )
     assert b"Traceback" not in said
+    assert is_shown(NAME, encoding, said)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_traceback_with_any_text_can_be_printed(encoding: str, tmp_path: Path) -> None:
+    """In the log, of a thread that ends, and of the main thread."""
+    code = (
+        "import logging, threading\n"
+        "from qmt_bridge import log\n"
+        "from qmt_bridge.process.start import prepare\n"
+        "def fail():\n"
+        "    raise ValueError(TEXT)\n"
+        "prepare()\n"
+        "log.configure('info', 'text')\n"
+        "thread = threading.Thread(target=fail)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "try:\n"
+        "    fail()\n"
+        "except ValueError:\n"
+        "    logging.exception(TEXT)\n"
+        "    raise\n"
+    )
+    ended, said = run_into_file(tmp_path, encoding, start=("-c", f"TEXT = {NAME!r}\n{code}"))
+    assert ended == 1
+    assert b"UnicodeEncodeError" not in said
+    text = NAME.encode(encoding, "backslashreplace")
+    # Once for each traceback, and once for the line of the log.
+    assert said.count(text) >= 4, said
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_banner_with_any_text_can_be_printed(encoding: str, tmp_path: Path) -> None:
+    ticks = tmp_path / f"{NAME}.csv"
+    ticks.write_text("code,time,lastPrice\n600519.SH,1760000000000,1700.5\n", encoding="utf-8")
+    ports = free_ports(1 + len(WIRE))
+    command = [sys.executable, "-m", "qmt_bridge.cli", "up", "--source=replay", f"--file={ticks}"]
+    command += [f"--data-dir={tmp_path}", f"--port={ports[0]}"]
+    command += address_options(dict(zip(WIRE, map(tcp, ports[1:]), strict=True)))
+    out = tmp_path / "out.txt"
+    with out.open("wb") as file, started(command, encoding, file) as up:
+        wait_for(lambda: b"  stop " in out.read_bytes() or up.poll() is not None, lambda: repr(out.read_bytes()))
+        up.terminate()
+        up.wait(DEADLINE)
+    said = out.read_bytes()
+    assert b"  stop " in said, said
+    assert b"UnicodeEncodeError" not in said
     assert is_shown(NAME, encoding, said)

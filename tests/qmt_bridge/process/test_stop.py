@@ -24,9 +24,9 @@ from qmt_bridge.process import stop
 from qmt_bridge.process.stop import Stop, interruptible
 from tests.support.paths import ROOT
 from tests.support.ports import WIRE, address_options, free_addresses, free_port
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
-DEADLINE = 20.0
+DEADLINE = 20.0 * SLOWNESS
 posix = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 
 
@@ -89,7 +89,11 @@ def test_thousands_of_signals_at_random_moments_end_every_wait() -> None:
         print("ended")
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=50 * SLOWNESS,
+        check=False,
     )
     assert (done.stdout.strip(), done.stderr) == ("ended", "")
 

@@ -12,9 +12,10 @@ import pytest
 from qmt_bridge.system import console
 from tests.support.ports import address_options, free_addresses, free_port
 from tests.support.up import Up, wait_for
+from tests.support.waiting import SLOWNESS
 
 windows = pytest.mark.skipif(sys.platform != "win32", reason="only Windows has events of a console")
-DEADLINE = 40.0
+DEADLINE = 40.0 * SLOWNESS
 
 
 @pytest.mark.parametrize(

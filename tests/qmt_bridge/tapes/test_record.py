@@ -35,9 +35,9 @@ from qmt_bridge.wire.topics import (
     whole_topic,
 )
 from tests.support.ports import ANY_ADDRESSES
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
-DEADLINE = 30.0
+DEADLINE = 30.0 * SLOWNESS
 SECOND = 1_000_000_000
 # 2023-02-01 23:59:59 in Shanghai
 BEFORE_MIDNIGHT = 1_675_267_199 * SECOND

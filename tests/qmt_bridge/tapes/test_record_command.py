@@ -17,9 +17,9 @@ from qmt_bridge.tapes.survey import survey
 from qmt_bridge.tapes.tape import read_tape
 from qmt_bridge.wire.topics import STATUS_TOPIC, quote_topic, whole_topic
 from tests.support.ports import address_options, free_addresses
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
-DEADLINE = 30.0
+DEADLINE = 30.0 * SLOWNESS
 TOPICS = (quote_topic("600519.SH"), whole_topic("600519.SH"), whole_topic("000001.SZ"))
 
 

@@ -28,6 +28,7 @@ from qmt_bridge.tapes.tape import (
 )
 from qmt_bridge.wire.frames import Frame, decode, encode
 from qmt_bridge.wire.topics import Topic
+from tests.support.waiting import SLOWNESS
 
 QUOTE = Topic("quote/600519.SH/tick/")
 SESSION = Recorded(1, session_frame(["quote/"], "1.0"))
@@ -354,7 +355,9 @@ writer.close()
 @pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size on Windows")
 def test_a_full_disk_leaves_a_tape_that_can_be_read_and_continued(tmp_path: Path) -> None:
     path = tmp_path / "day.tape"
-    child = subprocess.run([sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, timeout=30)
+    child = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, timeout=30 * SLOWNESS
+    )
     assert (child.stderr, child.stdout) == ("", "5\n")
     # Half of the fifth block is in the file, and no part of it twice.
     assert path.stat().st_size == 100_000

@@ -20,6 +20,7 @@ from qmt_bridge.errors import ConfigError
 from qmt_bridge.tokens import location
 from qmt_bridge.tokens.location import MOST_BYTES, check_tokens, read_keys
 from tests.support.doctor import Machine
+from tests.support.waiting import SLOWNESS
 
 KEY = ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key(), as_dict=True)
 
@@ -147,7 +148,11 @@ def test_without_its_cryptography_the_library_is_not_enough(monkeypatch: pytest.
 def start(*flags: str) -> str:
     """Run a command that ends by itself; return what it says."""
     done = subprocess.run(
-        [sys.executable, "-m", "qmt_bridge", *flags], capture_output=True, encoding="utf-8", timeout=30, check=False
+        [sys.executable, "-m", "qmt_bridge", *flags],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=30 * SLOWNESS,
+        check=False,
     )
     assert done.returncode == 1
     return done.stderr

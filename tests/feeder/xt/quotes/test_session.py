@@ -43,8 +43,9 @@ from qmt_bridge.wire.topics import (
 )
 from tests.support.paths import FAKES, ROOT
 from tests.support.sink import Recording, encoded
+from tests.support.waiting import SLOWNESS
 
-SECONDS = 10.0
+SECONDS = 10.0 * SLOWNESS
 # BSON has a type for times; a published body has no such type.
 UNFIT = datetime(2026, 1, 5, tzinfo=UTC)
 
@@ -2292,7 +2293,7 @@ def run(code: str, *path: Path, **env: str) -> str:
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=50,
+        timeout=50 * SLOWNESS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -46,9 +46,9 @@ from qmt_bridge.wire.messages import AccountState, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.sink import Recording, encoded
-from tests.support.waiting import wait_for
+from tests.support.waiting import SLOWNESS, wait_for
 
-SECONDS = 10.0
+SECONDS = 10.0 * SLOWNESS
 STOCK, CREDIT = "1000000365", "2000000001"
 
 

@@ -9,8 +9,9 @@ import threading
 from websockets.sync.server import ServerConnection
 
 from tests.support.stamped_server import every_tenth_lost, served
+from tests.support.waiting import SLOWNESS
 
-DEADLINE = 20.0
+DEADLINE = 20.0 * SLOWNESS
 
 
 def test_the_clients_end_with_their_parent():
