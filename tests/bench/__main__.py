@@ -22,7 +22,7 @@ import click
 from qmt_bridge.commands.bench import machine
 from tests.bench import sizing, table
 from tests.bench.loads import LOADS, Kind
-from tests.bench.observing import Figures, Settings
+from tests.bench.observing import Figures, Others, Settings
 from tests.bench.record import Part, Record
 from tests.bench.servers import OURS, ROOT, Missing, versions
 from tests.bench.targets import SOAK, over_rounds, verdicts
@@ -95,7 +95,7 @@ class Run:
         if len(part.rounds.get(name, ())) >= number:
             return
         click.echo(f"load {load}, round {number}: {name}", err=True)
-        began = time.monotonic()
+        began, others = time.monotonic(), Others()
         try:
             figures = run()
         except (OSError, RuntimeError) as exc:
@@ -103,7 +103,7 @@ class Run:
             part.failures.append(f"load {load}, round {number}, {name}: {exc}")
             click.echo(part.failures[-1], err=True)
         else:
-            part.rounds.setdefault(name, []).append(figures)
+            part.rounds.setdefault(name, []).append({**figures, "others": others.share()})
         part.took += time.monotonic() - began
         self._record.keep(load, part)
 
@@ -196,27 +196,31 @@ def main(
         click.echo(line)
     for failure in record.failures:
         click.echo(f"failed: {failure}")
-    click.echo(f"{table.conditions(record.parts)}\n{time.monotonic() - began:.0f} s")
+    for line in table.conditions(record.parts):
+        click.echo(line)
+    click.echo(f"{time.monotonic() - began:.0f} s")
     if plot_file is not None:
-        table.plot(results, table.conditions(record.parts), plot_file)
+        table.plot(results, " ".join(table.conditions(record.parts)), plot_file)
     if readme:
         _write_documents(record)
     if record.failures:
         raise click.exceptions.Exit(1)
 
 
+def document_of(path: Path, document: str, record: Record) -> str:
+    """Return a document with the tables of what is kept; raise ValueError if it has no place for them."""
+    results = {key: over_rounds(figures) for key, figures in record.rounds()}
+    if path == TABLES:
+        image = f"../{PICTURE.relative_to(ROOT).as_posix()}"
+        return table.replaced(document, table.section(results, list(verdicts(results)), record, image))
+    return table.with_speed(document, table.comparison(results, record.missing))
+
+
 def _write_documents(record: Record, check: bool = False) -> None:
     """Write the tables into the documents; with `check` only see whether they have places for them."""
-    results = {key: over_rounds(figures) for key, figures in record.rounds()}
-    rows = table.comparison(results, record.missing)
-    image = f"../{PICTURE.relative_to(ROOT).as_posix()}"
     for path in (TABLES, *READMES):
-        document = path.read_text(encoding="utf-8")
         try:
-            if path == TABLES:
-                changed = table.replaced(document, table.section(results, list(verdicts(results)), record, image))
-            else:
-                changed = table.with_speed(document, rows)
+            changed = document_of(path, path.read_text(encoding="utf-8"), record)
         except ValueError as exc:
             raise click.ClickException(f"{path}: {exc}") from exc
         if not check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -75,6 +76,23 @@ class Core:
     def _idle_seconds(self) -> float:
         times = psutil.cpu_times(percpu=True)
         return float(sum(times[core].idle for core in LOAD_CORES or range(len(times))))
+
+
+class Others:
+    """How much of a core programs that are not of the benchmark have used since this object was made."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._used = self._used_seconds()
+
+    def share(self) -> float:
+        """Return the share of one core; children of the benchmark count only after their end."""
+        return max(0.0, self._used_seconds() - self._used) / (time.perf_counter() - self._began)
+
+    def _used_seconds(self) -> float:
+        # Interrupts are left out: those of the benchmark's own sockets belong to no process.
+        whole, own = psutil.cpu_times(), os.times()
+        return float(whole.user + whole.system + getattr(whole, "nice", 0.0) - sum(own[:4]))
 
 
 def observe(

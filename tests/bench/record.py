@@ -35,6 +35,11 @@ class Part(msgspec.Struct):
             getattr(self, name) == getattr(other, name) for name in ("commit", "machine", "versions", "seconds", "soak")
         )
 
+    def others(self) -> list[float]:
+        """Return the share of a core that other programs had during each measurement."""
+        shares = (figures.get("others") for rounds in self.rounds.values() for figures in rounds)
+        return [share for share in shares if share is not None]
+
     def count(self) -> int:
         """Return of how many rounds the figures are."""
         return max(map(len, self.rounds.values()), default=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
-def conditions(parts: Mapping[int, Part]) -> str:
+def conditions(parts: Mapping[int, Part]) -> list[str]:
     """Return the conditions of the measurements: those that the loads share once, and what differs by load."""
     hosts: dict[str, dict[str, list[int]]] = {}
     for number, part in sorted(parts.items()):
@@ -117,11 +118,17 @@ def conditions(parts: Mapping[int, Part]) -> str:
         length = part.soak if number == SOAKED else part.seconds
         when = f"{part.date}, commit {part.commit or 'unknown'}, {count} {'round' if count == 1 else 'rounds'}"
         hosts.setdefault(host, {}).setdefault(f"{when} of {length:g} s", []).append(number)
-    lines = [
-        f"{host}. " + ". ".join(f"{numbers(loads)}: {when}" for when, loads in said.items()) + "."
-        for host, said in hosts.items()
+    said = [
+        f"{host}. " + ". ".join(f"{numbers(loads)}: {when}" for when, loads in whens.items()) + "."
+        for host, whens in hosts.items()
     ]
-    return " ".join([*lines, COMMON])
+    others = [share for part in parts.values() for share in part.others()]
+    if others:
+        median, most = statistics.median(others), max(others)
+        said.append(
+            f"Other programs used {median:.0%} of a core meanwhile (median), {most:.0%} in the worst measurement."
+        )
+    return [*said, COMMON] if said else []
 
 
 def numbers(loads: Sequence[int]) -> str:
@@ -178,15 +185,22 @@ def scaling(results: Results) -> list[list[str]]:
 def section(results: Results, verdicts: Sequence[Verdict], record: Record, image: str) -> str:
     """Return the text between the marks of docs/performance.md."""
     parts = [f"![Delivered frames a second, log scale]({image})"] if image else []
-    tables = [comparison(results, record.missing), targets(verdicts), consumers(results), scaling(results)]
-    parts += [markdown(rows) for rows in tables if len(rows) > 1]
-    rules = [f"- {rule}" for rule in sizing.rules(results)]
-    if rules:
-        parts.append("\n".join(rules))
-    for head, lines in (("Not installed", missing(record.missing)), ("Failed", record.failures)):
+    for heading, rows in (
+        ("Servers", comparison(results, record.missing)),
+        ("Targets", targets(verdicts)),
+        ("ZeroMQ consumers", consumers(results)),
+        ("Workers", scaling(results)),
+    ):
+        if len(rows) > 1:
+            parts += [f"## {heading}", markdown(rows)]
+    for heading, lines in (
+        ("Sizing", sizing.rules(results)),
+        ("Not measured", [*missing(record.missing), *record.failures]),
+        ("Conditions", conditions(record.parts)),
+    ):
         if lines:
-            parts.append("\n".join([f"{head}:", "", *(f"- {line}" for line in lines)]))
-    return "\n\n".join([*parts, conditions(record.parts)])
+            parts += [f"## {heading}", "\n".join(f"- {line}" for line in lines)]
+    return "\n\n".join(parts)
 
 
 def missing(servers: Mapping[str, str]) -> list[str]:

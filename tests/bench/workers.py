@@ -57,7 +57,7 @@ class Inflating(AskingWhole):
                 body = start + (4 if size == 126 else 10)
                 size = int.from_bytes(data[start + 2 : body])
             stop = body + size
-            if body > end or stop > end:
+            if stop > end:
                 break
             if data[start] == COMPRESSED:
                 self.frames += 1
