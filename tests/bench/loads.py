@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import psutil
 import zmq
 
 from qmt_bridge import sockets
@@ -16,16 +15,18 @@ from qmt_bridge.commands.bench import Bare
 from qmt_bridge.commands.load.client import Client
 from qmt_bridge.commands.load.crews import Crews
 from qmt_bridge.commands.load.load import STAMPED, Load
-from qmt_bridge.commands.load.measurement import Measurement
 from qmt_bridge.wire.frames import encode, framed
-from tests.bench import recovery
+from tests.bench import consumers, recovery, workers
+from tests.bench.observing import MB, WARM, Core, Figures, Results, Seen, Settings, connect, load_of, observe
 from tests.bench.publish import FIRST_SEQ, tick
 from tests.bench.servers import (
     ASGI,
     JOINED,
     LOAD_CORES,
+    MSGPACK,
     NATS,
     OURS,
+    PICKING,
     PUBLIC,
     SERVER_CORES,
     SINGLE,
@@ -33,19 +34,11 @@ from tests.bench.servers import (
     WS,
     Asking,
     Row,
-    Running,
     fed,
 )
 
-# The results of one server under one load: figures by name.
-Figures = dict[str, float | None]
-# The medians by load and server.
-Results = Mapping[tuple[int, str], Figures]
-
 TEN = tuple(f"60000{i}.SH" for i in range(10))
 MARKET = tuple(f"{600000 + i}.SH" for i in range(5000))
-# Seconds that a load runs before counting begins.
-WARM = 0.5
 # A server holds a rate if it delivers at least this share of it.
 HELD = 0.95
 STEP = 1.5
@@ -53,107 +46,14 @@ STEPS = 4
 LEAST = 1000.0
 # Clients look at one frame of so many: with millions of frames, looking at each would make them the limit.
 SAMPLE = 200
-MB = 1e6
-
-
-class Settings(NamedTuple):
-    """The options of a run."""
-
-    seconds: float
-    soak: float
-    # By load and server: the rate with which the next round begins its search.
-    rates: dict[tuple[int, str], float]
-
-
-class Seen(NamedTuple):
-    """One measurement."""
-
-    offered: float
-    measured: Measurement
-    # The share of a core that the server used, and the share of the load's core that all processes used.
-    cpu: float
-    load_core: float
-    # Frames for each system call that wrote.
-    join: float
-
-    def figures(self) -> Figures:
-        measured = self.measured
-        return {
-            "rate": measured.rate,
-            "offered": self.offered,
-            "lost": measured.lost,
-            "skipped": measured.skipped,
-            "trouble": measured.trouble.total(),
-            "p50": measured.latency.percentile(0.5),
-            "p99": measured.latency.percentile(0.99),
-            "cpu": self.cpu,
-            "load_core": self.load_core,
-            "join": self.join,
-            "busy": measured.busy,
-        }
-
-
-class Core:
-    """How busy the load's core is since this object was made."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._idle = self._idle_seconds()
-
-    def busy(self) -> tuple[float, float]:
-        """Return the share of the time in which the core was not idle, and the whole time in seconds."""
-        took = time.perf_counter() - self._began
-        return 1 - (self._idle_seconds() - self._idle) / took, took
-
-    def _idle_seconds(self) -> float:
-        times = psutil.cpu_times(percpu=True)
-        return float(sum(times[core].idle for core in LOAD_CORES or range(len(times))))
-
-
-def observe(
-    running: Running, crews: Crews, codes: Sequence[str], offered: float, seconds: float, market: str = ""
-) -> Seen:
-    """Offer `offered` frames a second in all, and measure what the clients receive."""
-    load = crews.load
-    # The number of clients that receive each message.
-    fan = load.clients if market else load.clients * len(load.codes_of(0)) / len(codes)
-    publisher = running.publisher
-    publisher.start(codes, offered / fan, market)
-    time.sleep(WARM)
-    before, writes, sent = running.usage(), running.writes(), publisher.sent
-    core = Core()
-    crews.begin()
-    time.sleep(seconds)
-    load_core, took = core.busy()
-    after, writes, sent = running.usage(), running.writes() - writes, publisher.sent - sent
-    crews.end()
-    # Before the publisher stops: later messages show for each topic whether earlier ones were lost.
-    measured = crews.result()
-    publisher.stop()
-    cpu = (after.cpu_seconds - before.cpu_seconds) / took
-    return Seen(sent / took * fan, measured, cpu, load_core, measured.frames / writes if writes else 0.0)
-
-
-def _load(running: Running, row: Row, codes: Sequence[str], clients: int, **changes: object) -> Load:
-    load = Load(running.url, tuple(codes), clients, acked=row.acked, stamps=row.stamps, cores=LOAD_CORES)
-    return load._replace(**changes)  # type: ignore[arg-type]
-
-
-def _connect(running: Running, crews: Crews, codes: Sequence[str]) -> None:
-    crews.connect()
-    if not crews.load.acked:
-        # These servers do not say when the clients are subscribed.
-        time.sleep(WARM)
-    running.publisher.ask("once", list(codes))
-    time.sleep(WARM)
 
 
 def _most(number: int, row: Row, settings: Settings, codes: Sequence[str], clients: int, each: int) -> Figures:
     """Search for the highest rate that a server delivers."""
     with row.start(**({"kind": "wire"} if row.wired else {})) as running:
-        load = _load(running, row, codes, clients, each=each, sample=SAMPLE)
+        load = load_of(running, row, codes, clients, each=each, sample=SAMPLE)
         with Crews(load, row.client) as crews:
-            _connect(running, crews, codes)
+            connect(running, crews, codes)
             offered = settings.rates.get((number, row.name)) or row.guesses[number]
             held: list[Seen] = []
             over: list[Seen] = []
@@ -228,8 +128,8 @@ def single_thousand(settings: Settings, results: Results) -> Figures:
 
 
 def _steady(row: Row, settings: Settings, codes: Sequence[str], clients: int, offered: float, each: int = 0) -> Figures:
-    with row.start() as running, Crews(_load(running, row, codes, clients, each=each), row.client) as crews:
-        _connect(running, crews, codes)
+    with row.start() as running, Crews(load_of(running, row, codes, clients, each=each), row.client) as crews:
+        connect(running, crews, codes)
         return observe(running, crews, codes, offered, settings.seconds).figures()
 
 
@@ -253,15 +153,15 @@ def whole_market(row: Row, settings: Settings) -> Figures:
     slices = len(MARKET) / 100
     with row.start(workers=2) as running:
         url = running.url.replace("realtime", "whole_quote")
-        load = _load(running, row, ("SH",), 300, url=url, stamps=STAMPED)
+        load = load_of(running, row, ("SH",), 300, url=url, stamps=STAMPED)
         with Crews(load) as crews:
             crews.connect()
             return observe(running, crews, MARKET, slices / 3 * 300, 2 * settings.seconds, "SH").figures()
 
 
 def one_client(row: Row, settings: Settings) -> Figures:
-    with row.start() as running, Crews(_load(running, row, TEN[:1], 1, stamps=STAMPED)) as crews:
-        _connect(running, crews, TEN[:1])
+    with row.start() as running, Crews(load_of(running, row, TEN[:1], 1, stamps=STAMPED)) as crews:
+        connect(running, crews, TEN[:1])
         seen = observe(running, crews, TEN[:1], 200, 2 * settings.seconds)
     return {**seen.figures(), "feeder_p50": seen.measured.feeder.percentile(0.5)}
 
@@ -275,14 +175,14 @@ class _Silent(Client):
 
 def idle(row: Row, settings: Settings) -> Figures:
     with row.start() as running:
-        load = _load(running, row, (), 100)
+        load = load_of(running, row, (), 100)
         with Crews(load, _Silent) as first, Crews(load._replace(clients=2000), _Silent) as others:
             first.connect()
             time.sleep(WARM)
             before = running.usage().rss
             others.connect()
             time.sleep(WARM)
-            return {"connection_kb": (running.usage().rss - before) / 2000 / 1024}
+            return {"connection_kb": (running.usage().rss - before) / 2000 / 1024, "worker_mb": before / MB}
 
 
 class _Later(Asking):
@@ -300,7 +200,7 @@ class _Later(Asking):
 def many_topics(row: Row, settings: Settings) -> Figures:
     count = 10_000
     codes = tuple(f"{i:06}.{market}" for market in ("SH", "SZ") for i in range(count // 2))
-    with row.start() as running, Crews(_load(running, row, codes, 10, each=1000), _Later) as crews:
+    with row.start() as running, Crews(load_of(running, row, codes, 10, each=1000), _Later) as crews:
         crews.connect()
         began = time.perf_counter()
         crews.begin()
@@ -321,9 +221,9 @@ def stalled(row: Row, settings: Settings) -> Figures:
     found = []
     for count in (0, 10):
         with row.start() as running:
-            load = _load(running, row, TEN, 100, stalled=count, sample=SAMPLE)
+            load = load_of(running, row, TEN, 100, stalled=count, sample=SAMPLE)
             with Crews(load, row.client) as crews:
-                _connect(running, crews, TEN)
+                connect(running, crews, TEN)
                 before = running.usage().rss
                 seen = observe(running, crews, TEN, offered, seconds)
                 found.append((seen, (running.usage().rss - before) / MB))
@@ -344,15 +244,15 @@ def stalled(row: Row, settings: Settings) -> Figures:
 def thousand_levels(row: Row, settings: Settings) -> Figures:
     with row.start(shape="l2") as running:
         url = running.url.replace("realtime", "l2_thousand")
-        with Crews(_load(running, row, TEN, 20, url=url), row.client) as crews:
-            _connect(running, crews, TEN)
+        with Crews(load_of(running, row, TEN, 20, url=url), row.client) as crews:
+            connect(running, crews, TEN)
             return observe(running, crews, TEN, 200 * 20, settings.seconds).figures()
 
 
 def soak(row: Row, settings: Settings) -> Figures:
     half = (settings.rates.get((1, row.name)) or row.guesses[1]) / 2
-    with row.start() as running, Crews(_load(running, row, TEN, 100, sample=SAMPLE), row.client) as crews:
-        _connect(running, crews, TEN)
+    with row.start() as running, Crews(load_of(running, row, TEN, 100, sample=SAMPLE), row.client) as crews:
+        connect(running, crews, TEN)
         running.publisher.start(TEN, half / 100)
         crews.begin()
         began = time.monotonic()
@@ -372,6 +272,14 @@ def soak(row: Row, settings: Settings) -> Figures:
     return {"rate": measured.rate, "lost": measured.lost, "seconds": settings.soak, "growth": growth, "peak": peak}
 
 
+def by_workers(row: Row, settings: Settings) -> Figures:
+    return workers.scaled(row, MARKET, settings)
+
+
+def consumed(row: Row, settings: Settings) -> Figures:
+    return consumers.sustained_by(row, MARKET, settings.seconds, settings.rates)
+
+
 class Kind(NamedTuple):
     """A load: its number and name, the servers measured under it, and the function that runs one round with one."""
 
@@ -389,7 +297,7 @@ LOADS = (
     Kind(
         1,
         "100 clients x the same 10 stocks: most frames/s",
-        (OURS, ASGI, PUBLIC, STARLETTE, NATS, WS),
+        (OURS, MSGPACK, PICKING, ASGI, PUBLIC, STARLETTE, NATS, WS),
         same_ten,
         {JOINED: joined_ten, SINGLE: single_ten},
     ),
@@ -397,7 +305,7 @@ LOADS = (
     Kind(
         3,
         "1,000 clients x 10 of 5,000 stocks: most frames/s, latency at 40,000/s",
-        (OURS, ASGI, STARLETTE, NATS, WS),
+        (OURS, MSGPACK, PICKING, ASGI, STARLETTE, NATS, WS),
         different,
         {SINGLE: single_thousand},
     ),
@@ -413,112 +321,11 @@ LOADS = (
     Kind(13, "xtquant's stand-in goes and comes back, 93 subscriptions", (OURS,), recovery.reconnected),
     Kind(14, "5,000 trade events/s in bursts of 500, each on disk first", (OURS,), recovery.bursts),
     Kind(15, "100,000 trade events replayed to one client", (OURS,), recovery.replayed),
+    Kind(
+        consumers.NUMBER,
+        "a ZeroMQ consumer of the whole market, without the gateway: most messages/s",
+        consumers.CONSUMERS,
+        consumed,
+    ),
+    Kind(workers.NUMBER, "whole market by 1 to 4 workers, raw and deflated: MB/s", workers.SCALING, by_workers),
 )
-
-
-def medians(rounds: Sequence[Figures]) -> Figures:
-    """Return the median of every figure over the rounds that have it."""
-    names = dict.fromkeys(name for figures in rounds for name in figures)
-    known = {name: [value for figures in rounds if (value := figures.get(name)) is not None] for name in names}
-    return {name: statistics.median(values) if values else None for name, values in known.items()}
-
-
-class Verdict(NamedTuple):
-    """A target and the measured figure; `met` is None if nothing was measured."""
-
-    load: int
-    target: str
-    here: str
-    met: bool | None
-
-
-def verdicts(results: Results) -> Iterator[Verdict]:
-    """Yield every target of the loads that ran."""
-
-    def figure(load: int, row: str, name: str) -> float | None:
-        return results.get((load, row), {}).get(name)
-
-    def ratio(load: int, row: str, least: float, text: str, name: str = "rate") -> Verdict:
-        ours, theirs = figure(load, OURS.name, name), figure(load, row, name)
-        if not ours or not theirs:
-            return Verdict(load, text, "not measured", None)
-        return Verdict(load, text, f"{ours / theirs:,.3g} x", ours / theirs >= least)
-
-    def most(load: int, name: str, limit: float, text: str, unit: str, scale: float = 1.0) -> Verdict:
-        ours = figure(load, OURS.name, name)
-        if ours is None:
-            return Verdict(load, text, "not measured", None)
-        return Verdict(load, text, f"{ours * scale:,.3g} {unit}".rstrip(), ours * scale <= limit)
-
-    def none(load: int, name: str, text: str) -> Verdict:
-        ours = figure(load, OURS.name, name)
-        return Verdict(
-            load, text, "not measured" if ours is None else f"{ours:,.0f}", None if ours is None else not ours
-        )
-
-    def against(load: int, row: str, share: float, name: str, text: str) -> Verdict:
-        ours, theirs = figure(load, OURS.name, name), figure(load, row, name)
-        if not ours or not theirs:
-            return Verdict(load, text, "not measured", None)
-        return Verdict(load, text, f"{ours:.3g} ms against {theirs:.3g} ms", ours <= theirs * share)
-
-    def least(load: int, name: str, limit: float, text: str) -> Verdict:
-        ours = figure(load, OURS.name, name)
-        return Verdict(
-            load, text, "not measured" if ours is None else f"{ours:,.0f}", None if ours is None else ours >= limit
-        )
-
-    def sustained() -> Verdict:
-        text = "200 records/s to 20 clients sustained; share of the core reported"
-        rate, offered, cpu = (figure(10, OURS.name, name) for name in ("rate", "offered", "cpu"))
-        if rate is None or not offered:
-            return Verdict(10, text, "not measured", None)
-        return Verdict(10, text, f"{rate:,.0f}/s of {offered:,.0f}/s, {cpu:.0%} of a core", rate >= 0.99 * offered)
-
-    def flat() -> Verdict:
-        text = "memory flat within 2 % of the second tenth: the last one, and the peak"
-        growth, peak = (figure(11, OURS.name, name) for name in ("growth", "peak"))
-        if growth is None or peak is None:
-            return Verdict(11, text, "not measured", None)
-        return Verdict(11, text, f"{growth:+.2%}, at most {peak:+.1%}", max(growth, peak) <= 0.02)
-
-    def within(name: str, least: float, text: str) -> Verdict:
-        ours = figure(9, OURS.name, name)
-        if ours is None:
-            return Verdict(9, text, "not measured", None)
-        return Verdict(9, text, f"{ours:.3f}", ours >= least)
-
-    every = (
-        ratio(1, PUBLIC.name, 150, "at least 150 x the public qmt-bridge"),
-        ratio(1, STARLETTE.name, 8, "at least 8 x Starlette send_text"),
-        ratio(1, JOINED, 0.9, "at least 0.9 x the bare loop that joins as many frames"),
-        against(2, PUBLIC.name, 1 / 20, "p99", "p99 at most 1/20 of the public qmt-bridge's at 8,000/s"),
-        most(2, "p99", 3.0, "p99 at 50,000/s at most 3 ms", "ms"),
-        ratio(3, NATS.name, 1.0, "ahead of nats-server"),
-        ratio(3, STARLETTE.name, 4.0, "at least 4 x Starlette send_text"),
-        ratio(3, SINGLE, 2.0, "at least 2 x the bare loop with one write a frame"),
-        most(3, "p99", 5.0, "p99 at 40,000/s at most 5 ms", "ms"),
-        against(4, WS.name, 1.0, "p50", "p50 at 10,000/s at most node ws'"),
-        most(5, "p99", 10.0, "p99 at most 10 ms", "ms"),
-        none(5, "skipped", "no code skipped"),
-        none(5, "lost", "no frame lost"),
-        most(6, "p50", 0.35, "p50 at most 0.35 ms", "ms"),
-        most(6, "p99", 1.0, "p99 at most 1 ms", "ms"),
-        most(7, "connection_kb", 25.0, "at most 25 KB a connection", "KB"),
-        most(8, "subscribe_s", 0.2, "subscribed in at most 0.2 s", "s"),
-        none(8, "lost", "none lost"),
-        most(8, "back_s", 0.5, "all back within 0.5 s of a restart of the feeder", "s"),
-        none(9, "lost", "the others lose nothing"),
-        within("throughput", 0.97, "the others' throughput within 3 %"),
-        most(9, "p99_ratio", 1.2, "the others' p99 within 20 %", "x"),
-        most(9, "growth_mb", 5.0, "memory grows by at most 5 MB", "MB"),
-        sustained(),
-        flat(),
-        most(12, "first_s", 2.0, "at most 2 s from its start to the first frame of every client", "s"),
-        most(13, "restored_s", 2.0, "at most 2 s from the connection to all subscriptions", "s"),
-        none(14, "lost", "none lost"),
-        most(14, "p99", 20.0, "p99 from the callback to a consumer at most 20 ms", "ms"),
-        least(15, "rate", 50_000, "at least 50,000/s"),
-    )
-    ran = {load for load, _ in results}
-    return (verdict for verdict in every if verdict.load in ran)

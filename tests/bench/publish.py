@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
@@ -72,6 +74,31 @@ def tick(seq: int, sent: int) -> dict[str, Any]:
     }
 
 
+def varied(code: str, seq: int, sent: int) -> dict[str, Any]:
+    """Return a tick whose prices and volumes are those of its code alone: equal ticks would compress too well."""
+    drawn = random.Random(code)
+    price = drawn.uniform(3, 200)
+    levels = [round(price + 0.01 * i, 2) for i in range(5)]
+    volume = drawn.randrange(1000, 900_000)
+    return {
+        **tick(seq, sent),
+        "lastPrice": levels[0],
+        "open": round(price * drawn.uniform(0.97, 1.03), 2),
+        "high": round(price * drawn.uniform(1.0, 1.05), 2),
+        "low": round(price * drawn.uniform(0.95, 1.0), 2),
+        "lastClose": round(price * drawn.uniform(0.97, 1.03), 2),
+        "amount": round(price * volume * 100, 0),
+        "volume": volume,
+        "pvolume": volume * 100 + drawn.randrange(100),
+        "transactionNum": drawn.randrange(500, 90_000),
+        "askPrice": levels,
+        "bidPrice": [round(level - 0.01 * (2 * i + 1), 2) for i, level in enumerate(levels)],
+        "askVol": [drawn.randrange(1, 5000) for _ in levels],
+        "bidVol": [drawn.randrange(1, 5000) for _ in levels],
+        "volRatio": round(drawn.uniform(0.3, 3), 2),
+    }
+
+
 def depth(seq: int, sent: int, levels: int) -> dict[str, Any]:
     """Return one l2_thousand record with `levels` price levels on each side."""
     prices = [10.0 + 0.01 * i for i in range(levels)]
@@ -127,6 +154,21 @@ class Template:
     def fill(self, seq: int, sent: int) -> bytes:
         """Return the body with this number and time."""
         return b"%b%d%b%d%b" % (self._head, seq, self._middle, sent, self._tail)
+
+
+class Slices:
+    """Bodies of batches of a market, as the feeder publishes them, of ticks that differ from code to code."""
+
+    def __init__(self) -> None:
+        self._ticks: dict[str, Template] = {}
+
+    def fill(self, codes: Sequence[str], seq: int, sent: int) -> bytes:
+        """Return the body of a batch with this number and time."""
+        for code in codes:
+            if code not in self._ticks:
+                self._ticks[code] = Template(partial(varied, code))
+        ticks = (b'"%b":%b' % (code.encode(), self._ticks[code].fill(seq, sent)) for code in codes)
+        return b"{%b}" % b",".join(ticks)
 
 
 class ToFeeder:
@@ -241,6 +283,7 @@ class ToWire:
         addresses = {name: bound.getsockopt_string(zmq.LAST_ENDPOINT) for name, bound in names.items()}
         self.config = msgspec.structs.replace(config, **addresses)
         self._templates: dict[str, tuple[bytes, Template]] = {}
+        self._slices = Slices()
         self._seq: dict[str, int] = {}
         self._stopping = threading.Event()
         self._answering = threading.Thread(target=self._answer)
@@ -252,10 +295,17 @@ class ToWire:
             template = Template(lambda seq, sent: {code: [tick(seq, sent)]})
             known = self._templates[code] = (quote_topic(code, "tick").encode(), template)
         topic, template = known
-        number = self._seq[code] = seq - FIRST_SEQ + 1
+        self._publish(code, topic, template.fill(seq, sent_us), seq, sent_us)
+
+    def send_whole(self, market: str, codes: Sequence[str], seq: int, sent_us: int) -> None:
+        """Send one batch of ticks of a market."""
+        self._publish(market, whole_topic(market).encode(), self._slices.fill(codes, seq, sent_us), seq, sent_us)
+
+    def _publish(self, name: str, topic: bytes, body: bytes, seq: int, sent_us: int) -> None:
+        number = self._seq[name] = seq - FIRST_SEQ + 1
         stamp = _STAMP.pack(self._epoch, number, sent_us * 1000, sent_us * 1000)
         self._market.send(topic + stamp, _MORE)
-        self._market.send(template.fill(seq, sent_us), _LAST)
+        self._market.send(body, _LAST)
 
     def room(self) -> None:
         """Return at once: a subscriber that does not keep up loses frames."""

@@ -5,6 +5,7 @@ The public qmt-bridge (by pip) and ws (by npm) need no root; they are installed 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -20,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import psutil
 
 from qmt_bridge.commands.bench import Usage
@@ -31,8 +33,8 @@ from qmt_bridge.wire.frames import encode
 from tests.bench.publish import EMBEDDED, Publisher, connected
 from tests.support.ports import free_port
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+PEERS = Path(__file__).parent / "peers"
+ROOT = PEERS.parent.parent.parent
 CACHE = Path(tempfile.gettempdir()) / "qmt-bridge-bench"
 # Servers run on the first core, the load on the second; with one core the results cannot be compared.
 SERVER_CORES = (0,) if (os.cpu_count() or 1) > 1 else ()
@@ -49,6 +51,30 @@ class Asking(Client):
     def joined(self) -> None:
         self.send(encode({"id": 1, "stocks": self.crew.load.codes_of(self.number)}))
         self.settled = not self.crew.load.acked
+
+
+# What a page with quotes shows of a tick; number and time are the benchmark's own.
+FIELDS = ("askPrice", "bidPrice", "lastPrice", "sent", "seq", "time", "volume")
+PICKED = EMBEDDED._replace(
+    pattern=rb'(?P<epoch>)\{"(?P<code>[^"]+)":\[\{[^}]*?"sent":(?P<time>\d+),"seq":(?P<seq>\d+)(?P<published>)'
+)
+
+
+class AskingFields(Asking):
+    """A client that asks for some fields of each record."""
+
+    def joined(self) -> None:
+        self.send(encode({"id": 1, "stocks": self.crew.load.codes_of(self.number), "fields": FIELDS}))
+        self.settled = not self.crew.load.acked
+
+
+class AskingMsgpack(Asking):
+    """A client of the subprotocol `qmt.v1.msgpack`."""
+
+    def _look(self, data: bytearray, body: int, stop: int, now: float) -> None:
+        # One frame of many is looked at, so it may be read as JSON, which shows its position as that of others.
+        text = bytearray(encode(msgspec.msgpack.decode(data[body:stop])))
+        super()._look(text, 0, len(text), now)
 
 
 class AskingNats(Client):
@@ -101,6 +127,10 @@ class AskingNats(Client):
             at = data.find(b'{"', at + 100, end) if self._every == 1 else -1
 
 
+def _nothing() -> None:
+    """Prepare a server that needs nothing but this project."""
+
+
 class Row(NamedTuple):
     """A server of the table."""
 
@@ -114,6 +144,10 @@ class Row(NamedTuple):
     stamps: Stamps = EMBEDDED
     # By load: the rate in frames a second at which the search for the highest rate begins.
     guesses: Mapping[int, float] = {}
+    # Installs what it needs, or raises `Missing`.
+    prepare: Callable[[], object] = _nothing
+    # Of the client's handshake.
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 class Running(NamedTuple):
@@ -138,30 +172,54 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def process(command: Sequence[str], env: dict[str, str] | None = None, cwd: Path = ROOT) -> Iterator[int]:
-    """Run a server on the servers' core and yield its id; it ends with this block, or with this process."""
-    started = subprocess.Popen(
+def started(
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+    cores: Sequence[int] = SERVER_CORES,
+    stdin: int = subprocess.DEVNULL,
+    stdout: int | None = None,
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a program on the given cores and yield its process; it ends with this block, or with this process."""
+    running = subprocess.Popen(
         command,
         env={**os.environ, **(env or {})},
         cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        preexec_fn=_prepare if sys.platform == "linux" else None,
+        stdin=stdin,
+        stdout=stdout,
+        text=True,
+        preexec_fn=functools.partial(_prepare, tuple(cores)) if sys.platform == "linux" else None,
     )
     try:
-        yield started.pid
-        if started.poll() is not None:
-            raise ChildProcessError(f"{' '.join(command[:4])} ended by itself with {started.returncode}")
+        yield running
+        if running.poll() is not None:
+            raise ChildProcessError(f"{' '.join(command[:4])} ended by itself with {running.returncode}")
     finally:
-        started.terminate()
+        running.terminate()
         try:
-            started.wait(5)
+            running.wait(5)
         except subprocess.TimeoutExpired:
-            started.kill()
-            started.wait()
+            running.kill()
+            running.wait()
+        for pipe in (running.stdin, running.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
-def _prepare() -> None:
-    pin(SERVER_CORES)
+@contextmanager
+def process(
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    cwd: Path = ROOT,
+    cores: Sequence[int] = SERVER_CORES,
+) -> Iterator[int]:
+    """Run a server and yield its id."""
+    with started(command, env, cwd, cores) as running:
+        yield running.pid
+
+
+def _prepare(cores: Sequence[int]) -> None:
+    pin(cores)
     # PR_SET_PDEATHSIG
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
@@ -186,7 +244,11 @@ def fed(shape: str = "quote", kind: str = "feeder") -> Iterator[Publisher]:
 
 @contextmanager
 def gateway(
-    command: Sequence[str] = (), shape: str = "quote", kind: str = "feeder", **settings: Any
+    command: Sequence[str] = (),
+    shape: str = "quote",
+    kind: str = "feeder",
+    cores: Sequence[int] = SERVER_CORES,
+    **settings: Any,
 ) -> Iterator[Running]:
     """Run this gateway, or another app that reads ZeroMQ, with a feeder."""
     with fed(shape, kind) as publisher:
@@ -195,7 +257,7 @@ def gateway(
         own = {"port": port, "log_level": "warning", **settings}
         env = export_env(Config(**{**{name: getattr(publisher.config, name) for name in _ADDRESSES}, **own}))
         run = command or [sys.executable, "-m", "qmt_bridge.cli", "gateway"]
-        with process([part.replace("PORT", str(port)) for part in run], env) as pid:
+        with process([part.replace("PORT", str(port)) for part in run], env, cores=cores) as pid:
             connected(port).close()
             yield Running(f"ws://127.0.0.1:{port}/ws/realtime", publisher, _tree(pid, settings.get("workers", 1)))
 
@@ -229,45 +291,54 @@ def by_lines(command: Sequence[str], env: dict[str, str] | None = None, cwd: Pat
             yield Running(f"ws://127.0.0.1:{port}/ws/realtime", publisher, (pid,))
 
 
-@contextmanager
-def public() -> Iterator[Running]:
-    """Run the public qmt-bridge in its own virtual environment, with a stand-in for xtquant."""
+def public_python() -> Path:
+    """Return the Python of the public qmt-bridge's own virtual environment; install it there if it is not."""
     folder = CACHE / "public"
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     if not (folder / "ready").exists():
         _install([sys.executable, "-m", "venv", "--clear", str(folder)], "a virtual environment")
         _install([str(python), "-m", "pip", "install", "-q", "qmt-bridge[server]"], "pip install qmt-bridge[server]")
         (folder / "ready").touch()
+    return python
+
+
+@contextmanager
+def public() -> Iterator[Running]:
+    """Run the public qmt-bridge with a stand-in for xtquant."""
+    python = public_python()
     standin = CACHE / "standin" / "xtquant"
     standin.mkdir(parents=True, exist_ok=True)
     (standin / "__init__.py").touch()
-    shutil.copy(HERE / "xtquant_standin.py", standin / "xtdata.py")
+    shutil.copy(PEERS / "xtquant_standin.py", standin / "xtdata.py")
     command = [str(python), "-m", "qmt_bridge.server.cli", "--host", "127.0.0.1", "--port", "PORT"]
     with by_lines([*command, "--log-level", "error"], {"PYTHONPATH": str(standin.parent)}, CACHE) as running:
         yield running
 
 
-@contextmanager
-def node_ws() -> Iterator[Running]:
-    """Run node's ws."""
+def node_with(package: str) -> tuple[str, dict[str, str]]:
+    """Return node, and the environment with which it finds a package; install the package if it is not."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         raise Missing("apt install nodejs npm")
-    folder = CACHE / "ws"
-    if not (folder / "node_modules" / "ws").exists():
+    folder = CACHE / package
+    if not (folder / "node_modules" / package).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _install([npm, "install", "--silent", "--prefix", str(folder), "ws"], "npm install ws")
-    command = [node, str(HERE / "ws_server.js"), "PORT", "FEED"]
-    with by_lines(command, {"NODE_PATH": str(folder / "node_modules")}) as running:
+        _install([npm, "install", "--silent", "--prefix", str(folder), package], f"npm install {package}")
+    return node, {"NODE_PATH": str(folder / "node_modules")}
+
+
+@contextmanager
+def node_ws() -> Iterator[Running]:
+    """Run node's ws."""
+    node, env = node_with("ws")
+    with by_lines([node, str(PEERS / "ws_server.js"), "PORT", "FEED"], env) as running:
         yield running
 
 
 @contextmanager
 def nats() -> Iterator[Running]:
     """Run nats-server with its WebSocket listener."""
-    found = _nats_server()
-    if found is None:
-        raise Missing("apt install nats-server")
+    found = nats_server()
     port, feed = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="qmt-bridge-") as folder:
         settings = Path(folder) / "nats.conf"
@@ -281,9 +352,13 @@ def nats() -> Iterator[Running]:
                 yield Running(f"ws://127.0.0.1:{port}/", publisher, (pid,))
 
 
-def _nats_server() -> str | None:
+def nats_server() -> str:
+    """Return the path of nats-server."""
     # Debian installs it into a folder that only root has on its path.
-    return shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
+    found = shutil.which("nats-server") or shutil.which("nats-server", path="/usr/sbin")
+    if found is None:
+        raise Missing("apt install nats-server")
+    return found
 
 
 def _install(command: Sequence[str], what: str) -> None:
@@ -302,15 +377,33 @@ ASGI = Row(
     wired=True,
     guesses={1: 100_000, 3: 40_000},
 )
-PUBLIC = Row("public qmt-bridge", public, guesses={1: 6_000})
+MSGPACK = Row(
+    "this gateway, qmt.v1.msgpack",
+    gateway,
+    AskingMsgpack,
+    acked=True,
+    wired=True,
+    headers=(("Sec-WebSocket-Protocol", "qmt.v1.msgpack"),),
+    guesses={1: 800_000, 3: 50_000},
+)
+PICKING = Row(
+    f"this gateway, {len(FIELDS)} fields",
+    gateway,
+    AskingFields,
+    acked=True,
+    wired=True,
+    stamps=PICKED,
+    guesses={1: 800_000, 3: 50_000},
+)
+PUBLIC = Row("public qmt-bridge", public, guesses={1: 6_000}, prepare=public_python)
 STARLETTE = Row(
     "Starlette send_text",
-    functools.partial(gateway, uvicorn_of("tests.bench.plain_starlette:app")),
+    functools.partial(gateway, uvicorn_of("tests.bench.peers.plain_starlette:app")),
     wired=True,
     guesses={1: 50_000, 3: 30_000},
 )
-NATS = Row("nats-server", nats, AskingNats, acked=True, guesses={1: 800_000, 3: 120_000})
-WS = Row("node ws", node_ws, guesses={1: 70_000, 3: 60_000})
+NATS = Row("nats-server", nats, AskingNats, acked=True, guesses={1: 800_000, 3: 120_000}, prepare=nats_server)
+WS = Row("node ws", node_ws, guesses={1: 70_000, 3: 60_000}, prepare=functools.partial(node_with, "ws"))
 JOINED = "limit: bare loop, joined"
 SINGLE = "limit: bare loop, one write a frame"
 
@@ -322,11 +415,17 @@ def versions() -> dict[str, str]:
     installed = next(packages.glob("**/site-packages/qmt_bridge-*.dist-info"), None)
     if installed is not None:
         found["public qmt-bridge"] = installed.name.split("-")[1].removesuffix(".dist")
-    package = CACHE / "ws" / "node_modules" / "ws" / "package.json"
-    if package.exists():
-        found["ws"] = str(json.loads(package.read_text(encoding="utf-8"))["version"])
-    for name, command in (("nats-server", _nats_server()), ("node", shutil.which("node"))):
-        if command is not None:
-            said = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
-            found[name] = said.strip().rpartition("v")[2]
+    for name in ("ws", "zeromq"):
+        package = CACHE / name / "node_modules" / name / "package.json"
+        if package.exists():
+            found[f"npm {name}"] = str(json.loads(package.read_text(encoding="utf-8"))["version"])
+    with contextlib.suppress(Missing):
+        found["nats-server"] = _version(nats_server())
+    if node := shutil.which("node"):
+        found["node"] = _version(node)
     return found
+
+
+def _version(command: str) -> str:
+    said = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
+    return said.strip().rpartition("v")[2]
