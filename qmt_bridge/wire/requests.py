@@ -319,6 +319,9 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
     The feeder sends a journal as fast as the socket takes it. With `room` it sends only the first chunk, of about so
     many bytes; a program that has taken it asks for the next. `after`, `epoch` and `exact` are a `JournalPosition`,
     flat on the wire: see there.
+
+    A store takes the same question about what it has kept (`wire.history`): from `start` on (`wire.moments`), or after
+    the position of `epoch` and `after`, up to `end` or, without it, up to the newest record.
     """
 
     id: int
@@ -327,6 +330,8 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
     room: int = 0
     epoch: int | float | None = None
     exact: bool = False
+    start: int | str | None = None
+    end: int | str | None = None
 
     @classmethod
     def after_position(cls, id: int, topics: list[str], position: JournalPosition | None, room: int = 0) -> CatchUp:
@@ -414,7 +419,8 @@ def decode_ask(data: bytes) -> Ask:
     """Return a question that has arrived; raise `WireError` if it is none."""
     ask = read(_ask_decoder, data)
     # JSON has integers of any size, and Python cannot make a float of each.
-    for number in (ask.id, ask.after, ask.room, ask.epoch) if isinstance(ask, CatchUp) else (ask.id,):
+    numbers = (ask.id, ask.after, ask.room, ask.epoch, ask.start, ask.end) if isinstance(ask, CatchUp) else (ask.id,)
+    for number in numbers:
         if isinstance(number, int) and number.bit_length() > 64:
             raise WireError(f"an integer of {number.bit_length()} bits")
     return ask

@@ -200,7 +200,7 @@ async def test_requests_beyond_the_share_of_a_connection_wait(rig: Rig, monkeypa
             assert (await client.receive())["id"] == 5
         (waiting,) = (each for each in list(server.connections) if isinstance(each, Handshake))
         assert waiting.paused
-        # No more is received meanwhile than the read that went beyond the limit, which the event loop bounds by 256 KiB.
+        # No more is received meanwhile than the read that went beyond the limit, at most 256 KiB.
         assert HEAD_BYTES < len(waiting.opening) <= HEAD_BYTES + 256 * 1024
 
 
