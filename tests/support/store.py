@@ -28,12 +28,11 @@ def position(frame: Frame) -> Position:
 
 
 class Day:
-    """The frames that a store has, by topic. It has followed every topic since its first number, unless told so."""
+    """The frames that a store has, by topic. With `first_epoch` it was there before the feeder's first process."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_epoch: int | None = None) -> None:
         self.kept: dict[str, list[Frame]] = {}
-        # Topics whose first messages were not kept.
-        self.began_late: set[str] = set()
+        self.first_epoch = first_epoch
 
     def keep(self, frame: Frame) -> None:
         self.kept.setdefault(frame.topic, []).append(frame)
@@ -87,7 +86,7 @@ class Day:
             return
         before = after if last is None else position(last)
         if before is None or (ask.after is None and last is None):
-            if chunk[0].seq > 1 or topic in self.began_late:
+            if chunk[0].seq > 1 or self.first_epoch not in (None, chunk[0].epoch):
                 yield Hole("store_began", None, position(chunk[0]), None, time_of(chunk[0]))
             before = None
         for frame in chunk:
