@@ -91,7 +91,8 @@ class Cohort:
     def apart(self) -> list[Cohort]:
         """Return a cohort for each member, which waits for this member to be sent the last chunk."""
         if self.reading is not None:
-            self.phase = Phase.DRAINING
+            # A late answer to it is not awaited any more.
+            self.phase, self.question = Phase.DRAINING, None
             return [self]
         cohorts = []
         for member in self.members:

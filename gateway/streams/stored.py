@@ -216,8 +216,9 @@ class StoredStream(Stream):
             reading.reader.gap(gap)
             self._end(cohort, reading)
         elif news:
-            reading.reader.gap(gap._replace(before=position_of(news[0])))
-            cohort.position = Position(news[0].epoch, news[0].seq - 1)
+            if not follows(cohort.position, news[0], across=True):
+                reading.reader.gap(gap._replace(before=position_of(news[0])))
+                cohort.position = Position(news[0].epoch, news[0].seq - 1)
             self._take_held(cohort, reading, news, across=True)
         else:
             cohort.owed = Owed(reading.reader, gap)

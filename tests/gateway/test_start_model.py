@@ -16,7 +16,7 @@ from gateway.hub import Hub
 from gateway.streams import held
 from gateway.streams.member import Beginning, Gap, Refusal, StoreQuestion
 from qmt_bridge.wire import frames
-from qmt_bridge.wire.frames import Frame, LastValue
+from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import TopicHistory
 from qmt_bridge.wire.moments import midnight
 from qmt_bridge.wire.positions import JournalPosition, Position
@@ -39,7 +39,8 @@ class Reader:
     def __init__(self, start: int, end: int | None) -> None:
         self.start, self.end = start, end
         self.beginning: Beginning | None = None
-        self.got: list[Frame | Gap] = []
+        # What it got, and None where it met the live stream.
+        self.got: list[Frame | Gap | None] = []
         self.acts: list[Callable[[float], None]] = []
         self.outcomes: list[str] = []
         self.is_live = False
@@ -72,6 +73,7 @@ class Reader:
     def met(self) -> None:
         assert not self.is_live
         self.is_live = True
+        self.got.append(None)
 
     def rest(self) -> None:
         pass
@@ -268,22 +270,23 @@ class World:
             # A start that is later than all that is stored begins behind that.
             assert not published or position(got[0]) <= position(published[0]), "its beginning is not complete"
         before: Frame | None = None
-        gaps: list[Gap] = []
+        is_told = is_live = False
         for of in reader.got:
             if isinstance(of, Gap):
-                gaps.append(of)
-                continue
-            if before is not None and not reader.is_live:
-                is_next = of.epoch == before.epoch and of.seq == before.seq + 1
-                assert is_next or gaps, f"{before} is followed by {of}"
-            if not isinstance(of, LastValue):
+                is_told = True
+            elif of is None:
+                is_live = True
+            else:
+                if before is not None and not is_live:
+                    is_next = of.epoch == before.epoch and of.seq == before.seq + 1
+                    assert is_next != is_told, f"{before} is followed by {of}"
                 assert of.body == self.frame(topic, of).body
-            before, gaps = of, []
+                before, is_told = of, False
         if not got:
             # All that is stored was before its start, and nothing came after it.
             assert reader.end is not None or not published or reader.beginning.gap is not None
         elif reader.end is None and self.seqs[topic]:
-            assert reader.last == (Position(self.epoch, self.seqs[topic])), reader.got[-3:]
+            assert reader.last == Position(self.epoch, self.seqs[topic]), reader.got[-3:]
 
     def frame(self, topic: Topic, like: Frame) -> Frame:
         return next(frame for frame in self.published[topic] if position(frame) == position(like))
