@@ -59,6 +59,7 @@ LIMITS = (
     "upstream",
     "views",
     "without_key",
+    "turns",
 )
 
 

@@ -16,9 +16,11 @@ import msgspec
 
 from gateway.costs.budget import NAMED_REJECTIONS
 from gateway.costs.shares import Download
+from gateway.read_subscription import ReadSubscription
 from gateway.sending.view import View
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
-from gateway.streams.member import Refusal
+from gateway.starts import positions_by_topic, shown_beginning, store_questions
+from gateway.streams.member import Refusal, StoreQuestion
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket, reduced_view
 from qmt_bridge.closes import BAD_REQUEST, FINISHED, UPSTREAM_AWAY, UPSTREAM_FAILED, Ending
 from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
@@ -95,7 +97,7 @@ class _Request:
     What happens to its codes meanwhile changes the ack: a refusal, or an unsubscription by a later request.
     """
 
-    __slots__ = ("added", "asked", "positions", "refused", "ticket")
+    __slots__ = ("added", "asked", "positions", "questions", "refused", "ticket")
 
     def __init__(
         self,
@@ -103,9 +105,12 @@ class _Request:
         added: dict[Topic, str],
         refused: dict[Topic, Rejection],
         positions: dict[Topic, Position],
+        questions: dict[Topic, StoreQuestion],
     ) -> None:
         self.asked = asked
         self.positions = positions
+        # What the store was asked, of which the ack tells the beginnings.
+        self.questions = questions
         # The topics that were not subscribed before, and still are.
         self.added = added
         # The topics beyond the limit, and those that the feeder has refused since.
@@ -148,6 +153,8 @@ class _Codes:
         self._views: dict[Topic, View] = {}
         # The requests whose acks have not been sent yet, the oldest first.
         self._open: tuple[_Request, ...] = ()
+        # What the client asked for of a part of the day, which is no subscription of the codes.
+        self._parts: dict[ReadSubscription, None] = {}
         session.on_refused = self._refused
 
     async def read(self, request: dict[str, Any]) -> _Asked:
@@ -221,14 +228,19 @@ class _Codes:
     async def _subscribe(self, request: dict[str, Any]) -> None:
         asked = await self.read(request)
         terms = _terms(asked.options)
-        positions = _positions(asked.options, asked.topics)
+        positions = positions_by_topic(asked.options.resume, asked.topics, "resume") if asked.options.resume else {}
+        questions = store_questions(asked.options, asked.topics, self.session.host.config.outbox_bytes)
         view = self._view(asked.topics, terms)
-        made = await self._make(asked.topics, terms, positions)
+        if asked.options.end is not None:
+            await self._read_part(request, asked, terms, questions)
+            return
+        made = await self._make(asked.topics, terms, positions, questions)
         if not _OPTIONS.isdisjoint(request):
             # Without options, a code keeps those that it has.
             await self._serve_anew(asked.topics, terms, view)
         # A code that is subscribed already is subscribed again, from its new position on.
-        self.session.unsubscribe(*(self._held.pop(topic) for topic in positions if topic in self._held))
+        anew = positions or questions
+        self.session.unsubscribe(*(self._held.pop(topic) for topic in anew if topic in self._held))
         added, beyond = self._want(asked, terms, view)
         # A code whose market was subscribed too may have kept other options.
         made = {topic: of for topic, of in made.items() if self._terms.get(topic) is terms}
@@ -238,7 +250,7 @@ class _Codes:
             self.session.tell_ignored(ignored)
             self._update(None, positions, made)
             return
-        opened = _Request(asked, added, beyond, positions)
+        opened = _Request(asked, added, beyond, positions, questions)
 
         def acknowledge(ticket: Ticket) -> None:
             self._open = tuple(each for each in self._open if each is not opened)
@@ -252,15 +264,23 @@ class _Codes:
                 opened.ticket = subscription.gate
 
     async def _make(
-        self, topics: Iterable[Topic], terms: Terms, positions: Mapping[Topic, Position]
+        self,
+        topics: Iterable[Topic],
+        terms: Terms,
+        positions: Mapping[Topic, Position],
+        questions: Mapping[Topic, StoreQuestion],
     ) -> dict[Topic, Subscription]:
         """Return subscriptions for those topics that may need new ones, made in several turns of the loop."""
         made: dict[Topic, Subscription] = {}
         for topic in topics:
-            if topic not in self._held or topic in positions:
+            if topic in questions:
+                made[topic] = ReadSubscription(self.session.sender, self.session, topic, terms, questions[topic])
+            elif topic not in self._held or topic in positions:
                 made[topic] = Subscription(self.session.sender, self.session, topic, terms, positions.get(topic))
-                if not len(made) % CODES_A_TURN:
-                    await asyncio.sleep(0)
+            else:
+                continue
+            if not len(made) % CODES_A_TURN:
+                await asyncio.sleep(0)
         return made
 
     async def _serve_anew(self, topics: Iterable[Topic], terms: Terms, view: View | None) -> None:
@@ -310,6 +330,8 @@ class _Codes:
             joined = {of.topic for of in ticket.subscriptions if of.recovered}
             recovered = {asked.topics[topic]: topic in joined for topic in opened.positions}
             ack["recovered"] = all(recovered.values()) if "seq" in asked.options.resume else recovered
+        if opened.questions:
+            ack["start"] = self._beginnings(opened, ticket)
         # The source has not answered for these topics yet; if it refuses one, an error frame follows, or the ack of an
         # older request that named the topic says so.
         undecided = dict.fromkeys((*ticket.pending, *filter(self._is_undecided, asked.topics)))
@@ -318,6 +340,56 @@ class _Codes:
             ack["pending"] = pending
         return ack | self._by_detail(added.items())
 
+    def _beginnings(self, opened: _Request, ticket: Ticket) -> dict[str, dict[str, Any]]:
+        """Return from when each code of a request is complete, or why it is not."""
+        found = {of.topic: of.beginning for of in ticket.subscriptions if isinstance(of, ReadSubscription)}
+        shown: dict[str, dict[str, Any]] = {}
+        for topic in opened.questions:
+            if topic in opened.refused:
+                continue
+            beginning = found.get(topic)
+            # A code whose whole market is subscribed has no subscription of its own.
+            untold = {"from": None, "complete": False, "reason": "market_subscribed"}
+            shown[opened.asked.topics[topic]] = untold if beginning is None else shown_beginning(beginning)
+        return shown
+
+    async def _read_part(
+        self, request: dict[str, Any], asked: _Asked, terms: Terms, questions: Mapping[Topic, StoreQuestion]
+    ) -> None:
+        """Send a part of the day of some codes, and tell its end; nothing of them is subscribed."""
+        limit = self.session.max_topics
+        if len(self.wanted) + len(self._parts) + len(questions) > limit:
+            raise BadRequest("symbol_limit", f"a socket holds at most {limit} subscriptions")
+        opted_in = not self.opts_in.isdisjoint(request)
+        left: dict[ReadSubscription, None] = {}
+
+        def end(of: ReadSubscription) -> None:
+            self._parts.pop(of, None)
+            self.session.subscriptions.pop(of, None)
+            left.pop(of, None)
+            if not left:
+                self.session.tell({"type": "end", "id": request.get("id")})
+
+        def acknowledge(ticket: Ticket) -> None:
+            opened = _Request(asked, {}, {}, {}, dict(questions))
+            head: dict[str, Any] = {"type": "subscribed", "id": request.get("id"), "added": []}
+            ack = head | _shown(asked.rejected, len(asked.rejected)) | {"active": len(self.wanted)}
+            ack |= {"start": self._beginnings(opened, ticket)}
+            self.session.tell(ack | shown_ignored(ignored) | self._unknown_fields(ticket, asked.topics, terms))
+
+        ignored = ignored_fields(request, self.shape)
+        if not opted_in:
+            self._reject(asked.rejected)
+            self.session.tell_ignored(ignored)
+        for number, (topic, question) in enumerate(questions.items(), 1):
+            left[ReadSubscription(self.session.sender, self.session, topic, terms, question, on_end=end)] = None
+            if not number % CODES_A_TURN:
+                await asyncio.sleep(0)
+        self._parts.update(left)
+        self.session.subscribe(list(left), None, acknowledge if opted_in else None)
+        if not left:
+            self.session.tell({"type": "end", "id": request.get("id")})
+
     def _is_undecided(self, topic: Topic) -> bool:
         held = self._held.get(topic)
         return held is not None and isinstance(held.gate, Ticket) and held.gate.waits_for(held)
@@ -325,7 +397,8 @@ class _Codes:
     async def _unsubscribe(self, request: dict[str, Any]) -> None:
         named, rejected, _ = await self.read(request)
         ended = self._named(named, in_any_form=bool(self.detail) and self.detail not in request)
-        found = set(ended.values())
+        parts = [of for of in self._parts if of.topic in named]
+        found = {*ended.values(), *(named[of.topic] for of in parts)}
         missing = {topic: name for topic, name in named.items() if name not in found}
         rejections = _shown(chain(rejected, self._not_subscribed(missing)), len(rejected) + len(missing))
         for topic in ended:
@@ -335,6 +408,9 @@ class _Codes:
             self.session.give_back(topic)
             for opened in self._open:
                 opened.added.pop(topic, None)
+        self.session.unsubscribe(*parts)
+        for part in parts:
+            part.end_early()
         self._update()
         removed = list(dict.fromkeys(ended.values()))
         answer = {"type": "unsubscribed", "id": request.get("id"), "removed": removed, "active": len(self.wanted)}
@@ -521,7 +597,9 @@ class Formula:
         terms = _terms(asked)
         wanted = {name: getattr(asked, name) for name in FormulaSpec.__struct_fields__}
         topic = formula_topic(FormulaSpec(**{**wanted, "stock_code": check_code(asked.stock_code)}))
-        position = _positions(asked, {topic: str(asked.stock_code)}).get(topic)
+        named = {topic: str(asked.stock_code)}
+        position = positions_by_topic(asked.resume, named, "resume").get(topic) if asked.resume else None
+        question = store_questions(asked, named, self.session.host.config.outbox_bytes).get(topic)
         limit = self.session.max_topics
         if len(self._by_seq) >= limit:
             raise BadRequest("symbol_limit", f"a socket holds at most {limit} subscriptions")
@@ -544,9 +622,22 @@ class Formula:
                 ack: dict[str, Any] = {"action": "subscribed", "seq_id": seq_id, "id": request.get("id")}
                 if position is not None:
                     ack["recovered"] = bool(self._by_seq[seq_id].recovered)
+                if isinstance(of, ReadSubscription) and of.beginning is not None:
+                    ack["start"] = shown_beginning(of.beginning)
                 self.session.tell(ack | ignored)
 
-        of = Subscription(self.session.sender, self.session, topic, terms, position, seq_id)
+        def end(_: ReadSubscription) -> None:
+            if self._by_seq.pop(seq_id, None) is not None:
+                del self._seqs[of]
+                self.session.give_back(topic)
+                self.session.subscriptions.pop(of, None)
+                self.session.tell({"type": "end", "id": request.get("id"), "seq_id": seq_id})
+
+        of: Subscription
+        if question is None:
+            of = Subscription(self.session.sender, self.session, topic, terms, position, seq_id)
+        else:
+            of = ReadSubscription(self.session.sender, self.session, topic, terms, question, seq_id, end)
         self._by_seq[seq_id], self._seqs[of] = of, seq_id
         self.session.subscribe([of], None, acknowledge)
 
@@ -820,22 +911,6 @@ def _terms(options: Options) -> Terms:
         raise BadRequest("bad_request", 'mode "all" keeps every frame and max_rate_ms does not; choose one')
     keeps_all = options.mode == "all"
     return Terms(tuple(options.fields), options.seq, options.max_rate_ms / 1000, keeps_all, options.snapshot)
-
-
-def _positions(options: Options, named: dict[Topic, str]) -> dict[Topic, Position]:
-    given = options.resume
-    if "epoch" in given or "seq" in given:
-        if len(named) != 1:
-            raise BadRequest("bad_request", "resume of several codes is an object of positions by code")
-        given = dict.fromkeys(named.values(), given)
-    names = set(named.values())
-    for name in given:
-        if name not in names:
-            raise BadRequest("bad_request", f"resume names {name[:40]!r}, which the request does not ask for")
-    try:
-        return {topic: msgspec.convert(given[name], Position) for topic, name in named.items() if name in given}
-    except msgspec.ValidationError as exc:
-        raise BadRequest("bad_request", f"resume: {str(exc)[:1].lower()}{str(exc)[1:]}") from None
 
 
 def _formula(topic: Topic) -> dict[str, Any]:

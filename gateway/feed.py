@@ -1,5 +1,7 @@
 """The worker's link to the feeder: a SUB for market data and a DEALER for questions about it, and two for trade events.
 
+One more DEALER asks the store of the day, which may be absent.
+
 Runs on the event loop, which owns the sockets: their file descriptors are watched (`loop/readiness.py`), and the hub is
 given the messages. zmq.asyncio would take four to five times as long for a message.
 """
@@ -15,7 +17,7 @@ import zmq
 
 from gateway.hub import Hub
 from gateway.loop import readiness
-from gateway.streams.member import Outcome, Refusal
+from gateway.streams.member import Outcome, Refusal, StoreQuestion
 from qmt_bridge import sockets
 from qmt_bridge.addresses import endpoint
 from qmt_bridge.config import Config
@@ -24,6 +26,7 @@ from qmt_bridge.handshakes import Links, Trouble
 from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.history import decode_history
 from qmt_bridge.wire.messages import FeedStatus, event_position, read_status
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (
@@ -51,6 +54,8 @@ LOOK_EVERY = 32
 # Without this pause a burst would go through the outboxes of all clients, which costs ten times as much.
 PAUSE = 0.002
 LONGEST_PAUSE = 0.01
+# Answers of the store that are taken in one turn. Each has up to a chunk of some hundred KiB.
+STORE_DRAIN = 8
 # Heartbeats come once a second; after three missed ones the feeder counts as absent.
 ABSENT_AFTER = 3.0
 TICK = 0.25
@@ -145,7 +150,9 @@ class Feed:
             for each in (ask, trade_ask)[: 1 if trade_ask.name == ask.name else 2]
         }
         self._dealer, self._trade_dealer = asked[ask.name], asked[trade_ask.name]
-        self._sockets = (self._market, self._trade, *asked.values())
+        # That it is away is no trouble of the feed, so no link is watched.
+        self._store = sockets.connect_dealer(self._context, self._config.store_addr, market.curve, name="store_addr")
+        self._sockets = (self._market, self._trade, *asked.values(), self._store)
         self._readiness = readiness.watch(self._loop, [socket.fileno() for socket in self._sockets], self._drain)
         self._market.subscribe(STATUS_TOPIC)
         self._tick()
@@ -203,6 +210,14 @@ class Feed:
                 if not self._send(CatchUp.after_position(self._next_id, mine, after, room), socket):
                     return None
         return self._next_id
+
+    def ask_store(self, topics: list[Topic], question: StoreQuestion) -> int | None:
+        """Ask the store; return the id of the question, or None while there is no connection to it (Upstream)."""
+        self._next_id += 1
+        after = question.after
+        seq, epoch = (None, None) if after is None else (after.seq, after.epoch)
+        ask = CatchUp(self._next_id, [*topics], seq, question.room, epoch, start=question.start, end=question.end)
+        return self._next_id if self._send(ask, self._store) else None
 
     async def start_download(
         self, stocks: list[str], period: str, start_time: str, end_time: str
@@ -273,6 +288,7 @@ class Feed:
         full |= self._drain_one(self._dealer, self._take_reply, now)
         if self._trade_dealer is not self._dealer:
             full |= self._drain_one(self._trade_dealer, self._take_reply, now)
+        full |= self._drain_one(self._store, self._take_history, now, STORE_DRAIN)
         self._clients.flush()
         if self._stopped:
             return
@@ -302,13 +318,12 @@ class Feed:
             self._held_at = 0.0
         return self._held_at > 0.0
 
-    def _drain_one(
-        self, socket: zmq.Socket[bytes], take: Callable[[zmq.Socket[bytes], float], None], now: float
-    ) -> bool:
-        """Take what waits in a socket; return whether more waits."""
+    def _drain_one(self, socket: zmq.Socket[bytes], take: Take, now: float, most: int = LONGEST_DRAIN) -> bool:
+        """Take what waits in a socket, at most so many messages; return whether more waits."""
         taken = 0
+        size = min(self._drain_size, most)
         try:
-            while taken < self._drain_size:
+            while taken < size:
                 take(socket, now)
                 taken += 1
                 if not taken % LOOK_EVERY and (self._clients.pressed or clock.monotonic() - now > LONGEST_TURN):
@@ -408,6 +423,13 @@ class Feed:
                 self.hub.answer(reply, now)
             elif reply.body is not None:
                 self._take_status(reply.body, now)
+        except WireError as exc:
+            self._count_malformed(exc)
+
+    def _take_history(self, socket: zmq.Socket[bytes], now: float) -> None:
+        parts = socket.recv_multipart(_NOBLOCK)
+        try:
+            self.hub.history(decode_history(parts[-1]), now)
         except WireError as exc:
             self._count_malformed(exc)
 

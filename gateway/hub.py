@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from gateway.streams.events import EventStream
-from gateway.streams.member import Member, Upstream
+from gateway.streams.held import HeldBytes
+from gateway.streams.member import Member, Reader, StoreQuestion, Upstream
 from gateway.streams.questions import Questions
+from gateway.streams.stored import StoredStream
 from gateway.streams.stream import ANSWER_TIMEOUT, Losses, Stream
 from gateway.streams.values import ValueStream
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.history import TopicHistory
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, Topic, behaviour_of
@@ -38,6 +41,7 @@ class Hub:
         self._upstream = upstream
         self._questions = Questions(upstream)
         self._losses = Losses()
+        self._held = HeldBytes()
         # The latest epoch of all heartbeats; `epoch` is that of the newest heartbeat, which may be an older one.
         self._latest = 0
         self._compare_at = 0.0
@@ -66,9 +70,24 @@ class Hub:
         asking = []
         for topic, member in members.items():
             stream = self.streams.get(topic) or self._open(topic)
+            self._subscribe(stream)
             cohort = stream.join(member, after, now)
             if cohort is not None:
                 asking.append((stream, cohort))
+        self._questions.ask(asking, now)
+
+    def read(self, readers: Mapping[Topic, tuple[Reader, StoreQuestion]], now: float) -> None:
+        """Add a member to each topic that is read the answers of the store to its question, and then new frames."""
+        asking = []
+        for topic, (reader, question) in readers.items():
+            stream = self.streams.get(topic) or self._open(topic)
+            assert isinstance(stream, StoredStream), topic
+            cohort = stream.read(reader, question, now)
+            if question.end is None:
+                self._subscribe(stream)
+                asking.append((stream, cohort))
+            elif cohort.reading is not None:
+                stream.ask_store(cohort, cohort.reading, now)
         self._questions.ask(asking, now)
 
     def leave(self, topic: Topic, member: Member) -> None:
@@ -94,6 +113,13 @@ class Hub:
         stream = self.streams.get(Topic(state.topic))
         if stream is not None:
             stream.answer(state, now)
+            self._close_if_empty(stream)
+
+    def history(self, answer: TopicHistory, now: float) -> None:
+        """Take an answer of the store."""
+        stream = self.streams.get(Topic(answer.topic))
+        if isinstance(stream, StoredStream):
+            stream.history(answer, now)
             self._close_if_empty(stream)
 
     def feeder_seen(self, epoch: int, trade_seq: int, now: float) -> None:
@@ -123,7 +149,13 @@ class Hub:
         if now >= self._compare_at:
             self._compare_at = now + COMPARE_EVERY
             self._compare(now)
-        due = [stream for stream in tuple(self.streams.values()) if stream.expire(now)]
+        due = []
+        for stream in tuple(self.streams.values()):
+            if stream.expire(now):
+                due.append(stream)
+            elif isinstance(stream, StoredStream) and not stream.subscribed:
+                # The store may have been given up for a part of the day.
+                self._close_if_empty(stream)
         probes = [stream for stream in due if isinstance(stream, ValueStream)]
         if probes:
             question = self._questions.send([stream.topic for stream in probes])
@@ -132,12 +164,16 @@ class Hub:
 
     def _open(self, topic: Topic) -> Stream:
         kind = EventStream if behaviour_of(topic).keeps == "journal" else ValueStream
-        stream = self.streams[topic] = kind(topic, self._questions, self._losses)
-        self._upstream.subscribe(topic)
+        stream = self.streams[topic] = kind(topic, self._questions, self._losses, self._held)
         return stream
 
+    def _subscribe(self, stream: Stream) -> None:
+        if not stream.subscribed:
+            stream.subscribed = True
+            self._upstream.subscribe(stream.topic)
+
     def _close_if_empty(self, stream: Stream) -> None:
-        if stream.empty and self.streams.pop(stream.topic, None) is not None:
+        if stream.empty and self.streams.pop(stream.topic, None) is not None and stream.subscribed:
             self._upstream.unsubscribe(stream.topic)
 
     def _ask_anew(self, streams: Iterable[Stream], now: float) -> None:

@@ -22,19 +22,22 @@ from gateway.access.origins import origin_allowed, why_denied
 from gateway.costs.budget import UNREAD_ANSWERS, Budget, Purse, codes_named
 from gateway.costs.shares import Download, Shares, SocketShares, is_scarce
 from gateway.costs.slices import Slices
+from gateway.costs.turns import Turns
 from gateway.costs.views import SocketViews, Views
 from gateway.counters import Sent
 from gateway.feed import Feed
 from gateway.keys.entry import Entry, NotYet, WrongKey, address_of, headers_of, presented
 from gateway.keys.presented_key import KEY_SUBPROTOCOL
 from gateway.keys.table import missing_scope
+from gateway.read_subscription import ReadSubscription
 from gateway.sending.depth import served_by
 from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Outbox
 from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, AsgiSender, Frames, PreparedSender, Sender
 from gateway.session_state import TABLE, Act, Event, State
-from gateway.streams.member import Refusal
+from gateway.starts import shown_gap
+from gateway.streams.member import Gap, Refusal
 from gateway.subscription import ENDED, Subscription, Ticket
 from qmt_bridge.closes import (
     BAD_REQUEST,
@@ -71,7 +74,7 @@ from qmt_bridge.wire.requests import (
     read_request,
     request_id,
 )
-from qmt_bridge.wire.topics import Topic, mask, parse_topic
+from qmt_bridge.wire.topics import Kind, Topic, mask, parse_topic
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +158,7 @@ class Host(Protocol):
     views: Views
     shares: Shares
     slices: Slices
+    turns: Turns
     # How often each limit was reached, by its name.
     limited: Counter[str]
     # The open sessions.
@@ -348,6 +352,7 @@ class Session:
         if self._shares is not None:
             self._shares.leave(self.sender.loop.time())
         self.sender.gone = True
+        self.host.turns.leave(self)
         # Not `unsubscribe`: what waits for the client goes as a whole, and to look for each topic's part takes seconds.
         subscriptions, self.subscriptions = list(self.subscriptions), {}
         for subscription in subscriptions:
@@ -380,7 +385,15 @@ class Session:
             while waiting:
                 # One topic may serve several depths.
                 members = {of.upstream: of for of in waiting}
-                self.host.feed.hub.join(members, clock.monotonic(), after)
+                now, hub = clock.monotonic(), self.host.feed.hub
+                readers = {
+                    topic: (of, of.question) for topic, of in members.items() if isinstance(of, ReadSubscription)
+                }
+                plain = {topic: of for topic, of in members.items() if topic not in readers} if readers else members
+                if plain:
+                    hub.join(plain, now, after)
+                if readers:
+                    hub.read(readers, now)
                 waiting = [of for of in waiting if members[of.upstream] is not of]
         except Exception:
             self.broke()
@@ -497,6 +510,33 @@ class Session:
             self._ended = {}
             self.sender.later(self._tell_ended)
         self._ended[subscription] = count
+
+    def ask_turn(self, subscription: Subscription, act: Callable[[float], None]) -> None:
+        """Call `act` in a later turn of the loop, when a subscription may be read the next chunk (Owner)."""
+        # Called by another session that gives back its turn, which a failure here must not end.
+        granted = functools.partial(self.sender.later, lambda: act(clock.monotonic()))
+        self.host.turns.ask(subscription, self, self._address, granted)
+
+    def rest(self, subscription: Subscription) -> None:
+        """Give back the turn of a subscription (Owner)."""
+        self.host.turns.give_back(subscription, self)
+
+    def tell_gap(self, subscription: Subscription, gap: Gap) -> None:
+        """Tell what is missing of a topic: by a notice, or by an error frame to a client that has not opted in."""
+        parts = parse_topic(subscription.topic)
+        if isinstance(subscription, ReadSubscription) and subscription.seq_id is not None:
+            named: dict[str, Any] = {"seq_id": subscription.seq_id}
+        else:
+            named = {"code" if self.opted_in else "symbol": parts.name}
+            if parts.kind is Kind.QUOTE and parts.detail != "tick":
+                named["period"] = parts.detail
+            elif parts.kind is Kind.L2 and parts.detail != "0":
+                named["gear_num"] = parts.detail
+        shown = shown_gap(gap)
+        if self.opted_in:
+            self.tell({"type": "gap", **named, **shown})
+        else:
+            self.error("incomplete", f"a part of what start asked for is missing: {gap.reason}", **named, **shown)
 
     def _tell_ended(self) -> None:
         ended, self._ended = self._ended or {}, None

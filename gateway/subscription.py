@@ -17,7 +17,7 @@ from gateway.sending.outbox import Item
 from gateway.sending.pace import Limit, limit
 from gateway.sending.sender import Sender
 from gateway.sending.view import Seen, View, field_names, in_one_order
-from gateway.streams.member import Outcome, Refusal
+from gateway.streams.member import Gap, Outcome, Refusal
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
 from qmt_bridge.wire.messages import known_fields
@@ -52,6 +52,19 @@ class Owner(Protocol):
     def snapshot_ended(self, subscription: Subscription, count: int) -> None:
         """Tell the client that it was sent a whole snapshot of `count` codes."""
 
+    def ask_turn(self, subscription: Subscription, act: Callable[[float], None]) -> None:
+        """Call `act` with the time when it is the turn of a subscription to be read a chunk of the store's records."""
+
+    def rest(self, subscription: Subscription) -> None:
+        """Take that a subscription has no turn, and waits for none."""
+
+    def tell_gap(self, subscription: Subscription, gap: Gap) -> None:
+        """Tell the client what is missing of a topic that it asked for from a moment of the past on."""
+
+
+# What is held: a frame, the number of codes of a snapshot that ends, or something to do then.
+_Entry = Frame | int | Callable[[], None]
+
 
 class Ticket:
     """Holds the frames of a client's new topics until all topics are answered, so the ack is sent before the data."""
@@ -68,8 +81,8 @@ class Ticket:
         self._sender = sender
         # Those that have not been answered.
         self._waiting: set[Subscription] = set()
-        # Frames in order; a number marks the end of a snapshot, and is its number of codes.
-        self._held: list[tuple[Subscription, Frame | int]] = []
+        # In order.
+        self._held: list[tuple[Subscription, _Entry]] = []
         # Sends the ack; None once it was called.
         self._complete: Callable[[Ticket], None] | None = complete
         for subscription in subscriptions:
@@ -98,6 +111,10 @@ class Ticket:
     def hold_end(self, subscription: Subscription, count: int) -> None:
         """Keep the end of a snapshot, after its frames."""
         self._held.append((subscription, count))
+
+    def hold_act(self, subscription: Subscription, act: Callable[[], None]) -> None:
+        """Call `act` after the frames that are held now have been passed on."""
+        self._held.append((subscription, act))
 
     def settle(self, subscription: Subscription, outcome: Outcome, refusal: Refusal | None) -> None:
         """Take a subscription's outcome; after the last one, the ack and the held frames are sent."""
@@ -141,7 +158,7 @@ class _Opening:
     __slots__ = ("_held", "_sender", "_subscriptions")
 
     def __init__(
-        self, sender: Sender, subscriptions: list[Subscription], held: list[tuple[Subscription, Frame | int]]
+        self, sender: Sender, subscriptions: list[Subscription], held: list[tuple[Subscription, _Entry]]
     ) -> None:
         self._sender = sender
         self._subscriptions = subscriptions
@@ -157,6 +174,10 @@ class _Opening:
         """Keep the end of a snapshot, after its frames."""
         self._held.append((subscription, count))
 
+    def hold_act(self, subscription: Subscription, act: Callable[[], None]) -> None:
+        """Call `act` after the frames that are held now have been passed on."""
+        self._held.append((subscription, act))
+
     def pass_on(self) -> None:
         """Pass on the oldest frames; the rest, and what comes meanwhile, later."""
         for _ in range(min(PASSED_A_TURN, len(self._held))):
@@ -168,15 +189,17 @@ class _Opening:
             if subscription.gate is self:
                 subscription.gate = subscription.pacer
 
-    def _pass(self, subscription: Subscription, frame: Frame | int) -> None:
+    def _pass(self, subscription: Subscription, frame: _Entry) -> None:
         is_open = subscription.gate is self
         if is_open:
             subscription.gate = subscription.pacer
         try:
             if isinstance(frame, Frame):
                 subscription.deliver(frame)
-            else:
+            elif isinstance(frame, int):
                 subscription.snapshot_ended(frame)
+            elif subscription.gate is not ENDED:
+                frame()
         finally:
             if is_open and subscription.gate is not ENDED:
                 subscription.gate = self
@@ -481,6 +504,13 @@ class Subscription:
             self.gate.hold_end(self, count)
         else:
             self.owner.snapshot_ended(self, count)
+
+    def in_order(self, act: Callable[[], None]) -> None:
+        """Call `act` after the frames that were delivered before: now, or once the ack is sent."""
+        if isinstance(self.gate, Ticket | _Opening):
+            self.gate.hold_act(self, act)
+        elif self.gate is not ENDED:
+            act()
 
     def missed(self, count: int) -> None:
         """Count lost messages; the worker's timer has the client told once a second."""

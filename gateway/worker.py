@@ -13,6 +13,7 @@ from gateway.connections import descriptors, handshake
 from gateway.costs.budget import Budget
 from gateway.costs.shares import Shares, limits_of_worker
 from gateway.costs.slices import Slices
+from gateway.costs.turns import Turns
 from gateway.costs.views import Views
 from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
@@ -46,6 +47,7 @@ class Worker:
         shares = limits_of_worker(config.max_depths, config.max_formulas, config.xt_download_queue, config.workers)
         self.shares = Shares(shares, config.grace)
         self.slices = Slices()
+        self.turns = Turns()
         self.limited: Counter[str] = Counter()
         self.feed = Feed(config, self._feed_changed, self.flushes)
         self._exporter = Exporter(ENDPOINTS)
@@ -69,7 +71,7 @@ class Worker:
             newest_tick_age=max(0.0, (clock.time_ns() - newest) / 1e9) if newest else None,
             slow_clients=sum(session.sender.stalled for session in self.sessions),
             waiting_bytes=self.pool.size + self.pool.tables.size,
-            limited=dict(self.limited + handshake.limited),
+            limited=dict(self.limited + handshake.limited + Counter(turns=self.turns.limited)),
             client_lag=max((session.sender.lag for session in self.sessions), default=0.0),
         )
 

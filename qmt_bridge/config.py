@@ -284,6 +284,9 @@ class _WireSettings(_FeederSettings, frozen=True, kw_only=True):
     trade_ask_addr: Annotated[
         str, Meta(description="ZeroMQ address of questions about trade events, and of downloads; empty as above.")
     ] = ""
+    store_addr: Annotated[str, Meta(description="ZeroMQ address of questions to the store of the day.")] = (
+        "tcp://127.0.0.1:5559"
+    )
     open_trade_addr: Annotated[
         bool, Meta(description="Give trade events and downloads to every user of this machine, without keys, over TCP.")
     ] = False
@@ -339,7 +342,7 @@ LOG = _own(Config, _WireSettings)
 
 
 # What `qmt_bridge.subscribe` takes.
-CONNECTION = (*WIRE, "data_dir")
+CONNECTION = (*(name for name in WIRE if name != "store_addr"), "data_dir")
 
 
 def connection(config: Config) -> dict[str, Any]:

@@ -38,6 +38,7 @@ ErrorCode = Literal[
     "upstream_unavailable",
     "upstream_refused",
     "resume_expired",
+    "incomplete",
     "internal",
 ]
 ERROR_CODES: frozenset[str] = frozenset(get_args(ErrorCode))

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+# What a code costs that is asked for from a moment of the past on.
+STORED_CODE = 4
 # Bytes of an answer that cost as much as a code.
 ANSWER_BYTES = 128
 # An ack names at most so many rejected codes; a number says how many more there are.
@@ -178,5 +180,6 @@ class Budget:
 
 
 def codes_named(request: Mapping[str, Any]) -> int:
-    """Return how many codes a request names."""
-    return sum(len(names) for field in ("stocks", "codes") if isinstance(names := request.get(field), list))
+    """Return how many codes a request names; one with a start counts as several."""
+    named = sum(len(names) for field in ("stocks", "codes") if isinstance(names := request.get(field), list))
+    return named if request.get("start") is None else STORED_CODE * named

@@ -21,6 +21,11 @@ means "nothing".
 |          | next: LIVE; events: after  |                             |                          |                     |
 |          | a gap ASKED                |                             |                          |                     |
 
+A cohort with a `reading` is read the store of the day in chunks, as events are read the journal: ASKED and DRAINING in
+turn, then AHEAD or LIVE. What it needs of the held frames and what was dropped of them is read from the store again. A
+gap while it is AHEAD makes it ASKED. If the store is away or behind, it is told what is missing and goes on like the
+others.
+
 AHEAD exists because the answer and the frames arrive by two sockets: an answer may contain frames that the stream has
 not received yet. A cohort without any position (`NOWHERE`) is AHEAD too; any frame makes it LIVE.
 If a topic is refused, all members are removed; if a position is refused, only the members of its cohort.
@@ -31,6 +36,7 @@ from __future__ import annotations
 from enum import Enum, auto
 
 from gateway.streams.member import Member
+from gateway.streams.reading import Owed, Reading
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.positions import NOWHERE, JournalPosition, Position
 
@@ -52,7 +58,8 @@ class Cohort:
     """Members that have the same position; a LIVE cohort has the position of its stream."""
 
     __slots__ = (
-        "after", "asked_at", "asked_from", "members", "outdated", "parts", "phase", "position", "question", "settled",
+        "after", "asked_at", "asked_from", "members", "outdated", "owed", "parts", "phase", "position", "question",
+        "reading", "settled",
     )  # fmt: skip
 
     def __init__(
@@ -76,3 +83,21 @@ class Cohort:
         self.outdated = 0
         # Whether the members have been told the outcome of joining.
         self.settled = False
+        # What the one member of the cohort is read from the store; None if it is read nothing.
+        self.reading: Reading | None = None
+        # The gap of which the member has to be told with the answer.
+        self.owed: Owed | None = None
+
+    def apart(self) -> list[Cohort]:
+        """Return a cohort for each member, which waits for this member to be sent the last chunk."""
+        if self.reading is not None:
+            # A late answer to it is not awaited any more.
+            self.phase, self.question = Phase.DRAINING, None
+            return [self]
+        cohorts = []
+        for member in self.members:
+            own = Cohort(Phase.DRAINING, after=self.after)
+            own.members[member] = None
+            own.settled = True
+            cohorts.append(own)
+        return cohorts

@@ -6,8 +6,6 @@ Events that are lost on the way are read from the journal. The rules for reading
 
 from __future__ import annotations
 
-from functools import partial
-
 from gateway.streams.cohort import Cohort, Phase
 from gateway.streams.member import Member
 from gateway.streams.stream import Stream
@@ -72,7 +70,7 @@ class EventStream(Stream):
         if must_ask:
             self._hold_and_ask(frame, now)
         else:
-            self._pass_on(frame)
+            self._pass_on(frame, now)
 
     def _take_refusal(self, cohort: Cohort, state: TopicState, now: float) -> None:
         if cohort.after is None:
@@ -129,24 +127,9 @@ class EventStream(Stream):
         seq = events[-1].seq if events else max(after.seq, state.seq)
         cohort.after = JournalPosition(seq, state.epoch, exact=True)
         if state.more:
-            self._drain(cohort, cohort.after)
+            self._drain(cohort)
         else:
             self._end_replay(cohort, Position(state.epoch, seq), bool(events), now)
-
-    def _drain(self, cohort: Cohort, after: JournalPosition) -> None:
-        """Wait until each member has been sent a chunk; from now on every member reads at its own pace."""
-        self.waiting.remove(cohort)
-        for member in cohort.members:
-            own = Cohort(Phase.DRAINING, after=after)
-            own.members[member] = None
-            own.settled = True
-            self.waiting.append(own)
-            member.when_drained(partial(self._read_on, own))
-
-    def _read_on(self, cohort: Cohort, now: float) -> None:
-        if cohort.phase is Phase.DRAINING and cohort in self.waiting:
-            cohort.phase = Phase.ASKED
-            self._questions.again(self, cohort, now)
 
     def _end_replay(self, cohort: Cohort, position: Position, has_events: bool, now: float) -> None:
         """Deliver the frames that were held, unless the journal has to be asked for more."""

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.positions import JournalPosition
+from qmt_bridge.wire.positions import JournalPosition, Position
 from qmt_bridge.wire.topics import Topic
 
 Outcome = Literal["live", "pending", "unanswered", "refused"]
@@ -24,6 +24,40 @@ class Refusal(NamedTuple):
     oldest: int = 0
     newest: int = 0
     epoch: int = 0
+
+
+class StoreQuestion(NamedTuple):
+    """What is asked of the store of the day: records from `start` on or `after` a position, up to `end`.
+
+    `start` and `end` are as in `wire.moments`. The first answer may have about `room` bytes, each later one `chunk`.
+    """
+
+    start: int | str | None = None
+    after: Position | None = None
+    end: int | str | None = None
+    room: int = 1
+    chunk: int = 1
+
+
+class Gap(NamedTuple):
+    """A part of a stream that a reader does not get: after one position (None: from its start on), before another.
+
+    `reason` is one of the store's (`wire.history.Missing`), or "store_away", "store_behind". The times are those of the
+    records on both sides in ms since 1970, where they are known.
+    """
+
+    reason: str
+    after: Position | None = None
+    before: Position | None = None
+    from_ms: int | None = None
+    until_ms: int | None = None
+
+
+class Beginning(NamedTuple):
+    """Where the records of a reader begin: from `from_ms` on they are complete, unless `gap` says what is missing."""
+
+    from_ms: int | None
+    gap: Gap | None
 
 
 class Member(Protocol):
@@ -51,8 +85,30 @@ class Member(Protocol):
         """Take the number of codes in a market's snapshot, after the last of its parts."""
 
 
+class Reader(Member, Protocol):
+    """A member that is read the store of the day before it meets the live stream."""
+
+    def begins(self, beginning: Beginning) -> None:
+        """Take where its records begin; `settle` follows."""
+
+    def read_on(self, act: Callable[[float], None]) -> None:
+        """Call `act` with the time, later, once all was sent and it is the client's turn to be read the next chunk."""
+
+    def rest(self) -> None:
+        """Take that the store is not asked for it now."""
+
+    def gap(self, gap: Gap) -> None:
+        """Take that a part is missing between what was delivered and what follows."""
+
+    def met(self) -> None:
+        """Take that it has met the live stream, or that the store has nothing more for it: its own terms hold."""
+
+    def ended(self) -> None:
+        """Take that all up to the end that it asked for was delivered; it has been removed."""
+
+
 class Upstream(Protocol):
-    """The connection to the feeder."""
+    """The connections to the feeder and to the store."""
 
     def subscribe(self, topic: Topic) -> None:
         """Subscribe the ZeroMQ topic or prefix."""
@@ -62,3 +118,6 @@ class Upstream(Protocol):
 
     def ask(self, topics: list[Topic], after: JournalPosition | None) -> int | None:
         """Send a CatchUp for the events after `after`, or for last values; return its id, None without connection."""
+
+    def ask_store(self, topics: list[Topic], question: StoreQuestion) -> int | None:
+        """Ask the store; return the id of the question, None without connection."""

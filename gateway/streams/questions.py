@@ -1,4 +1,4 @@
-"""The questions of the streams to the feeder, and the facts of its newest heartbeat. Pure.
+"""The questions of the streams to the feeder and the store, and the facts of its newest heartbeat. Pure.
 
 Streams share questions: after a restart of the feeder, a few questions ask for all topics of a worker.
 """
@@ -46,8 +46,13 @@ class Questions:
                 self._send(after, question, now)
 
     def again(self, stream: Asker, cohort: Cohort, now: float) -> None:
-        """Ask again for the events after `cohort.after`, or for a newer value."""
-        cohort.question, cohort.asked_at = self.send([stream.topic], cohort.after), now
+        """Ask again for the events after `cohort.after`, for what the store has next, or for a newer value."""
+        reading = cohort.reading
+        if reading is not None and reading.at_store:
+            sent = self._upstream.ask_store([stream.topic], reading.question)
+        else:
+            sent = self.send([stream.topic], cohort.after)
+        cohort.question, cohort.asked_at = sent, now
 
     def send(self, topics: list[Topic], after: JournalPosition | None = None) -> int | None:
         """Send one question; return its id, or None while there is no connection to the feeder."""

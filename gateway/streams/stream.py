@@ -7,10 +7,11 @@ The order: subscribe, ask, hold the frames that arrive meanwhile, drop those tha
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable
+from functools import partial
 
 from gateway.streams.cohort import Cohort, Phase
+from gateway.streams.held import Held, HeldBytes
 from gateway.streams.member import Member, Outcome, Refusal
 from gateway.streams.questions import Questions
 from qmt_bridge.wire.frames import Frame
@@ -20,8 +21,6 @@ from qmt_bridge.wire.topics import Topic, behaviour_of
 
 # Seconds after which a question counts as unanswered.
 ANSWER_TIMEOUT = 1.0
-# The most frames that are held. Newer values replace dropped ones, and dropped events are read from the journal.
-HELD_FRAMES = 10_000
 
 
 class Losses:
@@ -47,6 +46,7 @@ class Stream(ABC):
         "live",
         "pending_since",
         "seq",
+        "subscribed",
         "synced",
         "topic",
         "waiting",
@@ -55,8 +55,10 @@ class Stream(ABC):
     # Whether sequence numbers continue after a restart of the feeder, as those of a journal do.
     journaled = False
 
-    def __init__(self, topic: Topic, questions: Questions, losses: Losses) -> None:
+    def __init__(self, topic: Topic, questions: Questions, losses: Losses, held: HeldBytes) -> None:
         self.topic = topic
+        # Whether the feeder sends its frames; not while all members only ask for a part of the day.
+        self.subscribed = False
         self.behaviour = behaviour_of(topic)
         # The position: epoch and sequence number of the newest frame or answer; 0: not known yet.
         self.epoch = 0
@@ -66,7 +68,7 @@ class Stream(ABC):
         self.waiting: list[Cohort] = []
         self.ahead: list[Cohort] = []
         # The frames that have arrived since the first waiting cohort began to wait.
-        self.held: deque[Frame] = deque(maxlen=HELD_FRAMES)
+        self.held = Held(held)
         # False once a question was not answered: the hub asks again with the next heartbeat.
         self.synced = True
         # The position when it was last looked at, and when to compare it with the feeder's if it has not changed.
@@ -158,7 +160,13 @@ class Stream(ABC):
     def ask_anew(self, now: float) -> list[Cohort]:
         """Make all LIVE and AHEAD members wait for an answer; return their cohorts, one for each position."""
         by_position: dict[Position, Cohort] = {}
+        reading: list[Cohort] = []
         for cohort in (self.live, *self.ahead):
+            if cohort.reading is not None:
+                cohort.phase = Phase.ASKED
+                cohort.reading.at_store = False
+                reading.append(cohort)
+                continue
             position = self.position if cohort is self.live else cohort.position
             if cohort.members:
                 if position not in by_position:
@@ -166,8 +174,9 @@ class Stream(ABC):
                 by_position[position].members |= cohort.members
         self.live.members = {}
         self.ahead = []
-        self.waiting += by_position.values()
-        return list(by_position.values())
+        asking = [*by_position.values(), *reading]
+        self.waiting += asking
+        return asking
 
     @abstractmethod
     def _asked_at(self, position: Position, now: float) -> Cohort:
@@ -190,7 +199,7 @@ class Stream(ABC):
         self._ask_alone(now)
         self.epoch, self.seq = frame.epoch, frame.seq
 
-    def _pass_on(self, frame: Frame) -> None:
+    def _pass_on(self, frame: Frame, now: float) -> None:
         """Deliver the frame, which is the next one, and hold it for the cohorts that wait."""
         self.epoch, self.seq = frame.epoch, frame.seq
         for member in self.live.members:
@@ -198,12 +207,12 @@ class Stream(ABC):
         if self.waiting:
             self.held.append(frame)
         if self.ahead:
-            self.ahead = [cohort for cohort in self.ahead if not self._catch_up(cohort, frame)]
+            self.ahead = [cohort for cohort in self.ahead if not self._catch_up(cohort, frame, now)]
 
-    def _catch_up(self, cohort: Cohort, frame: Frame) -> bool:
+    def _catch_up(self, cohort: Cohort, frame: Frame, now: float) -> bool:
         """Make a cohort that is AHEAD live once the stream has reached its position; return whether it has."""
         position = cohort.position
-        if not _contains(position, frame):
+        if not contains(position, frame):
             for member in cohort.members:
                 if frame.epoch == position.epoch:
                     self._count_gap(frame.seq - position.seq - 1, [member])
@@ -213,8 +222,29 @@ class Stream(ABC):
         self.live.members |= cohort.members
         return True
 
+    def _drain(self, cohort: Cohort) -> None:
+        """Wait until each member has been sent a chunk; from now on every member reads at its own pace."""
+        self.waiting.remove(cohort)
+        for own in cohort.apart():
+            self.waiting.append(own)
+            act = partial(self._read_on, own)
+            if own.reading is not None:
+                own.reading.reader.read_on(act)
+            else:
+                for member in own.members:
+                    member.when_drained(act)
+
+    def _read_on(self, cohort: Cohort, now: float) -> None:
+        if cohort.phase is Phase.DRAINING and cohort in self.waiting:
+            cohort.phase = Phase.ASKED
+            self._ask_on(cohort, now)
+
+    def _ask_on(self, cohort: Cohort, now: float) -> None:
+        """Ask for the next chunk."""
+        self._questions.again(self, cohort, now)
+
     def _news(self, position: Position) -> list[Frame]:
-        return [frame for frame in self.held if not _contains(position, frame)]
+        return [frame for frame in self.held if not contains(position, frame)]
 
     def _missing(self, position: Position, frames: Iterable[Frame]) -> int:
         """Return how many messages are missing between `position` (`NOWHERE`: unknown) and `frames`, or within them."""
@@ -284,12 +314,15 @@ class Stream(ABC):
     def _tidy(self) -> None:
         """Drop empty cohorts, and the held frames once no member waits."""
         self.ahead = [cohort for cohort in self.ahead if cohort.members]
+        if any(cohort.reading is not None and not cohort.members for cohort in self.waiting):
+            # Nobody else can use their answers.
+            self.waiting = [cohort for cohort in self.waiting if cohort.reading is None or cohort.members]
         if not any(cohort.members for cohort in self.waiting):
             # Otherwise empty cohorts are kept: members that join later may share their answers.
             self.waiting.clear()
             self.held.clear()
 
 
-def _contains(position: Position, frame: Frame) -> bool:
+def contains(position: Position, frame: Frame) -> bool:
     """Return whether a member at `position` has the frame, or a newer value that replaced it."""
     return frame.seq <= position.seq if frame.epoch == position.epoch else frame.epoch < position.epoch

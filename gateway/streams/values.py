@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from gateway.streams.cohort import Cohort, Phase
+from gateway.streams.held import HeldBytes
 from gateway.streams.member import Member
 from gateway.streams.questions import Questions
+from gateway.streams.reading import position_of
 from gateway.streams.snapshot import PushedSnapshot
-from gateway.streams.stream import ANSWER_TIMEOUT, Losses, Stream
+from gateway.streams.stored import StoredStream
+from gateway.streams.stream import ANSWER_TIMEOUT, Losses
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame, LastValue
 from qmt_bridge.wire.positions import JournalPosition, Position
@@ -16,13 +19,13 @@ from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import Topic
 
 
-class ValueStream(Stream):
+class ValueStream(StoredStream):
     """Asks for the last value when a member joins and after a loss; the value replaces everything before it."""
 
     __slots__ = ("_probed_codes", "_snapshot", "probe")
 
-    def __init__(self, topic: Topic, questions: Questions, losses: Losses) -> None:
-        super().__init__(topic, questions, losses)
+    def __init__(self, topic: Topic, questions: Questions, losses: Losses, held: HeldBytes) -> None:
+        super().__init__(topic, questions, losses, held)
         # The id of the question whether the source serves the topic now, and the number of codes in its answer so far.
         self.probe: int | None = None
         self._probed_codes = 0
@@ -69,12 +72,17 @@ class ValueStream(Stream):
             return
         self._count_gap(missed, self.live.members)
         self.pending_since = None
-        self._pass_on(frame)
+        self._pass_on(frame, now)
 
     def _take_refusal(self, cohort: Cohort, state: TopicState, now: float) -> None:
         self._refuse([*self.cohorts, cohort], state)
 
     def _take_answer(self, cohort: Cohort, state: TopicState, now: float) -> None:
+        if cohort.reading is not None:
+            if state.state == "pending" and not self.seq:
+                self.pending_since = now
+            self._take_feeders(cohort, cohort.reading, state, now)
+            return
         if state.body is not None:
             cohort.parts.append(LastValue(self.topic, state.epoch, state.seq, 0, 0, state.body))
         if state.more:
@@ -96,7 +104,9 @@ class ValueStream(Stream):
         """Deliver a last value, or tell that there is none yet, and deliver the held frames after it."""
         if state.state == "pending" and not self.seq:
             self.pending_since = now
-        if cohort.position.seq and state.epoch == cohort.position.epoch:
+        if self._pay(cohort, Position(state.epoch, state.seq)):
+            pass
+        elif cohort.position.seq and state.epoch == cohort.position.epoch:
             # The values between were lost; the last value replaces them.
             self._count_gap(state.seq - cohort.position.seq - 1, cohort.members)
         is_newer = Position(state.epoch, state.seq) > cohort.position
@@ -122,9 +132,13 @@ class ValueStream(Stream):
 
     def unanswered(self, cohort: Cohort, now: float) -> None:
         """Go live with the held frames."""
+        if cohort.reading is not None:
+            self._unread(cohort, cohort.reading, now)
+            return
         self.synced = False
         news = self._news(cohort.position)
-        self._count_gap(self._missing(cohort.position, news), cohort.members)
+        if not self._pay(cohort, position_of(news[0]) if news else None):
+            self._count_gap(self._missing(cohort.position, news), cohort.members)
         if self._snapshot is not None and (not news or news[0].seq == 1):
             # The snapshot then is what the source pushes from its first message on.
             for member in cohort.members:
@@ -178,7 +192,8 @@ class ValueStream(Stream):
             snapshot.reached(cohort.position, cohort.members)
 
     def _refuse(self, cohorts: Iterable[Cohort], state: TopicState) -> None:
-        cohorts = list(cohorts)
+        # Whether the source serves a topic now says nothing about what the store has of it.
+        cohorts = [cohort for cohort in cohorts if cohort.reading is None or cohort.reading.question.end is None]
         if self._snapshot is not None:
             for cohort in cohorts:
                 for member in cohort.members:

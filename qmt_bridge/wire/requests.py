@@ -46,6 +46,10 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     seq: bool = False
     # A `Position`, or one by code.
     resume: dict[str, Any] = {}
+    # What the store of the day has from then on (`wire.moments`), or after a `Position`, or after one by code.
+    start: int | str | dict[str, Any] | None = None
+    # Up to then, and nothing live.
+    end: int | str | None = None
 
 
 class QuoteRequest(Options, frozen=True):
@@ -181,18 +185,19 @@ def ignored_fields(request: Mapping[str, Any], shape: type[msgspec.Struct] | Non
     known = _known(shape)
     strange = islice((name for name in request if name not in known), IGNORED_NAMES)
     found = [Ignored(name[:NAME_CHARACTERS], _hint(name, shape)) for name in strange]
-    if "resume" in known and isinstance(request.get("resume"), dict):
-        found += _ignored_in_position(request["resume"])
+    for option in ("resume", "start"):
+        if option in known and isinstance(request.get(option), dict):
+            found += _ignored_in_position(option, request[option])
     return found
 
 
-def _ignored_in_position(resume: dict[Any, Any]) -> list[Ignored]:
+def _ignored_in_position(option: str, resume: dict[Any, Any]) -> list[Ignored]:
     """Return the names in a position, or in one by code, that no position has: without its epoch it is another one."""
     by_code = [each for each in resume.values() if isinstance(each, dict)]
     known = Position.__struct_fields__
     names = dict.fromkeys(name for position in by_code or [resume] for name in position if name not in known)
     return [
-        Ignored(f"resume.{name}"[:NAME_CHARACTERS], did_you_mean(name, known) or f"known here: {', '.join(known)}")
+        Ignored(f"{option}.{name}"[:NAME_CHARACTERS], did_you_mean(name, known) or f"known here: {', '.join(known)}")
         for name in islice(names, IGNORED_NAMES)
     ]
 
@@ -319,6 +324,9 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
     The feeder sends a journal as fast as the socket takes it. With `room` it sends only the first chunk, of about so
     many bytes; a program that has taken it asks for the next. `after`, `epoch` and `exact` are a `JournalPosition`,
     flat on the wire: see there.
+
+    A store takes the same question about what it has kept (`wire.history`): from `start` on (`wire.moments`), or after
+    the position of `epoch` and `after`, up to `end` or, without it, up to the newest record.
     """
 
     id: int
@@ -327,6 +335,8 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
     room: int = 0
     epoch: int | float | None = None
     exact: bool = False
+    start: int | str | None = None
+    end: int | str | None = None
 
     @classmethod
     def after_position(cls, id: int, topics: list[str], position: JournalPosition | None, room: int = 0) -> CatchUp:
@@ -414,7 +424,8 @@ def decode_ask(data: bytes) -> Ask:
     """Return a question that has arrived; raise `WireError` if it is none."""
     ask = read(_ask_decoder, data)
     # JSON has integers of any size, and Python cannot make a float of each.
-    for number in (ask.id, ask.after, ask.room, ask.epoch) if isinstance(ask, CatchUp) else (ask.id,):
+    numbers = (ask.id, ask.after, ask.room, ask.epoch, ask.start, ask.end) if isinstance(ask, CatchUp) else (ask.id,)
+    for number in numbers:
         if isinstance(number, int) and number.bit_length() > 64:
             raise WireError(f"an integer of {number.bit_length()} bits")
     return ask

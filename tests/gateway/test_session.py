@@ -14,6 +14,7 @@ import pytest
 
 from gateway.costs.budget import Budget
 from gateway.costs.slices import Slices
+from gateway.costs.turns import Turns
 from gateway.counters import Sent
 from gateway.endpoints import Realtime
 from gateway.sending.flushes import Flushes
@@ -63,6 +64,7 @@ def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscripti
         "limited": Counter[str](),
         "budget": Budget(1, 1, 0.0),
         "slices": Slices(),
+        "turns": Turns(),
     }
     host: Any = SimpleNamespace(config=Config(), **shared)
     scope: Any = {"path": "/ws/realtime", "query_string": b"", "headers": [], "extensions": {EXTENSION: transport}}

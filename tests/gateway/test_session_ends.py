@@ -13,6 +13,7 @@ from websockets import ConnectionClosed
 
 from gateway.costs.budget import Budget
 from gateway.costs.slices import Slices
+from gateway.costs.turns import Turns
 from gateway.counters import Sent
 from gateway.keys.entry import Entry
 from gateway.sending.flushes import Flushes
@@ -90,6 +91,7 @@ def made(server: Server, query: bytes = b"") -> Session:
         budget=Budget(1e6, 1000, 0.0),
         limited=Counter(),
         slices=Slices(),
+        turns=Turns(),
         sessions={},
         welcome=lambda: {"type": "welcome"},
     )

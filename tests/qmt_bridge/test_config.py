@@ -87,6 +87,7 @@ CHANGED = {
     "ask_addr": "ipc:///run/ask",
     "trade_addr": "ipc:///run/trade",
     "trade_ask_addr": "ipc:///run/trade-ask",
+    "store_addr": "tcp://127.0.0.1:7559",
     "open_trade_addr": True,
     "curve_dir": "/etc/keys",
     "log_level": "debug",

@@ -18,6 +18,7 @@ from typing import Any
 from gateway.costs.budget import Budget
 from gateway.costs.shares import Shares, limits_of_worker
 from gateway.costs.slices import Slices
+from gateway.costs.turns import Turns
 from gateway.costs.views import Views
 from gateway.counters import Sent
 from gateway.endpoints import ENDPOINTS
@@ -309,6 +310,7 @@ class World:
             budget=Budget(1e9, 1_000_000, loop.now),
             # A turn of the loop has time for some pieces of work, or for none.
             slices=Slices(lambda: self.rng.choice((0.0, 0.0, 0.0, 1.0))),
+            turns=Turns(),
             views=Views(config.max_views),
             shares=Shares(limits_of_worker(1000, 1000, 16, 1), 0.0),
             sessions={},

@@ -1,0 +1,96 @@
+"""A subscription with a `start`: it is read what the store of the day has, then it meets the live stream.
+
+Until then nothing is left out, whatever its options say. Runs on the event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from gateway.sending.sender import Sender
+from gateway.streams.member import Beginning, Gap, StoreQuestion
+from gateway.subscription import ENDED, Owner, Subscription, Terms, Ticket
+from qmt_bridge.wire.topics import Topic
+
+
+class ReadSubscription(Subscription):
+    """One client's subscription to one topic from a moment of the past on (streams.member.Reader)."""
+
+    __slots__ = ("_on_end", "_reading", "_terms", "beginning", "question", "seq_id")
+
+    def __init__(
+        self,
+        sender: Sender,
+        owner: Owner,
+        topic: Topic,
+        terms: Terms,
+        question: StoreQuestion,
+        seq_id: int | None = None,
+        on_end: Callable[[ReadSubscription], None] | None = None,
+    ) -> None:
+        """Call `on_end` once all was delivered, if the question has an end."""
+        self.question = question
+        self.seq_id = seq_id
+        # Where its records begin; None until the store has answered.
+        self.beginning: Beginning | None = None
+        self._reading = True
+        self._terms = terms
+        self._on_end = on_end
+        super().__init__(sender, owner, topic, terms, None, seq_id)
+
+    def serve(self, terms: Terms, seq_id: int | None = None) -> None:
+        """Serve by these terms from now on, or from the live stream on."""
+        self._terms = terms
+        now = terms._replace(interval=0.0, keep_all=True) if self._reading else terms
+        super().serve(now, self.seq_id)
+
+    def begins(self, beginning: Beginning) -> None:
+        """Note where its records begin; without an ack that shows it, tell what is missing."""
+        self.beginning = beginning
+        if beginning.gap is not None and not isinstance(self.gate, Ticket):
+            self.gap(beginning.gap)
+
+    def read_on(self, act: Callable[[float], None]) -> None:
+        """Call `act` after what was delivered has been sent, when it is this subscription's turn."""
+        # What a ticket holds is not counted, so nothing more is read before the ack.
+        self.in_order(partial(self._sender.when_drained, partial(self._ask_turn, act)))
+
+    def _ask_turn(self, act: Callable[[float], None], now: float) -> None:
+        self.owner.rest(self)
+        if self.gate is not ENDED:
+            self.owner.ask_turn(self, act)
+
+    def rest(self) -> None:
+        """Give back the turn: the store is not asked now."""
+        self.owner.rest(self)
+
+    def gap(self, gap: Gap) -> None:
+        """Tell the client what is missing between what it was sent and what follows."""
+        self.in_order(partial(self.owner.tell_gap, self, gap))
+
+    def met(self) -> None:
+        """Serve by the client's own terms what follows."""
+        self.rest()
+        self.in_order(self._serve_live)
+
+    def _serve_live(self) -> None:
+        self._reading = False
+        self.serve(self._terms)
+
+    def ended(self) -> None:
+        """Tell the endpoint that all was delivered."""
+        self.rest()
+        if self._on_end is not None:
+            self.in_order(partial(self._on_end, self))
+
+    def end_early(self) -> None:
+        """Tell the endpoint that the client wants no more of what it asked for up to an end."""
+        on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            on_end(self)
+
+    def stop(self) -> None:
+        """Give back the turn: the subscription has ended."""
+        super().stop()
+        self.owner.rest(self)

@@ -1,0 +1,98 @@
+"""What a store answers to a `CatchUp`: the records of a topic that it has kept, in chunks (docs/wire.md, "The store").
+
+Pure. One answer a chunk; a reader that has taken it asks for what follows its last frame, at its own pace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from qmt_bridge.errors import ErrorCode
+from qmt_bridge.wire.frames import Frame, read
+from qmt_bridge.wire.positions import Position
+from qmt_bridge.wire.topics import Topic
+
+# Why a store does not have what was published:
+# store_began  it began to follow the topic later, or no program had asked for it before;
+# gap          it has missed messages, or was away;
+# restart      the feeder was another process; what it would have published between is unknown;
+# removed      the day is older than the store keeps, or its limit of bytes was reached;
+# not_stored   it does not keep this topic.
+Missing = Literal["store_began", "gap", "restart", "removed", "not_stored"]
+
+
+class StoredFrame(NamedTuple):
+    """A message as it was published: its stamp, and its body as JSON."""
+
+    epoch: int
+    seq: int
+    received_ns: int
+    published_ns: int
+    body: msgspec.Raw
+
+    def frame(self, topic: Topic) -> Frame:
+        """Return it as it arrived."""
+        return Frame(topic, self.epoch, self.seq, self.received_ns, self.published_ns, bytes(self.body))
+
+
+class Hole(msgspec.Struct, frozen=True):
+    """A part of a topic that is missing: after one stored position (None: from the start on) and before another."""
+
+    reason: Missing
+    after: Position | None = None
+    before: Position | None = None
+    # Time of the record before the hole and of the one behind it, in ms since 1970; None where there is none.
+    from_ms: int | None = None
+    until_ms: int | None = None
+
+
+class TopicHistory(msgspec.Struct, frozen=True, tag_field="reply", tag="topic_history"):
+    """The answer to `CatchUp` for one topic, or a part of it."""
+
+    id: int
+    topic: str
+    state: Literal["stored", "refused"] = "stored"
+    error: str | None = None
+    code: ErrorCode | None = None
+    # In the order of their positions; between two of them nothing is missing but what `holes` says.
+    frames: list[StoredFrame] = []
+    # Whether more is stored up to now, or up to `end`: ask again after the last frame.
+    more: bool = False
+    # The position of the last frame of this answer; without one, the position that was asked for or of the newest
+    # record; 0, 0 for a topic without any.
+    epoch: int = 0
+    seq: int = 0
+    # The moment that a `start` or `end` means, in ms since 1970; 0 if that is unknown, as without any record.
+    start_ms: int = 0
+    end_ms: int = 0
+    # Time of the first record of an answer to `start`; None without one.
+    from_ms: int | None = None
+    holes: list[Hole] = []
+
+    @property
+    def position(self) -> Position:
+        """Return the position up to which the reader has everything that is stored."""
+        return Position(self.epoch, self.seq)
+
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[TopicHistory] = msgspec.json.Decoder(TopicHistory)
+
+
+def encode_history(history: TopicHistory) -> bytes:
+    """Return an answer as it is sent."""
+    return _encoder.encode(history)
+
+
+def decode_history(data: bytes) -> TopicHistory:
+    """Return an answer that has arrived; raise `WireError` if it is none."""
+    return read(_decoder, data)
+
+
+def frames_of(history: TopicHistory) -> Iterable[Frame]:
+    """Return the messages of an answer as they arrived."""
+    topic = Topic(history.topic)
+    return [stored.frame(topic) for stored in history.frames]
