@@ -17,6 +17,8 @@ from gateway.costs.views import Views
 from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
+from gateway.http.admission import Purses
+from gateway.http.leases import Leases
 from gateway.keys.entry import Entry
 from gateway.metrics import Exporter
 from gateway.sending.flushes import Flushes
@@ -32,7 +34,7 @@ HEARTBEAT = 15.0
 
 
 class Worker:
-    """Feed, sessions and counters of one event loop (session.Host)."""
+    """Feed, sessions and counters of one event loop (session.Host, and Host of http/admission.py)."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -48,6 +50,8 @@ class Worker:
         self.slices = Slices()
         self.limited: Counter[str] = Counter()
         self.feed = Feed(config, self._feed_changed, self.flushes)
+        self.leases = Leases(self.feed.hub, self.slices, self.shares)
+        self.purses = Purses(config)
         self._exporter = Exporter(ENDPOINTS)
 
     def numbers(self) -> Numbers:
@@ -156,6 +160,7 @@ class Worker:
         self.export()
         self.entry.tick()
         self._follow_trades()
+        self.leases.expire(clock.monotonic())
         now, today = loop.time(), time.time()
         for session in tuple(self.sessions):
             session.check_key(today)
