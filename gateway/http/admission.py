@@ -7,15 +7,12 @@ client has a number of requests a second. A client is a key, or without one an a
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, NamedTuple, Protocol
 
-from gateway.costs.budget import Budget, Purse
-from gateway.costs.shares import Shares
-from gateway.costs.slices import Slices
-from gateway.feed import Feed
+from gateway import session
+from gateway.costs.budget import Purse
 from gateway.http.leases import Leases
 from gateway.http.problems import Denied
 from gateway.keys.attempts import why_barred
@@ -30,16 +27,9 @@ MOST_CLIENTS = 10_000
 LONGEST_WAIT = 4.0
 
 
-class Host(Protocol):
-    """What the pages use of a worker."""
+class Host(session.Host, Protocol):
+    """What pages and sessions share; the worker is one."""
 
-    config: Config
-    entry: Entry
-    feed: Feed
-    budget: Budget
-    shares: Shares
-    slices: Slices
-    limited: Counter[str]
     leases: Leases
     purses: Purses
 
@@ -87,10 +77,15 @@ class Purses:
         return Purse(rate, config.max_code_rate, caller.most_topics(config), now)
 
 
-def identify(entry: Entry, scope: Mapping[str, Any], *, needs_key: bool) -> Caller:
-    """Return the client of a request; raise `Denied` because of its key."""
+def check_barred(entry: Entry, scope: Mapping[str, Any], *, needs_key: bool) -> None:
+    """Raise `Denied` for a client whose address has shown too many wrong keys."""
     if seconds := entry.barred(scope, needs_key=needs_key):
         raise Denied("rate_limited", why_barred(seconds), headers={"Retry-After": str(seconds)})
+
+
+def identify(entry: Entry, scope: Mapping[str, Any], *, needs_key: bool) -> Caller:
+    """Return the client of a request; raise `Denied` because of its key."""
+    check_barred(entry, scope, needs_key=needs_key)
     address, given = address_of(scope), presented(scope)
     if given is not None and entry.configured:
         try:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.http.admission import Host
+from gateway.http.events import EVENTS, events
 from gateway.http.last import last
 from gateway.http.problems import Denied
 from qmt_bridge.errors import BadRequest
@@ -50,6 +51,7 @@ async def _refuse(denied: Denied, scope: Scope, receive: Receive, send: Send) ->
     await response(scope, receive, send)
 
 
-PAGES: dict[str, Serve] = {path: _checked(serve) for path, serve in {"/api/last": _answered(last)}.items()}
-# A page that was opened from a file may use these, as it may the sockets of quotes.
-TO_FILES = ("/api/",)
+_SERVED: dict[str, Serve] = {"/api/last": _answered(last), **dict.fromkeys(EVENTS, events)}
+PAGES: dict[str, Serve] = {path: _checked(serve) for path, serve in _SERVED.items()}
+# A page that was opened from a file may use these, as it may the sockets of quotes; the session refuses it formulas.
+TO_FILES = ("/api/", "/sse/")
