@@ -19,6 +19,7 @@ from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
 from gateway.http.admission import Purses
 from gateway.http.leases import Leases
+from gateway.http.store_link import StoreLink
 from gateway.keys.entry import Entry
 from gateway.metrics import Exporter
 from gateway.sending.flushes import Flushes
@@ -52,6 +53,7 @@ class Worker:
         self.feed = Feed(config, self._feed_changed, self.flushes)
         self.leases = Leases(self.feed.hub, self.slices, self.shares)
         self.purses = Purses(config)
+        self.store = StoreLink(config)
         self._exporter = Exporter(ENDPOINTS)
 
     def numbers(self) -> Numbers:
@@ -119,6 +121,7 @@ class Worker:
         self._timer.cancel()
         handshake.entries.pop(asyncio.get_running_loop(), None)
         self.feed.stop()
+        self.store.close()
         self.export()
 
     def export(self) -> None:

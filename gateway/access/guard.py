@@ -59,7 +59,10 @@ class Guard:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *added]}
+                own = list(message.get("headers", ()))
+                # A page may say itself how long its answer may be kept.
+                names = {name for name, _ in own if name == b"cache-control"}
+                message = {**message, "headers": [*own, *(each for each in added if each[0] not in names)]}
             await send(message)
 
         answer = _refusal(scope, headers, self._settings(), to_files=scope["path"].startswith(self._to_files))

@@ -15,6 +15,7 @@ from gateway import session
 from gateway.costs.budget import Purse
 from gateway.http.leases import Leases
 from gateway.http.problems import Denied
+from gateway.http.store_link import StoreLink
 from gateway.keys.attempts import why_barred
 from gateway.keys.entry import Entry, NotYet, WrongKey, address_of, presented
 from gateway.keys.table import missing_scope
@@ -31,6 +32,7 @@ class Host(session.Host, Protocol):
     """What pages and sessions share; the worker is one."""
 
     leases: Leases
+    store: StoreLink
     purses: Purses
 
 
