@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.http.admission import Host
 from gateway.http.events import EVENTS, events
 from gateway.http.last import last
+from gateway.http.openapi import PATH, openapi
 from gateway.http.problems import Denied
 from gateway.http.ticks import ticks
 from qmt_bridge.errors import BadRequest
@@ -52,7 +53,12 @@ async def _refuse(denied: Denied, scope: Scope, receive: Receive, send: Send) ->
     await response(scope, receive, send)
 
 
-_SERVED: dict[str, Serve] = {"/api/last": _answered(last), "/api/ticks/{code}": ticks, **dict.fromkeys(EVENTS, events)}
+_SERVED: dict[str, Serve] = {
+    "/api/last": _answered(last),
+    "/api/ticks/{code}": ticks,
+    **dict.fromkeys(EVENTS, events),
+    PATH: _answered(openapi),
+}
 PAGES: dict[str, Serve] = {path: _checked(serve) for path, serve in _SERVED.items()}
 # A page that was opened from a file may use these, as it may the sockets of quotes; the session refuses it formulas.
 TO_FILES = ("/api/", "/sse/")
