@@ -23,8 +23,11 @@ from gateway.access.browser_headers import BROWSER_HEADERS
 from gateway.access.guard import Guard
 from gateway.access.peers import from_this_machine
 from gateway.endpoints import ENDPOINTS
+from gateway.http.admission import identify
+from gateway.http.pages import PAGES, TO_FILES, Serve
+from gateway.http.problems import Denied
 from gateway.keys.attempts import why_barred
-from gateway.keys.entry import NotYet, WrongKey, address_of, headers_of, presented
+from gateway.keys.entry import headers_of
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
 from qmt_bridge import log
@@ -70,6 +73,9 @@ def create_app(config: Config | None = None) -> Starlette:
     ]
     routes += [Route(path + end, page(render)) for path, render in pages.items() for end in ("", "/")]
     routes += [Route(path + end, _upgrade_required, methods=_METHODS) for path in ENDPOINTS for end in ("", "/")]
+    routes += [
+        Route(path + end, _Market(workers, settings, serve)) for path, serve in PAGES.items() for end in ("", "/")
+    ]
     app = _App(settings, routes, lifespan)
     app.router.default = _nowhere
     return app
@@ -83,7 +89,7 @@ class _App(Starlette):
         self._settings = settings
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Guard(super().build_middleware_stack(), self._settings)
+        return Guard(super().build_middleware_stack(), self._settings, TO_FILES)
 
 
 # A WebSocket URL answers each of them.
@@ -105,7 +111,7 @@ async def _upgrade_required(request: Request) -> Response:
 async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer on a path that does not exist, to plain HTTP and to WebSockets."""
     path: str = scope["path"]
-    nearest = next(iter(similar(path.removesuffix("/"), ENDPOINTS)), None)
+    nearest = next(iter(similar(path.removesuffix("/"), (*ENDPOINTS, *PAGES))), None)
     hint = f"did you mean {nearest}?" if nearest else f"the WebSockets are {', '.join(ENDPOINTS)}"
     response = PlainTextResponse(f"there is nothing at {path[:_SHOWN]!r}; {hint}\n", HTTPStatus.NOT_FOUND)
     if scope["type"] == "http":
@@ -116,17 +122,12 @@ async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
 
 def _page(worker: Worker, scope: Scope, render: status.Page) -> Response:
     """Return a page for the client that asks; a key that it shows is checked on every page."""
-    entry = worker.entry
-    if seconds := entry.barred(scope, needs_key=False):
-        return _too_many(seconds)
-    given, key = presented(scope), None
-    if given is not None and entry.configured:
-        try:
-            key = entry.check(given, address_of(scope))
-        except WrongKey as exc:
-            return status.unauthorized(str(exc))
-        except NotYet as exc:
-            return PlainTextResponse(f"{exc}\n", HTTPStatus.SERVICE_UNAVAILABLE, {"Retry-After": "1"})
+    try:
+        key = identify(worker.entry, scope, needs_key=False).key
+    except Denied as denied:
+        # These pages are for people and load balancers, and answer in plain text.
+        told = denied.problem.error if denied.problem.retry else f"{denied.problem.code}: {denied.problem.error}"
+        return PlainTextResponse(f"{told}\n", denied.status, denied.headers)
     near = from_this_machine(scope.get("client"), scope.get("server"), headers_of(scope))
     return render(worker, status.Viewer(near, key))
 
@@ -143,6 +144,19 @@ async def _deny(response: Response, scope: Scope, receive: Receive, send: Send) 
         await WebSocket(scope, receive, send).send_denial_response(response)
     else:
         await send({"type": "websocket.close", "code": BAD_REQUEST.close_code})
+
+
+class _Market:
+    """One URL of market data over plain HTTP."""
+
+    def __init__(self, workers: Workers, settings: Callable[[], Config], serve: Serve) -> None:
+        self._workers = workers
+        self._settings = settings
+        self._serve = serve
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._workers.use(self._settings()) as worker:
+            await self._serve(worker, scope, receive, send)
 
 
 class _Socket:

@@ -18,6 +18,9 @@ from gateway.costs.views import Views
 from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
+from gateway.http.admission import Purses
+from gateway.http.leases import Leases
+from gateway.http.store_link import StoreLink
 from gateway.keys.entry import Entry
 from gateway.metrics import Exporter
 from gateway.sending.flushes import Flushes
@@ -33,7 +36,7 @@ HEARTBEAT = 15.0
 
 
 class Worker:
-    """Feed, sessions and counters of one event loop (session.Host)."""
+    """Feed, sessions and counters of one event loop (session.Host, and Host of http/admission.py)."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -50,6 +53,9 @@ class Worker:
         self.turns = Turns()
         self.limited: Counter[str] = Counter()
         self.feed = Feed(config, self._feed_changed, self.flushes)
+        self.leases = Leases(self.feed.hub, self.slices, self.shares)
+        self.purses = Purses(config)
+        self.store = StoreLink(config)
         self._exporter = Exporter(ENDPOINTS)
 
     def numbers(self) -> Numbers:
@@ -117,6 +123,7 @@ class Worker:
         self._timer.cancel()
         handshake.entries.pop(asyncio.get_running_loop(), None)
         self.feed.stop()
+        self.store.close()
         self.export()
 
     def export(self) -> None:
@@ -158,6 +165,7 @@ class Worker:
         self.export()
         self.entry.tick()
         self._follow_trades()
+        self.leases.expire(clock.monotonic())
         now, today = loop.time(), time.time()
         for session in tuple(self.sessions):
             session.check_key(today)

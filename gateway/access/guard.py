@@ -13,7 +13,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.access.browser_headers import BROWSER_HEADERS, TLS_HEADERS
-from gateway.access.hosts import host_allowed, why_unknown
+from gateway.access.hosts import host_allowed, is_near, why_unknown
 from gateway.access.origins import origin_allowed, why_denied
 from gateway.access.peers import Proxies
 from qmt_bridge.config import Config
@@ -22,14 +22,18 @@ _HEADERS = [(name.lower().encode(), value.encode()) for name, value in BROWSER_H
 _TLS_HEADERS = [(name.lower().encode(), value.encode()) for name, value in TLS_HEADERS.items()]
 # Seconds for which a browser remembers the answer to a preflight.
 _REMEMBER = "600"
+# What a script may read of an answer; without being named here only the body and some headers of the browser's own.
+_EXPOSED = b"ETag, Retry-After"
 
 
 class Guard:
     """An ASGI app around another one."""
 
-    def __init__(self, app: ASGIApp, settings: Callable[[], Config]) -> None:
+    def __init__(self, app: ASGIApp, settings: Callable[[], Config], to_files: tuple[str, ...] = ()) -> None:
+        """Guard `app`; a page that was opened from a file may use what begins with one of the paths `to_files`."""
         self._app = app
         self._settings = settings
+        self._to_files = to_files
         # Made at the first request: the settings are read when the app starts, after this object was made.
         self._proxies: Proxies | None = None
 
@@ -55,21 +59,26 @@ class Guard:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *added]}
+                own = list(message.get("headers", ()))
+                # A page may say itself how long its answer may be kept.
+                names = {name for name, _ in own if name == b"cache-control"}
+                message = {**message, "headers": [*own, *(each for each in added if each[0] not in names)]}
             await send(message)
 
-        answer = _refusal(scope, headers, self._settings())
+        answer = _refusal(scope, headers, self._settings(), to_files=scope["path"].startswith(self._to_files))
         if answer is None and (origin := headers.get("origin")) is not None:
             added.append((b"access-control-allow-origin", origin.encode("latin-1")))
+            added.append((b"access-control-expose-headers", _EXPOSED))
             answer = _preflight(scope, headers)
         await (self._app if answer is None else answer)(scope, receive, guarded)
 
 
-def _refusal(scope: Scope, headers: dict[str, str], config: Config) -> Response | None:
+def _refusal(scope: Scope, headers: dict[str, str], config: Config, *, to_files: bool) -> Response | None:
     host, origin = headers.get("host"), headers.get("origin")
     if not host_allowed(host, (config.host, *config.hosts), scope.get("server")):
         return PlainTextResponse(f"host_denied: {why_unknown(str(host))}\n", HTTPStatus.MISDIRECTED_REQUEST)
-    if not origin_allowed(origin, host, config.origins, secure=scope["scheme"] == "https"):
+    to_files = to_files and is_near(host, config.host, scope.get("server"))
+    if not origin_allowed(origin, host, config.origins, secure=scope["scheme"] == "https", to_files=to_files):
         return PlainTextResponse(f"origin_denied: {why_denied(str(origin))}\n", HTTPStatus.FORBIDDEN)
     return None
 
@@ -80,7 +89,7 @@ def _preflight(scope: Scope, headers: dict[str, str]) -> Response | None:
         return None
     allowed = {
         "Access-Control-Allow-Methods": "GET, HEAD",
-        "Access-Control-Allow-Headers": "Authorization, X-API-Key",
+        "Access-Control-Allow-Headers": "Authorization, X-API-Key, Last-Event-ID, If-None-Match",
         "Access-Control-Max-Age": _REMEMBER,
     }
     if headers.get("access-control-request-private-network") == "true":

@@ -10,9 +10,11 @@ the event loop.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import Counter
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
@@ -29,6 +31,8 @@ from gateway.keys.attempts import why_barred
 from gateway.keys.entry import Entry
 from qmt_bridge.config import load_config
 
+# The name under which an answer that takes any time finds its connection in ``scope["extensions"]``.
+EXTENSION = "qmt_bridge.stream"
 # Seconds in which a whole request has to arrive, and in which its answer has to be read.
 REQUEST_TIMEOUT = 8.0
 # Seconds in which a refused client can read why.
@@ -81,6 +85,8 @@ class Handshake(H11Protocol):
         self.refused = False
         # Whether the next request has to wait.
         self.paused = False
+        # Of an answer that takes any time: what to do when the server stops.
+        self.stopping: Callable[[], None] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request; give up the connection that waits longest if descriptors run out."""
@@ -105,8 +111,19 @@ class Handshake(H11Protocol):
         """Close, after the answer that is being sent: the server stops."""
         if not self.made:
             self.transport.close()
-        else:
-            super().shutdown()
+            return
+        super().shutdown()
+        if self.stopping is not None:
+            self.stopping()
+
+    def stream(self, stopping: Callable[[], None]) -> None:
+        """Let the answer that is being made take any time (http/events.py); call `stopping` when the server stops."""
+        self.stopping = stopping
+        self.deadlines.end(self)
+
+    def drop(self) -> None:
+        """Drop the connection: a close would wait until the client has read what it does not read."""
+        self.transport.abort()
 
     def pause_writing(self) -> None:
         """Note that the client has to read first."""
@@ -138,6 +155,7 @@ class Handshake(H11Protocol):
     def on_response_complete(self) -> None:
         """Go on with the next request, which may be there already, unless the client asks too often."""
         super().on_response_complete()
+        self.stopping = None
         if len(self.opening) > HEAD_BYTES:
             self.flow.pause_reading()
         if not self.transport.is_closing():
@@ -270,6 +288,9 @@ class Handshake(H11Protocol):
     def _serve(self, request: bytes) -> None:
         self.deadlines.begin(self)
         super().data_received(request)
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Its task has not begun. Not a reference: the request would keep the connection, and so itself.
+            cast(dict[str, Any], self.cycle.scope)["extensions"] = {EXTENSION: weakref.proxy(self)}
         after = self.transport.get_protocol()
         if after is not self:
             # A WebSocket now.

@@ -1,0 +1,1 @@
+"""Market data over plain HTTP: newest records, stored records, and server-sent events (docs/http.md)."""

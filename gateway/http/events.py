@@ -1,0 +1,279 @@
+"""Server-sent events: a session as on a WebSocket, whose frames are written as events of one HTTP answer.
+
+The session has the same endpoint, key, limits, subscriptions and outbox as a socket; this file only translates the
+messages of its ASGI interface. A client that does not read is conflated and dropped in the same way. Runs on the event
+loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Any, Protocol, cast
+from urllib.parse import parse_qs, urlencode
+
+import msgspec
+import orjson
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.connections.handshake import EXTENSION
+from gateway.endpoints import Formula, L2Thousand, Realtime, WholeQuote
+from gateway.http.admission import Host, check_barred
+from gateway.http.event_ids import END, Marks
+from gateway.http.problems import Denied
+from gateway.http.query import KEY, values_of
+from gateway.keys.entry import headers_of
+from gateway.session import Ended, Endpoint, Session
+from qmt_bridge.closes import RESTARTING
+from qmt_bridge.errors import ERROR_CODES, ErrorCode
+from qmt_bridge.wire.codes import MARKETS
+from qmt_bridge.wire.requests import FormulaRequest, L2Request, QuoteRequest, WholeRequest
+
+# Milliseconds after which a browser connects again.
+RETRY_MS = 2000
+# Seconds in which a connection that was dropped is seen to be gone.
+DROP_TIMEOUT = 5.0
+# Some replacements of EventSource cannot send the header, and have one of these parameters.
+_ID_PARAMETERS = ("lastEventId", "last_event_id")
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    # nginx collects an answer before it passes it on, unless it is told.
+    (b"x-accel-buffering", b"no"),
+]
+# The start of a data frame with its position (sending/view.py), and the first code in it.
+_DATA = re.compile(r'\{"type":"data","epoch":(\d+),"seq":(\d+),"time":([^,]+),"published":[^,]+,"data":')
+_CODE = re.compile(r'\{"([^"\\]+)"')
+_LINES = re.compile(r"\r\n|\r|\n")
+
+
+class Answer(Protocol):
+    """The connection of an answer, under our server."""
+
+    def stream(self, stopping: Callable[[], None]) -> None:
+        """Let the answer take any time; call `stopping` when the server stops."""
+
+    def drop(self) -> None:
+        """Drop the connection."""
+
+
+# The URLs: what serves each, and the parameters that it takes.
+EVENTS: Mapping[str, tuple[type[Endpoint], type[msgspec.Struct]]] = {
+    "/sse/realtime": (Realtime, QuoteRequest),
+    "/sse/whole_quote": (WholeQuote, WholeRequest),
+    "/sse/l2_thousand": (L2Thousand, L2Request),
+    "/sse/formula": (Formula, FormulaRequest),
+}
+
+
+async def events(host: Host, scope: Scope, receive: Receive, send: Send) -> None:
+    """Serve one URL until the client disconnects; raise `Denied` or `BadRequest` before the answer has begun."""
+    endpoint, shape = EVENTS[scope["path"].removesuffix("/")]
+    check_barred(host.entry, scope, needs_key=host.entry.needs_key(scope, always=endpoint.always_key))
+    request = values_of(scope["query_string"], shape, _ID_PARAMETERS)
+    marks = Marks(str(name) for name in _named(request))
+    given = _last_id(scope)
+    if given == END:
+        # The only answer after which a browser does not connect again.
+        await Response(status_code=HTTPStatus.NO_CONTENT)(scope, receive, send)
+        return
+    if given:
+        marks.begin(given)
+        _resume(request, marks, shape)
+    if scope["method"] == "HEAD":
+        await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": _HEADERS})
+        await send({"type": "http.response.body"})
+        return
+    stream = _Stream(receive, send, request, marks)
+    session = Session(host, _as_socket(scope), stream.receive, stream.send)
+    answer: Answer | None = scope.get("extensions", {}).get(EXTENSION)
+    if answer is not None:
+        answer.stream(lambda: _restart(session))
+    await session.run(endpoint)
+    if stream.denied is not None:
+        raise stream.denied
+    if not stream.complete:
+        await stream.drop(answer)
+
+
+def _restart(session: Session) -> None:
+    session.tell_closing()
+    session.end(Ended(RESTARTING))
+
+
+def _named(request: Mapping[str, Any]) -> list[object]:
+    """Return the names whose topics a request is for; a formula is one."""
+    return next((request[field] for field in ("stocks", "codes") if isinstance(request.get(field), list)), ["formula"])
+
+
+def _last_id(scope: Scope) -> str:
+    given = headers_of(scope).get("last-event-id", "")
+    query = parse_qs(scope["query_string"].decode("latin-1"))
+    return given or next((query[name][-1] for name in _ID_PARAMETERS if name in query), "")
+
+
+def _resume(request: dict[str, Any], marks: Marks, shape: type[msgspec.Struct]) -> None:
+    """Ask for what follows the positions of the client."""
+    positions = marks.positions()
+    if shape is FormulaRequest:
+        positions = positions.get("formula", {})  # type: ignore[assignment]
+    request["resume"] = positions
+
+
+def _as_socket(scope: Scope) -> Scope:
+    """Return the request as the handshake of a WebSocket, of whose parameters only the key is left."""
+    keys = parse_qs(scope["query_string"].decode("latin-1")).get(KEY, [])[:1]
+    scheme = "wss" if scope["scheme"] == "https" else "ws"
+    query = urlencode([(KEY, key) for key in keys], encoding="latin-1").encode()
+    return {**scope, "type": "websocket", "scheme": scheme, "query_string": query, "subprotocols": [], "extensions": {}}
+
+
+class _Stream:
+    """The two ends of a session's socket: its one request comes from the URL, its frames become events."""
+
+    def __init__(self, receive: Receive, send: Send, request: dict[str, Any], marks: Marks) -> None:
+        self._receive = receive
+        self._send = send
+        # Whether the client wants its data with their positions, as on a WebSocket.
+        self._stamped = bool(request.get("seq"))
+        self._request = orjson.dumps({**request, "seq": True, "action": "subscribe", "id": 0}).decode()
+        # What the session receives next.
+        self._inbox: list[Message] = [
+            {"type": "websocket.connect"},
+            {"type": "websocket.receive", "text": self._request},
+        ]
+        self._marks = marks
+        # The positions of markets of which a snapshot is being sent.
+        self._begun: dict[str, tuple[int, int]] = {}
+        self._started = False
+        # Notices that came before the answer had begun.
+        self._early: list[str] = []
+        # Why the request is not served, known before the answer has begun.
+        self.denied: Denied | None = None
+        # Whether the answer is complete, or its client gone.
+        self.complete = False
+        # Set when the session has nothing more to do.
+        self._over = asyncio.Event()
+
+    async def receive(self) -> Message:
+        """Return what a client of a WebSocket would have sent."""
+        if self._inbox:
+            return self._inbox.pop(0)
+        waits = [asyncio.ensure_future(self._gone()), asyncio.ensure_future(self._over.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+        self.complete = True
+        return {"type": "websocket.disconnect", "code": 1006}
+
+    async def send(self, message: Message) -> None:
+        """Write what the session sends."""
+        if self.denied is not None or self.complete:
+            return
+        if message["type"] == "websocket.send":
+            await self._take(message["text"])
+        elif message["type"] == "websocket.close":
+            await self._close(message.get("reason") or "")
+
+    async def drop(self, answer: Answer | None) -> None:
+        """End an answer whose client does not read it."""
+        if answer is not None:
+            answer.drop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DROP_TIMEOUT):
+                await self._gone()
+
+    async def _gone(self) -> None:
+        """Wait until the client has disconnected."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def _take(self, text: str) -> None:
+        found = _DATA.match(text)
+        if found is not None:
+            await self._write(self._event(text, found))
+            return
+        frame = orjson.loads(text)
+        kind = frame.get("type") or frame.get("action")
+        if self._started:
+            await self._notice(kind, frame, text)
+        elif kind == "error":
+            self._deny(frame["code"], frame["error"])
+        elif kind == "subscribed":
+            await self._begin(frame)
+        else:
+            self._early.append(text)
+
+    def _event(self, text: str, found: re.Match[str]) -> bytes:
+        """Return a data frame as an event."""
+        epoch, seq, at = int(found[1]), int(found[2]), found.end()
+        code = _CODE.match(text, at)
+        first = "formula" if code is None or code[1] == "type" else code[1]
+        name = self._marks.name_of(first)
+        data = text if self._stamped else text[at:-1]
+        if found[3] == "null" and name in MARKETS:
+            # A part of a snapshot: the client is there once it has all of them.
+            self._begun[name] = (epoch, seq)
+            return _shown(data)
+        self._begun.pop(name, None)
+        self._marks.reach(name, epoch, seq)
+        return _shown(data, self._marks.id())
+
+    async def _begin(self, frame: dict[str, Any]) -> None:
+        """Begin the answer with the ack, or deny a request of which nothing is served."""
+        rejected = frame.get("rejected") or ()
+        if rejected and not frame.get("added"):
+            self._deny(rejected[0]["error"], rejected[0]["reason"])
+            return
+        self._started = True
+        frame.pop("id", None)
+        await self._send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": _HEADERS})
+        early, self._early = self._early, []
+        notices = b"".join(_shown(text, event="notice") for text in (orjson.dumps(frame).decode(), *early))
+        await self._write(b"retry: %d\n\n" % RETRY_MS + notices)
+
+    async def _notice(self, kind: str, frame: dict[str, Any], text: str) -> None:
+        if kind == "heartbeat":
+            await self._write(b": heartbeat\n\n")
+            return
+        if kind == "snapshot_end":
+            for name in frame["codes"]:
+                if name in self._begun:
+                    self._marks.reach(name, *self._begun.pop(name))
+        id = END if kind == "end" else self._marks.id() if kind == "snapshot_end" else ""
+        await self._write(_shown(text, id, "notice"))
+        if kind == "end":
+            await self._finish()
+
+    def _deny(self, code: str, error: str) -> None:
+        known = code if code in ERROR_CODES else "internal"
+        self.denied = Denied(cast(ErrorCode, known), error)
+        self._over.set()
+
+    async def _close(self, reason: str) -> None:
+        if self._started:
+            await self._finish()
+            return
+        code, _, error = reason.partition(": ")
+        self._deny(code or "upstream_unavailable", error or reason or "the server stops")
+
+    async def _finish(self) -> None:
+        self.complete = True
+        await self._send({"type": "http.response.body"})
+        self._over.set()
+
+    async def _write(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+def _shown(data: str, id: str = "", event: str = "") -> bytes:
+    """Return an event with its empty line."""
+    if "\n" in data or "\r" in data:
+        data = "\ndata: ".join(_LINES.split(data))
+    head = (f"event: {event}\n" if event else "") + (f"id: {id}\n" if id else "")
+    return f"{head}data: {data}\n\n".encode()

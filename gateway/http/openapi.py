@@ -1,0 +1,173 @@
+"""The page `/openapi.json`: an OpenAPI 3.1 document of every URL, made of the shapes that the code reads and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Scope
+
+from gateway.endpoints import ENDPOINTS
+from gateway.http.admission import Host, identify
+from gateway.http.events import EVENTS
+from gateway.http.last import Last, LastQuery
+from gateway.http.problems import Problem
+from gateway.http.ticks import End, TicksQuery
+from qmt_bridge import __version__
+from qmt_bridge.wire.messages import (
+    Bar,
+    FormulaValue,
+    L2Order,
+    L2OrderQueue,
+    L2QuoteAux,
+    L2Thousand,
+    L2Transaction,
+    Tick,
+)
+
+PATH = "/openapi.json"
+_RECORDS = (Tick, Bar, L2Order, L2Transaction, L2QuoteAux, L2OrderQueue, L2Thousand)
+_REF = "#/components/schemas/{name}"
+_JSON = "application/json"
+
+# What each parameter is.
+TOLD: Mapping[str, str] = {
+    "codes": "Codes such as 600519.SH, separated by commas; /sse/whole_quote takes markets such as SH too.",
+    "stocks": "Codes such as 600519.SH, separated by commas.",
+    "period": "tick, a bar such as 1m, or a level-2 period such as l2quote (docs/websocket.md).",
+    "gear_num": "Levels of depth on each side; 0 is every one.",
+    "fields": "Only these fields of each record, separated by commas.",
+    "format": "The form of the answer.",
+    "start": "The moment of the first record: a time of day in Shanghai, an ISO 8601 time, or ms since 1970.",
+    "end": "The moment before which the records end, as start.",
+    "snapshot": "Whether the last value comes first.",
+    "max_rate_ms": "At most one frame of a code in so many milliseconds.",
+    "mode": "latest conflates for a slow client; all never does, and drops it.",
+    "seq": "Whether data has its position and times, as on a WebSocket.",
+    "resume": "A position, or one by code; Last-Event-ID takes its place.",
+    "formula_name": "The name of the formula at the terminal.",
+    "stock_code": "One code.",
+    "count": "Bars to calculate over; -1 is all.",
+    "dividend_type": "none, front, back, front_ratio or back_ratio.",
+    "params": "The parameters of the formula, an object.",
+}
+_STATUS = {
+    "/healthz": "Whether the worker runs.",
+    "/readyz": "Whether the feeder is connected and writes its journal (docs/deploy.md).",
+    "/metrics": "The numbers of all workers for Prometheus.",
+}
+
+
+async def openapi(host: Host, scope: Scope) -> Response:
+    """Return the document."""
+    identify(host.entry, scope, needs_key=False)
+    return Response(encoded(), media_type=_JSON)
+
+
+@cache
+def encoded() -> bytes:
+    """Return the document as JSON."""
+    return msgspec.json.encode(document())
+
+
+def document() -> dict[str, Any]:
+    """Return the document."""
+    shapes = (LastQuery, TicksQuery, *(shape for _, shape in EVENTS.values()))
+    read, queries = _schemas(shapes)
+    _, written = _schemas((Last, End, Problem, FormulaValue, *_RECORDS))
+    of = {shape: queries[each["$ref"].rpartition("/")[2]] for shape, each in zip(shapes, read, strict=True)}
+    records = [{"$ref": _REF.format(name=record.__name__)} for record in _RECORDS]
+    written["Last"]["properties"]["records"]["additionalProperties"] = {"anyOf": [*records, {"type": "null"}]}
+    paths: dict[str, Any] = {
+        "/api/last": _get(
+            "The newest record of each code.",
+            of[LastQuery],
+            {_JSON: {"$ref": _REF.format(name="Last")}, "text/csv": _TEXT},
+        ),
+        "/api/ticks/{code}": _get(
+            "What the store of the day has of one instrument, a record a line; the last line is an End.",
+            of[TicksQuery],
+            {"application/x-ndjson": {"anyOf": [*records, {"$ref": _REF.format(name="End")}]}, "text/csv": _TEXT},
+            path="code",
+            more={"304": {"description": "The answer is that of If-None-Match."}},
+        ),
+    }
+    for path, (endpoint, shape) in EVENTS.items():
+        told = f"{(endpoint.__doc__ or '').partition(': ')[2].rstrip('.')}, as server-sent events."
+        more = {"204": {"description": "All up to `end` was sent: connect no more."}}
+        paths[path] = _get(told, of[shape], {"text/event-stream": _TEXT}, resumes=True, more=more)
+    for path, told in _STATUS.items():
+        paths[path] = _get(told, {}, {"text/plain" if path == "/metrics" else _JSON: {}})
+    paths[PATH] = _get("This document.", {}, {_JSON: {"type": "object"}})
+    for path, endpoint in ENDPOINTS.items():
+        told = f"A WebSocket (docs/websocket.md): {(endpoint.__doc__ or '').partition(': ')[2]}"
+        answers = {
+            "101": {"description": "The socket is open."},
+            "426": {"description": "The request is no WebSocket."},
+        }
+        paths[path] = {"get": {"summary": told, "responses": answers}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "QMT Bridge", "version": __version__, "license": {"name": "MIT", "identifier": "MIT"}},
+        "security": [{}, {"bearer": []}, {"header": []}, {"parameter": []}],
+        "paths": paths,
+        "components": {
+            "schemas": written,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                "parameter": {"type": "apiKey", "in": "query", "name": "api_key"},
+            },
+        },
+    }
+
+
+_TEXT = {"type": "string"}
+
+
+def _schemas(shapes: Iterable[object]) -> tuple[Iterable[dict[str, Any]], dict[str, Any]]:
+    # A request takes any object as a code, to name those that are none; others are texts.
+    return msgspec.json.schema_components(shapes, ref_template=_REF, schema_hook=lambda _: _TEXT)
+
+
+def _get(
+    summary: str,
+    query: Mapping[str, Any],
+    content: Mapping[str, Any],
+    *,
+    path: str = "",
+    resumes: bool = False,
+    more: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return a path that takes GET."""
+    parameters = [*_parameters(query)]
+    if path:
+        schema = {"type": "string", "examples": ["600519.SH"]}
+        parameters.append({"name": path, "in": "path", "required": True, "schema": schema})
+    if resumes:
+        told = "The id of the last event that the client has; what follows it is sent."
+        parameters.append({"name": "Last-Event-ID", "in": "header", "description": told, "schema": _TEXT})
+    problem = {"content": {_JSON: {"schema": {"$ref": _REF.format(name="Problem")}}}}
+    answers = {
+        "200": {"description": "OK", "content": {kind: {"schema": schema} for kind, schema in content.items()}},
+        **(more or {}),
+        "default": {"description": "The request is not served.", **problem},
+    }
+    return {"get": {"summary": summary, "parameters": parameters, "responses": answers}}
+
+
+def _parameters(query: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+    for name, schema in query.get("properties", {}).items():
+        parameter = {"name": name, "in": "query", "description": TOLD[name]}
+        if name in query.get("required", ()):
+            parameter["required"] = True
+        if schema.get("type") == "array":
+            parameter |= {"style": "form", "explode": False, "schema": schema}
+        elif schema.get("type") == "object":
+            parameter["content"] = {_JSON: {"schema": schema}}
+        else:
+            parameter["schema"] = schema
+        yield parameter

@@ -1,0 +1,249 @@
+"""The page `/api/ticks/CODE` with a real server, and a store that answers as the wire says."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+
+from gateway.http import store_link
+from gateway.http.ticks import CHUNK, End
+from qmt_bridge.config import Config
+from qmt_bridge.wire.history import Hole
+from qmt_bridge.wire.positions import Position
+from qmt_bridge.wire.topics import quote_topic
+from tests.gateway.http.conftest import add_key, client_of
+from tests.support.rig import Rig, readiness
+from tests.support.shelf import EPOCH, OPEN_MS, Shelf
+from tests.support.waiting import until, wait_for
+
+MAOTAI = "600519.SH"
+TICK = quote_topic(MAOTAI)
+PATH = f"/api/ticks/{MAOTAI}"
+
+
+@pytest.fixture
+def shelf() -> Iterator[Shelf]:
+    shelf = Shelf()
+    yield shelf
+    shelf.close()
+
+
+@pytest.fixture
+async def pages(rig: Rig, shelf: Shelf) -> AsyncIterator[httpx2.AsyncClient]:
+    """Return a client of a gateway that knows the store."""
+    async with client_of(rig.serve(store_addr=shelf.address)) as client:
+        yield client
+
+
+async def lines(pages: httpx2.AsyncClient, path: str = PATH, **parameters: object) -> tuple[list[Any], End]:
+    """Return the records of an answer, and its last line."""
+    response = await pages.get(path, params=parameters)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/x-ndjson"
+    *records, last = response.text.splitlines()
+    return [json.loads(record) for record in records], msgspec.json.decode(last, type=End)
+
+
+def ticks(count: int, size: int = 0) -> list[dict[str, object]]:
+    return [{"time": OPEN_MS + 3000 * number, "lastPrice": number, "filler": "x" * size} for number in range(count)]
+
+
+async def test_records_of_a_day_are_lines_and_the_last_says_so(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    stored = ticks(5)
+    shelf.put(TICK, *stored)
+    records, end = await lines(pages)
+    assert records == stored
+    assert end == End("end", 5, True, "09:30:00.000", Position(EPOCH, 5), [])
+
+
+async def test_start_and_end_bound_the_records(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    shelf.put(TICK, *ticks(10))
+    records, end = await lines(pages, start="09:30:06", end="09:30:15")
+    assert [record["lastPrice"] for record in records] == [2, 3, 4]
+    assert (end.records, end.first) == (3, "09:30:06.000")
+    records, _ = await lines(pages, start=OPEN_MS + 27_000)
+    assert [record["lastPrice"] for record in records] == [9]
+
+
+async def test_long_day_is_asked_for_in_chunks(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    shelf.put(TICK, *ticks(1000, size=1000))
+    records, end = await lines(pages, end="15:00")
+    assert [record["lastPrice"] for record in records] == list(range(1000))
+    assert end.complete
+    assert len(shelf.asked) >= 1000 * 1000 // CHUNK
+    assert all(ask.room == CHUNK for ask in shelf.asked)
+    # A time of day is that of one day for all chunks.
+    assert {ask.end for ask in shelf.asked[1:]} == {OPEN_MS + 5 * 3600 * 1000 + 30 * 60 * 1000}
+
+
+async def test_what_is_missing_is_told_in_the_last_line(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    shelf.put(TICK, *ticks(2))
+    shelf.holes[TICK] = [Hole("store_began", None, Position(EPOCH, 1), None, OPEN_MS)]
+    _, end = await lines(pages)
+    assert not end.complete
+    assert [(gap.reason, gap.before, gap.until_ms) for gap in end.missing] == [
+        ("store_began", Position(EPOCH, 1), OPEN_MS)
+    ]
+    records, end = await lines(pages, "/api/ticks/000001.SZ")
+    assert (records, end.complete, end.position, end.missing[0].reason) == ([], False, None, "not_stored")
+
+
+async def test_only_the_newest_state_of_a_bar_is_a_record(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    bars = [{"time": time, "close": close} for time, close in ((1, 1.0), (1, 1.5), (2, 2.0), (3, 3.0), (3, 3.5))]
+    shelf.put(quote_topic(MAOTAI, "1m"), *bars)
+    records, end = await lines(pages, period="1m")
+    assert records == [{"time": 1, "close": 1.5}, {"time": 2, "close": 2.0}, {"time": 3, "close": 3.5}]
+    assert end.records == 3
+    records, _ = await lines(pages, period="1m", fields="close")
+    assert records == [{"close": 1.5}, {"close": 2.0}, {"close": 3.5}]
+
+
+async def test_only_the_asked_fields_are_answered(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    shelf.put(TICK, *ticks(2))
+    records, _ = await lines(pages, fields="lastPrice")
+    assert records == [{"lastPrice": 0}, {"lastPrice": 1}]
+
+
+async def test_csv_has_known_columns_and_loses_no_field(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    first = {"time": 1, "lastPrice": 10.5, "askPrice": [10.6, 10.7]}
+    shelf.put(TICK, first, {"time": 2, "lastPrice": None, "news": "停牌", "askPrice": [1, 2, 3, 4, 5, 6]})
+    response = await pages.get(PATH, params={"format": "csv"})
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    text, _, last = response.text.removesuffix("\r\n").rpartition("\r\n")
+    end = msgspec.json.decode(last.removeprefix("# "), type=End)
+    assert end.records == 2
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert (rows[0]["time"], rows[0]["lastPrice"], rows[0]["askPrice2"], rows[0]["other"]) == ("1", "10.5", "10.7", "")
+    assert {"volume", "bidVol5"} <= rows[0].keys()
+    assert rows[1]["lastPrice"] == ""
+    known = 5 if "askPrice5" in rows[1] else 2
+    left = json.loads(rows[1]["other"])
+    assert left == {"news": "停牌"} | {f"askPrice{level}": str(level) for level in range(known + 1, 7)}
+    response = await pages.get(PATH, params={"format": "csv", "fields": "lastPrice,time"})
+    assert response.text.startswith("lastPrice,time,other\r\n10.5,1,\r\n")
+
+
+async def test_answer_is_compressed_for_who_asks(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    shelf.put(TICK, *ticks(2000, size=200))
+    plain = await pages.get(PATH, headers={"Accept-Encoding": "gzip;q=0"})
+    packed = await pages.get(PATH, headers={"Accept-Encoding": "gzip"})
+    assert "content-encoding" not in plain.headers
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.text == plain.text
+    assert packed.num_bytes_downloaded < plain.num_bytes_downloaded / 4
+
+
+async def test_unchanged_answer_is_not_sent_again(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    shelf.put(TICK, *ticks(3))
+    first = await pages.get(PATH)
+    assert first.headers["cache-control"] == "private, no-cache"
+    tag = first.headers["etag"]
+    again = await pages.get(PATH, headers={"If-None-Match": f'"other", {tag}'})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    assert (await pages.get(PATH, params={"format": "csv"}, headers={"If-None-Match": tag})).status_code == 200
+    shelf.put(TICK, {"lastPrice": 9})
+    assert (await pages.get(PATH, headers={"If-None-Match": tag})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "words"),
+    [
+        ("/api/ticks/600519", "unknown_symbol", "did you mean '600519.SH'"),
+        (f"{PATH}?start=half+past+nine", "bad_request", "start is a time of day"),
+        (f"{PATH}?end=1", "bad_request", "end is in milliseconds since 1970"),
+        (f"{PATH}?period=tik", "unsupported_period", "did you mean tick"),
+        (f"{PATH}?format=parquet", "bad_request", "format must be one of ndjson, csv"),
+        (f"{PATH}?from=09:30", "bad_request", "'from' means nothing here"),
+    ],
+)
+async def test_wrong_parameter_is_named_in_words(
+    shelf: Shelf, pages: httpx2.AsyncClient, url: str, code: str, words: str
+) -> None:
+    response = await pages.get(url)
+    assert (response.status_code, response.json()["code"]) == (400, code)
+    assert words in response.json()["error"]
+    assert shelf.asked == []
+
+
+async def test_key_needs_the_scope(config: Config, rig: Rig, shelf: Shelf) -> None:
+    secret = add_key(config, "formulas", "formula")
+    async with client_of(rig.serve(store_addr=shelf.address, require_key=True)) as client:
+        assert (await client.get(PATH)).status_code == 401
+        assert (await client.get(PATH, headers={"X-API-Key": secret})).status_code == 403
+    assert shelf.asked == []
+
+
+async def test_store_that_is_away_is_told(rig: Rig, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_link, "ANSWER_TIMEOUT", 0.3)
+    shelf.willing = lambda ask: False
+    async with client_of(rig.serve(store_addr=shelf.address)) as client:
+        response = await client.get(PATH)
+        assert response.status_code == 503
+        assert response.headers["Retry-After"]
+        assert "the store of the day does not answer" in response.json()["error"]
+
+
+async def test_store_that_goes_away_ends_the_answer_in_words(
+    shelf: Shelf, pages: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put(TICK, *ticks(1000, size=1000))
+    shelf.willing = lambda ask: len(shelf.asked) <= 3
+    monkeypatch.setattr(store_link, "ANSWER_TIMEOUT", 1.0)
+    records, end = await lines(pages)
+    assert 0 < len(records) < 1000
+    assert not end.complete
+    # What is missing follows the last record, where another request can go on.
+    assert [(gap.reason, gap.after) for gap in end.missing] == [("store_away", Position(EPOCH, len(records)))]
+    assert end.position == Position(EPOCH, len(records))
+
+
+async def test_refusal_of_the_store_is_passed_on(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    shelf.put(TICK, *ticks(3))
+    response = await pages.head(PATH)
+    assert (response.status_code, response.content) == (200, b"")
+    assert (await pages.post(PATH)).status_code == 405
+
+
+async def test_client_that_stops_reading_is_dropped(rig: Rig, shelf: Shelf) -> None:
+    shelf.put(TICK, *ticks(4000, size=4000))
+    server = rig.serve(store_addr=shelf.address, slow_timeout=0.5, max_connections_per_address=1)
+    with socket.socket() as stalled:
+        stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled.connect(("127.0.0.1", server.port))
+        stalled.sendall(f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        await until(lambda: len(shelf.asked) >= 2, "the answer to begin")
+
+        async def free() -> bool:
+            async with client_of(server) as client:
+                return (await client.head(PATH)).status_code == 200
+
+        assert not await free()
+        for _ in range(200):
+            if await free():
+                break
+            await asyncio.sleep(0.05)
+        else:
+            pytest.fail("the place of the stalled client was not given back")
+        # The system holds some of it; the rest was never asked for.
+        assert sum(ask.after is not None for ask in shelf.asked) < 100
+
+
+async def test_client_that_leaves_ends_the_questions(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    shelf.put(TICK, *ticks(20_000, size=1000))
+    async with pages.stream("GET", PATH) as response:
+        await anext(response.aiter_lines())
+    count = -1
+    while count != len(shelf.asked):
+        count = len(shelf.asked)
+        await asyncio.sleep(0.2)
+    assert count < 20_000 * 1000 // CHUNK
+    wait_for(lambda: readiness(int(pages.base_url.port or 0))["ready"])
