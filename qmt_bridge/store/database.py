@@ -198,10 +198,11 @@ class Database:
             )
 
     def close(self) -> None:
-        """Close it; raise `DatabaseError`."""
+        """Close it; raise `DatabaseError`. Nothing that was made from it may be used any more."""
         with _failures():
-            for part in self.parts:
-                for column in part.columns.values():
+            # The library keeps it open, and locked, as long as anything else holds a column.
+            while self.parts:
+                for column in self.parts.pop().columns.values():
                     column.table.close()
             self._main.close()
 
