@@ -14,12 +14,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
 
-from feeder.askers import Askers, Replies
 from feeder.events import Positions
 from feeder.journal.journal import CHUNK_BYTES, Journal
 from feeder.journal.thread import JournalThread
-from feeder.registry import Peer, Registry
+from feeder.registry import Registry
 from feeder.source import DownloadRequest, Source
+from qmt_bridge.answering.askers import Askers, Peer, Replies
 from qmt_bridge.errors import BadRequest, Refused, WireError
 from qmt_bridge.wire import earlier
 from qmt_bridge.wire.positions import JournalPosition

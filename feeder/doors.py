@@ -15,10 +15,10 @@ import zmq
 
 from feeder.answers import ALL, Rights
 from feeder.departures import Departures
-from feeder.registry import Peer
 from qmt_bridge import sockets
 from qmt_bridge.addresses import endpoint, ipc_folder
 from qmt_bridge.addresses.endpoint import Endpoint
+from qmt_bridge.answering.askers import Peer
 from qmt_bridge.config import Config
 from qmt_bridge.curve.authenticator import Authenticator
 from qmt_bridge.errors import ConfigError

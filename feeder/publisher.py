@@ -23,8 +23,9 @@ from feeder.events import Event
 from feeder.inbox import Inbox, SessionState
 from feeder.journal.thread import HUNG_SECONDS, JournalThread, News, Written
 from feeder.refusals import Refusals
-from feeder.registry import Peer, Registry, SourceTopic
+from feeder.registry import Registry, SourceTopic
 from feeder.source import Source
+from qmt_bridge.answering.askers import Peer
 from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest, ErrorCode, Refused, WireError
 from qmt_bridge.handshakes import Links

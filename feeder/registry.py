@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from qmt_bridge.answering.askers import Peer
 from qmt_bridge.errors import BadRequest, ErrorCode, WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.codes import check_code
@@ -62,9 +63,6 @@ MAX_LOOKED_AT = 5000
 _ENTRY_BYTES = 500
 _NUMBER_BYTES = 200
 _TIME = re.compile(r"([0-9]{8}([0-9]{6})?)?")
-
-# The ZeroMQ envelope of a question, which only the publisher's socket reads.
-Peer = tuple[bytes, ...]
 
 
 class DownloadKey(NamedTuple):

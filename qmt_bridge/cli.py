@@ -1,4 +1,4 @@
-"""The command `qmt-bridge` and its subcommands: up | feeder | gateway | tail | record | key | doctor and others.
+"""The command `qmt-bridge` and its subcommands: up | feeder | gateway | store | tail | record | key and others.
 
 The entry, which imports nothing before the process is prepared, and the list of the commands (`qmt_bridge/commands`).
 """
@@ -40,6 +40,7 @@ for _command in (
     run.up,
     run.feeder,
     run.gateway,
+    run.store,
     topics.tail,
     topics.record,
     run.replay,

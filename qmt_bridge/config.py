@@ -267,11 +267,30 @@ class _FeederSettings(_GatewaySettings, frozen=True, kw_only=True):
         int, Meta(ge=0, description="MiB that the trade journal may fill, oldest events go first; 0 is any number.")
     ] = 1024
     data_dir: Annotated[
-        str, Meta(description="Folder of the trade journal and of the API keys; empty is the user's own.")
+        str, Meta(description="Folder of the trade journal, the store and the API keys; empty is the user's own.")
     ] = ""
 
 
-class _WireSettings(_FeederSettings, frozen=True, kw_only=True):
+class _StoreSettings(_FeederSettings, frozen=True, kw_only=True):
+    """What a store reads."""
+
+    store: Annotated[
+        tuple[str, ...],
+        Meta(
+            description='Topics to store whether subscribed or not, e.g. "whole/SH/", or a file of codes; what others '
+            "subscribe is stored too."
+        ),
+    ] = ()
+    store_days: Annotated[
+        int, Meta(ge=0, description="Days that the store keeps, with today; with 0 `up` starts no store.")
+    ] = 5
+    # Five days of the whole market are some 8 GB.
+    store_max_mb: Annotated[
+        int, Meta(ge=0, description="MiB that the store may fill, oldest messages go first; 0 is any number.")
+    ] = 16384
+
+
+class _WireSettings(_StoreSettings, frozen=True, kw_only=True):
     """What both ends of a ZeroMQ connection read."""
 
     market_addr: Annotated[str, Meta(description="ZeroMQ address of market data.")] = "tcp://127.0.0.1:5555"
@@ -337,7 +356,8 @@ def _own(settings: type[msgspec.Struct], before: type[msgspec.Struct] | None) ->
 
 GATEWAY = _own(_GatewaySettings, None)
 FEEDER = _own(_FeederSettings, _GatewaySettings)
-WIRE = _own(_WireSettings, _FeederSettings)
+STORE = _own(_StoreSettings, _FeederSettings)
+WIRE = _own(_WireSettings, _StoreSettings)
 LOG = _own(Config, _WireSettings)
 
 

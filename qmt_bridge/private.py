@@ -25,7 +25,7 @@ _OWNER = stat.S_IRUSR | stat.S_IWUSR
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 # What this program writes in its folders. A folder with anything else is not ours.
 _NAMES = (
-    *("journal-*.sqlite3*", "feeder.lock*", "keys.json*", "keys-used.json*", "keys.lock", "xtdata", "*.part"),
+    *("journal-*.sqlite3*", "feeder.lock*", "keys.json*", "keys-used.json*", "keys.lock", "xtdata", "*.part", "store*"),
     *("*.key", "*.key_secret", "clients", "curve", "*.sock", "run"),
 )
 _MOST_SHOWN = 10

@@ -98,11 +98,15 @@ def bind_router(
     curve: Curve | None,
     links: Links | None = None,
     name: str = "ask_addr",
+    mark: int = ANSWER_MARK,
 ) -> zmq.Socket[bytes]:
-    """Bind the ROUTER of the setting `name`; EAGAIN says that an asker is full, EHOSTUNREACH that it is gone."""
+    """Bind the ROUTER of the setting `name`; EAGAIN says that an asker is full, EHOSTUNREACH that it is gone.
+
+    At most `mark` answers wait for one asker beyond what the system holds.
+    """
     socket = context.socket(zmq.ROUTER)
     socket.router_mandatory = True
-    socket.sndhwm = ANSWER_MARK
+    socket.sndhwm = mark
     socket.rcvhwm = UNLIMITED
     socket.maxmsgsize = ASK_BYTES + _FRAMING_BYTES
     return _bind(socket, name, address, curve, links)
@@ -114,15 +118,17 @@ def connect_subscriber(
     curve: Curve | None,
     links: Links | None = None,
     name: str = "market_addr",
+    mark: int = RECEIVE_MARK,
 ) -> zmq.Socket[bytes]:
     """Connect a SUB; it subscribes again by itself after a reconnect, but only while the program reads from it.
 
-    `links` of the same thread tells why there is no connection to the address, which is the setting `name`.
+    At most `mark` messages wait here. `links` of the same thread tells why there is no connection to the address, which
+    is the setting `name`.
     """
     socket = context.socket(zmq.SUB)
     # With the default of 1,000 a burst of 10,000 subscriptions loses 9,000 of them without a word.
     socket.sndhwm = 0
-    socket.rcvhwm = RECEIVE_MARK
+    socket.rcvhwm = mark
     return _connect(socket, name, address, curve, links)
 
 

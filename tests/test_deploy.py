@@ -34,7 +34,7 @@ from qmt_bridge.config import NAMES, Config, default, description, env_name, loa
 from qmt_bridge.keys.exposure import check_exposure
 from qmt_bridge.process.child import STOP_SECONDS
 from tests.support.paths import ROOT
-from tests.support.ports import WIRE, address_options, free_port, free_ports, tcp
+from tests.support.ports import UP, address_options, free_port, free_ports, tcp
 from tests.support.waiting import SLOWNESS, wait_for
 
 DEPLOY = ROOT / "deploy"
@@ -684,13 +684,13 @@ def test_documented_settings_files_load(tmp_path):
 
 
 def test_programs_of_the_readme_print_ticks(tmp_path, run):
-    market, ask, port = free_ports(3)
+    market, ask, stored, port = free_ports(4)
     marked = dict(MARKED.findall(text("README.md")))
     bin_folder = f"{Path(sys.executable).parent}{os.sep}"
     # As written, but with free ports and a folder of its own.
     words = shlex.split(marked["run"].replace(".venv/bin/", bin_folder))
     words += [f"--port={port}", f"--data-dir={tmp_path}"]
-    words += address_options(dict(zip(WIRE, map(tcp, (market, ask)), strict=True)))
+    words += address_options(dict(zip(UP, map(tcp, (market, ask, stored)), strict=True)))
     run(words).wait_for("SIMULATED")
 
     blocks = BLOCK.findall(text("README.md"))

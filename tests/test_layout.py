@@ -42,6 +42,7 @@ WIRE = {"qmt_bridge.wire", "qmt_bridge.closes", "qmt_bridge.errors", "msgspec", 
 EDGE = WIRE | {
     "qmt_bridge.__version__",
     "qmt_bridge.addresses",
+    "qmt_bridge.answering",
     "qmt_bridge.config",
     "qmt_bridge.curve",
     "qmt_bridge.handshakes",
@@ -75,6 +76,21 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"qmt_bridge.errors", "qmt_bridge.keys", "qmt_bridge.private", "msgspec"},
         {"asyncio", "socket", "threading"},
     ),
+    ("qmt_bridge/answering/*", WIRE, IMPURE),
+    # The store: what is pure in it, the database that one file alone opens, and the sockets in two more.
+    ("qmt_bridge/store/layout.py", WIRE, IMPURE),
+    ("qmt_bridge/store/holes.py", WIRE, IMPURE),
+    ("qmt_bridge/store/record_time.py", WIRE, IMPURE),
+    ("qmt_bridge/store/database.py", WIRE | {"qmt_bridge.store", "rocksdict"}, IMPURE - {"pathlib"}),
+    ("qmt_bridge/store/view.py", {"qmt_bridge.store"}, IMPURE),
+    ("qmt_bridge/store/timeline.py", {"qmt_bridge.store"}, IMPURE),
+    ("qmt_bridge/store/answers.py", WIRE | {"qmt_bridge.store"}, IMPURE - {"logging"}),
+    (
+        "qmt_bridge/store/log.py",
+        WIRE | {"qmt_bridge.private", "qmt_bridge.store", "qmt_bridge.system"},
+        {"asyncio", "threading", "time"},
+    ),
+    ("qmt_bridge/store/*", EDGE | {"qmt_bridge.process", "qmt_bridge.store"}, {"asyncio", "threading"}),
     ("qmt_bridge/private.py", {"qmt_bridge.system.in_use"}, {"asyncio", "threading", "time"}),
     # The lowest of all: every part may use it.
     ("qmt_bridge/system/*", set(), {"asyncio", "threading"}),
@@ -194,12 +210,18 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
     # The feeder's pure middle.
-    ("feeder/registry.py", WIRE, IMPURE),
-    ("feeder/askers.py", WIRE | {"feeder.registry"}, IMPURE),
+    ("feeder/registry.py", WIRE | {"qmt_bridge.answering"}, IMPURE),
     # No sockets and no clock; its own thread reads the journal.
     (
         "feeder/answers.py",
-        WIRE | {"feeder.askers", "feeder.events", "feeder.journal", "feeder.registry", "feeder.source"},
+        WIRE
+        | {
+            "feeder.events",
+            "feeder.journal",
+            "feeder.registry",
+            "feeder.source",
+            "qmt_bridge.answering",
+        },
         IMPURE - {"logging", "sqlite3"},
     ),
     # Called on any thread, so it must not use the publisher's sockets.

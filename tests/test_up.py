@@ -32,7 +32,7 @@ from qmt_bridge import Frame, quote_topic
 from qmt_bridge.sockets import connect_subscriber
 from tests.support import waiting
 from tests.support.paths import FAKES, RECORDED, ROOT
-from tests.support.ports import WIRE, address_options, free_addresses, free_port, free_ports, tcp
+from tests.support.ports import UP, address_options, free_port, free_ports, tcp, up_addresses
 from tests.support.processes import KILLED, kill, runs
 from tests.support.up import DEADLINE, START, Up, answers, receive, running, wait_for
 from tests.support.waiting import SLOWNESS
@@ -275,12 +275,12 @@ class _Web:
 def test_up_ends_at_a_taken_port_and_names_its_holder(tmp_path: Path, how: str, taken: str) -> None:
     places = {"gateway": (0,), "market": (1,), "ask": (2,), "feeder": (1, 2), "all": (0, 1, 2)}
     with holding(how, tmp_path) as held:
-        ports = free_ports(1 + len(WIRE))
+        ports = free_ports(1 + len(UP))
         for place in places[taken]:
             ports[place] = held[place]
         command = [sys.executable, "-m", "qmt_bridge.cli", "up", "--source=sim", f"--data-dir={tmp_path / 'own'}"]
         command += [f"--port={ports[0]}"]
-        command += address_options(dict(zip(WIRE, map(tcp, ports[1:]), strict=True)))
+        command += address_options(dict(zip(UP, map(tcp, ports[1:]), strict=True)))
         ended = subprocess.run(
             command, capture_output=True, text=True, timeout=30 * SLOWNESS, check=False, encoding="utf-8"
         )
@@ -299,7 +299,7 @@ def test_up_ends_at_a_taken_port_and_names_its_holder(tmp_path: Path, how: str, 
 def test_a_gateway_that_runs_already_is_not_taken_for_ones_own(tmp_path: Path) -> None:
     """It has the port, and is connected to the very addresses of the feeder that `up` starts."""
     port = free_port()
-    addresses = [f"--port={port}", *address_options(free_addresses())]
+    addresses = [f"--port={port}", *address_options(up_addresses())]
     other = subprocess.Popen([*START, "gateway", *addresses], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         waiting.wait_for(lambda: not _refused(port), "the other gateway")
@@ -471,7 +471,7 @@ def test_parts_run_no_files_of_the_user_and_get_only_their_secret(
 )
 def test_setting_that_cannot_be_used_ends_up_with_its_name(tmp_path: Path, arguments: list[str], named: str) -> None:
     command = [sys.executable, "-m", "qmt_bridge.cli", "up", f"--data-dir={tmp_path}", f"--port={free_port()}"]
-    command += [*address_options(free_addresses()), *arguments]
+    command += [*address_options(up_addresses()), *arguments]
     ended = subprocess.run(
         command, capture_output=True, text=True, timeout=30 * SLOWNESS, check=False, encoding="utf-8"
     )

@@ -64,6 +64,25 @@ def supervised_endpoint(config: Config) -> Endpoint:
     return Endpoint("ask_addr", config.ask_addr, curve and curve._replace(server=curve.public))
 
 
+def store_endpoint(config: Config, end: End) -> Endpoint:
+    """Return the socket of the store, which listens with the feeder's keys; raise `ConfigError` for missing keys."""
+    return Endpoint("store_addr", config.store_addr, load_curve(config.curve_dir, end))
+
+
+def supervised_store(config: Config) -> Endpoint:
+    """Return the store's socket with the keys of the process that starts it: see `supervised_endpoint`."""
+    found = store_endpoint(config, "feeder")
+    return found._replace(curve=found.curve and found.curve._replace(server=found.curve.public))
+
+
+def followed_endpoint(config: Config) -> Endpoint:
+    """Return the socket of market data for a store, beside the feeder or on a machine with its keys.
+
+    Raise `ConfigError` for missing keys. It is a client like any other, so it needs a key that the feeder admits.
+    """
+    return Endpoint("market_addr", config.market_addr, load_curve(config.curve_dir, "gateway"))
+
+
 def trade_endpoints(config: Config, end: End, *, makes: bool) -> tuple[Endpoint, Endpoint]:
     """Return the sockets of trade events and of questions about them; the second may be that of all questions.
 

@@ -1,4 +1,4 @@
-"""`qmt-bridge up`, `feeder`, `gateway` and `replay`: the processes that run until they are stopped."""
+"""`qmt-bridge up`, `feeder`, `gateway`, `store` and `replay`: the processes that run until they are stopped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +15,7 @@ import msgspec
 
 from qmt_bridge import __version__
 from qmt_bridge.addresses import endpoint
-from qmt_bridge.commands import gateway_address, supervisor
+from qmt_bridge.commands import codes_file, gateway_address, supervisor
 from qmt_bridge.commands.options import (
     asked_to_stop,
     configure_log,
@@ -29,16 +30,19 @@ from qmt_bridge.config import (
     FEEDER,
     GATEWAY,
     LOG,
+    STORE,
     WIRE,
     Config,
     description,
 )
-from qmt_bridge.errors import ConfigError
+from qmt_bridge.errors import BadRequest, ConfigError
 from qmt_bridge.keys.exposure import check_exposure, is_loopback
 from qmt_bridge.keys.key import check_length, make_key
 from qmt_bridge.process import child
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.tokens.location import check_tokens
+from qmt_bridge.wire.codes import check_code
+from qmt_bridge.wire.topics import Kind, Topic, parse_demand, quote_topic
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +55,17 @@ OF_FEEDER = (*FEEDER, *WIRE, *LOG)
 # The settings of a gateway. It reads its keys in the data folder.
 OF_GATEWAY = (*GATEWAY, "data_dir", *WIRE, *LOG)
 
+# The settings of a store.
+OF_STORE = (*STORE, "data_dir", *WIRE, *LOG)
+
 # Settings that do nothing without another one.
 _NEEDS = {"xt_home": "xt_token", "xt_servers": "xt_token", "xt_userdata": "xt_accounts"}
 
 
 @click.command()
-@settings(*FEEDER, *GATEWAY, *WIRE, *LOG)
+@settings(*FEEDER, *GATEWAY, *STORE, *WIRE, *LOG)
 def up(config_file: Path | None, **flags: Any) -> None:
-    """Start the feeder and the gateway, and keep both running."""
+    """Start the feeder, the gateway and the store of the day, and keep them running."""
     stop = asked_to_stop(False)
     config = load_feeder_settings(config_file, flags)
     made_key = not config.api_key
@@ -79,7 +86,7 @@ def up(config_file: Path | None, **flags: Any) -> None:
     try:
         code = supervisor.run(
             config,
-            {"feeder": OF_FEEDER, "gateway": OF_GATEWAY},
+            {"feeder": OF_FEEDER, "gateway": OF_GATEWAY} | ({"store": OF_STORE} if config.store_days else {}),
             stop,
             lambda status, pids: _banner(config, status, pids, made_key),
         )
@@ -103,6 +110,7 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
         f"  source   {source}, state {status['feed']}",
         f"  feeder   pid {pids['feeder']}, {' '.join(dict.fromkeys(endpoint.addresses(config).values()))}",
         f"  gateway  pid {pids['gateway']}, {workers}, http{s}://{host}:{config.port}/readyz /healthz /metrics",
+        *_of_store(config, pids),
         f"  market   {base}/ws/realtime /ws/whole_quote /ws/l2_thousand /ws/download_progress /ws/formula",
     ]
     if made_key:
@@ -115,6 +123,13 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
         lines.append("  open     every user of this machine gets trade events and downloads (open_trade_addr)")
     lines.append("  stop     Ctrl-C")
     click.echo("\n".join(lines))
+
+
+def _of_store(config: Config, pids: dict[str, int | None]) -> list[str]:
+    if "store" not in pids:
+        return ["  store    none (store_days = 0)"]
+    days = f"{config.store_days} day{'s' if config.store_days > 1 else ''}"
+    return [f"  store    pid {pids['store']}, {config.store_addr}, {days} in {config.data_path / 'store'}"]
 
 
 def _is_simulated(config: Config) -> bool:
@@ -203,6 +218,50 @@ def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
         sys.exit(server.serve(config, stop))
     except ConfigError as exc:
         fail(exc)
+
+
+@click.command()
+@settings(*OF_STORE)
+@click.option("--until-eof", is_flag=True, hidden=True)
+def store(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
+    """Run a store of the day alone: it keeps what the feeder publishes, and answers questions about it."""
+    stop = asked_to_stop(until_eof)
+    config = load_settings(config_file, flags)
+    from qmt_bridge.store import app
+
+    configure_log(config)
+    try:
+        topics = stored_topics(config.store)
+        code = app.run(config, topics, stop)
+    except ConfigError as exc:
+        fail(exc)
+    end(code)
+
+
+def stored_topics(named: Sequence[str]) -> list[Topic]:
+    """Return the topics that the setting `store` names, each once; raise `ConfigError`.
+
+    What ends in a slash is a topic; anything else is a file of codes, whose ticks are stored.
+    """
+    topics: dict[Topic, None] = {}
+    for name in named:
+        try:
+            if not name.endswith("/"):
+                topics.update(dict.fromkeys(quote_topic(code) for code in codes_file.read_codes(name, check_code)))
+            elif (parts := parse_demand(name)) is None or parts.kind not in (
+                Kind.QUOTE,
+                Kind.WHOLE,
+                Kind.L2,
+                Kind.FORMULA,
+            ):
+                raise ConfigError("store", f"{name!r} is no topic that can be stored, such as whole/SH/")
+            else:
+                topics[Topic(name)] = None
+        except BadRequest as exc:
+            raise ConfigError("store", exc.reason) from exc
+        except codes_file.BadCodesFile as exc:
+            raise ConfigError("store", f"{exc}; a topic ends with a slash") from exc
+    return list(topics)
 
 
 @click.command()

@@ -1,5 +1,8 @@
 """`qmt-bridge up` and `feeder --supervised`: parts as child processes, restarted when they end or freeze.
 
+Feeder and gateway are needed: a run ends if one of them cannot start. A store that cannot is started again and again,
+and the others serve without it.
+
 Runs in the main thread. A child stops when its standard input ends, so it also stops when this process is killed,
 and on Windows, which has no SIGTERM, as gracefully as elsewhere (untested there). Children are in a session of their
 own: Ctrl-C in a terminal reaches only this process, which then stops them.
@@ -26,6 +29,7 @@ import zmq
 
 from qmt_bridge import sockets
 from qmt_bridge.addresses import endpoint
+from qmt_bridge.addresses.endpoint import Endpoint
 from qmt_bridge.commands.gateway_address import ASK_TIMEOUT, ask_gateway
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError
@@ -34,9 +38,10 @@ from qmt_bridge.process.child import STOP_SECONDS
 from qmt_bridge.process.exit_code import describe, is_native_crash, may_pass
 from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop
+from qmt_bridge.wire.history import decode_history, decode_status
 from qmt_bridge.wire.messages import read_status
 from qmt_bridge.wire.requests import CatchUp, TopicState, decode_reply, encode_ask
-from qmt_bridge.wire.topics import STATUS_TOPIC
+from qmt_bridge.wire.topics import STATUS_TOPIC, STORE_TOPIC, Topic
 
 logger = logging.getLogger(__name__)
 
@@ -162,16 +167,30 @@ class _Child:
         self.process.stdin.close()
 
 
-class _Questions:
-    """Asks the feeder for its heartbeat; answers of another run's feeder are ignored."""
+def _of_feeder(answer: bytes) -> str | None:
+    """Return the run to which the feeder of an answer belongs; raise `WireError` for another answer."""
+    reply = decode_reply(answer)
+    body = reply.body if isinstance(reply, TopicState) else None
+    return None if body is None else read_status(body).instance
 
-    def __init__(self, config: Config, instance: str) -> None:
-        """Connect; raise `ConfigError` for keys or an address that cannot be used."""
-        self._instance = instance
-        ask = endpoint.supervised_endpoint(config)
+
+def _of_store(answer: bytes) -> str | None:
+    """Return the run to which the store of an answer belongs; raise `WireError` for another answer."""
+    frames = decode_history(answer).frames
+    return decode_status(bytes(frames[0].body)).instance if frames else None
+
+
+class _Questions:
+    """Asks a part for its status; answers of another run's part are ignored."""
+
+    def __init__(self, where: Endpoint, topic: Topic, instance_of: Callable[[bytes], str | None], run: str) -> None:
+        """Connect; raise `ConfigError` for an address that cannot be used."""
+        self._topic = topic
+        self._instance_of = instance_of
+        self._run = run
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         try:
-            self._socket = sockets.connect_dealer(self._context, ask.address, ask.curve)
+            self._socket = sockets.connect_dealer(self._context, where.address, where.curve)
         except BaseException:
             self._context.term()
             raise
@@ -179,10 +198,10 @@ class _Questions:
     def ask(self) -> None:
         """Ask, if there is a connection."""
         with contextlib.suppress(zmq.Again):
-            self._socket.send(encode_ask(CatchUp(0, [STATUS_TOPIC])), zmq.NOBLOCK)
+            self._socket.send(encode_ask(CatchUp(0, [self._topic])), zmq.NOBLOCK)
 
     def answered(self) -> bool:
-        """Return whether our feeder has answered since the last call."""
+        """Return whether our part has answered since the last call."""
         ours = False
         while True:
             try:
@@ -191,9 +210,7 @@ class _Questions:
                 return ours
             # Another program may listen there; its answers are ignored.
             with contextlib.suppress(WireError):
-                reply = decode_reply(answer)
-                body = reply.body if isinstance(reply, TopicState) else None
-                ours = ours or (body is not None and read_status(body).instance == self._instance)
+                ours = self._instance_of(answer) == self._run or ours
 
     def close(self) -> None:
         """Disconnect."""
@@ -202,10 +219,10 @@ class _Questions:
 
 
 class _Run:
-    """The parts of one run, and whether they have been ready: a feeder, and for `up` a gateway too."""
+    """The parts of one run, and whether they have been ready: a feeder, and for `up` a gateway and a store."""
 
     def __init__(self, config: Config, settings: Mapping[str, Sequence[str]], ready: Ready) -> None:
-        """Connect to the feeder's socket for questions; raise `ConfigError` for keys that cannot be used."""
+        """Connect to the sockets for questions; raise `ConfigError` for keys that cannot be used."""
         self._config = config
         self._ready = ready
         self._instance = secrets.token_hex(8)
@@ -219,8 +236,15 @@ class _Run:
         }
         self._feeder = parts["feeder"]
         self._gateway = parts.get("gateway")
+        self._store = parts.get("store")
         self._children = tuple(parts.values())
-        self._questions = _Questions(config, self._instance)
+        self._needed = tuple(each for each in self._children if each is not self._store)
+        asked = endpoint.supervised_endpoint(config)
+        self._questions = _Questions(asked, STATUS_TOPIC, _of_feeder, self._instance)
+        self._store_questions: _Questions | None = None
+        if self._store is not None:
+            asked = endpoint.supervised_store(config)
+            self._store_questions = _Questions(asked, STORE_TOPIC, _of_store, self._instance)
         # A short limit needs more questions, and the wait for a frozen gateway must not delay the answers of the
         # feeder.
         quarter = config.freeze_timeout / 4 or ASK_EVERY
@@ -241,9 +265,11 @@ class _Run:
             return False
         self._note_feeder_answer(now)
         if now >= self._next_ask:
-            began = all(each.pulse.began for each in self._children)
+            began = all(each.pulse.began for each in self._needed)
             self._next_ask = now + (self._ask_every if self._was_ready and began else POLL)
             self._questions.ask()
+            if self._store_questions is not None:
+                self._store_questions.ask()
             if self._gateway is not None:
                 now = self._ask_gateway(self._gateway, stop)
         for each in self._children:
@@ -258,6 +284,8 @@ class _Run:
         for each in sorted(self._children, key=lambda each: STOP_SECONDS[each.part]):
             each.wait(asked + STOP_SECONDS[each.part])
         self._questions.close()
+        if self._store_questions is not None:
+            self._store_questions.close()
 
     def kill_at_once(self) -> None:
         """Kill the parts from within a signal handler."""
@@ -269,7 +297,7 @@ class _Run:
         code = part.watch(now)
         if code is None:
             return True
-        if not self._was_ready and not may_pass(code) and not part.replaced:
+        if part in self._needed and not self._was_ready and not may_pass(code) and not part.replaced:
             logger.error("%s ended with %s before it was ready", part.part, describe(code))
             return False
         logger.error("%s ended with %s; starting it again", part.part, describe(code))
@@ -279,6 +307,8 @@ class _Run:
         return True
 
     def _note_feeder_answer(self, now: float) -> None:
+        if self._store is not None and self._store_questions is not None and self._store_questions.answered():
+            self._store.pulse.beat(now)
         if self._questions.answered():
             self._feeder.pulse.beat(now)
             if self._gateway is None and not self._was_ready:
@@ -307,12 +337,13 @@ class _Run:
 
 
 def run(config: Config, settings: Mapping[str, Sequence[str]], stop: Stop, ready: Ready) -> int:
-    """Run the parts that `settings` names until `stop`; call `ready` once all of them are ready.
+    """Run the parts that `settings` names until `stop`; call `ready` once feeder and gateway are ready.
 
-    `settings` has the names of the settings that each part needs: `feeder`, and `gateway` if there is to be one. A part
-    that ends is started again. Before all have been ready once this is done only if it may help: the exit code says so,
-    or the part did not end by itself. Else return 1: the part has logged the error, and a new start would fail in the
-    same way. Raise `ConfigError` for addresses at which the parts cannot be asked.
+    `settings` has the names of the settings that each part needs: `feeder`, and `gateway` and `store` if there is to be
+    one. A part that ends is started again. Before feeder and gateway have been ready once this is done with them only
+    if it may help: the exit code says so, or the part did not end by itself. Else return 1: the part has logged the
+    error, and a new start would fail in the same way. Raise `ConfigError` for addresses at which the parts cannot be
+    asked.
     """
     check_addresses(config)
     parts = _Run(config, settings, ready)
@@ -328,8 +359,8 @@ def run(config: Config, settings: Mapping[str, Sequence[str]], stop: Stop, ready
 
 
 def check_addresses(config: Config) -> None:
-    """Raise `ConfigError` for an address of the feeder that a gateway cannot connect to."""
-    for name, address in endpoint.addresses(config).items():
+    """Raise `ConfigError` for an address of the feeder or of the store that a gateway cannot connect to."""
+    for name, address in {**endpoint.addresses(config), "store_addr": config.store_addr}.items():
         if address.startswith("tcp:") and address.rpartition(":")[2] in ("0", "*"):
             raise ConfigError(name, f"{address} is another port at each start; other processes need a fixed one")
         if address.startswith("inproc:"):

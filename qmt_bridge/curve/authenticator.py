@@ -31,6 +31,7 @@ OPENED_BY: dict[str, frozenset[str]] = {
     "trade_addr": frozenset(("trade",)),
     "ask_addr": frozenset(ROLES),
     "trade_ask_addr": frozenset(("ask", "download")),
+    "store_addr": frozenset(ROLES),
 }
 # Where libzmq asks about keys, and what says there that the folder was read.
 _ZAP = "inproc://zeromq.zap.01"

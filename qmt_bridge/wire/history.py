@@ -96,3 +96,36 @@ def frames_of(history: TopicHistory) -> Iterable[Frame]:
     """Return the messages of an answer as they arrived."""
     topic = Topic(history.topic)
     return [stored.frame(topic) for stored in history.frames]
+
+
+class StoreStatus(msgspec.Struct, frozen=True):
+    """How a store is: the answer to a question about `STORE_TOPIC` has it as the body of its only message.
+
+    `failure` is why messages are not stored at the moment; `left_out` counts those that arrived and were not stored
+    since the start, `refused` questions that were malformed or too many. `instance` is the run of `qmt-bridge up` that
+    has started the store, empty without one. `size` counts bytes on the disk, `days` are those that are stored.
+    """
+
+    time: int
+    version: str = ""
+    instance: str = ""
+    failure: str | None = None
+    topics: int = 0
+    stored: int = 0
+    left_out: int = 0
+    refused: int = 0
+    size: int = 0
+    days: tuple[str, ...] = ()
+
+
+_status_decoder = msgspec.json.Decoder(StoreStatus)
+
+
+def encode_status(status: StoreStatus) -> bytes:
+    """Return a status as the body of a message."""
+    return _encoder.encode(status)
+
+
+def decode_status(body: bytes) -> StoreStatus:
+    """Return the status that a body is; raise `WireError` if it is none."""
+    return read(_status_decoder, body)

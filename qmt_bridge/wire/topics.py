@@ -133,6 +133,8 @@ def behaviour_of(topic: str) -> Behaviour:
 
 
 STATUS_TOPIC = Topic("status/feeder/")
+# A store answers about itself; nothing is published there.
+STORE_TOPIC = Topic("status/store/")
 # The only prefix that a gateway listens to: the journal numbers the events of all accounts in one row.
 ALL_TRADES = Topic("trade/")
 

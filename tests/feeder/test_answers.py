@@ -12,12 +12,12 @@ import pytest
 
 from feeder import answers as answers_module
 from feeder.answers import MAX_ENVELOPE_BYTES, MAX_ENVELOPE_PARTS, TURN, TURN_BYTES, Answers, Outcome
-from feeder.askers import ASKER_BYTES
 from feeder.events import Event, Unsent
 from feeder.journal.journal import Journal
 from feeder.journal.thread import JournalThread
-from feeder.registry import Peer, Registry
+from feeder.registry import Registry
 from feeder.source import DownloadRequest, Source
+from qmt_bridge.answering.askers import ASKER_BYTES, Peer
 from qmt_bridge.errors import BadRequest, Refused, WireError
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.requests import (
@@ -254,7 +254,7 @@ def test_the_replies_to_a_closed_connection_are_dropped(asked: Asked) -> None:
 
 
 def test_a_reply_that_finds_no_room_is_told(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feeder.askers.ASKER_BYTES", 0)
+    monkeypatch.setattr("qmt_bridge.answering.askers.ASKER_BYTES", 0)
     asked.answers.take(A, encode_ask(StartDownload(2, ["600519.SH"], "1d")))
     assert asked.refused == [(b"a", "an answer", "too much waits for its asker, which does not read")]
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qmt_bridge.commands.doctor.findings.finding import Finding
-from tests.support.ports import WIRE, address_env, free_ports, tcp
+from tests.support.ports import UP, address_env, free_ports, tcp
 from tests.support.waiting import SLOWNESS
 
 SECONDS = 30.0 * SLOWNESS
@@ -31,11 +31,11 @@ class Machine:
     """The settings of a machine with free ports and a folder of its own; `run` returns the findings."""
 
     def __init__(self, folder: Path, **env: str) -> None:
-        self.port, *wire = free_ports(1 + len(WIRE))
+        self.port, *wire = free_ports(1 + len(UP))
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("QMT_BRIDGE_")}
         self.env |= {"QMT_BRIDGE_PORT": str(self.port), "QMT_BRIDGE_DATA_DIR": str(folder / "data")}
         self.env |= {"QMT_BRIDGE_API_KEY": KEY}
-        self.env |= address_env(dict(zip(WIRE, map(tcp, wire), strict=True)))
+        self.env |= address_env(dict(zip(UP, map(tcp, wire), strict=True)))
         self.env |= env
         self.printed = ""
         # Whether a program listens at these addresses: then the command waits as long as it does for a user.

@@ -23,6 +23,8 @@ ANY_PORT = f"tcp://{LOCAL}:0"
 # The settings of the feeder's addresses. Those of trade events are left at their defaults, in the data folder; but on
 # Windows the defaults are two ports of the machine.
 WIRE = ("market_addr", "ask_addr") + (("trade_addr", "trade_ask_addr") if sys.platform == "win32" else ())
+# Those of `qmt-bridge up`, which starts a store too.
+UP = (*WIRE, "store_addr")
 # Two addresses of the same text would be one socket for all questions; this one means the same as ANY_PORT.
 ANY_ADDRESSES = dict.fromkeys(WIRE, ANY_PORT) | {name: f"tcp://{LOCAL}:*" for name in WIRE if name == "trade_ask_addr"}
 
@@ -85,6 +87,11 @@ def tcp(port: int) -> str:
 def free_addresses() -> dict[str, str]:
     """Return the address settings of a feeder, at free ports."""
     return {name: tcp(port) for name, port in zip(WIRE, free_ports(len(WIRE)), strict=True)}
+
+
+def up_addresses() -> dict[str, str]:
+    """Return the address settings of a feeder and a store, at free ports."""
+    return {**free_addresses(), "store_addr": tcp(free_port())}
 
 
 def address_options(addresses: dict[str, str]) -> list[str]:

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from tests.support import waiting
-from tests.support.ports import WIRE, address_options, free_ports, tcp
+from tests.support.ports import UP, address_options, free_ports, tcp
 from tests.support.waiting import SLOWNESS
 
 DEADLINE = 20.0 * SLOWNESS
@@ -28,14 +28,14 @@ class Up:
     """A running `qmt-bridge up` on free ports."""
 
     def __init__(self, folder: Path, *arguments: str, start: Sequence[str] = START) -> None:
-        # Of the gateway, of market data, of questions; on Windows two more follow.
-        self.ports = free_ports(1 + len(WIRE))
+        # Of the gateway, of market data, of questions, at last of the store; on Windows two more are before it.
+        self.ports = free_ports(1 + len(UP))
         self.port = self.ports[0]
         self.market_addr = tcp(self.ports[1])
         self.lines: list[str] = []
         command = [*start, "up", *arguments]
         command += [f"--port={self.port}", f"--data-dir={folder}"]
-        command += address_options(dict(zip(WIRE, map(tcp, self.ports[1:]), strict=True)))
+        command += address_options(dict(zip(UP, map(tcp, self.ports[1:]), strict=True)))
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8"
         )

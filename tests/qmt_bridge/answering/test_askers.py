@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from feeder import askers as askers_module
-from feeder.askers import PATIENCE_SECONDS, RETRY_LAST, Askers, Replies
+from qmt_bridge.answering import askers as askers_module
+from qmt_bridge.answering.askers import PATIENCE_SECONDS, RETRY_LAST, Askers, Replies
 from qmt_bridge.wire.requests import TopicState, decode_reply
 
 A, B = (b"a",), (b"b", b"")

@@ -1,6 +1,6 @@
 """Replies that wait to be sent: connections take turns, each at its own pace; the size is limited for each and for all.
 
-Pure: time is an argument (seconds of any monotonic clock), no sockets. The publisher's thread takes one message after
+Pure: time is an argument (seconds of any monotonic clock), no sockets. The thread of the socket takes one message after
 another, tries to send it, and notes the result. An answer is made only when it is next, so only questions wait here.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from feeder.registry import Peer
 from qmt_bridge.wire.requests import Reply, encode_reply
 
 # Bytes of questions and answers that wait for one connection, and for all. A worker that starts again asks about a
@@ -27,7 +26,9 @@ RETRY_LAST = 0.05
 # Bytes of one waiting question beside its own size.
 _WAITING_BYTES = 500
 
-# Replies as they are made; None stands for work that made no reply. Bytes are those of an earlier version of the wire.
+# The ZeroMQ envelope of a question, which only the socket reads.
+Peer = tuple[bytes, ...]
+# Replies as they are made; None stands for work that made no reply. Bytes are sent as they are.
 Replies = Iterator[Reply | bytes | None]
 
 

@@ -1,0 +1,242 @@
+"""One run of the store: follow the feeder, write, answer, remove old days, until it is stopped. One thread."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from qmt_bridge import __version__, private
+from qmt_bridge.addresses import endpoint
+from qmt_bridge.config import Config
+from qmt_bridge.errors import BadRequest, ConfigError, WireError
+from qmt_bridge.handshakes import Links
+from qmt_bridge.process import child
+from qmt_bridge.process.child import TRY_AGAIN
+from qmt_bridge.process.stop import Stop
+from qmt_bridge.store.answers import Answers
+from qmt_bridge.store.database import DatabaseError
+from qmt_bridge.store.follower import Follower
+from qmt_bridge.store.log import Log
+from qmt_bridge.store.service import Service
+from qmt_bridge.system import clock
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.history import StoredFrame, StoreStatus, TopicHistory, encode_status
+from qmt_bridge.wire.requests import CatchUp
+from qmt_bridge.wire.shanghai import SHANGHAI
+from qmt_bridge.wire.topics import STORE_TOPIC, Topic, shown_topic
+
+logger = logging.getLogger(__name__)
+
+# Of the data folder.
+FOLDER = "store"
+# Seconds that a message waits at most until it is written: what a killed process loses.
+COMMIT_SECONDS = 0.05
+# Seconds between two times that what was written is brought to the disk: what a failure of the power loses.
+SYNC_SECONDS = 1.0
+# Seconds between two looks at old days, at the size of the store, and at the room on the disk.
+TRIM_SECONDS = 10.0
+LOOK_SECONDS = 0.5
+# The longest wait for a message; a request to end is seen after it.
+WAIT_SECONDS = 0.05
+# Messages that are taken before questions have their turn.
+TURN = 500
+# Below so many free bytes on the disk nothing is stored, so that the journal of trade events has room; the database
+# could not be opened either on a disk without any.
+RESERVE_BYTES = 256 * 1024 * 1024
+# It goes on when there are so many more.
+_MORE_BYTES = 64 * 1024 * 1024
+_MIB = 1024 * 1024
+_NS_PER_MS = 1_000_000
+
+
+class Store:
+    """A store with its sockets; `open`, then `turn` again and again, then `close`. One thread uses it."""
+
+    def __init__(self, config: Config, topics: Sequence[Topic]) -> None:
+        self._config = config
+        self._topics = topics
+        self._closing = ExitStack()
+        # Why nothing is stored; None while it is.
+        self.failure: str | None = None
+        self.lost = 0
+
+    def open(self) -> None:
+        """Open the log, listen and subscribe; raise `ConfigError` for what cannot be used."""
+        with ExitStack() as closing:
+            listened = endpoint.store_endpoint(self._config, "feeder")
+            followed = endpoint.followed_endpoint(self._config)
+            self.folder = self._make_folder()
+            self._log = Log(self.folder, self._config.store_max_mb)
+            closing.callback(self._log.close)
+            context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+            closing.callback(context.destroy, 0)
+            self._links = Links()
+            closing.callback(self._links.close)
+            self._since = dict.fromkeys(self._topics, clock.time_ns() // _NS_PER_MS)
+            self._answers = Answers(self._log, self._since)
+            self._service = Service(context, listened, self._config.curve_dir, self._links, self._answer)
+            closing.callback(self._service.close)
+            self._follower = Follower(context, followed, self._links, self._topics)
+            self._poller = self._make_poller()
+            now = clock.monotonic()
+            self._commit_at: float | None = None
+            self._sync_at: float | None = None
+            self._look_at = self._trim_at = now
+            self._closing = closing.pop_all()
+        logger.info(
+            "store started: %s, market %s, in %s, %s",
+            self._service.address,
+            self._config.market_addr,
+            self.folder,
+            f"{len(self._topics)} topics of its own" if self._topics else "what others subscribe",
+        )
+
+    @property
+    def address(self) -> str:
+        """Return where questions are answered."""
+        return self._service.address
+
+    def turn(self) -> None:
+        """Wait for messages and questions, and do what is due; raise `DatabaseError` if the disk fails."""
+        ready = dict(self._poller.poll(self._pause_ms(clock.monotonic())))
+        now = clock.monotonic()
+        self._service.admit(ready)
+        self._take(now)
+        self._service.take()
+        self._service.send(now)
+        now = clock.monotonic()
+        if self._commit_at is not None and now >= self._commit_at:
+            self._commit(now)
+        if self._sync_at is not None and now >= self._sync_at:
+            self._sync_at = None
+            self._log.sync()
+        if now >= self._look_at:
+            self._look(now)
+        if now >= self._trim_at:
+            self._trim_at = now + TRIM_SECONDS
+            self._trim()
+
+    def close(self) -> None:
+        """Write what has arrived, and close everything; raise `DatabaseError` if the disk fails."""
+        self._closing.close()
+
+    def status(self) -> StoreStatus:
+        """Return how the store is."""
+        return StoreStatus(
+            clock.time_ns() // _NS_PER_MS,
+            __version__,
+            child.instance(),
+            self.failure,
+            len(self._log),
+            self._log.stored,
+            self._log.left_out + self.lost + self._follower.strange,
+            self._service.refused,
+            self._log.size,
+            tuple(self._log.days),
+        )
+
+    def _take(self, now: float) -> None:
+        day = _today().isoformat()
+        for frame in self._follower.take(TURN):
+            if self.failure is not None:
+                self.lost += 1
+                continue
+            try:
+                self._log.append(frame, day)
+            except WireError as exc:
+                self._leave_out(frame, str(exc))
+            except BadRequest as exc:
+                self._leave_out(frame, exc.reason)
+        if self._log.waiting and self._commit_at is None:
+            self._commit_at = now + COMMIT_SECONDS
+
+    def _leave_out(self, frame: Frame, reason: str) -> None:
+        if not self.lost:
+            logger.warning("a message of %s is not stored: %s", shown_topic(frame.topic), reason)
+        self.lost += 1
+
+    def _commit(self, now: float) -> None:
+        self._commit_at = None
+        self._log.commit()
+        if self._sync_at is None:
+            self._sync_at = now + SYNC_SECONDS
+
+    def _answer(self, ask: CatchUp, text: str) -> TopicHistory:
+        if text != STORE_TOPIC:
+            return self._answers.answer(ask, text)
+        now = clock.time_ns()
+        body = msgspec.Raw(encode_status(self.status()))
+        return TopicHistory(ask.id, text, frames=[StoredFrame(0, 0, now, now, body)])
+
+    def _look(self, now: float) -> None:
+        self._look_at = now + LOOK_SECONDS
+        if self._service.look(now):
+            self._poller = self._make_poller()
+        for notice in self._links.look(now):
+            logger.log(logging.INFO if notice.good else logging.WARNING, "%s", notice.text)
+
+    def _trim(self) -> None:
+        oldest = _today() - timedelta(days=max(0, self._config.store_days - 1))
+        for day in self._log.trim(oldest.isoformat()):
+            logger.info("messages of %s were removed from the store", day)
+        free = shutil.disk_usage(self.folder).free
+        if self.failure is None and free < RESERVE_BYTES:
+            self.failure = f"the disk of {self.folder} has only {free // _MIB} MiB left"
+            logger.error("%s: nothing is stored until it has %d", self.failure, (RESERVE_BYTES + _MORE_BYTES) // _MIB)
+        elif self.failure is not None and free >= RESERVE_BYTES + _MORE_BYTES:
+            self.failure = None
+            logger.warning("the disk has room again: messages are stored; %d were not", self.lost)
+
+    def _pause_ms(self, now: float) -> int:
+        until = now + WAIT_SECONDS
+        for deadline in (self._commit_at, self._service.deadline()):
+            if deadline is not None:
+                until = min(until, deadline)
+        return max(0, int((until - now) * 1000) + (until > now))
+
+    def _make_poller(self) -> zmq.Poller:
+        poller = zmq.Poller()
+        for socket in (self._follower.socket, *self._service.readable()):
+            poller.register(socket, zmq.POLLIN)
+        return poller
+
+    def _make_folder(self) -> Path:
+        folder = self._config.data_path / FOLDER
+        try:
+            private.keep_folder(folder.parent)
+            private.make_folder(folder)
+        except OSError as exc:
+            raise ConfigError("data_dir", f"cannot make the folder {folder}: {exc.strerror or exc}") from exc
+        return folder
+
+
+def _today() -> date:
+    return datetime.fromtimestamp(clock.time_ns() / 1e9, SHANGHAI).date()
+
+
+def run(config: Config, topics: Sequence[Topic], stop: Stop) -> int:
+    """Run a store until `stop` is set; return the exit code of the process.
+
+    A disk that fails ends it, to be started again: what it misses meanwhile is a gap. Raise `ConfigError` for settings,
+    keys or a folder that cannot be used.
+    """
+    store = Store(config, topics)
+    store.open()
+    try:
+        while not stop.is_set():
+            store.turn()
+    except DatabaseError as exc:
+        logger.critical("the store cannot write or read: %s", exc)
+        with contextlib.suppress(DatabaseError):
+            store.close()
+        return TRY_AGAIN
+    store.close()
+    return 0

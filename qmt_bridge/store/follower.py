@@ -1,0 +1,53 @@
+"""The store as a consumer of the feeder: what is published, by prefixes, and topics of its own as demand."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+import zmq
+
+from qmt_bridge.addresses.endpoint import Endpoint
+from qmt_bridge.errors import WireError
+from qmt_bridge.handshakes import Links
+from qmt_bridge.sockets import connect_subscriber
+from qmt_bridge.store.record_time import STORED
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.topics import Topic
+
+logger = logging.getLogger(__name__)
+
+# Messages that wait here while the disk is slow; a batch of a market has at most 64 KiB, so they are at most 128 MiB.
+# As many as the high-water mark of the feeder wait there.
+RECEIVE_MARK = 2000
+
+
+class Follower:
+    """A SUB socket; one thread uses it."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], where: Endpoint, links: Links, topics: Iterable[Topic]
+    ) -> None:
+        """Connect and subscribe; raise `ConfigError`."""
+        self.socket = connect_subscriber(context, where.address, where.curve, links, where.name, RECEIVE_MARK)
+        # Messages that were none of the feeder's.
+        self.strange = 0
+        for kind in sorted(STORED):
+            # A prefix receives what others have subscribed, and asks the feeder for nothing.
+            self.socket.subscribe(f"{kind}/".encode())
+        for topic in topics:
+            self.socket.subscribe(topic.encode("ascii"))
+
+    def take(self, most: int) -> Iterator[Frame]:
+        """Yield at most `most` messages that have arrived."""
+        for _ in range(most):
+            try:
+                parts = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                yield Frame.from_parts(parts)
+            except WireError as exc:
+                if not self.strange:
+                    logger.warning("what came from the feeder's address is left out: %s", exc)
+                self.strange += 1
