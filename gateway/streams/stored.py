@@ -40,6 +40,8 @@ class StoredStream(Stream):
 
     def ask_store(self, cohort: Cohort, reading: Reading, now: float) -> None:
         """Ask the store what follows."""
+        if cohort.position.epoch:
+            reading.question = reading.question._replace(start=None, after=cohort.position)
         reading.at_store = True
         reading.fruitless_since = now
         self._questions.again(self, cohort, now)
@@ -56,20 +58,19 @@ class StoredStream(Stream):
         frames = [frame for frame in frames_of(answer) if not contains(cohort.position, frame)]
         gaps = [gap_of(hole) for hole in answer.holes]
         if not reading.answered:
-            opening = self._begin(reading, answer, gaps)
-            if opening is not None and not frames and not answer.seq:
+            opening = self._begin(reading, answer, gaps, position_of(frames[0]) if frames else None)
+            if opening is not None and not frames and not answer.seq and reading.question.end is None:
                 # Nothing is stored, so the client gets what it would get without a start.
                 self._ask_last(cohort, reading, now)
                 return
         self._deliver_stored(cohort, reading, frames, gaps)
         if answer.seq:
-            cohort.position = max(cohort.position, answer.position)
+            cohort.position = max(cohort.position, self._exact(answer, reading))
         question = reading.question
-        after = cohort.position if cohort.position.epoch else question.after
         # A time of day stays the one of the day that the first answer meant.
-        start = None if after is not None else answer.start_ms or question.start
+        start = None if question.start is None else answer.start_ms or question.start
         end = answer.end_ms or question.end
-        reading.question = question._replace(start=start, after=after, end=end, room=question.chunk)
+        reading.question = question._replace(start=start, end=end, room=question.chunk)
         if frames:
             reading.fruitless_since = now
         if answer.more:
@@ -79,10 +80,16 @@ class StoredStream(Stream):
         else:
             self._end_reading(cohort, reading, now)
 
-    def _begin(self, reading: Reading, answer: TopicHistory, gaps: list[Gap]) -> Gap | None:
-        """Tell where the records begin; return what is missing there."""
+    def _exact(self, answer: TopicHistory, reading: Reading) -> Position:
+        """Return the position of an answer; a client that named it may have rounded its epoch, as browsers do."""
+        known = (self.epoch, reading.target.epoch)
+        epoch = next((epoch for epoch in known if float(epoch) == float(answer.epoch)), answer.epoch)
+        return Position(answer.epoch if answer.frames else epoch, answer.seq)
+
+    def _begin(self, reading: Reading, answer: TopicHistory, gaps: list[Gap], first: Position | None) -> Gap | None:
+        """Tell where the records begin; return what is missing there, before the first one."""
         reading.answered = True
-        opening = next((gap for gap in gaps if gap.after is None), None)
+        opening = next((gap for gap in gaps if gap.after is None or (first is not None and gap.before == first)), None)
         if opening is not None:
             gaps.remove(opening)
         from_ms = answer.from_ms if opening is not None else answer.start_ms or answer.from_ms
