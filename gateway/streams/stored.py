@@ -1,8 +1,8 @@
 """Streams whose members may be read what the store of the day has, before they meet the live stream. Pure.
 
 The phases are those of a journal's reader (see `cohort`): a chunk is delivered, and once the client was sent it the
-next one is asked for. The frames that are held meanwhile are the end of the reading: where they follow what was read, they
-are delivered and the member is live. A member is never given a frame twice, and what is missing is told with both
+next one is asked for. The frames that are held meanwhile are the end of the reading: where they follow what was read,
+they are delivered and the member is live. A member is never given a frame twice, and what is missing is told with both
 sides.
 """
 
