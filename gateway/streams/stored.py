@@ -53,7 +53,7 @@ class StoredStream(Stream):
             return
         cohort.asked_at = now
         if answer.state == "refused":
-            self._give_up(cohort, reading, "not_stored", now)
+            self._give_up(cohort, reading, "store_away" if answer.code == "internal" else "not_stored", now)
             return
         frames = [frame for frame in frames_of(answer) if not contains(cohort.position, frame)]
         gaps = [gap_of(hole) for hole in answer.holes]
@@ -63,7 +63,7 @@ class StoredStream(Stream):
                 # Nothing is stored, so the client gets what it would get without a start.
                 self._ask_last(cohort, reading, now)
                 return
-        self._deliver_stored(cohort, reading, frames, gaps)
+        behind = self._deliver_stored(cohort, reading, frames, gaps)
         if answer.seq:
             cohort.position = max(cohort.position, self._exact(answer, reading))
         question = reading.question
@@ -76,6 +76,9 @@ class StoredStream(Stream):
         if answer.more:
             self._drain(cohort)
         elif question.end is not None:
+            for gap in behind:
+                # Its other side is after the end.
+                reading.reader.gap(gap)
             self._end(cohort, reading)
         else:
             self._end_reading(cohort, reading, now)
@@ -89,7 +92,7 @@ class StoredStream(Stream):
     def _begin(self, reading: Reading, answer: TopicHistory, gaps: list[Gap], first: Position | None) -> Gap | None:
         """Tell where the records begin; return what is missing there, before the first one."""
         reading.answered = True
-        opening = next((gap for gap in gaps if gap.after is None or (first is not None and gap.before == first)), None)
+        opening = next((gap for gap in gaps if gap.after is None or first is None or gap.before == first), None)
         if opening is not None:
             gaps.remove(opening)
         from_ms = answer.from_ms if opening is not None else answer.start_ms or answer.from_ms
@@ -97,8 +100,11 @@ class StoredStream(Stream):
         self._start(reading.reader, answer.epoch, answer.seq, reading.outcome)
         return opening
 
-    def _deliver_stored(self, cohort: Cohort, reading: Reading, frames: list[Frame], gaps: list[Gap]) -> None:
-        """Deliver frames, each after the gaps before it; a gap without another side is told once that is known."""
+    def _deliver_stored(self, cohort: Cohort, reading: Reading, frames: list[Frame], gaps: list[Gap]) -> deque[Gap]:
+        """Deliver frames, each after the gaps before it; return the gaps behind the last one.
+
+        A gap without another side is told once that is known.
+        """
         told = deque(gap for gap in gaps if gap.before is not None and gap.before > cohort.position)
         for frame in frames:
             position = position_of(frame)
@@ -106,6 +112,7 @@ class StoredStream(Stream):
                 reading.reader.gap(told.popleft())
             reading.reader.deliver(frame)
             cohort.position = position
+        return told
 
     def _end_reading(self, cohort: Cohort, reading: Reading, now: float) -> None:
         """Go on with the held frames, if they follow what the store has."""
