@@ -161,7 +161,9 @@ def test_the_cost_of_an_encoding_stands_beside_its_rate():
     assert rows[OURS.name] == [OURS.name, "2,000,000", "150,000", "1.00 ms", "1.50 ms"]
 
 
-@pytest.mark.parametrize(("ratio", "said"), [(0.9876, "0.988"), (28.31, "28.3"), (284.4, "284"), (2249.6, "2,250")])
+@pytest.mark.parametrize(
+    ("ratio", "said"), [(0.9876, "0.988"), (28.31, "28.3"), (284.4, "284"), (999.7, "1,000"), (2249.6, "2,250")]
+)
 def test_a_multiple_has_three_digits_or_is_whole(ratio, said):
     assert multiple(ratio) == said
 

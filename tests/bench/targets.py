@@ -26,8 +26,8 @@ def over_rounds(rounds: Sequence[Figures]) -> Figures:
 
 
 def multiple(ratio: float) -> str:
-    """Return a ratio with three digits, or as a whole number if it has more."""
-    return f"{ratio:,.0f}" if ratio >= 1000 else f"{ratio:.3g}"
+    """Return a ratio with three digits, or as a whole number from a hundred on."""
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"
 
 
 class Verdict(NamedTuple):
