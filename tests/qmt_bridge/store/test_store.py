@@ -150,6 +150,19 @@ def test_a_topic_of_its_own_is_stored_without_a_consumer(feed: Published, config
         assert asker.ask(OTHER, start="00:00").frames[0].seq == 1
 
 
+def test_a_topic_of_its_own_is_followed_while_there_is_a_connection(tmp_path: Path) -> None:
+    config = Config(**free_addresses(), data_dir=str(tmp_path / "feeder"), store_addr="tcp://127.0.0.1:*", grace=0.0)
+    soon = (time.time_ns() + 3600 * 10**9) // 1_000_000
+    with stored(msgspec.structs.replace(config, data_dir=str(tmp_path / "data")), OTHER) as (_, asker):
+        assert asker.ask(OTHER, start=soon).holes == [Hole("store_began")]
+        feed = Published(config)
+        try:
+            wait_for(lambda: asker.ask(OTHER, start=soon).holes == [], "the topic to be followed")
+        finally:
+            feed.stop()
+        wait_for(lambda: asker.ask(OTHER, start=soon).holes == [Hole("store_began")], "the end of the connection")
+
+
 def test_store_and_live_stream_have_every_message_once(feed: Published, config: Config) -> None:
     """As a gateway reads it: subscribe first, then ask until the store has reached the first live message."""
     with stored(config, OTHER) as (_, asker):
