@@ -444,7 +444,14 @@ def test_full_disk_is_told_and_what_it_costs_is_a_gap(
 ) -> None:
     free = app.RESERVE_BYTES * 4
     monkeypatch.setattr(app, "TRIM_SECONDS", 0.01)
-    monkeypatch.setattr(app.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    looks = 0
+
+    def disk_usage(_: Path) -> SimpleNamespace:
+        nonlocal looks
+        looks += 1
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr(app.shutil, "disk_usage", disk_usage)
     with stored(config) as (_, asker):
         follow(feed, asker)
         free = app.RESERVE_BYTES - 1
@@ -455,7 +462,9 @@ def test_full_disk_is_told_and_what_it_costs_is_a_gap(
         wait_for(lambda: asker.status().left_out >= lost + 10, "messages to be lost")
         assert len(asker.ask(TOPIC, start="00:00").frames) > 0
         # As long as there is little more, nothing is stored.
-        free = app.RESERVE_BYTES
+        free, seen = app.RESERVE_BYTES, looks
+        wait_for(lambda: looks >= seen + 3, "looks at the disk")
+        assert asker.status().failure is not None
         feed.publish(10)
         wait_for(lambda: asker.status().left_out >= lost + 20, "messages to be lost")
         free = app.RESERVE_BYTES * 2
