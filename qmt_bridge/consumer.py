@@ -18,10 +18,10 @@ from qmt_bridge.addresses.endpoint import Endpoint, market_endpoints, trade_endp
 from qmt_bridge.config import Config, default
 from qmt_bridge.errors import BadRequest, WireError, WireVersionError
 from qmt_bridge.handshakes import Links, Notice, Trouble
+from qmt_bridge.reading.stored_topic import StoredTopic
 from qmt_bridge.sequence import Events, LastValues
 from qmt_bridge.silence import Silence
 from qmt_bridge.sockets import connect_dealer, connect_subscriber
-from qmt_bridge.stored_topic import StoredTopic
 from qmt_bridge.system import clock
 from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.frames import Frame

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from qmt_bridge.errors import Refused, WireError, WireVersionError
-from qmt_bridge.stored_topic import StoredTopic
+from qmt_bridge.reading.stored_topic import StoredTopic
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import TopicHistory
 from qmt_bridge.wire.journal import replayed, successors

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from qmt_bridge import stored_topic, subscribe
+from qmt_bridge import subscribe
 from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest, Refused
-from qmt_bridge.stored_topic import PATIENCE, StoredTopic
+from qmt_bridge.reading import stored_topic
+from qmt_bridge.reading.stored_topic import PATIENCE, StoredTopic
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import TopicHistory
