@@ -95,7 +95,8 @@ class Seen:
     __slots__ = ("_framed", "_payload", "body", "frame", "view")
 
     def __init__(self, frame: Frame, view: View) -> None:
-        self.frame = frame
+        # A copy: `frame` refers to this object, and would never be freed if this object referred to it.
+        self.frame = frame.with_body(frame.body)
         self.view = view
         # The sender counts the size of the body, which is near that of the payload.
         self.body = frame.body
