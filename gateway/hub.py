@@ -33,6 +33,8 @@ class Hub:
 
     def __init__(self, upstream: Upstream) -> None:
         self.streams: dict[Topic, Stream] = {}
+        # Those of market data, by their topics as they are on the wire: to decode a topic takes as long as to find it.
+        self.market: dict[bytes, Stream] = {}
         # Frames received.
         self.received = 0
         self._upstream = upstream
@@ -131,13 +133,17 @@ class Hub:
                 stream.probed_by(question)
 
     def _open(self, topic: Topic) -> Stream:
-        kind = EventStream if behaviour_of(topic).keeps == "journal" else ValueStream
+        behaviour = behaviour_of(topic)
+        kind = EventStream if behaviour.keeps == "journal" else ValueStream
         stream = self.streams[topic] = kind(topic, self._questions, self._losses)
+        if behaviour.socket == "market":
+            self.market[topic.encode("ascii")] = stream
         self._upstream.subscribe(topic)
         return stream
 
     def _close_if_empty(self, stream: Stream) -> None:
         if stream.empty and self.streams.pop(stream.topic, None) is not None:
+            self.market.pop(stream.topic.encode("ascii"), None)
             self._upstream.unsubscribe(stream.topic)
 
     def _ask_anew(self, streams: Iterable[Stream], now: float) -> None:

@@ -20,7 +20,8 @@ from qmt_bridge.wire.topics import Topic
 WIRE_VERSION = 2
 # epoch, seq, received_ns, published_ns (docs/wire.md)
 _STAMP = struct.Struct(">4Q")
-_STAMP_BYTES = _STAMP.size
+STAMP_BYTES = _STAMP.size
+_read_stamp = _STAMP.unpack_from
 # A batch of whole-market data; one of 5,400 codes would be 2.6 MB and hold up everything behind it. libzmq counts
 # messages: with `sockets.HIGH_WATER_MARK` of them at most 256 MiB wait for a consumer that does not read.
 BATCH_BYTES = 64 * 1024
@@ -260,12 +261,18 @@ class Frame(msgspec.Struct, eq=False, gc=False):
         """Read the two parts of a ZeroMQ message; raise `WireError` if they are not ours."""
         try:
             head, body = parts
-            epoch, seq, received_ns, published_ns = _STAMP.unpack_from(head, len(head) - _STAMP_BYTES)
-            return cls(Topic(head[:-_STAMP_BYTES].decode("ascii")), epoch, seq, received_ns, published_ns, body)
+            epoch, seq, received_ns, published_ns = _STAMP.unpack_from(head, len(head) - STAMP_BYTES)
+            return cls(Topic(head[:-STAMP_BYTES].decode("ascii")), epoch, seq, received_ns, published_ns, body)
         except (ValueError, struct.error) as exc:
             if _is_version_1(parts):
                 raise WireVersionError(1, WIRE_VERSION) from exc
             raise WireError(f"not a frame: {len(parts)} parts of {[len(part) for part in parts][:10]} bytes") from exc
+
+    @classmethod
+    def of_topic(cls, topic: Topic, head: bytes, body: bytes) -> Frame:
+        """Return the frame of a message whose first part is known to be `topic` and a stamp."""
+        epoch, seq, received_ns, published_ns = _read_stamp(head, len(head) - STAMP_BYTES)
+        return cls(topic, epoch, seq, received_ns, published_ns, body)
 
     def to_parts(self) -> list[bytes]:
         """Return the two parts to send: topic and stamp, and the body."""
@@ -295,9 +302,9 @@ class LastValue(Frame):
 
 def is_head(part: bytes) -> bool:
     """Return whether the first part of a message may be ours: a topic and a stamp."""
-    return part[-_STAMP_BYTES - 1 : -_STAMP_BYTES] == b"/"
+    return part[-STAMP_BYTES - 1 : -STAMP_BYTES] == b"/"
 
 
 def _is_version_1(parts: Sequence[bytes]) -> bool:
     """Return whether a message is one of version 1, which had three parts: topic, stamp, body."""
-    return len(parts) == 3 and parts[0][-1:] == b"/" and len(parts[1]) == _STAMP_BYTES
+    return len(parts) == 3 and parts[0][-1:] == b"/" and len(parts[1]) == STAMP_BYTES
