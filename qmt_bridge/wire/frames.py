@@ -22,6 +22,7 @@ WIRE_VERSION = 2
 _STAMP = struct.Struct(">4Q")
 STAMP_BYTES = _STAMP.size
 _read_stamp = _STAMP.unpack_from
+_pack_header = struct.Struct(">BBH").pack
 # A batch of whole-market data; one of 5,400 codes would be 2.6 MB and hold up everything behind it. libzmq counts
 # messages: with `sockets.HIGH_WATER_MARK` of them at most 256 MiB wait for a consumer that does not read.
 BATCH_BYTES = 64 * 1024
@@ -231,7 +232,7 @@ def framed(payload: bytes, binary: bool = False, deflated: bool = False) -> byte
     if size < 126:
         return bytes((first, size)) + payload
     if size < 65536:
-        return bytes((first, 126)) + size.to_bytes(2, "big") + payload
+        return _pack_header(first, 126, size) + payload
     return bytes((first, 127)) + size.to_bytes(8, "big") + payload
 
 
@@ -249,7 +250,8 @@ class Frame(msgspec.Struct, eq=False, gc=False):
     received_ns: int
     published_ns: int
     body: bytes
-    _framed: bytes | None = None
+    # The WebSocket frame, once it has been built.
+    prepared: bytes | None = None
     # The frame in other forms than its body, cached by the code that renders them.
     seen: dict[Any, Any] | None = None
 
@@ -291,9 +293,9 @@ class Frame(msgspec.Struct, eq=False, gc=False):
     @property
     def framed(self) -> bytes:
         """Return the body as a WebSocket frame, the same bytes for every client; built once."""
-        if self._framed is None:
-            self._framed = framed(self.body)
-        return self._framed
+        if self.prepared is None:
+            self.prepared = framed(self.body)
+        return self.prepared
 
 
 class LastValue(Frame):
