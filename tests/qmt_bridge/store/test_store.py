@@ -150,7 +150,7 @@ def test_a_topic_of_its_own_is_stored_without_a_consumer(feed: Published, config
         assert asker.ask(OTHER, start="00:00").frames[0].seq == 1
 
 
-def test_a_topic_of_its_own_is_followed_while_there_is_a_connection(tmp_path: Path) -> None:
+def test_a_topic_of_its_own_is_followed_while_connected(tmp_path: Path) -> None:
     config = Config(**free_addresses(), data_dir=str(tmp_path / "feeder"), store_addr="tcp://127.0.0.1:*", grace=0.0)
     soon = (time.time_ns() + 3600 * 10**9) // 1_000_000
     with stored(msgspec.structs.replace(config, data_dir=str(tmp_path / "data")), OTHER) as (_, asker):
