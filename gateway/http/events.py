@@ -221,7 +221,8 @@ class _Stream:
     async def _begin(self, frame: dict[str, Any]) -> None:
         """Begin the answer with the ack, or deny a request of which nothing is served."""
         rejected = frame.get("rejected") or ()
-        if rejected and not frame.get("added"):
+        refused = len({each["code"] for each in rejected}) + frame.get("rejected_more", 0)
+        if rejected and not frame.get("added") and refused >= len(self._marks.names):
             self._deny(rejected[0]["error"], rejected[0]["reason"])
             return
         self._started = True
