@@ -46,13 +46,14 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
     if options.resume:
         raise BadRequest("bad_request", "start and resume both say where to begin; choose one")
     end = options.end
-    if end is not None:
-        read_moment(end, "end")
+    until = None if end is None else read_moment(end, "end")
     chunk = chunk_bytes(outbox_bytes)
     # The first answers come for all topics at once, the later ones as it is each topic's turn.
     room = max(1, min(chunk, chunk * OF_CLIENT // max(1, len(named))))
     if not isinstance(options.start, dict):
-        read_moment(options.start, "start")
+        begin = read_moment(options.start, "start")
+        if until is not None and until.of_day == begin.of_day and until.ms < begin.ms:
+            raise BadRequest("bad_request", "end is before start")
         return dict.fromkeys(named, StoreQuestion(options.start, None, end, room, chunk))
     positions = positions_by_topic(options.start, named, "start")
     return {topic: StoreQuestion(None, position, end, room, chunk) for topic, position in positions.items()}

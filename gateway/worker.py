@@ -19,6 +19,7 @@ from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
 from gateway.http.admission import Purses
+from gateway.http.events import EVENTS
 from gateway.http.leases import Leases
 from gateway.http.store_link import StoreLink
 from gateway.keys.entry import Entry
@@ -56,7 +57,7 @@ class Worker:
         self.leases = Leases(self.feed.hub, self.slices, self.shares)
         self.purses = Purses(config)
         self.store = StoreLink(config)
-        self._exporter = Exporter(ENDPOINTS)
+        self._exporter = Exporter((*ENDPOINTS, *EVENTS))
 
     def numbers(self) -> Numbers:
         """Return all numbers of this worker as they are now."""

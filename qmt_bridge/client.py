@@ -28,6 +28,7 @@ from websockets.typing import Subprotocol
 from qmt_bridge.bookmark import Bookmark, BookmarkFile
 from qmt_bridge.errors import BadRequest, CallbackError, ConfigError, Disconnected
 from qmt_bridge.reading.backlog import Backlog, Lag
+from qmt_bridge.reading.places import Places
 from qmt_bridge.reading.reader import Reader
 from qmt_bridge.stream import (
     Retries,
@@ -35,7 +36,9 @@ from qmt_bridge.stream import (
     StreamState,
     Verdict,
     is_formula_value,
+    is_stamped,
     is_trade_event,
+    is_untyped,
     refused_codes,
     server_error,
 )
@@ -73,6 +76,12 @@ class QuoteOptions(TypedDict, total=False):
     mode: Literal["latest", "all"]
     # False: do not send the last known value first.
     snapshot: bool
+    # Begin with what the store of the day has: from a time on ("09:30:00", ISO 8601, or milliseconds since 1970).
+    start: str | int
+    # With `start`: up to then, and nothing live; the stream ends there.
+    end: str | int
+    # Go on after the last message of each code when the connection was lost, and leave nothing out.
+    complete: bool
 
 
 def _trusting(tls: str | os.PathLike[str] | ssl.SSLContext) -> ssl.SSLContext:
@@ -112,6 +121,9 @@ class QMTClient:
     Quotes and depth take options, which are sent only if they are given: ``fields=["lastPrice"]`` of each record,
     ``max_rate_ms=500`` (one frame of a code in that time: the newest tick, every bar and print), ``mode="all"`` (no
     conflation; a slow client is disconnected instead), ``snapshot=False`` (do not send the last known value first).
+    ``start="09:30:00"`` begins with what the gateway's store has of the day, and goes on live; after a lost connection
+    each code goes on where it was. With ``end`` the stream ends there. ``complete=True``: without a `start` too, and
+    nothing is left out for a slow callback. What the store does not have is told to `on_state` as ``gap``.
 
     A callback (or a loop's body) may take its time: the client goes on reading. Once a frame has waited for half a
     second the callback gets the newest value of each code, and `on_state` is told ``lagging``, what was ``skipped``,
@@ -160,8 +172,7 @@ class QMTClient:
         codes = _checked_codes("stocks", stocks)
         given = _checked_options(options)
         requests = ({"stocks": part, "period": period, **given} for part in _parts(codes))
-        versions = _versions(VERSIONS.get(period, "none"), given)
-        return self._frames(Stream("/ws/realtime", requests, codes, versions=versions))
+        return self._quotes("/ws/realtime", requests, codes, given, VERSIONS.get(period, "none"))
 
     async def subscribe_realtime(
         self, stocks: Iterable[str], callback: Callback, period: str = "tick", **options: Unpack[QuoteOptions]
@@ -176,8 +187,7 @@ class QMTClient:
         codes = _checked_codes("codes", codes)
         given = _checked_options(options)
         requests = ({"codes": part, **given} for part in _parts(codes))
-        versions = _versions("code", given)
-        return self._frames(Stream("/ws/whole_quote", requests, codes, versions=versions, joined=True))
+        return self._quotes("/ws/whole_quote", requests, codes, given, "code", joined=True)
 
     async def subscribe_whole_quote(
         self, codes: Iterable[str], callback: Callback, **options: Unpack[QuoteOptions]
@@ -193,7 +203,7 @@ class QMTClient:
         # A server of the documented layer only does not know gear_num, so it is sent only if it is not the default.
         given = _checked_options(options) | ({"gear_num": gear_num} if gear_num else {})
         requests = ({"stocks": part, **given} for part in _parts(codes))
-        return self._frames(Stream("/ws/l2_thousand", requests, codes, versions=_versions("code", given)))
+        return self._quotes("/ws/l2_thousand", requests, codes, given, "code")
 
     async def subscribe_l2_thousand(
         self, stocks: Iterable[str], callback: Callback, gear_num: int = 0, **options: Unpack[QuoteOptions]
@@ -285,6 +295,22 @@ class QMTClient:
         """Call back with every value of a formula; see `formula`."""
         await _drive(self.formula(formula_name, stock_code, period, count, dividend_type, params), callback)
 
+    def _quotes(
+        self,
+        path: str,
+        requests: Iterable[dict[str, Any]],
+        codes: list[str],
+        given: dict[str, Any],
+        versions: Versions,
+        *,
+        joined: bool = False,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        places = Places(codes) if given.get("seq") else None
+        # Stored messages come as fast as they are read, and none of them is to be left out here.
+        versions = "none" if places is not None or given.get("mode") == "all" else versions
+        carries = is_untyped if places is None else is_stamped
+        return self._frames(Stream(path, requests, codes, carries, versions=versions, joined=joined, places=places))
+
     async def _frames(self, stream: Stream, saved: BookmarkFile | None = None) -> AsyncGenerator[dict[str, Any], None]:
         retries = Retries(asyncio.get_running_loop().time() + self._connect_timeout)
         saving = _Saving(saved)
@@ -300,7 +326,9 @@ class QMTClient:
                     if verdict is Verdict.AGAIN:
                         loss = _Loss(str(server_error(frame)))
                         break
-                    yield frame
+                    if verdict is Verdict.END:
+                        return
+                    yield stream.shown(frame)
                     if verdict is Verdict.LAST:
                         return
                     # The caller has asked for the next frame, so it has finished with this one.
@@ -514,11 +542,15 @@ def _checked_options(options: QuoteOptions) -> dict[str, Any]:
         if not fields:
             raise BadRequest("bad_request", f"fields must be a non-empty list of names, got {options['fields']!r}")
         given["fields"] = fields
-    return given
-
-
-def _versions(versions: Versions, given: dict[str, Any]) -> Versions:
-    return "none" if given.get("mode") == "all" else versions
+    complete = given.pop("complete", False)
+    if complete and given.get("max_rate_ms"):
+        raise BadRequest("bad_request", "complete leaves nothing out, and max_rate_ms does; choose one")
+    if "end" in given and "start" not in given:
+        raise BadRequest("bad_request", "end is that of a part of the day, which needs a start")
+    if complete or "start" in given:
+        # With its position a code goes on where it was.
+        given["seq"] = True
+    return given | {"mode": "all"} if complete else given
 
 
 def _checked_port(port: int) -> int:

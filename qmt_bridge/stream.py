@@ -17,6 +17,7 @@ import orjson
 from qmt_bridge.bookmark import Bookmark, fingerprint
 from qmt_bridge.closes import may_reconnect
 from qmt_bridge.errors import Disconnected, ServerError
+from qmt_bridge.reading.places import Places
 from qmt_bridge.wire.topics import Versions
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ Happening = Literal[
     "feed_ended",
     "snapshot_end",
     "skipped",
+    "gap",
     "lagging",
     "caught_up",
 ]
@@ -69,6 +71,8 @@ class StreamState:
     - ``skipped``: `count` messages are lost, or an unknown number if it is 0 (`reason`: ``slow_callback``: left out
       here, because newer ones had come before the callback was ready; ``slow_client``: left out by the gateway;
       ``feed_gap``, or for trade events ``journal_gap``, which only a fault of the gateway's side can cause).
+    - ``gap``: a part of what `start` asked for is missing (`reason`, `codes`; `gap` is the notice itself, with the
+      positions before and behind it as far as they are known).
     - ``lagging``: the callback is behind (`reason` ``slow_callback``). From now on it gets the newest value of each
       code; what must not be left out waits. ``caught_up``: it is not behind any more, nothing waits. Their `count` is
       how many messages were left out since it fell behind, here and at the gateway: a sum of what ``skipped`` tells.
@@ -85,6 +89,7 @@ class StreamState:
     count: int = 0
     data_lost: bool = False
     codes: tuple[str, ...] = ()
+    gap: dict[str, Any] | None = None
 
 
 class Verdict(Enum):
@@ -93,6 +98,8 @@ class Verdict(Enum):
     DELIVER = auto()
     # Deliver it; the stream ends after it.
     LAST = auto()
+    # The stream has ended before it: all up to the option `end` was delivered.
+    END = auto()
     IGNORE = auto()
     # An error that does not end the stream: some codes are refused, or a close follows whose code tells what to do.
     WARN = auto()
@@ -110,6 +117,11 @@ def refused_codes(frame: dict[str, Any]) -> list[str]:
 def is_untyped(frame: dict[str, Any]) -> bool:
     """Return whether a frame is data of a stream whose data has no `type`: quotes, depth, progress."""
     return not isinstance(frame.get("type"), str)
+
+
+def is_stamped(frame: dict[str, Any]) -> bool:
+    """Return whether a frame is data of a stream whose frames have their positions."""
+    return frame.get("type") == "data"
 
 
 def is_formula_value(frame: dict[str, Any]) -> bool:
@@ -137,12 +149,17 @@ class Stream:
         bookmark: Bookmark | None = None,
         versions: Versions = "none",
         joined: bool = False,
+        places: Places | None = None,
     ) -> None:
         self.path = path
         # What a newer frame replaces while the caller is behind, and whether frames have many codes (backlog.Backlog).
         self.versions = versions
         self.joined = joined
-        self.requests = [orjson.dumps(request).decode() for request in requests]
+        self._first_requests = list(requests)
+        # The requests of the present connection, as text.
+        self.requests: list[str] = []
+        # Where each code goes on after a lost connection; None: the same requests are sent again.
+        self._places = places
         # A download: it ends by itself, with a frame that has a `status`.
         self.finite = finite
         # Trade events: their sequence numbers are followed in `bookmark`.
@@ -163,6 +180,12 @@ class Stream:
     def opened(self) -> None:
         """Forget the old connection: every request is sent again on the new one."""
         self.closing = False
+        resumed = self._first_requests
+        if self._places is not None:
+            resumed = [again for request in resumed for again in self._places.resume(request)]
+        self.requests = [orjson.dumps(request).decode() for request in resumed]
+        # The answers to these that have not ended yet (option `end`).
+        self._unended = len(self.requests)
         self._unrefused = set(self._codes)
         self._failure: dict[str, Any] | None = None
         self._compares = self.bookmark is not None and self.bookmark.event is not None
@@ -181,12 +204,22 @@ class Stream:
         if frame.get("type") == "error" or (self.finite and frame.get("status") == "error"):
             return self._judge_error(frame)
         if not self._carries(frame):
+            if frame.get("type") == "end":
+                self._unended -= 1
+                return Verdict.IGNORE if self._unended else Verdict.END
             self._take_notice(frame)
+            return Verdict.IGNORE
+        if self._places is not None and not self._places.take(frame):
             return Verdict.IGNORE
         if self.journaled and isinstance(frame.get("seq"), int) and self._is_seen(Bookmark(frame["seq"]), frame):
             return Verdict.IGNORE
         self._resumed()
         return Verdict.LAST if self.finite and frame.get("status") == "done" else Verdict.DELIVER
+
+    def shown(self, frame: dict[str, Any]) -> dict[str, Any]:
+        """Return a data frame as the caller gets it: without its position, which was asked for by the client itself."""
+        data: dict[str, Any] = frame if self._places is None else frame["data"]
+        return data
 
     def _is_seen(self, at: Bookmark, event: dict[str, Any]) -> bool:
         """Move the bookmark to an event; return whether it is the event that was seen last, which came again."""
@@ -230,6 +263,10 @@ class Stream:
             case "snapshot_end":
                 count, codes = frame.get("count") or 0, tuple(frame.get("codes") or ())
                 self.news.append(StreamState("snapshot_end", self.path, count=count, codes=codes))
+            case "gap":
+                named = frame.get("code")
+                codes = () if named is None else (named,)
+                self.news.append(StreamState("gap", self.path, reason, codes=codes, gap=frame))
             case "closing":
                 self.closing = True
                 self.news.append(StreamState("closing", self.path, reason))

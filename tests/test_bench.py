@@ -67,7 +67,9 @@ def test_the_search_returns_from_a_disturbed_measurement():
     undisturbed = server(100.0, seen)
 
     def measure(offered: float) -> Step:
-        return undisturbed(offered) if seen else Step(seen.append(offered) or offered, 5.0, False, {})
+        first = not seen
+        found = undisturbed(offered)
+        return found._replace(reached=5.0, held=False) if first else found
 
     best, _ = sustained(measure, 110.0, 20)
     assert best is not None

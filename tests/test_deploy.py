@@ -675,7 +675,7 @@ def test_every_documented_command_is_known(document):
 
 def test_documented_settings_files_load(tmp_path):
     blocks = [block for language, block in BLOCK.findall(text("docs/deploy.md")) if language == "toml"]
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         (tmp_path / "settings.toml").write_text(block, encoding="utf-8")
         config = load_config(tmp_path / "settings.toml", {})

@@ -112,6 +112,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
             "qmt_bridge.bookmark",
             "qmt_bridge.closes",
             "qmt_bridge.errors",
+            "qmt_bridge.reading.places",
             "qmt_bridge.reading.reader",
             "qmt_bridge.stream",
             "qmt_bridge.wire.topics",
@@ -120,12 +121,20 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         },
         set(),
     ),
+    ("qmt_bridge/reading/places.py", set(), IMPURE | {"random", "ssl"}),
     ("qmt_bridge/reading/reader.py", {"qmt_bridge.reading.backlog", "websockets"}, IMPURE - {"asyncio"}),
     # The client's pure middle.
     ("qmt_bridge/reading/backlog.py", {"qmt_bridge.wire.topics", "msgspec"}, IMPURE | {"random", "ssl"}),
     (
         "qmt_bridge/stream.py",
-        {"qmt_bridge.bookmark", "qmt_bridge.closes", "qmt_bridge.errors", "qmt_bridge.wire.topics", "orjson"},
+        {
+            "qmt_bridge.bookmark",
+            "qmt_bridge.closes",
+            "qmt_bridge.errors",
+            "qmt_bridge.reading.places",
+            "qmt_bridge.wire.topics",
+            "orjson",
+        },
         IMPURE - {"logging"} | {"random", "ssl"},
     ),
     # Only this command knows both sides; it starts them as processes.

@@ -85,7 +85,7 @@ class Turns:
             return
         self._granting = True
         try:
-            while any([self._grant_one(client) for client in list(self._queues)]):
+            while sum(self._grant_one(client) for client in list(self._queues)):
                 pass
         finally:
             self._granting = False

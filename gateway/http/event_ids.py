@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from qmt_bridge.errors import BadRequest
+from qmt_bridge.wire.codes import MARKETS, is_code
 
 # Beyond so many names events have no id: one would be longer than a record, and than a header may be.
 MOST_NAMES = 200
 # The id of the notice that all was sent up to `end`. A browser connects again, and is told then not to.
 END = "end"
+# The name of the one topic of a formula's URL.
+FORMULA = "formula"
 _ID = re.compile(r"([0-9]{1,20}):([0-9]{1,18}(?:,[0-9]{1,18})*)", re.ASCII)
 
 
@@ -43,10 +47,19 @@ class Marks:
             raise BadRequest("bad_request", "Last-Event-ID is the id of an event of this URL, with the same names")
         self._epoch, self._seqs = int(found[1]), [int(seq) for seq in seqs]
 
-    def positions(self) -> dict[str, dict[str, int]]:
-        """Return the position of each name of which the client has a message."""
-        epoch = self._epoch
-        return {name: {"epoch": epoch, "seq": seq} for name, seq in zip(self.names, self._seqs, strict=True) if seq}
+    def resume(self, request: dict[str, Any]) -> None:
+        """Change a request so that it asks for what follows the client's positions.
+
+        Without a `start`, a name of which the client has nothing begins with its last value. With one it has the same
+        store as the others, and begins with the feeder's process: the moment of `start` cannot be named beside them.
+        """
+        option = "start" if "start" in request else "resume"
+        positions = {
+            name: {"epoch": self._epoch, "seq": seq}
+            for name, seq in zip(self.names, self._seqs, strict=True)
+            if seq or (option == "start" and (is_code(name) or name in MARKETS))
+        }
+        request[option] = positions.get(FORMULA, positions)
 
     def name_of(self, code: str) -> str:
         """Return which name of the URL a record of `code` comes by: its market if that is named, else the code."""

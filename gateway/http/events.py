@@ -23,7 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.connections.handshake import EXTENSION
 from gateway.endpoints import Formula, L2Thousand, Realtime, WholeQuote
 from gateway.http.admission import Host, check_barred
-from gateway.http.event_ids import END, Marks
+from gateway.http.event_ids import END, FORMULA, Marks
 from gateway.http.problems import Denied
 from gateway.http.query import KEY, values_of
 from gateway.keys.entry import headers_of
@@ -82,7 +82,7 @@ async def events(host: Host, scope: Scope, receive: Receive, send: Send) -> None
         return
     if given:
         marks.begin(given)
-        _resume(request, marks, shape)
+        marks.resume(request)
     if scope["method"] == "HEAD":
         await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": _HEADERS})
         await send({"type": "http.response.body"})
@@ -106,21 +106,13 @@ def _restart(session: Session) -> None:
 
 def _named(request: Mapping[str, Any]) -> list[object]:
     """Return the names whose topics a request is for; a formula is one."""
-    return next((request[field] for field in ("stocks", "codes") if isinstance(request.get(field), list)), ["formula"])
+    return next((request[field] for field in ("stocks", "codes") if isinstance(request.get(field), list)), [FORMULA])
 
 
 def _last_id(scope: Scope) -> str:
     given = headers_of(scope).get("last-event-id", "")
     query = parse_qs(scope["query_string"].decode("latin-1"))
     return given or next((query[name][-1] for name in _ID_PARAMETERS if name in query), "")
-
-
-def _resume(request: dict[str, Any], marks: Marks, shape: type[msgspec.Struct]) -> None:
-    """Ask for what follows the positions of the client."""
-    positions = marks.positions()
-    if shape is FormulaRequest:
-        positions = positions.get("formula", {})  # type: ignore[assignment]
-    request["resume"] = positions
 
 
 def _as_socket(scope: Scope) -> Scope:
@@ -150,7 +142,7 @@ class _Stream:
         self._begun: dict[str, tuple[int, int]] = {}
         self._started = False
         # Notices that came before the answer had begun.
-        self._early: list[str] = []
+        self._early: list[dict[str, Any]] = []
         # Why the request is not served, known before the answer has begun.
         self.denied: Denied | None = None
         # Whether the answer is complete, or its client gone.
@@ -201,19 +193,19 @@ class _Stream:
         frame = orjson.loads(text)
         kind = frame.get("type") or frame.get("action")
         if self._started:
-            await self._notice(kind, frame, text)
+            await self._notice(kind, frame)
         elif kind == "error":
             self._deny(frame["code"], frame["error"])
         elif kind == "subscribed":
             await self._begin(frame)
         else:
-            self._early.append(text)
+            self._early.append(frame)
 
     def _event(self, text: str, found: re.Match[str]) -> bytes:
         """Return a data frame as an event."""
         epoch, seq, at = int(found[1]), int(found[2]), found.end()
         code = _CODE.match(text, at)
-        first = "formula" if code is None or code[1] == "type" else code[1]
+        first = FORMULA if code is None or code[1] == "type" else code[1]
         name = self._marks.name_of(first)
         data = text if self._stamped else text[at:-1]
         if found[3] == "null" and name in MARKETS:
@@ -231,13 +223,12 @@ class _Stream:
             self._deny(rejected[0]["error"], rejected[0]["reason"])
             return
         self._started = True
-        frame.pop("id", None)
         await self._send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": _HEADERS})
         early, self._early = self._early, []
-        notices = b"".join(_shown(text, event="notice") for text in (orjson.dumps(frame).decode(), *early))
+        notices = b"".join(_shown_notice(each) for each in (frame, *early))
         await self._write(b"retry: %d\n\n" % RETRY_MS + notices)
 
-    async def _notice(self, kind: str, frame: dict[str, Any], text: str) -> None:
+    async def _notice(self, kind: str, frame: dict[str, Any]) -> None:
         if kind == "heartbeat":
             await self._write(b": heartbeat\n\n")
             return
@@ -246,7 +237,7 @@ class _Stream:
                 if name in self._begun:
                     self._marks.reach(name, *self._begun.pop(name))
         id = END if kind == "end" else self._marks.id() if kind == "snapshot_end" else ""
-        await self._write(_shown(text, id, "notice"))
+        await self._write(_shown_notice(frame, id))
         if kind == "end":
             await self._finish()
 
@@ -269,6 +260,11 @@ class _Stream:
 
     async def _write(self, data: bytes) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+
+def _shown_notice(frame: Mapping[str, Any], id: str = "") -> bytes:
+    # The number of the request is our own.
+    return _shown(orjson.dumps({name: value for name, value in frame.items() if name != "id"}).decode(), id, "notice")
 
 
 def _shown(data: str, id: str = "", event: str = "") -> bytes:

@@ -67,12 +67,13 @@ def _value(name: str, text: str, kinds: frozenset[object]) -> object:
         return int(text)
     if int in kinds and str not in kinds:
         raise BadRequest("bad_request", f"{name} is a whole number, not {text[:NAME_CHARACTERS]!r}")
-    if dict in kinds:
+    if dict in kinds and (text.startswith("{") or str not in kinds):
         try:
             return orjson.loads(text)
         except orjson.JSONDecodeError:
             raise BadRequest("bad_request", f"{name} is an object as JSON, not {text[:NAME_CHARACTERS]!r}") from None
-    return text
+    # The plus of an ISO time's offset is a space in a URL.
+    return text.replace(" ", "+") if int in kinds and "T" in text else text
 
 
 @cache

@@ -1,8 +1,8 @@
 """Streams whose members may be read what the store of the day has, before they meet the live stream. Pure.
 
 The phases are those of a journal's reader (see `cohort`): a chunk is delivered, and once the client was sent it the
-next one is asked for. The frames that are held meanwhile are the end of the reading: where they follow what was read, they
-are delivered and the member is live. A member is never given a frame twice, and what is missing is told with both
+next one is asked for. The frames that are held meanwhile are the end of the reading: where they follow what was read,
+they are delivered and the member is live. A member is never given a frame twice, and what is missing is told with both
 sides.
 """
 
@@ -40,6 +40,8 @@ class StoredStream(Stream):
 
     def ask_store(self, cohort: Cohort, reading: Reading, now: float) -> None:
         """Ask the store what follows."""
+        if cohort.position.epoch:
+            reading.question = reading.question._replace(start=None, after=cohort.position)
         reading.at_store = True
         reading.fruitless_since = now
         self._questions.again(self, cohort, now)
@@ -51,38 +53,46 @@ class StoredStream(Stream):
             return
         cohort.asked_at = now
         if answer.state == "refused":
-            self._give_up(cohort, reading, "not_stored", now)
+            self._give_up(cohort, reading, "store_away" if answer.code == "internal" else "not_stored", now)
             return
         frames = [frame for frame in frames_of(answer) if not contains(cohort.position, frame)]
         gaps = [gap_of(hole) for hole in answer.holes]
         if not reading.answered:
-            opening = self._begin(reading, answer, gaps)
-            if opening is not None and not frames and not answer.seq:
+            opening = self._begin(reading, answer, gaps, position_of(frames[0]) if frames else None)
+            if opening is not None and not frames and not answer.seq and reading.question.end is None:
                 # Nothing is stored, so the client gets what it would get without a start.
                 self._ask_last(cohort, reading, now)
                 return
-        self._deliver_stored(cohort, reading, frames, gaps)
+        behind = self._deliver_stored(cohort, reading, frames, gaps)
         if answer.seq:
-            cohort.position = max(cohort.position, answer.position)
+            cohort.position = max(cohort.position, self._exact(answer, reading))
         question = reading.question
-        after = cohort.position if cohort.position.epoch else question.after
         # A time of day stays the one of the day that the first answer meant.
-        start = None if after is not None else answer.start_ms or question.start
+        start = None if question.start is None else answer.start_ms or question.start
         end = answer.end_ms or question.end
-        reading.question = question._replace(start=start, after=after, end=end, room=question.chunk)
+        reading.question = question._replace(start=start, end=end, room=question.chunk)
         if frames:
             reading.fruitless_since = now
         if answer.more:
             self._drain(cohort)
         elif question.end is not None:
+            for gap in behind:
+                # Its other side is after the end.
+                reading.reader.gap(gap)
             self._end(cohort, reading)
         else:
             self._end_reading(cohort, reading, now)
 
-    def _begin(self, reading: Reading, answer: TopicHistory, gaps: list[Gap]) -> Gap | None:
-        """Tell where the records begin; return what is missing there."""
+    def _exact(self, answer: TopicHistory, reading: Reading) -> Position:
+        """Return the position of an answer; a client that named it may have rounded its epoch, as browsers do."""
+        known = (self.epoch, reading.target.epoch)
+        epoch = next((epoch for epoch in known if float(epoch) == float(answer.epoch)), answer.epoch)
+        return Position(answer.epoch if answer.frames else epoch, answer.seq)
+
+    def _begin(self, reading: Reading, answer: TopicHistory, gaps: list[Gap], first: Position | None) -> Gap | None:
+        """Tell where the records begin; return what is missing there, before the first one."""
         reading.answered = True
-        opening = next((gap for gap in gaps if gap.after is None), None)
+        opening = next((gap for gap in gaps if gap.after is None or first is None or gap.before == first), None)
         if opening is not None:
             gaps.remove(opening)
         from_ms = answer.from_ms if opening is not None else answer.start_ms or answer.from_ms
@@ -90,8 +100,11 @@ class StoredStream(Stream):
         self._start(reading.reader, answer.epoch, answer.seq, reading.outcome)
         return opening
 
-    def _deliver_stored(self, cohort: Cohort, reading: Reading, frames: list[Frame], gaps: list[Gap]) -> None:
-        """Deliver frames, each after the gaps before it; a gap without another side is told once that is known."""
+    def _deliver_stored(self, cohort: Cohort, reading: Reading, frames: list[Frame], gaps: list[Gap]) -> deque[Gap]:
+        """Deliver frames, each after the gaps before it; return the gaps behind the last one.
+
+        A gap without another side is told once that is known.
+        """
         told = deque(gap for gap in gaps if gap.before is not None and gap.before > cohort.position)
         for frame in frames:
             position = position_of(frame)
@@ -99,6 +112,7 @@ class StoredStream(Stream):
                 reading.reader.gap(told.popleft())
             reading.reader.deliver(frame)
             cohort.position = position
+        return told
 
     def _end_reading(self, cohort: Cohort, reading: Reading, now: float) -> None:
         """Go on with the held frames, if they follow what the store has."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 import msgspec
@@ -40,13 +41,10 @@ _FLOAT_STEP = 256
 
 
 class _Span(NamedTuple):
-    """What is asked of a topic: from the record `first` on, up to `end_ms`; `holes` are before it."""
+    """Messages in their order, and what is missing before the first of them."""
 
-    first: Record | None
-    before: Place | None
+    records: Iterator[Record]
     holes: list[Hole]
-    start_ms: int = 0
-    end_ms: int = 0
 
 
 class Answers:
@@ -79,52 +77,51 @@ class Answers:
             ask.epoch is not None and 0 <= ask.after <= _MOST_NUMBER and 0 <= ask.epoch <= _MOST_NUMBER
         ):
             raise BadRequest("bad_request", "a position is an epoch and a sequence number, from 0 to 2^62")
-        stored = self._log.find(topic)
-        view = None if stored is None else self._log.view(stored)
-        newest = None if view is None else view.last()
+        stored, newest = self._log.find(topic), self._log.newest(topic)
         start_ms = 0 if ask.start is None else _moment(ask.start, "start", newest)
         end_ms = 0 if ask.end is None else _moment(ask.end, "end", newest)
         if end_ms and end_ms < start_ms:
             raise BadRequest("bad_request", "end is before start")
-        if stored is None or view is None or newest is None:
+        if stored is None or newest is None:
             return TopicHistory(ask.id, topic, start_ms=start_ms, end_ms=end_ms, holes=self._nothing(topic, start_ms))
+        view = self._log.view(stored)
+        asked: Position | None = None
         if ask.start is not None:
-            span = self._from_moment(view, stored, topic, start_ms, end_ms)
+            span = self._from_moment(view, stored, topic, start_ms)
         elif ask.after is not None and ask.epoch is not None:
-            span = self._from_position(view, stored, ask.epoch, ask.after, end_ms)
+            asked = Position(_epoch(view, ask.epoch), ask.after)
+            span = self._from_position(view, stored, asked)
         else:
-            span = _Span(None, None, [], 0, end_ms)
-        history = _chunk(ask, topic, view, span, newest.position)
-        if history.frames or ask.after is None or ask.epoch is None:
-            return history
-        epoch = _epoch(view, ask.epoch)
-        return msgspec.structs.replace(history, epoch=epoch, seq=ask.after)
+            span = _Span(iter(()), [])
+        history = _chunk(ask, topic, span, asked or newest[0], end_ms)
+        return msgspec.structs.replace(history, start_ms=start_ms, end_ms=end_ms)
 
-    def _from_moment(self, view: View, stored: Stored, topic: Topic, start_ms: int, end_ms: int) -> _Span:
-        found = find(view, start_ms)
-        first = found.first
+    def _from_moment(self, view: View, stored: Stored, topic: Topic, start_ms: int) -> _Span:
+        first, before = find(view, start_ms)
         if first is None:
-            return _Span(None, None, [], start_ms, end_ms)
+            return _Span(iter(()), [])
         place = _place(first)
-        if found.before is not None:
-            return _Span(first, None, between(_place(found.before), place), start_ms, end_ms)
-        if first.ms <= start_ms:
-            return _Span(first, None, [], start_ms, end_ms)
-        if self._is_after_removed(view, stored, first):
-            return _Span(first, None, [Hole("removed", None, first.position, None, first.ms)], start_ms, end_ms)
-        if self._followed_ms(topic, first) <= start_ms:
-            return _Span(first, None, from_the_start(place, start_ms), start_ms, end_ms)
-        return _Span(first, None, [Hole("store_began", None, first.position, None, first.ms)], start_ms, end_ms)
+        if before is not None:
+            holes = between(_place(before), place)
+        elif first.ms <= start_ms:
+            holes = []
+        elif self._is_after_removed(view, stored, first):
+            holes = [Hole("removed", None, first.position, None, first.ms)]
+        elif self._followed_ms(topic, first) <= start_ms:
+            holes = from_the_start(place, start_ms)
+        else:
+            holes = [Hole("store_began", None, first.position, None, first.ms)]
+        return _Span(view.records(first.epoch, first.seq), holes)
 
-    def _from_position(self, view: View, stored: Stored, epoch: float, after: int, end_ms: int) -> _Span:
-        asked = Position(_epoch(view, epoch), after)
-        first = view.first_after(int(asked.epoch), after)
+    def _from_position(self, view: View, stored: Stored, asked: Position) -> _Span:
+        records = view.records(int(asked.epoch), asked.seq + 1)
+        first = next(records, None)
         if first is None:
-            return _Span(None, None, [], 0, end_ms)
+            return _Span(iter(()), [])
         holes = between(Place(asked), _place(first))
         if holes and self._is_after_removed(view, stored, first):
             holes = [Hole("removed", asked, first.position, None, first.ms)]
-        return _Span(first, None, holes, 0, end_ms)
+        return _Span(chain((first,), records), holes)
 
     def _nothing(self, topic: Topic, start_ms: int) -> list[Hole]:
         """Return what is missing of a topic without a message."""
@@ -150,30 +147,31 @@ class Answers:
         return max(since, first.epoch // _NS_PER_MS) + first.ms - first.received_ns // _NS_PER_MS
 
 
-def _chunk(ask: CatchUp, topic: Topic, view: View, span: _Span, newest: Position) -> TopicHistory:
+def _chunk(ask: CatchUp, topic: Topic, span: _Span, place: Position, end_ms: int) -> TopicHistory:
+    """Return the first messages of a span, or none, and then that the topic stands at `place`."""
     room = min(ask.room, MOST_CHUNK_BYTES) if ask.room > 0 else CHUNK_BYTES
     frames: list[StoredFrame] = []
-    holes: list[Hole] = []
+    # What is missing before the first message counts even if that is behind `end`.
+    holes = list(span.holes)
     size, more = 0, False
+    from_ms: int | None = None
     last: Record | None = None
-    first = span.first
-    if first is not None:
-        for record in view.records(first.epoch, first.seq):
-            if span.end_ms and record.ms >= span.end_ms:
+    for record in span.records:
+        if end_ms and record.ms >= end_ms:
+            break
+        size += len(record.body) + _STAMP_BYTES
+        if last is None:
+            from_ms = record.ms
+        else:
+            if size > room:
+                more = True
                 break
-            size += len(record.body) + _STAMP_BYTES
-            if last is not None:
-                if size > room:
-                    more = True
-                    break
-                if record.seq != last.seq + 1 or record.epoch != last.epoch:
-                    holes += between(_place(last), _place(record))
-            frames.append(
-                StoredFrame(record.epoch, record.seq, record.received_ns, record.published_ns, msgspec.Raw(record.body))
-            )
-            last = record
-    at = newest if last is None else last.position
-    is_start = ask.start is not None and first is not None and last is not None
+            if record.seq != last.seq + 1 or record.epoch != last.epoch:
+                holes += between(_place(last), _place(record))
+        body = msgspec.Raw(record.body)
+        frames.append(StoredFrame(record.epoch, record.seq, record.received_ns, record.published_ns, body))
+        last = record
+    at = place if last is None else last.position
     return TopicHistory(
         ask.id,
         topic,
@@ -181,25 +179,16 @@ def _chunk(ask: CatchUp, topic: Topic, view: View, span: _Span, newest: Position
         more=more,
         epoch=int(at.epoch),
         seq=at.seq,
-        start_ms=span.start_ms,
-        end_ms=span.end_ms,
-        from_ms=first.ms if is_start and first is not None else None,
-        # What is missing before the first message, which may be behind `end`.
-        holes=[*span.holes, *holes],
+        from_ms=None if ask.start is None else from_ms,
+        holes=holes,
     )
 
 
-def answers(found: Answers, ask: CatchUp) -> Iterator[TopicHistory]:
-    """Yield the answer about each topic of a question, each topic once."""
-    for text in dict.fromkeys(ask.topics):
-        yield found.answer(ask, text)
-
-
-def _moment(given: int | str, name: str, newest: Record | None) -> int:
+def _moment(given: int | str, name: str, newest: tuple[Position, int] | None) -> int:
     moment = read_moment(given, name)
-    if moment.of_day and newest is None:
-        return 0
-    return moment.on_day_of(newest.ms if newest is not None else 0)
+    if newest is None:
+        return 0 if moment.of_day else moment.ms
+    return moment.on_day_of(newest[1])
 
 
 def _epoch(view: View, epoch: float) -> int:

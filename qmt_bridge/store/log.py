@@ -97,6 +97,14 @@ class Log:
         """Return the messages of a topic that were committed."""
         return View([part.column(stored.shape) for part in self._database.parts], stored.number)
 
+    def newest(self, topic: Topic) -> tuple[Position, int] | None:
+        """Return the position of the newest message and the time of its record; None if none is stored."""
+        stored = self._topics.get(topic)
+        if stored is None or self._newest(stored) == NOWHERE:
+            return None
+        assert stored.newest is not None
+        return stored.newest, stored.newest_ms
+
     def append(self, frame: Frame, day: str) -> None:
         """Add a message that has arrived on `day`; raise `WireError` if it is none that can be stored."""
         stored = self._topics.get(frame.topic) or self._new(frame)
@@ -138,11 +146,15 @@ class Log:
         parts = self._database.parts
         sizes = [self._database.size(part) for part in parts]
         self.size = sum(sizes)
-        removed = []
+        removed: list[str] = []
         while len(parts) > 1 and (parts[0].day < oldest_day or 0 < self._most_bytes < self.size):
             removed.append(parts[0].day)
             self.size -= sizes.pop(0)
             self._database.drop_oldest()
+        if removed:
+            # The newest message of a topic may be among them.
+            for stored in self._topics.values():
+                stored.newest = None
         if self._most_bytes and sizes and sizes[-1] > self._most_bytes // _SHARE:
             self.commit()
             self._database.begin_part(parts[-1].day)

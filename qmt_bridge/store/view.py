@@ -15,10 +15,6 @@ class View:
         self._columns = columns
         self._number = number
 
-    def first(self) -> Record | None:
-        """Return the oldest message."""
-        return self.first_from(0, 0)
-
     def last(self) -> Record | None:
         """Return the newest message."""
         return self.last_before(LARGEST, LARGEST)
@@ -28,10 +24,6 @@ class View:
         # Positions grow from one part to the next.
         found = (column.first_from(self._number, epoch, seq) for column in self._columns)
         return next((record for record in found if record is not None), None)
-
-    def first_after(self, epoch: int, seq: int) -> Record | None:
-        """Return the first message behind a position."""
-        return self.first_from(epoch, seq + 1)
 
     def last_before(self, epoch: int, seq: int) -> Record | None:
         """Return the last message before a position."""

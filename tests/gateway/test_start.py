@@ -8,49 +8,24 @@ from typing import Any
 import pytest
 
 from qmt_bridge.config import Config
-from qmt_bridge.wire.moments import midnight
-from qmt_bridge.wire.topics import quote_topic
+from qmt_bridge.wire.topics import quote_topic, whole_topic
+from tests.support.morning import CODE, OPEN, TICK, Market, market_of, tick
+from tests.support.ports import free_port
 from tests.support.rig import Client, Rig, running_rig
-from tests.support.store import StoreServer, store_of
 from tests.support.waiting import until
-
-CODE = "600519.SH"
-TICK = quote_topic(CODE)
-OPEN = midnight(1_764_300_000_000) + (9 * 3600 + 30 * 60) * 1000
-
-
-def tick(number: int) -> dict[str, Any]:
-    """Return the tick that is published as number 1, 2, ... of the day, one in three seconds."""
-    return {CODE: [{"time": OPEN + 3000 * (number - 1), "lastPrice": 100.0, "volume": number}]}
-
-
-class Market:
-    """A rig with a store that follows what the source publishes."""
-
-    def __init__(self, rig: Rig, store: StoreServer) -> None:
-        self.rig = rig
-        self.store = store
-        self.number = 0
-
-    @property
-    def kept(self) -> list[int]:
-        return [frame.data[CODE][0]["volume"] for frame in self.store.day.kept.get(TICK, [])]
-
-    def publish(self, count: int = 1) -> None:
-        for _ in range(count):
-            self.number += 1
-            self.rig.source.publish(TICK, tick(self.number))
-
-    async def stored(self) -> None:
-        """Wait until the store has all that was published."""
-        await until(lambda: self.number in self.kept, "the store")
 
 
 @pytest.fixture
 def market(config: Config) -> Iterator[Market]:
-    with running_rig(config) as rig, store_of(rig.config.market_addr) as store:
-        rig.serve(store_addr=store.address)
-        yield Market(rig, store)
+    with market_of(config) as market:
+        yield market
+
+
+async def control(client: Client, kind: str) -> dict[str, Any]:
+    """Return the next frame of that type."""
+    while (frame := await client.receive()).get("type") != kind:
+        pass
+    return frame  # type: ignore[no-any-return]
 
 
 async def volumes(client: Client, last: int) -> list[int]:
@@ -73,3 +48,256 @@ async def test_start_gives_the_day_so_far_and_then_live_ticks(market: Market) ->
         assert ack["start"] == {CODE: {"from": "09:30:03.000", "complete": True}}
         market.publish(50)
         assert await volumes(client, 250) == list(range(2, 251))
+
+
+async def test_start_after_a_position_goes_on_behind_it(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE], seq=True)
+        market.publish(20)
+        await market.stored()
+        epoch = (await control(other, "data"))["epoch"]
+        # As a browser rounds it.
+        await client.subscribed(stocks=[CODE], start={CODE: {"epoch": int(float(epoch)), "seq": 7}})
+        market.publish()
+        assert await volumes(client, 21) == list(range(8, 22))
+
+
+async def test_newest_position_as_start_gives_only_what_is_new(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE], seq=True)
+        market.publish(20)
+        await market.stored()
+        epoch = (await control(other, "data"))["epoch"]
+        ack = await client.subscribed(stocks=[CODE], start={"epoch": int(float(epoch)), "seq": 20})
+        assert ack["start"][CODE]["complete"] is True
+        market.publish(2)
+        assert await volumes(client, 22) == [21, 22]
+
+
+async def test_documented_client_gets_stored_ticks_without_an_ack(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(30)
+        await market.stored()
+        await client.send({"stocks": [CODE], "start": "09:30"})
+        assert await volumes(client, 30) == list(range(1, 31))
+        market.publish()
+        assert (await client.receive())[CODE][0]["volume"] == 31
+
+
+async def test_part_up_to_an_end_is_sent_and_its_end_told(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(30)
+        await market.stored()
+        ack = await client.subscribed(stocks=[CODE], start="09:30:06", end="09:30:15", id=5)
+        assert (ack["added"], ack["active"]) == ([], 0)
+        assert await volumes(client, 5) == [3, 4, 5]
+        assert await client.receive() == {"type": "end", "id": 5}
+        market.publish()
+        await client.send({"action": "list", "id": 6})
+        assert await client.receive() == {"type": "subscriptions", "id": 6, "stocks": []}
+    await market.rig.unwanted(TICK)
+
+
+async def test_part_of_the_day_makes_no_demand_at_the_source(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as client:
+        await client.subscribed(stocks=[CODE], start="09:30", end="10:00")
+        assert await client.receive() == {"type": "end", "id": 1}
+        assert market.rig.source.wanted == []
+
+
+async def test_gap_of_the_store_is_told_with_both_sides(market: Market) -> None:
+    market.store.keeps = lambda frame: frame.seq not in (5, 6)
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(10)
+        await market.stored()
+        await client.subscribed(stocks=[CODE], start="09:30", seq=True)
+        got = [await client.receive() for _ in range(9)]
+        assert [frame["seq"] for frame in got if frame["type"] == "data"] == [1, 2, 3, 4, 7, 8, 9, 10]
+        gap, epoch = got[4], got[0]["epoch"]
+        assert gap["after"] == {"epoch": epoch, "seq": 4}
+        assert gap == {
+            "type": "gap",
+            "code": CODE,
+            "reason": "gap",
+            "after": {"epoch": epoch, "seq": 4},
+            "before": {"epoch": epoch, "seq": 7, "time": OPEN + 18_000},
+        }
+
+
+async def test_beginning_that_is_not_stored_is_told_in_the_ack(market: Market) -> None:
+    market.store.keeps = lambda frame: frame.seq > 3
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(10)
+        await market.stored()
+        ack = await client.subscribed(stocks=[CODE], start="09:30")
+        told = ack["start"][CODE]
+        assert (told["from"], told["complete"], told["reason"]) == ("09:30:09.000", False, "store_began")
+        assert told["before"]["seq"] == 4
+        assert await volumes(client, 10) == list(range(4, 11))
+
+
+async def test_gap_across_the_start_makes_it_incomplete(market: Market) -> None:
+    market.store.keeps = lambda frame: frame.seq not in (5, 6)
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(10)
+        await market.stored()
+        ack = await client.subscribed(stocks=[CODE], start="09:30:15")
+        told = ack["start"][CODE]
+        assert (told["from"], told["complete"], told["reason"]) == ("09:30:18.000", False, "gap")
+        assert (told["after"]["seq"], told["before"]["seq"]) == (4, 7)
+        assert await volumes(client, 10) == [7, 8, 9, 10]
+
+
+async def test_documented_client_is_told_by_an_error_what_is_missing(market: Market) -> None:
+    market.store.keeps = lambda frame: frame.seq > 3
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(10)
+        await market.stored()
+        await client.send({"stocks": [CODE], "start": "09:30"})
+        told = await client.receive()
+        assert (told["type"], told["code"], told["symbol"], told["retry"]) == ("error", "incomplete", CODE, False)
+
+
+async def test_topic_that_is_not_stored_begins_with_its_last_value(market: Market) -> None:
+    market.store.keeps = lambda frame: False
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(3)
+        await volumes(other, 3)
+        ack = await client.subscribed(stocks=[CODE], start="09:30")
+        assert ack["start"] == {CODE: {"from": None, "complete": False, "reason": "not_stored"}}
+        assert await volumes(client, 3) == [3]
+        market.publish()
+        assert await volumes(client, 4) == [4]
+
+
+async def test_without_a_store_the_client_is_told_and_goes_live(config: Config) -> None:
+    with running_rig(config) as rig:
+        rig.serve(store_addr=f"tcp://127.0.0.1:{free_port()}")
+        async with rig.connect("/ws/realtime") as client:
+            await rig_publishes(rig, client)
+
+
+async def rig_publishes(rig: Rig, client: Client) -> None:
+    ack = await client.subscribed(stocks=[CODE], start="09:30")
+    assert ack["start"] == {CODE: {"from": None, "complete": False, "reason": "store_away"}}
+    rig.source.publish(TICK, tick(1))
+    assert await volumes(client, 1) == [1]
+
+
+async def test_store_that_dies_in_the_middle_leaves_a_told_gap(market: Market) -> None:
+    market.store.answers = lambda ask: ask.after is None
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        # More than a chunk.
+        for number in range(1, 41):
+            market.number = number
+            record = tick(number)[CODE][0] | {"pad": "x" * 40_000}
+            market.rig.source.publish(TICK, {CODE: [record]})
+        await market.stored()
+        await volumes(other, 40)
+        await client.subscribed(stocks=[CODE], start="09:30", seq=True)
+        got: list[Any] = []
+        while not got or got[-1].get("seq") != 40:
+            got.append(await client.receive())
+        gaps = [frame for frame in got if frame["type"] == "gap"]
+        before = [frame["seq"] for frame in got[: got.index(gaps[0])]]
+        assert [gap["reason"] for gap in gaps] == ["store_away"]
+        assert before == list(range(1, len(before) + 1))
+        assert (gaps[0]["after"]["seq"], gaps[0]["before"]["seq"]) == (len(before), 40)
+
+
+async def test_stored_ticks_are_not_limited_by_the_rate_but_live_ones_are(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(100)
+        await market.stored()
+        await client.subscribed(stocks=[CODE], start="09:30", max_rate_ms=3_600_000)
+        assert await volumes(client, 100) == list(range(1, 101))
+        market.publish(5)
+        await volumes(other, 105)
+        await client.send({"action": "ping", "id": 2})
+        got = [await client.receive()]
+        while got[-1].get("type") != "pong":
+            got.append(await client.receive())
+        # The first one shows that the stream goes on where the store ended, the second one is due at once.
+        assert [frame[CODE][0]["volume"] for frame in got if CODE in frame] == [101, 102]
+
+
+async def test_refused_code_is_refused_with_a_start_too(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as client:
+        ack = await client.subscribed(stocks=["999999.SZ"], start="09:30")
+        assert (ack["added"], ack["rejected"][0]["error"], ack["start"]) == ([], "unknown_symbol", {})
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        ({"start": "half past nine"}, "start is a time of day"),
+        ({"start": True}, "Expected"),
+        ({"start": 93000}, "milliseconds since 1970"),
+        ({"start": "09:30", "end": "x"}, "end is a time of day"),
+        ({"end": "09:30"}, "needs a start"),
+        ({"start": "09:30", "resume": {"epoch": 1, "seq": 1}}, "choose one"),
+        ({"start": {"epoch": 1, "seq": 1}, "stocks": [CODE, "000001.SZ"]}, "positions by code"),
+        ({"start": {"000001.SZ": {"epoch": 1, "seq": 1}}}, "does not ask for"),
+    ],
+)
+async def test_start_that_means_nothing_is_refused(market: Market, request_: dict[str, Any], told: str) -> None:
+    async with market.rig.connect("/ws/realtime") as client:
+        await client.send({"id": 1, "stocks": [CODE], **request_})
+        error = await client.receive()
+        assert error["code"] == "bad_request"
+        assert told.lower() in error["error"].lower()
+
+
+async def test_hundreds_of_codes_are_read_side_by_side(market: Market) -> None:
+    codes = [f"{number:06}.SZ" for number in range(1, 301)]
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=codes)
+        for code in codes:
+            for number in (1, 2, 3):
+                market.rig.source.publish(quote_topic(code), {code: tick(number)[CODE]})
+        await until(lambda: len(market.store.day.kept) == len(codes), "the store")
+        await until(lambda: all(len(kept) == 3 for kept in market.store.day.kept.values()), "the store")
+        ack = await client.subscribed(stocks=codes, start="09:30:03")
+        assert all(told["complete"] for told in ack["start"].values())
+        assert list(ack["start"]) == codes
+        got: dict[str, list[int]] = {}
+        for _ in range(2 * len(codes)):
+            [(code, [record])] = (await client.receive()).items()
+            got.setdefault(code, []).append(record["volume"])
+        assert got == {code: [2, 3] for code in codes}
+
+
+async def test_market_is_read_from_the_store_too(market: Market) -> None:
+    topic = whole_topic("SH")
+    async with market.rig.connect("/ws/whole_quote") as other, market.rig.connect("/ws/whole_quote") as client:
+        await other.subscribed(codes=["SH"])
+        for number in range(1, 11):
+            market.rig.source.publish(topic, {CODE: tick(number)[CODE][0]})
+        await until(lambda: len(market.store.day.kept.get(topic, ())) == 10, "the store")
+        ack = await client.subscribed(codes=["SH", CODE], start="09:30:15")
+        assert ack["start"]["SH"] == {"from": "09:30:15.000", "complete": True}
+        assert ack["start"][CODE]["reason"] == "market_subscribed"
+        got = [(await client.receive())[CODE]["volume"] for _ in range(5)]
+        assert got == [6, 7, 8, 9, 10]
+
+
+async def test_formula_is_read_from_the_store_too(market: Market) -> None:
+    async with market.rig.connect("/ws/formula") as other, market.rig.connect("/ws/formula") as client:
+        await other.subscribed(formula_name="MA", stock_code=CODE)
+        [topic] = market.rig.source.wanted
+        for number in range(1, 6):
+            market.rig.source.publish(topic, {"n": [{"time": OPEN + number}]})
+        await until(lambda: len(market.store.day.kept.get(topic, ())) == 5, "the store")
+        ack = await client.subscribed(formula_name="MA", stock_code=CODE, start=OPEN + 3)
+        assert ack["start"] == {"from": "09:30:00.003", "complete": True}
+        got = [(await control(client, "formula_update"))["n"][0]["time"] for _ in range(3)]
+        assert got == [OPEN + 3, OPEN + 4, OPEN + 5]

@@ -19,7 +19,7 @@ from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
 from qmt_bridge.commands import run as run_commands
-from qmt_bridge.config import ENV_PREFIX, LOG, NAMES, WIRE, Config, choices, env_name, load_config
+from qmt_bridge.config import ENV_PREFIX, LOG, NAMES, STORE, WIRE, Config, choices, env_name, load_config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.topics import quote_topic
@@ -69,12 +69,15 @@ def test_every_setting_is_a_flag_of_up() -> None:
     assert flags == {*NAMES, "config_file"}
 
 
-def test_feeder_and_gateway_share_the_wire_log_and_data_folder() -> None:
-    flags = [
-        {parameter.name for parameter in command.params} for command in (run_commands.feeder, run_commands.gateway)
-    ]
-    assert flags[0] & flags[1] == {*WIRE, *LOG, "data_dir", "config_file", "until_eof", "freeze_timeout"}
-    assert flags[0] | flags[1] == {*NAMES, "config_file", "until_eof", "supervised"}
+def test_parts_share_the_wire_log_and_data_folder() -> None:
+    feeder, gateway, store = (
+        {parameter.name for parameter in command.params}
+        for command in (run_commands.feeder, run_commands.gateway, run_commands.store)
+    )
+    shared = {*WIRE, *LOG, "data_dir", "config_file", "until_eof"}
+    assert feeder & gateway == {*shared, "freeze_timeout"}
+    assert store == {*STORE, *shared}
+    assert feeder | gateway | store == {*NAMES, "config_file", "until_eof", "supervised"}
 
 
 @pytest.mark.parametrize(

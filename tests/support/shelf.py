@@ -25,6 +25,8 @@ class Shelf:
         self.messages: dict[Topic, list[tuple[int, bytes]]] = {}
         # Of each topic, the holes before the first message.
         self.holes: dict[Topic, list[Hole]] = {}
+        # Why a topic is refused.
+        self.refusals: dict[Topic, str] = {}
         # The questions that came.
         self.asked: list[CatchUp] = []
         # Called before each answer; returns whether to answer.
@@ -63,6 +65,8 @@ class Shelf:
                     self._socket.send_multipart([*envelope, encode_history(self._answer(ask, Topic(topic)))])
 
     def _answer(self, ask: CatchUp, topic: Topic) -> TopicHistory:
+        if topic in self.refusals:
+            return TopicHistory(ask.id, topic, "refused", self.refusals[topic], "internal")
         messages = self.messages.get(topic)
         if messages is None:
             return TopicHistory(ask.id, topic, holes=[Hole("not_stored")])

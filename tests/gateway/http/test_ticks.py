@@ -46,7 +46,7 @@ async def pages(rig: Rig, shelf: Shelf) -> AsyncIterator[httpx2.AsyncClient]:
 
 async def lines(pages: httpx2.AsyncClient, path: str = PATH, **parameters: object) -> tuple[list[Any], End]:
     """Return the records of an answer, and its last line."""
-    response = await pages.get(path, params=parameters)
+    response = await pages.get(path, params=parameters or None)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/x-ndjson"
     *records, last = response.text.splitlines()
@@ -72,6 +72,8 @@ async def test_start_and_end_bound_the_records(shelf: Shelf, pages: httpx2.Async
     assert (end.records, end.first) == (3, "09:30:06.000")
     records, _ = await lines(pages, start=OPEN_MS + 27_000)
     assert [record["lastPrice"] for record in records] == [9]
+    records, _ = await lines(pages, f"{PATH}?start=2026-11-27T09:30:24+08:00")
+    assert [record["lastPrice"] for record in records] == [8, 9]
 
 
 async def test_long_day_is_asked_for_in_chunks(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
@@ -207,6 +209,18 @@ async def test_store_that_goes_away_ends_the_answer_in_words(
 
 
 async def test_refusal_of_the_store_is_passed_on(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    shelf.refusals[TICK] = "the store cannot read it"
+    response = await pages.get(PATH)
+    assert (response.status_code, response.json()["error"]) == (500, "the store cannot read it")
+    # In the middle of an answer it is told at its end.
+    del shelf.refusals[TICK]
+    shelf.put(TICK, *ticks(1000, size=1000))
+    shelf.willing = lambda ask: bool(shelf.refusals.setdefault(TICK, "it is broken")) if ask.after else True
+    _, end = await lines(pages)
+    assert [gap.reason for gap in end.missing] == ["it is broken"]
+
+
+async def test_head_has_no_body_and_nothing_can_be_changed(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
     shelf.put(TICK, *ticks(3))
     response = await pages.head(PATH)
     assert (response.status_code, response.content) == (200, b"")

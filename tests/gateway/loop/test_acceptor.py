@@ -16,6 +16,7 @@ import pytest
 
 from gateway.loop import acceptor as acceptor_module
 from gateway.loop.acceptor import Acceptor
+from tests.support.authority import Authority
 from tests.support.waiting import until
 
 
@@ -69,9 +70,7 @@ async def test_open_connections_stay_when_it_closes() -> None:
 
 
 async def test_connections_have_tls_and_a_bad_handshake_ends_alone(tmp_path: Path) -> None:
-    # The package cryptography does not load under Wine 8.
-    trusted = pytest.importorskip("tests.support.authority", exc_type=ImportError)
-    authority = trusted.Authority(tmp_path)
+    authority = Authority(tmp_path)
     authority.issue()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(authority.cert, authority.key)

@@ -1,0 +1,47 @@
+"""How far a stream of quotes has come: the position of the last message of each code, to go on there. Pure.
+
+The source of the positions is the option `seq` (docs/websocket.md, "Options of a subscription").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# Codes with positions in one request: each takes some 75 bytes, and a request has 64 KiB.
+CODES_A_REQUEST = 400
+
+
+class Places:
+    """The position of each code or market that a stream asked for, as (epoch, seq)."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = frozenset(names)
+        self._reached: dict[str, tuple[int, int]] = {}
+
+    def take(self, frame: Mapping[str, Any]) -> bool:
+        """Take a frame with its position; return whether it is new."""
+        code = next(iter(frame["data"]), "")
+        market = code.rpartition(".")[2]
+        # The records of a code come with its market, if that was asked for too.
+        name = market if market in self._names else code
+        at, reached = (frame["epoch"], frame["seq"]), self._reached.get(name)
+        if reached is not None and (at < reached or (at == reached and name != market)):
+            return False
+        # The parts of a market's snapshot have one position.
+        self._reached[name] = at
+        return True
+
+    def resume(self, request: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return what to ask instead of `request` to go on: codes with a position behind it, the others as before."""
+        field = "codes" if "codes" in request else "stocks"
+        reached = [name for name in request[field] if name in self._reached]
+        if not reached:
+            return [request]
+        again = []
+        for at in range(0, len(reached), CODES_A_REQUEST):
+            part = reached[at : at + CODES_A_REQUEST]
+            start = {name: dict(zip(("epoch", "seq"), self._reached[name], strict=True)) for name in part}
+            again.append({**request, field: part, "start": start})
+        rest = [name for name in request[field] if name not in self._reached]
+        return [*again, {**request, field: rest}] if rest else again
