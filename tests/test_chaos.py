@@ -81,7 +81,7 @@ def visited(start: int | dict[str, Place], *seqs: int, complete: bool = True, cu
     """Return a visit that received these messages of the code "A", one in ten seconds."""
     visit = Visit(start)
     visit.arrivals["A"] = [Arrival(Place(EPOCH, seq), 10.0 * number) for number, seq in enumerate(seqs)]
-    visit.acknowledged({"A": {"complete": complete}})
+    visit.acknowledged({"A": {"complete": complete, "reason": "gap"}})
     visit.cut_at = cut_at
     return visit
 
@@ -119,7 +119,7 @@ def test_notices_explain_as_much_as_they_say() -> None:
     visit.told({"type": "skipped", "count": 1})
     assert visit.untold(of_day()) == 1
     side = {"epoch": EPOCH, "time": 1}
-    visit.told({"type": "gap", "code": "A", "after": side | {"seq": 8}, "before": side | {"seq": 10}})
+    visit.told({"type": "gap", "code": "A", "reason": "gap", "after": side | {"seq": 8}, "before": side | {"seq": 10}})
     assert visit.untold(of_day()) == 0
 
 

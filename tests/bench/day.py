@@ -26,6 +26,7 @@ import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -215,10 +216,10 @@ def follow(port: int, seconds: float, seed: int) -> list[float]:
     return asyncio.run(all_of_them())
 
 
-def join(port: int, seconds: float, seed: int) -> dict[str, int]:
+def join(port: int, seconds: float, seed: int) -> Counter[str]:
     """Join at random moments of the first two thirds of the time; return what is wrong with what came."""
 
-    async def one(chance: random.Random, found: dict[str, int], began: float) -> None:
+    async def one(chance: random.Random, found: Counter[str], began: float) -> None:
         await asyncio.sleep(chance.uniform(0, seconds * 2 / 3))
         codes = chance.sample(MARKET, CODES_A_JOINER)
         joined_ms = time.time() * 1000
@@ -233,9 +234,11 @@ def join(port: int, seconds: float, seed: int) -> dict[str, int]:
                     place = frame["epoch"], frame["seq"]
                     before = newest.get(code)
                     found["ticks"] += 1
-                    found["stored"] += frame["time"] < joined_ms
+                    # A last value, which begins a stream that was told to be incomplete, has no time.
+                    at = frame["time"] or joined_ms
+                    found["stored"] += at < joined_ms
                     if before is None:
-                        found["early"] += frame["time"] < start
+                        found["early"] += at < start
                     elif place == before:
                         found["duplicate"] += 1
                     elif place < before:
@@ -247,14 +250,17 @@ def join(port: int, seconds: float, seed: int) -> dict[str, int]:
                         break
                 elif frame["type"] == "subscribed":
                     found["complete"] += sum(said["complete"] for said in frame["start"].values())
+                    for said in frame["start"].values():
+                        if not said["complete"]:
+                            found[f"begins with {said['reason']}"] += 1
                 elif frame["type"] in ("gap", "skipped", "error"):
-                    found["told"] += 1
+                    found[f"told {frame.get('reason') or frame['code']}"] += 1
         found["streams"] += len(newest)
 
-    async def all_of_them() -> dict[str, int]:
+    async def all_of_them() -> Counter[str]:
         chance = random.Random(seed)
-        names = ("streams", "complete", "ticks", "stored", "early", "missing", "duplicate", "out_of_order", "told")
-        found = dict.fromkeys(names, 0)
+        names = ("streams", "complete", "ticks", "stored", "early", "missing", "duplicate", "out_of_order")
+        found = Counter(dict.fromkeys(names, 0))
         began = time.monotonic()
         await asyncio.gather(*(one(chance, found, began) for _ in range(JOINERS)))
         return found
@@ -291,7 +297,7 @@ def joiners(rate: float) -> None:
             if before and after:
                 click.echo(f"  {name}: {(after.cpu_seconds - before.cpu_seconds) / seconds:.0%} of a core")
     click.echo(f"  published {sent / elapsed:,.0f} ticks/s of {rate:,.0f}, {status.stored:,} stored of {sent:,}")
-    click.echo(f"  joiners: {found}")
+    click.echo(f"  joiners: {dict(found)}")
     click.echo(
         f"  others alone: p50 {quantile(alone, 0.5):.2f} ms, p99 {quantile(alone, 0.99):.2f} ms of {len(alone):,}; "
         f"beside joiners: p50 {quantile(beside, 0.5):.2f} ms, p99 {quantile(beside, 0.99):.2f} ms of {len(beside):,}"

@@ -58,6 +58,8 @@ class Visit:
         self.start = start
         self.arrivals: dict[str, list[Arrival]] = defaultdict(list)
         self.gaps: dict[str, list[Missing]] = defaultdict(list)
+        # Why parts are missing, by the ack and by notices.
+        self.reasons: list[str] = []
         # From the ack: the codes that begin where it was asked for. Without an ack there is no data.
         self.complete: set[str] = set()
         # Messages that were skipped on the way of live data, by notices.
@@ -70,11 +72,13 @@ class Visit:
     def acknowledged(self, starts: Mapping[str, Mapping[str, Any]]) -> None:
         """Take from when the codes are complete."""
         self.complete = {code for code, said in starts.items() if said["complete"]}
+        self.reasons += [said["reason"] for said in starts.values() if not said["complete"]]
 
     def told(self, notice: Mapping[str, Any]) -> None:
         """Take a notice."""
         match notice["type"]:
             case "gap":
+                self.reasons.append(notice["reason"])
                 self.gaps[notice["code"]].append(Missing(_place(notice.get("after")), _place(notice.get("before"))))
             case "skipped":
                 self.skipped += notice["count"]
