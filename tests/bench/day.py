@@ -65,12 +65,10 @@ class Setting(NamedTuple):
 @contextmanager
 def serving(config: Config, codes: Sequence[str]) -> Iterator[Setting]:
     """Run a store that keeps `codes` or topics, and a gateway, beside the feeder of `config`."""
-    with tempfile.TemporaryDirectory(prefix="qmt-bridge-day-") as folder, ExitStack() as parts:
-        config = msgspec.structs.replace(
-            config, data_dir=folder, port=free_port(), store_addr=tcp(free_port()), store=tuple(codes)
-        )
+    with ExitStack() as parts:
+        config = msgspec.structs.replace(config, port=free_port(), store_addr=tcp(free_port()), store=tuple(codes))
         if codes and not codes[0].endswith("/"):
-            listed = Path(folder) / "codes.txt"
+            listed = Path(config.data_dir) / "codes.txt"
             listed.write_text("\n".join(codes), encoding="utf-8")
             config = msgspec.structs.replace(config, store=(str(listed),))
         env = export_env(config)
@@ -196,7 +194,9 @@ def follow(port: int, seconds: float, seed: int) -> list[float]:
     """Follow live with some clients; return the ms from the feeder to each frame."""
 
     async def one(codes: list[str], ages: list[float], until: float) -> None:
-        async with connect(f"ws://127.0.0.1:{port}/ws/realtime", proxy=None, compression=None) as client:
+        async with connect(
+            f"ws://127.0.0.1:{port}/ws/realtime", proxy=None, compression=None, open_timeout=PATIENCE
+        ) as client:
             await client.send(json.dumps({"id": 1, "stocks": codes, "seq": True}))
             async for text in client:
                 now = time.time() * 1000
@@ -225,7 +225,9 @@ def join(port: int, seconds: float, seed: int) -> Counter[str]:
         joined_ms = time.time() * 1000
         start = int(joined_ms - chance.uniform(0, PAST_SECONDS) * 1000)
         newest: dict[str, tuple[int, int]] = {}
-        async with connect(f"ws://127.0.0.1:{port}/ws/realtime", proxy=None, compression=None) as client:
+        async with connect(
+            f"ws://127.0.0.1:{port}/ws/realtime", proxy=None, compression=None, open_timeout=PATIENCE
+        ) as client:
             await client.send(json.dumps({"id": 1, "stocks": codes, "seq": True, "mode": "all", "start": start}))
             async for text in client:
                 frame = orjson.loads(text)
