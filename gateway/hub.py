@@ -36,6 +36,8 @@ class Hub:
 
     def __init__(self, upstream: Upstream) -> None:
         self.streams: dict[Topic, Stream] = {}
+        # Those of market data, by their topics as they are on the wire: to decode a topic takes as long as to find it.
+        self.market: dict[bytes, Stream] = {}
         # Frames received.
         self.received = 0
         self._upstream = upstream
@@ -163,8 +165,11 @@ class Hub:
                 stream.probed_by(question)
 
     def _open(self, topic: Topic) -> Stream:
-        kind = EventStream if behaviour_of(topic).keeps == "journal" else ValueStream
+        behaviour = behaviour_of(topic)
+        kind = EventStream if behaviour.keeps == "journal" else ValueStream
         stream = self.streams[topic] = kind(topic, self._questions, self._losses, self._held)
+        if behaviour.socket == "market":
+            self.market[topic.encode("ascii")] = stream
         return stream
 
     def _subscribe(self, stream: Stream) -> None:
@@ -173,8 +178,10 @@ class Hub:
             self._upstream.subscribe(stream.topic)
 
     def _close_if_empty(self, stream: Stream) -> None:
-        if stream.empty and self.streams.pop(stream.topic, None) is not None and stream.subscribed:
-            self._upstream.unsubscribe(stream.topic)
+        if stream.empty and self.streams.pop(stream.topic, None) is not None:
+            self.market.pop(stream.topic.encode("ascii"), None)
+            if stream.subscribed:
+                self._upstream.unsubscribe(stream.topic)
 
     def _ask_anew(self, streams: Iterable[Stream], now: float) -> None:
         self._questions.ask([(stream, cohort) for stream in streams for cohort in stream.ask_anew(now)], now)

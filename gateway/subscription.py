@@ -16,8 +16,9 @@ from gateway.sending.depth import kept_levels, served_by
 from gateway.sending.outbox import Item
 from gateway.sending.pace import Limit, limit
 from gateway.sending.sender import Sender
-from gateway.sending.view import Seen, View, field_names, in_one_order
+from gateway.sending.view import View, field_names, in_one_order
 from gateway.streams.member import Gap, Outcome, Refusal
+from qmt_bridge.errors import WireError
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.hints import Ignored, did_you_mean
 from qmt_bridge.wire.messages import known_fields
@@ -424,19 +425,35 @@ class Subscription:
         if self.gate is not None:
             self.gate.hold(self, frame)
         elif sender.room > 0 or sender.make_room():
-            if not sender.ready:
+            ready = sender.ready
+            if not ready:
                 sender.wake()
-            sender.ready.append(frame if self._view is None else self._seen(frame, self._view))
+            if self._view is None:
+                ready.append(frame.prepared or frame.framed)
+            elif not self._make_ready(frame, self._view):
+                return
             sender.room -= len(frame.body)
+            if sender.ready_seqs is not None:
+                sender.ready_seqs.append(frame.seq)
         else:
             if self._unknown:
                 self._look_for_fields(frame)
             sender.put(Item(frame, self._behaviour, self._view, self))
 
-    def _seen(self, frame: Frame, view: View) -> Seen:
+    def _make_ready(self, frame: Frame, view: View) -> bool:
+        """Render a frame for this turn's write; return False if its body cannot be shown so."""
         if self._unknown:
             self._look_for_fields(frame)
-        return view.of(frame)
+        try:
+            self._sender.ready.append(view.of(frame).framed)
+        except WireError:
+            self._sender.outbox.unfit += 1
+            return False
+        except Exception:
+            # A bug in our code, which the other members of the stream must not suffer from.
+            self.owner.broke()
+            return False
+        return True
 
     def _look_for_fields(self, frame: Frame) -> None:
         """Tell the client which fields that it asked for are neither documented nor in the first record."""

@@ -18,12 +18,15 @@ from qmt_bridge.addresses.endpoint import Endpoint, market_endpoints, trade_endp
 from qmt_bridge.config import Config, default
 from qmt_bridge.errors import BadRequest, WireError, WireVersionError
 from qmt_bridge.handshakes import Links, Notice, Trouble
+from qmt_bridge.reading.stored_topic import StoredTopic
 from qmt_bridge.sequence import Events, LastValues
 from qmt_bridge.silence import Silence
 from qmt_bridge.sockets import connect_dealer, connect_subscriber
 from qmt_bridge.system import clock
 from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.history import decode_history
+from qmt_bridge.wire.moments import read_moment
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import TopicState, decode_reply, encode_ask
 from qmt_bridge.wire.topics import (
@@ -44,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds to wait for the answer to "catch_up" (docs/wire.md); after that the topics go live without last values.
 ANSWER_SECONDS = 1.0
+# Seconds between two looks whether the store is to be asked again.
+STORE_SECONDS = 0.1
 # Messages taken from one socket before the next one is read.
 TURN = 1000
 # Seconds between two checks of the connections.
@@ -72,6 +77,7 @@ def subscribe(
     trade_addr: str = "",
     ask_addr: str = default("ask_addr"),
     trade_ask_addr: str = "",
+    store_addr: str = default("store_addr"),
     open_trade_addr: bool = False,
     curve_dir: str = "",
     data_dir: str = "",
@@ -79,6 +85,7 @@ def subscribe(
     timeout: float | None = None,
     after: After = None,
     epoch: int | None = None,
+    start: int | str | None = None,
     on_gap: OnGap | None = None,
     on_notice: OnNotice | None = None,
 ) -> Iterator[Frame]:
@@ -94,6 +101,10 @@ def subscribe(
     (see `After`) all later events are replayed first. Messages of other topics can be lost; `on_gap` is called before
     the next frame, and the log has one line an episode.
 
+    With `start` (a time of day such as ``09:30:00``, an ISO time, or milliseconds since 1970) each whole topic of
+    market data begins with what the store has from then on, and goes on with what is published; `on_gap` is called for
+    what the store does not have.
+
     Raise `BadRequest` or `WireError` at once for an impossible topic, and `ConfigError` for missing keys. Raise
     `Refused` while iterating, with the topic, if the feeder cannot serve it, or cannot replay what follows a position
     (code ``resume_expired``, with the `oldest` position that it accepts).
@@ -102,17 +113,23 @@ def subscribe(
         raise WireError("no topic to subscribe")
     tell = on_notice or _log
     behaviours = {Topic(topic): _behaviour(topic) for topic in spelled(topics, tell)}
-    sequence = _sequence(behaviours, snapshot, after, epoch)
+    sequence = _sequence(behaviours, snapshot, after, epoch, start)
     config = Config(
         market_addr=market_addr,
         trade_addr=trade_addr,
         ask_addr=ask_addr,
         trade_ask_addr=trade_ask_addr,
+        store_addr=store_addr,
         open_trade_addr=open_trade_addr,
         curve_dir=curve_dir,
         data_dir=data_dir,
     )
-    link = _Link(_wanted(behaviours), _endpoints(config, behaviours), tell)
+    endpoints = _endpoints(config, behaviours)
+    if start is not None:
+        market = endpoints["market"][0]
+        # It listens with the keys of the feeder.
+        endpoints["store"] = (market, Endpoint("store_addr", config.store_addr, market.curve))
+    link = _Link(_wanted(behaviours), endpoints, tell)
     silence = Silence(topic for topic in behaviours if topic != STATUS_TOPIC)
     return _frames(link, sequence, silence, timeout, _Losses(on_gap))
 
@@ -130,7 +147,7 @@ def _trades(behaviours: Mapping[Topic, Behaviour]) -> list[Topic]:
 
 
 def _sequence(
-    behaviours: Mapping[Topic, Behaviour], snapshot: bool, after: After, epoch: int | None
+    behaviours: Mapping[Topic, Behaviour], snapshot: bool, after: After, epoch: int | None, start: int | str | None
 ) -> sequences.Sequence:
     """Return the order of the frames; raise `WireError` or `BadRequest` for topics and positions that do not fit."""
     trades = _trades(behaviours)
@@ -141,10 +158,18 @@ def _sequence(
     positions = _positions(after, epoch, numbered)
     if epoch is not None and not positions:
         raise BadRequest("bad_request", "epoch says which journal has the position `after`, which is missing")
+    stored: list[StoredTopic] = []
+    if start is not None:
+        read_moment(start, "start")
+        stored = [StoredTopic(topic, start) for topic in values if topic != STATUS_TOPIC]
+        if not stored:
+            raise BadRequest("bad_request", "start is for whole topics of market data, and there is none")
+    begun = {of.topic for of in stored}
     return sequences.Sequence(
-        LastValues(values, snapshot),
+        LastValues(values, [topic for topic in values if topic not in begun] if snapshot else ()),
         {topic: Events(topic, positions.get(topic)) for topic in numbered},
         any(STATUS_TOPIC.startswith(topic) for topic in behaviours),
+        stored,
     )
 
 
@@ -231,6 +256,7 @@ def _frames(
             frames = link.take(sequence, now)
             if sequence.values.held and now >= started + ANSWER_SECONDS:
                 frames += sequence.values.give_up()
+            frames += sequence.give_up(now)
             losses.tell(sequence.values.take_gaps(), now)
             if frames:
                 silence.note(frames)
@@ -312,6 +338,9 @@ class _Link:
         asking = dict.fromkeys(self._dealers.values(), False)
         for kind, dealer in self._dealers.items():
             asking[dealer] |= sequence.asks(kind, now)
+        if "store" in self._dealers:
+            # What the store does not have yet is asked for soon again.
+            until = [*until, now + STORE_SECONDS]
         for dealer, asks in asking.items():
             self._poller.register(dealer, zmq.POLLIN | zmq.POLLOUT if asks else zmq.POLLIN)
         # Windows cannot interrupt poll; after at most LOOK_SECONDS Ctrl-C ends the program.
@@ -333,6 +362,9 @@ class _Link:
         for dealer in dict.fromkeys(self._dealers.values()):
             for message in _received(dealer):
                 try:
+                    if dealer is self._dealers.get("store"):
+                        frames += sequence.read(decode_history(message[-1]), now)
+                        continue
                     reply = decode_reply(message[-1])
                     if isinstance(reply, TopicState):
                         self._check_socket(reply.topic, dealer, self._dealers)

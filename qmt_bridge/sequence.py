@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from qmt_bridge.errors import Refused, WireError, WireVersionError
+from qmt_bridge.reading.stored_topic import StoredTopic
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.history import TopicHistory
 from qmt_bridge.wire.journal import replayed, successors
 from qmt_bridge.wire.messages import FeedStatus, event_position, read_status
 from qmt_bridge.wire.positions import JournalPosition, Position, Step
@@ -28,10 +30,11 @@ T = TypeVar("T")
 class LastValues:
     """Puts last values before the news: holds what arrives until the question about its topic is answered."""
 
-    def __init__(self, topics: list[Topic], snapshot: bool) -> None:
+    def __init__(self, topics: list[Topic], snapshot: bool | Iterable[Topic]) -> None:
+        """Put last values before the news of all topics, of none, or of those of `snapshot`."""
         self.unasked: set[Topic] = set(topics)
-        self.held: dict[Topic, list[Frame]] = {topic: [] for topic in topics} if snapshot else {}
-        self._snapshot = snapshot
+        self._snapshot = frozenset(topics if snapshot is True else () if snapshot is False else snapshot)
+        self.held: dict[Topic, list[Frame]] = {topic: [] for topic in self._snapshot}
         self._gaps: list[tuple[Topic, int | None]] = []
         # The topics of which an answer of an older epoch was dropped.
         self._asked_again: set[Topic] = set()
@@ -69,7 +72,7 @@ class LastValues:
         frames = []
         position = Position(state.epoch, state.seq)
         before = self._positions.get(topic)
-        if state.body is not None and self._snapshot and (before is None or position > before):
+        if state.body is not None and topic in self._snapshot and (before is None or position > before):
             frames.append(Frame(topic, state.epoch, state.seq, 0, 0, state.body))
             if not state.more:
                 self._positions[topic] = position
@@ -96,6 +99,15 @@ class LastValues:
     def give_up(self) -> list[Frame]:
         """Return everything held: no answer came in time."""
         return [frame for topic in list(self.held) for frame in self._release(topic)]
+
+    def begin(self, topic: Topic, position: Position) -> None:
+        """Take the position of a topic whose messages up to it were handed out by another way."""
+        if position.epoch:
+            self._positions[topic] = position
+
+    def missed(self, topic: Topic, count: int | None) -> None:
+        """Note that messages are missing."""
+        self._gaps.append((topic, count))
 
     def take_gaps(self) -> list[tuple[Topic, int | None]]:
         """Return once what was lost: topic and number of messages, None where the feeder has a new epoch."""
@@ -235,12 +247,20 @@ class Events:
 class Sequence:
     """Everything that one consumer receives: says what to ask the feeder, and what to hand out.
 
-    `events` has the trade topics; ALL_TRADES carries the events of every account. Heartbeats are handed out if
-    `shows_status`.
+    `events` has the trade topics; ALL_TRADES carries the events of every account. `stored` has the topics that begin
+    in the past. Heartbeats are handed out if `shows_status`.
     """
 
-    def __init__(self, values: LastValues, events: dict[Topic, Events], shows_status: bool) -> None:
+    def __init__(
+        self,
+        values: LastValues,
+        events: dict[Topic, Events],
+        shows_status: bool,
+        stored: Iterable[StoredTopic] = (),
+    ) -> None:
         self.values = values
+        # Those that have not met what is published.
+        self._stored = {of.topic: of for of in stored}
         self._events = events
         self._shows_status = shows_status
         self._questions = 0
@@ -249,7 +269,9 @@ class Sequence:
         self._checked: int | None = None
 
     def asks(self, socket: str, now: float) -> bool:
-        """Return whether `questions` has any for the `socket` "market" or "trade"."""
+        """Return whether `questions` has any for the `socket` "market", "trade" or "store"."""
+        if socket == "store":
+            return any(of.asks(now) for of in self._stored.values())
         if socket == "market":
             return bool(self.values.unasked)
         return any(events.asks(now) for events in self._events.values())
@@ -260,6 +282,10 @@ class Sequence:
             self._questions += 1
             yield CatchUp(self._questions, part)
             self.values.unasked.difference_update(map(Topic, part))
+        for of in [*self._stored.values()] if socket == "store" else ():
+            if of.asks(now):
+                self._questions += 1
+                yield of.ask(self._questions, now)
         for events in self._events.values() if socket == "trade" else ():
             if events.asks(now):
                 self._questions += 1
@@ -267,11 +293,36 @@ class Sequence:
 
     def answered(self, state: TopicState, now: float) -> list[Frame]:
         """Return what an answer brings; raise `Refused`."""
+        stored = self._stored.get(Topic(state.topic))
+        if stored is not None:
+            stored.target = max(stored.target, Position(state.epoch, state.seq))
         events = self._events.get(Topic(state.topic))
         return self.values.answered(state) if events is None else events.answered(state, now)
 
+    def read(self, history: TopicHistory, now: float) -> list[Frame]:
+        """Return what an answer of the store brings."""
+        stored = self._stored.get(Topic(history.topic))
+        return [] if stored is None else self._after(stored, stored.answered(history, now))
+
+    def give_up(self, now: float) -> list[Frame]:
+        """Return what can be handed out of topics about which the store has told nothing new for too long."""
+        late = [self._after(of, of.give_up(now)) for of in [*self._stored.values()]]
+        return [frame for frames in late for frame in frames]
+
+    def _after(self, stored: StoredTopic, frames: list[Frame]) -> list[Frame]:
+        """Note what a stored topic has told, and whether it is live now."""
+        for count in stored.gaps:
+            self.values.missed(stored.topic, count)
+        stored.gaps.clear()
+        if stored.live:
+            del self._stored[stored.topic]
+            self.values.begin(stored.topic, stored.position)
+        return frames
+
     def arrived(self, frame: Frame) -> list[Frame]:
         """Return what can be handed out now that `frame` has arrived."""
+        if (stored := self._stored.get(frame.topic)) is not None:
+            return self._after(stored, stored.arrived(frame))
         if frame.topic.startswith(ALL_TRADES):
             if ALL_TRADES in self._events:
                 return self._events[ALL_TRADES].arrived(frame, _read(event_position, frame))

@@ -122,6 +122,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         set(),
     ),
     ("qmt_bridge/reading/places.py", set(), IMPURE | {"random", "ssl"}),
+    ("qmt_bridge/reading/stored_topic.py", WIRE, IMPURE | {"random", "ssl"}),
     ("qmt_bridge/reading/reader.py", {"qmt_bridge.reading.backlog", "websockets"}, IMPURE - {"asyncio"}),
     # The client's pure middle.
     ("qmt_bridge/reading/backlog.py", {"qmt_bridge.wire.topics", "msgspec"}, IMPURE | {"random", "ssl"}),

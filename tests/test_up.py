@@ -33,6 +33,7 @@ from tests.support.paths import FAKES, ROOT
 from tests.support.ports import UP, address_options, free_port, free_ports, tcp, up_addresses
 from tests.support.processes import KILLED, kill, runs
 from tests.support.recorded import TICKS, recorded, rows_by_code
+from tests.support.store_asker import asking
 from tests.support.up import DEADLINE, START, Up, answers, receive, running, wait_for
 from tests.support.waiting import SLOWNESS
 
@@ -188,10 +189,49 @@ async def test_killed_gateway_is_replaced(tmp_path: Path) -> None:
             assert list(await receive(client)) == ["600519.SH"]
 
 
+def _positions(up: Up, topic: str) -> list[tuple[int, int]]:
+    """Return the positions that the store of `up` has of a topic."""
+    with asking(tcp(up.ports[-1])) as asker:
+        return [(frame.epoch, frame.seq) for answer in asker.all(topic, start="00:00") for frame in answer.frames]
+
+
+async def test_killed_store_is_replaced_and_has_what_it_had(tmp_path: Path) -> None:
+    topic = quote_topic("600519.SH")
+    with running(tmp_path, "--source=sim", "--sim-interval=0.2", f"--store={topic}") as up:
+        wait_for(lambda: len(_positions(up, topic)) > 5, "ticks in the store", up)
+        before = _positions(up, topic)
+        async with connect(up.url("/ws/realtime"), proxy=None) as client:
+            await client.send(json.dumps({"stocks": ["600519.SH"]}))
+            kill(up.pid("store"))
+            wait_for(lambda: f"store ended with exit code {KILLED}; starting it again" in up.text, "the report", up)
+            for _ in range(3):
+                assert list(await receive(client)) == ["600519.SH"]
+        wait_for(lambda: _positions(up, topic)[-1] > before[-1], "newer ticks in the store", up)
+        assert _positions(up, topic)[: len(before)] == before
+
+
+async def test_store_that_cannot_run_keeps_no_other_part_from_it(tmp_path: Path) -> None:
+    (tmp_path / "store").touch()
+    with running(tmp_path, "--source=sim") as up:
+        wait_for(lambda: "store ended with exit code 1; starting it again" in up.text, "the report", up)
+        assert f"cannot make the folder {tmp_path / 'store'}" in up.text
+        async with connect(up.url("/ws/realtime"), proxy=None) as client:
+            await client.send(json.dumps({"stocks": ["600519.SH"]}))
+            assert list(await receive(client)) == ["600519.SH"]
+        (tmp_path / "store").unlink()
+        wait_for(lambda: "store started" in up.text, "the store", up, 2 * DEADLINE)
+
+
+def test_without_days_there_is_no_store(tmp_path: Path) -> None:
+    with running(tmp_path, "--source=sim", "--store-days=0") as up:
+        assert "store    none (store_days = 0)" in up.text
+        assert not (tmp_path / "store").exists()
+
+
 @pytest.mark.parametrize("how", ["terminate", "interrupt", "kill"])
 def test_all_processes_end_with_up_however_it_ends(tmp_path: Path, how: str) -> None:
     with running(tmp_path, "--source=sim", "--workers=2") as up:
-        pids = [up.pid("feeder"), up.pid("gateway")]
+        pids = [up.pid("feeder"), up.pid("gateway"), up.pid("store")]
         match how:
             case "terminate":
                 up.process.terminate()
@@ -211,6 +251,7 @@ def test_banner_shows_the_urls_and_that_data_is_simulated(tmp_path: Path) -> Non
         banner = up.text[up.text.index("QMT Bridge") :].splitlines()
         assert len(banner) <= 10
         assert "SIMULATED" in banner[1]
+        assert f"store    pid {up.pid('store')}, {tcp(up.ports[-1])}, 5 days in {tmp_path / 'store'}" in up.text
         for path in ("/ws/realtime", "/ws/whole_quote", "/ws/l2_thousand", "/ws/download_progress", "/ws/formula"):
             assert path in up.text
         # The key is shown once, in the banner, and not in the log.
@@ -332,16 +373,23 @@ frozen = pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTO
 
 
 @frozen
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("part", ["feeder", "gateway"])
+@pytest.mark.parametrize(
+    ("part", "workers"), [("feeder", 1), ("feeder", 2), ("gateway", 1), ("gateway", 2), ("store", 1)]
+)
 def test_frozen_part_is_replaced_and_data_continues(tmp_path: Path, part: str, workers: int) -> None:
     with running(tmp_path, "--source=sim", f"--workers={workers}", "--freeze-timeout=1.5") as up:
         epoch, worker = _ready(up, "epoch"), _ready(up, "worker")
+        with asking(tcp(up.ports[-1])) as asker:
+            # A part that has never answered is not taken for a frozen one.
+            began = asker.status().time
         os.kill(up.pid(part), signal.SIGSTOP)
         wait_for(lambda: f"{part} has given no sign of life for " in up.text, "the report", up)
         wait_for(lambda: f"{part} ended with exit code -9; starting it again" in up.text, "the end", up)
         if part == "feeder":
             wait_for(lambda: _ready(up, "epoch") not in (0, epoch), "the new feeder", up)
+        elif part == "store":
+            with asking(tcp(up.ports[-1])) as asker:
+                assert asker.status().time > began
         else:
             wait_for(lambda: _ready(up, "worker") not in (0, worker), "the new gateway", up)
         # No other part was considered frozen.

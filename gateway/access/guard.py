@@ -77,10 +77,23 @@ def _refusal(scope: Scope, headers: dict[str, str], config: Config, *, to_files:
     host, origin = headers.get("host"), headers.get("origin")
     if not host_allowed(host, (config.host, *config.hosts), scope.get("server")):
         return PlainTextResponse(f"host_denied: {why_unknown(str(host))}\n", HTTPStatus.MISDIRECTED_REQUEST)
+    if _is_embedded(headers):
+        return PlainTextResponse("origin_denied: a page of another site cannot load this\n", HTTPStatus.FORBIDDEN)
     to_files = to_files and is_near(host, config.host, scope.get("server"))
     if not origin_allowed(origin, host, config.origins, secure=scope["scheme"] == "https", to_files=to_files):
         return PlainTextResponse(f"origin_denied: {why_denied(str(origin))}\n", HTTPStatus.FORBIDDEN)
     return None
+
+
+def _is_embedded(headers: dict[str, str]) -> bool:
+    """Return whether a page of another site loads this as an image, script or frame.
+
+    Browsers then send no ``Origin``. The page could read nothing of the answer, but name a wrong key or thousands of
+    codes for its reader. A link that is followed may be.
+    """
+    if "origin" in headers or headers.get("sec-fetch-site") not in ("cross-site", "same-site"):
+        return False
+    return (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) != ("navigate", "document")
 
 
 def _preflight(scope: Scope, headers: dict[str, str]) -> Response | None:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
 # Turns at a time.
-OF_CLIENT = 4
-OF_ADDRESS = 32
-OF_WORKER = 96
+OF_CLIENT = 2
+OF_ADDRESS = 16
+OF_WORKER = 64
 
 
 def chunk_bytes(outbox_bytes: int) -> int:
@@ -62,7 +62,7 @@ class Turns:
     def leave(self, client: Hashable) -> None:
         """End all turns of a client."""
         self._queues.pop(client, None)
-        for reader in [reader for reader, (of, _) in self._taken.items() if of is client]:
+        for reader in [reader for reader, (of, _) in self._taken.items() if of == client]:
             self._free(reader)
         self._grant()
 

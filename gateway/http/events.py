@@ -145,7 +145,8 @@ class _Stream:
         self._early: list[dict[str, Any]] = []
         # Why the request is not served, known before the answer has begun.
         self.denied: Denied | None = None
-        # Whether the answer is complete, or its client gone.
+        # Whether nothing more is to be sent, and whether all of it was, or the client is gone.
+        self._ended = False
         self.complete = False
         # Set when the session has nothing more to do.
         self._over = asyncio.Event()
@@ -160,12 +161,13 @@ class _Stream:
         finally:
             for each in waits:
                 each.cancel()
-        self.complete = True
+        if waits[0].done():
+            self._ended = self.complete = True
         return {"type": "websocket.disconnect", "code": 1006}
 
     async def send(self, message: Message) -> None:
         """Write what the session sends."""
-        if self.denied is not None or self.complete:
+        if self.denied is not None or self._ended:
             return
         if message["type"] == "websocket.send":
             await self._take(message["text"])
@@ -254,8 +256,10 @@ class _Stream:
         self._deny(code or "upstream_unavailable", error or reason or "the server stops")
 
     async def _finish(self) -> None:
-        self.complete = True
+        self._ended = True
+        # A client that does not read what waits before it is dropped.
         await self._send({"type": "http.response.body"})
+        self.complete = True
         self._over.set()
 
     async def _write(self, data: bytes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ def columns(records: Iterable[Mapping[str, Any]]) -> list[str]:
             lengths[name] = max(lengths.get(name, 0), len(value) if isinstance(value, list) else 0)
     found: list[str] = []
     for name, length in lengths.items():
-        found += [f"{name}{number}" for number in range(1, length + 1)] if length else [name]
+        found += _numbered(name, length) if length else [name]
     return found
 
 
@@ -32,11 +33,17 @@ def cells(record: Mapping[str, Any]) -> dict[str, str]:
     """Return the text of each column of a record; null is an empty cell, an object JSON."""
     found: dict[str, str] = {}
     for name, value in record.items():
-        if isinstance(value, list):
-            found |= {f"{name}{number}": _text(each) for number, each in enumerate(value, 1)}
+        if type(value) is list:
+            for column, each in zip(_numbered(name, len(value)), value, strict=True):
+                found[column] = _text(each)
         else:
             found[name] = _text(value)
     return found
+
+
+@lru_cache(maxsize=256)
+def _numbered(name: str, length: int) -> tuple[str, ...]:
+    return tuple(f"{name}{number}" for number in range(1, length + 1))
 
 
 def lines(rows: Iterable[Sequence[str]]) -> bytes:
@@ -47,6 +54,9 @@ def lines(rows: Iterable[Sequence[str]]) -> bytes:
 
 
 def _text(value: object) -> str:
+    # Most values are numbers, whose texts are the same in JSON.
+    if type(value) is float or type(value) is int:
+        return repr(value)
     if value is None:
         return ""
     if isinstance(value, str):

@@ -14,12 +14,9 @@ from gateway.counters import Sent
 from gateway.sending.acks import AckWindow
 from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Item, Outbox
-from gateway.sending.view import Seen
 from gateway.sending.window import Window
-from qmt_bridge.errors import WireError
 from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
-from qmt_bridge.wire.frames import Frame
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +86,7 @@ class Frames(Protocol):
 
 
 # `ready` of all ASGI senders: always empty, because they have no room. A list for each would take 56 bytes.
-_NEVER_READY: list[Frame | Seen] = []
+_NEVER_READY: list[bytes] = []
 
 # The ASGI send.
 Send = Callable[[Any], Any]
@@ -100,10 +97,13 @@ class Sender(Protocol):
 
     outbox: Outbox
     loop: asyncio.AbstractEventLoop
-    # Frames of this turn of the loop that do not pass through the outbox, and the number of bytes for which there is
-    # room. There is no room while frames wait in the outbox, because the order must not change.
-    ready: list[Frame | Seen]
+    # WebSocket frames of this turn of the loop that do not pass through the outbox, and the number of bytes for which
+    # there is room. There is no room while frames wait in the outbox, because the order must not change.
+    # Not `Frame`s, so that those and their bodies are freed at once: what a turn keeps does not fit into the caches.
+    ready: list[bytes]
     room: int
+    # The `seq` of each frame that is ready, if the client acknowledges frames by it.
+    ready_seqs: list[int] | None
     # loop.time() when the newest frame was written.
     sent_at: float
     # Whether the client has disconnected, and the number of frames that it was sent.
@@ -163,13 +163,14 @@ class _Queue:
 
     # An idle connection should take little memory: in a dict, the attributes would take 1 KB.
     __slots__ = (
-        "_client", "_drained", "_sent", "frames", "gone", "loop", "outbox", "ready", "room", "sent_at",
+        "_client", "_drained", "_sent", "frames", "gone", "loop", "outbox", "ready", "ready_seqs", "room", "sent_at",
     )  # fmt: skip
 
-    def __init__(self, client: Client, outbox: Outbox, sent: Sent, ready: list[Frame | Seen]) -> None:
+    def __init__(self, client: Client, outbox: Outbox, sent: Sent, ready: list[bytes]) -> None:
         self.outbox = outbox
         self.loop = asyncio.get_running_loop()
         self.ready = ready
+        self.ready_seqs: list[int] | None = None
         self.room = 0
         self.sent_at = 0.0
         self.gone = False
@@ -322,8 +323,9 @@ class PreparedSender(_Queue):
         # There is room only while the outbox is empty.
         is_empty = self.room > 0
         self._write_ready()
-        left = self._window.left
-        if is_empty and left > 0 and self._clock.now <= self._window.late_at and not (self._frames.full or self.gone):
+        window = self._window
+        left = window.left
+        if is_empty and left > 0 and self._clock.now <= window.late_at and not (self._frames.full or self.gone):
             self.room = left if left < HIGH_WATER else HIGH_WATER
             if self._drained is not None:
                 self._tell_drained()
@@ -374,7 +376,9 @@ class PreparedSender(_Queue):
         now = self._clock.look()
         if self._acks is None:
             # Frames are known from now on, so the next acknowledgement is the first that counts.
+            self._write_ready()
             self._window = self._acks = AckWindow(self._window)
+            self.ready_seqs = []
         awaited = self._acks.processed(seq, now)
         if awaited:
             self._frames.refund()
@@ -472,26 +476,13 @@ class PreparedSender(_Queue):
 
     def _write_ready(self) -> None:
         ready, self.ready = self.ready, []
+        if self._acks is not None:
+            seqs, self.ready_seqs = self.ready_seqs, []
+            if seqs and not self.gone:
+                self._acks.mark(seqs, ready, self._clock.now)
         if ready and not self.gone:
             # Write even if the transport has become full meanwhile: these frames come before those in the outbox.
-            try:
-                framed = [frame.framed for frame in ready]
-            except WireError:
-                framed = self._fit(ready)
-            if framed:
-                if self._acks is not None and len(framed) == len(ready):
-                    seqs = [each.seq if isinstance(each, Frame) else each.frame.seq for each in ready]
-                    self._acks.mark(seqs, framed, self._clock.now)
-                self._write(framed)
-
-    def _fit(self, ready: list[Frame | Seen]) -> list[bytes]:
-        framed = []
-        for frame in ready:
-            try:
-                framed.append(frame.framed)
-            except WireError:
-                self.outbox.unfit += 1
-        return framed
+            self._write(ready)
 
     def _write(self, taken: list[bytes]) -> None:
         joined = taken[0] if len(taken) == 1 else b"".join(taken)

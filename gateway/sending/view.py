@@ -92,15 +92,14 @@ class View(NamedTuple):
 class Seen:
     """One frame in one view; `payload` and `framed` are rendered once."""
 
-    __slots__ = ("_framed", "_payload", "body", "frame", "view")
+    __slots__ = ("_payload", "frame", "prepared", "view")
 
     def __init__(self, frame: Frame, view: View) -> None:
-        self.frame = frame
+        # A copy: `frame` refers to this object, and would never be freed if this object referred to it.
+        self.frame = frame.with_body(frame.body)
         self.view = view
-        # The sender counts the size of the body, which is near that of the payload.
-        self.body = frame.body
         self._payload: bytes | None = None
-        self._framed: bytes | None = None
+        self.prepared: bytes | None = None
 
     @property
     def payload(self) -> bytes:
@@ -112,9 +111,9 @@ class Seen:
     @property
     def framed(self) -> bytes:
         """Return the whole WebSocket frame, the same bytes for every client."""
-        if self._framed is None:
-            self._framed = frames.framed(self.payload, self.view.binary, self.view.deflated)
-        return self._framed
+        if self.prepared is None:
+            self.prepared = frames.framed(self.payload, self.view.binary, self.view.deflated)
+        return self.prepared
 
 
 def in_one_order(fields: Iterable[str]) -> tuple[str, ...]:

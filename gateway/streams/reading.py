@@ -61,6 +61,4 @@ def position_of(frame: Frame) -> Position:
 
 def follows(position: Position, frame: Frame, *, across: bool) -> bool:
     """Return whether `frame` is the next one after `position`; `across`: or the first one of a newer epoch."""
-    if frame.epoch == position.epoch:
-        return frame.seq == position.seq + 1
-    return frame.seq == 1 and frame.epoch > position.epoch and (across or not position.epoch)
+    return position.is_followed_by(position_of(frame), across=across)

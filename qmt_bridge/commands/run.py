@@ -42,7 +42,7 @@ from qmt_bridge.process import child
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.tokens.location import check_tokens
 from qmt_bridge.wire.codes import check_code
-from qmt_bridge.wire.topics import Kind, Topic, parse_demand, quote_topic
+from qmt_bridge.wire.topics import Topic, parse_demand, quote_topic
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ def up(config_file: Path | None, **flags: Any) -> None:
         check_length(config.api_key, simulated=_is_simulated(config))
         check_exposure(config)
         check_tokens(config)
+        # The store would say it only in the log, again and again.
+        stored_topics(config.store)
         config = msgspec.structs.replace(
             config,
             api_key=config.api_key or make_key(),
@@ -246,15 +248,10 @@ def stored_topics(named: Sequence[str]) -> list[Topic]:
     topics: dict[Topic, None] = {}
     for name in named:
         try:
-            if not name.endswith("/"):
+            if name != "-" and not name.endswith("/"):
                 topics.update(dict.fromkeys(quote_topic(code) for code in codes_file.read_codes(name, check_code)))
-            elif (parts := parse_demand(name)) is None or parts.kind not in (
-                Kind.QUOTE,
-                Kind.WHOLE,
-                Kind.L2,
-                Kind.FORMULA,
-            ):
-                raise ConfigError("store", f"{name!r} is no topic that can be stored, such as whole/SH/")
+            elif parse_demand(name) is None:
+                raise ConfigError("store", f"{name[:80]!r} is no topic that can be stored, such as whole/SH/")
             else:
                 topics[Topic(name)] = None
         except BadRequest as exc:

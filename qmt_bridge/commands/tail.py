@@ -30,16 +30,21 @@ CODES_A_REQUEST = 2000
 MAX_FRAME = 64 * 1024 * 1024
 
 
-def from_wire(topics: Sequence[str], config: Config, count: int | None, after: int | None) -> None:
+def from_wire(
+    topics: Sequence[str], config: Config, count: int | None, after: int | None, start: str | None = None
+) -> None:
     """Print `count` messages of ZeroMQ topics or prefixes: topic, seq, age in ms, data.
 
     Standard output is data only, in UTF-8; notices for the user go to standard error. `after` is a position of the
-    only trade topic among them: the events after it are printed first.
+    only trade topic among them: the events after it are printed first. `start` is a time of the day from which on the
+    stored messages of the other topics are printed first.
     """
     frames = subscribe(
         *topics,
-        **connection(config),
+        **{**connection(config), "store_addr": config.store_addr},
         after=after,
+        start=start,
+        on_gap=_tell_gap if start is not None else None,
         on_notice=lambda notice: click.echo(notice.text, err=True),
     )
     for number, frame in enumerate(frames, 1):
@@ -64,14 +69,15 @@ def from_url(
     count: int | None,
     after: int | None,
     tls: ssl.SSLContext | None = None,
+    start: str | None = None,
 ) -> None:
     """Print `count` frames of a WebSocket URL as they come; `send`, or a request for `codes`, is sent first.
 
     Many codes go in several requests, which add up. `after` is a position for /ws/trade: the events after it are
-    printed first.
+    printed first. `start` is a time of the day from which on what is stored of the codes is printed first.
     """
     parts = urlsplit(url)
-    requests = [send] if send is not None else list(_requests(parts.path, codes, period))
+    requests = [send] if send is not None else list(_requests(parts.path, codes, period, start))
     if after is not None:
         url = parts._replace(query=f"{parts.query}&after={after}".lstrip("&")).geturl()
     headers = {"X-API-Key": api_key} if api_key else {}
@@ -99,14 +105,19 @@ def _frames(socket: ClientConnection, server: str) -> Iterator[str | bytes]:
         wait = None
 
 
-def _requests(path: str, codes: Sequence[str], period: str) -> Iterator[str]:
-    for start in range(0, max(1, len(codes)), CODES_A_REQUEST):
-        request = _request(path, codes[start : start + CODES_A_REQUEST], period)
+def _tell_gap(topic: str, missed: int | None) -> None:
+    many = "an unknown number of" if missed is None else str(missed)
+    click.echo(f"{topic}: {many} messages are missing here", err=True)
+
+
+def _requests(path: str, codes: Sequence[str], period: str, start: str | None) -> Iterator[str]:
+    for at in range(0, max(1, len(codes)), CODES_A_REQUEST):
+        request = _request(path, codes[at : at + CODES_A_REQUEST], period, start)
         if request:
             yield request
 
 
-def _request(path: str, codes: Sequence[str], period: str) -> str | None:
+def _request(path: str, codes: Sequence[str], period: str, start: str | None) -> str | None:
     request: dict[str, Any]
     match path.rstrip("/").rpartition("/")[2]:
         case "realtime":
@@ -119,4 +130,4 @@ def _request(path: str, codes: Sequence[str], period: str) -> str | None:
             return None
         case name:
             raise ValueError(f"no request can be made for /{name} from codes; give it with --send")
-    return encode(request).decode()
+    return encode(request if start is None else {**request, "start": start}).decode()

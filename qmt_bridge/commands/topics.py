@@ -36,6 +36,7 @@ from qmt_bridge.errors import QMTBridgeError
 @click.option("--period", default="tick", show_default=True, help="Period of codes: of a file, or for /ws/realtime.")
 @click.option("--send", help="First frame to send to the URL, instead of one made from the codes.")
 @click.option("--after", type=click.IntRange(min=0), help="Trade events: begin after this position.")
+@click.option("--start", help="Quotes: begin with the day so far, from this time on, such as 09:30:00.")
 @ca_option
 @settings("api_key", *CONNECTION)
 def tail(
@@ -46,6 +47,7 @@ def tail(
     period: str,
     send: str | None,
     after: int | None,
+    start: str | None,
     ca: str | None,
     **flags: Any,
 ) -> None:
@@ -54,6 +56,8 @@ def tail(
     From ZeroMQ: qmt-bridge tail quote/600519.SH/tick/ whole/SH/
 
     From a WebSocket: qmt-bridge tail ws://127.0.0.1:8000/ws/realtime 600519.SH 000001.SZ
+
+    The day so far, then live: qmt-bridge tail quote/600519.SH/tick/ --start 09:30:00
 
     Many codes: qmt-bridge tail --codes-file codes.txt --period 1m
     """
@@ -74,9 +78,9 @@ def tail(
     try:
         if is_url:
             codes = [*topics[1:], *(read_codes(codes_file, whole_topic) if codes_file else ())]
-            tailing.from_url(topics[0], codes, period, send, config.api_key, count, after, tls)
+            tailing.from_url(topics[0], codes, period, send, config.api_key, count, after, tls, start)
         else:
-            tailing.from_wire([*topics, *quotes_of(codes_file, period)], config, count, after)
+            tailing.from_wire([*topics, *quotes_of(codes_file, period)], config, count, after, start)
     except BrokenPipeError:
         # With `... | head` the pipe ends; click then ends the command without a message.
         raise
@@ -89,10 +93,12 @@ def _refuse_for_url(topics: tuple[str, ...], send: str | None) -> None:
     path = urlsplit(topics[0]).path.rstrip("/")
     refuse("a gateway is asked, not the feeder", *CONNECTION)
     if send is not None:
-        refuse("--send is the whole request", "period", "codes_file")
+        refuse("--send is the whole request", "period", "codes_file", "start")
         _refuse_codes(topics, "--send is the whole request")
     if not path.endswith("/realtime"):
         refuse("only /ws/realtime has periods", "period")
+    if path.endswith("/trade"):
+        refuse("trade events begin after a position (--after)", "start")
     if not path.endswith("/trade"):
         refuse("only /ws/trade has positions", "after")
     elif send is None:

@@ -48,9 +48,12 @@ class _Span(NamedTuple):
 
 
 class Answers:
-    """The answers from a log; `followed` says since when (ms since 1970) the store itself subscribes a topic."""
+    """The answers from a log; `followed` says since when the store subscribes a topic itself, without a break.
 
-    def __init__(self, log: Log, followed: Mapping[Topic, int]) -> None:
+    In ms since 1970; infinite while there is no connection to the feeder.
+    """
+
+    def __init__(self, log: Log, followed: Mapping[Topic, float]) -> None:
         self._log = log
         self._followed = followed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -80,7 +81,9 @@ class Store:
             closing.callback(context.destroy, 0)
             self._links = Links()
             closing.callback(self._links.close)
-            self._since = dict.fromkeys(self._topics, clock.time_ns() // _NS_PER_MS)
+            # Since when each own topic is followed without a break (ms since 1970).
+            self._since = dict.fromkeys(self._topics, math.inf)
+            self._is_connected = False
             self._answers = Answers(self._log, self._since)
             self._service = Service(context, listened, self._config.curve_dir, self._links, self._answer)
             closing.callback(self._service.close)
@@ -182,6 +185,10 @@ class Store:
             self._poller = self._make_poller()
         for notice in self._links.look(now):
             logger.log(logging.INFO if notice.good else logging.WARNING, "%s", notice.text)
+        if self._is_connected != self._links.all_up():
+            self._is_connected = not self._is_connected
+            since = clock.time_ns() / _NS_PER_MS if self._is_connected else math.inf
+            self._since.update(dict.fromkeys(self._topics, since))
 
     def _trim(self) -> None:
         oldest = _today() - timedelta(days=max(0, self._config.store_days - 1))

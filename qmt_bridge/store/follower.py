@@ -17,9 +17,9 @@ from qmt_bridge.wire.topics import Topic
 
 logger = logging.getLogger(__name__)
 
-# Messages that wait here while the disk is slow; a batch of a market has at most 64 KiB, so they are at most 128 MiB.
-# As many as the high-water mark of the feeder wait there.
-RECEIVE_MARK = 2000
+# Messages that wait here while the disk is slow, and as many wait in the feeder: four seconds of a market as quotes of
+# their own. A batch of a market has at most 64 KiB, so they are at most 256 MiB.
+RECEIVE_MARK = 4096
 
 
 class Follower:

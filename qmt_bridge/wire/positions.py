@@ -45,6 +45,15 @@ class Position(msgspec.Struct, frozen=True, order=True):
             return Step.OLD
         return Step.NEXT if to.seq == self.seq + 1 else Step.GAP
 
+    def is_followed_by(self, to: Position, *, across: bool) -> bool:
+        """Return whether the message at `to` is the next one; `across`: or the first one of a newer epoch.
+
+        The first message of an epoch also follows the position before any message.
+        """
+        if to.epoch == self.epoch:
+            return to.seq == self.seq + 1
+        return to.seq == 1 and to.epoch > self.epoch and (across or not self.epoch)
+
 
 # The position before the first message.
 NOWHERE = Position(0, 0)

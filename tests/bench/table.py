@@ -28,7 +28,7 @@ COMMON = (
     "ticks of 480 bytes over loopback; medians over the rounds, the servers in turn. "
     "≥: the core of the load was full, the server was not."
 )
-# Rows of this gateway whose rate is compared with that of JSON in the same run.
+# Rows of this gateway whose cost is compared with that of JSON in the same run.
 COSTED = (MSGPACK.name, PICKING.name)
 # The columns of the comparison: heading, load, figure.
 COLUMNS = (
@@ -57,9 +57,14 @@ def cell(figures: Figures, name: str) -> str:
 
 
 def cost(results: Results, load: int, name: str) -> str:
-    """Return how the rate of a row compares with that of this gateway's JSON in the same run."""
-    rate, plain = (results.get((load, row), {}).get("rate") for row in (name, OURS.name))
-    return f" ({rate / plain:.2f} x JSON)" if rate and plain else ""
+    """Return the frames for each second of the server's CPU, as a multiple of those of JSON in the same run.
+
+    The rates alone would not tell where the core of the load was full before that of the server.
+    """
+    figures = [results.get((load, row), {}) for row in (name, OURS.name)]
+    rate, plain = (of.get("rate") or 0 for of in figures)
+    cpu, plain_cpu = (of.get("cpu") or 0 for of in figures)
+    return f" ({rate / cpu / (plain / plain_cpu):.2f} x JSON)" if rate and cpu and plain and plain_cpu else ""
 
 
 def comparison(results: Results, missing: Mapping[str, str]) -> list[list[str]]:

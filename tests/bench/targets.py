@@ -25,6 +25,11 @@ def over_rounds(rounds: Sequence[Figures]) -> Figures:
     }
 
 
+def multiple(ratio: float) -> str:
+    """Return a ratio with three digits, or as a whole number from a hundred on."""
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"
+
+
 class Verdict(NamedTuple):
     """A target and the measured figure; `met` is None if nothing was measured."""
 
@@ -44,7 +49,7 @@ def verdicts(results: Results) -> Iterator[Verdict]:
         ours, theirs = figure(load, OURS.name, name), figure(load, row, name)
         if not ours or not theirs:
             return Verdict(load, text, "not measured", None)
-        return Verdict(load, text, f"{ours / theirs:,.3g} x", ours / theirs >= least)
+        return Verdict(load, text, f"{multiple(ours / theirs)} x", ours / theirs >= least)
 
     def most(load: int, name: str, limit: float, text: str, unit: str, scale: float = 1.0) -> Verdict:
         ours = figure(load, OURS.name, name)

@@ -32,6 +32,8 @@ OFFER = (("Sec-WebSocket-Extensions", "permessage-deflate; server_no_context_tak
 FIRST = {False: 100.0, True: 30.0}
 # Seconds that what waits may take to arrive after a step.
 DRAIN = 15.0
+# Workers that have used no more CPU seconds in a fifth of a second have nothing to write.
+IDLE = 0.03
 STEPS = 7
 # A rate is held if about as much arrives (more would be what an earlier step has left), and nothing is skipped or lost.
 HELD = 0.95, 1.05
@@ -112,7 +114,7 @@ def scaled(row: Row, market: Sequence[str], settings: Settings) -> Figures:
 
 def _step(running: Running, crews: Crews, market: Sequence[str], settings: Settings, offered: float) -> Step:
     seen = observe(running, crews, market, offered * CLIENTS, settings.seconds, "SH")
-    _drain(crews)
+    _drain(running)
     measured = seen.measured
     arrived = measured.rate / seen.offered
     held = HELD[0] <= arrived <= HELD[1] and not measured.skipped and not measured.lost
@@ -127,12 +129,12 @@ def _step(running: Running, crews: Crews, market: Sequence[str], settings: Setti
     return Step(seen.offered / CLIENTS, measured.rate / CLIENTS, held, figures)
 
 
-def _drain(crews: Crews) -> None:
-    """Wait until nothing more arrives, so that one step leaves nothing to the next."""
+def _drain(running: Running) -> None:
+    """Wait until the workers have nothing to write, so that one step leaves nothing to the next."""
     until = time.monotonic() + DRAIN
+    used = running.usage().cpu_seconds
     while time.monotonic() < until:
-        crews.begin()
         time.sleep(0.2)
-        crews.end()
-        if not crews.result().frames:
+        before, used = used, running.usage().cpu_seconds
+        if used - before < IDLE:
             return

@@ -111,6 +111,13 @@ def test_first_member_subscribes_and_the_last_unsubscribes() -> None:
     hub.leave(TICK, two)
     assert wire.subscribed == []
     assert not hub.streams
+    assert not hub.market
+
+
+def test_topic_is_found_by_its_bytes_if_it_is_market_data() -> None:
+    hub = Hub(Wire())
+    hub.join({TICK: Client(), ALL_TRADES: Client()}, 0.0)
+    assert hub.market == {TICK.encode(): hub.streams[TICK]}
 
 
 def test_joiner_gets_the_last_value_and_newer_frames_once() -> None:

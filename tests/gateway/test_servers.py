@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import httpx2
 import msgspec
 import pytest
 from starlette.testclient import TestClient
@@ -94,6 +95,31 @@ async def test_server_serves_sockets_checks_keys_and_logs_none(
     logged = log.read_text(encoding="utf-8")
     assert "secretsecret" not in logged
     assert "Traceback" not in logged
+
+
+@pytest.mark.parametrize("command", SERVERS)
+async def test_server_serves_events_and_newest_records(config: Config, tmp_path: Path, command: list[str]) -> None:
+    port = free_port()
+    log = tmp_path / "server.log"
+    with running_rig(config) as rig, process([part.format(port=port) for part in command], rig.config, log):
+        wait_for(lambda: answers(port), f"the server: {log.read_text(encoding='utf-8')}")
+        async with (
+            httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE, trust_env=False) as client,
+            client.stream("GET", "/sse/realtime?stocks=600519.SH") as response,
+        ):
+            lines = response.aiter_lines()
+            await rig.wanted(TICK)
+            while await anext(lines) != "event: notice":
+                pass
+            rig.source.publish(TICK, {"600519.SH": [{"lastPrice": 1858.0}]})
+            while await anext(lines) != 'data: {"600519.SH":[{"lastPrice":1858.0}]}':
+                pass
+            page = await client.get("/api/last?codes=600519.SH")
+            assert page.json()["records"] == {"600519.SH": {"lastPrice": 1858.0}}
+            assert (await client.get("/sse/realtime?stocks=600519")).status_code == 400
+    logged = log.read_text(encoding="utf-8")
+    assert "Traceback" not in logged
+    assert "without completing" not in logged
 
 
 def test_test_client_opens_sockets_without_a_feeder(config: Config) -> None:

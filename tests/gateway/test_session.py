@@ -54,6 +54,9 @@ class Transport:
             self.sender.acknowledge(framed[-4:])
         return True
 
+    def refund(self) -> None:
+        """Ignore it: no message was charged."""
+
 
 def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscription]:
     transport = Transport()
@@ -119,6 +122,30 @@ async def test_frames_are_queued_while_the_transport_is_full() -> None:
     transport.full = False
     session.sender.flush()
     assert order(transport.written) == [b"1", b"2"]
+
+
+async def test_body_that_cannot_be_shown_is_left_out_alone() -> None:
+    session, transport, subscription = made()
+    subscription.serve(Terms(), seq_id=3)
+    subscription.deliver(tick(1, 10))
+    subscription.deliver(Frame(TICK, 1, 2, 0, 0, b"no JSON"))
+    subscription.deliver(tick(3, 10))
+    session.sender.flush()
+    assert order(transport.written) == [b"1", b"3"]
+    assert session.sender.outbox.unfit == 1
+
+
+async def test_frame_given_after_the_first_processed_is_known() -> None:
+    session, transport, subscription = made()
+    subscription.deliver(tick(1, 10))
+    assert not session.sender.processed(1)
+    subscription.deliver(tick(2, 10))
+    subscription.deliver(tick(3, 10))
+    session.sender.flush()
+    assert order(transport.written) == [b"1", b"2", b"3"]
+    assert session.sender.processed(2)
+    assert not session.sender.processed(1)
+    assert session.sender.processed(3)
 
 
 @pytest.mark.parametrize(("opted_in", "last"), [(False, []), (True, [b"closing"])])

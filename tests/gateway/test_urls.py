@@ -39,6 +39,7 @@ def test_plain_http_on_a_socket_asks_for_an_upgrade(rig: Rig, method: str, path:
     ("path", "words"),
     [
         ("/ws/realtme", "did you mean /ws/realtime?"),
+        ("/api/lst", "did you mean /api/last?"),
         ("/", "the WebSockets are /ws/realtime, "),
         ("/" + "a" * 5000, "there is nothing at '/" + "a" * 59 + "';"),
         ("/%0d%0aX-Header:%20a", r"there is nothing at '/\r\nX-Header: a'"),

@@ -80,6 +80,36 @@ def test_parts_share_the_wire_log_and_data_folder() -> None:
     assert feeder | gateway | store == {*NAMES, "config_file", "until_eof", "supervised"}
 
 
+def test_store_has_topics_and_the_ticks_of_codes_in_files(tmp_path: Path) -> None:
+    file = tmp_path / "codes.txt"
+    file.write_text("000001.SZ\n600519.SH\n", encoding="utf-8")
+    named = ["whole/SH/", str(file), "quote/600519.SH/tick/", "quote/600519.SH/1m/", "l2/000001.SZ/0/"]
+    topics = ["whole/SH/", "quote/000001.SZ/tick/", "quote/600519.SH/tick/", "quote/600519.SH/1m/", "l2/000001.SZ/0/"]
+    assert run_commands.stored_topics(named) == topics
+    assert run_commands.stored_topics([]) == []
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("quote/", "'quote/' is no topic"),
+        ("trade/1000000365/", "is no topic that can be stored"),
+        ("status/feeder/", "is no topic that can be stored"),
+        ("-", "'-' is no topic"),
+        ("quote/600519/tick/", "600519"),
+        ("quote/600519.SH/2m/", "unknown period"),
+        ("whole/sh/", "sh"),
+        ("no-such-file.txt", "cannot read no-such-file.txt"),
+    ],
+)
+@pytest.mark.parametrize("command", ["store", "up"])
+def test_wrong_topic_of_a_store_is_named(tmp_path: Path, command: str, named: str, said: str) -> None:
+    result = CliRunner().invoke(cli.main, [command, "--store", named, "--data-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "store: " in result.output
+    assert said in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import zmq
+
 from qmt_bridge.config import Config
 from qmt_bridge.wire.moments import midnight
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.rig import Rig, running_rig
 from tests.support.store import StoreServer, store_of
-from tests.support.waiting import until
+from tests.support.waiting import until, wait_for
 
 CODE = "600519.SH"
 TICK = quote_topic(CODE)
@@ -40,9 +42,28 @@ class Market:
             self.number += 1
             self.rig.source.publish(TICK, tick(self.number))
 
+    def wait_stored(self) -> None:
+        """Wait until the store has all that was published."""
+        wait_for(lambda: self.number in self.kept, "the store")
+
     async def stored(self) -> None:
         """Wait until the store has all that was published."""
         await until(lambda: self.number in self.kept, "the store")
+
+
+@contextmanager
+def demand(market: Market) -> Iterator[None]:
+    """Let a consumer subscribe the topic: without one the feeder publishes nothing."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    socket = context.socket(zmq.SUB)
+    socket.connect(market.rig.config.market_addr)
+    socket.subscribe(TICK)
+    try:
+        wait_for(lambda: TICK in market.rig.source.wanted, "the demand")
+        yield
+    finally:
+        socket.close(linger=0)
+        context.term()
 
 
 @contextmanager

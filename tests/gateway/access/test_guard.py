@@ -66,6 +66,26 @@ def test_preflight_follows_the_same_list(rig: Rig) -> None:
     assert (status, found["Access-Control-Allow-Headers"]) == (403, None)
 
 
+@pytest.mark.parametrize("path", ["/readyz", "/api/last?codes=999999.SZ"])
+@pytest.mark.parametrize(
+    ("site", "mode", "dest", "status"),
+    [
+        ("cross-site", "no-cors", "image", 403),
+        ("same-site", "no-cors", "script", 403),
+        ("cross-site", "navigate", "iframe", 403),
+        # A link that is followed; a page of the gateway's own host; the address that a reader has typed.
+        ("cross-site", "navigate", "document", 200),
+        ("same-origin", "no-cors", "image", 200),
+        ("none", "navigate", "document", 200),
+    ],
+)
+def test_page_of_another_site_cannot_load_what_has_no_origin(
+    rig: Rig, path: str, site: str, mode: str, dest: str, status: int
+) -> None:
+    told = {"Sec_Fetch_Site": site, "Sec_Fetch_Mode": mode, "Sec_Fetch_Dest": dest}
+    assert ask(rig.servers[0].port, path, **told)[0] == status
+
+
 def test_health_is_bare(rig: Rig) -> None:
     assert ask(rig.servers[0].port, "/healthz")[2] == '{"status":"ok"}'
 

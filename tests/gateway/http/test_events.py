@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from gateway import worker
+from gateway.connections import handshake
 from qmt_bridge.config import Config
 from qmt_bridge.wire.topics import FormulaSpec, formula_topic, l2_topic, quote_topic, whole_topic
 from tests.gateway.http.conftest import add_key, client_of
@@ -240,6 +241,27 @@ async def test_key_and_scope_are_those_of_the_socket(rig: Rig, config: Config, p
             assert ack["added"] == [MAOTAI]
 
 
+async def test_address_with_wrong_keys_is_barred(pages: httpx2.AsyncClient) -> None:
+    for _ in range(5):
+        assert (await denied(pages, f"{REALTIME}&api_key=wrong"))[0] == 401
+    response = await pages.get(f"{REALTIME}&api_key=wrong")
+    assert response.status_code == 429
+    assert int(response.headers["Retry-After"]) > 50
+
+
+async def test_stream_has_no_deadline_as_a_page_has(
+    rig: Rig, pages: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshake, "REQUEST_TIMEOUT", 0.2)
+    async with opened(pages, REALTIME) as (events, _):
+        # A connection without a request is given up after the same time, so it shows that the time is over.
+        reader, writer = await asyncio.open_connection("127.0.0.1", rig.servers[0].port)
+        assert await reader.read() == b""
+        writer.close()
+        publish(rig, 1.0)
+        assert (await events.data()).data == {MAOTAI: [{"lastPrice": 1.0}]}
+
+
 async def test_formula_is_not_open_to_a_page_from_a_file(rig: Rig, pages: httpx2.AsyncClient) -> None:
     async with opened(pages, REALTIME, Origin="null") as (events, _):
         assert events.response.headers["Access-Control-Allow-Origin"] == "null"
@@ -312,15 +334,18 @@ async def test_client_that_does_not_read_is_conflated_and_dropped(rig: Rig) -> N
             stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             stalled.connect(("127.0.0.1", server.port))
             stalled.sendall(f"GET {REALTIME} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
-            wait_for(lambda: readiness(server.port)["connections"] == 2, "the stream")
+            await until(lambda: readiness(server.port)["connections"] == 2, "the stream")
             for number in range(1500):
                 rig.source.publish(TICK, {MAOTAI: [{"number": number, "bulk": bulk}]})
                 # A client that reads gets each of them.
                 assert (await other.receive())[MAOTAI][0]["number"] == number
             # Of 30 MB the newest alone waits, and what was taken before.
             assert metrics(server.port)["waiting_bytes"] < 2 * 1024 * 1024
-            wait_for(lambda: readiness(server.port)["connections"] == 1, "the stalled client to be dropped")
-            assert readiness(server.port)["skipped"] > 500
+            await until(lambda: readiness(server.port)["connections"] == 1, "the stalled client to be dropped")
+            assert readiness(server.port)["skipped"] > 0
+            # The connection is dropped too: a close would wait for the client for ever.
+            state = server._server.server_state
+            await until(lambda: len(state.connections) == 1, "the end of the connection")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

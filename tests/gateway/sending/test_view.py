@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
 import zlib
 from typing import Any
 
@@ -89,6 +91,22 @@ def test_clients_of_one_view_share_the_frame() -> None:
     assert one is two
     assert one.framed is two.framed
     assert View(fields=("time",)).of(published).framed != one.framed
+
+
+class Named(str):
+    """A topic that can be watched; a frame cannot."""
+
+
+def test_rendered_frame_is_freed_without_the_collector() -> None:
+    gc.disable()
+    try:
+        published = frame({"600519.SH": [RECORD]}, Topic(Named(TICK)))
+        watched = weakref.ref(published.topic)
+        assert View(fields=("time",)).of(published).framed
+        del published
+        assert watched() is None
+    finally:
+        gc.enable()
 
 
 def test_messagepack_frames_are_marked_as_binary() -> None:

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import zmq
 
 from feeder import app, publisher
 from gateway import server
 from qmt_bridge import sockets
+from qmt_bridge.addresses.endpoint import Endpoint
 from qmt_bridge.commands import supervisor
 from qmt_bridge.config import FEEDER, GATEWAY, LOG, WIRE, Config
 from qmt_bridge.errors import ConfigError
@@ -24,7 +26,8 @@ from qmt_bridge.process import child as child_process
 from qmt_bridge.process.pulse import Pulse
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.wire.frames import encode
-from qmt_bridge.wire.topics import STATUS_TOPIC
+from qmt_bridge.wire.history import StoredFrame, TopicHistory, encode_history
+from qmt_bridge.wire.topics import STATUS_TOPIC, STORE_TOPIC
 from tests.support.ports import ANY_PORT
 from tests.support.processes import runs
 from tests.support.waiting import SLOWNESS, wait_for
@@ -259,13 +262,28 @@ STATE = {"id": 0, "topic": STATUS_TOPIC, "state": "live"}
         pytest.param(b'{"a":' + b"[" * 100_000, id="nested"),
         pytest.param(encode(STATE)[:-1] + b',"body":{"source":"\xff\xfe"}}', id="no-utf8-in-the-body"),
         pytest.param(encode(STATE | {"body": {"source": "sim"}}), id="another-heartbeat"),
+        pytest.param(encode_history(TopicHistory(0, STORE_TOPIC)), id="no-status"),
+        pytest.param(
+            encode_history(TopicHistory(0, STORE_TOPIC, frames=[StoredFrame(0, 0, 0, 0, msgspec.Raw(b"[]"))])),
+            id="strange-status",
+        ),
+        pytest.param(
+            encode_history(
+                TopicHistory(
+                    0, STORE_TOPIC, frames=[StoredFrame(0, 0, 0, 0, msgspec.Raw(b'{"time":1,"instance":"x"}'))]
+                )
+            ),
+            id="another-store",
+        ),
     ],
 )
-def test_answers_of_other_programs_are_ignored(answer: bytes) -> None:
+@pytest.mark.parametrize("read", [supervisor._of_feeder, supervisor._of_store])
+def test_answers_of_other_programs_are_ignored(answer: bytes, read: Callable[[bytes], str | None]) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = sockets.bind_router(context, ANY_PORT, None)
     router.rcvtimeo = int(DEADLINE * 1000)
-    questions = supervisor._Questions(Config(ask_addr=router.getsockopt_string(zmq.LAST_ENDPOINT)), "ours")
+    where = Endpoint("ask_addr", router.getsockopt_string(zmq.LAST_ENDPOINT))
+    questions = supervisor._Questions(where, STATUS_TOPIC, read, "ours")
     try:
         deadline = time.monotonic() + DEADLINE
         while not router.poll(10):

@@ -15,6 +15,7 @@ from qmt_bridge.commands import tail
 from qmt_bridge.config import Config
 from qmt_bridge.wire.topics import ALL_TRADES
 from tests.support.greeter import Greeter, addresses, take, trade_once
+from tests.support.morning import CODE, TICK, demand, market_of
 from tests.support.ports import ANY_ADDRESSES
 
 
@@ -63,3 +64,32 @@ def test_a_position_goes_into_the_url(
             thread.join()
     assert asked == [expected]
     assert capsys.readouterr().out == "{}\n"
+
+
+def test_stored_messages_are_printed_first_from_the_wire(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with market_of(Config(**ANY_ADDRESSES, data_dir=str(tmp_path))) as market, demand(market):
+        market.publish(5)
+        market.wait_stored()
+        here = msgspec.structs.replace(market.rig.config, store_addr=market.store.address)
+        tail.from_wire([TICK], here, 3, None, "09:30:06")
+    assert [json.loads(line)["seq"] for line in capsys.readouterr().out.splitlines()] == [3, 4, 5]
+
+
+def test_start_goes_into_the_request(capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[object] = []
+
+    def answer(socket: ServerConnection) -> None:
+        asked.append(json.loads(socket.recv()))
+        socket.send("{}")
+
+    with serve(answer, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            port = server.socket.getsockname()[1]
+            url = f"ws://127.0.0.1:{port}/ws/realtime"
+            tail.from_url(url, [CODE], "tick", None, "", 1, None, start="09:30:00")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked == [{"stocks": [CODE], "period": "tick", "start": "09:30:00"}]

@@ -25,7 +25,7 @@ class Asked:
 
     def __init__(self, log: Log) -> None:
         self.log = log
-        self.followed: dict[Topic, int] = {}
+        self.followed: dict[Topic, float] = {}
         self._answers = Answers(log, self.followed)
 
     def store(self, *seqs: int, epoch: int = EPOCH, day: str = DAY, first_ms: int = OPEN) -> None:

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from rocksdict import Options, Rdict
 
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.store import log as logs
@@ -139,6 +140,16 @@ def test_removed_days_stay_removed_after_a_new_start(tmp_path: Path) -> None:
         found = log.find(TOPIC)
         assert found is not None
         assert found.first == Position(EPOCH, 1)
+
+
+def test_files_of_a_removed_day_are_gone(tmp_path: Path) -> None:
+    with closing(Log(tmp_path, 0)) as log:
+        for seq, day in enumerate(("2026-11-25", "2026-11-26"), 1):
+            log.append(tick(seq, OPEN), day)
+            log.commit()
+        log.trim("2026-11-26")
+    columns = Rdict.list_cf(str(tmp_path), Options(raw_mode=True))
+    assert sorted(columns) == ["batches-000002", "default", "messages-000002"]
 
 
 def test_the_newest_day_is_kept_whatever_its_age(log: Log) -> None:

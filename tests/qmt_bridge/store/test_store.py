@@ -150,6 +150,19 @@ def test_a_topic_of_its_own_is_stored_without_a_consumer(feed: Published, config
         assert asker.ask(OTHER, start="00:00").frames[0].seq == 1
 
 
+def test_a_topic_of_its_own_is_followed_while_there_is_a_connection(tmp_path: Path) -> None:
+    config = Config(**free_addresses(), data_dir=str(tmp_path / "feeder"), store_addr="tcp://127.0.0.1:*", grace=0.0)
+    soon = (time.time_ns() + 3600 * 10**9) // 1_000_000
+    with stored(msgspec.structs.replace(config, data_dir=str(tmp_path / "data")), OTHER) as (_, asker):
+        assert asker.ask(OTHER, start=soon).holes == [Hole("store_began")]
+        feed = Published(config)
+        try:
+            wait_for(lambda: asker.ask(OTHER, start=soon).holes == [], "the topic to be followed")
+        finally:
+            feed.stop()
+        wait_for(lambda: asker.ask(OTHER, start=soon).holes == [Hole("store_began")], "the end of the connection")
+
+
 def test_store_and_live_stream_have_every_message_once(feed: Published, config: Config) -> None:
     """As a gateway reads it: subscribe first, then ask until the store has reached the first live message."""
     with stored(config, OTHER) as (_, asker):
@@ -431,7 +444,14 @@ def test_full_disk_is_told_and_what_it_costs_is_a_gap(
 ) -> None:
     free = app.RESERVE_BYTES * 4
     monkeypatch.setattr(app, "TRIM_SECONDS", 0.01)
-    monkeypatch.setattr(app.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    looks = 0
+
+    def disk_usage(_: Path) -> SimpleNamespace:
+        nonlocal looks
+        looks += 1
+        return SimpleNamespace(free=free)
+
+    monkeypatch.setattr(app.shutil, "disk_usage", disk_usage)
     with stored(config) as (_, asker):
         follow(feed, asker)
         free = app.RESERVE_BYTES - 1
@@ -442,7 +462,9 @@ def test_full_disk_is_told_and_what_it_costs_is_a_gap(
         wait_for(lambda: asker.status().left_out >= lost + 10, "messages to be lost")
         assert len(asker.ask(TOPIC, start="00:00").frames) > 0
         # As long as there is little more, nothing is stored.
-        free = app.RESERVE_BYTES
+        free, seen = app.RESERVE_BYTES, looks
+        wait_for(lambda: looks >= seen + 3, "looks at the disk")
+        assert asker.status().failure is not None
         feed.publish(10)
         wait_for(lambda: asker.status().left_out >= lost + 20, "messages to be lost")
         free = app.RESERVE_BYTES * 2

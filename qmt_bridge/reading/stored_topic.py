@@ -1,0 +1,179 @@
+"""One topic of a consumer from a moment of the past on: what the store has, then what is published. Pure.
+
+1. Subscribe, then ask the feeder where the topic is, and the store for the messages from that moment on; hold what
+   arrives meanwhile.
+2. After each answer ask for what follows, as fast as the caller takes it.
+3. Where the held messages follow the last stored one, hand them out; the topic is live.
+4. What the store does not have, or does not tell in `PATIENCE` seconds, is told as a gap.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.history import TopicHistory, frames_of
+from qmt_bridge.wire.positions import NOWHERE, Position
+from qmt_bridge.wire.requests import CatchUp
+from qmt_bridge.wire.topics import Topic
+
+# Bytes of one answer: the caller sets the pace.
+ROOM_BYTES = 512 * 1024
+# Bytes of messages that are held; what is dropped is read from the store again.
+HELD_BYTES = 8 * 1024 * 1024
+# Seconds without an answer after which the question is asked again, and seconds until the store is asked again that
+# does not have yet what was published.
+AGAIN_SECONDS = 1.0
+BEHIND_SECONDS = 0.1
+# Seconds without anything new after which the rest is told as a gap.
+PATIENCE = 3.0
+
+
+class StoredTopic:
+    """How far one topic was read from the store."""
+
+    def __init__(self, topic: Topic, start: int | str) -> None:
+        self.topic = topic
+        # Whether the stored messages have met the published ones.
+        self.live = False
+        # The last message that was handed out.
+        self.position = NOWHERE
+        # Where the feeder was when it was asked; the store has to reach it.
+        self.target = NOWHERE
+        # How many messages are missing, None where that is unknown; taken by the consumer.
+        self.gaps: list[int | None] = []
+        self._start: int | str = start
+        self._question: int | None = None
+        self._is_answered = False
+        self._ask_at = 0.0
+        self._fruitless_since: float | None = None
+        self._held: deque[Frame] = deque()
+        self._size = 0
+        # Whether all that is stored was handed out, so that the next message shows whether something is missing.
+        self._is_at_end = False
+
+    def asks(self, now: float) -> bool:
+        """Return whether there is something to ask; from the first such time on the store has to bring something."""
+        if self.live or self._is_at_end:
+            return False
+        if self._fruitless_since is None:
+            self._fruitless_since = now
+        return now >= self._ask_at
+
+    def ask(self, number: int, now: float) -> CatchUp:
+        """Return what to ask as question `number`."""
+        self._question = number
+        self._ask_at = now + AGAIN_SECONDS
+        if self.position == NOWHERE:
+            return CatchUp(number, [self.topic], room=ROOM_BYTES, start=self._start)
+        return CatchUp(number, [self.topic], self.position.seq, ROOM_BYTES, self.position.epoch)
+
+    def arrived(self, frame: Frame) -> list[Frame]:
+        """Return what can be handed out now that a message has been published."""
+        if self._is_old(frame):
+            return []
+        if self._is_at_end and self._follows(frame):
+            self._held.append(frame)
+            return self._go_live()
+        if self._is_at_end:
+            # The store may have what was lost on the way.
+            self._is_at_end, self._ask_at = False, 0.0
+        self._held.append(frame)
+        self._size += len(frame.body)
+        while self._size > HELD_BYTES:
+            self._size -= len(self._held.popleft().body)
+        return []
+
+    def answered(self, history: TopicHistory, now: float) -> list[Frame]:
+        """Return the messages of an answer, and the held ones that follow them."""
+        if history.id != self._question or self.live:
+            return []
+        self._question = None
+        self._is_answered = True
+        if history.state == "refused":
+            return self._give_up()
+        frames = [frame for frame in frames_of(history) if not self._is_old(frame)]
+        self.gaps += [
+            _missing(hole.after, hole.before)
+            for hole in history.holes
+            if hole.before is None or hole.before > self.position
+        ]
+        for frame in frames:
+            self._hand_out(frame)
+        if frames:
+            self._fruitless_since = None
+        elif history.seq and self.position == NOWHERE:
+            self.position = history.position
+        if history.more:
+            self._ask_at = 0.0
+            return frames
+        if not history.seq and history.holes:
+            # Nothing is stored.
+            return self._give_up(is_told=True)
+        return frames + self._join(now)
+
+    def give_up(self, now: float) -> list[Frame]:
+        """Return the held messages if the store has brought nothing new for too long."""
+        since = self._fruitless_since
+        if self.live or self._is_at_end or since is None or now - since < PATIENCE:
+            return []
+        return self._give_up()
+
+    def _join(self, now: float) -> list[Frame]:
+        self._drop_old()
+        if self._held and self._follows(self._held[0]):
+            return self._go_live()
+        if not self._held and (not self.target.seq or self.position >= self.target):
+            self._is_at_end = True
+            self._fruitless_since = None
+        else:
+            self._ask_at = now + BEHIND_SECONDS
+        return []
+
+    def _drop_old(self) -> None:
+        self._held = deque(frame for frame in self._held if not self._is_old(frame))
+        self._size = sum(len(frame.body) for frame in self._held)
+
+    def _give_up(self, *, is_told: bool = False) -> list[Frame]:
+        self._drop_old()
+        is_next = self._is_answered and self._held and self._follows(self._held[0])
+        if not is_told and not is_next:
+            after = self.position if self.position != NOWHERE else None
+            first = Position(self._held[0].epoch, self._held[0].seq) if self._held else None
+            self.gaps.append(_missing(after, first))
+        if not self._held:
+            self.live = True
+            return []
+        if not self._follows(self._held[0]):
+            self.position = Position(self._held[0].epoch, self._held[0].seq - 1)
+        return self._go_live()
+
+    def _go_live(self) -> list[Frame]:
+        """Return the held messages, without those behind another gap: the store is asked for what is missing there."""
+        frames: list[Frame] = []
+        while self._held and self._follows(self._held[0]):
+            frame = self._held.popleft()
+            if self.position.epoch and frame.epoch != self.position.epoch:
+                self.gaps.append(None)
+            frames.append(self._hand_out(frame))
+        self._drop_old()
+        self.live = not self._held
+        self._ask_at = 0.0
+        self._fruitless_since = None
+        return frames
+
+    def _hand_out(self, frame: Frame) -> Frame:
+        self.position = Position(frame.epoch, frame.seq)
+        return frame
+
+    def _follows(self, frame: Frame) -> bool:
+        return self.position.is_followed_by(Position(frame.epoch, frame.seq), across=True)
+
+    def _is_old(self, frame: Frame) -> bool:
+        return Position(frame.epoch, frame.seq) <= self.position
+
+
+def _missing(after: Position | None, before: Position | None) -> int | None:
+    if after is None or before is None or after.epoch != before.epoch:
+        return None
+    return before.seq - after.seq - 1
