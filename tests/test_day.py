@@ -7,11 +7,14 @@ import json
 import random
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import aclosing
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from qmt_bridge import QMTClient
 from qmt_bridge.wire.moments import midnight, shown_moment
 from tests.support.recorded import TICKS, recorded, rows_by_code
 from tests.support.up import DEADLINE, Up, running
@@ -26,16 +29,25 @@ MINUTE = 60_000
 Rows = dict[str, list[dict[str, Any]]]
 
 
+class Kind(Enum):
+    """How a program subscribes."""
+
+    DOCUMENTED = auto()
+    OPTED_IN = auto()
+    LIBRARY = auto()
+
+
 class Program:
     """Subscribes some codes with a `start` on one socket, and keeps what it receives until it has as much as the file.
 
-    One that opts in gets an ack, and frames with their positions; another one has the documented frames alone.
+    One that opts in gets an ack, and frames with their positions; one without has the documented frames alone; and some
+    use the Python library.
     """
 
-    def __init__(self, codes: list[str], start_ms: int, expected: Rows, *, opts_in: bool) -> None:
+    def __init__(self, codes: list[str], start_ms: int, expected: Rows, kind: Kind) -> None:
         self._codes = codes
         self._start_ms = start_ms
-        self._opts_in = opts_in
+        self._kind = kind
         self._expected: Rows = {}
         for code in codes:
             place = bisect_left(expected[code], start_ms, key=lambda row: int(row["time"]))
@@ -48,11 +60,18 @@ class Program:
 
     async def run(self, up: Up) -> None:
         """Receive everything, and then what else is on its way."""
-        request: dict[str, Any] = {"stocks": self._codes, "start": shown_moment(self._start_ms), "mode": "all"}
-        request |= {"id": 1, "seq": True} if self._opts_in else {}
+        start = shown_moment(self._start_ms)
+        missing = sum(map(len, self._expected.values()))
+        if self._kind is Kind.LIBRARY:
+            library = QMTClient("127.0.0.1", up.port)
+            async with aclosing(library.realtime(self._codes, start=start, complete=True)) as frames:
+                while missing > 0:
+                    missing -= self._take(await anext(frames))
+            return
+        request: dict[str, Any] = {"stocks": self._codes, "start": start, "mode": "all"}
+        request |= {"id": 1, "seq": True} if self._kind is Kind.OPTED_IN else {}
         async with connect(up.url("/ws/realtime"), proxy=None, compression=None) as client:
             await client.send(json.dumps(request))
-            missing = sum(map(len, self._expected.values()))
             while missing > 0:
                 missing -= self._take(json.loads(await client.recv()))
             # A message that comes twice may be the last one.
@@ -90,7 +109,7 @@ class Program:
             pairs = enumerate(zip(received, expected, strict=False))
             place = next((n for n, (a, b) in pairs if a != b), min(len(received), len(expected)))
             yield f"{code} has {len(received)} rows of {len(expected)}, others from row {place} on"
-        if not self._opts_in:
+        if self._kind is not Kind.OPTED_IN:
             return
         epoch, first = self._positions[code][0]
         if self._positions[code] != [(epoch, first + n) for n in range(len(received))]:
@@ -153,7 +172,7 @@ async def test_programs_that_join_at_any_time_have_the_files_rows(tmp_path: Path
             # No program asks for what comes after it has joined.
             min(nine_thirty, chance.randrange(opens - MINUTE, max(opens, join))),
             expected,
-            opts_in=bool(number % 3),
+            list(Kind)[number % len(Kind)],
         )
         for number, join in enumerate(joins)
     ]
