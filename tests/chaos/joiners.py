@@ -21,6 +21,8 @@ _OPEN_SECONDS = 5.0
 _STAY_SECONDS = (2.0, 15.0)
 # So many ms in the past a client begins at most.
 _PAST_MS = 30_000
+# So many missing messages are shown of a client.
+_SHOWN = 5
 
 
 class Joiner(Watcher):
@@ -56,8 +58,10 @@ class Joiner(Watcher):
     def faults(self) -> list[str]:
         """Return what differs from what was published, where it was not told so."""
         found = [f"{self.name} received {fault}" for visit in self.visits for fault in visit.misplaced(self._published)]
-        if untold := sum(visit.untold(self._published) for visit in self.visits):
-            found.append(f"{self.name} misses {untold} messages and was not told")
+        untold = [missing for visit in self.visits for missing in visit.untold(self._published)]
+        found += [f"{self.name} misses, and was not told, {missing}" for missing in untold[:_SHOWN]]
+        if len(untold) > _SHOWN:
+            found.append(f"{self.name} misses {len(untold) - _SHOWN} more")
         return found
 
     async def _listen(self, port: int, key: str) -> None:

@@ -95,10 +95,17 @@ class Visit:
                 if after.place <= before.place:
                     yield f"{code}: {after.place} after {before.place}"
 
-    def untold(self, published: Published) -> int:
-        """Return how many messages are missing of which the client was not told."""
-        missing = sum(1 for code in self.arrivals for _ in self._missing(code, published.of(code)))
-        return max(0, missing - self.skipped)
+    def untold(self, published: Published) -> list[str]:
+        """Return messages that are missing and of which the client was not told, each with what came around it."""
+        missing = [(code, place) for code in self.arrivals for place in self._missing(code, published.of(code))]
+        return [self._shown(code, place) for code, place in missing[self.skipped :]]
+
+    def _shown(self, code: str, place: Place) -> str:
+        arrived = [arrival.place for arrival in self.arrivals[code]]
+        before = max((other for other in arrived if other < place), default=None)
+        after = min(other for other in arrived if other > place)
+        begun = "complete" if code in self.complete else "incomplete"
+        return f"{code}: {place} between {before} and {after}, {begun} from {self.start}, told {self.gaps[code]}"
 
     def _missing(self, code: str, published: Mapping[Place, int]) -> Iterator[Place]:
         arrived = [arrival.place for arrival in self.arrivals[code]]
