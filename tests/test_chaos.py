@@ -9,6 +9,7 @@ import pytest
 
 from tests.chaos import program
 from tests.chaos.leaks import Memory
+from tests.chaos.mornings import Arrival, Place, Published, Visit
 from tests.chaos.verdict import Received, Verdict, digest, journaled, judge, received
 
 JOURNAL = {seq: 100 + seq for seq in range(1, 6)}
@@ -70,3 +71,67 @@ def test_growing_process_is_found_and_a_new_one_is_not_judged() -> None:
     leaky, flat = memory.processes()
     assert (leaky.name, flat.name, flat.growth) == ("leaky", "flat", 0.0)
     assert leaky.growth > 1.0
+
+
+STARTED = 7
+EPOCH = 100
+
+
+def visited(start: int | dict[str, Place], *seqs: int, complete: bool = True, cut_at: float | None = None) -> Visit:
+    """Return a visit that received these messages of the code "A", one in ten seconds."""
+    visit = Visit(start)
+    visit.arrivals["A"] = [Arrival(Place(EPOCH, seq), 10.0 * number) for number, seq in enumerate(seqs)]
+    visit.acknowledged({"A": {"complete": complete, "reason": "gap"}})
+    visit.cut_at = cut_at
+    return visit
+
+
+def of_day() -> Published:
+    """Return ten messages of the code "A", and two of the feeder's next run."""
+    published = Published()
+    for seq in range(1, 11):
+        published.add("A", Place(EPOCH, seq), seq)
+    for seq in (1, 2):
+        published.add("A", Place(EPOCH + 1, seq), 10 + seq)
+    return published
+
+
+@pytest.mark.parametrize(
+    ("visit", "untold"),
+    [
+        pytest.param(visited(STARTED, 7, 8, 9), 0, id="all"),
+        pytest.param(visited(STARTED, 7, 9), 1, id="lost"),
+        pytest.param(visited(STARTED, 8, 9), 1, id="lost-at-the-start"),
+        pytest.param(visited(STARTED, 8, 9, complete=False), 0, id="told-that-the-start-is-missing"),
+        pytest.param(visited({"A": Place(EPOCH, 5)}, 6, 7), 0, id="after-a-position"),
+        pytest.param(visited({"A": Place(EPOCH, 5)}, 7, 8), 1, id="lost-after-a-position"),
+        pytest.param(visited(STARTED, 7, 9, cut_at=17.9), 0, id="a-notice-may-be-lost-with-the-connection"),
+        pytest.param(visited(STARTED, 7, 9, cut_at=18.1), 1, id="time-for-a-notice"),
+    ],
+)
+def test_day_with_a_hole_of_which_nothing_told_is_found(visit: Visit, untold: int) -> None:
+    assert len(visit.untold(of_day())) == untold
+    assert list(visit.misplaced(of_day())) == []
+
+
+def test_notices_explain_as_much_as_they_say() -> None:
+    visit = visited(STARTED, 7, 10)
+    visit.told({"type": "skipped", "count": 1})
+    assert len(visit.untold(of_day())) == 1
+    side = {"epoch": EPOCH, "time": 1}
+    visit.told({"type": "gap", "code": "A", "reason": "gap", "after": side | {"seq": 8}, "before": side | {"seq": 10}})
+    assert len(visit.untold(of_day())) == 0
+
+
+def test_lost_data_explains_only_where_the_feeder_was_another() -> None:
+    visit = visited(STARTED, 7, 9)
+    visit.arrivals["A"].append(Arrival(Place(EPOCH + 1, 2), 20.0))
+    # 8 and 10 of the first run, and 1 of the second.
+    assert len(visit.untold(of_day())) == 3
+    visit.told({"type": "feed", "data_lost": True})
+    assert len(visit.untold(of_day())) == 1
+
+
+@pytest.mark.parametrize("seqs", [(7, 8, 8), (7, 9, 8), (6, 7, 8)], ids=["twice", "late", "before-the-start"])
+def test_message_at_a_wrong_place_is_found(seqs: tuple[int, ...]) -> None:
+    assert len(list(visited(STARTED, *seqs).misplaced(of_day()))) == 1

@@ -695,9 +695,13 @@ def test_programs_of_the_readme_print_ticks(tmp_path, run):
 
     blocks = BLOCK.findall(text("README.md"))
     (shell,) = (block for language, block in blocks if language == "bash" and "websockets" in block)
-    request = next(block for language, block in blocks if language == "json")
-    paster = run(shlex.split(shell.replace(".venv/bin/", bin_folder).replace(":8000", f":{port}")))
-    paster.say(request.strip())
+    # The second one has a start.
+    requests = [block for language, block in blocks if language == "json"]
+    assert ["start" in request for request in requests] == [False, True]
+    pasters = []
+    for request in requests:
+        pasters.append(run(shlex.split(shell.replace(".venv/bin/", bin_folder).replace(":8000", f":{port}"))))
+        pasters[-1].say(request.strip())
     programs = []
     blocks += BLOCK.findall(text("docs/zeromq.md"))
     ticking = [block for language, block in blocks if language == "python" and "600519.SH" in block]
@@ -714,5 +718,5 @@ def test_programs_of_the_readme_print_ticks(tmp_path, run):
         file.write_text(here, encoding="utf-8")
         programs.append(run([sys.executable, str(file)]))
     assert len(programs) == 3
-    for reader in (paster, *programs):
+    for reader in (*pasters, *programs):
         reader.wait_for(r"600519\.SH.*lastPrice")

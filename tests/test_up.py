@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import gzip
 import json
 import os
 import re
@@ -31,25 +29,13 @@ from websockets.exceptions import ConnectionClosed
 from qmt_bridge import Frame, quote_topic
 from qmt_bridge.sockets import connect_subscriber
 from tests.support import waiting
-from tests.support.paths import FAKES, RECORDED, ROOT
+from tests.support.paths import FAKES, ROOT
 from tests.support.ports import UP, address_options, free_port, free_ports, tcp, up_addresses
 from tests.support.processes import KILLED, kill, runs
+from tests.support.recorded import TICKS, recorded, rows_by_code
 from tests.support.store_asker import asking
 from tests.support.up import DEADLINE, START, Up, answers, receive, running, wait_for
 from tests.support.waiting import SLOWNESS
-
-TICKS = RECORDED / "ticks_30stocks_sse_20211201.csv.gz"
-recorded = pytest.mark.skipif(not TICKS.exists(), reason=f"the recorded data is not here: {TICKS}")
-
-
-def rows_by_code() -> dict[str, list[dict[str, Any]]]:
-    """Return the recorded rows as a consumer should receive them; read without our own file reader."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    with gzip.open(TICKS, "rt", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            code = row.pop("code")
-            rows.setdefault(code, []).append({name: json.loads(text) for name, text in row.items()})
-    return rows
 
 
 @recorded

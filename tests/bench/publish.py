@@ -261,6 +261,10 @@ class ToFeeder:
     def _template(self, code: str) -> tuple[Topic, Template]:
         if self._shape == "l2":
             return l2_topic(code, 0), Template(lambda seq, sent: {code: [depth(seq, sent, 1000)]})
+        if self._shape == "day":
+            # Without a time of its own a record counts as one of the moment when it came.
+            timeless = {name: value for name, value in varied(code, 0, 0).items() if name != "time"}
+            return quote_topic(code), Template(lambda seq, sent: {code: [timeless | {"seq": seq, "sent": sent}]})
         return quote_topic(code, "tick"), Template(lambda seq, sent: {code: [tick(seq, sent)]})
 
 

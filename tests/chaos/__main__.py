@@ -3,10 +3,11 @@
     python -m tests.chaos --seconds 60 --seed 1
     python -m tests.chaos --seconds 3600 --rate 0.0167 --crowd 200
 
-It runs real processes on the built-in simulator: a feeder, a gateway of two workers, proxies between all parts, and
-clients: the Python library, plain WebSockets, programs that are killed themselves, and watchers of ticks. The exit code
-is 1 if an event was lost, repeated or out of order, if clients were not told of a gap in the ticks, or if feeder and
-workers hold more resources after all clients have disconnected than before the first one connected.
+It runs real processes on the built-in simulator: a feeder, a store of the day, a gateway of two workers, proxies
+between all parts, and clients: the Python library, plain WebSockets, programs that are killed themselves, watchers of
+ticks, and those that begin in the past: they stay, leave and join at random, or read slowly. The exit code is 1 if an
+event was lost, repeated or out of order, if clients were not told of a gap in the ticks or in their day, or if feeder
+and workers hold more resources after all clients have disconnected than before the first one connected.
 
 With a crowd the whole market is simulated at its own pace, as on a trading day. Processes are then killed in the first
 half only, so that they run long enough to show whether their memory grows.
@@ -35,10 +36,12 @@ import zmq
 
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.messages import FeedStatus, read_status
-from qmt_bridge.wire.topics import STATUS_TOPIC
+from qmt_bridge.wire.topics import STATUS_TOPIC, quote_topic
 from tests.chaos import leaks, program
 from tests.chaos.crowd import Crowd
+from tests.chaos.joiners import Joiner
 from tests.chaos.leaks import Holding, Memory
+from tests.chaos.mornings import Place, Published
 from tests.chaos.proxy import Proxy
 from tests.chaos.verdict import Received, journaled, judge
 from tests.chaos.watchers import LibraryTrader, QuoteWatcher, RawTrader, Watcher
@@ -71,7 +74,9 @@ class Run:
         self.status: FeedStatus | None = None
         # Failures of the run itself.
         self.trouble: list[str] = []
+        self.published = Published()
         self.watchers: list[Watcher] = []
+        self.joiners: list[Joiner] = []
         self.programs: list[Part] = []
         self._kills = True
         self._busy: set[str] = set()
@@ -80,8 +85,9 @@ class Run:
 
     async def start(self) -> None:
         """Start everything and wait until every client is served."""
-        ports = free_ports(3)
-        self.wires = [Proxy(port) for port in ports]
+        ports = free_ports(4)
+        # From the gateway to each address, and at last from the store to the market data.
+        self.wires = [Proxy(port) for port in (*ports, ports[0])]
         self.port = free_port()
         self.doors = [Proxy(self.port) for _ in range(2)]
         # The buffers of the kernel take all frames of a stall, so a client behind them is not conflated; this proxy has
@@ -89,24 +95,43 @@ class Run:
         self.narrow = Proxy(self.port, narrow=True)
         for proxy in (*self.wires, *self.doors, self.narrow):
             await proxy.start()
-        feeder, gateway = self._settings(ports)
+        feeder, gateway, store = self._settings(ports)
         self.feeder = Part("feeder", bridge("feeder"), feeder, self.folder)
         self.gateway = Part("gateway", bridge("gateway"), gateway, self.folder)
+        self.store = Part("store", bridge("store"), store, self.folder)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._subscriber = context.socket(zmq.SUB)
+        self._subscriber.rcvhwm = 0
         self._subscriber.connect(feeder["QMT_BRIDGE_MARKET_ADDR"])
         self._subscriber.subscribe(STATUS_TOPIC)
+        # What is published to others: a prefix asks the feeder for nothing.
+        self._subscriber.subscribe("quote/")
+        if not self.crowd.size:
+            self.joiners = [
+                *(Joiner(f"stays {number}", STOCKS, self.published, stays=True) for number in range(2)),
+                *(Joiner(f"joins {number}", STOCKS, self.published) for number in range(3)),
+                Joiner("slow stays", STOCKS, self.published, stays=True, pause=0.003),
+                Joiner("slow joins", STOCKS, self.published, pause=0.003),
+            ]
         self.watchers = [
             *(LibraryTrader(f"library {number}") for number in range(3)),
             *(RawTrader(f"raw {number}", notices=number == 3) for number in range(4)),
+            *self.joiners,
             *(QuoteWatcher(f"ticks {number}", STOCKS) for number in range(4)),
         ]
         self.feeder.tend()
         self.gateway.tend()
+        self.store.tend()
         self._background(self._tend())
         self._background(self._look())
         await self._until(lambda: self.status is not None and len(self.gateway.workers) == 2, "feeder and gateway")
-        self.before = await self._hold()
+        # The store asks for what it keeps by itself.
+        await self._until(lambda: self.status is not None and self.status.topics >= len(STOCKS), "the store")
+        # A connection that asked may still be open at the first look.
+        held: dict[str, Holding] = {}
+        while held != self.before or not held:
+            await asyncio.sleep(0.5)
+            self.before, held = held, await self._hold()
         for number in range(2):
             name = f"program {number}"
             arguments = [str(self.doors[number].port), KEY, str(self._file(name))]
@@ -120,11 +145,11 @@ class Run:
         self.crowd.start([door.port for door in self.doors], KEY)
         await self._until(lambda: all(watcher.longest for watcher in self.watchers), "the first frames")
 
-    def _settings(self, ports: list[int]) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the environments of feeder and gateway; the gateway reaches the feeder by the proxies."""
+    def _settings(self, ports: list[int]) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
+        """Return the environments of feeder, gateway and store, which reach each other by the proxies."""
         names = ("QMT_BRIDGE_MARKET_ADDR", "QMT_BRIDGE_TRADE_ADDR", "QMT_BRIDGE_ASK_ADDR")
-        feeder = dict(zip(names, (f"tcp://127.0.0.1:{port}" for port in ports), strict=True))
-        gateway = dict(zip(names, (f"tcp://127.0.0.1:{proxy.port}" for proxy in self.wires), strict=True))
+        feeder = dict(zip(names, (f"tcp://127.0.0.1:{port}" for port in ports), strict=False))
+        gateway = dict(zip(names, (f"tcp://127.0.0.1:{proxy.port}" for proxy in self.wires), strict=False))
         # A proxy stands between, so that neither end can know the other by a folder.
         feeder["QMT_BRIDGE_OPEN_TRADE_ADDR"] = gateway["QMT_BRIDGE_OPEN_TRADE_ADDR"] = "true"
         feeder |= {
@@ -137,12 +162,22 @@ class Run:
             "QMT_BRIDGE_API_KEY": KEY,
             "QMT_BRIDGE_PORT": str(self.port),
             "QMT_BRIDGE_WORKERS": "2",
+            "QMT_BRIDGE_STORE_ADDR": f"tcp://127.0.0.1:{self.wires[3].port}",
+        }
+        stored = self.folder / "stored"
+        stored.mkdir()
+        store = {
+            "QMT_BRIDGE_MARKET_ADDR": f"tcp://127.0.0.1:{self.wires[4].port}",
+            "QMT_BRIDGE_STORE_ADDR": f"tcp://127.0.0.1:{ports[3]}",
+            "QMT_BRIDGE_STORE": ",".join(map(quote_topic, STOCKS)),
+            # Not on the disk that is filled.
+            "QMT_BRIDGE_DATA_DIR": str(stored),
         }
         if not self.crowd.size:
             feeder["QMT_BRIDGE_SIM_INTERVAL"] = "0.05"
             # So small that a stalled client is conflated, and one of trade events is closed.
             gateway |= {"QMT_BRIDGE_OUTBOX_BYTES": "65536", "QMT_BRIDGE_SLOW_TIMEOUT": "5"}
-        return feeder, gateway
+        return feeder, gateway, store
 
     async def torment(self, seconds: float) -> None:
         """Cause faults for so many seconds; several happen at the same time, but only one to each victim."""
@@ -166,7 +201,9 @@ class Run:
         await self._until(lambda: self.status is not None and self.status.time > seen, f"a heartbeat after {told}")
         assert self.status is not None
         last = self.status.trade_seq
-        traders = [watcher for watcher in self.watchers if not isinstance(watcher, QuoteWatcher)]
+        traders = [watcher for watcher in self.watchers if not isinstance(watcher, QuoteWatcher | Joiner)]
+        for joiner in self.joiners:
+            joiner.staying = True
         with suppress(TimeoutError):
             await self._until(
                 lambda: (
@@ -181,7 +218,7 @@ class Run:
             )
         # A stock without any more ticks would show no gap.
         since = time.monotonic()
-        quotes = [watcher for watcher in self.watchers if isinstance(watcher, QuoteWatcher)]
+        quotes = [watcher for watcher in self.watchers if isinstance(watcher, QuoteWatcher | Joiner)]
         with suppress(TimeoutError):
             await self._until(lambda: not any(watcher.silent(since) for watcher in quotes), "a tick of every stock")
         self.trouble += [
@@ -216,7 +253,7 @@ class Run:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for part in (self.gateway, self.feeder):
+        for part in (self.gateway, self.store, self.feeder):
             await asyncio.to_thread(part.stop)
         for proxy in (*self.wires, *self.doors, self.narrow):
             await proxy.stop()
@@ -236,7 +273,8 @@ class Run:
 
     def events(self) -> dict[str, list[Received]]:
         """Return what each client of trade events has received."""
-        got = {watcher.name: watcher.got for watcher in self.watchers if not isinstance(watcher, QuoteWatcher)}
+        traders = [watcher for watcher in self.watchers if not isinstance(watcher, QuoteWatcher | Joiner)]
+        got = {watcher.name: watcher.got for watcher in traders}
         return got | {part.name: program.read(self._file(part.name)) for part in self.programs}
 
     def bugs(self) -> list[str]:
@@ -269,16 +307,23 @@ class Run:
 
     async def _tend(self) -> None:
         while True:
-            for part in (self.feeder, self.gateway, *self.programs):
+            for part in (self.feeder, self.gateway, self.store, *self.programs):
                 part.tend()
             with suppress(zmq.Again):
                 while True:
-                    self.status = read_status(Frame.from_parts(self._subscriber.recv_multipart(zmq.NOBLOCK)).body)
+                    self._hear(Frame.from_parts(self._subscriber.recv_multipart(zmq.NOBLOCK)))
             await asyncio.sleep(0.05)
+
+    def _hear(self, frame: Frame) -> None:
+        if frame.topic == STATUS_TOPIC:
+            self.status = read_status(frame.body)
+        elif self.joiners:
+            for code, [record, *_] in frame.data.items():
+                self.published.add(code, Place(frame.epoch, frame.seq), record["time"])
 
     async def _look(self) -> None:
         while True:
-            for part in (self.feeder, self.gateway):
+            for part in (self.feeder, self.gateway, self.store):
                 for number, pid in enumerate(part.workers or [part.pid]):
                     # The process may have been killed just now.
                     with suppress(OSError):
@@ -303,7 +348,7 @@ class Run:
 
     def _menu(self) -> list[tuple[str, str, Callable[[], Awaitable[None]]]]:
         menu: list[tuple[str, str, Callable[[], Awaitable[None]]]] = []
-        for part in (self.feeder, self.gateway, *self.programs):
+        for part in (self.feeder, self.gateway, self.store, *self.programs):
             kind = part.name.split()[0]
             menu.append((part.name, f"freeze {kind}", self._freezes(partial(attrgetter("pid"), part))))
             if self._kills or part in self.programs:
@@ -313,6 +358,7 @@ class Run:
         if self._kills:
             menu.append(("feeder", "stop feeder", self._signals(self.feeder, signal.SIGTERM)))
             menu.append(("gateway", "stop gateway", self._signals(self.gateway, signal.SIGTERM)))
+            menu.append(("store", "stop store", self._signals(self.store, signal.SIGTERM)))
             menu += [("gateway", "kill worker", self._kill_worker)] * 2
         for number, proxy in enumerate(self.wires):
             menu.append((f"wire {number}", "cut wire", self._cuts(proxy)))
@@ -407,7 +453,7 @@ async def _run(folder: Path, seconds: float, seed: int, rate: float, crowd: int)
     finally:
         rows = await run.stop()
     journal = journaled(rows)
-    failed = [*_check_events(run, journal, last), *_check_processes(run), *_check_memory(run)]
+    failed = [*_check_events(run, journal, last), *_check_days(run), *_check_processes(run), *_check_memory(run)]
     if holes:
         failed.append(f"{holes} missing ticks without a notice")
     click.echo(f"faults       {sum(run.faults.values())} in {took:.0f} s: {dict(run.faults.most_common())}")
@@ -434,9 +480,22 @@ def _check_events(run: Run, journal: Mapping[int, int], last: int) -> Iterator[s
             yield f"{watcher.name} failed: {watcher.failure}"
 
 
+def _check_days(run: Run) -> Iterator[str]:
+    """Print what the clients with a start received; yield where it differs from what was published."""
+    for joiner in run.joiners:
+        gaps = Counter(reason for visit in joiner.visits for reason in visit.reasons)
+        begun = sum(len(visit.arrivals) for visit in joiner.visits)
+        complete = sum(len(visit.complete) for visit in joiner.visits)
+        click.echo(
+            f"{joiner.name:<12} {joiner.frames:>8} ticks in {len(joiner.visits)} visits, "
+            f"{complete} of {begun} days complete, told {dict(gaps)}"
+        )
+        yield from joiner.faults()
+
+
 def _check_processes(run: Run) -> Iterator[str]:
     """Yield the processes that ended by themselves, failed, or hold more than before the clients."""
-    for part in (run.feeder, run.gateway, *run.programs):
+    for part in (run.feeder, run.gateway, run.store, *run.programs):
         if part.crashes:
             yield f"{part.name} ended {part.crashes} times by itself"
     yield from run.trouble
