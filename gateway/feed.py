@@ -151,7 +151,8 @@ class Feed:
         }
         self._dealer, self._trade_dealer = asked[ask.name], asked[trade_ask.name]
         # That it is away is no trouble of the feed, so no link is watched.
-        self._store = sockets.connect_dealer(self._context, self._config.store_addr, market.curve, name="store_addr")
+        store = endpoint.store_endpoint(self._config, "gateway")
+        self._store = sockets.connect_dealer(self._context, store.address, store.curve, name=store.name)
         self._sockets = (self._market, self._trade, *asked.values(), self._store)
         self._readiness = readiness.watch(self._loop, [socket.fileno() for socket in self._sockets], self._drain)
         self._market.subscribe(STATUS_TOPIC)

@@ -362,7 +362,7 @@ LOG = _own(Config, _WireSettings)
 
 
 # What `qmt_bridge.subscribe` takes.
-CONNECTION = (*(name for name in WIRE if name != "store_addr"), "data_dir")
+CONNECTION = (*WIRE, "data_dir")
 
 
 def connection(config: Config) -> dict[str, Any]:

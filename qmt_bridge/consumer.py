@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import zmq
 
 from qmt_bridge import sequence as sequences
-from qmt_bridge.addresses.endpoint import Endpoint, market_endpoints, trade_endpoints
+from qmt_bridge.addresses.endpoint import Endpoint, market_endpoints, store_endpoint, trade_endpoints
 from qmt_bridge.config import Config, default
 from qmt_bridge.errors import BadRequest, WireError, WireVersionError
 from qmt_bridge.handshakes import Links, Notice, Trouble
@@ -126,9 +126,7 @@ def subscribe(
     )
     endpoints = _endpoints(config, behaviours)
     if start is not None:
-        market = endpoints["market"][0]
-        # It listens with the keys of the feeder.
-        endpoints["store"] = (market, Endpoint("store_addr", config.store_addr, market.curve))
+        endpoints["store"] = (endpoints["market"][0], store_endpoint(config, "gateway"))
     link = _Link(_wanted(behaviours), endpoints, tell)
     silence = Silence(topic for topic in behaviours if topic != STATUS_TOPIC)
     return _frames(link, sequence, silence, timeout, _Losses(on_gap))

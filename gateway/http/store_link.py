@@ -102,9 +102,9 @@ class StoreLink:
         return True
 
     def _open(self) -> None:
-        curve = endpoint.market_endpoints(self._config, "gateway")[0].curve
+        store = endpoint.store_endpoint(self._config, "gateway")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = sockets.connect_dealer(self._context, self._config.store_addr, curve, name="store_addr")
+        self._socket = sockets.connect_dealer(self._context, store.address, store.curve, name=store.name)
         loop = asyncio.get_running_loop()
         self._readiness = readiness.watch(loop, [self._socket.fileno()], self._drain)
 

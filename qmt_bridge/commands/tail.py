@@ -41,7 +41,7 @@ def from_wire(
     """
     frames = subscribe(
         *topics,
-        **{**connection(config), "store_addr": config.store_addr},
+        **connection(config),
         after=after,
         start=start,
         on_gap=_tell_gap if start is not None else None,
