@@ -17,6 +17,8 @@ from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.requests import Options
 from qmt_bridge.wire.topics import Topic
 
+# Bytes of the first answer: it has to be read and sent before the client sees anything.
+FIRST_BYTES = 64 * 1024
 # The names in a start or a resume that are a position, and not one by code.
 _OF_POSITION = frozenset(Position.__struct_fields__)
 
@@ -49,7 +51,7 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
     until = None if end is None else read_moment(end, "end")
     chunk = chunk_bytes(outbox_bytes)
     # The first answers come for all topics at once, the later ones as it is each topic's turn.
-    room = max(1, min(chunk, chunk * OF_CLIENT // max(1, len(named))))
+    room = max(1, min(FIRST_BYTES, chunk * OF_CLIENT // max(1, len(named))))
     if not isinstance(options.start, dict):
         begin = read_moment(options.start, "start")
         if until is not None and until.of_day == begin.of_day and until.ms < begin.ms:

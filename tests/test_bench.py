@@ -241,6 +241,8 @@ def test_a_batch_has_ticks_that_differ_from_code_to_code():
     assert len({tick["lastPrice"] for tick in body.values()}) == 3
 
 
+# Three processes start, which takes long beside the other tests.
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("row", [MSGPACK, PICKING], ids=lambda row: row.name)
 def test_clients_of_another_form_count_every_frame(row):
     with row.start() as running, Crews(load_of(running, row, TEN, 3), row.client) as crews:
@@ -252,7 +254,14 @@ def test_clients_of_another_form_count_every_frame(row):
     assert seen.measured.latency.total() > 0
 
 
-@pytest.mark.parametrize("row", [workers.SCALING[0], workers.SCALING[-1]], ids=lambda row: row.name)
+RAW, DEFLATED = (
+    next(row for row in workers.SCALING if row.name == f"1 worker, {form}") for form in ("raw", "deflated")
+)
+
+
+# Three processes start, which takes long beside the other tests.
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("row", [RAW, DEFLATED], ids=lambda row: row.name)
 def test_clients_of_a_whole_market_count_every_batch(row):
     with row.start() as running:
         url = running.url.replace("realtime", "whole_quote")
@@ -263,7 +272,7 @@ def test_clients_of_a_whole_market_count_every_batch(row):
     assert seen.measured.lost == 0
     assert seen.measured.unstamped == 0
     size = seen.measured.bytes / seen.measured.frames
-    assert (size < 20_000) == (row is workers.SCALING[-1])
+    assert (size < 20_000) == (row is DEFLATED)
 
 
 def test_split_frames_of_a_compressed_stream_are_counted_once():
@@ -294,6 +303,7 @@ def test_split_frames_of_a_compressed_stream_are_counted_once():
 READERS = [row for row in consumers.CONSUMERS if re.match("Python", row.name)]
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("row", READERS, ids=lambda row: row.name)
 @pytest.mark.parametrize(("topic", "market"), [("quote/", ""), ("whole/SH/", "SH")], ids=["ticks", "batches"])
 def test_a_plain_consumer_reads_every_message(row, topic, market):

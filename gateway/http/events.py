@@ -28,7 +28,7 @@ from gateway.http.problems import Denied
 from gateway.http.query import KEY, values_of
 from gateway.keys.entry import headers_of
 from gateway.session import Ended, Endpoint, Session
-from qmt_bridge.closes import RESTARTING
+from qmt_bridge.closes import RESTARTING, VANISHED
 from qmt_bridge.errors import ERROR_CODES, ErrorCode
 from qmt_bridge.wire.codes import MARKETS
 from qmt_bridge.wire.requests import FormulaRequest, L2Request, QuoteRequest, WholeRequest
@@ -163,7 +163,7 @@ class _Stream:
                 each.cancel()
         if waits[0].done():
             self._ended = self.complete = True
-        return {"type": "websocket.disconnect", "code": 1006}
+        return {"type": "websocket.disconnect", "code": VANISHED.close_code}
 
     async def send(self, message: Message) -> None:
         """Write what the session sends."""
@@ -221,7 +221,8 @@ class _Stream:
     async def _begin(self, frame: dict[str, Any]) -> None:
         """Begin the answer with the ack, or deny a request of which nothing is served."""
         rejected = frame.get("rejected") or ()
-        if rejected and not frame.get("added"):
+        refused = len({each["code"] for each in rejected}) + frame.get("rejected_more", 0)
+        if rejected and not frame.get("added") and refused >= len(self._marks.names):
             self._deny(rejected[0]["error"], rejected[0]["reason"])
             return
         self._started = True

@@ -132,7 +132,7 @@ async def _serve(host: Host, asked: TicksQuery, topic: Topic, scope: Scope, rece
     if not first.more:
         tag = _tag(first, asked, topic)
         sent += [(b"etag", tag.encode()), (b"cache-control", b"private, no-cache")]
-        if tag in [each.strip().removeprefix("W/") for each in headers.get("if-none-match", "").split(",")]:
+        if tag in [each.strip() for each in headers.get("if-none-match", "").split(",")]:
             await send({"type": "http.response.start", "status": HTTPStatus.NOT_MODIFIED, "headers": sent})
             await send({"type": "http.response.body"})
             return
@@ -194,7 +194,7 @@ def _end(rows: Rows, first: TopicHistory, newest: TopicHistory, missing: list[Ga
 
 
 def _tag(history: TopicHistory, asked: TicksQuery, topic: Topic) -> str:
-    """Return the entity tag of an answer that is one chunk: what it is made of."""
+    """Return the entity tag of an answer that is one chunk: what it is made of, compressed or not."""
     made_of = (
         topic,
         asked.format,
@@ -204,7 +204,7 @@ def _tag(history: TopicHistory, asked: TicksQuery, topic: Topic) -> str:
         len(history.frames),
         history.holes,
     )
-    return f'"{hashlib.sha256(msgspec.json.encode(made_of)).hexdigest()[:32]}"'
+    return f'W/"{hashlib.sha256(msgspec.json.encode(made_of)).hexdigest()[:32]}"'
 
 
 def _takes_gzip(accepted: str) -> bool:

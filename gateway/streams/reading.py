@@ -20,7 +20,7 @@ AGAIN = 0.1
 class Reading:
     """How far a member has been read the store."""
 
-    __slots__ = ("answered", "at_store", "fruitless_since", "outcome", "question", "reader", "target")
+    __slots__ = ("answered", "at_store", "fruitless_since", "is_behind", "outcome", "question", "reader", "target")
 
     def __init__(self, reader: Reader, question: StoreQuestion) -> None:
         self.reader = reader
@@ -30,6 +30,8 @@ class Reading:
         self.at_store = False
         # Whether the store has answered, so that the client knows where its records begin.
         self.answered = False
+        # Whether the newest answer did not reach what the stream has passed on.
+        self.is_behind = False
         # Since when the store has brought nothing new.
         self.fruitless_since = 0.0
         # The newest position at the feeder when it was asked: what the store has to reach.

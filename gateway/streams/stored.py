@@ -43,6 +43,7 @@ class StoredStream(Stream):
         if cohort.position.epoch:
             reading.question = reading.question._replace(start=None, after=cohort.position)
         reading.at_store = True
+        reading.is_behind = False
         reading.fruitless_since = now
         self._questions.again(self, cohort, now)
 
@@ -125,6 +126,7 @@ class StoredStream(Stream):
             self._give_up(cohort, reading, "store_behind", now)
         else:
             # `expire` asks again.
+            reading.is_behind = True
             cohort.question = None
             cohort.asked_at = now - ANSWER_TIMEOUT + AGAIN
             reading.reader.rest()
@@ -210,7 +212,7 @@ class StoredStream(Stream):
         if not reading.at_store:
             self.ask_store(cohort, reading, now)
         elif now - reading.fruitless_since >= PATIENCE:
-            self._give_up(cohort, reading, "store_away", now)
+            self._give_up(cohort, reading, "store_behind" if reading.is_behind else "store_away", now)
         else:
             self._questions.again(self, cohort, now)
 

@@ -204,6 +204,7 @@ async def test_depth_and_formulas_are_served(rig: Rig, pages: httpx2.AsyncClient
         (f"{REALTIME}&snapshot=maybe", 400, "snapshot is true or false"),
         ("/sse/realtime?stocks=600519", 400, "did you mean '600519.SH'"),
         ("/sse/realtime?stocks=999999.SZ", 400, "unknown code '999999.SZ'"),
+        ("/sse/realtime?stocks=600519,999999.SZ,600519", 400, "did you mean '600519.SH'"),
         ("/sse/l2_thousand?stocks=600519.SH&gear_num=1001", 400, "gear_num must be at most 1000"),
         ("/sse/formula?formula_name=MA", 400, "stock_code"),
         ("/sse/formula?formula_name=MA&stock_code=600519.SH&params=x", 400, "params is an object as JSON"),

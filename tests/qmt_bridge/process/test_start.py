@@ -129,9 +129,12 @@ def test_the_banner_with_any_text_can_be_printed(encoding: str, tmp_path: Path) 
     command += address_options(dict(zip(WIRE, map(tcp, ports[1:]), strict=True)))
     out = tmp_path / "out.txt"
     with out.open("wb") as file, started(command, encoding, file) as up:
-        wait_for(lambda: b"  stop " in out.read_bytes() or up.poll() is not None, lambda: repr(out.read_bytes()))
-        up.terminate()
-        up.wait(DEADLINE)
+        try:
+            wait_for(lambda: b"  stop " in out.read_bytes() or up.poll() is not None, lambda: repr(out.read_bytes()))
+            up.terminate()
+            up.wait(DEADLINE)
+        finally:
+            up.kill()
     said = out.read_bytes()
     assert b"  stop " in said, said
     assert b"UnicodeEncodeError" not in said

@@ -61,7 +61,7 @@ def at(seq: int, epoch: int = EPOCH) -> Position:
 # From a moment on
 
 
-def test_answer_begins_with_the_first_record_at_or_after_the_start(asked: Asked) -> None:
+def test_answer_begins_with_the_first_record_from_the_start_on(asked: Asked) -> None:
     asked.store(*range(1, 61))
     answer = asked.ask(start="09:30:10.500")
     assert seqs(answer) == list(range(12, 61))
@@ -109,7 +109,7 @@ def test_range_without_a_message_is_empty(asked: Asked) -> None:
     assert (answer.frames, answer.more, answer.from_ms) == ([], False, None)
 
 
-def test_start_behind_the_newest_record_says_where_the_topic_stands(asked: Asked) -> None:
+def test_start_behind_the_newest_says_where_the_topic_stands(asked: Asked) -> None:
     asked.store(1, 2)
     answer = asked.ask(start="10:00")
     assert (answer.frames, answer.holes, answer.position, answer.from_ms) == ([], [], at(2), None)
@@ -230,7 +230,7 @@ def test_topic_without_a_message_is_not_stored(asked: Asked) -> None:
     assert (answer.start_ms, answer.position) == (0, Position(0, 0))
 
 
-def test_own_topic_without_a_message_is_complete_since_it_is_followed(asked: Asked) -> None:
+def test_own_topic_without_a_message_is_complete_since_followed(asked: Asked) -> None:
     asked.followed[TOPIC] = OPEN
     assert asked.ask(start=OPEN).holes == []
     assert asked.ask(start=OPEN - 1).holes == [Hole("store_began")]

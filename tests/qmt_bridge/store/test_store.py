@@ -150,7 +150,7 @@ def test_a_topic_of_its_own_is_stored_without_a_consumer(feed: Published, config
         assert asker.ask(OTHER, start="00:00").frames[0].seq == 1
 
 
-def test_a_topic_of_its_own_is_followed_while_there_is_a_connection(tmp_path: Path) -> None:
+def test_a_topic_of_its_own_is_followed_while_connected(tmp_path: Path) -> None:
     config = Config(**free_addresses(), data_dir=str(tmp_path / "feeder"), store_addr="tcp://127.0.0.1:*", grace=0.0)
     soon = (time.time_ns() + 3600 * 10**9) // 1_000_000
     with stored(msgspec.structs.replace(config, data_dir=str(tmp_path / "data")), OTHER) as (_, asker):
@@ -375,20 +375,35 @@ def test_each_topic_of_a_question_is_answered_once(config: Config) -> None:
         assert asker.status().refused == 0
 
 
-def test_asker_that_does_not_read_delays_no_other(feed: Published, config: Config) -> None:
-    with stored(config, OTHER) as (thread, asker), asking(thread.store.address) as greedy:
+def test_asker_that_does_not_read_delays_none_and_loses_nothing(feed: Published, config: Config) -> None:
+    with (
+        stored(config, OTHER) as (thread, asker),
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as greedy,
+    ):
         feed.wait_wanted(OTHER)
         pad = "x" * 60_000
         for _ in range(100):
             feed.source.publish(OTHER, {"000001.SZ": [{"time": time.time_ns() // 1_000_000, "pad": pad}]})
         wait_stored(asker, 100, OTHER)
-        # Two gigabytes of answers, of which it reads none.
-        for _ in range(2000):
-            greedy.send([OTHER], start="00:00", room=2**20)
+        greedy.linger = 0
+        # Its own end keeps hardly anything for it.
+        greedy.rcvhwm = 1
+        greedy.connect(thread.store.address)
+        for number in range(100):
+            greedy.send(encode_ask(CatchUp(number, [OTHER], start="00:00", room=2**20)))
+        askers = thread.store._service._askers
+        wait_for(lambda: askers._full, "a full connection")
         for _ in range(5):
             assert len(asker.ask(OTHER, start="00:00", room=2**20).frames) > 10
         feed.publish(topic=OTHER)
         wait_stored(asker, 101, OTHER)
+        # What waits in the store are its questions: of a hundred answers hardly any was made.
+        assert sum(len(each.unsent[1]) for each in askers._askers.values() if each.unsent is not None) < 2 * 2**20
+        for number in range(100):
+            assert greedy.poll(20_000)
+            answer = decode_history(greedy.recv())
+            assert (answer.id, len(answer.frames) > 10) == (number, True)
 
 
 # What cannot be used

@@ -29,7 +29,7 @@ def test_moment_before_the_first_record_finds_it_and_none_before() -> None:
     assert find(view([record(1, 100), record(2, 200)]), 50) == (record(1, 100), None)
 
 
-def test_moment_after_the_newest_record_finds_only_what_is_before() -> None:
+def test_moment_after_the_newest_finds_only_what_is_before() -> None:
     assert find(view([record(1, 100), record(2, 200)]), 201) == (None, record(2, 200))
 
 
@@ -56,7 +56,7 @@ def test_a_feeder_that_was_started_anew_goes_on_with_the_day() -> None:
     assert find(stored, 50) == (record(1, 100), None)
 
 
-def test_moment_between_two_feeders_has_the_last_record_before_it() -> None:
+def test_moment_between_two_feeders_has_the_record_before_it() -> None:
     stored = view([record(1, 100), record(2, 200), record(1, 300, epoch=8)])
     assert find(stored, 250) == (record(1, 300, epoch=8), record(2, 200))
 
