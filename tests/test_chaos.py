@@ -77,12 +77,12 @@ STARTED = 7
 EPOCH = 100
 
 
-def visited(start: int | dict[str, Place], *seqs: int, complete: bool = True, cut_at: float | None = None) -> Visit:
+def visited(start: int | dict[str, Place], *seqs: int, complete: bool = True, ended_at: float | None = None) -> Visit:
     """Return a visit that received these messages of the code "A", one in ten seconds."""
     visit = Visit(start)
     visit.arrivals["A"] = [Arrival(Place(EPOCH, seq), 10.0 * number) for number, seq in enumerate(seqs)]
     visit.acknowledged({"A": {"complete": complete, "reason": "gap"}})
-    visit.cut_at = cut_at
+    visit.ended_at = ended_at
     return visit
 
 
@@ -105,8 +105,8 @@ def of_day() -> Published:
         pytest.param(visited(STARTED, 8, 9, complete=False), 0, id="told-that-the-start-is-missing"),
         pytest.param(visited({"A": Place(EPOCH, 5)}, 6, 7), 0, id="after-a-position"),
         pytest.param(visited({"A": Place(EPOCH, 5)}, 7, 8), 1, id="lost-after-a-position"),
-        pytest.param(visited(STARTED, 7, 9, cut_at=17.9), 0, id="a-notice-may-be-lost-with-the-connection"),
-        pytest.param(visited(STARTED, 7, 9, cut_at=18.1), 1, id="time-for-a-notice"),
+        pytest.param(visited(STARTED, 7, 9, ended_at=17.9), 0, id="a-notice-may-be-lost-with-the-connection"),
+        pytest.param(visited(STARTED, 7, 9, ended_at=18.1), 1, id="time-for-a-notice"),
     ],
 )
 def test_day_with_a_hole_of_which_nothing_told_is_found(visit: Visit, untold: int) -> None:

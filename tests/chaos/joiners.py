@@ -96,13 +96,13 @@ class Joiner(Watcher):
                     if not self._take(orjson.loads(text), visit):
                         break
                     if time.monotonic() > until and not self.staying:
-                        return
+                        break
                     await self.reading.wait()
                     if self._pause:
                         await asyncio.sleep(self._pause)
         except (OSError, WebSocketException, TimeoutError):
             pass
-        visit.cut_at = time.monotonic()
+        visit.ended_at = time.monotonic()
 
     def _take(self, frame: dict[str, Any], visit: Visit) -> bool:
         """Take a frame; return False if the gateway asks to try again, as while the feeder is away."""

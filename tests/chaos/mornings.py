@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-# Seconds before a connection was cut in which a notice may have been lost with it: a worker may be frozen for seconds.
+# Seconds before the end of a connection in which a notice may be lost with it: a worker may be frozen for seconds.
 _UNTOLD_SECONDS = 8.0
 
 
@@ -66,8 +66,8 @@ class Visit:
         self.skipped = 0
         # Whether a notice said that the feeder was away, or was started anew.
         self.data_lost = False
-        # When it was cut (time.monotonic()); None where the client left, or is still there.
-        self.cut_at: float | None = None
+        # When it was cut, or the client left (time.monotonic()); None while it is there.
+        self.ended_at: float | None = None
 
     def acknowledged(self, starts: Mapping[str, Mapping[str, Any]]) -> None:
         """Take from when the codes are complete."""
@@ -110,7 +110,7 @@ class Visit:
     def _missing(self, code: str, published: Mapping[Place, int]) -> Iterator[Place]:
         arrived = [arrival.place for arrival in self.arrivals[code]]
         received = set(arrived)
-        end = self.cut_at
+        end = self.ended_at
         judged = [
             arrival.place for arrival in self.arrivals[code] if end is None or arrival.at <= end - _UNTOLD_SECONDS
         ]
