@@ -172,14 +172,15 @@ def main(
         kept, plot_file = kept or KEPT, PICTURE
         # Checked before the measurements, which take half an hour.
         _write_documents(Record(), check=True)
-    if plot_file is not None:
-        importlib.import_module("matplotlib")
     record = Record(kept)
     shown = {*only, *record.parts}
     if plot_file is not None and not shown & set(table.DRAWN):
         raise click.UsageError(f"the picture shows loads {' and '.join(map(str, table.DRAWN))}; neither is to run")
     if readme and (absent := sorted({load for _, load, _ in table.COLUMNS} - shown)):
         raise click.UsageError(f"the documents compare servers by further loads: --only {','.join(map(str, absent))}")
+    if plot_file is not None:
+        # Imported now, and not after the measurements.
+        importlib.import_module("matplotlib")
     run = Run(record, rounds, Settings(seconds, soak, _rates(record)), ours, resume)
     run.measure([load for load in LOADS if load.number in only])
     results = {key: over_rounds(figures) for key, figures in record.rounds()}

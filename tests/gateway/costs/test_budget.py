@@ -168,6 +168,7 @@ def rig(config: Config) -> Iterator[Rig]:
 
 
 def limited(rig: Rig, limit: str) -> float:
+    # Counted over all workers that this process has had, so those of earlier tests are among them.
     return metrics(rig.servers[-1].port)[f'limited_total{{limit="{limit}"}}']
 
 
@@ -188,13 +189,14 @@ async def test_request_of_wrong_codes_has_a_short_answer(rig: Rig) -> None:
 )
 async def test_no_request_is_taken_while_answers_wait_unread(rig: Rig, request_: object) -> None:
     server = rig.serve(max_code_rate=10**9)
+    before = limited(rig, "unread_answers")
     async with rig.connect("/ws/realtime", server, max_queue=1) as client:
         codes_ = [f"{number:06}.SZ" for number in range(4000)]
         await client.subscribed(stocks=codes_)
         for number in range(90):
             await client.send(request_)
             await client.send({"action": "ping", "id": number})
-        await until(lambda: limited(rig, "unread_answers") > 0, "answers that wait")
+        await until(lambda: limited(rig, "unread_answers") > before, "answers that wait")
         assert metrics(server.port)["waiting_bytes"] < 4 * UNREAD_ANSWERS
         # All are taken once the client reads.
         pongs: list[int] = []
@@ -207,6 +209,7 @@ async def test_no_request_is_taken_while_answers_wait_unread(rig: Rig, request_:
 
 async def test_codes_beyond_the_budget_are_refused(rig: Rig) -> None:
     server = rig.serve(max_code_rate=1, max_topics=100)
+    before = limited(rig, "codes")
     async with rig.connect("/ws/realtime", server) as client:
         stocks = [f"{number:06}.SZ" for number in range(100)]
         answers: list[dict[str, object]] = []
@@ -217,13 +220,14 @@ async def test_codes_beyond_the_budget_are_refused(rig: Rig) -> None:
         assert 3 <= len(answers) <= 5
         refused = answers[-1]
         assert (refused["id"], refused["code"], refused["retry"]) == (len(answers) - 1, "rate_limited", True)
-        assert limited(rig, "codes") == 1
+        assert limited(rig, "codes") == before + 1
 
 
 async def test_codes_of_all_sockets_of_an_address_wait(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "LONGEST_WAIT", 0.0)
     monkeypatch.setattr(budget, "BURST_OF_ADDRESS", 1)
     server = rig.serve(max_code_rate=1, max_topics=10)
+    before = limited(rig, "codes_of_all")
     request = {"action": "subscribe", "id": 1, "stocks": [f"{number:06}.SZ" for number in range(10)]}
     async with rig.connect("/ws/realtime", server) as first:
         await first.send(request)
@@ -238,7 +242,7 @@ async def test_codes_of_all_sockets_of_an_address_wait(rig: Rig, monkeypatch: py
             await late.send(request)
             # It may succeed later, so a client is to connect again.
             assert (await late.closed())[0] == 1013
-    assert limited(rig, "codes_of_all") == 2
+    assert limited(rig, "codes_of_all") == before + 2
 
 
 def test_refusals_are_told_once_a_second_with_their_number() -> None:
@@ -280,7 +284,10 @@ async def test_request_that_is_under_way_leaves_nothing(rig: Rig, leaves: bool) 
         await client.send({"action": "subscribe", "id": 1, "stocks": stocks})
         if not leaves:
             await client.send({"action": "unsubscribe", "id": 2, "stocks": stocks})
-            assert sorted([(await client.receive())["id"] for _ in range(2)]) == [1, 2]
+            answered: set[object] = set()
+            while answered != {1, 2}:
+                # The first data may come between the two.
+                answered |= {(await client.receive()).get("id")} - {None}
     async with rig.connect("/ws/realtime") as other:
         await other.subscribed(stocks=["600519.SH"])
         await until(lambda: rig.source.wanted == [quote_topic("600519.SH")], "the end of all other subscriptions")
