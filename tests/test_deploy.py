@@ -263,6 +263,28 @@ def test_units_are_confined_alike(part):
     assert hardening(part) == hardening("feeder")
 
 
+def system_calls(names: str) -> set[str]:
+    """Return the system calls of a list of names and sets, as systemd knows the sets."""
+    found = set()
+    for name in names.split():
+        if not name.startswith("@"):
+            found.add(name)
+            continue
+        listed = check([needs("systemd-analyze"), "syscall-filter", "--no-pager", name]).splitlines()[1:]
+        found |= system_calls(" ".join(line.strip() for line in listed if not line.strip().startswith("#")))
+    return found
+
+
+@pytest.mark.parametrize("part", ["feeder", "gateway", "store"])
+def test_unit_allows_the_call_without_which_libzmq_aborts(part):
+    allowed: set[str] = set()
+    for line in re.findall(r"^SystemCallFilter=(.*)$", text(f"deploy/systemd/qmt-bridge-{part}.service"), re.MULTILINE):
+        allowed = allowed - system_calls(line[1:]) if line.startswith("~") else allowed | system_calls(line)
+    # Each thread of libzmq sets its policy, the default one, and aborts the process if that fails (src/thread.cpp).
+    assert {"sched_setscheduler", "socket", "clone"} <= allowed
+    assert not {"sched_setaffinity", "mount", "setuid"} & allowed
+
+
 @pytest.mark.parametrize("part", ["feeder", "gateway", "store"])
 def test_unit_bounds_memory_and_tasks(part):
     settings = unit_settings(part)
