@@ -212,7 +212,7 @@ def test_systemd_rates_the_units_as_well_confined(unit):
     check([analyze, "security", "--offline=true", "--threshold=20", str(unit)])
 
 
-@pytest.mark.parametrize("part", ["feeder", "gateway"])
+@pytest.mark.parametrize("part", ["feeder", "gateway", "store"])
 def test_unit_starts_its_part_with_the_installed_settings(part):
     unit = DEPLOY / "systemd" / f"qmt-bridge-{part}.service"
     program, *arguments = exec_start(unit)
@@ -240,7 +240,52 @@ def test_units_share_no_user_folder_or_secret():
         )
 
 
-@pytest.mark.parametrize("part", ["feeder", "gateway"])
+def test_store_has_the_feeders_keys_and_not_its_journal():
+    feeder, store = unit_settings("feeder"), unit_settings("store")
+    for name in ("StateDirectory", "EnvironmentFile"):
+        assert feeder[name] != store[name]
+    unit = text("deploy/systemd/qmt-bridge-store.service")
+    # It listens with the feeder's keys; a copy of clients/ would go on to admit a key that was taken back.
+    assert store["User"] == feeder["User"]
+    assert "Environment=QMT_BRIDGE_CURVE_DIR=/etc/qmt-bridge/feeder\n" in unit
+    assert f"Environment=QMT_BRIDGE_DATA_DIR=%S/{store['StateDirectory']}\n" in unit
+    assert store["InaccessiblePaths"] == f"-%S/{feeder['StateDirectory']}"
+
+
+def hardening(part: str) -> list[str]:
+    unit = text(f"deploy/systemd/qmt-bridge-{part}.service")
+    return unit.partition("# Restrictions of the process.")[2].splitlines()[1:]
+
+
+@pytest.mark.parametrize("part", ["gateway", "store"])
+def test_units_are_confined_alike(part):
+    assert len(hardening("feeder")) > 20
+    assert hardening(part) == hardening("feeder")
+
+
+def system_calls(names: str) -> set[str]:
+    """Return the system calls of a list of names and sets, as systemd knows the sets."""
+    found = set()
+    for name in names.split():
+        if not name.startswith("@"):
+            found.add(name)
+            continue
+        listed = check([needs("systemd-analyze"), "syscall-filter", "--no-pager", name]).splitlines()[1:]
+        found |= system_calls(" ".join(line.strip() for line in listed if not line.strip().startswith("#")))
+    return found
+
+
+@pytest.mark.parametrize("part", ["feeder", "gateway", "store"])
+def test_unit_allows_the_call_without_which_libzmq_aborts(part):
+    allowed: set[str] = set()
+    for line in re.findall(r"^SystemCallFilter=(.*)$", text(f"deploy/systemd/qmt-bridge-{part}.service"), re.MULTILINE):
+        allowed = allowed - system_calls(line[1:]) if line.startswith("~") else allowed | system_calls(line)
+    # Each thread of libzmq sets its policy, the default one, and aborts the process if that fails (src/thread.cpp).
+    assert {"sched_setscheduler", "socket", "clone"} <= allowed
+    assert not {"sched_setaffinity", "mount", "setuid"} & allowed
+
+
+@pytest.mark.parametrize("part", ["feeder", "gateway", "store"])
 def test_unit_bounds_memory_and_tasks(part):
     settings = unit_settings(part)
     high, most = (int(settings[name].removesuffix("G")) for name in ("MemoryHigh", "MemoryMax"))
@@ -497,14 +542,15 @@ def compose() -> dict[str, Any]:
     return yaml.safe_load(text("deploy/docker/compose.yaml"))
 
 
-def test_service_managers_wait_long_enough_for_the_feeder():
-    unit = re.search(r"^TimeoutStopSec=(\d+)$", text("deploy/systemd/qmt-bridge-feeder.service"), re.MULTILINE)
+@pytest.mark.parametrize("part", ["feeder", "store"])
+def test_service_managers_wait_long_enough_for_the_disk(part):
     waits = [
-        unit[1] if unit else "",
-        (service().findtext("stoptimeout") or "").removesuffix(" sec"),
-        compose()["services"]["feeder"]["stop_grace_period"].removesuffix("s"),
+        unit_settings(part)["TimeoutStopSec"],
+        compose()["services"][part]["stop_grace_period"].removesuffix("s"),
     ]
-    assert all(float(seconds) > STOP_SECONDS["feeder"] for seconds in waits)
+    if part == "feeder":
+        waits.append((service().findtext("stoptimeout") or "").removesuffix(" sec"))
+    assert all(float(seconds) > STOP_SECONDS[part] for seconds in waits)
 
 
 def test_hadolint_accepts_the_dockerfile():
@@ -537,14 +583,20 @@ def test_image_gets_exactly_the_files_that_pyproject_names():
 
 def test_compose_file_builds_this_image_with_known_settings():
     services = compose()["services"]
-    assert services.keys() == {"keys", "feeder", "gateway"}
+    assert services.keys() == {"keys", "feeder", "gateway", "store"}
     for part in services.values():
         build = part["build"]
         assert (DEPLOY / "docker" / build["context"] / build["dockerfile"]).samefile(DEPLOY / "docker" / "Dockerfile")
         assert part.get("environment", {}).keys() <= {env_name(setting) for setting in NAMES}
-    for name in ("feeder", "gateway"):
+    for name in ("feeder", "gateway", "store"):
         accept(services[name]["command"])
         assert services[name]["command"][0] == name
+    # A folder of its own for each part that writes one.
+    written = [volume for part in services.values() for volume in part["volumes"] if volume.endswith(":/data")]
+    assert sorted(written) == ["journal:/data", "store:/data"]
+    assert {volume.split(":")[0] for part in services.values() for volume in part["volumes"]} == set(
+        compose()["volumes"]
+    )
     # Published on this machine only, which is the default of all addresses.
     assert services["gateway"]["ports"] == ["127.0.0.1:8000:8000"]
 
@@ -573,7 +625,7 @@ def test_proxy_configuration_names_settings_that_start():
 def test_commands_of_the_containers_work_together(tmp_path, run):
     """Run the commands and health checks of compose file and Dockerfile as processes, with other addresses."""
     services = compose()["services"]
-    market, trade, ask, port = free_ports(4)
+    market, trade, ask, stored, port = free_ports(5)
     # The volumes of each part, in their places.
     folders = {"feeder-keys": tmp_path / "feeder", "gateway-keys": tmp_path / "gateway"}
     for folder in folders.values():
@@ -584,12 +636,13 @@ def test_commands_of_the_containers_work_together(tmp_path, run):
     def environment(name: str) -> dict[str, str]:
         keys = folders[mounted[name]["/keys"]]
         settings = {key: value.replace("/keys", str(keys)) for key, value in services[name]["environment"].items()}
-        for number, free in ((5555, market), (5556, trade), (5557, ask)):
+        for number, free in ((5555, market), (5556, trade), (5557, ask), (5559, stored)):
             for key, value in settings.items():
-                settings[key] = re.sub(rf"tcp://(0\.0\.0\.0|feeder):{number}", f"tcp://127.0.0.1:{free}", value)
-        settings.pop("QMT_BRIDGE_API_KEY", None)
+                settings[key] = re.sub(rf"tcp://(0\.0\.0\.0|feeder|store):{number}", f"tcp://127.0.0.1:{free}", value)
+        for name_of_user in ("QMT_BRIDGE_API_KEY", "QMT_BRIDGE_STORE"):
+            settings.pop(name_of_user, None)
         settings |= dict(re.findall(r"(QMT_BRIDGE_HOST)=(\S+)", dockerfile("ENV")[0]))
-        return {**os.environ, **path, **settings, "QMT_BRIDGE_DATA_DIR": str(tmp_path / "data")}
+        return {**os.environ, **path, **settings, "QMT_BRIDGE_DATA_DIR": str(tmp_path / f"data-{name}")}
 
     def in_place(word: str) -> str:
         return re.sub(r"(/keys[a-z-]*)", lambda found: str(folders[mounted["keys"][found[0]]]), word)
@@ -606,14 +659,21 @@ def test_commands_of_the_containers_work_together(tmp_path, run):
     program = shutil.which("qmt-bridge", path=path["PATH"])
     assert program is not None
     alive = services["feeder"]["healthcheck"]["test"]
+    answering = services["store"]["healthcheck"]["test"]
     (healthy,) = (
         json.loads(line.partition("CMD ")[2].replace("8000", str(port))) for line in dockerfile("HEALTHCHECK")
     )
     assert subprocess.run(healthy, env=path, capture_output=True, timeout=DEADLINE).returncode == 1
 
     run([program, *services["feeder"]["command"]], env=environment("feeder")).wait_for("feeder started")
-    assert alive[0] == "CMD"
+    assert alive[0] == answering[0] == "CMD"
     assert json.loads(check(alive[1:], env=environment("feeder")))["data"]["simulated"] is True
+    away = subprocess.run(answering[1:], env=environment("store"), capture_output=True, timeout=DEADLINE)
+    assert (away.returncode, away.stderr) == (1, b"")
+    run([program, *services["store"]["command"]], env=environment("store")).wait_for("store started")
+    check(answering[1:], env=environment("store"))
+    # As the gateway asks it, with its own key.
+    check(answering[1:], env=environment("gateway"))
     command = [program, *services["gateway"]["command"], f"--port={port}"]
     run(command, env=environment("gateway")).wait_for("feeder is connected: source sim")
     wait_for(lambda: ready(port), "the gateway")

@@ -89,6 +89,8 @@ class Store:
             closing.callback(self._service.close)
             self._follower = Follower(context, followed, self._links, self._topics)
             self._poller = self._make_poller()
+            # Bytes that the disk had left at the last look.
+            self._free = shutil.disk_usage(self.folder).free
             now = clock.monotonic()
             self._commit_at: float | None = None
             self._sync_at: float | None = None
@@ -144,6 +146,7 @@ class Store:
             self._service.refused,
             self._log.size,
             tuple(self._log.days),
+            self._free,
         )
 
     def _take(self, now: float) -> None:
@@ -194,7 +197,7 @@ class Store:
         oldest = _today() - timedelta(days=max(0, self._config.store_days - 1))
         for day in self._log.trim(oldest.isoformat()):
             logger.info("messages of %s were removed from the store", day)
-        free = shutil.disk_usage(self.folder).free
+        free = self._free = shutil.disk_usage(self.folder).free
         if self.failure is None and free < RESERVE_BYTES:
             self.failure = f"the disk of {self.folder} has only {free // _MIB} MiB left"
             logger.error("%s: nothing is stored until it has %d", self.failure, (RESERVE_BYTES + _MORE_BYTES) // _MIB)

@@ -104,6 +104,7 @@ class StoreStatus(msgspec.Struct, frozen=True):
     `failure` is why messages are not stored at the moment; `left_out` counts those that arrived and were not stored
     since the start, `refused` questions that were malformed or too many. `instance` is the run of `qmt-bridge up` that
     has started the store, empty without one. `size` counts bytes on the disk, `days` are those that are stored.
+    `free` is how many bytes its disk had left some seconds ago.
     """
 
     time: int
@@ -116,6 +117,7 @@ class StoreStatus(msgspec.Struct, frozen=True):
     refused: int = 0
     size: int = 0
     days: tuple[str, ...] = ()
+    free: int = 0
 
 
 _status_decoder = msgspec.json.Decoder(StoreStatus)

@@ -21,8 +21,9 @@ from qmt_bridge.commands.doctor.facts.network import (
     is_gateway,
     wire_errors,
 )
+from qmt_bridge.commands.doctor.facts.store import ask_store
 from qmt_bridge.commands.doctor.facts.xtquant import ask
-from qmt_bridge.commands.doctor.findings import feeder, machine, network, xtquant
+from qmt_bridge.commands.doctor.findings import feeder, machine, network, store, xtquant
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from qmt_bridge.config import Config
 from qmt_bridge.curve.key_folder import End
@@ -85,7 +86,14 @@ def examine(config: Config, version: str, role: End | None = None, foreign: Sequ
     if heard.status is not None:
         findings += [feeder.journal(heard.status), feeder.trade(heard.status)]
         findings.append(feeder.trade_access(trade_trouble(config), config.open_trade_addr and not config.curve_dir))
+    findings.append(_examine_store(config, version, heard.status is not None))
     return findings
+
+
+def _examine_store(config: Config, version: str, feeder_runs: bool) -> Finding:
+    status, unasked, refused = ask_store(config)
+    kept = config.store_days, config.store_max_mb
+    return store.store(status, unasked, refused, config.store_addr, version, *kept, feeder_runs)
 
 
 def _exposure_problem(config: Config) -> str:

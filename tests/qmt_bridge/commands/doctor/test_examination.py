@@ -16,15 +16,18 @@ def test_simulated_data_needs_nothing_and_no_file_is_left(machine: Machine, tmp_
     assert code == 0, findings
     assert levels(findings, "fail") == levels(findings, "warn") == []
     assert findings["feeder"].said == "none runs at these addresses"
+    assert findings["store"].said == f"none answers at {machine.env['QMT_BRIDGE_STORE_ADDR']}"
     assert list(tmp_path.iterdir()) == []
     assert KEY not in machine.printed
 
 
 def test_ports_in_use_by_other_programs_fail(machine: Machine) -> None:
     machine.answers = True
-    with listener() as market, listener() as port:
-        code, findings = machine.run("--market-addr", f"tcp://127.0.0.1:{market}", "--port", str(port))
+    with listener() as market, listener() as port, listener() as store:
+        addresses = ("--market-addr", f"tcp://127.0.0.1:{market}", "--store-addr", f"tcp://127.0.0.1:{store}")
+        code, findings = machine.run(*addresses, "--port", str(port))
     assert code == 1
+    assert findings["store"].said == f"what answers at tcp://127.0.0.1:{store} is no store, or it hangs"
     assert levels(findings, "fail") == ["market_addr", "gateway"]
     assert "Address" in findings["market_addr"].said
     assert f"cannot listen on 127.0.0.1:{port}" in findings["gateway"].said
@@ -61,8 +64,9 @@ def test_a_wrong_setting_is_a_finding(machine: Machine) -> None:
 def test_missing_keys_are_a_warning(machine: Machine, tmp_path: Path) -> None:
     code, findings = machine.run("--curve-dir", str(tmp_path))
     assert code == 0
-    assert levels(findings, "warn") == ["market_addr", "trade_addr", "ask_addr", "feeder"]
+    assert levels(findings, "warn") == ["market_addr", "trade_addr", "ask_addr", "feeder", "store"]
     assert "cannot read the keys" in findings["feeder"].said
+    assert "not checked: curve_dir: cannot read the keys" in findings["store"].said
 
 
 def test_foreign_variables_are_a_warning(machine: Machine) -> None:
@@ -94,6 +98,7 @@ def test_a_running_feeder_and_gateway_are_recognised(machine: Machine) -> None:
     assert "source sim, SIMULATED data, state up" in findings["feeder"].said
     assert "is written" in findings["journal"].said
     assert findings["market_addr"].said == f"the running feeder has {machine.env['QMT_BRIDGE_MARKET_ADDR']}"
+    assert "keeps nothing yet" in findings["store"].said
     assert findings["gateway"].said == f"a gateway answers at 127.0.0.1:{machine.port}"
 
 

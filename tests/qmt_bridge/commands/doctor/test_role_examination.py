@@ -98,6 +98,8 @@ def test_doctor_tells_who_gets_trade_events(tmp_path: Path) -> None:
         machine.answers = True
         _, findings = machine.run("--for", "gateway")
         assert findings["trade access"].level == "ok"
+        # A feeder without a store: what it publishes is kept by none.
+        assert findings["store"].level == "warn"
         # Another data folder, as the gateway of another user has it.
         _, findings = machine.run("--for", "gateway", "--data-dir", str(tmp_path / "other"))
         assert findings["trade access"].level == "warn"
