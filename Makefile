@@ -57,8 +57,10 @@ WINDOWS = $(UV) pip compile --quiet --python-platform x86_64-pc-windows-msvc --p
 lock:  ## Pin what is installed and what builds it, with hashes, in the files *.lock; ARGS=--upgrade takes newer versions
 	$(COMPILE) $(ARGS) --output-file deploy/requirements.lock pyproject.toml
 	$(COMPILE) $(ARGS) --output-file deploy/build.lock --group build --constraints deploy/requirements.lock
-	$(WINDOWS) $(ARGS) --output-file tests/windows/requirements.lock --constraints deploy/requirements.lock \
-		pyproject.toml tests/windows/requirements.in
+	mkdir -p build
+	grep '==' deploy/requirements.lock | sed 's/ .*//' | grep --invert-match '^rocksdict==' > build/constraints.txt
+	$(WINDOWS) $(ARGS) --output-file tests/windows/requirements.lock --constraints build/constraints.txt \
+		--overrides tests/windows/overrides.in pyproject.toml tests/windows/requirements.in
 	$(WINDOWS) $(ARGS) --output-file tests/windows/build.lock tests/windows/build.in
 	$(MAKE) licences
 

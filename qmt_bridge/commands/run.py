@@ -229,8 +229,11 @@ def store(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     """Run a store of the day alone: it keeps what the feeder publishes, and answers questions about it."""
     stop = asked_to_stop(until_eof)
     config = load_settings(config_file, flags)
-    from qmt_bridge.store import app
-
+    try:
+        from qmt_bridge.store import app
+    except ImportError as exc:
+        # Its compiled library needs what not every system has, such as the runtime of Visual C++ on Windows.
+        fail(ConfigError("store_days", f"the library of the store cannot be loaded ({exc}); 0 leaves the store out"))
     configure_log(config)
     try:
         topics = stored_topics(config.store)
