@@ -13,7 +13,7 @@ from gateway.connections import descriptors, handshake
 from gateway.costs.budget import Budget
 from gateway.costs.shares import Shares, limits_of_worker
 from gateway.costs.slices import Slices
-from gateway.costs.turns import Turns
+from gateway.costs.turns import OPENING_OF_CLIENT, Turns
 from gateway.costs.views import Views
 from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
@@ -52,6 +52,7 @@ class Worker:
         self.shares = Shares(shares, config.grace)
         self.slices = Slices()
         self.turns = Turns()
+        self.opening_turns = Turns(OPENING_OF_CLIENT)
         self.limited: Counter[str] = Counter()
         self.feed = Feed(config, self._feed_changed, self.flushes)
         self.leases = Leases(self.feed.hub, self.slices, self.shares)
@@ -78,7 +79,9 @@ class Worker:
             newest_tick_age=max(0.0, (clock.time_ns() - newest) / 1e9) if newest else None,
             slow_clients=sum(session.sender.stalled for session in self.sessions),
             waiting_bytes=self.pool.size + self.pool.tables.size,
-            limited=dict(self.limited + handshake.limited + Counter(turns=self.turns.limited)),
+            limited=dict(
+                self.limited + handshake.limited + Counter(turns=self.turns.limited + self.opening_turns.limited)
+            ),
             client_lag=max((session.sender.lag for session in self.sessions), default=0.0),
         )
 
