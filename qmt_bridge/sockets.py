@@ -53,8 +53,8 @@ KEEPALIVE_PROBES = 3
 # For connecting ends only: on Linux it also ends a connection whose other end answers but reads nothing (measured), as
 # a stopped consumer of the feeder does. The feeder itself always reads, so a worker may make its connection anew.
 UNANSWERED_MS = 10_000
-# For the store, whose answers are large: an asker that reads nothing for so long loses its connection and what waits for
-# it. It connects again and asks for what it needs.
+# For the store, whose answers are large: an asker that reads nothing for so long loses its connection, with what waits
+# for it. It connects again and asks for what it needs.
 UNREAD_MS = 30_000
 # The system's option for it: TCP_MAXRT of Windows' ws2ipdef.h, which Python does not name. Where there is neither,
 # libzmq sets nothing.
