@@ -22,6 +22,7 @@ from gateway.http.admission import Purses
 from gateway.http.events import EVENTS
 from gateway.http.leases import Leases
 from gateway.http.store_link import StoreLink
+from gateway.http.waiting import Waiting
 from gateway.keys.entry import Entry
 from gateway.metrics import Exporter
 from gateway.sending.flushes import Flushes
@@ -58,6 +59,7 @@ class Worker:
         self.leases = Leases(self.feed.hub, self.slices, self.shares)
         self.purses = Purses(config)
         self.store = StoreLink(config)
+        self.waiting = Waiting(config.outbox_total_bytes)
         self._exporter = Exporter((*ENDPOINTS, *EVENTS))
 
     def numbers(self) -> Numbers:

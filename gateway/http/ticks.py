@@ -33,6 +33,8 @@ from qmt_bridge.wire.topics import Topic, check_period, quote_topic
 # Bytes of one answer of the store: of ticks it takes some 3 ms to render, during which no other client is served.
 CHUNK = 128 * 1024
 CHUNK_OF_CSV = 32 * 1024
+# Bytes that an answer holds while it waits: a chunk as it came, as it is shown, and what waits in the transport.
+HELD = 3 * CHUNK
 # Seconds in which a connection that was dropped is seen to be gone.
 DROP_TIMEOUT = 5.0
 
@@ -226,9 +228,17 @@ async def _compressed(compressor: Any, data: bytes) -> bytes:
 
 async def _read(host: Host, sending: Awaitable[None]) -> bool:
     """Wait until there is room for more; return False for a client that reads nothing."""
+    loop = asyncio.get_running_loop()
+
+    def drop() -> None:
+        host.limited["outbox_total_bytes"] += 1
+        if not limit.expired():
+            limit.reschedule(loop.time())
+
     try:
-        async with asyncio.timeout(host.config.slow_timeout):
-            await sending
+        async with asyncio.timeout(host.config.slow_timeout) as limit:
+            with host.waiting.hold(HELD, drop):
+                await sending
     except TimeoutError:
         return False
     return True

@@ -8,6 +8,7 @@ import io
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx2
@@ -15,7 +16,7 @@ import msgspec
 import pytest
 
 from gateway.http import store_link
-from gateway.http.ticks import CHUNK, End
+from gateway.http.ticks import CHUNK, HELD, End
 from qmt_bridge.config import Config
 from qmt_bridge.wire.history import Hole
 from qmt_bridge.wire.positions import Position
@@ -261,3 +262,22 @@ async def test_client_that_leaves_ends_the_questions(shelf: Shelf, pages: httpx2
         await asyncio.sleep(0.2)
     assert count < 20_000 * 1000 // CHUNK
     wait_for(lambda: readiness(int(pages.base_url.port or 0))["ready"])
+
+
+async def test_answers_that_hold_too_much_together_are_dropped(rig: Rig, shelf: Shelf) -> None:
+    shelf.put(TICK, *ticks(4000, size=4000))
+    server = rig.serve(store_addr=shelf.address, outbox_total_bytes=2 * HELD + 1, max_connections_per_address=3)
+    with ExitStack() as held:
+        for _ in range(3):
+            stalled = held.enter_context(socket.socket())
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stalled.connect(("127.0.0.1", server.port))
+            stalled.sendall(f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        await until(lambda: len(shelf.asked) >= 6, "the answers to begin")
+        async with client_of(server) as client:
+            for _ in range(200):
+                if (await client.head(PATH)).status_code == 200:
+                    break
+                await asyncio.sleep(0.05)
+            else:
+                pytest.fail("no place was given back")
