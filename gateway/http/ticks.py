@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -169,7 +170,7 @@ async def _lines(host: Host, asked: TicksQuery, topic: Topic, first: TopicHistor
     rows = rows_of(asked.format, asked.period, topic, asked.fields)
     chunk, missing = first, [Gap.of(hole) for hole in first.holes]
     while True:
-        if lines := rows.add(chunk):
+        if lines := await _in_turn(host, rows, partial(rows.add, chunk)):
             yield lines
         if not chunk.more:
             break
@@ -187,6 +188,22 @@ async def _lines(host: Host, asked: TicksQuery, topic: Topic, first: TopicHistor
     if lines := rows.rest():
         yield lines
     yield rows.end(_end(rows, first, chunk, missing))
+
+
+async def _in_turn(host: Host, owner: Rows, make: Callable[[], bytes]) -> bytes:
+    """Return what `make` returns, in a turn of the loop that has time for it: hundreds may be due at once."""
+    made: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def work() -> None:
+        if made.done():
+            return
+        try:
+            made.set_result(make())
+        except Exception as exc:
+            made.set_exception(exc)
+
+    host.slices.do(owner, work)
+    return await made
 
 
 def _end(rows: Rows, first: TopicHistory, newest: TopicHistory, missing: list[Gap]) -> End:
