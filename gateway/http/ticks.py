@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal
@@ -190,7 +190,7 @@ async def _lines(host: Host, asked: TicksQuery, topic: Topic, first: TopicHistor
     yield rows.end(_end(rows, first, chunk, missing))
 
 
-async def _in_turn(host: Host, owner: Rows, make: Callable[[], bytes]) -> bytes:
+async def _in_turn(host: Host, owner: Hashable, make: Callable[[], bytes]) -> bytes:
     """Return what `make` returns, in a turn of the loop that has time for it: hundreds may be due at once."""
     made: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
