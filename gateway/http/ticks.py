@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal
@@ -170,7 +170,7 @@ async def _lines(host: Host, asked: TicksQuery, topic: Topic, first: TopicHistor
     rows = rows_of(asked.format, asked.period, topic, asked.fields)
     chunk, missing = first, [Gap.of(hole) for hole in first.holes]
     while True:
-        if lines := await _in_turn(host, rows, partial(rows.add, chunk)):
+        if lines := await _in_turn(host, partial(rows.add, chunk)):
             yield lines
         if not chunk.more:
             break
@@ -190,7 +190,7 @@ async def _lines(host: Host, asked: TicksQuery, topic: Topic, first: TopicHistor
     yield rows.end(_end(rows, first, chunk, missing))
 
 
-async def _in_turn(host: Host, owner: Hashable, make: Callable[[], bytes]) -> bytes:
+async def _in_turn(host: Host, make: Callable[[], bytes]) -> bytes:
     """Return what `make` returns, in a turn of the loop that has time for it: hundreds may be due at once."""
     made: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -202,7 +202,7 @@ async def _in_turn(host: Host, owner: Hashable, make: Callable[[], bytes]) -> by
         except Exception as exc:
             made.set_exception(exc)
 
-    host.slices.do(owner, work)
+    host.slices.do(made, work)
     return await made
 
 
