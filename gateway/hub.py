@@ -119,6 +119,7 @@ class Hub:
 
     def history(self, answer: TopicHistory, now: float) -> None:
         """Take an answer of the store."""
+        self._questions.store_seen = now
         stream = self.streams.get(Topic(answer.topic))
         if isinstance(stream, StoredStream):
             stream.history(answer, now)

@@ -51,6 +51,10 @@ class ReadSubscription(Subscription):
         if beginning.gap is not None and not isinstance(self.gate, Ticket):
             self.gap(beginning.gap)
 
+    def open(self, act: Callable[[float], None]) -> None:
+        """Call `act` when it is this subscription's turn; there is no ack before the first answer."""
+        self.owner.ask_turn(self, act, opening=True)
+
     def read_on(self, act: Callable[[float], None]) -> None:
         """Call `act` after what was delivered has been sent, when it is this subscription's turn."""
         # What a ticket holds is not counted, so nothing more is read before the ack.

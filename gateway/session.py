@@ -159,6 +159,7 @@ class Host(Protocol):
     shares: Shares
     slices: Slices
     turns: Turns
+    opening_turns: Turns
     # How often each limit was reached, by its name.
     limited: Counter[str]
     # The open sessions.
@@ -353,6 +354,7 @@ class Session:
             self._shares.leave(self.sender.loop.time())
         self.sender.gone = True
         self.host.turns.leave(self)
+        self.host.opening_turns.leave(self)
         # Not `unsubscribe`: what waits for the client goes as a whole, and to look for each topic's part takes seconds.
         subscriptions, self.subscriptions = list(self.subscriptions), {}
         for subscription in subscriptions:
@@ -511,15 +513,17 @@ class Session:
             self.sender.later(self._tell_ended)
         self._ended[subscription] = count
 
-    def ask_turn(self, subscription: Subscription, act: Callable[[float], None]) -> None:
+    def ask_turn(self, subscription: Subscription, act: Callable[[float], None], *, opening: bool = False) -> None:
         """Call `act` in a later turn of the loop, when a subscription may be read the next chunk (Owner)."""
         # Called by another session that gives back its turn, which a failure here must not end.
         granted = functools.partial(self.sender.later, lambda: act(clock.monotonic()))
-        self.host.turns.ask(subscription, self, self._address, granted)
+        turns = self.host.opening_turns if opening else self.host.turns
+        turns.ask(subscription, self, self._address, granted)
 
     def rest(self, subscription: Subscription) -> None:
         """Give back the turn of a subscription (Owner)."""
         self.host.turns.give_back(subscription, self)
+        self.host.opening_turns.give_back(subscription, self)
 
     def tell_gap(self, subscription: Subscription, gap: Gap) -> None:
         """Tell what is missing of a topic: by a notice, or by an error frame to a client that has not opted in."""

@@ -53,8 +53,11 @@ class Owner(Protocol):
     def snapshot_ended(self, subscription: Subscription, count: int) -> None:
         """Tell the client that it was sent a whole snapshot of `count` codes."""
 
-    def ask_turn(self, subscription: Subscription, act: Callable[[float], None]) -> None:
-        """Call `act` with the time when it is the turn of a subscription to be read a chunk of the store's records."""
+    def ask_turn(self, subscription: Subscription, act: Callable[[float], None], *, opening: bool = False) -> None:
+        """Call `act` with the time when it is the turn of a subscription to be read a chunk of the store's records.
+
+        `opening`: it is the first chunk, which has turns of its own.
+        """
 
     def rest(self, subscription: Subscription) -> None:
         """Take that a subscription has no turn, and waits for none."""

@@ -13,7 +13,7 @@ from gateway.connections import descriptors, handshake
 from gateway.costs.budget import Budget
 from gateway.costs.shares import Shares, limits_of_worker
 from gateway.costs.slices import Slices
-from gateway.costs.turns import Turns
+from gateway.costs.turns import OPENING_OF_CLIENT, Turns
 from gateway.costs.views import Views
 from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
@@ -22,6 +22,7 @@ from gateway.http.admission import Purses
 from gateway.http.events import EVENTS
 from gateway.http.leases import Leases
 from gateway.http.store_link import StoreLink
+from gateway.http.waiting import Waiting
 from gateway.keys.entry import Entry
 from gateway.metrics import Exporter
 from gateway.sending.flushes import Flushes
@@ -52,11 +53,13 @@ class Worker:
         self.shares = Shares(shares, config.grace)
         self.slices = Slices()
         self.turns = Turns()
+        self.opening_turns = Turns(OPENING_OF_CLIENT)
         self.limited: Counter[str] = Counter()
         self.feed = Feed(config, self._feed_changed, self.flushes)
         self.leases = Leases(self.feed.hub, self.slices, self.shares)
         self.purses = Purses(config)
         self.store = StoreLink(config)
+        self.waiting = Waiting(config.outbox_total_bytes)
         self._exporter = Exporter((*ENDPOINTS, *EVENTS))
 
     def numbers(self) -> Numbers:
@@ -78,7 +81,9 @@ class Worker:
             newest_tick_age=max(0.0, (clock.time_ns() - newest) / 1e9) if newest else None,
             slow_clients=sum(session.sender.stalled for session in self.sessions),
             waiting_bytes=self.pool.size + self.pool.tables.size,
-            limited=dict(self.limited + handshake.limited + Counter(turns=self.turns.limited)),
+            limited=dict(
+                self.limited + handshake.limited + Counter(turns=self.turns.limited + self.opening_turns.limited)
+            ),
             client_lag=max((session.sender.lag for session in self.sessions), default=0.0),
         )
 

@@ -53,6 +53,9 @@ KEEPALIVE_PROBES = 3
 # For connecting ends only: on Linux it also ends a connection whose other end answers but reads nothing (measured), as
 # a stopped consumer of the feeder does. The feeder itself always reads, so a worker may make its connection anew.
 UNANSWERED_MS = 10_000
+# For the store, whose answers are large: an asker that reads nothing for so long loses its connection, with what waits
+# for it. It connects again and asks for what it needs.
+UNREAD_MS = 30_000
 # The system's option for it: TCP_MAXRT of Windows' ws2ipdef.h, which Python does not name. Where there is neither,
 # libzmq sets nothing.
 _MAXRT_OPTION: int | None = 5 if sys.platform == "win32" else getattr(system, "TCP_USER_TIMEOUT", None)
@@ -99,16 +102,20 @@ def bind_router(
     links: Links | None = None,
     name: str = "ask_addr",
     mark: int = ANSWER_MARK,
+    unread_ms: int = 0,
 ) -> zmq.Socket[bytes]:
     """Bind the ROUTER of the setting `name`; EAGAIN says that an asker is full, EHOSTUNREACH that it is gone.
 
-    At most `mark` answers wait for one asker beyond what the system holds.
+    At most `mark` answers wait for one asker beyond what the system holds. One that reads nothing for `unread_ms` loses
+    its connection, where the system can do that; 0: never.
     """
     socket = context.socket(zmq.ROUTER)
     socket.router_mandatory = True
     socket.sndhwm = mark
     socket.rcvhwm = UNLIMITED
     socket.maxmsgsize = ASK_BYTES + _FRAMING_BYTES
+    if unread_ms and _gives_up_unanswered():
+        socket.tcp_maxrt = unread_ms
     return _bind(socket, name, address, curve, links)
 
 

@@ -16,6 +16,7 @@ from gateway.costs.budget import Purse
 from gateway.http.leases import Leases
 from gateway.http.problems import Denied
 from gateway.http.store_link import StoreLink
+from gateway.http.waiting import Waiting
 from gateway.keys.attempts import why_barred
 from gateway.keys.entry import Entry, NotYet, WrongKey, address_of, presented
 from gateway.keys.table import missing_scope
@@ -34,6 +35,7 @@ class Host(session.Host, Protocol):
     leases: Leases
     store: StoreLink
     purses: Purses
+    waiting: Waiting
 
 
 class Caller(NamedTuple):

@@ -21,6 +21,8 @@ MOST_NAMES = 200
 END = "end"
 # The name of the one topic of a formula's URL.
 FORMULA = "formula"
+# Of an epoch; larger numbers are no position (wire.md).
+_MOST_EPOCH = 2**62
 _ID = re.compile(r"([0-9]{1,20}):([0-9]{1,18}(?:,[0-9]{1,18})*)", re.ASCII)
 
 
@@ -43,7 +45,7 @@ class Marks:
         """Go on after an event that the client had; raise `BadRequest` for an id of another URL."""
         found = _ID.fullmatch(id.strip())
         seqs = [] if found is None else found[2].split(",")
-        if found is None or len(seqs) != len(self.names) or not self.kept:
+        if found is None or int(found[1]) > _MOST_EPOCH or len(seqs) != len(self.names) or not self.kept:
             raise BadRequest("bad_request", "Last-Event-ID is the id of an event of this URL, with the same names")
         self._epoch, self._seqs = int(found[1]), [int(seq) for seq in seqs]
 

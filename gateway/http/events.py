@@ -22,7 +22,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.connections.handshake import EXTENSION
 from gateway.endpoints import Formula, L2Thousand, Realtime, WholeQuote
-from gateway.http.admission import Host, check_barred
+from gateway.http.admission import Host, check_barred, identify
 from gateway.http.event_ids import END, FORMULA, Marks
 from gateway.http.problems import Denied
 from gateway.http.query import KEY, values_of
@@ -72,11 +72,13 @@ EVENTS: Mapping[str, tuple[type[Endpoint], type[msgspec.Struct]]] = {
 async def events(host: Host, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve one URL until the client disconnects; raise `Denied` or `BadRequest` before the answer has begun."""
     endpoint, shape = EVENTS[scope["path"].removesuffix("/")]
-    check_barred(host.entry, scope, needs_key=host.entry.needs_key(scope, always=endpoint.always_key))
+    needs_key = host.entry.needs_key(scope, always=endpoint.always_key)
+    check_barred(host.entry, scope, needs_key=needs_key)
     request = values_of(scope["query_string"], shape, _ID_PARAMETERS)
     marks = Marks(str(name) for name in _named(request))
     given = _last_id(scope)
     if given == END:
+        identify(host.entry, scope, needs_key=needs_key)
         # The only answer after which a browser does not connect again.
         await Response(status_code=HTTPStatus.NO_CONTENT)(scope, receive, send)
         return
@@ -84,6 +86,7 @@ async def events(host: Host, scope: Scope, receive: Receive, send: Send) -> None
         marks.begin(given)
         marks.resume(request)
     if scope["method"] == "HEAD":
+        identify(host.entry, scope, needs_key=needs_key)
         await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": _HEADERS})
         await send({"type": "http.response.body"})
         return

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -33,6 +34,8 @@ from qmt_bridge.wire.topics import Topic, check_period, quote_topic
 # Bytes of one answer of the store: of ticks it takes some 3 ms to render, during which no other client is served.
 CHUNK = 128 * 1024
 CHUNK_OF_CSV = 32 * 1024
+# Bytes that an answer holds while it waits: a chunk as it came, as it is shown, and what waits in the transport.
+HELD = 3 * CHUNK
 # Seconds in which a connection that was dropped is seen to be gone.
 DROP_TIMEOUT = 5.0
 
@@ -167,7 +170,7 @@ async def _lines(host: Host, asked: TicksQuery, topic: Topic, first: TopicHistor
     rows = rows_of(asked.format, asked.period, topic, asked.fields)
     chunk, missing = first, [Gap.of(hole) for hole in first.holes]
     while True:
-        if lines := rows.add(chunk):
+        if lines := await _in_turn(host, partial(rows.add, chunk)):
             yield lines
         if not chunk.more:
             break
@@ -185,6 +188,22 @@ async def _lines(host: Host, asked: TicksQuery, topic: Topic, first: TopicHistor
     if lines := rows.rest():
         yield lines
     yield rows.end(_end(rows, first, chunk, missing))
+
+
+async def _in_turn(host: Host, make: Callable[[], bytes]) -> bytes:
+    """Return what `make` returns, in a turn of the loop that has time for it: hundreds may be due at once."""
+    made: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def work() -> None:
+        if made.done():
+            return
+        try:
+            made.set_result(make())
+        except Exception as exc:
+            made.set_exception(exc)
+
+    host.slices.do(made, work)
+    return await made
 
 
 def _end(rows: Rows, first: TopicHistory, newest: TopicHistory, missing: list[Gap]) -> End:
@@ -226,9 +245,17 @@ async def _compressed(compressor: Any, data: bytes) -> bytes:
 
 async def _read(host: Host, sending: Awaitable[None]) -> bool:
     """Wait until there is room for more; return False for a client that reads nothing."""
+    loop = asyncio.get_running_loop()
+
+    def drop() -> None:
+        host.limited["outbox_total_bytes"] += 1
+        if not limit.expired():
+            limit.reschedule(loop.time())
+
     try:
-        async with asyncio.timeout(host.config.slow_timeout):
-            await sending
+        async with asyncio.timeout(host.config.slow_timeout) as limit:
+            with host.waiting.hold(HELD, drop):
+                await sending
     except TimeoutError:
         return False
     return True

@@ -91,6 +91,9 @@ class Reader(Member, Protocol):
     def begins(self, beginning: Beginning) -> None:
         """Take where its records begin; `settle` follows."""
 
+    def open(self, act: Callable[[float], None]) -> None:
+        """Call `act` with the time, later, once it is the client's turn to have the store asked for the first chunk."""
+
     def read_on(self, act: Callable[[float], None]) -> None:
         """Call `act` with the time, later, once all was sent and it is the client's turn to be read the next chunk."""
 

@@ -30,6 +30,8 @@ class Questions:
         # The epoch of the newest heartbeat, 0 before the first, and the position of the journal in that heartbeat.
         self.epoch = 0
         self.journal: JournalPosition | None = None
+        # When the store has last answered any question.
+        self.store_seen = 0.0
         self._upstream = upstream
 
     def ask(self, asking: Iterable[tuple[Asker, Cohort]], now: float) -> None:

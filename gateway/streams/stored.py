@@ -9,6 +9,7 @@ sides.
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 
 from gateway.streams.cohort import Cohort, Phase
 from gateway.streams.member import Beginning, Gap, Reader, StoreQuestion
@@ -39,13 +40,38 @@ class StoredStream(Stream):
         return cohort
 
     def ask_store(self, cohort: Cohort, reading: Reading, now: float) -> None:
-        """Ask the store what follows."""
+        """Ask the store what follows, for the first time once it is the member's turn.
+
+        A store answers one question after the other. All codes of a client at once would make every other client wait,
+        longer than until an answer counts as lost.
+        """
         if cohort.position.epoch:
             reading.question = reading.question._replace(start=None, after=cohort.position)
         reading.at_store = True
         reading.is_behind = False
         reading.fruitless_since = now
-        self._questions.again(self, cohort, now)
+        if reading.answered:
+            self._questions.again(self, cohort, now)
+            return
+        cohort.phase, cohort.question = Phase.DRAINING, None
+        reading.reader.open(partial(self._open, cohort, reading))
+
+    def _open(self, cohort: Cohort, reading: Reading, now: float) -> None:
+        if cohort.phase is Phase.DRAINING and cohort in self.waiting and cohort.reading is reading:
+            cohort.phase = Phase.ASKED
+            reading.fruitless_since = now
+            self._questions.again(self, cohort, now)
+
+    def _expire_questions(self, now: float) -> None:
+        super()._expire_questions(now)
+        for cohort in list(self.waiting):
+            reading = cohort.reading
+            if reading is None or reading.answered or cohort.phase is not Phase.DRAINING or cohort not in self.waiting:
+                continue
+            # A turn that does not come while the store answers others is only late.
+            if now - max(reading.fruitless_since, self._questions.store_seen) >= PATIENCE:
+                cohort.phase = Phase.ASKED
+                self._give_up(cohort, reading, "store_away", now)
 
     def history(self, answer: TopicHistory, now: float) -> None:
         """Take an answer of the store."""
@@ -59,6 +85,7 @@ class StoredStream(Stream):
         frames = [frame for frame in frames_of(answer) if not contains(cohort.position, frame)]
         gaps = [gap_of(hole) for hole in answer.holes]
         if not reading.answered:
+            reading.reader.rest()
             opening = self._begin(reading, answer, gaps, position_of(frames[0]) if frames else None)
             if opening is not None and not frames and not answer.seq and reading.question.end is None:
                 # Nothing is stored, so the client gets what it would get without a start.

@@ -7,14 +7,16 @@ import time
 from collections.abc import Callable, Container, Iterator
 from typing import Literal
 
+import msgspec
 import zmq
 
 from qmt_bridge.addresses.endpoint import Endpoint
 from qmt_bridge.answering.askers import Askers, Peer
+from qmt_bridge.answering.unread import Unread
 from qmt_bridge.curve.authenticator import Authenticator
 from qmt_bridge.errors import BadRequest, ConfigError, WireError
 from qmt_bridge.handshakes import Links
-from qmt_bridge.sockets import bind_router
+from qmt_bridge.sockets import UNREAD_MS, bind_router
 from qmt_bridge.system import clock
 from qmt_bridge.wire.history import TopicHistory, encode_history
 from qmt_bridge.wire.requests import CatchUp, decode_ask
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 ANSWER_MARK = 4
 # Questions, and seconds and bytes of answers, before the messages of the feeder have their turn again.
 TURN = 200
+# Bytes of an answer, about, while connections that may not read have too many.
+SMALL_ROOM = 4 * 1024
 TURN_SECONDS = 0.01
 TURN_BYTES = 2 * 1024 * 1024
 # An envelope is what ZeroMQ puts before a question: of a DEALER one part, of a REQ two, each proxy adds one.
@@ -63,6 +67,7 @@ class Service:
         self.refused = 0
         self._told_at = -_TELL_SECONDS
         self._askers = Askers(self._failed)
+        self._unread = Unread()
 
     def readable(self) -> list[zmq.Socket[bytes]]:
         """Return the sockets to poll."""
@@ -102,6 +107,7 @@ class Service:
 
     def send(self, now: float) -> None:
         """Make and send some answers, in turns between the connections that read."""
+        self._unread.expire(now)
         until = clock.monotonic() + TURN_SECONDS
         size = 0
         while size < TURN_BYTES and clock.monotonic() < until:
@@ -114,8 +120,10 @@ class Service:
                     self._askers.full(now)
                 case "gone":
                     self._askers.gone()
+                    self._unread.gone(peer[0])
                 case "sent":
                     self._askers.sent()
+                    self._unread.sent(peer[0], len(payload), now)
                     size += len(payload)
 
     def close(self) -> None:
@@ -138,6 +146,8 @@ class Service:
 
     def _answers(self, ask: CatchUp) -> Iterator[bytes]:
         for text in dict.fromkeys(ask.topics):
+            if self._unread.is_full and not 0 < ask.room < SMALL_ROOM:
+                ask = msgspec.structs.replace(ask, room=SMALL_ROOM)
             yield encode_history(self._answer(ask, text))
 
     def _deliver(self, peer: Peer, payload: bytes) -> Literal["sent", "full", "gone"]:
@@ -162,7 +172,7 @@ class Service:
         logger.error("an answer could not be made", exc_info=exc)
 
     def _bind(self, where: Endpoint) -> zmq.Socket[bytes]:
-        return bind_router(self._context, where.address, where.curve, self._links, where.name, ANSWER_MARK)
+        return bind_router(self._context, where.address, where.curve, self._links, where.name, ANSWER_MARK, UNREAD_MS)
 
     def _bind_anew(self) -> None:
         assert self.authenticator is not None

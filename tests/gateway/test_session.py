@@ -68,6 +68,7 @@ def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscripti
         "budget": Budget(1, 1, 0.0),
         "slices": Slices(),
         "turns": Turns(),
+        "opening_turns": Turns(),
     }
     host: Any = SimpleNamespace(config=Config(), **shared)
     scope: Any = {"path": "/ws/realtime", "query_string": b"", "headers": [], "extensions": {EXTENSION: transport}}

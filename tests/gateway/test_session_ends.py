@@ -92,6 +92,7 @@ def made(server: Server, query: bytes = b"") -> Session:
         limited=Counter(),
         slices=Slices(),
         turns=Turns(),
+        opening_turns=Turns(),
         sessions={},
         welcome=lambda: {"type": "welcome"},
     )

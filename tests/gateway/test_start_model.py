@@ -81,7 +81,7 @@ class Reader:
     def read_on(self, act: Callable[[float], None]) -> None:
         self.acts.append(act)
 
-    when_drained = read_on
+    open = when_drained = read_on
 
     def ended(self) -> None:
         assert self.end is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.hub import Hub
 from gateway.streams.member import Gap, StoreQuestion
 from gateway.streams.reading import PATIENCE
@@ -47,8 +49,8 @@ class Wire:
         )
         return self.asked
 
-    def read(self, end: int | None = None, kind: type[Reader] = Reader) -> Reader:
-        reader = kind(BEGAN, end)
+    def read(self, end: int | None = None, kind: type[Reader] | None = None) -> Reader:
+        reader = (kind or Prompt)(BEGAN, end)
         self.hub.read({TICK: (reader, StoreQuestion(BEGAN, None, end, CHUNK, CHUNK))}, 0.0)
         return reader
 
@@ -63,7 +65,14 @@ class Wire:
             self.hub.history(history, now)
 
 
-class Follower(Reader):
+class Prompt(Reader):
+    """A reader whose client has its turn at once."""
+
+    def open(self, act: Callable[[float], None]) -> None:
+        act(0.0)
+
+
+class Follower(Prompt):
     """A reader that takes older epochs too."""
 
     def deliver(self, frame: Frame) -> None:
@@ -176,3 +185,37 @@ def test_first_message_of_a_new_epoch_is_told_to_be_one() -> None:
     wire.answer_store(0.0)
     wire.hub.receive(frame(1, 101), 0.0)
     assert seqs(reader) == [1, Gap("restart", Position(100, 1), Position(101, 1)), 1, None]
+
+
+def test_reader_without_a_turn_waits_while_the_store_answers() -> None:
+    wire = Wire()
+    wire.day.keep(frame(1))
+    waiting = wire.read(BEGAN + 100, Reader)
+    assert wire.ask_of_store is None
+    now = 0.0
+    while now < 3 * PATIENCE:
+        now += PATIENCE / 2
+        wire.read(BEGAN + 100)
+        wire.answer_store(now)
+        wire.hub.expire(now)
+    assert waiting.beginning is None
+    [open] = waiting.acts
+    open(now)
+    wire.answer_store(now)
+    assert (seqs(waiting), waiting.is_ended) == ([1], True)
+
+
+def test_reader_without_a_turn_is_told_of_a_store_that_is_away() -> None:
+    wire = Wire()
+    waiting = wire.read(None, Reader)
+    wire.answer(1, 0.0)
+    wire.hub.expire(PATIENCE - 0.1)
+    assert waiting.beginning is None
+    wire.hub.expire(PATIENCE)
+    assert waiting.beginning is not None
+    assert waiting.beginning.gap == Gap("store_away")
+    wire.answer(1, PATIENCE)
+    # The turn that comes then changes nothing.
+    [open] = waiting.acts
+    open(PATIENCE)
+    assert (seqs(waiting), wire.ask_of_store) == ([None, 1], None)

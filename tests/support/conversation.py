@@ -311,6 +311,7 @@ class World:
             # A turn of the loop has time for some pieces of work, or for none.
             slices=Slices(lambda: self.rng.choice((0.0, 0.0, 0.0, 1.0))),
             turns=Turns(),
+            opening_turns=Turns(),
             views=Views(config.max_views),
             shares=Shares(limits_of_worker(1000, 1000, 16, 1), 0.0),
             sessions={},

@@ -8,7 +8,7 @@ from collections import Counter, deque
 import pytest
 
 from gateway.costs import turns as turns_module
-from gateway.costs.turns import OF_ADDRESS, OF_CLIENT, OF_WORKER, Turns, chunk_bytes
+from gateway.costs.turns import OF_ADDRESS, OF_CLIENT, OF_WORKER, OPENING_OF_CLIENT, Turns, chunk_bytes
 
 
 def test_chunks_of_a_client_fill_half_of_its_outbox() -> None:
@@ -86,3 +86,24 @@ def test_limits_hold_and_every_reader_gets_its_turn(seed: int, monkeypatch: pyte
         reader = taken.popleft()
         turns.give_back(reader, reader[0])
     assert not +waiting
+
+
+def test_first_chunks_have_turns_of_their_own_number() -> None:
+    turns, had = Turns(OPENING_OF_CLIENT), []
+    for reader in range(OPENING_OF_CLIENT + 1):
+        turns.ask(reader, "client", "here", lambda reader=reader: had.append(reader))
+    assert had == list(range(OPENING_OF_CLIENT))
+    turns.give_back(3, "client")
+    assert had[-1] == OPENING_OF_CLIENT
+
+
+def test_turn_that_is_given_back_at_once_is_given_on() -> None:
+    turns, had = Turns(1), []
+
+    def act(reader: int) -> None:
+        had.append(reader)
+        turns.give_back(reader, "client")
+
+    for reader in range(3):
+        turns.ask(reader, "client", "here", lambda reader=reader: act(reader))
+    assert had == [0, 1, 2]

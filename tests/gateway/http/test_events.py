@@ -144,7 +144,9 @@ async def test_client_resumes_with_the_id_of_its_last_event(rig: Rig, pages: htt
             assert (await events.data()).data == {MAOTAI: [{"lastPrice": 4.0}]}
 
 
-@pytest.mark.parametrize("given", ["x", "1:2,3", "1:", "-1:2", "1:2,"])
+@pytest.mark.parametrize(
+    "given", ["x", "1:2,3", "1:", "-1:2", "1:2,", f"{2**62 + 1}:1", f"{10**19}:1", f"{10**20 - 1}:1"]
+)
 async def test_id_of_another_url_is_refused(rig: Rig, pages: httpx2.AsyncClient, given: str) -> None:
     status, problem = await denied(pages, REALTIME, **{"Last-Event-ID": given})
     assert (status, problem["code"]) == (400, "bad_request")
@@ -232,6 +234,10 @@ async def test_key_and_scope_are_those_of_the_socket(rig: Rig, config: Config, p
     async with client_of(server) as strict:
         status, problem = await denied(strict, REALTIME)
         assert (status, problem["code"]) == (401, "unauthorized")
+        # What takes no session asks for the key too.
+        assert (await strict.head(REALTIME)).status_code == 401
+        assert (await strict.get(REALTIME, headers={"Last-Event-ID": "end"})).status_code == 401
+        assert (await strict.head(f"{REALTIME}&api_key={secret}")).status_code == 200
         status, problem = await denied(strict, f"{REALTIME}&api_key=wrong")
         assert (status, problem["error"]) == (401, "the API key is wrong")
         status, problem = await denied(strict, f"/sse/formula?formula_name=MA&stock_code={MAOTAI}&api_key={secret}")

@@ -7,17 +7,20 @@ import csv
 import io
 import json
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import httpx2
 import msgspec
 import pytest
 
-from gateway.http import store_link
-from gateway.http.ticks import CHUNK, End
+from gateway.costs import slices
+from gateway.http import rows, store_link
+from gateway.http.ticks import CHUNK, HELD, End
 from qmt_bridge.config import Config
-from qmt_bridge.wire.history import Hole
+from qmt_bridge.wire.history import Hole, TopicHistory
 from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.topics import quote_topic
 from tests.gateway.http.conftest import add_key, client_of
@@ -261,3 +264,52 @@ async def test_client_that_leaves_ends_the_questions(shelf: Shelf, pages: httpx2
         await asyncio.sleep(0.2)
     assert count < 20_000 * 1000 // CHUNK
     wait_for(lambda: readiness(int(pages.base_url.port or 0))["ready"])
+
+
+async def test_answers_that_hold_too_much_together_are_dropped(rig: Rig, shelf: Shelf) -> None:
+    shelf.put(TICK, *ticks(4000, size=4000))
+    server = rig.serve(store_addr=shelf.address, outbox_total_bytes=2 * HELD + 1, max_connections_per_address=3)
+    with ExitStack() as held:
+        for _ in range(3):
+            stalled = held.enter_context(socket.socket())
+            stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            stalled.connect(("127.0.0.1", server.port))
+            stalled.sendall(f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        await until(lambda: len(shelf.asked) >= 6, "the answers to begin")
+        async with client_of(server) as client:
+            for _ in range(200):
+                if (await client.head(PATH)).status_code == 200:
+                    break
+                await asyncio.sleep(0.05)
+            else:
+                pytest.fail("no place was given back")
+
+
+async def test_many_answers_at_once_are_made_one_after_the_other(
+    shelf: Shelf, pages: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.put(TICK, *ticks(100, size=1000))
+    monkeypatch.setattr(slices, "SLICE", 0.0)
+    turn, made = 0, Counter[int]()
+    add = rows._Ndjson.add
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        if not ended:
+            asyncio.get_running_loop().call_soon(count)
+
+    def counted(self: rows._Ndjson, chunk: TopicHistory) -> bytes:
+        if not turn:
+            # On the loop of the server.
+            count()
+        made[turn] += 1
+        return add(self, chunk)
+
+    ended = False
+    monkeypatch.setattr(rows._Ndjson, "add", counted)
+    answers = await asyncio.gather(*(pages.get(PATH) for _ in range(30)))
+    ended = True
+    assert {answer.status_code for answer in answers} == {200}
+    # A turn of the loop counts as the end of one and the begin of the next.
+    assert max(made.values()) <= 2
