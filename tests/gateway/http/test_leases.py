@@ -46,7 +46,8 @@ class Rig:
         monkeypatch.setattr(clock, "monotonic", lambda: self.now)
         self.hub = FakeHub()
         self.shares = Shares(limits_of_worker(2, 2, 1, 1), 0.0)
-        self.leases = Leases(cast(Hub, self.hub), Slices(), self.shares)
+        # Its clock stands still, so nothing is put off to a later turn of the loop, whatever else the machine does.
+        self.leases = Leases(cast(Hub, self.hub), Slices(lambda: 0.0), self.shares)
 
     def take(self, client: str, *topics: Topic, with_key: bool = False, most: int = 10) -> list[Lease]:
         return self.leases.take(client, topics, most, with_key=with_key, bounded=True)
