@@ -35,6 +35,9 @@ class Marks:
         self._places = {name: place for place, name in enumerate(self.names)}
         self._epoch = 0
         self._seqs = [0] * len(self.names)
+        # Whether the epoch is what a client says: it may be one that no feeder has, or a later one than the feeder's
+        # if its clock was set back.
+        self._is_claimed = False
 
     @property
     def kept(self) -> bool:
@@ -48,6 +51,7 @@ class Marks:
         if found is None or int(found[1]) > _MOST_EPOCH or len(seqs) != len(self.names) or not self.kept:
             raise BadRequest("bad_request", "Last-Event-ID is the id of an event of this URL, with the same names")
         self._epoch, self._seqs = int(found[1]), [int(seq) for seq in seqs]
+        self._is_claimed = True
 
     def resume(self, request: dict[str, Any]) -> None:
         """Change a request so that it asks for what follows the client's positions.
@@ -71,9 +75,10 @@ class Marks:
     def reach(self, name: str, epoch: int, seq: int) -> None:
         """Note that the client is sent the message with this position; one of an older epoch is passed over."""
         place = self._places.get(name)
-        if place is None or epoch < self._epoch:
+        if place is None or (epoch < self._epoch and not self._is_claimed):
             return
-        if epoch > self._epoch:
+        self._is_claimed = False
+        if epoch != self._epoch:
             self._epoch, self._seqs = epoch, [0] * len(self.names)
         self._seqs[place] = seq
 

@@ -43,6 +43,15 @@ def test_client_goes_on_after_its_id() -> None:
     assert request == {"resume": {"600519.SH": {"epoch": 7, "seq": 41}, "000001.SZ": {"epoch": 7, "seq": 4}}}
 
 
+def test_epoch_that_a_client_claims_gives_way_to_the_feeders() -> None:
+    marks = Marks(NAMES)
+    marks.begin("9:41,3,0")
+    marks.reach("000001.SZ", 7, 4)
+    assert marks.id() == "7:0,4,0"
+    marks.reach("600519.SH", 6, 9)
+    assert marks.id() == "7:0,4,0"
+
+
 def test_start_is_replaced_by_the_positions() -> None:
     marks = Marks([*NAMES, "SH"])
     marks.begin("7:41,0,0,0")
