@@ -70,7 +70,10 @@ class Store:
         self.lost = 0
 
     def open(self) -> None:
-        """Open the log, listen and subscribe; raise `ConfigError` for what cannot be used."""
+        """Open the log, listen and subscribe.
+
+        Raise `ConfigError` for what cannot be used, and `DatabaseError` if the disk fails.
+        """
         with ExitStack() as closing:
             listened = endpoint.store_endpoint(self._config, "feeder")
             followed = endpoint.followed_endpoint(self._config)
@@ -90,7 +93,7 @@ class Store:
             self._follower = Follower(context, followed, self._links, self._topics)
             self._poller = self._make_poller()
             # Bytes that the disk had left at the last look.
-            self._free = shutil.disk_usage(self.folder).free
+            self._free = _free_bytes(self.folder)
             now = clock.monotonic()
             self._commit_at: float | None = None
             self._sync_at: float | None = None
@@ -197,7 +200,7 @@ class Store:
         oldest = _today() - timedelta(days=max(0, self._config.store_days - 1))
         for day in self._log.trim(oldest.isoformat()):
             logger.info("messages of %s were removed from the store", day)
-        free = self._free = shutil.disk_usage(self.folder).free
+        free = self._free = _free_bytes(self.folder)
         if self.failure is None and free < RESERVE_BYTES:
             self.failure = f"the disk of {self.folder} has only {free // _MIB} MiB left"
             logger.error("%s: nothing is stored until it has %d", self.failure, (RESERVE_BYTES + _MORE_BYTES) // _MIB)
@@ -228,6 +231,14 @@ class Store:
         return folder
 
 
+def _free_bytes(folder: Path) -> int:
+    """Return what the disk of a folder has left; raise `DatabaseError` for a folder that is not there any more."""
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError as exc:
+        raise DatabaseError(f"cannot look at {folder}: {exc.strerror or exc}") from exc
+
+
 def _today() -> date:
     return datetime.fromtimestamp(clock.time_ns() / 1e9, SHANGHAI).date()
 
@@ -239,8 +250,8 @@ def run(config: Config, topics: Sequence[Topic], stop: Stop) -> int:
     keys or a folder that cannot be used.
     """
     store = Store(config, topics)
-    store.open()
     try:
+        store.open()
         while not stop.is_set():
             store.turn()
     except DatabaseError as exc:

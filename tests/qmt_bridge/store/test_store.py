@@ -454,6 +454,28 @@ def test_disk_that_fails_ends_the_process_to_be_started_again(
     assert "No space left on device" in caplog.text
 
 
+@pytest.mark.parametrize("turns", [0, 3], ids=["at its start", "later"])
+def test_folder_that_vanishes_ends_the_process_in_words(
+    feed: Published, config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, turns: int
+) -> None:
+    looks = 0
+
+    def disk_usage(folder: Path) -> SimpleNamespace:
+        nonlocal looks
+        looks += 1
+        if looks > turns:
+            raise FileNotFoundError(2, "No such file or directory", str(folder))
+        return SimpleNamespace(free=app.RESERVE_BYTES * 4)
+
+    monkeypatch.setattr(app, "TRIM_SECONDS", 0.0)
+    monkeypatch.setattr(app.shutil, "disk_usage", disk_usage)
+    until = time.monotonic() + 20
+    stop = SimpleNamespace(is_set=lambda: time.monotonic() > until)
+    assert app.run(config, [TOPIC], stop) == child.TRY_AGAIN  # type: ignore[arg-type]
+    assert "cannot look at" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
 def test_full_disk_is_told_and_what_it_costs_is_a_gap(
     feed: Published, config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
