@@ -10,6 +10,9 @@ import functools
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
+from typing import TypeVar
+
+Made = TypeVar("Made")
 
 # Seconds of work in one turn of the loop.
 SLICE = 0.002
@@ -44,6 +47,22 @@ class Slices:
             work()
         else:
             self._work[owner] = deque((work,))
+
+    async def make(self, make: Callable[[], Made]) -> Made:
+        """Return what `make` returns, in a turn of the loop that has time for it: hundreds may be due at once."""
+        made: asyncio.Future[Made] = asyncio.get_running_loop().create_future()
+
+        def work() -> None:
+            if made.done():
+                # The one that waited is gone.
+                return
+            try:
+                made.set_result(make())
+            except Exception as exc:
+                made.set_exception(exc)
+
+        self.do(made, work)
+        return await made
 
     async def done(self, owner: Hashable) -> None:
         """Wait until all present work of `owner` has been done."""

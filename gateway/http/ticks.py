@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal
@@ -29,6 +29,7 @@ from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.history import Hole, TopicHistory
 from qmt_bridge.wire.moments import read_moment, shown_moment
 from qmt_bridge.wire.positions import Position
+from qmt_bridge.wire.requests import FieldNames
 from qmt_bridge.wire.topics import Topic, check_period, quote_topic
 
 # Bytes of one answer of the store: of ticks it takes some 3 ms to render, during which no other client is served.
@@ -36,6 +37,8 @@ CHUNK = 128 * 1024
 CHUNK_OF_CSV = 32 * 1024
 # Bytes that an answer holds while it waits: a chunk as it came, as it is shown, and what waits in the transport.
 HELD = 3 * CHUNK
+# Of a compressor: window, hash table and output of zlib.
+HELD_BY_GZIP = 256 * 1024
 # Seconds in which a connection that was dropped is seen to be gone.
 DROP_TIMEOUT = 5.0
 
@@ -48,7 +51,7 @@ class TicksQuery(msgspec.Struct, frozen=True, kw_only=True):
     end: int | str | None = None
     period: str = "tick"
     # The names of the fields to send of each record; empty: all.
-    fields: list[str] = []
+    fields: FieldNames = []
     format: Literal["ndjson", "csv"] = "ndjson"
 
 
@@ -145,6 +148,7 @@ async def _serve(host: Host, asked: TicksQuery, topic: Topic, scope: Scope, rece
         # The fastest level takes a third of the time of the usual one.
         compressor = zlib.compressobj(1, wbits=31)
     await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": sent})
+    held = HELD if compressor is None else HELD + HELD_BY_GZIP
     gone = asyncio.ensure_future(_gone(receive))
     try:
         if scope["method"] == "HEAD":
@@ -155,11 +159,12 @@ async def _serve(host: Host, asked: TicksQuery, topic: Topic, scope: Scope, rece
                 return
             if compressor is not None:
                 data = await _compressed(compressor, data)
-            if data and not await _read(host, send({"type": "http.response.body", "body": data, "more_body": True})):
+            message = {"type": "http.response.body", "body": data, "more_body": True}
+            if data and not await _read(host, held, send(message)):
                 await _drop(answer, gone)
                 return
         rest = b"" if compressor is None else compressor.flush()
-        if not await _read(host, send({"type": "http.response.body", "body": rest})):
+        if not await _read(host, held, send({"type": "http.response.body", "body": rest})):
             await _drop(answer, gone)
     finally:
         gone.cancel()
@@ -170,7 +175,7 @@ async def _lines(host: Host, asked: TicksQuery, topic: Topic, first: TopicHistor
     rows = rows_of(asked.format, asked.period, topic, asked.fields)
     chunk, missing = first, [Gap.of(hole) for hole in first.holes]
     while True:
-        if lines := await _in_turn(host, partial(rows.add, chunk)):
+        if lines := await host.slices.make(partial(rows.add, chunk)):
             yield lines
         if not chunk.more:
             break
@@ -188,22 +193,6 @@ async def _lines(host: Host, asked: TicksQuery, topic: Topic, first: TopicHistor
     if lines := rows.rest():
         yield lines
     yield rows.end(_end(rows, first, chunk, missing))
-
-
-async def _in_turn(host: Host, make: Callable[[], bytes]) -> bytes:
-    """Return what `make` returns, in a turn of the loop that has time for it: hundreds may be due at once."""
-    made: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-    def work() -> None:
-        if made.done():
-            return
-        try:
-            made.set_result(make())
-        except Exception as exc:
-            made.set_exception(exc)
-
-    host.slices.do(made, work)
-    return await made
 
 
 def _end(rows: Rows, first: TopicHistory, newest: TopicHistory, missing: list[Gap]) -> End:
@@ -243,8 +232,8 @@ async def _compressed(compressor: Any, data: bytes) -> bytes:
     return await asyncio.get_running_loop().run_in_executor(None, compress)
 
 
-async def _read(host: Host, sending: Awaitable[None]) -> bool:
-    """Wait until there is room for more; return False for a client that reads nothing."""
+async def _read(host: Host, held: int, sending: Awaitable[None]) -> bool:
+    """Wait until there is room for more, and hold so many bytes; return False for a client that reads nothing."""
     loop = asyncio.get_running_loop()
 
     def drop() -> None:
@@ -254,7 +243,7 @@ async def _read(host: Host, sending: Awaitable[None]) -> bool:
 
     try:
         async with asyncio.timeout(host.config.slow_timeout) as limit:
-            with host.waiting.hold(HELD, drop):
+            with host.waiting.hold(held, drop):
                 await sending
     except TimeoutError:
         return False

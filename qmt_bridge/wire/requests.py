@@ -30,6 +30,10 @@ REQUEST_DEPTH = 16
 IGNORED_NAMES = 20
 
 
+# Names of fields of a record.
+FieldNames = Annotated[list[Annotated[str, msgspec.Meta(max_length=100)]], msgspec.Meta(max_length=200)]
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How a subscription is served (docs/websocket.md, "Options of a subscription"); an unset option costs nothing."""
 
@@ -41,7 +45,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     # "all" never conflates: a client that does not keep up is closed with 1013.
     mode: Literal["latest", "all"] = "latest"
     # The names of the fields to send of each record; empty: all.
-    fields: Annotated[list[Annotated[str, msgspec.Meta(max_length=100)]], msgspec.Meta(max_length=200)] = []
+    fields: FieldNames = []
     # Frames with their position and times.
     seq: bool = False
     # A `Position`, or one by code.

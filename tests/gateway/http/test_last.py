@@ -7,11 +7,13 @@ import csv
 import io
 import json
 from collections import Counter
+from typing import Any
 
 import httpx2
 import msgspec
 import pytest
 
+from gateway.costs import slices
 from gateway.http import last, leases
 from gateway.http.last import Last
 from gateway.http.problems import Problem
@@ -152,6 +154,42 @@ async def test_depth_has_the_asked_levels_and_is_one_subscription(rig: Rig, page
     assert rig.source.wanted == [topic]
 
 
+@pytest.mark.parametrize("format", ["json", "csv"])
+async def test_records_of_many_codes_are_rendered_in_parts(
+    rig: Rig, pages: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    await subscribed(rig, pages, MAOTAI)
+    monkeypatch.setattr(last, "PART", 2)
+    monkeypatch.setattr(slices, "SLICE", 0.0)
+    turn, made = 0, Counter[int]()
+    render = last._record
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        if not ended:
+            asyncio.get_running_loop().call_soon(count)
+
+    def counted(*arguments: Any) -> Any:
+        if not turn:
+            # On the loop of the server.
+            count()
+        made[turn] += 1
+        return render(*arguments)
+
+    ended = False
+    monkeypatch.setattr(last, "_record", counted)
+    monkeypatch.setattr(last, "ANSWER_TIMEOUT", 0.1)
+    codes = [MAOTAI, *(f"{number:06}.SZ" for number in range(9))]
+    response = await pages.get("/api/last", params={"codes": ",".join(codes), "format": format})
+    ended = True
+    assert response.status_code == 200
+    assert all(code in response.text for code in codes)
+    assert sum(made.values()) == 10
+    # A turn of the loop counts as the end of one and the begin of the next.
+    assert max(made.values()) <= 4
+
+
 @pytest.mark.parametrize(
     ("query", "words"),
     [
@@ -166,6 +204,8 @@ async def test_depth_has_the_asked_levels_and_is_one_subscription(rig: Rig, page
         ("codes=600519.SH&gear_num=-1", "gear_num must not be negative"),
         ("codes=600519.SH&gear_num=5&period=1m", "choose one"),
         ("codes=%ff", "not UTF-8"),
+        (f"codes=600519.SH&fields={','.join(map(str, range(201)))}", "fields"),
+        (f"codes=600519.SH&fields={'x' * 101}", "fields"),
     ],
 )
 async def test_wrong_parameter_is_named_in_words(pages: httpx2.AsyncClient, query: str, words: str) -> None:

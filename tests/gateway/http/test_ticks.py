@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import random
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +19,7 @@ import pytest
 
 from gateway.costs import slices
 from gateway.http import rows, store_link
-from gateway.http.ticks import CHUNK, HELD, End
+from gateway.http.ticks import CHUNK, HELD, HELD_BY_GZIP, End
 from qmt_bridge.config import Config
 from qmt_bridge.wire.history import Hole, TopicHistory
 from qmt_bridge.wire.positions import Position
@@ -266,15 +267,22 @@ async def test_client_that_leaves_ends_the_questions(shelf: Shelf, pages: httpx2
     wait_for(lambda: readiness(int(pages.base_url.port or 0))["ready"])
 
 
-async def test_answers_that_hold_too_much_together_are_dropped(rig: Rig, shelf: Shelf) -> None:
-    shelf.put(TICK, *ticks(4000, size=4000))
-    server = rig.serve(store_addr=shelf.address, outbox_total_bytes=2 * HELD + 1, max_connections_per_address=3)
+@pytest.mark.parametrize(
+    ("header", "most"),
+    [("", 2 * HELD + 1), ("Accept-Encoding: gzip\r\n", 2 * (HELD + HELD_BY_GZIP) + 1)],
+    ids=["plain", "gzip"],
+)
+async def test_answers_that_hold_too_much_together_are_dropped(rig: Rig, shelf: Shelf, header: str, most: int) -> None:
+    # Nothing that a compressor makes much smaller, so that the client has to read.
+    noise = random.Random(1)
+    shelf.put(TICK, *({"time": OPEN_MS + number, "filler": noise.randbytes(2000).hex()} for number in range(4000)))
+    server = rig.serve(store_addr=shelf.address, outbox_total_bytes=most, max_connections_per_address=3)
     with ExitStack() as held:
         for _ in range(3):
             stalled = held.enter_context(socket.socket())
             stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             stalled.connect(("127.0.0.1", server.port))
-            stalled.sendall(f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+            stalled.sendall(f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\n{header}\r\n".encode())
         await until(lambda: len(shelf.asked) >= 6, "the answers to begin")
         async with client_of(server) as client:
             for _ in range(200):
