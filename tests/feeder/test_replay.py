@@ -36,6 +36,7 @@ class Recorder(Recording):
         super().__init__()
         self.said: list[tuple[str, str, object]] = []
         self.room = room
+        self.waits_in_vain = 0
         self._states: list[str] = []
 
     def _say(self, what: str, topic: str, body: object = None) -> None:
@@ -63,6 +64,8 @@ class Recorder(Recording):
         assert limit > 0
         with self.changed:
             if not self.changed.wait_for(lambda: self.room > 0, timeout):
+                self.waits_in_vain += 1
+                self.changed.notify_all()
                 return False
             self.room -= 1
             self.changed.notify_all()
@@ -508,9 +511,10 @@ def test_falling_behind_the_pace_logs_one_warning(make, caplog):
     replay = make(sink, [(MAOTAI, T, 1), (MAOTAI, T + 1, 2)], speed=1e6)
     join(replay, quote_topic(MAOTAI))
     for volume in (1, 2):
-        # The player answers before the row is due, and afterwards only between two waits for room.
-        for _ in range(4):
-            settle(sink, replay, whole_topic("SH"))
+        before = sink.waits_in_vain
+        sink.wait_for(lambda before=before: sink.waits_in_vain > before)
+        # The player answers between two waits for room, after what it logs.
+        settle(sink, replay, whole_topic("SH"))
         assert "falls behind" in caplog.text
         sink.make_room(1)
         sink.wait_for(lambda last=volume: volumes(sink.bodies(quote_topic(MAOTAI)))[-1:] == [last])

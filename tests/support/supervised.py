@@ -24,9 +24,7 @@ STARTED = "feeder started: source "
 class Supervised:
     """A running `qmt-bridge feeder --supervised` at free ports."""
 
-    def __init__(
-        self, folder: Path, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None
-    ) -> None:
+    def __init__(self, folder: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
         self.addresses = free_addresses()
         self.lines: list[str] = []
         self.process = subprocess.Popen(
@@ -39,7 +37,6 @@ class Supervised:
             encoding="utf-8",
             errors="replace",
             env={**os.environ, **(env or {})},
-            cwd=cwd,
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -97,10 +94,8 @@ class Supervised:
 
 
 @contextmanager
-def supervised(
-    folder: Path, *arguments: str, env: dict[str, str] | None = None, cwd: Path | None = None
-) -> Iterator[Supervised]:
-    running = Supervised(folder, *arguments, env=env, cwd=cwd)
+def supervised(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> Iterator[Supervised]:
+    running = Supervised(folder, *arguments, env=env)
     try:
         yield running
     finally:

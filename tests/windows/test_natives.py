@@ -30,6 +30,12 @@ FEEDER = (sys.executable, "-m", "qmt_bridge.cli", "feeder")
 ACCOUNTS = ("--xt-accounts=1000000365:STOCK", "--xt-userdata=C:\\nothing")
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Native code that crashes, or is ended while it starts, writes a dump of 5 MB into the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_natives_answer_as_recorded() -> None:
     found = natives.ask(list(QUESTIONS), {})
     assert {name: each["answer"] for name, each in found.items()} == natives.recorded()
@@ -115,7 +121,7 @@ def test_terminal_that_is_silent_freezes_the_feeder_which_is_replaced(tmp_path: 
 def test_native_crash_ends_the_feeder_alone_and_is_retried(tmp_path: Path) -> None:
     """The login of the data service crashes where there is no network."""
     env = {"QMT_BRIDGE_XT_TOKEN": "made-up-token-of-the-tests", "PYTHONUTF8": "1"}
-    with supervised(tmp_path / "data", "--source=xtquant", env=env, cwd=tmp_path) as running:
+    with supervised(tmp_path / "data", "--source=xtquant", env=env) as running:
         told = "feeder ended with exit code 0xC0000005 (access violation); starting it again"
         # The dump that native code writes takes a minute on a busy machine, so one crash has to do.
         wait_for(lambda: told in running.text or running.process.poll() is not None, lambda: running.text, 2 * DEADLINE)
