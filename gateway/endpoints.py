@@ -19,7 +19,7 @@ from gateway.costs.shares import Download
 from gateway.read_subscription import ReadSubscription
 from gateway.sending.view import View
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
-from gateway.starts import positions_by_topic, shown_beginning, store_questions
+from gateway.starts import playback_of, positions_by_topic, shown_beginning, shown_playback, store_questions
 from gateway.streams.member import Refusal, StoreQuestion
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket, reduced_view
 from qmt_bridge.closes import BAD_REQUEST, FINISHED, UPSTREAM_AWAY, UPSTREAM_FAILED, Ending
@@ -248,7 +248,7 @@ class _Codes:
         if self.opts_in.isdisjoint(request):
             self._reject([*asked.rejected, *beyond.values()])
             self.session.tell_ignored(ignored)
-            self._update(None, positions, made)
+            self._update(None if playback_of(questions) is None else _begin_together, positions, made)
             return
         opened = _Request(asked, added, beyond, positions, questions)
 
@@ -332,6 +332,7 @@ class _Codes:
             ack["recovered"] = all(recovered.values()) if "seq" in asked.options.resume else recovered
         if opened.questions:
             ack["start"] = self._beginnings(opened, ticket)
+            ack |= shown_playback(opened.questions)
         # The source has not answered for these topics yet; if it refuses one, an error frame follows, or the ack of an
         # older request that named the topic says so.
         undecided = dict.fromkeys((*ticket.pending, *filter(self._is_undecided, asked.topics)))
@@ -374,7 +375,7 @@ class _Codes:
             opened = _Request(asked, {}, {}, {}, dict(questions))
             head: dict[str, Any] = {"type": "subscribed", "id": request.get("id"), "added": []}
             ack = head | _shown(asked.rejected, len(asked.rejected)) | {"active": len(self.wanted)}
-            ack |= {"start": self._beginnings(opened, ticket)}
+            ack |= {"start": self._beginnings(opened, ticket)} | shown_playback(questions)
             self.session.tell(ack | shown_ignored(ignored) | self._unknown_fields(ticket, asked.topics, terms))
 
         ignored = ignored_fields(request, self.shape)
@@ -386,7 +387,8 @@ class _Codes:
             if not number % CODES_A_TURN:
                 await asyncio.sleep(0)
         self._parts.update(left)
-        self.session.subscribe(list(left), None, acknowledge if opted_in else None)
+        together = None if playback_of(questions) is None else _begin_together
+        self.session.subscribe(list(left), None, acknowledge if opted_in else together)
         if not left:
             self.session.tell({"type": "end", "id": request.get("id")})
 
@@ -623,7 +625,7 @@ class Formula:
                 if position is not None:
                     ack["recovered"] = bool(self._by_seq[seq_id].recovered)
                 if isinstance(of, ReadSubscription) and of.beginning is not None:
-                    ack["start"] = shown_beginning(of.beginning)
+                    ack |= {"start": shown_beginning(of.beginning)} | shown_playback({topic: of.question})
                 self.session.tell(ack | ignored)
 
         def end(_: ReadSubscription) -> None:
@@ -904,6 +906,13 @@ def _shown(rejected: Iterable[Rejection], count: int) -> dict[str, Any]:
     shown = [rejection.shown() for rejection in islice(rejected, NAMED_REJECTIONS)]
     more = count - len(shown)
     return {"rejected": shown} | ({"rejected_more": more} if more else {})
+
+
+def _begin_together(ticket: Ticket) -> None:
+    """Tell a client without an ack what is missing, once all that is played together has been found."""
+    for of in ticket.subscriptions:
+        if isinstance(of, ReadSubscription) and of.beginning is not None and of.beginning.gap is not None:
+            of.gap(of.beginning.gap)
 
 
 def _terms(options: Options) -> Terms:

@@ -38,10 +38,18 @@ class Places:
         reached = [name for name in request[field] if name in self._reached]
         if not reached:
             return [request]
+        if request.get("speed"):
+            # What is played together has to be asked for together.
+            return [{**request, "start": {name: self._start(name, request) for name in request[field]}}]
         again = []
         for at in range(0, len(reached), CODES_A_REQUEST):
             part = reached[at : at + CODES_A_REQUEST]
-            start = {name: dict(zip(("epoch", "seq"), self._reached[name], strict=True)) for name in part}
-            again.append({**request, field: part, "start": start})
+            again.append({**request, field: part, "start": {name: self._start(name, request) for name in part}})
         rest = [name for name in request[field] if name not in self._reached]
         return [*again, {**request, field: rest}] if rest else again
+
+    def _start(self, name: str, request: dict[str, Any]) -> Any:
+        """Return where a code goes on: behind its position, or at the start of the request."""
+        if name not in self._reached:
+            return request["start"]
+        return dict(zip(("epoch", "seq"), self._reached[name], strict=True))

@@ -154,6 +154,7 @@ def _chunk(ask: CatchUp, topic: Topic, span: _Span, place: Position, end_ms: int
     """Return the first messages of a span, or none, and then that the topic stands at `place`."""
     room = min(ask.room, MOST_CHUNK_BYTES) if ask.room > 0 else CHUNK_BYTES
     frames: list[StoredFrame] = []
+    times: list[int] = []
     # What is missing before the first message counts even if that is behind `end`.
     holes = list(span.holes)
     size, more = 0, False
@@ -173,12 +174,14 @@ def _chunk(ask: CatchUp, topic: Topic, span: _Span, place: Position, end_ms: int
                 holes += between(_place(last), _place(record))
         body = msgspec.Raw(record.body)
         frames.append(StoredFrame(record.epoch, record.seq, record.received_ns, record.published_ns, body))
+        times.append(record.ms)
         last = record
     at = place if last is None else last.position
     return TopicHistory(
         ask.id,
         topic,
         frames=frames,
+        times=times,
         more=more,
         epoch=int(at.epoch),
         seq=at.seq,

@@ -54,6 +54,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     start: int | str | dict[str, Any] | None = None
     # Up to then, and nothing live.
     end: int | str | None = None
+    # What is stored as so many times the pace of its own times (`wire.playback`); 0: as fast as it is read.
+    speed: float = 0
 
 
 class QuoteRequest(Options, frozen=True):

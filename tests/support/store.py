@@ -70,6 +70,7 @@ class Day:
             ask.id,
             topic,
             frames=[StoredFrame(f.epoch, f.seq, f.received_ns, f.published_ns, msgspec.Raw(f.body)) for f in chunk],
+            times=[time_of(frame) for frame in chunk],
             more=len(chunk) < len(wanted),
             epoch=int(end.epoch),
             seq=end.seq,
