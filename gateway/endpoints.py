@@ -16,6 +16,8 @@ import msgspec
 
 from gateway.costs.budget import NAMED_REJECTIONS
 from gateway.costs.shares import Download
+from gateway.market_starts import CODES_OF_CLIENT, found_in_markets
+from gateway.market_subscription import MarketSubscription
 from gateway.read_subscription import ReadSubscription
 from gateway.sending.view import View
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
@@ -165,6 +167,10 @@ class _Codes:
         """Return the topics to subscribe for what the client asked for."""
         return self.wanted
 
+    async def elsewhere(self, questions: Mapping[Topic, StoreQuestion]) -> dict[Topic, StoreQuestion]:
+        """Return the questions about topics that the store has as a part of others only."""
+        return {}
+
     async def handle(self, request: dict[str, Any]) -> None:
         """Serve one request."""
         match request.get("action", "subscribe"):
@@ -231,6 +237,7 @@ class _Codes:
         positions = positions_by_topic(asked.options.resume, asked.topics, "resume") if asked.options.resume else {}
         questions = store_questions(asked.options, asked.topics, self.session.host.config.outbox_bytes)
         view = self._view(asked.topics, terms)
+        questions |= await self.elsewhere(questions)
         if asked.options.end is not None:
             await self._read_part(request, asked, terms, questions)
             return
@@ -274,7 +281,7 @@ class _Codes:
         made: dict[Topic, Subscription] = {}
         for topic in topics:
             if topic in questions:
-                made[topic] = ReadSubscription(self.session.sender, self.session, topic, terms, questions[topic])
+                made[topic] = self._reader(topic, terms, questions[topic])
             elif topic not in self._held or topic in positions:
                 made[topic] = Subscription(self.session.sender, self.session, topic, terms, positions.get(topic))
             else:
@@ -282,6 +289,17 @@ class _Codes:
             if not len(made) % CODES_A_TURN:
                 await asyncio.sleep(0)
         return made
+
+    def _reader(
+        self,
+        topic: Topic,
+        terms: Terms,
+        question: StoreQuestion,
+        on_end: Callable[[ReadSubscription], None] | None = None,
+    ) -> ReadSubscription:
+        if question.code is not None:
+            return MarketSubscription(self.session.sender, self.session, topic, terms, question, on_end)
+        return ReadSubscription(self.session.sender, self.session, topic, terms, question, on_end=on_end)
 
     async def _serve_anew(self, topics: Iterable[Topic], terms: Terms, view: View | None) -> None:
         """Serve those topics by these terms that the client has asked for before, in several turns of the loop."""
@@ -343,15 +361,19 @@ class _Codes:
 
     def _beginnings(self, opened: _Request, ticket: Ticket) -> dict[str, dict[str, Any]]:
         """Return from when each code of a request is complete, or why it is not."""
-        found = {of.topic: of.beginning for of in ticket.subscriptions if isinstance(of, ReadSubscription)}
+        found = {of.topic: of for of in ticket.subscriptions if isinstance(of, ReadSubscription)}
         shown: dict[str, dict[str, Any]] = {}
         for topic in opened.questions:
             if topic in opened.refused:
                 continue
-            beginning = found.get(topic)
+            of = found.get(topic)
+            beginning = None if of is None else of.beginning
             # A code whose whole market is subscribed has no subscription of its own.
             untold = {"from": None, "complete": False, "reason": "market_subscribed"}
-            shown[opened.asked.topics[topic]] = untold if beginning is None else shown_beginning(beginning)
+            entry = untold if beginning is None else shown_beginning(beginning)
+            shown[opened.asked.topics[topic]] = entry | (
+                {"market": of.market} if isinstance(of, MarketSubscription) else {}
+            )
         return shown
 
     async def _read_part(
@@ -383,7 +405,7 @@ class _Codes:
             self._reject(asked.rejected)
             self.session.tell_ignored(ignored)
         for number, (topic, question) in enumerate(questions.items(), 1):
-            left[ReadSubscription(self.session.sender, self.session, topic, terms, question, on_end=end)] = None
+            left[self._reader(topic, terms, question, end)] = None
             if not number % CODES_A_TURN:
                 await asyncio.sleep(0)
         self._parts.update(left)
@@ -515,6 +537,14 @@ class Realtime(_Codes):
         if period.startswith("l2"):
             self.session.require("l2")
         return _Asked(*await _checked(asked.stocks, lambda code: quote_topic(code, period)), asked)
+
+    async def elsewhere(self, questions: Mapping[Topic, StoreQuestion]) -> dict[Topic, StoreQuestion]:
+        # An id of an event has positions alone, and could not say that they are those of a market.
+        if not questions or self.session.path.startswith("/sse/") or _detail(next(iter(questions))) != "tick":
+            return {}
+        others = [of for of in (*self._held.values(), *self._parts) if of.topic not in questions]
+        used = sum(isinstance(of, MarketSubscription) for of in others)
+        return await found_in_markets(self.session.host.feed, questions, CODES_OF_CLIENT - used)
 
 
 class WholeQuote(_Codes):

@@ -17,13 +17,13 @@ from qmt_bridge.wire.moments import read_moment, shown_moment
 from qmt_bridge.wire.playback import Playback, check_speed
 from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.requests import Options
-from qmt_bridge.wire.topics import Topic
+from qmt_bridge.wire.topics import Kind, Topic, parse_topic
 
 # Bytes of the first answer: it has to be read and sent before the client sees anything.
 FIRST_BYTES = 64 * 1024
 # Bytes of an answer that is played: each topic of a client holds one until its records are due.
 PLAYED_BYTES = 32 * 1024
-# The names in a start or a resume that are a position, and not one by code.
+# The names in a start or a resume that are a position, and not one by code; beside them a start may have `market`.
 _OF_POSITION = frozenset(Position.__struct_fields__)
 
 
@@ -71,6 +71,10 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
     times = {} if is_position else {name: each for name, each in by_name.items() if not isinstance(each, dict)}
     positions = positions_by_topic({name: by_name[name] for name in by_name if name not in times}, named, "start")
     questions = {topic: StoreQuestion(None, after, end, room, chunk, playback) for topic, after in positions.items()}
+    for topic in positions:
+        given = by_name if is_position else by_name[named[topic]]
+        if "market" in given:
+            questions[topic] = questions[topic]._replace(code=_code_of(topic, given["market"]))
     for name, given in times.items():
         topics = [topic for topic, each in named.items() if each == name]
         if not topics:
@@ -78,6 +82,16 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
         read_moment(given, "start")
         questions |= dict.fromkeys(topics, StoreQuestion(given, None, end, room, chunk, playback))
     return questions
+
+
+def _code_of(topic: Topic, market: object) -> str:
+    """Return the code of a topic whose position is one of its market."""
+    parts = parse_topic(topic)
+    if (parts.kind, parts.detail) != (Kind.QUOTE, "tick"):
+        raise BadRequest("bad_request", "only ticks of a code have a position in a market")
+    if market != parts.name.rpartition(".")[2]:
+        raise BadRequest("bad_request", f"{parts.name} is of the market {parts.name.rpartition('.')[2]}")
+    return parts.name
 
 
 def _not_asked_for(option: str, name: str) -> BadRequest:

@@ -31,6 +31,7 @@ class StoreQuestion(NamedTuple):
     """What is asked of the store of the day: records from `start` on or `after` a position, up to `end`.
 
     `start` and `end` are as in `wire.moments`. The first answer may have about `room` bytes, each later one `chunk`.
+    `code` is for a market: of its messages only what they have of this code.
     `playback` is the clock by which the answers are played; without one they are delivered as they are read.
     """
 
@@ -40,6 +41,7 @@ class StoreQuestion(NamedTuple):
     room: int = 1
     chunk: int = 1
     playback: Playback | None = None
+    code: str | None = None
 
 
 class Gap(NamedTuple):

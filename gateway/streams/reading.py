@@ -24,8 +24,8 @@ class Reading:
     """How far a member has been read the store."""
 
     __slots__ = (
-        "answered", "at_store", "fruitless_since", "gaps", "is_behind", "outcome", "pending", "question", "reader",
-        "size", "target",
+        "answered", "at_store", "fruitless_since", "gaps", "is_behind", "outcome", "pending", "question", "reached",
+        "reader", "size", "target",
     )  # fmt: skip
 
     def __init__(self, reader: Reader, question: StoreQuestion) -> None:
@@ -47,8 +47,9 @@ class Reading:
         # Of a chunk that is played: the records that are not due yet with their times, and the gaps between them.
         self.pending: deque[tuple[int, Frame]] = deque()
         self.gaps: Iterable[Gap] = ()
-        # The bytes of these records.
+        # The bytes of these records, and where the store stands behind them.
         self.size = 0
+        self.reached = NOWHERE
 
     @property
     def stays_behind(self) -> bool:

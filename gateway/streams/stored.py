@@ -104,8 +104,11 @@ class StoredStream(Stream):
             behind = reading.gaps = self._deliver_stored(cohort, reading, due, reading.gaps)
         else:
             behind = self._deliver_stored(cohort, reading, frames, gaps)
-            if answer.seq:
-                cohort.position = max(cohort.position, self._exact(answer, reading))
+        if answer.seq:
+            # Of a market the messages behind the last one of a code were looked through.
+            reading.reached = self._exact(answer, reading)
+            if not reading.pending:
+                cohort.position = max(cohort.position, reading.reached)
         # A time of day stays the one of the day that the first answer meant.
         start = None if question.start is None else answer.start_ms or question.start
         end = answer.end_ms or question.end
@@ -149,6 +152,7 @@ class StoredStream(Stream):
         if reading.pending:
             self._wait_due(cohort, reading, playback, now)
         else:
+            cohort.position = max(cohort.position, reading.reached)
             reading.reader.read_on(partial(self._ask_played, cohort, reading))
 
     def _ask_played(self, cohort: Cohort, reading: Reading, now: float) -> None:
@@ -167,7 +171,7 @@ class StoredStream(Stream):
     def _begin(self, reading: Reading, answer: TopicHistory, gaps: list[Gap], first: Position | None) -> Gap | None:
         """Tell where the records begin; return what is missing there, before the first one."""
         reading.answered = True
-        opening = next((gap for gap in gaps if gap.after is None or first is None or gap.before == first), None)
+        opening = next((gap for gap in gaps if gap.after is None or first is None or _is_before(gap, first)), None)
         if opening is not None:
             gaps.remove(opening)
         from_ms = answer.from_ms if opening is not None else answer.start_ms or answer.from_ms
@@ -354,3 +358,7 @@ class StoredStream(Stream):
         super().forget_position()
         for cohort, position in zip((c for c in self.waiting if c.reading is not None), ending, strict=True):
             cohort.position = position
+
+
+def _is_before(gap: Gap, first: Position) -> bool:
+    return gap.before is not None and gap.before <= first

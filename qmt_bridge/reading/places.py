@@ -18,6 +18,16 @@ class Places:
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset(names)
         self._reached: dict[str, tuple[int, int]] = {}
+        # The market of each code whose positions are those of its market.
+        self._markets: dict[str, str] = {}
+
+    def begin(self, ack: Mapping[str, Any]) -> None:
+        """Take an ack, which says which codes come out of their market."""
+        for name, told in (ack.get("start") or {}).items():
+            if isinstance(told, dict):
+                self._markets.pop(name, None)
+                if "market" in told:
+                    self._markets[name] = told["market"]
 
     def take(self, frame: Mapping[str, Any]) -> bool:
         """Take a frame with its position; return whether it is new."""
@@ -52,4 +62,5 @@ class Places:
         """Return where a code goes on: behind its position, or at the start of the request."""
         if name not in self._reached:
             return request["start"]
-        return dict(zip(("epoch", "seq"), self._reached[name], strict=True))
+        epoch, seq = self._reached[name]
+        return {"epoch": epoch, "seq": seq} | ({"market": self._markets[name]} if name in self._markets else {})

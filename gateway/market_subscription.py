@@ -1,0 +1,60 @@
+"""A subscription of one code that is served by the messages of its market. Runs on the event loop.
+
+The store has the code only within what it keeps of the market. All that the client is sent, stored and live, has the
+positions of the market, so nothing is repeated or missing where the two meet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.read_subscription import ReadSubscription
+from gateway.sending.sender import Sender
+from gateway.streams.member import StoreQuestion
+from gateway.subscription import Owner, Terms
+from qmt_bridge.errors import WireError
+from qmt_bridge.wire.frames import Frame, record_of
+from qmt_bridge.wire.topics import Topic, whole_topic
+
+
+class MarketSubscription(ReadSubscription):
+    """One client's subscription of the ticks of one code, out of its market (streams.member.Reader)."""
+
+    __slots__ = ("code", "market")
+
+    def __init__(
+        self,
+        sender: Sender,
+        owner: Owner,
+        topic: Topic,
+        terms: Terms,
+        question: StoreQuestion,
+        on_end: Callable[[ReadSubscription], None] | None = None,
+    ) -> None:
+        """Serve `topic`, the ticks of the code of the question."""
+        assert question.code is not None
+        self.code = question.code
+        self.market = question.code.rpartition(".")[2]
+        super().__init__(sender, owner, topic, terms, question, on_end=on_end)
+        self.upstream = whole_topic(self.market)
+
+    def deliver(self, frame: Frame) -> None:
+        """Queue what a message of the market has of the code, as its own topic would have it."""
+        if frame.topic == self.topic:
+            # What a gate has held.
+            super().deliver(frame)
+            return
+        try:
+            found = record_of(frame.body, self.code)
+        except WireError:
+            return
+        if found is None:
+            return
+        record = bytes(found)
+        # The store has made a list of it already.
+        body = b'{"%b":%b}' % (self.code.encode(), record if record[:1] == b"[" else b"[%b]" % record)
+        stamp = (frame.epoch, frame.seq, frame.received_ns, frame.published_ns)
+        super().deliver(type(frame)(self.topic, *stamp, body))
+
+    def snapshot_ended(self, count: int) -> None:
+        """Tell nothing: the client has asked for no market."""
