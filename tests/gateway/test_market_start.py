@@ -10,7 +10,7 @@ import pytest
 
 from gateway.market_starts import CODES_OF_CLIENT
 from qmt_bridge.config import Config
-from qmt_bridge.wire.topics import quote_topic, whole_topic
+from qmt_bridge.wire.topics import whole_topic
 from tests.support.morning import CODE, OPEN, TICK, Market, market_of
 from tests.support.rig import Client
 from tests.support.waiting import until
