@@ -9,7 +9,6 @@ much later.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
 
 from qmt_bridge.errors import BadRequest
 
@@ -49,7 +48,7 @@ class Playback:
         self._began: float | None = None
         self._first_ms = 0
         # The time of the next record of each player that has one.
-        self._heads: dict[Hashable, int] = {}
+        self._heads: dict[object, int] = {}
 
     @property
     def is_started(self) -> bool:
@@ -61,13 +60,13 @@ class Playback:
         """Return whether it comes nearer to what is published now."""
         return self.speed > 1
 
-    def expects(self, player: Hashable, ms: int) -> None:
+    def expects(self, player: object, ms: int) -> None:
         """Take the time of the next record of a player, in ms since 1970."""
         self._heads[player] = ms
         if self._began is None:
             self.first_ms = ms if self.first_ms is None else min(ms, self.first_ms)
 
-    def due(self, player: Hashable, now: float) -> float:
+    def due(self, player: object, now: float) -> float:
         """Return when the next record of a player is due; the first such question starts the clock."""
         if self._began is None:
             self._set(now)
@@ -77,13 +76,13 @@ class Playback:
             at = self._due(player)
         return at
 
-    def leave(self, player: Hashable) -> None:
+    def leave(self, player: object) -> None:
         """Take that a player has no next record now."""
         self._heads.pop(player, None)
 
     def _set(self, now: float) -> None:
         self._began, self._first_ms = now, min(self._heads.values())
 
-    def _due(self, player: Hashable) -> float:
+    def _due(self, player: object) -> float:
         assert self._began is not None
         return self._began + due(self._heads[player], self._first_ms, self.speed)
