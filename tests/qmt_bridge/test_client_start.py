@@ -15,9 +15,11 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest
 from qmt_bridge.reading.places import CODES_A_REQUEST, Places
 from qmt_bridge.stream import StreamState
-from tests.support.morning import CODE, Market, market_of
+from qmt_bridge.wire.topics import whole_topic
+from tests.support.morning import CODE, OPEN, Market, market_of
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.rig import DEADLINE, KEY
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -176,3 +178,44 @@ def test_more_codes_than_a_request_has_room_for_are_not_played() -> None:
     codes = [f"{number:06}.SZ" for number in range(CODES_A_REQUEST + 1)]
     with pytest.raises(BadRequest, match="at most 400 codes are played together"):
         QMTClient("127.0.0.1").realtime(codes, start="09:30", speed=1)
+
+
+def test_position_of_a_market_is_given_back_as_one() -> None:
+    places = Places(["A.SH", "B.SH"])
+    places.begin({"start": {"A.SH": {"from": None, "complete": True, "market": "SH"}, "B.SH": {"complete": True}}})
+    for code in ("A.SH", "B.SH"):
+        places.take(data(7, 3, code))
+    [again] = places.resume({"stocks": ["A.SH", "B.SH"], "start": "09:30"})
+    assert again["start"] == {"A.SH": {"epoch": 7, "seq": 3, "market": "SH"}, "B.SH": {"epoch": 7, "seq": 3}}
+    # It may have a topic of its own the next time.
+    places.begin({"start": {"A.SH": {"from": None, "complete": True}}})
+    [again] = places.resume({"stocks": ["A.SH", "B.SH"], "start": "09:30"})
+    assert again["start"]["A.SH"] == {"epoch": 7, "seq": 3}
+
+
+async def test_client_goes_on_in_the_market_after_a_lost_connection(market: Market) -> None:
+    sh = whole_topic("SH")
+
+    def publish(*numbers: int) -> None:
+        for number in numbers:
+            time = OPEN + 3000 * (number - 1)
+            market.rig.source.publish(sh, {"688981.SH": {"time": time}, CODE: {"time": time, "volume": number}})
+
+    async with market.rig.connect("/ws/whole_quote") as other:
+        await other.subscribed(codes=["SH"])
+        publish(*range(1, 11))
+        await until(lambda: len(market.store.day.kept.get(sh, ())) == 10, "the store")
+        states: list[StreamState] = []
+        client = client_of(market, on_state=states.append)
+        second = market.rig.serve(store_addr=market.store.address)
+        async with aclosing(client.realtime([CODE], start="09:30:00")) as frames:
+            assert await volumes(frames, 10) == list(range(1, 11))
+            client._base = f"ws://127.0.0.1:{second.port}"
+            for server in market.rig.servers[:-1]:
+                server.stop()
+            publish(11, 12)
+            await until(lambda: len(market.store.day.kept.get(sh, ())) == 12, "the store")
+            assert await volumes(frames, 12) == [11, 12]
+            publish(13)
+            assert await volumes(frames, 13) == [13]
+        assert [state.gap for state in states if state.state == "gap"] == []
