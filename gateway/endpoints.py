@@ -16,8 +16,8 @@ import msgspec
 
 from gateway.costs.budget import NAMED_REJECTIONS
 from gateway.costs.shares import Download
-from gateway.market_starts import CODES_OF_CLIENT, found_in_markets
-from gateway.market_subscription import MarketSubscription
+from gateway.markets.search import CODES_OF_CLIENT, found_in_markets
+from gateway.markets.subscription import MarketSubscription
 from gateway.read_subscription import ReadSubscription
 from gateway.sending.view import View
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.market_starts import CODES_OF_CLIENT
+from gateway.markets.search import CODES_OF_CLIENT
 from qmt_bridge.config import Config
 from qmt_bridge.wire.topics import whole_topic
 from tests.support.morning import CODE, OPEN, TICK, Market, market_of

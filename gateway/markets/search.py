@@ -36,30 +36,37 @@ async def found_in_markets(
             market = whole_topic(parse_topic(topic).name.rpartition(".")[2])
             by_place.setdefault((market, question.start), []).append(topic)
     found: dict[Topic, StoreQuestion] = {}
+    left = CODES_ASKED_FOR
     for (market, start), topics in by_place.items():
+        topics = topics[: max(0, left)]
+        left -= len(topics)
+        if not topics or len(found) >= most:
+            break
         question = StoreQuestion(start)
         of_market = (await store.find([market], question)).get(market)
+        if of_market is None:
+            # It does not answer, which is told with the first records.
+            break
         if _complete_from(of_market) == math.inf:
             continue
-        topics = topics[:CODES_ASKED_FOR]
         own = await store.find(topics, question)
         for topic in topics:
-            if len(found) < most and _has_more(of_market, own.get(topic)):
+            if len(found) < most and topic in own and _has_more(of_market, own[topic]):
                 found[topic] = questions[topic]._replace(code=parse_topic(topic).name)
     return found
 
 
-def _has_more(of_market: TopicHistory | None, own: TopicHistory | None) -> bool:
+def _has_more(of_market: TopicHistory, own: TopicHistory) -> bool:
     """Return whether a market is stored from an earlier moment on than a topic of its own, or on a later day."""
-    if of_market is not None and own is not None and own.seq and of_market.start_ms != own.start_ms:
+    if own.seq and of_market.start_ms != own.start_ms:
         # A time of day is of the newest day of each.
         return of_market.start_ms > own.start_ms
     return _complete_from(of_market) < _complete_from(own)
 
 
-def _complete_from(answer: TopicHistory | None) -> float:
+def _complete_from(answer: TopicHistory) -> float:
     """Return the time (ms) from which a topic is stored without a hole at its beginning; infinite if it is not."""
-    if answer is None or answer.state == "refused" or not answer.seq:
+    if answer.state == "refused" or not answer.seq:
         return math.inf
     if not answer.holes:
         return answer.start_ms

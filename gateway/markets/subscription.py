@@ -6,15 +6,20 @@ positions of the market, so nothing is repeated or missing where the two meet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import msgspec
 
 from gateway.read_subscription import ReadSubscription
 from gateway.sending.sender import Sender
 from gateway.streams.member import StoreQuestion
 from gateway.subscription import Owner, Terms
 from qmt_bridge.errors import WireError
-from qmt_bridge.wire.frames import Frame, record_of
+from qmt_bridge.wire.frames import Frame, split
 from qmt_bridge.wire.topics import Topic, whole_topic
+
+# Where a frame has what it is split into.
+_BY_CODE = "by_code"
 
 
 class MarketSubscription(ReadSubscription):
@@ -44,10 +49,7 @@ class MarketSubscription(ReadSubscription):
             # What a gate has held.
             super().deliver(frame)
             return
-        try:
-            found = record_of(frame.body, self.code)
-        except WireError:
-            return
+        found = _by_code(frame).get(self.code)
         if found is None:
             return
         record = bytes(found)
@@ -58,3 +60,18 @@ class MarketSubscription(ReadSubscription):
 
     def snapshot_ended(self, count: int) -> None:
         """Tell nothing: the client has asked for no market."""
+
+
+def _by_code(frame: Frame) -> Mapping[str, msgspec.Raw]:
+    """Return a message by code, split once for all clients: it takes 80 us."""
+    if frame.seen is None:
+        frame.seen = {}
+    found: Mapping[str, msgspec.Raw] | None = frame.seen.get(_BY_CODE)
+    if found is None:
+        try:
+            found = split(frame.body)
+        except WireError:
+            # Of another shape: it has no record of a code.
+            found = {}
+        frame.seen[_BY_CODE] = found
+    return found
