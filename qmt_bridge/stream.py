@@ -254,8 +254,6 @@ class Stream:
                     self.bookmark = Bookmark(frame["seq"])
                 if not self._compares:
                     self._resumed()
-            case "subscribed" if self._places is not None:
-                self._places.begin(frame)
             case "welcome" if frame.get("feed") != self._feed:
                 self._take_feed(frame.get("feed"), reason, False)
             case "feed":

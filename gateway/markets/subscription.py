@@ -43,6 +43,12 @@ class MarketSubscription(ReadSubscription):
         super().__init__(sender, owner, topic, terms, question, on_end=on_end)
         self.upstream = whole_topic(self.market)
 
+    def serve(self, terms: Terms, seq_id: int | None = None) -> None:
+        """Serve by these terms; positions are shown as those of the market."""
+        super().serve(terms, seq_id)
+        if self._view is not None and self._view.stamped:
+            self._view = self._view._replace(market=self.market)
+
     def deliver(self, frame: Frame) -> None:
         """Queue what a message of the market has of the code, as its own topic would have it."""
         if frame.topic == self.topic:

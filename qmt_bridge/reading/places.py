@@ -21,20 +21,15 @@ class Places:
         # The market of each code whose positions are those of its market.
         self._markets: dict[str, str] = {}
 
-    def begin(self, ack: Mapping[str, Any]) -> None:
-        """Take an ack, which says which codes come out of their market."""
-        for name, told in (ack.get("start") or {}).items():
-            if isinstance(told, dict):
-                self._markets.pop(name, None)
-                if "market" in told:
-                    self._markets[name] = told["market"]
-
     def take(self, frame: Mapping[str, Any]) -> bool:
         """Take a frame with its position; return whether it is new."""
         code = next(iter(frame["data"]), "")
         market = code.rpartition(".")[2]
         # The records of a code come with its market, if that was asked for too.
         name = market if market in self._names else code
+        if "market" in frame:
+            # The gateway reads the code out of its market.
+            self._markets[name] = frame["market"]
         at, reached = (frame["epoch"], frame["seq"]), self._reached.get(name)
         if reached is not None and (at < reached or (at == reached and name != market)):
             return False

@@ -133,9 +133,9 @@ async def test_position_in_a_market_goes_on_there(market: Market) -> None:
         await sh.stored()
         await client.subscribed(stocks=[CODE], start="09:30", seq=True)
         frame = await client.receive()
-        assert (frame["type"], frame["seq"]) == ("data", 1)
+        assert (frame["type"], frame["seq"], frame["market"]) == ("data", 1, "SH")
         async with market.rig.connect("/ws/realtime") as again:
-            at = {"epoch": frame["epoch"], "seq": 3, "market": "SH"}
+            at = {"epoch": frame["epoch"], "seq": 3, "market": frame["market"]}
             ack = await again.subscribed(stocks=[CODE], start=at)
             assert ack["start"][CODE]["market"] == "SH"
             assert "ignored" not in ack
