@@ -9,6 +9,7 @@ import pytest
 
 from qmt_bridge.config import Config
 from qmt_bridge.wire.topics import quote_topic, whole_topic
+from tests.support.events import events
 from tests.support.morning import CODE, OPEN, TICK, Market, market_of, tick
 from tests.support.ports import free_port
 from tests.support.rig import Client, Rig, running_rig
@@ -383,3 +384,13 @@ async def test_codes_may_begin_at_a_time_and_a_position(market: Market) -> None:
         got = [next(iter((await client.receive()).items())) for _ in range(3)]
         numbers = {code: [record["volume"] for name, [record] in got if name == code] for code in (CODE, other_code)}
         assert numbers == {CODE: [5], other_code: [4, 5]}
+
+
+async def test_events_are_played_at_a_pace(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as other:
+        await other.subscribed(stocks=[CODE])
+        market.publish(5)
+        await market.stored()
+        ack, *ticks = await events(market.rig, f"/sse/realtime?stocks={CODE}&start=09:30:03&speed=1000", 5)
+        assert ack["play"] == {"speed": 1000.0, "from": "09:30:03.000", "meets_live": True}
+        assert [body[CODE][0]["volume"] for body in ticks] == [2, 3, 4, 5]

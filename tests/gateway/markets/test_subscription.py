@@ -11,6 +11,7 @@ import pytest
 from gateway.markets.search import CODES_OF_CLIENT
 from qmt_bridge.config import Config
 from qmt_bridge.wire.topics import whole_topic
+from tests.support.events import events
 from tests.support.morning import CODE, OPEN, TICK, Market, market_of
 from tests.support.rig import Client
 from tests.support.waiting import until
@@ -208,3 +209,11 @@ async def test_unsubscribed_code_gives_back_the_market(market: Market) -> None:
         await client.send({"action": "unsubscribe", "stocks": [CODE], "id": 3})
         assert (await client.receive())["removed"] == [CODE]
         await market.rig.unwanted(SH)
+
+
+async def test_events_are_not_read_out_of_a_market(market: Market) -> None:
+    async with exchange(market) as sh:
+        sh.publish(3)
+        await sh.stored()
+        [ack] = await events(market.rig, f"/sse/realtime?stocks={CODE}&start=09:30", 1)
+        assert ack["start"] == {CODE: {"from": None, "complete": False, "reason": "not_stored"}}
