@@ -65,7 +65,8 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
         begin = read_moment(options.start, "start")
         if until is not None and until.of_day == begin.of_day and until.ms < begin.ms:
             raise BadRequest("bad_request", "end is before start")
-        return dict.fromkeys(named, StoreQuestion(options.start, None, end, room, chunk, playback))
+        questions = dict.fromkeys(named, StoreQuestion(options.start, None, end, room, chunk, playback))
+        return questions if playback is None else _spread(questions)
     by_name = options.start
     is_position = not _OF_POSITION.isdisjoint(by_name)
     times = {} if is_position else {name: each for name, each in by_name.items() if not isinstance(each, dict)}
@@ -81,7 +82,7 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
             raise _not_asked_for("start", name)
         read_moment(given, "start")
         questions |= dict.fromkeys(topics, StoreQuestion(given, None, end, room, chunk, playback))
-    return questions
+    return questions if playback is None else _spread(questions)
 
 
 def _code_of(topic: Topic, market: object) -> str:
@@ -92,6 +93,18 @@ def _code_of(topic: Topic, market: object) -> str:
     if market != parts.name.rpartition(".")[2]:
         raise BadRequest("bad_request", f"{parts.name} is of the market {parts.name.rpartition('.')[2]}")
     return parts.name
+
+
+def _spread(questions: dict[Topic, StoreQuestion]) -> dict[Topic, StoreQuestion]:
+    """Return questions for chunks of several sizes.
+
+    Codes have their ticks at the same times. With chunks of one size all would be asked for the next one at once, and
+    the last of them would be late.
+    """
+    return {
+        topic: question._replace(chunk=max(1, question.chunk * (len(questions) + place) // (2 * len(questions))))
+        for place, (topic, question) in enumerate(questions.items())
+    }
 
 
 def _not_asked_for(option: str, name: str) -> BadRequest:
