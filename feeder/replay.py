@@ -22,6 +22,7 @@ from feeder.source import DownloadRequest, Health, Sink
 from qmt_bridge.config import Config
 from qmt_bridge.errors import QMTBridgeError, Refused
 from qmt_bridge.system import clock
+from qmt_bridge.wire.playback import due
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 
 logger = logging.getLogger(__name__)
@@ -32,11 +33,6 @@ _ROOM = 1000
 _LOOK = 0.2
 # threading's longest wait on Windows is 49 days, less than a slow replay over a holiday.
 _LONGEST_WAIT = 3600.0
-
-
-def due(at: float, first: float, speed: float) -> float:
-    """Return the seconds from the start after which a moment (ms) is due; one before the first is due at once."""
-    return max(0.0, (at - first) / 1000 / speed) if speed else 0.0
 
 
 class _ClosedError(Exception):

@@ -16,10 +16,12 @@ import msgspec
 
 from gateway.costs.budget import NAMED_REJECTIONS
 from gateway.costs.shares import Download
+from gateway.markets.search import CODES_OF_CLIENT, found_in_markets
+from gateway.markets.subscription import MarketSubscription
 from gateway.read_subscription import ReadSubscription
 from gateway.sending.view import View
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
-from gateway.starts import positions_by_topic, shown_beginning, store_questions
+from gateway.starts import playback_of, positions_by_topic, shown_beginning, shown_playback, store_questions
 from gateway.streams.member import Refusal, StoreQuestion
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket, reduced_view
 from qmt_bridge.closes import BAD_REQUEST, FINISHED, UPSTREAM_AWAY, UPSTREAM_FAILED, Ending
@@ -165,6 +167,10 @@ class _Codes:
         """Return the topics to subscribe for what the client asked for."""
         return self.wanted
 
+    async def elsewhere(self, questions: Mapping[Topic, StoreQuestion]) -> dict[Topic, StoreQuestion]:
+        """Return the questions about topics that the store has as a part of others only."""
+        return {}
+
     async def handle(self, request: dict[str, Any]) -> None:
         """Serve one request."""
         match request.get("action", "subscribe"):
@@ -231,6 +237,7 @@ class _Codes:
         positions = positions_by_topic(asked.options.resume, asked.topics, "resume") if asked.options.resume else {}
         questions = store_questions(asked.options, asked.topics, self.session.host.config.outbox_bytes)
         view = self._view(asked.topics, terms)
+        questions |= await self.elsewhere(questions)
         if asked.options.end is not None:
             await self._read_part(request, asked, terms, questions)
             return
@@ -248,7 +255,7 @@ class _Codes:
         if self.opts_in.isdisjoint(request):
             self._reject([*asked.rejected, *beyond.values()])
             self.session.tell_ignored(ignored)
-            self._update(None, positions, made)
+            self._update(None if playback_of(questions) is None else _begin_together, positions, made)
             return
         opened = _Request(asked, added, beyond, positions, questions)
 
@@ -274,7 +281,7 @@ class _Codes:
         made: dict[Topic, Subscription] = {}
         for topic in topics:
             if topic in questions:
-                made[topic] = ReadSubscription(self.session.sender, self.session, topic, terms, questions[topic])
+                made[topic] = self._reader(topic, terms, questions[topic])
             elif topic not in self._held or topic in positions:
                 made[topic] = Subscription(self.session.sender, self.session, topic, terms, positions.get(topic))
             else:
@@ -282,6 +289,17 @@ class _Codes:
             if not len(made) % CODES_A_TURN:
                 await asyncio.sleep(0)
         return made
+
+    def _reader(
+        self,
+        topic: Topic,
+        terms: Terms,
+        question: StoreQuestion,
+        on_end: Callable[[ReadSubscription], None] | None = None,
+    ) -> ReadSubscription:
+        if question.code is not None:
+            return MarketSubscription(self.session.sender, self.session, topic, terms, question, on_end)
+        return ReadSubscription(self.session.sender, self.session, topic, terms, question, on_end=on_end)
 
     async def _serve_anew(self, topics: Iterable[Topic], terms: Terms, view: View | None) -> None:
         """Serve those topics by these terms that the client has asked for before, in several turns of the loop."""
@@ -332,6 +350,7 @@ class _Codes:
             ack["recovered"] = all(recovered.values()) if "seq" in asked.options.resume else recovered
         if opened.questions:
             ack["start"] = self._beginnings(opened, ticket)
+            ack |= shown_playback(opened.questions)
         # The source has not answered for these topics yet; if it refuses one, an error frame follows, or the ack of an
         # older request that named the topic says so.
         undecided = dict.fromkeys((*ticket.pending, *filter(self._is_undecided, asked.topics)))
@@ -342,15 +361,19 @@ class _Codes:
 
     def _beginnings(self, opened: _Request, ticket: Ticket) -> dict[str, dict[str, Any]]:
         """Return from when each code of a request is complete, or why it is not."""
-        found = {of.topic: of.beginning for of in ticket.subscriptions if isinstance(of, ReadSubscription)}
+        found = {of.topic: of for of in ticket.subscriptions if isinstance(of, ReadSubscription)}
         shown: dict[str, dict[str, Any]] = {}
         for topic in opened.questions:
             if topic in opened.refused:
                 continue
-            beginning = found.get(topic)
+            of = found.get(topic)
+            beginning = None if of is None else of.beginning
             # A code whose whole market is subscribed has no subscription of its own.
             untold = {"from": None, "complete": False, "reason": "market_subscribed"}
-            shown[opened.asked.topics[topic]] = untold if beginning is None else shown_beginning(beginning)
+            entry = untold if beginning is None else shown_beginning(beginning)
+            shown[opened.asked.topics[topic]] = entry | (
+                {"market": of.market} if isinstance(of, MarketSubscription) else {}
+            )
         return shown
 
     async def _read_part(
@@ -374,7 +397,7 @@ class _Codes:
             opened = _Request(asked, {}, {}, {}, dict(questions))
             head: dict[str, Any] = {"type": "subscribed", "id": request.get("id"), "added": []}
             ack = head | _shown(asked.rejected, len(asked.rejected)) | {"active": len(self.wanted)}
-            ack |= {"start": self._beginnings(opened, ticket)}
+            ack |= {"start": self._beginnings(opened, ticket)} | shown_playback(questions)
             self.session.tell(ack | shown_ignored(ignored) | self._unknown_fields(ticket, asked.topics, terms))
 
         ignored = ignored_fields(request, self.shape)
@@ -382,11 +405,12 @@ class _Codes:
             self._reject(asked.rejected)
             self.session.tell_ignored(ignored)
         for number, (topic, question) in enumerate(questions.items(), 1):
-            left[ReadSubscription(self.session.sender, self.session, topic, terms, question, on_end=end)] = None
+            left[self._reader(topic, terms, question, end)] = None
             if not number % CODES_A_TURN:
                 await asyncio.sleep(0)
         self._parts.update(left)
-        self.session.subscribe(list(left), None, acknowledge if opted_in else None)
+        together = None if playback_of(questions) is None else _begin_together
+        self.session.subscribe(list(left), None, acknowledge if opted_in else together)
         if not left:
             self.session.tell({"type": "end", "id": request.get("id")})
 
@@ -514,6 +538,14 @@ class Realtime(_Codes):
             self.session.require("l2")
         return _Asked(*await _checked(asked.stocks, lambda code: quote_topic(code, period)), asked)
 
+    async def elsewhere(self, questions: Mapping[Topic, StoreQuestion]) -> dict[Topic, StoreQuestion]:
+        # An id of an event has positions alone, and could not say that they are those of a market.
+        if not questions or self.session.path.startswith("/sse/") or _detail(next(iter(questions))) != "tick":
+            return {}
+        others = [of for of in (*self._held.values(), *self._parts) if of.topic not in questions]
+        used = sum(isinstance(of, MarketSubscription) for of in others)
+        return await found_in_markets(self.session.host.feed, questions, CODES_OF_CLIENT - used)
+
 
 class WholeQuote(_Codes):
     """`/ws/whole_quote`: whole markets and single codes; first the current snapshot, then the changes."""
@@ -623,7 +655,7 @@ class Formula:
                 if position is not None:
                     ack["recovered"] = bool(self._by_seq[seq_id].recovered)
                 if isinstance(of, ReadSubscription) and of.beginning is not None:
-                    ack["start"] = shown_beginning(of.beginning)
+                    ack |= {"start": shown_beginning(of.beginning)} | shown_playback({topic: of.question})
                 self.session.tell(ack | ignored)
 
         def end(_: ReadSubscription) -> None:
@@ -904,6 +936,13 @@ def _shown(rejected: Iterable[Rejection], count: int) -> dict[str, Any]:
     shown = [rejection.shown() for rejection in islice(rejected, NAMED_REJECTIONS)]
     more = count - len(shown)
     return {"rejected": shown} | ({"rejected_more": more} if more else {})
+
+
+def _begin_together(ticket: Ticket) -> None:
+    """Tell a client without an ack what is missing, once all that is played together has been found."""
+    for of in ticket.subscriptions:
+        if isinstance(of, ReadSubscription) and of.beginning is not None and of.beginning.gap is not None:
+            of.gap(of.beginning.gap)
 
 
 def _terms(options: Options) -> Terms:

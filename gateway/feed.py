@@ -26,7 +26,7 @@ from qmt_bridge.handshakes import Links, Trouble
 from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import STAMP_BYTES, Frame
-from qmt_bridge.wire.history import decode_history
+from qmt_bridge.wire.history import TopicHistory, decode_history
 from qmt_bridge.wire.messages import FeedStatus, event_position, read_status
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (
@@ -62,6 +62,8 @@ TICK = 0.25
 # Seconds after which the worker joins the trade events again if it was refused.
 AGAIN = 1.0
 DOWNLOAD_ANSWER_TIMEOUT = 3.0
+# Seconds in which the store has to say what it has of some topics.
+FIND_TIMEOUT = 1.0
 # As an int, because recv takes twice as long with an enum member.
 _NOBLOCK = int(zmq.NOBLOCK)
 
@@ -115,6 +117,8 @@ class Feed:
         self._heard_at = 0.0
         self._next_id = 0
         self._downloads: dict[int, asyncio.Future[DownloadStarted]] = {}
+        # By question to the store: the answers, how many are to come, and what is set when all have come.
+        self._finding: dict[int, tuple[dict[Topic, TopicHistory], int, asyncio.Future[None]]] = {}
         self._draining = False
         self._drain_size = DRAIN
         # When the newest turn ended, if messages still waited then; else 0.
@@ -217,8 +221,33 @@ class Feed:
         self._next_id += 1
         after = question.after
         seq, epoch = (None, None) if after is None else (after.seq, after.epoch)
-        ask = CatchUp(self._next_id, [*topics], seq, question.room, epoch, start=question.start, end=question.end)
+        ask = CatchUp(
+            self._next_id,
+            [*topics],
+            seq,
+            question.room,
+            epoch,
+            start=question.start,
+            end=question.end,
+            code=question.code,
+        )
         return self._next_id if self._send(ask, self._store) else None
+
+    async def find(self, topics: list[Topic], question: StoreQuestion) -> dict[Topic, TopicHistory]:
+        """Return what the store has of topics; without those about which it does not answer in time."""
+        number = self.ask_store(topics, question)
+        if number is None:
+            return {}
+        answers: dict[Topic, TopicHistory] = {}
+        complete: asyncio.Future[None] = self._loop.create_future()
+        self._finding[number] = (answers, len(topics), complete)
+        try:
+            await asyncio.wait_for(complete, FIND_TIMEOUT)
+        except TimeoutError:
+            pass
+        finally:
+            del self._finding[number]
+        return answers
 
     async def start_download(
         self, stocks: list[str], period: str, start_time: str, end_time: str
@@ -452,7 +481,14 @@ class Feed:
     def _take_history(self, socket: zmq.Socket[bytes], now: float) -> None:
         parts = socket.recv_multipart(_NOBLOCK)
         try:
-            self.hub.history(decode_history(parts[-1]), now)
+            history = decode_history(parts[-1])
+            if history.id not in self._finding:
+                self.hub.history(history, now)
+                return
+            answers, count, complete = self._finding[history.id]
+            answers[Topic(history.topic)] = history
+            if len(answers) == count and not complete.done():
+                complete.set_result(None)
         except WireError as exc:
             self._count_malformed(exc)
 

@@ -5,19 +5,24 @@ Until then nothing is left out, whatever its options say. Runs on the event loop
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 
 from gateway.sending.sender import Sender
 from gateway.streams.member import Beginning, Gap, StoreQuestion
 from gateway.subscription import ENDED, Owner, Subscription, Terms, Ticket
+from qmt_bridge.system import clock
 from qmt_bridge.wire.topics import Topic
+
+# The least number of seconds between two looks whether records are due: at a high speed several are, in one write.
+LOOK_SECONDS = 0.01
 
 
 class ReadSubscription(Subscription):
     """One client's subscription to one topic from a moment of the past on (streams.member.Reader)."""
 
-    __slots__ = ("_on_end", "_reading", "_terms", "beginning", "question", "seq_id")
+    __slots__ = ("_kept", "_on_end", "_reading", "_terms", "_timer", "beginning", "question", "seq_id")
 
     def __init__(
         self,
@@ -35,6 +40,9 @@ class ReadSubscription(Subscription):
         # Where its records begin; None until the store has answered.
         self.beginning: Beginning | None = None
         self._reading = True
+        # The bytes of records that are not due yet, and what calls when the next one is.
+        self._kept = 0
+        self._timer: asyncio.TimerHandle | None = None
         self._terms = terms
         self._on_end = on_end
         super().__init__(sender, owner, topic, terms, None, seq_id)
@@ -64,6 +72,31 @@ class ReadSubscription(Subscription):
         self.owner.rest(self)
         if self.gate is not ENDED:
             self.owner.ask_turn(self, act)
+
+    def play(self, at: float, act: Callable[[float], None]) -> None:
+        """Call `act` at `at`, or later: once what was delivered has been sent."""
+        self.in_order(partial(self._sender.when_drained, partial(self._wait_due, at, act)))
+
+    def _wait_due(self, at: float, act: Callable[[float], None], now: float) -> None:
+        if self.gate is ENDED:
+            return
+        if at <= now:
+            act(now)
+        else:
+            self._timer = self._sender.loop.call_later(max(at - now, LOOK_SECONDS), self._play, act)
+
+    def _play(self, act: Callable[[float], None]) -> None:
+        # The loop would only log an exception, and the client would wait for records that do not come any more.
+        self._timer = None
+        try:
+            act(clock.monotonic())
+        except Exception:
+            self.owner.broke()
+
+    def keep(self, size: int) -> None:
+        """Count records that are not due yet as what waits for the client."""
+        self._sender.outbox.keep_paced(size - self._kept)
+        self._kept = size
 
     def rest(self) -> None:
         """Give back the turn: the store is not asked now."""
@@ -98,3 +131,9 @@ class ReadSubscription(Subscription):
         """Give back the turn: the subscription has ended."""
         super().stop()
         self.owner.rest(self)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self.keep(0)
+        if self.question.playback is not None:
+            self.question.playback.leave(self)

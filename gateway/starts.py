@@ -5,6 +5,7 @@ Frames as in docs/websocket.md, "The day so far".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,13 +14,16 @@ from gateway.costs.turns import OF_CLIENT, chunk_bytes
 from gateway.streams.member import Beginning, Gap, StoreQuestion
 from qmt_bridge.errors import BadRequest
 from qmt_bridge.wire.moments import read_moment, shown_moment
+from qmt_bridge.wire.playback import Playback, check_speed
 from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.requests import Options
-from qmt_bridge.wire.topics import Topic
+from qmt_bridge.wire.topics import Kind, Topic, parse_topic
 
 # Bytes of the first answer: it has to be read and sent before the client sees anything.
 FIRST_BYTES = 64 * 1024
-# The names in a start or a resume that are a position, and not one by code.
+# Bytes of an answer that is played: each topic of a client holds one until its records are due.
+PLAYED_BYTES = 32 * 1024
+# The names in a start or a resume that are a position, and not one by code; beside them a start may have `market`.
 _OF_POSITION = frozenset(Position.__struct_fields__)
 
 
@@ -32,7 +36,7 @@ def positions_by_topic(given: dict[str, Any], named: dict[Topic, str], option: s
     names = set(named.values())
     for name in given:
         if name not in names:
-            raise BadRequest("bad_request", f"{option} names {name[:40]!r}, which the request does not ask for")
+            raise _not_asked_for(option, name)
     try:
         return {topic: msgspec.convert(given[name], Position) for topic, name in named.items() if name in given}
     except msgspec.ValidationError as exc:
@@ -44,6 +48,8 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
     if options.start is None:
         if options.end is not None:
             raise BadRequest("bad_request", "end is that of a part of the day, which needs a start")
+        if options.speed:
+            raise BadRequest("bad_request", "speed is that of the day so far, which needs a start")
         return {}
     if options.resume:
         raise BadRequest("bad_request", "start and resume both say where to begin; choose one")
@@ -52,13 +58,72 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
     chunk = chunk_bytes(outbox_bytes)
     # The first answers come for all topics at once, the later ones as it is each topic's turn.
     room = max(1, min(FIRST_BYTES, chunk * OF_CLIENT // max(1, len(named))))
+    playback = Playback(options.speed) if check_speed(options.speed) else None
+    if playback is not None:
+        chunk = room = min(room, PLAYED_BYTES)
     if not isinstance(options.start, dict):
         begin = read_moment(options.start, "start")
         if until is not None and until.of_day == begin.of_day and until.ms < begin.ms:
             raise BadRequest("bad_request", "end is before start")
-        return dict.fromkeys(named, StoreQuestion(options.start, None, end, room, chunk))
-    positions = positions_by_topic(options.start, named, "start")
-    return {topic: StoreQuestion(None, position, end, room, chunk) for topic, position in positions.items()}
+        questions = dict.fromkeys(named, StoreQuestion(options.start, None, end, room, chunk, playback))
+        return questions if playback is None else _spread(questions)
+    by_name = options.start
+    is_position = not _OF_POSITION.isdisjoint(by_name)
+    times = {} if is_position else {name: each for name, each in by_name.items() if not isinstance(each, dict)}
+    positions = positions_by_topic({name: by_name[name] for name in by_name if name not in times}, named, "start")
+    questions = {topic: StoreQuestion(None, after, end, room, chunk, playback) for topic, after in positions.items()}
+    for topic in positions:
+        given = by_name if is_position else by_name[named[topic]]
+        if "market" in given:
+            questions[topic] = questions[topic]._replace(code=_code_of(topic, given["market"]))
+    for name, given in times.items():
+        topics = [topic for topic, each in named.items() if each == name]
+        if not topics:
+            raise _not_asked_for("start", name)
+        read_moment(given, "start")
+        questions |= dict.fromkeys(topics, StoreQuestion(given, None, end, room, chunk, playback))
+    return questions if playback is None else _spread(questions)
+
+
+def _code_of(topic: Topic, market: object) -> str:
+    """Return the code of a topic whose position is one of its market."""
+    parts = parse_topic(topic)
+    if (parts.kind, parts.detail) != (Kind.QUOTE, "tick"):
+        raise BadRequest("bad_request", "only ticks of a code have a position in a market")
+    if market != parts.name.rpartition(".")[2]:
+        raise BadRequest("bad_request", f"{parts.name} is of the market {parts.name.rpartition('.')[2]}")
+    return parts.name
+
+
+def _spread(questions: dict[Topic, StoreQuestion]) -> dict[Topic, StoreQuestion]:
+    """Return questions for chunks of several sizes.
+
+    Codes have their ticks at the same times. With chunks of one size all would be asked for the next one at once, and
+    the last of them would be late.
+    """
+    return {
+        topic: question._replace(chunk=max(1, question.chunk * (len(questions) + place) // (2 * len(questions))))
+        for place, (topic, question) in enumerate(questions.items())
+    }
+
+
+def _not_asked_for(option: str, name: str) -> BadRequest:
+    return BadRequest("bad_request", f"{option} names {name[:40]!r}, which the request does not ask for")
+
+
+def playback_of(questions: Mapping[Topic, StoreQuestion]) -> Playback | None:
+    """Return the clock by which all topics of a request are played, if they are."""
+    return next((question.playback for question in questions.values()), None)
+
+
+def shown_playback(questions: Mapping[Topic, StoreQuestion]) -> dict[str, Any]:
+    """Return what an ack says of the pace: from which time of records on, and whether it meets the live stream."""
+    playback = playback_of(questions)
+    if playback is None:
+        return {}
+    begins = None if playback.first_ms is None else shown_moment(playback.first_ms)
+    is_part = any(question.end is not None for question in questions.values())
+    return {"play": {"speed": playback.speed, "from": begins, "meets_live": playback.gains and not is_part}}
 
 
 def shown_beginning(beginning: Beginning) -> dict[str, Any]:

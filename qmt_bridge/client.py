@@ -28,7 +28,7 @@ from websockets.typing import Subprotocol
 from qmt_bridge.bookmark import Bookmark, BookmarkFile
 from qmt_bridge.errors import BadRequest, CallbackError, ConfigError, Disconnected
 from qmt_bridge.reading.backlog import Backlog, Lag
-from qmt_bridge.reading.places import Places
+from qmt_bridge.reading.places import CODES_A_REQUEST, Places
 from qmt_bridge.reading.reader import Reader
 from qmt_bridge.stream import (
     Retries,
@@ -80,6 +80,8 @@ class QuoteOptions(TypedDict, total=False):
     start: str | int
     # With `start`: up to then, and nothing live; the stream ends there.
     end: str | int
+    # With `start`: what is stored as so many times the pace of its own times; 0 is as fast as it is read.
+    speed: float
     # Go on after the last message of each code when the connection was lost, and leave nothing out.
     complete: bool
 
@@ -122,8 +124,10 @@ class QMTClient:
     ``max_rate_ms=500`` (one frame of a code in that time: the newest tick, every bar and print), ``mode="all"`` (no
     conflation; a slow client is disconnected instead), ``snapshot=False`` (do not send the last known value first).
     ``start="09:30:00"`` begins with what the gateway's store has of the day, and goes on live; after a lost connection
-    each code goes on where it was. With ``end`` the stream ends there. ``complete=True``: without a `start` too, and
-    nothing is left out for a slow callback. What the store does not have is told to `on_state` as ``gap``.
+    each code goes on where it was. With ``end`` the stream ends there. ``speed=10`` plays what is stored at ten times
+    the pace of its own times, at most 400 codes by one clock, also after a lost connection; at more than 1 it meets
+    the live stream. ``complete=True``: without a `start` too, and nothing is left out for a slow callback. What the
+    store does not have is told to `on_state` as ``gap``.
 
     A callback (or a loop's body) may take its time: the client goes on reading. Once a frame has waited for half a
     second the callback gets the newest value of each code, and `on_state` is told ``lagging``, what was ``skipped``,
@@ -305,6 +309,8 @@ class QMTClient:
         *,
         joined: bool = False,
     ) -> AsyncGenerator[dict[str, Any], None]:
+        if given.get("speed") and len(codes) > CODES_A_REQUEST:
+            raise BadRequest("bad_request", f"at most {CODES_A_REQUEST} codes are played together, not {len(codes)}")
         places = Places(codes) if given.get("seq") else None
         # Stored messages come as fast as they are read, and none of them is to be left out here.
         versions = "none" if places is not None or given.get("mode") == "all" else versions
@@ -547,6 +553,8 @@ def _checked_options(options: QuoteOptions) -> dict[str, Any]:
         raise BadRequest("bad_request", "complete leaves nothing out, and max_rate_ms does; choose one")
     if "end" in given and "start" not in given:
         raise BadRequest("bad_request", "end is that of a part of the day, which needs a start")
+    if given.get("speed") and "start" not in given:
+        raise BadRequest("bad_request", "speed is that of the day so far, which needs a start")
     if complete or "start" in given:
         # With its position a code goes on where it was.
         given["seq"] = True

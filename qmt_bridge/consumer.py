@@ -27,6 +27,7 @@ from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import decode_history
 from qmt_bridge.wire.moments import read_moment
+from qmt_bridge.wire.playback import Playback, check_speed
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import TopicState, decode_reply, encode_ask
 from qmt_bridge.wire.topics import (
@@ -86,6 +87,7 @@ def subscribe(
     after: After = None,
     epoch: int | None = None,
     start: int | str | None = None,
+    speed: float = 0,
     on_gap: OnGap | None = None,
     on_notice: OnNotice | None = None,
 ) -> Iterator[Frame]:
@@ -103,7 +105,9 @@ def subscribe(
 
     With `start` (a time of day such as ``09:30:00``, an ISO time, or milliseconds since 1970) each whole topic of
     market data begins with what the store has from then on, and goes on with what is published; `on_gap` is called for
-    what the store does not have.
+    what the store does not have. With `speed` (0.01 to 1000) the stored messages of all topics come at so many times
+    the pace of their own times, in the order of these; what a slow caller makes late is not hurried after. A topic
+    reaches what is published now if `speed` is more than 1, and goes on with it; else it stays as far behind as it is.
 
     Raise `BadRequest` or `WireError` at once for an impossible topic, and `ConfigError` for missing keys. Raise
     `Refused` while iterating, with the topic, if the feeder cannot serve it, or cannot replay what follows a position
@@ -113,7 +117,7 @@ def subscribe(
         raise WireError("no topic to subscribe")
     tell = on_notice or _log
     behaviours = {Topic(topic): _behaviour(topic) for topic in spelled(topics, tell)}
-    sequence = _sequence(behaviours, snapshot, after, epoch, start)
+    sequence = _sequence(behaviours, snapshot, after, epoch, start, speed)
     config = Config(
         market_addr=market_addr,
         trade_addr=trade_addr,
@@ -145,7 +149,12 @@ def _trades(behaviours: Mapping[Topic, Behaviour]) -> list[Topic]:
 
 
 def _sequence(
-    behaviours: Mapping[Topic, Behaviour], snapshot: bool, after: After, epoch: int | None, start: int | str | None
+    behaviours: Mapping[Topic, Behaviour],
+    snapshot: bool,
+    after: After,
+    epoch: int | None,
+    start: int | str | None,
+    speed: float,
 ) -> sequences.Sequence:
     """Return the order of the frames; raise `WireError` or `BadRequest` for topics and positions that do not fit."""
     trades = _trades(behaviours)
@@ -157,9 +166,12 @@ def _sequence(
     if epoch is not None and not positions:
         raise BadRequest("bad_request", "epoch says which journal has the position `after`, which is missing")
     stored: list[StoredTopic] = []
+    playback = Playback(speed) if check_speed(speed) else None
+    if start is None and playback is not None:
+        raise BadRequest("bad_request", "speed is that of the day so far, which needs a start")
     if start is not None:
         read_moment(start, "start")
-        stored = [StoredTopic(topic, start) for topic in values if topic != STATUS_TOPIC]
+        stored = [StoredTopic(topic, start, playback) for topic in values if topic != STATUS_TOPIC]
         if not stored:
             raise BadRequest("bad_request", "start is for whole topics of market data, and there is none")
     begun = {of.topic for of in stored}
@@ -250,11 +262,13 @@ def _frames(
             until = [heard + timeout] if timeout is not None else []
             if sequence.values.held:
                 until.append(started + ANSWER_SECONDS)
+            if (due := sequence.next_due(clock.monotonic())) is not None:
+                until.append(due)
             now = link.wait(until, sequence, silence)
             frames = link.take(sequence, now)
             if sequence.values.held and now >= started + ANSWER_SECONDS:
                 frames += sequence.values.give_up()
-            frames += sequence.give_up(now)
+            frames += sequence.play(now) + sequence.give_up(now)
             losses.tell(sequence.values.take_gaps(), now)
             if frames:
                 silence.note(frames)

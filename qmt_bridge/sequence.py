@@ -304,6 +304,23 @@ class Sequence:
         stored = self._stored.get(Topic(history.topic))
         return [] if stored is None else self._after(stored, stored.answered(history, now))
 
+    def next_due(self, now: float) -> float | None:
+        """Return when the next message that is played is due; None without one."""
+        return min((at for of in self._playing() if (at := of.due(now)) is not None), default=None)
+
+    def play(self, now: float) -> list[Frame]:
+        """Return the messages that are due, in the order of their times."""
+        due: list[tuple[int, Frame]] = []
+        for of in self._playing():
+            due += of.take_due(now)
+            self._after(of, [])
+        return [frame for _, frame in sorted(due, key=lambda played: played[0])]
+
+    def _playing(self) -> list[StoredTopic]:
+        """Return the topics that are played, once the first message of each is known: they have one clock."""
+        playing = [of for of in self._stored.values() if of.playback is not None]
+        return playing if all(of.is_answered for of in playing) else []
+
     def give_up(self, now: float) -> list[Frame]:
         """Return what can be handed out of topics about which the store has told nothing new for too long."""
         late = [self._after(of, of.give_up(now)) for of in [*self._stored.values()]]

@@ -43,6 +43,7 @@ TOLD: Mapping[str, str] = {
     "format": "The form of the answer.",
     "start": "The moment of the first record: a time of day in Shanghai, an ISO 8601 time, or ms since 1970.",
     "end": "The moment before which the records end, as start.",
+    "speed": "With start: what is stored at so many times the pace of its own times, 0.01 to 1000; 0 is as it is read.",
     "snapshot": "Whether the last value comes first.",
     "max_rate_ms": "At most one frame of a code in so many milliseconds.",
     "mode": "latest conflates for a slow client; all never does, and drops it.",

@@ -67,6 +67,11 @@ def _value(name: str, text: str, kinds: frozenset[object]) -> object:
         return int(text)
     if int in kinds and str not in kinds:
         raise BadRequest("bad_request", f"{name} is a whole number, not {text[:NAME_CHARACTERS]!r}")
+    if float in kinds:
+        try:
+            return float(text)
+        except ValueError:
+            raise BadRequest("bad_request", f"{name} is a number, not {text[:NAME_CHARACTERS]!r}") from None
     if dict in kinds and (text.startswith("{") or str not in kinds):
         try:
             return orjson.loads(text)

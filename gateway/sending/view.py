@@ -35,6 +35,8 @@ class View(NamedTuple):
     deflated: bool = False
     # For a depth: the number of levels that each side keeps; 0: all.
     levels: int = 0
+    # Of a code that comes out of a market: that market, whose positions its frames have.
+    market: str = ""
 
     def of(self, frame: Frame) -> Seen:
         """Return `frame` in this view, the same object for every client."""
@@ -59,7 +61,7 @@ class View(NamedTuple):
             head = b'{"type":"formula_update","seq_id":%d' % self.seq_id
             text = head + (b"," if len(text) > 2 else b"") + text[1:]
         if self.stamped:
-            head = frames.encode({"type": "data", **_stamp(frame)})
+            head = frames.encode({"type": "data", **self._stamp(frame)})
             text = b'%b,"data":%b}' % (head[:-1], text)
         return text
 
@@ -67,7 +69,10 @@ class View(NamedTuple):
         body = self._project(frame.body) if self.fields or self.levels else frame.data
         if self.seq_id is not None:
             body = {"type": "formula_update", "seq_id": self.seq_id, **body}
-        return frames.to_msgpack({"type": "data", **_stamp(frame), "data": body} if self.stamped else body)
+        return frames.to_msgpack({"type": "data", **self._stamp(frame), "data": body} if self.stamped else body)
+
+    def _stamp(self, frame: Frame) -> dict[str, object]:
+        return _stamp(frame) | ({"market": self.market} if self.market else {})
 
     def _project(self, encoded: bytes) -> Any:
         """Return a decoded body of which each record has the fields and levels of this view."""

@@ -26,6 +26,11 @@ turn, then AHEAD or LIVE. What it needs of the held frames and what was dropped 
 gap while it is AHEAD makes it ASKED. If the store is away or behind, it is told what is missing and goes on like the
 others.
 
+A cohort whose `reading` has a `playback` is PLAYING between two chunks: it is sent the records of a chunk as they are
+due, and holds up nothing else: no frame is held for it, which the store has for it later. It is ASKED once the last
+record of the chunk was due and the client was sent it. Played too slowly to ever reach what is published, it is never
+LIVE: a frame makes it ASKED while it is AHEAD.
+
 AHEAD exists because the answer and the frames arrive by two sockets: an answer may contain frames that the stream has
 not received yet. A cohort without any position (`NOWHERE`) is AHEAD too; any frame makes it LIVE.
 If a topic is refused, all members are removed; if a position is refused, only the members of its cohort.
@@ -52,6 +57,8 @@ class Phase(Enum):
     DRAINING = auto()
     # The frame after its answer.
     AHEAD = auto()
+    # Its one member: until the next stored record is due, and until it was sent those before.
+    PLAYING = auto()
 
 
 class Cohort:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.playback import Playback
 from qmt_bridge.wire.positions import JournalPosition, Position
 from qmt_bridge.wire.topics import Topic
 
@@ -30,6 +31,8 @@ class StoreQuestion(NamedTuple):
     """What is asked of the store of the day: records from `start` on or `after` a position, up to `end`.
 
     `start` and `end` are as in `wire.moments`. The first answer may have about `room` bytes, each later one `chunk`.
+    `code` is for a market: of its messages only what they have of this code.
+    `playback` is the clock by which the answers are played; without one they are delivered as they are read.
     """
 
     start: int | str | None = None
@@ -37,6 +40,8 @@ class StoreQuestion(NamedTuple):
     end: int | str | None = None
     room: int = 1
     chunk: int = 1
+    playback: Playback | None = None
+    code: str | None = None
 
 
 class Gap(NamedTuple):
@@ -96,6 +101,12 @@ class Reader(Member, Protocol):
 
     def read_on(self, act: Callable[[float], None]) -> None:
         """Call `act` with the time, later, once all was sent and it is the client's turn to be read the next chunk."""
+
+    def play(self, at: float, act: Callable[[float], None]) -> None:
+        """Call `act` with the time, later, once all was sent: at `at`, which may have passed, or soon after it."""
+
+    def keep(self, size: int) -> None:
+        """Take how many bytes of records wait until they are due."""
 
     def rest(self) -> None:
         """Take that the store is not asked for it now."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from gateway.streams.member import Gap, Outcome, Reader, StoreQuestion
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import Hole
+from qmt_bridge.wire.playback import Playback
 from qmt_bridge.wire.positions import NOWHERE, Position
 
 # Seconds without an answer, or without anything new in the answers, after which the client is told what is missing and
@@ -20,7 +23,10 @@ AGAIN = 0.1
 class Reading:
     """How far a member has been read the store."""
 
-    __slots__ = ("answered", "at_store", "fruitless_since", "is_behind", "outcome", "question", "reader", "target")
+    __slots__ = (
+        "answered", "at_store", "fruitless_since", "gaps", "is_behind", "outcome", "pending", "question", "reached",
+        "reader", "size", "target",
+    )  # fmt: skip
 
     def __init__(self, reader: Reader, question: StoreQuestion) -> None:
         self.reader = reader
@@ -38,10 +44,52 @@ class Reading:
         self.target = NOWHERE
         # What the feeder said of the topic.
         self.outcome: Outcome = "live"
+        # Of a chunk that is played: the records that are not due yet with their times, and the gaps between them.
+        self.pending: deque[tuple[int, Frame]] = deque()
+        self.gaps: Iterable[Gap] = ()
+        # The bytes of these records, and where the store stands behind them.
+        self.size = 0
+        self.reached = NOWHERE
+
+    @property
+    def stays_behind(self) -> bool:
+        """Return whether it is played too slowly to ever reach what is published."""
+        playback = self.question.playback
+        return playback is not None and not playback.gains
 
     def has_reached(self, position: Position, newest: Position) -> bool:
         """Return whether a reader at `position` has all that was published up to `newest`, and up to `target`."""
         return all(not end.seq or position >= end for end in (newest, self.target))
+
+    def load(self, records: Iterable[tuple[int, Frame]], gaps: Iterable[Gap], playback: Playback) -> None:
+        """Take a chunk to play."""
+        self.pending.extend(records)
+        self.gaps = gaps
+        playback.expects(self.reader, self.pending[0][0])
+        self._keep(sum(len(frame.body) for _, frame in self.pending))
+
+    def take_due(self, playback: Playback, now: float) -> list[Frame]:
+        """Return the records that are due."""
+        taken: list[Frame] = []
+        while self.pending and playback.due(self.reader, now) <= now:
+            taken.append(self.pending.popleft()[1])
+            if self.pending:
+                playback.expects(self.reader, self.pending[0][0])
+            else:
+                playback.leave(self.reader)
+        self._keep(self.size - sum(len(frame.body) for frame in taken))
+        return taken
+
+    def drop(self) -> None:
+        """Forget the records that are not due yet."""
+        if self.pending and self.question.playback is not None:
+            self.pending.clear()
+            self.question.playback.leave(self.reader)
+            self._keep(0)
+
+    def _keep(self, size: int) -> None:
+        self.size = size
+        self.reader.keep(size)
 
 
 class Owed(NamedTuple):

@@ -3,12 +3,13 @@
 The phases are those of a journal's reader (see `cohort`): a chunk is delivered, and once the client was sent it the
 next one is asked for. The frames that are held meanwhile are the end of the reading: where they follow what was read,
 they are delivered and the member is live. A member is never given a frame twice, and what is missing is told with both
-sides.
+sides. With a playback a chunk is delivered record by record, as each is due, and the next one is asked for after that.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from functools import partial
 
 from gateway.streams.cohort import Cohort, Phase
@@ -16,7 +17,8 @@ from gateway.streams.member import Beginning, Gap, Reader, StoreQuestion
 from gateway.streams.reading import AGAIN, PATIENCE, Owed, Reading, follows, gap_of, position_of
 from gateway.streams.stream import ANSWER_TIMEOUT, Stream, contains
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.history import TopicHistory, frames_of
+from qmt_bridge.wire.history import TopicHistory, timed_frames
+from qmt_bridge.wire.playback import Playback
 from qmt_bridge.wire.positions import Position, Step
 from qmt_bridge.wire.requests import TopicState
 
@@ -82,26 +84,45 @@ class StoredStream(Stream):
         if answer.state == "refused":
             self._give_up(cohort, reading, "store_away" if answer.code == "internal" else "not_stored", now)
             return
-        frames = [frame for frame in frames_of(answer) if not contains(cohort.position, frame)]
+        records = [(ms, frame) for ms, frame in timed_frames(answer) if not contains(cohort.position, frame)]
+        frames = [frame for _, frame in records]
         gaps = [gap_of(hole) for hole in answer.holes]
-        if not reading.answered:
+        is_first = not reading.answered
+        if is_first:
             reading.reader.rest()
             opening = self._begin(reading, answer, gaps, position_of(frames[0]) if frames else None)
             if opening is not None and not frames and not answer.seq and reading.question.end is None:
                 # Nothing is stored, so the client gets what it would get without a start.
                 self._ask_last(cohort, reading, now)
                 return
-        behind = self._deliver_stored(cohort, reading, frames, gaps)
-        if answer.seq:
-            cohort.position = max(cohort.position, self._exact(answer, reading))
         question = reading.question
+        playback = question.playback
+        if playback is not None and records:
+            reading.load(records, gaps, playback)
+            # The clock is started once the client was told of the first records of all its topics.
+            due = [] if is_first else reading.take_due(playback, now)
+            behind = reading.gaps = self._deliver_stored(cohort, reading, due, reading.gaps)
+        else:
+            behind = self._deliver_stored(cohort, reading, frames, gaps)
+        if answer.seq:
+            # Of a market the messages behind the last one of a code were looked through.
+            reading.reached = self._exact(answer, reading)
+            if not reading.pending:
+                cohort.position = max(cohort.position, reading.reached)
         # A time of day stays the one of the day that the first answer meant.
         start = None if question.start is None else answer.start_ms or question.start
         end = answer.end_ms or question.end
         reading.question = question._replace(start=start, end=end, room=question.chunk)
         if frames:
             reading.fruitless_since = now
-        if answer.more:
+        if reading.pending and playback is not None:
+            self._begin_playing(cohort)
+            reading.reader.rest()
+            self._wait_due(cohort, reading, playback, now)
+        elif answer.more and playback is not None:
+            self._begin_playing(cohort)
+            reading.reader.read_on(partial(self._ask_played, cohort, reading))
+        elif answer.more:
             self._drain(cohort)
         elif question.end is not None:
             for gap in behind:
@@ -110,6 +131,36 @@ class StoredStream(Stream):
             self._end(cohort, reading)
         else:
             self._end_reading(cohort, reading, now)
+
+    def _begin_playing(self, cohort: Cohort) -> None:
+        self.waiting.remove(cohort)
+        cohort.phase, cohort.question = Phase.PLAYING, None
+        self.playing.append(cohort)
+        self._tidy()
+
+    def _wait_due(self, cohort: Cohort, reading: Reading, playback: Playback, now: float) -> None:
+        # The first question of all starts the clock, and has to come after the ack.
+        at = playback.due(reading.reader, now) if playback.is_started else now
+        reading.reader.play(at, partial(self._play, cohort, reading, playback))
+
+    def _play(self, cohort: Cohort, reading: Reading, playback: Playback, now: float) -> None:
+        """Deliver the records that are due; after the last one ask the store what follows."""
+        if cohort not in self.playing or cohort.reading is not reading:
+            return
+        due = reading.take_due(playback, now)
+        reading.gaps = self._deliver_stored(cohort, reading, due, reading.gaps)
+        if reading.pending:
+            self._wait_due(cohort, reading, playback, now)
+        else:
+            cohort.position = max(cohort.position, reading.reached)
+            reading.reader.read_on(partial(self._ask_played, cohort, reading))
+
+    def _ask_played(self, cohort: Cohort, reading: Reading, now: float) -> None:
+        if cohort in self.playing and cohort.reading is reading:
+            self.playing.remove(cohort)
+            cohort.phase = Phase.ASKED
+            self.waiting.append(cohort)
+            self.ask_store(cohort, reading, now)
 
     def _exact(self, answer: TopicHistory, reading: Reading) -> Position:
         """Return the position of an answer; a client that named it may have rounded its epoch, as browsers do."""
@@ -120,7 +171,7 @@ class StoredStream(Stream):
     def _begin(self, reading: Reading, answer: TopicHistory, gaps: list[Gap], first: Position | None) -> Gap | None:
         """Tell where the records begin; return what is missing there, before the first one."""
         reading.answered = True
-        opening = next((gap for gap in gaps if gap.after is None or first is None or gap.before == first), None)
+        opening = next((gap for gap in gaps if gap.after is None or first is None or _is_before(gap, first)), None)
         if opening is not None:
             gaps.remove(opening)
         from_ms = answer.from_ms if opening is not None else answer.start_ms or answer.from_ms
@@ -128,7 +179,7 @@ class StoredStream(Stream):
         self._start(reading.reader, answer.epoch, answer.seq, reading.outcome)
         return opening
 
-    def _deliver_stored(self, cohort: Cohort, reading: Reading, frames: list[Frame], gaps: list[Gap]) -> deque[Gap]:
+    def _deliver_stored(self, cohort: Cohort, reading: Reading, frames: list[Frame], gaps: Iterable[Gap]) -> deque[Gap]:
         """Deliver frames, each after the gaps before it; return the gaps behind the last one.
 
         A gap without another side is told once that is known.
@@ -145,7 +196,7 @@ class StoredStream(Stream):
     def _end_reading(self, cohort: Cohort, reading: Reading, now: float) -> None:
         """Go on with the held frames, if they follow what the store has."""
         news = self._news(cohort.position)
-        if news and follows(cohort.position, news[0], across=True):
+        if news and follows(cohort.position, news[0], across=True) and not reading.stays_behind:
             self._take_held(cohort, reading, news, across=True)
         elif not news and reading.has_reached(cohort.position, self.position):
             self._rest(cohort, reading)
@@ -209,9 +260,9 @@ class StoredStream(Stream):
             return super()._catch_up(cohort, frame, now)
         position = cohort.position
         if contains(position, frame):
-            if position != position_of(frame):
+            if position != position_of(frame) or reading.stays_behind:
                 return False
-        elif follows(position, frame, across=True):
+        elif follows(position, frame, across=True) and not reading.stays_behind:
             if position.epoch and frame.epoch != position.epoch:
                 reading.reader.gap(Gap("restart", position, position_of(frame)))
             reading.reader.deliver(frame)
@@ -290,11 +341,12 @@ class StoredStream(Stream):
 
         The numbers of the feeder's older epoch say nothing about what follows the stored records of the newer one.
         """
-        for cohort in [*self.waiting, *self.ahead]:
+        for cohort in [*self.waiting, *self.ahead, *self.playing]:
             reading = cohort.reading
             if reading is None or reading.question.end is not None:
                 continue
-            (self.waiting if cohort in self.waiting else self.ahead).remove(cohort)
+            next(cohorts for cohorts in (self.waiting, self.ahead, self.playing) if cohort in cohorts).remove(cohort)
+            reading.drop()
             gap = Gap("restart", cohort.position if cohort.position.epoch else None)
             if reading.answered:
                 reading.reader.gap(gap)
@@ -306,3 +358,7 @@ class StoredStream(Stream):
         super().forget_position()
         for cohort, position in zip((c for c in self.waiting if c.reading is not None), ending, strict=True):
             cohort.position = position
+
+
+def _is_before(gap: Gap, first: Position) -> bool:
+    return gap.before is not None and gap.before <= first

@@ -45,6 +45,7 @@ class Stream(ABC):
         "held",
         "live",
         "pending_since",
+        "playing",
         "seq",
         "subscribed",
         "synced",
@@ -67,6 +68,8 @@ class Stream(ABC):
         # The cohorts that are ASKED or DRAINING, and those that are AHEAD.
         self.waiting: list[Cohort] = []
         self.ahead: list[Cohort] = []
+        # Those that are PLAYING.
+        self.playing: list[Cohort] = []
         # The frames that have arrived since the first waiting cohort began to wait.
         self.held = Held(held)
         # False once a question was not answered: the hub asks again with the next heartbeat.
@@ -92,7 +95,7 @@ class Stream(ABC):
     @property
     def cohorts(self) -> list[Cohort]:
         """Return the cohorts in every phase."""
-        return [self.live, *self.waiting, *self.ahead]
+        return [self.live, *self.waiting, *self.ahead, *self.playing]
 
     @abstractmethod
     def join(self, member: Member, after: JournalPosition | None, now: float) -> Cohort | None:
@@ -314,6 +317,7 @@ class Stream(ABC):
     def _tidy(self) -> None:
         """Drop empty cohorts, and the held frames once no member waits."""
         self.ahead = [cohort for cohort in self.ahead if cohort.members]
+        self.playing = [cohort for cohort in self.playing if cohort.members]
         if any(cohort.reading is not None and not cohort.members for cohort in self.waiting):
             # Nobody else can use their answers.
             self.waiting = [cohort for cohort in self.waiting if cohort.reading is None or cohort.members]

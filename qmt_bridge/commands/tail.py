@@ -31,19 +31,25 @@ MAX_FRAME = 64 * 1024 * 1024
 
 
 def from_wire(
-    topics: Sequence[str], config: Config, count: int | None, after: int | None, start: str | None = None
+    topics: Sequence[str],
+    config: Config,
+    count: int | None,
+    after: int | None,
+    start: str | None = None,
+    speed: float = 0,
 ) -> None:
     """Print `count` messages of ZeroMQ topics or prefixes: topic, seq, age in ms, data.
 
     Standard output is data only, in UTF-8; notices for the user go to standard error. `after` is a position of the
     only trade topic among them: the events after it are printed first. `start` is a time of the day from which on the
-    stored messages of the other topics are printed first.
+    stored messages of the other topics are printed first, at `speed` times their pace (0: as fast as they are read).
     """
     frames = subscribe(
         *topics,
         **connection(config),
         after=after,
         start=start,
+        speed=speed,
         on_gap=_tell_gap if start is not None else None,
         on_notice=lambda notice: click.echo(notice.text, err=True),
     )
@@ -70,14 +76,17 @@ def from_url(
     after: int | None,
     tls: ssl.SSLContext | None = None,
     start: str | None = None,
+    speed: float = 0,
 ) -> None:
     """Print `count` frames of a WebSocket URL as they come; `send`, or a request for `codes`, is sent first.
 
     Many codes go in several requests, which add up. `after` is a position for /ws/trade: the events after it are
-    printed first. `start` is a time of the day from which on what is stored of the codes is printed first.
+    printed first. `start` is a time of the day from which on what is stored of the codes is printed first, at `speed`
+    times its pace.
     """
     parts = urlsplit(url)
-    requests = [send] if send is not None else list(_requests(parts.path, codes, period, start))
+    option: dict[str, Any] = {} if start is None else {"start": start}
+    requests = [send] if send is not None else list(_requests(parts.path, codes, period, option | _speed(speed)))
     if after is not None:
         url = parts._replace(query=f"{parts.query}&after={after}".lstrip("&")).geturl()
     headers = {"X-API-Key": api_key} if api_key else {}
@@ -110,14 +119,18 @@ def _tell_gap(topic: str, missed: int | None) -> None:
     click.echo(f"{topic}: {many} messages are missing here", err=True)
 
 
-def _requests(path: str, codes: Sequence[str], period: str, start: str | None) -> Iterator[str]:
+def _speed(speed: float) -> dict[str, float]:
+    return {"speed": speed} if speed else {}
+
+
+def _requests(path: str, codes: Sequence[str], period: str, options: dict[str, Any]) -> Iterator[str]:
     for at in range(0, max(1, len(codes)), CODES_A_REQUEST):
-        request = _request(path, codes[at : at + CODES_A_REQUEST], period, start)
+        request = _request(path, codes[at : at + CODES_A_REQUEST], period, options)
         if request:
             yield request
 
 
-def _request(path: str, codes: Sequence[str], period: str, start: str | None) -> str | None:
+def _request(path: str, codes: Sequence[str], period: str, options: dict[str, Any]) -> str | None:
     request: dict[str, Any]
     match path.rstrip("/").rpartition("/")[2]:
         case "realtime":
@@ -130,4 +143,4 @@ def _request(path: str, codes: Sequence[str], period: str, start: str | None) ->
             return None
         case name:
             raise ValueError(f"no request can be made for /{name} from codes; give it with --send")
-    return encode(request if start is None else {**request, "start": start}).decode()
+    return encode(request | options).decode()

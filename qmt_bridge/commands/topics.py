@@ -37,6 +37,9 @@ from qmt_bridge.errors import QMTBridgeError
 @click.option("--send", help="First frame to send to the URL, instead of one made from the codes.")
 @click.option("--after", type=click.IntRange(min=0), help="Trade events: begin after this position.")
 @click.option("--start", help="Quotes: begin with the day so far, from this time on, such as 09:30:00.")
+@click.option(
+    "--speed", type=click.FloatRange(min=0), default=0, help="With --start: times the pace of the day; 0: as read."
+)
 @ca_option
 @settings("api_key", *CONNECTION)
 def tail(
@@ -48,6 +51,7 @@ def tail(
     send: str | None,
     after: int | None,
     start: str | None,
+    speed: float,
     ca: str | None,
     **flags: Any,
 ) -> None:
@@ -59,6 +63,8 @@ def tail(
 
     The day so far, then live: qmt-bridge tail quote/600519.SH/tick/ --start 09:30:00
 
+    The day at ten times its pace: qmt-bridge tail quote/600519.SH/tick/ --start 09:30:00 --speed 10
+
     Many codes: qmt-bridge tail --codes-file codes.txt --period 1m
     """
     from qmt_bridge.commands import tail as tailing
@@ -67,6 +73,8 @@ def tail(
 
     if not topics and codes_file is None:
         raise click.UsageError("Missing argument 'TOPIC... | URL [CODE...]' (or --codes-file).")
+    if speed and start is None:
+        raise click.UsageError("--speed is that of the day so far, which needs --start.")
     is_url = bool(topics) and topics[0].startswith(("ws://", "wss://"))
     if is_url:
         _refuse_for_url(topics, send)
@@ -78,9 +86,9 @@ def tail(
     try:
         if is_url:
             codes = [*topics[1:], *(read_codes(codes_file, whole_topic) if codes_file else ())]
-            tailing.from_url(topics[0], codes, period, send, config.api_key, count, after, tls, start)
+            tailing.from_url(topics[0], codes, period, send, config.api_key, count, after, tls, start, speed)
         else:
-            tailing.from_wire([*topics, *quotes_of(codes_file, period)], config, count, after, start)
+            tailing.from_wire([*topics, *quotes_of(codes_file, period)], config, count, after, start, speed)
     except BrokenPipeError:
         # With `... | head` the pipe ends; click then ends the command without a message.
         raise
@@ -93,7 +101,7 @@ def _refuse_for_url(topics: tuple[str, ...], send: str | None) -> None:
     path = urlsplit(topics[0]).path.rstrip("/")
     refuse("a gateway is asked, not the feeder", *CONNECTION)
     if send is not None:
-        refuse("--send is the whole request", "period", "codes_file", "start")
+        refuse("--send is the whole request", "period", "codes_file", "start", "speed")
         _refuse_codes(topics, "--send is the whole request")
     if not path.endswith("/realtime"):
         refuse("only /ws/realtime has periods", "period")

@@ -5,6 +5,9 @@
 2. After each answer ask for what follows, as fast as the caller takes it.
 3. Where the held messages follow the last stored one, hand them out; the topic is live.
 4. What the store does not have, or does not tell in `PATIENCE` seconds, is told as a gap.
+
+With a playback the messages of an answer are handed out as they are due, and the next question follows the last of
+them. What is published meanwhile is not held: the store has it.
 """
 
 from __future__ import annotations
@@ -12,13 +15,16 @@ from __future__ import annotations
 from collections import deque
 
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.history import TopicHistory, frames_of
+from qmt_bridge.wire.history import Hole, TopicHistory, timed_frames
+from qmt_bridge.wire.playback import Playback
 from qmt_bridge.wire.positions import NOWHERE, Position
 from qmt_bridge.wire.requests import CatchUp
 from qmt_bridge.wire.topics import Topic
 
 # Bytes of one answer: the caller sets the pace.
 ROOM_BYTES = 512 * 1024
+# Of one that is played, which each topic holds until its messages are due.
+PLAYED_BYTES = 32 * 1024
 # Bytes of messages that are held; what is dropped is read from the store again.
 HELD_BYTES = 8 * 1024 * 1024
 # Seconds without an answer after which the question is asked again, and seconds until the store is asked again that
@@ -32,8 +38,11 @@ PATIENCE = 3.0
 class StoredTopic:
     """How far one topic was read from the store."""
 
-    def __init__(self, topic: Topic, start: int | str) -> None:
+    def __init__(self, topic: Topic, start: int | str, playback: Playback | None = None) -> None:
         self.topic = topic
+        self.playback = playback
+        # Messages that are not due yet: the time of each, and the gaps before it.
+        self.pending: deque[tuple[int, Frame, list[int | None]]] = deque()
         # Whether the stored messages have met the published ones.
         self.live = False
         # The last message that was handed out.
@@ -44,7 +53,7 @@ class StoredTopic:
         self.gaps: list[int | None] = []
         self._start: int | str = start
         self._question: int | None = None
-        self._is_answered = False
+        self.is_answered = False
         self._ask_at = 0.0
         self._fruitless_since: float | None = None
         self._held: deque[Frame] = deque()
@@ -54,7 +63,7 @@ class StoredTopic:
 
     def asks(self, now: float) -> bool:
         """Return whether there is something to ask; from the first such time on the store has to bring something."""
-        if self.live or self._is_at_end:
+        if self.live or self._is_at_end or self.pending:
             return False
         if self._fruitless_since is None:
             self._fruitless_since = now
@@ -64,13 +73,18 @@ class StoredTopic:
         """Return what to ask as question `number`."""
         self._question = number
         self._ask_at = now + AGAIN_SECONDS
+        room = ROOM_BYTES if self.playback is None else PLAYED_BYTES
         if self.position == NOWHERE:
-            return CatchUp(number, [self.topic], room=ROOM_BYTES, start=self._start)
-        return CatchUp(number, [self.topic], self.position.seq, ROOM_BYTES, self.position.epoch)
+            return CatchUp(number, [self.topic], room=room, start=self._start)
+        return CatchUp(number, [self.topic], self.position.seq, room, self.position.epoch)
 
     def arrived(self, frame: Frame) -> list[Frame]:
         """Return what can be handed out now that a message has been published."""
         if self._is_old(frame):
+            return []
+        if self.pending or self._stays_behind:
+            self.target = max(self.target, Position(frame.epoch, frame.seq))
+            self._is_at_end = False
             return []
         if self._is_at_end and self._follows(frame):
             self._held.append(frame)
@@ -89,17 +103,16 @@ class StoredTopic:
         if history.id != self._question or self.live:
             return []
         self._question = None
-        self._is_answered = True
+        self.is_answered = True
         if history.state == "refused":
             return self._give_up()
-        frames = [frame for frame in frames_of(history) if not self._is_old(frame)]
-        self.gaps += [
-            _missing(hole.after, hole.before)
-            for hole in history.holes
-            if hole.before is None or hole.before > self.position
-        ]
-        for frame in frames:
-            self._hand_out(frame)
+        records = [(ms, frame) for ms, frame in timed_frames(history) if not self._is_old(frame)]
+        holes = deque(hole for hole in history.holes if hole.before is None or hole.before > self.position)
+        if self.playback is not None and records and not self._all_due(self.playback, records, now):
+            self._load(self.playback, records, holes)
+            return []
+        self.gaps += [_missing(hole.after, hole.before) for hole in holes]
+        frames = [self._hand_out(frame) for _, frame in records]
         if frames:
             self._fruitless_since = None
         elif history.seq and self.position == NOWHERE:
@@ -112,12 +125,66 @@ class StoredTopic:
             return self._give_up(is_told=True)
         return frames + self._join(now)
 
+    def due(self, now: float) -> float | None:
+        """Return when the next message is due; None without one."""
+        return self.playback.due(self, now) if self.pending and self.playback is not None else None
+
+    def take_due(self, now: float) -> list[tuple[int, Frame]]:
+        """Return the messages that are due, with their times."""
+        taken: list[tuple[int, Frame]] = []
+        while self.playback is not None and (at := self.due(now)) is not None and at <= now:
+            ms, frame, gaps = self.pending.popleft()
+            self.gaps += gaps
+            taken.append((ms, self._hand_out(frame)))
+            if self.pending:
+                self.playback.expects(self, self.pending[0][0])
+            else:
+                self.playback.leave(self)
+                self._ask_at = 0.0
+        return taken
+
     def give_up(self, now: float) -> list[Frame]:
         """Return the held messages if the store has brought nothing new for too long."""
         since = self._fruitless_since
-        if self.live or self._is_at_end or since is None or now - since < PATIENCE:
+        if self.live or self._is_at_end or self.pending or since is None or now - since < PATIENCE:
             return []
         return self._give_up()
+
+    @property
+    def _stays_behind(self) -> bool:
+        return self.playback is not None and not self.playback.gains
+
+    def _all_due(self, playback: Playback, records: list[tuple[int, Frame]], now: float) -> bool:
+        """Return whether messages are due at once, as those are that were published a moment ago."""
+        if not playback.is_started:
+            return False
+        # The first one sets the clock back, if it is late.
+        for ms, _ in (records[0], records[-1]):
+            playback.expects(self, ms)
+            at = playback.due(self, now)
+        playback.leave(self)
+        return at <= now
+
+    def _load(self, playback: Playback, records: list[tuple[int, Frame]], holes: deque[Hole]) -> None:
+        """Keep the messages of an answer until they are due."""
+        self._fruitless_since = None
+        self._drop_held()
+        for ms, frame in records:
+            at = Position(frame.epoch, frame.seq)
+            gaps: list[int | None] = []
+            while holes and (holes[0].before is None or holes[0].before <= at):
+                hole = holes.popleft()
+                gaps.append(_missing(hole.after, hole.before))
+            self.pending.append((ms, frame, gaps))
+        playback.expects(self, records[0][0])
+
+    def _drop_held(self) -> None:
+        """Forget held messages, which are asked for again."""
+        if self._held:
+            newest = self._held[-1]
+            self.target = max(self.target, Position(newest.epoch, newest.seq))
+            self._held.clear()
+            self._size = 0
 
     def _join(self, now: float) -> list[Frame]:
         self._drop_old()
@@ -136,7 +203,7 @@ class StoredTopic:
 
     def _give_up(self, *, is_told: bool = False) -> list[Frame]:
         self._drop_old()
-        is_next = self._is_answered and self._held and self._follows(self._held[0])
+        is_next = self.is_answered and self._held and self._follows(self._held[0])
         if not is_told and not is_next:
             after = self.position if self.position != NOWHERE else None
             first = Position(self._held[0].epoch, self._held[0].seq) if self._held else None

@@ -17,14 +17,16 @@ from qmt_bridge.store.database import DatabaseError
 from qmt_bridge.store.holes import Place, between, from_the_start
 from qmt_bridge.store.layout import Record
 from qmt_bridge.store.log import Log, Stored
-from qmt_bridge.store.record_time import STORED
+from qmt_bridge.store.record_time import STORED, record_ms
 from qmt_bridge.store.timeline import find
 from qmt_bridge.store.view import View
+from qmt_bridge.wire.codes import check_code
+from qmt_bridge.wire.frames import record_of
 from qmt_bridge.wire.history import Hole, StoredFrame, TopicHistory
 from qmt_bridge.wire.moments import read_moment
 from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.requests import CatchUp
-from qmt_bridge.wire.topics import Topic, parse_topic, shown_topic
+from qmt_bridge.wire.topics import Kind, Topic, parse_topic, shown_topic, whole_topic
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,11 @@ CHUNK_BYTES = 256 * 1024
 MOST_CHUNK_BYTES = 1024 * 1024
 # What a message counts for beside its body: its stamp as text.
 _STAMP_BYTES = 80
+# Of a market from which one code is asked for: bytes of the messages that one answer looks through. That is a block of
+# the database, and takes some 15 ms, in which no other question is answered.
+LOOKED_BYTES = 4 * 1024 * 1024
+# By so many ms a record of a code may be older than the newest one of its message.
+LATE_MS = 10_000
 
 _NS_PER_MS = 1_000_000
 _MOST_NUMBER = 2**62
@@ -63,6 +70,10 @@ class Answers:
             kind = parse_topic(text).kind
             if kind not in STORED:
                 raise BadRequest("bad_request", f"a store keeps no {kind} topics: the feeder answers about them")
+            if ask.code is not None and (
+                kind is not Kind.WHOLE or text != whole_topic(check_code(ask.code).rpartition(".")[2])
+            ):
+                raise BadRequest("bad_request", f"{shown_topic(text)} is not the market of {ask.code[:40]!r}")
             self._log.commit()
             return self._answer(ask, Topic(text))
         except BadRequest as exc:
@@ -96,7 +107,10 @@ class Answers:
             span = self._from_position(view, stored, asked)
         else:
             span = _Span(iter(()), [])
-        history = _chunk(ask, topic, span, asked or newest[0], end_ms)
+        if ask.code is None:
+            history = _chunk(ask, topic, span, asked or newest[0], end_ms)
+        else:
+            history = _chunk_of_code(ask, topic, ask.code, span, asked or newest[0], start_ms, end_ms)
         return msgspec.structs.replace(history, start_ms=start_ms, end_ms=end_ms)
 
     def _from_moment(self, view: View, stored: Stored, topic: Topic, start_ms: int) -> _Span:
@@ -154,6 +168,7 @@ def _chunk(ask: CatchUp, topic: Topic, span: _Span, place: Position, end_ms: int
     """Return the first messages of a span, or none, and then that the topic stands at `place`."""
     room = min(ask.room, MOST_CHUNK_BYTES) if ask.room > 0 else CHUNK_BYTES
     frames: list[StoredFrame] = []
+    times: list[int] = []
     # What is missing before the first message counts even if that is behind `end`.
     holes = list(span.holes)
     size, more = 0, False
@@ -173,16 +188,68 @@ def _chunk(ask: CatchUp, topic: Topic, span: _Span, place: Position, end_ms: int
                 holes += between(_place(last), _place(record))
         body = msgspec.Raw(record.body)
         frames.append(StoredFrame(record.epoch, record.seq, record.received_ns, record.published_ns, body))
+        times.append(record.ms)
         last = record
     at = place if last is None else last.position
     return TopicHistory(
         ask.id,
         topic,
         frames=frames,
+        times=times,
         more=more,
         epoch=int(at.epoch),
         seq=at.seq,
         from_ms=None if ask.start is None else from_ms,
+        holes=holes,
+    )
+
+
+def _chunk_of_code(
+    ask: CatchUp, topic: Topic, code: str, span: _Span, place: Position, start_ms: int, end_ms: int
+) -> TopicHistory:
+    """Return the first records of one code in a span of a market, as far as one answer looks."""
+    room = min(ask.room, MOST_CHUNK_BYTES) if ask.room > 0 else CHUNK_BYTES
+    frames: list[StoredFrame] = []
+    times: list[int] = []
+    holes = list(span.holes)
+    size, looked, more = 0, 0, False
+    last: Record | None = None
+    for record in span.records:
+        if end_ms and record.ms >= end_ms + LATE_MS:
+            break
+        if last is not None and (looked >= LOOKED_BYTES or size >= room):
+            more = True
+            break
+        looked += len(record.body)
+        if last is not None and (record.seq != last.seq + 1 or record.epoch != last.epoch):
+            holes += between(_place(last), _place(record))
+        last = record
+        try:
+            found = record_of(record.body, code)
+        except WireError:
+            # A batch of another shape has nothing of the code that could be shown.
+            continue
+        if found is None:
+            continue
+        body = b'{"%b":[%b]}' % (code.encode(), bytes(found))
+        ms = record_ms(Kind.QUOTE, body, record.received_ns)
+        if ms < start_ms:
+            continue
+        if end_ms and ms >= end_ms:
+            break
+        size += len(body) + _STAMP_BYTES
+        frames.append(StoredFrame(record.epoch, record.seq, record.received_ns, record.published_ns, msgspec.Raw(body)))
+        times.append(max(ms, times[-1]) if times else ms)
+    at = place if last is None else last.position
+    return TopicHistory(
+        ask.id,
+        topic,
+        frames=frames,
+        times=times,
+        more=more,
+        epoch=int(at.epoch),
+        seq=at.seq,
+        from_ms=None if ask.start is None or not times else times[0],
         holes=holes,
     )
 

@@ -14,6 +14,8 @@ from qmt_bridge.store.view import View
 # By so many ms the first record of a new feeder may be older than the last one before it: the source gives the newest
 # snapshot of a code again, and a batch has the time of its newest tick.
 SLACK_MS = 300_000
+# Messages of the first step away from where a moment should be.
+NEAR = 16
 
 
 class Found(NamedTuple):
@@ -47,14 +49,39 @@ def _before(view: View, found: Record) -> Record | None:
 
 
 def _first_at(view: View, begin: Record, last: Record, moment_ms: int) -> Record:
-    """Return the first message of an epoch at or after a moment that is not behind its last one."""
+    """Return the first message of an epoch at or after a moment that is not behind its last one.
+
+    It is looked for near where it would be if messages came evenly, because a block of batches takes some ms to read.
+    """
+
+    def from_(seq: int) -> Record:
+        record = view.first_from(begin.epoch, seq)
+        assert record is not None
+        return record
+
     if begin.ms >= moment_ms:
         return begin
-    found, low, high = last, begin.seq + 1, last.seq
+    found, low, high, step = last, begin.seq + 1, last.seq, NEAR
+    guess = low + (high - low) * (moment_ms - begin.ms) // max(1, last.ms - begin.ms)
+    record = from_(guess)
+    if record.ms >= moment_ms:
+        found, high = record, guess
+        while low < high:
+            record = from_(at := max(low, high - step))
+            if record.ms < moment_ms:
+                low = record.seq + 1
+                break
+            found, high, step = record, at, 2 * step
+    else:
+        low = record.seq + 1
+        while low < high:
+            record = from_(at := min(high - 1, low + step))
+            if record.ms >= moment_ms:
+                found, high = record, at
+                break
+            low, step = record.seq + 1, 2 * step
     while low < high:
-        middle = (low + high) // 2
-        record = view.first_from(begin.epoch, middle)
-        assert record is not None
+        record = from_(middle := (low + high) // 2)
         if record.ms >= moment_ms:
             found, high = record, middle
         else:

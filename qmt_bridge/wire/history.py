@@ -59,6 +59,8 @@ class TopicHistory(msgspec.Struct, frozen=True, tag_field="reply", tag="topic_hi
     code: ErrorCode | None = None
     # In the order of their positions; between two of them nothing is missing but what `holes` says.
     frames: list[StoredFrame] = []
+    # Of each frame the time of its newest record, in ms since 1970, which never goes back within an epoch.
+    times: list[int] = []
     # Whether more is stored up to now, or up to `end`: ask again after the last frame.
     more: bool = False
     # The position of the last frame of this answer; without one, the position that was asked for or of the newest
@@ -96,6 +98,14 @@ def frames_of(history: TopicHistory) -> Iterable[Frame]:
     """Return the messages of an answer as they arrived."""
     topic = Topic(history.topic)
     return [stored.frame(topic) for stored in history.frames]
+
+
+def timed_frames(history: TopicHistory) -> list[tuple[int, Frame]]:
+    """Return the messages of an answer with their times; an older store tells none, and it is when they came."""
+    times = history.times
+    if len(times) != len(history.frames):
+        times = [stored.received_ns // 1_000_000 for stored in history.frames]
+    return list(zip(times, frames_of(history), strict=True))
 
 
 class StoreStatus(msgspec.Struct, frozen=True):

@@ -54,6 +54,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     start: int | str | dict[str, Any] | None = None
     # Up to then, and nothing live.
     end: int | str | None = None
+    # What is stored as so many times the pace of its own times (`wire.playback`); 0: as fast as it is read.
+    speed: float = 0
 
 
 class QuoteRequest(Options, frozen=True):
@@ -198,7 +200,7 @@ def ignored_fields(request: Mapping[str, Any], shape: type[msgspec.Struct] | Non
 def _ignored_in_position(option: str, resume: dict[Any, Any]) -> list[Ignored]:
     """Return the names in a position, or in one by code, that no position has: without its epoch it is another one."""
     by_code = [each for each in resume.values() if isinstance(each, dict)]
-    known = Position.__struct_fields__
+    known = (*Position.__struct_fields__, *(("market",) if option == "start" else ()))
     names = dict.fromkeys(name for position in by_code or [resume] for name in position if name not in known)
     return [
         Ignored(f"{option}.{name}"[:NAME_CHARACTERS], did_you_mean(name, known) or f"known here: {', '.join(known)}")
@@ -330,7 +332,8 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
     flat on the wire: see there.
 
     A store takes the same question about what it has kept (`wire.history`): from `start` on (`wire.moments`), or after
-    the position of `epoch` and `after`, up to `end` or, without it, up to the newest record.
+    the position of `epoch` and `after`, up to `end` or, without it, up to the newest record. `code` is for a market: of
+    its messages only the records of this code, each as ``{code: [record]}`` at the position of its message.
     """
 
     id: int
@@ -341,6 +344,7 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
     exact: bool = False
     start: int | str | None = None
     end: int | str | None = None
+    code: str | None = None
 
     @classmethod
     def after_position(cls, id: int, topics: list[str], position: JournalPosition | None, room: int = 0) -> CatchUp:

@@ -12,7 +12,7 @@ import pytest
 
 from feeder import replay as replay_module
 from feeder.recording import Index, index, moments
-from feeder.replay import Replay, due
+from feeder.replay import Replay
 from feeder.source import DownloadRequest
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Refused
@@ -162,21 +162,6 @@ def settle(sink: Recorder, replay: Replay, topic: Topic) -> None:
 
 
 # -- Pure
-
-
-def test_pace_is_relative_to_the_first_row():
-    assert due(T, T, 1) == 0
-    assert due(T + 3000, T, 1) == 3
-    assert due(T + 3000, T, 300) == pytest.approx(0.01)
-    assert due(T + HOUR, T, 0.5) == 7200
-
-
-def test_row_before_the_first_is_due_at_once():
-    assert due(T - 3000, T, 1) == 0
-
-
-def test_full_speed_does_not_wait():
-    assert due(T + HOUR, T, 0) == 0
 
 
 def row(code: str, row_time: int, volume: int = 0) -> TickRow:

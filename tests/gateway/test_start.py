@@ -9,6 +9,7 @@ import pytest
 
 from qmt_bridge.config import Config
 from qmt_bridge.wire.topics import quote_topic, whole_topic
+from tests.support.events import events
 from tests.support.morning import CODE, OPEN, TICK, Market, market_of, tick
 from tests.support.ports import free_port
 from tests.support.rig import Client, Rig, running_rig
@@ -247,6 +248,12 @@ async def test_refused_code_is_refused_with_a_start_too(market: Market) -> None:
         ({"start": "09:30", "resume": {"epoch": 1, "seq": 1}}, "choose one"),
         ({"start": {"epoch": 1, "seq": 1}, "stocks": [CODE, "000001.SZ"]}, "positions by code"),
         ({"start": {"000001.SZ": {"epoch": 1, "seq": 1}}}, "does not ask for"),
+        ({"start": {"000001.SZ": "09:30"}}, "does not ask for"),
+        ({"start": {CODE: "half past nine"}}, "start is a time of day"),
+        ({"speed": 10}, "needs a start"),
+        ({"start": "09:30", "speed": -1}, "speed is from 0.01 to 1000"),
+        ({"start": "09:30", "speed": 1e6}, "speed is from 0.01 to 1000"),
+        ({"start": "09:30", "speed": True}, "Expected"),
     ],
 )
 async def test_start_that_means_nothing_is_refused(market: Market, request_: dict[str, Any], told: str) -> None:
@@ -301,3 +308,89 @@ async def test_formula_is_read_from_the_store_too(market: Market) -> None:
         assert ack["start"] == {"from": "09:30:00.003", "complete": True}
         got = [(await control(client, "formula_update"))["n"][0]["time"] for _ in range(3)]
         assert got == [OPEN + 3, OPEN + 4, OPEN + 5]
+
+
+async def test_played_ticks_are_followed_by_live_ones(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(100)
+        await market.stored()
+        ack = await client.subscribed(stocks=[CODE], start="09:30:03", speed=1000)
+        assert ack["play"] == {"speed": 1000.0, "from": "09:30:03.000", "meets_live": True}
+        assert await volumes(client, 100) == list(range(2, 101))
+        market.publish(5)
+        assert await volumes(client, 105) == list(range(101, 106))
+
+
+async def test_played_ticks_never_meet_live_ones_at_their_own_pace(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(3)
+        await market.stored()
+        ack = await client.subscribed(stocks=[CODE], start="09:30:00", speed=1)
+        assert ack["play"] == {"speed": 1.0, "from": "09:30:00.000", "meets_live": False}
+        assert await volumes(client, 1) == [1]
+        market.publish()
+        await volumes(other, 4)
+        await client.send({"action": "ping", "id": 2})
+        # The second tick is due 3 s after the first one, and the live one 9 s after it.
+        assert (await client.receive())["type"] == "pong"
+
+
+async def test_part_that_is_played_is_told_its_end(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(30)
+        await market.stored()
+        ack = await client.subscribed(stocks=[CODE], start="09:30:06", end="09:30:15", speed=500, id=5)
+        assert ack["play"]["meets_live"] is False
+        assert await volumes(client, 5) == [3, 4, 5]
+        assert await client.receive() == {"type": "end", "id": 5}
+
+
+async def test_codes_of_a_request_are_played_in_one_time(market: Market) -> None:
+    late = "000001.SZ"
+    topic = quote_topic(late)
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE, late])
+        market.publish(20)
+        for number in range(11, 21):
+            market.rig.source.publish(topic, {late: tick(number)[CODE]})
+        await market.stored()
+        await until(lambda: len(market.store.day.kept.get(topic, ())) == 10, "the store")
+        # No ack: the clock is started once the first record of each code is known, too.
+        await client.send({"stocks": [late, CODE], "start": "09:30", "speed": 300})
+        got = [next(iter((await client.receive()).items())) for _ in range(30)]
+        seen: set[str] = set()
+        for code, [record] in got:
+            if code == late and late not in seen:
+                assert [each["volume"] for name, [each] in got[: got.index((code, [record]))] if name == CODE][-1] >= 10
+            seen.add(code)
+
+
+async def test_codes_may_begin_at_a_time_and_a_position(market: Market) -> None:
+    other_code = "000001.SZ"
+    topic = quote_topic(other_code)
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE, other_code], seq=True)
+        market.publish(5)
+        for number in range(1, 6):
+            market.rig.source.publish(topic, {other_code: tick(number)[CODE]})
+        await market.stored()
+        await until(lambda: len(market.store.day.kept.get(topic, ())) == 5, "the store")
+        epoch = (await control(other, "data"))["epoch"]
+        start = {CODE: {"epoch": epoch, "seq": 4}, other_code: "09:30:09"}
+        await client.subscribed(stocks=[CODE, other_code], start=start)
+        got = [next(iter((await client.receive()).items())) for _ in range(3)]
+        numbers = {code: [record["volume"] for name, [record] in got if name == code] for code in (CODE, other_code)}
+        assert numbers == {CODE: [5], other_code: [4, 5]}
+
+
+async def test_events_are_played_at_a_pace(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as other:
+        await other.subscribed(stocks=[CODE])
+        market.publish(5)
+        await market.stored()
+        ack, *ticks = await events(market.rig, f"/sse/realtime?stocks={CODE}&start=09:30:03&speed=1000", 5)
+        assert ack["play"] == {"speed": 1000.0, "from": "09:30:03.000", "meets_live": True}
+        assert [body[CODE][0]["volume"] for body in ticks] == [2, 3, 4, 5]

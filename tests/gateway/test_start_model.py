@@ -19,6 +19,7 @@ from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import TopicHistory
 from qmt_bridge.wire.moments import midnight
+from qmt_bridge.wire.playback import Playback
 from qmt_bridge.wire.positions import JournalPosition, Position
 from qmt_bridge.wire.requests import CatchUp, TopicState
 from qmt_bridge.wire.topics import Topic, quote_topic, whole_topic
@@ -42,6 +43,11 @@ class Reader:
         # What it got, and None where it met the live stream.
         self.got: list[Frame | Gap | None] = []
         self.acts: list[Callable[[float], None]] = []
+        # What is to be called from a time on.
+        self.later: list[tuple[float, Callable[[float], None]]] = []
+        # The bytes of records that are not due yet.
+        self.kept = 0
+        self.playback: Playback | None = None
         self.outcomes: list[str] = []
         self.is_live = False
         # Messages that were lost after it had met the live stream, as it was told.
@@ -82,6 +88,19 @@ class Reader:
         self.acts.append(act)
 
     open = when_drained = read_on
+
+    def play(self, at: float, act: Callable[[float], None]) -> None:
+        self.later.append((at, act))
+
+    def keep(self, size: int) -> None:
+        self.kept = size
+
+    def run(self, now: float) -> None:
+        """Call what its client is ready for."""
+        acts, self.acts = self.acts, []
+        due, self.later = [act for at, act in self.later if at <= now], [each for each in self.later if each[0] > now]
+        for act in (*acts, *due):
+            act(now)
 
     def ended(self) -> None:
         assert self.end is not None
@@ -199,9 +218,7 @@ class World:
 
     def drain(self) -> None:
         reader = self.random.choice([*self.readers[TICK], *self.readers[SH], *self.gone, Reader(0, None)])
-        acts, reader.acts = reader.acts, []
-        for act in acts:
-            act(self.now)
+        reader.run(self.now)
 
     def join(self) -> None:
         topic = self.random.choice((TICK, SH))
@@ -210,7 +227,9 @@ class World:
         reader = Reader(start, end)
         self.readers[topic].append(reader)
         room = self.random.choice((1, CHUNK))
-        self.hub.read({topic: (reader, StoreQuestion(start, None, end, room, CHUNK))}, self.now)
+        speed = self.random.choice((0, 0, 0, 1, 3, 1000))
+        reader.playback = Playback(speed) if speed else None
+        self.hub.read({topic: (reader, StoreQuestion(start, None, end, room, CHUNK, reader.playback))}, self.now)
 
     def leave(self) -> None:
         topic = self.random.choice((TICK, SH))
@@ -254,9 +273,7 @@ class World:
                     step()
                 self.drain()
             for reader in [*self.readers[TICK], *self.readers[SH]]:
-                acts, reader.acts = reader.acts, []
-                for act in acts:
-                    act(self.now)
+                reader.run(self.now)
             self.now += 0.5
             self.hub.expire(self.now)
 

@@ -15,9 +15,11 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest
 from qmt_bridge.reading.places import CODES_A_REQUEST, Places
 from qmt_bridge.stream import StreamState
-from tests.support.morning import CODE, Market, market_of
+from qmt_bridge.wire.topics import whole_topic
+from tests.support.morning import CODE, OPEN, Market, market_of
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.rig import DEADLINE, KEY
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -98,7 +100,7 @@ async def test_what_is_not_stored_is_told_as_a_gap(market: Market) -> None:
         assert (gap.gap["after"]["seq"], gap.gap["before"]["seq"]) == (2, 5)
 
 
-@pytest.mark.parametrize("options", [{"complete": True, "max_rate_ms": 100}, {"end": "10:00"}])
+@pytest.mark.parametrize("options", [{"complete": True, "max_rate_ms": 100}, {"end": "10:00"}, {"speed": 2.0}])
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):
         QMTClient("127.0.0.1").realtime([CODE], **options)
@@ -151,3 +153,64 @@ def test_requests_with_positions_stay_below_the_limit_of_a_request() -> None:
     again = places.resume({"stocks": codes})
     assert [len(request["stocks"]) for request in again] == [CODES_A_REQUEST, CODES_A_REQUEST, 200]
     assert max(len(str(request)) for request in again) < 64 * 1024
+
+
+async def test_client_plays_the_day_and_goes_on_in_one_request(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as other:
+        await other.subscribed(stocks=[CODE])
+        market.publish(20)
+        await market.stored()
+        async with aclosing(client_of(market).realtime([CODE], start="09:30:00", speed=1000)) as frames:
+            assert await volumes(frames, 20) == list(range(1, 21))
+            market.publish(3)
+            assert await volumes(frames, 23) == [21, 22, 23]
+
+
+def test_codes_that_are_played_together_stay_in_one_request() -> None:
+    places = Places(["A.SH", "B.SH"])
+    asked = {"stocks": ["A.SH", "B.SH"], "start": "09:30", "speed": 10}
+    assert places.resume(asked) == [asked]
+    places.take(data(7, 3, "A.SH"))
+    assert places.resume(asked) == [{**asked, "start": {"A.SH": {"epoch": 7, "seq": 3}, "B.SH": "09:30"}}]
+
+
+def test_more_codes_than_a_request_has_room_for_are_not_played() -> None:
+    codes = [f"{number:06}.SZ" for number in range(CODES_A_REQUEST + 1)]
+    with pytest.raises(BadRequest, match="at most 400 codes are played together"):
+        QMTClient("127.0.0.1").realtime(codes, start="09:30", speed=1)
+
+
+def test_position_of_a_market_is_given_back_as_one() -> None:
+    places = Places(["A.SH", "B.SH"])
+    assert places.take({**data(7, 3, "A.SH"), "market": "SH"})
+    assert places.take(data(7, 3, "B.SH"))
+    [again] = places.resume({"stocks": ["A.SH", "B.SH"], "start": "09:30"})
+    assert again["start"] == {"A.SH": {"epoch": 7, "seq": 3, "market": "SH"}, "B.SH": {"epoch": 7, "seq": 3}}
+
+
+async def test_client_goes_on_in_the_market_after_a_lost_connection(market: Market) -> None:
+    sh = whole_topic("SH")
+
+    def publish(*numbers: int) -> None:
+        for number in numbers:
+            time = OPEN + 3000 * (number - 1)
+            market.rig.source.publish(sh, {"688981.SH": {"time": time}, CODE: {"time": time, "volume": number}})
+
+    async with market.rig.connect("/ws/whole_quote") as other:
+        await other.subscribed(codes=["SH"])
+        publish(*range(1, 11))
+        await until(lambda: len(market.store.day.kept.get(sh, ())) == 10, "the store")
+        states: list[StreamState] = []
+        client = client_of(market, on_state=states.append)
+        second = market.rig.serve(store_addr=market.store.address)
+        async with aclosing(client.realtime([CODE], start="09:30:00")) as frames:
+            assert await volumes(frames, 10) == list(range(1, 11))
+            client._base = f"ws://127.0.0.1:{second.port}"
+            for server in market.rig.servers[:-1]:
+                server.stop()
+            publish(11, 12)
+            await until(lambda: len(market.store.day.kept.get(sh, ())) == 12, "the store")
+            assert await volumes(frames, 12) == [11, 12]
+            publish(13)
+            assert await volumes(frames, 13) == [13]
+        assert [state.gap for state in states if state.state == "gap"] == []

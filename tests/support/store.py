@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import msgspec
 import zmq
 
-from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.history import Hole, StoredFrame, TopicHistory, encode_history
 from qmt_bridge.wire.moments import read_moment
 from qmt_bridge.wire.positions import Position
@@ -27,12 +27,20 @@ def position(frame: Frame) -> Position:
     return Position(frame.epoch, frame.seq)
 
 
+def of_code(frame: Frame, code: str) -> Frame | None:
+    """Return what a message of a market has of one code."""
+    record = frame.data.get(code)
+    return None if record is None else frame.with_body(encode({code: [record]}))
+
+
 class Day:
     """The frames that a store has, by topic. With `first_epoch` it was there before the feeder's first process."""
 
     def __init__(self, first_epoch: int | None = None) -> None:
         self.kept: dict[str, list[Frame]] = {}
         self.first_epoch = first_epoch
+        # Messages of a market that one answer about a code looks through.
+        self.looks = 3
 
     def keep(self, frame: Frame) -> None:
         self.kept.setdefault(frame.topic, []).append(frame)
@@ -59,23 +67,26 @@ class Day:
             wanted = [frame for frame in wanted if time_of(frame) < end_ms]
         chunk: list[Frame] = []
         size = 0
-        for frame in wanted:
+        for frame in wanted[: self.looks] if ask.code else wanted:
             if chunk and ask.room and size + len(frame.body) > ask.room:
                 break
             chunk.append(frame)
             size += len(frame.body)
+        more = len(chunk) < len(wanted)
+        shown = chunk if ask.code is None else [of for frame in chunk if (of := of_code(frame, ask.code)) is not None]
         after = Position(ask.epoch or 0, ask.after) if ask.after is not None else None
         end = position(chunk[-1]) if chunk else after or (position(kept[-1]))
         return TopicHistory(
             ask.id,
             topic,
-            frames=[StoredFrame(f.epoch, f.seq, f.received_ns, f.published_ns, msgspec.Raw(f.body)) for f in chunk],
-            more=len(chunk) < len(wanted),
+            frames=[StoredFrame(f.epoch, f.seq, f.received_ns, f.published_ns, msgspec.Raw(f.body)) for f in shown],
+            times=[time_of(frame) for frame in shown],
+            more=more,
             epoch=int(end.epoch),
             seq=end.seq,
             start_ms=start_ms,
             end_ms=end_ms,
-            from_ms=time_of(chunk[0]) if chunk and ask.after is None else None,
+            from_ms=time_of(shown[0]) if shown and ask.after is None else None,
             holes=list(self._holes(ask, topic, chunk, after, last)),
         )
 

@@ -19,6 +19,7 @@ class Shape(msgspec.Struct):
     when: int | str | dict[str, Any] | None = None
     few: bool = False
     count: int = 0
+    pace: float = 0
 
 
 def test_values_have_the_types_of_the_fields() -> None:
@@ -43,6 +44,11 @@ def test_moment_is_a_text_a_number_or_an_object(text: bytes, value: object) -> N
     assert values_of(text, Shape) == {"when": value}
 
 
+@pytest.mark.parametrize(("text", "value"), [(b"pace=10", 10.0), (b"pace=.5", 0.5), (b"pace=1e3", 1000.0)])
+def test_number_with_a_fraction_is_one(text: bytes, value: float) -> None:
+    assert values_of(text, Shape) == {"pace": value}
+
+
 def test_blank_parameter_is_left_at_its_default_and_the_key_is_no_field() -> None:
     assert values_of(b"few=&count=&codes=&api_key=secret&cursor=1", Shape, ("cursor",)) == {"codes": []}
 
@@ -54,6 +60,7 @@ def test_blank_parameter_is_left_at_its_default_and_the_key_is_no_field() -> Non
         (b"count=1&count=1", "count is given twice"),
         (b"count=1.5", "count is a whole number, not '1.5'"),
         (b"count=" + b"1" * 30, "count is a whole number"),
+        (b"pace=fast", "pace is a number, not 'fast'"),
         (b"few=yes", "few is true or false, not 'yes'"),
         (b"when={", "when is an object as JSON, not '{'"),
         (b"few=%fe", "the parameters are not UTF-8"),

@@ -71,7 +71,7 @@ def test_stored_messages_are_printed_first_from_the_wire(tmp_path: Path, capsys:
         market.publish(5)
         market.wait_stored()
         here = msgspec.structs.replace(market.rig.config, store_addr=market.store.address)
-        tail.from_wire([TICK], here, 3, None, "09:30:06")
+        tail.from_wire([TICK], here, 3, None, "09:30:06", 1000)
     assert [json.loads(line)["seq"] for line in capsys.readouterr().out.splitlines()] == [3, 4, 5]
 
 
@@ -88,8 +88,8 @@ def test_start_goes_into_the_request(capsys: pytest.CaptureFixture[str]) -> None
         try:
             port = server.socket.getsockname()[1]
             url = f"ws://127.0.0.1:{port}/ws/realtime"
-            tail.from_url(url, [CODE], "tick", None, "", 1, None, start="09:30:00")
+            tail.from_url(url, [CODE], "tick", None, "", 1, None, start="09:30:00", speed=10)
         finally:
             server.shutdown()
             thread.join()
-    assert asked == [{"stocks": [CODE], "period": "tick", "start": "09:30:00"}]
+    assert asked == [{"stocks": [CODE], "period": "tick", "start": "09:30:00", "speed": 10}]

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +16,15 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest, Refused
 from qmt_bridge.reading import stored_topic
 from qmt_bridge.reading.stored_topic import PATIENCE, StoredTopic
+from qmt_bridge.sequence import LastValues, Sequence
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import TopicHistory
 from qmt_bridge.wire.moments import midnight
+from qmt_bridge.wire.playback import Playback
 from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.requests import CatchUp
+from qmt_bridge.wire.topics import Topic, quote_topic
 from tests.support.morning import CODE, TICK, Market, demand, market_of
 from tests.support.ports import ANY_ADDRESSES, free_port, tcp
 from tests.support.store import Day, position
@@ -63,7 +67,9 @@ class World:
     def join(self) -> None:
         if self.reader is None and self.day.kept:
             self.start = self.random.randint(BEGAN, self.time + 100)
-            self.reader = StoredTopic(TICK, self.start)
+            speed = self.random.choice((0, 0, 3, 1000))
+            self.playback = Playback(speed) if speed else None
+            self.reader = StoredTopic(TICK, self.start, self.playback)
             self.reader.target = Position(self.epoch, self.seq)
 
     def take(self, taken: list[Frame]) -> None:
@@ -99,6 +105,10 @@ class World:
         if self.reader is not None and self.answers and not self.reader.live:
             self.take(self.reader.answered(self.answers.popleft(), self.now))
 
+    def play(self) -> None:
+        if self.reader is not None and self.reader.is_answered:
+            self.take([frame for _, frame in self.reader.take_due(self.now)])
+
     def wait(self) -> None:
         self.now += 0.01 if self.is_quiet else self.random.choice((0.05, 1.0))
         if self.reader is not None:
@@ -120,11 +130,12 @@ class World:
 @pytest.mark.parametrize("seed", range(200))
 def test_reader_gets_stored_then_published_or_is_told(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_topic, "ROOM_BYTES", 300)
+    monkeypatch.setattr(stored_topic, "PLAYED_BYTES", 300)
     if seed % 2:
         monkeypatch.setattr(stored_topic, "HELD_BYTES", 500)
     world = World(seed)
     often = [world.publish, world.arrive, world.arrive, world.store, world.ask, world.answer, world.reply]
-    seldom = [world.wait, world.join]
+    seldom = [world.wait, world.join, world.play]
     rare = [world.lose, world.lose_answers, world.restart]
     for _ in range(400):
         kind = world.random.choices((often, seldom, rare), (20, 4, 0 if world.is_quiet else 1))[0]
@@ -132,7 +143,7 @@ def test_reader_gets_stored_then_published_or_is_told(seed: int, monkeypatch: py
     for _ in range(200):
         world.join()
         world.publish()
-        for step in (world.store, world.arrive, world.ask, world.answer, world.reply):
+        for step in (world.store, world.arrive, world.ask, world.answer, world.reply, world.play):
             for _ in range(20):
                 step()
         world.now += 0.2
@@ -187,6 +198,87 @@ def test_consumer_gets_the_day_so_far_and_then_what_is_published(market: Market)
     assert gaps == []
 
 
+def test_consumer_plays_the_day_and_then_gets_what_is_published(market: Market) -> None:
+    market.publish(30)
+    market.wait_stored()
+    got: list[int] = []
+    for frame in consume(market, start="09:30:06", speed=1000):
+        got.append(frame.data[CODE][0]["volume"])
+        if got[-1] == 30:
+            threading.Thread(target=market.publish, args=(5,)).start()
+        if got[-1] == 35:
+            break
+    assert got == list(range(3, 36))
+
+
+def recorded(topic: Topic, *seconds: int) -> list[Frame]:
+    """Return messages whose records are so many seconds behind the first of all."""
+    return [
+        Frame(topic, 7, seq, 1, 1, frames.encode({CODE: [{"time": BEGAN + 1000 * at}]}))
+        for seq, at in enumerate(seconds, 1)
+    ]
+
+
+def test_topics_are_played_in_the_order_of_their_times() -> None:
+    other = quote_topic("000001.SZ")
+    playback = Playback(1)
+    readers = [StoredTopic(topic, BEGAN, playback) for topic in (TICK, other)]
+    sequence = Sequence(LastValues([TICK, other], ()), {}, False, readers)
+    day = Day()
+    for frame in (*recorded(TICK, 0, 4, 5), *recorded(other, 2, 3, 6)):
+        day.keep(frame)
+    got: list[tuple[float, str, int]] = []
+    for now in range(10):
+        for ask in sequence.questions("store", now):
+            for answer in day.answer(ask):
+                assert sequence.read(answer, now) == []
+        got += [(now, frame.topic, frame.seq) for frame in sequence.play(now)]
+    wanted = [(0, TICK, 1), (2, other, 1), (3, other, 2), (4, TICK, 2), (5, TICK, 3), (6, other, 3)]
+    assert got == wanted
+    assert sequence.next_due(9) is None
+
+
+def test_nothing_is_played_before_each_topic_has_begun() -> None:
+    other = quote_topic("000001.SZ")
+    playback = Playback(1)
+    first, second = (StoredTopic(topic, BEGAN, playback) for topic in (TICK, other))
+    sequence = Sequence(LastValues([TICK, other], ()), {}, False, [first, second])
+    day = Day()
+    for frame in (*recorded(TICK, 9), *recorded(other, 0)):
+        day.keep(frame)
+    asks = list(sequence.questions("store", 0.0))
+    for answer in day.answer(asks[0]):
+        sequence.read(answer, 0.0)
+    assert (sequence.play(0.0), sequence.next_due(0.0)) == ([], None)
+    for answer in day.answer(asks[1]):
+        sequence.read(answer, 0.0)
+    assert [frame.topic for frame in sequence.play(0.0)] == [other]
+    assert sequence.next_due(0.0) == 9.0
+
+
+def test_reader_stays_behind_at_the_pace_of_the_records() -> None:
+    reader = StoredTopic(TICK, BEGAN, Playback(1))
+    day = Day()
+    first, second, *later = recorded(TICK, 0, 3, 6, 9, 12)
+    for frame in (first, second):
+        day.keep(frame)
+    got: list[tuple[int, float]] = []
+    for tenth in range(150):
+        now = tenth / 10
+        if tenth % 30 == 20 and later:
+            # Each is published four seconds before it is due.
+            published = later.pop(0)
+            day.keep(published)
+            assert reader.arrived(published) == []
+        if reader.asks(now):
+            for answer in day.answer(reader.ask(1, now)):
+                assert reader.answered(answer, now) == []
+        got += [(frame.seq, now) for _, frame in reader.take_due(now)]
+        assert reader.give_up(now) == []
+    assert got == [(seq, pytest.approx(3.0 * (seq - 1), abs=0.11)) for seq in range(1, 6)]
+    assert not reader.live
+
+
 def test_consumer_without_a_store_is_told_and_gets_what_is_published(market: Market) -> None:
     gaps: list[object] = []
     frames = consume(market, start="09:30", store_addr=tcp(free_port()), on_gap=lambda *gap: gaps.append(gap))
@@ -210,6 +302,12 @@ def test_topic_that_the_source_refuses_is_refused_with_a_start_too(market: Marke
     addresses = {"market_addr": market.rig.config.market_addr, "ask_addr": market.rig.config.ask_addr}
     with pytest.raises(Refused):
         next(subscribe("quote/999999.SZ/tick/", **addresses, store_addr=market.store.address, start="09:30"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("options", [{"speed": 10}, {"speed": -1, "start": "09:30"}, {"speed": 1e9, "start": "09:30"}])
+def test_speed_that_means_nothing_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest, match="speed is"):
+        subscribe(TICK, **options)
 
 
 @pytest.mark.parametrize(("topic", "start"), [(TICK, "half past nine"), ("quote/", "09:30"), ("trade/", "09:30")])

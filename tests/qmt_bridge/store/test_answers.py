@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from qmt_bridge.store import answers
 from qmt_bridge.store.answers import CHUNK_BYTES, MOST_CHUNK_BYTES, Answers
 from qmt_bridge.store.log import Log
+from qmt_bridge.wire.frames import Frame, decode, encode
 from qmt_bridge.wire.history import Hole, TopicHistory, decode_history, encode_history
 from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.requests import CatchUp
-from qmt_bridge.wire.topics import Topic
+from qmt_bridge.wire.topics import Topic, whole_topic
 from tests.support.stored import EPOCH, OPEN, TOPIC, tick
 
 DAY = "2026-11-27"
@@ -318,3 +320,94 @@ def test_question_that_makes_no_sense_is_refused_in_words(
     refused = asked.refused(topic, **question)
     assert refused.startswith("bad_request: ")
     assert any(part in refused for part in said.split("|"))
+
+
+# One code of a market
+
+SH = whole_topic("SH")
+CODE = "600519.SH"
+
+
+def batch(seq: int, ms: int, **seconds: float) -> Frame:
+    """Return a batch of `ms` in which codes (by their numbers) have records that are so many seconds older."""
+    ticks = {f"{code[1:]}.SH": {"time": ms - int(1000 * older), "seq": seq} for code, older in seconds.items()}
+    return Frame(SH, EPOCH, seq, (ms + 100) * 1_000_000, (ms + 101) * 1_000_000, encode(ticks))
+
+
+def of_code(answer: TopicHistory) -> list[tuple[int, int]]:
+    """Return sequence numbers and times of the records, which have the form of the code's own topic."""
+    found = []
+    for frame, ms in zip(answer.frames, answer.times, strict=True):
+        [record] = decode(bytes(frame.body))[CODE]
+        assert record["seq"] == frame.seq
+        assert record["time"] <= ms
+        found.append((frame.seq, ms))
+    return found
+
+
+def test_code_of_a_market_has_the_positions_of_its_batches(asked: Asked) -> None:
+    for seq in range(1, 31):
+        codes = {"c600519": 0.0} if seq % 3 == 0 else {}
+        asked.log.append(batch(seq, OPEN + seq * SECOND, c600000=0.0, **codes), DAY)
+    answer = asked.ask(SH, start="09:30:10", code=CODE)
+    assert of_code(answer) == [(seq, OPEN + seq * SECOND) for seq in (12, 15, 18, 21, 24, 27, 30)]
+    assert (answer.from_ms, answer.more, answer.position, answer.holes) == (OPEN + 12 * SECOND, False, at(30), [])
+    assert of_code(asked.ask(SH, epoch=EPOCH, after=24, code=CODE)) == [(27, OPEN + 27_000), (30, OPEN + 30_000)]
+
+
+def test_one_answer_looks_through_a_part_of_a_market(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "LOOKED_BYTES", 200)
+    for seq in range(1, 101):
+        codes = {"c600519": 0.0} if seq in (2, 99) else {}
+        asked.log.append(batch(seq, OPEN + seq * SECOND, c600000=0.0, **codes), DAY)
+    answer = asked.ask(SH, start="09:30", code=CODE)
+    got, empty = of_code(answer), 0
+    while answer.more:
+        before = answer.position
+        answer = asked.ask(SH, epoch=EPOCH, after=before.seq, code=CODE)
+        assert answer.position > before
+        empty += not answer.frames
+        got += of_code(answer)
+    assert [seq for seq, _ in got] == [2, 99]
+    assert empty > 10
+    assert answer.position == at(100)
+
+
+def test_older_record_of_a_code_is_at_its_own_time(asked: Asked) -> None:
+    for seq in range(1, 21):
+        asked.log.append(batch(seq, OPEN + seq * SECOND, c600000=0.0, c600519=2.0), DAY)
+    answer = asked.ask(SH, start="09:30:10", end="09:30:15", code=CODE)
+    # Those with a time of 10 to 14 s come in batches of 12 to 16 s.
+    assert [seq for seq, _ in of_code(answer)] == [12, 13, 14, 15, 16]
+    assert answer.more is False
+
+
+def test_hole_of_a_market_is_one_of_its_codes(asked: Asked) -> None:
+    for seq in (1, 2, 5, 6):
+        asked.log.append(batch(seq, OPEN + seq * SECOND, c600519=0.0), DAY)
+    answer = asked.ask(SH, start="09:30:01", code=CODE)
+    assert answer.holes == [Hole("gap", at(2), at(5), OPEN + 2000, OPEN + 5000)]
+
+
+def test_batch_that_is_no_map_of_codes_is_looked_over(asked: Asked) -> None:
+    asked.log.append(batch(1, OPEN, c600519=0.0), DAY)
+    asked.log.append(Frame(SH, EPOCH, 2, OPEN * 1_000_000, OPEN * 1_000_000, b'["600519.SH"]'), DAY)
+    asked.log.append(Frame(SH, EPOCH, 3, OPEN * 1_000_000, OPEN * 1_000_000, b'[{"600519.SH":1}]'), DAY)
+    assert of_code(asked.ask(SH, start="09:30", code=CODE)) == [(1, OPEN)]
+
+
+@pytest.mark.parametrize(
+    ("topic", "code", "told"),
+    [
+        (SH, "000001.SZ", "whole/SH/ is not the market of '000001.SZ'"),
+        (TOPIC, CODE, "is not the market of"),
+        (SH, "moutai", "is not a code like"),
+    ],
+)
+def test_code_of_another_topic_is_refused(asked: Asked, topic: str, code: str, told: str) -> None:
+    assert told in asked.refused(topic, start="09:30", code=code)
+
+
+def test_answer_has_the_time_of_each_message(asked: Asked) -> None:
+    asked.store(1, 2, 3)
+    assert asked.ask(start="09:30:01").times == [OPEN + SECOND, OPEN + 2 * SECOND]
