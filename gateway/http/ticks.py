@@ -37,12 +37,12 @@ Made = TypeVar("Made")
 
 # Bytes of one answer of the store: of ticks it takes some 3 ms to render, during which no other client is served.
 CHUNK = 128 * 1024
-CHUNK_OF_CSV = 32 * 1024
+CHUNK_OF: Mapping[Format, int] = {"ndjson": CHUNK, "csv": 32 * 1024, "parquet": 64 * 1024}
 # Bytes that an answer holds while it waits: a chunk as it came, as it is shown, and what waits in the transport.
 HELD = 3 * CHUNK
 # Of a compressor: window, hash table and output of zlib.
 HELD_BY_GZIP = 256 * 1024
-# Of a row group and what is written of it.
+# Of Parquet: the buffer of what writes it, and a row group that was written.
 HELD_BY_PARQUET = 1024 * 1024
 # Seconds in which an answer of the store has to come, the turn to ask included; it is read from a disk, one after the
 # other.
@@ -205,7 +205,7 @@ class _Reading:
         self.topic = topic
         self.asked = asked
         self._caller = caller
-        self._room = CHUNK_OF_CSV if asked.format == "csv" else CHUNK
+        self._room = CHUNK_OF[asked.format]
         self._rows = rows_of(asked.format, asked.period, topic, asked.fields)
         self._tag = ""
         self._missing: list[Gap] = []

@@ -62,7 +62,9 @@ class Parquet:
         self._records = records
         self._schema = schema_of(period, fields)
         self._sink = _Sink()
-        self._writer = parquet.ParquetWriter(self._sink, self._schema, compression="zstd")
+        # Each page of a column would be a call of Python, for which the thread waits until the event loop waits.
+        self._stream = pyarrow.output_stream(self._sink, buffer_size=GROUP_BYTES)
+        self._writer = parquet.ParquetWriter(self._stream, self._schema, compression="zstd")
         # What waits for its row group, and its bytes.
         self._waiting: list[Any] = []
         self._size = 0
@@ -99,6 +101,7 @@ class Parquet:
         if self._told is not None:
             self._writer.add_key_value_metadata({END: msgspec.json.encode(self._told)})
             self._writer.close()
+        self._stream.flush()
         return self._sink.take()
 
     def _take(self, records: Iterable[msgspec.Raw]) -> bytes:
