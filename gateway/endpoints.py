@@ -544,7 +544,7 @@ class Realtime(_Codes):
             return {}
         others = [of for of in (*self._held.values(), *self._parts) if of.topic not in questions]
         used = sum(isinstance(of, MarketSubscription) for of in others)
-        return await found_in_markets(self.session.host.feed, questions, CODES_OF_CLIENT - used)
+        return await found_in_markets(self.session.host.feed.store, questions, CODES_OF_CLIENT - used)
 
 
 class WholeQuote(_Codes):

@@ -1,6 +1,6 @@
 """The worker's link to the feeder: a SUB for market data and a DEALER for questions about it, and two for trade events.
 
-One more DEALER asks the store of the day, which may be absent.
+The link to the store of the day (`links/store.py`) has its turns here too.
 
 Runs on the event loop, which owns the sockets: their file descriptors are watched (`loop/readiness.py`), and the hub is
 given the messages. zmq.asyncio would take four to five times as long for a message.
@@ -9,6 +9,7 @@ given the messages. zmq.asyncio would take four to five times as long for a mess
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -16,6 +17,7 @@ from typing import Protocol
 import zmq
 
 from gateway.hub import Hub
+from gateway.links.store import StoreLink
 from gateway.loop import readiness
 from gateway.streams.member import Outcome, Refusal, StoreQuestion
 from qmt_bridge import sockets
@@ -26,7 +28,6 @@ from qmt_bridge.handshakes import Links, Trouble
 from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import STAMP_BYTES, Frame
-from qmt_bridge.wire.history import TopicHistory, decode_history
 from qmt_bridge.wire.messages import FeedStatus, event_position, read_status
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (
@@ -62,8 +63,6 @@ TICK = 0.25
 # Seconds after which the worker joins the trade events again if it was refused.
 AGAIN = 1.0
 DOWNLOAD_ANSWER_TIMEOUT = 3.0
-# Seconds in which the store has to say what it has of some topics.
-FIND_TIMEOUT = 1.0
 # As an int, because recv takes twice as long with an enum member.
 _NOBLOCK = int(zmq.NOBLOCK)
 
@@ -98,6 +97,9 @@ class Feed:
         clients: Clients,
     ) -> None:
         self.hub = Hub(self)
+        # A stream waits for an answer of the feeder or of the store: their questions have no number in common.
+        self._ids = itertools.count(1)
+        self.store = StoreLink(self._ids, self._drain_soon)
         # The feeder's newest heartbeat; None until the first, and again while the feeder is absent.
         self.status: FeedStatus | None = None
         # For each setting of an address, why there is no connection; None if there is one.
@@ -115,10 +117,7 @@ class Feed:
         self._on_change = on_change
         self._clients = clients
         self._heard_at = 0.0
-        self._next_id = 0
         self._downloads: dict[int, asyncio.Future[DownloadStarted]] = {}
-        # By question to the store: the answers, how many are to come, and what is set when all have come.
-        self._finding: dict[int, tuple[dict[Topic, TopicHistory], int, asyncio.Future[None]]] = {}
         self._draining = False
         self._drain_size = DRAIN
         # When the newest turn ended, if messages still waited then; else 0.
@@ -154,11 +153,10 @@ class Feed:
             for each in (ask, trade_ask)[: 1 if trade_ask.name == ask.name else 2]
         }
         self._dealer, self._trade_dealer = asked[ask.name], asked[trade_ask.name]
-        # That it is away is no trouble of the feed, so no link is watched.
-        store = endpoint.store_endpoint(self._config, "gateway")
-        self._store = sockets.connect_dealer(self._context, store.address, store.curve, name=store.name)
-        self._sockets = (self._market, self._trade, *asked.values(), self._store)
-        self._readiness = readiness.watch(self._loop, [socket.fileno() for socket in self._sockets], self._drain)
+        self._store = self.store.open(self._context, self._config)
+        self._sockets = (self._market, self._trade, *asked.values())
+        watched = [socket.fileno() for socket in (*self._sockets, self._store)]
+        self._readiness = readiness.watch(self._loop, watched, self._drain)
         self._market.subscribe(STATUS_TOPIC)
         self._tick()
 
@@ -207,56 +205,33 @@ class Feed:
 
     def ask(self, topics: list[Topic], after: JournalPosition | None) -> int | None:
         """Send a CatchUp; return its id, or None while there is no connection to the feeder (Upstream)."""
-        self._next_id += 1
+        number = next(self._ids)
         for part in parts_of(topics):
             # Half of a client's outbox: the other half is for new events that arrive while it is sent these.
             room = self._config.outbox_bytes // 2 if after is not None else 0
             for socket, mine in self._asked(part):
-                if not self._send(CatchUp.after_position(self._next_id, mine, after, room), socket):
+                if not self._send(CatchUp.after_position(number, mine, after, room), socket):
                     return None
-        return self._next_id
+        return number
 
     def ask_store(self, topics: list[Topic], question: StoreQuestion) -> int | None:
         """Ask the store; return the id of the question, or None while there is no connection to it (Upstream)."""
-        self._next_id += 1
-        after = question.after
-        seq, epoch = (None, None) if after is None else (after.seq, after.epoch)
-        ask = CatchUp(
-            self._next_id,
-            [*topics],
-            seq,
-            question.room,
-            epoch,
+        return self.store.send(
+            topics,
             start=question.start,
+            after=question.after,
             end=question.end,
+            room=question.room,
             code=question.code,
         )
-        return self._next_id if self._send(ask, self._store) else None
-
-    async def find(self, topics: list[Topic], question: StoreQuestion) -> dict[Topic, TopicHistory]:
-        """Return what the store has of topics; without those about which it does not answer in time."""
-        number = self.ask_store(topics, question)
-        if number is None:
-            return {}
-        answers: dict[Topic, TopicHistory] = {}
-        complete: asyncio.Future[None] = self._loop.create_future()
-        self._finding[number] = (answers, len(topics), complete)
-        try:
-            await asyncio.wait_for(complete, FIND_TIMEOUT)
-        except TimeoutError:
-            pass
-        finally:
-            del self._finding[number]
-        return answers
 
     async def start_download(
         self, stocks: list[str], period: str, start_time: str, end_time: str
     ) -> DownloadStarted | None:
         """Ask for a download; return None if the feeder does not answer in time."""
-        self._next_id += 1
         waiting: asyncio.Future[DownloadStarted] = self._loop.create_future()
-        self._downloads[self._next_id] = waiting
-        request = StartDownload(self._next_id, stocks, period, start_time, end_time)
+        request = StartDownload(next(self._ids), stocks, period, start_time, end_time)
+        self._downloads[request.id] = waiting
         try:
             if not self._send(request, self._trade_dealer):
                 return None
@@ -479,16 +454,9 @@ class Feed:
             self._count_malformed(exc)
 
     def _take_history(self, socket: zmq.Socket[bytes], now: float) -> None:
-        parts = socket.recv_multipart(_NOBLOCK)
         try:
-            history = decode_history(parts[-1])
-            if history.id not in self._finding:
-                self.hub.history(history, now)
-                return
-            answers, count, complete = self._finding[history.id]
-            answers[Topic(history.topic)] = history
-            if len(answers) == count and not complete.done():
-                complete.set_result(None)
+            # An answer to a page or to a search has the number of no stream, and shows that the store answers.
+            self.hub.history(self.store.take(), now)
         except WireError as exc:
             self._count_malformed(exc)
 
@@ -527,6 +495,7 @@ class Feed:
 
     def _close(self) -> None:
         self._watch.close()
+        self.store.close()
         for socket in self._sockets:
             socket.close(linger=0)
         self._context.term()

@@ -19,9 +19,9 @@ from gateway.counters import Counts, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
 from gateway.http.admission import Purses
+from gateway.http.closed import ClosedAnswers
 from gateway.http.events import EVENTS
 from gateway.http.leases import Leases
-from gateway.http.store_link import StoreLink
 from gateway.http.waiting import Waiting
 from gateway.keys.entry import Entry
 from gateway.metrics import Exporter
@@ -58,8 +58,9 @@ class Worker:
         self.feed = Feed(config, self._feed_changed, self.flushes)
         self.leases = Leases(self.feed.hub, self.slices, self.shares)
         self.purses = Purses(config)
-        self.store = StoreLink(config)
+        self.store = self.feed.store
         self.waiting = Waiting(config.outbox_total_bytes)
+        self.closed = ClosedAnswers()
         self._exporter = Exporter((*ENDPOINTS, *EVENTS))
 
     def numbers(self) -> Numbers:
@@ -129,7 +130,6 @@ class Worker:
         self._timer.cancel()
         handshake.entries.pop(asyncio.get_running_loop(), None)
         self.feed.stop()
-        self.store.close()
         self.export()
 
     def export(self) -> None:

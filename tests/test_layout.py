@@ -340,6 +340,10 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     ("gateway/access/*", {"gateway.access"}, IMPURE),
     ("gateway/costs/budget.py", set(), IMPURE),
+    # pyarrow is an optional dependency; one file imports it, which others import when it is needed.
+    ("gateway/http/formats/parquet.py", WIRE | {"gateway.http.formats", "pyarrow"}, IMPURE),
+    ("gateway/http/formats/*", WIRE | {"gateway.http.formats", "gateway.sending.view"}, IMPURE),
+    ("gateway/links/*", EDGE, {"threading"}),
     ("gateway/costs/shares.py", WIRE, IMPURE),
     ("gateway/costs/slices.py", set(), IMPURE - {"asyncio", "time"}),
     (

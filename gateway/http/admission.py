@@ -13,13 +13,14 @@ from typing import Any, NamedTuple, Protocol
 
 from gateway import session
 from gateway.costs.budget import Purse
+from gateway.http.closed import ClosedAnswers
 from gateway.http.leases import Leases
 from gateway.http.problems import Denied
-from gateway.http.store_link import StoreLink
 from gateway.http.waiting import Waiting
 from gateway.keys.attempts import why_barred
 from gateway.keys.entry import Entry, NotYet, WrongKey, address_of, presented
 from gateway.keys.table import missing_scope
+from gateway.links.store import StoreLink
 from qmt_bridge.config import Config
 from qmt_bridge.keys.key import Key, Scope
 
@@ -36,6 +37,7 @@ class Host(session.Host, Protocol):
     store: StoreLink
     purses: Purses
     waiting: Waiting
+    closed: ClosedAnswers
 
 
 class Caller(NamedTuple):

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Protocol, cast
+from typing import Any, cast
 from urllib.parse import parse_qs, urlencode
 
 import msgspec
@@ -20,9 +19,9 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.connections.handshake import EXTENSION
 from gateway.endpoints import Formula, L2Thousand, Realtime, WholeQuote
 from gateway.http.admission import Host, check_barred, identify
+from gateway.http.connection import Connection
 from gateway.http.event_ids import END, FORMULA, Marks
 from gateway.http.problems import Denied
 from gateway.http.query import KEY, values_of
@@ -35,8 +34,6 @@ from qmt_bridge.wire.requests import FormulaRequest, L2Request, QuoteRequest, Wh
 
 # Milliseconds after which a browser connects again.
 RETRY_MS = 2000
-# Seconds in which a connection that was dropped is seen to be gone.
-DROP_TIMEOUT = 5.0
 # Some replacements of EventSource cannot send the header, and have one of these parameters.
 _ID_PARAMETERS = ("lastEventId", "last_event_id")
 _HEADERS = [
@@ -48,16 +45,6 @@ _HEADERS = [
 _DATA = re.compile(r'\{"type":"data","epoch":(\d+),"seq":(\d+),"time":([^,]+),"published":[^,]+,"data":')
 _CODE = re.compile(r'\{"([^"\\]+)"')
 _LINES = re.compile(r"\r\n|\r|\n")
-
-
-class Answer(Protocol):
-    """The connection of an answer, under our server."""
-
-    def stream(self, stopping: Callable[[], None]) -> None:
-        """Let the answer take any time; call `stopping` when the server stops."""
-
-    def drop(self) -> None:
-        """Drop the connection."""
 
 
 # The URLs: what serves each, and the parameters that it takes.
@@ -90,16 +77,15 @@ async def events(host: Host, scope: Scope, receive: Receive, send: Send) -> None
         await send({"type": "http.response.start", "status": HTTPStatus.OK, "headers": _HEADERS})
         await send({"type": "http.response.body"})
         return
-    stream = _Stream(receive, send, request, marks)
+    connection = Connection(scope, receive)
+    stream = _Stream(connection, send, request, marks)
     session = Session(host, _as_socket(scope), stream.receive, stream.send)
-    answer: Answer | None = scope.get("extensions", {}).get(EXTENSION)
-    if answer is not None:
-        answer.stream(lambda: _restart(session))
+    connection.stream(lambda: _restart(session))
     await session.run(endpoint)
     if stream.denied is not None:
         raise stream.denied
     if not stream.complete:
-        await stream.drop(answer)
+        await connection.drop()
 
 
 def _restart(session: Session) -> None:
@@ -129,8 +115,8 @@ def _as_socket(scope: Scope) -> Scope:
 class _Stream:
     """The two ends of a session's socket: its one request comes from the URL, its frames become events."""
 
-    def __init__(self, receive: Receive, send: Send, request: dict[str, Any], marks: Marks) -> None:
-        self._receive = receive
+    def __init__(self, connection: Connection, send: Send, request: dict[str, Any], marks: Marks) -> None:
+        self._connection = connection
         self._send = send
         # Whether the client wants its data with their positions, as on a WebSocket.
         self._stamped = bool(request.get("seq"))
@@ -158,7 +144,7 @@ class _Stream:
         """Return what a client of a WebSocket would have sent."""
         if self._inbox:
             return self._inbox.pop(0)
-        waits = [asyncio.ensure_future(self._gone()), asyncio.ensure_future(self._over.wait())]
+        waits = [asyncio.ensure_future(self._connection.gone()), asyncio.ensure_future(self._over.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -176,19 +162,6 @@ class _Stream:
             await self._take(message["text"])
         elif message["type"] == "websocket.close":
             await self._close(message.get("reason") or "")
-
-    async def drop(self, answer: Answer | None) -> None:
-        """End an answer whose client does not read it."""
-        if answer is not None:
-            answer.drop()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DROP_TIMEOUT):
-                await self._gone()
-
-    async def _gone(self) -> None:
-        """Wait until the client has disconnected."""
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
 
     async def _take(self, text: str) -> None:
         found = _DATA.match(text)

@@ -11,8 +11,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Scope
 
-from gateway.http import table
 from gateway.http.admission import Caller, Host, admit, afford
+from gateway.http.formats import table
 from gateway.http.leases import Lease
 from gateway.http.problems import Denied
 from gateway.http.query import read_query

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cache
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -15,7 +18,9 @@ from gateway.http.admission import Host, identify
 from gateway.http.events import EVENTS
 from gateway.http.last import Last, LastQuery
 from gateway.http.problems import Problem
+from gateway.http.request_headers import known_tags, takes_gzip
 from gateway.http.ticks import End, TicksQuery
+from gateway.keys.entry import headers_of
 from qmt_bridge import __version__
 from qmt_bridge.wire.messages import (
     Bar,
@@ -65,13 +70,29 @@ _STATUS = {
 async def openapi(host: Host, scope: Scope) -> Response:
     """Return the document."""
     identify(host.entry, scope, needs_key=False)
-    return Response(encoded(), media_type=_JSON)
+    given = headers_of(scope)
+    headers = {"ETag": _tag(), "Cache-Control": "private, no-cache", "Vary": "Accept-Encoding"}
+    if _tag() in known_tags(given):
+        return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+    if takes_gzip(given):
+        return Response(_compressed(), headers={**headers, "Content-Encoding": "gzip"}, media_type=_JSON)
+    return Response(encoded(), headers=headers, media_type=_JSON)
 
 
 @cache
 def encoded() -> bytes:
     """Return the document as JSON."""
     return msgspec.json.encode(document())
+
+
+@cache
+def _compressed() -> bytes:
+    return gzip.compress(encoded(), mtime=0)
+
+
+@cache
+def _tag() -> str:
+    return f'W/"{hashlib.sha256(encoded()).hexdigest()[:32]}"'
 
 
 def document() -> dict[str, Any]:
@@ -91,9 +112,13 @@ def document() -> dict[str, Any]:
         "/api/ticks/{code}": _get(
             "What the store of the day has of one instrument, a record a line; the last line is an End.",
             of[TicksQuery],
-            {"application/x-ndjson": {"anyOf": [*records, {"$ref": _REF.format(name="End")}]}, "text/csv": _TEXT},
+            {
+                "application/x-ndjson": {"anyOf": [*records, {"$ref": _REF.format(name="End")}]},
+                "text/csv": _TEXT,
+                "application/vnd.apache.parquet": {"type": "string", "format": "binary"},
+            },
             path="code",
-            more={"304": {"description": "The answer is that of If-None-Match."}},
+            more=_UNCHANGED,
         ),
     }
     for path, (endpoint, shape) in EVENTS.items():
@@ -102,7 +127,7 @@ def document() -> dict[str, Any]:
         paths[path] = _get(told, of[shape], {"text/event-stream": _TEXT}, resumes=True, more=more)
     for path, told in _STATUS.items():
         paths[path] = _get(told, {}, {"text/plain" if path == "/metrics" else _JSON: {}})
-    paths[PATH] = _get("This document.", {}, {_JSON: {"type": "object"}})
+    paths[PATH] = _get("This document.", {}, {_JSON: {"type": "object"}}, more=_UNCHANGED)
     for path, endpoint in ENDPOINTS.items():
         told = f"A WebSocket (docs/websocket.md): {(endpoint.__doc__ or '').partition(': ')[2]}"
         answers = {
@@ -127,6 +152,7 @@ def document() -> dict[str, Any]:
 
 
 _TEXT = {"type": "string"}
+_UNCHANGED = {"304": {"description": "The answer is that of If-None-Match."}}
 
 
 def _schemas(shapes: Iterable[object]) -> tuple[Iterable[dict[str, Any]], dict[str, Any]]:

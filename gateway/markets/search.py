@@ -19,7 +19,7 @@ CODES_ASKED_FOR = 200
 class Store(Protocol):
     """What answers from the store of the day."""
 
-    async def find(self, topics: list[Topic], question: StoreQuestion) -> dict[Topic, TopicHistory]:
+    async def find(self, topics: list[Topic], start: int | str) -> dict[Topic, TopicHistory]:
         """Return what it has of topics; without those that it does not answer about in time."""
 
 
@@ -42,14 +42,13 @@ async def found_in_markets(
         left -= len(topics)
         if not topics or len(found) >= most:
             break
-        question = StoreQuestion(start)
-        of_market = (await store.find([market], question)).get(market)
+        of_market = (await store.find([market], start)).get(market)
         if of_market is None:
             # It does not answer, which is told with the first records.
             break
         if _complete_from(of_market) == math.inf:
             continue
-        own = await store.find(topics, question)
+        own = await store.find(topics, start)
         for topic in topics:
             if len(found) < most and topic in own and _has_more(of_market, own[topic]):
                 found[topic] = questions[topic]._replace(code=parse_topic(topic).name)

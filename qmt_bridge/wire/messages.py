@@ -206,13 +206,18 @@ _PERIOD_VIEWS: dict[str, type[msgspec.Struct]] = {
 }
 
 
+def view_of(kind: Kind, detail: str) -> type[msgspec.Struct] | None:
+    """Return the view of the records of a topic; None where nothing is known of them."""
+    return _PERIOD_VIEWS.get(detail) if kind is Kind.QUOTE else _VIEWS.get(kind)
+
+
 @cache
 def known_fields(kind: Kind, detail: str) -> frozenset[str]:
     """Return the fields that records of a topic are known to have; empty where nothing is known of them.
 
     A source may deliver more: a name that is not here is no error.
     """
-    view = _PERIOD_VIEWS.get(detail) if kind is Kind.QUOTE else _VIEWS.get(kind)
+    view = view_of(kind, detail)
     return frozenset() if view is None else frozenset(field.encode_name for field in msgspec.structs.fields(view))
 
 

@@ -9,6 +9,7 @@ minutes. A figure is one run, so compare it with runs on the same quiet machine 
 joiners  200 clients join at random while the feeder publishes `--rate` ticks/s of 5,000 codes, each with 5 codes and a
          start of up to 20 s ago; 20 others follow live. What is missing, twice or out of order, and p99 of the others
 code     one code's day of 5,000 ticks: to the first frame, and to all
+forms    one code's day over HTTP to some readers, again and again, in each form; and p99 of others that follow live
 morning  the whole market's morning, in batches and code by code, to one client that reads fast
 store    the store on the simulator's whole market of 5,400 codes, each every 3 s
 last     /api/last of 50 codes, which a client has subscribed, one request after the other
@@ -50,6 +51,8 @@ MARKET = [f"{600000 + number}.SH" for number in range(5000)]
 JOINERS, OTHERS = 200, 20
 CODES_A_JOINER, CODES_OF_OTHERS = 5, 10
 PAST_SECONDS = 20.0
+# Readers of a day over HTTP, and the ticks a second of the others meanwhile.
+READERS, LIVE_RATE = 2, 5000.0
 # Seconds after which a measurement fails.
 PATIENCE = 30.0
 
@@ -339,6 +342,53 @@ def code(rate: float) -> None:
         click.echo(f"  {label}: median {quantile(values, 0.5):.1f} ms, worst {max(values):.1f} ms of {len(values)}")
 
 
+def fetch(port: int, code: str, form: str, until: float) -> list[tuple[float, int]]:
+    """Read a code's day in a form until then (time.time()); return the ms and bytes of each answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    answers = []
+    while time.time() < until:
+        began = time.perf_counter()
+        connection.request("GET", f"/api/ticks/{code}?format={form}")
+        response = connection.getresponse()
+        size = len(response.read())
+        assert response.status == 200, response.status
+        answers.append(((time.perf_counter() - began) * 1000, size))
+    return answers
+
+
+def forms(rate: float) -> None:
+    """Measure a code's day over HTTP, and what its readers cost those that follow live."""
+    day, live = MARKET[0], MARKET[1:]
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        published("feeder") as (publisher, config),
+        serving(config, MARKET) as setting,
+        ProcessPoolExecutor(1 + READERS, spawn) as pool,
+    ):
+        wait(lambda: publisher.ask("wanted") >= len(MARKET), "the store's subscriptions")
+        fill(publisher, setting, [day], 5000, min(rate, 5000.0), "")
+        publisher.start(live, min(rate, LIVE_RATE))
+        for form in ("", "ndjson", "csv", "parquet"):
+            before, at = Usage.of([setting.gateway]), time.monotonic()
+            followed = pool.submit(follow, setting.config.port, 12.0, 1)
+            # The first answer as Parquet imports what makes it.
+            readers = [
+                pool.submit(fetch, setting.config.port, day, form, time.time() + 11.0)
+                for _ in range(READERS if form else 0)
+            ]
+            ages, answers = followed.result(), [answer for reader in readers for answer in reader.result()]
+            after = Usage.of([setting.gateway])
+            told = f"  {form or 'no reader'}: others p50 {quantile(ages, 0.5):.2f}, p99 {quantile(ages, 0.99):.2f} ms"
+            if answers:
+                times = [ms for ms, _ in answers]
+                told += f"; {len(answers) / 11.0:.0f} answers/s of {max(size for _, size in answers):,} bytes"
+                told += f", median {quantile(times, 0.5):.0f} ms"
+            if before and after:
+                told += f"; gateway {(after.cpu_seconds - before.cpu_seconds) / (time.monotonic() - at):.0%} of a core"
+            click.echo(told)
+        publisher.stop()
+
+
 def morning(rate: float) -> None:
     """Measure a whole market's morning, to one client that reads fast."""
     with published("wire") as (publisher, config), serving(config, ["whole/SH/"]) as setting:
@@ -442,6 +492,7 @@ def last(rate: float) -> None:
 PARTS: dict[str, Callable[[float], None]] = {
     "joiners": joiners,
     "code": code,
+    "forms": forms,
     "morning": morning,
     "store": store,
     "last": last,

@@ -29,6 +29,8 @@ class Shelf:
         self.refusals: dict[Topic, str] = {}
         # The questions that came.
         self.asked: list[CatchUp] = []
+        # The connections by which they came.
+        self.askers: set[bytes] = set()
         # Called before each answer; returns whether to answer.
         self.willing: Callable[[CatchUp], bool] = lambda ask: True
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -59,6 +61,7 @@ class Shelf:
             *envelope, question = self._socket.recv_multipart()
             ask = decode_ask(question)
             assert isinstance(ask, CatchUp)
+            self.askers.add(envelope[0])
             self.asked.append(ask)
             if self.willing(ask):
                 for topic in ask.topics:

@@ -58,3 +58,15 @@ async def test_document_is_served_to_whom_shows_no_wrong_key(pages: httpx2.Async
     assert response.headers["content-type"] == "application/json"
     assert response.content == encoded()
     assert (await pages.get("/openapi.json", headers={"X-API-Key": "wrong"})).status_code == 401
+
+
+async def test_unchanged_document_is_not_sent_again(pages: httpx2.AsyncClient) -> None:
+    packed = await pages.get("/openapi.json", headers={"Accept-Encoding": "gzip"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert packed.content == encoded()
+    assert packed.num_bytes_downloaded < len(encoded()) / 3
+    tag = packed.headers["etag"]
+    again = await pages.get("/openapi.json", headers={"If-None-Match": tag})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    assert again.headers["cache-control"] == "private, no-cache"
+    assert (await pages.get("/openapi.json", headers={"If-None-Match": '"other"'})).status_code == 200

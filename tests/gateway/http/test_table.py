@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.http.table import cells, columns, lines
+from gateway.http.formats.table import cells, columns, lines
 
 
 def test_list_has_a_column_for_each_entry_of_the_longest() -> None:

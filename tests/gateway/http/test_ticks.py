@@ -11,6 +11,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -18,12 +19,15 @@ import msgspec
 import pytest
 
 from gateway.costs import slices
-from gateway.http import rows, store_link
+from gateway.costs.turns import Turns
+from gateway.http import ticks as page
+from gateway.http.admission import Caller
+from gateway.http.formats import rows
 from gateway.http.ticks import CHUNK, HELD, HELD_BY_GZIP, End
 from qmt_bridge.config import Config
 from qmt_bridge.wire.history import Hole, TopicHistory
 from qmt_bridge.wire.positions import Position
-from qmt_bridge.wire.topics import quote_topic
+from qmt_bridge.wire.topics import Topic, quote_topic
 from tests.gateway.http.conftest import add_key, client_of
 from tests.support.rig import Rig, readiness
 from tests.support.shelf import EPOCH, OPEN_MS, Shelf
@@ -86,9 +90,11 @@ async def test_long_day_is_asked_for_in_chunks(shelf: Shelf, pages: httpx2.Async
     assert [record["lastPrice"] for record in records] == list(range(1000))
     assert end.complete
     assert len(shelf.asked) >= 1000 * 1000 // CHUNK
-    assert all(ask.room == CHUNK for ask in shelf.asked)
+    # The last question is whether something follows the end.
+    *chunks, behind = shelf.asked
+    assert all(ask.room == CHUNK for ask in chunks)
     # A time of day is that of one day for all chunks.
-    assert {ask.end for ask in shelf.asked[1:]} == {OPEN_MS + 5 * 3600 * 1000 + 30 * 60 * 1000}
+    assert {ask.end for ask in chunks[1:]} == {behind.start} == {OPEN_MS + 5 * 3600 * 1000 + 30 * 60 * 1000}
 
 
 async def test_what_is_missing_is_told_in_the_last_line(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
@@ -160,6 +166,80 @@ async def test_unchanged_answer_is_not_sent_again(shelf: Shelf, pages: httpx2.As
     assert (await pages.get(PATH, headers={"If-None-Match": tag})).status_code == 200
 
 
+async def test_closed_part_of_the_past_is_sent_once(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    shelf.put(TICK, *ticks(1000, size=1000))
+    first = await pages.get(PATH, params={"start": "09:31", "end": "10:00"})
+    assert len(shelf.asked) > 3
+    tag = first.headers["etag"]
+    assert first.headers["cache-control"] == "private, no-cache"
+    asked = len(shelf.asked)
+    for parameters in ({"start": "09:31", "end": "10:00"}, {"start": "09:31:00", "end": OPEN_MS + 1800_000}):
+        again = await pages.get(PATH, params=parameters, headers={"If-None-Match": f'"other", {tag}'})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    # Only the first chunk is read.
+    assert len(shelf.asked) == asked + 2
+
+
+@pytest.mark.parametrize(
+    ("end", "change"),
+    [
+        pytest.param("10:00", {"format": "csv"}, id="other-form"),
+        pytest.param("10:00", {"fields": "time"}, id="other-fields"),
+        pytest.param("10:00", {"start": "09:32"}, id="other-start"),
+        pytest.param("10:00", {"end": "10:01"}, id="other-end"),
+        # No record follows it yet.
+        pytest.param("14:00", {}, id="open"),
+        pytest.param(None, {}, id="without-end"),
+    ],
+)
+async def test_other_or_open_part_of_the_day_is_sent_again(
+    shelf: Shelf, pages: httpx2.AsyncClient, end: str | None, change: dict[str, str]
+) -> None:
+    shelf.put(TICK, *ticks(1000, size=1000))
+    asked = {"start": "09:31"} | ({"end": end} if end else {})
+    tag = (await pages.get(PATH, params=asked)).headers.get("etag", "")
+    again = await pages.get(PATH, params=asked | change, headers={"If-None-Match": tag})
+    assert again.status_code == 200
+    assert again.headers.get("etag", "none") != tag
+
+
+async def test_part_of_the_past_with_a_hole_is_sent_again(shelf: Shelf, pages: httpx2.AsyncClient) -> None:
+    """A store may get later what it lacks now."""
+    shelf.put(TICK, *ticks(1000, size=1000))
+    shelf.holes[TICK] = [Hole("store_began", None, Position(EPOCH, 1), None, OPEN_MS)]
+    tag = (await pages.get(PATH, params={"end": "10:00"})).headers["etag"]
+    assert (await pages.get(PATH, params={"end": "10:00"}, headers={"If-None-Match": tag})).status_code == 200
+
+
+async def test_answer_that_was_cut_off_is_sent_again(rig: Rig, shelf: Shelf) -> None:
+    shelf.put(TICK, *ticks(1000, size=4000))
+    server = rig.serve(store_addr=shelf.address)
+    async with client_of(server) as client:
+        async with client.stream("GET", PATH, params={"end": "10:00"}) as response:
+            tag = response.headers["etag"]
+        again = await client.get(PATH, params={"end": "10:00"}, headers={"If-None-Match": tag})
+        assert again.status_code == 200
+
+
+async def test_pages_of_one_client_ask_in_turns() -> None:
+    answers: list[asyncio.Future[TopicHistory]] = []
+
+    class Store:
+        async def ask(self, topic: Topic, **question: object) -> TopicHistory:
+            answers.append(asyncio.get_running_loop().create_future())
+            return await answers[-1]
+
+    host: Any = SimpleNamespace(opening_turns=Turns(2), store=Store())
+    readings = [page._Reading(host, Caller("127.0.0.1"), TICK, page.TicksQuery()) for _ in range(3)]
+    begun = [asyncio.create_task(reading.begin()) for reading in readings]
+    await until(lambda: len(answers) == 2, "two questions")
+    begun[0].cancel()
+    await until(lambda: len(answers) == 3, "the third question")
+    for answer in answers[1:]:
+        answer.set_result(TopicHistory(1, TICK))
+    assert [(await each).id for each in begun[1:]] == [1, 1]
+
+
 @pytest.mark.parametrize(
     ("url", "code", "words"),
     [
@@ -167,7 +247,7 @@ async def test_unchanged_answer_is_not_sent_again(shelf: Shelf, pages: httpx2.As
         (f"{PATH}?start=half+past+nine", "bad_request", "start is a time of day"),
         (f"{PATH}?end=1", "bad_request", "end is in milliseconds since 1970"),
         (f"{PATH}?period=tik", "unsupported_period", "did you mean tick"),
-        (f"{PATH}?format=parquet", "bad_request", "format must be one of ndjson, csv"),
+        (f"{PATH}?format=xlsx", "bad_request", "format must be one of ndjson, csv, parquet"),
         (f"{PATH}?from=09:30", "bad_request", "'from' means nothing here"),
     ],
 )
@@ -189,7 +269,7 @@ async def test_key_needs_the_scope(config: Config, rig: Rig, shelf: Shelf) -> No
 
 
 async def test_store_that_is_away_is_told(rig: Rig, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_link, "ANSWER_TIMEOUT", 0.3)
+    monkeypatch.setattr(page, "ANSWER_TIMEOUT", 0.3)
     shelf.willing = lambda ask: False
     async with client_of(rig.serve(store_addr=shelf.address)) as client:
         response = await client.get(PATH)
@@ -203,7 +283,7 @@ async def test_store_that_goes_away_ends_the_answer_in_words(
 ) -> None:
     shelf.put(TICK, *ticks(1000, size=1000))
     shelf.willing = lambda ask: len(shelf.asked) <= 3
-    monkeypatch.setattr(store_link, "ANSWER_TIMEOUT", 1.0)
+    monkeypatch.setattr(page, "ANSWER_TIMEOUT", 1.0)
     records, end = await lines(pages)
     assert 0 < len(records) < 1000
     assert not end.complete

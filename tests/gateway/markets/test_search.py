@@ -26,7 +26,7 @@ class Store:
         self.asked: list[list[Topic]] = []
         self.answers: Callable[[Topic], TopicHistory | None] = self.has.get
 
-    async def find(self, topics: list[Topic], question: StoreQuestion) -> dict[Topic, TopicHistory]:
+    async def find(self, topics: list[Topic], start: int | str) -> dict[Topic, TopicHistory]:
         self.asked.append(topics)
         return {topic: answer for topic in topics if (answer := self.answers(topic)) is not None}
 

@@ -1,0 +1,1 @@
+"""The forms of an answer with records: lines, a table, Parquet."""

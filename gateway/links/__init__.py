@@ -1,0 +1,1 @@
+"""Connections of a worker that several of its parts use."""
