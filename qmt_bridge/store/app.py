@@ -117,9 +117,9 @@ class Store:
         ready = dict(self._poller.poll(self._pause_ms(clock.monotonic())))
         now = clock.monotonic()
         self._service.admit(ready)
-        self._take(now)
+        busy = self._take(now)
         self._service.take()
-        self._service.send(now)
+        self._service.send(now, busy=busy)
         now = clock.monotonic()
         if self._commit_at is not None and now >= self._commit_at:
             self._commit(now)
@@ -152,9 +152,12 @@ class Store:
             self._free,
         )
 
-    def _take(self, now: float) -> None:
+    def _take(self, now: float) -> bool:
+        """Take messages of the feeder; return whether more of them may wait."""
         day = _today().isoformat()
-        for frame in self._follower.take(TURN):
+        taken = 0
+        for frame in self._follower.take(TURN, self._log.names):
+            taken += 1
             if self.failure is not None:
                 self.lost += 1
                 continue
@@ -166,6 +169,7 @@ class Store:
                 self._leave_out(frame, exc.reason)
         if self._log.waiting and self._commit_at is None:
             self._commit_at = now + COMMIT_SECONDS
+        return taken == TURN
 
     def _leave_out(self, frame: Frame, reason: str) -> None:
         if not self.lost:

@@ -115,3 +115,15 @@ async def test_turn_does_not_wait_for_a_slow_client(rig: Rig) -> None:
     rig.fill()
     assert not rig.flushes.pressed
     assert not rig.flushes.waits()
+
+
+async def test_nobody_waits_for_a_client_that_is_read_the_store(rig: Rig) -> None:
+    rig.sender.readings = 1
+    rig.fill()
+    assert not rig.flushes.pressed
+    assert not rig.flushes.waits()
+    # What it was read waits no more for it, and live data does.
+    rig.sender.readings = 0
+    rig.put()
+    assert rig.flushes.pressed
+    assert rig.flushes.waits()
