@@ -73,7 +73,9 @@ GROWTH = 0.2
 class Run:
     """One run: its processes, clients and faults."""
 
-    def __init__(self, folder: Path, seed: int, rate: float, crowd: int) -> None:
+    def __init__(self, folder: Path, seed: int, rate: float, crowd: int, *, only_kills: bool = False) -> None:
+        # Without random faults there is one client of each kind beside the readers: kills follow each other faster.
+        self._each = 1 if only_kills else 4
         self.random = random.Random(seed)
         self.crowd = Crowd(crowd, seed)
         self.memory = Memory()
@@ -125,16 +127,16 @@ class Run:
         self._subscriber.subscribe("quote/")
         if not self.crowd.size:
             self.joiners = [
-                *(Joiner(f"stays {number}", STOCKS, self.published, stays=True) for number in range(2)),
-                *(Joiner(f"joins {number}", STOCKS, self.published) for number in range(3)),
+                *(Joiner(f"stays {number}", STOCKS, self.published, stays=True) for number in range(self._each)[:2]),
+                *(Joiner(f"joins {number}", STOCKS, self.published) for number in range(self._each)[:3]),
                 Joiner("slow stays", STOCKS, self.published, stays=True, pause=0.003),
                 Joiner("slow joins", STOCKS, self.published, pause=0.003),
             ]
         self.watchers = [
-            *(LibraryTrader(f"library {number}") for number in range(3)),
-            *(RawTrader(f"raw {number}", notices=number == 3) for number in range(4)),
+            *(LibraryTrader(f"library {number}") for number in range(self._each)[:3]),
+            *(RawTrader(f"raw {number}", notices=number == 3) for number in range(self._each)),
             *self.joiners,
-            *(QuoteWatcher(f"ticks {number}", STOCKS) for number in range(4)),
+            *(QuoteWatcher(f"ticks {number}", STOCKS) for number in range(self._each)),
         ]
         self.feeder.tend()
         self.gateway.tend()
@@ -149,7 +151,7 @@ class Run:
         while held != self.before or not held:
             await asyncio.sleep(0.5)
             self.before, held = held, await self._hold()
-        for number in range(2):
+        for number in range(self._each)[:2]:
             name = f"program {number}"
             arguments = [str(self.doors[number].port), KEY, str(self._file(name))]
             command = [sys.executable, "-m", "tests.chaos.program", *arguments]
@@ -494,7 +496,7 @@ class Run:
 
 
 async def _run(folder: Path, seconds: float, seed: int, rate: float, crowd: int, kills: int) -> int:
-    run = Run(folder, seed, rate, crowd)
+    run = Run(folder, seed, rate, crowd, only_kills=not seconds)
     try:
         await run.start()
         began = time.monotonic()
