@@ -64,12 +64,14 @@ class StoredStream(Stream):
 
     def _expire_questions(self, now: float) -> None:
         super()._expire_questions(now)
+        if now - self._questions.store_seen < PATIENCE:
+            # A turn that does not come while the store answers others is only late.
+            return
         for cohort in list(self.waiting):
             reading = cohort.reading
             if reading is None or reading.answered or cohort.phase is not Phase.DRAINING or cohort not in self.waiting:
                 continue
-            # A turn that does not come while the store answers others is only late.
-            if now - max(reading.fruitless_since, self._questions.store_seen) >= PATIENCE:
+            if now - reading.fruitless_since >= PATIENCE:
                 cohort.phase = Phase.ASKED
                 self._give_up(cohort, reading, "store_away", now)
 
@@ -82,7 +84,9 @@ class StoredStream(Stream):
         if answer.state == "refused":
             self._give_up(cohort, reading, "store_away" if answer.code == "internal" else "not_stored", now)
             return
-        frames = [frame for frame in frames_of(answer) if not contains(cohort.position, frame)]
+        frames = frames_of(answer)
+        if frames and contains(cohort.position, frames[0]):
+            frames = [frame for frame in frames if not contains(cohort.position, frame)]
         gaps = [gap_of(hole) for hole in answer.holes]
         if not reading.answered:
             reading.reader.rest()
@@ -134,6 +138,13 @@ class StoredStream(Stream):
         A gap without another side is told once that is known.
         """
         told = deque(gap for gap in gaps if gap.before is not None and gap.before > cohort.position)
+        if frames and not told:
+            # The usual case, whose cost limits how fast a morning is read.
+            deliver = reading.reader.deliver
+            for frame in frames:
+                deliver(frame)
+            cohort.position = position_of(frames[-1])
+            return told
         for frame in frames:
             position = position_of(frame)
             while told and told[0].before is not None and told[0].before <= position:

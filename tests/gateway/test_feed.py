@@ -224,7 +224,8 @@ async def test_live_data_has_its_turn_between_answers_of_the_store(monkeypatch: 
     turns: list[int] = []
     monkeypatch.setattr(feed.hub, "history", lambda answer, now: turns.append(clients.turns))
     feed.start()
-    feed.ask_store([TOPIC], StoreQuestion(start=0))
+    # There is no connection at first.
+    await until(lambda: feed.ask_store([TOPIC], StoreQuestion(start=0)))
     await until(lambda: store.poll(0))
     peer, _ = store.recv_multipart()
     for _ in range(5):
