@@ -74,6 +74,8 @@ class Reader(Joiner):
         # to get, and how many notices there had been.
         self._marks: dict[str, tuple[Place, int]] = {}
         self._live_since: float | None = None
+        # The run of the feeder in which it is live.
+        self._live_epoch = 0
         self._is_done = False
 
     async def _listen(self, port: int, key: str) -> None:
@@ -125,10 +127,12 @@ class Reader(Joiner):
         return newest.seq - place.seq if newest.epoch == place.epoch else math.inf
 
     def _is_over(self) -> bool:
+        epoch = max((place.epoch for place in self._places.values()), default=0)
         is_live = self._places.keys() >= set(self._codes) and all(self._behind(code) <= _LIVE for code in self._codes)
         if not (is_live and self.has_passed()):
             self._live_since = None
-        elif self._live_since is None:
-            self._live_since = time.monotonic()
+        elif self._live_since is None or epoch != self._live_epoch:
+            # The notice that the feeder is another one comes after its first frames.
+            self._live_since, self._live_epoch = time.monotonic(), epoch
         self._is_done = self._live_since is not None and time.monotonic() - self._live_since >= _LIVE_SECONDS
         return self._is_done
