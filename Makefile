@@ -7,7 +7,7 @@ UV = $(VENV)/bin/uv
 ARGS ?=
 SECONDS ?= 60
 
-.PHONY: help check test sdks bench chaos fuzz fuzzed docs rooms coverage lock licences sbom release locked
+.PHONY: help check test sdks bench chaos kills fuzz fuzzed docs rooms coverage lock licences sbom release locked
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):  ## /\1\t/p' Makefile | expand -t 12
@@ -26,6 +26,9 @@ sdks:  ## Download every version of xtquant (900 MB, once), whose Python layers 
 
 bench:  ## This gateway beside others; ARGS="--only 1,3,4,7 --ours" chooses
 	$(PYTHON) -m tests.bench $(ARGS)
+
+kills:  ## 200 times kill -9 of store, feeder or worker while clients are read their morning; ARGS="--kills 30" chooses
+	$(PYTHON) -m tests.chaos --seconds 0 --kills 200 $(ARGS)
 
 chaos:  ## Kill, stop and disconnect real processes for SECONDS (60), then compare every client with the journal
 	$(PYTHON) -m tests.chaos --seconds $(SECONDS) $(ARGS)

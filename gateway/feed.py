@@ -55,8 +55,9 @@ LOOK_EVERY = 32
 # Without this pause a burst would go through the outboxes of all clients, which costs ten times as much.
 PAUSE = 0.002
 LONGEST_PAUSE = 0.01
-# Answers of the store that are taken in one turn. Each has up to a chunk of some hundred KiB.
-STORE_DRAIN = 8
+# Seconds of a turn in which answers of the store are taken, at least one: each has up to a chunk of some hundred KiB,
+# and live data waits meanwhile.
+STORE_SECONDS = 0.001
 # Heartbeats come once a second; after three missed ones the feeder counts as absent.
 ABSENT_AFTER = 3.0
 TICK = 0.25
@@ -293,7 +294,7 @@ class Feed:
         full |= self._drain_one(self._dealer, self._take_reply, now)
         if self._trade_dealer is not self._dealer:
             full |= self._drain_one(self._trade_dealer, self._take_reply, now)
-        full |= self._drain_one(self._store, self._take_history, now, STORE_DRAIN)
+        full |= self._drain_store(now)
         self._clients.flush()
         if self._stopped:
             return
@@ -340,6 +341,14 @@ class Feed:
                 return False
             raise
         return True
+
+    def _drain_store(self, now: float) -> bool:
+        """Take answers of the store for a moment; return whether more may wait."""
+        until = clock.monotonic() + STORE_SECONDS
+        while self._drain_one(self._store, self._take_history, now, 1):
+            if clock.monotonic() >= until:
+                return True
+        return False
 
     def _take_market(self, socket: zmq.Socket[bytes], now: float) -> None:
         """Take a message of market data; raise `zmq.Again` if there is none.

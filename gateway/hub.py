@@ -156,7 +156,7 @@ class Hub:
         for stream in tuple(self.streams.values()):
             if stream.expire(now):
                 due.append(stream)
-            elif isinstance(stream, StoredStream) and not stream.subscribed:
+            elif not stream.subscribed and isinstance(stream, StoredStream):
                 # The store may have been given up for a part of the day.
                 self._close_if_empty(stream)
         probes = [stream for stream in due if isinstance(stream, ValueStream)]

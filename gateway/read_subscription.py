@@ -45,6 +45,7 @@ class ReadSubscription(Subscription):
         self._timer: asyncio.TimerHandle | None = None
         self._terms = terms
         self._on_end = on_end
+        sender.readings += 1
         super().__init__(sender, owner, topic, terms, None, seq_id)
 
     def serve(self, terms: Terms, seq_id: int | None = None) -> None:
@@ -61,7 +62,7 @@ class ReadSubscription(Subscription):
 
     def open(self, act: Callable[[float], None]) -> None:
         """Call `act` when it is this subscription's turn; there is no ack before the first answer."""
-        self.owner.ask_turn(self, act, opening=True)
+        self.owner.ask_turn(self, act)
 
     def read_on(self, act: Callable[[float], None]) -> None:
         """Call `act` after what was delivered has been sent, when it is this subscription's turn."""
@@ -71,7 +72,7 @@ class ReadSubscription(Subscription):
     def _ask_turn(self, act: Callable[[float], None], now: float) -> None:
         self.owner.rest(self)
         if self.gate is not ENDED:
-            self.owner.ask_turn(self, act)
+            self.owner.ask_turn(self, act, self.question.chunk)
 
     def play(self, at: float, act: Callable[[float], None]) -> None:
         """Call `act` at `at`, or later: once what was delivered has been sent."""
@@ -112,8 +113,17 @@ class ReadSubscription(Subscription):
         self.in_order(self._serve_live)
 
     def _serve_live(self) -> None:
-        self._reading = False
+        self._stop_reading()
         self.serve(self._terms)
+
+    def _stop_reading(self) -> None:
+        if self._reading:
+            self._reading = False
+            # What was read may wait for the client for some seconds.
+            self._sender.when_drained(self._forget_reading)
+
+    def _forget_reading(self, now: float) -> None:
+        self._sender.readings -= 1
 
     def ended(self) -> None:
         """Tell the endpoint that all was delivered."""
@@ -130,6 +140,7 @@ class ReadSubscription(Subscription):
     def stop(self) -> None:
         """Give back the turn: the subscription has ended."""
         super().stop()
+        self._stop_reading()
         self.owner.rest(self)
         if self._timer is not None:
             self._timer.cancel()

@@ -22,7 +22,7 @@ from gateway.access.origins import origin_allowed, why_denied
 from gateway.costs.budget import UNREAD_ANSWERS, Budget, Purse, codes_named
 from gateway.costs.shares import Download, Shares, SocketShares, is_scarce
 from gateway.costs.slices import Slices
-from gateway.costs.turns import Turns
+from gateway.costs.turns import LARGEST, Turns, unit_bytes
 from gateway.costs.views import SocketViews, Views
 from gateway.counters import Sent
 from gateway.feed import Feed
@@ -513,12 +513,15 @@ class Session:
             self.sender.later(self._tell_ended)
         self._ended[subscription] = count
 
-    def ask_turn(self, subscription: Subscription, act: Callable[[float], None], *, opening: bool = False) -> None:
+    def ask_turn(self, subscription: Subscription, act: Callable[[float], None], chunk: int | None = None) -> None:
         """Call `act` in a later turn of the loop, when a subscription may be read the next chunk (Owner)."""
         # Called by another session that gives back its turn, which a failure here must not end.
         granted = functools.partial(self.sender.later, lambda: act(clock.monotonic()))
-        turns = self.host.opening_turns if opening else self.host.turns
-        turns.ask(subscription, self, self._address, granted)
+        if chunk is None:
+            self.host.opening_turns.ask(subscription, self, self._address, granted, LARGEST)
+        else:
+            units = max(1, chunk // unit_bytes(self.host.config.outbox_bytes))
+            self.host.turns.ask(subscription, self, self._address, granted, units)
 
     def rest(self, subscription: Subscription) -> None:
         """Give back the turn of a subscription (Owner)."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.costs.turns import OF_CLIENT, chunk_bytes
+from gateway.costs.turns import chunk_bytes
 from gateway.streams.member import Beginning, Gap, StoreQuestion
 from qmt_bridge.errors import BadRequest
 from qmt_bridge.wire.moments import read_moment, shown_moment
@@ -55,9 +55,9 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
         raise BadRequest("bad_request", "start and resume both say where to begin; choose one")
     end = options.end
     until = None if end is None else read_moment(end, "end")
-    chunk = chunk_bytes(outbox_bytes)
+    chunk = chunk_bytes(outbox_bytes, len(named))
     # The first answers come for all topics at once, the later ones as it is each topic's turn.
-    room = max(1, min(FIRST_BYTES, chunk * OF_CLIENT // max(1, len(named))))
+    room = max(1, min(FIRST_BYTES, outbox_bytes // 2 // max(1, len(named))))
     playback = Playback(options.speed) if check_speed(options.speed) else None
     if playback is not None:
         chunk = room = min(room, PLAYED_BYTES)

@@ -53,10 +53,10 @@ class Owner(Protocol):
     def snapshot_ended(self, subscription: Subscription, count: int) -> None:
         """Tell the client that it was sent a whole snapshot of `count` codes."""
 
-    def ask_turn(self, subscription: Subscription, act: Callable[[float], None], *, opening: bool = False) -> None:
+    def ask_turn(self, subscription: Subscription, act: Callable[[float], None], chunk: int | None = None) -> None:
         """Call `act` with the time when it is the turn of a subscription to be read a chunk of the store's records.
 
-        `opening`: it is the first chunk, which has turns of its own.
+        `chunk` is its bytes; None is the first chunk, which has turns of its own.
         """
 
     def rest(self, subscription: Subscription) -> None:

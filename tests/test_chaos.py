@@ -10,6 +10,7 @@ import pytest
 from tests.chaos import program
 from tests.chaos.leaks import Memory
 from tests.chaos.mornings import Arrival, Place, Published, Visit
+from tests.chaos.readers import Reader, Streams
 from tests.chaos.verdict import Received, Verdict, digest, journaled, judge, received
 
 JOURNAL = {seq: 100 + seq for seq in range(1, 6)}
@@ -135,3 +136,74 @@ def test_lost_data_explains_only_where_the_feeder_was_another() -> None:
 @pytest.mark.parametrize("seqs", [(7, 8, 8), (7, 9, 8), (6, 7, 8)], ids=["twice", "late", "before-the-start"])
 def test_message_at_a_wrong_place_is_found(seqs: tuple[int, ...]) -> None:
     assert len(list(visited(STARTED, *seqs).misplaced(of_day()))) == 1
+
+
+class Listener(Reader):
+    """A reader of the code "A" that gets its messages from the test."""
+
+    def __init__(self, published: Published, streams: Streams) -> None:
+        super().__init__("reader", ["A"], published, streams)
+        self.visits.append(Visit({"A": Place(EPOCH, 0)}, 0.0))
+        self._codes = ["A"]
+
+    def take(self, *seqs: int, epoch: int = EPOCH) -> None:
+        for seq in seqs:
+            self._take({"type": "data", "epoch": epoch, "seq": seq, "data": {"A": [{"time": seq}]}}, self.visits[-1])
+
+    def take_notice(self) -> None:
+        self.visits[-1].told({"type": "gap", "code": "A", "reason": "restart", "after": {"epoch": EPOCH, "seq": 100}})
+
+
+def long_day() -> Published:
+    published = Published()
+    for seq in range(1, 101):
+        published.add("A", Place(EPOCH, seq), seq)
+    return published
+
+
+def test_only_a_reader_with_much_to_come_is_in_the_middle() -> None:
+    reader = Listener(long_day(), Streams())
+    assert reader.in_the_middle() == []
+    reader.take(*range(1, 51))
+    assert reader.in_the_middle() == ["A"]
+    reader.take(*range(51, 91))
+    assert reader.in_the_middle() == []
+
+
+def test_stream_ends_complete_beyond_the_moment_of_the_kill() -> None:
+    published, streams = long_day(), Streams()
+    reader = Listener(published, streams)
+    reader.take(*range(1, 51))
+    streams.killed("store", reader.mark("store"))
+    assert (streams.found["store"], streams.unended("store")) == (1, 1)
+    reader.take(*range(51, 101))
+    assert not reader.has_passed()
+    reader.take(101)
+    assert reader.has_passed()
+    reader.judge()
+    assert (streams.complete["store"], streams.told["store"], streams.unended("store")) == (1, 0, 0)
+    assert not any(streams.wrong.values())
+
+
+def test_stream_that_was_told_what_is_missing_counts_so() -> None:
+    streams = Streams()
+    reader = Listener(long_day(), streams)
+    reader.take(*range(1, 51))
+    reader.mark("feeder")
+    reader.take(*range(51, 101))
+    reader.take_notice()
+    reader.take(2, epoch=EPOCH + 1)
+    reader.judge()
+    assert (streams.complete["feeder"], streams.told["feeder"]) == (0, 1)
+    assert not any(streams.wrong.values())
+
+
+def test_hole_that_a_reader_was_not_told_counts_against_the_kill() -> None:
+    streams = Streams()
+    reader = Listener(long_day(), streams)
+    reader.take(*range(1, 51))
+    reader.mark("worker")
+    reader.take(*range(52, 102))
+    reader.judge()
+    assert len(streams.wrong["worker"]) == 1
+    assert "seq=51" in streams.wrong["worker"][0]

@@ -109,6 +109,9 @@ class Sender(Protocol):
     # Whether the client has disconnected, and the number of frames that it was sent.
     gone: bool
     frames: int
+    # How many of its subscriptions are read the store of the day. The market data of all clients does not wait for
+    # the answers of this one meanwhile: more is always there that it could be sent.
+    readings: int
 
     @property
     def stalled(self) -> bool:
@@ -163,7 +166,8 @@ class _Queue:
 
     # An idle connection should take little memory: in a dict, the attributes would take 1 KB.
     __slots__ = (
-        "_client", "_drained", "_sent", "frames", "gone", "loop", "outbox", "ready", "ready_seqs", "room", "sent_at",
+        "_client", "_drained", "_sent", "frames", "gone", "loop", "outbox", "readings", "ready", "ready_seqs", "room",
+        "sent_at",
     )  # fmt: skip
 
     def __init__(self, client: Client, outbox: Outbox, sent: Sent, ready: list[bytes]) -> None:
@@ -175,6 +179,7 @@ class _Queue:
         self.sent_at = 0.0
         self.gone = False
         self.frames = 0
+        self.readings = 0
         self._client = client
         self._sent = sent
         self._drained: list[Callable[[float], None]] | None = None
@@ -304,12 +309,12 @@ class PreparedSender(_Queue):
         super().put(item)
 
     def _press(self) -> None:
-        if self._window.is_quick(self._clock.now):
+        if not self.readings and self._window.is_quick(self._clock.now):
             self._flushes.press(self)
 
     @property
     def presses(self) -> bool:
-        return not self.room and not self.gone and self._window.is_quick(self._clock.now)
+        return not (self.room or self.gone or self.readings) and self._window.is_quick(self._clock.now)
 
     def wake(self) -> None:
         if not self._flushing:

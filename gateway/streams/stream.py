@@ -155,7 +155,9 @@ class Stream(ABC):
         return False
 
     def _expire_questions(self, now: float) -> None:
-        for cohort in [cohort for cohort in self.waiting if cohort.phase is Phase.ASKED]:
+        # Four times a second for thousands of streams: what is not late has to cost little.
+        late = now - ANSWER_TIMEOUT
+        for cohort in [cohort for cohort in self.waiting if cohort.asked_at <= late and cohort.phase is Phase.ASKED]:
             # The call for one cohort may also remove others from `waiting` (see `_tidy`).
             if now - cohort.asked_at >= ANSWER_TIMEOUT and cohort in self.waiting:
                 self.unanswered(cohort, now)

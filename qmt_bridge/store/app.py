@@ -47,6 +47,9 @@ TRIM_SECONDS = 10.0
 LOOK_SECONDS = 0.5
 # The longest wait for a message; a request to end is seen after it.
 WAIT_SECONDS = 0.05
+# While messages come, those of so many ms are taken together, unless a question arrives: a turn for each would cost
+# several times as much as to store it.
+GATHER_MS = 5
 # Messages that are taken before questions have their turn.
 TURN = 500
 # Below so many free bytes on the disk nothing is stored, so that the journal of trade events has room; the database
@@ -91,7 +94,9 @@ class Store:
             self._service = Service(context, listened, self._config.curve_dir, self._links, self._answer)
             closing.callback(self._service.close)
             self._follower = Follower(context, followed, self._links, self._topics)
-            self._poller = self._make_poller()
+            self._make_pollers()
+            # Whether the newest turn has taken messages, and no more were there.
+            self._gathers = False
             # Bytes that the disk had left at the last look.
             self._free = _free_bytes(self.folder)
             now = clock.monotonic()
@@ -114,12 +119,13 @@ class Store:
 
     def turn(self) -> None:
         """Wait for messages and questions, and do what is due; raise `DatabaseError` if the disk fails."""
-        ready = dict(self._poller.poll(self._pause_ms(clock.monotonic())))
+        pause = self._pause_ms(clock.monotonic())
+        ready = dict(self._asked.poll(min(pause, GATHER_MS)) if self._gathers else self._poller.poll(pause))
         now = clock.monotonic()
         self._service.admit(ready)
-        self._take(now)
+        busy = self._take(now)
         self._service.take()
-        self._service.send(now)
+        self._service.send(now, busy=busy)
         now = clock.monotonic()
         if self._commit_at is not None and now >= self._commit_at:
             self._commit(now)
@@ -152,9 +158,12 @@ class Store:
             self._free,
         )
 
-    def _take(self, now: float) -> None:
+    def _take(self, now: float) -> bool:
+        """Take messages of the feeder; return whether more of them may wait."""
         day = _today().isoformat()
-        for frame in self._follower.take(TURN):
+        taken = 0
+        for frame in self._follower.take(TURN, self._log.names):
+            taken += 1
             if self.failure is not None:
                 self.lost += 1
                 continue
@@ -166,6 +175,8 @@ class Store:
                 self._leave_out(frame, exc.reason)
         if self._log.waiting and self._commit_at is None:
             self._commit_at = now + COMMIT_SECONDS
+        self._gathers = 0 < taken < TURN
+        return taken == TURN
 
     def _leave_out(self, frame: Frame, reason: str) -> None:
         if not self.lost:
@@ -188,7 +199,7 @@ class Store:
     def _look(self, now: float) -> None:
         self._look_at = now + LOOK_SECONDS
         if self._service.look(now):
-            self._poller = self._make_poller()
+            self._make_pollers()
         for notice in self._links.look(now):
             logger.log(logging.INFO if notice.good else logging.WARNING, "%s", notice.text)
         if self._is_connected != self._links.all_up():
@@ -215,11 +226,13 @@ class Store:
                 until = min(until, deadline)
         return max(0, int((until - now) * 1000) + (until > now))
 
-    def _make_poller(self) -> zmq.Poller:
-        poller = zmq.Poller()
-        for socket in (self._follower.socket, *self._service.readable()):
-            poller.register(socket, zmq.POLLIN)
-        return poller
+    def _make_pollers(self) -> None:
+        """Poll messages and questions, or questions alone."""
+        self._poller, self._asked = zmq.Poller(), zmq.Poller()
+        self._poller.register(self._follower.socket, zmq.POLLIN)
+        for socket in self._service.readable():
+            self._poller.register(socket, zmq.POLLIN)
+            self._asked.register(socket, zmq.POLLIN)
 
     def _make_folder(self) -> Path:
         folder = self._config.data_path / FOLDER

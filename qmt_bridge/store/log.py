@@ -66,6 +66,8 @@ class Log:
         self._most_bytes = max_mb * _MIB
         self._database = _open(folder)
         self._topics: dict[Topic, Stored] = {}
+        # The topics by their bytes on the wire.
+        self.names: dict[bytes, Topic] = {}
         self._name_bytes = 0
         self._batch = self._database.batch()
         # Messages that were appended and not committed yet.
@@ -193,6 +195,7 @@ class Log:
 
     def _add(self, topic: Topic, number: int, first: Position, kind: Kind | None = None) -> Stored:
         self._name_bytes += len(topic)
+        self.names[topic.encode("ascii")] = topic
         stored = self._topics[topic] = Stored(number, kind or parse_topic(topic).kind, first)
         return stored
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -39,20 +39,20 @@ _ticks: msgspec.json.Decoder[dict[str, _Timed]] = msgspec.json.Decoder(dict[str,
 _formulas: msgspec.json.Decoder[_Formula] = msgspec.json.Decoder(_Formula)
 
 
-def _of_lists(body: bytes) -> Iterable[Any]:
-    return (record.time or record.timeTag for records in read(_lists, body).values() for record in records)
+def _of_lists(body: bytes) -> Sequence[Any]:
+    return [record.time or record.timeTag for records in read(_lists, body).values() for record in records]
 
 
-def _of_ticks(body: bytes) -> Iterable[Any]:
-    return (record.time for record in read(_ticks, body).values())
+def _of_ticks(body: bytes) -> Sequence[Any]:
+    return [record.time for record in read(_ticks, body).values()]
 
 
-def _of_formula(body: bytes) -> Iterable[Any]:
+def _of_formula(body: bytes) -> Sequence[Any]:
     times = read(_formulas, body).data.timelist
     return times if isinstance(times, list) else ()
 
 
-_TIMES: dict[Kind, Callable[[bytes], Iterable[Any]]] = {
+_TIMES: dict[Kind, Callable[[bytes], Sequence[Any]]] = {
     Kind.QUOTE: _of_lists,
     Kind.L2: _of_lists,
     Kind.WHOLE: _of_ticks,
@@ -69,10 +69,14 @@ def record_ms(kind: Kind, body: bytes, received_ns: int) -> int:
     """
     received_ms = received_ns // _NS_PER_MS
     try:
-        times = [time for time in _TIMES[kind](body) if type(time) in (int, float)]
+        times = _TIMES[kind](body)
     except WireError:
         # Another shape, as a document of the research edition may have.
         checked(body)
         return received_ms
-    newest = max((time for time in times if math.isfinite(time)), default=0)
-    return int(newest) if _EARLIEST <= newest <= received_ms + _AHEAD else received_ms
+    latest = received_ms + _AHEAD
+    if len(times) == 1 and (times[0] is None or type(times[0]) is int):
+        # The usual cases, which limit how many ticks a store can take.
+        return times[0] if times[0] is not None and _EARLIEST <= times[0] <= latest else received_ms
+    newest = max((time for time in times if type(time) in (int, float) and math.isfinite(time)), default=0)
+    return int(newest) if _EARLIEST <= newest <= latest else received_ms

@@ -31,6 +31,8 @@ TURN = 200
 # Bytes of an answer, about, while connections that may not read have too many.
 SMALL_ROOM = 4 * 1024
 TURN_SECONDS = 0.01
+# While messages of the feeder wait: what they wait for is lost in the end, and an answer only comes later.
+BUSY_SECONDS = 0.001
 TURN_BYTES = 2 * 1024 * 1024
 # An envelope is what ZeroMQ puts before a question: of a DEALER one part, of a REQ two, each proxy adds one.
 MAX_ENVELOPE_PARTS = 16
@@ -105,10 +107,10 @@ class Service:
             except (BadRequest, WireError) as exc:
                 self._refuse(exc.reason if isinstance(exc, BadRequest) else str(exc))
 
-    def send(self, now: float) -> None:
-        """Make and send some answers, in turns between the connections that read."""
+    def send(self, now: float, *, busy: bool = False) -> None:
+        """Make and send some answers, in turns between the connections that read; fewer of them while `busy`."""
         self._unread.expire(now)
-        until = clock.monotonic() + TURN_SECONDS
+        until = clock.monotonic() + (BUSY_SECONDS if busy else TURN_SECONDS)
         size = 0
         while size < TURN_BYTES and clock.monotonic() < until:
             message = self._askers.take(now)

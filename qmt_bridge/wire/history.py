@@ -5,7 +5,6 @@ Pure. One answer a chunk; a reader that has taken it asks for what follows its l
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -94,10 +93,14 @@ def decode_history(data: bytes) -> TopicHistory:
     return read(_decoder, data)
 
 
-def frames_of(history: TopicHistory) -> Iterable[Frame]:
+def frames_of(history: TopicHistory) -> list[Frame]:
     """Return the messages of an answer as they arrived."""
     topic = Topic(history.topic)
-    return [stored.frame(topic) for stored in history.frames]
+    # As `StoredFrame.frame` does: to call it for each takes half as long again.
+    return [
+        Frame(topic, epoch, seq, received_ns, published_ns, bytes(body))
+        for epoch, seq, received_ns, published_ns, body in history.frames
+    ]
 
 
 def timed_frames(history: TopicHistory) -> list[tuple[int, Frame]]:

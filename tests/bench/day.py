@@ -30,7 +30,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,8 +42,12 @@ from websockets.asyncio.client import connect
 
 from qmt_bridge.commands.bench import Usage
 from qmt_bridge.config import Config, export_env
+from qmt_bridge.store.app import FOLDER
+from qmt_bridge.store.log import Log
+from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import StoreStatus
-from tests.bench.publish import Publisher
+from qmt_bridge.wire.topics import quote_topic
+from tests.bench.publish import FIRST_SEQ, Publisher, Template, varied
 from tests.bench.servers import connected, process
 from tests.support.ports import free_port, tcp
 from tests.support.store_asker import asking
@@ -53,6 +58,8 @@ CODES_A_JOINER, CODES_OF_OTHERS = 5, 10
 PAST_SECONDS = 20.0
 # Readers of a day over HTTP, and the ticks a second of the others meanwhile.
 READERS, LIVE_RATE = 2, 5000.0
+# Of each code in a morning of 3 million ticks.
+MORNING_TICKS = 600
 # Seconds after which a measurement fails.
 PATIENCE = 30.0
 
@@ -397,14 +404,33 @@ def morning(rate: float) -> None:
         request = {"codes": ["SH"], "start": 1_766_000_000_000}
         came, seconds = read(setting, "/ws/whole_quote", request, kept)
         click.echo(f"  in batches: {came * 100:,} ticks in {seconds:.1f} s: {came * 100 / seconds:,.0f} ticks/s")
-    with published("wire") as (publisher, config), serving(config, MARKET) as setting:
-        fill(publisher, setting, MARKET, 200_000, min(rate, 10_000.0), "")
-        kept = stored(setting).stored
-        came, seconds = read(setting, "/ws/realtime", {"stocks": MARKET, "start": 1_766_000_000_000}, kept)
-        click.echo(
-            f"  code by code: {came:,} of {kept:,} ticks of {len(MARKET):,} codes in {seconds:.1f} s: "
-            f"{came / seconds:,.0f}/s"
-        )
+    with published("wire") as (_, config):
+        kept = write(config, MARKET, MORNING_TICKS)
+        with serving(config, MARKET) as setting:
+            came, seconds = read(setting, "/ws/realtime", {"stocks": MARKET, "start": 1_766_000_000_000}, kept)
+    name = f"{came:,} of {kept:,} ticks of {len(MARKET):,} codes"
+    click.echo(f"  code by code: {name} in {seconds:.1f} s: {came / seconds:,.0f} ticks/s")
+
+
+def write(config: Config, codes: Sequence[str], each: int) -> int:
+    """Write so many ticks of each code into the store, which does not run yet; return how many these are."""
+    began = time.monotonic()
+    now_ns = time.time_ns()
+    templates = {quote_topic(code): Template(partial(tick_of, code)) for code in codes}
+    with closing(Log(config.data_path / FOLDER, config.store_max_mb)) as log:
+        for seq in range(1, each + 1):
+            at_ns = now_ns - (each - seq) * 3_000_000_000
+            for topic, template in templates.items():
+                body = template.fill(FIRST_SEQ + seq, at_ns // 1000)
+                log.append(Frame(topic, now_ns, seq, at_ns, at_ns, body), "2026-11-27")
+            log.commit()
+    click.echo(f"  written: {each * len(codes):,} ticks in {time.monotonic() - began:.0f} s")
+    return each * len(codes)
+
+
+def tick_of(code: str, seq: int, sent: int) -> dict[str, Any]:
+    """Return the body of a tick."""
+    return {code: [varied(code, seq, sent)]}
 
 
 def read(setting: Setting, path: str, request: dict[str, Any], count: int) -> tuple[int, float]:

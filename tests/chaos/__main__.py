@@ -1,6 +1,7 @@
 """Kill, stop, cut and stall processes at random, then compare what each client received with the journal.
 
     python -m tests.chaos --seconds 60 --seed 1
+    python -m tests.chaos --seconds 0 --kills 200
     python -m tests.chaos --seconds 3600 --rate 0.0167 --crowd 200
 
 It runs real processes on the built-in simulator: a feeder, a store of the day, a gateway of two workers, proxies
@@ -9,6 +10,9 @@ ticks, and those that begin in the past: they stay, leave and join at random, or
 event was lost, repeated or out of order, if clients were not told of a gap in the ticks or in their day, or if feeder
 and workers hold more resources after all clients have disconnected than before the first one connected.
 
+After the random faults come `--kills`, one after the other, of the store, the feeder and a worker in turn: each time
+half of some further clients are in the middle of their morning, and it is counted how each of these streams goes on.
+
 With a crowd the whole market is simulated at its own pace, as on a trading day. Processes are then killed in the first
 half only, so that they run long enough to show whether their memory grows.
 """
@@ -16,6 +20,7 @@ half only, so that they run long enough to show whether their memory grows.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import shutil
@@ -43,6 +48,7 @@ from tests.chaos.joiners import Joiner
 from tests.chaos.leaks import Holding, Memory
 from tests.chaos.mornings import Place, Published
 from tests.chaos.proxy import Proxy
+from tests.chaos.readers import VICTIMS, Reader, Streams
 from tests.chaos.verdict import Received, journaled, judge
 from tests.chaos.watchers import LibraryTrader, QuoteWatcher, RawTrader, Watcher
 from tests.chaos.world import Disk, Part, bridge
@@ -50,6 +56,12 @@ from tests.support.ports import free_port, free_ports
 
 KEY = "chaos-0123456789"
 STOCKS = [f"{600000 + number}.SH" for number in range(10)]
+# What the store keeps beside them, so that it has some work: 1,000 ticks a second in all.
+FURTHER = [f"{600100 + number}.SH" for number in range(40)]
+# Clients that are read their morning while processes are killed.
+READERS = 12
+# Seconds until there is a morning that they can be read.
+MORNING_SECONDS = 16.0
 # Seconds for everything to recover after the last fault.
 SETTLE_SECONDS = 60.0
 # Seconds between two measurements of the memory of all processes.
@@ -61,7 +73,9 @@ GROWTH = 0.2
 class Run:
     """One run: its processes, clients and faults."""
 
-    def __init__(self, folder: Path, seed: int, rate: float, crowd: int) -> None:
+    def __init__(self, folder: Path, seed: int, rate: float, crowd: int, *, only_kills: bool = False) -> None:
+        # Without random faults there is one client of each kind beside the readers: kills follow each other faster.
+        self._each = 1 if only_kills else 4
         self.random = random.Random(seed)
         self.crowd = Crowd(crowd, seed)
         self.memory = Memory()
@@ -77,7 +91,12 @@ class Run:
         self.published = Published()
         self.watchers: list[Watcher] = []
         self.joiners: list[Joiner] = []
+        self.readers: list[Reader] = []
+        self.streams = Streams()
         self.programs: list[Part] = []
+        # With a crowd the whole market is busy.
+        self.kept = STOCKS if crowd else STOCKS + FURTHER
+        self._watched = set(map(quote_topic, STOCKS))
         self._kills = True
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,16 +127,16 @@ class Run:
         self._subscriber.subscribe("quote/")
         if not self.crowd.size:
             self.joiners = [
-                *(Joiner(f"stays {number}", STOCKS, self.published, stays=True) for number in range(2)),
-                *(Joiner(f"joins {number}", STOCKS, self.published) for number in range(3)),
+                *(Joiner(f"stays {number}", STOCKS, self.published, stays=True) for number in range(self._each)[:2]),
+                *(Joiner(f"joins {number}", STOCKS, self.published) for number in range(self._each)[:3]),
                 Joiner("slow stays", STOCKS, self.published, stays=True, pause=0.003),
                 Joiner("slow joins", STOCKS, self.published, pause=0.003),
             ]
         self.watchers = [
-            *(LibraryTrader(f"library {number}") for number in range(3)),
-            *(RawTrader(f"raw {number}", notices=number == 3) for number in range(4)),
+            *(LibraryTrader(f"library {number}") for number in range(self._each)[:3]),
+            *(RawTrader(f"raw {number}", notices=number == 3) for number in range(self._each)),
             *self.joiners,
-            *(QuoteWatcher(f"ticks {number}", STOCKS) for number in range(4)),
+            *(QuoteWatcher(f"ticks {number}", STOCKS) for number in range(self._each)),
         ]
         self.feeder.tend()
         self.gateway.tend()
@@ -126,13 +145,13 @@ class Run:
         self._background(self._look())
         await self._until(lambda: self.status is not None and len(self.gateway.workers) == 2, "feeder and gateway")
         # The store asks for what it keeps by itself.
-        await self._until(lambda: self.status is not None and self.status.topics >= len(STOCKS), "the store")
+        await self._until(lambda: self.status is not None and self.status.topics >= len(self.kept), "the store")
         # A connection that asked may still be open at the first look.
         held: dict[str, Holding] = {}
         while held != self.before or not held:
             await asyncio.sleep(0.5)
             self.before, held = held, await self._hold()
-        for number in range(2):
+        for number in range(self._each)[:2]:
             name = f"program {number}"
             arguments = [str(self.doors[number].port), KEY, str(self._file(name))]
             command = [sys.executable, "-m", "tests.chaos.program", *arguments]
@@ -169,7 +188,7 @@ class Run:
         store = {
             "QMT_BRIDGE_MARKET_ADDR": f"tcp://127.0.0.1:{self.wires[4].port}",
             "QMT_BRIDGE_STORE_ADDR": f"tcp://127.0.0.1:{ports[3]}",
-            "QMT_BRIDGE_STORE": ",".join(map(quote_topic, STOCKS)),
+            "QMT_BRIDGE_STORE": ",".join(map(quote_topic, self.kept)),
             # Not on the disk that is filled.
             "QMT_BRIDGE_DATA_DIR": str(stored),
         }
@@ -191,6 +210,42 @@ class Run:
                 self.faults[name] += 1
                 self._background(self._suffer(victim, act))
         await self._until(lambda: not self._busy, "the end of the faults")
+
+    async def kill(self, count: int) -> None:
+        """Kill processes in turn, each time while clients are in the middle of their morning."""
+        if not count:
+            return
+        await asyncio.sleep(MORNING_SECONDS)
+        self.readers = [Reader(f"reader {number}", STOCKS, self.published, self.streams) for number in range(READERS)]
+        for number, reader in enumerate(self.readers):
+            self._listeners.append(asyncio.create_task(reader.run(self.doors[number % 2].port, KEY)))
+        for number in range(count):
+            victim = VICTIMS[number % len(VICTIMS)]
+            await self._until(self._is_in_the_middle, "clients in the middle of their morning")
+            await asyncio.sleep(self.random.uniform(0.0, 0.3))
+            self.streams.killed(victim, sum(reader.mark(victim) for reader in self.readers))
+            self.faults[f"kill {victim}"] += 1
+            if victim == "worker":
+                os.kill(self._worker(), signal.SIGKILL)
+            else:
+                (self.store if victim == "store" else self.feeder).send(signal.SIGKILL)
+            # Those that do not go on are counted.
+            with suppress(TimeoutError):
+                await self._until(
+                    lambda: all(reader.has_passed() or reader.failure for reader in self.readers),
+                    f"the streams that were read when a {victim} was killed",
+                )
+        read = [reader.mornings for reader in self.readers]
+        await self._until(
+            lambda: all(
+                reader.mornings > before or reader.failure for reader, before in zip(self.readers, read, strict=True)
+            ),
+            "the end of the last mornings",
+        )
+
+    def _is_in_the_middle(self) -> bool:
+        found = sum(bool(reader.in_the_middle()) for reader in self.readers)
+        return 2 * found >= READERS and len(self.gateway.workers) == 2
 
     async def settle(self) -> int:
         """Wait until every client has all events, and return the position of the last one."""
@@ -317,7 +372,7 @@ class Run:
     def _hear(self, frame: Frame) -> None:
         if frame.topic == STATUS_TOPIC:
             self.status = read_status(frame.body)
-        elif self.joiners:
+        elif self.joiners and frame.topic in self._watched:
             for code, [record, *_] in frame.data.items():
                 self.published.add(code, Place(frame.epoch, frame.seq), record["time"])
 
@@ -440,12 +495,13 @@ class Run:
         await self._until(lambda: self.status is not None and self.status.time > healed, "the journal")
 
 
-async def _run(folder: Path, seconds: float, seed: int, rate: float, crowd: int) -> int:
-    run = Run(folder, seed, rate, crowd)
+async def _run(folder: Path, seconds: float, seed: int, rate: float, crowd: int, kills: int) -> int:
+    run = Run(folder, seed, rate, crowd, only_kills=not seconds)
     try:
         await run.start()
         began = time.monotonic()
         await run.torment(seconds)
+        await run.kill(kills)
         took = time.monotonic() - began
         last = await run.settle()
         holes = sum(watcher.unexplained for watcher in run.watchers if isinstance(watcher, QuoteWatcher))
@@ -453,7 +509,8 @@ async def _run(folder: Path, seconds: float, seed: int, rate: float, crowd: int)
     finally:
         rows = await run.stop()
     journal = journaled(rows)
-    failed = [*_check_events(run, journal, last), *_check_days(run), *_check_processes(run), *_check_memory(run)]
+    checks = (_check_events(run, journal, last), _check_days(run), _check_kills(run), _check_processes(run))
+    failed = [*itertools.chain(*checks), *_check_memory(run)]
     if holes:
         failed.append(f"{holes} missing ticks without a notice")
     click.echo(f"faults       {sum(run.faults.values())} in {took:.0f} s: {dict(run.faults.most_common())}")
@@ -491,6 +548,20 @@ def _check_days(run: Run) -> Iterator[str]:
             f"{complete} of {begun} days complete, told {dict(gaps)}"
         )
         yield from joiner.faults()
+
+
+def _check_kills(run: Run) -> Iterator[str]:
+    """Print how the streams went on that kills found in the middle; yield where they did not, or not as published."""
+    for reader in run.readers:
+        reader.judge()
+        if reader.failure:
+            yield f"{reader.name} failed: {reader.failure}"
+    for victim in VICTIMS if run.readers else ():
+        click.echo(f"kill {victim:<7} {run.streams.shown(victim)}")
+        if run.streams.unended(victim):
+            yield f"{run.streams.unended(victim)} streams did not go on after a {victim} was killed"
+    for victim, wrong in run.streams.wrong.items():
+        yield from (f"{found} (killed before: {victim})" for found in wrong)
 
 
 def _check_processes(run: Run) -> Iterator[str]:
@@ -535,18 +606,19 @@ def _report(run: Run, holes: int) -> None:
 @click.option("--seconds", default=60.0, help="Seconds with faults.")
 @click.option("--seed", default=None, type=int, help="The same seed chooses the same faults.")
 @click.option("--rate", default=2.0, help="Faults a second.")
+@click.option("--kills", default=9, help="Kills in the middle of mornings, after the faults; none with a crowd.")
 @click.option(
     "--crowd", default=0, help="Number of further clients, which connect and disconnect, with a whole market."
 )
 @click.option("--keep", is_flag=True, help="Keep logs and journal.")
-def main(seconds: float, seed: int | None, rate: float, crowd: int, keep: bool) -> None:
+def main(seconds: float, seed: int | None, rate: float, crowd: int, keep: bool, kills: int) -> None:
     """Kill, stop, cut and stall processes at random, then compare what every client received with the journal."""
     if sys.platform != "linux":
         raise click.ClickException("stopping processes and filling a disk needs Linux")
     seed = random.randrange(1_000_000) if seed is None else seed
     folder = Path(tempfile.mkdtemp(prefix="qmt-bridge-chaos-"))
     click.echo(f"seed {seed}, logs in {folder}")
-    code = asyncio.run(_run(folder, seconds, seed, rate, crowd))
+    code = asyncio.run(_run(folder, seconds, seed, rate, crowd, 0 if crowd else kills))
     if not (keep or code):
         shutil.rmtree(folder, ignore_errors=True)
     sys.exit(code)

@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from qmt_bridge.wire.moments import midnight, shown_moment
-from tests.chaos.mornings import Arrival, Place, Published, Visit
+from tests.chaos.mornings import UNTOLD_SECONDS, Arrival, Place, Published, Visit
 from tests.chaos.watchers import Watcher
 
 _OPEN_SECONDS = 5.0
@@ -28,11 +28,18 @@ _SHOWN = 5
 class Joiner(Watcher):
     """Joins with a start in the past; `stays` until it is cut and then goes on from its positions, or leaves at random.
 
-    With `pause` it reads a frame in so many seconds.
+    With `pause` it reads a frame in so many seconds. Of `untold_seconds` see `Visit`.
     """
 
     def __init__(
-        self, name: str, stocks: list[str], published: Published, *, stays: bool = False, pause: float = 0.0
+        self,
+        name: str,
+        stocks: list[str],
+        published: Published,
+        *,
+        stays: bool = False,
+        pause: float = 0.0,
+        untold_seconds: float = UNTOLD_SECONDS,
     ) -> None:
         super().__init__(name)
         self.visits: list[Visit] = []
@@ -42,7 +49,10 @@ class Joiner(Watcher):
         self._published = published
         self._stays = stays
         self._pause = pause
+        self._untold_seconds = untold_seconds
         self._codes: list[str] = []
+        # From when on, in ms since 1970, and up to where it has them.
+        self._past = 0
         self._places: dict[str, Place] = {}
         self._heard_of: dict[str, float] = {}
 
@@ -66,17 +76,21 @@ class Joiner(Watcher):
 
     async def _listen(self, port: int, key: str) -> None:
         while True:
-            if not self._stays or not self._codes:
-                self._codes = random.sample(self._stocks, random.randint(1, 4))
-                self._places = {}
+            if not self._codes or not self._stays:
+                self._begin(random.randint(1, 4), random.randint(0, _PAST_MS))
             stay = math.inf if self.staying else random.uniform(*_STAY_SECONDS)
             await self._visit(port, stay)
             self.reconnects += 1
             await asyncio.sleep(random.uniform(0.1, 0.5))
 
+    def _begin(self, codes: int, past_ms: int) -> None:
+        """Choose so many codes, and to begin so long ago."""
+        self._codes = random.sample(self._stocks, codes)
+        self._past = time.time_ns() // 1_000_000 - past_ms
+        self._places = {}
+
     async def _visit(self, port: int, stay: float) -> None:
-        past = time.time_ns() // 1_000_000 - random.randint(0, _PAST_MS)
-        start: int | dict[str, Place] = dict(self._places) if self._places.keys() >= set(self._codes) else past
+        start: int | dict[str, Place] = dict(self._places) if self._places.keys() >= set(self._codes) else self._past
         shown: Any = start
         if isinstance(start, int):
             # At midnight the time of day would be one of the day that has begun.
@@ -85,7 +99,7 @@ class Joiner(Watcher):
         elif start:
             shown = {code: place._asdict() for code, place in start.items()}
         request = {"id": 1, "stocks": self._codes, "start": shown, "seq": True, "mode": "all"}
-        visit = Visit(start)
+        visit = Visit(start, self._untold_seconds)
         self.visits.append(visit)
         until = time.monotonic() + stay
         try:
@@ -95,7 +109,7 @@ class Joiner(Watcher):
                 async for text in socket:
                     if not self._take(orjson.loads(text), visit):
                         break
-                    if time.monotonic() > until and not self.staying:
+                    if self._is_over() or (time.monotonic() > until and not self.staying):
                         break
                     await self.reading.wait()
                     if self._pause:
@@ -103,6 +117,10 @@ class Joiner(Watcher):
         except (OSError, WebSocketException, TimeoutError):
             pass
         visit.ended_at = time.monotonic()
+
+    def _is_over(self) -> bool:
+        """Return whether it has what it came for."""
+        return False
 
     def _take(self, frame: dict[str, Any], visit: Visit) -> bool:
         """Take a frame; return False if the gateway asks to try again, as while the feeder is away."""

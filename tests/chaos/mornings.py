@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 # Seconds before the end of a connection in which a notice may be lost with it: a worker may be frozen for seconds.
-_UNTOLD_SECONDS = 8.0
+UNTOLD_SECONDS = 8.0
 
 
 class Place(NamedTuple):
@@ -41,10 +41,13 @@ class Published:
 
     def __init__(self) -> None:
         self._times: dict[str, dict[Place, int]] = defaultdict(dict)
+        # The newest one of each code.
+        self.newest: dict[str, Place] = {}
 
     def add(self, code: str, place: Place, time_ms: int) -> None:
         """Note a message."""
         self._times[code][place] = time_ms
+        self.newest[code] = max(place, self.newest.get(code, place))
 
     def of(self, code: str) -> Mapping[Place, int]:
         """Return the messages of a code."""
@@ -52,16 +55,21 @@ class Published:
 
 
 class Visit:
-    """One connection of a client that has asked for some codes from a moment on, or from a place of each code."""
+    """One connection of a client that has asked for some codes from a moment on, or from a place of each code.
 
-    def __init__(self, start: int | Mapping[str, Place]) -> None:
+    What is missing among the messages of its last `untold_seconds` is not judged: the notice may be lost with it.
+    """
+
+    def __init__(self, start: int | Mapping[str, Place], untold_seconds: float = UNTOLD_SECONDS) -> None:
         self.start = start
+        self._untold_seconds = untold_seconds
         self.arrivals: dict[str, list[Arrival]] = defaultdict(list)
         self.gaps: dict[str, list[Missing]] = defaultdict(list)
         # Why parts are missing, by the ack and by notices.
         self.reasons: list[str] = []
         # From the ack: the codes that begin where it was asked for. Without an ack there is no data.
         self.complete: set[str] = set()
+        self._incomplete: set[str] = set()
         # Messages that were skipped on the way of live data, by notices.
         self.skipped = 0
         # Whether a notice said that the feeder was away, or was started anew.
@@ -73,6 +81,7 @@ class Visit:
         """Take from when the codes are complete."""
         self.complete = {code for code, said in starts.items() if said["complete"]}
         self.reasons += [said["reason"] for said in starts.values() if not said["complete"]]
+        self._incomplete = starts.keys() - self.complete
 
     def told(self, notice: Mapping[str, Any]) -> None:
         """Take a notice."""
@@ -84,6 +93,10 @@ class Visit:
                 self.skipped += notice["count"]
             case "feed":
                 self.data_lost = self.data_lost or notice["data_lost"]
+
+    def notices(self, code: str) -> int:
+        """Return how often the client was told that something of a code is missing."""
+        return len(self.gaps[code]) + (code in self._incomplete) + self.skipped + self.data_lost
 
     def misplaced(self, published: Published) -> Iterator[str]:
         """Yield the messages that came twice, out of order, or from before the start."""
@@ -112,7 +125,7 @@ class Visit:
         received = set(arrived)
         end = self.ended_at
         judged = [
-            arrival.place for arrival in self.arrivals[code] if end is None or arrival.at <= end - _UNTOLD_SECONDS
+            arrival.place for arrival in self.arrivals[code] if end is None or arrival.at <= end - self._untold_seconds
         ]
         if not judged:
             return

@@ -14,11 +14,12 @@ import zmq
 from gateway import feed as feed_module
 from gateway.feed import LOOK_EVERY, Feed, _Resident
 from gateway.hub import Hub
-from gateway.streams.member import Outcome, Refusal
+from gateway.streams.member import Outcome, Refusal, StoreQuestion
 from qmt_bridge import sockets
 from qmt_bridge.config import Config
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.history import TopicHistory, encode_history
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import DownloadStarted, TopicState, encode_reply
 from qmt_bridge.wire.topics import ALL_TRADES, Topic, quote_topic
@@ -212,6 +213,27 @@ async def test_market_data_waits_for_a_bounded_time(pressed: Pressed, monkeypatc
     await pressed.start()
     pressed.publish(10 * LOOK_EVERY)
     await until(lambda: pressed.taken == 10 * LOOK_EVERY)
+
+
+async def test_live_data_has_its_turn_between_answers_of_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "STORE_SECONDS", 0.0)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    store = sockets.bind_router(context, ANY_PORT, None)
+    clients = Clients()
+    feed = Feed(Config(store_addr=store.getsockopt_string(zmq.LAST_ENDPOINT)), lambda: None, clients)
+    turns: list[int] = []
+    monkeypatch.setattr(feed.hub, "history", lambda answer, now: turns.append(clients.turns))
+    feed.start()
+    # There is no connection at first.
+    await until(lambda: feed.ask_store([TOPIC], StoreQuestion(start=0)))
+    await until(lambda: store.poll(0))
+    peer, _ = store.recv_multipart()
+    for _ in range(5):
+        store.send_multipart([peer, encode_history(TopicHistory(1, TOPIC))])
+    await until(lambda: len(turns) == 5)
+    assert len(set(turns)) == 5
+    feed.stop()
+    context.destroy(0)
 
 
 async def test_feed_follows_trades_only_when_it_is_told_to() -> None:

@@ -8,12 +8,61 @@ from collections import Counter, deque
 import pytest
 
 from gateway.costs import turns as turns_module
-from gateway.costs.turns import OF_ADDRESS, OF_CLIENT, OF_WORKER, OPENING_OF_CLIENT, Turns, chunk_bytes
+from gateway.costs.turns import (
+    LARGEST,
+    OF_ADDRESS,
+    OF_CLIENT,
+    OF_WORKER,
+    OPENING_OF_CLIENT,
+    Turns,
+    chunk_bytes,
+    unit_bytes,
+)
+
+OUTBOX = 4 * 1024 * 1024
 
 
 def test_chunks_of_a_client_fill_half_of_its_outbox() -> None:
-    assert OF_CLIENT * chunk_bytes(4 * 1024 * 1024) == 2 * 1024 * 1024
-    assert chunk_bytes(1) == 1
+    assert OF_CLIENT * unit_bytes(OUTBOX) == OUTBOX // 2
+    assert [OUTBOX // chunk_bytes(OUTBOX, readers) for readers in (1, 2, 4, 16, 5000)] == [4, 4, 8, 32, 32]
+    assert chunk_bytes(1, 1) == LARGEST
+
+
+def test_large_turns_of_a_client_are_fewer() -> None:
+    turns, had = Turns(), []
+    for reader in range(4):
+        turns.ask(reader, "client", "here", lambda reader=reader: had.append(reader), LARGEST)
+    assert had == [0, 1]
+    turns.give_back(0, "client")
+    assert had == [0, 1, 2]
+    # A small one waits until the large ones before it had their turns.
+    turns.ask("small", "client", "here", lambda: had.append("small"))
+    turns.give_back(1, "client")
+    assert had == [0, 1, 2, 3]
+    turns.give_back(2, "client")
+    assert had == [0, 1, 2, 3, "small"]
+
+
+def test_small_turns_fill_what_a_large_one_gives_back() -> None:
+    turns, had = Turns(), []
+    turns.ask("large", "client", "here", lambda: had.append("large"), LARGEST)
+    for reader in range(OF_CLIENT):
+        turns.ask(reader, "client", "here", lambda reader=reader: had.append(reader))
+    assert had == ["large", *range(OF_CLIENT - LARGEST)]
+    turns.give_back("large", "client")
+    assert had == ["large", *range(OF_CLIENT)]
+
+
+def test_large_turn_needs_one_free_unit_of_the_worker() -> None:
+    turns, had = Turns(), []
+    for client in range(OF_WORKER):
+        turns.ask(client, client, f"address {client}", lambda client=client: had.append(client))
+    turns.ask("large", "client", "here", lambda: had.append("large"), LARGEST)
+    turns.ask("small", "other", "there", lambda: had.append("small"))
+    turns.give_back(0, 0)
+    assert had[-1] == "large"
+    turns.leave("client")
+    assert had[-1] == "small"
 
 
 def test_client_has_a_few_turns_and_the_next_one_when_one_ends() -> None:
@@ -90,11 +139,11 @@ def test_limits_hold_and_every_reader_gets_its_turn(seed: int, monkeypatch: pyte
 
 def test_first_chunks_have_turns_of_their_own_number() -> None:
     turns, had = Turns(OPENING_OF_CLIENT), []
-    for reader in range(OPENING_OF_CLIENT + 1):
-        turns.ask(reader, "client", "here", lambda reader=reader: had.append(reader))
-    assert had == list(range(OPENING_OF_CLIENT))
+    for reader in range(9):
+        turns.ask(reader, "client", "here", lambda reader=reader: had.append(reader), LARGEST)
+    assert had == list(range(8))
     turns.give_back(3, "client")
-    assert had[-1] == OPENING_OF_CLIENT
+    assert had[-1] == 8
 
 
 def test_turn_that_is_given_back_at_once_is_given_on() -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import pytest
 
 from gateway.counters import Sent
+from gateway.read_subscription import ReadSubscription
 from gateway.sending.flushes import Flushes
 from gateway.sending.outbox import Item, Outbox
 from gateway.sending.sender import PreparedSender
+from gateway.streams.member import StoreQuestion
+from gateway.subscription import DOCUMENTED, Subscription
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import behaviour_of, quote_topic
+from tests.support.waiting import until
 
 TOPIC = quote_topic("600519.SH")
 
@@ -39,6 +43,13 @@ class Transport:
         if data[-6:-4] == b"\x89\x04":
             self.pings.append(data[-4:])
         return True
+
+
+class Owner:
+    """A session whose subscriptions have no turns."""
+
+    def rest(self, subscription: Subscription) -> None:
+        """Ignore it."""
 
 
 class Rig:
@@ -115,3 +126,29 @@ async def test_turn_does_not_wait_for_a_slow_client(rig: Rig) -> None:
     rig.fill()
     assert not rig.flushes.pressed
     assert not rig.flushes.waits()
+
+
+async def test_nobody_waits_for_a_client_that_is_read_the_store(rig: Rig) -> None:
+    rig.sender.readings = 1
+    rig.fill()
+    assert not rig.flushes.pressed
+    assert not rig.flushes.waits()
+    # What it was read waits no more for it, and live data does.
+    rig.sender.readings = 0
+    rig.put()
+    assert rig.flushes.pressed
+    assert rig.flushes.waits()
+
+
+async def test_client_counts_as_read_until_it_was_sent_all(rig: Rig) -> None:
+    subscription = ReadSubscription(rig.sender, Owner(), TOPIC, DOCUMENTED, StoreQuestion())  # type: ignore[arg-type]
+    other = ReadSubscription(rig.sender, Owner(), TOPIC, DOCUMENTED, StoreQuestion())  # type: ignore[arg-type]
+    subscription.met()
+    other.stop()
+    await until(lambda: rig.sender.stalled)
+    assert rig.sender.readings == 2
+    rig.answer()
+    await until(lambda: rig.sender.readings == 0)
+    subscription.stop()
+    assert rig.sender.readings == 0
+    assert rig.sender._drained is None
