@@ -19,7 +19,7 @@ from gateway.costs.shares import Download
 from gateway.read_subscription import ReadSubscription
 from gateway.sending.view import View
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
-from gateway.starts import positions_by_topic, shown_beginning, store_questions
+from gateway.starts import complete_question, positions_by_topic, shown_beginning, store_questions
 from gateway.streams.member import Refusal, StoreQuestion
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket, reduced_view
 from qmt_bridge.closes import BAD_REQUEST, FINISHED, UPSTREAM_AWAY, UPSTREAM_FAILED, Ending
@@ -239,7 +239,7 @@ class _Codes:
             # Without options, a code keeps those that it has.
             await self._serve_anew(asked.topics, terms, view)
         # A code that is subscribed already is subscribed again, from its new position on.
-        anew = positions or questions
+        anew = positions.keys() | questions.keys()
         self.session.unsubscribe(*(self._held.pop(topic) for topic in anew if topic in self._held))
         added, beyond = self._want(asked, terms, view)
         # A code whose market was subscribed too may have kept other options.
@@ -274,7 +274,7 @@ class _Codes:
         made: dict[Topic, Subscription] = {}
         for topic in topics:
             if topic in questions:
-                made[topic] = ReadSubscription(self.session.sender, self.session, topic, terms, questions[topic])
+                made[topic] = self._read_subscription(topic, terms, questions[topic], positions.get(topic))
             elif topic not in self._held or topic in positions:
                 made[topic] = Subscription(self.session.sender, self.session, topic, terms, positions.get(topic))
             else:
@@ -282,6 +282,11 @@ class _Codes:
             if not len(made) % CODES_A_TURN:
                 await asyncio.sleep(0)
         return made
+
+    def _read_subscription(
+        self, topic: Topic, terms: Terms, question: StoreQuestion, position: Position | None = None
+    ) -> ReadSubscription:
+        return ReadSubscription(self.session.sender, self.session, topic, terms, question, position)
 
     async def _serve_anew(self, topics: Iterable[Topic], terms: Terms, view: View | None) -> None:
         """Serve those topics by these terms that the client has asked for before, in several turns of the loop."""
@@ -330,7 +335,7 @@ class _Codes:
             joined = {of.topic for of in ticket.subscriptions if of.recovered}
             recovered = {asked.topics[topic]: topic in joined for topic in opened.positions}
             ack["recovered"] = all(recovered.values()) if "seq" in asked.options.resume else recovered
-        if opened.questions:
+        if asked.options.start is not None:
             ack["start"] = self._beginnings(opened, ticket)
         # The source has not answered for these topics yet; if it refuses one, an error frame follows, or the ack of an
         # older request that named the topic says so.
@@ -344,8 +349,8 @@ class _Codes:
         """Return from when each code of a request is complete, or why it is not."""
         found = {of.topic: of.beginning for of in ticket.subscriptions if isinstance(of, ReadSubscription)}
         shown: dict[str, dict[str, Any]] = {}
-        for topic in opened.questions:
-            if topic in opened.refused:
+        for topic, question in opened.questions.items():
+            if topic in opened.refused or question.begins_live:
                 continue
             beginning = found.get(topic)
             # A code whose whole market is subscribed has no subscription of its own.
@@ -463,12 +468,18 @@ class _Codes:
                 position = (opened.positions if opened is not None else positions).get(topic)
                 terms = self._terms.get(topic, DOCUMENTED)
                 of = made.get(topic) if opened is None else None
-                added[topic] = of or Subscription(self.session.sender, self.session, topic, terms, position)
+                added[topic] = of or self._subscription(topic, terms, position)
                 if opened is not None and opened.ticket is not None:
                     opened.ticket.add(added[topic])
         self._held.update(added)
         self.session.subscribe(list(added.values()), None, acknowledge)
         return list(added.values())
+
+    def _subscription(self, topic: Topic, terms: Terms, position: Position | None) -> Subscription:
+        if not terms.complete:
+            return Subscription(self.session.sender, self.session, topic, terms, position)
+        question = complete_question(self.session.host.config.outbox_bytes)
+        return self._read_subscription(topic, terms, question, position)
 
     def _naming(self, topic: Topic) -> _Request | None:
         """Return the newest request that names a topic and that has not been answered."""
@@ -637,7 +648,7 @@ class Formula:
         if question is None:
             of = Subscription(self.session.sender, self.session, topic, terms, position, seq_id)
         else:
-            of = ReadSubscription(self.session.sender, self.session, topic, terms, question, seq_id, end)
+            of = ReadSubscription(self.session.sender, self.session, topic, terms, question, position, seq_id, end)
         self._by_seq[seq_id], self._seqs[of] = of, seq_id
         self.session.subscribe([of], None, acknowledge)
 
@@ -909,8 +920,11 @@ def _shown(rejected: Iterable[Rejection], count: int) -> dict[str, Any]:
 def _terms(options: Options) -> Terms:
     if options.mode == "all" and options.max_rate_ms:
         raise BadRequest("bad_request", 'mode "all" keeps every frame and max_rate_ms does not; choose one')
-    keeps_all = options.mode == "all"
-    return Terms(tuple(options.fields), options.seq, options.max_rate_ms / 1000, keeps_all, options.snapshot)
+    if options.complete and options.max_rate_ms:
+        raise BadRequest("bad_request", "complete leaves nothing out and max_rate_ms does; choose one")
+    keeps_all = options.mode == "all" or options.complete
+    interval = options.max_rate_ms / 1000
+    return Terms(tuple(options.fields), options.seq, interval, keeps_all, options.snapshot, options.complete)
 
 
 def _formula(topic: Topic) -> dict[str, Any]:

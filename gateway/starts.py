@@ -1,4 +1,4 @@
-"""The option `start` of a subscription: what it asks of the store of the day, and how its answer is shown. Pure.
+"""The options `start` and `complete`: what they ask of the store of the day, and how its answer is shown. Pure.
 
 Frames as in docs/websocket.md, "The day so far".
 """
@@ -12,13 +12,15 @@ import msgspec
 from gateway.costs.turns import OF_CLIENT, chunk_bytes
 from gateway.streams.member import Beginning, Gap, StoreQuestion
 from qmt_bridge.errors import BadRequest
-from qmt_bridge.wire.moments import read_moment, shown_moment
+from qmt_bridge.wire.moments import Moment, read_moment, shown_moment
 from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.requests import Options
 from qmt_bridge.wire.topics import Topic
 
 # Bytes of the first answer: it has to be read and sent before the client sees anything.
 FIRST_BYTES = 64 * 1024
+# Positions beyond this cannot be (docs/wire.md, "The store").
+_MOST_NUMBER = 2**62
 # The names in a start or a resume that are a position, and not one by code.
 _OF_POSITION = frozenset(Position.__struct_fields__)
 
@@ -40,25 +42,48 @@ def positions_by_topic(given: dict[str, Any], named: dict[Topic, str], option: s
 
 
 def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int) -> dict[Topic, StoreQuestion]:
-    """Return what to ask of the store for each topic of a request; none without a start."""
+    """Return what to ask of the store for each topic of a request; none without `start` and `complete`."""
+    chunk = chunk_bytes(outbox_bytes)
     if options.start is None:
         if options.end is not None:
             raise BadRequest("bad_request", "end is that of a part of the day, which needs a start")
-        return {}
+        return dict.fromkeys(named, complete_question(outbox_bytes)) if options.complete else {}
     if options.resume:
         raise BadRequest("bad_request", "start and resume both say where to begin; choose one")
     end = options.end
     until = None if end is None else read_moment(end, "end")
-    chunk = chunk_bytes(outbox_bytes)
     # The first answers come for all topics at once, the later ones as it is each topic's turn.
     room = max(1, min(FIRST_BYTES, chunk * OF_CLIENT // max(1, len(named))))
     if not isinstance(options.start, dict):
-        begin = read_moment(options.start, "start")
-        if until is not None and until.of_day == begin.of_day and until.ms < begin.ms:
-            raise BadRequest("bad_request", "end is before start")
-        return dict.fromkeys(named, StoreQuestion(options.start, None, end, room, chunk))
+        _check_order(read_moment(options.start, "start"), until)
+        return dict.fromkeys(named, StoreQuestion(options.start, None, end, room, chunk, options.complete))
     positions = positions_by_topic(options.start, named, "start")
-    return {topic: StoreQuestion(None, position, end, room, chunk) for topic, position in positions.items()}
+    for position in positions.values():
+        _check(position)
+    asked = {
+        topic: StoreQuestion(None, position, end, room, chunk, options.complete)
+        for topic, position in positions.items()
+    }
+    # Codes without a position begin with their last value.
+    rest = complete_question(outbox_bytes)
+    return {topic: asked.get(topic, rest) for topic in named if topic in asked or (options.complete and end is None)}
+
+
+def complete_question(outbox_bytes: int) -> StoreQuestion:
+    """Return what a subscription asks of the store that begins with the last value and is to miss nothing later."""
+    chunk = chunk_bytes(outbox_bytes)
+    return StoreQuestion(room=chunk, chunk=chunk, complete=True)
+
+
+def _check_order(begin: Moment, until: Moment | None) -> None:
+    if until is not None and until.of_day == begin.of_day and until.ms < begin.ms:
+        raise BadRequest("bad_request", "end is before start")
+
+
+def _check(position: Position) -> None:
+    """Raise `BadRequest` for what no frame has as its position; infinity and NaN are numbers of MessagePack."""
+    if not (0 <= position.epoch <= _MOST_NUMBER and 0 <= position.seq <= _MOST_NUMBER):
+        raise BadRequest("bad_request", "start: the position of a frame has an epoch and a seq from 0 to 2^62")
 
 
 def shown_beginning(beginning: Beginning) -> dict[str, Any]:

@@ -122,8 +122,9 @@ class QMTClient:
     ``max_rate_ms=500`` (one frame of a code in that time: the newest tick, every bar and print), ``mode="all"`` (no
     conflation; a slow client is disconnected instead), ``snapshot=False`` (do not send the last known value first).
     ``start="09:30:00"`` begins with what the gateway's store has of the day, and goes on live; after a lost connection
-    each code goes on where it was. With ``end`` the stream ends there. ``complete=True``: without a `start` too, and
-    nothing is left out for a slow callback. What the store does not have is told to `on_state` as ``gap``.
+    each code goes on where it was. With ``end`` the stream ends there. ``complete=True``: without a `start` too,
+    nothing is left out for a slow callback, and what is lost between feeder and gateway, or while the feeder is started
+    again, is read from the store. What the store does not have is told to `on_state` as ``gap``.
 
     A callback (or a loop's body) may take its time: the client goes on reading. Once a frame has waited for half a
     second the callback gets the newest value of each code, and `on_state` is told ``lagging``, what was ``skipped``,
@@ -550,7 +551,7 @@ def _checked_options(options: QuoteOptions) -> dict[str, Any]:
     if complete or "start" in given:
         # With its position a code goes on where it was.
         given["seq"] = True
-    return given | {"mode": "all"} if complete else given
+    return given | {"mode": "all", "complete": True} if complete else given
 
 
 def _checked_port(port: int) -> int:

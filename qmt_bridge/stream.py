@@ -246,6 +246,8 @@ class Stream:
         reason = frame.get("reason") or ""
         if frame.get("type") == "welcome":
             self._some_accounts = bool(frame.get("accounts"))
+            if self._places is not None and isinstance(frame.get("epoch"), int):
+                self._places.began(frame["epoch"])
         match frame.get("type"):
             case "subscribed" if self.journaled:
                 # Begin at the journal's end, so that events during a lost connection are replayed although no event

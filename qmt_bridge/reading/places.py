@@ -18,6 +18,12 @@ class Places:
     def __init__(self, names: Iterable[str]) -> None:
         self._names = frozenset(names)
         self._reached: dict[str, tuple[int, int]] = {}
+        # The feeder's epoch when the stream began; 0 while that is not known.
+        self._began = 0
+
+    def began(self, epoch: int) -> None:
+        """Take the epoch of the feeder: of codes without a last value nothing was published in it before."""
+        self._began = self._began or epoch
 
     def take(self, frame: Mapping[str, Any]) -> bool:
         """Take a frame with its position; return whether it is new."""
@@ -35,13 +41,17 @@ class Places:
     def resume(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         """Return what to ask instead of `request` to go on: codes with a position behind it, the others as before."""
         field = "codes" if "codes" in request else "stocks"
-        reached = [name for name in request[field] if name in self._reached]
+        known = self._reached
+        if self._began and request.get("complete") and request.get("snapshot", True) and "start" not in request:
+            # All that was published of the others came after the stream had begun.
+            known = dict.fromkeys(request[field], (self._began, 0)) | self._reached
+        reached = [name for name in request[field] if name in known]
         if not reached:
             return [request]
         again = []
         for at in range(0, len(reached), CODES_A_REQUEST):
             part = reached[at : at + CODES_A_REQUEST]
-            start = {name: dict(zip(("epoch", "seq"), self._reached[name], strict=True)) for name in part}
+            start = {name: dict(zip(("epoch", "seq"), known[name], strict=True)) for name in part}
             again.append({**request, field: part, "start": start})
-        rest = [name for name in request[field] if name not in self._reached]
+        rest = [name for name in request[field] if name not in known]
         return [*again, {**request, field: rest}] if rest else again

@@ -54,6 +54,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     start: int | str | dict[str, Any] | None = None
     # Up to then, and nothing live.
     end: int | str | None = None
+    # Nothing is left out: what is lost on the way from the feeder is read from the store, or told as a gap.
+    complete: bool = False
 
 
 class QuoteRequest(Options, frozen=True):
