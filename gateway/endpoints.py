@@ -19,8 +19,15 @@ from gateway.costs.shares import Download
 from gateway.read_subscription import ReadSubscription
 from gateway.sending.view import View
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
-from gateway.starts import complete_question, positions_by_topic, shown_beginning, store_questions
-from gateway.streams.member import Refusal, StoreQuestion
+from gateway.starts import (
+    complete_question,
+    journal_question,
+    positions_by_topic,
+    shown_beginning,
+    shown_gap,
+    store_questions,
+)
+from gateway.streams.member import Beginning, Refusal, StoreQuestion
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket, reduced_view
 from qmt_bridge.closes import BAD_REQUEST, FINISHED, UPSTREAM_AWAY, UPSTREAM_FAILED, Ending
 from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
@@ -39,6 +46,7 @@ from qmt_bridge.wire.requests import (
     Options,
     QuoteRequest,
     TradeResume,
+    TradeStart,
     WholeRequest,
     ignored_fields,
     read_request,
@@ -747,16 +755,34 @@ class DownloadProgress:
         raise Ended(ending, error, code=code, told=True)
 
 
-class _OfAccounts(Subscription):
-    """Trade events of some accounts. Their positions stay those of the journal, so a client sees holes in them."""
+class _TradeSubscription(Subscription):
+    """The events of the journal, of all accounts or of some; a `Reader` of those from a moment on, or up to one.
 
-    def __init__(self, session: Session, accounts: Iterable[str]) -> None:
+    The positions of some accounts' events stay those of the journal, so a client sees holes in them.
+    """
+
+    def __init__(self, session: Session, accounts: Iterable[str], on_end: Callable[[], None]) -> None:
         super().__init__(session.sender, session, ALL_TRADES)
+        self._session = session
         self._accounts = frozenset(accounts)
+        self._on_end = on_end
+        # Where the events begin that follow a moment, once the feeder has answered.
+        self.beginning: Beginning | None = None
 
     def deliver(self, frame: Frame) -> None:
-        if _account_of(frame) in self._accounts:
+        if not self._accounts or _account_of(frame) in self._accounts:
             super().deliver(frame)
+
+    def begins(self, beginning: Beginning) -> None:
+        """Note where the events begin; without an ack that shows it, tell what is missing."""
+        self.beginning = beginning
+        if beginning.gap is not None and not isinstance(self.gate, Ticket):
+            told = f"a part of what start asked for is missing: {beginning.gap.reason}"
+            self._session.error("incomplete", told, **shown_gap(beginning.gap))
+
+    def ended(self) -> None:
+        """Tell the endpoint that all up to the end was delivered."""
+        self.in_order(self._on_end)
 
 
 class Trade:
@@ -765,8 +791,8 @@ class Trade:
     always_key: ClassVar[bool] = behaviour_of(ALL_TRADES).needs_key
     scope: ClassVar[Scope] = "trade"
     to_files: ClassVar[bool] = False
-    opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action", "resume"))
-    parameters: ClassVar[tuple[str, ...]] = (*_PARAMETERS, "after", "epoch")
+    opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action", "resume", "start"))
+    parameters: ClassVar[tuple[str, ...]] = (*_PARAMETERS, "after", "epoch", "start", "end")
     first_request_timeout: ClassVar[float | None] = None
 
     def __init__(self, session: Session) -> None:
@@ -780,10 +806,23 @@ class Trade:
         epoch = _number(query, "epoch", "that of an ack or a feed notice")
         if epoch is not None and after is None:
             raise Ended(BAD_REQUEST, "epoch says which journal has the position `after`, which is missing")
-        self._subscribe(None if after is None else JournalPosition(after, epoch))
+        start, end = _moment(query, "start"), _moment(query, "end")
+        if start is not None and after is not None:
+            raise Ended(BAD_REQUEST, "start and after both say where to begin; choose one")
+        if end is not None and start is None and after is None:
+            raise Ended(BAD_REQUEST, "end is that of a part of the day, which needs a start")
+        given: int | str | JournalPosition | None = JournalPosition(after, epoch) if after is not None else start
+        try:
+            self._subscribe(None if given is None else journal_question(given, end))
+        except BadRequest as exc:
+            raise Ended(BAD_REQUEST, exc.reason) from None
 
     async def handle(self, request: dict[str, Any]) -> None:
-        """Begin again after the position that a request names; every other request is refused."""
+        """Begin again at the position or the moment that a request names; every other request is refused."""
+        if "start" in request and request.get("action", "subscribe") == "subscribe":
+            asked = read_request(request, TradeStart)
+            self._begin(journal_question(asked.start, asked.end), request, TradeStart)
+            return
         if "resume" not in request or request.get("action", "subscribe") != "subscribe":
             if request.get("action", "subscribe") == "subscribe":
                 strange = ignored_fields(request, TradeResume)
@@ -792,36 +831,40 @@ class Trade:
                 raise BadRequest("unknown_action", told)
             raise _unknown_action(request.get("action"), *_ACTIONS)
         given = read_request(request, TradeResume).resume
-        # A position that a client names is never exact.
-        after = JournalPosition(given.seq, given.epoch)
-        self.session.tell_ignored(ignored_fields(request, TradeResume))
+        self._begin(journal_question(given, None), request, TradeResume)
+
+    def _begin(self, after: JournalPosition, request: dict[str, Any], shape: type[msgspec.Struct]) -> None:
+        self.session.tell_ignored(ignored_fields(request, shape))
         self.session.unsubscribe(self._subscription)
         self._subscribe(after, request.get("id"))
 
     def _refused(self, of: Subscription, refusal: Refusal, given: object) -> None:
-        if refusal.code != "resume_expired":
+        if refusal.code not in ("resume_expired", "bad_request"):
             # An open socket without events would look like a day without trades. A new connection can resume.
             self.session.end(Ended(UPSTREAM_FAILED, refusal.reason, code=refusal.code))
             return
         newest = JournalPosition(refusal.newest, refusal.epoch)
-        where = {"oldest": refusal.oldest, "newest": newest.seq, "epoch": newest.epoch}
+        # A moment may mean nothing on the day that the journal has.
+        is_position = refusal.code == "resume_expired"
+        where = {"oldest": refusal.oldest, "newest": newest.seq, "epoch": newest.epoch} if is_position else {}
         self.session.error(refusal.code, refusal.reason, id=given, **where)
 
         def go_on() -> None:
-            # The error frame has told the client of the loss, and it may have resumed by a request meanwhile.
-            if self._subscription is of:
+            # The error frame has told the client of the loss, and it may have resumed by a request meanwhile. One that
+            # asked for a part of the day gets nothing live.
+            if self._subscription is of and not self._has_end:
                 self._subscribe(newest, given)
 
         self.session.sender.later(go_on)
 
-    def _make_subscription(self) -> Subscription:
-        key = self.session.key
-        if key is not None and key.accounts:
-            return _OfAccounts(self.session, key.accounts)
-        return Subscription(self.session.sender, self.session, ALL_TRADES)
-
     def _subscribe(self, after: JournalPosition | None, given: object = None) -> None:
-        of = self._subscription = self._make_subscription()
+        def end() -> None:
+            self.session.subscriptions.pop(of, None)
+            self.session.tell({"type": "end", "id": given})
+
+        self._has_end = after is not None and after.end is not None
+        key = self.session.key
+        of = self._subscription = _TradeSubscription(self.session, () if key is None else key.accounts, end)
 
         def acknowledge(ticket: Ticket) -> None:
             for refusal in ticket.refused.values():
@@ -832,7 +875,10 @@ class Trade:
                     ack["epoch"] = of.epoch
                 if after is not None:
                     stream = self.session.host.feed.hub.streams[ALL_TRADES]
-                    ack |= {"seq": max(of.began, stream.seq), "after": after.seq}
+                    begin = after.seq if after.start is None else of.began
+                    ack |= {"seq": max(of.began, stream.seq), "after": begin}
+                if of.beginning is not None:
+                    ack["start"] = shown_beginning(of.beginning)
                 self.session.tell(ack)
 
         # No event after the ack is lost, so a client can wait for the ack before it sends an order.
@@ -871,6 +917,12 @@ def _detail(topic: Topic) -> str:
 
 def _hint(name: str, known: Iterable[str]) -> str:
     return did_you_mean(name, known) or f"known are {', '.join(sorted(known))}"
+
+
+def _moment(query: dict[str, list[str]], name: str) -> int | str | None:
+    """Return a moment as a URL has it: digits are milliseconds."""
+    [text] = query.get(name, [""])[-1:]
+    return int(text) if text.isdecimal() and len(text) < 20 else text or None
 
 
 def _number(query: dict[str, list[str]], name: str, what: str) -> int | None:

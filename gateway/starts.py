@@ -1,4 +1,4 @@
-"""The options `start` and `complete`: what they ask of the store of the day, and how its answer is shown. Pure.
+"""The options `start` and `complete`: what they ask of the store or of the journal, and how the answer is shown. Pure.
 
 Frames as in docs/websocket.md, "The day so far".
 """
@@ -13,7 +13,7 @@ from gateway.costs.turns import OF_CLIENT, chunk_bytes
 from gateway.streams.member import Beginning, Gap, StoreQuestion
 from qmt_bridge.errors import BadRequest
 from qmt_bridge.wire.moments import Moment, read_moment, shown_moment
-from qmt_bridge.wire.positions import Position
+from qmt_bridge.wire.positions import JournalPosition, Position
 from qmt_bridge.wire.requests import Options
 from qmt_bridge.wire.topics import Topic
 
@@ -73,6 +73,16 @@ def complete_question(outbox_bytes: int) -> StoreQuestion:
     """Return what a subscription asks of the store that begins with the last value and is to miss nothing later."""
     chunk = chunk_bytes(outbox_bytes)
     return StoreQuestion(room=chunk, chunk=chunk, complete=True)
+
+
+def journal_question(start: int | str | JournalPosition, end: int | str | None) -> JournalPosition:
+    """Return what to ask of the journal of trade events; raise `BadRequest` for what is no moment."""
+    until = None if end is None else read_moment(end, "end")
+    if isinstance(start, JournalPosition):
+        # A position that a client names is never exact.
+        return JournalPosition(start.seq, start.epoch, end=end)
+    _check_order(read_moment(start, "start"), until)
+    return JournalPosition(0, start=start, end=end)
 
 
 def _check_order(begin: Moment, until: Moment | None) -> None:

@@ -80,7 +80,7 @@ class QuoteOptions(TypedDict, total=False):
     start: str | int
     # With `start`: up to then, and nothing live; the stream ends there.
     end: str | int
-    # Go on after the last message of each code when the connection was lost, and leave nothing out.
+    # Leave nothing out: what is lost, on the way to the gateway or with the connection, is read from the store.
     complete: bool
 
 
@@ -213,13 +213,22 @@ class QMTClient:
         await _drive(self.l2_thousand(stocks, gear_num, **options), callback)
 
     def trade_events(
-        self, after: int | None = None, state: str | os.PathLike[str] | None = None
+        self,
+        after: int | None = None,
+        state: str | os.PathLike[str] | None = None,
+        *,
+        start: str | int | None = None,
+        end: str | int | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Iterate over ``{"type": "order", "seq": 8812, "data": {...}}``; the client needs its `api_key`.
 
         `after` is the ``seq`` of the last event that an earlier run has seen: every later event is replayed first.
+        `start` is a moment instead (``09:30:00``, an ISO time, or milliseconds since 1970): every event is replayed
+        that came since then; what the journal does not have of it is told to `on_state` as ``gap``. With `end` the
+        stream ends before the first event at or after that moment.
 
-        `state` names a file that keeps a bookmark for the next run; if it exists, it is used instead of `after`.
+        `state` names a file that keeps a bookmark for the next run; if it exists, it is used instead of `after` and
+        `start`.
         An event counts as seen once the callback has returned (in a loop: once the next event is requested), and is
         then written within a second, at the latest when the stream ends. So every event is seen at least once; those
         seen in the second before a crash come again. A file belongs to one program and one gateway.
@@ -230,15 +239,27 @@ class QMTClient:
         ``frame["oldest"]``, where the gateway gives it, is the smallest `after` that would be accepted. The caller
         decides what to do about the loss; to go on, delete the file, which has precedence, and use that `after`.
         """
+        if after is not None and start is not None:
+            raise BadRequest("bad_request", "start and after both say where to begin; choose one")
+        if end is not None and start is None and after is None and state is None:
+            raise BadRequest("bad_request", "end is that of a part of the day, which needs a start")
+        moments = {name: moment for name, moment in (("start", start), ("end", end)) if moment is not None}
         saved = None if state is None else BookmarkFile(state, self._server)
         bookmark = (saved.load() if saved is not None else None) or (None if after is None else Bookmark(after))
-        return self._frames(Stream("/ws/trade", (), (), is_trade_event, journaled=True, bookmark=bookmark), saved)
+        stream = Stream("/ws/trade", (), (), is_trade_event, journaled=True, bookmark=bookmark, moments=moments)
+        return self._frames(stream, saved)
 
     async def subscribe_trade_events(
-        self, callback: Callback, after: int | None = None, state: str | os.PathLike[str] | None = None
+        self,
+        callback: Callback,
+        after: int | None = None,
+        state: str | os.PathLike[str] | None = None,
+        *,
+        start: str | int | None = None,
+        end: str | int | None = None,
     ) -> None:
         """Call back with every trade event, in order; see `trade_events`."""
-        await _drive(self.trade_events(after, state), callback)
+        await _drive(self.trade_events(after, state, start=start, end=end), callback)
 
     def download_progress(
         self, stocks: Iterable[str], period: str, start_time: str = "", end_time: str = ""
@@ -400,9 +421,7 @@ class QMTClient:
 
     async def _open(self, stream: Stream, open_timeout: float) -> ClientConnection:
         stream.opened()
-        query = dict(self._query)
-        if stream.after is not None:
-            query["after"] = stream.after
+        query = self._query | stream.parameters
         return await connect(
             f"{self._base}{stream.path}{'?' if query else ''}{urlencode(query, quote_via=quote)}",
             additional_headers=self._headers,

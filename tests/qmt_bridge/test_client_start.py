@@ -15,6 +15,7 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest
 from qmt_bridge.reading.places import CODES_A_REQUEST, Places
 from qmt_bridge.stream import StreamState
+from qmt_bridge.system import clock
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.morning import CODE, TICK, Market, demand, market_of, tick
 from tests.support.ports import ANY_ADDRESSES
@@ -190,6 +191,68 @@ async def test_complete_client_that_reads_too_slowly_goes_on_where_it_was(tmp_pa
 def sockets(market: Market) -> float:
     """Return how many sockets of quotes the gateway has."""
     return metrics(market.rig.servers[-1].port)['connections{path="/ws/realtime"}']
+
+
+async def test_trade_events_begin_at_a_moment(market: Market) -> None:
+    client = client_of(market, api_key=KEY)
+    async with aclosing(client.trade_events(after=0)) as events:
+        for number in range(5):
+            market.rig.source.trade("order", n=number)
+        await reach(events, 5)
+        moment = await next_ms()
+        market.rig.source.trade("order", n=5)
+        await reach(events, 6)
+        end = await next_ms()
+        market.rig.source.trade("order", n=6)
+        await reach(events, 7)
+    states: list[StreamState] = []
+    client = client_of(market, api_key=KEY, on_state=states.append)
+    async with aclosing(client.trade_events(start=moment)) as events:
+        assert await reach(events, 7) == [6, 7]
+    async with asyncio.timeout(DEADLINE):
+        assert [event["seq"] async for event in client.trade_events(start=moment, end=end)] == [6]
+    assert [state for state in states if state.state == "gap"] == []
+    async with aclosing(client.trade_events(start="2020-01-02T09:30:00")) as events:
+        assert await reach(events, 7) == [1, 2, 3, 4, 5, 6, 7]
+    assert [state.reason for state in states if state.state == "gap"] == ["store_began"]
+
+
+async def test_trade_events_from_a_moment_go_on_after_a_lost_connection(market: Market) -> None:
+    client = client_of(market, api_key=KEY)
+    second = market.rig.serve(store_addr=market.store.address)
+    client._base = f"ws://127.0.0.1:{market.rig.servers[0].port}"
+    for number in range(3):
+        market.rig.source.trade("order", n=number)
+    async with aclosing(client.trade_events(start="2020-01-02T09:30:00")) as events:
+        assert await reach(events, 3) == [1, 2, 3]
+        client._base = f"ws://127.0.0.1:{second.port}"
+        market.rig.servers[0].stop()
+        market.rig.source.trade("order", n=3)
+        assert await reach(events, 4) == [4]
+
+
+async def reach(events: Any, last: int) -> list[int]:
+    """Return the positions of events up to `last`."""
+    got: list[int] = []
+    async with asyncio.timeout(DEADLINE):
+        async for event in events:
+            got.append(event["seq"])
+            if got[-1] == last:
+                break
+    return got
+
+
+async def next_ms() -> int:
+    """Return a time in ms that is later than that of all that was published, once it has come."""
+    moment = clock.time_ns() // 10**6 + 1
+    await until(lambda: clock.time_ns() // 10**6 >= moment, "the next millisecond")
+    return moment
+
+
+@pytest.mark.parametrize("options", [{"after": 1, "start": "09:30"}, {"end": "10:00"}])
+def test_moments_of_trade_events_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        QMTClient("127.0.0.1").trade_events(**options)
 
 
 @pytest.mark.parametrize("options", [{"complete": True, "max_rate_ms": 100}, {"end": "10:00"}])
