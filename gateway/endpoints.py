@@ -839,14 +839,12 @@ class Trade:
         self._subscribe(after, request.get("id"))
 
     def _refused(self, of: Subscription, refusal: Refusal, given: object) -> None:
-        if refusal.code not in ("resume_expired", "bad_request"):
+        if refusal.code != "resume_expired":
             # An open socket without events would look like a day without trades. A new connection can resume.
             self.session.end(Ended(UPSTREAM_FAILED, refusal.reason, code=refusal.code))
             return
         newest = JournalPosition(refusal.newest, refusal.epoch)
-        # A moment may mean nothing on the day that the journal has.
-        is_position = refusal.code == "resume_expired"
-        where = {"oldest": refusal.oldest, "newest": newest.seq, "epoch": newest.epoch} if is_position else {}
+        where = {"oldest": refusal.oldest, "newest": newest.seq, "epoch": newest.epoch}
         self.session.error(refusal.code, refusal.reason, id=given, **where)
 
         def go_on() -> None:

@@ -33,7 +33,7 @@ from feeder.journal.opening import (
 )
 from feeder.journal.timeline import Stamp, position_before
 from qmt_bridge import private
-from qmt_bridge.errors import BadRequest, ConfigError, WireError
+from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.journal_file import MOST_ACCOUNTS, MOST_POSITION, check_accounts, newest_position, oldest_position
 from qmt_bridge.wire import earlier, frames
 from qmt_bridge.wire.history import Hole, Missing
@@ -391,11 +391,10 @@ class Journal:
         oldest, newest = self.oldest(account), self.newest_of(account)
         start_ms = self._moment(read_moment(start, "start"), newest, account)
         end_ms = 0 if end is None else self._moment(read_moment(end, "end"), newest, account)
-        if end_ms and end_ms < start_ms:
-            raise BadRequest("bad_request", "end is before start")
         look = partial(self._look, account=account)
         after = position_before(look, oldest, newest, start_ms)
-        until = position_before(look, oldest, newest, end_ms) if end_ms else newest
+        # At an end before the start there are no events.
+        until = max(after, position_before(look, oldest, newest, end_ms)) if end_ms else newest
         from_ms = look(after + 1, after + 1)[0].came_ms if after < newest else None
         reason = self._why_missing(start_ms) if after == oldest else None
         before = None if from_ms is None else Position(self._epochs.last, after + 1)

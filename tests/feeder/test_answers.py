@@ -502,7 +502,6 @@ def test_what_the_journal_does_not_have_is_told_with_the_start(asked: Asked) -> 
         pytest.param({"start": "half past nine"}, "start is a time of day", id="no-moment"),
         pytest.param({"start": "09:30", "end": "later"}, "end is a time of day", id="no-end"),
         pytest.param({"after": 1, "end": "later"}, "end is a time of day", id="no-end-of-a-position"),
-        pytest.param({"start": 2_000_000_000_000, "end": "09:30"}, "end is before start", id="before"),
     ],
 )
 def test_a_start_that_means_nothing_is_refused(asked: Asked, fields: dict[str, Any], told: str) -> None:

@@ -215,10 +215,12 @@ async def test_start_that_means_nothing_is_refused(rig: Rig, request_: dict[str,
         assert await events(client, 1) == [1]
 
 
-async def test_moments_that_no_day_has_in_this_order_are_refused(rig: Rig) -> None:
-    async with rig.connect(URL) as client:
-        error = await asked(client, start="09:30", end=1_000_000_000_000)
-        assert (error["code"], error["error"]) == ("bad_request", "end is before start")
+async def test_end_that_turns_out_to_be_before_the_start_has_no_events(rig: Rig) -> None:
+    async with rig.connect(URL) as other, rig.connect(URL) as client:
+        await Trader(rig, other).trade(2)
+        await events(client, 2)
+        assert (await asked(client, start="00:00", end=1_000_000_000_000))["type"] == "subscribed"
+        assert await client.receive() == {"type": "end", "id": 7}
 
 
 @pytest.mark.parametrize(
