@@ -62,6 +62,7 @@ class Replay(NamedTuple):
     number: int
     topic: str
     account: str | None
+    # With a `start`, where that is is looked up first.
     position: JournalPosition
     # Bytes of the only chunk that is wanted; 0: all there is.
     room: int
@@ -229,12 +230,15 @@ class Answers:
             account = None if text == ALL_TRADES else parse_topic(text).name
         except WireError as exc:
             return TopicState(ask.id, text, "refused", str(exc), "bad_request", epoch)
-        if ask.after is None:
+        position = ask.position
+        if position is None:
             return TopicState(ask.id, text, "live", epoch=epoch, seq=self._sent.of(account))
+        if ask.after is not None and ask.start is not None:
+            error = "start and after are two places to begin at: give one"
+            return TopicState(ask.id, text, "refused", error, "bad_request", epoch)
         if len(self.replays) >= MAX_REPLAYS or self._replay_askers[peer[0]] >= MAX_REPLAYS_OF_ONE:
             error = "too many questions for the trade journal wait"
             return TopicState(ask.id, text, "refused", error, "rate_limited", epoch)
-        position = JournalPosition(ask.after, ask.epoch, ask.exact)
         self._queue_replay(Replay(peer, ask.id, text, account, position, ask.room))
         return None
 
@@ -261,14 +265,32 @@ class Answers:
         self._reply(replay.peer, state)
         if state.state == "live" and state.more and replay.room <= 0:
             # The position is one of this journal now, so no epoch has to be checked any more.
-            self._queue_replay(replay._replace(position=JournalPosition(state.seq)))
+            end = None if replay.position.end is None else state.end_ms or replay.position.end
+            self._queue_replay(replay._replace(position=JournalPosition(state.seq, end=end)))
 
 
 def _read_chunk(replay: Replay, journal: Journal, epoch: int) -> TopicState:
     """Return the next chunk of a replay, in the epoch `epoch` of the feeder. On the journal's thread."""
     _, number, topic, account, position, room = replay
     newest = journal.newest_of(account)
+    size = min(room, CHUNK_BYTES) if room > 0 else CHUNK_BYTES
     try:
+        if position.start is not None:
+            span = journal.find(position.start, position.end, account)
+            chunk = journal.read(span.after, account, size, span.until)
+            return TopicState(
+                number,
+                topic,
+                "live",
+                epoch=epoch,
+                seq=chunk.last,
+                body=chunk.body,
+                more=chunk.more,
+                start_ms=span.start_ms,
+                end_ms=span.end_ms,
+                from_ms=span.from_ms,
+                holes=[] if span.missing is None else [span.missing],
+            )
         oldest = journal.oldest(account)
         is_ours = journal.has(position, account)
         if not is_ours or not oldest <= position.seq <= newest:
@@ -278,7 +300,10 @@ def _read_chunk(replay: Replay, journal: Journal, epoch: int) -> TopicState:
                     f"position {position.seq} is not one of this journal, which has what follows {oldest} to {newest}"
                 )
             return TopicState(number, topic, "refused", error, "resume_expired", epoch, newest, oldest=oldest)
-        chunk = journal.read(position.seq, account, min(room, CHUNK_BYTES) if room > 0 else CHUNK_BYTES)
+        until = newest if position.end is None else journal.before(position.end, account)
+        chunk = journal.read(position.seq, account, size, until)
+    except BadRequest as exc:
+        return TopicState(number, topic, "refused", exc.reason, exc.code, epoch, newest)
     except sqlite3.Error as exc:
         logger.exception("trade journal cannot be read")
         return _unreadable(replay, epoch, newest, str(exc))

@@ -21,8 +21,17 @@ from gateway.markets.subscription import MarketSubscription
 from gateway.read_subscription import ReadSubscription
 from gateway.sending.view import View
 from gateway.session import FIRST_REQUEST_TIMEOUT, Ended, Endpoint, Session, shown_ignored
-from gateway.starts import playback_of, positions_by_topic, shown_beginning, shown_playback, store_questions
-from gateway.streams.member import Refusal, StoreQuestion
+from gateway.starts import (
+    complete_question,
+    journal_question,
+    playback_of,
+    positions_by_topic,
+    shown_beginning,
+    shown_gap,
+    shown_playback,
+    store_questions,
+)
+from gateway.streams.member import Beginning, Refusal, StoreQuestion
 from gateway.subscription import DOCUMENTED, Subscription, Terms, Ticket, reduced_view
 from qmt_bridge.closes import BAD_REQUEST, FINISHED, UPSTREAM_AWAY, UPSTREAM_FAILED, Ending
 from qmt_bridge.errors import BadCode, BadRequest, ErrorCode
@@ -41,6 +50,7 @@ from qmt_bridge.wire.requests import (
     Options,
     QuoteRequest,
     TradeResume,
+    TradeStart,
     WholeRequest,
     ignored_fields,
     read_request,
@@ -246,7 +256,7 @@ class _Codes:
             # Without options, a code keeps those that it has.
             await self._serve_anew(asked.topics, terms, view)
         # A code that is subscribed already is subscribed again, from its new position on.
-        anew = positions or questions
+        anew = positions.keys() | questions.keys()
         self.session.unsubscribe(*(self._held.pop(topic) for topic in anew if topic in self._held))
         added, beyond = self._want(asked, terms, view)
         # A code whose market was subscribed too may have kept other options.
@@ -281,7 +291,7 @@ class _Codes:
         made: dict[Topic, Subscription] = {}
         for topic in topics:
             if topic in questions:
-                made[topic] = self._reader(topic, terms, questions[topic])
+                made[topic] = self._reader(topic, terms, questions[topic], positions.get(topic))
             elif topic not in self._held or topic in positions:
                 made[topic] = Subscription(self.session.sender, self.session, topic, terms, positions.get(topic))
             else:
@@ -295,11 +305,12 @@ class _Codes:
         topic: Topic,
         terms: Terms,
         question: StoreQuestion,
+        position: Position | None = None,
         on_end: Callable[[ReadSubscription], None] | None = None,
     ) -> ReadSubscription:
         if question.code is not None:
             return MarketSubscription(self.session.sender, self.session, topic, terms, question, on_end)
-        return ReadSubscription(self.session.sender, self.session, topic, terms, question, on_end=on_end)
+        return ReadSubscription(self.session.sender, self.session, topic, terms, question, position, on_end=on_end)
 
     async def _serve_anew(self, topics: Iterable[Topic], terms: Terms, view: View | None) -> None:
         """Serve those topics by these terms that the client has asked for before, in several turns of the loop."""
@@ -348,7 +359,7 @@ class _Codes:
             joined = {of.topic for of in ticket.subscriptions if of.recovered}
             recovered = {asked.topics[topic]: topic in joined for topic in opened.positions}
             ack["recovered"] = all(recovered.values()) if "seq" in asked.options.resume else recovered
-        if opened.questions:
+        if asked.options.start is not None:
             ack["start"] = self._beginnings(opened, ticket)
             ack |= shown_playback(opened.questions)
         # The source has not answered for these topics yet; if it refuses one, an error frame follows, or the ack of an
@@ -363,8 +374,8 @@ class _Codes:
         """Return from when each code of a request is complete, or why it is not."""
         found = {of.topic: of for of in ticket.subscriptions if isinstance(of, ReadSubscription)}
         shown: dict[str, dict[str, Any]] = {}
-        for topic in opened.questions:
-            if topic in opened.refused:
+        for topic, question in opened.questions.items():
+            if topic in opened.refused or question.begins_live:
                 continue
             of = found.get(topic)
             beginning = None if of is None else of.beginning
@@ -405,7 +416,7 @@ class _Codes:
             self._reject(asked.rejected)
             self.session.tell_ignored(ignored)
         for number, (topic, question) in enumerate(questions.items(), 1):
-            left[self._reader(topic, terms, question, end)] = None
+            left[self._reader(topic, terms, question, on_end=end)] = None
             if not number % CODES_A_TURN:
                 await asyncio.sleep(0)
         self._parts.update(left)
@@ -487,12 +498,18 @@ class _Codes:
                 position = (opened.positions if opened is not None else positions).get(topic)
                 terms = self._terms.get(topic, DOCUMENTED)
                 of = made.get(topic) if opened is None else None
-                added[topic] = of or Subscription(self.session.sender, self.session, topic, terms, position)
+                added[topic] = of or self._subscription(topic, terms, position)
                 if opened is not None and opened.ticket is not None:
                     opened.ticket.add(added[topic])
         self._held.update(added)
         self.session.subscribe(list(added.values()), None, acknowledge)
         return list(added.values())
+
+    def _subscription(self, topic: Topic, terms: Terms, position: Position | None) -> Subscription:
+        if not terms.complete:
+            return Subscription(self.session.sender, self.session, topic, terms, position)
+        question = complete_question(self.session.host.config.outbox_bytes)
+        return self._reader(topic, terms, question, position)
 
     def _naming(self, topic: Topic) -> _Request | None:
         """Return the newest request that names a topic and that has not been answered."""
@@ -669,7 +686,7 @@ class Formula:
         if question is None:
             of = Subscription(self.session.sender, self.session, topic, terms, position, seq_id)
         else:
-            of = ReadSubscription(self.session.sender, self.session, topic, terms, question, seq_id, end)
+            of = ReadSubscription(self.session.sender, self.session, topic, terms, question, position, seq_id, end)
         self._by_seq[seq_id], self._seqs[of] = of, seq_id
         self.session.subscribe([of], None, acknowledge)
 
@@ -768,16 +785,34 @@ class DownloadProgress:
         raise Ended(ending, error, code=code, told=True)
 
 
-class _OfAccounts(Subscription):
-    """Trade events of some accounts. Their positions stay those of the journal, so a client sees holes in them."""
+class _TradeSubscription(Subscription):
+    """The events of the journal, of all accounts or of some; a `Reader` of those from a moment on, or up to one.
 
-    def __init__(self, session: Session, accounts: Iterable[str]) -> None:
+    The positions of some accounts' events stay those of the journal, so a client sees holes in them.
+    """
+
+    def __init__(self, session: Session, accounts: Iterable[str], on_end: Callable[[], None]) -> None:
         super().__init__(session.sender, session, ALL_TRADES)
+        self._session = session
         self._accounts = frozenset(accounts)
+        self._on_end = on_end
+        # Where the events begin that follow a moment, once the feeder has answered.
+        self.beginning: Beginning | None = None
 
     def deliver(self, frame: Frame) -> None:
-        if _account_of(frame) in self._accounts:
+        if not self._accounts or _account_of(frame) in self._accounts:
             super().deliver(frame)
+
+    def begins(self, beginning: Beginning) -> None:
+        """Note where the events begin; without an ack that shows it, tell what is missing."""
+        self.beginning = beginning
+        if beginning.gap is not None and not isinstance(self.gate, Ticket):
+            told = f"a part of what start asked for is missing: {beginning.gap.reason}"
+            self._session.error("incomplete", told, **shown_gap(beginning.gap))
+
+    def ended(self) -> None:
+        """Tell the endpoint that all up to the end was delivered."""
+        self.in_order(self._on_end)
 
 
 class Trade:
@@ -786,8 +821,8 @@ class Trade:
     always_key: ClassVar[bool] = behaviour_of(ALL_TRADES).needs_key
     scope: ClassVar[Scope] = "trade"
     to_files: ClassVar[bool] = False
-    opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action", "resume"))
-    parameters: ClassVar[tuple[str, ...]] = (*_PARAMETERS, "after", "epoch")
+    opts_in: ClassVar[frozenset[str]] = frozenset(("id", "action", "resume", "start"))
+    parameters: ClassVar[tuple[str, ...]] = (*_PARAMETERS, "after", "epoch", "start", "end")
     first_request_timeout: ClassVar[float | None] = None
 
     def __init__(self, session: Session) -> None:
@@ -801,10 +836,23 @@ class Trade:
         epoch = _number(query, "epoch", "that of an ack or a feed notice")
         if epoch is not None and after is None:
             raise Ended(BAD_REQUEST, "epoch says which journal has the position `after`, which is missing")
-        self._subscribe(None if after is None else JournalPosition(after, epoch))
+        start, end = _moment(query, "start"), _moment(query, "end")
+        if start is not None and after is not None:
+            raise Ended(BAD_REQUEST, "start and after both say where to begin; choose one")
+        if end is not None and start is None and after is None:
+            raise Ended(BAD_REQUEST, "end is that of a part of the day, which needs a start")
+        given: int | str | JournalPosition | None = JournalPosition(after, epoch) if after is not None else start
+        try:
+            self._subscribe(None if given is None else journal_question(given, end))
+        except BadRequest as exc:
+            raise Ended(BAD_REQUEST, exc.reason) from None
 
     async def handle(self, request: dict[str, Any]) -> None:
-        """Begin again after the position that a request names; every other request is refused."""
+        """Begin again at the position or the moment that a request names; every other request is refused."""
+        if "start" in request and request.get("action", "subscribe") == "subscribe":
+            asked = read_request(request, TradeStart)
+            self._begin(journal_question(asked.start, asked.end), request, TradeStart)
+            return
         if "resume" not in request or request.get("action", "subscribe") != "subscribe":
             if request.get("action", "subscribe") == "subscribe":
                 strange = ignored_fields(request, TradeResume)
@@ -813,9 +861,10 @@ class Trade:
                 raise BadRequest("unknown_action", told)
             raise _unknown_action(request.get("action"), *_ACTIONS)
         given = read_request(request, TradeResume).resume
-        # A position that a client names is never exact.
-        after = JournalPosition(given.seq, given.epoch)
-        self.session.tell_ignored(ignored_fields(request, TradeResume))
+        self._begin(journal_question(given, None), request, TradeResume)
+
+    def _begin(self, after: JournalPosition, request: dict[str, Any], shape: type[msgspec.Struct]) -> None:
+        self.session.tell_ignored(ignored_fields(request, shape))
         self.session.unsubscribe(self._subscription)
         self._subscribe(after, request.get("id"))
 
@@ -829,20 +878,21 @@ class Trade:
         self.session.error(refusal.code, refusal.reason, id=given, **where)
 
         def go_on() -> None:
-            # The error frame has told the client of the loss, and it may have resumed by a request meanwhile.
-            if self._subscription is of:
+            # The error frame has told the client of the loss, and it may have resumed by a request meanwhile. One that
+            # asked for a part of the day gets nothing live.
+            if self._subscription is of and not self._has_end:
                 self._subscribe(newest, given)
 
         self.session.sender.later(go_on)
 
-    def _make_subscription(self) -> Subscription:
-        key = self.session.key
-        if key is not None and key.accounts:
-            return _OfAccounts(self.session, key.accounts)
-        return Subscription(self.session.sender, self.session, ALL_TRADES)
-
     def _subscribe(self, after: JournalPosition | None, given: object = None) -> None:
-        of = self._subscription = self._make_subscription()
+        def end() -> None:
+            self.session.subscriptions.pop(of, None)
+            self.session.tell({"type": "end", "id": given})
+
+        self._has_end = after is not None and after.end is not None
+        key = self.session.key
+        of = self._subscription = _TradeSubscription(self.session, () if key is None else key.accounts, end)
 
         def acknowledge(ticket: Ticket) -> None:
             for refusal in ticket.refused.values():
@@ -853,7 +903,10 @@ class Trade:
                     ack["epoch"] = of.epoch
                 if after is not None:
                     stream = self.session.host.feed.hub.streams[ALL_TRADES]
-                    ack |= {"seq": max(of.began, stream.seq), "after": after.seq}
+                    begin = after.seq if after.start is None else of.began
+                    ack |= {"seq": max(of.began, stream.seq), "after": begin}
+                if of.beginning is not None:
+                    ack["start"] = shown_beginning(of.beginning)
                 self.session.tell(ack)
 
         # No event after the ack is lost, so a client can wait for the ack before it sends an order.
@@ -892,6 +945,12 @@ def _detail(topic: Topic) -> str:
 
 def _hint(name: str, known: Iterable[str]) -> str:
     return did_you_mean(name, known) or f"known are {', '.join(sorted(known))}"
+
+
+def _moment(query: dict[str, list[str]], name: str) -> int | str | None:
+    """Return a moment as a URL has it: digits are milliseconds."""
+    [text] = query.get(name, [""])[-1:]
+    return int(text) if text.isdecimal() and len(text) < 20 else text or None
 
 
 def _number(query: dict[str, list[str]], name: str, what: str) -> int | None:
@@ -948,8 +1007,11 @@ def _begin_together(ticket: Ticket) -> None:
 def _terms(options: Options) -> Terms:
     if options.mode == "all" and options.max_rate_ms:
         raise BadRequest("bad_request", 'mode "all" keeps every frame and max_rate_ms does not; choose one')
-    keeps_all = options.mode == "all"
-    return Terms(tuple(options.fields), options.seq, options.max_rate_ms / 1000, keeps_all, options.snapshot)
+    if options.complete and options.max_rate_ms:
+        raise BadRequest("bad_request", "complete leaves nothing out and max_rate_ms does; choose one")
+    keeps_all = options.mode == "all" or options.complete
+    interval = options.max_rate_ms / 1000
+    return Terms(tuple(options.fields), options.seq, interval, keeps_all, options.snapshot, options.complete)
 
 
 def _formula(topic: Topic) -> dict[str, Any]:

@@ -17,12 +17,13 @@ from gateway.streams.stream import ANSWER_TIMEOUT, Losses, Stream
 from gateway.streams.values import ValueStream
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import TopicHistory
-from qmt_bridge.wire.positions import JournalPosition
+from qmt_bridge.wire.positions import JournalPosition, Position
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, Topic, behaviour_of
 
 # After a lost message there may be no next message that shows the gap. Therefore the position of a topic without
-# messages for QUIET_SECONDS is compared with the feeder's, and again after each COMPARE_SECONDS without a message.
+# messages for QUIET_SECONDS is compared with the feeder's, and again after each COMPARE_SECONDS without a message, or
+# after QUIET_SECONDS if the feeder was further and a member is to miss nothing.
 QUIET_SECONDS = 4.0
 COMPARE_SECONDS = 60.0
 # At most this many topics at a time, because the feeder has to publish ticks meanwhile.
@@ -79,11 +80,22 @@ class Hub:
         self._questions.ask(asking, now)
 
     def read(self, readers: Mapping[Topic, tuple[Reader, StoreQuestion]], now: float) -> None:
-        """Add a member to each topic that is read the answers of the store to its question, and then new frames."""
+        """Add a member to each topic that is read the answers of the store to its question, and then new frames.
+
+        With `StoreQuestion.complete` it is read what is lost later, too.
+        """
         asking = []
         for topic, (reader, question) in readers.items():
             stream = self.streams.get(topic) or self._open(topic)
             assert isinstance(stream, StoredStream), topic
+            if question.complete and question.end is None:
+                stream.keep(reader, question)
+            if question.begins_live:
+                self._subscribe(stream)
+                joined = stream.join(reader, None, now)
+                if joined is not None:
+                    asking.append((stream, joined))
+                continue
             cohort = stream.read(reader, question, now)
             if question.end is None:
                 self._subscribe(stream)
@@ -115,6 +127,10 @@ class Hub:
         stream = self.streams.get(Topic(state.topic))
         if stream is not None:
             stream.answer(state, now)
+            keeps = isinstance(stream, StoredStream) and stream.keeps
+            if keeps and Position(state.epoch, state.seq) > stream.position:
+                # What the feeder has published has not come, and what it publishes next may not come either.
+                stream.compare_at = min(stream.compare_at, now + QUIET_SECONDS)
             self._close_if_empty(stream)
 
     def history(self, answer: TopicHistory, now: float) -> None:

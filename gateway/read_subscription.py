@@ -1,6 +1,7 @@
-"""A subscription with a `start`: it is read what the store of the day has, then it meets the live stream.
+"""A subscription that is read what the store of the day has: from a `start` on until it meets the live stream.
 
-Until then nothing is left out, whatever its options say. Runs on the event loop.
+Until then nothing is left out, whatever its options say. With the option `complete` it is read the store after each
+loss, too. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from gateway.sending.sender import Sender
 from gateway.streams.member import Beginning, Gap, StoreQuestion
 from gateway.subscription import ENDED, Owner, Subscription, Terms, Ticket
 from qmt_bridge.system import clock
+from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.topics import Topic
 
 # The least number of seconds between two looks whether records are due: at a high speed several are, in one write.
@@ -20,7 +22,7 @@ LOOK_SECONDS = 0.01
 
 
 class ReadSubscription(Subscription):
-    """One client's subscription to one topic from a moment of the past on (streams.member.Reader)."""
+    """One client's subscription to one topic that is read the store (streams.member.Reader)."""
 
     __slots__ = ("_kept", "_on_end", "_reading", "_terms", "_timer", "beginning", "question", "seq_id")
 
@@ -31,6 +33,7 @@ class ReadSubscription(Subscription):
         topic: Topic,
         terms: Terms,
         question: StoreQuestion,
+        position: Position | None = None,
         seq_id: int | None = None,
         on_end: Callable[[ReadSubscription], None] | None = None,
     ) -> None:
@@ -39,14 +42,15 @@ class ReadSubscription(Subscription):
         self.seq_id = seq_id
         # Where its records begin; None until the store has answered.
         self.beginning: Beginning | None = None
-        self._reading = True
+        self._reading = not question.begins_live
         # The bytes of records that are not due yet, and what calls when the next one is.
         self._kept = 0
         self._timer: asyncio.TimerHandle | None = None
         self._terms = terms
         self._on_end = on_end
-        sender.readings += 1
-        super().__init__(sender, owner, topic, terms, None, seq_id)
+        if self._reading:
+            sender.readings += 1
+        super().__init__(sender, owner, topic, terms, position, seq_id)
 
     def serve(self, terms: Terms, seq_id: int | None = None) -> None:
         """Serve by these terms from now on, or from the live stream on."""

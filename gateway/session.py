@@ -543,7 +543,7 @@ class Session:
         if self.opted_in:
             self.tell({"type": "gap", **named, **shown})
         else:
-            self.error("incomplete", f"a part of what start asked for is missing: {gap.reason}", **named, **shown)
+            self.error("incomplete", f"a part of what was asked for is missing: {gap.reason}", **named, **shown)
 
     def _tell_ended(self) -> None:
         ended, self._ended = self._ended or {}, None

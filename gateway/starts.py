@@ -1,4 +1,4 @@
-"""The option `start` of a subscription: what it asks of the store of the day, and how its answer is shown. Pure.
+"""The options `start` and `complete`: what they ask of the store or of the journal, and how the answer is shown. Pure.
 
 Frames as in docs/websocket.md, "The day so far".
 """
@@ -10,12 +10,12 @@ from typing import Any
 
 import msgspec
 
-from gateway.costs.turns import chunk_bytes
+from gateway.costs.turns import chunk_bytes, unit_bytes
 from gateway.streams.member import Beginning, Gap, StoreQuestion
 from qmt_bridge.errors import BadRequest
-from qmt_bridge.wire.moments import read_moment, shown_moment
+from qmt_bridge.wire.moments import Moment, read_moment, shown_moment
 from qmt_bridge.wire.playback import Playback, check_speed
-from qmt_bridge.wire.positions import Position
+from qmt_bridge.wire.positions import JournalPosition, Position
 from qmt_bridge.wire.requests import Options
 from qmt_bridge.wire.topics import Kind, Topic, parse_topic
 
@@ -23,6 +23,8 @@ from qmt_bridge.wire.topics import Kind, Topic, parse_topic
 FIRST_BYTES = 64 * 1024
 # Bytes of an answer that is played: each topic of a client holds one until its records are due.
 PLAYED_BYTES = 32 * 1024
+# Positions beyond this cannot be (docs/wire.md, "The store").
+_MOST_NUMBER = 2**62
 # The names in a start or a resume that are a position, and not one by code; beside them a start may have `market`.
 _OF_POSITION = frozenset(Position.__struct_fields__)
 
@@ -44,13 +46,13 @@ def positions_by_topic(given: dict[str, Any], named: dict[Topic, str], option: s
 
 
 def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int) -> dict[Topic, StoreQuestion]:
-    """Return what to ask of the store for each topic of a request; none without a start."""
+    """Return what to ask of the store for each topic of a request; none without `start` and `complete`."""
     if options.start is None:
         if options.end is not None:
             raise BadRequest("bad_request", "end is that of a part of the day, which needs a start")
         if options.speed:
             raise BadRequest("bad_request", "speed is that of the day so far, which needs a start")
-        return {}
+        return dict.fromkeys(named, complete_question(outbox_bytes)) if options.complete else {}
     if options.resume:
         raise BadRequest("bad_request", "start and resume both say where to begin; choose one")
     end = options.end
@@ -62,17 +64,18 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
     if playback is not None:
         chunk = room = min(room, PLAYED_BYTES)
     if not isinstance(options.start, dict):
-        begin = read_moment(options.start, "start")
-        if until is not None and until.of_day == begin.of_day and until.ms < begin.ms:
-            raise BadRequest("bad_request", "end is before start")
-        questions = dict.fromkeys(named, StoreQuestion(options.start, None, end, room, chunk, playback))
+        _check_order(read_moment(options.start, "start"), until)
+        question = StoreQuestion(options.start, None, end, room, chunk, playback, complete=options.complete)
+        questions = dict.fromkeys(named, question)
         return questions if playback is None else _spread(questions)
     by_name = options.start
     is_position = not _OF_POSITION.isdisjoint(by_name)
     times = {} if is_position else {name: each for name, each in by_name.items() if not isinstance(each, dict)}
     positions = positions_by_topic({name: by_name[name] for name in by_name if name not in times}, named, "start")
-    questions = {topic: StoreQuestion(None, after, end, room, chunk, playback) for topic, after in positions.items()}
-    for topic in positions:
+    asked = StoreQuestion(None, None, end, room, chunk, playback, complete=options.complete)
+    questions = {topic: asked._replace(after=after) for topic, after in positions.items()}
+    for topic, position in positions.items():
+        _check(position)
         given = by_name if is_position else by_name[named[topic]]
         if "market" in given:
             questions[topic] = questions[topic]._replace(code=_code_of(topic, given["market"]))
@@ -81,8 +84,38 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
         if not topics:
             raise _not_asked_for("start", name)
         read_moment(given, "start")
-        questions |= dict.fromkeys(topics, StoreQuestion(given, None, end, room, chunk, playback))
+        questions |= dict.fromkeys(topics, asked._replace(start=given))
+    if options.complete and end is None:
+        # Codes that the start does not name begin with their last value.
+        questions = dict.fromkeys(named, complete_question(outbox_bytes)) | questions
     return questions if playback is None else _spread(questions)
+
+
+def complete_question(outbox_bytes: int) -> StoreQuestion:
+    """Return what a subscription asks of the store that begins with the last value and is to miss nothing later."""
+    chunk = unit_bytes(outbox_bytes)
+    return StoreQuestion(room=chunk, chunk=chunk, complete=True)
+
+
+def journal_question(start: int | str | JournalPosition, end: int | str | None) -> JournalPosition:
+    """Return what to ask of the journal of trade events; raise `BadRequest` for what is no moment."""
+    until = None if end is None else read_moment(end, "end")
+    if isinstance(start, JournalPosition):
+        # A position that a client names is never exact.
+        return JournalPosition(start.seq, start.epoch, end=end)
+    _check_order(read_moment(start, "start"), until)
+    return JournalPosition(0, start=start, end=end)
+
+
+def _check_order(begin: Moment, until: Moment | None) -> None:
+    if until is not None and until.of_day == begin.of_day and until.ms < begin.ms:
+        raise BadRequest("bad_request", "end is before start")
+
+
+def _check(position: Position) -> None:
+    """Raise `BadRequest` for what no frame has as its position; infinity and NaN are numbers of MessagePack."""
+    if not (0 <= position.epoch <= _MOST_NUMBER and 0 <= position.seq <= _MOST_NUMBER):
+        raise BadRequest("bad_request", "start: the position of a frame has an epoch and a seq from 0 to 2^62")
 
 
 def _code_of(topic: Topic, market: object) -> str:
@@ -113,7 +146,7 @@ def _not_asked_for(option: str, name: str) -> BadRequest:
 
 def playback_of(questions: Mapping[Topic, StoreQuestion]) -> Playback | None:
     """Return the clock by which all topics of a request are played, if they are."""
-    return next((question.playback for question in questions.values()), None)
+    return next((question.playback for question in questions.values() if question.playback is not None), None)
 
 
 def shown_playback(questions: Mapping[Topic, StoreQuestion]) -> dict[str, Any]:

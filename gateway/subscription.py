@@ -322,6 +322,8 @@ class Terms(NamedTuple):
     # Never conflate.
     keep_all: bool = False
     snapshot: bool = True
+    # Read from the store what is lost on the way from the feeder.
+    complete: bool = False
 
 
 DOCUMENTED = Terms()

@@ -82,7 +82,7 @@ class QuoteOptions(TypedDict, total=False):
     end: str | int
     # With `start`: what is stored as so many times the pace of its own times; 0 is as fast as it is read.
     speed: float
-    # Go on after the last message of each code when the connection was lost, and leave nothing out.
+    # Leave nothing out: what is lost, on the way to the gateway or with the connection, is read from the store.
     complete: bool
 
 
@@ -126,8 +126,9 @@ class QMTClient:
     ``start="09:30:00"`` begins with what the gateway's store has of the day, and goes on live; after a lost connection
     each code goes on where it was. With ``end`` the stream ends there. ``speed=10`` plays what is stored at ten times
     the pace of its own times, at most 400 codes by one clock, also after a lost connection; at more than 1 it meets
-    the live stream. ``complete=True``: without a `start` too, and nothing is left out for a slow callback. What the
-    store does not have is told to `on_state` as ``gap``.
+    the live stream. ``complete=True``: without a `start` too, nothing is left out for a slow callback, and what is
+    lost between feeder and gateway, or while the feeder is started again, is read from the store. What the store does
+    not have is told to `on_state` as ``gap``.
 
     A callback (or a loop's body) may take its time: the client goes on reading. Once a frame has waited for half a
     second the callback gets the newest value of each code, and `on_state` is told ``lagging``, what was ``skipped``,
@@ -216,13 +217,22 @@ class QMTClient:
         await _drive(self.l2_thousand(stocks, gear_num, **options), callback)
 
     def trade_events(
-        self, after: int | None = None, state: str | os.PathLike[str] | None = None
+        self,
+        after: int | None = None,
+        state: str | os.PathLike[str] | None = None,
+        *,
+        start: str | int | None = None,
+        end: str | int | None = None,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Iterate over ``{"type": "order", "seq": 8812, "data": {...}}``; the client needs its `api_key`.
 
         `after` is the ``seq`` of the last event that an earlier run has seen: every later event is replayed first.
+        `start` is a moment instead (``09:30:00``, an ISO time, or milliseconds since 1970): every event is replayed
+        that came since then; what the journal does not have of it is told to `on_state` as ``gap``. With `end` the
+        stream ends before the first event at or after that moment.
 
-        `state` names a file that keeps a bookmark for the next run; if it exists, it is used instead of `after`.
+        `state` names a file that keeps a bookmark for the next run; if it exists, it is used instead of `after` and
+        `start`.
         An event counts as seen once the callback has returned (in a loop: once the next event is requested), and is
         then written within a second, at the latest when the stream ends. So every event is seen at least once; those
         seen in the second before a crash come again. A file belongs to one program and one gateway.
@@ -233,15 +243,27 @@ class QMTClient:
         ``frame["oldest"]``, where the gateway gives it, is the smallest `after` that would be accepted. The caller
         decides what to do about the loss; to go on, delete the file, which has precedence, and use that `after`.
         """
+        if after is not None and start is not None:
+            raise BadRequest("bad_request", "start and after both say where to begin; choose one")
+        if end is not None and start is None and after is None and state is None:
+            raise BadRequest("bad_request", "end is that of a part of the day, which needs a start")
+        moments = {name: moment for name, moment in (("start", start), ("end", end)) if moment is not None}
         saved = None if state is None else BookmarkFile(state, self._server)
         bookmark = (saved.load() if saved is not None else None) or (None if after is None else Bookmark(after))
-        return self._frames(Stream("/ws/trade", (), (), is_trade_event, journaled=True, bookmark=bookmark), saved)
+        stream = Stream("/ws/trade", (), (), is_trade_event, journaled=True, bookmark=bookmark, moments=moments)
+        return self._frames(stream, saved)
 
     async def subscribe_trade_events(
-        self, callback: Callback, after: int | None = None, state: str | os.PathLike[str] | None = None
+        self,
+        callback: Callback,
+        after: int | None = None,
+        state: str | os.PathLike[str] | None = None,
+        *,
+        start: str | int | None = None,
+        end: str | int | None = None,
     ) -> None:
         """Call back with every trade event, in order; see `trade_events`."""
-        await _drive(self.trade_events(after, state), callback)
+        await _drive(self.trade_events(after, state, start=start, end=end), callback)
 
     def download_progress(
         self, stocks: Iterable[str], period: str, start_time: str = "", end_time: str = ""
@@ -405,9 +427,7 @@ class QMTClient:
 
     async def _open(self, stream: Stream, open_timeout: float) -> ClientConnection:
         stream.opened()
-        query = dict(self._query)
-        if stream.after is not None:
-            query["after"] = stream.after
+        query = self._query | stream.parameters
         return await connect(
             f"{self._base}{stream.path}{'?' if query else ''}{urlencode(query, quote_via=quote)}",
             additional_headers=self._headers,
@@ -558,7 +578,7 @@ def _checked_options(options: QuoteOptions) -> dict[str, Any]:
     if complete or "start" in given:
         # With its position a code goes on where it was.
         given["seq"] = True
-    return given | {"mode": "all"} if complete else given
+    return given | {"mode": "all", "complete": True} if complete else given
 
 
 def _checked_port(port: int) -> int:

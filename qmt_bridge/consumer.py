@@ -65,7 +65,8 @@ carries all accounts, it is the position in the journal, ``frame.data["seq"]``. 
 with times of 0; events that are replayed for ``trade/`` have that topic, and that position as their `seq`. With the
 `epoch` of the same frame, the position is refused by any other journal (another source, another data directory)."""
 OnGap = Callable[[Topic, int | None], object]
-"""Takes a market topic and how many of its messages were lost; None is unknown: the feeder has restarted."""
+"""Takes a market topic and how many of its messages were lost; None is unknown: the feeder has restarted. Takes a trade
+topic whose journal does not reach back to `start`."""
 OnNotice = Callable[[Notice], object]
 """Takes a sentence for the user: why there is no connection to the feeder and what to do (`reason` is a
 `handshakes.Trouble`), that it "answers" again, that a topic or prefix is "silent", or how a topic was "corrected".
@@ -104,10 +105,11 @@ def subscribe(
     the next frame, and the log has one line an episode.
 
     With `start` (a time of day such as ``09:30:00``, an ISO time, or milliseconds since 1970) each whole topic of
-    market data begins with what the store has from then on, and goes on with what is published; `on_gap` is called for
-    what the store does not have. With `speed` (0.01 to 1000) the stored messages of all topics come at so many times
-    the pace of their own times, in the order of these; what a slow caller makes late is not hurried after. A topic
-    reaches what is published now if `speed` is more than 1, and goes on with it; else it stays as far behind as it is.
+    market data begins with what the store has from then on, and goes on with what is published; trade topics begin
+    with what the journal has. `on_gap` is called for what they do not have. With `speed` (0.01 to 1000) the stored
+    messages of all topics of market data come at so many times the pace of their own times, in the order of these;
+    what a slow caller makes late is not hurried after. A topic reaches what is published now if `speed` is more than 1,
+    and goes on with it; else it stays as far behind as it is.
 
     Raise `BadRequest` or `WireError` at once for an impossible topic, and `ConfigError` for missing keys. Raise
     `Refused` while iterating, with the topic, if the feeder cannot serve it, or cannot replay what follows a position
@@ -129,7 +131,7 @@ def subscribe(
         data_dir=data_dir,
     )
     endpoints = _endpoints(config, behaviours)
-    if start is not None:
+    if start is not None and sequence.reads_store:
         endpoints["store"] = (endpoints["market"][0], store_endpoint(config, "gateway"))
     link = _Link(_wanted(behaviours), endpoints, tell)
     silence = Silence(topic for topic in behaviours if topic != STATUS_TOPIC)
@@ -171,9 +173,14 @@ def _sequence(
         raise BadRequest("bad_request", "speed is that of the day so far, which needs a start")
     if start is not None:
         read_moment(start, "start")
+        if positions:
+            raise BadRequest("bad_request", "start and after both say where to begin; choose one")
         stored = [StoredTopic(topic, start, playback) for topic in values if topic != STATUS_TOPIC]
-        if not stored:
-            raise BadRequest("bad_request", "start is for whole topics of market data, and there is none")
+        positions = {topic: JournalPosition(0, start=start) for topic in numbered}
+        if not stored and not positions:
+            raise BadRequest("bad_request", "start is for whole topics, and there is none")
+        if playback is not None and not stored:
+            raise BadRequest("bad_request", "speed is for whole topics of market data, and there is none")
     begun = {of.topic for of in stored}
     return sequences.Sequence(
         LastValues(values, [topic for topic in values if topic not in begun] if snapshot else ()),

@@ -121,12 +121,18 @@ class LastValues:
 class Events:
     """The events of one trade topic in order, each once; what is missing is read from the journal.
 
-    `after` is the position of the last event that an earlier run has seen; None begins with what is published from now
-    on. The rules are those of `qmt_bridge.wire.journal`.
+    `after` is the position of the last event that an earlier run has seen, or the moment from which on they are wanted;
+    None begins with what is published from now on. The rules are those of `qmt_bridge.wire.journal`.
     """
 
     def __init__(self, topic: Topic, after: JournalPosition | None = None) -> None:
         self.topic = topic
+        # Whether events from the moment on are missing; taken by the sequence.
+        self.is_incomplete = False
+        # The moment, until the journal has told which position that is.
+        self._moment: JournalPosition | None = None
+        if after is not None and after.start is not None:
+            self._moment, after = after, None
         # The position of the last event that was handed out, or that an earlier run has seen.
         self._after = after
         # Without that, where the journal was when the first question was answered.
@@ -148,7 +154,7 @@ class Events:
         self._unasked = False
         self._question = number
         self._heard_at = now
-        self._asked = self._after or self._start
+        self._asked = self._moment or self._after or self._start
         return CatchUp.after_position(number, [self.topic], self._asked, ROOM_BYTES)
 
     def check(self, is_new_epoch: bool) -> None:
@@ -162,9 +168,12 @@ class Events:
 
     def arrived(self, frame: Frame, seq: int) -> list[Frame]:
         """Return the frame, whose sequence number is `seq`, if it is next, nothing if it is old or has to be held."""
+        position = Position(frame.epoch, seq)
+        if self._moment is not None:
+            self._held.append((position, frame))
+            return []
         if self._after is None:
             self._after = self._begin(seq)
-        position = Position(frame.epoch, seq)
         match self._position.step(position):
             case Step.NEXT:
                 return [self._hand_out(frame, position)]
@@ -223,9 +232,13 @@ class Events:
             self._after = JournalPosition(self._after.seq, position.epoch, exact=True)
 
     def _take_events(self, state: TopicState) -> list[Frame]:
-        after = self._after or self._start or JournalPosition(0)
-        self._after = JournalPosition(after.seq, state.epoch, exact=True)
         bodies = replayed(state)
+        after = self._after or self._start or JournalPosition(0)
+        if self._moment is not None:
+            after = JournalPosition(state.seq - len(bodies))
+            self._moment = None
+            self.is_incomplete = bool(state.holes)
+        self._after = JournalPosition(after.seq, state.epoch, exact=True)
         frames = [
             self._hand_out(Frame(self.topic, state.epoch, seq, 0, 0, body), Position(state.epoch, seq))
             for seq, body in enumerate(bodies, state.seq - len(bodies) + 1)
@@ -268,6 +281,11 @@ class Sequence:
         self._status: FeedStatus | None = None
         self._checked: int | None = None
 
+    @property
+    def reads_store(self) -> bool:
+        """Return whether any topic begins with what the store has."""
+        return bool(self._stored)
+
     def asks(self, socket: str, now: float) -> bool:
         """Return whether `questions` has any for the `socket` "market", "trade" or "store"."""
         if socket == "store":
@@ -297,7 +315,13 @@ class Sequence:
         if stored is not None:
             stored.target = max(stored.target, Position(state.epoch, state.seq))
         events = self._events.get(Topic(state.topic))
-        return self.values.answered(state) if events is None else events.answered(state, now)
+        if events is None:
+            return self.values.answered(state)
+        frames = events.answered(state, now)
+        if events.is_incomplete:
+            events.is_incomplete = False
+            self.values.missed(events.topic, None)
+        return frames
 
     def read(self, history: TopicHistory, now: float) -> list[Frame]:
         """Return what an answer of the store brings."""

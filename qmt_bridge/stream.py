@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import orjson
@@ -30,7 +31,7 @@ _GOOD_SECONDS = 60.0
 
 # The events of /ws/trade have a `type`, as control frames do; these types are not events (docs/websocket.md).
 _CONTROL_TYPES = frozenset(
-    "welcome heartbeat feed skipped snapshot_end closing subscribed unsubscribed subscriptions pong "
+    "welcome heartbeat feed skipped gap end snapshot_end closing subscribed unsubscribed subscriptions pong "
     "authenticated".split(),
 )
 # The gateway closes the socket after these error frames, with the same reason; the close code decides what to do.
@@ -150,6 +151,7 @@ class Stream:
         versions: Versions = "none",
         joined: bool = False,
         places: Places | None = None,
+        moments: Mapping[str, int | str] = MappingProxyType({}),
     ) -> None:
         self.path = path
         # What a newer frame replaces while the caller is behind, and whether frames have many codes (backlog.Backlog).
@@ -160,6 +162,8 @@ class Stream:
         self.requests: list[str] = []
         # Where each code goes on after a lost connection; None: the same requests are sent again.
         self._places = places
+        # Of trade events: the options `start` and `end`.
+        self._moments = moments
         # A download: it ends by itself, with a frame that has a `status`.
         self.finite = finite
         # Trade events: their sequence numbers are followed in `bookmark`.
@@ -185,7 +189,7 @@ class Stream:
             resumed = [again for request in resumed for again in self._places.resume(request)]
         self.requests = [orjson.dumps(request).decode() for request in resumed]
         # The answers to these that have not ended yet (option `end`).
-        self._unended = len(self.requests)
+        self._unended = max(1, len(self.requests))
         self._unrefused = set(self._codes)
         self._failure: dict[str, Any] | None = None
         self._compares = self.bookmark is not None and self.bookmark.event is not None
@@ -198,6 +202,14 @@ class Stream:
         have given the same sequence numbers to other events; without the comparison these would be missed unnoticed.
         """
         return None if self.bookmark is None else self.bookmark.seq - self._compares
+
+    @property
+    def parameters(self) -> dict[str, int | str]:
+        """Return the parameters of the URL: where trade events begin, which is behind the last seen one, and end."""
+        if self.after is None:
+            return dict(self._moments)
+        end = {"end": self._moments["end"]} if "end" in self._moments else {}
+        return {"after": self.after, **end}
 
     def judge(self, frame: dict[str, Any]) -> Verdict:
         """Return what to do with `frame`, and move the bookmark; raise `ServerError` for another journal."""
@@ -246,12 +258,17 @@ class Stream:
         reason = frame.get("reason") or ""
         if frame.get("type") == "welcome":
             self._some_accounts = bool(frame.get("accounts"))
+            if self._places is not None and isinstance(frame.get("epoch"), int):
+                self._places.began(frame["epoch"])
         match frame.get("type"):
             case "subscribed" if self.journaled:
                 # Begin at the journal's end, so that events during a lost connection are replayed although no event
                 # was seen before it. 0 means "not known". Replayed events come after this frame.
                 if self.bookmark is None and frame.get("seq"):
-                    self.bookmark = Bookmark(frame["seq"])
+                    # With a `start`, the events from there on.
+                    self.bookmark = Bookmark(frame.get("after", frame["seq"]))
+                if (begins := frame.get("start")) and not begins.get("complete"):
+                    self.news.append(StreamState("gap", self.path, begins.get("reason") or "", gap=begins))
                 if not self._compares:
                     self._resumed()
             case "welcome" if frame.get("feed") != self._feed:

@@ -28,6 +28,7 @@ MOST_EPOCHS = 100_000
 MOST_BYTES = 16 * 1024 * 1024
 # In nanoseconds since 1970: the year 2116.
 MOST_EPOCH = 2**62
+_NS_PER_MS = 1_000_000
 
 _numbers_decoder = msgspec.json.Decoder(dict[str, int])
 
@@ -42,6 +43,21 @@ class Epochs:
         self._last = 0
         # The last epoch until it is written, with the newest positions at its beginning.
         self._unsaved: tuple[int, Positions] | None = None
+
+    @property
+    def first_ms(self) -> int:
+        """Return when the first feeder of this journal started, as far as it is known, in ms since 1970."""
+        return int(next(iter(self._ends), 0.0)) // _NS_PER_MS
+
+    @property
+    def last(self) -> int:
+        """Return the epoch of this feeder; 0 before it has begun."""
+        return self._last
+
+    @property
+    def last_ms(self) -> int:
+        """Return when this feeder started, in ms since 1970."""
+        return self._last // _NS_PER_MS
 
     @property
     def are_saved(self) -> bool:

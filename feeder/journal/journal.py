@@ -12,6 +12,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -30,12 +31,15 @@ from feeder.journal.opening import (
     open_database,
     set_aside,
 )
+from feeder.journal.timeline import Stamp, position_before
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.journal_file import MOST_ACCOUNTS, MOST_POSITION, check_accounts, newest_position, oldest_position
 from qmt_bridge.wire import earlier, frames
+from qmt_bridge.wire.history import Hole, Missing
 from qmt_bridge.wire.messages import TradeEvent
-from qmt_bridge.wire.positions import JournalPosition
+from qmt_bridge.wire.moments import Moment, read_moment
+from qmt_bridge.wire.positions import JournalPosition, Position
 from qmt_bridge.wire.topics import mask
 
 logger = logging.getLogger(__name__)
@@ -76,6 +80,20 @@ class Chunk(NamedTuple):
     more: bool
 
 
+class Span(NamedTuple):
+    """The events from one moment to another: those behind the position `after`, up to the position `until`.
+
+    `from_ms` is when the first of them came; `missing` says that events before it are missing, or may be.
+    """
+
+    after: int
+    until: int
+    start_ms: int
+    end_ms: int
+    from_ms: int | None
+    missing: Hole | None
+
+
 class Journal:
     """The trade events of one source in one file.
 
@@ -110,6 +128,8 @@ class Journal:
         # First and last position of the events that were given up, until the log says so.
         self._forgotten: tuple[int, int] | None = None
         self._prune_failing = False
+        # When the newest event came that cannot be replayed any more; None: not since this start.
+        self._floor_ms: int | None = None
         # The size of the log at which the next checkpoint is made, if no event waits.
         self._carry_at = CHECKPOINT_BYTES
         self._carry_failing = False
@@ -362,14 +382,47 @@ class Journal:
         waiting = (event.number - 1 for event in self._unsaved if event.account == account)
         return next(waiting, self.newest_of(account))
 
-    def read(self, after: int, account: str | None = None, room: int = CHUNK_BYTES) -> Chunk:
+    def find(self, start: int | str, end: int | str | None, account: str | None = None) -> Span:
+        """Return where the events of an account or of all from `start` to `end` are (`wire.moments`).
+
+        A time of day is one of the day of the newest event; without any, of the day on which this feeder was started.
+        Raise `BadRequest` for what is no moment, and `sqlite3.Error`.
+        """
+        oldest, newest = self.oldest(account), self.newest_of(account)
+        start_ms = self._moment(read_moment(start, "start"), newest, account)
+        end_ms = 0 if end is None else self._moment(read_moment(end, "end"), newest, account)
+        look = partial(self._look, account=account)
+        after = position_before(look, oldest, newest, start_ms)
+        # At an end before the start there are no events.
+        until = max(after, position_before(look, oldest, newest, end_ms)) if end_ms else newest
+        from_ms = look(after + 1, after + 1)[0].came_ms if after < newest else None
+        reason = self._why_missing(start_ms) if after == oldest else None
+        before = None if from_ms is None else Position(self._epochs.last, after + 1)
+        missing = None if reason is None else Hole(reason, None, before, None, from_ms)
+        return Span(after, until, start_ms, end_ms, from_ms, missing)
+
+    def before(self, end: int | str, account: str | None = None) -> int:
+        """Return the position before the first event at or after the moment `end`.
+
+        Raise `BadRequest` and `sqlite3.Error`.
+        """
+        oldest, newest = self.oldest(account), self.newest_of(account)
+        end_ms = self._moment(read_moment(end, "end"), newest, account)
+        return position_before(partial(self._look, account=account), oldest, newest, end_ms)
+
+    def read(
+        self, after: int, account: str | None = None, room: int = CHUNK_BYTES, until: int = MOST_POSITION
+    ) -> Chunk:
         """Return the next events after position `after` of an account or of all; raise `sqlite3.Error`.
 
-        At most `CHUNK_EVENTS` events and `room` bytes, but at least one event. The last chunk ends with the newest.
+        At most `CHUNK_EVENTS` events and `room` bytes, but at least one event. The last chunk ends with the newest, or
+        with the one at `until`.
         """
         bodies: list[bytes] = []
         last, size = after, 2
         for position, saved in self._after(after, account):
+            if position > until:
+                break
             body = _event(saved)
             if body is None:
                 # SQLite has no checksums, so a damaged page may be read as another value.
@@ -413,6 +466,8 @@ class Journal:
             last = self._deletable(time_ms - self._days * _DAY_MS)
             if last is None:
                 return self._shrink()
+            query = "SELECT max(time_ms) FROM event WHERE seq <= ? AND typeof(time_ms) = 'integer'"
+            removed_ms = self._database.execute(query, (last,)).fetchone()[0] or 0
             self._database.execute("DELETE FROM event WHERE seq <= ?", (last,))
         except sqlite3.Error as exc:
             if not self._prune_failing:
@@ -421,6 +476,7 @@ class Journal:
             return False
         self._prune_failing = False
         self._floor = max(self._floor, last)
+        self._floor_ms = max(removed_ms, self._floor_ms or 0)
         return True
 
     def close(self) -> None:
@@ -454,6 +510,45 @@ class Journal:
             for event in self._unsaved:
                 if event.account == account and event.number > after:
                     yield event.number, event.marked().body
+
+    def _moment(self, moment: Moment, newest: int, account: str | None) -> int:
+        day_ms = self._epochs.last_ms
+        if moment.of_day and newest > self.oldest(account):
+            day_ms = self._look(newest, newest, account=account)[0].came_ms
+        return moment.on_day_of(day_ms)
+
+    def _why_missing(self, start_ms: int) -> Missing | None:
+        """Return why events from `start_ms` on may be missing before the first one, or None if none can be."""
+        if not self._floor:
+            return "store_began" if start_ms < self._epochs.first_ms else None
+        floor_ms = self._floor_ms
+        if floor_ms is None:
+            # They came before the first one that can be replayed; without any, before this start.
+            floor_ms = self._epochs.last_ms
+            if self._floor < self.newest:
+                floor_ms = self._look(self._floor + 1, self._floor + 1, account=None)[0].came_ms
+        if start_ms > floor_ms:
+            return None
+        left = self._database.execute("SELECT 1 FROM event WHERE seq <= ? LIMIT 1", (self._floor,)).fetchone()
+        return "gap" if left else "removed"
+
+    def _look(self, first: int, last: int, *, account: str | None) -> list[Stamp]:
+        """Return when the events from one position to another came, and their bodies; raise `sqlite3.Error`."""
+        if account is None:
+            query = "SELECT time_ms, body FROM event WHERE seq BETWEEN ? AND ? ORDER BY seq"
+            rows = self._database.execute(query, (first, last))
+        else:
+            query = "SELECT time_ms, body FROM event WHERE account = ? AND number BETWEEN ? AND ? ORDER BY number"
+            rows = self._database.execute(query, (account, first, last))
+        found = [Stamp(time_ms, body) for time_ms, body in rows if isinstance(time_ms, int) and isinstance(body, bytes)]
+        if len(found) <= last - first:
+            waiting = [event for event in self._unsaved if account is None or event.account == account]
+            begin = (waiting[0].seq if account is None else waiting[0].number) if waiting else 0
+            some = waiting[max(0, first - begin) : max(0, last + 1 - begin)]
+            found += [Stamp(event.time_ms, event.body) for event in some]
+        if len(found) <= last - first:
+            raise sqlite3.DatabaseError(f"an event from position {first} to {last} is damaged")
+        return found
 
     def _insert(self, events: list[Event]) -> None:
         for start in range(0, len(events), _INSERT_EVENTS):
@@ -504,6 +599,8 @@ class Journal:
             )
         self._forgotten = (self._forgotten[0] if self._forgotten else first, last)
         self._floor = last
+        # When the last of them came is not known: it may be later than any start.
+        self._floor_ms = MOST_POSITION
 
     def _deletable(self, old_ms: int) -> int | None:
         """Return the position up to which to delete events in one step; None if there is nothing to delete."""

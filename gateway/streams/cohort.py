@@ -24,7 +24,8 @@ means "nothing".
 A cohort with a `reading` is read the store of the day in chunks, as events are read the journal: ASKED and DRAINING in
 turn, then AHEAD or LIVE. What it needs of the held frames and what was dropped of them is read from the store again. A
 gap while it is AHEAD makes it ASKED. If the store is away or behind, it is told what is missing and goes on like the
-others.
+others. A member that is to miss nothing (`StoredStream.keep`) gets such a cohort after each loss, at the position that
+it has: after a gap, in a new epoch, and when an answer is newer.
 
 A cohort whose `reading` has a `playback` is PLAYING between two chunks: it is sent the records of a chunk as they are
 due, and holds up nothing else: no frame is held for it, which the store has for it later. It is ASKED once the last

@@ -6,8 +6,11 @@ Events that are lost on the way are read from the journal. The rules for reading
 
 from __future__ import annotations
 
+from typing import cast
+
 from gateway.streams.cohort import Cohort, Phase
-from gateway.streams.member import Member
+from gateway.streams.member import Beginning, Gap, Member, Reader
+from gateway.streams.reading import gap_of
 from gateway.streams.stream import Stream
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.journal import replayed, successors
@@ -26,6 +29,8 @@ class EventStream(Stream):
 
     def join(self, member: Member, after: JournalPosition | None, now: float) -> Cohort | None:
         """Add a member, which receives the events after `after`; return its cohort if it shares no question.
+
+        With a `start` or an `end` in `after` the member is a `Reader`, which is told where its events begin and end.
 
         Without `after` the member is live at once at the stream's position: after a question, it would begin at the
         answer's position and miss the events published until then. A stream without a position uses that of the newest
@@ -113,23 +118,40 @@ class EventStream(Stream):
 
     def _take_events(self, cohort: Cohort, after: JournalPosition, state: TopicState, now: float) -> None:
         """Take a chunk of the journal."""
-        events = [event for event in _events(state) if event.seq > after.seq]
-        if events and events[0].seq > after.seq + 1:
+        events = _events(state)
+        begin = after.seq
+        if after.start is not None:
+            begin = state.seq - len(events)
+            for member in cohort.members:
+                _reader(member).begins(_beginning(state))
+        events = [event for event in events if event.seq > begin]
+        if events and events[0].seq > begin + 1:
             # The previous chunk was lost: the feeder's socket drops answers that a worker does not read in time.
             self._questions.again(self, cohort, now)
             return
         for member in cohort.members:
             if not cohort.settled:
-                self._start(member, state.epoch, after.seq)
+                self._start(member, state.epoch, begin)
             for event in events:
                 member.deliver(event)
         cohort.settled = True
-        seq = events[-1].seq if events else max(after.seq, state.seq)
-        cohort.after = JournalPosition(seq, state.epoch, exact=True)
+        seq = events[-1].seq if events else max(begin, state.seq)
+        # A time of day stays the one of the day that the first answer meant.
+        end = None if after.end is None else state.end_ms or after.end
+        cohort.after = JournalPosition(seq, state.epoch, exact=True, end=end)
         if state.more:
             self._drain(cohort)
+        elif end is not None:
+            self._end_part(cohort)
         else:
             self._end_replay(cohort, Position(state.epoch, seq), bool(events), now)
+
+    def _end_part(self, cohort: Cohort) -> None:
+        """Remove the members of a cohort that have received all up to the end that they asked for."""
+        self.waiting.remove(cohort)
+        self._tidy()
+        for member in cohort.members:
+            _reader(member).ended()
 
     def _end_replay(self, cohort: Cohort, position: Position, has_events: bool, now: float) -> None:
         """Deliver the frames that were held, unless the journal has to be asked for more."""
@@ -167,6 +189,19 @@ class EventStream(Stream):
             # The members joined before the position of the journal was known.
             return Cohort(Phase.ASKED, now, after=self._questions.journal)
         return Cohort(Phase.ASKED, now, after=JournalPosition(position.seq, position.epoch, exact=True))
+
+
+def _reader(member: Member) -> Reader:
+    """Return a member as what it is that has joined at a moment, or up to one."""
+    return cast(Reader, member)
+
+
+def _beginning(state: TopicState) -> Beginning:
+    if state.body is None:
+        # A feeder that knows no moments says where the journal is.
+        return Beginning(None, Gap("not_stored"))
+    gap = next(map(gap_of, state.holes), None)
+    return Beginning(state.start_ms if gap is None else state.from_ms, gap)
 
 
 def _would_miss(position: Position, frame: Frame) -> bool:

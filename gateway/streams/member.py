@@ -31,8 +31,10 @@ class StoreQuestion(NamedTuple):
     """What is asked of the store of the day: records from `start` on or `after` a position, up to `end`.
 
     `start` and `end` are as in `wire.moments`. The first answer may have about `room` bytes, each later one `chunk`.
-    `code` is for a market: of its messages only what they have of this code.
     `playback` is the clock by which the answers are played; without one they are delivered as they are read.
+    `code` is for a market: of its messages only what they have of this code.
+    `complete`: what is lost on the way from the feeder later is read from the store too; without `start` and `after`
+    nothing else is.
     """
 
     start: int | str | None = None
@@ -42,13 +44,19 @@ class StoreQuestion(NamedTuple):
     chunk: int = 1
     playback: Playback | None = None
     code: str | None = None
+    complete: bool = False
+
+    @property
+    def begins_live(self) -> bool:
+        """Return whether nothing is asked before a loss."""
+        return self.start is None and self.after is None
 
 
 class Gap(NamedTuple):
     """A part of a stream that a reader does not get: after one position (None: from its start on), before another.
 
-    `reason` is one of the store's (`wire.history.Missing`), or "store_away", "store_behind". The times are those of the
-    records on both sides in ms since 1970, where they are known.
+    `reason` is one of the store's (`wire.history.Missing`), or "store_away", "store_behind", "unknown_position". The
+    times are those of the records on both sides in ms since 1970, where they are known.
     """
 
     reason: str

@@ -24,8 +24,8 @@ class Reading:
     """How far a member has been read the store."""
 
     __slots__ = (
-        "answered", "at_store", "fruitless_since", "gaps", "is_behind", "outcome", "pending", "question", "reached",
-        "reader", "size", "target",
+        "answered", "at_store", "claimed", "fruitless_since", "gaps", "is_behind", "opened", "opening", "outcome",
+        "pending", "question", "reached", "reader", "size", "target",
     )  # fmt: skip
 
     def __init__(self, reader: Reader, question: StoreQuestion) -> None:
@@ -36,6 +36,11 @@ class Reading:
         self.at_store = False
         # Whether the store has answered, so that the client knows where its records begin.
         self.answered = False
+        # Whether the first turn was asked for, and whether it is waited for or held.
+        self.opened = False
+        self.opening = False
+        # The position that the client says it has; None once it was read what follows, or if it named none.
+        self.claimed = question.after
         # Whether the newest answer did not reach what the stream has passed on.
         self.is_behind = False
         # Since when the store has brought nothing new.
@@ -56,6 +61,25 @@ class Reading:
         """Return whether it is played too slowly to ever reach what is published."""
         playback = self.question.playback
         return playback is not None and not playback.gains
+
+    def is_at_beginning(self) -> bool:
+        """Return whether the client is where the feeder is, which has published nothing: no store can have anything."""
+        claimed, target = self.claimed, self.target
+        if claimed is None or claimed.seq or target.seq or not target.epoch:
+            return False
+        return self.outcome == "live" and float(claimed.epoch) == float(target.epoch)
+
+    def is_claim_wrong(self) -> bool:
+        """Return whether the client claims a position that the feeder, which is at `target`, has not reached.
+
+        A browser has rounded the epoch. Without a sequence number the feeder does not know where the topic is.
+        """
+        claimed, target = self.claimed, self.target
+        if claimed is None or not target.epoch:
+            return False
+        if float(claimed.epoch) == float(target.epoch):
+            return 0 < target.seq < claimed.seq
+        return claimed.epoch > target.epoch
 
     def has_reached(self, position: Position, newest: Position) -> bool:
         """Return whether a reader at `position` has all that was published up to `newest`, and up to `target`."""
@@ -107,6 +131,15 @@ def gap_of(hole: Hole) -> Gap:
 def position_of(frame: Frame) -> Position:
     """Return the position of a frame."""
     return Position(frame.epoch, frame.seq)
+
+
+def is_whole(position: Position, frames: Iterable[Frame]) -> bool:
+    """Return whether each of `frames` is the next one, the first of them after `position`."""
+    for frame in frames:
+        if not follows(position, frame, across=False):
+            return False
+        position = position_of(frame)
+    return True
 
 
 def follows(position: Position, frame: Frame, *, across: bool) -> bool:

@@ -4,6 +4,7 @@ The phases are those of a journal's reader (see `cohort`): a chunk is delivered,
 next one is asked for. The frames that are held meanwhile are the end of the reading: where they follow what was read,
 they are delivered and the member is live. A member is never given a frame twice, and what is missing is told with both
 sides. With a playback a chunk is delivered record by record, as each is due, and the next one is asked for after that.
+A member that is to miss nothing (`keep`) is read the store again when a message was lost on the way to it.
 """
 
 from __future__ import annotations
@@ -13,20 +14,95 @@ from collections.abc import Iterable
 from functools import partial
 
 from gateway.streams.cohort import Cohort, Phase
-from gateway.streams.member import Beginning, Gap, Reader, StoreQuestion
+from gateway.streams.held import HeldBytes
+from gateway.streams.member import Beginning, Gap, Member, Reader, StoreQuestion
+from gateway.streams.questions import Questions
 from gateway.streams.reading import AGAIN, PATIENCE, Owed, Reading, follows, gap_of, position_of
-from gateway.streams.stream import ANSWER_TIMEOUT, Stream, contains
+from gateway.streams.stream import ANSWER_TIMEOUT, Losses, Stream, contains
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import TopicHistory, timed_frames
 from qmt_bridge.wire.playback import Playback
-from qmt_bridge.wire.positions import Position, Step
+from qmt_bridge.wire.positions import NOWHERE, Position, Step
 from qmt_bridge.wire.requests import TopicState
+from qmt_bridge.wire.topics import Topic
 
 
 class StoredStream(Stream):
     """Reads members the store, each at its own pace."""
 
-    __slots__ = ()
+    __slots__ = ("_complete",)
+
+    def __init__(self, topic: Topic, questions: Questions, losses: Losses, held: HeldBytes) -> None:
+        super().__init__(topic, questions, losses, held)
+        # The members that are to miss nothing, each with what to ask of the store after a loss; mostly there are none.
+        self._complete: dict[Member, tuple[Reader, StoreQuestion]] | None = None
+
+    def keep(self, reader: Reader, question: StoreQuestion) -> None:
+        """Let a member miss nothing: what is lost on the way to it is read from the store, in chunks of `question`."""
+        if self._complete is None:
+            self._complete = {}
+        self._complete[reader] = (
+            reader,
+            question._replace(start=None, after=None, end=None, room=question.chunk, playback=None),
+        )
+
+    @property
+    def keeps(self) -> bool:
+        """Return whether any member is to miss nothing."""
+        return bool(self._complete)
+
+    def leave(self, member: Member) -> None:
+        """Remove a member."""
+        if self._complete is not None:
+            self._complete.pop(member, None)
+        super().leave(member)
+
+    def _refuse(self, cohorts: Iterable[Cohort], state: TopicState) -> None:
+        cohorts = list(cohorts)
+        if self._complete is not None:
+            for cohort in cohorts:
+                for member in cohort.members:
+                    self._complete.pop(member, None)
+        super()._refuse(cohorts, state)
+
+    def _reread(self, cohort: Cohort, target: Position, now: float) -> None:
+        """Read those members of a cohort the store that are to miss nothing: up to `target` something was lost.
+
+        A cohort without a position has received nothing yet, so nothing is missing for it.
+        """
+        position = self.position if cohort is self.live else cohort.position
+        # What a reader is owed is told at once: the store was asked before, and did not have it.
+        if self._complete is None or not position.epoch or cohort.owed is not None:
+            return
+        owns: list[Cohort] = []
+        for member in [member for member in cohort.members if member in self._complete]:
+            del cohort.members[member]
+            own = Cohort(Phase.ASKED, now, position)
+            own.settled = True
+            own.members[member] = None
+            own.reading = Reading(*self._complete[member])
+            # Where its records begin was told before, or not asked for.
+            own.reading.answered = True
+            own.reading.target = target
+            owns.append(own)
+        self.waiting += owns
+        for own in owns:
+            self._ask_on(own, now)
+
+    def _apart(self, cohort: Cohort) -> Cohort:
+        """Take the members that are to miss nothing out of a waiting cohort; return them with what they are owed."""
+        own = Cohort(Phase.ASKED, position=cohort.position)
+        own.settled, own.parts = cohort.settled, [*cohort.parts]
+        own.members = {member: None for member in cohort.members if member in (self._complete or ())}
+        for member in own.members:
+            del cohort.members[member]
+        if cohort.owed is not None and cohort.owed.reader in own.members:
+            own.owed, cohort.owed = cohort.owed, None
+        return own
+
+    def _incomplete(self, cohort: Cohort) -> list[Member]:
+        """Return the members of a cohort that are told how many messages were lost: they are read nothing again."""
+        return [member for member in cohort.members if member not in (self._complete or ())]
 
     def read(self, reader: Reader, question: StoreQuestion, now: float) -> Cohort:
         """Add a member that is read the answers to `question` first.
@@ -52,9 +128,10 @@ class StoredStream(Stream):
         reading.at_store = True
         reading.is_behind = False
         reading.fruitless_since = now
-        if reading.answered:
+        if reading.opened:
             self._questions.again(self, cohort, now)
             return
+        reading.opened = reading.opening = True
         cohort.phase, cohort.question = Phase.DRAINING, None
         reading.reader.open(partial(self._open, cohort, reading))
 
@@ -71,7 +148,9 @@ class StoredStream(Stream):
             return
         for cohort in list(self.waiting):
             reading = cohort.reading
-            if reading is None or reading.answered or cohort.phase is not Phase.DRAINING or cohort not in self.waiting:
+            if reading is None or not reading.opening or cohort.phase is not Phase.DRAINING:
+                continue
+            if cohort not in self.waiting:
                 continue
             if now - reading.fruitless_since >= PATIENCE:
                 cohort.phase = Phase.ASKED
@@ -91,14 +170,20 @@ class StoredStream(Stream):
             records = [(ms, frame) for ms, frame in records if not contains(cohort.position, frame)]
         frames = [frame for _, frame in records]
         gaps = [gap_of(hole) for hole in answer.holes]
+        if reading.opening:
+            reading.opening = False
+            reading.reader.rest()
         is_first = not reading.answered
         if is_first:
-            reading.reader.rest()
             opening = self._begin(reading, answer, gaps, position_of(frames[0]) if frames else None)
             if opening is not None and not frames and not answer.seq and reading.question.end is None:
                 # Nothing is stored, so the client gets what it would get without a start.
                 self._ask_last(cohort, reading, now)
                 return
+        elif gaps and not frames and not answer.seq and reading.question.end is None:
+            # Nothing is stored, or not any more.
+            self._give_up(cohort, reading, gaps[0].reason, now)
+            return
         question = reading.question
         playback = question.playback
         if playback is not None and records:
@@ -119,6 +204,7 @@ class StoredStream(Stream):
         reading.question = question._replace(start=start, end=end, room=question.chunk)
         if frames:
             reading.fruitless_since = now
+            reading.claimed = None
         if reading.pending and playback is not None:
             self._begin_playing(cohort)
             reading.reader.rest()
@@ -175,6 +261,8 @@ class StoredStream(Stream):
     def _begin(self, reading: Reading, answer: TopicHistory, gaps: list[Gap], first: Position | None) -> Gap | None:
         """Tell where the records begin; return what is missing there, before the first one."""
         reading.answered = True
+        if reading.is_at_beginning():
+            gaps.clear()
         opening = next((gap for gap in gaps if gap.after is None or first is None or _is_before(gap, first)), None)
         if opening is not None:
             gaps.remove(opening)
@@ -223,6 +311,7 @@ class StoredStream(Stream):
     def _take_held(self, cohort: Cohort, reading: Reading, news: list[Frame], *, across: bool) -> None:
         """Deliver a chunk of the held frames; after the last of them the member is live."""
         room = reading.question.chunk
+        reading.claimed = None
         for frame in news:
             if room <= 0 or not follows(cohort.position, frame, across=across):
                 self._drain(cohort)
@@ -267,9 +356,15 @@ class StoredStream(Stream):
 
     def _catch_up(self, cohort: Cohort, frame: Frame, now: float) -> bool:
         reading = cohort.reading
-        if reading is None:
-            return super()._catch_up(cohort, frame, now)
         position = cohort.position
+        if reading is None:
+            is_next = contains(position, frame) or follows(position, frame, across=False)
+            if self._complete is not None and position.epoch and not is_next:
+                if not self.waiting:
+                    self.held.append(frame)
+                self._reread(cohort, position_of(frame), now)
+                self._tidy()
+            return super()._catch_up(cohort, frame, now)
         if contains(position, frame):
             if position != position_of(frame) or reading.stays_behind:
                 return False
@@ -294,6 +389,16 @@ class StoredStream(Stream):
             return
         reading.target = Position(state.epoch, state.seq)
         reading.outcome = "pending" if state.state == "pending" else "live"
+        if reading.is_claim_wrong():
+            # All that is published would count as older than what the client says it has.
+            gap = Gap("unknown_position")
+            if reading.answered:
+                reading.reader.gap(gap)
+            else:
+                reading.reader.begins(Beginning(None, gap))
+            cohort.position = NOWHERE
+            self._ask_last(cohort, reading, now)
+            return
         self.ask_store(cohort, reading, now)
 
     def _unread(self, cohort: Cohort, reading: Reading, now: float) -> None:
@@ -350,8 +455,15 @@ class StoredStream(Stream):
     def forget_position(self) -> None:
         """Forget the positions; members that are read the store are told that it cannot be met, and go on like others.
 
-        The numbers of the feeder's older epoch say nothing about what follows the stored records of the newer one.
+        The numbers of the feeder's older epoch say nothing about what follows the stored records of the newer one, and
+        a store does not keep them; so members that are to miss nothing are told too.
         """
+        if self._complete is not None:
+            for cohort in self.cohorts:
+                position = self.position if cohort is self.live else cohort.position
+                for member in cohort.members if cohort.reading is None and position.epoch else ():
+                    if member in self._complete:
+                        self._complete[member][0].gap(Gap("restart", position))
         for cohort in [*self.waiting, *self.ahead, *self.playing]:
             reading = cohort.reading
             if reading is None or reading.question.end is not None:

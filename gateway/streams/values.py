@@ -8,7 +8,7 @@ from gateway.streams.cohort import Cohort, Phase
 from gateway.streams.held import HeldBytes
 from gateway.streams.member import Member
 from gateway.streams.questions import Questions
-from gateway.streams.reading import position_of
+from gateway.streams.reading import is_whole, position_of
 from gateway.streams.snapshot import PushedSnapshot
 from gateway.streams.stored import StoredStream
 from gateway.streams.stream import ANSWER_TIMEOUT, Losses
@@ -62,10 +62,13 @@ class ValueStream(StoredStream):
         else:
             missed = -1
             if frame.epoch > self.epoch:
+                self._reread(self.live, position_of(frame), now)
                 # The new feeder process may have published values before it had the subscription.
                 self._hold_and_ask(frame, now)
         if missed < 0:
             return
+        if missed:
+            self._reread(self.live, position_of(frame), now)
         if missed and self.behaviour.on_gap == "snapshot":
             # The lost messages are counted with the answer.
             self._hold_and_ask(frame, now)
@@ -90,15 +93,25 @@ class ValueStream(StoredStream):
         position = Position(state.epoch, state.seq)
         news = self._news(position)
         missing = self._missing(position, news)
+        is_broken = not is_whole(position, news)
+        if is_broken or position > cohort.position:
+            self._reread(cohort, position, now)
+        if is_broken and not (missing and self.behaviour.on_gap == "snapshot"):
+            own = self._apart(cohort)
+            self._deliver_answer(own, state, [], now)
+            own.position = position
+            self._reread(own, position_of(news[-1]), now)
         if missing:
             # A frame was lost after the question was sent, or was published before the subscription was in force.
-            self._count_gap(missing, cohort.members)
+            self._count_gap(missing, self._incomplete(cohort))
             if self.behaviour.on_gap == "snapshot":
                 cohort.parts.clear()
                 self._questions.again(self, cohort, now)
                 return
         self._deliver_answer(cohort, state, news, now)
-        self._place(cohort, position)
+        # It is gone if all of its members are read the store instead.
+        if cohort in self.waiting:
+            self._place(cohort, position)
 
     def _deliver_answer(self, cohort: Cohort, state: TopicState, news: list[Frame], now: float) -> None:
         """Deliver a last value, or tell that there is none yet, and deliver the held frames after it."""
@@ -137,13 +150,25 @@ class ValueStream(StoredStream):
             return
         self.synced = False
         news = self._news(cohort.position)
-        if not self._pay(cohort, position_of(news[0]) if news else None):
-            self._count_gap(self._missing(cohort.position, news), cohort.members)
+        if news and not is_whole(cohort.position, news):
+            self._reread(cohort, position_of(news[-1]), now)
+        if news and not is_whole(position_of(news[0]), news[1:]):
+            own = self._apart(cohort)
+            self._pay(own, position_of(news[0]))
+            for member in own.members:
+                member.settle("unanswered", None)
+                member.deliver(news[0])
+            own.position = position_of(news[0])
+            self._reread(own, position_of(news[-1]), now)
+        is_paid = self._pay(cohort, position_of(news[0]) if news else None)
+        missing = self._missing(position_of(news[0]) if is_paid and news else cohort.position, news)
+        self._count_gap(missing, self._incomplete(cohort))
         if self._snapshot is not None and (not news or news[0].seq == 1):
             # The snapshot then is what the source pushes from its first message on.
             for member in cohort.members:
                 self._snapshot.expect(member, now + ANSWER_TIMEOUT)
-        self._go_live_unanswered(cohort, news)
+        if cohort in self.waiting:
+            self._go_live_unanswered(cohort, news)
 
     def expire(self, now: float) -> bool:
         """Continue without the answers that are late; return whether to ask how the source serves the topic."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import click
 import websockets
@@ -41,8 +41,8 @@ def from_wire(
     """Print `count` messages of ZeroMQ topics or prefixes: topic, seq, age in ms, data.
 
     Standard output is data only, in UTF-8; notices for the user go to standard error. `after` is a position of the
-    only trade topic among them: the events after it are printed first. `start` is a time of the day from which on the
-    stored messages of the other topics are printed first, at `speed` times their pace (0: as fast as they are read).
+    only trade topic among them: the events after it are printed first. `start` is a time of the day from which on what
+    is stored of the topics is printed first, market data at `speed` times its pace (0: as fast as it is read).
     """
     frames = subscribe(
         *topics,
@@ -81,14 +81,16 @@ def from_url(
     """Print `count` frames of a WebSocket URL as they come; `send`, or a request for `codes`, is sent first.
 
     Many codes go in several requests, which add up. `after` is a position for /ws/trade: the events after it are
-    printed first. `start` is a time of the day from which on what is stored of the codes is printed first, at `speed`
-    times its pace.
+    printed first. `start` is a time of the day from which on what is stored of the codes, or of the trade events, is
+    printed first; of codes at `speed` times its pace.
     """
     parts = urlsplit(url)
     option: dict[str, Any] = {} if start is None else {"start": start}
     requests = [send] if send is not None else list(_requests(parts.path, codes, period, option | _speed(speed)))
     if after is not None:
         url = parts._replace(query=f"{parts.query}&after={after}".lstrip("&")).geturl()
+    elif start is not None and _is_trade(parts.path):
+        url = parts._replace(query=f"{parts.query}&{urlencode({'start': start})}".lstrip("&")).geturl()
     headers = {"X-API-Key": api_key} if api_key else {}
     with connect(url, max_size=MAX_FRAME, additional_headers=headers, compression=None, proxy=None, ssl=tls) as socket:
         for request in requests:
@@ -130,9 +132,17 @@ def _requests(path: str, codes: Sequence[str], period: str, options: dict[str, A
             yield request
 
 
+def _name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _is_trade(path: str) -> bool:
+    return _name(path) == "trade"
+
+
 def _request(path: str, codes: Sequence[str], period: str, options: dict[str, Any]) -> str | None:
     request: dict[str, Any]
-    match path.rstrip("/").rpartition("/")[2]:
+    match _name(path):
         case "realtime":
             request = {"stocks": list(codes), "period": period}
         case "whole_quote":

@@ -36,7 +36,7 @@ from qmt_bridge.errors import QMTBridgeError
 @click.option("--period", default="tick", show_default=True, help="Period of codes: of a file, or for /ws/realtime.")
 @click.option("--send", help="First frame to send to the URL, instead of one made from the codes.")
 @click.option("--after", type=click.IntRange(min=0), help="Trade events: begin after this position.")
-@click.option("--start", help="Quotes: begin with the day so far, from this time on, such as 09:30:00.")
+@click.option("--start", help="Begin with the day so far, from this time on, such as 09:30:00.")
 @click.option(
     "--speed", type=click.FloatRange(min=0), default=0, help="With --start: times the pace of the day; 0: as read."
 )
@@ -75,6 +75,8 @@ def tail(
         raise click.UsageError("Missing argument 'TOPIC... | URL [CODE...]' (or --codes-file).")
     if speed and start is None:
         raise click.UsageError("--speed is that of the day so far, which needs --start.")
+    if after is not None and start is not None:
+        raise click.UsageError("--after and --start both say where to begin; choose one.")
     is_url = bool(topics) and topics[0].startswith(("ws://", "wss://"))
     if is_url:
         _refuse_for_url(topics, send)
@@ -105,8 +107,6 @@ def _refuse_for_url(topics: tuple[str, ...], send: str | None) -> None:
         _refuse_codes(topics, "--send is the whole request")
     if not path.endswith("/realtime"):
         refuse("only /ws/realtime has periods", "period")
-    if path.endswith("/trade"):
-        refuse("trade events begin after a position (--after)", "start")
     if not path.endswith("/trade"):
         refuse("only /ws/trade has positions", "after")
     elif send is None:

@@ -20,6 +20,12 @@ class Places:
         self._reached: dict[str, tuple[int, int]] = {}
         # The market of each code whose positions are those of its market.
         self._markets: dict[str, str] = {}
+        # The feeder's epoch when the stream began; 0 while that is not known.
+        self._began = 0
+
+    def began(self, epoch: int) -> None:
+        """Take the epoch of the feeder: of codes without a last value nothing was published in it before."""
+        self._began = self._began or epoch
 
     def take(self, frame: Mapping[str, Any]) -> bool:
         """Take a frame with its position; return whether it is new."""
@@ -40,22 +46,27 @@ class Places:
     def resume(self, request: dict[str, Any]) -> list[dict[str, Any]]:
         """Return what to ask instead of `request` to go on: codes with a position behind it, the others as before."""
         field = "codes" if "codes" in request else "stocks"
-        reached = [name for name in request[field] if name in self._reached]
+        known = self._reached
+        if self._began and request.get("complete") and request.get("snapshot", True) and "start" not in request:
+            # All that was published of the others came after the stream had begun.
+            known = dict.fromkeys(request[field], (self._began, 0)) | self._reached
+        reached = [name for name in request[field] if name in known]
         if not reached:
             return [request]
         if request.get("speed"):
             # What is played together has to be asked for together.
-            return [{**request, "start": {name: self._start(name, request) for name in request[field]}}]
+            return [{**request, "start": {name: self._start(name, request, known) for name in request[field]}}]
         again = []
         for at in range(0, len(reached), CODES_A_REQUEST):
             part = reached[at : at + CODES_A_REQUEST]
-            again.append({**request, field: part, "start": {name: self._start(name, request) for name in part}})
-        rest = [name for name in request[field] if name not in self._reached]
+            start = {name: self._start(name, request, known) for name in part}
+            again.append({**request, field: part, "start": start})
+        rest = [name for name in request[field] if name not in known]
         return [*again, {**request, field: rest}] if rest else again
 
-    def _start(self, name: str, request: dict[str, Any]) -> Any:
+    def _start(self, name: str, request: dict[str, Any], known: Mapping[str, tuple[int, int]]) -> Any:
         """Return where a code goes on: behind its position, or at the start of the request."""
-        if name not in self._reached:
+        if name not in known:
             return request["start"]
-        epoch, seq = self._reached[name]
+        epoch, seq = known[name]
         return {"epoch": epoch, "seq": seq} | ({"market": self._markets[name]} if name in self._markets else {})

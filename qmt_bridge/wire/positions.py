@@ -66,8 +66,13 @@ class JournalPosition(msgspec.Struct, frozen=True):
     of another data folder, or one that lost the event with a full disk, refuses the position. Without an epoch every
     journal that has the number takes it. `exact`: the event was received in that very epoch, so a journal from which
     it has vanished since refuses it too; what a client names is never exact, since it may have rounded the epoch.
+
+    With a `start` (`wire.moments`) it is read from the first event at or after that moment, whatever `seq` is; with an
+    `end` up to the first one at or after that, and nothing live follows.
     """
 
     seq: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
     epoch: int | float | None = None
     exact: bool = False
+    start: int | str | None = None
+    end: int | str | None = None

@@ -17,6 +17,7 @@ import orjson
 from qmt_bridge.errors import BadRequest, ErrorCode, WireError
 from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.hints import NAME_CHARACTERS, Ignored, did_you_mean
+from qmt_bridge.wire.history import Hole
 from qmt_bridge.wire.positions import JournalPosition, Position
 
 # A request larger than this is closed with 1009.
@@ -56,6 +57,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     end: int | str | None = None
     # What is stored as so many times the pace of its own times (`wire.playback`); 0: as fast as it is read.
     speed: float = 0
+    # Nothing is left out: what is lost on the way from the feeder is read from the store, or told as a gap.
+    complete: bool = False
 
 
 class QuoteRequest(Options, frozen=True):
@@ -108,6 +111,13 @@ class TradeResume(msgspec.Struct, frozen=True):
     """`/ws/trade`: begin again after a position."""
 
     resume: JournalPosition
+
+
+class TradeStart(msgspec.Struct, frozen=True):
+    """`/ws/trade`: begin again at a moment (`wire.moments`), or after a position; up to `end`, if there is one."""
+
+    start: int | str | JournalPosition
+    end: int | str | None = None
 
 
 class FormulaUnsubscribe(msgspec.Struct, frozen=True):
@@ -333,7 +343,8 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
 
     A store takes the same question about what it has kept (`wire.history`): from `start` on (`wire.moments`), or after
     the position of `epoch` and `after`, up to `end` or, without it, up to the newest record. `code` is for a market: of
-    its messages only the records of this code, each as ``{code: [record]}`` at the position of its message.
+    its messages only the records of this code, each as ``{code: [record]}`` at the position of its message. A journal
+    takes `start` and `end` too.
     """
 
     id: int
@@ -351,12 +362,16 @@ class CatchUp(msgspec.Struct, frozen=True, tag_field="ask", tag="catch_up"):
         """Return a question about what follows `position` of a journal; None asks where topics are now."""
         if position is None:
             return cls(id, topics, room=room)
-        return cls(id, topics, position.seq, room, position.epoch, position.exact)
+        if position.start is not None:
+            return cls(id, topics, room=room, start=position.start, end=position.end)
+        return cls(id, topics, position.seq, room, position.epoch, position.exact, end=position.end)
 
     @property
     def position(self) -> JournalPosition | None:
         """Return the position in a journal, None where there is none."""
-        return None if self.after is None else JournalPosition(self.after, self.epoch, self.exact)
+        if self.after is None and self.start is None:
+            return None
+        return JournalPosition(self.after or 0, self.epoch, self.exact, self.start, self.end)
 
 
 class StartDownload(msgspec.Struct, frozen=True, tag_field="ask", tag="start_download"):
@@ -388,6 +403,12 @@ class TopicState(msgspec.Struct, frozen=True, tag_field="reply", tag="topic_stat
     more: bool = False
     # Where a position has expired: the smallest `after` that would be accepted.
     oldest: int = 0
+    # Of a journal: the moments that `start` and `end` mean in ms since 1970 (0: none), when the first event from
+    # `start` on came, and what is missing before it.
+    start_ms: int = 0
+    end_ms: int = 0
+    from_ms: int | None = None
+    holes: list[Hole] = []
 
 
 class DownloadStarted(msgspec.Struct, frozen=True, tag_field="reply", tag="download_started"):
@@ -418,9 +439,20 @@ class _Encoded(msgspec.Struct, frozen=True, tag_field="reply", tag="topic_state"
     oldest: int = 0
 
 
+class _EncodedSpan(_Encoded, frozen=True, tag_field="reply", tag="topic_state"):
+    """The same with what only answers about a moment have: a gateway asks about thousands of topics without one."""
+
+    start_ms: int = 0
+    end_ms: int = 0
+    from_ms: int | None = None
+    holes: list[Hole] = []
+
+
 _encoder = msgspec.json.Encoder()
 _ask_decoder: msgspec.json.Decoder[Ask] = msgspec.json.Decoder(Ask)
-_reply_decoder: msgspec.json.Decoder[_Encoded | DownloadStarted] = msgspec.json.Decoder(_Encoded | DownloadStarted)
+_reply_decoder: msgspec.json.Decoder[_EncodedSpan | DownloadStarted] = msgspec.json.Decoder(
+    _EncodedSpan | DownloadStarted
+)
 
 
 def encode_ask(ask: Ask) -> bytes:
@@ -441,7 +473,10 @@ def decode_ask(data: bytes) -> Ask:
 
 def encode_reply(reply: Reply) -> bytes:
     """Return a reply as it is sent."""
-    return _encoder.encode(reply if isinstance(reply, DownloadStarted) else _Encoded(**_fields(reply)))
+    if isinstance(reply, DownloadStarted):
+        return _encoder.encode(reply)
+    shape = _EncodedSpan if reply.start_ms or reply.end_ms else _Encoded
+    return _encoder.encode(shape(**_fields(reply, shape)))
 
 
 def decode_reply(data: bytes) -> Reply:
@@ -453,5 +488,6 @@ def decode_reply(data: bytes) -> Reply:
     return TopicState(**{**msgspec.structs.asdict(reply), "body": None if body == b"null" else body})
 
 
-def _fields(reply: TopicState) -> dict[str, Any]:
-    return {**msgspec.structs.asdict(reply), "body": msgspec.Raw(b"null" if reply.body is None else reply.body)}
+def _fields(reply: TopicState, shape: type[_Encoded]) -> dict[str, Any]:
+    values = {name: getattr(reply, name) for name in shape.__struct_fields__}
+    return values | {"body": msgspec.Raw(b"null" if reply.body is None else reply.body)}

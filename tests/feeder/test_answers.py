@@ -459,3 +459,54 @@ def test_a_question_whose_answer_fails_is_told(asked: Asked, monkeypatch: pytest
     asked.ask(QUOTE)
     assert asked.send() == []
     assert [type(exc) for exc in asked.failures] == [KeyError]
+
+
+def test_a_replay_begins_at_a_moment_and_ends_at_another(asked: Asked) -> None:
+    for ms in range(2_000_000_000_000, 2_000_000_000_030):
+        data = msgspec.Raw(frames.encode({"text": "x" * (TURN_BYTES // 4)}))
+        asked.journal.append(asked.journal.positions.give([Unsent("1", "order", data)], ms))
+    asked.ask(ALL_TRADES, start=2_000_000_000_010, end=2_000_000_000_025)
+    assert asked.states() == []
+    states = asked.replayed()
+    assert len(states) > 1
+    assert [state.more for state in states] == [True] * (len(states) - 1) + [False]
+    assert [each["seq"] for state in states for each in frames.decode(state.body or b"")] == list(range(11, 26))
+    first = states[0]
+    assert (first.start_ms, first.end_ms, first.from_ms) == (2_000_000_000_010, 2_000_000_000_025, 2_000_000_000_010)
+    assert first.holes == []
+
+
+def test_an_asker_goes_on_up_to_the_end_of_its_part(asked: Asked) -> None:
+    for ms in range(2_000_000_000_000, 2_000_000_000_010):
+        asked.journal.append(asked.journal.positions.give([Unsent("1", "order", msgspec.Raw(b"{}"))], ms))
+    asked.ask(TRADE, after=3, end=2_000_000_000_006)
+    asked.send()
+    [state] = asked.replayed()
+    assert [each["seq"] for each in frames.decode(state.body or b"")] == [4, 5, 6]
+    assert not state.more
+
+
+def test_what_the_journal_does_not_have_is_told_with_the_start(asked: Asked) -> None:
+    asked.journal.begin_epoch(2_000_000_000_000 * 10**6)
+    asked.journal.append(asked.journal.positions.give([Unsent("1", "order", msgspec.Raw(b"{}"))], 2_000_000_000_001))
+    asked.ask(ALL_TRADES, start=1_500_000_000_000)
+    asked.send()
+    [state] = asked.replayed()
+    assert [hole.reason for hole in state.holes] == ["store_began"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        pytest.param({"start": "09:30", "after": 1}, "give one", id="two-places"),
+        pytest.param({"start": "half past nine"}, "start is a time of day", id="no-moment"),
+        pytest.param({"start": "09:30", "end": "later"}, "end is a time of day", id="no-end"),
+        pytest.param({"after": 1, "end": "later"}, "end is a time of day", id="no-end-of-a-position"),
+    ],
+)
+def test_a_start_that_means_nothing_is_refused(asked: Asked, fields: dict[str, Any], told: str) -> None:
+    asked.trade(3)
+    asked.ask(ALL_TRADES, **fields)
+    [state] = [*asked.states(), *asked.replayed()]
+    assert (state.state, state.code) == ("refused", "bad_request")
+    assert told in (state.error or "")

@@ -75,6 +75,33 @@ async def test_newest_position_as_start_gives_only_what_is_new(market: Market) -
         assert await volumes(client, 22) == [21, 22]
 
 
+@pytest.mark.parametrize(("epochs", "seq"), [(0, 21), (0, 10**9), (1, 5), (10**15, 0)])
+async def test_position_that_was_never_published_is_told(market: Market, epochs: int, seq: int) -> None:
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE], seq=True)
+        market.publish(20)
+        await market.stored()
+        epoch = (await control(other, "data"))["epoch"]
+        # The nearest epoch that a browser does not take for the same one.
+        claimed = int(float(epoch)) + epochs * 1024
+        ack = await client.subscribed(stocks=[CODE], start={"epoch": claimed, "seq": seq})
+        assert ack["start"][CODE] == {"from": None, "complete": False, "reason": "unknown_position"}
+        market.publish(2)
+        assert await volumes(client, 22) == [20, 21, 22]
+
+
+async def test_position_of_an_earlier_epoch_is_answered_from_its_end(market: Market) -> None:
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(5)
+        await market.stored()
+        ack = await client.subscribed(stocks=[CODE], start={"epoch": 1, "seq": 7})
+        told = ack["start"][CODE]
+        assert (told["complete"], told["reason"], told["before"]["seq"]) == (False, "restart", 1)
+        assert told["after"] == {"epoch": 1, "seq": 7}
+        assert await volumes(client, 5) == [1, 2, 3, 4, 5]
+
+
 async def test_documented_client_gets_stored_ticks_without_an_ack(market: Market) -> None:
     async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
         await other.subscribed(stocks=[CODE])
@@ -254,6 +281,10 @@ async def test_refused_code_is_refused_with_a_start_too(market: Market) -> None:
         ({"start": "09:30", "speed": -1}, "speed is from 0.01 to 1000"),
         ({"start": "09:30", "speed": 1e6}, "speed is from 0.01 to 1000"),
         ({"start": "09:30", "speed": True}, "Expected"),
+        ({"start": {"epoch": 1, "seq": -1}}, "from 0 to 2^62"),
+        ({"start": {"epoch": -1, "seq": 1}}, "from 0 to 2^62"),
+        ({"start": {"epoch": 1e300, "seq": 1}}, "from 0 to 2^62"),
+        ({"start": {"epoch": 1, "seq": 2**63}}, "from 0 to 2^62"),
     ],
 )
 async def test_start_that_means_nothing_is_refused(market: Market, request_: dict[str, Any], told: str) -> None:

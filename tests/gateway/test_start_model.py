@@ -37,8 +37,9 @@ CHUNK = 250
 class Reader:
     """A client that asked for the topic from a time on."""
 
-    def __init__(self, start: int, end: int | None) -> None:
+    def __init__(self, start: int, end: int | None, complete: bool = False) -> None:
         self.start, self.end = start, end
+        self.complete = complete
         self.beginning: Beginning | None = None
         # What it got, and None where it met the live stream.
         self.got: list[Frame | Gap | None] = []
@@ -60,7 +61,9 @@ class Reader:
         assert not self.is_ended
         last = self.last
         assert last is None or position(frame) > last, "a repeated frame, or one out of order"
-        if self.is_live and last is not None and last.epoch == frame.epoch and not isinstance(self.got[-1], Gap):
+        if self.complete:
+            pass
+        elif self.is_live and last is not None and last.epoch == frame.epoch and not isinstance(self.got[-1], Gap):
             self.missing += frame.seq - last.seq - 1
         self.got.append(frame)
 
@@ -77,7 +80,7 @@ class Reader:
         self.got.append(gap)
 
     def met(self) -> None:
-        assert not self.is_live
+        assert self.complete or not self.is_live
         self.is_live = True
         self.got.append(None)
 
@@ -114,6 +117,7 @@ class Reader:
         self.outcomes.append(outcome)
 
     def missed(self, count: int) -> None:
+        assert not self.complete, "a loss that was not read again"
         self.told += count
 
     def snapshot_ended(self, count: int) -> None:
@@ -224,12 +228,13 @@ class World:
         topic = self.random.choice((TICK, SH))
         start = self.random.randint(BEGAN, self.time + 300)
         end = self.random.randint(start, self.time + 300) if self.random.random() < 0.2 else None
-        reader = Reader(start, end)
+        reader = Reader(start, end, complete=end is None and self.random.random() < 0.5)
         self.readers[topic].append(reader)
         room = self.random.choice((1, CHUNK))
-        speed = self.random.choice((0, 0, 0, 1, 3, 1000))
+        speed = 0 if reader.complete else self.random.choice((0, 0, 0, 1, 3, 1000))
         reader.playback = Playback(speed) if speed else None
-        self.hub.read({topic: (reader, StoreQuestion(start, None, end, room, CHUNK, reader.playback))}, self.now)
+        question = StoreQuestion(start, None, end, room, CHUNK, reader.playback, complete=reader.complete)
+        self.hub.read({topic: (reader, question)}, self.now)
 
     def leave(self) -> None:
         topic = self.random.choice((TICK, SH))
@@ -292,7 +297,7 @@ class World:
             if isinstance(of, Gap):
                 is_told = True
             elif of is None:
-                is_live = True
+                is_live = not reader.complete
             else:
                 if before is not None and not is_live:
                     is_next = of.epoch == before.epoch and of.seq == before.seq + 1

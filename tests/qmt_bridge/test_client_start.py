@@ -15,10 +15,11 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest
 from qmt_bridge.reading.places import CODES_A_REQUEST, Places
 from qmt_bridge.stream import StreamState
-from qmt_bridge.wire.topics import whole_topic
-from tests.support.morning import CODE, OPEN, Market, market_of
+from qmt_bridge.system import clock
+from qmt_bridge.wire.topics import quote_topic, whole_topic
+from tests.support.morning import CODE, OPEN, TICK, Market, demand, market_of, tick
 from tests.support.ports import ANY_ADDRESSES
-from tests.support.rig import DEADLINE, KEY
+from tests.support.rig import DEADLINE, KEY, metrics
 from tests.support.waiting import until
 
 
@@ -100,6 +101,160 @@ async def test_what_is_not_stored_is_told_as_a_gap(market: Market) -> None:
         assert (gap.gap["after"]["seq"], gap.gap["before"]["seq"]) == (2, 5)
 
 
+async def test_complete_client_misses_nothing_that_is_lost_before_the_gateway(market: Market) -> None:
+    states: list[StreamState] = []
+    async with aclosing(client_of(market, on_state=states.append).realtime([CODE], complete=True)) as frames:
+        reading = asyncio.ensure_future(volumes(frames, 3))
+        await market.rig.wanted(TICK)
+        market.publish(3)
+        assert (await reading)[-1] == 3
+        await market.stored()
+        market.lose(4)
+        market.publish()
+        assert await volumes(frames, 8) == [4, 5, 6, 7, 8]
+    assert [state for state in states if state.state in ("gap", "skipped")] == []
+
+
+async def test_complete_client_gets_what_came_first_while_it_was_away(market: Market) -> None:
+    states: list[StreamState] = []
+    client = client_of(market, on_state=states.append)
+    second = market.rig.serve(store_addr=market.store.address)
+    client._base = f"ws://127.0.0.1:{market.rig.servers[0].port}"
+    with demand(market):
+        async with aclosing(client.realtime([CODE, "000001.SZ"], complete=True)) as frames:
+            reading = asyncio.ensure_future(volumes(frames, 3))
+            await market.rig.wanted(quote_topic("000001.SZ"))
+            client._base = f"ws://127.0.0.1:{second.port}"
+            market.rig.servers[0].stop()
+            await until(lambda: "disconnected" in [state.state for state in states], "the loss")
+            market.publish(3)
+            await market.stored()
+            assert await reading == [1, 2, 3]
+    # Of the other code nothing was ever published.
+    assert [state for state in states if state.state in ("gap", "skipped")] == []
+
+
+async def test_complete_client_is_told_both_sides_of_a_restart(market: Market) -> None:
+    states: list[StreamState] = []
+    async with (
+        market.rig.connect("/ws/realtime") as other,
+        aclosing(client_of(market, on_state=states.append).realtime([CODE], complete=True)) as frames,
+    ):
+        reading = asyncio.ensure_future(volumes(frames, 3))
+        await market.rig.wanted(TICK)
+        market.publish(3)
+        assert (await reading)[-1] == 3
+        await market.stored()
+        await other.subscribed(stocks=["000001.SZ"])
+        market.rig.feeder.stop()
+        market.rig.start_feeder()
+        await market.rig.wanted(TICK)
+        await market.rig.wanted(quote_topic("000001.SZ"))
+        # Until gateway and store are connected.
+        await until(lambda: market.reaches_store("000001.SZ"), "the store")
+        while "000001.SZ" not in await other.receive():
+            pass
+        market.publish(2)
+        assert await volumes(frames, 5) == [4, 5]
+    [gap] = [state.gap for state in states if state.state == "gap"]
+    assert gap is not None
+    assert (gap["reason"], gap["after"]["seq"], gap["before"]["seq"]) == ("restart", 3, 1)
+
+
+async def test_complete_client_that_reads_too_slowly_goes_on_where_it_was(tmp_path: Path) -> None:
+    config = Config(**ANY_ADDRESSES, data_dir=str(tmp_path), outbox_bytes=64 * 1024)
+    with market_of(config) as market:
+        states: list[StreamState] = []
+        async with aclosing(client_of(market, on_state=states.append).realtime([CODE], complete=True)) as frames:
+            reading = asyncio.ensure_future(volumes(frames, 1))
+            await market.rig.wanted(TICK)
+            market.publish()
+            assert await reading == [1]
+            # More than the client keeps, the system takes, and the outbox holds.
+            for _ in range(400):
+                market.number += 1
+                record = tick(market.number)[CODE][0] | {"pad": "x" * 40_000}
+                market.rig.source.publish(TICK, {CODE: [record]})
+            await market.stored()
+            async with asyncio.timeout(DEADLINE):
+                got: list[int] = []
+                while not got or got[-1] != market.number:
+                    got.append((await anext(frames))[CODE][0]["volume"])
+                    # What it keeps is bounded, so it reads no more meanwhile.
+                    if len(got) == 1:
+                        await until(lambda: sockets(market) == 0, "the gateway to close the socket")
+        assert got == list(range(2, market.number + 1))
+        assert "resumed" in [state.state for state in states]
+        assert [state for state in states if state.state in ("gap", "skipped")] == []
+
+
+def sockets(market: Market) -> float:
+    """Return how many sockets of quotes the gateway has."""
+    return metrics(market.rig.servers[-1].port)['connections{path="/ws/realtime"}']
+
+
+async def test_trade_events_begin_at_a_moment(market: Market) -> None:
+    client = client_of(market, api_key=KEY)
+    async with aclosing(client.trade_events(after=0)) as events:
+        for number in range(5):
+            market.rig.source.trade("order", n=number)
+        await reach(events, 5)
+        moment = await next_ms()
+        market.rig.source.trade("order", n=5)
+        await reach(events, 6)
+        end = await next_ms()
+        market.rig.source.trade("order", n=6)
+        await reach(events, 7)
+    states: list[StreamState] = []
+    client = client_of(market, api_key=KEY, on_state=states.append)
+    async with aclosing(client.trade_events(start=moment)) as events:
+        assert await reach(events, 7) == [6, 7]
+    async with asyncio.timeout(DEADLINE):
+        assert [event["seq"] async for event in client.trade_events(start=moment, end=end)] == [6]
+    assert [state for state in states if state.state == "gap"] == []
+    async with aclosing(client.trade_events(start="2020-01-02T09:30:00")) as events:
+        assert await reach(events, 7) == [1, 2, 3, 4, 5, 6, 7]
+    assert [state.reason for state in states if state.state == "gap"] == ["store_began"]
+
+
+async def test_trade_events_from_a_moment_go_on_after_a_lost_connection(market: Market) -> None:
+    client = client_of(market, api_key=KEY)
+    second = market.rig.serve(store_addr=market.store.address)
+    client._base = f"ws://127.0.0.1:{market.rig.servers[0].port}"
+    for number in range(3):
+        market.rig.source.trade("order", n=number)
+    async with aclosing(client.trade_events(start="2020-01-02T09:30:00")) as events:
+        assert await reach(events, 3) == [1, 2, 3]
+        client._base = f"ws://127.0.0.1:{second.port}"
+        market.rig.servers[0].stop()
+        market.rig.source.trade("order", n=3)
+        assert await reach(events, 4) == [4]
+
+
+async def reach(events: Any, last: int) -> list[int]:
+    """Return the positions of events up to `last`."""
+    got: list[int] = []
+    async with asyncio.timeout(DEADLINE):
+        async for event in events:
+            got.append(event["seq"])
+            if got[-1] == last:
+                break
+    return got
+
+
+async def next_ms() -> int:
+    """Return a time in ms that is later than that of all that was published, once it has come."""
+    moment = clock.time_ns() // 10**6 + 1
+    await until(lambda: clock.time_ns() // 10**6 >= moment, "the next millisecond")
+    return moment
+
+
+@pytest.mark.parametrize("options", [{"after": 1, "start": "09:30"}, {"end": "10:00"}])
+def test_moments_of_trade_events_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest):
+        QMTClient("127.0.0.1").trade_events(**options)
+
+
 @pytest.mark.parametrize("options", [{"complete": True, "max_rate_ms": 100}, {"end": "10:00"}, {"speed": 2.0}])
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(BadRequest):
@@ -123,6 +278,20 @@ def test_codes_with_a_position_are_asked_for_behind_it() -> None:
         {"stocks": ["A.SH"], "start": {"A.SH": {"epoch": 7, "seq": 3}}},
         {"stocks": ["B.SH"], "start": "09:30"},
     ]
+
+
+def test_codes_without_a_message_begin_where_the_stream_began() -> None:
+    places = Places(["A.SH", "B.SH"])
+    places.began(0)
+    request = {"stocks": ["A.SH", "B.SH"], "complete": True}
+    assert places.resume(request) == [request]
+    places.began(7)
+    places.began(8)
+    assert places.take(data(8, 3, "A.SH"))
+    start = {"A.SH": {"epoch": 8, "seq": 3}, "B.SH": {"epoch": 7, "seq": 0}}
+    assert places.resume(request) == [{**request, "start": start}]
+    without = {**request, "snapshot": False}
+    assert places.resume(without)[1] == {**without, "stocks": ["B.SH"]}
 
 
 def test_message_that_comes_again_is_left_out() -> None:

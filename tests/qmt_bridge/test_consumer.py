@@ -25,6 +25,7 @@ from qmt_bridge.consumer import subscribe
 from qmt_bridge.curve.key_folder import make_keys
 from qmt_bridge.errors import BadCode, BadRequest, ConfigError, Refused, WireError
 from qmt_bridge.handshakes import Notice, Trouble
+from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import TopicState, decode_ask, encode_reply
@@ -273,6 +274,36 @@ def test_trade_events_are_replayed_while_new_ones_arrive(feed: Addresses, source
     for got, begin in ((first, 1), (rest, 2001)):
         assert [frame.data["seq"] for frame in got] == list(range(begin, begin + len(got)))
         assert (got[0].topic, got[0].seq) == (ALL_TRADES, begin), "out of the journal"
+
+
+@pytest.mark.parametrize("topic", [ALL_TRADES, "trade/1/"])
+def test_trade_events_from_a_moment_are_replayed_then_live(feed: Addresses, source: Greeter, topic: str) -> None:
+    trade_once(source, 100)
+    take(feed.subscribe(ALL_TRADES, after=0), 100)
+    moment = clock.time_ns() // 10**6 + 1
+    wait_for(lambda: clock.time_ns() // 10**6 >= moment, "the next millisecond")
+    trade_once(source, 3000)
+    take(feed.subscribe(ALL_TRADES, after=100), 3000)
+    gaps: list[Topic] = []
+    with trading(source, "1"):
+        got = take_until_live(feed.subscribe(topic, start=moment, on_gap=lambda topic, _: gaps.append(topic)), 100)
+    assert [frame.data["seq"] for frame in got] == list(range(101, 101 + len(got)))
+    assert len(got) > 3000
+    assert gaps == []
+
+
+def test_journal_that_began_after_the_start_is_told(feed: Addresses, source: Greeter) -> None:
+    trade_once(source, 3)
+    gaps: list[tuple[Topic, int | None]] = []
+    start = "2020-01-02T09:30:00"
+    got = take(feed.subscribe(ALL_TRADES, start=start, on_gap=lambda *gap: gaps.append(gap)), 3)
+    assert [frame.seq for frame in got] == [1, 2, 3]
+    assert gaps == [(ALL_TRADES, None)]
+
+
+def test_start_and_after_are_two_places_to_begin_at(feed: Addresses) -> None:
+    with pytest.raises(BadRequest):
+        feed.subscribe(ALL_TRADES, start="09:30", after=1)
 
 
 def test_each_account_has_its_own_positions(feed: Addresses, source: Greeter) -> None:

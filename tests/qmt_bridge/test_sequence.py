@@ -17,6 +17,7 @@ from qmt_bridge.errors import Refused, WireError
 from qmt_bridge.sequence import AGAIN_SECONDS, ROOM_BYTES, Events, LastValues, Sequence
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
+from qmt_bridge.wire.history import Hole
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import CatchUp, TopicState
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, quote_topic, trade_topic
@@ -68,6 +69,37 @@ def test_events_after_a_position_are_replayed_then_live():
     assert arrive(events, 8) == []
     assert arrive(events, 9) == [9]
     assert not events.asks(0.2)
+
+
+def test_events_from_a_moment_are_replayed_then_live():
+    events = Events(ACCOUNT, JournalPosition(0, start="09:30"))
+    assert events.ask(1, 0.0) == CatchUp(1, [ACCOUNT], room=ROOM_BYTES, start="09:30")
+    # Those that are published meanwhile wait.
+    assert arrive(events, 7) == arrive(events, 8) == []
+    assert seqs(events.answered(answer(1, 4, 5, more=True), 0.0)) == [4, 5]
+    assert events.asks(0.0)
+    assert events.ask(2, 0.0).after == 5
+    assert seqs(events.answered(answer(2, 6, 7), 0.0)) == [6, 7, 8]
+    assert arrive(events, 9) == [9]
+    assert not events.is_incomplete
+
+
+def test_moment_without_events_begins_at_the_end():
+    events = Events(ACCOUNT, JournalPosition(0, start="09:30"))
+    events.ask(1, 0.0)
+    nothing = TopicState(1, ACCOUNT, "live", epoch=EPOCH, seq=5, body=b"[]", start_ms=1)
+    assert events.answered(nothing, 0.0) == []
+    assert arrive(events, 6) == [6]
+
+
+def test_journal_that_began_later_is_told():
+    events = Events(ACCOUNT, JournalPosition(0, start="09:30"))
+    sequence = Sequence(LastValues([], False), {ACCOUNT: events}, False)
+    [question] = sequence.questions("trade", 0.0)
+    told = msgspec.structs.replace(answer(question.id, 1, 2), start_ms=1, holes=[Hole("store_began")])
+    assert seqs(sequence.answered(told, 0.0)) == [1, 2]
+    assert sequence.values.take_gaps() == [(ACCOUNT, None)]
+    assert sequence.values.take_gaps() == []
 
 
 def test_next_event_does_not_wait_for_an_answer():

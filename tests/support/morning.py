@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import zmq
 
 from qmt_bridge.config import Config
+from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.moments import midnight
-from qmt_bridge.wire.topics import quote_topic
-from tests.support.rig import Rig, running_rig
+from qmt_bridge.wire.topics import Topic, quote_topic
+from tests.support.rig import DEADLINE, Rig, running_rig
 from tests.support.store import StoreServer, store_of
 from tests.support.waiting import until, wait_for
 
@@ -41,6 +43,33 @@ class Market:
         for _ in range(count):
             self.number += 1
             self.rig.source.publish(TICK, tick(self.number))
+
+    def lose(self, count: int = 1) -> None:
+        """Publish ticks that reach the store and not the gateway."""
+        for _ in range(count):
+            self.number += 1
+            self.lose_one(TICK, tick(self.number))
+
+    def lose_one(self, topic: Topic, body: object) -> None:
+        """Publish a message that reaches the store and not the gateway; the store has all that came before it."""
+        publisher, lost = self.rig.feeder.publisher, threading.Event()
+        transmit = publisher._transmit
+
+        def drop(_: object, topic: Topic, seq: int, received_ns: int, body: bytes) -> None:
+            publisher._transmit = transmit  # type: ignore[method-assign]
+            frame = Frame(topic, publisher._epoch, seq, received_ns, received_ns, body)
+            if self.store.keeps(frame):
+                self.store.day.keep(frame)
+            lost.set()
+
+        publisher._transmit = drop  # type: ignore[method-assign]
+        self.rig.source.publish(topic, body)
+        assert lost.wait(DEADLINE)
+
+    def reaches_store(self, code: str) -> bool:
+        """Publish a message of another code that is subscribed; return whether the store has received one."""
+        self.rig.source.publish(quote_topic(code), {code: tick(1)[CODE]})
+        return quote_topic(code) in self.store.day.kept
 
     def wait_stored(self) -> None:
         """Wait until the store has all that was published."""

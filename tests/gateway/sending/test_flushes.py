@@ -141,8 +141,8 @@ async def test_nobody_waits_for_a_client_that_is_read_the_store(rig: Rig) -> Non
 
 
 async def test_client_counts_as_read_until_it_was_sent_all(rig: Rig) -> None:
-    subscription = ReadSubscription(rig.sender, Owner(), TOPIC, DOCUMENTED, StoreQuestion())  # type: ignore[arg-type]
-    other = ReadSubscription(rig.sender, Owner(), TOPIC, DOCUMENTED, StoreQuestion())  # type: ignore[arg-type]
+    subscription = ReadSubscription(rig.sender, Owner(), TOPIC, DOCUMENTED, StoreQuestion(start=1))  # type: ignore[arg-type]
+    other = ReadSubscription(rig.sender, Owner(), TOPIC, DOCUMENTED, StoreQuestion(start=1))  # type: ignore[arg-type]
     subscription.met()
     other.stop()
     await until(lambda: rig.sender.stalled)

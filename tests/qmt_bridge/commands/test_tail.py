@@ -75,6 +75,26 @@ def test_stored_messages_are_printed_first_from_the_wire(tmp_path: Path, capsys:
     assert [json.loads(line)["seq"] for line in capsys.readouterr().out.splitlines()] == [3, 4, 5]
 
 
+def test_start_of_trade_events_goes_into_the_url(capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[str] = []
+
+    def answer(socket: ServerConnection) -> None:
+        assert socket.request is not None
+        asked.append(socket.request.path)
+        socket.send("{}")
+
+    with serve(answer, "127.0.0.1", 0) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            port = server.socket.getsockname()[1]
+            tail.from_url(f"ws://127.0.0.1:{port}/ws/trade", [], "tick", None, "", 1, None, start="09:30:00")
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked == ["/ws/trade?start=09%3A30%3A00"]
+
+
 def test_start_goes_into_the_request(capsys: pytest.CaptureFixture[str]) -> None:
     asked: list[object] = []
 
