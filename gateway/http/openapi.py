@@ -52,6 +52,7 @@ TOLD: Mapping[str, str] = {
     "snapshot": "Whether the last value comes first.",
     "max_rate_ms": "At most one frame of a code in so many milliseconds.",
     "mode": "latest conflates for a slow client; all never does, and drops it.",
+    "complete": "Whether nothing is left out: a loss is read from the store, or told as a gap; as mode all.",
     "seq": "Whether data has its position and times, as on a WebSocket.",
     "resume": "A position, or one by code; Last-Event-ID takes its place.",
     "formula_name": "The name of the formula at the terminal.",
