@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+import msgspec
 import zmq
 
 from gateway.http.problems import Denied
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 ANSWER_TIMEOUT = 5.0
 # Seconds between two attempts to ask a store that is being connected to.
 _AGAIN = 0.02
+# Seconds until a store is asked again that completes a day.
+_FILLING = 0.25
 # Answers that are read in one turn of the loop: one of 128 KiB takes some 0.3 ms.
 _AT_A_TIME = 8
 
@@ -60,14 +63,22 @@ class StoreLink:
     ) -> TopicHistory:
         """Return what is stored of a topic from `start` on, or after the position (epoch, seq); raise `StoreAway`.
 
-        `end` is the moment before which it ends, `room` about how many bytes the answer may have.
+        `end` is the moment before which it ends, `room` about how many bytes the answer may have. A store that
+        completes the day from the source's history takes up to some minutes.
         """
         epoch, seq = (None, None) if after is None else after
+        while True:
+            history = await self._ask(CatchUp(0, [topic], seq, room, epoch, start=start, end=end))
+            if history.state != "filling":
+                return history
+            await asyncio.sleep(_FILLING)
+
+    async def _ask(self, asked: CatchUp) -> TopicHistory:
         self._next_id += 1
         number = self._next_id
         answer: asyncio.Future[TopicHistory] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
-        question = CatchUp(number, [topic], seq, room, epoch, start=start, end=end)
+        question = msgspec.structs.replace(asked, id=number)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 while True:

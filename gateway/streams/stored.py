@@ -13,7 +13,7 @@ from functools import partial
 
 from gateway.streams.cohort import Cohort, Phase
 from gateway.streams.member import Beginning, Gap, Reader, StoreQuestion
-from gateway.streams.reading import AGAIN, PATIENCE, Owed, Reading, follows, gap_of, position_of
+from gateway.streams.reading import AGAIN, FILLING_AGAIN, PATIENCE, Owed, Reading, follows, gap_of, position_of
 from gateway.streams.stream import ANSWER_TIMEOUT, Stream, contains
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import TopicHistory, frames_of
@@ -82,17 +82,21 @@ class StoredStream(Stream):
         if answer.state == "refused":
             self._give_up(cohort, reading, "store_away" if answer.code == "internal" else "not_stored", now)
             return
+        if answer.state == "filling":
+            self._ask_later(cohort, reading, now, FILLING_AGAIN)
+            reading.fruitless_since = now
+            return
         frames = [frame for frame in frames_of(answer) if not contains(cohort.position, frame)]
         gaps = [gap_of(hole) for hole in answer.holes]
         if not reading.answered:
             reading.reader.rest()
             opening = self._begin(reading, answer, gaps, position_of(frames[0]) if frames else None)
-            if opening is not None and not frames and not answer.seq and reading.question.end is None:
+            if opening is not None and not frames and not answer.epoch and reading.question.end is None:
                 # Nothing is stored, so the client gets what it would get without a start.
                 self._ask_last(cohort, reading, now)
                 return
         behind = self._deliver_stored(cohort, reading, frames, gaps)
-        if answer.seq:
+        if answer.epoch:
             cohort.position = max(cohort.position, self._exact(answer, reading))
         question = reading.question
         # A time of day stays the one of the day that the first answer meant.
@@ -124,7 +128,7 @@ class StoredStream(Stream):
         if opening is not None:
             gaps.remove(opening)
         from_ms = answer.from_ms if opening is not None else answer.start_ms or answer.from_ms
-        reading.reader.begins(Beginning(from_ms, opening))
+        reading.reader.begins(Beginning(from_ms, opening, answer.source))
         self._start(reading.reader, answer.epoch, answer.seq, reading.outcome)
         return opening
 
@@ -152,11 +156,14 @@ class StoredStream(Stream):
         elif now - reading.fruitless_since >= PATIENCE:
             self._give_up(cohort, reading, "store_behind", now)
         else:
-            # `expire` asks again.
             reading.is_behind = True
-            cohort.question = None
-            cohort.asked_at = now - ANSWER_TIMEOUT + AGAIN
-            reading.reader.rest()
+            self._ask_later(cohort, reading, now, AGAIN)
+
+    def _ask_later(self, cohort: Cohort, reading: Reading, now: float, seconds: float) -> None:
+        """Let `expire` ask the store again after so many seconds."""
+        cohort.question = None
+        cohort.asked_at = now - ANSWER_TIMEOUT + seconds
+        reading.reader.rest()
 
     def _take_held(self, cohort: Cohort, reading: Reading, news: list[Frame], *, across: bool) -> None:
         """Deliver a chunk of the held frames; after the last of them the member is live."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from qmt_bridge import subscribe
@@ -17,7 +18,7 @@ from qmt_bridge.reading import stored_topic
 from qmt_bridge.reading.stored_topic import PATIENCE, StoredTopic
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.history import TopicHistory
+from qmt_bridge.wire.history import StoredFrame, TopicHistory
 from qmt_bridge.wire.moments import midnight
 from qmt_bridge.wire.positions import Position
 from qmt_bridge.wire.requests import CatchUp
@@ -216,3 +217,28 @@ def test_topic_that_the_source_refuses_is_refused_with_a_start_too(market: Marke
 def test_start_that_means_nothing_is_refused(topic: str, start: str) -> None:
     with pytest.raises(BadRequest):
         subscribe(topic, start=start, open_trade_addr=True)
+
+
+def test_store_that_completes_the_day_is_asked_again_until_it_has() -> None:
+    reader = StoredTopic(TICK, "09:30")
+    now = 0.0
+    # Longer than until a store counts as away.
+    for number in range(40):
+        assert reader.asks(now)
+        reader.ask(number, now)
+        assert reader.answered(TopicHistory(number, TICK, "filling"), now) == []
+        assert reader.give_up(now) == []
+        assert not reader.asks(now)
+        now += stored_topic.FILLING_SECONDS
+    assert (reader.live, reader.gaps) == (False, [])
+
+
+def test_history_of_a_store_leads_to_the_feeders_next_number() -> None:
+    reader = StoredTopic(TICK, "09:30")
+    reader.target = Position(2**21, 4)
+    assert reader.asks(0.0)
+    reader.ask(1, 0.0)
+    frames_ = [StoredFrame(2**20, n, 1, 1, msgspec.Raw(b"{}")) for n in (1, 2)]
+    assert len(reader.answered(TopicHistory(1, TICK, frames=frames_, epoch=2**21, seq=4), 0.0)) == 2
+    assert len(reader.arrived(Frame(TICK, 2**21, 5, 1, 1, b"{}"))) == 1
+    assert (reader.live, reader.gaps) == (True, [])
