@@ -219,7 +219,7 @@ def test_start_that_means_nothing_is_refused(topic: str, start: str) -> None:
         subscribe(topic, start=start, open_trade_addr=True)
 
 
-def test_store_that_completes_the_day_is_asked_again_until_it_has() -> None:
+def test_store_that_completes_the_day_is_asked_again() -> None:
     reader = StoredTopic(TICK, "09:30")
     now = 0.0
     # Longer than until a store counts as away.

@@ -403,7 +403,7 @@ def test_what_was_completed_is_there_after_a_restart(side: Side) -> None:
     assert (after.frames, after.holes, after.source) == (before.frames, [], "history")
 
 
-def test_history_without_live_messages_is_not_joined_after_a_restart(side: Side) -> None:
+def test_history_without_live_messages_is_not_joined_later(side: Side) -> None:
     side.live(4, stored=False)
     side.filled(1, 2, 3, 4)
     side.reopen()
