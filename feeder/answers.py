@@ -1,4 +1,4 @@
-"""The answers to what gateways and consumers ask: where topics stand, what a journal has, and new downloads.
+"""The answers to what gateways and consumers ask: where topics stand, what a journal has, new downloads, histories.
 
 The publisher's thread drives it; it has no sockets and no clock. A question about a topic is answered by the registry,
 one about a journal chunk by chunk on the journal's thread, between other work. Replies wait in `Askers`, at the pace of
@@ -10,20 +10,29 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
 from feeder.events import Positions
+from feeder.histories import Histories
 from feeder.journal.journal import CHUNK_BYTES, Journal
 from feeder.journal.thread import JournalThread
 from feeder.registry import Registry
 from feeder.source import DownloadRequest, Source
 from qmt_bridge.answering.askers import Askers, Peer, Replies
-from qmt_bridge.errors import BadRequest, Refused, WireError
+from qmt_bridge.errors import BadRequest, ErrorCode, Refused, WireError
 from qmt_bridge.wire import earlier
 from qmt_bridge.wire.positions import JournalPosition
-from qmt_bridge.wire.requests import CatchUp, DownloadStarted, Reply, StartDownload, TopicState, decode_ask
+from qmt_bridge.wire.requests import (
+    AskHistory,
+    CatchUp,
+    DownloadStarted,
+    Reply,
+    StartDownload,
+    TopicState,
+    decode_ask,
+)
 from qmt_bridge.wire.topics import ALL_TRADES, KINDS, Topic, parse_topic
 
 logger = logging.getLogger(__name__)
@@ -82,6 +91,7 @@ class Answers:
     ) -> None:
         self.askers = Askers(on_failure)
         self.replays: deque[Replay] = deque()
+        self.histories = Histories(registry, source, on_refused)
         # Whether the journal's thread is reading a chunk.
         self.looking_up = False
         self._registry = registry
@@ -107,6 +117,10 @@ class Answers:
         if isinstance(ask, StartDownload):
             self._reply(peer, self._start_download(peer, ask, rights))
             return
+        if isinstance(ask, AskHistory):
+            answer = self.histories.take(peer, ask, self._now)
+            self._queue(peer, iter((answer,)), len(answer))
+            return
         # Each topic once, however often it is named.
         topics = list(dict.fromkeys(ask.topics))
         size = sum(len(text) + 100 for text in topics)
@@ -125,6 +139,18 @@ class Answers:
         if len(self.askers) < waiting:
             # A connection has taken all its replies, so the next chunk of its replay may be read.
             self._blocked = False
+
+    def give_history(self, number: int, bodies: Sequence[bytes], from_ms: int) -> None:
+        """Send the history that the source has found for a question."""
+        found = self.histories.found(number, bodies, from_ms)
+        if found is not None and not self.askers.add(found.peer, found.parts, found.size):
+            self._queue(found.peer, iter((found.instead,)), len(found.instead))
+
+    def refuse_history(self, number: int, code: ErrorCode, reason: str) -> None:
+        """Send why the source has not found a history."""
+        refused = self.histories.refused(number, code, reason)
+        if refused is not None:
+            self._queue(*refused)
 
     def look_up(self, hung: str | None) -> None:
         """Have one chunk read, so that a long replay delays neither the others nor a tick.

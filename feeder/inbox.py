@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -25,12 +25,15 @@ from qmt_bridge.errors import ErrorCode, WireError
 from qmt_bridge.system import clock
 from qmt_bridge.wire import earlier, frames
 from qmt_bridge.wire.messages import AccountState, TradeEvent
+from qmt_bridge.wire.source_history import HISTORY_BYTES
 from qmt_bridge.wire.topics import ALL_TRADES, KINDS, Topic, trade_topic
 
 logger = logging.getLogger(__name__)
 
 _BY_CODE = frozenset(kind for kind, behaviour in KINDS.items() if behaviour.keeps == "by_code")
 _JOURNALED = frozenset(kind for kind, behaviour in KINDS.items() if behaviour.keeps == "journal")
+# Stands for a topic in what is logged of a history.
+_HISTORY = Topic("history/")
 # A stamp holds unsigned 64-bit numbers; half of that is the year 2262.
 _MAX_NS = 1 << 63
 _trade_decoder = msgspec.json.Decoder(TradeEvent)
@@ -61,6 +64,12 @@ class Outlet(Protocol):
 
     def change_accounts(self, accounts: tuple[AccountState, ...]) -> None:
         """Publish a new state of the accounts."""
+
+    def give_history(self, number: int, bodies: Sequence[bytes], from_ms: int) -> None:
+        """Answer a question for a history."""
+
+    def refuse_history(self, number: int, code: ErrorCode, reason: str) -> None:
+        """Answer that a history cannot be found."""
 
     def held(self) -> int:
         """Return how many trade events wait for the disk; any thread may ask."""
@@ -172,6 +181,26 @@ class Inbox:
     def set_accounts(self, accounts: Sequence[AccountState]) -> None:
         """Queue how the trade events of all accounts are served."""
         self.put(partial(self._outlet.change_accounts, tuple(accounts)))
+
+    def give_history(self, number: int, bodies: Iterable[object], from_ms: int) -> None:
+        """Encode and queue the answer to a question for a history (see `Sink`)."""
+        encoded: list[bytes] = []
+        size = 0
+        for body in bodies:
+            try:
+                encoded.append(frames.encode(body))
+            except Exception as exc:
+                self._count_failure(_HISTORY, exc, "cannot be encoded and is left out")
+                continue
+            size += len(encoded[-1])
+            if size > HISTORY_BYTES:
+                self.refuse_history(number, "upstream_refused", f"its history has more than {HISTORY_BYTES:,} bytes")
+                return
+        self.put(partial(self._outlet.give_history, number, encoded, from_ms))
+
+    def refuse_history(self, number: int, code: ErrorCode, reason: str) -> None:
+        """Queue that a history cannot be found."""
+        self.put(partial(self._outlet.refuse_history, number, code, reason))
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         """Block until fewer than `limit` calls and trade events wait; False if `timeout` seconds passed."""

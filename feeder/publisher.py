@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import NamedTuple
 
@@ -321,6 +321,14 @@ class Publisher:
     def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
         """Note that the source cannot serve `topic`."""
         self._registry.refuse(topic, code, reason)
+
+    def give_history(self, number: int, bodies: Sequence[bytes], from_ms: int) -> None:
+        """Answer a question for a history."""
+        self._answers.give_history(number, bodies, from_ms)
+
+    def refuse_history(self, number: int, code: ErrorCode, reason: str) -> None:
+        """Answer that a history cannot be found."""
+        self._answers.refuse_history(number, code, reason)
 
     def change_state(self, state: SessionState) -> None:
         """Publish the state of the session at once if it is new."""

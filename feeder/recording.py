@@ -70,6 +70,9 @@ class Recording(Protocol[Moment]):
     def moments(self) -> Generator[tuple[float, Moment]]:
         """Yield all moments from the start."""
 
+    def past(self, moment: Moment, topic: Topic) -> Iterable[object]:
+        """Return what `publish` publishes of `topic`, which is one of the recording, in a moment."""
+
     def publish(self, moment: Moment, wanted: Set[Topic], sink: Sink, received_ns: int) -> None:
         """Publish the part of `moment` whose topics are `wanted`, and remember all of it."""
 
@@ -205,6 +208,10 @@ class Ticks:
         for moment in moments(read_csv(self._path, _ignore)):
             yield moment[0].time, moment
 
+    def past(self, moment: list[TickRow], topic: Topic) -> Iterable[object]:
+        """Return the rows of the code of a quote, each as a body."""
+        return [{code: [record]} for code, _, record in moment if self._routes[code].quote == topic]
+
     def publish(self, moment: list[TickRow], wanted: Set[Topic], sink: Sink, received_ns: int) -> None:
         """Publish each row by itself on its quote topic, and all of them together on whole topics."""
         whole: dict[Topic, dict[str, object]] = {}
@@ -333,6 +340,10 @@ class Tape:
                     set_back = at - published
                 at = published + set_back
             yield at, recorded
+
+    def past(self, moment: Recorded, topic: Topic) -> Iterable[object]:
+        """Return the body of the message, if it is one of the topic."""
+        return [msgspec.Raw(moment.frame.body)] if moment.frame.topic == topic else []
 
     def publish(self, moment: Recorded, wanted: Set[Topic], sink: Sink, received_ns: int) -> None:
         """Publish the message as it was recorded; a trade event always, because it needs no subscription."""

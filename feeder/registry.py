@@ -292,6 +292,15 @@ class Registry:
         entry = self._entries.get(topic)
         return entry if entry is not None and entry.fed else None
 
+    def entry(self, text: str) -> Entry | None:
+        """Return the entry of a topic, whatever its state; None if nobody wants it, or it is no topic of the source."""
+        return self._entries.get(text)
+
+    def check(self, text: str) -> None:
+        """Raise `BadRequest` for a text that can be no topic of the source that is subscribed."""
+        if self._demand(text) is None:
+            raise BadRequest("bad_request", _why_unknown(text))
+
     def published(self, entry: Entry, body: bytes, pieces: Mapping[str, msgspec.Raw] | None, now: float) -> None:
         """Note that `body` was sent as the entry's next message; `pieces` are the records of a body by code."""
         entry.seq += 1

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from feeder.lookback import Lookback, Played
 from feeder.recording import Recording, open_recording
 from feeder.source import DownloadRequest, Health, Sink
 from qmt_bridge.config import Config
@@ -64,6 +65,9 @@ class Replay:
         self._failure = ""
         # Only the player's thread uses the rest.
         self._wanted: set[Topic] = set()
+        # How many moments were played since the file began, and the newest time of one.
+        self._played = 0
+        self._newest = 0.0
         self._wanted_since = 0.0
         self._behind = False
 
@@ -77,6 +81,8 @@ class Replay:
         self.simulated = self._recording.simulated
         self._wanted_since = clock.monotonic()
         sink.set_state("up")
+        self._lookback = Lookback(self._recording, sink)
+        self._lookback.start()
         self._thread = threading.Thread(target=self._run, name="replay", daemon=True)
         self._thread.start()
 
@@ -95,6 +101,13 @@ class Replay:
         """Refuse: a replay plays its recording and has no other history."""
         raise Refused("upstream_refused", "a replay has no history to download")
 
+    def history(self, number: int, topic: Topic, parts: TopicParts, day_ms: int) -> None:
+        """Find what was played of `topic` so far; raise `Refused` if the file does not have it."""
+        if self._failure:
+            raise Refused("upstream_unavailable", self._failure)
+        self._recording.check(parts, topic)
+        self._calls.put(partial(self._look_back, number, topic, day_ms))
+
     def upstream(self) -> int:
         """Return how many topics the player serves."""
         return len(self._wanted)
@@ -112,6 +125,7 @@ class Replay:
         self._calls.put(self._stop)
         if self._thread is not None:
             self._thread.join(2)
+            self._lookback.close()
 
     def _run(self) -> None:
         try:
@@ -147,11 +161,14 @@ class Replay:
                 self._calls.get()()
             self._serve(self._wanted_since + self._delay)
             start = clock.monotonic()
+            self._played, self._newest = 0, 0.0
             with closing(recording.moments()) as moments:
                 for at, moment in moments:
                     self._serve(start + due(at, recording.first, self._speed))
                     self._wait_room(_ROOM)
                     recording.publish(moment, self._wanted, self._sink, clock.time_ns())
+                    self._played += 1
+                    self._newest = max(self._newest, at)
             if not self._loop:
                 # The state "ended" must not be published before the last messages.
                 self._wait_room(1)
@@ -166,6 +183,10 @@ class Replay:
         self._wanted.add(topic)
         self._sink.accept(topic)
         self._recording.publish_newest(topic, self._sink, clock.time_ns())
+
+    def _look_back(self, number: int, topic: Topic, day_ms: int) -> None:
+        # On the player's thread, between two moments: all that was played was published, and nothing else.
+        self._lookback.begin(Played(number, topic, self._played, day_ms or self._newest))
 
     def _stop(self) -> None:
         raise _ClosedError

@@ -1,13 +1,13 @@
 """Source: a producer of topics (the live session, the simulator, a replay), and the Sink to which it publishes.
 
-A source has its own threads. The feeder calls `subscribe`, `unsubscribe` and `download` on the publisher's thread. They
-must return at once, so a source that has to wait, such as xtquant, queues the call. A source answers through the sink,
-from any of its threads.
+A source has its own threads. The feeder calls `subscribe`, `unsubscribe`, `download` and `history` on the publisher's
+thread. They must return at once, so a source that has to wait, such as xtquant, queues the call. A source answers
+through the sink, from any of its threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
@@ -76,6 +76,15 @@ class Sink(Protocol):
     def set_accounts(self, accounts: Sequence[AccountState]) -> None:
         """Report the states of all accounts; they are published on ``status/feeder/`` at once if they have changed."""
 
+    def give_history(self, number: int, bodies: Iterable[object], from_ms: int) -> None:
+        """Answer `Source.history` with bodies as `publish` takes them, oldest first, all since `from_ms`.
+
+        They are encoded one by one before this returns. More than 16 MiB of them are refused.
+        """
+
+    def refuse_history(self, number: int, code: ErrorCode, reason: str) -> None:
+        """Answer `Source.history`: it cannot be found."""
+
     def wait_room(self, limit: int, timeout: float) -> bool:
         """Block until fewer than `limit` messages wait to be sent; False if `timeout` seconds passed.
 
@@ -109,6 +118,14 @@ class Source(Protocol):
 
         Progress is ``{"finished":1,"total":3,"stockcode":"000001.SZ","message":""}``; the last body is
         ``{"status":"done"}`` or ``{"status":"error","code":..,"error":..,"failed":{code: reason}}``.
+        """
+
+    def history(self, number: int, topic: Topic, parts: TopicParts, day_ms: int) -> None:
+        """Look for what `topic`, which is served, would have published of a day so far; raise `Refused` if impossible.
+
+        The day in Shanghai is the one with the time `day_ms`; 0 is the newest. Answer the question `number` by
+        `Sink.give_history` or `Sink.refuse_history`, within a minute. Each message that was published before this call
+        is among those of the answer.
         """
 
     def upstream(self) -> int:

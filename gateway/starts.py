@@ -162,15 +162,17 @@ def shown_playback(questions: Mapping[Topic, StoreQuestion]) -> dict[str, Any]:
 def shown_beginning(beginning: Beginning) -> dict[str, Any]:
     """Return the entry of an ack: from when a code is complete, or why it is not."""
     begins = None if beginning.from_ms is None else shown_moment(beginning.from_ms)
+    source = {} if beginning.source is None else {"source": beginning.source}
     if beginning.gap is None:
-        return {"from": begins, "complete": True}
-    return {"from": begins, "complete": False, **shown_gap(beginning.gap)}
+        return {"from": begins, "complete": True, **source}
+    return {"from": begins, "complete": False, **source, **shown_gap(beginning.gap)}
 
 
 def shown_gap(gap: Gap) -> dict[str, Any]:
     """Return what is told of a gap: the reason, and both of its sides as far as they are known."""
     sides = (("after", gap.after, gap.from_ms), ("before", gap.before, gap.until_ms))
-    return {"reason": gap.reason} | {name: _side(position, ms) for name, position, ms in sides if position or ms}
+    why = {} if gap.backfill is None else {"backfill": gap.backfill}
+    return {"reason": gap.reason} | why | {name: _side(position, ms) for name, position, ms in sides if position or ms}
 
 
 def _side(position: Position | None, ms: int | None) -> dict[str, Any]:

@@ -281,6 +281,13 @@ class _StoreSettings(_FeederSettings, frozen=True, kw_only=True):
             "subscribe is stored too."
         ),
     ] = ()
+    backfill: Annotated[
+        bool,
+        Meta(
+            description="Complete the day of a code that is asked for with `start` from the source's history, never "
+            "that of a market."
+        ),
+    ] = True
     store_days: Annotated[
         int, Meta(ge=0, description="Days that the store keeps, with today; with 0 `up` starts no store.")
     ] = 5

@@ -81,6 +81,9 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/store/layout.py", WIRE, IMPURE),
     ("qmt_bridge/store/holes.py", WIRE, IMPURE),
     ("qmt_bridge/store/record_time.py", WIRE, IMPURE),
+    ("qmt_bridge/store/seam.py", WIRE, IMPURE),
+    ("qmt_bridge/store/filled.py", WIRE | {"qmt_bridge.store"}, IMPURE),
+    ("qmt_bridge/store/backfill.py", WIRE | {"qmt_bridge.store"}, IMPURE - {"logging"}),
     ("qmt_bridge/store/database.py", WIRE | {"qmt_bridge.store", "rocksdict"}, IMPURE - {"pathlib"}),
     ("qmt_bridge/store/view.py", {"qmt_bridge.store"}, IMPURE),
     ("qmt_bridge/store/timeline.py", {"qmt_bridge.store"}, IMPURE),
@@ -227,6 +230,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         WIRE
         | {
             "feeder.events",
+            "feeder.histories",
             "feeder.journal",
             "feeder.registry",
             "feeder.source",
@@ -234,6 +238,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         },
         IMPURE - {"logging", "sqlite3"},
     ),
+    ("feeder/histories.py", WIRE | {"feeder.registry", "feeder.source", "qmt_bridge.answering"}, IMPURE - {"logging"}),
     # Called on any thread, so it must not use the publisher's sockets.
     (
         "feeder/inbox.py",

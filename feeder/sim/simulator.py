@@ -133,6 +133,10 @@ class Simulator:
             partial(self._downloads.__setitem__, topic, (turn, download(request.stocks, self._market.instruments)))
         )
 
+    def history(self, number: int, topic: Topic, parts: TopicParts, day_ms: int) -> None:
+        """Refuse: what was invented before a topic was subscribed is not kept."""
+        raise Refused("upstream_refused", "a simulation has no history")
+
     def upstream(self) -> int:
         """Return how many topics are published."""
         return len(self._topics)

@@ -59,6 +59,11 @@ _TABLE = (
         OLDEST,
         _calls("xtdata", "download_history_data2 stock_list period start_time end_time / callback"),
     ),
+    Capability(
+        "history",
+        OLDEST,
+        _calls("xtdata", "get_market_data_ex_ori field_list stock_list period start_time end_time fill_data"),
+    ),
     Capability("last ticks", OLDEST, _calls("xtdata", "get_full_tick code_list /")),
     Capability("calendar", OLDEST, _calls("xtdata", "download_holiday_data", "get_holidays")),
     Capability("broker names", OLDEST, _calls("xtdata", "get_hk_broker_dict")),

@@ -15,8 +15,10 @@ import msgspec
 
 from feeder.source import DownloadRequest, Health, Sink
 from feeder.xt.download import XtDownload
+from feeder.xt.history import XtHistory
 from feeder.xt.quotes.session import XtQuote
 from qmt_bridge.config import Config
+from qmt_bridge.errors import Refused
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class XtSource:
         self._config = config
         self._quote = XtQuote(config)
         self._download = XtDownload(config)
+        self._history = XtHistory(config)
         self._trade: XtTrade | None = None
         self._closing = threading.Event()
         if config.xt_accounts:
@@ -55,9 +58,11 @@ class XtSource:
         """Start the parts; raise ImportError where xtquant's native modules cannot be imported."""
         self._quote.start(sink)
         if self._config.xt_token:
-            # Downloads use the data service too, and its port is known only now.
-            self._download = XtDownload(msgspec.structs.replace(self._config, xt_addr=self._quote.address))
+            # Downloads and histories use the data service too, and its port is known only now.
+            service = msgspec.structs.replace(self._config, xt_addr=self._quote.address)
+            self._download, self._history = XtDownload(service), XtHistory(service)
         self._download.start(sink)
+        self._history.start(sink)
         if self._trade is None:
             logger.info("no accounts are set: market data only, no trade events")
             return
@@ -99,6 +104,14 @@ class XtSource:
         self._quote.capabilities.require("downloads")
         self._download.download(topic, request)
 
+    def history(self, number: int, topic: Topic, parts: TopicParts, day_ms: int) -> None:
+        """Find the ticks of a code (see `Source`); raise `Refused` for anything else."""
+        if parts.detail != "tick":
+            raise Refused("unsupported_period", f"only ticks have a history that can be joined, not {parts.detail}")
+        self._quote.capabilities.require("downloads")
+        self._quote.capabilities.require("history")
+        self._history.history(number, parts.name, day_ms)
+
     def upstream(self) -> int:
         """Return how many subscriptions the terminal serves."""
         return self._quote.upstream()
@@ -114,7 +127,7 @@ class XtSource:
     def close(self) -> None:
         """Close the parts, all at once, within two seconds."""
         self._closing.set()
-        parts = [part for part in (self._download, self._trade, self._quote) if part is not None]
+        parts = [part for part in (self._download, self._history, self._trade, self._quote) if part is not None]
         threads = [threading.Thread(target=_close, args=(part,), daemon=True) for part in parts]
         until = time.monotonic() + CLOSE_SECONDS
         for thread in threads:
@@ -125,7 +138,7 @@ class XtSource:
                 logger.warning("%s does not close; it is left behind", type(part).__name__)
 
 
-def _close(part: XtQuote | XtDownload | XtTrade) -> None:
+def _close(part: XtQuote | XtDownload | XtHistory | XtTrade) -> None:
     try:
         part.close()
     except Exception:

@@ -47,6 +47,8 @@ HELD_BY_PARQUET = 1024 * 1024
 # Seconds in which an answer of the store has to come, the turn to ask included; it is read from a disk, one after the
 # other.
 ANSWER_TIMEOUT = 5.0
+# Seconds until a store is asked again that completes the day.
+FILLING_AGAIN = 0.25
 _TYPES: Mapping[Format, bytes] = {
     "ndjson": b"application/x-ndjson",
     "csv": b"text/csv; charset=utf-8",
@@ -286,8 +288,18 @@ class _Reading:
     ) -> TopicHistory:
         """Return an answer of the store; raise `StoreAway`.
 
-        It has its turn beside the first answers to sockets: pages and sockets ask by one link, in order.
+        A store that completes the day from the source's history takes up to some minutes, and is asked again.
         """
+        while True:
+            history = await self._ask_once(start, after, end, room)
+            if history.state != "filling":
+                return history
+            await asyncio.sleep(FILLING_AGAIN)
+
+    async def _ask_once(
+        self, start: int | str | None, after: Position | None, end: int | str | None, room: int
+    ) -> TopicHistory:
+        """Ask in its turn beside the first answers to sockets: pages and sockets ask by one link, in order."""
         turns, granted = self.host.opening_turns, asyncio.get_running_loop().create_future()
         turns.ask(granted, self._caller.name, self._caller.address, partial(_grant, granted))
         try:

@@ -64,13 +64,19 @@ class Gap(NamedTuple):
     before: Position | None = None
     from_ms: int | None = None
     until_ms: int | None = None
+    # Why the source's history is not there instead; None if it was not asked for.
+    backfill: str | None = None
 
 
 class Beginning(NamedTuple):
-    """Where the records of a reader begin: from `from_ms` on they are complete, unless `gap` says what is missing."""
+    """Where the records of a reader begin: from `from_ms` on they are complete, unless `gap` says what is missing.
+
+    `source` is "history" if the first one was not received live, but comes from the source's history.
+    """
 
     from_ms: int | None
     gap: Gap | None
+    source: str | None = None
 
 
 class Member(Protocol):

@@ -18,6 +18,8 @@ PATIENCE = 3.0
 # Seconds until a store is asked again that does not have yet what the stream has passed on. A store writes ten times a
 # second.
 AGAIN = 0.1
+# Seconds until a store is asked again that completes a day from the source's history.
+FILLING_AGAIN = 0.25
 
 
 class Reading:
@@ -125,7 +127,7 @@ class Owed(NamedTuple):
 
 def gap_of(hole: Hole) -> Gap:
     """Return the gap that a store tells of."""
-    return Gap(hole.reason, hole.after, hole.before, hole.from_ms, hole.until_ms)
+    return Gap(hole.reason, hole.after, hole.before, hole.from_ms, hole.until_ms, hole.backfill)
 
 
 def position_of(frame: Frame) -> Position:

@@ -17,7 +17,7 @@ from gateway.streams.cohort import Cohort, Phase
 from gateway.streams.held import HeldBytes
 from gateway.streams.member import Beginning, Gap, Member, Reader, StoreQuestion
 from gateway.streams.questions import Questions
-from gateway.streams.reading import AGAIN, PATIENCE, Owed, Reading, follows, gap_of, position_of
+from gateway.streams.reading import AGAIN, FILLING_AGAIN, PATIENCE, Owed, Reading, follows, gap_of, position_of
 from gateway.streams.stream import ANSWER_TIMEOUT, Losses, Stream, contains
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import TopicHistory, timed_frames
@@ -165,22 +165,26 @@ class StoredStream(Stream):
         if answer.state == "refused":
             self._give_up(cohort, reading, "store_away" if answer.code == "internal" else "not_stored", now)
             return
+        if reading.opening:
+            reading.opening = False
+            reading.reader.rest()
+        if answer.state == "filling":
+            self._ask_later(cohort, reading, now, FILLING_AGAIN)
+            reading.fruitless_since = now
+            return
         records = timed_frames(answer)
         if records and contains(cohort.position, records[0][1]):
             records = [(ms, frame) for ms, frame in records if not contains(cohort.position, frame)]
         frames = [frame for _, frame in records]
         gaps = [gap_of(hole) for hole in answer.holes]
-        if reading.opening:
-            reading.opening = False
-            reading.reader.rest()
         is_first = not reading.answered
         if is_first:
             opening = self._begin(reading, answer, gaps, position_of(frames[0]) if frames else None)
-            if opening is not None and not frames and not answer.seq and reading.question.end is None:
+            if opening is not None and not frames and not answer.epoch and reading.question.end is None:
                 # Nothing is stored, so the client gets what it would get without a start.
                 self._ask_last(cohort, reading, now)
                 return
-        elif gaps and not frames and not answer.seq and reading.question.end is None:
+        elif gaps and not frames and not answer.epoch and reading.question.end is None:
             # Nothing is stored, or not any more.
             self._give_up(cohort, reading, gaps[0].reason, now)
             return
@@ -193,7 +197,7 @@ class StoredStream(Stream):
             behind = reading.gaps = self._deliver_stored(cohort, reading, due, reading.gaps)
         else:
             behind = self._deliver_stored(cohort, reading, frames, gaps)
-        if answer.seq:
+        if answer.epoch:
             # Of a market the messages behind the last one of a code were looked through.
             reading.reached = self._exact(answer, reading)
             if not reading.pending:
@@ -267,7 +271,7 @@ class StoredStream(Stream):
         if opening is not None:
             gaps.remove(opening)
         from_ms = answer.from_ms if opening is not None else answer.start_ms or answer.from_ms
-        reading.reader.begins(Beginning(from_ms, opening))
+        reading.reader.begins(Beginning(from_ms, opening, answer.source))
         self._start(reading.reader, answer.epoch, answer.seq, reading.outcome)
         return opening
 
@@ -302,11 +306,14 @@ class StoredStream(Stream):
         elif now - reading.fruitless_since >= PATIENCE:
             self._give_up(cohort, reading, "store_behind", now)
         else:
-            # `expire` asks again.
             reading.is_behind = True
-            cohort.question = None
-            cohort.asked_at = now - ANSWER_TIMEOUT + AGAIN
-            reading.reader.rest()
+            self._ask_later(cohort, reading, now, AGAIN)
+
+    def _ask_later(self, cohort: Cohort, reading: Reading, now: float, seconds: float) -> None:
+        """Let `expire` ask the store again after so many seconds."""
+        cohort.question = None
+        cohort.asked_at = now - ANSWER_TIMEOUT + seconds
+        reading.reader.rest()
 
     def _take_held(self, cohort: Cohort, reading: Reading, news: list[Frame], *, across: bool) -> None:
         """Deliver a chunk of the held frames; after the last of them the member is live."""

@@ -83,6 +83,11 @@ def followed_endpoint(config: Config) -> Endpoint:
     return Endpoint("market_addr", config.market_addr, load_curve(config.curve_dir, "gateway"))
 
 
+def source_endpoint(config: Config) -> Endpoint:
+    """Return the socket at which a store asks the feeder for histories; raise `ConfigError` for missing keys."""
+    return Endpoint("ask_addr", config.ask_addr, load_curve(config.curve_dir, "gateway"))
+
+
 def trade_endpoints(config: Config, end: End, *, makes: bool) -> tuple[Endpoint, Endpoint]:
     """Return the sockets of trade events and of questions about them; the second may be that of all questions.
 

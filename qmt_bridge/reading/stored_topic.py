@@ -31,6 +31,8 @@ HELD_BYTES = 8 * 1024 * 1024
 # does not have yet what was published.
 AGAIN_SECONDS = 1.0
 BEHIND_SECONDS = 0.1
+# Seconds until it is asked again while it completes the day from the source's history.
+FILLING_SECONDS = 0.25
 # Seconds without anything new after which the rest is told as a gap.
 PATIENCE = 3.0
 
@@ -103,6 +105,9 @@ class StoredTopic:
         if history.id != self._question or self.live:
             return []
         self._question = None
+        if history.state == "filling":
+            self._fruitless_since, self._ask_at = now, now + FILLING_SECONDS
+            return []
         self.is_answered = True
         if history.state == "refused":
             return self._give_up()
@@ -115,12 +120,12 @@ class StoredTopic:
         frames = [self._hand_out(frame) for _, frame in records]
         if frames:
             self._fruitless_since = None
-        elif history.seq and self.position == NOWHERE:
-            self.position = history.position
+        if history.epoch:
+            self.position = max(self.position, history.position)
         if history.more:
             self._ask_at = 0.0
             return frames
-        if not history.seq and history.holes:
+        if not history.epoch and history.holes:
             # Nothing is stored.
             return self._give_up(is_told=True)
         return frames + self._join(now)

@@ -6,7 +6,7 @@ No sockets and no clock. An answer is made when its turn comes, and reads at mos
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import msgspec
 
 from qmt_bridge.errors import BadRequest, ErrorCode, WireError
 from qmt_bridge.store.database import DatabaseError
+from qmt_bridge.store.filled import EPOCH_STEP, gaps, opening, reached
 from qmt_bridge.store.holes import Place, between, from_the_start
 from qmt_bridge.store.layout import Record
 from qmt_bridge.store.log import Log, Stored
@@ -46,12 +47,19 @@ _MOST_NUMBER = 2**62
 # A float has 53 bits of the 61 of an epoch: from one to the next there are 256 ns.
 _FLOAT_STEP = 256
 
+# Has the source asked for the history of a topic that somebody wants from a moment on (ms since 1970, 0: unknown).
+# Returns None while that is done, else why it is not.
+Fill = Callable[[Topic, int], str | None]
+
 
 class _Span(NamedTuple):
     """Messages in their order, and what is missing before the first of them."""
 
     records: Iterator[Record]
     holes: list[Hole]
+    first: Record | None = None
+    # Whether nothing of its epoch is stored before it.
+    is_first: bool = False
 
 
 class Answers:
@@ -60,9 +68,11 @@ class Answers:
     In ms since 1970; infinite while there is no connection to the feeder.
     """
 
-    def __init__(self, log: Log, followed: Mapping[Topic, float]) -> None:
+    def __init__(self, log: Log, followed: Mapping[Topic, float], fill: Fill | None = None) -> None:
+        """Answer from what is stored; `fill` completes a day from the source's history, None: that is not wanted."""
         self._log = log
         self._followed = followed
+        self._fill = fill
 
     def answer(self, ask: CatchUp, text: str) -> TopicHistory:
         """Return the answer about the topic `text`."""
@@ -96,53 +106,87 @@ class Answers:
         end_ms = 0 if ask.end is None else _moment(ask.end, "end", newest)
         if end_ms and end_ms < start_ms:
             raise BadRequest("bad_request", "end is before start")
+        if stored is not None and newest is None and not stored.first.epoch:
+            # The source has nothing of the day so far, and what follows is stored.
+            for each in stored.filled.values():
+                if each.until:
+                    return TopicHistory(ask.id, topic, end_ms=end_ms, epoch=each.precedes, seq=each.until - 1)
         if stored is None or newest is None:
-            return TopicHistory(ask.id, topic, start_ms=start_ms, end_ms=end_ms, holes=self._nothing(topic, start_ms))
+            span = self._completed(stored, topic, _Span(iter(()), self._nothing(topic, start_ms)), start_ms, ask)
+            if span is None:
+                return TopicHistory(ask.id, topic, "filling", start_ms=start_ms, end_ms=end_ms)
+            return TopicHistory(ask.id, topic, start_ms=start_ms, end_ms=end_ms, holes=span.holes)
         view = self._log.view(stored)
         asked: Position | None = None
         if ask.start is not None:
-            span = self._from_moment(view, stored, topic, start_ms)
+            begun = self._completed(stored, topic, self._from_moment(view, stored, topic, start_ms), start_ms, ask)
+            if begun is None:
+                return TopicHistory(ask.id, topic, "filling", start_ms=start_ms, end_ms=end_ms)
+            span = begun
         elif ask.after is not None and ask.epoch is not None:
             asked = Position(_epoch(view, ask.epoch), ask.after)
             span = self._from_position(view, stored, asked)
         else:
             span = _Span(iter(()), [])
         if ask.code is None:
-            history = _chunk(ask, topic, span, asked or newest[0], end_ms)
+            history = _chunk(ask, topic, stored, span, asked or newest[0], end_ms)
         else:
             history = _chunk_of_code(ask, topic, ask.code, span, asked or newest[0], start_ms, end_ms)
         return msgspec.structs.replace(history, start_ms=start_ms, end_ms=end_ms)
+
+    def _completed(self, stored: Stored | None, topic: Topic, span: _Span, start_ms: int, ask: CatchUp) -> _Span | None:
+        """Return a span, or None while the source's history is put in front of its first message."""
+        first, holes = span.first, span.holes
+        if self._fill is None or ask.start is None or not holes or holes[0].reason == "removed":
+            return span
+        if first is not None and not (
+            # Only the first message of an epoch can have something put in front of it, and that once.
+            span.is_first and stored is not None and first.epoch - EPOCH_STEP not in stored.filled
+            and first.epoch not in stored.filled and holes[0].before == first.position
+        ):  # fmt: skip
+            return span
+        refused = self._fill(topic, start_ms)
+        if refused is None:
+            return None
+        return span._replace(holes=[msgspec.structs.replace(holes[0], backfill=refused), *holes[1:]])
 
     def _from_moment(self, view: View, stored: Stored, topic: Topic, start_ms: int) -> _Span:
         first, before = find(view, start_ms)
         if first is None:
             return _Span(iter(()), [])
         place = _place(first)
-        if before is not None:
-            holes = between(_place(before), place)
+        if opening(stored.filled, first.position, None if before is None else before.position, start_ms):
+            holes = []
+        elif before is not None:
+            holes = gaps(stored.filled, _place(before), place)
         elif first.ms <= start_ms:
             holes = []
+        elif first.epoch in stored.filled:
+            holes = [Hole("store_began", None, first.position, None, first.ms)]
         elif self._is_after_removed(view, stored, first):
             holes = [Hole("removed", None, first.position, None, first.ms)]
         elif self._followed_ms(topic, first) <= start_ms:
             holes = from_the_start(place, start_ms)
         else:
             holes = [Hole("store_began", None, first.position, None, first.ms)]
-        return _Span(view.records(first.epoch, first.seq), holes)
+        earlier = view.last_before(first.epoch, first.seq)
+        is_first = earlier is None or earlier.epoch != first.epoch
+        return _Span(view.records(first.epoch, first.seq), holes, first, is_first)
 
     def _from_position(self, view: View, stored: Stored, asked: Position) -> _Span:
         records = view.records(int(asked.epoch), asked.seq + 1)
         first = next(records, None)
         if first is None:
             return _Span(iter(()), [])
-        holes = between(Place(asked), _place(first))
+        holes = gaps(stored.filled, Place(asked), _place(first))
         if holes and self._is_after_removed(view, stored, first):
             holes = [Hole("removed", asked, first.position, None, first.ms)]
         return _Span(chain((first,), records), holes)
 
     def _nothing(self, topic: Topic, start_ms: int) -> list[Hole]:
         """Return what is missing of a topic without a message."""
-        if self._log.find(topic) is not None:
+        stored = self._log.find(topic)
+        if stored is not None and stored.first.epoch:
             return [Hole("removed")]
         if topic not in self._followed:
             return [Hole("not_stored")]
@@ -164,7 +208,7 @@ class Answers:
         return max(since, first.epoch // _NS_PER_MS) + first.ms - first.received_ns // _NS_PER_MS
 
 
-def _chunk(ask: CatchUp, topic: Topic, span: _Span, place: Position, end_ms: int) -> TopicHistory:
+def _chunk(ask: CatchUp, topic: Topic, stored: Stored, span: _Span, place: Position, end_ms: int) -> TopicHistory:
     """Return the first messages of a span, or none, and then that the topic stands at `place`."""
     room = min(ask.room, MOST_CHUNK_BYTES) if ask.room > 0 else CHUNK_BYTES
     frames: list[StoredFrame] = []
@@ -185,12 +229,15 @@ def _chunk(ask: CatchUp, topic: Topic, span: _Span, place: Position, end_ms: int
                 more = True
                 break
             if record.seq != last.seq + 1 or record.epoch != last.epoch:
-                holes += between(_place(last), _place(record))
+                holes += gaps(stored.filled, _place(last), _place(record))
         body = msgspec.Raw(record.body)
         frames.append(StoredFrame(record.epoch, record.seq, record.received_ns, record.published_ns, body))
         times.append(record.ms)
         last = record
     at = place if last is None else last.position
+    if not more:
+        at = reached(stored.filled, at)
+    is_history = bool(frames) and frames[0].epoch in stored.filled
     return TopicHistory(
         ask.id,
         topic,
@@ -201,6 +248,7 @@ def _chunk(ask: CatchUp, topic: Topic, span: _Span, place: Position, end_ms: int
         seq=at.seq,
         from_ms=None if ask.start is None else from_ms,
         holes=holes,
+        source="history" if ask.start is not None and is_history else None,
     )
 
 

@@ -23,8 +23,10 @@ from qmt_bridge.process import child
 from qmt_bridge.process.child import TRY_AGAIN
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.store.answers import Answers
+from qmt_bridge.store.backfill import Backfill
 from qmt_bridge.store.database import DatabaseError
 from qmt_bridge.store.follower import Follower
+from qmt_bridge.store.historian import Historian
 from qmt_bridge.store.log import Log
 from qmt_bridge.store.service import Service
 from qmt_bridge.system import clock
@@ -90,7 +92,13 @@ class Store:
             # Since when each own topic is followed without a break (ms since 1970).
             self._since = dict.fromkeys(self._topics, math.inf)
             self._is_connected = False
-            self._answers = Answers(self._log, self._since)
+            # What completes days from the source's history; None without that.
+            self._historian: Historian | None = None
+            self._backfill: Backfill | None = None
+            if self._config.backfill:
+                historian = self._historian = Historian(context, endpoint.source_endpoint(self._config))
+                self._backfill = Backfill(self._log, historian.ask, self._follow, self._leave)
+            self._answers = Answers(self._log, self._since, None if self._backfill is None else self._backfill.want)
             self._service = Service(context, listened, self._config.curve_dir, self._links, self._answer)
             closing.callback(self._service.close)
             self._follower = Follower(context, followed, self._links, self._topics)
@@ -124,6 +132,7 @@ class Store:
         now = clock.monotonic()
         self._service.admit(ready)
         busy = self._take(now)
+        self._complete(now)
         self._service.take()
         self._service.send(now, busy=busy)
         now = clock.monotonic()
@@ -156,6 +165,8 @@ class Store:
             self._log.size,
             tuple(self._log.days),
             self._free,
+            self._backfill.filled if self._backfill is not None else 0,
+            self._backfill.unfilled if self._backfill is not None else 0,
         )
 
     def _take(self, now: float) -> bool:
@@ -177,6 +188,22 @@ class Store:
             self._commit_at = now + COMMIT_SECONDS
         self._gathers = 0 < taken < TURN
         return taken == TURN
+
+    def _complete(self, now: float) -> None:
+        """Take at most one part of a history, some milliseconds of work, so that messages are stored meanwhile."""
+        if self._backfill is None or self._historian is None:
+            return
+        if (answer := self._historian.take()) is not None:
+            self._backfill.take(answer)
+        if self.failure is not None:
+            self._backfill.stop(self.failure)
+        self._backfill.step(now, clock.time_ns(), _today().isoformat())
+
+    def _follow(self, topic: Topic) -> None:
+        self._follower.follow(topic)
+
+    def _leave(self, topic: Topic) -> None:
+        self._follower.leave(topic)
 
     def _leave_out(self, frame: Frame, reason: str) -> None:
         if not self.lost:
@@ -227,10 +254,11 @@ class Store:
         return max(0, int((until - now) * 1000) + (until > now))
 
     def _make_pollers(self) -> None:
-        """Poll messages and questions, or questions alone."""
+        """Poll messages and questions, or questions and what was asked of the feeder alone."""
         self._poller, self._asked = zmq.Poller(), zmq.Poller()
         self._poller.register(self._follower.socket, zmq.POLLIN)
-        for socket in self._service.readable():
+        asked = [] if self._historian is None else [self._historian.socket]
+        for socket in (*asked, *self._service.readable()):
             self._poller.register(socket, zmq.POLLIN)
             self._asked.register(socket, zmq.POLLIN)
 

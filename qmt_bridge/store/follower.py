@@ -40,6 +40,14 @@ class Follower:
         for topic in topics:
             self.socket.subscribe(topic.encode("ascii"))
 
+    def follow(self, topic: Topic) -> None:
+        """Subscribe a topic until `leave`, so that the feeder publishes it."""
+        self.socket.subscribe(topic.encode("ascii"))
+
+    def leave(self, topic: Topic) -> None:
+        """Take back one `follow`; another one of the same topic still holds."""
+        self.socket.unsubscribe(topic.encode("ascii"))
+
     def take(self, most: int, known: Mapping[bytes, Topic]) -> Iterator[Frame]:
         """Yield at most `most` messages that have arrived; `known` are topics by their bytes on the wire.
 

@@ -7,6 +7,7 @@ message that has arrived.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,7 @@ import msgspec
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.store.database import Database, DatabaseError, Part, Shape
+from qmt_bridge.store.filled import Filled
 from qmt_bridge.store.layout import Record, key_of, value_of
 from qmt_bridge.store.record_time import STORED, record_ms
 from qmt_bridge.store.view import View
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 # Topics that a store has seen, and the bytes of their names; they are kept when their days are removed.
 MOST_TOPICS = 200_000
 MOST_NAME_BYTES = 64 * 1024 * 1024
+# Histories of which a topic keeps what they prove: one for each start of a feeder in the days that are kept.
+MOST_FILLED = 64
 # A part ends with its day, or with this share of the bytes that the store may fill, so that the removal of the oldest
 # one makes some room and not all.
 _SHARE = 8
@@ -41,18 +45,23 @@ class _Kept(msgspec.Struct, frozen=True):
     epoch: int
     seq: int
     ms: int
+    filled: list[Filled] = []
 
 
 class Stored:
-    """A topic: its number in the database, and the places of its first message ever and of its newest."""
+    """A topic: its number in the database, the places of its first message ever and of its newest, and histories."""
 
-    __slots__ = ("first", "kind", "newest", "newest_ms", "number", "shape")
+    __slots__ = ("filled", "first", "first_ms", "kind", "name", "newest", "newest_ms", "number", "shape")
 
-    def __init__(self, number: int, kind: Kind, first: Position) -> None:
+    def __init__(self, name: Topic, number: int, kind: Kind, first: Position, first_ms: int = 0) -> None:
+        self.name = name
         self.number = number
         self.kind = kind
         self.shape: Shape = "batches" if kind is Kind.WHOLE else "messages"
         self.first = first
+        self.first_ms = first_ms
+        # What was put in front of an epoch from the source's history, by the epoch that it has.
+        self.filled: dict[int, Filled] = {}
         # None: the database has not been asked yet.
         self.newest: Position | None = None
         self.newest_ms = 0
@@ -80,7 +89,10 @@ class Log:
         self.size = 0
         for number, content in self._database.topics():
             kept = msgspec.json.decode(content, type=_Kept)
-            self._add(Topic(kept.name), number, Position(kept.epoch, kept.seq))
+            stored = self._add(Topic(kept.name), number, Position(kept.epoch, kept.seq), kept.ms)
+            stored.filled = {each.epoch: each for each in kept.filled}
+        for stored in self._topics.values():
+            self._forget_end(stored)
         self._numbers = max((topic.number for topic in self._topics.values()), default=0)
 
     def __len__(self) -> int:
@@ -123,12 +135,33 @@ class Log:
         record = Record(frame.epoch, frame.seq, ms, frame.received_ns, frame.published_ns, frame.body)
         self._batch.put(key_of(stored.number, frame.epoch, frame.seq), value_of(record), column.handle)
         if stored.first == NOWHERE:
-            stored.first = position
-            kept = _Kept(frame.topic, frame.epoch, frame.seq, ms)
-            self._database.note_topic(self._batch, stored.number, msgspec.json.encode(kept))
+            stored.first, stored.first_ms = position, ms
+            self._note(stored)
         stored.newest, stored.newest_ms = position, ms
         self.waiting += 1
         self.stored += 1
+
+    def fill(self, topic: Topic, records: Sequence[Record], filled: Filled, day: str) -> None:
+        """Write messages of a source's history in front of what is stored of `filled.precedes`, all or none.
+
+        Nothing of that epoch may be stored before them. Raise `WireError` for a topic beyond the limits.
+        """
+        stored = self._topics.get(topic) or self._make(topic, parse_topic(topic).kind)
+        newest = self._newest(stored)
+        self.commit()
+        column = self._part_of(stored, filled.precedes, day).column(stored.shape)
+        for record in records:
+            self._batch.put(key_of(stored.number, record.epoch, record.seq), value_of(record), column.handle)
+        older = sorted(stored.filled.values(), key=lambda each: each.epoch)[1 - MOST_FILLED :]
+        stored.filled = {each.epoch: each for each in (*older, filled)}
+        if records and stored.first == NOWHERE:
+            stored.first, stored.first_ms = records[0].position, records[0].ms
+        if records and records[-1].position > newest:
+            stored.newest, stored.newest_ms = records[-1].position, records[-1].ms
+        self._note(stored)
+        self.waiting += 1
+        self.stored += len(records)
+        self.commit()
 
     def commit(self) -> None:
         """Write what was appended: it is safe from the end of this process when this returns."""
@@ -181,22 +214,48 @@ class Log:
             stored.newest, stored.newest_ms = (NOWHERE, 0) if record is None else (record.position, record.ms)
         return stored.newest
 
+    def _forget_end(self, stored: Stored) -> None:
+        """Forget where a history meets live messages of which none is stored: who subscribed meanwhile is not known."""
+        if not stored.filled:
+            return
+        ends = self._newest(stored)
+        for epoch, each in list(stored.filled.items()):
+            if each.until and (ends == NOWHERE or ends.epoch == epoch):
+                stored.filled[epoch] = msgspec.structs.replace(each, until=0)
+                self._note(stored)
+                self.waiting += 1
+
+    def _part_of(self, stored: Stored, epoch: int, day: str) -> Part:
+        """Return the part with the first message of an epoch, so that positions still grow from one to the next."""
+        for part in self._database.parts:
+            if (found := part.column(stored.shape).first_from(stored.number, epoch, 0)) and found.epoch == epoch:
+                return part
+        return self._part(day)
+
+    def _note(self, stored: Stored) -> None:
+        first = stored.first
+        kept = _Kept(stored.name, int(first.epoch), first.seq, stored.first_ms, list(stored.filled.values()))
+        self._database.note_topic(self._batch, stored.number, msgspec.json.encode(kept))
+
     def _new(self, frame: Frame) -> Stored:
         parts = parse_topic(frame.topic)
         if parts.kind not in STORED:
             raise WireError(f"{parts.kind} is no kind of topic that is stored")
         record_ms(parts.kind, frame.body, frame.received_ns)
-        if len(self._topics) >= MOST_TOPICS or self._name_bytes + len(frame.topic) > MOST_NAME_BYTES:
+        return self._make(frame.topic, parts.kind)
+
+    def _make(self, topic: Topic, kind: Kind) -> Stored:
+        if len(self._topics) >= MOST_TOPICS or self._name_bytes + len(topic) > MOST_NAME_BYTES:
             raise WireError("there are more topics than a store keeps")
         self._numbers += 1
-        stored = self._add(frame.topic, self._numbers, NOWHERE, parts.kind)
+        stored = self._add(topic, self._numbers, NOWHERE, kind=kind)
         stored.newest = NOWHERE
         return stored
 
-    def _add(self, topic: Topic, number: int, first: Position, kind: Kind | None = None) -> Stored:
+    def _add(self, topic: Topic, number: int, first: Position, first_ms: int = 0, kind: Kind | None = None) -> Stored:
         self._name_bytes += len(topic)
         self.names[topic.encode("ascii")] = topic
-        stored = self._topics[topic] = Stored(number, kind or parse_topic(topic).kind, first)
+        stored = self._topics[topic] = Stored(topic, number, kind or parse_topic(topic).kind, first, first_ms)
         return stored
 
 

@@ -46,6 +46,8 @@ class Hole(msgspec.Struct, frozen=True):
     # Time of the record before the hole and of the one behind it, in ms since 1970; None where there is none.
     from_ms: int | None = None
     until_ms: int | None = None
+    # Why the source's history is not there instead, as a sentence; None if it was not asked for.
+    backfill: str | None = None
 
 
 class TopicHistory(msgspec.Struct, frozen=True, tag_field="reply", tag="topic_history"):
@@ -53,7 +55,8 @@ class TopicHistory(msgspec.Struct, frozen=True, tag_field="reply", tag="topic_hi
 
     id: int
     topic: str
-    state: Literal["stored", "refused"] = "stored"
+    # `filling`: the source is asked for what is before the first message that is stored; ask again in a moment.
+    state: Literal["stored", "filling", "refused"] = "stored"
     error: str | None = None
     code: ErrorCode | None = None
     # In the order of their positions; between two of them nothing is missing but what `holes` says.
@@ -72,6 +75,8 @@ class TopicHistory(msgspec.Struct, frozen=True, tag_field="reply", tag="topic_hi
     # Time of the first record of an answer to `start`; None without one.
     from_ms: int | None = None
     holes: list[Hole] = []
+    # Of an answer to `start`: "history" if its first message was not received live, but is one of the source's history.
+    source: Literal["history"] | None = None
 
     @property
     def position(self) -> Position:
@@ -117,7 +122,8 @@ class StoreStatus(msgspec.Struct, frozen=True):
     `failure` is why messages are not stored at the moment; `left_out` counts those that arrived and were not stored
     since the start, `refused` questions that were malformed or too many. `instance` is the run of `qmt-bridge up` that
     has started the store, empty without one. `size` counts bytes on the disk, `days` are those that are stored.
-    `free` is how many bytes its disk had left some seconds ago.
+    `free` is how many bytes its disk had left some seconds ago. `filled` counts the topics whose day was completed from
+    the source's history since the start, `unfilled` those for which that failed or was refused.
     """
 
     time: int
@@ -131,6 +137,8 @@ class StoreStatus(msgspec.Struct, frozen=True):
     size: int = 0
     days: tuple[str, ...] = ()
     free: int = 0
+    filled: int = 0
+    unfilled: int = 0
 
 
 _status_decoder = msgspec.json.Decoder(StoreStatus)

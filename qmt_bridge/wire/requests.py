@@ -384,6 +384,15 @@ class StartDownload(msgspec.Struct, frozen=True, tag_field="ask", tag="start_dow
     end_time: str = ""
 
 
+class AskHistory(msgspec.Struct, frozen=True, tag_field="ask", tag="history"):
+    """Ask the feeder what its source has of the day so far of a topic that is subscribed (`wire.source_history`)."""
+
+    id: int
+    topic: str
+    # A time in the day that is meant, in ms since 1970; 0: the newest day of the source.
+    day_ms: Annotated[int, msgspec.Meta(ge=0, lt=2**53)] = 0
+
+
 class TopicState(msgspec.Struct, frozen=True, tag_field="reply", tag="topic_state"):
     """The reply to CatchUp for one topic: position, and the body of the last value.
 
@@ -420,7 +429,7 @@ class DownloadStarted(msgspec.Struct, frozen=True, tag_field="reply", tag="downl
     error: str | None = None
 
 
-Ask = CatchUp | StartDownload
+Ask = CatchUp | StartDownload | AskHistory
 Reply = TopicState | DownloadStarted
 
 

@@ -173,6 +173,19 @@ class IPythonApiClient:
         self.terminal.enter("read_local_data", _text(file), _text(start), _text(end), _int(count))
         return [native.encode(document) for document in self.terminal.files.get(_text(file), [])]
 
+    def get_market_data3(self, fields: list[str], codes: list[str], period: str, *rest: Any) -> dict[str, Any]:
+        start, end, count, adjusted, fill, version, *_ = rest
+        codes = _texts(codes)
+        self.terminal.enter("get_market_data3", tuple(codes), _text(period), _text(start), _text(end), fill, version)
+        self._require_connection()
+        assert (_int(count), _text(adjusted), _texts(fields)) == (-1, "none", [])
+        first, last = map(native.milliseconds, (start, end))
+        found = {
+            code: [record for record in self.terminal.history.get(code, []) if first <= record["time"] <= last]
+            for code in codes
+        }
+        return {code: native.as_array(rows) for code, rows in found.items()} if self.terminal.gives_arrays else found
+
     # subscriptions
 
     # Before 250516 the two functions have no parameter with options.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import atexit
+import calendar
 import contextlib
 import os
 import queue
@@ -91,6 +92,9 @@ class Terminal:
         # Answers of commonControl and read_local_data.
         self.controls: dict[str, Callable[[Document], Document]] = {"getapiversion": lambda _: {"downloadversion": 1}}
         self.files: dict[str, list[Document]] = {}
+        # The ticks that were downloaded, by code, and whether they are given as a numpy array with named columns.
+        self.history: dict[str, list[Document]] = {}
+        self.gives_arrays = False
         # The newest tick of each code: the first push of a whole-quote subscription.
         self.market: dict[str, Document] = {}
         # Newer ticks that only get_full_tick returns: neither a push nor the answer to a subscription has them.
@@ -392,6 +396,20 @@ def _widen(value: Any) -> Any:
     if isinstance(value, list):
         return [_widen(item) for item in value]
     return Int64(value) if type(value) is int else value
+
+
+def milliseconds(moment: str) -> int:
+    """Return YYYYMMDDhhmmss of Shanghai in ms since 1970."""
+    return (calendar.timegm(time.strptime(moment, "%Y%m%d%H%M%S")) - 8 * 3600) * 1000
+
+
+def as_array(rows: list[Document]) -> Any:
+    """Return records of the same fields as an array with a column for each; what is a list is an object there."""
+    import numpy
+
+    kinds = {int: "i8", float: "f8"}
+    columns = [(name, kinds.get(type(value), "O")) for name, value in rows[0].items()] if rows else []
+    return numpy.array([tuple(row.values()) for row in rows], dtype=columns)
 
 
 def tick(code: str, number: int) -> Document:

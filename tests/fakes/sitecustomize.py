@@ -16,6 +16,7 @@ FAKE_XT_KEEP        0: a client that connected again by itself has lost its subs
 FAKE_XT_STATUS      0: connection events are not told
 FAKE_XT_WIDE        1: every integer is an int64
 FAKE_XT_DOWNLOAD    ok, error, empty_error, hang, stall (after the first code) or drop
+FAKE_XT_HISTORY     JSON file of the ticks that a download brings, lists by code; FAKE_XT_ARRAYS: 1 as numpy arrays
 FAKE_XT_HOLIDAYS    holidays YYYYMMDD, comma separated; with one the 2nd of January 2026 was a trading day
 FAKE_XT_LOG         file to which every native call and its arguments are written, a line each
 FAKE_XT_CHATTER     1: native code prints at every call
@@ -24,6 +25,7 @@ FAKE_XT_PLATFORM    what sys.platform is while the package xtquant is imported
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -51,6 +53,9 @@ def _start() -> None:
     terminal.download = cast(native.Download, setting("DOWNLOAD", "ok"))
     terminal.holidays = [int(day) for day in setting("HOLIDAYS").split(",") if day]
     terminal.trading_days = [int(time.mktime((2026, 1, 2, 0, 0, 0, 0, 0, -1)) * 1000)] if terminal.holidays else []
+    if history := setting("HISTORY"):
+        terminal.history = json.loads(Path(history).read_text(encoding="utf-8"))
+    terminal.gives_arrays = setting("ARRAYS") == "1"
     log, chatter = setting("LOG"), setting("CHATTER") == "1"
 
     def on_call(call: native.Call) -> None:

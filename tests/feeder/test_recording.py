@@ -170,6 +170,13 @@ def test_every_message_is_played_in_order_byte_for_byte(tape) -> None:
     assert play(Tape(tape(*DAY)), ALL).published == published(DAY, *ALL)
 
 
+def test_past_of_a_topic_is_what_was_played_of_it(tape) -> None:
+    recording = Tape(tape(*DAY))
+    for topic in ALL:
+        past = [body for _, moment in recording.moments() for body in recording.past(moment, topic)]
+        assert [(topic, frames.encode(body)) for body in past] == published(DAY, topic)
+
+
 def test_another_encoding_of_a_message_is_played_unchanged(tape) -> None:
     body = b'{"a":1.00}'
     quote = b'{"600519.SH":[%b]}' % body

@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
 
+from feeder import lookback
 from feeder import replay as replay_module
 from feeder.recording import Index, index, moments
 from feeder.replay import Replay
 from feeder.source import DownloadRequest
 from qmt_bridge.config import Config
-from qmt_bridge.errors import ConfigError, Refused
+from qmt_bridge.errors import ConfigError, ErrorCode, Refused
 from qmt_bridge.tapes.ticks_csv import TickRow, read_csv
 from qmt_bridge.wire import frames
+from qmt_bridge.wire.moments import midnight
 from qmt_bridge.wire.topics import Topic, parse_topic, quote_topic, whole_topic
 from tests.support.paths import RECORDED
 from tests.support.sink import Recording
@@ -59,6 +61,20 @@ class Recorder(Recording):
     def set_state(self, state, reason=None, *, data_lost=False) -> None:
         self._states.append(state)
         self._say("state", state, reason)
+
+    def give_history(self, number: int, bodies: Iterable[object], from_ms: int) -> None:
+        self._say("history", str(number), list(bodies))
+        self.from_ms = from_ms
+
+    def refuse_history(self, number: int, code: ErrorCode, reason: str) -> None:
+        self._say("no history", str(number), reason)
+
+    def history(self, number: int) -> list:
+        """Wait for the answer to a question; return its bodies."""
+        self.wait_for(lambda: any(where == str(number) for _, where, _ in self.said))
+        [(what, body)] = [(what, body) for what, where, body in self.said if where == str(number)]
+        assert what == "history", body
+        return body
 
     def wait_room(self, limit: int, timeout: float) -> bool:
         assert limit > 0
@@ -540,3 +556,77 @@ def test_close_ends_every_other_wait(make, settings, room, rows_before):
     assert not players()
     assert len(sink.bodies(quote_topic(MAOTAI))) == rows_before
     assert not any(said[:2] == ("state", "down") for said in sink.said)
+
+
+# -- What was played so far
+
+
+def look_back(replay: Replay, number: int, topic: Topic, day_ms: int = 0) -> None:
+    replay.history(number, topic, parse_topic(topic), day_ms)
+
+
+def test_history_has_what_was_played_and_nothing_else(make) -> None:
+    rows = [(code, T + 1000 * n, n) for n in range(40) for code in (MAOTAI, BANK)]
+    sink = Recorder(room=0)
+    replay = make(sink, rows)
+    join(replay, quote_topic(BANK))
+    # A moment has a row of each code.
+    sink.make_room(10)
+    sink.wait_for(lambda: len(sink.bodies(quote_topic(BANK))) == 10)
+    join(replay, quote_topic(MAOTAI))
+    sink.wait_for(lambda: ("accept", quote_topic(MAOTAI), None) in sink.said)
+    look_back(replay, 1, quote_topic(MAOTAI))
+    assert volumes(sink.history(1)) == list(range(10))
+    assert sink.from_ms == midnight(T)
+    sink.make_room()
+    sink.wait_state("ended")
+    look_back(replay, 2, quote_topic(MAOTAI), T)
+    assert volumes(sink.history(2)) == list(range(40))
+    # Another day has nothing.
+    look_back(replay, 3, quote_topic(MAOTAI), T + 24 * HOUR)
+    assert sink.history(3) == []
+    with pytest.raises(Refused, match="no row"):
+        look_back(replay, 4, quote_topic(PING_AN))
+
+
+def test_history_of_a_file_that_vanished_is_refused(make, tmp_path: Path) -> None:
+    sink = Recorder()
+    replay = make(sink, [(MAOTAI, T, 1)])
+    join(replay, quote_topic(MAOTAI))
+    sink.wait_state("ended")
+    (tmp_path / "ticks.csv").unlink()
+    look_back(replay, 1, quote_topic(MAOTAI))
+    sink.wait_for(lambda: any(what == "no history" for what, _, _ in sink.said))
+
+
+def test_look_that_takes_too_long_is_refused(make, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = Recorder()
+    replay = make(sink, [(MAOTAI, T, 1)])
+    join(replay, quote_topic(MAOTAI))
+    sink.wait_state("ended")
+    monkeypatch.setattr(lookback, "LOOK_SECONDS", -1.0)
+    look_back(replay, 1, quote_topic(MAOTAI))
+    sink.wait_for(lambda: any(what == "no history" for what, _, _ in sink.said))
+    assert "was not read in" in str(sink.said[-1][2])
+
+
+@recorded
+def test_recorded_history_and_live_rows_are_the_files_rows(make) -> None:
+    path = RECORDED / "ticks_30stocks_sse_20211201.csv.gz"
+    rows = list(read_csv(path, lambda _: None))
+    code, other = rows[0].code, next(row.code for row in rows if row.code != rows[0].code)
+    expected = [row.record for row in rows if row.code == code]
+    sink = Recorder(room=0)
+    replay = make(sink, path)
+    join(replay, quote_topic(other))
+    sink.make_room(1500)
+    sink.wait_for(lambda: sink.waits_in_vain > 0)
+    join(replay, quote_topic(code))
+    look_back(replay, 1, quote_topic(code))
+    past = [record for body in sink.history(1) for record in body[code]]
+    sink.make_room()
+    sink.wait_state("ended")
+    live = [record for body in sink.bodies(quote_topic(code)) for record in body[code]]
+    # The first live one is the newest of the history.
+    assert 0 < len(past) < len(expected)
+    assert past + live[live.index(past[-1]) + 1 :] == expected

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
+from gateway.streams import stored
 from qmt_bridge.config import Config
+from qmt_bridge.wire.history import Hole, StoredFrame, TopicHistory
+from qmt_bridge.wire.requests import CatchUp
 from qmt_bridge.wire.topics import quote_topic, whole_topic
 from tests.support.events import events
 from tests.support.morning import CODE, OPEN, TICK, Market, market_of, tick
@@ -190,6 +194,65 @@ async def test_documented_client_is_told_by_an_error_what_is_missing(market: Mar
         await client.send({"stocks": [CODE], "start": "09:30"})
         told = await client.receive()
         assert (told["type"], told["code"], told["symbol"], told["retry"]) == ("error", "incomplete", CODE, False)
+
+
+async def test_store_that_completes_the_day_is_waited_for(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Longer than until a store counts as away.
+    monkeypatch.setattr(stored, "PATIENCE", 0.6)
+    asks: list[int] = []
+    answer = market.store.day.answer
+
+    def filling(ask: CatchUp) -> list[TopicHistory]:
+        asks.append(ask.id)
+        if len(asks) <= 6:
+            return [TopicHistory(ask.id, topic, "filling") for topic in ask.topics]
+        return [msgspec.structs.replace(each, source="history") for each in answer(ask)]
+
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(20)
+        await market.stored()
+        monkeypatch.setattr(market.store.day, "answer", filling)
+        ack = await client.subscribed(stocks=[CODE], start="09:30")
+        assert ack["start"] == {CODE: {"from": "09:30:00.000", "complete": True, "source": "history"}}
+        market.publish(5)
+        assert await volumes(client, 25) == list(range(1, 26))
+    assert len(set(asks)) > 6
+
+
+async def test_reason_against_the_sources_history_is_told(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(ask: CatchUp) -> list[TopicHistory]:
+        hole = Hole("not_stored", backfill="a hand has no history")
+        return [TopicHistory(ask.id, topic, holes=[hole]) for topic in ask.topics]
+
+    monkeypatch.setattr(market.store.day, "answer", nothing)
+    async with market.rig.connect("/ws/realtime") as client:
+        ack = await client.subscribed(stocks=[CODE], start="09:30")
+        told = {"from": None, "complete": False, "reason": "not_stored", "backfill": "a hand has no history"}
+        assert ack["start"] == {CODE: told}
+
+
+async def test_history_leads_to_the_feeders_next_number(market: Market, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has a history alone: the positions of the feeder that it covers are those of its answer."""
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime") as client:
+        await other.subscribed(stocks=[CODE], seq=True)
+        market.publish(4)
+        await market.stored()
+        [*kept] = market.store.day.kept[TICK]
+        epoch = kept[0].epoch
+
+        def history(ask: CatchUp) -> list[TopicHistory]:
+            frames = [StoredFrame(epoch - 2**20, n, 1, 1, msgspec.Raw(frame.body)) for n, frame in enumerate(kept, 1)]
+            return [TopicHistory(ask.id, TICK, frames=frames, epoch=epoch, seq=4, start_ms=OPEN, source="history")]
+
+        monkeypatch.setattr(market.store.day, "answer", history)
+        ack = await client.subscribed(stocks=[CODE], start="09:30", seq=True)
+        assert ack["start"][CODE]["complete"] is True
+        market.publish(3)
+        told = [await client.receive() for _ in range(7)]
+        assert [frame["type"] for frame in told] == ["data"] * 7
+        assert [frame["seq"] for frame in told] == [1, 2, 3, 4, 5, 6, 7]
+        assert [frame["data"][CODE][0]["volume"] for frame in told] == list(range(1, 8))
 
 
 async def test_topic_that_is_not_stored_begins_with_its_last_value(market: Market) -> None:

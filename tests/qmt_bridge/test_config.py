@@ -84,6 +84,7 @@ CHANGED = {
     "journal_max_mb": 0,
     "data_dir": " folder with spaces ",
     "store": ("whole/SH/", "codes.txt"),
+    "backfill": False,
     "store_days": 3,
     "store_max_mb": 100,
     "market_addr": "ipc:///run/market",

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -42,6 +42,9 @@ class HandDriven:
         self.wanted: list[Topic] = []
         self.downloads: list[DownloadRequest] = []
         self.condition = Health()
+        # Questions for a history, and how they are answered; None: there is none.
+        self.asked: list[tuple[int, Topic, int]] = []
+        self.past: Callable[[int, Topic], object] | None = None
 
     def start(self, sink: Sink) -> None:
         self.sink = sink
@@ -68,6 +71,12 @@ class HandDriven:
             self.sink.publish(topic, end, time.time_ns())
         else:
             self.sink.publish(topic, {"status": "done"}, time.time_ns())
+
+    def history(self, number: int, topic: Topic, parts: TopicParts, day_ms: int) -> None:
+        if self.past is None:
+            raise Refused("upstream_refused", "a hand has no history")
+        self.asked.append((number, topic, day_ms))
+        self.past(number, topic)
 
     def health(self) -> Health:
         return self.condition

@@ -160,6 +160,10 @@ class XtQuote:
         """Raise `Refused`: this source has no downloads (see `kinds`)."""
         raise Refused("upstream_refused", f"source {self.name} does not serve {Kind.DOWNLOAD}")
 
+    def history(self, number: int, topic: Topic, parts: TopicParts, day_ms: int) -> None:
+        """Raise `Refused`: this source has no histories (see `XtSource`)."""
+        raise Refused("upstream_refused", f"source {self.name} has no history")
+
     def upstream(self) -> int:
         """Return how many subscriptions the terminal serves."""
         return len(self._table.native)

@@ -39,6 +39,8 @@ USED = {
     "_get_market_data_ex_tuple_period_ori",
     "get_hk_broker_dict",
     "get_full_tick",
+    "get_market_data_ex_ori",
+    "get_data_dir",
     "get_trading_calendar",
     "download_holiday_data",
     "get_current_connect_sub_info",

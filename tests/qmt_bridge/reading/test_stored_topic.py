@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from qmt_bridge import subscribe
@@ -19,7 +20,7 @@ from qmt_bridge.reading.stored_topic import PATIENCE, StoredTopic
 from qmt_bridge.sequence import LastValues, Sequence
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.history import TopicHistory
+from qmt_bridge.wire.history import StoredFrame, TopicHistory
 from qmt_bridge.wire.moments import midnight
 from qmt_bridge.wire.playback import Playback
 from qmt_bridge.wire.positions import Position
@@ -310,7 +311,34 @@ def test_speed_that_means_nothing_is_refused(options: dict[str, Any]) -> None:
         subscribe(TICK, **options)
 
 
-@pytest.mark.parametrize(("topic", "start"), [(TICK, "half past nine"), ("quote/", "09:30"), ("trade/", "09:30")])
+@pytest.mark.parametrize(
+    ("topic", "start"), [(TICK, "half past nine"), ("quote/", "09:30"), ("trade/", "half past nine")]
+)
 def test_start_that_means_nothing_is_refused(topic: str, start: str) -> None:
     with pytest.raises(BadRequest):
         subscribe(topic, start=start, open_trade_addr=True)
+
+
+def test_store_that_completes_the_day_is_asked_again() -> None:
+    reader = StoredTopic(TICK, "09:30")
+    now = 0.0
+    # Longer than until a store counts as away.
+    for number in range(40):
+        assert reader.asks(now)
+        reader.ask(number, now)
+        assert reader.answered(TopicHistory(number, TICK, "filling"), now) == []
+        assert reader.give_up(now) == []
+        assert not reader.asks(now)
+        now += stored_topic.FILLING_SECONDS
+    assert (reader.live, reader.gaps) == (False, [])
+
+
+def test_history_of_a_store_leads_to_the_feeders_next_number() -> None:
+    reader = StoredTopic(TICK, "09:30")
+    reader.target = Position(2**21, 4)
+    assert reader.asks(0.0)
+    reader.ask(1, 0.0)
+    frames_ = [StoredFrame(2**20, n, 1, 1, msgspec.Raw(b"{}")) for n in (1, 2)]
+    assert len(reader.answered(TopicHistory(1, TICK, frames=frames_, epoch=2**21, seq=4), 0.0)) == 2
+    assert len(reader.arrived(Frame(TICK, 2**21, 5, 1, 1, b"{}"))) == 1
+    assert (reader.live, reader.gaps) == (True, [])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -85,7 +86,8 @@ def feed(tmp_path: Path) -> Iterator[Published]:
 
 @pytest.fixture
 def config(feed: Published, tmp_path: Path) -> Config:
-    return msgspec.structs.replace(feed.config, data_dir=str(tmp_path / "data"))
+    # What is stored, and nothing else.
+    return msgspec.structs.replace(feed.config, data_dir=str(tmp_path / "data"), backfill=False)
 
 
 @contextmanager
@@ -151,7 +153,8 @@ def test_a_topic_of_its_own_is_stored_without_a_consumer(feed: Published, config
 
 
 def test_a_topic_of_its_own_is_followed_while_connected(tmp_path: Path) -> None:
-    config = Config(**free_addresses(), data_dir=str(tmp_path / "feeder"), store_addr="tcp://127.0.0.1:*", grace=0.0)
+    settings: dict[str, Any] = {"store_addr": "tcp://127.0.0.1:*", "grace": 0.0, "backfill": False}
+    config = Config(**free_addresses(), data_dir=str(tmp_path / "feeder"), **settings)
     soon = (time.time_ns() + 3600 * 10**9) // 1_000_000
     with stored(msgspec.structs.replace(config, data_dir=str(tmp_path / "data")), OTHER) as (_, asker):
         assert asker.ask(OTHER, start=soon).holes == [Hole("store_began")]
@@ -218,7 +221,7 @@ class Process:
         self.start()
 
     def start(self) -> None:
-        env = child.environment(self.config, ("market_addr", "store_addr", "data_dir"))
+        env = child.environment(self.config, ("market_addr", "store_addr", "data_dir", "backfill"))
         self.process = subprocess.Popen(
             [sys.executable, "-m", "qmt_bridge.cli", "store", "--until-eof"],
             env=env,
