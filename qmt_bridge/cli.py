@@ -1,4 +1,4 @@
-"""The command `qmt-bridge` and its subcommands: up | feeder | gateway | store | alerts | tail | record | key and others.
+"""The command `qmt-bridge` and its subcommands: up | feeder | gateway | store | alerts | tail | key and others.
 
 The entry, which imports nothing before the process is prepared, and the list of the commands (`qmt_bridge/commands`).
 """

@@ -345,7 +345,9 @@ class Config(_LogSettings, frozen=True, kw_only=True):
     alerts_feishu_secret: Annotated[
         str, Meta(description="Feishu: secret of the robot, with which messages are signed.")
     ] = ""
-    alerts_webhook: Annotated[str, Meta(description="URL of a program of your own, which gets each alert as JSON.")] = ""
+    alerts_webhook: Annotated[str, Meta(description="URL of a program of your own, which gets each alert as JSON.")] = (
+        ""
+    )
     alerts_mail_to: Annotated[tuple[str, ...], Meta(description="Mail: addresses that get the alerts.")] = ()
     alerts_mail_from: Annotated[str, Meta(description="Mail: address of the sender; empty is `mail_user`.")] = ""
     alerts_mail_server: Annotated[
@@ -382,14 +384,13 @@ class Config(_LogSettings, frozen=True, kw_only=True):
         Meta(description='Weekdays without trading, e.g. "20261001"; what the terminal knows is used too.'),
     ] = ()
     alerts_lost: Annotated[
-        int, Meta(ge=0, description="Messages lost on the way to the gateway in five minutes that are told; 0 is never.")
+        int,
+        Meta(ge=0, description="Messages lost on the way to the gateway in five minutes that are told; 0 is never."),
     ] = 100
     alerts_cut: Annotated[
         int, Meta(ge=0, description="Times that one client is cut off in ten minutes until it is told; 0 is never.")
     ] = 5
-    alerts_disk_mb: Annotated[
-        int, Meta(ge=0, description="MiB that the disk must have left; 0 is any number.")
-    ] = 1024
+    alerts_disk_mb: Annotated[int, Meta(ge=0, description="MiB that the disk must have left; 0 is any number.")] = 1024
     alerts_ignore: Annotated[
         tuple[str, ...],
         Meta(

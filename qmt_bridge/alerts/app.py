@@ -1,4 +1,4 @@
-"""One run of the alerts: look twice a second, tell what is new to every target, until it is stopped (docs/alerts.md)."""
+"""One run of the alerts: look, and tell what is new to every target, until it is stopped (docs/alerts.md)."""
 
 from __future__ import annotations
 
@@ -133,9 +133,7 @@ def _watch(watch: Watch, book: Book, disk: Disk, senders: Sequence[Sender], plan
         for notice in book.look(seen, now, wall, unsent - reported):
             if notice.event == "report":
                 reported = unsent
-            logger.log(
-                logging.INFO if notice.event in ("recovery", "report") else logging.WARNING, "%s", notice.title
-            )
+            logger.log(logging.INFO if notice.event in ("recovery", "report") else logging.WARNING, "%s", notice.title)
             for sender in senders:
                 sender.put(notice)
         disk.keep(book.kept(watch.seen))

@@ -47,7 +47,7 @@ class Open(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is kept over a restart. `seen` are the parts that have answered once, `reported` the day of the last report."""
+    """What is kept over a restart. `seen` are parts that have answered once, `reported` is the day of the last report."""
 
     open: tuple[Open, ...] = ()
     seen: tuple[str, ...] = ()
@@ -75,7 +75,10 @@ class Book:
             self._opened[rule, each.subject] = each
 
     def look(self, seen: Observed, now: float, wall: float, unsent: int = 0) -> list[Notice]:
-        """Take what is observed; return what is to be told. `unsent` messages could not be sent since the last report."""
+        """Take what is observed; return what is to be told.
+
+        `unsent` is how many messages could not be sent since the last report.
+        """
         quiet = hours.is_within(self._plan.quiet, wall)
         notices = []
         for finding in self._findings(seen):

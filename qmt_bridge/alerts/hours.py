@@ -62,7 +62,7 @@ def read_time(text: str, setting: str) -> int | None:
 
 
 def read_span(text: str, setting: str) -> tuple[int, int] | None:
-    """Return begin and end of ``22:00-07:00`` in minutes after midnight, None for an empty text; raise `ConfigError`."""
+    """Return begin and end of ``22:00-07:00`` in minutes after midnight, None without a text; raise `ConfigError`."""
     if not text.strip():
         return None
     begin, dash, end = text.partition("-")

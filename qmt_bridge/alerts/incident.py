@@ -2,9 +2,9 @@
 
 Pure: time is an argument, in seconds of a clock that does not go back.
 
-What is bad for `after` seconds opens an incident, which is told once. What is well for `settle` seconds closes it, which
-is told once if the alert was. While nothing is known neither of them counts, and in quiet hours nothing is told: what
-is still open is told after them, what is over was not worth the sleep.
+What is bad for `after` seconds opens an incident, which is told once. What is well for `settle` seconds closes it,
+which is told once if the alert was. While nothing is known neither of them counts. In quiet hours nothing is told: what
+is still open is told after them, and what is over is not told.
 """
 
 from __future__ import annotations

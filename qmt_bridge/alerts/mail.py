@@ -1,4 +1,7 @@
-"""Send alerts by mail: SMTP with TLS, whose certificate is checked. It may wait for seconds: not the thread that watches."""
+"""Send alerts by mail: SMTP with TLS, whose certificate is checked.
+
+It may wait for half a minute, so it is not called on the thread that watches.
+"""
 
 from __future__ import annotations
 

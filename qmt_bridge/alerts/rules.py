@@ -80,7 +80,7 @@ class Observed(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """The verdict of a rule on one subject (an account, a client; empty if there is but one), and what messages name."""
+    """The verdict of a rule on one subject (an account or a client, or empty), and what messages say of it."""
 
     rule: Rule
     subject: str
@@ -132,7 +132,8 @@ def _accounts(seen: Observed) -> Iterator[Finding]:
     # The terminal that is away takes its accounts with it: that is one incident.
     alone = seen.status.state in ("up", "stale", "ended")
     # Two numbers may look the same once they are masked: then the one counts that is not up.
-    worst = {f"{each.account} {each.type}": each for each in sorted(seen.status.accounts, key=lambda each: each.state != "up")}
+    accounts = sorted(seen.status.accounts, key=lambda each: each.state != "up")
+    worst = {f"{each.account} {each.type}": each for each in accounts}
     for subject, account in worst.items():
         verdict: Verdict = "well" if account.state == "up" else _must_work(seen, "bad") if alone else "unknown"
         facts: dict[str, str | int] = {"state": account.state, "reason": account.reason or ""}

@@ -107,7 +107,7 @@ _WORDS: dict[Language, dict[Rule, Words]] = {
             lambda _: "the trade journal is written again",
             lambda facts: f"{str(facts.get('reason', ''))[:_MOST]}; orders and fills are in memory only",
         ),
-        "store": Words(lambda _: "the store of the day has stopped", lambda _: "the store of the day is back", _en_state),
+        "store": Words(lambda _: "the store has stopped", lambda _: "the store is back", _en_state),
         "gateway": Words(
             lambda _: "the gateway does not answer",
             lambda _: "the gateway answers again",
@@ -144,7 +144,8 @@ def body(language: Language, event: str, finding: Finding, began: float, now: fl
     lasted = duration(language, now - began)
     lines = [] if event == "recovery" else [_WORDS[language][finding.rule].cause(finding.facts)]
     if language == "zh":
-        lines += [f"开始：{hours.clock_text(began)}，{'共持续' if event == 'recovery' else '已持续'} {lasted}", f"来源：{name}"]
+        so_far = "共持续" if event == "recovery" else "已持续"
+        lines += [f"开始：{hours.clock_text(began)}，{so_far} {lasted}", f"来源：{name}"]
     else:
         lines += [f"since {hours.clock_text(began)}, for {lasted}", f"from {name}"]
     return "\n".join(lines)
@@ -162,9 +163,7 @@ def duration(language: Language, seconds: float) -> str:
     return " ".join(shown[:2])
 
 
-def report(
-    language: Language, seen: Observed, least_mb: int, unsent: int, now: float, name: str
-) -> tuple[str, str]:
+def report(language: Language, seen: Observed, least_mb: int, unsent: int, now: float, name: str) -> tuple[str, str]:
     """Return title and lines of the report of the morning: what works and what does not.
 
     `least_mb` is what the disk must have left, `unsent` the messages that no target took.
@@ -172,7 +171,8 @@ def report(
     zh = language == "zh"
     lines = [_line(language, *each) for each in _parts(language, seen, least_mb)]
     if unsent:
-        lines.append(f"✗ 昨日以来有 {unsent} 条告警未能发出" if zh else f"✗ {unsent} alerts could not be sent since yesterday")
+        said = f"{unsent} 条未能发出" if zh else f"{unsent} were not sent"
+        lines.append(_line(language, False, "上次早报以来的告警" if zh else "alerts since the last report", said))
     bad = sum(line.startswith("✗") for line in lines)
     if zh:
         what = f"{bad} 项异常" if bad else "一切正常"
@@ -209,13 +209,15 @@ def _parts(language: Language, seen: Observed, least_mb: int) -> Sequence[tuple[
         found.append((False, feed, states["absent"]))
     else:
         status = seen.status
-        said = f"{states.get(status.state, status.state)}（{status.source}）" if zh else f"{status.state} ({status.source})"
+        state = states.get(status.state, status.state)
+        said = f"{state}（{status.source}）" if zh else f"{state} ({status.source})"
         if status.reason:
             said += f" {status.reason[:_MOST]}"
         found.append((status.state in ("up", "ended"), feed, said))
         for account in status.accounts:
             said = states.get(account.state, account.state) + (f" {account.reason[:_MOST]}" if account.reason else "")
-            found.append((account.state == "up", f"{'账号' if zh else 'account'} {account.account} {account.type}", said))
+            which = f"{'账号' if zh else 'account'} {account.account} {account.type}"
+            found.append((account.state == "up", which, said))
         journal = status.journal
         well = "正常写入" if zh else "written"
         found.append((journal is None, "交易事件日志" if zh else "trade journal", (journal or well)[:_MOST]))
@@ -224,7 +226,7 @@ def _parts(language: Language, seen: Observed, least_mb: int) -> Sequence[tuple[
         if store is None or seen.store_age > ABSENT:
             found.append((False, name, "无响应" if zh else "does not answer"))
         else:
-            said = f"{len(store.days)} 天，{store.size // _MIB} MiB" if zh else f"{len(store.days)} days, {store.size // _MIB} MiB"
+            said = f"{len(store.days)} {'天，' if zh else 'days, '}{store.size // _MIB} MiB"
             found.append((store.failure is None, name, store.failure or said))
     if seen.gateway_expected:
         answers = seen.gateway_answers
@@ -232,5 +234,5 @@ def _parts(language: Language, seen: Observed, least_mb: int) -> Sequence[tuple[
         found.append((answers, "网关" if zh else "gateway", said))
     free = free_of(seen)
     if free is not None:
-        found.append((free >= least_mb * _MIB, "磁盘剩余" if zh else "disk", f"{free // _MIB} MiB" + ("" if zh else " left")))
+        found.append((free >= least_mb * _MIB, "磁盘剩余" if zh else "room on the disk", f"{free // _MIB} MiB"))
     return found

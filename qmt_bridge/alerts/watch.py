@@ -1,4 +1,4 @@
-"""Observe feeder, store, gateway and disk from outside: questions over ZeroMQ once a second, and what threads have found.
+"""Observe feeder, store, gateway and disk from outside: by questions over ZeroMQ, and by what threads have found.
 
 The feeder is asked on its socket for questions, as its supervisor does: heartbeats may be held up by a consumer, and
 may be lost. One thread uses it.

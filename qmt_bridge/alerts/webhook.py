@@ -1,4 +1,7 @@
-"""Post one request to a webhook, within a limit for the whole of it. It may wait for seconds: not the thread that watches."""
+"""Post one request to a webhook, within a limit for the whole of it.
+
+It may wait for seconds, so it is not called on the thread that watches.
+"""
 
 from __future__ import annotations
 

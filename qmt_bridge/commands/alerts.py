@@ -1,4 +1,4 @@
-"""`qmt-bridge alerts`: tell people by chat, webhook and mail what is wrong with the service, and try whether they hear it."""
+"""`qmt-bridge alerts`: tell people by chat, webhook and mail what is wrong, and try whether a message arrives."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def reachable(host: str) -> str:
 
 
 def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT) -> dict[str, Any] | None:
-    """Return the JSON object that the program at the gateway's address answers; None without one in `timeout` seconds."""
+    """Return the JSON object that the program at the gateway's address answers; None without one in time."""
     answer = fetch_page(config, path, stop, timeout)
     if answer is None:
         return None

@@ -1,7 +1,7 @@
 """`qmt-bridge up` and `feeder --supervised`: parts as child processes, restarted when they end or freeze.
 
 Feeder and gateway are needed: a run ends if one of them cannot start. A store and alerts that cannot are started again
-and again, and the others serve without them. Alerts answer no questions, so that they are not replaced when they freeze.
+and again, and the others serve without them. Alerts answer no questions, so they are not replaced when they freeze.
 
 Runs in the main thread. A child stops when its standard input ends, so it also stops when this process is killed,
 and on Windows, which has no SIGTERM, as gracefully as elsewhere (untested there). Children are in a session of their
@@ -343,11 +343,11 @@ class _Run:
 def run(config: Config, settings: Mapping[str, Sequence[str]], stop: Stop, ready: Ready) -> int:
     """Run the parts that `settings` names until `stop`; call `ready` once feeder and gateway are ready.
 
-    `settings` has the names of the settings that each part needs: `feeder`, and `gateway`, `store` and `alerts` if there
-    is to be one. A part that ends is started again. Before feeder and gateway have been ready once this is done with them only
-    if it may help: the exit code says so, or the part did not end by itself. Else return 1: the part has logged the
-    error, and a new start would fail in the same way. Raise `ConfigError` for addresses at which the parts cannot be
-    asked.
+    `settings` has the names of the settings that each part needs: `feeder`, and `gateway`, `store` and `alerts` if
+    there is to be one. A part that ends is started again. Before feeder and gateway have been ready once this is done
+    with them only if it may help: the exit code says so, or the part did not end by itself. Else return 1: the part has
+    logged the error, and a new start would fail in the same way. Raise `ConfigError` for addresses at which the parts
+    cannot be asked.
     """
     check_addresses(config)
     parts = _Run(config, settings, ready)

@@ -1,4 +1,4 @@
-"""All incidents together: one alert and one recovery each, what is kept over a restart, and the report of the morning."""
+"""All incidents together: one alert and one recovery each, what is kept over a restart, and the report."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from qmt_bridge.errors import ConfigError
 from tests.support.hooks import silent
 from tests.support.mail_server import PASSWORD, USER, MailServer, mail_server
 
-NOTICE = Notice(event="alert", id="1", title="【QMT Bridge 告警】行情中断", text="行情中断\n状态：断开", name="a", time=5)
+TITLE = "【QMT Bridge 告警】行情中断"
+NOTICE = Notice(event="alert", id="1", title=TITLE, text="行情中断\n状态：断开", name="a", time=5)
 
 
 def mailbox(port: int, *, starttls: bool = False, password: str = PASSWORD) -> Mailbox:
@@ -30,7 +31,7 @@ def test_alerts_arrive_by_an_encrypted_mail(tmp_path: Path, monkeypatch: pytest.
         trust(server, monkeypatch)
         assert mail.deliver(mailbox(server.port, starttls=starttls), [NOTICE, NOTICE]) == ("sent", "SMTP 250")
         [got] = server.mails
-    assert got["Subject"] == "【QMT Bridge 告警】行情中断 (+1)"
+    assert got["Subject"] == f"{TITLE} (+1)"
     assert got["From"] == USER
     assert got["To"] == "one@example.com, two@example.com"
     assert got.get_content().split() == ["行情中断", "状态：断开"] * 2
@@ -68,9 +69,7 @@ def test_a_wrong_password_is_refused_and_not_shown(tmp_path: Path, monkeypatch: 
     assert "wr0ng" not in repr(mailbox(1, password="wr0ng-one"))
 
 
-@pytest.mark.parametrize(
-    ("refusal", "outcome"), [("450 try again later", "again"), ("550 no such mailbox", "refused")]
-)
+@pytest.mark.parametrize(("refusal", "outcome"), [("450 try again later", "again"), ("550 no such mailbox", "refused")])
 def test_a_refused_receiver_decides_about_a_retry(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: str, outcome: str
 ) -> None:

@@ -152,7 +152,9 @@ def test_a_disk_that_is_not_known_is_not_judged() -> None:
     assert ("disk", "") not in verdicts(seen(free=0), LIMITS._replace(disk_mb=0))
 
 
-@pytest.mark.parametrize(("count", "verdict"), [(0, "well"), (50, "well"), (51, "unknown"), (99, "unknown"), (100, "bad")])
+@pytest.mark.parametrize(
+    ("count", "verdict"), [(0, "well"), (50, "well"), (51, "unknown"), (99, "unknown"), (100, "bad")]
+)
 def test_lost_messages_are_bad_from_the_limit_on(count: int, verdict: str) -> None:
     assert verdicts(seen(lost=count))["lost", ""] == verdict
 

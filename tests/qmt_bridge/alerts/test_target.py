@@ -97,7 +97,7 @@ def test_a_text_that_is_too_long_for_a_robot_is_cut(kind: Kind) -> None:
     body = json.loads(request.body)
     text = body["content"]["text"] if kind == "feishu" else body["text"]["content"]
     assert len(text.encode()) <= MOST_TEXT[kind]
-    assert text.endswith("情…") or text.endswith("行…")
+    assert text.endswith(("情…", "行…"))
 
 
 def test_a_text_is_cut_between_characters() -> None:

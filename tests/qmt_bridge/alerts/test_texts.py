@@ -42,7 +42,9 @@ def test_an_alert_reads_as_an_engineer_writes_it() -> None:
     ]
     assert texts.title("zh", "recovery", finding, True) == "【QMT Bridge 已恢复】【模拟数据】行情恢复"
     account = Finding("account", "******0365 STOCK", "bad", FACTS)
-    assert texts.title("en", "alert", account, True) == "[QMT Bridge ALERT] [SIMULATED] account ******0365 STOCK is down"
+    assert (
+        texts.title("en", "alert", account, True) == "[QMT Bridge ALERT] [SIMULATED] account ******0365 STOCK is down"
+    )
 
 
 def test_a_long_reason_is_cut() -> None:
@@ -94,8 +96,8 @@ def test_the_report_says_what_works_and_what_does_not() -> None:
 def test_the_report_counts_alerts_that_were_not_sent() -> None:
     title, body = texts.report("en", observed()._replace(free=100 * MIB, gateway_age=99.0), 1024, 3, NOW, "desk")
     assert title == "[QMT Bridge MORNING] 4 of 8 do not work"
-    assert "✗ 3 alerts could not be sent since yesterday" in body
-    assert "✗ disk: 100 MiB left" in body
+    assert "✗ alerts since the last report: 3 were not sent" in body
+    assert "✗ room on the disk: 100 MiB" in body
     assert "✗ gateway: does not answer" in body
     title, body = texts.report("en", Observed(True, True), 1024, 0, NOW, "desk")
     assert body.splitlines()[0] == "✗ market data: the feeder does not answer"
