@@ -345,9 +345,7 @@ class Config(_LogSettings, frozen=True, kw_only=True):
     alerts_feishu_secret: Annotated[
         str, Meta(description="Feishu: secret of the robot, with which messages are signed.")
     ] = ""
-    alerts_webhook: Annotated[str, Meta(description="URL of a program of your own, which gets each alert as JSON.")] = (
-        ""
-    )
+    alerts_webhook: Annotated[str, Meta(description="URL of a program of yours, which gets each alert as JSON.")] = ""
     alerts_mail_to: Annotated[tuple[str, ...], Meta(description="Mail: addresses that get the alerts.")] = ()
     alerts_mail_from: Annotated[str, Meta(description="Mail: address of the sender; empty is `mail_user`.")] = ""
     alerts_mail_server: Annotated[
@@ -610,6 +608,8 @@ def _flat(table: dict[str, Any], file: str, only: Collection[str] | None) -> dic
                     _check_section(name, inner, file)
                 found[f"{name}_{inner}"] = each
             continue
+        if name in SECTIONS and only is None:
+            raise ConfigError(f"{name} in {file}", f"is a section: write [{name}] on a line of its own")
         if name in _HINTS and written(name) != name and (only is None or name in only):
             raise ConfigError(f"{name} in {file}", f"is not read here: write it as {written(name)}")
         found[name] = value

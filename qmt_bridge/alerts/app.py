@@ -116,10 +116,10 @@ def run(config: Config, fetch: Fetch, stop: Stop) -> int:
         _watch(watch, book, disk, senders, plan, stop)
     finally:
         deadline = time.monotonic() + END_SECONDS
-        # At the same time: each would have the whole of the time.
         gateway.close(0.0)
-        for closing in (*senders, disk):
-            closing.close(deadline)
+        for sender in senders:
+            sender.close(deadline)
+        disk.close(deadline)
         watch.close()
     return 0
 

@@ -47,7 +47,7 @@ class Open(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is kept over a restart. `seen` are parts that have answered once, `reported` is the day of the last report."""
+    """What is kept over a restart: `seen` are parts that have answered once, `reported` is the day of the report."""
 
     open: tuple[Open, ...] = ()
     seen: tuple[str, ...] = ()

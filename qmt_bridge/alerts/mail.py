@@ -10,6 +10,7 @@ import smtplib
 import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
 from typing import Any, NamedTuple
@@ -73,12 +74,15 @@ def message_of(mailbox: Mailbox, notices: Sequence[Notice]) -> EmailMessage:
 def deliver(mailbox: Mailbox, notices: Sequence[Notice]) -> tuple[Outcome, str]:
     """Send one mail with `notices`; return what became of it, with a sentence that holds no password."""
     try:
-        with Cutoff(WHOLE) as cutoff, _connect(mailbox, cutoff) as server:
+        with Cutoff(WHOLE) as cutoff, closing(_connect(mailbox, cutoff)) as server:
             if mailbox.starttls:
                 server.starttls(context=ssl.create_default_context())
             if mailbox.user:
                 server.login(mailbox.user, mailbox.password)
             missed = server.send_message(message_of(mailbox, notices))
+            # The mail is taken, whatever the server says to the farewell.
+            with suppress(OSError, smtplib.SMTPException):
+                server.quit()
     except smtplib.SMTPResponseException as exc:
         # 4xx: the server is busy, or holds mail of strangers back for a while.
         return "again" if 400 <= exc.smtp_code < 500 else "refused", f"SMTP {exc.smtp_code}"

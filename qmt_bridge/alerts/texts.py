@@ -155,7 +155,7 @@ def duration(language: Language, seconds: float) -> str:
     """Return a length of time with its two largest units."""
     whole = max(0, int(seconds))
     units = ((86400, "天", "d"), (3600, "小时", "h"), (60, "分", "min"), (1, "秒", "s"))
-    shown = []
+    shown: list[str] = []
     for size, zh, en in units:
         count, whole = divmod(whole, size)
         if count or (size == 1 and not shown):

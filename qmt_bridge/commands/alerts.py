@@ -30,7 +30,7 @@ _MOST_PAGE = 4 * 1024 * 1024
 @settings(*_SHOWN)
 @click.option("--until-eof", is_flag=True, hidden=True)
 @click.pass_context
-def alerts(context: click.Context, config_file: Path | None, until_eof: bool, **flags: Any) -> None:
+def alerts(context: click.Context, /, config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     """Watch the service and tell people what is wrong; `up` and `feeder --supervised` start it if a target is given."""
     if context.invoked_subcommand is not None:
         return

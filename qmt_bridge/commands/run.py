@@ -93,16 +93,14 @@ def up(config_file: Path | None, **flags: Any) -> None:
             | ({"store": OF_STORE} if config.store_days else {})
             | ({"alerts": alerts.OF_ALERTS} if targets else {}),
             stop,
-            lambda status, pids: _banner(config, status, pids, made_key, targets),
+            lambda status, pids: _banner(config, status, pids, made_key),
         )
     except ConfigError as exc:
         fail(exc)
     sys.exit(code)
 
 
-def _banner(
-    config: Config, status: dict[str, Any], pids: dict[str, int | None], made_key: bool, targets: Sequence[str]
-) -> None:
+def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None], made_key: bool) -> None:
     host = gateway_address.reachable(config.host)
     s = "s" if config.tls_cert else ""
     base = f"ws{s}://{host}:{config.port}"
@@ -118,7 +116,7 @@ def _banner(
         f"  feeder   pid {pids['feeder']}, {' '.join(dict.fromkeys(endpoint.addresses(config).values()))}",
         f"  gateway  pid {pids['gateway']}, {workers}, http{s}://{host}:{config.port}/readyz /healthz /metrics",
         *_of_store(config, pids),
-        *([f"  alerts   pid {pids['alerts']}, to {', '.join(targets)}"] if targets else []),
+        *([f"  alerts   pid {pids['alerts']}, to {', '.join(alerts.targets_of(config))}"] if "alerts" in pids else []),
         f"  market   {base}/ws/realtime /ws/whole_quote /ws/l2_thousand /ws/download_progress /ws/formula",
     ]
     if made_key:

@@ -31,6 +31,7 @@ from qmt_bridge.config import (
     choices,
     env_name,
     load_config,
+    written,
 )
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
@@ -304,7 +305,8 @@ def test_an_address_of_zeromq_is_taken(address: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if choices(name)])
 def test_a_value_that_is_none_of_a_few_names_them(tmp_path: Path, name: str) -> None:
     file = tmp_path / "settings.toml"
-    file.write_text(f'{name} = "neither"\n', encoding="utf-8")
+    line = f'{written(name)} = "neither"\n'
+    file.write_text(line.replace("[alerts] ", "[alerts]\n"), encoding="utf-8")
     expected = f"expected one of {', '.join(choices(name))}, got 'neither'"
     for given in ({"file": file, "env": {}}, {"env": {env_name(name): "neither"}}):
         with pytest.raises(ConfigError, match=re.escape(expected)):

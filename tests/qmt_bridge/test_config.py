@@ -359,7 +359,7 @@ def test_settings_of_alerts_stand_in_their_section(tmp_path):
         ("[alerts]\naftr = 5", r"\[alerts\] aftr in .*: unknown setting; did you mean \[alerts\] after\?"),
         ("[alerts]\nport = 5", r"\[alerts\] port in .*: unknown setting; it belongs above the line \[alerts\]"),
         ("[alerts]\nafter = '5'", r"\[alerts\] after in .*: expected `float`"),
-        ("alerts = 5", r"alerts in .*: unknown setting"),
+        ("alerts = 5", r"alerts in .*: is a section: write \[alerts\] on a line of its own"),
         ("[alerts.mail]\nto = 5", r"\[alerts\] mail in .*: unknown setting"),
     ],
 )

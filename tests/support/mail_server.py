@@ -48,6 +48,7 @@ class MailServer:
                 self.say("220 mail")
                 while line := self.rfile.readline():
                     word, _, rest = line.decode().strip().partition(" ")
+                    word = word.upper()
                     if word == "STARTTLS":
                         self.say("220 go on")
                         self.encrypt()
@@ -65,6 +66,7 @@ class MailServer:
                         is_plain = not isinstance(self.connection, ssl.SSLSocket)
                         self.say(f"250-mail\r\n250 {'STARTTLS' if is_plain and offers else 'AUTH PLAIN'}")
                     else:
+                        # Also to QUIT, where 221 would be right: the mail is taken all the same.
                         self.say("250 ok")
                     if word == "QUIT":
                         return
