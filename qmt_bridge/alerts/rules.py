@@ -153,7 +153,7 @@ def _store(seen: Observed) -> Iterator[Finding]:
     if not seen.store_expected:
         return
     if seen.store_age > ABSENT:
-        yield Finding("store", "", "bad", {"state": "absent", "reason": ""})
+        yield Finding("store", "", "bad", {"state": "gone", "reason": ""})
     elif seen.store is None:
         yield Finding("store", "", "unknown")
     elif seen.store.failure is not None:

@@ -30,9 +30,10 @@ _STATES = {
         "refused": "被拒绝",
         "ended": "回放结束",
         "absent": "feeder 进程无响应",
+        "gone": "进程无响应",
         "failing": "无法写入",
     },
-    "en": {"absent": "the feeder does not answer", "failing": "cannot write"},
+    "en": {"absent": "the feeder does not answer", "gone": "it does not answer", "failing": "it cannot write"},
 }
 
 

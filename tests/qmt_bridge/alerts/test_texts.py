@@ -47,6 +47,12 @@ def test_an_alert_reads_as_an_engineer_writes_it() -> None:
     )
 
 
+def test_a_store_that_is_gone_is_not_called_a_feeder() -> None:
+    finding = Finding("store", "", "bad", {"state": "gone", "reason": ""})
+    assert texts.body("zh", "alert", finding, NOW, NOW, "desk").splitlines()[0] == "状态：进程无响应"
+    assert texts.body("en", "alert", finding, NOW, NOW, "desk").splitlines()[0] == "state: it does not answer"
+
+
 def test_a_long_reason_is_cut() -> None:
     for rule in ("feed", "journal"):
         finding = Finding(rule, "", "bad", {"state": "down", "reason": "x" * 5000})
