@@ -364,6 +364,13 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         IMPURE,
     ),
     ("gateway/access/*", {"gateway.access"}, IMPURE),
+    ("gateway/contract/frames.py", WIRE, IMPURE),
+    (
+        "gateway/contract/*",
+        WIRE
+        | {"gateway.contract", "gateway.endpoints", "gateway.http.admission", "qmt_bridge.__version__", "starlette"},
+        IMPURE - {"pathlib"},
+    ),
     ("gateway/costs/budget.py", set(), IMPURE),
     ("gateway/costs/shares.py", WIRE, IMPURE),
     ("gateway/costs/slices.py", set(), IMPURE - {"asyncio", "time"}),
