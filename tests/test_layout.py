@@ -367,8 +367,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("gateway/contract/frames.py", WIRE, IMPURE),
     (
         "gateway/contract/*",
-        WIRE
-        | {"gateway.contract", "gateway.endpoints", "gateway.http.admission", "qmt_bridge.__version__", "starlette"},
+        WIRE | {"gateway.contract", "gateway.endpoints", "qmt_bridge.__version__", "starlette"},
         IMPURE - {"pathlib"},
     ),
     ("gateway/costs/budget.py", set(), IMPURE),
