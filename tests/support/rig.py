@@ -201,11 +201,11 @@ class Client:
         await self.socket.send(json.dumps(request))
 
     async def receive(self) -> Any:
-        """Return the next frame, which has to be a documented one."""
+        """Return the next frame, which has to be a documented one; bodies are what the test publishes."""
         async with asyncio.timeout(DEADLINE):
             frame = json.loads(await self.socket.recv())
         assert self.socket.request is not None
-        return documented(self.socket.request.path, frame)
+        return documented(self.socket.request.path, frame, invented=True)
 
     async def subscribed(self, **request: Any) -> dict[str, Any]:
         """Subscribe and return the ack. After it every message is sent; before it the last value may be enough."""

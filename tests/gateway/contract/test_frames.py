@@ -56,6 +56,14 @@ def test_frame_without_documents_fails_a_test(path: str, frame: object) -> None:
         documented(f"{path}/?ctl=1", frame)
 
 
+def test_body_that_a_test_invents_is_passed_on_and_nothing_else() -> None:
+    assert documented("/ws/realtime", {"n": 1}, invented=True) == {"n": 1}
+    with pytest.raises(UndocumentedFrame):
+        documented("/ws/realtime", {"type": "news"}, invented=True)
+    with pytest.raises(UndocumentedFrame):
+        documented("/ws/formula", {"action": "news"}, invented=True)
+
+
 def test_frames_of_other_urls_are_no_concern_of_the_check() -> None:
     assert documented("/elsewhere?a=b", {"type": "news"}) == {"type": "news"}
 
