@@ -57,7 +57,15 @@ def test_frame_without_documents_fails_a_test(path: str, frame: object) -> None:
 
 
 def test_body_that_a_test_invents_is_passed_on_and_nothing_else() -> None:
-    assert documented("/ws/realtime", {"n": 1}, invented=True) == {"n": 1}
+    stamp = {"type": "data", "epoch": 1, "seq": 1, "time": None, "published": None}
+    for path, frame in (
+        ("/ws/realtime", {"n": 1}),
+        ("/ws/realtime", {**stamp, "data": {"n": 1}}),
+        ("/ws/formula", {"type": "formula_update", "seq_id": 1, "n": 1}),
+    ):
+        assert documented(path, frame, invented=True) == frame
+    with pytest.raises(UndocumentedFrame):
+        documented("/ws/realtime", {**stamp, "more": 1, "data": {"n": 1}}, invented=True)
     with pytest.raises(UndocumentedFrame):
         documented("/ws/realtime", {"type": "news"}, invented=True)
     with pytest.raises(UndocumentedFrame):
