@@ -594,6 +594,7 @@ class Publisher:
             "sdk": health.sdk,
             "call": health.call,
             "call_age": round(health.call_age, 1),
+            "trading_day": health.trading_day,
             "wire": frames.WIRE_VERSION,
         }
         try:

@@ -31,11 +31,13 @@ class Health(NamedTuple):
     """The SDK of a source: its version, and the call into it that runs now, with its age in seconds.
 
     The version is empty for a source without one, and for one that does not say it; the call is None while none runs.
+    `trading_day` is whether stocks trade today by the source's calendar; None while it has none.
     """
 
     sdk: str = ""
     call: str | None = None
     call_age: float = 0.0
+    trading_day: bool | None = None
 
 
 class Sink(Protocol):

@@ -63,6 +63,27 @@ LIMITS = (
 )
 
 
+# Clients whose cut-offs are counted apart; those of further ones are counted together.
+MOST_CUT = 200
+OTHERS = "others"
+
+
+class CutOffs:
+    """How often the worker has cut off each client, for reading too slowly or asking too much.
+
+    A client is the name of its key, or its address.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def note(self, client: str) -> None:
+        """Count one."""
+        if client not in self.counts and len(self.counts) >= MOST_CUT:
+            client = OTHERS
+        self.counts[client] = self.counts.get(client, 0) + 1
+
+
 class Numbers(NamedTuple):
     """One worker's numbers at one moment."""
 
@@ -79,5 +100,7 @@ class Numbers(NamedTuple):
     waiting_bytes: int
     # How often each limit was reached, by its name.
     limited: Mapping[str, int]
+    # How often each client was cut off.
+    cut_off: Mapping[str, int]
     # Seconds between write and read for the client that is most behind.
     client_lag: float

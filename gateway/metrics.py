@@ -89,6 +89,12 @@ _WAITING = Gauge(
 _LIMITED = Counter(
     "qmt_bridge_limited", "How often a client reached a limit on what it may cost.", ["limit"], registry=_registry
 )
+_CUT_OFF = Counter(
+    "qmt_bridge_cut_off",
+    "How often a client (its key, or its address) was cut off for reading too slowly or asking too much.",
+    ["client"],
+    registry=_registry,
+)
 _LAG = Gauge(
     "qmt_bridge_client_lag_seconds",
     "Seconds between write and read for the client that is most behind.",
@@ -113,6 +119,7 @@ class Exporter:
         self._paths = set(paths)
         self._accounts: set[tuple[str, str]] = set()
         self._limited: dict[str, int] = dict.fromkeys(LIMITS, 0)
+        self._cut_off: dict[str, int] = {}
         for limit in LIMITS:
             _LIMITED.labels(limit)
 
@@ -136,6 +143,9 @@ class Exporter:
         for limit, count in numbers.limited.items():
             _LIMITED.labels(limit).inc(count - self._limited[limit])
             self._limited[limit] = count
+        for client, count in numbers.cut_off.items():
+            _CUT_OFF.labels(client).inc(count - self._cut_off.get(client, 0))
+            self._cut_off[client] = count
         _LAG.set(numbers.client_lag)
         age = numbers.newest_tick_age
         _AGE.set(math.inf if age is None else age)

@@ -24,7 +24,7 @@ from gateway.costs.shares import Download, Shares, SocketShares, is_scarce
 from gateway.costs.slices import Slices
 from gateway.costs.turns import LARGEST, Turns, unit_bytes
 from gateway.costs.views import SocketViews, Views
-from gateway.counters import Sent
+from gateway.counters import CutOffs, Sent
 from gateway.feed import Feed
 from gateway.keys.entry import Entry, NotYet, WrongKey, address_of, headers_of, presented
 from gateway.keys.presented_key import KEY_SUBPROTOCOL
@@ -162,6 +162,8 @@ class Host(Protocol):
     opening_turns: Turns
     # How often each limit was reached, by its name.
     limited: Counter[str]
+    # How often each client was cut off.
+    cut_off: CutOffs
     # The open sessions.
     sessions: dict[Session, None]
 
@@ -346,6 +348,8 @@ class Session:
         if self._on(Event.LEAVE) is not Act.RELEASE:
             return
         del self.host.sessions[self]
+        if self._end is not None and self._end.ending in (SLOW_CLIENT, RATE_LIMITED):
+            self.host.cut_off.note(self._address if self.key is None else self.key.name)
         if self._placed:
             self.host.entry.room.leave(self._address, self.key)
         if self._views is not None:

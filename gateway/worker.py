@@ -15,7 +15,7 @@ from gateway.costs.shares import Shares, limits_of_worker
 from gateway.costs.slices import Slices
 from gateway.costs.turns import OPENING_OF_CLIENT, Turns
 from gateway.costs.views import Views
-from gateway.counters import Counts, Numbers, Sent
+from gateway.counters import Counts, CutOffs, Numbers, Sent
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
 from gateway.http.admission import Purses
@@ -55,6 +55,7 @@ class Worker:
         self.turns = Turns()
         self.opening_turns = Turns(OPENING_OF_CLIENT)
         self.limited: Counter[str] = Counter()
+        self.cut_off = CutOffs()
         self.feed = Feed(config, self._feed_changed, self.flushes)
         self.leases = Leases(self.feed.hub, self.slices, self.shares)
         self.purses = Purses(config)
@@ -85,6 +86,7 @@ class Worker:
             limited=dict(
                 self.limited + handshake.limited + Counter(turns=self.turns.limited + self.opening_turns.limited)
             ),
+            cut_off=dict(self.cut_off.counts),
             client_lag=max((session.sender.lag for session in self.sessions), default=0.0),
         )
 

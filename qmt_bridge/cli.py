@@ -1,4 +1,4 @@
-"""The command `qmt-bridge` and its subcommands: up | feeder | gateway | store | tail | record | key and others.
+"""The command `qmt-bridge` and its subcommands: up | feeder | gateway | store | alerts | tail | key and others.
 
 The entry, which imports nothing before the process is prepared, and the list of the commands (`qmt_bridge/commands`).
 """
@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from qmt_bridge import __version__
-from qmt_bridge.commands import checks, journal, keys, run, tapes, topics
+from qmt_bridge.commands import alerts, checks, journal, keys, run, tapes, topics
 from qmt_bridge.process.stop import interruptible
 from qmt_bridge.system import console
 
@@ -41,6 +41,7 @@ for _command in (
     run.feeder,
     run.gateway,
     run.store,
+    alerts.alerts,
     topics.tail,
     topics.record,
     run.replay,

@@ -28,11 +28,18 @@ logger = logging.getLogger(__name__)
 ENV_PREFIX = "QMT_BRIDGE_"
 # Names the file itself, so it is no setting.
 CONFIG_ENV = "QMT_BRIDGE_CONFIG"
-# Never shown, neither by repr nor in an error.
-SECRETS = frozenset(("api_key", "xt_accounts", "xt_token"))
 # Those that open something for whoever knows them. A flag would show them to every user of the machine, in the list of
-# processes.
-CREDENTIALS = frozenset(("api_key", "xt_token"))
+# processes. The URL of a chat robot holds its key.
+CREDENTIALS = frozenset(
+    (
+        *("api_key", "xt_token", "alerts_wecom", "alerts_dingtalk", "alerts_dingtalk_secret", "alerts_feishu"),
+        *("alerts_feishu_secret", "alerts_webhook", "alerts_mail_password"),
+    )
+)
+# Never shown, neither by repr nor in an error.
+SECRETS = CREDENTIALS | {"xt_accounts"}
+# Sections of the file: `wecom` in the section `alerts` is the setting `alerts_wecom`.
+SECTIONS = ("alerts",)
 
 # Of the feeder: it listens there, and gateways and consumers connect.
 ADDRESSES = ("market_addr", "trade_addr", "ask_addr", "trade_ask_addr")
@@ -321,13 +328,81 @@ class _WireSettings(_StoreSettings, frozen=True, kw_only=True):
     ] = ""
 
 
-class Config(_WireSettings, frozen=True, kw_only=True):
-    """All settings. A TOML key is the field's name; the environment name is ``QMT_BRIDGE_<NAME>``."""
+class _LogSettings(_WireSettings, frozen=True, kw_only=True):
+    """What every part reads for its log."""
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], Meta(description="Least serious message to log.")
     ] = "info"
     log_format: Annotated[Literal["text", "json"], Meta(description="Form of a log line.")] = "text"
+
+
+class Config(_LogSettings, frozen=True, kw_only=True):
+    """All settings. A TOML key is the field's name; the environment name is ``QMT_BRIDGE_<NAME>``.
+
+    The fields of this class itself are what the alerts read. In the file they stand in the section ``[alerts]``.
+    """
+
+    alerts_wecom: Annotated[str, Meta(description="WeCom (企业微信): URL of a group robot.")] = ""
+    alerts_dingtalk: Annotated[str, Meta(description="DingTalk (钉钉): URL of a group robot.")] = ""
+    alerts_dingtalk_secret: Annotated[
+        str, Meta(description='DingTalk: secret of the robot ("SEC..."), with which messages are signed.')
+    ] = ""
+    alerts_feishu: Annotated[str, Meta(description="Feishu (飞书): URL of a group robot.")] = ""
+    alerts_feishu_secret: Annotated[
+        str, Meta(description="Feishu: secret of the robot, with which messages are signed.")
+    ] = ""
+    alerts_webhook: Annotated[str, Meta(description="URL of a program of yours, which gets each alert as JSON.")] = ""
+    alerts_mail_to: Annotated[tuple[str, ...], Meta(description="Mail: addresses that get the alerts.")] = ()
+    alerts_mail_from: Annotated[str, Meta(description="Mail: address of the sender; empty is `mail_user`.")] = ""
+    alerts_mail_server: Annotated[
+        str, Meta(description='Mail: the server, e.g. "smtp.example.com:465", and the port of its TLS.')
+    ] = ""
+    alerts_mail_tls: Annotated[
+        Literal["tls", "starttls"],
+        Meta(description="Mail: TLS from the first byte (port 465), or after the command STARTTLS (port 587)."),
+    ] = "tls"
+    alerts_mail_user: Annotated[str, Meta(description="Mail: name of the login; empty is none.")] = ""
+    alerts_mail_password: Annotated[str, Meta(description="Mail: password or authorization code of the login.")] = ""
+    alerts_language: Annotated[Literal["zh", "en"], Meta(description="Language of the messages.")] = "zh"
+    alerts_name: Annotated[
+        str, Meta(description="Name of this installation in the messages; empty is that of the machine.")
+    ] = ""
+    alerts_after: Annotated[
+        float, Meta(ge=0, description="Seconds that a session, the feeder or the store is down until it is told.")
+    ] = 30.0
+    alerts_settle: Annotated[
+        float, Meta(ge=0, description="Seconds that all must be well again until the recovery is told.")
+    ] = 10.0
+    alerts_repeat: Annotated[
+        float, Meta(ge=0, description="Seconds after which an alert is repeated while nothing has changed; 0 is never.")
+    ] = 3600.0
+    alerts_quiet: Annotated[
+        str,
+        Meta(description='Hours of Shanghai in which nothing is sent, e.g. "22:00-07:00"; what lasts is told after.'),
+    ] = ""
+    alerts_morning: Annotated[
+        str, Meta(description="Time of Shanghai at which trading days begin with a report; empty is none.")
+    ] = "09:15"
+    alerts_holidays: Annotated[
+        tuple[str, ...],
+        Meta(description='Weekdays without trading, e.g. "20261001"; what the terminal knows is used too.'),
+    ] = ()
+    alerts_lost: Annotated[
+        int,
+        Meta(ge=0, description="Messages lost on the way to the gateway in five minutes that are told; 0 is never."),
+    ] = 100
+    alerts_cut: Annotated[
+        int, Meta(ge=0, description="Times that one client is cut off in ten minutes until it is told; 0 is never.")
+    ] = 5
+    alerts_disk_mb: Annotated[int, Meta(ge=0, description="MiB that the disk must have left; 0 is any number.")] = 1024
+    alerts_ignore: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Rules that are not watched, of feed, restarts, account, journal, store, gateway, lost, cut "
+            "and disk."
+        ),
+    ] = ()
 
     def __repr__(self) -> str:
         # A secret is never logged, not even by an accidental "%r".
@@ -349,7 +424,10 @@ class Config(_WireSettings, frozen=True, kw_only=True):
 def hidden(config: Config) -> dict[str, str]:
     """Return the texts in the settings that no log may show, each with what may stand in its place."""
     numbers = [account.partition(":")[0] for account in config.xt_accounts]
-    return {getattr(config, name): "***" for name in CREDENTIALS} | {number: mask(number) for number in numbers}
+    secrets = [getattr(config, name) for name in CREDENTIALS]
+    # An error of a library may name what follows the host alone.
+    secrets += [url.split("://", 1)[1].partition("/")[2] for url in secrets if "://" in url]
+    return dict.fromkeys(secrets, "***") | {number: mask(number) for number in numbers}
 
 
 _HINTS = get_type_hints(Config, include_extras=True)
@@ -365,7 +443,8 @@ GATEWAY = _own(_GatewaySettings, None)
 FEEDER = _own(_FeederSettings, _GatewaySettings)
 STORE = _own(_StoreSettings, _FeederSettings)
 WIRE = _own(_WireSettings, _StoreSettings)
-LOG = _own(Config, _WireSettings)
+LOG = _own(_LogSettings, _WireSettings)
+ALERTS = _own(Config, _LogSettings)
 
 
 # What `qmt_bridge.subscribe` takes.
@@ -451,7 +530,7 @@ def _collect(
     named, file = file, file or env.get(CONFIG_ENV)
     if file:
         try:
-            table = _read_toml(Path(file))
+            table = _flat(_read_toml(Path(file)), str(file), only)
         except ConfigError as exc:
             if only is None or named:
                 raise
@@ -461,7 +540,7 @@ def _collect(
             private.warn_if_exposed(Path(file), "a key or a token")
         for name, value in table.items():
             if only is None or name in only:
-                values[name] = _convert(name, value, f"{name} in {file}", strict=True)
+                values[name] = _convert(name, value, f"{written(name)} in {file}", strict=True)
                 if name in _PATHS and _CONTROL.search(str(values[name])):
                     raise ConfigError(f"{name} in {file}", f"holds a control character: {_SINGLE_QUOTES}")
     for variable, text in env.items():
@@ -526,6 +605,42 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), f"not valid TOML: {exc}") from exc
 
 
+def _flat(table: dict[str, Any], file: str, only: Collection[str] | None) -> dict[str, Any]:
+    """Return the settings of a file by their names; raise `ConfigError` for one that stands in the wrong place."""
+    found: dict[str, Any] = {}
+    for name, value in table.items():
+        if name in SECTIONS and isinstance(value, dict):
+            for inner, each in value.items():
+                if only is None:
+                    _check_section(name, inner, file)
+                found[f"{name}_{inner}"] = each
+            continue
+        if name in SECTIONS and only is None:
+            raise ConfigError(f"{name} in {file}", f"is a section: write [{name}] on a line of its own")
+        if name in _HINTS and written(name) != name and (only is None or name in only):
+            raise ConfigError(f"{name} in {file}", f"is not read here: write it as {written(name)}")
+        found[name] = value
+    return found
+
+
+def _check_section(section: str, inner: str, file: str) -> None:
+    """Raise `ConfigError` if a section has no such setting."""
+    name = f"{section}_{inner}"
+    if name in _HINTS:
+        return
+    nearest = next(iter(similar(name, [each for each in NAMES if each.startswith(f"{section}_")])), None)
+    hint = f"; did you mean {written(nearest)}?" if nearest else ""
+    if inner in _HINTS:
+        hint = f"; it belongs above the line [{section}]"
+    raise ConfigError(f"[{section}] {inner} in {file}", f"unknown setting{hint}")
+
+
+def written(name: str) -> str:
+    """Return how a file has a setting: ``port``, or ``[alerts] wecom``."""
+    section, _, inner = name.partition("_")
+    return f"[{section}] {inner}" if section in SECTIONS else name
+
+
 def _toml_hint(text: str, error: str) -> str:
     """Return what is often wrong with a line such as the `error` names, without the line: it may hold a secret."""
     found = re.search(r"at line (\d+)", error)
@@ -546,7 +661,7 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
         nearest = _nearest(plain) or _FOREIGN.get(plain)
         hint = f"; did you mean {nearest}?" if nearest else ""
         if isinstance(value, dict):
-            hint = "; the settings stand in no section"
+            hint = f"; the settings stand in no section, except {', '.join(SECTIONS)}"
         raise ConfigError(shown, f"unknown setting{hint}")
     if not strict and isinstance(value, str) and isinstance(default(name), tuple):
         value = [item.strip() for item in value.split(",") if item.strip()]

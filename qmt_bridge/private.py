@@ -26,7 +26,7 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 # What this program writes in its folders. A folder with anything else is not ours.
 _NAMES = (
     *("journal-*.sqlite3*", "feeder.lock*", "keys.json*", "keys-used.json*", "keys.lock", "xtdata", "*.part", "store*"),
-    *("*.key", "*.key_secret", "clients", "curve", "*.sock", "run"),
+    *("*.key", "*.key_secret", "clients", "curve", "*.sock", "run", "alerts.json"),
 )
 _MOST_SHOWN = 10
 # What was warned of.

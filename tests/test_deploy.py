@@ -30,7 +30,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
-from qmt_bridge.config import NAMES, Config, default, description, env_name, load_config
+from qmt_bridge.config import NAMES, Config, default, description, env_name, load_config, written
 from qmt_bridge.keys.exposure import check_exposure
 from qmt_bridge.process.child import STOP_SECONDS
 from tests.support.paths import ROOT
@@ -161,8 +161,9 @@ def shown(name: str) -> str:
     hint = get_type_hints(Config)[name]
     choices = f" One of {', '.join(get_args(hint))}." if get_origin(hint) is Literal else ""
     value = default(name)
+    inner = written(name).rpartition(" ")[2]
     return (
-        f"# {description(name)}{choices}\n# {name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}"
+        f"# {description(name)}{choices}\n# {inner} = {json.dumps(list(value) if isinstance(value, tuple) else value)}"
     )
 
 
@@ -180,7 +181,9 @@ def test_example_has_default_values_commented_or_not(tmp_path):
 
     assert load_config(DEPLOY / "qmt-bridge.toml", {}) == Config()
     assert load_config(uncommented, {}) == Config()
-    assert tuple(tomllib.loads(uncommented.read_text(encoding="utf-8"))) == NAMES
+    found = tomllib.loads(uncommented.read_text(encoding="utf-8"))
+    inner = tuple(f"alerts_{name}" for name in found.pop("alerts"))
+    assert (*found, *inner) == NAMES
 
 
 # Linux
@@ -212,7 +215,7 @@ def test_systemd_rates_the_units_as_well_confined(unit):
     check([analyze, "security", "--offline=true", "--threshold=20", str(unit)])
 
 
-@pytest.mark.parametrize("part", ["feeder", "gateway", "store"])
+@pytest.mark.parametrize("part", ["feeder", "gateway", "store", "alerts"])
 def test_unit_starts_its_part_with_the_installed_settings(part):
     unit = DEPLOY / "systemd" / f"qmt-bridge-{part}.service"
     program, *arguments = exec_start(unit)
@@ -257,7 +260,17 @@ def hardening(part: str) -> list[str]:
     return unit.partition("# Restrictions of the process.")[2].splitlines()[1:]
 
 
-@pytest.mark.parametrize("part", ["gateway", "store"])
+def test_alerts_have_no_secret_of_the_feeder_and_no_journal():
+    feeder, alerts = unit_settings("feeder"), unit_settings("alerts")
+    for name in ("User", "StateDirectory", "EnvironmentFile"):
+        assert feeder[name] != alerts[name]
+    unit = text("deploy/systemd/qmt-bridge-alerts.service")
+    assert "Environment=QMT_BRIDGE_CURVE_DIR=/etc/qmt-bridge/gateway\n" in unit
+    assert f"Environment=QMT_BRIDGE_DATA_DIR=%S/{alerts['StateDirectory']}\n" in unit
+    assert alerts["InaccessiblePaths"] == f"-%S/{feeder['StateDirectory']}"
+
+
+@pytest.mark.parametrize("part", ["gateway", "store", "alerts"])
 def test_units_are_confined_alike(part):
     assert len(hardening("feeder")) > 20
     assert hardening(part) == hardening("feeder")
@@ -275,7 +288,7 @@ def system_calls(names: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("part", ["feeder", "gateway", "store"])
+@pytest.mark.parametrize("part", ["feeder", "gateway", "store", "alerts"])
 def test_unit_allows_the_call_without_which_libzmq_aborts(part):
     allowed: set[str] = set()
     for line in re.findall(r"^SystemCallFilter=(.*)$", text(f"deploy/systemd/qmt-bridge-{part}.service"), re.MULTILINE):
@@ -285,10 +298,10 @@ def test_unit_allows_the_call_without_which_libzmq_aborts(part):
     assert not {"sched_setaffinity", "mount", "setuid"} & allowed
 
 
-@pytest.mark.parametrize("part", ["feeder", "gateway", "store"])
+@pytest.mark.parametrize("part", ["feeder", "gateway", "store", "alerts"])
 def test_unit_bounds_memory_and_tasks(part):
     settings = unit_settings(part)
-    high, most = (int(settings[name].removesuffix("G")) for name in ("MemoryHigh", "MemoryMax"))
+    high, most = (int(settings[name].rstrip("GM")) for name in ("MemoryHigh", "MemoryMax"))
     assert 0 < high < most
     assert 0 < int(settings["TasksMax"]) < 1000
 

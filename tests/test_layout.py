@@ -95,16 +95,41 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     ("qmt_bridge/store/*", EDGE | {"qmt_bridge.process", "qmt_bridge.store"}, {"asyncio", "threading"}),
     ("qmt_bridge/private.py", {"qmt_bridge.system.in_use"}, {"asyncio", "threading", "time"}),
+    # The alerts: what is pure in them; the sockets are in watch.py, and each target has a thread.
+    ("qmt_bridge/alerts/incident.py", set(), IMPURE),
+    ("qmt_bridge/alerts/window.py", set(), IMPURE),
+    ("qmt_bridge/alerts/hours.py", {"qmt_bridge.errors", "qmt_bridge.wire"}, IMPURE),
+    ("qmt_bridge/alerts/notice.py", {"msgspec"}, IMPURE),
+    ("qmt_bridge/alerts/rules.py", {"qmt_bridge.alerts", "qmt_bridge.wire"}, IMPURE),
+    ("qmt_bridge/alerts/texts.py", {"qmt_bridge.alerts"}, IMPURE),
+    ("qmt_bridge/alerts/book.py", {"qmt_bridge.alerts", "msgspec"}, IMPURE),
+    (
+        "qmt_bridge/alerts/target.py",
+        {"qmt_bridge.alerts", "qmt_bridge.errors", "qmt_bridge.keys.exposure", "msgspec"},
+        IMPURE,
+    ),
+    (
+        "qmt_bridge/alerts/*",
+        EDGE | {"qmt_bridge.alerts", "qmt_bridge.process", "prometheus_client"},
+        {"asyncio", "subprocess"},
+    ),
+    # Its timer is a thread.
+    ("qmt_bridge/system/cutoff.py", set(), {"asyncio", "logging"}),
     # The lowest of all: every part may use it.
     ("qmt_bridge/system/*", set(), {"asyncio", "threading"}),
     ("qmt_bridge/tokens/claims.py", {"qmt_bridge.keys.key"}, IMPURE),
     # PyJWT is an optional dependency.
     ("qmt_bridge/tokens/key_set.py", {"qmt_bridge.errors", "qmt_bridge.tokens", "jwt"}, IMPURE),
-    # Its timer is a thread.
-    ("qmt_bridge/tokens/cutoff.py", set(), {"asyncio", "logging"}),
     (
         "qmt_bridge/tokens/*",
-        {"qmt_bridge.config", "qmt_bridge.errors", "qmt_bridge.keys", "qmt_bridge.private", "qmt_bridge.tokens"},
+        {
+            "qmt_bridge.config",
+            "qmt_bridge.errors",
+            "qmt_bridge.keys",
+            "qmt_bridge.private",
+            "qmt_bridge.system",
+            "qmt_bridge.tokens",
+        },
         {"asyncio", "threading"},
     ),
     # Users can import the client without the other parts.
@@ -344,6 +369,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         IMPURE,
     ),
     ("gateway/access/*", {"gateway.access"}, IMPURE),
+    ("gateway/contract/frames.py", WIRE, IMPURE),
+    (
+        "gateway/contract/*",
+        WIRE | {"gateway.contract", "gateway.endpoints", "qmt_bridge.__version__", "starlette"},
+        IMPURE - {"pathlib"},
+    ),
     ("gateway/costs/budget.py", set(), IMPURE),
     # pyarrow is an optional dependency; one file imports it, which others import when it is needed.
     ("gateway/http/formats/parquet.py", WIRE | {"gateway.http.formats", "pyarrow"}, IMPURE),

@@ -8,7 +8,8 @@ from http import HTTPStatus
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.http.admission import Host
+from gateway.contract import asyncapi, site
+from gateway.http.admission import Host, identify
 from gateway.http.events import EVENTS, events
 from gateway.http.last import last
 from gateway.http.openapi import PATH, openapi
@@ -53,11 +54,22 @@ async def _refuse(denied: Denied, scope: Scope, receive: Receive, send: Send) ->
     await response(scope, receive, send)
 
 
+async def _asyncapi(host: Host, scope: Scope) -> Response:
+    identify(host.entry, scope, needs_key=False)
+    return Response(asyncapi.encoded(), media_type="application/json")
+
+
+async def _docs(host: Host, scope: Scope) -> Response:
+    return site.page(scope)
+
+
 _SERVED: dict[str, Serve] = {
     "/api/last": _answered(last),
     "/api/ticks/{code}": ticks,
     **dict.fromkeys(EVENTS, events),
     PATH: _answered(openapi),
+    asyncapi.PATH: _answered(_asyncapi),
+    **dict.fromkeys(site.FILES, _answered(_docs)),
 }
 PAGES: dict[str, Serve] = {path: _checked(serve) for path, serve in _SERVED.items()}
 # A page that was opened from a file may use these, as it may the sockets of quotes; the session refuses it formulas.

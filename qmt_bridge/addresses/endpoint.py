@@ -75,6 +75,16 @@ def supervised_store(config: Config) -> Endpoint:
     return found._replace(curve=found.curve and found.curve._replace(server=found.curve.public))
 
 
+def watched_endpoints(config: Config) -> tuple[Endpoint, Endpoint]:
+    """Return the sockets for questions to feeder and store, for a program that only watches them; raise `ConfigError`.
+
+    It has the feeder's keys on the feeder's machine, which need not have those of a client, and else a client's.
+    """
+    if not config.curve_dir or (Path(config.curve_dir) / "feeder.key_secret").exists():
+        return supervised_endpoint(config), supervised_store(config)
+    return market_endpoints(config, "gateway")[1], store_endpoint(config, "gateway")
+
+
 def followed_endpoint(config: Config) -> Endpoint:
     """Return the socket of market data for a store, beside the feeder or on a machine with its keys.
 

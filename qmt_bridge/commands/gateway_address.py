@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import ssl
 import time
@@ -16,6 +17,7 @@ ASK_TIMEOUT = 1.0
 ANSWER_BYTES = 64 * 1024
 # Seconds that one read waits at most, so that a stop does not wait for a frozen gateway.
 STEP = 0.1
+_STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]", re.ASCII)
 
 
 def reachable(host: str) -> str:
@@ -28,7 +30,22 @@ def reachable(host: str) -> str:
 
 
 def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT) -> dict[str, Any] | None:
-    """Return the JSON object that the program at the gateway's address answers; None without one in `timeout` seconds.
+    """Return the JSON object that the program at the gateway's address answers; None without one in time."""
+    answer = fetch_page(config, path, stop, timeout)
+    if answer is None:
+        return None
+    try:
+        # JSON that was cut off raises ValueError.
+        found = json.loads(answer[1])
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def fetch_page(
+    config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT, most: int = ANSWER_BYTES
+) -> tuple[int, bytes] | None:
+    """Return status and body of the answer at the gateway's address; None without one of at most `most` bytes in time.
 
     urllib is not used: its timeout begins anew with every byte, and any program may listen at that address.
     """
@@ -40,7 +57,7 @@ def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIME
         with _encrypted(socket.create_connection((bare, config.port), timeout), config, bare) as connection:
             connection.settimeout(STEP)
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("ascii"))
-            while len(answer) <= ANSWER_BYTES and time.monotonic() < until and not stop.is_set():
+            while len(answer) <= most and time.monotonic() < until and not stop.is_set():
                 try:
                     part = connection.recv(ANSWER_BYTES)
                 except TimeoutError:
@@ -50,10 +67,11 @@ def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIME
                     part = b""
                 answer += part
                 if not part:
-                    # The connection has ended; JSON that was cut off raises ValueError.
-                    found = json.loads(answer.partition(b"\r\n\r\n")[2])
-                    return found if isinstance(found, dict) else None
-    except (OSError, ValueError, RecursionError):
+                    # The connection has ended.
+                    head, _, body = answer.partition(b"\r\n\r\n")
+                    status = _STATUS.match(head)
+                    return None if status is None else (int(status[1]), body)
+    except (OSError, ValueError):
         return None
     return None
 

@@ -15,7 +15,7 @@ import msgspec
 
 from qmt_bridge import __version__
 from qmt_bridge.addresses import endpoint
-from qmt_bridge.commands import codes_file, gateway_address, supervisor
+from qmt_bridge.commands import alerts, codes_file, gateway_address, supervisor
 from qmt_bridge.commands.options import (
     asked_to_stop,
     configure_log,
@@ -63,7 +63,7 @@ _NEEDS = {"xt_home": "xt_token", "xt_servers": "xt_token", "xt_userdata": "xt_ac
 
 
 @click.command()
-@settings(*FEEDER, *GATEWAY, *STORE, *WIRE, *LOG)
+@settings(*FEEDER, *GATEWAY, *STORE, *WIRE, *LOG, *alerts.FLAGS)
 def up(config_file: Path | None, **flags: Any) -> None:
     """Start the feeder, the gateway and the store of the day, and keep them running."""
     stop = asked_to_stop(False)
@@ -77,6 +77,7 @@ def up(config_file: Path | None, **flags: Any) -> None:
         check_tokens(config)
         # The store would say it only in the log, again and again.
         stored_topics(config.store)
+        targets = alerts.targets_of(config)
         config = msgspec.structs.replace(
             config,
             api_key=config.api_key or make_key(),
@@ -88,7 +89,9 @@ def up(config_file: Path | None, **flags: Any) -> None:
     try:
         code = supervisor.run(
             config,
-            {"feeder": OF_FEEDER, "gateway": OF_GATEWAY} | ({"store": OF_STORE} if config.store_days else {}),
+            {"feeder": OF_FEEDER, "gateway": OF_GATEWAY}
+            | ({"store": OF_STORE} if config.store_days else {})
+            | ({"alerts": alerts.OF_ALERTS} if targets else {}),
             stop,
             lambda status, pids: _banner(config, status, pids, made_key),
         )
@@ -113,6 +116,7 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
         f"  feeder   pid {pids['feeder']}, {' '.join(dict.fromkeys(endpoint.addresses(config).values()))}",
         f"  gateway  pid {pids['gateway']}, {workers}, http{s}://{host}:{config.port}/readyz /healthz /metrics",
         *_of_store(config, pids),
+        *([f"  alerts   pid {pids['alerts']}, to {', '.join(alerts.targets_of(config))}"] if "alerts" in pids else []),
         f"  market   {base}/ws/realtime /ws/whole_quote /ws/l2_thousand /ws/download_progress /ws/formula",
     ]
     if made_key:
@@ -151,7 +155,7 @@ def _free_port(host: str) -> int:
 
 
 @click.command()
-@settings(*FEEDER, "freeze_timeout", *WIRE, *LOG)
+@settings(*FEEDER, "freeze_timeout", *WIRE, *LOG, *alerts.FLAGS)
 @click.option(
     "--supervised", is_flag=True, help="Run it as a process of its own, and restart it when it ends or freezes."
 )
@@ -164,16 +168,20 @@ def feeder(config_file: Path | None, supervised: bool, until_eof: bool, **flags:
         _supervise_feeder(config, stop)
     if flags["freeze_timeout"] is not None:
         no_effect("freeze_timeout", "nothing watches a feeder alone; --supervised does")
+    for name in alerts.FLAGS:
+        if flags[name] is not None:
+            no_effect(name, "a feeder alone sends no alerts; --supervised does, and qmt-bridge alerts")
     _run_feeder(config, stop)
 
 
 def _supervise_feeder(config: Config, stop: Stop) -> NoReturn:
     configure_log(config)
     try:
+        targets = alerts.targets_of(config)
         sys.exit(
             supervisor.run(
                 config,
-                {"feeder": OF_FEEDER},
+                {"feeder": OF_FEEDER} | ({"alerts": alerts.OF_ALERTS} if targets else {}),
                 stop,
                 lambda status, pids: logger.info("the feeder answers (pid %s); it is restarted if not", pids["feeder"]),
             )

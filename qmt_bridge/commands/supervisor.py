@@ -1,7 +1,7 @@
 """`qmt-bridge up` and `feeder --supervised`: parts as child processes, restarted when they end or freeze.
 
-Feeder and gateway are needed: a run ends if one of them cannot start. A store that cannot is started again and again,
-and the others serve without it.
+Feeder and gateway are needed: a run ends if one of them cannot start. A store and alerts that cannot are started again
+and again, and the others serve without them. Alerts answer no questions, so they are not replaced when they freeze.
 
 Runs in the main thread. A child stops when its standard input ends, so it also stops when this process is killed,
 and on Windows, which has no SIGTERM, as gracefully as elsewhere (untested there). Children are in a session of their
@@ -219,7 +219,7 @@ class _Questions:
 
 
 class _Run:
-    """The parts of one run, and whether they have been ready: a feeder, and for `up` a gateway and a store."""
+    """The parts of one run, and whether they have been ready: a feeder, for `up` a gateway and a store, and alerts."""
 
     def __init__(self, config: Config, settings: Mapping[str, Sequence[str]], ready: Ready) -> None:
         """Connect to the sockets for questions; raise `ConfigError` for keys that cannot be used."""
@@ -230,7 +230,9 @@ class _Run:
         self._since = time.time()
         parts = {
             part: _Child(
-                part, {**child.environment(config, names), child.INSTANCE_ENV: self._instance}, config.freeze_timeout
+                part,
+                {**child.environment(config, names), child.INSTANCE_ENV: self._instance},
+                0.0 if part == "alerts" else config.freeze_timeout,
             )
             for part, names in settings.items()
         }
@@ -238,7 +240,8 @@ class _Run:
         self._gateway = parts.get("gateway")
         self._store = parts.get("store")
         self._children = tuple(parts.values())
-        self._needed = tuple(each for each in self._children if each is not self._store)
+        self._alerts = parts.get("alerts")
+        self._needed = tuple(each for each in self._children if each not in (self._store, self._alerts))
         asked = endpoint.supervised_endpoint(config)
         self._questions = _Questions(asked, STATUS_TOPIC, _of_feeder, self._instance)
         self._store_questions: _Questions | None = None
@@ -273,7 +276,8 @@ class _Run:
             if self._gateway is not None:
                 now = self._ask_gateway(self._gateway, stop)
         for each in self._children:
-            each.replace_if_frozen(now)
+            if each is not self._alerts:
+                each.replace_if_frozen(now)
         return True
 
     def end(self) -> None:
@@ -339,11 +343,11 @@ class _Run:
 def run(config: Config, settings: Mapping[str, Sequence[str]], stop: Stop, ready: Ready) -> int:
     """Run the parts that `settings` names until `stop`; call `ready` once feeder and gateway are ready.
 
-    `settings` has the names of the settings that each part needs: `feeder`, and `gateway` and `store` if there is to be
-    one. A part that ends is started again. Before feeder and gateway have been ready once this is done with them only
-    if it may help: the exit code says so, or the part did not end by itself. Else return 1: the part has logged the
-    error, and a new start would fail in the same way. Raise `ConfigError` for addresses at which the parts cannot be
-    asked.
+    `settings` has the names of the settings that each part needs: `feeder`, and `gateway`, `store` and `alerts` if
+    there is to be one. A part that ends is started again. Before feeder and gateway have been ready once this is done
+    with them only if it may help: the exit code says so, or the part did not end by itself. Else return 1: the part has
+    logged the error, and a new start would fail in the same way. Raise `ConfigError` for addresses at which the parts
+    cannot be asked.
     """
     check_addresses(config)
     parts = _Run(config, settings, ready)

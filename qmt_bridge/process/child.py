@@ -15,8 +15,9 @@ INSTANCE_ENV = "_QMT_BRIDGE_INSTANCE"
 TRY_AGAIN = 75
 # How many seconds a part may take from the request to its end; what lasts longer is killed. A feeder closes its source
 # and its sockets, and waits for a slow disk to take the trade events of the last moment (`feeder.app`); a gateway tells
-# its clients (`gateway.server`); a store writes what it holds (`qmt_bridge.store.app`).
-STOP_SECONDS = {"feeder": 16.0, "gateway": 4.0, "store": 10.0}
+# its clients (`gateway.server`); a store writes what it holds (`qmt_bridge.store.app`), and alerts send
+# what waits (`qmt_bridge.alerts.app`).
+STOP_SECONDS = {"feeder": 16.0, "gateway": 4.0, "store": 10.0, "alerts": 6.0}
 
 
 def python(module: str, *arguments: str) -> list[str]:

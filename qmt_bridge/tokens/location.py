@@ -13,7 +13,7 @@ from qmt_bridge import private
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.keys.exposure import is_loopback
-from qmt_bridge.tokens.cutoff import Cutoff
+from qmt_bridge.system.cutoff import Cutoff
 from qmt_bridge.tokens.key_set import KeySet, require_library
 
 # A JWKS has some 1 to 10 KB; one key with its certificates takes 4.

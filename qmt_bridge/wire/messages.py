@@ -282,7 +282,8 @@ class FeedStatus(msgspec.Struct, frozen=True):
     questions that were not served since the start: malformed, too long, or beyond what the feeder takes. `instance` is
     the run of `qmt-bridge up` that has started the feeder, empty without one. `unkept` counts last values that found no
     room in the feeder's memory: a client that joins such a topic waits for its next message. `sdk` is the version of
-    xtquant, `call` the call into it that runs at this moment, and `call_age` for how many seconds.
+    xtquant, `call` the call into it that runs at this moment, and `call_age` for how many seconds. `trading_day` is
+    whether stocks trade on this day, by the terminal's calendar; None while that is not known.
     """
 
     source: str
@@ -307,6 +308,7 @@ class FeedStatus(msgspec.Struct, frozen=True):
     sdk: str = ""
     call: str | None = None
     call_age: float = 0.0
+    trading_day: bool | None = None
     # The version of docs/wire.md.
     wire: int = WIRE_VERSION
 

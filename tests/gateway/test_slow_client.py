@@ -151,6 +151,8 @@ async def test_client_that_answers_no_ping_is_dropped(rig: Rig, caplog: pytest.L
             await subscribed(client)
             publish(rig)
             await until(lambda: "1013 slow_client: nothing was read for" in caplog.text, "the end of the client")
+    cut_off = 'cut_off_total{client="127.0.0.1"}'
+    await until(lambda: metrics(rig.servers[0].port).get(cut_off, 0) >= 1, "a client that counts as cut off")
 
 
 async def test_worst_client_is_aborted_when_all_outboxes_are_full(config: Config) -> None:

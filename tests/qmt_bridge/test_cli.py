@@ -19,7 +19,20 @@ from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
 from qmt_bridge.commands import run as run_commands
-from qmt_bridge.config import ENV_PREFIX, LOG, NAMES, STORE, WIRE, Config, choices, env_name, load_config
+from qmt_bridge.config import (
+    ALERTS,
+    CREDENTIALS,
+    ENV_PREFIX,
+    LOG,
+    NAMES,
+    STORE,
+    WIRE,
+    Config,
+    choices,
+    env_name,
+    load_config,
+    written,
+)
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.topics import quote_topic
@@ -66,18 +79,19 @@ def market() -> Iterator[str]:
 
 def test_every_setting_is_a_flag_of_up() -> None:
     flags = {parameter.name for parameter in run_commands.up.params}
-    assert flags == {*NAMES, "config_file"}
+    # The keys of the targets of alerts are no flags.
+    assert flags == {*NAMES, "config_file"} - {name for name in CREDENTIALS if name in ALERTS}
 
 
 def test_parts_share_the_wire_log_and_data_folder() -> None:
     feeder, gateway, store = (
-        {parameter.name for parameter in command.params}
+        {parameter.name for parameter in command.params} - set(ALERTS)
         for command in (run_commands.feeder, run_commands.gateway, run_commands.store)
     )
     shared = {*WIRE, *LOG, "data_dir", "config_file", "until_eof"}
     assert feeder & gateway == {*shared, "freeze_timeout"}
     assert store == {*STORE, *shared}
-    assert feeder | gateway | store == {*NAMES, "config_file", "until_eof", "supervised"}
+    assert feeder | gateway | store == {*NAMES, "config_file", "until_eof", "supervised"} - {*ALERTS}
 
 
 def test_store_has_topics_and_the_ticks_of_codes_in_files(tmp_path: Path) -> None:
@@ -291,7 +305,8 @@ def test_an_address_of_zeromq_is_taken(address: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if choices(name)])
 def test_a_value_that_is_none_of_a_few_names_them(tmp_path: Path, name: str) -> None:
     file = tmp_path / "settings.toml"
-    file.write_text(f'{name} = "neither"\n', encoding="utf-8")
+    line = f'{written(name)} = "neither"\n'
+    file.write_text(line.replace("[alerts] ", "[alerts]\n"), encoding="utf-8")
     expected = f"expected one of {', '.join(choices(name))}, got 'neither'"
     for given in ({"file": file, "env": {}}, {"env": {env_name(name): "neither"}}):
         with pytest.raises(ConfigError, match=re.escape(expected)):

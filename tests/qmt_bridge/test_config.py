@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from qmt_bridge.config import (
+    CREDENTIALS,
     NAMES,
     Config,
     default,
@@ -16,6 +17,7 @@ from qmt_bridge.config import (
     export_env,
     foreign_variables,
     given_settings,
+    hidden,
     load_config,
 )
 from qmt_bridge.errors import ConfigError
@@ -96,6 +98,30 @@ CHANGED = {
     "curve_dir": "/etc/keys",
     "log_level": "debug",
     "log_format": "json",
+    "alerts_wecom": f"https://wecom.example/?key={SECRET}",
+    "alerts_dingtalk": f"https://dingtalk.example/?access_token={SECRET}",
+    "alerts_dingtalk_secret": SECRET,
+    "alerts_feishu": f"https://feishu.example/{SECRET}",
+    "alerts_feishu_secret": SECRET,
+    "alerts_webhook": f"http://10.0.0.9/{SECRET}",
+    "alerts_mail_to": ("a@b.example", "c@d.example"),
+    "alerts_mail_from": "行情 <a@b.example>",
+    "alerts_mail_server": "smtp.example:587",
+    "alerts_mail_tls": "starttls",
+    "alerts_mail_user": "a@b.example",
+    "alerts_mail_password": SECRET,
+    "alerts_language": "en",
+    "alerts_name": "上海 1 号",
+    "alerts_after": 5.0,
+    "alerts_settle": 0.0,
+    "alerts_repeat": 60.5,
+    "alerts_quiet": "22:00-07:00",
+    "alerts_morning": "",
+    "alerts_holidays": ("20261001", "20261002"),
+    "alerts_lost": 0,
+    "alerts_cut": 1,
+    "alerts_disk_mb": 0,
+    "alerts_ignore": ("disk", "store"),
 }
 
 
@@ -319,6 +345,43 @@ def test_an_unknown_key_of_a_file_is_an_error_with_a_hint(tmp_path, name, neares
 def test_a_section_of_a_file_is_an_error_with_a_hint(tmp_path):
     with pytest.raises(ConfigError, match=r"gateway in .*unknown setting; the settings stand in no section"):
         load_config(write(tmp_path, "[gateway]\nport = 1"), {})
+
+
+def test_settings_of_alerts_stand_in_their_section(tmp_path):
+    file = write(tmp_path, 'port = 1\n[alerts]\nafter = 5\nmail_to = ["a@b.c"]\n')
+    assert load_config(file, {}) == Config(port=1, alerts_after=5.0, alerts_mail_to=("a@b.c",))
+    assert load_config(file, {}, {}, ("alerts_after",)) == Config(alerts_after=5.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("alerts_after = 5", r"alerts_after in .*: is not read here: write it as \[alerts\] after"),
+        ("[alerts]\naftr = 5", r"\[alerts\] aftr in .*: unknown setting; did you mean \[alerts\] after\?"),
+        ("[alerts]\nport = 5", r"\[alerts\] port in .*: unknown setting; it belongs above the line \[alerts\]"),
+        ("[alerts]\nafter = '5'", r"\[alerts\] after in .*: expected `float`"),
+        ("alerts = 5", r"alerts in .*: is a section: write \[alerts\] on a line of its own"),
+        ("[alerts.mail]\nto = 5", r"\[alerts\] mail in .*: unknown setting"),
+    ],
+)
+def test_a_setting_in_the_wrong_section_is_an_error_with_a_hint(tmp_path, text, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config(write(tmp_path, text), {})
+
+
+def test_keys_of_targets_are_in_no_repr_and_no_message(tmp_path):
+    names = [name for name in CREDENTIALS if name.startswith("alerts_")]
+    assert len(names) == 7
+    assert "s3cret" not in repr(Config(**{name: CHANGED[name] for name in names}))
+    for name in names:
+        with pytest.raises(ConfigError) as caught:
+            load_config(None, {}, {name: [CHANGED[name]]})
+        assert "s3cret" not in str(caught.value)
+
+
+def test_the_path_of_a_webhook_is_hidden_without_its_host():
+    shown = hidden(Config(alerts_webhook="https://robot.example/send?key=abcdef"))
+    assert {"https://robot.example/send?key=abcdef": "***", "send?key=abcdef": "***"}.items() <= shown.items()
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])

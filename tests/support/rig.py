@@ -24,6 +24,7 @@ from gateway.writer import PreparedFrames
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
+from tests.support.contract import documented
 from tests.support.waiting import SLOWNESS, until, wait_for
 
 KEY = "k&y+密#1-of-the-rig"
@@ -209,8 +210,11 @@ class Client:
         await self.socket.send(json.dumps(request))
 
     async def receive(self) -> Any:
+        """Return the next frame, which has to be a documented one; bodies are what the test publishes."""
         async with asyncio.timeout(DEADLINE):
-            return json.loads(await self.socket.recv())
+            frame = json.loads(await self.socket.recv())
+        assert self.socket.request is not None
+        return documented(self.socket.request.path, frame, invented=True)
 
     async def subscribed(self, **request: Any) -> dict[str, Any]:
         """Subscribe and return the ack. After it every message is sent; before it the last value may be enough."""

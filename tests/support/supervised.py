@@ -65,6 +65,10 @@ class Supervised:
     def wait_watched(self) -> None:
         self.wait_for(lambda: "the feeder answers (pid " in self.text, "the first answer")
 
+    def children(self) -> list[psutil.Process]:
+        """Return the processes that it has started."""
+        return psutil.Process(self.process.pid).children()
+
     def feeder(self) -> int:
         """Return the process id of the feeder."""
         found: list[psutil.Process] = []

@@ -17,6 +17,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from tests.support import waiting
+from tests.support.contract import documented
 from tests.support.ports import UP, address_options, free_ports, tcp
 from tests.support.waiting import SLOWNESS
 
@@ -101,7 +102,9 @@ def running(folder: Path, *arguments: str, start: Sequence[str] = START) -> Iter
 
 async def receive(client: ClientConnection) -> Any:
     async with asyncio.timeout(DEADLINE):
-        return json.loads(await client.recv())
+        frame = json.loads(await client.recv())
+    assert client.request is not None
+    return documented(client.request.path, frame)
 
 
 async def answers(client: ClientConnection) -> bool:

@@ -177,9 +177,9 @@ class XtQuote:
         return self._running.hung(time.monotonic())
 
     def health(self) -> Health:
-        """Return the version of xtquant, and which of its calls runs (see `Source`)."""
-        version, under_way = self.capabilities.version, self._running.under_way()
-        return Health(version) if under_way is None else Health(version, *under_way)
+        """Return the version of xtquant, which of its calls runs, and what its calendar says (see `Source`)."""
+        call, age = self._running.under_way() or (None, 0.0)
+        return Health(self.capabilities.version, call, age, self._watchdog.trades_today())
 
     def close(self) -> None:
         """Unsubscribe and stop within two seconds. A call that hangs in xtquant is left on its daemon thread."""

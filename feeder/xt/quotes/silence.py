@@ -137,6 +137,13 @@ class Silence:
             return False
         return _date(now).weekday() < 5 and day_name(now) not in self.holidays
 
+    def trades_on_day(self, now: int) -> bool | None:
+        """Return whether stocks trade on the day of `now`; None if the holidays of its year are not known."""
+        day = day_name(now)
+        if not any(holiday.startswith(day[:4]) for holiday in self.holidays):
+            return None
+        return _date(now).weekday() < 5 and day not in self.holidays
+
     def reset(self) -> None:
         """Forget all silences: no data could be received, or none was expected. The count of actions stays."""
         self.stale = self.deaf = frozenset()

@@ -68,6 +68,10 @@ class Watchdog:
         """Return the markets without data."""
         return self._silence.stale
 
+    def trades_today(self) -> bool | None:
+        """Return whether stocks trade today, by the terminal's holidays; None while they are not known. Any thread."""
+        return self._silence.trades_on_day(self._now())
+
     def look(
         self,
         wanted: Mapping[Topic, TopicParts],

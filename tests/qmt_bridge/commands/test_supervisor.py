@@ -161,9 +161,10 @@ def test_a_feeder_gets_the_time_that_its_journal_may_need(monkeypatch: pytest.Mo
     stop = Stop()
     stop.set()
     config = Config(ask_addr="tcp://127.0.0.1:9")
-    supervisor.run(config, {"feeder": (), "gateway": (), "store": ()}, stop, lambda status, pids: None)
+    parts = {"feeder": (), "gateway": (), "store": (), "alerts": ()}
+    supervisor.run(config, parts, stop, lambda status, pids: None)
     # In the order of their limits: the wait for one part must not shorten the time of another.
-    assert list(given) == ["gateway", "store", "feeder"]
+    assert list(given) == ["gateway", "alerts", "store", "feeder"]
     assert {part: round(seconds) for part, seconds in given.items()} == child_process.STOP_SECONDS
     assert publisher.CLOSE_SECONDS < app.LEAVE_SECONDS
     assert child_process.STOP_SECONDS["feeder"] >= app.START_GRACE + app.LEAVE_SECONDS

@@ -1881,6 +1881,7 @@ def test_silence_outside_trading_hours_is_not_stale(
     begin(listener, sink, SHANGHAI, MOUTAI)
     let_pass(clock, 60, sink)
     assert [state for state, _, _ in sink.states] == ["up"]
+    assert listener.health().trading_day is (20261124 not in holidays)
     assert len(terminal.called("subscribe_whole_quote")) == 1
     # The holidays are queried once a day after a download, as xtquant's own calendar is made.
     assert len(terminal.called("get_holidays")) == 1
@@ -1913,6 +1914,7 @@ def test_without_a_calendar_every_weekday_trades_logged_once(
     assert sink.states[1] == ("stale", "market_silent", False)
     clock.step = 3_600_000
     sink.until(lambda: len(terminal.called("get_holidays")) == 3)
+    assert listener.health().trading_day is None
     said = [message for message in caplog.messages if "trading calendar" in message]
     assert said == [
         "no trading calendar, so every weekday is taken for a trading day: the terminal has no holidays of 2026"

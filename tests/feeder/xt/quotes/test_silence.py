@@ -279,3 +279,21 @@ def test_a_day_is_named_and_numbered_as_in_shanghai() -> None:
     assert day_number(at("2026-11-24T00:00:00")) == day_number(at("2026-11-24T00:00:00") - 1) + 1 == 20781
     assert day_name(at("2026-11-24T00:00:00")) == "20261124"
     assert day_name(at("2026-11-24T00:00:00") - 1) == "20261123"
+
+
+@pytest.mark.parametrize(
+    ("day", "holidays", "trades"),
+    [
+        ("2026-11-24T23:59:59", {"20260101"}, True),
+        ("2026-11-24T00:00:00", {"20260101", "20261124"}, False),
+        ("2026-11-28T10:00:00", {"20260101"}, False),
+        ("2026-11-24T10:00:00", {"20250101"}, None),
+        ("2026-11-24T10:00:00", frozenset(), None),
+    ],
+)
+def test_a_trading_day_is_known_with_the_holidays_of_its_year(
+    day: str, holidays: Collection[str], trades: bool | None
+) -> None:
+    silence = Silence(LIMIT)
+    silence.holidays = frozenset(holidays)
+    assert silence.trades_on_day(at(day)) is trades

@@ -1,4 +1,4 @@
-"""The end of a whole HTTP request: Python's own timeout is for each part that arrives, and a server can send such parts
+"""The end of a whole request: Python's own timeout is for each part that arrives, and a server can send such parts
 for hours."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Cutoff:
-    """Ends the connections of urllib that are made with its handlers, after `seconds`."""
+    """Ends the connections that are made with it, or with its handlers of urllib, after `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self.passed = False
@@ -43,12 +43,13 @@ class Cutoff:
     def _made(self, kind: type[http.client.HTTPConnection]) -> Callable[..., http.client.HTTPConnection]:
         def make(*arguments: Any, **options: Any) -> http.client.HTTPConnection:
             made = kind(*arguments, **options)
-            made._create_connection = self._connect  # type: ignore[attr-defined]
+            made._create_connection = self.connect  # type: ignore[attr-defined]
             return made
 
         return make
 
-    def _connect(self, *arguments: Any, **options: Any) -> socket.socket:
+    def connect(self, *arguments: Any, **options: Any) -> socket.socket:
+        """Do as `socket.create_connection`, and end the connection when the time is over."""
         connected = socket.create_connection(*arguments, **options)
         with self._lock:
             if self.passed:
