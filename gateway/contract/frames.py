@@ -44,6 +44,7 @@ class StampedQuotes(_Frame, frozen=True, kw_only=True):
     seq: int
     time: Ms | None
     published: Ms | None
+    market: str | UnsetType = UNSET
     data: Quotes
 
 
@@ -167,6 +168,17 @@ class Beginning(_Frame, frozen=True, kw_only=True, rename={"begins": "from"}):
     reason: str | UnsetType = UNSET
     after: Side | UnsetType = UNSET
     before: Side | UnsetType = UNSET
+    market: str | UnsetType = UNSET
+    source: Literal["history"] | UnsetType = UNSET
+    backfill: str | UnsetType = UNSET
+
+
+class Play(_Frame, frozen=True, kw_only=True, rename={"begins": "from"}):
+    """At which pace what is stored comes, from which time of day on, and whether it meets the live stream."""
+
+    speed: float
+    begins: str | None
+    meets_live: bool
 
 
 class Subscribed(_Frame, frozen=True, kw_only=True):
@@ -181,6 +193,7 @@ class Subscribed(_Frame, frozen=True, kw_only=True):
     pending: list[str] | UnsetType = UNSET
     recovered: bool | dict[str, bool] | UnsetType = UNSET
     start: dict[str, Beginning] | UnsetType = UNSET
+    play: Play | UnsetType = UNSET
     ignored: list[IgnoredName] | UnsetType = UNSET
     unknown_fields: list[IgnoredName] | UnsetType = UNSET
     by_period: dict[str, list[str]] | UnsetType = UNSET
@@ -221,6 +234,7 @@ class FormulaSubscribed(_Frame, frozen=True, kw_only=True):
     id: Id = UNSET
     recovered: bool | UnsetType = UNSET
     start: Beginning | UnsetType = UNSET
+    play: Play | UnsetType = UNSET
     ignored: list[IgnoredName] | UnsetType = UNSET
 
 
@@ -262,6 +276,7 @@ class TradeSubscribed(_Frame, frozen=True, kw_only=True):
     seq: int
     epoch: int | UnsetType = UNSET
     after: int | UnsetType = UNSET
+    start: Beginning | UnsetType = UNSET
 
 
 class Pong(_Frame, frozen=True, kw_only=True):
@@ -303,6 +318,7 @@ class Error(_Frame, frozen=True, kw_only=True):
     reason: str | UnsetType = UNSET
     after: Side | UnsetType = UNSET
     before: Side | UnsetType = UNSET
+    backfill: str | UnsetType = UNSET
     status: Literal["error"] | UnsetType = UNSET
 
 
@@ -379,7 +395,7 @@ class Closing(_Frame, frozen=True, kw_only=True):
 
 
 class GapNotice(_Frame, frozen=True, kw_only=True):
-    """What is missing of a subscription with `start`."""
+    """What is missing of a subscription with `start` or `complete`."""
 
     type: Literal["gap"]
     code: str | UnsetType = UNSET
@@ -389,6 +405,7 @@ class GapNotice(_Frame, frozen=True, kw_only=True):
     reason: str
     after: Side | UnsetType = UNSET
     before: Side | UnsetType = UNSET
+    backfill: str | UnsetType = UNSET
 
 
 class End(_Frame, frozen=True, kw_only=True):
@@ -414,7 +431,7 @@ FRAMES: Mapping[str, tuple[tuple[str, Any], ...]] = {
             *(FormulaUpdate, StampedFormula, FormulaSubscribed, FormulaUnsubscribed, FormulaSubscriptions),
             *(GapNotice, End),
         ),
-        "/ws/trade": (TradeEvent, TradeSubscribed),
+        "/ws/trade": (TradeEvent, TradeSubscribed, End),
     }.items()
 }
 
