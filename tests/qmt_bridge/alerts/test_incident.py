@@ -146,11 +146,11 @@ steps = st.tuples(
     st.sampled_from([0.25, 1.0, 2.0, 4.0, 14.0, 16.0, 40.0]),
     st.sampled_from(["well", "bad", "unknown"]),
     st.booleans(),
-    st.integers(1, 6),
+    st.integers(1, 12),
 )
 
 
-@given(st.lists(steps, max_size=40))
+@given(st.lists(steps, max_size=15))
 def test_the_machine_tells_what_its_history_says(changes: list[tuple[float, Verdict, bool, int]]) -> None:
     looks: list[tuple[float, Verdict, bool]] = []
     now = 0.0
@@ -163,7 +163,7 @@ def test_the_machine_tells_what_its_history_says(changes: list[tuple[float, Verd
     assert news == Model(looks).expected()
 
 
-@given(st.lists(steps, max_size=60))
+@given(st.lists(steps, max_size=15))
 def test_alerts_and_recoveries_alternate(changes: list[tuple[float, Verdict, bool, int]]) -> None:
     incident = Incident(AFTER, SETTLE, REPEAT)
     now, news = 0.0, []
