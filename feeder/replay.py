@@ -19,7 +19,7 @@ from typing import Any
 
 from feeder.lookback import Lookback, Played
 from feeder.recording import Recording, open_recording
-from feeder.source import DownloadRequest, Health, Sink
+from feeder.source import DownloadRequest, Health, Sink, by_kind
 from qmt_bridge.config import Config
 from qmt_bridge.errors import QMTBridgeError, Refused
 from qmt_bridge.system import clock
@@ -107,6 +107,10 @@ class Replay:
             raise Refused("upstream_unavailable", self._failure)
         self._recording.check(parts, topic)
         self._calls.put(partial(self._look_back, number, topic, day_ms))
+
+    def capabilities(self) -> dict[str, str]:
+        """Return the kinds of topics (see `Source`)."""
+        return by_kind(self.kinds)
 
     def upstream(self) -> int:
         """Return how many topics the player serves."""

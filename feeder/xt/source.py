@@ -112,6 +112,10 @@ class XtSource:
         self._quote.capabilities.require("history")
         self._history.history(number, parts.name, day_ms)
 
+    def capabilities(self) -> dict[str, str]:
+        """Return what the installed xtquant lacks for each capability (see `Source`)."""
+        return self._quote.capabilities.table()
+
     def upstream(self) -> int:
         """Return how many subscriptions the terminal serves."""
         return self._quote.upstream()

@@ -9,7 +9,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.contract import asyncapi, site
-from gateway.http.admission import Host, identify
+from gateway.http.administration import (
+    Host,
+    end_subscription,
+    kick,
+    show_capabilities,
+    show_clients,
+    show_state,
+    show_subscriptions,
+    show_why,
+)
+from gateway.http.admission import identify
 from gateway.http.events import EVENTS, events
 from gateway.http.last import last
 from gateway.http.openapi import PATH, openapi
@@ -19,7 +29,8 @@ from qmt_bridge.errors import BadRequest
 
 # Serves one request.
 Serve = Callable[[Host, Scope, Receive, Send], Awaitable[None]]
-METHODS = "GET, HEAD, OPTIONS"
+READS = ("GET", "HEAD")
+ENDS = ("DELETE",)
 
 
 def _answered(make: Callable[[Host, Scope], Awaitable[Response]]) -> Serve:
@@ -29,16 +40,18 @@ def _answered(make: Callable[[Host, Scope], Awaitable[Response]]) -> Serve:
     return serve
 
 
-def _checked(serve: Serve) -> Serve:
+def _checked(serve: Serve, methods: tuple[str, ...] = READS) -> Serve:
     """Return `serve` behind a check of the method; what it raises becomes an answer."""
+    allowed = {"Allow": ", ".join((*methods, "OPTIONS"))}
 
     async def checked(host: Host, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope["method"] == "OPTIONS":
-                await Response(status_code=HTTPStatus.NO_CONTENT, headers={"Allow": METHODS})(scope, receive, send)
-            elif scope["method"] not in ("GET", "HEAD"):
-                told = f"{scope['path']} takes GET: nothing can be changed here"
-                raise Denied("bad_request", told, HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": METHODS})
+                await Response(status_code=HTTPStatus.NO_CONTENT, headers=allowed)(scope, receive, send)
+            elif scope["method"] not in methods:
+                more = ": nothing can be changed here" if methods is READS else ""
+                told = f"{scope['path']} takes {methods[0]}{more}"
+                raise Denied("bad_request", told, HTTPStatus.METHOD_NOT_ALLOWED, allowed)
             else:
                 await serve(host, scope, receive, send)
         except BadRequest as exc:
@@ -70,7 +83,18 @@ _SERVED: dict[str, Serve] = {
     PATH: _answered(openapi),
     asyncapi.PATH: _answered(_asyncapi),
     **dict.fromkeys(site.FILES, _answered(_docs)),
+    "/api/state": _answered(show_state),
+    "/api/capabilities": _answered(show_capabilities),
+    "/api/clients": _answered(show_clients),
+    "/api/subscriptions": _answered(show_subscriptions),
+    "/api/why": _answered(show_why),
 }
-PAGES: dict[str, Serve] = {path: _checked(serve) for path, serve in _SERVED.items()}
+_ENDED: dict[str, Serve] = {
+    "/api/clients/{id}": _answered(kick),
+    "/api/subscriptions/{topic:path}": _answered(end_subscription),
+}
+PAGES: dict[str, Serve] = {path: _checked(serve) for path, serve in _SERVED.items()} | {
+    path: _checked(serve, ENDS) for path, serve in _ENDED.items()
+}
 # A page that was opened from a file may use these, as it may the sockets of quotes; the session refuses it formulas.
 TO_FILES = ("/api/", "/sse/")

@@ -19,6 +19,7 @@ from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.hints import NAME_CHARACTERS, Ignored, did_you_mean
 from qmt_bridge.wire.history import Hole
 from qmt_bridge.wire.positions import JournalPosition, Position
+from qmt_bridge.wire.survey import Attend, Finding, Found, Question, Roll, Survey
 
 # A request larger than this is closed with 1009.
 REQUEST_BYTES = 64 * 1024
@@ -429,8 +430,9 @@ class DownloadStarted(msgspec.Struct, frozen=True, tag_field="reply", tag="downl
     error: str | None = None
 
 
-Ask = CatchUp | StartDownload | AskHistory
-Reply = TopicState | DownloadStarted
+Ask = CatchUp | StartDownload | AskHistory | Attend | Survey | Finding
+Surveyed = Question | Roll | Found
+Reply = TopicState | DownloadStarted | Surveyed
 
 
 class _Encoded(msgspec.Struct, frozen=True, tag_field="reply", tag="topic_state"):
@@ -459,8 +461,8 @@ class _EncodedSpan(_Encoded, frozen=True, tag_field="reply", tag="topic_state"):
 
 _encoder = msgspec.json.Encoder()
 _ask_decoder: msgspec.json.Decoder[Ask] = msgspec.json.Decoder(Ask)
-_reply_decoder: msgspec.json.Decoder[_EncodedSpan | DownloadStarted] = msgspec.json.Decoder(
-    _EncodedSpan | DownloadStarted
+_reply_decoder: msgspec.json.Decoder[_EncodedSpan | DownloadStarted | Surveyed] = msgspec.json.Decoder(
+    _EncodedSpan | DownloadStarted | Surveyed
 )
 
 
@@ -482,7 +484,7 @@ def decode_ask(data: bytes) -> Ask:
 
 def encode_reply(reply: Reply) -> bytes:
     """Return a reply as it is sent."""
-    if isinstance(reply, DownloadStarted):
+    if not isinstance(reply, TopicState):
         return _encoder.encode(reply)
     shape = _EncodedSpan if reply.start_ms or reply.end_ms else _Encoded
     return _encoder.encode(shape(**_fields(reply, shape)))
@@ -491,7 +493,7 @@ def encode_reply(reply: Reply) -> bytes:
 def decode_reply(data: bytes) -> Reply:
     """Return a reply that has arrived; raise `WireError` if it is none."""
     reply = read(_reply_decoder, data)
-    if isinstance(reply, DownloadStarted):
+    if not isinstance(reply, _Encoded):
         return reply
     body = bytes(reply.body)
     return TopicState(**{**msgspec.structs.asdict(reply), "body": None if body == b"null" else body})

@@ -46,6 +46,8 @@ class HandDriven:
         # Questions for a history, and how they are answered; None: there is none.
         self.asked: list[tuple[int, Topic, int]] = []
         self.past: Callable[[int, Topic], object] | None = None
+        # What it lacks for each capability; None: it fails to say so.
+        self.lacks: dict[str, str] | None = {}
 
     def start(self, sink: Sink) -> None:
         self.sink = sink
@@ -84,6 +86,10 @@ class HandDriven:
 
     def upstream(self) -> int:
         return len(self.wanted)
+
+    def capabilities(self) -> dict[str, str]:
+        assert self.lacks is not None
+        return self.lacks
 
     def close(self) -> None:
         pass
