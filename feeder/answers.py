@@ -10,20 +10,26 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
+
+import msgspec
 
 from feeder.events import Positions
 from feeder.journal.journal import CHUNK_BYTES, Journal
 from feeder.journal.thread import JournalThread
+from feeder.listing import listed
 from feeder.registry import Registry
+from feeder.roll import Roll
 from feeder.source import DownloadRequest, Source
 from qmt_bridge.answering.askers import Askers, Peer, Replies
 from qmt_bridge.errors import BadRequest, Refused, WireError
-from qmt_bridge.wire import earlier
+from qmt_bridge.wire import earlier, frames
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import CatchUp, DownloadStarted, Reply, StartDownload, TopicState, decode_ask
+from qmt_bridge.wire.survey import FEEDER, Attend, Finding, Found, Question, SubscriptionTerms, Survey
+from qmt_bridge.wire.survey import Roll as Asked
 from qmt_bridge.wire.topics import ALL_TRADES, KINDS, Topic, parse_topic
 
 logger = logging.getLogger(__name__)
@@ -38,6 +44,7 @@ MAX_ENVELOPE_BYTES = 1024
 MAX_REPLAYS = 10_000
 MAX_REPLAYS_OF_ONE = 1000
 
+_terms_decoder = msgspec.json.Decoder(SubscriptionTerms)
 _JOURNALED = frozenset(kind for kind, behaviour in KINDS.items() if behaviour.keeps == "journal")
 
 Outcome = Literal["sent", "full", "gone"]
@@ -49,7 +56,19 @@ class Rights(NamedTuple):
 
     asks: bool = True
     downloads: bool = True
+    # Surveys of all workers, which name their clients and may end them.
+    administers: bool = True
     advice: str = ""
+
+
+class Reporter(Protocol):
+    """What the feeder tells of itself in a survey."""
+
+    def state(self) -> Mapping[str, Any]:
+        """Return what it is doing and has seen lately."""
+
+    def capabilities(self, told: Callable[[Mapping[str, Any]], None]) -> None:
+        """Ask the source what it can serve; `told` is called with the answer, later, on the publisher's thread."""
 
 
 ALL = Rights()
@@ -78,8 +97,11 @@ class Answers:
         sent: Positions,
         on_refused: Callable[[bytes, str, object], None],
         on_failure: Callable[[Exception], None],
+        reporter: Reporter,
     ) -> None:
         self.askers = Askers(on_failure)
+        self.roll = Roll()
+        self._reporter = reporter
         self.replays: deque[Replay] = deque()
         # Whether the journal's thread is reading a chunk.
         self.looking_up = False
@@ -105,6 +127,9 @@ class Answers:
         ask = decode_ask(payload)
         if isinstance(ask, StartDownload):
             self._reply(peer, self._start_download(peer, ask, rights))
+            return
+        if not isinstance(ask, CatchUp):
+            self._take_survey(peer, ask, rights)
             return
         # Each topic once, however often it is named.
         topics = list(dict.fromkeys(ask.topics))
@@ -162,6 +187,7 @@ class Answers:
                     self.askers.full(now)
                 case "gone":
                     self.askers.gone()
+                    self.roll.gone(peer[0])
                 case "sent":
                     self.askers.sent()
                     size += len(payload)
@@ -219,6 +245,61 @@ class Answers:
             logger.exception("source %s failed to start a download", self._source.name)
             return Refused("internal", f"source {self._source.name} failed: {exc}")
         return None
+
+    # -- Surveys
+
+    def _take_survey(self, peer: Peer, ask: Attend | Survey | Finding, rights: Rights) -> None:
+        """Note a worker that attends, begin a survey, or pass on what a worker has found."""
+        if not rights.administers:
+            if isinstance(ask, Finding):
+                raise BadRequest("forbidden", "a finding of an asker that may not survey")
+            self._reply(peer, Asked(ask.id, [], f"surveys are not for this asker: {rights.advice}"))
+        elif isinstance(ask, Survey):
+            self._begin_survey(peer, ask)
+        elif isinstance(ask, Finding):
+            asker = self.roll.asker(ask.id, self._now)
+            if asker is not None:
+                found = bytes(ask.found)
+                self._queue(asker.peer, iter((Found(asker.number, ask.worker, msgspec.Raw(found)),)), len(found))
+        elif ask.leaves:
+            self.roll.leave(ask.worker)
+        else:
+            self.roll.attend(ask.worker, peer, self._now)
+
+    def _begin_survey(self, peer: Peer, ask: Survey) -> None:
+        number, workers = self.roll.begin(peer, ask.id, ask.worker, self._now)
+        terms = msgspec.Raw(bytes(ask.terms))
+        # The feeder has a part in surveys of everybody.
+        findings = self._find(peer, ask) if ask.worker is None else None
+        self._reply(peer, Asked(ask.id, [*workers, *([FEEDER] if findings is not None else ())]))
+        for worker in workers.values():
+            self._queue(worker, iter((Question(number, ask.what, terms),)), len(bytes(terms)))
+        if findings is not None:
+            self._queue(peer, findings, 0)
+
+    def _find(self, peer: Peer, ask: Survey) -> Iterator[Reply | None] | None:
+        """Return the feeder's part of a survey; None if it has none."""
+        match ask.what:
+            case "state":
+                return (self._found(ask.id, self._reporter.state()) for _ in range(1))
+            case "subscriptions":
+                # Read now: terms that cannot be read are refused.
+                terms = frames.read(_terms_decoder, bytes(ask.terms))
+                return self._listed(ask.id, terms)
+            case "capabilities":
+                return self._asked_source(peer, ask.id)
+        return None
+
+    def _listed(self, number: int, terms: SubscriptionTerms) -> Iterator[Reply | None]:
+        for part in listed(self._registry.entries, terms, self._now):
+            yield None if part is None else self._found(number, part)
+
+    def _asked_source(self, peer: Peer, number: int) -> Iterator[Reply | None]:
+        self._reporter.capabilities(lambda told: self._reply(peer, self._found(number, told)))
+        yield None
+
+    def _found(self, number: int, found: object) -> Found:
+        return Found(number, FEEDER, msgspec.Raw(msgspec.json.encode(found)))
 
     # -- The journal
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+from feeder.metrics import Exporter, Metrics
 from feeder.publisher import STOP_SECONDS, Publisher
 from feeder.source import Source
 from qmt_bridge import __version__
@@ -148,7 +149,26 @@ class Feeder:
 def run(config: Config, stop: Stop) -> int:
     """Run a feeder until `stop` is set; return the exit code of the process, which ends here if a call hangs."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    code = Feeder(config).run(stop)
-    if code == TRY_AGAIN:
-        leave(code)
-    return code
+    feeder = Feeder(config)
+    metrics = _serve_metrics(config.metrics_addr, feeder.publisher)
+    try:
+        code = feeder.run(stop)
+        if code == TRY_AGAIN:
+            leave(code)
+        return code
+    finally:
+        if metrics is not None:
+            metrics.close()
+
+
+def _serve_metrics(address: str, publisher: Publisher) -> Metrics | None:
+    """Serve the metrics; without them everything else works, so an address that is taken is only told."""
+    if not address:
+        return None
+    try:
+        metrics = Metrics(address, Exporter(publisher.numbers, __version__))
+    except ConfigError as exc:
+        logger.warning("%s; this feeder has no metrics of its own", exc)
+        return None
+    logger.info("metrics of the feeder are at http://%s/metrics", address)
+    return metrics

@@ -32,6 +32,7 @@ Socket = zmq.Socket[bytes]
 BIND_AGAIN_SECONDS = 0.001
 # If it has not by then, this feeder ends, and is started again.
 BIND_SECONDS = 2.0
+_OPEN = "open_trade_addr lets every user of the machine ask; leave it out, or set curve_dir"
 
 
 class Asked(NamedTuple):
@@ -77,9 +78,11 @@ class Doors:
         one = trade_ask.name == ask.name
         elsewhere = endpoint.addresses(config)["trade_ask_addr"]
         advice = f"{config.ask_addr} (ask_addr) answers about market data alone; ask at {elsewhere} (trade_ask_addr)"
-        self.asked = [self._asked(ask, b"a", ALL if one else Rights(False, False, advice))]
+        # Where every user of the machine may ask, none of them is an administrator.
+        owner = ALL if not config.open_trade_addr else ALL._replace(administers=False, advice=_OPEN)
+        self.asked = [self._asked(ask, b"a", owner if one else Rights(False, False, False, advice))]
         if not one:
-            self.asked.append(self._asked(trade_ask, b"t", ALL))
+            self.asked.append(self._asked(trade_ask, b"t", owner))
 
     @property
     def addresses(self) -> dict[str, str]:
@@ -156,12 +159,12 @@ class Doors:
             user = ""
         client = self._authenticator.client(user.encode())
         if client is None:
-            return Rights(False, False, "its key was taken back")
+            return Rights(False, False, False, "its key was taken back")
         roles = client.roles
-        if roles >= {"ask", "download"}:
+        if roles >= {"ask", "download", "admin"}:
             return ALL
         advice = f"the client key {client.name} lacks the role, which its file in clients/ can be given"
-        return Rights("ask" in roles, "download" in roles, advice)
+        return Rights("ask" in roles, "download" in roles, "admin" in roles, advice)
 
     def _publisher(self, where: Endpoint) -> Socket:
         lossless = self._lossless and where.name == "market_addr"

@@ -10,9 +10,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 import zmq
@@ -22,6 +23,7 @@ from feeder.doors import Asked, Doors
 from feeder.events import Event
 from feeder.inbox import Inbox, SessionState
 from feeder.journal.thread import HUNG_SECONDS, JournalThread, News, Written
+from feeder.observed import Observed
 from feeder.refusals import Refusals
 from feeder.registry import Registry, SourceTopic
 from feeder.source import Source
@@ -30,10 +32,11 @@ from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest, ErrorCode, Refused, WireError
 from qmt_bridge.handshakes import Links
 from qmt_bridge.journal_file import journal_path
+from qmt_bridge.observation.delays import Delays
 from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import AccountState
-from qmt_bridge.wire.topics import STATUS_TOPIC, Kind, Topic
+from qmt_bridge.wire.topics import BAR_PERIODS, LEVEL2_PERIODS, STATUS_TOPIC, Kind, Topic, shown_topic
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +74,23 @@ class _Held(NamedTuple):
     since: float
 
 
+class Numbers(NamedTuple):
+    """What the feeder counts and is, for its metrics (feeder/metrics.py)."""
+
+    source: str
+    sdk: str
+    state: str
+    journal: str | None
+    accounts: tuple[AccountState, ...]
+    markets: Mapping[str, float]
+    counted: Mapping[str, int]
+    gauges: Mapping[str, float]
+    # By hop.
+    delays: Mapping[str, Delays]
+
+
 class Publisher:
-    """Publish what a source puts into `inbox`; implements `feeder.inbox.Outlet`."""
+    """Publish what a source puts into `inbox`; implements `feeder.inbox.Outlet` and `feeder.answers.Reporter`."""
 
     def __init__(self, config: Config, source: Source, version: str = "", instance: str = "") -> None:
         self.market_addr = config.market_addr
@@ -114,6 +132,7 @@ class Publisher:
         self._sent_early = 0
         self._refusals = Refusals()
         self._failures = Refusals()
+        self._observed = Observed()
         # Last values without room that were logged.
         self._unkept_told = 0
         # Whether a lossless message waits for a full consumer.
@@ -200,7 +219,7 @@ class Publisher:
         self._given, self._sent = opened.positions, opened.positions.copy()
         self._heard_of = opened.positions.newest
         self._answers = Answers(
-            self._registry, self._source, self._journal, self._sent, self._refuse, self._answer_failed
+            self._registry, self._source, self._journal, self._sent, self._refuse, self._answer_failed, self
         )
         self.inbox.use(self._journal)
 
@@ -238,6 +257,7 @@ class Publisher:
 
     def _beat(self, now: float) -> None:
         self._publish_status()
+        self._observed.rates.note({"published": self.published}, now)
         self._log_unkept(now)
         self._doors.look(now)
         for notice in self._links.look(now):
@@ -312,7 +332,11 @@ class Publisher:
             return
         # Raises zmq.Again only on a lossless socket, and then nothing has been numbered.
         self._transmit(self._doors.market, topic, entry.seq + 1, received_ns, body)
-        self._registry.published(entry, body, pieces, clock.monotonic())
+        now = clock.monotonic()
+        self._registry.published(entry, body, pieces, now)
+        self._observed.published(entry, now)
+        if now >= self._observed.sample_at and entry.market:
+            self._observed.sample(entry, body, received_ns, clock.time_ns(), now)
 
     def accept(self, topic: Topic) -> None:
         """Note that the source has subscribed `topic`."""
@@ -320,6 +344,7 @@ class Publisher:
 
     def refuse(self, topic: Topic, code: ErrorCode, reason: str) -> None:
         """Note that the source cannot serve `topic`."""
+        self._note("refusal", f"{shown_topic(topic)} is refused: {code}: {reason}")
         self._registry.refuse(topic, code, reason)
 
     def change_state(self, state: SessionState) -> None:
@@ -328,12 +353,19 @@ class Publisher:
             return
         self._state = state
         self._since = clock.time_ns() // _NS_PER_MS
-        logger.info("feed is %s%s", state.state, f": {state.reason}" if state.reason else "")
+        told = f"feed is {state.state}{f': {state.reason}' if state.reason else ''}"
+        logger.info("%s", told)
+        self._note("feed", told)
         self._publish_status()
 
     def change_accounts(self, accounts: tuple[AccountState, ...]) -> None:
         """Publish the state of the accounts at once if it is new."""
         if accounts != self._accounts:
+            known = set(self._accounts)
+            for each in accounts:
+                if each not in known:
+                    reason = f": {each.reason}" if each.reason else ""
+                    self._note("account", f"account {each.account} ({each.type}) is {each.state}{reason}")
             self._accounts = accounts
             self._publish_status()
 
@@ -377,6 +409,8 @@ class Publisher:
                     # The market has its turn first.
                     return
                 self._heard_of = news.last
+                if news.failure != self._journal_failure:
+                    self._note("journal", f"trade journal: {news.failure or 'it is written again'}")
                 self._journal_failure = news.failure
             elif isinstance(news, Exception):
                 raise RuntimeError("the journal's thread has ended") from news
@@ -391,6 +425,7 @@ class Publisher:
             if self._hung_since is None:
                 self._hung_since = now - waits
                 logger.error("trade journal: %s; events are only in memory", self._hung())
+                self._note("journal", f"trade journal: {self._hung()}; events are only in memory")
             self._send_trades(self._given.newest, 0, TURN)
             self._sent_early = self._sent.newest
         elif self._hung_since is not None and self._heard_of >= self._sent_early:
@@ -432,7 +467,9 @@ class Publisher:
         if untold is not None:
             more = f"; {untold} more since the last such line" if untold else ""
             # Cut and escaped, because the reason may quote any bytes of any length.
-            logger.warning("%s is refused: %s%s", what, ascii(str(reason)[:300])[1:-1], more)
+            told = ascii(str(reason)[:300])[1:-1]
+            logger.warning("%s is refused: %s%s", what, told, more)
+            self._note("refusal", f"{what} is refused: {told}")
 
     def _log_unkept(self, now: float) -> None:
         unkept = self._registry.unkept
@@ -553,6 +590,90 @@ class Publisher:
                 raise
             return "gone"
         return "sent"
+
+    def numbers(self) -> Numbers | None:
+        """Return what is counted, None before the start; from any thread, so some numbers may be newer than others."""
+        if not self._opened.is_set() or self.failure is not None:
+            return None
+        health = self._source.health()
+        return Numbers(
+            self._source.name,
+            health.sdk,
+            self._state.state,
+            self._journal_failure if self._hung_since is None else self._hung(),
+            self._accounts,
+            self._observed.markets(clock.monotonic()),
+            counted={
+                "published": self.published,
+                "unwanted": self.unwanted,
+                "failed_calls": self.failed_calls,
+                "unencodable": self.inbox.unencodable,
+                "refused": self._refusals.count,
+                "unkept": self._registry.unkept,
+            },
+            gauges={
+                "topics": self._registry.wanted,
+                "upstream": self._source.upstream(),
+                "queued": len(self.inbox.calls),
+                "held_trades": len(self._held),
+                "attending": len(self._answers.roll),
+                "call_age_seconds": health.call_age,
+                "started_seconds": self._epoch / 1e9,
+            },
+            delays={
+                "exchange_to_callback": self._observed.exchange,
+                "callback_to_publish": self._observed.publish,
+            },
+        )
+
+    # -- What a survey is told
+
+    def state(self) -> Mapping[str, Any]:
+        """Return what the feeder is doing and has seen lately (answers.Reporter)."""
+        now = clock.monotonic()
+        return {
+            "version": self._version,
+            "instance": self._instance,
+            "started": self._epoch // _NS_PER_MS,
+            "topics": self._registry.wanted,
+            "upstream": self._source.upstream(),
+            "published": self.published,
+            "refused": self._refusals.count,
+            "unkept": self._registry.unkept,
+            **self._observed.shown(now),
+        }
+
+    def capabilities(self, told: Callable[[Mapping[str, Any]], None]) -> None:
+        """Ask the source on a thread of its own, which may look at an SDK (answers.Reporter)."""
+
+        def ask() -> None:
+            lacks: Mapping[str, str] = {}
+            failure = None
+            try:
+                lacks = self._source.capabilities()
+            except Exception as exc:
+                logger.exception("source %s does not say what it can serve", self._source.name)
+                failure = f"source {self._source.name} does not say it: {exc}"
+            self.inbox.put(partial(told, self._capable(lacks, failure)))
+
+        threading.Thread(target=ask, name="capabilities", daemon=True).start()
+
+    def _capable(self, lacks: Mapping[str, str], failure: str | None) -> Mapping[str, Any]:
+        quotes = ("tick", *BAR_PERIODS, *LEVEL2_PERIODS) if Kind.QUOTE in self._source.kinds else ()
+        return {
+            "version": self._version,
+            "kinds": sorted(self._source.kinds),
+            "periods": quotes,
+            "capabilities": [
+                {"name": name, "served": not lack, "lacks": _encodable(lack) or None} for name, lack in lacks.items()
+            ],
+            "failure": _encodable(failure),
+            "max_depths": self._config.max_depths,
+            "max_formulas": self._config.max_formulas,
+        }
+
+    def _note(self, kind: str, text: str) -> None:
+        self._observed.recent.note(kind, text, clock.time_ns() // _NS_PER_MS)
 
     # -- Status
 

@@ -63,6 +63,7 @@ MAX_LOOKED_AT = 5000
 _ENTRY_BYTES = 500
 _NUMBER_BYTES = 200
 _TIME = re.compile(r"([0-9]{8}([0-9]{6})?)?")
+_OF_MARKETS = frozenset((Kind.QUOTE, Kind.WHOLE, Kind.L2))
 
 
 class DownloadKey(NamedTuple):
@@ -95,7 +96,9 @@ class Entry:
         "code",
         "download",
         "fed",
+        "market",
         "parts",
+        "published_at",
         "reason",
         "seq",
         "size",
@@ -107,6 +110,10 @@ class Entry:
     def __init__(self, topic: Topic, parts: TopicParts, seq: int = 0) -> None:
         self.topic = topic
         self.parts = parts
+        # Of market data its market, such as "SH"; else empty.
+        self.market = _market(parts)
+        # When its newest message was published; None before the first.
+        self.published_at: float | None = None
         self.wanted = False
         self.fed = False
         self.state: Literal["pending", "live", "refused"] = "pending"
@@ -274,6 +281,11 @@ class Registry:
             firsts.append(self._timeouts[0][0])
         return min(firsts, default=None)
 
+    @property
+    def entries(self) -> Mapping[str, Entry]:
+        """Return all topics, those in their grace time and the feeder's own included."""
+        return self._entries
+
     def accept(self, topic: Topic) -> None:
         """Note that the source has subscribed `topic`."""
         entry = self._entries.get(topic)
@@ -295,6 +307,7 @@ class Registry:
     def published(self, entry: Entry, body: bytes, pieces: Mapping[str, msgspec.Raw] | None, now: float) -> None:
         """Note that `body` was sent as the entry's next message; `pieces` are the records of a body by code."""
         entry.seq += 1
+        entry.published_at = now
         if entry.by_code is None:
             if entry.size or len(body) > SMALL_VALUE_BYTES:
                 self._keep_large(entry, body)
@@ -559,6 +572,11 @@ class Registry:
 
 def _kind(text: str) -> str:
     return text.partition("/")[0]
+
+
+def _market(parts: TopicParts) -> str:
+    """Return the market of a topic of quotes or depth: ``SH`` of ``600519.SH``, and of ``SH``; else nothing."""
+    return parts.name.rpartition(".")[2] if parts.kind in _OF_MARKETS else ""
 
 
 def _entry_bytes(text: str) -> int:

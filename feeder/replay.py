@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from feeder.recording import Recording, open_recording
-from feeder.source import DownloadRequest, Health, Sink
+from feeder.source import DownloadRequest, Health, Sink, by_kind
 from qmt_bridge.config import Config
 from qmt_bridge.errors import QMTBridgeError, Refused
 from qmt_bridge.system import clock
@@ -98,6 +98,10 @@ class Replay:
     def download(self, topic: Topic, request: DownloadRequest) -> None:
         """Refuse: a replay plays its recording and has no other history."""
         raise Refused("upstream_refused", "a replay has no history to download")
+
+    def capabilities(self) -> dict[str, str]:
+        """Return the kinds of topics (see `Source`)."""
+        return by_kind(self.kinds)
 
     def upstream(self) -> int:
         """Return how many topics the player serves."""

@@ -38,6 +38,11 @@ class Health(NamedTuple):
     call_age: float = 0.0
 
 
+def by_kind(kinds: frozenset[Kind]) -> dict[str, str]:
+    """Return the capabilities of a source without an SDK: each kind of topic that it serves lacks nothing."""
+    return dict.fromkeys(sorted(kinds), "")
+
+
 class Sink(Protocol):
     """The calls by which a source publishes. Any thread may make them; only two of them may block."""
 
@@ -122,6 +127,12 @@ class Source(Protocol):
 
     def health(self) -> Health:
         """Return the version of the source's SDK, and which call into it runs. From any thread, without waiting."""
+
+    def capabilities(self) -> Mapping[str, str]:
+        """Return what the source can do as it is now: by the name of each capability what it lacks for it, or nothing.
+
+        On a thread of its own: it may look at an SDK. Raise what prevents an answer.
+        """
 
     def close(self) -> None:
         """Stop the threads; return within two seconds."""

@@ -6,19 +6,48 @@ The hot path counts in plain integers, because a write to prometheus_client's sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 @dataclass(slots=True)
 class Sent:
-    """The counters of all senders of one worker."""
+    """The counters of all senders of one URL of a worker."""
 
     frames: int = 0
     bytes: int = 0
     # Frames and records that slow clients were not sent because a newer one had replaced them.
     skipped: int = 0
+    # How often a connection was full, so that its client had to read first.
+    write_pauses: int = 0
+
+
+class SentByPath:
+    """The counters of all senders of one worker, by their URLs."""
+
+    def __init__(self, paths: Iterable[str] = ()) -> None:
+        self.by_path = {path: Sent() for path in paths}
+
+    def of(self, path: str) -> Sent:
+        """Return the counters of a URL."""
+        if path not in self.by_path:
+            self.by_path[path] = Sent()
+        return self.by_path[path]
+
+    def together(self) -> Sent:
+        """Return the sums over all URLs."""
+        each = self.by_path.values()
+        return Sent(sum(of.frames for of in each), sum(of.bytes for of in each), sum(of.skipped for of in each))
+
+
+# What of `Sent` the metrics have by URL.
+BY_ENDPOINT: Mapping[str, str] = {
+    "frames": "WebSocket frames and events sent to clients, by URL.",
+    "bytes": "Bytes sent to clients, by URL.",
+    "skipped": "Frames and records that slow clients were not sent, by URL.",
+    "write_pauses": "How often a connection was full, so that its client had to read first, by URL.",
+}
 
 
 class Counts(NamedTuple):
@@ -31,6 +60,7 @@ class Counts(NamedTuple):
     gaps: int
     lost: int
     malformed: int
+    catch_ups: int
     wrong_keys: int
 
 
@@ -42,6 +72,7 @@ COUNTED: Mapping[str, str] = {
     "gaps": "Sequence gaps seen on the way from the feeder.",
     "lost": "Messages missing in those gaps.",
     "malformed": "Messages from the feeder's address that do not follow docs/wire.md.",
+    "catch_ups": "Questions to the feeder where topics stand, or what the journal has.",
     "wrong_keys": "Attempts with a wrong, revoked or expired API key.",
 }
 
@@ -81,3 +112,5 @@ class Numbers(NamedTuple):
     limited: Mapping[str, int]
     # Seconds between write and read for the client that is most behind.
     client_lag: float
+    # What was sent, by URL.
+    by_path: Mapping[str, Sent]

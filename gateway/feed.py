@@ -17,6 +17,7 @@ import zmq
 
 from gateway.hub import Hub
 from gateway.loop import readiness
+from gateway.passage import Passage
 from gateway.streams.member import Outcome, Refusal, StoreQuestion
 from qmt_bridge import sockets
 from qmt_bridge.addresses import endpoint
@@ -34,10 +35,13 @@ from qmt_bridge.wire.requests import (
     CatchUp,
     DownloadStarted,
     StartDownload,
+    Surveyed,
+    TopicState,
     decode_reply,
     encode_ask,
     parts_of,
 )
+from qmt_bridge.wire.survey import Attend, Finding, Survey
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC, Topic, behaviour_of
 
 logger = logging.getLogger(__name__)
@@ -106,11 +110,17 @@ class Feed:
         # time.time_ns() when the newest market frame was published, 0 before the first.
         self.newest_ns = 0
         self.malformed = 0
+        # Questions that were sent about where topics stand, or what the journal has.
+        self.asked = 0
         # Whether the feeder speaks another version of the wire; known until a heartbeat can be read.
         self._other_version = False
         self._config = config
         # Called when the feeder connects, is absent, or reports a change of its session.
         self._on_change = on_change
+        # Called with what the feeder says of surveys.
+        self.on_survey: Callable[[Surveyed], None] = lambda _: None
+        # The newest market frame that was taken, and its way here, which is timed now and then.
+        self.delays = Passage()
         self._clients = clients
         self._heard_at = 0.0
         self._next_id = 0
@@ -210,6 +220,7 @@ class Feed:
             for socket, mine in self._asked(part):
                 if not self._send(CatchUp.after_position(self._next_id, mine, after, room), socket):
                     return None
+                self.asked += 1
         return self._next_id
 
     def ask_store(self, topics: list[Topic], question: StoreQuestion) -> int | None:
@@ -236,6 +247,10 @@ class Feed:
             return None
         finally:
             self._downloads.pop(request.id, None)
+
+    def survey(self, ask: Attend | Survey | Finding) -> bool:
+        """Send a part of a survey; return False while there is no connection to the feeder."""
+        return self.status is not None and self._send(ask, self._trade_dealer)
 
     def later(self, delay: float, act: Callable[[float], None]) -> None:
         """Call `act` with clock.monotonic() after `delay` seconds, unless the feed has been stopped."""
@@ -283,9 +298,11 @@ class Feed:
         before = self.hub.received
         # Each socket is drained, whatever the one before it has left.
         full = self._drain_one(self._trade, self._take_message, now)
-        full |= self._holds(now) or self._drain_one(self._market, self._take_market, now)
+        full |= self._holds(now) or self._drain_market(now)
         # Send the market data to the clients first, because there may be many answers.
         self._clients.flush()
+        if self.delays.sampled:
+            self.delays.written(clock.monotonic())
         full |= self._drain_one(self._dealer, self._take_reply, now)
         if self._trade_dealer is not self._dealer:
             full |= self._drain_one(self._trade_dealer, self._take_reply, now)
@@ -318,6 +335,15 @@ class Feed:
         if self._held_at and (now - self._held_at >= LONGEST_PAUSE or not self._clients.waits()):
             self._held_at = 0.0
         return self._held_at > 0.0
+
+    def _drain_market(self, now: float) -> bool:
+        if now >= self.delays.sample_at:
+            before = self.newest_ns
+            # The message that has waited longest, and alone, so that the others cost nothing.
+            if not self._drain_one(self._market, self._take_market, now, 1):
+                return False
+            self.delays.took(self.newest_ns if self.newest_ns != before else 0, clock.time_ns(), now)
+        return self._drain_one(self._market, self._take_market, now)
 
     def _drain_one(self, socket: zmq.Socket[bytes], take: Take, now: float, most: int = LONGEST_DRAIN) -> bool:
         """Take what waits in a socket, at most so many messages; return whether more waits."""
@@ -435,13 +461,15 @@ class Feed:
         parts = socket.recv_multipart(_NOBLOCK)
         try:
             reply = decode_reply(parts[-1])
-            of_trades = isinstance(reply, DownloadStarted) or reply.topic.startswith(ALL_TRADES)
+            of_trades = not isinstance(reply, TopicState) or reply.topic.startswith(ALL_TRADES)
             if socket is not (self._trade_dealer if of_trades else self._dealer):
                 raise WireError("an answer does not belong on this socket")
             if isinstance(reply, DownloadStarted):
                 waiting = self._downloads.get(reply.id)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(reply)
+            elif not isinstance(reply, TopicState):
+                self.on_survey(reply)
             elif reply.topic != STATUS_TOPIC:
                 self.hub.answer(reply, now)
             elif reply.body is not None:

@@ -15,10 +15,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from gateway.counters import COUNTED, LIMITS, Counts, Numbers
+from gateway.counters import BY_ENDPOINT, COUNTED, LIMITS, Counts, Numbers
+from gateway.passage import Passage
+from qmt_bridge import __version__
+from qmt_bridge.observation.delays import BUCKETS
 from qmt_bridge.wire.messages import AccountState, FeedStatus, Session
 
 MULTIPROC_ENV = "PROMETHEUS_MULTIPROC_DIR"
@@ -101,6 +104,25 @@ _AGE = Gauge(
     multiprocess_mode="livemin",
     registry=_registry,
 )
+# Of a sample of the messages; the feeder has those of the hops before (feeder/metrics.py).
+_HOPS = Histogram(
+    "qmt_bridge_hop_seconds",
+    "Seconds that a message took for a hop, of a sample.",
+    ["hop"],
+    buckets=BUCKETS,
+    registry=_registry,
+)
+_ENDPOINTS = {
+    name: Counter(f"qmt_bridge_endpoint_{name}", text, ["path"], registry=_registry)
+    for name, text in BY_ENDPOINT.items()
+}
+_BUILD = Gauge(
+    "qmt_bridge_build_info",
+    "1; the version of the gateway.",
+    ["version"],
+    multiprocess_mode="livemax",
+    registry=_registry,
+)
 
 
 class Exporter:
@@ -115,9 +137,20 @@ class Exporter:
         self._limited: dict[str, int] = dict.fromkeys(LIMITS, 0)
         for limit in LIMITS:
             _LIMITED.labels(limit)
+        self._of_path: dict[tuple[str, str], int] = {}
+        _BUILD.labels(__version__).set(1)
 
-    def export(self, numbers: Numbers, state: str, status: FeedStatus | None) -> None:
+    def export(self, numbers: Numbers, state: str, status: FeedStatus | None, passage: Passage) -> None:
         """Copy the numbers, and the state of the feed, as they are now."""
+        for hop, delays in zip(("publish_to_worker", "worker_to_socket"), passage.untold, strict=True):
+            histogram = _HOPS.labels(hop)
+            while delays:
+                histogram.observe(delays.popleft())
+        for path, sent in numbers.by_path.items():
+            for name, counter in _ENDPOINTS.items():
+                value = getattr(sent, name)
+                counter.labels(path).inc(value - self._of_path.get((path, name), 0))
+                self._of_path[path, name] = value
         for name, counter in _COUNTERS.items():
             counter.inc(getattr(numbers.counts, name) - getattr(self._copied, name))
         self._copied = numbers.counts

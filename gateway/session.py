@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from gateway.costs.shares import Download, Shares, SocketShares, is_scarce
 from gateway.costs.slices import Slices
 from gateway.costs.turns import Turns
 from gateway.costs.views import SocketViews, Views
-from gateway.counters import Sent
+from gateway.counters import SentByPath
 from gateway.feed import Feed
 from gateway.keys.entry import Entry, NotYet, WrongKey, address_of, headers_of, presented
 from gateway.keys.presented_key import KEY_SUBPROTOCOL
@@ -42,6 +43,8 @@ from gateway.subscription import ENDED, Subscription, Ticket
 from qmt_bridge.closes import (
     BAD_REQUEST,
     CONNECTION_LIMIT,
+    ENDED_BY_ADMIN,
+    FINISHED,
     FORBIDDEN,
     HOST_DENIED,
     INTERNAL,
@@ -49,6 +52,7 @@ from qmt_bridge.closes import (
     ORIGIN_DENIED,
     OVERLOADED,
     RATE_LIMITED,
+    RESTARTING,
     SLOW_CLIENT,
     TOO_LARGE,
     UNAUTHORIZED,
@@ -74,7 +78,7 @@ from qmt_bridge.wire.requests import (
     read_request,
     request_id,
 )
-from qmt_bridge.wire.topics import Kind, Topic, mask, parse_topic
+from qmt_bridge.wire.topics import Kind, Topic, mask, parse_topic, shown_topic
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +93,7 @@ ANSWERS_AGAIN = 0.02
 ANSWER_LOOKS = 1
 # Seconds that a client has to read its last frames.
 CLOSE_TIMEOUT = 5.0
+_numbers = itertools.count(1)
 # The largest size of a close frame's reason in bytes (RFC 6455, 5.5).
 _REASON_BYTES = 123
 
@@ -150,7 +155,7 @@ class Host(Protocol):
     config: Config
     entry: Entry
     feed: Feed
-    sent: Sent
+    sent: SentByPath
     flushes: Flushes
     # The outboxes of all sessions.
     pool: Pool
@@ -167,6 +172,9 @@ class Host(Protocol):
 
     def welcome(self) -> dict[str, Any]:
         """Return the first frame of a client that opted in when it connected."""
+
+    def note(self, kind: str, text: str) -> None:
+        """Take down what has happened, for an operator."""
 
 
 class Session:
@@ -190,14 +198,19 @@ class Session:
         "host",
         "key",
         "missed",
+        "number",
         "on_refused",
         "opted_in",
         "sender",
+        "since",
         "subscriptions",
     )
 
     def __init__(self, host: Host, scope: Scope, receive: Receive, send: Send) -> None:
         self.host = host
+        # Of the sessions of this process, and when it began (ms since 1970).
+        self.number = next(_numbers)
+        self.since = clock.time_ns() // 1_000_000
         self.opted_in = False
         # Messages lost on the way from the feeder, of which the client has not been told.
         self.missed = 0
@@ -232,7 +245,7 @@ class Session:
     def views(self) -> SocketViews:
         """Return the views with fewer fields or levels that the socket's topics have."""
         if self._views is None:
-            self._views = SocketViews(self.host.views, self._address)
+            self._views = SocketViews(self.host.views, self.address)
         return self._views
 
     def take(self, topic: Topic) -> str:
@@ -271,10 +284,11 @@ class Session:
         """Return a sender: by prepared frames if the server offers them, else by the ASGI send."""
         outbox = Outbox(self.host.config.outbox_bytes, pool=self.host.pool)
         prepared: Frames | None = self._prepared()
+        sent = self.host.sent.of(self.path)
         if prepared is None:
-            return AsgiSender(self, outbox, self.host.sent, self._send)
+            return AsgiSender(self, outbox, sent, self._send)
         config = self.host.config
-        return PreparedSender(self, outbox, self.host.sent, prepared, self.host.flushes, config.lag_target)
+        return PreparedSender(self, outbox, sent, prepared, self.host.flushes, config.lag_target)
 
     def _prepared(self) -> Frames | None:
         offered: Frames | None = self._scope.get("extensions", {}).get(EXTENSION)
@@ -287,7 +301,8 @@ class Session:
         return path.removesuffix("/")
 
     @property
-    def _address(self) -> str:
+    def address(self) -> str:
+        """Return the address of the client."""
         return address_of(self._scope)
 
     @property
@@ -315,15 +330,10 @@ class Session:
             seconds = clock.monotonic() - began
             # Wrong keys must not be able to fill the log.
             key_refused = isinstance(self._end, _KeyRefused)
-            logger.log(
-                logging.DEBUG if key_refused else logging.INFO,
-                "%s from %s: %s after %.1f s, %d frames",
-                self.path,
-                self._address,
-                ended,
-                seconds,
-                self.sender.frames,
-            )
+            told = f"{self.path} from {self.address}: {ended} after {seconds:.1f} s, {self.sender.frames} frames"
+            logger.log(logging.DEBUG if key_refused else logging.INFO, "%s", told)
+            if self._end is not None and not key_refused and self._end.ending not in (FINISHED, RESTARTING):
+                self.host.note("client", told)
 
     def _choose_subprotocol(self) -> str | None:
         """Return the subprotocol to accept; one of `SUBPROTOCOLS` also opts in and sets the encoding."""
@@ -347,7 +357,7 @@ class Session:
             return
         del self.host.sessions[self]
         if self._placed:
-            self.host.entry.room.leave(self._address, self.key)
+            self.host.entry.room.leave(self.address, self.key)
         if self._views is not None:
             self._views.close()
         if self._shares is not None:
@@ -417,6 +427,9 @@ class Session:
         """Tell the client that a topic is not served, or no longer."""
         if refusal.code == "symbol_limit":
             self.host.limited["upstream"] += 1
+        self.host.note(
+            "refusal", f"{shown_topic(subscription.topic)} of {self.address}: {refusal.code}: {refusal.reason}"
+        )
         if self.on_refused is not None:
             self.on_refused(subscription, refusal)
         else:
@@ -444,6 +457,10 @@ class Session:
         """End the session: the client goes on sending more frames than it may (sender.Client)."""
         self.host.limited["frames"] += 1
         self.end(Ended(RATE_LIMITED, "more frames than a socket may send, without end"))
+
+    def kick(self, reason: str) -> None:
+        """End the session because an administrator says so."""
+        self.end(Ended(ENDED_BY_ADMIN, reason))
 
     def broke(self) -> None:
         """End the session because of the exception that is being handled, which is a bug of ours (sender.Client)."""
@@ -518,7 +535,7 @@ class Session:
         # Called by another session that gives back its turn, which a failure here must not end.
         granted = functools.partial(self.sender.later, lambda: act(clock.monotonic()))
         turns = self.host.opening_turns if opening else self.host.turns
-        turns.ask(subscription, self, self._address, granted)
+        turns.ask(subscription, self, self.address, granted)
 
     def rest(self, subscription: Subscription) -> None:
         """Give back the turn of a subscription (Owner)."""
@@ -613,7 +630,7 @@ class Session:
                     self.tell(pong | shown_ignored(ignored_fields(request, None)))
                 elif request.get("action") == "auth":
                     # Code for browsers sends this frame in any case, also where no key is needed.
-                    if self.key is None and self.host.entry.is_valid(request.get("key"), self._address):
+                    if self.key is None and self.host.entry.is_valid(request.get("key"), self.address):
                         self._take_key(endpoint, request["key"])
                         self._replace()
                     self.tell({"type": "authenticated", "id": given})
@@ -670,7 +687,7 @@ class Session:
     def _enter(self) -> None:
         """Take one of the worker's places; with a key it is taken from a socket without one if there is no other."""
         room = self.host.entry.room
-        if reached := room.enter(self._address, self.key):
+        if reached := room.enter(self.address, self.key):
             self.host.limited["connections"] += 1
             raise Ended(CONNECTION_LIMIT, reached)
         self._placed = True
@@ -679,7 +696,7 @@ class Session:
 
     def _replace(self) -> None:
         """Take the place of a socket with a key: until now it had one of those without."""
-        self.host.entry.room.leave(self._address, None)
+        self.host.entry.room.leave(self.address, None)
         self._placed = False
         if self._shares is not None:
             self._shares.clear()
@@ -710,7 +727,7 @@ class Session:
     def _take_key(self, endpoint: type[Endpoint], given: str) -> None:
         """Accept a key that the client has given, with its limits."""
         try:
-            key = self.host.entry.check(given, self._address)
+            key = self.host.entry.check(given, self.address)
         except WrongKey as exc:
             raise _KeyRefused(UNAUTHORIZED, str(exc)) from None
         except NotYet as exc:
@@ -811,7 +828,7 @@ class Session:
             self.host.limited["codes"] += 1
             raise BadRequest("rate_limited", f"more than {self.host.config.max_code_rate} codes a second")
         key = None if self.key is None else self.key.name
-        wait = self.host.budget.spend(self._address, now, cost, key)
+        wait = self.host.budget.spend(self.address, now, cost, key)
         if wait is None or wait > 0:
             self.host.limited["codes_of_all"] += 1
         if wait is None:

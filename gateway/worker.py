@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from gateway.admin.administration import Administration
 from gateway.connections import descriptors, handshake
 from gateway.costs.budget import Budget
 from gateway.costs.shares import Shares, limits_of_worker
 from gateway.costs.slices import Slices
 from gateway.costs.turns import OPENING_OF_CLIENT, Turns
 from gateway.costs.views import Views
-from gateway.counters import Counts, Numbers, Sent
+from gateway.counters import Counts, Numbers, SentByPath
 from gateway.endpoints import ENDPOINTS
 from gateway.feed import Feed
 from gateway.http.admission import Purses
@@ -44,7 +45,7 @@ class Worker:
         self.config = config
         self.entry = Entry(config, descriptors.places(asyncio.get_running_loop(), config.max_connections))
         self.sessions: dict[Session, None] = {}
-        self.sent = Sent()
+        self.sent = SentByPath((*ENDPOINTS, *EVENTS))
         self.flushes = Flushes()
         self.pool = Pool(config.outbox_total_bytes, self._relieve_soon)
         self.budget = Budget(config.max_code_rate, config.max_topics, asyncio.get_running_loop().time())
@@ -60,11 +61,13 @@ class Worker:
         self.purses = Purses(config)
         self.store = StoreLink(config)
         self.waiting = Waiting(config.outbox_total_bytes)
+        self.administration = Administration(self)
+        self.note = self.administration.note
         self._exporter = Exporter((*ENDPOINTS, *EVENTS))
 
     def numbers(self) -> Numbers:
         """Return all numbers of this worker as they are now."""
-        hub, sent, newest = self.feed.hub, self.sent, self.feed.newest_ns
+        hub, sent, newest = self.feed.hub, self.sent.together(), self.feed.newest_ns
         return Numbers(
             Counts(
                 frames_received=hub.received,
@@ -74,6 +77,7 @@ class Worker:
                 gaps=hub.gaps,
                 lost=hub.lost,
                 malformed=self.feed.malformed,
+                catch_ups=self.feed.asked,
                 wrong_keys=self.entry.attempts.total,
             ),
             connections=Counter(session.path for session in self.sessions),
@@ -85,6 +89,7 @@ class Worker:
                 self.limited + handshake.limited + Counter(turns=self.turns.limited + self.opening_turns.limited)
             ),
             client_lag=max((session.sender.lag for session in self.sessions), default=0.0),
+            by_path=self.sent.by_path,
         )
 
     def welcome(self) -> dict[str, Any]:
@@ -127,14 +132,17 @@ class Worker:
     def stop(self) -> None:
         """Disconnect."""
         self._timer.cancel()
+        self.administration.leave()
         handshake.entries.pop(asyncio.get_running_loop(), None)
         self.feed.stop()
         self.store.close()
         self.export()
 
-    def export(self) -> None:
-        """Copy the numbers to the metrics that Prometheus scrapes."""
-        self._exporter.export(self.numbers(), self.feed_state()["feed"], self.feed.status)
+    def export(self) -> Numbers:
+        """Copy the numbers to the metrics that Prometheus scrapes, and return them."""
+        numbers = self.numbers()
+        self._exporter.export(numbers, self.feed_state()["feed"], self.feed.status, self.feed.delays)
+        return numbers
 
     def _relieve_soon(self) -> None:
         asyncio.get_running_loop().call_soon(self._relieve)
@@ -150,6 +158,7 @@ class Worker:
         status = self.feed.status
         if status is not None:
             self.entry.simulated = status.simulated
+        self.administration.feed_changed()
         notice: dict[str, Any] = {"type": "feed", "state": "down", "reason": self.feed.absence, "data_lost": True}
         if status is not None:
             notice.update(
@@ -168,7 +177,7 @@ class Worker:
     def _tick(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(1.0, self._tick)
-        self.export()
+        self.administration.tick(self.export().counts)
         self.entry.tick()
         self._follow_trades()
         self.leases.expire(clock.monotonic())

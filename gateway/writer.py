@@ -374,6 +374,8 @@ class PreparedFrames(WebSocketsSansIOProtocol):
         """Note that the client has to read before more can be written."""
         super().pause_writing()
         self.full = True
+        if self.sender is not None:
+            self.sender.paused()
 
     def resume_writing(self) -> None:
         """Let the sender continue."""

@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from qmt_bridge import __version__
-from qmt_bridge.commands import checks, journal, keys, run, tapes, topics
+from qmt_bridge.commands import administration, checks, journal, keys, run, tapes, topics
 from qmt_bridge.process.stop import interruptible
 from qmt_bridge.system import console
 
@@ -47,6 +47,11 @@ for _command in (
     tapes.tape,
     journal.journal,
     keys.key,
+    administration.state,
+    administration.clients,
+    administration.subscriptions,
+    administration.kick,
+    administration.why,
     checks.keygen,
     checks.doctor,
     checks.bench,

@@ -23,7 +23,7 @@ CLOSES: dict[int, Close] = {
         Close(1003, False, "binary data was not negotiated"),
         Close(1006, True, "the connection was lost"),
         Close(1007, False, "the data cannot be decoded"),
-        Close(1008, False, "key, host, origin, limits, or a bad first frame"),
+        Close(1008, False, "key, host, origin, limits, a bad first frame, or an administrator"),
         Close(1009, False, "the request is too large"),
         Close(1011, True, "an internal error, or the upstream failed for good"),
         Close(1012, True, "the worker restarts"),
@@ -48,6 +48,7 @@ FORBIDDEN = Ending(1008, "forbidden")
 HOST_DENIED = Ending(1008, "host_denied")
 ORIGIN_DENIED = Ending(1008, "origin_denied")
 RATE_LIMITED = Ending(1008, "rate_limited")
+ENDED_BY_ADMIN = Ending(1008, "ended_by_admin")
 OVERLOADED = Ending(1013, "rate_limited")
 TOO_LARGE = Ending(1009, "bad_request")
 INTERNAL = Ending(1011, "internal")

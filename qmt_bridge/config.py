@@ -266,6 +266,13 @@ class _FeederSettings(_GatewaySettings, frozen=True, kw_only=True):
     journal_max_mb: Annotated[
         int, Meta(ge=0, description="MiB that the trade journal may fill, oldest events go first; 0 is any number.")
     ] = 1024
+    metrics_addr: Annotated[
+        str,
+        Meta(
+            pattern=r"^((\[[0-9A-Fa-f:.]+\]|[\w.-]+):[0-9]{1,5})?\Z",
+            description="Address of the feeder's own metrics for Prometheus, without a key; empty: none.",
+        ),
+    ] = "127.0.0.1:8001"
     data_dir: Annotated[
         str, Meta(description="Folder of the trade journal, the store and the API keys; empty is the user's own.")
     ] = ""

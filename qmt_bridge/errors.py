@@ -39,6 +39,7 @@ ErrorCode = Literal[
     "upstream_refused",
     "resume_expired",
     "incomplete",
+    "ended_by_admin",
     "internal",
 ]
 ERROR_CODES: frozenset[str] = frozenset(get_args(ErrorCode))

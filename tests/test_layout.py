@@ -47,6 +47,7 @@ EDGE = WIRE | {
     "qmt_bridge.curve",
     "qmt_bridge.handshakes",
     "qmt_bridge.keys",
+    "qmt_bridge.observation",
     "qmt_bridge.private",
     "qmt_bridge.process.child",
     "qmt_bridge.process.exit_code",
@@ -92,6 +93,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ),
     ("qmt_bridge/store/*", EDGE | {"qmt_bridge.process", "qmt_bridge.store"}, {"asyncio", "threading"}),
     ("qmt_bridge/private.py", {"qmt_bridge.system.in_use"}, {"asyncio", "threading", "time"}),
+    ("qmt_bridge/observation/*", {"qmt_bridge.observation", "msgspec"}, IMPURE),
     # The lowest of all: every part may use it.
     ("qmt_bridge/system/*", set(), {"asyncio", "threading"}),
     ("qmt_bridge/tokens/claims.py", {"qmt_bridge.keys.key"}, IMPURE),
@@ -228,12 +230,19 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         | {
             "feeder.events",
             "feeder.journal",
+            "feeder.listing",
             "feeder.registry",
+            "feeder.roll",
             "feeder.source",
             "qmt_bridge.answering",
         },
         IMPURE - {"logging", "sqlite3"},
     ),
+    # Who surveys whom, what is listed then, and what the feeder has seen of itself.
+    ("feeder/roll.py", WIRE | {"qmt_bridge.answering"}, IMPURE),
+    ("feeder/listing.py", WIRE | {"feeder.registry"}, IMPURE),
+    ("feeder/metrics.py", EDGE | {"feeder", "prometheus_client"}, {"asyncio"}),
+    ("feeder/observed.py", WIRE | {"feeder.registry", "qmt_bridge.observation"}, IMPURE),
     # Called on any thread, so it must not use the publisher's sockets.
     (
         "feeder/inbox.py",
@@ -269,6 +278,28 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # The gateway's pure middle.
     ("gateway/hub.py", WIRE | {"gateway.streams"}, IMPURE),
     ("gateway/streams/*", WIRE | {"gateway.streams"}, IMPURE),
+    ("gateway/passage.py", {"qmt_bridge.observation"}, IMPURE),
+    # Tasks of the event loop answer and ask; sockets, clocks and processes are looked at in one file alone.
+    ("gateway/admin/surveys.py", WIRE, IMPURE - {"asyncio", "logging"}),
+    ("gateway/admin/administration.py", EDGE | {"gateway"}, {"threading", "sqlite3", "subprocess"}),
+    (
+        "gateway/admin/watch.py",
+        EDGE
+        | {"gateway.admin", "gateway.hub", "gateway.session", "gateway.streams", "gateway.subscription", "msgspec"},
+        IMPURE - {"asyncio", "qmt_bridge.system.clock"},
+    ),
+    (
+        "gateway/admin/*",
+        WIRE
+        | {
+            "gateway.admin",
+            "gateway.session",
+            "gateway.streams",
+            "gateway.subscription",
+            "qmt_bridge.observation",
+        },
+        IMPURE,
+    ),
     # It subclasses uvicorn's WebSocket protocol, which uses websockets.
     (
         "gateway/writer.py",

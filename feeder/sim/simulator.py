@@ -22,7 +22,7 @@ from feeder.sim.formula import Formula
 from feeder.sim.history import download
 from feeder.sim.hours import DAY_BARS, MINUTE_BARS
 from feeder.sim.market import STREAMS, Market, Record, bars_wanted
-from feeder.source import DownloadRequest, Health, Sink, mask
+from feeder.source import DownloadRequest, Health, Sink, by_kind, mask
 from qmt_bridge.config import Config
 from qmt_bridge.errors import Refused
 from qmt_bridge.system import clock
@@ -132,6 +132,10 @@ class Simulator:
         self._calls.put(
             partial(self._downloads.__setitem__, topic, (turn, download(request.stocks, self._market.instruments)))
         )
+
+    def capabilities(self) -> dict[str, str]:
+        """Return the kinds of topics (see `Source`)."""
+        return by_kind(self.kinds)
 
     def upstream(self) -> int:
         """Return how many topics are published."""

@@ -99,6 +99,10 @@ class XtSource:
         self._quote.capabilities.require("downloads")
         self._download.download(topic, request)
 
+    def capabilities(self) -> dict[str, str]:
+        """Return what the installed xtquant lacks for each capability (see `Source`)."""
+        return self._quote.capabilities.table()
+
     def upstream(self) -> int:
         """Return how many subscriptions the terminal serves."""
         return self._quote.upstream()

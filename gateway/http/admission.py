@@ -104,9 +104,12 @@ def identify(entry: Entry, scope: Mapping[str, Any], *, needs_key: bool) -> Call
     return Caller(address)
 
 
-def admit(host: Host, scope: Mapping[str, Any]) -> Caller:
-    """Return the client of a request for market data, which has spent one request; raise `Denied`."""
-    caller = identify(host.entry, scope, needs_key=host.entry.needs_key(scope, always=False))
+def admit(host: Host, scope: Mapping[str, Any], *, always: bool = False) -> Caller:
+    """Return the client of a request for market data, which has spent one request; raise `Denied`.
+
+    With `always` a key is needed whatever the settings are.
+    """
+    caller = identify(host.entry, scope, needs_key=host.entry.needs_key(scope, always=always))
     if not host.purses.ask(caller, asyncio.get_running_loop().time()):
         host.limited["requests"] += 1
         raise Denied("rate_limited", "too many requests a second")

@@ -139,6 +139,21 @@ class Leases:
                 ended.append(lease)
         self._in_parts(ended, self._leave)
 
+    def holds(self, topic: Topic) -> int:
+        """Return for how many clients a topic is held."""
+        lease = self._leases.get(topic)
+        return 0 if lease is None else len(lease.holders)
+
+    def end(self, topic: Topic, refusal: Refusal) -> int:
+        """Refuse a topic to those that hold it, for as long as they do; return how many these are."""
+        lease = self._leases.get(topic)
+        if lease is None:
+            return 0
+        self._hub.leave(topic, lease)
+        lease.begin(clock.monotonic())
+        lease.settle("refused", refusal)
+        return len(lease.holders)
+
     def _holds(self, topic: Topic, holder: tuple[str, bool]) -> bool:
         lease = self._leases.get(topic)
         return lease is not None and holder in lease.holders

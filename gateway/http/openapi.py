@@ -10,7 +10,12 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Scope
 
+from gateway.admin.clients import Clients, ClientsQuery
+from gateway.admin.state import State
+from gateway.admin.topics import Ended, Subscriptions, SubscriptionsQuery
+from gateway.admin.verdict import Why
 from gateway.endpoints import ENDPOINTS
+from gateway.http.administration import Capabilities, EndQuery, Kicked, KickQuery, NoQuery, WhyQuery
 from gateway.http.admission import Host, identify
 from gateway.http.events import EVENTS
 from gateway.http.last import Last, LastQuery
@@ -53,7 +58,34 @@ TOLD: Mapping[str, str] = {
     "count": "Bars to calculate over; -1 is all.",
     "dividend_type": "none, front, back, front_ratio or back_ratio.",
     "params": "The parameters of the formula, an object.",
+    "limit": "Entries of one answer.",
+    "after": "Go on behind this entry: `next` of the answer before.",
+    "key": "Only clients with a key of this name.",
+    "address": "Only clients of this address.",
+    "endpoint": "Only clients of this URL.",
+    "prefix": "Only topics that begin so, such as l2/.",
+    "client": "Only what concerns the client with this id.",
+    "reason": "What the client is told.",
+    "code": "A code such as 600519.SH, a market such as SH, or a topic.",
+    "seconds": "For how long the workers look.",
 }
+# The pages of administration: the summary, the parameters, and the answer of each.
+_ADMINISTRATION: Mapping[str, tuple[str, type[msgspec.Struct], type[msgspec.Struct]]] = {
+    "/api/state": ("What the service does now; in full where /metrics is shown too.", NoQuery, State),
+    "/api/capabilities": ("What source, SDK and accounts can serve, asked now.", NoQuery, Capabilities),
+    "/api/clients": ("The connected clients of all workers; with the scope admin.", ClientsQuery, Clients),
+    "/api/subscriptions": (
+        "What is subscribed at the terminal, and by whom; with the scope admin.",
+        SubscriptionsQuery,
+        Subscriptions,
+    ),
+    "/api/why": ("Where the data of a code is late or lost now; with the scope admin.", WhyQuery, Why),
+}
+_ENDED: Mapping[str, tuple[str, type[msgspec.Struct], type[msgspec.Struct]]] = {
+    "/api/clients/{id}": ("Close the connection of a client; with the scope admin.", KickQuery, Kicked),
+    "/api/subscriptions/{topic}": ("End the subscription of a topic; with the scope admin.", EndQuery, Ended),
+}
+_EXAMPLES = {"code": "600519.SH", "id": "a3f09c1d-17", "topic": "quote/600519.SH/tick/"}
 _STATUS = {
     "/healthz": "Whether the worker runs.",
     "/readyz": "Whether the feeder is connected and writes its journal (docs/deploy.md).",
@@ -75,9 +107,12 @@ def encoded() -> bytes:
 
 def document() -> dict[str, Any]:
     """Return the document."""
-    shapes = (LastQuery, TicksQuery, *(shape for _, shape in EVENTS.values()))
+    administered = {**_ADMINISTRATION, **_ENDED}
+    asked = tuple(shape for _, shape, _ in administered.values())
+    shapes = tuple(dict.fromkeys((LastQuery, TicksQuery, *(shape for _, shape in EVENTS.values()), *asked)))
     read, queries = _schemas(shapes)
-    _, written = _schemas((Last, End, Problem, FormulaValue, *_RECORDS))
+    answers_of = tuple(shape for _, _, shape in administered.values())
+    _, written = _schemas((Last, End, Problem, FormulaValue, *_RECORDS, *answers_of))
     of = {shape: queries[each["$ref"].rpartition("/")[2]] for shape, each in zip(shapes, read, strict=True)}
     records = [{"$ref": _REF.format(name=record.__name__)} for record in _RECORDS]
     written["Last"]["properties"]["records"]["additionalProperties"] = {"anyOf": [*records, {"type": "null"}]}
@@ -99,6 +134,12 @@ def document() -> dict[str, Any]:
         told = f"{(endpoint.__doc__ or '').partition(': ')[2].rstrip('.')}, as server-sent events."
         more = {"204": {"description": "All up to `end` was sent: connect no more."}}
         paths[path] = _get(told, of[shape], {"text/event-stream": _TEXT}, resumes=True, more=more)
+    for path, (told, query, answer) in _ADMINISTRATION.items():
+        paths[path] = _get(told, of[query], {_JSON: {"$ref": _REF.format(name=answer.__name__)}})
+    for path, (told, query, answer) in _ENDED.items():
+        named = path.partition("{")[2].rstrip("}")
+        content = {_JSON: {"$ref": _REF.format(name=answer.__name__)}}
+        paths[path] = {"delete": _get(told, of[query], content, path=named)["get"]}
     for path, told in _STATUS.items():
         paths[path] = _get(told, {}, {"text/plain" if path == "/metrics" else _JSON: {}})
     paths[PATH] = _get("This document.", {}, {_JSON: {"type": "object"}})
@@ -145,7 +186,7 @@ def _get(
     """Return a path that takes GET."""
     parameters = [*_parameters(query)]
     if path:
-        schema = {"type": "string", "examples": ["600519.SH"]}
+        schema = {"type": "string", "examples": [_EXAMPLES[path]]}
         parameters.append({"name": path, "in": "path", "required": True, "schema": schema})
     if resumes:
         told = "The id of the last event that the client has; what follows it is sent."

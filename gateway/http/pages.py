@@ -8,7 +8,16 @@ from http import HTTPStatus
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.http.admission import Host
+from gateway.http.administration import (
+    Host,
+    end_subscription,
+    kick,
+    show_capabilities,
+    show_clients,
+    show_state,
+    show_subscriptions,
+    show_why,
+)
 from gateway.http.events import EVENTS, events
 from gateway.http.last import last
 from gateway.http.openapi import PATH, openapi
@@ -18,7 +27,8 @@ from qmt_bridge.errors import BadRequest
 
 # Serves one request.
 Serve = Callable[[Host, Scope, Receive, Send], Awaitable[None]]
-METHODS = "GET, HEAD, OPTIONS"
+READS = ("GET", "HEAD")
+ENDS = ("DELETE",)
 
 
 def _answered(make: Callable[[Host, Scope], Awaitable[Response]]) -> Serve:
@@ -28,16 +38,18 @@ def _answered(make: Callable[[Host, Scope], Awaitable[Response]]) -> Serve:
     return serve
 
 
-def _checked(serve: Serve) -> Serve:
+def _checked(serve: Serve, methods: tuple[str, ...] = READS) -> Serve:
     """Return `serve` behind a check of the method; what it raises becomes an answer."""
+    allowed = {"Allow": ", ".join((*methods, "OPTIONS"))}
 
     async def checked(host: Host, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if scope["method"] == "OPTIONS":
-                await Response(status_code=HTTPStatus.NO_CONTENT, headers={"Allow": METHODS})(scope, receive, send)
-            elif scope["method"] not in ("GET", "HEAD"):
-                told = f"{scope['path']} takes GET: nothing can be changed here"
-                raise Denied("bad_request", told, HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": METHODS})
+                await Response(status_code=HTTPStatus.NO_CONTENT, headers=allowed)(scope, receive, send)
+            elif scope["method"] not in methods:
+                more = ": nothing can be changed here" if methods is READS else ""
+                told = f"{scope['path']} takes {methods[0]}{more}"
+                raise Denied("bad_request", told, HTTPStatus.METHOD_NOT_ALLOWED, allowed)
             else:
                 await serve(host, scope, receive, send)
         except BadRequest as exc:
@@ -58,7 +70,18 @@ _SERVED: dict[str, Serve] = {
     "/api/ticks/{code}": ticks,
     **dict.fromkeys(EVENTS, events),
     PATH: _answered(openapi),
+    "/api/state": _answered(show_state),
+    "/api/capabilities": _answered(show_capabilities),
+    "/api/clients": _answered(show_clients),
+    "/api/subscriptions": _answered(show_subscriptions),
+    "/api/why": _answered(show_why),
 }
-PAGES: dict[str, Serve] = {path: _checked(serve) for path, serve in _SERVED.items()}
+_ENDED: dict[str, Serve] = {
+    "/api/clients/{id}": _answered(kick),
+    "/api/subscriptions/{topic:path}": _answered(end_subscription),
+}
+PAGES: dict[str, Serve] = {path: _checked(serve) for path, serve in _SERVED.items()} | {
+    path: _checked(serve, ENDS) for path, serve in _ENDED.items()
+}
 # A page that was opened from a file may use these, as it may the sockets of quotes; the session refuses it formulas.
 TO_FILES = ("/api/", "/sse/")

@@ -118,6 +118,13 @@ class Sender(Protocol):
     def lag(self) -> float:
         """Return how many seconds passed between write and read, where the transport can tell; else 0."""
 
+    def probe(self) -> tuple[float, float] | None:
+        """Ask the client to answer; return when its newest answer came, and after how many seconds; None: unknown."""
+
+    @property
+    def skipped(self) -> int:
+        """Return how many frames and records the client was not sent because a newer one had replaced them."""
+
     def check(self, now: float, slow_timeout: float) -> None:
         """End a session whose client reads nothing; ask one that was sent nothing whether it is there."""
 
@@ -163,7 +170,8 @@ class _Queue:
 
     # An idle connection should take little memory: in a dict, the attributes would take 1 KB.
     __slots__ = (
-        "_client", "_drained", "_sent", "frames", "gone", "loop", "outbox", "ready", "ready_seqs", "room", "sent_at",
+        "_client", "_drained", "_sent", "_skipped", "frames", "gone", "loop", "outbox", "ready", "ready_seqs", "room",
+        "sent_at",
     )  # fmt: skip
 
     def __init__(self, client: Client, outbox: Outbox, sent: Sent, ready: list[bytes]) -> None:
@@ -177,7 +185,12 @@ class _Queue:
         self.frames = 0
         self._client = client
         self._sent = sent
+        self._skipped = 0
         self._drained: list[Callable[[float], None]] | None = None
+
+    @property
+    def skipped(self) -> int:
+        return self._skipped + self.outbox.skipped
 
     def wake(self) -> None:
         raise NotImplementedError
@@ -237,6 +250,7 @@ class _Queue:
         if not skipped:
             return False
         self._sent.skipped += skipped
+        self._skipped += skipped
         if self.gone or not self._client.opted_in:
             return False
         self.outbox.put_control(self._encode({"type": "skipped", "count": skipped, "reason": "slow_client"}))
@@ -298,6 +312,12 @@ class PreparedSender(_Queue):
     @property
     def lag(self) -> float:
         return self._window.lag(self._clock.look())
+
+    def probe(self) -> tuple[float, float] | None:
+        window = self._window
+        if not self.gone and (ping := window.probe(self._clock.look())):
+            self._frames.write(ping)
+        return window.progress_at, window.round_trip
 
     def put(self, item: Item) -> None:
         self._press()
@@ -385,6 +405,10 @@ class PreparedSender(_Queue):
         if awaited and self._blocked and not self.gone:
             self.flush_safely()
         return awaited
+
+    def paused(self) -> None:
+        """Count that the client has to read before more can be written."""
+        self._sent.write_pauses += 1
 
     def flooded(self) -> None:
         """End the session: the client goes on sending more frames than it may."""
@@ -516,6 +540,9 @@ class AsgiSender(_Queue):
     @property
     def lag(self) -> float:
         return 0.0 if self._sending_since is None else self.loop.time() - self._sending_since
+
+    def probe(self) -> tuple[float, float] | None:
+        return None
 
     def check(self, now: float, slow_timeout: float) -> None:
         if self.lag > slow_timeout:

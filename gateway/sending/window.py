@@ -155,6 +155,15 @@ class Window:
             return self._ping(now)
         return b""
 
+    def probe(self, now: float) -> bytes:
+        """Return a ping that measures now how soon the client answers; nothing while a pong is waited for."""
+        return b"" if self._pings else self._ping(now)
+
+    @property
+    def round_trip(self) -> float:
+        """Return the seconds that the newest pong took, which came at `progress_at`."""
+        return self._round_trip
+
     def acknowledge(self, number: bytes, now: float) -> bool:
         """Take the payload of a pong; return whether it was waited for.
 

@@ -30,7 +30,7 @@ OPENED_BY: dict[str, frozenset[str]] = {
     "market_addr": frozenset(("market",)),
     "trade_addr": frozenset(("trade",)),
     "ask_addr": frozenset(ROLES),
-    "trade_ask_addr": frozenset(("ask", "download")),
+    "trade_ask_addr": frozenset(("ask", "download", "admin")),
     "store_addr": frozenset(ROLES),
 }
 # Where libzmq asks about keys, and what says there that the folder was read.

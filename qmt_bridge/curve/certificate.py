@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple, get_args
 from qmt_bridge import private
 from qmt_bridge.errors import ConfigError
 
-Role = Literal["market", "trade", "ask", "download"]
-"""What a client key may do: receive market data, receive trade events, ask for the journal, start downloads."""
+Role = Literal["market", "trade", "ask", "download", "admin"]
+"""What a client key may do: receive market data, receive trade events, ask for the journal, start downloads, and survey
+all workers with their clients."""
 ROLES: tuple[str, ...] = get_args(Role)
 
 # A certificate takes some 400 bytes.

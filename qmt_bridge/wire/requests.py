@@ -18,6 +18,7 @@ from qmt_bridge.errors import BadRequest, ErrorCode, WireError
 from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.hints import NAME_CHARACTERS, Ignored, did_you_mean
 from qmt_bridge.wire.positions import JournalPosition, Position
+from qmt_bridge.wire.survey import Attend, Finding, Found, Question, Roll, Survey
 
 # A request larger than this is closed with 1009.
 REQUEST_BYTES = 64 * 1024
@@ -395,8 +396,9 @@ class DownloadStarted(msgspec.Struct, frozen=True, tag_field="reply", tag="downl
     error: str | None = None
 
 
-Ask = CatchUp | StartDownload
-Reply = TopicState | DownloadStarted
+Ask = CatchUp | StartDownload | Attend | Survey | Finding
+Surveyed = Question | Roll | Found
+Reply = TopicState | DownloadStarted | Surveyed
 
 
 class _Encoded(msgspec.Struct, frozen=True, tag_field="reply", tag="topic_state"):
@@ -416,7 +418,9 @@ class _Encoded(msgspec.Struct, frozen=True, tag_field="reply", tag="topic_state"
 
 _encoder = msgspec.json.Encoder()
 _ask_decoder: msgspec.json.Decoder[Ask] = msgspec.json.Decoder(Ask)
-_reply_decoder: msgspec.json.Decoder[_Encoded | DownloadStarted] = msgspec.json.Decoder(_Encoded | DownloadStarted)
+_reply_decoder: msgspec.json.Decoder[_Encoded | DownloadStarted | Surveyed] = msgspec.json.Decoder(
+    _Encoded | DownloadStarted | Surveyed
+)
 
 
 def encode_ask(ask: Ask) -> bytes:
@@ -437,13 +441,13 @@ def decode_ask(data: bytes) -> Ask:
 
 def encode_reply(reply: Reply) -> bytes:
     """Return a reply as it is sent."""
-    return _encoder.encode(reply if isinstance(reply, DownloadStarted) else _Encoded(**_fields(reply)))
+    return _encoder.encode(_Encoded(**_fields(reply)) if isinstance(reply, TopicState) else reply)
 
 
 def decode_reply(data: bytes) -> Reply:
     """Return a reply that has arrived; raise `WireError` if it is none."""
     reply = read(_reply_decoder, data)
-    if isinstance(reply, DownloadStarted):
+    if not isinstance(reply, _Encoded):
         return reply
     body = bytes(reply.body)
     return TopicState(**{**msgspec.structs.asdict(reply), "body": None if body == b"null" else body})

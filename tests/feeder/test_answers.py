@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from feeder import answers as answers_module
-from feeder.answers import MAX_ENVELOPE_BYTES, MAX_ENVELOPE_PARTS, TURN, TURN_BYTES, Answers, Outcome
+from feeder.answers import MAX_ENVELOPE_BYTES, MAX_ENVELOPE_PARTS, TURN, TURN_BYTES, Answers, Outcome, Rights
 from feeder.events import Event, Unsent
 from feeder.journal.journal import Journal
 from feeder.journal.thread import JournalThread
@@ -29,6 +29,7 @@ from qmt_bridge.wire.requests import (
     decode_reply,
     encode_ask,
 )
+from qmt_bridge.wire.survey import Attend, Finding, Found, Question, Roll, Survey
 from qmt_bridge.wire.topics import ALL_TRADES, Kind, Topic, quote_topic, trade_topic
 
 QUOTE = quote_topic("600519.SH")
@@ -62,6 +63,16 @@ class Calls:
         self.waiting.append(call)
 
 
+class Reporter:
+    """What a feeder tells of itself."""
+
+    def state(self) -> dict[str, Any]:
+        return {"published": 7}
+
+    def capabilities(self, told: Callable[[dict[str, Any]], None]) -> None:
+        told({"kinds": ["quote"]})
+
+
 class Asked:
     """The answers to questions about a journal that a test fills, and what was sent to whom."""
 
@@ -79,6 +90,7 @@ class Asked:
             journal.positions,
             lambda *refused: self.refused.append(refused),
             self.failures.append,
+            Reporter(),
         )
         self.outcome: Outcome = "sent"
 
@@ -459,3 +471,91 @@ def test_a_question_whose_answer_fails_is_told(asked: Asked, monkeypatch: pytest
     asked.ask(QUOTE)
     assert asked.send() == []
     assert [type(exc) for exc in asked.failures] == [KeyError]
+
+
+WORKER, OTHER = "aaaaaaaa", "bbbbbbbb"
+
+
+def attend(asked: Asked, name: str, peer: Peer, **fields: Any) -> None:
+    asked.answers.take(peer, encode_ask(Attend(1, name, **fields)))
+
+
+def survey(asked: Asked, what: str = "state", terms: object = None, peer: Peer = A, **fields: Any) -> None:
+    encoded = msgspec.Raw(msgspec.json.encode(terms))
+    asked.answers.take(peer, encode_ask(Survey(3, what, encoded, **fields)))  # type: ignore[arg-type]
+
+
+def found(reply: Reply) -> Any:
+    assert isinstance(reply, Found)
+    return msgspec.json.decode(reply.found)
+
+
+def test_survey_reaches_the_others_and_comes_back(asked: Asked) -> None:
+    attend(asked, WORKER, A)
+    attend(asked, OTHER, B)
+    survey(asked, "clients", {"limit": 3})
+    (to_asker, roll), (to_other, question) = sorted(asked.send(), key=lambda sent: sent[0])
+    assert (to_asker, roll) == (A[0], Roll(3, [OTHER]))
+    assert isinstance(question, Question)
+    assert (to_other, question.what, bytes(question.terms)) == (B[0], "clients", b'{"limit":3}')
+    asked.answers.take(B, encode_ask(Finding(question.id, OTHER, msgspec.Raw(b'{"total":1}'))))
+    [(back, reply)] = asked.send()
+    assert isinstance(reply, Found)
+    assert (back, reply.id, reply.worker, found(reply)) == (A[0], 3, OTHER, {"total": 1})
+
+
+def test_feeder_has_a_part_in_some_surveys(asked: Asked) -> None:
+    asked.registry.want(QUOTE)
+    for what, terms, part in (
+        ("state", None, {"published": 7}),
+        ("capabilities", None, {"kinds": ["quote"]}),
+        (
+            "subscriptions",
+            {"limit": 5},
+            {"topics": [[QUOTE, "pending", None, None, 0, None]], "total": 1, "more": False},
+        ),
+    ):
+        survey(asked, what, terms)
+        replies = [reply for _, reply in (*asked.send(), *asked.send())]
+        assert replies[0] == Roll(3, ["feeder"])
+        assert found(replies[1]) == part
+    survey(asked, worker=OTHER)
+    assert [reply for _, reply in asked.send()] == [Roll(3, [])]
+
+
+def test_survey_with_terms_that_cannot_be_read_is_refused(asked: Asked) -> None:
+    with pytest.raises(WireError):
+        survey(asked, "subscriptions", {"limit": "x"})
+
+
+def test_finding_that_nobody_waits_for_is_dropped(asked: Asked) -> None:
+    asked.answers.take(B, encode_ask(Finding(9, OTHER, msgspec.Raw(b"1"))))
+    assert asked.send() == []
+
+
+def test_asker_without_the_right_is_told_why(asked: Asked) -> None:
+    rights = Rights(administers=False, advice="ask elsewhere")
+    for ask in (Attend(3, WORKER), Survey(3, "state")):
+        asked.answers.take(A, encode_ask(ask), rights)
+        assert asked.send() == [(A[0], Roll(3, [], "surveys are not for this asker: ask elsewhere"))]
+    assert len(asked.answers.roll) == 0
+    with pytest.raises(BadRequest, match="may not survey"):
+        asked.answers.take(A, encode_ask(Finding(1, WORKER, msgspec.Raw(b"1"))), rights)
+
+
+def test_worker_that_leaves_or_is_gone_is_asked_no_more(asked: Asked) -> None:
+    attend(asked, WORKER, A)
+    attend(asked, OTHER, B)
+    attend(asked, WORKER, A, leaves=True)
+    survey(asked, "kick", peer=(b"c",))
+    assert [peer for peer, _ in asked.send()] == [b"c", B[0]]
+    survey(asked, "kick", peer=(b"c",))
+    asked.outcome = "gone"
+    asked.send()
+    assert len(asked.answers.roll) == 0
+
+
+@pytest.mark.parametrize("name", ["", "a" * 9, "AAAAAAAA", "feeder00"])
+def test_strange_name_of_a_worker_is_refused(asked: Asked, name: str) -> None:
+    with pytest.raises(WireError):
+        attend(asked, name, A)

@@ -25,6 +25,7 @@ from qmt_bridge.curve.certificate import ROLES
 from qmt_bridge.curve.key_folder import add_client, load_curve, make_keys
 from qmt_bridge.errors import ConfigError, Refused
 from qmt_bridge.wire.requests import (
+    Ask,
     CatchUp,
     DownloadStarted,
     Reply,
@@ -33,6 +34,7 @@ from qmt_bridge.wire.requests import (
     decode_reply,
     encode_ask,
 )
+from qmt_bridge.wire.survey import Attend, Roll, Survey
 from qmt_bridge.wire.topics import ALL_TRADES, STATUS_TOPIC
 from tests.support.greeter import Greeter, addresses, take_until_live, trade_once, trading
 from tests.support.ports import ANY_ADDRESSES, ANY_PORT
@@ -87,7 +89,7 @@ def context() -> Iterator[zmq.Context[Socket]]:
     context.destroy(linger=0)
 
 
-def ask(context: zmq.Context[Socket], address: str, question: CatchUp | StartDownload, curve_dir: str = "") -> Reply:
+def ask(context: zmq.Context[Socket], address: str, question: Ask, curve_dir: str = "") -> Reply:
     """Return the first answer to a question."""
     with sockets.connect_dealer(context, address, load_curve(curve_dir, "gateway")) as dealer:
         assert dealer.poll(int(SECONDS * 1000), zmq.POLLOUT), "no connection"
@@ -328,3 +330,40 @@ def test_a_refused_role_is_told_on_both_sides(feeder: Feeder, keys: Path, caplog
     assert "is not allowed at trade_addr: to let it in, add the role trade" in caplog.text
     with pytest.raises(Refused, match="the client key of-trade lacks the role"):
         list(where.subscribe(ALL_TRADES, curve_dir=str(keys / "of-trade"), timeout=SECONDS))
+
+
+SURVEY = Survey(5, "state")
+
+
+def test_surveys_are_for_administrators_alone(feeder: Feeder, config: Config, context: zmq.Context[Socket]) -> None:
+    publisher = feeder.publisher
+    refused = ask(context, publisher.ask_addr, SURVEY)
+    assert isinstance(refused, Roll)
+    assert (refused.asked, str(refused.error)[:31]) == ([], "surveys are not for this asker:")
+    own = str(endpoint.key_folder(publisher._config) or "")
+    roll = ask(context, publisher.trade_ask_addr, SURVEY, own)
+    assert roll == Roll(5, ["feeder"])
+
+
+def test_everybody_who_may_ask_is_no_administrator(config: Config, context: zmq.Context[Socket]) -> None:
+    open_config = msgspec.structs.replace(config, open_trade_addr=True, trade_addr=ANY_PORT, trade_ask_addr="")
+    feeder = Feeder(open_config, Greeter())
+    feeder.start()
+    try:
+        for question in (SURVEY, Attend(5, "a3f09c1d")):
+            refused = ask(context, feeder.publisher.ask_addr, question)
+            assert isinstance(refused, Roll)
+            assert "open_trade_addr lets every user" in str(refused.error)
+        assert len(feeder.publisher._answers.roll) == 0
+    finally:
+        feeder.stop()
+
+
+def test_a_key_needs_the_role_for_surveys(feeder: Feeder, keys: Path, context: zmq.Context[Socket]) -> None:
+    for role in ROLES:
+        roll = ask(context, feeder.publisher.ask_addr, SURVEY, str(keys / f"of-{role}"))
+        assert isinstance(roll, Roll)
+        if role == "admin":
+            assert roll == Roll(5, ["feeder"])
+        else:
+            assert f"the client key of-{role} lacks the role" in str(roll.error)

@@ -15,7 +15,7 @@ import pytest
 from gateway.costs.budget import Budget
 from gateway.costs.slices import Slices
 from gateway.costs.turns import Turns
-from gateway.counters import Sent
+from gateway.counters import SentByPath
 from gateway.endpoints import Realtime
 from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
@@ -61,7 +61,7 @@ class Transport:
 def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscription]:
     transport = Transport()
     shared = {
-        "sent": Sent(),
+        "sent": SentByPath(),
         "flushes": flushes or Flushes(),
         "pool": Pool(2**30),
         "limited": Counter[str](),
@@ -70,7 +70,7 @@ def made(flushes: Flushes | None = None) -> tuple[Session, Transport, Subscripti
         "turns": Turns(),
         "opening_turns": Turns(),
     }
-    host: Any = SimpleNamespace(config=Config(), **shared)
+    host: Any = SimpleNamespace(config=Config(), note=lambda kind, text: None, **shared)
     scope: Any = {"path": "/ws/realtime", "query_string": b"", "headers": [], "extensions": {EXTENSION: transport}}
     nothing: Any = None
     session = Session(host, scope, nothing, nothing)

@@ -14,7 +14,7 @@ from websockets import ConnectionClosed
 from gateway.costs.budget import Budget
 from gateway.costs.slices import Slices
 from gateway.costs.turns import Turns
-from gateway.counters import Sent
+from gateway.counters import SentByPath
 from gateway.keys.entry import Entry
 from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
@@ -85,7 +85,7 @@ def made(server: Server, query: bytes = b"") -> Session:
     host: Any = SimpleNamespace(
         config=config,
         entry=Entry(config),
-        sent=Sent(),
+        sent=SentByPath(),
         flushes=Flushes(),
         pool=Pool(2**30, lambda: None),
         budget=Budget(1e6, 1000, 0.0),
@@ -95,6 +95,7 @@ def made(server: Server, query: bytes = b"") -> Session:
         opening_turns=Turns(),
         sessions={},
         welcome=lambda: {"type": "welcome"},
+        note=lambda kind, text: None,
     )
     scope: Any = {"path": "/ws/x", "query_string": query, "headers": [], "scheme": "ws"}
     return Session(host, scope, server.received.get, server.send)

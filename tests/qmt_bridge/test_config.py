@@ -82,6 +82,7 @@ CHANGED = {
     "grace": 0.0,
     "journal_days": 365,
     "journal_max_mb": 0,
+    "metrics_addr": "127.0.0.1:9001",
     "data_dir": " folder with spaces ",
     "store": ("whole/SH/", "codes.txt"),
     "store_days": 3,

@@ -20,7 +20,7 @@ from gateway.costs.shares import Shares, limits_of_worker
 from gateway.costs.slices import Slices
 from gateway.costs.turns import Turns
 from gateway.costs.views import Views
-from gateway.counters import Sent
+from gateway.counters import SentByPath
 from gateway.endpoints import ENDPOINTS
 from gateway.hub import Hub
 from gateway.keys.entry import Entry
@@ -303,7 +303,7 @@ class World:
         config = Config(max_rate=1_000_000, max_code_rate=10_000_000, data_dir=NOWHERE, **settings)
         self.host: Any = SimpleNamespace(
             config=config,
-            sent=Sent(),
+            sent=SentByPath(),
             flushes=self.flushes,
             pool=Pool(2**30),
             limited=Counter(),
@@ -318,6 +318,7 @@ class World:
             entry=Entry(config),
             feed=SimpleNamespace(hub=self.feeder.hub),
             welcome=lambda: {"type": "welcome"},
+            note=lambda kind, text: None,
         )
         self.talkers: list[Talker] = []
         self.failures: list[dict[str, Any]] = []

@@ -42,6 +42,8 @@ class HandDriven:
         self.wanted: list[Topic] = []
         self.downloads: list[DownloadRequest] = []
         self.condition = Health()
+        # What it lacks for each capability; None: it fails to say so.
+        self.lacks: dict[str, str] | None = {}
 
     def start(self, sink: Sink) -> None:
         self.sink = sink
@@ -74,6 +76,10 @@ class HandDriven:
 
     def upstream(self) -> int:
         return len(self.wanted)
+
+    def capabilities(self) -> dict[str, str]:
+        assert self.lacks is not None
+        return self.lacks
 
     def close(self) -> None:
         pass

@@ -62,9 +62,9 @@ def test_a_name_that_leaves_the_folder_is_refused(name: str) -> None:
         checked_name(name)
 
 
-@pytest.mark.parametrize("text", ["", "trade,admin", " , "])
+@pytest.mark.parametrize("text", ["", "trade,root", " , "])
 def test_unknown_roles_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="expected some of market,trade,ask,download"):
+    with pytest.raises(ConfigError, match="expected some of market,trade,ask,download,admin"):
         checked_roles(text)
 
 
