@@ -339,6 +339,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         IMPURE,
     ),
     ("gateway/access/*", {"gateway.access"}, IMPURE),
+    # Files and their two URLs; what the page shows comes from the URLs of everybody.
+    ("gateway/page/*", {"gateway.page", "starlette"}, {"asyncio", "socket", "threading", "time"}),
     ("gateway/costs/budget.py", set(), IMPURE),
     ("gateway/costs/shares.py", WIRE, IMPURE),
     ("gateway/costs/slices.py", set(), IMPURE - {"asyncio", "time"}),

@@ -20,6 +20,7 @@ from qmt_bridge.config import Config
 
 _HEADERS = [(name.lower().encode(), value.encode()) for name, value in BROWSER_HEADERS.items()]
 _TLS_HEADERS = [(name.lower().encode(), value.encode()) for name, value in TLS_HEADERS.items()]
+_OF_PAGES = frozenset((b"cache-control", b"content-security-policy"))
 # Seconds for which a browser remembers the answer to a preflight.
 _REMEMBER = "600"
 # What a script may read of an answer; without being named here only the body and some headers of the browser's own.
@@ -60,8 +61,8 @@ class Guard:
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = list(message.get("headers", ()))
-                # A page may say itself how long its answer may be kept.
-                names = {name for name, _ in own if name == b"cache-control"}
+                # A page may say itself how long its answer may be kept, and what a browser may load for it.
+                names = {name for name, _ in own if name in _OF_PAGES}
                 message = {**message, "headers": [*own, *(each for each in added if each[0] not in names)]}
             await send(message)
 
