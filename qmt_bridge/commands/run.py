@@ -113,6 +113,7 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
         f"  feeder   pid {pids['feeder']}, {' '.join(dict.fromkeys(endpoint.addresses(config).values()))}",
         f"  gateway  pid {pids['gateway']}, {workers}, http{s}://{host}:{config.port}/readyz /healthz /metrics",
         *_of_store(config, pids),
+        f"  page     http{s}://{host}:{config.port}/",
         f"  market   {base}/ws/realtime /ws/whole_quote /ws/l2_thousand /ws/download_progress /ws/formula",
     ]
     if made_key:
