@@ -16,6 +16,8 @@ from tests.support.waiting import SLOWNESS
 DEADLINE = 30.0 * SLOWNESS
 # A browser needs a moment of both cores to start.
 LAUNCH = 60.0 * SLOWNESS
+# Options of `qmt-bridge up`: fast enough that a test waits for no tick; an order each half second.
+QUICK = ("--source=sim", "--sim-interval=0.2", "--sim-order-interval=0.5", "--sim-l2-rate=20")
 _NAMES = ("chromium", "chromium-browser")
 
 

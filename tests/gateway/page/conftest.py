@@ -7,11 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.browser import Visit, running_browser
+from tests.support.browser import QUICK, Visit, running_browser
 from tests.support.up import Up, running
-
-# Fast enough that a test waits for no tick; the account places an order each half second.
-QUICK = ("--source=sim", "--sim-interval=0.2", "--sim-order-interval=0.5", "--sim-l2-rate=20")
 
 
 @pytest.fixture(scope="session")

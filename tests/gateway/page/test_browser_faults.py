@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway.page.conftest import QUICK
-from tests.support.browser import Visit
+from tests.support.browser import QUICK, Visit
 from tests.support.up import Up, running
 
 pytestmark = pytest.mark.timeout(180)

@@ -3,7 +3,7 @@
 import {element, icon, ICONS, Text} from "../parts/element.js";
 import {draw} from "../parts/frame.js";
 import {ask, read} from "../parts/gateway.js";
-import {onKey} from "../parts/key.js";
+import {hasKey, onKey} from "../parts/key.js";
 import {onLanguage, text} from "../parts/language.js";
 import {bytes, clock, duration, whole} from "../parts/numbers.js";
 import {table} from "../parts/rows.js";
@@ -64,6 +64,11 @@ export class Clients {
 
     async look() {
         clearTimeout(this.timer);
+        if (!hasKey()) {
+            this.clients = this.subscriptions = null;
+            this.why = "clients.needs_key";
+            return draw(this.draw);
+        }
         try {
             [this.clients, this.subscriptions] = await Promise.all([read(`api/clients?limit=${LIMIT}`), read(`api/subscriptions?limit=${LIMIT}`)]);
             this.why = "";
