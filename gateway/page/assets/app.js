@@ -34,7 +34,7 @@ function tabs() {
 
 /** Show the view that the URL names: `#market/600519.SH`. */
 async function show() {
-    const [named, detail = ""] = decodeURIComponent(location.hash.slice(1)).split("/");
+    const [named, detail = ""] = location.hash.slice(1).split("/");
     if (named === "main") return;
     const name = named in VIEWS ? named : "state";
     if (!made.has(name)) made.set(name, VIEWS[name].make());

@@ -4,6 +4,7 @@ const MOST = 200;
 const HOUR = 3600_000;
 export const happenings = [];
 const listeners = [];
+let noted = 0;
 // Times and numbers of skipped frames and of gaps.
 const counted = {skipped: [], gaps: []};
 
@@ -14,7 +15,7 @@ export function note(level, name, values = {}) {
         newest.times += 1;
         newest.at = Date.now();
     } else {
-        happenings.unshift({at: Date.now(), level, name, values, times: 1});
+        happenings.unshift({number: (noted += 1), at: Date.now(), level, name, values, times: 1});
         happenings.length = Math.min(happenings.length, MOST);
     }
     for (const listener of listeners) listener();

@@ -17,8 +17,9 @@ export function text(name, values) {
 export function label(root = document) {
     for (const each of root.querySelectorAll("[data-label]")) each.textContent = text(each.dataset.label);
     for (const each of root.querySelectorAll("[data-hint]")) {
-        each.title = text(each.dataset.hint);
-        each.setAttribute("aria-label", each.title);
+        const hint = text(each.dataset.hint);
+        each.setAttribute("aria-label", hint);
+        if (each.matches("button, a")) each.title = hint;
     }
     for (const each of root.querySelectorAll("[data-placeholder]")) each.placeholder = text(each.dataset.placeholder);
 }

@@ -1,6 +1,7 @@
 // A table of few rows that are updated in place: a row for each key, and a text that changes for each cell.
 
 import {element, mark, Text} from "./element.js";
+import {label} from "./language.js";
 
 export class Rows {
     /** Make the rows in `body`, a `<tbody>`, of `columns`: `{of(item), class(item), make(item)}` each. */
@@ -40,7 +41,9 @@ export class Rows {
             const cell = element(column.head ? "th" : "td", {scope: column.head ? "row" : null, class: column.kind}, text ? text.node : column.make(item));
             return {cell, text};
         });
-        return {element: element("tr", {}, cells.map(({cell}) => cell)), cells};
+        const row = element("tr", {}, cells.map(({cell}) => cell));
+        label(row);
+        return {element: row, cells};
     }
 
     write(row, item) {

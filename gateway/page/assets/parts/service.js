@@ -17,7 +17,8 @@ class Service {
         this.whole = true;
         this.rates = [];
         this.listeners = [];
-        this.timer = null;
+        this.timer = 0;
+        this.asked = this.looking = false;
         this.before = null;
         onKey(() => this.asked && this.look());
     }
@@ -28,24 +29,26 @@ class Service {
 
     start() {
         this.asked = true;
-        if (!this.timer) this.look();
+        this.look();
     }
 
     stop() {
         this.asked = false;
         clearTimeout(this.timer);
-        this.timer = null;
     }
 
     async look() {
         clearTimeout(this.timer);
-        this.timer = -1;
+        if (this.looking) return;
+        this.looking = true;
         try {
             this.state = this.whole ? await this.readAll() : await this.readOne();
             this.lacks = this.state.full ? "" : "key";
             if (this.state.full) this.keepRates();
         } catch (unserved) {
             this.lacks = unserved.status === 401 || unserved.status === 403 ? "key" : "away";
+        } finally {
+            this.looking = false;
         }
         for (const listener of this.listeners) draw(listener);
         if (this.asked) this.timer = setTimeout(() => this.look(), EVERY);

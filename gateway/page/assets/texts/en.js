@@ -80,7 +80,7 @@ export const en = {
     "hop.callback_to_publish": "callback → publication",
     "hop.publish_to_worker": "publication → worker",
     "hop.worker_to_socket": "worker → socket",
-    "hop.worker_to_page": "publication → this page",
+    "hop.publish_to_page": "publication → this page",
     "state.markets": "Newest tick by market",
     "state.market": "Market",
     "state.age": "Age",

@@ -80,7 +80,7 @@ export const zh = {
     "hop.callback_to_publish": "回调 → 发布",
     "hop.publish_to_worker": "发布 → worker",
     "hop.worker_to_socket": "worker → 套接字",
-    "hop.worker_to_page": "发布 → 本页面",
+    "hop.publish_to_page": "发布 → 本页面",
     "state.markets": "各市场最新行情",
     "state.market": "市场",
     "state.age": "距今",

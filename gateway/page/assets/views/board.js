@@ -20,6 +20,8 @@ const LEVELS = {width: 64, height: 22, count: 5};
 const FLASH = 350;
 const SPARK_AGAIN = 1000;
 const MOST_CODES = 2000;
+// Rows that are made for one frame of the screen.
+const AT_ONCE = 30;
 // The columns in their order; the style sheet knows which of them a narrow board leaves out.
 const COLUMNS = ["code", "spark", "last", "percent", "change", "bid", "levels", "ask", "high", "low", "volume", "amount", "time"];
 const NUMBERS = new Set(["last", "percent", "change", "bid", "ask", "high", "low", "volume", "amount", "time"]);
@@ -161,7 +163,8 @@ export class Board {
         this.draw = this.draw.bind(this);
         quotes.follow((quote, tick) => this.take(quote, tick));
         onLanguage(() => this.rewrite());
-        for (const code of this.codes) this.insert(code);
+        this.grow = this.grow.bind(this);
+        this.grow();
         this.count();
     }
 
@@ -203,6 +206,17 @@ export class Board {
         this.body.append(row.element);
         label(row.element);
         if (!this.current) this.enter(row);
+    }
+
+    /** Make the next rows; all rows of a long board at once would stop the page for a moment. */
+    grow() {
+        let room = AT_ONCE;
+        for (const code of this.codes) {
+            if (this.rows.has(code)) continue;
+            if (!room--) return draw(this.grow);
+            this.insert(code);
+        }
+        draw(this.draw);
     }
 
     count() {
@@ -276,7 +290,7 @@ export class Board {
         this.input.value = "";
         this.codes.push(...added);
         quotes.want(this.codes);
-        for (const code of added) this.insert(code);
+        this.grow();
         this.keepOrder();
         if (!added.length) return;
         this.said.show(text("board.added", {codes: added.slice(0, 5).join(", ")}));
@@ -355,7 +369,7 @@ export class Board {
                 row.element.focus();
             } else {
                 const to = Math.max(0, Math.min(this.codes.length - 1, at + steps[event.key]));
-                this.rows.get(this.codes[to]).element.focus();
+                this.rows.get(this.codes[to])?.element.focus();
             }
         } else if (event.key === "Enter") this.chosen(row.code);
         else if (event.key === "Delete" || event.key === "Backspace") this.remove(row);

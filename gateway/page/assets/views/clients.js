@@ -20,7 +20,7 @@ export class Clients {
         this.lacks = new Text();
         this.counted = [new Text(), new Text()];
         this.said = new Text();
-        const end = (does) => (item) => element("button", {type: "button", class: "tiny", title: text("clients.end"), "aria-label": text("clients.end"), on: {click: () => does(item)}}, icon(ICONS.close, 12));
+        const end = (does) => (item) => element("button", {type: "button", class: "tiny", hint: "clients.end", on: {click: () => does(item)}}, icon(ICONS.close, 12));
         this.clientTable = table("clients.connected", [
             {name: "client.id", head: true, of: (each) => each.id},
             {name: "client.address", kind: "word", of: (each) => each.address},

@@ -11,13 +11,18 @@ import {Rows, table} from "../parts/rows.js";
 import {service} from "../parts/service.js";
 
 const MARKETS = ["SH", "SZ", "BJ"];
-const HOPS = ["exchange_to_callback", "callback_to_publish", "publish_to_worker", "worker_to_socket", "worker_to_page"];
+const HOPS = ["exchange_to_callback", "callback_to_publish", "publish_to_worker", "worker_to_socket", "publish_to_page"];
 const LINE = {width: 240, height: 36};
 const EVENTS = 60;
 const ACCOUNT_LEVELS = {up: "ok", connecting: "warn", stale: "warn", down: "bad", refused: "bad"};
 const FEED_LEVELS = {up: "ok", ended: "note", connecting: "warn", stale: "warn", down: "bad", refused: "bad", away: "bad"};
 const KINDS = {refusal: "warn", gap: "warn", client: "note", alert: "bad", start: "ok"};
 const REFRESH = 1000;
+
+function numbered(same, name) {
+    same.set(name, (same.get(name) ?? 0) + 1);
+    return `${name} ${same.get(name)}`;
+}
 
 class Tile {
     constructor(name) {
@@ -209,7 +214,7 @@ export class State {
 
     drawHops(state) {
         const page = hops.page.percentiles();
-        const own = {exchange_to_callback: hops.exchange.percentiles(), callback_to_publish: hops.feeder.percentiles(), worker_to_page: page};
+        const own = {exchange_to_callback: hops.exchange.percentiles(), callback_to_publish: hops.feeder.percentiles(), publish_to_page: page};
         const found = HOPS.map((name) => {
             const told = state?.latency?.[name];
             if (told && told.p50 !== null) return [told.p50 * 1000, told.p99 * 1000];
@@ -240,12 +245,14 @@ export class State {
     }
 
     drawEvents(state) {
-        const own = happenings.map((each, at) => ({
-            key: `page-${each.name}-${each.at}-${at}`, at: each.at, where: text("this_page"), level: each.level,
+        const own = happenings.map((each) => ({
+            key: each.number, at: each.at, where: text("this_page"), level: each.level,
             text: text(each.name, each.values) + (each.times > 1 ? ` ×${each.times}` : ""),
         }));
-        const told = (state?.events ?? []).map((each, at) => ({
-            key: `${each.where}-${each.time}-${at}-${each.text}`, at: each.time, where: each.where === "feeder" ? text("feeder") : each.where,
+        // Two events may be the same in all fields; counted from the oldest on, each keeps its row.
+        const same = new Map();
+        const told = (state?.events ?? []).toReversed().map((each) => ({
+            key: numbered(same, `${each.where} ${each.time} ${each.text}`), at: each.time, where: each.where === "feeder" ? text("feeder") : each.where,
             level: KINDS[each.kind] ?? "note", text: each.text,
         }));
         const all = [...own, ...told].sort((a, b) => b.at - a.at).slice(0, EVENTS);

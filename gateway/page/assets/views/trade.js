@@ -104,6 +104,7 @@ export class Trade {
         if (!hasKey()) {
             this.socket.close();
             this.orders.clear();
+            this.told = null;
         } else if (this.socket.state === "closed") this.socket.open();
         draw(this.draw);
     }
