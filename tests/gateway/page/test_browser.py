@@ -75,7 +75,7 @@ def test_canvas_has_colours_and_its_picture_changes(visit: Visit, canvas: str) -
 def test_candles_of_a_period_are_drawn(visit: Visit, period: str) -> None:
     visit.open("market/600519.SH")
     visit.page.click(f'[data-period="{period}"]')
-    visit.until("() => /Open/.test(document.querySelector('.chart .grow').textContent)")
+    visit.until("() => /Open/.test(document.querySelector('.chart .read').textContent)")
     visit.until(f"selector => ({COLOURS})(selector) > 3", ".chart canvas")
 
 

@@ -17,7 +17,10 @@ export function sums(record, levels) {
 }
 
 const FOOT = 20;
+// Prices below the curve, where there is room for them.
 const TICKS = 5;
+const FEW = 3;
+const ROOM = 330;
 
 /** Draw the curve; `look` has colours and font, `shown` writes prices and volumes. */
 export function drawBook(canvas, record, levels, look, shown) {
@@ -85,9 +88,10 @@ export function drawBook(canvas, record, levels, look, shown) {
     pen.stroke();
     pen.setLineDash([]);
     pen.fillStyle = look.soft;
-    for (let at = 0; at < TICKS; at++) {
-        const price = middle + reach * ((2 * at) / (TICKS - 1) - 1);
-        pen.textAlign = at === 0 ? "left" : at === TICKS - 1 ? "right" : "center";
+    const ticks = box.width < ROOM ? FEW : TICKS;
+    for (let at = 0; at < ticks; at++) {
+        const price = middle + reach * ((2 * at) / (ticks - 1) - 1);
+        pen.textAlign = at === 0 ? "left" : at === ticks - 1 ? "right" : "center";
         pen.fillText(shown.price(price), x(price), box.height - 5);
     }
 }

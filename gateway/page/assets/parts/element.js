@@ -25,7 +25,7 @@ function filled(made, given, children) {
             made.setAttribute(name, value === true ? "" : value);
         }
     }
-    made.append(...children.flat().filter((child) => child !== null && child !== undefined));
+    made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
     return made;
 }
 

@@ -123,7 +123,7 @@ export const zh = {
     "happened.gap": "feeder 与网关之间丢失 {count} 条消息",
     "happened.skipped": "本页面过慢，跳过 {count} 帧",
     "happened.trade": "交易回报中断：{reason}",
-    "happened.feed_up": "行情恢复实时",
+    "happened.feed_up": "行情已连通",
     "happened.feed_stale": "行情无数据（{reason}）",
     "happened.feed_down": "行情中断（{reason}）",
     "happened.feed_ended": "回放已结束",

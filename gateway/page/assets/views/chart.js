@@ -30,10 +30,10 @@ export class Chart {
         });
         this.tabs = element("div", {class: "segments", role: "group", "data-hint": "chart.period"}, PERIODS.map((period) =>
             element("button", {type: "button", label: `period.${period}`, "data-period": period, "aria-pressed": String(period === "line"), on: {click: () => this.choose(period)}})));
-        this.box = element("div", {class: "plot", role: "img", "data-hint": "chart"});
+        this.box = element("div", {class: "canvas", role: "img", "data-hint": "chart"});
         this.element = element("section", {class: "panel chart", "aria-labelledby": "chart-title"},
-            element("header", {class: "panel-head"}, element("h3", {id: "chart-title", label: "view.chart"}), this.tabs, element("span", {class: "soft grow"}, this.read.node)),
-            this.box,
+            element("header", {class: "panel-head"}, element("h3", {id: "chart-title", label: "view.chart"}), this.tabs),
+            element("div", {class: "plot"}, element("p", {class: "read soft"}, this.read.node), this.box),
             element("p", {class: "note", role: "status"}, this.note.node));
         this.draw = this.draw.bind(this);
         new ResizeObserver(() => this.fit()).observe(this.box);
@@ -148,7 +148,7 @@ export class Chart {
         return {
             width: this.box.clientWidth,
             height: this.box.clientHeight,
-            padding: [10, 0, 0, 8],
+            padding: [26, 0, 0, 8],
             legend: {show: false},
             cursor: {points: {show: false}, drag: {x: false, y: false}, x: true, y: true},
             scales: {
@@ -157,7 +157,7 @@ export class Chart {
                 volume: {range: (plot, low, high) => [0, (high || 1) / (BELOW - 0.04)]},
             },
             axes: [
-                {...axis, size: 26, space: 70, values: (plot, marks) => marks.map((at) => (Number.isInteger(at) && at in this.series.times ? this.shownTime(at) : ""))},
+                {...axis, size: 26, space: 70, values: (plot, marks) => marks.map((at) => (at > 0 && at in this.series.times ? this.shownTime(at) : ""))},
                 {...axis, side: 1, size: 62, space: 34, values: (plot, marks) => {
                     // What is below the prices belongs to the volume.
                     const {min, max} = plot.scales.y;

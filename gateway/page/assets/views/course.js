@@ -5,6 +5,8 @@ import {averageOf} from "../parts/average.js";
 // Steps in ms: the finest one with which the day so far has no more points than `MOST`.
 const STEPS = [1000, 5000, 15_000, 60_000, 300_000];
 const MOST = 1200;
+// Pixels of the widest bar of the volume.
+const WIDEST = 9;
 
 export class Course {
     constructor() {
@@ -59,7 +61,7 @@ export class Course {
     }
 
     span(low, high) {
-        return [low ?? 0, Math.max((low ?? 0) + 1, high ?? 1)];
+        return [(low ?? 0) - 0.5, Math.max((low ?? 0) + 1, high ?? 1) + 0.5];
     }
 
     /** Return the range of prices with the day before's close in it, and room below for the volume. */
@@ -90,7 +92,7 @@ export class Course {
         pen.rect(left, top, width, height);
         pen.clip();
         const floor = plot.valToPos(0, "volume", true);
-        const wide = Math.max(1, (width / Math.max(this.times.length, 2)) * 0.7);
+        const wide = Math.max(1, Math.min(WIDEST * devicePixelRatio, (width / Math.max(this.times.length, 2)) * 0.7));
         for (let at = 0; at < this.times.length; at++) {
             const up = at === 0 || this.prices[at] >= this.prices[at - 1];
             const y = plot.valToPos(this.volumes[at], "volume", true);
