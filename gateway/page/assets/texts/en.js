@@ -4,7 +4,7 @@ export const en = {
     title: "QMT Bridge",
     skip: "Skip to the content",
     simulated: "SIMULATED",
-    "simulated.told": "All prices, orders and fills are invented. Do not trade on them.",
+    "simulated.told": "Everything here is invented. Do not trade on it.",
     away: "The gateway does not answer.",
     cancel: "Cancel",
     back: "Back to the board",

@@ -54,7 +54,7 @@ class Row {
 
     cell(name) {
         let inside;
-        if (name === "spark") inside = drawing("svg", {viewBox: `0 0 ${SPARK.width} ${SPARK.height}`, width: SPARK.width, height: SPARK.height, "aria-hidden": "true"}, this.base, this.line);
+        if (name === "spark") inside = drawing("svg", {viewBox: `0 0 ${SPARK.width} ${SPARK.height}`, preserveAspectRatio: "none", width: SPARK.width, height: SPARK.height, "aria-hidden": "true"}, this.base, this.line);
         else if (name === "levels") inside = drawing("svg", {viewBox: `0 0 ${LEVELS.width} ${LEVELS.height}`, width: LEVELS.width, height: LEVELS.height, "aria-hidden": "true"}, this.bids, this.asks);
         else {
             this.texts[name] = new Text(name === "code" ? this.code : "");
