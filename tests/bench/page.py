@@ -79,7 +79,8 @@ def measured(visit: Visit, seconds: float, every: float) -> Iterator[str]:
         at += passed
         new = long[tasks:]
         yield (
-            f"{(received - before) / passed:7.0f} updates/s  pace {pace} ms  {(frames - drawn) / passed:5.1f} frames/s  "
+            f"{(received - before) / passed:7.0f} updates/s  pace {pace} ms  "
+            f"{(frames - drawn) / passed:5.1f} frames/s  "
             f"long tasks {len(new)} (longest {max(new, default=0):.0f} ms)  {_held(cdp)}"
         )
         before, drawn, tasks = received, frames, len(long)

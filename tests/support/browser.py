@@ -16,8 +16,9 @@ from tests.support.waiting import SLOWNESS
 DEADLINE = 30.0 * SLOWNESS
 # A browser needs a moment of both cores to start.
 LAUNCH = 60.0 * SLOWNESS
-# Options of `qmt-bridge up`: fast enough that a test waits for no tick; an order each half second.
-QUICK = ("--source=sim", "--sim-interval=0.2", "--sim-order-interval=0.5", "--sim-l2-rate=20")
+# Options of `qmt-bridge up`: a tick each second, because the console of whole markets gets 5,400 of them; an order each
+# half second.
+QUICK = ("--source=sim", "--sim-interval=1", "--sim-order-interval=0.5", "--sim-l2-rate=20")
 _NAMES = ("chromium", "chromium-browser")
 
 

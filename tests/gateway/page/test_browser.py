@@ -11,6 +11,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.support.browser import DEADLINE, Visit
 from tests.support.up import Up
@@ -19,15 +21,21 @@ pytestmark = pytest.mark.timeout(180)
 
 VIEWS = ("state", "market", "trade", "consoles", "clients")
 CONSOLES = ("realtime", "whole_quote", "l2_thousand", "download_progress", "formula", "trade")
-PRICE = '() => document.querySelector(\'.row[data-code="600519.SH"] .c-last\')?.textContent'
+PRICE = "() => document.querySelector('.row[data-code=\"600519.SH\"] .c-last')?.textContent"
+SHOWN = "() => document.querySelector('main').firstElementChild && document.querySelector('#feed[data-state=up]')"
 # The picture of a canvas, as the page can compare it.
 PICTURE = "selector => document.querySelector(selector)?.toDataURL()"
 COLOURS = """selector => {
     const canvas = document.querySelector(selector);
     if (!canvas?.width) return 0;
-    const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    // A copy, because the browser warns of a page that reads what it draws.
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", {willReadFrequently: true});
+    copy.drawImage(canvas, 0, 0);
+    const {data} = copy.getImageData(0, 0, canvas.width, canvas.height);
     const found = new Set();
-    for (let at = 0; at < data.length; at += 4) if (data[at + 3] > 40) found.add(data[at] >> 5 << 10 | data[at + 1] >> 5 << 5 | data[at + 2] >> 5);
+    for (let at = 0; at < data.length; at += 4) {
+        if (data[at + 3] > 40) found.add((data[at] >> 5) + "/" + (data[at + 1] >> 5) + "/" + (data[at + 2] >> 5));
+    }
     return found.size;
 }"""
 
@@ -81,7 +89,9 @@ def test_candles_of_a_period_are_drawn(visit: Visit, period: str) -> None:
 
 def test_ladder_and_tape_have_lines_that_move(visit: Visit) -> None:
     visit.open("market/600519.SH")
-    visit.until("() => [...document.querySelectorAll('.ladder .bid td')].every(cell => cell.className || cell.textContent)")
+    visit.until(
+        "() => [...document.querySelectorAll('.ladder .bid td')].every(cell => cell.className || cell.textContent)"
+    )
     first = visit.until("() => document.querySelector('.tape tbody tr').textContent")
     visit.until("before => document.querySelector('.tape tbody tr').textContent !== before", first)
 
@@ -139,7 +149,9 @@ def test_wrong_key_is_told_and_a_right_one_opens_trade_events(visit: Visit, up: 
     visit.page.click('[data-tab="fills"]')
     visit.until("() => document.querySelectorAll('[data-table=fills] tbody tr').length > 0")
     assert "nothing missed" in visit.text(".trade-open .grow")
-    kept = visit.page.evaluate("() => JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie + location")
+    kept = visit.page.evaluate(
+        "() => JSON.stringify(localStorage) + JSON.stringify(sessionStorage) + document.cookie + location"
+    )
     assert key_of(up) not in kept
     assert not [url for url in visit.asked if key_of(up) in url]
 
@@ -206,7 +218,7 @@ def test_language_follows_the_browser_and_its_switch(visits: Callable[..., Visit
 
 
 def test_red_is_up_until_it_is_switched(visit: Visit) -> None:
-    colours = "() => [getComputedStyle(document.querySelector('.arrow.up')).color, getComputedStyle(document.querySelector('.arrow.down')).color]"
+    colours = "() => ['up', 'down'].map(name => getComputedStyle(document.querySelector(`.arrow.${name}`)).color)"
     visit.open()
     up, down = visit.page.evaluate(colours)
     red, green, _ = map(int, re.findall(r"\d+", up)[:3])
@@ -231,12 +243,12 @@ def test_theme_follows_the_system_and_its_switch(visits: Callable[..., Visit]) -
 def test_phone_needs_no_scrolling_aside(visits: Callable[..., Visit], view: str) -> None:
     visit = visits(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True, device_scale_factor=2)
     visit.open(view)
-    visit.until("() => document.querySelector('main').firstElementChild && document.querySelector('#feed').dataset.state === 'up'")
+    visit.until(SHOWN)
     assert visit.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     # The mark and the ways to all views are in sight.
     assert visit.page.locator("#simulated").is_visible()
     boxes = [visit.page.locator(f"#to-{name}").bounding_box() for name in VIEWS]
-    assert all(0 <= box["x"] and box["x"] + box["width"] <= 360 and box["y"] + box["height"] <= 740 for box in boxes)
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 360 and box["y"] + box["height"] <= 740 for box in boxes)
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
@@ -245,7 +257,7 @@ def test_axe_finds_nothing_serious(visits: Callable[..., Visit], up: Up, view: s
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="the extra `browser` is not installed")
     visit = visits(color_scheme=scheme)
     visit.open(view)
-    visit.until("() => document.querySelector('main').firstElementChild && document.querySelector('#feed').dataset.state === 'up'")
+    visit.until(SHOWN)
     if view == "trade":
         enter_key(visit, key_of(up))
         visit.until("() => document.querySelectorAll('[data-table=orders] tbody tr').length > 2")
@@ -281,3 +293,24 @@ def test_policy_stops_scripts_and_styles_that_came_with_data(visit: Visit) -> No
     visit.asked[:] = [url for url in visit.asked if "127.0.0.2" not in url]
 
 
+def test_client_and_subscription_are_shown_and_ended(visit: Visit, up: Up) -> None:
+    if visit.context.request.get(f"{visit.base}/api/clients").status == 404:
+        pytest.skip("this gateway has no administration by API")
+    with connect(up.url("/ws/realtime?ctl=1"), proxy=None) as client:
+        client.send(json.dumps({"action": "subscribe", "id": 1, "stocks": ["600777.SH"]}))
+        visit.open("clients")
+        enter_key(visit, key_of(up))
+        topic = 'tr:has(th:text-is("quote/600777.SH/tick/"))'
+        visit.page.click(f"{topic} button")
+        visit.page.click('dialog button[value="yes"]')
+        visit.page.locator("[role=status]", has_text="600777.SH/tick/ was ended").wait_for()
+        row = visit.page.locator('tr:has(td:text-is("/ws/realtime"))', has_text="–").first
+        row.get_by_role("button").click()
+        visit.page.click('dialog button[value="yes"]')
+        # It ends with the close; until then there are frames.
+        for _ in range(1000):
+            try:
+                client.recv(timeout=DEADLINE)
+            except ConnectionClosed:
+                break
+        assert client.close_code == 1008

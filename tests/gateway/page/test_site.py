@@ -67,8 +67,10 @@ async def test_head_has_the_headers_alone(pages: httpx2.AsyncClient) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/assets/", "/assets/none.js", "/assets/../site.py", "/assets/%2e%2e/site.py", "/assets/..%2fsite.py"]
-    + ["/assets/uplot/LICENSE", "/assets/%00", "/index.html"],
+    [
+        *("/assets/", "/assets/none.js", "/assets/../site.py", "/assets/%2e%2e/site.py", "/assets/..%2fsite.py"),
+        *("/assets/uplot/LICENSE", "/assets/%00", "/index.html"),
+    ],
 )
 async def test_nothing_else_of_the_folder_is_served(pages: httpx2.AsyncClient, path: str) -> None:
     response = await pages.get(path)
@@ -125,7 +127,9 @@ def test_files_that_the_page_names_are_there() -> None:
 
 
 def texts(language: str) -> dict[str, str]:
-    found = re.findall(r'^ {4}"?([\w.]+)"?: "(.*)",$', assets()[f"assets/texts/{language}.js"].body.decode(), re.MULTILINE)
+    found = re.findall(
+        r'^ {4}"?([\w.]+)"?: "(.*)",$', assets()[f"assets/texts/{language}.js"].body.decode(), re.MULTILINE
+    )
     return dict(found)
 
 

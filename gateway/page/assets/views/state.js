@@ -16,7 +16,7 @@ const LINE = {width: 240, height: 36};
 const EVENTS = 60;
 const ACCOUNT_LEVELS = {up: "ok", connecting: "warn", stale: "warn", down: "bad", refused: "bad"};
 const FEED_LEVELS = {up: "ok", ended: "note", connecting: "warn", stale: "warn", down: "bad", refused: "bad", away: "bad"};
-const KINDS = {refusal: "warn", gap: "warn", client: "note", alert: "bad", start: "ok"};
+const KINDS = new Map(Object.entries({feed: "note", account: "note", journal: "warn", refusal: "warn", client: "note", gap: "warn", alert: "bad", start: "ok"}));
 const REFRESH = 1000;
 
 function numbered(same, name) {
@@ -252,8 +252,8 @@ export class State {
         // Two events may be the same in all fields; counted from the oldest on, each keeps its row.
         const same = new Map();
         const told = (state?.events ?? []).toReversed().map((each) => ({
-            key: numbered(same, `${each.where} ${each.time} ${each.text}`), at: each.time, where: each.where === "feeder" ? text("feeder") : each.where,
-            level: KINDS[each.kind] ?? "note", text: each.text,
+            key: numbered(same, `${each.where} ${each.time} ${each.text}`), at: each.time, where: `${each.where === "feeder" ? text("feeder") : each.where} · ${KINDS.has(each.kind) ? text(`kind.${each.kind}`) : each.kind}`,
+            level: KINDS.get(each.kind) ?? "note", text: each.text,
         }));
         const all = [...own, ...told].sort((a, b) => b.at - a.at).slice(0, EVENTS);
         this.eventRows.show(all, (each) => each.key);
