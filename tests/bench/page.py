@@ -39,8 +39,9 @@ _RECEIVED = "() => import('/assets/parts/quotes.js').then(({quotes}) => [quotes.
 @click.option("--rate", default=10_000, show_default=True, help="Updates a second of all codes.")
 @click.option("--seconds", default=60.0, show_default=True)
 @click.option("--every", default=10.0, show_default=True, help="Seconds between two lines.")
+@click.option("--traced", "traced_seconds", default=10.0, show_default=True, help="Seconds of tracing at the end.")
 @click.option("--place", default="market", show_default=True, help="The view that is shown.")
-def main(rows: int, rate: int, seconds: float, every: float, place: str) -> None:
+def main(rows: int, rate: int, seconds: float, every: float, traced_seconds: float, place: str) -> None:
     codes = [f"{_FIRST + number}.SH" for number in range(rows)]
     interval = max(0.01, rows / rate)
     with (
@@ -57,6 +58,7 @@ def main(rows: int, rate: int, seconds: float, every: float, place: str) -> None
         visit.until("() => /\\d/.test(document.querySelector('.row[data-code] .c-last')?.textContent)")
         for line in measured(visit, seconds, every):
             click.echo(line)
+        click.echo(traced(browser, visit, traced_seconds))
         visit.close()
 
 
@@ -85,6 +87,37 @@ def measured(visit: Visit, seconds: float, every: float) -> Iterator[str]:
         )
         before, drawn, tasks = received, frames, len(long)
     yield f"at last, after a garbage collection: {_kept(cdp)}"
+
+
+def traced(browser: Any, visit: Visit, seconds: float) -> str:
+    """Return what the page's thread has computed, by the clock of the thread: others that use the machine do not count.
+
+    A long task of the browser's own count has waited too, wherever other processes had the processor.
+    """
+    browser.start_tracing(page=visit.page, categories=["toplevel", "__metadata"])
+    before, _ = visit.page.evaluate(_RECEIVED)
+    at = time.monotonic()
+    visit.page.wait_for_timeout(seconds * 1000)
+    passed = time.monotonic() - at
+    received, _ = visit.page.evaluate(_RECEIVED)
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    threads = {
+        (each["pid"], each["tid"])
+        for each in events
+        if each["name"] == "thread_name" and each["args"]["name"] == "CrRendererMain"
+    }
+    tasks: dict[tuple[int, int], list[float]] = {}
+    for each in events:
+        thread = (each["pid"], each["tid"])
+        if thread in threads and each["name"].endswith("RunTask") and "tdur" in each:
+            tasks.setdefault(thread, []).append(each["tdur"] / 1000)
+    # Of several renderers the page's is the one that computed most.
+    page = max(tasks.values(), key=sum, default=[0.0])
+    return (
+        f"{passed:.0f} s by the thread's clock: {(received - before) / passed:.0f} updates/s, "
+        f"{sum(page) / passed / 10:.0f} % of a core, {len(page)} tasks, "
+        f"{sum(each > 50 for each in page)} longer than 50 ms, longest {max(page):.1f} ms"
+    )
 
 
 def _kept(cdp: Any) -> str:
