@@ -170,7 +170,7 @@ def test_wheel_has_the_files_of_the_page_and_their_licence(tmp_path):
         names = wheel.namelist()
     page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gateway" / "page").rglob("*.*") if path.is_file()}
     assert {name for name in page if "__pycache__" not in name} <= set(names)
-    assert any(name.endswith("licenses/gateway/page/assets/uplot/LICENSE") for name in names)
+    assert "gateway/page/assets/uplot/LICENSE" in names
 
 
 # Refuses every connection and every look-up of a name beyond this machine, in each Python process that inherits it.
