@@ -28,6 +28,7 @@ from gateway.http.pages import PAGES, TO_FILES, Serve
 from gateway.http.problems import Denied
 from gateway.keys.attempts import why_barred
 from gateway.keys.entry import headers_of
+from gateway.page.site import ROUTES as PAGE
 from gateway.session import Endpoint, Session
 from gateway.worker import Worker, Workers
 from qmt_bridge import log
@@ -76,6 +77,7 @@ def create_app(config: Config | None = None) -> Starlette:
     routes += [
         Route(path + end, _Market(workers, settings, serve)) for path, serve in PAGES.items() for end in ("", "/")
     ]
+    routes += PAGE
     app = _App(settings, routes, lifespan)
     app.router.default = _nowhere
     return app

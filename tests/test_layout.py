@@ -406,6 +406,8 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         WIRE | {"gateway.contract", "gateway.endpoints", "qmt_bridge.__version__", "starlette"},
         IMPURE - {"pathlib"},
     ),
+    # Files and their two URLs; what the page shows comes from the URLs of everybody.
+    ("gateway/page/*", {"gateway.page", "starlette"}, {"asyncio", "socket", "threading", "time"}),
     ("gateway/costs/budget.py", set(), IMPURE),
     # pyarrow is an optional dependency; one file imports it, which others import when it is needed.
     ("gateway/http/formats/parquet.py", WIRE | {"gateway.http.formats", "pyarrow"}, IMPURE),

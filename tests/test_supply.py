@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,6 +161,16 @@ def test_two_builds_of_a_release_have_the_same_bytes(tmp_path):
     assert builds[0] == builds[1]
     name = f"qmt_bridge_gateway-{PROJECT['project']['version']}"
     assert builds[0].keys() == {f"{name}-py3-none-any.whl", f"{name}.tar.gz"}
+
+
+def test_wheel_has_the_files_of_the_page_and_their_licence(tmp_path):
+    tree = copy(tmp_path / "tree")
+    build(tree, 1_600_000_000)
+    with zipfile.ZipFile(next((tree / "dist").glob("*.whl"))) as wheel:
+        names = wheel.namelist()
+    page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gateway" / "page").rglob("*.*") if path.is_file()}
+    assert {name for name in page if "__pycache__" not in name} <= set(names)
+    assert "gateway/page/assets/uplot/LICENSE" in names
 
 
 # Refuses every connection and every look-up of a name beyond this machine, in each Python process that inherits it.

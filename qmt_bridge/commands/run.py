@@ -117,6 +117,7 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
         f"  gateway  pid {pids['gateway']}, {workers}, http{s}://{host}:{config.port}/readyz /healthz /metrics",
         *_of_store(config, pids),
         *([f"  alerts   pid {pids['alerts']}, to {', '.join(alerts.targets_of(config))}"] if "alerts" in pids else []),
+        f"  page     http{s}://{host}:{config.port}/",
         f"  market   {base}/ws/realtime /ws/whole_quote /ws/l2_thousand /ws/download_progress /ws/formula",
     ]
     if made_key:

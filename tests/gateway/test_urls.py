@@ -40,7 +40,7 @@ def test_plain_http_on_a_socket_asks_for_an_upgrade(rig: Rig, method: str, path:
     [
         ("/ws/realtme", "did you mean /ws/realtime?"),
         ("/api/lst", "did you mean /api/last?"),
-        ("/", "the WebSockets are /ws/realtime, "),
+        ("/qqq", "the WebSockets are /ws/realtime, "),
         ("/" + "a" * 5000, "there is nothing at '/" + "a" * 59 + "';"),
         ("/%0d%0aX-Header:%20a", r"there is nothing at '/\r\nX-Header: a'"),
         ("/%e8%82%a1", "there is nothing at '/股'"),
@@ -58,9 +58,10 @@ async def test_unknown_path_is_not_found(rig: Rig, caplog: pytest.LogCaptureFixt
     assert "Traceback" not in caplog.text
 
 
-async def test_page_is_no_socket(rig: Rig) -> None:
+@pytest.mark.parametrize("path", ["/healthz", "/", "/assets/app.js"])
+async def test_page_is_no_socket(rig: Rig, path: str) -> None:
     with pytest.raises(websockets.InvalidStatus) as raised:
-        async with rig.connect("/healthz"):
+        async with rig.connect(path):
             pass
     assert raised.value.response.status_code == 404
 

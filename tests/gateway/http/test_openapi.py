@@ -35,7 +35,8 @@ def test_every_route_of_the_app_is_described(config: Config) -> None:
     paths = [route.path for route in create_app(config).routes]  # type: ignore[attr-defined]
     # A topic has slashes, which only the router has to know.
     routes = {path.removesuffix("/").replace(":path}", "}") for path in paths}
-    assert document()["paths"].keys() == routes
+    # The page is no interface of a program, and has as many files as it likes.
+    assert document()["paths"].keys() == routes - {"", "/assets/{path}"}
 
 
 @pytest.mark.parametrize("path", SHAPES)

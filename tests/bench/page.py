@@ -1,0 +1,142 @@
+"""The page with many rows at many updates a second in a real Chromium: long tasks, memory, first paint.
+
+    python -m tests.bench.page --rows 500 --rate 10000 --seconds 600
+
+Feeder, gateway and browser share the machine, so the rate that the page receives is measured, and not assumed.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import psutil
+
+from tests.support.browser import Visit, running_browser
+from tests.support.up import running
+
+# Codes of the simulator that are there in one block.
+_FIRST = 600000
+# Notes each task of more than 50 ms from the page's start on.
+_WATCH = """
+window.longTasks = [];
+new PerformanceObserver(list => {
+    for (const each of list.getEntries()) window.longTasks.push(each.duration);
+}).observe({type: "longtask", buffered: true});
+window.framesDrawn = 0;
+(function frame() { window.framesDrawn += 1; requestAnimationFrame(frame); })();
+"""
+_RECEIVED = "() => import('/assets/parts/quotes.js').then(({quotes}) => [quotes.received, quotes.pace.ms])"
+
+
+@click.command(help=__doc__.partition("\n")[0] if __doc__ else None)
+@click.option("--rows", default=500, show_default=True, help="Codes of the board.")
+@click.option("--rate", default=10_000, show_default=True, help="Updates a second of all codes.")
+@click.option("--seconds", default=60.0, show_default=True)
+@click.option("--every", default=10.0, show_default=True, help="Seconds between two lines.")
+@click.option("--traced", "traced_seconds", default=10.0, show_default=True, help="Seconds of tracing at the end.")
+@click.option("--place", default="market", show_default=True, help="The view that is shown.")
+def main(rows: int, rate: int, seconds: float, every: float, traced_seconds: float, place: str) -> None:
+    codes = [f"{_FIRST + number}.SH" for number in range(rows)]
+    interval = max(0.01, rows / rate)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(Path(folder), "--source=sim", f"--sim-interval={interval:.3f}", "--store-days=0") as up,
+        running_browser() as browser,
+    ):
+        visit = Visit(browser, f"http://127.0.0.1:{up.port}")
+        visit.page.add_init_script(_WATCH)
+        visit.page.add_init_script(f"localStorage.setItem('qmt-bridge.codes', {json.dumps(json.dumps(codes))})")
+        visit.open(place)
+        paint = visit.until("() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
+        click.echo(f"first contentful paint {paint:.0f} ms, with {rows} rows")
+        visit.until("() => /\\d/.test(document.querySelector('.row[data-code] .c-last')?.textContent)")
+        for line in measured(visit, seconds, every):
+            click.echo(line)
+        click.echo(traced(browser, visit, traced_seconds))
+        visit.close()
+
+
+def measured(visit: Visit, seconds: float, every: float) -> Iterator[str]:
+    """Yield a line each `every` seconds: what the page received and drew, its long tasks, and what it holds."""
+    cdp = visit.context.new_cdp_session(visit.page)
+    cdp.send("Performance.enable")
+    yield f"at first, after a garbage collection: {_kept(cdp)}"
+    tasks = len(visit.page.evaluate("() => window.longTasks"))
+    at = time.monotonic()
+    end = at + seconds
+    before, _ = visit.page.evaluate(_RECEIVED)
+    drawn = visit.page.evaluate("() => window.framesDrawn")
+    while time.monotonic() < end:
+        visit.page.wait_for_timeout(every * 1000)
+        received, pace = visit.page.evaluate(_RECEIVED)
+        frames = visit.page.evaluate("() => window.framesDrawn")
+        long = visit.page.evaluate("() => window.longTasks")
+        passed = time.monotonic() - at
+        at += passed
+        new = long[tasks:]
+        yield (
+            f"{(received - before) / passed:7.0f} updates/s  pace {pace} ms  "
+            f"{(frames - drawn) / passed:5.1f} frames/s  "
+            f"long tasks {len(new)} (longest {max(new, default=0):.0f} ms)  {_held(cdp)}"
+        )
+        before, drawn, tasks = received, frames, len(long)
+    yield f"at last, after a garbage collection: {_kept(cdp)}"
+
+
+def traced(browser: Any, visit: Visit, seconds: float) -> str:
+    """Return what the page's thread has computed, by the clock of the thread: others that use the machine do not count.
+
+    A long task of the browser's own count has waited too, wherever other processes had the processor.
+    """
+    browser.start_tracing(page=visit.page, categories=["toplevel", "__metadata"])
+    before, _ = visit.page.evaluate(_RECEIVED)
+    at = time.monotonic()
+    visit.page.wait_for_timeout(seconds * 1000)
+    passed = time.monotonic() - at
+    received, _ = visit.page.evaluate(_RECEIVED)
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    threads = {
+        (each["pid"], each["tid"])
+        for each in events
+        if each["name"] == "thread_name" and each["args"]["name"] == "CrRendererMain"
+    }
+    tasks: dict[tuple[int, int], list[float]] = {}
+    for each in events:
+        thread = (each["pid"], each["tid"])
+        if thread in threads and each["name"].endswith("RunTask") and "tdur" in each:
+            tasks.setdefault(thread, []).append(each["tdur"] / 1000)
+    # Of several renderers the page's is the one that computed most.
+    page = max(tasks.values(), key=sum, default=[0.0])
+    return (
+        f"{passed:.0f} s by the thread's clock: {(received - before) / passed:.0f} updates/s, "
+        f"{sum(page) / passed / 10:.0f} % of a core, {len(page)} tasks, "
+        f"{sum(each > 50 for each in page)} longer than 50 ms, longest {max(page):.1f} ms"
+    )
+
+
+def _kept(cdp: Any) -> str:
+    # A collection that is asked for stops the page for longer than one of its own.
+    cdp.send("HeapProfiler.collectGarbage")
+    return _held(cdp)
+
+
+def _held(cdp: Any) -> str:
+    """Return the heap and the nodes of the page, and the memory of the largest renderer."""
+    found = {each["name"]: each["value"] for each in cdp.send("Performance.getMetrics")["metrics"]}
+    sizes = [
+        process.info["memory_info"].rss
+        for process in psutil.process_iter(["memory_info", "cmdline"])
+        if "--type=renderer" in (process.info["cmdline"] or [])
+    ]
+    heap = f"heap {found['JSHeapUsedSize'] / 2**20:.1f} MiB, {found['Nodes']:.0f} nodes"
+    return f"{heap}, renderer {max(sizes, default=0) / 2**20:.0f} MiB"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""The page in a real Chromium while parts of the service are killed: it comes back by itself and tells what was."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.browser import QUICK, Visit
+from tests.support.up import Up, running
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.timeout(180)
+
+PRICE = "() => document.querySelector('.row[data-code=\"600519.SH\"] .c-last')?.textContent"
+
+
+@pytest.fixture
+def fresh(browser: Any, tmp_path: Path) -> Iterator[Up]:
+    with running(tmp_path, *QUICK) as up:
+        yield up
+
+
+# What has happened, and of what the page tells then. A feeder may be back before a gateway has missed it.
+TOLD = {
+    "feeder": ("happened.restart", "the feeder was started again"),
+    "gateway": ("happened.lost", "connection to the gateway lost"),
+}
+HAPPENED = (
+    "name => import('/assets/parts/happenings.js').then(page => page.happenings.some(each => each.name === name))"
+)
+
+
+@pytest.mark.parametrize("part", TOLD)
+def test_page_comes_back_after_a_killed_part(browser: Any, fresh: Up, part: str) -> None:
+    name, told = TOLD[part]
+    visit = Visit(browser, f"http://127.0.0.1:{fresh.port}")
+    try:
+        visit.open("market/600519.SH")
+        visit.until(f"() => /\\d/.test(({PRICE})())")
+        # A module that is loaded does not need the gateway any more.
+        assert not visit.page.evaluate(HAPPENED, name)
+        os.kill(fresh.pid(part), signal.SIGKILL)
+        wait_for(lambda: visit.page.evaluate(HAPPENED, name), told)
+        visit.until("() => document.querySelector('#feed').dataset.state === 'up'")
+        price = visit.page.evaluate(PRICE)
+        visit.until(f"before => ({PRICE})() !== before", price)
+        tape = visit.text(".tape tbody tr")
+        visit.until("before => document.querySelector('.tape tbody tr').innerText !== before", tape)
+        visit.go("state")
+        visit.until("() => document.querySelector('.verdict').dataset.level === 'ok'")
+        assert told in visit.text(".s-lately table")
+        # A browser logs each connection that fails; nothing else may be in its log.
+        assert visit.troubles(lambda line: "net::ERR_" in line or "WebSocket connection to" in line) == []
+    finally:
+        visit.close()
