@@ -45,7 +45,7 @@ def make_source(config: Config) -> Source:
 
             return XtSource(config)
         case "replay":
-            from feeder.replay import Replay
+            from feeder.replay.player import Replay
 
             return Replay(config)
         case _:

@@ -22,7 +22,7 @@ from gateway import status
 from gateway.access.browser_headers import BROWSER_HEADERS
 from gateway.access.guard import Guard
 from gateway.access.peers import from_this_machine
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from gateway.http.admission import identify
 from gateway.http.pages import PAGES, TO_FILES, Serve
 from gateway.http.problems import Denied

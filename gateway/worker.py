@@ -17,7 +17,7 @@ from gateway.costs.slices import Slices
 from gateway.costs.turns import OPENING_OF_CLIENT, Turns
 from gateway.costs.views import Views
 from gateway.counters import Counts, CutOffs, Numbers, SentByPath
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from gateway.feed import Feed
 from gateway.http.admission import Purses
 from gateway.http.closed import ClosedAnswers

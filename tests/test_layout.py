@@ -303,7 +303,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"asyncio", "socket"},
     ),
     # What a replay plays.
-    ("feeder/recording.py", EDGE | {"feeder.source", "qmt_bridge.tapes"}, {"asyncio"}),
+    ("feeder/replay/recording.py", EDGE | {"feeder.source", "qmt_bridge.tapes"}, {"asyncio"}),
     ("feeder/*", EDGE | {"feeder", "qmt_bridge.journal_file"}, {"asyncio"}),
     # The gateway's pure middle.
     ("gateway/hub.py", WIRE | {"gateway.streams"}, IMPURE),

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from gateway.contract.frames import FRAMES
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from qmt_bridge import __version__
 from qmt_bridge.wire.messages import Bar, L2Order, L2OrderQueue, L2QuoteAux, L2Thousand, L2Transaction, Tick
 from qmt_bridge.wire.requests import (

@@ -19,7 +19,10 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from gateway.endpoints import Formula, L2Thousand, Realtime, WholeQuote
+from gateway.endpoints.formula import Formula
+from gateway.endpoints.l2_thousand import L2Thousand
+from gateway.endpoints.realtime import Realtime
+from gateway.endpoints.whole_quote import WholeQuote
 from gateway.http.admission import Host, check_barred, identify
 from gateway.http.connection import Connection
 from gateway.http.event_ids import END, FORMULA, Marks

@@ -17,7 +17,7 @@ from gateway.admin.clients import Clients, ClientsQuery
 from gateway.admin.state import State
 from gateway.admin.topics import Ended, Subscriptions, SubscriptionsQuery
 from gateway.admin.verdict import Why
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from gateway.http.administration import Capabilities, EndQuery, Kicked, KickQuery, NoQuery, WhyQuery
 from gateway.http.admission import Host, identify
 from gateway.http.events import EVENTS

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from feeder import recording
-from feeder.recording import open_recording
+from feeder.replay import recording
+from feeder.replay.recording import open_recording
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.topics import Topic
 from tests.support import hostile_files as hostile

@@ -1,4 +1,4 @@
-"""feeder.recording: a tape is played as it was recorded; topics that it does not have are refused."""
+"""feeder.replay.recording: a tape is played as it was recorded; topics that it does not have are refused."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from feeder import replay as replay_module
 from feeder.app import Feeder
-from feeder.recording import Tape, Ticks, open_recording
-from feeder.replay import Replay
+from feeder.replay import player as replay_module
+from feeder.replay.player import Replay
+from feeder.replay.recording import Tape, Ticks, open_recording
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, Refused, WireError
 from qmt_bridge.tapes.tape import Recorded, TapeWriter, session_frame

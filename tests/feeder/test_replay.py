@@ -1,4 +1,4 @@
-"""feeder.replay: every recorded row, in its order, at its pace."""
+"""feeder.replay.player: every recorded row, in its order, at its pace."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from feeder import lookback
-from feeder import replay as replay_module
-from feeder.recording import Index, index, moments
-from feeder.replay import Replay
+from feeder.replay import player as replay_module
+from feeder.replay.player import Replay
+from feeder.replay.recording import Index, index, moments
 from feeder.source import DownloadRequest
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, ErrorCode, Refused

@@ -106,7 +106,7 @@ def value(rng: random.Random, levels: int = 3) -> Any:
 
 def tapes(rng: random.Random, folder: Path) -> None:
     """Read a tape as `tape info`, `tape export` and the replay do, and continue it."""
-    from feeder.recording import open_recording
+    from feeder.replay.recording import open_recording
     from qmt_bridge.tapes import parquet, survey
     from qmt_bridge.tapes.tape import Recorded, TapeWriter, session_frame, zstd
 
@@ -143,7 +143,7 @@ def tapes(rng: random.Random, folder: Path) -> None:
 
 def csvs(rng: random.Random, folder: Path) -> None:
     """Read a CSV file as the replay does."""
-    from feeder.recording import open_recording
+    from feeder.replay.recording import open_recording
 
     header = rng.choice(("code,time,lastPrice,askPrice,other", "time,lastPrice", "Unnamed: 0,code,open,list,a"))
     rows = [header]

@@ -19,7 +19,7 @@ from websockets.asyncio.client import connect
 from feeder.events import Unsent
 from feeder.journal.journal import Chunk, Journal
 from gateway import hub
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire.topics import FormulaSpec, Topic, formula_topic, l2_topic, quote_topic, whole_topic
 from tests.support.raw import opened

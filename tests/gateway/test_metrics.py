@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway import metrics as metrics_module
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.rig import Rig, metrics
 from tests.support.waiting import until

@@ -16,7 +16,7 @@ from gateway.costs.budget import Budget
 from gateway.costs.slices import Slices
 from gateway.costs.turns import Turns
 from gateway.counters import SentByPath
-from gateway.endpoints import Realtime
+from gateway.endpoints.realtime import Realtime
 from gateway.sending.flushes import Flushes
 from gateway.sending.pool import Pool
 from gateway.sending.sender import EXTENSION, HIGH_WATER, PreparedSender

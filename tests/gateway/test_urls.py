@@ -10,7 +10,7 @@ import websockets
 from starlette.testclient import TestClient
 
 from gateway.app import create_app
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from qmt_bridge.config import Config
 from tests.support.rig import DEADLINE, Rig
 

@@ -21,7 +21,7 @@ from gateway.costs.slices import Slices
 from gateway.costs.turns import Turns
 from gateway.costs.views import Views
 from gateway.counters import SentByPath
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from gateway.hub import Hub
 from gateway.keys.entry import Entry
 from gateway.sending.flushes import Flushes

@@ -8,7 +8,7 @@ import http.client
 import pytest
 
 from gateway.access.hosts import host_allowed, is_near, why_unknown
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from tests.support.raw import opened
 from tests.support.rig import DEADLINE, Rig
 

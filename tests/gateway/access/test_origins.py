@@ -9,7 +9,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from gateway.access.origins import origin_allowed, why_denied
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from tests.support.rig import KEY, Rig
 
 QUOTES = ("/ws/realtime", "/ws/whole_quote", "/ws/l2_thousand")

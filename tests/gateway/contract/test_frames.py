@@ -13,7 +13,7 @@ import pytest
 
 from gateway.contract import asyncapi
 from gateway.contract.frames import FRAMES, UndocumentedFrame, name_of
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from tests.support.contract import documented
 from tests.support.paths import ROOT
 

@@ -23,7 +23,8 @@ from gateway.costs.budget import (
     codes_named,
 )
 from gateway.costs.slices import Slices
-from gateway.endpoints import CODES_A_TURN, Realtime, Rejection, _checked, _shown
+from gateway.endpoints.realtime import Realtime
+from gateway.endpoints.rejections import CODES_A_TURN, Rejection, shown_rejections, topics_of
 from gateway.hub import Hub
 from gateway.session import PART
 from gateway.streams.member import Member
@@ -129,7 +130,7 @@ def test_codes_of_a_request_are_counted(request_: dict[str, object], count: int)
 
 @pytest.mark.parametrize("count", [0, 1, NAMED_REJECTIONS, NAMED_REJECTIONS + 1, 5000])
 def test_answer_names_a_limited_number_of_rejections(count: int) -> None:
-    cut = _shown((Rejection(str(number), "unknown_symbol", "") for number in range(count)), count)
+    cut = shown_rejections((Rejection(str(number), "unknown_symbol", "") for number in range(count)), count)
     assert len(cut["rejected"]) + cut.get("rejected_more", 0) == count
     assert len(cut["rejected"]) <= NAMED_REJECTIONS
     assert ("rejected_more" in cut) is (count > NAMED_REJECTIONS)
@@ -141,7 +142,7 @@ async def test_suggestions_are_made_for_the_named_rejections_only(
 ) -> None:
     made: list[str] = []
     monkeypatch.setattr(codes, "_hint", lambda text: made.append(text) or "")
-    topics, rejected = await _checked([wrong] * 5000 + ["600519.SH"], quote_topic)
+    topics, rejected = await topics_of([wrong] * 5000 + ["600519.SH"], quote_topic)
     assert list(topics.values()) == ["600519.SH"]
     assert len(rejected) == 5000
     assert len(made) <= NAMED_REJECTIONS
@@ -156,7 +157,7 @@ async def test_codes_are_read_in_several_turns_of_the_loop() -> None:
         asyncio.get_running_loop().call_soon(count)
 
     count()
-    await _checked(["600519.SH"] * (10 * CODES_A_TURN), quote_topic)
+    await topics_of(["600519.SH"] * (10 * CODES_A_TURN), quote_topic)
     assert turns == 10
 
 

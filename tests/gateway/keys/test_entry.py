@@ -17,7 +17,7 @@ import pytest
 from websockets import ConnectionClosed, InvalidStatus
 
 from gateway.connections.handshake import Handshake
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from gateway.keys import attempts
 from qmt_bridge.config import Config
 from qmt_bridge.keys.key import EXAMPLE_KEY, SCOPES, Key, make_key, sha256

@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from websockets import ConnectionClosed, InvalidStatus
 
-from gateway.endpoints import ENDPOINTS
+from gateway.endpoints.urls import ENDPOINTS
 from gateway.keys import attempts, tokens
 from gateway.keys.entry import Entry
 from gateway.worker import Worker

@@ -33,7 +33,9 @@ def test_hostile_csv_is_refused_by_name_within_limits(
     tmp_path: Path, make: Callable[[Path, int], Path], name: str, said: str
 ) -> None:
     path = make(tmp_path / name, 400)
-    imports = "from feeder.recording import open_recording\nfrom pathlib import Path\nfrom qmt_bridge.errors import *"
+    imports = (
+        "from feeder.replay.recording import open_recording\nfrom pathlib import Path\nfrom qmt_bridge.errors import *"
+    )
     code = "try: open_recording(Path(sys.argv[1]), 1)\nexcept QMTBridgeError as exc: sys.exit(f'Error: {exc}')"
     ended = run_limited(imports, code, path)
     path.unlink()

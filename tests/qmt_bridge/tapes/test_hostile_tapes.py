@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limits of a
 
 INFO = "from qmt_bridge.cli import main\nimport qmt_bridge.tapes.survey"
 OPEN = """
-from feeder.recording import open_recording
+from feeder.replay.recording import open_recording
 from pathlib import Path
 from qmt_bridge.errors import QMTBridgeError
 """

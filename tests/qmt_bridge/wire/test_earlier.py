@@ -15,7 +15,7 @@ import pytest
 
 from feeder.events import Unsent
 from feeder.journal.journal import Journal
-from feeder.recording import Tape
+from feeder.replay.recording import Tape
 from qmt_bridge.journal_file import Reader, to_line
 from qmt_bridge.tapes.survey import survey
 from qmt_bridge.tapes.tape import Recorded, TapeReader, TapeWriter, is_tape, session_frame

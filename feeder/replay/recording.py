@@ -1,6 +1,6 @@
 """What a replay plays: the ticks of a CSV file, or the messages of a tape. Never sorts, merges or changes them.
 
-Runs on the player's thread (`feeder.replay`), except `check`, which any thread may call. No clock, no waiting.
+Runs on the player's thread (`feeder.replay.player`), except `check`, which any thread may call. No clock, no waiting.
 """
 
 from __future__ import annotations

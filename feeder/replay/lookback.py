@@ -13,7 +13,7 @@ from contextlib import closing
 from itertools import islice
 from typing import Any, NamedTuple
 
-from feeder.recording import Recording
+from feeder.replay.recording import Recording
 from feeder.source import Sink
 from qmt_bridge.errors import QMTBridgeError, Refused
 from qmt_bridge.system import clock

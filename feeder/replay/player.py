@@ -1,4 +1,4 @@
-"""Replay: a source that plays a recording (`feeder.recording`) at any pace, every moment of it in order.
+"""Replay: a source that plays a recording (`feeder.replay.recording`) at any pace, every moment of it in order.
 
 One thread plays and calls the sink. The feeder's calls reach it through a queue, so that a topic that is subscribed
 meanwhile first gets the newest played data and then everything later. Times and values are those of the recording, and
@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from feeder.lookback import Lookback, Played
-from feeder.recording import Recording, open_recording
+from feeder.replay.lookback import Lookback, Played
+from feeder.replay.recording import Recording, open_recording
 from feeder.source import DownloadRequest, Health, Sink, by_kind
 from qmt_bridge.config import Config
 from qmt_bridge.errors import QMTBridgeError, Refused

@@ -1,0 +1,1 @@
+"""Replay: a source that plays what was recorded."""

@@ -1,0 +1,1 @@
+"""The six WebSocket endpoints: each reads requests and subscribes their topics."""
