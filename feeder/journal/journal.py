@@ -421,11 +421,12 @@ class Journal:
         bodies: list[bytes] = []
         last, size = after, 2
         for position, saved in self._after(after, account):
-            if position > until:
+            # SQLite has no checksums, so a damaged page may be read as another value, or as no number.
+            is_number = type(position) is int
+            if is_number and position > until:
                 break
-            body = _event(saved)
+            body = _event(saved) if is_number else None
             if body is None:
-                # SQLite has no checksums, so a damaged page may be read as another value.
                 if bodies:
                     return Chunk(frames.join_records(bodies), last, True)
                 raise sqlite3.DatabaseError(f"the event at position {position} is damaged")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from feeder import lookback
+from feeder.replay import lookback
 from feeder.replay import player as replay_module
 from feeder.replay.player import Replay
 from feeder.replay.recording import Index, index, moments

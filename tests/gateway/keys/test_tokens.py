@@ -267,9 +267,9 @@ async def test_token_sees_only_its_accounts(rig: Rig) -> None:
     ):
         for client in (own, other):
             assert [(await client.receive())["type"] for _ in range(2)] == ["welcome", "subscribed"]
-        rig.source.sink.publish_trade(OTHER_ACCOUNT, "stock_order", {"order_id": 1}, time.time_ns())
-        rig.source.sink.publish_trade(ACCOUNT, "stock_order", {"order_id": 2}, time.time_ns())
-        rig.source.sink.publish_trade(OTHER_ACCOUNT, "stock_order", {"order_id": 3}, time.time_ns())
+        rig.source.sink.publish_trade(OTHER_ACCOUNT, "order", {"order_id": 1}, time.time_ns())
+        rig.source.sink.publish_trade(ACCOUNT, "order", {"order_id": 2}, time.time_ns())
+        rig.source.sink.publish_trade(OTHER_ACCOUNT, "order", {"order_id": 3}, time.time_ns())
         assert (await own.receive())["data"]["order_id"] == 2
         assert [(await other.receive())["data"]["order_id"] for _ in range(2)] == [1, 3]
 

@@ -11,7 +11,8 @@ from tests.support.browser import QUICK, Visit, running_browser
 from tests.support.up import Up, running
 
 
-@pytest.fixture(scope="session")
+# Its loop runs in the thread of the tests for as long as it is open, so no test of another module could have its own.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with running_browser() as browser:
         yield browser
