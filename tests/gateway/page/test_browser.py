@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -135,7 +137,7 @@ def test_copied_program_receives_frames(visits: Callable[..., Visit], name: str,
                 assert piece, received
                 received += piece
         finally:
-            subprocess.run(["kill", "-9", f"-{process.pid}"], check=False)
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_wrong_key_is_told_and_a_right_one_opens_trade_events(visit: Visit, up: Up) -> None:
