@@ -34,7 +34,7 @@ def test_a_terminal_is_asked_through_xtquant(trading_machine: Machine, terminal:
     assert "so the market is closed" in findings["clock"].said
     assert findings["accounts"].said == "none: market data only, no trade events"
     capabilities = [finding for check, finding in findings.items() if check.startswith("sdk: ")]
-    assert len(capabilities) == 12
+    assert len(capabilities) == 13
     assert {finding.said for finding in capabilities} == {"xtquant has it"}
 
 
