@@ -24,6 +24,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="qmt-bridge-")
 atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
 
+# The feeder's metrics have one address on a machine, and a feeder that finds it taken logs a warning.
+os.environ["QMT_BRIDGE_METRICS_ADDR"] = ""
+
 
 # `log.configure` sets their levels; a logger that does not exist before a test is not restored after it.
 for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "websockets"):

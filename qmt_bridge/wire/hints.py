@@ -10,6 +10,8 @@ from typing import NamedTuple
 NAME_CHARACTERS = 40
 # Close enough for a letter more, less or changed; and for `price` where `lastPrice` is meant.
 _CLOSE = 0.6
+# A letter more, less or changed: beside such a name, others that are merely close only distract.
+_NEAR = 0.85
 
 
 class Ignored(NamedTuple):
@@ -25,6 +27,8 @@ def similar(name: str, known: Iterable[str]) -> list[str]:
         return []
     by_lower = {each.lower().replace("_", ""): each for each in known}
     given = name.lower().replace("_", "")
+    if near := get_close_matches(given, by_lower, 3, _NEAR):
+        return [by_lower[each] for each in near]
     found = get_close_matches(given, by_lower, 3, _CLOSE)
     if len(given) >= 3:
         # `name` where `formula_name` is meant.
