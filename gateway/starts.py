@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.costs.turns import chunk_bytes, unit_bytes
+from gateway.costs.turns import chunk_bytes
 from gateway.streams.member import Beginning, Gap, StoreQuestion
 from qmt_bridge.errors import BadRequest
 from qmt_bridge.wire.moments import Moment, read_moment, shown_moment
@@ -52,7 +52,7 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
             raise BadRequest("bad_request", "end is that of a part of the day, which needs a start")
         if options.speed:
             raise BadRequest("bad_request", "speed is that of the day so far, which needs a start")
-        return dict.fromkeys(named, complete_question(outbox_bytes)) if options.complete else {}
+        return dict.fromkeys(named, complete_question(outbox_bytes, len(named))) if options.complete else {}
     if options.resume:
         raise BadRequest("bad_request", "start and resume both say where to begin; choose one")
     end = options.end
@@ -87,13 +87,13 @@ def store_questions(options: Options, named: dict[Topic, str], outbox_bytes: int
         questions |= dict.fromkeys(topics, asked._replace(start=given))
     if options.complete and end is None:
         # Codes that the start does not name begin with their last value.
-        questions = dict.fromkeys(named, complete_question(outbox_bytes)) | questions
+        questions = dict.fromkeys(named, complete_question(outbox_bytes, len(named))) | questions
     return questions if playback is None else _spread(questions)
 
 
-def complete_question(outbox_bytes: int) -> StoreQuestion:
+def complete_question(outbox_bytes: int, readers: int) -> StoreQuestion:
     """Return what a subscription asks of the store that begins with the last value and is to miss nothing later."""
-    chunk = unit_bytes(outbox_bytes)
+    chunk = chunk_bytes(outbox_bytes, readers)
     return StoreQuestion(room=chunk, chunk=chunk, complete=True)
 
 

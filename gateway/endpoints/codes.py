@@ -459,7 +459,7 @@ class Codes:
     def _subscription(self, topic: Topic, terms: Terms, position: Position | None) -> Subscription:
         if not terms.complete:
             return Subscription(self.session.sender, self.session, topic, terms, position)
-        question = complete_question(self.session.host.config.outbox_bytes)
+        question = complete_question(self.session.host.config.outbox_bytes, len(self.wanted))
         return self._reader(topic, terms, question, position)
 
     def _naming(self, topic: Topic) -> _Request | None:
