@@ -11,8 +11,8 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-# The local time of the crash, to the millisecond.
-_NAME = re.compile(r"\d{17}\.dmp", re.ASCII)
+# The local time of the crash, to the millisecond; before ten o'clock the hour has one digit.
+_NAME = re.compile(r"\d{16,17}\.dmp", re.ASCII)
 
 
 def keep_newest(folder: Path, since: float) -> None:

@@ -11,7 +11,7 @@ from qmt_bridge.process.dumps import keep_newest
 
 
 def test_only_the_newest_dump_of_this_run_stays(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    written = {"20261129174114426.dmp": 50, "20261129174212819.dmp": 110, "20261129174441920.dmp": 130}
+    written = {"20261129174114426.dmp": 50, "2026112994212819.dmp": 110, "20261129174441920.dmp": 130}
     others = {"mine.dmp": 120, "20261129174212819.dmp.txt": 120, "2026112917.dmp": 120}
     for name, seconds in (written | others).items():
         (tmp_path / name).touch()
