@@ -15,6 +15,7 @@ from qmt_bridge.store.app import Store
 from qmt_bridge.wire.history import StoreStatus, TopicHistory, decode_history, decode_status
 from qmt_bridge.wire.requests import CatchUp, encode_ask
 from qmt_bridge.wire.topics import STORE_TOPIC, Topic
+from tests.support.waiting import wait_for
 
 DEADLINE_MS = 20_000
 
@@ -36,8 +37,16 @@ class Asker:
         return decode_history(self.socket.recv())
 
     def ask(self, topic: str, **question: object) -> TopicHistory:
-        self.send([topic], **question)
-        return self.receive()
+        """Return an answer; a store that looks for the source's history is asked again, as its readers do."""
+        found: list[TopicHistory] = []
+
+        def answers() -> bool:
+            self.send([topic], **question)
+            found.append(self.receive())
+            return found[-1].state != "filling"
+
+        wait_for(answers, "the history")
+        return found[-1]
 
     def all(self, topic: str, room: int = 0, **question: object) -> list[TopicHistory]:
         """Return the answers that together have all that is stored from a place on."""
