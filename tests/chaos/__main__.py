@@ -606,7 +606,7 @@ def _report(run: Run, holes: int) -> None:
 @click.option("--seconds", default=60.0, help="Seconds with faults.")
 @click.option("--seed", default=None, type=int, help="The same seed chooses the same faults.")
 @click.option("--rate", default=2.0, help="Faults a second.")
-@click.option("--kills", default=9, help="Kills in the middle of mornings, after the faults; none with a crowd.")
+@click.option("--kills", default=3, help="Kills in the middle of mornings, after the faults; none with a crowd.")
 @click.option(
     "--crowd", default=0, help="Number of further clients, which connect and disconnect, with a whole market."
 )
