@@ -144,22 +144,22 @@ class Administration:
         numbers, delays, now = self._worker.numbers(), self._worker.feed.delays, clock.monotonic()
         rates = self._rates
         state = WorkerState(
-            self.name,
-            self._gateway,
-            os.getpid(),
-            __version__,
-            self._started,
-            sum(numbers.connections.values()),
-            numbers.topics,
-            rates.rate("frames_received"),
-            rates.rate("frames_sent"),
-            rates.rate("bytes_sent"),
-            numbers.waiting_bytes,
-            numbers.slow_clients,
-            round(numbers.client_lag, 4),
-            rates.in_hour("gaps"),
-            rates.in_hour("lost"),
-            rates.in_hour("skipped"),
+            worker=self.name,
+            gateway=self._gateway,
+            pid=os.getpid(),
+            version=__version__,
+            started=self._started,
+            clients=sum(numbers.connections.values()),
+            topics=numbers.topics,
+            messages_rate=rates.rate("frames_received"),
+            frames_rate=rates.rate("frames_sent"),
+            bytes_rate=rates.rate("bytes_sent"),
+            waiting_bytes=numbers.waiting_bytes,
+            slow_clients=numbers.slow_clients,
+            lag=round(numbers.client_lag, 4),
+            gaps_hour=rates.in_hour("gaps"),
+            lost_hour=rates.in_hour("lost"),
+            skipped_hour=rates.in_hour("skipped"),
         )
         return WorkerPart(
             state, delays.publish_to_worker.counts(now), delays.worker_to_socket.counts(now), self._recent.newest()

@@ -12,15 +12,9 @@ from qmt_bridge.observation.recent import Happening, newest
 from qmt_bridge.wire.messages import AccountState, FeedStatus, trade_state
 
 
-class WorkerState(msgspec.Struct, frozen=True):
-    """One worker; rates are a second, `lag` is seconds of the client that is most behind."""
+class Load(msgspec.Struct, frozen=True, kw_only=True):
+    """What is served; rates are a second, `lag` is seconds of the client that is most behind."""
 
-    worker: str
-    # Host name and process id of the gateway.
-    gateway: str
-    pid: int
-    version: str
-    started: int
     clients: int
     topics: int
     messages_rate: float
@@ -34,6 +28,17 @@ class WorkerState(msgspec.Struct, frozen=True):
     skipped_hour: int
 
 
+class WorkerState(Load, frozen=True, kw_only=True):
+    """One worker."""
+
+    worker: str
+    # Host name and process id of the gateway.
+    gateway: str
+    pid: int
+    version: str
+    started: int
+
+
 class WorkerPart(msgspec.Struct, frozen=True):
     """What a worker finds for a survey about states; delays are counts by class (`observation.delays`)."""
 
@@ -41,24 +46,6 @@ class WorkerPart(msgspec.Struct, frozen=True):
     publish_to_worker: dict[int, int]
     worker_to_socket: dict[int, int]
     events: list[Happening]
-
-
-class FeederPart(msgspec.Struct, frozen=True):
-    """What the feeder finds (`feeder.publisher.Publisher.state`)."""
-
-    version: str
-    instance: str
-    started: int
-    topics: int
-    upstream: int
-    published: int
-    published_rate: float
-    refused: int
-    unkept: int
-    markets: dict[str, float] = {}
-    exchange_to_callback: dict[int, int] = {}
-    callback_to_publish: dict[int, int] = {}
-    events: list[Happening] = []
 
 
 class FeederState(msgspec.Struct, frozen=True):
@@ -75,21 +62,19 @@ class FeederState(msgspec.Struct, frozen=True):
     unkept: int
 
 
-class Totals(msgspec.Struct, frozen=True):
+class FeederPart(FeederState, frozen=True):
+    """What the feeder finds (`feeder.publisher.Publisher.state`)."""
+
+    markets: dict[str, float] = {}
+    exchange_to_callback: dict[int, int] = {}
+    callback_to_publish: dict[int, int] = {}
+    events: list[Happening] = []
+
+
+class Totals(Load, frozen=True, kw_only=True):
     """The sums over all workers that have answered; `lag` is the largest, `topics` the feeder's."""
 
     workers: int
-    clients: int
-    topics: int
-    messages_rate: float
-    frames_rate: float
-    bytes_rate: float
-    waiting_bytes: int
-    slow_clients: int
-    lag: float
-    gaps_hour: int
-    lost_hour: int
-    skipped_hour: int
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,16 +169,16 @@ def _totals(workers: list[WorkerState], feeder: FeederPart | None) -> Totals:
 
     topics = max((worker.topics for worker in workers), default=0) if feeder is None else feeder.topics
     return Totals(
-        len(workers),
-        int(total("clients")),
-        topics,
-        total("messages_rate"),
-        total("frames_rate"),
-        total("bytes_rate"),
-        int(total("waiting_bytes")),
-        int(total("slow_clients")),
-        max((worker.lag for worker in workers), default=0.0),
-        int(total("gaps_hour")),
-        int(total("lost_hour")),
-        int(total("skipped_hour")),
+        workers=len(workers),
+        topics=topics,
+        lag=max((worker.lag for worker in workers), default=0.0),
+        clients=int(total("clients")),
+        messages_rate=total("messages_rate"),
+        frames_rate=total("frames_rate"),
+        bytes_rate=total("bytes_rate"),
+        waiting_bytes=int(total("waiting_bytes")),
+        slow_clients=int(total("slow_clients")),
+        gaps_hour=int(total("gaps_hour")),
+        lost_hour=int(total("lost_hour")),
+        skipped_hour=int(total("skipped_hour")),
     )

@@ -13,6 +13,7 @@ from qmt_bridge.keys.key import Key, Scope, make_key, sha256
 from qmt_bridge.keys.key_file import change_keys
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.rig import DEADLINE, KEY, Rig, Server, running_rig
+from tests.support.shelf import Shelf
 
 
 @pytest.fixture
@@ -26,6 +27,14 @@ def rig(config: Config) -> Iterator[Rig]:
     with running_rig(config) as rig:
         rig.serve()
         yield rig
+
+
+@pytest.fixture
+def shelf() -> Iterator[Shelf]:
+    """Return a store that has what the test puts into it."""
+    shelf = Shelf()
+    yield shelf
+    shelf.close()
 
 
 def add_key(config: Config, name: str, *scopes: Scope) -> str:

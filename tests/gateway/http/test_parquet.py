@@ -6,7 +6,7 @@ import io
 import json
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -34,13 +34,6 @@ from tests.support.shelf import EPOCH, OPEN_MS, Shelf  # noqa: E402
 MAOTAI = "600519.SH"
 TICK = quote_topic(MAOTAI)
 PATH = f"/api/ticks/{MAOTAI}"
-
-
-@pytest.fixture
-def shelf() -> Iterator[Shelf]:
-    shelf = Shelf()
-    yield shelf
-    shelf.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import json
 import random
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
@@ -36,13 +36,6 @@ from tests.support.waiting import until, wait_for
 MAOTAI = "600519.SH"
 TICK = quote_topic(MAOTAI)
 PATH = f"/api/ticks/{MAOTAI}"
-
-
-@pytest.fixture
-def shelf() -> Iterator[Shelf]:
-    shelf = Shelf()
-    yield shelf
-    shelf.close()
 
 
 @pytest.fixture
