@@ -65,6 +65,18 @@ def test_state_says_at_once_that_it_works_and_is_simulated(visit: Visit) -> None
     visit.until("() => document.querySelector('.ages tbody tr').dataset.mark === 'ok'")
 
 
+def test_view_left_before_its_socket_is_open_logs_nothing(visit: Visit) -> None:
+    visit.open()
+    # The fixture asserts at its end that the console has no warning.
+    visit.page.evaluate("""async () => {
+        for (const place of ["market", "state", "consoles", "market", "state", "trade", "state"]) {
+            location.hash = place;
+            await new Promise(resolve => setTimeout(resolve));
+        }
+    }""")
+    visit.until("() => document.querySelector('.verdict')?.dataset.level === 'ok'")
+
+
 def test_prices_of_the_board_move(visit: Visit) -> None:
     visit.open("market")
     first = visit.until(f"() => {{ const shown = ({PRICE})(); return /\\d/.test(shown) && shown; }}")

@@ -86,7 +86,9 @@ export class Socket {
     drop() {
         const socket = this.socket;
         this.socket = null;
-        socket?.close();
+        // A browser logs a warning for a socket that is closed before it is open.
+        if (socket?.readyState === WebSocket.CONNECTING) socket.addEventListener("open", () => socket.close());
+        else socket?.close();
     }
 
     enter(state, reason) {
