@@ -7,7 +7,6 @@ of each asker is known on the first one, or everybody may ask (`qmt_bridge.addre
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Container
 from typing import NamedTuple
 
@@ -28,10 +27,6 @@ from qmt_bridge.system import clock
 logger = logging.getLogger(__name__)
 
 Socket = zmq.Socket[bytes]
-# The system has a port free again some milliseconds after its socket was closed (measured: 0.3 to 2 ms).
-BIND_AGAIN_SECONDS = 0.001
-# If it has not by then, this feeder ends, and is started again.
-BIND_SECONDS = 2.0
 _OPEN = "open_trade_addr lets every user of the machine ask; leave it out, or set curve_dir"
 
 
@@ -166,15 +161,23 @@ class Doors:
         advice = f"the client key {client.name} lacks the role, which its file in clients/ can be given"
         return Rights("ask" in roles, "download" in roles, "admin" in roles, advice)
 
-    def _publisher(self, where: Endpoint) -> Socket:
+    def _publisher(self, where: Endpoint, patience: float = 0.0) -> Socket:
         lossless = self._lossless and where.name == "market_addr"
         bound = sockets.bind_publisher(
-            self._context, where.name, where.address, where.curve, lossless=lossless, links=self._links
+            self._context,
+            where.name,
+            where.address,
+            where.curve,
+            lossless=lossless,
+            links=self._links,
+            patience=patience,
         )
         return self._note(bound, where)
 
-    def _router(self, where: Endpoint) -> Socket:
-        bound = sockets.bind_router(self._context, where.address, where.curve, self._links, where.name)
+    def _router(self, where: Endpoint, patience: float = 0.0) -> Socket:
+        bound = sockets.bind_router(
+            self._context, where.address, where.curve, self._links, where.name, patience=patience
+        )
         return self._note(bound, where)
 
     def _note(self, bound: Socket, where: Endpoint) -> Socket:
@@ -186,19 +189,15 @@ class Doors:
     def _asked(self, where: Endpoint, mark: bytes, rights: Rights) -> Asked:
         return Asked(where, self._router(where), mark, rights)
 
-    def _anew(self, old: Socket, name: str, bind: Callable[[Endpoint], Socket]) -> Socket:
-        """Close a socket and bind another one at its address; raise `ConfigError` if the system does not give it."""
+    def _anew(self, old: Socket, name: str, bind: Callable[[Endpoint, float], Socket]) -> Socket:
+        """Close a socket and bind another one at its address; raise `ConfigError` if the system does not give it.
+
+        The feeder then ends, and is started again.
+        """
         assert self._authenticator is not None
         address = self._bound[name]
         self._links.leave(old)
         old.unbind(address)
         old.close(linger=0)
         self._authenticator.bound_anew(name)
-        until = clock.monotonic() + BIND_SECONDS
-        while True:
-            try:
-                return bind(self._endpoints[name]._replace(address=address))
-            except ConfigError:
-                if clock.monotonic() >= until:
-                    raise
-                time.sleep(BIND_AGAIN_SECONDS)
+        return bind(self._endpoints[name]._replace(address=address), sockets.FREED_SECONDS)

@@ -10,6 +10,7 @@ import logging
 import re
 import socket as system
 import sys
+import time
 from pathlib import Path
 
 import zmq
@@ -59,6 +60,10 @@ UNREAD_MS = 30_000
 # The system's option for it: TCP_MAXRT of Windows' ws2ipdef.h, which Python does not name. Where there is neither,
 # libzmq sets nothing.
 _MAXRT_OPTION: int | None = 5 if sys.platform == "win32" else getattr(system, "TCP_USER_TIMEOUT", None)
+# The system has a port free again some milliseconds after its socket was closed (measured: 0.3 to 2 ms).
+_BIND_AGAIN_SECONDS = 0.001
+# If it has not by then, another process has taken it.
+FREED_SECONDS = 2.0
 # A feeder that returns has its workers back within half a second, and a closed port is not hammered.
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 400
@@ -80,10 +85,11 @@ def bind_publisher(
     *,
     lossless: bool = False,
     links: Links | None = None,
+    patience: float = 0.0,
 ) -> zmq.Socket[bytes]:
     """Bind the XPUB of the setting `name`. `lossless` makes a full consumer hold the sender (EAGAIN on NOBLOCK).
 
-    `links` of the same thread tells of clients that cannot connect.
+    `links` of the same thread tells of clients that cannot connect. An address in use is tried for `patience` seconds.
     """
     socket = context.socket(zmq.XPUB)
     socket.sndhwm = HIGH_WATER_MARK
@@ -92,7 +98,7 @@ def bind_publisher(
     socket.maxmsgsize = TOPIC_BYTES + _FRAMING_BYTES
     if lossless:
         socket.setsockopt(zmq.XPUB_NODROP, 1)
-    return _bind(socket, name, address, curve, links)
+    return _bind(socket, name, address, curve, links, patience)
 
 
 def bind_router(
@@ -103,11 +109,12 @@ def bind_router(
     name: str = "ask_addr",
     mark: int = ANSWER_MARK,
     unread_ms: int = 0,
+    patience: float = 0.0,
 ) -> zmq.Socket[bytes]:
     """Bind the ROUTER of the setting `name`; EAGAIN says that an asker is full, EHOSTUNREACH that it is gone.
 
     At most `mark` answers wait for one asker beyond what the system holds. One that reads nothing for `unread_ms` loses
-    its connection, where the system can do that; 0: never.
+    its connection, where the system can do that; 0: never. An address in use is tried for `patience` seconds.
     """
     socket = context.socket(zmq.ROUTER)
     socket.router_mandatory = True
@@ -116,7 +123,7 @@ def bind_router(
     socket.maxmsgsize = ASK_BYTES + _FRAMING_BYTES
     if unread_ms and _gives_up_unanswered():
         socket.tcp_maxrt = unread_ms
-    return _bind(socket, name, address, curve, links)
+    return _bind(socket, name, address, curve, links, patience)
 
 
 def connect_subscriber(
@@ -155,7 +162,7 @@ def connect_dealer(
 
 
 def _bind(
-    socket: zmq.Socket[bytes], name: str, address: str, curve: Curve | None, links: Links | None
+    socket: zmq.Socket[bytes], name: str, address: str, curve: Curve | None, links: Links | None, patience: float
 ) -> zmq.Socket[bytes]:
     try:
         if not is_local(address) and curve is None:
@@ -172,7 +179,7 @@ def _bind(
             raise ConfigError(name, f"cannot listen on {address}: {reason}")
         if links is not None:
             links.watch(socket, name, address, clock.monotonic(), curve=curve is not None, binds=True)
-        socket.bind(address.replace("://localhost:", "://127.0.0.1:", 1))
+        _listen(socket, address.replace("://localhost:", "://127.0.0.1:", 1), patience)
     except zmq.ZMQError as exc:
         socket.close(linger=0)
         number = exc.errno or 0
@@ -182,6 +189,18 @@ def _bind(
         socket.close(linger=0)
         raise
     return socket
+
+
+def _listen(socket: zmq.Socket[bytes], address: str, patience: float) -> None:
+    until = clock.monotonic() + patience
+    while True:
+        try:
+            socket.bind(address)
+            return
+        except zmq.ZMQError as exc:
+            if exc.errno != zmq.EADDRINUSE or clock.monotonic() >= until:
+                raise
+        time.sleep(_BIND_AGAIN_SECONDS)
 
 
 def _holder(address: str, number: int) -> str:

@@ -369,6 +369,23 @@ def test_a_port_in_use_is_named(context: zmq.Context[Socket]) -> None:
     assert refused.value.setting == "market_addr"
 
 
+def test_a_port_that_is_freed_soon_is_waited_for(context: zmq.Context[Socket], monkeypatch: pytest.MonkeyPatch) -> None:
+    # The search for a holder starts a process, which takes longer than the wait on a busy machine.
+    monkeypatch.setattr(holder, "holder", lambda port: pytest.fail("the holder was looked for"))
+    taken = net.create_server(("127.0.0.1", 0))
+    where = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    tries: list[None] = []
+
+    def wait(seconds: float) -> None:
+        tries.append(None)
+        if len(tries) == 3:
+            taken.close()
+
+    monkeypatch.setattr(sockets.time, "sleep", wait)
+    bound = sockets.bind_router(context, where, None, patience=SECONDS)
+    assert (address(bound), len(tries)) == (where, 3)
+
+
 def test_a_holder_is_named_by_the_number_that_libzmq_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     # On Windows libzmq says 100, and `errno.EADDRINUSE` is 10048.
     monkeypatch.setattr(zmq, "EADDRINUSE", 100)
