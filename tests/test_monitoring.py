@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.core import Metric
 
-from feeder.metrics import Exporter
+from feeder.metrics.exporter import Exporter
 from feeder.publisher import Numbers
 from gateway import metrics
 from qmt_bridge.observation.delays import HOPS, Delays

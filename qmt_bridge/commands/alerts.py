@@ -15,6 +15,7 @@ from qmt_bridge.commands.gateway_address import ASK_TIMEOUT, fetch_page
 from qmt_bridge.commands.options import asked_to_stop, configure_log, end, fail, load_settings, settings
 from qmt_bridge.config import ALERTS, CREDENTIALS, LOG, WIRE, Config
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.process.beats import Beats
 from qmt_bridge.process.stop import Stop
 
 # What a command line may have; keys and tokens stand in a file or in the environment.
@@ -29,8 +30,9 @@ _MOST_PAGE = 4 * 1024 * 1024
 @click.group(invoke_without_command=True)
 @settings(*_SHOWN)
 @click.option("--until-eof", is_flag=True, hidden=True)
+@click.option("--beats", is_flag=True, hidden=True)
 @click.pass_context
-def alerts(context: click.Context, /, config_file: Path | None, until_eof: bool, **flags: Any) -> None:
+def alerts(context: click.Context, /, config_file: Path | None, until_eof: bool, beats: bool, **flags: Any) -> None:
     """Watch the service and tell people what is wrong; `up` and `feeder --supervised` start it if a target is given."""
     if context.invoked_subcommand is not None:
         return
@@ -40,7 +42,7 @@ def alerts(context: click.Context, /, config_file: Path | None, until_eof: bool,
 
     configure_log(config)
     try:
-        code = app.run(config, partial(_fetch, config), stop)
+        code = app.run(config, partial(_fetch, config), stop, *([Beats(sys.stdout.fileno()).beat] if beats else []))
     except ConfigError as exc:
         fail(exc)
     end(code)

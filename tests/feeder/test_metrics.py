@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from feeder import app
 from feeder.app import Feeder
-from feeder.metrics import COUNTED, GAUGES, PREFIX, Exporter, Metrics
+from feeder.metrics.exporter import COUNTED, GAUGES, PREFIX, Exporter, Metrics
 from feeder.source import Health
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
