@@ -205,7 +205,7 @@ def test_with_accounts_there_is_a_trade_session_beside_the_quotes(
 def test_calls_into_quotes_and_trading_are_timed(trading: XtSource, sink: Recorder) -> None:
     trading.start(sink)
     trading.subscribe(TICKS, parse_topic(TICKS))
-    wanted = {"xtdata.reconnect", "xtdata.subscribe_quote", "xttrader.connect", "xttrader.query_stock_orders_async"}
+    wanted = {"xtdata.reconnect", "xtdata.subscribe_quote2", "xttrader.connect", "xttrader.query_stock_orders_async"}
     wait_for(lambda: trading.health().times.keys() >= wanted, "the calls")
     # A question is timed until its answer, and each call once.
     times = trading.health().times
