@@ -250,7 +250,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # Bare sockets: the timeout of urllib begins anew with every byte.
     (
         "qmt_bridge/commands/gateway_address.py",
-        {"qmt_bridge.config", "qmt_bridge.process.stop"},
+        {"qmt_bridge.config", "qmt_bridge.keys.exposure", "qmt_bridge.process.stop"},
         {"asyncio", "threading", "urllib"},
     ),
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),

@@ -21,7 +21,7 @@ from qmt_bridge.process.stop import Stop
 # What a command line may have; keys and tokens stand in a file or in the environment.
 FLAGS = tuple(name for name in ALERTS if name not in CREDENTIALS)
 # The settings that this part reads: it looks at the other parts, and keeps what is open in the data folder.
-OF_ALERTS = (*ALERTS, "host", "port", "tls_cert", "store_days", "data_dir", *WIRE, *LOG)
+OF_ALERTS = (*ALERTS, "host", "port", "tls_cert", "api_key", "store_days", "data_dir", *WIRE, *LOG)
 _SHOWN = tuple(name for name in OF_ALERTS if name not in CREDENTIALS)
 # Bytes of the gateway's page of metrics.
 _MOST_PAGE = 4 * 1024 * 1024
@@ -49,7 +49,7 @@ def alerts(context: click.Context, /, config_file: Path | None, until_eof: bool,
 
 
 def _fetch(config: Config, path: str, stop: Stop) -> tuple[int, bytes] | None:
-    return fetch_page(config, path, stop, 2 * ASK_TIMEOUT, _MOST_PAGE)
+    return fetch_page(config, path, stop, 2 * ASK_TIMEOUT, _MOST_PAGE, config.api_key)
 
 
 def targets_of(config: Config) -> Sequence[str]:
