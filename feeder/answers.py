@@ -27,6 +27,7 @@ from feeder.source import DownloadRequest, Source
 from qmt_bridge.answering.askers import Askers, Peer, Replies
 from qmt_bridge.errors import BadRequest, ErrorCode, Refused, WireError
 from qmt_bridge.wire import earlier, frames
+from qmt_bridge.wire.parts.report import Report
 from qmt_bridge.wire.positions import JournalPosition
 from qmt_bridge.wire.requests import (
     AskHistory,
@@ -75,6 +76,9 @@ class Reporter(Protocol):
 
     def state(self) -> Mapping[str, Any]:
         """Return what it is doing and has seen lately."""
+
+    def reported(self, peer: Peer, report: Report) -> None:
+        """Take the report of a store or of alerts; raise `BadRequest`."""
 
     def capabilities(self, told: Callable[[Mapping[str, Any]], None]) -> None:
         """Ask the source what it can serve; `told` is called with the answer, later, on the publisher's thread."""
@@ -251,7 +255,7 @@ class Answers:
         if not rights.downloads:
             return DownloadStarted(ask.id, None, "forbidden", f"downloads are not for this asker: {rights.advice}")
         try:
-            topic, key = self._registry.start_download(ask, peer[0])
+            topic, key = self._registry.start_download(ask, peer[0], self._now)
         except BadRequest as exc:
             return DownloadStarted(ask.id, None, exc.code, exc.reason)
         if key is None:
@@ -275,12 +279,14 @@ class Answers:
 
     # -- Surveys
 
-    def _take_survey(self, peer: Peer, ask: Attend | Survey | Finding, rights: Rights) -> None:
-        """Note a worker that attends, begin a survey, or pass on what a worker has found."""
+    def _take_survey(self, peer: Peer, ask: Attend | Survey | Finding | Report, rights: Rights) -> None:
+        """Note a worker that attends or a part that reports, begin a survey, or pass on what a worker has found."""
         if not rights.administers:
             if isinstance(ask, Finding):
                 raise BadRequest("forbidden", "a finding of an asker that may not survey")
             self._reply(peer, Asked(ask.id, [], f"surveys are not for this asker: {rights.advice}"))
+        elif isinstance(ask, Report):
+            self._take_report(peer, ask)
         elif isinstance(ask, Survey):
             self._begin_survey(peer, ask)
         elif isinstance(ask, Finding):
@@ -292,6 +298,12 @@ class Answers:
             self.roll.leave(ask.worker)
         else:
             self.roll.attend(ask.worker, peer, self._now)
+
+    def _take_report(self, peer: Peer, report: Report) -> None:
+        try:
+            self._reporter.reported(peer, report)
+        except BadRequest as exc:
+            self._reply(peer, Asked(report.id, [], exc.reason))
 
     def _begin_survey(self, peer: Peer, ask: Survey) -> None:
         number, workers = self.roll.begin(peer, ask.id, ask.worker, self._now)

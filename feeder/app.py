@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 
-from feeder.metrics import Exporter, Metrics
+from feeder.metrics.exporter import Exporter, Metrics
 from feeder.publisher import STOP_SECONDS, Publisher
 from feeder.source import Source
 from qmt_bridge import __version__

@@ -26,6 +26,7 @@ from feeder.journal.thread import HUNG_SECONDS, JournalThread, News, Written
 from feeder.observed import Observed
 from feeder.refusals import Refusals
 from feeder.registry import Registry, SourceTopic
+from feeder.reports import Reports
 from feeder.source import Source
 from qmt_bridge.answering.askers import Peer
 from qmt_bridge.config import Config
@@ -36,6 +37,7 @@ from qmt_bridge.observation.delays import Delays
 from qmt_bridge.system import clock
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.messages import AccountState
+from qmt_bridge.wire.parts.report import PARTS, Report, Reported
 from qmt_bridge.wire.topics import BAR_PERIODS, LEVEL2_PERIODS, STATUS_TOPIC, Kind, Topic, shown_topic
 
 logger = logging.getLogger(__name__)
@@ -87,6 +89,12 @@ class Numbers(NamedTuple):
     gauges: Mapping[str, float]
     # By hop.
     delays: Mapping[str, Delays]
+    # By call into the source's SDK.
+    calls: Mapping[str, Delays]
+    downloads_ended: Mapping[str, int]
+    download_times: Delays
+    store: Reported | None
+    alerts: Reported | None
 
 
 class Publisher:
@@ -133,6 +141,7 @@ class Publisher:
         self._refusals = Refusals()
         self._failures = Refusals()
         self._observed = Observed()
+        self._reports = Reports()
         # Last values without room that were logged.
         self._unkept_told = 0
         # Whether a lossless message waits for a full consumer.
@@ -604,13 +613,14 @@ class Publisher:
         if not self._opened.is_set() or self.failure is not None:
             return None
         health = self._source.health()
+        now = clock.monotonic()
         return Numbers(
             self._source.name,
             health.sdk,
             self._state.state,
             self._journal_failure if self._hung_since is None else self._hung(),
             self._accounts,
-            self._observed.markets(clock.monotonic()),
+            self._observed.markets(now),
             counted={
                 "published": self.published,
                 "unwanted": self.unwanted,
@@ -625,6 +635,7 @@ class Publisher:
                 "queued": len(self.inbox.calls),
                 "held_trades": len(self._held),
                 "attending": len(self._answers.roll),
+                "downloads": self._registry.downloads,
                 "call_age_seconds": health.call_age,
                 "started_seconds": self._epoch / 1e9,
             },
@@ -632,6 +643,11 @@ class Publisher:
                 "exchange_to_callback": self._observed.exchange,
                 "callback_to_publish": self._observed.publish,
             },
+            calls=health.times,
+            downloads_ended=self._registry.downloads_ended,
+            download_times=self._registry.download_times,
+            store=self._reports.of("store", now),
+            alerts=self._reports.of("alerts", now),
         )
 
     # -- What a survey is told
@@ -649,7 +665,14 @@ class Publisher:
             "refused": self._refusals.count,
             "unkept": self._registry.unkept,
             **self._observed.shown(now),
+            **{part: _shown(self._reports.of(part, now)) for part in PARTS},
         }
+
+    def reported(self, peer: Peer, report: Report) -> None:
+        """Take what a store or the alerts report, and what has happened there (answers.Reporter)."""
+        self._reports.take(peer, report, clock.monotonic())
+        for each in report.happened:
+            self._observed.recent.learn(report.part or "", each.kind, each.text, each.time)
 
     def capabilities(self, told: Callable[[Mapping[str, Any]], None]) -> None:
         """Ask the source on a thread of its own, which may look at an SDK (answers.Reporter)."""
@@ -716,6 +739,7 @@ class Publisher:
             "call": health.call,
             "call_age": round(health.call_age, 1),
             "trading_day": health.trading_day,
+            "parts": self._reports.states(clock.monotonic()),
             "wire": frames.WIRE_VERSION,
         }
         try:
@@ -723,6 +747,14 @@ class Publisher:
         except zmq.Again:
             # The socket is lossless and held up; the next heartbeat says the same.
             return
+
+
+def _shown(reported: Reported | None) -> Mapping[str, Any] | None:
+    """Return what a part has reported as a survey about states shows it; None if there is no such part."""
+    if reported is None:
+        return None
+    status = reported.report.store or reported.report.alerts
+    return {"up": reported.up, "age": round(reported.age, 1), **msgspec.to_builtins(status)}
 
 
 def _encodable(text: str | None) -> str | None:

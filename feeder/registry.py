@@ -19,6 +19,7 @@ import msgspec
 
 from qmt_bridge.answering.askers import Peer
 from qmt_bridge.errors import BadRequest, ErrorCode, WireError
+from qmt_bridge.observation.delays import Delays
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.codes import check_code
 from qmt_bridge.wire.limits import MAX_DOWNLOAD_CODES, MAX_DOWNLOADS, MAX_DOWNLOADS_OF_ONE
@@ -91,6 +92,7 @@ class Entry:
 
     __slots__ = (
         "asker",
+        "began",
         "body",
         "by_code",
         "code",
@@ -124,9 +126,10 @@ class Entry:
         self.body: bytes | None = None
         self.size = 0
         self.by_code: dict[str, msgspec.Raw] | None = {} if KINDS[parts.kind].keeps == "by_code" else None
-        # Only for a download that still runs: its key, and the connection that began it.
+        # Only for a download that still runs: its key, the connection that began it, and when that was.
         self.download: DownloadKey | None = None
         self.asker = b""
+        self.began = 0.0
 
 
 class Registry:
@@ -171,6 +174,9 @@ class Registry:
         # The running downloads: how many each connection has begun, and how many codes they have in total.
         self._download_askers: Counter[bytes] = Counter()
         self._download_codes = 0
+        # Those that have ended since the start, by how, and the seconds that they took.
+        self.downloads_ended = {"done": 0, "failed": 0}
+        self.download_times = Delays()
         # Questions that wait for a topic to leave `pending`, with their deadlines.
         self._waiting: dict[str, list[tuple[float, Peer, int]]] = {}
         self._timeouts: deque[tuple[float, str]] = deque()
@@ -329,6 +335,8 @@ class Registry:
         if entry.download is not None:
             end = frames.decode(body)
             if isinstance(end, dict) and "status" in end:
+                self.downloads_ended["done" if end["status"] == "done" else "failed"] += 1
+                self.download_times.add(now - entry.began, now)
                 self._release(entry)
                 self._uncount(entry)
                 entry.download = None
@@ -385,7 +393,12 @@ class Registry:
             body = following
         yield TopicState(number, text, "live", None, None, self.epoch, seq, body)
 
-    def start_download(self, ask: StartDownload, asker: bytes) -> tuple[Topic, DownloadKey | None]:
+    @property
+    def downloads(self) -> int:
+        """Return how many downloads run, or wait at the source. From any thread."""
+        return self._download_askers.total()
+
+    def start_download(self, ask: StartDownload, asker: bytes, now: float) -> tuple[Topic, DownloadKey | None]:
         """Return the topic of a download, and its key if it is a new one that the source has to start.
 
         `asker` is the connection that asks. Raise `BadRequest` for a code, period or time that is not valid, and if
@@ -419,7 +432,7 @@ class Registry:
         digest = hashlib.sha256(frames.encode((sorted(stocks), *key[1:]))).hexdigest()[:12]
         topic = download_topic(f"{digest}-{self._download_count}")
         entry = self._open(topic)
-        entry.download, entry.asker = key, asker
+        entry.download, entry.asker, entry.began = key, asker, now
         self._download_askers[asker] += 1
         self._download_codes += len(stocks)
         self._downloads[key] = topic

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from qmt_bridge.errors import ErrorCode
+from qmt_bridge.observation.delays import Delays
 from qmt_bridge.wire.messages import AccountState, Session, TradeEvent
 from qmt_bridge.wire.topics import Kind, Topic, TopicParts
 from qmt_bridge.wire.topics import mask as mask
@@ -31,13 +32,15 @@ class Health(NamedTuple):
     """The SDK of a source: its version, and the call into it that runs now, with its age in seconds.
 
     The version is empty for a source without one, and for one that does not say it; the call is None while none runs.
-    `trading_day` is whether stocks trade today by the source's calendar; None while it has none.
+    `trading_day` is whether stocks trade today by the source's calendar; None while it has none. `times` are those that
+    calls into the SDK took since the start, by their names.
     """
 
     sdk: str = ""
     call: str | None = None
     call_age: float = 0.0
     trading_day: bool | None = None
+    times: Mapping[str, Delays] = {}
 
 
 def by_kind(kinds: frozenset[Kind]) -> dict[str, str]:

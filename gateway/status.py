@@ -84,6 +84,8 @@ def readiness(worker: Worker, viewer: Viewer) -> Response:
         "accounts": [msgspec.structs.asdict(account) for account in accounts],
         # What an operator should look at; it does not make the worker unready.
         "journal_note": None if status is None else status.journal_note,
+        # The store and the alerts, as far as they have reported to the feeder: up or silent.
+        "parts": {} if status is None else status.parts,
         "newest_tick_age": numbers.newest_tick_age,
         "connections": sum(numbers.connections.values()),
         "topics": numbers.topics,

@@ -1,4 +1,4 @@
-"""Administration from the outside: two gateways with two workers each on one feeder, and the commands that ask them."""
+"""Administration from the outside: two gateways with several workers each on one feeder, and commands that ask them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from tests.support.ports import address_options, free_port, up_addresses
 from tests.support.up import DEADLINE, START, receive
 from tests.support.waiting import SLOWNESS
 
-# Six processes start at the same time.
+# Up to eleven processes start at the same time.
 pytestmark = pytest.mark.timeout(240)
 KEY = "a-key-of-these-tests"
 CODES = ("600519.SH", "000001.SZ")
-WORKERS = 2
+# Of each gateway.
+MANY, FEW = 4, 2
 
 
 class Part:
@@ -49,12 +50,14 @@ class Part:
 class Site:
     """A feeder and two gateways."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, workers: int) -> None:
+        # Of both gateways.
+        self.workers = 2 * workers
         addresses = up_addresses()
         shared = [*address_options(addresses), f"--data-dir={folder}"]
         self.ports = [free_port(), free_port()]
         self.parts = [Part("feeder", "--source=sim", "--sim-interval=0.2", "--metrics-addr=", *shared)]
-        self.parts += [Part("gateway", f"--workers={WORKERS}", f"--port={port}", *shared) for port in self.ports]
+        self.parts += [Part("gateway", f"--workers={workers}", f"--port={port}", *shared) for port in self.ports]
 
     def command(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
         """Run a command against the second gateway; return what it prints."""
@@ -83,7 +86,7 @@ class Site:
     def state(self) -> dict[str, Any]:
         """Return an answer of all workers: on a busy machine one of them may not answer in time."""
         found: list[dict[str, Any]] = []
-        wait_for(lambda: found.append(self.get("/api/state")) or len(found[-1]["workers"]) == 2 * WORKERS)  # type: ignore[func-returns-value]
+        wait_for(lambda: found.append(self.get("/api/state")) or len(found[-1]["workers"]) == self.workers)  # type: ignore[func-returns-value]
         return found[-1]
 
     def totals(self) -> tuple[int, int]:
@@ -111,18 +114,18 @@ def wait_for(holds: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Site]:
-    site = Site(folder)
+def running(folder: Path, workers: int) -> Iterator[Site]:
+    site = Site(folder, workers)
     try:
-        wait_for(lambda: site.sees(2 * WORKERS))
+        wait_for(lambda: site.sees(site.workers))
         yield site
     finally:
         site.close()
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    with running(tmp_path) as site:
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    with running(tmp_path, request.param) as site:
         yield site
 
 
@@ -139,6 +142,7 @@ async def opened(site: Site, stack: AsyncExitStack, count: int) -> list[ClientCo
     return clients
 
 
+@pytest.mark.parametrize("site", [MANY], indirect=True)
 async def test_every_client_of_two_gateways_is_shown_and_can_be_kicked(site: Site) -> None:
     async with AsyncExitStack() as stack:
         clients = await opened(site, stack, 24)
@@ -154,7 +158,7 @@ async def test_every_client_of_two_gateways_is_shown_and_can_be_kicked(site: Sit
             assert len({client["id"] for client in seen}) == len(seen) == page["total"] == 24
         assert len({client["gateway"] for client in seen}) == 2
         # An answer is shared for a second, so the first one may be older than the clients.
-        await asyncio.to_thread(wait_for, lambda: site.totals() == (24, 2 * WORKERS))
+        await asyncio.to_thread(wait_for, lambda: site.totals() == (24, site.workers))
         topics = (await asyncio.to_thread(site.get, "/api/subscriptions?prefix=quote/"))["subscriptions"]
         assert [(each["name"], each["clients"]) for each in topics] == [("000001.SZ", 12), ("600519.SH", 12)]
         shown = await asyncio.to_thread(site.command, "clients")
@@ -181,6 +185,7 @@ async def test_every_client_of_two_gateways_is_shown_and_can_be_kicked(site: Sit
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process of Windows cannot be stopped by a signal")
+@pytest.mark.parametrize("site", [FEW], indirect=True)
 async def test_frozen_worker_is_named_and_a_killed_one_forgotten(site: Site) -> None:
     frozen, *_ = await asyncio.to_thread(site.workers_of, 1)
     names = {worker["pid"]: worker["worker"] for worker in site.state()["workers"]}
@@ -191,7 +196,7 @@ async def test_frozen_worker_is_named_and_a_killed_one_forgotten(site: Site) -> 
 
     def replaced() -> bool:
         # Its gateway starts another one.
-        return site.sees(2 * WORKERS) and frozen not in {each["pid"] for each in site.get("/api/state")["workers"]}
+        return site.sees(site.workers) and frozen not in {each["pid"] for each in site.get("/api/state")["workers"]}
 
     await asyncio.to_thread(wait_for, replaced)
 
@@ -199,10 +204,10 @@ async def test_frozen_worker_is_named_and_a_killed_one_forgotten(site: Site) -> 
 async def _commands(site: Site, client: ClientConnection, clients: int) -> None:
     state = await asyncio.to_thread(site.command, "state")
     assert "SIMULATED" in state.splitlines()[0]
-    assert f"{clients} at {2 * WORKERS} workers" in state
+    assert f"{clients} at {site.workers} workers" in state
     assert re.search(r"^publish to worker +[\d.]+ ms", state, re.MULTILINE)
     shown = json.loads(await asyncio.to_thread(site.command, "state", "--json"))
-    assert len(shown["workers"]) == 2 * WORKERS
+    assert len(shown["workers"]) == site.workers
     topics = await asyncio.to_thread(site.command, "subscriptions", "--prefix", "quote/")
     assert topics.splitlines()[0].split() == ["topic", "state", "age", "clients", "held", "by"]
     assert topics.splitlines()[-1] == "2 topics"

@@ -30,7 +30,7 @@ from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
 from qmt_bridge import cli
-from qmt_bridge.config import NAMES, Config, default, description, env_name, load_config, written
+from qmt_bridge.config import CREDENTIALS, NAMES, Config, default, description, env_name, load_config, written
 from qmt_bridge.keys.exposure import check_exposure
 from qmt_bridge.process.child import STOP_SECONDS
 from tests.support.paths import ROOT
@@ -555,7 +555,7 @@ def compose() -> dict[str, Any]:
     return yaml.safe_load(text("deploy/docker/compose.yaml"))
 
 
-@pytest.mark.parametrize("part", ["feeder", "store"])
+@pytest.mark.parametrize("part", ["feeder", "store", "alerts"])
 def test_service_managers_wait_long_enough_for_the_disk(part):
     waits = [
         unit_settings(part)["TimeoutStopSec"],
@@ -596,20 +596,24 @@ def test_image_gets_exactly_the_files_that_pyproject_names():
 
 def test_compose_file_builds_this_image_with_known_settings():
     services = compose()["services"]
-    assert services.keys() == {"keys", "feeder", "gateway", "store"}
+    assert services.keys() == {"keys", "feeder", "gateway", "store", "alerts"}
     for part in services.values():
         build = part["build"]
         assert (DEPLOY / "docker" / build["context"] / build["dockerfile"]).samefile(DEPLOY / "docker" / "Dockerfile")
         assert part.get("environment", {}).keys() <= {env_name(setting) for setting in NAMES}
-    for name in ("feeder", "gateway", "store"):
+    for name in ("feeder", "gateway", "store", "alerts"):
         accept(services[name]["command"])
         assert services[name]["command"][0] == name
     # A folder of its own for each part that writes one.
     written = [volume for part in services.values() for volume in part["volumes"] if volume.endswith(":/data")]
-    assert sorted(written) == ["journal:/data", "store:/data"]
+    assert sorted(written) == ["alerts:/data", "journal:/data", "store:/data"]
     assert {volume.split(":")[0] for part in services.values() for volume in part["volumes"]} == set(
         compose()["volumes"]
     )
+    # Without a target alerts would end at once.
+    assert services["alerts"]["profiles"] == ["alerts"]
+    named = {name for name in NAMES if name.startswith("alerts_") and (name in CREDENTIALS or name == "alerts_name")}
+    assert services["alerts"]["environment"].keys() >= set(map(env_name, named))
     # Published on this machine only, which is the default of all addresses.
     assert services["gateway"]["ports"] == ["127.0.0.1:8000:8000"]
 
@@ -652,8 +656,8 @@ def test_commands_of_the_containers_work_together(tmp_path, run):
         for number, free in ((5555, market), (5556, trade), (5557, ask), (5559, stored)):
             for key, value in settings.items():
                 settings[key] = re.sub(rf"tcp://(0\.0\.0\.0|feeder|store):{number}", f"tcp://127.0.0.1:{free}", value)
-        for name_of_user in ("QMT_BRIDGE_API_KEY", "QMT_BRIDGE_STORE"):
-            settings.pop(name_of_user, None)
+        # What a user may give.
+        settings = {name: value for name, value in settings.items() if not value.startswith("${")}
         settings |= dict(re.findall(r"(QMT_BRIDGE_HOST)=(\S+)", dockerfile("ENV")[0]))
         return {**os.environ, **path, **settings, "QMT_BRIDGE_DATA_DIR": str(tmp_path / f"data-{name}")}
 
@@ -691,6 +695,14 @@ def test_commands_of_the_containers_work_together(tmp_path, run):
     run(command, env=environment("gateway")).wait_for("feeder is connected: source sim")
     wait_for(lambda: ready(port), "the gateway")
     check(healthy, env=path)
+    told = {"QMT_BRIDGE_ALERTS_WEBHOOK": "http://127.0.0.1:9/hook"}
+    silent = services["alerts"]["healthcheck"]["test"]
+    assert silent[0] == "CMD-SHELL"
+    assert subprocess.run(silent[1], shell=True, env=environment("alerts"), timeout=DEADLINE).returncode == 1
+    run([program, *services["alerts"]["command"]], env=environment("alerts") | told).wait_for(
+        "alerts started: to webhook"
+    )
+    wait_for(lambda: subprocess.run(silent[1], shell=True, env=environment("alerts")).returncode == 0, "the alerts")
 
 
 def ready(port: int) -> bool:

@@ -94,7 +94,11 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         WIRE | {"qmt_bridge.private", "qmt_bridge.store", "qmt_bridge.system"},
         {"asyncio", "threading", "time"},
     ),
-    ("qmt_bridge/store/*", EDGE | {"qmt_bridge.process", "qmt_bridge.store"}, {"asyncio", "threading"}),
+    (
+        "qmt_bridge/store/*",
+        EDGE | {"qmt_bridge.process", "qmt_bridge.reports", "qmt_bridge.store"},
+        {"asyncio", "threading"},
+    ),
     ("qmt_bridge/private.py", {"qmt_bridge.system.in_use"}, {"asyncio", "threading", "time"}),
     # The alerts: what is pure in them; the sockets are in watch.py, and each target has a thread.
     ("qmt_bridge/alerts/incident.py", set(), IMPURE),
@@ -104,14 +108,15 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/alerts/rules.py", {"qmt_bridge.alerts", "qmt_bridge.wire"}, IMPURE),
     ("qmt_bridge/alerts/texts.py", {"qmt_bridge.alerts"}, IMPURE),
     ("qmt_bridge/alerts/book.py", {"qmt_bridge.alerts", "msgspec"}, IMPURE),
+    ("qmt_bridge/alerts/report.py", {"qmt_bridge.alerts", "qmt_bridge.wire"}, IMPURE),
     (
-        "qmt_bridge/alerts/target.py",
+        "qmt_bridge/alerts/targets/target.py",
         {"qmt_bridge.alerts", "qmt_bridge.errors", "qmt_bridge.keys.exposure", "msgspec"},
         IMPURE,
     ),
     (
         "qmt_bridge/alerts/*",
-        EDGE | {"qmt_bridge.alerts", "qmt_bridge.process", "prometheus_client"},
+        EDGE | {"qmt_bridge.alerts", "qmt_bridge.process", "qmt_bridge.reports", "prometheus_client"},
         {"asyncio", "subprocess"},
     ),
     # Its timer is a thread.
@@ -245,12 +250,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # Bare sockets: the timeout of urllib begins anew with every byte.
     (
         "qmt_bridge/commands/gateway_address.py",
-        {"qmt_bridge.config", "qmt_bridge.process.stop"},
+        {"qmt_bridge.config", "qmt_bridge.keys.exposure", "qmt_bridge.process.stop"},
         {"asyncio", "threading", "urllib"},
     ),
     ("qmt_bridge/*", {"qmt_bridge", "click", "msgspec", "orjson", "platformdirs", "websockets", "zmq"}, set()),
     # The feeder's pure middle.
-    ("feeder/registry.py", WIRE | {"qmt_bridge.answering"}, IMPURE),
+    ("feeder/registry.py", WIRE | {"qmt_bridge.answering", "qmt_bridge.observation"}, IMPURE),
     # No sockets and no clock; its own thread reads the journal.
     (
         "feeder/answers.py",
@@ -271,7 +276,9 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     # Who surveys whom, what is listed then, and what the feeder has seen of itself.
     ("feeder/roll.py", WIRE | {"qmt_bridge.answering"}, IMPURE),
     ("feeder/listing.py", WIRE | {"feeder.registry"}, IMPURE),
-    ("feeder/metrics.py", EDGE | {"feeder", "prometheus_client"}, {"asyncio"}),
+    ("feeder/reports.py", WIRE | {"qmt_bridge.answering"}, IMPURE),
+    ("feeder/metrics/parts.py", WIRE | {"prometheus_client"}, IMPURE),
+    ("feeder/metrics/*", EDGE | {"feeder", "prometheus_client"}, {"asyncio"}),
     ("feeder/observed.py", WIRE | {"feeder.registry", "qmt_bridge.observation"}, IMPURE),
     # Called on any thread, so it must not use the publisher's sockets.
     (

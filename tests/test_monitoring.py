@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from prometheus_client.core import Metric
 
-from feeder.metrics import Exporter
+from feeder.metrics.exporter import Exporter
 from feeder.publisher import Numbers
 from gateway import metrics
 from qmt_bridge.observation.delays import HOPS, Delays
+from qmt_bridge.wire.history import StoreStatus
 from qmt_bridge.wire.messages import AccountState
+from qmt_bridge.wire.parts.report import AlertsStatus, Report, Reported, TargetCounts
 from tests.support.paths import ROOT
 
 RULES = ROOT / "deploy" / "prometheus" / "qmt-bridge.rules.yml"
@@ -44,9 +46,26 @@ def families() -> list[Metric]:
         {"SH": 0.1},
         dict.fromkeys(("published", "unwanted", "failed_calls", "unencodable", "refused", "unkept"), 0),
         dict.fromkeys(
-            ("topics", "upstream", "queued", "held_trades", "attending", "call_age_seconds", "started_seconds"), 0.0
+            (
+                "topics",
+                "upstream",
+                "queued",
+                "held_trades",
+                "attending",
+                "downloads",
+                "call_age_seconds",
+                "started_seconds",
+            ),
+            0.0,
         ),
         {"exchange_to_callback": Delays(), "callback_to_publish": Delays()},
+        calls={"xtdata.subscribe_quote": Delays()},
+        downloads_ended={"done": 0, "failed": 0},
+        download_times=Delays(),
+        store=Reported(Report(0, store=StoreStatus(time=0)), 0.0),
+        alerts=Reported(
+            Report(0, alerts=AlertsStatus("1", {"feed": 0}, [], [TargetCounts("webhook", 0, 0, 0, 0, False)])), 0.0
+        ),
     )
     return [*metrics._registry.collect(), *Exporter(lambda: numbers, "1").collect()]
 
@@ -68,7 +87,7 @@ def expressions() -> list[str]:
 
 def test_every_metric_of_dashboard_and_rules_exists() -> None:
     found = {name for expression in expressions() for name in _NAME.findall(expression)}
-    assert len(expressions()) >= 40
+    assert len(expressions()) >= 55
     assert found - exported() - OTHERS == set()
 
 
@@ -135,10 +154,28 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
                     {"series": 'qmt_bridge_feeder_journal_up{instance="f"}', "values": "1x6 0x12"},
                     {"series": 'qmt_bridge_feeder_state{instance="f",state="stale"}', "values": "1x2000"},
                     {"series": 'qmt_bridge_lost_total{instance="g"}', "values": "0x6 5x12"},
+                    {"series": 'up{job="qmt-bridge-feeder",instance="f"}', "values": "1x18 0x12"},
+                    {"series": 'qmt_bridge_alerts_up{instance="f"}', "values": "1x6 0x12"},
+                    {"series": 'qmt_bridge_store_up{instance="f"}', "values": "1x60"},
+                    {"series": 'qmt_bridge_store_writing{instance="f"}', "values": "1x6 0x12"},
+                    {"series": 'qmt_bridge_alerts_failed_total{instance="f",target="mail"}', "values": "0x6 2x12"},
+                    {"series": 'qmt_bridge_alerts_dropped_total{instance="f",target="mail"}', "values": "0x18"},
                 ],
                 "alert_rule_test": [
                     alert("1m", "QmtBridgeJournalNotWritten"),
                     alert("2m", "QmtBridgeJournalNotWritten", {"instance": "f", "severity": "critical"}),
+                    alert("1m", "QmtBridgeFeederDown"),
+                    alert(
+                        "4m",
+                        "QmtBridgeFeederDown",
+                        {"instance": "f", "job": "qmt-bridge-feeder", "severity": "critical"},
+                    ),
+                    alert("1m", "QmtBridgeAlertsSilent"),
+                    alert("2m", "QmtBridgeAlertsSilent", {"instance": "f", "severity": "critical"}),
+                    alert("1m", "QmtBridgeStoreNotWriting"),
+                    alert("2m", "QmtBridgeStoreNotWriting", {"instance": "f", "severity": "critical"}),
+                    alert("1m", "QmtBridgeAlertsNotTaken"),
+                    alert("2m", "QmtBridgeAlertsNotTaken", {"instance": "f", "target": "mail", "severity": "warning"}),
                     # 00:10 UTC is before the opening, 02:00 UTC is in the morning.
                     alert("10m", "QmtBridgeFeedStale"),
                     alert("2h", "QmtBridgeFeedStale", {"instance": "f", "severity": "critical"}),
@@ -161,5 +198,9 @@ SUMMARIES = {
     "QmtBridgeJournalNotWritten": (
         "Trade events are not written to the journal: they are in the memory of the feeder alone."
     ),
+    "QmtBridgeFeederDown": "The feeder f does not answer.",
+    "QmtBridgeAlertsSilent": "The alerts of f do not run any more: nothing else tells people in chat or by mail.",
+    "QmtBridgeStoreNotWriting": "The store of f does not answer or cannot write: what comes now is not stored.",
+    "QmtBridgeAlertsNotTaken": "2 alerts were not taken by mail.",
     "QmtBridgeFeedStale": "The feeder f gets no quotes in trading hours.",
 }

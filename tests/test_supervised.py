@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,12 @@ import psutil
 import pytest
 import zmq
 
+from qmt_bridge.config import env_name
 from qmt_bridge.curve.key_folder import make_keys
 from qmt_bridge.sockets import connect_subscriber
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.topics import quote_topic
+from tests.support.hooks import hooks
 from tests.support.paths import FAKES, ROOT
 from tests.support.supervised import DEADLINE, supervised
 
@@ -81,6 +84,24 @@ def test_a_frozen_feeder_is_killed_and_replaced(tmp_path: Path) -> None:
         running.wait_started(2)
         assert not alive(frozen)
         assert running.text.count("no sign of life") == 1
+
+
+@unix
+def test_frozen_alerts_are_killed_and_replaced(tmp_path: Path) -> None:
+    with hooks() as hook:
+        env = {env_name("alerts_webhook"): f"{hook.url}/hook"}
+        with supervised(tmp_path, "--source=sim", "--freeze-timeout=1.5", env=env) as running:
+            running.wait_for(lambda: "alerts started: to webhook" in running.text, "the alerts")
+            [frozen] = [child for child in running.children() if "alerts" in child.cmdline()]
+            # It lives longer than a frozen one: its signs of life come.
+            running.wait_for(lambda: time.time() - frozen.create_time() > 4.0, "some seconds")
+            assert "no sign of life" not in running.text
+            frozen.suspend()
+            running.wait_for(lambda: "alerts has given no sign of life for " in running.text, "the report")
+            running.wait_for(lambda: running.text.count("alerts started: to webhook") == 2, "the next process")
+            assert not alive(frozen.pid)
+            assert running.text.count("no sign of life") == 1
+            assert running.started == 1
 
 
 @unix

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from feeder.xt.call_times import CallTimes
+
 # The most that one check adds to the age of a call: the time for which the process was frozen, or the machine slept,
 # does not count.
 _STEP = 1.0
@@ -15,11 +17,12 @@ _STEP = 1.0
 class Calls:
     """`begin` and `rest` are for the thread that makes the calls, `hung` is for the thread that watches.
 
-    `limit` is in seconds, 0 for never.
+    `limit` is in seconds, 0 for never; `times` has how long each call took.
     """
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
+        self.times = CallTimes("xtdata")
         # A new list for each call: two calls of one name are two objects.
         self._doing: list[str] | None = None
         self._seen: list[str] | None = None
@@ -72,7 +75,8 @@ class _Noted:
         def call(*args: Any, **options: Any) -> Any:
             self._calls.begin(name)
             try:
-                return value(*args, **options)
+                with self._calls.times.measure(name):
+                    return value(*args, **options)
             finally:
                 # The work after the call may hang as well, at a lock.
                 self._calls.begin("work after " + name)

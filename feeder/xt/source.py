@@ -126,7 +126,10 @@ class XtSource:
 
     def health(self) -> Health:
         """Return the version of xtquant, and which call of xtdata runs (see `Source`)."""
-        return self._quote.health()
+        health = self._quote.health()
+        if self._trade is None:
+            return health
+        return health._replace(times={**health.times, **self._trade.times.shown()})
 
     def close(self) -> None:
         """Close the parts, all at once, within two seconds."""

@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 from qmt_bridge.observation.delays import HOPS, Percentiles, percentiles
 from qmt_bridge.observation.recent import Happening, newest
 from qmt_bridge.wire.messages import AccountState, FeedStatus, trade_state
+from qmt_bridge.wire.parts.report import OpenIncident, TargetCounts
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,9 +63,38 @@ class FeederState(msgspec.Struct, frozen=True):
     unkept: int
 
 
+class StoreState(msgspec.Struct, frozen=True, kw_only=True):
+    """The store as it has last reported, `age` seconds ago; not `up`: it is silent. See `wire.history.StoreStatus`."""
+
+    up: bool
+    age: float
+    version: str
+    failure: str | None
+    topics: int
+    stored: int
+    left_out: int
+    waiting: int
+    lag: float
+    size: int
+    free: int
+    days: list[str]
+
+
+class AlertsState(msgspec.Struct, frozen=True, kw_only=True):
+    """The alerts as they have last reported, likewise. See `wire.reports.AlertsStatus`."""
+
+    up: bool
+    age: float
+    version: str
+    open: list[OpenIncident]
+    targets: list[TargetCounts]
+
+
 class FeederPart(FeederState, frozen=True):
     """What the feeder finds (`feeder.publisher.Publisher.state`)."""
 
+    store: StoreState | None = None
+    alerts: AlertsState | None = None
     markets: dict[str, float] = {}
     exchange_to_callback: dict[int, int] = {}
     callback_to_publish: dict[int, int] = {}
@@ -101,6 +131,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     journal_note: str | UnsetType | None = UNSET
     accounts: list[AccountState] | UnsetType = UNSET
     feeder: FeederState | UnsetType | None = UNSET
+    # None: there is none that reports.
+    store: StoreState | UnsetType | None = UNSET
+    alerts: AlertsState | UnsetType | None = UNSET
     totals: Totals | UnsetType = UNSET
     workers: list[WorkerState] | UnsetType = UNSET
     # By hop.
@@ -155,6 +188,8 @@ def state(
         journal_note=None if status is None else status.journal_note,
         accounts=[] if status is None else list(status.accounts),
         feeder=None if feeder is None else msgspec.convert(feeder, FeederState, from_attributes=True),
+        store=None if feeder is None else feeder.store,
+        alerts=None if feeder is None else feeder.alerts,
         totals=_totals(workers, feeder),
         workers=workers,
         latency={hop: percentiles(*each) for hop, each in zip(HOPS, counted, strict=True)},

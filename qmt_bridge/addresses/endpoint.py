@@ -98,6 +98,16 @@ def source_endpoint(config: Config) -> Endpoint:
     return Endpoint("ask_addr", config.ask_addr, load_curve(config.curve_dir, "gateway"))
 
 
+def reporting_endpoint(config: Config) -> Endpoint:
+    """Return the socket at which a store or alerts report to the feeder: that of the surveys; raise `ConfigError`.
+
+    By CURVE a process on the feeder's machine has the feeder's keys, another one a client's.
+    """
+    if config.curve_dir:
+        return Endpoint("trade_ask_addr", addresses(config)["trade_ask_addr"], watched_endpoints(config)[0].curve)
+    return trade_endpoints(config, "gateway", makes=False)[1]
+
+
 def trade_endpoints(config: Config, end: End, *, makes: bool) -> tuple[Endpoint, Endpoint]:
     """Return the sockets of trade events and of questions about them; the second may be that of all questions.
 

@@ -5,21 +5,29 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from qmt_bridge.alerts import hours, mail, webhook
+import zmq
+
+from qmt_bridge import __version__
+from qmt_bridge.alerts import hours
 from qmt_bridge.alerts.book import Book, Plan
 from qmt_bridge.alerts.disk import Disk
 from qmt_bridge.alerts.gateway import Fetch, Gateway
+from qmt_bridge.alerts.notice import Notice
+from qmt_bridge.alerts.report import Reported
 from qmt_bridge.alerts.rules import RULES, Limits
-from qmt_bridge.alerts.sender import Deliver, Sender
-from qmt_bridge.alerts.target import PACE, Kind, Target, check_url
+from qmt_bridge.alerts.targets import mail, webhook
+from qmt_bridge.alerts.targets.sender import Deliver, Sender
+from qmt_bridge.alerts.targets.target import PACE, Kind, Target, check_url
 from qmt_bridge.alerts.watch import Watch
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
+from qmt_bridge.reports.reporter import LINGER_MS, Reporter
 from qmt_bridge.system import clock
+from qmt_bridge.wire.parts.report import Report
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +101,11 @@ def check(config: Config) -> list[str]:
     return list(deliveries(config))
 
 
-def run(config: Config, fetch: Fetch, stop: Stop) -> int:
+def run(config: Config, fetch: Fetch, stop: Stop, beat: Callable[[], None] = lambda: None) -> int:
     """Watch and tell until `stop` is set; return the exit code. `fetch` reads pages of the gateway.
 
-    Raise `ConfigError` for settings and keys that cannot be used, and if there is no target.
+    `beat` is called several times a second, so that a supervisor sees that this goes on. Raise `ConfigError` for
+    settings and keys that cannot be used, and if there is no target.
     """
     plan, targets = plan_of(config), deliveries(config)
     if not targets:
@@ -107,13 +116,15 @@ def run(config: Config, fetch: Fetch, stop: Stop) -> int:
     watch = Watch(config, gateway, kept.seen)
     senders = [Sender(name, deliver, joins=joins, pace=pace) for name, (deliver, joins, pace) in targets.items()]
     book = Book(plan, kept, clock.monotonic(), time.time())
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    telling = _Telling(senders, Reporter(context, config))
     disk.start()
     gateway.start()
     for sender in senders:
         sender.start()
     logger.info("alerts started: to %s, %d incidents are open", ", ".join(targets), len(book.open))
     try:
-        _watch(watch, book, disk, senders, plan, stop)
+        _watch(watch, book, disk, telling, plan, stop, beat)
     finally:
         deadline = time.monotonic() + END_SECONDS
         gateway.close(0.0)
@@ -121,19 +132,58 @@ def run(config: Config, fetch: Fetch, stop: Stop) -> int:
             sender.close(deadline)
         disk.close(deadline)
         watch.close()
+        telling.close(book)
+        context.destroy(LINGER_MS)
     return 0
 
 
-def _watch(watch: Watch, book: Book, disk: Disk, senders: Sequence[Sender], plan: Plan, stop: Stop) -> None:
+class _Telling:
+    """Who is told: people by the targets, and the feeder, which shows it on its page and in its metrics."""
+
+    def __init__(self, senders: Sequence[Sender], reporter: Reporter) -> None:
+        self._senders = senders
+        self._reporter = reporter
+        self._reported = Reported(__version__)
+
+    @property
+    def unsent(self) -> int:
+        """Return how many messages no target took since the start."""
+        return sum(counts.failed + counts.dropped for counts in (sender.counts() for sender in self._senders))
+
+    def tell(self, notice: Notice) -> None:
+        """Send a message to every target."""
+        logger.log(logging.INFO if notice.event in ("recovery", "report") else logging.WARNING, "%s", notice.title)
+        self._reported.note(notice)
+        for sender in self._senders:
+            sender.put(notice)
+
+    def report(self, book: Book, now: float, *, at_once: bool) -> None:
+        """Tell the feeder how things are, once a second and `at_once` after news."""
+        if at_once or self._reporter.is_due(now):
+            self._reporter.send(self._report(book, leaves=False), now)
+
+    def close(self, book: Book) -> None:
+        """Tell the feeder that the alerts end."""
+        self._reporter.close(self._report(book, leaves=True))
+
+    def _report(self, book: Book, *, leaves: bool) -> Report:
+        counts = {sender.name: sender.counts() for sender in self._senders}
+        return self._reported.report(book.open, counts, leaves=leaves)
+
+
+def _watch(
+    watch: Watch, book: Book, disk: Disk, telling: _Telling, plan: Plan, stop: Stop, beat: Callable[[], None]
+) -> None:
     reported = 0
     while not stop.wait(LOOK_SECONDS):
+        beat()
         now, wall = clock.monotonic(), time.time()
         seen = watch.look(now, wall, plan.holidays, disk.free)
-        unsent = sum(counts.failed + counts.dropped for counts in (sender.counts() for sender in senders))
-        for notice in book.look(seen, now, wall, unsent - reported):
+        unsent = telling.unsent
+        notices = book.look(seen, now, wall, unsent - reported)
+        for notice in notices:
             if notice.event == "report":
                 reported = unsent
-            logger.log(logging.INFO if notice.event in ("recovery", "report") else logging.WARNING, "%s", notice.title)
-            for sender in senders:
-                sender.put(notice)
+            telling.tell(notice)
         disk.keep(book.kept(watch.seen))
+        telling.report(book, now, at_once=bool(notices))

@@ -275,6 +275,7 @@ def _state_text(found: Mapping[str, Any]) -> str:
             f"feeder    {feeder['version'] or '-'}, {feeder['topics']} topics, {feeder['upstream']} subscriptions at "
             f"the source, {feeder['published_rate']:g} messages/s"
         )
+    lines += _parts_text(found)
     lines.append(
         f"clients   {totals['clients']} at {totals['workers']} workers, {totals['frames_rate']:g} frames/s, "
         f"{totals['slow_clients']} slow, lag {totals['lag']:.3f} s"
@@ -293,6 +294,25 @@ def _state_text(found: Mapping[str, Any]) -> str:
     if found["missing"]:
         lines.append(_missing(found))
     return "\n".join(lines).rstrip()
+
+
+def _parts_text(found: Mapping[str, Any]) -> list[str]:
+    """Return a line about each part that reports to the feeder."""
+    lines = []
+    store, alerts = found.get("store"), found.get("alerts")
+    if store is not None:
+        how = store["failure"] or f"{store['topics']} topics, {store['stored']} messages, lag {store['lag']:.3f} s"
+        lines.append(f"store     {how if store['up'] else _silent(store)}")
+    if alerts is not None:
+        opened = ", ".join(f"{each['rule']} {each['subject']}".rstrip() for each in alerts["open"]) or "none"
+        failing = [each["target"] for each in alerts["targets"] if each["failing"]]
+        told = f"; not taken by {', '.join(failing)}" if failing else ""
+        lines.append(f"alerts    {f'open: {opened}{told}' if alerts['up'] else _silent(alerts)}")
+    return lines
+
+
+def _silent(part: Mapping[str, Any]) -> str:
+    return f"SILENT: has not reported for {part['age']:.0f} s"
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -15,12 +15,13 @@ from qmt_bridge.commands.gateway_address import ASK_TIMEOUT, fetch_page
 from qmt_bridge.commands.options import asked_to_stop, configure_log, end, fail, load_settings, settings
 from qmt_bridge.config import ALERTS, CREDENTIALS, LOG, WIRE, Config
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.process.beats import Beats
 from qmt_bridge.process.stop import Stop
 
 # What a command line may have; keys and tokens stand in a file or in the environment.
 FLAGS = tuple(name for name in ALERTS if name not in CREDENTIALS)
 # The settings that this part reads: it looks at the other parts, and keeps what is open in the data folder.
-OF_ALERTS = (*ALERTS, "host", "port", "tls_cert", "store_days", "data_dir", *WIRE, *LOG)
+OF_ALERTS = (*ALERTS, "host", "port", "tls_cert", "api_key", "store_days", "data_dir", *WIRE, *LOG)
 _SHOWN = tuple(name for name in OF_ALERTS if name not in CREDENTIALS)
 # Bytes of the gateway's page of metrics.
 _MOST_PAGE = 4 * 1024 * 1024
@@ -29,8 +30,9 @@ _MOST_PAGE = 4 * 1024 * 1024
 @click.group(invoke_without_command=True)
 @settings(*_SHOWN)
 @click.option("--until-eof", is_flag=True, hidden=True)
+@click.option("--beats", is_flag=True, hidden=True)
 @click.pass_context
-def alerts(context: click.Context, /, config_file: Path | None, until_eof: bool, **flags: Any) -> None:
+def alerts(context: click.Context, /, config_file: Path | None, until_eof: bool, beats: bool, **flags: Any) -> None:
     """Watch the service and tell people what is wrong; `up` and `feeder --supervised` start it if a target is given."""
     if context.invoked_subcommand is not None:
         return
@@ -40,14 +42,14 @@ def alerts(context: click.Context, /, config_file: Path | None, until_eof: bool,
 
     configure_log(config)
     try:
-        code = app.run(config, partial(_fetch, config), stop)
+        code = app.run(config, partial(_fetch, config), stop, *([Beats(sys.stdout.fileno()).beat] if beats else []))
     except ConfigError as exc:
         fail(exc)
     end(code)
 
 
 def _fetch(config: Config, path: str, stop: Stop) -> tuple[int, bytes] | None:
-    return fetch_page(config, path, stop, 2 * ASK_TIMEOUT, _MOST_PAGE)
+    return fetch_page(config, path, stop, 2 * ASK_TIMEOUT, _MOST_PAGE, config.api_key)
 
 
 def targets_of(config: Config) -> Sequence[str]:

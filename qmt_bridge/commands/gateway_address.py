@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from qmt_bridge.config import Config
+from qmt_bridge.keys.exposure import is_loopback
 from qmt_bridge.process.stop import Stop
 
 # Seconds for the whole answer of the gateway: another program may listen there, and may send byte by byte.
@@ -43,9 +44,12 @@ def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIME
 
 
 def fetch_page(
-    config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT, most: int = ANSWER_BYTES
+    config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT, most: int = ANSWER_BYTES, key: str = ""
 ) -> tuple[int, bytes] | None:
     """Return status and body of the answer at the gateway's address; None without one of at most `most` bytes in time.
+
+    `key` is shown to another machine alone: on this one any program may listen while the gateway is away. Nor is it
+    shown where there is a certificate, which is not checked.
 
     urllib is not used: its timeout begins anew with every byte, and any program may listen at that address.
     """
@@ -56,7 +60,10 @@ def fetch_page(
     try:
         with _encrypted(socket.create_connection((bare, config.port), timeout), config, bare) as connection:
             connection.settimeout(STEP)
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("ascii"))
+            is_shown = key and key.isascii() and not config.tls_cert and not is_loopback(host)
+            shown = f"X-API-Key: {key}\r\n" if is_shown else ""
+            head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{shown}Connection: close\r\n\r\n"
+            connection.sendall(head.encode("ascii"))
             while len(answer) <= most and time.monotonic() < until and not stop.is_set():
                 try:
                     part = connection.recv(ANSWER_BYTES)
@@ -68,8 +75,8 @@ def fetch_page(
                 answer += part
                 if not part:
                     # The connection has ended.
-                    head, _, body = answer.partition(b"\r\n\r\n")
-                    status = _STATUS.match(head)
+                    line, _, body = answer.partition(b"\r\n\r\n")
+                    status = _STATUS.match(line)
                     return None if status is None else (int(status[1]), body)
     except (OSError, ValueError):
         return None

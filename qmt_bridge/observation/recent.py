@@ -39,15 +39,26 @@ class Recent:
 
     def note(self, kind: str, text: str, time_ms: int) -> None:
         """Take down what has happened; `kind` is a word of our own, `text` is cut if it is long."""
-        if kind not in self._kept and len(self._kept) >= _KINDS:
-            return
-        kept = self._kept.setdefault(kind, deque(maxlen=KEPT))
-        shown = _CONTROL.sub(" ", text[:_BYTES]).encode("utf-8", "backslashreplace")[:_BYTES].decode(errors="ignore")
-        kept.append(Happening(time_ms, self.where, kind, shown))
+        self._keep(_happening(self.where, kind, text, time_ms))
+
+    def learn(self, where: str, kind: str, text: str, time_ms: int) -> None:
+        """Take down what another process, `where`, has told, if it is not known yet."""
+        told = _happening(where, kind, text, time_ms)
+        if told not in self._kept.get(kind, ()):
+            self._keep(told)
+
+    def _keep(self, happening: Happening) -> None:
+        if happening.kind in self._kept or len(self._kept) < _KINDS:
+            self._kept.setdefault(happening.kind, deque(maxlen=KEPT)).append(happening)
 
     def newest(self) -> list[Happening]:
         """Return the newest of all kinds, the newest first."""
         return newest(each for kept in self._kept.values() for each in kept)
+
+
+def _happening(where: str, kind: str, text: str, time_ms: int) -> Happening:
+    shown = _CONTROL.sub(" ", text[:_BYTES]).encode("utf-8", "backslashreplace")[:_BYTES].decode(errors="ignore")
+    return Happening(time_ms, where, kind, shown)
 
 
 def newest(happenings: Iterable[Happening]) -> list[Happening]:

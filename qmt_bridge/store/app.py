@@ -22,6 +22,7 @@ from qmt_bridge.handshakes import Links
 from qmt_bridge.process import child
 from qmt_bridge.process.child import TRY_AGAIN
 from qmt_bridge.process.stop import Stop
+from qmt_bridge.reports.reporter import Reporter
 from qmt_bridge.store.answers import Answers
 from qmt_bridge.store.backfill import Backfill
 from qmt_bridge.store.database import DatabaseError
@@ -32,6 +33,7 @@ from qmt_bridge.store.service import Service
 from qmt_bridge.system import clock
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import StoredFrame, StoreStatus, TopicHistory, encode_status
+from qmt_bridge.wire.parts.report import Report
 from qmt_bridge.wire.requests import CatchUp
 from qmt_bridge.wire.shanghai import SHANGHAI
 from qmt_bridge.wire.topics import STORE_TOPIC, Topic, shown_topic
@@ -73,6 +75,11 @@ class Store:
         # Why nothing is stored; None while it is.
         self.failure: str | None = None
         self.lost = 0
+        # Seconds between the feeder and this store, of the newest message.
+        self._lag = 0.0
+        # How often, and for how many seconds, the disk was waited for.
+        self._syncs = 0
+        self._sync_seconds = 0.0
 
     def open(self) -> None:
         """Open the log, listen and subscribe.
@@ -102,6 +109,8 @@ class Store:
             self._service = Service(context, listened, self._config.curve_dir, self._links, self._answer)
             closing.callback(self._service.close)
             self._follower = Follower(context, followed, self._links, self._topics)
+            self._reporter = Reporter(context, self._config)
+            closing.callback(self._end_reports)
             self._make_pollers()
             # Whether the newest turn has taken messages, and no more were there.
             self._gathers = False
@@ -139,8 +148,7 @@ class Store:
         if self._commit_at is not None and now >= self._commit_at:
             self._commit(now)
         if self._sync_at is not None and now >= self._sync_at:
-            self._sync_at = None
-            self._log.sync()
+            self._sync(now)
         if now >= self._look_at:
             self._look(now)
         if now >= self._trim_at:
@@ -167,12 +175,17 @@ class Store:
             self._free,
             self._backfill.filled if self._backfill is not None else 0,
             self._backfill.unfilled if self._backfill is not None else 0,
+            self._log.waiting,
+            round(self._lag, 4),
+            self._syncs,
+            round(self._sync_seconds, 4),
         )
 
     def _take(self, now: float) -> bool:
         """Take messages of the feeder; return whether more of them may wait."""
         day = _today().isoformat()
         taken = 0
+        frame: Frame | None = None
         for frame in self._follower.take(TURN, self._log.names):
             taken += 1
             if self.failure is not None:
@@ -186,6 +199,8 @@ class Store:
                 self._leave_out(frame, exc.reason)
         if self._log.waiting and self._commit_at is None:
             self._commit_at = now + COMMIT_SECONDS
+        if frame is not None:
+            self._lag = max(0.0, (clock.time_ns() - frame.published_ns) / 1e9)
         self._gathers = 0 < taken < TURN
         return taken == TURN
 
@@ -216,6 +231,12 @@ class Store:
         if self._sync_at is None:
             self._sync_at = now + SYNC_SECONDS
 
+    def _sync(self, now: float) -> None:
+        self._sync_at = None
+        self._log.sync()
+        self._syncs += 1
+        self._sync_seconds += clock.monotonic() - now
+
     def _answer(self, ask: CatchUp, text: str) -> TopicHistory:
         if text != STORE_TOPIC:
             return self._answers.answer(ask, text)
@@ -227,12 +248,17 @@ class Store:
         self._look_at = now + LOOK_SECONDS
         if self._service.look(now):
             self._make_pollers()
+        if self._reporter.is_due(now):
+            self._reporter.send(Report(0, store=self.status()), now)
         for notice in self._links.look(now):
             logger.log(logging.INFO if notice.good else logging.WARNING, "%s", notice.text)
         if self._is_connected != self._links.all_up():
             self._is_connected = not self._is_connected
             since = clock.time_ns() / _NS_PER_MS if self._is_connected else math.inf
             self._since.update(dict.fromkeys(self._topics, since))
+
+    def _end_reports(self) -> None:
+        self._reporter.close(Report(0, store=self.status(), leaves=True))
 
     def _trim(self) -> None:
         oldest = _today() - timedelta(days=max(0, self._config.store_days - 1))

@@ -123,7 +123,10 @@ class StoreStatus(msgspec.Struct, frozen=True):
     since the start, `refused` questions that were malformed or too many. `instance` is the run of `qmt-bridge up` that
     has started the store, empty without one. `size` counts bytes on the disk, `days` are those that are stored.
     `free` is how many bytes its disk had left some seconds ago. `filled` counts the topics whose day was completed from
-    the source's history since the start, `unfilled` those for which that failed or was refused.
+    the source's history since the start, `unfilled` those for which that failed or was refused. `waiting` counts
+    messages that were taken and are not written yet, `lag` is the seconds between the feeder and the store of the
+    newest message that was taken. `syncs` counts how often what was written was brought to the disk, which took
+    `sync_seconds`.
     """
 
     time: int
@@ -139,6 +142,10 @@ class StoreStatus(msgspec.Struct, frozen=True):
     free: int = 0
     filled: int = 0
     unfilled: int = 0
+    waiting: int = 0
+    lag: float = 0.0
+    syncs: int = 0
+    sync_seconds: float = 0.0
 
 
 _status_decoder = msgspec.json.Decoder(StoreStatus)

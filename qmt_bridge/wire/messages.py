@@ -283,7 +283,8 @@ class FeedStatus(msgspec.Struct, frozen=True):
     the run of `qmt-bridge up` that has started the feeder, empty without one. `unkept` counts last values that found no
     room in the feeder's memory: a client that joins such a topic waits for its next message. `sdk` is the version of
     xtquant, `call` the call into it that runs at this moment, and `call_age` for how many seconds. `trading_day` is
-    whether stocks trade on this day, by the terminal's calendar; None while that is not known.
+    whether stocks trade on this day, by the terminal's calendar; None while that is not known. `parts` are the store
+    and the alerts that have reported to this feeder, each ``up`` or ``silent``.
     """
 
     source: str
@@ -309,6 +310,7 @@ class FeedStatus(msgspec.Struct, frozen=True):
     call: str | None = None
     call_age: float = 0.0
     trading_day: bool | None = None
+    parts: dict[str, str] = {}
     # The version of docs/wire.md.
     wire: int = WIRE_VERSION
 

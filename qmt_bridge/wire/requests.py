@@ -18,6 +18,7 @@ from qmt_bridge.errors import BadRequest, ErrorCode, WireError
 from qmt_bridge.wire.frames import read
 from qmt_bridge.wire.hints import NAME_CHARACTERS, Ignored, did_you_mean
 from qmt_bridge.wire.history import Hole
+from qmt_bridge.wire.parts.report import Report
 from qmt_bridge.wire.positions import JournalPosition, Position
 from qmt_bridge.wire.survey import Attend, Finding, Found, Question, Roll, Survey
 
@@ -430,7 +431,7 @@ class DownloadStarted(msgspec.Struct, frozen=True, tag_field="reply", tag="downl
     error: str | None = None
 
 
-Ask = CatchUp | StartDownload | AskHistory | Attend | Survey | Finding
+Ask = CatchUp | StartDownload | AskHistory | Attend | Survey | Finding | Report
 Surveyed = Question | Roll | Found
 Reply = TopicState | DownloadStarted | Surveyed
 

@@ -13,12 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from feeder import app
 from feeder.app import Feeder
-from feeder.metrics import COUNTED, GAUGES, PREFIX, Exporter, Metrics
-from feeder.source import Health
+from feeder.metrics.exporter import COUNTED, GAUGES, PREFIX, Exporter, Metrics
+from feeder.source import DownloadRequest, Health
 from qmt_bridge.config import Config
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.observation.delays import BUCKETS
+from qmt_bridge.observation.delays import BUCKETS, Delays
+from qmt_bridge.system import clock
 from qmt_bridge.wire.messages import AccountState
+from qmt_bridge.wire.requests import StartDownload
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.rig import HandDriven
@@ -68,6 +70,40 @@ def test_numbers_of_the_feeder_are_exported(feeder: Feeder, metrics: Metrics) ->
     found = scrape(metrics)
     assert (found[f"{PREFIX}state{{state=up}}"], found[f"{PREFIX}state{{state=down}}"]) == (1, 0)
     assert (found[f"{PREFIX}journal_up{{}}"], found[f"{PREFIX}call_age_seconds{{}}"]) == (1, 2.5)
+
+
+def test_calls_into_the_sdk_are_a_histogram(feeder: Feeder, metrics: Metrics) -> None:
+    source = feeder.source
+    assert isinstance(source, HandDriven)
+    times = Delays()
+    times.add(0.03, 0.0)
+    source.condition = Health(times={"xtdata.subscribe_quote": times})
+    found = scrape(metrics)
+    name = f"{PREFIX}call_seconds"
+    assert found[f"{name}_bucket{{call=xtdata.subscribe_quote,le=0.025}}"] == 0
+    assert found[f"{name}_bucket{{call=xtdata.subscribe_quote,le=0.05}}"] == 1
+    assert found[f"{name}_sum{{call=xtdata.subscribe_quote}}"] == pytest.approx(0.03)
+
+
+def test_downloads_are_counted_by_how_they_end(feeder: Feeder, metrics: Metrics) -> None:
+    before = scrape(metrics)
+    assert (before[f"{PREFIX}downloads{{}}"], before[f"{PREFIX}downloads_ended_total{{how=failed}}"]) == (0, 0)
+    registry, source = feeder.publisher._registry, feeder.source
+    assert isinstance(source, HandDriven)
+    now = clock.monotonic()
+    for number, code in enumerate(("000001.SZ", "600000.SH", "600519.SH")):
+        topic, _ = registry.start_download(StartDownload(1, [code], "1d", "", ""), b"one", now - 3.0)
+        # Of the last one there is progress, and no end.
+        if number < 2:
+            source.download(topic, DownloadRequest((code,), "1d", "", ""))
+    wait_for(lambda: scrape(metrics)[f"{PREFIX}downloads{{}}"] == 1)
+    found = scrape(metrics)
+    assert found[f"{PREFIX}downloads_ended_total{{how=done}}"] == 1
+    assert found[f"{PREFIX}downloads_ended_total{{how=failed}}"] == 1
+    assert (found[f"{PREFIX}download_seconds_count{{}}"], found[f"{PREFIX}download_seconds_sum{{}}"] >= 6.0) == (
+        2,
+        True,
+    )
 
 
 def test_delays_are_a_histogram_of_prometheus(feeder: Feeder, metrics: Metrics) -> None:

@@ -54,7 +54,7 @@ def download(*stocks: str, period: str = "1d", start: str = "", end: str = "") -
 
 
 def begin(registry: Registry, asked: StartDownload, asker: bytes = PEER[0]) -> tuple[Topic, DownloadKey | None]:
-    return registry.start_download(asked, asker)
+    return registry.start_download(asked, asker, 0.0)
 
 
 def test_the_first_subscriber_makes_the_source_subscribe(registry: Registry) -> None:

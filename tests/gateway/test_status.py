@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import time
+import urllib.request
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +15,7 @@ import pytest
 from feeder.source import Health
 from qmt_bridge.journal_file import journal_path
 from qmt_bridge.wire.messages import AccountState
+from qmt_bridge.wire.parts.report import AlertsStatus, Happened, Report
 from tests.support.rig import DEADLINE, KEY, Rig, metrics, readiness
 from tests.support.waiting import until
 
@@ -118,6 +122,29 @@ async def test_worker_is_not_ready_if_only_settings_can_mend_it(
     assert (readiness(port)["ready"], readiness(port)["serving"]) == (ready, True)
     rig.source.sink.set_accounts([account("up")])
     await until(lambda: readiness(port)["ready"] and readiness(port)["trade"] == "up", "the account to be up")
+
+
+async def test_parts_that_report_are_shown_and_that_they_are_silent(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = rig.servers[0].port
+    assert readiness(port)["parts"] == {}
+    report = Report(0, alerts=AlertsStatus("1", {}, [], []), happened=[Happened(5, "alert", "feed is down")])
+    rig.feeder.publisher.inbox.put(lambda: rig.feeder.publisher.reported((b"one",), report))
+    await until(lambda: readiness(port)["parts"] == {"alerts": "up"}, "the report")
+    state = await asyncio.to_thread(state_of, port)
+    assert (state["alerts"]["up"], state["alerts"]["open"], state["store"]) == (True, [], None)
+    assert [(each["where"], each["text"]) for each in state["events"] if each["kind"] == "alert"] == [
+        ("alerts", "feed is down")
+    ]
+    monkeypatch.setattr("qmt_bridge.wire.parts.report.SILENT_SECONDS", 0.0)
+    await until(lambda: readiness(port)["parts"] == {"alerts": "silent"}, "the silence")
+    # Market data and trade events are served without them.
+    assert readiness(port)["ready"] is True
+
+
+def state_of(port: int) -> dict[str, Any]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/state", timeout=DEADLINE) as response:
+        found: dict[str, Any] = json.load(response)
+        return found
 
 
 async def test_damaged_journal_is_shown_and_worker_stays_ready(rig: Rig) -> None:

@@ -179,7 +179,7 @@ class XtQuote:
     def health(self) -> Health:
         """Return the version of xtquant, which of its calls runs, and what its calendar says (see `Source`)."""
         call, age = self._running.under_way() or (None, 0.0)
-        return Health(self.capabilities.version, call, age, self._watchdog.trades_today())
+        return Health(self.capabilities.version, call, age, self._watchdog.trades_today(), self._running.times.shown())
 
     def close(self) -> None:
         """Unsubscribe and stop within two seconds. A call that hangs in xtquant is left on its daemon thread."""

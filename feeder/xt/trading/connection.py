@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from feeder.xt.call_times import CallTimes
 from feeder.xt.trading.accounts import Account
 from feeder.xt.trading.failures import Failures
 from feeder.xt.trading.guard import Guard
@@ -26,9 +27,10 @@ logger = logging.getLogger(__name__)
 class Connection:
     """One XtQuantTrader from its construction to its end. The guard protects the attributes."""
 
-    def __init__(self, guard: Guard, failures: Failures) -> None:
+    def __init__(self, guard: Guard, failures: Failures, times: CallTimes) -> None:
         self._guard = guard
         self._failures = failures
+        self.times = times
         self.pushes = Pushes(failures)
         self.trader: Any = None
         # Whether xttrader's `start` has returned; before that, its `stop` raises.
@@ -107,11 +109,13 @@ class Connection:
         trader.register_callback(callback)
         # xttrader itself delivers a cancel error only if this object requested the cancel (xttrader.py 330).
         trader.async_client.bindOnCancelErrorCallback(partial(self.pushes.submit, callback.on_cancel_error))
-        trader.start()
+        with self.times.measure("start"):
+            trader.start()
         # Before `connect`, because pushes begin with it.
         trader.executor = trader.resp_executor = trader.relaxed_resp_executor = self.pushes
         self.started = True
-        result = trader.connect()
+        with self.times.measure("connect"):
+            result = trader.connect()
         if result == 0:
             return None
         hint = "" if Path(userdata).is_dir() else ", and xt_userdata is not a folder"
@@ -120,7 +124,8 @@ class Connection:
     def subscribe(self, stock_account: Any) -> str | None:
         """Subscribe an account; return None, or the reason why it was refused."""
         try:
-            result = self.trader.subscribe(stock_account)
+            with self.times.measure("subscribe"):
+                result = self.trader.subscribe(stock_account)
         except Exception as exc:
             logger.debug("cannot subscribe an account", exc_info=True)
             return f"subscribe raised {type(exc).__name__}"
@@ -137,7 +142,8 @@ class Connection:
                     answer(None)
         try:
             if self.started:
-                trader.stop()
+                with self.times.measure("stop"):
+                    trader.stop()
         finally:
             self.pushes.shutdown(wait=False)
             if trader is not None:

@@ -12,7 +12,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from feeder.xt.trading import intervals
@@ -152,7 +151,14 @@ class Reconciliation:
     def _ask(self, account: Account, event: str, take: Callable[..., object], *options: object) -> None:
         # Not the blocking functions: only an answer on the thread of the pushes comes in order with them.
         ask = getattr(self._connection.trader, QUERIES[event])
-        ask(self._make_account(*account), partial(take, account, event, self._publication.count), *options)
+        asked, count = time.perf_counter(), self._publication.count
+
+        def answered(answer: object) -> None:
+            # The call itself only sends the question: its time is that until the answer.
+            self._connection.times.add(QUERIES[event], time.perf_counter() - asked)
+            take(account, event, count, answer)
+
+        ask(self._make_account(*account), answered, *options)
 
     def _warn(self, account: Account, event: str, how: str, now: float) -> None:
         """Log that a question has no certain answer: as a warning once after a while, until there is an answer."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from feeder.source import Sink
 from feeder.xt import sdk
+from feeder.xt.call_times import CallTimes
 from feeder.xt.calls import Calls
 from feeder.xt.capabilities import Capabilities
 from feeder.xt.trading import intervals
@@ -63,6 +64,7 @@ class XtTrade:
         self._left: list[Connection] = []
         # For how long all calls that are left behind hang. The thread that calls `hung` reads it without the lock.
         self._hang = config.xt_hang
+        self.times = CallTimes("xttrader")
         self._hanging = Calls(self._hang)
 
     @property
@@ -124,7 +126,7 @@ class XtTrade:
         delay = intervals.RETRY_FIRST
         while self._may_open():
             began = time.monotonic()
-            connection = Connection(self._guard, self._failures)
+            connection = Connection(self._guard, self._failures, self.times)
             try:
                 reason = self._serve(connection)
             except Exception:

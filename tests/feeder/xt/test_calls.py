@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from feeder.xt.call_times import MOST_NAMES, CallTimes
 from feeder.xt.calls import Calls
 
 LIMIT = 60.0
@@ -104,3 +105,31 @@ def test_a_function_that_raises_counts_as_ended(watch: Watch) -> None:
         noted.fail()
     watch.calls.rest()
     assert watch.look(2 * LIMIT) is None
+
+
+def test_time_of_each_call_is_counted_however_it_ends(watch: Watch) -> None:
+    noted = watch.calls.through(SimpleNamespace(fail=lambda: 1 // 0, subscribe=int, version=7))
+    assert (noted.version, noted.subscribe(), noted.subscribe()) == (7, 0, 0)
+    with pytest.raises(ZeroDivisionError):
+        noted.fail()
+    counts = {name: times.buckets()[-1][1] for name, times in watch.calls.times.shown().items()}
+    assert counts == {"xtdata.subscribe": 2, "xtdata.fail": 1}
+
+
+def test_time_of_a_call_is_in_its_bucket() -> None:
+    times = CallTimes("xttrader")
+    times.add("connect", 0.3)
+    times.add("connect", 20.0)
+    connect = times.shown()["xttrader.connect"]
+    assert dict(connect.buckets())["0.25"] == 0
+    assert dict(connect.buckets())["0.5"] == 1
+    assert (dict(connect.buckets())["+Inf"], connect.total) == (2, 20.3)
+
+
+def test_names_of_calls_are_bounded() -> None:
+    times = CallTimes("xtdata")
+    for number in range(MOST_NAMES + 1):
+        times.add(f"call{number}", 0.0)
+    times.add("call0", 0.0)
+    assert len(times.shown()) == MOST_NAMES
+    assert times.shown()["xtdata.call0"].buckets()[-1][1] == 2

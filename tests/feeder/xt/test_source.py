@@ -202,6 +202,17 @@ def test_with_accounts_there_is_a_trade_session_beside_the_quotes(
     sink.until(lambda: TICKS in sink.accepted and ("1000000365", "connected") in sink.trades)
 
 
+def test_calls_into_quotes_and_trading_are_timed(trading: XtSource, sink: Recorder) -> None:
+    trading.start(sink)
+    trading.subscribe(TICKS, parse_topic(TICKS))
+    wanted = {"xtdata.reconnect", "xtdata.subscribe_quote2", "xttrader.connect", "xttrader.query_stock_orders_async"}
+    wait_for(lambda: trading.health().times.keys() >= wanted, "the calls")
+    # A question is timed until its answer, and each call once.
+    times = trading.health().times
+    assert times["xttrader.connect"].buckets()[-1][1] == 1
+    assert all(0.0 < each.total < SECONDS for each in times.values())
+
+
 def test_a_trade_session_that_cannot_start_does_not_stop_the_quotes(
     terminal: native.Terminal,
     trading: XtSource,

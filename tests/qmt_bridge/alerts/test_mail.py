@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qmt_bridge.alerts import mail
-from qmt_bridge.alerts.mail import Mailbox, make_mailbox
 from qmt_bridge.alerts.notice import Notice
+from qmt_bridge.alerts.targets import mail
+from qmt_bridge.alerts.targets.mail import Mailbox, make_mailbox
 from qmt_bridge.errors import ConfigError
 from tests.support.hooks import silent
 from tests.support.mail_server import PASSWORD, USER, MailServer, mail_server

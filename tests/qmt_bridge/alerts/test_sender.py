@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
-from qmt_bridge.alerts import sender as sender_module
 from qmt_bridge.alerts.notice import Notice
-from qmt_bridge.alerts.sender import MOST_JOINED, MOST_WAITING, Counts, Deliver, Sender
-from qmt_bridge.alerts.target import Outcome
+from qmt_bridge.alerts.targets import sender as sender_module
+from qmt_bridge.alerts.targets.sender import MOST_JOINED, MOST_WAITING, Counts, Deliver, Sender
+from qmt_bridge.alerts.targets.target import Outcome
 from tests.support.waiting import wait_for
 
 Start = Callable[..., Sender]
@@ -110,7 +110,7 @@ def test_a_message_that_is_old_is_given_up(start: Start, monkeypatch: pytest.Mon
     inbox = Inbox(["again"])
     sender = start(inbox)
     sender.put(notice(0))
-    wait_for(lambda: sender.counts() == Counts(failed=1))
+    wait_for(lambda: sender.counts() == Counts(failed=1, failing=True))
     sender.put(notice(1))
     wait_for(lambda: sender.counts() == Counts(sent=1, failed=1))
 
@@ -123,7 +123,7 @@ def test_what_waits_for_a_target_that_hangs_is_bounded(start: Start, caplog: pyt
     assert inbox.inside.wait(10)
     for number in range(1, MOST_WAITING + 50):
         sender.put(notice(number))
-    assert sender.counts() == Counts(dropped=50)
+    assert sender.counts() == Counts(dropped=50, waiting=200)
     assert caplog.text.count("the oldest are dropped") == 1
     inbox.open.set()
     wait_for(lambda: len(inbox.calls) == MOST_WAITING + 1)

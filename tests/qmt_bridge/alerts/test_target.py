@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from qmt_bridge.alerts.notice import Notice
-from qmt_bridge.alerts.target import (
+from qmt_bridge.alerts.targets.target import (
     MOST_TEXT,
     Kind,
     Target,

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from qmt_bridge.alerts import webhook
 from qmt_bridge.alerts.notice import Notice
-from qmt_bridge.alerts.target import Kind, Target
+from qmt_bridge.alerts.targets import webhook
+from qmt_bridge.alerts.targets.target import Kind, Target
 from tests.support.hooks import Hooks, hooks, silent
 from tests.support.ports import free_port
 

@@ -64,7 +64,7 @@ def test_a_target_that_refuses_makes_the_test_fail(hook: Hooks) -> None:
 
 
 def test_a_target_that_hangs_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qmt_bridge.alerts.webhook.TIMEOUT", 0.2)
+    monkeypatch.setattr("qmt_bridge.alerts.targets.webhook.TIMEOUT", 0.2)
     with silent() as url:
         ended = alerts("test", webhook=url)
     assert ended.exit_code == 1

@@ -65,3 +65,36 @@ def test_no_answer_is_waited_for_after_a_stop() -> None:
     stop.set()
     with answering(b"HTTP/1.1 200 OK\r\n\r\n{}") as port:
         assert gateway_address.ask_gateway(Config(port=port), "/readyz", stop) is None
+
+
+@pytest.mark.parametrize(
+    ("near", "settings", "key", "shown"),
+    [
+        (False, {}, "qmtb_1", True),
+        # Any program of this machine may listen there while the gateway is away.
+        (True, {}, "qmtb_1", False),
+        (False, {"tls_cert": "cert.pem"}, "qmtb_1", False),
+        (False, {}, "", False),
+        (False, {}, "密钥", False),
+    ],
+)
+def test_key_is_shown_to_another_machine_alone(
+    near: bool, settings: dict[str, str], key: str, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_address, "is_loopback", lambda host: near)
+    monkeypatch.setattr(gateway_address, "_encrypted", lambda connection, config, host: connection)
+    asked: list[bytes] = []
+
+    def serve(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            asked.append(connection.recv(4096))
+            connection.sendall(b"HTTP/1.1 200 OK\r\n\r\nbody")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        config = Config(host="127.0.0.1", port=listener.getsockname()[1], **settings)
+        assert gateway_address.fetch_page(config, "/metrics", Stop(), 20.0, key=key) == (200, b"body")
+        thread.join()
+    assert (b"X-API-Key: " in asked[0]) is shown

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from feeder.metrics.parts import of_alerts, of_store
 from feeder.publisher import Numbers
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.wire.messages import Session
@@ -34,6 +35,7 @@ GAUGES = {
     "queued": "Calls of the source that wait for the publisher.",
     "held_trades": "Trade events that wait for the disk.",
     "attending": "Gateway workers that answer surveys.",
+    "downloads": "Downloads that run, or wait at the source.",
     "call_age_seconds": "Seconds for which the call into xtquant runs; 0 while none does.",
     "started_seconds": "When the feeder started, seconds since 1970.",
 }
@@ -80,6 +82,28 @@ class Exporter(Collector):
         for hop, delays in numbers.delays.items():
             hops.add_metric([hop], delays.buckets(), delays.total)
         yield hops
+        yield from self._work(numbers)
+        yield from of_store(numbers.store)
+        yield from of_alerts(numbers.alerts)
+
+    def _work(self, numbers: Numbers) -> Iterator[Metric]:
+        calls = HistogramMetricFamily(
+            f"{PREFIX}call_seconds", "Seconds that calls into xtquant took, by call.", labels=["call"]
+        )
+        for name, times in numbers.calls.items():
+            calls.add_metric([name], times.buckets(), times.total)
+        yield calls
+        ended = CounterMetricFamily(f"{PREFIX}downloads_ended", "Downloads that have ended, by how.", labels=["how"])
+        for how, count in numbers.downloads_ended.items():
+            ended.add_metric([how], count)
+        yield ended
+        times = numbers.download_times
+        yield HistogramMetricFamily(
+            f"{PREFIX}download_seconds",
+            "Seconds from the request for a download to its end.",
+            times.buckets(),
+            times.total,
+        )
 
     def _accounts(self, numbers: Numbers) -> Iterator[Metric]:
         up = GaugeMetricFamily(

@@ -16,7 +16,7 @@ from email.utils import formatdate, make_msgid
 from typing import Any, NamedTuple
 
 from qmt_bridge.alerts.notice import Notice
-from qmt_bridge.alerts.target import Outcome
+from qmt_bridge.alerts.targets.target import Outcome
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.system.cutoff import Cutoff
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from qmt_bridge.alerts.notice import Notice
-from qmt_bridge.alerts.target import Outcome, Request, Target, outcome_of, request_of
+from qmt_bridge.alerts.targets.target import Outcome, Request, Target, outcome_of, request_of
 from qmt_bridge.keys.exposure import is_loopback
 from qmt_bridge.system.cutoff import Cutoff
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from qmt_bridge.alerts.notice import Notice
-from qmt_bridge.alerts.target import Outcome
+from qmt_bridge.alerts.targets.target import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +32,16 @@ Deliver = Callable[[Sequence[Notice]], tuple[Outcome, str]]
 
 
 class Counts(NamedTuple):
-    """Messages of one target since the start: taken by it, given up or refused by it, and without room here."""
+    """Messages of one target since the start: taken by it, given up or refused by it, and without room here.
+
+    `waiting` are those that wait now, `failing` is whether it did not take the last attempt.
+    """
 
     sent: int = 0
     failed: int = 0
     dropped: int = 0
+    waiting: int = 0
+    failing: bool = False
 
 
 class Sender:
@@ -52,7 +57,7 @@ class Sender:
         self._waiting: deque[tuple[float, Notice]] = deque()
         self._changed = threading.Condition()
         self._sent = self._failed = self._dropped = 0
-        # Whether the last attempt failed; it is logged once.
+        # Whether the last attempts failed; that is logged once.
         self._failing = False
         self._ending_at: float | None = None
         # A daemon: the end of the process does not wait for a target that hangs.
@@ -76,7 +81,7 @@ class Sender:
     def counts(self) -> Counts:
         """Return what was counted since the start."""
         with self._changed:
-            return Counts(self._sent, self._failed, self._dropped)
+            return Counts(self._sent, self._failed, self._dropped, len(self._waiting), self._failing)
 
     def close(self, deadline: float) -> None:
         """Send what waits until `deadline` (time.monotonic), then end."""

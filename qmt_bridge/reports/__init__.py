@@ -1,0 +1,1 @@
+"""Reports of a part to the feeder (docs/wire.md, "Reports")."""

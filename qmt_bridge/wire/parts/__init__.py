@@ -1,0 +1,1 @@
+"""What the parts beside feeder and gateway tell of themselves."""
