@@ -64,6 +64,8 @@ _MAXRT_OPTION: int | None = 5 if sys.platform == "win32" else getattr(system, "T
 _BIND_AGAIN_SECONDS = 0.001
 # If it has not by then, another process has taken it.
 FREED_SECONDS = 2.0
+# Questions, and answers, that wait in a connecting end.
+ASKER_MARK = 100_000
 # A feeder that returns has its workers back within half a second, and a closed port is not hammered.
 RECONNECT_MS = 50
 RECONNECT_MAX_MS = 400
@@ -146,18 +148,33 @@ def connect_subscriber(
     return _connect(socket, name, address, curve, links)
 
 
+def connect_relay(
+    context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None, links: Links, name: str
+) -> zmq.Socket[bytes]:
+    """Connect the XSUB of a forwarder: what subscribers send goes up by it, and messages come down."""
+    socket = context.socket(zmq.XSUB)
+    # See `connect_subscriber`.
+    socket.sndhwm = 0
+    socket.rcvhwm = HIGH_WATER_MARK
+    return _connect(socket, name, address, curve, links)
+
+
 def connect_dealer(
     context: zmq.Context[zmq.Socket[bytes]],
     address: str,
     curve: Curve | None,
     links: Links | None = None,
     name: str = "ask_addr",
+    mark: int = ASKER_MARK,
 ) -> zmq.Socket[bytes]:
-    """Connect a DEALER to the feeder's ROUTER; sending raises `zmq.Again` while the feeder is away."""
+    """Connect a DEALER to the feeder's ROUTER; sending raises `zmq.Again` while the feeder is away.
+
+    At most `mark` questions, and as many answers, wait here.
+    """
     socket = context.socket(zmq.DEALER)
     socket.immediate = True
-    socket.sndhwm = 100_000
-    socket.rcvhwm = 100_000
+    socket.sndhwm = mark
+    socket.rcvhwm = mark
     return _connect(socket, name, address, curve, links)
 
 
