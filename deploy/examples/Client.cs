@@ -130,11 +130,16 @@ class Client
         var key = Environment.GetEnvironmentVariable("QMT_BRIDGE_API_KEY");
         if (!string.IsNullOrEmpty(key)) socket.Options.SetRequestHeader("Authorization", "Bearer " + key);
         var address = Environment.GetEnvironmentVariable("QMT_BRIDGE_URL") ?? "ws://127.0.0.1:8000";
-        await socket.ConnectAsync(new Uri(address + stream.Path), stop);
-        if (stream.Request != null)
+        // A source of its own: Mono ends the connection whenever the token is cancelled with which it was opened.
+        using (var opening = CancellationTokenSource.CreateLinkedTokenSource(stop))
         {
-            var request = new ArraySegment<byte>(Encoding.UTF8.GetBytes(stream.Request.ToString()));
-            await socket.SendAsync(request, WebSocketMessageType.Text, true, stop);
+            opening.CancelAfter(TimeSpan.FromSeconds(10));
+            await socket.ConnectAsync(new Uri(address + stream.Path), opening.Token);
+            if (stream.Request != null)
+            {
+                var request = new ArraySegment<byte>(Encoding.UTF8.GetBytes(stream.Request.ToString()));
+                await socket.SendAsync(request, WebSocketMessageType.Text, true, opening.Token);
+            }
         }
         return socket;
     }

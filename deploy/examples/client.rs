@@ -206,7 +206,7 @@ fn follow(base: &str, stream: &mut dyn Stream, opened: &mut bool) -> Result<End,
             }
             Ok(_) => heard = Instant::now(),
             Err(tungstenite::Error::Io(error))
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) =>
             {
                 if heard.elapsed() > SILENCE {
                     return Ok(End::Lost(format!("nothing for {SILENCE:?}")));
