@@ -7,7 +7,7 @@ UV = $(VENV)/bin/uv
 ARGS ?=
 SECONDS ?= 60
 
-.PHONY: help check test sdks bench chaos kills fuzz fuzzed docs rooms coverage lock licences sbom release locked
+.PHONY: help check test examples sdks bench chaos kills fuzz fuzzed docs rooms coverage lock licences sbom release locked
 
 help:  ## Show the targets
 	@sed -n 's/^\([a-z]*\):  ## /\1\t/p' Makefile | expand -t 12
@@ -20,6 +20,9 @@ check:  ## Format, lint, types, shell script
 
 test:  ## All tests; ARGS="tests/gateway -k hub" chooses
 	$(PYTHON) -m pytest -n 3 $(ARGS)
+
+examples:  ## The programs of deploy/examples, in each language that this machine has, while the gateway is killed
+	$(PYTHON) -m pytest -m examples tests/test_examples.py $(ARGS)
 
 sdks:  ## Download every version of xtquant (900 MB, once), whose Python layers the tests then run
 	$(PYTHON) -m tests.sdks

@@ -310,15 +310,16 @@ def _moment(given: int | str, name: str, newest: tuple[Position, int] | None) ->
 
 
 def _epoch(view: View, epoch: float) -> int:
-    """Return the stored epoch that a client means: a browser rounds it."""
-    if isinstance(epoch, int):
-        return epoch
-    at = max(0, int(epoch) - _FLOAT_STEP)
+    """Return the stored epoch that a client means: a browser rounds it, and writes all of its digits, as an integer."""
+    meant = int(epoch)
+    at = max(0, meant - _FLOAT_STEP)
     while (record := view.first_from(at, 0)) is not None and record.epoch <= epoch + _FLOAT_STEP:
-        if float(record.epoch) == epoch:
+        if record.epoch == epoch:
             return record.epoch
+        if float(record.epoch) == float(epoch):
+            meant = record.epoch
         at = record.epoch + 1
-    return int(epoch)
+    return meant
 
 
 def _place(record: Record) -> Place:

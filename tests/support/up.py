@@ -28,9 +28,11 @@ START = (sys.executable, "-m", "qmt_bridge.cli")
 class Up:
     """A running `qmt-bridge up` on free ports."""
 
-    def __init__(self, folder: Path, *arguments: str, start: Sequence[str] = START) -> None:
+    def __init__(
+        self, folder: Path, *arguments: str, start: Sequence[str] = START, ports: Sequence[int] | None = None
+    ) -> None:
         # Of the gateway, of market data, of questions, at last of the store; on Windows two more are before it.
-        self.ports = free_ports(1 + len(UP))
+        self.ports = ports or free_ports(1 + len(UP))
         self.port = self.ports[0]
         self.market_addr = tcp(self.ports[1])
         self.lines: list[str] = []
