@@ -7,7 +7,6 @@ of each asker is known on the first one, or everybody may ask (`qmt_bridge.addre
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Container
 from typing import NamedTuple
 
@@ -28,10 +27,6 @@ from qmt_bridge.system import clock
 logger = logging.getLogger(__name__)
 
 Socket = zmq.Socket[bytes]
-# The system has a port free again some milliseconds after its socket was closed (measured: 0.3 to 2 ms).
-BIND_AGAIN_SECONDS = 0.001
-# If it has not by then, this feeder ends, and is started again.
-BIND_SECONDS = 2.0
 _OPEN = "open_trade_addr lets every user of the machine ask; leave it out, or set curve_dir"
 
 
@@ -194,11 +189,4 @@ class Doors:
         old.unbind(address)
         old.close(linger=0)
         self._authenticator.bound_anew(name)
-        until = clock.monotonic() + BIND_SECONDS
-        while True:
-            try:
-                return bind(self._endpoints[name]._replace(address=address))
-            except ConfigError:
-                if clock.monotonic() >= until:
-                    raise
-                time.sleep(BIND_AGAIN_SECONDS)
+        return sockets.bind_again(lambda: bind(self._endpoints[name]._replace(address=address)))

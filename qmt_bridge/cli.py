@@ -41,6 +41,7 @@ for _command in (
     run.feeder,
     run.gateway,
     run.store,
+    run.forward,
     alerts.alerts,
     topics.tail,
     topics.record,

@@ -43,6 +43,8 @@ SECTIONS = ("alerts",)
 
 # Of the feeder: it listens there, and gateways and consumers connect.
 ADDRESSES = ("market_addr", "trade_addr", "ask_addr", "trade_ask_addr")
+# Of a forwarder: it listens there.
+FORWARDED = ("forward_market_addr", "forward_trade_addr", "forward_ask_addr", "forward_store_addr")
 
 # What the public qmt-bridge reads under our prefix, and the setting that does the like here.
 _FOREIGN = {
@@ -77,6 +79,9 @@ _MOST_SHOWN = 200
 # Of the path of a local socket, on Linux and Windows.
 _IPC_BYTES = 107
 _TCP = re.compile(r"tcp://(\*|[a-zA-Z0-9][\w.-]*|\[[\w:.%]+\]):(\*|\d{1,5})", re.ASCII)
+
+# HOST:PORT, or nothing.
+_HTTP_ADDRESS = r"^((\[[0-9A-Fa-f:.]+\]|[\w.-]+):[0-9]{1,5})?\Z"
 
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -276,7 +281,7 @@ class _FeederSettings(_GatewaySettings, frozen=True, kw_only=True):
     metrics_addr: Annotated[
         str,
         Meta(
-            pattern=r"^((\[[0-9A-Fa-f:.]+\]|[\w.-]+):[0-9]{1,5})?\Z",
+            pattern=_HTTP_ADDRESS,
             description="Address of the feeder's own metrics for Prometheus, without a key; empty: none.",
         ),
     ] = "127.0.0.1:8001"
@@ -311,7 +316,31 @@ class _StoreSettings(_FeederSettings, frozen=True, kw_only=True):
     ] = 16384
 
 
-class _WireSettings(_StoreSettings, frozen=True, kw_only=True):
+class _ForwardSettings(_StoreSettings, frozen=True, kw_only=True):
+    """What a forwarder reads."""
+
+    forward_market_addr: Annotated[
+        str, Meta(min_length=1, description="forward: address at which market data is passed on.")
+    ] = "tcp://127.0.0.1:5565"
+    forward_trade_addr: Annotated[
+        str, Meta(description="forward: address at which trade events are passed on; empty: they are not.")
+    ] = "tcp://127.0.0.1:5566"
+    forward_ask_addr: Annotated[str, Meta(min_length=1, description="forward: address of questions to the feeder.")] = (
+        "tcp://127.0.0.1:5567"
+    )
+    forward_store_addr: Annotated[
+        str, Meta(description="forward: address of questions to the store of the day; empty: none.")
+    ] = "tcp://127.0.0.1:5569"
+    forward_health_addr: Annotated[
+        str,
+        Meta(
+            pattern=_HTTP_ADDRESS,
+            description="forward: address of /readyz, /healthz and /metrics, without a key; empty: none.",
+        ),
+    ] = "127.0.0.1:8002"
+
+
+class _WireSettings(_ForwardSettings, frozen=True, kw_only=True):
     """What both ends of a ZeroMQ connection read."""
 
     market_addr: Annotated[str, Meta(description="ZeroMQ address of market data.")] = "tcp://127.0.0.1:5555"
@@ -449,7 +478,8 @@ def _own(settings: type[msgspec.Struct], before: type[msgspec.Struct] | None) ->
 GATEWAY = _own(_GatewaySettings, None)
 FEEDER = _own(_FeederSettings, _GatewaySettings)
 STORE = _own(_StoreSettings, _FeederSettings)
-WIRE = _own(_WireSettings, _StoreSettings)
+FORWARD = _own(_ForwardSettings, _StoreSettings)
+WIRE = _own(_WireSettings, _ForwardSettings)
 LOG = _own(_LogSettings, _WireSettings)
 ALERTS = _own(Config, _LogSettings)
 
@@ -688,7 +718,7 @@ def _convert(name: str, value: object, shown: str, *, strict: bool) -> object:
     texts = converted if isinstance(converted, tuple) else (converted,)
     if any(isinstance(text, str) and "\0" in text for text in texts):
         raise ConfigError(shown, "holds a NUL character")
-    if name in ADDRESSES and (converted or default(name)):
+    if (name in ADDRESSES and (converted or default(name))) or (name in FORWARDED and converted):
         _check_address(shown, str(converted))
     if name == "behind_proxy":
         for text in texts:

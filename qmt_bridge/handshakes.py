@@ -7,7 +7,7 @@ events, connects again where libzmq has given up, and returns what to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from itertools import count
 from typing import NamedTuple
@@ -196,10 +196,18 @@ class _Watched(NamedTuple):
     state: Outward | Inward
 
 
+def connect_again(socket: zmq.Socket[bytes], address: str) -> None:
+    """Connect anew where libzmq has given up."""
+    socket.disconnect(address)
+    socket.connect(address)
+
+
 class Links:
     """The connections of the sockets that one thread owns."""
 
-    def __init__(self) -> None:
+    def __init__(self, again: Callable[[zmq.Socket[bytes], str], None] = connect_again) -> None:
+        """Let `again` connect a socket to an address anew, for which another thread may have to hand it over first."""
+        self._again = again
         self._watched: list[_Watched] = []
         # What was told of connecting ends, and when which trouble was told last.
         self._told: dict[Trouble, tuple[str, ...]] = {}
@@ -237,8 +245,7 @@ class Links:
                 if refused is not None and self._may_tell(watched.name, refused, now):
                     news.append(Notice(_REFUSALS[refused].format(name=watched.name), refused))
             if isinstance(watched.state, Outward) and watched.state.given_up(now):
-                watched.socket.disconnect(watched.address)
-                watched.socket.connect(watched.address)
+                self._again(watched.socket, watched.address)
         return news + self._changes(now)
 
     def troubles(self, now: float) -> dict[str, Trouble | None]:

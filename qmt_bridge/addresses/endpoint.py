@@ -98,6 +98,46 @@ def source_endpoint(config: Config) -> Endpoint:
     return Endpoint("ask_addr", config.ask_addr, load_curve(config.curve_dir, "gateway"))
 
 
+class Forwarded(NamedTuple):
+    """What a forwarder passes on: where it connects, and where it listens for its own clients."""
+
+    upstream: Endpoint
+    listened: Endpoint
+
+
+def forwarded_endpoints(config: Config) -> dict[str, Forwarded]:
+    """Return what a forwarder passes on, by "market", "ask", and if their addresses are set "trade" and "store".
+
+    Raise `ConfigError` for keys that are missing, and where another user of the machine would get trade events.
+    """
+    if config.forward_trade_addr and not (config.curve_dir or config.open_trade_addr):
+        raise ConfigError(
+            "curve_dir",
+            "trade events are passed on with CURVE keys alone: set it to a folder that `qmt-bridge keygen FOLDER "
+            '--forward` has completed, or set forward_trade_addr = "" to pass on market data alone',
+        )
+    market, ask = market_endpoints(config, "gateway")
+    found = {"market": market, "ask": ask}
+    if config.forward_trade_addr:
+        trade, trade_ask = trade_endpoints(config, "gateway", makes=False)
+        if trade_ask.name != ask.name:
+            raise ConfigError("trade_ask_addr", "a forwarder passes all questions on to ask_addr: leave it out")
+        found["trade"] = trade
+    if config.forward_store_addr:
+        found["store"] = store_endpoint(config, "gateway")
+    own = load_curve(config.curve_dir, "forward")
+    addresses = {
+        "market": config.forward_market_addr,
+        "ask": config.forward_ask_addr,
+        "trade": config.forward_trade_addr,
+        "store": config.forward_store_addr,
+    }
+    return {
+        name: Forwarded(upstream, Endpoint(f"forward_{name}_addr", addresses[name], own))
+        for name, upstream in found.items()
+    }
+
+
 def trade_endpoints(config: Config, end: End, *, makes: bool) -> tuple[Endpoint, Endpoint]:
     """Return the sockets of trade events and of questions about them; the second may be that of all questions.
 

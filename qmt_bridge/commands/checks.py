@@ -42,22 +42,28 @@ if TYPE_CHECKING:
 @click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--name", help="Add one client of this name to FOLDER, which has the keys of a feeder.")
 @click.option("--roles", help=f"What that client may do, some of {','.join(ROLES)}.")
+@click.option("--forward", is_flag=True, help="Complete FOLDER, which has the keys of one client, for a forwarder.")
 @settings("curve_dir", "data_dir")
-def keygen(config_file: Path | None, folder: Path | None, name: str | None, roles: str | None, **flags: Any) -> None:
+def keygen(
+    config_file: Path | None, folder: Path | None, name: str | None, roles: str | None, forward: bool, **flags: Any
+) -> None:
     """Write CURVE key pairs for the feeder and its gateways, or add the key of one client.
 
     \b
     qmt-bridge keygen keys
     qmt-bridge keygen keys --name desk --roles trade,ask
+    qmt-bridge keygen desk --forward
 
     Without FOLDER, --name adds to curve_dir, or else to the keys that the feeder has made in its data folder. The file
     of a client in clients/ admits it: to remove it ends its connections within two seconds.
     """
     from qmt_bridge.addresses.endpoint import own_key_folder
-    from qmt_bridge.curve.key_folder import add_client, make_keys
+    from qmt_bridge.curve.key_folder import add_client, add_forwarder, make_keys
 
     config = load_settings(config_file, flags, only=True)
     try:
+        if forward and name is not None:
+            no_effect("forward", "it completes a folder, and --name adds to one")
         if name is not None:
             home = folder or (Path(config.curve_dir) if config.curve_dir else own_key_folder(config))
             own = add_client(home, name, checked_roles(roles or ""))
@@ -68,11 +74,16 @@ def keygen(config_file: Path | None, folder: Path | None, name: str | None, role
             no_effect("roles", "it is for --name")
         if folder is None:
             raise click.UsageError("Missing argument 'FOLDER' (or --name).")
-        written = make_keys(folder)
+        written = add_forwarder(folder) if forward else make_keys(folder)
     except ConfigError as exc:
         fail(exc)
     for path in written:
         click.echo(path)
+    if forward:
+        click.echo(
+            f"forwarder's machine: {folder}; add its gateways: qmt-bridge keygen {folder} --name NAME --roles ..."
+        )
+        return
     click.echo(f"feeder's machine: {folder} with clients/; gateway's machine: feeder.key and gateway.key_secret only")
 
 

@@ -1,4 +1,4 @@
-"""`qmt-bridge up`, `feeder`, `gateway`, `store` and `replay`: the processes that run until they are stopped."""
+"""`qmt-bridge up`, `feeder`, `gateway`, `store`, `forward` and `replay`: what runs until it is stopped."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from qmt_bridge.commands.options import (
 )
 from qmt_bridge.config import (
     FEEDER,
+    FORWARD,
     GATEWAY,
     LOG,
     STORE,
@@ -58,6 +59,9 @@ OF_GATEWAY = (*GATEWAY, "data_dir", *WIRE, *LOG)
 
 # The settings of a store.
 OF_STORE = (*STORE, "data_dir", *WIRE, *LOG)
+
+# The settings of a forwarder.
+OF_FORWARD = (*FORWARD, "data_dir", *WIRE, *LOG)
 
 # Settings that do nothing without another one.
 _NEEDS = {"xt_home": "xt_token", "xt_servers": "xt_token", "xt_userdata": "xt_accounts"}
@@ -255,6 +259,23 @@ def store(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     try:
         topics = stored_topics(config.store)
         code = app.run(config, topics, stop)
+    except ConfigError as exc:
+        fail(exc)
+    end(code)
+
+
+@click.command()
+@settings(*OF_FORWARD)
+@click.option("--until-eof", is_flag=True, hidden=True)
+def forward(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
+    """Run a forwarder: between the feeder, or another one, and many gateway hosts."""
+    stop = asked_to_stop(until_eof)
+    config = load_settings(config_file, flags)
+    from qmt_bridge.forward import app
+
+    configure_log(config)
+    try:
+        code = app.run(config, stop)
     except ConfigError as exc:
         fail(exc)
     end(code)

@@ -33,6 +33,8 @@ OPENED_BY: dict[str, frozenset[str]] = {
     "trade_ask_addr": frozenset(("ask", "download", "admin")),
     "store_addr": frozenset(ROLES),
 }
+# A forwarder opens its sockets to the same roles.
+OPENED_BY |= {f"forward_{name}": OPENED_BY[name] for name in ("market_addr", "trade_addr", "ask_addr", "store_addr")}
 # Where libzmq asks about keys, and what says there that the folder was read.
 _ZAP = "inproc://zeromq.zap.01"
 _KEYS_READ = b"keys read"

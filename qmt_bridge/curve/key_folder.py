@@ -1,6 +1,7 @@
 """A folder of CURVE keys: what is in it, how it is made, and how a client is added.
 
-``feeder.key_secret`` and ``clients/`` are for the feeder; ``feeder.key`` and ``gateway.key_secret`` for its clients.
+``feeder.key_secret`` and ``clients/`` are for the feeder; ``feeder.key`` and ``gateway.key_secret`` for its clients. A
+forwarder is a client that has clients itself: with these two it connects, with ``forward.key_secret`` it listens.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from qmt_bridge.curve.certificate import ROLES, Certificate, checked_name, read_
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.system.in_use import patiently
 
-End = Literal["feeder", "gateway"]
+End = Literal["feeder", "gateway", "forward"]
 CLIENTS = "clients"
 
 
@@ -37,7 +38,7 @@ def load_curve(curve_dir: str, end: End) -> Curve | None:
     folder = Path(curve_dir)
     try:
         own = read_certificate(folder / f"{end}.key_secret")
-        server = None if end == "feeder" else read_certificate(folder / "feeder.key").public
+        server = read_certificate(folder / "feeder.key").public if end == "gateway" else None
     except (OSError, ValueError, ConfigError) as exc:
         raise ConfigError("curve_dir", f"cannot read the keys of the {end}: {exc}") from exc
     private.warn_if_exposed(folder / f"{end}.key_secret", "a secret key")
@@ -88,22 +89,48 @@ def own_keys(folder: Path) -> None:
         raise ConfigError("data_dir", f"cannot make the CURVE keys of trade events in {folder}: {exc}") from exc
 
 
+def add_forwarder(folder: Path) -> list[Path]:
+    """Make the keys with which a forwarder listens, in the folder of a client; return the files.
+
+    It has a pair of its own: with the feeder's its machine could pretend to be the feeder everywhere. Raise
+    `ConfigError` for a folder that is not one of a client, or that has such keys.
+    """
+    if (folder / "feeder.key_secret").exists():
+        raise ConfigError(
+            "curve_dir", f"{folder} has the keys of a feeder; a forwarder has a folder of its own: {_OWN}"
+        )
+    if not ((folder / "feeder.key").exists() and (folder / "gateway.key_secret").exists()):
+        raise ConfigError("curve_dir", f"{folder} has no keys of a client of the feeder: {_OWN}")
+    if (folder / "forward.key_secret").exists():
+        raise ConfigError("curve_dir", f"{folder / 'forward.key_secret'} exists already")
+    try:
+        private.make_folder(folder / CLIENTS)
+        return _write_pair(folder, "forward", "forward", frozenset())
+    except OSError as exc:
+        raise ConfigError("curve_dir", f"cannot write the keys: {exc}") from exc
+
+
+_OWN = "`qmt-bridge keygen KEYS --name NAME --roles ROLES` on the feeder's machine makes it"
+
+
 def add_client(folder: Path, name: str, roles: frozenset[str]) -> Path:
     """Make a client key that may do `roles`, and admit it; return the folder which that client needs as `curve_dir`.
 
-    Raise `ConfigError` for a name that is taken, and if there is no feeder key in `folder`.
+    Of a forwarder's folder the client connects to the forwarder. Raise `ConfigError` for a name that is taken, and if
+    there is no key in `folder` for the client to connect to.
     """
     own = folder / checked_name(name)
     if name.lower() == CLIENTS or own.exists() or (folder / CLIENTS / f"{name}.key").exists():
         raise ConfigError("--name", f"{name} is taken in {folder}")
+    forwards = (folder / "forward.key").exists()
     try:
-        feeder = read_certificate(folder / "feeder.key")
+        server = read_certificate(folder / ("forward.key" if forwards else "feeder.key"))
     except OSError as exc:
         raise ConfigError("curve_dir", f"no key of a feeder in {folder}: `qmt-bridge keygen` makes one") from exc
     try:
         private.make_folder(own)
         private.make_folder(folder / CLIENTS)
-        write_certificate(own / "feeder.key", feeder._replace(roles=frozenset()))
+        write_certificate(own / "feeder.key", server._replace(roles=frozenset()))
         _write_pair(own, "gateway", name, roles)
         # At last: the client is admitted from now on.
         _admit(folder, read_certificate(own / "gateway.key"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Container, Iterator
 from typing import Literal
 
@@ -14,9 +13,9 @@ from qmt_bridge.addresses.endpoint import Endpoint
 from qmt_bridge.answering.askers import Askers, Peer
 from qmt_bridge.answering.unread import Unread
 from qmt_bridge.curve.authenticator import Authenticator
-from qmt_bridge.errors import BadRequest, ConfigError, WireError
+from qmt_bridge.errors import BadRequest, WireError
 from qmt_bridge.handshakes import Links
-from qmt_bridge.sockets import UNREAD_MS, bind_router
+from qmt_bridge.sockets import UNREAD_MS, bind_again, bind_router
 from qmt_bridge.system import clock
 from qmt_bridge.wire.history import TopicHistory, encode_history
 from qmt_bridge.wire.requests import CatchUp, decode_ask
@@ -41,9 +40,6 @@ MAX_ENVELOPE_BYTES = 1024
 _TOPIC_BYTES = 100
 # Seconds between two lines of the log about questions that are refused.
 _TELL_SECONDS = 10.0
-# The system has a port free again some milliseconds after its socket was closed.
-_BIND_AGAIN_SECONDS = 0.001
-_BIND_SECONDS = 2.0
 
 Answer = Callable[[CatchUp, str], TopicHistory]
 
@@ -182,12 +178,4 @@ class Service:
         self.socket.unbind(self.address)
         self.socket.close(linger=0)
         self.authenticator.bound_anew(self._where.name)
-        until = clock.monotonic() + _BIND_SECONDS
-        while True:
-            try:
-                self.socket = self._bind(self._where._replace(address=self.address))
-                return
-            except ConfigError:
-                if clock.monotonic() >= until:
-                    raise
-                time.sleep(_BIND_AGAIN_SECONDS)
+        self.socket = bind_again(lambda: self._bind(self._where._replace(address=self.address)))

@@ -23,6 +23,7 @@ from qmt_bridge.config import (
     ALERTS,
     CREDENTIALS,
     ENV_PREFIX,
+    FORWARD,
     LOG,
     NAMES,
     STORE,
@@ -79,8 +80,8 @@ def market() -> Iterator[str]:
 
 def test_every_setting_is_a_flag_of_up() -> None:
     flags = {parameter.name for parameter in run_commands.up.params}
-    # The keys of the targets of alerts are no flags.
-    assert flags == {*NAMES, "config_file"} - {name for name in CREDENTIALS if name in ALERTS}
+    # The keys of the targets of alerts are no flags, and a forwarder is no part of it.
+    assert flags == {*NAMES, "config_file"} - {name for name in CREDENTIALS if name in ALERTS} - {*FORWARD}
 
 
 def test_parts_share_the_wire_log_and_data_folder() -> None:
@@ -91,7 +92,7 @@ def test_parts_share_the_wire_log_and_data_folder() -> None:
     shared = {*WIRE, *LOG, "data_dir", "config_file", "until_eof"}
     assert feeder & gateway == {*shared, "freeze_timeout"}
     assert store == {*STORE, *shared}
-    assert feeder | gateway | store == {*NAMES, "config_file", "until_eof", "supervised"} - {*ALERTS}
+    assert feeder | gateway | store == {*NAMES, "config_file", "until_eof", "supervised"} - {*ALERTS, *FORWARD}
 
 
 def test_store_has_topics_and_the_ticks_of_codes_in_files(tmp_path: Path) -> None:
