@@ -265,9 +265,10 @@ def _collect_seldom() -> None:
     gc.set_threshold(YOUNG_OBJECTS)
 
 
-def serve(config: Config, stop: Stop) -> int:
+def serve(config: Config, stop: Stop, inherited: socket.socket | None = None) -> int:
     """Serve until `stop` is set; return the exit code; raise `ConfigError`. Runs in the main thread.
 
+    `inherited` listens already, at the host and port of `config`.
     The workers read the settings from the environment, which the caller has set (config.export_env).
     """
     # Checked here because a worker could report these errors only in a traceback.
@@ -286,7 +287,7 @@ def serve(config: Config, stop: Stop) -> int:
     if config.tls_cert:
         certificate.load(config.tls_cert, config.tls_key)
     descriptors.raise_limit(config.max_connections)
-    bound = _bind(config.host, config.port)
+    bound = _prepared(inherited) if inherited is not None else _bind(config.host, config.port)
     host, port = bound.getsockname()[:2]
     server_config = uvicorn.Config(
         "gateway.server:worker_app",
@@ -346,6 +347,13 @@ def _bind(host: str, port: int) -> socket.socket:
         raise ConfigError("port", f"cannot listen on {host}:{port}: {reason}") from exc
     bound.set_inheritable(True)
     return bound
+
+
+def _prepared(inherited: socket.socket) -> socket.socket:
+    inherited.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    inherited.listen(BACKLOG)
+    inherited.set_inheritable(True)
+    return inherited
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:

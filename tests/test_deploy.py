@@ -22,7 +22,6 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import click
 import pytest
 import yaml
 from websockets.exceptions import InvalidStatus
@@ -35,13 +34,14 @@ from qmt_bridge.keys.exposure import check_exposure
 from qmt_bridge.process.child import STOP_SECONDS
 from tests.support.paths import ROOT
 from tests.support.ports import UP, address_options, free_port, free_ports, tcp
-from tests.support.waiting import SLOWNESS, wait_for
+from tests.support.programs import DEADLINE, Running, accept, check, listens, needs, programs
+from tests.support.units import ADDRESS_FAMILIES, allowed_calls
+from tests.support.waiting import wait_for
 
 DEPLOY = ROOT / "deploy"
 READMES = ("README.md", "README.zh-CN.md")
 DOCUMENTS = (*READMES, *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
-DEADLINE = 20.0 * SLOWNESS
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 MARKED = re.compile(r"^<!-- ci: (\w+) -->\n```bash\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 KEY = "s3cret-key"
@@ -53,103 +53,9 @@ def text(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def needs(tool: str) -> str:
-    """Return the path of a tool, of this venv first; skip the test if it is not installed."""
-    found = shutil.which(
-        tool, path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"], "/usr/sbin"])
-    )
-    if found is None:
-        pytest.skip(f"{tool} is not installed")
-    return found
-
-
-def check(command: list[str], **options: Any) -> str:
-    """Run a tool, which has to succeed; return its output."""
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=DEADLINE, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-def accept(arguments: list[str]) -> dict[str, Any]:
-    """Return the parameters of `qmt-bridge` with these arguments, without running it; fail at an unknown one."""
-    command = cli.main.commands[arguments[0]]
-    try:
-        return command.make_context(arguments[0], arguments[1:]).params
-    except click.UsageError as exc:
-        pytest.fail(f"qmt-bridge {shlex.join(arguments)}: {exc.format_message()}")
-
-
-class Running:
-    """A process; a test can wait for a line of its output."""
-
-    def __init__(self, command: list[str], env: dict[str, str] | None = None, cwd: Path | None = None) -> None:
-        self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
-            cwd=cwd,
-        )
-        self._changed = threading.Condition()
-        self._ended = False
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._changed:
-                self.lines.append(line)
-                self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
-
-    def say(self, line: str) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def wait_for(self, pattern: str) -> str:
-        """Return the first line that contains `pattern`; fail if the process ends without one."""
-
-        def found() -> str | None:
-            return next((line for line in self.lines if re.search(pattern, line)), None)
-
-        with self._changed:
-            self._changed.wait_for(lambda: found() or self._ended, DEADLINE)
-            line = found()
-        assert line is not None, f"no line with {pattern!r}:\n{''.join(self.lines)}"
-        return line
-
-    def close(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._reader.join()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
-
-
 @pytest.fixture
 def run() -> Iterator[Callable[..., Running]]:
-    """Return a function that starts processes; they end with the test, the last one first."""
-    with contextlib.ExitStack() as stack:
-
-        def start(*arguments: Any, **options: Any) -> Running:
-            running = Running(*arguments, **options)
-            stack.callback(running.close)
-            return running
-
+    with programs() as start:
         yield start
 
 
@@ -212,7 +118,7 @@ def test_systemd_rates_the_units_as_well_confined(unit):
     if int(check([analyze, "--version"]).split()[1]) < 250:
         pytest.skip("this systemd judges running services only")
     # In tenths: a service without any confinement has 10.0.
-    check([analyze, "security", "--offline=true", "--threshold=20", str(unit)])
+    check([analyze, "security", "--offline=true", "--threshold=15", str(unit)])
 
 
 @pytest.mark.parametrize("part", ["feeder", "gateway", "store", "alerts"])
@@ -256,8 +162,10 @@ def test_store_has_the_feeders_keys_and_not_its_journal():
 
 
 def hardening(part: str) -> list[str]:
+    """Return the restrictions of a unit but for its address families, which depend on whether it binds addresses."""
     unit = text(f"deploy/systemd/qmt-bridge-{part}.service")
-    return unit.partition("# Restrictions of the process.")[2].splitlines()[1:]
+    lines = unit.partition("# Restrictions of the process.")[2].splitlines()[1:]
+    return [line for line in lines if ADDRESS_FAMILIES not in line and "interfaces when it binds" not in line]
 
 
 def test_alerts_have_no_secret_of_the_feeder_and_no_journal():
@@ -276,23 +184,9 @@ def test_units_are_confined_alike(part):
     assert hardening(part) == hardening("feeder")
 
 
-def system_calls(names: str) -> set[str]:
-    """Return the system calls of a list of names and sets, as systemd knows the sets."""
-    found = set()
-    for name in names.split():
-        if not name.startswith("@"):
-            found.add(name)
-            continue
-        listed = check([needs("systemd-analyze"), "syscall-filter", "--no-pager", name]).splitlines()[1:]
-        found |= system_calls(" ".join(line.strip() for line in listed if not line.strip().startswith("#")))
-    return found
-
-
 @pytest.mark.parametrize("part", ["feeder", "gateway", "store", "alerts"])
 def test_unit_allows_the_call_without_which_libzmq_aborts(part):
-    allowed: set[str] = set()
-    for line in re.findall(r"^SystemCallFilter=(.*)$", text(f"deploy/systemd/qmt-bridge-{part}.service"), re.MULTILINE):
-        allowed = allowed - system_calls(line[1:]) if line.startswith("~") else allowed | system_calls(line)
+    allowed = allowed_calls(part)
     # Each thread of libzmq sets its policy, the default one, and aborts the process if that fails (src/thread.cpp).
     assert {"sched_setscheduler", "socket", "clone"} <= allowed
     assert not {"sched_setaffinity", "mount", "setuid"} & allowed
@@ -364,11 +258,6 @@ def behind_nginx(tmp_path, run) -> Iterator[tuple[str, Callable[[], None], Calla
         yield f"ws://127.0.0.1:{port}", stop, logs
     finally:
         stop()
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_nginx_relays_websockets_and_logs_no_key(behind_nginx):

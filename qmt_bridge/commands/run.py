@@ -23,6 +23,7 @@ from qmt_bridge.commands.options import (
     fail,
     load_settings,
     no_effect,
+    refuse,
     refuse_visible,
     settings,
 )
@@ -213,6 +214,7 @@ def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     """Run gateway workers alone; any number, also on another machine than the feeder."""
     stop = asked_to_stop(until_eof)
     from gateway import server
+    from gateway.connections import activation
 
     refuse_visible("api_key")
     config = load_settings(config_file, flags)
@@ -221,8 +223,14 @@ def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
     try:
         # Checked here, because a worker process could report it only as a traceback.
         supervisor.check_addresses(config)
+        inherited = activation.inherited(os.environ, os.getpid())
     except ConfigError as exc:
         fail(exc)
+    if inherited is not None:
+        refuse("the service manager has opened the socket (LISTEN_FDS)", "host", "port")
+        # Whether other machines reach the gateway goes by the socket, and not by the settings.
+        host, port = inherited.getsockname()[:2]
+        config = msgspec.structs.replace(config, host=host, port=port)
     configure_log(config)
     # Worker processes read the same settings from the environment; never from a command line, which others can see.
     env = child.environment(config, OF_GATEWAY)
@@ -230,7 +238,7 @@ def gateway(config_file: Path | None, until_eof: bool, **flags: Any) -> None:
         del os.environ[name]
     os.environ.update(env)
     try:
-        sys.exit(server.serve(config, stop))
+        sys.exit(server.serve(config, stop, inherited))
     except ConfigError as exc:
         fail(exc)
 
