@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 ENV_PREFIX = "QMT_BRIDGE_"
 # Names the file itself, so it is no setting.
 CONFIG_ENV = "QMT_BRIDGE_CONFIG"
+# Of the texts for people, which are those of the command and not of a part.
+LANG_ENV = "QMT_BRIDGE_LANG"
+_NO_SETTINGS = frozenset((CONFIG_ENV, LANG_ENV))
 # Those that open something for whoever knows them. A flag would show them to every user of the machine, in the list of
 # processes. The URL of a chat robot holds its key.
 CREDENTIALS = frozenset(
@@ -518,7 +521,7 @@ def foreign_variables(env: Mapping[str, str] | None = None) -> list[str]:
     said = []
     for variable in sorted(os.environ if env is None else env):
         name = variable.removeprefix(ENV_PREFIX).lower()
-        if not variable.startswith(ENV_PREFIX) or variable == CONFIG_ENV or name in _HINTS:
+        if not variable.startswith(ENV_PREFIX) or variable in _NO_SETTINGS or name in _HINTS:
             continue
         nearest = _nearest(name)
         hint = f"; the nearest setting is {nearest} ({env_name(nearest)})" if nearest else ""
@@ -551,7 +554,7 @@ def _collect(
                 if name in _PATHS and _CONTROL.search(str(values[name])):
                     raise ConfigError(f"{name} in {file}", f"holds a control character: {_SINGLE_QUOTES}")
     for variable, text in env.items():
-        if variable.startswith(ENV_PREFIX) and variable != CONFIG_ENV:
+        if variable.startswith(ENV_PREFIX) and variable not in _NO_SETTINGS:
             name = variable.removeprefix(ENV_PREFIX).lower()
             if name not in _HINTS or (only is not None and name not in only):
                 continue
