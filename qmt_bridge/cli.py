@@ -18,6 +18,7 @@ import click
 
 from qmt_bridge import __version__
 from qmt_bridge.commands import administration, alerts, checks, journal, keys, run, tapes, topics
+from qmt_bridge.commands.init.command import init
 from qmt_bridge.config import LANG_ENV
 from qmt_bridge.language import click_texts
 from qmt_bridge.language.catalog import speak
@@ -79,6 +80,7 @@ def main() -> None:
 
 
 for _command in (
+    init,
     run.up,
     run.feeder,
     run.gateway,
