@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path, PurePath
@@ -224,6 +224,8 @@ class Reader:
                 reason = "is no trade journal"
             raise ConfigError("file", f"{path} {reason}")
         self.path = path
+        # Called with the position up to which events are read.
+        self.on_read: Callable[[int], None] | None = None
 
     def __enter__(self) -> Reader:
         return self
@@ -284,6 +286,8 @@ class Reader:
         while rows := self._some_rows(query, (after, *values)):
             yield from (row._replace(body=earlier.modern(row.body)) for row in rows)
             after = rows[-1].seq
+            if self.on_read is not None:
+                self.on_read(after)
 
     def _check_names(self) -> None:
         check_accounts(self._database)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from qmt_bridge.commands.options import fail, load_settings, settings, warn_visible
+from qmt_bridge.commands.terminal.table import table
 from qmt_bridge.errors import QMTBridgeError
 
 if TYPE_CHECKING:
@@ -293,15 +294,6 @@ def _state_text(found: Mapping[str, Any]) -> str:
     if found["missing"]:
         lines.append(_missing(found))
     return "\n".join(lines).rstrip()
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return rows below their heads, in columns as wide as their texts; the last one is not filled up."""
-    shown = [[*heads], *([str(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown
-    )
 
 
 def _tell_missing(found: Mapping[str, Any]) -> None:

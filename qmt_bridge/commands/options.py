@@ -143,6 +143,9 @@ def end(code: int) -> NoReturn:
     sys.exit(code)
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+
+
 codes_file_option = click.option(
     "--codes-file",
     metavar="FILE",

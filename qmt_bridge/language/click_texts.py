@@ -27,7 +27,7 @@ def adapt() -> None:
             if hasattr(module, name):
                 setattr(module, name, replaced)
     formatting.wrap_text = _wrapped
-    click.Command.get_short_help_str = _shortened  # type: ignore[method-assign]
+    click.Command.get_short_help_str = _shortened  # type: ignore[assignment,method-assign]
 
 
 def _text(message: str) -> str:
@@ -70,4 +70,5 @@ def _shortened(command: click.Command, limit: int = 45) -> str:
 
 def translate_error(error: click.ClickException) -> None:
     """Say the message of an error in the language of the user."""
-    error.message = say(error.message)
+    # click calls it final, but its text is only now known to be printed.
+    vars(error)["message"] = say(error.message)

@@ -22,7 +22,7 @@ SETTINGS_FILE = "qmt-bridge.toml"
 
 
 def _examples(command: Any) -> Any:
-    for group, (text, _) in reversed(GROUPS.items()):
+    for group, (text, _) in reversed(tuple(GROUPS.items())):
         command = click.option(f"--{group}", group, is_flag=True, help=text)(command)
     return command
 
@@ -176,9 +176,16 @@ def _check_answers(answers: Answers) -> None:
 
 def _absolute(answers: Answers) -> Answers:
     """Return the answers with paths of this machine that hold in every folder; those of a gateway elsewhere stay."""
-    here = ["file", "xt_userdata", "data_dir", *(() if answers.feeder_host else ("tls_cert", "tls_key"))]
-    given = {name: getattr(answers, name) for name in here}
-    return answers._replace(**{name: str(Path(path).expanduser().absolute()) for name, path in given.items() if path})
+
+    def whole(path: str) -> str:
+        return str(Path(path).expanduser().absolute()) if path else ""
+
+    answers = answers._replace(
+        file=whole(answers.file), xt_userdata=whole(answers.xt_userdata), data_dir=whole(answers.data_dir)
+    )
+    if answers.feeder_host:
+        return answers
+    return answers._replace(tls_cert=whole(answers.tls_cert), tls_key=whole(answers.tls_key))
 
 
 def _check_file(path: Path) -> None:
