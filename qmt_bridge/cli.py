@@ -19,6 +19,7 @@ import click
 from qmt_bridge import __version__
 from qmt_bridge.commands import administration, alerts, checks, journal, keys, run, tapes, topics
 from qmt_bridge.commands.init.command import init
+from qmt_bridge.commands.terminal.completion import completion
 from qmt_bridge.config import LANG_ENV
 from qmt_bridge.language import click_texts
 from qmt_bridge.language.catalog import speak
@@ -100,6 +101,7 @@ for _command in (
     checks.keygen,
     checks.doctor,
     checks.bench,
+    completion,
 ):
     main.add_command(_command)
 

@@ -62,7 +62,7 @@ _FOREIGN = {
     "event_zmq_endpoint": "trade_addr",
 }
 # In double quotes TOML reads their backslashes as escapes.
-_PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir", "tls_cert", "tls_key", "jwt_jwks"))
+PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir", "tls_cert", "tls_key", "jwt_jwks"))
 _SINGLE_QUOTES = (
     "in double quotes a backslash begins an escape; put paths in single quotes: 'C:\\qmt\\userdata_mini', or write "
     "each backslash twice"
@@ -551,7 +551,7 @@ def _collect(
         for name, value in table.items():
             if only is None or name in only:
                 values[name] = _convert(name, value, f"{written(name)} in {file}", strict=True)
-                if name in _PATHS and _CONTROL.search(str(values[name])):
+                if name in PATHS and _CONTROL.search(str(values[name])):
                     raise ConfigError(f"{name} in {file}", f"holds a control character: {_SINGLE_QUOTES}")
     for variable, text in env.items():
         if variable.startswith(ENV_PREFIX) and variable not in _NO_SETTINGS:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from qmt_bridge.commands.options import fail, load_settings, settings, warn_visible
+from qmt_bridge.commands.terminal.completion import complete_code
 from qmt_bridge.commands.terminal.table import table
 from qmt_bridge.errors import QMTBridgeError
 
@@ -174,7 +175,7 @@ def kick(
 
 
 @click.command()
-@click.argument("code")
+@click.argument("code", shell_complete=complete_code)
 @click.option("--client", metavar="ID", help="Look at this client, as `qmt-bridge clients` shows it.")
 @click.option("--seconds", type=click.IntRange(1, 5), help="For how long the workers look.  [default: 3]")
 @_asking

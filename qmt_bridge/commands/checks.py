@@ -23,6 +23,7 @@ from qmt_bridge.commands.options import (
     trusted,
     warn_visible,
 )
+from qmt_bridge.commands.terminal.completion import complete_code
 from qmt_bridge.commands.terminal.progress import progress, waiting
 from qmt_bridge.commands.terminal.table import on_terminal, table
 from qmt_bridge.config import (
@@ -121,8 +122,11 @@ def doctor(config_file: Path | None, role: End | None, as_json: bool, **flags: A
     if as_json:
         click.echo(report.to_json(findings))
     elif on_terminal():
-        rows = [(each.level, say(each.check), say(each.said), say(each.advice)) for each in findings]
-        click.echo(table(("", "check", "result", "what to do"), rows))
+        rows = [
+            (each.level, each.check, each.said + (f"\n-> {each.advice}" if each.advice else ""))
+            for each in map(_spoken, findings)
+        ]
+        click.echo(table(("", "check", "result"), rows))
     else:
         click.echo(report.to_text([_spoken(each) for each in findings]))
     sys.exit(report.exit_code(findings))
@@ -134,8 +138,8 @@ def _spoken(found: Finding) -> Finding:
 
 
 @click.command()
-@click.argument("url", required=False)
-@click.argument("codes", nargs=-1, metavar="[CODE...]")
+@click.argument("url", required=False, shell_complete=complete_code)
+@click.argument("codes", nargs=-1, metavar="[CODE...]", shell_complete=complete_code)
 @click.option("--clients", "-c", default=100, show_default=True, type=click.IntRange(min=1), help="WebSockets to open.")
 @click.option("--seconds", "-s", default=10.0, show_default=True, type=click.FloatRange(min=0.1), help="Time to count.")
 @click.option("--each", default=0, type=click.IntRange(min=0), help="Codes of each client, in turn.  [default: all]")

@@ -10,6 +10,7 @@ import time
 from typing import Any
 
 from qmt_bridge.config import Config
+from qmt_bridge.keys.exposure import is_loopback
 from qmt_bridge.process.stop import Stop
 
 # Seconds for the whole answer of the gateway: another program may listen there, and may send byte by byte.
@@ -38,6 +39,20 @@ def own_address() -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return "127.0.0.1"
+
+
+def page_url(config: Config) -> tuple[str, bool]:
+    """Return the address of the page, without any key, and whether other machines reach it."""
+    if config.behind_proxy:
+        # The proxy has the port and the certificate.
+        return f"https://{config.hosts[0] if config.hosts else own_address()}/", bool(config.hosts)
+    if is_loopback(config.host):
+        host, others = reachable(config.host), False
+    else:
+        everywhere = config.host in ("0.0.0.0", "::", "")
+        host, others = own_address() if everywhere else reachable(config.host), True
+        host = config.hosts[0] if config.hosts else host
+    return f"http{'s' if config.tls_cert else ''}://{host}:{config.port}/", others
 
 
 def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from qmt_bridge.commands.options import (
     trusted,
     warn_visible,
 )
+from qmt_bridge.commands.terminal.completion import complete_code
 from qmt_bridge.config import (
     CONNECTION,
     LOG,
@@ -30,7 +31,7 @@ from qmt_bridge.errors import QMTBridgeError
 
 
 @click.command()
-@click.argument("topics", nargs=-1, metavar="TOPIC... | URL [CODE...]")
+@click.argument("topics", nargs=-1, metavar="TOPIC... | URL [CODE...]", shell_complete=complete_code)
 @click.option("--count", "-n", type=click.IntRange(min=1), help="Stop after that many messages.")
 @codes_file_option
 @click.option("--period", default="tick", show_default=True, help="Period of codes: of a file, or for /ws/realtime.")
@@ -132,7 +133,7 @@ def _refuse_period(codes_file: str | None) -> None:
 
 
 @click.command()
-@click.argument("more", nargs=-1, metavar="TOPIC...")
+@click.argument("more", nargs=-1, metavar="TOPIC...", shell_complete=complete_code)
 @click.option("--topics", multiple=True, metavar="TOPIC...", help="Topics, and prefixes such as quote/ or trade/.")
 @codes_file_option
 @click.option("--period", default="tick", show_default=True, help="Period of the codes in the file.")

@@ -7,9 +7,8 @@ import unicodedata
 
 # A blank, or a default in brackets, or letters and digits up to a blank, or one wide character with the punctuation
 # behind it, which begins no line.
-_CHUNKS = re.compile(
-    r"\s+|\[[^\s\]]*\]|[（「《【“]?[\u2e80-\u9fff\uff00-\uffef][，。；：、？！）」》】”]*|[^\s\u2e80-\u9fff\uff00-\uffef]+"
-)
+_WIDE = r"\u2e80-\u9fff\uff00-\uffef"
+_CHUNKS = rf"\s+|\[[^\s\]]*\]|[（「《【“]?[{_WIDE}][，。；：、？！）」》】”]*|[^\s{_WIDE}]+"
 
 
 def width(text: str) -> int:
@@ -20,7 +19,7 @@ def width(text: str) -> int:
 def wrapped(text: str, columns: int, first: str = "", following: str = "") -> str:
     """Return one paragraph in lines of at most so many columns, with what begins the first and the following ones."""
     lines, line = [], first
-    for chunk in _CHUNKS.findall(text):
+    for chunk in re.findall(_CHUNKS, text):
         if width(line) + width(chunk.rstrip()) > columns and line.strip():
             lines.append(line.rstrip())
             line = following + chunk.lstrip()
