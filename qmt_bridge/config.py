@@ -584,7 +584,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as exc:
-        raise ConfigError(str(path), f"cannot read the settings: {exc.strerror or exc}") from exc
+        hint = "; qmt-bridge init writes such a file" if isinstance(exc, FileNotFoundError) else ""
+        raise ConfigError(str(path), f"cannot read the settings: {exc.strerror or exc}{hint}") from exc
     if len(content) > MOST_BYTES:
         raise ConfigError(str(path), f"has more than {MOST_BYTES:,} bytes, which no settings have")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
@@ -660,6 +661,8 @@ def _toml_hint(text: str, error: str) -> str:
     line = lines[number - 1] if 0 < number <= len(lines) else ""
     if '"' in line and "\\" in line:
         return f"; {_SINGLE_QUOTES}"
+    if "Cannot overwrite" in error:
+        return "; a setting stands in the file twice"
     if set(line) & set("“”‘’，＝"):
         return "; quotes, commas and = must be the plain ones, not those of a Chinese keyboard"
     return ""

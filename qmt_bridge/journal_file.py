@@ -99,7 +99,10 @@ def find_journal(folder: Path, source: str) -> Path:
         raise ConfigError("source", f"there is no trade journal {path}")
     found = sorted(folder.glob(journal_path(Path(), "*").name))
     if not found:
-        raise ConfigError("data_dir", f"there is no trade journal in {folder}")
+        raise ConfigError(
+            "data_dir",
+            f"there is no trade journal in {folder}; data_dir is that of the feeder, and --file names a journal",
+        )
     if len(found) > 1:
         raise ConfigError("source", f"name one: {folder} has {', '.join(path.name for path in found)}")
     return found[0]

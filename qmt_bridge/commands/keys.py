@@ -193,7 +193,12 @@ def _checked(**fields: Any) -> Key:
     try:
         return msgspec.convert(fields, Key)
     except msgspec.ValidationError as exc:
-        raise ConfigError("NAME", f"expected up to 64 of the characters A-Z a-z 0-9 . _ -: {exc}") from None
+        if str(exc).endswith("$.name`"):
+            said = (
+                f"expected up to 64 of the characters A-Z a-z 0-9 . _ -, the first no sign, got {fields['name'][:64]!r}"
+            )
+            raise ConfigError("NAME", said) from None
+        raise ConfigError("NAME", f"no key can be made of this: {exc}") from None
 
 
 def _object(key: Key) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -27,7 +28,8 @@ from qmt_bridge.config import (
     CONNECTION,
     LOG,
 )
-from qmt_bridge.errors import QMTBridgeError
+from qmt_bridge.errors import BadCode, QMTBridgeError
+from qmt_bridge.wire.codes import MARKETS, check_code
 
 
 @click.command()
@@ -84,6 +86,7 @@ def tail(
         warn_visible("api_key")
     else:
         _refuse_for_topics(codes_file)
+        _check_topics(topics)
     tls = trusted(topics[0] if is_url else None, ca)
     config = load_settings(config_file, flags, only=True)
     try:
@@ -95,6 +98,9 @@ def tail(
     except BrokenPipeError:
         # With `... | head` the pipe ends; click then ends the command without a message.
         raise
+    except (ConnectionError, TimeoutError) as exc:
+        reason = exc.strerror or str(exc)
+        fail(QMTBridgeError(f"no gateway answers at {topics[0]}: {reason}; `qmt-bridge up` or `gateway` starts one"))
     except tailing.ERRORS as exc:
         fail(exc)
 
@@ -125,6 +131,21 @@ def _refuse_for_topics(codes_file: str | None) -> None:
     refuse("it is for a URL; the feeder asks for CURVE keys (curve_dir)", "api_key")
     refuse("it is for a URL", "send")
     _refuse_period(codes_file)
+
+
+def _check_topics(topics: Iterable[str]) -> None:
+    """Raise `UsageError` for a URL or a code in the place of a topic, with the topic that may have been meant."""
+    for topic in topics:
+        if "://" in topic:
+            raise click.UsageError(f"{topic} is no topic; the URL of a WebSocket begins with ws:// or wss://.")
+        if topic in MARKETS:
+            raise click.UsageError(f"{topic} is a market, and no topic; did you mean whole/{topic}/?")
+        if "/" not in topic and any(map(str.isdigit, topic)):
+            try:
+                check_code(topic)
+            except BadCode as exc:
+                raise click.UsageError(exc.reason) from exc
+            raise click.UsageError(f"{topic} is a code, and no topic; did you mean quote/{topic}/tick/?")
 
 
 def _refuse_period(codes_file: str | None) -> None:
@@ -167,6 +188,7 @@ def record(
     configure_log(config)
     if not topics + more and codes_file is None:
         raise click.UsageError("missing topics to record (or --codes-file)")
+    _check_topics(topics + more)
     _refuse_period(codes_file)
     try:
         wanted = topics + more + quotes_of(codes_file, period)

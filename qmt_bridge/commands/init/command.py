@@ -164,6 +164,8 @@ def _check_answers(answers: Answers) -> None:
         raise ConfigError(
             "--xt-userdata", f"there is no folder {answers.xt_userdata!r}: it is the terminal's userdata_mini"
         )
+    if answers.reach == "tls" and not (answers.tls_cert and answers.tls_key):
+        raise ConfigError("--tls-cert", "TLS needs a certificate: --tls-cert and --tls-key name its files")
     if answers.reach == "tls" and not answers.feeder_host:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(answers.tls_cert, answers.tls_key or None)
