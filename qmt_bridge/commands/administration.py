@@ -15,6 +15,7 @@ from qmt_bridge.commands.options import fail, load_settings, settings, warn_visi
 from qmt_bridge.commands.terminal.completion import complete_code
 from qmt_bridge.commands.terminal.table import table
 from qmt_bridge.errors import QMTBridgeError
+from qmt_bridge.language.catalog import say
 
 if TYPE_CHECKING:
     from qmt_bridge.commands.gateway_pages import Pages
@@ -106,7 +107,7 @@ def clients(
     ]
     heads = "client address key since endpoint topics frames waiting skipped lag".split()
     click.echo(table(heads, rows))
-    click.echo(f"{found['total']} clients")
+    click.echo(say(f"{found['total']} clients"))
     _tell_missing(found)
 
 
@@ -143,11 +144,11 @@ def subscriptions(
         click.echo(json.dumps(found, indent=1))
         return
     if ended is not None:
-        click.echo(f"{found['topic']} was ended for {found['ended']} clients")
+        click.echo(say(f"{found['topic']} was ended for {found['ended']} clients"))
     else:
         heads = ("topic", "state", "age", "clients", "held by")
         click.echo(table(heads, map(_subscription, found["subscriptions"])))
-        click.echo(f"{found['total']} topics")
+        click.echo(say(f"{found['total']} topics"))
     _tell_missing(found)
 
 
@@ -171,7 +172,7 @@ def kick(
         found = _pages(config_file, url, ca, flags).delete(f"/api/clients/{encoded(client)}", reason=reason)
     except QMTBridgeError as exc:
         fail(exc)
-    click.echo(json.dumps(found) if as_json else f"{found['id']} is closed")
+    click.echo(json.dumps(found) if as_json else say(f"{found['id']} is closed"))
 
 
 @click.command()

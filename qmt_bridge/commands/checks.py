@@ -133,8 +133,8 @@ def doctor(config_file: Path | None, role: End | None, as_json: bool, **flags: A
 
 
 def _spoken(found: Finding) -> Finding:
-    """Return a finding in the language of the user."""
-    return found._replace(check=say(found.check), said=say(found.said), advice=say(found.advice))
+    """Return a finding in the language of the user; its name stays, because advice and documents name it."""
+    return found._replace(said=say(found.said), advice=say(found.advice))
 
 
 @click.command()

@@ -17,7 +17,7 @@ from qmt_bridge.language.choice import Language
 
 _FIELD = re.compile(r"\{(\d)\}")
 # What joins texts, what of it belongs to the first one, and what stands between them in Chinese; in this order.
-_JOINTS = ((" [", "", " ["), (" -> ", "", " -> "), (". ", ".", ""), ("; ", "", "；"), (": ", "", "："))
+_JOINTS = ((" [", "", " ["), (" -> ", "", " -> "), (". ", ".", ""), ("; ", "", "；"), (": ", "", "："), (", ", "", "，"))
 
 
 class _Template(NamedTuple):
