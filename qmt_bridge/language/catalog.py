@@ -17,7 +17,14 @@ from qmt_bridge.language.choice import Language
 
 _FIELD = re.compile(r"\{(\d)\}")
 # What joins texts, what of it belongs to the first one, and what stands between them in Chinese; in this order.
-_JOINTS = ((" [", "", " ["), (" -> ", "", " -> "), (". ", ".", ""), ("; ", "", "；"), (": ", "", "："), (", ", "", "，"))
+_JOINTS = (
+    (" [", "", " ["),
+    (" -> ", "", " -> "),
+    (". ", ".", ""),
+    ("; ", "", "；"),
+    (": ", "", "："),
+    (", ", "", "，"),
+)
 
 
 class _Template(NamedTuple):
@@ -77,17 +84,16 @@ def _template(key: str, meant: str) -> _Template:
 
 
 def read_texts(language: Language) -> dict[str, str]:
-    """Return the table of a language: the English texts, and what they are in it; English has none."""
+    """Return the table of a language: the English texts, and what they are in it."""
     return {key: meant for _, texts in tables(language) for key, meant in texts.items()}
 
 
 def tables(language: Language) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the name and the content of each file of a language."""
     folder = resources.files("qmt_bridge.language") / language
-    if folder.is_dir():
-        for file in sorted(folder.iterdir(), key=lambda each: each.name):
-            if file.name.endswith(".json"):
-                yield file.name, json.loads(file.read_text(encoding="utf-8"))
+    for file in sorted(folder.iterdir(), key=lambda each: each.name):
+        if file.name.endswith(".json"):
+            yield file.name, json.loads(file.read_text(encoding="utf-8"))
 
 
 _spoken: Catalog | None = None
@@ -96,8 +102,7 @@ _spoken: Catalog | None = None
 def speak(language: Language) -> None:
     """Let `say` speak a language from now on, in the whole process."""
     global _spoken
-    texts = read_texts(language)
-    _spoken = Catalog(texts) if texts else None
+    _spoken = None if language == "en" else Catalog(read_texts(language))
 
 
 def speaks_english() -> bool:

@@ -39,7 +39,9 @@ def written(path: Path) -> Iterator[str]:
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
     parts |= {id(node.args[0]) for node in names if getattr(node.func, "id", "") == "Finding"}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant | ast.JoinedStr) and (isinstance(node, ast.JoinedStr) or id(node) not in parts):
+        if isinstance(node, ast.Constant | ast.JoinedStr) and (
+            isinstance(node, ast.JoinedStr) or id(node) not in parts
+        ):
             yield from (text for text in _texts(node) if " " in text.strip() and "*" not in text)
 
 
@@ -49,9 +51,7 @@ def _texts(node: ast.AST) -> Iterator[str]:
             found = text
         case ast.JoinedStr(values):
             number = iter(range(len(values)))
-            found = "".join(
-                part.value if isinstance(part, ast.Constant) else f"{{{next(number)}}}" for part in values
-            )
+            found = "".join(part.value if isinstance(part, ast.Constant) else f"{{{next(number)}}}" for part in values)
         case ast.IfExp(_, body, other):
             yield from _texts(body)
             yield from _texts(other)

@@ -160,7 +160,7 @@ def _check_answers(answers: Answers) -> None:
     """Raise `ConfigError` for answers with which the parts would not start."""
     if answers.source == "replay" and not Path(answers.file).is_file():
         raise ConfigError("--file", f"there is no file {answers.file!r} to play")
-    if answers.xt_accounts and not Path(answers.xt_userdata).is_dir():
+    if answers.xt_accounts and not (answers.xt_userdata and Path(answers.xt_userdata).is_dir()):
         raise ConfigError(
             "--xt-userdata", f"there is no folder {answers.xt_userdata!r}: it is the terminal's userdata_mini"
         )
