@@ -214,7 +214,11 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {"asyncio", "socket", "subprocess", "threading"},
     ),
     # What a terminal shows; its libraries are loaded for a terminal alone.
-    ("qmt_bridge/commands/terminal/*", {"qmt_bridge.language", "click", "rich", "segno"}, {"asyncio", "socket"}),
+    (
+        "qmt_bridge/commands/terminal/*",
+        {"qmt_bridge.language", "qmt_bridge.wire.shanghai", "click", "rich", "segno"},
+        {"asyncio", "socket"},
+    ),
     # What is written for which answers; the questions and the files are elsewhere.
     ("qmt_bridge/commands/init/answers.py", set(), IMPURE),
     ("qmt_bridge/commands/init/settings_file.py", {"qmt_bridge.config"}, IMPURE),

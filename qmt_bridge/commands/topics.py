@@ -24,6 +24,7 @@ from qmt_bridge.commands.options import (
     warn_visible,
 )
 from qmt_bridge.commands.terminal.completion import complete_code
+from qmt_bridge.commands.terminal.table import on_terminal
 from qmt_bridge.config import (
     CONNECTION,
     LOG,
@@ -44,6 +45,7 @@ from qmt_bridge.wire.codes import MARKETS, check_code
     "--speed", type=click.FloatRange(min=0), default=0, help="With --start: times the pace of the day; 0: as read."
 )
 @ca_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on a terminal too, where quotes are a table.")
 @settings("api_key", *CONNECTION)
 def tail(
     config_file: Path | None,
@@ -56,9 +58,10 @@ def tail(
     start: str | None,
     speed: float,
     ca: str | None,
+    as_json: bool,
     **flags: Any,
 ) -> None:
-    """Print what topics carry, one JSON object a line.
+    """Print what topics carry, one JSON object a line; on a terminal quotes are a table.
 
     From ZeroMQ: qmt-bridge tail quote/600519.SH/tick/ whole/SH/
 
@@ -89,12 +92,13 @@ def tail(
         _check_topics(topics)
     tls = trusted(topics[0] if is_url else None, ca)
     config = load_settings(config_file, flags, only=True)
+    drawn = on_terminal() and not as_json
     try:
         if is_url:
             codes = [*topics[1:], *(read_codes(codes_file, whole_topic) if codes_file else ())]
-            tailing.from_url(topics[0], codes, period, send, config.api_key, count, after, tls, start, speed)
+            tailing.from_url(topics[0], codes, period, send, config.api_key, count, after, tls, start, speed, drawn)
         else:
-            tailing.from_wire([*topics, *quotes_of(codes_file, period)], config, count, after, start, speed)
+            tailing.from_wire([*topics, *quotes_of(codes_file, period)], config, count, after, start, speed, drawn)
     except BrokenPipeError:
         # With `... | head` the pipe ends; click then ends the command without a message.
         raise
