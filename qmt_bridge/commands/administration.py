@@ -304,7 +304,7 @@ def _tell_missing(found: Mapping[str, Any]) -> None:
 
 
 def _missing(found: Mapping[str, Any]) -> str:
-    return f"incomplete: no answer in time from {', '.join(found['missing'])}"
+    return say(f"incomplete: no answer in time from {', '.join(found['missing'])}")
 
 
 def _ms(seconds: float | None) -> str:

@@ -27,6 +27,7 @@ from qmt_bridge.config import (
     load_config,
 )
 from qmt_bridge.errors import ConfigError, Unavailable
+from qmt_bridge.language.catalog import say
 from qmt_bridge.process import child
 from qmt_bridge.process.stop import Stop, leave
 
@@ -114,7 +115,7 @@ def warn_visible(name: str) -> None:
     """Say that others can read a credential which the command line has."""
     if is_flag(name):
         shown = f"--{name.replace('_', '-')}"
-        click.echo(f"{shown} is visible to every user of this machine; {env_name(name)} is not", err=True)
+        click.echo(say(f"{shown} is visible to every user of this machine; {env_name(name)} is not"), err=True)
 
 
 def is_flag(name: str) -> bool:

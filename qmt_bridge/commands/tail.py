@@ -19,6 +19,7 @@ from qmt_bridge.commands.terminal.quote_lines import head, quote_lines
 from qmt_bridge.config import Config, connection
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import QMTBridgeError, WireError
+from qmt_bridge.language.catalog import say
 from qmt_bridge.silence import FIRST_SECONDS
 from qmt_bridge.system import clock
 from qmt_bridge.wire.frames import checked, encode
@@ -66,7 +67,7 @@ def from_wire(
             show(encode({**line, "data": checked(frame.body)}))
         except WireError as exc:
             # Another program published this message; the feeder's own messages may follow.
-            click.echo(f"message {frame.seq} of {frame.topic} is left out: {exc}", err=True)
+            click.echo(say(f"message {frame.seq} of {frame.topic} is left out: {exc}"), err=True)
         if number == count:
             return
 
@@ -145,7 +146,9 @@ def _frames(socket: ClientConnection, server: str) -> Iterator[str | bytes]:
         try:
             yield socket.recv(wait)
         except TimeoutError:
-            said = f"{server} has accepted, but nothing has come in {wait:g} s: outside trading hours this is right"
+            said = say(
+                f"{server} has accepted, but nothing has come in {wait:g} s: outside trading hours this is right"
+            )
             click.echo(said, err=True)
         except websockets.ConnectionClosedOK:
             return
@@ -154,7 +157,7 @@ def _frames(socket: ClientConnection, server: str) -> Iterator[str | bytes]:
 
 def _tell_gap(topic: str, missed: int | None) -> None:
     many = "an unknown number of" if missed is None else str(missed)
-    click.echo(f"{topic}: {many} messages are missing here", err=True)
+    click.echo(say(f"{topic}: {many} messages are missing here"), err=True)
 
 
 def _speed(speed: float) -> dict[str, float]:

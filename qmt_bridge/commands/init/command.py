@@ -241,6 +241,8 @@ def write_examples(groups: Sequence[str], folder: Path, ask: Overwriting) -> Non
             except OSError as exc:
                 raise ConfigError("init", f"cannot write {path}: {exc.strerror or exc}") from exc
             click.echo(say(f"written: {path}"))
+    if "windows" in groups:
+        click.echo(say("install-feeder.ps1 installs the checkout in whose folder deploy/windows it lies."))
 
 
 def _default_source() -> Literal["xtquant", "sim"]:

@@ -24,13 +24,10 @@ GROUPS: Mapping[str, tuple[str, str]] = {
 def example_folder() -> Traversable:
     """Return the folder of the example files; raise `ConfigError` if this installation has none."""
     package = resources.files("qmt_bridge")
-    installed = package / "deploy"
-    if installed.is_dir():
-        return installed
-    # An editable install, and a checkout that is on the path.
-    checkout = Path(str(package)).parent / "deploy"
-    if (checkout / "qmt-bridge.toml").is_file():
-        return checkout
+    # A wheel; then an editable install, and a checkout that is on the path.
+    for folder in (package / "deploy", Path(str(package)).parent / "deploy"):
+        if (folder / "qmt-bridge.toml").is_file():
+            return folder
     raise ConfigError("init", f"{package} has no example files: install the wheel of qmt-bridge-gateway")
 
 
