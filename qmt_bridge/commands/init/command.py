@@ -37,7 +37,7 @@ def _examples(command: Any) -> Any:
 @click.option("--force", is_flag=True, help="Overwrite files that exist without asking.")
 @click.option("--source", type=click.Choice(("xtquant", "sim", "replay")), help="1: where the data comes from.")
 @click.option("--xt-userdata", default="", help="1: the terminal's folder userdata_mini.")
-@click.option("--xt-account", multiple=True, help="1: account of trade events, such as 1000000365:STOCK.")
+@click.option("--xt-accounts", multiple=True, help="1: account of trade events, such as 1000000365:STOCK.")
 @click.option("--file", default="", help="1: the file to play.")
 @click.option("--feeder-host", default="", help="2: the address of this machine, if the gateway runs on another one.")
 @click.option(
@@ -59,7 +59,7 @@ def init(
     force: bool,
     source: SourceAnswer | None,
     xt_userdata: str,
-    xt_account: tuple[str, ...],
+    xt_accounts: tuple[str, ...],
     file: str,
     feeder_host: str,
     reach: Reach,
@@ -90,7 +90,7 @@ def init(
         given = Answers(
             source or _default_source(),
             xt_userdata,
-            tuple(map(account, xt_account)),
+            tuple(map(account, xt_accounts)),
             file,
             feeder_host,
             reach,

@@ -71,7 +71,7 @@ def test_file_that_exists_is_overwritten_only_if_the_user_says_so(tmp_path: Path
     ("arguments", "said"),
     [
         (("--source", "replay", "--file", "gone.csv"), "there is no file 'gone.csv' to play"),
-        (("--source", "xtquant", "--xt-account", "1"), "there is no folder ''"),
+        (("--source", "xtquant", "--xt-accounts", "1"), "there is no folder ''"),
         (("--reach", "tls"), "TLS needs a certificate"),
         (("--reach", "tls", "--tls-cert", "gone.pem", "--tls-key", "k"), "'gone.pem' and 'k' cannot be used"),
         (("--reach", "proxy", "--proxy", "0.0.0.0/0"), "are all addresses"),
