@@ -85,7 +85,9 @@ class Feeder:
                         return False
         except ImportError as exc:
             # The wheel can be installed everywhere, but its native modules are for Windows.
-            reason = f"{self.source.name} cannot be imported by this Python on this system: {exc}"
+            reason = (
+                f"{self.source.name} cannot be imported by this Python on this system: {exc}; see qmt-bridge doctor"
+            )
             raise ConfigError("source", reason) from exc
         logger.info(
             "feeder started: source %s%s, market %s, trade %s, ask %s, ask about trade %s",

@@ -145,7 +145,13 @@ def __getattr__(name: str) -> object:
     elif name in _LAZY:
         from importlib import import_module
 
-        value = getattr(import_module(_LAZY[name]), name)
+        module = import_module(_LAZY[name])
+        if hasattr(module, "__path__"):
+            # A folder of the other project hides our module.
+            from qmt_bridge.process.other_project import MIXED
+
+            raise ImportError(MIXED)
+        value = getattr(module, name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
@@ -154,6 +160,19 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def _check_folder() -> None:
+    """Warn if the files of another project lie between ours: its folder `client` hides our module of that name."""
+    import os
+
+    # A look of microseconds, and nothing of ours is imported for it.
+    if os.path.isdir(os.path.join(__path__[0], "client")):
+        import warnings
+
+        from qmt_bridge.process.other_project import MIXED
+
+        warnings.warn(MIXED, RuntimeWarning, stacklevel=3)
 
 
 def _read_version() -> str:
@@ -165,3 +184,6 @@ def _read_version() -> str:
     except PackageNotFoundError:
         # A checkout that is on the path but was never installed.
         return "0+unknown"
+
+
+_check_folder()

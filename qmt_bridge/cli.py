@@ -1,4 +1,4 @@
-"""The command `qmt-bridge` and its subcommands: up | feeder | gateway | store | alerts | tail | key and others.
+"""The command `qmt-bridge` and its subcommands: init | up | feeder | gateway | store | tail | key and others.
 
 The entry, which imports nothing before the process is prepared, and the list of the commands (`qmt_bridge/commands`).
 """
@@ -11,12 +11,19 @@ if __name__ == "__main__":
     # Before anything else is imported.
     prepare()
 
+import os
 from typing import Any
 
 import click
 
 from qmt_bridge import __version__
 from qmt_bridge.commands import administration, alerts, checks, journal, keys, run, tapes, topics
+from qmt_bridge.commands.init.command import init
+from qmt_bridge.commands.terminal.completion import completion
+from qmt_bridge.config import LANG_ENV
+from qmt_bridge.language import click_texts
+from qmt_bridge.language.catalog import speak
+from qmt_bridge.language.choice import LANGUAGES, chosen_language
 from qmt_bridge.process.stop import interruptible
 from qmt_bridge.system import console
 
@@ -24,19 +31,57 @@ from qmt_bridge.system import console
 class _Commands(click.Group):
     """The commands; a signal ends any of them without a traceback (services take it for a request: `Stop`)."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        # Before anything is printed, such as the help; and wherever it stands, also behind the command.
+        language, rest = _language(args)
+        if language:
+            # For the processes that a command starts.
+            os.environ[LANG_ENV] = language
+        speak(chosen_language(os.environ))
+        return super().parse_args(ctx, rest)
+
     def invoke(self, ctx: click.Context) -> Any:
         console.end_in_order()
         with interruptible():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except click.ClickException as exc:
+                click_texts.translate_error(exc)
+                raise
+
+
+def _language(args: list[str]) -> tuple[str, list[str]]:
+    """Return the value of the option --lang, and the other arguments."""
+    for at, word in enumerate(args):
+        name, equals, value = word.partition("=")
+        if word == "--":
+            break
+        if name == "--lang" and (equals or at + 1 < len(args)):
+            rest = [*args[:at], *args[at + (1 if equals else 2) :]]
+            value = value if equals else args[at + 1]
+            if value not in LANGUAGES:
+                raise click.UsageError(f"--lang: expected one of {', '.join(LANGUAGES)}, got {value[:20]!r}")
+            return value, rest
+    return "", args
+
+
+click_texts.adapt()
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--lang",
+    type=click.Choice(LANGUAGES),
+    expose_value=False,
+    help=f"Language of the texts; else {LANG_ENV} or the locale says it.",
+)
 @click.version_option(__version__, prog_name="qmt-bridge")
 def main() -> None:
     """Real-time miniQMT market data and trade events for every language."""
 
 
 for _command in (
+    init,
     run.up,
     run.feeder,
     run.gateway,
@@ -57,6 +102,7 @@ for _command in (
     checks.keygen,
     checks.doctor,
     checks.bench,
+    completion,
 ):
     main.add_command(_command)
 

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 ENV_PREFIX = "QMT_BRIDGE_"
 # Names the file itself, so it is no setting.
 CONFIG_ENV = "QMT_BRIDGE_CONFIG"
+# Of the texts for people, which are those of the command and not of a part.
+LANG_ENV = "QMT_BRIDGE_LANG"
+_NO_SETTINGS = frozenset((CONFIG_ENV, LANG_ENV))
 # Those that open something for whoever knows them. A flag would show them to every user of the machine, in the list of
 # processes. The URL of a chat robot holds its key.
 CREDENTIALS = frozenset(
@@ -61,7 +64,7 @@ _FOREIGN = {
     "event_zmq_endpoint": "trade_addr",
 }
 # In double quotes TOML reads their backslashes as escapes.
-_PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir", "tls_cert", "tls_key", "jwt_jwks"))
+PATHS = frozenset(("file", "xt_home", "xt_userdata", "data_dir", "curve_dir", "tls_cert", "tls_key", "jwt_jwks"))
 _SINGLE_QUOTES = (
     "in double quotes a backslash begins an escape; put paths in single quotes: 'C:\\qmt\\userdata_mini', or write "
     "each backslash twice"
@@ -548,7 +551,7 @@ def foreign_variables(env: Mapping[str, str] | None = None) -> list[str]:
     said = []
     for variable in sorted(os.environ if env is None else env):
         name = variable.removeprefix(ENV_PREFIX).lower()
-        if not variable.startswith(ENV_PREFIX) or variable == CONFIG_ENV or name in _HINTS:
+        if not variable.startswith(ENV_PREFIX) or variable in _NO_SETTINGS or name in _HINTS:
             continue
         nearest = _nearest(name)
         hint = f"; the nearest setting is {nearest} ({env_name(nearest)})" if nearest else ""
@@ -578,10 +581,10 @@ def _collect(
         for name, value in table.items():
             if only is None or name in only:
                 values[name] = _convert(name, value, f"{written(name)} in {file}", strict=True)
-                if name in _PATHS and _CONTROL.search(str(values[name])):
+                if name in PATHS and _CONTROL.search(str(values[name])):
                     raise ConfigError(f"{name} in {file}", f"holds a control character: {_SINGLE_QUOTES}")
     for variable, text in env.items():
-        if variable.startswith(ENV_PREFIX) and variable != CONFIG_ENV:
+        if variable.startswith(ENV_PREFIX) and variable not in _NO_SETTINGS:
             name = variable.removeprefix(ENV_PREFIX).lower()
             if name not in _HINTS or (only is not None and name not in only):
                 continue
@@ -611,7 +614,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except OSError as exc:
-        raise ConfigError(str(path), f"cannot read the settings: {exc.strerror or exc}") from exc
+        hint = "; qmt-bridge init writes such a file" if isinstance(exc, FileNotFoundError) else ""
+        raise ConfigError(str(path), f"cannot read the settings: {exc.strerror or exc}{hint}") from exc
     if len(content) > MOST_BYTES:
         raise ConfigError(str(path), f"has more than {MOST_BYTES:,} bytes, which no settings have")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content:
@@ -687,6 +691,8 @@ def _toml_hint(text: str, error: str) -> str:
     line = lines[number - 1] if 0 < number <= len(lines) else ""
     if '"' in line and "\\" in line:
         return f"; {_SINGLE_QUOTES}"
+    if "Cannot overwrite" in error:
+        return "; a setting stands in the file twice"
     if set(line) & set("“”‘’，＝"):
         return "; quotes, commas and = must be the plain ones, not those of a Chinese keyboard"
     return ""

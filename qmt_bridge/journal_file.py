@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path, PurePath
@@ -99,7 +99,10 @@ def find_journal(folder: Path, source: str) -> Path:
         raise ConfigError("source", f"there is no trade journal {path}")
     found = sorted(folder.glob(journal_path(Path(), "*").name))
     if not found:
-        raise ConfigError("data_dir", f"there is no trade journal in {folder}")
+        raise ConfigError(
+            "data_dir",
+            f"there is no trade journal in {folder}; data_dir is that of the feeder, and --file names a journal",
+        )
     if len(found) > 1:
         raise ConfigError("source", f"name one: {folder} has {', '.join(path.name for path in found)}")
     return found[0]
@@ -224,6 +227,8 @@ class Reader:
                 reason = "is no trade journal"
             raise ConfigError("file", f"{path} {reason}")
         self.path = path
+        # Called with the position up to which events are read.
+        self.on_read: Callable[[int], None] | None = None
 
     def __enter__(self) -> Reader:
         return self
@@ -284,6 +289,8 @@ class Reader:
         while rows := self._some_rows(query, (after, *values)):
             yield from (row._replace(body=earlier.modern(row.body)) for row in rows)
             after = rows[-1].seq
+            if self.on_read is not None:
+                self.on_read(after)
 
     def _check_names(self) -> None:
         check_accounts(self._database)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from qmt_bridge import log
+from qmt_bridge.language import catalog
 from tests.support.waiting import SLOWNESS
 
 # A shell ignores SIGINT for the tests that it starts in the background; the programs of the tests would inherit that.
@@ -26,6 +27,10 @@ atexit.register(shutil.rmtree, os.environ["XDG_DATA_HOME"], ignore_errors=True)
 
 # The feeder's metrics have one address on a machine, and a feeder that finds it taken logs a warning.
 os.environ["QMT_BRIDGE_METRICS_ADDR"] = ""
+
+
+# The texts that tests expect are English, wherever they run.
+os.environ["QMT_BRIDGE_LANG"] = "en"
 
 
 # `log.configure` sets their levels; a logger that does not exist before a test is not restored after it.
@@ -56,6 +61,13 @@ def logging_restored() -> Iterator[None]:
     for each, handlers, filters, level, propagate in before:
         each.handlers[:], each.filters[:], each.propagate = handlers, filters, propagate
         each.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def language_restored() -> Iterator[None]:
+    """Restore the language: a command that a test runs in this process sets it for the whole process."""
+    yield
+    catalog.speak("en")
 
 
 @pytest.fixture(autouse=True)

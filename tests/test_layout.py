@@ -183,6 +183,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
             "qmt_bridge.commands.doctor.answers",
             "qmt_bridge.commands.doctor.findings",
             "qmt_bridge.keys.exposure.is_loopback",
+            "qmt_bridge.process.other_project",
             "qmt_bridge.sockets",
         },
         IMPURE - {"pathlib"},
@@ -198,6 +199,7 @@ RULES: list[tuple[str, set[str], set[str]]] = [
             "qmt_bridge.commands.doctor.facts",
             "qmt_bridge.commands.gateway_address.ask_gateway",
             "qmt_bridge.consumer",
+            "qmt_bridge.process.other_project",
         },
         {"asyncio", "threading"},
     ),
@@ -216,6 +218,24 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         },
         {"asyncio", "socket", "subprocess", "threading"},
     ),
+    # What a terminal shows; its libraries are loaded for a terminal alone.
+    (
+        "qmt_bridge/commands/terminal/*",
+        {"qmt_bridge.language", "qmt_bridge.wire.shanghai", "click", "rich", "segno"},
+        {"asyncio", "socket"},
+    ),
+    # What is written for which answers; the questions and the files are elsewhere.
+    ("qmt_bridge/commands/init/answers.py", set(), IMPURE),
+    ("qmt_bridge/commands/init/settings_file.py", {"qmt_bridge.config"}, IMPURE),
+    # Only the names of the sources are asked of the feeder.
+    ("qmt_bridge/commands/init/command.py", {"qmt_bridge", "click", "feeder.app"}, {"asyncio", "threading"}),
+    # The texts for people: tables, and how click is told of them.
+    ("qmt_bridge/language/wrapping.py", set(), IMPURE),
+    (
+        "qmt_bridge/language/*",
+        {"qmt_bridge.config", "qmt_bridge.language", "click"},
+        {"asyncio", "socket", "threading"},
+    ),
     # The counters of a load, and what its clients ask for; the sockets are in the client and the crew.
     ("qmt_bridge/commands/load/histogram.py", set(), IMPURE),
     ("qmt_bridge/commands/load/measurement.py", {"qmt_bridge.commands.load.histogram"}, IMPURE),
@@ -231,8 +251,13 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         WIRE | {"qmt_bridge.commands.load"},
         {"asyncio", "multiprocessing", "subprocess", "threading"},
     ),
-    ("qmt_bridge/__main__.py", {"qmt_bridge.cli", "qmt_bridge.process.start"}, {"threading", "subprocess"}),
+    (
+        "qmt_bridge/__main__.py",
+        {"qmt_bridge.cli", "qmt_bridge.process.other_project", "qmt_bridge.process.start"},
+        {"threading", "subprocess"},
+    ),
     # Modules that every part uses.
+    ("qmt_bridge/process/other_project.py", set(), IMPURE),
     ("qmt_bridge/process/start.py", {"_signal"}, {"threading", "subprocess"}),
     ("qmt_bridge/process/stop.py", set(), {"asyncio", "queue"}),
     ("qmt_bridge/process/pulse.py", set(), IMPURE),

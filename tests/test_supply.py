@@ -163,7 +163,7 @@ def test_two_builds_of_a_release_have_the_same_bytes(tmp_path):
     assert builds[0].keys() == {f"{name}-py3-none-any.whl", f"{name}.tar.gz"}
 
 
-def test_wheel_has_the_files_of_the_page_and_their_licence(tmp_path):
+def test_wheel_has_the_page_its_licence_and_the_examples(tmp_path):
     tree = copy(tmp_path / "tree")
     build(tree, 1_600_000_000)
     with zipfile.ZipFile(next((tree / "dist").glob("*.whl"))) as wheel:
@@ -171,6 +171,9 @@ def test_wheel_has_the_files_of_the_page_and_their_licence(tmp_path):
     page = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gateway" / "page").rglob("*.*") if path.is_file()}
     assert {name for name in page if "__pycache__" not in name} <= set(names)
     assert "gateway/page/assets/uplot/LICENSE" in names
+    # What `qmt-bridge init` writes.
+    examples = {path.relative_to(ROOT).as_posix() for path in (ROOT / "deploy").rglob("*.*") if path.is_file()}
+    assert {f"qmt_bridge/{name}" for name in examples} <= set(names)
 
 
 # Refuses every connection and every look-up of a name beyond this machine, in each Python process that inherits it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from qmt_bridge.commands.options import fail, load_settings, settings, warn_visible
+from qmt_bridge.commands.terminal.completion import complete_code
+from qmt_bridge.commands.terminal.table import table
 from qmt_bridge.errors import QMTBridgeError
+from qmt_bridge.language.catalog import say
 
 if TYPE_CHECKING:
     from qmt_bridge.commands.gateway_pages import Pages
@@ -104,7 +107,7 @@ def clients(
     ]
     heads = "client address key since endpoint topics frames waiting skipped lag".split()
     click.echo(table(heads, rows))
-    click.echo(f"{found['total']} clients")
+    click.echo(say(f"{found['total']} clients"))
     _tell_missing(found)
 
 
@@ -141,11 +144,11 @@ def subscriptions(
         click.echo(json.dumps(found, indent=1))
         return
     if ended is not None:
-        click.echo(f"{found['topic']} was ended for {found['ended']} clients")
+        click.echo(say(f"{found['topic']} was ended for {found['ended']} clients"))
     else:
         heads = ("topic", "state", "age", "clients", "held by")
         click.echo(table(heads, map(_subscription, found["subscriptions"])))
-        click.echo(f"{found['total']} topics")
+        click.echo(say(f"{found['total']} topics"))
     _tell_missing(found)
 
 
@@ -169,11 +172,11 @@ def kick(
         found = _pages(config_file, url, ca, flags).delete(f"/api/clients/{encoded(client)}", reason=reason)
     except QMTBridgeError as exc:
         fail(exc)
-    click.echo(json.dumps(found) if as_json else f"{found['id']} is closed")
+    click.echo(json.dumps(found) if as_json else say(f"{found['id']} is closed"))
 
 
 @click.command()
-@click.argument("code")
+@click.argument("code", shell_complete=complete_code)
 @click.option("--client", metavar="ID", help="Look at this client, as `qmt-bridge clients` shows it.")
 @click.option("--seconds", type=click.IntRange(1, 5), help="For how long the workers look.  [default: 3]")
 @_asking
@@ -315,22 +318,13 @@ def _silent(part: Mapping[str, Any]) -> str:
     return f"SILENT: has not reported for {part['age']:.0f} s"
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return rows below their heads, in columns as wide as their texts; the last one is not filled up."""
-    shown = [[*heads], *([str(cell) for cell in row] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown
-    )
-
-
 def _tell_missing(found: Mapping[str, Any]) -> None:
     if found["missing"]:
         click.echo(_missing(found), err=True)
 
 
 def _missing(found: Mapping[str, Any]) -> str:
-    return f"incomplete: no answer in time from {', '.join(found['missing'])}"
+    return say(f"incomplete: no answer in time from {', '.join(found['missing'])}")
 
 
 def _ms(seconds: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ from typing import Any
 import click
 
 from qmt_bridge.commands.gateway_address import ASK_TIMEOUT, fetch_page
-from qmt_bridge.commands.options import asked_to_stop, configure_log, end, fail, load_settings, settings
+from qmt_bridge.commands.options import asked_to_stop, configure_log, end, fail, json_option, load_settings, settings
 from qmt_bridge.config import ALERTS, CREDENTIALS, LOG, WIRE, Config
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.language.catalog import say
 from qmt_bridge.process.beats import Beats
 from qmt_bridge.process.stop import Stop
 
@@ -60,8 +62,9 @@ def targets_of(config: Config) -> Sequence[str]:
 
 
 @alerts.command()
+@json_option
 @settings(*FLAGS, *LOG)
-def test(config_file: Path | None, **flags: Any) -> None:
+def test(config_file: Path | None, as_json: bool, **flags: Any) -> None:
     """Send a test message to each target, and print what it answers; the exit code is 1 if one does not take it."""
     config = load_settings(config_file, flags)
     from qmt_bridge.alerts import app, book
@@ -74,9 +77,12 @@ def test(config_file: Path | None, **flags: Any) -> None:
     if not deliveries:
         fail(ConfigError("[alerts]", "no target is given: wecom, dingtalk, feishu, webhook or mail_to"))
     notice = book.test_notice(config.alerts_language, time.time(), app.installation(config))
-    failed = False
+    answers = {}
     for name, (deliver, _, _) in deliveries.items():
         outcome, said = deliver([notice])
-        failed |= outcome != "sent"
-        click.echo(f"{name:<9} {'sent' if outcome == 'sent' else 'NOT SENT'}: {said}")
-    sys.exit(1 if failed else 0)
+        answers[name] = {"outcome": outcome, "answer": said}
+        if not as_json:
+            click.echo(f"{name:<9} {say('sent' if outcome == 'sent' else 'NOT SENT')}: {said}")
+    if as_json:
+        click.echo(json.dumps(answers))
+    sys.exit(0 if all(each["outcome"] == "sent" for each in answers.values()) else 1)

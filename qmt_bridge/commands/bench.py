@@ -89,7 +89,7 @@ def _psutil() -> Any:
         return None
 
 
-def measure(load: Load, seconds: float) -> dict[str, Any]:
+def measure(load: Load, seconds: float, wait: Callable[[float], None] = time.sleep) -> dict[str, Any]:
     """Put `load` on a gateway for `seconds` and return the report; raise ConnectionError if a client is not served."""
     endpoint(load.url)
     pids = servers(load.url)
@@ -99,7 +99,7 @@ def measure(load: Load, seconds: float) -> dict[str, Any]:
         time.sleep(SETTLE)
         connected = Usage.of(pids)
         crews.begin()
-        time.sleep(seconds)
+        wait(seconds)
         crews.end()
         after = Usage.of(pids)
         measured = crews.result()
@@ -114,7 +114,7 @@ def measure(load: Load, seconds: float) -> dict[str, Any]:
     return {**shown(load, measured), "server": server, "machine": machine()}
 
 
-def selftest(load: Load, seconds: float) -> dict[str, Any]:
+def selftest(load: Load, seconds: float, wait: Callable[[float], None] = time.sleep) -> dict[str, Any]:
     """Measure the clients alone: how many frames they read from a loop that writes ready-made frames."""
     body = encode({"600519.SH": [{"time": 0, "lastPrice": 1858.0, "filler": "x" * 320}]})
     frame = b'{"type":"data","epoch":1,"seq":1,"time":%d,"published":%d,"data":%b}'
@@ -125,7 +125,7 @@ def selftest(load: Load, seconds: float) -> dict[str, Any]:
             crews.connect()
             bare.begin()
             crews.begin()
-            time.sleep(seconds)
+            wait(seconds)
             crews.end()
             measured = crews.result()
     ceiling = {
@@ -287,6 +287,11 @@ def machine() -> dict[str, Any]:
 
 def to_text(report: dict[str, Any]) -> str:
     """Return the report of `measure` or `selftest` as text."""
+    return "\n".join(f"{name:<12}{text}" for name, text in to_rows(report))
+
+
+def to_rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of a report, each a name and what was found."""
     client, rate = report["client"], report["frames_per_second"]
     lines = [("delivered", f"{rate:,.0f} frames/s, {report['bytes_per_second'] / 1e6:,.1f} MB/s")]
     if "url" in report:
@@ -301,7 +306,7 @@ def to_text(report: dict[str, Any]) -> str:
     lines.append(("clients", f"{report['clients']} in {client['processes']} {each}, busy {client['busy']:.0%}"))
     host = report["machine"]
     lines.append(("machine", f"{host['cpu']}, {host['cores']} cores, {host['system']}, {host['python']}"))
-    return "\n".join(f"{name:<12}{text}" for name, text in lines)
+    return lines
 
 
 def _findings(report: dict[str, Any]) -> list[tuple[str, str]]:

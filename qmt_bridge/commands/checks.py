@@ -14,6 +14,7 @@ from qmt_bridge import __version__
 from qmt_bridge.commands.options import (
     ca_option,
     fail,
+    json_option,
     load_settings,
     no_effect,
     refuse,
@@ -22,6 +23,9 @@ from qmt_bridge.commands.options import (
     trusted,
     warn_visible,
 )
+from qmt_bridge.commands.terminal.completion import complete_code
+from qmt_bridge.commands.terminal.progress import progress, waiting
+from qmt_bridge.commands.terminal.table import on_terminal, table
 from qmt_bridge.config import (
     CREDENTIALS,
     FEEDER,
@@ -33,8 +37,10 @@ from qmt_bridge.config import (
 )
 from qmt_bridge.curve.certificate import ROLES, checked_roles
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.language.catalog import say
 
 if TYPE_CHECKING:
+    from qmt_bridge.commands.doctor.findings.finding import Finding
     from qmt_bridge.curve.key_folder import End
 
 
@@ -43,9 +49,16 @@ if TYPE_CHECKING:
 @click.option("--name", help="Add one client of this name to FOLDER, which has the keys of a feeder.")
 @click.option("--roles", help=f"What that client may do, some of {','.join(ROLES)}.")
 @click.option("--forward", is_flag=True, help="Complete FOLDER, which has the keys of one client, for a forwarder.")
+@json_option
 @settings("curve_dir", "data_dir")
 def keygen(
-    config_file: Path | None, folder: Path | None, name: str | None, roles: str | None, forward: bool, **flags: Any
+    config_file: Path | None,
+    folder: Path | None,
+    name: str | None,
+    roles: str | None,
+    forward: bool,
+    as_json: bool,
+    **flags: Any,
 ) -> None:
     """Write CURVE key pairs for the feeder and its gateways, or add the key of one client.
 
@@ -67,8 +80,13 @@ def keygen(
         if name is not None:
             home = folder or (Path(config.curve_dir) if config.curve_dir else own_key_folder(config))
             own = add_client(home, name, checked_roles(roles or ""))
+            if as_json:
+                click.echo(json.dumps({"folder": str(own)}))
+                return
             click.echo(own)
-            click.echo(f"copy this folder to the machine of {name}, and set curve_dir to it there; then remove it here")
+            click.echo(
+                say(f"copy this folder to the machine of {name}, and set curve_dir to it there; then remove it here")
+            )
             return
         if roles is not None:
             no_effect("roles", "it is for --name")
@@ -77,14 +95,19 @@ def keygen(
         written = add_forwarder(folder) if forward else make_keys(folder)
     except ConfigError as exc:
         fail(exc)
+    if as_json:
+        click.echo(json.dumps({"files": [str(path) for path in written]}))
+        return
     for path in written:
         click.echo(path)
     if forward:
         click.echo(
-            f"forwarder's machine: {folder}; add its gateways: qmt-bridge keygen {folder} --name NAME --roles ..."
+            say(f"forwarder's machine: {folder}; add its gateways: qmt-bridge keygen {folder} --name NAME --roles ...")
         )
         return
-    click.echo(f"feeder's machine: {folder} with clients/; gateway's machine: feeder.key and gateway.key_secret only")
+    click.echo(
+        say(f"feeder's machine: {folder} with clients/; gateway's machine: feeder.key and gateway.key_secret only")
+    )
 
 
 @click.command()
@@ -111,13 +134,27 @@ def doctor(config_file: Path | None, role: End | None, as_json: bool, **flags: A
         findings = examination.examine(config, __version__, role, foreign_variables())
     except ConfigError as exc:
         findings = [machine.settings(exc)]
-    click.echo((report.to_json if as_json else report.to_text)(findings))
+    if as_json:
+        click.echo(report.to_json(findings))
+    elif on_terminal():
+        rows = [
+            (each.level, each.check, each.said + (f"\n-> {each.advice}" if each.advice else ""))
+            for each in map(_spoken, findings)
+        ]
+        click.echo(table(("", "check", "result"), rows))
+    else:
+        click.echo(report.to_text([_spoken(each) for each in findings]))
     sys.exit(report.exit_code(findings))
 
 
+def _spoken(found: Finding) -> Finding:
+    """Return a finding in the language of the user; its name stays, because advice and documents name it."""
+    return found._replace(said=say(found.said), advice=say(found.advice))
+
+
 @click.command()
-@click.argument("url", required=False)
-@click.argument("codes", nargs=-1, metavar="[CODE...]")
+@click.argument("url", required=False, shell_complete=complete_code)
+@click.argument("codes", nargs=-1, metavar="[CODE...]", shell_complete=complete_code)
 @click.option("--clients", "-c", default=100, show_default=True, type=click.IntRange(min=1), help="WebSockets to open.")
 @click.option("--seconds", "-s", default=10.0, show_default=True, type=click.FloatRange(min=0.1), help="Time to count.")
 @click.option("--each", default=0, type=click.IntRange(min=0), help="Codes of each client, in turn.  [default: all]")
@@ -168,10 +205,18 @@ def bench(
     trusted(url, ca)
     wanted = Load(url or "", codes, headers=headers, ca=ca or "", **load)
     try:
-        found = (benchmark.selftest if selftest else benchmark.measure)(wanted, seconds)
+        with progress("measuring", seconds, shown=not as_json) as done:
+            found = (benchmark.selftest if selftest else benchmark.measure)(
+                wanted, seconds, lambda duration: waiting(done, duration)
+            )
     except benchmark.ERRORS as exc:
         fail(exc)
-    click.echo(json.dumps(found, indent=1) if as_json else benchmark.to_text(found))
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+    elif on_terminal():
+        click.echo(table(("", ""), benchmark.to_rows(found), ("bold",)))
+    else:
+        click.echo(benchmark.to_text(found))
 
 
 def _refuse_for_load(url: str | None, codes: tuple[str, ...], load: dict[str, Any]) -> None:

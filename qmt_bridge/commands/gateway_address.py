@@ -30,6 +30,31 @@ def reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def own_address() -> str:
+    """Return the address by which other machines of the network reach this one; that of loopback without a network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # A datagram socket sends nothing here: the system only chooses the way, and with it the own address.
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def page_url(config: Config) -> tuple[str, bool]:
+    """Return the address of the page, without any key, and whether other machines reach it."""
+    if config.behind_proxy:
+        # The proxy has the port and the certificate.
+        return f"https://{config.hosts[0] if config.hosts else own_address()}/", bool(config.hosts)
+    if is_loopback(config.host):
+        host, others = reachable(config.host), False
+    else:
+        everywhere = config.host in ("0.0.0.0", "::", "")
+        host, others = own_address() if everywhere else reachable(config.host), True
+        host = config.hosts[0] if config.hosts else host
+    return f"http{'s' if config.tls_cert else ''}://{host}:{config.port}/", others
+
+
 def ask_gateway(config: Config, path: str, stop: Stop, timeout: float = ASK_TIMEOUT) -> dict[str, Any] | None:
     """Return the JSON object that the program at the gateway's address answers; None without one in time."""
     answer = fetch_page(config, path, stop, timeout)

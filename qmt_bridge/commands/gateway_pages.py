@@ -64,7 +64,10 @@ class Pages:
                 raise PageError(_told(exc)) from None
         except (OSError, ValueError) as exc:
             reason = getattr(exc, "reason", exc)
-            raise PageError(f"{self._url} does not answer: {reason}") from None
+            reason = getattr(reason, "strerror", None) or reason
+            raise PageError(
+                f"{self._url} does not answer: {reason}; is a gateway running there? --url names another one"
+            ) from None
         try:
             found = json.loads(body)
         except ValueError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -16,14 +18,17 @@ from qmt_bridge import private
 from qmt_bridge.commands.options import (
     Command,
     fail,
+    json_option,
     load_settings,
     refuse,
     settings,
 )
+from qmt_bridge.commands.terminal.progress import progress
 from qmt_bridge.config import (
     choices,
 )
 from qmt_bridge.errors import ConfigError, QMTBridgeError
+from qmt_bridge.language.catalog import say
 from qmt_bridge.system.in_use import patiently
 
 if TYPE_CHECKING:
@@ -56,6 +61,15 @@ def _which_journal(command: Command) -> Command:
         help="The journal of this source.",
     )
     return source(file(settings("data_dir")(command)))
+
+
+@contextmanager
+def _reading(reader: Reader, *, shown: bool = True) -> Iterator[None]:
+    """Show how far a journal is read."""
+    held, _ = reader.holdings()
+    with progress(str(reader.path), held.last - held.first + 1, shown=shown and held.events > 0) as done:
+        reader.on_read = lambda position: done(position - held.first + 1)
+        yield
 
 
 def _open_journal(config_file: Path | None, source: str | None, path: Path | None, flags: dict[str, Any]) -> Reader:
@@ -112,7 +126,7 @@ def journal_export(
     reader = None
     try:
         with _open_journal(config_file, source, path, flags) as reader:
-            lines = map(journal_file.to_line, reader.rows(account, after, since_ms))
+            lines: Iterable[bytes] = map(journal_file.to_line, reader.rows(account, after, since_ms))
             if out is None:
                 sys.stdout.buffer.writelines(lines)
                 return
@@ -126,7 +140,7 @@ def journal_export(
             # Written beside its place and renamed at the end, because half an export looks like a whole one.
             part = private.make_part(out)
             try:
-                with part.open("wb") as written:
+                with part.open("wb") as written, _reading(reader):
                     written.writelines(lines)
                 patiently(lambda: part.replace(out))
             finally:
@@ -141,7 +155,10 @@ def journal_export(
 @journal.command("backup")
 @click.argument("out", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False))
 @_which_journal
-def journal_backup(config_file: Path | None, source: str | None, path: Path | None, out: Path, **flags: Any) -> None:
+@json_option
+def journal_backup(
+    config_file: Path | None, source: str | None, path: Path | None, out: Path, as_json: bool, **flags: Any
+) -> None:
     """Copy the journal to a new FILE while the feeder runs; a copy of its main file alone would lack the newest events.
 
     The copy is a journal: list, export and verify take it with --file, and a feeder that is stopped begins with it
@@ -153,7 +170,10 @@ def journal_backup(config_file: Path | None, source: str | None, path: Path | No
             held = reader.backup(out)
     except (ConfigError, sqlite3.Error, OSError) as exc:
         fail(_named(exc, reader))
-    click.echo(f"{out}: {held.events:,} events, {held.first} to {held.last}")
+    if as_json:
+        click.echo(json.dumps({"file": str(out), "events": held.events, "first": held.first, "last": held.last}))
+    else:
+        click.echo(f"{out}: {say(f'{held.events:,} events, {held.first} to {held.last}')}")
 
 
 @journal.command("verify")
@@ -168,7 +188,8 @@ def journal_verify(
         with _open_journal(config_file, source, path, flags) as reader:
             path = reader.path
             try:
-                faults.extend(islice(reader.faults(), MAX_FAULTS))
+                with _reading(reader, shown=not as_json):
+                    faults.extend(islice(reader.faults(), MAX_FAULTS))
                 total, _ = reader.holdings()
             except sqlite3.DatabaseError as exc:
                 faults.append(f"the file is damaged: {exc}")
@@ -177,7 +198,8 @@ def journal_verify(
     if as_json:
         click.echo(json.dumps({"file": str(path), "faults": faults}))
     elif not faults:
-        click.echo(f"{path}: {total.events:,} events, {total.first} to {total.last}: nothing is missing")
+        held = f"{total.events:,} events, {total.first} to {total.last}: nothing is missing"
+        click.echo(f"{path}: {say(held)}")
     for fault in () if as_json else faults:
         click.echo(f"{path}: {fault}")
     sys.exit(1 if faults else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable
 from datetime import datetime
@@ -10,7 +11,8 @@ from typing import Any
 
 import click
 
-from qmt_bridge.commands.options import fail, load_settings, settings
+from qmt_bridge.commands.options import fail, json_option, load_settings, settings
+from qmt_bridge.commands.terminal.table import on_terminal, table
 from qmt_bridge.errors import ConfigError
 from qmt_bridge.keys.key import (
     SCOPES,
@@ -22,6 +24,7 @@ from qmt_bridge.keys.key import (
     seconds_of,
     sha256,
 )
+from qmt_bridge.language.catalog import say
 from qmt_bridge.wire.topics import mask
 
 
@@ -41,9 +44,11 @@ _count = click.IntRange(min=1)
 @click.option("--connections", type=_count, help="Sockets that it may open at one worker.")
 @click.option("--codes", type=_count, help="Subscriptions that one of its sockets may hold.")
 @click.option("--rate", type=_count, help="Requests a second that one of its sockets may send.")
+@json_option
 @settings("data_dir")
 def add(
     config_file: Path | None,
+    as_json: bool,
     name: str,
     scopes: str,
     accounts: str,
@@ -75,13 +80,17 @@ def add(
         change_keys(_folder(config_file, data_dir), with_it)
     except ConfigError as exc:
         fail(exc)
-    click.echo(f"key {name}: {_rights(made)}; it is shown this once", err=True)
+    if as_json:
+        click.echo(json.dumps({**_object(made), "key": secret}))
+        return
+    click.echo(say(f"key {name}: {_rights(made)}; it is shown this once"), err=True)
     click.echo(secret)
 
 
 @key.command("list")
+@json_option
 @settings("data_dir")
-def list_(config_file: Path | None, data_dir: str | None) -> None:
+def list_(config_file: Path | None, as_json: bool, data_dir: str | None) -> None:
     """Show the keys: names, rights and when each was last used; never the keys themselves."""
     from qmt_bridge.keys.key_file import read_keys, read_used
 
@@ -90,19 +99,38 @@ def list_(config_file: Path | None, data_dir: str | None) -> None:
         keys, used = read_keys(folder), read_used(folder)
     except ConfigError as exc:
         fail(exc)
+    if as_json:
+        found = [{**_object(each), "used": used.get(each.sha256)} for each in keys]
+        click.echo(json.dumps(found, indent=1))
+        return
+    if keys and on_terminal():
+        heads = ("key", "rights", "made", "expires", "last used")
+        rows = [
+            (
+                each.name,
+                _rights(each),
+                _day(each.made),
+                _day(each.expires) if each.expires else "-",
+                _day(used[each.sha256]) if each.sha256 in used else "-",
+            )
+            for each in keys
+        ]
+        click.echo(table(heads, rows))
+        return
     for each in keys:
         ends = "expired" if each.expired(time.time()) else "expires"
         until = f"{ends} {_day(each.expires)}" if each.expires else "no expiry"
         last = f"last used {_day(used[each.sha256])}" if each.sha256 in used else "not used yet"
         click.echo(f"{each.name}  {_rights(each)}  made {_day(each.made)}  {until}  {last}")
     if not keys:
-        click.echo(f"no keys in {folder}", err=True)
+        click.echo(say(f"no keys in {folder}"), err=True)
 
 
 @key.command()
 @click.argument("name")
+@json_option
 @settings("data_dir")
-def revoke(config_file: Path | None, name: str, data_dir: str | None) -> None:
+def revoke(config_file: Path | None, name: str, as_json: bool, data_dir: str | None) -> None:
     """Take a key back: its sockets are closed within two seconds."""
     from qmt_bridge.keys.key_file import change_keys
 
@@ -114,13 +142,14 @@ def revoke(config_file: Path | None, name: str, data_dir: str | None) -> None:
         change_keys(_folder(config_file, data_dir), without_it)
     except ConfigError as exc:
         fail(exc)
-    click.echo(f"key {name} is revoked")
+    click.echo(json.dumps({"revoked": name}) if as_json else say(f"key {name} is revoked"))
 
 
 @key.command()
 @click.argument("name")
+@json_option
 @settings("data_dir")
-def rotate(config_file: Path | None, name: str, data_dir: str | None) -> None:
+def rotate(config_file: Path | None, name: str, as_json: bool, data_dir: str | None) -> None:
     """Replace a key by a new one with the same rights, and print it; the old one is revoked."""
     import msgspec
 
@@ -137,7 +166,10 @@ def rotate(config_file: Path | None, name: str, data_dir: str | None) -> None:
         change_keys(_folder(config_file, data_dir), rotated)
     except ConfigError as exc:
         fail(exc)
-    click.echo(f"key {name} is replaced; the new one is shown this once", err=True)
+    if as_json:
+        click.echo(json.dumps({"name": name, "key": secret}))
+        return
+    click.echo(say(f"key {name} is replaced; the new one is shown this once"), err=True)
     click.echo(secret)
 
 
@@ -161,7 +193,26 @@ def _checked(**fields: Any) -> Key:
     try:
         return msgspec.convert(fields, Key)
     except msgspec.ValidationError as exc:
-        raise ConfigError("NAME", f"expected up to 64 of the characters A-Z a-z 0-9 . _ -: {exc}") from None
+        if str(exc).endswith("$.name`"):
+            said = (
+                f"expected up to 64 of the characters A-Z a-z 0-9 . _ -, the first no sign, got {fields['name'][:64]!r}"
+            )
+            raise ConfigError("NAME", said) from None
+        raise ConfigError("NAME", f"no key can be made of this: {exc}") from None
+
+
+def _object(key: Key) -> dict[str, Any]:
+    """Return a key as JSON shows it: neither its hash nor the account numbers; times are seconds since 1970."""
+    return {
+        "name": key.name,
+        "scopes": list(key.scopes),
+        "accounts": [mask(account) for account in key.accounts],
+        "made": key.made,
+        "expires": key.expires or None,
+        "connections": key.connections or None,
+        "codes": key.codes or None,
+        "rate": key.rate or None,
+    }
 
 
 def _rights(key: Key) -> str:

@@ -13,8 +13,10 @@ import click
 from click.core import ParameterSource
 
 from qmt_bridge import log
+from qmt_bridge.commands.terminal.completion import complete_file
 from qmt_bridge.config import (
     CREDENTIALS,
+    PATHS,
     Config,
     choices,
     default,
@@ -25,6 +27,7 @@ from qmt_bridge.config import (
     load_config,
 )
 from qmt_bridge.errors import ConfigError, Unavailable
+from qmt_bridge.language.catalog import say
 from qmt_bridge.process import child
 from qmt_bridge.process.stop import Stop, leave
 
@@ -62,7 +65,9 @@ def _flag(name: str) -> Callable[[Command], Command]:
         return click.option(option, name, multiple=True, default=None, callback=_given, help=text)
     if choices(name):
         return click.option(option, name, default=None, type=click.Choice(choices(name)), help=text)
-    return click.option(option, name, default=None, type=type(value), metavar=type(value).__name__, help=text)
+    files = complete_file if name in PATHS else None
+    shown = type(value).__name__
+    return click.option(option, name, default=None, type=type(value), metavar=shown, help=text, shell_complete=files)
 
 
 def _given(_: click.Context, __: click.Parameter, value: tuple[str, ...]) -> list[str] | None:
@@ -110,7 +115,7 @@ def warn_visible(name: str) -> None:
     """Say that others can read a credential which the command line has."""
     if is_flag(name):
         shown = f"--{name.replace('_', '-')}"
-        click.echo(f"{shown} is visible to every user of this machine; {env_name(name)} is not", err=True)
+        click.echo(say(f"{shown} is visible to every user of this machine; {env_name(name)} is not"), err=True)
 
 
 def is_flag(name: str) -> bool:
@@ -143,9 +148,13 @@ def end(code: int) -> NoReturn:
     sys.exit(code)
 
 
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
+
+
 codes_file_option = click.option(
     "--codes-file",
     metavar="FILE",
+    shell_complete=complete_file,
     help="Codes to add: one a line, or the first column of a CSV file; # begins a comment, - is standard input.",
 )
 

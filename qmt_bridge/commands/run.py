@@ -27,6 +27,7 @@ from qmt_bridge.commands.options import (
     refuse_visible,
     settings,
 )
+from qmt_bridge.commands.terminal.table import on_terminal
 from qmt_bridge.config import (
     FEEDER,
     FORWARD,
@@ -40,6 +41,7 @@ from qmt_bridge.config import (
 from qmt_bridge.errors import BadRequest, ConfigError
 from qmt_bridge.keys.exposure import check_exposure, is_loopback
 from qmt_bridge.keys.key import check_length, make_key
+from qmt_bridge.language.catalog import say
 from qmt_bridge.process import child
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.tokens.location import check_tokens
@@ -69,7 +71,12 @@ _NEEDS = {"xt_home": "xt_token", "xt_servers": "xt_token", "xt_userdata": "xt_ac
 
 @click.command()
 @settings(*FEEDER, *GATEWAY, *STORE, *WIRE, *LOG, *alerts.FLAGS)
-def up(config_file: Path | None, **flags: Any) -> None:
+@click.option(
+    "--qr/--no-qr",
+    default=None,
+    help="Show the page's address as a QR code.  [default: on a terminal, if a phone can reach the address]",
+)
+def up(config_file: Path | None, qr: bool | None, **flags: Any) -> None:
     """Start the feeder, the gateway and the store of the day, and keep them running."""
     stop = asked_to_stop(False)
     config = load_feeder_settings(config_file, flags)
@@ -98,14 +105,16 @@ def up(config_file: Path | None, **flags: Any) -> None:
             | ({"store": OF_STORE} if config.store_days else {})
             | ({"alerts": alerts.OF_ALERTS} if targets else {}),
             stop,
-            lambda status, pids: _banner(config, status, pids, made_key),
+            lambda status, pids: _banner(config, status, pids, made_key, qr),
         )
     except ConfigError as exc:
         fail(exc)
     sys.exit(code)
 
 
-def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None], made_key: bool) -> None:
+def _banner(
+    config: Config, status: dict[str, Any], pids: dict[str, int | None], made_key: bool, qr: bool | None
+) -> None:
     host = gateway_address.reachable(config.host)
     s = "s" if config.tls_cert else ""
     base = f"ws{s}://{host}:{config.port}"
@@ -134,7 +143,12 @@ def _banner(config: Config, status: dict[str, Any], pids: dict[str, int | None],
     if config.open_trade_addr and not config.curve_dir:
         lines.append("  open     every user of this machine gets trade events and downloads (open_trade_addr)")
     lines.append("  stop     Ctrl-C")
-    click.echo("\n".join(lines))
+    click.echo("\n".join(map(say, lines)))
+    page, others = gateway_address.page_url(config)
+    if qr or (qr is None and others and on_terminal()):
+        from qmt_bridge.commands.terminal.qr_code import qr_code
+
+        click.echo(f"\n{qr_code(page)}\n  {page}")
 
 
 def _of_store(config: Config, pids: dict[str, int | None]) -> list[str]:

@@ -5,6 +5,7 @@ Runs in the main thread.
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,9 +15,11 @@ import click
 import websockets
 from websockets.sync.client import ClientConnection, connect
 
+from qmt_bridge.commands.terminal.quote_lines import head, quote_lines
 from qmt_bridge.config import Config, connection
 from qmt_bridge.consumer import subscribe
 from qmt_bridge.errors import QMTBridgeError, WireError
+from qmt_bridge.language.catalog import say
 from qmt_bridge.silence import FIRST_SECONDS
 from qmt_bridge.system import clock
 from qmt_bridge.wire.frames import checked, encode
@@ -37,13 +40,16 @@ def from_wire(
     after: int | None,
     start: str | None = None,
     speed: float = 0,
+    drawn: bool = False,
 ) -> None:
     """Print `count` messages of ZeroMQ topics or prefixes: topic, seq, age in ms, data.
 
     Standard output is data only, in UTF-8; notices for the user go to standard error. `after` is a position of the
     only trade topic among them: the events after it are printed first. `start` is a time of the day from which on what
     is stored of the topics is printed first, market data at `speed` times its pace (0: as fast as it is read).
+    With `drawn` quotes are lines of a table.
     """
+    show = _Table() if drawn else _Json()
     frames = subscribe(
         *topics,
         **connection(config),
@@ -58,10 +64,10 @@ def from_wire(
         age = round((clock.time_ns() - frame.received_ns) / 1e6, 3) if frame.received_ns else None
         try:
             line = {"topic": frame.topic, "epoch": frame.epoch, "seq": frame.seq, "age_ms": age}
-            click.echo(encode({**line, "data": checked(frame.body)}))
+            show(encode({**line, "data": checked(frame.body)}))
         except WireError as exc:
             # Another program published this message; the feeder's own messages may follow.
-            click.echo(f"message {frame.seq} of {frame.topic} is left out: {exc}", err=True)
+            click.echo(say(f"message {frame.seq} of {frame.topic} is left out: {exc}"), err=True)
         if number == count:
             return
 
@@ -77,13 +83,15 @@ def from_url(
     tls: ssl.SSLContext | None = None,
     start: str | None = None,
     speed: float = 0,
+    drawn: bool = False,
 ) -> None:
     """Print `count` frames of a WebSocket URL as they come; `send`, or a request for `codes`, is sent first.
 
     Many codes go in several requests, which add up. `after` is a position for /ws/trade: the events after it are
     printed first. `start` is a time of the day from which on what is stored of the codes, or of the trade events, is
-    printed first; of codes at `speed` times its pace.
+    printed first; of codes at `speed` times its pace. With `drawn` quotes are lines of a table.
     """
+    show = _Table() if drawn else _Json()
     parts = urlsplit(url)
     option: dict[str, Any] = {} if start is None else {"start": start}
     requests = [send] if send is not None else list(_requests(parts.path, codes, period, option | _speed(speed)))
@@ -97,9 +105,38 @@ def from_url(
             socket.send(request)
         for number, frame in enumerate(_frames(socket, parts.netloc), 1):
             # Print the bytes that came, independent of the encoding of the output.
-            click.echo(frame.encode() if isinstance(frame, str) else frame)
+            show(frame.encode() if isinstance(frame, str) else frame)
             if number == count:
                 return
+
+
+class _Json:
+    """Print lines as they are."""
+
+    def __call__(self, line: bytes) -> None:
+        click.echo(line)
+
+
+class _Table:
+    """Print the quotes of a line of JSON as lines of a table, and anything else as it is."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def __call__(self, line: bytes) -> None:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            # MessagePack, which a request may ask for.
+            found = None
+        lines = quote_lines(found.get("data")) if isinstance(found, dict) else None
+        if lines is None:
+            click.echo(line)
+            return
+        if not self._begun:
+            self._begun = True
+            click.echo(head())
+        click.echo("\n".join(lines))
 
 
 def _frames(socket: ClientConnection, server: str) -> Iterator[str | bytes]:
@@ -109,7 +146,9 @@ def _frames(socket: ClientConnection, server: str) -> Iterator[str | bytes]:
         try:
             yield socket.recv(wait)
         except TimeoutError:
-            said = f"{server} has accepted, but nothing has come in {wait:g} s: outside trading hours this is right"
+            said = say(
+                f"{server} has accepted, but nothing has come in {wait:g} s: outside trading hours this is right"
+            )
             click.echo(said, err=True)
         except websockets.ConnectionClosedOK:
             return
@@ -118,7 +157,7 @@ def _frames(socket: ClientConnection, server: str) -> Iterator[str | bytes]:
 
 def _tell_gap(topic: str, missed: int | None) -> None:
     many = "an unknown number of" if missed is None else str(missed)
-    click.echo(f"{topic}: {many} messages are missing here", err=True)
+    click.echo(say(f"{topic}: {many} messages are missing here"), err=True)
 
 
 def _speed(speed: float) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -22,15 +23,18 @@ from qmt_bridge.commands.options import (
     trusted,
     warn_visible,
 )
+from qmt_bridge.commands.terminal.completion import complete_code
+from qmt_bridge.commands.terminal.table import on_terminal
 from qmt_bridge.config import (
     CONNECTION,
     LOG,
 )
-from qmt_bridge.errors import QMTBridgeError
+from qmt_bridge.errors import BadCode, QMTBridgeError
+from qmt_bridge.wire.codes import MARKETS, check_code
 
 
 @click.command()
-@click.argument("topics", nargs=-1, metavar="TOPIC... | URL [CODE...]")
+@click.argument("topics", nargs=-1, metavar="TOPIC... | URL [CODE...]", shell_complete=complete_code)
 @click.option("--count", "-n", type=click.IntRange(min=1), help="Stop after that many messages.")
 @codes_file_option
 @click.option("--period", default="tick", show_default=True, help="Period of codes: of a file, or for /ws/realtime.")
@@ -41,6 +45,7 @@ from qmt_bridge.errors import QMTBridgeError
     "--speed", type=click.FloatRange(min=0), default=0, help="With --start: times the pace of the day; 0: as read."
 )
 @ca_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON on a terminal too, where quotes are a table.")
 @settings("api_key", *CONNECTION)
 def tail(
     config_file: Path | None,
@@ -53,9 +58,10 @@ def tail(
     start: str | None,
     speed: float,
     ca: str | None,
+    as_json: bool,
     **flags: Any,
 ) -> None:
-    """Print what topics carry, one JSON object a line.
+    """Print what topics carry, one JSON object a line; on a terminal quotes are a table.
 
     From ZeroMQ: qmt-bridge tail quote/600519.SH/tick/ whole/SH/
 
@@ -83,17 +89,22 @@ def tail(
         warn_visible("api_key")
     else:
         _refuse_for_topics(codes_file)
+        _check_topics(topics)
     tls = trusted(topics[0] if is_url else None, ca)
     config = load_settings(config_file, flags, only=True)
+    drawn = on_terminal() and not as_json
     try:
         if is_url:
             codes = [*topics[1:], *(read_codes(codes_file, whole_topic) if codes_file else ())]
-            tailing.from_url(topics[0], codes, period, send, config.api_key, count, after, tls, start, speed)
+            tailing.from_url(topics[0], codes, period, send, config.api_key, count, after, tls, start, speed, drawn)
         else:
-            tailing.from_wire([*topics, *quotes_of(codes_file, period)], config, count, after, start, speed)
+            tailing.from_wire([*topics, *quotes_of(codes_file, period)], config, count, after, start, speed, drawn)
     except BrokenPipeError:
         # With `... | head` the pipe ends; click then ends the command without a message.
         raise
+    except (ConnectionError, TimeoutError) as exc:
+        reason = exc.strerror or str(exc)
+        fail(QMTBridgeError(f"no gateway answers at {topics[0]}: {reason}; `qmt-bridge up` or `gateway` starts one"))
     except tailing.ERRORS as exc:
         fail(exc)
 
@@ -126,13 +137,28 @@ def _refuse_for_topics(codes_file: str | None) -> None:
     _refuse_period(codes_file)
 
 
+def _check_topics(topics: Iterable[str]) -> None:
+    """Raise `UsageError` for a URL or a code in the place of a topic, with the topic that may have been meant."""
+    for topic in topics:
+        if "://" in topic:
+            raise click.UsageError(f"{topic} is no topic; the URL of a WebSocket begins with ws:// or wss://.")
+        if topic in MARKETS:
+            raise click.UsageError(f"{topic} is a market, and no topic; did you mean whole/{topic}/?")
+        if "/" not in topic and any(map(str.isdigit, topic)):
+            try:
+                check_code(topic)
+            except BadCode as exc:
+                raise click.UsageError(exc.reason) from exc
+            raise click.UsageError(f"{topic} is a code, and no topic; did you mean quote/{topic}/tick/?")
+
+
 def _refuse_period(codes_file: str | None) -> None:
     if codes_file is None:
         refuse("it is for --codes-file; a topic has its own, quote/600519.SH/1m/", "period")
 
 
 @click.command()
-@click.argument("more", nargs=-1, metavar="TOPIC...")
+@click.argument("more", nargs=-1, metavar="TOPIC...", shell_complete=complete_code)
 @click.option("--topics", multiple=True, metavar="TOPIC...", help="Topics, and prefixes such as quote/ or trade/.")
 @codes_file_option
 @click.option("--period", default="tick", show_default=True, help="Period of the codes in the file.")
@@ -166,6 +192,7 @@ def record(
     configure_log(config)
     if not topics + more and codes_file is None:
         raise click.UsageError("missing topics to record (or --codes-file)")
+    _check_topics(topics + more)
     _refuse_period(codes_file)
     try:
         wanted = topics + more + quotes_of(codes_file, period)

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from qmt_bridge.config import ENV_PREFIX, Config, env_name, export_env
+from qmt_bridge.config import ENV_PREFIX, LANG_ENV, Config, env_name, export_env
 
 # Which run of `qmt-bridge up` a part belongs to. It is neither a setting nor a secret.
 INSTANCE_ENV = "_QMT_BRIDGE_INSTANCE"
@@ -30,7 +30,7 @@ def environment(config: Config, settings: Iterable[str] = ()) -> dict[str, str]:
 
     A key or a token is for the process that needs it. What has not to do with us is inherited.
     """
-    env = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX) or name == LANG_ENV}
     values = export_env(config)
     env.update({env_name(name): values[env_name(name)] for name in settings})
     return env

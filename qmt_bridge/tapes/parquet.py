@@ -6,7 +6,7 @@ Runs in the main thread. Reads the tape twice, first for the columns and their t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -40,11 +40,12 @@ _LEVELS = 4
 _BY_CODE = (Kind.QUOTE, Kind.WHOLE, Kind.L2)
 
 
-def export(tape: Path, folder: Path) -> dict[Path, int]:
+def export(tape: Path, folder: Path, on_read: Callable[[int], None] | None = None) -> dict[Path, int]:
     """Write the rows of a tape (see `rows`) into `folder`; return the files and how many rows each has.
 
     Lists become list columns, integers beside floats floats; a column with values of several other types is JSON text.
-    Of a damaged tape what can be read is written, and the log says what is not.
+    Of a damaged tape what can be read is written, and the log says what is not. A tape is read twice; `on_read` is
+    called with the bytes that are read so far.
     Raise `ConfigError` without pyarrow, for a tape that cannot be read, or a folder that cannot be written.
     """
     try:
@@ -53,7 +54,7 @@ def export(tape: Path, folder: Path) -> dict[Path, int]:
     except ImportError as exc:
         raise ConfigError("parquet", "needs pyarrow: pip install 'qmt-bridge-gateway[parquet]'") from exc
 
-    messages, tables = _columns(tape)
+    messages, tables, size = _columns(tape, on_read)
     names = file_names(tables)
     try:
         private.make_folder(folder)
@@ -63,7 +64,8 @@ def export(tape: Path, folder: Path) -> dict[Path, int]:
                 for name in tables
             }
             # A recorder may have added more meanwhile.
-            for recorded in islice(read_tape(tape), messages):
+            again = None if on_read is None else lambda read: on_read(size + read)
+            for recorded in islice(read_tape(tape, again), messages):
                 for table, row in _rows(tape, recorded):
                     files[table].add(row)
             for file in files.values():
@@ -77,11 +79,12 @@ def export(tape: Path, folder: Path) -> dict[Path, int]:
     return {file.path: file.rows for file in files.values()}
 
 
-def _columns(tape: Path) -> tuple[int, dict[str, dict[str, Column]]]:
-    """Return how many messages a tape has, and the columns of each table; the log says what cannot be read."""
+def _columns(tape: Path, on_read: Callable[[int], None] | None) -> tuple[int, dict[str, dict[str, Column]], int]:
+    """Return how many messages a tape has, the columns of each table, and its bytes; the log says what is damaged."""
     messages = 0
     tables: dict[str, dict[str, Column]] = {}
     reader = TapeReader(tape)
+    reader.on_read = on_read
     for recorded in reader:
         if recorded.frame.topic == SESSION_TOPIC:
             continue
@@ -96,7 +99,7 @@ def _columns(tape: Path) -> tuple[int, dict[str, dict[str, Column]]]:
                 )
     if reader.damage:
         logger.error("%s is damaged: %d messages can be read, %s", tape, messages, reader.damage)
-    return messages, tables
+    return messages, tables, reader.end
 
 
 def _rows(tape: Path, recorded: Recorded) -> Iterator[tuple[str, Row]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -41,9 +42,13 @@ class Survey(NamedTuple):
         return faults
 
 
-def survey(path: Path) -> Survey:
-    """Read a whole tape; raise `ConfigError` if it is none, or holds what no recorder writes."""
+def survey(path: Path, on_read: Callable[[int], None] | None = None) -> Survey:
+    """Read a whole tape; raise `ConfigError` if it is none, or holds what no recorder writes.
+
+    `on_read` is called with the bytes that are read so far.
+    """
     reader = TapeReader(path)
+    reader.on_read = on_read
     tally = Tally(MAX_TOPICS)
     try:
         for recorded in reader:

@@ -23,7 +23,7 @@ import os
 import struct
 import sys
 import zlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -106,9 +106,11 @@ def session_frame(topics: Sequence[str], version: str) -> Frame:
     return Frame(SESSION_TOPIC, 0, 0, 0, 0, frames.encode({"topics": list(topics), "version": version}))
 
 
-def read_tape(path: str | Path) -> Iterator[Recorded]:
+def read_tape(path: str | Path, on_read: Callable[[int], None] | None = None) -> Iterator[Recorded]:
     """Return the messages of a tape in the order of their arrival, without what is damaged (see `TapeReader`)."""
-    return (recorded for recorded in TapeReader(Path(path)) if recorded.frame.topic != SESSION_TOPIC)
+    reader = TapeReader(Path(path))
+    reader.on_read = on_read
+    return (recorded for recorded in reader if recorded.frame.topic != SESSION_TOPIC)
 
 
 class TapeReader:
@@ -130,6 +132,8 @@ class TapeReader:
         self.damaged_bytes = 0
         self.end = 0
         self.torn = 0
+        # Called with the bytes that are read so far.
+        self.on_read: Callable[[int], None] | None = None
         # Bytes that blocks were unpacked to, and that were read of what was no block.
         self._unpacked = 0
         self._reread = 0
@@ -189,6 +193,8 @@ class TapeReader:
                 self.end = found
                 continue
             self.end += _BLOCK.size + len(block.content)
+            if self.on_read is not None:
+                self.on_read(self.end)
             yield self._unpack(block.content) if block.content.startswith(_ZSTD) else block
 
     def _note(self, damage: Damage) -> None:

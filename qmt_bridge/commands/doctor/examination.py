@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from qmt_bridge.addresses.endpoint import addresses, needs_keys
 from qmt_bridge.commands.doctor.answers import Center, Probe, Sdk
 from qmt_bridge.commands.doctor.facts.feeder import Heard, listen, trade_trouble
-from qmt_bridge.commands.doctor.facts.machine import bits, free_bytes, write_error
+from qmt_bridge.commands.doctor.facts.machine import bits, free_bytes, other_version, write_error
 from qmt_bridge.commands.doctor.facts.network import (
     bind_error,
     connect_error,
@@ -53,7 +53,7 @@ def examine(config: Config, version: str, role: End | None = None, foreign: Sequ
     of the environment that look like settings but are not.
     """
     heard = listen(config)
-    findings = [machine.settings(None)]
+    findings = [machine.settings(None), machine.package(other_version())]
     if foreign:
         findings.append(machine.environment(foreign))
     if role == "gateway":

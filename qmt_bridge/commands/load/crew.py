@@ -69,7 +69,7 @@ class Crew(Shared):
             try:
                 client.connect()
             except OSError as exc:
-                client.fail(f"cannot connect: {exc}")
+                client.fail(f"cannot connect: {exc.strerror or exc}; is a gateway running there?")
                 break
             # Answers are read between two connects, so that the server's queue of new connections does not overflow.
             self.turn()

@@ -6,9 +6,19 @@ import os
 import shutil
 import sys
 import tempfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qmt_bridge.commands.doctor.facts.error_text import error_text
+from qmt_bridge.process.other_project import NAME
+
+
+def other_version() -> str:
+    """Return the version of the other project with our import name that is installed too; empty without it."""
+    try:
+        return version(NAME)
+    except PackageNotFoundError:
+        return ""
 
 
 def bits() -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from qmt_bridge.errors import ConfigError
+from qmt_bridge.process.other_project import MEND
 
 # The trade journal of a busy month is far smaller than 1 GiB.
 LITTLE_DISK = 1 << 30
@@ -25,6 +26,14 @@ def environment(foreign: Sequence[str]) -> Finding:
     if not foreign:
         return Finding("environment", "ok", "every QMT_BRIDGE_ variable is a setting")
     return Finding("environment", "warn", "; ".join(foreign), "unset them, or set the setting that was meant")
+
+
+def package(other: str) -> Finding:
+    """Judge whether the project `qmt-bridge` is installed too, whose import name is ours; `other` is its version."""
+    if other:
+        said = f"another project, qmt-bridge {other}, is installed too: it has the same import name, qmt_bridge"
+        return Finding("package", "fail", said, MEND)
+    return Finding("package", "ok", "qmt_bridge is of this project alone")
 
 
 def python(version: tuple[int, int], bits: int, needs_xtquant: bool) -> Finding:

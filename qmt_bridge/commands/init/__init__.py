@@ -1,0 +1,1 @@
+"""`qmt-bridge init`: six questions, the settings that follow from the answers, and the example files."""

@@ -1,0 +1,127 @@
+"""The six questions of `qmt-bridge init`, on a terminal, in the language of the user."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import click
+
+from qmt_bridge.commands.init.answers import Answers, Reach, SourceAnswer, Stored, account, robot
+from qmt_bridge.language.catalog import say
+
+QUESTIONS = 6
+# On Windows the terminal is installed in a folder at the top of a drive, whose name is the broker's.
+DRIVES = tuple(Path(f"{letter}:/") for letter in "CDEF") if sys.platform == "win32" else ()
+
+
+class Choice(NamedTuple):
+    """One answer to choose: its value, and what it says."""
+
+    value: str
+    text: str
+
+
+SOURCES = (
+    Choice("xtquant", "the miniQMT terminal of this machine (xtquant; Windows)"),
+    Choice("sim", "the simulator: prices are invented"),
+    Choice("replay", "a recording: a tape, or a CSV of ticks"),
+)
+PARTS = (
+    Choice("one", "everything on this machine"),
+    Choice("apart", "the feeder here, the gateway on another machine"),
+)
+REACHES = (
+    Choice("here", "programs of its own machine only"),
+    Choice("tls", "other machines too; I have a certificate (TLS)"),
+    Choice("proxy", "other machines too, through a proxy that encrypts (nginx, Caddy)"),
+)
+STORES = (
+    Choice("asked", "what programs subscribe"),
+    Choice("markets", "the whole market (Shanghai, Shenzhen, Beijing): some 1.5 GB a day"),
+    Choice("none", "nothing: no store"),
+)
+
+
+def ask(given: Answers, own_address: str, data_dir: Path) -> Answers:
+    """Ask the questions; what is `given` is the default of each answer."""
+    answers = given._replace(
+        source=cast(SourceAnswer, _choose(1, "Where does the data come from?", SOURCES, given.source))
+    )
+    if answers.source == "xtquant":
+        found = given.xt_userdata or next(map(str, terminal_folders(DRIVES)), "")
+        accounts = _text(
+            "account numbers for trade events, separated by commas (empty: market data only)",
+            ",".join(given.xt_accounts),
+        )
+        answers = answers._replace(xt_accounts=tuple(map(account, filter(str.strip, accounts.split(",")))))
+        if answers.xt_accounts:
+            answers = answers._replace(xt_userdata=_text("the terminal's folder userdata_mini", found, needed=True))
+    if answers.source == "replay":
+        answers = answers._replace(file=_text("the file to play", given.file, needed=True))
+    parts = _choose(2, "Where do the parts run?", PARTS, "apart" if given.feeder_host else "one")
+    host = given.feeder_host or own_address
+    if parts == "apart":
+        host = _text("the address of this machine, for the gateway", host, needed=True)
+    answers = _ask_reach(answers._replace(feeder_host=host if parts == "apart" else ""))
+    stored = cast(Stored, _choose(4, "What does the store of the day keep?", STORES, given.stored))
+    answers = answers._replace(stored=stored)
+    if stored != "none":
+        days: int = click.prompt(f"  {say('days to keep, with today')}", given.store_days, type=click.IntRange(1, 3660))
+        answers = answers._replace(store_days=days)
+    _head(5, "Who is told when something is wrong?")
+    url = _text("URL of a robot of WeCom, DingTalk or Feishu, or of a webhook (empty: nobody)", given.alerts_url)
+    secret = given.alerts_secret
+    if url and robot(url) in ("alerts_dingtalk", "alerts_feishu"):
+        secret = _text("secret with which the robot's messages are signed (empty: none)", secret)
+    _head(6, "Where are the journal, the store and the keys kept?")
+    folder = _text("folder", given.data_dir or str(data_dir), needed=True)
+    kept = "" if folder == str(data_dir) else folder
+    return answers._replace(alerts_url=url, alerts_secret=secret, data_dir=kept)
+
+
+def _ask_reach(answers: Answers) -> Answers:
+    reach = cast(Reach, _choose(3, "Who may reach the gateway?", REACHES, answers.reach))
+    answers = answers._replace(reach=reach)
+    if reach == "here":
+        return answers
+    if reach == "tls":
+        answers = answers._replace(
+            tls_cert=_text("PEM file of the certificate and its chain", answers.tls_cert, needed=True),
+            tls_key=_text("PEM file of its private key", answers.tls_key, needed=True),
+        )
+    else:
+        answers = answers._replace(proxy=_text("address of the proxy", answers.proxy, needed=True))
+    names = _text(
+        "names by which it is reached, such as quotes.example (empty: by its address)", ",".join(answers.hosts)
+    )
+    return answers._replace(hosts=tuple(each.strip() for each in names.split(",") if each.strip()))
+
+
+def _head(number: int, question: str) -> None:
+    click.echo(f"\n{number}/{QUESTIONS} {say(question)}")
+
+
+def _choose(number: int, question: str, choices: Sequence[Choice], default: str) -> str:
+    _head(number, question)
+    for at, choice in enumerate(choices, 1):
+        click.echo(f"  {at}  {say(choice.text)}")
+    first = [choice.value for choice in choices].index(default) + 1
+    chosen: int = click.prompt(f"  {say('number')}", first, type=click.IntRange(1, len(choices)))
+    return choices[chosen - 1].value
+
+
+def _text(question: str, default: str = "", *, needed: bool = False) -> str:
+    options: dict[str, Any] = {"default": default or (None if needed else ""), "show_default": bool(default)}
+    found: str = click.prompt(f"  {say(question)}", **options)
+    # The file manager of Windows copies a path in quotes.
+    return found.strip().strip('"')
+
+
+def terminal_folders(drives: Sequence[Path]) -> Iterator[Path]:
+    """Yield the folders userdata_mini of the terminals on some drives."""
+    for drive in drives:
+        for pattern in ("*/userdata_mini", "Program Files*/*/userdata_mini"):
+            yield from sorted(drive.glob(pattern))

@@ -1,0 +1,1 @@
+"""What commands show on a terminal: tables, progress, a QR code. In a pipe they print the same as plain text."""
