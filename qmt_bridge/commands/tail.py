@@ -118,7 +118,10 @@ class _Json:
 
 
 class _Table:
-    """Print the quotes of a line of JSON as lines of a table, and anything else as it is."""
+    """Print the quotes of a message or a frame as lines of a table, and anything else as it is.
+
+    A plain frame is the quotes by code alone; the others have them in `data`.
+    """
 
     def __init__(self) -> None:
         self._begun = False
@@ -129,7 +132,7 @@ class _Table:
         except ValueError:
             # MessagePack, which a request may ask for.
             found = None
-        lines = quote_lines(found.get("data")) if isinstance(found, dict) else None
+        lines = quote_lines(found.get("data", found)) if isinstance(found, dict) else None
         if lines is None:
             click.echo(line)
             return

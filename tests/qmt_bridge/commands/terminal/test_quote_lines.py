@@ -65,7 +65,7 @@ def test_table_of_tail_leaves_other_lines_as_they_are(capsysbinary: pytest.Captu
         b'{"type":"ack"}',
         encode({"data": {"600519.SH": [TICK]}}),
         b"\x81\xa4",
-        encode({"data": {"600519.SH": [TICK]}}),
+        encode({"600519.SH": [TICK]}),
     ]
     for line in lines:
         show(line)
