@@ -62,7 +62,7 @@ Ready = Callable[[dict[str, Any], dict[str, int | None]], None]
 class _Child:
     """One part and its process."""
 
-    def __init__(self, part: str, env: dict[str, str], freeze_timeout: float, *, beats: bool) -> None:
+    def __init__(self, part: str, env: dict[str, str], freeze_timeout: float = 0.0, *, beats: bool = False) -> None:
         """Run `part`; with `beats` it gives signs of life by itself, and is not asked for them."""
         self.part = part
         self._command = child.python("qmt_bridge.cli", part, "--until-eof", *(["--beats"] if beats else []))
