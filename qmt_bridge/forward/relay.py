@@ -11,7 +11,7 @@ topic would stay subscribed for ever. The last value of a topic needs no such me
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import threading
 from itertools import count
 from typing import NamedTuple
@@ -21,8 +21,6 @@ import zmq
 from qmt_bridge import sockets
 from qmt_bridge.addresses.endpoint import Forwarded
 from qmt_bridge.handshakes import Links, connect_again
-
-logger = logging.getLogger(__name__)
 
 # A context must not have two sockets at the same address.
 _numbers = count()
@@ -78,7 +76,7 @@ class Relay:
                 self._take(self._control.recv_multipart(zmq.NOBLOCK))
         except zmq.Again:
             pass
-        self._control.send(b"STATISTICS")
+        self._steer(b"STATISTICS")
 
     def connect_again(self, address: str) -> None:
         """Connect to the feeder anew, where libzmq has given up."""
@@ -135,10 +133,15 @@ class Relay:
         self._thread.start()
 
     def _stop(self) -> None:
-        self._control.send(b"TERMINATE")
+        self._steer(b"TERMINATE")
         self._thread.join()
         self._control.close(linger=0)
         self._before, self._newest = self.passed, Passed()
+
+    def _steer(self, command: bytes) -> None:
+        # A proxy that has ended takes none, and this thread would wait for one that does.
+        with contextlib.suppress(zmq.Again):
+            self._control.send(command, zmq.NOBLOCK)
 
     def _run(self, steered: zmq.Socket[bytes]) -> None:
         try:

@@ -20,9 +20,11 @@ from qmt_bridge.addresses import endpoint
 from qmt_bridge.config import Config
 from qmt_bridge.curve.key_folder import Curve, add_client, load_curve, make_keys
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.forward import questions
+from qmt_bridge.forward import app, questions
 from qmt_bridge.forward.app import Forwarder
 from qmt_bridge.handshakes import Links, Trouble
+from qmt_bridge.process.child import TRY_AGAIN
+from qmt_bridge.process.stop import Stop
 from qmt_bridge.system import clock
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.requests import Ask, CatchUp, DownloadStarted, StartDownload, TopicState, decode_reply, encode_ask
@@ -217,6 +219,14 @@ def test_odd_message_of_a_client_does_not_end_the_relay(site: Site, tmp_path: Pa
             assert received(good).topic == TICK
     finally:
         feeder.stop()
+
+
+def test_forwarder_whose_proxy_fails_ends_to_be_started_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise zmq.ZMQError(zmq.ENOTSOCK)
+
+    monkeypatch.setattr(zmq, "proxy_steerable", fail)
+    assert app.run(site.settings(), Stop()) == TRY_AGAIN
 
 
 # Keys
