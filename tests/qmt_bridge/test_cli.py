@@ -80,7 +80,7 @@ def market() -> Iterator[str]:
 def test_every_setting_is_a_flag_of_up() -> None:
     flags = {parameter.name for parameter in run_commands.up.params}
     # The keys of the targets of alerts are no flags.
-    assert flags == {*NAMES, "config_file"} - {name for name in CREDENTIALS if name in ALERTS}
+    assert flags - {"qr"} == {*NAMES, "config_file"} - {name for name in CREDENTIALS if name in ALERTS}
 
 
 def test_parts_share_the_wire_log_and_data_folder() -> None:
