@@ -113,7 +113,7 @@ def up(config_file: Path | None, qr: bool | None, **flags: Any) -> None:
 
 
 def _banner(
-    config: Config, status: dict[str, Any], pids: dict[str, int | None], made_key: bool, qr: bool | None
+    config: Config, status: dict[str, Any], pids: dict[str, int | None], made_key: bool, qr: bool | None = None
 ) -> None:
     host = gateway_address.reachable(config.host)
     s = "s" if config.tls_cert else ""

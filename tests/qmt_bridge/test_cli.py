@@ -80,8 +80,8 @@ def market() -> Iterator[str]:
 
 def test_every_setting_is_a_flag_of_up() -> None:
     flags = {parameter.name for parameter in run_commands.up.params}
-    # The keys of the targets of alerts are no flags, and a forwarder is no part of it.
-    assert flags == {*NAMES, "config_file"} - {name for name in CREDENTIALS if name in ALERTS} - {*FORWARD}
+    # The keys of the targets of alerts are no flags, and a forwarder is no part of it. The QR code is no setting.
+    assert flags - {"qr"} == {*NAMES, "config_file"} - {name for name in CREDENTIALS if name in ALERTS} - {*FORWARD}
 
 
 def test_parts_share_the_wire_log_and_data_folder() -> None:

@@ -68,7 +68,8 @@ def test_table_of_a_terminal_fits_it_and_keeps_every_text(monkeypatch: pytest.Mo
     assert lines[2].index("12345") + 4 == lines[3].index("7")
 
 
-def test_progress_of_a_pipe_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_of_a_pipe_shows_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bars, "QUIET", 0)
     with progress("reading", 10) as done:
         done(5)
         waiting(done, 0)
