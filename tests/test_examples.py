@@ -27,6 +27,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
+from tests.support import waiting
 from tests.support.browser import running_browser
 from tests.support.paths import ROOT
 from tests.support.processes import kill
@@ -379,14 +380,15 @@ def _greet(commands: Mapping[str, list[str]], result: Run) -> None:
 
 def _goodbye(language: str, command: Sequence[str]) -> tuple[str | None, int | None]:
     """Return the header of the key, and with which code the program closes after Ctrl-C."""
-    asked, left = threading.Event(), threading.Event()
+    left = threading.Event()
     seen: list[tuple[str | None, int | None]] = []
 
     def greet(socket: ServerConnection) -> None:
         assert socket.request is not None
         socket.send(json.dumps({"type": "heartbeat", "time": 0}))
         socket.recv()
-        asked.set()
+        quote = {CODES[0]: [{"lastPrice": 1.5}]}
+        socket.send(json.dumps({"type": "data", "epoch": 1, "seq": 1, "data": quote}))
         with suppress(ConnectionClosed):
             socket.recv()
         seen.append((socket.request.headers.get("Authorization"), socket.close_code))
@@ -398,7 +400,7 @@ def _goodbye(language: str, command: Sequence[str]) -> tuple[str | None, int | N
         url = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
         program = Program(command, {"QMT_BRIDGE_URL": url, "QMT_BRIDGE_API_KEY": KEY})
         try:
-            assert asked.wait(DEADLINE), (language, program.errors)
+            waiting.wait_for(lambda: program.lines, lambda: f"a line: {language} {program.errors}")
             program.interrupt()
             assert left.wait(DEADLINE), (language, program.errors)
         finally:
