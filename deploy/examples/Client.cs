@@ -50,6 +50,9 @@ class Ticks : IStream
     public void Take(JObject frame)
     {
         if ((string)frame["type"] == "gap") Console.WriteLine($"gap {frame["code"]} {frame["reason"]}");
+        if (frame["start"] is JObject starts) // of the ack: what is missing right behind a position
+            foreach (var start in starts.Properties().Where(start => !(bool)start.Value["complete"]))
+                Console.WriteLine($"gap {start.Name} {start.Value["reason"]}");
         if ((string)frame["type"] != "data") return;
         long epoch = (long)frame["epoch"], seq = (long)frame["seq"];
         foreach (var each in ((JObject)frame["data"]).Properties())
@@ -113,7 +116,7 @@ class Trades : IStream
 class Client
 {
     static readonly TimeSpan Silence = TimeSpan.FromSeconds(40); // the gateway sends a heartbeat after 15 s
-    const int FirstDelayMs = 500, LongestDelayMs = 30_000;
+    const int FirstDelayMs = 500, LongestDelayMs = 30000;
     static readonly int[] FinalCloses = { 1003, 1007, 1008, 1009 }; // the same request would be refused again
     static readonly string[] Notices = { "error", "feed", "skipped", "closing" };
 

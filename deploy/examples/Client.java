@@ -67,6 +67,13 @@ public class Client {
             if (typeOf(frame).equals("gap")) {
                 System.out.println("gap " + text(frame, "code") + " " + text(frame, "reason"));
             }
+            if (frame.has("start")) { // of the ack: what is missing right behind a position
+                for (var each : frame.getAsJsonObject("start").entrySet()) {
+                    JsonObject start = each.getValue().getAsJsonObject();
+                    if (start.get("complete").getAsBoolean()) continue;
+                    System.out.println("gap " + each.getKey() + " " + text(start, "reason"));
+                }
+            }
             if (!typeOf(frame).equals("data")) return;
             JsonObject position = new JsonObject();
             for (String name : List.of("epoch", "seq", "market")) {

@@ -43,6 +43,10 @@ type frame struct {
 	Type, Code, Reason string
 	After, Data        json.RawMessage
 	Rejected           []json.RawMessage
+	Start              map[string]struct {
+		Complete bool
+		Reason   string
+	}
 }
 
 type stream interface {
@@ -70,6 +74,11 @@ func (t *ticks) request() any {
 func (t *ticks) take(f frame) error {
 	if f.Type == "gap" {
 		fmt.Println("gap", f.Code, f.Reason)
+	}
+	for code, start := range f.Start { // of the ack: what is missing right behind a position
+		if !start.Complete {
+			fmt.Println("gap", code, start.Reason)
+		}
 	}
 	if f.Type != "data" {
 		return nil

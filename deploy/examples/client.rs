@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, process, thread};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::http::{header::AUTHORIZATION, Uri};
+use tungstenite::protocol::{frame::coding::CloseCode, CloseFrame};
 use tungstenite::stream::MaybeTlsStream;
 use tungstenite::{client_tls, Message, WebSocket};
 
@@ -61,6 +62,12 @@ impl Stream for Ticks {
     fn take(&mut self, frame: &Value) -> io::Result<()> {
         if frame["type"] == "gap" {
             println!("gap {} {}", text(&frame["code"]), text(&frame["reason"]));
+        }
+        // Of the ack: what is missing right behind a position.
+        for (code, start) in frame["start"].as_object().into_iter().flatten() {
+            if start["complete"] == false {
+                println!("gap {code} {}", text(&start["reason"]));
+            }
         }
         let Some(quotes) = frame["data"].as_object().filter(|_| frame["type"] == "data") else {
             return Ok(());
@@ -179,8 +186,9 @@ fn follow(base: &str, stream: &mut dyn Stream, opened: &mut bool) -> Result<End,
     let mut said_goodbye = None;
     loop {
         if STOPPING.load(Ordering::Relaxed) {
+            let goodbye = CloseFrame { code: CloseCode::Normal, reason: "".into() };
             let since = *said_goodbye.get_or_insert_with(|| {
-                let _ = socket.close(None).and_then(|()| socket.flush()); // it may be lost already
+                let _ = socket.close(Some(goodbye)).and_then(|()| socket.flush()); // it may be lost already
                 Instant::now()
             });
             if since.elapsed() > Duration::from_secs(1) {

@@ -36,6 +36,10 @@ class Ticks {
 
   take(frame) {
     if (frame.type === "gap") console.log(`gap ${frame.code} ${frame.reason}`);
+    // What is missing right behind a position is in the ack.
+    for (const [code, { complete, reason }] of Object.entries((frame.type === "subscribed" && frame.start) || {})) {
+      if (!complete) console.log(`gap ${code} ${reason}`);
+    }
     if (frame.type !== "data") return;
     // JavaScript rounds the epoch to 256 ns; the gateway knows that.
     const { epoch, seq, market } = frame;
