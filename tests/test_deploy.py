@@ -121,7 +121,7 @@ def test_systemd_rates_the_units_as_well_confined(unit):
     check([analyze, "security", "--offline=true", "--threshold=15", str(unit)])
 
 
-@pytest.mark.parametrize("part", ["feeder", "gateway", "store", "alerts"])
+@pytest.mark.parametrize("part", ["feeder", "gateway", "store", "alerts", "forward"])
 def test_unit_starts_its_part_with_the_installed_settings(part):
     unit = DEPLOY / "systemd" / f"qmt-bridge-{part}.service"
     program, *arguments = exec_start(unit)
@@ -178,13 +178,13 @@ def test_alerts_have_no_secret_of_the_feeder_and_no_journal():
     assert alerts["InaccessiblePaths"] == f"-%S/{feeder['StateDirectory']}"
 
 
-@pytest.mark.parametrize("part", ["gateway", "store", "alerts"])
+@pytest.mark.parametrize("part", ["gateway", "store", "alerts", "forward"])
 def test_units_are_confined_alike(part):
     assert len(hardening("feeder")) > 20
     assert hardening(part) == hardening("feeder")
 
 
-@pytest.mark.parametrize("part", ["feeder", "gateway", "store", "alerts"])
+@pytest.mark.parametrize("part", ["feeder", "gateway", "store", "alerts", "forward"])
 def test_unit_allows_the_call_without_which_libzmq_aborts(part):
     allowed = allowed_calls(part)
     # Each thread of libzmq sets its policy, the default one, and aborts the process if that fails (src/thread.cpp).
@@ -192,7 +192,7 @@ def test_unit_allows_the_call_without_which_libzmq_aborts(part):
     assert not {"sched_setaffinity", "mount", "setuid"} & allowed
 
 
-@pytest.mark.parametrize("part", ["feeder", "gateway", "store", "alerts"])
+@pytest.mark.parametrize("part", ["feeder", "gateway", "store", "alerts", "forward"])
 def test_unit_bounds_memory_and_tasks(part):
     settings = unit_settings(part)
     high, most = (int(settings[name].rstrip("GM")) for name in ("MemoryHigh", "MemoryMax"))
