@@ -479,6 +479,8 @@ def test_image_gets_exactly_the_files_that_pyproject_names():
     # Each package from the index has the hash of its lock.
     for command in re.findall(r"pip install ([^&]*)", text("deploy/docker/Dockerfile")):
         assert "--require-hashes" in command or "--no-index --no-deps" in command
+    # Nothing can be installed in what runs.
+    assert "python -m venv --without-pip /opt/qmt-bridge" in text("deploy/docker/Dockerfile")
     # Not root, and a number, because a cluster can check only a number.
     assert dockerfile("USER") == ["10001"]
 
