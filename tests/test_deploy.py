@@ -186,6 +186,15 @@ def test_alerts_have_no_secret_of_the_feeder_and_no_journal():
     assert alerts["InaccessiblePaths"] == f"-%S/{feeder['StateDirectory']}"
 
 
+def test_forwarder_has_a_user_and_keys_of_its_own():
+    forward = unit_settings("forward")
+    for part in ("feeder", "gateway", "alerts"):
+        for name in ("User", "StateDirectory", "EnvironmentFile"):
+            assert unit_settings(part)[name] != forward[name]
+    unit = text("deploy/systemd/qmt-bridge-forward.service")
+    assert "Environment=QMT_BRIDGE_CURVE_DIR=/etc/qmt-bridge/forward\n" in unit
+
+
 @pytest.mark.parametrize("part", ["gateway", "store", "alerts", "forward"])
 def test_units_are_confined_alike(part):
     assert len(hardening("feeder")) > 20
@@ -647,7 +656,7 @@ def test_every_documented_command_is_known(document):
 
 def test_documented_settings_files_load(tmp_path):
     blocks = [block for language, block in BLOCK.findall(text("docs/deploy.md")) if language == "toml"]
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     for block in blocks:
         (tmp_path / "settings.toml").write_text(block, encoding="utf-8")
         config = load_config(tmp_path / "settings.toml", {})

@@ -114,6 +114,15 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         EDGE | {"qmt_bridge.alerts", "qmt_bridge.process", "prometheus_client"},
         {"asyncio", "subprocess"},
     ),
+    # The forwarder: who may ask what is pure; the proxies and the pages have threads.
+    ("qmt_bridge/forward/rights.py", WIRE, IMPURE),
+    ("qmt_bridge/forward/questions.py", EDGE | {"qmt_bridge.forward"}, {"asyncio", "socket", "threading"}),
+    ("qmt_bridge/forward/heartbeat.py", EDGE | {"qmt_bridge.forward"}, {"asyncio", "socket", "threading"}),
+    (
+        "qmt_bridge/forward/*",
+        EDGE | {"qmt_bridge.forward", "qmt_bridge.store.service", "prometheus_client"},
+        {"asyncio", "subprocess"},
+    ),
     # Its timer is a thread.
     ("qmt_bridge/system/cutoff.py", set(), {"asyncio", "logging"}),
     ("qmt_bridge/observation/*", {"qmt_bridge.observation", "msgspec"}, IMPURE),

@@ -137,7 +137,7 @@ class Questions:
             asker = self._by_dealer.get(found)
             # An earlier one of this turn may have ended its connection.
             if asker is not None:
-                self._send_waiting(asker, now)
+                self._send_waiting(asker)
                 self._answer(asker, now)
         for asker in [each for each in self._full.values() if each.retry_at <= now]:
             self._answer(asker, now)
@@ -231,7 +231,7 @@ class Questions:
             self._waiting[asker.name] = asker
             self._register(asker)
 
-    def _send_waiting(self, asker: _Asker, now: float) -> None:
+    def _send_waiting(self, asker: _Asker) -> None:
         while asker.waiting and _sent(asker.dealer, asker.waiting[0][0]):
             self._leave_waiting(asker)
 

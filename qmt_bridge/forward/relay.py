@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 # A context must not have two sockets at the same address.
 _numbers = count()
-# What the proxy answers to STATISTICS: of each socket, messages and bytes that came and that left.
+# What the proxy answers to STATISTICS: of each socket, parts of messages and bytes that came and that left.
 _STATISTICS = 8
+_PARTS = 2
 
 
 class Passed(NamedTuple):
@@ -157,7 +158,7 @@ class Relay:
         if len(answer) != _STATISTICS:
             return
         numbers = [int.from_bytes(part, "little") for part in answer]
-        found = Passed(numbers[0], numbers[1], numbers[4])
+        found = Passed(numbers[0] // _PARTS, numbers[1], numbers[4])
         if found.messages < self._newest.messages or found.demands < self._newest.demands:
             # The proxy has ended and begun again meanwhile.
             self._before = self._before.plus(self._newest)

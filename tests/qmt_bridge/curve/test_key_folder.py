@@ -19,7 +19,14 @@ from qmt_bridge.curve.certificate import (
     read_certificate,
     write_certificate,
 )
-from qmt_bridge.curve.key_folder import add_client, client_certificates, load_curve, make_keys, own_keys
+from qmt_bridge.curve.key_folder import (
+    add_client,
+    add_forwarder,
+    client_certificates,
+    load_curve,
+    make_keys,
+    own_keys,
+)
 from qmt_bridge.errors import ConfigError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="Windows has access lists, which the folder gives")
@@ -124,3 +131,31 @@ def test_a_damaged_file_hides_no_other_client(tmp_path: Path) -> None:
     (tmp_path / "clients" / "broken.key").write_text("?", encoding="utf-8")
     found = list(client_certificates(tmp_path))
     assert [type(each) for each in found] == [ConfigError, Certificate]
+
+
+def test_a_forwarder_listens_with_a_pair_of_its_own(tmp_path: Path) -> None:
+    make_keys(tmp_path)
+    rack = add_client(tmp_path, "rack", frozenset(ROLES))
+    add_forwarder(rack)
+    desk = add_client(rack, "desk", frozenset(("market",)))
+    feeder, forward = (load_curve(str(folder), end) for folder, end in ((tmp_path, "feeder"), (rack, "forward")))
+    up, down = (load_curve(str(folder), "gateway") for folder in (rack, desk))
+    assert feeder is not None
+    assert forward is not None
+    assert up is not None
+    assert down is not None
+    assert (up.server, down.server) == (feeder.public, forward.public)
+    assert forward.secret not in (feeder.secret, up.secret)
+    assert [each.name for each in client_certificates(rack) if isinstance(each, Certificate)] == ["desk"]
+
+
+def test_a_forwarder_needs_the_folder_of_a_client(tmp_path: Path) -> None:
+    make_keys(tmp_path / "keys")
+    with pytest.raises(ConfigError, match="has the keys of a feeder"):
+        add_forwarder(tmp_path / "keys")
+    with pytest.raises(ConfigError, match="has no keys of a client"):
+        add_forwarder(tmp_path)
+    rack = add_client(tmp_path / "keys", "rack", frozenset(ROLES))
+    add_forwarder(rack)
+    with pytest.raises(ConfigError, match="exists already"):
+        add_forwarder(rack)
