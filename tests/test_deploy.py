@@ -28,6 +28,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
 
+from gateway.server import BACKLOG, RECEIVE_BUFFER
 from qmt_bridge import cli
 from qmt_bridge.config import CREDENTIALS, NAMES, Config, default, description, env_name, load_config, written
 from qmt_bridge.keys.exposure import check_exposure
@@ -102,14 +103,21 @@ def exec_start(unit: Path) -> list[str]:
 
 def test_systemd_accepts_the_units(tmp_path):
     analyze = needs("systemd-analyze")
-    for unit in UNITS:
+    units = [*UNITS, *(DEPLOY / "systemd").glob("*.socket")]
+    for unit in units:
         # systemd-analyze looks for the program, which is installed elsewhere in this test.
         installed = re.sub(
             r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(encoding="utf-8"), flags=re.MULTILINE
         )
         (tmp_path / unit.name).write_text(installed, encoding="utf-8")
     # For unknown settings it prints a warning and exits with 0, so the output has to be empty.
-    assert check([analyze, "verify", *(str(tmp_path / unit.name) for unit in UNITS)]) == ""
+    assert check([analyze, "verify", *(str(tmp_path / unit.name) for unit in units)]) == ""
+
+
+def test_port_of_systemd_is_what_the_gateway_would_open():
+    given = dict(re.findall(r"^(\w+)=(.*)$", text("deploy/systemd/qmt-bridge-gateway.socket"), re.MULTILINE))
+    assert given["ListenStream"] == f"{default('host')}:{default('port')}"
+    assert (given["Backlog"], given["ReceiveBuffer"]) == (str(BACKLOG), f"{RECEIVE_BUFFER // 1024}K")
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
@@ -488,6 +496,8 @@ def test_image_gets_exactly_the_files_that_pyproject_names():
     # Each package from the index has the hash of its lock.
     for command in re.findall(r"pip install ([^&]*)", text("deploy/docker/Dockerfile")):
         assert "--require-hashes" in command or "--no-index --no-deps" in command
+    # Nothing can be installed in what runs.
+    assert "python -m venv --without-pip /opt/qmt-bridge" in text("deploy/docker/Dockerfile")
     # Not root, and a number, because a cluster can check only a number.
     assert dockerfile("USER") == ["10001"]
 

@@ -183,7 +183,12 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         IMPURE - {"logging"} | {"random", "ssl"},
     ),
     # Only this command knows both sides; it starts them as processes.
-    ("qmt_bridge/commands/run.py", {"qmt_bridge", "click", "msgspec", "feeder.app", "gateway.server"}, set()),
+    # The settings of the gateway's workers depend on the socket that it was given.
+    (
+        "qmt_bridge/commands/run.py",
+        {"qmt_bridge", "click", "msgspec", "feeder.app", "gateway.connections.activation", "gateway.server"},
+        set(),
+    ),
     # Judges facts that it is given; the facts are collected elsewhere.
     (
         "qmt_bridge/commands/doctor/findings/*",

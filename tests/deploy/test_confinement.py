@@ -59,11 +59,19 @@ def test_parts_run_with_the_calls_and_sockets_of_their_units(tmp_path: Path, run
     program = str(Path(sys.executable).with_name("qmt-bridge"))
     addresses = dict(zip(WIRE, map(tcp, free_ports(len(WIRE))), strict=True)) | {"store_addr": tcp(free_port())}
     options = [f"--data-dir={tmp_path}", *address_options(addresses)]
-    feeder = [option for option in options if not option.startswith("--store-addr")]
-    run([*confined("feeder"), program, "feeder", *feeder]).wait_for("feeder started: source sim")
-    run([*confined("store"), program, "store", *options]).wait_for("store started")
-    started = run([*confined("gateway"), program, "gateway", f"--port={free_port()}", "--workers=2", *options])
-    started.wait_for("feeder is connected: source sim")
+    passed_on = [f"--forward-{name}-addr={tcp(free_port())}" for name in ("market", "ask", "store")]
+    passed_on += ["--forward-trade-addr=", f"--forward-health-addr=127.0.0.1:{free_port()}"]
+    commands = {
+        "feeder": [option for option in options if not option.startswith("--store-addr")],
+        "store": options,
+        "forward": [*passed_on, *options],
+        "gateway": [f"--port={free_port()}", "--workers=2", *options],
+    }
+    started = {name: run([*confined(name), program, name, *command]) for name, command in commands.items()}
+    started["feeder"].wait_for("feeder started: source sim")
+    started["store"].wait_for("store started")
+    started["forward"].wait_for("forwarder started")
+    started["gateway"].wait_for("feeder is connected: source sim")
 
 
 def test_confined_program_is_refused_what_its_unit_refuses(run: Callable[..., Running]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import sys
@@ -33,6 +34,7 @@ PARTS = ("gateway", "forwarder")
 UPSTREAM = ("market_addr", "trade_addr", "ask_addr", "store_addr")
 
 
+@functools.cache
 def documents() -> list[dict[str, Any]]:
     named = yaml.safe_load(KUSTOMIZATION.read_text(encoding="utf-8"))["resources"]
     return [each for name in named for each in yaml.safe_load_all((FOLDER / name).read_text(encoding="utf-8"))]
