@@ -172,8 +172,6 @@ def document() -> dict[str, Any]:
     paths[PATH] = _get("This document.", {}, {_JSON: {"type": "object"}}, more=_UNCHANGED)
     paths["/asyncapi.json"] = _get("The WebSockets as an AsyncAPI document.", {}, {_JSON: {"type": "object"}})
     paths["/docs"] = _get("Both documents as a page.", {}, {"text/html": _TEXT})
-    for file, kind in (("css", "text/css"), ("js", "text/javascript")):
-        paths[f"/docs/docs.{file}"] = _get("A file of the page /docs.", {}, {kind: _TEXT})
     for path, endpoint in ENDPOINTS.items():
         told = f"A WebSocket (docs/websocket.md): {(endpoint.__doc__ or '').partition(': ')[2]}"
         answers = {
