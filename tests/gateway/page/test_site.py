@@ -15,8 +15,9 @@ from gateway.http import openapi
 from gateway.page.asset import FOLDER, KINDS, PAGES, assets
 from gateway.page.site import POLICY
 from qmt_bridge.config import Config
+from tests.support.pages import Pages
 from tests.support.ports import ANY_ADDRESSES
-from tests.support.rig import DEADLINE, KEY, Rig, running_rig
+from tests.support.rig import KEY, Rig, running_rig
 
 FILES = sorted(assets())
 
@@ -33,7 +34,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 @pytest.fixture
 async def pages(rig: Rig) -> AsyncIterator[httpx2.AsyncClient]:
     address = f"http://127.0.0.1:{rig.servers[0].port}"
-    async with httpx2.AsyncClient(base_url=address, timeout=DEADLINE, trust_env=False) as client:
+    async with Pages(address) as client:
         yield client
 
 

@@ -49,7 +49,7 @@ function urls({paths}) {
                 element("code", {}, code), element("span", {class: "code"}, Object.entries(answer.content ?? {}).map(([type, {schema}], place) => [place ? "; " : "", `${type} `, typeOf(schema, "http")])), told(answer.description),
             ]);
             return itemOf(`${method}-${path}`, `${method.toUpperCase()} ${path}`, "", told(operation.summary),
-                parameters.length ? tableOf(["docs.parameter", "docs.type", "", "docs.meaning"], parameters) : null,
+                parameters.length ? tableOf(["docs.parameter", "docs.type", "docs.limits", "docs.meaning"], parameters) : null,
                 tableOf(["docs.status", "docs.body", "docs.meaning"], answers));
         }));
     return chapterOf("http", "HTTP", text("docs.http"), items);

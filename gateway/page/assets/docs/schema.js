@@ -23,8 +23,8 @@ export function typeOf(schema, of) {
     else if (schema.const !== undefined) parts.push(JSON.stringify(schema.const));
     else if (schema.enum) parts.push(schema.enum.map((each) => JSON.stringify(each)).join(" | "));
     else if (choices) choices.forEach((each, place) => parts.push(place ? " | " : "", typeOf(each, of)));
-    else if (schema.type === "array") parts.push(`${text("docs.array")} `, schema.items ? typeOf(schema.items, of) : text("docs.any"));
-    else if (schema.type === "object" && typeof schema.additionalProperties === "object") parts.push(`${text("docs.object")} `, typeOf(schema.additionalProperties, of));
+    else if (schema.type === "array") parts.push(text("docs.array"), schema.items ? typeOf(schema.items, of) : text("docs.any"));
+    else if (schema.type === "object" && typeof schema.additionalProperties === "object") parts.push(text("docs.object"), typeOf(schema.additionalProperties, of));
     else parts.push(String(schema.type ?? text("docs.any")));
     return element("span", {}, parts);
 }
@@ -42,7 +42,7 @@ export function limitsOf(schema, required) {
 
 /** Return a table whose head has the texts with these names; each row is an array of texts and elements. */
 export function tableOf(head, rows) {
-    const heads = head.map((name) => element("th", {scope: "col"}, name ? text(name) : element("span", {class: "unseen"}, text("docs.limits"))));
+    const heads = head.map((name) => element("th", {scope: "col"}, text(name)));
     const lines = rows.map((row) => element("tr", {}, row.map((cell) => element("td", {}, cell))));
     // A region that scrolls has to be reached by the keyboard.
     return element("div", {class: "scroll", tabindex: 0}, element("table", {}, element("thead", {}, element("tr", {}, heads)), element("tbody", {}, lines)));
@@ -56,7 +56,7 @@ export function fieldsOf(schema, of) {
     const rows = fields.map(([name, field]) => [
         element("code", {}, name), element("span", {class: "code"}, typeOf(field, of)), limitsOf(field, required.has(name)), told(field.description),
     ]);
-    const without = rows.every((row) => !row[3]);
+    const without = fields.every(([, field]) => !field.description);
     if (without) for (const row of rows) row.pop();
-    return tableOf(["docs.field", "docs.type", "", ...(without ? [] : ["docs.meaning"])], rows);
+    return tableOf(["docs.field", "docs.type", "docs.limits", ...(without ? [] : ["docs.meaning"])], rows);
 }
