@@ -174,7 +174,7 @@ def test_all_that_the_documents_tell_is_there_in_chinese() -> None:
     )
     chinese = {json.loads(english): json.loads(text) for english, text in rows}
     paragraphs = {" ".join(text.split("\n\n")[0].split()) for text in told() if text}
-    assert chinese.keys() == paragraphs
+    assert paragraphs - chinese.keys() == set()
     assert len(paragraphs) > 100
     assert [
         text for text in chinese.values() if not re.search(r"[\u4e00-\u9fff]", text) and "front_ratio" not in text

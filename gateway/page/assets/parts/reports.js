@@ -40,7 +40,7 @@ const SENTENCES = [
     [/^trade journal: ([^]+)$/, ([reason]) => [text("trouble.journal", {reason}), "bad"]],
     [/^([^]+) is ended by an administrator for (\d+) clients$/, ([topic, count]) => [text("report.topic_ended", {topic, count}), "note"]],
     [/^(\/\S+) of (.+) is ended by an administrator$/, ([path, address]) => [text("report.client_ended", {path, address}), "note"]],
-    [/^(\/\S+) from (.+): (.+) after ([\d.]+) s, (\d+) frames$/, ([path, address, end, seconds, frames]) => [text("report.client", {path, address, seconds, frames, reason: endOf(end)}), "warn"]],
+    [/^(\/\S+) from (\S+): (.+) after ([\d.]+) s, (\d+) frames$/, ([path, address, end, seconds, frames]) => [text("report.client", {path, address, seconds, frames, reason: endOf(end)}), "warn"]],
     [/^(\S+) of (\S+): ([a-z_]+: [^]+)$/, ([topic, address, reason]) => [text("report.refused_to", {topic, address, reason: reasonOf(reason)}), "warn"]],
     [/^([^]+?) is refused: ([^]+)$/, ([topic, reason]) => [text("report.refused", {topic, reason: reasonOf(reason)}), "warn"]],
 ];

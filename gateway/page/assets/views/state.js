@@ -4,7 +4,7 @@ import {drawing, element, mark, Text} from "../parts/element.js";
 import {draw} from "../parts/frame.js";
 import {happenings, lastHour, onHappening} from "../parts/happenings.js";
 import {hops} from "../parts/hops.js";
-import {onLanguage, text} from "../parts/language.js";
+import {has, onLanguage, text} from "../parts/language.js";
 import {bytes, clock, duration, large, whole} from "../parts/numbers.js";
 import {quotes} from "../parts/quotes.js";
 import {because, reasonOf, reported} from "../parts/reports.js";
@@ -18,7 +18,7 @@ const LINE = {width: 240, height: 36};
 const EVENTS = 60;
 const ACCOUNT_LEVELS = {up: "ok", connecting: "warn", stale: "warn", down: "bad", refused: "bad"};
 const FEED_LEVELS = {up: "ok", ended: "note", connecting: "warn", stale: "warn", down: "bad", refused: "bad", away: "bad", locked: "warn", barred: "bad"};
-const KINDS = new Map(Object.entries({feed: "note", account: "note", journal: "warn", refusal: "warn", client: "note", gap: "warn", alert: "bad", start: "ok"}));
+const KINDS = new Map(Object.entries({feed: "note", account: "note", journal: "warn", refusal: "warn", client: "note", gap: "warn", alert: "bad", recovery: "ok", start: "ok"}));
 const REFRESH = 1000;
 
 function numbered(same, name) {
@@ -48,7 +48,7 @@ class Tile {
 
 export class State {
     constructor() {
-        this.tiles = Object.fromEntries(["feed", "source", "trade", "journal", "workers", "clients", "in", "out", "lag", "gaps"].map((name) => [name, new Tile(name)]));
+        this.tiles = Object.fromEntries(["feed", "source", "trade", "journal", "store", "alerts", "workers", "clients", "in", "out", "lag", "gaps"].map((name) => [name, new Tile(name)]));
         this.verdict = new Text();
         this.verdictTold = new Text();
         this.verdictBox = element("header", {class: "verdict", role: "status"}, element("h1", {}, this.verdict.node), element("p", {}, this.verdictTold.node));
@@ -180,6 +180,9 @@ export class State {
         if (state?.journal) troubles.push(text("trouble.journal", {reason: state.journal}));
         if (state && !state.complete && state.missing.length) troubles.push(text("trouble.missing", {missing: state.missing.join(", ")}));
         if (state && ["down", "waiting"].includes(state.trade)) troubles.push(text("trouble.trade"));
+        if (state?.store?.failure) troubles.push(text("trouble.store", {reason: state.store.failure}));
+        for (const name of ["store", "alerts"]) if (state?.[name]?.up === false) troubles.push(text(`trouble.${name}_silent`));
+        if (state?.alerts?.open.length) troubles.push(text("trouble.alerts", {rules: [...new Set(state.alerts.open.map((each) => (has(`rule.${each.rule}`) ? text(`rule.${each.rule}`) : each.rule)))].join(", ")}));
         if (state?.totals.slow_clients) troubles.push(text("trouble.slow", {count: state.totals.slow_clients}));
         const level = FEED_LEVELS[feed] === "ok" ? (troubles.length ? "warn" : "ok") : FEED_LEVELS[feed] ?? "bad";
         mark(this.verdictBox, "data-level", level);
@@ -205,6 +208,7 @@ export class State {
         tiles.trade.show(trade ? text(`trade.${trade}`) : "–", state?.accounts.length ? text("accounts", {count: state.accounts.length}) : "", {up: "ok", waiting: "warn", down: "bad"}[trade]);
         const journal = state && !missing(state);
         tiles.journal.show(journal ? text(state.journal ? "journal.down" : "journal.up") : "–", state?.journal_note ?? "", journal ? (state.journal ? "bad" : state.journal_note ? "warn" : "ok") : "");
+        this.drawParts(state);
         const totals = state?.totals;
         tiles.workers.show(whole(totals?.workers), state?.workers.length ? text("gateways", {count: new Set(state.workers.map((each) => each.gateway)).size}) : "");
         tiles.clients.show(whole(totals?.clients), totals ? text("topics", {count: whole(totals.topics)}) : "");
@@ -214,6 +218,20 @@ export class State {
         const gaps = totals?.gaps_hour ?? lastHour("gaps");
         const skipped = totals?.skipped_hour ?? lastHour("skipped");
         tiles.gaps.show(`${whole(gaps)} / ${whole(skipped)}`, text(totals?.gaps_hour === null || !totals ? "of_this_page" : "last_hour"), gaps ? "warn" : "");
+    }
+
+    /** Draw the store and the alerts: null is one that has never reported or has ended, `up` false one that is silent. */
+    drawParts(state) {
+        const {store, alerts} = state && !missing(state) ? state : {};
+        const days = text("store.days", {count: store?.days.length ?? 0});
+        if (!store) this.tiles.store.show(store === null ? text("store.off") : "–");
+        else if (!store.up) this.tiles.store.show(text("part.silent"), duration(store.age * 1000), "bad");
+        else this.tiles.store.show(text(store.failure ? "store.down" : "store.up"), store.failure ?? `${days} · ${bytes(store.size)}`, store.failure ? "bad" : "ok");
+        const failing = alerts?.targets.filter((each) => each.failing).map((each) => each.target) ?? [];
+        if (!alerts) this.tiles.alerts.show(alerts === null ? text("alerts.off") : "–");
+        else if (!alerts.up) this.tiles.alerts.show(text("part.silent"), duration(alerts.age * 1000), "bad");
+        else this.tiles.alerts.show(text(alerts.open.length ? "alerts.open" : "alerts.none", {count: alerts.open.length}),
+            failing.length ? text("alerts.failing", {targets: failing.join(", ")}) : "", alerts.open.length ? "bad" : failing.length ? "warn" : "ok");
     }
 
     drawRates() {
@@ -269,7 +287,7 @@ export class State {
         const told = (state?.events ?? []).toReversed().map((each) => {
             const [sentence, level] = reported(each.text);
             return {
-                key: numbered(same, `${each.where} ${each.time} ${each.text}`), at: each.time, where: `${each.where === "feeder" ? text("feeder") : each.where} · ${KINDS.has(each.kind) ? text(`kind.${each.kind}`) : each.kind}`,
+                key: numbered(same, `${each.where} ${each.time} ${each.text}`), at: each.time, where: `${has(`where.${each.where}`) ? text(`where.${each.where}`) : each.where} · ${KINDS.has(each.kind) ? text(`kind.${each.kind}`) : each.kind}`,
                 level: level ?? KINDS.get(each.kind) ?? "note", text: sentence,
             };
         });
