@@ -26,7 +26,7 @@ from qmt_bridge.tapes.tape import Recorded, TapeWriter, session_frame
 from qmt_bridge.wire.frames import Frame, encode
 from qmt_bridge.wire.topics import quote_topic
 from tests.support.browser import Visit, running_browser
-from tests.support.up import running
+from tests.support.up import Up, running
 
 # Codes of the simulator that are there in one block.
 _FIRST = 600000
@@ -72,7 +72,7 @@ def main(
         paint = visit.until("() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
         click.echo(f"first contentful paint {paint:.0f} ms, with {rows} rows")
         visit.until("() => /\\d/.test(document.querySelector('.row[data-code] .c-last')?.textContent)")
-        for line in measured(visit, seconds, every):
+        for line in measured(visit, Shares(up), seconds, every):
             click.echo(line)
         click.echo(traced(browser, visit, traced_seconds))
         visit.close()
@@ -100,7 +100,7 @@ def make_tape(path: Path, codes: Sequence[str], seconds: int) -> Path:
     return path
 
 
-def measured(visit: Visit, seconds: float, every: float) -> Iterator[str]:
+def measured(visit: Visit, shares: Shares, seconds: float, every: float) -> Iterator[str]:
     """Yield a line each `every` seconds: what the page received and drew, its long tasks, and what it holds."""
     cdp = visit.context.new_cdp_session(visit.page)
     cdp.send("Performance.enable")
@@ -121,10 +121,44 @@ def measured(visit: Visit, seconds: float, every: float) -> Iterator[str]:
         yield (
             f"{(received - before) / passed:7.0f} updates/s  pace {pace} ms  "
             f"{(frames - drawn) / passed:5.1f} frames/s  "
-            f"long tasks {len(new)} (longest {max(new, default=0):.0f} ms)  {_held(cdp)}"
+            f"long tasks {len(new)} (longest {max(new, default=0):.0f} ms)  {_held(cdp)}  {shares.look(passed)}"
         )
         before, drawn, tasks = received, frames, len(long)
     yield f"at last, after a garbage collection: {_kept(cdp)}"
+
+
+class Shares:
+    """Which shares of a core feeder, gateway and Chromium have had since the last look, and all other programs."""
+
+    def __init__(self, up: Up) -> None:
+        self._parts = {up.pid("feeder"): "feeder", up.pid("gateway"): "gateway"}
+        self._before = self._read()
+
+    def look(self, seconds: float) -> str:
+        """Return the shares over the `seconds` since the last look."""
+        now = self._read()
+        used = {name: (now[name] - self._before.get(name, 0.0)) / seconds for name in now}
+        self._before = now
+        others = max(0.0, used.pop("all") - sum(used.values()))
+        return " ".join(f"{name} {share:.0%}" for name, share in {**used, "others": others}.items())
+
+    def _read(self) -> dict[str, float]:
+        times = psutil.cpu_times()
+        found = {
+            "all": times.user + times.nice + times.system,
+            "feeder": 0.0,
+            "gateway": 0.0,
+            "page": 0.0,
+            "browser": 0.0,
+        }
+        for process in psutil.process_iter(["cpu_times", "cmdline"]):
+            command = process.info["cmdline"] or [""]
+            name = self._parts.get(process.pid)
+            if name is None and "chromium" in command[0]:
+                name = "page" if "--type=renderer" in command else "browser"
+            if name is not None and process.info["cpu_times"] is not None:
+                found[name] += process.info["cpu_times"].user + process.info["cpu_times"].system
+        return found
 
 
 def traced(browser: Any, visit: Visit, seconds: float) -> str:

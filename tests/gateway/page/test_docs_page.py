@@ -79,6 +79,9 @@ def test_documents_fit_a_phone_in_chinese_and_pass_axe(visits: Callable[..., Vis
     assert visit.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     # All items are made alike, and axe would look at thousands of cells for a minute.
     visit.page.fill("#filter", "AccountState")
+    visit.page.evaluate(
+        "() => document.querySelectorAll('.item[hidden], .chapter[hidden]').forEach(each => each.remove())"
+    )
     found = axe.Axe().run(visit.page).response["violations"]
     serious = [each for each in found if each["impact"] in ("serious", "critical")]
     assert serious == [], json.dumps(serious, indent=1)[:3000]
