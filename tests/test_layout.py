@@ -449,10 +449,10 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("gateway/contract/frames.py", WIRE, IMPURE),
     (
         "gateway/contract/*",
-        WIRE | {"gateway.contract", "gateway.endpoints", "qmt_bridge.__version__", "starlette"},
-        IMPURE - {"pathlib"},
+        WIRE | {"gateway.contract", "gateway.endpoints", "qmt_bridge.__version__"},
+        IMPURE,
     ),
-    # Files and their two URLs; what the page shows comes from the URLs of everybody.
+    # Files and their URLs; what the pages show comes from the URLs of everybody.
     ("gateway/page/*", {"gateway.page", "starlette"}, {"asyncio", "socket", "threading", "time"}),
     ("gateway/costs/budget.py", set(), IMPURE),
     # pyarrow is an optional dependency; one file imports it, which others import when it is needed.

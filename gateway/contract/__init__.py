@@ -1,1 +1,1 @@
-"""The contract of the sockets as documents: AsyncAPI, the schema of every frame, and a page that shows them."""
+"""The contract of the sockets: the shape of every frame, and the AsyncAPI document."""

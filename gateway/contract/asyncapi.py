@@ -38,6 +38,14 @@ _ASKED: Mapping[str, tuple[tuple[str, type[msgspec.Struct]], ...]] = {
     "/ws/formula": (("subscribe", FormulaRequest), ("unsubscribe", FormulaUnsubscribe)),
     "/ws/trade": (("subscribe", TradeResume),),
 }
+_ACTIONS: Mapping[str, str] = {
+    "subscribe": "Begin to receive; an object without `action` means it too.",
+    "unsubscribe": "End what was subscribed.",
+    "list": "Ask what the socket has subscribed.",
+    "ping": "Ask whether the gateway is there.",
+    "auth": "Show the key, in the first frame.",
+    "ack": "Tell which data frame was processed, with all before it.",
+}
 _LISTING = frozenset(("/ws/realtime", "/ws/whole_quote", "/ws/l2_thousand", "/ws/formula"))
 
 
@@ -75,7 +83,7 @@ def document() -> dict[str, Any]:
     for path, endpoint in ENDPOINTS.items():
         name = path.rpartition("/")[2]
         for action, schema in _requests_of(path, requested).items():
-            messages[f"{name}.{action}"] = {"name": action, "payload": schema, "summary": f"Action {action}."}
+            messages[f"{name}.{action}"] = {"name": action, "payload": schema, "summary": _ACTIONS[action]}
         sent = [each for each, _ in FRAMES[path]]
         taken = [f"{name}.{action}" for action in _requests_of(path, requested)]
         channels[name] = {

@@ -171,9 +171,8 @@ def document() -> dict[str, Any]:
         paths[path] = _get(told, {}, {"text/plain" if path == "/metrics" else _JSON: {}})
     paths[PATH] = _get("This document.", {}, {_JSON: {"type": "object"}}, more=_UNCHANGED)
     paths["/asyncapi.json"] = _get("The WebSockets as an AsyncAPI document.", {}, {_JSON: {"type": "object"}})
-    paths["/docs"] = _get("Both documents as a page.", {}, {"text/html": _TEXT})
-    for file, kind in (("css", "text/css"), ("js", "text/javascript")):
-        paths[f"/docs/docs.{file}"] = _get("A file of the page /docs.", {}, {kind: _TEXT})
+    slash = {"307": {"description": "With a slash at its end the URL leads to the one without."}}
+    paths["/docs"] = _get("Both documents as a page.", {}, {"text/html": _TEXT}, more=slash)
     for path, endpoint in ENDPOINTS.items():
         told = f"A WebSocket (docs/websocket.md): {(endpoint.__doc__ or '').partition(': ')[2]}"
         answers = {
@@ -227,6 +226,12 @@ def _get(
     answers = {
         "200": {"description": "OK", "content": {kind: {"schema": schema} for kind, schema in content.items()}},
         **(more or {}),
+        # The host and the page are refused before anything is known of the URL.
+        "403": {
+            "description": "The page of another origin, or a key without the scope.",
+            "content": {**problem["content"], "text/plain": {"schema": _TEXT}},
+        },
+        "421": {"description": "Host is none of this gateway's.", "content": {"text/plain": {"schema": _TEXT}}},
         "default": {"description": "The request is not served.", **problem},
     }
     return {"get": {"summary": summary, "parameters": parameters, "responses": answers}}

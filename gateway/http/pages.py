@@ -8,7 +8,7 @@ from http import HTTPStatus
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.contract import asyncapi, site
+from gateway.contract import asyncapi
 from gateway.http.administration import (
     Host,
     end_subscription,
@@ -72,17 +72,12 @@ async def _asyncapi(host: Host, scope: Scope) -> Response:
     return Response(asyncapi.encoded(), media_type="application/json")
 
 
-async def _docs(host: Host, scope: Scope) -> Response:
-    return site.page(scope)
-
-
 _SERVED: dict[str, Serve] = {
     "/api/last": _answered(last),
     "/api/ticks/{code}": ticks,
     **dict.fromkeys(EVENTS, events),
     PATH: _answered(openapi),
     asyncapi.PATH: _answered(_asyncapi),
-    **dict.fromkeys(site.FILES, _answered(_docs)),
     "/api/state": _answered(show_state),
     "/api/capabilities": _answered(show_capabilities),
     "/api/clients": _answered(show_clients),

@@ -1,1 +1,1 @@
-"""The page at `/`: files that a browser reads, and the two URLs that serve them."""
+"""The pages at `/` and `/docs`: files that a browser reads, and the URLs that serve them."""

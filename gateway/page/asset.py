@@ -1,4 +1,4 @@
-"""The files of the page as they are sent: body, content type and tag. They are read once, at the first request."""
+"""The files of the pages as they are sent: body, content type and tag. They are read once, at the first request."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).parent
-# The file that is served at `/`; the others are served at their paths below this folder.
-ROOT = "index.html"
+# The files that are pages, by their URLs; the others are served at their paths below this folder.
+PAGES = {"/": "index.html", "/docs": "docs.html"}
 # What may be served. A file of any other kind that lies in the folder, such as an editor's copy, is not.
 KINDS = {
     ".html": "text/html; charset=utf-8",
@@ -31,7 +31,7 @@ class Asset(NamedTuple):
 
 @cache
 def assets() -> Mapping[str, Asset]:
-    """Return every file of the page by its path in the folder, such as ``assets/app.js``."""
+    """Return every file of the pages by its path in the folder, such as ``assets/app.js``."""
     return dict(_read())
 
 

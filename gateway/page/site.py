@@ -1,16 +1,16 @@
-"""The URLs of the page. Nothing in these files depends on who asks, so they need no key; what they show does."""
+"""The URLs of the pages. Nothing in these files depends on who asks, so they need no key; what they show does."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.page.asset import ROOT, assets
+from gateway.page.asset import PAGES, assets
 
-# The page takes scripts, styles and data from this gateway alone, and is shown in no frame. Without 'unsafe-inline' a
+# A page takes scripts, styles and data from this gateway alone, and is shown in no frame. Without 'unsafe-inline' a
 # text that came with the data can never become a script, and trusted types forbid what would make elements of a text.
 POLICY = "; ".join(
     (
@@ -31,9 +31,9 @@ _HEADERS = {"Cache-Control": "no-cache", "Content-Security-Policy": POLICY, "Cro
 
 
 async def serve(request: Request) -> Response:
-    """Return the page, or one of its files."""
+    """Return a page, or one of the files of both."""
     path: str | None = request.path_params.get("path")
-    asset = assets().get(ROOT if path is None else f"assets/{path}")
+    asset = assets().get(PAGES[request.scope["path"]] if path is None else f"assets/{path}")
     if asset is None:
         return PlainTextResponse(f"the page has no file {str(path)[:60]!r}\n", HTTPStatus.NOT_FOUND)
     headers = {**_HEADERS, "ETag": asset.etag}
@@ -43,4 +43,13 @@ async def serve(request: Request) -> Response:
     return Response(asset.body, headers={**headers, "Content-Type": asset.content_type})
 
 
-ROUTES: list[BaseRoute] = [Route("/", serve), Route("/assets/{path:path}", serve)]
+async def without_slash(request: Request) -> Response:
+    """Lead to the URL without the slash at its end: the files are named from there, also below a path of a proxy."""
+    return RedirectResponse(f"..{request.scope['path'].removesuffix('/')}", HTTPStatus.TEMPORARY_REDIRECT)
+
+
+ROUTES: list[BaseRoute] = [
+    *(Route(url, serve) for url in PAGES),
+    *(Route(f"{url}/", without_slash) for url in PAGES if url != "/"),
+    Route("/assets/{path:path}", serve),
+]

@@ -2,7 +2,9 @@
 
     python -m tests.bench.page --rows 500 --rate 10000 --seconds 600
 
-Feeder, gateway and browser share the machine, so the rate that the page receives is measured, and not assumed.
+The simulator invents some 4,000 ticks a second. So it invents some minutes of a tick a second for each row beforehand,
+as a tape, which the feeder plays at the speed that makes the rate. Feeder, gateway and browser share the machine, so
+the rate that the page receives is measured, and not assumed.
 """
 
 from __future__ import annotations
@@ -10,18 +12,29 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import click
 import psutil
 
+from feeder.sim.market import Market
+from qmt_bridge import __version__
+from qmt_bridge.tapes.tape import Recorded, TapeWriter, session_frame
+from qmt_bridge.wire.frames import Frame, encode
+from qmt_bridge.wire.topics import quote_topic
 from tests.support.browser import Visit, running_browser
-from tests.support.up import running
+from tests.support.up import Up, running
 
 # Codes of the simulator that are there in one block.
 _FIRST = 600000
+# Each row has one tick in a recorded second, and a recorded second has so many moments.
+_MOMENTS = 20
+# 2026-01-05 10:00 in Shanghai.
+_BEGIN_MS = 1767578400000
+_SEED = 7
 # Notes each task of more than 50 ms from the page's start on.
 _WATCH = """
 window.longTasks = [];
@@ -39,16 +52,19 @@ _RECEIVED = "() => import('/assets/parts/quotes.js').then(({quotes}) => [quotes.
 @click.option("--rate", default=10_000, show_default=True, help="Updates a second of all codes.")
 @click.option("--seconds", default=60.0, show_default=True)
 @click.option("--every", default=10.0, show_default=True, help="Seconds between two lines.")
-@click.option("--traced", "traced_seconds", default=10.0, show_default=True, help="Seconds of tracing at the end.")
+@click.option("--traced", "traced_seconds", default=5.0, show_default=True, help="Seconds of tracing at the end.")
+@click.option(
+    "--taped", "taped_seconds", default=120, show_default=True, help="Seconds of the tape, which is repeated."
+)
 @click.option("--place", default="market", show_default=True, help="The view that is shown.")
-def main(rows: int, rate: int, seconds: float, every: float, traced_seconds: float, place: str) -> None:
+def main(
+    rows: int, rate: int, seconds: float, every: float, traced_seconds: float, taped_seconds: int, place: str
+) -> None:
     codes = [f"{_FIRST + number}.SH" for number in range(rows)]
-    interval = max(0.01, rows / rate)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running(Path(folder), "--source=sim", f"--sim-interval={interval:.3f}", "--store-days=0") as up,
-        running_browser() as browser,
-    ):
+    with tempfile.TemporaryDirectory() as folder, running_browser() as browser, ExitStack() as stack:
+        tape = make_tape(Path(folder) / "ticks.qmtape", codes, taped_seconds)
+        source = ("--source=replay", f"--file={tape}", f"--speed={rate / rows:g}", "--loop")
+        up = stack.enter_context(running(Path(folder) / "data", *source, "--store-days=0"))
         visit = Visit(browser, f"http://127.0.0.1:{up.port}")
         visit.page.add_init_script(_WATCH)
         visit.page.add_init_script(f"localStorage.setItem('qmt-bridge.codes', {json.dumps(json.dumps(codes))})")
@@ -56,13 +72,35 @@ def main(rows: int, rate: int, seconds: float, every: float, traced_seconds: flo
         paint = visit.until("() => performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
         click.echo(f"first contentful paint {paint:.0f} ms, with {rows} rows")
         visit.until("() => /\\d/.test(document.querySelector('.row[data-code] .c-last')?.textContent)")
-        for line in measured(visit, seconds, every):
+        for line in measured(visit, Shares(up), seconds, every):
             click.echo(line)
         click.echo(traced(browser, visit, traced_seconds))
         visit.close()
 
 
-def measured(visit: Visit, seconds: float, every: float) -> Iterator[str]:
+def make_tape(path: Path, codes: Sequence[str], seconds: int) -> Path:
+    """Write what the simulator would publish of these codes, a tick a second of each, and return the path."""
+    market = Market(_SEED, interval=1000)
+    session = session_frame([quote_topic(code) for code in codes], __version__)
+    tape = TapeWriter(path, Recorded(_BEGIN_MS * 1_000_000, session))
+    for moment in range(seconds * _MOMENTS):
+        time_ms = _BEGIN_MS + moment * 1000 // _MOMENTS
+        for code in codes[moment % _MOMENTS :: _MOMENTS]:
+            tick = {**market.tick(code, time_ms), "time": time_ms}
+            frame = Frame(
+                quote_topic(code),
+                1,
+                moment // _MOMENTS + 1,
+                time_ms * 1_000_000,
+                time_ms * 1_000_000,
+                encode({code: [tick]}),
+            )
+            tape.write(time_ms * 1_000_000, frame)
+    tape.close()
+    return path
+
+
+def measured(visit: Visit, shares: Shares, seconds: float, every: float) -> Iterator[str]:
     """Yield a line each `every` seconds: what the page received and drew, its long tasks, and what it holds."""
     cdp = visit.context.new_cdp_session(visit.page)
     cdp.send("Performance.enable")
@@ -83,10 +121,44 @@ def measured(visit: Visit, seconds: float, every: float) -> Iterator[str]:
         yield (
             f"{(received - before) / passed:7.0f} updates/s  pace {pace} ms  "
             f"{(frames - drawn) / passed:5.1f} frames/s  "
-            f"long tasks {len(new)} (longest {max(new, default=0):.0f} ms)  {_held(cdp)}"
+            f"long tasks {len(new)} (longest {max(new, default=0):.0f} ms)  {_held(cdp)}  {shares.look(passed)}"
         )
         before, drawn, tasks = received, frames, len(long)
     yield f"at last, after a garbage collection: {_kept(cdp)}"
+
+
+class Shares:
+    """Which shares of a core feeder, gateway and Chromium have had since the last look, and all other programs."""
+
+    def __init__(self, up: Up) -> None:
+        self._parts = {up.pid("feeder"): "feeder", up.pid("gateway"): "gateway"}
+        self._before = self._read()
+
+    def look(self, seconds: float) -> str:
+        """Return the shares over the `seconds` since the last look."""
+        now = self._read()
+        used = {name: (now[name] - self._before.get(name, 0.0)) / seconds for name in now}
+        self._before = now
+        others = max(0.0, used.pop("all") - sum(used.values()))
+        return " ".join(f"{name} {share:.0%}" for name, share in {**used, "others": others}.items())
+
+    def _read(self) -> dict[str, float]:
+        times = psutil.cpu_times()
+        found = {
+            "all": times.user + times.nice + times.system,
+            "feeder": 0.0,
+            "gateway": 0.0,
+            "page": 0.0,
+            "browser": 0.0,
+        }
+        for process in psutil.process_iter(["cpu_times", "cmdline"]):
+            command = process.info["cmdline"] or [""]
+            name = self._parts.get(process.pid)
+            if name is None and "chromium" in command[0]:
+                name = "page" if "--type=renderer" in command else "browser"
+            if name is not None and process.info["cpu_times"] is not None:
+                found[name] += process.info["cpu_times"].user + process.info["cpu_times"].system
+        return found
 
 
 def traced(browser: Any, visit: Visit, seconds: float) -> str:
@@ -94,6 +166,7 @@ def traced(browser: Any, visit: Visit, seconds: float) -> str:
 
     A long task of the browser's own count has waited too, wherever other processes had the processor.
     """
+    # A trace of all processes has some megabytes for each second, which the driver hands over piece by piece.
     browser.start_tracing(page=visit.page, categories=["toplevel", "__metadata"])
     before, _ = visit.page.evaluate(_RECEIVED)
     at = time.monotonic()

@@ -23,7 +23,8 @@ def documented(target: str, frame: Frame, *, invented: bool = False) -> Frame:
 
     With `invented` the source is one of the test: what the gateway puts around its bodies is checked, not these.
     """
-    path = target.partition("?")[0].removesuffix("/")
+    # An event has the frame of the WebSocket as its data.
+    path = target.partition("?")[0].removesuffix("/").replace("/sse/", "/ws/", 1)
     if path in FRAMES and (shown := _without_body(path, frame) if invented else frame) is not None:
         name_of(path, shown)
     return frame

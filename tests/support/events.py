@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx2
-
-from tests.support.rig import DEADLINE, Rig
+from tests.support.contract import documented
+from tests.support.pages import Pages
+from tests.support.rig import Rig
 
 
 async def events(rig: Rig, url: str, count: int) -> list[Any]:
@@ -15,13 +15,13 @@ async def events(rig: Rig, url: str, count: int) -> list[Any]:
     base = f"http://127.0.0.1:{rig.servers[-1].port}"
     found: list[Any] = []
     async with (
-        httpx2.AsyncClient(base_url=base, timeout=DEADLINE, trust_env=False) as pages,
+        Pages(base) as pages,
         pages.stream("GET", url) as response,
     ):
         assert response.status_code == 200, await response.aread()
         async for line in response.aiter_lines():
             if line.startswith("data: "):
-                found.append(json.loads(line.removeprefix("data: ")))
+                found.append(documented(url, json.loads(line.removeprefix("data: ")), invented=True))
             if len(found) == count:
                 break
     return found

@@ -8,7 +8,9 @@ import {clock} from "./parts/numbers.js";
 import {keyDialog} from "./views/key_dialog.js";
 import {hasKey, onKey} from "./parts/key.js";
 import {quotes} from "./parts/quotes.js";
-import {follow, keep, setting} from "./parts/settings.js";
+import {reasonOf} from "./parts/reports.js";
+import {setting} from "./parts/settings.js";
+import {coloursTool, languageTool, themeTool} from "./parts/tools.js";
 import {Market} from "./views/market.js";
 import {State} from "./views/state.js";
 
@@ -34,11 +36,14 @@ function tabs() {
 
 /** Show the view that the URL names: `#market/600519.SH`. */
 async function show() {
-    const [named, detail = ""] = location.hash.slice(1).split("/");
+    const shown = location.hash;
+    const [named, detail = ""] = shown.slice(1).split("/");
     if (named === "main") return;
     const name = named in VIEWS ? named : "state";
     if (!made.has(name)) made.set(name, VIEWS[name].make());
     const view = await made.get(name);
+    // While a view was fetched, another one may have been chosen.
+    if (shown !== location.hash) return;
     if (open !== view) {
         open?.hide?.();
         byId("main").replaceChildren(view.element);
@@ -55,25 +60,11 @@ const clockText = new Text();
 
 function showFeed() {
     const {socket, feed} = quotes;
-    const state = socket.state !== "open" ? (socket.state === "refused" ? "refused" : "away") : feed?.state ?? "away";
+    const state = quotes.barred || (socket.state === "open" && feed?.state) || "away";
     byId("feed").dataset.state = state;
     feedText.show(text(`feed.${state}`));
-    byId("feed").title = socket.state === "open" ? feed?.reason ?? "" : socket.reason;
+    byId("feed").title = reasonOf(socket.state === "open" ? feed?.reason : socket.reason);
     byId("simulated").hidden = !feed?.simulated;
-}
-
-const THEMES = ["auto", "dark", "light"];
-
-function tool(id, named, onClick, shown) {
-    const button = byId(id);
-    button.addEventListener("click", onClick);
-    const write = () => {
-        button.replaceChildren(...[shown()].flat());
-        button.title = text(named, {value: text(`${named}.${setting(id) ?? ""}`)});
-        button.setAttribute("aria-label", button.title);
-    };
-    language.onLanguage(write);
-    return write;
 }
 
 function tools() {
@@ -89,13 +80,9 @@ function tools() {
     key.addEventListener("click", () => keyDialog());
     language.onLanguage(showKey);
     onKey(showKey);
-    const colours = tool("colours", "colours", () => keep("colours", setting("colours") === "red-up" ? "green-up" : "red-up"),
-        () => [element("i", {class: "arrow up"}, "▲"), element("i", {class: "arrow down"}, "▼")]);
-    follow("colours", colours);
-    const theme = tool("theme", "theme", () => keep("theme", THEMES[(THEMES.indexOf(setting("theme")) + 1) % THEMES.length]),
-        () => (setting("theme") === "auto" ? element("span", {class: "half"}) : icon(setting("theme") === "dark" ? ICONS.moon : "M8 5.2a2.8 2.8 0 1 0 0 5.6 2.8 2.8 0 0 0 0-5.6zM8 1.5v1M8 13.5v1M1.5 8h1M13.5 8h1M3.4 3.4l.7.7M11.9 11.9l.7.7M3.4 12.6l.7-.7M11.9 4.1l.7-.7")));
-    follow("theme", theme);
-    tool("language", "language", () => keep("language", setting("language") === "zh" ? "en" : "zh"), () => (setting("language") === "zh" ? "EN" : "中"));
+    coloursTool(byId("colours"));
+    themeTool(byId("theme"));
+    languageTool(byId("language"));
     setInterval(() => draw(() => clockText.show(clock(Date.now()))), 1000);
 }
 

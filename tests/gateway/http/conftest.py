@@ -11,8 +11,9 @@ import pytest
 from qmt_bridge.config import Config
 from qmt_bridge.keys.key import Key, Scope, make_key, sha256
 from qmt_bridge.keys.key_file import change_keys
+from tests.support.pages import Pages
 from tests.support.ports import ANY_ADDRESSES
-from tests.support.rig import DEADLINE, KEY, Rig, Server, running_rig
+from tests.support.rig import KEY, Rig, Server, running_rig
 from tests.support.shelf import Shelf
 
 
@@ -45,8 +46,8 @@ def add_key(config: Config, name: str, *scopes: Scope) -> str:
 
 
 def client_of(server: Server) -> httpx2.AsyncClient:
-    """Return a client that the environment's proxies do not concern."""
-    return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.port}", timeout=DEADLINE, trust_env=False)
+    """Return a client that refuses answers which are not documented."""
+    return Pages(f"http://127.0.0.1:{server.port}")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from gateway.connections import handshake
 from qmt_bridge.config import Config
 from qmt_bridge.wire.topics import FormulaSpec, formula_topic, l2_topic, quote_topic, whole_topic
 from tests.gateway.http.conftest import add_key, client_of
+from tests.support.contract import documented
 from tests.support.rig import DEADLINE, Rig, metrics, readiness
 from tests.support.waiting import until, wait_for
 
@@ -60,7 +61,10 @@ class Events:
                         name = value
                     case "id":
                         self._id = value
-            return Event(json.loads("\n".join(data)), name, self._id) if data else await self.next()
+            if not data:
+                return await self.next()
+            frame = documented(self.response.url.path, json.loads("\n".join(data)), invented=True)
+            return Event(frame, name, self._id)
 
     async def data(self) -> Event:
         """Return the next event that is no notice."""

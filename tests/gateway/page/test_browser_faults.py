@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from qmt_bridge.config import Config
 from tests.support.browser import QUICK, Visit
+from tests.support.ports import ANY_ADDRESSES
+from tests.support.rig import KEY, running_rig
 from tests.support.up import Up, running
 from tests.support.waiting import wait_for
 
@@ -58,3 +61,36 @@ def test_page_comes_back_after_a_killed_part(browser: Any, fresh: Up, part: str)
         assert visit.troubles(lambda line: "net::ERR_" in line or "WebSocket connection to" in line) == []
     finally:
         visit.close()
+
+
+def test_gateway_that_hangs_is_not_shown_as_working(browser: Any, fresh: Up) -> None:
+    visit = Visit(browser, f"http://127.0.0.1:{fresh.port}")
+    try:
+        visit.open()
+        visit.until("() => document.querySelector('.verdict').dataset.level === 'ok'")
+        os.kill(fresh.pid("gateway"), signal.SIGSTOP)
+        # Its sockets stay open; the question for its state is given up after 8 s.
+        visit.until("() => document.querySelector('.verdict').dataset.level === 'bad'")
+        assert "No connection to the gateway" in visit.text(".verdict h1")
+        os.kill(fresh.pid("gateway"), signal.SIGCONT)
+        visit.until("() => document.querySelector('.verdict').dataset.level === 'ok'")
+    finally:
+        os.kill(fresh.pid("gateway"), signal.SIGCONT)
+        visit.close()
+
+
+def test_page_that_may_see_nothing_asks_for_a_key(browser: Any, tmp_path: Path) -> None:
+    with running_rig(Config(**ANY_ADDRESSES, api_key=KEY, data_dir=str(tmp_path), require_key=True)) as rig:
+        rig.serve()
+        visit = Visit(browser, f"http://127.0.0.1:{rig.servers[0].port}")
+        try:
+            visit.open()
+            visit.until("() => document.querySelector('.verdict h1').textContent === 'The gateway asks for a key'")
+            assert visit.text("#feed") == "needs a key"
+            visit.page.click(".lacks button")
+            visit.page.fill("#api-key", KEY)
+            visit.page.keyboard.press("Enter")
+            visit.until("() => document.querySelector('.lacks').hidden")
+            assert visit.text("#feed") != "needs a key"
+        finally:
+            visit.close()

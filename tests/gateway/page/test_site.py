@@ -1,7 +1,8 @@
-"""The files of the page over HTTP: what is served, to whom, and with which headers (gateway/page)."""
+"""The files of the pages over HTTP: what is served, to whom, and with which headers (gateway/page)."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -9,11 +10,14 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from gateway.page.asset import FOLDER, KINDS, assets
+from gateway.contract import asyncapi
+from gateway.http import openapi
+from gateway.page.asset import FOLDER, KINDS, PAGES, assets
 from gateway.page.site import POLICY
 from qmt_bridge.config import Config
+from tests.support.pages import Pages
 from tests.support.ports import ANY_ADDRESSES
-from tests.support.rig import DEADLINE, KEY, Rig, running_rig
+from tests.support.rig import KEY, Rig, running_rig
 
 FILES = sorted(assets())
 
@@ -30,12 +34,12 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 @pytest.fixture
 async def pages(rig: Rig) -> AsyncIterator[httpx2.AsyncClient]:
     address = f"http://127.0.0.1:{rig.servers[0].port}"
-    async with httpx2.AsyncClient(base_url=address, timeout=DEADLINE, trust_env=False) as client:
+    async with Pages(address) as client:
         yield client
 
 
 def url_of(name: str) -> str:
-    return "/" if name == "index.html" else f"/{name}"
+    return next((url for url, page in PAGES.items() if page == name), f"/{name}")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -69,7 +73,7 @@ async def test_head_has_the_headers_alone(pages: httpx2.AsyncClient) -> None:
     "path",
     [
         *("/assets/", "/assets/none.js", "/assets/../site.py", "/assets/%2e%2e/site.py", "/assets/..%2fsite.py"),
-        *("/assets/uplot/LICENSE", "/assets/%00", "/index.html"),
+        *("/assets/uplot/LICENSE", "/assets/%00", "/index.html", "/docs.html"),
     ],
 )
 async def test_nothing_else_of_the_folder_is_served(pages: httpx2.AsyncClient, path: str) -> None:
@@ -120,10 +124,17 @@ def test_imports_of_scripts_are_there(name: str) -> None:
     assert set(imported(name)) <= assets().keys()
 
 
-def test_files_that_the_page_names_are_there() -> None:
-    named = set(re.findall(r'(?:href|src)="(assets/[^"]+)"', assets()["index.html"].body.decode()))
+def test_files_that_the_pages_name_are_there() -> None:
+    html = "".join(assets()[name].body.decode() for name in PAGES.values())
+    named = set(re.findall(r'(?:href|src)="(assets/[^"]+)"', html))
     assert named <= assets().keys()
     assert {name for name in FILES if name.endswith(".css")} <= named
+
+
+async def test_slash_behind_docs_leads_to_the_page(pages: httpx2.AsyncClient) -> None:
+    response = await pages.get("/docs/")
+    assert (response.status_code, response.headers["location"]) == (307, "../docs")
+    assert (await pages.get("/docs/", follow_redirects=True)).content == assets()["docs.html"].body
 
 
 def texts(language: str) -> dict[str, str]:
@@ -139,3 +150,32 @@ def test_both_languages_have_the_same_texts_and_values() -> None:
     assert len(english) > 200
     for name, text in english.items():
         assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", chinese[name])), name
+
+
+def told() -> Iterator[str]:
+    """Yield what the documents tell of sockets, messages, URLs and fields, as the page `/docs` shows it."""
+    sockets, urls = asyncapi.document(), openapi.document()
+    messages = sockets["components"]["messages"].values()
+    schemas = [schema for each in (sockets, urls) for schema in each["components"]["schemas"].values()]
+    yield from (each["summary"] for each in (*sockets["channels"].values(), *messages))
+    yield from (schema.get("description", "") for schema in schemas)
+    for schema in (*schemas, *(message["payload"] for message in messages)):
+        yield from (field.get("description", "") for field in schema.get("properties", {}).values())
+    for operation in (operation for path in urls["paths"].values() for operation in path.values()):
+        if "101" not in operation["responses"]:
+            yield operation["summary"]
+            yield from (each["description"] for each in operation["responses"].values())
+            yield from (each.get("description", "") for each in operation["parameters"])
+
+
+def test_all_that_the_documents_tell_is_there_in_chinese() -> None:
+    rows = re.findall(
+        r'^ {4}\[("(?:[^"\\]|\\.)*"), ("(?:[^"\\]|\\.)*")\],$', assets()["assets/docs/chinese.js"].body.decode(), re.M
+    )
+    chinese = {json.loads(english): json.loads(text) for english, text in rows}
+    paragraphs = {" ".join(text.split("\n\n")[0].split()) for text in told() if text}
+    assert paragraphs - chinese.keys() == set()
+    assert len(paragraphs) > 100
+    assert [
+        text for text in chinese.values() if not re.search(r"[\u4e00-\u9fff]", text) and "front_ratio" not in text
+    ] == []

@@ -60,6 +60,7 @@ export function icon(path, size = 16) {
 }
 
 export const ICONS = {
+    sun: "M8 5.2a2.8 2.8 0 1 0 0 5.6 2.8 2.8 0 0 0 0-5.6zM8 1.5v1M8 13.5v1M1.5 8h1M13.5 8h1M3.4 3.4l.7.7M11.9 11.9l.7.7M3.4 12.6l.7-.7M11.9 4.1l.7-.7",
     add: "M8 3v10M3 8h10",
     close: "M4 4l8 8M12 4l-8 8",
     copy: "M5.5 5.5v-3h8v8h-3M2.5 5.5h8v8h-8z",

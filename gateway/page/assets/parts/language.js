@@ -13,6 +13,11 @@ export function text(name, values) {
     return values === undefined ? found : found.replace(/\{(\w+)\}/g, (_, each) => values[each] ?? "");
 }
 
+/** Return whether there is a text with this name. */
+export function has(name) {
+    return name in en;
+}
+
 /** Write all texts of `root` in the present language. */
 export function label(root = document) {
     for (const each of root.querySelectorAll("[data-label]")) each.textContent = text(each.dataset.label);

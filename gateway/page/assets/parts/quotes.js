@@ -45,6 +45,12 @@ class Quotes {
         this.feedListeners.push(listener);
     }
 
+    /** Return why the gateway refuses this page: "locked" without a key, "barred" for another reason, or nothing. */
+    get barred() {
+        if (this.socket.state !== "refused") return "";
+        return /unauthorized|forbidden/.test(this.socket.reason) ? "locked" : "barred";
+    }
+
     /** Follow these codes and no others. */
     want(codes) {
         const wanted = new Set(codes);
@@ -83,7 +89,7 @@ class Quotes {
                 break;
             case "error":
                 if (frame.symbol) this.refuse(frame.symbol, frame.code, frame.error);
-                else note("warn", "happened.refused", {reason: frame.error});
+                else note("warn", "happened.refused", {reason: `${frame.code}: ${frame.error}`});
                 break;
         }
     }
@@ -109,11 +115,11 @@ class Quotes {
     refuse(code, error, reason) {
         const quote = this.of.get(code);
         if (quote && !quote.tick) {
-            quote.refusal = reason;
+            quote.refusal = `${error}: ${reason}`;
             quote.count += 1;
             for (const listener of this.listeners) listener(quote, null);
         }
-        note("warn", "happened.refused", {reason});
+        note("warn", "happened.refused", {reason: `${error}: ${reason}`});
     }
 
     takeFeed(frame) {

@@ -63,5 +63,6 @@ function overTelnet({path, request, keyed}) {
     const frame = `\\201${length}\\000\\000\\000\\000`;
     const body = request.replaceAll("\\", "\\\\").replaceAll("%", "%%").replaceAll("'", "\\047");
     const port = url.port || (url.protocol === "https:" ? 443 : 80);
-    return `{ printf '${head}'; sleep 1; printf '${frame}${body}'; sleep 60; } | curl -sN telnet://${url.hostname}:${port}\n`;
+    // curl waits for its input before it shows what came, so it is given an empty pong each second.
+    return `{ printf '${head}'; sleep 1; printf '${frame}${body}'; while sleep 1; do printf '\\212\\200\\000\\000\\000\\000'; done; } | curl -sN telnet://${url.hostname}:${port}\n`;
 }

@@ -1,7 +1,7 @@
-// What the gateway says of the whole service: `/api/state`, or of one worker `/readyz` where that is not served.
+// What the gateway says of the whole service: `/api/state`, asked again and again while the view is shown.
 
 import {draw} from "./frame.js";
-import {ask, read, Unserved} from "./gateway.js";
+import {read} from "./gateway.js";
 import {onKey} from "./key.js";
 
 const EVERY = 2000;
@@ -13,13 +13,10 @@ class Service {
         this.state = null;
         // Why there is no state: away, key, or empty.
         this.lacks = "";
-        // Whether the state is of all workers.
-        this.whole = true;
         this.rates = [];
         this.listeners = [];
         this.timer = 0;
         this.asked = this.looking = false;
-        this.before = null;
         onKey(() => this.asked && this.look());
     }
 
@@ -42,44 +39,18 @@ class Service {
         if (this.looking) return;
         this.looking = true;
         try {
-            this.state = this.whole ? await this.readAll() : await this.readOne();
+            this.state = await read("api/state");
             this.lacks = this.state.full ? "" : "key";
             if (this.state.full) this.keepRates();
         } catch (unserved) {
             this.lacks = unserved.status === 401 || unserved.status === 403 ? "key" : "away";
+            // What a key has shown is not shown without it; a gateway that is away leaves its last numbers.
+            if (this.lacks === "key") this.state = null;
         } finally {
             this.looking = false;
         }
         for (const listener of this.listeners) draw(listener);
         if (this.asked) this.timer = setTimeout(() => this.look(), EVERY);
-    }
-
-    async readAll() {
-        try {
-            return await read("api/state");
-        } catch (unserved) {
-            if (!(unserved instanceof Unserved) || unserved.status !== 404) throw unserved;
-            this.whole = false;
-            return this.readOne();
-        }
-    }
-
-    /** Return what one worker says, in the fields of the state of all. */
-    async readOne() {
-        const {status, body} = await ask("readyz");
-        if (status === 401 || status === 403 || typeof body !== "object") throw new Unserved(status, "readyz");
-        const now = Date.now();
-        if (body.worker === undefined) return {full: false, time: now};
-        const before = this.before?.worker === body.worker ? this.before : null;
-        const seconds = before ? (now - before.now) / 1000 : 0;
-        const rate = (name) => (seconds > 0 ? (body[name] - before[name]) / seconds : 0);
-        const totals = {
-            workers: null, clients: body.connections, topics: body.topics, messages_rate: rate("frames_received"),
-            frames_rate: rate("frames_sent"), bytes_rate: rate("bytes_sent"), waiting_bytes: null, slow_clients: body.slow_clients,
-            lag: body.client_lag, gaps_hour: null, lost_hour: null, skipped_hour: null,
-        };
-        this.before = {...body, now};
-        return {...body, full: true, time: now, totals, workers: [], latency: null, events: [], markets: {}, feeder: null, complete: true, missing: []};
     }
 
     keepRates() {

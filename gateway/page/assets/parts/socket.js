@@ -7,6 +7,8 @@ import {socketAddress} from "./gateway.js";
 const FINAL = new Set([1000, 1003, 1007, 1008, 1009]);
 const FIRST_DELAY = 400;
 const LONGEST_DELAY = 8000;
+// The gateway sends a heartbeat after 15 s without another frame; what is silent for longer hangs, or the way to it does.
+const SILENT = 40_000;
 const sockets = new Set();
 
 export class Socket {
@@ -28,6 +30,7 @@ export class Socket {
         clearTimeout(this.timer);
         this.drop();
         this.enter("connecting", "");
+        this.heardAt = performance.now();
         const {protocols, first} = shown();
         const socket = new WebSocket(socketAddress(this.path), ["qmt.v1.json", ...protocols]);
         this.socket = socket;
@@ -57,6 +60,7 @@ export class Socket {
 
     take(socket, data) {
         if (socket !== this.socket) return;
+        this.heardAt = performance.now();
         const frame = JSON.parse(data);
         if (frame.type === "welcome") {
             this.losses = 0;
@@ -71,7 +75,7 @@ export class Socket {
 
     lose(socket, event) {
         if (socket !== this.socket) return;
-        this.socket = null;
+        this.drop();
         const reason = event.reason || String(event.code);
         if (FINAL.has(event.code)) {
             this.enter("refused", reason);
@@ -81,6 +85,11 @@ export class Socket {
         const longest = Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.losses);
         this.losses += 1;
         this.timer = setTimeout(() => this.open(), longest * (0.5 + Math.random() / 2));
+    }
+
+    /** Take a connection on which nothing comes any more for a lost one. */
+    watch() {
+        if (this.socket && performance.now() - this.heardAt > SILENT) this.lose(this.socket, {code: 1006, reason: "silent"});
     }
 
     drop() {
@@ -102,6 +111,9 @@ export class Socket {
 onKey(() => {
     for (const socket of sockets) socket.renew();
 });
+setInterval(() => {
+    for (const socket of sockets) socket.watch();
+}, SILENT / 8);
 // A machine that was asleep, or a network that is back, does not wait for the rest of a delay.
 addEventListener("online", () => {
     for (const socket of sockets) if (socket.state === "waiting") socket.open();

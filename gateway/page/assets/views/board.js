@@ -1,11 +1,13 @@
 // The board: a row for each code, updated in place. Only rows that can be seen are written.
 
+import {complete} from "../parts/codes.js";
 import {drawing, element, icon, ICONS, mark, Text} from "../parts/element.js";
 import {draw} from "../parts/frame.js";
 import {label, onLanguage, text} from "../parts/language.js";
 import {clock, large, percent, places, price, signed} from "../parts/numbers.js";
 import {past} from "../parts/past.js";
 import {quotes} from "../parts/quotes.js";
+import {reasonOf} from "../parts/reports.js";
 import {keep, setting} from "../parts/settings.js";
 import {Spark} from "../parts/spark.js";
 
@@ -71,7 +73,7 @@ class Row {
         const {texts, cells} = this;
         mark(this.element, "data-refused", quote.refusal ? "" : null);
         if (quote.refusal) {
-            texts.last.show(quote.refusal);
+            texts.last.show(reasonOf(quote.refusal));
             return false;
         }
         const tick = quote.tick;
@@ -400,11 +402,4 @@ export class Board {
         addEventListener("pointerup", end);
         addEventListener("pointercancel", end);
     }
-}
-
-/** Return a code with its market, where six digits alone were given. */
-export function complete(given) {
-    if (!/^\d{6}$/.test(given)) return given;
-    if (/^[56]|^9(?!2)/.test(given)) return `${given}.SH`;
-    return /^[48]|^92/.test(given) ? `${given}.BJ` : `${given}.SZ`;
 }

@@ -6,6 +6,7 @@ import {label, onLanguage, text} from "../parts/language.js";
 import {look, onLook} from "../parts/look.js";
 import {clock, date, large, places, price} from "../parts/numbers.js";
 import {quotes} from "../parts/quotes.js";
+import {reasonOf, refusalOf} from "../parts/reports.js";
 import {Socket} from "../parts/socket.js";
 import {Candles} from "./candles.js";
 import {Course} from "./course.js";
@@ -82,17 +83,17 @@ export class Chart {
             draw(this.draw);
         } else if (frame.type === "subscribed" && frame.id === "chart") {
             this.beginning = frame.start?.[this.code] ?? null;
-            this.refusal = frame.rejected?.[0]?.reason ?? "";
+            this.refusal = refusalOf(frame.rejected?.[0]);
             this.tell();
         } else if (frame.type === "error") {
-            this.refusal = frame.error;
+            this.refusal = refusalOf(frame);
             this.tell();
         }
     }
 
     tell() {
         const {state, reason} = this.socket;
-        if (state === "waiting" || state === "refused") this.note.show(text(`socket.${state}`, {reason}));
+        if (state === "waiting" || state === "refused") this.note.show(text(`socket.${state}`, {reason: reasonOf(reason)}));
         else if (this.refusal) this.note.show(this.refusal);
         else if (this.beginning && !this.beginning.complete) this.note.show(this.beginning.from ? text("chart.since", {from: this.beginning.from.slice(0, 8)}) : text("chart.no_store"));
         else this.note.show("");

@@ -6,6 +6,7 @@ import {ask, read} from "../parts/gateway.js";
 import {hasKey, onKey} from "../parts/key.js";
 import {onLanguage, text} from "../parts/language.js";
 import {bytes, clock, duration, whole} from "../parts/numbers.js";
+import {reasonOf} from "../parts/reports.js";
 import {table} from "../parts/rows.js";
 import {keyDialog} from "./key_dialog.js";
 import {confirmed} from "./question.js";
@@ -36,7 +37,7 @@ export class Clients {
         ]);
         this.topicTable = table("clients.subscribed", [
             {name: "topic.topic", head: true, of: (each) => each.topic},
-            {name: "topic.state", kind: "state-cell", of: (each) => (each.state ? text(`topic.${each.state}`) : "–") + (each.reason ? `: ${each.reason}` : ""), mark: (each) => ({live: "ok", pending: "warn", refused: "bad"})[each.state] ?? "none"},
+            {name: "topic.state", kind: "state-cell", of: (each) => (each.state ? text(`topic.${each.state}`) : "–") + (each.reason ? `: ${reasonOf(each.reason)}` : ""), mark: (each) => ({live: "ok", pending: "warn", refused: "bad"})[each.state] ?? "none"},
             {name: "topic.seq", of: (each) => whole(each.seq)},
             {name: "topic.age", of: (each) => (each.age === null ? "–" : duration(each.age * 1000))},
             {name: "topic.clients", of: (each) => whole(each.clients)},
@@ -74,7 +75,7 @@ export class Clients {
             this.why = "";
         } catch (unserved) {
             this.clients = this.subscriptions = null;
-            this.why = unserved.status === 404 ? "clients.lacks" : unserved.status === 401 || unserved.status === 403 ? "clients.needs_key" : "away";
+            this.why = unserved.status === 401 || unserved.status === 403 ? "clients.needs_key" : "away";
         }
         draw(this.draw);
         if (this.element.isConnected) this.timer = setTimeout(() => this.look(), EVERY);

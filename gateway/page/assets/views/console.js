@@ -6,6 +6,7 @@ import {shown} from "../parts/key.js";
 import {socketAddress} from "../parts/gateway.js";
 import {label, onLanguage, text} from "../parts/language.js";
 import {bytes, clock, whole} from "../parts/numbers.js";
+import {reasonOf} from "../parts/reports.js";
 import * as samples from "../parts/samples.js";
 
 const LINES = 100;
@@ -65,7 +66,7 @@ export class Console {
                     button("close", ICONS.close, () => this.end()),
                     this.pauseButton,
                     button("clear", ICONS.bin, () => this.clear()),
-                    element("span", {class: "grow"}),
+                    element("span", {class: "grow copy-as soft", label: "console.copy"}),
                     ["python", "javascript", "curl"].map((name) => button(name, ICONS.copy, () => this.copy(name))))),
             element("p", {class: "note", role: "status"}, this.told.node),
             element("div", {class: "frames-head"}, element("h2", {label: "console.frames"}), element("span", {class: "soft"}, this.counted.node)),
@@ -160,7 +161,7 @@ export class Console {
 
     draw() {
         if (!this.element.isConnected) return;
-        this.status.show(text(`console.${this.state}`, {reason: this.reason}));
+        this.status.show(text(`console.${this.state}`, {reason: reasonOf(this.reason)}));
         mark(this.statusBox, "data-mark", {open: "ok", connecting: "warn", ended: this.reason.startsWith("1000") ? "note" : "bad"}[this.state] ?? "none");
         this.counted.show(text("console.counted", {frames: whole(this.frames), size: bytes(this.size)}));
         if (this.paused) return;

@@ -19,7 +19,7 @@ export class Consoles {
             element("a", {href: `#consoles/${name}`, "data-name": name}, `/ws/${name}`)));
         this.stage = element("div", {class: "stage"});
         this.element = element("div", {class: "consoles"},
-            element("header", {class: "view-head"}, element("h1", {label: "view.consoles"}), element("p", {class: "soft", label: "consoles.told"})), this.tabs, this.stage);
+            element("header", {class: "view-head"}, element("h1", {label: "view.consoles"}), element("p", {class: "soft", label: "consoles.told"}), element("a", {href: "docs", label: "consoles.docs"})), this.tabs, this.stage);
     }
 
     show(detail) {

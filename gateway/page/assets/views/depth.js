@@ -1,12 +1,14 @@
 // The depth of one code: its curve up to a thousand levels, and a ladder of the best ones.
 
 import {drawBook} from "../parts/book.js";
+import {isIndex} from "../parts/codes.js";
 import {element, mark, Text} from "../parts/element.js";
 import {draw} from "../parts/frame.js";
 import {onLanguage, text} from "../parts/language.js";
 import {look, onLook} from "../parts/look.js";
 import {large, places, price} from "../parts/numbers.js";
 import {quotes} from "../parts/quotes.js";
+import {reasonOf, refusalOf} from "../parts/reports.js";
 import {Socket} from "../parts/socket.js";
 
 const REACHES = [20, 100, 1000];
@@ -45,16 +47,20 @@ export class Depth {
             element("tbody", {}, count.toReversed().map((level) => rung("ask", level)),
                 element("tr", {class: "spread"}, element("td", {colspan: 5}, this.spread.node)),
                 count.map((level) => rung("bid", level))));
+        this.body = element("div", {class: "depth-body"}, this.canvas, this.ladder);
         this.element = element("section", {class: "panel depth", "aria-labelledby": "depth-title"},
             element("header", {class: "panel-head"}, element("h3", {id: "depth-title", label: "view.depth"}), this.reaches),
-            element("div", {class: "depth-body"}, this.canvas, this.ladder),
+            this.body,
             element("p", {class: "note", role: "status"}, this.note.node));
         this.draw = this.draw.bind(this);
         onLook(() => {
             this.colours = null;
             draw(this.draw);
         });
-        onLanguage(() => draw(this.draw));
+        onLanguage(() => {
+            this.tell();
+            draw(this.draw);
+        });
         quotes.follow((quote) => {
             // Without depth the ladder has the five levels of the quote.
             if (quote.code === this.code && !this.record) draw(this.draw);
@@ -77,11 +83,16 @@ export class Depth {
         this.record = null;
         this.refusal = "";
         draw(this.draw);
-        if (this.code) this.socket.open();
+        this.note.show("");
+        this.body.hidden = this.reaches.hidden = isIndex(this.code);
+        if (isIndex(this.code)) {
+            this.socket.close();
+            this.tell();
+        } else if (this.code) this.socket.open();
     }
 
     resume() {
-        if (this.socket.state === "closed" && this.code) this.begin();
+        if (this.socket.state === "closed" && this.code && !isIndex(this.code)) this.begin();
     }
 
     pause() {
@@ -100,17 +111,18 @@ export class Depth {
             this.newest = frame.seq;
             draw(this.draw);
         } else if (frame.type === "subscribed") {
-            this.refusal = frame.rejected?.[0]?.reason ?? "";
+            this.refusal = refusalOf(frame.rejected?.[0]);
             this.tell();
         } else if (frame.type === "error") {
-            this.refusal = frame.error;
+            this.refusal = refusalOf(frame);
             this.tell();
         }
     }
 
     tell() {
         const {state, reason} = this.socket;
-        if (state === "waiting" || state === "refused") this.note.show(text(`socket.${state}`, {reason}));
+        if (isIndex(this.code)) this.note.show(text("depth.index"));
+        else if (state === "waiting" || state === "refused") this.note.show(text(`socket.${state}`, {reason: reasonOf(reason)}));
         else this.note.show(this.refusal ? text("depth.refused", {reason: this.refusal}) : "");
     }
 

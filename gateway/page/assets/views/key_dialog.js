@@ -4,6 +4,7 @@ import {element, Text} from "../parts/element.js";
 import {read} from "../parts/gateway.js";
 import {hasKey, useKey} from "../parts/key.js";
 import {label, text} from "../parts/language.js";
+import {reasonOf} from "../parts/reports.js";
 
 /** Ask for a key. */
 export function keyDialog() {
@@ -16,7 +17,7 @@ export function keyDialog() {
             // A page answers a wrong key with 401, whoever asks.
             await read("healthz", {key: given});
         } catch (unserved) {
-            told.show(unserved.status === 0 ? text("away") : unserved.message);
+            told.show(unserved.status === 0 ? text("away") : unserved.status === 401 ? text("key.wrong") : reasonOf(unserved.message));
             input.setAttribute("aria-invalid", "true");
             return;
         }

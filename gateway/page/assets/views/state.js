@@ -4,24 +4,31 @@ import {drawing, element, mark, Text} from "../parts/element.js";
 import {draw} from "../parts/frame.js";
 import {happenings, lastHour, onHappening} from "../parts/happenings.js";
 import {hops} from "../parts/hops.js";
-import {onLanguage, text} from "../parts/language.js";
+import {has, onLanguage, text} from "../parts/language.js";
 import {bytes, clock, duration, large, whole} from "../parts/numbers.js";
 import {quotes} from "../parts/quotes.js";
+import {because, reasonOf, reported} from "../parts/reports.js";
 import {Rows, table} from "../parts/rows.js";
 import {service} from "../parts/service.js";
+import {keyDialog} from "./key_dialog.js";
 
 const MARKETS = ["SH", "SZ", "BJ"];
 const HOPS = ["exchange_to_callback", "callback_to_publish", "publish_to_worker", "worker_to_socket", "publish_to_page"];
 const LINE = {width: 240, height: 36};
 const EVENTS = 60;
 const ACCOUNT_LEVELS = {up: "ok", connecting: "warn", stale: "warn", down: "bad", refused: "bad"};
-const FEED_LEVELS = {up: "ok", ended: "note", connecting: "warn", stale: "warn", down: "bad", refused: "bad", away: "bad"};
-const KINDS = new Map(Object.entries({feed: "note", account: "note", journal: "warn", refusal: "warn", client: "note", gap: "warn", alert: "bad", start: "ok"}));
+const FEED_LEVELS = {up: "ok", ended: "note", connecting: "warn", stale: "warn", down: "bad", refused: "bad", away: "bad", locked: "warn", barred: "bad"};
+const KINDS = new Map(Object.entries({feed: "note", account: "note", journal: "warn", refusal: "warn", client: "note", gap: "warn", alert: "bad", recovery: "ok", start: "ok"}));
 const REFRESH = 1000;
 
 function numbered(same, name) {
     same.set(name, (same.get(name) ?? 0) + 1);
     return `${name} ${same.get(name)}`;
+}
+
+/** Return whether the feeder has not answered, so that nothing is known of its accounts and its journal. */
+function missing(state) {
+    return state?.missing.includes("feeder") ?? false;
 }
 
 class Tile {
@@ -41,12 +48,13 @@ class Tile {
 
 export class State {
     constructor() {
-        this.tiles = Object.fromEntries(["feed", "source", "trade", "journal", "workers", "clients", "in", "out", "lag", "gaps"].map((name) => [name, new Tile(name)]));
+        this.tiles = Object.fromEntries(["feed", "source", "trade", "journal", "store", "alerts", "workers", "clients", "in", "out", "lag", "gaps"].map((name) => [name, new Tile(name)]));
         this.verdict = new Text();
         this.verdictTold = new Text();
         this.verdictBox = element("header", {class: "verdict", role: "status"}, element("h1", {}, this.verdict.node), element("p", {}, this.verdictTold.node));
         this.lacks = new Text();
-        this.lacksBox = element("p", {class: "lacks", hidden: true}, this.lacks.node);
+        this.keyButton = element("button", {type: "button", class: "button", label: "key.enter", on: {click: () => keyDialog()}});
+        this.lacksBox = element("div", {class: "lacks", hidden: true}, element("p", {}, this.lacks.node), this.keyButton);
         this.element = element("div", {class: "state"}, this.verdictBox, this.lacksBox,
             element("dl", {class: "tiles"}, Object.values(this.tiles).map((tile) => tile.element)),
             element("div", {class: "state-grid"}, this.rates(), this.latency(), this.markets(), this.accounts(), this.workers(), this.lately()));
@@ -107,7 +115,7 @@ export class State {
             {name: "account.account", head: true, of: (each) => each.account},
             {name: "account.state", kind: "state-cell", of: (each) => text(`account.${each.state}`), mark: (each) => ACCOUNT_LEVELS[each.state]},
             {name: "account.since", of: (each) => clock(each.since)},
-            {name: "account.reason", kind: "word wrap", of: (each) => each.reason ?? ""},
+            {name: "account.reason", kind: "word wrap", of: (each) => reasonOf(each.reason)},
         ]);
         this.accountRows = made.rows;
         this.noAccounts = element("p", {class: "empty", label: "state.no_accounts"});
@@ -151,47 +159,58 @@ export class State {
         this.drawHops(state);
         this.drawMarkets(state);
         this.accountRows.show(state?.accounts ?? [], (each) => each.account + each.type);
-        this.noAccounts.hidden = (state?.accounts ?? []).length > 0;
+        this.noAccounts.hidden = !state || missing(state) || state.accounts.length > 0;
         this.workerPanel.hidden = !state?.workers.length;
         this.workerRows.show(state?.workers ?? [], (each) => each.worker);
         this.drawEvents(state);
     }
 
-    get feed() {
-        return quotes.socket.state === "open" ? quotes.feed?.state ?? "away" : "away";
+    /** Return the state of the feed, or why nothing is known of it: the gateway is away, or refuses this page. */
+    feedOf(state) {
+        const {socket, feed, barred} = quotes;
+        if (barred) return barred;
+        // A gateway that hangs keeps its sockets open, and answers nothing.
+        if (service.lacks === "away" || (socket.state !== "open" && !state)) return "away";
+        return state?.feed ?? feed?.state ?? "away";
     }
 
     drawVerdict(state) {
-        const feed = service.lacks === "away" && quotes.socket.state !== "open" ? "away" : state?.feed ?? this.feed;
+        const feed = this.feedOf(state);
         const troubles = [];
         if (state?.journal) troubles.push(text("trouble.journal", {reason: state.journal}));
         if (state && !state.complete && state.missing.length) troubles.push(text("trouble.missing", {missing: state.missing.join(", ")}));
         if (state && ["down", "waiting"].includes(state.trade)) troubles.push(text("trouble.trade"));
+        if (state?.store?.failure) troubles.push(text("trouble.store", {reason: state.store.failure}));
+        for (const name of ["store", "alerts"]) if (state?.[name]?.up === false) troubles.push(text(`trouble.${name}_silent`));
+        if (state?.alerts?.open.length) troubles.push(text("trouble.alerts", {rules: [...new Set(state.alerts.open.map((each) => (has(`rule.${each.rule}`) ? text(`rule.${each.rule}`) : each.rule)))].join(", ")}));
         if (state?.totals.slow_clients) troubles.push(text("trouble.slow", {count: state.totals.slow_clients}));
         const level = FEED_LEVELS[feed] === "ok" ? (troubles.length ? "warn" : "ok") : FEED_LEVELS[feed] ?? "bad";
         mark(this.verdictBox, "data-level", level);
         this.verdict.show(text(troubles.length && level === "warn" && feed === "up" ? "verdict.troubles" : `verdict.${feed}`));
-        const reason = state?.reason ?? quotes.feed?.reason ?? "";
-        const since = state?.since ? text("verdict.since", {time: clock(state.since), for: duration(Math.max(0, Date.now() - state.since))}) : "";
+        const reason = feed === "away" || quotes.barred ? reasonOf(quotes.socket.reason) || text("away") : reasonOf(state ? state.reason : quotes.feed?.reason);
+        const since = state?.since && feed === state.feed ? text("verdict.since", {time: clock(state.since), for: duration(Math.max(0, Date.now() - state.since))}) : "";
         this.verdictTold.show([feed === "up" ? "" : reason, ...troubles, since].filter(Boolean).join(" · "));
-        const lacks = service.lacks === "key" ? text("lacks.key") : service.lacks === "away" ? text("lacks.away") : !service.whole ? text("lacks.whole") : "";
+        const lacks = feed === "locked" ? text("lacks.locked") : service.lacks ? text(`lacks.${service.lacks}`) : "";
         this.lacks.show(lacks);
         this.lacksBox.hidden = !lacks;
+        this.keyButton.hidden = service.lacks !== "key";
     }
 
     drawTiles(state) {
         const {tiles} = this;
-        const feed = state?.feed ?? this.feed;
+        const feed = this.feedOf(state);
         const welcome = quotes.feed;
-        tiles.feed.show(text(`feed.${feed}`), state?.since ? duration(Math.max(0, Date.now() - state.since)) : "", FEED_LEVELS[feed]);
+        tiles.feed.show(text(`feed.${feed}`), state?.since && feed === state.feed ? duration(Math.max(0, Date.now() - state.since)) : "", FEED_LEVELS[feed]);
         const source = state?.source ?? welcome?.source;
         const simulated = state?.simulated ?? welcome?.simulated;
         tiles.source.show(source ? text(`source.${source}`) : "–", simulated ? text("simulated") : state?.sdk ? `xtquant ${state.sdk}` : "", simulated ? "sim" : "");
-        const trade = state?.trade ?? welcome?.trade;
+        const trade = missing(state) ? null : state?.trade ?? welcome?.trade;
         tiles.trade.show(trade ? text(`trade.${trade}`) : "–", state?.accounts.length ? text("accounts", {count: state.accounts.length}) : "", {up: "ok", waiting: "warn", down: "bad"}[trade]);
-        tiles.journal.show(state ? text(state.journal ? "journal.down" : "journal.up") : "–", state?.journal_note ?? "", state ? (state.journal ? "bad" : state.journal_note ? "warn" : "ok") : "");
+        const journal = state && !missing(state);
+        tiles.journal.show(journal ? text(state.journal ? "journal.down" : "journal.up") : "–", state?.journal_note ?? "", journal ? (state.journal ? "bad" : state.journal_note ? "warn" : "ok") : "");
+        this.drawParts(state);
         const totals = state?.totals;
-        tiles.workers.show(whole(totals?.workers), state?.workers.length ? text("gateways", {count: new Set(state.workers.map((each) => each.gateway)).size}) : state ? text("one_worker") : "");
+        tiles.workers.show(whole(totals?.workers), state?.workers.length ? text("gateways", {count: new Set(state.workers.map((each) => each.gateway)).size}) : "");
         tiles.clients.show(whole(totals?.clients), totals ? text("topics", {count: whole(totals.topics)}) : "");
         tiles.in.show(large(totals && Math.round(totals.messages_rate)), text("a_second"));
         tiles.out.show(large(totals && Math.round(totals.frames_rate)), totals ? `${bytes(totals.bytes_rate)}/s` : "");
@@ -199,6 +218,20 @@ export class State {
         const gaps = totals?.gaps_hour ?? lastHour("gaps");
         const skipped = totals?.skipped_hour ?? lastHour("skipped");
         tiles.gaps.show(`${whole(gaps)} / ${whole(skipped)}`, text(totals?.gaps_hour === null || !totals ? "of_this_page" : "last_hour"), gaps ? "warn" : "");
+    }
+
+    /** Draw the store and the alerts: null is one that has never reported or has ended, `up` false one that is silent. */
+    drawParts(state) {
+        const {store, alerts} = state && !missing(state) ? state : {};
+        const days = text("store.days", {count: store?.days.length ?? 0});
+        if (!store) this.tiles.store.show(store === null ? text("store.off") : "–");
+        else if (!store.up) this.tiles.store.show(text("part.silent"), duration(store.age * 1000), "bad");
+        else this.tiles.store.show(text(store.failure ? "store.down" : "store.up"), store.failure ?? `${days} · ${bytes(store.size)}`, store.failure ? "bad" : "ok");
+        const failing = alerts?.targets.filter((each) => each.failing).map((each) => each.target) ?? [];
+        if (!alerts) this.tiles.alerts.show(alerts === null ? text("alerts.off") : "–");
+        else if (!alerts.up) this.tiles.alerts.show(text("part.silent"), duration(alerts.age * 1000), "bad");
+        else this.tiles.alerts.show(text(alerts.open.length ? "alerts.open" : "alerts.none", {count: alerts.open.length}),
+            failing.length ? text("alerts.failing", {targets: failing.join(", ")}) : "", alerts.open.length ? "bad" : failing.length ? "warn" : "ok");
     }
 
     drawRates() {
@@ -247,14 +280,17 @@ export class State {
     drawEvents(state) {
         const own = happenings.map((each) => ({
             key: each.number, at: each.at, where: text("this_page"), level: each.level,
-            text: text(each.name, each.values) + (each.times > 1 ? ` ×${each.times}` : ""),
+            text: text(each.name, {...each.values, reason: reasonOf(each.values.reason), because: because(each.values.reason)}) + (each.times > 1 ? ` ×${each.times}` : ""),
         }));
         // Two events may be the same in all fields; counted from the oldest on, each keeps its row.
         const same = new Map();
-        const told = (state?.events ?? []).toReversed().map((each) => ({
-            key: numbered(same, `${each.where} ${each.time} ${each.text}`), at: each.time, where: `${each.where === "feeder" ? text("feeder") : each.where} · ${KINDS.has(each.kind) ? text(`kind.${each.kind}`) : each.kind}`,
-            level: KINDS.get(each.kind) ?? "note", text: each.text,
-        }));
+        const told = (state?.events ?? []).toReversed().map((each) => {
+            const [sentence, level] = reported(each.text);
+            return {
+                key: numbered(same, `${each.where} ${each.time} ${each.text}`), at: each.time, where: `${has(`where.${each.where}`) ? text(`where.${each.where}`) : each.where} · ${KINDS.has(each.kind) ? text(`kind.${each.kind}`) : each.kind}`,
+                level: level ?? KINDS.get(each.kind) ?? "note", text: sentence,
+            };
+        });
         const all = [...own, ...told].sort((a, b) => b.at - a.at).slice(0, EVENTS);
         this.eventRows.show(all, (each) => each.key);
     }

@@ -1,10 +1,12 @@
 // The tape of one code: its prints as they come, or where the source has none, what was dealt between two ticks.
 
+import {isIndex} from "../parts/codes.js";
 import {element, mark, Text} from "../parts/element.js";
 import {draw} from "../parts/frame.js";
 import {onLanguage, text} from "../parts/language.js";
 import {clock, large, places, price, whole} from "../parts/numbers.js";
 import {quotes} from "../parts/quotes.js";
+import {reasonOf, refusalOf} from "../parts/reports.js";
 import {Socket} from "../parts/socket.js";
 
 const LINES = 40;
@@ -34,7 +36,10 @@ export class Tape {
                 element("tbody", {}, this.lines.map(({row}) => row)))),
             element("p", {class: "note", role: "status"}, this.note.node));
         this.draw = this.draw.bind(this);
-        onLanguage(() => draw(this.draw));
+        onLanguage(() => {
+            this.tell();
+            draw(this.draw);
+        });
         quotes.follow((quote, tick) => this.deal(quote, tick));
     }
 
@@ -48,11 +53,14 @@ export class Tape {
         this.refusal = "";
         this.volume = null;
         draw(this.draw);
-        if (this.code) this.socket.open();
+        if (isIndex(this.code)) {
+            this.socket.close();
+            this.tell();
+        } else if (this.code) this.socket.open();
     }
 
     resume() {
-        if (this.socket.state === "closed" && this.code) this.begin();
+        if (this.socket.state === "closed" && this.code && !isIndex(this.code)) this.begin();
     }
 
     pause() {
@@ -67,10 +75,10 @@ export class Tape {
         if (frame.type === undefined) {
             for (const print of frame[this.code] ?? []) this.print(print.time, print.price, print.volume, SIDES[print.tradeFlag] ?? "", "shares");
         } else if (frame.type === "subscribed") {
-            this.refusal = frame.rejected?.[0]?.reason ?? "";
+            this.refusal = refusalOf(frame.rejected?.[0]);
             this.tell();
         } else if (frame.type === "error") {
-            this.refusal = frame.error;
+            this.refusal = refusalOf(frame);
             this.tell();
         }
     }
@@ -86,7 +94,7 @@ export class Tape {
     }
 
     get isWithout() {
-        return this.refusal !== "" || this.socket.state === "refused";
+        return isIndex(this.code) || this.refusal !== "" || this.socket.state === "refused";
     }
 
     print(time, at, volume, side, unit) {
@@ -97,7 +105,8 @@ export class Tape {
 
     tell() {
         const {state, reason} = this.socket;
-        if (state === "waiting") this.note.show(text("socket.waiting", {reason}));
+        if (isIndex(this.code)) this.note.show(text("tape.index"));
+        else if (state === "waiting") this.note.show(text("socket.waiting", {reason: reasonOf(reason)}));
         else this.note.show(this.isWithout ? text("tape.of_ticks") : "");
     }
 

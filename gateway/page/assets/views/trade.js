@@ -4,9 +4,10 @@ import {element, mark, Text} from "../parts/element.js";
 import {draw} from "../parts/frame.js";
 import {note} from "../parts/happenings.js";
 import {hasKey, onKey} from "../parts/key.js";
-import {onLanguage, text} from "../parts/language.js";
+import {has, onLanguage, text} from "../parts/language.js";
 import {clock, large, percent, places, price, signed, whole} from "../parts/numbers.js";
 import {isBuy, levelOf, Orders, statusOf} from "../parts/orders.js";
+import {reasonOf} from "../parts/reports.js";
 import {table} from "../parts/rows.js";
 import {Socket} from "../parts/socket.js";
 import {keyDialog} from "./key_dialog.js";
@@ -42,11 +43,11 @@ export class Trade {
         const columns = {
             orders: [
                 {name: "fact.time", of: (each) => moment(each.order_time)}, code, sided,
+                {name: "order.status", kind: "state-cell", of: (each) => text(`order.${statusOf(each)}`), mark: levelOf},
                 {name: "fact.price", of: (each) => price(each.price, places(each.stock_code))},
                 {name: "order.volume", of: (each) => whole(each.order_volume)},
                 {name: "order.traded", of: (each) => whole(each.traded_volume)},
                 {name: "order.average", of: (each) => price(each.traded_price, places(each.stock_code) + 1)},
-                {name: "order.status", kind: "state-cell", of: (each) => text(`order.${statusOf(each)}`), mark: levelOf},
                 {name: "order.id", of: (each) => String(each.order_id)},
                 {name: "order.told", kind: "word wrap", of: (each) => each.status_msg || ""},
             ],
@@ -61,7 +62,7 @@ export class Trade {
             ],
             positions: [
                 code,
-                {name: "fact.volume", of: (each) => whole(each.volume)},
+                {name: "position.volume", of: (each) => whole(each.volume)},
                 {name: "position.usable", of: (each) => whole(each.can_use_volume)},
                 {name: "position.cost", of: (each) => price(each.avg_price ?? each.open_price, 3)},
                 {name: "position.last", of: (each) => price(each.last_price, places(each.stock_code))},
@@ -71,8 +72,8 @@ export class Trade {
             ],
             events: [
                 {name: "event.seq", head: true, of: (each) => String(each.seq)},
-                {name: "event.type", kind: "word", of: (each) => each.type},
-                {name: "event.data", kind: "word code wrap", of: (each) => JSON.stringify(each.data)},
+                {name: "event.type", kind: "word", of: (each) => (has(`event.${each.type}`) ? text(`event.${each.type}`) : each.type)},
+                {name: "event.data", kind: "word code", make: (each) => element("details", {}, element("summary", {}, JSON.stringify(each.data)), element("pre", {}, JSON.stringify(each.data, null, 2)))},
             ],
         };
         this.tab = "orders";
@@ -132,7 +133,7 @@ export class Trade {
                 this.expired = true;
                 this.orders.clear();
                 this.socket.send({resume: {seq: Math.max(frame.oldest, frame.newest - BACK), epoch: frame.epoch}, id: (this.resumes += 1)});
-            } else note("warn", "happened.refused", {reason: frame.error});
+            } else note("warn", "happened.refused", {reason: `${frame.code}: ${frame.error}`});
         } else if (typeof frame.seq === "number" && frame.data) {
             this.orders.take(frame);
         }
@@ -149,7 +150,7 @@ export class Trade {
     draw() {
         if (!this.element.isConnected) return;
         const {state, reason} = this.socket;
-        this.status.show(hasKey() ? text(`socket.${state}`, {reason}) : "");
+        this.status.show(hasKey() ? text(`socket.${state}`, {reason: reasonOf(reason)}) : "");
         this.resumed.show(this.told ? text("trade.resumed", {after: this.told.after ?? 0, newest: this.orders.seq || this.told.seq, time: clock(this.told.at)}) : "");
         const newest = (map) => [...map.values()].slice(-LINES).reverse();
         const shown = {orders: () => newest(this.orders.orders), fills: () => newest(this.orders.fills), positions: () => [...this.orders.positions.values()], events: () => this.orders.events.slice(-LINES).reverse()};
