@@ -140,8 +140,10 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         {
             "qmt_bridge.reading.backlog",
             "qmt_bridge.bookmark",
+            "qmt_bridge.clients",
             "qmt_bridge.closes",
             "qmt_bridge.errors",
+            "qmt_bridge.frames",
             "qmt_bridge.reading.places",
             "qmt_bridge.reading.reader",
             "qmt_bridge.stream",
@@ -151,6 +153,19 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         },
         set(),
     ),
+    ("qmt_bridge/clients/typed.py", WIRE, IMPURE),
+    (
+        "qmt_bridge/clients/*",
+        WIRE | {"qmt_bridge.clients", "qmt_bridge.frames", "qmt_bridge.reading", "qmt_bridge.stream", "websockets"},
+        {"subprocess"},
+    ),
+    # A program that imports it needs neither ZeroMQ nor a library of data frames.
+    (
+        "qmt_bridge/sync.py",
+        WIRE | {"qmt_bridge.client", "qmt_bridge.clients", "qmt_bridge.frames", "qmt_bridge.stream"},
+        {"subprocess", "socket"},
+    ),
+    ("qmt_bridge/frames.py", WIRE | {"pandas", "polars"}, IMPURE),
     ("qmt_bridge/reading/places.py", set(), IMPURE | {"random", "ssl"}),
     ("qmt_bridge/reading/stored_topic.py", WIRE, IMPURE | {"random", "ssl"}),
     ("qmt_bridge/reading/reader.py", {"qmt_bridge.reading.backlog", "websockets"}, IMPURE - {"asyncio"}),

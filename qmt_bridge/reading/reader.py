@@ -6,6 +6,7 @@ Runs on the caller's event loop. What is kept meanwhile is decided in `qmt_bridg
 from __future__ import annotations
 
 import asyncio
+from typing import Protocol
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
@@ -21,23 +22,37 @@ _QUIET_TURNS = 3
 _LONGEST_LOOK = 0.25
 
 
+class Answers(Protocol):
+    """Takes answers out of what is read, at once; the caller may be waiting for one of them."""
+
+    @property
+    def waits(self) -> bool:
+        """Return whether an answer is waited for."""
+
+    def take(self, frame: bytes) -> bool:
+        """Take a frame; return whether it is such an answer."""
+
+
 class Reader:
     """The frames of `socket`, which wait in `backlog` until the caller takes them."""
 
-    def __init__(self, socket: ClientConnection, backlog: Backlog) -> None:
+    def __init__(self, socket: ClientConnection, backlog: Backlog, answers: Answers) -> None:
         self._socket = socket
+        self._answers = answers
         self._backlog = backlog
         self._loop = asyncio.get_running_loop()
         # When the loop was last able to read.
         self._looked_at = self._loop.time()
         self._count = 0
         self._end: Exception | None = None
+        self._is_stopped = False
         self._arrival: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._task = self._loop.create_task(self._read())
 
     async def take(self) -> bytes | Lag:
         """Return the next frame, or a notice for the caller; raise `ConnectionClosed` once all have been taken."""
+        self._check()
         if self._loop.time() - self._looked_at >= _SLICE:
             await self._look()
         while (taken := self._backlog.take(self._loop.time())) is None:
@@ -46,9 +61,23 @@ class Reader:
             self._arrival = self._loop.create_future()
             await self._arrival
             self._looked_at = self._loop.time()
+            self._check()
         if self._room is not None and not self._backlog.full:
             _set(self._room)
         return taken
+
+    def stop(self, end: Exception) -> None:
+        """Give the caller this end in place of what waits."""
+        self._end, self._is_stopped = end, True
+        _set(self._arrival)
+
+    def go_on(self) -> None:
+        """Read on although no room is left, because an answer is behind what is not read."""
+        _set(self._room)
+
+    def _check(self) -> None:
+        if self._is_stopped and self._end is not None:
+            raise self._end
 
     async def close(self) -> None:
         """Stop reading."""
@@ -69,17 +98,19 @@ class Reader:
         try:
             while True:
                 frame = await self._socket.recv(decode=False)
-                self._backlog.put(frame, self._loop.time())
                 self._count += 1
+                if self._answers.waits and self._answers.take(frame):
+                    continue
+                self._backlog.put(frame, self._loop.time())
                 _set(self._arrival)
-                while self._backlog.full:
+                while self._backlog.full and not self._answers.waits:
                     self._room = self._loop.create_future()
                     await self._room
         except ConnectionClosed as exc:
-            self._end = exc
+            self._end = self._end or exc
         except Exception as exc:
             # A bug of ours: it reaches the caller, who would otherwise wait for ever.
-            self._end = exc
+            self._end = self._end or exc
         _set(self._arrival)
 
 

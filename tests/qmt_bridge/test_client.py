@@ -139,7 +139,7 @@ def stream(kind: str) -> Stream:
     made = []
 
     class Recording(QMTClient):
-        def _frames(self, stream, saved=None):
+        def _subscription(self, stream, *_):
             made.append(stream)
 
     recording = Recording("host")
@@ -390,7 +390,7 @@ def test_a_request_stays_below_the_gateways_limit():
     made = []
 
     class Recording(QMTClient):
-        def _frames(self, stream):
+        def _subscription(self, stream, *_):
             made.append(stream)
 
     codes = [f"{number:032}.CFFEX" for number in range(2500)]
