@@ -15,6 +15,7 @@ import random
 import ssl
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, Literal, NamedTuple, Unpack
 from urllib.parse import quote, urlencode
 
@@ -27,6 +28,7 @@ from qmt_bridge.bookmark import Bookmark, BookmarkFile
 from qmt_bridge.clients.arguments import QuoteOptions, checked_codes, checked_options, checked_port, netloc, trusting
 from qmt_bridge.clients.control import Closed, Control
 from qmt_bridge.clients.pages import Pages
+from qmt_bridge.clients.shared_connection import Member, SharedConnection
 from qmt_bridge.clients.subscription import Subscription, call
 from qmt_bridge.clients.typed import Shape, depth, download, events, formula, market, plain, quotes
 from qmt_bridge.errors import BadRequest, Disconnected
@@ -124,6 +126,7 @@ class QMTClient:
         connect_timeout: float = 10.0,
         on_error: Callback | None = None,
         on_state: Callable[[StreamState], object] | None = None,
+        share: bool = False,
     ) -> None:
         self._server = f"{netloc(host)}:{checked_port(port)}"
         self._base = f"{'wss' if tls else 'ws'}://{self._server}"
@@ -138,6 +141,9 @@ class QMTClient:
         self._on_error = on_error
         self._on_state = on_state
         context = self._ssl.get("ssl") or (ssl.create_default_context() if tls else None)
+        self._share = share
+        # By event loop, because a connection belongs to one, and by what its streams have in common.
+        self._shared: dict[tuple[asyncio.AbstractEventLoop, bytes], SharedConnection] = {}
         self.pages = Pages(host.removeprefix("[").removesuffix("]"), port, self._headers, self._query, context)
 
     def __repr__(self) -> str:
@@ -382,7 +388,51 @@ class QMTClient:
 
     def _subscription(self, stream: Stream, shape: Shape = plain, saved: BookmarkFile | None = None) -> Subscription:
         control = Control(stream)
+        if self._share and stream.shared_by:
+            return Subscription(self._shared_frames(stream, control, shape), control)
         return Subscription(self._frames(stream, control, shape, saved), control)
+
+    async def _shared_frames(self, stream: Stream, control: Control, shape: Shape) -> AsyncGenerator[Any, None]:
+        """Yield the frames of a stream that has no connection of its own."""
+        try:
+            control.begin()
+            member = Member(set(stream.codes), Backlog(stream.versions, joined=stream.joined))
+            shared = self._shared_connection(stream)
+            shared.join(member)
+            try:
+                control.joined(
+                    member.mailbox,
+                    lambda action, codes: (shared.add if action == "subscribe" else shared.remove)(member, codes),
+                )
+                while True:
+                    taken = await member.mailbox.take()
+                    if isinstance(taken, Lag):
+                        await self._tell(StreamState(taken.state, stream.path, "slow_callback", count=taken.skipped))
+                        continue
+                    frame = member.wanted(_parse(taken))
+                    if frame:
+                        yield shape(frame)
+            finally:
+                shared.leave(member)
+        except Closed:
+            return
+        finally:
+            control.ended()
+
+    def _shared_connection(self, stream: Stream) -> SharedConnection:
+        loop = asyncio.get_running_loop()
+        key = (loop, stream.shared_by)
+        if key not in self._shared:
+            carried = stream.emptied()
+            control = Control(carried)
+            frames = Subscription(self._frames(carried, control, plain, None), control)
+            self._shared[key] = SharedConnection(
+                frames,
+                partial(self._warn, carried),
+                partial(self._shared.__delitem__, key),
+                snapshot=carried.has_snapshot,
+            )
+        return self._shared[key]
 
     async def _frames(
         self, stream: Stream, control: Control, shape: Shape, saved: BookmarkFile | None

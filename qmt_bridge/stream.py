@@ -213,6 +213,35 @@ class Stream:
         self._failure: dict[str, Any] | None = None
         self._compares = self.bookmark is not None and self.bookmark.event is not None
 
+    @property
+    def codes(self) -> frozenset[str]:
+        """Return the codes that the stream has now."""
+        return frozenset(self._codes)
+
+    def emptied(self) -> Stream:
+        """Return a stream of the same kind without codes."""
+        empty = Stream(
+            self.path, self._first_requests, self._codes, self._carries, versions=self.versions, joined=self.joined
+        )
+        empty.remove(self._codes)
+        empty.opened()
+        return empty
+
+    @property
+    def shared_by(self) -> bytes:
+        """Return what streams have in common that one connection can serve; nothing if it has to be its own.
+
+        What must not be left out is not shared: while one loop is slow, all others would have to wait for it.
+        """
+        if not self.is_changeable or self._places is not None or self.versions == "none":
+            return b""
+        return self.path.encode() + orjson.dumps(self._terms, option=orjson.OPT_SORT_KEYS)
+
+    @property
+    def has_snapshot(self) -> bool:
+        """Return whether the last value of each code comes first."""
+        return self._terms.get("snapshot", True) is not False
+
     def _has(self, name: str) -> bool:
         return any(name in request for request in self._first_requests)
 

@@ -56,6 +56,7 @@ class QMTClient:
         connect_timeout: float = 10.0,
         on_error: Callback | None = None,
         on_state: Callable[[StreamState], object] | None = None,
+        share: bool = False,
     ) -> None:
         self._client = AsyncClient(
             host,
@@ -65,6 +66,7 @@ class QMTClient:
             connect_timeout=connect_timeout,
             on_error=_elsewhere("on_error", on_error),
             on_state=_elsewhere("on_state", on_state),
+            share=share,
         )
         self._on_state = on_state
         self._thread = LoopThread()

@@ -11,7 +11,7 @@ import concurrent.futures
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import orjson
 from websockets.asyncio.client import ClientConnection
@@ -19,10 +19,11 @@ from websockets.exceptions import ConnectionClosed
 
 from qmt_bridge.clients.arguments import checked_codes
 from qmt_bridge.errors import BadRequest, Disconnected, ServerError
-from qmt_bridge.reading.reader import Reader
+from qmt_bridge.reading.reader import Mailbox, Reader
 from qmt_bridge.stream import Stream
 
 T = TypeVar("T")
+Action = Literal["subscribe", "unsubscribe"]
 
 
 class Rejected(NamedTuple):
@@ -65,6 +66,10 @@ class Answer(concurrent.futures.Future[T]):
             self.set_exception(error)
 
 
+Change = Callable[[Action, list[str]], Awaitable[Ack]]
+"""Makes a change of a stream with a shared connection."""
+
+
 class Closed(Exception):
     """The stream was closed while it waited; never leaves the client."""
 
@@ -97,20 +102,24 @@ class Control:
         self.has_ended = False
         self._ends: list[Answer[None]] = []
         self._socket: ClientConnection | None = None
-        self._reader: Reader | None = None
+        self._reader: Mailbox | None = None
+        # Of a stream with a shared connection: how it makes changes.
+        self._shared: Change | None = None
         self._changes: dict[str, _Change] = {}
         self._numbers = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        # The first connection.
+        self.connection = Answer[None]()
 
     # From any thread.
 
     def add(self, codes: Iterable[str]) -> Answer[Ack]:
         """Ask for further codes."""
-        return self._change("subscribe", checked_codes(self._stream.field or "codes", codes))
+        return self._change("subscribe", codes)
 
     def remove(self, codes: Iterable[str]) -> Answer[Ack]:
         """Ask for no more of some codes."""
-        return self._change("unsubscribe", checked_codes(self._stream.field or "codes", codes))
+        return self._change("unsubscribe", codes)
 
     def close(self, leave: Callable[[], Awaitable[None]]) -> Answer[None]:
         """End the stream; `leave` ends it where it does not run."""
@@ -122,9 +131,10 @@ class Control:
             ended.answer(None)
         return ended
 
-    def _change(self, action: str, codes: list[str]) -> Answer[Ack]:
+    def _change(self, action: Action, asked: Iterable[str]) -> Answer[Ack]:
         if not self._stream.is_changeable:
             raise BadRequest("bad_request", self._stream.unchangeable)
+        codes = checked_codes(self._stream.field, asked)
         answer = Answer[Ack]()
         with self._lock:
             if self._loop is None and not self.is_closed:
@@ -161,9 +171,28 @@ class Control:
             self._loop = asyncio.get_running_loop()
             self._closing = self._loop.create_future()
 
+    def joined(self, mailbox: Mailbox, change: Change) -> None:
+        """Take the shared connection that the stream has joined, which makes its changes from now on."""
+        self._reader, self._shared = mailbox, change
+        if self.is_closed:
+            mailbox.stop(Closed())
+
+    async def _share_change(
+        self,
+        change: Change,
+        action: Action,
+        codes: list[str],
+        answer: Answer[Ack],
+    ) -> None:
+        try:
+            answer.answer(await change(action, codes))
+        except Exception as exc:
+            answer.fail(exc)
+
     def connected(self, socket: ClientConnection, reader: Reader) -> None:
         """Take the connection that has been made."""
         self._socket, self._reader = socket, reader
+        self.connection.answer(None)
         if self.is_closed:
             reader.stop(Closed())
         late = [orjson.dumps(request).decode() for request in self._stream.late()] if self._stream.field else []
@@ -183,6 +212,7 @@ class Control:
         """Tell that the stream has ended."""
         self.has_ended = True
         self.lost()
+        self.connection.fail(_ended())
         for ended in self._ends:
             ended.answer(None)
 
@@ -242,9 +272,12 @@ class Control:
         change.rejected += refused
         self._stream.remove([rejected.code for rejected in refused])
 
-    def _begin_change(self, action: str, codes: list[str], answer: Answer[Ack]) -> None:
+    def _begin_change(self, action: Action, codes: list[str], answer: Answer[Ack]) -> None:
         if self.is_closed or self.has_ended:
             answer.fail(_ended())
+            return
+        if self._shared is not None:
+            self._keep(self._share_change(self._shared, action, codes, answer))
             return
         if self._socket is not None and self._socket.subprotocol is None:
             told = f"the server of {self._stream.path} has no control layer: it takes no {action} while a stream runs"

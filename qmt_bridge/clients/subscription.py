@@ -69,7 +69,7 @@ class Subscription(AsyncIterator[Any]):
 
     async def aclose(self) -> None:
         """End the stream and wait until its connection is closed."""
-        await self._frames.aclose()
+        await self._leave()
         await self.close()
 
     async def run(self, callback: Callable[[Any], object]) -> None:
@@ -77,6 +77,10 @@ class Subscription(AsyncIterator[Any]):
         async with aclosing(self):
             async for frame in self:
                 await call(callback, frame)
+
+    async def connected(self) -> None:
+        """Wait until the first connection was made; raise `Disconnected` if the stream ends before."""
+        await self._control.connection
 
     async def _leave(self) -> None:
         # A stream whose next frame is waited for ends by itself.

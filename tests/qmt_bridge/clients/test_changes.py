@@ -11,6 +11,7 @@ from qmt_bridge import BadRequest, Disconnected, QMTClient, ServerError, quote_t
 from qmt_bridge.clients.control import Ack
 from qmt_bridge.reading import backlog
 from tests.support.rig import DEADLINE
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(30)
 A, B, C, BAD = "600000.SH", "600001.SH", "600002.SH", "999999.SZ"
@@ -173,8 +174,7 @@ async def test_a_loop_ends_when_its_stream_is_closed_elsewhere(rig, where):
 async def test_a_stream_that_cannot_connect_can_be_closed(unused_port):
     stream = QMTClient("127.0.0.1", unused_port, connect_timeout=1e9).realtime([A])
     task = asyncio.ensure_future(stream.run(print))
-    while stream._control._loop is None:
-        await asyncio.sleep(0)
+    await until(lambda: stream._control._loop is not None)
     async with asyncio.timeout(DEADLINE):
         await stream.close()
         await task

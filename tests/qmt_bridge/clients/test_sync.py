@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import weakref
 
 import pytest
@@ -148,7 +147,7 @@ def test_a_loop_in_another_thread_ends_when_it_is_closed(rig):
     with client(rig) as c:
         stream = c.realtime([A])
         ended = []
-        thread = threading.Thread(target=lambda: ended.append([frame for frame in stream]))
+        thread = threading.Thread(target=lambda: ended.append(list(stream)))
         thread.start()
         wait_for(lambda: TOPIC in rig.source.wanted)
         stream.close()
@@ -222,21 +221,24 @@ def test_a_state_callback_that_fails_ends_the_loop(rig):
 
 def test_a_position_is_that_of_the_loop(rig, tmp_path):
     state = tmp_path / "position.json"
-    with client(rig, api_key=KEY) as c:
-        with c.trade_events(state=state) as events:
-            told = threading.Thread(target=lambda: wait_for(lambda: events._exchange.frames._control._reader))
-            told.start()
-            first = []
-            reading = threading.Thread(target=lambda: first.append(next(events)))
-            reading.start()
-            while not first:
-                rig.source.trade("order", n=1)
-                time.sleep(0.01)
-            reading.join()
-            told.join()
-            seen = next(events)["seq"]
-        # The loop did not ask for the frame after this one, so it has not finished with it.
-        assert next(c.trade_events(state=state))["seq"] == seen
+    stop = threading.Event()
+
+    def trade():
+        while not stop.wait(0.01):
+            rig.source.trade("order", n=1)
+
+    trading = threading.Thread(target=trade)
+    trading.start()
+    try:
+        with client(rig, api_key=KEY) as c:
+            with c.trade_events(state=state) as events:
+                next(events)
+                seen = next(events)["seq"]
+            # The loop did not ask for the frame after this one, so it has not finished with it.
+            assert next(c.trade_events(state=state))["seq"] == seen
+    finally:
+        stop.set()
+        trading.join()
 
 
 def test_the_thread_ends_with_the_last_reference(rig):
