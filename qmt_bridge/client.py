@@ -2,8 +2,8 @@
 
 Runs on the caller's event loop, with one task for each connection and no thread. The task goes on reading while the
 caller works (`qmt_bridge.reading.reader`); what it keeps is bounded and, for a caller that is behind, the newest
-(`qmt_bridge.reading.backlog`). What the frames mean is decided in `qmt_bridge.stream`, when the caller takes them:
-positions are those of the caller.
+(`qmt_bridge.reading.backlog`). What the frames mean is decided in `qmt_bridge.clients.stream`, when the caller takes
+them: positions are those of the caller.
 """
 
 from __future__ import annotations
@@ -24,19 +24,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from qmt_bridge.bookmark import Bookmark, BookmarkFile
 from qmt_bridge.clients.arguments import QuoteOptions, checked_codes, checked_options, checked_port, netloc, trusting
+from qmt_bridge.clients.bookmark import Bookmark, BookmarkFile
 from qmt_bridge.clients.control import Closed, Control
 from qmt_bridge.clients.pages import Pages
 from qmt_bridge.clients.shared_connection import Member, SharedConnection
-from qmt_bridge.clients.subscription import Subscription, call
-from qmt_bridge.clients.typed import Shape, depth, download, events, formula, market, plain, quotes
-from qmt_bridge.errors import BadRequest, Disconnected
-from qmt_bridge.frames import Library
-from qmt_bridge.reading.backlog import Backlog, Lag
-from qmt_bridge.reading.places import CODES_A_REQUEST, Places
-from qmt_bridge.reading.reader import Reader
-from qmt_bridge.stream import (
+from qmt_bridge.clients.stream import (
     Retries,
     Stream,
     StreamState,
@@ -49,6 +42,13 @@ from qmt_bridge.stream import (
     refused_codes,
     server_error,
 )
+from qmt_bridge.clients.subscription import Subscription, call
+from qmt_bridge.clients.typed import Shape, depth, download, events, formula, market, plain, quotes
+from qmt_bridge.errors import BadRequest, Disconnected
+from qmt_bridge.frames import Library
+from qmt_bridge.reading.backlog import Backlog, Lag
+from qmt_bridge.reading.places import CODES_A_REQUEST, Places
+from qmt_bridge.reading.reader import Reader
 from qmt_bridge.wire.topics import VERSIONS, Versions
 
 logger = logging.getLogger(__name__)
@@ -77,11 +77,17 @@ def is_final(exc: Exception) -> bool:
 
 
 class QMTClient:
-    """A client of one gateway. It can serve any number of streams, each on its own socket.
+    """A client of one gateway. It can serve any number of streams, each on its own socket unless they are shared.
 
     Every stream comes in two forms: ``await client.subscribe_x(..., callback)`` runs until it is cancelled (or the
     download is done), ``async for frame in client.x(...)`` gives the same frames to a loop. Frames are dicts as
-    `docs/websocket.md` shows them.
+    `docs/websocket.md` shows them, with ``typed=True`` the records of `qmt_bridge.wire.messages` and of
+    `qmt_bridge.clients.trades`. To what ``client.x(...)`` returns codes can be added while it runs, from any task or
+    thread (`clients.subscription.Subscription`). Scripts and notebooks have `qmt_bridge.sync`.
+
+    With ``share=True`` streams of quotes, markets and depth with the same period and options have one connection
+    (`clients.shared_connection`). What may leave nothing out (``mode="all"``, ``complete``, ``start``, trade prints),
+    and trade events, downloads and formulas have one of their own.
 
     A stream that has been connected once reconnects by itself, with growing and jittered delays and without a limit,
     and sends the same requests again; trade events go on after the last one seen, so none is missed or doubled.

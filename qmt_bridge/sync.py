@@ -20,9 +20,9 @@ from qmt_bridge.clients.blocking import Background, Stream
 from qmt_bridge.clients.control import Ack, Rejected
 from qmt_bridge.clients.exchange import Exchange, running
 from qmt_bridge.clients.loop_thread import LoopThread
+from qmt_bridge.clients.stream import StreamState
 from qmt_bridge.clients.subscription import Subscription
 from qmt_bridge.frames import Library
-from qmt_bridge.stream import StreamState
 
 __all__ = ["Ack", "Background", "QMTClient", "Rejected", "Stream", "StreamState"]
 

@@ -1,6 +1,6 @@
 """Changes one running stream from any thread or task: further codes, fewer codes, its end.
 
-The stream itself is `qmt_bridge.stream`; its connection belongs to `qmt_bridge.client`, which tells this file of it.
+The stream itself is `qmt_bridge.clients.stream`; its connection belongs to `qmt_bridge.client`, which tells of it here.
 Answers are looked for where frames are read, not where the caller takes them, so that a loop's body can wait for one.
 """
 
@@ -18,9 +18,9 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from qmt_bridge.clients.arguments import checked_codes
+from qmt_bridge.clients.stream import Stream
 from qmt_bridge.errors import BadRequest, Disconnected, ServerError
 from qmt_bridge.reading.reader import Mailbox, Reader
-from qmt_bridge.stream import Stream
 
 T = TypeVar("T")
 Action = Literal["subscribe", "unsubscribe"]

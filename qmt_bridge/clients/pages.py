@@ -15,9 +15,9 @@ from urllib.parse import quote, urlencode
 import orjson
 
 from qmt_bridge.clients.arguments import checked_codes
+from qmt_bridge.clients.stream import StreamState
 from qmt_bridge.errors import Disconnected, ServerError
 from qmt_bridge.frames import Library, last_to_df, records_to_df
-from qmt_bridge.stream import StreamState
 
 logger = logging.getLogger(__name__)
 # A URL has at most 8,190 bytes; a code has at most 38 characters, and a list its commas.

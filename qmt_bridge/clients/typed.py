@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
+from qmt_bridge.clients.trades import typed_event
 from qmt_bridge.errors import BadRequest
 from qmt_bridge.wire.messages import DownloadEnd, FormulaValue, L2Thousand, Progress, Tick, view_of
 from qmt_bridge.wire.topics import Kind
-from qmt_bridge.wire.trades import typed_event
 
 Shape = Callable[[dict[str, Any]], Any]
 """Makes of a frame what the caller is given."""

@@ -34,14 +34,14 @@ from qmt_bridge import (
     QMTClient,
     ServerError,
     StreamState,
-    bookmark,
     client,
     errors,
 )
-from qmt_bridge import stream as stream_module
-from qmt_bridge.bookmark import Bookmark, fingerprint
+from qmt_bridge.clients import bookmark
+from qmt_bridge.clients import stream as stream_module
+from qmt_bridge.clients.bookmark import Bookmark, fingerprint
+from qmt_bridge.clients.stream import Stream, Verdict, backoff
 from qmt_bridge.reading import backlog, reader
-from qmt_bridge.stream import Stream, Verdict, backoff
 from qmt_bridge.wire import messages, topics
 from tests.support.full_disk import full_disk
 from tests.support.paths import ROOT

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import orjson
 
-from qmt_bridge.bookmark import Bookmark, fingerprint
+from qmt_bridge.clients.bookmark import Bookmark, fingerprint
 from qmt_bridge.closes import may_reconnect
 from qmt_bridge.errors import Disconnected, ServerError
 from qmt_bridge.reading.places import Places
