@@ -432,12 +432,10 @@ class QMTClient:
             carried = stream.emptied()
             control = Control(carried)
             frames = Subscription(self._frames(carried, control, plain, None), control)
-            self._shared[key] = SharedConnection(
-                frames,
-                partial(self._warn, carried),
-                partial(self._shared.__delitem__, key),
-                snapshot=carried.has_snapshot,
-            )
+            left = partial(self._shared.__delitem__, key)
+            shared = SharedConnection(frames, partial(self._warn, carried), left, snapshot=carried.has_snapshot)
+            carried.on_refused = shared.refuse
+            self._shared[key] = shared
         return self._shared[key]
 
     async def _frames(
@@ -564,6 +562,8 @@ class QMTClient:
 
     async def _warn(self, stream: Stream, frame: dict[str, Any]) -> None:
         logger.warning("%s%s %s %s", self._base, stream.path, server_error(frame), " ".join(refused_codes(frame)))
+        if stream.on_refused is not None:
+            stream.on_refused(frame)
         if self._on_error is not None:
             await call(self._on_error, frame)
 

@@ -9,6 +9,7 @@ the other streams nothing.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 import orjson
 
 from qmt_bridge.clients.control import Ack, Answer, Closed, Rejected
+from qmt_bridge.clients.stream import backoff, refused_codes, server_error
 from qmt_bridge.clients.subscription import Subscription
-from qmt_bridge.errors import Disconnected, QMTBridgeError, ServerError
+from qmt_bridge.errors import RETRYABLE, Disconnected, QMTBridgeError
 from qmt_bridge.reading.backlog import Backlog
 from qmt_bridge.reading.reader import Mailbox
 
@@ -112,15 +114,32 @@ class SharedConnection:
             del self._newest[code]
         return self._frames.remove(unwanted)
 
+    def refuse(self, frame: dict[str, Any]) -> None:
+        """Take codes from the streams that want them; one that has no other code left ends as one of its own would."""
+        if frame.get("retry"):
+            # The next connection asks for them again.
+            return
+        refused = refused_codes(frame)
+        for member in self._members:
+            if member.codes and not member.codes.isdisjoint(refused):
+                member.codes.difference_update(refused)
+                if not member.codes:
+                    member.mailbox.end(server_error(frame))
+
     async def _join(self, member: Member, codes: list[str]) -> None:
         try:
             await self._frames.connected()
-            ack = await self.add(member, codes)
+            ack, attempts = await self.add(member, codes), 0
+            while not ack.codes and not ack.pending and {each.error for each in ack.rejected} & RETRYABLE:
+                # A stream of its own would connect again after the same time.
+                attempts += 1
+                await asyncio.sleep(backoff(attempts, random.random()))
+                ack = await self.add(member, codes)
         except QMTBridgeError as exc:
             member.mailbox.end(exc)
             return
         if ack.rejected and not ack.codes and not ack.pending:
-            member.mailbox.end(_refused(ack.rejected))
+            member.mailbox.end(server_error(_frame(ack.rejected[0])))
             return
         for rejected in ack.rejected:
             await self._warn(_frame(rejected))
@@ -153,8 +172,3 @@ class SharedConnection:
 
 def _frame(rejected: Rejected) -> dict[str, Any]:
     return {"type": "error", "code": rejected.error, "error": rejected.reason, "symbol": rejected.code}
-
-
-def _refused(rejected: tuple[Rejected, ...]) -> ServerError:
-    first = rejected[0]
-    return ServerError(first.error, first.reason, _frame(first) | {"symbols": [each.code for each in rejected]})

@@ -182,6 +182,8 @@ class Stream:
         self.news: list[StreamState] = []
         # True from a lost connection until the first frame that shows that the gateway serves the stream again.
         self.interrupted = False
+        # Of a shared connection: told by which error frame codes are refused while others are served.
+        self.on_refused: Callable[[dict[str, Any]], None] | None = None
         self._carries = carries
         self._codes = set(codes)
         # The field that names the codes of a request; empty where no code can be added.

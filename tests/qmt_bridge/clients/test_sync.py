@@ -164,7 +164,7 @@ def test_errors_are_those_of_the_asynchronous_client(rig, unused_port):
         with pytest.raises(ServerError, match="unknown_symbol"):
             next(c.realtime([BAD]))
         with pytest.raises(Disconnected, match="unauthorized"):
-            next(c.trade_events())
+            next(client(rig, api_key="wrong").trade_events())
         with pytest.raises(TypeError, match="coroutine"):
             c.subscribe_realtime([A], coroutine)
     with (
