@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from qmt_bridge.client import QMTClient
+    from qmt_bridge.clients.stream import StreamState
     from qmt_bridge.consumer import subscribe
     from qmt_bridge.errors import (
         BadCode,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         WireError,
         WireVersionError,
     )
-    from qmt_bridge.stream import StreamState
     from qmt_bridge.wire.frames import Frame
     from qmt_bridge.wire.messages import (
         AccountState,
@@ -133,7 +133,7 @@ _MODULES = {
         "whole_topic",
     ),
     "qmt_bridge.client": ("QMTClient",),
-    "qmt_bridge.stream": ("StreamState",),
+    "qmt_bridge.clients.stream": ("StreamState",),
     "qmt_bridge.consumer": ("subscribe",),
 }
 _LAZY = {name: module for module, names in _MODULES.items() for name in names}

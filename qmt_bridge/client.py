@@ -2,22 +2,21 @@
 
 Runs on the caller's event loop, with one task for each connection and no thread. The task goes on reading while the
 caller works (`qmt_bridge.reading.reader`); what it keeps is bounded and, for a caller that is behind, the newest
-(`qmt_bridge.reading.backlog`). What the frames mean is decided in `qmt_bridge.stream`, when the caller takes them:
-positions are those of the caller.
+(`qmt_bridge.reading.backlog`). What the frames mean is decided in `qmt_bridge.clients.stream`, when the caller takes
+them: positions are those of the caller.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import ipaddress
 import logging
 import os
 import random
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing, suppress
-from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Literal, NamedTuple, Unpack
 from urllib.parse import quote, urlencode
 
 import orjson
@@ -25,12 +24,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
-from qmt_bridge.bookmark import Bookmark, BookmarkFile
-from qmt_bridge.errors import BadRequest, CallbackError, ConfigError, Disconnected
-from qmt_bridge.reading.backlog import Backlog, Lag
-from qmt_bridge.reading.places import CODES_A_REQUEST, Places
-from qmt_bridge.reading.reader import Reader
-from qmt_bridge.stream import (
+from qmt_bridge.clients.arguments import QuoteOptions, checked_codes, checked_options, checked_port, netloc, trusting
+from qmt_bridge.clients.bookmark import Bookmark, BookmarkFile
+from qmt_bridge.clients.control import Closed, Control
+from qmt_bridge.clients.pages import Pages
+from qmt_bridge.clients.shared_connection import Member, SharedConnection
+from qmt_bridge.clients.stream import (
     Retries,
     Stream,
     StreamState,
@@ -39,9 +38,17 @@ from qmt_bridge.stream import (
     is_stamped,
     is_trade_event,
     is_untyped,
+    parts,
     refused_codes,
     server_error,
 )
+from qmt_bridge.clients.subscription import Subscription, call
+from qmt_bridge.clients.typed import Shape, depth, download, events, formula, market, plain, quotes
+from qmt_bridge.errors import BadRequest, Disconnected
+from qmt_bridge.frames import Library
+from qmt_bridge.reading.backlog import Backlog, Lag
+from qmt_bridge.reading.places import CODES_A_REQUEST, Places
+from qmt_bridge.reading.reader import Reader
 from qmt_bridge.wire.topics import VERSIONS, Versions
 
 logger = logging.getLogger(__name__)
@@ -51,8 +58,6 @@ _protocol_logger.setLevel(logging.WARNING)
 
 # Whole-market snapshots and thousand-level depth are much larger than websockets' default limit of 1 MiB.
 FRAME_BYTES = 64 * 1024 * 1024
-# The gateway closes the socket on a request over 64 KiB; a code has at most 38 characters.
-_CODES_A_REQUEST = 1000
 _OPEN_TIMEOUT = 10.0
 # A peer that vanished (power, cable, firewall) is noticed after both times; a quiet stream has no other sign of it.
 _PING_INTERVAL = 20.0
@@ -60,40 +65,8 @@ _PING_TIMEOUT = 20.0
 # A lost peer does not answer a close frame, and Ctrl-C should not wait long for the answer.
 _CLOSE_TIMEOUT = 2.0
 
-T = TypeVar("T")
 Callback = Callable[[dict[str, Any]], object]
 """Takes one frame as the gateway sent it; may be a coroutine function, which is awaited before the next frame."""
-
-
-class QuoteOptions(TypedDict, total=False):
-    """How a subscription is served, by a gateway that knows the control layer (docs/websocket.md)."""
-
-    # The names of the fields to send of each record.
-    fields: Iterable[str]
-    # At most one frame of a code in this many milliseconds: the newest tick, the newest state of each bar, every print.
-    max_rate_ms: int
-    # "all": do not conflate, here or at the gateway; a client that does not keep up is disconnected instead.
-    mode: Literal["latest", "all"]
-    # False: do not send the last known value first.
-    snapshot: bool
-    # Begin with what the store of the day has: from a time on ("09:30:00", ISO 8601, or milliseconds since 1970).
-    start: str | int
-    # With `start`: up to then, and nothing live; the stream ends there.
-    end: str | int
-    # With `start`: what is stored as so many times the pace of its own times; 0 is as fast as it is read.
-    speed: float
-    # Leave nothing out: what is lost, on the way to the gateway or with the connection, is read from the store.
-    complete: bool
-
-
-def _trusting(tls: str | os.PathLike[str] | ssl.SSLContext) -> ssl.SSLContext:
-    if isinstance(tls, ssl.SSLContext):
-        return tls
-    try:
-        return ssl.create_default_context(cafile=tls)
-    except OSError as exc:
-        reason = exc.reason if isinstance(exc, ssl.SSLError) else exc.strerror
-        raise ConfigError("tls", f"{os.fspath(tls)} holds no certificate authority: {reason}") from exc
 
 
 def is_final(exc: Exception) -> bool:
@@ -104,11 +77,17 @@ def is_final(exc: Exception) -> bool:
 
 
 class QMTClient:
-    """A client of one gateway. It can serve any number of streams, each on its own socket.
+    """A client of one gateway. It can serve any number of streams, each on its own socket unless they are shared.
 
     Every stream comes in two forms: ``await client.subscribe_x(..., callback)`` runs until it is cancelled (or the
     download is done), ``async for frame in client.x(...)`` gives the same frames to a loop. Frames are dicts as
-    `docs/websocket.md` shows them.
+    `docs/websocket.md` shows them, with ``typed=True`` the records of `qmt_bridge.wire.messages` and of
+    `qmt_bridge.clients.trades`. To what ``client.x(...)`` returns codes can be added while it runs, from any task or
+    thread (`clients.subscription.Subscription`). Scripts and notebooks have `qmt_bridge.sync`.
+
+    With ``share=True`` streams of quotes, markets and depth with the same period and options have one connection
+    (`clients.shared_connection`). What may leave nothing out (``mode="all"``, ``complete``, ``start``, trade prints),
+    and trade events, downloads and formulas have one of their own.
 
     A stream that has been connected once reconnects by itself, with growing and jittered delays and without a limit,
     and sends the same requests again; trade events go on after the last one seen, so none is missed or doubled.
@@ -153,8 +132,9 @@ class QMTClient:
         connect_timeout: float = 10.0,
         on_error: Callback | None = None,
         on_state: Callable[[StreamState], object] | None = None,
+        share: bool = False,
     ) -> None:
-        self._server = f"{_netloc(host)}:{_checked_port(port)}"
+        self._server = f"{netloc(host)}:{checked_port(port)}"
         self._base = f"{'wss' if tls else 'ws'}://{self._server}"
         self._headers: dict[str, str] = {}
         self._query: dict[str, str | int] = {}
@@ -162,59 +142,77 @@ class QMTClient:
             self._headers["Authorization"] = f"Bearer {api_key}"
         elif api_key:
             self._query["api_key"] = api_key
-        self._ssl: dict[str, Any] = {} if isinstance(tls, bool) else {"ssl": _trusting(tls)}
+        self._ssl: dict[str, Any] = {} if isinstance(tls, bool) else {"ssl": trusting(tls)}
         self._connect_timeout = connect_timeout
         self._on_error = on_error
         self._on_state = on_state
+        context = self._ssl.get("ssl") or (ssl.create_default_context() if tls else None)
+        self._share = share
+        # By event loop, because a connection belongs to one, and by what its streams have in common.
+        self._shared: dict[tuple[asyncio.AbstractEventLoop, bytes], SharedConnection] = {}
+        self.pages = Pages(host.removeprefix("[").removesuffix("]"), port, self._headers, self._query, context)
 
     def __repr__(self) -> str:
         return f"<QMTClient {self._base}>"
 
     def realtime(
-        self, stocks: Iterable[str], period: str = "tick", **options: Unpack[QuoteOptions]
-    ) -> AsyncGenerator[dict[str, Any], None]:
+        self, stocks: Iterable[str], period: str = "tick", *, typed: bool = False, **options: Unpack[QuoteOptions]
+    ) -> Subscription:
         """Iterate over quotes of `stocks`: ``{"000001.SZ": [record]}``, ticks or bars by `period`."""
-        codes = _checked_codes("stocks", stocks)
-        given = _checked_options(options)
-        requests = ({"stocks": part, "period": period, **given} for part in _parts(codes))
-        return self._quotes("/ws/realtime", requests, codes, given, VERSIONS.get(period, "none"))
+        codes = checked_codes("stocks", stocks)
+        given = checked_options(options)
+        requests = ({"stocks": part, "period": period, **given} for part in parts(codes))
+        shape = quotes(period, typed)
+        return self._quotes("/ws/realtime", requests, codes, given, VERSIONS.get(period, "none"), shape)
 
     async def subscribe_realtime(
-        self, stocks: Iterable[str], callback: Callback, period: str = "tick", **options: Unpack[QuoteOptions]
+        self,
+        stocks: Iterable[str],
+        callback: Callback,
+        period: str = "tick",
+        *,
+        typed: bool = False,
+        **options: Unpack[QuoteOptions],
     ) -> None:
         """Call back with every quote of `stocks`; see `realtime`."""
-        await _drive(self.realtime(stocks, period, **options), callback)
+        await self.realtime(stocks, period, typed=typed, **options).run(callback)
 
     def whole_quote(
-        self, codes: Iterable[str], **options: Unpack[QuoteOptions]
-    ) -> AsyncGenerator[dict[str, Any], None]:
+        self, codes: Iterable[str], *, typed: bool = False, **options: Unpack[QuoteOptions]
+    ) -> Subscription:
         """Iterate over ticks of whole markets (``SH``), single codes, or both: ``{"000001.SZ": tick, ...}``."""
-        codes = _checked_codes("codes", codes)
-        given = _checked_options(options)
-        requests = ({"codes": part, **given} for part in _parts(codes))
-        return self._quotes("/ws/whole_quote", requests, codes, given, "code", joined=True)
+        codes = checked_codes("codes", codes)
+        given = checked_options(options)
+        requests = ({"codes": part, **given} for part in parts(codes))
+        return self._quotes("/ws/whole_quote", requests, codes, given, "code", market(typed), joined=True)
 
     async def subscribe_whole_quote(
-        self, codes: Iterable[str], callback: Callback, **options: Unpack[QuoteOptions]
+        self, codes: Iterable[str], callback: Callback, *, typed: bool = False, **options: Unpack[QuoteOptions]
     ) -> None:
         """Call back with the ticks of `codes`; see `whole_quote`."""
-        await _drive(self.whole_quote(codes, **options), callback)
+        await self.whole_quote(codes, typed=typed, **options).run(callback)
 
     def l2_thousand(
-        self, stocks: Iterable[str], gear_num: int = 0, **options: Unpack[QuoteOptions]
-    ) -> AsyncGenerator[dict[str, Any], None]:
+        self, stocks: Iterable[str], gear_num: int = 0, *, typed: bool = False, **options: Unpack[QuoteOptions]
+    ) -> Subscription:
         """Iterate over depth: ``{"000001.SZ": [depth]}``; `gear_num` levels a side, 0 for every one."""
-        codes = _checked_codes("stocks", stocks)
+        codes = checked_codes("stocks", stocks)
         # A server of the documented layer only does not know gear_num, so it is sent only if it is not the default.
-        given = _checked_options(options) | ({"gear_num": gear_num} if gear_num else {})
-        requests = ({"stocks": part, **given} for part in _parts(codes))
-        return self._quotes("/ws/l2_thousand", requests, codes, given, "code")
+        given = checked_options(options) | ({"gear_num": gear_num} if gear_num else {})
+        requests = ({"stocks": part, **given} for part in parts(codes))
+        return self._quotes("/ws/l2_thousand", requests, codes, given, "code", depth(typed))
 
     async def subscribe_l2_thousand(
-        self, stocks: Iterable[str], callback: Callback, gear_num: int = 0, **options: Unpack[QuoteOptions]
+        self,
+        stocks: Iterable[str],
+        callback: Callback,
+        gear_num: int = 0,
+        *,
+        typed: bool = False,
+        **options: Unpack[QuoteOptions],
     ) -> None:
         """Call back with the depth of `stocks`; see `l2_thousand`."""
-        await _drive(self.l2_thousand(stocks, gear_num, **options), callback)
+        await self.l2_thousand(stocks, gear_num, typed=typed, **options).run(callback)
 
     def trade_events(
         self,
@@ -223,7 +221,8 @@ class QMTClient:
         *,
         start: str | int | None = None,
         end: str | int | None = None,
-    ) -> AsyncGenerator[dict[str, Any], None]:
+        typed: bool = False,
+    ) -> Subscription:
         """Iterate over ``{"type": "order", "seq": 8812, "data": {...}}``; the client needs its `api_key`.
 
         `after` is the ``seq`` of the last event that an earlier run has seen: every later event is replayed first.
@@ -251,7 +250,7 @@ class QMTClient:
         saved = None if state is None else BookmarkFile(state, self._server)
         bookmark = (saved.load() if saved is not None else None) or (None if after is None else Bookmark(after))
         stream = Stream("/ws/trade", (), (), is_trade_event, journaled=True, bookmark=bookmark, moments=moments)
-        return self._frames(stream, saved)
+        return self._subscription(stream, events(typed), saved)
 
     async def subscribe_trade_events(
         self,
@@ -261,28 +260,37 @@ class QMTClient:
         *,
         start: str | int | None = None,
         end: str | int | None = None,
+        typed: bool = False,
     ) -> None:
         """Call back with every trade event, in order; see `trade_events`."""
-        await _drive(self.trade_events(after, state, start=start, end=end), callback)
+        await self.trade_events(after, state, start=start, end=end, typed=typed).run(callback)
 
     def download_progress(
-        self, stocks: Iterable[str], period: str, start_time: str = "", end_time: str = ""
-    ) -> AsyncGenerator[dict[str, Any], None]:
+        self, stocks: Iterable[str], period: str, start_time: str = "", end_time: str = "", *, typed: bool = False
+    ) -> Subscription:
         """Download history to the feeder's machine and iterate over its progress; ends after ``{"status": "done"}``.
 
         Progress is ``{"finished": 1, "total": 3, "stockcode": "000001.SZ", "message": ""}``. Times are
         ``YYYYMMDD`` or ``YYYYMMDDhhmmss``, empty for everything. Equal downloads share one job, so a request within
         some seconds after a lost connection continues it; a job without a client for longer is cancelled.
         """
-        codes = _checked_codes("stocks", stocks)
+        codes = checked_codes("stocks", stocks)
         request = {"stocks": codes, "period": period, "start_time": start_time, "end_time": end_time}
-        return self._frames(Stream("/ws/download_progress", (request,), codes, finite=True, versions="topic"))
+        stream = Stream("/ws/download_progress", (request,), codes, finite=True, versions="topic")
+        return self._subscription(stream, download(typed))
 
     async def subscribe_download_progress(
-        self, stocks: Iterable[str], period: str, callback: Callback, start_time: str = "", end_time: str = ""
+        self,
+        stocks: Iterable[str],
+        period: str,
+        callback: Callback,
+        start_time: str = "",
+        end_time: str = "",
+        *,
+        typed: bool = False,
     ) -> None:
         """Call back with the progress of a download and return when it is done; see `download_progress`."""
-        await _drive(self.download_progress(stocks, period, start_time, end_time), callback)
+        await self.download_progress(stocks, period, start_time, end_time, typed=typed).run(callback)
 
     def formula(
         self,
@@ -292,7 +300,9 @@ class QMTClient:
         count: int = -1,
         dividend_type: str = "none",
         params: Mapping[str, int | float | str] | None = None,
-    ) -> AsyncGenerator[dict[str, Any], None]:
+        *,
+        typed: bool = False,
+    ) -> Subscription:
         """Iterate over a formula's values: ``{"type": "formula_update", "seq_id": 1, ..., "data": {...}}``.
 
         `count` is the number of bars to calculate over, -1 for all; `params` are the formula's own parameters.
@@ -306,7 +316,8 @@ class QMTClient:
             "dividend_type": dividend_type,
             "params": dict(params or {}),
         }
-        return self._frames(Stream("/ws/formula", (request,), (stock_code,), is_formula_value, versions="values"))
+        stream = Stream("/ws/formula", (request,), (stock_code,), is_formula_value, versions="values")
+        return self._subscription(stream, formula(typed))
 
     async def subscribe_formula(
         self,
@@ -317,9 +328,49 @@ class QMTClient:
         count: int = -1,
         dividend_type: str = "none",
         params: Mapping[str, int | float | str] | None = None,
+        *,
+        typed: bool = False,
     ) -> None:
         """Call back with every value of a formula; see `formula`."""
-        await _drive(self.formula(formula_name, stock_code, period, count, dividend_type, params), callback)
+        frames = self.formula(formula_name, stock_code, period, count, dividend_type, params, typed=typed)
+        await frames.run(callback)
+
+    async def last(
+        self,
+        codes: Iterable[str],
+        period: str = "tick",
+        gear_num: int | None = None,
+        fields: Iterable[str] | None = None,
+        library: Library | Literal["records"] | None = None,
+    ) -> Any:
+        """Return the newest record of each code as a DataFrame (`qmt_bridge.frames`), one row a code.
+
+        Ticks or bars by `period`; with `gear_num` depth instead. The last column, `missing`, says why a code has no
+        record, and is null where it has one. `library` is "pandas", "polars", or "records" for the answer itself,
+        which needs neither: ``{"records": {code: record}, "missing": {...}, "feed": "up"}``. Raises `ServerError` for
+        what the gateway refuses, `Disconnected` without a gateway.
+        """
+        return await asyncio.to_thread(self.pages.last, codes, period, gear_num, fields, library)
+
+    async def ticks(
+        self,
+        code: str,
+        start: str | int | None = None,
+        end: str | int | None = None,
+        period: str = "tick",
+        fields: Iterable[str] | None = None,
+        library: Library | Literal["records"] | None = None,
+    ) -> Any:
+        """Return what the gateway's store has of one code, from `start` up to `end`, as a DataFrame.
+
+        Moments are those of a stream's `start`; without them everything of the day. What is missing is logged, and told
+        to `on_state` as ``gap``, with the hole as it is in the answer. With the library "records" the answer is
+        ``(records, end)``, where `end` has `complete` and `missing` (docs/http.md). Raises as `last`.
+        """
+        part = await asyncio.to_thread(self.pages.ticks, code, start, end, period, fields, library)
+        for state in part.gaps:
+            await self._tell(state)
+        return part.shown
 
     def _quotes(
         self,
@@ -328,56 +379,117 @@ class QMTClient:
         codes: list[str],
         given: dict[str, Any],
         versions: Versions,
+        shape: Shape,
         *,
         joined: bool = False,
-    ) -> AsyncGenerator[dict[str, Any], None]:
+    ) -> Subscription:
         if given.get("speed") and len(codes) > CODES_A_REQUEST:
             raise BadRequest("bad_request", f"at most {CODES_A_REQUEST} codes are played together, not {len(codes)}")
         places = Places(codes) if given.get("seq") else None
         # Stored messages come as fast as they are read, and none of them is to be left out here.
         versions = "none" if places is not None or given.get("mode") == "all" else versions
         carries = is_untyped if places is None else is_stamped
-        return self._frames(Stream(path, requests, codes, carries, versions=versions, joined=joined, places=places))
+        stream = Stream(path, requests, codes, carries, versions=versions, joined=joined, places=places)
+        return self._subscription(stream, shape)
 
-    async def _frames(self, stream: Stream, saved: BookmarkFile | None = None) -> AsyncGenerator[dict[str, Any], None]:
-        retries = Retries(asyncio.get_running_loop().time() + self._connect_timeout)
-        saving = _Saving(saved)
-        saving.reach(stream.bookmark)
-        while True:
-            socket = await self._connect(stream, retries)
-            backlog = Backlog(stream.versions, joined=stream.joined)
-            reader = Reader(socket, backlog)
+    def _subscription(self, stream: Stream, shape: Shape = plain, saved: BookmarkFile | None = None) -> Subscription:
+        control = Control(stream)
+        if self._share and stream.shared_by:
+            return Subscription(self._shared_frames(stream, control, shape), control)
+        return Subscription(self._frames(stream, control, shape, saved), control)
+
+    async def _shared_frames(self, stream: Stream, control: Control, shape: Shape) -> AsyncGenerator[Any, None]:
+        """Yield the frames of a stream that has no connection of its own."""
+        try:
+            control.begin()
+            member = Member(set(stream.codes), Backlog(stream.versions, joined=stream.joined))
+            shared = self._shared_connection(stream)
+            shared.join(member)
             try:
-                await self._ask(stream, socket)
+                control.joined(
+                    member.mailbox,
+                    lambda action, codes: (shared.add if action == "subscribe" else shared.remove)(member, codes),
+                )
                 while True:
-                    frame, verdict = await self._receive(stream, reader, backlog, saving)
-                    if verdict is Verdict.AGAIN:
-                        loss = _Loss(str(server_error(frame)))
-                        break
-                    if verdict is Verdict.END:
-                        return
-                    yield stream.shown(frame)
-                    if verdict is Verdict.LAST:
-                        return
-                    # The caller has asked for the next frame, so it has finished with this one.
-                    saving.reach(stream.bookmark)
-            except ConnectionClosed as exc:
-                loss = _loss(exc)
+                    taken = await member.mailbox.take()
+                    if isinstance(taken, Lag):
+                        await self._tell(StreamState(taken.state, stream.path, "slow_callback", count=taken.skipped))
+                        continue
+                    frame = member.wanted(_parse(taken))
+                    if frame:
+                        yield shape(frame)
             finally:
-                saving.flush()
-                await _close(socket, reader)
-            if not stream.closed(loss.code, loss.reason):
-                return
-            retries.lost(asyncio.get_running_loop().time())
-            await self._wait(stream, retries, loss, announced=stream.closing or loss.code in (1001, 1012))
+                shared.leave(member)
+        except Closed:
+            return
+        finally:
+            control.ended()
 
-    async def _connect(self, stream: Stream, retries: Retries) -> ClientConnection:
+    def _shared_connection(self, stream: Stream) -> SharedConnection:
+        loop = asyncio.get_running_loop()
+        key = (loop, stream.shared_by)
+        if key not in self._shared:
+            carried = stream.emptied()
+            control = Control(carried)
+            frames = Subscription(self._frames(carried, control, plain, None), control)
+            left = partial(self._shared.__delitem__, key)
+            shared = SharedConnection(frames, partial(self._warn, carried), left, snapshot=carried.has_snapshot)
+            carried.on_refused = shared.refuse
+            self._shared[key] = shared
+        return self._shared[key]
+
+    async def _frames(
+        self, stream: Stream, control: Control, shape: Shape, saved: BookmarkFile | None
+    ) -> AsyncGenerator[Any, None]:
+        try:
+            control.begin()
+            now = asyncio.get_running_loop().time
+            retries = Retries(now() + self._connect_timeout)
+            saving = _Saving(saved)
+            saving.reach(stream.bookmark)
+            while True:
+                socket = await self._connect(stream, retries, control)
+                backlog = Backlog(stream.versions, joined=stream.joined)
+                reader = Reader(socket, backlog, control)
+                try:
+                    await self._ask(stream, socket)
+                    control.connected(socket, reader)
+                    while True:
+                        frame, verdict = await self._receive(stream, reader, backlog, saving)
+                        if verdict is Verdict.AGAIN:
+                            loss = _Loss(str(server_error(frame)))
+                            break
+                        if verdict is Verdict.END:
+                            return
+                        yield shape(stream.shown(frame))
+                        if verdict is Verdict.LAST:
+                            return
+                        # The caller has asked for the next frame, so it has finished with this one.
+                        saving.reach(stream.bookmark)
+                except ConnectionClosed as exc:
+                    loss = _loss(exc)
+                finally:
+                    control.lost()
+                    saving.flush()
+                    await _close(socket, reader)
+                if not stream.closed(loss.code, loss.reason):
+                    return
+                retries.lost(now())
+                is_announced = stream.closing or loss.code in (1001, 1012)
+                await self._wait(stream, retries, control, loss, announced=is_announced)
+        except Closed:
+            return
+        finally:
+            control.ended()
+
+    async def _connect(self, stream: Stream, retries: Retries, control: Control) -> ClientConnection:
         """Try until the gateway answers; raise `Disconnected` if it never will, or not in `connect_timeout`."""
         now = asyncio.get_running_loop().time
         while True:
             await self._tell(StreamState("connecting", stream.path, attempt=retries.begin()))
             try:
-                socket = await self._open(stream, min(_OPEN_TIMEOUT, retries.left(now())))
+                opening = self._open(stream, min(_OPEN_TIMEOUT, retries.left(now())))
+                socket = await control.unless_closed(opening)
             except (OSError, WebSocketException) as exc:
                 if is_final(exc) or retries.is_over(now()):
                     raise Disconnected(None, f"cannot connect to {self._base}{stream.path}: {exc}") from exc
@@ -385,7 +497,7 @@ class QMTClient:
             else:
                 retries.connected(now())
                 return socket
-            await self._wait(stream, retries, loss)
+            await self._wait(stream, retries, control, loss)
 
     async def _ask(self, stream: Stream, socket: ClientConnection) -> None:
         for request in stream.requests:
@@ -416,14 +528,16 @@ class QMTClient:
                 return frame, verdict
             saving.reach(stream.bookmark)
 
-    async def _wait(self, stream: Stream, retries: Retries, loss: _Loss, *, announced: bool = False) -> None:
+    async def _wait(
+        self, stream: Stream, retries: Retries, control: Control, loss: _Loss, *, announced: bool = False
+    ) -> None:
         """Tell of a lost connection, or one that was not made, and sleep until the next attempt."""
         if not stream.interrupted:
             logger.warning("%s%s %s; connecting again", self._base, stream.path, loss)
             stream.interrupted = True
         delay = retries.delay(asyncio.get_running_loop().time(), random.random(), announced=announced)
         await self._tell(StreamState("disconnected", stream.path, loss.reason, loss.code, delay=delay))
-        await asyncio.sleep(delay)
+        await control.unless_closed(asyncio.sleep(delay))
 
     async def _open(self, stream: Stream, open_timeout: float) -> ClientConnection:
         stream.opened()
@@ -448,14 +562,16 @@ class QMTClient:
 
     async def _warn(self, stream: Stream, frame: dict[str, Any]) -> None:
         logger.warning("%s%s %s %s", self._base, stream.path, server_error(frame), " ".join(refused_codes(frame)))
+        if stream.on_refused is not None:
+            stream.on_refused(frame)
         if self._on_error is not None:
-            await _call(self._on_error, frame)
+            await call(self._on_error, frame)
 
     async def _tell(self, state: StreamState) -> None:
         if state.state == "resumed":
             logger.info("%s%s is back", self._base, state.path)
         if self._on_state is not None:
-            await _call(self._on_state, state)
+            await call(self._on_state, state)
 
 
 class _Loss(NamedTuple):
@@ -520,21 +636,6 @@ async def _drain(socket: ClientConnection) -> None:
             await socket.recv(decode=False)
 
 
-async def _drive(frames: AsyncGenerator[dict[str, Any], None], callback: Callback) -> None:
-    async with aclosing(frames):
-        async for frame in frames:
-            await _call(callback, frame)
-
-
-async def _call(callback: Callable[[T], object], told: T) -> None:
-    try:
-        result = callback(told)
-        if inspect.isawaitable(result):
-            await result
-    except Exception as exc:
-        raise CallbackError(told) from exc
-
-
 def _parse(text: bytes) -> dict[str, Any]:
     try:
         frame = orjson.loads(text)
@@ -543,54 +644,3 @@ def _parse(text: bytes) -> dict[str, Any]:
     if not isinstance(frame, dict):
         raise Disconnected(None, f"the server sent a frame that is not a JSON object: {text[:80]!r}")
     return frame
-
-
-def _parts(codes: list[str]) -> Iterator[list[str]]:
-    for start in range(0, len(codes), _CODES_A_REQUEST):
-        yield codes[start : start + _CODES_A_REQUEST]
-
-
-def _checked_codes(name: str, codes: Iterable[str]) -> list[str]:
-    # A single string would be taken as an iterable of letters. Whether each code exists is checked by the gateway.
-    checked = [] if isinstance(codes, str) else list(codes)
-    if not checked:
-        raise BadRequest("bad_request", f"{name} must be a non-empty list of codes, got {codes!r}")
-    return checked
-
-
-def _checked_options(options: QuoteOptions) -> dict[str, Any]:
-    for name in options.keys() - QuoteOptions.__annotations__.keys():
-        raise TypeError(f"unknown option {name!r}; expected one of {', '.join(QuoteOptions.__annotations__)}")
-    given: dict[str, Any] = dict(options)
-    if "fields" in options:
-        # A single string would be taken as an iterable of letters.
-        fields = [] if isinstance(options["fields"], str) else list(options["fields"])
-        if not fields:
-            raise BadRequest("bad_request", f"fields must be a non-empty list of names, got {options['fields']!r}")
-        given["fields"] = fields
-    complete = given.pop("complete", False)
-    if complete and given.get("max_rate_ms"):
-        raise BadRequest("bad_request", "complete leaves nothing out, and max_rate_ms does; choose one")
-    if "end" in given and "start" not in given:
-        raise BadRequest("bad_request", "end is that of a part of the day, which needs a start")
-    if given.get("speed") and "start" not in given:
-        raise BadRequest("bad_request", "speed is that of the day so far, which needs a start")
-    if complete or "start" in given:
-        # With its position a code goes on where it was.
-        given["seq"] = True
-    return given | {"mode": "all", "complete": True} if complete else given
-
-
-def _checked_port(port: int) -> int:
-    if not 0 < port < 65536:
-        raise ConfigError("port", f"must be from 1 to 65535, got {port!r}")
-    return port
-
-
-def _netloc(host: str) -> str:
-    bare = host.removeprefix("[").removesuffix("]")
-    with suppress(ValueError):
-        return f"[{ipaddress.IPv6Address(bare)}]"
-    if not host or any(letter in "/?#@:[]%\\" or letter.isspace() for letter in host):
-        raise ConfigError("host", f"must be a name or an address alone, got {host!r}")
-    return host

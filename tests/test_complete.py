@@ -15,8 +15,8 @@ import zmq
 from websockets.asyncio.client import ClientConnection, connect
 
 from qmt_bridge import Frame, QMTClient, quote_topic
+from qmt_bridge.clients.stream import StreamState
 from qmt_bridge.sockets import connect_subscriber
-from qmt_bridge.stream import StreamState
 from tests.support.processes import kill, runs
 from tests.support.up import Up, running
 from tests.support.waiting import until

@@ -153,27 +153,22 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         "qmt_bridge/client.py",
         {
             "qmt_bridge.reading.backlog",
-            "qmt_bridge.bookmark",
+            "qmt_bridge.clients",
             "qmt_bridge.closes",
             "qmt_bridge.errors",
+            "qmt_bridge.frames",
             "qmt_bridge.reading.places",
             "qmt_bridge.reading.reader",
-            "qmt_bridge.stream",
             "qmt_bridge.wire.topics",
             "orjson",
             "websockets",
         },
         set(),
     ),
-    ("qmt_bridge/reading/places.py", set(), IMPURE | {"random", "ssl"}),
-    ("qmt_bridge/reading/stored_topic.py", WIRE, IMPURE | {"random", "ssl"}),
-    ("qmt_bridge/reading/reader.py", {"qmt_bridge.reading.backlog", "websockets"}, IMPURE - {"asyncio"}),
-    # The client's pure middle.
-    ("qmt_bridge/reading/backlog.py", {"qmt_bridge.wire.topics", "msgspec"}, IMPURE | {"random", "ssl"}),
     (
-        "qmt_bridge/stream.py",
+        "qmt_bridge/clients/stream.py",
         {
-            "qmt_bridge.bookmark",
+            "qmt_bridge.clients.bookmark",
             "qmt_bridge.closes",
             "qmt_bridge.errors",
             "qmt_bridge.reading.places",
@@ -182,6 +177,25 @@ RULES: list[tuple[str, set[str], set[str]]] = [
         },
         IMPURE - {"logging"} | {"random", "ssl"},
     ),
+    ("qmt_bridge/clients/trades.py", WIRE, IMPURE),
+    ("qmt_bridge/clients/typed.py", WIRE | {"qmt_bridge.clients.trades"}, IMPURE),
+    (
+        "qmt_bridge/clients/*",
+        WIRE | {"qmt_bridge.clients", "qmt_bridge.frames", "qmt_bridge.private", "qmt_bridge.reading", "websockets"},
+        {"subprocess"},
+    ),
+    # A program that imports it needs neither ZeroMQ nor a library of data frames.
+    (
+        "qmt_bridge/sync.py",
+        WIRE | {"qmt_bridge.client", "qmt_bridge.clients", "qmt_bridge.frames"},
+        {"subprocess", "socket"},
+    ),
+    ("qmt_bridge/frames.py", WIRE | {"pandas", "polars"}, IMPURE),
+    ("qmt_bridge/reading/places.py", set(), IMPURE | {"random", "ssl"}),
+    ("qmt_bridge/reading/stored_topic.py", WIRE, IMPURE | {"random", "ssl"}),
+    ("qmt_bridge/reading/reader.py", {"qmt_bridge.reading.backlog", "websockets"}, IMPURE - {"asyncio"}),
+    # The client's pure middle.
+    ("qmt_bridge/reading/backlog.py", {"qmt_bridge.wire.topics", "msgspec"}, IMPURE | {"random", "ssl"}),
     # Only this command knows both sides; it starts them as processes.
     # The settings of the gateway's workers depend on the socket that it was given.
     (
@@ -526,7 +540,7 @@ def test_file_imports_only_what_its_rule_allows(name):
         pytest.param("gateway/hub.py", "import zmq", ["zmq"], id="zmq-in-the-middle"),
         pytest.param("qmt_bridge/wire/x.py", "import zmq, msgspec", ["zmq"], id="zmq-on-paper"),
         pytest.param("qmt_bridge/client.py", "import starlette", ["starlette"], id="client"),
-        pytest.param("qmt_bridge/stream.py", "import websockets, time", ["websockets", "time"], id="stream"),
+        pytest.param("qmt_bridge/clients/stream.py", "import websockets, time", ["websockets", "time"], id="stream"),
         pytest.param("qmt_bridge/commands/tail.py", "import feeder.app", ["feeder.app"], id="only-the-command"),
         pytest.param(
             "qmt_bridge/commands/run.py", "from feeder import app\nfrom gateway import hub", ["gateway.hub"], id="run"

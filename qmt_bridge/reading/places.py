@@ -16,12 +16,16 @@ class Places:
     """The position of each code or market that a stream asked for, as (epoch, seq)."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        self._names = frozenset(names)
+        self._names = set(names)
         self._reached: dict[str, tuple[int, int]] = {}
         # The market of each code whose positions are those of its market.
         self._markets: dict[str, str] = {}
         # The feeder's epoch when the stream began; 0 while that is not known.
         self._began = 0
+
+    def add(self, names: Iterable[str]) -> None:
+        """Take further names."""
+        self._names.update(names)
 
     def began(self, epoch: int) -> None:
         """Take the epoch of the feeder: of codes without a last value nothing was published in it before."""

@@ -221,7 +221,7 @@ def keys(rng: random.Random, folder: Path) -> None:
 
 def positions(rng: random.Random, folder: Path) -> None:
     """Read the position of a client, and write the next one."""
-    from qmt_bridge.bookmark import Bookmark, BookmarkFile
+    from qmt_bridge.clients.bookmark import Bookmark, BookmarkFile
 
     path = folder / "cursor.json"
     good = b'{"server":"a","seq":5,"event":"00"}'

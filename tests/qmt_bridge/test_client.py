@@ -34,14 +34,14 @@ from qmt_bridge import (
     QMTClient,
     ServerError,
     StreamState,
-    bookmark,
     client,
     errors,
 )
-from qmt_bridge import stream as stream_module
-from qmt_bridge.bookmark import Bookmark, fingerprint
+from qmt_bridge.clients import bookmark
+from qmt_bridge.clients import stream as stream_module
+from qmt_bridge.clients.bookmark import Bookmark, fingerprint
+from qmt_bridge.clients.stream import Stream, Verdict, backoff
 from qmt_bridge.reading import backlog, reader
-from qmt_bridge.stream import Stream, Verdict, backoff
 from qmt_bridge.wire import messages, topics
 from tests.support.full_disk import full_disk
 from tests.support.paths import ROOT
@@ -139,7 +139,7 @@ def stream(kind: str) -> Stream:
     made = []
 
     class Recording(QMTClient):
-        def _frames(self, stream, saved=None):
+        def _subscription(self, stream, *_):
             made.append(stream)
 
     recording = Recording("host")
@@ -390,7 +390,7 @@ def test_a_request_stays_below_the_gateways_limit():
     made = []
 
     class Recording(QMTClient):
-        def _frames(self, stream):
+        def _subscription(self, stream, *_):
             made.append(stream)
 
     codes = [f"{number:032}.CFFEX" for number in range(2500)]

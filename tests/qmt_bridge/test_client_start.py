@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from qmt_bridge import QMTClient
+from qmt_bridge.clients.stream import StreamState
 from qmt_bridge.config import Config
 from qmt_bridge.errors import BadRequest
 from qmt_bridge.reading.places import CODES_A_REQUEST, Places
-from qmt_bridge.stream import StreamState
 from qmt_bridge.system import clock
 from qmt_bridge.wire.topics import quote_topic, whole_topic
 from tests.support.morning import CODE, OPEN, TICK, Market, demand, market_of, tick

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qmt_bridge import config, private
-from qmt_bridge.bookmark import BookmarkFile
+from qmt_bridge.clients.bookmark import BookmarkFile
 from qmt_bridge.config import load_config
 from qmt_bridge.curve.certificate import MOST_BYTES
 from qmt_bridge.curve.key_folder import load_curve

@@ -16,7 +16,7 @@ import pytest
 
 from feeder.journal.journal import Journal
 from qmt_bridge import private
-from qmt_bridge.bookmark import Bookmark, BookmarkFile
+from qmt_bridge.clients.bookmark import Bookmark, BookmarkFile
 from qmt_bridge.config import load_config
 from qmt_bridge.curve.key_folder import load_curve, make_keys
 from qmt_bridge.errors import ConfigError

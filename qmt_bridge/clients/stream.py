@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 import orjson
 
-from qmt_bridge.bookmark import Bookmark, fingerprint
+from qmt_bridge.clients.bookmark import Bookmark, fingerprint
 from qmt_bridge.closes import may_reconnect
 from qmt_bridge.errors import Disconnected, ServerError
 from qmt_bridge.reading.places import Places
@@ -23,6 +23,8 @@ from qmt_bridge.wire.topics import Versions
 
 logger = logging.getLogger(__name__)
 
+# The gateway closes the socket on a request over 64 KiB; a code has at most 38 characters.
+_CODES_A_REQUEST = 1000
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 # A connection that lasted this long resets the count of failures. A gateway that fails sooner, again and again, must
@@ -135,6 +137,12 @@ def is_trade_event(frame: dict[str, Any]) -> bool:
     return isinstance(frame.get("type"), str) and frame["type"] not in _CONTROL_TYPES
 
 
+def parts(codes: list[str]) -> Iterator[list[str]]:
+    """Yield the codes in parts that fit into a request."""
+    for start in range(0, len(codes), _CODES_A_REQUEST):
+        yield codes[start : start + _CODES_A_REQUEST]
+
+
 class Stream:
     """The requests of one stream, and what its frames and closes mean. `carries` tells data from control frames."""
 
@@ -174,8 +182,17 @@ class Stream:
         self.news: list[StreamState] = []
         # True from a lost connection until the first frame that shows that the gateway serves the stream again.
         self.interrupted = False
+        # Of a shared connection: told by which error frame codes are refused while others are served.
+        self.on_refused: Callable[[dict[str, Any]], None] | None = None
         self._carries = carries
-        self._codes = frozenset(codes)
+        self._codes = set(codes)
+        # The field that names the codes of a request; empty where no code can be added.
+        self.field = next((name for name in ("stocks", "codes") if self._has(name) and not finite), "")
+        # What every request has besides.
+        self._terms = {name: value for request in self._first_requests[:1] for name, value in request.items()}
+        self._terms.pop(self.field, None)
+        # Whether codes were taken away, so that frames of them may still come.
+        self._is_narrowed = False
         self._feed: str | None = None
         # Whether the key sees the events of some accounts only.
         self._some_accounts = False
@@ -187,12 +204,104 @@ class Stream:
         resumed = self._first_requests
         if self._places is not None:
             resumed = [again for request in resumed for again in self._places.resume(request)]
+        if self.field and not resumed:
+            # Every code was removed. The gateway closes a socket that never sends a request.
+            resumed = [{"action": "ping"}]
         self.requests = [orjson.dumps(request).decode() for request in resumed]
+        self._asked = frozenset(self._codes)
         # The answers to these that have not ended yet (option `end`).
         self._unended = max(1, len(self.requests))
         self._unrefused = set(self._codes)
         self._failure: dict[str, Any] | None = None
         self._compares = self.bookmark is not None and self.bookmark.event is not None
+
+    @property
+    def codes(self) -> frozenset[str]:
+        """Return the codes that the stream has now."""
+        return frozenset(self._codes)
+
+    def emptied(self) -> Stream:
+        """Return a stream of the same kind without codes."""
+        empty = Stream(
+            self.path, self._first_requests, self._codes, self._carries, versions=self.versions, joined=self.joined
+        )
+        empty.remove(self._codes)
+        empty.opened()
+        return empty
+
+    @property
+    def shared_by(self) -> bytes:
+        """Return what streams have in common that one connection can serve; nothing if it has to be its own.
+
+        What must not be left out is not shared: while one loop is slow, all others would have to wait for it.
+        """
+        if not self.is_changeable or self._places is not None or self.versions == "none":
+            return b""
+        return self.path.encode() + orjson.dumps(self._terms, option=orjson.OPT_SORT_KEYS)
+
+    @property
+    def has_snapshot(self) -> bool:
+        """Return whether the last value of each code comes first."""
+        return self._terms.get("snapshot", True) is not False
+
+    def _has(self, name: str) -> bool:
+        return any(name in request for request in self._first_requests)
+
+    @property
+    def is_changeable(self) -> bool:
+        """Return whether codes can be added and removed."""
+        return bool(self.field) and "end" not in self._terms
+
+    @property
+    def unchangeable(self) -> str:
+        """Return why they cannot."""
+        return f"codes cannot be added to a stream of {self.path}" + (" that has an end" if self.field else "")
+
+    def add(self, codes: Iterable[str]) -> list[dict[str, Any]]:
+        """Take further codes into the stream; return the requests for those that are new."""
+        new = [code for code in dict.fromkeys(codes) if code not in self._codes]
+        requests = self._subscribing(new)
+        self._first_requests += requests
+        self._codes.update(new)
+        self._unrefused.update(new)
+        if self._places is not None:
+            self._places.add(new)
+        return requests
+
+    def remove(self, codes: Iterable[str]) -> list[dict[str, Any]]:
+        """Take codes out of the stream; return the requests that end them."""
+        ended = [code for code in dict.fromkeys(codes) if code in self._codes]
+        self._codes.difference_update(ended)
+        self._unrefused.difference_update(ended)
+        self._is_narrowed = self._is_narrowed or bool(ended)
+        left = [
+            {**request, self.field: [code for code in request[self.field] if code in self._codes]}
+            for request in self._first_requests
+        ]
+        self._first_requests = [request for request in left if request[self.field]]
+        return self._unsubscribing(ended)
+
+    def late(self) -> list[dict[str, Any]]:
+        """Return what to ask besides the requests of this connection: codes came and went while it was made."""
+        new = [code for code in self._codes if code not in self._asked]
+        ended = [code for code in self._asked if code not in self._codes]
+        subscribing = [{"action": "subscribe", **request} for request in self._subscribing(new)]
+        return subscribing + [{"action": "unsubscribe", **request} for request in self._unsubscribing(ended)]
+
+    def _subscribing(self, codes: list[str]) -> list[dict[str, Any]]:
+        return [{self.field: part, **self._terms} for part in parts(codes)]
+
+    def _unsubscribing(self, codes: list[str]) -> list[dict[str, Any]]:
+        detail: dict[str, Any] = {name: self._terms[name] for name in ("period", "gear_num") if name in self._terms}
+        return [{self.field: part, **detail} for part in parts(codes)]
+
+    def _keep_wanted(self, frame: dict[str, Any]) -> bool:
+        """Take records of removed codes out of a frame; return whether any is left."""
+        data: dict[str, Any] = frame if self._places is None else frame["data"]
+        for code in [code for code in data if code not in self._codes]:
+            if code.rpartition(".")[2] not in self._codes:
+                del data[code]
+        return bool(data)
 
     @property
     def after(self) -> int | None:
@@ -220,6 +329,8 @@ class Stream:
                 self._unended -= 1
                 return Verdict.IGNORE if self._unended else Verdict.END
             self._take_notice(frame)
+            return Verdict.IGNORE
+        if self._is_narrowed and not self._keep_wanted(frame):
             return Verdict.IGNORE
         if self._places is not None and not self._places.take(frame):
             return Verdict.IGNORE

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from qmt_bridge import bookmark as bookmark_module
-from qmt_bridge.bookmark import SAVE_SECONDS, Bookmark, BookmarkFile, fingerprint
+from qmt_bridge.clients import bookmark as bookmark_module
+from qmt_bridge.clients.bookmark import SAVE_SECONDS, Bookmark, BookmarkFile, fingerprint
 from qmt_bridge.errors import ConfigError
 from tests.support.full_disk import full_disk
 

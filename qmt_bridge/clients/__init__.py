@@ -1,0 +1,1 @@
+"""What the asynchronous and the synchronous client are made of."""
