@@ -49,6 +49,7 @@ async def test_a_removed_code_sends_no_further_frame(rig):
         await begun(rig, stream)
         # It is read, and waits when its code is removed.
         rig.source.publish(quote_topic(A, "tick"), tick(A, 2))
+        await until(lambda: stream._control._reader._backlog.size)
         assert await stream.remove([A, C]) == Ack((A,))
         await rig.unwanted(quote_topic(A, "tick"))
         rig.source.publish(quote_topic(B, "tick"), tick(B, 3))
