@@ -16,7 +16,7 @@ check:  ## Format, lint, types, shell script
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
-	if command -v shellcheck >/dev/null; then shellcheck .ci/run tests/windows/run; fi
+	if command -v shellcheck >/dev/null; then shellcheck .ci/run tests/windows/run deploy/examples/events.sh; fi
 
 test:  ## All tests; ARGS="tests/gateway -k hub" chooses
 	$(PYTHON) -m pytest -n 3 $(ARGS)
