@@ -66,7 +66,12 @@ def _which_journal(command: Command) -> Command:
 @contextmanager
 def _reading(reader: Reader, *, shown: bool = True) -> Iterator[None]:
     """Show how far a journal is read."""
-    held, _ = reader.holdings()
+    try:
+        held, _ = reader.holdings()
+    except sqlite3.DatabaseError:
+        # The check of the events, which follows, names the damaged one.
+        yield
+        return
     with progress(str(reader.path), held.last - held.first + 1, shown=shown and held.events > 0) as done:
         reader.on_read = lambda position: done(position - held.first + 1)
         yield

@@ -80,6 +80,8 @@ class Store:
         # How often, and for how many seconds, the disk was waited for.
         self._syncs = 0
         self._sync_seconds = 0.0
+        # Bytes that the disk had left at the last look.
+        self._free = 0
 
     def open(self) -> None:
         """Open the log, listen and subscribe.
@@ -114,7 +116,6 @@ class Store:
             self._make_pollers()
             # Whether the newest turn has taken messages, and no more were there.
             self._gathers = False
-            # Bytes that the disk had left at the last look.
             self._free = _free_bytes(self.folder)
             now = clock.monotonic()
             self._commit_at: float | None = None

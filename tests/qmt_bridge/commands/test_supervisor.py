@@ -312,6 +312,7 @@ def test_a_child_gets_its_own_settings_and_no_other_secret(monkeypatch: pytest.M
     for name in ("QMT_BRIDGE_XT_TOKEN", "QMT_BRIDGE_CONFIG", "QMT_BRIDGE_API_KEY"):
         monkeypatch.setenv(name, "from outside")
     monkeypatch.setenv("UNRELATED", "kept")
+    monkeypatch.setenv("QMT_BRIDGE_LANG", "zh")
     config = Config(api_key="k3y", xt_token="t0ken", port=9)
     gateway = child_process.environment(config, (*GATEWAY, *WIRE, *LOG))
     feeder = child_process.environment(config, (*FEEDER, *WIRE, *LOG))
@@ -320,7 +321,7 @@ def test_a_child_gets_its_own_settings_and_no_other_secret(monkeypatch: pytest.M
     assert feeder["QMT_BRIDGE_XT_TOKEN"] == "t0ken"
     assert "t0ken" not in gateway.values()
     assert "k3y" not in feeder.values()
-    assert [name for name in download if name.startswith("QMT_BRIDGE_")] == []
+    assert [name for name in download if name.startswith("QMT_BRIDGE_")] == ["QMT_BRIDGE_LANG"]
     for env in (gateway, feeder, download):
         assert "from outside" not in env.values()
         assert env["UNRELATED"] == "kept"

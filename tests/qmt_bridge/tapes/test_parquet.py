@@ -151,10 +151,10 @@ def test_many_rows_are_written_in_groups(export, tmp_path: Path, monkeypatch: py
 def test_what_is_recorded_meanwhile_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "day.tape", ("whole/SH/", {MAOTAI: {"time": 1}}))
 
-    def read(tape: Path) -> Any:
+    def read(tape: Path, *told: Any) -> Any:
         # The second pass alone reads so.
         write(tape, ("l2/600519.SH/0/", {MAOTAI: [{"other": 1}]}))
-        return original(tape)
+        return original(tape, *told)
 
     original = parquet.read_tape
     monkeypatch.setattr(parquet, "read_tape", read)
