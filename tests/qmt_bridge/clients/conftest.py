@@ -12,14 +12,22 @@ from websockets.asyncio.server import ServerConnection, serve
 from qmt_bridge.config import Config
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.rig import KEY, Rig, running_rig
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
-def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+def shared_rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     folder = tmp_path_factory.mktemp("data")
     with running_rig(Config(**ANY_ADDRESSES, api_key=KEY, data_dir=str(folder), grace=0.0)) as rig:
         rig.serve()
         yield rig
+
+
+@pytest.fixture
+def rig(shared_rig: Rig) -> Iterator[Rig]:
+    yield shared_rig
+    # A test would take a subscription of the one before for its own, and publish before its own is there.
+    wait_for(lambda: not shared_rig.source.wanted, "the end of all subscriptions")
 
 
 @pytest.fixture
