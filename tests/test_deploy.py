@@ -518,7 +518,9 @@ def test_image_gets_the_example_files_and_no_secret_beside_them():
     examples = listed.stdout.split() or [path.relative_to(ROOT).as_posix() for path in DEPLOY.rglob("*.*")]
     assert "deploy/systemd/qmt-bridge-gateway.socket" in examples
     assert [path for path in examples if not is_sent(path)] == []
-    secrets = "docker/.env docker/keys/clients/desk.key docker/keys/gateway.key_secret nginx/privkey.pem .env.local".split()
+    secrets = (
+        "docker/.env docker/keys/clients/desk.key docker/keys/gateway.key_secret nginx/privkey.pem .env.local".split()
+    )
     assert [path for path in secrets if is_sent(f"deploy/{path}")] == []
     assert not is_sent("qmt-bridge.toml")
     assert not is_sent("tests/test_deploy.py")

@@ -29,6 +29,7 @@ from qmt_bridge.commands.terminal.table import on_terminal, table
 from qmt_bridge.config import (
     CREDENTIALS,
     FEEDER,
+    FORWARD,
     GATEWAY,
     WIRE,
     foreign_variables,
@@ -111,12 +112,12 @@ def keygen(
 
 
 @click.command()
-@settings(*FEEDER, *GATEWAY, *WIRE)
+@settings(*FEEDER, *GATEWAY, *FORWARD, *WIRE)
 @click.option(
     "--for",
     "role",
-    type=click.Choice(("feeder", "gateway")),
-    help="What runs on this machine.  [default: by the settings that are given, else both]",
+    type=click.Choice(("feeder", "gateway", "forward")),
+    help="What runs on this machine.  [default: by the settings that are given, else feeder and gateway]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def doctor(config_file: Path | None, role: End | None, as_json: bool, **flags: Any) -> None:
@@ -130,7 +131,8 @@ def doctor(config_file: Path | None, role: End | None, as_json: bool, **flags: A
         config = load_config(config_file, None, flags)
         if role is None:
             given = given_settings(config_file, None, flags)
-            role = examination.role_of(config, bool(given & {*FEEDER} - {"data_dir"}), bool(given & set(GATEWAY)))
+            feeders = given & {*FEEDER} - {"data_dir"}
+            role = examination.role_of(config, bool(feeders), bool(given & {*GATEWAY}), bool(given & {*FORWARD}))
         findings = examination.examine(config, __version__, role, foreign_variables())
     except ConfigError as exc:
         findings = [machine.settings(exc)]
