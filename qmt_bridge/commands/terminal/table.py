@@ -22,12 +22,24 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], styles: Sequen
     script finds them.
     """
     shown = [[str(cell) for cell in row] for row in rows]
-    return _drawn([say(head) for head in heads], shown, styles) if on_terminal() else plain_table(heads, shown)
+    heads = [label(head) for head in heads]
+    return _drawn(heads, shown, styles) if on_terminal() else plain_table(heads, shown)
 
 
 def on_terminal() -> bool:
     """Return whether a person reads the standard output."""
     return sys.stdout.isatty()
+
+
+def label(name: str) -> str:
+    """Return the name of a column, a line or a hop: English in a pipe, so that a script finds it."""
+    return say(name) if on_terminal() else name
+
+
+def labelled(lines: Iterable[tuple[str, str]], columns: int) -> str:
+    """Return texts behind their labels, which take so many columns, or one more than a long label has."""
+    shown = [(label(name), text) for name, text in lines]
+    return "\n".join(f"{name}{' ' * max(1, columns - width(name))}{text}" for name, text in shown)
 
 
 def plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
