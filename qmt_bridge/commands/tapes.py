@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from textwrap import indent
 from typing import TYPE_CHECKING
 
 import click
@@ -98,7 +97,7 @@ def info_text(found: Survey) -> str:
     from qmt_bridge.tapes import survey
 
     lines = [(name, say(text)) for name, text in survey.to_rows(found)]
-    return "\n".join([f"{found.path}: {say(survey.title(found))}", indent(labelled(lines, LABEL), "  ")])
+    return "\n".join([f"{found.path}: {say(survey.title(found))}", labelled(lines, LABEL, "  ")])
 
 
 def _bytes(file: Path) -> int:

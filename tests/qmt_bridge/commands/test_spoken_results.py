@@ -165,6 +165,19 @@ def test_texts_begin_in_one_column_behind_wide_labels() -> None:
     assert lines[0].startswith("数据源 ")
 
 
+def test_long_text_goes_on_below_its_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    text = "pid 1，1 个 worker，http://127.0.0.1:8000/readyz /healthz /metrics"
+    lines = labelled([("gateway", text), ("stop", "Ctrl-C")], 9, "  ").splitlines()
+    assert lines[0].startswith("  网关     pid 1")
+    assert lines[-1] == "  停止     Ctrl-C"
+    assert {line[:11] for line in lines[1:-1]} == {" " * 11}
+    assert max(map(width, lines)) <= 40
+    assert "".join(line[11:] for line in lines[1:-1]).replace(" ", "") in text.replace(" ", "")
+    monkeypatch.setattr(tables, "on_terminal", lambda: False)
+    assert labelled([("gateway", text)], 9, "  ") == f"  gateway  {text}"
+
+
 def test_labels_stay_english_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tables, "on_terminal", lambda: False)
     lines = _state_text(STATE).splitlines()
