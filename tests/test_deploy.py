@@ -483,15 +483,26 @@ def test_docker_compose_accepts_its_file():
     check([docker, "compose", "-f", str(DEPLOY / "docker" / "compose.yaml"), "config", "--quiet"])
 
 
+def is_sent(path: str) -> bool:
+    """Return whether Docker gets a file for the build: the last pattern of its file that matches decides."""
+    sent = True
+    for line in text("deploy/docker/Dockerfile.dockerignore").splitlines():
+        pattern = re.escape(line.removeprefix("!")).replace(r"\*\*/", "(.*/)?").replace(r"\*", "[^/]*")
+        if not line.startswith("#") and re.fullmatch(f"{pattern}(/.*)?", path):
+            sent = line.startswith("!")
+    return sent
+
+
 def test_image_gets_exactly_the_files_that_pyproject_names():
     project = tomllib.loads(text("pyproject.toml"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
     named = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
-    named |= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
-    named |= {"deploy/requirements.lock", "deploy/build.lock"}
+    named |= {*wheel["packages"], *wheel["force-include"]}
     copied = {name for line in dockerfile("COPY") if "--from" not in line for name in line.split()[:-1]}
     context = re.findall(r"^!(.+)$", text("deploy/docker/Dockerfile.dockerignore"), re.MULTILINE)
 
-    assert copied == named
+    # The locks alone first: a layer that changes with them.
+    assert copied == named | {"deploy/requirements.lock", "deploy/build.lock"}
     assert set(context) == named
     # Each package from the index has the hash of its lock.
     for command in re.findall(r"pip install ([^&]*)", text("deploy/docker/Dockerfile")):
@@ -500,6 +511,19 @@ def test_image_gets_exactly_the_files_that_pyproject_names():
     assert "python -m venv --without-pip /opt/qmt-bridge" in text("deploy/docker/Dockerfile")
     # Not root, and a number, because a cluster can check only a number.
     assert dockerfile("USER") == ["10001"]
+
+
+def test_image_gets_the_example_files_and_no_secret_beside_them():
+    listed = subprocess.run(["git", "ls-files", "deploy"], cwd=ROOT, capture_output=True, text=True, check=False)
+    examples = listed.stdout.split() or [path.relative_to(ROOT).as_posix() for path in DEPLOY.rglob("*.*")]
+    assert "deploy/systemd/qmt-bridge-gateway.socket" in examples
+    assert [path for path in examples if not is_sent(path)] == []
+    secrets = (
+        "docker/.env docker/keys/clients/desk.key docker/keys/gateway.key_secret nginx/privkey.pem .env.local".split()
+    )
+    assert [path for path in secrets if is_sent(f"deploy/{path}")] == []
+    assert not is_sent("qmt-bridge.toml")
+    assert not is_sent("tests/test_deploy.py")
 
 
 def test_compose_file_builds_this_image_with_known_settings():

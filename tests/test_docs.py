@@ -75,6 +75,13 @@ def test_readme_links_to_the_documents(readme):
     assert len([link for link in LINK.findall(text(ROOT / readme)) if "://" not in link]) >= 6
 
 
+def test_readme_in_chinese_leads_to_the_same_documents():
+    there, here = ({*LINK.findall(text(ROOT / name))} for name in ("README.md", "README.zh-CN.md"))
+    english = {link.partition("#")[0] for link in there if not link.startswith(("http", "docs/images/"))}
+    assert english - {link.partition("#")[0] for link in here} == {"README.zh-CN.md"}
+    assert "qmt-bridge forward" in text(ROOT / "README.zh-CN.md")
+
+
 @pytest.mark.parametrize("readme", ["README.md", "README.zh-CN.md"])
 def test_speed_in_the_readme_is_from_the_full_table(readme):
     shown = [line for line in text(ROOT / readme).splitlines() if line.startswith("| this gateway |")]

@@ -250,7 +250,8 @@ def test_banner_shows_the_urls_and_that_data_is_simulated(tmp_path: Path) -> Non
     with running(tmp_path, "--source=sim") as up:
         banner = up.text[up.text.index("QMT Bridge") :].splitlines()
         assert len(banner) <= 10
-        assert "SIMULATED" in banner[1]
+        assert banner[1] == f"  page     http://127.0.0.1:{up.port}/"
+        assert "SIMULATED" in banner[2]
         assert f"store    pid {up.pid('store')}, {tcp(up.ports[-1])}, 5 days in {tmp_path / 'store'}" in up.text
         for path in ("/ws/realtime", "/ws/whole_quote", "/ws/l2_thousand", "/ws/download_progress", "/ws/formula"):
             assert path in up.text

@@ -13,7 +13,7 @@ import click
 
 from qmt_bridge.commands.options import fail, load_settings, settings, warn_visible
 from qmt_bridge.commands.terminal.completion import complete_code
-from qmt_bridge.commands.terminal.table import table
+from qmt_bridge.commands.terminal.table import label, labelled, table
 from qmt_bridge.errors import QMTBridgeError
 from qmt_bridge.language.catalog import say
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # Entries that are asked for at a time.
 AT_A_TIME = 2000
+# Columns of the labels of `state`.
+LABEL = 10
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -207,23 +209,24 @@ def why(
 
 
 def _why_text(found: Mapping[str, Any]) -> str:
-    lines = [f"{found['code']}: {found['verdict']}"]
+    lines = [f"{found['code']}: {say(found['verdict'])}"]
     if found["topic"] is not None:
         age = "-" if found["age"] is None else f"{found['age']:.1f} s"
-        lines.append(f"topic {found['topic']}, {found['state'] or 'unknown'} at the feeder, newest message {age} old")
-        lines.append(f"{found['messages']} messages seen, {found['missed']} missed")
+        state = found["state"] or say("unknown")
+        lines.append(say(f"topic {found['topic']}, {state} at the feeder, newest message {age} old"))
+        lines.append(say(f"{found['messages']} messages seen, {found['missed']} missed"))
     if found["client"] is not None:
-        lines.append(f"client {found['client']}: {found['waiting']} bytes wait, {found['skipped']} frames skipped")
+        lines.append(say(f"client {found['client']}: {found['waiting']} bytes wait, {found['skipped']} frames skipped"))
     if found["hops"]:
         mark = found["late"] or found["lost"]
         rows = [
             (
-                each["hop"].replace("_", " "),
+                _hop(each["hop"]),
                 _ms(each["median"]),
                 _ms(each["worst"]),
                 each["count"],
                 each["worker"],
-                "<-- here" if each["hop"] == mark else "",
+                label("<-- here") if each["hop"] == mark else "",
             )
             for each in found["hops"]
         ]
@@ -259,63 +262,68 @@ def _subscription(each: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _state_text(found: Mapping[str, Any]) -> str:
-    marked = "  SIMULATED: the prices are invented" if found["simulated"] else ""
-    reason = f": {found['reason']}" if found["reason"] else ""
-    source = found["source"] or "no feeder"
-    lines = [f"source    {source}, feed {found['feed']}{reason}, trade events {found['trade'] or '-'}{marked}"]
-    ages = "  ".join(f"{name} {age:.1f} s" for name, age in found["markets"].items())
-    lines.append(f"newest    {ages or 'nothing has come'}")
+    lines = _session_lines(found)
     if not found["full"]:
-        return "\n".join([*lines, "more is for a key with the scope admin"])
+        return "\n".join([labelled(lines, LABEL), say("more is for a key with the scope admin")])
     for account in found["accounts"]:
-        why = f": {account['reason']}" if account["reason"] else ""
-        lines.append(f"account   {account['account']} ({account['type']}) {account['state']}{why}")
+        why = f": {say(account['reason'])}" if account["reason"] else ""
+        lines.append(("account", f"{account['account']} ({account['type']}) {account['state']}{why}"))
     if found["journal"]:
-        lines.append(f"journal   {found['journal']}")
+        lines.append(("journal", say(found["journal"])))
     feeder, totals = found["feeder"], found["totals"]
     if feeder is not None:
-        lines.append(
-            f"feeder    {feeder['version'] or '-'}, {feeder['topics']} topics, {feeder['upstream']} subscriptions at "
-            f"the source, {feeder['published_rate']:g} messages/s"
+        said = (
+            f"{feeder['version'] or '-'}, {feeder['topics']} topics, {feeder['upstream']} subscriptions at the source, "
+            f"{feeder['published_rate']:g} messages/s"
         )
-    lines += _parts_text(found)
-    lines.append(
-        f"clients   {totals['clients']} at {totals['workers']} workers, {totals['frames_rate']:g} frames/s, "
+        lines.append(("feeder", say(said)))
+    lines += _part_lines(found)
+    said = (
+        f"{totals['clients']} at {totals['workers']} workers, {totals['frames_rate']:g} frames/s, "
         f"{totals['slow_clients']} slow, lag {totals['lag']:.3f} s"
     )
-    lines.append(
-        f"last hour {totals['gaps_hour']} gaps, {totals['lost_hour']} messages lost, {totals['skipped_hour']} skipped"
-    )
-    rows = [
-        (hop.replace("_", " "), _ms(of["p50"]), _ms(of["p99"]), of["count"]) for hop, of in found["latency"].items()
-    ]
-    lines += ["", table(("hop", "p50", "p99", "samples"), rows), ""]
+    lines.append(("clients", say(said)))
+    said = f"{totals['gaps_hour']} gaps, {totals['lost_hour']} messages lost, {totals['skipped_hour']} skipped"
+    lines.append(("last hour", say(said)))
+    rows = [(_hop(hop), _ms(of["p50"]), _ms(of["p99"]), of["count"]) for hop, of in found["latency"].items()]
+    shown = [labelled(lines, LABEL), "", table(("hop", "p50", "p99", "samples"), rows), ""]
     heads = "worker gateway clients topics messages/s frames/s waiting lag".split()
     names = "worker gateway clients topics messages_rate frames_rate waiting_bytes lag".split()
-    lines.append(table(heads, [[each[name] for name in names] for each in found["workers"]]))
-    lines += ["", *(f"{_time(each['time'])}  {each['where']:8}  {each['text']}" for each in found["events"][:20])]
+    shown.append(table(heads, [[each[name] for name in names] for each in found["workers"]]))
+    events = [f"{_time(each['time'])}  {each['where']:8}  {say(each['text'])}" for each in found["events"][:20]]
+    shown += ["", *events]
     if found["missing"]:
-        lines.append(_missing(found))
-    return "\n".join(lines).rstrip()
+        shown.append(_missing(found))
+    return "\n".join(shown).rstrip()
 
 
-def _parts_text(found: Mapping[str, Any]) -> list[str]:
+def _session_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of the source and of what came last, which every client may see."""
+    marked = f"  {say('SIMULATED: the prices are invented')}" if found["simulated"] else ""
+    reason = f": {found['reason']}" if found["reason"] else ""
+    source, trade = found["source"] or say("no feeder"), found["trade"] or "-"
+    said = say(f"{source}, feed {found['feed']}{reason}, trade events {trade}")
+    ages = "  ".join(f"{name} {age:.1f} s" for name, age in found["markets"].items())
+    return [("source", f"{said}{marked}"), ("newest", ages or say("nothing has come"))]
+
+
+def _part_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return a line about each part that reports to the feeder."""
     lines = []
     store, alerts = found.get("store"), found.get("alerts")
     if store is not None:
         how = store["failure"] or f"{store['topics']} topics, {store['stored']} messages, lag {store['lag']:.3f} s"
-        lines.append(f"store     {how if store['up'] else _silent(store)}")
+        lines.append(("store", say(how) if store["up"] else _silent(store)))
     if alerts is not None:
-        opened = ", ".join(f"{each['rule']} {each['subject']}".rstrip() for each in alerts["open"]) or "none"
+        opened = ", ".join(f"{each['rule']} {each['subject']}".rstrip() for each in alerts["open"]) or say("none")
         failing = [each["target"] for each in alerts["targets"] if each["failing"]]
-        told = f"; not taken by {', '.join(failing)}" if failing else ""
-        lines.append(f"alerts    {f'open: {opened}{told}' if alerts['up'] else _silent(alerts)}")
+        told = say(f"open: {opened}; not taken by {', '.join(failing)}") if failing else say(f"open: {opened}")
+        lines.append(("alerts", told if alerts["up"] else _silent(alerts)))
     return lines
 
 
 def _silent(part: Mapping[str, Any]) -> str:
-    return f"SILENT: has not reported for {part['age']:.0f} s"
+    return say(f"SILENT: has not reported for {part['age']:.0f} s")
 
 
 def _tell_missing(found: Mapping[str, Any]) -> None:
@@ -325,6 +333,10 @@ def _tell_missing(found: Mapping[str, Any]) -> None:
 
 def _missing(found: Mapping[str, Any]) -> str:
     return say(f"incomplete: no answer in time from {', '.join(found['missing'])}")
+
+
+def _hop(name: str) -> str:
+    return label(name.replace("_", " "))
 
 
 def _ms(seconds: float | None) -> str:

@@ -25,10 +25,11 @@ from qmt_bridge.commands.options import (
 )
 from qmt_bridge.commands.terminal.completion import complete_code
 from qmt_bridge.commands.terminal.progress import progress, waiting
-from qmt_bridge.commands.terminal.table import on_terminal, table
+from qmt_bridge.commands.terminal.table import label, labelled, on_terminal, table
 from qmt_bridge.config import (
     CREDENTIALS,
     FEEDER,
+    FORWARD,
     GATEWAY,
     WIRE,
     foreign_variables,
@@ -37,7 +38,7 @@ from qmt_bridge.config import (
 )
 from qmt_bridge.curve.certificate import ROLES, checked_roles
 from qmt_bridge.errors import ConfigError
-from qmt_bridge.language.catalog import say
+from qmt_bridge.language.catalog import say, speaks_english
 
 if TYPE_CHECKING:
     from qmt_bridge.commands.doctor.findings.finding import Finding
@@ -111,12 +112,12 @@ def keygen(
 
 
 @click.command()
-@settings(*FEEDER, *GATEWAY, *WIRE)
+@settings(*FEEDER, *GATEWAY, *FORWARD, *WIRE)
 @click.option(
     "--for",
     "role",
-    type=click.Choice(("feeder", "gateway")),
-    help="What runs on this machine.  [default: by the settings that are given, else both]",
+    type=click.Choice(("feeder", "gateway", "forward")),
+    help="What runs on this machine.  [default: by the settings that are given, else feeder and gateway]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the same as JSON.")
 def doctor(config_file: Path | None, role: End | None, as_json: bool, **flags: Any) -> None:
@@ -130,7 +131,8 @@ def doctor(config_file: Path | None, role: End | None, as_json: bool, **flags: A
         config = load_config(config_file, None, flags)
         if role is None:
             given = given_settings(config_file, None, flags)
-            role = examination.role_of(config, bool(given & {*FEEDER} - {"data_dir"}), bool(given & set(GATEWAY)))
+            feeders = given & {*FEEDER} - {"data_dir"}
+            role = examination.role_of(config, bool(feeders), bool(given & {*GATEWAY}), bool(given & {*FORWARD}))
         findings = examination.examine(config, __version__, role, foreign_variables())
     except ConfigError as exc:
         findings = [machine.settings(exc)]
@@ -191,6 +193,7 @@ def bench(
     """
     from qmt_bridge.commands import bench as benchmark
     from qmt_bridge.commands.load.load import Load
+    from qmt_bridge.commands.load.report import LABEL
 
     if url is None and not selftest:
         raise click.UsageError("Missing argument 'URL' (or --selftest).")
@@ -214,9 +217,17 @@ def bench(
     if as_json:
         click.echo(json.dumps(found, indent=1))
     elif on_terminal():
-        click.echo(table(("", ""), benchmark.to_rows(found), ("bold",)))
+        click.echo(table(("", ""), [(label(name), text) for name, text in measured_lines(found)], ("bold",)))
     else:
-        click.echo(benchmark.to_text(found))
+        click.echo(labelled(measured_lines(found), LABEL))
+
+
+def measured_lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the lines of a report of `bench` in the language of the user, each with its label."""
+    from qmt_bridge.commands.load.report import to_rows
+
+    comma = ", " if speaks_english() else "，"
+    return [(name, comma.join(map(say, parts))) for name, *parts in to_rows(found)]
 
 
 def _refuse_for_load(url: str | None, codes: tuple[str, ...], load: dict[str, Any]) -> None:

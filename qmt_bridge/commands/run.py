@@ -27,7 +27,7 @@ from qmt_bridge.commands.options import (
     refuse_visible,
     settings,
 )
-from qmt_bridge.commands.terminal.table import on_terminal
+from qmt_bridge.commands.terminal.table import labelled, on_terminal
 from qmt_bridge.config import (
     FEEDER,
     FORWARD,
@@ -64,6 +64,9 @@ OF_STORE = (*STORE, "data_dir", *WIRE, *LOG)
 
 # The settings of a forwarder.
 OF_FORWARD = (*FORWARD, "data_dir", *WIRE, *LOG)
+
+# Columns of the labels of `up`.
+LABEL = 9
 
 # Settings that do nothing without another one.
 _NEEDS = {"xt_home": "xt_token", "xt_servers": "xt_token", "xt_userdata": "xt_accounts"}
@@ -118,44 +121,50 @@ def _banner(
     host = gateway_address.reachable(config.host)
     s = "s" if config.tls_cert else ""
     base = f"ws{s}://{host}:{config.port}"
+    page, others = gateway_address.page_url(config)
     source = status["source"]
     if status["simulated"]:
         source += "  (SIMULATED data: invented, not the market)"
     elif source == "replay":
         source += f"  (recorded data: {config.file}, speed {config.speed:g})"
-    workers = f"{config.workers} worker{'s' if config.workers > 1 else ''}"
+    # What a user opens first; then what runs, for an operator.
     lines = [
-        f"QMT Bridge {__version__} is up",
-        f"  source   {source}, state {status['feed']}",
-        f"  feeder   pid {pids['feeder']}, {' '.join(dict.fromkeys(endpoint.addresses(config).values()))}",
-        f"  gateway  pid {pids['gateway']}, {workers}, http{s}://{host}:{config.port}/readyz /healthz /metrics",
-        *_of_store(config, pids),
-        *([f"  alerts   pid {pids['alerts']}, to {', '.join(alerts.targets_of(config))}"] if "alerts" in pids else []),
-        f"  page     http{s}://{host}:{config.port}/",
-        f"  market   {base}/ws/realtime /ws/whole_quote /ws/l2_thousand /ws/download_progress /ws/formula",
+        ("page", page if others else f"http{s}://{host}:{config.port}/"),
+        ("source", say(f"{source}, state {status['feed']}")),
+        ("market", f"{base}/ws/realtime /ws/whole_quote /ws/l2_thousand /ws/download_progress /ws/formula"),
     ]
     if made_key:
-        lines.append(f"  trade    {base}/ws/trade?api_key={config.api_key}  (key made for this run)")
+        lines.append(("trade", say(f"{base}/ws/trade?api_key={config.api_key}  (key made for this run)")))
     else:
-        lines.append(f"  trade    {base}/ws/trade?api_key=<your key>")
+        lines.append(("trade", f"{base}/ws/trade?api_key={say('<your key>')}"))
     if config.open_market_data and not (is_loopback(config.host) and not config.behind_proxy):
-        lines.append(f"  open     every client that reaches {config.host} gets market data (open_market_data)")
+        lines.append(("open", say(f"every client that reaches {config.host} gets market data (open_market_data)")))
     if config.open_trade_addr and not config.curve_dir:
-        lines.append("  open     every user of this machine gets trade events and downloads (open_trade_addr)")
-    lines.append("  stop     Ctrl-C")
-    click.echo("\n".join(map(say, lines)))
-    page, others = gateway_address.page_url(config)
+        said = "every user of this machine gets trade events and downloads (open_trade_addr)"
+        lines.append(("open", say(said)))
+    workers = f"{config.workers} worker{'s' if config.workers > 1 else ''}"
+    paths = f"http{s}://{host}:{config.port}/readyz /healthz /metrics"
+    lines += [
+        ("feeder", say(f"pid {pids['feeder']}, {' '.join(dict.fromkeys(endpoint.addresses(config).values()))}")),
+        ("gateway", say(f"pid {pids['gateway']}, {workers}, {paths}")),
+        ("store", say(_of_store(config, pids))),
+    ]
+    if "alerts" in pids:
+        lines.append(("alerts", say(f"pid {pids['alerts']}, to {', '.join(alerts.targets_of(config))}")))
+    lines.append(("stop", "Ctrl-C"))
+    click.echo(f"{say(f'QMT Bridge {__version__} is up')}\n{labelled(lines, LABEL, '  ')}")
     if qr or (qr is None and others and on_terminal()):
         from qmt_bridge.commands.terminal.qr_code import qr_code
 
-        click.echo(f"\n{qr_code(page)}\n  {page}")
+        here = "" if others else f"  {say('(only this machine reaches it)')}"
+        click.echo(f"\n{qr_code(page)}\n  {page}{here}")
 
 
-def _of_store(config: Config, pids: dict[str, int | None]) -> list[str]:
+def _of_store(config: Config, pids: dict[str, int | None]) -> str:
     if "store" not in pids:
-        return ["  store    none (store_days = 0)"]
+        return "none (store_days = 0)"
     days = f"{config.store_days} day{'s' if config.store_days > 1 else ''}"
-    return [f"  store    pid {pids['store']}, {config.store_addr}, {days} in {config.data_path / 'store'}"]
+    return f"pid {pids['store']}, {config.store_addr}, {days} in {config.data_path / 'store'}"
 
 
 def _is_simulated(config: Config) -> bool:

@@ -57,7 +57,7 @@ def from_wire(
         start=start,
         speed=speed,
         on_gap=_tell_gap if start is not None else None,
-        on_notice=lambda notice: click.echo(notice.text, err=True),
+        on_notice=lambda notice: click.echo(say(notice.text), err=True),
     )
     for number, frame in enumerate(frames, 1):
         # A last value from the feeder's memory has no times.

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from qmt_bridge.commands.options import fail, json_option
 from qmt_bridge.commands.terminal.progress import progress
+from qmt_bridge.commands.terminal.table import labelled
 from qmt_bridge.errors import QMTBridgeError
 from qmt_bridge.language.catalog import say
+
+if TYPE_CHECKING:
+    from qmt_bridge.tapes.survey import Survey
+
+# Columns of the labels of `info`.
+LABEL = 9
 
 
 @click.group()
@@ -33,7 +41,7 @@ def tape_info(files: tuple[Path, ...], as_json: bool) -> None:
         for file in files:
             with progress(str(file), _bytes(file), shown=not as_json) as done:
                 found = survey.survey(file, done)
-            click.echo((survey.to_object if as_json else survey.to_text)(found))
+            click.echo(survey.to_object(found) if as_json else info_text(found))
     except QMTBridgeError as exc:
         fail(exc)
 
@@ -55,7 +63,7 @@ def tape_verify(files: tuple[Path, ...], as_json: bool) -> None:
                 click.echo(json.dumps({"file": str(file), "messages": found.tally.frames, "faults": found.faults}))
                 continue
             for fault in found.faults:
-                click.echo(f"{file}: {fault}")
+                click.echo(f"{file}: {say(fault)}")
             if not found.faults:
                 click.echo(f"{file}: {say(f'{found.tally.frames:,} messages, nothing is missing')}")
     except QMTBridgeError as exc:
@@ -82,6 +90,14 @@ def tape_export(file: Path, parquet: Path, as_json: bool) -> None:
         return
     for path, rows in written.items():
         click.echo(f"{path}: {say(f'{rows:,} rows')}")
+
+
+def info_text(found: Survey) -> str:
+    """Return what `tape info` prints of one tape."""
+    from qmt_bridge.tapes import survey
+
+    lines = [(name, say(text)) for name, text in survey.to_rows(found)]
+    return "\n".join([f"{found.path}: {say(survey.title(found))}", labelled(lines, LABEL, "  ")])
 
 
 def _bytes(file: Path) -> int:

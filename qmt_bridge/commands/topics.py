@@ -30,6 +30,7 @@ from qmt_bridge.config import (
     LOG,
 )
 from qmt_bridge.errors import BadCode, QMTBridgeError
+from qmt_bridge.language.catalog import say
 from qmt_bridge.wire.codes import MARKETS, check_code
 
 
@@ -200,6 +201,6 @@ def record(
         try:
             recorder.run(stop)
         finally:
-            click.echo(recorder.summary())
+            click.echo("\n".join(map(say, recorder.summary().splitlines())))
     except (QMTBridgeError, OSError) as exc:
         fail(exc)

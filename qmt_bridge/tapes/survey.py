@@ -59,29 +59,33 @@ def survey(path: Path, on_read: Callable[[int], None] | None = None) -> Survey:
     return Survey(path, size, tally, reader.damages, reader.damage_count, reader.damaged_bytes, reader.torn)
 
 
-def to_text(survey: Survey) -> str:
-    """Return what `info` prints."""
+def title(survey: Survey) -> str:
+    """Return how much a tape holds, in one line."""
     tally = survey.tally
-    lines = [f"{survey.path}: {survey.size:,} bytes, {tally.frames:,} messages of {tally.topics:,} topics"]
+    return f"{survey.size:,} bytes, {tally.frames:,} messages of {tally.topics:,} topics"
+
+
+def to_rows(survey: Survey) -> list[tuple[str, str]]:
+    """Return the lines of `info` below the title, each a label and what was found."""
+    tally = survey.tally
+    lines = []
     if tally.sources:
         invented = ", SIMULATED data" if tally.simulated else ""
-        lines.append(f"  source   {printable(', '.join(tally.sources))}{invented}")
+        lines.append(("source", f"{printable(', '.join(tally.sources))}{invented}"))
     if tally.frames:
-        lines.append(f"  from     {shanghai(tally.first_ns)}")
-        lines.append(f"  to       {shanghai(tally.last_ns)}")
+        lines += [("from", shanghai(tally.first_ns)), ("to", shanghai(tally.last_ns))]
     for session in tally.sessions:
-        lines.append(f"  session  {shanghai(session.begin_ns)}  {printable(' '.join(session.topics))}")
+        lines.append(("session", f"{shanghai(session.begin_ns)}  {printable(' '.join(session.topics))}"))
     if tally.session_count > len(tally.sessions):
-        lines.append(f"  session  and {tally.session_count - len(tally.sessions):,} more")
+        lines.append(("session", f"and {tally.session_count - len(tally.sessions):,} more"))
     for kind, count in sorted(tally.kinds.items()):
-        lines.append(
-            f"  {printable(kind):<8} {count.frames:>12,} messages {count.size:>15,} bytes {count.topics:>8,} topics"
-        )
-    lines.append(f"  gaps     {tally.gap_count:,}, {tally.missed:,} messages missing")
+        held = f"{count.frames:>12,} messages {count.size:>15,} bytes {count.topics:>8,} topics"
+        lines.append((printable(kind), held))
+    lines.append(("gaps", f"{tally.gap_count:,}, {tally.missed:,} messages missing"))
     if survey.damage_count or survey.torn:
         lost = f"{survey.damaged_bytes:,} bytes in {survey.damage_count:,} places"
-        lines.append(f"  damaged  {lost}, {survey.torn:,} torn at the end")
-    return "\n".join(lines)
+        lines.append(("damaged", f"{lost}, {survey.torn:,} torn at the end"))
+    return lines
 
 
 def to_object(survey: Survey) -> bytes:
@@ -124,5 +128,7 @@ def shanghai(at_ns: int) -> str:
 
 
 def _gap(gap: Gap) -> str:
-    what = f"{gap.missed} missing" if gap.missed else "goes back"
-    return f"{shanghai(gap.arrival_ns)} {printable(gap.topic)}: seq {gap.after} is followed by {gap.seq}, {what}"
+    where = f"{shanghai(gap.arrival_ns)} {printable(gap.topic)}"
+    if gap.missed:
+        return f"{where}: seq {gap.after} is followed by {gap.seq}, {gap.missed} missing"
+    return f"{where}: seq {gap.after} is followed by {gap.seq}, goes back"

@@ -107,6 +107,7 @@ def value(rng: random.Random, levels: int = 3) -> Any:
 def tapes(rng: random.Random, folder: Path) -> None:
     """Read a tape as `tape info`, `tape export` and the replay do, and continue it."""
     from feeder.replay.recording import open_recording
+    from qmt_bridge.commands.tapes import info_text
     from qmt_bridge.tapes import parquet, survey
     from qmt_bridge.tapes.tape import Recorded, TapeWriter, session_frame, zstd
 
@@ -132,7 +133,7 @@ def tapes(rng: random.Random, folder: Path) -> None:
             content = hostile.block(zstd.compress(inner) if rng.random() < 0.5 else inner)
         path.write_bytes(content)
     _each(
-        lambda: (survey.to_text(found := survey.survey(path)), survey.to_object(found), found.faults),
+        lambda: (info_text(found := survey.survey(path)), survey.to_object(found), found.faults),
         lambda: parquet.export(path, folder / "out"),
         lambda: _play(open_recording(path, 1)),
         lambda: TapeWriter(path, Recorded(1, session_frame(["quote/"], "1"))).close(),

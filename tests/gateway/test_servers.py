@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-import httpx2
 import msgspec
 import pytest
 from starlette.testclient import TestClient
@@ -23,6 +22,7 @@ from qmt_bridge.errors import ConfigError
 from qmt_bridge.process.stop import Stop
 from qmt_bridge.system import console
 from qmt_bridge.wire.topics import quote_topic
+from tests.support.pages import Pages
 from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.rig import DEADLINE, KEY, Client, Rig, readiness, running_rig
@@ -104,7 +104,7 @@ async def test_server_serves_events_and_newest_records(config: Config, tmp_path:
     with running_rig(config) as rig, process([part.format(port=port) for part in command], rig.config, log):
         wait_for(lambda: answers(port), f"the server: {log.read_text(encoding='utf-8')}")
         async with (
-            httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE, trust_env=False) as client,
+            Pages(f"http://127.0.0.1:{port}") as client,
             client.stream("GET", "/sse/realtime?stocks=600519.SH") as response,
         ):
             lines = response.aiter_lines()

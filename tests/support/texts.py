@@ -17,6 +17,10 @@ SAYING = {
     "refuse": 0,
     "_refuse_codes": 1,
     "say": 0,
+    # What has happened lately, and the verdict of `why`: commands of another machine say them.
+    "note": 1,
+    "_note": 1,
+    "_Verdict": 2,
 }
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from qmt_bridge.addresses.endpoint import addresses, needs_keys
 from qmt_bridge.commands.doctor.answers import Center, Probe, Sdk
+from qmt_bridge.commands.doctor.facts import forwarder as forwarder_facts
 from qmt_bridge.commands.doctor.facts.feeder import Heard, listen, trade_trouble
 from qmt_bridge.commands.doctor.facts.machine import bits, free_bytes, other_version, write_error
 from qmt_bridge.commands.doctor.facts.network import (
@@ -23,7 +24,7 @@ from qmt_bridge.commands.doctor.facts.network import (
 )
 from qmt_bridge.commands.doctor.facts.store import ask_store
 from qmt_bridge.commands.doctor.facts.xtquant import ask
-from qmt_bridge.commands.doctor.findings import feeder, machine, network, store, xtquant
+from qmt_bridge.commands.doctor.findings import feeder, forwarder, machine, network, store, xtquant
 from qmt_bridge.commands.doctor.findings.finding import Finding
 from qmt_bridge.config import Config
 from qmt_bridge.curve.key_folder import End
@@ -39,8 +40,10 @@ MOST_NAMED = 5
 _WINDOWS = sys.platform == "win32"
 
 
-def role_of(config: Config, feeders: bool, gateways: bool) -> End | None:
-    """Return what runs on this machine, None for both: `feeders` and `gateways` say whose settings are given."""
+def role_of(config: Config, feeders: bool, gateways: bool, forwarders: bool = False) -> End | None:
+    """Return what runs on this machine, None for feeder and gateway; the others say whose settings are given."""
+    if forwarders and not feeders and not gateways:
+        return "forward"
     if feeders != gateways:
         return "feeder" if feeders else "gateway"
     return "gateway" if is_elsewhere(config.market_addr) and is_elsewhere(config.ask_addr) else None
@@ -53,21 +56,18 @@ def examine(config: Config, version: str, role: End | None = None, foreign: Sequ
     of the environment that look like settings but are not.
     """
     heard = listen(config)
+    feeds, serves, forwards = role in (None, "feeder"), role in (None, "gateway"), role == "forward"
     findings = [machine.settings(None), machine.package(other_version())]
     if foreign:
         findings.append(machine.environment(foreign))
-    if role == "gateway":
-        findings.append(machine.python(sys.version_info[:2], bits(), False))
-        running = heard.status is not None
-        refused = heard.refused is not None
-        findings += [
-            network.reach(name, address, running, refused, needs_keys(config, name))
-            for name, address in addresses(config).items()
-            if name != "trade_ask_addr" or address != config.ask_addr
-        ]
-    else:
+    if feeds:
         findings += _examine_feeder(config, heard, role)
-    if role != "feeder":
+    else:
+        findings.append(machine.python(sys.version_info[:2], bits(), False))
+        findings += _examine_connections(config, heard, trades=not forwards or bool(config.forward_trade_addr))
+    if forwards:
+        findings += _examine_forwarder(config)
+    if serves:
         bound = bind_error(config.host, config.port)
         findings += [
             network.gateway_port(config.host, config.port, bound, bound is not None and is_gateway(config)),
@@ -76,18 +76,42 @@ def examine(config: Config, version: str, role: End | None = None, foreign: Sequ
             network.tokens(config.jwt_jwks, *_issuer_keys(config)),
             network.firewall(config.host, config.port, _WINDOWS),
         ]
-    if role != "gateway":
+    if feeds:
         findings += [
             machine.folder(config.data_path, write_error(config.data_path)),
             machine.disk(free_bytes(config.data_path)),
         ]
-    source = "auto" if role == "gateway" else config.source
-    findings.append(_heard_feeder(heard, version, source, role))
+    findings.append(_heard_feeder(heard, version, config.source if feeds else "auto", role))
     if heard.status is not None:
-        findings += [feeder.journal(heard.status), feeder.trade(heard.status)]
-        findings.append(feeder.trade_access(trade_trouble(config), config.open_trade_addr and not config.curve_dir))
-    findings.append(_examine_store(config, version, heard.status is not None))
+        findings += [feeder.journal(heard.status), feeder.parts(heard.status), feeder.trade(heard.status)]
+        if not forwards or config.forward_trade_addr:
+            is_open = config.open_trade_addr and not config.curve_dir
+            findings.append(feeder.trade_access(trade_trouble(config), is_open))
+    if not forwards or config.forward_store_addr:
+        findings.append(_examine_store(config, version, heard.status is not None))
     return findings
+
+
+def _examine_connections(config: Config, heard: Heard, *, trades: bool) -> Iterator[Finding]:
+    """Yield a finding for each address of the feeder from a machine that connects to it."""
+    refused = heard.refused is not None
+    for name, address in addresses(config).items():
+        if name.startswith("trade") and not trades:
+            continue
+        if name == "trade_ask_addr" and address == config.ask_addr:
+            continue
+        yield network.reach(name, address, heard.status is not None, refused, needs_keys(config, name))
+
+
+def _examine_forwarder(config: Config) -> Iterator[Finding]:
+    yield forwarder.keys(config.curve_dir, *forwarder_facts.keys(config))
+    found = forwarder_facts.health(config)
+    listened = list(forwarder_facts.listen_errors(config))
+    for name, address, error in listened:
+        asked = bool(config.forward_health_addr)
+        yield forwarder.listens(name, address, error, found.shown is not None, asked)
+    yield forwarder.health(config.forward_health_addr, *found)
+    yield network.wire_firewall("forwarder", [address for _, address, _ in listened], _WINDOWS)
 
 
 def _examine_store(config: Config, version: str, feeder_runs: bool) -> Finding:
@@ -128,11 +152,13 @@ def _issuer_keys(config: Config) -> tuple[int, str]:
 
 def _heard_feeder(heard: Heard, version: str, source: str, role: End | None) -> Finding:
     refused = heard.refused
-    if role != "gateway" and refused is not None and refused.reason == Trouble.NO_FEEDER:
+    connects = role in ("gateway", "forward")
+    if not connects and refused is not None and refused.reason == Trouble.NO_FEEDER:
         # Another program uses the address; the lines of the addresses say so.
         refused = None
-    if role == "gateway" and heard.status is None and heard.unheard is None and refused is None:
-        return Finding("feeder", "warn", "none answers at these addresses", "start a feeder; the gateway waits for it")
+    if connects and heard.status is None and heard.unheard is None and refused is None:
+        part = "forwarder" if role == "forward" else "gateway"
+        return Finding("feeder", "warn", "none answers at these addresses", f"start a feeder; the {part} waits for it")
     return feeder.feeder(heard.status, heard.unheard, version, source, "" if refused is None else refused.text)
 
 
@@ -162,7 +188,7 @@ def _examine_feeder(config: Config, heard: Heard, role: End | None) -> Iterator[
     for name, error in wire_errors(config):
         yield network.wire(name, where[name], error, heard.status is not None, heard.unheard)
     if role == "feeder":
-        yield network.feeder_firewall(list(addresses(config).values()), _WINDOWS)
+        yield network.wire_firewall("feeder", list(addresses(config).values()), _WINDOWS)
 
 
 def _examine_center(config: Config) -> list[Finding]:

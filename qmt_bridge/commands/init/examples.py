@@ -18,6 +18,7 @@ GROUPS: Mapping[str, tuple[str, str]] = {
     "prometheus": ("Write the settings and the rules of Prometheus.", "prometheus"),
     "docker": ("Write the Dockerfile and the compose file.", "docker"),
     "windows": ("Write the script and the service file of Windows.", "windows"),
+    "examples": ("Write the programs in other languages.", "examples"),
 }
 
 

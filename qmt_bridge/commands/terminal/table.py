@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from qmt_bridge.language.catalog import say
-from qmt_bridge.language.wrapping import width
+from qmt_bridge.language.wrapping import width, wrapped
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+# Columns that a text has on the narrowest terminal.
+LEAST = 20
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]], styles: Sequence[str] = ()) -> str:
@@ -22,12 +26,34 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[object]], styles: Sequen
     script finds them.
     """
     shown = [[str(cell) for cell in row] for row in rows]
-    return _drawn([say(head) for head in heads], shown, styles) if on_terminal() else plain_table(heads, shown)
+    heads = [label(head) for head in heads]
+    return _drawn(heads, shown, styles) if on_terminal() else plain_table(heads, shown)
 
 
 def on_terminal() -> bool:
     """Return whether a person reads the standard output."""
     return sys.stdout.isatty()
+
+
+def label(name: str) -> str:
+    """Return the name of a column, a line or a hop: English in a pipe, so that a script finds it."""
+    return say(name) if on_terminal() else name
+
+
+def labelled(lines: Iterable[tuple[str, str]], columns: int, margin: str = "") -> str:
+    """Return texts behind their labels, which take so many columns, or one more than a long label has.
+
+    On a terminal a text that is longer than its line goes on below its beginning.
+    """
+    shown = []
+    for name, text in lines:
+        name = label(name)
+        head = f"{margin}{name}{' ' * max(1, columns - width(name))}"
+        if on_terminal():
+            room = max(LEAST, shutil.get_terminal_size().columns - width(head))
+            text = wrapped(text, room).replace("\n", "\n" + " " * width(head))
+        shown.append(head + text)
+    return "\n".join(shown)
 
 
 def plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

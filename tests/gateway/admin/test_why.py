@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from pathlib import Path
 from unittest import mock
 
-import httpx2
 import msgspec
 import pytest
 import zmq
@@ -19,6 +18,7 @@ from gateway.admin.verdict import HOPS, Why
 from gateway.sending.flushes import Flushes
 from qmt_bridge.config import Config
 from qmt_bridge.wire.topics import quote_topic
+from tests.support.pages import Pages
 from tests.support.ports import ANY_ADDRESSES
 from tests.support.rig import DEADLINE, KEY, Rig, running_rig
 
@@ -193,9 +193,9 @@ async def field(tmp_path: Path) -> AsyncIterator[Field]:
 
 
 async def ask(field: Field, **parameters: object) -> Why:
-    async with httpx2.AsyncClient(timeout=DEADLINE, trust_env=False) as client:
+    async with Pages(f"http://127.0.0.1:{field.rig.servers[0].port}") as client:
         response = await client.get(
-            f"http://127.0.0.1:{field.rig.servers[0].port}/api/why",
+            "/api/why",
             params={"code": CODE, "seconds": 3, **parameters},
             headers={"X-API-Key": KEY.encode()},
         )

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from qmt_bridge.commands.administration import _parts_text
+from qmt_bridge.commands.administration import LABEL, _part_lines
+from qmt_bridge.commands.terminal.table import labelled
 
 STORE = {"up": True, "age": 0.4, "failure": None, "topics": 3, "stored": 4711, "lag": 0.0042}
 TARGET = {"target": "mail", "failing": False}
@@ -33,4 +34,4 @@ CUT = {"rule": "cut", "subject": "desk", "since": 1}
     ],
 )
 def test_parts_are_shown_with_what_is_wrong(found: dict[str, Any], lines: list[str]) -> None:
-    assert _parts_text(found) == lines
+    assert labelled(_part_lines(found), LABEL).splitlines() == lines

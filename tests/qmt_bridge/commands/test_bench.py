@@ -13,10 +13,13 @@ from click.testing import CliRunner
 from websockets.sync.server import ServerConnection
 
 from qmt_bridge import cli
-from qmt_bridge.commands.bench import Bare, measure, selftest, shown, to_text
+from qmt_bridge.commands.bench import Bare, measure, selftest, shown
+from qmt_bridge.commands.checks import measured_lines
 from qmt_bridge.commands.load.crews import Crews
 from qmt_bridge.commands.load.load import Load
 from qmt_bridge.commands.load.measurement import Measurement
+from qmt_bridge.commands.load.report import LABEL
+from qmt_bridge.commands.terminal.table import labelled
 from qmt_bridge.wire.frames import encode, framed
 from tests.bench import table
 from tests.bench.loads import LOADS
@@ -35,7 +38,7 @@ def test_a_report_says_what_is_not_known():
     measured.lost, measured.frames, measured.unstamped, measured.seconds = None, 5, 5, 1.0
     load = Load("ws://h/ws/realtime", CODES, clients=1)
     machine = {"cpu": "c", "cores": 2, "system": "s", "python": "p"}
-    text = to_text({**shown(load, measured), "server": None, "machine": machine})
+    text = labelled(measured_lines({**shown(load, measured), "server": None, "machine": machine}), LABEL)
     assert "lost        not known, 5 without a position" in text
     assert "latency" not in text
     assert "psutil is not installed" in text
@@ -181,7 +184,7 @@ def test_the_selftest_counts_what_a_bare_loop_writes():
     found = selftest(Load("", clients=3, sample=5, cores=(0,)), 0.3)
     assert found["frames_per_second"] > 0
     assert found["clients"] == 3
-    assert "by a loop that writes ready-made frames" in to_text(found)
+    assert any("by a loop that writes ready-made frames" in text for _, text in measured_lines(found))
 
 
 def test_a_bare_loop_writes_nothing_before_it_is_told():

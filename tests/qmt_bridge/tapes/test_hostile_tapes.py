@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from qmt_bridge.commands.tapes import info_text
 from qmt_bridge.errors import ConfigError, WireError
 from qmt_bridge.tapes import tape as tape_module
-from qmt_bridge.tapes.survey import survey, to_text
+from qmt_bridge.tapes.survey import survey
 from qmt_bridge.tapes.tally import MAX_SESSIONS, MAX_SOURCES
 from qmt_bridge.tapes.tape import MAX_DAMAGES, Recorded, TapeReader, TapeWriter, session_frame
 from qmt_bridge.wire import earlier
@@ -81,7 +82,7 @@ def test_each_part_of_a_damaged_tape_is_read_once(tmp_path: Path, monkeypatch: p
 def test_sessions_of_a_tape_are_counted_and_the_first_kept(tmp_path: Path) -> None:
     found = survey(hostile.many_sessions(tmp_path / "day.tape", 20_000))
     assert (len(found.tally.sessions), found.tally.session_count) == (MAX_SESSIONS, 20_000)
-    assert f"  session  and {20_000 - MAX_SESSIONS:,} more" in to_text(found)
+    assert f"  session  and {20_000 - MAX_SESSIONS:,} more" in info_text(found)
 
 
 def test_sources_of_a_tape_are_bounded(tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_controls_on_a_tape_do_not_reach_the_terminal(tmp_path: Path) -> None:
     bell = b"\x1b]0;owned\x07/x/"
     body = encode({"source": "\x1b[2J", "simulated": False})
     records = hostile.record(bell, b"{}"), hostile.record(b"status/feeder/", body)
-    shown = to_text(survey(hostile.tape_of(tmp_path / "day.tape", *records)))
+    shown = info_text(survey(hostile.tape_of(tmp_path / "day.tape", *records)))
     assert "\x1b" not in shown
     assert "\x07" not in shown
     assert r"\x1b[2J" in shown

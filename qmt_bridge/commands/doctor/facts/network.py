@@ -49,6 +49,8 @@ def bind_error(host: str, port: int) -> str | None:
             probe.bind((host, port))
     except OSError as exc:
         return ports.why_not(exc, port)
+    except OverflowError as exc:
+        return error_text(exc)
     return None
 
 

@@ -69,6 +69,17 @@ def journal(status: FeedStatus) -> Finding:
     return Finding("journal", "ok", f"is written; the newest trade event is {status.trade_seq}")
 
 
+def parts(status: FeedStatus) -> Finding:
+    """Judge whether the store and the alerts report to the feeder that answers."""
+    silent = [name for name, state in status.parts.items() if state == "silent"]
+    if silent:
+        said = f"no report to the feeder for more than 5 s: {', '.join(silent)}"
+        return Finding("parts", "warn", said, "see the log, and start the process again; `up` replaces it by itself")
+    if not status.parts:
+        return Finding("parts", "ok", "neither a store nor alerts report to the feeder")
+    return Finding("parts", "ok", f"report to the feeder: {', '.join(status.parts)}")
+
+
 def trade(status: FeedStatus) -> Finding:
     """Judge whether the feeder that answers gets the trade events of its accounts."""
     if not status.accounts:

@@ -104,12 +104,12 @@ def reach(name: str, address: str, running: bool, refused: bool = False, needs_k
     return Finding(name, "warn", said, "start the feeder, open its ports in the firewall, or correct the address")
 
 
-def feeder_firewall(addresses: Sequence[str], windows: bool) -> Finding:
-    """Give the firewall rule that a feeder for gateways on other machines needs."""
+def wire_firewall(part: str, addresses: Sequence[str], windows: bool) -> Finding:
+    """Give the firewall rule that the `part` feeder or forwarder needs for gateways on other machines."""
     ports = [address.rpartition(":")[2] for address in addresses if not sockets.is_local(address)]
     if not ports:
-        return Finding("firewall", "ok", "not needed: only this machine reaches the feeder")
+        return Finding("firewall", "ok", f"not needed: only this machine reaches the {part}")
     listed = ",".join(ports)
-    rule = f'netsh advfirewall firewall add rule name="QMT feeder" dir=in action=allow protocol=TCP localport={listed}'
+    rule = f'netsh advfirewall firewall add rule name="QMT {part}" dir=in action=allow protocol=TCP localport={listed}'
     advice = f"allow TCP ports {listed} to come in" + (f": {rule}" if windows else "")
-    return Finding("firewall", "warn", "gateways reach the feeder only if the firewall lets them", advice)
+    return Finding("firewall", "warn", f"gateways reach the {part} only if the firewall lets them", advice)

@@ -39,8 +39,12 @@ from tests.support.doctor import KEY, assert_finding
         pytest.param(network.reach("ask_addr", "tcp://h:1", True), "ok", "answers at tcp://h:1", id="reach"),
         pytest.param(network.reach("ask_addr", "tcp://h:1", False), "warn", "heard at tcp://h:1", id="reach-not"),
         pytest.param(network.reach("ask_addr", "tcp://h:1", False, True), "warn", "no connection", id="reach-refused"),
-        pytest.param(network.feeder_firewall(["tcp://127.0.0.1:1"], True), "ok", "this machine", id="feeder-loopback"),
-        pytest.param(network.feeder_firewall(["tcp://0.0.0.0:1"], True), "warn", "lets them", id="feeder-firewall"),
+        pytest.param(
+            network.wire_firewall("feeder", ["tcp://127.0.0.1:1"], True), "ok", "this machine", id="feeder-loopback"
+        ),
+        pytest.param(
+            network.wire_firewall("feeder", ["tcp://0.0.0.0:1"], True), "warn", "lets them", id="feeder-firewall"
+        ),
     ],
 )
 def test_a_check_has_the_level_and_text_of_its_facts(finding: Finding, level: str, said: str) -> None:
