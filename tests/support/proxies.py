@@ -62,9 +62,10 @@ class Proxy:
 
 class Nginx(Proxy):
     keeps_sockets = True
+    shipped = ROOT / "deploy/nginx/qmt-bridge.conf"
 
     def write(self) -> None:
-        site = (ROOT / "deploy/nginx/qmt-bridge.conf").read_text(encoding="utf-8")
+        site = self.shipped.read_text(encoding="utf-8")
         # TLS is a comment there.
         site = re.sub(r"^    # (listen 443 ssl|ssl_\w+ )", r"    \1", site.replace("    listen 80;\n", ""), flags=re.M)
         for shipped, here in {
