@@ -42,8 +42,8 @@ fuzz:  ## Hostile files, and hostile clients beside good ones; ARGS="--frames 10
 fuzzed:  ## The fuzz in a minute, from one seed; CI runs it
 	$(PYTHON) -m tests.fuzz --frames 50000 --wire-frames 60000 --seed 1
 
-docs:  ## Links, anchors, named paths, tables of settings and codes, and the drawn rooms
-	$(PYTHON) -m pytest tests/test_docs.py tests/test_layout.py $(ARGS)
+docs:  ## Links, anchors, named paths, blocks, tables of settings and codes, and the drawn rooms
+	$(PYTHON) -m pytest tests/test_docs.py tests/test_blocks.py tests/test_layout.py $(ARGS)
 
 rooms:  ## Draw the rooms of docs/architecture.md as the imports are now
 	$(PYTHON) -m tests.test_layout

@@ -683,11 +683,13 @@ def test_every_documented_command_is_known(document):
         line for language, block in BLOCK.findall(text(document)) if language == "bash" for line in block.splitlines()
     ]
     commands = [line.partition("qmt-bridge ")[2] for line in lines if "qmt-bridge " in line]
-    commands += re.findall(r"`qmt-bridge ([a-z]+ [^`]+)`", text(document))
     commands += re.findall(r"^# \w+: qmt-bridge (.*)$", text(document), re.MULTILINE)
-    assert len(commands) >= LEAST_COMMANDS.get(document, 0)
+    named = re.findall(r"`qmt-bridge ([a-z]+ [^`]+)`", text(document))
+    assert len(commands) + len(named) >= LEAST_COMMANDS.get(document, 0)
     for command in commands:
         accept(shlex.split(command))
+    for command in named:
+        accept(shlex.split(command), named=True)
 
 
 def test_documented_settings_files_load(tmp_path):

@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.documents import blocks, placed
 from tests.support.paths import ROOT
 from tests.support.up import Up, running
 
 PAGE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NOTEBOOK = "Notebooks"
-SECTIONS = {part.partition("\n")[0]: BLOCK.findall(part) for part in PAGE.split("\n## ")[1:]}
+SECTIONS: dict[str, list[str]] = defaultdict(list)
+for each in blocks("docs/python.md"):
+    SECTIONS[each.section].append(each.text)
 
 # Runs its arguments as the cells of a notebook, in the kernel of this interpreter, and prints what they print.
 NOTEBOOK_PROGRAM = """
@@ -42,31 +45,25 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         yield up
 
 
-def placed(block: str, up: Up) -> str:
-    """Return a block with the port of the test."""
-    assert 'host="127.0.0.1"' in block
-    return block.replace('host="127.0.0.1"', f'host="127.0.0.1", port={up.port}')
-
-
 @pytest.mark.parametrize(
     ("section", "number"),
     [
         pytest.param(section, number, id=f"{section}-{number}")
-        for section, blocks in SECTIONS.items()
+        for section, programs in SECTIONS.items()
         if section != NOTEBOOK
-        for number in range(len(blocks))
+        for number in range(len(programs))
     ],
 )
 def test_a_block_of_the_page_runs(section, number, up, capsys):
-    exec(compile(placed(SECTIONS[section][number], up), f"{section} {number}", "exec"), {})
+    exec(compile(placed(SECTIONS[section][number], up.port), f"{section} {number}", "exec"), {})
     if section != "Scripts":
         assert capsys.readouterr().out
 
 
 def test_the_notebook_of_the_page_runs_in_a_kernel(up, tmp_path):
-    blocks = SECTIONS[NOTEBOOK]
-    assert len(blocks) == 4
-    cells = [placed(block, up) if "host=" in block else block for block in blocks]
+    programs = SECTIONS[NOTEBOOK]
+    assert len(programs) == 4
+    cells = [placed(block, up.port) if "host=" in block else block for block in programs]
     # What a reader of the page runs again and again.
     look = "import time\nwhile len(latest) < 2: time.sleep(0.01)\nprint(sorted(latest), len(ticks))"
     cells = [*cells[:2], look, *cells[2:], "print(list(first))"]

@@ -41,12 +41,23 @@ def check(command: list[str], **options: Any) -> str:
     return done.stdout + done.stderr
 
 
-def accept(arguments: list[str]) -> dict[str, Any]:
-    """Return the parameters of `qmt-bridge` with these arguments, without running it; fail at an unknown one."""
-    command = cli.main.commands[arguments[0]]
+def accept(arguments: list[str], *, named: bool = False) -> dict[str, Any]:
+    """Return the parameters of `qmt-bridge` with these arguments, without running it; fail at an unknown one.
+
+    With `named` the arguments that a command needs may be missing, as where a text names it.
+    """
+    command: click.Command = cli.main
+    rest = arguments
+    # A group may be a command of its own too.
+    while isinstance(command, click.Group) and rest and rest[0] in command.commands:
+        command, rest = command.commands[rest[0]], rest[1:]
+    if command is cli.main:
+        pytest.fail(f"qmt-bridge {shlex.join(arguments)}: there is no such command")
     try:
-        return command.make_context(arguments[0], arguments[1:]).params
+        return command.make_context(command.name, list(rest)).params
     except click.UsageError as exc:
+        if named and not rest and isinstance(exc, click.MissingParameter):
+            return {}
         pytest.fail(f"qmt-bridge {shlex.join(arguments)}: {exc.format_message()}")
 
 
