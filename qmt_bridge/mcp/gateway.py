@@ -148,5 +148,6 @@ class Gateway:
 
 
 def _hinted(code: str, error: str) -> str:
-    hint = _HINTS.get(code)
+    # The gateway's own hint is a question: "did you mean '600519.SH'?"
+    hint = None if error.endswith("?") else _HINTS.get(code)
     return f"{code}: {error}" + (f"; {hint}" if hint else "")

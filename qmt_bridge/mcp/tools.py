@@ -65,8 +65,8 @@ class AccountEvents(msgspec.Struct, forbid_unknown_fields=True):
         Meta(description=f"{_MOMENT} The newest events since then are given; without it those of the newest day."),
     ] = None
     after: Annotated[
-        int | None,
-        Meta(description="Instead of since: the seq of an event; the events that followed it, the oldest first.", ge=0),
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="Instead of since: the seq of an event; the events that followed it, the oldest first."),
     ] = None
     types: Annotated[
         list[Annotated[str, Meta(max_length=64)]],
@@ -101,7 +101,7 @@ async def bars(gateway: Gateway, asked: Bars) -> str:
     missing: Any = last["missing"]
     if missing and asked.period in LENGTHS:
         start = "00:00" if asked.start is None else asked.start
-        ticks, missing = await gateway.ticks(asked.code, start, asked.end, ["lastPrice", "volume", "amount"])
+        ticks, missing = await gateway.ticks(asked.code, start, asked.end, ["time", "lastPrice", "volume", "amount"])
         for bar in bars_of(ticks, asked.period):
             found.setdefault(bar["time"], {**bar, "computed": True})
     entries = [dated(found[time]) for time in sorted(found)]
@@ -163,7 +163,9 @@ async def state(gateway: Gateway, _: Nothing) -> str:
         "totals",
         "complete",
     )
-    happened = {"events": found["events"][:_EVENTS_OF_STATE]} if "events" in found else {}
+    # Those of clients name addresses, and what an AI application reads goes to its provider.
+    events = [event for event in found.get("events", ()) if event["kind"] != "client"][:_EVENTS_OF_STATE]
+    happened = {"events": events} if "events" in found else {}
     return as_text(about(found) | dated(chosen(found, names) | happened), "ask the gateway for /api/state")
 
 
@@ -234,8 +236,10 @@ TOOLS = {
             "Events of the account",
             "What happened to orders, fills, positions and money of the accounts that the key may see, as xttrader "
             "reports it: volumes in shares, prices and amounts in CNY, order_time and traded_time in seconds since "
-            "1970. Needs an API key with the scope trade. Account numbers are masked. Nothing can be ordered or "
-            "cancelled. left_out counts events that were not given; next_after goes on behind the last one." + _ABOUT,
+            "1970, order_type 23 buys and 24 sells, order_status 50 is reported, 54 cancelled, 55 filled in part, 56 "
+            "filled, 57 rejected. Needs an API key with the scope trade. Account numbers are masked. Nothing can be "
+            "ordered or cancelled. left_out counts events that were not given; next_after goes on behind the last "
+            "one." + _ABOUT,
             AccountEvents,
             account_events,
         ),

@@ -17,6 +17,8 @@ from qmt_bridge.errors import ConfigError, QMTBridgeError
 from qmt_bridge.process.stop import leave
 
 _PORTS = {"http": 80, "https": 443}
+# The exit code of a command that a signal has ended.
+_INTERRUPTED = 130
 
 
 @click.command()
@@ -48,8 +50,8 @@ def mcp(config_file: Path | None, url: str | None, ca: str | None, **flags: Any)
     except QMTBridgeError as exc:
         fail(exc)
     except KeyboardInterrupt:
-        # A thread of the package reads standard input until the other end closes it.
-        leave(130)
+        # The package's thread that reads standard input ends only with the input, and Python would wait for it.
+        leave(_INTERRUPTED)
 
 
 def _gateway(config: Config, url: str | None, ca: str | None) -> Any:
@@ -59,11 +61,12 @@ def _gateway(config: Config, url: str | None, ca: str | None) -> Any:
     try:
         parts = urlsplit(given)
         port = parts.port
-    except ValueError as exc:
-        raise ConfigError("URL", f"expected one such as http://127.0.0.1:8000, got {given[:80]!r}") from exc
-    plain = not (parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password)
-    if parts.scheme not in _PORTS or not parts.hostname or not plain:
-        raise ConfigError("URL", f"expected one such as http://127.0.0.1:8000, got {given[:80]!r}")
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    surplus = parts.path.strip("/") or parts.query or parts.fragment or parts.username or parts.password
+    if parts.scheme not in _PORTS or not parts.hostname or port == 0 or surplus:
+        # Without what was given, in which a password may stand.
+        raise ConfigError("--url", "expected one such as http://127.0.0.1:8000, without a path, a user or a key")
     secure = parts.scheme == "https"
     if ca is not None and not secure:
         no_effect("ca", "only a URL that begins with https:// has a certificate")
