@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -21,10 +22,12 @@ from qmt_bridge.mcp.gateway import Gateway
 from qmt_bridge.mcp.server import make_server
 from qmt_bridge.mcp.tools import TOOLS
 from qmt_bridge.wire.moments import shown_moment
+from tests.support.paths import ROOT
 from tests.support.ports import free_port
 from tests.support.up import DEADLINE, START, Up, running
 
 CODE = "600519.SH"
+PAGE = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")
 
 
 def made_key(folder: Path, scopes: str) -> str:
@@ -76,12 +79,22 @@ def told(result: Any) -> str:
     return str(content.text)
 
 
+def test_every_tool_and_argument_is_documented() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|(.*?)\| ", PAGE, re.MULTILINE)
+    documented = {name: set(re.findall(r"`([a-z]+)`", arguments)) for name, arguments in rows}
+    assert documented == {name: set(tool.takes.__struct_fields__) for name, tool in TOOLS.items()}
+
+
 async def test_desktop_application_calls_every_tool(service: Service, tmp_path: Path) -> None:
     key = service.keys["market,l2,trade"]
-    command = [*START, "mcp", "--url", service.url]
-    server = StdioServerParameters(
-        command=command[0], args=command[1:], env={**os.environ, "QMT_BRIDGE_API_KEY": key, "QMT_BRIDGE_LANG": "en"}
-    )
+    # As the page tells a user to set it.
+    (block,) = re.findall(r"^```json\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    (settings,) = json.loads(block)["mcpServers"].values()
+    command = [*START, *(service.url if word.startswith("http") else word for word in settings["args"])]
+    assert service.url in command
+    assert list(settings["env"]) == ["QMT_BRIDGE_API_KEY"]
+    env = {**os.environ, "QMT_BRIDGE_API_KEY": key}
+    server = StdioServerParameters(command=command[0], args=command[1:], env=env)
     answers: dict[str, dict[str, Any]] = {}
     with (tmp_path / "stderr").open("w+", encoding="utf-8") as printed:
         async with Client(stdio_client(server, errlog=printed)) as client:
