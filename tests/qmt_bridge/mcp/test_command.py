@@ -56,6 +56,7 @@ def test_missing_package_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) ->
         "http://quotes.example:99999",
         "http://[::1",
         "http://desk:s3cret@quotes.example",
+        "http://:s3cret@quotes.example",
         "http://quotes.example/?api_key=s3cret",
     ],
 )
