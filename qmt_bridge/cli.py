@@ -19,6 +19,7 @@ import click
 from qmt_bridge import __version__
 from qmt_bridge.commands import administration, alerts, checks, journal, keys, run, tapes, topics
 from qmt_bridge.commands.init.command import init
+from qmt_bridge.commands.mcp.command import mcp
 from qmt_bridge.commands.terminal.completion import completion
 from qmt_bridge.config import LANG_ENV
 from qmt_bridge.language import click_texts
@@ -99,6 +100,7 @@ for _command in (
     administration.subscriptions,
     administration.kick,
     administration.why,
+    mcp,
     checks.keygen,
     checks.doctor,
     checks.bench,

@@ -196,6 +196,20 @@ RULES: list[tuple[str, set[str], set[str]]] = [
     ("qmt_bridge/reading/reader.py", {"qmt_bridge.reading.backlog", "websockets"}, IMPURE - {"asyncio"}),
     # The client's pure middle.
     ("qmt_bridge/reading/backlog.py", {"qmt_bridge.wire.topics", "msgspec"}, IMPURE | {"random", "ssl"}),
+    # The MCP server: what is said is pure; one file imports the official package, which is an optional dependency.
+    ("qmt_bridge/mcp/answers.py", {"qmt_bridge.errors", "qmt_bridge.wire", "orjson"}, IMPURE),
+    ("qmt_bridge/mcp/bars.py", {"qmt_bridge.wire"}, IMPURE),
+    (
+        "qmt_bridge/mcp/gateway.py",
+        {"qmt_bridge.client", "qmt_bridge.clients", "qmt_bridge.errors"},
+        {"socket", "subprocess", "threading"},
+    ),
+    ("qmt_bridge/mcp/tools.py", {"qmt_bridge.errors", "qmt_bridge.mcp", "msgspec"}, IMPURE),
+    (
+        "qmt_bridge/mcp/*",
+        {"qmt_bridge.__version__", "qmt_bridge.errors", "qmt_bridge.mcp", "mcp", "mcp_types", "msgspec"},
+        IMPURE,
+    ),
     # Only this command knows both sides; it starts them as processes.
     # The settings of the gateway's workers depend on the socket that it was given.
     (

@@ -51,6 +51,16 @@ class Pages:
         self._headers, self._parameters = dict(headers), dict(parameters)
         self._tls = tls
 
+    def shown(self, path: str) -> dict[str, Any]:
+        """Return the answer of a page that is one JSON object, such as /api/state (docs/administration.md)."""
+        try:
+            found = orjson.loads(self._ask(path, {}))
+        except orjson.JSONDecodeError:
+            found = None
+        if not isinstance(found, dict):
+            raise Disconnected(None, f"{self._host}:{self._port} is no gateway: {path} is no JSON object")
+        return found
+
     def last(
         self, codes: Iterable[str], period: str, gear_num: int | None, fields: Iterable[str] | None, library: Shown
     ) -> Any:

@@ -119,7 +119,7 @@ def test_page_address_is_the_one_that_a_phone_reaches(settings: dict[str, Any], 
 
 # What prints nothing, or JSON anyway, or runs until it is stopped.
 WITHOUT_JSON = {
-    *("init", "up", "feeder", "gateway", "store", "alerts", "forward", "replay", "record", "completion"),
+    *("init", "up", "feeder", "gateway", "store", "forward", "alerts", "replay", "record", "completion", "mcp"),
     "journal export",
 }
 

@@ -1,0 +1,1 @@
+"""`qmt-bridge mcp`: the server for AI applications."""
