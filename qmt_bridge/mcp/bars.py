@@ -52,8 +52,8 @@ def bars_of(ticks: Iterable[Mapping[str, Any]], period: str) -> list[dict[str, A
         end = bar_end(time, length)
         bar = bars.get(end)
         if bar is None:
-            bar = bars[end] = {"time": end} | dict.fromkeys(("open", "high", "low", "close"), price)
-            bar |= {"volume": 0, "amount": 0}
+            prices = dict.fromkeys(("open", "high", "low", "close"), price)
+            bar = bars[end] = {"time": end, **prices, "volume": 0, "amount": 0}
         bar["high"], bar["low"], bar["close"] = max(bar["high"], price), min(bar["low"], price), price
         bar["volume"] += volume - before[0]
         bar["amount"] += amount - before[1]
