@@ -124,11 +124,11 @@ class Inbox:
                     pieces[code] = msgspec.Raw(frames.encode(tick))
                 except Exception as exc:
                     self._not_encoded(topic, exc)
-            # The snapshot may be newer than its sequence number but never older: all pieces go with the first batch.
-            rest = pieces
-            for body in frames.join(pieces):
-                self.put(partial(self._send, topic, body, rest, received_ns))
-                rest = {}
+            bodies = list(frames.join(pieces))
+            if len(bodies) == 1:
+                self.put(partial(self._send, topic, bodies[0], pieces, received_ns))
+            elif bodies:
+                self.put(_Batches(self._send, topic, bodies, pieces, received_ns))
         except Exception as exc:
             self._not_encoded(topic, exc)
 
@@ -291,6 +291,38 @@ class Inbox:
         if seen not in self._logged_failures or kind in _JOURNALED:
             self._logged_failures.add(seen)
             logger.error("a message of kind %s %s: %s", kind, what, exc, exc_info=exc)
+
+
+class _Batches:
+    """A call that sends all batches of one push.
+
+    No question is answered between two of them: its answer would have the position of one in the middle, and a consumer
+    would take the snapshot, which is counted up to there, for complete.
+    """
+
+    __slots__ = ("_bodies", "_pieces", "_received_ns", "_send", "_topic")
+
+    def __init__(
+        self,
+        send: Callable[[Topic, bytes, Mapping[str, msgspec.Raw] | None, int], None],
+        topic: Topic,
+        bodies: Iterable[bytes],
+        pieces: Mapping[str, msgspec.Raw],
+        received_ns: int,
+    ) -> None:
+        self._send = send
+        self._topic = topic
+        self._bodies = deque(bodies)
+        self._pieces = pieces
+        self._received_ns = received_ns
+
+    def __call__(self) -> None:
+        """Send what is left; what `zmq.Again` interrupts goes on with the next call."""
+        while self._bodies:
+            self._send(self._topic, self._bodies[0], self._pieces, self._received_ns)
+            self._bodies.popleft()
+            # The snapshot may be newer than its sequence number but never older: all pieces go with the first batch.
+            self._pieces = {}
 
 
 def _encodable(value: object) -> object:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+import zmq
 
 from feeder.events import Unsent
 from feeder.inbox import Inbox, SessionState
@@ -117,6 +118,29 @@ def test_a_market_comes_in_batches_whose_first_has_all_pieces(inbox: Inbox, outl
     assert {code: tick for _, body, _, _ in sent for code, tick in frames.decode(body).items()} == market
     assert list(sent[0][2]) == list(market)
     assert [pieces for _, _, pieces, _ in sent[1:]] == [{}] * (len(sent) - 1)
+
+
+def test_batches_of_a_push_are_one_call_that_goes_on(inbox: Inbox, outlet: Outlet) -> None:
+    """No question is answered between them, but a full consumer of a lossless feeder may interrupt them."""
+    market = {f"{number:06}.SH": {"text": "x" * 1000} for number in range(400)}
+    refused = [zmq.Again()]
+    send = inbox._send
+
+    def full_once(topic: Topic, body: bytes, pieces: Mapping[str, msgspec.Raw] | None, received_ns: int) -> None:
+        if len(outlet.told) == 2 and refused:
+            raise refused.pop()
+        send(topic, body, pieces, received_ns)
+
+    inbox._send = full_once
+    inbox.publish_whole(WHOLE, market, 5)
+    (call,) = inbox.calls
+    with pytest.raises(zmq.Again):
+        call()
+    assert len(outlet.told) == 2
+    sent = told(inbox, outlet)
+    codes = [code for _, body, _, _ in sent for code in frames.decode(body)]
+    assert codes == list(market)
+    assert [len(pieces) for _, _, pieces, _ in sent] == [400] + [0] * (len(sent) - 1)
 
 
 def test_a_tick_that_cannot_be_encoded_is_left_out_alone(
