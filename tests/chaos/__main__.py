@@ -148,8 +148,8 @@ class Run:
         await self._until(lambda: self.status is not None and len(self.gateway.workers) == 2, "feeder and gateway")
         # The store asks for what it keeps by itself.
         await self._until(lambda: self.status is not None and self.status.topics >= len(self.kept), "the store")
-        # A connection that asked may still be open at the first look, and links of the workers may not be there yet: they
-        # try again within 0.4 s, and on a busy machine two looks found the same without them.
+        # A connection that asked may still be open at the first look, and links of the workers may not be there yet:
+        # they try again within 0.4 s, and on a busy machine two looks found the same without them.
         same = 0
         while same < SAME_LOOKS:
             await asyncio.sleep(0.5)
