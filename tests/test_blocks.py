@@ -116,9 +116,9 @@ def _command(words: list[str]) -> None:
             accept(arguments)
         case "python" | "python3", ["-m", module, *arguments]:
             _module(module, arguments)
-        case "pip", ["install", "-e", what]:
+        case "pip", ["install", *_, what]:
             extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-            assert set(re.findall(r"\w+", what)) <= set(extras), what
+            assert set(re.findall(r"\w+", what.removeprefix("qmt-bridge-gateway"))) <= set(extras), what
         case "make", targets:
             made = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
             assert set(targets) <= set(made), targets
@@ -271,6 +271,14 @@ def events(block: Block, folder: Path) -> None:
         name_of("/ws/realtime", frame)
 
 
+def application(block: Block, folder: Path) -> None:
+    """Check that an application would start a command that exists, with settings that it reads."""
+    (server,) = json.loads(block.text)["mcpServers"].values()
+    assert Path(server["command"]).name == "qmt-bridge"
+    accept(server["args"])
+    assert {*server["env"]} <= {*map(env_name, NAMES)}
+
+
 def drawing(block: Block, folder: Path) -> None:
     """Check that it is a drawing of the parts, and no program or answer in the wrong language."""
     assert re.search("[┌├│└]", block.text)
@@ -301,6 +309,7 @@ CHECKED: Mapping[str, Mapping[str, Check | tuple[str, ...]]] = {
         "sh": commands,
         "text": events,
     },
+    "docs/mcp.md": {"bash": commands, "json": application},
     "docs/performance.md": {"bash": commands},
     "docs/python.md": {
         "python": (

@@ -62,17 +62,21 @@ async def test_lost_message_is_read_from_the_store(market: Market, request_: dic
 
 
 async def test_lost_message_is_told_to_others_as_before(market: Market) -> None:
-    async with market.rig.connect("/ws/realtime?ctl=1") as client:
+    async with market.rig.connect("/ws/realtime") as other, market.rig.connect("/ws/realtime?ctl=1") as client:
+        await other.subscribed(stocks=[CODE])
+        market.publish(2)
+        await market.stored()
         await client.receive()
         await client.subscribed(stocks=[CODE], seq=True, start="09:30")
-        market.publish(2)
         assert await received(client, 2) == [1, 2]
+        market.publish(2)
+        assert await received(client, 4) == [3, 4]
         await market.stored()
         market.lose()
         market.publish()
-        got = await received(client, 4)
-        assert got[-1] == 4
-        assert 3 not in got
+        got = await received(client, 6)
+        assert got[-1] == 6
+        assert 5 not in got
 
 
 async def test_message_that_the_store_lost_too_is_a_gap_with_both_sides(market: Market) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ from websockets.exceptions import WebSocketException
 
 from qmt_bridge.config import Config, export_env
 from tests.support.ports import free_port
-from tests.support.rig import DEADLINE, Client, readiness, running_rig
+from tests.support.rig import DEADLINE, Client, Rig, readiness, running_rig
 from tests.support.waiting import until, wait_for
 
 RIGHT, WRONG = "Right0Key1Of2This3Run4", "Wrong9Key8Of7This6Run5"
@@ -102,6 +103,15 @@ async def present(port: int, key: str) -> list[str]:
     return answered
 
 
+async def first_event(rig: Rig, client: Client) -> dict[str, Any]:
+    """Return the first trade event; one of before the subscription is not sent, and nothing tells when it is there."""
+    received = asyncio.ensure_future(client.receive())
+    while not received.done():
+        rig.source.trade("order", account_id=ACCOUNT)
+        await asyncio.wait((received,), timeout=0.2)
+    return cast(dict[str, Any], received.result())
+
+
 @pytest.mark.parametrize("command", SERVERS)
 async def test_a_whole_run_shows_no_key_and_no_account(config: Config, tmp_path: Path, command: list[str]) -> None:
     port, log = free_port(), tmp_path / "server.log"
@@ -109,9 +119,8 @@ async def test_a_whole_run_shows_no_key_and_no_account(config: Config, tmp_path:
     with running_rig(config) as rig, process([part.format(port=port) for part in command], rig.config, log):
         wait_for(lambda: is_ready(port), lambda: f"the server: {log.read_text(encoding='utf-8')}")
         async with connect(f"ws://127.0.0.1:{port}/ws/trade?api_key={RIGHT}", proxy=None) as trade:
-            rig.source.trade("order", account_id=ACCOUNT)
             # The events themselves have the number.
-            assert (await Client(trade).receive())["data"]["account_id"] == ACCOUNT
+            assert (await first_event(rig, Client(trade)))["data"]["account_id"] == ACCOUNT
         answered = [*await present(port, RIGHT), *await present(port, WRONG)]
         await until(lambda: log.stat().st_size > 0, "a line of the log")
     logged = log.read_text(encoding="utf-8")
