@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 # For the last report.
 LINGER_MS = 200
+# For so long a feeder that starts at the same time may not have made its keys yet; that is not told.
+STARTS_SECONDS = 10.0
 
 
 class Reporter:
@@ -32,6 +34,8 @@ class Reporter:
         self._config = config
         self._socket: zmq.Socket[bytes] | None = None
         self._next = 0.0
+        # Since when there is no connection; None with one, and before the first report.
+        self._lacks_since: float | None = None
         # What was logged last: why there are no reports.
         self._told = ""
 
@@ -42,7 +46,7 @@ class Reporter:
     def send(self, report: Report, now: float) -> None:
         """Send a report, if the feeder can be reached."""
         self._next = now + REPORT_SECONDS
-        if self._socket is None and not self._connect():
+        if self._socket is None and not self._connect(now):
             return
         assert self._socket is not None
         self._take_refusals(self._socket)
@@ -58,13 +62,16 @@ class Reporter:
                 self._socket.send(encode_ask(last), zmq.NOBLOCK)
         self._socket.close(LINGER_MS)
 
-    def _connect(self) -> bool:
+    def _connect(self, now: float) -> bool:
         """Connect; the folder or the keys of a feeder that has not started yet may come later."""
         try:
             where = reporting_endpoint(self._config)
             self._socket = connect_dealer(self._context, where.address, where.curve, name=where.name)
         except ConfigError as exc:
-            self._tell(str(exc))
+            if self._lacks_since is None:
+                self._lacks_since = now
+            if now - self._lacks_since >= STARTS_SECONDS:
+                self._tell(str(exc))
             return False
         return True
 

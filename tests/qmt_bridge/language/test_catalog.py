@@ -48,3 +48,9 @@ def test_a_long_text_takes_no_time_that_grows_with_its_square() -> None:
     catalog = Catalog(read_texts("zh"))
     found = catalog.translated(", ".join(["holds a NUL character"] * 300))
     assert found.count("NUL") == 300
+
+
+def test_store_of_doctor_is_told_as_one_sentence() -> None:
+    catalog = Catalog(read_texts("zh"))
+    said = "keeps 3 topics, 12 MiB, 1 day since 2026-11-30, 44.5 GiB free on its disk"
+    assert catalog.translated(said) == "存有 3 个主题，12 MiB，从 2026-11-30 起 1 天，磁盘剩余 44.5 GiB"
