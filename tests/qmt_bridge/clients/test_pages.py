@@ -16,6 +16,12 @@ from tests.support.waiting import wait_for
 A, B, BAD = "600000.SH", "600001.SH", "999999.SZ"
 
 
+@pytest.fixture
+def rig(shared_rig):
+    # A code that was asked for stays subscribed for 15 s, which no test here has to wait for.
+    return shared_rig
+
+
 def test_newest_records_come_as_a_table_or_as_they_are(rig, monkeypatch):
     # Several pages make one answer.
     monkeypatch.setattr(pages, "_CODES_A_PAGE", 1)
