@@ -138,7 +138,7 @@ def run(config: Config, fetch: Fetch, stop: Stop, beat: Callable[[], None] = lam
 
 
 class _Telling:
-    """Who is told: people by the targets, and the feeder, which shows it on its page and in its metrics."""
+    """What is told: the targets, which reach people, and the feeder, which shows it on its page and in its metrics."""
 
     def __init__(self, senders: Sequence[Sender], reporter: Reporter) -> None:
         self._senders = senders

@@ -56,12 +56,12 @@ class Answer(concurrent.futures.Future[T]):
         return asyncio.wrap_future(self).__await__()
 
     def answer(self, result: T) -> None:
-        """Set the result, unless whoever waited has given up."""
+        """Set the result, unless the wait for it was cancelled."""
         with suppress(concurrent.futures.InvalidStateError):
             self.set_result(result)
 
     def fail(self, error: BaseException) -> None:
-        """Set an error, unless whoever waited has given up."""
+        """Set an error, unless the wait for the result was cancelled."""
         with suppress(concurrent.futures.InvalidStateError):
             self.set_exception(error)
 
@@ -151,10 +151,12 @@ class Control:
         """Run a method on the loop, at once if this is its thread; return whether it will run."""
         loop = self._loop
         assert loop is not None
+        running = None
         with suppress(RuntimeError):
-            if asyncio.get_running_loop() is loop:
-                method(*arguments)
-                return True
+            running = asyncio.get_running_loop()
+        if running is loop:
+            method(*arguments)
+            return True
         with suppress(RuntimeError):
             # The loop is closed, and so is what ran on it.
             loop.call_soon_threadsafe(method, *arguments)
@@ -261,8 +263,10 @@ class Control:
         if answer.get("type") == "error":
             refused = [Rejected(code, answer.get("code") or "", answer.get("error") or "") for code in codes]
         else:
-            change.codes += [code for code in codes if code in set(answer.get("added") or ())]
-            refused = [Rejected(**rejection) for rejection in answer.get("rejected") or ()]
+            added = set(answer.get("added") or ())
+            change.codes += [code for code in codes if code in added]
+            # A newer gateway may tell more of a code.
+            refused = [Rejected(each["code"], each["error"], each["reason"]) for each in answer.get("rejected") or ()]
             pending = set(answer.get("pending") or ())
             change.pending += [code for code in codes if code in pending]
             if answer.get("rejected_more"):
@@ -335,7 +339,7 @@ async def _left(leave: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _sent(socket: ClientConnection, texts: list[str]) -> None:
-    # Whoever reads the socket sees its end too, and `lost` answers.
+    # The reader of the socket sees its end too, and `lost` answers.
     with suppress(ConnectionClosed):
         for text in texts:
             await socket.send(text)

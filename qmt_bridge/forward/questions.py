@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MOST_ASKERS = 200 if sys.platform == "win32" else 1000
 # A connection without questions and answers for so long is closed. The longest answer comes after 45 s (a history).
 IDLE_SECONDS = 120.0
-# Questions wait for a connection for so long; those who ask do so again.
+# A question waits for a connection for so long; a gateway without an answer asks again.
 WAIT_SECONDS = 2.0
 # Bytes of questions that wait for the connection of one client, and of all. A worker that starts again asks about a
 # hundred thousand topics in a hundred questions, some 13 MB.

@@ -115,7 +115,7 @@ class Overwriting:
         self._force = force
 
     def allows(self, path: Path) -> bool:
-        """Return whether `path` may be written; raise `ConfigError` if it exists and nobody can be asked."""
+        """Return whether `path` may be written; raise `ConfigError` if it exists and there is no terminal to ask."""
         if not path.exists() or self._force:
             return True
         if self._yes:
@@ -131,7 +131,7 @@ def write_settings(given: Answers, file: Path, ask: Overwriting, *, interactive:
 
     if file.is_dir():
         file /= SETTINGS_FILE
-    # Before the questions: who says no has answered none for nothing.
+    # Before the questions, because after a no their answers would be lost.
     if not ask.allows(file):
         raise click.Abort
     answers = given

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from qmt_bridge import BadRequest, Disconnected, QMTClient, ServerError, quote_topic, whole_topic
+from qmt_bridge.clients import control
 from qmt_bridge.clients.control import Ack
 from qmt_bridge.reading import backlog
 from tests.support.rig import DEADLINE
@@ -206,3 +207,40 @@ async def test_a_server_without_the_control_layer_is_told_apart(scripted):
         assert await anext(stream) == tick(A, 1)
         with pytest.raises(ServerError, match="no control layer"):
             await stream.add([B])
+
+
+class Requests:
+    """In the place of a stream: what it no longer asks for."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+
+    def remove(self, codes):
+        self.removed += codes
+        return []
+
+
+def test_an_answer_that_tells_more_of_a_code_is_read():
+    requests, answer = Requests(), control.Answer()
+    change = control._Change(answer)
+    refused = {"code": BAD, "error": "unknown_symbol", "reason": "unknown", "hint": "of a newer gateway"}
+    found = {"type": "subscribed", "added": [A], "rejected": [refused]}
+    control.Control(requests)._take_answer(change, [A, BAD], found)
+    change.end()
+    assert answer.result() == Ack((A,), (control.Rejected(BAD, "unknown_symbol", "unknown"),))
+    assert requests.removed == [BAD]
+
+
+async def test_a_change_that_fails_on_its_loop_is_made_once():
+    made = []
+
+    def fail():
+        made.append(None)
+        raise RuntimeError("it failed")
+
+    stream = control.Control(Requests())
+    stream.begin()
+    with pytest.raises(RuntimeError, match="it failed"):
+        stream._call(fail)
+    await asyncio.sleep(0)
+    assert made == [None]

@@ -49,7 +49,7 @@ class Site:
     def __init__(self, folder: Path, closing: ExitStack) -> None:
         self.keys = folder / "keys"
         make_keys(self.keys)
-        # All before anybody reads the folders, which is done once a second.
+        # All before the folders are read, which is done once a second.
         self.rack = forwarder_keys(self.keys, "rack")
         self.desk, self.lost = (add_client(self.rack, name, ALL_ROLES) for name in ("desk", "lost"))
         self.viewer = add_client(self.rack, "viewer", frozenset(("market",)))
