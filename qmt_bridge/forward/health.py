@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -25,6 +25,8 @@ PREFIX = "qmt_bridge_forward_"
 FROZEN_AFTER = 15.0
 # Seconds that a client may take for its request.
 REQUEST_SECONDS = 5.0
+# Connections at a time, each of which has a thread; beyond, a further one is closed.
+MOST_CONNECTIONS = 16
 
 
 class Asked(NamedTuple):
@@ -135,7 +137,19 @@ class _Server(ThreadingHTTPServer):
         self.look = look
         self.registry = CollectorRegistry()
         self.registry.register(_Exporter(look))
+        self._places = threading.Semaphore(MOST_CONNECTIONS)
         super().__init__(where, _Handler)
+
+    def verify_request(self, request: object, client_address: object) -> bool:
+        """Return whether there is a place for one more connection, and take it."""
+        return self._places.acquire(blocking=False)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve one connection, and give its place back."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore it: a client that leaves is no failure of the forwarder."""
