@@ -62,8 +62,11 @@ async function fill(topic, at, epoch, seq) {
   while (Date.now() < deadline) {
     const answer = await ask(topic, at);
     for (const [storedEpoch, storedSeq, , , body] of answer?.frames ?? []) {
-      for (const { before, reason } of answer.holes) {
-        if (before?.epoch === storedEpoch && before.seq === storedSeq) console.log(`gap ${at.code} ${reason}`);
+      for (const { after, before, reason } of answer.holes) {
+        const isNext = before?.epoch === storedEpoch && before.seq === storedSeq;
+        // The store may have missed the first messages of a feeder, of which the live one is the first.
+        const isLive = after?.epoch === epoch && after.seq === seq - 1;
+        if (isNext && !isLive) console.log(`gap ${at.code} ${reason}`);
       }
       if (storedEpoch > epoch || (storedEpoch === epoch && storedSeq >= seq)) return;
       print(at, storedEpoch, storedSeq, body);
