@@ -376,7 +376,9 @@ class Registry:
         """
         entry = self._entries.get(text)
         if entry is None or entry.state == "pending":
-            yield TopicState(number, text, "pending", epoch=self.epoch)
+            # The number that the first message follows: without it an asker would take a lower one for lost messages.
+            newest = self._numbers.get(text, self._highest) if entry is None else entry.seq
+            yield TopicState(number, text, "pending", epoch=self.epoch, seq=newest)
             return
         seq = entry.seq
         if entry.state == "refused":

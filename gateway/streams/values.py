@@ -82,8 +82,7 @@ class ValueStream(StoredStream):
 
     def _take_answer(self, cohort: Cohort, state: TopicState, now: float) -> None:
         if cohort.reading is not None:
-            if state.state == "pending" and not self.seq:
-                self.pending_since = now
+            self._note_pending(state, now)
             self._take_feeders(cohort, cohort.reading, state, now)
             return
         if state.body is not None:
@@ -115,8 +114,7 @@ class ValueStream(StoredStream):
 
     def _deliver_answer(self, cohort: Cohort, state: TopicState, news: list[Frame], now: float) -> None:
         """Deliver a last value, or tell that there is none yet, and deliver the held frames after it."""
-        if state.state == "pending" and not self.seq:
-            self.pending_since = now
+        self._note_pending(state, now)
         if self._pay(cohort, Position(state.epoch, state.seq)):
             pass
         elif cohort.position.seq and state.epoch == cohort.position.epoch:
@@ -204,11 +202,16 @@ class ValueStream(StoredStream):
             self._refuse(self.cohorts, state)
         elif state.state == "live":
             was_pending, self.pending_since = self.pending_since is not None, None
-            if was_pending and not self.seq:
+            if was_pending:
                 self._ask_alone(now)
             elif self._snapshot is not None:
                 self._snapshot.ends_at(Position(state.epoch, state.seq), self._probed_codes)
                 self._tell_end(self._snapshot)
+
+    def _note_pending(self, state: TopicState, now: float) -> None:
+        """Note that the source has not decided, unless a frame has arrived since: that one shows that it has."""
+        if state.state == "pending" and self.position <= Position(state.epoch, state.seq):
+            self.pending_since = now
 
     def _tell_end(self, snapshot: PushedSnapshot) -> None:
         # Cohorts that wait for an answer are left out: the answer brings the snapshot.

@@ -235,6 +235,25 @@ def test_a_question_about_an_unsubscribed_topic_ends_pending(registry: Registry)
     assert registry.wanted == 0
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("kept", [registry_module.MAX_FORGOTTEN_BYTES, 0], ids=["number-kept", "number-dropped"])
+def test_pending_answer_has_the_number_before_the_next_message(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, wanted: bool, kept: int
+) -> None:
+    monkeypatch.setattr(registry_module, "MAX_FORGOTTEN_BYTES", kept)
+    registry.want(QUOTE)
+    assert [publish(registry, QUOTE, {"600519.SH": [number]}) for number in (1, 2, 3)] == [1, 2, 3]
+    registry.leave(QUOTE, 0.0)
+    registry.expire(100.0)
+    if wanted:
+        registry.want(QUOTE)
+    assert list(registry.ask(PEER, 1, QUOTE, 100.0)) == []
+    registry.expire(101.0)
+    assert [(state.state, state.seq) for state in answers(registry)] == [("pending", 3)]
+    registry.want(QUOTE)
+    assert publish(registry, QUOTE, {"600519.SH": [4]}) == 4
+
+
 @pytest.mark.parametrize("text", ["", "quote/", "no/topic/", "download/unknown-1/", "status/else/", "报价/x/"])
 def test_a_question_about_an_unknown_topic_is_refused(registry: Registry, text: str) -> None:
     (state,) = ask(registry, text)

@@ -813,6 +813,28 @@ def test_pending_topic_is_not_probed_after_its_first_frame() -> None:
     assert len(wire.asked) == 1
 
 
+@pytest.mark.parametrize(("first", "lost"), [(8, 0), (10, 2)])
+def test_first_frame_after_a_pending_answer_shows_what_is_lost(first: int, lost: int) -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: client}, 0.0)
+    hub.answer(state(1, TICK, 7, kind="pending"), 0.8)
+    hub.receive(frame(TICK, first), 0.9)
+    hub.expire(9.0)
+    assert (client.got, client.lost, len(wire.asked)) == ([first], lost, 1)
+
+
+def test_pending_topic_with_a_number_gets_its_last_value() -> None:
+    wire, client = Wire(), Client()
+    hub = Hub(wire)
+    hub.join({TICK: client}, 0.0)
+    hub.answer(state(1, TICK, 7, kind="pending"), 0.8)
+    hub.expire(1.8)
+    hub.answer(state(2, TICK, 8, body={"seq": 8}), 1.9)
+    hub.answer(state(3, TICK, 8, body={"seq": 8}), 1.9)
+    assert (client.got, client.lost) == ([8], 0)
+
+
 def test_pending_answer_after_a_frame_is_not_probed() -> None:
     wire, client = Wire(), Client()
     hub = Hub(wire)
