@@ -22,7 +22,7 @@ from gateway.streams.stream import ANSWER_TIMEOUT, Losses, Stream, contains
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import TopicHistory, timed_frames
 from qmt_bridge.wire.playback import Playback
-from qmt_bridge.wire.positions import NOWHERE, Position, Step
+from qmt_bridge.wire.positions import NOWHERE, Position, Step, held_instead
 from qmt_bridge.wire.requests import TopicState
 from qmt_bridge.wire.topics import Topic
 
@@ -196,6 +196,12 @@ class StoredStream(Stream):
             due = [] if is_first else reading.take_due(playback, now)
             behind = reading.gaps = self._deliver_stored(cohort, reading, due, reading.gaps)
         else:
+            met = self._held_instead(cohort, gaps, frames)
+            if met is not None:
+                del frames[met:]
+                self._deliver_stored(cohort, reading, frames, gaps if frames else ())
+                self._end_reading(cohort, reading, now)
+                return
             behind = self._deliver_stored(cohort, reading, frames, gaps)
         if answer.epoch:
             # Of a market the messages behind the last one of a code were looked through.
@@ -225,6 +231,15 @@ class StoredStream(Stream):
             self._end(cohort, reading)
         else:
             self._end_reading(cohort, reading, now)
+
+    def _held_instead(self, cohort: Cohort, gaps: list[Gap], frames: list[Frame]) -> int | None:
+        """Return after how many stored frames a held one follows that the store has missed; None: nowhere."""
+        reading = cohort.reading
+        if not gaps or not frames or reading is None or reading.question.end is not None:
+            return None
+        held = [position_of(frame) for frame in self._news(cohort.position)]
+        before = [gap.before for gap in gaps]
+        return held_instead(cohort.position, [position_of(frame) for frame in frames], before, held) if held else None
 
     def _begin_playing(self, cohort: Cohort) -> None:
         self.waiting.remove(cohort)

@@ -17,7 +17,7 @@ from collections import deque
 from qmt_bridge.wire.frames import Frame
 from qmt_bridge.wire.history import Hole, TopicHistory, timed_frames
 from qmt_bridge.wire.playback import Playback
-from qmt_bridge.wire.positions import NOWHERE, Position
+from qmt_bridge.wire.positions import NOWHERE, Position, held_instead
 from qmt_bridge.wire.requests import CatchUp
 from qmt_bridge.wire.topics import Topic
 
@@ -116,10 +116,17 @@ class StoredTopic:
         if self.playback is not None and records and not self._all_due(self.playback, records, now):
             self._load(self.playback, records, holes)
             return []
+        met = self._held_instead([frame for _, frame in records], holes)
+        if met is not None:
+            del records[met:]
+            last = NOWHERE if not records else Position(records[-1][1].epoch, records[-1][1].seq)
+            holes = deque(hole for hole in holes if hole.before is not None and hole.before <= last)
         self.gaps += [_missing(hole.after, hole.before) for hole in holes]
         frames = [self._hand_out(frame) for _, frame in records]
         if frames:
             self._fruitless_since = None
+        if met is not None:
+            return frames + self._join(now)
         if history.epoch:
             self.position = max(self.position, history.position)
         if history.more:
@@ -182,6 +189,15 @@ class StoredTopic:
                 gaps.append(_missing(hole.after, hole.before))
             self.pending.append((ms, frame, gaps))
         playback.expects(self, records[0][0])
+
+    def _held_instead(self, stored: list[Frame], holes: deque[Hole]) -> int | None:
+        """Return after how many stored messages a held one follows that the store has missed; None: nowhere."""
+        self._drop_old()
+        if not holes or not self._held:
+            return None
+        held = [Position(frame.epoch, frame.seq) for frame in self._held]
+        places = [Position(frame.epoch, frame.seq) for frame in stored]
+        return held_instead(self.position, places, [hole.before for hole in holes], held)
 
     def _drop_held(self) -> None:
         """Forget held messages, which are asked for again."""

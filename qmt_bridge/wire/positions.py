@@ -6,6 +6,7 @@ the messages of one topic from 1 within an epoch; of a journal it goes on counti
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from enum import Enum, auto
 from typing import Annotated
 
@@ -57,6 +58,22 @@ class Position(msgspec.Struct, frozen=True, order=True):
 
 # The position before the first message.
 NOWHERE = Position(0, 0)
+
+
+def held_instead(
+    at: Position, stored: Sequence[Position], behind_holes: Collection[Position | None], held: Sequence[Position]
+) -> int | None:
+    """Return after how many stored messages a held one is next, because the store has missed it; None if none is.
+
+    A reader is `at` a position and holds what is published. A store that connects late to a new feeder does not have
+    its first messages. `behind_holes` are the stored messages before which something is missing.
+    """
+    for number, position in enumerate(stored):
+        is_missing = bool(at.epoch) and position in behind_holes
+        if is_missing and any(at.is_followed_by(one, across=True) and one < position for one in held):
+            return number
+        at = position
+    return None
 
 
 class JournalPosition(msgspec.Struct, frozen=True):

@@ -187,6 +187,37 @@ def test_first_message_of_a_new_epoch_is_told_to_be_one() -> None:
     assert seqs(reader) == [1, Gap("restart", Position(100, 1), Position(101, 1)), 1, None]
 
 
+def test_held_messages_that_the_store_has_missed_are_delivered() -> None:
+    wire = Wire()
+    reader = wire.read()
+    wire.day.keep(frame(1))
+    wire.answer(1, 0.0)
+    # The store loses 3 and 4 here, and the first message after the restart; the gateway holds all of them.
+    for seq in (2, 3, 4, 5):
+        wire.hub.receive(frame(seq), 0.0)
+    for seq in (2, 5):
+        wire.day.keep(frame(seq))
+    for seq in (1, 2):
+        wire.hub.receive(frame(seq, 101), 0.0)
+    wire.day.keep(frame(2, 101))
+    wire.answer_store(0.0)
+    assert seqs(reader) == [1, 2, 3, 4, 5, Gap("restart", Position(100, 5), Position(101, 1)), 1, 2, None]
+
+
+def test_gap_is_told_where_held_messages_do_not_fill_it() -> None:
+    wire = Wire()
+    reader = wire.read()
+    wire.day.keep(frame(1))
+    wire.answer(1, 0.0)
+    for seq in (3, 4, 5):
+        wire.hub.receive(frame(seq), 0.0)
+    wire.day.keep(frame(5))
+    wire.answer_store(0.0)
+    [first, gap, last] = seqs(reader)
+    assert isinstance(gap, Gap)
+    assert (first, gap.reason, gap.after, gap.before, last) == (1, "gap", Position(100, 1), Position(100, 5), 5)
+
+
 def test_reader_without_a_turn_waits_while_the_store_answers() -> None:
     wire = Wire()
     wire.day.keep(frame(1))

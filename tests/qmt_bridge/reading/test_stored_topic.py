@@ -20,7 +20,7 @@ from qmt_bridge.reading.stored_topic import PATIENCE, StoredTopic
 from qmt_bridge.sequence import LastValues, Sequence
 from qmt_bridge.wire import frames
 from qmt_bridge.wire.frames import Frame
-from qmt_bridge.wire.history import StoredFrame, TopicHistory
+from qmt_bridge.wire.history import Hole, StoredFrame, TopicHistory
 from qmt_bridge.wire.moments import midnight
 from qmt_bridge.wire.playback import Playback
 from qmt_bridge.wire.positions import Position
@@ -342,3 +342,30 @@ def test_history_of_a_store_leads_to_the_feeders_next_number() -> None:
     assert len(reader.answered(TopicHistory(1, TICK, frames=frames_, epoch=2**21, seq=4), 0.0)) == 2
     assert len(reader.arrived(Frame(TICK, 2**21, 5, 1, 1, b"{}"))) == 1
     assert (reader.live, reader.gaps) == (True, [])
+
+
+def test_held_messages_that_the_store_has_missed_are_handed_out() -> None:
+    reader = StoredTopic(TICK, "09:30")
+    assert reader.asks(0.0)
+    reader.ask(1, 0.0)
+
+    def arrives(epoch: int, *seqs: int) -> None:
+        for seq in seqs:
+            assert reader.arrived(Frame(TICK, epoch, seq, 1, 1, b"{}")) == []
+
+    arrives(1000, 2, 3, 4, 5)
+    arrives(2000, 1, 2)
+    stored = [StoredFrame(1000, 1, 1, 1, msgspec.Raw(b"{}"))]
+    stored += [StoredFrame(*place, 1, 1, msgspec.Raw(b"{}")) for place in ((1000, 2), (1000, 5), (2000, 2))]
+    holes = [
+        Hole("gap", Position(1000, 2), Position(1000, 5)),
+        Hole("restart", Position(1000, 5), Position(2000, 2)),
+        Hole("gap", Position(2000, 0), Position(2000, 2)),
+    ]
+    got = reader.answered(TopicHistory(1, TICK, frames=stored, holes=holes, epoch=2000, seq=2), 0.0)
+    assert [position(frame) for frame in got] == [
+        *(Position(1000, seq) for seq in (1, 2, 3, 4, 5)),
+        *(Position(2000, seq) for seq in (1, 2)),
+    ]
+    # The restart alone: how much is missing there is unknown.
+    assert (reader.live, reader.gaps) == (True, [None])
