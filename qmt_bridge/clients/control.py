@@ -127,6 +127,7 @@ class Control:
         with self._lock:
             if self._loop is None:
                 self.is_closed = self.has_ended = True
+                self.connection.fail(_ended())
         if self._loop is None or not self._call(self._close, ended, leave):
             ended.answer(None)
         return ended
@@ -218,8 +219,11 @@ class Control:
         for ended in self._ends:
             ended.answer(None)
 
-    async def unless_closed(self, awaitable: Awaitable[T]) -> T:
-        """Wait for something; raise `Closed` as soon as the stream is closed."""
+    async def unless_closed(self, awaitable: Awaitable[T], undo: Callable[[T], object] | None = None) -> T:
+        """Wait for something; raise `Closed` as soon as the stream is closed.
+
+        `undo` is called with a result that the caller does not get, because it came when the wait ended otherwise.
+        """
         assert self._closing is not None
         task: asyncio.Future[T] = asyncio.ensure_future(awaitable)
         both: set[asyncio.Future[Any]] = {task, self._closing}
@@ -228,11 +232,14 @@ class Control:
             if self.is_closed:
                 raise Closed
             return task.result()
-        finally:
+        except (Closed, asyncio.CancelledError):
             if not task.done():
                 task.cancel()
                 # It closes what it has opened.
                 await asyncio.wait({task})
+            if undo is not None and not task.cancelled() and task.exception() is None:
+                undo(task.result())
+            raise
 
     @property
     def waits(self) -> bool:

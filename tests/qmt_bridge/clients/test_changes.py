@@ -209,6 +209,47 @@ async def test_a_server_without_the_control_layer_is_told_apart(scripted):
             await stream.add([B])
 
 
+async def test_a_wait_for_the_connection_that_is_cancelled_leaves_others(rig):
+    stream = client(rig).realtime([A])
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(stream.connected(), 0)
+    waits = asyncio.ensure_future(stream.connected())
+    await asyncio.sleep(0)
+    hurried = asyncio.ensure_future(stream.connected())
+    await asyncio.sleep(0)
+    hurried.cancel()
+    async with stream:
+        await begun(rig, stream)
+        async with asyncio.timeout(DEADLINE):
+            await waits
+
+
+async def test_no_connection_is_waited_for_once_the_stream_is_closed(unused_port):
+    stream = QMTClient("127.0.0.1", unused_port).realtime([A])
+    stream.close()
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(Disconnected, match="has ended"):
+            await stream.connected()
+
+
+@pytest.mark.parametrize("how", ["close", "cancel"])
+async def test_a_connection_made_at_the_moment_of_the_end_is_closed(how):
+    stream = control.Control(Requests())
+    stream.begin()
+    opening, undone = asyncio.get_running_loop().create_future(), []
+    waiting = asyncio.ensure_future(stream.unless_closed(opening, undone.append))
+    await asyncio.sleep(0)
+    opening.set_result("socket")
+    if how == "close":
+        stream._closing.set_result(None)
+        stream.is_closed = True
+    else:
+        waiting.cancel()
+    with pytest.raises(control.Closed if how == "close" else asyncio.CancelledError):
+        await waiting
+    assert undone == ["socket"]
+
+
 class Requests:
     """In the place of a stream: what it no longer asks for."""
 
