@@ -404,7 +404,7 @@ class QMTClient:
             control.begin()
             member = Member(set(stream.codes), Backlog(stream.versions, joined=stream.joined))
             shared = self._shared_connection(stream)
-            shared.join(member)
+            shared.join(member, control.connection)
             try:
                 control.joined(
                     member.mailbox,
