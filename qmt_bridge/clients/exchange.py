@@ -51,8 +51,8 @@ class Exchange:
         self._is_awaited = False
         self._has_begun = False
         self.is_closed = False
-        # Guards `_has_begun` and `is_closed`.
-        self._lock = threading.Lock()
+        # Guards `_has_begun` and `is_closed`. Reentrant: a collection of garbage within it may close this stream.
+        self._lock = threading.RLock()
         self._gone = threading.Event()
 
     # In the thread that reads.
@@ -118,7 +118,10 @@ class Exchange:
             is_first, self.is_closed = not self.is_closed, True
             has_begun = self._has_begun
         self._thread.leave(self._leave)
-        if not has_begun or not self._thread.is_of(self._pid):
+        if has_begun and not self._thread.is_of(self._pid):
+            # Its loop is that of the parent, which shares its file descriptors.
+            return
+        if not has_begun:
             self.frames.close()
             self._items.put(_Item("end"))
             return
@@ -136,6 +139,11 @@ class Exchange:
     # On the loop.
 
     def _begin(self) -> None:
+        if self.is_closed:
+            # Before this turn of the loop: `_end` has found no task to cancel.
+            self._thread.leave(self._leave)
+            self._gone.set()
+            return
         context = copy_context()
         context.run(running.set, self)
         self._task = asyncio.get_running_loop().create_task(self._pump(), context=context)

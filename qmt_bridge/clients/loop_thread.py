@@ -90,7 +90,8 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     finally:
         loop.run_until_complete(_end_tasks())
         loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.run_until_complete(loop.shutdown_default_executor())
+        # Threads of its executor are not waited for: a callback in one may itself be closing the client, and a look-up
+        # of a name can take as long as the resolver likes.
         loop.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -144,6 +145,26 @@ async def test_a_gateway_that_is_not_there_fails_every_stream(unused_port):
     c = QMTClient("127.0.0.1", unused_port, share=True, connect_timeout=0.1)
     ends = await asyncio.gather(anext(c.realtime([A])), anext(c.realtime([B])), return_exceptions=True)
     assert [type(end) for end in ends] == [Disconnected, Disconnected]
+
+
+async def test_a_stream_can_wait_for_the_shared_connection(rig):
+    async with asyncio.timeout(DEADLINE), client(rig).realtime([A]) as stream:
+        first = await waits(rig, stream, quote_topic(A, "tick"))
+        await stream.connected()
+        rig.source.publish(quote_topic(A, "tick"), tick(A, 1))
+        await first
+
+
+def test_a_notice_of_a_shared_connection_may_close_the_client(rig):
+    closed = threading.Event()
+
+    def close(state):
+        c.close()
+        closed.set()
+
+    c = sync.QMTClient("127.0.0.1", rig.servers[-1].port, share=True, on_state=close)
+    assert list(c.realtime([A])) == []
+    assert closed.wait(DEADLINE)
 
 
 def test_the_synchronous_client_shares_too(rig, opened):

@@ -155,6 +155,23 @@ def test_a_loop_in_another_thread_ends_when_it_is_closed(rig):
         assert len(ended) == 1
 
 
+def test_a_stream_closed_while_it_begins_never_connects(rig, monkeypatch):
+    with client(rig) as c:
+        stream = c.realtime([A])
+        enter, closing = c._thread.enter, threading.Thread(target=stream.close)
+
+        def close_first(end):
+            enter(end)
+            closing.start()
+            wait_for(lambda: stream._exchange.is_closed)
+
+        monkeypatch.setattr(c._thread, "enter", close_first)
+        assert list(stream) == []
+        closing.join(DEADLINE)
+        assert not closing.is_alive()
+        assert c._thread._members == set()
+
+
 def test_errors_are_those_of_the_asynchronous_client(rig, unused_port):
     with client(rig) as c:
         with pytest.raises(BadRequest):
@@ -327,6 +344,7 @@ if os.fork() == 0:
     except RuntimeError as exc:
         print(exc, flush=True)
     print(list(next(client.realtime(["600000.SH"]))), flush=True)
+    stream._exchange.frames.close = lambda: print("the loop of the parent was touched", flush=True)
     del stream
     client.close()
     os._exit(0)
