@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from qmt_bridge import Disconnected, QMTClient, ServerError, StreamState, quote_topic, sync
+from qmt_bridge import CallbackError, Disconnected, QMTClient, ServerError, StreamState, quote_topic, sync
 from qmt_bridge.clients import pages
 from tests.support.rig import KEY
 from tests.support.waiting import wait_for
@@ -94,6 +94,24 @@ def test_stored_records_tell_what_is_missing(stored, caplog):
     assert "/api/ticks/600000.SH lacks records: gap" in caplog.text
     records, end = client.ticks(A, library="records")
     assert (records, end) == ([{"time": 1, "lastPrice": 2.5}], END)
+
+
+def test_a_notice_of_stored_records_that_fails_is_told(stored):
+    port, lines, _ = stored
+    lines.append(json.dumps(END))
+    with pytest.raises(CallbackError):
+        sync.QMTClient("127.0.0.1", port, on_state=lambda state: 1 / 0).ticks(A, library="records")
+
+
+@pytest.mark.parametrize("line", ["<html>a proxy</html>", "[1]"])
+def test_an_answer_that_is_not_of_a_gateway_is_told(stored, line):
+    port, lines, _ = stored
+    lines.append(line)
+    client = sync.QMTClient("127.0.0.1", port)
+    with pytest.raises(Disconnected, match="is no gateway: /api/last is no JSON object"):
+        client.last([A], library="records")
+    with pytest.raises(Disconnected, match="is no gateway: /api/ticks"):
+        client.ticks(A, library="records")
 
 
 async def test_an_answer_that_was_cut_off_is_an_error(stored):
