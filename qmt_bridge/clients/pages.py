@@ -88,6 +88,7 @@ class Pages:
         """Return what the store has of `code` from `start` up to `end`: `QMTClient.ticks`."""
         moments = {name: str(moment) for name, moment in (("start", start), ("end", end)) if moment is not None}
         asked = {"period": period, **moments, **_fields(fields)}
+        (code,) = checked_codes("code", [code])
         path = f"/api/ticks/{quote(code, safe='')}"
         records = [orjson.loads(line) for line in self._ask(path, asked).splitlines()]
         if not records or records[-1].get("type") != "end":
