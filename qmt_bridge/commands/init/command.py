@@ -238,7 +238,7 @@ def _tell_next(files: Sequence[Any], answers: Answers) -> None:
         for command in each.commands:
             click.echo(f"  qmt-bridge {command}")
     if answers.reach == "proxy":
-        click.echo(say("  for the proxy: qmt-bridge init --nginx"))
+        click.echo(say("  for the proxy: qmt-bridge init --nginx or --caddy"))
     elif not answers.feeder_host:
         host = next(iter(answers.hosts), own_address()) if answers.reach == "tls" else "127.0.0.1"
         click.echo(say(f"  its page: {'https' if answers.reach == 'tls' else 'http'}://{host}:8000/"))
