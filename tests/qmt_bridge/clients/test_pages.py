@@ -101,3 +101,13 @@ async def test_an_answer_that_was_cut_off_is_an_error(stored):
     lines.append(json.dumps({"time": 1}))
     with pytest.raises(Disconnected, match="cut off after 1 records"):
         await QMTClient("127.0.0.1", port).ticks(A)
+
+
+@pytest.mark.parametrize("answer", ["<html>", "[1]", "{}", '{"records": 5}'])
+@pytest.mark.parametrize("page", ["last", "ticks"])
+def test_another_server_is_no_gateway(stored, page, answer):
+    port, lines, _ = stored
+    lines.append(answer)
+    client = sync.QMTClient("127.0.0.1", port)
+    with pytest.raises(Disconnected, match="is no gateway: /api|was cut off"):
+        client.last([A]) if page == "last" else client.ticks(A)
